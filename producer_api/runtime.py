@@ -17,7 +17,7 @@ from producer_api.caches.ttl_cache import CacheRefresher
 from producer_api.reads.job_loader import JobLoader
 from producer_api.reads.list_queries import ListQueries
 from producer_api.server.health import Health
-from producer_api.server.metrics import Metrics
+from producer_api.server.loop_lag import LoopLag
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies
@@ -26,6 +26,7 @@ from producer_api.submission.submit import Submissions
 from store.db.database import Database
 from store.encryption.vault import Vault
 from store.files.blob_storage import open_blobs
+from store.metrics.api_metrics import ApiMetrics
 from store.redis import connection as redis_store
 from store.redis.celery_queue import HintPublisher, celery_app
 from store.redis.rate_limiter import Limiter
@@ -45,7 +46,8 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = asyncio.Event()
-        self.metrics = Metrics()
+        self.metrics = ApiMetrics()
+        self.loop_lag = LoopLag(self.metrics.loop_lag.observe)
         self.refusal_log = RefusalLog()
         self.health = Health(settings)
         self.blobs = open_blobs(settings)
@@ -53,7 +55,7 @@ class Runtime:
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
         self._connect_redis(vault)
         self.catalog = ModelCatalog(self.db)
-        self.reader = JobLoader(self.db)
+        self.reader = JobLoader(self.db, self.metrics.commits.observer("read"))
         self.live_processes = LiveProcesses(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
         self.limits = LimitCache(settings, self.db)
         self.policies = ActivePolicies(self.db, names_model=settings.names_model)
@@ -112,10 +114,12 @@ class Runtime:
         self.enqueuer.start()
         self.refresher.start()
         await self.hub.start()
+        self.loop_lag.start()
 
     async def stop(self) -> None:
         """Close everything."""
         self.draining.set()
+        self.loop_lag.stop()
         await self.hub.stop()
         await anyio.to_thread.run_sync(self._close)
 

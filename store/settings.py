@@ -157,6 +157,8 @@ class Settings(BaseSettings):
     dispatcher_port: int = Field(0, ge=0, le=65535)
     # 0: a worker serves no metrics.
     worker_metrics_port: int = Field(0, ge=0, le=65535)
+    # So many tenants, those with most queued tokens, have a series of their own in the metrics; each is a label value.
+    metrics_tenants: int = Field(0, ge=0, le=100)
 
     # The folder of a spaCy pipeline, by which policies find names with the extra ``presidio``.
     names_model: str = ""

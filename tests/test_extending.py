@@ -7,10 +7,10 @@ from pathlib import Path
 from models.engine.requests import EngineStats, SamplingParams
 from producer_api.tasks.registry import TASK_ROUTES, TASK_URLS
 from prompts.tasks.registry import TASK_INPUTS
+from store.metrics.worker_metrics import ENGINE_COUNTERS, ENGINE_GAUGES
 from store.payloads.sampling_params import Sampling, SamplingDefaults
 from store.schema.webhook_events import EVENT_TYPES
 from store.tasks.registry import TASKS
-from workers.metrics import COUNTERS, GAUGES
 from workers.tasks.registry import MODEL_LOADERS
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def test_every_sampling_parameter_reaches_the_engine() -> None:
 
 def test_every_statistic_of_the_engine_is_a_metric() -> None:
     numbers = {field.name for field in fields(EngineStats)} - {"recent_batches"}
-    assert numbers == GAUGES.keys() | COUNTERS.keys()
+    assert numbers == ENGINE_GAUGES.keys() | ENGINE_COUNTERS.keys()
 
 
 def test_every_webhook_event_is_documented() -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import orjson
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from store.db.database import Database, check_schema
 from store.errors import Unavailable
+from store.metrics.registry import CONTENT_TYPE
 
 _IDLE_S = 10
 
@@ -38,8 +38,13 @@ class LoopHeartbeat:
 
     def check(self) -> str:
         """Return ``ok``, or the problem."""
-        age_s = self._clock() - self._beat_at
+        age_s = self.age_s
         return OK if age_s <= self._longest_s else f"the loop has not turned for {age_s:.0f} s"
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last beat."""
+        return self._clock() - self._beat_at
 
 
 def postgres_check(db: Database) -> Check:
@@ -69,12 +74,15 @@ class _Ipv6Server(ThreadingHTTPServer):
 
 
 class HealthServer:
-    """Serves the three pages on a port of the address ``host``; serves nothing if the port is 0."""
+    """Serves the three pages on a port of the address ``host``; serves nothing if the port is 0.
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, checks: Mapping[str, Check]) -> None:
+    ``metrics`` returns the page for Prometheus.
+    """
+
+    def __init__(self, host: str, port: int, metrics: Callable[[], bytes], checks: Mapping[str, Check]) -> None:
         self._host = host
         self._port = port
-        self._registry = registry
+        self._metrics = metrics
         self._checks = checks
         self._server: ThreadingHTTPServer | None = None
 
@@ -100,7 +108,7 @@ class HealthServer:
                 status, results = readiness(self._checks)
                 return status, "application/json", orjson.dumps(results)
             case "/metrics":
-                return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+                return 200, CONTENT_TYPE, self._metrics()
             case _:
                 return 404, "application/json", b'{"status":"not found"}'
 

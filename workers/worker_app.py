@@ -49,7 +49,7 @@ def build_worker(settings: Settings, runtime: WorkerRuntime, *, queue: str, host
     """Return Celery's worker, ready for ``start()``. It takes messages of ``queue`` only."""
     app = celery_app(settings)
     _register_task(app, runtime.job_runner.run)
-    take_without_acknowledging(app, runtime.counters.junk.inc)
+    take_without_acknowledging(app, runtime.metrics.junk.inc)
     if settings.celery_control != "full":
         only_reading(app)
     app.steps["consumer"].add(admission_step(runtime.admission))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from models.engine.protocol import AnyEngine
 from models.engine.requests import Delta, FinishReason
@@ -19,6 +18,7 @@ from store.db.database import Database
 from store.errors import HeadraceError
 from store.failpoints import failpoint
 from store.jobs.claims import Finish
+from store.metrics.worker_metrics import Served, WorkerMetrics
 from store.settings import Settings
 from store.streams.stream_log import CancelListener
 from workers.celery.fast_lane import FastLane, num_spare
@@ -28,11 +28,10 @@ from workers.celery.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdo
 from workers.connections import Connections
 from workers.health import OK, HealthServer, postgres_check
 from workers.live_reporter import LiveReporter, TokenCounts
-from workers.metrics import Counters, EngineCollector
 from workers.presence import PresenceReporter
 from workers.runs.claim_client import ClaimClient
 from workers.runs.engine_admission import EngineAdmission, LoopWaker
-from workers.runs.in_flight import Attempt, InFlightAttempts
+from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 from workers.runs.job_runner import JobRunner
 from workers.runs.leases import LeaseKeeper
 from workers.runs.outcome import Retry
@@ -74,16 +73,16 @@ class WorkerRuntime:
         self._handing_back = threading.Lock()
         self._stopping = threading.Event()
         self._started_at = time.monotonic()
-        self._registry = CollectorRegistry()
-        self.counters = Counters(self._registry)
-        self._connections = Connections(settings, owner, model.queue, self.counters.junk.inc)
-        self.frames = FrameQueue(self._connections.publisher)
+        served = Served(model.version.model, str(model.version.version), model.version.task)
+        self.metrics = WorkerMetrics(served)
+        self._connections = Connections(settings, owner, model.queue, self.metrics.junk.inc)
+        self.frames = FrameQueue(self._connections.publisher, on_gap=self._note_gap)
         self._waker = LoopWaker()
         self._check_engine = threading.Event()
         self.in_flight = InFlightAttempts()
         self._token_counts = TokenCounts(self.in_flight)
         self.engine = self._new_engine(settings)
-        self._registry.register(EngineCollector(self.engine.stats, self.frames))
+        self.metrics.add_engine(self.engine.stats, self.frames, lambda: self.leases.num_lost)
         self.admission = self._new_admission(max_jobs)
         self._claim_client = self._new_claim_client(self._connections.jobs)
         self.leases = self._new_lease_keeper()
@@ -183,9 +182,15 @@ class WorkerRuntime:
             self.engine.cancel(attempt.id, FinishReason.HANDED_BACK)
         log.info("handed_on", num_jobs=len(attempts))
 
+    def _note_gap(self, attempt_id: AttemptId, per_token_s: float) -> None:
+        attempt = self.in_flight.get(attempt_id.job_id)
+        if attempt is not None:
+            self.metrics.times[attempt.claim.class_rank].inter_token.observe(per_token_s)
+
     def _release(self, attempts: list[Attempt], *, died: bool) -> None:
         try:
-            self.counters.released.inc(self._claim_client.release(attempts, charge=died, crashed=died))
+            num_released = self._claim_client.release(attempts, charge=died, crashed=died)
+            self.metrics.count_released("worker_lost" if died else "handed_back", num_released)
         except HeadraceError as error:
             log.error("hand_back_failed", num_jobs=len(attempts), error=error.message)
 
@@ -292,7 +297,7 @@ class WorkerRuntime:
             return OK if self._is_taking() else "the worker is stopping"
 
         checks = {"engine": engine, "taking": taking, "postgres": postgres_check(self._connections.health)}
-        return HealthServer(settings.health_host, settings.worker_metrics_port, self._registry, checks)
+        return HealthServer(settings.health_host, settings.worker_metrics_port, self.metrics.render, checks)
 
     def _new_drain_keeper(self) -> DrainKeeper:
         return DrainKeeper(
@@ -312,6 +317,7 @@ class WorkerRuntime:
             stopping=self._stopping,
             capacity=lambda: self.engine.capacity_tokens,
             engine=lambda: self._model.engine_description,
+            observer=self.metrics.commits.observer,
         )
 
     def _new_lease_keeper(self) -> LeaseKeeper:
@@ -321,7 +327,12 @@ class WorkerRuntime:
 
     def _new_job_runner(self) -> JobRunner:
         context = WorkContext(
-            self.in_flight, self.admission, self.frames, self._connections.fenced_logs, self._connections.jobs
+            self.in_flight,
+            self.admission,
+            self.frames,
+            self._connections.fenced_logs,
+            self._connections.jobs,
+            self.metrics,
         )
         return JobRunner(
             claim_client=self._claim_client,
@@ -330,7 +341,7 @@ class WorkerRuntime:
             admission=self.admission,
             frames=self.frames,
             lease_s=self._lease_s,
-            counters=self.counters,
+            metrics=self.metrics,
         )
 
     def _new_sources(self, settings: Settings) -> _Sources:

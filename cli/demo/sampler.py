@@ -52,4 +52,4 @@ def _sample(http: httpx2.Client, url: str, occupancy: Occupancy, done: threading
 def read_gauges(page: str) -> dict[str, float]:
     """The engine's gauges of a Prometheus page, by their short names."""
     rows = (line.rpartition(" ") for line in page.splitlines() if line.startswith(_PREFIX))
-    return {name.removeprefix(_PREFIX): float(value) for name, _, value in rows}
+    return {name.removeprefix(_PREFIX).partition("{")[0]: float(value) for name, _, value in rows}

@@ -94,7 +94,9 @@ class EngineCounters:
     def __init__(self) -> None:
         self._steps = 0
         self._batches = 0
+        self._steady_rows = 0
         self._batch_rows = 0
+        self._padding_tokens = 0
         self._peak_batch = 0
         self._recent: deque[int] = deque(maxlen=NUM_RECENT_BATCHES)
         self._prompt_tokens = 0
@@ -106,10 +108,15 @@ class EngineCounters:
         """Count a forward pass that ended, well or not."""
         self._steps += 1
 
-    def count_batch(self, num_rows: int, num_steady_rows: int) -> None:
-        """Count the rows of a pass. ``num_steady_rows``, those without prefill chunks, make the mean batch."""
+    def count_batch(self, num_rows: int, num_steady_rows: int, num_padding: int = 0) -> None:
+        """Count the rows of a pass. ``num_steady_rows``, those without prefill chunks, make the mean batch.
+
+        ``num_padding``: the computed positions without a token.
+        """
         self._batches += num_steady_rows > 0
-        self._batch_rows += num_steady_rows
+        self._steady_rows += num_steady_rows
+        self._batch_rows += num_rows
+        self._padding_tokens += num_padding
         self._peak_batch = max(self._peak_batch, num_rows)
         self._recent.append(num_rows)
 
@@ -136,7 +143,9 @@ class EngineCounters:
             output_tokens=self._output_tokens,
             completed=self._completed,
             failed=self._failed,
-            mean_batch=self._batch_rows / self._batches if self._batches else 0.0,
+            batch_rows=self._batch_rows,
+            padding_tokens=self._padding_tokens,
+            mean_batch=self._steady_rows / self._batches if self._batches else 0.0,
             peak_batch=self._peak_batch,
             last_step_age_s=last_step_age_s,
             recent_batches=tuple(self._recent),

@@ -167,7 +167,8 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
             with self._changed:
                 self._note_progress()
                 self._counters.count_pass()
-                self._counters.count_batch(len(rows), len(rows))
+                lengths = [len(row.tokens) for row in rows]
+                self._counters.count_batch(len(rows), len(rows), max(lengths) * len(rows) - sum(lengths))
         return vectors
 
     def _postprocess(self, plan: Plan, vectors: Sequence[Vector]) -> None:

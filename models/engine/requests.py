@@ -245,6 +245,8 @@ class EngineStats:
     free_blocks: int
     total_blocks: int
     max_slots: int
+    batch_rows: int  # of all passes
+    padding_tokens: int  # positions of passes that held no token
     prompt_tokens: int
     output_tokens: int
     completed: int

@@ -15,8 +15,8 @@ from producer_api.http.views import ObjectResponse
 from producer_api.runtime import Runtime
 from producer_api.server.errors import Draining, ErrorBody, body_of, respond
 from producer_api.server.health import OK
-from producer_api.server.metrics import CONTENT_TYPE
 from store.errors import HeadraceError, Unavailable
+from store.metrics.registry import CONTENT_TYPE
 from store.scheduling.backlog import TenantBacklog, read_backlog
 
 router = APIRouter(tags=["health"])
@@ -75,12 +75,12 @@ def _require_open(page: str, runtime: Runtime) -> None:
         raise HTTPException(404)  # as if there were no such route
 
 
-def _shares(runtime: Runtime) -> tuple[TenantBacklog, ...]:
+def _shares(runtime: Runtime) -> tuple[TenantBacklog, ...] | None:
     try:
         return read_backlog(runtime.db).shares
     except Unavailable as error:
         _log.warning("queue_depths_unknown", reason=error.message)
-        return ()
+        return None
 
 
 @router.get("/version", summary="Which version this is")

@@ -38,7 +38,9 @@ def replay(runtime: Runtime, principal: Principal, job_id: str) -> ReplayedJob:
     if isinstance(accepted, Exception):
         raise accepted
     dead_letters.note_replay(runtime.db, principal.tenant_id, job_id, accepted.job_id, actor=principal.key_id)
-    runtime.metrics.accepted.labels(dead.model, str(accepted.replayed).lower()).inc()
+    runtime.metrics.count_accepted(
+        dead.model, dead.model_version, dead.task, dead.service_class, replayed=accepted.replayed
+    )
     return ReplayedJob(job_id, accepted.job_id, accepted.replayed)
 
 

@@ -72,7 +72,7 @@ async def stream_events(
     events = follow(runtime, job, after)
     return EventStream(
         _encoded(events, runtime.settings.stream_ping_s, await logprob_formatter(runtime, job)),
-        open_streams=runtime.metrics.streams_open,
+        while_open=runtime.metrics.streams_open.track_inprogress,
         headers={"X-Job-Id": job.id, "X-Model-Version": str(job.model_version)},
     )
 

@@ -111,7 +111,7 @@ class ClientConnection:
         """Return a stream of the chunks. On JobUnanswered it sends the error and closes the connection."""
         return EventStream(
             self._until_error(chunks),
-            open_streams=self._runtime.metrics.streams_open,
+            while_open=self._runtime.metrics.streams_open.track_inprogress,
             headers=headers,
             on_gone=self.on_client_gone,
         )

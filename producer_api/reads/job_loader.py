@@ -16,7 +16,7 @@ from typing import Any
 
 from policy.placeholders import PlaceholderMap
 from store.db.database import Database
-from store.db.group_commit import GroupCommit
+from store.db.group_commit import GroupCommit, OnBatch, unobserved
 from store.errors import HeadraceError, NotFound
 from store.jobs import jobs
 from store.jobs.jobs import Job, TenantAndId
@@ -33,10 +33,10 @@ _ID = re.compile(r"[!-~]{1,128}")
 class JobLoader:
     """Reads jobs as their owner sees them."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, on_batch: OnBatch = unobserved) -> None:
         self._db = db
         self._reads: GroupCommit[TenantAndId, Job] = GroupCommit(
-            self._read, max_size=MOST, pace_s=PACE_S, enough=math.inf, fair_key=itemgetter(0)
+            self._read, max_size=MOST, pace_s=PACE_S, enough=math.inf, fair_key=itemgetter(0), on_batch=on_batch
         )
 
     async def get(self, tenant_id: str, job_id: str) -> Job:

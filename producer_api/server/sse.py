@@ -7,12 +7,11 @@ connection is cut: chunked encoding without its last chunk is an error in every 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
 import orjson
 import structlog
-from prometheus_client import Gauge
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -46,7 +45,7 @@ def named(data: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """Sends each chunk at once. ``on_gone`` is called if the client disconnects before the end."""
+    """Sends each chunk at once, inside ``while_open``. ``on_gone`` is called if the client disconnects early."""
 
     media_type = "text/event-stream"
 
@@ -54,7 +53,7 @@ class EventStream(Response):
         self,
         chunks: AsyncGenerator[bytes, None],
         *,
-        open_streams: Gauge,
+        while_open: Callable[[], AbstractContextManager[object]],
         headers: Mapping[str, str] | None = None,
         on_gone: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -63,13 +62,13 @@ class EventStream(Response):
         super().__init__(headers={**fixed, **(headers or {}), "content-length": ""})
         self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         self._chunks = chunks
-        self._open_streams = open_streams
+        self._while_open = while_open
         self._on_gone = on_gone
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; raises StreamAborted if it could not be completed."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with self._open_streams.track_inprogress():
+        with self._while_open():
             pump = asyncio.create_task(self._pump(send))
             gone = asyncio.create_task(until_disconnected(receive))
             try:

@@ -5,7 +5,8 @@ share one set of placeholders. Only the changed request is stored, counted and g
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -120,12 +121,16 @@ def compiled(document: PolicyDocument, names_model: str) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutcome:
-    """A request as it may be stored. The vault has the values of its placeholders."""
+    """A request as it may be stored. The vault has the values of its placeholders.
+
+    ``actions``: the number of findings by action.
+    """
 
     request: JobRequest
     response: NewResponse | None
     vault: PlaceholderMap = field(repr=False)
     flagged: tuple[PolicyHit, ...] = ()
+    actions: Mapping[str, int] = field(default_factory=dict)
 
 
 def applied(
@@ -160,8 +165,10 @@ def _applied(
     if response is not None:
         response = replace(response, input=done["items"], request=response.request | done["shown"])
     request = _with_input(request, done)
-    flagged = counted(hit for hits in verdict.hits for hit in hits if hit.action is Action.FLAG)
-    return PolicyOutcome(request, response, verdict.vault, tuple(map(PolicyHit.model_validate, flagged)))
+    found = [hit for hits in verdict.hits for hit in hits]
+    flagged = counted(hit for hit in found if hit.action is Action.FLAG)
+    actions = Counter(hit.action.value for hit in found)
+    return PolicyOutcome(request, response, verdict.vault, tuple(map(PolicyHit.model_validate, flagged)), actions)
 
 
 def _shown_again(response: NewResponse) -> dict[str, Any]:

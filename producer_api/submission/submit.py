@@ -22,7 +22,6 @@ from producer_api.access.rate_limits import WARNING_HEADER, RateLimits, note_hea
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.reads.job_loader import vault_of
-from producer_api.server.metrics import Metrics
 from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
 from producer_api.submission.enqueue import Enqueuer
@@ -37,6 +36,7 @@ from store.ids import new_id
 from store.jobs import jobs
 from store.jobs.jobs import NewJob
 from store.jobs.responses import NewResponse, job_id_of
+from store.metrics.api_metrics import ApiMetrics
 from store.registry.models import ModelVersion, queue_name
 from store.registry.policies import EVERY_MODEL
 from store.settings import Settings
@@ -92,7 +92,7 @@ class Submissions:
         catalog: ModelCatalog,
         queue_limits: QueueLimits,
         enqueuer: Enqueuer,
-        metrics: Metrics,
+        metrics: ApiMetrics,
         policies: ActivePolicies,
         digests: RequestDigests,
         live_processes: LiveProcesses,
@@ -110,7 +110,9 @@ class Submissions:
         self._preparation = PromptPreparation(catalog, live_processes)
         self._tenant_threads = TenantThreads()
         self._tenants = RecentTenants()
-        self._batches: GroupCommit[DraftJob, Receipt] = GroupCommit(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
+        self._batches: GroupCommit[DraftJob, Receipt] = GroupCommit(
+            self._submit_all, pace_s=PACE_S, enough=ENOUGH, on_batch=metrics.commits.observer("accept")
+        )
 
     async def submit(
         self,
@@ -234,6 +236,8 @@ class Submissions:
             before = self._vault_before(draft) if found.policy.restores else None
             done = applied(found.policy, draft.request, draft.response, before)
             draft.request, draft.response = done.request, done.response
+            for action, num_findings in done.actions.items():
+                self._metrics.policy_actions.labels(action).inc(num_findings)
             draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on)
             self._guard_names(draft, found.policy)
             if not self._digests.is_keyed and (draft.request, draft.response) != sent:
@@ -297,7 +301,8 @@ class Submissions:
             draft.outcome = receipt if times is None else replace(receipt, job=jobs.just_accepted(job, times))
 
     def _receipt(self, draft: DraftJob, version: ModelVersion, job_id: str, *, replayed: bool) -> Receipt:
-        self._metrics.accepted.labels(version.model, str(replayed).lower()).inc()
+        request_class = draft.request.service_class
+        self._metrics.count_accepted(version.model, version.version, version.task, request_class, replayed=replayed)
         if replayed:
             draft.headers["Idempotent-Replayed"] = "true"
         elif self._live_processes.is_unserved(queue := _queue_of(version)):

@@ -27,6 +27,14 @@ from store.errors import HeadraceError, Unavailable
 T = TypeVar("T")
 R = TypeVar("R")
 
+OnBatch = Callable[[int, float], None]
+"""Gets the size and the seconds of a batch that has run."""
+
+
+def unobserved(_size: int, _took_s: float) -> None:
+    """Ignore a batch."""
+
+
 URGENT_EVERY_S = 0.05
 """Only one urgent caller in this time starts a batch early, so that urgent callers cost few batches."""
 
@@ -47,7 +55,7 @@ class GroupCommit(Generic[T, R]):
 
     ``run`` returns a result or an error for each item, in their order; what it raises goes to every caller of the
     batch. With ``fair_key`` the keys take turns when more than ``max_size`` items wait, so that a key with many items
-    does not delay the others.
+    does not delay the others. ``on_batch`` is called after each batch.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class GroupCommit(Generic[T, R]):
         pace_s: float = 0.0,
         enough: float = 256,
         fair_key: Callable[[T], str] | None = None,
+        on_batch: OnBatch = unobserved,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[Condition, Callable[[], bool], float], object] = Condition.wait_for,
     ) -> None:
@@ -66,6 +75,7 @@ class GroupCommit(Generic[T, R]):
         self._pace_s = pace_s
         self._enough = enough
         self._fair_key = fair_key
+        self._on_batch = on_batch
         self._clock = clock
         self._wait = wait
         self._ready = Condition(Lock())
@@ -117,7 +127,11 @@ class GroupCommit(Generic[T, R]):
 
     def _run_batches(self) -> None:
         while batch := self._next_batch():
-            _deliver(batch, self._outcomes([call.item for call in batch]))
+            began = time.perf_counter()
+            outcomes = self._outcomes([call.item for call in batch])
+            took_s = time.perf_counter() - began
+            _deliver(batch, outcomes)
+            self._on_batch(len(batch), took_s)
 
     def _next_batch(self) -> list[_Waiter[T, R]]:
         """Wait for the next batch and take it; return an empty list when the thread shall end."""

@@ -9,12 +9,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from store.encryption.vault import Vault, open_job
 from store.jobs.acceptance import AcceptedTimes, NewJob
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from store.payloads.job_payload import CLASS_NAMES, ServiceClass
 from store.schema import tables
 from store.schema.job_states import JobState
 from store.tasks.registry import BULKY_OUTPUTS
-
-_CLASSES = {rank: name for name, rank in CLASS_RANKS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Job:
     @property
     def service_class(self) -> ServiceClass:
         """The class that ``class_rank`` stands for."""
-        return _CLASSES[self.class_rank]
+        return CLASS_NAMES[self.class_rank]
 
 
 def just_accepted(job: NewJob, times: AcceptedTimes) -> Job:

@@ -48,6 +48,8 @@ class ServiceClass(StrEnum):
 CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceClass.BATCH: 2}
 """The stored rank of a class; a lower rank is served first."""
 
+CLASS_NAMES = {rank: name for name, rank in CLASS_RANKS.items()}
+
 
 class JobOrder(Strict):
     """The base of every task's request. A subclass narrows ``task`` and ``input`` and adds the task's own fields."""

@@ -224,6 +224,19 @@ WHERE id = ANY(CAST(:ids AS text[])) AND state = 'pending' AND attempts > attemp
 """)
 
 
+# Read how long the delivery that has been due for longest has been due.
+_OLDEST_DUE = text("""
+SELECT CAST(extract(epoch FROM now() - next_attempt_at) AS float8) FROM webhook_deliveries
+WHERE state = 'pending' ORDER BY next_attempt_at LIMIT 1
+""")
+
+
+def oldest_due_s(db: Database) -> float:
+    """Return how long the oldest due webhook delivery has been due, in seconds; 0 if none is. Raises Unavailable."""
+    with db.autocommit() as connection:
+        return max(0.0, float(connection.execute(_OLDEST_DUE).scalar_one_or_none() or 0.0))
+
+
 def take_due(
     db: Database, limit: int, lease_s: float, *, busy: Iterable[str] = (), busy_tenants: Iterable[str] = ()
 ) -> list[Delivery]:

@@ -111,8 +111,9 @@ def in_ms(ended: list[Job]) -> dict[str, int]:
 def engine(port: int) -> dict[str, int]:
     """How many are inside the engine, and its blocks."""
     text = httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-    lines = [line.removeprefix("headrace_engine_").split() for line in text.splitlines() if line[0] != "#"]
-    return {name: int(float(value)) for name, value in lines if name in ROOM}
+    lines = [line.removeprefix("headrace_engine_").rpartition(" ") for line in text.splitlines() if line[0] != "#"]
+    found = {name.partition("{")[0]: value for name, _, value in lines}
+    return {name: int(float(found[name])) for name in ROOM}
 
 
 def is_empty(port: int) -> bool:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from store import failpoints
 from store.db.database import Database, check_schema
@@ -23,6 +22,8 @@ from store.errors import HeadraceError, SettingsError, Unavailable
 from store.jobs import sweeps
 from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
+from store.metrics.dispatcher_metrics import DispatcherMetrics
+from store.metrics.registry import begin
 from store.redis.connection import connect
 from store.scheduling.work_probe import PendingWork, probe
 from store.settings import Settings, load_settings, open_vault, require_services
@@ -32,6 +33,7 @@ from store.streams.stream_log import StreamPublisher
 from store.webhooks.addresses import parse_networks
 from workers.dispatcher.audit_heads import AuditHeads
 from workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
+from workers.dispatcher.queue_gauges import QueueMeasurement
 from workers.dispatcher.queue_stats import QueueStats
 from workers.dispatcher.ready_window import ReadyWindow
 from workers.dispatcher.retention import RetentionThread
@@ -45,6 +47,7 @@ IDLE_LOOK_S = 0.25
 TOP_UP_S = 0.1
 COUNT_S = 0.25
 LEAD_S = 2.0
+MEASURE_S = 2.0
 # The webhook sender is notified when deliveries are due; it polls as well, in case a notification is lost.
 _SENDER_LOOKS_S = 1.0
 # Duties that are due within this time run at once, so that the process wakes up once for all of them.
@@ -77,6 +80,7 @@ class Dispatcher:
         # Checked here, although the sender uses it: a malformed setting must stop the process at its start.
         parse_networks(settings.webhook_allow_networks)
         self._settings = settings
+        self.metrics = DispatcherMetrics()
         vault = open_vault(settings)
         self._db = Database(settings.database_url, application_name="headrace-dispatcher", vault=vault)
         self._redis = connect(settings.redis_url, timeout_s=2.0)
@@ -88,9 +92,11 @@ class Dispatcher:
             forget_generation=partial(stream_log.forget_generation, self._redis),
         )
         self._outage_grace = OutageGrace(settings.lease_s, settings.sweep_s, time.monotonic())
-        self.sweeper = JobSweeper(self._db, streams, self._outage_grace, lease_s=settings.lease_s)
+        self.sweeper = JobSweeper(self._db, streams, self._outage_grace, self.metrics, lease_s=settings.lease_s)
         self._stopping = threading.Event()
         self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)
+        self.metrics.turn_age.set_function(lambda: self.heartbeat.age_s)
+        self._measurement = QueueMeasurement(self._db, self.metrics, num_tenants=settings.metrics_tenants)
         self._counter = QueueStats(self._db)
         self._due = PendingWork()
         self._sender: WebhookSender | None = None
@@ -104,8 +110,11 @@ class Dispatcher:
             Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
             Duty("sweep_leases", settings.sweep_s, self.sweeper.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.sweeper.expire_deadlines),
+            Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),
             Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),
         )
+
+        begin(self.metrics.duty_failures, *(duty.name for duty in self._duties))
 
     def stop(self) -> None:
         """Make ``run`` return within about a second."""
@@ -137,8 +146,11 @@ class Dispatcher:
     def _lead(self, lead: Leadership) -> None:
         """Run the duties until stopped, or until the leadership is lost or Postgres is away. Raises Unavailable."""
         log.info("dispatcher.leading")
+        self.metrics.leading.set(1)
         self._leadership = lead
-        self._sender = sender = WebhookSender(self._db, self._settings, look_every_s=_SENDER_LOOKS_S)
+        self._sender = sender = WebhookSender(
+            self._db, self._settings, metrics=self.metrics, look_every_s=_SENDER_LOOKS_S
+        )
         forgetting = RetentionThread(self._db, self._settings, partial(stream_log.forget, self._redis))
         sender.start()
         forgetting.start()
@@ -148,6 +160,8 @@ class Dispatcher:
                 self._stopping.wait(max(0.0, next_due_at - time.monotonic()))
         finally:
             self._sender = self._leadership = None
+            self.metrics.leading.set(0)
+            self.metrics.queues.clear()
             forgetting.stop(_STOP_S)
             sender.stop(_STOP_S)
             log.info("dispatcher.stopped_leading")
@@ -169,6 +183,7 @@ class Dispatcher:
         try:
             has_more = duty.run()
         except Unavailable as error:
+            self.metrics.duty_failures.labels(duty.name).inc()
             # Logged once, not at every try of a long outage.
             if not duty.is_failing:
                 log.warning("dispatcher.duty_failed", duty=duty.name, error=error.message)
@@ -177,6 +192,7 @@ class Dispatcher:
                 raise
         except Exception:
             # A defect in one duty must not stop the others.
+            self.metrics.duty_failures.labels(duty.name).inc()
             log.exception("dispatcher.duty_failed", duty=duty.name)
             duty.is_failing = True
         else:
@@ -210,7 +226,10 @@ def main() -> int:
         dispatcher = Dispatcher(settings)
         # Only the loop is checked: a restart would not repair Postgres.
         health = HealthServer(
-            settings.health_host, settings.dispatcher_port, CollectorRegistry(), {"loop": dispatcher.heartbeat.check}
+            settings.health_host,
+            settings.dispatcher_port,
+            dispatcher.metrics.render,
+            {"loop": dispatcher.heartbeat.check},
         )
         health.start()
     except (SettingsError, ValueError) as error:

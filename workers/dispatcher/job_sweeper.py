@@ -8,6 +8,7 @@ import structlog
 from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs import sweeps
+from store.metrics.dispatcher_metrics import DispatcherMetrics
 from store.streams.stream_log import StreamPublisher
 
 log = structlog.get_logger(__name__)
@@ -48,10 +49,19 @@ class OutageGrace:
 class JobSweeper:
     """Sweeps expired leases and passed deadlines. ``streams`` ends open streams of the jobs that ended."""
 
-    def __init__(self, db: Database, streams: StreamPublisher, outage_grace: OutageGrace, *, lease_s: float) -> None:
+    def __init__(
+        self,
+        db: Database,
+        streams: StreamPublisher,
+        outage_grace: OutageGrace,
+        metrics: DispatcherMetrics,
+        *,
+        lease_s: float,
+    ) -> None:
         self._db = db
         self._streams = streams
         self._outage_grace = outage_grace
+        self._metrics = metrics
         self._lease_s = lease_s
 
     def sweep_leases(self) -> bool:
@@ -67,6 +77,8 @@ class JobSweeper:
             raise
         if swept.requeued or swept.ended:
             counts = {"requeued": swept.requeued, "failed": swept.failed, "cancelled": swept.cancelled}
+            for outcome, num_jobs in counts.items():
+                self._metrics.leases_expired.labels(outcome).inc(num_jobs)
             log.info("dispatcher.leases_swept", blamed=blame, **counts)
         self._nudge(swept.ended)
         return swept.num_jobs >= SWEEP_ROWS
@@ -75,6 +87,7 @@ class JobSweeper:
         """End jobs after their deadlines, in batches; return whether there may be more."""
         expired = sweeps.expire_overdue(self._db, SWEEP_ROWS, grace_s=2 * self._lease_s)
         if expired:
+            self._metrics.jobs_expired.inc(len(expired))
             log.info("dispatcher.expired", num_jobs=len(expired))
         self._nudge(expired)
         return len(expired) >= SWEEP_ROWS

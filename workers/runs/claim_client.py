@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from store.db.database import Database
-from store.db.group_commit import GroupCommit, isolated
+from store.db.group_commit import GroupCommit, OnBatch, isolated, unobserved
 from store.errors import Unavailable
 from store.jobs import claims
 from store.jobs.claims import Claim, Finish, Release, Renewal, RowLocked
@@ -65,6 +65,7 @@ class ClaimClient:
         stopping: threading.Event,
         capacity: Callable[[], int | None] = lambda: None,
         engine: Callable[[], str | None] = lambda: None,
+        observer: Callable[[str], OnBatch] = lambda _commit: unobserved,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
@@ -81,9 +82,15 @@ class ClaimClient:
         self._claiming = threading.RLock()
         self._known: WeakValueDictionary[tuple[str, int], Claim] = WeakValueDictionary()
         self._in_doubt_until = 0.0
-        self._claims: GroupCommit[str, Claim | None] = GroupCommit(isolated(self._claim_all), pace_s=CLAIM_PACE_S)
-        self._finishes: GroupCommit[Finish, bool] = GroupCommit(isolated(self._finish_all), pace_s=FINISH_PACE_S)
-        self._releases: GroupCommit[Release, bool] = GroupCommit(isolated(self._release_all))
+        self._claims: GroupCommit[str, Claim | None] = GroupCommit(
+            isolated(self._claim_all), pace_s=CLAIM_PACE_S, on_batch=observer("claim")
+        )
+        self._finishes: GroupCommit[Finish, bool] = GroupCommit(
+            isolated(self._finish_all), pace_s=FINISH_PACE_S, on_batch=observer("finish")
+        )
+        self._releases: GroupCommit[Release, bool] = GroupCommit(
+            isolated(self._release_all), on_batch=observer("release")
+        )
 
     def claim(self, job_id: str, *, urgent: bool = False) -> Attempt | None:
         """Claim a job. ``urgent``: without waiting for others to share the statement.

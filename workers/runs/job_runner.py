@@ -10,6 +10,7 @@ in a lease that expires so that another worker takes the job. No exception reach
 would show the text. Prompts and outputs are in no log line.
 """
 
+import time
 import traceback
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -20,7 +21,8 @@ from models.engine.protocol import Engine
 from models.engine.requests import EngineError, FinishReason
 from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Finish
-from workers.metrics import Counters
+from store.metrics.worker_metrics import WorkerMetrics
+from store.schema.job_states import JobState
 from workers.runs import outcome
 from workers.runs.claim_client import ClaimClient
 from workers.runs.engine_admission import EngineAdmission
@@ -88,7 +90,7 @@ class JobRunner:
         admission: EngineAdmission,
         frames: FrameQueue,
         lease_s: float,
-        counters: Counters,
+        metrics: WorkerMetrics,
     ) -> None:
         self._claim_client = claim_client
         self._in_flight = in_flight
@@ -96,7 +98,7 @@ class JobRunner:
         self._admission = admission
         self._frames = frames
         self._lease_s = lease_s
-        self._counters = counters
+        self._metrics = metrics
 
     def run(self, job_id: str, *, urgent: bool = False) -> Finish | Retry | None:
         """Run a job to its outcome. ``urgent``: its claim does not wait for others to share a statement. Raises
@@ -129,7 +131,7 @@ class JobRunner:
     ) -> Finish | Retry | None:
         attempt = self._claim_client.claim(job_id, urgent=urgent) if self._admission.wait_for_turn() else None
         if attempt is None:
-            self._counters.hints_dropped.inc()
+            self._metrics.hints_dropped.inc()
             return None
         return self._run_claimed(attempt, compute)
 
@@ -161,26 +163,35 @@ class JobRunner:
             )
             return verdict if is_written else None
         except Unavailable as error:
-            self._counters.outcomes_lost.inc()
+            self._metrics.outcomes_lost.inc()
             log.error("outcome_lost", job_id=attempt.job_id, epoch=attempt.epoch, error=error.message)
         return None
 
     def _finish(self, attempt: Attempt, finish: Finish) -> bool:
         if self._claim_client.finish(finish, until=self._too_late(attempt)):
-            self._counters.finished.labels(finish.state.value).inc()
             self._frames.put_end(attempt.id)
+            self._count_finished(attempt, finish)
             log.info("job_finished", job_id=attempt.job_id, epoch=attempt.epoch, state=finish.state.value)
             return True
-        self._counters.stale_finishes.inc()
+        self._metrics.stale_finishes.inc()
         log.warning("stale_finish_refused", job_id=attempt.job_id, epoch=attempt.epoch)
         return False
+
+    def _count_finished(self, attempt: Attempt, finish: Finish) -> None:
+        class_rank = attempt.claim.class_rank
+        self._metrics.count_finished(class_rank, finish.state.value, (finish.error or {}).get("code"))
+        if finish.state is JobState.SUCCEEDED:
+            took_s = attempt.claim.queued_s + time.monotonic() - attempt.claimed_at
+            self._metrics.times[class_rank].total.observe(took_s)
+        for hit in (finish.output or {}).get("policy") or ():
+            self._metrics.count_policy_action(hit["action"], hit["count"])
 
     def _release(self, attempt: Attempt, retry: Retry) -> bool:
         about = {"job_id": attempt.job_id, "epoch": attempt.epoch, "code": retry.code, "charged": retry.charge}
         log.warning("attempt_released", **about, cleared=retry.cleared, error=retry.message)
         is_ours = self._claim_client.give_back(retry.release(attempt.claim), until=self._too_late(attempt))
         if is_ours:
-            self._counters.released.inc()
+            self._metrics.count_released(retry.code)
         return is_ours
 
     def _too_late(self, attempt: Attempt) -> Callable[[], float]:

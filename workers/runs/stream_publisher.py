@@ -83,19 +83,28 @@ class FrameQueue:
     """Takes frames from any thread without blocking, and publishes them from its own.
 
     Frames that come during a call are published together in the next one: one call for each engine step while Redis
-    keeps up, fewer and larger calls when it does not.
+    keeps up, fewer and larger calls when it does not. ``on_gap`` gets the time between two pieces of a stream,
+    divided by the tokens of the later one.
     """
 
     def __init__(
-        self, publisher: Publisher, *, max_frames: int = 65_536, clock: Callable[[], float] = time.monotonic
+        self,
+        publisher: Publisher,
+        *,
+        max_frames: int = 65_536,
+        on_gap: Callable[[AttemptId, float], None] = lambda _attempt_id, _per_token_s: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._publisher = publisher
         self._max_frames = max_frames
+        self._on_gap = on_gap
+        self._clock = clock
         self._queue: deque[Frame] = deque()
         self._unfiltered: deque[tuple[Frame, FrameFilter]] = deque()
         self._filters: dict[AttemptId, FrameFilter] = {}
         self._ended: OrderedDict[AttemptId, None] = OrderedDict()  # filtered attempts that are over
         self._last_seq: dict[AttemptId, int] = {}
+        self._last_at: dict[AttemptId, float] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._busy = False
@@ -120,6 +129,19 @@ class FrameQueue:
         with self._wake:
             self._last_seq.update((attempt_id, frame.seq) for attempt_id, frame in frames)
             self._put([(attempt_id, frame) for attempt_id, frame in frames if attempt_id not in self._ended])
+            gaps = self._gaps(frames)
+        for attempt_id, per_token_s in gaps:
+            self._on_gap(attempt_id, per_token_s)
+
+    def _gaps(self, frames: Sequence[tuple[AttemptId, Frame]]) -> list[tuple[AttemptId, float]]:
+        """Return the time since the last piece of each stream, for each token of the new piece."""
+        now = self._clock()
+        gaps = []
+        for attempt_id, frame in frames:
+            if (last_at := self._last_at.get(attempt_id)) is not None:
+                gaps.append((attempt_id, (now - last_at) / max(1, len(frame.token_ids))))
+            self._last_at[attempt_id] = now
+        return gaps
 
     def put_filter(self, attempt_id: AttemptId, frame_filter: FrameFilter) -> None:
         """Filter the deltas of an attempt; called before its first one."""
@@ -136,12 +158,14 @@ class FrameQueue:
         """Queue the end frame of an attempt behind its deltas, after its outcome was stored."""
         with self._wake:
             seq = self._last_seq.pop(attempt_id, 0) + 1
+            self._last_at.pop(attempt_id, None)
             self._put([(attempt_id, Frame(*attempt_id, seq, None))])
 
     def forget(self, attempt_id: AttemptId) -> None:
         """Drop the state of an attempt that is over, with or without an end frame."""
         with self._wake:
             self._last_seq.pop(attempt_id, None)
+            self._last_at.pop(attempt_id, None)
             if self._filters.pop(attempt_id, None) is not None:
                 self._ended[attempt_id] = None
                 while len(self._ended) > _ENDED_KEPT:

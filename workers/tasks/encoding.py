@@ -3,6 +3,7 @@
 Nothing is streamed, and nothing is kept of an attempt that ends early: the next attempt starts from the beginning.
 """
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class EncodeWork:
         self._engine = EngineClient(engine, context.admission, context.in_flight)
         self._frames = context.frames
         self._read = read
+        self._metrics = context.metrics
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Encode the job's inputs. Raises InvalidRequest for a payload that cannot be read or does not fit."""
@@ -74,7 +76,12 @@ class EncodeWork:
         )
         if attempt.epoch > 1:
             self._frames.put_start(attempt.id, Checkpoint().continued_by(attempt.epoch))
+        waited_s = time.monotonic() - attempt.claimed_at
         encoded = self._engine.run(attempt, request, num_prompt=request.num_tokens, max_tokens=0)
+        times = self._metrics.times[attempt.claim.class_rank]
+        if attempt.epoch == 1:
+            times.queue.observe(attempt.claim.queued_s + waited_s)
+        times.prefill.observe(encoded.total_s)
         return completed(attempt.claim, encoded, job.output)
 
 

@@ -33,6 +33,7 @@ from prompts.tasks.task_inputs import ReadFile
 from prompts.tokenizer import ApproximateTokenizer, Detokenizer, Tokenizer, tokenizer_for
 from store.errors import Unavailable
 from store.jobs.claims import Finish
+from store.metrics.worker_metrics import WorkerMetrics
 from store.payloads.job_payload import read_payload
 from store.payloads.sampling_params import Sampling
 from store.registry.engine_spec import EngineKind
@@ -71,6 +72,7 @@ class Generating:
         tokenizer: Tokenizer,
         policies: CompiledPolicies,
         context_window: int,
+        metrics: WorkerMetrics,
         kind: EngineKind = EngineKind.NATIVE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,6 +83,7 @@ class Generating:
         self._tokenizer = tokenizer
         self._policies = policies
         self._context_window = context_window
+        self._metrics = metrics
         self._clock = clock
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
@@ -110,6 +113,7 @@ class Generating:
         except EngineError as error:
             return outcome.refused(attempt.claim, error, start.lineage)
         waited_s = submitted_at - attempt.claimed_at
+        self._observe(attempt, completion, waited_s, is_continued=bool(start.deltas))
         try:
             prompt = echoed(self._tokenizer, request, completion)
             return outcome.completed(
@@ -117,6 +121,19 @@ class Generating:
             )
         except ScanTooLong as error:
             return outcome.failed(attempt.claim, "policy_scan_too_long", str(error))
+
+    def _observe(self, attempt: Attempt, completion: CompletionOutput, waited_s: float, *, is_continued: bool) -> None:
+        """Note the attempt's times. A job's wait and its first token are counted once."""
+        times = self._metrics.times[attempt.claim.class_rank]
+        queued_s = attempt.claim.queued_s + waited_s + completion.queued_s
+        if attempt.epoch == 1:
+            times.queue.observe(queued_s)
+        if completion.first_token_s is not None:
+            prefill_s = completion.first_token_s - completion.queued_s
+            times.prefill.observe(prefill_s)
+            times.decode.observe(completion.total_s - completion.first_token_s)
+            if not is_continued:
+                times.first_token.observe(queued_s + prefill_s)
 
     def _begin(
         self, attempt: Attempt, payload: GeneratePayload, *, is_guarded: bool
@@ -219,6 +236,7 @@ def generating(
         tokenizer=tokenizer,
         policies=CompiledPolicies(context.db),
         context_window=context_window,
+        metrics=context.metrics,
         kind=version.engine.kind,
     )
 

@@ -9,6 +9,7 @@ from models.engine.protocol import AnyEngine
 from models.engine.requests import Delta
 from prompts.tasks.task_inputs import ReadFile
 from store.db.database import Database
+from store.metrics.worker_metrics import WorkerMetrics
 from store.registry.models import ModelVersion, queue_name
 from store.settings import Settings
 from store.streams.fencing import FencedLogs
@@ -38,6 +39,7 @@ class WorkContext:
     frames: FrameQueue
     fenced_logs: FencedLogs
     db: Database
+    metrics: WorkerMetrics
 
 
 class TaskModel(ABC):

@@ -22,6 +22,7 @@ from store.db.database import Database
 from store.errors import Unavailable
 from store.failpoints import failpoint
 from store.jobs.responses import response_id
+from store.metrics.dispatcher_metrics import DispatcherMetrics
 from store.settings import Settings
 from store.webhooks import outbox
 from store.webhooks.outbox import GONE, AttemptResult, Delivery
@@ -145,9 +146,16 @@ class WebhookSender:
     """
 
     def __init__(
-        self, db: Database, settings: Settings, client: GuardedClient | None = None, *, look_every_s: float = _POLL_S
+        self,
+        db: Database,
+        settings: Settings,
+        client: GuardedClient | None = None,
+        *,
+        metrics: DispatcherMetrics | None = None,
+        look_every_s: float = _POLL_S,
     ) -> None:
         self._db = db
+        self._metrics = metrics or DispatcherMetrics()
         self._look_every_s = look_every_s
         self._is_notified = False
         self._client = client or GuardedClient(settings)
@@ -321,11 +329,17 @@ class WebhookSender:
         if outcome.is_delivered and outcome.status is not None:
             failpoint("webhook.accepted")
             outbox.record_delivered(self._db, delivery, tried)
+            self._metrics.webhook_attempts.labels("delivered").inc()
+            self._metrics.webhook_lag.observe((datetime.now(UTC) - delivery.created_at).total_seconds())
             log.info("webhook.delivered", status=outcome.status, **fields)
             return
         jitter = random.random()  # noqa: S311 - not a secret: it only spreads retries
         wait_s = None if outcome.is_final else retry_in_s(delivery.attempt, jitter, outcome.asked_s)
         disabled = outbox.record_failed(self._db, delivery, tried, retry_in_s=wait_s, patience_s=self._disable_after_s)
+        self._metrics.webhook_attempts.labels("unanswered" if outcome.status is None else "refused").inc()
+        if wait_s is None:
+            self._metrics.webhooks_failed.inc()
         log.info("webhook.failed", status=outcome.status, error=outcome.error, retry_in_s=wait_s, **fields)
         if disabled:
+            self._metrics.endpoints_disabled.inc()
             log.warning("webhook.endpoint_disabled", endpoint_id=delivery.endpoint_id, reason=disabled)

@@ -205,7 +205,7 @@ def test_what_a_busy_server_says_is_as_the_table_says(
     answers: list[httpx2.Response] = []
     asking = threading.Thread(target=lambda: answers.append(waiting.post("/v1/chat/completions", json=CHAT)))
     asking.start()
-    wait_for(lambda: server.runtime.metrics.accepted.labels("tiny", "false")._value.get(), "the chat is taken in")
+    wait_for(lambda: server.runtime.metrics.jobs_accepted.collect()[0].samples, "the chat is taken in")
     server.drain()
     asking.join()
     check(answers[0], "draining")

@@ -106,9 +106,9 @@ def test_metrics_count_what_happened(api: httpx2.Client) -> None:
     api.post("/v1/jobs", json={})
     api.get("/v1/jobs/job_0")
     text = api.get("/metrics").text
-    assert _samples(text, "headrace_jobs_accepted_total") == {("tiny", "false"): 1}
+    assert _samples(text, "headrace_jobs_accepted_total") == {("standard", "tiny", "false", "generate", "1"): 1}
     assert _samples(text, "headrace_requests_refused_total") == {("invalid_value",): 1, ("not_found",): 1}
-    assert _samples(text, "headrace_queue_depth")["announced", "tiny@1"] == 1
+    assert _samples(text, "headrace_queue_depth")["standard", "announced", "tiny@1"] == 1
     assert _samples(text, "headrace_streams_open") == {(): 0}
     latencies = _samples(text, "headrace_request_seconds_count")
     assert latencies["POST", "/v1/jobs", "202"] == 1

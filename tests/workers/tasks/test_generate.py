@@ -191,7 +191,7 @@ def test_a_stale_outcome_is_refused_counted_and_has_no_end_frame(bench: Bench, s
     running.runtime.frames.put_end = lambda *end: ends.append(end)  # type: ignore[method-assign]  # watched
     future.result(30)
     assert (newer.epoch, bench.job(job_id).state) == (2, JobState.RUNNING)
-    assert (running.runtime.counters.stale_finishes._value.get(), ends) == (1, [])
+    assert (running.runtime.metrics.stale_finishes._value.get(), ends) == (1, [])
 
 
 def test_a_hand_back_frees_the_engine_and_charges_nothing(bench: Bench, start_host: StartHost) -> None:
@@ -205,7 +205,7 @@ def test_a_hand_back_frees_the_engine_and_charges_nothing(bench: Bench, start_ho
     assert {(bench.job(job_id).state, bench.job(job_id).attempt) for job_id in ids} == {(JobState.QUEUED, 0)}
     stats = running.runtime.engine.stats()
     assert (stats.running, stats.free_blocks) == (0, stats.total_blocks)
-    assert running.runtime.counters.stale_finishes._value.get() == 0, "what was handed back is not even tried to finish"
+    assert running.runtime.metrics.stale_finishes._value.get() == 0, "what was handed back is not even tried to finish"
     running.run_to_end(ids[0])
     assert bench.job(ids[0]).state is JobState.QUEUED, "a worker that handed back claims nothing more"
 

@@ -1,0 +1,137 @@
+"""The metrics of one dispatcher. The leader alone has those of queues, sweeps and webhooks.
+
+The state of the queues is measured by a duty, so that a scrape costs Postgres nothing.
+"""
+
+from collections import Counter as Sums
+from collections.abc import Iterable, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from store.metrics.registry import SECONDS, begin, new_registry, render
+from store.payloads.job_payload import CLASS_NAMES
+from store.scheduling.backlog import TenantBacklog
+from store.scheduling.queue_ages import QueueAge
+
+
+class DispatcherMetrics:
+    """The metrics, each as an attribute, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = new_registry()
+        registry = self.registry
+        self.queues = QueueGauges(registry)
+        self.leading = Gauge("headrace_dispatcher_leading", "1 while this dispatcher leads", registry=registry)
+        self.turn_age = Gauge(
+            "headrace_dispatcher_turn_age_seconds", "time since the loop's last turn", registry=registry
+        )
+        self.duty_failures = Counter(
+            "headrace_dispatcher_duty_failures", "turns of a duty that failed", ["duty"], registry=registry
+        )
+        self.leases_expired = Counter(
+            "headrace_leases_expired",
+            "jobs taken from workers that did not renew their lease, by what became of them",
+            ["outcome"],
+            registry=registry,
+        )
+        begin(self.leases_expired, "requeued", "failed", "cancelled")
+        self.jobs_expired = Counter(
+            "headrace_jobs_expired", "jobs that the dispatcher ended after their deadline", registry=registry
+        )
+        self._add_webhooks()
+
+    def render(self) -> bytes:
+        """Return the page for Prometheus."""
+        return render(self.registry)
+
+    def _add_webhooks(self) -> None:
+        registry = self.registry
+        self.webhook_attempts = Counter(
+            "headrace_webhook_attempts",
+            "attempts to deliver: delivered, refused (another status), unanswered",
+            ["outcome"],
+            registry=registry,
+        )
+        begin(self.webhook_attempts, "delivered", "refused", "unanswered")
+        self.webhook_lag = Histogram(
+            "headrace_webhook_lag_seconds", "from the event to its delivery", buckets=SECONDS, registry=registry
+        )
+        self.webhooks_failed = Counter(
+            "headrace_webhooks_failed", "deliveries given up after their last attempt", registry=registry
+        )
+        self.endpoints_disabled = Counter(
+            "headrace_webhook_endpoints_disabled", "endpoints disabled because nothing reached them", registry=registry
+        )
+        self.webhook_due_age = Gauge(
+            "headrace_webhook_oldest_due_seconds", "how long the oldest due delivery has been due", registry=registry
+        )
+
+
+class QueueGauges:
+    """The state of the queues at the last measurement. Queues without jobs and workers have no series."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        by_class = ["queue", "class"]
+        self.tokens = Gauge(
+            "headrace_queue_backlog_tokens",
+            "tokens of the queued jobs, prompt and max_tokens",
+            by_class,
+            registry=registry,
+        )
+        self.oldest = Gauge(
+            "headrace_queue_oldest_age_seconds", "age of the oldest queued job", by_class, registry=registry
+        )
+        self.deadline = Gauge(
+            "headrace_queue_earliest_deadline_timestamp_seconds",
+            "earliest deadline of a queued job, as Unix time",
+            by_class,
+            registry=registry,
+        )
+        self.workers = Gauge("headrace_queue_workers", "live workers of the queue", ["queue"], registry=registry)
+        self.paused = Gauge("headrace_queue_paused", "1 for a paused queue", ["queue"], registry=registry)
+        self.tenants = Gauge(
+            "headrace_tenant_backlog_tokens",
+            "tokens of the queued jobs of the largest tenants, as many as HEADRACE_METRICS_TENANTS",
+            ["tenant"],
+            registry=registry,
+        )
+
+    def clear(self) -> None:
+        """Drop all series: this dispatcher does not lead."""
+        for gauge in (self.tokens, self.oldest, self.deadline, self.workers, self.paused, self.tenants):
+            gauge.clear()
+
+    def set(
+        self,
+        shares: Sequence[TenantBacklog],
+        ages: Iterable[QueueAge],
+        workers: Mapping[str, int],
+        paused: Iterable[str],
+        *,
+        num_tenants: int,
+    ) -> None:
+        """Replace all series."""
+        self.clear()
+        for share in shares:
+            self.tokens.labels(share.queue, CLASS_NAMES[share.class_rank]).inc(share.queued.tokens)
+            self.workers.labels(share.queue).set(0)
+        for age in ages:
+            labels = age.queue, CLASS_NAMES[age.class_rank]
+            if age.oldest_age_s is not None:
+                self.oldest.labels(*labels).set(age.oldest_age_s)
+            if age.earliest_deadline is not None:
+                self.deadline.labels(*labels).set(age.earliest_deadline.timestamp())
+        for queue, num_workers in workers.items():
+            self.workers.labels(queue).set(num_workers)
+        for queue in paused:
+            self.paused.labels(queue).set(1)
+        for tenant_id, tokens in largest(shares, num_tenants):
+            self.tenants.labels(tenant_id).set(tokens)
+
+
+def largest(shares: Iterable[TenantBacklog], num_tenants: int) -> list[tuple[str, int]]:
+    """Return the tenants with most queued tokens, at most ``num_tenants``, each with its tokens."""
+    sums: Sums[str] = Sums()
+    for share in shares:
+        sums[share.tenant_id] += share.queued.tokens
+    return sums.most_common(num_tenants)

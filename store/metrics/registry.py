@@ -1,0 +1,79 @@
+"""What the metrics of all processes share: the registry, the buckets, the page's format, and group commits."""
+
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+# A series with the time of creation beside each counter would double the page; Prometheus does not read them.
+disable_created_metrics()
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+"""Buckets for times between 10 ms and an hour: jobs wait and run that long."""
+
+SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""Buckets for times that are short when all is well: requests, commits, tokens, turns of a loop."""
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Buckets for numbers of jobs that share a commit."""
+
+
+def new_registry() -> CollectorRegistry:
+    """Return a registry with the metrics of every process: ``process_*`` and ``headrace_build_info``.
+
+    It is not the library's default one, so that two applications in one process do not share it.
+    """
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    info = Gauge("headrace_build_info", "1; the labels are the versions", ["version", "python"], registry=registry)
+    info.labels(version("headrace"), platform.python_version()).set(1)
+    return registry
+
+
+def render(registry: CollectorRegistry) -> bytes:
+    """Return the page for Prometheus, of the type ``CONTENT_TYPE``."""
+    return generate_latest(registry)
+
+
+def begin(counter: Counter, *values: str, before: Sequence[str] = ()) -> Counter:
+    """Make the series of these values of the last label, at 0, and return the counter.
+
+    ``increase()`` of a series that begins with its first event does not see that event. ``before``: the other labels.
+    """
+    for value in values:
+        counter.labels(*before, value)
+    return counter
+
+
+class CommitMetrics:
+    """Sizes and times of group commits, by what they write: accept, claim, finish, release; read is a query."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.jobs = Histogram(
+            "headrace_commit_jobs", "Jobs that shared a commit", ["commit"], buckets=SIZES, registry=registry
+        )
+        self.seconds = Histogram(
+            "headrace_commit_seconds", "Time of a commit", ["commit"], buckets=SHORT_SECONDS, registry=registry
+        )
+
+    def observer(self, commit: str) -> Callable[[int, float], None]:
+        """Return what ``GroupCommit`` calls after each batch, with its size and its seconds."""
+        jobs, seconds = self.jobs.labels(commit), self.seconds.labels(commit)
+
+        def observe(num_jobs: int, took_s: float) -> None:
+            jobs.observe(num_jobs)
+            seconds.observe(took_s)
+
+        return observe

@@ -1,0 +1,29 @@
+"""The duty that measures the queues for the metrics page: depth in tokens, age, deadlines, workers, due webhooks."""
+
+from store.db.database import Database
+from store.db.presence import read_serving
+from store.metrics.dispatcher_metrics import DispatcherMetrics
+from store.scheduling.backlog import read_backlog
+from store.scheduling.queue_ages import read_queue_ages
+from store.webhooks.outbox import oldest_due_s
+
+
+class QueueMeasurement:
+    """Measures. ``num_tenants``: the number of tenants with a series of their own."""
+
+    def __init__(self, db: Database, metrics: DispatcherMetrics, *, num_tenants: int) -> None:
+        self._db = db
+        self._metrics = metrics
+        self._num_tenants = num_tenants
+
+    def turn(self) -> None:
+        """Replace the gauges. Raises Unavailable."""
+        backlog = read_backlog(self._db)
+        self._metrics.queues.set(
+            backlog.shares,
+            read_queue_ages(self._db),
+            {queue: serving.workers for queue, serving in read_serving(self._db).items()},
+            backlog.paused,
+            num_tenants=self._num_tenants,
+        )
+        self._metrics.webhook_due_age.set(oldest_due_s(self._db))
