@@ -1,8 +1,8 @@
 """A real worker process on a real Postgres and Redis, through everything that may happen to it."""
 
 import pickle  # noqa: TID251 - pickled messages must be refused
-import signal
 import re
+import signal
 import socket
 import time
 import urllib.request
