@@ -10,7 +10,7 @@ LOCKED_INSTALL := $(INSTALL) --no-deps --require-hashes --only-binary=:all:
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-engines bench-streams bench-policy reliability chaos chaos-soak chaos-compare
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-engines bench-streams bench-policy reliability alerts chaos chaos-soak chaos-compare
 .PHONY: full full-tests engines clients s3 trial lock chart clean
 
 help:  ## list the targets
@@ -104,6 +104,14 @@ chaos: $(STAMP)  ## every fault once under load, in real processes, and an indep
 
 chaos-soak: $(STAMP)  ## the same for longer: make chaos-soak SEED=7 MINUTES=30
 	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),30) --save chaos-soak
+
+alerts: build/prometheus $(STAMP)  ## each alert fired by a real fault, in real processes, by a real Prometheus: about 15 minutes
+	@$(BIN)/python -m tests.alerts $(ALERTS)
+
+# Debian's packages, unpacked without being installed.
+build/prometheus:
+	@mkdir -p $@.new && cd $@.new && apt-get download --quiet prometheus promtool && for one in *.deb; do dpkg -x $$one .; done
+	@mv $@.new $@
 
 chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under the same faults: about 8 minutes
 	@$(BIN)/python -m benchmarks.compare $(if $(SEED),--seed $(SEED))

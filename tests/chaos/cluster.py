@@ -215,6 +215,8 @@ class Cluster:
             env["HEADRACE_API_PORT"] = str(port)
         if kind == "worker":
             env["HEADRACE_WORKER_METRICS_PORT"] = str(port)
+        if kind == "dispatcher":
+            env["HEADRACE_DISPATCHER_PORT"] = str(port)
         if self.shape.has_marks:
             env["HEADRACE_ENVIRONMENT"] = "test"
             env["HEADRACE_MODEL_FAULTS"] = ",".join(f"{fault}:{mark}" for fault, mark in MARKS.items())

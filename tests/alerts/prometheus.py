@@ -1,0 +1,112 @@
+"""A real Prometheus that scrapes a cluster of the chaos tests and evaluates the alerts, with shortened times."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import yaml
+
+from store.child_process import Child, Command
+from store.ports import free_port
+from tests.chaos.cluster import ROOT, Cluster, Member
+
+RULES = ROOT / "deploy" / "prometheus" / "headrace.rules.yaml"
+_UNPACKED = ROOT / "build" / "prometheus" / "usr" / "bin"
+# The page of a fault lasts seconds, so windows are seconds and every pending time is two.
+_FOR = "2s"
+_WINDOW = "20s"
+_LONG_WINDOW = "45s"
+
+
+def program(name: str) -> str | None:
+    """Return the path of ``prometheus`` or ``promtool``: unpacked by ``make build/prometheus``, or installed."""
+    unpacked = _UNPACKED / name
+    return str(unpacked) if unpacked.exists() else shutil.which(name)
+
+
+def all_rules() -> list[dict[str, Any]]:
+    """Return the alerts of the file, as they are."""
+    groups: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def shortened(rules: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the alerts with short windows and pending times; the thresholds stay."""
+    short = []
+    for rule in rules:
+        expr = re.sub(r"\[(\d+)m\]", lambda found: f"[{_LONG_WINDOW if int(found[1]) > 10 else _WINDOW}]", rule["expr"])
+        short.append({**rule, "expr": expr.replace("[1h]", f"[{_WINDOW}]"), **({"for": _FOR} if "for" in rule else {})})
+    return short
+
+
+class Prometheus:
+    """The server. ``firing`` asks it which alerts fire now."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/api/v1"
+
+    def firing(self) -> set[str]:
+        """Return the names of the alerts that fire."""
+        try:
+            alerts = httpx2.get(f"{self._url}/alerts", timeout=5, trust_env=False).json()["data"]["alerts"]
+        except (httpx2.TransportError, ValueError):
+            return set()
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+    def is_scraping(self) -> bool:
+        """Return True if every target answers."""
+        try:
+            targets = httpx2.get(f"{self._url}/targets", timeout=5, trust_env=False).json()["data"]["activeTargets"]
+        except (httpx2.TransportError, ValueError):
+            return False
+        return bool(targets) and all(target["health"] == "up" for target in targets)
+
+
+@contextmanager
+def running_prometheus(cluster: Cluster) -> Iterator[Prometheus]:
+    """Yield a Prometheus that scrapes every member each second. Raises FileNotFoundError without the program."""
+    binary = program("prometheus")
+    if binary is None:
+        raise FileNotFoundError("no prometheus: run make build/prometheus, or install the package prometheus")
+    folder = cluster.folder / "prometheus"
+    folder.mkdir()
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": shortened(all_rules())}]}))
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(_config(cluster.members)))
+    port = free_port("127.0.0.1", 0)
+    argv: list[str | Path] = [
+        binary,
+        f"--config.file={folder / 'prometheus.yaml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    child = Child(Command("prometheus", argv, cluster.log_of("prometheus"), env={}, cwd=folder))
+    try:
+        yield Prometheus(port)
+    finally:
+        child.kill()
+
+
+def _config(members: Sequence[Member]) -> dict[str, Any]:
+    jobs = {
+        kind: [f"127.0.0.1:{one.port}" for one in members if one.kind == kind]
+        for kind in ("api", "worker", "dispatcher")
+    }
+    return {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules.yaml"],
+        "scrape_configs": [
+            {"job_name": f"headrace-{kind}", "static_configs": [{"targets": targets}]} for kind, targets in jobs.items()
+        ],
+    }
+
+
+def run_promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``promtool``; the caller has checked that it is there."""
+    return subprocess.run(
+        [program("promtool") or "promtool", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )

@@ -1,0 +1,51 @@
+"""Alerts and dashboards use exported metrics, each alert has a runbook and a fault, and promtool takes the rules."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.alerts.cases import CASES
+from tests.alerts.prometheus import RULES, all_rules, program, run_promtool
+from tests.metric_names import documented, rows, used_in
+
+ROOT = Path(__file__).parents[2]
+EXPORTED = documented("API") | documented("Worker") | documented("Dispatcher")
+DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
+
+
+def test_each_alert_has_a_runbook_a_fault_and_its_place_in_the_table_of_metrics() -> None:
+    alerts = {rule["alert"]: rule for rule in all_rules()}
+    sections = (ROOT / "docs" / "runbook.md").read_text().split("\n## ")[1:]
+    assert [section.partition("\n")[0] for section in sections] == list(alerts)
+    assert all("**Means**" in section and "**Do**" in section for section in sections)
+    assert list(CASES) == list(alerts)
+    tabled = {(alert, name) for row in rows() for alert in row.alerts for name in row.names}
+    assert {alert for alert, _ in tabled} | {"HeadraceApiDown", "HeadraceWorkerDown", "HeadraceDispatcherDown"} == set(
+        alerts
+    )
+    for name, rule in alerts.items():
+        used = used_in(rule["expr"])
+        assert used <= EXPORTED, name
+        assert used == {metric for alert, metric in tabled if alert == name}, name
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_each_panel_of_a_dashboard_shows_exported_metrics(path: Path) -> None:
+    panels = json.loads(path.read_text())["panels"]
+    expressions = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    assert expressions
+    for expression in expressions:
+        assert used_in(expression), expression
+        assert used_in(expression) <= EXPORTED, expression
+        assert not re.search(r"\b(job_id|prompt)\b", expression)
+
+
+def test_promtool_takes_the_rules_and_its_tests_pass() -> None:
+    if program("promtool") is None:
+        pytest.skip("no promtool: make build/prometheus unpacks Debian's package, or install prometheus")
+    for arguments in (("check", "rules", str(RULES)), ("test", "rules", str(RULES.with_name("headrace.test.yaml")))):
+        done = run_promtool(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
