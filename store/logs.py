@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line on stderr, each with a fixed event name and fields.
+"""Structured logs on stderr, each with a fixed event name and fields: JSON, one object a line, or text on a terminal.
 
-JSON escapes newlines and control characters, so a value cannot start a line or move a terminal's cursor. The caller
+Newlines and control characters are escaped, so a value cannot start a line or move a terminal's cursor. The caller
 never logs prompts, outputs and keys. This module leaves out the messages of exceptions that may quote a value, and the
 DEBUG records of libraries.
 """
@@ -39,7 +39,9 @@ _uncaught = structlog.get_logger("headrace")
 
 
 def configure_logging(level: str) -> None:
-    """Send structlog's events and the standard library's records to stderr as JSON lines. Call once, at start.
+    """Send structlog's events and the standard library's records to stderr. Call once, at start.
+
+    They are lines for people if stderr is a terminal, JSON lines otherwise.
 
     Raises ValueError for a level that is not one of logging's names.
     """
@@ -83,10 +85,27 @@ def _formatter(foreign: list[Any]) -> structlog.stdlib.ProcessorFormatter:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             _first_line_of_asyncio,
             structlog.processors.ExceptionRenderer(_tell),
-            # ensure_ascii also escapes U+2028, U+009B and the like, which some terminals obey.
-            structlog.processors.JSONRenderer(ensure_ascii=True, default=str),
+            *(_for_people() if sys.stderr.isatty() else [_json_line]),
         ],
     )
+
+
+# ensure_ascii also escapes U+2028, U+009B and the like, which some terminals obey.
+_json_line = structlog.processors.JSONRenderer(ensure_ascii=True, default=str)
+
+
+def _for_people() -> list[Any]:
+    """Return the processors of a terminal: time, level, event, fields; a traceback follows in lines of its own."""
+    return [_printable, structlog.dev.ConsoleRenderer(pad_event_to=24, sort_keys=False)]
+
+
+def _printable(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape what is not printable; lines of a traceback stay lines."""
+    for name, value in event.items():
+        text = value if isinstance(value, str) else str(value)
+        lines = text.split("\n") if name == "exception" else [text]
+        event[name] = "\n".join(line if line.isprintable() else ascii(line)[1:-1] for line in lines)
+    return event
 
 
 def _first_line_of_asyncio(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from store.metrics.registry import SHORT_SECONDS, CommitMetrics, new_registry, render
+from store.metrics.registry import SHORT_SECONDS, CommitMetrics, begin, new_registry, render
 from store.payloads.job_payload import CLASS_NAMES, ServiceClass
 from store.scheduling.backlog import TenantBacklog
 
@@ -53,6 +53,7 @@ class ApiMetrics:
             ["what"],
             registry=registry,
         )
+        begin(self.hub_errors, "connection", "log_entry", "message")
         self.loop_lag = Histogram(
             "headrace_event_loop_lag_seconds",
             "How late the event loop ran a timer, measured four times a second",

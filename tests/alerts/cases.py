@@ -55,7 +55,7 @@ def _dispatcher_hangs(stage: Stage) -> Iterator[None]:
 
 def _worker_restarts(stage: Stage) -> Iterator[None]:
     while not stage.has_fired:
-        yield from stage.strike("kill_worker", for_s=4.0)
+        yield from stage.restarted("worker")
 
 
 def _junk(stage: Stage) -> Iterator[None]:

@@ -1,6 +1,10 @@
 """What a log line looks like, from a process of its own, since logging is a process's affair."""
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +13,7 @@ from typing import Any
 import pytest
 
 from store.logs import configure_logging
+from tests.log_events import logged
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,3 +133,37 @@ def test_what_is_below_the_level_is_not_written_and_chatty_libraries_are_quiet()
 def test_an_unknown_level_is_told() -> None:
     with pytest.raises(ValueError, match="unknown log level 'LOUD'"):
         configure_logging("LOUD")
+
+
+def test_the_page_lists_every_event_of_the_source_and_no_other() -> None:
+    events = dict(logged())
+    assert not [place for place, event in events.items() if event is None], "an event's name is not fixed"
+    listed = re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "logs.md").read_text(), re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == set(events.values())
+
+
+def test_on_a_terminal_an_event_is_text_and_controls_it_no_more_than_json_does() -> None:
+    hostile = "a\\nb\\x1b[2J\\x9b1m\\u2028"
+    program = (
+        "import logging, structlog\nfrom store.logs import configure_logging\nconfigure_logging('INFO')\n"
+        f"structlog.get_logger('x').info('job.done', job_id='job_1', text='{hostile}')\n"
+        f"logging.getLogger('lib').error('{hostile}')\n"
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    structlog.get_logger().exception('e')"
+    )
+    ours, theirs = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=theirs, check=True, timeout=30)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a pseudo-terminal
+        while part := os.read(ours, 65_536):
+            shown += part
+    os.close(ours)
+    assert done.returncode == 0
+    # Without the colours.
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
+    lines = text.splitlines()
+    assert re.search(r"job\.done +\[x\] +job_id=job_1", lines[0])
+    assert all(line.isprintable() for line in lines), lines
+    assert len([line for line in lines if "[2J" in line]) == 2
+    assert lines[-1] == "ZeroDivisionError: division by zero"

@@ -94,7 +94,7 @@ class ReadyWindow:
             num_lost = num_to_repeat(depth, in_redis, window, self._reannounce_s)
             if num_lost:
                 jobs = dispatch_queries.take_stale(self._db, depth.queue, self._reannounce_s, num_lost)
-                self._announce(depth.queue, jobs, "dispatcher.announced_again")
+                self._announce(depth.queue, jobs, again=True)
                 in_redis += len(jobs)
             if num_new := num_to_announce(depth, in_redis, window):
                 most_batch = num_of_batch(depth, self._most_batch)
@@ -102,7 +102,7 @@ class ReadyWindow:
                     self._db, depth.queue, num_new, self._round_robin, most_batch=most_batch
                 )
                 ahead = self._fast_lane(jobs) if in_redis else frozenset()
-                self._announce(depth.queue, jobs, "dispatcher.announced", ahead)
+                self._announce(depth.queue, jobs, ahead)
 
     def _fast_lane(self, job_ids: list[str]) -> Set[str]:
         """Return those jobs that may go ahead of the ready window."""
@@ -111,7 +111,7 @@ class ReadyWindow:
         ]
         return within_share(self._db, entries, self._recent_running, are_announced=True) if entries else frozenset()
 
-    def _announce(self, queue: str, job_ids: list[str], event: str, ahead: Set[str] = frozenset()) -> None:
+    def _announce(self, queue: str, job_ids: list[str], ahead: Set[str] = frozenset(), *, again: bool = False) -> None:
         """Publish hints for jobs that were just marked as announced. A hint that fails is announced again later."""
         if job_ids:
             model, _, version = queue.rpartition("@")
@@ -119,4 +119,4 @@ class ReadyWindow:
                 self._tasks[queue] = dispatch_queries.task_of(self._db, job_ids[0])
             shadow = shadow_name(self._tasks[queue], model, int(version))
             self._hints.publish([Hint(job_id, queue, shadow, job_id in ahead) for job_id in job_ids])
-            log.debug(event, queue=queue, num_jobs=len(job_ids))
+            log.debug("dispatcher.announced", queue=queue, num_jobs=len(job_ids), again=again)

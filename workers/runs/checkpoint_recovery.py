@@ -38,7 +38,7 @@ class CheckpointRecovery:
         if claim.epoch == 1 or (stored is not None and stored.epoch == claim.epoch - 1):
             return stored or Checkpoint()
         found = newest(stored, self._recovered(claim))
-        log.info("attempt_resumes", job_id=claim.job_id, epoch=claim.epoch, num_deltas=found.num_deltas)
+        log.info("attempt_resumes", num_deltas=found.num_deltas)
         return found
 
     def _recovered(self, claim: Claim) -> Checkpoint | None:
@@ -47,11 +47,11 @@ class CheckpointRecovery:
         try:
             frames = self._logs.fence(claim.job_id, claim.epoch)
         except CannotOpen as error:
-            log.error("log_not_opened", job_id=claim.job_id, epoch=claim.epoch, error=error.message)
+            log.error("log_not_opened", error=error.message)
             return None
         except Unavailable as error:
             self._backoff.failed()
-            log.warning("log_not_sealed", job_id=claim.job_id, epoch=claim.epoch, error=error.message)
+            log.warning("log_not_sealed", error=error.message)
             return None
         self._backoff.succeeded()
         return recover(frames)

@@ -139,12 +139,14 @@ class JobRunner:
         if not self._in_flight.add(attempt):
             self._claim_client.release([attempt], charge=False)
             return None
-        try:
-            verdict = self._guarded(attempt, compute)
-            return self._conclude(attempt, verdict) if self._in_flight.settle(attempt) else None
-        finally:
-            self._in_flight.remove(attempt)
-            self._frames.forget(attempt.id)
+        # Every event of this thread has them from here on.
+        with structlog.contextvars.bound_contextvars(job_id=attempt.job_id, epoch=attempt.epoch):
+            try:
+                verdict = self._guarded(attempt, compute)
+                return self._conclude(attempt, verdict) if self._in_flight.settle(attempt) else None
+            finally:
+                self._in_flight.remove(attempt)
+                self._frames.forget(attempt.id)
 
     def _guarded(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> Finish | Retry:
         try:
@@ -164,17 +166,17 @@ class JobRunner:
             return verdict if is_written else None
         except Unavailable as error:
             self._metrics.outcomes_lost.inc()
-            log.error("outcome_lost", job_id=attempt.job_id, epoch=attempt.epoch, error=error.message)
+            log.error("outcome_lost", error=error.message)
         return None
 
     def _finish(self, attempt: Attempt, finish: Finish) -> bool:
         if self._claim_client.finish(finish, until=self._too_late(attempt)):
             self._frames.put_end(attempt.id)
             self._count_finished(attempt, finish)
-            log.info("job_finished", job_id=attempt.job_id, epoch=attempt.epoch, state=finish.state.value)
+            log.info("job_finished", state=finish.state.value)
             return True
         self._metrics.stale_finishes.inc()
-        log.warning("stale_finish_refused", job_id=attempt.job_id, epoch=attempt.epoch)
+        log.warning("stale_finish_refused")
         return False
 
     def _count_finished(self, attempt: Attempt, finish: Finish) -> None:
@@ -187,7 +189,7 @@ class JobRunner:
             self._metrics.count_policy_action(hit["action"], hit["count"])
 
     def _release(self, attempt: Attempt, retry: Retry) -> bool:
-        about = {"job_id": attempt.job_id, "epoch": attempt.epoch, "code": retry.code, "charged": retry.charge}
+        about = {"code": retry.code, "charged": retry.charge}
         log.warning("attempt_released", **about, cleared=retry.cleared, error=retry.message)
         is_ours = self._claim_client.give_back(retry.release(attempt.claim), until=self._too_late(attempt))
         if is_ours:

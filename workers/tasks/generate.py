@@ -157,7 +157,7 @@ class Generating:
                 self._engine.check(continued)
                 request = continued
             except CheckpointMismatch as error:
-                log.warning("attempt_restarts", job_id=attempt.job_id, epoch=attempt.epoch, reason=str(error))
+                log.warning("attempt_restarts", reason=str(error))
                 start = Checkpoint().continued_by(attempt.epoch)
         self._frames.put_start(attempt.id, start)
         return request, start
