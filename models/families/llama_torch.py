@@ -5,6 +5,7 @@ Holds the architecture and the names of its tensors. No scheduling, sampling or 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.functional import embedding, rms_norm, silu
@@ -13,10 +14,14 @@ from models.families.llama import LlamaConfig
 from models.families.rope import RopeTable, rotate_
 from models.families.safetensors_reader import Weights
 from models.tensors.attention import attend
+from models.tensors.block_table import BlockTableBatch
 from models.tensors.kv_cache import KvCache
 from models.tensors.linear import Linear, make_linear
 from models.tensors.precision import activation_dtype
 from models.tensors.torch_batch import TorchBatch
+
+Attend = Callable[[torch.Tensor, int, Any, KvCache, int, int | None], torch.Tensor]
+"""As ``models.tensors.attention.attend``, for the batches of one builder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,10 @@ def _read_layer(read: _WeightReader, config: LlamaConfig, index: int) -> _Decode
 
 
 class LlamaModel:
-    """The weights and the forward pass: n tokens in, hidden states (n, hidden_size) and float32 logits out."""
+    """The weights and the forward pass: n tokens in, hidden states (n, hidden_size) and float32 logits out.
+
+    ``attend`` is the attention for the batches that ``forward`` gets.
+    """
 
     has_fast_int8 = False  # int8 weights are emulated in floats here
 
@@ -97,6 +105,7 @@ class LlamaModel:
         """
         read = _WeightReader(weights, dtype, device)
         self.config = config
+        self.attend: Attend = attend
         self._rope = RopeTable(config.rope, config.head_dim, context, activation_dtype(dtype), device)
         self._embedding = read.tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
         self._layers = []
@@ -108,14 +117,14 @@ class LlamaModel:
         head = "model.embed_tokens" if config.tie_embeddings else "lm_head"
         self._head = read.linear(config.hidden_size, {head: config.vocab_size})
 
-    def forward(self, batch: TorchBatch, cache: KvCache) -> torch.Tensor:
+    def forward(self, batch: TorchBatch | BlockTableBatch, cache: KvCache) -> torch.Tensor:
         """Run the tokens of a batch through all layers and store their keys and values. Return the hidden states."""
         hidden = embedding(batch.tokens, self._embedding)
         cos, sin = self._rope.cos[batch.positions], self._rope.sin[batch.positions]
         for index, layer in enumerate(self._layers):
             qkv = self._query_key_value(layer, hidden, cos, sin)
             window = self.config.windows[index]
-            hidden = hidden + layer.out(attend(qkv, self.config.num_heads, batch, cache, index, window))
+            hidden = hidden + layer.out(self.attend(qkv, self.config.num_heads, batch, cache, index, window))
             gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, dim=-1)
             hidden = hidden + layer.down(silu(gate).mul_(up))
         return hidden

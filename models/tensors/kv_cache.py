@@ -59,6 +59,12 @@ class KvCache:
         keys, values = found.transpose(1, 2).split(self._num_kv_heads, dim=1)
         return keys, values
 
+    def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return views of all keys and values, each (num_blocks, block_tokens, kv_heads, head_dim)."""
+        blocks = self._by_slot[layer].view(self.num_blocks, self.block_tokens, *self._token_shape)
+        keys, values = blocks.split(self._num_kv_heads, dim=2)
+        return keys, values
+
     def clear(self, blocks: torch.Tensor) -> None:
         """Set blocks to zero in every layer."""
         for layer in self._by_block:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from models.engine.runner import Row, StepPlan
+from models.tensors.transfer import to_device
 
 Masks = dict[int | None, torch.Tensor | None]
 """The attention mask for each sliding window (``ModelConfig.windows``). None is the plain causal mask."""
@@ -96,9 +97,7 @@ class TorchBatchBuilder:
         return self._move(torch.tensor(values, dtype=torch.long))
 
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        return to_device(tensor, self._device)
 
     def _slots(self, row: Row) -> list[int]:
         size = self._block_tokens

@@ -1,16 +1,23 @@
 """The batched attention against one that looks at every pair of tokens."""
 
+import logging
 import math
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, StepPlan
+from models.families.model import BatchBuilder
 from models.tensors.attention import DEFAULT_SCORES, ScoreOptions, attend
+from models.tensors.block_table import BlockTableBatchBuilder
 from models.tensors.kv_cache import KvCache
 from models.tensors.torch_batch import TorchBatchBuilder
+from models.tensors.varlen_attention import AttentionShape, Kernel, VarlenAttention, find_varlen_attention
+from tests.models.varlen import varlen_reference
 
 CPU = torch.device("cpu")
 HEADS, KV_HEADS, DIM, BLOCK = 6, 2, 8, 4
@@ -53,6 +60,26 @@ def slow(qkv: torch.Tensor, span: int | None, scores: ScoreOptions) -> torch.Ten
     ],
 )
 def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None, scores: ScoreOptions) -> None:
+    builder = TorchBatchBuilder(block_tokens=BLOCK, windows=[span], device=CPU)
+    check_any_schedule(
+        builder, lambda qkv, batch, store: attend(qkv, HEADS, batch, store, 0, span, scores), span, scores
+    )
+
+
+@pytest.mark.parametrize("span", [None, 1, 7])
+def test_attention_by_block_tables_gives_the_same(span: int | None) -> None:
+    builder, by_tables = BlockTableBatchBuilder(block_tokens=BLOCK, device=CPU), VarlenAttention(varlen_reference)
+    check_any_schedule(
+        builder, lambda qkv, batch, store: by_tables(qkv, HEADS, batch, store, 0, span), span, DEFAULT_SCORES
+    )
+
+
+def check_any_schedule(
+    builder: BatchBuilder,
+    attention: Callable[[torch.Tensor, Any, KvCache], torch.Tensor],
+    span: int | None,
+    scores: ScoreOptions,
+) -> None:
     """Requests of 1 to 60 tokens enter in chunks of random sizes, with blocks in random order."""
     draw = random.Random(6)
     lengths = [1, 2, 60, 41, 40, 39, 17, 8, 4, 3, 25, 33]
@@ -64,7 +91,6 @@ def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None, s
     blocks = [[free.pop() for _ in range(-(-length // BLOCK))] for length in lengths]
     params = SamplingParams(max_tokens=1)
     requests = [EngineRequest(str(n), tuple(range(length)), params) for n, length in enumerate(lengths)]
-    builder = TorchBatchBuilder(block_tokens=BLOCK, windows=[span], device=CPU)
     store, done = cache(), [0] * len(lengths)
     found = [torch.empty(length, HEADS * DIM) for length in lengths]
     while any(count < length for count, length in zip(done, lengths, strict=True)):
@@ -78,13 +104,44 @@ def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None, s
         batch = builder.build(StepPlan(tuple(rows)))
         assert sorted(batch.ends)[-1] + 1 == sum(len(each.tokens) for each in rows)
         parts = [texts[int(row.request.id)][row.start : row.start + len(row.tokens)] for row in batch.rows]
-        result = attend(torch.cat(parts), HEADS, batch, store, 0, span, scores)
+        result = attention(torch.cat(parts), batch, store)
         for row, end in zip(batch.rows, batch.ends, strict=True):
             n, size = int(row.request.id), len(row.tokens)
             found[n][row.start : row.start + size] = result[end + 1 - size : end + 1]
             done[n] += size
     for text, mine in zip(texts, found, strict=True):
         assert torch.allclose(mine, slow(text, span, scores), atol=1e-5)
+
+
+SHAPE = AttentionShape(HEADS, KV_HEADS, DIM, frozenset({None, 7}), BLOCK, torch.bfloat16, CPU)
+
+
+def one_token_more(*given: Any, window_size: tuple[int, int], **named: Any) -> torch.Tensor:
+    """A kernel that counts a window as one token longer."""
+    return varlen_reference(*given, window_size=(window_size[0] + (window_size[0] >= 0), 0), **named)
+
+
+def without_tables(*given: Any, window_size: object, enable_gqa: object, seqused_k: object) -> torch.Tensor:
+    """A kernel of an earlier torch."""
+    raise AssertionError
+
+
+def too_old(*given: Any, **named: Any) -> torch.Tensor:
+    raise RuntimeError("compute capability 7.5 is too old\nand more")
+
+
+def test_the_first_kernel_with_right_numbers_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    tried: list[tuple[str, Kernel]] = [
+        ("old", too_old), ("plain", without_tables), ("wrong", one_token_more), ("good", varlen_reference),
+    ]  # fmt: skip
+    with caplog.at_level(logging.INFO):
+        assert find_varlen_attention(SHAPE, lambda: iter(tried)) is not None
+        assert "block_table_attention_used kernel=good" in caplog.text
+        assert find_varlen_attention(SHAPE, lambda: iter(tried[:3])) is None
+    said = caplog.messages[-1]
+    assert said.startswith("block_table_attention_unused reason=old: RuntimeError: compute capability 7.5 is too old; ")
+    assert "plain: TypeError" in said
+    assert "wrong: its numbers are wrong by" in said
 
 
 def test_rows_of_very_different_context_are_not_padded_to_the_longest() -> None:
