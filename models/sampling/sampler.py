@@ -186,13 +186,13 @@ def draw(logits: torch.Tensor, params: Sequence[SamplingParams], uniforms: Seque
     if any(each.min_p for each in params):
         # The most likely token has weight 1. As in vLLM, before top-k and top-p.
         weights.masked_fill_(weights < column([each.min_p or 0.0 for each in params], logits), 0)
-    by_chunk = reduced(weights, _sum)
+    by_chunk = reduced(weights, sum_of)
     numbers = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
     tokens = torch.empty(len(params), dtype=torch.long, device=logits.device)
     is_cut = [each.top_k > 0 or each.top_p < 1 for each in params]
     whole = [index for index, cut in enumerate(is_cut) if not cut]
     if whole:
-        tokens[whole] = _pick_whole(rows_of(weights, whole), rows_of(by_chunk, whole), numbers[whole])
+        tokens[whole] = pick_whole(rows_of(weights, whole), rows_of(by_chunk, whole), numbers[whole])
     some = [index for index, cut in enumerate(is_cut) if cut]
     if some:
         totals = by_chunk[some].sum(dim=-1, keepdim=True)
@@ -211,12 +211,12 @@ def _sizes(logits: torch.Tensor) -> Sequence[int]:
     return (*(size for size in _CANDIDATES if size < vocab), vocab) if logits.device.type == "cpu" else (vocab,)
 
 
-def _sum(values: torch.Tensor) -> torch.Tensor:
+def sum_of(values: torch.Tensor) -> torch.Tensor:
     """Sum a chunk in float32: five times as fast as float64, and the rounding error does not matter here."""
     return values.sum(dim=-1).double()
 
 
-def _pick(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+def pick(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Return the index in each row where the cumulative share of ``weights`` exceeds the number of the row."""
     running = weights.cumsum(dim=-1)
     return _passed(running, numbers * running[:, -1])
@@ -231,8 +231,8 @@ def _passed(running: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.minimum(index, last)[:, 0]
 
 
-def _pick_whole(weights: torch.Tensor, by_chunk: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """As ``_pick``, from the whole vocabulary in two steps: the chunk, then the token in it."""
+def pick_whole(weights: torch.Tensor, by_chunk: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """As ``pick``, from the whole vocabulary in two steps: the chunk, then the token in it."""
     running = by_chunk.cumsum(dim=-1)
     targets = numbers * running[:, -1]
     chunk = _passed(running, targets)
@@ -252,8 +252,11 @@ def _draw_cut(
     """Sample from the ``sizes[0]`` most likely tokens of each row. Rows that need more tokens get the next size."""
     size = sizes[0]
     top, ids = weights.topk(size, dim=-1)
-    kept, is_enough = _kept(top.double(), totals, params, weights.shape[1])
-    tokens = ids.gather(1, _pick(kept, numbers)[:, None])[:, 0]
+    vocab = weights.shape[1]
+    k = column([each.top_k or vocab for each in params], numbers)
+    share = column([each.top_p for each in params], numbers)
+    kept, is_enough = kept_weights(top.double(), totals, k, share, vocab)
+    tokens = ids.gather(1, pick(kept, numbers)[:, None])[:, 0]
     if len(sizes) > 1 and not bool(is_enough.all()):
         rest = [index for index, enough in enumerate(is_enough.tolist()) if not enough]
         tokens[rest] = _draw_cut(
@@ -262,17 +265,15 @@ def _draw_cut(
     return tokens
 
 
-def _kept(
-    top: torch.Tensor, totals: torch.Tensor, params: Sequence[SamplingParams], vocab: int
+def kept_weights(
+    top: torch.Tensor, totals: torch.Tensor, k: torch.Tensor, share: torch.Tensor, vocab: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply top-k, then top-p, to ``top`` (sorted weights). Return the weights, and if ``top`` had enough tokens.
 
-    A token stays if it is one of the k most likely and the share of the tokens before it is below top-p. ``totals``
-    (rows, 1) are the sums over the whole vocabulary.
+    A token stays if it is one of the ``k`` (rows, 1) most likely and the share of the tokens before it is below
+    ``share`` (rows, 1), which is top-p. ``totals`` (rows, 1) are the sums over the whole vocabulary.
     """
     size = top.shape[1]
-    k = column([each.top_k or vocab for each in params], top)
-    share = column([each.top_p for each in params], top)
     top = top.masked_fill(torch.arange(size, device=top.device) >= k, 0)
     # Normalised over the tokens that top-k keeps.
     weights = top / torch.where(k <= size, top.sum(dim=-1, keepdim=True), totals)
