@@ -135,9 +135,13 @@ class Settings(BaseSettings):
     # auto: prompt lookup proposes next tokens, which are verified where there is compute to spare.
     speculation: Literal["auto", "off"] = "auto"
     kv_block_tokens: int = Field(16, ge=1)
-    # auto: half of the free memory beside the weights, within the control group's limit (nine tenths of a GPU's).
+    # auto: half of the free memory beside the weights, within the control group's limit. On a GPU auto is the default.
     kv_pool_tokens: Annotated[int, Field(ge=16)] | Literal["auto"] = 16_384
     device: str = "auto"
+    # The share of a GPU's memory that a worker uses, if the pool is auto: weights, a pass, the rest for the pool.
+    gpu_memory_share: float = Field(0.9, gt=0, le=1)
+    # auto: a GPU replays decode passes that were recorded for fixed numbers of rows; off: it gets each kernel anew.
+    decode_graphs: Literal["auto", "off"] = "auto"
     dtype: str = "auto"
     torch_threads: int = Field(0, ge=0)
     # auto: the CPU kernels, compiled once, where there is a compiler and the model is one of theirs; off: torch alone.

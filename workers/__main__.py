@@ -21,7 +21,7 @@ from store.redis.connection import connect, ping
 from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind
 from store.registry.models import read_file, resolve
 from store.settings import Settings, load_settings, open_vault, require_services
-from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model, with_slots
+from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
 from workers.tasks.registry import MODEL_LOADERS
 from workers.tasks.task_model import TaskModel
 from workers.worker_app import build_worker, drain_on_signals
@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         model = load(settings, options.model, _server_start(options))
     except HeadraceError as error:
         return _refuse(error.message, 2 if isinstance(error, SettingsError) else 1)
-    if model.version.engine.is_external:
-        settings = with_slots(settings)
+    unset = {name: value for name, value in model.default_settings.items() if name not in settings.model_fields_set}
+    settings = settings.model_copy(update=unset)
     return run(settings, model, name=options.name, concurrency=options.concurrency)
 
 

@@ -96,6 +96,7 @@ class LLMEngine(GenerationEngine):
             max_slots=config.max_slots,
             step_tokens=config.step_tokens,
             speculation=self._speculation,
+            lookahead_tokens=runner.lookahead_tokens,
             prefill_budget=self._prefill_budget,
         )
         self._step_runner = StepRunner(runner, self._count_pass)

@@ -5,7 +5,7 @@ A runner owns the weights and the KV tensors, and knows nothing of the schedule.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,6 +110,10 @@ class Runner(Protocol):
     num_blocks: int
     block_tokens: int
     spare_tokens: int  # tokens that a decode pass can take at hardly more than the cost of one; 0: no speculation
+    lookahead_tokens: (
+        int  # positions after its newest token for which a decode row should have blocks, if some are free
+    )
+    default_settings: Mapping[str, int]  # values for settings of the worker that are not set
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order.

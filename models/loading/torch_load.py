@@ -1,4 +1,7 @@
-"""Load a model folder into a TorchRunner: check the digest, read the weights, size the KV cache, set the threads."""
+"""Load a model folder into a TorchRunner: check the digest, read the weights, size the KV cache, set the threads.
+
+On a GPU the runner is a DeviceRunner (``gpu_load``).
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +11,7 @@ import torch
 from models.families.model import ModelWithCache
 from models.families.model_folder import read_json, registered_folder, small_files
 from models.families.registry import Architecture, read_architecture
-from models.loading import kv_pool_size
+from models.loading import gpu_load, kv_pool_size
 from models.native.choose import native_loader
 from models.runners.torch_runner import TorchRunner
 from models.tensors.kv_cache import KvCache
@@ -47,15 +50,17 @@ def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
     weight_dtype = resolve_dtype(settings.dtype if dtype == "auto" else dtype, device)
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
-    try:
-        loaded = _load_model(folder, architecture, settings, weight_dtype, device)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ModelLoadError(f"{folder}: not enough memory for the weights and the KV cache on {device}") from error
     files = small_files(folder)
     ends = eos_token_ids(files)
     grammars = None
     if "tokenizer.json" in files:
         grammars = Grammars(files["tokenizer.json"], vocab_size=config.vocab_size, eos_token_ids=ends)
+    try:
+        if device.type == "cuda":
+            return gpu_load.load(folder, architecture, settings, weight_dtype, device, ends=ends, grammars=grammars)
+        loaded = _load_model(folder, architecture, settings, weight_dtype, device)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ModelLoadError(f"{folder}: not enough memory for the weights and the KV cache on {device}") from error
     return TorchRunner(
         loaded,
         context_window=config.context_window,
@@ -68,8 +73,9 @@ def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
 def _load_model(
     folder: Path, architecture: Architecture, settings: Settings, dtype: torch.dtype, device: torch.device
 ) -> ModelWithCache:
+    """Return the model on a CPU."""
     family, config, block_tokens = architecture.family, architecture.config, settings.kv_block_tokens
-    num_blocks = kv_pool_size.num_blocks(folder, config, settings, dtype, device)
+    num_blocks = kv_pool_size.num_blocks(folder, config, settings, dtype)
     context = min(config.context_window, num_blocks * block_tokens)
     load_native = native_loader(architecture, settings, dtype, device)
     if load_native is not None:

@@ -10,7 +10,7 @@ runner also checks the rules of each plan before it runs the plan.
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
@@ -54,6 +54,7 @@ class FakeRunner:
         block_tokens: int = 16,
         context_window: int = 8192,
         spare_tokens: int = 0,
+        lookahead_tokens: int = 0,
         step_s: float = 0.0,
         sleep: Callable[[float], object] = time.sleep,
         fault: Callable[[StepPlan], None] | None = None,
@@ -64,6 +65,8 @@ class FakeRunner:
         self.num_blocks = num_blocks
         self.block_tokens = block_tokens
         self.spare_tokens = spare_tokens
+        self.lookahead_tokens = lookahead_tokens
+        self.default_settings: Mapping[str, int] = {}
         self._step_s = step_s
         self._sleep = sleep
         self._fault = fault

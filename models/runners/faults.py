@@ -46,6 +46,8 @@ class FaultyRunner:
         self.num_blocks = runner.num_blocks
         self.block_tokens = runner.block_tokens
         self.spare_tokens = runner.spare_tokens
+        self.lookahead_tokens = runner.lookahead_tokens
+        self.default_settings = runner.default_settings
         self._runner = runner
         self._marks = marks
         self._decode = decode

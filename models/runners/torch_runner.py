@@ -18,8 +18,8 @@ from models.sampling.sample_positions import num_accepted, sample_positions
 from models.sampling.sampler import Choice, Sampler
 from prompts.grammar import Grammars
 
-_SPARE_TOKENS = {"cpu": 16, "cuda": 64}
-"""Up to this number of tokens, a pass is bound by memory bandwidth, not by arithmetic."""
+_SPARE_TOKENS = 16
+"""Up to this number of tokens, a pass on a CPU is bound by memory bandwidth, not by arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,9 @@ class TorchRunner:
         self.eos_token_ids = eos_token_ids
         self.num_blocks = loaded.cache.num_blocks
         self.block_tokens = loaded.cache.block_tokens
-        self.spare_tokens = _SPARE_TOKENS.get(device.type, 0)
+        self.spare_tokens = _SPARE_TOKENS
+        self.lookahead_tokens = 0
+        self.default_settings: Mapping[str, int] = {}
         self._model = loaded.model
         self._cache = loaded.cache
         self._batch_builder = loaded.batch_builder
@@ -151,9 +153,12 @@ class TorchRunner:
     def _contain(self, broken: tuple[Row, ...]) -> None:
         for row in broken:
             self._broken.add(row.request.id)
-            # Only blocks that this step wrote: earlier ones are finite and may be shared.
-            first = row.start // self.block_tokens
-            self._cache.clear(self._batch_builder.send(row.blocks[first:]))
+            self._clear(row)
+
+    def _clear(self, row: Row) -> None:
+        # Only blocks that this step wrote: earlier ones are finite and may be shared.
+        first = row.start // self.block_tokens
+        self._cache.clear(self._batch_builder.send(row.blocks[first:]))
 
 
 def _by_request(

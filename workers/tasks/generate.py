@@ -8,7 +8,7 @@ Claims, leases and writing are ``workers.runs.job_runner``'s.
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -193,6 +193,11 @@ class GenerateModel(TaskModel):
     version: ModelVersion
     runner: Runner
     tokenizer: Tokenizer
+
+    @property
+    def default_settings(self) -> Mapping[str, int]:
+        """What suits the device of the runner."""
+        return self.runner.default_settings
 
     def new_engine(self, setup: EngineSetup) -> LLMEngine:
         """Return an engine for language models."""

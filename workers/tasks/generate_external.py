@@ -6,6 +6,7 @@ The prompt, the policy and the outcome are those of ``workers.tasks.generate``. 
 import asyncio
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -60,6 +61,11 @@ class ExternalGenerateModel(TaskModel):
         """The server that answered last, as attempts record it."""
         return self.check.description
 
+    @property
+    def default_settings(self) -> Mapping[str, int]:
+        """A server runs more requests at once than a CPU."""
+        return {"max_slots": EXTERNAL_SLOTS}
+
     def new_engine(self, setup: EngineSetup) -> ExternalEngine:
         """Return an engine that sends requests to the server."""
         return ExternalEngine(
@@ -112,12 +118,6 @@ def load_external_model(
         if server is not None:
             server.stop()
         raise
-
-
-def with_slots(settings: Settings) -> Settings:
-    """Return the settings of a worker with a server, which runs more requests at once than a CPU."""
-    is_set = "max_slots" in settings.model_fields_set
-    return settings if is_set else settings.model_copy(update={"max_slots": EXTERNAL_SLOTS})
 
 
 def _checked(version: ModelVersion, start: ServerStart) -> EngineSpec:

@@ -1,7 +1,7 @@
 """The interface between the worker's runtime and a task: a loaded model makes the engine and the work of its task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -56,6 +56,11 @@ class TaskModel(ABC):
     def engine_description(self) -> str | None:
         """The inference server that runs the version now, as attempts record it; None: this process runs it."""
         return None
+
+    @property
+    def default_settings(self) -> Mapping[str, int]:
+        """Values for settings of the worker that are not set, because of what runs the model."""
+        return {}
 
     def close(self) -> None:  # noqa: B027 - most models have nothing to end
         """End what was started for the model. The engine is stopped before."""

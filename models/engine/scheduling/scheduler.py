@@ -42,12 +42,14 @@ class Scheduler:
         max_slots: int,
         step_tokens: int,
         speculation: Speculation | None = None,
+        lookahead_tokens: int = 0,
         prefill_budget: PrefillBudget | None = None,
     ) -> None:
         self._pool = pool
         self._tables = BlockTables(pool)
         self._speculation = speculation or Speculation(0)
         self._prefill_budget = prefill_budget or PrefillBudget(inf)
+        self._lookahead_tokens = lookahead_tokens
         self._step_tokens = step_tokens
         self._max_running = min(max_slots, step_tokens)
         self._arrivals = count()
@@ -179,12 +181,19 @@ class Scheduler:
                 self._tables.adopt_cached(seq)
 
     def _decode_rows(self, decoding: Sequence[SequenceState], spare: int) -> Iterator[Row]:
-        """Return the rows of decoding requests, with up to ``spare`` drafts for all of them together."""
+        """Return the rows of decoding requests, with up to ``spare`` drafts for all of them together.
+
+        No request is preempted for a draft or for lookahead: one block for each running request stays free, as in
+        admission.
+        """
+        leave_free = len(self._running)
         self._speculation.begin(len(decoding))
         for seq in decoding:
             drafts = self._speculation.draft(seq, spare)
-            # No request is preempted for a draft: one block for each running request stays free, as in admission.
-            drafts = drafts[: self._tables.reserve(seq, len(drafts), leave_free=len(self._running))]
+            drafts = drafts[: self._tables.reserve(seq, len(drafts), leave_free=leave_free)]
+            if self._lookahead_tokens:
+                ahead = min(self._lookahead_tokens, seq.max_tokens - seq.num_tokens - 1)
+                self._tables.reserve(seq, ahead, leave_free=leave_free)
             spare -= len(drafts)
             yield _row(seq, 1, drafts)
 

@@ -135,6 +135,7 @@ class Watched(FakeRunner):
     block_tokens: int = 4
     context_window: int = 256
     spare_tokens: int = 0
+    lookahead_tokens: int = 0
     plans: list[StepPlan] = field(default_factory=list)
     breaches: list[PlanError] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)  # one is raised by each of the next steps
@@ -148,6 +149,7 @@ class Watched(FakeRunner):
             block_tokens=self.block_tokens,
             context_window=self.context_window,
             spare_tokens=self.spare_tokens,
+            lookahead_tokens=self.lookahead_tokens,
             fault=self._fail,
             is_finite=lambda row: row.request.id not in self.not_finite,
         )

@@ -44,6 +44,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_slots=st.integers(1, 6),
         step_tokens=st.integers(1, 24),
         spare_tokens=st.sampled_from([0, 5, 20]),
+        lookahead_tokens=st.integers(0, 1),
         stretch=st.sampled_from([1.1, inf]),
     )
     def begin(
@@ -53,11 +54,16 @@ class EngineMachine(RuleBasedStateMachine):
         max_slots: int,
         step_tokens: int,
         spare_tokens: int,
+        lookahead_tokens: int,
         stretch: float,
     ) -> None:
         self.now = 0.0
         self.runner = Watched(
-            num_blocks=num_blocks, block_tokens=block_tokens, context_window=80, spare_tokens=spare_tokens
+            num_blocks=num_blocks,
+            block_tokens=block_tokens,
+            context_window=80,
+            spare_tokens=spare_tokens,
+            lookahead_tokens=lookahead_tokens,
         )
         self.config = EngineConfig(max_slots, step_tokens, stretch=stretch)
         self.deltas: dict[str, list[Delta]] = {}

@@ -129,6 +129,19 @@ def test_nobody_is_preempted_for_a_guess() -> None:
     assert stats.accepted_tokens > 0
 
 
+@pytest.mark.parametrize("num_spare_blocks", [0, 100])
+def test_rows_have_a_place_for_the_token_after_the_next_if_blocks_are_free(num_spare_blocks: int) -> None:
+    requests = requests_of(4)
+    needed = sum(-(-(len(each.prompt) + len(alone(each).token_ids)) // 4) for each in requests)
+    runner = Watched(lookahead_tokens=1, num_blocks=needed + num_spare_blocks)
+    _, stats = run(runner, requests)
+    rows = [row for plan in runner.plans for row in plan.rows if row.is_decode]
+    going = [row for row in rows if len(row.output) + 1 < row.request.sampling.max_tokens]
+    assert stats.preempted == 0
+    if num_spare_blocks:
+        assert all(len(row.blocks) * 4 > row.start + 1 for row in going)
+
+
 def test_a_step_that_fails_is_run_again_with_its_drafts() -> None:
     runner = Watched(spare_tokens=16)
     engine = engine_of(runner)

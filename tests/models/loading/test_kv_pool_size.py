@@ -9,16 +9,16 @@ from models.families.model_config import ModelConfig
 from models.families.model_folder import read_json
 from models.families.registry import read_architecture
 from models.loading import kv_pool_size
-from models.loading.kv_pool_size import HEADROOM, num_blocks, token_bytes
+from models.loading.kv_pool_size import GPU_SLOTS, HEADROOM, gpu_blocks, gpu_slots, num_blocks, token_bytes
 from models.loading.load import load_runner
 from models.loading.torch_load import runner_for
 from store.errors import ModelLoadError
 from store.settings import Settings
 from tests.models.driving import request, run_all
 from tests.models.loading.test_load import version
+from tests.models.on_cpu_tensors import device_runner
 from tests.models.tiny import build, save
 
-CPU = torch.device("cpu")
 AUTO = Settings(device="cpu", dtype="float32", kv_pool_tokens="auto", max_slots=4)
 
 
@@ -32,7 +32,7 @@ def blocks(
 ) -> tuple[int, ModelConfig]:
     monkeypatch.setattr(kv_pool_size, "free_bytes", lambda: free)
     config = read_architecture(folder, read_json(folder / "config.json")).config
-    return num_blocks(folder, config, settings, torch.float32, CPU), config
+    return num_blocks(folder, config, settings, torch.float32), config
 
 
 def weight_bytes(folder: Path) -> int:
@@ -76,3 +76,32 @@ def test_a_model_loads_with_the_pool_that_this_machine_allows(folder: Path) -> N
 
 def test_the_fakes_pool_needs_no_memory_to_speak_of(tmp_path: Path) -> None:
     assert load_runner(version(tmp_path, "", runner="fake"), AUTO).num_blocks == 16_384 // AUTO.kv_block_tokens
+
+
+def test_a_gpus_pool_leaves_the_share_that_is_not_its_own() -> None:
+    size = {"share": 0.9, "block_bytes": 100, "context_blocks": 8, "slots": 50}
+    assert gpu_blocks(5_000, 10_000, **size) == 40  # type: ignore[arg-type]
+    assert gpu_blocks(9_900, 10_000, **size | {"slots": 5}) == 40  # type: ignore[arg-type]
+    assert gpu_blocks(900, 10_000, **size) == 0  # type: ignore[arg-type]
+
+
+def test_a_gpus_slots_are_those_that_its_pool_can_feed() -> None:
+    assert gpu_slots(16_384, 8192) == 32
+    assert gpu_slots(16_384, 128) == 128
+    assert gpu_slots(10_000_000, 8192) == GPU_SLOTS
+    assert gpu_slots(64, 8192) == 1
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_a_gpus_pool_is_sized_after_the_weights_and_a_pass(folder: Path, *, tables: bool) -> None:
+    """The default on a GPU: neither a pool nor slots are set."""
+    block = 16 * token_bytes(read_architecture(folder, read_json(folder / "config.json")).config, torch.float32)
+    settings = Settings(device="cpu", gpu_memory_share=0.95)
+    runner = device_runner(folder, settings, tables=tables, free=2000 * block)
+    assert runner.num_blocks == 1000  # a twentieth of ten times as much stays free
+    assert runner.default_settings == {"max_slots": 31, "step_tokens": 2048}
+    assert len(run_all(runner, [request([5, 6, 7])])["r"]) == 24
+    number = settings.model_copy(update={"kv_pool_tokens": 1024})
+    assert device_runner(folder, number, tables=tables).num_blocks == 64
+    with pytest.raises(ModelLoadError, match="too little for a KV cache"):
+        device_runner(folder, settings, tables=tables, free=0)

@@ -15,6 +15,7 @@ from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
 from tests.models.driving import NoText, generate, random_prompts, request, run_all
+from tests.models.on_cpu_tensors import device_runner
 from tests.models.tiny import VOCAB, build, save
 
 POISON = 7
@@ -28,12 +29,14 @@ def model() -> PreTrainedModel:
     return build("llama")
 
 
-@pytest.fixture
-def runner(model: PreTrainedModel, tmp_path: Path) -> TorchRunner:
+@pytest.fixture(params=["the CPU's", "a GPU's"])
+def runner(model: PreTrainedModel, tmp_path: Path, request: pytest.FixtureRequest) -> TorchRunner:
     """A runner of a model with a NaN embedding of ``POISON``; a poisoned prompt breaks only its own logits."""
     poisoned = build("llama")
     with torch.no_grad():
         poisoned.model.embed_tokens.weight[POISON] = torch.nan
+    if request.param == "a GPU's":
+        return device_runner(save(poisoned, tmp_path), SETTINGS, tables=False)
     return runner_for(save(poisoned, tmp_path), SETTINGS)
 
 
