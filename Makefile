@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-engines bench-streams bench-policy reliability alerts chaos chaos-soak chaos-compare
-.PHONY: full full-tests engines clients s3 trial lock chart clean
+.PHONY: full full-tests engines gpu clients s3 trial lock chart clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -118,6 +118,11 @@ chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under t
 
 engines: $(STAMP)  ## the contract of engines on a real vLLM, in an environment of its own: about 5 minutes (VLLM=, SGLANG=ENVIRONMENT if you have one)
 	@$(BIN)/pytest tests/models/external -k real --vllm $(or $(VLLM),install) $(if $(SGLANG),--sglang $(SGLANG))
+
+gpu: $(STAMP)  ## on a machine with an NVIDIA card: the tests that need one, then our engine beside vLLM on it (VLLM=PYTHON, MODEL=FOLDER): about 10 minutes
+	@$(BIN)/python -m benchmarks.gpu --check
+	@$(BIN)/pytest -m gpu tests/models/test_gpu.py
+	@$(BIN)/python -m benchmarks.gpu $(if $(VLLM),--vllm $(VLLM)) $(if $(MODEL),--folder $(MODEL))
 
 clients: $(STAMP)  ## other people's clients against a live stack: openai in Python and Node, anthropic, LangChain, LiteLLM, instructor, llm
 	@$(BIN)/python -m tests.clients

