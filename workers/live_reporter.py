@@ -147,7 +147,12 @@ class LiveReporter:
         self._running.clear()
         self._ticked_at = now
         return WorkerTick(
-            worker=self._owner, tokens=tokens, first_token_ms=first_token_ms, running=running, slots=self._slots
+            worker=self._owner,
+            queue=self._queue,
+            tokens=tokens,
+            first_token_ms=first_token_ms,
+            running=running,
+            slots=self._slots,
         )
 
     def _job(self, attempt: Attempt, now: float) -> SnapshotJob:

@@ -7,7 +7,7 @@ its own tenant.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -17,8 +17,12 @@ from store.redis.live_workers import HISTORY_S, TICK_S, WorkerSnapshot, WorkerTi
 from store.scheduling.backlog import Backlog
 from store.scheduling.queues import QueueView
 
+T = TypeVar("T")
+
 MOST_TENANTS = 5
 """Tenants of a queue that are named, those with the most queued tokens."""
+
+SPEED_OVER_S = 60.0
 
 FIRST_TOKENS_OVER_S = 30.0
 """A point's times to the first token are those of this long before it."""
@@ -90,11 +94,21 @@ class HistoryPoint(BaseModel):
     occupancy: float | None = Field(description="running requests divided by slots, of all workers")
 
 
+class QueueSpeed(BaseModel):
+    """How fast one queue was served in the last minute."""
+
+    queue: str = Field(description="name of the queue")
+    tokens_per_s: float = Field(description="generated tokens per second")
+    first_token_p50_ms: float | None = Field(description="median time from acceptance to the first token")
+    first_token_p95_ms: float | None = Field(description="95th percentile of it")
+
+
 class LiveHistory(BaseModel):
     """The last ten minutes; the data of the event `history`."""
 
     step_s: float = Field(TICK_S, description="length of a step, in seconds")
     points: list[HistoryPoint] = Field(description="a point for each step, oldest first")
+    speeds: list[QueueSpeed] = Field(description="the last minute of each queue that was served, by name")
 
 
 class LiveSnapshot(BaseModel):
@@ -167,11 +181,31 @@ def history(ticks: Sequence[Tick], tenant_id: str | None, now: float) -> LiveHis
     for at, tick in ticks:
         by_step[int(at // TICK_S)].append((at, tick))
     if not by_step:
-        return LiveHistory(points=[])
+        return LiveHistory(points=[], speeds=[])
     last = int(now // TICK_S) - 1
     first = max(min(by_step), last - int(HISTORY_S / TICK_S) + 1)
     times = _first_token_times(ticks, tenant_id)
-    return LiveHistory(points=[_point(step, by_step[step], times, tenant_id) for step in range(first, last + 1)])
+    return LiveHistory(
+        points=[_point(step, by_step[step], times, tenant_id) for step in range(first, last + 1)],
+        speeds=_speeds([tick for at, tick in ticks if at > now - SPEED_OVER_S], tenant_id),
+    )
+
+
+def _speeds(ticks: Iterable[WorkerTick], tenant_id: str | None) -> list[QueueSpeed]:
+    by_queue: defaultdict[str, list[WorkerTick]] = defaultdict(list)
+    for tick in ticks:
+        by_queue[tick.queue].append(tick)
+    return [_speed(queue, by_queue[queue], tenant_id) for queue in sorted(by_queue)]
+
+
+def _speed(queue: str, ticks: Sequence[WorkerTick], tenant_id: str | None) -> QueueSpeed:
+    times = sorted(ms for tick in ticks for own in _own(tick.first_token_ms, tenant_id) for ms in own)
+    return QueueSpeed(
+        queue=queue,
+        tokens_per_s=round(sum(sum(_own(tick.tokens, tenant_id)) for tick in ticks) / SPEED_OVER_S, 1),
+        first_token_p50_ms=_percentile(times, 0.5),
+        first_token_p95_ms=_percentile(times, 0.95),
+    )
 
 
 def _first_token_times(ticks: Sequence[Tick], tenant_id: str | None) -> Callable[[float], list[float]]:
@@ -179,8 +213,7 @@ def _first_token_times(ticks: Sequence[Tick], tenant_id: str | None) -> Callable
 
     def before(end: float) -> list[float]:
         inside = (tick for at, tick in ticks if end - FIRST_TOKENS_OVER_S <= at < end)
-        lists = (of for tick in inside for one, of in tick.first_token_ms.items() if tenant_id in (None, one))
-        return sorted(ms for times in lists for ms in times)
+        return sorted(ms for tick in inside for own in _own(tick.first_token_ms, tenant_id) for ms in own)
 
     return before
 
@@ -190,7 +223,7 @@ def _point(
 ) -> HistoryPoint:
     end = (step + 1) * TICK_S
     times = times_before(end)
-    tokens = sum(n for _, tick in ticks for one, n in tick.tokens.items() if tenant_id in (None, one))
+    tokens = sum(sum(_own(tick.tokens, tenant_id)) for _, tick in ticks)
     slots = sum(tick.slots for _, tick in ticks)
     running = sum(tick.running for _, tick in ticks)
     return HistoryPoint(
@@ -200,6 +233,11 @@ def _point(
         first_token_p95_ms=_percentile(times, 0.95),
         occupancy=round(running / slots, 3) if slots and tenant_id is None else None,
     )
+
+
+def _own(by_tenant: Mapping[str, T], tenant_id: str | None) -> list[T]:
+    """Return the values of one tenant, or all of them."""
+    return [value for one, value in by_tenant.items() if tenant_id in (None, one)]
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float | None:

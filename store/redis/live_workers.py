@@ -61,6 +61,7 @@ class WorkerTick(BaseModel):
     """
 
     worker: str
+    queue: str
     tokens: dict[str, int]
     first_token_ms: dict[str, list[float]]
     running: float

@@ -52,6 +52,17 @@ export async function call(method, path, options) {
 export const get = (path, options) => call("GET", path, options);
 export const post = (path, body = {}, options = {}) => call("POST", path, { ...options, body });
 
+// Save a file of the API. A link would not carry the key.
+export async function download(path, name) {
+  const response = await send("GET", path, { accept: "*/*" });
+  const url = URL.createObjectURL(await response.blob());
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(url);
+}
+
 // Read a stream of events. Each is {name, id, data}. Returns when the server has ended the stream.
 export async function readEvents(method, path, onEvent, options) {
   const response = await send(method, path, { ...options, accept: "text/event-stream" });

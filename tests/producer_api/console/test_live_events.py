@@ -55,7 +55,9 @@ def test_a_key_sees_its_own_share_and_queues_admin_sees_all(
     submit(operator)
     submit(mine)
     jobs = [held("job_a", tenant), held("job_b", "ten_other")]
-    tick = WorkerTick(worker="host:1:boot", tokens={tenant: 50}, first_token_ms={tenant: [120.0]}, running=2, slots=8)
+    tick = WorkerTick(
+        worker="host:1:boot", queue="tiny@1", tokens={tenant: 50}, first_token_ms={tenant: [120.0]}, running=2, slots=8
+    )
     SnapshotPublisher(redis_client).publish(snapshot(*jobs), tick)
     with ExitStack() as stack:
         all_of_it = events(operator, stack).until("live")[-1].data
@@ -105,7 +107,7 @@ def test_the_state_says_what_could_not_be_read(settings: Settings, key: str, mod
 
 def test_the_history_adds_the_workers_of_a_step_and_keeps_tenants_apart() -> None:
     def tick(at: float, worker: str, tokens: dict[str, int], times: dict[str, list[float]], running: float) -> Any:
-        return at, WorkerTick(worker=worker, tokens=tokens, first_token_ms=times, running=running, slots=4)
+        return at, WorkerTick(worker=worker, queue="m@1", tokens=tokens, first_token_ms=times, running=running, slots=4)
 
     ticks = [
         tick(1001.0, "w1", {"a": 50, "b": 10}, {"a": [100.0, 900.0]}, 2.0),
@@ -117,6 +119,8 @@ def test_the_history_adds_the_workers_of_a_step_and_keeps_tenants_apart() -> Non
     assert [point.tokens_per_s for point in whole] == [65 / TICK_S, 0.0, 20 / TICK_S]
     assert [point.occupancy for point in whole] == [0.75, None, 0.25]
     assert (whole[0].first_token_p50_ms, whole[0].first_token_p95_ms) == (300.0, 900.0)
+    (speed,) = live_view.history(ticks, "a", 1016.0).speeds
+    assert (speed.queue, speed.tokens_per_s, speed.first_token_p50_ms) == ("m@1", round(75 / 60, 1), 100.0)
     own = live_view.history(ticks, "b", 1016.0).points
     assert [point.tokens_per_s for point in own] == [10 / TICK_S, 0.0, 0.0]
     assert {point.occupancy for point in own} == {None}, "the load of others is not shown"

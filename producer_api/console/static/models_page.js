@@ -1,0 +1,60 @@
+// Models: each version with its aliases, its engine, its workers, and how fast it was in the last minute.
+
+import { html } from "./vendor/htm-preact.js";
+import { get } from "./api.js";
+import { count, milliseconds, moment } from "./format.js";
+import { useLive } from "./live_store.js";
+import { Heading, ListCard, useLoad } from "./ui.js";
+
+export function ModelsPage() {
+  const list = useLoad(load, []);
+  const { live, history } = useLive();
+  const queues = new Map((live?.queues ?? []).map((queue) => [queue.name, queue]));
+  const speeds = new Map((history?.speeds ?? []).map((speed) => [speed.queue, speed]));
+  return html`<div class="head">
+      <${Heading}>Models<//>
+      <span class="grow"></span>
+      <button type="button" onClick=${list.reload}>Refresh</button>
+    </div>
+    <${ListCard}
+      list=${list} label="Model versions" empty="No model is registered."
+      head=${html`<th>Version</th><th>State</th><th class="opt">Task</th><th class="opt">Engine</th><th class="num opt">Context</th>
+        <th class="num">Waiting</th><th class="num">Tokens/s</th><th class="num">First token p50</th><th class="num opt">p95</th>
+        <th class="opt">Registered</th>`}
+      row=${(model) => html`<${Row} key=${model.id} model=${model} queue=${queues.get(model.id)} speed=${speeds.get(model.id)} />`}
+    />
+    <p class="small muted">Speeds are those of the last minute${live?.share === "own" ? ", of your tenant" : ""}.</p>`;
+}
+
+// A list has a model once for each of its names. Here each version is one row.
+async function load(signal) {
+  const list = await get("models", { signal });
+  const versions = list.data.filter((model) => model.id === `${model.root}@${model.version}`);
+  return { data: versions };
+}
+
+function Row({ model, queue, speed }) {
+  const aliases = Object.entries(model.aliases).filter(([, version]) => version === model.version).map(([name]) => name);
+  return html`<tr>
+    <td>
+      <strong>${model.id}</strong>
+      <div class="row small">${aliases.map((name) => html`<span class="badge now" key=${name}>${name}</span>`)}</div>
+    </td>
+    <td><${VersionState} queue=${queue} /></td>
+    <td class="opt">${model.task}</td>
+    <td class="opt">${model.engine}</td>
+    <td class="num opt">${count(model.context_length)}</td>
+    <td class="num">${count(queue?.queued.jobs)}</td>
+    <td class="num">${count(speed?.tokens_per_s)}</td>
+    <td class="num">${milliseconds(speed?.first_token_p50_ms)}</td>
+    <td class="num opt">${milliseconds(speed?.first_token_p95_ms)}</td>
+    <td class="opt nowrap small muted">${moment(model.created)}</td>
+  </tr>`;
+}
+
+function VersionState({ queue }) {
+  if (queue === undefined) return html`<span class="badge">not known</span>`;
+  if (queue.paused_at !== null) return html`<span class="badge warn">paused</span>`;
+  if (queue.workers === 0) return html`<span class=${`badge ${queue.queued.jobs > 0 ? "bad" : ""}`}>no worker</span>`;
+  return html`<span class="badge good">served by ${queue.workers}</span>`;
+}
