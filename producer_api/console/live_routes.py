@@ -50,4 +50,4 @@ async def get_live(
     if _STREAM not in accept:
         return Response(await poll.snapshot(audience), media_type="application/json")
     await runtime.streams.enter(request)
-    return EventStream(poll.follow(audience), open_streams=runtime.metrics.streams_open)
+    return EventStream(poll.follow(audience), while_open=runtime.metrics.streams_open.track_inprogress)
