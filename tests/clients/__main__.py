@@ -1,7 +1,8 @@
 """``make clients``: programs that use third-party clients, against a live stack on SmolLM2 and MiniLM.
 
 Each client has its own environment under ``build/clients``, created once; a program changes only the base URL. Prints
-the features that work with each client, the errors of the others, and exits 1 if there is an error.
+the features that work with each client, the errors of the others, and exits 1 if there is an error. A recorder stands
+between the programs and the API: a refusal that is not on the reviewed list (``refusals.toml``) is an error too.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from rich.table import Table
 from benchmarks.venvs import CannotInstall, Say
 from store.settings import child_environment
 from tests.clients.cutting import cutting
-from tests.clients.environments import node_modules, python_with
-from tests.e2e.running import running_smollm2
+from tests.clients.environments import node_with, python_with
+from tests.clients.recorder import REVIEWED, Recorder, Reviewed, read_reviewed, recording, unreviewed
+from tests.e2e.running import REPOSITORY, running_smollm2
 from tests.readme import block, here
 
 _PROGRAMS = Path(__file__).parent / "programs"
@@ -60,9 +62,23 @@ def _python(*programs: str) -> Callable[[Path], list[list[str]]]:
     return lambda interpreter: [[str(interpreter), str(_PROGRAMS / program)] for program in programs]
 
 
-def _node(folder: Path) -> list[list[str]]:
-    # Node resolves packages from the module's own folder.
-    return [["node", shutil.copy(_PROGRAMS / "openai_node.mjs", folder)]]
+def _node(program: str) -> Callable[[Path], list[list[str]]]:
+    def commands(folder: Path) -> list[list[str]]:
+        # Node resolves packages from the module's own folder.
+        shutil.copy(_PROGRAMS / "reporting.mjs", folder)
+        return [["node", shutil.copy(_PROGRAMS / program, folder)]]
+
+    return commands
+
+
+def _codex(folder: Path) -> list[list[str]]:
+    binary = f"CODEX={folder / 'node_modules/.bin/codex'}"
+    return [["env", binary, sys.executable, str(_PROGRAMS / "codex_cli.py")]]
+
+
+def _in_python(name: str, program: str) -> Client:
+    environment = name.lower().replace(" (python)", "").replace(" ", "-")
+    return Client(name, lambda say: python_with(environment, say), _python(program))
 
 
 def _node_quick_start(folder: Path, api_url: str, api_key: str) -> list[str]:
@@ -86,13 +102,22 @@ def _llm_quick_start(interpreter: Path, api_url: str, api_key: str) -> list[str]
 CLIENTS = (
     Client("openai (Python)", lambda _: Path(sys.executable), _python("openai_python.py", "openai_python_jobs.py")),
     Client("anthropic (Python)", lambda _: Path(sys.executable), _python("anthropic_python.py")),
-    Client("openai (Node)", node_modules, _node, _node_quick_start),
-    Client(
-        "LangChain", lambda say: python_with("langchain", say), _python("langchain_chat.py"), _langchain_quick_start
-    ),
-    Client("LiteLLM", lambda say: python_with("litellm", say), _python("litellm_client.py")),
-    Client("instructor", lambda say: python_with("instructor", say), _python("instructor_client.py")),
-    Client("llm", lambda say: python_with("llm", say), _python("llm_tool.py"), _llm_quick_start),
+    Client("openai (Node)", lambda say: node_with("openai-node", say), _node("openai_node.mjs"), _node_quick_start),
+    replace(_in_python("LangChain", "langchain_chat.py"), quick_start=_langchain_quick_start),
+    _in_python("LiteLLM", "litellm_client.py"),
+    _in_python("instructor", "instructor_client.py"),
+    replace(_in_python("llm", "llm_tool.py"), quick_start=_llm_quick_start),
+    _in_python("OpenAI Agents (Python)", "openai_agents_python.py"),
+    Client("OpenAI Agents (Node)", lambda say: node_with("openai-agents-node", say), _node("agents_js.mjs")),
+    Client("AI SDK", lambda say: node_with("ai-sdk", say), _node("ai_sdk.mjs")),
+    _in_python("pydantic-ai", "pydantic_ai_client.py"),
+    _in_python("LangGraph", "langgraph_client.py"),
+    _in_python("LlamaIndex", "llama_index_client.py"),
+    _in_python("DSPy", "dspy_client.py"),
+    _in_python("outlines", "outlines_client.py"),
+    _in_python("guidance", "guidance_client.py"),
+    _in_python("lm-eval", "lm_eval_client.py"),
+    Client("Codex", lambda say: node_with("codex", say), _codex),
 )
 
 
@@ -103,20 +128,23 @@ def main() -> None:
     parser.add_argument("--feature", nargs="+", default=[], help="only features with one of these words")
     args = parser.parse_args()
     found: list[Found] = []
+    reviewed = read_reviewed()
     wanted = [client for client in CLIENTS if client.name in args.only]
     began = time.monotonic()
     environments = dict(_environments(wanted, found))
     console.log(f"{len(environments)} environments are there after {time.monotonic() - began:.0f} s")
     with ExitStack() as cleanup:
         running = cleanup.enter_context(running_smollm2({}, console.log, beside=["minilm"]))
-        api_url, api_key = running.stack.api_url, running.stack.api_key
+        api_key = running.stack.api_key
+        recorder = cleanup.enter_context(recording(running.stack.api_url))
         env = child_environment(
             {
-                "OPENAI_BASE_URL": f"{api_url}/v1",
+                "OPENAI_BASE_URL": f"{recorder.url}/v1",
                 "OPENAI_API_KEY": api_key,
-                "ANTHROPIC_BASE_URL": api_url,
+                "ANTHROPIC_BASE_URL": recorder.url,
                 "ANTHROPIC_API_KEY": api_key,
-                "CUTTING_BASE_URL": f"{cleanup.enter_context(cutting(api_url))}/v1",
+                "CUTTING_BASE_URL": f"{cleanup.enter_context(cutting(running.stack.api_url))}/v1",
+                "TOKENIZER_FOLDER": str(REPOSITORY / ".headrace" / "models" / "smollm2"),
             }
         )
         console.log(f"the stack is up after {time.monotonic() - began:.0f} s")
@@ -127,8 +155,10 @@ def main() -> None:
             for command in client.commands(environment):
                 found += _shown(_play(client, [*command, *args.feature], env))
             if client.quick_start is not None and not args.feature:
-                found += _shown(_quick_start(client, client.quick_start(environment, api_url, api_key), env))
+                found += _shown(_quick_start(client, client.quick_start(environment, recorder.url, api_key), env))
+            found += _shown(_refused(client, recorder, reviewed))
     _draw(wanted, found)
+    console.log(f"{recorder.num_exchanges} exchanges, {recorder.num_failures} of them with a 5xx")
     num_failed = sum(each.error is not None for each in found)
     print(f"{len(found) - num_failed} passed, {num_failed} failed in {time.monotonic() - began:.0f} s")
     sys.exit(1 if num_failed or not found else 0)
@@ -153,6 +183,14 @@ def _play(client: Client, command: list[str], env: Mapping[str, str]) -> Iterato
         if program.returncode:
             errors.seek(0)
             yield Found(client.name, "programme", f"exit {program.returncode}: {errors.read()[-2000:]}")
+
+
+def _refused(client: Client, recorder: Recorder, reviewed: Sequence[Reviewed]) -> Iterator[Found]:
+    """Yield an error for each refusal that is not on the list, and for failures of the server."""
+    for refusal in unreviewed(client.name, recorder.take(), reviewed):
+        yield Found(client.name, "refusals", f"not in {REVIEWED.name}: {refusal}")
+    if recorder.num_failures:
+        yield Found(client.name, "refusals", f"{recorder.num_failures} answers with a 5xx so far")
 
 
 def _quick_start(client: Client, command: list[str], env: Mapping[str, str]) -> Iterator[Found]:

@@ -28,18 +28,18 @@ def python_with(name: str, say: Say) -> Path:
     return folder / "bin/python"
 
 
-def node_modules(say: Say) -> Path:
-    """Return the folder with Node's packages of ``package.json``. Raises CannotInstall."""
-    folder, wanted = FOLDER.absolute() / "node", _REQUIREMENTS / "package.json"
+def node_with(name: str, say: Say) -> Path:
+    """Return the folder with Node's packages of the environment ``name``. Raises CannotInstall."""
+    folder, wanted = FOLDER.absolute() / name, _REQUIREMENTS / f"{name}.json"
     stamp = _stamp(folder, wanted)
     if not stamp.exists():
         npm = shutil.which("npm")
         if npm is None:
             raise CannotInstall("Node 20 or newer with npm is needed")
-        say("installing what package.json names (once)")
+        say(f"installing what {wanted.name} names (once)")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        shutil.copy(wanted, folder)
+        shutil.copy(wanted, folder / "package.json")
         run([npm, "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix", str(folder)], say)
         stamp.touch()
     return folder
