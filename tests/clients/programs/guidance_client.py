@@ -60,7 +60,7 @@ def structured() -> None:
 def grammar() -> None:
     @guidance(stateless=True)
     def list_of(model: object, item: object) -> object:
-        return model + item + guidance.zero_or_more(", " + item)
+        return model + item + guidance.optional(", " + item)
 
     said = asked(vllm(), "Name colours.", "Colours: " + guidance.capture(list_of(select(["red", "blue"])), "colours"))
     assert set(said["colours"].split(", ")) <= {"red", "blue"}
