@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--model", default="smollm2@vllm")
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=64, help="the longest answer; fewer for a slow machine")
     parser.add_argument("--gap-s", type=float, default=30.0, help="mean seconds from a recovery to the next fault")
     parser.add_argument("--stop-s", type=float, default=12.0, help="how long a stopped server is stopped")
     parser.add_argument("--faults-s", type=float, default=600.0, help="faults end after so many seconds")
@@ -64,7 +65,7 @@ def main() -> int:
         raise SystemExit(f"no stack runs in {options.home}: start it with `headrace up --engine vllm`")
     client = Client(record.api_url, (options.home / "api-key").read_text().strip(), on_warning=lambda text: None)
     draw = random.Random(options.seed)
-    jobs = [Seen(_body(options.model, draw, number)) for number in range(options.jobs)]
+    jobs = [Seen(_body(options, draw, number)) for number in range(options.jobs)]
     run = Run(record, client, options, jobs)
     breaker = threading.Thread(target=run.break_things)
     breaker.start()
@@ -83,10 +84,11 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _body(model: str, draw: random.Random, number: int) -> dict[str, object]:
-    prompt = f"{number}. " + " ".join(draw.choices(_WORDS.split(), k=draw.randint(5, 60)))
-    sampling = {"max_tokens": draw.randint(8, 64), "temperature": draw.choice([0, 0, 0.8]), "ignore_eos": True}
-    return {"model": model, "input": {"prompt": prompt}, "sampling": sampling}
+def _body(options: argparse.Namespace, draw: random.Random, number: int) -> dict[str, object]:
+    prompt = f"{number}. " + " ".join(draw.choices(_WORDS.split(), k=draw.randint(5, options.tokens)))
+    max_tokens = draw.randint(options.tokens // 4, options.tokens)
+    sampling = {"max_tokens": max_tokens, "temperature": draw.choice([0, 0, 0.8]), "ignore_eos": True}
+    return {"model": options.model, "input": {"prompt": prompt}, "sampling": sampling}
 
 
 @dataclass
