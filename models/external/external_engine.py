@@ -41,6 +41,7 @@ _TICK_S = 0.05  # deadlines are looked at as often
 _STALE_S = 2.0  # what the server said longer ago is not used
 _BACKGROUND_PIECE = 8  # tokens in a piece of a request for which no client waits
 _STANDING_S = 10.0  # numbers that stand still for so long, without a request of ours, are left over from an abort
+_BURST = 16  # requests beyond twice the number that the server says it runs: its numbers come late
 _MAX_KV_USE = 0.95  # for a server that does not say the size of its KV cache
 
 
@@ -236,6 +237,7 @@ class ExternalEngine(GenerationEngine):
     def _has_capacity(self, num_prompt: int, max_tokens: int, count: int) -> bool:
         """Return True if the server would run the requests now: it has none waiting, and KV cache for them.
 
+        Its numbers are those of its last step, which may take seconds. So not many more are sent than it says it runs.
         The KV use that the server reports holds the requests that were sent before. Those sent later, and the growth
         of all, are added, with the expected output lengths of recent outputs.
         """
@@ -244,6 +246,8 @@ class ExternalEngine(GenerationEngine):
         if seen is None or now - seen.asked_at > _STALE_S:
             return False
         if seen.load.waiting and (self._active or now - seen.changed_at < _STANDING_S):
+            return False
+        if self.capabilities.load and len(self._active) + count > 2 * seen.load.running + _BURST:
             return False
         if seen.load.max_running is not None:
             num_unseen = sum(seq.submitted_at >= seen.asked_at for seq in self._active.values())

@@ -1,7 +1,7 @@
 """A fake vLLM as a program that a worker starts: ``python THIS -P -m MODULE --model FOLDER --port N …``.
 
 As the real one it has a process beside the one that listens. It writes its arguments and process ids into
-``HERE/started``, one start a line.
+``HERE/started``, one start a line. FAKE_VLLM_STEP_S: seconds a token.
 """
 
 import json
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     if "--fail" in argv:
         beside.kill()
         sys.exit("ValueError: no such model")
-    server = ServedVllm(step_s=0.005)
+    server = ServedVllm(step_s=float(os.environ.get("FAKE_VLLM_STEP_S", "0.005")))  # noqa: TID251 - see above
     server.model = argv[argv.index("--served-model-name") + 1]
     server.port = int(argv[argv.index("--port") + 1])
     server.restart()

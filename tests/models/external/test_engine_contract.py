@@ -323,6 +323,21 @@ def test_a_server_with_a_queue_gets_no_more(served: Rig) -> None:
     wait_until(lambda: served.engine.can_admit(1, 1))
 
 
+def test_a_server_that_does_not_say_yet_what_it_runs_gets_few(served: Rig) -> None:
+    """Its numbers come late: until then a queue inside the server would be invisible."""
+    if not served.can.load:
+        pytest.skip("the server does not say what it has to do")
+    served.server.max_running = served.engine._max_slots = 50
+    wait_until(lambda: served.engine.can_admit(1, 1))
+    served.server.freeze()
+    num_sent = 0
+    while served.engine.can_admit(1, 1):
+        served.engine.submit(served.ask(max_tokens=2))
+        num_sent += 1
+    served.server.go_on()
+    assert num_sent <= 16
+
+
 def test_a_server_with_a_full_kv_cache_gets_no_more(served: Rig) -> None:
     if not served.can.load:
         pytest.skip("the server does not say what it has to do")
