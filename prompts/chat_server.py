@@ -32,7 +32,7 @@ def check_fields(source: GenerateInput, sampling: Sampling) -> None:
     if source.messages is None:
         raise InvalidRequest(
             "the server of this model takes conversations only: send `messages`",
-            param="input.prompt" if source.token_ids is None else "input.token_ids",
+            param=next(f"input.{name}" for name in ("prompt", "token_ids", "prompts") if getattr(source, name)),
         )
     for name, off in _NO_FIELD.items():
         if getattr(sampling, name) not in off:

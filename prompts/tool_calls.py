@@ -336,6 +336,11 @@ def _tool_call(job_id: str, index: int, call: WrittenCall) -> ToolCall:
     return ToolCall.model_construct(id=call_id(job_id, index), type="function", function=function)
 
 
+def choice_name(job_id: str, choice: int) -> str:
+    """Return the name under which the calls of a job's choice have their ids; of the first one it is the job's id."""
+    return f"{job_id}.{choice}" if choice else job_id
+
+
 def call_id(job_id: str, index: int) -> str:
     """Return the id of a call of a job. It is a function of its arguments."""
     return f"call_{blake2b(f'{job_id} {index}'.encode(), digest_size=12).hexdigest()}"

@@ -17,11 +17,12 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 class JobBody(TypedDict, total=False):
     """The fields of a new job; see docs/jobs.md.
 
-    ``dimensions`` and ``truncate`` are for ``embed`` only, ``top_n`` for ``rerank``.
+    ``n`` is for ``generate`` only, ``dimensions`` and ``truncate`` are for ``embed`` only, ``top_n`` for ``rerank``.
     """
 
     model: Required[str]
     input: Required[Mapping[str, Any]]
+    n: int
     task: Literal["generate", "embed", "rerank"]
     sampling: Mapping[str, Any]
     truncation: Literal["disabled", "auto"]
@@ -109,6 +110,11 @@ class StreamEvent:
     def text(self) -> str:
         """The next text of a ``job.delta``; all text that is still valid of a ``job.restarted``; else empty."""
         return str(self.data["text"]) if self.name in {"job.delta", "job.restarted"} else ""
+
+    @property
+    def choice(self) -> int:
+        """The number of the answer that a ``job.delta`` belongs to; 0 if there is only one."""
+        return int(self.data.get("choice", 0))
 
     @property
     def is_restart(self) -> bool:

@@ -204,18 +204,19 @@ class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
         self._new_state(request)
 
     def cancel(self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED) -> bool:
-        """End a request before the next step, with the results that it has by then; False if it is not active.
+        """End a request, or a group of them, before the next step, with the results that it has by then.
 
+        Returns False if it is not active.
         It may still end by itself in the current step, with a reason of its own. With HANDED_BACK no more of its text
         is shown, and another attempt continues from its progress. The first reason stays: a request that its owner or
         a policy has cancelled is not continued.
         """
         with self._changed:
             state = self._active.get(request_id)
-            if state is None:
-                return False
-            state.ending = state.ending or reason
-            return True
+            states = [one for one in self._active.values() if one.group == request_id] if state is None else [state]
+            for one in states:
+                one.ending = one.ending or reason
+            return bool(states)
 
     def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
         """Return True if there are slots, and memory or compute, for ``count`` more requests.

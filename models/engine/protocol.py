@@ -52,7 +52,7 @@ class Engine(Protocol[RequestT, ResultT]):
         ...
 
     def cancel(self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED) -> bool:
-        """End a request before the next step; False if it is not in the engine. The first reason stays.
+        """End a request or a group before the next step; False if it is not in the engine. The first reason stays.
 
         With HANDED_BACK no more of its text is shown, and another attempt continues from its progress.
         """

@@ -106,7 +106,8 @@ class EngineRequest:
     ``pause_after`` new tokens. Only requests of the same ``cache_salt`` share KV blocks. A lower ``class_rank`` goes
     before a higher one, but the oldest request goes before all. ``banned`` are the token sequences of
     ``sampling.bad_words``, for an engine that samples itself. ``messages`` are the fields of a chat completion
-    request, as JSON values: engines without token ids send them instead of the prompt.
+    request, as JSON values: engines without token ids send them instead of the prompt. ``group`` is the id under which
+    the requests of several choices are cancelled together.
     """
 
     id: RequestId
@@ -121,6 +122,7 @@ class EngineRequest:
     class_rank: int = 0
     banned: tuple[tuple[int, ...], ...] = ()
     messages: dict[str, object] = field(default_factory=dict)
+    group: RequestId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class ActiveRequest:
 
     def __init__(self, now: float) -> None:
         self.submitted_at = now
+        self.group: RequestId | None = None
         self.ending: FinishReason | None = None  # set from outside: end before the next step, for this reason
 
     @property
@@ -99,6 +100,7 @@ class SequenceState(ActiveRequest):
         """Raise CheckpointMismatch if the emitted tokens do not make the emitted texts."""
         super().__init__(now)
         self.request: EngineRequest = request
+        self.group = request.group
         self.output: list[int] = []
         self.blocks: list[int] = []
         self.num_cached = 0

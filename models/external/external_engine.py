@@ -314,7 +314,7 @@ class ExternalEngine(GenerationEngine):
 
 
 def name_of(request_id: RequestId) -> str:
-    """Return the id under which the server knows a request: an attempt's job id and epoch."""
+    """Return the id under which the server knows a request: job id, epoch, and the choice if there are several."""
     return "-".join(map(str, request_id)) if isinstance(request_id, tuple) else str(request_id)
 
 

@@ -1,8 +1,8 @@
 """Route of the native stream: a job's events as server-sent events, from any cursor, also after its end."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
@@ -28,6 +28,7 @@ from producer_api.streaming.job_events import (
     logprob_formatter,
 )
 from store.errors import InvalidRequest
+from store.streams.choices import ChoiceMark
 from store.streams.stream_log import StreamCursor
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DOCUMENTED)
@@ -62,6 +63,8 @@ async def stream_events(
     If a worker is lost, the next one continues the text. If it cannot, because not all sent deltas were saved,
     `job.restarted` gives the number of deltas that are still valid (`kept`) and their text.
     If the job requests logprobs, `job.delta` has those of its tokens, in the format of chat streams.
+    If the job has several answers, `job.delta` has the number of its `choice`, and the last one of a choice the
+    `finish_reason`; its text may be empty. `job.restarted` has the valid texts by choice in `choices`.
     If the connection closes before the terminal event, reconnect with the last id.
     """
     after = _cursor(last_event_id or starting_after)
@@ -104,10 +107,17 @@ def _encode(happened: Event, format_logprobs: FormatLogprobs | None) -> bytes:
             return event("job.queued", cursor, {"id": job.id, "created_at": int(job.created_at.timestamp())})
         case Started(attempt=attempt):
             return event("job.started", cursor, {"attempt": attempt})
-        case Restarted(attempt=attempt, kept=kept, text=text):
-            return event("job.restarted", cursor, {"attempt": attempt, "kept": kept, "text": text})
-        case TextPiece(text=text, logprobs=logprobs):
+        case Restarted(attempt=attempt, kept=kept, text=text, choices=choices):
+            texts = {"choices": {str(choice): one.text for choice, one in choices.items()}} if choices else {}
+            return event("job.restarted", cursor, {"attempt": attempt, "kept": kept, "text": text, **texts})
+        case TextPiece(text=text, logprobs=logprobs, mark=mark):
             likely = {"logprobs": format_logprobs(logprobs)} if format_logprobs is not None and logprobs else {}
-            return event("job.delta", cursor, {"text": text, **likely})
+            return event("job.delta", cursor, {"text": text, **_marked(mark), **likely})
         case Ended(job=job):
             return event(f"job.{job.state}", cursor, job_object(job).model_dump(mode="json"))
+
+
+def _marked(mark: ChoiceMark | None) -> Mapping[str, Any]:
+    if mark is None:
+        return {}
+    return {"choice": mark.choice} | ({} if mark.end is None else {"finish_reason": mark.end.finish_reason})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from producer_api.server.errors import JobUnanswered
-from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
+from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, choice_name, reader_for
 from store.jobs.jobs import Job
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Logprobs
@@ -102,10 +102,15 @@ class TokenDeduplicator:
 
 
 class ChatAnswer:
-    """Builds the chat completion for one job. ``shared``: more fields of the answer and of each chunk."""
+    """Builds the chat completion for one job, or for one ``choice`` of it.
 
-    def __init__(self, job: Job, *, with_usage: bool = False, shared: Mapping[str, Any] | None = None) -> None:
-        self._job_id = job.id
+    ``shared``: more fields of the answer and of each chunk.
+    """
+
+    def __init__(
+        self, job: Job, choice: int = 0, *, with_usage: bool = False, shared: Mapping[str, Any] | None = None
+    ) -> None:
+        self._choice_name = choice_name(job.id, choice)
         self._id = f"chatcmpl-{job.id.removeprefix('job_')}"
         self._created = int(job.created_at.timestamp())
         self._model = f"{job.model}@{job.model_version}"
@@ -154,7 +159,7 @@ class ChatAnswer:
             case CallPiece(index, None, arguments):
                 return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
             case CallPiece(index, name, arguments):
-                named = {"id": call_id(self._job_id, index), "type": "function"}
+                named = {"id": call_id(self._choice_name, index), "type": "function"}
                 return {"tool_calls": [{"index": index, **named, "function": {"name": name, "arguments": arguments}}]}
 
     def closing(self, job: Job) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ class AnswerLogprobs(BaseModel):
 
 
 class AnswerChoice(BaseModel):
-    """The only choice."""
+    """One of the answers."""
 
     index: int
     message: AnswerMessage
@@ -85,7 +85,7 @@ class TextLogprobs(BaseModel):
 
 
 class TextChoice(BaseModel):
-    """The only choice."""
+    """One of the answers."""
 
     index: int
     text: str

@@ -9,12 +9,16 @@ from store.jobs.jobs import Job
 
 
 class CompletionAnswer:
-    """Builds the text completion for one job. ``shared``: more fields of the answer and of each chunk.
+    """Builds the text completion for one job, or for one choice of it.
+
+    ``shared``: more fields of the answer and of each chunk.
 
     A token's ``text_offset`` counts the characters before it, so the chunks must be built in order.
     """
 
-    def __init__(self, job: Job, *, with_usage: bool = False, shared: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, job: Job, _choice: int = 0, *, with_usage: bool = False, shared: Mapping[str, Any] | None = None
+    ) -> None:
         self._id = f"cmpl-{job.id.removeprefix('job_')}"
         self._created = int(job.created_at.timestamp())
         self._model = f"{job.model}@{job.model_version}"

@@ -30,7 +30,7 @@ class CompletionRequest(TextRequest):
     }
 
     prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...] = Field(
-        description="a text or its token ids, alone or as a list with one entry"
+        description="a text or its token ids, or a list of them: each gets `n` answers"
     )
     # OpenAI's default.
     max_tokens: int | None = 16
@@ -54,6 +54,4 @@ def _source(prompt: Any) -> dict[str, Any]:
         return {"prompt": prompt}
     if prompt and isinstance(prompt[0], int):
         return {"token_ids": prompt}
-    if len(prompt) != 1:
-        raise unsupported(f"`prompt` has {len(prompt)} prompts: send one request for each", "prompt")
-    return _source(prompt[0])
+    return _source(prompt[0]) if len(prompt) == 1 else {"prompts": prompt}

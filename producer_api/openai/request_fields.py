@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
-from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, refuse_unsupported
+from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, refuse_unsupported, unsupported
 from producer_api.openai.response_format import (
     GUIDED,
     ResponseFormat,
@@ -27,7 +27,7 @@ from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads.job_payload import MetadataKey, MetadataValue, ServiceClass, WebhookSpec
 from store.payloads.strict_model import Body, Strict
-from store.tasks.generate import GenerateRequest, Truncation
+from store.tasks.generate import MAX_SAMPLES, GenerateRequest, Truncation
 
 MOST_UNKNOWN = 32
 """Most unknown fields in one request: comparing names takes time, and no client sends so many."""
@@ -140,6 +140,8 @@ class TextRequest(Body):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    n: StrictInt | None = Field(None, description=f"answers to generate for each prompt, 1 to {MAX_SAMPLES}")
+    best_of: StrictInt | None = Field(None, description="the same as `n`")
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -202,9 +204,11 @@ def job_of(
     _refuse_unsupported(request)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true", param="stream_options")
+    _check_best_of(request)
     body = {
         "model": request.model,
         "input": source,
+        "n": request.n,
         "sampling": _sampling(request) | {"logprobs": logprobs} | ({"echo": True} if echo else {}),
         "service_class": CLASSES[request.service_tier],
         "truncation": request.truncation or Truncation.DISABLED,
@@ -217,6 +221,19 @@ def job_of(
     except ValidationError as error:
         complaint = from_validation(error.errors(include_input=False))
         raise as_sent(complaint, request) from error
+
+
+def _check_best_of(request: TextRequest) -> None:
+    """Raise InvalidRequest if more answers are to be generated than returned, or fewer."""
+    n = 1 if request.n is None else request.n
+    if request.best_of is None or request.best_of == n:
+        return
+    if request.best_of < n:
+        raise InvalidRequest(f"`best_of` is {request.best_of} and `n` is {n}: leave out `best_of`", param="best_of")
+    raise unsupported(
+        f"`best_of` over `n` is not supported: send {request.best_of} as `n` with `logprobs`, and choose an answer",
+        "best_of",
+    )
 
 
 def _refuse_unsupported(request: TextRequest) -> None:
@@ -255,8 +272,8 @@ def _grammar_field(request: TextRequest) -> str:
 def _name_in_request(param: str, request: TextRequest) -> str:
     if param in ("sampling.max_tokens", "max_tokens"):
         return request.token_limit[0]
-    if param in ("input", "input.token_ids"):
-        return request.input_field
+    if param in ("input", "input.token_ids") or param.startswith("input.prompts"):
+        return request.input_field + param.removeprefix("input").removeprefix(".token_ids").removeprefix(".prompts")
     if param.startswith("sampling.grammar"):
         return _grammar_field(request)
     if param.partition(".")[0] in JOB_FIELDS:

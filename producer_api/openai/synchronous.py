@@ -15,6 +15,7 @@ from producer_api.http.requests import unless_gone
 from producer_api.http.views import ObjectResponse
 from producer_api.jobs.cancel import RETRY_GRACE_S, abandon
 from producer_api.openai.chat_answer import Answer, Diverged, TextDeduplicator, TokenDeduplicator
+from producer_api.openai.choices_answer import ChoicesAnswer, num_choices_of
 from producer_api.runtime import Runtime
 from producer_api.server.errors import Draining, JobUnanswered, SyncTimeout, body_of
 from producer_api.server.sse import PING, EventStream, Heartbeat, StreamAborted, data_only
@@ -179,17 +180,18 @@ class _ChunkEncoder:
         self._answer = answer
         self._format = stream_format
         self._format_logprobs = format_logprobs
-        self._text = TextDeduplicator()
-        self._tokens = TokenDeduplicator()
+        num_choices = num_choices_of(job)
+        self._texts = [TextDeduplicator() for _ in range(num_choices)]
+        self._tokens = [TokenDeduplicator() for _ in range(num_choices)]
 
     def encode(self, event: Event) -> list[bytes]:
         """Return the chunks for the event. Raises JobUnanswered."""
         try:
             match event:
-                case Restarted(text=text, logprobs=logprobs):
-                    return self._piece(self._text.restart(text), self._tokens.restart(logprobs))
-                case TextPiece(text=text, logprobs=logprobs):
-                    return self._piece(self._text.add(text), self._tokens.add(logprobs))
+                case Restarted():
+                    return self._restart(event)
+                case TextPiece(text=text, logprobs=logprobs, choice=choice):
+                    return self._piece(self._texts[choice].add(text), self._tokens[choice].add(logprobs), choice)
                 case Ended(job=job):
                     return self._end(job)
                 case _:
@@ -201,11 +203,23 @@ class _ChunkEncoder:
                 job_id=self._job.id,
             ) from None
 
-    def _piece(self, text: str, logprobs: Logprobs) -> list[bytes]:
+    def _restart(self, happened: Restarted) -> list[bytes]:
+        chunks: list[bytes] = []
+        for choice, (text, tokens) in enumerate(zip(self._texts, self._tokens, strict=True)):
+            kept = happened.kept_of(choice)
+            chunks += self._piece(text.restart(kept.text), tokens.restart(kept.logprobs), choice)
+        return chunks
+
+    def _piece(self, text: str, logprobs: Logprobs, choice: int) -> list[bytes]:
         entries = self._format_logprobs(logprobs) if self._format_logprobs is not None and logprobs else ()
-        return [*map(self._format.chunk, self._answer.pieces(text, entries))] if text or entries else []
+        if not (text or entries):
+            return []
+        if isinstance(self._answer, ChoicesAnswer):
+            return [*map(self._format.chunk, self._answer.pieces(text, entries, choice))]
+        return [*map(self._format.chunk, self._answer.pieces(text, entries))]
 
     def _end(self, job: Job) -> list[bytes]:
         chunks = [*map(self._format.chunk, self._answer.closing(job))]
-        self._text.finish()
+        for text in self._texts:
+            text.finish()
         return [*chunks, self._format.end]

@@ -1,5 +1,7 @@
 """Routes of OpenAI's chat and text completions, whole or streamed. Each request is stored as a job."""
 
+from functools import partial
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +12,7 @@ from producer_api.openai.chat_answer import Answer, ChatAnswer
 from producer_api.openai.chat_request import ChatRequest
 from producer_api.openai.chat_request import to_job as chat_job
 from producer_api.openai.chat_views import DOCUMENTED_COMPLETION, DOCUMENTED_TEXT_COMPLETION
+from producer_api.openai.choices_answer import answer_to
 from producer_api.openai.completion_answer import CompletionAnswer
 from producer_api.openai.completion_request import CompletionRequest
 from producer_api.openai.completion_request import to_job as completion_job
@@ -48,11 +51,13 @@ async def create_chat_completion(
     `response_format` and `structured_outputs` (`json`, `regex`, `choice` or `grammar`) constrain the answer. A complete
     answer matches the constraint; an answer that stops at the token limit (`finish_reason` `length`) is only the
     beginning of a match. A schema that is not supported is refused with `invalid_json_schema`.
+
+    With `n`, several answers are generated together; in a stream each chunk has the `index` of its answer.
     """
     await runtime.streams.enter(request)
     job, headers = await _submit(runtime, principal, body, chat_job(body), origin, is_stored=body.store)
     shared = await _shared(runtime, job, body)
-    answer = ChatAnswer(job, with_usage=body.wants_usage, shared=shared)
+    answer = answer_to(job, partial(ChatAnswer, with_usage=body.wants_usage, shared=shared))
     return await _answer(request, runtime, job, body, answer, headers)
 
 
@@ -66,11 +71,15 @@ async def create_completion(
     body: CompletionRequest,
     origin: OriginOf,
 ) -> Response:
-    """Continue the prompt without a chat template; otherwise the same as a chat completion."""
+    """Continue the prompt without a chat template; otherwise the same as a chat completion.
+
+    With several prompts, the answers to the first one come first: the `index` is the number of the prompt times `n`,
+    plus the number of the answer.
+    """
     await runtime.streams.enter(request)
     job, headers = await _submit(runtime, principal, body, completion_job(body), origin)
     shared = await _shared(runtime, job, body)
-    answer = CompletionAnswer(job, with_usage=body.wants_usage, shared=shared)
+    answer = answer_to(job, partial(CompletionAnswer, with_usage=body.wants_usage, shared=shared))
     return await _answer(request, runtime, job, body, answer, headers)
 
 

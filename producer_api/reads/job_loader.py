@@ -76,6 +76,8 @@ class PlaceholderRestorer:
         texts: dict[str, Any] = {name: self.text(output[name]) for name in ("text", "content") if output.get(name)}
         if calls := output.get("tool_calls"):
             texts["tool_calls"] = [self._call(call) for call in calls]
+        if choices := output.get("choices"):
+            texts["choices"] = [*map(self.output, choices)]
         return {**output, **texts}
 
     def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:

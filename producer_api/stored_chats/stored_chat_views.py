@@ -1,12 +1,14 @@
 """Request and response models of stored chat completions. No I/O."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from producer_api.openai.chat_answer import ChatAnswer
 from producer_api.openai.chat_views import ChatCompletion
+from producer_api.openai.choices_answer import answer_to
 from producer_api.openai.request_fields import Metadata
 from store.jobs.jobs import Job
 from store.jobs.stored_chats import chat_id
@@ -65,7 +67,8 @@ class StoredChatChanges(Body):
 
 def stored_chat(job: Job, shared: dict[str, Any]) -> dict[str, Any]:
     """Return the chat completion of a succeeded job. ``shared``: its fields that are not the job's own."""
-    return {**ChatAnswer(job, shared=shared).full_answer(job), "metadata": job.metadata}
+    answer = answer_to(job, partial(ChatAnswer, shared=shared))
+    return {**answer.full_answer(job), "metadata": job.metadata}
 
 
 def page_of(objects: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:

@@ -13,9 +13,9 @@ number of deltas that are still valid. No HTTP.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -29,7 +29,8 @@ from store.errors import InvalidRequest, Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Lineage, LogprobRow, Logprobs, num_kept
+from store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs, num_kept
+from store.streams.choices import ChoiceMark, Marks
 from store.streams.stream_log import Frame, StreamCursor
 
 # Longest Postgres outage before the stream ends with an error. Text still flows meanwhile.
@@ -54,10 +55,19 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptText:
+    """The text of kept deltas, and the logprobs of their tokens if requested."""
+
+    text: str = ""
+    logprobs: Logprobs = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Restarted:
     """A new attempt kept only the first ``kept`` of the deltas that the client has.
 
-    ``text`` is the text of these deltas, ``logprobs`` those of their tokens if requested.
+    ``text`` is the text of these deltas, ``logprobs`` those of their tokens if requested. If the job has several
+    choices, they are those of the first one, and ``choices`` has all that kept any.
     """
 
     cursor: StreamCursor
@@ -65,15 +75,29 @@ class Restarted:
     kept: int
     text: str
     logprobs: Logprobs = ()
+    choices: Mapping[int, KeptText] = field(default_factory=dict)
+
+    def kept_of(self, choice: int) -> KeptText:
+        """Return what was kept of a choice."""
+        return self.choices.get(choice, KeptText()) if choice else KeptText(self.text, self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """The next piece of the answer, with the logprobs of its tokens if requested."""
+    """The next piece of the answer, with the logprobs of its tokens if requested.
+
+    ``mark``: the choice, if the job has several; the last piece of a choice may be empty.
+    """
 
     cursor: StreamCursor
     text: str
     logprobs: Logprobs = ()
+    mark: ChoiceMark | None = None
+
+    @property
+    def choice(self) -> int:
+        """The number of the choice."""
+        return 0 if self.mark is None else self.mark.choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,33 +219,45 @@ class _JobEventReader:
             return
         if frame.checkpoint is not None:
             start = frame.checkpoint
-            yield from self._move(frame.epoch, start.lineage, start.deltas, start.logprobs)
+            yield from self._move(frame.epoch, start)
         elif frame.epoch > self._at.epoch and frame.seq == 1:
-            yield from self._move(frame.epoch, ((frame.epoch, 0),), [frame.text or ""], [frame.logprobs])
+            marks = () if frame.mark is None else (frame.mark,)
+            lineage = ((frame.epoch, 0),)
+            yield from self._move(frame.epoch, _known(lineage, [frame.text or ""], [frame.logprobs], marks))
         elif self._is_next(frame):
             yield self._piece(frame)
 
     def _piece(self, frame: Frame) -> TextPiece:
         self._at = frame.cursor
-        return TextPiece(self._at, self._restore(frame.text or ""), frame.logprobs)
+        return TextPiece(self._at, self._restore(frame.text or ""), frame.logprobs, frame.mark)
 
-    def _move(
-        self, epoch: int, lineage: Lineage, deltas: Sequence[str], logprobs: Sequence[Logprobs] = ()
-    ) -> Iterator[Event]:
+    def _move(self, epoch: int, known: Checkpoint) -> Iterator[Event]:
         """Move the client from its cursor to the end of an attempt's deltas."""
         if self._at.epoch == 0:
             # Text arrived while Postgres is unavailable and the row has no attempt yet.
             self._at = StreamCursor(epoch, 0)
             yield Started(self._at, max(1, self._job.attempt))
-        kept = num_kept(lineage, self._at.epoch, self._at.seq)
+        kept = num_kept(known.lineage, self._at.epoch, self._at.seq)
         is_less = kept < self._at.seq
         self._at = StreamCursor(epoch, kept)
         if is_less:
-            known = tuple(chain.from_iterable(logprobs[:kept]))
-            yield Restarted(self._at, self._job.attempt, kept, self._restore("".join(deltas[:kept])), known)
-        for seq, text in enumerate(deltas[kept:], kept + 1):
-            self._at = StreamCursor(epoch, seq)
-            yield TextPiece(self._at, self._restore(text), logprobs[seq - 1] if logprobs else ())
+            yield self._restarted(kept, known)
+        for index in range(kept, known.num_deltas):
+            self._at = StreamCursor(epoch, index + 1)
+            logprobs = known.logprobs[index] if known.logprobs else ()
+            mark = known.marks[index] if known.marks else None
+            yield TextPiece(self._at, self._restore(known.deltas[index]), logprobs, mark)
+
+    def _restarted(self, kept: int, known: Checkpoint) -> Restarted:
+        """Return the event for a client that loses deltas after the first ``kept``."""
+        left = _known((), known.deltas[:kept], known.logprobs[:kept], known.marks[:kept])
+        texts = {choice: self._kept(left.of_choice(choice)) for choice in {mark.choice for mark in left.marks} | {0}}
+        first = texts[0]
+        choices = texts if known.marks else {}
+        return Restarted(self._at, self._job.attempt, kept, first.text, first.logprobs, choices)
+
+    def _kept(self, own: Checkpoint) -> KeptText:
+        return KeptText(self._restore("".join(own.deltas)), tuple(chain.from_iterable(own.logprobs)))
 
     def _restore(self, text: str) -> str:
         return text if self._restorer is None else self._restorer.text(text)
@@ -246,16 +282,24 @@ class _JobEventReader:
         if job.num_deltas and (is_elsewhere or self._at.seq < job.num_deltas):
             stored = await run_in_threadpool(jobs.stored_deltas, self._runtime.db, job.tenant_id, job.id)
             if stored is not None:
-                for event in self._move(stored.epoch, stored.lineage, stored.deltas, stored.logprobs):
+                known = _known(stored.lineage, stored.deltas, stored.logprobs, stored.marks)
+                for event in self._move(stored.epoch, known):
                     yield event
         elif is_elsewhere and job.output is not None:
             # The last attempt generated no text.
-            for event in self._move(job.epoch, ((job.epoch, 0),), ()):
+            for event in self._move(job.epoch, _known(((job.epoch, 0),))):
                 yield event
         # A lost attempt may have sent more deltas than were stored; the last id must still be the highest.
         yield Ended(
             max(StreamCursor(job.epoch, job.num_deltas + 1), StreamCursor(self._at.epoch, self._at.seq + 1)), job
         )
+
+
+def _known(
+    lineage: Lineage, deltas: Sequence[str] = (), logprobs: Sequence[Logprobs] = (), marks: Marks = ()
+) -> Checkpoint:
+    """Return deltas without their tokens, which no client is shown."""
+    return Checkpoint(tuple(deltas), ((),) * len(deltas), lineage, tuple(logprobs), marks)
 
 
 async def wait_until_ended(runtime: Runtime, job: Job, timeout_s: float) -> Job:

@@ -313,7 +313,7 @@ def _has_tokens(source: Any) -> bool:
     """True if an input, or one of several, is given as token ids."""
     if isinstance(source, list):
         return any(not isinstance(one, str) for one in source)
-    return isinstance(source, dict) and "token_ids" in source
+    return isinstance(source, dict) and ("token_ids" in source or _has_tokens(source.get("prompts", [])))
 
 
 def _texts(given: Any, *, is_free: bool = False) -> Iterator[str]:

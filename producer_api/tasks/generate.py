@@ -10,9 +10,10 @@ from producer_api.anthropic.message_request import MessageRequest
 from producer_api.anthropic.message_request import as_sent as message_as_sent
 from producer_api.anthropic.message_request import to_job as message_job
 from producer_api.openai import text_routes
-from producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
+from producer_api.openai.chat_answer import ChatAnswer, answer_of
 from producer_api.openai.chat_request import ChatRequest
 from producer_api.openai.chat_request import to_job as chat_job
+from producer_api.openai.choices_answer import NewAnswer, answer_to
 from producer_api.openai.completion_answer import CompletionAnswer
 from producer_api.openai.completion_request import CompletionRequest
 from producer_api.openai.completion_request import to_job as completion_job
@@ -33,7 +34,7 @@ RequestType = TypeVar("RequestType", bound=TextRequest)
 
 
 def _text(
-    shape: type[RequestType], to_job: Callable[[RequestType], GenerateRequest], answer: Callable[[Job], Answer]
+    shape: type[RequestType], to_job: Callable[[RequestType], GenerateRequest], new_answer: NewAnswer
 ) -> ParseBody:
     """Return the reader of a request for text."""
 
@@ -41,7 +42,7 @@ def _text(
         request = shape.model_validate(body)
         return ParsedRequest(
             to_job(request),
-            lambda job: answer(job).full_answer(job),
+            lambda job: answer_to(job, new_answer).full_answer(job),
             lambda error: as_sent(error, request),
             is_stored=request.store if isinstance(request, ChatRequest) else None,
         )

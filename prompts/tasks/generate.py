@@ -24,21 +24,51 @@ _MAX_ECHOED = 131_072
 def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
     """Return the payload and the cost. The payload's ``max_tokens`` is a number."""
     source = _source(request, model)
-    num_tokens = len(build_prompt(model.tokenizer, source))
-    max_tokens = _fit_window(model, num_tokens, request.sampling.max_tokens)
+    lengths = _prompt_lengths(source, model)
+    max_tokens = _fit_each(source, lengths, model, request.sampling.max_tokens)
     if request.sampling.grammar is not None:
         model.grammars.check(request.sampling.grammar.kind, request.sampling.grammar.text)
     sampling = request.sampling.with_defaults(model.sampling)
     sampling = sampling.model_copy(update={"max_tokens": max_tokens})
     _check_tokens(model.tokenizer, sampling, max_tokens)
-    _check_echo(sampling, num_tokens)
-    payload = GeneratePayload(input=source, sampling=sampling, policy=policy)
+    _check_echo(sampling, sum(lengths) * (request.n or 1))
+    # A worker of an older release reads a payload without ``n``.
+    payload = GeneratePayload(input=source, n=None if request.n == 1 else request.n, sampling=sampling, policy=policy)
     if _is_behind_chat(model):
         check_fields(source, sampling)
         payload = payload.model_copy(update={"tool_style": CALL_STYLE if source.callable_tools else None})
     elif source.callable_tools:
         payload = with_tools(payload, model.tokenizer, model.grammars)
-    return Prepared(payload, num_tokens, max_tokens)
+    return Prepared(payload, sum(lengths), max_tokens * payload.num_choices)
+
+
+def _prompt_lengths(source: GenerateInput, model: InputModel) -> list[int]:
+    """Return the tokens of each prompt. Raises InvalidRequest."""
+    lengths = []
+    for index, one in enumerate(source.each_prompt):
+        try:
+            lengths.append(len(build_prompt(model.tokenizer, one)))
+        except InvalidRequest as error:
+            raise _of_prompt(error, source, index) from error
+    return lengths
+
+
+def _fit_each(source: GenerateInput, lengths: Sequence[int], model: InputModel, max_tokens: int | None) -> int:
+    """Return how many tokens may be produced after each of the prompts. Raises InvalidRequest as ``fit`` does."""
+    most = []
+    for index, num_tokens in enumerate(lengths):
+        try:
+            most.append(_fit_window(model, num_tokens, max_tokens))
+        except InvalidRequest as error:
+            raise _of_prompt(error, source, index) from error
+    return min(most)
+
+
+def _of_prompt(error: InvalidRequest, source: GenerateInput, index: int) -> InvalidRequest:
+    """Return the error with the place of the prompt among several."""
+    if source.prompts is not None and (error.param or "").startswith("input"):
+        error.param = f"input.prompts[{index}]"
+    return error
 
 
 def _check_tokens(tokenizer: Tokenizer, sampling: Sampling, max_tokens: int) -> None:
@@ -71,8 +101,7 @@ def _check_echo(sampling: Sampling, num_tokens: int) -> None:
 def cut_to_length(request: GenerateRequest, model: InputModel) -> GenerateRequest:
     """Return the request, without its oldest turns if it is too long and allows that; raise InvalidRequest."""
     source = _source(request, model)
-    num_tokens = len(build_prompt(model.tokenizer, source))
-    _fit_window(model, num_tokens, request.sampling.max_tokens)
+    _fit_each(source, _prompt_lengths(source, model), model, request.sampling.max_tokens)
     return request.model_copy(update={"input": source})
 
 
@@ -86,7 +115,7 @@ def is_quick(request: GenerateRequest, model: InputModel) -> bool:
 
 def count_tokens(request: GenerateRequest, model: InputModel) -> int:
     """Return how many tokens the model would be given. Raises as ``prepare`` does."""
-    return len(build_prompt(model.tokenizer, _source(request, model)))
+    return sum(_prompt_lengths(_source(request, model), model))
 
 
 def _source(request: GenerateRequest, model: InputModel) -> GenerateInput:

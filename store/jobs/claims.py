@@ -24,6 +24,7 @@ from store.jobs import claim_queries
 from store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint, Lineage, Logprobs, groups_as_json
+from store.streams.choices import Marks, deltas_as_json
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +74,8 @@ class Finish:
     """The end of an attempt: a terminal ``state``, the output, and the deltas of the whole text in order.
 
     ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
-    each delta; empty if the job does not ask for them. ``tenant_id``: the claim's, for encryption.
+    each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.choices``. ``tenant_id``: the
+    claim's, for encryption.
     """
 
     job_id: str
@@ -86,6 +88,7 @@ class Finish:
     lineage: Lineage = ()
     logprobs: tuple[Logprobs, ...] = ()
     tenant_id: str = ""
+    marks: Marks = ()
 
     def __post_init__(self) -> None:
         if not self.state.is_terminal:
@@ -217,7 +220,7 @@ def _row(finish: Finish, vault: Vault) -> dict[str, object]:
     contents = {
         "output": finish.output,
         "error": finish.error,
-        "deltas": list(finish.deltas),
+        "deltas": deltas_as_json(finish.deltas, finish.marks),
         "logprobs": groups_as_json(finish.logprobs),
     }
     if vault.is_on:
@@ -257,7 +260,7 @@ def _storable(value: object) -> object:
             return value.replace("\0", "\ufffd").encode(errors="replace").decode()
         case dict():
             return {_storable(key): _storable(item) for key, item in value.items()}
-        case list():
+        case list() | tuple():
             return [_storable(item) for item in value]
         case _:
             return value

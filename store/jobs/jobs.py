@@ -22,6 +22,7 @@ from store.jobs.terminal import conclude
 from store.schema import tables
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Lineage, Logprobs, lineage_from_json, read_groups
+from store.streams.choices import Marks, deltas_from_json
 from store.tasks.registry import BULKY_OUTPUTS
 
 __all__ = [
@@ -132,13 +133,14 @@ class StoredStream:
     """The deltas of an ended job. The first has sequence number 1.
 
     ``lineage``: the attempts that the deltas came from (``store.streams.checkpoints``). ``logprobs``: one group for
-    each delta; empty if the job did not ask for them.
+    each delta; empty if the job did not ask for them. ``marks``: as in ``store.streams.choices``.
     """
 
     epoch: int
     deltas: list[str]
     lineage: Lineage
     logprobs: tuple[Logprobs, ...] = ()
+    marks: Marks = ()
 
 
 def get(db: Database, tenant_id: str, job_id: str) -> Job:
@@ -244,7 +246,8 @@ def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | N
     # A stream without a lineage was stored by a release before lineages: all of it is from the last attempt.
     lineage = lineage_from_json(row["lineage"]) or ((row["epoch"], 0),)
     opened = open_columns(db.vault, EncryptionContext(tenant_id, "job_streams", "", job_id), row, "deltas", "logprobs")
-    return StoredStream(row["epoch"], opened["deltas"], lineage, read_groups(opened["logprobs"]))
+    deltas, marks = deltas_from_json(opened["deltas"])
+    return StoredStream(row["epoch"], list(deltas), lineage, read_groups(opened["logprobs"]), marks)
 
 
 def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:

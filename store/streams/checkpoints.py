@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from store.streams.choices import ChoiceEnd, Marks, deltas_as_json, deltas_from_json
+
 
 @dataclass(frozen=True, slots=True)
 class LogprobRow:
@@ -75,13 +77,15 @@ class Checkpoint:
     """Everything that attempts have emitted of a job: a text and its token ids for each delta.
 
     ``deltas[i]`` came from ``token_ids[i]``. Tokens without a certain text yet are not included. ``logprobs[i]`` are of
-    the same tokens; ``logprobs`` is empty if the job does not ask for them.
+    the same tokens; ``logprobs`` is empty if the job does not ask for them. ``marks`` are as in
+    ``store.streams.choices``.
     """
 
     deltas: tuple[str, ...] = ()
     token_ids: tuple[tuple[int, ...], ...] = ()
     lineage: Lineage = ()
     logprobs: tuple[Logprobs, ...] = ()
+    marks: Marks = ()
 
     def __post_init__(self) -> None:
         if len(self.deltas) != len(self.token_ids):
@@ -102,6 +106,22 @@ class Checkpoint:
         """All emitted tokens in order."""
         return tuple(token for group in self.token_ids for token in group)
 
+    @property
+    def ends(self) -> dict[int, ChoiceEnd]:
+        """The choices that have ended."""
+        return {mark.choice: mark.end for mark in self.marks if mark.end is not None}
+
+    def of_choice(self, choice: int) -> "Checkpoint":
+        """Return the deltas of one choice that have text. Without marks all deltas are of choice 0."""
+        if not self.marks:
+            return self if choice == 0 else Checkpoint()
+        rows = [row for row, mark in enumerate(self.marks) if mark.choice == choice and self.deltas[row]]
+        return Checkpoint(
+            tuple(self.deltas[row] for row in rows),
+            tuple(self.token_ids[row] for row in rows),
+            logprobs=tuple(self.logprobs[row] for row in rows) if self.logprobs else (),
+        )
+
     def continued_by(self, epoch: int) -> "Checkpoint":
         """Return the start of an attempt that continues here, or begins anew if nothing was emitted."""
         lineage = (*self.lineage, (epoch, self.num_deltas)) if self.deltas else ((epoch, 0),)
@@ -112,17 +132,19 @@ class Checkpoint:
         """Read the result of ``as_json``; None stays None."""
         if stored is None:
             return None
+        deltas, marks = deltas_from_json(stored["deltas"])
         return cls(
-            deltas=tuple(stored["deltas"]),
+            deltas=deltas,
             token_ids=tuple(tuple(group) for group in stored["token_ids"]),
             lineage=lineage_from_json(stored["lineage"]),
             logprobs=read_groups(stored.get("logprobs")),
+            marks=marks,
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return the checkpoint as plain JSON values."""
         plain: dict[str, Any] = {
-            "deltas": list(self.deltas),
+            "deltas": deltas_as_json(self.deltas, self.marks),
             "token_ids": [*map(list, self.token_ids)],
             "lineage": [*map(list, self.lineage)],
         }

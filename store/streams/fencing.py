@@ -11,6 +11,7 @@ from typing import Any
 from store.encryption.vault import Vault
 from store.redis.connection import connect, translated_errors
 from store.streams.checkpoints import Checkpoint, Lineage, Logprobs
+from store.streams.choices import ChoiceMark
 from store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
 
 _SCRIPT = Path(__file__).with_suffix(".lua")
@@ -62,23 +63,25 @@ class _LogRecovery:
         self._deltas: list[str] = []
         self._token_ids: list[tuple[int, ...]] = []
         self._logprobs: list[Logprobs] = []
+        self._marks: list[ChoiceMark] = []
         self._lineage: Lineage = ()
 
     def take(self, frame: Frame) -> None:
         """Add the log's next frame, if it continues the text."""
         if frame.checkpoint is not None:
             self._begin(frame.checkpoint)
-        elif frame.text is not None and frame.token_ids:
+        elif frame.text is not None and (frame.token_ids or _is_end_of_choice(frame)):
             if frame.seq == 1 and frame.epoch > self._epoch:
                 self._begin(Checkpoint(lineage=((frame.epoch, 0),)))
             if frame.epoch == self._epoch and frame.seq == len(self._deltas) + 1:
                 self._deltas.append(frame.text)
                 self._token_ids.append(frame.token_ids)
                 self._logprobs.append(frame.logprobs)
+                self._marks += () if frame.mark is None else (frame.mark,)
 
     def checkpoint(self) -> Checkpoint:
         logprobs = tuple(self._logprobs) if any(self._logprobs) else ()
-        return Checkpoint(tuple(self._deltas), tuple(self._token_ids), self._lineage, logprobs)
+        return Checkpoint(tuple(self._deltas), tuple(self._token_ids), self._lineage, logprobs, tuple(self._marks))
 
     @property
     def _epoch(self) -> int:
@@ -87,7 +90,12 @@ class _LogRecovery:
     def _begin(self, start: Checkpoint) -> None:
         self._deltas, self._token_ids = list(start.deltas), list(start.token_ids)
         self._logprobs = list(start.logprobs or ((),) * start.num_deltas)
+        self._marks = list(start.marks)
         self._lineage = start.lineage
+
+
+def _is_end_of_choice(frame: Frame) -> bool:
+    return frame.mark is not None and frame.mark.end is not None
 
 
 def newest(stored: Checkpoint | None, recovered: Checkpoint | None) -> Checkpoint:

@@ -1,7 +1,7 @@
 -- Appends frames to their jobs' replay logs and wakes the followers, all jobs of an engine step in one call.
 -- KEYS[i] is both the log and the channel of frame i.
 -- ARGV: longest log, seconds to keep it after a frame, seconds after an end, then per frame: id "<epoch>-<seq>", kind
--- ("s" start, "d" delta, "p" delta with logprobs, "e" end), text, token ids. The kind of a sealed frame is a capital
+-- ("s" start, "d" delta, "p" delta with logprobs or of one of several choices, "e" end), text, token ids. The kind of a sealed frame is a capital
 -- letter. The ids are for the log alone: a reader goes on from the text.
 -- XADD refuses an id that is not above the last one: a stale epoch or a repeated frame is neither kept nor announced.
 local accepted = 0

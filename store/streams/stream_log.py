@@ -27,6 +27,7 @@ from store.failpoints import failpoint
 from store.ids import new_id
 from store.redis.connection import AWAY, connect, translated_errors
 from store.streams.checkpoints import Checkpoint, Logprobs, read_logprobs
+from store.streams.choices import ChoiceMark, marked_as_json, marked_from_json
 
 CANCEL_CHANNEL = "headrace:cancel"
 GENERATION_KEY = "headrace:generation"
@@ -84,7 +85,8 @@ class StreamCursor:
 class Frame:
     """A piece of a job's answer.
 
-    A delta has ``text`` and its ``token_ids``, and ``logprobs`` if the job asks for them. Deltas count from 1, through
+    A delta has ``text`` and its ``token_ids``, ``logprobs`` if the job asks for them, and a ``mark`` if the job has
+    several choices (``store.streams.choices``). Deltas count from 1, through
     all attempts that continue one another. An attempt's start has a ``checkpoint`` and ``seq`` 0: the deltas that it
     continues and their attempts, itself the last. A frame with neither is the end of the stream: the outcome is in
     Postgres. Its ``seq`` is one above the last delta's.
@@ -97,6 +99,7 @@ class Frame:
     token_ids: tuple[int, ...] = ()
     checkpoint: Checkpoint | None = None
     logprobs: Logprobs = ()
+    mark: ChoiceMark | None = None
 
     @property
     def entry_id(self) -> str:
@@ -120,9 +123,10 @@ class Frame:
         if self.text is None:
             return self.entry_id, "e", "", ""
         tokens = ",".join(map(str, self.token_ids))
-        if self.logprobs:
+        if self.logprobs or self.mark is not None:
             # Inside the text, because readers receive only the text; the token ids are only in the log.
-            inside = [self.text, [one.as_json() for one in self.logprobs]]
+            text = self.text if self.mark is None else marked_as_json(self.text, self.mark)
+            inside = [text, [one.as_json() for one in self.logprobs]]
             return self.entry_id, "p", json.dumps(inside, separators=(",", ":")), tokens
         return self.entry_id, "d", self.text, tokens
 
@@ -158,7 +162,9 @@ def read_frame(
             return Frame(job_id, cursor.epoch, cursor.seq, None)
         case b"p":
             delta, rows = json.loads(text)
-            return Frame(job_id, cursor.epoch, cursor.seq, delta, _ids(tokens), logprobs=read_logprobs(rows))
+            shown, mark = (delta, None) if isinstance(delta, str) else marked_from_json(delta)
+            logprobs = read_logprobs(rows)
+            return Frame(job_id, cursor.epoch, cursor.seq, shown, _ids(tokens), logprobs=logprobs, mark=mark)
         case _:
             return Frame(job_id, cursor.epoch, cursor.seq, text.decode(), _ids(tokens))
 

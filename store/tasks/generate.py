@@ -28,13 +28,22 @@ from store.payloads.strict_model import Strict, Text
 from store.payloads.template_variables import TemplateVariables
 from store.tasks.task_spec import TaskSpec
 
+MAX_SAMPLES = 16
+"""Most answers to one prompt."""
+
+MAX_CHOICES = 128
+"""Most answers of one job, to all its prompts together."""
+
+TokenIds = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_NEW_TOKENS)]
+
 
 class GenerateInput(Strict):
     """The input of the model: a conversation for its chat template, or a raw prompt as text or as token ids.
 
-    Exactly one of the three. ``tools`` go with a conversation. ``tool_choice`` is ``auto`` if it is not given;
-    ``parallel_tool_calls`` false keeps the answer to one call. ``chat_template_kwargs`` are further variables of the
-    chat template. ``suffix`` is the text after the gap that the model fills, which begins after ``prompt``.
+    Exactly one of them. ``prompts`` are several raw prompts, all texts or all token ids. ``tools`` go with a
+    conversation. ``tool_choice`` is ``auto`` if it is not given; ``parallel_tool_calls`` false keeps the answer to one
+    call. ``chat_template_kwargs`` are further variables of the chat template. ``suffix`` is the text after the gap that
+    the model fills, which begins after ``prompt``.
     """
 
     tools: Annotated[tuple[Tool, ...], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
@@ -44,7 +53,15 @@ class GenerateInput(Strict):
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     prompt: Text | None = None
     suffix: Text | None = None
-    token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_NEW_TOKENS)] | None = None
+    token_ids: TokenIds | None = None
+    prompts: Annotated[tuple[Text | TokenIds, ...], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
+
+    @field_validator("prompts")
+    @classmethod
+    def _are_of_one_kind(cls, prompts: tuple[str | tuple[int, ...], ...] | None) -> Any:
+        if len({isinstance(prompt, str) for prompt in prompts or ()}) > 1:
+            raise ValueError("give texts or lists of token ids, not both in one request")
+        return prompts
 
     @field_validator("tools")
     @classmethod
@@ -81,8 +98,8 @@ class GenerateInput(Strict):
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if [self.messages, self.prompt, self.token_ids].count(None) != 2:
-            raise ValueError("give exactly one of `messages`, `prompt` and `token_ids`")
+        if [self.messages, self.prompt, self.token_ids, self.prompts].count(None) != 3:
+            raise ValueError("give exactly one of `messages`, `prompt`, `token_ids` and `prompts`")
         if self.tools is not None and self.messages is None:
             raise ValueError("`tools` go with `messages`: a raw prompt has no place for them")
         if self.chat_template_kwargs and self.messages is None:
@@ -96,6 +113,15 @@ class GenerateInput(Strict):
         """The tools that the model may call now."""
         return () if self.tool_choice is ToolChoiceMode.NONE else self.tools or ()
 
+    @property
+    def each_prompt(self) -> tuple["GenerateInput", ...]:
+        """The input, or one input for each of ``prompts``."""
+        return (self,) if self.prompts is None else tuple(map(_one_prompt, self.prompts))
+
+
+def _one_prompt(prompt: str | tuple[int, ...]) -> GenerateInput:
+    return GenerateInput(prompt=prompt) if isinstance(prompt, str) else GenerateInput(token_ids=prompt)
+
 
 class Truncation(StrEnum):
     """The treatment of a conversation that leaves no room for an answer in the context window."""
@@ -105,12 +131,22 @@ class Truncation(StrEnum):
 
 
 class GenerateRequest(JobOrder):
-    """The body of ``POST /v1/jobs`` for generated text."""
+    """The body of ``POST /v1/jobs`` for generated text. ``n`` null is one answer to each prompt."""
 
     task: Literal["generate"] = "generate"
     input: GenerateInput
+    n: int | None = Field(None, strict=True, ge=1, le=MAX_SAMPLES, description="answers to generate for each prompt")
     sampling: Sampling = Sampling()
     truncation: Truncation = Truncation.DISABLED
+
+    @field_validator("n")
+    @classmethod
+    def _is_not_too_many(cls, n: int | None, info: ValidationInfo) -> int | None:
+        source: GenerateInput | None = info.data.get("input")
+        num_choices = (n or 1) * (1 if source is None else len(source.each_prompt))
+        if num_choices > MAX_CHOICES:
+            raise ValueError(f"this makes {num_choices} answers: at most {MAX_CHOICES} are generated for one request")
+        return n
 
     def fixed_texts(self) -> tuple[str, ...]:
         """Return the stop strings, the texts that are never sampled, and the grammar."""
@@ -148,13 +184,20 @@ class GeneratePayload(Strict):
 
     ``tool_style`` is the format in which this model version writes calls; None if it may call no tools.
     ``answer_shape`` is None if calls may be anywhere in the text. ``policy`` is None if no rule applies to the output.
+    ``n`` answers are generated for each prompt; None is one.
     """
 
     input: GenerateInput
+    n: int | None = None
     sampling: Sampling
     tool_style: ToolStyle | None = None
     answer_shape: AnswerShape | None = None
     policy: PinnedPolicy | None = None
+
+    @property
+    def num_choices(self) -> int:
+        """The number of answers to all prompts together."""
+        return len(self.input.prompts or (None,)) * (self.n or 1)
 
 
 class TopLogprob(Strict):
@@ -190,8 +233,8 @@ class PromptEcho(Strict):
     tokens: tuple[PromptToken, ...] | None = None
 
 
-class GenerateOutput(Strict):
-    """The output of a generate job. ``text`` is complete; a cancelled job has the text up to then.
+class GeneratedText(Strict):
+    """One answer. ``text`` is complete; a cancelled job has the text up to then.
 
     If the model called tools, ``text`` has the calls too, and ``content`` is the text without them. ``logprobs``, if
     the job asked for them, are of each token of the text, without the token that ended it. ``stop_text`` is the text of
@@ -207,6 +250,16 @@ class GenerateOutput(Strict):
     stop_text: str | None = None
     policy: tuple[PolicyHit, ...] | None = None
     prompt: PromptEcho | None = None
+
+
+class GenerateOutput(GeneratedText):
+    """The output of a generate job.
+
+    If there are several answers, ``choices`` has all of them in order, and the other fields are ``text`` and
+    ``finish_reason`` of the first one.
+    """
+
+    choices: tuple[GeneratedText, ...] | None = None
 
 
 GENERATE = TaskSpec(

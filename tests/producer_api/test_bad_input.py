@@ -201,7 +201,7 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
         "messages",
         "two calls of one id",
     ),
-    "n": (CHAT | {"n": 2}, "n", "not supported"),
+    "n": (CHAT | {"n": 17}, "n", "less than or equal to 16"),
     "top_logprobs alone": (CHAT | {"top_logprobs": 3}, "top_logprobs", "set it to true"),
     "too many top_logprobs": (CHAT | {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "equal to 20"),
     "logit_bias": (CHAT | {"logit_bias": {"5": 101}}, "logit_bias.5", "less than or equal to 100"),
@@ -345,16 +345,22 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
 BAD_COMPLETIONS: dict[str, tuple[Body, str, str]] = {
     "no prompt": ({"model": "tiny"}, "prompt", "is required"),
     "empty prompt": ({"model": "tiny", "prompt": ""}, "prompt", "at least 1"),
-    "two prompts": ({"model": "tiny", "prompt": ["a", "b"]}, "prompt", "one request for each"),
-    "no prompts": ({"model": "tiny", "prompt": []}, "prompt", "one request for each"),
+    "two kinds of prompts": ({"model": "tiny", "prompt": ["a", [1]]}, "prompt[1]", "valid string"),
+    "no prompts": ({"model": "tiny", "prompt": []}, "prompt", "at least 1"),
+    "an empty prompt": ({"model": "tiny", "prompt": ["a", ""]}, "prompt[1]", "at least 1"),
+    "a long prompt": ({"model": "tiny", "prompt": ["a", "x" * 600]}, "prompt[1]", "shorten the prompt"),
+    "an unknown token": ({"model": "tiny", "prompt": [[1], [257]]}, "prompt[1]", "vocabulary"),
+    "too many answers": ({"model": "tiny", "prompt": ["a"] * 20, "n": 16}, "n", "at most 128"),
+    "fewer to choose from": ({"model": "tiny", "prompt": "a", "n": 2, "best_of": 1}, "best_of", "leave out `best_of`"),
     "unknown token": ({"model": "tiny", "prompt": [1, 257]}, "prompt", "vocabulary"),
     "negative token": ({"model": "tiny", "prompt": [[1, -1]]}, "token_ids[1]", "greater than or equal to 0"),
     "long prompt": ({"model": "tiny", "prompt": "x" * 600}, "prompt", "shorten the prompt"),
     "messages": ({"model": "tiny", "prompt": "a", "messages": []}, "messages", "not supported"),
     **{
-        name: ({"model": "tiny", "prompt": "a", name: value}, name, words)
+        f"{name} {value}": ({"model": "tiny", "prompt": "a", name: value}, name, words)
         for name, value, words in (
-            ("n", 2, "not supported"),
+            ("n", 0, "greater than or equal to 1"),
+            ("n", True, "valid integer"),
             ("best_of", 3, "not supported"),
             ("suffix", "end", "no tokens for filling in"),
             ("chat_template_kwargs", {"a": 1}, "not supported"),

@@ -21,6 +21,7 @@ from math import ceil
 from statistics import fmean
 
 from models.engine.protocol import AnyEngine
+from store.tasks.generate import MAX_SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,11 @@ class EngineAdmission:
         """Taken messages that still use a thread."""
         with self._lock:
             return sum(self._count.values())
+
+    @property
+    def choices_at_once(self) -> int:
+        """How many choices of one job run at the same time: at most half of the slots, so that other jobs run too."""
+        return max(1, min(MAX_SAMPLES, self._max_slots // 2))
 
     def has_credit(self) -> bool:
         """Return True if one more message may be taken; if not, the loop is woken when there may be room."""

@@ -21,6 +21,19 @@ class AttemptId(NamedTuple):
     epoch: int
 
 
+class ChoiceId(NamedTuple):
+    """Names one of several choices of an attempt in the engine, where they are the group of the attempt's id."""
+
+    job_id: str
+    epoch: int
+    choice: int
+
+    @property
+    def attempt_id(self) -> AttemptId:
+        """The attempt."""
+        return AttemptId(self.job_id, self.epoch)
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One claimed attempt of a job. Times are monotonic, in seconds.

@@ -12,7 +12,9 @@ would show the text. Prompts and outputs are in no log line.
 
 import time
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -61,13 +63,79 @@ class EngineClient(Generic[RequestT, ResultT]):
         """
         future = self._engine.submit(request)
         self._admission.entered(num_prompt, max_tokens)
-        if self._in_flight.is_closed or not self._in_flight.owns(attempt):
-            # The attempt was lost or handed back before its request was in the engine, so nothing has cancelled it.
-            self._engine.cancel(attempt.id, FinishReason.HANDED_BACK)
+        self._cancel_if_lost(attempt)
         try:
             return future.result()
         finally:
             self._admission.left()
+
+    def run_group(
+        self,
+        attempt: Attempt,
+        requests: Sequence[RequestT],
+        *,
+        num_prompt: int,
+        max_tokens: int,
+        is_last: Callable[[ResultT], bool],
+        on_result: Callable[[int, ResultT], object],
+    ) -> dict[int, ResultT]:
+        """Submit several requests of one attempt; return their results by position.
+
+        At most ``choices_at_once`` of the admission are in the engine. After a result with ``is_last`` no more are
+        submitted: those have no result. ``on_result`` is called on the engine's thread, behind the deltas of a request.
+        After the first error the other requests are cancelled, and it is raised when they have ended.
+        """
+        waiting = deque(enumerate(requests))
+        running: dict[Future[ResultT], int] = {}
+        results: dict[int, ResultT] = {}
+        failure: BaseException | None = None
+        self._admission.entered(num_prompt, max_tokens)
+        try:
+            while waiting or running:
+                while waiting and len(running) < self._admission.choices_at_once:
+                    position, request = waiting.popleft()
+                    running[self._submitted(request, position, on_result)] = position
+                    self._cancel_if_lost(attempt)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    position = running.pop(future)
+                    if (error := future.exception()) is not None:
+                        failure = failure or error
+                        self.cancel(attempt)
+                    else:
+                        results[position] = future.result()
+                    if failure is not None or is_last(results[position]):
+                        waiting.clear()
+        finally:
+            self._admission.left()
+        if failure is not None:
+            raise failure
+        return results
+
+    def _submitted(
+        self, request: RequestT, position: int, on_result: Callable[[int, ResultT], object]
+    ) -> Future[ResultT]:
+        """Submit a request. The future has its outcome after ``on_result`` has returned."""
+        outcome_of: Future[ResultT] = Future()
+
+        def done(ended: Future[ResultT]) -> None:
+            try:
+                result = ended.result()
+                on_result(position, result)
+            except Exception as error:  # noqa: BLE001 - the job's thread gets it raised
+                outcome_of.set_exception(error)
+            else:
+                outcome_of.set_result(result)
+
+        try:
+            self._engine.submit(request).add_done_callback(done)
+        except EngineError as error:
+            outcome_of.set_exception(error)
+        return outcome_of
+
+    def _cancel_if_lost(self, attempt: Attempt) -> None:
+        if self._in_flight.is_closed or not self._in_flight.owns(attempt):
+            # The attempt was lost or handed back before its request was in the engine, so nothing has cancelled it.
+            self._engine.cancel(attempt.id, FinishReason.HANDED_BACK)
 
     def check(self, request: RequestT) -> None:
         """Raise as ``Engine.check``."""

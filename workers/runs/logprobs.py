@@ -47,7 +47,8 @@ def echoed(tokenizer: Tokenizer, request: EngineRequest, completion: CompletionO
     if not sampling.echo:
         return None
     text = tokenizer.decode(request.prompt)
-    if not sampling.scores_prompt:
+    is_scored = len(completion.prompt_logprobs) == len(request.prompt) - 1  # not if it was cancelled before
+    if not (sampling.scores_prompt and is_scored):
         return PromptEcho(text=text)
     first = PromptToken(**_spelled(tokenizer, request.prompt[0]))
     rows = kept(request.prompt[1:], completion.prompt_logprobs)

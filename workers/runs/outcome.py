@@ -100,7 +100,7 @@ def completed(
     filtered = FilteredOutput(completion.text, completion.deltas) if rules is None else rules.apply(completion.deltas)
     used = usage(claim, completion, waited_s, start).model_dump()
     if filtered.blocked_by is not None:
-        return _blocked(claim, filtered.blocked_by, used)
+        return blocked(claim, filtered.blocked_by, used)
     state = STATES[completion.finish_reason]
     if rules is not None and rules.holds_back:
         # Logprobs would reveal tokens that the policy has replaced.
@@ -114,7 +114,7 @@ def completed(
         epoch=claim.epoch,
         state=state,
         output=output.model_copy(update=added).model_dump(exclude_none=True),
-        error=_expiry_error(claim) if state is JobState.EXPIRED else None,
+        error=expiry_error(claim) if state is JobState.EXPIRED else None,
         usage=used,
         deltas=filtered.pieces,
         lineage=start.lineage,
@@ -123,12 +123,13 @@ def completed(
     )
 
 
-def _expiry_error(claim: Claim) -> dict[str, Any]:
+def expiry_error(claim: Claim) -> dict[str, Any]:
+    """Return the error of a job whose deadline passed while it ran."""
     message = "the deadline passed while the job ran"
     return JobErrorBody(code="deadline_exceeded", message=message, attempt=claim.attempt).model_dump()
 
 
-def _blocked(claim: Claim, rule: str, used: dict[str, Any]) -> Finish:
+def blocked(claim: Claim, rule: str, used: dict[str, Any]) -> Finish:
     """Return the end of a job with an output that a rule blocks. The generated tokens are charged."""
     message = f"the policy's rule {rule} does not let this output out"
     error = BlockedBody(code="policy_blocked_output", message=message, attempt=claim.attempt, rule=rule)
@@ -153,16 +154,20 @@ def _spelled(
 
 def _handed_back(claim: Claim, completion: CompletionOutput, start: Checkpoint) -> Retry:
     num_new = len(completion.token_ids) - len(start.tokens)
-    return Retry(
-        "handed_back",
-        "the attempt was handed back for another to go on",
-        charge=False,
+    return handed_back(
         cleared=is_on_probation(claim) and num_new >= PROBATION_TOKENS,
-        checkpoint=_checkpoint(completion.progress, start.lineage),
+        checkpoint=shown(completion.progress, start.lineage),
     )
 
 
-def _checkpoint(progress: EmittedOutput | None, lineage: Lineage) -> Checkpoint | None:
+def handed_back(*, cleared: bool, checkpoint: Checkpoint | None) -> Retry:
+    """Return that the attempt was handed back, with the output that it has shown."""
+    message = "the attempt was handed back for another to go on"
+    return Retry("handed_back", message, charge=False, cleared=cleared, checkpoint=checkpoint)
+
+
+def shown(progress: EmittedOutput | None, lineage: Lineage) -> Checkpoint | None:
+    """Return the output that an attempt has shown; None if there is none."""
     if progress is None or not progress.deltas:
         return None
     logprobs = kept_by_delta(progress.token_ids, progress.logprobs)
@@ -183,13 +188,12 @@ def usage(claim: Claim, completion: CompletionOutput, waited_s: float, start: Ch
     )
 
 
-def refused(claim: Claim, error: HeadraceError | EngineError, lineage: Lineage = ()) -> Finish | Retry:
-    """Return the outcome of a request that failed."""
+def refused(claim: Claim, error: HeadraceError | EngineError, checkpoint: Checkpoint | None = None) -> Finish | Retry:
+    """Return the outcome of a request that failed. ``checkpoint``: the output that was shown."""
     if isinstance(error, Unavailable):
         return again(claim, error.code, error.message)
     if not isinstance(error, EngineError):
         return failed(claim, error.code, error.message)
-    checkpoint = _checkpoint(error.progress, lineage)
     if isinstance(error, EngineStopped):
         # A request that was not in the engine yet cannot be the cause.
         was_inside = error.progress is not None

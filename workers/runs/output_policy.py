@@ -13,7 +13,7 @@ Postgres when the job has ended.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -27,6 +27,7 @@ from store.db.database import Database
 from store.payloads.job_payload import PinnedPolicy, PolicyHit
 from store.payloads.sampling_params import GrammarKind
 from store.registry import policies
+from store.streams.choices import ChoiceMark, Marks
 from store.streams.stream_log import Frame
 from store.tasks.generate import GeneratePayload
 
@@ -71,6 +72,39 @@ class FilteredOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class FilteredChoices:
+    """The outputs of several choices after the policy: the pieces of all with their marks, and each output."""
+
+    pieces: tuple[str, ...]
+    marks: Marks
+    outputs: tuple[FilteredOutput, ...]
+
+
+class ChoiceGuards:
+    """One guard for each choice of a job. A delta at the end of a choice gets the rest of its text."""
+
+    def __init__(self, new_guard: Callable[[], GuardedOutput]) -> None:
+        self._new_guard = new_guard
+        self._guards: dict[int, GuardedOutput] = {}
+
+    def of(self, choice: int) -> GuardedOutput:
+        """Return the guard of a choice."""
+        if choice not in self._guards:
+            self._guards[choice] = self._new_guard()
+        return self._guards[choice]
+
+    def feed(self, text: str, mark: ChoiceMark | None) -> str:
+        """Return the text that is shown for a delta."""
+        guard = self.of(0 if mark is None else mark.choice)
+        return guard.feed(text) + (guard.finish() if mark is not None and mark.end is not None else "")
+
+    @property
+    def blocked_by(self) -> str | None:
+        """The rule that blocks one of the outputs."""
+        return next((guard.blocked_by for guard in self._guards.values() if guard.blocked_by is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
 class OutputRules:
     """The rules of a policy for one job's output."""
 
@@ -95,6 +129,26 @@ class OutputRules:
             pieces = list(deltas)
         return FilteredOutput("".join(pieces), tuple(filter(None, pieces)), _counted(guard), guard.blocked_by)
 
+    def apply_each(self, deltas: Iterable[str], marks: Marks, num_choices: int) -> FilteredChoices:
+        """Return the filtered form of all choices of a job, whose deltas came in this order."""
+        guards = ChoiceGuards(self.guard)
+        given = [*zip(deltas, marks, strict=True)]
+        found = [(guards.feed(text, mark), mark) for text, mark in given]
+        # A choice that was cancelled has no end among the deltas.
+        ended = {mark.choice for mark in marks if mark.end is not None}
+        open_ones = [choice for choice in range(num_choices) if choice not in ended]
+        found += [(guards.of(choice).finish(), ChoiceMark(choice)) for choice in open_ones]
+        if not self.holds_back:
+            found = given
+        pieces = [(text, mark) for text, mark in found if text or mark.end is not None]
+        outputs = [_output_of(choice, pieces, guards.of(choice)) for choice in range(num_choices)]
+        return FilteredChoices(tuple(text for text, _ in pieces), tuple(mark for _, mark in pieces), tuple(outputs))
+
+
+def _output_of(choice: int, pieces: Sequence[tuple[str, ChoiceMark]], guard: GuardedOutput) -> FilteredOutput:
+    own = tuple(text for text, mark in pieces if mark.choice == choice and text)
+    return FilteredOutput("".join(own), own, _counted(guard), guard.blocked_by)
+
 
 def _counted(guard: GuardedOutput) -> tuple[PolicyHit, ...]:
     return tuple(map(PolicyHit.model_validate, counted(guard.hits)))
@@ -103,8 +157,8 @@ def _counted(guard: GuardedOutput) -> tuple[PolicyHit, ...]:
 class StreamFilter:
     """Filters the frames of one attempt, in order, and numbers those that are shown. Used by one thread."""
 
-    def __init__(self, guard: GuardedOutput, on_blocked: Callable[[], object]) -> None:
-        self._guard = guard
+    def __init__(self, new_guard: Callable[[], GuardedOutput], on_blocked: Callable[[], object]) -> None:
+        self._guards = ChoiceGuards(new_guard)
         self._on_blocked = on_blocked
         self._num_taken = 0
         self._num_shown = 0
@@ -117,18 +171,18 @@ class StreamFilter:
             return None
         self._num_taken += 1
         try:
-            text = self._guard.feed(frame.text or "")
-            if self._guard.blocked_by is not None:
+            text = self._guards.feed(frame.text or "", frame.mark)
+            if self._guards.blocked_by is not None:
                 self._is_closed = True
                 self._on_blocked()
         except Exception as error:  # noqa: BLE001 - frames of other jobs go on, and the outcome is decided elsewhere
             self._is_closed = True
             log.error("gate_failed", job_id=frame.job_id, epoch=frame.epoch, error=type(error).__name__)
             return None
-        if not text:
+        if not text and (frame.mark is None or frame.mark.end is None):
             return None
         self._num_shown += 1
-        return Frame(frame.job_id, frame.epoch, self._num_shown, text)
+        return Frame(frame.job_id, frame.epoch, self._num_shown, text, mark=frame.mark)
 
 
 def output_rules(cache: CompiledPolicies, tenant_id: str, payload: GeneratePayload) -> OutputRules | None:

@@ -8,6 +8,8 @@ Deltas of an attempt with an output filter pass it on a second thread, so that t
 job without one. They get the filter's sequence numbers and no token ids. After such an attempt is over, late deltas of
 it are not shown.
 
+The choices of an attempt (``ChoiceStream``) are numbered together, in the order in which their deltas come.
+
     deltas ──────────────────▶ queue ──▶ publisher ──▶ Redis
        └──▶ filtered ──▶ filter ──┘
 """
@@ -15,15 +17,17 @@ it are not shown.
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import structlog
 
 from models.engine.requests import Delta
 from store.streams.checkpoints import Checkpoint
+from store.streams.choices import ChoiceEnd, ChoiceMark
 from store.streams.stream_log import Frame
-from workers.runs.in_flight import AttemptId
+from workers.runs.choice_stream import ChoiceStream
+from workers.runs.in_flight import AttemptId, ChoiceId
 from workers.runs.logprobs import kept
 
 log = structlog.get_logger(__name__)
@@ -102,6 +106,7 @@ class FrameQueue:
         self._queue: deque[Frame] = deque()
         self._unfiltered: deque[tuple[Frame, FrameFilter]] = deque()
         self._filters: dict[AttemptId, FrameFilter] = {}
+        self._choices: dict[AttemptId, ChoiceStream] = {}
         self._ended: OrderedDict[AttemptId, None] = OrderedDict()  # filtered attempts that are over
         self._last_seq: dict[AttemptId, int] = {}
         self._last_at: dict[AttemptId, float] = {}
@@ -123,10 +128,18 @@ class FrameQueue:
     def put_deltas(self, deltas: Sequence[Delta]) -> None:
         """Queue the new texts of one engine step; the engine's ``on_deltas``. Never blocks.
 
-        The request ids are AttemptIds.
+        The request ids are AttemptIds and ChoiceIds.
         """
-        frames = [(_attempt_id(delta), _frame(delta)) for delta in deltas]
+        self._show([_frame(delta) for delta in deltas])
+
+    def put_choice_end(self, choice_id: ChoiceId, end: ChoiceEnd) -> None:
+        """Queue the end of a choice behind its deltas."""
+        mark = ChoiceMark(choice_id.choice, end)
+        self._show([(choice_id.attempt_id, Frame(*choice_id.attempt_id, 0, "", mark=mark))])
+
+    def _show(self, found: Sequence[tuple[AttemptId, Frame]]) -> None:
         with self._wake:
+            frames = list(self._numbered(found))
             self._last_seq.update((attempt_id, frame.seq) for attempt_id, frame in frames)
             self._put([(attempt_id, frame) for attempt_id, frame in frames if attempt_id not in self._ended])
             gaps = self._gaps(frames)
@@ -134,14 +147,32 @@ class FrameQueue:
             self._on_gap(attempt_id, per_token_s)
 
     def _gaps(self, frames: Sequence[tuple[AttemptId, Frame]]) -> list[tuple[AttemptId, float]]:
-        """Return the time since the last piece of each stream, for each token of the new piece."""
+        """Return the time since the last piece of each stream, for each token of the new piece.
+
+        The choices of an attempt are several streams in one: they are left out.
+        """
         now = self._clock()
         gaps = []
         for attempt_id, frame in frames:
+            if frame.mark is not None:
+                continue
             if (last_at := self._last_at.get(attempt_id)) is not None:
                 gaps.append((attempt_id, (now - last_at) / max(1, len(frame.token_ids))))
             self._last_at[attempt_id] = now
         return gaps
+
+    def _numbered(self, found: Iterable[tuple[AttemptId, Frame]]) -> Iterable[tuple[AttemptId, Frame]]:
+        """Number the frames of choices. Those of an attempt that is over are left out."""
+        for attempt_id, frame in found:
+            if frame.mark is None:
+                yield attempt_id, frame
+            elif (choices := self._choices.get(attempt_id)) is not None:
+                yield attempt_id, choices.take(frame)
+
+    def put_choices(self, attempt_id: AttemptId, choices: ChoiceStream) -> None:
+        """Number the deltas of an attempt's choices together; called before the first one."""
+        with self._wake:
+            self._choices[attempt_id] = choices
 
     def put_filter(self, attempt_id: AttemptId, frame_filter: FrameFilter) -> None:
         """Filter the deltas of an attempt; called before its first one."""
@@ -166,6 +197,7 @@ class FrameQueue:
         with self._wake:
             self._last_seq.pop(attempt_id, None)
             self._last_at.pop(attempt_id, None)
+            self._choices.pop(attempt_id, None)
             if self._filters.pop(attempt_id, None) is not None:
                 self._ended[attempt_id] = None
                 while len(self._ended) > _ENDED_KEPT:
@@ -242,12 +274,13 @@ class FrameQueue:
             self._backoff.succeeded()
 
 
-def _attempt_id(delta: Delta) -> AttemptId:
-    if not isinstance(delta.request_id, AttemptId):
-        raise TypeError(f"not an attempt's id: {delta.request_id!r}")
-    return delta.request_id
-
-
-def _frame(delta: Delta) -> Frame:
+def _frame(delta: Delta) -> tuple[AttemptId, Frame]:
     logprobs = kept(delta.token_ids, delta.logprobs) if delta.logprobs else ()
-    return Frame(*_attempt_id(delta), delta.seq, delta.text, delta.token_ids, logprobs=logprobs)
+    match delta.request_id:
+        case AttemptId() as attempt_id:
+            mark = None
+        case ChoiceId(choice=choice) as choice_id:
+            attempt_id, mark = choice_id.attempt_id, ChoiceMark(choice)
+        case other:
+            raise TypeError(f"not an attempt's id: {other!r}")
+    return attempt_id, Frame(*attempt_id, delta.seq, delta.text, delta.token_ids, logprobs=logprobs, mark=mark)

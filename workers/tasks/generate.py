@@ -8,8 +8,9 @@ Claims, leases and writing are ``workers.runs.job_runner``'s.
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -20,6 +21,7 @@ from models.engine.requests import (
     CompletionOutput,
     EngineError,
     EngineRequest,
+    FinishReason,
     Grammar,
     SamplingParams,
 )
@@ -41,10 +43,11 @@ from store.registry.models import ModelVersion
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from store.tasks.generate import GeneratePayload
-from workers.runs import outcome
+from workers.runs import choice_outcome, outcome
 from workers.runs.checkpoint_recovery import CheckpointRecovery
+from workers.runs.choice_stream import ChoiceStream
 from workers.runs.engine_admission import EngineAdmission
-from workers.runs.in_flight import Attempt, InFlightAttempts
+from workers.runs.in_flight import Attempt, ChoiceId, InFlightAttempts
 from workers.runs.job_runner import EngineClient
 from workers.runs.logprobs import echoed, emitted
 from workers.runs.outcome import Retry
@@ -53,6 +56,8 @@ from workers.runs.stream_publisher import FrameQueue
 from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 
 log = structlog.get_logger(__name__)
+
+_SEEDS = 2**63
 
 
 class Generating:
@@ -94,24 +99,23 @@ class Generating:
         except Unavailable as error:
             return outcome.again(attempt.claim, error.code, error.message)
         is_guarded = rules is not None and rules.holds_back
-        verdict = self._generate(attempt, payload, rules, is_guarded=is_guarded)
+        generate = self._generate if payload.num_choices == 1 else self._generate_choices
+        verdict = generate(attempt, payload, rules, is_guarded=is_guarded)
         # The model's own text of a guarded attempt must not be stored, so the next attempt starts anew.
         return replace(verdict, checkpoint=None) if is_guarded and isinstance(verdict, Retry) else verdict
 
     def _generate(
         self, attempt: Attempt, payload: GeneratePayload, rules: OutputRules | None, *, is_guarded: bool
     ) -> Finish | Retry:
-        request, start = self._begin(attempt, payload, is_guarded=is_guarded)
-        if rules is not None and is_guarded:
-            stream_filter = StreamFilter(rules.guard(), lambda: self._engine.cancel(attempt))
-            self._frames.put_filter(attempt.id, stream_filter)
+        (request,), start = self._begin(attempt, [self._request(attempt, payload)], is_guarded=is_guarded)
+        self._put_filter(attempt, rules if is_guarded else None)
         submitted_at = self._clock()
         try:
             completion = self._engine.run(
                 attempt, request, num_prompt=len(request.prompt), max_tokens=request.sampling.max_tokens
             )
         except EngineError as error:
-            return outcome.refused(attempt.claim, error, start.lineage)
+            return outcome.refused(attempt.claim, error, outcome.shown(error.progress, start.lineage))
         waited_s = submitted_at - attempt.claimed_at
         self._observe(attempt, completion, waited_s, is_continued=bool(start.deltas))
         try:
@@ -135,38 +139,129 @@ class Generating:
             if not is_continued:
                 times.first_token.observe(queued_s + prefill_s)
 
+    def _generate_choices(
+        self, attempt: Attempt, payload: GeneratePayload, rules: OutputRules | None, *, is_guarded: bool
+    ) -> Finish | Retry:
+        requests, start = self._begin(attempt, self._choice_requests(attempt, payload), is_guarded=is_guarded)
+        stream = ChoiceStream(start)
+        self._frames.put_choices(attempt.id, stream)
+        self._put_filter(attempt, rules if is_guarded else None)
+        submitted_at = self._clock()
+        try:
+            completions = self._run_choices(attempt, requests, start)
+        except EngineError as error:
+            written = stream.checkpoint()
+            return outcome.refused(attempt.claim, error, written if written.deltas else None)
+        waited_s = submitted_at - attempt.claimed_at
+        self._observe(attempt, completions[0], waited_s, is_continued=bool(start.deltas))
+        try:
+            prompts = [*map(partial(echoed, self._tokenizer), requests, completions)]
+            return choice_outcome.completed(
+                attempt.claim,
+                payload,
+                completions,
+                waited_s,
+                start,
+                stream.checkpoint(),
+                self._tokenizer,
+                rules,
+                prompts=prompts,
+            )
+        except ScanTooLong as error:
+            return outcome.failed(attempt.claim, "policy_scan_too_long", str(error))
+
+    def _run_choices(
+        self, attempt: Attempt, requests: Sequence[EngineRequest], start: Checkpoint
+    ) -> list[CompletionOutput]:
+        """Return the result of each request; those that an earlier attempt has ended are not run again."""
+        ends = start.ends
+        left = [number for number in range(len(requests)) if number not in ends]
+
+        def note_end(position: int, completion: CompletionOutput) -> None:
+            if (end := choice_outcome.end_of(completion)) is not None:
+                self._frames.put_choice_end(ChoiceId(*attempt.id, left[position]), end)
+
+        results = self._engine.run_group(
+            attempt,
+            [requests[number] for number in left],
+            num_prompt=sum(len(prompt) for prompt in {request.prompt for request in requests}),
+            max_tokens=sum(request.sampling.max_tokens for request in requests),
+            is_last=lambda completion: choice_outcome.end_of(completion) is None,
+            on_result=note_end,
+        )
+        found = {left[position]: completion for position, completion in results.items()}
+        reason = choice_outcome.unfinished([*found.values()]) or FinishReason.CANCELLED
+        for number, request in enumerate(requests):
+            if number not in found:
+                known, end = start.of_choice(number), ends.get(number)
+                found[number] = (
+                    choice_outcome.not_begun(request, known, reason)
+                    if end is None
+                    else choice_outcome.ended_before(request, known, end)
+                )
+        return [found[number] for number in range(len(requests))]
+
+    def _put_filter(self, attempt: Attempt, rules: OutputRules | None) -> None:
+        """Filter the attempt's stream by the rules, if there are any."""
+        if rules is not None:
+            self._frames.put_filter(attempt.id, StreamFilter(rules.guard, lambda: self._engine.cancel(attempt)))
+
     def _begin(
-        self, attempt: Attempt, payload: GeneratePayload, *, is_guarded: bool
-    ) -> tuple[EngineRequest, Checkpoint]:
-        """Return the request and its checkpoint. After the first attempt a start frame informs readers of it."""
-        request = self._request(attempt, payload)
+        self, attempt: Attempt, requests: Sequence[EngineRequest], *, is_guarded: bool
+    ) -> tuple[Sequence[EngineRequest], Checkpoint]:
+        """Return the requests, as they continue, and their checkpoint.
+
+        After the first attempt a start frame informs readers of it.
+        """
         if attempt.epoch == 1:
-            return request, Checkpoint(lineage=((1, 0),))
+            return requests, Checkpoint(lineage=((1, 0),))
         # An attempt that goes on after emitted tokens has not seen the prompt's logits.
-        is_fresh = is_guarded or request.sampling.scores_prompt
+        is_fresh = is_guarded or requests[0].sampling.scores_prompt
         known = Checkpoint() if is_fresh else self._recovery.checkpoint(attempt.claim)
         start = known.continued_by(attempt.epoch)
-        if start.deltas:
-            continued = replace(
-                request,
-                emitted=start.tokens,
-                emitted_deltas=start.deltas,
-                emitted_logprobs=emitted(start.logprobs),
-            )
-            try:
-                self._engine.check(continued)
-                request = continued
-            except CheckpointMismatch as error:
-                log.warning("attempt_restarts", reason=str(error))
-                start = Checkpoint().continued_by(attempt.epoch)
+        try:
+            requests = [self._continued(request, number, start) for number, request in enumerate(requests)]
+        except CheckpointMismatch as error:
+            log.warning("attempt_restarts", reason=str(error))
+            start = Checkpoint().continued_by(attempt.epoch)
         self._frames.put_start(attempt.id, start)
-        return request, start
+        return requests, start
 
-    def _request(self, attempt: Attempt, payload: GeneratePayload) -> EngineRequest:
+    def _continued(self, request: EngineRequest, number: int, start: Checkpoint) -> EngineRequest:
+        """Return the request as it continues. Raises CheckpointMismatch if it cannot."""
+        own = start.of_choice(number)
+        if not own.deltas or number in start.ends:
+            return request
+        continued = replace(
+            request,
+            emitted=own.tokens,
+            emitted_deltas=own.deltas,
+            emitted_logprobs=emitted(own.logprobs),
+        )
+        self._engine.check(continued)
+        return continued
+
+    def _choice_requests(self, attempt: Attempt, payload: GeneratePayload) -> list[EngineRequest]:
+        """Return one request for each choice: those of the first prompt, then those of the next one."""
+        requests: list[EngineRequest] = []
+        for number, source in enumerate(payload.input.each_prompt):
+            first = self._request(attempt, payload.model_copy(update={"input": source}), number)
+            requests += [
+                replace(
+                    first,
+                    id=ChoiceId(*attempt.id, len(requests) + sample),
+                    group=attempt.id,
+                    sampling=replace(first.sampling, seed=sample_seed(first.sampling.seed, sample)),
+                )
+                for sample in range(payload.n or 1)
+            ]
+        return requests
+
+    def _request(self, attempt: Attempt, payload: GeneratePayload, prompt_number: int = 0) -> EngineRequest:
         is_chat = self._kind is EngineKind.OPENAI
         sampling = payload.sampling
         if self._kind is EngineKind.NATIVE:
-            sampling = seeded(sampling, attempt.job_id)
+            sampling = seeded(sampling, attempt.job_id, prompt_number)
         prompt = build_prompt(self._tokenizer, payload.input)
         if isinstance(self._tokenizer, ApproximateTokenizer):
             # Only the server knows if the prompt fits.
@@ -252,15 +347,22 @@ def load_generate_model(version: ModelVersion, settings: Settings, read_file: Re
     return GenerateModel(version, with_faults(load_runner(version, settings), settings, tokenizer.decode), tokenizer)
 
 
-def seeded(sampling: Sampling, job_id: str) -> Sampling:
+def seeded(sampling: Sampling, job_id: str, prompt_number: int = 0) -> Sampling:
     """Return the sampling parameters with a seed; without one in the request it is derived from the job's id.
 
-    So an attempt that starts anew generates the same text as the lost one, and readers keep theirs.
+    Then each of several prompts has another one. So an attempt that starts anew generates the same text as the lost
+    one, and readers keep theirs.
     """
     if sampling.seed is not None:
         return sampling
-    digest = hashlib.blake2b(job_id.encode(), digest_size=8).digest()
+    name = f"{job_id}.{prompt_number}" if prompt_number else job_id
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return sampling.model_copy(update={"seed": int.from_bytes(digest, "big") >> 1})
+
+
+def sample_seed(seed: int | None, sample: int) -> int | None:
+    """Return the seed of a prompt's answer with this number, from 0; the first one has the request's own."""
+    return None if seed is None else (seed + sample) % _SEEDS
 
 
 def sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:

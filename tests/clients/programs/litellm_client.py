@@ -124,7 +124,7 @@ def too_long() -> None:
 
 @feature("error: field refused")
 def refused() -> None:
-    raises(litellm.BadRequestError, n=2)
+    raises(litellm.BadRequestError, extra_body={"mirostat": 2})
 
 
 @feature("structured output")

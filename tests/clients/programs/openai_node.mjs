@@ -137,7 +137,7 @@ const features = {
 
   async "error: field refused"() {
     await raises(OpenAI.BadRequestError, "unsupported_parameter", () =>
-      client.chat.completions.create({ ...asked, n: 2 }),
+      client.chat.completions.create({ ...asked, mirostat: 2 }),
     );
   },
 

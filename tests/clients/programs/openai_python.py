@@ -123,7 +123,18 @@ def too_long() -> None:
 
 @feature("error: field refused")
 def refused() -> None:
-    raises(openai.BadRequestError, "unsupported_parameter", n=2)
+    raises(openai.BadRequestError, "unsupported_parameter", extra_body={"mirostat": 2})
+
+
+@feature("several answers")
+def choices() -> None:
+    answer = client.chat.completions.create(**ASKED, n=3)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    texts = dict.fromkeys(range(3), "")
+    for chunk in client.chat.completions.create(**ASKED, n=3, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == {choice.index: choice.message.content for choice in answer.choices}
 
 
 @feature("error: impossible schema")

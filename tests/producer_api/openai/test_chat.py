@@ -185,8 +185,8 @@ def test_a_chat_goes_before_jobs_unless_told_otherwise(
 
 def test_the_client_raises_for_a_bad_request(openai: OpenAI) -> None:
     with pytest.raises(sdk.BadRequestError) as raised:
-        openai.chat.completions.create(model="tiny", messages=MESSAGES, n=2)
-    assert (raised.value.code, raised.value.param) == ("unsupported_parameter", "n")
+        openai.chat.completions.create(model="tiny", messages=MESSAGES, extra_body={"best_of": 2})
+    assert (raised.value.code, raised.value.param) == ("unsupported_parameter", "best_of")
     with pytest.raises(sdk.NotFoundError) as missing:
         openai.chat.completions.create(model="huge", messages=MESSAGES)
     assert missing.value.code == "model_not_found"

@@ -71,7 +71,6 @@ FOREIGN: dict[str, object] = {
     "lora_path": "x",
     "continue_final_message": True,
     "skip_special_tokens": False,
-    "n": 2,
     "options": {"temperature": 0},
     "sampling_params": {"temperature": 0},
     "extra_body": {"top_k": 1},

@@ -109,7 +109,7 @@ ASKED: dict[str, tuple[Ask, ...]] = {
         lambda caller: caller.good.post("/v1/jobs", json=PROMPT, headers={"OpenAI-Project": "p" * 256}),
     ),
     "unsupported_parameter": (
-        lambda caller: caller.good.post("/v1/chat/completions", json=CHAT | {"n": 2}),
+        lambda caller: caller.good.post("/v1/chat/completions", json=CHAT | {"best_of": 2}),
         lambda caller: caller.good.post("/v1/jobs", json=PROMPT | {"colour": "red"}),
     ),
     "context_length_exceeded": (

@@ -170,9 +170,9 @@ def test_what_is_handed_back_is_not_charged_and_may_have_stood_its_probation(
 def test_errors_end_a_job_or_let_it_run_again() -> None:
     failed, numerical = StepFailed("a step"), NumericalError("not finite")
     failed.progress = numerical.progress = EmittedOutput(("the ",), ((1,),))
-    retry = outcome.refused(CLAIM, failed, START.lineage)
+    retry = outcome.refused(CLAIM, failed, outcome.shown(failed.progress, START.lineage))
     assert retry == Retry("worker_lost", "a step", checkpoint=START)
-    finish = outcome.refused(CLAIM, numerical, START.lineage)
+    finish = outcome.refused(CLAIM, numerical)
     assert isinstance(finish, Finish)
     assert (finish.state, (finish.error or {})["code"]) == (JobState.FAILED, "numerical_error")
 
@@ -191,7 +191,9 @@ def test_a_lost_server_counts_as_a_crash_only_for_a_job_that_lost_many() -> None
     lost = UpstreamLost("gone")
     lost.progress = EmittedOutput(("Hel",), ((1,),))
     verdicts = [
-        outcome.refused(replace(CLAIM, epoch=CLAIM.attempt + num_free), error, START.lineage)
+        outcome.refused(
+            replace(CLAIM, epoch=CLAIM.attempt + num_free), error, outcome.shown(error.progress, START.lineage)
+        )
         for error, num_free in (
             (lost, outcome.FREE_LOSSES - 1),
             (lost, outcome.FREE_LOSSES),

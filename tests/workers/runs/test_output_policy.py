@@ -210,7 +210,7 @@ def test_a_blocked_answer_ends_in_the_policys_error_at_every_door(stage: Stage) 
 
 def test_nothing_is_shown_after_a_delta_that_is_missing() -> None:
     policy = Policy(PolicyDocument.model_validate({"rules": [NO_TITAN]}))
-    gate = StreamFilter(policy.guarded_output(PlaceholderMap()), on_blocked=lambda: None)
+    gate = StreamFilter(lambda: policy.guarded_output(PlaceholderMap()), on_blocked=lambda: None)
     shown = [gate.passed(Frame("job_1", 1, seq, f"w{seq}. ")) for seq in (1, 3, 4, 2, 3, 4, 5)]
     assert [frame is not None for frame in shown] == [True, *[False] * 6]
 
@@ -218,7 +218,7 @@ def test_nothing_is_shown_after_a_delta_that_is_missing() -> None:
 def test_frames_have_numbers_without_holes_however_much_is_held_back() -> None:
     """A reader that finds a hole waits for the job's end."""
     policy = Policy(PolicyDocument.model_validate({"rules": [NO_TITAN]}))
-    gate = StreamFilter(policy.guarded_output(PlaceholderMap()), on_blocked=lambda: None)
+    gate = StreamFilter(lambda: policy.guarded_output(PlaceholderMap()), on_blocked=lambda: None)
     pieces = ["Well, ", "proj", "ect ", "plan ", "it ", "is. "]
     passed = [gate.passed(Frame("job_1", 1, seq, piece)) for seq, piece in enumerate(pieces, start=1)]
     shown = [frame for frame in passed if frame is not None]
