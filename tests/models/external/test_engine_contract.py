@@ -93,6 +93,21 @@ def test_a_cancelled_request_ends_and_computes_no_more(rig: Rig) -> None:
     assert not rig.engine.cancel(request.id)
 
 
+def test_a_group_of_requests_is_cancelled_together_and_no_other(rig: Rig) -> None:
+    attempt = ("job", 1)
+    alone = replace(rig.ask(max_tokens=LONG, ignore_eos=True), id=("job", 2, 0), group=("job", 2))
+    group = [replace(alone, id=(*attempt, number), group=attempt) for number in range(2)]
+    futures = [rig.engine.submit(request) for request in (*group, alone)]
+    for request in (*group, alone):
+        rig.wait_for_text(request)
+    assert rig.engine.cancel(attempt)
+    assert [future.result(WAIT_S).finish_reason for future in futures[:2]] == [FinishReason.CANCELLED] * 2
+    assert not futures[2].done()
+    assert rig.engine.cancel(alone.id)
+    rig.wait_idle()
+    assert not rig.engine.cancel(attempt)
+
+
 def test_a_request_ends_at_its_deadline(rig: Rig) -> None:
     request = replace(rig.ask(max_tokens=LONG, ignore_eos=True), deadline=time.monotonic() + 0.3)
     assert rig.run(request).finish_reason in {FinishReason.DEADLINE, FinishReason.LENGTH}

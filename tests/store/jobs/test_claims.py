@@ -187,9 +187,10 @@ class TestFinish:
 
     def test_a_nul_does_not_keep_a_job_from_ending(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         job_id = accept_one()
-        output = {"text": "a\0b", "note": "a literal \\u0000 stays"}
+        output = {"text": "a\0b", "note": "a literal \\u0000 stays", "logprobs": ({"token": "\0"},)}
         assert finish(db, [success(take(db, job_id)[job_id], output=output, deltas=("a\0", "b"))]) == {job_id}
-        assert get(db, tenant, job_id).output == {"text": "a\ufffdb", "note": "a literal \\u0000 stays"}
+        kept = {"text": "a\ufffdb", "note": "a literal \\u0000 stays", "logprobs": [{"token": "\ufffd"}]}
+        assert get(db, tenant, job_id).output == kept
         stream = stored_deltas(db, tenant, job_id)
         assert stream is not None
         assert stream.deltas == ["a\ufffd", "b"]
