@@ -1,5 +1,6 @@
 """Health, metrics and version of the process. These routes need no API key."""
 
+import asyncio
 import platform
 from importlib.metadata import version
 
@@ -23,6 +24,7 @@ router = APIRouter(tags=["health"])
 
 _log = structlog.get_logger("producer_api")
 _VERSION = version("headrace")
+_READ_S = 2.0
 
 
 @router.get("/healthz", summary="Is the process alive")
@@ -64,10 +66,9 @@ async def readyz(request: Request, runtime: RuntimeOf) -> Response:
 
 @router.get("/metrics", response_class=PlainTextResponse, summary="Metrics for Prometheus")
 async def metrics(runtime: RuntimeOf) -> Response:
-    """Return the counters; queue depths are left out while Postgres is away."""
+    """Return the counters; queue depths are left out while Postgres is away or slow."""
     _require_open("metrics", runtime)
-    shares = await run_in_threadpool(_shares, runtime)
-    return Response(runtime.metrics.render(shares), media_type=CONTENT_TYPE)
+    return Response(runtime.metrics.render(await _shares(runtime)), media_type=CONTENT_TYPE)
 
 
 def _require_open(page: str, runtime: Runtime) -> None:
@@ -75,7 +76,14 @@ def _require_open(page: str, runtime: Runtime) -> None:
         raise HTTPException(404)  # as if there were no such route
 
 
-def _shares(runtime: Runtime) -> tuple[TenantBacklog, ...] | None:
+async def _shares(runtime: Runtime) -> tuple[TenantBacklog, ...] | None:
+    """Return the backlog; None if Postgres does not give it within ``_READ_S``, so that the other series are kept."""
+    reading = asyncio.ensure_future(run_in_threadpool(_read_shares, runtime))
+    done, _ = await asyncio.wait([reading], timeout=_READ_S)
+    return reading.result() if done else None
+
+
+def _read_shares(runtime: Runtime) -> tuple[TenantBacklog, ...] | None:
     try:
         return read_backlog(runtime.db).shares
     except Unavailable as error:

@@ -63,7 +63,9 @@ class ApiMetrics:
 
     def _add_services(self) -> None:
         registry = self.registry
-        self.postgres_up = Gauge("headrace_postgres_up", "1 if Postgres answered this scrape", registry=registry)
+        self.postgres_up = Gauge(
+            "headrace_postgres_up", "1 if Postgres answered this scrape within two seconds", registry=registry
+        )
         self.queue_depth = Gauge(
             "headrace_queue_depth",
             "Queued jobs; `waiting` in Postgres, `announced` to the workers",

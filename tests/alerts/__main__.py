@@ -20,7 +20,7 @@ from tests.alerts.stage import Caller, Stage, start_receiver
 from tests.chaos.cluster import ROOT, Shape, running_cluster
 
 _LONGEST_S = 150.0
-_CALM_S = 60.0
+_CALM_S = 90.0
 _TURN_S = 0.2
 
 console = Console(stderr=True)

@@ -17,10 +17,10 @@ from tests.chaos.cluster import ROOT, Cluster, Member
 
 RULES = ROOT / "deploy" / "prometheus" / "headrace.rules.yaml"
 _UNPACKED = ROOT / "build" / "prometheus" / "usr" / "bin"
-# The page of a fault lasts seconds, so windows are seconds and every pending time is two.
+# A fault lasts seconds, so windows are seconds too, and every pending time is two.
 _FOR = "2s"
-_WINDOW = "20s"
-_LONG_WINDOW = "45s"
+_WINDOW = "40s"
+_LONG_WINDOW = "120s"
 
 
 def program(name: str) -> str | None:
