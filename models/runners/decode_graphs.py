@@ -91,7 +91,7 @@ class DecodeGraphs:
             return None
         count = len(batch.rows)
         size = min((size for size in self._recorded if size >= count), default=None)
-        if size is None or batch.block_table.shape[1] > self._inputs.block_table.shape[1]:
+        if size is None:
             return None
         self._fill(batch, count, size)
         replay, hidden = self._recorded[size]
@@ -111,13 +111,13 @@ class DecodeGraphs:
         )
 
     def _fill(self, batch: BlockTableBatch, count: int, size: int) -> None:
-        width = batch.block_table.shape[1]
+        width = min(batch.block_table.shape[1], self._inputs.block_table.shape[1])  # the rest is padding
         pairs = (
             (self._inputs.tokens, batch.tokens),
             (self._inputs.positions, batch.positions),
             (self._inputs.slots, batch.slots),
             (self._inputs.context_lengths, batch.context_lengths),
-            (self._inputs.block_table[:, :width], batch.block_table),
+            (self._inputs.block_table[:, :width], batch.block_table[:, :width]),
         )
         for kept, given in pairs:
             kept[:count].copy_(given, non_blocking=True)

@@ -21,7 +21,8 @@ class BlockTableBatch:
 
     ``tokens``, ``positions`` and ``slots`` are (n,) long. The others are int32, as the kernels want them:
     ``query_starts`` (rows + 1,), ``context_lengths`` (rows,) including the tokens of this pass, and ``block_table``
-    (rows, width). ``max_query`` is the longest row, ``max_context`` what the table can hold, in tokens.
+    (rows, width). No row has more tokens than ``max_query``, and ``max_context`` is what the table can hold, in tokens.
+    Both bounds are powers of two (``max_context`` times the block size), because cuDNN keeps a plan for each shape.
     """
 
     rows: tuple[Row, ...]
@@ -51,7 +52,7 @@ class BlockTableBatchBuilder:
         for row in rows:
             starts.append(starts[-1] + len(row.tokens))
         lengths = [places.stop for places in positions]
-        width = -(-max(lengths) // size)
+        width = _power_of_two(-(-max(lengths) // size))
         numbers = [
             *(token for row in rows for token in row.tokens),
             *(place for places in positions for place in places),
@@ -77,7 +78,7 @@ class BlockTableBatchBuilder:
             query_starts=query_starts,
             context_lengths=context_lengths,
             block_table=table.view(len(rows), width),
-            max_query=max(map(len, positions)),
+            max_query=_power_of_two(max(map(len, positions))),
             max_context=width * size,
         )
 
@@ -89,3 +90,8 @@ class BlockTableBatchBuilder:
         own = list(row.blocks[: -(-(row.start + len(row.tokens)) // self._block_tokens)])
         # Padded with a block of the same request: a kernel may read it, and weigh it with zero.
         return own + own[:1] * (width - len(own))
+
+
+def _power_of_two(count: int) -> int:
+    """Return the smallest power of two that is not less."""
+    return 1 << (count - 1).bit_length()
