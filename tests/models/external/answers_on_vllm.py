@@ -13,6 +13,8 @@ from pathlib import Path
 from benchmarks.queue import headrace
 from benchmarks.queue.services import running_services
 from headrace.client import Client
+from models.families.model_folder import small_files
+from prompts.tokenizer import Detokenizer, Tokenizer, load_tokenizer
 from tests.models.external.demo_on_vllm import MAX_TOKENS, TOPICS, say
 from tests.models.external.real_vllm import MODEL, RealVllm
 
@@ -23,7 +25,8 @@ def main(folder: Path, environment: Path, *arguments: str) -> int:
     server = RealVllm(environment / "bin" / "python", folder, arguments)
     try:
         say(f"vLLM is ready after {time.monotonic() - began:.0f} s, processes: {server.num_processes}")
-        direct = [_direct(server, topic) for topic in TOPICS]
+        tokenizer = load_tokenizer(small_files(folder))
+        direct = [_direct(server, topic, tokenizer) for topic in TOPICS]
         register = (MODEL, "--engine", "vllm", "--url", server.url, "--tokenizer", str(folder))
         with running_services() as services, headrace.running(services, say, register=register) as stack:
             client = Client(f"http://127.0.0.1:{stack.port}", stack.api_key)
@@ -35,12 +38,16 @@ def main(folder: Path, environment: Path, *arguments: str) -> int:
     return 0 if equal == len(TOPICS) else 1
 
 
-def _direct(server: RealVllm, prompt: str) -> str:
-    body = {"model": MODEL, "prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True}
-    data = json.dumps({**body, "add_special_tokens": False}).encode()
+def _direct(server: RealVllm, prompt: str, tokenizer: Tokenizer) -> str:
+    """Return the text of the server's own tokens: its text of bytes that are no characters is another."""
+    tokens = tokenizer.encode(prompt, add_special=True)
+    body = {"model": MODEL, "prompt": tokens, "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True}
+    data = json.dumps({**body, "return_token_ids": True}).encode()
     request = urllib.request.Request(f"{server.url}/v1/completions", data, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=300) as answer:
-        return str(json.load(answer)["choices"][0]["text"])
+        found = json.load(answer)["choices"][0]["token_ids"]
+    detokenizer = Detokenizer(tokenizer)
+    return "".join(map(detokenizer.add, found)) + detokenizer.flush()
 
 
 def _through(client: Client) -> list[str]:
