@@ -2,7 +2,7 @@
 
 Start the stack first, with ``headrace up --engine vllm`` in the home folder HOME. The program submits mixed jobs,
 follows half of them as streams, cancels some, and breaks something at random times of a seed: the worker, the server,
-both (``kill -9``), the server for a while (SIGSTOP), Redis (FLUSHALL). After each fault it waits until jobs succeed
+both (``kill -9``), either for a while (SIGSTOP), Redis (FLUSHALL). After each fault it waits until jobs succeed
 again, because a server of a busy machine starts slowly. Then it checks that each job ended, once, and that each stream
 shows the stored text. Exits 1 if a promise was broken.
 
@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=64, help="the longest answer; fewer for a slow machine")
     parser.add_argument("--gap-s", type=float, default=30.0, help="mean seconds from a recovery to the next fault")
-    parser.add_argument("--stop-s", type=float, default=12.0, help="how long a stopped server is stopped")
+    parser.add_argument("--stop-s", type=float, default=12.0, help="how long a process is stopped")
     parser.add_argument("--faults-s", type=float, default=600.0, help="faults end after so many seconds")
     parser.add_argument("--limit-s", type=float, default=1500.0, help="the whole run ends after so many seconds")
     options = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> int:
     client = Client(record.api_url, (options.home / "api-key").read_text().strip(), on_warning=lambda text: None)
     draw = random.Random(options.seed)
     jobs = [Seen(_body(options, draw, number)) for number in range(options.jobs)]
-    run = Run(record, client, options, jobs)
+    run = Run(record, client, options, jobs, _logged(options.home))
     breaker = threading.Thread(target=run.break_things)
     breaker.start()
     with ThreadPoolExecutor(32) as pool:
@@ -100,6 +100,7 @@ class Run:
     client: Client
     options: argparse.Namespace
     jobs: list[Seen]
+    logged_before: Counter[str]
     faults: Counter[str] = field(default_factory=Counter)
     done: threading.Event = field(default_factory=threading.Event)
     num_succeeded: int = 0
@@ -153,7 +154,8 @@ class Run:
             "worker killed": lambda: _signal(self.record, signal.SIGKILL, _WORKER),
             "server killed": lambda: _signal(self.record, signal.SIGKILL, *_SERVER),
             "both killed": lambda: _signal(self.record, signal.SIGKILL, _WORKER, *_SERVER),
-            "server stopped": lambda: _stop_server(self.record, self.options.stop_s),
+            "worker stopped": lambda: _stop(self.record, self.options.stop_s, _WORKER),
+            "server stopped": lambda: _stop(self.record, self.options.stop_s, *_SERVER),
             "Redis emptied": lambda: int(redis.Redis.from_url(self.record.redis_url).flushall()),
         }
         waiting = list(kinds)
@@ -190,10 +192,10 @@ def _signal(record: StackRecord, number: signal.Signals, *marks: str) -> int:
     return count
 
 
-def _stop_server(record: StackRecord, seconds: float) -> int:
-    count = _signal(record, signal.SIGSTOP, *_SERVER)
+def _stop(record: StackRecord, seconds: float, *marks: str) -> int:
+    count = _signal(record, signal.SIGSTOP, *marks)
     time.sleep(seconds)
-    _signal(record, signal.SIGCONT, *_SERVER)
+    _signal(record, signal.SIGCONT, *marks)
     return count
 
 
@@ -218,9 +220,9 @@ def _num_ended_twice(record: StackRecord, ids: list[str]) -> int:
 _LOGGED = ("stale_finish_refused", "lease_lost", "running_alone", "attempt_released")
 
 
-def _logged(home: Path) -> dict[str, int]:
+def _logged(home: Path) -> Counter[str]:
     text = "".join(path.read_text(errors="replace") for path in (home / "logs").glob("worker*.log"))
-    return {name: text.count(f'"event": "{name}"') for name in _LOGGED}
+    return Counter({name: text.count(f'"event": "{name}"') for name in _LOGGED})
 
 
 def _report(run: Run) -> int:
@@ -253,7 +255,7 @@ def _report(run: Run) -> int:
         "faults": run.faults,
         "attempts": dict(sorted(Counter(str(one["attempt"]) for one in found.values()).items())),
         "restarts seen by readers": sum(job.num_restarts for job in jobs),
-        "in the log of the worker": _logged(run.options.home),
+        "in the log of the worker": dict(_logged(run.options.home) - run.logged_before),
         "broken": broken,
         "examples": (splices + short)[:5],
         "errors": [error for job in jobs for error in job.errors][:5],
