@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     if "--fail" in argv:
         beside.kill()
         sys.exit("ValueError: no such model")
-    server = ServedVllm(step_s=float(os.environ.get("FAKE_VLLM_STEP_S", "0.005")))  # noqa: TID251 - see above
+    server = ServedVllm(step_s=float(os.environ["FAKE_VLLM_STEP_S"]))  # noqa: TID251 - see above
     server.model = argv[argv.index("--served-model-name") + 1]
     server.port = int(argv[argv.index("--port") + 1])
     server.restart()

@@ -1,10 +1,10 @@
 """Jobs through a real vLLM while parts of the stack are killed: ``python -m tests.models.external.jobs_on_vllm HOME``.
 
-Start the stack first, with ``headrace up --engine vllm`` in the home folder HOME. The program submits mixed jobs,
-follows half of them as streams, cancels some, and breaks something at random times of a seed: the worker, the server,
-both (``kill -9``), either for a while (SIGSTOP), Redis (FLUSHALL). After each fault it waits until jobs succeed
-again, because a server of a busy machine starts slowly. Then it checks that each job ended, once, and that each stream
-shows the stored text. Exits 1 if a promise was broken.
+Start the stack first, with ``headrace up --engine vllm`` in the home folder HOME. With the fake vLLM of ``served`` a
+fault takes seconds. The program submits mixed jobs, follows half of them as streams, cancels some, and breaks something
+at random times of a seed: the worker, the server, both (``kill -9``), either for a while (SIGSTOP), Redis (FLUSHALL).
+After each fault it waits until jobs succeed again, because a server of a busy machine starts slowly. Then it checks
+that each job ended, once, and that each stream shows the stored text. Exits 1 if a promise was broken.
 
 Faults end after ``--faults-s``. Jobs that have not ended after ``--limit-s`` are reported as such.
 """

@@ -1,4 +1,8 @@
-"""A model folder for the fake servers, and the Python of an environment that has a fake vLLM."""
+"""A model folder for the fake servers, and the Python of an environment that has a fake vLLM.
+
+``python -m tests.models.external.served FOLDER`` makes both, FOLDER/bytes and FOLDER/python, for a stack whose server
+starts in a second: ``headrace up --engine vllm --engine-python FOLDER/python --model FOLDER/bytes``.
+"""
 
 import json
 import sys
@@ -26,10 +30,17 @@ def bytes_folder(folder: Path) -> Path:
     return folder
 
 
-def fake_engine_python(folder: Path) -> Path:
+def fake_engine_python(folder: Path, step_s: float = 0.005) -> Path:
     """Make a program that starts ``fake_vllm_program``, whatever module it is asked for. See there for ``started``."""
     program = folder / "python"
-    environment = f"FAKE_VLLM_STARTED={folder / 'started'} PYTHONPATH={ROOT}"
+    environment = f"FAKE_VLLM_STARTED={folder / 'started'} FAKE_VLLM_STEP_S={step_s} PYTHONPATH={ROOT}"
     program.write_text(f'#!/bin/sh\n{environment} exec {sys.executable} {fake_vllm_program.__file__} "$@"\n')
     program.chmod(0o755)
     return program
+
+
+if __name__ == "__main__":
+    made = Path(sys.argv[1]).absolute()
+    made.mkdir(parents=True, exist_ok=True)
+    bytes_folder(made / "bytes")
+    fake_engine_python(made, step_s=0.1)
