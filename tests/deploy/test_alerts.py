@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.alerts.cases import CASES
 from tests.alerts.prometheus import RULES, all_rules, program, run_promtool
@@ -30,6 +31,20 @@ def test_each_alert_has_a_runbook_a_fault_and_its_place_in_the_table_of_metrics(
         assert used <= EXPORTED, name
         assert used == {metric for alert, metric in tabled if alert == name}, name
         assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
+
+
+def test_the_alerts_name_the_jobs_of_the_scrape_configuration_and_it_the_ports_of_compose() -> None:
+    scraped = yaml.safe_load(RULES.with_name("prometheus.yaml").read_text())["scrape_configs"]
+    named = {job for rule in all_rules() for job in re.findall(r'job="([\w-]+)"', rule["expr"])}
+    assert named == {one["job_name"] for one in scraped}
+    services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
+    for one in scraped:
+        (target,) = one["dns_sd_configs"]
+        (name,) = target["names"]
+        service = services[name]
+        ports = {port.rpartition(":")[2] for port in service.get("ports", ())}
+        ports |= {value for setting, value in service["environment"].items() if setting.endswith("_PORT")}
+        assert str(target["port"]) in ports, name
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
