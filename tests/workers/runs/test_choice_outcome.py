@@ -1,8 +1,10 @@
 """Several answers of one job: each has its own policy, calls and end; they share a stream and a cancel."""
 
 import json
+import threading
 from typing import Any
 
+from models.engine.runner import StepPlan
 from store.jobs import jobs
 from store.streams.stream_log import stream_key
 from tests.processes import wait_for
@@ -20,6 +22,18 @@ def submitted(stage: Stage, *answers: list[str], **changes: Any) -> str:
     response = stage.api.post("/v1/jobs", json=body)
     assert response.status_code == 202, response.text
     return str(response.json()["id"])
+
+
+def slowed(stage: Stage) -> threading.Event:
+    """Let steps of long answers take 20 ms until the event is set, so that a test can act while they run."""
+    may_go = threading.Event()
+
+    def wait(plan: StepPlan) -> None:
+        if any(len(row.output) > 20 for row in plan.rows):
+            may_go.wait(0.02)
+
+    stage.runner._fault = wait
+    return may_go
 
 
 def streamed(stage: Stage, job_id: str, after: str = "") -> tuple[list[str], list[dict[str, Any]]]:
@@ -66,6 +80,7 @@ def test_each_choice_has_its_own_calls(stage: Stage) -> None:
         "n": 2,
     }
     whole = [choice.message.tool_calls or [] for choice in stage.openai.chat.completions.create(**asked).choices]
+    assert stage.runtime.engine.stats().cached_tokens > 0, "they share the blocks of their prompt"
     chunks = list(stage.openai.chat.completions.create(**asked, stream=True))
     assert len({each[0].id for each in whole}) == 2
     for index in range(2):
@@ -77,6 +92,7 @@ def test_each_choice_has_its_own_calls(stage: Stage) -> None:
 
 
 def test_a_cancel_ends_all_choices_that_still_run(stage: Stage) -> None:
+    slowed(stage)
     job_id = submitted(stage, ["short"], ENDLESS, ENDLESS)
     wait_for(lambda: stage.redis.xlen(stream_key(job_id)) > 10, "all of them run")
     stage.api.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
@@ -97,16 +113,18 @@ def test_a_cancel_ends_all_choices_that_still_run(stage: Stage) -> None:
 
 
 def test_choices_that_are_handed_on_continue_and_an_ended_one_does_not_run_again(stage: Stage) -> None:
-    long = [f"{number} " for number in range(400)]
+    may_go = slowed(stage)
+    long = [f"{number} " for number in range(1000)]
     job_id = submitted(stage, ["short"], long, long, sampling={"temperature": 0, "logprobs": 0})
     wait_for(lambda: stage.redis.xlen(stream_key(job_id)) > 10, "all of them run")
     steps = stage.runtime.engine.stats().completed
     stage.runtime._hand_on()
+    may_go.set()
     job = stage.ended(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
     assert [choice["text"] for choice in job["output"]["choices"]] == ["short", "".join(long), "".join(long)]
-    assert job["usage"]["output_tokens"] == 2 + 2 * 401
+    assert job["usage"]["output_tokens"] == 2 + 2 * 1001
     # Two were handed on, and both of them ended: the ended one has not come back.
     assert stage.runtime.engine.stats().completed - steps == 4
     numbers = [choice["logprobs"] for choice in job["output"]["choices"]]
-    assert [len(each) for each in numbers] == [1, 400, 400]
+    assert [len(each) for each in numbers] == [1, 1000, 1000]
