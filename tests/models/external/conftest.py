@@ -27,7 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "rig" in metafunc.fixturenames:
         real = [name for name, option in _REAL.items() if metafunc.config.getoption(option, None)]
-        metafunc.parametrize("rig", [*ENGINES, *real], indirect=True)
+        # The first one waits for its server, which starts slowly on a busy machine; some start it again.
+        slow = [pytest.param(name, marks=pytest.mark.timeout(1200)) for name in real]
+        metafunc.parametrize("rig", [*ENGINES, *slow], indirect=True)
 
 
 @pytest.fixture(scope="session")
