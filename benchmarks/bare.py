@@ -21,8 +21,9 @@ from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
 from models.engine.runner import Runner
 from models.loading.load import load_runner
+from prompts.detokenizer import Detokenizer
 from prompts.tasks.generate import build_prompt
-from prompts.tokenizer import Detokenizer, Tokenizer, tokenizer_for
+from prompts.tokenizer import Tokenizer, tokenizer_for
 from store.db.database import Database
 from store.registry.models import ModelVersion, read_file, resolve
 from store.settings import Settings, load_settings

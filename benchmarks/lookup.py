@@ -25,8 +25,9 @@ from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Runner
 from models.families.model_folder import small_files
 from models.loading.torch_load import runner_for
+from prompts.detokenizer import Detokenizer
 from prompts.tasks.generate import build_prompt
-from prompts.tokenizer import Detokenizer, Tokenizer, load_tokenizer
+from prompts.tokenizer import Tokenizer, load_tokenizer
 from store.payloads.conversation import ChatMessage, Role
 from store.settings import Settings
 from store.tasks.generate import GenerateInput

@@ -37,6 +37,11 @@ def check_fields(source: GenerateInput, sampling: Sampling) -> None:
     for name, off in _NO_FIELD.items():
         if getattr(sampling, name) not in off:
             raise InvalidRequest(f"the server of this model has no `{name}`: leave it out", param=f"sampling.{name}")
+    if source.reasoning is not None and source.reasoning.max_tokens is not None:
+        raise InvalidRequest(
+            "the server of this model takes no number of tokens for reasoning: send the effort",
+            param="input.reasoning.max_tokens",
+        )
     if sampling.grammar is not None and sampling.grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest(
             f"the server of this model takes a JSON schema for the answer, and no {sampling.grammar.kind.value}",
@@ -51,4 +56,6 @@ def least_tokens(estimate: int) -> int:
 
 def chat_fields(source: GenerateInput) -> dict[str, Any]:
     """Return the conversation and its tools as fields of a chat completion request."""
-    return source.model_dump(mode="json", exclude_none=True)
+    fields = source.model_dump(mode="json", exclude_none=True, exclude={"reasoning"})
+    effort = None if source.reasoning is None else source.reasoning.effort
+    return fields if effort is None else {**fields, "reasoning_effort": effort.value}

@@ -4,6 +4,8 @@ Templates come with the weights, so they run in jinja2's immutable sandbox: they
 special tokens, and nothing of the process. The settings are those that template authors write for (block trimming,
 ``raise_exception``, ``tojson`` that leaves text alone, ``strftime_now``, loop controls, the ``generation`` tag).
 
+What a template knows of reasoning is found when it is read (``prompts.reasoning``).
+
 For templates without tools, tools are written as text, in our own JSON format: the functions and instructions are in
 the system turn, a call is one JSON object on its own line, and results are in the user turn.
 """
@@ -19,9 +21,11 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from prompts.reasoning import check_without_reasoning, find_support
 from prompts.tool_calls import ToolCallReader, merged
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall
+from store.payloads.reasoning import ReasoningOptions
 from store.payloads.strict_model import MAX_TEXT_CHARS
 from store.tasks.generate import ToolStyle
 
@@ -122,7 +126,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class ChatTemplate:
-    """A template, what it knows of tools, and so how its model writes calls (``tool_style``)."""
+    """A template, how its model writes calls (``tool_style``), and what it knows of reasoning (``reasoning``)."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """Read a template. Raises ModelLoadError if it does not parse."""
@@ -133,15 +137,27 @@ class ChatTemplate:
         self._special_tokens = special_tokens
         self.tool_style = self._find_style()
         self._has_system = self._try([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]) is not None
+        user = [{"role": "user", "content": "u"}]
+        self.reasoning = find_support(source, lambda variables: self._try(user, variables=variables))
 
-    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), variables: Variables = None) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        variables: Variables = None,
+        reasoning: ReasoningOptions | None = None,
+    ) -> str:
         """Return the text of a conversation, which ends with the start of the assistant's turn.
 
         Raises InvalidRequest when the template refuses the conversation (roles out of order, no system turn, ...) or
-        makes too long a text of it.
+        makes too long a text of it, and for reasoning that the model cannot do.
         """
+        if self.reasoning is None:
+            check_without_reasoning(reasoning)
+        else:
+            variables = {**(variables or {}), **self.reasoning.variables(reasoning)}
+        functions = functions_of(tools) if self._shows_tools else []
         try:
-            functions = functions_of(tools) if self._shows_tools else []
             return self._render(self._turns(messages, tools), functions, variables)
         except _REFUSALS as error:
             raise InvalidRequest(
@@ -171,10 +187,10 @@ class ChatTemplate:
         }
         return _bounded(self._template.generate({**(variables or {}), **ours}))
 
-    def _try(self, turns: Sequence[Turn], functions: Sequence[Turn] = ()) -> str | None:
+    def _try(self, turns: Sequence[Turn], functions: Sequence[Turn] = (), variables: Variables = None) -> str | None:
         """Return the text of a conversation, None if the template refuses it."""
         try:
-            return self._render(turns, functions)
+            return self._render(turns, functions, variables)
         except _REFUSALS:
             return None
 
@@ -233,7 +249,9 @@ def in_plain_json(messages: Sequence[ChatMessage], tools: Sequence[Tool], *, has
             results = [f"Result of {message.name}:\n{message.content}" for message in group]
             turns.append({"role": "user", "content": "\n\n".join([*results, _AFTER_RESULTS])})
         else:
-            turns += [{"role": role.value, "content": "\n".join(_lines(message))} for message in group]
+            turns += [
+                {"role": role.value, "content": "\n".join(_lines(message)), **_reasoned(message)} for message in group
+            ]
     return _instructed(turns, tools, has_system=has_system) if tools else turns
 
 
@@ -249,6 +267,7 @@ def _named(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
 def _turn(message: ChatMessage) -> Turn:
     # Never absent: some templates join it to other text without a look.
     turn: Turn = {"role": message.role.value, "content": message.content or ""}
+    turn |= _reasoned(message)
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_calls is not None:
@@ -256,6 +275,12 @@ def _turn(message: ChatMessage) -> Turn:
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     return turn
+
+
+def _reasoned(message: ChatMessage) -> Turn:
+    """Return the reasoning of an earlier answer, by the two names that templates know."""
+    text = message.reasoning_content
+    return {"reasoning_content": text, "thinking": text} if text else {}
 
 
 def _call(call: ToolCall) -> Turn:

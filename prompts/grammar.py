@@ -140,13 +140,16 @@ class Matcher:
         """True if no token can follow: the output does not match the grammar, or the grammar is too complex."""
         return self._matcher.is_error()
 
-    def follow(self, output: Sequence[int]) -> None:
-        """Move to the end of ``output``. Restart if it does not continue the earlier output."""
-        if self._num_taken > len(output):
+    def follow(self, output: Sequence[int], begin: int = 0) -> None:
+        """Move to the end of ``output``, of which the grammar begins at ``begin``, the same in all calls.
+
+        Restart if it does not continue the earlier output.
+        """
+        if begin + self._num_taken > len(output):
             self._matcher = self._beginning.deep_copy()
             self._num_taken = 0
-        self._matcher.consume_tokens(list(output[self._num_taken :]))
-        self._num_taken = len(output)
+        self._matcher.consume_tokens(list(output[begin + self._num_taken :]))
+        self._num_taken = len(output) - begin
 
     def masks(self, drafts: Sequence[int] = ()) -> list[bytes]:
         """Return the masks of the next token and of the tokens after each draft: one bit a token, in 32-bit words.

@@ -1,27 +1,28 @@
-"""Tokenizers: text to ids and back, for the files of a registered model and for the fake; the detokenizer.
+"""Tokenizers: text to ids and back, for the files of a registered model and for the fake.
 
 A tokenizer is made from bytes, never from a path or the network, because the API reads the files from the registry. It
 has the chat template and the end-of-sequence ids of its model. Special tokens in the text of a user are parsed as
 special tokens, as in the reference implementation.
 """
 
-import codecs
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 import tokenizers
 from tokenizers import decoders
 
 from prompts.chat_template import ChatTemplate, Variables, in_plain_json
+from prompts.reasoning import ReasoningSupport, check_without_reasoning, tags_of
 from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Tool
+from store.payloads.reasoning import ReasoningOptions
 from store.payloads.sampling_params import SamplingDefaults, read_generation
-from store.streams.checkpoints import LogprobRow
-from store.tasks.generate import TokenLogprob, ToolStyle, TopLogprob
+from store.tasks.generate import ToolStyle
 
 if TYPE_CHECKING:
     from store.registry.models import ModelVersion
@@ -58,6 +59,8 @@ class Tokenizer(Protocol):
     eos_token_ids: frozenset[int]
     vocab_size: int
     tool_style: ToolStyle
+    reasoning: ReasoningSupport | None
+    """What requests can change of the model's reasoning; None if it does not reason."""
 
     def encode(self, text: str, add_special: bool) -> list[int]:
         """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""
@@ -68,10 +71,19 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids`` without special tokens; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of ``ids``; bytes that are no UTF-8 become U+FFFD.
+
+        Special tokens are left out, but for the marks of reasoning.
+        """
         ...
 
-    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), variables: Variables = None) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        variables: Variables = None,
+        reasoning: ReasoningOptions | None = None,
+    ) -> str:
         """Return the conversation, and the tools it may call, as the model's chat template writes them."""
         ...
 
@@ -119,6 +131,15 @@ class FileTokenizer:
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._is_bytewise = isinstance(backend.decoder, decoders.ByteLevel)
         self.tool_style = self._readable_style()
+        self.reasoning = self._readable_reasoning()
+        marks = () if self.reasoning is None else tags_of(self.reasoning.format)
+        # The marks are text for the readers of answers, also where they are special tokens.
+        self._marks = self._special & {self._added[mark] for mark in marks}
+
+    def _readable_reasoning(self) -> ReasoningSupport | None:
+        """Return what the template knows, if the marks are tokens: only then is their place in an output certain."""
+        support = None if self._template is None else self._template.reasoning
+        return support if support is not None and all(tag in self._added for tag in tags_of(support.format)) else None
 
     def _readable_style(self) -> ToolStyle:
         """Return how calls stand in decoded text: without tags, if these are special tokens, which are skipped."""
@@ -136,14 +157,26 @@ class FileTokenizer:
         return Pair(tuple(encoding.ids), tuple(encoding.type_ids))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids`` without special tokens."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+        """Return the text of ``ids`` without special tokens, but for the marks of reasoning."""
+        if self._marks.isdisjoint(ids):
+            return str(self._backend.decode(list(ids), skip_special_tokens=True))
+        parts = (list(part) for _, part in groupby(ids, key=self._marks.__contains__))
+        return "".join(self._backend.decode(part, skip_special_tokens=part[0] not in self._marks) for part in parts)
 
-    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), variables: Variables = None) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        variables: Variables = None,
+        reasoning: ReasoningOptions | None = None,
+    ) -> str:
         """Return the conversation, and the tools it may call, as the model's chat template writes them."""
         if self._template is None:
             raise InvalidRequest("this model has no chat template: send `input.prompt` instead", param="input.messages")
-        return self._template.render(messages, tools, variables)
+        if self.reasoning is None:
+            check_without_reasoning(reasoning)
+            reasoning = None
+        return self._template.render(messages, tools, variables, reasoning)
 
     def added_token_id(self, text: str) -> int | None:
         """Return the id of the token that was added to the vocabulary for just this text, None if there is none."""
@@ -178,8 +211,9 @@ class FileTokenizer:
         return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
 
     def is_silent(self, token_id: int) -> bool:
-        """Return True for special tokens and for the unused ids of a padded vocabulary."""
-        return token_id in self._special or self._backend.id_to_token(token_id) is None
+        """Return True for special tokens, but for the marks of reasoning, and for unused ids of a padded vocabulary."""
+        is_special = token_id in self._special and token_id not in self._marks
+        return is_special or self._backend.id_to_token(token_id) is None
 
 
 class ByteTokenizer:
@@ -191,6 +225,7 @@ class ByteTokenizer:
         self.eos_token_ids = frozenset({self.EOS})
         self.vocab_size = 257
         self.tool_style = ToolStyle.JSON
+        self.reasoning: ReasoningSupport | None = None
 
     def encode(self, text: str, add_special: bool) -> list[int]:
         """Return the bytes of ``text``; there are no special tokens to add."""
@@ -205,8 +240,15 @@ class ByteTokenizer:
         """Return the text of the bytes."""
         return bytes(token for token in ids if token < self.EOS).decode(errors="replace")
 
-    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), _variables: Variables = None) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        variables: Variables = None,
+        reasoning: ReasoningOptions | None = None,
+    ) -> str:
         """Return one ``role: content`` line a message."""
+        check_without_reasoning(reasoning)
         turns = in_plain_json(messages, tools, has_system=True)
         return "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)
 
@@ -238,6 +280,16 @@ class ApproximateTokenizer(ByteTokenizer):
     """
 
     _BYTES_A_TOKEN = 4
+
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        variables: Variables = None,
+        reasoning: ReasoningOptions | None = None,
+    ) -> str:
+        """As the fake. Only the server knows if the model reasons."""
+        return super().render(messages, tools)
 
     def encode(self, text: str, add_special: bool) -> list[int]:
         """Return one id for each four bytes of ``text``, and for the rest."""
@@ -325,74 +377,3 @@ def sampling_defaults_for(version: "ModelVersion", read_file: Callable[[str], by
     """Return how a registered version's own ``generation_config.json`` wants tokens to be chosen; see above."""
     digest = version.files.get(_GENERATION)
     return read_generation(_parse({} if digest is None else {_GENERATION: read_file(digest)}, _GENERATION))
-
-
-def spell(tokenizer: Tokenizer, logprobs: Iterable[LogprobRow]) -> tuple[TokenLogprob, ...]:
-    """Return one entry for each token that is part of the text: end-of-sequence and other special tokens are not.
-
-    Joined, the entries' bytes are the text's, but for what a stop string cut off its last token and the space before
-    its first that SentencePiece drops.
-    """
-    return tuple(
-        TokenLogprob(
-            **_spelled(tokenizer, one.token_id, one.logprob),
-            top_logprobs=tuple(TopLogprob(**_spelled(tokenizer, *top)) for top in one.top),
-        )
-        for one in logprobs
-        if not tokenizer.is_silent(one.token_id)
-    )
-
-
-def _spelled(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, object]:
-    own = tokenizer.spelling(token_id)
-    return {"token": own.decode(errors="replace"), "logprob": logprob, "bytes": tuple(own)}
-
-
-class Detokenizer:
-    """The text of one request's output so far: ids to text, one token at a time.
-
-    It returns only text that no later token can change. Joined, the texts equal ``Tokenizer.decode`` of all ids. The
-    cost of a token does not grow with the length of the text.
-
-    A byte-level vocabulary is a stream of bytes, so an incremental UTF-8 decoder holds exactly the bytes of an
-    unfinished character. Other vocabularies decode a short window::
-
-        ... returned ....  | context | pending |
-                           '---- decode -------'   minus decode(context) = the new text
-
-    where the context lets a decoder that treats the first token specially (SentencePiece drops its space) see that
-    it is not the first. A run of byte-fallback tokens is decoded as one by the reference, all of it or none, so it
-    stays pending until it ends.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._context: list[int] = []
-        self._pending: list[int] = []
-
-    def add(self, token_id: int) -> str:
-        """Take the next token and return the new certain text, often empty inside a character."""
-        own = self._tokenizer.token_bytes(token_id)
-        if own is not None:
-            return self._utf8.decode(own)
-        if self._tokenizer.is_silent(token_id):
-            return ""
-        self._pending.append(token_id)
-        if self._tokenizer.is_byte_fallback(token_id):
-            return ""
-        return self._decode_pending()
-
-    def flush(self) -> str:
-        """Return the rest of the text, with U+FFFD for half a character. The last call."""
-        return self._utf8.decode(b"", final=True) + self._decode_pending()
-
-    def _decode_pending(self) -> str:
-        if not self._pending:
-            return ""
-        decode = self._tokenizer.decode
-        text = decode(self._context + self._pending)[len(decode(self._context)) :]
-        # A context that decodes to nothing would not stand between the next token and the start of the text.
-        self._context = self._pending if decode(self._pending) else self._context + self._pending
-        self._pending = []
-        return text

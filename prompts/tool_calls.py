@@ -23,8 +23,7 @@ from hashlib import blake2b
 from itertools import groupby
 
 from prompts.partial_json import JsonCursor, Mismatch, TextEnded, Walk
-from store.payloads.conversation import FunctionCall, ToolCall
-from store.tasks.generate import AnswerShape, GeneratePayload, ToolStyle
+from store.tasks.generate import AnswerShape, ToolStyle
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,36 +303,6 @@ def merged(pieces: Iterable[Piece]) -> Reading:
                 so_far = calls.get(index) or WrittenCall(name or "", "")
                 calls[index] = WrittenCall(so_far.name, so_far.arguments + arguments)
     return Reading(content, tuple(calls.values()))
-
-
-def reader_for(payload: GeneratePayload) -> ToolCallReader | None:
-    """Return a reader of the answer to a request, None if it has no tools to call."""
-    if payload.tool_style is None:
-        return None
-    names = [tool.function.name for tool in payload.input.callable_tools]
-    most = 1 if payload.input.parallel_tool_calls is False else None
-    return ToolCallReader(payload.tool_style, names, most, payload.answer_shape)
-
-
-def read_answer(
-    payload: GeneratePayload, job_id: str, text: str, *, is_cut: bool
-) -> tuple[str | None, tuple[ToolCall, ...]]:
-    """Return the content and the calls of an answer; the content is None if there are calls and nothing else.
-
-    ``is_cut``: the model would have written more.
-    """
-    reader = reader_for(payload)
-    if reader is None:
-        return text, ()
-    reading = merged([*reader.add(text), *reader.finish(is_cut=is_cut)])
-    calls = tuple(_tool_call(job_id, index, call) for index, call in enumerate(reading.calls))
-    return reading.content or (None if calls else ""), calls
-
-
-def _tool_call(job_id: str, index: int, call: WrittenCall) -> ToolCall:
-    # Not held to the bounds of a request: what a model wrote is answered however long it is.
-    function = FunctionCall.model_construct(name=call.name, arguments=call.arguments)
-    return ToolCall.model_construct(id=call_id(job_id, index), type="function", function=function)
 
 
 def choice_name(job_id: str, choice: int) -> str:

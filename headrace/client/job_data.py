@@ -45,6 +45,7 @@ class JobUsage(TypedDict):
     output_tokens: int
     total_tokens: int
     cached_tokens: int
+    reasoning_tokens: int
     queue_ms: float | None
     first_token_ms: float | None
     compute_ms: float | None

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from models.engine.reasoning import ReasoningTokens
+
 RequestId: TypeAlias = Hashable
 """Names a request. The engine only compares ids and gives them back; a worker uses ``workers.runs.in_flight``'s."""
 
@@ -107,7 +109,8 @@ class EngineRequest:
     before a higher one, but the oldest request goes before all. ``banned`` are the token sequences of
     ``sampling.bad_words``, for an engine that samples itself. ``messages`` are the fields of a chat completion
     request, as JSON values: engines without token ids send them instead of the prompt. ``group`` is the id under which
-    the requests of several choices are cancelled together.
+    the requests of several choices are cancelled together. Stop strings, stop tokens of the request and the grammar
+    apply to what follows the ``reasoning``; None: to all of the output.
     """
 
     id: RequestId
@@ -123,6 +126,13 @@ class EngineRequest:
     banned: tuple[tuple[int, ...], ...] = ()
     messages: dict[str, object] = field(default_factory=dict)
     group: RequestId | None = None
+    reasoning: ReasoningTokens | None = None
+
+    @property
+    def is_bound_in_reasoning(self) -> bool:
+        """True if tokens may be forced or ruled out before the answer begins."""
+        marks = self.reasoning
+        return marks is not None and (marks.is_forced or marks.budget is not None or self.sampling.grammar is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,7 @@ class CompletionOutput:
     attempts. ``num_cached_tokens`` of the prompt were in the prefix cache and not computed. ``reported_output_tokens``
     is the count of an inference server that gives text without tokens. ``stop_text``: the stop string that ended the
     text, if one did. ``prompt_logprobs``: of the prompt's tokens after the first, if the request asks for them.
+    ``num_reasoning_tokens`` of the output are reasoning, without its marks.
     """
 
     request_id: RequestId
@@ -179,6 +190,7 @@ class CompletionOutput:
     reported_output_tokens: int | None = None
     stop_text: str | None = None
     prompt_logprobs: tuple[SampledLogprobs, ...] = ()
+    num_reasoning_tokens: int = 0
 
     @property
     def num_output_tokens(self) -> int:

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from models.engine.reasoning import ReasoningTracker
 from models.engine.requests import (
     CheckpointMismatch,
     CompletionOutput,
@@ -111,7 +112,9 @@ class SequenceState(ActiveRequest):
         self.started_at: float | None = None
         self.first_token_at: float | None = None
         own = frozenset(request.sampling.stop_token_ids or ())
-        self._eos = own if request.sampling.ignore_eos else eos | own
+        self._eos = frozenset() if request.sampling.ignore_eos else eos
+        self._answer_eos = self._eos | own
+        self._reasoning = None if request.reasoning is None else ReasoningTracker(request.reasoning)
         self._hasher = BlockHasher(request.cache_salt)
         self._text = OutputText(detokenizer, request.sampling.stop)
         self._unshown = ""
@@ -124,6 +127,7 @@ class SequenceState(ActiveRequest):
         self.prompt_logprobs: tuple[SampledLogprobs, ...] = ()
         self.reported_prompt_tokens: int | None = None  # as an inference server without token ids counts them
         self.reported_output_tokens: int | None = None
+        self.reported_reasoning_tokens: int | None = None
         self._is_closed = False
         if request.emitted or request.emitted_deltas:
             self._replay()
@@ -147,6 +151,16 @@ class SequenceState(ActiveRequest):
     def is_scoring_prompt(self) -> bool:
         """True until the logprobs of the prompt that the request asks for are known; one token has none."""
         return self.request.sampling.scores_prompt and not self.prompt_logprobs and len(self.request.prompt) > 1
+
+    @property
+    def reasoning(self) -> ReasoningTracker | None:
+        """The state of the reasoning, None if all of the output is the answer."""
+        return self._reasoning
+
+    @property
+    def is_answering(self) -> bool:
+        """False before the answer has begun."""
+        return self._reasoning is None or self._reasoning.answer_at is not None
 
     @property
     def max_tokens(self) -> int:
@@ -192,11 +206,11 @@ class SequenceState(ActiveRequest):
         reason = self._append(token)
         return FinishReason.HANDED_BACK if reason is None and self._is_pause_due else reason
 
-    def add_text(self, text: str, now: float) -> FinishReason | None:
+    def add_text(self, text: str, now: float, *, is_answer: bool = True) -> FinishReason | None:
         """Append text that has no tokens. Returns STOP if a stop string ends the request with it, otherwise None."""
         if self.first_token_at is None:
             self.first_token_at = now
-        self._add_text(self._text.add_text(text))
+        self._add_text(self._text.add_text(text, is_answer=is_answer))
         return FinishReason.STOP if self._text.stopped else None
 
     def take(self, sampled: Sampled, now: float) -> FinishReason | None:
@@ -267,7 +281,13 @@ class SequenceState(ActiveRequest):
             reported_output_tokens=self.reported_output_tokens,
             stop_text=self._text.stop_text,
             prompt_logprobs=self.prompt_logprobs,
+            num_reasoning_tokens=self._num_reasoning_tokens,
         )
+
+    @property
+    def _num_reasoning_tokens(self) -> int:
+        own = 0 if self._reasoning is None else self._reasoning.num_tokens
+        return own if self.reported_reasoning_tokens is None else self.reported_reasoning_tokens
 
     @property
     def _is_pause_due(self) -> bool:
@@ -276,12 +296,21 @@ class SequenceState(ActiveRequest):
 
     def _append(self, token: int) -> FinishReason | None:
         self.output.append(token)
-        if token in self._eos:
+        is_answer = self._is_answer(token)
+        if token in (self._answer_eos if is_answer else self._eos):
             return FinishReason.STOP
-        self._add_text(self._text.add(token))
+        self._add_text(self._text.add(token, is_answer=is_answer))
         if self._text.stopped:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.output) >= self.request.sampling.max_tokens else None
+
+    def _is_answer(self, token: int) -> bool:
+        """Return True if the newest token is a part of the answer, and not the last of the marks before it."""
+        if self._reasoning is None:
+            return True
+        self._reasoning.add(token)
+        answer_at = self._reasoning.answer_at
+        return answer_at is not None and answer_at < len(self.output)
 
     def _add_text(self, text: str) -> None:
         if text:

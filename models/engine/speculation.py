@@ -192,7 +192,12 @@ class Speculation:
         self._estimate = _PassEstimate(base, each, num_rows, num_rows)
 
     def draft(self, seq: SequenceState, most: int) -> list[int]:
-        """Return up to ``most`` draft tokens for a decoding request; its last token is never drafted."""
+        """Return up to ``most`` draft tokens for a decoding request; its last token is never drafted.
+
+        None where a token may be forced: the end of the reasoning cannot be seen in drafts.
+        """
+        if seq.request.is_bound_in_reasoning and not seq.is_answering:
+            return []
         most = min(most, _MOST_DRAFTS, seq.max_tokens - seq.num_tokens - 1)
         if most < 1:
             return []

@@ -79,6 +79,7 @@ class OutputText:
     def __init__(self, detokenizer: TokenDecoder, stops: Iterable[str]) -> None:
         self._detokenizer = detokenizer
         self._filter = StopFilter(stops)
+        self._is_answer = True
 
     @property
     def stopped(self) -> bool:
@@ -90,14 +91,18 @@ class OutputText:
         """The stop string that ended the text; None before the end and for another end."""
         return self._filter.found
 
-    def add(self, token_id: int) -> str:
-        """Append the next token and return the text that may be shown now."""
-        return self._filter.feed(self._detokenizer.add(token_id))
+    def add(self, token_id: int, *, is_answer: bool = True) -> str:
+        """Append the next token and return the text that may be shown now. Stop strings count in the answer only."""
+        return self._passed(self._detokenizer.add(token_id), is_answer)
 
-    def add_text(self, text: str) -> str:
+    def add_text(self, text: str, *, is_answer: bool = True) -> str:
         """Append text that has no tokens, and return the text that may be shown now."""
-        return self._filter.feed(text)
+        return self._passed(text, is_answer)
 
     def flush(self) -> str:
         """Return the rest of the text at the end of the request. The rest may complete a stop string."""
-        return self._filter.feed(self._detokenizer.flush()) + self._filter.flush()
+        return self._passed(self._detokenizer.flush(), self._is_answer) + self._filter.flush()
+
+    def _passed(self, text: str, is_answer: bool) -> str:
+        self._is_answer = is_answer
+        return self._filter.feed(text) if is_answer else text

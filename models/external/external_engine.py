@@ -29,11 +29,13 @@ from models.engine.requests import (
     FinishReason,
     RequestId,
     RequestInvalid,
+    SampledLogprobs,
     SamplingParams,
 )
 from models.engine.sequence import SequenceState
 from models.engine.stop_strings import TokenDecoder
 from models.external.network_thread import NetworkThread
+from models.external.reasoning_part import SentPart, next_part, reasoning_part
 from models.external.server_watch import ServerWatch
 from models.external.upstream import Capabilities, Piece, ServerInfo, Upstream, UpstreamLost, UpstreamRequest
 
@@ -100,6 +102,7 @@ class ExternalEngine(GenerationEngine):
         self._inbox: deque[tuple[SequenceState, Piece | EngineError]] = deque()
         self._wake = threading.Event()
         self._num_cached_tokens = 0
+        self._parts: dict[RequestId, SentPart] = {}  # of the requests that are sent in parts
         self._watch = ServerWatch(
             upstream, refuse=refuse, on_change=self._server_moved, poll_s=config.poll_s, clock=clock
         )
@@ -224,9 +227,16 @@ class ExternalEngine(GenerationEngine):
                 reason = seq.add(token, now, piece.logprobs[index : index + 1])
                 if reason is not None:
                     return reason
-            reason = seq.add_text(piece.text, now) if piece.text else None
+            if piece.num_reasoning_tokens is not None:
+                seq.reported_reasoning_tokens = piece.num_reasoning_tokens
+            if piece.num_reasoning:
+                seq.add_text(piece.text[: piece.num_reasoning], now, is_answer=False)
+            answer = piece.text[piece.num_reasoning :]
+            reason = seq.add_text(answer, now) if answer else None
             if reason is not None or piece.finish is not None:
-                return reason or piece.finish
+                part = self._parts.get(seq.id)
+                is_over = reason is not None or part is None or part.is_last
+                return reason or piece.finish if is_over else self._send(seq, now)
         return None
 
     def _new_state(self, request: EngineRequest) -> SequenceState:
@@ -266,16 +276,42 @@ class ExternalEngine(GenerationEngine):
 
     def _added(self, state: SequenceState) -> None:
         if state.ending is None:  # otherwise the last of its emitted tokens has ended it
-            state.start(self._clock())
-            self._network.send(self._upstream_request(state), partial(self._arrived, state))
+            now = self._clock()
+            state.start(now)
+            state.ending = self._send(state, now)
         self._wake.set()
 
     def _removed(self, state: SequenceState, *, is_sound: bool) -> None:
-        self._network.end(name_of(state.id))
+        self._network.end(self._name(state.id))
+        self._parts.pop(state.id, None)
 
     def _reset(self) -> None:
         for request_id in self._active:
-            self._network.end(name_of(request_id))
+            self._network.end(self._name(request_id))
+        self._parts.clear()
+
+    def _name(self, request_id: RequestId) -> str:
+        part = self._parts.get(request_id)
+        return name_of(request_id) + (f"-part{part.number}" if part is not None else "")
+
+    def _send(self, state: SequenceState, now: float) -> FinishReason | None:
+        """Append the tokens that are forced, and send the rest. Returns why the request ends with them, or None.
+
+        Servers know no bounds of reasoning. So a request with some is sent in parts: the reasoning, then the answer.
+        """
+        count = state.request.sampling.logprobs
+        while state.reasoning is not None and (token := state.reasoning.forced) is not None:
+            certain = () if count is None else (SampledLogprobs(0.0, (token,)[:count], (0.0,)[:count]),)
+            if (reason := state.add(token, now, certain)) is not None:
+                return reason
+        part = next_part(self._parts.get(state.id), state)
+        if part is not None:
+            self._parts[state.id] = part
+        request = self._upstream_request(state)
+        if part is not None and not part.is_last:
+            request = reasoning_part(request, state)
+        self._network.send(request, partial(self._arrived, state))
+        return None
 
     def _arrived(self, seq: SequenceState, event: Piece | EngineError) -> None:
         self._inbox.append((seq, event))
@@ -290,16 +326,16 @@ class ExternalEngine(GenerationEngine):
         call_out("on_room", self.on_room)
 
     def _upstream_request(self, state: SequenceState) -> UpstreamRequest:
-        request = state.request
-        remaining = request.sampling.max_tokens - len(request.emitted)
+        request, num_known = state.request, len(state.output)
+        remaining = request.sampling.max_tokens - num_known
         if request.pause_after is not None:
-            remaining = min(remaining, request.pause_after)
-        at_least = (request.sampling.min_tokens or 0) - len(request.emitted)
+            remaining = min(remaining, request.pause_after - (num_known - len(request.emitted)))
+        at_least = (request.sampling.min_tokens or 0) - num_known
         ends = {*(() if request.sampling.ignore_eos else self._eos), *(request.sampling.stop_token_ids or ())}
         return UpstreamRequest(
-            id=name_of(request.id),
+            id=self._name(request.id),
             model=self._config.model,
-            prompt=request.prompt + request.emitted,
+            prompt=(*request.prompt, *state.output),
             sampling=replace(
                 request.sampling,
                 max_tokens=max(1, remaining),

@@ -6,7 +6,7 @@
     abort      by closing the connection
 
 The server's tool calls are written into the text as a model of ``CALL_STYLE`` writes them, so that the readers of
-answers and of streams find them there. Reasoning that a server sends apart from the answer is left out.
+answers and of streams find them there. So is reasoning that it sends apart from the answer, between ``THINK_TAGS``.
 """
 
 import json
@@ -29,6 +29,7 @@ from models.external.upstream import (
     UpstreamRefused,
     UpstreamRequest,
 )
+from prompts.reasoning import THINK_TAGS
 from prompts.tool_calls import HERMES_TAGS
 
 _MODELS = "/v1/models"
@@ -146,19 +147,36 @@ class _Answer:
         self._calls = _CallWriter()
         self._num_chunks = 0
         self._usage: Mapping[str, Any] = {}
+        self._is_reasoning: bool | None = None  # None before its first text
 
     def take(self, chunk: Mapping[str, Any]) -> Piece:
-        """Return what a chunk adds: nothing in those with the role, the usage or reasoning."""
+        """Return what a chunk adds: nothing in those with the role or the usage."""
         if chunk.get("error"):
             raise _error_in_stream(chunk["error"])
         self._usage = chunk.get("usage") or self._usage
-        text = ""
+        text, num_reasoning = "", 0
         for choice in chunk.get("choices") or ():
-            text += self._calls.add(choice.get("delta") or {})
+            delta = choice.get("delta") or {}
+            text += self._reasoning(delta)
+            num_reasoning = len(text)
+            text += self._calls.add(delta)
             if choice.get("finish_reason"):
                 self.finish = _finish(choice["finish_reason"])
         self._num_chunks += bool(text)
-        return Piece(text=text, num_output_tokens=self._num_chunks)
+        return Piece(text=text, num_reasoning=num_reasoning, num_output_tokens=self._num_chunks)
+
+    def _reasoning(self, delta: Mapping[str, Any]) -> str:
+        """Return the reasoning of a delta, with its marks. What comes after the answer has begun is left out."""
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
+        has_answer = bool(delta.get("content") or delta.get("refusal") or delta.get("tool_calls"))
+        written = ""
+        if reasoning and isinstance(reasoning, str) and self._is_reasoning is not False:
+            written = reasoning if self._is_reasoning else THINK_TAGS.opening + reasoning
+            self._is_reasoning = True
+        if has_answer:
+            written += THINK_TAGS.closing if self._is_reasoning else ""
+            self._is_reasoning = False
+        return written
 
     def last(self) -> Piece:
         """Return the last piece."""
@@ -170,6 +188,7 @@ class _Answer:
             num_prompt_tokens=self._usage.get("prompt_tokens"),
             num_cached_tokens=details.get("cached_tokens"),
             num_output_tokens=self._usage.get("completion_tokens", self._num_chunks),
+            num_reasoning_tokens=(self._usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
         )
 
 

@@ -116,7 +116,8 @@ class Piece:
     ``token_ids`` include the end-of-sequence token. ``text`` is for servers without token ids, otherwise empty.
     ``logprobs`` has one value for each token if the request asks for them. ``num_cached_tokens`` comes once.
     ``prompt_logprobs`` come once, if the request asks for them, one for each token of the prompt after the first.
-    ``num_prompt_tokens`` and ``num_output_tokens``, of the request so far, are for servers without token ids.
+    ``num_prompt_tokens``, ``num_output_tokens`` and ``num_reasoning_tokens``, of the request so far, are for servers
+    without token ids. The first ``num_reasoning`` characters of ``text`` come before the answer.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -127,6 +128,8 @@ class Piece:
     num_prompt_tokens: int | None = None
     num_output_tokens: int | None = None
     prompt_logprobs: tuple[SampledLogprobs, ...] = ()
+    num_reasoning: int = 0
+    num_reasoning_tokens: int | None = None
 
 
 class UpstreamRefused(EngineError):

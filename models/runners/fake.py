@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
+from models.engine.reasoning import ReasoningTracker
 from models.engine.requests import EngineRequest, Grammar, RequestId, RequestInvalid, SampledLogprobs
 from models.engine.runner import Row, Sampled, StepPlan
 from prompts.grammar import Grammars, Matcher
@@ -152,9 +153,17 @@ class FakeRunner:
     def _next(self, row: Row, tokens: Sequence[int]) -> int:
         num_prompt = len(row.request.prompt)
         prompt, output = tokens[:num_prompt], tokens[num_prompt:]
-        if row.request.sampling.grammar is not None:
-            return self._next_within(row.request.sampling.grammar, row.request.id, output)
         sampling = row.request.sampling
+        if row.request.reasoning is not None:
+            tracker = ReasoningTracker(row.request.reasoning)
+            tracker.follow(output)
+            if tracker.forced is not None:
+                return tracker.forced
+            if tracker.answer_at is None:
+                return next_token(prompt, output, ends=False)
+            output = output[tracker.answer_at :] if sampling.grammar is not None else output
+        if sampling.grammar is not None:
+            return self._next_within(sampling.grammar, row.request.id, output)
         return next_token(prompt, output, ends=not sampling.ignore_eos and len(output) >= (sampling.min_tokens or 0))
 
     def _next_within(self, grammar: Grammar, request_id: RequestId, output: Sequence[int]) -> int:

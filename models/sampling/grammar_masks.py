@@ -49,28 +49,31 @@ class GrammarMasks:
         self._matchers.pop(request_id, None)
         self._checked.pop(request_id, None)
 
-    def apply(self, logits: torch.Tensor, positions: Sequence[SamplePosition]) -> tuple[torch.Tensor, list[bool]]:
+    def apply(
+        self, logits: torch.Tensor, positions: Sequence[SamplePosition], begins: Sequence[int]
+    ) -> tuple[torch.Tensor, list[bool]]:
         """Mask the forbidden tokens in ``logits`` (positions, vocab). Return them, and if a position has allowed ones.
 
-        The positions of a row are adjacent. Positions after a forbidden draft are not masked.
+        ``begins``: for each position the number of output tokens before its grammar begins, which all are in the
+        output of its row. The positions of a row are adjacent. Positions after a forbidden draft are not masked.
         """
         masks: list[bytes] = []
         is_open: list[bool] = []
-        for position in positions:
+        for position, begin in zip(positions, begins, strict=True):
             if position.num_drafts == 0:
-                matcher = self._matcher(position)
+                matcher = self._matcher(position, begin)
                 row_masks = matcher.masks(position.row.drafts)
             masks.append(row_masks[position.num_drafts] if position.num_drafts < len(row_masks) else self._all_allowed)
             is_open.append(not matcher.is_stuck)
         return logits.masked_fill(~self._unpacked(masks)[:, : logits.shape[1]], -torch.inf), is_open
 
-    def _matcher(self, position: SamplePosition) -> Matcher:
+    def _matcher(self, position: SamplePosition, begin: int) -> Matcher:
         request = position.row.request
         matcher = self._matchers.get(request.id)
         if matcher is None:
             matcher = self._checked.pop(request.id, None) or self._begin(request)
             self._matchers[request.id] = matcher
-        matcher.follow(position.row.output)
+        matcher.follow(position.row.output, begin)
         return matcher
 
     def _begin(self, request: EngineRequest) -> Matcher:

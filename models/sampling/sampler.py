@@ -2,8 +2,8 @@
 
 A token depends on its logits, its request and the number of tokens so far, never on the rest of the batch. Order: the
 bias of tokens, repetition, presence and frequency penalties, the end tokens that come too early and the tokens that end
-a banned sequence, the grammar mask, then the most likely token, or a random one by temperature, min-p, top-k and top-p.
-A greedy request without any of those before the last reads the logits only once.
+a banned sequence, the grammar mask, the forced tokens of reasoning, then the most likely token, or a random one by
+temperature, min-p, top-k and top-p. A greedy request without any of those before the last reads the logits only once.
 
 The n-th token of a seeded request uses a random number that depends only on the seed and n. The number selects from the
 distribution of the row by inverse transform sampling. So a token never depends on earlier draws either.
@@ -24,6 +24,7 @@ import torch
 from models.engine.requests import EngineRequest, RequestId, SampledLogprobs, SamplingParams
 from models.sampling.grammar_masks import GrammarMasks
 from models.sampling.penalties import Penalties
+from models.sampling.reasoning_bounds import ReasoningBounds
 from models.sampling.sample_positions import SamplePosition
 from models.sampling.token_rules import add_bias_, forbid_banned_, forbid_early_ends_
 from prompts.grammar import Grammars
@@ -61,10 +62,11 @@ class Sampler:
         self._eos = eos_token_ids
         self._penalties = Penalties(device)
         self._masks = GrammarMasks(grammars, vocab_size, device)
+        self._reasoning = ReasoningBounds(eos_token_ids)
 
     def __len__(self) -> int:
         """Return the number of states that are kept."""
-        return len(self._penalties) + len(self._masks)
+        return len(self._penalties) + len(self._masks) + len(self._reasoning)
 
     def check(self, request: EngineRequest) -> None:
         """Raise RequestInvalid if the grammar of the request cannot be followed. Thread-safe."""
@@ -74,6 +76,7 @@ class Sampler:
         """Drop the state of a request."""
         self._penalties.forget(request_id)
         self._masks.forget(request_id)
+        self._reasoning.forget(request_id)
 
     def sample(self, logits: torch.Tensor, positions: Sequence[SamplePosition]) -> Choice:
         """Choose tokens from float32 ``logits`` (positions, vocab), which this may change.
@@ -106,12 +109,17 @@ class Sampler:
         if ruled:
             forbid_early_ends_(logits, ruled, [positions[index] for index in ruled], self._eos)
             forbid_banned_(logits, ruled, [positions[index] for index in ruled])
-        masked = _where(positions, lambda each: each.grammar is not None)
+        begins = self._reasoning.answer_starts(positions)
+        masked = [index for index, begin in enumerate(begins) if begin is not None and _has_grammar(positions[index])]
         is_open: list[bool] = []
         if masked:
-            logits[masked], is_open = self._masks.apply(logits[masked], [positions[index] for index in masked])
+            starts = [begins[index] or 0 for index in masked]
+            logits[masked], is_open = self._masks.apply(logits[masked], [positions[index] for index in masked], starts)
+        reasoning = [index for index, begin in enumerate(begins) if begin is None]
+        if reasoning:
+            self._reasoning.restrict_(logits, reasoning, [positions[index] for index in reasoning])
         stuck = {index for index, may_go_on in zip(masked, is_open, strict=True) if not may_go_on}
-        changed = sorted({*ruled, *penalised, *masked})
+        changed = sorted({*ruled, *penalised, *masked, *reasoning})
         if changed:
             highest, tokens[changed] = highest_of(rows_of(logits, changed))
             if any(positions[index].row.request.banned for index in ruled):
@@ -119,6 +127,10 @@ class Sampler:
                 is_empty = (highest == -torch.inf).tolist()
                 stuck |= {index for index, empty in zip(changed, is_empty, strict=True) if empty}
         return frozenset(stuck)
+
+
+def _has_grammar(position: SamplePosition) -> bool:
+    return position.row.request.sampling.grammar is not None
 
 
 def _where(positions: Sequence[SamplePosition], asks: Callable[[SamplingParams], bool]) -> list[int]:

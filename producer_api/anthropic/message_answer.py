@@ -14,11 +14,12 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from producer_api.openai.chat_answer import Entries, answer_of, is_cut
-from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
+from producer_api.openai.chat_answer import Entries, answer_of, answer_reader, is_cut
+from prompts.answer_reader import AnswerPiece
+from prompts.reasoning import ReasoningPiece
+from prompts.tool_calls import CallPiece, ContentPiece, call_id
 from store.jobs.jobs import Job
 from store.payloads.job_payload import ServiceClass
-from store.tasks.generate import GeneratePayload
 
 Event = dict[str, Any]
 
@@ -28,18 +29,26 @@ _TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "standard
 
 @dataclass(slots=True)
 class _Block:
-    """A block of the answer: a text, or, with a ``tool``, a tool use where the parts are JSON of its input."""
+    """A block of the answer: a text, thinking, or, with a ``tool``, a tool use where the parts are JSON of its input.
+
+    ``signature`` is thinking's. Clients send it back; here nothing reads it, because the text itself is sent back too.
+    """
 
     tool: tuple[str, str] | None = None
+    signature: str | None = None
     parts: list[str] = field(default_factory=list)
 
-    def as_json(self, text: str) -> dict[str, Any]:
+    def as_json(self, text: str, *, is_whole: bool = True) -> dict[str, Any]:
+        if self.signature is not None:
+            return {"type": "thinking", "thinking": text, "signature": self.signature if is_whole else ""}
         if self.tool is None:
             return {"type": "text", "text": text, "citations": None}
         tool_use_id, name = self.tool
         return {"type": "tool_use", "id": tool_use_id, "name": name, "input": _input(text)}
 
     def delta(self, text: str) -> dict[str, Any]:
+        if self.signature is not None:
+            return {"type": "thinking_delta", "thinking": text}
         if self.tool is None:
             return {"type": "text_delta", "text": text}
         return {"type": "input_json_delta", "partial_json": text}
@@ -59,8 +68,7 @@ class MessageAnswer:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        has_tools = job.payload.get("tool_style") is not None
-        self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
+        self._reader = answer_reader(job)
         self._blocks: list[_Block] = []
 
     def full_answer(self, job: Job) -> dict[str, Any]:
@@ -77,7 +85,7 @@ class MessageAnswer:
 
     def pieces(self, text: str, entries: Entries = ()) -> list[Event]:
         """Return the events for the next text. Text that may begin a tool use is held back."""
-        new = [ContentPiece(text)] if self._calls is None else self._calls.add(text)
+        new = [ContentPiece(text)] if self._reader is None else self._reader.add(text)
         return list(self._read(new))
 
     def closing(self, job: Job) -> list[Event]:
@@ -87,15 +95,20 @@ class MessageAnswer:
         return [*self._rest(job), *self._stop(), last, {"type": "message_stop"}]
 
     def _rest(self, job: Job) -> Iterator[Event]:
-        yield from () if self._calls is None else self._read(self._calls.finish(is_cut=is_cut(job)))
+        yield from () if self._reader is None else self._read(self._reader.finish(is_cut=is_cut(job)))
 
-    def _read(self, pieces: Iterable[Piece]) -> Iterator[Event]:
+    def _read(self, pieces: Iterable[AnswerPiece]) -> Iterator[Event]:
         for piece in pieces:
             match piece:
+                case ReasoningPiece(text):
+                    if not self._blocks:
+                        yield from self._begin(_Block(signature=f"sig_{self._job.id.removeprefix('job_')}"))
+                    yield from self._add(text)
                 case ContentPiece(text):
-                    if not self._blocks or self._blocks[-1].tool is not None:
+                    last = self._blocks[-1] if self._blocks else None
+                    if last is None or last.tool is not None or last.signature is not None:
                         # The reader puts a line end before text that follows a call; here it is a block of its own.
-                        text = text.removeprefix("\n") if self._blocks else text
+                        text = text.removeprefix("\n") if last is not None else text
                         yield from self._begin(_Block()) if text else ()
                     yield from self._add(text)
                 case CallPiece(index, name, arguments):
@@ -107,7 +120,11 @@ class MessageAnswer:
     def _begin(self, block: _Block) -> Iterator[Event]:
         yield from self._stop()
         self._blocks.append(block)
-        yield {"type": "content_block_start", "index": len(self._blocks) - 1, "content_block": block.as_json("")}
+        yield {
+            "type": "content_block_start",
+            "index": len(self._blocks) - 1,
+            "content_block": block.as_json("", is_whole=False),
+        }
 
     def _add(self, text: str) -> Iterator[Event]:
         if text:
@@ -117,7 +134,11 @@ class MessageAnswer:
 
     def _stop(self) -> Iterator[Event]:
         if self._blocks:
-            yield {"type": "content_block_stop", "index": len(self._blocks) - 1}
+            index, signature = len(self._blocks) - 1, self._blocks[-1].signature
+            if signature is not None:
+                delta = {"type": "signature_delta", "signature": signature}
+                yield {"type": "content_block_delta", "index": index, "delta": delta}
+            yield {"type": "content_block_stop", "index": index}
 
     def _message(self) -> dict[str, Any]:
         job = self._job

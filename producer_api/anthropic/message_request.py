@@ -25,6 +25,7 @@ from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads.job_payload import ServiceClass
+from store.payloads.reasoning import ReasoningEffort
 from store.payloads.sampling_params import GrammarSpec
 from store.tasks.generate import GenerateRequest
 
@@ -58,7 +59,9 @@ class MessageMetadata(LenientBody):
 class ThinkingConfig(LenientBody):
     """Whether the model thinks before it answers."""
 
-    type: str = Field(description="disabled, or adaptive: as much as the model can")
+    type: str = Field(description="enabled, disabled, or adaptive: as much as the model likes")
+    budget_tokens: StrictInt | None = Field(None, description="of enabled: the most tokens of thinking")
+    display: str | None = Field(None, description="summarized: the thinking is shown as it is")
 
 
 class JsonOutputFormat(LenientBody):
@@ -72,7 +75,7 @@ class OutputConfig(LenientBody):
     """The form of the answer."""
 
     format: JsonOutputFormat | None = None
-    effort: str | None = Field(None, description="accepted: it is about thinking")
+    effort: str | None = Field(None, description="how much a model thinks, if `thinking` is adaptive")
 
 
 class CountTokensRequest(LenientBody):
@@ -165,7 +168,6 @@ _REFUSED: Mapping[str, IsHarmless] = {
     "response_format": is_one_of({"type": "text"}),
     "structured_outputs": is_one_of(),
     "functions": is_one_of([]),
-    "reasoning_effort": is_one_of("none"),
 }
 # What another field of this API means; for every other one the advice is to leave it out.
 _INSTEAD = {
@@ -177,6 +179,7 @@ _INSTEAD = {
     "functions": "send `tools`",
     "prompt": "send `messages`",
     "reasoning_effort": "send `output_config.effort`",
+    **dict.fromkeys(("reasoning", "enable_thinking", "thinking_budget"), "send `thinking`"),
     "n": INSTEAD["n"],
 }
 _TOOL_REFUSED: Mapping[str, IsHarmless] = {
@@ -194,9 +197,10 @@ def to_job(request: CountTokensRequest) -> GenerateRequest:
     Raises InvalidRequest that names the request's field.
     """
     _check(request)
+    messages = messages_of(request.system, request.messages)
     body: dict[str, Any] = {
         "model": request.model,
-        "input": {"messages": messages_of(request.system, request.messages), **_tools(request)},
+        "input": {"messages": messages, **_tools(request), "reasoning": _reasoning(request)},
         "sampling": _sampling(request),
     }
     if isinstance(request, MessageRequest):
@@ -214,12 +218,39 @@ def to_job(request: CountTokensRequest) -> GenerateRequest:
 def _check(request: CountTokensRequest) -> None:
     refuse_unsupported(request, _REFUSED, _INSTEAD)
     refuse_near_misses(request, {*_REFUSED, *MessageRequest.model_fields})
-    if request.thinking is not None and request.thinking.type not in ("disabled", "adaptive"):
-        raise unsupported(
-            f"`thinking.type` {request.thinking.type[:40]!r} is not supported: the model has no thinking to turn on,"
-            " leave it out or send disabled",
-            "thinking.type",
-        )
+
+
+_EFFORTS = {"max": "xhigh", **{effort.value: effort.value for effort in ReasoningEffort}}
+
+
+def _reasoning(request: CountTokensRequest) -> dict[str, Any]:
+    """Return the ``reasoning`` of the job's input. As in Anthropic's API, a model thinks only if it is asked to."""
+    thinking = request.thinking or ThinkingConfig(type="off")
+    if thinking.display not in (None, "summarized"):
+        raise unsupported("`thinking.display` is not supported: leave it out", "thinking.display")
+    match thinking.type:
+        case "off" if request.thinking is None:
+            return {"effort": "minimal", "optional": True}
+        case "disabled":
+            return {"effort": "none"}
+        case "adaptive":
+            effort = None if request.output_config is None else request.output_config.effort
+            return {"effort": _EFFORTS.get(effort or ""), "optional": True}
+        case "enabled":
+            return {"max_tokens": _budget(request, thinking.budget_tokens)}
+        case other:
+            message = f"`thinking.type` {other[:40]!r} is not supported: enabled, disabled and adaptive are"
+            raise unsupported(message, "thinking.type")
+
+
+def _budget(request: CountTokensRequest, budget: int | None) -> int:
+    where = "thinking.budget_tokens"
+    if budget is None:
+        raise InvalidRequest(f"`{where}` is required", param=where)
+    if isinstance(request, MessageRequest) and budget >= request.max_tokens:
+        message = f"`{where}` is {budget}, and leaves nothing of `max_tokens` {request.max_tokens} for the answer"
+        raise InvalidRequest(message, param=where)
+    return budget
 
 
 def _sampling(request: CountTokensRequest) -> dict[str, Any]:
@@ -283,6 +314,9 @@ def _chosen(choice: MessageToolChoice) -> str | dict[str, Any]:
 
 _RENAMED = {
     "sampling.stop": "stop_sequences",
+    "input.reasoning": "thinking",
+    "input.reasoning.effort": "thinking.type",
+    "input.reasoning.max_tokens": "thinking.budget_tokens",
     "user": "metadata.user_id",
     "input.parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     "input": "messages",

@@ -2,7 +2,7 @@
 
     turn                                ──▶ messages for the model
     user: text                              user: text
-    assistant: text, tool_use               assistant: text, with its calls
+    assistant: thinking, text, tool_use     assistant: text, with its reasoning and its calls
     user: tool_result, tool_result, text    tool: result, tool: result, user: text
 
 Only text, tool uses and their results are supported. Turns of one role in a row are one message.
@@ -19,7 +19,7 @@ from producer_api.openai.foreign_fields import unsupported
 from store.errors import InvalidRequest
 from store.payloads.strict_model import Body
 
-_BLOCKS = {"user": "text and tool_result", "assistant": "text and tool_use", "system": "text"}
+_BLOCKS = {"user": "text and tool_result", "assistant": "text, thinking and tool_use", "system": "text"}
 _FAILED = "Error: "
 
 
@@ -41,6 +41,9 @@ class ContentBlock(LenientBody):
 
     type: str
     text: str | None = Field(None, description="of a text block")
+    thinking: str | None = Field(
+        None, description="of a thinking block; the model's chat template decides if the model is given it"
+    )
     id: str | None = Field(None, description="of a tool use: the id of its answer")
     name: str | None = Field(None, description="of a tool use: the tool")
     input: dict[str, Any] | None = Field(None, description="of a tool use: the tool's input")
@@ -64,6 +67,13 @@ class _Placed:
 
     param: str
     message: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Thought:
+    """The text of a thinking block."""
+
+    text: str
 
 
 def messages_of(system: str | Sequence[TextPart] | None, turns: Sequence[MessageTurn]) -> list[dict[str, Any]]:
@@ -94,6 +104,8 @@ def _append(placed: list[_Placed], new: _Placed) -> None:
     last = placed[-1].message
     if calls := new.message.get("tool_calls"):
         last["tool_calls"] = [*last.get("tool_calls", ()), *calls]
+    if thought := new.message.get("reasoning_content"):
+        last.setdefault("reasoning_content", thought)
     if text := new.message.get("content"):
         last["content"] = "\n".join(filter(None, [last.get("content"), text]))
 
@@ -125,6 +137,7 @@ def _read(turn: MessageTurn, param: str) -> Iterator[_Placed]:
     given = turn.content
     blocks = (ContentBlock(type="text", text=given),) if isinstance(given, str) else given
     texts: list[str] = []
+    thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
     results: list[_Placed] = []
     for index, block in enumerate(blocks):
@@ -132,6 +145,8 @@ def _read(turn: MessageTurn, param: str) -> Iterator[_Placed]:
         match _part(turn.role, block, where):
             case str(text):
                 texts.append(text)
+            case _Thought(text):
+                thoughts.append(text)
             case _Placed() as result if any(texts):
                 raise InvalidRequest(f"`{where}`: results of tools stand before the text of a turn", param=result.param)
             case _Placed() as result:
@@ -141,19 +156,19 @@ def _read(turn: MessageTurn, param: str) -> Iterator[_Placed]:
     yield from results
     text = "\n".join(filter(None, texts))
     if text or calls:
-        fields = {"content": text, "tool_calls": calls}
+        fields = {"content": text, "tool_calls": calls, "reasoning_content": "\n".join(filter(None, thoughts))}
         yield _Placed(param, {"role": turn.role} | {name: value for name, value in fields.items() if value})
     elif not results and turn.role != "assistant":  # an answer can be empty, and is sent back as it was
         raise InvalidRequest(f"`{param}.content` is empty: a turn has a text", param=f"{param}.content")
 
 
-def _part(role: str, block: ContentBlock, param: str) -> str | _Placed | dict[str, Any]:
-    """Return a block's text, its result of a tool, or its tool call."""
+def _part(role: str, block: ContentBlock, param: str) -> str | _Thought | _Placed | dict[str, Any]:
+    """Return a block's text, its thinking, its result of a tool, or its tool call."""
     match role, block.type:
         case _, "text" if block.text is not None:
             return block.text
         case "assistant", "thinking" | "redacted_thinking":
-            return ""  # what was thought for an earlier answer is not part of the conversation
+            return _Thought(block.thinking or "")
         case "assistant", "tool_use":
             return _call(block, param)
         case "user", "tool_result":

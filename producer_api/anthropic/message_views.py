@@ -26,9 +26,11 @@ class AnthropicError(BaseModel):
 
 
 class AnswerBlock(BaseModel):
-    """A part of the answer: a text, or a tool use that the caller runs."""
+    """A part of the answer: the model's thinking, a text, or a tool use that the caller runs."""
 
-    type: Literal["text", "tool_use"]
+    type: Literal["thinking", "text", "tool_use"]
+    thinking: str | None = Field(None, description="of a thinking block")
+    signature: str | None = Field(None, description="of a thinking block; it has no meaning here")
     text: str | None = Field(None, description="of a text block")
     citations: None = Field(None, description="always null, of a text block")
     id: str | None = Field(None, description="of a tool use: the `tool_use_id` of its result")

@@ -35,6 +35,7 @@ class UsageObject(BaseModel):
     output_tokens: int
     total_tokens: int
     cached_tokens: int = Field(0, description="input tokens found in the worker's prefix cache")
+    reasoning_tokens: int = Field(0, description="output tokens of the model's reasoning")
     queue_ms: float | None = None
     first_token_ms: float | None = Field(None, description="from acceptance to the first token")
     compute_ms: float | None = None
@@ -228,6 +229,7 @@ def _usage(job: Job) -> UsageObject | None:
         output_tokens=tokens_out,
         total_tokens=tokens_in + tokens_out,
         cached_tokens=int(job.usage.get("cached_tokens", 0)),
+        reasoning_tokens=int(job.usage.get("reasoning_tokens", 0)),
         **{name: rounded(job.usage.get(name)) for name in ("queue_ms", "first_token_ms", "compute_ms")},
         cost=job.usage.get("cost"),
     )

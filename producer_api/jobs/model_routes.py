@@ -19,11 +19,13 @@ from producer_api.jobs.model_views import (
     anthropic_models,
     model_object,
     model_objects,
+    reasoning_abilities,
 )
 from producer_api.runtime import Runtime
 from producer_api.server.anthropic_errors import is_anthropic
 from producer_api.server.errors import DOCUMENTED
 from store.registry import models as registry
+from store.tasks.generate import GENERATE
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=DOCUMENTED)
 
@@ -70,6 +72,7 @@ async def get_model(
 def _find(runtime: Runtime, name: str) -> ModelVersionObject:
     version = registry.resolve(runtime.db, name)
     summary = next(model for model in registry.list_models(runtime.db) if model.name == version.model)
+    reasoning = runtime.catalog.tokenizer(version).reasoning if version.task == GENERATE.name else None
     return ModelVersionObject(
         **model_object(summary, name, version.version).model_dump(),
         context_window=version.context_window,
@@ -77,4 +80,5 @@ def _find(runtime: Runtime, name: str) -> ModelVersionObject:
         digest=version.digest,
         batch_invariant=version.engine.batch_invariant if version.engine.is_external else None,
         sampling=runtime.catalog.sampling(version) if version.spec.has_sampling else None,
+        reasoning=reasoning_abilities(reasoning),
     )

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from prompts.reasoning import ReasoningSupport
+from store.payloads.reasoning import ReasoningEffort
 from store.payloads.sampling_params import SamplingDefaults
 from store.registry.engine_spec import EngineKind
 from store.registry.models import DEFAULT_ALIAS, ModelSummary
@@ -30,6 +32,16 @@ class ModelObject(BaseModel):
     engine: str = Field(description="what runs this version: `native`, or a server: `vllm`, `sglang`, `openai`")
 
 
+class ReasoningAbilities(BaseModel):
+    """What requests can ask of a model that reasons, as its chat template says."""
+
+    default: bool = Field(description="whether it reasons if a request does not say")
+    efforts: list[ReasoningEffort] = Field(description="the efforts that a request may ask for")
+    levels: list[ReasoningEffort] = Field(
+        description="the efforts that the template knows; if there are none, an effort is a share of `max_tokens`"
+    )
+
+
 class ModelVersionObject(ModelObject):
     """A model with the properties of the version that its id means."""
 
@@ -43,6 +55,9 @@ class ModelVersionObject(ModelObject):
         None,
         description="sampling defaults: from the version's record, else from the model's "
         "generation_config.json; null fields have the API's defaults; null for models without text output",
+    )
+    reasoning: ReasoningAbilities | None = Field(
+        None, description="null: the model does not reason, or only its server knows"
     )
 
 
@@ -70,6 +85,13 @@ class AnthropicModelList(BaseModel):
     has_more: bool
     first_id: str | None
     last_id: str | None
+
+
+def reasoning_abilities(support: ReasoningSupport | None) -> ReasoningAbilities | None:
+    """Return the abilities of a model, None if it does not reason."""
+    if support is None:
+        return None
+    return ReasoningAbilities(default=support.is_default, efforts=[*support.efforts], levels=[*support.levels])
 
 
 def anthropic_model(model: ModelObject) -> AnthropicModel:

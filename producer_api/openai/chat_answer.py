@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from producer_api.server.errors import JobUnanswered
-from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, choice_name, reader_for
+from prompts.answer_reader import AnswerPiece, AnswerReader, reader_for
+from prompts.reasoning import ReasoningPiece
+from prompts.tool_calls import CallPiece, ContentPiece, call_id, choice_name
 from store.jobs.jobs import Job
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Logprobs
@@ -101,6 +103,50 @@ class TokenDeduplicator:
         return new
 
 
+def answer_reader(job: Job) -> AnswerReader | None:
+    """Return a reader of the job's text, None if all of it is content."""
+    if job.payload.get("tool_style") is None and job.payload.get("reasoning") is None:
+        return None
+    return reader_for(GeneratePayload.model_validate(job.payload))
+
+
+class AnswerEntries:
+    """Keeps the logprobs of an answer's tokens until its text is sent, and drops those of the reasoning before it."""
+
+    def __init__(self, reader: AnswerReader | None) -> None:
+        self._reader = reader
+        self._held: list[Mapping[str, Any]] = []
+        self._num_bytes = 0  # of the entries that were dropped
+
+    def add(self, entries: Entries) -> None:
+        """Take the next entries."""
+        self._held += entries
+
+    def take(self) -> list[Mapping[str, Any]]:
+        """Return the entries of the answer that came since the last call."""
+        answer_at = 0 if self._reader is None else self._reader.answer_at
+        if answer_at is None:
+            return []
+        while self._held and self._num_bytes < answer_at:
+            self._num_bytes += len(self._held.pop(0)["bytes"])
+        taken, self._held = self._held, []
+        return taken
+
+
+def answer_entries(job: Job) -> list[Mapping[str, Any]] | None:
+    """Return the logprobs of an ended job's answer, None without any."""
+    output = job.output or {}
+    if output.get("logprobs") is None:
+        return None
+    reader = answer_reader(job)
+    entries = AnswerEntries(reader)
+    entries.add(output["logprobs"])
+    if reader is not None:
+        reader.add(output["text"])
+        reader.finish()
+    return entries.take()
+
+
 class ChatAnswer:
     """Builds the chat completion for one job, or for one ``choice`` of it.
 
@@ -117,17 +163,20 @@ class ChatAnswer:
         self._shared = shared or {}
         self._with_usage = with_usage
         self._has_begun = False
-        has_tools = job.payload.get("tool_style") is not None
-        self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
-        self._held: list[Mapping[str, Any]] = []
+        self._reader = answer_reader(job)
+        self._entries = AnswerEntries(self._reader)
 
     def full_answer(self, job: Job) -> dict[str, Any]:
         """Return the completion of a succeeded job; raise JobUnanswered for any other."""
         output = answer_of(job)
-        message: dict[str, Any] = {"role": "assistant", "content": output["text"], "refusal": None}
-        if "tool_calls" in output:
-            message |= {"content": output.get("content"), "tool_calls": output["tool_calls"]}
-        logprobs = _logprobs(output.get("logprobs"))
+        has_calls = "tool_calls" in output
+        content = output.get("content", None if has_calls else output["text"])
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if "reasoning" in output:
+            message["reasoning_content"] = output["reasoning"]
+        if has_calls:
+            message["tool_calls"] = output["tool_calls"]
+        logprobs = _logprobs(answer_entries(job))
         choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": output["finish_reason"]}
         return {**self._frame("chat.completion"), "choices": [choice], "usage": usage_of(job)}
 
@@ -138,22 +187,25 @@ class ChatAnswer:
     def pieces(self, text: str, entries: Entries = ()) -> list[dict[str, Any]]:
         """Return the chunks for the next text, with the logprobs of its tokens if requested.
 
-        If the model may call tools, text that could be the start of a tool call is held back, with its logprobs.
+        Text that could be the start of a tool call or of a mark is held back, with its logprobs.
         """
-        if self._calls is None:
+        if self._reader is None:
             return [self._chunk({"content": text}, None, entries or None)]
-        return self._read(self._calls.add(text), entries)
+        self._entries.add(entries)
+        return self._read(self._reader.add(text))
 
-    def _read(self, pieces: Sequence[Piece], entries: Entries = ()) -> list[dict[str, Any]]:
-        self._held += entries
-        chunks = []
-        for piece in pieces:
-            chunks.append(self._chunk(self._delta(piece), None, self._held or None))
-            self._held = []
-        return chunks
+    def _read(self, pieces: Sequence[AnswerPiece]) -> list[dict[str, Any]]:
+        return [
+            self._chunk(
+                self._delta(piece), None, None if isinstance(piece, ReasoningPiece) else self._entries.take() or None
+            )
+            for piece in pieces
+        ]
 
-    def _delta(self, piece: Piece) -> dict[str, Any]:
+    def _delta(self, piece: AnswerPiece) -> dict[str, Any]:
         match piece:
+            case ReasoningPiece(text):
+                return {"reasoning_content": text}
             case ContentPiece(text):
                 return {"content": text}
             case CallPiece(index, None, arguments):
@@ -165,8 +217,9 @@ class ChatAnswer:
     def closing(self, job: Job) -> list[dict[str, Any]]:
         """Return the last chunks of a succeeded job; raise JobUnanswered for any other."""
         finish_reason = answer_of(job)["finish_reason"]
-        chunks = [] if self._calls is None else self._read(self._calls.finish(is_cut=is_cut(job)))
-        chunks.append(self._chunk({} if self._has_begun else {"content": ""}, finish_reason, self._held or None))
+        chunks = [] if self._reader is None else self._read(self._reader.finish(is_cut=is_cut(job)))
+        rest = self._entries.take() or None
+        chunks.append(self._chunk({} if self._has_begun else {"content": ""}, finish_reason, rest))
         if self._with_usage:
             chunks.append({**self._frame("chat.completion.chunk"), "choices": [], "usage": usage_of(job)})
         return chunks

@@ -6,8 +6,15 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 
 from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, unsupported
+from producer_api.openai.reasoning_fields import (
+    ReasoningField,
+    check_reasoning,
+    check_verbosity,
+    reasoning_of,
+)
 from producer_api.openai.request_fields import TextRequest, job_of
 from store.errors import InvalidRequest
+from store.payloads.reasoning import ReasoningEffort
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from store.payloads.strict_model import Body
 from store.tasks.generate import GenerateRequest
@@ -44,6 +51,9 @@ class ChatTurn(Body):
     name: str | None = None
     tool_calls: tuple[ChatToolCall, ...] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = Field(
+        None, description="of an assistant's message; the model's chat template decides if the model is given it"
+    )
 
 
 class ChatTool(Body):
@@ -137,6 +147,11 @@ class ChatRequest(TextRequest):
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="an extension, same as in vLLM")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="needs `logprobs` to be true")
+    reasoning_effort: ReasoningEffort | None = Field(None, description="how much the model reasons before it answers")
+    reasoning: ReasoningField | None = Field(None, description="an extension, same as in OpenRouter")
+    enable_thinking: bool | None = Field(None, description="an extension, same as in Qwen's API")
+    thinking_budget: int | None = Field(None, description="an extension, same as in Qwen's API")
+    verbosity: str | None = Field(None, description="medium")
 
     @property
     def token_limit(self) -> tuple[str, int | None]:
@@ -152,6 +167,8 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 
 def to_job(chat: ChatRequest) -> GenerateRequest:
     """Return the job for the request; raise InvalidRequest that names the request's field."""
+    check_reasoning(chat.reasoning)
+    check_verbosity(chat.verbosity, "verbosity")
     return job_of(chat, _input(chat), _logprobs(chat))
 
 
@@ -162,8 +179,13 @@ def _input(chat: ChatRequest) -> dict[str, Any]:
         "tool_choice": _tool_choice(chat.tool_choice),
         "parallel_tool_calls": chat.parallel_tool_calls,
         "chat_template_kwargs": chat.chat_template_kwargs or None,
+        "reasoning": reasoning_of(chat.reasoning, _reasoning_values(chat)),
     }
     return _present(given)
+
+
+def _reasoning_values(chat: ChatRequest) -> dict[str, Any]:
+    return {name: getattr(chat, name) for name in ("reasoning_effort", "enable_thinking", "thinking_budget")}
 
 
 def _tool(index: int, tool: ChatTool) -> dict[str, Any]:
@@ -205,6 +227,7 @@ def _message(index: int, turn: ChatTurn) -> dict[str, Any]:
         "name": turn.name,
         "tool_calls": calls or None,
         "tool_call_id": turn.tool_call_id,
+        "reasoning_content": turn.reasoning_content if role == "assistant" else None,
     }
     return _present(given)
 

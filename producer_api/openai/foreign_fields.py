@@ -57,7 +57,14 @@ FOREIGN: Mapping[str, IsHarmless] = {
     **dict.fromkeys(("chat_template", "chat_template_kwargs", "continue_final_message", "documents"), is_off),
     **dict.fromkeys(("prompt_embeds", "input_embeds", "image_data", "audio_data", "video_data"), is_off),
     "add_generation_prompt": is_one_of(True),
+    # Reasoning, where a request has other fields for it or none.
     "enable_thinking": is_one_of(False),
+    "thinking": is_one_of(False, {"type": "disabled"}, {"type": "adaptive"}),
+    "reasoning_effort": is_one_of("none", "minimal"),
+    "reasoning": is_one_of({}, {"effort": "none"}, {"effort": "minimal"}),
+    **dict.fromkeys(("include_reasoning", "separate_reasoning", "stream_reasoning"), is_one_of(True)),
+    **dict.fromkeys(("thinking_budget", "thinking_token_budget", "reasoning_budget", "reasoning_format"), is_off),
+    "verbosity": is_one_of("medium"),
     # What the answer shows.
     **dict.fromkeys(("return_token_ids", "return_tokens_as_token_ids", "return_hidden_states"), is_off),
     **dict.fromkeys(("return_logprob", "top_logprobs_num", "n_probs"), is_off),
@@ -110,6 +117,8 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("min_new_tokens", "min_length"), "send `min_tokens`"),
     "repeat_penalty": "send `repetition_penalty`",
     **dict.fromkeys(("suppress_tokens", "bad_words_ids"), "send `bad_words`, or `logit_bias` with -100 for a token"),
+    **dict.fromkeys(("thinking", "enable_thinking", "reasoning_effort"), "send `reasoning_effort` to chat completions"),
+    **dict.fromkeys(("thinking_token_budget", "reasoning_budget"), "send `reasoning.max_tokens`"),
     **dict.fromkeys(("return_logprob", "top_logprobs_num", "n_probs"), "send `logprobs`"),
     **dict.fromkeys(("lora", "lora_name", "lora_path", "lora_request", "adapter", "adapter_id"), "name a `model`"),
     **dict.fromkeys(

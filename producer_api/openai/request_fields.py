@@ -269,6 +269,13 @@ def _grammar_field(request: TextRequest) -> str:
     return next((name for name in GUIDED if (request.model_extra or {}).get(name) is not None), "response_format")
 
 
+def _reasoning_field(param: str, request: TextRequest) -> str:
+    """Return the field that says what is wrong about reasoning: the first that the request has."""
+    names = ("thinking_budget",) if param.endswith("max_tokens") else ("reasoning_effort", "enable_thinking")
+    given = (name for name in names if getattr(request, name, None) is not None)
+    return param.removeprefix("input.") if getattr(request, "reasoning", None) else next(given, "reasoning")
+
+
 def _name_in_request(param: str, request: TextRequest) -> str:
     if param in ("sampling.max_tokens", "max_tokens"):
         return request.token_limit[0]
@@ -280,4 +287,6 @@ def _name_in_request(param: str, request: TextRequest) -> str:
         return f"job.{param}"
     if param == "sampling":  # the only rule that involves two fields
         return "ignore_eos" if request.ignore_eos else "min_tokens"
+    if param.startswith("input.reasoning"):
+        param = _reasoning_field(param, request)
     return param.removeprefix("sampling.").removeprefix("input.")

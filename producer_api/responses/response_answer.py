@@ -40,7 +40,7 @@ def response_object(job: Job, row: StoredResponse) -> dict[str, Any]:
         "completed_at": seconds(job.completed_at) if status == "completed" else None,
         "error": _error(job) if status == "failed" else None,
         "incomplete_details": _incomplete(job),
-        "output": output_items(job),
+        "output": output_items(job, row),
         "usage": _usage(job),
     }
     extension = {"status": job.state, "attempt": job.attempt, "error": job.error}
@@ -96,6 +96,6 @@ def _usage(job: Job) -> dict[str, Any] | None:
         "input_tokens": tokens_in,
         "input_tokens_details": {"cached_tokens": int(job.usage.get("cached_tokens", 0)), "cache_write_tokens": 0},
         "output_tokens": tokens_out,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": int(job.usage.get("reasoning_tokens", 0))},
         "total_tokens": tokens_in + tokens_out,
     }

@@ -8,17 +8,16 @@ process (``response_output`` explains how), so a client reconnects with just a n
 attempt's text differs from the sent text, the stream ends with an error.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
+from producer_api.openai.chat_answer import AnswerEntries, Entries
 from producer_api.responses.response_answer import initial_object, response_object, status_of
-from producer_api.responses.response_output import Output, OutputItem, last_status
+from producer_api.responses.response_output import ItemKind, Output, OutputItem, last_status
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 
 Event = dict[str, Any]
-Entries = Sequence[Mapping[str, Any]]
-"""Logprobs of tokens, in the format of ``producer_api.streaming.job_events.FormatLogprobs``."""
 
 
 class ResponseEventBuilder:
@@ -29,9 +28,9 @@ class ResponseEventBuilder:
         self._row = row
         self._next_number = 0
         self._is_in_progress = False
-        self._output = Output(job)
+        self._output = Output(job, row)
         self._open: OutputItem | None = None
-        self._entries: list[Mapping[str, Any]] = []
+        self._entries = AnswerEntries(self._output.reader)
 
     def opening(self) -> Iterator[Event]:
         """Yield the creation events. A foreground response is in progress immediately."""
@@ -53,7 +52,7 @@ class ResponseEventBuilder:
         """Yield the events for the next text, with the logprobs of its tokens."""
         if text:
             yield from self.started()
-        self._entries += entries
+        self._entries.add(entries)
         for item, new in self._output.add(text):
             yield from self._item_events(item, new)
 
@@ -75,25 +74,22 @@ class ResponseEventBuilder:
                 yield from self._close(self._open, "completed")
             self._open = item
             yield self._event("response.output_item.added", output_index=item.index, item=item.as_json("in_progress"))
-            if item.call is None:
-                empty = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-                yield self._event("response.content_part.added", **_position(item), part=empty)
+            if item.kind is not ItemKind.CALL:
+                empty = {**item.part(), "text": ""} | ({"logprobs": []} if item.kind is ItemKind.MESSAGE else {})
+                yield self._event(f"{_PART[item.kind]}.added", **_position(item), part=empty)
         if not new:
             return
-        if item.call is None:
-            entries, self._entries = self._entries, []
-            yield self._event("response.output_text.delta", **_position(item), delta=new, logprobs=entries)
-        else:
-            yield self._event("response.function_call_arguments.delta", **_position(item), delta=new)
+        likely: dict[str, Any] = {"logprobs": self._entries.take()} if item.kind is ItemKind.MESSAGE else {}
+        yield self._event(f"{_TEXT[item.kind]}.delta", **_position(item), delta=new, **likely)
 
     def _close(self, item: OutputItem, status: str) -> Iterator[Event]:
-        if item.call is None:
-            likely = item.logprobs or []
-            yield self._event("response.output_text.done", **_position(item), text=item.text, logprobs=likely)
-            yield self._event("response.content_part.done", **_position(item), part=item.content())
+        done = f"{_TEXT[item.kind]}.done"
+        if item.kind is ItemKind.CALL:
+            yield self._event(done, **_position(item), name=item.call["name"], arguments=item.text)
         else:
-            called = {"name": item.call[1], "arguments": item.text}
-            yield self._event("response.function_call_arguments.done", **_position(item), **called)
+            likely = {"logprobs": item.logprobs or []} if item.kind is ItemKind.MESSAGE else {}
+            yield self._event(done, **_position(item), text=item.text, **likely)
+            yield self._event(f"{_PART[item.kind]}.done", **_position(item), part=item.part())
         yield self._event("response.output_item.done", output_index=item.index, item=item.as_json(status))
 
     def _event(self, kind: str, **fields: Any) -> Event:
@@ -101,6 +97,22 @@ class ResponseEventBuilder:
         return {"type": kind, "sequence_number": number, **fields}
 
 
+_PART = {
+    ItemKind.MESSAGE: "response.content_part",
+    ItemKind.REASONING: "response.content_part",
+    ItemKind.SUMMARIZED: "response.reasoning_summary_part",
+}
+_TEXT = {
+    ItemKind.MESSAGE: "response.output_text",
+    ItemKind.CALL: "response.function_call_arguments",
+    ItemKind.REASONING: "response.reasoning_text",
+    ItemKind.SUMMARIZED: "response.reasoning_summary_text",
+}
+
+
 def _position(item: OutputItem) -> dict[str, Any]:
-    position = {"item_id": item.id, "output_index": item.index}
-    return position if item.call is not None else position | {"content_index": 0}
+    """Return the fields that say where the text of an item is."""
+    position: dict[str, Any] = {"item_id": item.id, "output_index": item.index}
+    if item.kind is ItemKind.CALL:
+        return position
+    return position | {"summary_index" if item.kind is ItemKind.SUMMARIZED else "content_index": 0}

@@ -5,7 +5,7 @@
     message                     message                       role: its text
     function_call               function_call                 assistant, with its calls
     function_call_output        function_call_output          tool: the result of one call
-    reasoning                   reasoning                     -
+    reasoning                   reasoning                     assistant: the reasoning of the next item
     item_reference              the item of an answer         as that item
 
 Only text and function calls are supported; anything else is refused.
@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from producer_api.responses.response_tools import flat_name
 from store.errors import InvalidRequest
 from store.ids import new_id
 from store.payloads.strict_model import Body
@@ -48,9 +49,10 @@ class InputItem(Body):
     content: str | tuple[ContentPart, ...] | None = None
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = Field(None, description="of a function call: the namespace of the function")
     arguments: str | None = None
     output: str | tuple[ContentPart, ...] | None = None
-    summary: tuple[ContentPart, ...] | None = Field(None, description="of a reasoning item; the model is not given it")
+    summary: tuple[ContentPart, ...] | None = Field(None, description="of a reasoning item")
 
     @property
     def reference(self) -> str | None:
@@ -110,15 +112,20 @@ def _read(item: InputItem, referenced: Mapping[str, Item], param: str) -> Item:
                 "function_call",
                 call_id=_required(item.call_id, f"{param}.call_id"),
                 name=_required(item.name, f"{param}.name"),
+                **({} if item.namespace is None else {"namespace": item.namespace}),
                 arguments=_required(item.arguments, f"{param}.arguments"),
             )
         case "function_call_output":
             call_id = _required(item.call_id, f"{param}.call_id")
             return _item("function_call_output", call_id=call_id, output=_text(item.output, f"{param}.output"))
         case "reasoning":
-            # It belongs to an earlier answer: the model is not given it again.
-            text = _text(item.summary or (), f"{param}.summary")
-            return _item("reasoning", summary=[{"type": "summary_text", "text": text}] if text else [])
+            summary = _text(item.summary or (), f"{param}.summary")
+            text = _text(item.content or (), f"{param}.content")
+            return _item(
+                "reasoning",
+                summary=[{"type": "summary_text", "text": summary}] if summary else [],
+                content=[{"type": "reasoning_text", "text": text}] if text else [],
+            )
         case other:
             raise _unsupported(f"{param}.type", other, ", ".join(_PREFIXES))
 
@@ -150,10 +157,15 @@ def messages_of(instructions: str | None, items: Sequence[Item]) -> list[dict[st
     Instructions and leading system messages are merged: many chat templates accept only one system message.
     """
     made: list[dict[str, Any]] = [] if instructions is None else [{"role": "system", "content": instructions}]
+    reasoning = ""
     for item in items:
-        turn = _message(item)
-        if turn is None:
+        if item["type"] == "reasoning":
+            reasoning = "".join(part["text"] for part in (*item.get("content", ()), *item["summary"]))
             continue
+        turn = _message(item)
+        if reasoning and turn["role"] == "assistant":
+            turn["reasoning_content"] = reasoning
+        reasoning = ""
         last = made[-1] if made else None
         if last is not None and len(made) == 1 and last["role"] == turn["role"] == "system":
             last["content"] += f"\n\n{turn['content']}"
@@ -168,19 +180,19 @@ def _join(last: dict[str, Any], turn: dict[str, Any]) -> None:
     """Merge the assistant's text and tool calls into one message: tool results must follow the calls."""
     if "tool_calls" in turn:
         last.setdefault("tool_calls", []).extend(turn["tool_calls"])
+    if "reasoning_content" in turn:
+        last.setdefault("reasoning_content", turn["reasoning_content"])
     if "content" in turn:
         last["content"] = "\n".join(filter(None, [last.get("content"), turn["content"]]))
 
 
-def _message(item: Item) -> dict[str, Any] | None:
+def _message(item: Item) -> dict[str, Any]:
     match item["type"]:
         case "function_call":
-            function = {"name": item["name"], "arguments": item["arguments"]}
+            function = {"name": flat_name(item.get("namespace"), item["name"]), "arguments": item["arguments"]}
             return {"role": "assistant", "tool_calls": [{"id": item["call_id"], "function": function}]}
         case "function_call_output":
             return {"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]}
-        case "reasoning":
-            return None
         case _:
             role = _ROLES[item["role"]]
             text = "".join(part["text"] for part in item["content"])

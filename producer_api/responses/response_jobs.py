@@ -85,8 +85,8 @@ def _answer(db: Database, tenant_id: str, response_id: str | None) -> Sequence[I
     try:
         if response_id is None:
             return ()
-        read_response(responses.get, db, tenant_id, response_id)
-        return output_items(jobs.get(db, tenant_id, job_id_of(response_id)))
+        row = read_response(responses.get, db, tenant_id, response_id)
+        return output_items(jobs.get(db, tenant_id, job_id_of(response_id)), row)
     except (NotFound, Gone):
         return ()
 

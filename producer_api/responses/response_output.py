@@ -9,16 +9,19 @@ same text at other places. So the text is split again, at places that depend onl
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from producer_api.openai.chat_answer import is_cut
-from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
+from producer_api.openai.chat_answer import answer_entries, answer_reader, is_cut
+from producer_api.responses.response_tools import name_fields
+from prompts.answer_reader import AnswerPiece
+from prompts.reasoning import ReasoningPiece
+from prompts.tool_calls import CallPiece, ContentPiece, call_id
 from store.jobs.jobs import Job
-from store.jobs.responses import response_id
+from store.jobs.responses import StoredResponse, response_id
 from store.schema.job_states import JobState
-from store.tasks.generate import GeneratePayload
 
 _CHUNK_BYTES = 3
 """A chunk ends as soon as it has this many bytes of UTF-8, so at most two letters are held back."""
@@ -48,44 +51,69 @@ class StableChunker:
             yield held
 
 
+class ItemKind(StrEnum):
+    """The kind of an item; its value is the prefix of its id."""
+
+    MESSAGE = "msg"
+    CALL = "fc"
+    REASONING = "rs"
+    SUMMARIZED = "rs_summary"  # reasoning that is shown as its own summary
+
+
 @dataclass(slots=True)
 class OutputItem:
-    """A message with its ``text``, or, with a ``call``, a function call where ``text`` is the arguments."""
+    """A message or reasoning with its ``text``, or a ``call`` where ``text`` is the arguments.
+
+    ``call`` has the fields of its id and its function.
+    """
 
     id: str
     index: int
-    call: tuple[str, str] | None = None
+    kind: ItemKind
+    call: Item = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
-    logprobs: list[dict[str, Any]] | None = None
+    logprobs: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def text(self) -> str:
         """The text so far."""
         return "".join(self.parts)
 
-    def content(self) -> Item:
-        """Return the only content part of a message."""
+    @property
+    def part_type(self) -> str:
+        """The type of the only part of a message or of reasoning."""
+        return {ItemKind.REASONING: "reasoning_text", ItemKind.SUMMARIZED: "summary_text"}.get(self.kind, "output_text")
+
+    def part(self) -> Item:
+        """Return the only part of a message or of reasoning."""
+        if self.kind is not ItemKind.MESSAGE:
+            return {"type": self.part_type, "text": self.text}
         likely = {} if self.logprobs is None else {"logprobs": self.logprobs}
         return {"type": "output_text", "text": self.text, "annotations": [], **likely}
 
     def as_json(self, status: str) -> Item:
         """Return the item as JSON. An item in progress has no content."""
-        if self.call is not None:
-            call_id, name = self.call
-            shown = {"id": self.id, "type": "function_call", "status": status, "call_id": call_id, "name": name}
-            return {**shown, "arguments": self.text}
-        content = [] if status == "in_progress" else [self.content()]
-        return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
+        if self.kind is ItemKind.CALL:
+            return {"id": self.id, "type": "function_call", "status": status, **self.call, "arguments": self.text}
+        parts = [] if status == "in_progress" else [self.part()]
+        if self.kind is ItemKind.MESSAGE:
+            return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": parts}
+        shown: Item = {"id": self.id, "type": "reasoning", "status": status, "encrypted_content": None}
+        is_summary = self.kind is ItemKind.SUMMARIZED
+        return {**shown, "summary": parts if is_summary else [], "content": [] if is_summary else parts}
 
 
 class Output:
     """The items of one answer: each ends where the next starts."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, row: StoredResponse | None) -> None:
         self._job_id = job.id
         self._chunker = StableChunker()
-        has_tools = job.payload.get("tool_style") is not None
-        self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
+        self.reader = answer_reader(job)
+        shown = {} if row is None else row.request
+        self._tools = shown.get("tools") or ()
+        is_summary = (shown.get("reasoning") or {}).get("summary") is not None
+        self._reasoning_kind = ItemKind.SUMMARIZED if is_summary else ItemKind.REASONING
         self.items: list[OutputItem] = []
 
     def add(self, text: str) -> Iterator[tuple[OutputItem, str]]:
@@ -97,50 +125,55 @@ class Output:
         """Yield the held-back text at the end of the job. An empty answer is one empty message."""
         for chunk in self._chunker.rest():
             yield from self._read(chunk)
-        for piece in () if self._calls is None else self._calls.finish(is_cut=is_cut(job)):
+        for piece in () if self.reader is None else self.reader.finish(is_cut=is_cut(job)):
             yield from self._take(piece)
         if job.state is JobState.SUCCEEDED and not self.items:
-            yield self._begin_message(), ""
-        if len(self.items) == 1 and self.items[0].call is None:
-            self.items[0].logprobs = (job.output or {}).get("logprobs")
+            yield self._begin(ItemKind.MESSAGE), ""
+        others = [item for item in self.items if item.kind in (ItemKind.MESSAGE, ItemKind.CALL)]
+        if len(others) == 1 and others[0].kind is ItemKind.MESSAGE:
+            others[0].logprobs = answer_entries(job)
 
     def _read(self, chunk: str) -> Iterator[tuple[OutputItem, str]]:
-        for piece in (ContentPiece(chunk),) if self._calls is None else self._calls.add(chunk):
+        for piece in (ContentPiece(chunk),) if self.reader is None else self.reader.add(chunk):
             yield from self._take(piece)
 
-    def _take(self, piece: Piece) -> Iterator[tuple[OutputItem, str]]:
+    def _take(self, piece: AnswerPiece) -> Iterator[tuple[OutputItem, str]]:
         match piece:
+            case ReasoningPiece(text):
+                yield from self._add_text(self._reasoning_kind, text)
             case ContentPiece(text):
-                yield from self._add_content(text)
+                yield from self._add_text(ItemKind.MESSAGE, text)
             case CallPiece(index, name, arguments):
                 if name is not None:
-                    yield self._begin("fc", (call_id(self._job_id, index), name)), ""
+                    called = {"call_id": call_id(self._job_id, index), **name_fields(name, self._tools)}
+                    yield self._begin(ItemKind.CALL, called), ""
                 if arguments:
                     self.items[-1].parts.append(arguments)
                     yield self.items[-1], arguments
 
-    def _add_content(self, text: str) -> Iterator[tuple[OutputItem, str]]:
-        if not self.items or self.items[-1].call is not None:
-            yield self._begin_message(), ""
+    def _add_text(self, kind: ItemKind, text: str) -> Iterator[tuple[OutputItem, str]]:
+        if not self.items or self.items[-1].kind is not kind:
+            yield self._begin(kind), ""
         item = self.items[-1]
         item.parts.append(text)
         yield item, text
 
-    def _begin_message(self) -> OutputItem:
-        return self._begin("msg", None)
-
-    def _begin(self, kind: str, call: tuple[str, str] | None) -> OutputItem:
+    def _begin(self, kind: ItemKind, call: Item | None = None) -> OutputItem:
         number = len(self.items)
-        item_id = f"{kind}_{self._job_id.removeprefix('job_')}" + (f"_{number}" if number else "")
-        self.items.append(OutputItem(item_id, number, call))
+        prefix = kind.partition("_")[0]
+        item_id = f"{prefix}_{self._job_id.removeprefix('job_')}" + (f"_{number}" if number else "")
+        self.items.append(OutputItem(item_id, number, kind, call or {}))
         return self.items[-1]
 
 
-def output_items(job: Job) -> list[Item]:
-    """Return the items of an ended job; those of an unfinished answer are partial."""
+def output_items(job: Job, row: StoredResponse | None = None) -> list[Item]:
+    """Return the items of an ended job; those of an unfinished answer are partial.
+
+    ``row`` has the namespaces of tools, and says if reasoning is shown as its own summary.
+    """
     if job.output is None:
         return []
-    output = Output(job)
+    output = Output(job, row)
     for _ in (*output.add(job.output["text"]), *output.finish(job)):
         pass
     return [item.as_json("completed") for item in output.items[:-1]] + [

@@ -18,6 +18,13 @@ from producer_api.openai.foreign_fields import (
     refuse_unsupported,
     unsupported,
 )
+from producer_api.openai.reasoning_fields import (
+    ReasoningField,
+    check_reasoning,
+    check_verbosity,
+    reasoning_of,
+    shows_summary,
+)
 from producer_api.openai.request_fields import (
     CLASSES,
     JOB_FIELDS,
@@ -30,6 +37,7 @@ from producer_api.openai.request_fields import (
 from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.responses.prompt_template import FilledTemplate
 from producer_api.responses.response_items import ContentPart, Input, Item, message, messages_of, read_items
+from producer_api.responses.response_tools import FunctionTool, shown_tools, tools_of
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs.responses import NewResponse
@@ -81,17 +89,7 @@ class TextConfig(_LenientBody):
     """Format of the answer's text."""
 
     format: TextFormat | None = None
-    verbosity: str | None = None
-
-
-class FunctionTool(_LenientBody):
-    """A function that the model may call. The server never runs it."""
-
-    type: str
-    name: str | None = None
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: StrictBool | None = None
+    verbosity: str | None = Field(None, description="medium")
 
 
 class ResponseRequest(_LenientBody):
@@ -126,6 +124,7 @@ class ResponseRequest(_LenientBody):
     top_p: StrictNumber | None = None
     top_logprobs: StrictInt | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     text: TextConfig | None = None
+    reasoning: ReasoningField | None = Field(None, description="how much the model reasons, and how that is shown")
     tools: tuple[FunctionTool, ...] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: StrictBool | None = None
@@ -162,7 +161,6 @@ _REFUSED: Mapping[str, IsHarmless] = {
     "ignore_eos": is_one_of(False),
     "conversation": is_one_of(),
     "context_management": is_one_of([]),
-    "reasoning": is_one_of({}, {"effort": None}, {"effort": "none"}),
     **dict.fromkeys(("moderation", "image", "access_programs", "messages", "structured_outputs"), is_one_of()),
     "background_options": is_one_of({}, {"completion_window": "soonest"}),
     **dict.fromkeys(("max_tokens", "max_completion_tokens"), is_one_of()),
@@ -179,6 +177,9 @@ _INSTEAD = {
     **dict.fromkeys(("response_format", "json_schema", "format", "json_object"), "send `text.format`"),
     **dict.fromkeys(("structured_outputs", "regex", "ebnf", "grammar", *GUIDED), "send `text.format` with a schema"),
     "messages": "send `input`",
+    **dict.fromkeys(("reasoning_effort", "thinking", "enable_thinking"), "send `reasoning.effort`"),
+    "thinking_budget": "send `reasoning.max_tokens`",
+    "verbosity": "put it into the instructions",
     "logprobs": "send `top_logprobs`",
 }
 _SAMPLING = (
@@ -219,12 +220,15 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
     instructions = request.instructions if request.instructions is not None or filled is None else filled.instructions
     given = [] if filled is None else [message(role, text) for role, text in filled.messages]
     new = [*context.answer, *given, *_items(request, context.referenced)]
+    reasoning = reasoning_of(request.reasoning)
+    tools = tools_of(request.tools or (), request.tool_choice, request.parallel_tool_calls)
     body = {
         "model": request.model,
         "input": {
             "messages": messages_of(instructions or None, [*context.items, *new]),
             "chat_template_kwargs": request.chat_template_kwargs or None,
-            **_tools(request),
+            "reasoning": reasoning,
+            **tools,
         },
         "sampling": _sampling(request),
         "truncation": request.truncation or Truncation.DISABLED,
@@ -253,8 +257,8 @@ def _check(request: ResponseRequest) -> None:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true", param="stream_options")
     if request.background and request.store is False:
         raise InvalidRequest("a background response must be stored: leave out `store`", param="store")
-    if request.text is not None and request.text.verbosity not in (None, "medium"):
-        raise unsupported("`text.verbosity` is not supported: put it into the instructions", "text.verbosity")
+    check_reasoning(request.reasoning)
+    check_verbosity(None if request.text is None else request.text.verbosity, "text.verbosity")
 
 
 def _service_class(request: ResponseRequest) -> ServiceClass:
@@ -291,30 +295,6 @@ def _grammar(request: ResponseRequest) -> GrammarSpec | None:
             raise unsupported(f"`text.format.type` {other[:40]!r} is not supported: {known}", "text.format.type")
 
 
-def _tools(request: ResponseRequest) -> dict[str, Any]:
-    """Return the tools in the format of chat completions."""
-    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())]
-    choice = request.tool_choice
-    if isinstance(choice, dict):
-        if choice.get("type") != "function":
-            raise unsupported("`tool_choice` is a mode or a function: other tools are not supported", "tool_choice")
-        choice = {"type": "function", "function": {"name": choice.get("name")}}
-    if not tools:
-        if choice not in (None, "none", "auto"):
-            raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
-        return {}
-    given = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": request.parallel_tool_calls}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _tool(tool: FunctionTool, param: str) -> dict[str, Any]:
-    if tool.type != "function":
-        known = "only functions are, which the caller runs"
-        raise unsupported(f"`{param}.type` {tool.type[:40]!r} is not supported: {known}", f"{param}.type")
-    function = tool.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
-    return {"type": "function", "function": function}
-
-
 def _known_fields(
     request: _LenientBody, *, exclude: frozenset[str] = frozenset(), exclude_none: bool = True
 ) -> dict[str, Any]:
@@ -342,13 +322,13 @@ def _new_response(
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "prompt": None if prompt is None else prompt | {"version": str(prompt_version)},
         "prompt_cache_key": request.prompt_cache_key,
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": _shown_reasoning(request.reasoning),
         "safety_identifier": request.safety_identifier,
         "service_tier": _TIERS[_service_class(request)],
         "temperature": 1.0 if request.temperature is None else request.temperature,
         "text": {"format": {"type": "text"}} | text,
         "tool_choice": _known_choice(request.tool_choice) or "auto",
-        "tools": [_known_fields(tool, exclude_none=False) for tool in request.tools or ()],
+        "tools": shown_tools(request.tools or ()),
         "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": request.truncation or Truncation.DISABLED,
@@ -362,6 +342,12 @@ def _new_response(
         request=stored,
         goes_on=request.previous_response_id is not None,
     )
+
+
+def _shown_reasoning(given: ReasoningField | None) -> dict[str, Any]:
+    effort = None if given is None else given.effort
+    summary = "detailed" if shows_summary(given) else None
+    return {"effort": effort, "summary": summary}
 
 
 _RENAMED = {
@@ -391,8 +377,8 @@ def _name_in_request(param: str, request: ResponseRequest) -> str:
         return param.removeprefix("input.").replace(".function", "")
     if param.startswith("sampling.grammar"):
         return "text.format"
-    if param.startswith("input"):
+    if param.startswith("input") and not param.startswith("input.reasoning"):
         return "input" if request.input is not None else "previous_response_id"
     if param.partition(".")[0] in JOB_FIELDS:
         return f"job.{param}"
-    return param.removeprefix("sampling.")
+    return param.removeprefix("sampling.").removeprefix("input.")

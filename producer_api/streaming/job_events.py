@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from producer_api.reads.job_loader import restorer_of
 from producer_api.runtime import Runtime
 from producer_api.server.errors import Draining
-from prompts.tokenizer import spell
+from prompts.detokenizer import spell
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job

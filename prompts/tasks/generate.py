@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from prompts.chat_server import CALL_STYLE, check_fields, least_tokens
 from prompts.fill_in_middle import around_gap
+from prompts.reasoning import THINK_TAGS, ends_with
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from prompts.tokenizer import ApproximateTokenizer, Tokenizer
 from prompts.tool_grammar import grammar_for, with_tools
 from store.errors import InvalidRequest
 from store.payloads.conversation import ChatMessage, Role
 from store.payloads.job_payload import PinnedPolicy
+from store.payloads.reasoning import ReasoningFormat
 from store.payloads.sampling_params import Sampling
 from store.registry.engine_spec import EngineKind
 from store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, GenerateRequest, Truncation
@@ -19,6 +21,8 @@ DEFAULT_MAX_TOKENS = 1024
 
 
 _MAX_ECHOED = 131_072
+_MARK_TOKENS = 16
+"""The end of a prompt that shows if it begins or ends the reasoning."""
 
 
 def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
@@ -32,14 +36,40 @@ def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | 
     sampling = sampling.model_copy(update={"max_tokens": max_tokens})
     _check_tokens(model.tokenizer, sampling, max_tokens)
     _check_echo(sampling, sum(lengths) * (request.n or 1))
+    if model.tokenizer.reasoning is None and not _is_behind_chat(model):
+        # It changes nothing, and a worker of an older release does not know it.
+        source = source.model_copy(update={"reasoning": None})
     # A worker of an older release reads a payload without ``n``.
     payload = GeneratePayload(input=source, n=None if request.n == 1 else request.n, sampling=sampling, policy=policy)
     if _is_behind_chat(model):
         check_fields(source, sampling)
-        payload = payload.model_copy(update={"tool_style": CALL_STYLE if source.callable_tools else None})
-    elif source.callable_tools:
+        style = CALL_STYLE if source.callable_tools else None
+        payload = payload.model_copy(update={"tool_style": style, "reasoning": THINK_TAGS})
+        return Prepared(payload, sum(lengths), max_tokens * payload.num_choices)
+    if source.callable_tools:
         payload = with_tools(payload, model.tokenizer, model.grammars)
+    payload = payload.model_copy(update={"reasoning": _reasoning(model.tokenizer, payload, max_tokens)})
     return Prepared(payload, sum(lengths), max_tokens * payload.num_choices)
+
+
+def _reasoning(tokenizer: Tokenizer, payload: GeneratePayload, max_tokens: int) -> ReasoningFormat | None:
+    """Return how the reasoning stands in the answer to a conversation; None if there can be none."""
+    support = tokenizer.reasoning
+    if support is None or payload.input.messages is None:
+        return None
+    end = tokenizer.decode(build_prompt(tokenizer, payload.input)[-_MARK_TOKENS:])
+    if ends_with(end, support.format.closing):
+        return None
+    is_open = ends_with(end, support.format.opening)
+    has_grammar = payload.sampling.grammar is not None
+    if has_grammar and not is_open and not support.is_controlled:
+        return None  # it may not reason at all, so the grammar begins at once
+    bounds = {
+        "is_open": is_open,
+        "is_forced": has_grammar and not is_open,
+        "max_tokens": support.budget(payload.input.reasoning, max_tokens),
+    }
+    return support.format.model_copy(update=bounds)
 
 
 def _prompt_lengths(source: GenerateInput, model: InputModel) -> list[int]:
@@ -152,7 +182,7 @@ def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
     if source.messages is not None:
         param = "input.messages"
         # A template writes the special tokens itself.
-        text = tokenizer.render(source.messages, source.callable_tools, source.chat_template_kwargs)
+        text = tokenizer.render(source.messages, source.callable_tools, source.chat_template_kwargs, source.reasoning)
         ids = tokenizer.encode(text, add_special=False)
     else:
         param = "input.prompt"

@@ -52,6 +52,7 @@ class ChatMessage(Strict):
     """One message. The assistant's may have only tool calls; a tool's is the result of one call.
 
     A text may be empty: an answer is, if a stop string came first, and callers send answers back.
+    ``reasoning_content`` is the reasoning before an answer of the assistant; most chat templates leave it out.
     """
 
     role: Role
@@ -59,6 +60,7 @@ class ChatMessage(Strict):
     tool_calls: Annotated[tuple[ToolCall, ...], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     tool_call_id: ToolCallId | None = None
     content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(None, validate_default=True)
+    reasoning_content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
 
     @field_validator("content")
     @classmethod
@@ -73,6 +75,8 @@ class ChatMessage(Strict):
     def _calls_and_answers(self) -> Self:
         if self.tool_calls is not None and self.role is not Role.ASSISTANT:
             raise ValueError("only the assistant has `tool_calls`")
+        if self.reasoning_content is not None and self.role is not Role.ASSISTANT:
+            raise ValueError("only the assistant has `reasoning_content`")
         if (self.tool_call_id is None) == (self.role is Role.TOOL):
             raise ValueError("a message of role `tool`, and no other, has the `tool_call_id` of the call it answers")
         return self

@@ -107,12 +107,14 @@ class PinnedPolicy(Strict):
 class Usage(Strict):
     """Tokens of the job, time from acceptance to start, and time in the engine.
 
-    ``cached_tokens``: input tokens found in the worker's prefix cache.
+    ``cached_tokens``: input tokens found in the worker's prefix cache. ``reasoning_tokens``: output tokens that are
+    reasoning.
     """
 
     input_tokens: int
     output_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
     queue_ms: float
     first_token_ms: float | None = Field(None, description="from acceptance to the first token")
     compute_ms: float

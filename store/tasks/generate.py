@@ -23,6 +23,7 @@ from store.payloads.conversation import (
     check_tool_results,
 )
 from store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit, TokenId
+from store.payloads.reasoning import ReasoningFormat, ReasoningOptions
 from store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling
 from store.payloads.strict_model import Strict, Text
 from store.payloads.template_variables import TemplateVariables
@@ -40,10 +41,10 @@ TokenIds = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_NEW
 class GenerateInput(Strict):
     """The input of the model: a conversation for its chat template, or a raw prompt as text or as token ids.
 
-    Exactly one of them. ``prompts`` are several raw prompts, all texts or all token ids. ``tools`` go with a
-    conversation. ``tool_choice`` is ``auto`` if it is not given; ``parallel_tool_calls`` false keeps the answer to one
-    call. ``chat_template_kwargs`` are further variables of the chat template. ``suffix`` is the text after the gap that
-    the model fills, which begins after ``prompt``.
+    Exactly one of them. ``prompts`` are several raw prompts, all texts or all token ids. ``tools`` and ``reasoning``
+    go with a conversation. ``tool_choice`` is ``auto`` if it is not given; ``parallel_tool_calls`` false keeps the
+    answer to one call. ``chat_template_kwargs`` are further variables of the chat template. ``suffix`` is the text
+    after the gap that the model fills, which begins after ``prompt``.
     """
 
     tools: Annotated[tuple[Tool, ...], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
@@ -55,6 +56,7 @@ class GenerateInput(Strict):
     suffix: Text | None = None
     token_ids: TokenIds | None = None
     prompts: Annotated[tuple[Text | TokenIds, ...], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
+    reasoning: ReasoningOptions | None = None
 
     @field_validator("prompts")
     @classmethod
@@ -106,6 +108,8 @@ class GenerateInput(Strict):
             raise ValueError("`chat_template_kwargs` go with `messages`: a raw prompt has no template")
         if self.suffix is not None and self.prompt is None:
             raise ValueError("`suffix` goes with `prompt` as text: it is what follows the gap")
+        if self.reasoning is not None and self.messages is None:
+            raise ValueError("`reasoning` goes with `messages`: what continues a raw prompt is one text")
         return self
 
     @property
@@ -183,7 +187,8 @@ class GeneratePayload(Strict):
     """The part of a request that the worker needs, as stored in the job row.
 
     ``tool_style`` is the format in which this model version writes calls; None if it may call no tools.
-    ``answer_shape`` is None if calls may be anywhere in the text. ``policy`` is None if no rule applies to the output.
+    ``answer_shape`` is None if calls may be anywhere in the text. ``reasoning`` is None if all of the text is the
+    answer. ``policy`` is None if no rule applies to the output.
     ``n`` answers are generated for each prompt; None is one.
     """
 
@@ -192,6 +197,7 @@ class GeneratePayload(Strict):
     sampling: Sampling
     tool_style: ToolStyle | None = None
     answer_shape: AnswerShape | None = None
+    reasoning: ReasoningFormat | None = None
     policy: PinnedPolicy | None = None
 
     @property
@@ -236,7 +242,8 @@ class PromptEcho(Strict):
 class GeneratedText(Strict):
     """One answer. ``text`` is complete; a cancelled job has the text up to then.
 
-    If the model called tools, ``text`` has the calls too, and ``content`` is the text without them. ``logprobs``, if
+    If the model called tools or reasoned, ``text`` has the calls and the reasoning with its marks too, and ``content``
+    is the text without them. ``reasoning`` is the text between the marks. ``logprobs``, if
     the job asked for them, are of each token of the text, without the token that ended it. ``stop_text`` is the text of
     ``stop`` that ended the answer, if one did. ``policy`` lists the findings of rules; ``text`` is the text after the
     rules. ``prompt`` is there if the job asked for an ``echo``.
@@ -245,6 +252,7 @@ class GeneratedText(Strict):
     text: str
     finish_reason: Literal["stop", "length", "tool_calls", "cancelled", "deadline"]
     content: str | None = None
+    reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     stop_text: str | None = None

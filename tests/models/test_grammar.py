@@ -17,8 +17,9 @@ from models.engine.requests import CompletionOutput, EngineRequest, FinishReason
 from models.families.model_folder import small_files
 from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
+from prompts.detokenizer import Detokenizer
 from prompts.grammar import Grammars
-from prompts.tokenizer import Detokenizer, load_tokenizer
+from prompts.tokenizer import load_tokenizer
 from store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
 from tests.models.tiny import VOCAB, build, save, save_tokenizer

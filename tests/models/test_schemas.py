@@ -13,7 +13,8 @@ from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest, FinishReason, Grammar, RequestInvalid
 from models.families.model_folder import small_files
 from models.loading.torch_load import runner_for
-from prompts.tokenizer import Detokenizer, load_tokenizer
+from prompts.detokenizer import Detokenizer
+from prompts.tokenizer import load_tokenizer
 from store.settings import Settings
 from tests.models.driving import random_prompts, request
 from tests.models.tiny import VOCAB, build, save, save_tokenizer

@@ -1,6 +1,6 @@
 """Tiny models of every family, with random weights from a fixed seed, written as Hugging Face folders."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -94,10 +94,11 @@ def save(model: PreTrainedModel, folder: Path, **options: object) -> Path:
     return folder
 
 
-def save_tokenizer(folder: Path) -> Path:
+def save_tokenizer(folder: Path, *, marks: Sequence[str] = (), template: str | None = None) -> Path:
     """Write a byte-level tokenizer of fewer tokens than ``VOCAB`` into a model's folder, and return the folder.
 
-    The special tokens, every byte, and some tokens of several bytes that span what JSON keeps apart.
+    The special tokens, every byte, and some tokens of several bytes that span what JSON keeps apart; and ``marks``, as
+    added tokens that are not special. ``template``: the chat template.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = ['{"', '":', '",', "00", "in", "er", "ab", "}]", ',"']
@@ -108,5 +109,8 @@ def save_tokenizer(folder: Path) -> Path:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(names[:3])
+    backend.add_tokens([tokenizers.AddedToken(mark, special=False, normalized=False) for mark in marks])
     backend.save(str(folder / "tokenizer.json"))
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
     return folder

@@ -15,7 +15,8 @@ from typing import Any
 import redis
 
 from models.engine.requests import FinishReason
-from prompts.tokenizer import ByteTokenizer, spell
+from prompts.detokenizer import spell
+from prompts.tokenizer import ByteTokenizer
 from store.db.database import Database
 from store.jobs.claims import Claim, Finish, Release, claim, finish, release, still_open, still_running
 from store.scheduling import dispatch_queries
@@ -102,7 +103,7 @@ class ScriptedWorker:
     ) -> None:
         """End the job with the text so far."""
         output: dict[str, Any] = {"text": "".join(attempt.said), "finish_reason": finish_reason}
-        if attempt.claim.payload.get("tool_style") is not None:
+        if {"tool_style", "reasoning"} & attempt.claim.payload.keys():
             output = _read(attempt.claim, output["text"], finish_reason)
         if attempt.claim.payload.get("sampling", {}).get("logprobs") is not None:
             spelled = spell(ByteTokenizer(), chain.from_iterable(attempt.likely(attempt.said)))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from prompts.tokenizer import ByteTokenizer, Detokenizer, Tokenizer, load_tokenizer
+from prompts.detokenizer import Detokenizer
+from prompts.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 TEXTS = [
     "plain words, then more words.",

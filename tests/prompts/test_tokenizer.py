@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from prompts.tokenizer import ByteTokenizer, eos_token_ids, load_tokenizer, spell, tokenizer_for
+from prompts.detokenizer import spell
+from prompts.tokenizer import ByteTokenizer, eos_token_ids, load_tokenizer, tokenizer_for
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Role
 from store.registry.models import ModelVersion

@@ -9,9 +9,10 @@ import pytest
 import tokenizers
 from pydantic import BaseModel, ConfigDict, Field
 
+from prompts.answer_reader import reader_for
 from prompts.grammar import Grammars
 from prompts.tokenizer import load_tokenizer
-from prompts.tool_calls import HERMES_TAGS, Reading, merged, reader_for
+from prompts.tool_calls import HERMES_TAGS, Reading, merged
 from prompts.tool_grammar import with_tools
 from store.errors import InvalidRequest
 from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling

@@ -11,8 +11,10 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from models.engine.reasoning import num_reasoning_tokens
 from models.engine.requests import CompletionOutput, EngineRequest, FinishReason
-from prompts.tokenizer import Tokenizer, spell
+from prompts.detokenizer import spell
+from prompts.tokenizer import Tokenizer
 from prompts.tool_calls import choice_name
 from store.jobs.claims import Claim, Finish
 from store.payloads.job_payload import Usage
@@ -67,6 +69,7 @@ def _result(request: EngineRequest, known: Checkpoint, reason: FinishReason) -> 
         first_token_s=None,
         total_s=0.0,
         delta_token_ids=known.token_ids,
+        num_reasoning_tokens=num_reasoning_tokens(request.reasoning, known.tokens),
     )
 
 
@@ -180,6 +183,7 @@ def _usage(
         input_tokens=sum(one.input_tokens for one in firsts),
         output_tokens=sum(one.output_tokens for one in each),
         cached_tokens=sum(one.cached_tokens for one in firsts),
+        reasoning_tokens=sum(one.reasoning_tokens for one in each),
         queue_ms=claim.queued_s * 1000,
         first_token_ms=min(begun, default=None),
         compute_ms=max(one.compute_ms for one in each),

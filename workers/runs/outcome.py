@@ -21,8 +21,9 @@ from typing import Any
 
 from models.engine.requests import CompletionOutput, EmittedOutput, EngineError, EngineStopped, FinishReason
 from models.external.upstream import UpstreamBusy, UpstreamLost
-from prompts.tokenizer import Tokenizer, spell
-from prompts.tool_calls import read_answer
+from prompts.answer_reader import read_answer
+from prompts.detokenizer import spell
+from prompts.tokenizer import Tokenizer
 from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Claim, Finish, Release
 from store.payloads.job_payload import BlockedBody, JobErrorBody, Usage
@@ -137,12 +138,20 @@ def blocked(claim: Claim, rule: str, used: dict[str, Any]) -> Finish:
 
 
 def answer(payload: GeneratePayload, job_id: str, text: str, reason: FinishReason) -> GenerateOutput:
-    """Return the output for the job's owner: the text, and the tool calls in it."""
-    content, calls = read_answer(payload, job_id, text, is_cut=reason is not FinishReason.STOP)
-    if not calls:
-        return GenerateOutput(text=text, finish_reason=reason.value)
+    """Return the output for the job's owner: the text, and the reasoning and the tool calls in it."""
+    read = read_answer(payload, job_id, text, is_cut=reason is not FinishReason.STOP)
+    if not read.calls:
+        is_plain = payload.reasoning is None or read.content == text
+        content = None if is_plain else read.content
+        return GenerateOutput(text=text, finish_reason=reason.value, content=content, reasoning=read.reasoning)
     finish_reason = "tool_calls" if reason is FinishReason.STOP else reason.value
-    return GenerateOutput(text=text, finish_reason=finish_reason, content=content, tool_calls=calls)
+    return GenerateOutput(
+        text=text,
+        finish_reason=finish_reason,
+        content=read.content,
+        reasoning=read.reasoning,
+        tool_calls=read.calls,
+    )
 
 
 def _spelled(
@@ -182,6 +191,7 @@ def usage(claim: Claim, completion: CompletionOutput, waited_s: float, start: Ch
         input_tokens=completion.num_prompt_tokens,
         output_tokens=completion.num_output_tokens,
         cached_tokens=completion.num_cached_tokens,
+        reasoning_tokens=completion.num_reasoning_tokens,
         queue_ms=claim.queued_s * 1000,
         first_token_ms=None if first_s is None else (before_s + first_s) * 1000,
         compute_ms=completion.total_s * 1000,

@@ -201,4 +201,6 @@ def _form(payload: GeneratePayload) -> OutputFormat:
         return OutputFormat.CALLS
     grammar = payload.sampling.grammar
     is_json = grammar is not None and grammar.kind is GrammarKind.JSON_SCHEMA
+    if is_json and payload.reasoning is not None:
+        return OutputFormat.CALLS  # only a part of it is JSON
     return OutputFormat.JSON if is_json else OutputFormat.TEXT

@@ -16,6 +16,7 @@ import structlog
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.protocol import AnyEngine, Engine
+from models.engine.reasoning import ReasoningTokens
 from models.engine.requests import (
     CheckpointMismatch,
     CompletionOutput,
@@ -30,13 +31,15 @@ from models.loading.load import load_runner, with_faults
 from policy.budget import ScanTooLong
 from prompts.bad_words import banned_sequences
 from prompts.chat_server import chat_fields
+from prompts.detokenizer import Detokenizer
 from prompts.tasks.generate import build_prompt, fit
 from prompts.tasks.task_inputs import ReadFile
-from prompts.tokenizer import ApproximateTokenizer, Detokenizer, Tokenizer, tokenizer_for
+from prompts.tokenizer import ApproximateTokenizer, Tokenizer, tokenizer_for
 from store.errors import Unavailable
 from store.jobs.claims import Finish
 from store.metrics.worker_metrics import WorkerMetrics
 from store.payloads.job_payload import read_payload
+from store.payloads.reasoning import ReasoningFormat
 from store.payloads.sampling_params import Sampling
 from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion
@@ -278,6 +281,7 @@ class Generating:
             class_rank=attempt.claim.class_rank,
             banned=() if is_chat else banned_sequences(self._tokenizer, sampling.bad_words or ()),
             messages=chat_fields(payload.input) if is_chat else {},
+            reasoning=None if is_chat else reasoning_tokens(payload.reasoning, self._tokenizer),
         )
 
 
@@ -363,6 +367,18 @@ def seeded(sampling: Sampling, job_id: str, prompt_number: int = 0) -> Sampling:
 def sample_seed(seed: int | None, sample: int) -> int | None:
     """Return the seed of a prompt's answer with this number, from 0; the first one has the request's own."""
     return None if seed is None else (seed + sample) % _SEEDS
+
+
+def reasoning_tokens(marks: ReasoningFormat | None, tokenizer: Tokenizer) -> ReasoningTokens | None:
+    """Return the marks of reasoning as tokens, with the request's bounds."""
+    if marks is None:
+        return None
+    opening, closing, direct = (
+        tuple(tokenizer.encode(mark, add_special=False)) for mark in (marks.opening, marks.closing, marks.direct)
+    )
+    return ReasoningTokens(
+        opening, closing, direct, is_open=marks.is_open, is_forced=marks.is_forced, budget=marks.max_tokens
+    )
 
 
 def sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:

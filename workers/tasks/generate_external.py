@@ -17,8 +17,9 @@ from models.external.connect import connect
 from models.external.external_engine import ExternalConfig, ExternalEngine
 from models.external.server_check import ServerCheck
 from models.external.upstream import ServerInfo, Upstream, UpstreamLost
+from prompts.detokenizer import Detokenizer
 from prompts.tasks.task_inputs import ReadFile
-from prompts.tokenizer import Detokenizer, Tokenizer, tokenizer_for
+from prompts.tokenizer import Tokenizer, tokenizer_for
 from store.errors import ModelLoadError, SettingsError
 from store.ports import free_port
 from store.registry.engine_spec import EngineKind, EngineSpec

@@ -16,7 +16,8 @@ from models.engine.requests import CompletionOutput, Delta, EngineRequest, Sampl
 from models.families.llama import parse_config
 from models.families.model_folder import read_json, small_files
 from models.loading.torch_load import runner_for
-from prompts.tokenizer import Detokenizer, load_tokenizer
+from prompts.detokenizer import Detokenizer
+from prompts.tokenizer import load_tokenizer
 from store.settings import load_settings
 
 _SLOTS = 64

@@ -23,7 +23,8 @@ from models.external.vllm import VllmUpstream
 from models.families.model_folder import small_files
 from models.loading.torch_load import runner_for
 from models.runners.fake import FakeRunner
-from prompts.tokenizer import Detokenizer, load_tokenizer
+from prompts.detokenizer import Detokenizer
+from prompts.tokenizer import load_tokenizer
 from store.payloads.sampling_params import GrammarKind
 from store.settings import Settings
 from tests.models.driving import generate

@@ -14,7 +14,8 @@ from typing import Any
 from models.engine.requests import EngineRequest
 from models.external.sglang import SglangUpstream
 from models.families.model_folder import small_files
-from prompts.tokenizer import Detokenizer, load_tokenizer
+from prompts.detokenizer import Detokenizer
+from prompts.tokenizer import load_tokenizer
 from tests.models.external.engines import WINDOW, Rig, external
 from tests.models.external.real_vllm import PROMPTS, RealVllm
 

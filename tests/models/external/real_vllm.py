@@ -14,7 +14,8 @@ import psutil
 
 from models.external.vllm import VllmUpstream
 from models.families.model_folder import small_files
-from prompts.tokenizer import Detokenizer, load_tokenizer
+from prompts.detokenizer import Detokenizer
+from prompts.tokenizer import load_tokenizer
 from store.ports import free_port
 from tests.models.external.engines import WINDOW, Rig, external
 from tests.models.tiny import build, save, save_tokenizer

@@ -1,5 +1,6 @@
 """The contract of an engine, row by row, for every engine. ``docs/engines.md`` shows what each of them can do."""
 
+import re
 import threading
 import time
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from models.engine.reasoning import ReasoningTokens
 from models.engine.requests import (
     CheckpointMismatch,
     EngineStopped,
@@ -74,6 +76,34 @@ def test_a_stop_token_ends_it_and_no_end_comes_too_early(rig: Rig) -> None:
         assert len(found.token_ids) >= num_plain + 3
         first = rig.run(replace(late, id="cut", pause_after=num_plain - 1))
         assert rig.run(continued(replace(late, id="rest"), first)).token_ids == found.token_ids
+    rig.wait_idle()
+
+
+def test_reasoning_ends_at_its_budget_and_a_grammar_begins_after_it(rig: Rig) -> None:
+    if not rig.can.token_ids:
+        pytest.skip("the server's own tokens are not known")
+    request = rig.ask(ignore_eos=True)
+    tokens = rig.direct(request)
+    opening, first, last = [token for token in range(40, 256) if token not in tokens][:3]
+    marks = ReasoningTokens((opening,), (first, last), is_open=True, budget=5)
+    plain = rig.run(replace(request, reasoning=marks))
+    assert plain.token_ids[:7] == (*tokens[:5], first, last)
+    assert (plain.num_reasoning_tokens, plain.num_output_tokens) == (5, 40)
+    if rig.server is not None:  # what the fake runner writes depends on where the prompt ends
+        rest = replace(request.sampling, max_tokens=33)
+        direct = replace(request, prompt=(*request.prompt, *plain.token_ids[:7]), sampling=rest)
+        assert plain.token_ids[7:] == rig.direct(direct)
+    first_part = rig.run(replace(request, id="cut", reasoning=marks, pause_after=3))
+    resumed = rig.run(continued(replace(request, id="resumed", reasoning=marks), first_part))
+    assert resumed.token_ids == plain.token_ids
+    if "regex" in rig.can.grammars:
+        formed = replace(
+            rig.ask(grammar=Grammar("regex", "[0-9]{4}")), reasoning=replace(marks, is_forced=True, is_open=False)
+        )
+        done = rig.run(formed)
+        assert (done.token_ids[0], done.token_ids[6:8]) == (opening, (first, last))
+        assert re.fullmatch("[0-9]{4}", rig.text_of(done.token_ids[8:]))
+        assert done.finish_reason is FinishReason.STOP
     rig.wait_idle()
 
 

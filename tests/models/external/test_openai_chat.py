@@ -91,6 +91,20 @@ def test_tool_calls_of_the_server_are_read_in_the_text(chat_rig: Rig, script: li
     assert "which city" not in completion.text
 
 
+def test_the_server_s_reasoning_stands_before_the_answer_between_marks(chat_rig: Rig) -> None:
+    chat_rig.server.script = [
+        {"role": "assistant", "content": ""},
+        {"reasoning_content": "9 or"},
+        {"reasoning": " 8?"},
+        {"content": "It is "},
+        {"content": "9, I think"},
+        {},
+    ]
+    assert ask(chat_rig).text == "<think>9 or 8?</think>It is 9, I think"
+    stopped = ask(chat_rig, stop=("9",))
+    assert (stopped.text, stopped.stop_text) == ("<think>9 or 8?</think>It is ", "9")
+
+
 def test_a_busy_server_gets_nothing_for_as_long_as_it_says(chat_rig: Rig) -> None:
     chat_rig.server.refusals = [(429, {"retry-after": "2.5"}, {"error": {"message": "slow down"}})]
     began = time.monotonic()

@@ -42,12 +42,14 @@ SAID = {
 }
 
 
-def _files(template: str) -> dict[str, bytes]:
+def template_files(template: str, marks: Sequence[str] = ()) -> dict[str, bytes]:
+    """The files of a model with this chat template. ``marks`` are tokens of their own."""
     letters = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = tokenizers.Tokenizer(models.BPE(letters, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["</s>"])
+    backend.add_tokens([tokenizers.AddedToken(mark, special=False, normalized=False) for mark in marks])
     return {
         "tokenizer.json": backend.to_str().encode(),
         "chat_template.jinja": template.encode(),
@@ -67,7 +69,7 @@ def register_styles(db: Database, redis_client: redis.Redis) -> dict[str, Script
             digest=str(number) * 64,
             dtype="float32",
             context_window=CONTEXT_WINDOW * 8,
-            files={} if template is None else _files(template),
+            files={} if template is None else template_files(template),
             actor="tests",
         )
         found[name] = ScriptedWorker(db, redis_client, f"{name}@1")

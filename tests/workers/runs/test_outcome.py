@@ -91,6 +91,7 @@ def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, s
         "input_tokens": 5,
         "output_tokens": 3,
         "cached_tokens": 4,
+        "reasoning_tokens": 0,
         "queue_ms": 500.0,
         "first_token_ms": 1625.0,
         "compute_ms": 2000.0,

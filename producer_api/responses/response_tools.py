@@ -1,0 +1,98 @@
+"""Tools of the Responses API as functions of a job: plain functions, and those of a namespace.
+
+A function of a namespace is ``NAMESPACE__NAME`` for the model. In the answer its call has the name and the namespace
+apart, as OpenAI writes it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ConfigDict, Field, StrictBool
+
+from producer_api.openai.foreign_fields import unsupported
+from store.errors import InvalidRequest
+from store.payloads.strict_model import Body
+
+_SEARCHES = "web_search"
+_APART = "__"
+
+
+class FunctionTool(Body):
+    """A function that the model may call, or a namespace of them. The server never runs one."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: StrictBool | None = None
+    tools: "tuple[FunctionTool, ...] | None" = Field(None, description="of a namespace: its functions")
+
+
+def tools_of(
+    tools: Sequence[FunctionTool], choice: str | dict[str, Any] | None, is_parallel: bool | None
+) -> dict[str, Any]:
+    """Return the tools in the format of chat completions. Raises InvalidRequest for one that is not supported."""
+    functions = [function for index, tool in enumerate(tools) for function in _functions(tool, f"tools[{index}]")]
+    if isinstance(choice, dict):
+        if choice.get("type") != "function":
+            raise unsupported("`tool_choice` is a mode or a function: other tools are not supported", "tool_choice")
+        choice = {"type": "function", "function": {"name": flat_name(choice.get("namespace"), choice.get("name"))}}
+    if not functions:
+        _check_alone(tools)
+        if choice not in (None, "none", "auto"):
+            raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
+        return {}
+    given = {"tools": functions, "tool_choice": choice, "parallel_tool_calls": is_parallel}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def shown_tools(tools: Iterable[FunctionTool]) -> list[dict[str, Any]]:
+    """Return the tools with their known fields. Unknown field names are user text and must not be stored."""
+    return [_shown(tool) for tool in tools]
+
+
+def _shown(tool: FunctionTool) -> dict[str, Any]:
+    shown = tool.model_dump(mode="json", include={"type", "name", "description", "parameters", "strict"})
+    return shown if tool.tools is None else {**shown, "tools": shown_tools(tool.tools)}
+
+
+def flat_name(namespace: str | None, name: Any) -> Any:
+    """Return the name of a function for the model."""
+    return name if namespace is None else f"{namespace}{_APART}{name}"
+
+
+def name_fields(flat: str, tools: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the fields of a call for its function. ``tools`` are those that the response shows."""
+    for tool in tools:
+        prefix = f"{tool.get('name')}{_APART}"
+        if tool.get("type") == "namespace" and flat.startswith(prefix):
+            return {"name": flat.removeprefix(prefix), "namespace": str(tool["name"])}
+    return {"name": flat}
+
+
+def _functions(tool: FunctionTool, param: str, namespace: str | None = None) -> list[dict[str, Any]]:
+    if tool.type == "namespace" and namespace is None:
+        if tool.name is None:
+            raise InvalidRequest(f"`{param}.name` is required", param=f"{param}.name")
+        inner = enumerate(tool.tools or ())
+        return [each for index, one in inner for each in _functions(one, f"{param}.tools[{index}]", tool.name)]
+    if tool.type.startswith(_SEARCHES) and namespace is None:
+        return []  # the model may choose not to search, and this one has no other choice
+    if tool.type != "function":
+        known = "only functions are, which the caller runs"
+        raise unsupported(f"`{param}.type` {tool.type[:40]!r} is not supported: {known}", f"{param}.type")
+    function = tool.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
+    if tool.name is not None:
+        function["name"] = flat_name(namespace, tool.name)
+    return [{"type": "function", "function": function}]
+
+
+def _check_alone(tools: Sequence[FunctionTool]) -> None:
+    """Raise InvalidRequest for a search without other tools: then the answer is meant to come from it."""
+    for index, tool in enumerate(tools):
+        if tool.type.startswith(_SEARCHES):
+            where = f"tools[{index}].type"
+            known = "nothing is searched here, it is left out beside functions only"
+            raise unsupported(f"`{where}` {tool.type[:40]!r} is not supported: {known}", where)
