@@ -124,8 +124,11 @@ gpu: $(STAMP)  ## on a machine with an NVIDIA card: the tests that need one, the
 	@$(BIN)/pytest -m gpu tests/models/test_gpu.py
 	@$(BIN)/python -m benchmarks.gpu $(if $(VLLM),--vllm $(VLLM)) $(if $(MODEL),--folder $(MODEL))
 
-clients: $(STAMP)  ## other people's clients against a live stack: openai in Python and Node, anthropic, LangChain, LiteLLM, instructor, llm
+clients: $(STAMP)  ## other people's clients against a live stack: openai, anthropic, LangChain, AI SDK, Agents SDK, lm-eval and more
 	@$(BIN)/python -m tests.clients
+
+client-schemas: $(STAMP)  ## 300 schemas of real packages' pydantic and zod models: compiled or refused (after `make clients`)
+	@$(BIN)/python -m tests.clients.schemas
 
 s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two
 	@$(BIN)/pytest tests/store/files/test_blob_storage.py tests/producer_api/batches/test_batch_routes.py --s3

@@ -85,7 +85,7 @@ def _narrowed(schema: Any, root: Schema) -> Any:
     parts = {name: _part(name, value, root) for name, value in schema.items()}
     if parts == {"not": {}}:
         return False
-    for rewrite in (_by_key_names, _distinct, _of_bounds, _of_format, _of_pattern):
+    for rewrite in (_tagged, _by_key_names, _distinct, _of_bounds, _of_format, _of_pattern):
         parts = rewrite(parts, root)
     return parts
 
@@ -109,6 +109,20 @@ def _resolved(part: Any, root: Schema) -> Any:
         for step in reference[2:].split("/"):
             part = part.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(part, dict) else None
     return part
+
+
+def _tagged(schema: Schema, _root: Schema) -> Schema:
+    """Require the tag in each part of a union that has one, as pydantic does: so the parts cannot overlap."""
+    discriminator = schema.get("discriminator")
+    tag = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
+    parts = schema.get("oneOf")
+    if not isinstance(tag, str) or not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        return schema
+    required = [part.get("required", []) for part in parts]
+    if not all(isinstance(names, list) for names in required):
+        return schema  # it is malformed, which is found when it is compiled
+    pairs = zip(parts, required, strict=True)
+    return schema | {"oneOf": [part | {"required": names if tag in names else [*names, tag]} for part, names in pairs]}
 
 
 def _by_key_names(schema: Schema, root: Schema) -> Schema:

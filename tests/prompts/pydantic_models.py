@@ -39,6 +39,16 @@ class Square(BaseModel):
     side: float
 
 
+class Cat(BaseModel):
+    kind: Literal["cat"] = "cat"
+    lives: int = 9
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"] = "dog"
+    friends: "list[Annotated[Cat | Dog, Field(discriminator='kind')]]" = []
+
+
 class Tree(BaseModel):
     name: Annotated[str, StringConstraints(max_length=5)]
     children: list["Tree"]
@@ -126,6 +136,7 @@ TYPES: dict[str, Any] = {
     "dict by enum": dict[Colour, int],
     "dict by pattern": dict[Slug, int],
     "dict by length": dict[Annotated[str, StringConstraints(min_length=2, max_length=4)], int],
+    "tagged union with defaults": Annotated[Cat | Dog, Field(discriminator="kind")],
     "tagged union": Annotated[Circle | Square, Field(discriminator="kind")],
     "union": Circle | Square | int,
     "tree": Tree,
