@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-engines bench-streams bench-policy reliability alerts chaos chaos-soak chaos-compare
-.PHONY: full full-tests engines gpu clients s3 trial lock chart clean
+.PHONY: full full-tests engines gpu clients client-schemas s3 trial lock chart clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -128,7 +128,7 @@ clients: $(STAMP)  ## other people's clients against a live stack: openai, anthr
 	@$(BIN)/python -m tests.clients
 
 client-schemas: $(STAMP)  ## 300 schemas of real packages' pydantic and zod models: compiled or refused (after `make clients`)
-	@$(BIN)/python -m tests.clients.schemas
+	@$(BIN)/python -m tests.clients.schema_survey
 
 s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two
 	@$(BIN)/pytest tests/store/files/test_blob_storage.py tests/producer_api/batches/test_batch_routes.py --s3

@@ -11,7 +11,7 @@ also allow those in JSON escapes, so control characters are removed from negated
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Schema = dict[str, Any]
@@ -74,7 +74,8 @@ _MOST_UNIQUE = 5
 
 def narrow(schema: Any) -> Any:
     """Return a schema, or a part of one, narrowed. Raises RecursionError if it is nested too deeply."""
-    return _narrowed(schema, schema if isinstance(schema, dict) else {})
+    tagged = _with_tags(schema)
+    return _narrowed(tagged, tagged if isinstance(tagged, dict) else {})
 
 
 def _narrowed(schema: Any, root: Schema) -> Any:
@@ -111,18 +112,55 @@ def _resolved(part: Any, root: Schema) -> Any:
     return part
 
 
-def _tagged(schema: Schema, _root: Schema) -> Schema:
-    """Require the tag in each part of a union that has one, as pydantic does: so the parts cannot overlap."""
-    discriminator = schema.get("discriminator")
-    tag = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
-    parts = schema.get("oneOf")
-    if not isinstance(tag, str) or not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+def _with_tags(schema: Any) -> Any:
+    """Require the tag in each definition that is a part of a tagged union, as pydantic does when it reads one.
+
+    A tag with a default is not required in pydantic's schema, and then the parts may overlap.
+    """
+    definitions = schema.get("$defs") if isinstance(schema, dict) else None
+    if not isinstance(definitions, dict):
         return schema
-    required = [part.get("required", []) for part in parts]
-    if not all(isinstance(names, list) for names in required):
-        return schema  # it is malformed, which is found when it is compiled
-    pairs = zip(parts, required, strict=True)
-    return schema | {"oneOf": [part | {"required": names if tag in names else [*names, tag]} for part, names in pairs]}
+    required = {name: part.get("required", []) for name, part in definitions.items() if isinstance(part, dict)}
+    for reference, tag in _tags(schema):
+        names = required.get(reference.removeprefix("#/$defs/"))
+        if isinstance(names, list) and tag not in names:
+            required[reference.removeprefix("#/$defs/")] = [*names, tag]
+    tagged = {name: definitions[name] | {"required": names} for name, names in required.items() if names}
+    return schema | {"$defs": definitions | tagged}
+
+
+def _tags(part: Any) -> Iterator[tuple[str, str]]:
+    """Yield the reference to each part of a tagged union, and the name of its tag."""
+    if isinstance(part, list):
+        for one in part:
+            yield from _tags(one)
+    elif isinstance(part, dict):
+        discriminator = part.get("discriminator")
+        tag = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
+        for one in part.get("oneOf") or () if isinstance(tag, str) else ():
+            if isinstance(one, dict) and isinstance(one.get("$ref"), str):
+                yield one["$ref"], str(tag)
+        for name, one in part.items():
+            if name not in _VALUES:
+                yield from _tags(one)
+
+
+def _tagged(schema: Schema, root: Schema) -> Schema:
+    """Write a union whose parts have different required tags as ``anyOf``: the grammar library would compare them."""
+    discriminator, parts = schema.get("discriminator"), schema.get("oneOf")
+    if not isinstance(discriminator, dict) or not isinstance(parts, list) or "anyOf" in schema:
+        return schema
+    tag = discriminator.get("propertyName")
+    values: list[str] = []
+    for part in (_resolved(part, root) for part in parts):
+        properties = part.get("properties") if isinstance(part, dict) else None
+        own = _values(properties.get(tag)) if isinstance(properties, dict) else None
+        if own is None or tag not in part.get("required", ()):
+            return schema
+        values += map(json.dumps, own)
+    if len(set(values)) != len(values):
+        return schema
+    return {key: value for key, value in schema.items() if key not in ("oneOf", "discriminator")} | {"anyOf": parts}
 
 
 def _by_key_names(schema: Schema, root: Schema) -> Schema:

@@ -2,6 +2,7 @@
 import {
   Agent,
   MaxTurnsExceededError,
+  ModelBehaviorError,
   OpenAIChatCompletionsModel,
   OpenAIResponsesModel,
   run,
@@ -27,11 +28,12 @@ const weather = tool({
   },
 });
 
-async function unlessItCallsForEver(promise) {
+// So small a model may call for ever, or go on up to the token limit.
+async function unlessItGoesOn(promise) {
   try {
     return await promise;
   } catch (error) {
-    check(error instanceof MaxTurnsExceededError, String(error));
+    check(error instanceof MaxTurnsExceededError || error instanceof ModelBehaviorError, String(error));
   }
 }
 
@@ -59,7 +61,7 @@ await main({
       calls = 0;
       const modelSettings = { temperature: 0, maxTokens: 60, toolChoice: "required" };
       const agent = new Agent({ name: "guide", model, tools: [weather], modelSettings });
-      await unlessItCallsForEver(run(agent, "How is the weather in Paris?", { maxTurns: 2 }));
+      await unlessItGoesOn(run(agent, "How is the weather in Paris?", { maxTurns: 2 }));
       check(calls > 0, "not called");
     }
   },
@@ -76,7 +78,7 @@ await main({
     for (const model of models) {
       const modelSettings = { temperature: 0, maxTokens: 120 };
       const agent = new Agent({ name: "guide", model, outputType: City, tools: [weather], modelSettings });
-      await unlessItCallsForEver(run(agent, "Tell me about Paris.", { maxTurns: 2 }));
+      await unlessItGoesOn(run(agent, "Tell me about Paris.", { maxTurns: 2 }));
     }
   },
 

@@ -7,6 +7,7 @@ import openai
 from agents import (
     Agent,
     MaxTurnsExceeded,
+    ModelBehaviorError,
     ModelSettings,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
@@ -105,7 +106,8 @@ async def output_and_tools() -> None:
     for name, model in MODELS.items():
         settings = ModelSettings(temperature=0, max_tokens=120)
         helper = Agent(name="guide", model=model, output_type=City, tools=[weather], model_settings=settings)
-        with suppress(MaxTurnsExceeded):  # so small a model calls again
+        # So small a model calls again, or goes on up to the token limit.
+        with suppress(MaxTurnsExceeded, ModelBehaviorError):
             result = await Runner.run(helper, "Tell me about Paris.", max_turns=2)
             assert isinstance(result.final_output, City), name
 

@@ -233,6 +233,62 @@ def tools_stream() -> None:
     assert kinds.count("tool_calls.function.arguments.delta") > 1
 
 
+RULES = """You are a travel guide for the cities on a long river. You know the towns, the bridges, the mills and the
+ferries, and you look up the weather before you advise anything. Work through the cities of the list one after the
+other, from the source to the sea. For each city look up the weather once, and remember what you have found. Never
+guess a temperature, never repeat a city, and never advise a boat trip in a storm. If a city is not known, say so and go
+on with the next one. Travellers come by train, by bicycle or on foot, so think of luggage, of rain and of the hour of
+the last ferry. Prices are in the local currency. Museums are closed on Mondays, and on most holidays too. Answer in
+plain words, in at most three sentences for each city, without lists and without headings. Mention a bridge or a mill if
+there is one, because the readers like them. At the end write a short summary of the whole journey with the three best
+days for it, and explain in one sentence why these days are better than the others."""
+CITIES = [
+    "Basel",
+    "Strasbourg",
+    "Speyer",
+    "Mannheim",
+    "Worms",
+    "Mainz",
+    "Bingen",
+    "Koblenz",
+    "Bonn",
+    "Cologne",
+    "Dusseldorf",
+    "Duisburg",
+    "Wesel",
+    "Emmerich",
+    "Arnhem",
+    "Nijmegen",
+    "Utrecht",
+    "Dordrecht",
+    "Rotterdam",
+    "Delft",
+]
+
+
+@feature("twenty turns with tools")
+def many_turns() -> None:
+    """An agent that looks up one city after the other finds its earlier turns in the prefix cache."""
+    messages = [
+        {"role": "system", "content": RULES},
+        {"role": "user", "content": f"The cities are {', '.join(CITIES)}. Look up the weather in each."},
+    ]
+    asked = {"model": MODEL, "temperature": 0, "max_tokens": 40, "tools": [WEATHER], "tool_choice": "required"}
+    shares = []
+    for number, city in enumerate(CITIES):
+        answer = client.chat.completions.create(**asked, messages=messages)
+        details = answer.usage.prompt_tokens_details
+        shares.append((details.cached_tokens, answer.usage.prompt_tokens))
+        message = answer.choices[0].message
+        messages.append(message.model_dump(exclude_none=True))
+        found = f"{city}: rain, {number + 5} degrees, no storm."
+        messages += [{"role": "tool", "tool_call_id": call.id, "content": found} for call in message.tool_calls or ()]
+    cached, prompt = (sum(each) for each in zip(*shares[1:], strict=True))
+    print(f"{cached} of {prompt} prompt tokens were cached: {cached / prompt:.3f}")
+    assert cached / prompt > 0.9, f"{cached} of {prompt} prompt tokens were cached: {shares}"
+    assert all(found / size > 0.8 for found, size in shares[1:]), shares
+
+
 @feature("embeddings")
 def embeddings() -> None:
     texts = ["a mill on the river", "the river's mill", "tax law"]

@@ -42,7 +42,7 @@ ZOD: Mapping[str, Sequence[str]] = {
     "openai-agents-node": ("@openai/agents", "@modelcontextprotocol/core"),
     "ai-sdk": ("ai",),
 }
-_HERE = Path(__file__).parent
+_PROGRAMS = Path(__file__).parent / "programs"
 _STANDSTILL_S = 10.0
 
 console = Console(stderr=True, log_path=False)
@@ -60,7 +60,7 @@ class Verdict:
 
 def main() -> None:
     """Collect, try, and print."""
-    parser = argparse.ArgumentParser(prog="python -m tests.clients.schemas", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.clients.schema_survey", description=__doc__)
     parser.add_argument("--count", type=int, default=300, help="how many schemas are tried, a third of them zod's")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -78,18 +78,18 @@ def main() -> None:
 
 
 def _pydantic() -> Iterator[dict[str, Any]]:
-    script = str(_HERE / "collect_pydantic.py")
+    script = str(_PROGRAMS / "collect_pydantic.py")
     interpreters = {FOLDER.absolute() / name / "bin/python": packages for name, packages in PYDANTIC.items()}
     for interpreter, packages in {**interpreters, Path(sys.executable): OWN}.items():
         if interpreter.exists():
-            yield from _lines([str(interpreter), script, *packages], _HERE)
+            yield from _lines([str(interpreter), script, *packages], _PROGRAMS)
 
 
 def _zod() -> Iterator[dict[str, Any]]:
     for name, packages in ZOD.items():
         folder = FOLDER.absolute() / name
         if folder.exists():
-            yield from _lines(["node", str(_HERE / "collect_zod.mjs"), *packages], folder)
+            yield from _lines(["node", str(_PROGRAMS / "collect_zod.mjs"), *packages], folder)
 
 
 def _lines(command: list[str], folder: Path) -> Iterator[dict[str, Any]]:
