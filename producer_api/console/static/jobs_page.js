@@ -22,7 +22,7 @@ export function JobsPage({ query }) {
     <${ListCard}
       list=${list} label="Jobs" empty="No job matches."
       head=${html`<th>Job</th><th>State</th><th class="opt">Model</th><th class="opt">Class</th><th>Accepted</th>
-        <th class="num opt">Waited</th><th class="num">Took</th><th class="num opt">Tokens in</th><th class="num">Out</th>`}
+        <th class="num opt">Waited</th><th class="num">Took</th><th class="num opt">Tokens in</th><th class="num opt">Out</th>`}
       row=${(job) => html`<${Row} key=${job.id} job=${job} />`}
     />`;
 }
@@ -110,6 +110,6 @@ function Row({ job }) {
     <td class="num opt">${duration(waited)}</td>
     <td class="num">${duration(took)}</td>
     <td class="num opt">${count(job.usage?.input_tokens)}</td>
-    <td class="num">${count(job.usage?.output_tokens)}</td>
+    <td class="num opt">${count(job.usage?.output_tokens)}</td>
   </tr>`;
 }

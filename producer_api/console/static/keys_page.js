@@ -144,7 +144,7 @@ function Limit({ name, most, used }) {
   const share = most > 0 && used !== null ? Math.min(1, used / most) : 0;
   return html`<div>
     <dt>${name}</dt>
-    <dd>${used === null ? "not known" : count(used)} <span class="muted">of ${most === null ? "any number" : count(most)}</span>
+    <dd>${used === null ? "–" : count(used)} <span class="muted">${most === null ? "no limit" : `of ${count(most)}`}</span>
       ${most !== null && html`<span class="split"><i class=${share > 0.8 ? "c2" : "c1"} style=${{ width: `${100 * share}%`, minWidth: 0 }}></i></span>`}
     </dd>
   </div>`;

@@ -51,7 +51,7 @@ function Figures({ live, history }) {
       <${Chart} lines=${FIRST} data=${first} label=${`Time to the first token over ten minutes, now p50 ${milliseconds(last.first_token_p50_ms)}, p95 ${milliseconds(last.first_token_p95_ms)}`} />
     </div>
     <div class="card figure">
-      <div class="name">Occupancy of the batches</div>
+      <div class="name">Occupancy</div>
       <div class="value">${percent(last.occupancy)}</div>
       <${Chart} lines=${OCCUPANCY} data=${occupancy} label=${`Share of the slots in use over ten minutes, now ${percent(last.occupancy)}`} />
     </div>
@@ -90,7 +90,7 @@ function Queues({ queues, sharesAll }) {
       ? html`<p class="empty">No model is registered.</p>`
       : html`<div class="scroll"><table aria-labelledby="queues">
           <thead><tr>
-            <th>Queue</th><th>Waiting</th><th class="num">Jobs</th><th class="num opt">Tokens</th>
+            <th>Queue</th><th class="opt">Waiting</th><th class="num">Jobs</th><th class="num opt">Tokens</th>
             <th class="num">Oldest</th><th class="num opt">Rate</th><th class="num">Clears in</th>
             ${sharesAll && html`<th class="opt">Most from</th>`}<th><span class="hidden">Actions</span></th>
           </tr></thead>
@@ -108,7 +108,7 @@ function Queue({ queue, sharesAll }) {
       <strong>${queue.name}</strong>
       <div class="sub">${workersOf(queue)}</div>
     </td>
-    <td class="split-wide">
+    <td class="split-wide opt">
       <span class="split" role="img" aria-label=${CLASSES.map((name) => `${name} ${queue.by_class[name].jobs}`).join(", ")}>
         ${CLASSES.map((name, rank) => {
           const jobs = queue.by_class[name].jobs;
