@@ -98,9 +98,9 @@ def _playground(browser: Chromium, stack: Stack, path: Path) -> None:
         _opened(tab, stack, "playground")
         tab.wait("document.querySelector('[name=max_tokens]') !== null && document.querySelector('form').first.value")
         tab.run("const f = document.querySelector('form'); f.second.value = f.second.options[2].value;")
-        for name, text in (("message", "Name three rivers."), ("max_tokens", "200")):
+        for name, text in (("message", "Name three rivers."), ("max_tokens", "400")):
             tab.run(f"document.querySelector('[name={name}]').focus()")
             tab.type(text)
         tab.run("document.querySelector('form').requestSubmit()")
-        tab.wait("[...document.querySelectorAll('.answers pre')].every((one) => one.textContent.length > 300)")
+        tab.wait("[...document.querySelectorAll('.answers pre')].every((one) => one.textContent.length > 160)")
         tab.picture(path)

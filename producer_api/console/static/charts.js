@@ -4,6 +4,8 @@ import { html, useEffect, useRef } from "./vendor/htm-preact.js";
 import uPlot from "./vendor/uplot.js";
 
 const SPAN_S = 600;
+// While less is known, what is known fills the picture, from two minutes on.
+const LEAST_S = 120;
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -17,7 +19,7 @@ function options(element, lines, most) {
     legend: { show: false },
     cursor: { show: false },
     scales: {
-      x: { time: false, range: (_plot, _low, high) => [high - SPAN_S, high] },
+      x: { time: false, range: (_plot, low, high) => [Math.max(high - SPAN_S, Math.min(low, high - LEAST_S)), high] },
       y: { range: (_plot, _low, high) => [0, Math.max(most, (high || 0) * 1.15)] },
     },
     axes: [{ show: false }, { show: false }],

@@ -127,7 +127,7 @@ function Facts({ job }) {
     "Class, priority": `${job.service_class}, ${job.priority}`,
     "Accepted": moment(job.created_at),
     "Deadline": moment(job.expires_at),
-    "Attempt": `${job.attempt} of ${job.max_attempts}`,
+    "Charged attempts": `${job.attempt} of ${job.max_attempts}`,
     "Waited": milliseconds(usage.queue_ms),
     "First token after": milliseconds(usage.first_token_ms),
     "Computed": milliseconds(usage.compute_ms),

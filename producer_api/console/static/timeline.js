@@ -10,7 +10,7 @@ export function lanes(job, timeline, deliveries, now) {
   const found = timeline.attempts.map((attempt, index) => {
     const waitedFrom = index === 0 ? accepted : timeline.attempts[index - 1].ended_at ?? attempt.started_at;
     const parts = [part("wait", "waited", waitedFrom, attempt.started_at)];
-    return { name: `Attempt ${attempt.attempt ?? index + 1}`, parts: [...parts, ...computed(job, attempt, accepted, now)] };
+    return { name: `Attempt ${index + 1}`, parts: [...parts, ...computed(job, attempt, accepted, now)] };
   });
   const last = timeline.attempts[timeline.attempts.length - 1];
   if (last === undefined || (last.ended_at !== null && end === null)) {
@@ -35,10 +35,8 @@ function computed(job, attempt, accepted, now) {
   const to = attempt.ended_at ?? now;
   const isOpen = attempt.ended_at === null;
   const first = job.usage?.first_token_ms == null ? null : accepted + job.usage.first_token_ms / 1000;
-  if (["lease_expired", "released"].includes(attempt.outcome)) {
-    const name = attempt.outcome === "released" ? "ran, and was given back after" : "ran, and its lease expired after";
-    return [part("lost-part", name, attempt.started_at, to)];
-  }
+  if (attempt.outcome === "released") return [part("given-part", "given back after", attempt.started_at, to)];
+  if (attempt.outcome === "lease_expired") return [part("lost-part", "lost after", attempt.started_at, to)];
   if (first === null || first < attempt.started_at || first > to) {
     return [{ ...part("compute-part", isOpen ? "runs for" : "ran", attempt.started_at, to), isOpen }];
   }
@@ -57,7 +55,7 @@ function hooks(delivery) {
 
 const LEGEND = [
   ["wait", "waited"], ["prefill-part", "prefill, to the first token"], ["decode-part", "decode"],
-  ["compute-part", "computed, first token not recorded"], ["lost-part", "lost or given back"],
+  ["compute-part", "computed, first token not recorded"], ["given-part", "ran, and was given back"], ["lost-part", "ran, and was lost with its worker"],
 ];
 
 export function Timeline({ lines }) {
