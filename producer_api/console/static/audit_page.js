@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { moment, shortId } from "./format.js";
 import { Heading, ListCard, usePages } from "./ui.js";
 
-export function AuditPage() {
+export default function AuditPage() {
   const [type, setType] = useState("");
   const list = usePages((after, signal) => {
     const query = new URLSearchParams({ limit: 50 });

@@ -7,7 +7,7 @@ import { Act, Heading, ListCard, State, usePages } from "./ui.js";
 
 const OPEN = ["validating", "in_progress", "finalizing"];
 
-export function BatchesPage() {
+export default function BatchesPage() {
   const list = usePages((after, signal) => get(`batches?limit=20${after === null ? "" : `&after=${after}`}`, { signal }), []);
   return html`<div class="head">
       <${Heading}>Batches<//>

@@ -7,7 +7,7 @@ import { Act, Heading, ListCard, usePages } from "./ui.js";
 
 const CODES = { "": "any", poison: "poison", max_attempts_exceeded: "attempts ran out" };
 
-export function DeadLettersPage() {
+export default function DeadLettersPage() {
   const [code, setCode] = useState("");
   const list = usePages((after, signal) => {
     const query = new URLSearchParams({ limit: 25 });

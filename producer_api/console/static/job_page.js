@@ -9,7 +9,7 @@ import { Act, ErrorNote, Heading, State, copy, useLoad, useNow } from "./ui.js";
 
 const OPEN = ["queued", "running"];
 
-export function JobPage({ rest: [id] }) {
+export default function JobPage({ rest: [id] }) {
   const path = `jobs/${encodeURIComponent(id)}`;
   const { data, error, reload } = useLoad((signal) => load(path, id, signal), [id]);
   const isOpen = data !== null && OPEN.includes(data.job.status);

@@ -10,7 +10,7 @@ const OPEN = ["queued", "running"];
 const AGES = { "": "any time", 900: "15 minutes", 3600: "hour", 86400: "day", 604800: "week" };
 const PAGE = 50;
 
-export function JobsPage({ query }) {
+export default function JobsPage({ query }) {
   const filter = Object.fromEntries(["status", "model", "age", "metadata", "id"].map((name) => [name, query.get(name) ?? ""]));
   const list = usePages((after, signal) => search(filter, after, signal), Object.values(filter));
   return html`<div class="head">

@@ -10,7 +10,7 @@ const SCOPES = [
 ];
 const DAY_S = 86_400;
 
-export function KeysPage() {
+export default function KeysPage() {
   const [issued, setIssued] = useState(null);
   const [isNew, setNew] = useState(false);
   const list = usePages(

@@ -2,13 +2,12 @@
 
 import { html, useMemo } from "./vendor/htm-preact.js";
 import { post } from "./api.js";
-import { Chart } from "./charts.js";
 import { CLASSES, count, duration, milliseconds, percent } from "./format.js";
 import { useLive } from "./live_store.js";
-import { Act, Heading } from "./ui.js";
+import { Act, Heading, useModule } from "./ui.js";
 import { Workers } from "./workers.js";
 
-export function LivePage() {
+export default function LivePage() {
   const { live, history, status, error } = useLive();
   if (live === null) {
     return html`<div class="head"><${Heading}>Live<//></div>
@@ -23,6 +22,12 @@ export function LivePage() {
     <${Figures} live=${live} history=${history} />
     <${Queues} queues=${live.queues} sharesAll=${live.share === "all"} />
     <${Workers} workers=${live.workers} queues=${live.queues} sharesAll=${live.share === "all"} />`;
+}
+
+// The figures are there before the charts, whose library is the largest file of the page.
+function Chart(properties) {
+  const charts = useModule(() => import("./charts.js"));
+  return charts === null ? html`<div class="chart"></div>` : html`<${charts.Chart} ...${properties} />`;
 }
 
 const TOKENS = [{ name: "--class-0", fill: true }];

@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { start, stop, useLive } from "./live_store.js";
 import { key, onChange, signIn, signOut } from "./session.js";
 import { PAGES } from "./pages.js";
-import { ErrorNote, Toast } from "./ui.js";
+import { ErrorNote, Toast, useModule } from "./ui.js";
 
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
@@ -89,6 +89,15 @@ function SignIn() {
   </main>`;
 }
 
+// After a change of the page (`focuses`) a screen reader begins with its heading.
+function Page({ page, rest, query, focuses }) {
+  const loaded = useModule(page.load);
+  useEffect(() => {
+    if (focuses && loaded !== null) document.querySelector("main h1")?.focus();
+  }, [loaded]);
+  return loaded === null ? null : h(loaded.default, { rest, query });
+}
+
 function Frame() {
   const { name, rest, query } = useAddress();
   const page = PAGES.find((one) => one.name === name) ?? PAGES[0];
@@ -97,8 +106,6 @@ function Frame() {
   const place = [name, ...rest].join("/");
   useEffect(() => {
     document.title = `${page.title ?? page.heading} · Headrace`;
-    // After a change of the page a screen reader begins with its heading.
-    if (!isFirst.current) main.current.querySelector("h1")?.focus();
     isFirst.current = false;
   }, [place]);
   useEffect(() => {
@@ -108,7 +115,9 @@ function Frame() {
   return html`<div class="shell">
     <a class="skip" href="#main" onClick=${(event) => skip(event, main.current)}>To the content</a>
     <${Side} current=${page.within ?? page.name} />
-    <main id="main" ref=${main} tabindex="-1">${h(page.view, { key: place, rest, query })}</main>
+    <main id="main" ref=${main} tabindex="-1">
+      <${Page} key=${place} page=${page} rest=${rest} query=${query} focuses=${!isFirst.current} />
+    </main>
     <${Toast} />
   </div>`;
 }

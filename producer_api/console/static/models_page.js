@@ -6,7 +6,7 @@ import { count, milliseconds, moment } from "./format.js";
 import { useLive } from "./live_store.js";
 import { Heading, ListCard, useLoad } from "./ui.js";
 
-export function ModelsPage() {
+export default function ModelsPage() {
   const list = useLoad(load, []);
   const { live, history } = useLive();
   const queues = new Map((live?.queues ?? []).map((queue) => [queue.name, queue]));

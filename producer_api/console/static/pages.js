@@ -1,25 +1,15 @@
-// The pages by the first part of their address. Without a title a page is not in the navigation.
-
-import { AuditPage } from "./audit_page.js";
-import { BatchesPage } from "./batches_page.js";
-import { DeadLettersPage } from "./dead_letters_page.js";
-import { JobPage } from "./job_page.js";
-import { JobsPage } from "./jobs_page.js";
-import { KeysPage } from "./keys_page.js";
-import { LivePage } from "./live_page.js";
-import { ModelsPage } from "./models_page.js";
-import { PlaygroundPage } from "./playground_page.js";
-import { WebhooksPage } from "./webhooks_page.js";
+// The pages by the first part of their address. Without a title a page is not in the navigation. A page's script is
+// loaded when the page is first opened.
 
 export const PAGES = [
-  { name: "live", title: "Live", view: LivePage },
-  { name: "jobs", title: "Jobs", view: JobsPage },
-  { name: "job", title: null, heading: "Job", within: "jobs", view: JobPage },
-  { name: "playground", title: "Playground", view: PlaygroundPage },
-  { name: "models", title: "Models", view: ModelsPage },
-  { name: "batches", title: "Batches", view: BatchesPage },
-  { name: "webhooks", title: "Webhooks", view: WebhooksPage },
-  { name: "dead-letters", title: "Dead letters", view: DeadLettersPage },
-  { name: "keys", title: "Keys and limits", view: KeysPage },
-  { name: "audit", title: "Audit", view: AuditPage },
+  { name: "live", title: "Live", load: () => import("./live_page.js") },
+  { name: "jobs", title: "Jobs", load: () => import("./jobs_page.js") },
+  { name: "job", title: null, heading: "Job", within: "jobs", load: () => import("./job_page.js") },
+  { name: "playground", title: "Playground", load: () => import("./playground_page.js") },
+  { name: "models", title: "Models", load: () => import("./models_page.js") },
+  { name: "batches", title: "Batches", load: () => import("./batches_page.js") },
+  { name: "webhooks", title: "Webhooks", load: () => import("./webhooks_page.js") },
+  { name: "dead-letters", title: "Dead letters", load: () => import("./dead_letters_page.js") },
+  { name: "keys", title: "Keys and limits", load: () => import("./keys_page.js") },
+  { name: "audit", title: "Audit", load: () => import("./audit_page.js") },
 ];

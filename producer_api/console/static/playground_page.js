@@ -8,7 +8,7 @@ import { ErrorNote, Heading, useLoad } from "./ui.js";
 
 const EMPTY = { text: "", status: "", job: null, firstMs: null, error: null };
 
-export function PlaygroundPage({ query }) {
+export default function PlaygroundPage({ query }) {
   const models = useLoad((signal) => get("models", { signal }), []);
   const fields = useLoad(samplingFields, []);
   const names = (models.data?.data ?? []).filter((model) => model.task === "generate").map((model) => model.id);

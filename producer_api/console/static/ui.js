@@ -18,6 +18,19 @@ export function useLoad(load, inputs) {
   return { ...state, reload: () => setTurn((n) => n + 1) };
 }
 
+// Load a module when the component is first shown. Returns null until it is there.
+export function useModule(load) {
+  const [module, setModule] = useState(null);
+  useEffect(() => {
+    let isShown = true;
+    load().then((loaded) => isShown && setModule(loaded), () => tell("a script could not be loaded: reload the page"));
+    return () => {
+      isShown = false;
+    };
+  }, []);
+  return module;
+}
+
 export function useNow(everyMs = 1000) {
   const [, redraw] = useState(0);
   useEffect(() => {

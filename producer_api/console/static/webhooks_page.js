@@ -8,7 +8,7 @@ import { Act, Heading, ListCard, State, useLoad, usePages } from "./ui.js";
 const STATES = ["", "pending", "delivered", "failed"];
 const DAY_S = 86_400;
 
-export function WebhooksPage() {
+export default function WebhooksPage() {
   return html`<div class="head"><${Heading}>Webhooks<//></div>
     <${Endpoints} />
     <${Deliveries} />`;

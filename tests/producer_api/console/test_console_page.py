@@ -8,7 +8,7 @@ import httpx2
 from store.settings import Settings
 from tests.producer_api.serving import serving
 
-IMPORT = re.compile(r"""^import\s(?:[^"']*?from\s)?["']([^"']+)["']""", re.MULTILINE)
+IMPORT = re.compile(r"""(?:^import\s(?:[^"']*?from\s)?|\bimport\()["']([^"']+)["']""", re.MULTILINE)
 
 
 def test_the_page_and_its_scripts_need_nothing_from_elsewhere(api: httpx2.Client) -> None:
