@@ -95,7 +95,8 @@ def test_a_small_pool_that_preempts_changes_nothing(folder: Path) -> None:
 
 
 def test_candidates_that_are_too_few_are_chosen_again(folder: Path, runner: DeviceRunner) -> None:
-    kinds = [{"temperature": 1.5, "seed": n, "top_p": 0.97} for n in range(4)]
+    """Some tokens of each request, in steps that were guessed and in others."""
+    kinds = [{"temperature": 1.0, "seed": n, "top_p": top_p} for n, top_p in enumerate((0.3, 0.5, 0.7, 0.95))]
     requests = requests_of(kinds, 10)
     expected = run_all(runner_for(folder, SETTINGS), requests, speculation=False)
     runner.num_candidates = 6
@@ -149,6 +150,41 @@ def test_nan_of_a_pass_that_nobody_asked_for_is_cleared(folder: Path, tmp_path: 
     # A prompt's own pass reads nothing of the block.
     sampled += runner.run(StepPlan((Row(second, expected[:1], len(successor), [3], expected[:1], sample=True),)))
     assert [(each.token, each.finite) for each in sampled] == [(token, True) for token in expected]
+
+
+def decode(each: EngineRequest, blocks: list[int], output: list[int]) -> Row:
+    return Row(each, output[-1:], len(each.prompt) + len(output) - 1, blocks, list(output), sample=True)
+
+
+def test_a_guess_counts_only_for_the_same_request_and_blocks(folder: Path) -> None:
+    """A request that lost its last block gets another one; an id that comes again is another request."""
+    model, runner = build("llama"), device_runner(folder, SETTINGS, tables=False)
+    one, other = request(range(9, 17), "one"), request([*range(9, 17), 7], "one")
+    expected = generate(model, tuple(one.prompt), 3)
+    first = Row(one, one.prompt, 0, [3, 4], [], sample=True)
+    found = [runner.run(StepPlan((first,)))[0].token or 0]
+    for _ in range(2):
+        found.append(runner.run(StepPlan((decode(one, [3, 5], found),)))[0].token or 0)
+    assert found == expected
+    runner.run(StepPlan((first,)))
+    runner.forget("one")
+    last = Row(other, other.prompt[8:], 8, [3, 4], [], sample=True)
+    assert [each.token for each in runner.run(StepPlan((last,)))] == generate(model, tuple(other.prompt), 1)
+
+
+def test_nan_after_a_token_that_was_chosen_again_is_no_fault_of_the_request(folder: Path, tmp_path: Path) -> None:
+    """The only candidate has an embedding of NaN, and the pass after it has begun. Then another token is chosen."""
+    prompt = [9, 10, 11, 12, 13]
+    poisoned = build("llama")
+    [candidate] = generate(build("llama"), tuple(prompt), 1)
+    with torch.no_grad():
+        poisoned.model.embed_tokens.weight[candidate] = torch.nan
+    runner = device_runner(save(poisoned, tmp_path), SETTINGS, tables=False)
+    runner.num_candidates = 1
+    asked = request(prompt, max_tokens=3, temperature=1.5, seed=2, top_p=0.99)
+    expected = run_all(runner_for(folder, SETTINGS), [asked], speculation=False)
+    assert candidate not in expected["r"]
+    assert run_all(runner, [asked]) == expected
 
 
 def test_graphs_are_recorded_for_few_rows_and_every_eighth() -> None:
