@@ -37,7 +37,7 @@ class RealSglang(RealVllm):
         command += ["--enable-priority-scheduling", "--grammar-backend", "llguidance", "--sleep-on-idle"]
         command += ["--skip-server-warmup"]
         environment = os.environ | _SETTINGS  # noqa: TID251 - another project's program
-        return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+        return self._launched(command, environment)
 
     def _is_ready(self) -> bool:
         with urllib.request.urlopen(f"{self.url}/ready", timeout=5) as response:

@@ -105,7 +105,12 @@ class RealVllm:
         command += ["--enable-scale-out", "--enable-prompt-tokens-details", "--scheduling-policy", "priority"]
         command += self._arguments
         environment = os.environ | _SETTINGS  # noqa: TID251 - another project's program
-        return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+        return self._launched(command, environment)
+
+    def _launched(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start the server with its output beside the model's folder, where one looks after a failure."""
+        with self.folder.with_suffix(".log").open("ab") as log:
+            return subprocess.Popen(command, env=environment, start_new_session=True, stdout=log)
 
     def _answers(self) -> bool:
         try:
