@@ -18,7 +18,7 @@ Page = Callable[[], str]
 
 def _page(port: int) -> str:
     try:
-        return httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).text
+        return httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=30, trust_env=False).text
     except httpx2.TransportError:
         return ""
 
