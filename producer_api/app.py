@@ -34,7 +34,7 @@ from producer_api.organization import (
     retention_routes,
     usage_routes,
 )
-from producer_api.responses import prompt_routes
+from producer_api.responses import conversation_routes, prompt_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import on_error
 from producer_api.tasks.registry import TASK_ROUTES
@@ -50,6 +50,7 @@ _ROUTES = (
     live_routes,
     dead_letter_routes,
     prompt_routes,
+    conversation_routes,
     moderation_routes,
     token_routes,
     file_routes,

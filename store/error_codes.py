@@ -13,7 +13,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "batch_not_cancellable": "the batch has ended or is writing its results",
     "conflict": "the state of the resource does not allow the operation",
     "context_length_exceeded": "the input does not fit into the model's context window",
-    "conversation_too_long": "the conversation of the previous response has too many items or bytes",
+    "conversation_too_long": "the conversation has too many items or bytes",
     "database_unavailable": "Postgres does not answer, or its schema is not up to date",
     "deadline_unreachable": "the job cannot start before its deadline",
     "draining": "the API process is shutting down",

@@ -21,7 +21,7 @@ from producer_api.runtime import Runtime
 from producer_api.streaming.job_events import wait_until_ended
 from store.db.database import Database
 from store.errors import Conflict, Gone, InvalidRequest, NotFound
-from store.jobs import jobs, responses
+from store.jobs import conversations, jobs, responses
 from store.jobs.jobs import Job
 from store.jobs.responses import job_id_of
 from store.registry import prompt_templates
@@ -52,11 +52,15 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
 
     Raises InvalidRequest and, for an id that the tenant does not have, NotFound.
     """
+    if request.conversation is not None and request.previous_response_id is not None:
+        raise InvalidRequest("send `conversation` or `previous_response_id`, not both", param="conversation")
     referenced = _referenced(db, tenant_id, references_of(request.input))
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
+    if request.conversation_id is not None:
+        items = _conversation_items(db, tenant_id, request.conversation_id)
     if request.previous_response_id is not None:
-        items, answer = _conversation(db, tenant_id, request.previous_response_id)
+        items, answer = _chain(db, tenant_id, request.previous_response_id)
     if request.prompt is None:
         return to_job(request, ResponseContext(items, answer, referenced=referenced))
     filled, version = _fill_template(db, tenant_id, request.prompt)
@@ -91,10 +95,26 @@ def _answer(db: Database, tenant_id: str, response_id: str | None) -> Sequence[I
         return ()
 
 
-def _conversation(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Item], Sequence[Item]]:
-    """Return the items of the conversation up to the previous response, and the items of its answer."""
+def settle(db: Database, tenant_id: str, conversation_id: str) -> None:
+    """Add the responses that have ended to the conversation. Blocks."""
+    conversations.settle(db, tenant_id, conversation_id, output_items)
+
+
+def _conversation_items(db: Database, tenant_id: str, conversation_id: str) -> Sequence[Item]:
     try:
-        before = read_response(responses.get_conversation, db, tenant_id, previous_id)
+        settle(db, tenant_id, conversation_id)
+        found = conversations.read_items(db, tenant_id, conversation_id)
+    except NotFound as error:
+        raise NotFound(error.message, param="conversation") from error
+    found.check_room()
+    return found.items
+
+
+def _chain(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Item], Sequence[Item]]:
+    """Return the items of all responses up to the previous response, and the items of its answer."""
+    try:
+        before = read_response(responses.get_chain, db, tenant_id, previous_id)
+        row = responses.get(db, tenant_id, job_id_of(previous_id))
         job = jobs.get(db, tenant_id, job_id_of(previous_id))
     except NotFound as error:
         raise NotFound(error.message, code="previous_response_not_found", param="previous_response_id") from error
@@ -102,6 +122,11 @@ def _conversation(db: Database, tenant_id: str, previous_id: str) -> tuple[Seque
         what = f"is {job.state}: only" if job.state.is_terminal else "has not ended: wait for it,"
         raise InvalidRequest(
             f"the previous response {what} one with an answer can be continued", param="previous_response_id"
+        )
+    if row.request.get("conversation") is not None:
+        raise InvalidRequest(
+            "the previous response belongs to a conversation: send its id in `conversation` instead",
+            param="previous_response_id",
         )
     before.check_room()
     return before.items, output_items(job)

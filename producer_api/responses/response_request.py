@@ -75,6 +75,12 @@ class PromptRef(_LenientBody):
     variables: dict[str, str | ContentPart] | None = None
 
 
+class ConversationRef(_LenientBody):
+    """A conversation by its id."""
+
+    id: str
+
+
 class TextFormat(_LenientBody):
     """Text, any JSON object, or JSON that matches a schema."""
 
@@ -114,6 +120,9 @@ class ResponseRequest(_LenientBody):
     input: Input | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
+    conversation: str | ConversationRef | None = Field(
+        None, description="its items come before the input; input and answer are added to it when the response is done"
+    )
     prompt: PromptRef | None = None
     background: StrictBool | None = None
     store: StrictBool | None = None
@@ -150,6 +159,11 @@ class ResponseRequest(_LenientBody):
     job: JobOptions | None = None
 
     @property
+    def conversation_id(self) -> str | None:
+        """The id of the conversation that the request names."""
+        return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
+
+    @property
     def is_kept(self) -> bool:
         """True if the job continues when the client disconnects."""
         return bool(self.background) or is_kept(self.job)
@@ -159,7 +173,6 @@ _REFUSED: Mapping[str, IsHarmless] = {
     **FOREIGN,
     **dict.fromkeys(GUIDED, is_one_of()),
     "ignore_eos": is_one_of(False),
-    "conversation": is_one_of(),
     "context_management": is_one_of([]),
     **dict.fromkeys(("moderation", "image", "access_programs", "messages", "structured_outputs"), is_one_of()),
     "background_options": is_one_of({}, {"completion_window": "soonest"}),
@@ -222,10 +235,13 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
     new = [*context.answer, *given, *_items(request, context.referenced)]
     reasoning = reasoning_of(request.reasoning)
     tools = tools_of(request.tools or (), request.tool_choice, request.parallel_tool_calls)
+    known = {item["id"] for item in context.items}
     body = {
         "model": request.model,
         "input": {
-            "messages": messages_of(instructions or None, [*context.items, *new]),
+            "messages": messages_of(
+                instructions or None, [*context.items, *(item for item in new if item["id"] not in known)]
+            ),
             "chat_template_kwargs": request.chat_template_kwargs or None,
             "reasoning": reasoning,
             **tools,
@@ -251,8 +267,11 @@ def _items(request: ResponseRequest, referenced: Mapping[str, Item]) -> list[Ite
 def _check(request: ResponseRequest) -> None:
     refuse_unsupported(request, _REFUSED, _INSTEAD)
     refuse_near_misses(request, _REFUSED)
-    if request.input is None and request.prompt is None and request.previous_response_id is None:
+    continued = request.previous_response_id or request.conversation_id
+    if request.input is None and request.prompt is None and continued is None:
         raise InvalidRequest("`input` is required", param="input")
+    if request.conversation is not None and request.store is False:
+        raise InvalidRequest("a response of a conversation must be stored: leave out `store`", param="store")
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true", param="stream_options")
     if request.background and request.store is False:
@@ -317,6 +336,7 @@ def _new_response(
     if request.text is not None and request.text.format is not None:
         text["format"] = _known_fields(request.text.format)
     stored = {
+        "conversation": None if request.conversation_id is None else {"id": request.conversation_id},
         "instructions": instructions,
         "max_output_tokens": request.max_output_tokens,
         "parallel_tool_calls": request.parallel_tool_calls is not False,
@@ -341,6 +361,7 @@ def _new_response(
         input=items,
         request=stored,
         goes_on=request.previous_response_id is not None,
+        appends_to=request.conversation_id,
     )
 
 
@@ -378,7 +399,8 @@ def _name_in_request(param: str, request: ResponseRequest) -> str:
     if param.startswith("sampling.grammar"):
         return "text.format"
     if param.startswith("input") and not param.startswith("input.reasoning"):
-        return "input" if request.input is not None else "previous_response_id"
+        continued = "previous_response_id" if request.conversation is None else "conversation"
+        return "input" if request.input is not None else continued
     if param.partition(".")[0] in JOB_FIELDS:
         return f"job.{param}"
     return param.removeprefix("sampling.").removeprefix("input.")

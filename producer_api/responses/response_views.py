@@ -20,6 +20,7 @@ class ResponseObject(BaseModel):
     incomplete_details: dict[str, Any] | None
     metadata: dict[str, str]
     previous_response_id: str | None
+    conversation: dict[str, str] | None = Field(description="`id` of the conversation that it belongs to; null if none")
 
 
 _ANSWER = {

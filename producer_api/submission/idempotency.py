@@ -56,6 +56,10 @@ class RequestDigests:
             asked["store"] = is_stored
         if response is not None:
             # Without the input: its items got new ids, and are in the request as messages.
+            if response.appends_to is not None:
+                # Without what the conversation has: when the request is sent again, that may be more.
+                new = [{name: value for name, value in item.items() if name != "id"} for item in response.input]
+                asked["input"] = {**asked["input"], "messages": new, "conversation": response.appends_to}
             asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]
         body = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
         first, *others = self._digests.of("body", body)

@@ -244,18 +244,32 @@ def _in_time(param: str) -> Iterator[Budget]:
 
 def check_template(policy: Policy, template: dict[str, Any]) -> None:
     """Raise InvalidRequest, with the rule's id, for a prompt template that the policy would change."""
-    texts = list(_texts(template))
-    with _in_time("messages") as budget:
+    _check_unchanged(policy, template, "messages", "this template: let requests bring it, as a variable")
+
+
+def check_items(policy: Policy, items: list[dict[str, Any]]) -> None:
+    """Raise InvalidRequest, with the rule's id, for items of a conversation that the policy would change.
+
+    Their placeholders would have no values: those of a response have them in its job.
+    """
+    with _in_time("items") as budget:
+        for text in _names_and_keys(items):
+            _check_fixed(policy, text, "items", budget)
+    _check_unchanged(policy, items, "items", "these items: send them as the input of a response")
+
+
+def _check_unchanged(policy: Policy, given: Any, param: str, what: str) -> None:
+    texts = list(_texts(given))
+    with _in_time(param) as budget:
         verdict = apply_input(policy, texts, budget=budget)
     if verdict.blocked_by is not None:
-        raise _blocked(verdict.blocked_by, "messages")
+        raise _blocked(verdict.blocked_by, param)
     changing = (hit.rule_id for hits in verdict.hits for hit in hits if hit.action in (Action.MASK, Action.REDACT))
     if list(verdict.texts) != texts:
         raise InvalidRequest(
-            f"the policy's rule {next(changing)} takes something out of this template: let requests bring it, as a "
-            "variable",
+            f"the policy's rule {next(changing)} takes something out of {what}",
             code="policy_blocked_input",
-            param="messages",
+            param=param,
         )
 
 

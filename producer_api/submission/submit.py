@@ -33,7 +33,7 @@ from store.db.database import Database
 from store.db.group_commit import GroupCommit
 from store.errors import NotFound, NoWorker
 from store.ids import new_id
-from store.jobs import jobs
+from store.jobs import conversations, jobs
 from store.jobs.jobs import NewJob
 from store.jobs.responses import NewResponse, job_id_of
 from store.metrics.api_metrics import ApiMetrics
@@ -267,11 +267,18 @@ class Submissions:
         )
 
     def _vault_before(self, draft: DraftJob) -> PlaceholderMap | None:
-        """Return the placeholders of the previous response, because the input contains its texts."""
-        if draft.response is None or draft.response.previous_id is None:
+        """Return the placeholders of the previous response or of the conversation, whose texts the input has."""
+        tenant_id, response = draft.principal.tenant_id, draft.response
+        if response is None:
             return None
-        tenant_id, job_id = draft.principal.tenant_id, job_id_of(draft.response.previous_id)
-        return vault_of(jobs.get(self._db, tenant_id, job_id).payload)
+        if response.appends_to is not None:
+            last_id = conversations.read_items(self._db, tenant_id, response.appends_to).last_response_id
+            # The newest response may be deleted: then its values are gone too.
+            found = [] if last_id is None else jobs.get_many(self._db, tenant_id, [job_id_of(last_id)])
+            return vault_of(found[0].payload) if found else None
+        if response.previous_id is None:
+            return None
+        return vault_of(jobs.get(self._db, tenant_id, job_id_of(response.previous_id)).payload)
 
     def _prepare(self, draft: DraftJob) -> None:
         """Check the webhook's address, count the prompt's tokens and make the payload that is stored."""

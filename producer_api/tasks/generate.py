@@ -52,7 +52,7 @@ def _text(
 
 def _response(body: Mapping[str, Any]) -> ParsedRequest:
     request = ResponseRequest.model_validate(body)
-    for name in ("previous_response_id", "prompt"):
+    for name in ("previous_response_id", "conversation", "prompt"):
         if getattr(request, name) is not None:
             raise unsupported(f"`{name}` is not supported in a batch: send what it stands for", name)
     prepared = response_job(request, ResponseContext())

@@ -155,11 +155,12 @@ WITH incoming AS (
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM created
 ), new_responses AS (
-    INSERT INTO responses (job_id, tenant_id, previous_id, is_stored, is_background, goes_on, input, request)
+    INSERT INTO responses (
+        job_id, tenant_id, previous_id, is_stored, is_background, goes_on, appends_to, input, request)
     SELECT
         id, tenant_id, response ->> 'previous_id', CAST(response ->> 'is_stored' AS boolean),
-        CAST(response ->> 'is_background' AS boolean), CAST(response ->> 'goes_on' AS boolean), response -> 'input',
-        response -> 'request'
+        CAST(response ->> 'is_background' AS boolean), CAST(response ->> 'goes_on' AS boolean),
+        response ->> 'appends_to', response -> 'input', response -> 'request'
     FROM fresh WHERE response IS NOT NULL
 )
 SELECT id, created_at, deadline_at, announced_at FROM created

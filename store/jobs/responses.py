@@ -56,7 +56,8 @@ SELECT FROM responses WHERE tenant_id = :tenant_id AND job_id = :job_id AND dele
 class NewResponse:
     """The row to store with a new job. ``input``: items as the API shows them; ``request``: the request's fields.
 
-    ``goes_on``: ``input`` has only the items that the previous response does not have.
+    ``goes_on``: ``input`` has only the items that the previous response does not have. ``appends_to``: the conversation
+    that it belongs to (``store.jobs.conversations``); ``input`` has only what is new in it.
     """
 
     previous_id: str | None
@@ -65,6 +66,7 @@ class NewResponse:
     input: list[dict[str, Any]]
     request: dict[str, Any]
     goes_on: bool = False
+    appends_to: str | None = None
 
     @property
     def stored_input(self) -> Any:
@@ -122,7 +124,7 @@ MAX_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class ResponseChain:
     """The items that an answer was generated from, oldest first, and the number of their responses."""
 
     items: list[dict[str, Any]]
@@ -141,7 +143,7 @@ class Conversation:
         )
 
 
-def get_conversation(db: Database, tenant_id: str, job_id: str) -> Conversation:
+def get_chain(db: Database, tenant_id: str, job_id: str) -> ResponseChain:
     """Return the items of the answer; raise NotFound as ``get`` does, and if a part of them was purged."""
     values = {"tenant_id": tenant_id, "job_id": job_id, "most": MAX_TURNS}
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -154,12 +156,12 @@ def get_conversation(db: Database, tenant_id: str, job_id: str) -> Conversation:
     for row in rows:
         opened = db.vault.open(row.input, EncryptionContext(tenant_id, "responses", "input", row.job_id))
         items += opened["items"] if isinstance(opened, dict) else opened
-    return Conversation(items, len(rows))
+    return ResponseChain(items, len(rows))
 
 
 def get_input(db: Database, tenant_id: str, job_id: str) -> list[dict[str, Any]]:
-    """Return the items of ``get_conversation``."""
-    return get_conversation(db, tenant_id, job_id).items
+    """Return the items of ``get_chain``."""
+    return get_chain(db, tenant_id, job_id).items
 
 
 def was_deleted(db: Database, tenant_id: str, job_id: str) -> bool:

@@ -81,6 +81,8 @@ TARGETS: Final = (
     Target("job_streams", ("job_id",), ("deltas", "logprobs"), _of("jobs", "job_id")),
     Target("job_checkpoints", ("job_id",), ("deltas", "token_ids", "logprobs"), _of("jobs", "job_id")),
     Target("responses", ("job_id",), ("input", "request")),
+    Target("conversations", ("id",), ("metadata",)),
+    Target("conversation_items", ("conversation_id", "id"), ("item",)),
     Target("batches", ("id",), ("metadata", "errors")),
     Target("batch_lines", ("batch_id", "line"), ("refusal",), _of("batches", "batch_id")),
     Target("prompt_versions", ("prompt_id", "version"), ("template",), _of("prompts", "prompt_id")),

@@ -95,6 +95,9 @@ _BOTH = text(
     )
 )
 
+# Deletes the copies of responses' items in conversations.
+_COPIES = text("DELETE FROM conversation_items WHERE response_id = ANY(CAST(:ids AS text[]))")
+
 # Deletes the webhook deliveries of jobs.
 _DELIVERIES = text("DELETE FROM webhook_deliveries WHERE job_id = ANY(CAST(:ids AS text[]))")
 
@@ -162,11 +165,15 @@ def _erase_unneeded_responses(connection: Connection, job_ids: Iterable[str]) ->
 
 
 def erase(connection: Connection, job_ids: Sequence[str]) -> int:
-    """Erase all contents of these jobs, and their webhook deliveries. Returns the number of jobs that had contents."""
+    """Erase all contents of these jobs, their webhook deliveries, and the copies of their items in conversations.
+
+    Returns the number of jobs that had contents.
+    """
     num_both = erase_both(connection, job_ids)
     num_inputs = erase_inputs(connection, job_ids)
     num_outputs = erase_outputs(connection, job_ids)
     connection.execute(_DELIVERIES, {"ids": list(job_ids)})
+    connection.execute(_COPIES, {"ids": [*map(response_id, job_ids)]})
     return num_both + max(num_inputs, num_outputs)
 
 

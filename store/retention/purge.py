@@ -1,7 +1,8 @@
 """Purge of all contents of a tenant, or of one of its users, by the operator: counted first, then in bounded steps.
 
-For a user: the contents of the jobs with that ``user``. For a tenant also files, uploads, batches and prompt templates.
-Jobs and batches that have not ended are counted, not purged. Keys, policies, endpoints, usage and audit log stay.
+For a user: the contents of the jobs with that ``user``. For a tenant also files, uploads, batches, prompt
+templates and conversations. Jobs and batches that have not ended are counted, not purged. Keys, policies, endpoints,
+usage and audit log stay.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from store.encryption.keyed_digests import Digests
 from store.retention.erasure import NOT_IN_LIVE_BATCH, erase
 from store.retention.retention import erase_batches
 
-KINDS: Final = ("jobs", "files", "uploads", "batches", "prompts")
+KINDS: Final = ("jobs", "files", "uploads", "batches", "prompts", "conversations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ SELECT
     (SELECT count(*) FROM batches
         WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL} AND purged_at IS NULL AND {_OVER}) AS batches,
     (SELECT count(*) FROM prompts WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS prompts,
+    (SELECT count(*) FROM conversations
+        WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS conversations,
     (SELECT count(*) FROM jobs
         WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE}
             AND (completed_at IS NULL OR NOT {NOT_IN_LIVE_BATCH})) AS live
@@ -93,7 +96,7 @@ _DELETES = {
 DELETE FROM {kind} WHERE id IN (
     SELECT id FROM {kind} WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE)
 """)
-    for kind in ("files", "uploads", "prompts")
+    for kind in ("files", "uploads", "prompts", "conversations")
 }
 
 

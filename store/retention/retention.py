@@ -6,6 +6,8 @@
     deliveries        of webhooks that are not pending, counted from the event
     files             counted from their creation; None: until they are deleted
 
+A conversation is kept for the shorter of inputs and outputs, counted from its last use.
+
 ``sweep`` erases expired contents of one tenant, a bounded number of rows in each transaction, so that no lock is held
 for long. Rows that are locked by another transaction are left for the next sweep.
 """
@@ -126,6 +128,17 @@ DELETE FROM webhook_deliveries WHERE id IN (
     SELECT id FROM webhook_deliveries
     WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(secs => :ttl_s) AND state <> 'pending'
     ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+""")
+
+# Deletes conversations that were not used for long, and to which no response will add.
+_DUE_CONVERSATIONS = text("""
+DELETE FROM conversations WHERE id IN (
+    SELECT id FROM conversations
+    WHERE tenant_id = :tenant_id AND used_at < now() - make_interval(secs => :ttl_s) AND NOT EXISTS (
+        SELECT FROM responses JOIN jobs ON jobs.id = responses.job_id
+        WHERE responses.tenant_id = :tenant_id AND responses.appends_to = conversations.id
+            AND (jobs.completed_at IS NULL OR jobs.completed_at >= now() - make_interval(secs => :ttl_s)))
+    ORDER BY used_at LIMIT :limit FOR UPDATE SKIP LOCKED)
 """)
 
 # Deletes expired files. Their contents in the storage are removed later, as for files deleted by a request.
@@ -256,6 +269,7 @@ class ErasureCounts:
     num_deliveries: int = 0
     num_files: int = 0
     num_batch_rows: int = 0
+    num_conversations: int = 0
     job_ids: tuple[str, ...] = ()
     more: bool = False
 
@@ -290,14 +304,24 @@ def sweep(db: Database, tenant_id: str, effective: Retention, limit: int) -> Era
         due = values(max(effective.outputs_s, round(MIN_RETENTION_S)))
         with db.begin(tenant_id=tenant_id) as connection:
             batch_rows = erase_batches(connection, connection.execute(_DUE_BATCHES, due).scalars(), limit)
+    conversations = _sweep_conversations(db, tenant_id, effective, limit)
     if effective.deliveries_s is not None:
         with db.autocommit(tenant_id=tenant_id) as connection:
             deliveries = connection.execute(_DUE_DELIVERIES, values(effective.deliveries_s)).rowcount
     if effective.files_s is not None:
         with db.autocommit(tenant_id=tenant_id) as connection:
             files = connection.execute(_DUE_FILES, values(effective.files_s)).rowcount
-    counts = (len(both) + len(inputs), len(both) + len(outputs), deliveries, files, batch_rows)
+    counts = (len(both) + len(inputs), len(both) + len(outputs), deliveries, files, batch_rows, conversations)
     return ErasureCounts(*counts, job_ids=(*both, *outputs), more=max(counts) >= limit)
+
+
+def _sweep_conversations(db: Database, tenant_id: str, effective: Retention, limit: int) -> int:
+    kept = [seconds for seconds in (effective.inputs_s, effective.outputs_s) if seconds is not None]
+    if not kept:
+        return 0
+    due = {"tenant_id": tenant_id, "ttl_s": max(float(min(kept)), MIN_RETENTION_S), "limit": limit}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return connection.execute(_DUE_CONVERSATIONS, due).rowcount
 
 
 def sweep_marked(db: Database, limit: int) -> ErasureCounts:

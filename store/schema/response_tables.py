@@ -1,11 +1,13 @@
 """The tables of the Responses API: the columns of a response that its job does not have, and prompt templates."""
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     PrimaryKeyConstraint,
@@ -36,9 +38,45 @@ responses = Table(
     Column("deleted_at", DateTime(timezone=True)),
     # Set when its retention is over and a later response still needs its items.
     Column("hidden_at", DateTime(timezone=True)),
+    # The conversation that gets its items once it has ended; null when that is done. No foreign key: the conversation
+    # may be deleted before.
+    Column("appends_to", String),
     of_its_tenant("job_id", "jobs"),
     Index(None, "tenant_id", "job_id"),
     Index("ix_responses_previous_id", "tenant_id", "previous_id", postgresql_where=text("previous_id IS NOT NULL")),
+    Index("ix_responses_appends_to", "tenant_id", "appends_to", postgresql_where=text("appends_to IS NOT NULL")),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # When it was last changed or continued; its retention is counted from then.
+    Column("used_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # Unique, for the foreign keys of ``of_its_tenant``.
+    Index("uq_conversations_tenant_id_id", "tenant_id", "id", unique=True),
+    Index(None, "tenant_id", "used_at"),
+)
+
+conversation_items = Table(
+    "conversation_items",
+    metadata,
+    Column("conversation_id", String, nullable=False),
+    # Of the item; two conversations may have the same one.
+    Column("id", String, nullable=False),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("position", BigInteger, Identity(), nullable=False),
+    # The response that it was copied from, which may be gone.
+    Column("response_id", String),
+    Column("num_bytes", Integer, nullable=False),
+    Column("item", JSONB, nullable=False),
+    PrimaryKeyConstraint("conversation_id", "id"),
+    of_its_tenant("conversation_id", "conversations"),
+    Index(None, "tenant_id", "conversation_id", "position"),
+    Index("ix_conversation_items_response_id", "response_id", postgresql_where=text("response_id IS NOT NULL")),
 )
 
 prompts = Table(

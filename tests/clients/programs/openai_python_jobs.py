@@ -182,6 +182,20 @@ def finished(batch: object) -> object:
     return batch
 
 
+@feature("conversations")
+def conversations() -> None:
+    talk = client.conversations.create(items=[{"type": "message", "role": "user", "content": "My name is Ann."}])
+    answer = client.responses.create(conversation=talk.id, **ASKED)
+    items = list(client.conversations.items.list(talk.id, order="asc"))
+    assert [item.type for item in items] == ["message"] * 3
+    assert items[2].content[0].text == answer.output_text
+    background = client.responses.create(conversation=talk.id, background=True, **ASKED)
+    while client.responses.retrieve(background.id).status not in ENDED:
+        time.sleep(0.1)
+    assert len(list(client.conversations.items.list(talk.id))) == 5
+    assert client.conversations.delete(talk.id).deleted
+
+
 @feature("stored chats")
 def stored_chats() -> None:
     asked = {"model": MODEL, "messages": [{"role": "user", "content": CAPITAL}], "max_tokens": 8, "temperature": 0}

@@ -55,6 +55,8 @@ BODIES: dict[tuple[str, str], object] = {
     ("post", "/v1/webhook_endpoints/{endpoint_id}/recover"): {"since": 0},
     ("post", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
     ("post", "/v1/chat/completions/{completion_id}"): {"metadata": None},
+    ("post", "/v1/conversations/{conversation_id}"): {"metadata": None},
+    ("post", "/v1/conversations/{conversation_id}/items"): {"items": [{"role": "user", "content": "x"}]},
 }
 """Of the operations on a thing that do not go so far as to look for it without a good body."""
 
@@ -208,6 +210,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/prompts/": _made("/v1/prompts", {"instructions": "Be brief."}),
     "/v1/files/": lambda api, _: _file(api),
     "/v1/chat/completions/": _stored_chat,
+    "/v1/conversations/": _made("/v1/conversations", {}),
     "/v1/uploads/": _made("/v1/uploads", {"bytes": 1, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}),
     "/v1/batches/": _batch,
     "/v1/messages/batches/": _made("/v1/messages/batches", {"requests": [{"custom_id": "a", "params": {}}]}),
@@ -241,6 +244,8 @@ def test_nobody_meets_another_tenants_things(
     assert stranger.post("/v1/batches", json=named).status_code == 404
     # And all of it is there for its owner, untouched.
     for operation in of_things:
+        if operation.path.count("{") > 1:
+            continue  # a thing within the thing, which has another id
         with subtests.test(f"owner: {operation.method} {operation.path}"):
             assert operation.call(owner, ids[operation.collection]).status_code not in (404, 410)
 

@@ -15,6 +15,7 @@ from store.errors import Conflict, Gone, InvalidRequest, NotFound
 from store.files import files, uploads
 from store.files.blob_storage import open_blobs
 from store.files.files import Purpose
+from store.jobs import conversations
 from store.jobs.claims import Finish, Release, claim, finish, release
 from store.jobs.jobs import get, list_jobs, timeline
 from store.jobs.responses import NewResponse
@@ -320,7 +321,15 @@ class TestPurges:
         bobs, foreign = make(user_id="bob"), make(user_id="ann", tenant_id=other_tenant)
         waiting = accept_one(user_id="ann")
         scope = Scope(tenant, "ann")
-        assert count(db, scope) == {"jobs": 5, "files": 0, "uploads": 0, "batches": 0, "prompts": 0, "live": 1}
+        assert count(db, scope) == {
+            "jobs": 5,
+            "files": 0,
+            "uploads": 0,
+            "batches": 0,
+            "prompts": 0,
+            "conversations": 0,
+            "live": 1,
+        }
         assert self.purge(db, scope) == 5
         assert count(db, scope)["jobs"] == self.purge(db, scope) == 0
         left = {row["id"] for row in query("SELECT id FROM jobs WHERE payload <> '{}'")}
@@ -340,12 +349,13 @@ class TestPurges:
                 draft.write(b"%d" % number)
                 file = files.create(db, owner, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
                 uploads.create(db, owner, num_bytes=1, filename="a", purpose=Purpose.BATCH, most_bytes=100)
+                conversations.create(db, owner, metadata={"a": ASKED})
                 create_prompt(db, owner, name="a", template={"instructions": ASKED}, actor="tests")
             new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, "f", None, "key_1", None)
             fail(db, create_batch(db, owner, new, file), [])
-        there = {"jobs": 0, "files": 3, "uploads": 3, "batches": 1, "prompts": 3, "live": 0}
+        there = {"jobs": 0, "files": 3, "uploads": 3, "batches": 1, "prompts": 3, "conversations": 3, "live": 0}
         (row,) = query("SELECT min(created_at) AS first FROM files")
-        for kind, num in (("batches", 1), ("files", 3), ("uploads", 3), ("prompts", 3)):
+        for kind, num in (("batches", 1), ("files", 3), ("uploads", 3), ("prompts", 3), ("conversations", 3)):
             assert self.purge(db, Scope(tenant, before=row["first"]), kind) == 0
             assert self.purge(db, Scope(tenant, "ann"), kind) == 0, "of a user"
             assert count(db, Scope(tenant))[kind] == num
