@@ -12,7 +12,7 @@ from store.payloads.strict_model import Body
 
 Items = Annotated[tuple[InputItem, ...], Field(max_length=20)]
 
-_ITEMS = [{"type": "message", "role": "user", "content": "What does a headrace do?"}]
+_ITEMS: list[Any] = [{"type": "message", "role": "user", "content": "What does a headrace do?"}]
 
 
 class NewConversation(Body):
