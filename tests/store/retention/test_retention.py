@@ -94,7 +94,7 @@ class TestForgetting:
             ANSWERED: ["jobs", "attempts", "job_streams"],
         }
         assert sweep(db, tenant, EVERYTHING, 10).counts() == dict.fromkeys(
-            ("num_inputs", "num_outputs", "num_deliveries", "num_files", "num_batch_rows"), 0
+            ("num_inputs", "num_outputs", "num_deliveries", "num_files", "num_batch_rows", "num_conversations"), 0
         ) | {"num_deliveries": 1}, "who waits for the end has a minute to read it"
         age(query, 200)
         assert sweep(db, tenant, Retention(inputs_s=300, outputs_s=300), 10).counts()["num_inputs"] == 0
