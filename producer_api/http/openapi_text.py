@@ -263,6 +263,7 @@ FIELDS: dict[str, str] = {
     "TokenLogprob.top_logprobs": "the most likely tokens at this position, best first",
     "TopLogprob.bytes": "UTF-8 bytes of the token",
     "ChatRequest.logprobs": "return log probabilities of the tokens",
+    "ResponseRequest.conversation": "a conversation: its items come before the input, and what is new is added to it",
     "ResponseRequest.input": "a text, or messages and items of an earlier conversation",
     "ResponseRequest.prompt": "a stored template and the values of its variables",
     "ResponseRequest.text": "format of the answer's text",

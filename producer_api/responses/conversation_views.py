@@ -15,6 +15,14 @@ Items = Annotated[tuple[InputItem, ...], Field(max_length=20)]
 _ITEMS: list[Any] = [{"type": "message", "role": "user", "content": "What does a headrace do?"}]
 
 
+class ConversationRef(Body):
+    """A conversation by its id."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    id: str
+
+
 class NewConversation(Body):
     """The body of ``POST /v1/conversations``."""
 

@@ -35,6 +35,7 @@ from producer_api.openai.request_fields import (
     refuse_near_misses,
 )
 from producer_api.openai.response_format import GUIDED, json_grammar
+from producer_api.responses.conversation_views import ConversationRef
 from producer_api.responses.prompt_template import FilledTemplate
 from producer_api.responses.response_items import ContentPart, Input, Item, message, messages_of, read_items
 from producer_api.responses.response_tools import FunctionTool, shown_tools, tools_of
@@ -73,12 +74,6 @@ class PromptRef(_LenientBody):
     id: str
     version: str | StrictInt | None = None
     variables: dict[str, str | ContentPart] | None = None
-
-
-class ConversationRef(_LenientBody):
-    """A conversation by its id."""
-
-    id: str
 
 
 class TextFormat(_LenientBody):
@@ -120,9 +115,7 @@ class ResponseRequest(_LenientBody):
     input: Input | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    conversation: str | ConversationRef | None = Field(
-        None, description="its items come before the input; input and answer are added to it when the response is done"
-    )
+    conversation: str | ConversationRef | None = None
     prompt: PromptRef | None = None
     background: StrictBool | None = None
     store: StrictBool | None = None

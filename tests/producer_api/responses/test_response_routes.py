@@ -490,7 +490,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning.effort"),
     ({"reasoning": {"summary": "concise"}}, "unsupported_parameter", "reasoning.summary"),
     ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0].type"),
-    ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0].type"),
     ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
     ({"text": {"format": {"type": "xml"}}}, "unsupported_parameter", "text.format.type"),
     ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "invalid_value", "text.format.schema"),
