@@ -14,7 +14,8 @@ from benchmarks.queue import headrace
 from benchmarks.queue.services import running_services
 from headrace.client import Client
 from models.families.model_folder import small_files
-from prompts.tokenizer import Detokenizer, Tokenizer, load_tokenizer
+from prompts.detokenizer import Detokenizer
+from prompts.tokenizer import Tokenizer, load_tokenizer
 from tests.models.external.demo_on_vllm import MAX_TOKENS, TOPICS, say
 from tests.models.external.real_vllm import MODEL, RealVllm
 
