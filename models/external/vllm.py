@@ -153,12 +153,12 @@ class VllmUpstream:
         message = _message_of(await self._http.post(path, body, read_s=None))
         (choice,) = message["choices"]
         rows = choice.get("prompt_logprobs") or message.get("prompt_logprobs") or ()
+        if len(rows) != len(request.prompt):
+            raise UpstreamFailed(
+                f"the inference server sent {len(rows)} logprobs for {len(request.prompt)} tokens of the prompt"
+            )
         count = request.sampling.logprobs or 0
-        scores = tuple(
-            _likely_of(row, token, count) for row, token in zip(rows[1:], request.prompt[1:], strict=True) if row
-        )
-        if len(scores) != len(request.prompt) - 1:
-            raise UpstreamFailed("the inference server sent no logprobs of the prompt")
+        scores = tuple(_likely_of(row, token, count) for row, token in zip(rows[1:], request.prompt[1:], strict=True))
         usage = message.get("usage") or {}
         return replace(_counted(_piece(choice, count), usage), prompt_logprobs=scores)
 

@@ -97,6 +97,9 @@ class FakeVllm(FakeServer):
         if body.get("model", self.model) != self.model:
             await answer.json(404, _error(f"The model `{body['model']}` does not exist.", 404, "NotFoundError"))
             return
+        if not body.get("stream"):
+            await answer.json(200, await self._whole(body, call, chunk))
+            return
         await answer.begin_stream()
         refusal = self._refusal(body, call)
         if refusal is not None:
@@ -112,6 +115,25 @@ class FakeVllm(FakeServer):
                 await answer.event({**tail, "usage": usage})
         await answer.event("[DONE]")
         await answer.end_stream()
+
+    async def _whole(self, body: dict[str, Any], call: Call, chunk: Any) -> dict[str, Any]:
+        """Return the answer without a stream, in which alone are the logprobs of the prompt."""
+        async with aclosing(self.tokens(call)) as tokens:
+            chunks = [chunk(generated) async for generated in tokens]
+        choices = [choice for one in chunks for choice in one["choices"]]
+        whole = choices[-1] | {"token_ids": [token for choice in choices for token in choice["token_ids"]]}
+        given = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+        whole["logprobs"] = (
+            {name: [one for each in given for one in each[name]] for name in given[0]} if given else None
+        )
+        count = body.get("sampling_params", body)["prompt_logprobs"]
+        rows = [
+            {str(each): {"logprob": value, "rank": 1} for each, value in call.logprobs(token, count)}
+            for token in call.prompt[1:]
+        ]
+        scores = {"prompt_logprobs": [None, *rows]}
+        # With scale-out endpoints they stand beside the choices.
+        return chunks[0] | ({"choices": [whole | scores]} if "prompt" in body else {"choices": [whole], **scores})
 
     def _call(self, request_id: str, prompt: list[int], sampling: dict[str, Any], body: dict[str, Any]) -> Call:
         constraint = sampling.get("structured_outputs") or {}

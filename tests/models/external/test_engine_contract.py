@@ -107,6 +107,21 @@ def test_reasoning_ends_at_its_budget_and_a_grammar_begins_after_it(rig: Rig) ->
     rig.wait_idle()
 
 
+def test_scores_of_the_prompt_come_with_the_answer_or_are_refused(rig: Rig) -> None:
+    plain = rig.ask(max_tokens=3, ignore_eos=True)
+    for num_tokens in (3, 0):
+        sampling = replace(plain.sampling, max_tokens=num_tokens, echo=True, logprobs=1, bad_words=("zebra",))
+        request = replace(plain, id=f"scored {num_tokens}", sampling=sampling)
+        if isinstance(rig.engine, ExternalEngine) and not rig.can.echo:
+            with pytest.raises(RequestInvalid, match="leave|no logprobs"):
+                rig.run(request)
+            continue
+        done = rig.run(request)
+        assert rig.tokens(done) == rig.direct(plain)[:num_tokens]
+        assert [len(one.top_ids) for one in done.prompt_logprobs] == [1] * (len(plain.prompt) - 1)
+    rig.wait_idle()
+
+
 def test_a_cancelled_request_ends_and_computes_no_more(rig: Rig) -> None:
     request = rig.ask(max_tokens=LONG, ignore_eos=True)
     future = rig.engine.submit(request)
