@@ -327,6 +327,8 @@ def in_our_words(error: str) -> str:
         return f"{keys} cannot be followed while an answer is written: leave it out{_HINTS.get(keys, '')}"
     if error.startswith("oneOf constraints"):
         return "the parts of a `oneOf` may overlap: write `anyOf`, or give each part a `const` of its own"
+    if error.startswith("Schema intersection stack level"):
+        return "its parts are combined too deeply: write `allOf` and what stands beside a `$ref` as one object"
     if error.startswith("regex parse error"):
         return "a `pattern` is malformed or uses look-around or back-references: write it without them"
     return error

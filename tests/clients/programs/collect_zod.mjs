@@ -5,6 +5,7 @@ import { pathToFileURL } from "node:url";
 const require = createRequire(`${process.cwd()}/`);
 const { z } = await import(pathToFileURL(require.resolve("zod")).href);
 const seen = new Set();
+const lines = [];
 
 function* schemasIn(name, value, depth) {
   if (value === null || !["object", "function"].includes(typeof value) || seen.has(value)) return;
@@ -26,11 +27,12 @@ for (const path of process.argv.slice(2)) {
     for (const io of ["output", "input"]) {
       try {
         const schema = z.toJSONSchema(found, { io, unrepresentable: "any" });
-        console.log(JSON.stringify({ package: path, name: `${name} (${io})`, schema }));
+        lines.push(JSON.stringify({ package: path, name: `${name} (${io})`, schema }));
       } catch {
         // What JSON Schema cannot say is sent by no client.
       }
     }
   }
 }
-process.exit(0);
+// Packages may have left timers behind; what is written to a pipe must be out before the end.
+process.stdout.write(`${lines.join("\n")}\n`, () => process.exit(0));

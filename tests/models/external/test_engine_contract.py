@@ -113,7 +113,7 @@ def test_scores_of_the_prompt_come_with_the_answer_or_are_refused(rig: Rig) -> N
         sampling = replace(plain.sampling, max_tokens=num_tokens, echo=True, logprobs=1, bad_words=("zebra",))
         request = replace(plain, id=f"scored {num_tokens}", sampling=sampling)
         if isinstance(rig.engine, ExternalEngine) and not rig.can.echo:
-            with pytest.raises(RequestInvalid, match="leave|no logprobs"):
+            with pytest.raises(RequestInvalid, match=r"leave|no logprobs"):
                 rig.run(request)
             continue
         done = rig.run(request)
