@@ -97,7 +97,10 @@ def _playground(browser: Chromium, stack: Stack, path: Path) -> None:
     with browser.tab() as tab:
         _opened(tab, stack, "playground")
         tab.wait("document.querySelector('[name=max_tokens]') !== null && document.querySelector('form').first.value")
-        tab.run("const f = document.querySelector('form'); f.second.value = f.second.options[2].value;")
+        tab.run(
+            "const f = document.querySelector('form'); f.second.value = f.second.options[2].value;"
+            " f.elements.ignore_eos.checked = true;"
+        )
         for name, text in (("message", "Name three rivers."), ("max_tokens", "400")):
             tab.run(f"document.querySelector('[name={name}]').focus()")
             tab.type(text)
