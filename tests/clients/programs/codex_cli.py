@@ -1,4 +1,7 @@
-"""Codex CLI in its default configuration, with a provider of its own: ``codex exec`` answers and ends."""
+"""Codex CLI in its default configuration, with a provider of its own: ``codex exec`` answers and ends.
+
+Only its instructions are short: with the default ones its first request has more tokens than SmolLM2's window.
+"""
 
 import asyncio
 import os
@@ -12,6 +15,7 @@ CONFIG = """
 model = "{model}"
 model_provider = "headrace"
 model_context_window = 8192
+model_instructions_file = "{instructions}"
 
 [model_providers.headrace]
 name = "Headrace"
@@ -26,7 +30,10 @@ CODEX = os.environ["CODEX"]
 
 def execute(model: str, question: str) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as home:
-        Path(home, "config.toml").write_text(CONFIG.format(model=model, base_url=BASE_URL))
+        instructions = Path(home, "instructions.md")
+        instructions.write_text("Answer in one short sentence.")
+        config = CONFIG.format(model=model, base_url=BASE_URL, instructions=instructions)
+        Path(home, "config.toml").write_text(config)
         options = ["--skip-git-repo-check", "--sandbox", "read-only", "--json"]
         env = {**os.environ, "CODEX_HOME": home}
         command = [CODEX, "exec", *options, question]
