@@ -15,7 +15,8 @@ from store.batches.batch_steps import ParsedLine
 from store.batches.batches import NewBatch
 from store.db.database import Database
 from store.db.roles import API, OPERATOR, WORKER, is_bound
-from store.files import files
+from store.files import files, uploads
+from store.jobs import conversations
 from store.jobs.acceptance import Idempotency
 from store.jobs.jobs import accept, get_many, request_cancel
 from store.jobs.responses import NewResponse
@@ -170,6 +171,8 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     )
     policies.put(api, tenant, "", {"input": []}, "tests")
     prompt_templates.create(api, tenant, name="p", template={}, actor="tests")
+    conversations.create(api, tenant, metadata={}, items=[{"id": "msg_1"}])
+    uploads.create(api, tenant, num_bytes=1, filename="f", purpose=files.Purpose.BATCH, most_bytes=1)
     webhook_secrets.rotate_webhook_secret(api, tenant, overlap_s=60, actor="tests")
     endpoints.create_endpoint(api, tenant, url="https://hooks.example.com/", actor="tests")
     response = NewResponse(previous_id=None, is_stored=True, is_background=True, input=[], request={})
@@ -182,7 +185,8 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     return [
         "tenants", "api_keys", "limit_overrides", "policies", "prompts", "prompt_versions", "webhook_endpoints",
         "webhook_secrets", "webhook_deliveries", "jobs", "job_events", "job_terminal", "idempotency_keys", "responses",
-        "files", "batches", "batch_lines", "open_changes", "audit_log",
+        "files", "uploads", "conversations", "conversation_items", "batches", "batch_lines", "open_changes",
+        "audit_log",
     ]  # fmt: skip
 
 
