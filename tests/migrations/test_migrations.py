@@ -115,7 +115,7 @@ def test_migrators_that_start_together_migrate_once(empty_url: str) -> None:
             db.close()
 
     with ThreadPoolExecutor(4) as pool:
-        before = list(pool.map(migrate, range(4), timeout=60))
+        before = list(pool.map(migrate, range(4), timeout=110))
     assert (before.count(None), before.count(REVISION)) == (1, 3)
 
 
