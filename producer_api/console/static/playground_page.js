@@ -126,7 +126,7 @@ function Answer({ answer }) {
         <span>first token <b>${milliseconds(firstMs)}</b> here, <b>${milliseconds(usage?.first_token_ms)}</b> at the server</span>
         <span><b>${speed === null ? "–" : speed.toFixed(1)}</b> tokens/s</span>
         <span><b>${count(usage?.input_tokens)}</b> in, <b>${count(usage?.output_tokens)}</b> out</span>
-        <span>cost <b>${usage?.cost == null ? "no price" : usage.cost.toPrecision(3)}</b></span>
+        <span>cost <b>${usage == null ? "–" : usage.cost === null ? "no price" : usage.cost.toPrecision(3)}</b></span>
         ${job?.output?.finish_reason && html`<span>ended by <b>${job.output.finish_reason}</b></span>`}
       </div>
     </div>
