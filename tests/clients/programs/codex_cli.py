@@ -1,6 +1,7 @@
-"""Codex CLI in its default configuration, with a provider of its own: ``codex exec`` answers and ends.
+"""Codex CLI: ``codex exec`` answers and ends.
 
-Only its instructions are short: with the default ones its first request has more tokens than SmolLM2's window.
+Its configuration is the default one, but for a provider of its own and short instructions: Codex's own instructions
+alone fill SmolLM2's context window. With them it reports that the window is full, which is tested too.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ CONFIG = """
 model = "{model}"
 model_provider = "headrace"
 model_context_window = 8192
-model_instructions_file = "{instructions}"
+{more}
 
 [model_providers.headrace]
 name = "Headrace"
@@ -28,12 +29,12 @@ stream_max_retries = 0
 CODEX = os.environ["CODEX"]
 
 
-def execute(model: str, question: str) -> subprocess.CompletedProcess[str]:
+def execute(model: str, question: str, *, is_brief: bool = True) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as home:
-        instructions = Path(home, "instructions.md")
-        instructions.write_text("Answer in one short sentence.")
-        config = CONFIG.format(model=model, base_url=BASE_URL, instructions=instructions)
-        Path(home, "config.toml").write_text(config)
+        brief = Path(home, "brief.md")
+        brief.write_text("Answer in one sentence.")
+        more = f'model_instructions_file = "{brief}"' if is_brief else ""
+        Path(home, "config.toml").write_text(CONFIG.format(model=model, base_url=BASE_URL, more=more))
         options = ["--skip-git-repo-check", "--sandbox", "read-only", "--json"]
         env = {**os.environ, "CODEX_HOME": home}
         command = [CODEX, "exec", *options, question]
@@ -54,6 +55,13 @@ def answers() -> None:
     done = execute(MODEL, "What is the capital of France?")
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     assert "turn.completed" in done.stdout, done.stdout[-1500:]
+
+
+@feature("error: prompt too long")
+def too_long() -> None:
+    done = execute(MODEL, "What is the capital of France?", is_brief=False)
+    assert done.returncode, done.stdout[-1500:]
+    assert "context window" in done.stdout, done.stdout[-1500:]
 
 
 @feature("error: unknown model")
