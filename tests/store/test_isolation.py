@@ -54,10 +54,6 @@ THE_SYSTEMS_OWN = {
         "usage.set_price",
         "versions.delete_version",
         "versions.list_versions",
-        "versions.remove_alias",
-        "versions.retire",
-        "versions.revive",
-        "versions.set_alias",
         "leader_election.lead",
     },
     "views of revision 0014 that show what fair order counts, or what has ended or is referred to": {
