@@ -38,7 +38,10 @@ class SnapshotJob(BaseModel):
 
 
 class WorkerSnapshot(BaseModel):
-    """A worker at one moment. ``id`` is the owner of its claims; ``lease_age_s``: since the oldest renewal."""
+    """A worker snapshot: what a worker holds at one moment.
+
+    ``id`` is the owner of its claims; ``lease_age_s``: since the oldest renewal.
+    """
 
     id: str
     queue: str
