@@ -5,6 +5,7 @@ from pathlib import Path
 
 from models.families.model_folder import registered_folder
 from store.errors import ModelLoadError, SettingsError
+from store.machine import has_bfloat16, has_nvidia_card
 from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import ModelVersion, queue_name
 from store.settings import Settings, environment_of_others
@@ -95,5 +96,9 @@ def _program(spec: EngineSpec, folder: Path, port: int) -> list[str]:
     window = ["--max-model-len", str(spec.context_window)] if spec.context_window else []
     own = ["--enable-scale-out", "--scheduling-policy", "priority", "--enable-prompt-tokens-details"]
     own += ["--max-logprobs", "21", "--structured-outputs-config", _GUIDANCE]
+    if not (has_nvidia_card() or has_bfloat16()):
+        # vLLM takes the dtype of the weights. Without instructions for it a product takes up to eight times as long
+        # (benchmarks/results/2026-11-28-external-vllm.md). An argument of the operator goes before this one.
+        own += ["--dtype", "float32"]
     # Not `vllm serve`, which looks for the package's metadata under a name that the CPU builds do not have.
     return ["vllm.entrypoints.openai.api_server", "--model", str(folder), *where, *own, *wanted, *window]

@@ -12,6 +12,7 @@ import httpx2
 from benchmarks.venvs import environment
 from cli.local.stopping import wait_until_ready
 from store.child_process import Command
+from store.machine import has_bfloat16
 from store.ports import free_port
 from store.supervisor import Program
 
@@ -47,12 +48,6 @@ def vllm_server(python: Path, folder: Path, name: str, *arguments: str) -> Itera
         yield port, {"vllm": [program.child.pid]}
     finally:
         program.stop()
-
-
-def has_bfloat16() -> bool:
-    """Return True if the processor has instructions for products of bfloat16 numbers."""
-    flags = set(Path("/proc/cpuinfo").read_text().split())
-    return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _answers(port: int, _child: object) -> bool:

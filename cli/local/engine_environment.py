@@ -13,6 +13,7 @@ from cli.local.home import Home
 from cli.local.process import run_step
 from store.child_process import last_line
 from store.errors import Unavailable
+from store.machine import has_nvidia_card
 from store.registry.engine_spec import EngineKind
 
 _PACKAGES: Mapping[EngineKind, Mapping[bool, str]] = {
@@ -54,11 +55,6 @@ def ensure_environment(kind: EngineKind, home: Home, env: Mapping[str, str], say
     stamp.write_text(package)
     say(f"{package} installed in {time.monotonic() - began:.0f} s")
     return python
-
-
-def has_nvidia_card() -> bool:
-    """True if the machine has an NVIDIA card with a driver."""
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def _run(argv: list[str], env: Mapping[str, str], log: Path, folder: Path, say: Callable[[str], None]) -> None:
