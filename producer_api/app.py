@@ -58,8 +58,8 @@ _ROUTES = (
     batch_routes,
     message_batch_routes,
     policy_routes,
+    version_routes,  # before the models: a model's name may contain slashes
     model_routes,
-    version_routes,
     usage_routes,
     audit_routes,
     limit_routes,

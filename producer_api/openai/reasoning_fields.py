@@ -24,7 +24,7 @@ class ReasoningField(Body):
     max_tokens: int | None = Field(
         None, description="an extension, same as in OpenRouter: the most tokens of reasoning"
     )
-    enabled: bool | None = Field(None, description="an extension, same as in OpenRouter")
+    enabled: bool | None = Field(None, strict=True, description="an extension, same as in OpenRouter")
 
 
 def check_reasoning(field: ReasoningField | None) -> None:

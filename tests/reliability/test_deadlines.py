@@ -18,8 +18,8 @@ MARK = "a step without an end"
 DAY_S = 86_400
 NUM_EACH = 4
 SLOW_TOKENS = 4000
-TOLERANCE_S = 1.5
-"""Two cores and many processes: how late a sweep may come to its turn."""
+TOLERANCE_S = 10.0
+"""How late a sweep may come to its turn on a busy machine. A hung step lasts six times as long."""
 
 
 def late_s(job: Job) -> float:

@@ -167,7 +167,11 @@ def test_a_revoke_before_the_start_ends_the_job_too(bench: Bench, start_worker: 
 
 
 def _revoked(bench: Bench) -> list[str]:
-    answers = bench.app.control.inspect(timeout=1).revoked() or {}
+    try:
+        answers = bench.app.control.inspect(timeout=1).revoked() or {}
+    except redis.ConnectionError:
+        # A connection of the app's pool from before an earlier test restarted Redis; the pool replaces it.
+        return []
     return [job_id for ids in answers.values() for job_id in ids]
 
 

@@ -16,6 +16,7 @@ from store.audit import audit
 from store.audit.hash_chain import Problem, Verifier
 from store.db.database import Database
 from store.ids import new_id
+from store.registry.models import register_version
 from store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import bury, error_of, submit
@@ -77,6 +78,23 @@ class Caller:
         with self.worker.serve(lambda _: [SECRET]):
             return self.made("/v1/responses", {"model": "tiny", "input": SECRET})
 
+    def stored_chat(self) -> str:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": SECRET}], "store": True}
+        with self.worker.serve(lambda _: [SECRET]):
+            return self.made("/v1/chat/completions", body)
+
+    def unused_version(self) -> str:
+        """A version that no alias names."""
+        digest = new_id("digest")
+        values = {"source": "fake:tiny", "dtype": "float32", "context_window": 512, "files": {}, "actor": "tests"}
+        made = register_version(self.db, model="tiny", runner="fake", digest=digest, **values)  # type: ignore[arg-type]
+        return f"tiny@{made.version}"
+
+    def retired_version(self) -> str:
+        name = self.unused_version()
+        assert self.api.post(f"/v1/model_versions/{name}/retire").is_success
+        return name
+
 
 HOOKS = "/v1/webhook_endpoints"
 KEYS = "/v1/organization/api_keys"
@@ -118,6 +136,30 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ("delete", "/v1/responses/{response_id}"): (
         "response.deleted",
         lambda c: c.api.delete(f"/v1/responses/{c.answered()}"),
+    ),
+    ("delete", "/v1/chat/completions/{completion_id}"): (
+        "chat.deleted",
+        lambda c: c.api.delete(f"/v1/chat/completions/{c.stored_chat()}"),
+    ),
+    ("delete", "/v1/conversations/{conversation_id}"): (
+        "conversation.deleted",
+        lambda c: c.api.delete(f"/v1/conversations/{c.made('/v1/conversations', {})}"),
+    ),
+    ("put", "/v1/models/{model}/aliases/{alias}"): (
+        "model.alias_set",
+        lambda c: c.api.put("/v1/models/tiny/aliases/stable", json={"version": 1}),
+    ),
+    ("delete", "/v1/models/{model}/aliases/{alias}"): (
+        "model.alias_removed",
+        lambda c: c.api.delete("/v1/models/tiny/aliases/stable"),
+    ),
+    ("post", "/v1/model_versions/{version}/retire"): (
+        "model.retired",
+        lambda c: c.api.post(f"/v1/model_versions/{c.unused_version()}/retire"),
+    ),
+    ("post", "/v1/model_versions/{version}/revive"): (
+        "model.revived",
+        lambda c: c.api.post(f"/v1/model_versions/{c.retired_version()}/revive"),
     ),
     ("post", "/v1/dead_letters/replay"): (
         "dead_letter.replayed",
@@ -174,6 +216,8 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
 }
 
 _JOBS = "makes or ends a job, whose own row and timeline say so"
+_CONTENT = "changes what a conversation says, as a job of it does; that a conversation is deleted is on record"
+_UPLOAD = "makes a file, which changes no other; what is removed is on record"
 # What changes nothing for others, and why that is so.
 OWN_WORK = {
     ("post", "/v1/jobs"): _JOBS,
@@ -190,6 +234,15 @@ OWN_WORK = {
     ("post", "/v1/batches"): "many jobs, and the batch's own row says who asked for them",
     ("post", "/v1/batches/{batch_id}/cancel"): "ends jobs; the batch's own row says when",
     ("post", "/v1/files"): "adds a file, which changes no other; what is removed is on record",
+    ("post", "/v1/chat/completions/{completion_id}"): "sets the metadata of the chat's own job",
+    ("post", "/v1/conversations"): _CONTENT,
+    ("post", "/v1/conversations/{conversation_id}"): _CONTENT,
+    ("post", "/v1/conversations/{conversation_id}/items"): _CONTENT,
+    ("delete", "/v1/conversations/{conversation_id}/items/{item_id}"): _CONTENT,
+    ("post", "/v1/uploads"): _UPLOAD,
+    ("post", "/v1/uploads/{upload_id}/parts"): _UPLOAD,
+    ("post", "/v1/uploads/{upload_id}/complete"): _UPLOAD,
+    ("post", "/v1/uploads/{upload_id}/cancel"): _UPLOAD,
     ("post", "/v1/moderations"): "stores nothing",
     ("post", "/v1/responses/input_tokens"): "stores nothing",
     ("post", "/v1/messages/count_tokens"): "stores nothing",
