@@ -10,6 +10,7 @@ import redis
 from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs.jobs import Job
+from tests.processes import wait_for
 from tests.producer_api.calling import LiveStream, Sse, error_of, parse, split, streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
@@ -276,13 +277,31 @@ def test_two_attempts_are_never_glued(api: httpx2.Client, worker: ScriptedWorker
     assert [event.name for event in returned] == ["job.restarted", "job.delta", "job.succeeded"]
 
 
-def test_the_text_of_an_attempt_that_was_handed_back_is_not_shown(api: httpx2.Client, worker: ScriptedWorker) -> None:
+def test_the_text_of_an_attempt_that_was_handed_back_is_not_shown(
+    api: httpx2.Client, server: ApiServer, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = server.runtime.reader.get
+    looks: list[str] = []
+
+    async def counted(tenant_id: str, job_id: str) -> Job:
+        found = await get(tenant_id, job_id)
+        looks.append(job_id)
+        return found
+
+    monkeypatch.setattr(server.runtime.reader, "get", counted)
     job_id = submit(api)
     with streaming(api, job_id) as stream:
         stream.next()
         first = worker.claim(job_id)
         worker.hand_back(first)
-        worker.nudge(job_id)  # a reader looks once a second, and who has not looked since may still be shown it
+        # A reader that has not looked since may still be shown the text. Of two looks, the second began after it.
+        wanted = len(looks) + 2
+
+        def knows() -> bool:
+            worker.nudge(job_id)
+            return len(looks) >= wanted
+
+        wait_for(knows, "the reader knows that it was handed back")
         worker.say(first, "ghost")
         second = worker.claim(job_id)
         worker.say(second, "real")
