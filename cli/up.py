@@ -94,7 +94,7 @@ def _show(stack: Stack) -> None:
         model.task: (name, model) for name, model in reversed([*zip(stack.names, stack.models, strict=True)])
     }
     lines = [
-        ("API", f"{stack.api_url}  (docs at /docs)"),
+        ("API", f"{stack.api_url}  (docs at /docs, console at /console)"),
         ("key", stack.api_key),
         ("Flower", f"{stack.flower_url}  (user {stack.flower_user}, password {stack.flower_password})"),
         ("model", ", ".join(stack.names)),
