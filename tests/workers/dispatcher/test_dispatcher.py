@@ -270,7 +270,7 @@ def totals(db: Database) -> int:
 
 
 def test_a_lost_hint_is_found_and_announced_again_once(make: Make, submit: Submit, redis_client: redis.Redis) -> None:
-    dispatcher = make(reannounce_s=0.2)
+    dispatcher = make(reannounce_s=1.5)
     jobs = submit(3)
     dispatcher.ready_window.top_up()
     redis_client.delete(QUEUE)
@@ -278,7 +278,7 @@ def test_a_lost_hint_is_found_and_announced_again_once(make: Make, submit: Submi
     assert hinted(redis_client) == []  # too early to decide
     wait_for(lambda: dispatcher.ready_window.top_up() or hinted(redis_client), "announced again")
     assert hinted(redis_client) == jobs
-    time.sleep(0.3)
+    time.sleep(1.6)
     dispatcher.ready_window.top_up()
     assert hinted(redis_client) == jobs  # they all stay, however long no worker takes them
 
