@@ -120,9 +120,9 @@ engines: $(STAMP)  ## the contract of engines on a real vLLM, in an environment 
 	@$(BIN)/pytest tests/models/external -k real --vllm $(or $(VLLM),install) $(if $(SGLANG),--sglang $(SGLANG))
 
 gpu: $(STAMP)  ## on a machine with an NVIDIA card: the tests that need one, then our engine beside vLLM on it (VLLM=PYTHON, MODEL=FOLDER): about 10 minutes
-	@$(BIN)/python -m benchmarks.gpu --check
+	@$(BIN)/python -m benchmarks.engine.gpu --check
 	@$(BIN)/pytest -m gpu tests/models/test_gpu.py
-	@$(BIN)/python -m benchmarks.gpu $(if $(VLLM),--vllm $(VLLM)) $(if $(MODEL),--folder $(MODEL))
+	@$(BIN)/python -m benchmarks.engine.gpu $(if $(VLLM),--vllm $(VLLM)) $(if $(MODEL),--folder $(MODEL))
 
 clients: $(STAMP)  ## other people's clients against a live stack: openai, anthropic, LangChain, AI SDK, Agents SDK, lm-eval and more
 	@$(BIN)/python -m tests.clients

@@ -63,7 +63,7 @@ class _Connection:
 
 
 class Tab(_Connection):
-    """One tab. ``problems`` has what the page has complained of: uncaught errors, the console's errors, the policy."""
+    """One tab. ``problems`` lists uncaught errors, errors in the browser's log, and violations of the page's policy."""
 
     def __init__(self, socket: ClientConnection) -> None:
         super().__init__(socket)
@@ -127,7 +127,7 @@ class Tab(_Connection):
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
     def picture(self, path: Path) -> None:
-        """Save what is seen as a PNG."""
+        """Save a screenshot of the page as a PNG file."""
         got = self.send("Page.captureScreenshot", format="png", optimizeForSpeed=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(got["data"]))

@@ -42,7 +42,7 @@ def first_views(browser: Chromium, api_url: str, key: str) -> dict[str, float]:
 
 
 def lag(api_url: str, key: str, consoles: int, seconds: float) -> dict[str, Any]:
-    """Return the lag of the event loop and the API's processor time while so many consoles are open."""
+    """Return the lag of the event loop and the API's processor time while ``consoles`` consoles are open."""
     with ExitStack() as stack:
         counts = [stack.enter_context(_Console(api_url, key)) for _ in range(consoles)]
         time.sleep(_SETTLE_S)

@@ -102,8 +102,8 @@ def _bodies(model: str, options: argparse.Namespace) -> tuple[str, ...]:
 @contextmanager
 def tiny_model() -> Iterator[Path]:
     """Yield the folder of a Llama of one layer, with SmolLM2's tokenizer."""
-    import torch  # noqa: PLC0415 - `--only headrace` runs without both
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 - as above
+    import torch  # noqa: PLC0415 - `--only headrace` needs neither torch nor transformers
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 - needed for vLLM alone
 
     folder = Path(tempfile.mkdtemp(prefix="hr-tiny-"))
     try:

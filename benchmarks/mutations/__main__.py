@@ -235,7 +235,7 @@ def _services() -> Iterator[str]:
                 connection.execute(text(statement))
         engine.dispose()
         url = make_url(postgres.url).set(database="test").render_as_string(hide_password=False)
-        os.environ.update(DATABASE_URL=url, REDIS_URL=valkey.url)  # noqa: TID251 - as above
+        os.environ.update(DATABASE_URL=url, REDIS_URL=valkey.url)  # noqa: TID251 - pytest finds the services there
         yield url
     finally:
         valkey.stop()

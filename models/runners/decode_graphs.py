@@ -39,7 +39,7 @@ class CudaRecorder:
 
     def __call__(self, compute: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]:
         """Run ``compute`` once on a stream of its own, so that libraries are initialised, and record it."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch declares none
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             compute()
@@ -77,7 +77,7 @@ class DecodeGraphs:
         # The largest first: the others find their memory in its pool.
         for size in sorted(sizes, reverse=True):
             part = self._first(size)
-            self._recorded[size] = record(lambda part=part: loaded.model.forward(part, loaded.cache))  # type: ignore[misc]
+            self._recorded[size] = record(lambda part=part: loaded.model.forward(part, loaded.cache))  # type: ignore[misc]  # mypy infers no default argument
         # Recording has written to block 0.
         loaded.cache.clear(torch.zeros(1, dtype=torch.long, device=device))
         log.info("decode_graphs_recorded sizes=%d most_rows=%d", len(sizes), most)

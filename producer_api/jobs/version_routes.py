@@ -1,6 +1,7 @@
 """Routes of model versions and their aliases. Versions belong to no tenant, so a change is seen by all tenants."""
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ from store.errors import InvalidRequest, NotFound
 from store.registry import versions
 from store.registry.versions import ANY, VersionSummary
 from store.tasks.registry import TASK_OF_RUNNER
+from store.tenants.api_keys import Principal
 
 router = APIRouter(tags=["models"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -92,19 +94,13 @@ async def list_versions(
 @router.post("/v1/model_versions/{version:path}/retire", response_model=VersionObject, summary="Retire a version")
 async def retire_version(runtime: RuntimeOf, principal: RegistryAdmin, version: VersionId) -> Response:
     """Take a version out of use for new jobs. Accepted jobs are still run, by workers that serve its number."""
-    model, number = _read_id(version)
-    principal.check_model(model)
-    await run_in_threadpool(versions.retire, runtime.db, model, number, principal.key_id, tenant_id=principal.tenant_id)
-    return JsonResponse(await run_in_threadpool(_find, runtime, model, number))
+    return await _change(versions.retire, runtime, principal, version)
 
 
 @router.post("/v1/model_versions/{version:path}/revive", response_model=VersionObject, summary="Revive a version")
 async def revive_version(runtime: RuntimeOf, principal: RegistryAdmin, version: VersionId) -> Response:
     """Take a retired version back into use."""
-    model, number = _read_id(version)
-    principal.check_model(model)
-    await run_in_threadpool(versions.revive, runtime.db, model, number, principal.key_id, tenant_id=principal.tenant_id)
-    return JsonResponse(await run_in_threadpool(_find, runtime, model, number))
+    return await _change(versions.revive, runtime, principal, version)
 
 
 @router.put("/v1/models/{model:path}/aliases/{alias}", response_model=AliasObject, summary="Set an alias")
@@ -149,6 +145,14 @@ async def remove_alias(
         tenant_id=principal.tenant_id,
     )
     return Response(status_code=204)
+
+
+async def _change(change: Callable[..., None], runtime: Runtime, principal: Principal, version: str) -> Response:
+    """Retire or revive a version, and return it."""
+    model, number = _read_id(version)
+    principal.check_model(model)
+    await run_in_threadpool(change, runtime.db, model, number, principal.key_id, tenant_id=principal.tenant_id)
+    return JsonResponse(await run_in_threadpool(_find, runtime, model, number))
 
 
 def _expected(if_match: str | None, if_none_match: str | None) -> int:

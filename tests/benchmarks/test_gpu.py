@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import gpu
+from benchmarks.engine import gpu
 from benchmarks.engine.contestants import PEERS
 from benchmarks.engine.workloads import Shape
 

@@ -116,7 +116,7 @@ def compare(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.gpu", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only check that there is a card")
     parser.add_argument("--folder", type=Path, help="a model folder of the Llama family; by default the demo model")
     parser.add_argument("--vllm", type=Path, help="the Python of an environment with vLLM")
