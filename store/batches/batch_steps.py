@@ -122,11 +122,11 @@ WITH asked AS (
         state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
         completed_at = CASE state WHEN 'queued' THEN now() END,
         cancel_requested_at = now()
-    WHERE id IN (
+    WHERE id = ANY (ARRAY(
             SELECT jobs.id FROM batch_lines JOIN jobs ON jobs.id = batch_lines.job_id
             WHERE batch_id = :id AND outcome IS NULL AND cancel_requested_at IS NULL
                 AND state IN ('queued', 'running')
-            ORDER BY jobs.id LIMIT :limit FOR NO KEY UPDATE OF jobs)
+            ORDER BY jobs.id LIMIT :limit FOR NO KEY UPDATE OF jobs))
         AND state IN ('queued', 'running')
     RETURNING id, state, epoch
 ), events AS (

@@ -93,8 +93,8 @@ ORDER BY id LIMIT 1 FOR NO KEY UPDATE
 # Deletes rows of a table, with all that refers to them.
 _DELETES = {
     kind: text(f"""
-DELETE FROM {kind} WHERE id IN (
-    SELECT id FROM {kind} WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE)
+DELETE FROM {kind} WHERE id = ANY (ARRAY(
+    SELECT id FROM {kind} WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE))
 """)
     for kind in ("files", "uploads", "prompts", "conversations")
 }

@@ -124,29 +124,29 @@ _INPUT_KEPT, _OUTPUT_KEPT = "input_purged_at IS NULL", "output_purged_at IS NULL
 
 # Deletes expired webhook deliveries that are not pending.
 _DUE_DELIVERIES = text("""
-DELETE FROM webhook_deliveries WHERE id IN (
+DELETE FROM webhook_deliveries WHERE id = ANY (ARRAY(
     SELECT id FROM webhook_deliveries
     WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(secs => :ttl_s) AND state <> 'pending'
-    ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+    ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED))
 """)
 
 # Deletes conversations that were not used for long, and to which no response will add.
 _DUE_CONVERSATIONS = text("""
-DELETE FROM conversations WHERE id IN (
+DELETE FROM conversations WHERE id = ANY (ARRAY(
     SELECT id FROM conversations
     WHERE tenant_id = :tenant_id AND used_at < now() - make_interval(secs => :ttl_s) AND NOT EXISTS (
         SELECT FROM responses JOIN jobs ON jobs.id = responses.job_id
         WHERE responses.tenant_id = :tenant_id AND responses.appends_to = conversations.id
             AND (jobs.completed_at IS NULL OR jobs.completed_at >= now() - make_interval(secs => :ttl_s)))
-    ORDER BY used_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+    ORDER BY used_at LIMIT :limit FOR UPDATE SKIP LOCKED))
 """)
 
 # Deletes expired files. Their contents in the storage are removed later, as for files deleted by a request.
 _DUE_FILES = text("""
-DELETE FROM files WHERE id IN (
+DELETE FROM files WHERE id = ANY (ARRAY(
     SELECT id FROM files
     WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(secs => :ttl_s)
-    ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+    ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED))
 """)
 
 _OVER = "COALESCE(completed_at, failed_at, expired_at, cancelled_at)"

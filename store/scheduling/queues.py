@@ -23,9 +23,9 @@ from store.scheduling.service_rate import Interval, Rate
 # this statement's changes. Rows are added in the order of their key, so that two concurrent folds cannot deadlock.
 _FOLD = text("""
 WITH taken AS (
-    DELETE FROM queue_changes WHERE id IN (
+    DELETE FROM queue_changes WHERE id = ANY (ARRAY(
         SELECT id FROM queue_changes ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED
-    ) RETURNING *
+    )) RETURNING *
 ), summed AS (
     SELECT queue, tenant_id, class_rank, sum(jobs) AS jobs, sum(tokens) AS tokens
     FROM taken GROUP BY queue, tenant_id, class_rank

@@ -32,7 +32,7 @@ VALUES (:id, :tenant_id, CAST(:endpoint_id AS varchar), :url, CAST(:endpoint_id 
 
 # Restarts failed deliveries of the range, except test events.
 _RESTART = text(f"""
-UPDATE webhook_deliveries SET {RESTARTED} WHERE id IN (
+UPDATE webhook_deliveries SET {RESTARTED} WHERE id = ANY (ARRAY(
     SELECT id FROM webhook_deliveries
     WHERE endpoint_id = :endpoint_id AND tenant_id = :tenant_id AND type <> :test
         AND created_at >= to_timestamp(:since_s)
@@ -40,7 +40,7 @@ UPDATE webhook_deliveries SET {RESTARTED} WHERE id IN (
         AND (state = 'failed'
             OR state = 'delivered' AND delivered_at < to_timestamp(CAST(:delivered_before_s AS float8)))
     ORDER BY created_at LIMIT :limit FOR NO KEY UPDATE
-)
+))
 """)
 
 # Adds deliveries for events of the range that have none.

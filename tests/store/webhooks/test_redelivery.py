@@ -15,6 +15,7 @@ from store.retention.erasure import erase_inputs
 from store.webhooks.delivery_log import DeliveryFilter, get_delivery, list_deliveries, redeliver
 from store.webhooks.endpoints import Endpoint, create_endpoint, delete_endpoint, enable_endpoint
 from store.webhooks.outbox import AttemptResult, Delivery, record_delivered, record_failed, take_due
+from store.webhooks.redelivery import _RESTART as RESTART
 from store.webhooks.redelivery import MissedEvents, recover, send_test
 from tests.store.making import AcceptOne, Query
 
@@ -243,6 +244,21 @@ class TestRecovering:
             assert (one.endpoint_id, one.subject_id) == (endpoint.id, expected)
             record_delivered(db, one, TOOK_IT)
         assert recover(db, tenant, endpoint.id, ALWAYS, kept_s=None, limit=1, actor="mia") == 0
+
+    def test_its_limit_holds_under_every_plan(
+        self, db: Database, tenant: str, endpoint: Endpoint, accept_one: AcceptOne
+    ) -> None:
+        for _ in range(3):
+            self.end(db, tenant, accept_one)
+        for one in take_due(db, 10, 60):
+            give_up(db, one)
+        with db.begin(tenant_id=tenant) as connection:
+            # A nested loop runs an IN (SELECT ... LIMIT ... FOR UPDATE) once a row, and each run locks other rows.
+            for plan in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):
+                connection.exec_driver_sql(f"SET LOCAL enable_{plan} = off")
+            values = {"endpoint_id": endpoint.id, "tenant_id": tenant, "test": "webhook.test", "since_s": 0}
+            nothing = {"until_s": None, "delivered_before_s": None}
+            assert connection.execute(RESTART, values | nothing | {"limit": 1}).rowcount == 1
 
     def test_only_its_tenant_recovers_it(self, db: Database, other_tenant: str, endpoint: Endpoint) -> None:
         with pytest.raises(NotFound):
