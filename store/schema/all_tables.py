@@ -8,6 +8,7 @@ from store.schema import (  # noqa: F401 - importing them adds their tables to t
     policy_tables,
     response_tables,
     retention_tables,
+    rollout_tables,
     usage_tables,
     webhook_tables,
 )

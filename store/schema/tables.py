@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0034"
+REVISION = "0036"
 
 metadata = MetaData(
     naming_convention={
@@ -145,6 +145,8 @@ jobs = Table(
     Column("purge_when_ended", Boolean, nullable=False, server_default=text("false")),
     # It is listed among the stored chat completions.
     Column("is_stored_chat", Boolean, nullable=False, server_default=text("false")),
+    # The active rollout of its alias when it was accepted, on either side; null for ``name@3`` and for other aliases.
+    Column("rollout_id", String),
     CheckConstraint(_one_of("state", list(JobState)), name="state_known"),
     CheckConstraint(
         "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"
@@ -192,6 +194,19 @@ jobs = Table(
     ),
     Index("ix_jobs_stored_chats", "tenant_id", "id", postgresql_where=text(_STORED_CHAT)),
     Index("ix_jobs_stored_chats_of_model", "tenant_id", "model", "id", postgresql_where=text(_STORED_CHAT)),
+    Index(
+        "ix_jobs_rollout_queued",
+        "rollout_id",
+        "id",
+        postgresql_where=text("state = 'queued' AND rollout_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_rollout_ended",
+        "rollout_id",
+        "model_version",
+        "completed_at",
+        postgresql_where=text("completed_at IS NOT NULL AND rollout_id IS NOT NULL"),
+    ),
     Index(
         "ix_jobs_empty",
         "completed_at",

@@ -1,0 +1,112 @@
+"""A rollout: the steps by which an alias goes from its stable version to a candidate, and where it stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+
+class RolloutMode(StrEnum):
+    """``canary``: a share of the alias's jobs goes to the candidate. ``shadow``: it gets copies alone."""
+
+    CANARY = "canary"
+    SHADOW = "shadow"
+
+
+class StickyKey(StrEnum):
+    """What of a job keeps it on one version: all jobs with the same value go to the same one."""
+
+    TENANT = "tenant"
+    USER = "user"
+    CONVERSATION = "conversation"
+
+
+class RolloutState(StrEnum):
+    """``paused``: the percentage stays, and the judge still looks. The last three are the ends."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    PROMOTED = "promoted"
+    ABORTED = "aborted"
+    ROLLED_BACK = "rolled_back"
+
+    @property
+    def is_active(self) -> bool:
+        """True while the rollout divides the jobs of its alias."""
+        return self in {RolloutState.RUNNING, RolloutState.PAUSED}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A share of the sticky keys, in percent, and what must be reached before the next step.
+
+    The step holds for ``hold_s`` seconds, and until ``min_jobs`` jobs of the candidate have ended since it began.
+    """
+
+    percent: float
+    hold_s: float = 0.0
+    min_jobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One rollout. Its jobs are those with its id in ``jobs.rollout_id``, of both versions.
+
+    ``bounds``: what the judge allows (``store.rollouts.judge.Bounds``). ``evidence``: the judge's last verdict and a
+    bounded history. ``revision`` is raised by each change of state or step.
+    """
+
+    id: str
+    model: str
+    alias: str
+    stable_version: int
+    candidate_version: int
+    mode: RolloutMode
+    sticky_key: StickyKey
+    steps: tuple[Step, ...]
+    bounds: dict[str, Any]
+    state: RolloutState
+    current_step: int
+    step_since: datetime
+    started_at: datetime
+    started_by: str
+    paused_at: datetime | None
+    ended_at: datetime | None
+    reason: str | None
+    evidence: dict[str, Any]
+    revision: int
+
+    @property
+    def percent(self) -> float:
+        """The share of the sticky keys that goes to the candidate now, in percent."""
+        if self.state is RolloutState.PROMOTED:
+            return 100.0
+        return self.steps[self.current_step].percent if self.state.is_active else 0.0
+
+
+_ACTIVE = text("SELECT * FROM rollouts WHERE state IN ('running', 'paused') ORDER BY id")
+
+# Only known columns: a later release may add columns.
+_FIELDS = tuple(one.name for one in fields(Rollout))
+
+
+def active_rollouts(connection: Connection) -> list[Rollout]:
+    """Return the rollouts that run or are paused, the oldest first."""
+    return [read_rollout(row) for row in connection.execute(_ACTIVE).mappings()]
+
+
+def read_rollout(row: RowMapping | Mapping[str, Any]) -> Rollout:
+    """Return a row of ``rollouts`` as a Rollout."""
+    known = {name: row[name] for name in _FIELDS}
+    return Rollout(
+        **{
+            **known,
+            "mode": RolloutMode(row["mode"]),
+            "sticky_key": StickyKey(row["sticky_key"]),
+            "state": RolloutState(row["state"]),
+            "steps": tuple(Step(**step) for step in row["steps"]),
+        }
+    )
