@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query
@@ -19,7 +18,7 @@ from producer_api.server.errors import DOCUMENTED
 from store.errors import InvalidRequest, NotFound
 from store.registry import versions
 from store.registry.versions import ANY, VersionSummary
-from store.tasks.registry import TASK_OF_RUNNER
+from store.schema.version_states import VersionState
 from store.tenants.api_keys import Principal
 
 router = APIRouter(tags=["models"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -41,7 +40,12 @@ class VersionObject(BaseModel):
     id: str = Field(description="value of `model` in requests: `name@3`")
     model: str
     version: int
-    state: Literal["registered", "retired"] = Field(description="`retired`: takes no new jobs")
+    state: VersionState = Field(
+        description="`registered` and `verifying`: a worker must verify it first; `ready`; `rejected`: failed its "
+        "verification, so no worker runs it; `retired`: takes no new jobs"
+    )
+    state_at: int = Field(description="since when it has this state")
+    state_reason: str | None = Field(description="why it was rejected, or could not be verified yet")
     aliases: list[str] = Field(description="the aliases that name it")
     task: str
     engine: str = Field(description="what runs it: `native`, or a server: `vllm`, `sglang`, `openai`")
@@ -186,16 +190,14 @@ def _find(runtime: Runtime, model: str, number: int) -> VersionObject:
 def _view(runtime: Runtime, one: VersionSummary) -> VersionObject:
     name = f"{one.model}@{one.version}"
     serving = runtime.live_processes.serving(name)
-    at: dict[str, datetime | None] = {"created_at": one.created_at, "retired_at": one.retired_at}
+    at = {"created_at": one.created_at, "retired_at": one.retired_at, "state_at": one.state_at}
     known = {field: value for field, value in asdict(one).items() if field in VersionObject.model_fields}
     return VersionObject.model_validate(
         known
         | {field: seconds(value) for field, value in at.items()}
         | {
             "id": name,
-            "state": "registered" if one.retired_at is None else "retired",
             "aliases": list(one.aliases),
-            "task": TASK_OF_RUNNER[one.runner].name,
             "queued": one.num_queued,
             "workers": None if serving is None else serving.workers,
         }

@@ -16,7 +16,8 @@ from store.db.database import Database, dump_json
 from store.errors import InvalidRequest, NotFound
 from store.payloads.sampling_params import SamplingDefaults
 from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
-from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER
+from store.schema.version_states import STATE_SQL, VersionState
+from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER, TASKS
 from store.tasks.task_spec import TaskSpec
 
 DEFAULT_ALIAS = "default"
@@ -29,12 +30,13 @@ _NAME = re.compile(r"(?!.*(?:\.\.|//|/\.|/$))[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 class ModelVersion:
     """One immutable version. ``files`` maps the name of a file to its digest for ``read_file``.
 
-    ``sampling``: defaults set by the operator. They may change; accepted jobs keep their values. ``engine``: what runs
-    the version; its address may change too.
+    ``task``: the name of the task of its jobs. ``sampling``: defaults set by the operator. They may change; accepted
+    jobs keep their values. ``engine``: what runs the version; its address may change too. ``state``: when it was read.
     """
 
     model: str
     version: int
+    task: str
     runner: str
     source: str
     digest: str
@@ -45,16 +47,13 @@ class ModelVersion:
     retired_at: datetime | None
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     engine: EngineSpec = NATIVE
-
-    @property
-    def task(self) -> str:
-        """The name of the task of the jobs that this version runs."""
-        return self.spec.name
+    state: VersionState = VersionState.READY
+    state_reason: str | None = None
 
     @property
     def spec(self) -> TaskSpec:
         """The task of the jobs that this version runs."""
-        return TASK_OF_RUNNER[self.runner]
+        return TASKS[self.task]
 
     @property
     def is_fake(self) -> bool:
@@ -111,18 +110,26 @@ UPDATE model_versions SET engine = CAST(:engine AS jsonb) WHERE model = :model A
 
 # Adds the next version. The number of a deleted version is not given again (``last_version``).
 _INSERT_VERSION = text("""
-INSERT INTO model_versions (model, version, runner, source, digest, dtype, context_window, files, engine)
+INSERT INTO model_versions (
+    model, version, task, runner, source, digest, dtype, context_window, files, engine, state, state_at
+)
 SELECT
     CAST(:model AS text), GREATEST(max(version), (SELECT last_version FROM models WHERE name = :model)) + 1,
-    :runner, :source, :digest, :dtype, :context_window,
-    CAST(:files AS jsonb), CAST(:engine AS jsonb)
+    :task, :runner, :source, :digest, :dtype, :context_window,
+    CAST(:files AS jsonb), CAST(:engine AS jsonb), :state, now()
 FROM model_versions WHERE model = :model
 RETURNING version
 """)
 
+# Lets a rejected version be verified again.
+_VERIFY_AGAIN = text("""
+UPDATE model_versions SET state = 'registered', state_at = now(), state_reason = NULL, verification = NULL
+WHERE model = :model AND version = :version AND state = 'rejected'
+""")
+
 # The version that a model string names.
-_RESOLVE = text("""
-SELECT version.*, model_sampling.sampling FROM model_versions AS version
+_RESOLVE = text(f"""
+SELECT version.*, model_sampling.sampling, {STATE_SQL} AS shown_state FROM model_versions AS version
 LEFT JOIN model_sampling USING (model, version)
 LEFT JOIN aliases ON aliases.model = version.model AND aliases.alias = :reference
 WHERE version.model = :model AND (version.retired_at IS NULL OR :with_retired)
@@ -185,28 +192,33 @@ def register_version(
     """Add a version, or return the version with this digest and dtype. The first one gets the alias ``default``.
 
     ``runner`` is the kind of the ``engine`` if that is an inference server. Such a version that is there already gets
-    the engine's address.
+    the engine's address. A new version is ``registered`` until a worker has verified it; one without weights has
+    nothing to verify and is ``ready``. A version that was rejected is verified again.
     """
     if engine.is_external != (runner in EXTERNAL_KINDS) or (engine.is_external and engine.kind != runner):
         raise InvalidRequest(f"the engine {engine.kind.value} does not run a version of the kind {runner}")
     if not _NAME.fullmatch(model):
         raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    task = TASK_OF_RUNNER[runner].name
+    state = VersionState.READY if runner in FAKE_RUNNERS else VersionState.REGISTERED
     values = {"model": model, "runner": runner, "source": source, "digest": digest, "dtype": dtype}
     with db.begin() as connection:
-        _lock_model(connection, model, TASK_OF_RUNNER[runner].name)
+        _lock_model(connection, model, task)
         version = connection.execute(_SAME_VERSION, values).scalar_one_or_none()
         if version is None:
             contents = {digests[name]: content for name, content in files.items()}
             connection.execute(_INSERT_FILES, {"digests": list(contents), "contents": list(contents.values())})
-            row = values | {"context_window": context_window, "files": dump_json(digests)}
-            row["engine"] = _stored(engine)
+            row = values | {"context_window": context_window, "files": dump_json(digests), "task": task}
+            row |= {"engine": _stored(engine), "state": state}
             version = connection.execute(_INSERT_VERSION, row).scalar_one()
             what = values | {"context_window": context_window, "files": digests} | _audited(engine)
             name = queue_name(model, version)
             record(connection, None, actor, "model.registered", name, {"digest": digest}, after=what)
             if version == 1:
                 point(connection, model, DEFAULT_ALIAS, version)
+        else:
+            connection.execute(_VERIFY_AGAIN, {"model": model, "version": version})
         found = version_of(connection, model, version)
         return found if found.engine == engine else _set_engine(connection, found, engine, actor)
 
@@ -304,8 +316,8 @@ def read_file(db: Database, digest: str) -> bytes:
 
 def version_of(connection: Connection, model: str, version: int) -> ModelVersion:
     """Return one version, retired or not. Raises NotFound."""
-    statement = text("""
-        SELECT * FROM model_versions LEFT JOIN model_sampling USING (model, version)
+    statement = text(f"""
+        SELECT *, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN model_sampling USING (model, version)
         WHERE model = :model AND version = :version
     """)
     row = connection.execute(statement, {"model": model, "version": version}).mappings().one_or_none()
@@ -319,7 +331,9 @@ _FIELDS = tuple(one.name for one in fields(ModelVersion))
 
 
 def _read_version(row: RowMapping) -> ModelVersion:
-    known = {name: row[name] for name in _FIELDS if name not in {"sampling", "engine"}}
+    known = {name: row[name] for name in _FIELDS if name not in {"sampling", "engine", "task", "state"}}
+    known["task"] = row["task"] or TASK_OF_RUNNER[row["runner"]].name
+    known["state"] = VersionState(row["shown_state"])
     engine = NATIVE if row["engine"] is None else EngineSpec.model_validate(row["engine"])
     return ModelVersion(**known, sampling=SamplingDefaults.model_validate(row["sampling"] or {}), engine=engine)
 

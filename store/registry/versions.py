@@ -17,6 +17,7 @@ from store.db.database import Database
 from store.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed
 from store.registry.engine_spec import EngineKind
 from store.registry.models import DEFAULT_ALIAS, point, queue_name, version_of
+from store.schema.version_states import STATE_SQL, VersionState
 
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
@@ -24,16 +25,18 @@ ANY: Final = -1
 """Whatever an alias names, and also if it does not exist."""
 
 # All versions of a model, or of all models, with what names them and what they still have to do.
-_VERSIONS = text("""
+_VERSIONS = text(f"""
 SELECT
-    model, version, runner, digest, dtype, context_window, created_at, retired_at, engine ->> 'kind' AS engine,
+    model, version, COALESCE(one.task, models.task) AS task, digest, dtype, context_window, one.created_at, retired_at,
+    {STATE_SQL} AS state, COALESCE(retired_at, state_at, one.created_at) AS state_at, state_reason,
+    engine ->> 'kind' AS engine,
     ARRAY(
         SELECT alias FROM aliases WHERE model = one.model AND aliases.version = one.version ORDER BY alias
     ) AS aliases,
     COALESCE((
         SELECT sum(jobs) FROM queue_counts WHERE queue = one.model || '@' || one.version
     ), 0)::bigint AS num_queued
-FROM model_versions AS one
+FROM model_versions AS one JOIN models ON models.name = one.model
 WHERE CAST(:model AS text) IS NULL OR model = :model
 ORDER BY model, version DESC
 """)
@@ -76,16 +79,22 @@ _DELETE = (
 
 @dataclass(frozen=True, slots=True)
 class VersionSummary:
-    """A version with its aliases and the number of its jobs that wait. ``engine``: the kind of its server, if any."""
+    """A version with its aliases and the number of its jobs that wait. ``engine``: the kind of its server, if any.
+
+    ``state_at``: since when it has the state. ``state_reason``: why, one sentence, if there is something to say.
+    """
 
     model: str
     version: int
-    runner: str
+    task: str
     digest: str
     dtype: str
     context_window: int
     created_at: datetime
     retired_at: datetime | None
+    state: VersionState
+    state_at: datetime
+    state_reason: str | None
     engine: str
     aliases: tuple[str, ...]
     num_queued: int
@@ -96,7 +105,17 @@ def list_versions(db: Database, model: str | None = None) -> list[VersionSummary
     with db.autocommit() as connection:
         rows = connection.execute(_VERSIONS, {"model": model}).mappings().all()
     own = EngineKind.NATIVE.value
-    return [VersionSummary(**{**row, "aliases": tuple(row["aliases"]), "engine": row["engine"] or own}) for row in rows]
+    return [
+        VersionSummary(
+            **{
+                **row,
+                "aliases": tuple(row["aliases"]),
+                "engine": row["engine"] or own,
+                "state": VersionState(row["state"]),
+            }
+        )
+        for row in rows
+    ]
 
 
 def set_alias(

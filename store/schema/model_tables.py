@@ -49,8 +49,22 @@ model_versions = Table(
     timestamp("retired_at"),
     # ``store.registry.engine_spec.EngineSpec``; NULL: Headrace's own engine.
     Column("engine", JSONB),
+    # NULL: registered by a release that did not know the column; then it follows from the runner.
+    Column("task", String),
+    # ``store.schema.version_states.VersionState``, as far as it is stored.
+    Column("state", String, nullable=False, server_default=text("'ready'")),
+    timestamp("state_at"),
+    Column("state_reason", String),
+    # ``store.registry.verification.VerificationReport``; NULL: never verified.
+    Column("verification", JSONB),
+    # ``store.registry.verification.GoldenAnswer``, several; NULL: none were given at registration.
+    Column("golden", JSONB),
+    # The worker that verifies the version now, and the end of its lease.
+    Column("verifier", String),
+    timestamp("verifying_until"),
     PrimaryKeyConstraint("model", "version"),
     CheckConstraint("version > 0", name="version_positive"),
+    CheckConstraint("state IN ('registered', 'ready', 'rejected')", name="state_known"),
 )
 
 # A version's default sampling parameters, as the operator set them: see ``store.registry.models``.

@@ -17,7 +17,7 @@ _REPORT = "; import sys; sys.exit('torch' in sys.modules or 'transformers' in sy
         "from datetime import *; from models.loading.load import load_runner; "
         "from store.registry.models import ModelVersion; "
         "from store.settings import Settings; now = datetime.now(timezone.utc); "
-        "load_runner(ModelVersion('f', 1, 'fake', '', '', 'auto', 64, {}, now, None), Settings())",
+        "load_runner(ModelVersion('f', 1, 'generate', 'fake', '', '', 'auto', 64, {}, now, None), Settings())",
     ],
 )
 def test_no_torch(code: str) -> None:

@@ -145,7 +145,7 @@ def test_damaged_files_are_a_load_error(
 
 
 def version(runner: str, files: dict[str, str]) -> ModelVersion:
-    return ModelVersion("m", 1, runner, "", "", "auto", 64, files, datetime.now(UTC), None)
+    return ModelVersion("m", 1, "generate", runner, "", "", "auto", 64, files, datetime.now(UTC), None)
 
 
 def test_a_registered_version_is_read_by_digest(smollm2_files: dict[str, bytes]) -> None:

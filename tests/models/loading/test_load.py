@@ -47,7 +47,7 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 
 def version(source: Path, digest: str, runner: str = "torch", dtype: str = "auto") -> ModelVersion:
-    return ModelVersion("tiny", 1, runner, str(source), digest, dtype, 512, {}, datetime.now(UTC), None)
+    return ModelVersion("tiny", 1, "generate", runner, str(source), digest, dtype, 512, {}, datetime.now(UTC), None)
 
 
 def refusal(folder: Path, digest: str | None = None) -> str:

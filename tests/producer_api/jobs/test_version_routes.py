@@ -53,10 +53,10 @@ def test_a_second_version_becomes_the_default_and_the_first_one_retires(
     wait_for(lambda: api.get(f"/v1/jobs/{submit(api)}").json()["model_version"] == 2, "new jobs follow the alias")
     assert api.get(f"/v1/jobs/{before}").json()["model_version"] == 1, "accepted jobs keep their version"
     assert [(one["state"], one["aliases"]) for one in versions_of(api).values()] == [
-        ("registered", ["default"]),
+        ("ready", ["default"]),
         ("retired", []),
     ]
-    assert api.post("/v1/model_versions/tiny@1/revive").json()["state"] == "registered"
+    assert api.post("/v1/model_versions/tiny@1/revive").json()["state"] == "ready"
     made = [(entry.action, entry.resource) for entry in list_entries(db, tenant, limit=3)]
     assert sorted(made) == [
         ("model.alias_set", "tiny@default"),
