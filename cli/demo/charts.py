@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from cli.bars import sparkline
-
+_BLOCKS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 48
 _LABEL = 30
 
@@ -57,5 +56,10 @@ def _column(at_s: float, seconds: float) -> int:
 def occupancy(running: Sequence[int]) -> Text:
     """The number of jobs in the batch over time, as a row of blocks."""
     peak = max([*running, 1])
-    bars = sparkline(running, _WIDTH, peak)
+    num_columns = min(_WIDTH, len(running))
+    columns = [
+        max(running[len(running) * i // num_columns : max(1, len(running) * (i + 1) // num_columns)])
+        for i in range(num_columns)
+    ]
+    bars = "".join(_BLOCKS[round(value / peak * (len(_BLOCKS) - 1))] for value in columns)
     return Text.assemble("jobs in the batch over time  ", (bars, "green"), f"  (top: {peak})")

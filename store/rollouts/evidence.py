@@ -1,45 +1,248 @@
-"""What Postgres knows of a rollout's jobs, of both versions. This first form counts ended jobs."""
+"""The evidence of a rollout: what the pairs of its jobs have shown so far, as counts of bounded size.
 
-from collections.abc import Mapping
+The jobs of a window of acceptance are read once, when all of them have ended or ``Bounds.settle_s`` have passed. Slow
+jobs are so as likely in a window as quick ones, on both sides, however the percentage changes. The counts and the end
+of the last window are stored in the rollout's row, so each look reads few rows, and a repeated look counts none twice.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Self
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, TextClause, text
 
+from store.rollouts.bounds import Bounds
+from store.rollouts.matched_pairs import MEASURES, JobOutcome, Pair, Pairs, bound_of, pair_up
 from store.rollouts.rollouts import Rollout
+from store.rollouts.sequential_test import GroupSums
+from store.schema.job_states import JobState
 
-_ENDED = text("""
-SELECT model_version, count(*) AS num_ended, count(*) FILTER (WHERE state = 'failed') AS num_failed FROM jobs
-WHERE rollout_id = :rollout AND completed_at IS NOT NULL AND model_version = ANY(CAST(:versions AS int[]))
-GROUP BY model_version
-""")
+WINDOW_S = 30.0
+"""Seconds of acceptances that are read together."""
+
+_LONGEST_WINDOW_S = 900.0
+# Rows that are not committed yet when the window is read would be missed.
+_COMMIT_S = 2.0
+_MOST_CANDIDATES = 500
+_MOST_STABLE = 1500
+
+_NOW = text("SELECT now()")
+
+# The candidate's jobs after a time, the oldest first; the stable jobs of a window, the newest first.
+_JOBS = """
+SELECT tenant_id, class_rank, input_tokens, state, error ->> 'code' AS code, usage, created_at, completed_at
+FROM jobs
+WHERE rollout_id = :rollout AND model_version = :version AND created_at > :after AND created_at <= :until
+"""
+_CANDIDATES = text(f"{_JOBS} ORDER BY created_at LIMIT {_MOST_CANDIDATES}")
+_STABLE = text(f"{_JOBS} ORDER BY created_at DESC LIMIT {_MOST_STABLE}")
 
 
-@dataclass(frozen=True, slots=True)
-class VersionEvidence:
-    """The ended jobs of one version in the rollout."""
+@dataclass(slots=True)
+class SideSums:
+    """One version's jobs in pairs: their number, and the sum of a measure (of its logarithm, if it is no share)."""
 
-    num_ended: int = 0
-    num_failed: int = 0
+    num: int = 0
+    total: float = 0.0
+
+    def add(self, value: float, *, is_share: bool) -> None:
+        """Count a job."""
+        self.num += 1
+        self.total += value if is_share else math.log(max(value, 1e-9))
+
+    def usual(self, *, is_share: bool) -> float | None:
+        """Return the share, or the geometric mean of another quantity; None without a job."""
+        if not self.num:
+            return None
+        return self.total / self.num if is_share else math.exp(self.total / self.num)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class MeasureEvidence:
+    """What the pairs show of one measure: how often each value was seen, and the spread of tenants by placebo pairs."""
+
+    own: Counter[float] = field(default_factory=Counter)
+    foreign: Counter[float] = field(default_factory=Counter)
+    placebo: dict[int, GroupSums] = field(default_factory=dict)
+    candidate: SideSums = field(default_factory=SideSums)
+    stable: SideSums = field(default_factory=SideSums)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "own": [[value, count] for value, count in self.own.items()],
+            "foreign": [[value, count] for value, count in self.foreign.items()],
+            "placebo": [[cell, one.num, one.total, one.squares] for cell, one in self.placebo.items()],
+            "candidate": [self.candidate.num, self.candidate.total],
+            "stable": [self.stable.num, self.stable.total],
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Read the result of ``as_json``."""
+        return cls(
+            own=Counter({float(value): count for value, count in stored["own"]}),
+            foreign=Counter({float(value): count for value, count in stored["foreign"]}),
+            placebo={cell: GroupSums(num, total, squares) for cell, num, total, squares in stored["placebo"]},
+            candidate=SideSums(*stored["candidate"]),
+            stable=SideSums(*stored["stable"]),
+        )
+
+
+@dataclass(slots=True)
 class Evidence:
-    """The evidence on both versions, since the rollout began."""
+    """The evidence up to ``read_until``, an acceptance time. ``*_cells``: the tenants of the foreign pairs."""
 
-    stable: VersionEvidence = field(default_factory=VersionEvidence)
-    candidate: VersionEvidence = field(default_factory=VersionEvidence)
+    read_until: datetime | None = None
+    num_candidate: int = 0
+    num_stable: int = 0
+    candidate_cells: Counter[int] = field(default_factory=Counter)
+    stable_cells: Counter[int] = field(default_factory=Counter)
+    measures: dict[str, MeasureEvidence] = field(default_factory=lambda: {name: MeasureEvidence() for name in MEASURES})
 
-    def summary(self) -> Mapping[str, object]:
-        """Return the counts as JSON values, for the history of the rollout."""
-        sides = {"stable": self.stable, "candidate": self.candidate}
-        return {name: {"ended": side.num_ended, "failed": side.num_failed} for name, side in sides.items()}
+    def add(self, pairs: Pairs, bounds: Bounds) -> None:
+        """Count the pairs of a window."""
+        self.candidate_cells.update(pair.candidate.cell for pair in pairs.foreign)
+        self.stable_cells.update(pair.stable.cell for pair in pairs.foreign)
+        for name, found in self.measures.items():
+            bound = bound_of(bounds, name)
+            _add_values(name, pairs.own, bound, found, found.own)
+            _add_values(name, pairs.foreign, bound, found, found.foreign)
+            for one in (turned for pair in pairs.placebo for turned in (pair, Pair(pair.stable, pair.candidate))):
+                value = MEASURES[name].compare(one, bound)
+                if value is not None:
+                    cell = one.candidate.cell
+                    found.placebo[cell] = found.placebo.get(cell, GroupSums()).with_value(value)
+
+    def summary(self) -> dict[str, object]:
+        """Return the numbers of jobs as JSON values, for the history of the rollout."""
+        return {"num_candidate": self.num_candidate, "num_stable": self.num_stable}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the evidence as JSON values, for the next look."""
+        return {
+            "read_until": self.read_until and self.read_until.isoformat(),
+            "num_candidate": self.num_candidate,
+            "num_stable": self.num_stable,
+            "candidate_cells": [list(one) for one in self.candidate_cells.items()],
+            "stable_cells": [list(one) for one in self.stable_cells.items()],
+            "measures": {name: one.as_json() for name, one in self.measures.items()},
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any] | None) -> Self:
+        """Read the result of ``as_json``; None or an empty mapping is no evidence."""
+        if not stored:
+            return cls()
+        until = stored["read_until"]
+        evidence = cls(
+            read_until=None if until is None else datetime.fromisoformat(until),
+            num_candidate=stored["num_candidate"],
+            num_stable=stored["num_stable"],
+            candidate_cells=Counter(dict(stored["candidate_cells"])),
+            stable_cells=Counter(dict(stored["stable_cells"])),
+        )
+        known = {name: one for name, one in stored["measures"].items() if name in MEASURES}
+        evidence.measures.update({name: MeasureEvidence.from_json(one) for name, one in known.items()})
+        return evidence
+
+
+def _add_values(name: str, pairs: Iterable[Pair], bound: float, found: MeasureEvidence, tally: Counter[float]) -> None:
+    measure = MEASURES[name]
+    for pair in pairs:
+        candidate, stable = measure.read(pair.candidate), measure.read(pair.stable)
+        value = measure.compare(pair, bound)
+        if candidate is not None and stable is not None and value is not None:
+            tally[value] += 1
+            found.candidate.add(candidate, is_share=measure.is_share)
+            found.stable.add(stable, is_share=measure.is_share)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The jobs that were accepted up to ``until`` and not read yet, of each side."""
+
+    until: datetime
+    candidate: Sequence[RowMapping] = ()
+    stable: Sequence[RowMapping] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        return all(row["completed_at"] is not None for row in (*self.candidate, *self.stable))
 
 
 def read_evidence(connection: Connection, rollout: Rollout) -> Evidence:
-    """Return what the jobs of the rollout show. ``connection`` may read jobs of all tenants."""
-    values = {"rollout": rollout.id, "versions": [rollout.stable_version, rollout.candidate_version]}
-    found = {
-        row.model_version: VersionEvidence(row.num_ended, row.num_failed) for row in connection.execute(_ENDED, values)
-    }
-    empty = VersionEvidence()
-    return Evidence(found.get(rollout.stable_version, empty), found.get(rollout.candidate_version, empty))
+    """Return the evidence with the next window of jobs, if there is one to read.
+
+    The evidence before is ``rollout.evidence["counts"]``: the ``as_json`` of the last look. ``connection`` may read
+    jobs of all tenants.
+    """
+    evidence = Evidence.from_json(rollout.evidence.get("counts"))
+    bounds = Bounds.model_validate(rollout.bounds)
+    now = connection.execute(_NOW).scalar_one()
+    window = _next_window(connection, rollout, evidence.read_until or rollout.started_at, now)
+    has_settled = window is not None and window.until + timedelta(seconds=bounds.settle_s) <= now
+    if window is None or not (window.has_ended or has_settled):
+        return evidence
+    evidence.read_until = window.until
+    evidence.num_candidate += len(window.candidate)
+    evidence.num_stable += len(window.stable)
+    sides = ([outcome_of(row) for row in side] for side in (window.candidate, window.stable))
+    evidence.add(pair_up(*sides), bounds)
+    return evidence
+
+
+def _next_window(connection: Connection, rollout: Rollout, after: datetime, now: datetime) -> _Window | None:
+    """Return the next window; None if it is not over yet. It ends WINDOW_S after its first job of the candidate."""
+    longest = after + timedelta(seconds=_LONGEST_WINDOW_S)
+    horizon = min(now - timedelta(seconds=_COMMIT_S), longest)
+    values = {"rollout": rollout.id, "after": after}
+    candidate = _rows(connection, _CANDIDATES, {**values, "version": rollout.candidate_version, "until": horizon})
+    if not candidate:
+        return _Window(longest) if horizon == longest else None
+    until = candidate[0]["created_at"] + timedelta(seconds=WINDOW_S)
+    if len(candidate) == _MOST_CANDIDATES:
+        until = min(until, candidate[-1]["created_at"])
+    if until > horizon:
+        return None
+    stable = _rows(connection, _STABLE, {**values, "version": rollout.stable_version, "until": until})
+    return _Window(until, [row for row in candidate if row["created_at"] <= until], stable)
+
+
+def _rows(connection: Connection, statement: TextClause, values: Mapping[str, object]) -> Sequence[RowMapping]:
+    return connection.execute(statement, values).mappings().all()
+
+
+def outcome_of(row: RowMapping) -> JobOutcome:
+    """Return the outcome of a row of ``jobs``."""
+    usage = row["usage"] or {}
+    started_ms, compute_ms = usage.get("queue_ms"), usage.get("compute_ms")
+    output_tokens = usage.get("output_tokens")
+    first_ms = usage.get("first_token_ms")
+    if first_ms is not None and started_ms is not None:
+        first_ms -= started_ms
+    return JobOutcome(
+        tenant_id=row["tenant_id"],
+        class_rank=row["class_rank"],
+        input_tokens=row["input_tokens"],
+        has_ended=row["completed_at"] is not None,
+        has_succeeded=row["state"] == JobState.SUCCEEDED,
+        error_code=row["code"],
+        first_token_s=_seconds(first_ms),
+        token_s=_token_s(first_ms, compute_ms, output_tokens),
+        output_tokens=output_tokens,
+    )
+
+
+def _token_s(first_ms: float | None, compute_ms: float | None, output_tokens: int | None) -> float | None:
+    """Return the seconds of one output token after the first; None for an encoder and for a short answer."""
+    if first_ms is None or compute_ms is None or output_tokens is None or output_tokens < 2:
+        return None
+    return _seconds((compute_ms - first_ms) / (output_tokens - 1))
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return milliseconds / 1000 if milliseconds is not None and milliseconds > 0 else None

@@ -1,0 +1,72 @@
+"""``python -m benchmarks.rollouts``: judge many simulated rollouts and print a table."""
+
+import argparse
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+
+from benchmarks.rollouts.traffic import WHAT, Fault, Traffic
+from store.rollouts.bounds import Bounds
+from store.rollouts.evidence import WINDOW_S, Evidence
+from store.rollouts.judge import judge
+from store.rollouts.matched_pairs import Pairs, pair_up
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a rollout ended: the checks that found the candidate bad, after so many of its jobs and so many windows."""
+
+    bad: tuple[str, ...]
+    num_jobs: int
+    num_windows: int
+
+
+def run(traffic: Traffic, most_jobs: int, *, most_windows: int = 600) -> Ending:
+    """Judge a rollout after each window until the candidate is bad, or has had ``most_jobs`` jobs."""
+    evidence, bounds = Evidence(), Bounds()
+    windows = traffic.shadow_pairs() if traffic.fault is Fault.WORSE else traffic.windows()
+    number = 0
+    for number, window in enumerate(windows, 1):
+        if isinstance(window, list):
+            evidence.num_candidate += len(window)
+            evidence.add(Pairs(own=window), bounds)
+        else:
+            evidence.num_candidate += len(window[0])
+            evidence.add(pair_up(*window), bounds)
+        verdict = judge(evidence, bounds)
+        if verdict.is_bad or evidence.num_candidate >= most_jobs or number >= most_windows:
+            break
+    bad = tuple(check.name for check in verdict.checks if check.decision == "bad")
+    return Ending(bad, evidence.num_candidate, number)
+
+
+def _row(fault: Fault, sticky: str, endings: list[Ending]) -> str:
+    bad = [one for one in endings if one.bad]
+    checks = Counter(name for one in bad for name in one.bad)
+    jobs, minutes = [one.num_jobs for one in bad], [one.num_windows * WINDOW_S / 60 for one in bad]
+    figures = f"{statistics.median(jobs):.0f} | {max(jobs)} | {statistics.median(minutes):.0f}" if bad else "- | - | -"
+    found = ", ".join(f"{name} {count}" for name, count in checks.most_common()) or "-"
+    return f"| {WHAT[fault]} | {sticky} | {len(bad)} of {len(endings)} | {figures} | {found} |"
+
+
+def main() -> None:
+    """Run the simulation of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--good", type=int, default=200, help="rollouts of a good version")
+    parser.add_argument("--bad", type=int, default=20, help="rollouts of each bad version")
+    parser.add_argument("--jobs", type=int, default=8000, help="the candidate's jobs in a rollout")
+    parser.add_argument("--faults", nargs="*", type=Fault, default=list(Fault))
+    parser.add_argument("--sticky", nargs="*", default=["user", "tenant"])
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    print("| candidate | sticky key | rolled back | jobs, median | jobs, most | minutes, median | by |")
+    print("|---|---|---:|---:|---:|---:|---|")
+    for fault in asked.faults:
+        for sticky in asked.sticky if fault is not Fault.WORSE else ["-"]:
+            num = asked.good if fault is Fault.NONE else asked.bad
+            seeds = range(asked.seed, asked.seed + num)
+            print(_row(fault, sticky, [run(Traffic(seed, fault, sticky), asked.jobs) for seed in seeds]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

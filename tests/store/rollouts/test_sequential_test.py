@@ -1,0 +1,72 @@
+"""The betting test: what it refutes, what it does not, and how often it is wrong when it looks at every value."""
+
+import math
+import random
+from collections import Counter
+
+import pytest
+
+from store.rollouts.sequential_test import (
+    GroupSums,
+    effective_number,
+    log_e_value,
+    mean_bounds,
+    spread_between,
+)
+
+
+def test_a_mean_above_the_margin_is_refuted_and_one_below_it_is_not() -> None:
+    worse = {1.0: 40, 0.0: 960}
+    assert log_e_value([(worse, 0.01)]) > math.log(100)
+    assert log_e_value([(worse, 0.05)]) < 0
+    # Evidence of two parts adds up, each against its own margin.
+    parts = log_e_value([({1.0: 20, 0.0: 480}, 0.01), ({1.0: 20, 0.0: 480}, 0.01)])
+    assert parts == pytest.approx(log_e_value([(worse, 0.01)]))
+
+
+def test_no_values_are_no_evidence() -> None:
+    assert log_e_value([]) == log_e_value([({}, 0.1)]) == 0
+
+
+def test_looking_at_every_value_is_wrong_no_more_often_than_promised() -> None:
+    """On the edge of the hypothesis, which is the worst case, of 400 sequences at most 5 % may ever be refuted."""
+    draw = random.Random(5)
+    alarms = 0
+    for _ in range(400):
+        tally: Counter[float] = Counter()
+        for _ in range(40):
+            tally.update(draw.choices((1.0, -1.0, 0.0), (0.3, 0.2, 0.5), k=5))
+            if log_e_value([(tally, 0.1)]) >= math.log(1 / 0.05):
+                alarms += 1
+                break
+    assert 0 < alarms <= 0.05 * 400
+
+
+def test_the_bounds_of_a_mean_contain_it_and_get_narrower() -> None:
+    few, many = mean_bounds({1.0: 3, 0.0: 7}, 0.05), mean_bounds({1.0: 300, 0.0: 700}, 0.05)
+    assert few[0] < many[0] < 0.3 < many[1] < few[1]
+    assert many[1] - many[0] < 0.15
+
+
+def test_the_spread_of_groups_is_that_of_their_means_without_the_noise() -> None:
+    draw = random.Random(3)
+
+    def groups(rates: list[float]) -> list[GroupSums]:
+        sums = [GroupSums() for _ in rates]
+        for row, rate in enumerate(rates):
+            for _ in range(500):
+                sums[row] = sums[row].with_value(float(draw.random() < rate))
+        return sums
+
+    alike, apart = spread_between(groups([0.3] * 30)), spread_between(groups([0.1, 0.5] * 15))
+    assert alike is not None
+    assert alike < 0.02
+    assert apart is not None
+    assert 0.17 < apart < 0.24
+    assert spread_between([GroupSums(5, 1, 1)]) is None
+
+
+def test_unequal_groups_count_as_fewer() -> None:
+    assert effective_number([10, 10, 10]) == pytest.approx(3)
+    assert effective_number([100, 1, 1]) < 1.1
+    assert effective_number([]) == 0
