@@ -94,9 +94,14 @@ class MeasureEvidence:
 
 @dataclass(slots=True)
 class Evidence:
-    """The evidence up to ``read_until``, an acceptance time. ``*_cells``: the tenants of the foreign pairs."""
+    """The evidence up to ``read_until``: an acceptance time, in shadow mode the time of an end.
+
+    ``mirrored_until``: in shadow mode, the end of the last stable job that was considered for a mirror. ``*_cells``:
+    the tenants of the foreign pairs.
+    """
 
     read_until: datetime | None = None
+    mirrored_until: datetime | None = None
     num_candidate: int = 0
     num_stable: int = 0
     candidate_cells: Counter[int] = field(default_factory=Counter)
@@ -125,6 +130,7 @@ class Evidence:
         """Return the evidence as JSON values, for the next look."""
         return {
             "read_until": self.read_until and self.read_until.isoformat(),
+            "mirrored_until": self.mirrored_until and self.mirrored_until.isoformat(),
             "num_candidate": self.num_candidate,
             "num_stable": self.num_stable,
             "candidate_cells": [list(one) for one in self.candidate_cells.items()],
@@ -137,9 +143,9 @@ class Evidence:
         """Read the result of ``as_json``; None or an empty mapping is no evidence."""
         if not stored:
             return cls()
-        until = stored["read_until"]
         evidence = cls(
-            read_until=None if until is None else datetime.fromisoformat(until),
+            read_until=_time(stored["read_until"]),
+            mirrored_until=_time(stored.get("mirrored_until")),
             num_candidate=stored["num_candidate"],
             num_stable=stored["num_stable"],
             candidate_cells=Counter(dict(stored["candidate_cells"])),
@@ -148,6 +154,10 @@ class Evidence:
         known = {name: one for name, one in stored["measures"].items() if name in MEASURES}
         evidence.measures.update({name: MeasureEvidence.from_json(one) for name, one in known.items()})
         return evidence
+
+
+def _time(stored: str | None) -> datetime | None:
+    return None if stored is None else datetime.fromisoformat(stored)
 
 
 def _add_values(name: str, pairs: Iterable[Pair], bound: float, found: MeasureEvidence, tally: Counter[float]) -> None:
@@ -216,12 +226,12 @@ def _rows(connection: Connection, statement: TextClause, values: Mapping[str, ob
     return connection.execute(statement, values).mappings().all()
 
 
-def outcome_of(row: RowMapping) -> JobOutcome:
-    """Return the outcome of a row of ``jobs``."""
+def outcome_of(row: RowMapping, *, disagreement: float | None = None, has_times: bool = True) -> JobOutcome:
+    """Return the outcome of a row of ``jobs``. ``has_times`` false leaves its times out."""
     usage = row["usage"] or {}
     started_ms, compute_ms = usage.get("queue_ms"), usage.get("compute_ms")
     output_tokens = usage.get("output_tokens")
-    first_ms = usage.get("first_token_ms")
+    first_ms = usage.get("first_token_ms") if has_times else None
     if first_ms is not None and started_ms is not None:
         first_ms -= started_ms
     return JobOutcome(
@@ -234,6 +244,7 @@ def outcome_of(row: RowMapping) -> JobOutcome:
         first_token_s=_seconds(first_ms),
         token_s=_token_s(first_ms, compute_ms, output_tokens),
         output_tokens=output_tokens,
+        disagreement=disagreement,
     )
 
 
