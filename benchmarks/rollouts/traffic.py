@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from store.rollouts.matched_pairs import JobOutcome, Pair
+from store.rollouts.matched_pairs import JobOutcome, JobPair
 
 
-class Fault(StrEnum):
+class CandidateFault(StrEnum):
     """What is wrong with the candidate."""
 
     NONE = "none"
@@ -26,20 +26,29 @@ class Fault(StrEnum):
 
 
 WHAT = {
-    Fault.NONE: "nothing is wrong",
-    Fault.ERRORS: "2 % more errors",
-    Fault.SLOW: "30 % slower, first and later tokens",
-    Fault.NAN: "invalid numbers for 2 % of the inputs",
-    Fault.LONGER: "answers 50 % longer",
-    Fault.WORSE: "shadow: 40 % of an answer's tokens agree, not 85 %",
+    CandidateFault.NONE: "nothing is wrong",
+    CandidateFault.ERRORS: "2 % more errors",
+    CandidateFault.SLOW: "30 % slower, first and later tokens",
+    CandidateFault.NAN: "invalid numbers for 2 % of the inputs",
+    CandidateFault.LONGER: "answers 50 % longer",
+    CandidateFault.WORSE: "shadow: 40 % of an answer's tokens agree, not 85 %",
 }
 
 _STEPS = ((30, 0.05), (30, 0.25), (1_000_000, 0.5))
 """Windows, and the candidate's share in them."""
 
 
+def share_of(window: int) -> float:
+    """Return the candidate's share in this window, counted from 1, in percent."""
+    for num_windows, share in _STEPS:
+        if window <= num_windows:
+            return 100 * share
+        window -= num_windows
+    return 100 * share
+
+
 @dataclass(slots=True)
-class Tenant:
+class RandomTenant:
     """A caller: ``weight`` is its part of the jobs."""
 
     id: str
@@ -71,17 +80,17 @@ class Traffic:
     """The windows of one rollout. ``sticky``: what stays on one version, ``tenant`` or ``user``."""
 
     seed: int
-    fault: Fault
+    fault: CandidateFault
     sticky: str = "user"
     num_tenants: int = 40
     jobs_per_window: int = 100
     _draw: random.Random = field(init=False)
-    _tenants: list[Tenant] = field(init=False)
+    _tenants: list[RandomTenant] = field(init=False)
 
     def __post_init__(self) -> None:
         self._draw = draw = random.Random(f"{self.seed}-{self.sticky}")
         self._tenants = [
-            Tenant(
+            RandomTenant(
                 id=f"tenant-{number}",
                 weight=1 / number,
                 errors=min(0.05, math.exp(draw.gauss(math.log(0.002), 1.0))),
@@ -106,31 +115,31 @@ class Traffic:
                 for tenant in self._draw.choices(self._tenants, weights, k=self.jobs_per_window):
                     place = tenant.place if self.sticky == "tenant" else self._draw.choice(tenant.users)
                     side = 0 if place < share else 1
-                    sides[side].append(self._job(tenant, slow[side], self.fault if side == 0 else Fault.NONE))
+                    sides[side].append(self._job(tenant, slow[side], self.fault if side == 0 else CandidateFault.NONE))
                 yield sides
 
-    def shadow_pairs(self) -> Iterator[list[Pair]]:
+    def shadow_pairs(self) -> Iterator[list[JobPair]]:
         """Yield the pairs of a tenth of each window: a stable job and its mirror, with their agreement."""
         weights = [tenant.weight for tenant in self._tenants]
-        mean = 0.4 if self.fault is Fault.WORSE else 0.85
+        mean = 0.4 if self.fault is CandidateFault.WORSE else 0.85
         while True:
             chosen = self._draw.choices(self._tenants, weights, k=self.jobs_per_window // 10)
             agreements = [(tenant.id, self._draw.betavariate(3 * mean, 3 * (1 - mean))) for tenant in chosen]
             yield [
-                Pair(JobOutcome(id_, disagreement=1 - agreement), JobOutcome(id_, disagreement=0.0))
+                JobPair(JobOutcome(id_, disagreement=1 - agreement), JobOutcome(id_, disagreement=0.0))
                 for id_, agreement in agreements
             ]
 
-    def _job(self, tenant: Tenant, slow: float, fault: Fault) -> JobOutcome:
+    def _job(self, tenant: RandomTenant, slow: float, fault: CandidateFault) -> JobOutcome:
         draw = self._draw
         prompt = max(1, round(math.exp(draw.gauss(tenant.prompt, 0.4))))
-        if fault is Fault.NAN and draw.random() < 0.02:
+        if fault is CandidateFault.NAN and draw.random() < 0.02:
             return JobOutcome(tenant.id, 1, prompt, has_succeeded=False, error_code="numerical_error")
-        if draw.random() < tenant.errors + (0.02 if fault is Fault.ERRORS else 0.0):
+        if draw.random() < tenant.errors + (0.02 if fault is CandidateFault.ERRORS else 0.0):
             return JobOutcome(tenant.id, 1, prompt, has_succeeded=False, error_code="engine_error")
-        if fault is Fault.SLOW:
+        if fault is CandidateFault.SLOW:
             slow += math.log(1.3)
-        tokens = math.exp(draw.gauss(tenant.answer, 0.8)) * (1.5 if fault is Fault.LONGER else 1.0)
+        tokens = math.exp(draw.gauss(tenant.answer, 0.8)) * (1.5 if fault is CandidateFault.LONGER else 1.0)
         is_blocked = draw.random() < tenant.blocks
         return JobOutcome(
             tenant.id,

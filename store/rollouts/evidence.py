@@ -15,7 +15,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, RowMapping, TextClause, text
 
 from store.rollouts.bounds import Bounds
-from store.rollouts.matched_pairs import MEASURES, JobOutcome, Pair, Pairs, bound_of, pair_up
+from store.rollouts.matched_pairs import MEASURES, JobOutcome, JobPair, PairedJobs, bound_of, pair_up
 from store.rollouts.rollouts import Rollout
 from store.rollouts.sequential_test import GroupSums
 from store.schema.job_states import JobState
@@ -31,14 +31,14 @@ _MOST_STABLE = 1500
 
 _NOW = text("SELECT now()")
 
-# The candidate's jobs after a time, the oldest first; the stable jobs of a window, the newest first.
+# One version's jobs of a window, the oldest first. Of a window with very many jobs the first ones are a sample.
 _JOBS = """
 SELECT tenant_id, class_rank, input_tokens, state, error ->> 'code' AS code, usage, created_at, completed_at
 FROM jobs
 WHERE rollout_id = :rollout AND model_version = :version AND created_at > :after AND created_at <= :until
 """
 _CANDIDATES = text(f"{_JOBS} ORDER BY created_at LIMIT {_MOST_CANDIDATES}")
-_STABLE = text(f"{_JOBS} ORDER BY created_at DESC LIMIT {_MOST_STABLE}")
+_STABLE = text(f"{_JOBS} ORDER BY created_at LIMIT {_MOST_STABLE}")
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class Evidence:
     stable_cells: Counter[int] = field(default_factory=Counter)
     measures: dict[str, MeasureEvidence] = field(default_factory=lambda: {name: MeasureEvidence() for name in MEASURES})
 
-    def add(self, pairs: Pairs, bounds: Bounds) -> None:
+    def add(self, pairs: PairedJobs, bounds: Bounds) -> None:
         """Count the pairs of a window."""
         self.candidate_cells.update(pair.candidate.cell for pair in pairs.foreign)
         self.stable_cells.update(pair.stable.cell for pair in pairs.foreign)
@@ -116,7 +116,7 @@ class Evidence:
             bound = bound_of(bounds, name)
             _add_values(name, pairs.own, bound, found, found.own)
             _add_values(name, pairs.foreign, bound, found, found.foreign)
-            for one in (turned for pair in pairs.placebo for turned in (pair, Pair(pair.stable, pair.candidate))):
+            for one in (turned for pair in pairs.placebo for turned in (pair, JobPair(pair.stable, pair.candidate))):
                 value = MEASURES[name].compare(one, bound)
                 if value is not None:
                     cell = one.candidate.cell
@@ -160,7 +160,9 @@ def _time(stored: str | None) -> datetime | None:
     return None if stored is None else datetime.fromisoformat(stored)
 
 
-def _add_values(name: str, pairs: Iterable[Pair], bound: float, found: MeasureEvidence, tally: Counter[float]) -> None:
+def _add_values(
+    name: str, pairs: Iterable[JobPair], bound: float, found: MeasureEvidence, tally: Counter[float]
+) -> None:
     measure = MEASURES[name]
     for pair in pairs:
         candidate, stable = measure.read(pair.candidate), measure.read(pair.stable)
@@ -214,8 +216,6 @@ def _next_window(connection: Connection, rollout: Rollout, after: datetime, now:
     if not candidate:
         return _Window(longest) if horizon == longest else None
     until = candidate[0]["created_at"] + timedelta(seconds=WINDOW_S)
-    if len(candidate) == _MOST_CANDIDATES:
-        until = min(until, candidate[-1]["created_at"])
     if until > horizon:
         return None
     stable = _rows(connection, _STABLE, {**values, "version": rollout.stable_version, "until": until})
@@ -229,9 +229,7 @@ def _rows(connection: Connection, statement: TextClause, values: Mapping[str, ob
 def outcome_of(row: RowMapping, *, disagreement: float | None = None, has_times: bool = True) -> JobOutcome:
     """Return the outcome of a row of ``jobs``. ``has_times`` false leaves its times out."""
     usage = row["usage"] or {}
-    started_ms, compute_ms = usage.get("queue_ms"), usage.get("compute_ms")
-    output_tokens = usage.get("output_tokens")
-    first_ms = usage.get("first_token_ms") if has_times else None
+    started_ms, first_ms = usage.get("queue_ms"), usage.get("first_token_ms")
     if first_ms is not None and started_ms is not None:
         first_ms -= started_ms
     return JobOutcome(
@@ -241,18 +239,21 @@ def outcome_of(row: RowMapping, *, disagreement: float | None = None, has_times:
         has_ended=row["completed_at"] is not None,
         has_succeeded=row["state"] == JobState.SUCCEEDED,
         error_code=row["code"],
-        first_token_s=_seconds(first_ms),
-        token_s=_token_s(first_ms, compute_ms, output_tokens),
-        output_tokens=output_tokens,
+        first_token_s=_seconds(first_ms) if has_times else None,
+        token_s=_token_s(first_ms, usage) if has_times else None,
+        output_tokens=usage.get("output_tokens"),
         disagreement=disagreement,
     )
 
 
-def _token_s(first_ms: float | None, compute_ms: float | None, output_tokens: int | None) -> float | None:
-    """Return the seconds of one output token after the first; None for an encoder and for a short answer."""
-    if first_ms is None or compute_ms is None or output_tokens is None or output_tokens < 2:
+def _token_s(first_ms: float | None, usage: Mapping[str, Any]) -> float | None:
+    """Return the seconds of one output token after the first; of an encoder, of one input token."""
+    compute_ms, num_output = usage.get("compute_ms"), usage.get("output_tokens", 0)
+    if compute_ms is None:
         return None
-    return _seconds((compute_ms - first_ms) / (output_tokens - 1))
+    if num_output == 0:
+        return _seconds(compute_ms / max(1, usage.get("input_tokens", 1)))
+    return _seconds((compute_ms - first_ms) / (num_output - 1)) if first_ms is not None and num_output > 1 else None
 
 
 def _seconds(milliseconds: float | None) -> float | None:

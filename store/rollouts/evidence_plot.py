@@ -56,7 +56,8 @@ def evidence_svg(title: str, evidence: Mapping[str, Any]) -> str:
         seconds=max(60.0, history[-1]["at"] - began if history else 0.0),
         highest=math.ceil(max(needed + 1, min(max(values, default=0.0), 4 * needed))),
     )
-    names = [check["name"] for check in checks if any(check["name"] in entry["log_e"] for entry in history)]
+    # A check without a pair has no evidence at any time.
+    names = [check["name"] for check in checks if any(entry["log_e"].get(check["name"]) for entry in history)]
     parts = [_frame(title), *_grid(scale, needed), *_steps(scale, history, began)]
     for row, (name, colour) in enumerate(zip(names, _COLOURS, strict=False)):
         points = [(entry["at"] - began, entry["log_e"][name]) for entry in history if name in entry["log_e"]]

@@ -7,7 +7,7 @@ tenants differ on one and the same version.
 """
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,7 +52,7 @@ class JobOutcome:
         return crc32(self.tenant_id.encode()) % NUM_CELLS
 
 
-class Pair(NamedTuple):
+class JobPair(NamedTuple):
     """Two jobs to compare. In a placebo pair both are of the stable version."""
 
     candidate: JobOutcome
@@ -60,36 +60,36 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class PairedJobs:
     """The pairs of one window."""
 
-    own: Sequence[Pair] = ()
-    foreign: Sequence[Pair] = ()
-    placebo: Sequence[Pair] = ()
+    own: Sequence[JobPair] = ()
+    foreign: Sequence[JobPair] = ()
+    placebo: Sequence[JobPair] = ()
 
 
-def pair_up(candidate: Iterable[JobOutcome], stable: Iterable[JobOutcome]) -> Pairs:
+def pair_up(candidate: Iterable[JobOutcome], stable: Iterable[JobOutcome]) -> PairedJobs:
     """Return the pairs; each job is in one pair at most. The order of the jobs must not depend on their outcomes."""
-    free: defaultdict[tuple[int, int], defaultdict[str, list[JobOutcome]]] = defaultdict(lambda: defaultdict(list))
+    free: defaultdict[tuple[int, int], defaultdict[str, deque[JobOutcome]]] = defaultdict(lambda: defaultdict(deque))
     for job in stable:
         free[job.stratum][job.tenant_id].append(job)
     own, strangers = [], []
     for job in candidate:
         mates = free[job.stratum][job.tenant_id]
         if mates:
-            own.append(Pair(job, mates.pop()))
+            own.append(JobPair(job, mates.popleft()))
         else:
             strangers.append(job)
     # Of other tenants in turn, so that one large tenant is not the measure of all.
     lines = {stratum: _in_turn(by_tenant.values()) for stratum, by_tenant in free.items()}
-    foreign = [Pair(job, lines[job.stratum].pop()) for job in strangers if lines[job.stratum]]
+    foreign = [JobPair(job, lines[job.stratum].pop()) for job in strangers if lines[job.stratum]]
     placebo = [
-        Pair(one, two)
+        JobPair(one, two)
         for line in lines.values()
         for one, two in zip(line[::2], line[1::2], strict=False)
         if one.tenant_id != two.tenant_id
     ]
-    return Pairs(own, foreign, placebo)
+    return PairedJobs(own, foreign, placebo)
 
 
 def _in_turn(lists: Iterable[Sequence[JobOutcome]]) -> list[JobOutcome]:
@@ -111,7 +111,7 @@ class Measure:
     is_share: bool = True
     less_is_worse: bool = False
 
-    def compare(self, pair: Pair, bound: float) -> float | None:
+    def compare(self, pair: JobPair, bound: float) -> float | None:
         """Return the value to bet on, in [-1, 1]; positive if the candidate is worse.
 
         The mean is at most ``margin(bound)`` for a candidate within the bound.

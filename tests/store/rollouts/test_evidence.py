@@ -94,6 +94,9 @@ def test_the_jobs_of_a_window_are_counted_once(db: Database, rollout: Rollout, j
 def test_times_are_those_of_the_worker(db: Database, rollout: Rollout, jobs: Jobs) -> None:
     jobs.end(1, age_s=100)
     jobs.end(2, age_s=100, queue_ms=5000.0, first_token_ms=5200.0, compute_ms=700.0)
+    # An encoder has no output tokens: the times of its input tokens are compared.
+    jobs.end(1, age_s=99, output_tokens=0, first_token_ms=None, compute_ms=100.0)
+    jobs.end(2, age_s=99, output_tokens=0, first_token_ms=None, compute_ms=250.0)
     found = look(db, rollout).measures
     shown = [
         (round(side.usual(is_share=False) or 0, 4) for side in (found[name].stable, found[name].candidate))

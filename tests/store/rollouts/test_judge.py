@@ -5,41 +5,49 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.rollouts.__main__ import run
-from benchmarks.rollouts.traffic import Fault, Traffic
+from benchmarks.rollouts.traffic import CandidateFault, Traffic
 from store.rollouts.bounds import Bounds
 from store.rollouts.evidence import Evidence
 from store.rollouts.judge import Check, judge
-from store.rollouts.matched_pairs import JobOutcome, Pair, Pairs, pair_up
+from store.rollouts.matched_pairs import JobOutcome, JobPair, PairedJobs, pair_up
 
 
 @pytest.mark.parametrize(
     ("fault", "check", "most_jobs"),
     [
-        (Fault.ERRORS, "errors", 4000),
-        (Fault.SLOW, "token_time", 600),
-        (Fault.NAN, "invalid_numbers", 2000),
-        (Fault.LONGER, "longer_answers", 5000),
-        (Fault.WORSE, "disagreement", 2000),
+        (CandidateFault.ERRORS, "errors", 4000),
+        (CandidateFault.SLOW, "token_time", 600),
+        (CandidateFault.NAN, "invalid_numbers", 2000),
+        (CandidateFault.LONGER, "longer_answers", 5000),
+        (CandidateFault.WORSE, "disagreement", 2000),
     ],
 )
-def test_a_bad_version_is_found_by_the_check_of_its_fault(fault: Fault, check: str, most_jobs: int) -> None:
+def test_a_bad_version_is_found_by_the_check_of_its_fault(fault: CandidateFault, check: str, most_jobs: int) -> None:
     assert check in run(Traffic(1, fault), most_jobs).bad
 
 
 @pytest.mark.parametrize("sticky", ["user", "tenant"])
 def test_a_good_version_is_left_alone(sticky: str) -> None:
-    assert run(Traffic(2, Fault.NONE, sticky), 2000).bad == ()
+    assert run(Traffic(2, CandidateFault.NONE, sticky), 2000).bad == ()
 
 
 def test_one_tenant_with_errors_does_not_condemn_the_version_that_it_meets() -> None:
     """By the sticky key, a tenant with errors of its own may be all that the candidate gets."""
-    calm = [JobOutcome(f"tenant-{n % 9}") for n in range(2000)]
+    calm = [JobOutcome(f"tenant-{n % 30}") for n in range(2000)]
     ill = replace(calm[0], tenant_id="ill", has_succeeded=False, error_code="engine_error")
     candidate = [ill if n % 10 == 0 else replace(ill, error_code=None) for n in range(500)]
     others = [replace(job, error_code="engine_error") if job.tenant_id == "tenant-3" else job for job in calm]
     assert _errors(candidate, others).decision == "undecided"
     # Against the tenant's own jobs on the stable version the same errors are evidence.
     assert _errors(candidate, [replace(ill, error_code=None)] * 500).decision == "bad"
+
+
+def test_two_tenants_are_compared_only_where_the_difference_is_large() -> None:
+    """Nothing is known of how tenants differ while there are two of them, one on each side."""
+    stable = [JobOutcome("acme")] * 600
+    for share, decision in ((10, "undecided"), (1, "bad")):
+        candidate = [JobOutcome("globex", error_code="engine_error" if n % share == 0 else None) for n in range(600)]
+        assert _errors(candidate, stable).decision == decision
 
 
 def test_errors_of_the_caller_are_not_the_version_s() -> None:
@@ -60,7 +68,7 @@ def test_only_jobs_of_one_class_and_of_similar_prompts_are_compared() -> None:
 
 def test_evidence_survives_the_row_of_the_rollout() -> None:
     evidence, bounds = Evidence(), Bounds()
-    traffic = Traffic(4, Fault.SLOW, "tenant").windows()
+    traffic = Traffic(4, CandidateFault.SLOW, "tenant").windows()
     for _ in range(3):
         evidence.add(pair_up(*next(traffic)), bounds)
     again = Evidence.from_json(evidence.as_json())
@@ -69,7 +77,7 @@ def test_evidence_survives_the_row_of_the_rollout() -> None:
 
 
 def test_a_wider_bound_allows_what_a_narrow_one_does_not() -> None:
-    slow = Pairs(own=[Pair(JobOutcome("acme", token_s=0.015), JobOutcome("acme", token_s=0.01))] * 100)
+    slow = PairedJobs(own=[JobPair(JobOutcome("acme", token_s=0.015), JobOutcome("acme", token_s=0.01))] * 100)
     for bounds, is_bad in ((Bounds(), True), (Bounds(token_time=2.0), False)):
         evidence = Evidence()
         evidence.add(slow, bounds)
