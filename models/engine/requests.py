@@ -155,11 +155,13 @@ class EmittedOutput:
     """The output of a request that was shown so far: another attempt continues from it.
 
     One text and its tokens for each delta. ``logprobs`` are those of all the tokens, if the request asks for them.
+    ``first_token_s``: from the submission to the first token that this request added.
     """
 
     deltas: tuple[str, ...] = ()
     token_ids: tuple[tuple[int, ...], ...] = ()
     logprobs: tuple[SampledLogprobs, ...] = ()
+    first_token_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ class CompletionOutput:
     def progress(self) -> EmittedOutput:
         """The output from which another attempt continues."""
         num_shown = sum(map(len, self.delta_token_ids))
-        return EmittedOutput(self.deltas, self.delta_token_ids, self.logprobs[:num_shown])
+        return EmittedOutput(self.deltas, self.delta_token_ids, self.logprobs[:num_shown], self.first_token_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,8 +257,15 @@ class SequenceState(ActiveRequest):
     def progress(self) -> EmittedOutput:
         """The output that was shown so far."""
         return EmittedOutput(
-            tuple(self._deltas), tuple(self._delta_tokens), tuple(self._logprobs[: self._num_shown_tokens])
+            tuple(self._deltas),
+            tuple(self._delta_tokens),
+            tuple(self._logprobs[: self._num_shown_tokens]),
+            self._first_token_s,
         )
+
+    @property
+    def _first_token_s(self) -> float | None:
+        return None if self.first_token_at is None else self.first_token_at - self.submitted_at
 
     def completion(self, reason: FinishReason, now: float) -> CompletionOutput:
         """Return the result of a request; its last delta must be taken before."""
@@ -274,7 +281,7 @@ class SequenceState(ActiveRequest):
             ),
             num_cached_tokens=self.num_found,
             queued_s=started_at - self.submitted_at,
-            first_token_s=None if self.first_token_at is None else self.first_token_at - self.submitted_at,
+            first_token_s=self._first_token_s,
             total_s=now - self.submitted_at,
             delta_token_ids=tuple(self._delta_tokens),
             logprobs=tuple(self._logprobs),

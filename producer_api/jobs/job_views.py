@@ -37,7 +37,9 @@ class UsageObject(BaseModel):
     cached_tokens: int = Field(0, description="input tokens found in the worker's prefix cache")
     reasoning_tokens: int = Field(0, description="output tokens of the model's reasoning")
     queue_ms: float | None = None
-    first_token_ms: float | None = Field(None, description="from acceptance to the first token")
+    first_token_ms: float | None = Field(
+        None, description="from acceptance to the first token of the answer, in whichever attempt it came"
+    )
     compute_ms: float | None = None
     cost: float | None = Field(None, description="at the price of the model version; null if it has none")
 
@@ -136,6 +138,9 @@ class AttemptObject(BaseModel):
     started_at: float
     ended_at: float | None
     outcome: str | None = Field(description="a terminal state, `released`, `lease_expired`, or null while it runs")
+    first_token_ms: float | None = Field(
+        description="from its start to its own first token; null while it runs, if it had none, or if it was lost"
+    )
 
 
 class Timeline(BaseModel):
@@ -264,4 +269,5 @@ def _attempt(started: TimelineEntry, entries: Sequence[TimelineEntry]) -> Attemp
         started_at=started.at,
         ended_at=None if end is None else end.at,
         outcome=None if end is None else end.kind,
+        first_token_ms=rounded(None if end is None else end.detail.get("first_token_ms")),
     )

@@ -107,7 +107,8 @@ WITH done AS (
 RELEASE = text(f"""
 WITH given AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
-        id text, epoch bigint, charge bool, crashed bool, cleared bool, checkpoint jsonb, later bool)
+        id text, epoch bigint, charge bool, crashed bool, cleared bool, checkpoint jsonb, later bool,
+        first_token_ms float8)
 ), held AS (
     SELECT jobs.id, {blamed("given.crashed")} AS blamed
     FROM jobs JOIN given USING (id, epoch) WHERE jobs.state = 'running'
@@ -123,20 +124,26 @@ WITH given AS (
         is_suspect = (is_suspect OR judged.blamed) AND NOT judged.cleared,
         owner = NULL, lease_expires_at = NULL, announced_at = CASE WHEN later THEN now() END
     FROM judged WHERE jobs.id = judged.id AND jobs.epoch = judged.epoch AND jobs.state = 'running'
-    RETURNING jobs.id, jobs.state, jobs.epoch, judged.charge, judged.checkpoint
+    RETURNING jobs.id, jobs.state, jobs.epoch, judged.charge, judged.checkpoint,
+        judged.first_token_ms
 ), kept AS (
-    INSERT INTO job_checkpoints (job_id, deltas, token_ids, lineage, logprobs)
-    SELECT id, checkpoint -> 'deltas', checkpoint -> 'token_ids', checkpoint -> 'lineage', checkpoint -> 'logprobs'
+    INSERT INTO job_checkpoints (job_id, deltas, token_ids, lineage, logprobs, first_token_s)
+    SELECT
+        id, checkpoint -> 'deltas', checkpoint -> 'token_ids', checkpoint -> 'lineage', checkpoint -> 'logprobs',
+        CAST(checkpoint ->> 'first_token_s' AS float8)
     FROM let_go WHERE checkpoint IS NOT NULL AND state = 'queued'
     ON CONFLICT (job_id) DO UPDATE SET
         deltas = EXCLUDED.deltas, token_ids = EXCLUDED.token_ids, lineage = EXCLUDED.lineage,
-        logprobs = EXCLUDED.logprobs
+        logprobs = EXCLUDED.logprobs, first_token_s = EXCLUDED.first_token_s
 ), closed AS (
     UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'released'
     FROM let_go WHERE attempts.job_id = let_go.id AND attempts.epoch = let_go.epoch
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch, detail)
-    SELECT id, 'released', epoch, jsonb_build_object('charged', charge) FROM let_go
+    SELECT
+        id, 'released', epoch,
+        jsonb_strip_nulls(jsonb_build_object('charged', charge, 'first_token_ms', first_token_ms))
+    FROM let_go
 )
 SELECT id, state FROM let_go
 """)

@@ -104,7 +104,8 @@ class Release:
     jobs: from the second time on, see ``store.jobs.terminal.blamed``). ``cleared``: the job ran alone
     for a while without a crash, so it is no suspect any more. ``checkpoint``: everything emitted so far, if that is
     certain; None keeps the stored one. ``tenant_id``: the claim's, to encrypt the checkpoint. ``later``: mark the job
-    as announced now, so that it is not announced again at once.
+    as announced now, so that it is not announced again at once. ``first_token_ms``: from the claim to the attempt's own
+    first token, if it had one.
     """
 
     job_id: str
@@ -115,6 +116,7 @@ class Release:
     checkpoint: Checkpoint | None = None
     tenant_id: str = ""
     later: bool = False
+    first_token_ms: float | None = None
 
 
 def claim(
@@ -213,6 +215,7 @@ def _release_row(release: Release, vault: Vault) -> dict[str, object]:
         "cleared": release.cleared,
         "checkpoint": checkpoint,
         "later": release.later,
+        "first_token_ms": release.first_token_ms,
     }
 
 

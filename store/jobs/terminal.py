@@ -79,7 +79,10 @@ terminal AS (
     WHERE attempts.job_id = ended.id AND attempts.epoch = ended.epoch AND attempts.ended_at IS NULL
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch, detail)
-    SELECT id, state, epoch, jsonb_strip_nulls(jsonb_build_object('code', error -> 'code')) FROM ended
+    SELECT
+        id, state, epoch,
+        jsonb_strip_nulls(jsonb_build_object('code', error -> 'code', 'first_token_ms', first_token_ms))
+    FROM ended
 ), old_checkpoints AS (
     DELETE FROM job_checkpoints USING ended WHERE job_checkpoints.job_id = ended.id
 ), dead AS (
@@ -107,6 +110,7 @@ SELECT id FROM ended
 
 # The columns of ``ended``, from a row of ``jobs``. The end of a quiet job (a line of a batch) is no event.
 ENDED = """jobs.id, jobs.tenant_id, jobs.queue, jobs.state, jobs.epoch, jobs.error,
+    jobs.usage -> 'attempt_first_token_ms' AS first_token_ms,
     jobs.output ->> 'finish_reason' AS finish_reason, jobs.webhook ->> 'url' AS url,
     NULLIF(jobs.webhook -> 'events', 'null') AS events, COALESCE(jobs.webhook -> 'events' = '[]', false) AS is_quiet"""
 

@@ -108,7 +108,7 @@ class Usage(Strict):
     """Tokens of the job, time from acceptance to start, and time in the engine.
 
     ``cached_tokens``: input tokens found in the worker's prefix cache. ``reasoning_tokens``: output tokens that are
-    reasoning.
+    reasoning. ``attempt_first_token_ms``: from the last claim to the first token of that attempt.
     """
 
     input_tokens: int
@@ -117,6 +117,7 @@ class Usage(Strict):
     reasoning_tokens: int = 0
     queue_ms: float
     first_token_ms: float | None = Field(None, description="from acceptance to the first token")
+    attempt_first_token_ms: float | None = None
     compute_ms: float
 
     @property

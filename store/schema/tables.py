@@ -11,6 +11,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Double,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -248,6 +249,7 @@ job_checkpoints = Table(
     Column("token_ids", JSONB, nullable=False),
     Column("lineage", JSONB, nullable=False),
     Column("logprobs", JSONB),
+    Column("first_token_s", Float),
 )
 
 # Jobs that failed because their workers kept dying or their attempts ran out. A replay is a new job.

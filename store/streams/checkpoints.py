@@ -17,7 +17,7 @@ texts.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from store.streams.choices import ChoiceEnd, Marks, deltas_as_json, deltas_from_json
@@ -78,7 +78,7 @@ class Checkpoint:
 
     ``deltas[i]`` came from ``token_ids[i]``. Tokens without a certain text yet are not included. ``logprobs[i]`` are of
     the same tokens; ``logprobs`` is empty if the job does not ask for them. ``marks`` are as in
-    ``store.streams.choices``.
+    ``store.streams.choices``. ``first_token_s``: from acceptance to the first of the tokens; None: not known.
     """
 
     deltas: tuple[str, ...] = ()
@@ -86,6 +86,7 @@ class Checkpoint:
     lineage: Lineage = ()
     logprobs: tuple[Logprobs, ...] = ()
     marks: Marks = ()
+    first_token_s: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.deltas) != len(self.token_ids):
@@ -124,8 +125,9 @@ class Checkpoint:
 
     def continued_by(self, epoch: int) -> "Checkpoint":
         """Return the start of an attempt that continues here, or begins anew if nothing was emitted."""
-        lineage = (*self.lineage, (epoch, self.num_deltas)) if self.deltas else ((epoch, 0),)
-        return replace(self, lineage=lineage)
+        if not self.deltas:
+            return replace(self, lineage=((epoch, 0),), first_token_s=None)
+        return replace(self, lineage=(*self.lineage, (epoch, self.num_deltas)))
 
     @classmethod
     def from_json(cls, stored: dict[str, Any] | None) -> Self | None:
@@ -139,6 +141,7 @@ class Checkpoint:
             lineage=lineage_from_json(stored["lineage"]),
             logprobs=read_groups(stored.get("logprobs")),
             marks=marks,
+            first_token_s=stored.get("first_token_s"),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -148,7 +151,11 @@ class Checkpoint:
             "token_ids": [*map(list, self.token_ids)],
             "lineage": [*map(list, self.lineage)],
         }
-        return plain | {"logprobs": groups_as_json(self.logprobs)} if self.logprobs else plain
+        if self.logprobs:
+            plain["logprobs"] = groups_as_json(self.logprobs)
+        if self.first_token_s is not None:
+            plain["first_token_s"] = self.first_token_s
+        return plain
 
 
 def lineage_from_json(stored: Sequence[Sequence[int]]) -> Lineage:

@@ -5,8 +5,8 @@ attempt continues from the deltas that readers can have seen. The log is describ
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from store.encryption.vault import Vault
 from store.redis.connection import connect, translated_errors
@@ -33,24 +33,26 @@ class FencedLogs:
     def fence(self, job_id: str, epoch: int) -> list[Frame]:
         """Close the job's log for attempts before ``epoch`` and return their frames."""
         with connect(self._url, timeout_s=self._timeout_s, retries=0) as client, translated_errors(client):
-            entries: Any = client.eval(
+            now_ms, entries = client.eval(
                 self._script, 1, stream_key(job_id), str(StreamCursor.before(epoch)), str(self._ttl_s)
             )
-        frames = (_frame(job_id, entry_id, fields, self._vault) for entry_id, fields in entries)
+        frames = (_frame(job_id, entry_id, fields, int(now_ms), self._vault) for entry_id, fields in entries)
         return [frame for frame in frames if frame.epoch < epoch]
 
 
-def _frame(job_id: str, entry_id: bytes, flat: list[bytes], vault: Vault) -> Frame:
+def _frame(job_id: str, entry_id: bytes, flat: list[bytes], now_ms: int, vault: Vault) -> Frame:
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], fields.get(b"i", b""), vault=vault)
+    frame = read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], fields.get(b"i", b""), vault=vault)
+    return replace(frame, age_s=(now_ms - int(fields[b"a"])) / 1000) if b"a" in fields else frame
 
 
-def recover(frames: Iterable[Frame]) -> Checkpoint:
+def recover(frames: Iterable[Frame], job_age_s: float = 0.0) -> Checkpoint:
     """Return what the attempts have certainly emitted: the frames up to the first missing one.
 
-    Frames of an attempt after a missing one are void, because no attempt can continue from them.
+    Frames of an attempt after a missing one are void, because no attempt can continue from them. ``job_age_s``: the
+    time since the job was accepted, when the frames were read.
     """
-    recovery = _LogRecovery()
+    recovery = _LogRecovery(job_age_s)
     for frame in frames:
         recovery.take(frame)
     return recovery.checkpoint()
@@ -59,7 +61,9 @@ def recover(frames: Iterable[Frame]) -> Checkpoint:
 class _LogRecovery:
     """The text up to the last frame before a missing one."""
 
-    def __init__(self) -> None:
+    def __init__(self, job_age_s: float) -> None:
+        self._job_age_s = job_age_s
+        self._first_token_s: float | None = None
         self._deltas: list[str] = []
         self._token_ids: list[tuple[int, ...]] = []
         self._logprobs: list[Logprobs] = []
@@ -72,7 +76,8 @@ class _LogRecovery:
             self._begin(frame.checkpoint)
         elif frame.text is not None and (frame.token_ids or _is_end_of_choice(frame)):
             if frame.seq == 1 and frame.epoch > self._epoch:
-                self._begin(Checkpoint(lineage=((frame.epoch, 0),)))
+                first_token_s = None if frame.age_s is None else max(0.0, self._job_age_s - frame.age_s)
+                self._begin(Checkpoint(lineage=((frame.epoch, 0),), first_token_s=first_token_s))
             if frame.epoch == self._epoch and frame.seq == len(self._deltas) + 1:
                 self._deltas.append(frame.text)
                 self._token_ids.append(frame.token_ids)
@@ -81,7 +86,8 @@ class _LogRecovery:
 
     def checkpoint(self) -> Checkpoint:
         logprobs = tuple(self._logprobs) if any(self._logprobs) else ()
-        return Checkpoint(tuple(self._deltas), tuple(self._token_ids), self._lineage, logprobs, tuple(self._marks))
+        deltas, token_ids, marks = tuple(self._deltas), tuple(self._token_ids), tuple(self._marks)
+        return Checkpoint(deltas, token_ids, self._lineage, logprobs, marks, self._first_token_s)
 
     @property
     def _epoch(self) -> int:
@@ -92,6 +98,7 @@ class _LogRecovery:
         self._logprobs = list(start.logprobs or ((),) * start.num_deltas)
         self._marks = list(start.marks)
         self._lineage = start.lineage
+        self._first_token_s = start.first_token_s
 
 
 def _is_end_of_choice(frame: Frame) -> bool:

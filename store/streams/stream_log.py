@@ -16,7 +16,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,6 +90,8 @@ class Frame:
     all attempts that continue one another. An attempt's start has a ``checkpoint`` and ``seq`` 0: the deltas that it
     continues and their attempts, itself the last. A frame with neither is the end of the stream: the outcome is in
     Postgres. Its ``seq`` is one above the last delta's.
+
+    ``age_s`` is known of a job's first delta that ``store.streams.fencing`` has read: since it was published.
     """
 
     job_id: str
@@ -100,6 +102,7 @@ class Frame:
     checkpoint: Checkpoint | None = None
     logprobs: Logprobs = ()
     mark: ChoiceMark | None = None
+    age_s: float | None = field(default=None, compare=False)
 
     @property
     def entry_id(self) -> str:

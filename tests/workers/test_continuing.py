@@ -114,6 +114,15 @@ def check_logprobs(bench: Bench, job_id: str, events: list[Sse]) -> None:
     assert all(one["top_logprobs"] == [{name: one[name] for name in ("token", "logprob", "bytes")}] for one in told)
 
 
+def check_first_token(api: httpx2.Client, job_id: str, known: list[bool]) -> None:
+    """The job's first token came in its first attempt. ``known``: whether each attempt's own is."""
+    timeline = api.get(f"/v1/jobs/{job_id}/timeline").json()
+    began, attempts = timeline["events"][0]["at"], timeline["attempts"]
+    first_at = began + api.get(f"/v1/jobs/{job_id}").json()["usage"]["first_token_ms"] / 1000
+    assert attempts[0]["started_at"] <= first_at <= attempts[0]["ended_at"]
+    assert [one["first_token_ms"] is not None for one in attempts] == known
+
+
 def test_a_killed_worker_leaves_no_gap(
     bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
@@ -130,6 +139,7 @@ def test_a_killed_worker_leaves_no_gap(
     check_logprobs(bench, job_id, events)
     job = bench.job(job_id)
     assert (job.epoch, job.attempt) == (3, 2), "alone for a few tokens, which is not charged, and then in company"
+    check_first_token(api, job_id, [False, True, True])
     (resumed,) = second.events("attempt_resumes")
     assert resumed["num_deltas"] >= 40
     assert [event["cleared"] for event in second.events("attempt_released")] == [True]
@@ -162,6 +172,7 @@ def test_a_drained_worker_hands_on_what_it_had_even_if_redis_forgets(
     check_stored(bench, job_id)
     check_logprobs(bench, job_id, events)
     assert bench.job(job_id).attempt == 1, "a drain is not charged"
+    check_first_token(api, job_id, [True, True])
 
 
 def test_where_the_tail_is_lost_with_the_worker_the_reader_is_told(

@@ -30,20 +30,25 @@ class CheckpointRecovery:
 
     def __init__(self, logs: FencedLogs, clock: Callable[[], float] = time.monotonic) -> None:
         self._logs = logs
+        self._clock = clock
         self._backoff = ExponentialBackoff(1.0, 5.0, clock)
 
-    def checkpoint(self, claim: Claim) -> Checkpoint:
-        """Return the checkpoint from which the attempt continues; an empty one if it starts anew."""
+    def checkpoint(self, claim: Claim, job_age_s: float) -> Checkpoint:
+        """Return the checkpoint from which the attempt continues; an empty one if it starts anew.
+
+        ``job_age_s``: the time since the job was accepted.
+        """
         stored = claim.checkpoint
         if claim.epoch == 1 or (stored is not None and stored.epoch == claim.epoch - 1):
             return stored or Checkpoint()
-        found = newest(stored, self._recovered(claim))
+        found = newest(stored, self._recovered(claim, job_age_s))
         log.info("attempt_resumes", num_deltas=found.num_deltas)
         return found
 
-    def _recovered(self, claim: Claim) -> Checkpoint | None:
+    def _recovered(self, claim: Claim, job_age_s: float) -> Checkpoint | None:
         if self._backoff.is_open:
             return None
+        asked_at = self._clock()
         try:
             frames = self._logs.fence(claim.job_id, claim.epoch)
         except CannotOpen as error:
@@ -54,4 +59,5 @@ class CheckpointRecovery:
             log.warning("log_not_sealed", error=error.message)
             return None
         self._backoff.succeeded()
-        return recover(frames)
+        # The age when the log was read: Redis may have answered late.
+        return recover(frames, job_age_s + self._clock() - asked_at)

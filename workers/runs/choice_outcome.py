@@ -97,7 +97,7 @@ def completed(
     """
     reason = unfinished(completions)
     if reason is FinishReason.HANDED_BACK:
-        return _handed_back(claim, completions, start, stream)
+        return _handed_back(claim, completions, waited_s, start, stream)
     filtered = _filtered(stream, len(completions), rules)
     used = _usage(claim, payload, completions, waited_s, start).model_dump()
     if (rule := next((one.blocked_by for one in filtered.outputs if one.blocked_by is not None), None)) is not None:
@@ -126,12 +126,17 @@ def completed(
     )
 
 
-def _handed_back(claim: Claim, completions: Sequence[CompletionOutput], start: Checkpoint, stream: Checkpoint) -> Retry:
+def _handed_back(
+    claim: Claim, completions: Sequence[CompletionOutput], waited_s: float, start: Checkpoint, stream: Checkpoint
+) -> Retry:
     num_new = sum(len(one.token_ids) for one in completions) - len(start.tokens)
-    return outcome.handed_back(
+    own_s = min((one.first_token_s for one in completions if one.first_token_s is not None), default=None)
+    first_token_s = outcome.job_first_token_s(start, claim.queued_s + waited_s, own_s)
+    retry = outcome.handed_back(
         cleared=outcome.is_on_probation(claim) and num_new >= PROBATION_TOKENS,
-        checkpoint=stream if stream.deltas else None,
+        checkpoint=replace(stream, first_token_s=first_token_s) if stream.deltas else None,
     )
+    return retry if own_s is None else replace(retry, first_token_ms=(waited_s + own_s) * 1000)
 
 
 def _filtered(stream: Checkpoint, num_choices: int, rules: OutputRules | None) -> FilteredChoices:
@@ -179,6 +184,7 @@ def _usage(
     each = [outcome.usage(claim, one, waited_s, start) for one in completions]
     firsts = each[:: payload.n or 1]
     begun = [one.first_token_ms for one in each if one.first_token_ms is not None]
+    own = [one.attempt_first_token_ms for one in each if one.attempt_first_token_ms is not None]
     return Usage(
         input_tokens=sum(one.input_tokens for one in firsts),
         output_tokens=sum(one.output_tokens for one in each),
@@ -186,5 +192,6 @@ def _usage(
         reasoning_tokens=sum(one.reasoning_tokens for one in each),
         queue_ms=claim.queued_s * 1000,
         first_token_ms=min(begun, default=None),
+        attempt_first_token_ms=min(own, default=None),
         compute_ms=max(one.compute_ms for one in each),
     )

@@ -250,6 +250,8 @@ class JobRunner:
     def _count_finished(self, attempt: Attempt, finish: Finish) -> None:
         class_rank = attempt.claim.class_rank
         self._metrics.count_finished(class_rank, finish.state.value, (finish.error or {}).get("code"))
+        if (first_token_ms := (finish.usage or {}).get("first_token_ms")) is not None:
+            self._metrics.times[class_rank].first_token.observe(first_token_ms / 1000)
         if finish.state is JobState.SUCCEEDED:
             took_s = attempt.claim.queued_s + time.monotonic() - attempt.claimed_at
             self._metrics.times[class_rank].total.observe(took_s)

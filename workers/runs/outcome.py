@@ -28,7 +28,7 @@ from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Claim, Finish, Release
 from store.payloads.job_payload import BlockedBody, JobErrorBody, Usage
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint, Lineage, Logprobs
+from store.streams.checkpoints import Checkpoint, Logprobs
 from store.tasks.generate import GenerateOutput, GeneratePayload, PromptEcho, TokenLogprob
 from workers.runs.logprobs import kept_by_delta
 from workers.runs.output_policy import FilteredOutput, OutputRules
@@ -67,11 +67,19 @@ class Retry:
     crashed: bool = False
     cleared: bool = False
     checkpoint: Checkpoint | None = None
+    first_token_ms: float | None = None
 
     def release(self, claim: Claim) -> Release:
         """Return how the job goes back to the queue."""
         return Release(
-            claim.job_id, claim.epoch, self.charge, self.crashed, self.cleared, self.checkpoint, claim.tenant_id
+            claim.job_id,
+            claim.epoch,
+            self.charge,
+            self.crashed,
+            self.cleared,
+            self.checkpoint,
+            claim.tenant_id,
+            first_token_ms=self.first_token_ms,
         )
 
 
@@ -97,7 +105,7 @@ def completed(
     the attempt continued; ``rules`` are the rules of the tenant's policy for the output; ``prompt`` is for the output.
     """
     if completion.finish_reason is FinishReason.HANDED_BACK:
-        return _handed_back(claim, completion, start)
+        return _handed_back(claim, completion, waited_s, start)
     filtered = FilteredOutput(completion.text, completion.deltas) if rules is None else rules.apply(completion.deltas)
     used = usage(claim, completion, waited_s, start).model_dump()
     if filtered.blocked_by is not None:
@@ -161,12 +169,13 @@ def _spelled(
     return spell(tokenizer, chain.from_iterable(logprobs)) if completion.logprobs else None
 
 
-def _handed_back(claim: Claim, completion: CompletionOutput, start: Checkpoint) -> Retry:
+def _handed_back(claim: Claim, completion: CompletionOutput, waited_s: float, start: Checkpoint) -> Retry:
     num_new = len(completion.token_ids) - len(start.tokens)
-    return handed_back(
+    retry = handed_back(
         cleared=is_on_probation(claim) and num_new >= PROBATION_TOKENS,
-        checkpoint=shown(completion.progress, start.lineage),
+        checkpoint=shown(completion.progress, start, claim.queued_s + waited_s),
     )
+    return replace(retry, first_token_ms=_ms(waited_s, completion.first_token_s))
 
 
 def handed_back(*, cleared: bool, checkpoint: Checkpoint | None) -> Retry:
@@ -175,27 +184,50 @@ def handed_back(*, cleared: bool, checkpoint: Checkpoint | None) -> Retry:
     return Retry("handed_back", message, charge=False, cleared=cleared, checkpoint=checkpoint)
 
 
-def shown(progress: EmittedOutput | None, lineage: Lineage) -> Checkpoint | None:
-    """Return the output that an attempt has shown; None if there is none."""
+def shown(progress: EmittedOutput | None, start: Checkpoint, before_s: float) -> Checkpoint | None:
+    """Return the output that an attempt has shown; None if there is none.
+
+    ``before_s``: from the job's acceptance to the submission to the engine.
+    """
     if progress is None or not progress.deltas:
         return None
     logprobs = kept_by_delta(progress.token_ids, progress.logprobs)
-    return Checkpoint(progress.deltas, progress.token_ids, lineage, logprobs)
+    first_token_s = job_first_token_s(start, before_s, progress.first_token_s)
+    return Checkpoint(progress.deltas, progress.token_ids, start.lineage, logprobs, first_token_s=first_token_s)
+
+
+def job_first_token_s(start: Checkpoint, before_s: float, own_s: float | None) -> float | None:
+    """Return the time from acceptance to the first token of the answer: that of the attempt which began it."""
+    if start.deltas:
+        return start.first_token_s
+    return None if own_s is None else before_s + own_s
+
+
+def _ms(before_s: float, after_s: float | None) -> float | None:
+    return None if after_s is None else (before_s + after_s) * 1000
 
 
 def usage(claim: Claim, completion: CompletionOutput, waited_s: float, start: Checkpoint) -> Usage:
-    """Return the usage. The time of the first token is not known if an earlier attempt produced it."""
-    before_s = claim.queued_s + waited_s
-    first_s = None if start.deltas else completion.first_token_s
+    """Return the usage."""
+    first_token_s = job_first_token_s(start, claim.queued_s + waited_s, completion.first_token_s)
     return Usage(
         input_tokens=completion.num_prompt_tokens,
         output_tokens=completion.num_output_tokens,
         cached_tokens=completion.num_cached_tokens,
         reasoning_tokens=completion.num_reasoning_tokens,
         queue_ms=claim.queued_s * 1000,
-        first_token_ms=None if first_s is None else (before_s + first_s) * 1000,
+        first_token_ms=_ms(0.0, first_token_s),
+        attempt_first_token_ms=_ms(waited_s, completion.first_token_s),
         compute_ms=completion.total_s * 1000,
     )
+
+
+def stopped(claim: Claim, error: EngineError, waited_s: float, start: Checkpoint) -> Finish | Retry:
+    """Return the outcome of a request that the engine did not end, with the output that it has shown."""
+    verdict = refused(claim, error, shown(error.progress, start, claim.queued_s + waited_s))
+    if isinstance(verdict, Finish) or error.progress is None:
+        return verdict
+    return replace(verdict, first_token_ms=_ms(waited_s, error.progress.first_token_s))
 
 
 def refused(claim: Claim, error: HeadraceError | EngineError, checkpoint: Checkpoint | None = None) -> Finish | Retry:

@@ -112,15 +112,14 @@ class Generating:
     ) -> Finish | Retry:
         (request,), start = self._begin(attempt, [self._request(attempt, payload)], is_guarded=is_guarded)
         self._put_filter(attempt, rules if is_guarded else None)
-        submitted_at = self._clock()
+        waited_s = self._clock() - attempt.claimed_at
         try:
             completion = self._engine.run(
                 attempt, request, num_prompt=len(request.prompt), max_tokens=request.sampling.max_tokens
             )
         except EngineError as error:
-            return outcome.refused(attempt.claim, error, outcome.shown(error.progress, start.lineage))
-        waited_s = submitted_at - attempt.claimed_at
-        self._observe(attempt, completion, waited_s, is_continued=bool(start.deltas))
+            return outcome.stopped(attempt.claim, error, waited_s, start)
+        self._observe(attempt, completion, waited_s)
         try:
             prompt = echoed(self._tokenizer, request, completion)
             return outcome.completed(
@@ -129,8 +128,8 @@ class Generating:
         except ScanTooLong as error:
             return outcome.failed(attempt.claim, "policy_scan_too_long", str(error))
 
-    def _observe(self, attempt: Attempt, completion: CompletionOutput, waited_s: float, *, is_continued: bool) -> None:
-        """Note the attempt's times. A job's wait and its first token are counted once."""
+    def _observe(self, attempt: Attempt, completion: CompletionOutput, waited_s: float) -> None:
+        """Note the attempt's times. A job's wait is counted once."""
         times = self._metrics.times[attempt.claim.class_rank]
         queued_s = attempt.claim.queued_s + waited_s + completion.queued_s
         if attempt.epoch == 1:
@@ -139,8 +138,6 @@ class Generating:
             prefill_s = completion.first_token_s - completion.queued_s
             times.prefill.observe(prefill_s)
             times.decode.observe(completion.total_s - completion.first_token_s)
-            if not is_continued:
-                times.first_token.observe(queued_s + prefill_s)
 
     def _generate_choices(
         self, attempt: Attempt, payload: GeneratePayload, rules: OutputRules | None, *, is_guarded: bool
@@ -156,7 +153,7 @@ class Generating:
             written = stream.checkpoint()
             return outcome.refused(attempt.claim, error, written if written.deltas else None)
         waited_s = submitted_at - attempt.claimed_at
-        self._observe(attempt, completions[0], waited_s, is_continued=bool(start.deltas))
+        self._observe(attempt, completions[0], waited_s)
         try:
             prompts = [*map(partial(echoed, self._tokenizer), requests, completions)]
             return choice_outcome.completed(
@@ -220,7 +217,11 @@ class Generating:
             return requests, Checkpoint(lineage=((1, 0),))
         # An attempt that goes on after emitted tokens has not seen the prompt's logits.
         is_fresh = is_guarded or requests[0].sampling.scores_prompt
-        known = Checkpoint() if is_fresh else self._recovery.checkpoint(attempt.claim)
+        known = (
+            Checkpoint()
+            if is_fresh
+            else self._recovery.checkpoint(attempt.claim, attempt.claim.queued_s + self._clock() - attempt.claimed_at)
+        )
         start = known.continued_by(attempt.epoch)
         try:
             requests = [self._continued(request, number, start) for number, request in enumerate(requests)]

@@ -30,17 +30,24 @@ function part(kind, name, from, to) {
   return { kind, from, to, isOpen: false, about: `${name} ${duration(to - from)}` };
 }
 
-// The time of the first token is known once the job has ended. Of an attempt without it only the whole is drawn.
+// The time of the first token is known once the attempt has ended. Without it only the whole is drawn.
 function computed(job, attempt, accepted, now) {
   const to = attempt.ended_at ?? now;
   const isOpen = attempt.ended_at === null;
+  const first = firstToken(job, attempt, accepted, to);
+  const [kind, name] = ENDS[attempt.outcome] ?? ["decode-part", "decoded"];
+  if (first !== null) return [part("prefill-part", "to the first token", attempt.started_at, first), part(kind, name, first, to)];
+  if (attempt.outcome in ENDS) return [part(kind, name, attempt.started_at, to)];
+  return [{ ...part("compute-part", isOpen ? "runs for" : "ran", attempt.started_at, to), isOpen }];
+}
+
+const ENDS = { released: ["given-part", "given back after"], lease_expired: ["lost-part", "lost after"] };
+
+// A lost attempt could not tell its first token: it is the job's if that lies inside.
+function firstToken(job, attempt, accepted, to) {
+  if (attempt.first_token_ms !== null) return attempt.started_at + attempt.first_token_ms / 1000;
   const first = job.usage?.first_token_ms == null ? null : accepted + job.usage.first_token_ms / 1000;
-  if (attempt.outcome === "released") return [part("given-part", "given back after", attempt.started_at, to)];
-  if (attempt.outcome === "lease_expired") return [part("lost-part", "lost after", attempt.started_at, to)];
-  if (first === null || first < attempt.started_at || first > to) {
-    return [{ ...part("compute-part", isOpen ? "runs for" : "ran", attempt.started_at, to), isOpen }];
-  }
-  return [part("prefill-part", "to the first token", attempt.started_at, first), part("decode-part", "decoded", first, to)];
+  return first !== null && first >= attempt.started_at && first <= to ? first : null;
 }
 
 function hooks(delivery) {

@@ -52,6 +52,16 @@ def test_a_sealed_log_takes_nothing_of_older_attempts_and_all_of_the_next(
     assert publisher.publish([delta(2, 5)]) == 0
 
 
+def test_the_time_of_the_first_token_is_found_and_handed_on(publisher: StreamPublisher, logs: FencedLogs) -> None:
+    publisher.publish(deltas(1, 1, 2))
+    found = recover(logs.fence("a", 2), job_age_s=1000.0)
+    assert found.first_token_s is not None
+    assert 900.0 < found.first_token_s <= 1000.0
+    publisher.publish([start(found, 2), delta(2, 3)])
+    later = recover(logs.fence("a", 3), job_age_s=5000.0)
+    assert (later.num_deltas, later.first_token_s) == (3, found.first_token_s)
+
+
 def test_a_log_that_was_never_written_or_was_wiped_is_sealed_too(
     publisher: StreamPublisher, logs: FencedLogs, redis_client: redis.Redis
 ) -> None:

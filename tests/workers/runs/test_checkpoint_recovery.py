@@ -52,7 +52,7 @@ def test_an_attempt_begins_at_the_newest_that_is_known(
 ) -> None:
     logs = Logs(is_away=is_away)
     resumer = CheckpointRecovery(logs)  # type: ignore[arg-type]  # the one method that is called
-    assert resumer.checkpoint(replace(CLAIM, epoch=epoch, checkpoint=stored)) == found
+    assert resumer.checkpoint(replace(CLAIM, epoch=epoch, checkpoint=stored), 9.0) == found
     assert logs.num_asked == num_asked
 
 
@@ -61,10 +61,10 @@ def test_a_redis_that_is_away_is_asked_once_in_a_while() -> None:
     logs = Logs(is_away=True)
     resumer = CheckpointRecovery(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # as above
     for _ in range(10):
-        resumer.checkpoint(CLAIM)
+        resumer.checkpoint(CLAIM, 9.0)
     assert logs.num_asked == 1
     now[0], logs.is_away = 1.5, False
-    assert resumer.checkpoint(CLAIM) == IN_LOG
+    assert resumer.checkpoint(CLAIM, 9.0) == IN_LOG
 
 
 def test_a_redis_that_does_not_answer_delays_a_job_by_little() -> None:
@@ -72,7 +72,7 @@ def test_a_redis_that_does_not_answer_delays_a_job_by_little() -> None:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         resumer = CheckpointRecovery(FencedLogs(url, ttl_s=1, timeout_s=SEAL_TIMEOUT_S))
         began = time.monotonic()
-        assert resumer.checkpoint(CLAIM) == Checkpoint()
+        assert resumer.checkpoint(CLAIM, 9.0) == Checkpoint()
         assert SEAL_TIMEOUT_S <= time.monotonic() - began < 2 * SEAL_TIMEOUT_S
 
 

@@ -94,6 +94,7 @@ def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, s
         "reasoning_tokens": 0,
         "queue_ms": 500.0,
         "first_token_ms": 1625.0,
+        "attempt_first_token_ms": 1125.0,
         "compute_ms": 2000.0,
     }
 
@@ -119,10 +120,32 @@ def test_calls_are_told_apart_from_content_and_the_text_is_kept(reason: FinishRe
     assert (alone.content, len(alone.tool_calls or ())) == (None, 1)
 
 
-def test_a_completion_of_several_attempts_names_them_and_not_when_its_first_token_came() -> None:
-    finish = outcome.completed(CLAIM, PAYLOAD, completion(FinishReason.STOP), 0.125, START, ByteTokenizer())
+@pytest.mark.parametrize(("known_s", "told_ms"), [(0.25, 250.0), (None, None)])
+def test_a_completion_of_several_attempts_has_the_first_token_of_the_one_that_began_it(
+    known_s: float | None, told_ms: float | None
+) -> None:
+    start = replace(START, first_token_s=known_s)
+    finish = outcome.completed(CLAIM, PAYLOAD, completion(FinishReason.STOP), 0.125, start, ByteTokenizer())
     assert isinstance(finish, Finish)
-    assert (finish.lineage, (finish.usage or {})["first_token_ms"]) == (((2, 0), (4, 1)), None)
+    used = finish.usage or {}
+    assert finish.lineage == ((2, 0), (4, 1))
+    assert (used["first_token_ms"], used["attempt_first_token_ms"]) == (told_ms, 1125.0)
+
+
+def test_an_attempt_that_is_given_back_hands_on_when_the_first_token_came() -> None:
+    failed = StepFailed("a step")
+    failed.progress = EmittedOutput(("the ",), ((1,),), first_token_s=1.0)
+    handed_back = replace(completion(FinishReason.HANDED_BACK), delta_token_ids=((1,), (2, 3)))
+    begun = [
+        outcome.completed(CLAIM, PAYLOAD, handed_back, 0.125, Checkpoint(), ByteTokenizer()),
+        outcome.stopped(CLAIM, failed, 0.125, Checkpoint()),
+    ]
+    for retry in begun:
+        assert isinstance(retry, Retry)
+        assert (retry.first_token_ms, retry.checkpoint and retry.checkpoint.first_token_s) == (1125.0, 1.625)
+    continued = outcome.stopped(CLAIM, failed, 0.125, replace(START, first_token_s=0.25))
+    assert isinstance(continued, Retry)
+    assert (continued.first_token_ms, continued.checkpoint and continued.checkpoint.first_token_s) == (1125.0, 0.25)
 
 
 def test_logprobs_are_kept_by_delta_and_spelled_for_the_whole_text() -> None:
@@ -165,13 +188,15 @@ def test_what_is_handed_back_is_not_charged_and_may_have_stood_its_probation(
     retry = outcome.completed(claim, PAYLOAD, whole, 0.125, START, ByteTokenizer())
     assert isinstance(retry, Retry)
     handed_on = Checkpoint(("the ", "mill"), ((0,), (1, 2)), START.lineage)
-    assert retry.release(claim) == Release("job_1", 4, cleared=cleared, checkpoint=handed_on, tenant_id=claim.tenant_id)
+    assert retry.release(claim) == Release(
+        "job_1", 4, cleared=cleared, checkpoint=handed_on, tenant_id=claim.tenant_id, first_token_ms=1125.0
+    )
 
 
 def test_errors_end_a_job_or_let_it_run_again() -> None:
     failed, numerical = StepFailed("a step"), NumericalError("not finite")
     failed.progress = numerical.progress = EmittedOutput(("the ",), ((1,),))
-    retry = outcome.refused(CLAIM, failed, outcome.shown(failed.progress, START.lineage))
+    retry = outcome.refused(CLAIM, failed, outcome.shown(failed.progress, START, 1.0))
     assert retry == Retry("worker_lost", "a step", checkpoint=START)
     finish = outcome.refused(CLAIM, numerical)
     assert isinstance(finish, Finish)
@@ -193,7 +218,7 @@ def test_a_lost_server_counts_as_a_crash_only_for_a_job_that_lost_many() -> None
     lost.progress = EmittedOutput(("Hel",), ((1,),))
     verdicts = [
         outcome.refused(
-            replace(CLAIM, epoch=CLAIM.attempt + num_free), error, outcome.shown(error.progress, START.lineage)
+            replace(CLAIM, epoch=CLAIM.attempt + num_free), error, outcome.shown(error.progress, START, 1.0)
         )
         for error, num_free in (
             (lost, outcome.FREE_LOSSES - 1),
