@@ -268,3 +268,27 @@ def ago(created_at: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time; – if it is not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for unit, length, until in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 129_600)):
+        if seconds < until:
+            return f"{seconds / length:.1f} {unit}" if seconds < 10 else f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def clock(at: float, *, with_ms: bool = False) -> str:
+    """A Unix time as the local time of day."""
+    time = datetime.fromtimestamp(at).astimezone()
+    return time.strftime("%H:%M:%S") + (f".{time.microsecond // 1000:03}" if with_ms else "")
+
+
+def worker_name(worker_id: str) -> str:
+    """Host and process id of a worker, as the console shows them."""
+    host, _, rest = worker_id.partition(":")
+    return f"{host.rpartition('@')[2]} · {rest.partition(':')[0]}" if rest else worker_id

@@ -11,8 +11,16 @@ import structlog
 from models.engine.protocol import AnyEngine
 from models.engine.requests import Delta
 from store.redis.connection import AWAY
-from store.redis.live_workers import PERIOD_S, TICK_S, SnapshotJob, SnapshotPublisher, WorkerSnapshot, WorkerTick
-from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
+from store.redis.live_workers import (
+    KEEP_S,
+    PERIOD_S,
+    TICK_S,
+    SnapshotJob,
+    SnapshotPublisher,
+    WorkerSnapshot,
+    WorkerTick,
+)
+from workers.runs.in_flight import Attempt, AttemptId, ChoiceId, InFlightAttempts
 
 log = structlog.get_logger(__name__)
 
@@ -30,16 +38,27 @@ class TokenCounts:
         self._attempts: dict[AttemptId, tuple[str, int]] = {}
         self._tokens: defaultdict[str, int] = defaultdict(int)
         self._first_token_ms: defaultdict[str, list[float]] = defaultdict(list)
+        self._counted_at = clock()
 
     def count(self, deltas: Sequence[Delta]) -> None:
-        """Count the tokens of one engine step. A delta without token ids, of an inference server, counts as one."""
+        """Count the tokens of one engine step. A delta without token ids, of an inference server, counts as one.
+
+        The choices of a job count together.
+        """
         with self._lock:
+            self._counted_at = self._clock()
             for delta in deltas:
-                attempt_id = cast(AttemptId, delta.request_id)
-                tenant_id, num_tokens = self._attempts.get(attempt_id) or self._first(attempt_id)
+                attempt_id = AttemptId(*cast(AttemptId | ChoiceId, delta.request_id)[:2])
+                tenant_id, num_tokens = self._attempts.get(attempt_id) or self._first(attempt_id, delta.seq)
                 num_new = len(delta.token_ids) or 1
                 self._attempts[attempt_id] = (tenant_id, num_tokens + num_new)
                 self._tokens[tenant_id] += num_new
+
+    @property
+    def counted_at(self) -> float:
+        """When the last token came; at first, the start."""
+        with self._lock:
+            return self._counted_at
 
     def tokens_of(self, attempt_id: AttemptId) -> int:
         """Return the tokens that the attempt has generated."""
@@ -60,12 +79,13 @@ class TokenCounts:
             self._first_token_ms.clear()
         return taken
 
-    def _first(self, attempt_id: AttemptId) -> tuple[str, int]:
+    def _first(self, attempt_id: AttemptId, seq: int) -> tuple[str, int]:
+        """Note the time to the first token of a job. An attempt that continues another one has a later ``seq``."""
         attempt = self._in_flight.get(attempt_id.job_id)
         if attempt is None:
             return "", 0
         times = self._first_token_ms[attempt.claim.tenant_id]
-        if attempt.claim.attempt == 1 and len(times) < _MOST_FIRST_TOKENS:
+        if seq == 1 and len(times) < _MOST_FIRST_TOKENS:
             times.append(round((attempt.claim.queued_s + self._clock() - attempt.claimed_at) * 1000, 1))
         return attempt.claim.tenant_id, 0
 
@@ -98,6 +118,7 @@ class LiveReporter:
         self._engine_description = engine_description
         self._clock = clock
         self._running: list[int] = []
+        self._idle_at = clock()
         self._ticked_at = clock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
@@ -123,6 +144,9 @@ class LiveReporter:
         stats = self._engine.stats()
         self._running.append(stats.running)
         now = self._clock()
+        jobs = [self._job(attempt, now) for attempt in attempts]
+        if not stats.running:
+            self._idle_at = now
         renewed = [self._in_flight.renewed_at(attempt) for attempt in attempts]
         snapshot = WorkerSnapshot(
             id=self._owner,
@@ -135,9 +159,16 @@ class LiveReporter:
             total_blocks=stats.total_blocks,
             lease_s=self._lease_s,
             lease_age_s=round(now - min(renewed), 3) if renewed else None,
-            jobs=[self._job(attempt, now) for attempt in attempts],
+            jobs=jobs,
+            quiet_s=self._quiet_s(jobs, now) if stats.running else None,
+            kept_s=KEEP_S,
         )
         self._publisher.publish(snapshot, self._tick(now))
+
+    def _quiet_s(self, jobs: Sequence[SnapshotJob], now: float) -> float | None:
+        if not any(job.max_tokens for job in jobs):
+            return None
+        return round(now - max(self._counts.counted_at, self._idle_at), 3)
 
     def _tick(self, now: float) -> WorkerTick | None:
         if now - self._ticked_at < TICK_S:

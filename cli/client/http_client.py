@@ -1,16 +1,22 @@
 """The client of the verbs: ``headrace.client`` with the routes of operators."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from headrace.client import ApiUnavailable, Client, InvalidBaseUrl
+import httpx2
+import orjson
+
+from headrace.client import ApiUnavailable, Client, ConnectionLost, InvalidBaseUrl, answers
 from store.errors import SettingsError
 
 Json = dict[str, Any]
 
 # A person waits: after about a second without a connection it is better to say so.
 _MAX_RETRIES = 3
+
+# An event comes each second. After this time without one the connection is lost.
+_SILENCE_S = 10.0
 
 
 class OperatorClient(Client):
@@ -20,6 +26,7 @@ class OperatorClient(Client):
     """
 
     def __init__(self, base_url: str, api_key: str, on_warning: Callable[[str], None] = lambda _sentence: None) -> None:
+        self.base_url = base_url
         try:
             super().__init__(base_url, api_key, max_retries=_MAX_RETRIES, on_warning=on_warning)
         except InvalidBaseUrl as error:
@@ -49,6 +56,25 @@ class OperatorClient(Client):
     def models(self) -> list[Json]:
         """Return the models, without entries for their aliases and versions."""
         return [model for model in self._list("GET", "/v1/models") if "@" not in str(model["id"])]
+
+    def live(self) -> Json:
+        """Return the live figures once."""
+        return self.request("GET", "/v1/live")
+
+    def live_events(self) -> Iterator[tuple[str, Json]]:
+        """Yield each event of the live figures with its name. Raises ClientError when the connection ends, however."""
+        timeout = httpx2.Timeout(_SILENCE_S, connect=5)
+        headers = {"Accept": "text/event-stream"}
+        try:
+            with self._http.stream("GET", "/v1/live", headers=headers, timeout=timeout) as response:
+                if response.is_error:
+                    response.read()
+                    raise answers.error_of(response)
+                for sent in httpx2.EventSource(response, max_event_size=None):
+                    yield sent.event, orjson.loads(sent.data)
+        except httpx2.TransportError as error:
+            raise answers.lost(error, self.base_url) from error
+        raise ConnectionLost(f"{self.base_url} has ended the connection", is_transient=True)
 
     def model_versions(self, model: str | None = None) -> list[Json]:
         """Return the versions of a model, or of all models, retired ones too."""

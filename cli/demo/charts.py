@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-_BLOCKS = " ▁▂▃▄▅▆▇█"
+from cli.bars import sparkline
+
 _WIDTH = 48
 _LABEL = 30
 
@@ -56,10 +57,5 @@ def _column(at_s: float, seconds: float) -> int:
 def occupancy(running: Sequence[int]) -> Text:
     """The number of jobs in the batch over time, as a row of blocks."""
     peak = max([*running, 1])
-    num_columns = min(_WIDTH, len(running))
-    columns = [
-        max(running[len(running) * i // num_columns : max(1, len(running) * (i + 1) // num_columns)])
-        for i in range(num_columns)
-    ]
-    bars = "".join(_BLOCKS[round(value / peak * (len(_BLOCKS) - 1))] for value in columns)
+    bars = sparkline(running, _WIDTH, peak)
     return Text.assemble("jobs in the batch over time  ", (bars, "green"), f"  (top: {peak})")

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from producer_api.console import live_view
-from producer_api.console.live_view import LiveState, Tick
+from producer_api.console.live_objects import LiveQueue, LiveState
+from producer_api.console.live_view import Tick
 from producer_api.runtime import Runtime
 from producer_api.server.errors import Draining
 from producer_api.server.sse import StreamAborted
@@ -122,12 +123,8 @@ class LivePoll:
         return {
             audience: self._encoded(
                 audience,
-                LiveState(
-                    at=now,
-                    share="all" if audience is None else "own",
-                    missing=sorted(set(missing)),
-                    queues=found,
-                    workers=live_view.live_workers(workers, audience),
+                live_view.live_state(
+                    now, found, live_view.live_workers(workers, audience), missing, sees_all=audience is None
                 ),
             )
             for audience, found in read.items()
@@ -140,7 +137,7 @@ class LivePoll:
         history = live_view.history(self._ticks, audience, state.at)
         return _Reading(_json(state), _json(history), self._history_no)
 
-    def _read_queues(self, audience: Audience, missing: list[str]) -> list[live_view.LiveQueue]:
+    def _read_queues(self, audience: Audience, missing: list[str]) -> list[LiveQueue]:
         db, sees_all = self._runtime.db, audience is None
         try:
             found = backlog.read_backlog(db)

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader, may
+from producer_api.console.live_objects import LiveSnapshot
 from producer_api.console.live_poll import LivePoll
-from producer_api.console.live_view import LiveSnapshot
 from producer_api.http.requests import RuntimeOf
 from producer_api.server.errors import DOCUMENTED
 from producer_api.server.sse import EventStream

@@ -1,18 +1,23 @@
-"""The live events of the console as response models, and how they are made from what was read. No I/O.
-
-Times are Unix seconds. A key that sees all (``queues:admin``) gets every tenant's figures; any other key gets those of
-its own tenant.
-"""
+"""How the live figures are made from what was read. No I/O."""
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, Field
-
+from producer_api.console.live_objects import (
+    HistoryPoint,
+    LiveHistory,
+    LiveJob,
+    LiveQueue,
+    LiveState,
+    LiveWorker,
+    QueueSpeed,
+    TenantLoad,
+)
+from producer_api.console.live_problems import health, problems
 from producer_api.http.views import rounded
-from producer_api.jobs.queue_views import QueueObject, queue_object
+from producer_api.jobs.queue_views import queue_object
 from store.redis.live_workers import HISTORY_S, TICK_S, WorkerSnapshot, WorkerTick
 from store.scheduling.backlog import Backlog
 from store.scheduling.queues import QueueView
@@ -28,97 +33,21 @@ FIRST_TOKENS_OVER_S = 30.0
 """A point's times to the first token are those of this long before it."""
 
 
-class TenantLoad(BaseModel):
-    """The queued jobs of one tenant in a queue."""
-
-    id: str = Field(description="id of the tenant")
-    name: str | None = Field(description="name of the tenant")
-    jobs: int = Field(description="its queued jobs")
-    tokens: int = Field(description="tokens of these jobs, prompt and `max_tokens`")
-
-
-class LiveQueue(QueueObject):
-    """A queue, when it will be empty at its recent rate, and its largest tenants."""
-
-    clears_in_s: float | None = Field(description="seconds to start all queued jobs at the recent rate; null: unknown")
-    tenants: list[TenantLoad] = Field(description="the largest tenants; empty for keys without queues:admin")
-
-
-class LiveJob(BaseModel):
-    """One attempt that a worker holds."""
-
-    id: str = Field(description="id of the job")
-    tenant: str | None = Field(description="id of its tenant; null for keys without queues:admin")
-    class_rank: int = Field(description="0 interactive, 1 standard, 2 batch")
-    attempt: int = Field(description="number of the charged attempt, from 1")
-    age_s: float = Field(description="seconds since the worker claimed it")
-    input_tokens: int = Field(description="tokens of the prompt")
-    output_tokens: int = Field(description="tokens that this attempt has generated")
-    max_tokens: int = Field(description="0 for tasks that generate no text")
-
-
-class LiveWorker(BaseModel):
-    """A worker. Without queues:admin ``jobs`` are the tenant's own, and the figures of the whole worker are null."""
-
-    id: str = Field(description="id of the worker, as in the timeline of a job")
-    queue: str = Field(description="the queue that it serves")
-    engine: str | None = Field(description="its inference server; null: headrace's own engine")
-    seen_age_s: float = Field(description="age of what the worker has told, in seconds")
-    slots: int = Field(description="requests that it runs at once")
-    running: int | None = Field(description="requests in its batch")
-    waiting: int | None = Field(description="requests inside its engine that wait for room")
-    free_blocks: int | None = Field(description="blocks of its KV cache that no request holds")
-    total_blocks: int | None = Field(description="blocks of its KV cache")
-    lease_s: float = Field(description="how long a lease lasts without a renewal, in seconds")
-    lease_age_s: float | None = Field(description="seconds since the oldest renewal; null if it holds no job")
-    jobs: list[LiveJob] = Field(description="what it holds")
-
-
-class LiveState(BaseModel):
-    """The queues and workers at one moment; the data of the event `live`."""
-
-    at: float = Field(description="time of the reading, Unix seconds")
-    share: Literal["all", "own"] = Field(description="`all` for keys with queues:admin, else the tenant's `own`")
-    missing: list[str] = Field(description="what could not be read: `postgres`, `redis`")
-    queues: list[LiveQueue] = Field(description="every queue, by name")
-    workers: list[LiveWorker] = Field(description="every worker, by queue and id")
-
-
-class HistoryPoint(BaseModel):
-    """A few seconds of the past. Null: nothing was measured, or it is not this key's to see."""
-
-    at: float = Field(description="its end, Unix seconds")
-    tokens_per_s: float = Field(description="generated tokens per second")
-    first_token_p50_ms: float | None = Field(description="median time to the first token, of the 30 s before")
-    first_token_p95_ms: float | None = Field(description="95th percentile of the same")
-    occupancy: float | None = Field(description="running requests divided by slots, of all workers")
-
-
-class QueueSpeed(BaseModel):
-    """How fast one queue was served in the last minute."""
-
-    queue: str = Field(description="name of the queue")
-    tokens_per_s: float = Field(description="generated tokens per second")
-    first_token_p50_ms: float | None = Field(description="median time from acceptance to the first token")
-    first_token_p95_ms: float | None = Field(description="95th percentile of it")
-
-
-class LiveHistory(BaseModel):
-    """The last ten minutes; the data of the event `history`."""
-
-    step_s: float = Field(TICK_S, description="length of a step, in seconds")
-    points: list[HistoryPoint] = Field(description="a point for each step, oldest first")
-    speeds: list[QueueSpeed] = Field(description="the last minute of each queue that was served, by name")
-
-
-class LiveSnapshot(BaseModel):
-    """The state and the history, once."""
-
-    state: LiveState = Field(description="the queues and workers now")
-    history: LiveHistory = Field(description="the last ten minutes")
-
-
 Tick = tuple[float, WorkerTick]
+
+
+def live_state(
+    at: float, queues: list[LiveQueue], workers: list[LiveWorker], missing: Iterable[str], *, sees_all: bool
+) -> LiveState:
+    """Return the state with its problems."""
+    return LiveState(
+        at=at,
+        share="all" if sees_all else "own",
+        missing=sorted(set(missing)),
+        queues=queues,
+        workers=workers,
+        problems=problems(queues, workers),
+    )
 
 
 def live_queues(
@@ -159,6 +88,7 @@ def _worker(snapshot: WorkerSnapshot, age_s: float, tenant_id: str | None) -> Li
         for job in snapshot.jobs
         if tenant_id in (None, job.tenant_id)
     ]
+    lease_age_s = None if snapshot.lease_age_s is None else round(snapshot.lease_age_s + age_s, 3)
     return LiveWorker(
         id=snapshot.id,
         queue=snapshot.queue,
@@ -170,7 +100,9 @@ def _worker(snapshot: WorkerSnapshot, age_s: float, tenant_id: str | None) -> Li
         free_blocks=snapshot.free_blocks if sees_all else None,
         total_blocks=snapshot.total_blocks if sees_all else None,
         lease_s=snapshot.lease_s,
-        lease_age_s=snapshot.lease_age_s,
+        lease_age_s=lease_age_s,
+        quiet_s=snapshot.quiet_s if sees_all else None,
+        health=health(age_s, snapshot.quiet_s, lease_age_s, snapshot.lease_s),
         jobs=jobs,
     )
 

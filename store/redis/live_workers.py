@@ -1,8 +1,8 @@
 """What each worker does at the moment, as it tells Redis: for people who watch, as in the console.
 
-Nothing decides by it, and Redis may lose it. A worker replaces its snapshot every second; the snapshot goes away
-``KEEP_S`` after the last one. Every ``TICK_S`` it adds a tick to a history, which is kept for ``HISTORY_S``. There is
-no text of a job here.
+Nothing decides by it, and Redis may lose it. A worker replaces its snapshot every second; the last snapshot of a worker
+that was lost stays for ``KEEP_S``, so that people see which one it was. Every ``TICK_S`` it adds a tick to a history,
+which is kept for ``HISTORY_S``. There is no text of a job here.
 """
 
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 PERIOD_S = 1.0
 """The time between two snapshots of a worker."""
 
-KEEP_S = 15
+KEEP_S = 60
 TICK_S = 5.0
 HISTORY_S = 600
 
@@ -40,7 +40,8 @@ class SnapshotJob(BaseModel):
 class WorkerSnapshot(BaseModel):
     """A worker snapshot: what a worker holds at one moment.
 
-    ``id`` is the owner of its claims; ``lease_age_s``: since the oldest renewal.
+    ``id`` is the owner of its claims; ``lease_age_s``: since the oldest renewal. ``quiet_s``: how long its requests
+    have run without a new token; None if none of them generates text. ``kept_s``: how long Redis keeps it.
     """
 
     id: str
@@ -54,6 +55,9 @@ class WorkerSnapshot(BaseModel):
     lease_s: float
     lease_age_s: float | None
     jobs: list[SnapshotJob]
+    # A worker of an older release sends neither.
+    quiet_s: float | None = None
+    kept_s: int = 15
 
 
 class WorkerTick(BaseModel):
@@ -80,7 +84,7 @@ class SnapshotPublisher:
     def publish(self, snapshot: WorkerSnapshot, tick: WorkerTick | None) -> None:
         """Replace the worker's snapshot, and add a tick to the history."""
         with self._client.pipeline(transaction=False) as pipe:
-            pipe.set(_SNAPSHOT + snapshot.id, snapshot.model_dump_json(), ex=KEEP_S)
+            pipe.set(_SNAPSHOT + snapshot.id, snapshot.model_dump_json(), ex=snapshot.kept_s)
             pipe.sadd(_WORKERS, snapshot.id)
             if tick is not None:
                 oldest_ms = int((datetime.now(UTC).timestamp() - 2 * HISTORY_S) * 1000)
@@ -116,7 +120,8 @@ def read_workers(client: redis.Redis) -> list[tuple[WorkerSnapshot, float]]:
         if stored is None:
             client.srem(_WORKERS, one)
             continue
-        found.append((WorkerSnapshot.model_validate_json(stored), max(0.0, KEEP_S - left_ms / 1000)))
+        snapshot = WorkerSnapshot.model_validate_json(stored)
+        found.append((snapshot, max(0.0, snapshot.kept_s - left_ms / 1000)))
     return sorted(found, key=lambda pair: (pair[0].queue, pair[0].id))
 
 

@@ -19,9 +19,9 @@ from tests.roles import as_api
 class ApiServer:
     """The application under uvicorn in a thread. ``start`` returns once it answers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, port: int = 0) -> None:
         self.app = create_app(as_api(settings))
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = server_config(self.app, settings)
         config.timeout_graceful_shutdown = 3
@@ -49,9 +49,9 @@ class ApiServer:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[ApiServer]:
-    """Run a server for these settings."""
-    server = ApiServer(settings)
+def serving(settings: Settings, port: int = 0) -> Iterator[ApiServer]:
+    """Run a server for these settings; port 0: a free one."""
+    server = ApiServer(settings, port)
     server.start()
     try:
         yield server

@@ -19,10 +19,24 @@ export default function LivePage() {
     </div>
     ${status !== "live" && html`<p class="note bad">No connection to the server: the figures are from the last event.</p>`}
     ${live.missing.map((name) => html`<p class="note bad" key=${name}>The API cannot read ${name}.</p>`)}
+    <${Problems} problems=${live.problems} />
     <${Figures} live=${live} history=${history} />
     <${Queues} queues=${live.queues} sharesAll=${live.share === "all"} />
     <${Workers} workers=${live.workers} queues=${live.queues} sharesAll=${live.share === "all"} />`;
 }
+
+// What the API says needs attention.
+function Problems({ problems }) {
+  return html`<ul class="problems" aria-label="Needs attention">
+    ${problems.map(
+      ({ kind, queue, worker, text }) => html`<li class="note" key=${`${kind} ${worker ?? queue}`}>
+        <span class=${`badge ${SEVERE.includes(kind) ? "bad" : "warn"}`}>${kind.replaceAll("_", " ")}</span> ${text}
+      </li>`,
+    )}
+  </ul>`;
+}
+
+const SEVERE = ["no_worker", "not_taken", "worker_lost", "worker_stalled"];
 
 // The figures are there before the charts, whose library is the largest file of the page.
 function Chart(properties) {

@@ -11,7 +11,7 @@ export function Workers({ workers, queues, sharesAll }) {
   return html`<section class="card" aria-labelledby="workers">
     <div class="title">
       <h2 id="workers">Workers</h2>
-      <span class="small muted">${workers.length === 0 ? "" : `${count(held(workers))} jobs in ${workers.length}`}</span>
+      <span class="small muted">${workers.length === 0 ? "" : `${count(held(workers))} jobs in ${alive(workers).length}`}</span>
       <span class="grow"></span>
       ${CLASSES.map((name, rank) => html`<span class=${`key c${rank}`} key=${name}>${name}</span>`)}
       <span class="key idle">free slot</span>
@@ -22,21 +22,23 @@ export function Workers({ workers, queues, sharesAll }) {
   </section>`;
 }
 
-const held = (workers) => workers.reduce((sum, worker) => sum + worker.jobs.length, 0);
+// The jobs of a lost worker run on others already, or wait.
+const alive = (workers) => workers.filter((worker) => worker.health !== "lost");
+const held = (workers) => alive(workers).reduce((sum, worker) => sum + worker.jobs.length, 0);
 
 function Worker({ worker, sharesAll }) {
-  const isLate = worker.seen_age_s > LATE_S;
   const isAging = worker.lease_age_s !== null && worker.lease_age_s > worker.lease_s * 0.75;
   const used = worker.total_blocks > 0 ? 1 - worker.free_blocks / worker.total_blocks : null;
-  return html`<article class="worker" aria-label=${`Worker ${worker.id}`}>
+  return html`<article class=${`worker ${worker.health}`} aria-label=${`Worker ${worker.id}`}>
     <div class="about">
       <strong>${worker.queue}</strong>
+      ${worker.health !== "ok" && html`<span class=${`badge ${worker.health === "late" ? "warn" : "bad"}`}>${worker.health}</span>`}
       <span class="mono" title=${worker.id}>${workerName(worker.id)}</span>
       <span><b>${count(worker.jobs.length)}</b> ${sharesAll ? `of ${worker.slots} slots` : "of your jobs"}</span>
       ${worker.waiting > 0 && html`<span><b>${count(worker.waiting)}</b> wait inside</span>`}
       ${used !== null && html`<span>KV <b>${percent(used)}</b></span>`}
       ${worker.lease_age_s !== null && html`<span class=${isAging ? "late" : ""}>lease <b>${duration(worker.lease_age_s)}</b> of ${duration(worker.lease_s)}</span>`}
-      <span class=${isLate ? "late" : ""}>heartbeat <b>${duration(worker.seen_age_s)}</b></span>
+      <span class=${worker.seen_age_s > LATE_S ? "late" : ""}>heartbeat <b>${duration(worker.seen_age_s)}</b></span>
       ${worker.engine !== null && html`<span>${worker.engine}</span>`}
     </div>
     <${Cells} worker=${worker} />

@@ -41,7 +41,8 @@ def tab(chromium: Chromium, server: ApiServer) -> Iterator[Tab]:
 
 
 def focus(tab: Tab, what: str) -> None:
-    """Press Tab until an element has the focus."""
+    """Wait for an element, and press Tab until it has the focus."""
+    tab.wait(f"document.querySelector({json.dumps(what)}) !== null")
     for _ in range(60):
         if tab.run(f"document.activeElement.matches({json.dumps(what)})"):
             return

@@ -1,0 +1,126 @@
+"""What needs attention on the Live page, found in the queues and workers of one moment. No I/O.
+
+The console and ``headrace top`` show the same sentences.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from producer_api.console.live_objects import Health, LiveProblem, LiveQueue, LiveWorker, ProblemKind
+
+LATE_AFTER_S = 5.0
+"""A worker tells what it holds every second. After this time without it, it is late."""
+
+LOST_AFTER_S = 15.0
+
+QUIET_AFTER_S = 15.0
+"""A worker that runs requests for so long without a new token is stalled."""
+
+LEASE_SHARE = 0.75
+"""A lease is late after this share of its length without a renewal. A healthy worker renews it well before."""
+
+WAITS_S = 5.0
+"""Jobs that have waited for less are not mentioned."""
+
+NOT_TAKEN_S = 20.0
+"""A standby dispatcher takes over within this time: after it, free slots beside waiting jobs have another cause."""
+
+FLOOD_JOBS = 20
+"""A tenant with fewer waiting jobs floods no queue."""
+
+_FULL = 0.95
+
+
+def health(seen_age_s: float, quiet_s: float | None, lease_age_s: float | None, lease_s: float) -> Health:
+    """Return the state of a worker. Ages are seconds."""
+    if seen_age_s > LOST_AFTER_S:
+        return "lost"
+    if quiet_s is not None and quiet_s > QUIET_AFTER_S:
+        return "stalled"
+    if seen_age_s > LATE_AFTER_S or (lease_age_s is not None and lease_age_s > LEASE_SHARE * lease_s):
+        return "late"
+    return "ok"
+
+
+def problems(queues: Iterable[LiveQueue], workers: Sequence[LiveWorker]) -> list[LiveProblem]:
+    """Return the problems: those of workers first, then each queue's."""
+    found = [problem for worker in workers if (problem := _of_worker(worker)) is not None]
+    for queue in queues:
+        found += _of_queue(queue, [one for one in workers if one.queue == queue.name and one.health != "lost"])
+    return found
+
+
+def _of_worker(worker: LiveWorker) -> LiveProblem | None:
+    about, held = f"worker {_name(worker.id)} of {worker.queue}", _count(len(worker.jobs), "job")
+    kind: ProblemKind
+    match worker.health:
+        case "ok":
+            return None
+        case "lost":
+            kind, told = "worker_lost", f"no heartbeat for {_time(worker.seen_age_s)}. It held {held}: others run them."
+        case "stalled":
+            kind, told = "worker_stalled", f"no new token for {_time(worker.quiet_s)}. It holds {held}."
+        case "late":
+            lease = "" if worker.lease_age_s is None else f", leases renewed {_time(worker.lease_age_s)} ago"
+            kind, told = "worker_late", f"last heartbeat {_time(worker.seen_age_s)} ago{lease}. It holds {held}."
+    return LiveProblem(kind=kind, queue=worker.queue, worker=worker.id, text=f"{about} is {worker.health}: {told}")
+
+
+def _of_queue(queue: LiveQueue, workers: Sequence[LiveWorker]) -> Iterator[LiveProblem]:
+    if not queue.queued.jobs:
+        return
+    jobs = _count(queue.queued.jobs, "job")
+    waits = f"{jobs} of {queue.name} {'waits' if queue.queued.jobs == 1 else 'wait'}"
+    if queue.paused_at is not None:
+        yield LiveProblem(
+            kind="paused", queue=queue.name, text=f"{waits}: the queue is paused. Resume it to start them."
+        )
+    elif queue.workers == 0:
+        yield LiveProblem(kind="no_worker", queue=queue.name, text=f"{waits}: no worker serves the queue. Start one.")
+    elif (queue.oldest_age_s or 0.0) > WAITS_S:
+        yield from _behind(queue, workers, waits)
+    if queue.tenants and queue.tenants[0].jobs >= FLOOD_JOBS and 2 * queue.tenants[0].tokens > queue.queued.tokens:
+        first = queue.tenants[0]
+        told = f"tenant {first.name or first.id} has {first.jobs} of the {jobs} that wait in {queue.name}."
+        yield LiveProblem(kind="flood", queue=queue.name, text=told)
+
+
+def _behind(queue: LiveQueue, workers: Sequence[LiveWorker], waits: str) -> Iterator[LiveProblem]:
+    """Say why the jobs of a served queue wait. A key that sees one tenant's share cannot know it."""
+    known = [one for one in workers if one.running is not None]
+    if not known:
+        return
+    waits += f", the oldest for {_time(queue.oldest_age_s)}"
+    full = [reason for one in known if (reason := _full(one)) is not None]
+    if len(full) == len(known):
+        clears = "" if queue.clears_in_s is None else f" It clears in about {_time(queue.clears_in_s)}."
+        told = f"{waits}: {' and '.join(sorted(set(full)))}.{clears}"
+        yield LiveProblem(kind="full", queue=queue.name, text=told)
+    elif (queue.oldest_age_s or 0.0) > NOT_TAKEN_S:
+        told = f"{waits}, and a worker has room. Does a dispatcher run? A job that must run alone waits longer."
+        yield LiveProblem(kind="not_taken", queue=queue.name, text=told)
+
+
+def _full(worker: LiveWorker) -> str | None:
+    if len(worker.jobs) >= _FULL * worker.slots:
+        return "all slots are taken"
+    if worker.free_blocks is not None and worker.total_blocks:
+        return "the KV cache is full" if worker.free_blocks <= (1 - _FULL) * worker.total_blocks else None
+    return None
+
+
+def _name(worker_id: str) -> str:
+    """Return host and process id of a worker, as the console shows them."""
+    host, _, rest = worker_id.partition(":")
+    return f"{host.rpartition('@')[2]} · {rest.partition(':')[0]}" if rest else worker_id
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "an unknown time"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
