@@ -33,7 +33,7 @@ _NOW = text("SELECT now()")
 
 # One version's jobs of a window, the oldest first. Of a window with very many jobs the first ones are a sample.
 _JOBS = """
-SELECT tenant_id, class_rank, input_tokens, state, error ->> 'code' AS code, usage, created_at, completed_at
+SELECT tenant_id, class_rank, input_tokens, state, epoch, error ->> 'code' AS code, usage, created_at, completed_at
 FROM jobs
 WHERE rollout_id = :rollout AND model_version = :version AND created_at > :after AND created_at <= :until
 """
@@ -227,8 +227,12 @@ def _rows(connection: Connection, statement: TextClause, values: Mapping[str, ob
 
 
 def outcome_of(row: RowMapping, *, disagreement: float | None = None, has_times: bool = True) -> JobOutcome:
-    """Return the outcome of a row of ``jobs``. ``has_times`` false leaves its times out."""
+    """Return the outcome of a row of ``jobs``. ``has_times`` false leaves its times out.
+
+    So are those of a job with several attempts: its last one did only a part of the work.
+    """
     usage = row["usage"] or {}
+    has_times = has_times and row["epoch"] == 1
     started_ms, first_ms = usage.get("queue_ms"), usage.get("first_token_ms")
     if first_ms is not None and started_ms is not None:
         first_ms -= started_ms

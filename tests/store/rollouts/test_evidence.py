@@ -105,6 +105,16 @@ def test_times_are_those_of_the_worker(db: Database, rollout: Rollout, jobs: Job
     assert [tuple(one) for one in shown] == [(0.1, 0.2), (0.02, 0.05)]
 
 
+def test_the_times_of_a_job_with_two_attempts_are_not_compared(
+    db: Database, rollout: Rollout, jobs: Jobs, query: Query
+) -> None:
+    again = jobs.end(2, age_s=100)
+    query("UPDATE jobs SET epoch = 2 WHERE id = :id", id=again)
+    jobs.end(1, age_s=100)
+    found = look(db, rollout).measures
+    assert [found[name].candidate.num for name in ("errors", "first_token", "token_time")] == [1, 0, 0]
+
+
 def test_a_window_waits_for_its_slow_jobs_but_not_for_ever(db: Database, rollout: Rollout, jobs: Jobs) -> None:
     jobs.end(1, age_s=100)
     jobs.accept(2, age_s=100)
