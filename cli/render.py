@@ -191,6 +191,24 @@ def models_table(models: Sequence[Json]) -> Table:
     return table("model", "versions", "aliases", "engine", rows=rows)
 
 
+def verification_text(version: Json) -> str:
+    """What the verification of a version found, in one line; empty without one."""
+    found = version["verification"]
+    if found is None:
+        return version["state_reason"] or ""
+    parts = [
+        version["state_reason"],
+        found.get("server"),
+        found.get("dtype"),
+        f"loaded in {found['load_s']:.1f} s" if found.get("load_s") is not None else None,
+        f"{found['memory_bytes'] / 1e9:.1f} GB" if found.get("memory_bytes") else None,
+        f"{found['context_tokens']:,} tokens a request" if found.get("context_tokens") else None,
+        f"{found['tokens_per_s']:.0f} tokens/s" if found.get("tokens_per_s") else None,
+        f"golden answers {found['golden']}" if found.get("golden") else None,
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def versions_table(versions: Sequence[Json]) -> Table:
     """The versions of models, one per row."""
     rows = (
@@ -204,10 +222,12 @@ def versions_table(versions: Sequence[Json]) -> Table:
             one["digest"][:12],
             "?" if one["workers"] is None else str(one["workers"]),
             str(one["queued"]),
+            verification_text(one),
         )
         for one in versions
     )
-    return table("version", "state", "aliases", "engine", "dtype", "window", "digest", "workers", "waiting", rows=rows)
+    names = ("version", "state", "aliases", "engine", "dtype", "window", "digest", "workers", "waiting", "verification")
+    return table(*names, rows=rows)
 
 
 def endpoints_table(endpoints: Sequence[Json]) -> Table:

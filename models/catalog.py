@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from store.errors import HeadraceError, ModelLoadError
 from store.payloads.sampling_params import SamplingDefaults, parse_defaults
 from store.registry.engine_spec import EngineSpec
 from store.registry.models import ModelVersion, queue_name, register_version, set_sampling
+from store.registry.verification_report import GoldenAnswer, golden_file
 from store.settings import Settings, load_settings, require_services
 from store.tasks.generate import GENERATE
 from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER
@@ -173,7 +174,9 @@ def _convert(source: Path, folder: Path, report: OnProgress) -> None:
     convert(source, folder, lambda done, total: report(f"converting {source.name}", done / total))
 
 
-def register(db: Database, name: str, source: str, dtype: str, *, actor: str) -> ModelVersion:
+def register(
+    db: Database, name: str, source: str, dtype: str, *, actor: str, golden: Sequence[GoldenAnswer] = ()
+) -> ModelVersion:
     """Register a model folder or a fake model under a name. The same files and dtype give the same version again."""
     if source in FAKE_RUNNERS:
         return register_version(
@@ -199,6 +202,7 @@ def register(db: Database, name: str, source: str, dtype: str, *, actor: str) ->
         context_window=found.context_window,
         files=found.files,
         actor=actor,
+        golden=golden,
     )
 
 
@@ -220,6 +224,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="how tokens are chosen where a request does not say, such as temperature=0.2,top_p=0.9; for a version "
         "that is there already, it replaces what was set; by default what the model's generation_config.json says",
     )
+    golden_help = 'JSON, a list of {"prompt": "...", "tokens": [1, 2]}: what the model must answer'
+    registering.add_argument("--golden", type=Path, metavar="FILE", help=golden_help)
     add_engine_options(registering)
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
     measuring = verbs.add_parser("measure", help="measure how far bfloat16 and int8 are from float32, and keep it")
@@ -337,12 +343,18 @@ def _register_folder(
     source = options.source or options.fake
     if has_sampling and not _task_of(source).has_sampling:
         raise ModelLoadError("vectors have no sampling: leave out --sampling")
-    return register(db, options.name, source, _dtype_for(source, options.dtype, settings), actor="models.catalog")
+    golden = golden_file(options.golden) if options.golden else ()
+    if golden and (source in FAKE_RUNNERS or not _task_of(source).has_sampling):
+        raise ModelLoadError("only a model with weights that generates text has golden answers: leave out --golden")
+    dtype = _dtype_for(source, options.dtype, settings)
+    return register(db, options.name, source, dtype, actor="models.catalog", golden=golden)
 
 
 def _register_external(db: Database, options: argparse.Namespace, engine: EngineSpec) -> ModelVersion:
     if options.dtype != "auto":
         raise ModelLoadError("the server decides its number format: leave out --dtype, and start the server with it")
+    if options.golden is not None:
+        raise ModelLoadError("golden answers are those of Headrace's own engine: leave out --golden")
     source = None if options.source is None else Path(options.source)
     return register_external(
         db, options.name, engine, source=source, tokenizer=options.tokenizer, actor="models.catalog"

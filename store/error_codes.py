@@ -37,6 +37,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "method_not_allowed": "the path does not have this method",
     "model_not_allowed": "the key may not use the model",
     "model_not_found": "the model or its version does not exist",
+    "model_rejected": "the model version has failed its verification, so no worker runs it",
     "no_capacity": "Headrace cannot accept work at the moment",
     "no_worker": "no worker serves the model version",
     "not_found": "the resource or the route does not exist",
@@ -58,6 +59,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "unsupported_encoding": "the body is compressed in a way that is not accepted",
     "unsupported_parameter": "the field is unknown or not supported",
     "version_in_use": "an alias names the version, or jobs of it are kept",
+    "version_not_ready": "no worker has verified the version yet, or it was rejected",
     "webhook_url_not_allowed": "webhooks may not call the URL",
 }
 """Codes of requests."""

@@ -158,3 +158,13 @@ class ModelLoadError(HeadraceError):
     """The model's files are missing, damaged or of a family that is not supported; the worker must not take jobs."""
 
     default_code = "model_load_failed"
+
+
+class CannotLoadHere(ModelLoadError):
+    """This machine cannot load the model: too little memory, no such folder or device. Another one may be able to."""
+
+
+class VersionRejected(ModelLoadError):
+    """The version has failed its verification: no worker serves it."""
+
+    default_code = "model_rejected"

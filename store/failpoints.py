@@ -36,6 +36,7 @@ POINTS = frozenset(
         "lines.before_commit",  # a batch's lines are written as jobs, and gone with the process
         "lines.committed",
         "results.before_commit",  # a batch's files are in the storage, their names are not stored
+        "verify.midway",  # the model is loaded, the verdict is not stored
         "sweep.midway",  # jobs were taken from a dead worker or expired, not committed
     }
 )

@@ -1,7 +1,7 @@
 """Supervises processes: knows when they are ready, restarts them, stops them.
 
 A process that ends before it was ready is not restarted, because its reason (a model that cannot be loaded, a port)
-would be the same again. Its last log line becomes the error.
+would be the same again. Its last log line becomes the error. Nor is one that ends with the exit code ``NOT_AGAIN``.
 """
 
 import time
@@ -11,6 +11,9 @@ from typing import Protocol
 
 from store.child_process import Child, Command, last_line
 from store.errors import HeadraceError, Unavailable
+
+NOT_AGAIN = 65  # EX_DATAERR
+"""The exit code of a process that must not be restarted, such as a worker whose model version was rejected."""
 
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
@@ -80,12 +83,16 @@ class Program:
 
 @dataclass
 class _Watched:
-    """A process with its restarts. ``retry_at``: time of the next start, None while it runs."""
+    """A process with its restarts. ``retry_at``: time of the next start, None while it runs.
+
+    ``is_given_up``: it said that it must not be restarted.
+    """
 
     process: Supervised
     started_at: float
     pause_s: float = _FIRST_PAUSE_S
     retry_at: float | None = None
+    is_given_up: bool = False
 
 
 class Supervisor:
@@ -109,7 +116,11 @@ class Supervisor:
 
     def _note(self, watched: _Watched, now: float) -> None:
         child = watched.process.child
-        if child is None or child.exit_code is None:
+        if child is None or child.exit_code is None or watched.is_given_up:
+            return
+        if child.exit_code == NOT_AGAIN:
+            watched.is_given_up = True
+            self._say(f"{watched.process.name} ended: {last_line(child.log_tail())}; it is not started again")
             return
         if now - watched.started_at > _STEADY_S:
             watched.pause_s = _FIRST_PAUSE_S

@@ -1,7 +1,7 @@
 """``python -m workers --model NAME``: one process, one model version, one queue.
 
 Exit codes: 0 after a drain, 1 if a service or the model is missing, or its inference server runs something else (no
-job was taken), 2 for a wrong setting or argument, 70 if the engine died.
+job was taken), 2 for a wrong setting or argument, 65 if the version is rejected, 70 if the engine died.
 """
 
 import argparse
@@ -13,17 +13,20 @@ from functools import partial
 from store import failpoints, interpreter
 from store.db.database import Database, check_schema
 from store.db.tls import check_transport
-from store.errors import HeadraceError, SettingsError
+from store.errors import HeadraceError, SettingsError, VersionRejected
 from store.ids import new_id
 from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
 from store.redis.connection import connect, ping
 from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind
 from store.registry.models import read_file, resolve
+from store.registry.verification import Verification
 from store.settings import Settings, load_settings, open_vault, require_services
+from store.supervisor import NOT_AGAIN
 from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
 from workers.tasks.registry import MODEL_LOADERS
 from workers.tasks.task_model import TaskModel
+from workers.verification import load_served, load_verified
 from workers.worker_app import build_worker, drain_on_signals
 from workers.worker_runtime import WorkerRuntime
 
@@ -40,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(str(error), 2)
     try:
         model = load(settings, options.model, _server_start(options))
+    except VersionRejected as error:
+        return _refuse(error.message, NOT_AGAIN)
     except HeadraceError as error:
         return _refuse(error.message, 2 if isinstance(error, SettingsError) else 1)
     unset = {name: value for name, value in model.default_settings.items() if name not in settings.model_fields_set}
@@ -48,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> TaskModel:
-    """Check both services and load the model of this name. Raises HeadraceError; takes no job.
+    """Check both services, and load and verify the model of this name. Raises HeadraceError; takes no job.
 
     ``server``: the inference server that the command line asks for.
     """
@@ -59,9 +64,13 @@ def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> Task
         check_keys(db, open_vault(settings))
         ping(client)
         version = resolve(db, name, with_retired=True)
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        verification = Verification(db, version.model, version.version, worker=worker, lease_s=settings.lease_s)
         if version.engine.is_external or server != NO_SERVER:
-            return load_external_model(version, settings, partial(read_file, db), server)
-        return MODEL_LOADERS[version.task](version, settings, partial(read_file, db))
+            start = partial(load_external_model, version, settings, partial(read_file, db), server)
+            return load_served(verification, start, settings)
+        load_model = partial(MODEL_LOADERS[version.task], version, settings, partial(read_file, db))
+        return load_verified(verification, load_model, settings)
     finally:
         client.close()
         db.close()

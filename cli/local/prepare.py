@@ -96,7 +96,7 @@ def ensure_server_model(
     version = _register(db, name, str(folder.resolve()), env, home, say, "--engine", kind.value)
     if resolve(db, name).version == version.version:
         return name
-    set_alias(db, name, kind.value, version.version, actor="headrace up")
+    set_alias(db, name, kind.value, version.version, actor="headrace up", is_early=True)
     return f"{name}@{kind.value}"
 
 

@@ -81,6 +81,10 @@ def register(
             "that are registered already it replaces what was set. By default: the model's generation_config.json.",
         ),
     ] = None,
+    golden: Annotated[
+        Path | None,
+        typer.Option(help='JSON, a list of {"prompt": "...", "tokens": [1, 2]}: what the model must answer.'),
+    ] = None,
     engine: Annotated[EngineKind, typer.Option(help="What runs it: Headrace, or an inference server.")] = (
         EngineKind.NATIVE
     ),
@@ -112,6 +116,7 @@ def register(
     given = {
         "--dtype": dtype,
         "--sampling": sampling,
+        "--golden": golden,
         "--engine": None if engine is EngineKind.NATIVE else engine.value,
         "--url": url,
         "--served-model": served_model,

@@ -14,7 +14,7 @@ from models.families.registry import read_architecture
 from prompts.tasks.registry import inputs_of_folder
 from prompts.tasks.task_inputs import TaskInputs
 from prompts.tokenizer import TOKENIZER_FILES, load_tokenizer
-from store.errors import ModelLoadError
+from store.errors import CannotLoadHere, ModelLoadError
 from store.registry.models import ModelVersion
 
 SINGLE_FILE = "model.safetensors"
@@ -112,7 +112,7 @@ def folder_digest(folder: Path) -> str:
         with ThreadPoolExecutor() as pool:
             digests = dict(zip(named, pool.map(_file_digest, named.values()), strict=True))
     except OSError as error:
-        raise ModelLoadError(f"{folder} cannot be read: {error}") from error
+        raise CannotLoadHere(f"{folder} cannot be read: {error}") from error
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
@@ -145,7 +145,7 @@ def registered_folder(version: ModelVersion) -> Path:
     """Return a version's folder. Raises ModelLoadError if it is missing or changed since it was registered."""
     folder = Path(version.source)
     if not folder.is_dir():
-        raise ModelLoadError(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
+        raise CannotLoadHere(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
     check_folder(folder)
     expected = version.engine.weights_digest if version.engine.is_external else version.digest
     if folder_digest(folder) != expected:

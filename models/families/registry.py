@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from models.families.model_config import ModelConfig, UnsupportedArchitecture
-from store.errors import ModelLoadError
+from store.errors import CannotLoadHere
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ def read_architecture(folder: Path, raw: Mapping[str, Any]) -> Architecture:
         try:
             return _read_with(FALLBACK, folder, raw)
         except ImportError as missing:
-            raise ModelLoadError(f"{error}; another needs the package {missing.name}") from error
+            raise CannotLoadHere(f"{error}; another needs the package {missing.name}") from error
 
 
 def family_module(model_type: object) -> str:

@@ -26,7 +26,7 @@ from models.tensors.precision import activation_dtype
 from models.tensors.torch_batch import TorchBatchBuilder
 from models.tensors.varlen_attention import AttentionShape, VarlenAttention, find_varlen_attention
 from prompts.grammar import Grammars
-from store.errors import ModelLoadError
+from store.errors import CannotLoadHere
 from store.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def _num_blocks(
         slots=slots,
     )
     if not found:
-        raise ModelLoadError(
+        raise CannotLoadHere(
             f"{free >> 20} of {total >> 20} MiB are free on {device} beside the weights and a pass, too little for a "
             f"KV cache: free some, or raise HEADRACE_GPU_MEMORY_SHARE ({settings.gpu_memory_share})"
         )

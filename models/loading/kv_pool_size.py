@@ -16,7 +16,7 @@ from models.families.model_config import ModelConfig
 from models.families.model_folder import weight_files
 from models.loading.host_memory import free_bytes
 from models.tensors.precision import activation_dtype
-from store.errors import ModelLoadError
+from store.errors import CannotLoadHere
 from store.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,14 +43,14 @@ def num_blocks(folder: Path, config: ModelConfig, settings: Settings, dtype: tor
         return settings.kv_pool_tokens // settings.kv_block_tokens
     free = free_bytes()
     if free is None:
-        raise ModelLoadError("how much memory is free is not known here; set HEADRACE_KV_POOL_TOKENS to a number")
+        raise CannotLoadHere("how much memory is free is not known here; set HEADRACE_KV_POOL_TOKENS to a number")
     left = free - _weight_bytes(folder, dtype) - HEADROOM
     block_bytes = settings.kv_block_tokens * token_bytes(config, dtype)
     # More blocks than all slots with a full context are never used.
     most = -(-config.context_window // settings.kv_block_tokens) * settings.max_slots
     found = min(most, int(left * SHARE) // block_bytes)
     if found < 1:
-        raise ModelLoadError(f"{folder}: {free >> 20} MiB are free on cpu, too little for weights and KV cache")
+        raise CannotLoadHere(f"{folder}: {free >> 20} MiB are free on cpu, too little for weights and KV cache")
     log.info("kv_pool_sized blocks=%d bytes=%d free_bytes=%d", found, found * block_bytes, free)
     return found
 

@@ -46,6 +46,17 @@ def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
     return encoder_for(folder, settings, dtype=version.dtype)
 
 
+def number_format(version: ModelVersion, settings: Settings) -> str:
+    """Return the number format in which a worker computes the version, such as ``bfloat16``. Imports torch."""
+    _limit_openmp_spinning()
+    from models.tensors.precision import resolve_device, resolve_dtype  # noqa: PLC0415 - as above
+
+    name = settings.dtype if version.dtype == "auto" else version.dtype
+    if name == "auto" and not version.spec.has_sampling:
+        return "float32"  # encoders
+    return str(resolve_dtype(name, resolve_device(settings.device))).removeprefix("torch.")
+
+
 def checked_folder(version: ModelVersion) -> Path:
     """Return the folder of a version, before torch is imported. Raises ModelLoadError as ``load_runner``."""
     _limit_openmp_spinning()

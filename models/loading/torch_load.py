@@ -19,7 +19,7 @@ from models.tensors.precision import activation_dtype, resolve_device, resolve_d
 from models.tensors.torch_batch import TorchBatchBuilder
 from prompts.grammar import Grammars
 from prompts.tokenizer import eos_token_ids
-from store.errors import ModelLoadError
+from store.errors import CannotLoadHere
 from store.registry.models import ModelVersion
 from store.settings import Settings
 
@@ -60,7 +60,7 @@ def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
             return gpu_load.load(folder, architecture, settings, weight_dtype, device, ends=ends, grammars=grammars)
         loaded = _load_model(folder, architecture, settings, weight_dtype, device)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ModelLoadError(f"{folder}: not enough memory for the weights and the KV cache on {device}") from error
+        raise CannotLoadHere(f"{folder}: not enough memory for the weights and the KV cache on {device}") from error
     return TorchRunner(
         loaded,
         context_window=config.context_window,

@@ -2,7 +2,7 @@
 
 import torch
 
-from store.errors import ModelLoadError
+from store.errors import CannotLoadHere, ModelLoadError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 
@@ -18,11 +18,11 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ModelLoadError(f"device {name!r} is not known: use auto, cpu, cuda or cuda:N") from error
+        raise CannotLoadHere(f"device {name!r} is not known: use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (not has_cuda or (device.index or 0) >= torch.cuda.device_count()):
-        raise ModelLoadError(f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise CannotLoadHere(f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     if device.type not in ("cpu", "cuda"):
-        raise ModelLoadError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+        raise CannotLoadHere(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
     return device
 
 
@@ -37,7 +37,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in _DTYPES:
         raise ModelLoadError(f"dtype {name!r} is not supported: use auto, {', '.join(_DTYPES)}")
     if name == "int8" and device.type != "cpu":
-        raise ModelLoadError(f"dtype int8 runs on the CPU alone: use bfloat16 on {device}")
+        raise CannotLoadHere(f"dtype int8 runs on the CPU alone: use bfloat16 on {device}")
     return _DTYPES[name]
 
 

@@ -11,6 +11,7 @@ from store.errors import Conflict, NotFound, RateLimited, Unavailable
 from store.ids import new_id
 from store.jobs import dead_letters, jobs
 from store.jobs.jobs import Idempotency, Job, NewJob
+from store.schema.version_states import VersionState
 from store.tenants.api_keys import Principal
 
 _ROUTE = "POST /v1/dead_letters/{job_id}/replay"
@@ -79,9 +80,11 @@ def replay_many(
 
 def _check_version(runtime: Runtime, dead: Job) -> None:
     try:
-        runtime.catalog.resolve(dead.queue)
+        version = runtime.catalog.resolve(dead.queue)
     except NotFound as error:
         raise Conflict(f"the job's model version no longer exists: {error.message}") from error
+    if version.state is VersionState.REJECTED:
+        raise Conflict(f"{dead.queue} has failed its verification: {version.state_reason}", code="model_rejected")
 
 
 def _replay_job(runtime: Runtime, principal: Principal, dead: Job) -> NewJob:

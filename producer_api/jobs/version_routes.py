@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query
@@ -17,6 +17,7 @@ from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from store.errors import InvalidRequest, NotFound
 from store.registry import versions
+from store.registry.verification_report import VerificationReport
 from store.registry.versions import ANY, VersionSummary
 from store.schema.version_states import VersionState
 from store.tenants.api_keys import Principal
@@ -46,6 +47,9 @@ class VersionObject(BaseModel):
     )
     state_at: int = Field(description="since when it has this state")
     state_reason: str | None = Field(description="why it was rejected, or could not be verified yet")
+    verification: VerificationReport | None = Field(
+        description="what the worker found that verified it; null: it has no weights, or was there before this release"
+    )
     aliases: list[str] = Field(description="the aliases that name it")
     task: str
     engine: str = Field(description="what runs it: `native`, or a server: `vllm`, `sglang`, `openai`")
@@ -191,7 +195,7 @@ def _view(runtime: Runtime, one: VersionSummary) -> VersionObject:
     name = f"{one.model}@{one.version}"
     serving = runtime.live_processes.serving(name)
     at = {"created_at": one.created_at, "retired_at": one.retired_at, "state_at": one.state_at}
-    known = {field: value for field, value in asdict(one).items() if field in VersionObject.model_fields}
+    known = {field.name: getattr(one, field.name) for field in fields(one) if field.name in VersionObject.model_fields}
     return VersionObject.model_validate(
         known
         | {field: seconds(value) for field, value in at.items()}

@@ -31,7 +31,7 @@ from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
 from store.db.database import Database
 from store.db.group_commit import GroupCommit
-from store.errors import NotFound, NoWorker
+from store.errors import Conflict, NotFound, NoWorker
 from store.ids import new_id
 from store.jobs import conversations, jobs
 from store.jobs.jobs import NewJob
@@ -39,6 +39,7 @@ from store.jobs.responses import NewResponse, job_id_of
 from store.metrics.api_metrics import ApiMetrics
 from store.registry.models import ModelVersion, queue_name
 from store.registry.policies import EVERY_MODEL
+from store.schema.version_states import VersionState
 from store.settings import Settings
 from store.tasks.generate import GenerateRequest
 from store.tasks.registry import JobRequest
@@ -202,6 +203,8 @@ class Submissions:
         """Resolve the model; for a retry, find the job of its first request."""
         draft.principal.check_model(draft.request.model)
         draft.version = self._catalog.resolve(draft.request.model)
+        if draft.version.state is VersionState.REJECTED and not self._was_accepted(draft):
+            raise _rejected(draft.version)
         if draft.origin.is_retry and draft.idempotency is None:
             fingerprints = self._digests.fingerprints(draft.origin.fingerprint)
             found = jobs.find_duplicate(self._db, draft.principal.tenant_id, fingerprints, RETRY_WITHIN_S)
@@ -211,10 +214,12 @@ class Submissions:
     def _require_worker(self, draft: DraftJob) -> None:
         """Refuse a request for a model that no worker serves, unless it was accepted before."""
         queue = _queue_of(known(draft.version))
-        if self._live_processes.is_unserved(queue) and not (
-            draft.idempotency and jobs.is_known(self._db, draft.principal.tenant_id, draft.idempotency)
-        ):
+        if self._live_processes.is_unserved(queue) and not self._was_accepted(draft):
             draft.outcome = NoWorker(f"no worker serves {queue}: start one, or ask for another model", param="model")
+
+    def _was_accepted(self, draft: DraftJob) -> bool:
+        """Return True if the draft repeats a request that has its job already."""
+        return draft.idempotency is not None and jobs.is_known(self._db, draft.principal.tenant_id, draft.idempotency)
 
     def _prepare_here(self, draft: DraftJob) -> None:
         """Prepare a draft. Raises NeedsTenantThread if the tenant's policy or grammar may take long."""
@@ -313,7 +318,11 @@ class Submissions:
         if replayed:
             draft.headers["Idempotent-Replayed"] = "true"
         elif self._live_processes.is_unserved(queue := _queue_of(version)):
-            draft.headers[WARNING_HEADER] = f"no worker serves {queue}; the job waits until one starts"
+            is_verified = version.state is VersionState.READY
+            missing = "no worker serves" if is_verified else "no worker has verified"
+            draft.headers[WARNING_HEADER] = (
+                f"{missing} {queue}; the job waits until one {'starts' if is_verified else 'has'}"
+            )
         return Receipt(job_id, replayed, draft.headers)
 
     def _new_job(self, draft: DraftJob) -> NewJob:
@@ -347,6 +356,11 @@ class Submissions:
             is_stored=draft.is_stored,
             limits=self._rate_limits.held_by(draft.principal),
         )
+
+
+def _rejected(version: ModelVersion) -> Conflict:
+    why = f"{_queue_of(version)} has failed its verification, so no worker runs it: {version.state_reason}"
+    return Conflict(why, code="model_rejected", param="model")
 
 
 def _queue_of(version: ModelVersion) -> str:

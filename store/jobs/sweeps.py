@@ -1,7 +1,8 @@
-"""Jobs for the dispatcher: expired leases, passed deadlines, purges. (Order: ``store.scheduling.dispatch_queries``.)
+"""Jobs for the dispatcher: expired leases, passed deadlines, rejected versions, purges.
 
 Each statement is safe to run twice and by two dispatchers at once: locked rows are skipped, and every UPDATE names the
-state that it leaves. All ages and deadlines are counted by the database's clock.
+state that it leaves. All ages and deadlines are counted by the database's clock. (The order of jobs:
+``store.scheduling.dispatch_queries``.)
 """
 
 from contextlib import AbstractContextManager
@@ -61,6 +62,23 @@ UPDATE jobs SET
         'code', 'deadline_exceeded', 'message', 'the deadline passed before the job was done',
         'retryable', false, 'attempt', attempt)
 FROM overdue WHERE jobs.id = overdue.id AND jobs.state IN ('queued', 'running')
+RETURNING jobs.id
+""")
+
+# Fail the queued jobs of rejected versions: no worker will take them.
+_FAIL_REJECTED = text("""
+WITH refused AS (
+    SELECT id FROM jobs
+    WHERE state = 'queued'
+        AND queue = ANY (ARRAY(SELECT model || '@' || version FROM model_versions WHERE state = 'rejected'))
+    ORDER BY queue, created_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE jobs SET
+    state = 'failed', completed_at = clock_timestamp(),
+    error = jsonb_build_object(
+        'code', 'model_rejected', 'message', queue || ' has failed its verification, so no worker runs it',
+        'retryable', false, 'attempt', attempt)
+FROM refused WHERE jobs.id = refused.id AND jobs.state = 'queued'
 RETURNING jobs.id
 """)
 
@@ -146,6 +164,16 @@ def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> 
             failpoint("sweep.midway")
         conclude(connection, expired)
     return list(expired)
+
+
+def fail_rejected(db: Database, limit: int = 500) -> list[str]:
+    """Fail queued jobs of model versions that were rejected; return their ids."""
+    with db.begin() as connection:
+        failed = connection.execute(_FAIL_REJECTED, {"limit": limit}).scalars().all()
+        if failed:
+            failpoint("sweep.midway")
+        conclude(connection, failed)
+    return list(failed)
 
 
 def purge(db: Database, record_ttl_s: float, idempotency_ttl_s: float, limit: int) -> int:

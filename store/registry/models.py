@@ -5,7 +5,7 @@ It resolves model strings (``name``, ``name@3``, ``name@alias``) and names queue
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 
@@ -13,9 +13,10 @@ from sqlalchemy import Connection, RowMapping, text
 
 from store.audit.audit import record
 from store.db.database import Database, dump_json
-from store.errors import InvalidRequest, NotFound
+from store.errors import Conflict, InvalidRequest, NotFound
 from store.payloads.sampling_params import SamplingDefaults
 from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
+from store.registry.verification_report import GoldenAnswer, stored_golden
 from store.schema.version_states import STATE_SQL, VersionState
 from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER, TASKS
 from store.tasks.task_spec import TaskSpec
@@ -111,20 +112,26 @@ UPDATE model_versions SET engine = CAST(:engine AS jsonb) WHERE model = :model A
 # Adds the next version. The number of a deleted version is not given again (``last_version``).
 _INSERT_VERSION = text("""
 INSERT INTO model_versions (
-    model, version, task, runner, source, digest, dtype, context_window, files, engine, state, state_at
+    model, version, task, runner, source, digest, dtype, context_window, files, engine, golden, state, state_at
 )
 SELECT
     CAST(:model AS text), GREATEST(max(version), (SELECT last_version FROM models WHERE name = :model)) + 1,
     :task, :runner, :source, :digest, :dtype, :context_window,
-    CAST(:files AS jsonb), CAST(:engine AS jsonb), :state, now()
+    CAST(:files AS jsonb), CAST(:engine AS jsonb), CAST(:golden AS jsonb), :state, now()
 FROM model_versions WHERE model = :model
 RETURNING version
 """)
 
-# Lets a rejected version be verified again.
+# Lets a rejected version be verified again, with the golden answers that are given now.
 _VERIFY_AGAIN = text("""
-UPDATE model_versions SET state = 'registered', state_at = now(), state_reason = NULL, verification = NULL
-WHERE model = :model AND version = :version AND state = 'rejected'
+UPDATE model_versions SET
+    state = 'registered', state_at = now(), state_reason = NULL, verification = NULL,
+    golden = COALESCE(CAST(:golden AS jsonb), golden)
+WHERE model = :model AND version = :version AND state IN ('registered', 'rejected')
+""")
+
+_HAS_GOLDEN = text("""
+SELECT golden = CAST(:golden AS jsonb) FROM model_versions WHERE model = :model AND version = :version
 """)
 
 # The version that a model string names.
@@ -188,12 +195,14 @@ def register_version(
     files: Mapping[str, bytes],
     actor: str,
     engine: EngineSpec = NATIVE,
+    golden: Sequence[GoldenAnswer] = (),
 ) -> ModelVersion:
     """Add a version, or return the version with this digest and dtype. The first one gets the alias ``default``.
 
     ``runner`` is the kind of the ``engine`` if that is an inference server. Such a version that is there already gets
     the engine's address. A new version is ``registered`` until a worker has verified it; one without weights has
-    nothing to verify and is ``ready``. A version that was rejected is verified again.
+    nothing to verify and is ``ready``. A version that was rejected is verified again. ``golden``: answers that the
+    verification must find. Raises InvalidRequest, and Conflict for golden answers of a version that is ready.
     """
     if engine.is_external != (runner in EXTERNAL_KINDS) or (engine.is_external and engine.kind != runner):
         raise InvalidRequest(f"the engine {engine.kind.value} does not run a version of the kind {runner}")
@@ -210,7 +219,7 @@ def register_version(
             contents = {digests[name]: content for name, content in files.items()}
             connection.execute(_INSERT_FILES, {"digests": list(contents), "contents": list(contents.values())})
             row = values | {"context_window": context_window, "files": dump_json(digests), "task": task}
-            row |= {"engine": _stored(engine), "state": state}
+            row |= {"engine": _stored(engine), "state": state, "golden": stored_golden(golden)}
             version = connection.execute(_INSERT_VERSION, row).scalar_one()
             what = values | {"context_window": context_window, "files": digests} | _audited(engine)
             name = queue_name(model, version)
@@ -218,7 +227,11 @@ def register_version(
             if version == 1:
                 point(connection, model, DEFAULT_ALIAS, version)
         else:
-            connection.execute(_VERIFY_AGAIN, {"model": model, "version": version})
+            again = {"model": model, "version": version, "golden": stored_golden(golden)}
+            is_again = connection.execute(_VERIFY_AGAIN, again).rowcount > 0
+            if golden and not is_again and not connection.execute(_HAS_GOLDEN, again).scalar_one():
+                name = queue_name(model, version)
+                raise Conflict(f"{name} is verified already: golden answers are given with its first registration")
         found = version_of(connection, model, version)
         return found if found.engine == engine else _set_engine(connection, found, engine, actor)
 

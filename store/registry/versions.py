@@ -17,6 +17,7 @@ from store.db.database import Database
 from store.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed
 from store.registry.engine_spec import EngineKind
 from store.registry.models import DEFAULT_ALIAS, point, queue_name, version_of
+from store.registry.verification_report import VerificationReport
 from store.schema.version_states import STATE_SQL, VersionState
 
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -28,7 +29,7 @@ ANY: Final = -1
 _VERSIONS = text(f"""
 SELECT
     model, version, COALESCE(one.task, models.task) AS task, digest, dtype, context_window, one.created_at, retired_at,
-    {STATE_SQL} AS state, COALESCE(retired_at, state_at, one.created_at) AS state_at, state_reason,
+    {STATE_SQL} AS state, COALESCE(retired_at, state_at, one.created_at) AS state_at, state_reason, verification,
     engine ->> 'kind' AS engine,
     ARRAY(
         SELECT alias FROM aliases WHERE model = one.model AND aliases.version = one.version ORDER BY alias
@@ -41,8 +42,11 @@ WHERE CAST(:model AS text) IS NULL OR model = :model
 ORDER BY model, version DESC
 """)
 
-# Lock a version against its retirement.
-_KEEP = text("SELECT retired_at FROM model_versions WHERE model = :model AND version = :version FOR SHARE")
+# Lock a version against its retirement and other changes of its state.
+_KEEP = text(
+    f"SELECT {STATE_SQL} AS state, state_reason FROM model_versions "
+    "WHERE model = :model AND version = :version FOR SHARE"
+)
 
 # Lock a version against new aliases.
 _LOCK = text("SELECT retired_at FROM model_versions WHERE model = :model AND version = :version FOR UPDATE")
@@ -82,6 +86,7 @@ class VersionSummary:
     """A version with its aliases and the number of its jobs that wait. ``engine``: the kind of its server, if any.
 
     ``state_at``: since when it has the state. ``state_reason``: why, one sentence, if there is something to say.
+    ``verification``: None if it has none, as versions without weights and those of earlier releases.
     """
 
     model: str
@@ -95,6 +100,7 @@ class VersionSummary:
     state: VersionState
     state_at: datetime
     state_reason: str | None
+    verification: VerificationReport | None
     engine: str
     aliases: tuple[str, ...]
     num_queued: int
@@ -112,6 +118,7 @@ def list_versions(db: Database, model: str | None = None) -> list[VersionSummary
                 "aliases": tuple(row["aliases"]),
                 "engine": row["engine"] or own,
                 "state": VersionState(row["state"]),
+                "verification": row["verification"] and VerificationReport.model_validate(row["verification"]),
             }
         )
         for row in rows
@@ -119,12 +126,21 @@ def list_versions(db: Database, model: str | None = None) -> list[VersionSummary
 
 
 def set_alias(
-    db: Database, model: str, alias: str, version: int, actor: str, *, expected: int = ANY, tenant_id: str | None = None
+    db: Database,
+    model: str,
+    alias: str,
+    version: int,
+    actor: str,
+    *,
+    expected: int = ANY,
+    tenant_id: str | None = None,
+    is_early: bool = False,
 ) -> None:
     """Set ``model@alias`` to this version. New jobs use it after at most two seconds; accepted jobs keep theirs.
 
     ``expected``: the version that the alias must name before, 0 for a new alias. ``tenant_id``: the actor's tenant, for
-    the audit log. Raises NotFound if the version does not exist or is retired, PreconditionFailed.
+    the audit log. ``is_early``: the version may still have to be verified, because its worker starts now. Raises
+    NotFound if the version does not exist or is retired, Conflict if it is not ready, PreconditionFailed.
     """
     if not _ALIAS.fullmatch(alias):
         raise InvalidRequest(
@@ -133,8 +149,7 @@ def set_alias(
     values = {"model": model, "version": version}
     with db.begin(tenant_id=tenant_id) as connection:
         version_of(connection, model, version)
-        if connection.execute(_KEEP, values).scalar_one() is not None:
-            raise NotFound(f"version {version} of {model} is retired", code="model_not_found", param="version")
+        _check_ready(connection, values, is_early=is_early)
         before = _check_alias(connection, model, alias, expected)
         point(connection, model, alias, version)
         detail = {"version": version} if before is None else {"version": version, "from_version": before}
@@ -207,6 +222,22 @@ def _check_alias(connection: Connection, model: str, alias: str, expected: int) 
         now = f"names version {before}" if before else "does not exist"
         raise PreconditionFailed(f"{model}@{alias} {now}: read it again, then decide", code="alias_changed")
     return before
+
+
+def _check_ready(connection: Connection, values: Mapping[str, object], *, is_early: bool) -> None:
+    """Lock the version. Raises NotFound if it is retired, Conflict if it is not ready."""
+    name = f"{values['model']}@{values['version']}"
+    state, reason = connection.execute(_KEEP, values).one()
+    if state == VersionState.RETIRED:
+        raise NotFound(f"{name} is retired", code="model_not_found", param="version")
+    if state == VersionState.REJECTED:
+        raise Conflict(f"{name} has failed its verification: {reason}", code="version_not_ready", param="version")
+    if state != VersionState.READY and not is_early:
+        raise Conflict(
+            f"{name} is not verified yet: start a worker for it, which verifies it (`headrace worker --model {name}`)",
+            code="version_not_ready",
+            param="version",
+        )
 
 
 def _refuse_named(connection: Connection, values: Mapping[str, object], what: str) -> None:

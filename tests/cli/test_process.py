@@ -12,7 +12,7 @@ import pytest
 from cli.local.stopping import wait_until_ready
 from store.child_process import Child, Command, descendants, last_line, still_alive
 from store.errors import Unavailable
-from store.supervisor import Program, Supervisor
+from store.supervisor import NOT_AGAIN, Program, Supervisor
 
 SLEEP = ["/bin/sleep", "60"]
 DEAF = [
@@ -132,6 +132,19 @@ def test_who_ends_is_started_again_after_a_growing_pause(tmp_path: Path) -> None
     now[0] = 161.0  # it ran for over a minute: the next pause is short again
     run_until_it_ended()
     assert said[-1] == "worker ended (exit 3): out of luck; again in 1 s"
+
+
+def test_who_must_not_be_restarted_is_named_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    program = Program(shell(f"echo was rejected; exit {NOT_AGAIN}", tmp_path / "log", "worker"), lambda _child: True)
+    now = [0.0]
+    supervisor = Supervisor([program], said.append, clock=lambda: now[0])
+    program.start()
+    assert program.child
+    assert ended_within(program.child.pid, 5)
+    for now[0] in (0.0, 100.0):
+        supervisor.tend()
+    assert said == ["worker ended: was rejected; it is not started again"]
 
 
 def test_who_was_killed_is_not_said_to_have_ended_of_its_last_words(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ class Dispatcher:
             Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
             Duty("sweep_leases", settings.sweep_s, self.sweeper.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.sweeper.expire_deadlines),
+            Duty("fail_rejected", settings.sweep_s, self.sweeper.fail_rejected),
             Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),
             Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),
         )

@@ -1,4 +1,4 @@
-"""The duties that end or requeue jobs: leases that have expired, and deadlines that have passed."""
+"""The duties that end or requeue jobs: expired leases, passed deadlines, jobs of rejected versions."""
 
 import time
 from collections.abc import Iterable
@@ -91,6 +91,14 @@ class JobSweeper:
             log.info("dispatcher.expired", num_jobs=len(expired))
         self._nudge(expired)
         return len(expired) >= SWEEP_ROWS
+
+    def fail_rejected(self) -> bool:
+        """Fail the queued jobs of rejected versions, in batches; return whether there may be more."""
+        failed = sweeps.fail_rejected(self._db, SWEEP_ROWS)
+        if failed:
+            log.info("dispatcher.rejected_failed", num_jobs=len(failed))
+        self._nudge(failed)
+        return len(failed) >= SWEEP_ROWS
 
     def _nudge(self, job_ids: Iterable[str]) -> None:
         """End open streams of these jobs now, not at their next poll of Postgres."""

@@ -25,6 +25,11 @@ class EmbedModel(EncoderModel):
     tokenizer: Tokenizer
     embedder: Embedder
 
+    @property
+    def example(self) -> Mapping[str, Any]:
+        """Two short texts."""
+        return {"input": {"texts": ["water runs downhill", "a mill turns"]}}
+
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the job's inputs as tokens."""
         asked = read_payload(EmbedPayload, payload)

@@ -13,15 +13,19 @@ from models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from models.engine.protocol import AnyEngine, Engine
 from models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
 from models.engine.runner import Encoder
+from models.loading.load import number_format
 from store.jobs.claims import Claim, Finish
 from store.payloads.job_payload import JobErrorBody, Usage
 from store.registry.models import ModelVersion
+from store.registry.verification_report import GoldenAnswer
 from store.schema.job_states import JobState
+from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from workers.runs.in_flight import Attempt
 from workers.runs.job_runner import EngineClient
 from workers.runs.outcome import STATES, Retry
-from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
+from workers.tasks.self_test import SelfTest, run_all
+from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,22 @@ class EncoderModel(TaskModel):
     @abstractmethod
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the job of a stored payload. Raises InvalidRequest if it cannot be read or does not fit."""
+
+    @property
+    @abstractmethod
+    def example(self) -> Mapping[str, Any]:
+        """The payload of a small job, for the self-test."""
+
+    def self_test(self, settings: Settings, golden: Sequence[GoldenAnswer]) -> SelfTest:
+        """Encode a small job. Vectors have no golden answers: they are only checked to be finite."""
+        job = self.read(self.example)
+        request = EncodeRequest("self-test", job.inputs, job.options)
+        _, took_s = run_all(self.new_engine(quiet_setup(settings, 1)), [request])
+        return SelfTest(
+            dtype=number_format(self.version, settings),
+            tokens_per_s=request.num_tokens / took_s,
+            context_tokens=self.encoder.context_window,
+        )
 
     def new_engine(self, setup: EngineSetup) -> EncodeEngine:
         """Return an engine for encoders."""

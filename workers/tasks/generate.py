@@ -27,7 +27,7 @@ from models.engine.requests import (
     SamplingParams,
 )
 from models.engine.runner import Runner
-from models.loading.load import load_runner, with_faults
+from models.loading.load import load_runner, number_format, with_faults
 from policy.budget import ScanTooLong
 from prompts.bad_words import banned_sequences
 from prompts.chat_server import chat_fields
@@ -43,6 +43,7 @@ from store.payloads.reasoning import ReasoningFormat
 from store.payloads.sampling_params import Sampling
 from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion
+from store.registry.verification_report import GoldenAnswer
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from store.tasks.generate import GeneratePayload
@@ -56,7 +57,8 @@ from workers.runs.logprobs import echoed, emitted
 from workers.runs.outcome import Retry
 from workers.runs.output_policy import CompiledPolicies, OutputRules, StreamFilter, output_rules
 from workers.runs.stream_publisher import FrameQueue
-from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
+from workers.tasks.self_test import PROMPTS, SelfTest, generate_test
+from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
 
 log = structlog.get_logger(__name__)
 
@@ -316,6 +318,12 @@ class GenerateModel(TaskModel):
             on_room=setup.on_room,
             on_failed=setup.on_failed,
         )
+
+    def self_test(self, settings: Settings, golden: Sequence[GoldenAnswer]) -> SelfTest:
+        """Continue a few prompts greedily."""
+        engine = self.new_engine(quiet_setup(settings, max(len(golden), len(PROMPTS))))
+        dtype = number_format(self.version, settings)
+        return generate_test(engine, self.tokenizer, golden, context_window=self.runner.context_window, dtype=dtype)
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
         """Return the work for the jobs of this model."""

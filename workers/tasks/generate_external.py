@@ -6,8 +6,9 @@ The prompt, the policy and the outcome are those of ``workers.tasks.generate``. 
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -96,10 +97,15 @@ class ExternalGenerateModel(TaskModel):
 
 
 def load_external_model(
-    version: ModelVersion, settings: Settings, read_file: ReadFile, start: ServerStart
+    version: ModelVersion,
+    settings: Settings,
+    read_file: ReadFile,
+    start: ServerStart,
+    on_accepted: Callable[[str], None] = lambda said: None,
 ) -> ExternalGenerateModel:
     """Connect to the version's server; start it if it is this worker's own.
 
+    ``on_accepted`` gets each new description of a server that runs what was registered, on any thread.
     Raises SettingsError or ModelLoadError if the server cannot be started or runs something else than was registered. A
     server of the operator may be away: the worker takes jobs when it is there.
     """
@@ -111,14 +117,17 @@ def load_external_model(
         server, url = _own_server(version, settings, start, api_key)
     try:
         _compare(spec, url, api_key)
-        check = ServerCheck(
-            spec, is_own=server is not None, note=lambda said: log.info("server_described", server=said)
-        )
+        check = ServerCheck(spec, is_own=server is not None, note=partial(_described, on_accepted))
         return ExternalGenerateModel(version, tokenizer, connect(spec, url=url, api_key=api_key), check, server)
     except BaseException:
         if server is not None:
             server.stop()
         raise
+
+
+def _described(on_accepted: Callable[[str], None], said: str) -> None:
+    log.info("server_described", server=said)
+    on_accepted(said)
 
 
 def _checked(version: ModelVersion, start: ServerStart) -> EngineSpec:

@@ -26,6 +26,11 @@ class RerankModel(EncoderModel):
     tokenizer: Tokenizer
     settings: CrossEncoderSettings
 
+    @property
+    def example(self) -> Mapping[str, Any]:
+        """A query with two documents."""
+        return {"input": {"query": "what turns a mill?", "documents": ["water", "a mill stands by the river"]}}
+
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the job's pairs as tokens. The options are the token type ids of each pair."""
         asked = read_payload(RerankPayload, payload)

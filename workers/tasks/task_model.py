@@ -11,12 +11,14 @@ from prompts.tasks.task_inputs import ReadFile
 from store.db.database import Database
 from store.metrics.worker_metrics import WorkerMetrics
 from store.registry.models import ModelVersion, queue_name
+from store.registry.verification_report import GoldenAnswer
 from store.settings import Settings
 from store.streams.fencing import FencedLogs
 from workers.runs.engine_admission import EngineAdmission
 from workers.runs.in_flight import InFlightAttempts
 from workers.runs.job_runner import Work
 from workers.runs.stream_publisher import FrameQueue
+from workers.tasks.self_test import SelfTest
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,15 @@ class WorkContext:
     metrics: WorkerMetrics
 
 
+def quiet_setup(settings: Settings, num_slots: int) -> EngineSetup:
+    """Return the setup of an engine that informs nobody, for a self-test."""
+
+    def ignore(*_: object) -> None:
+        """Do nothing."""
+
+    return EngineSetup(settings, num_slots, on_deltas=ignore, on_room=ignore, on_failed=ignore)
+
+
 class TaskModel(ABC):
     """A model version with its weights and files in memory. One subclass is one task."""
 
@@ -64,6 +75,13 @@ class TaskModel(ABC):
 
     def close(self) -> None:  # noqa: B027 - most models have nothing to end
         """End what was started for the model. The engine is stopped before."""
+
+    def self_test(self, settings: Settings, golden: Sequence[GoldenAnswer]) -> SelfTest:
+        """Let the model answer before it takes jobs, and compare with the golden answers. Raises EngineError.
+
+        By default there is nothing to test.
+        """
+        return SelfTest()
 
     @abstractmethod
     def new_engine(self, setup: EngineSetup) -> AnyEngine:

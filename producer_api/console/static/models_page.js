@@ -26,11 +26,12 @@ export default function ModelsPage() {
     <p class="small muted">Speeds are those of the last minute${live?.share === "own" ? ", of your tenant" : ""}.</p>`;
 }
 
-// A list has a model once for each of its names. Here each version is one row.
+// A list has a model once for each of its names. Here each version is one row, with its state in the registry.
 async function load(signal) {
-  const list = await get("models", { signal });
-  const versions = list.data.filter((model) => model.id === `${model.root}@${model.version}`);
-  return { data: versions };
+  const [list, versions] = await Promise.all([get("models", { signal }), get("model_versions", { signal })]);
+  const known = new Map(versions.data.map((version) => [version.id, version]));
+  const models = list.data.filter((model) => model.id === `${model.root}@${model.version}`);
+  return { data: models.map((model) => ({ ...model, known: known.get(model.id) })) };
 }
 
 function Row({ model, queue, speed }) {
@@ -40,7 +41,7 @@ function Row({ model, queue, speed }) {
       <strong>${model.id}</strong>
       <div class="row small">${aliases.map((name) => html`<span class="badge now" key=${name}>${name}</span>`)}</div>
     </td>
-    <td><${VersionState} queue=${queue} /></td>
+    <td><${VersionState} known=${model.known} queue=${queue} /></td>
     <td class="opt">${model.task}</td>
     <td class="opt">${model.engine}</td>
     <td class="num opt">${count(model.context_length)}</td>
@@ -52,7 +53,12 @@ function Row({ model, queue, speed }) {
   </tr>`;
 }
 
-function VersionState({ queue }) {
+function VersionState({ known, queue }) {
+  if (known !== undefined && known.state !== "ready") {
+    const kind = known.state === "rejected" ? "bad" : "warn";
+    return html`<span class=${`badge ${kind}`}>${known.state}</span>
+      ${known.state_reason === null ? null : html`<div class="small muted">${known.state_reason}</div>`}`;
+  }
   if (queue === undefined) return html`<span class="badge">not known</span>`;
   if (queue.paused_at !== null) return html`<span class="badge warn">paused</span>`;
   if (queue.workers === 0) return html`<span class=${`badge ${queue.queued.jobs > 0 ? "bad" : ""}`}>no worker</span>`;

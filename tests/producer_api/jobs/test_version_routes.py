@@ -7,7 +7,10 @@ import pytest
 
 from store.audit.audit import list_entries
 from store.db.database import Database
+from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import ModelVersion, register_version
+from store.registry.verification import Verification
+from store.registry.verification_report import VerificationReport
 from store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, submit
@@ -63,6 +66,57 @@ def test_a_second_version_becomes_the_default_and_the_first_one_retires(
         ("model.retired", "tiny@1"),
         ("model.revived", "tiny@1"),
     ]
+
+
+def register_chat(db: Database) -> ModelVersion:
+    """A version that has to be verified, and whose requests need no files."""
+    url = "http://127.0.0.1:9"
+    return register_version(
+        db,
+        model="chat",
+        runner="openai",
+        source=url,
+        digest="c" * 64,
+        dtype="auto",
+        context_window=512,
+        files={},
+        actor="tests",
+        engine=EngineSpec(kind=EngineKind.OPENAI, url=url, served_model="upstream"),
+    )
+
+
+def test_a_version_is_used_as_its_verification_allows(api: httpx2.Client, db: Database) -> None:
+    register_chat(db)
+    once = {"Idempotency-Key": "once"}
+    body = {"model": "chat", "input": {"messages": [{"role": "user", "content": "hi"}]}}
+    accepted = api.post("/v1/jobs", json=body, headers=once)
+    assert accepted.headers["headrace-warning"] == "no worker has verified chat@1; the job waits until one has"
+    alias = "/v1/models/chat/aliases/stable"
+    refused = api.put(alias, json={"version": 1})
+    assert (refused.status_code, error_of(refused)["code"]) == (409, "version_not_ready")
+
+    verification = Verification(db, "chat", 1, worker="w1", lease_s=60)
+    verification.claim()
+    assert verification.reject("a wrong answer", VerificationReport(worker="w1"))
+    wait_for(lambda: api.post("/v1/jobs", json=body).status_code == 409, "submissions are refused")
+    refused = api.post("/v1/jobs", json=body)
+    assert error_of(refused)["code"] == "model_rejected"
+    assert "a wrong answer" in error_of(refused)["message"]
+    assert api.post("/v1/jobs", json=body, headers=once).json()["id"] == accepted.json()["id"]
+    assert error_of(api.put(alias, json={"version": 1}))["code"] == "version_not_ready"
+    (shown,) = api.get("/v1/model_versions", params={"model": "chat"}).json()["data"]
+    assert (shown["state"], shown["state_reason"], shown["verification"]["worker"]) == (
+        "rejected",
+        "a wrong answer",
+        "w1",
+    )
+
+    register_chat(db)
+    verification.accept_server("openai 1.0")
+    assert api.put(alias, json={"version": 1}).status_code == 200
+    wait_for(
+        lambda: "no worker serves" in api.post("/v1/jobs", json=body).headers.get("headrace-warning", ""), "it is ready"
+    )
 
 
 @pytest.mark.usefixtures("second")

@@ -10,9 +10,11 @@ from store.db.leader_election import lead
 from store.errors import Unavailable
 from store.jobs.claims import Finish, Release, claim, finish, release, renew
 from store.jobs.jobs import Idempotency, get, request_cancel, timeline
-from store.jobs.sweeps import SweepResult, expire_overdue, leader_lock, purge, sweep_leases
+from store.jobs.sweeps import SweepResult, expire_overdue, fail_rejected, leader_lock, purge, sweep_leases
 from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import register_version
+from store.registry.verification import Verification
+from store.registry.verification_report import VerificationReport
 from store.retention.erasure import purge_job
 from store.scheduling.dispatch_queries import take_waiting
 from store.schema.job_states import JobState
@@ -30,6 +32,27 @@ def start(db: Database, *job_ids: str, lease_s: float = 60.0, suspects: bool = F
 def end(db: Database, job_id: str) -> None:
     start(db, job_id)
     assert finish(db, [Finish(job_id, 1, JobState.SUCCEEDED, {"text": ""}, None, None, ())]) == {job_id}
+
+
+def test_the_queued_jobs_of_a_rejected_version_fail_and_no_others(
+    db: Database, tenant: str, accept_one: AcceptOne, query: Query
+) -> None:
+    refused, kept, running = accept_one(), accept_one(model="other", queue="other@1"), accept_one()
+    start(db, running)
+    for model in ("tiny", "other"):
+        about = {"source": "s", "digest": "d", "dtype": "auto", "context_window": 64, "files": {}, "actor": "tests"}
+        register_version(db, model=model, runner="torch", **about)
+    assert fail_rejected(db) == []
+    verification = Verification(db, "tiny", 1, worker="w", lease_s=60)
+    verification.claim()
+    verification.reject("a wrong digest", VerificationReport(worker="w"))
+    assert fail_rejected(db) == [refused]
+    job = get(db, tenant, refused)
+    assert job.error is not None
+    assert (job.state, job.error["code"], job.error["retryable"]) == (JobState.FAILED, "model_rejected", False)
+    assert {get(db, tenant, kept).state, get(db, tenant, running).state} == {JobState.QUEUED, JobState.RUNNING}
+    assert query("SELECT job_id FROM job_terminal") == [{"job_id": refused}]
+    assert fail_rejected(db) == []
 
 
 class TestLeases:
