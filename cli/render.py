@@ -118,8 +118,8 @@ def _job_row(job: JobInfo) -> Sequence[RenderableType]:
     )
 
 
-def job_page(job: JobInfo) -> Text:
-    """The details of one job, its answer last."""
+def job_facts(job: JobInfo) -> Text:
+    """The details of one job."""
     place, usage, error = job["queue"], job["usage"], job["error"]
     facts: dict[str, str | Text] = {
         "job": Text.assemble(job["id"], " ", status_text(job["status"])),
@@ -139,8 +139,7 @@ def job_page(job: JobInfo) -> Text:
     for name, fact in facts.items():
         if fact:
             page.append(f"{name:<12}", "dim").append(fact).append("\n")
-    answer = (job["output"] or {}).get("text")
-    return page.append(f"\n{answer}") if answer else page[:-1]
+    return page[:-1]
 
 
 def queues_table(queues: Sequence[Json]) -> Table:

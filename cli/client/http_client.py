@@ -7,7 +7,7 @@ from urllib.parse import quote
 import httpx2
 import orjson
 
-from headrace.client import ApiUnavailable, Client, ConnectionLost, InvalidBaseUrl, answers
+from headrace.client import ApiUnavailable, Client, ConnectionLost, InvalidApiKey, InvalidBaseUrl, answers
 from store.errors import SettingsError
 
 Json = dict[str, Any]
@@ -56,6 +56,17 @@ class OperatorClient(Client):
     def models(self) -> list[Json]:
         """Return the models, without entries for their aliases and versions."""
         return [model for model in self._list("GET", "/v1/models") if "@" not in str(model["id"])]
+
+    def whole_timeline(self, job_id: str) -> Json:
+        """Return a job's events, and its attempts."""
+        return self.request("GET", f"/v1/jobs/{quote(job_id, safe='')}/timeline")
+
+    def job_deliveries(self, job_id: str) -> list[Json]:
+        """Return the webhook deliveries of a job with their tries; none if the key may not see them."""
+        try:
+            return [self.webhook_delivery(one["id"]) for one in self.webhook_deliveries(job_id=job_id, limit=5)]
+        except InvalidApiKey:
+            return []
 
     def live(self) -> Json:
         """Return the live figures once."""

@@ -4,16 +4,19 @@ They use HEADRACE_API_URL and HEADRACE_API_KEY, else the connection data of the 
 """
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
+from rich.text import Text
 
 from cli import render
 from cli.client.http_client import OperatorClient
+from cli.client.job_timeline import TimelineChart, lanes
 from cli.client.waiting import waiting
 from cli.local.home import find_home
-from cli.render import JsonOption, say, show, warn
+from cli.render import JsonOption, out, say, show, warn
 from headrace.client import JobBody, JobInfo
 from store.errors import InvalidRequest, SettingsError
 from store.settings import load_settings
@@ -87,10 +90,17 @@ def submit(
 
 
 def show_job(job: JobArgument, as_json: JsonOption = False) -> None:
-    """Show a job: state, position, times, tokens, error and answer."""
+    """Show a job: state, position, times, tokens, error, timeline and answer."""
     with connect() as client:
         found = client.job(job)
-    show(found, render.job_page(found), as_json=as_json)
+        if as_json:
+            show(found, "", as_json=True)
+            return
+        timeline, deliveries = client.whole_timeline(job), client.job_deliveries(job)
+    out.print(render.job_facts(found), soft_wrap=True)
+    out.print(TimelineChart(lanes(found, timeline, deliveries, datetime.now(UTC).timestamp()), timeline["events"]))
+    if answer := (found["output"] or {}).get("text"):
+        out.print(Text(f"\n{answer}"), soft_wrap=True)
 
 
 def watch(job: JobArgument, as_json: JsonOption = False) -> None:

@@ -61,7 +61,7 @@ def test_jobs_one_by_one_and_each_alone() -> None:
     rows = stripped(render.jobs_table([DONE, WAITS]))
     assert rows[0] == ["job_1", "succeeded", "tiny@3", "2 h ago", "5+7", "11 ms", "100 ms"]
     assert rows[1] == ["job_1", "queued", "tiny@3", "2 h ago"]
-    assert render.job_page(DONE).plain.splitlines() == [
+    assert render.job_facts(DONE).plain.splitlines() == [
         "job         job_1 succeeded",
         "model       tiny@3",
         "created     2 h ago",
@@ -71,11 +71,9 @@ def test_jobs_one_by_one_and_each_alone() -> None:
         "tokens      5 + 7",
         "first token 30 ms",
         "computed    100 ms",
-        "",
-        "Hello [there]",
     ]
     failed = WAITS | {"error": {"code": "poison", "message": "it died"}, "purged_at": 1}
-    assert render.job_page(failed).plain.splitlines() == [
+    assert render.job_facts(failed).plain.splitlines() == [
         "job         job_1 queued",
         "model       tiny@3",
         "queue       place 4 in tiny@3",
