@@ -52,6 +52,11 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "request_timeout": "the request was not received in time",
     "request_too_large": "the body is over the size limit",
     "result_expired": "the retention of the resource is over",
+    "rollout_active": "an active rollout divides the alias, or has the version as its candidate",
+    "rollout_changed": "the rollout has another revision than If-Match says",
+    "rollout_ended": "the rollout has ended",
+    "rollout_not_found": "there is no rollout with this id",
+    "rollout_not_needed": "the alias names the version already",
     "rotation_in_progress": "the overlap of an earlier rotation has not ended",
     "storage_unavailable": "the blob storage does not answer",
     "sync_timeout": "the job has not ended in the time that the request may wait; it continues",
@@ -60,6 +65,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "unsupported_parameter": "the field is unknown or not supported",
     "version_in_use": "an alias names the version, or jobs of it are kept",
     "version_not_ready": "no worker has verified the version yet, or it was rejected",
+    "version_rolled_back": "a rollout of the version was rolled back",
     "webhook_url_not_allowed": "webhooks may not call the URL",
 }
 """Codes of requests."""

@@ -37,6 +37,7 @@ POINTS = frozenset(
         "lines.committed",
         "results.before_commit",  # a batch's files are in the storage, their names are not stored
         "verify.midway",  # the model is loaded, the verdict is not stored
+        "rollout.moving",  # queued jobs were moved to another version, not committed
         "sweep.midway",  # jobs were taken from a dead worker or expired, not committed
     }
 )

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from producer_api.access.rate_limits import Headers
 from store.errors import HeadraceError, Unavailable
-from store.jobs.jobs import Idempotency, Job
+from store.jobs.jobs import Fallback, Idempotency, Job
 from store.jobs.responses import NewResponse
 from store.payloads.job_payload import PinnedPolicy
 from store.payloads.strict_model import Strict
@@ -49,6 +49,8 @@ class DraftJob:
     """A request that is being made into a job. Once it has an ``outcome``, no further step is taken.
 
     ``is_stored``: True for a chat completion that is stored, False for one that is erased after its end, else None.
+    ``version``: at first the one that the model string names. If the ``candidate`` of its rollout takes the job, it is
+    that one once the draft is prepared, and ``fallback`` has what the job is on the stable version.
     """
 
     principal: Principal
@@ -58,6 +60,9 @@ class DraftJob:
     is_stored: bool | None = None
     idempotency: Idempotency | None = None
     version: ModelVersion | None = None
+    candidate: ModelVersion | None = None
+    rollout_id: str | None = None
+    fallback: Fallback | None = None
     policy: PinnedPolicy | None = None
     payload: Strict | None = None
     num_tokens: int = 0

@@ -64,6 +64,23 @@ class PromptPreparation:
         _check_task(request, version)
         return TASK_INPUTS[request.task].prepare(request, self._model(version), policy)
 
+    def prepare_again(
+        self,
+        request: JobRequest,
+        version: ModelVersion,
+        prepared: Prepared,
+        other: ModelVersion,
+        policy: PinnedPolicy | None,
+    ) -> Prepared:
+        """Return the payload for another version: what was ``prepared`` for ``version``, if the two prepare alike."""
+        is_alike = (
+            version.files == other.files
+            and version.runner == other.runner
+            and version.sampling == other.sampling
+            and self._model(version).window == self._model(other).window
+        )
+        return prepared if is_alike else self.prepare(request, other, policy)
+
     def is_quick(self, request: JobRequest, version: ModelVersion) -> bool:
         """Return True if preparing the request takes no long time. Raises InvalidRequest."""
         _check_task(request, version)

@@ -29,6 +29,7 @@ from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies, ActivePolicy, applied, pinned
 from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
+from producer_api.submission.rollout_routing import RolloutRouting
 from store.db.database import Database
 from store.db.group_commit import GroupCommit
 from store.errors import Conflict, NotFound, NoWorker
@@ -109,6 +110,7 @@ class Submissions:
         self._digests = digests
         self._live_processes = live_processes
         self._preparation = PromptPreparation(catalog, live_processes)
+        self._routing = RolloutRouting(catalog, self._preparation, live_processes)
         self._tenant_threads = TenantThreads()
         self._tenants = RecentTenants()
         self._batches: GroupCommit[DraftJob, Receipt] = GroupCommit(
@@ -172,12 +174,14 @@ class Submissions:
         response: NewResponse | None = None,
         is_stored: bool | None = None,
     ) -> NewJob:
-        """Return the job of a line of a batch. No limit is checked and nothing is stored.
+        """Return the job of a line of a batch. No limit is checked and nothing is stored. No rollout divides lines.
 
         Raises InvalidRequest, Forbidden, NotFound, ModelLoadError, Unavailable. Blocks.
         """
         draft = DraftJob(principal, request, Origin("batch", None, "", False, 0, project_id), response, is_stored)
-        self._look_up(draft)
+        principal.check_model(request.model)
+        draft.version = self._catalog.resolve(request.model)
+        self._refuse_rejected(draft)
         self._guard_and_prepare(draft)
         return self._new_job(draft)
 
@@ -202,14 +206,19 @@ class Submissions:
     def _look_up(self, draft: DraftJob) -> None:
         """Resolve the model; for a retry, find the job of its first request."""
         draft.principal.check_model(draft.request.model)
-        draft.version = self._catalog.resolve(draft.request.model)
-        if draft.version.state is VersionState.REJECTED and not self._was_accepted(draft):
-            raise _rejected(draft.version)
+        self._routing.look_up(draft)
+        self._refuse_rejected(draft)
         if draft.origin.is_retry and draft.idempotency is None:
             fingerprints = self._digests.fingerprints(draft.origin.fingerprint)
             found = jobs.find_duplicate(self._db, draft.principal.tenant_id, fingerprints, RETRY_WITHIN_S)
             if found is not None:
-                draft.outcome = self._receipt(draft, draft.version, found, replayed=True)
+                draft.outcome = self._receipt(draft, known(draft.version), found, replayed=True)
+
+    def _refuse_rejected(self, draft: DraftJob) -> None:
+        """Raise Conflict for a version that failed its verification, unless the request was accepted before."""
+        version = known(draft.version)
+        if version.state is VersionState.REJECTED and not self._was_accepted(draft):
+            raise _rejected(version)
 
     def _require_worker(self, draft: DraftJob) -> None:
         """Refuse a request for a model that no worker serves, unless it was accepted before."""
@@ -224,7 +233,7 @@ class Submissions:
     def _prepare_here(self, draft: DraftJob) -> None:
         """Prepare a draft. Raises NeedsTenantThread if the tenant's policy or grammar may take long."""
         has_policy = self._policies.policy_for(draft.principal.tenant_id, known(draft.version).model) is not None
-        if has_policy or not self._preparation.is_quick(draft.request, known(draft.version)):
+        if has_policy or not self._routing.is_quick(draft):
             raise NeedsTenantThread
         self._prepare(draft)
 
@@ -289,8 +298,7 @@ class Submissions:
         """Check the webhook's address, count the prompt's tokens and make the payload that is stored."""
         if draft.request.webhook is not None:
             check_url(draft.request.webhook.url, self._settings)
-        prepared = self._preparation.prepare(draft.request, known(draft.version), draft.policy)
-        draft.payload, draft.num_tokens, draft.max_tokens = prepared.payload, prepared.num_tokens, prepared.max_tokens
+        self._routing.prepare(draft)
         draft.is_prepared = True
 
     def count_tokens(self, principal: Principal, request: GenerateRequest) -> int:
@@ -355,6 +363,8 @@ class Submissions:
             response=draft.response,
             is_stored=draft.is_stored,
             limits=self._rate_limits.held_by(draft.principal),
+            rollout_id=draft.rollout_id,
+            fallback=draft.fallback,
         )
 
 

@@ -40,6 +40,15 @@ class Idempotency:
 
 
 @dataclass(frozen=True, slots=True)
+class Fallback:
+    """What a job of a candidate becomes if it is moved to the stable version: ``store.rollouts.moves``."""
+
+    payload: dict[str, Any]
+    input_tokens: int
+    cost_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to accept. ``deadline_s`` counts from acceptance, by the database's clock.
 
@@ -49,6 +58,9 @@ class NewJob:
     that is stored, False for one that is erased after its end.
     ``api_key_id``, ``project_id`` and ``user_id``: usage is counted for them, and for the tenant. The job is refused if
     it does not fit ``limits``; None is no limit.
+
+    ``rollout_id``: the active rollout of its alias. ``fallback``: for a job of the candidate, what it is on the stable
+    version, if that is not the same.
 
     Every attribute with the name of a column of ``jobs`` is stored in that column.
     """
@@ -78,6 +90,8 @@ class NewJob:
     limits: RequestLimits | None = None
     goes_ahead: bool = False
     is_stored: bool | None = None
+    rollout_id: str | None = None
+    fallback: "Fallback | None" = None
 
     @property
     def is_stored_chat(self) -> bool:
@@ -133,7 +147,7 @@ _ACCEPT = text(f"""
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
         {_TYPED}, deadline_s float8, announce bool, goes_ahead bool, route text, key text, key_fingerprint text,
-        response jsonb)
+        response jsonb, fallback jsonb)
 ), new_keys AS (
     INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
     SELECT tenant_id, route, key, key_fingerprint, id FROM incoming WHERE key IS NOT NULL
@@ -162,6 +176,12 @@ WITH incoming AS (
         CAST(response ->> 'is_background' AS boolean), CAST(response ->> 'goes_on' AS boolean),
         response ->> 'appends_to', response -> 'input', response -> 'request'
     FROM fresh WHERE response IS NOT NULL
+), fallbacks AS (
+    INSERT INTO job_fallbacks (job_id, tenant_id, payload, input_tokens, cost_tokens)
+    SELECT
+        id, tenant_id, fallback -> 'payload', CAST(fallback ->> 'input_tokens' AS int),
+        CAST(fallback ->> 'cost_tokens' AS int)
+    FROM fresh WHERE fallback IS NOT NULL
 )
 SELECT id, created_at, deadline_at, announced_at FROM created
 """)
@@ -278,7 +298,14 @@ def _row(job: NewJob, vault: Vault) -> dict[str, object]:
         "key": idempotency and idempotency.key,
         "key_fingerprint": idempotency and idempotency.fingerprint,
         "response": None if job.response is None else _response_row(job, job.response, vault),
+        "fallback": None if job.fallback is None else _fallback_row(job, job.fallback, vault),
     }
+
+
+def _fallback_row(job: NewJob, fallback: Fallback, vault: Vault) -> dict[str, object]:
+    # Sealed as the payload of the job, so that it becomes that without being opened.
+    sealed = seal_job(vault, job.tenant_id, job.id, {"payload": fallback.payload})
+    return {**asdict(fallback), **sealed}
 
 
 def _response_row(job: NewJob, response: NewResponse, vault: Vault) -> dict[str, object]:

@@ -56,7 +56,7 @@ SELECT
     claimed.id AS job_id, tenant_id, class_rank, epoch, attempt, model, model_version, payload, input_tokens,
     CAST(extract(epoch FROM deadline_at - clock_timestamp()) AS float8) AS remaining_s,
     CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts,
-    crashes, is_suspect, to_jsonb(job_checkpoints) AS checkpoint
+    crashes, is_suspect, COALESCE(restarts_after, 0) AS restarts_after, to_jsonb(job_checkpoints) AS checkpoint
 FROM claimed LEFT JOIN job_checkpoints ON job_checkpoints.job_id = claimed.id
 """)
 

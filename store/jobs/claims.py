@@ -36,7 +36,8 @@ class Claim:
     """A job that this worker holds under ``epoch`` until the lease runs out. ``remaining_s``: time to its deadline.
 
     ``checkpoint``: what an earlier attempt had emitted when it was released. ``crashes``: the number of workers that
-    died while they ran this job. A suspect must run alone in its process.
+    died while they ran this job. A suspect must run alone in its process. ``restarts_after``: attempts up to this epoch
+    were of another version, so none of them is continued.
     """
 
     job_id: str
@@ -54,6 +55,7 @@ class Claim:
     crashes: int = 0
     is_suspect: bool = False
     checkpoint: Checkpoint | None = None
+    restarts_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

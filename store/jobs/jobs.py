@@ -16,7 +16,7 @@ from store.db.database import Database
 from store.encryption.vault import EncryptionContext, Vault, metadata_filters, open_columns
 from store.errors import CannotOpen, Conflict, Gone, NotFound
 from store.ids import first_id
-from store.jobs.acceptance import Accepted, Idempotency, NewJob, accept, is_known
+from store.jobs.acceptance import Accepted, Fallback, Idempotency, NewJob, accept, is_known
 from store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
 from store.jobs.terminal import conclude
 from store.schema import tables
@@ -27,6 +27,7 @@ from store.tasks.registry import BULKY_OUTPUTS
 
 __all__ = [
     "Accepted",
+    "Fallback",
     "Idempotency",
     "Job",
     "JobEvent",

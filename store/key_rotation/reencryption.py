@@ -77,6 +77,7 @@ def _of(table: str, key: str) -> str:
 
 TARGETS: Final = (
     Target("jobs", ("id",), ("payload", "metadata", "output", "error"), never_plain=("error",)),
+    Target("job_fallbacks", ("job_id",), ("payload",), sealed_for="jobs"),
     Target("attempts", ("job_id", "epoch"), ("error",), _of("jobs", "job_id"), ("error",), "jobs"),
     Target("job_streams", ("job_id",), ("deltas", "logprobs"), _of("jobs", "job_id")),
     Target("job_checkpoints", ("job_id",), ("deltas", "token_ids", "logprobs"), _of("jobs", "job_id")),

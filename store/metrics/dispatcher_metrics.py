@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from store.metrics.registry import SECONDS, begin, new_registry, render
 from store.payloads.job_payload import CLASS_NAMES
+from store.rollouts.rollouts import Rollout
 from store.scheduling.backlog import TenantBacklog
 from store.scheduling.queue_ages import QueueAge
 
@@ -39,6 +40,7 @@ class DispatcherMetrics:
             "headrace_jobs_expired", "jobs that the dispatcher ended after their deadline", registry=registry
         )
         self._add_webhooks()
+        self._add_rollouts()
 
     def render(self) -> bytes:
         """Return the page for Prometheus."""
@@ -65,6 +67,31 @@ class DispatcherMetrics:
         self.webhook_due_age = Gauge(
             "headrace_webhook_oldest_due_seconds", "how long the oldest due delivery has been due", registry=registry
         )
+
+    def _add_rollouts(self) -> None:
+        registry = self.registry
+        self.rollout_percent = Gauge(
+            "headrace_rollout_percent",
+            "share of an active rollout's sticky keys that goes to the candidate, in percent",
+            ["model", "alias", "state"],
+            registry=registry,
+        )
+        self.rollout_transitions = Counter(
+            "headrace_rollout_transitions",
+            "what the dispatcher did to rollouts: advanced, promoted, aborted, rolled_back",
+            ["action"],
+            registry=registry,
+        )
+        begin(self.rollout_transitions, "advanced", "promoted", "aborted", "rolled_back")
+        self.rollout_jobs_moved = Counter(
+            "headrace_rollout_jobs_moved", "queued jobs moved back to the stable version", registry=registry
+        )
+
+    def show_rollouts(self, active: Iterable[Rollout]) -> None:
+        """Replace the series of the active rollouts."""
+        self.rollout_percent.clear()
+        for rollout in active:
+            self.rollout_percent.labels(rollout.model, rollout.alias, rollout.state.value).set(rollout.percent)
 
 
 class QueueGauges:

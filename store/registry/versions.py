@@ -62,6 +62,16 @@ _RETIRE = text("UPDATE model_versions SET retired_at = now() WHERE model = :mode
 
 _REVIVE = text("UPDATE model_versions SET retired_at = NULL WHERE model = :model AND version = :version")
 
+# An active rollout of an alias, or with a version as its candidate.
+_ROLLOUT = text("""
+SELECT id FROM rollouts
+WHERE model = :model AND state IN ('running', 'paused') AND (alias = :alias OR candidate_version = :version) LIMIT 1
+""")
+
+_WAS_ROLLED_BACK = text("""
+SELECT id FROM rollouts WHERE model = :model AND candidate_version = :version AND state = 'rolled_back' LIMIT 1
+""")
+
 # Find out whether a job is kept that the version ran or is to run.
 _HAS_JOBS = text("SELECT EXISTS (SELECT FROM jobs WHERE model = :model AND model_version = :version)")
 
@@ -135,22 +145,26 @@ def set_alias(
     expected: int = ANY,
     tenant_id: str | None = None,
     is_early: bool = False,
+    force: bool = False,
 ) -> None:
     """Set ``model@alias`` to this version. New jobs use it after at most two seconds; accepted jobs keep theirs.
 
     ``expected``: the version that the alias must name before, 0 for a new alias. ``tenant_id``: the actor's tenant, for
-    the audit log. ``is_early``: the version may still have to be verified, because its worker starts now. Raises
-    NotFound if the version does not exist or is retired, Conflict if it is not ready, PreconditionFailed.
+    the audit log. ``is_early``: the version may still have to be verified, because its worker starts now. ``force``:
+    also if a rollout of the version was rolled back. Raises NotFound if the version does not exist or is retired,
+    Conflict if it is not ready or while a rollout divides the alias, PreconditionFailed.
     """
     if not _ALIAS.fullmatch(alias):
         raise InvalidRequest(
             f"an alias begins with a letter, then letters, digits and . _ -, not {alias!r}", param="alias"
         )
-    values = {"model": model, "version": version}
     with db.begin(tenant_id=tenant_id) as connection:
         version_of(connection, model, version)
-        _check_ready(connection, values, is_early=is_early)
+        check_ready(connection, model, version, is_early=is_early)
         before = _check_alias(connection, model, alias, expected)
+        _refuse_rollout(connection, model, alias=alias)
+        if not force:
+            refuse_rolled_back(connection, model, version)
         point(connection, model, alias, version)
         detail = {"version": version} if before is None else {"version": version, "from_version": before}
         name = f"{model}@{alias}"
@@ -167,6 +181,7 @@ def remove_alias(
         before = _check_alias(connection, model, alias, expected)
         if before is None:
             raise NotFound(f"{model} has no alias {alias!r}", code="alias_not_found", param="alias")
+        _refuse_rollout(connection, model, alias=alias)
         connection.execute(_REMOVE_ALIAS, {"model": model, "alias": alias})
         name = f"{model}@{alias}"
         record(connection, tenant_id, actor, "model.alias_removed", name, {"from_version": before}, before=before)
@@ -182,6 +197,7 @@ def retire(db: Database, model: str, version: int, actor: str, *, tenant_id: str
         if connection.execute(_LOCK, values).scalar_one() is not None:
             return
         _refuse_named(connection, values, "retired")
+        _refuse_rollout(connection, model, version=version)
         connection.execute(_RETIRE, values)
         record(connection, tenant_id, actor, "model.retired", queue_name(model, version), {})
 
@@ -224,10 +240,13 @@ def _check_alias(connection: Connection, model: str, alias: str, expected: int) 
     return before
 
 
-def _check_ready(connection: Connection, values: Mapping[str, object], *, is_early: bool) -> None:
-    """Lock the version. Raises NotFound if it is retired, Conflict if it is not ready."""
-    name = f"{values['model']}@{values['version']}"
-    state, reason = connection.execute(_KEEP, values).one()
+def check_ready(connection: Connection, model: str, version: int, *, is_early: bool = False) -> None:
+    """Lock the version against its retirement. Raises NotFound if it is retired, Conflict if it is not ready.
+
+    ``is_early``: a version that is still to be verified is ready enough.
+    """
+    name = queue_name(model, version)
+    state, reason = connection.execute(_KEEP, {"model": model, "version": version}).one()
     if state == VersionState.RETIRED:
         raise NotFound(f"{name} is retired", code="model_not_found", param="version")
     if state == VersionState.REJECTED:
@@ -238,6 +257,25 @@ def _check_ready(connection: Connection, values: Mapping[str, object], *, is_ear
             code="version_not_ready",
             param="version",
         )
+
+
+def refuse_rolled_back(connection: Connection, model: str, version: int) -> None:
+    """Raise Conflict if a rollout of this version was rolled back."""
+    found = connection.execute(_WAS_ROLLED_BACK, {"model": model, "version": version}).scalar_one_or_none()
+    if found is not None:
+        raise Conflict(
+            f"{queue_name(model, version)} was rolled back ({found}): use `force` if it is right now",
+            code="version_rolled_back",
+        )
+
+
+def _refuse_rollout(
+    connection: Connection, model: str, *, alias: str | None = None, version: int | None = None
+) -> None:
+    """Raise Conflict if an active rollout divides the alias, or has the version as its candidate."""
+    values = {"model": model, "alias": alias, "version": version}
+    if (rollout := connection.execute(_ROLLOUT, values).scalar_one_or_none()) is not None:
+        raise Conflict(f"the rollout {rollout} is active: end it first, with promote or abort", code="rollout_active")
 
 
 def _refuse_named(connection: Connection, values: Mapping[str, object], what: str) -> None:

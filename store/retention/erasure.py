@@ -1,6 +1,6 @@
 """Erasure of a job's contents. Its row stays with its times and counts; the usage ledger and the audit log stay too.
 
-    input    payload, metadata, webhook URL, the items and the request of a response, the dead letter
+    input    payload, fallback, metadata, webhook URL, the items and the request of a response, the dead letter
     output   output, the message of an error, deltas and checkpoints of the stream, webhook deliveries
 
 Only jobs that have ended are erased. ``store.retention.retention`` and ``store.retention.purge`` select them. The
@@ -62,6 +62,8 @@ hidden AS (
     RETURNING responses.job_id, {_BEFORE} AS before
 ), unburied AS (
     DELETE FROM dead_letters USING emptied WHERE dead_letters.job_id = emptied.id
+), fallbacks AS (
+    DELETE FROM job_fallbacks USING emptied WHERE job_fallbacks.job_id = emptied.id
 )"""
 
 _WITH_OUTPUT = """

@@ -6,7 +6,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import RowMapping, text
+
+from store.db.database import Database
+from store.errors import NotFound
 
 
 class RolloutMode(StrEnum):
@@ -87,15 +90,59 @@ class Rollout:
         return self.steps[self.current_step].percent if self.state.is_active else 0.0
 
 
-_ACTIVE = text("SELECT * FROM rollouts WHERE state IN ('running', 'paused') ORDER BY id")
+# Active rollouts, and those whose queued jobs are still to be moved back. Late jobs come within seconds, so a week is
+# ample: it also covers a lost attempt of a job with a long deadline.
+_UNDER_WAY = text("""
+SELECT * FROM rollouts
+WHERE state IN ('running', 'paused') OR (state IN ('aborted', 'rolled_back') AND ended_at > now() - interval '7 days')
+ORDER BY id
+""")
+
+_LIST = text("""
+SELECT * FROM rollouts
+WHERE (CAST(:model AS text) IS NULL OR model = :model) AND (NOT :is_active OR state IN ('running', 'paused'))
+ORDER BY id DESC LIMIT :limit
+""")
 
 # Only known columns: a later release may add columns.
 _FIELDS = tuple(one.name for one in fields(Rollout))
 
+# Without the evidence, which may be long: the API reads this every second.
+_ACTIVE = text(f"""
+SELECT {", ".join(name for name in _FIELDS if name != "evidence")} FROM rollouts WHERE state IN ('running', 'paused')
+""")
 
-def active_rollouts(connection: Connection) -> list[Rollout]:
-    """Return the rollouts that run or are paused, the oldest first."""
-    return [read_rollout(row) for row in connection.execute(_ACTIVE).mappings()]
+
+def active_rollouts(db: Database) -> dict[tuple[str, str], Rollout]:
+    """Return the rollouts that run or are paused, by model and alias. They come without their evidence."""
+    with db.autocommit() as connection:
+        found = [read_rollout({**row, "evidence": {}}) for row in connection.execute(_ACTIVE).mappings()]
+    return {(rollout.model, rollout.alias): rollout for rollout in found}
+
+
+def rollouts_under_way(db: Database) -> list[Rollout]:
+    """Return the active rollouts, and the ended ones whose candidate may still have queued jobs, the oldest first."""
+    with db.autocommit() as connection:
+        return [read_rollout(row) for row in connection.execute(_UNDER_WAY).mappings()]
+
+
+def list_rollouts(
+    db: Database, model: str | None = None, *, is_active: bool = False, limit: int = 100
+) -> list[Rollout]:
+    """Return rollouts, newest first: of one model, or of all; only the active ones if ``is_active``."""
+    with db.autocommit() as connection:
+        values = {"model": model, "is_active": is_active, "limit": limit}
+        return [read_rollout(row) for row in connection.execute(_LIST, values).mappings()]
+
+
+def get_rollout(db: Database, rollout_id: str) -> Rollout:
+    """Return a rollout. Raises NotFound."""
+    with db.autocommit() as connection:
+        statement = text("SELECT * FROM rollouts WHERE id = :id")
+        row = connection.execute(statement, {"id": rollout_id}).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no rollout {rollout_id!r}", code="rollout_not_found", param="rollout")
+    return read_rollout(row)
 
 
 def read_rollout(row: RowMapping | Mapping[str, Any]) -> Rollout:

@@ -1,6 +1,6 @@
-"""The table of rollouts. The rules are those of ``store.schema.tables``."""
+"""The tables of rollouts. The rules are those of ``store.schema.tables``."""
 
-from sqlalchemy import CheckConstraint, Column, Index, Integer, String, Table, text
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, String, Table, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from store.schema.tables import metadata, timestamp
@@ -41,4 +41,15 @@ rollouts = Table(
     CheckConstraint(f"(ended_at IS NULL) = ({_ACTIVE})", name="ended_has_time"),
     Index("uq_rollouts_active", "model", "alias", unique=True, postgresql_where=text(_ACTIVE)),
     Index("ix_rollouts_ended_at", "ended_at"),
+)
+
+# What a job of a candidate is on the stable version, if that is not the same. The payload is sealed as that of the job.
+job_fallbacks = Table(
+    "job_fallbacks",
+    metadata,
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tenant_id", String, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("cost_tokens", Integer, nullable=False),
 )

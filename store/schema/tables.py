@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0037"
+REVISION = "0039"
 
 metadata = MetaData(
     naming_convention={
@@ -148,6 +148,8 @@ jobs = Table(
     Column("is_stored_chat", Boolean, nullable=False, server_default=text("false")),
     # The active rollout of its alias when it was accepted, on either side; null for ``name@3`` and for other aliases.
     Column("rollout_id", String),
+    # The epoch of the last attempt of another version; no attempt continues it or an earlier one. Null: none.
+    Column("restarts_after", BigInteger),
     CheckConstraint(_one_of("state", list(JobState)), name="state_known"),
     CheckConstraint(
         "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"
@@ -200,6 +202,13 @@ jobs = Table(
         "rollout_id",
         "id",
         postgresql_where=text("state = 'queued' AND rollout_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_rollout_accepted",
+        "rollout_id",
+        "model_version",
+        "created_at",
+        postgresql_where=text("rollout_id IS NOT NULL"),
     ),
     Index(
         "ix_jobs_rollout_ended",

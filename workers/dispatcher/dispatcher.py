@@ -37,6 +37,7 @@ from workers.dispatcher.queue_gauges import QueueMeasurement
 from workers.dispatcher.queue_stats import QueueStats
 from workers.dispatcher.ready_window import ReadyWindow
 from workers.dispatcher.retention import RetentionThread
+from workers.dispatcher.rollout_keeper import RolloutKeeper
 from workers.health import HealthServer, LoopHeartbeat
 from workers.webhooks.sender import WebhookSender
 
@@ -48,6 +49,7 @@ TOP_UP_S = 0.1
 COUNT_S = 0.25
 LEAD_S = 2.0
 MEASURE_S = 2.0
+ROLLOUT_S = 2.0
 # The webhook sender is notified when deliveries are due; it polls as well, in case a notification is lost.
 _SENDER_LOOKS_S = 1.0
 # Duties that are due within this time run at once, so that the process wakes up once for all of them.
@@ -112,6 +114,7 @@ class Dispatcher:
             Duty("expire_deadlines", settings.sweep_s, self.sweeper.expire_deadlines),
             Duty("fail_rejected", settings.sweep_s, self.sweeper.fail_rejected),
             Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),
+            Duty("advance_rollouts", ROLLOUT_S, RolloutKeeper(self._db, self.metrics).turn),
             Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),
         )
 

@@ -3,6 +3,7 @@
     epoch 1                          ──▶ empty, without a look-up
     the last attempt was handed back ──▶ its checkpoint in Postgres, which came with the claim
     the last attempt was lost        ──▶ its stream in Redis, which is sealed first
+    it was of another model version  ──▶ empty; its stream is sealed all the same
     Redis does not answer in time    ──▶ the older checkpoint in Postgres; the start frame informs readers
 
 The engine checks later whether the tokens make the texts.
@@ -42,6 +43,8 @@ class CheckpointRecovery:
         if claim.epoch == 1 or (stored is not None and stored.epoch == claim.epoch - 1):
             return stored or Checkpoint()
         found = newest(stored, self._recovered(claim, job_age_s))
+        if found.epoch <= claim.restarts_after:
+            found = Checkpoint()
         log.info("attempt_resumes", num_deltas=found.num_deltas)
         return found
 

@@ -1,0 +1,69 @@
+"""Decides what a rollout does next. Pure: it reads no clock and no database."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from store.errors import Conflict
+from store.rollouts.judge import Verdict
+from store.rollouts.progress import Progress
+from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState
+
+
+class RolloutAction(StrEnum):
+    """What can happen to an active rollout; each is the last part of its audit action and of its log event."""
+
+    ADVANCE = "advanced"
+    PAUSE = "paused"
+    RESUME = "resumed"
+    PROMOTE = "promoted"
+    ABORT = "aborted"
+    ROLL_BACK = "rolled_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The next action and its reason, in a sentence."""
+
+    action: RolloutAction
+    reason: str
+
+
+def next_transition(rollout: Rollout, progress: Progress, verdict: Verdict) -> Transition | None:
+    """Return what is to happen now, or None. A bad verdict counts in a pause too; a shadow ends without a promotion."""
+    if verdict.is_bad:
+        return Transition(RolloutAction.ROLL_BACK, verdict.reason or "the candidate is worse than the stable version")
+    if rollout.state is RolloutState.PAUSED or not _has_passed(rollout, progress):
+        return None
+    if rollout.current_step + 1 < len(rollout.steps):
+        return Transition(RolloutAction.ADVANCE, f"step {rollout.current_step + 1} has passed")
+    if rollout.mode is RolloutMode.SHADOW:
+        return Transition(RolloutAction.ABORT, "the last step has passed; a shadow moves no alias")
+    return Transition(RolloutAction.PROMOTE, "the last step has passed")
+
+
+def _has_passed(rollout: Rollout, progress: Progress) -> bool:
+    """Return True if the step has held for its time and its jobs. Without a worker of the candidate no step passes."""
+    step = rollout.steps[rollout.current_step]
+    is_over = progress.now >= rollout.step_since + timedelta(seconds=step.hold_s)
+    return is_over and progress.is_served and progress.num_in_step >= step.min_jobs
+
+
+def after(rollout: Rollout, transition: Transition, now: datetime) -> Rollout:
+    """Return the rollout after the action. Raises Conflict for an action that its state does not allow."""
+    if not rollout.state.is_active:
+        raise Conflict(f"the rollout {rollout.id} has ended: it was {rollout.state.value}", code="rollout_ended")
+    changed = replace(rollout, reason=transition.reason, revision=rollout.revision + 1)
+    match transition.action:
+        case RolloutAction.ADVANCE:
+            return replace(changed, current_step=rollout.current_step + 1, step_since=now)
+        case RolloutAction.PAUSE:
+            return replace(changed, state=RolloutState.PAUSED, paused_at=rollout.paused_at or now)
+        case RolloutAction.RESUME:
+            # The time of the pause does not count.
+            paused_for = now - (rollout.paused_at or now)
+            return replace(
+                changed, state=RolloutState.RUNNING, paused_at=None, step_since=rollout.step_since + paused_for
+            )
+        case RolloutAction.PROMOTE | RolloutAction.ABORT | RolloutAction.ROLL_BACK:
+            return replace(changed, state=RolloutState(transition.action.value), paused_at=None, ended_at=now)

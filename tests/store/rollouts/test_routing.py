@@ -1,0 +1,41 @@
+"""Which side of a rollout a job is on."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+from store.rollouts.rollouts import RolloutMode, RolloutState, Step, StickyKey
+from store.rollouts.routing import takes_candidate
+from tests.store.rollouts.test_transitions import ROLLOUT
+
+USERS = [f"user-{number}" for number in range(2000)]
+
+
+def chosen(percent: float, rollout_id: str = "rollout_1") -> set[str]:
+    rollout = replace(ROLLOUT, id=rollout_id, steps=(Step(percent, hold_s=1),))
+    return {user for user in USERS if takes_candidate(rollout, "t", user, None)}
+
+
+def test_a_growing_percentage_only_adds_keys() -> None:
+    sides = [chosen(percent) for percent in (1, 10, 50, 100)]
+    assert all(smaller < larger for smaller, larger in pairwise(sides))
+    assert sides[-1] == set(USERS)
+    assert 0.4 < len(sides[2]) / len(USERS) < 0.6
+    assert chosen(50, "rollout_2") != sides[2], "another rollout divides in another way"
+
+
+def test_a_job_without_the_sticky_key_is_divided_by_the_next_one() -> None:
+    by_conversation = replace(ROLLOUT, sticky_key=StickyKey.CONVERSATION, steps=(Step(50, hold_s=1),))
+    by_user = replace(by_conversation, sticky_key=StickyKey.USER)
+    by_tenant = replace(by_conversation, sticky_key=StickyKey.TENANT)
+    for user in USERS[:50]:
+        assert takes_candidate(by_conversation, "t", user, None) == takes_candidate(by_user, "t", user, "c")
+        assert takes_candidate(by_user, "t", None, None) == takes_candidate(by_tenant, "t", user, None)
+    assert len({takes_candidate(by_conversation, "t", "u", f"c{number}") for number in range(50)}) == 2
+    assert len({takes_candidate(by_user, f"t{number}", "u", None) for number in range(50)}) == 2, "of two tenants"
+
+
+def test_a_shadow_and_an_ended_rollout_divide_nothing() -> None:
+    everything = replace(ROLLOUT, steps=(Step(100, hold_s=1),))
+    assert takes_candidate(everything, "t", None, None)
+    assert not takes_candidate(replace(everything, mode=RolloutMode.SHADOW), "t", None, None)
+    assert not takes_candidate(replace(everything, state=RolloutState.ROLLED_BACK), "t", None, None)

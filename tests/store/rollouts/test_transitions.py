@@ -1,0 +1,79 @@
+"""What a rollout does next, decided from values alone."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from store.errors import Conflict
+from store.rollouts.judge import Check, Verdict
+from store.rollouts.progress import Progress
+from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState, Step, StickyKey
+from store.rollouts.transitions import RolloutAction, Transition, after, next_transition
+
+BEGAN = datetime(2026, 11, 28, 12, tzinfo=UTC)
+GOOD = Verdict(is_bad=False)
+BAD = Verdict(
+    is_bad=True, checks=(Check("errors", 0.0, 0.2, 0.005, 9, 4.0, 3.0, "bad", "the candidate fails more often"),)
+)
+
+ROLLOUT = Rollout(
+    id="rollout_1",
+    model="tiny",
+    alias="default",
+    stable_version=1,
+    candidate_version=2,
+    mode=RolloutMode.CANARY,
+    sticky_key=StickyKey.USER,
+    steps=(Step(10, hold_s=60), Step(50, hold_s=60, min_jobs=5)),
+    bounds={},
+    state=RolloutState.RUNNING,
+    current_step=0,
+    step_since=BEGAN,
+    started_at=BEGAN,
+    started_by="tests",
+    paused_at=None,
+    ended_at=None,
+    reason=None,
+    evidence={},
+    revision=1,
+)
+LAST = replace(ROLLOUT, current_step=1)
+
+
+def action(rollout: Rollout, verdict: Verdict = GOOD, **progress: object) -> RolloutAction | None:
+    values = {"now": BEGAN + timedelta(seconds=60), "num_in_step": 5, "is_served": True, **progress}
+    found = next_transition(rollout, Progress(**values), verdict)
+    return None if found is None else found.action
+
+
+def test_a_step_passes_when_its_time_its_jobs_and_a_worker_are_there() -> None:
+    assert action(ROLLOUT) is RolloutAction.ADVANCE
+    assert action(LAST) is RolloutAction.PROMOTE
+    assert action(ROLLOUT, now=BEGAN + timedelta(seconds=59)) is None
+    assert action(LAST, num_in_step=4) is None
+    assert action(LAST, is_served=False) is None
+    assert action(replace(LAST, state=RolloutState.PAUSED)) is None
+    assert action(replace(LAST, mode=RolloutMode.SHADOW)) is RolloutAction.ABORT, "a shadow moves no alias"
+
+
+def test_a_bad_verdict_rolls_back_at_any_time() -> None:
+    for rollout in (ROLLOUT, LAST, replace(ROLLOUT, state=RolloutState.PAUSED)):
+        found = next_transition(rollout, Progress(BEGAN, 0, is_served=False), BAD)
+        assert found == Transition(RolloutAction.ROLL_BACK, "the candidate fails more often")
+
+
+def test_a_pause_does_not_count_as_time_of_the_step() -> None:
+    paused = after(ROLLOUT, Transition(RolloutAction.PAUSE, "look"), BEGAN + timedelta(seconds=50))
+    assert (paused.state, paused.percent) == (RolloutState.PAUSED, 10)
+    resumed = after(paused, Transition(RolloutAction.RESUME, "go on"), BEGAN + timedelta(seconds=500))
+    assert action(resumed, now=BEGAN + timedelta(seconds=509)) is None
+    assert action(resumed, now=BEGAN + timedelta(seconds=510)) is RolloutAction.ADVANCE
+
+
+def test_an_ended_rollout_changes_no_more() -> None:
+    ended = after(ROLLOUT, Transition(RolloutAction.ABORT, "no"), BEGAN)
+    assert (ended.state, ended.percent, ended.ended_at) == (RolloutState.ABORTED, 0, BEGAN)
+    with pytest.raises(Conflict, match="aborted") as refused:
+        after(ended, Transition(RolloutAction.PROMOTE, "yes"), BEGAN)
+    assert refused.value.code == "rollout_ended"

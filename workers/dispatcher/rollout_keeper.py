@@ -1,0 +1,82 @@
+"""The duty that takes rollouts forward: it asks the judge, goes to the next step, promotes, or rolls back.
+
+After a rollout was rolled back or aborted it moves the queued jobs of the candidate to the stable version, a bounded
+number in each transaction. All of it is in Postgres, so another dispatcher goes on where this one was killed.
+"""
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from store.db.database import Database
+from store.errors import RequestError
+from store.metrics.dispatcher_metrics import DispatcherMetrics
+from store.rollouts import changes, moves
+from store.rollouts.evidence import read_evidence
+from store.rollouts.history import with_verdict
+from store.rollouts.judge import Bounds, judge
+from store.rollouts.progress import read_progress
+from store.rollouts.rollouts import Rollout, rollouts_under_way
+from store.rollouts.transitions import next_transition
+
+log = structlog.get_logger(__name__)
+
+MOVED_ROWS = 200
+"""The most jobs that one transaction moves."""
+
+NOTE_S = 60.0
+"""The evidence is stored this often, and whenever it counts new jobs."""
+
+_ACTOR = "dispatcher"
+
+
+class RolloutKeeper:
+    """The duty. A turn may be repeated, and two dispatchers may run one at the same time."""
+
+    def __init__(self, db: Database, metrics: DispatcherMetrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._metrics = metrics
+        self._clock = clock
+        # By rollout: when its evidence was stored.
+        self._noted_at: dict[str, float] = {}
+
+    def turn(self) -> bool:
+        """Do what is due; return whether there may be more to do at once."""
+        found = rollouts_under_way(self._db)
+        active = [rollout for rollout in found if rollout.state.is_active]
+        self._metrics.show_rollouts(active)
+        self._noted_at = {rollout.id: self._noted_at.get(rollout.id, float("-inf")) for rollout in active}
+        # Every ended rollout gets its share of each turn.
+        moved = [self._move(rollout) for rollout in found if not rollout.state.is_active]
+        for rollout in active:
+            self._judge(rollout)
+        return any(moved)
+
+    def _move(self, rollout: Rollout) -> bool:
+        num_moved = moves.move_queued(self._db, rollout, MOVED_ROWS)
+        if num_moved:
+            self._metrics.rollout_jobs_moved.inc(num_moved)
+            log.info("rollout.jobs_moved", rollout=rollout.id, num_jobs=num_moved)
+        return num_moved >= MOVED_ROWS
+
+    def _judge(self, rollout: Rollout) -> None:
+        with self._db.autocommit() as connection:
+            evidence = read_evidence(connection, rollout)
+            progress = read_progress(connection, rollout)
+        verdict = judge(evidence, Bounds.model_validate(rollout.bounds))
+        transition = next_transition(rollout, progress, verdict)
+        counts = evidence.as_json()
+        has_news = transition is not None or counts != rollout.evidence.get("counts")
+        if has_news or self._clock() >= self._noted_at[rollout.id] + NOTE_S:
+            self._noted_at[rollout.id] = self._clock()
+            changes.note_evidence(self._db, rollout, with_verdict(rollout, evidence, verdict, progress.now))
+        if transition is None:
+            return
+        try:
+            changes.change(self._db, rollout.id, transition, _ACTOR, expected=rollout.revision)
+        except RequestError as error:
+            # Changed by a person just now, or the candidate cannot be promoted any more: the next turn reads it again.
+            log.warning("rollout.not_changed", rollout=rollout.id, action=transition.action.value, error=error.message)
+            return
+        self._metrics.rollout_transitions.labels(transition.action.value).inc()
