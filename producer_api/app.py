@@ -69,7 +69,7 @@ _ROUTES = (
     health_routes,
 )
 # Headers of answers that a page of another origin may read.
-_FOR_PAGES = ("X-Request-Id", "X-Job-Id", "X-Model-Version", "Location", "Retry-After", "Headrace-Warning")
+_FOR_PAGES = ("X-Request-Id", "X-Job-Id", "X-Model-Version", "Location", "Retry-After", "Headrace-Warning", "X-Cache")
 _DESCRIPTION = """
 Asynchronous inference. Submit a job, then poll it, wait for it, follow its stream, or be called when it ends.
 Programs written for OpenAI's chat completions work with another base URL.

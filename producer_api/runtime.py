@@ -18,6 +18,7 @@ from producer_api.reads.job_loader import JobLoader
 from producer_api.reads.list_queries import ListQueries
 from producer_api.server.health import Health
 from producer_api.server.loop_lag import LoopLag
+from producer_api.submission.cache_lookup import CacheLookups
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies
@@ -92,7 +93,8 @@ class Runtime:
             self.redis_breaker,
             ready_window=settings.ready_window,
         )
-        self.digests = RequestDigests(open_digests(settings, vault))
+        digests = open_digests(settings, vault)
+        self.digests = RequestDigests(digests)
         self.submissions = Submissions(
             settings,
             self.db,
@@ -104,6 +106,7 @@ class Runtime:
             policies=self.policies,
             digests=self.digests,
             live_processes=self.live_processes,
+            cache=CacheLookups(settings, digests),
         )
 
     async def start(self) -> None:

@@ -98,6 +98,12 @@ class Settings(BaseSettings):
     default_max_attempts: int = Field(3, ge=1, le=100)
     default_deadline_s: float = Field(3600.0, gt=0)
     idempotency_ttl_s: float = Field(86_400.0, gt=0)
+    # Whether equal requests of a tenant with one possible answer are computed once: "asked" if the request says
+    # `Headrace-Cache: use`, "on" unless it says `bypass`. An answer is used for so long, at most until its job's
+    # contents are deleted; a tenant has so many entries at most.
+    response_cache: Literal["off", "asked", "on"] = "off"
+    response_cache_ttl_s: float = Field(3600.0, gt=0)
+    response_cache_entries: int = Field(100_000, ge=1)
 
     # How long contents are kept after a job has ended (files: after they came), where the operator has set nothing else
     # for a tenant: outputs, inputs (unset: as long as outputs), webhook deliveries, files (unset: until they are

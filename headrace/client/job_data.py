@@ -85,6 +85,7 @@ class JobInfo(TypedDict):
     usage: JobUsage | None
     metadata: dict[str, str]
     purged_at: int | None
+    cache: Literal["hit", "shared", "miss"] | None
     policy: Json | None
     links: dict[str, str]
 

@@ -32,10 +32,13 @@ KEEP_S = 2.0
 WARNING_HEADER = "Headrace-Warning"
 """The job was accepted, and this is why it cannot run now."""
 
+CACHE_HEADER = "X-Cache"
+"""What the response cache did for the request."""
+
 _MAX_KEYS = 10_000
 _STREAM_RETRY_AFTER_S = 1.0
 _STREAM_OWNER = "stream_of"
-_NOTED = ("x-ratelimit-", WARNING_HEADER)
+_NOTED = ("x-ratelimit-", WARNING_HEADER, CACHE_HEADER)
 
 Headers = dict[str, str]
 _TenantAndKey = tuple[str, str]

@@ -66,7 +66,7 @@ def live_queues(
 
 def largest_tenants(backlog: Backlog) -> set[str]:
     """Return the tenants that ``live_queues`` names."""
-    return {load.id for name in {share.queue for share in backlog.shares} for load in _largest(backlog, name, {})}
+    return {load.id for name in {share.queue for share in backlog.computed} for load in _largest(backlog, name, {})}
 
 
 def _largest(backlog: Backlog, queue: str, names: Mapping[str, str]) -> list[TenantLoad]:

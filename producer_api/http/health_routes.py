@@ -85,7 +85,7 @@ async def _shares(runtime: Runtime) -> tuple[TenantBacklog, ...] | None:
 
 def _read_shares(runtime: Runtime) -> tuple[TenantBacklog, ...] | None:
     try:
-        return read_backlog(runtime.db).shares
+        return read_backlog(runtime.db).computed
     except Unavailable as error:
         _log.warning("queue_depths_unknown", reason=error.message)
         return None

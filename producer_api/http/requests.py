@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from producer_api.runtime import Runtime
 from producer_api.server.sse import until_disconnected
+from producer_api.submission.cache_lookup import ASK_HEADER, read_wish
 from producer_api.submission.draft_job import Origin
 from store.errors import InvalidRequest
 
@@ -65,6 +66,14 @@ async def read_origin(
         str | None,
         Header(alias="OpenAI-Project", max_length=MAX_PROJECT_CHARS, description="whom the usage is counted for"),
     ] = None,
+    cache: Annotated[
+        str | None,
+        Header(
+            alias=ASK_HEADER,
+            description="`use`: the answer may be that of an equal request, if the server has a response cache; "
+            "`bypass`: it is computed",
+        ),
+    ] = None,
 ) -> Origin:
     """Return the origin of this request; its route must be known."""
     route = f"{request.method} {request.scope['route'].path}"
@@ -74,7 +83,7 @@ async def read_origin(
         digest.update(part)
         digest.update(b"\0")
     is_retry = (retry_count or "0").strip() not in ("", "0")
-    return Origin(route, idempotency_key, digest.hexdigest(), is_retry, len(body), project or None)
+    return Origin(route, idempotency_key, digest.hexdigest(), is_retry, len(body), project or None, read_wish(cache))
 
 
 OriginOf = Annotated[Origin, Depends(read_origin)]

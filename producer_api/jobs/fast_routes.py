@@ -19,6 +19,7 @@ from producer_api.http.requests import MAX_PROJECT_CHARS, read_origin
 from producer_api.jobs import job_routes, stream_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import from_validation, respond
+from producer_api.submission.cache_lookup import ASK_HEADER
 from store.tasks.registry import JobRequest
 
 _JOB_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
@@ -85,7 +86,6 @@ class FastRoutes:
             complaints = error.errors(include_url=False, include_input=False)
             return respond(from_validation(complaints), request.scope)
         request.scope["route"] = _SUBMIT
-        origin = await read_origin(
-            request, headers.get("idempotency-key"), headers.get("x-stainless-retry-count"), project
-        )
+        key, retry_count = headers.get("idempotency-key"), headers.get("x-stainless-retry-count")
+        origin = await read_origin(request, key, retry_count, project, headers.get(ASK_HEADER))
         return await job_routes.create_job(request, self._runtime, principal, body, origin, headers.get("prefer"))

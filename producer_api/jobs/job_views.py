@@ -12,7 +12,9 @@ from producer_api.http.views import rounded, seconds
 from store.errors import Gone
 from store.jobs.jobs import Job, JobEvent
 from store.payloads.job_payload import JobOrder, PolicyHit, ServiceClass
+from store.registry.models import queue_name
 from store.scheduling.backlog import QueuePosition
+from store.schema.cache_results import CacheResult
 from store.schema.job_states import JobState
 from store.streams.stream_log import StreamCursor
 from store.tasks.registry import TASKS
@@ -86,6 +88,7 @@ class JobObject(BaseModel):
     usage: UsageObject | None
     metadata: dict[str, str]
     purged_at: int | None = Field(None, description="when the output was deleted")
+    cache: CacheResult | None = Field(None, description="what the response cache did for it; null: nothing")
     policy: JobPolicy | None = Field(None, description="null if the policy has no output rules and flagged nothing")
     links: Links
 
@@ -176,6 +179,7 @@ def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
         usage=_usage(job),
         metadata=job.metadata,
         purged_at=seconds(job.output_purged_at),
+        cache=None if job.cache is None else CacheResult(job.cache),
         policy=_policy(job),
         links=_links(job.id),
     )
@@ -208,9 +212,10 @@ def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _queue_place(job: Job, place: QueuePosition | None) -> QueuePlace:
+    name = queue_name(job.model, job.model_version)
     if place is None:
-        return QueuePlace(name=job.queue)
-    return QueuePlace(name=job.queue, position=place.position, estimated_start_at=seconds(place.starts_at))
+        return QueuePlace(name=name)
+    return QueuePlace(name=name, position=place.position, estimated_start_at=seconds(place.starts_at))
 
 
 def _policy(job: Job) -> JobPolicy | None:

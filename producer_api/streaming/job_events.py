@@ -28,6 +28,7 @@ from prompts.detokenizer import spell
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job
+from store.registry.models import queue_name
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs, num_kept
 from store.streams.choices import ChoiceMark, Marks
@@ -126,7 +127,8 @@ def follow(runtime: Runtime, job: Job, after: StreamCursor | None = None) -> Eve
     Ends only after ``Ended``. Raises Draining when this process stops, Unavailable when Postgres is down for too long.
     Raises InvalidRequest immediately for a cursor of no event of this job.
     """
-    if after is not None and after.epoch > job.epoch:
+    # While it gets the text of another job, its events have the numbers of that job.
+    if after is not None and after.epoch > job.epoch and job.streamed_as == job.id:
         raise InvalidRequest(f"{after} is not an event id of this job", param="Last-Event-ID")
     return _JobEventReader(runtime, job, after).events()
 
@@ -165,7 +167,7 @@ class _JobEventReader:
 
     async def _live(self) -> Events:
         """Yield events until the job row is terminal, or until the hub's end frame arrives."""
-        async with aclosing(self._runtime.hub.follow(self._job.id, self._hub_cursor())) as frames:
+        async with aclosing(self._runtime.hub.follow(self._job.streamed_as, self._hub_cursor())) as frames:
             async for frame in frames:
                 self._check_draining()
                 if frame is not None and self._is_next(frame):
@@ -313,7 +315,7 @@ async def wait_until_ended(runtime: Runtime, job: Job, timeout_s: float) -> Job:
 
 async def _wait_for_change(runtime: Runtime, job: Job) -> Job:
     """Wait until the job ends or this process stops; return its row."""
-    async with aclosing(runtime.hub.follow(job.id)) as frames:
+    async with aclosing(runtime.hub.follow(job.streamed_as)) as frames:
         async for frame in frames:
             if frame is None or frame.is_end:
                 job = await runtime.reader.get(job.tenant_id, job.id)
@@ -332,5 +334,7 @@ async def logprob_formatter(runtime: Runtime, job: Job) -> FormatLogprobs | None
     """Return the formatter for the job's model version; None if the job does not request logprobs."""
     if job.payload.get("sampling", {}).get("logprobs") is None:
         return None
-    tokenizer = await run_in_threadpool(lambda: runtime.catalog.tokenizer(runtime.catalog.resolve(job.queue)))
+    tokenizer = await run_in_threadpool(
+        lambda: runtime.catalog.tokenizer(runtime.catalog.resolve(queue_name(job.model, job.model_version)))
+    )
     return lambda logprobs: [entry.model_dump() for entry in spell(tokenizer, logprobs)]

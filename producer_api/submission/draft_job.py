@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from producer_api.access.rate_limits import Headers
+from producer_api.submission.cache_lookup import CacheWish
 from store.errors import HeadraceError, Unavailable
 from store.jobs.jobs import Fallback, Idempotency, Job
 from store.jobs.responses import NewResponse
@@ -23,7 +24,7 @@ class Origin:
 
     ``fingerprint`` is a digest of the API key, the route and all bytes of the body. Only a keyed digest of it is
     stored; it is empty if nothing of it may be stored. ``is_retry``: the client sent the request before and got no
-    answer. ``project_id``: the project of the caller that the usage is counted for.
+    answer. ``project_id``: the project of the caller that the usage is counted for. ``cache``: the caller's wish.
     """
 
     route: str
@@ -32,11 +33,12 @@ class Origin:
     is_retry: bool
     num_bytes: int
     project_id: str | None = None
+    cache: CacheWish | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A stored job. ``replayed``: an earlier request made it, and ``job`` is None: its row has to be read."""
+    """A stored job. ``replayed``: an earlier request made it. If ``job`` is None, its row has to be read."""
 
     job_id: str
     replayed: bool
@@ -64,6 +66,7 @@ class DraftJob:
     rollout_id: str | None = None
     fallback: Fallback | None = None
     policy: PinnedPolicy | None = None
+    policy_version: tuple[str, int] | None = None
     payload: Strict | None = None
     num_tokens: int = 0
     max_tokens: int = 0

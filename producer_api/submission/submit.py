@@ -18,11 +18,12 @@ from starlette.concurrency import run_in_threadpool
 
 from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
-from producer_api.access.rate_limits import WARNING_HEADER, RateLimits, note_headers
+from producer_api.access.rate_limits import CACHE_HEADER, WARNING_HEADER, RateLimits, note_headers
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.reads.job_loader import vault_of
 from producer_api.server.tenant_threads import TenantThreads
+from producer_api.submission.cache_lookup import BYPASS, CacheLookups
 from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import RequestDigests
@@ -35,11 +36,12 @@ from store.db.group_commit import GroupCommit
 from store.errors import Conflict, NotFound, NoWorker
 from store.ids import new_id
 from store.jobs import conversations, jobs
-from store.jobs.jobs import NewJob
+from store.jobs.jobs import Accepted, NewJob
 from store.jobs.responses import NewResponse, job_id_of
 from store.metrics.api_metrics import ApiMetrics
 from store.registry.models import ModelVersion, queue_name
 from store.registry.policies import EVERY_MODEL
+from store.schema.cache_results import CacheResult
 from store.schema.version_states import VersionState
 from store.settings import Settings
 from store.tasks.generate import GenerateRequest
@@ -98,6 +100,7 @@ class Submissions:
         policies: ActivePolicies,
         digests: RequestDigests,
         live_processes: LiveProcesses,
+        cache: CacheLookups,
     ) -> None:
         self._settings = settings
         self._db = db
@@ -109,6 +112,7 @@ class Submissions:
         self._policies = policies
         self._digests = digests
         self._live_processes = live_processes
+        self._cache = cache
         self._preparation = PromptPreparation(catalog, live_processes)
         self._routing = RolloutRouting(catalog, self._preparation, live_processes)
         self._tenant_threads = TenantThreads()
@@ -252,6 +256,7 @@ class Submissions:
             draft.request, draft.response = done.request, done.response
             for action, num_findings in done.actions.items():
                 self._metrics.policy_actions.labels(action).inc(num_findings)
+            draft.policy_version = found.model, found.version
             draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on)
             self._guard_names(draft, found.policy)
             if not self._digests.is_keyed and (draft.request, draft.response) != sent:
@@ -307,7 +312,7 @@ class Submissions:
         return self._preparation.count_tokens(request, self._catalog.resolve(request.model))
 
     def _store(self, drafts: Sequence[DraftJob]) -> None:
-        new = [(draft, self._new_job(draft)) for draft in drafts if draft.outcome is None]
+        new = [(draft, self._with_lookup(draft, self._new_job(draft))) for draft in drafts if draft.outcome is None]
         with_deadline = {job.id for draft, job in new if draft.request.deadline_ms is not None}
         accepted = self._queue_limits.accept(
             [job for _, job in new], self._enqueuer.accept, with_deadline=with_deadline
@@ -317,8 +322,23 @@ class Submissions:
                 draft.outcome = outcome
                 continue
             receipt = self._receipt(draft, known(draft.version), outcome.job_id, replayed=outcome.replayed)
+            self._note_cache(draft, outcome)
             times = outcome.times
-            draft.outcome = receipt if times is None else replace(receipt, job=jobs.just_accepted(job, times))
+            if times is not None and outcome.cache in (None, CacheResult.MISS):
+                stored = replace(job, cache=outcome.cache)
+                receipt = replace(receipt, job=jobs.just_accepted(stored, times))
+            draft.outcome = receipt
+
+    def _with_lookup(self, draft: DraftJob, job: NewJob) -> NewJob:
+        wish, version = draft.origin.cache, known(draft.version)
+        lookup = self._cache.lookup(wish, version, draft.policy_version, draft.payload, job.payload)
+        return job if lookup is None else replace(job, lookup=lookup)
+
+    def _note_cache(self, draft: DraftJob, outcome: Accepted) -> None:
+        if not outcome.replayed and self._cache.is_concerned(draft.origin.cache):
+            result = BYPASS if outcome.cache is None else outcome.cache.value
+            draft.headers[CACHE_HEADER] = result
+            self._metrics.cache_results.labels(result).inc()
 
     def _receipt(self, draft: DraftJob, version: ModelVersion, job_id: str, *, replayed: bool) -> Receipt:
         request_class = draft.request.service_class

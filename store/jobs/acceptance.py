@@ -4,7 +4,7 @@ Callers use it through ``store.jobs.jobs``. When concurrent processes bring the 
 key's row; the others wait for that commit and replay its job.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, TypeGuard
@@ -15,9 +15,12 @@ from store.db.database import Database, dump_json
 from store.encryption.vault import EncryptionContext, Vault, seal_columns, seal_job
 from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from store.failpoints import failpoint
+from store.jobs import response_cache, sharers
+from store.jobs.response_cache import CacheLookup
 from store.jobs.responses import NewResponse
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.schema import tables
+from store.schema.cache_results import CacheResult
 from store.tenants import quotas
 from store.tenants.quotas import QuotaRequest
 from store.tenants.tenant_limits import RequestLimits
@@ -57,7 +60,8 @@ class NewJob:
     ``response``: the row of ``responses``, for a job of the Responses API. ``is_stored``: True for a chat completion
     that is stored, False for one that is erased after its end.
     ``api_key_id``, ``project_id`` and ``user_id``: usage is counted for them, and for the tenant. The job is refused if
-    it does not fit ``limits``; None is no limit.
+    it does not fit ``limits``; None is no limit. ``lookup``: it may get the answer of another job; acceptance then sets
+    ``cache`` and ``cache_source``, and the queue of a sharer.
 
     ``rollout_id``: the active rollout of its alias. ``fallback``: for a job of the candidate, what it is on the stable
     version, if that is not the same.
@@ -92,6 +96,9 @@ class NewJob:
     is_stored: bool | None = None
     rollout_id: str | None = None
     fallback: "Fallback | None" = None
+    lookup: CacheLookup | None = None
+    cache: CacheResult | None = None
+    cache_source: str | None = None
 
     @property
     def is_stored_chat(self) -> bool:
@@ -114,12 +121,14 @@ class Accepted:
     """The stored job: this one, or for a replay the job that was accepted with the key before.
 
     ``announced``: the caller shall publish its hint now. ``times``: the times in the new row; None for a replay.
+    ``cache``: what the response cache did for it; a job with a hit has ended, mostly.
     """
 
     job_id: str
     replayed: bool
     announced: bool
     times: "AcceptedTimes | None" = field(default=None, compare=False)
+    cache: CacheResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +227,34 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
 def accept_within(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> list[Accepted | HeadraceError]:
     """Run ``accept`` in the caller's transaction."""
     outcomes: dict[str, Accepted | HeadraceError] = {**_refusals(connection, jobs)}
+    uses_cache = any(job.lookup is not None for job in jobs)
+    if uses_cache:
+        jobs = response_cache.assigned(connection, jobs, but={*outcomes, *_replays(connection, jobs)})
     for _ in range(_ROUNDS):
         missing = [job for job in jobs if job.id not in outcomes]
         if missing:
             outcomes.update(_accept_once(connection, missing, vault))
+    if uses_cache:
+        _answer_hits(connection, jobs, outcomes, vault)
     gone = Unavailable("the idempotency key is being forgotten just now: try again")
     return [outcomes.get(job.id, gone) for job in jobs]
+
+
+def _replays(connection: Connection, jobs: Sequence[NewJob]) -> set[str]:
+    """Return the jobs with an idempotency key that is known."""
+    keyed = [job for job in jobs if job.idempotency is not None]
+    known = _holders(connection, keyed) if keyed else {}
+    return {job.id for job in keyed if _key(job) in known}
+
+
+def _answer_hits(
+    connection: Connection, jobs: Sequence[NewJob], outcomes: Mapping[str, Accepted | HeadraceError], vault: Vault
+) -> None:
+    new = {job_id for job_id, found in outcomes.items() if isinstance(found, Accepted) and not found.replayed}
+    if lost := [job.id for job in jobs if job.cache is CacheResult.MISS and job.id not in new]:
+        response_cache.leave(connection, lost)
+    if hits := [job.id for job in jobs if job.cache is CacheResult.HIT and job.id in new]:
+        sharers.answer(connection, hits, vault)
 
 
 def _refusals(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, HeadraceError]:
@@ -250,9 +281,11 @@ def is_known(db: Database, tenant_id: str, idempotency: Idempotency) -> bool:
 def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> dict[str, Accepted | HeadraceError]:
     outcomes: dict[str, Accepted | HeadraceError] = {}
     rows = [_row(job, vault) for job in jobs]
+    by_id = {job.id: job for job in jobs}
     for row in connection.execute(_ACCEPT, {"rows": dump_json(rows)}):
         times = AcceptedTimes(row.created_at, row.deadline_at, row.announced_at)
-        outcomes[row.id] = Accepted(row.id, replayed=False, announced=row.announced_at is not None, times=times)
+        announced = row.announced_at is not None
+        outcomes[row.id] = Accepted(row.id, replayed=False, announced=announced, times=times, cache=by_id[row.id].cache)
     replays = [job for job in jobs if job.id not in outcomes]
     holders = _holders(connection, replays) if replays else {}
     for job in replays:

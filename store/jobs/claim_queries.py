@@ -56,7 +56,8 @@ SELECT
     claimed.id AS job_id, tenant_id, class_rank, epoch, attempt, model, model_version, payload, input_tokens,
     CAST(extract(epoch FROM deadline_at - clock_timestamp()) AS float8) AS remaining_s,
     CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts,
-    crashes, is_suspect, COALESCE(restarts_after, 0) AS restarts_after, to_jsonb(job_checkpoints) AS checkpoint
+    crashes, is_suspect, COALESCE(restarts_after, 0) AS restarts_after,
+    COALESCE(cache = 'miss', false) AS is_source, to_jsonb(job_checkpoints) AS checkpoint
 FROM claimed LEFT JOIN job_checkpoints ON job_checkpoints.job_id = claimed.id
 """)
 
@@ -77,13 +78,22 @@ WITH ours AS MATERIALIZED (
 SELECT ours.id, ours.is_cancelled, renewed.id IS NOT NULL AS is_renewed FROM ours LEFT JOIN renewed USING (id)
 """)
 
+_DONE = """done AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
+        id text, source text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb,
+        num_deltas int, lineage jsonb, logprobs jsonb)
+)"""
+
+_STREAMS = """streams AS (
+    INSERT INTO job_streams (job_id, epoch, deltas, num_deltas, lineage, logprobs)
+    SELECT id, done.epoch, done.deltas, done.num_deltas, done.lineage, done.logprobs
+    FROM done JOIN ended USING (id)
+    WHERE done.num_deltas > 0
+)"""
+
 # End jobs: the outcome, the stored stream and all that ``terminal.CONCLUDED`` adds. One statement is one transaction.
 FINISH = text(f"""
-WITH done AS (
-    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
-        id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb, num_deltas int,
-        lineage jsonb, logprobs jsonb)
-), held AS (
+WITH {_DONE}, held AS (
     SELECT jobs.id
     FROM jobs JOIN done USING (id, epoch) WHERE jobs.state = 'running'
     FOR NO KEY UPDATE OF jobs SKIP LOCKED
@@ -94,12 +104,23 @@ WITH done AS (
     FROM done JOIN held USING (id)
     WHERE jobs.id = done.id AND jobs.epoch = done.epoch AND jobs.state = 'running'
     RETURNING {ENDED}
-), streams AS (
-    INSERT INTO job_streams (job_id, epoch, deltas, num_deltas, lineage, logprobs)
-    SELECT id, done.epoch, done.deltas, done.num_deltas, done.lineage, done.logprobs
-    FROM done JOIN ended USING (id)
-    WHERE done.num_deltas > 0
-), {CONCLUDED}
+), {_STREAMS}, {CONCLUDED}
+""")
+
+# End jobs that wait for the answer of their source. They get its epoch, because their stream is that of the source.
+FINISH_SHARERS = text(f"""
+WITH {_DONE}, held AS (
+    SELECT jobs.id
+    FROM jobs JOIN done ON done.id = jobs.id AND done.source = jobs.cache_source WHERE jobs.state = 'queued'
+    FOR NO KEY UPDATE OF jobs SKIP LOCKED
+), ended AS (
+    UPDATE jobs SET
+        state = done.state, output = done.output, error = done.error, usage = done.usage, epoch = done.epoch,
+        completed_at = clock_timestamp()
+    FROM done JOIN held USING (id)
+    WHERE jobs.id = done.id AND jobs.cache_source = done.source AND jobs.state = 'queued'
+    RETURNING {ENDED}
+), {_STREAMS}, {CONCLUDED}
 """)
 
 # Give jobs back. An attempt that was released without fault (a drain) is not charged. ``verdict`` decides whether a job

@@ -9,22 +9,23 @@ skipped (``SKIP LOCKED``); ``still_open`` and ``still_running`` find out whether
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from sqlalchemy import RowMapping
 
-from store.db.database import Database, dump_json
+from store.db.database import Database
 from store.db.presence import GONE_AFTER_S
-from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns, seal_job
-from store.errors import CannotOpen, InvalidRequest, Unavailable
+from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns
+from store.errors import CannotOpen, Unavailable
 from store.failpoints import failpoint
-from store.jobs import claim_queries
+from store.jobs import claim_queries, sharers
+from store.jobs.finish_rows import Finish as Finish
+from store.jobs.finish_rows import encode, row_of
 from store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint, Lineage, Logprobs, groups_as_json
-from store.streams.choices import Marks, deltas_as_json
+from store.streams.checkpoints import Checkpoint
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ class Claim:
 
     ``checkpoint``: what an earlier attempt had emitted when it was released. ``crashes``: the number of workers that
     died while they ran this job. A suspect must run alone in its process. ``restarts_after``: attempts up to this epoch
-    were of another version, so none of them is continued.
+    were of another version, so none of them is continued. ``is_source``: as in ``Finish``.
     """
 
     job_id: str
@@ -56,6 +57,7 @@ class Claim:
     is_suspect: bool = False
     checkpoint: Checkpoint | None = None
     restarts_after: int = 0
+    is_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +71,6 @@ class Renewal:
     held: frozenset[str]
     renewed: frozenset[str]
     cancelled: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The end of an attempt: a terminal ``state``, the output, and the deltas of the whole text in order.
-
-    ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
-    each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.choices``. ``tenant_id``: the
-    claim's, for encryption.
-    """
-
-    job_id: str
-    epoch: int
-    state: JobState
-    output: dict[str, Any] | None
-    error: dict[str, Any] | None
-    usage: dict[str, Any] | None
-    deltas: Sequence[str] = field(default=())
-    lineage: Lineage = ()
-    logprobs: tuple[Logprobs, ...] = ()
-    tenant_id: str = ""
-    marks: Marks = ()
-
-    def __post_init__(self) -> None:
-        if not self.state.is_terminal:
-            raise ValueError(f"a job cannot finish as {self.state}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,19 +163,22 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
 def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
     """End the jobs; return the ids of those that ended. Stale epochs and locked rows are left out."""
     failpoint("finish.before")
-    rows = list({finish.job_id: _row(finish, db.vault) for finish in reversed(finishes)}.values())
-    values = {"rows": _encode(rows), "dead": list(DEAD_LETTER_CODES)}
-    with db.autocommit() as connection:
-        ended = connection.execute(claim_queries.FINISH, values).scalars().all()
+    rows = list({finish.job_id: row_of(finish, db.vault) for finish in reversed(finishes)}.values())
+    values = {"rows": encode(rows), "dead": list(DEAD_LETTER_CODES)}
+    sources = [finish for finish in finishes if finish.is_source]
+    # Most jobs are no sources: then it is one statement, which is its own transaction.
+    with db.begin() if sources else db.autocommit() as connection:
+        ended = set(connection.execute(claim_queries.FINISH, values).scalars())
+        sharers.answer_from(connection, [finish for finish in sources if finish.job_id in ended], db.vault)
     failpoint("finish.committed")
-    return set(ended)
+    return ended
 
 
 def release(db: Database, releases: Sequence[Release]) -> set[str]:
     """Give jobs back to the queue; return their ids. Stale epochs and locked rows are left out."""
     rows = [_release_row(release, db.vault) for release in releases]
     with db.begin() as connection:
-        found = connection.execute(claim_queries.RELEASE, {"rows": _encode(rows)}).all()
+        found = connection.execute(claim_queries.RELEASE, {"rows": encode(rows)}).all()
         conclude(connection, [row.id for row in found if row.state != JobState.QUEUED])
     return {row.id for row in found}
 
@@ -219,56 +198,6 @@ def _release_row(release: Release, vault: Vault) -> dict[str, object]:
         "later": release.later,
         "first_token_ms": release.first_token_ms,
     }
-
-
-def _row(finish: Finish, vault: Vault) -> dict[str, object]:
-    contents = {
-        "output": finish.output,
-        "error": finish.error,
-        "deltas": deltas_as_json(finish.deltas, finish.marks),
-        "logprobs": groups_as_json(finish.logprobs),
-    }
-    if vault.is_on:
-        contents = _sealed(vault, finish, contents)
-    return {
-        **contents,
-        "id": finish.job_id,
-        "epoch": finish.epoch,
-        "state": finish.state,
-        "usage": finish.usage,
-        "num_deltas": len(finish.deltas),
-        "lineage": [list(link) for link in finish.lineage or (((finish.epoch, 0),) if finish.deltas else ())],
-    }
-
-
-def _sealed(vault: Vault, finish: Finish, contents: dict[str, Any]) -> dict[str, Any]:
-    contents = {name: _storable(value) for name, value in contents.items()}
-    stream = EncryptionContext(finish.tenant_id, "job_streams", "", finish.job_id)
-    return {
-        **seal_job(vault, finish.tenant_id, finish.job_id, contents),
-        **seal_columns(vault, stream, {"deltas": contents["deltas"], "logprobs": contents["logprobs"]}),
-    }
-
-
-def _encode(rows: list[dict[str, object]]) -> str:
-    """Encode a model's output. Characters that jsonb cannot hold are replaced, because the job must end anyway."""
-    try:
-        return dump_json(rows)
-    except InvalidRequest:
-        return dump_json(_storable(rows))
-
-
-def _storable(value: object) -> object:
-    """Replace U+0000 by U+FFFD and half surrogate pairs by ``?``."""
-    match value:
-        case str():
-            return value.replace("\0", "\ufffd").encode(errors="replace").decode()
-        case dict():
-            return {_storable(key): _storable(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_storable(item) for item in value]
-        case _:
-            return value
 
 
 class RowLocked(Unavailable):

@@ -17,7 +17,10 @@ from store.tasks.registry import BULKY_OUTPUTS
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The stored job. ``num_deltas``: the number of stored stream deltas; 0 until the job has ended."""
+    """The stored job. ``num_deltas``: the number of stored stream deltas; 0 until the job has ended.
+
+    ``cache``: as in ``store.schema.cache_results``. ``cache_source``: the job whose answer it gets.
+    """
 
     id: str
     tenant_id: str
@@ -47,12 +50,19 @@ class Job:
     error: dict[str, Any] | None
     usage: dict[str, Any] | None
     output_purged_at: datetime | None
+    cache: str | None
+    cache_source: str | None
     num_deltas: int
 
     @property
     def service_class(self) -> ServiceClass:
         """The class that ``class_rank`` stands for."""
         return CLASS_NAMES[self.class_rank]
+
+    @property
+    def streamed_as(self) -> str:
+        """The id of the job with its stream: while it waits for the answer of another job, that one."""
+        return self.cache_source if self.cache_source and self.state is JobState.QUEUED else self.id
 
 
 def just_accepted(job: NewJob, times: AcceptedTimes) -> Job:

@@ -38,6 +38,13 @@ class ApiMetrics:
             ["action"],
             registry=registry,
         )
+        self.cache_results = Counter(
+            "headrace_cache_results",
+            "Accepted requests that the response cache could serve, by what it did",
+            ["result"],
+            registry=registry,
+        )
+        begin(self.cache_results, "hit", "shared", "miss", "bypass")
         self._add_streams()
         self._add_services()
 

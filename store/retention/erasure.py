@@ -2,6 +2,7 @@
 
     input    payload, fallback, metadata, webhook URL, the items and the request of a response, the dead letter
     output   output, the message of an error, deltas and checkpoints of the stream, webhook deliveries
+    both     its entry in the response cache
 
 Only jobs that have ended are erased. ``store.retention.retention`` and ``store.retention.purge`` select them. The
 caller removes the copy of a stream in Redis (``store.streams.stream_log.forget``).
@@ -82,6 +83,8 @@ WITH emptied AS (
     UPDATE jobs SET {gone}
     WHERE id = ANY(CAST(:ids AS text[])) AND completed_at IS NOT NULL AND {kept}
     RETURNING id
+), entries AS (
+    DELETE FROM cache_entries USING emptied WHERE cache_entries.job_id = emptied.id
 ), {with_it}
 SELECT id FROM emptied
 """

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from store.db.database import Database, with_setting
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.scheduling.deficit_round_robin import AGED_EVERY, Candidate, RoundRobinState, choose
+from store.schema.cache_results import CACHE_QUEUE
 
 # The dispatcher needs no exact count above this, and counting reads every row.
 MAX_COUNTED = 100_000
@@ -126,7 +127,7 @@ SELECT
 FROM names CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE class_rank = :batch) AS batch, count(DISTINCT owner) AS num_workers
     FROM jobs WHERE state = 'running' AND jobs.queue = names.queue
-) AS running WHERE queue IS NOT NULL
+) AS running WHERE queue IS NOT NULL AND queue <> :unserved
 """)
 
 # Make every announced job wait again.
@@ -269,7 +270,7 @@ def take_stale(db: Database, queue: str, older_than_s: float, n: int) -> list[st
 
 def waiting_queues(db: Database, most: int = MAX_COUNTED) -> list[QueueDepth]:
     """Return every queue that has queued jobs, with numbers up to ``most``."""
-    values = {"most": most, "batch": BATCH_RANK}
+    values = {"most": most, "batch": BATCH_RANK, "unserved": CACHE_QUEUE}
     with db.autocommit() as connection:
         rows = with_setting(connection, BY_INDEX).execute(_DEPTHS, values).mappings().all()
     return [QueueDepth(**row) for row in rows]

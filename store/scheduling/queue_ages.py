@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from store.db.database import Database, with_setting
 from store.scheduling.dispatch_queries import BY_INDEX
+from store.schema.cache_results import CACHE_QUEUE
 
 MOST_LOOKED_AT = 1_000
 """The oldest and the announced jobs of a queue, and the deadlines of all queues, that are looked at."""
@@ -18,7 +19,7 @@ MOST_LOOKED_AT = 1_000
 # oldest of a better class is among the announced ones.
 _OLDEST = text("""
 SELECT queue, class_rank, CAST(extract(epoch FROM now() - min(created_at)) AS float8) AS oldest_age_s
-FROM (SELECT DISTINCT queue FROM queue_counts) AS queues CROSS JOIN LATERAL (
+FROM (SELECT DISTINCT queue FROM queue_counts WHERE queue <> :unserved) AS queues CROSS JOIN LATERAL (
     (SELECT class_rank, created_at FROM jobs WHERE jobs.queue = queues.queue AND state = 'queued'
         ORDER BY created_at LIMIT :most)
     UNION ALL
@@ -35,7 +36,7 @@ SELECT queue, class_rank, min(deadline_at) AS earliest_deadline FROM (
     SELECT queue, class_rank, deadline_at, state FROM jobs
     WHERE state IN ('queued', 'running') AND deadline_at IS NOT NULL ORDER BY deadline_at LIMIT :most
 ) AS first
-WHERE state = 'queued' GROUP BY queue, class_rank
+WHERE state = 'queued' AND queue <> :unserved GROUP BY queue, class_rank
 """)
 
 
@@ -51,10 +52,11 @@ class QueueAge:
 
 def read_queue_ages(db: Database, most: int = MOST_LOOKED_AT) -> list[QueueAge]:
     """Return the classes of queues that have queued jobs. Raises Unavailable."""
+    values = {"most": most, "unserved": CACHE_QUEUE}
     with db.autocommit() as connection:
-        rows = with_setting(connection, BY_INDEX).execute(_OLDEST, {"most": most}).all()
+        rows = with_setting(connection, BY_INDEX).execute(_OLDEST, values).all()
         oldest = {(row.queue, row.class_rank): row.oldest_age_s for row in rows}
     with db.autocommit() as connection:
-        rows = with_setting(connection, BY_INDEX).execute(_DEADLINES, {"most": most}).all()
+        rows = with_setting(connection, BY_INDEX).execute(_DEADLINES, values).all()
         deadlines = {(row.queue, row.class_rank): row.earliest_deadline for row in rows}
     return [QueueAge(*key, oldest.get(key), deadlines.get(key)) for key in sorted(oldest.keys() | deadlines.keys())]

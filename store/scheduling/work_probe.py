@@ -19,17 +19,21 @@ SELECT
         OR (SELECT id FROM open_changes ORDER BY id LIMIT 1) IS NOT NULL
         OR (SELECT id FROM spend_changes ORDER BY id LIMIT 1) IS NOT NULL AS changes,
     (SELECT next_attempt_at FROM webhook_deliveries WHERE state = 'pending' ORDER BY next_attempt_at LIMIT 1) <= now()
-        IS TRUE AS deliveries
+        IS TRUE AS deliveries,
+    (SELECT cache_source FROM jobs WHERE state = 'queued' AND cache_source IS NOT NULL ORDER BY cache_source LIMIT 1)
+        IS NOT NULL AS sharers
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class PendingWork:
-    """Queued jobs, changes that are not folded into the totals yet, webhook deliveries that are due."""
+    """Queued jobs, changes that are not folded into the totals yet, webhook deliveries that are due, and jobs that wait
+    for the answer of another job."""
 
     jobs: bool = True
     changes: bool = True
     deliveries: bool = True
+    sharers: bool = True
 
 
 def probe(db: Database) -> PendingWork:

@@ -1,6 +1,7 @@
 """Every table: importing this module is enough for ``metadata`` to hold all of them."""
 
 from store.schema import (  # noqa: F401 - importing them adds their tables to the metadata
+    cache_tables,
     check_tables,
     file_tables,
     limit_tables,

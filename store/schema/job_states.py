@@ -6,6 +6,7 @@ primary key makes a second terminal state impossible even for a mistaken stateme
     queued ──claim──▶ running ──finish──▶ succeeded | failed | cancelled | expired
       ▲                  │
       └── release, sweep ┘          queued ──cancel──▶ cancelled     queued ──deadline──▶ expired
+                                       queued ──answer of another job──▶ succeeded | failed
 """
 
 from enum import StrEnum
@@ -28,8 +29,11 @@ class JobState(StrEnum):
 
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    # A queued job fails without running when its attempts are used up or its payload cannot be read any more.
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}),
+    # A queued job fails without running when its attempts are used up or its payload cannot be read any more; with the
+    # answer of another job (``store.jobs.sharers``) it succeeds without running.
+    JobState.QUEUED: frozenset(
+        {JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
+    ),
     JobState.RUNNING: frozenset(
         {JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
     ),

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0039"
+REVISION = "0041"
 
 metadata = MetaData(
     naming_convention={
@@ -150,6 +150,9 @@ jobs = Table(
     Column("rollout_id", String),
     # The epoch of the last attempt of another version; no attempt continues it or an earlier one. Null: none.
     Column("restarts_after", BigInteger),
+    # What the response cache did for it (``store.schema.cache_results``), and the job whose answer it gets.
+    Column("cache", String),
+    Column("cache_source", String),
     CheckConstraint(_one_of("state", list(JobState)), name="state_known"),
     CheckConstraint(
         "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"
@@ -195,6 +198,7 @@ jobs = Table(
         "completed_at",
         postgresql_where=text("purge_when_ended AND completed_at IS NOT NULL AND output_purged_at IS NULL"),
     ),
+    Index("ix_jobs_sharers", "cache_source", postgresql_where=text("state = 'queued' AND cache_source IS NOT NULL")),
     Index("ix_jobs_stored_chats", "tenant_id", "id", postgresql_where=text(_STORED_CHAT)),
     Index("ix_jobs_stored_chats_of_model", "tenant_id", "model", "id", postgresql_where=text(_STORED_CHAT)),
     Index(

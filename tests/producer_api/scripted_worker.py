@@ -162,7 +162,8 @@ class ScriptedWorker:
             "compute_ms": 3.0,
         }
         outcome = Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said, attempt.lineage)
-        outcome = replace(outcome, logprobs=tuple(attempt.likely(attempt.said)), tenant_id=held.tenant_id)
+        logprobs = tuple(attempt.likely(attempt.said))
+        outcome = replace(outcome, logprobs=logprobs, tenant_id=held.tenant_id, is_source=held.is_source)
         while not (ended := finish(self._db, [outcome])) and still_running(self._db, {held.job_id: held.epoch}):
             self._wait_for_the_row()
         assert ended == {held.job_id}

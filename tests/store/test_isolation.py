@@ -104,6 +104,8 @@ THE_SYSTEMS_OWN = {
         "quotas.delete_zero_totals",
         "retention.read_all",
         "retention.sweep_marked",
+        "response_cache.purge",
+        "sharers.sweep",
         "sweeps.expire_overdue",
         "sweeps.fail_rejected",
         "sweeps.purge",

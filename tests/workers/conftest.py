@@ -17,7 +17,7 @@ from prompts.tokenizer import ByteTokenizer
 from store.db.database import Database
 from store.errors import HeadraceError
 from store.ids import new_id
-from store.jobs import jobs, sweeps
+from store.jobs import jobs, sharers, sweeps
 from store.jobs.jobs import Job, NewJob
 from store.payloads.job_payload import ServiceClass
 from store.redis.celery_queue import Hint, HintPublisher, celery_app
@@ -137,6 +137,7 @@ class Duties(threading.Thread):
     def _turn(self) -> None:
         bench = self._bench
         self.requeued += sweeps.sweep_leases(bench.db).requeued
+        sharers.sweep(bench.db, 256)
         bench.publish_hints(dispatch_queries.take_waiting(bench.db, bench.queue, 256))
         bench.publish_hints(dispatch_queries.take_stale(bench.db, bench.queue, bench.settings.reannounce_s, 256))
 

@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +37,7 @@ def answer(prompt: str = PROMPT) -> str:
 @pytest.fixture
 def api(bench: Bench, settings: Settings) -> Iterator[httpx2.Client]:
     key = api_keys.create_key(bench.db, bench.tenant_id, "all", api_keys.SCOPES - {"admin"}, actor="tests")
-    with serving(settings) as server:
+    with serving(settings.model_copy(update={"response_cache": "asked"})) as server:
         headers = {"Authorization": f"Bearer {key}"}
         with httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:
             yield client
@@ -71,13 +72,13 @@ class Reader:
         return bytes(self.body)
 
 
-def submit(api: httpx2.Client, **sampling: Any) -> str:
+def submit(api: httpx2.Client, *, cache: str = "bypass", **sampling: Any) -> str:
     body = {
         "model": "fake",
         "input": {"prompt": PROMPT},
         "sampling": {"temperature": 0, "max_tokens": NUM_TOKENS, "ignore_eos": True, **sampling},
     }
-    response = api.post("/v1/jobs", json=body)
+    response = api.post("/v1/jobs", json=body, headers={"Headrace-Cache": cache})
     assert response.status_code == 202, response.text
     return str(response.json()["id"])
 
@@ -146,6 +147,26 @@ def test_a_killed_worker_leaves_no_gap(
     late = parse(Reader().read(api, "GET", f"/v1/jobs/{job_id}/events").rest())
     assert "".join(event.data["text"] for event in late if event.name == "job.delta") == answer()
     check_logprobs(bench, job_id, late)
+
+
+def test_a_hundred_equal_requests_are_computed_once_although_the_worker_is_killed(
+    bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
+) -> None:
+    worker = start_worker(fake_step_ms=10)
+    source, sharer = submit(api, cache="use"), submit(api, cache="use")
+    reader = Reader().read(api, "GET", f"/v1/jobs/{sharer}/events")
+    reader.wait_for(b"job.delta", 10)
+    with ThreadPoolExecutor(16) as pool:
+        ids = [source, sharer, *pool.map(lambda _: submit(api, cache="use"), range(98))]
+    worker.signal(signal.SIGKILL)
+    worker.wait_exit()
+    start_worker(fake_step_ms=1)
+    check_gapless(parse(reader.rest()))
+    for job_id in ids:
+        check_stored(bench, job_id)
+    attempts = bench.query("SELECT DISTINCT job_id FROM attempts")
+    assert [row.job_id for row in attempts] == [source]
+    assert bench.query("SELECT count(*) AS n FROM job_terminal")[0].n == 100
 
 
 def test_a_drained_worker_hands_on_what_it_had_even_if_redis_forgets(

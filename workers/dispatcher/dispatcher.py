@@ -113,6 +113,7 @@ class Dispatcher:
             Duty("sweep_leases", settings.sweep_s, self.sweeper.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.sweeper.expire_deadlines),
             Duty("fail_rejected", settings.sweep_s, self.sweeper.fail_rejected),
+            Duty("answer_sharers", settings.sweep_s, self.sweeper.answer_sharers, lambda: self._due.sharers),
             Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),
             Duty("advance_rollouts", ROLLOUT_S, RolloutKeeper(self._db, self.metrics).turn),
             Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),

@@ -1,4 +1,4 @@
-"""The duties that end or requeue jobs: expired leases, passed deadlines, jobs of rejected versions."""
+"""The duties that end or requeue jobs: leases, deadlines, rejected versions, answers of the response cache."""
 
 import time
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ import structlog
 
 from store.db.database import Database
 from store.errors import Unavailable
-from store.jobs import sweeps
+from store.jobs import sharers, sweeps
 from store.metrics.dispatcher_metrics import DispatcherMetrics
 from store.streams.stream_log import StreamPublisher
 
@@ -99,6 +99,14 @@ class JobSweeper:
             log.info("dispatcher.rejected_failed", num_jobs=len(failed))
         self._nudge(failed)
         return len(failed) >= SWEEP_ROWS
+
+    def answer_sharers(self) -> bool:
+        """End or requeue the jobs that wait for an answer which has come or never will; return if there may be more."""
+        swept = sharers.sweep(self._db, SWEEP_ROWS)
+        if swept.answered or swept.promoted:
+            log.info("dispatcher.sharers_swept", answered=len(swept.answered), promoted=len(swept.promoted))
+        self._nudge(swept.answered)
+        return len(swept.answered) >= SWEEP_ROWS
 
     def _nudge(self, job_ids: Iterable[str]) -> None:
         """End open streams of these jobs now, not at their next poll of Postgres."""

@@ -20,7 +20,7 @@ class QueueMeasurement:
         """Replace the gauges. Raises Unavailable."""
         backlog = read_backlog(self._db)
         self._metrics.queues.set(
-            backlog.shares,
+            backlog.computed,
             read_queue_ages(self._db),
             {queue: serving.workers for queue, serving in read_serving(self._db).items()},
             backlog.paused,

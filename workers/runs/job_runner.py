@@ -15,6 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -238,6 +239,7 @@ class JobRunner:
         return None
 
     def _finish(self, attempt: Attempt, finish: Finish) -> bool:
+        finish = replace(finish, is_source=attempt.claim.is_source)
         if self._claim_client.finish(finish, until=self._too_late(attempt)):
             self._frames.put_end(attempt.id)
             self._count_finished(attempt, finish)

@@ -1,0 +1,94 @@
+"""Whether a request may get the answer of another job, and the digest by which the response cache knows it.
+
+Only requests with one possible answer use the cache: greedy ones, those with a seed on the own engine, and those of
+tasks that sample nothing. The digest is of all that decides the answer: the model version, the tenant's policy, the
+task and the payload.
+"""
+
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+from store.encryption.keyed_digests import Digests
+from store.errors import InvalidRequest
+from store.jobs.response_cache import CacheLookup
+from store.registry.engine_spec import EngineKind
+from store.registry.models import ModelVersion
+from store.settings import Settings
+from store.tasks.generate import GeneratePayload
+
+ASK_HEADER: Final = "Headrace-Cache"
+"""The caller's wish: ``use`` or ``bypass``."""
+
+BYPASS: Final = "bypass"
+"""The result of a request that the cache could not serve, beside those of ``CacheResult``."""
+
+
+class CacheWish(StrEnum):
+    """What a request says about the response cache."""
+
+    USE = "use"
+    BYPASS = "bypass"
+
+
+def read_wish(value: str | None) -> CacheWish | None:
+    """Parse the header. Raises InvalidRequest."""
+    if value is None:
+        return None
+    try:
+        return CacheWish(value.strip().lower())
+    except ValueError:
+        raise InvalidRequest(f"{ASK_HEADER} is `use` or `bypass`, not {value[:40]!r}", param=ASK_HEADER) from None
+
+
+class CacheLookups:
+    """Makes the lookups of requests, by the settings of this process."""
+
+    def __init__(self, settings: Settings, digests: Digests) -> None:
+        self._mode = settings.response_cache
+        self._ttl_s = settings.response_cache_ttl_s
+        self._digests = digests
+
+    def is_concerned(self, wish: CacheWish | None) -> bool:
+        """Return True if the answer tells the caller what the cache did."""
+        return self._mode == "on" or (self._mode == "asked" and wish is CacheWish.USE)
+
+    def lookup(
+        self,
+        wish: CacheWish | None,
+        version: ModelVersion,
+        policy: tuple[str, int] | None,
+        payload: Any,
+        stored: dict[str, Any],
+    ) -> CacheLookup | None:
+        """Return the lookup of a request; None if it is computed in any case.
+
+        ``policy``: name and version of the tenant's policy. ``stored``: the payload as JSON.
+        """
+        if wish is CacheWish.BYPASS or not self.is_concerned(wish) or not has_one_answer(payload, version):
+            return None
+        decides = {
+            "version": [version.model, version.version, version.digest],
+            "task": version.task,
+            "policy": policy,
+            "payload": _without_values(stored),
+        }
+        canonical = orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)
+        return CacheLookup(self._digests.of("response", canonical)[0], self._ttl_s)
+
+
+def has_one_answer(payload: Any, version: ModelVersion) -> bool:
+    """Return True if every computation of the payload gives the same answer."""
+    if not isinstance(payload, GeneratePayload):
+        return True  # no other task samples
+    sampling = payload.sampling
+    return sampling.temperature == 0 or (sampling.seed is not None and version.engine.kind is EngineKind.NATIVE)
+
+
+def _without_values(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the payload without the texts that stand for its placeholders: the model does not see them."""
+    policy = stored.get("policy")
+    if not policy:
+        return stored
+    return {**stored, "policy": {name: value for name, value in policy.items() if name != "vault"}}

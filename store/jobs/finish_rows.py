@@ -1,0 +1,90 @@
+"""The end of a job as a value, and as a row of the statements that end jobs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from store.db.database import dump_json
+from store.encryption.vault import EncryptionContext, Vault, seal_columns, seal_job
+from store.errors import InvalidRequest
+from store.schema.job_states import JobState
+from store.streams.checkpoints import Lineage, Logprobs, groups_as_json
+from store.streams.choices import Marks, deltas_as_json
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of an attempt: a terminal ``state``, the output, and the deltas of the whole text in order.
+
+    ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
+    each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.choices``. ``tenant_id``: the
+    claim's, for encryption. ``is_source``: jobs of the response cache may wait for this answer.
+    """
+
+    job_id: str
+    epoch: int
+    state: JobState
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    deltas: Sequence[str] = field(default=())
+    lineage: Lineage = ()
+    logprobs: tuple[Logprobs, ...] = ()
+    tenant_id: str = ""
+    marks: Marks = ()
+    is_source: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.state.is_terminal:
+            raise ValueError(f"a job cannot finish as {self.state}")
+
+
+def row_of(finish: Finish, vault: Vault) -> dict[str, object]:
+    """Return the row of a statement of ``store.jobs.claim_queries`` that ends jobs, with its contents encrypted."""
+    contents = {
+        "output": finish.output,
+        "error": finish.error,
+        "deltas": deltas_as_json(finish.deltas, finish.marks),
+        "logprobs": groups_as_json(finish.logprobs),
+    }
+    if vault.is_on:
+        contents = _sealed(vault, finish, contents)
+    return {
+        **contents,
+        "id": finish.job_id,
+        "epoch": finish.epoch,
+        "state": finish.state,
+        "usage": finish.usage,
+        "num_deltas": len(finish.deltas),
+        "lineage": [list(link) for link in finish.lineage or (((finish.epoch, 0),) if finish.deltas else ())],
+    }
+
+
+def _sealed(vault: Vault, finish: Finish, contents: dict[str, Any]) -> dict[str, Any]:
+    contents = {name: _storable(value) for name, value in contents.items()}
+    stream = EncryptionContext(finish.tenant_id, "job_streams", "", finish.job_id)
+    return {
+        **seal_job(vault, finish.tenant_id, finish.job_id, contents),
+        **seal_columns(vault, stream, {"deltas": contents["deltas"], "logprobs": contents["logprobs"]}),
+    }
+
+
+def encode(rows: list[dict[str, object]]) -> str:
+    """Encode a model's output. Characters that jsonb cannot hold are replaced, because the job must end anyway."""
+    try:
+        return dump_json(rows)
+    except InvalidRequest:
+        return dump_json(_storable(rows))
+
+
+def _storable(value: object) -> object:
+    """Replace U+0000 by U+FFFD and half surrogate pairs by ``?``."""
+    match value:
+        case str():
+            return value.replace("\0", "\ufffd").encode(errors="replace").decode()
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_storable(item) for item in value]
+        case _:
+            return value
