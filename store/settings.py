@@ -220,8 +220,19 @@ class Settings(BaseSettings):
     # An endpoint to which nothing could be delivered for so long is disabled.
     webhook_disable_after_s: float = Field(5 * 86_400.0, gt=0)
 
+    # Shadow mode of rollouts, by ids of tenants: the one that owns the copies of jobs, and those whose jobs may be
+    # copied; ``*`` is every tenant. Without them there is no shadow mode.
+    shadow_tenant: str = ""
+    shadow_sources: Annotated[tuple[str, ...], NoDecode] = ()
+
     @field_validator(
-        "webhook_allow_networks", "open_pages", "trusted_proxies", "digest_keys", "cors_origins", mode="before"
+        "webhook_allow_networks",
+        "open_pages",
+        "trusted_proxies",
+        "digest_keys",
+        "cors_origins",
+        "shadow_sources",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

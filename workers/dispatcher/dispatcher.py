@@ -115,11 +115,17 @@ class Dispatcher:
             Duty("fail_rejected", settings.sweep_s, self.sweeper.fail_rejected),
             Duty("answer_sharers", settings.sweep_s, self.sweeper.answer_sharers, lambda: self._due.sharers),
             Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),
-            Duty("advance_rollouts", ROLLOUT_S, RolloutKeeper(self._db, self.metrics).turn),
+            Duty("advance_rollouts", ROLLOUT_S, self._rollout_keeper().turn),
             Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),
         )
 
         begin(self.metrics.duty_failures, *(duty.name for duty in self._duties))
+
+    def _rollout_keeper(self) -> RolloutKeeper:
+        settings = self._settings
+        return RolloutKeeper(
+            self._db, self.metrics, shadow_tenant=settings.shadow_tenant, shadow_sources=settings.shadow_sources
+        )
 
     def stop(self) -> None:
         """Make ``run`` return within about a second."""

@@ -5,19 +5,19 @@ number in each transaction. All of it is in Postgres, so another dispatcher goes
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
 from store.db.database import Database
 from store.errors import RequestError
 from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.rollouts import changes, moves
-from store.rollouts.evidence import read_evidence
+from store.rollouts import changes, moves, shadow
+from store.rollouts.evidence import Evidence, read_evidence
 from store.rollouts.history import with_verdict
 from store.rollouts.judge import Bounds, judge
 from store.rollouts.progress import read_progress
-from store.rollouts.rollouts import Rollout, rollouts_under_way
+from store.rollouts.rollouts import Rollout, RolloutMode, rollouts_under_way
 from store.rollouts.transitions import next_transition
 
 log = structlog.get_logger(__name__)
@@ -32,12 +32,25 @@ _ACTOR = "dispatcher"
 
 
 class RolloutKeeper:
-    """The duty. A turn may be repeated, and two dispatchers may run one at the same time."""
+    """The duty. A turn may be repeated, and two dispatchers may run one at the same time.
 
-    def __init__(self, db: Database, metrics: DispatcherMetrics, clock: Callable[[], float] = time.monotonic) -> None:
+    ``shadow_tenant`` and ``shadow_sources``: as in ``Settings``.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        metrics: DispatcherMetrics,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        shadow_tenant: str = "",
+        shadow_sources: Collection[str] = (),
+    ) -> None:
         self._db = db
         self._metrics = metrics
         self._clock = clock
+        self._shadow_tenant = shadow_tenant
+        self._shadow_sources = shadow_sources
         # By rollout: when its evidence was stored.
         self._noted_at: dict[str, float] = {}
 
@@ -54,6 +67,9 @@ class RolloutKeeper:
         return any(moved)
 
     def _move(self, rollout: Rollout) -> bool:
+        if rollout.mode is RolloutMode.SHADOW:
+            # The candidate has no caller's job. The mirrors that wait run there, or expire.
+            return False
         num_moved = moves.move_queued(self._db, rollout, MOVED_ROWS)
         if num_moved:
             self._metrics.rollout_jobs_moved.inc(num_moved)
@@ -61,8 +77,8 @@ class RolloutKeeper:
         return num_moved >= MOVED_ROWS
 
     def _judge(self, rollout: Rollout) -> None:
+        evidence = self._read_evidence(rollout)
         with self._db.autocommit() as connection:
-            evidence = read_evidence(connection, rollout)
             progress = read_progress(connection, rollout)
         verdict = judge(evidence, Bounds.model_validate(rollout.bounds))
         transition = next_transition(rollout, progress, verdict)
@@ -80,3 +96,9 @@ class RolloutKeeper:
             log.warning("rollout.not_changed", rollout=rollout.id, action=transition.action.value, error=error.message)
             return
         self._metrics.rollout_transitions.labels(transition.action.value).inc()
+
+    def _read_evidence(self, rollout: Rollout) -> Evidence:
+        if rollout.mode is RolloutMode.SHADOW:
+            return shadow.look(self._db, rollout, self._shadow_tenant, self._shadow_sources)
+        with self._db.autocommit() as connection:
+            return read_evidence(connection, rollout)
