@@ -31,11 +31,13 @@ _MOST_STABLE = 1500
 
 _NOW = text("SELECT now()")
 
-# One version's jobs of a window, the oldest first. Of a window with very many jobs the first ones are a sample.
+# One version's jobs of a window, the oldest first. Of a window with very many jobs the first ones are a sample. A job
+# that gets the answer of another one says nothing new.
 _JOBS = """
 SELECT tenant_id, class_rank, input_tokens, state, epoch, error ->> 'code' AS code, usage, created_at, completed_at
 FROM jobs
 WHERE rollout_id = :rollout AND model_version = :version AND created_at > :after AND created_at <= :until
+    AND cache_source IS NULL
 """
 _CANDIDATES = text(f"{_JOBS} ORDER BY created_at LIMIT {_MOST_CANDIDATES}")
 _STABLE = text(f"{_JOBS} ORDER BY created_at LIMIT {_MOST_STABLE}")

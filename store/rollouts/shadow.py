@@ -45,7 +45,7 @@ FROM jobs
 WHERE rollout_id = :rollout AND model_version = :version
     AND completed_at > GREATEST(CAST(:after AS timestamptz), clock_timestamp() - interval '1 minute')
     AND completed_at < clock_timestamp() - interval '1 second'
-    AND state = 'succeeded' AND task = 'generate' AND NOT purge_when_ended
+    AND state = 'succeeded' AND task = 'generate' AND NOT purge_when_ended AND cache_source IS NULL
 ORDER BY completed_at LIMIT {_MOST_LOOKED_AT}
 """)
 

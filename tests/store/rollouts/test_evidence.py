@@ -123,9 +123,12 @@ def test_a_window_waits_for_its_slow_jobs_but_not_for_ever(db: Database, rollout
     assert look(db, impatient).measures["unfinished"].candidate.total == 1
 
 
-def test_jobs_outside_of_the_rollout_are_not_read(db: Database, rollout: Rollout, jobs: Jobs) -> None:
+def test_jobs_outside_of_the_rollout_and_answers_of_the_cache_are_not_read(
+    db: Database, rollout: Rollout, jobs: Jobs, query: Query
+) -> None:
     jobs.accept(2, age_s=100, rollout=None)
     jobs.accept(2, age_s=100, rollout="rollout_2")
+    query("UPDATE jobs SET cache = 'hit', cache_source = 'job_1' WHERE id = :id", id=jobs.end(2, age_s=100))
     assert look(db, rollout).num_candidate == 0
 
 
