@@ -240,7 +240,9 @@ def start_host(settings: Settings, version: ModelVersion) -> Iterator[StartHost]
     """Start hosts around a FakeRunner: ``start_host(fault=…, step_s=…, settings={…})``."""
     started: list[Running] = []
 
-    def start(settings_changes: dict[str, Any] | None = None, **runner: Any) -> Running:
+    def start(
+        settings_changes: dict[str, Any] | None = None, *, version: ModelVersion = version, **runner: Any
+    ) -> Running:
         exits: list[int] = []
         runtime = WorkerRuntime(
             settings.model_copy(update=settings_changes or {}),
