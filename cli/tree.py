@@ -67,6 +67,7 @@ TREE = {
     "models": Node("Models: list, show, register, alias, retire, …", parts=_MODELS, panel=_SERVING),
     "register": _of(_SERVING, _MODELS["register"]),
     "queues": Node("Queues: list, pause, resume.", parts=_QUEUES, panel=_SERVING),
+    "rollout": Node("Rollouts: list, start, show, pause, promote, abort.", "cli.client.rollouts:app", panel=_SERVING),
     "webhooks": Node("Webhooks: endpoints, deliveries, redelivery.", "cli.client.webhooks:app", panel=_SERVING),
     "tenants": Node(
         "Tenants: list, create, rename, disable, enable.", "cli.operator.access:tenants_app", panel=_TENANTS

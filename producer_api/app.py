@@ -22,7 +22,15 @@ from producer_api.http import health_routes, pages
 from producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
 from producer_api.http.openapi_text import describe
 from producer_api.http.paths import CanonicalPath
-from producer_api.jobs import dead_letter_routes, job_routes, model_routes, queue_routes, stream_routes, version_routes
+from producer_api.jobs import (
+    dead_letter_routes,
+    job_routes,
+    model_routes,
+    queue_routes,
+    rollout_routes,
+    stream_routes,
+    version_routes,
+)
 from producer_api.jobs.cancel import announce_cancelled
 from producer_api.jobs.fast_routes import FastRoutes
 from producer_api.openai import moderation_routes, token_routes
@@ -58,6 +66,7 @@ _ROUTES = (
     batch_routes,
     message_batch_routes,
     policy_routes,
+    rollout_routes,
     version_routes,  # before the models: a model's name may contain slashes
     model_routes,
     usage_routes,

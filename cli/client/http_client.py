@@ -107,6 +107,32 @@ class OperatorClient(Client):
         """Take a retired version (``name@3``) back into use, and return it."""
         return self.request("POST", f"/v1/model_versions/{quote(version)}/revive")
 
+    def rollouts(self, model: str | None = None) -> list[Json]:
+        """Return the newest rollouts, of one model or of all."""
+        return self._list("GET", "/v1/rollouts", params={"model": model})
+
+    def rollout(self, rollout_id: str) -> Json:
+        """Return a rollout with the judge's checks."""
+        return self.request("GET", _rollout(rollout_id))
+
+    def rollout_plot(self, rollout_id: str) -> str:
+        """Return the drawing of a rollout's evidence, as SVG."""
+        try:
+            answer = self._http.get(f"{_rollout(rollout_id)}/plot")
+        except httpx2.TransportError as error:
+            raise answers.lost(error, self.base_url) from error
+        if answer.is_error:
+            raise answers.error_of(answer)
+        return answer.text
+
+    def start_rollout(self, body: Json) -> Json:
+        """Start a rollout and return it."""
+        return self.request("POST", "/v1/rollouts", json=body)
+
+    def change_rollout(self, rollout_id: str, verb: str, reason: str | None) -> Json:
+        """Pause, resume, promote or abort a rollout, and return it."""
+        return self.request("POST", f"{_rollout(rollout_id)}/{verb}", params={"reason": reason})
+
     def create_webhook_endpoint(self, url: str, events: list[str]) -> Json:
         """Register a URL for these events. The answer has the signing secret."""
         return self.request("POST", "/v1/webhook_endpoints", json={"url": url, "events": events})
@@ -153,6 +179,10 @@ class OperatorClient(Client):
         if not isinstance(found, list):
             raise ApiUnavailable("the server at HEADRACE_API_URL answered, but not as Headrace does")
         return found
+
+
+def _rollout(rollout_id: str) -> str:
+    return f"/v1/rollouts/{quote(rollout_id, safe='')}"
 
 
 def _endpoint(endpoint_id: str) -> str:

@@ -74,6 +74,7 @@ class AliasRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"version": 2}]})
 
+    force: bool = Field(False, description="also if a rollout of the version was rolled back")
     version: int = Field(ge=1, le=2**31 - 1, description="a version that is not retired")
 
 
@@ -131,6 +132,7 @@ async def set_alias(
         body.version,
         principal.key_id,
         expected=_expected(if_match, if_none_match),
+        force=body.force,
         tenant_id=principal.tenant_id,
     )
     found = AliasObject(id=f"{model}@{alias}", model=model, alias=alias, version=body.version)

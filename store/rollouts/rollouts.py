@@ -90,26 +90,26 @@ class Rollout:
         return self.steps[self.current_step].percent if self.state.is_active else 0.0
 
 
+# Only known columns: a later release may add columns.
+_FIELDS = tuple(one.name for one in fields(Rollout))
+
+_PLAIN = ", ".join(name for name in _FIELDS if name != "evidence")
+
+# Without the evidence, which may be long: the API reads this every second.
+_ACTIVE = text(f"SELECT {_PLAIN} FROM rollouts WHERE state IN ('running', 'paused')")
+
 # Active rollouts, and those whose queued jobs are still to be moved back. Late jobs come within seconds, so a week is
 # ample: it also covers a lost attempt of a job with a long deadline.
-_UNDER_WAY = text("""
-SELECT * FROM rollouts
+_UNDER_WAY = text(f"""
+SELECT {_PLAIN}, CASE WHEN ended_at IS NULL THEN evidence ELSE '{{}}' END AS evidence FROM rollouts
 WHERE state IN ('running', 'paused') OR (state IN ('aborted', 'rolled_back') AND ended_at > now() - interval '7 days')
 ORDER BY id
 """)
 
-_LIST = text("""
-SELECT * FROM rollouts
+_LIST = text(f"""
+SELECT {_PLAIN}, evidence - 'history' - 'counts' AS evidence FROM rollouts
 WHERE (CAST(:model AS text) IS NULL OR model = :model) AND (NOT :is_active OR state IN ('running', 'paused'))
 ORDER BY id DESC LIMIT :limit
-""")
-
-# Only known columns: a later release may add columns.
-_FIELDS = tuple(one.name for one in fields(Rollout))
-
-# Without the evidence, which may be long: the API reads this every second.
-_ACTIVE = text(f"""
-SELECT {", ".join(name for name in _FIELDS if name != "evidence")} FROM rollouts WHERE state IN ('running', 'paused')
 """)
 
 
@@ -129,7 +129,10 @@ def rollouts_under_way(db: Database) -> list[Rollout]:
 def list_rollouts(
     db: Database, model: str | None = None, *, is_active: bool = False, limit: int = 100
 ) -> list[Rollout]:
-    """Return rollouts, newest first: of one model, or of all; only the active ones if ``is_active``."""
+    """Return rollouts, newest first: of one model, or of all; only the active ones if ``is_active``.
+
+    Their evidence is without history and counts.
+    """
     with db.autocommit() as connection:
         values = {"model": model, "is_active": is_active, "limit": limit}
         return [read_rollout(row) for row in connection.execute(_LIST, values).mappings()]

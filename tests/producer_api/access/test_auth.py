@@ -154,7 +154,7 @@ def test_an_admin_may_do_everything(make_client: MakeClient, db: Database, tenan
     assert client.post("/v1/jobs", json=PROMPT).status_code == 202
 
 
-SHARED = {"/v1/models/", "/v1/queues/", "/v1/model_versions/"}
+SHARED = {"/v1/models/", "/v1/queues/", "/v1/model_versions/", "/v1/rollouts/"}
 """What belongs to no tenant."""
 
 

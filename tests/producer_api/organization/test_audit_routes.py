@@ -90,6 +90,16 @@ class Caller:
         made = register_version(self.db, model="tiny", runner="fake", digest=digest, **values)  # type: ignore[arg-type]
         return f"tiny@{made.version}"
 
+    def rollout(self) -> dict[str, Any]:
+        """The body of a rollout; an active one is ended first."""
+        for one in self.api.get("/v1/rollouts", params={"active": True}).json()["data"]:
+            self.api.post(f"/v1/rollouts/{one['id']}/abort").raise_for_status()
+        version = int(self.unused_version().partition("@")[2])
+        return {"model": "tiny", "version": version, "steps": [{"percent": 1, "hold_s": 60}]}
+
+    def change_rollout(self, verb: str) -> httpx2.Response:
+        return self.api.post(f"/v1/rollouts/{self.made('/v1/rollouts', self.rollout())}/{verb}")
+
     def retired_version(self) -> str:
         name = self.unused_version()
         assert self.api.post(f"/v1/model_versions/{name}/retire").is_success
@@ -213,6 +223,16 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
         "webhook_endpoint.deleted",
         lambda c: c.api.delete(f"{HOOKS}/{c.endpoint()}"),
     ),
+    ("post", "/v1/rollouts"): ("rollout.started", lambda c: c.api.post("/v1/rollouts", json=c.rollout())),
+    **{
+        ("post", f"/v1/rollouts/{{rollout}}/{verb}"): (action, lambda c, verb=verb: c.change_rollout(verb))
+        for verb, action in {
+            "pause": "rollout.paused",
+            "resume": "rollout.resumed",
+            "abort": "rollout.aborted",
+            "promote": "rollout.promoted",  # last: the others use the first version
+        }.items()
+    },
 }
 
 _JOBS = "makes or ends a job, whose own row and timeline say so"

@@ -1,0 +1,143 @@
+"""Rollouts as the API shows them, and the body that starts one."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from producer_api.http.views import seconds
+from store.registry.models import DEFAULT_ALIAS
+from store.rollouts.bounds import Bounds
+from store.rollouts.changes import MAX_STEPS, NewRollout
+from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState, Step, StickyKey
+
+_LONGEST_HOLD_S = 30 * 86_400
+
+
+class StepObject(BaseModel):
+    """A step of a rollout: it holds for its time, and until its jobs have ended."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    percent: float = Field(gt=0, le=100, description="share of the sticky keys that goes to the candidate")
+    hold_s: float = Field(0.0, ge=0, le=_LONGEST_HOLD_S, description="seconds that it holds")
+    min_jobs: int = Field(0, ge=0, le=1_000_000, description="jobs of the candidate that must have ended in it")
+
+
+class RolloutRequest(BaseModel):
+    """A rollout to start."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "smollm2",
+                    "version": 3,
+                    "steps": [{"percent": 1, "hold_s": 600}, {"percent": 50, "min_jobs": 500}],
+                }
+            ]
+        },
+    )
+
+    model: Annotated[str, Field(min_length=1, max_length=128, description="a model's name")]
+    alias: str = Field(DEFAULT_ALIAS, description="the alias that goes to the candidate")
+    version: int = Field(ge=1, le=2**31 - 1, description="the candidate: a version that is ready")
+    steps: list[StepObject] = Field(min_length=1, max_length=MAX_STEPS, description="each with a higher percentage")
+    mode: RolloutMode = Field(RolloutMode.CANARY, description="`shadow`: the candidate gets copies, no caller's job")
+    sticky_key: StickyKey = Field(
+        StickyKey.USER, description="what keeps to one version; a job without it is divided by the next: user, tenant"
+    )
+    bounds: Bounds = Field(default_factory=Bounds, description="how much worse the candidate may be")
+    force: bool = Field(False, description="also if a rollout of the candidate was rolled back")
+    require_worker: bool | None = Field(
+        None, description="refuse if no worker serves the candidate; default: HEADRACE_REQUIRE_WORKER"
+    )
+
+
+class RolloutCheck(BaseModel):
+    """A comparison of the two versions."""
+
+    name: str = Field(description="what was compared")
+    stable: float | None = Field(description="the stable version's usual value; null without a pair of jobs")
+    candidate: float | None = Field(description="the candidate's")
+    bound: float = Field(description="what the rollout allows")
+    num_pairs: int = Field(description="pairs of jobs that were compared")
+    log_e: float = Field(description="decimal logarithm of the evidence against the candidate")
+    needed: float = Field(description="from here on the check is bad")
+    decision: Literal["undecided", "good", "bad"] = Field(description="the result; one `bad` check rolls back")
+    text: str = Field(description="the result in a sentence")
+
+
+class RolloutObject(BaseModel):
+    """A rollout."""
+
+    id: str
+    object: Literal["rollout"] = "rollout"
+    model: str = Field(description="the model's name")
+    alias: str = Field(description="the alias that goes to the candidate")
+    stable_version: int = Field(description="the version that the alias named at the start")
+    candidate_version: int = Field(description="the version that is rolled out")
+    mode: RolloutMode = Field(description="`canary`, or `shadow`: the candidate gets copies")
+    sticky_key: StickyKey = Field(description="what keeps to one version")
+    steps: list[StepObject] = Field(description="all of its steps")
+    state: RolloutState = Field(description="`running` and `paused` divide the jobs; the others are its ends")
+    current_step: int = Field(description="counted from 0")
+    percent: float = Field(description="share of the sticky keys that goes to the candidate now")
+    step_since: int = Field(description="when the step began; a pause does not count")
+    started_at: int = Field(description="when it was started, Unix seconds")
+    started_by: str = Field(description="the key that started it")
+    ended_at: int | None = Field(description="when it ended, Unix seconds")
+    reason: str | None = Field(description="of the last change")
+    bounds: Bounds = Field(description="how much worse the candidate may be")
+    checks: list[RolloutCheck] = Field(description="the judge's last verdict")
+    judged_at: int | None = Field(description="when the judge looked last")
+    revision: int = Field(description="raised by each change; value of If-Match")
+
+
+class RolloutList(BaseModel):
+    """Rollouts, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[RolloutObject]
+
+
+def new_rollout(body: RolloutRequest, *, require_worker: bool) -> NewRollout:
+    """Return the rollout of a body. ``require_worker``: the setting, which the body may override."""
+    return NewRollout(
+        model=body.model,
+        candidate=body.version,
+        steps=[Step(step.percent, step.hold_s, step.min_jobs) for step in body.steps],
+        alias=body.alias,
+        mode=body.mode,
+        sticky_key=body.sticky_key,
+        bounds=body.bounds.model_dump(exclude_defaults=True),
+        force=body.force,
+        require_worker=require_worker if body.require_worker is None else body.require_worker,
+    )
+
+
+def rollout_object(rollout: Rollout) -> RolloutObject:
+    """Return the rollout object."""
+    evidence: dict[str, Any] = rollout.evidence
+    return RolloutObject(
+        id=rollout.id,
+        model=rollout.model,
+        alias=rollout.alias,
+        stable_version=rollout.stable_version,
+        candidate_version=rollout.candidate_version,
+        mode=rollout.mode,
+        sticky_key=rollout.sticky_key,
+        steps=[StepObject(percent=one.percent, hold_s=one.hold_s, min_jobs=one.min_jobs) for one in rollout.steps],
+        state=rollout.state,
+        current_step=rollout.current_step,
+        percent=rollout.percent,
+        step_since=int(rollout.step_since.timestamp()),
+        started_at=int(rollout.started_at.timestamp()),
+        started_by=rollout.started_by,
+        ended_at=seconds(rollout.ended_at),
+        reason=rollout.reason,
+        bounds=Bounds.model_validate(rollout.bounds),
+        checks=[RolloutCheck.model_validate(check) for check in evidence.get("checks", ())],
+        judged_at=evidence.get("at"),
+        revision=rollout.revision,
+    )
