@@ -1,6 +1,7 @@
 """``python -m producer_api``: the API as a process. An error that prevents the start is one line on stderr."""
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from store.errors import HeadraceError, SettingsError
 from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
 from store.settings import Settings, load_settings, open_vault, require_services
+from store.tracing.tracing import Tracing, open_tracing
 from store.webhooks.addresses import parse_networks
 
 _log = structlog.get_logger("producer_api")
@@ -54,12 +56,13 @@ def main() -> int:
     """Run until a stop signal; return the exit code."""
     try:
         settings = _settings()
+        tracing = open_tracing("headrace-api", f"{socket.gethostname()}:{os.getpid()}")
         listener = _listen(settings)
         _check_services(settings)
     except HeadraceError as error:
         sys.stderr.write(f"headrace api: {error.message}\n")
         return 1
-    _serve(settings, listener)
+    _serve(settings, listener, tracing)
     return 0
 
 
@@ -123,8 +126,8 @@ def _check_database(settings: Settings) -> None:
     _log.warning("row_security_off", reason="the user of DATABASE_URL is not bound by it")
 
 
-def _serve(settings: Settings, listener: socket.socket) -> None:
-    app = create_app(settings)
+def _serve(settings: Settings, listener: socket.socket, tracing: Tracing) -> None:
+    app = create_app(settings, tracing)
     config = server_config(app, settings, log_level="warning")
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     server = _Server(config, app.state.runtime)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -49,6 +50,7 @@ from producer_api.tasks.registry import TASK_ROUTES
 from producer_api.webhooks import webhook_routes
 from store.errors import HeadraceError
 from store.settings import Settings
+from store.tracing.tracing import OFF, Tracing
 
 _LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
 _ROUTES = (
@@ -78,6 +80,7 @@ _ROUTES = (
     health_routes,
 )
 # Headers of answers that a page of another origin may read.
+_NO_TELEMETRY: TelemetryConfig = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
 _FOR_PAGES = ("X-Request-Id", "X-Job-Id", "X-Model-Version", "Location", "Retry-After", "Headrace-Warning", "X-Cache")
 _DESCRIPTION = """
 Asynchronous inference. Submit a job, then poll it, wait for it, follow its stream, or be called when it ends.
@@ -93,7 +96,8 @@ class Application(FastAPI):
 
     def __init__(self, runtime: Runtime, **options: Any) -> None:
         # A redirect to the path without the last slash would go to the host that the request names, with the body.
-        super().__init__(redirect_slashes=False, **options)
+        # FastAPI's own telemetry would record the messages of refused requests, which quote their bodies.
+        super().__init__(redirect_slashes=False, telemetry=_NO_TELEMETRY, **options)
         self.state.runtime = runtime
         self._front: ASGIApp = super().__call__
         for layer in reversed(_LAYERS):
@@ -132,15 +136,16 @@ async def _lifespan(runtime: Runtime, keeper: BatchKeeper, _app: FastAPI) -> Asy
         await runtime.stop()
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, tracing: Tracing = OFF) -> FastAPI:
     """Return the application for these settings; connections are opened when it starts, not here."""
-    runtime = Runtime(settings)
+    runtime = Runtime(settings, tracing)
     keeper = BatchKeeper(
         settings,
         runtime.blobs,
         submissions=runtime.submissions,
         queue_limits=runtime.queue_limits,
         on_cancelled=partial(announce_cancelled, runtime),
+        tracing=tracing,
     )
     with_docs = "docs" in settings.open_pages
     app = Application(

@@ -35,6 +35,7 @@ from store.settings import Settings, open_digests, open_vault
 from store.streams.hub import Hub
 from store.streams.stream_log import StreamPublisher
 from store.tenants.quotas import fold_for_the_dispatcher
+from store.tracing.tracing import OFF, Tracing
 
 _POOL_SIZE = 16
 # A request can do without Redis, so it waits only this long, without a retry.
@@ -44,10 +45,11 @@ _REDIS_TIMEOUT_S = 0.5
 class Runtime:
     """The parts of one API process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracing: Tracing = OFF) -> None:
         self.settings = settings
+        self.tracing = tracing
         self.draining = asyncio.Event()
-        self.metrics = ApiMetrics()
+        self.metrics = ApiMetrics(tracing)
         self.loop_lag = LoopLag(self.metrics.loop_lag.observe)
         self.refusal_log = RefusalLog()
         self.health = Health(settings)
@@ -107,6 +109,7 @@ class Runtime:
             digests=self.digests,
             live_processes=self.live_processes,
             cache=CacheLookups(settings, digests),
+            tracing=self.tracing,
         )
 
     async def start(self) -> None:
@@ -134,4 +137,5 @@ class Runtime:
         self.health.close()
         self.redis.close()
         self.lists.close()
+        self.tracing.stop()
         self.db.close()

@@ -21,6 +21,7 @@ from store.errors import SettingsError
 from store.failpoints import parse_failpoints, parse_model_faults
 
 _PREFIX = "HEADRACE_"
+_OTEL = "OTEL_"
 _SHORTEST_DIGEST_KEY = 32
 # As browsers send it in `Origin`: without a path and without the scheme's own port.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
@@ -351,9 +352,14 @@ def runtime_folder() -> Path:
 
 def redis_environment() -> dict[str, str]:
     """Return this process's environment for a program that reads only Redis, without the secrets of other services."""
-    others = ("DATABASE_URL", "HEADRACE_", "PG", "AWS_")
+    others = ("DATABASE_URL", "HEADRACE_", "PG", "AWS_", _OTEL)
     kept = {_PREFIX + name.upper() for name in _OF_REDIS}
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(others)}
+
+
+def otel_environment() -> dict[str, str]:
+    """Return OpenTelemetry's standard variables: see ``store.tracing.otel_settings``."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_OTEL)}
 
 
 def environment_of_others() -> dict[str, str]:

@@ -31,6 +31,7 @@ NVIDIA = "LicenseRef-NVIDIA"
 
 # SPDX names by the names in classifiers and older metadata fields.
 _SPDX = {
+    "3-Clause BSD License": "BSD-3-Clause",
     "Apache": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
     "Apache 2.0 License": "Apache-2.0",

@@ -23,6 +23,7 @@ from store.registry.models import read_file, resolve
 from store.registry.verification import Verification
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.supervisor import NOT_AGAIN
+from store.tracing.tracing import OFF, Tracing, open_tracing
 from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
 from workers.tasks.registry import MODEL_LOADERS
 from workers.tasks.task_model import TaskModel
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         configure_logging(settings.log_level)
         check_transport(settings)
         failpoints.install(settings.failpoints)
+        tracing = open_tracing("headrace-worker", f"{socket.gethostname()}:{os.getpid()}")
     except (SettingsError, ValueError) as error:
         return _refuse(str(error), 2)
     try:
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(error.message, 2 if isinstance(error, SettingsError) else 1)
     unset = {name: value for name, value in model.default_settings.items() if name not in settings.model_fields_set}
     settings = settings.model_copy(update=unset)
-    return run(settings, model, name=options.name, concurrency=options.concurrency)
+    return run(settings, model, name=options.name, concurrency=options.concurrency, tracing=tracing)
 
 
 def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> TaskModel:
@@ -76,12 +78,15 @@ def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> Task
         db.close()
 
 
-def run(settings: Settings, model: TaskModel, *, name: str | None, concurrency: int | None) -> int:
+def run(
+    settings: Settings, model: TaskModel, *, name: str | None, concurrency: int | None, tracing: Tracing = OFF
+) -> int:
     """Run jobs until a signal stops the worker; return the exit code."""
     hostname = f"{name or f'{model.version.model}-{os.getpid()}'}@{socket.gethostname()}"
     # More threads than slots, because a job holds its thread while its outcome is written.
     threads = concurrency or 2 * settings.max_slots
-    runtime = WorkerRuntime(settings, model, owner=f"{hostname}:{os.getpid()}:{new_id('boot')[-8:]}", max_jobs=threads)
+    owner = f"{hostname}:{os.getpid()}:{new_id('boot')[-8:]}"
+    runtime = WorkerRuntime(settings, model, owner=owner, max_jobs=threads, tracing=tracing)
     worker = build_worker(settings, runtime, queue=model.queue, hostname=hostname, concurrency=threads)
     # Before a job is taken: without the handlers a signal would kill the worker, and its jobs would wait for their
     # leases.

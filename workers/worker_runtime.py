@@ -21,6 +21,7 @@ from store.jobs.claims import Finish
 from store.metrics.worker_metrics import Served, WorkerMetrics
 from store.settings import Settings
 from store.streams.stream_log import CancelListener
+from store.tracing.tracing import OFF, Tracing
 from workers.celery.fast_lane import FastLane, num_spare
 from workers.celery.postgres_poller import PostgresPoller
 from workers.celery.thread_pool import PUMP_S, SETTLE_S, Drain, Scalar
@@ -29,6 +30,7 @@ from workers.connections import Connections
 from workers.health import OK, HealthServer, postgres_check
 from workers.live_reporter import LiveReporter, TokenCounts
 from workers.presence import PresenceReporter
+from workers.runs.attempt_spans import AttemptSpans
 from workers.runs.claim_client import ClaimClient
 from workers.runs.engine_admission import EngineAdmission, LoopWaker
 from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
@@ -64,6 +66,7 @@ class WorkerRuntime:
         owner: str,
         max_jobs: int,
         exit_now: Callable[[int], None] = os._exit,
+        tracing: Tracing = OFF,
     ) -> None:
         self._model = model
         self._owner = owner
@@ -74,7 +77,9 @@ class WorkerRuntime:
         self._stopping = threading.Event()
         self._started_at = time.monotonic()
         served = Served(model.version.model, str(model.version.version), model.version.task)
-        self.metrics = WorkerMetrics(served)
+        self.metrics = WorkerMetrics(served, tracing)
+        self._tracing = tracing
+        self._spans = AttemptSpans(tracing, worker=owner, queue=model.queue, task=served.task)
         self._connections = Connections(settings, owner, model.queue, self.metrics.junk.inc)
         self.frames = FrameQueue(self._connections.publisher, on_gap=self._note_gap)
         self._waker = LoopWaker()
@@ -130,6 +135,7 @@ class WorkerRuntime:
         self._live.stop()
         self._health.stop()
         self._connections.close()
+        self._tracing.stop()
 
     def run(self, job_id: str) -> Finish | Retry | None:
         """Run a job and return its stored outcome, as ``JobRunner.run``. Raises nothing."""
@@ -189,8 +195,10 @@ class WorkerRuntime:
 
     def _release(self, attempts: list[Attempt], *, died: bool) -> None:
         try:
-            num_released = self._claim_client.release(attempts, charge=died, crashed=died)
-            self.metrics.count_released("worker_lost" if died else "handed_back", num_released)
+            released = self._claim_client.release(attempts, charge=died, crashed=died)
+            code = "worker_lost" if died else "handed_back"
+            self.metrics.count_released(code, len(released))
+            self._spans.released([one for one in attempts if one.job_id in released], code, time.monotonic())
         except HeadraceError as error:
             log.error("hand_back_failed", num_jobs=len(attempts), error=error.message)
 
@@ -233,6 +241,7 @@ class WorkerRuntime:
         self._watchdog.stop()
         self.leases.stop()
         self.hand_back(died=True)
+        self._tracing.stop()
         self._exit_now(EXIT_ENGINE_DEAD)
 
     def _new_engine(self, settings: Settings) -> AnyEngine:
@@ -333,6 +342,7 @@ class WorkerRuntime:
             self._connections.fenced_logs,
             self._connections.jobs,
             self.metrics,
+            self._spans,
         )
         return JobRunner(
             claim_client=self._claim_client,
@@ -342,6 +352,7 @@ class WorkerRuntime:
             frames=self.frames,
             lease_s=self._lease_s,
             metrics=self.metrics,
+            spans=self._spans,
         )
 
     def _new_sources(self, settings: Settings) -> _Sources:

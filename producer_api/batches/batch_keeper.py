@@ -22,6 +22,7 @@ from producer_api.batches.batch_results import publish
 from producer_api.batches.batch_round_robin import WAITING_S, BatchRoundRobin
 from producer_api.batches.batch_validation import validate
 from producer_api.server.errors import internal_error
+from producer_api.server.request_spans import record_accept
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.batches import batch_steps
@@ -34,6 +35,9 @@ from store.files import files, uploads
 from store.files.blob_storage import Blobs
 from store.schema.batch_states import BatchStatus
 from store.settings import Settings, open_vault
+from store.tracing.spans import now_ns
+from store.tracing.trace_context import read_traceparent
+from store.tracing.tracing import OFF, Tracing
 
 _log = structlog.get_logger("producer_api")
 
@@ -117,6 +121,7 @@ class BatchKeeper:
         submissions: Submissions,
         queue_limits: QueueLimits,
         on_cancelled: OnCancelled,
+        tracing: Tracing = OFF,
     ) -> None:
         self._settings = settings
         self._blobs = blobs
@@ -131,7 +136,8 @@ class BatchKeeper:
             # A file's content is deleted from storage, possibly over the network, within the database transaction.
             idle_timeout_s=30,
         )
-        self._lines = LineReader(settings, self._db, submissions)
+        self._lines = LineReader(settings, self._db, submissions, tracing)
+        self._tracing = tracing
         self._long_tasks: dict[str, _LongTask] = {}
         self._round_robin = BatchRoundRobin()
         self._next_expiry_check_at = self._next_sweep_at = 0.0
@@ -278,7 +284,13 @@ class BatchKeeper:
         if not raw:
             return 0
         owner = self._lines.owner(batch)
-        return self._store(batch, raw, [self._lines.take(batch, owner, line, progress.remaining_s) for line in raw])
+        start_ns = now_ns()
+        taken = [self._lines.take(batch, owner, line, progress.remaining_s) for line in raw]
+        num_stored = self._store(batch, raw, taken)
+        link = read_traceparent(batch.traceparent)
+        for line in taken[:num_stored]:
+            record_accept(self._tracing, line.job, start_ns, batch_id=batch.id, link=link)
+        return num_stored
 
     def _store(self, batch: Batch, raw: Sequence[RawLine], taken: Sequence[ParsedLine]) -> int:
         """Store as many of the lines as possible, in order; return their number."""

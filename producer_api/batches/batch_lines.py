@@ -17,6 +17,8 @@ from store.jobs.jobs import NewJob
 from store.payloads.job_payload import ServiceClass
 from store.settings import Settings
 from store.tenants.api_keys import Principal, principal_of
+from store.tracing.trace_context import TraceContext, read_traceparent
+from store.tracing.tracing import OFF, Tracing
 
 _log = structlog.get_logger("producer_api")
 
@@ -28,10 +30,11 @@ _SHORTEST_S = 0.001
 class LineReader:
     """Parses lines and creates jobs from them. Blocking: may query Postgres."""
 
-    def __init__(self, settings: Settings, db: Database, submissions: Submissions) -> None:
+    def __init__(self, settings: Settings, db: Database, submissions: Submissions, tracing: Tracing = OFF) -> None:
         self._most_bytes = settings.max_body_bytes
         self._db = db
         self._submissions = submissions
+        self._tracing = tracing
 
     def owner(self, batch: Batch) -> Principal:
         """Return the principal that owns the batch's jobs. Raises Forbidden while the tenant is disabled."""
@@ -98,9 +101,19 @@ class LineReader:
         batch_job = request_job.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
         wanted = request.wanted
         made = self._submissions.make_job(
-            owner, batch_job, project_id=batch.project_id, response=wanted.response, is_stored=wanted.is_stored
+            owner,
+            batch_job,
+            project_id=batch.project_id,
+            response=wanted.response,
+            is_stored=wanted.is_stored,
+            trace=self._new_trace(batch),
         )
         return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_NO_EVENTS, fingerprint=None)
+
+    def _new_trace(self, batch: Batch) -> TraceContext | None:
+        """Return a trace for a line; None while tracing is off. An unsampled request leaves all its lines unsampled."""
+        trace, source = self._tracing.begin(None), read_traceparent(batch.traceparent)
+        return trace if trace is None or source is None or source.is_sampled else replace(trace, is_sampled=False)
 
 
 def _refused(line: RawLine, error: HeadraceError, name: str) -> ParsedLine:

@@ -161,6 +161,7 @@ def new_batch(body: BatchRequest, origin: Origin, api_key_id: str, fingerprints:
         idempotency_key=key,
         api_key_id=api_key_id,
         project_id=origin.project_id,
+        traceparent=None if origin.trace is None else origin.trace.header,
     )
 
 

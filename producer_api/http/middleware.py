@@ -28,6 +28,7 @@ from producer_api.http.requests import check_counts
 from producer_api.runtime import Runtime
 from producer_api.server.anthropic_errors import is_anthropic
 from producer_api.server.errors import SlowBody, internal_error, respond
+from producer_api.server.request_spans import RequestTrace
 from producer_api.server.sse import StreamAborted
 from store.audit.audit import bind_caller
 from store.errors import HeadraceError, InvalidRequest, TooLarge
@@ -76,7 +77,8 @@ class RequestContext:
         context = _RequestScope(scope, send, self._runtime)
         context.spent = begin_headers()
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=context.request_id, **_client_ids(scope))
+        named = {**_client_ids(scope), **context.trace.trace_id}
+        structlog.contextvars.bind_contextvars(request_id=context.request_id, **named)
         bind_caller(context.request_id, address_of(scope))
         try:
             await self.app(scope, receive, context.send)
@@ -91,23 +93,22 @@ class RequestContext:
                 await context.answer(internal_error(error), receive)
         finally:
             self._runtime.streams.leave(scope)
+            context.record_span()
         return None
 
 
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _LONGEST_CLIENT_ID = 512
 
 
 def _client_ids(scope: Scope) -> dict[str, str]:
-    """Return the caller's own request id and trace id for the log; invalid ones are left out."""
-    headers = Headers(scope=scope)
-    client_id, trace = headers.get("x-client-request-id", ""), _TRACE.fullmatch(headers.get("traceparent", ""))
+    """Return the caller's own request id for the log; an invalid one is left out."""
+    client_id = Headers(scope=scope).get("x-client-request-id", "")
     is_good = 0 < len(client_id) <= _LONGEST_CLIENT_ID and client_id.isascii() and client_id.isprintable()
-    return ({"client_request_id": client_id} if is_good else {}) | ({"trace_id": trace[1]} if trace else {})
+    return {"client_request_id": client_id} if is_good else {}
 
 
 class _RequestScope:
-    """The state of one request: its id, its start, and whether its response has begun."""
+    """The state of one request: its id, its start, its trace, and whether its response has begun."""
 
     def __init__(self, scope: Scope, send: Send, runtime: Runtime) -> None:
         self.request_id = new_id("req")
@@ -117,11 +118,17 @@ class _RequestScope:
         self._started_at = time.perf_counter()
         self._has_begun = False
         self.spent: dict[str, str] = {}
-        scope.setdefault("state", {})["request_id"] = self.request_id
+        self._status = 0
+        self.trace = RequestTrace(runtime.tracing, scope)
+        scope.setdefault("state", {}).update(request_id=self.request_id, trace=self.trace.context)
+
+    def record_span(self) -> None:
+        """Write the span of the request, which has ended."""
+        self.trace.record(self.request_id, self._status)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._has_begun = True
+            self._has_begun, self._status = True, message["status"]
             self._begin(message)
         await self._send(message)
 

@@ -83,7 +83,9 @@ async def read_origin(
         digest.update(part)
         digest.update(b"\0")
     is_retry = (retry_count or "0").strip() not in ("", "0")
-    return Origin(route, idempotency_key, digest.hexdigest(), is_retry, len(body), project or None, read_wish(cache))
+    trace = request.scope["state"].get("trace")
+    wish = read_wish(cache)
+    return Origin(route, idempotency_key, digest.hexdigest(), is_retry, len(body), project or None, wish, trace)
 
 
 OriginOf = Annotated[Origin, Depends(read_origin)]

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader, JobsWriter
@@ -111,18 +112,20 @@ async def list_dead_letters(
 
 
 @router.post("/replay", response_model=ReplayList, summary="Replay many dead letters")
-async def replay_dead_letters(runtime: RuntimeOf, principal: JobsWriter, body: ReplayFilter) -> Response:
+async def replay_dead_letters(
+    request: Request, runtime: RuntimeOf, principal: JobsWriter, body: ReplayFilter
+) -> Response:
     """Create a new job for each matching dead letter not replayed yet, oldest first."""
     done, has_more = await run_in_threadpool(
-        replay_many, runtime, principal, queue=body.queue, code=body.code, limit=body.limit
+        replay_many, runtime, principal, queue=body.queue, code=body.code, limit=body.limit, trace=request.state.trace
     )
     return JsonResponse(ReplayList(data=[_replay(one) for one in done], has_more=has_more))
 
 
 @router.post("/{job_id}/replay", status_code=202, response_model=ReplayObject, summary="Replay a dead letter")
-async def replay_dead_letter(runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
+async def replay_dead_letter(request: Request, runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
     """Create a new job with the same input, new attempts and a new deadline. A second call returns the same job."""
-    done = await run_in_threadpool(replay, runtime, principal, job_id)
+    done = await run_in_threadpool(replay, runtime, principal, job_id, trace=request.state.trace)
     headers = {"Location": f"/v1/jobs/{done.job_id}", "X-Job-Id": done.job_id}
     if done.replayed:
         headers["Idempotent-Replayed"] = "true"

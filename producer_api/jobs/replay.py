@@ -7,12 +7,15 @@ Blocking: called in a thread.
 from dataclasses import dataclass
 
 from producer_api.runtime import Runtime
+from producer_api.server.request_spans import record_accept
 from store.errors import Conflict, NotFound, RateLimited, Unavailable
 from store.ids import new_id
 from store.jobs import dead_letters, jobs
 from store.jobs.jobs import Idempotency, Job, NewJob
 from store.schema.version_states import VersionState
 from store.tenants.api_keys import Principal
+from store.tracing.spans import now_ns
+from store.tracing.trace_context import TraceContext
 
 _ROUTE = "POST /v1/dead_letters/{job_id}/replay"
 
@@ -26,8 +29,11 @@ class ReplayedJob:
     replayed: bool
 
 
-def replay(runtime: Runtime, principal: Principal, job_id: str) -> ReplayedJob:
-    """Create a new job from a dead letter, once. Raises NotFound, Forbidden, Conflict, RateLimited, Unavailable."""
+def replay(runtime: Runtime, principal: Principal, job_id: str, *, trace: TraceContext | None = None) -> ReplayedJob:
+    """Create a new job from a dead letter, once. Raises NotFound, Forbidden, Conflict, RateLimited, Unavailable.
+
+    ``trace``: the span of the request.
+    """
     letter = dead_letters.get_dead_letter(runtime.db, principal.tenant_id, job_id)
     principal.check_model(letter.queue)
     if letter.replayed_as is not None:
@@ -35,9 +41,11 @@ def replay(runtime: Runtime, principal: Principal, job_id: str) -> ReplayedJob:
     dead = jobs.get(runtime.db, principal.tenant_id, job_id)
     _check_version(runtime, dead)
     runtime.rate_limits.spend_tokens(principal, dead.input_tokens)
-    (accepted,) = runtime.queue_limits.accept([_replay_job(runtime, principal, dead)], runtime.enqueuer.accept)
+    start_ns, job = now_ns(), _replay_job(runtime, principal, dead, runtime.tracing.within(trace))
+    (accepted,) = runtime.queue_limits.accept([job], runtime.enqueuer.accept)
     if isinstance(accepted, Exception):
         raise accepted
+    record_accept(runtime.tracing, None if accepted.replayed else job, start_ns, parent=trace)
     dead_letters.note_replay(runtime.db, principal.tenant_id, job_id, accepted.job_id, actor=principal.key_id)
     runtime.metrics.count_accepted(
         dead.model, dead.model_version, dead.task, dead.service_class, replayed=accepted.replayed
@@ -46,7 +54,13 @@ def replay(runtime: Runtime, principal: Principal, job_id: str) -> ReplayedJob:
 
 
 def replay_many(
-    runtime: Runtime, principal: Principal, *, queue: str | None, code: str | None, limit: int
+    runtime: Runtime,
+    principal: Principal,
+    *,
+    queue: str | None,
+    code: str | None,
+    limit: int,
+    trace: TraceContext | None = None,
 ) -> tuple[list[ReplayedJob], bool]:
     """ReplayedJob at most ``limit`` dead letters not replayed yet, oldest first; return them, and True if more match.
 
@@ -68,7 +82,7 @@ def replay_many(
         try:
             if number:  # the first is the HTTP request itself, already counted
                 runtime.rate_limits.spend_request(principal)
-            done.append(replay(runtime, principal, letter.job_id))
+            done.append(replay(runtime, principal, letter.job_id, trace=trace))
         except Conflict:
             continue
         except (RateLimited, Unavailable):
@@ -87,7 +101,7 @@ def _check_version(runtime: Runtime, dead: Job) -> None:
         raise Conflict(f"{dead.queue} has failed its verification: {version.state_reason}", code="model_rejected")
 
 
-def _replay_job(runtime: Runtime, principal: Principal, dead: Job) -> NewJob:
+def _replay_job(runtime: Runtime, principal: Principal, dead: Job, trace: TraceContext | None) -> NewJob:
     time_s = None if dead.deadline_at is None else (dead.deadline_at - dead.created_at).total_seconds()
     max_tokens = dead.payload.get("sampling", {}).get("max_tokens") or 0
     return NewJob(
@@ -110,4 +124,5 @@ def _replay_job(runtime: Runtime, principal: Principal, dead: Job) -> NewJob:
         announce=False,
         api_key_id=principal.key_id,
         limits=runtime.rate_limits.held_by(principal),
+        traceparent=None if trace is None else trace.header,
     )

@@ -7,13 +7,14 @@ from typing import TypeVar
 from producer_api.access.rate_limits import Headers
 from producer_api.submission.cache_lookup import CacheWish
 from store.errors import HeadraceError, Unavailable
-from store.jobs.jobs import Fallback, Idempotency, Job
+from store.jobs.jobs import Fallback, Idempotency, Job, NewJob
 from store.jobs.responses import NewResponse
 from store.payloads.job_payload import PinnedPolicy
 from store.payloads.strict_model import Strict
 from store.registry.models import ModelVersion
 from store.tasks.registry import JobRequest
 from store.tenants.api_keys import Principal
+from store.tracing.trace_context import TraceContext
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ class Origin:
     ``fingerprint`` is a digest of the API key, the route and all bytes of the body. Only a keyed digest of it is
     stored; it is empty if nothing of it may be stored. ``is_retry``: the client sent the request before and got no
     answer. ``project_id``: the project of the caller that the usage is counted for. ``cache``: the caller's wish.
+    ``trace``: the span of the request, or the caller's while tracing is off.
     """
 
     route: str
@@ -34,6 +36,7 @@ class Origin:
     num_bytes: int
     project_id: str | None = None
     cache: CacheWish | None = None
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class DraftJob:
     ``is_stored``: True for a chat completion that is stored, False for one that is erased after its end, else None.
     ``version``: at first the one that the model string names. If the ``candidate`` of its rollout takes the job, it is
     that one once the draft is prepared, and ``fallback`` has what the job is on the stable version.
+    ``trace``: the parent of the job's spans. ``job``: what was stored; None for a replay.
     """
 
     principal: Principal
@@ -60,6 +64,8 @@ class DraftJob:
     origin: Origin
     response: NewResponse | None = None
     is_stored: bool | None = None
+    trace: TraceContext | None = None
+    job: NewJob | None = None
     idempotency: Idempotency | None = None
     version: ModelVersion | None = None
     candidate: ModelVersion | None = None

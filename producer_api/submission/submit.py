@@ -9,9 +9,7 @@ body; a model that is not loaded yet. A request that needs the policy of its ten
 thread of that tenant, so that it delays no other tenant.
 """
 
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from starlette.concurrency import run_in_threadpool
@@ -22,6 +20,7 @@ from producer_api.access.rate_limits import CACHE_HEADER, WARNING_HEADER, RateLi
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.reads.job_loader import vault_of
+from producer_api.server.request_spans import record_accept
 from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission.cache_lookup import BYPASS, CacheLookups
 from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
@@ -30,6 +29,7 @@ from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies, ActivePolicy, applied, pinned
 from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
+from producer_api.submission.recent_tenants import RecentTenants
 from producer_api.submission.rollout_routing import RolloutRouting
 from store.db.database import Database
 from store.db.group_commit import GroupCommit
@@ -47,6 +47,9 @@ from store.settings import Settings
 from store.tasks.generate import GenerateRequest
 from store.tasks.registry import JobRequest
 from store.tenants.api_keys import Principal
+from store.tracing.spans import now_ns
+from store.tracing.trace_context import TraceContext
+from store.tracing.tracing import OFF, Tracing
 from store.webhooks.addresses import check_url
 
 RETRY_WITHIN_S = 600.0
@@ -57,31 +60,6 @@ ENOUGH = 16
 """Batches of submissions start this far apart, or as soon as so many requests wait."""
 
 _LONG_BYTES = 16_384
-
-IDLE_S = 0.1
-"""A tenant that has sent nothing for this long starts the next batch, and is not delayed by a tenant with many jobs."""
-
-_MAX_TENANTS = 10_000
-
-
-class RecentTenants:
-    """When each tenant sent its last request, so that a tenant with few requests does not wait for a batch to fill.
-
-    Used on the event loop alone.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._last: dict[str, float] = {}
-
-    def was_idle(self, tenant_id: str) -> bool:
-        """Note a request; return True if the tenant's last one is at least ``IDLE_S`` ago."""
-        now = self._clock()
-        last = self._last.pop(tenant_id, -math.inf)
-        if len(self._last) >= _MAX_TENANTS:
-            self._last.clear()
-        self._last[tenant_id] = now
-        return now - last >= IDLE_S
 
 
 class Submissions:
@@ -101,6 +79,7 @@ class Submissions:
         digests: RequestDigests,
         live_processes: LiveProcesses,
         cache: CacheLookups,
+        tracing: Tracing = OFF,
     ) -> None:
         self._settings = settings
         self._db = db
@@ -113,6 +92,7 @@ class Submissions:
         self._digests = digests
         self._live_processes = live_processes
         self._cache = cache
+        self._tracing = tracing
         self._preparation = PromptPreparation(catalog, live_processes)
         self._routing = RolloutRouting(catalog, self._preparation, live_processes)
         self._tenant_threads = TenantThreads()
@@ -135,7 +115,8 @@ class Submissions:
         Raises InvalidRequest, Forbidden, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable,
         and NoWorker where the settings require a worker and none serves the model version.
         """
-        draft = DraftJob(principal, request, origin, response, is_stored)
+        start_ns = now_ns()
+        draft = DraftJob(principal, request, origin, response, is_stored, self._tracing.within(origin.trace))
         try:
             return await self._join_batch(draft)
         except NeedsTenantThread:
@@ -144,6 +125,7 @@ class Submissions:
             return await self._join_batch(draft)
         finally:
             note_headers(draft.headers)
+            record_accept(self._tracing, draft.job, start_ns, parent=origin.trace)
 
     async def _join_batch(self, draft: DraftJob) -> Receipt:
         """Store a draft in a batch with others. A draft that would delay them is prepared alone first."""
@@ -177,12 +159,14 @@ class Submissions:
         project_id: str | None = None,
         response: NewResponse | None = None,
         is_stored: bool | None = None,
+        trace: TraceContext | None = None,
     ) -> NewJob:
-        """Return the job of a line of a batch. No limit is checked and nothing is stored. No rollout divides lines.
+        """Return the job of a line of a batch, with the parent of its spans. No limit is checked, nothing is stored.
 
-        Raises InvalidRequest, Forbidden, NotFound, ModelLoadError, Unavailable. Blocks.
+        No rollout divides lines. Raises InvalidRequest, Forbidden, NotFound, ModelLoadError, Unavailable. Blocks.
         """
-        draft = DraftJob(principal, request, Origin("batch", None, "", False, 0, project_id), response, is_stored)
+        origin = Origin("batch", None, "", False, 0, project_id)
+        draft = DraftJob(principal, request, origin, response, is_stored, trace)
         principal.check_model(request.model)
         draft.version = self._catalog.resolve(request.model)
         self._refuse_rejected(draft)
@@ -324,9 +308,11 @@ class Submissions:
             receipt = self._receipt(draft, known(draft.version), outcome.job_id, replayed=outcome.replayed)
             self._note_cache(draft, outcome)
             times = outcome.times
-            if times is not None and outcome.cache in (None, CacheResult.MISS):
-                stored = replace(job, cache=outcome.cache)
-                receipt = replace(receipt, job=jobs.just_accepted(stored, times))
+            if times is not None:
+                draft.job = job
+                if outcome.cache in (None, CacheResult.MISS):
+                    stored = replace(job, cache=outcome.cache)
+                    receipt = replace(receipt, job=jobs.just_accepted(stored, times))
             draft.outcome = receipt
 
     def _with_lookup(self, draft: DraftJob, job: NewJob) -> NewJob:
@@ -382,6 +368,7 @@ class Submissions:
             user_id=request.user,
             response=draft.response,
             is_stored=draft.is_stored,
+            traceparent=None if draft.trace is None else draft.trace.header,
             limits=self._rate_limits.held_by(draft.principal),
             rollout_id=draft.rollout_id,
             fallback=draft.fallback,

@@ -57,6 +57,7 @@ class Batch:
     cancelling_at: datetime | None
     cancelled_at: datetime | None
     purged_at: datetime | None
+    traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class NewBatch:
     """The request for a batch. Only the first of ``fingerprints`` is stored.
 
     The usage is counted for ``api_key_id`` and ``project_id``. ``limits`` are the limits of the tenant and of the key.
+    ``traceparent``: the span of the request, if it is traced.
     """
 
     url: str
@@ -76,6 +78,7 @@ class NewBatch:
     api_key_id: str
     project_id: str | None
     limits: RequestLimits = field(default_factory=RequestLimits)
+    traceparent: str | None = None
 
 
 COLUMNS = ", ".join(Batch.__slots__)
@@ -85,10 +88,10 @@ _INSERT = text(f"""
 WITH kept AS ({IS_KEPT})
 INSERT INTO batches (
     id, tenant_id, url, input_file_id, input_digest, completion_window, metadata, output_ttl_s, fingerprint,
-    idempotency_key, api_key_id, project_id, expires_at)
+    idempotency_key, api_key_id, project_id, traceparent, expires_at)
 SELECT
     :id, :tenant_id, :url, :file_id, digest, :completion_window, CAST(:metadata AS jsonb), :output_ttl_s,
-    :fingerprint, :idempotency_key, :api_key_id, :project_id, now() + make_interval(secs => :window_s)
+    :fingerprint, :idempotency_key, :api_key_id, :project_id, :traceparent, now() + make_interval(secs => :window_s)
 FROM kept
 ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
 RETURNING {COLUMNS}
@@ -187,6 +190,7 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
         "idempotency_key": new.idempotency_key,
         "api_key_id": new.api_key_id,
         "project_id": new.project_id,
+        "traceparent": new.traceparent,
         "window_s": new.window_s,
     }
     with db.begin(tenant_id=tenant_id) as connection:

@@ -58,7 +58,8 @@ class NewJob:
     ``announce`` asks for ``announced_at`` to be set at once. Postgres does so unless jobs of the queue wait already, or
     in any case if the job ``goes_ahead``.
     ``response``: the row of ``responses``, for a job of the Responses API. ``is_stored``: True for a chat completion
-    that is stored, False for one that is erased after its end.
+    that is stored, False for one that is erased after its end. ``traceparent``: the parent of its spans, if
+    it is traced.
     ``api_key_id``, ``project_id`` and ``user_id``: usage is counted for them, and for the tenant. The job is refused if
     it does not fit ``limits``; None is no limit. ``lookup``: it may get the answer of another job; acceptance then sets
     ``cache`` and ``cache_source``, and the queue of a sharer.
@@ -99,6 +100,7 @@ class NewJob:
     lookup: CacheLookup | None = None
     cache: CacheResult | None = None
     cache_source: str | None = None
+    traceparent: str | None = None
 
     @property
     def is_stored_chat(self) -> bool:

@@ -57,7 +57,12 @@ SELECT
     CAST(extract(epoch FROM deadline_at - clock_timestamp()) AS float8) AS remaining_s,
     CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts,
     crashes, is_suspect, COALESCE(restarts_after, 0) AS restarts_after,
-    COALESCE(cache = 'miss', false) AS is_source, to_jsonb(job_checkpoints) AS checkpoint
+    COALESCE(cache = 'miss', false) AS is_source, to_jsonb(job_checkpoints) AS checkpoint,
+    traceparent, clock_timestamp() AS claimed_at,
+    CASE WHEN traceparent IS NOT NULL AND epoch > 1 THEN (
+        SELECT CAST(extract(epoch FROM clock_timestamp() - before.ended_at) AS float8) FROM attempts AS before
+        WHERE before.job_id = claimed.id AND before.epoch = claimed.epoch - 1)
+    END AS waited_s
 FROM claimed LEFT JOIN job_checkpoints ON job_checkpoints.job_id = claimed.id
 """)
 

@@ -10,6 +10,7 @@ skipped (``SKIP LOCKED``); ``still_open`` and ``still_running`` find out whether
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -38,7 +39,9 @@ class Claim:
 
     ``checkpoint``: what an earlier attempt had emitted when it was released. ``crashes``: the number of workers that
     died while they ran this job. A suspect must run alone in its process. ``restarts_after``: attempts up to this epoch
-    were of another version, so none of them is continued. ``is_source``: as in ``Finish``.
+    were of another version, so none of them is continued. ``is_source``: as in ``Finish``. ``traceparent``: the parent
+    of its spans, if the job is traced; then ``waited_s`` is the time since an earlier attempt ended, None for the first
+    attempt. ``claimed_at`` is the database's time.
     """
 
     job_id: str
@@ -58,6 +61,9 @@ class Claim:
     checkpoint: Checkpoint | None = None
     restarts_after: int = 0
     is_source: bool = False
+    traceparent: str | None = None
+    claimed_at: datetime | None = None
+    waited_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ state that it leaves. All ages and deadlines are counted by the database's clock
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 
 from store.db.database import Database
 from store.db.leader_election import Leadership, lead
@@ -35,16 +37,23 @@ WITH lost AS (
         attempt = attempt - CASE WHEN :blame THEN 0 ELSE 1 END, crashes = crashes + CASE WHEN crashed THEN 1 ELSE 0 END,
         is_suspect = is_suspect OR crashed, owner = NULL, lease_expires_at = NULL, announced_at = NULL
     FROM judged WHERE jobs.id = judged.id AND jobs.state = 'running'
-    RETURNING jobs.id, jobs.state, jobs.epoch
+    RETURNING jobs.id, jobs.tenant_id, jobs.queue, jobs.model, jobs.state, jobs.epoch, jobs.traceparent,
+        jobs.created_at
 ), closed AS (
     UPDATE attempts SET
         ended_at = clock_timestamp(), outcome = 'worker_lost',
         error = jsonb_build_object('code', 'worker_lost', 'message', 'the lease ran out')
     FROM freed WHERE attempts.job_id = freed.id AND attempts.epoch = freed.epoch
+    RETURNING job_id, attempt, worker, started_at, ended_at
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'lease_expired', epoch FROM freed
 )
-SELECT id, state FROM freed
+SELECT id, tenant_id, queue, model, state, epoch, traceparent, closed.attempt, worker, started_at, ended_at,
+    created_at, CASE WHEN traceparent IS NOT NULL THEN (
+        SELECT before.ended_at FROM attempts AS before
+        WHERE before.job_id = freed.id AND before.epoch = freed.epoch - 1)
+    END AS requeued_at
+FROM freed LEFT JOIN closed ON closed.job_id = freed.id
 """)
 
 # Expire jobs past their deadline. A worker ends its running jobs itself and keeps their output so far; the grace period
@@ -119,16 +128,39 @@ DELETE FROM batches USING old WHERE batches.id = old.id
 
 
 @dataclass(frozen=True, slots=True)
+class LostAttempt:
+    """An attempt that its worker did not end, of a traced job. Times are the database's.
+
+    ``requeued_at``: when the attempt before it ended; None without one.
+    """
+
+    job_id: str
+    tenant_id: str
+    queue: str
+    model: str
+    epoch: int
+    attempt: int
+    worker: str
+    created_at: datetime
+    requeued_at: datetime | None
+    started_at: datetime
+    ended_at: datetime
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
 class SweepResult:
     """Numbers of jobs of dead workers: requeued, failed without attempts left, cancelled on request.
 
-    ``ended``: the ids of the failed and cancelled jobs. The caller must end their streams.
+    ``ended``: the ids of the failed and cancelled jobs. The caller must end their streams. ``traced``: the lost
+    attempts of traced jobs.
     """
 
     requeued: int
     failed: int
     cancelled: int
     ended: tuple[str, ...] = ()
+    traced: tuple[LostAttempt, ...] = ()
 
     @property
     def num_jobs(self) -> int:
@@ -153,6 +185,13 @@ def sweep_leases(db: Database, limit: int = 500, *, blame: bool = True) -> Sweep
         failed=states.count(JobState.FAILED),
         cancelled=states.count(JobState.CANCELLED),
         ended=ended,
+        traced=tuple(_lost(row) for row in rows if row.traceparent and row.started_at),
+    )
+
+
+def _lost(row: Row[Any]) -> LostAttempt:
+    return LostAttempt(
+        job_id=row.id, **{name: getattr(row, name) for name in LostAttempt.__slots__ if name != "job_id"}
     )
 
 

@@ -10,13 +10,14 @@ from prometheus_client import Counter, Gauge, Histogram
 from store.metrics.registry import SHORT_SECONDS, CommitMetrics, begin, new_registry, render
 from store.payloads.job_payload import CLASS_NAMES, ServiceClass
 from store.scheduling.backlog import TenantBacklog
+from store.tracing.tracing import OFF, Tracing
 
 
 class ApiMetrics:
     """The metrics, each as an attribute, in a registry of their own."""
 
-    def __init__(self) -> None:
-        self.registry = registry = new_registry()
+    def __init__(self, tracing: Tracing = OFF) -> None:
+        self.registry = registry = new_registry(tracing)
         self.commits = CommitMetrics(registry)
         self.jobs_accepted = Counter(
             "headrace_jobs_accepted",

@@ -13,13 +13,14 @@ from store.payloads.job_payload import CLASS_NAMES
 from store.rollouts.rollouts import Rollout
 from store.scheduling.backlog import TenantBacklog
 from store.scheduling.queue_ages import QueueAge
+from store.tracing.tracing import OFF, Tracing
 
 
 class DispatcherMetrics:
     """The metrics, each as an attribute, in a registry of their own."""
 
-    def __init__(self) -> None:
-        self.registry = new_registry()
+    def __init__(self, tracing: Tracing = OFF) -> None:
+        self.registry = new_registry(tracing)
         registry = self.registry
         self.queues = QueueGauges(registry)
         self.leading = Gauge("headrace_dispatcher_leading", "1 while this dispatcher leads", registry=registry)

@@ -1,7 +1,7 @@
 """What the metrics of all processes share: the registry, the buckets, the page's format, and group commits."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -13,7 +13,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from store.tracing.tracing import Tracing
 
 # A series with the time of creation beside each counter would double the page; Prometheus does not read them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -30,14 +35,15 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Buckets for numbers of jobs that share a commit."""
 
 
-def new_registry() -> CollectorRegistry:
-    """Return a registry with the metrics of every process: ``process_*`` and ``headrace_build_info``.
+def new_registry(tracing: Tracing) -> CollectorRegistry:
+    """Return a registry with the metrics of every process: ``process_*``, ``headrace_build_info`` and the spans'.
 
     It is not the library's default one, so that two applications in one process do not share it.
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     info = Gauge("headrace_build_info", "1; the labels are the versions", ["version", "python"], registry=registry)
+    registry.register(TracingCollector(tracing))
     info.labels(version("headrace"), platform.python_version()).set(1)
     return registry
 
@@ -55,6 +61,22 @@ def begin(counter: Counter, *values: str, before: Sequence[str] = ()) -> Counter
     for value in values:
         counter.labels(*before, value)
     return counter
+
+
+class TracingCollector(Collector):
+    """The counts of the spans of this process, read at each scrape."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counters."""
+        counts = self._tracing.counts()
+        yield CounterMetricFamily("headrace_spans_exported", "Spans that the collector took", counts.exported)
+        dropped = CounterMetricFamily("headrace_spans_dropped", "Spans dropped, by reason", labels=["reason"])
+        dropped.add_metric(["queue_full"], counts.queue_full)
+        dropped.add_metric(["not_exported"], counts.not_exported)
+        yield dropped
 
 
 class CommitMetrics:

@@ -13,6 +13,7 @@ from store.jobs.terminal import DEAD_LETTER_CODES
 from store.metrics.registry import SECONDS, SHORT_SECONDS, CommitMetrics, begin, new_registry, render
 from store.payloads.job_payload import CLASS_NAMES
 from store.schema.job_states import JobState
+from store.tracing.tracing import OFF, Tracing
 
 ENGINE_GAUGES = {
     "running": "requests in the engine's batch",
@@ -69,8 +70,8 @@ class JobTimes:
 class WorkerMetrics:
     """Counts what happens to the jobs of this process. ``times`` is by class rank."""
 
-    def __init__(self, served: Served) -> None:
-        self._registry = registry = new_registry()
+    def __init__(self, served: Served, tracing: Tracing = OFF) -> None:
+        self._registry = registry = new_registry(tracing)
         self._served = served
         self.commits = CommitMetrics(registry)
         self._finished = self._counter("headrace_jobs_finished", "outcomes stored", "class", "state")

@@ -103,6 +103,8 @@ batches = Table(
     # The lines' usage is counted for these, and for the tenant.
     Column("api_key_id", String, nullable=False),
     Column("project_id", String),
+    # Of the request that made it; the traces of its jobs link to it.
+    Column("traceparent", String),
     Column("completion_window", String, nullable=False),
     Column("metadata", JSONB),
     Column("output_ttl_s", BigInteger),

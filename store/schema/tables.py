@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0041"
+REVISION = "0042"
 
 metadata = MetaData(
     naming_convention={
@@ -153,6 +153,8 @@ jobs = Table(
     # What the response cache did for it (``store.schema.cache_results``), and the job whose answer it gets.
     Column("cache", String),
     Column("cache_source", String),
+    # The parent of the spans of workers and of the dispatcher: see ``store.tracing.trace_context``.
+    Column("traceparent", String),
     CheckConstraint(_one_of("state", list(JobState)), name="state_known"),
     CheckConstraint(
         "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"

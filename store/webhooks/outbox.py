@@ -41,7 +41,8 @@ class Delivery:
     ``subject_id``: the job, batch or endpoint of the event; ``status``: its final state, if it has one. ``secrets``
     sign the delivery, the newest first. ``attempt`` starts at 1, and again at 1 after a redelivery; ``num_tries`` is
     the number of all attempts including this one. ``is_refused``: the endpoint is disabled. ``is_locked``: this
-    process lacks the encryption key of the secrets, so ``secrets`` is empty.
+    process lacks the encryption key of the secrets, so ``secrets`` is empty. ``traceparent``: the parent of its
+    span, if the job or batch is traced.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Delivery:
     num_tries: int
     is_refused: bool = False
     is_locked: bool = False
+    traceparent: str | None = None
 
     @property
     def receiver(self) -> str:
@@ -133,9 +135,10 @@ SELECT
     taken.type, COALESCE(taken.job_id, taken.batch_id, taken.about_endpoint_id) AS subject_id,
     COALESCE(jobs.state, split_part(taken.type, '.', 2)) AS status, taken.created_at,
     taken.attempts - taken.attempts_before AS attempt, taken.attempts AS num_tries,
-    endpoint.disabled_at IS NOT NULL AS is_refused
+    endpoint.disabled_at IS NOT NULL AS is_refused, COALESCE(jobs.traceparent, batches.traceparent) AS traceparent
 FROM taken
 LEFT JOIN jobs ON jobs.id = taken.job_id
+LEFT JOIN batches ON batches.id = taken.batch_id
 JOIN tenants ON tenants.id = taken.tenant_id
 LEFT JOIN webhook_secrets AS rotated ON rotated.tenant_id = taken.tenant_id
 LEFT JOIN webhook_endpoints AS endpoint ON endpoint.id = taken.endpoint_id

@@ -12,6 +12,7 @@ from producer_api.app import create_app
 from producer_api.runtime import Runtime
 from producer_api.server.http_server import server_config
 from store.settings import Settings
+from store.tracing.tracing import OFF, Tracing
 from tests.processes import Process, StartProcess, python
 from tests.roles import as_api
 
@@ -19,8 +20,8 @@ from tests.roles import as_api
 class ApiServer:
     """The application under uvicorn in a thread. ``start`` returns once it answers."""
 
-    def __init__(self, settings: Settings, port: int = 0) -> None:
-        self.app = create_app(as_api(settings))
+    def __init__(self, settings: Settings, port: int = 0, tracing: Tracing = OFF) -> None:
+        self.app = create_app(as_api(settings), tracing)
         self._listener = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = server_config(self.app, settings)
@@ -49,9 +50,9 @@ class ApiServer:
 
 
 @contextmanager
-def serving(settings: Settings, port: int = 0) -> Iterator[ApiServer]:
+def serving(settings: Settings, port: int = 0, tracing: Tracing = OFF) -> Iterator[ApiServer]:
     """Run a server for these settings; port 0: a free one."""
-    server = ApiServer(settings, port)
+    server = ApiServer(settings, port, tracing)
     server.start()
     try:
         yield server

@@ -5,6 +5,8 @@ twice, and its failure does not affect other duties: the failure is logged in on
 next turn. The dispatcher runs no model; the meaning of job states is ``store``'s.
 """
 
+import os
+import socket
 import sys
 import threading
 import time
@@ -30,6 +32,7 @@ from store.settings import Settings, load_settings, open_vault, require_services
 from store.stop_signals import on_stop_signals
 from store.streams import stream_log
 from store.streams.stream_log import StreamPublisher
+from store.tracing.tracing import OFF, Tracing, open_tracing
 from store.webhooks.addresses import parse_networks
 from workers.dispatcher.audit_heads import AuditHeads
 from workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
@@ -78,11 +81,12 @@ class Duty:
 class Dispatcher:
     """The duties and their loop. ``stop`` may be called from a signal handler or another thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracing: Tracing = OFF) -> None:
         # Checked here, although the sender uses it: a malformed setting must stop the process at its start.
         parse_networks(settings.webhook_allow_networks)
         self._settings = settings
-        self.metrics = DispatcherMetrics()
+        self._tracing = tracing
+        self.metrics = DispatcherMetrics(tracing)
         vault = open_vault(settings)
         self._db = Database(settings.database_url, application_name="headrace-dispatcher", vault=vault)
         self._redis = connect(settings.redis_url, timeout_s=2.0)
@@ -94,7 +98,9 @@ class Dispatcher:
             forget_generation=partial(stream_log.forget_generation, self._redis),
         )
         self._outage_grace = OutageGrace(settings.lease_s, settings.sweep_s, time.monotonic())
-        self.sweeper = JobSweeper(self._db, streams, self._outage_grace, self.metrics, lease_s=settings.lease_s)
+        self.sweeper = JobSweeper(
+            self._db, streams, self._outage_grace, self.metrics, lease_s=settings.lease_s, tracing=tracing
+        )
         self._stopping = threading.Event()
         self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)
         self.metrics.turn_age.set_function(lambda: self.heartbeat.age_s)
@@ -153,6 +159,7 @@ class Dispatcher:
         self.ready_window.close()
         self._redis.close()
         self._db.close()
+        self._tracing.stop()
 
     def _lead(self, lead: Leadership) -> None:
         """Run the duties until stopped, or until the leadership is lost or Postgres is away. Raises Unavailable."""
@@ -160,7 +167,11 @@ class Dispatcher:
         self.metrics.leading.set(1)
         self._leadership = lead
         self._sender = sender = WebhookSender(
-            self._db, self._settings, metrics=self.metrics, look_every_s=_SENDER_LOOKS_S
+            self._db,
+            self._settings,
+            metrics=self.metrics,
+            look_every_s=_SENDER_LOOKS_S,
+            tracing=self._tracing,
         )
         forgetting = RetentionThread(self._db, self._settings, partial(stream_log.forget, self._redis))
         sender.start()
@@ -234,7 +245,8 @@ def main() -> int:
         configure_logging(settings.log_level)
         check_transport(settings)
         failpoints.install(settings.failpoints)
-        dispatcher = Dispatcher(settings)
+        tracing = open_tracing("headrace-dispatcher", f"{socket.gethostname()}:{os.getpid()}")
+        dispatcher = Dispatcher(settings, tracing)
         # Only the loop is checked: a restart would not repair Postgres.
         health = HealthServer(
             settings.health_host,

@@ -8,8 +8,12 @@ import structlog
 from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs import sharers, sweeps
+from store.jobs.sweeps import LostAttempt
 from store.metrics.dispatcher_metrics import DispatcherMetrics
 from store.streams.stream_log import StreamPublisher
+from store.tracing.trace_context import read_traceparent
+from store.tracing.tracing import OFF, Tracing
+from workers.dispatcher.lost_attempt_spans import lost_attempt_spans
 
 log = structlog.get_logger(__name__)
 
@@ -57,12 +61,14 @@ class JobSweeper:
         metrics: DispatcherMetrics,
         *,
         lease_s: float,
+        tracing: Tracing = OFF,
     ) -> None:
         self._db = db
         self._streams = streams
         self._outage_grace = outage_grace
         self._metrics = metrics
         self._lease_s = lease_s
+        self._tracing = tracing
 
     def sweep_leases(self) -> bool:
         """Requeue jobs with expired leases, in batches; return whether there may be more."""
@@ -75,6 +81,8 @@ class JobSweeper:
         except Unavailable:
             self._outage_grace.refused(time.monotonic())
             raise
+        if self._tracing.is_on:
+            self._record(swept.traced)
         if swept.requeued or swept.ended:
             counts = {"requeued": swept.requeued, "failed": swept.failed, "cancelled": swept.cancelled}
             for outcome, num_jobs in counts.items():
@@ -82,6 +90,12 @@ class JobSweeper:
             log.info("dispatcher.leases_swept", blamed=blame, **counts)
         self._nudge(swept.ended)
         return swept.num_jobs >= SWEEP_ROWS
+
+    def _record(self, lost: Iterable[LostAttempt]) -> None:
+        for attempt in lost:
+            if (accept := read_traceparent(attempt.traceparent)) is not None:
+                for span in lost_attempt_spans(attempt, accept):
+                    self._tracing.record(span)
 
     def expire_deadlines(self) -> bool:
         """End jobs after their deadlines, in batches; return whether there may be more."""

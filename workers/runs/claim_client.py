@@ -112,7 +112,7 @@ class ClaimClient:
                 log.warning("claim_waits", job_id=job_id, error=error.message)
                 self._stopping.wait(RETRY_S)
             else:
-                return None if claim is None else Attempt(claim, sent_at, self._deadline(claim))
+                return None if claim is None else self._attempt(claim, sent_at)
         return None
 
     def claimable(self) -> Claimable:
@@ -140,7 +140,7 @@ class ClaimClient:
             return []
         sent_at = self._clock()
         found = self._claim(job_ids, suspects=suspects)
-        return [Attempt(claim, sent_at, self._deadline(claim)) for claim in found.values()]
+        return [self._attempt(claim, sent_at) for claim in found.values()]
 
     def _claim(self, job_ids: Sequence[str], *, suspects: bool = False) -> dict[str, Claim]:
         with self._claiming:
@@ -181,8 +181,9 @@ class ClaimClient:
                 log.warning("lost_claims_given_back", num_jobs=len(lost))
                 claims.release(self._db, lost)
 
-    def _deadline(self, claim: Claim) -> float | None:
-        return None if claim.remaining_s is None else self._clock() + claim.remaining_s
+    def _attempt(self, claim: Claim, sent_at: float) -> Attempt:
+        now = self._clock()
+        return Attempt(claim, sent_at, None if claim.remaining_s is None else now + claim.remaining_s, now)
 
     def finish(self, finish: Finish, *, until: Callable[[], float]) -> bool:
         """Write an outcome; False if this attempt does not own the job any more.
@@ -221,23 +222,23 @@ class ClaimClient:
                 log.warning("release_waits", job_id=release.job_id, error=error.message)
                 self._stopping.wait(RETRY_S)
 
-    def release(self, attempts: Iterable[Attempt], *, charge: bool, crashed: bool = False) -> int:
-        """Put jobs back into the queue; return how many were still owned. Raises Unavailable.
+    def release(self, attempts: Iterable[Attempt], *, charge: bool, crashed: bool = False) -> set[str]:
+        """Put jobs back into the queue; return the ids of those that were still owned. Raises Unavailable.
 
         Jobs with a row that is still locked after ``LAST_TRIES`` are left to the dispatcher.
         """
         given = [Release(one.job_id, one.epoch, charge=charge, crashed=crashed) for one in attempts]
-        num_released = 0
+        all_released: set[str] = set()
         for _ in range(LAST_TRIES):
             if not given:
                 break
             released = claims.release(self._db, given)
-            num_released += len(released)
+            all_released |= released
             answers = self._accepted(given, released)
             given = [one for one, answer in zip(given, answers, strict=True) if isinstance(answer, RowLocked)]
             if given:
                 time.sleep(MOMENT_S)
-        return num_released
+        return all_released
 
     def renew(self, epochs: Mapping[str, int]) -> Renewal:
         """Renew the leases of all jobs. Raises Unavailable."""

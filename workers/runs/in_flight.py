@@ -39,12 +39,14 @@ class Attempt:
     """One claimed attempt of a job. Times are monotonic, in seconds.
 
     The lease counts from before the claim was sent, the deadline from when its answer was here: with a slow database
-    the lease looks older than it is, and the deadline later, never the other way round.
+    the lease looks older than it is, and the deadline later, never the other way round. ``answered_at``: when the
+    answer of the claim was here.
     """
 
     claim: Claim
     claimed_at: float
     deadline: float | None
+    answered_at: float
 
     @property
     def job_id(self) -> str:

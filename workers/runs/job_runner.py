@@ -26,7 +26,9 @@ from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Finish
 from store.metrics.worker_metrics import WorkerMetrics
 from store.schema.job_states import JobState
+from store.tracing.trace_context import read_traceparent
 from workers.runs import outcome
+from workers.runs.attempt_spans import AttemptSpans
 from workers.runs.claim_client import ClaimClient
 from workers.runs.engine_admission import EngineAdmission
 from workers.runs.in_flight import Attempt, InFlightAttempts
@@ -51,24 +53,32 @@ class EngineClient(Generic[RequestT, ResultT]):
     """Runs the request of an attempt in the engine, on the job's thread. Called from many threads at once."""
 
     def __init__(
-        self, engine: Engine[RequestT, ResultT], admission: EngineAdmission, in_flight: InFlightAttempts
+        self,
+        engine: Engine[RequestT, ResultT],
+        admission: EngineAdmission,
+        in_flight: InFlightAttempts,
+        spans: AttemptSpans,
     ) -> None:
         self._engine = engine
         self._admission = admission
         self._in_flight = in_flight
+        self._spans = spans
 
     def run(self, attempt: Attempt, request: RequestT, *, num_prompt: int, max_tokens: int) -> ResultT:
         """Submit a request and return its result. Raises what ``submit`` raises, and the request's EngineError.
 
         ``num_prompt`` and ``max_tokens`` are the size of the request in tokens, for the admission of later ones.
         """
+        submitted_at = time.monotonic()
         future = self._engine.submit(request)
         self._admission.entered(num_prompt, max_tokens)
         self._cancel_if_lost(attempt)
         try:
-            return future.result()
+            result = future.result()
         finally:
             self._admission.left()
+        self._spans.computed(attempt, result, submitted_at)
+        return result
 
     def run_group(
         self,
@@ -90,6 +100,7 @@ class EngineClient(Generic[RequestT, ResultT]):
         running: dict[Future[ResultT], int] = {}
         results: dict[int, ResultT] = {}
         failure: BaseException | None = None
+        submitted_at = time.monotonic()
         self._admission.entered(num_prompt, max_tokens)
         try:
             while waiting or running:
@@ -110,6 +121,9 @@ class EngineClient(Generic[RequestT, ResultT]):
             self._admission.left()
         if failure is not None:
             raise failure
+        if 0 in results:
+            # The phases of the first request stand for all: the others begin with it, or wait for room.
+            self._spans.computed(attempt, results[0], submitted_at)
         return results
 
     def _submitted(
@@ -160,6 +174,7 @@ class JobRunner:
         frames: FrameQueue,
         lease_s: float,
         metrics: WorkerMetrics,
+        spans: AttemptSpans,
     ) -> None:
         self._claim_client = claim_client
         self._in_flight = in_flight
@@ -168,6 +183,7 @@ class JobRunner:
         self._frames = frames
         self._lease_s = lease_s
         self._metrics = metrics
+        self._spans = spans
 
     def run(self, job_id: str, *, urgent: bool = False) -> Finish | Retry | None:
         """Run a job to its outcome. ``urgent``: its claim does not wait for others to share a statement. Raises
@@ -209,7 +225,7 @@ class JobRunner:
             self._claim_client.release([attempt], charge=False)
             return None
         # Every event of this thread has them from here on.
-        with structlog.contextvars.bound_contextvars(job_id=attempt.job_id, epoch=attempt.epoch):
+        with structlog.contextvars.bound_contextvars(**_named(attempt)):
             try:
                 verdict = self._guarded(attempt, compute)
                 return self._conclude(attempt, verdict) if self._in_flight.settle(attempt) else None
@@ -228,11 +244,14 @@ class JobRunner:
 
     def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> Finish | Retry | None:
         """Write the verdict; return it if it was written."""
+        began_at = time.monotonic()
         try:
             is_written = (
                 self._finish(attempt, verdict) if isinstance(verdict, Finish) else self._release(attempt, verdict)
             )
-            return verdict if is_written else None
+            if is_written:
+                self._spans.ended(attempt, verdict, began_at, time.monotonic())
+                return verdict
         except Unavailable as error:
             self._metrics.outcomes_lost.inc()
             log.error("outcome_lost", error=error.message)
@@ -271,6 +290,12 @@ class JobRunner:
     def _too_late(self, attempt: Attempt) -> Callable[[], float]:
         # One lease after the end of the lease the sweeper has taken the job, and a write would be refused.
         return lambda: self._in_flight.renewed_at(attempt) + 2 * self._lease_s
+
+
+def _named(attempt: Attempt) -> dict[str, object]:
+    trace = read_traceparent(attempt.claim.traceparent)
+    named: dict[str, object] = {"job_id": attempt.job_id, "epoch": attempt.epoch}
+    return named if trace is None else {**named, "trace_id": trace.trace_id}
 
 
 def _log_unexpected(error: Exception, job_id: str) -> None:

@@ -83,7 +83,7 @@ class EncodeWork:
         context: WorkContext,
         read: Callable[[Mapping[str, Any]], EncodeJob],
     ) -> None:
-        self._engine = EngineClient(engine, context.admission, context.in_flight)
+        self._engine = EngineClient(engine, context.admission, context.in_flight, context.spans)
         self._frames = context.frames
         self._read = read
         self._metrics = context.metrics

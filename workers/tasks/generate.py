@@ -48,6 +48,7 @@ from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from store.tasks.generate import GeneratePayload
 from workers.runs import choice_outcome, outcome
+from workers.runs.attempt_spans import AttemptSpans
 from workers.runs.checkpoint_recovery import CheckpointRecovery
 from workers.runs.choice_stream import ChoiceStream
 from workers.runs.engine_admission import EngineAdmission
@@ -83,11 +84,12 @@ class Generating:
         policies: CompiledPolicies,
         context_window: int,
         metrics: WorkerMetrics,
+        spans: AttemptSpans,
         kind: EngineKind = EngineKind.NATIVE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kind = kind
-        self._engine = EngineClient(engine, admission, in_flight)
+        self._engine = EngineClient(engine, admission, in_flight, spans)
         self._frames = frames
         self._recovery = recovery
         self._tokenizer = tokenizer
@@ -350,6 +352,7 @@ def generating(
         policies=CompiledPolicies(context.db),
         context_window=context_window,
         metrics=context.metrics,
+        spans=context.spans,
         kind=version.engine.kind,
     )
 

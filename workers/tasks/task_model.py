@@ -14,6 +14,7 @@ from store.registry.models import ModelVersion, queue_name
 from store.registry.verification_report import GoldenAnswer
 from store.settings import Settings
 from store.streams.fencing import FencedLogs
+from workers.runs.attempt_spans import AttemptSpans
 from workers.runs.engine_admission import EngineAdmission
 from workers.runs.in_flight import InFlightAttempts
 from workers.runs.job_runner import Work
@@ -42,6 +43,7 @@ class WorkContext:
     fenced_logs: FencedLogs
     db: Database
     metrics: WorkerMetrics
+    spans: AttemptSpans
 
 
 def quiet_setup(settings: Settings, num_slots: int) -> EngineSetup:

@@ -24,8 +24,11 @@ from store.failpoints import failpoint
 from store.jobs.responses import response_id
 from store.metrics.dispatcher_metrics import DispatcherMetrics
 from store.settings import Settings
+from store.tracing.trace_context import read_traceparent
+from store.tracing.tracing import OFF, Tracing
 from store.webhooks import outbox
 from store.webhooks.outbox import GONE, AttemptResult, Delivery
+from workers.webhooks.delivery_span import delivery_span
 from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
 from workers.webhooks.ssrf_guard import CallFailed, CallTimedOut, GuardedClient, Reply
 
@@ -153,8 +156,10 @@ class WebhookSender:
         *,
         metrics: DispatcherMetrics | None = None,
         look_every_s: float = _POLL_S,
+        tracing: Tracing = OFF,
     ) -> None:
         self._db = db
+        self._tracing = tracing
         self._metrics = metrics or DispatcherMetrics()
         self._look_every_s = look_every_s
         self._is_notified = False
@@ -280,6 +285,8 @@ class WebhookSender:
             now, start = datetime.now(UTC), time.monotonic()
             outcome = self._try(delivery, now)
             tried = AttemptResult(now, round((time.monotonic() - start) * 1000), outcome.status, outcome.error)
+            if self._tracing.is_on and (accept := read_traceparent(delivery.traceparent)) is not None:
+                self._tracing.record(delivery_span(delivery, tried, accept))
             self._learn(delivery, outcome)
             self._settle(delivery, outcome, tried)
         except Unavailable as error:

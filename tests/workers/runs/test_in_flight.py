@@ -24,7 +24,7 @@ def attempt(job_id: str, epoch: int = 1, claimed_at: float = 100.0) -> Attempt:
         is_suspect=False,
         checkpoint=None,
     )
-    return Attempt(claim, claimed_at, None)
+    return Attempt(claim, claimed_at, None, claimed_at)
 
 
 def test_a_newer_attempt_replaces_the_one_before_it() -> None:
