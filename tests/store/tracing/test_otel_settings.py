@@ -1,0 +1,72 @@
+"""OpenTelemetry's variables: which turn tracing on, and what stops the process."""
+
+import pytest
+
+from store.errors import SettingsError
+from store.tracing.otel_settings import read_otel_settings
+from store.tracing.tracing import OFF, open_tracing
+
+ON = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": " "},
+        ON | {"OTEL_SDK_DISABLED": "TRUE"},
+        ON | {"OTEL_TRACES_EXPORTER": "none"},
+    ],
+)
+def test_tracing_is_off(environment: dict[str, str]) -> None:
+    assert open_tracing("service", "instance", environment) is OFF
+
+
+def test_the_endpoint_of_traces_goes_before_that_of_all_signals() -> None:
+    general = read_otel_settings(ON)
+    own = read_otel_settings(ON | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://traces.example.com/otlp"})
+    assert general is not None
+    assert own is not None
+    assert (general.endpoint, own.endpoint) == ("http://collector:4318/v1/traces", "https://traces.example.com/otlp")
+
+
+def test_the_sampler_and_the_name_of_the_service() -> None:
+    more = {
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.25",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test,service.name=ours",
+    }
+    found = read_otel_settings(ON | more)
+    assert found is not None
+    assert (found.sampler, found.ratio, found.service_name) == ("parentbased_traceidratio", 0.25, "ours")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://collector:4317"),
+        ("OTEL_SDK_DISABLED", "yes"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "nan"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file"),
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4096"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "just-a-name"),
+    ],
+)
+def test_a_malformed_variable_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: "):
+        read_otel_settings(ON | {name: value})
+
+
+def test_a_malformed_header_is_refused_without_its_value() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_otel_settings(ON | {"OTEL_EXPORTER_OTLP_HEADERS": "the-secret-token"})
+    assert caught.value.message.startswith("OTEL_EXPORTER_OTLP_HEADERS: ")
+    assert "secret" not in caught.value.message
