@@ -94,7 +94,7 @@ def test_one_trace_through_a_killed_worker(
     first.wait_event("worker_ready")
     key = api_keys.create_key(bench.db, bench.tenant_id, "all", api_keys.SCOPES - {"admin"}, actor="tests")
     with (
-        serving(settings, collector.tracing("headrace-api")) as server,
+        serving(settings, tracing=collector.tracing("headrace-api")) as server,
         dispatching(settings, collector.tracing("headrace-dispatcher")),
         httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as api,
     ):
