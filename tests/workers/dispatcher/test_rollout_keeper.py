@@ -1,0 +1,91 @@
+"""The dispatcher's duty for rollouts, with the real judge and jobs whose outcomes are given."""
+
+import pytest
+from sqlalchemy import text
+
+from store.db import presence
+from store.db.database import Database
+from store.jobs import claims
+from store.jobs.claims import Finish
+from store.metrics.dispatcher_metrics import DispatcherMetrics
+from store.registry.models import resolve
+from store.rollouts.rollouts import Rollout, RolloutState, Step, get_rollout
+from store.schema.job_states import JobState
+from tests.store.conftest import accept_one, make_job, query, tenant
+from tests.store.making import AcceptOne, Query
+from tests.store.rollouts.conftest import StartRollout, begin
+from workers.dispatcher.rollout_keeper import RolloutKeeper
+
+__all__ = ["accept_one", "begin", "make_job", "query", "tenant"]
+
+USAGE = {"input_tokens": 5, "output_tokens": 4, "queue_ms": 1.0, "first_token_ms": 11.0, "compute_ms": 40.0}
+FAILED = {"code": "engine_error", "message": "it broke", "retryable": False}
+
+
+def end(db: Database, job_id: str, version: int, *, fails: bool) -> None:
+    claim = claims.claim(db, "worker", f"tiny@{version}", [job_id], 60)[job_id]
+    state, error = (JobState.FAILED, FAILED) if fails else (JobState.SUCCEEDED, None)
+    output = None if fails else {"text": "done"}
+    finish = Finish(
+        job_id, claim.epoch, state=state, output=output, error=error, usage=USAGE, tenant_id=claim.tenant_id
+    )
+    assert claims.finish(db, [finish]) == {job_id}
+
+
+def run_jobs(db: Database, accept_one: AcceptOne, rollout: Rollout, *, candidate_fails: bool) -> None:
+    """Run jobs of both versions, and let them be accepted long enough ago for the judge to read them."""
+    for version in (1, 2) * 60:
+        values = {"model_version": version, "queue": f"tiny@{version}", "rollout_id": rollout.id}
+        end(db, accept_one(**values), version, fails=candidate_fails and version == 2)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE jobs SET created_at = created_at - interval '10 min'"))
+        for column in ("started_at", "step_since"):
+            connection.execute(text(f"UPDATE rollouts SET {column} = {column} - interval '11 min'"))
+
+
+def serve(db: Database) -> None:
+    presence.beat_worker(db, "worker", "tiny@2", None)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE worker_processes SET seen_at = now() + interval '1 hour'"))
+
+
+@pytest.fixture
+def keeper(db: Database) -> RolloutKeeper:
+    return RolloutKeeper(db, DispatcherMetrics())
+
+
+def test_a_version_with_errors_is_rolled_back_and_its_queued_jobs_move(
+    begin: StartRollout, db: Database, accept_one: AcceptOne, query: Query, keeper: RolloutKeeper
+) -> None:
+    rollout = begin(steps=[Step(50, hold_s=3600)])
+    run_jobs(db, accept_one, rollout, candidate_fails=True)
+    waiting = accept_one(model_version=2, queue="tiny@2", rollout_id=rollout.id)
+    for _ in range(5):
+        keeper.turn()
+    ended = get_rollout(db, rollout.id)
+    assert ended.state is RolloutState.ROLLED_BACK
+    assert ended.reason is not None
+    assert ended.reason.startswith("errors:")
+    assert ended.evidence["is_bad"]
+    assert [entry["percent"] for entry in ended.evidence["history"]]
+    assert resolve(db, "tiny").version == 1, "the alias is where it was"
+    assert query("SELECT queue FROM jobs WHERE id = :id", id=waiting) == [{"queue": "tiny@1"}]
+
+
+def test_a_version_like_the_stable_one_goes_through_its_steps_to_the_alias(
+    begin: StartRollout, db: Database, accept_one: AcceptOne, keeper: RolloutKeeper
+) -> None:
+    rollout = begin(steps=[Step(10, hold_s=60, min_jobs=5), Step(50, hold_s=0, min_jobs=1)])
+    run_jobs(db, accept_one, rollout, candidate_fails=False)
+    keeper.turn()
+    assert get_rollout(db, rollout.id).current_step == 0, "no worker serves the candidate"
+    serve(db)
+    keeper.turn()
+    assert get_rollout(db, rollout.id).current_step == 1
+    keeper.turn()
+    assert get_rollout(db, rollout.id).state is RolloutState.RUNNING, "no job has ended in this step"
+    values = {"model_version": 2, "queue": "tiny@2", "rollout_id": rollout.id}
+    end(db, accept_one(**values), 2, fails=False)
+    keeper.turn()
+    assert get_rollout(db, rollout.id).state is RolloutState.PROMOTED
+    assert resolve(db, "tiny").version == 2
