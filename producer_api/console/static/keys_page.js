@@ -92,7 +92,7 @@ function NewKey({ onIssued, onClose }) {
     }
   };
   return html`<${Dialog} label="New key" onClose=${onClose}>
-    <form class="stack" onSubmit=${submit}>
+    <form class="stack" onSubmit=${submit} aria-label="New key">
       <h2>New key</h2>
       <label class="field">Name <input name="name" required maxlength="200" autofocus /></label>
       <fieldset class="choices"><legend class="small muted">Scopes</legend>

@@ -1,58 +1,20 @@
 """The console in a real browser, by keyboard alone: sign in, see what waits, find a job, cancel it."""
 
-import json
-from collections.abc import Iterator
-
 import httpx2
 import pytest
 import redis
 
-from benchmarks.console.chromium import Chromium, Tab, find_chromium, running_chromium
+from benchmarks.console.chromium import Tab
 from store.redis.live_workers import SnapshotJob, SnapshotPublisher, WorkerSnapshot
 from tests.processes import wait_for
 from tests.producer_api.calling import submit
+from tests.producer_api.console.console_tab import check_access, fill, focus, sign_in
 from tests.producer_api.scripted_worker import ScriptedWorker
-from tests.producer_api.serving import ApiServer
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Chromium]:
-    path = find_chromium()
-    if path is None:
-        pytest.skip("no Chromium on this machine: install the package chromium")
-    with running_chromium(path) as browser:
-        yield browser
-
-
-@pytest.fixture
-def tab(chromium: Chromium, server: ApiServer) -> Iterator[Tab]:
-    with chromium.tab() as tab:
-        # What the policy forbids is an error in the log too; this also counts what a library would swallow.
-        tab.send(
-            "Page.addScriptToEvaluateOnNewDocument",
-            source="window.refused = []; addEventListener('securitypolicyviolation', (e) => refused.push(e.blockedURI"
-            " + ' ' + e.violatedDirective)); window.confirm = () => true;",
-        )
-        tab.open(f"{server.url}/console")
-        tab.wait("document.querySelector('input[name=key]') === document.activeElement")
-        yield tab
-        assert tab.run("refused") == []
-        assert tab.problems == []
-
-
-def focus(tab: Tab, what: str) -> None:
-    """Wait for an element, and press Tab until it has the focus."""
-    tab.wait(f"document.querySelector({json.dumps(what)}) !== null")
-    for _ in range(60):
-        if tab.run(f"document.activeElement.matches({json.dumps(what)})"):
-            return
-        tab.press("Tab")
-    raise AssertionError(f"the Tab key does not reach {what}")
 
 
 def refuse(tab: Tab) -> None:
     """Try a wrong key: nothing is shown, and it is not kept."""
-    tab.type("hr_wrong")
+    fill(tab, "hr_wrong")
     tab.press("Enter")
     tab.wait("document.querySelector('[role=alert]') !== null")
     assert tab.run("document.querySelector('nav') === null && sessionStorage.length === 0")
@@ -60,12 +22,6 @@ def refuse(tab: Tab) -> None:
     tab.run("document.activeElement.select()")
     # The answer 401 is an error in the browser's log, as it should be.
     tab.problems[:] = [one for one in tab.problems if "401" not in one]
-
-
-def sign_in(tab: Tab, key: str) -> None:
-    tab.type(key)
-    tab.press("Enter")
-    tab.wait("document.querySelector('nav.side .status.live') !== null")
 
 
 @pytest.mark.timeout(240)
@@ -90,6 +46,7 @@ def test_a_job_is_found_and_cancelled_by_keyboard(
     refuse(tab)
     sign_in(tab, key)
     focus(tab, "a.cell")
+    check_access(tab)
     assert "interactive job" in tab.run("document.activeElement.ariaLabel")
     assert tab.run("document.querySelectorAll('.cells .idle').length") == 3
     focus(tab, "nav.side a[href='#/jobs']")

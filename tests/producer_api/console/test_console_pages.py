@@ -1,0 +1,137 @@
+"""The other pages of the console in a real browser, by keyboard: each does its main action and shows the result.
+
+On each page ``check_access`` looks at names, contrast, the Tab key and the width, light on a desktop, dark on a phone.
+"""
+
+import json
+
+import httpx2
+import pytest
+import redis
+
+from benchmarks.console.chromium import Tab
+from store.db.database import Database
+from store.registry.models import register_version
+from tests.processes import wait_for
+from tests.producer_api.calling import bury, submit
+from tests.producer_api.conftest import MakeClient
+from tests.producer_api.console.console_tab import check_access, fill, open_page, press
+from tests.producer_api.scripted_worker import ScriptedWorker
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def text_is_shown(tab: Tab, text: str) -> None:
+    tab.wait(f"document.body.innerText.includes({json.dumps(text)})")
+
+
+def texts(tab: Tab, what: str) -> list[str]:
+    found: list[str] = tab.run(f"[...document.querySelectorAll({json.dumps(what)})].map((one) => one.textContent)")
+    return found
+
+
+def button(tab: Tab, name: str) -> str:
+    """Mark the button with this name; return its selector."""
+    found = f"[...document.querySelectorAll('main button:enabled')].find((b) => b.textContent === {json.dumps(name)})"
+    tab.wait(f"{found} !== undefined")
+    tab.run("document.querySelectorAll('[data-wanted]').forEach((one) => delete one.dataset.wanted)")
+    tab.run(f"{found}.dataset.wanted = 'yes'")
+    return "[data-wanted]"
+
+
+def test_the_playground_streams_the_answers_of_two_versions(
+    tab: Tab, api: httpx2.Client, key: str, db: Database, redis_client: redis.Redis, worker: ScriptedWorker
+) -> None:
+    about = {"model": "tiny", "runner": "fake", "source": "fake:2", "dtype": "float32", "context_window": 512}
+    register_version(db, **about, digest="1" * 64, files={}, actor="tests")
+    workers = {1: worker, 2: ScriptedWorker(db, redis_client, "tiny@2")}
+    open_page(tab, key, "playground?model=tiny@1", "option[value='tiny@2']")
+    tab.wait(
+        "document.querySelector('[name=first]').value === 'tiny@1' && document.querySelector('[name=seed]') !== null"
+    )
+    check_access(tab)
+    tab.run("document.querySelector('[name=second]').value = 'tiny@2'")
+    tab.run("document.querySelector('[name=message]').focus()")
+    fill(tab, "Name three rivers.")
+    press(tab, "form button.primary")
+    jobs = wait_for(lambda: found if len(found := api.get("/v1/jobs").json()["data"]) == 2 else None)
+    attempts = {job["model_version"]: workers[job["model_version"]].claim(job["id"]) for job in jobs}
+    for version, attempt in attempts.items():
+        workers[version].say(attempt, f"Rivers of {version}")
+        text_is_shown(tab, f"Rivers of {version}")
+        assert api.get(f"/v1/jobs/{attempt.claim.job_id}").json()["status"] == "running", "shown before the end"
+        workers[version].succeed(attempt)
+    wait_for(lambda: texts(tab, ".answers [role=status]") == ["succeeded", "succeeded"])
+    assert texts(tab, ".answers h2") == ["tiny@1", "tiny@2"]
+
+
+def test_models_show_a_new_alias(tab: Tab, api: httpx2.Client, key: str) -> None:
+    open_page(tab, key, "models", "tbody tr")
+    check_access(tab)
+    assert api.put("/v1/models/tiny/aliases/prod", json={"version": 1}).status_code == 200
+    press(tab, button(tab, "Refresh"))
+    tab.wait("document.querySelector('tbody .badge.now')?.textContent === 'prod'")
+
+
+def test_a_batch_is_cancelled(tab: Tab, api: httpx2.Client, key: str) -> None:
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "x"}}
+    sent = {"file": ("in.jsonl", json.dumps(line).encode())}
+    file = api.post("/v1/files", files=sent, data={"purpose": "batch"}).json()
+    order = {"input_file_id": file["id"], "endpoint": "/v1/completions", "completion_window": "24h"}
+    batch = api.post("/v1/batches", json=order).json()
+    wait_for(lambda: api.get(f"/v1/batches/{batch['id']}").json()["status"] == "in_progress")
+    open_page(tab, key, "batches", "tbody tr")
+    check_access(tab)
+    press(tab, "tbody button.danger")
+    tab.wait("['cancelling', 'cancelled'].includes(document.querySelector('tbody .badge').textContent)")
+    wait_for(lambda: api.get(f"/v1/batches/{batch['id']}").json()["status"] == "cancelled")
+
+
+def test_a_test_event_is_sent_to_an_endpoint(tab: Tab, api: httpx2.Client, key: str) -> None:
+    order = {"url": "https://example.com/hook", "events": ["job.succeeded"]}
+    assert api.post("/v1/webhook_endpoints", json=order).status_code in (200, 201)
+    open_page(tab, key, "webhooks", "tbody tr")
+    press(tab, button(tab, "Test"))
+    text_is_shown(tab, "A test event is sent")
+    press(tab, button(tab, "Refresh"))
+    text_is_shown(tab, "webhook.test")
+    check_access(tab)
+
+
+def test_a_dead_letter_is_replayed(tab: Tab, api: httpx2.Client, key: str, db: Database) -> None:
+    lost = bury(db, submit(api))
+    open_page(tab, key, "dead-letters", f"a[href='#/job/{lost}']")
+    check_access(tab)
+    press(tab, "tbody button")
+    text_is_shown(tab, "replayed as")
+    (letter,) = api.get("/v1/dead_letters").json()["data"]
+    assert tab.run(f"document.querySelector(\"a[href='#/job/{letter['replayed_as']}']\") !== null")
+
+
+def test_a_key_is_made_shown_once_and_revoked(tab: Tab, other_key: str, make_client: MakeClient) -> None:
+    open_page(tab, other_key, "keys", "tbody tr")
+    check_access(tab)
+    press(tab, "main .head button.primary")
+    tab.wait("document.activeElement.name === 'name'")
+    check_access(tab)
+    fill(tab, "from the console")
+    tab.press("Enter")
+    value = tab.wait("document.querySelector('dialog[open] pre')?.textContent")
+    assert make_client(value).get("/v1/jobs").status_code == 200
+    press(tab, "dialog[open] button:not(.primary)")
+    row = "[...document.querySelectorAll('tbody tr')].find((one) => one.textContent.includes('from the console'))"
+    tab.wait(f"{row} !== undefined && document.querySelector('dialog') === null")
+    tab.run(f"{row}.querySelector('button.danger').dataset.wanted = 'yes'")
+    press(tab, "[data-wanted]")
+    tab.wait(f"{row}.querySelector('.badge').textContent === 'revoked'")
+
+
+def test_an_audit_event_is_found(tab: Tab, api: httpx2.Client, key: str) -> None:
+    for verb in ("pause", "resume"):
+        assert api.post(f"/v1/queues/tiny@1/{verb}", json={}).status_code == 200
+    open_page(tab, key, "audit", "tbody tr")
+    check_access(tab)
+    tab.run("document.querySelector('[name=type]').focus()")
+    fill(tab, "queue.paused")
+    tab.press("Enter")
+    wait_for(lambda: texts(tab, "tbody tr td:nth-child(2)") == ["queue.paused"])
