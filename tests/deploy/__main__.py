@@ -20,6 +20,7 @@ VALUES: dict[str, list[str]] = {
     "default": [],
     "object store": ["files.url=s3://bucket/prefix", "files.claim=", "serviceAccounts.api.role=x"],
     "no Flower, open network": ["flower.enabled=false", "networkPolicy.enabled=false"],
+    "traces": ["tracing.endpoint=http://collector:4318", "networkPolicy.tracing.to[0].ipBlock.cidr=10.4.0.0/16"],
     "a vLLM": ["engine.enabled=true", "worker.enabled=false"],
     "own server": [
         "engine.enabled=true",

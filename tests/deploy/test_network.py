@@ -33,8 +33,11 @@ REACHES = {
 }
 
 
-def _policies() -> list[dict[str, Any]]:
-    return [obj for obj in chart.objects(chart.WITH_SERVER) if obj["kind"] == "NetworkPolicy"]
+TRACED = {**chart.WITH_SERVER, "tracing": {"endpoint": "http://collector:4318"}}
+
+
+def _policies(changes: dict[str, Any] = chart.WITH_SERVER) -> list[dict[str, Any]]:
+    return [obj for obj in chart.objects(changes) if obj["kind"] == "NetworkPolicy"]
 
 
 def _selects(policy: dict[str, Any], component: str) -> bool:
@@ -74,6 +77,18 @@ def test_every_pod_is_closed_both_ways() -> None:
 def test_what_it_may_reach(component: str) -> None:
     reached = {port for rule in _rules(component, "egress") for port in _ports(rule)}
     assert reached == DNS | REACHES[component]
+
+
+def test_what_is_traced_reaches_the_collector() -> None:
+    (policy,) = [policy for policy in _policies(TRACED) if policy["metadata"]["name"] == "demo-tracing"]
+    assert _ports(policy["spec"]["egress"][0]) == {("TCP", 4318)}
+    sending = set()
+    for made in (obj for obj in chart.objects(TRACED) if obj["kind"] == "Deployment"):
+        (container,) = made["spec"]["template"]["spec"]["containers"]
+        if "OTEL_EXPORTER_OTLP_ENDPOINT" in {variable["name"] for variable in container.get("env", [])}:
+            sending.add(made["metadata"]["labels"]["app.kubernetes.io/component"])
+    assert sending == {component for component in COMPONENTS if _selects(policy, component)}
+    assert sending == {"api", "worker", "dispatcher", "engine-worker"}
 
 
 def test_the_api_is_asked_by_the_ingress_alone_and_the_others_by_nobody() -> None:
