@@ -22,7 +22,8 @@ from producer_api.server.errors import DOCUMENTED
 from store.errors import InvalidRequest
 from store.rollouts import changes
 from store.rollouts.evidence_plot import evidence_svg
-from store.rollouts.rollouts import Rollout, get_rollout, list_rollouts
+from store.rollouts.rollouts import Rollout, RolloutMode, get_rollout, list_rollouts
+from store.rollouts.shadow import check_shadow
 from store.rollouts.transitions import RolloutAction, Transition
 from store.tenants.api_keys import Principal
 
@@ -42,6 +43,9 @@ async def start_rollout(body: RolloutRequest, runtime: RuntimeOf, principal: Reg
     New jobs of all tenants are divided within two seconds.
     """
     principal.check_model(body.model)
+    if body.mode is RolloutMode.SHADOW:
+        settings = runtime.settings
+        await run_in_threadpool(check_shadow, runtime.db, settings.shadow_tenant, settings.shadow_sources)
     new = new_rollout(body, require_worker=runtime.settings.require_worker)
     started = await run_in_threadpool(changes.start, runtime.db, new, principal.key_id, tenant_id=principal.tenant_id)
     return _answer(started, status_code=201)

@@ -55,6 +55,8 @@ WHERE id = ANY(CAST(:ids AS text[])) AND input_purged_at IS NULL AND output_purg
 ORDER BY id
 """)
 
+_TENANT = text("SELECT id FROM tenants WHERE id = :id")
+
 # Mirrors that wait, counted up to the limit.
 _WAITING = text(f"""
 SELECT count(*) FROM (
@@ -79,14 +81,19 @@ FROM jobs WHERE id = ANY(CAST(:ids AS text[]))
 """)
 
 
-def check_shadow(shadow_tenant: str, sources: Collection[str]) -> None:
-    """Raise InvalidRequest unless the settings allow shadow mode."""
+def check_shadow(db: Database, shadow_tenant: str, sources: Collection[str]) -> None:
+    """Raise InvalidRequest unless the settings allow shadow mode, and the tenant of the mirrors exists."""
     if not shadow_tenant or not sources:
         raise InvalidRequest(
             "shadow mode needs HEADRACE_SHADOW_TENANT, the id of a tenant that owns the copies, and "
             "HEADRACE_SHADOW_SOURCES, the ids of the tenants whose jobs may be copied",
             param="mode",
         )
+    with db.autocommit(tenant_id=shadow_tenant) as connection:
+        if connection.execute(_TENANT, {"id": shadow_tenant}).first() is None:
+            raise InvalidRequest(
+                f"HEADRACE_SHADOW_TENANT: there is no tenant with the id {shadow_tenant}", param="mode"
+            )
 
 
 def look(db: Database, rollout: Rollout, shadow_tenant: str, sources: Collection[str]) -> Evidence:

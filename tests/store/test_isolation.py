@@ -89,6 +89,8 @@ THE_SYSTEMS_OWN = {
         "changes.note_evidence",
         "moves.move_queued",
         "rollouts.rollouts_under_way",
+        "shadow.look",
+        "shadow.mirror",
         "work_probe.probe",
         "export.heads",
         "fair_share.read_candidates",

@@ -46,4 +46,7 @@ def test_a_bad_rollout_is_refused_with_the_place(api: httpx2.Client) -> None:
         assert error_of(api.post("/v1/rollouts", json=BODY | change))["code"] == code, change
     error = error_of(api.post("/v1/rollouts", json=BODY | {"steps": [{"percent": 50, "hold_s": 1}] * 2}))
     assert (error["code"], error["param"]) == ("invalid_value", "steps")
+    error = error_of(api.post("/v1/rollouts", json=BODY | {"mode": "shadow"}))
+    assert (error["code"], error["param"]) == ("invalid_value", "mode")
+    assert "HEADRACE_SHADOW_TENANT" in error["message"]
     assert error_of(api.get("/v1/rollouts/rollout_none"))["code"] == "rollout_not_found"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from store.db.database import Database
+from store.errors import InvalidRequest
 from store.jobs.claims import Finish, claim, finish
 from store.jobs.jobs import list_jobs
 from store.metrics.dispatcher_metrics import DispatcherMetrics
@@ -14,7 +15,7 @@ from store.rollouts.bounds import Bounds
 from store.rollouts.evidence import Evidence
 from store.rollouts.judge import judge
 from store.rollouts.rollouts import Rollout, RolloutMode, Step, get_rollout
-from store.rollouts.shadow import agreement, look
+from store.rollouts.shadow import agreement, check_shadow, look
 from store.schema.job_states import JobState
 from store.tenants.api_keys import create_tenant
 from tests.store.making import AcceptOne, Query
@@ -154,6 +155,13 @@ def test_the_dispatcher_makes_mirrors_and_stores_what_they_show(
     shown = {check["name"]: (check["num_pairs"], check["candidate"]) for check in evidence["checks"]}
     assert shown["disagreement"] == (2, 0.5)
     assert shown["token_time"] == (0, None)
+
+
+def test_shadow_mode_needs_a_tenant_that_exists_and_sources(db: Database, tenant: str, shadow_tenant: str) -> None:
+    check_shadow(db, shadow_tenant, [tenant])
+    for owner, sources in (("", [tenant]), (shadow_tenant, []), ("ten_unknown", [tenant])):
+        with pytest.raises(InvalidRequest, match="HEADRACE_SHADOW_TENANT"):
+            check_shadow(db, owner, sources)
 
 
 @pytest.mark.parametrize(
