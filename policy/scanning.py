@@ -4,6 +4,7 @@ A whole text and its pieces give the same findings, because a candidate depends 
 number of characters before it. ``Scanner.opens_at`` is the position up to which later text cannot change a finding.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ from policy.text.patterns import MAX_MEM, ParsedPattern, compiled, options, pars
 
 _WINDOW = 8192
 """The bytes of one search with a tenant's pattern. A search cannot be stopped, so the budget is checked between two.
+"""
+_COUNTED = re.compile(r"\{(\d+),(?:\d\d+)\}")
+"""A count with a maximum. The search that selects recognisers leaves the maximum out: it may select one too many, but
+its automaton has fewer states. A long random text meets a new state with each character.
 """
 _LEAST_MEM = 256 << 10
 _MOST_UTF8 = 4
@@ -148,7 +153,7 @@ class Scanner:
         self._opening = _opening(forms)
         self._foreign_opening = _opening(foreign_forms)
         self._foreign_chars = max((shape.longest or 0 for shape in foreign_forms), default=0)
-        self._any = _set([shape.whole for shape in forms])
+        self._any = _set([_COUNTED.sub(r"{\1,}", shape.whole) for shape in forms])
         self._needs = sorted({one.needs for one in ours if one.needs is not None})
         self._any_need = _set(self._needs)
 

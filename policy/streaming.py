@@ -6,6 +6,7 @@ that overlaps it. Kinds without a maximum length (web tokens, private keys, API 
 the rest of the match is dropped when it arrives.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from policy.budget import Budget
 from policy.documents import Action, Rule, Stage
 from policy.guards import Guard, Match, blocking_rule, group_overlaps, masked, resolve_overlaps
 from policy.placeholders import MOST_COMPARED_CHARS, PlaceholderMap
-from policy.recognisers.recogniser import MOST_CONTEXT_CHARS, EntityFinder, Recogniser
+from policy.recognisers.recogniser import MAX_MATCH_CHARS, MOST_CONTEXT_CHARS, EntityFinder, Recogniser
 from policy.scanning import last_unsplit
 from policy.text.normalisation import NormalisedText, normalise
 
 _LONG = 256
-_SHARE = 16
+_SHARE = 4
+_SHARE_AT_ENDS = 16
+_SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,8 @@ class GuardedText:
         self._pending = ""
         self._offset = 0
         self._unfinished: Recogniser | None = None
-        # The number of held characters before the next scan.
-        self._next_look = 0
+        # The number of held characters at the last scan.
+        self._num_seen = 0
         # How far beyond the certain position each recogniser has scanned already, without a finding.
         self._ahead: dict[str, int] = {}
         self.hits: list[Hit] = []
@@ -91,7 +94,7 @@ class GuardedText:
         if limit is None or self._offset + len(self._pending) <= limit[0]:
             return self._settle(is_all=is_all)
         self._pending = self._pending[: limit[0] - self._offset]
-        self._next_look = 0
+        self._num_seen = 0
         out = self._settle(is_all=False)
         if self.blocked_by is None:
             self._block(limit[1], "max_chars", limit[0], limit[0])
@@ -103,7 +106,7 @@ class GuardedText:
         self.hits.append(Hit(rule.id, kind, rule.action, start, end))
 
     def _settle(self, *, is_all: bool) -> str:
-        if not is_all and len(self._pending) < self._next_look:
+        if not is_all and not self._is_due():
             return ""
         if self._unfinished is not None:
             self._drop_rest(self._unfinished)
@@ -130,12 +133,20 @@ class GuardedText:
         return out
 
     def _wait(self) -> None:
-        """Scan again only when a long match has grown by a sixteenth, because each scan starts at the match's start.
+        self._num_seen = len(self._pending)
 
-        A scan with every piece would take time quadratic in the length of the match.
+    def _is_due(self) -> bool:
+        """Scan again only when a long match has grown by a quarter, because each scan starts at the match's start.
+
+        A scan with every piece would take time quadratic in the length of the match. A sixteenth is enough where the
+        match may end: behind white space, and at the maximum length.
         """
-        num_held = len(self._pending)
-        self._next_look = num_held + num_held // _SHARE if num_held >= _LONG else 0
+        num_new = len(self._pending) - self._num_seen
+        if self._num_seen < _LONG or num_new * _SHARE >= self._num_seen:
+            return True
+        if num_new * _SHARE_AT_ENDS < self._num_seen:
+            return False
+        return len(self._pending) >= MAX_MATCH_CHARS or _SPACE.search(self._pending, self._num_seen) is not None
 
     def _drop_rest(self, recogniser: Recogniser) -> None:
         """Drop the rest of a match that is decided already."""

@@ -4,13 +4,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from policy.recognisers.secret_words import NO_SECRET_KEY, WORD
+from policy.recognisers.secret_words import NO_QUALIFIER, NO_SECRET_KEY, QUALIFIER, WORD
 from policy.recognisers.shapes import (
     PLACEHOLDER,
     REFERENCE,
     UUID,
     WORD_AND_NUMBER,
     WORDS,
+    has_odd_part,
     is_date,
     is_name,
     is_plain,
@@ -27,7 +28,7 @@ from policy.text.letter_pairs import surprise
 from policy.text.patterns import compiled
 
 PIN_LENGTHS = (4, 5, 8)
-MOST_DIGITS = 24
+MOST_DIGITS = 40
 ODD = 5.6
 """Bits a pair, see ``letter_pairs``: half of all words have more than 4.4, few more than this."""
 
@@ -53,14 +54,23 @@ _SECRET = re.compile(r"(?i)\w*secret")
 _MINE = re.compile(
     r"(?i)\b(?:use|using|my|our|with)(?: (?:the|this))? $|getenv\([\"']\w*$|\"username\"\s?:\s?\"[^\"]*\",\s?\"$"
 )
+_ARN = re.compile(r"\barn:[\w:\-]*$")
+_NAME_OF_ONE = re.compile(r"[a-z0-9_](?:Key|Token|Secret|Password)s?$")
+HASHED = re.compile(r"\$(?:2[abxy]?|[156y]|argon2\w*|apr1)\$")
+"""The begin of a password's hash."""
+_OURS = re.compile(r"(?i)\b(?:my|our)\b[^.,;:\n]{0,40}$")
+_LEAST_KEY_DIGITS = 15
+_BARE = re.compile(r"(?i)[a-z_]?(?:key|token)s?")
+_ODD_SET = 5.2
 _LEAST_KEY = 16
+_LEAST_ODD_KEY = 10
 _LEAST_CELL = 6
 _LEAST_CELL_BITS = 4.8
 _LEAST_DIGITS = {"set": 6, "said": 6, "told": 6, "spaced": 8, "far": 8, "line": 20}
 # The value is written out: in quotes, in an element of XML, in a file of settings; not the name of a variable.
 LITERAL = re.compile(
     r"(?:[\"']\s?(?::|=>|=)\s?|[=,]\s?)(?:\"[A-Za-z]{5,}\"|'[A-Za-z]{5,}')$|<[\w:.\-]{4,40}>[A-Za-z]{5,}<$"
-    r"|(?:^|[\s\"'])[A-Z][A-Z0-9_]{3,40}=[A-Za-z]{5,}$|(?:^|\s)(?:-D)?[\w\-]+(?:\.[\w\-]+)+=[A-Za-z_]{5,}$"
+    r"|(?:^|[\s\"'])[A-Z][A-Z0-9_]{3,40}=[A-Za-z_]{5,}$|(?:^|\s)(?:-D)?[\w\-]+(?:\.[\w\-]+)+=[A-Za-z_]{5,}$"
 )
 _CHOSEN_WORD = re.compile(r"(?:[^\W\d_]|_(?=[a-z])){5,}\d{0,2}[!?.]?")
 _NO_PASSWORD = re.compile(
@@ -93,15 +103,28 @@ def is_believed(it: Announced) -> bool:
     """True if the value is a secret."""
     if it.value.isdigit():
         return _is_number(it)
-    if is_name(it.value) or any(form.fullmatch(it.value) for form in (_ALGORITHM, _CAMEL)):
+    if _is_something_else(it):
         return False
-    if _PARAMETER.match(it.value) or (it.link in {"far", "told", "line", "next"} and is_date(it.value)):
-        return False
-    if it.sort in {"key", "loose"} and NO_SECRET_KEY.search(it.text, 0, it.begin):
+    word = _WORD.match(it.text, it.begin)
+    is_camel = word is not None and word[0][1:] == "Key"
+    if word is not None and _BARE.fullmatch(word[0]) and NO_SECRET_KEY.search(it.text, 0, it.begin + is_camel):
         return False
     if it.sort == "loose":
         return _is_loose_key(it)
     return {"next": _is_below, "line": _is_in_line}.get(it.link, _BY_SORT[it.sort])(it)
+
+
+def _is_something_else(it: Announced) -> bool:
+    """True for a digest, an id, a hash of a password, a name in a program, or a date where no sign sets the value."""
+    is_loose = it.link not in {"set", "said"}
+    return (
+        (is_loose and (KNOWN.search(it.before) is not None or (it.link != "spaced" and is_date(it.value))))
+        or HASHED.search(it.value) is not None
+        or _PARAMETER.match(it.value) is not None
+        or any(form.fullmatch(it.value) for form in (_ALGORITHM, _CAMEL))
+        or _ARN.search(it.before) is not None
+        or is_name(it.value)
+    )
 
 
 def is_in_column(value: str, sort: str) -> bool:
@@ -130,14 +153,42 @@ def _is_number(it: Announced) -> bool:
     if it.text[it.begin : it.begin + 3].lower() == "pin":
         return it.link != "line" and len(it.value) in PIN_LENGTHS
     word = _WORD.match(it.text, it.begin)
+    if it.sort == "key":
+        return it.link == "set" and len(it.value) >= _LEAST_KEY_DIGITS
     is_one = it.sort in {"password", "short"} and (word is None or not word[0].lower().endswith("s"))
     return is_one and _LEAST_DIGITS.get(it.link, MOST_DIGITS + 1) <= len(it.value) <= MOST_DIGITS
 
 
 def _is_loose_key(it: Announced) -> bool:
+    if _NAME_OF_ONE.search(it.value):
+        return False
+    if UUID.fullmatch(it.value):
+        return (it.link != "line" and _is_qualified(it)) or (it.link == "set" and _is_cookie(it))
     is_drawn = looks_drawn(it.value) or (it.link in {"set", "spaced"} and is_short_key(it.value))
-    is_weak = it.text[it.begin :].lower().startswith("key") and _HEX.fullmatch(it.value)
-    return is_drawn and (not is_weak or _MINE.search(it.text, 0, it.begin) is not None)
+    if not is_drawn and not (it.link == "set" and (_is_qualified(it) or _is_cookie(it)) and _is_odd_key(it.value)):
+        return False
+    word = _WORD.match(it.text, it.begin)
+    is_weak = word is not None and word[0].lower().endswith("key") and _HEX.fullmatch(it.value)
+    return not is_weak or _is_qualified(it) or _MINE.search(it.text, 0, it.begin) is not None
+
+
+def _is_qualified(it: Announced) -> bool:
+    """True for a key with a word before it that says which: gateway_key, deviceKey; not "the key"."""
+    word = _WORD.match(it.text, it.begin)
+    if word is None or not word[0].lower().endswith("key"):
+        return False
+    found = QUALIFIER.search(it.text, 0, word.end() - len("key"))
+    return found is not None and found[1].lower() not in NO_QUALIFIER and not NO_SECRET_KEY.search(found[0])
+
+
+def _is_cookie(it: Announced) -> bool:
+    """True behind the name of a cookie, in the header of that name."""
+    return it.text[it.begin :].lower().startswith("cookie") and it.before.endswith("=")
+
+
+def _is_odd_key(value: str) -> bool:
+    """True for a key that is shorter than ``is_short_key`` asks, and no word."""
+    return len(value) >= _LEAST_ODD_KEY and any(map(str.isdigit, value)) and looks_gibberish(value)
 
 
 def _is_below(it: Announced) -> bool:
@@ -154,11 +205,14 @@ def _is_in_line(it: Announced) -> bool:
     is_quoted = it.before[-1:] in {'"', "'", "`"} and _WORD_AND_NUMBER_SAID.fullmatch(it.value) is not None
     if it.sort == "key":
         is_chosen = is_quoted and _SECRET.match(it.text, it.begin) is not None
-        return is_chosen or (looks_drawn(it.value) and not KNOWN.search(it.before))
+        return is_chosen or (looks_drawn(it.value))
     return it.sort == "password" and (is_quoted or (not is_plain(it.value) and _is_odd(it.value)))
 
 
 def _is_key(it: Announced) -> bool:
+    if UUID.fullmatch(it.value):
+        is_bearer = it.text[it.begin : it.begin + 6].lower() == "bearer"
+        return it.link != "spaced" or is_bearer or _OURS.search(it.text, 0, it.begin) is not None
     if it.link in {"spaced", "far", "told"}:
         return looks_drawn(it.value) or (num_sorts(it.value) > 1 and looks_gibberish(it.value) and _is_odd(it.value))
     if it.link == "set" and _KEY_OF_HEX.fullmatch(it.value):
@@ -173,16 +227,18 @@ def _is_password(it: Announced) -> bool:
         case "set":
             is_word = _CHOSEN_WORD.fullmatch(value) is not None and _is_written_out(it)
             is_chosen = is_word or _is_short_one(value) or _PASSPHRASE.fullmatch(value) is not None
-            return is_chosen or _is_secret(value) or looks_chosen(value) or looks_mixed(value)
+            is_like_one = looks_chosen(value) or looks_mixed(value) or has_odd_part(value, _ODD_SET)
+            return is_chosen or is_like_one or _is_secret(value)
         case "said":
-            is_chosen = _is_said(value) or _PASSPHRASE.fullmatch(value) is not None
+            is_chosen = has_odd_part(value, _ODD_SET) or _is_said(value) or _PASSPHRASE.fullmatch(value) is not None
             return is_chosen or _is_secret(value) or looks_mixed(value)
         case "far":
-            return _is_secret(value) or looks_mixed(value) or (looks_chosen(value) and not WORDS.fullmatch(value))
+            is_chosen = looks_chosen(value) and not WORDS.fullmatch(value)
+            return is_chosen or has_odd_part(value) or _is_secret(value) or looks_mixed(value)
         case _:
             is_known = _is_short_and_odd(value) or _WORD_AND_NUMBER_TOLD.fullmatch(value) is not None
             if it.link == "spaced":
-                return is_known or _is_odd(value)
+                return is_known or _is_odd(value) or has_odd_part(value)
             is_like_one = _is_secret(value) or looks_chosen(value) or looks_mixed(value)
             return is_known or (not is_plain(value) and is_like_one)
 
@@ -191,7 +247,7 @@ def _is_short_name(it: Announced) -> bool:
     """For a value behind a short word for a password, which may mean something else: ``pass``, ``pw``."""
     value = it.value
     if it.link == "set":
-        return _is_short_one(value) or _is_secret(value) or looks_chosen(value)
+        return _is_short_one(value) or _is_secret(value) or looks_chosen(value) or has_odd_part(value, _ODD_SET)
     if it.link == "far":
         return False
     is_pw = it.text[it.begin : it.begin + 2].lower() == "pw"

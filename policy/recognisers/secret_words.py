@@ -1,8 +1,23 @@
 """Words that name a secret, in many languages, and what may stand between such a word and its value."""
 
 import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 from policy.text.normalisation import normalise
+from policy.text.patterns import compiled
+
+LEARNED = Path(str(files("policy") / "data/secret_words.txt"))
+"""Words from translations: a sort and a word, normalised, in a line. ``supply_chain.secret_words`` writes it."""
+
+
+def _learned(sort: str) -> str:
+    """Return the words of a sort as alternatives of an expression, with the sign before them."""
+    rows = (line.split("\t") for line in LEARNED.read_text(encoding="utf-8").splitlines())
+    words = (re.escape(word).replace("\\ ", " ") for each, word in rows if each == sort)
+    return "".join(rf"|\b{word}" if word[0].isascii() else f"|{word}" for word in words)
+
 
 # Words for a key and words for a password, normalised: the sign for a long Japanese vowel becomes a dash.
 KEYS = normalise(
@@ -43,14 +58,49 @@ SHORT = (
     r"(?:(?:\b|_|db|user|usr|root|admin|mail|smtp|ftp|store|key|sudo|proxy|client)pass"
     r"|(?:\b|_)(?:pw|psk|pin|pswd|ww|lösen)|(?-i:[a-z]Pass))(?:\b|_|\d)"
 )
-# What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL.
+# What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL; and
+# "key", "secret" and "token" in other languages.
 LOOSE = normalise(
-    r"(?:(?:_|\b)key|(?:\b|_)auth|\bappid|[?&]code|\bsignature|\bsig|\bhmac|\bcookie|schlüssel|\bclé|\bchave|ключ|キー|열쇠)"
-).text
-WORD = rf"(?i)(?P<key>{KEYS})|(?P<password>{PASSWORDS})|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
+    r"(?:(?:_|\b)key|(?-i:[a-z]Key)|\b(?:erlang|session|magic)[ _]?cookie|(?:\b|_)auth|(?:\b|_)pat\b|\bappid|[?&]code"
+    r"|\bsignature|\bsig|\bhmac|\bcookie"
+    r"|schlüssel|\bclé|\bchave|\bchiave|\bcheie|\bclau\b|\bklíč|\bkľúč|\bključ|\bkulcs|\bklucz|nyckel|nøkkel|nøgle|sleutel"
+    r"|avain|anahtar|\braktas|\batslēg|\bvõti|\bkhóa|\bkunci|\bkalit|\baçar|κλειδί|ключ|кључ|кілт|түлхүүр|ачкыч|مفتاح|کلید"
+    r"|מפתח|กุญแจ|გასაღები|բանալի|कुंजी|চাবি|キー|鍵|열쇠|키|金鑰|金钥"
+    r"|hemlig|hemmelig|geheim|\bsekret|\bsegret|\bsegred|\btajn|\btitkos|\bgizli|\bsala(?:inen|isuus|dus)|noslēpums"
+    r"|paslapt"
+    r"|\bbí mật|\brahasia|\bsirri|\bcyfrinach|μυστικ|тайн|таен|тајн|таємн|нууц|жашыруун|құпия|سری|محرمانه|סוד"
+    r"|ความลับ|საიდუმლო"
+    r"|գաղտնի|गुप्त|গোপন|ரகசிய|రహస్య|비밀|秘密|機密"
+    r"|žeton|tokin|\btooken|маркер|توکن|توكن|אסימון|טוקן|โทเค็น|โทเคน|ტოკენ|टोकन|টোকেন|டோக்கன்|権杖|權杖|令牌"
+    r"|\bapi[ \-][^\W\d_]{3,14}|[^\W\d_]{3,14}[ \-]api)"
+).text.replace("[^\\W\\d_]", "\\pL")
+WORD = (
+    rf"(?i)(?P<key>{KEYS}{_learned('key')})|(?P<password>{PASSWORDS}{_learned('password')})"
+    rf"|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
+)
+_BY_HAND: Any = compiled(rf"(?i){KEYS}|{PASSWORDS}")
+
+
+def is_known(word: str) -> bool:
+    """True if a label has a word for a secret that is listed here and not learned."""
+    return _BY_HAND.search(word) is not None
+
+
 NO_SECRET_KEY = re.compile(
-    r"(?i)(?:public|pub|cache|idempotency|primary|foreign|partition|sort|row|object|dedup|shard|index|hash"
-    r"|lookup|host|continuation|page|next|sync|cursor|pagination|special|eos|bos|pad|stop|sep)[ _\-]?$"
+    r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?i:public|publishable|pub|cache|idempotency|primary|foreign|partition|sort|row|object|dedup|shard|index|hash|lookup"
+    r"|host|continuation|page|next|sync|cursor|pagination|special|eos|bos|pad|stop|sep|entity|record|item|doc(?:ument)?|group"
+    r"|asset|image|blob|file|folder|map|dict|composite|candidate|routing|message|translation|i18n|menu|locale|hot|short|field"
+    r"|column|label|tag|option|config|param(?:eter)?|json|header|search|filter|order|data|bucket|s3|etag|context|state|event"
+    r"|job|task|trace|metric|unique|block|node|sitemap|site)[ _\-]?$"
+)
+QUALIFIER = re.compile(r"([A-Za-z]{2,})([ _\-]?)$")
+"""The word before "key", and what joins the two."""
+NO_QUALIFIER = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the this that these my our your his her their its new old same other each every any no and or of for "
+        "with by use using used is as in on to from which what one first last next",
+    )
 )
 
 # Of the same name: DB_PASSWORD_2=, tokenValue:.
@@ -58,14 +108,14 @@ _REST = (
     r"(?:s|[_\-]?(?:base|prod|production|dev|staging|test|live|main|primary|secondary|old|new|default|b64|value|v?\d))?"
 )
 _CLOSED = r"[\\\"'`*_\])}»”」』】#]{0,6}"
-_OPENED = r"[*_\[({]{0,2}\s?\\{0,3}(?:\"|'{1,3}|[`“„「『«]\s?|[\[({<])?"
+_OPENED = r"[*\[({]{0,2}\s?\\{0,3}(?:\"|'{1,3}|[`“„「『«]\s?|[\[({<])?"
 _CALL = r"(?:(?:new )?[A-Za-z_][\w.:]{0,31}\(\s?){0,2}"
 _VALUE_FIELD = r"[\\\"']{0,2}(?:value|content|default|string|text|data)[\\\"']{0,2}\s?[:=]\s?"
 # Signs that set a value to a name, with what programs and files write besides.
 SIGNS = (
     rf"{_REST}{_CLOSED}(?:"
     r"\s?:\s?\[\s?\{[^{}\n]{0,40}[\"']value[\"']\s?:\s?|"
-    r"\s?:\s?&?[A-Za-z][\w\[\]<>|.&]{0,24}\s?=\s?"
+    r"\s?:\s?&?[A-Za-z][\w\[\]<>|.&]{0,24}(?:\s=\s?|=(?=[\"'`]))"
     rf"|\s{{0,12}}(?:=>|->|→|<-|:=|\?=|={{1,3}}|::?|\|{{1,2}})(?:(?<=:)\s{{0,12}}{_VALUE_FIELD}|(?<=:)\s{{1,12}}|\s{{0,3}})"
     rf"|,?\s{{0,12}}{_VALUE_FIELD}"
     r"|(?<=[\"'`]),\s{0,2}(?=[\"'`])"
@@ -74,7 +124,7 @@ SIGNS = (
     r"|>(?:\s{0,12}</?[\w:.\-]{1,24}[^<>\n]{0,40}>){1,3}\s{0,12}|>?<!\[CDATA\[|>"
     r"|(?:\s{1,3}[\w:\-]{1,24}=[\"'][^\"'<>\n]{0,24}[\"']){1,3}\s?>"
     r"|\s?\{\s{1,8}(?:\w{1,12}\s{1,4}=\s[\w\"]{1,24}\s{1,8}){0,3}default\s{1,4}=\s"
-    r"|\s-\s|\s{1,3}(?=[`“„«「\"'\\])|(?=\(\s?[\"'`])"
+    r"|\s?\{[^{}\n]{0,30}\}\s?=\s?|,(?=\w)(?![\w.\-]{1,40}[=(,)])|;(?=[\w\"'])(?![\w.\-]{1,40}=)|\s-\s|(?:\s\w{1,16})?\s<<<\s|\s{1,3}(?=[`“„«「\"'\\])|(?=\(\s?[\"'`])"
     rf"){_CALL}"
 )
 # Words that mean "is".
@@ -86,7 +136,7 @@ IS_WORDS = normalise(
     r"(?: now| still| again| just| currently| set to| changed to| reset to| jetzt| nun| ahora| maintenant| agora"
     r"| adesso"
     r"| nu| teraz| теперь| сейчас)?"
-    r"(?:\s?:)?\s{1,3}"
+    r"(?:\s?:)?\s{1,3}|\?\s{1,3}"
     r"|\s?(?:改成了?|改为了?|改為了?|变成|设为|设置为|换成了?)\s?"
     r"|\s{1,3}(?:geändert in|gewijzigd in|cambió a|changed to|reset to)\s"
     r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
@@ -113,13 +163,14 @@ PAIR_IN_CALL = re.compile(
 PAIR = re.compile(
     r"(?i)\b(?:credentials?|creds|log ?in|sign ?in|user|username|account|accès|acceso|accesso"
     r"|zugang\w{0,6}|anmeld\w{1,6}"
-    r"|use|with|using|as|mit|avec|con)\b(?: (?:are|is|sind|with|as|mit))?\s?[:=]?\s{0,3}[\"'`(]?"
+    r"|use|with|using|as|mit|avec|con)\b(?: (?:are|is|sind|with|as|mit))?(?:\s?[:=]\s{0,3}|\s{1,3}|(?=[\"'`(]))[\"'`(]?"
     rf"{_USER}[\"'`]?\s?(?://?|\||,|:|\band\b|\bund\b|\bet\b)\s?[\"'`]?$"
     r"|\b(?:admin|administrator|root|sa|postgres|guest|test|demo|user)[\"'`*]{0,2}\s?[/:|]\s?[\"'`*]{0,2}$"
 )
 """A user and then a password, in a sentence or a command."""
 COMMAND_PAIR = re.compile(
-    r"(?i)\b(?:add_?user|user_?add|create_?user|net user|htpasswd|auth|authenticate|log[io]n)"
+    r"(?i)\bnet use \S{1,12} \S{1,40} $"
+    r"|\b(?:add_?user|user_?add|create_?user|net user|htpasswd|auth|authenticate|log[io]n)"
     r"(?: -\w{1,4})*(?: [^\s=:]{1,32}){1,2} [\"']?$"
     r"|\busername \S{1,32} (?:privilege \d+ )?(?:secret|password)(?: \d)? $"
 )
@@ -146,4 +197,4 @@ SCHEME = re.compile(r"(?i)[\\\"']{0,2}\s?[:=,]\s?[\\\"']{0,2}[A-Za-z\-]{2,20}[ =
 """Behind ``Authorization``: the name of the scheme."""
 COOKIE = re.compile(r"[\\\"']{0,2}\s?[:=,]\s?[\\\"']{0,2}(?:[\w.\-]{1,32}=[^;\s]{0,24};\s?){0,3}[\w.\-]{1,32}=")
 """Behind ``Cookie``: the name of the cookie, and others before it."""
-FLAG = re.compile(r"(?:^|[\s\"'`(\[,])(?:--?|/)[a-z\-_.]{0,24}$|[A-Z]_$", re.IGNORECASE)
+FLAG = re.compile(r"(?:^|[\s\"'`(\[,])(?:--?|/)[a-z\-_.]{0,40}$|[A-Z]_$", re.IGNORECASE)

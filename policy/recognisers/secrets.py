@@ -27,6 +27,8 @@ from policy.recognisers.vendor_keys import NAMED, VENDORS
 _SENTENCE = re.compile(r"(?:\.|-{2,})+$")
 _PREFIX = re.compile(r"[A-Za-z0-9]{2,10}[-_.](?:v1_|proj-|svcacct-|admin-|ant-|api\d\d-|live_|test_|pat_)*")
 # In the path of a request to Telegram: /bot123:key/getUpdates.
+# jdbc:sqlserver://host:1433;user=ann@example.com
+_PORT = re.compile(r"\d{2,5}[;/]")
 _BOT = re.compile(r"bot\d")
 
 
@@ -141,6 +143,7 @@ def check_url_password(candidate: str, _before: str) -> Spans:
     if (
         end > start
         and not candidate[start:end].startswith(("$", "<", "{", "***"))
+        and not _PORT.match(candidate, start, end)
         and not PLACEHOLDER.match(candidate[start:end])
     ):
         yield start, end

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from policy.recognisers.announced import (
+    HASHED,
     LITERAL,
     MOST_DIGITS,
     ODD,
@@ -39,9 +40,11 @@ from policy.recognisers.shapes import (
     PLACEHOLDER,
     REFERENCE,
     UUID,
+    has_odd_part,
     is_plain,
     looks_chosen,
     looks_drawn,
+    looks_gibberish,
     looks_mixed,
     looks_secret,
 )
@@ -56,6 +59,7 @@ _TELLING = r"[0-9#$!&*^@]"
 
 _WORD: Any = compiled(WORD)
 _END = re.compile(r"&[\w.\-]+=")
+_AFTER_SET = re.compile(r"(?:[.:]|\*\*)+$|\\+$")
 _AFTER = re.compile(r"(?:[.:?]|\*\*)+$|\\+$")
 _FORM = re.compile(r"(?:base64|b64|hex|plain|raw|pass):")
 _IN_URL = re.compile(r"://[^\s/@]*$")
@@ -109,7 +113,8 @@ def _may_hold_one(candidate: str, before: str) -> bool:
     if len(candidate) < _LONGEST_WORD and LITERAL.search(before + candidate):
         return True
     last = _PARTS.split(candidate[-_LONGEST_WORD:].rstrip("\"'(<.:?\\"))[-1]
-    return len(last) < _LONGEST_WORD and (surprise(last) >= ODD or last.count("-") >= _LEAST_HYPHENS)
+    is_odd = surprise(last) >= ODD or has_odd_part(last)
+    return len(last) < _LONGEST_WORD and (is_odd or last.count("-") >= _LEAST_HYPHENS)
 
 
 def _given(text: str, start: int, candidate: str, before: str) -> tuple[int, int] | None:
@@ -120,12 +125,14 @@ def _given(text: str, start: int, candidate: str, before: str) -> tuple[int, int
     if users := USERS.match(candidate):
         value_start, value = value_start + users.end(), value[users.end() :]
         is_believed = is_typed(value) or (users[0].count(":") > 1 and looks_chosen(value))
-        return (value_start, value_end) if is_believed and not re.search(r"[:/]", value) else None
+        return (value_start, value_end) if is_believed and not re.search(r"[:/]|^\$", value) else None
     is_key = looks_drawn(value) or is_short_key(value)
     if (
         (is_key and CALL.search(left))
-        or (looks_chosen(value) and not UUID.fullmatch(value) and COMMAND_PAIR.search(left))
-        or ((looks_chosen(value) or looks_mixed(value)) and PAIR_IN_CALL.search(left))
+        or (
+            looks_chosen(value) and not HASHED.search(value) and not UUID.fullmatch(value) and COMMAND_PAIR.search(left)
+        )
+        or ((looks_chosen(value) or looks_mixed(value) or looks_gibberish(value)) and PAIR_IN_CALL.search(left))
         or (looks_chosen(value) and not is_plain(value) and not UUID.fullmatch(value) and PAIR.search(left))
         or ((sort := column_sort(before)) is not None and is_in_column(value, sort))
     ):
@@ -146,7 +153,8 @@ def _links(text: str, begin: int, end: int, sort: str, start: int, *, is_nearest
             continue
         if (link == "far" and _OTHER.search(found[0])) or (link == "told" and _STORED.search(found[0])):
             continue
-        yield "set" if link == "spaced" and FLAG.search(text[:begin]) else link, found.end()
+        is_flag = link == "spaced" and FLAG.search(text, 0, begin + (text[begin] == "_"))
+        yield "set" if is_flag else link, found.end()
     quoted = _end(_OPENING, text, start)
     between = text[end:quoted]
     if is_nearest and end <= start and len(between) <= _MOST_APART and not re.search(r"\n|[.!?]\s", between):
@@ -165,7 +173,7 @@ def _value(text: str, at: int, start: int, candidate: str) -> tuple[int, int]:
         at, end = start + 1, len(text)
     else:
         end = _end(_UNQUOTED, text, at)
-    if following := _END.search(text, at, end):
+    if text[at - 1 : at] == "=" and (following := _END.search(text, at, end)):
         end = following.start()
     if _IN_URL.search(text[:at]):
         # A user's name is called a token: https://x-access-token:value@host.
@@ -175,7 +183,10 @@ def _value(text: str, at: int, start: int, candidate: str) -> tuple[int, int]:
     if is_quoted:
         end -= text[end - 1] == candidate[0] and end > at
         return at, at + len(text[at:end].rstrip("\\"))
-    return at, at + len(_AFTER.sub("", text[at:end]))
+    if text[at - 1 : at] == "`":
+        return at, end
+    after = _AFTER_SET if text[at - 1 : at] == "=" else _AFTER
+    return at, at + len(after.sub("", text[at:end]))
 
 
 STATED = Recogniser(
@@ -194,9 +205,11 @@ _SUCH = (
     r"|(?:api )?key|token|secret)"
 )
 _SAID_AFTER = (
-    rf"[\"'`”»]?,? (?:is|as|was|ist|als|est|comme|es|como|é|è|come|to|a|an)(?: [a-z]{{1,9}}){{0,2}} {_SUCH}"
+    rf"[\"'`”»]?,? (?:is|as|was|ist|als|est|comme|es|como|é|è|come|to|a|an)(?: [A-Za-z0-9_\-]{{1,20}}){{0,4}} {_SUCH}"
     r"|[\"']? ?\| ?(?:sudo -S|(?:sudo )?passwd --stdin|(?:sudo )?chpasswd|[\w ./:\-]{0,80}--password-stdin)"
 )
+# "the commit 3f9c… is a token" is said of a digest; "use 3f9c… as the token" is not.
+_USED = re.compile(r"(?i)[\"'`”»]?,? (?:as|als|comme|como|come)\b")
 _LEAST_PIPED = 4
 _WHAT_IT_IS = re.compile(rf"(?i)(?:{_SAID_AFTER})$")
 
@@ -210,7 +223,9 @@ def check_said_after(candidate: str, _before: str) -> Spans:
         if len(value) - start >= _LEAST_PIPED and not REFERENCE.match(value) and not PLACEHOLDER.search(value):
             yield start, len(value)
         return
-    if not is_plain(value) and not _HEX.fullmatch(value) and (looks_secret(value) or looks_mixed(value)):
+    is_key = looks_drawn(value) and (not _HEX.fullmatch(value) or _USED.match(candidate[len(value) :]) is not None)
+    is_odd = not is_plain(value) and not _HEX.fullmatch(value)
+    if is_key or (is_odd and (looks_secret(value) or looks_mixed(value) or looks_gibberish(value))):
         yield 0, len(value)
 
 

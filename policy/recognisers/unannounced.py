@@ -8,18 +8,21 @@ from policy.text.letter_pairs import surprise
 
 KNOWN = re.compile(
     r"(?i)(?:\b|_)(?:sha-?\d*|md5|blake\w*|digest|checksum|integrity|hash|etag|commit|revision|rev|fingerprint|nonce"
-    r"|ssh-\w+|ecdsa-\w+|public.?key|pubkey|cert\w*|uuid|guid|\w*id|ids|address|wallet|state|challenge|peer|attachment|recipient|cid|ipfs|base64,|data:|h1:)"
-    r"[\\\"'`\])>]{0,3}\s{0,2}(?:[:=\-(]|=>|is|w/)?\s{0,2}[\\\"'`(<\[]{0,3}$"
-    r"|-----\s*$|base64\s*\n\s*$|\$(?:2[abxy]?|[156y]|argon2\w*)\$[^\s]*$|[A-Za-z0-9+/]{40,}\s*\n\s*$"
+    r"|ssh-\w+|ecdsa-\w+|public.?key|pubkey|cert\w*|uuid|guid|\w*id|ids|address|wallet|state|challenge|request|peer|attachment|recipient|cid|ipfs|base64,|data:|h1:)"
+    r"[\\\"'`\])>]{0,3}\s{0,2}(?:[:=\-(]|=>|is|w/)?\s{0,2}[\\\"'`(<\[]{0,3}[+/_\-]{0,2}$"
+    r"|\{S?SHA\d*\}$|\barn:[\w:\-]*:$|-----\s*$|base64\s*\n\s*$|(?:\$(?:2[abxy]?|[156y]|argon2\w*|apr1)|pbkdf2\w*|s?crypt\w*)\$[^\s]*$|[A-Za-z0-9+/]{40,}\s*\n\s*$"
 )
 _PUBLIC = re.compile(
     # Hashes of IPFS and addresses of Bitcoin.
     r"(?:Qm[1-9A-HJ-NP-Za-km-z]{44}|[13][1-9A-HJ-NP-Za-km-z]{25,34})$"
+    # Addresses with a check, of Bitcoin and others; ids that begin with their time (ULID).
+    r"|(?:bc|tb|ltc|npub|cosmos|osmo|stake|addr|age)(?:_test)?1[0-9a-z]{30,}$|baf[yk][a-z2-7]{50,}$"
+    r"|0[0-7][0-9A-Z]{24}$"
     # The first bytes of files, C++'s names of functions.
     r"|(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|JVBERi0|UEsDB|H4sI|d09G|AAAA|MII|ZNK?\d|ZNK?S|eyJ)"
     r"|(?:sha\d+|md5|h1|chatcmpl|cmpl|call|msg|resp|req|run|thread|asst|file|batch|step|toolu|cus|pi|ch|cs|price|prod|sub|in|evt"
     r"|acct|pm|seti|si|txn|po|re|src|tok|card|ba|ii|il|pk|price|whk|we|usr|user|org|team|proj|ws|ses|sess|sid|id|trace|span"
-    r"|job|task|doc|img|ex|inv|ord|order)[-_:]"
+    r"|job|task|doc|img|ex|inv|ord|order|dpl|wrkspc|nonce|pub)[-_:]|WebKitFormBoundary"
 )
 # A path without a scheme: example.com/services/…
 _PATH = re.compile(r"(?:^|/)[a-z]{2,}/")
@@ -66,6 +69,8 @@ _FORMULA = re.compile(r"&[a-z]+;|%[0-9A-F]{2}|@[A-Za-z0-9\-]+\.[a-z]|[a-z]\$$|&&
 def check_generated(candidate: str, before: str) -> Spans:
     """A password of four sorts of signs, as programs make them: it is no word and no formula."""
     value = candidate.rstrip(".?")
+    if _PUBLIC.match(value):
+        return
     if _APPLE.fullmatch(value) and num_sorts(value) == _ALL_SORTS and surprise(value) >= _LEAST_BITS_OF_GROUPS:
         yield 0, len(value)
         return

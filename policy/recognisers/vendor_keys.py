@@ -38,6 +38,7 @@ _MORE = (
     r"cf(?:ut|at|k)_[A-Za-z0-9]{40,}",
     r"vc[pkiar]_[A-Za-z0-9]{24,}",
     r"AAAA[A-Za-z0-9_\-]{7}:APA91b[A-Za-z0-9_\-]{100,}",
+    r"3MVG9[A-Za-z0-9_.]{60,}",
     # Code, builds and packages.
     r"github_pat_[A-Za-z0-9_]{22,}",
     r"gl(?:pat|ptt|dt|rt|cbt|agent|soat|ft|imt|oas|ffct)-[A-Za-z0-9_\-]{20,}",
@@ -81,7 +82,7 @@ _MORE = (
     r"(?:bot)?\d{8,10}:[A-Za-z0-9_\-]{35,}",
     r"[MNO][A-Za-z0-9]{23,27}\.[A-Za-z0-9_\-]{6}\.[A-Za-z0-9_\-]{27,}",
     # Money and shops.
-    r"[srp]k_(?:live|test)_[A-Za-z0-9]{16,}",
+    r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
     r"whsec_[A-Za-z0-9+/=_\-]{24,}",
     r"rzp_(?:live|test)_[A-Za-z0-9]{14,}",
     r"access_token\$(?:production|sandbox)\$[0-9a-z]{16}\$[0-9a-f]{32,}",

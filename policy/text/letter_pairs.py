@@ -5,17 +5,22 @@
 
 import string
 import unicodedata
+from operator import add
 from pathlib import Path
 
 ALPHABET = string.ascii_letters + "0_"
 """Letters, a digit, and any other sign, the beginning and the end included."""
+_SIGN_OF = {
+    code: "0" if chr(code) in string.digits else "_" for code in range(128) if chr(code) not in string.ascii_letters
+}
 TARGET = Path(__file__).parents[1] / "data/letter_pairs.txt"
 
 
 def as_signs(word: str) -> str:
     """Return a word in the alphabet, with its beginning and end. Letters of other scripts are left out."""
-    if not word.isascii():
-        word = "".join(sign for sign in unicodedata.normalize("NFD", word) if not unicodedata.combining(sign))
+    if word.isascii():
+        return f"_{word.translate(_SIGN_OF)}_"
+    word = "".join(sign for sign in unicodedata.normalize("NFD", word) if not unicodedata.combining(sign))
     signs = (
         sign if sign in string.ascii_letters else "0" if sign.isdigit() else "" if sign.isalpha() else "_"
         for sign in word
@@ -40,4 +45,4 @@ _BITS = _read()
 def surprise(word: str) -> float:
     """Return the mean surprise of the pairs in bits: words have about 4, random letters and digits 7."""
     signs = as_signs(word)
-    return sum(_BITS[signs[at : at + 2]] for at in range(len(signs) - 1)) / (len(signs) - 1)
+    return sum(map(_BITS.__getitem__, map(add, signs, signs[1:]))) / (len(signs) - 1)
