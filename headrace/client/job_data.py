@@ -69,6 +69,7 @@ class JobInfo(TypedDict):
     status: JobStatus
     model: str
     model_version: int
+    model_digest: str | None
     service_class: str
     priority: int
     created_at: int

@@ -72,6 +72,7 @@ class JobObject(BaseModel):
     status: JobState
     model: str
     model_version: int
+    model_digest: str | None = Field(description="SHA-256 over the files of the version that runs it")
     service_class: ServiceClass
     priority: int
     created_at: int
@@ -163,6 +164,7 @@ def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
         status=job.state,
         model=job.model,
         model_version=job.model_version,
+        model_digest=job.model_digest,
         service_class=job.service_class,
         priority=job.priority,
         created_at=int(job.created_at.timestamp()),

@@ -370,6 +370,7 @@ class Submissions:
             is_stored=draft.is_stored,
             traceparent=None if draft.trace is None else draft.trace.header,
             limits=self._rate_limits.held_by(draft.principal),
+            model_digest=version.digest,
             rollout_id=draft.rollout_id,
             fallback=draft.fallback,
         )

@@ -64,8 +64,8 @@ class NewJob:
     it does not fit ``limits``; None is no limit. ``lookup``: it may get the answer of another job; acceptance then sets
     ``cache`` and ``cache_source``, and the queue of a sharer.
 
-    ``rollout_id``: the active rollout of its alias. ``fallback``: for a job of the candidate, what it is on the stable
-    version, if that is not the same.
+    ``model_digest``: of the version. ``rollout_id``: the active rollout of its alias. ``fallback``: for a job of the
+    candidate, what it is on the stable version, if that is not the same.
 
     Every attribute with the name of a column of ``jobs`` is stored in that column.
     """
@@ -95,6 +95,7 @@ class NewJob:
     limits: RequestLimits | None = None
     goes_ahead: bool = False
     is_stored: bool | None = None
+    model_digest: str | None = None
     rollout_id: str | None = None
     fallback: "Fallback | None" = None
     lookup: CacheLookup | None = None

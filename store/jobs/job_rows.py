@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.encryption.vault import Vault, open_job
 from store.jobs.acceptance import AcceptedTimes, NewJob
 from store.payloads.job_payload import CLASS_NAMES, ServiceClass
-from store.schema import tables
+from store.schema import model_tables, tables
 from store.schema.job_states import JobState
 from store.tasks.registry import BULKY_OUTPUTS
 
@@ -19,7 +19,8 @@ from store.tasks.registry import BULKY_OUTPUTS
 class Job:
     """The stored job. ``num_deltas``: the number of stored stream deltas; 0 until the job has ended.
 
-    ``cache``: as in ``store.schema.cache_results``. ``cache_source``: the job whose answer it gets.
+    ``model_digest``: of the version that runs it. ``cache``: as in ``store.schema.cache_results``. ``cache_source``:
+    the job whose answer it gets.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Job:
     cache: str | None
     cache_source: str | None
     num_deltas: int
+    model_digest: str | None = None
 
     @property
     def service_class(self) -> ServiceClass:
@@ -74,7 +76,7 @@ def just_accepted(job: NewJob, times: AcceptedTimes) -> Job:
 
 
 # The columns of ``jobs`` that a Job has, and its output without the fields that may be megabytes each.
-_COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]
+_COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name not in {"num_deltas", "model_digest"}]
 _SHORT_OUTPUT = tables.jobs.c.output.op("-", return_type=JSONB)(literal(sorted(BULKY_OUTPUTS), ARRAY(Text))).label(
     "output"
 )
@@ -88,8 +90,15 @@ def select_jobs(*, without_bulk: bool = False) -> Select[Any]:
         .scalar_subquery()
         .label("num_deltas")
     )
+    versions = model_tables.model_versions.c
+    model_digest = (
+        select(versions.digest)
+        .where(versions.model == tables.jobs.c.model, versions.version == tables.jobs.c.model_version)
+        .scalar_subquery()
+        .label("model_digest")
+    )
     columns = [_SHORT_OUTPUT if without_bulk and column.name == "output" else column for column in _COLUMNS]
-    return select(*columns, num_deltas)
+    return select(*columns, num_deltas, model_digest)
 
 
 def job_of(row: RowMapping, vault: Vault) -> Job:

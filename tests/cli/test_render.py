@@ -27,6 +27,7 @@ DONE: dict[str, Any] = {
     "status": "succeeded",
     "model": "tiny",
     "model_version": 3,
+    "model_digest": "d" * 64,
     "queue": {"name": "tiny@3", "position": None},
     "created_at": ago(7200),
     "started_at": ago(7100),

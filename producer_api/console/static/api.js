@@ -13,8 +13,9 @@ export class ApiError extends Error {
   }
 }
 
-function headers(token, body) {
+function headers(token, body, ifMatch) {
   const found = { Authorization: `Bearer ${token}` };
+  if (ifMatch !== undefined) found["If-Match"] = `"${ifMatch}"`;
   if (body !== undefined) found["Content-Type"] = "application/json";
   return found;
 }
@@ -29,11 +30,11 @@ async function failure(response) {
   return new ApiError(response.status, error);
 }
 
-async function send(method, path, { body, signal, token = key(), accept = "application/json" } = {}) {
+async function send(method, path, { body, signal, token = key(), accept = "application/json", ifMatch } = {}) {
   const content = body === undefined ? undefined : JSON.stringify(body);
   let response;
   try {
-    const all = { ...headers(token, body), Accept: accept };
+    const all = { ...headers(token, body, ifMatch), Accept: accept };
     response = await fetch(new URL(path, BASE), { method, headers: all, body: content, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -51,6 +52,8 @@ export async function call(method, path, options) {
 
 export const get = (path, options) => call("GET", path, options);
 export const post = (path, body = {}, options = {}) => call("POST", path, { ...options, body });
+
+export const text = async (path, options = {}) => (await send("GET", path, { ...options, accept: "*/*" })).text();
 
 // Save a file of the API. A link would not carry the key.
 export async function download(path, name) {

@@ -4,6 +4,7 @@ import { html } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { count, milliseconds, moment } from "./format.js";
 import { useLive } from "./live_store.js";
+import { Rollouts } from "./rollouts.js";
 import { Heading, ListCard, useLoad } from "./ui.js";
 
 export default function ModelsPage() {
@@ -23,6 +24,7 @@ export default function ModelsPage() {
         <th class="opt">Registered</th>`}
       row=${(model) => html`<${Row} key=${model.id} model=${model} queue=${queues.get(model.id)} speed=${speeds.get(model.id)} />`}
     />
+    <${Rollouts} reloadModels=${list.reload} />
     <p class="small muted">Speeds are those of the last minute${live?.share === "own" ? ", of your tenant" : ""}.</p>`;
 }
 

@@ -100,3 +100,11 @@ def test_an_attempt_goes_on_from_so_many_deltas_not_tokens() -> None:
     first = Checkpoint(("a b", "c"), ((1, 2), (3,)), ((1, 0),))
     assert first.continued_by(3).lineage == ((1, 0), (3, 2))
     assert Checkpoint().continued_by(3).lineage == ((3, 0),)
+
+
+@pytest.mark.parametrize(("restarts_after", "found"), [(1, IN_LOG), (2, Checkpoint())])
+def test_what_another_version_has_emitted_is_not_continued(restarts_after: int, found: Checkpoint) -> None:
+    logs = Logs()
+    recovery = CheckpointRecovery(logs)  # type: ignore[arg-type]  # as above
+    assert recovery.checkpoint(replace(CLAIM, epoch=3, restarts_after=restarts_after), 9.0) == found
+    assert logs.num_asked == 1, "the log is closed for a worker that was only paused"
