@@ -49,8 +49,8 @@ def _bill(paid: str) -> None:
 
 
 def upgrade() -> None:
-    op.add_column("jobs", sa.Column("cache", sa.String(), nullable=True))
-    op.add_column("jobs", sa.Column("cache_source", sa.String(), nullable=True))
+    # IF NOT EXISTS: the next revision begins with a step outside of a transaction.
+    op.execute("ALTER TABLE jobs ADD COLUMN IF NOT EXISTS cache varchar, ADD COLUMN IF NOT EXISTS cache_source varchar")
     op.create_table(
         "cache_entries",
         sa.Column("tenant_id", sa.String(), nullable=False),
