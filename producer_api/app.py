@@ -79,9 +79,18 @@ _ROUTES = (
     key_routes,
     health_routes,
 )
-# Headers of answers that a page of another origin may read.
 _NO_TELEMETRY: TelemetryConfig = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
-_FOR_PAGES = ("X-Request-Id", "X-Job-Id", "X-Model-Version", "Location", "Retry-After", "Headrace-Warning", "X-Cache")
+# Headers of answers that a page of another origin may read.
+_FOR_PAGES = (
+    "X-Request-Id",
+    "X-Job-Id",
+    "X-Model-Version",
+    "Location",
+    "Retry-After",
+    "Headrace-Warning",
+    "Headrace-Truncated",
+    "X-Cache",
+)
 _DESCRIPTION = """
 Asynchronous inference. Submit a job, then poll it, wait for it, follow its stream, or be called when it ends.
 Programs written for OpenAI's chat completions work with another base URL.

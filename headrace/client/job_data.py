@@ -25,7 +25,7 @@ class JobBody(TypedDict, total=False):
     n: int
     task: Literal["generate", "embed", "rerank"]
     sampling: Mapping[str, Any]
-    truncation: Literal["disabled", "auto"]
+    truncation: Literal["refuse", "left", "middle", "oldest_turns", "disabled", "auto"]
     dimensions: int
     truncate: bool
     top_n: int
@@ -87,6 +87,7 @@ class JobInfo(TypedDict):
     metadata: dict[str, str]
     purged_at: int | None
     cache: Literal["hit", "shared", "miss"] | None
+    truncated: Json | None
     policy: Json | None
     links: dict[str, str]
 

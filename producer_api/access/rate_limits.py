@@ -35,10 +35,13 @@ WARNING_HEADER = "Headrace-Warning"
 CACHE_HEADER = "X-Cache"
 """What the response cache did for the request."""
 
+TRUNCATED_HEADER = "Headrace-Truncated"
+"""What was left out of an input that was too long."""
+
 _MAX_KEYS = 10_000
 _STREAM_RETRY_AFTER_S = 1.0
 _STREAM_OWNER = "stream_of"
-_NOTED = ("x-ratelimit-", WARNING_HEADER, CACHE_HEADER)
+_NOTED = ("x-ratelimit-", WARNING_HEADER, CACHE_HEADER, TRUNCATED_HEADER)
 
 Headers = dict[str, str]
 _TenantAndKey = tuple[str, str]

@@ -227,7 +227,7 @@ FIELDS: dict[str, str] = {
     "total": "all lines",
     "total_tokens": "input and output tokens",
     "tries": "tries with time and result",
-    "truncation": "auto: drop the oldest turns of a too long conversation; disabled: refuse it",
+    "truncation": "what to leave out if the input is too long: oldest_turns (auto), left, middle, refuse (disabled)",
     "type": "the type",
     "url": "the target URL: https, with a public address",
     "usage": "token counts; null until known",

@@ -17,6 +17,7 @@ from store.scheduling.backlog import QueuePosition
 from store.schema.cache_results import CacheResult
 from store.schema.job_states import JobState
 from store.streams.stream_log import StreamCursor
+from store.tasks.generate import Truncated
 from store.tasks.registry import TASKS
 
 
@@ -90,6 +91,7 @@ class JobObject(BaseModel):
     metadata: dict[str, str]
     purged_at: int | None = Field(None, description="when the output was deleted")
     cache: CacheResult | None = Field(None, description="what the response cache did for it; null: nothing")
+    truncated: Truncated | None = Field(None, description="what was left out of the input; null: nothing")
     policy: JobPolicy | None = Field(None, description="null if the policy has no output rules and flagged nothing")
     links: Links
 
@@ -182,6 +184,7 @@ def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
         metadata=job.metadata,
         purged_at=seconds(job.output_purged_at),
         cache=None if job.cache is None else CacheResult(job.cache),
+        truncated=job.payload.get("truncated"),
         policy=_policy(job),
         links=_links(job.id),
     )

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from store.payloads.conversation import ToolCall
-from store.tasks.generate import TokenLogprob
+from store.tasks.generate import TokenLogprob, Truncated
 
 
 class AnswerMessage(BaseModel):
@@ -61,6 +61,7 @@ class AnswerFrame(BaseModel):
     id: str
     created: int = Field(description="Unix seconds")
     model: str = Field(description="name and version of the model that answered")
+    truncated: Truncated | None = Field(None, description="what was left out of the input; absent: nothing")
     system_fingerprint: str | None = Field(
         None, description="version and digest of the model; absent in the results of batches"
     )

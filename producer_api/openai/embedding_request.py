@@ -27,7 +27,6 @@ from store.errors import HeadraceError, InvalidRequest
 from store.jobs.jobs import Job
 from store.payloads.strict_model import Body
 from store.tasks.embed import MAX_EMBED_INPUTS, EmbedRequest
-from store.tasks.generate import Truncation
 
 _MANY = {"type": "array", "minItems": 1, "maxItems": MAX_EMBED_INPUTS}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
@@ -65,7 +64,7 @@ class EmbeddingRequest(Body):
     own_token_ids: bool = Field(
         False, description="an extension: the token ids of `input` are of this model's own vocabulary"
     )
-    truncation: Truncation | None = Field(
+    truncation: Literal["auto", "disabled"] | None = Field(
         None, description="an extension: with `auto` an input over the context window is cut at its end"
     )
     truncate: bool | Literal["NONE", "END"] | None = Field(
@@ -95,7 +94,7 @@ def to_job(request: EmbeddingRequest) -> EmbedRequest:
         "task": "embed",
         "model": request.model,
         "input": _input(request.input),
-        "truncate": request.truncation is Truncation.AUTO or request.truncate in (True, "END"),
+        "truncate": request.truncation == "auto" or request.truncate in (True, "END"),
         "dimensions": request.dimensions,
         "service_class": CLASSES[request.service_tier],
         "metadata": request.metadata or {},

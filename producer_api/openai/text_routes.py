@@ -1,6 +1,7 @@
 """Routes of OpenAI's chat and text completions, whole or streamed. Each request is stored as a job."""
 
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -101,10 +102,12 @@ async def _submit(
     return job, {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
 
 
-async def _shared(runtime: Runtime, job: Job, body: TextRequest) -> dict[str, str]:
+async def _shared(runtime: Runtime, job: Job, body: TextRequest) -> dict[str, Any]:
     """Return the fields of the whole answer and of each chunk that are not the job's own."""
-    tier = {} if body.service_tier is None else {"service_tier": body.service_tier}
-    return tier | {"system_fingerprint": await fingerprint_of(runtime, job)}
+    own: dict[str, Any] = {} if body.service_tier is None else {"service_tier": body.service_tier}
+    if (truncated := job.payload.get("truncated")) is not None:
+        own["truncated"] = truncated
+    return own | {"system_fingerprint": await fingerprint_of(runtime, job)}
 
 
 async def fingerprint_of(runtime: Runtime, job: Job) -> str:

@@ -12,6 +12,7 @@ from store.jobs.responses import NewResponse
 from store.payloads.job_payload import PinnedPolicy
 from store.payloads.strict_model import Strict
 from store.registry.models import ModelVersion
+from store.tasks.generate import GeneratePayload, Truncated
 from store.tasks.registry import JobRequest
 from store.tenants.api_keys import Principal
 from store.tracing.trace_context import TraceContext
@@ -79,6 +80,11 @@ class DraftJob:
     headers: Headers = field(default_factory=dict)
     outcome: Receipt | Exception | None = None
     is_prepared: bool = False
+
+    @property
+    def truncated(self) -> Truncated | None:
+        """What was left out of the input; None if it is as it was sent."""
+        return self.payload.truncated if isinstance(self.payload, GeneratePayload) else None
 
     @property
     def ended(self) -> Receipt | Exception:

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
-from producer_api.access.rate_limits import CACHE_HEADER, WARNING_HEADER, RateLimits, note_headers
+from producer_api.access.rate_limits import CACHE_HEADER, TRUNCATED_HEADER, WARNING_HEADER, RateLimits, note_headers
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.reads.job_loader import vault_of
@@ -307,6 +307,8 @@ class Submissions:
                 continue
             receipt = self._receipt(draft, known(draft.version), outcome.job_id, replayed=outcome.replayed)
             self._note_cache(draft, outcome)
+            if draft.truncated is not None:
+                draft.headers[TRUNCATED_HEADER] = draft.truncated.as_header()
             times = outcome.times
             if times is not None:
                 draft.job = job

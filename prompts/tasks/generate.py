@@ -8,13 +8,13 @@ from prompts.reasoning import THINK_TAGS, ends_with
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from prompts.tokenizer import ApproximateTokenizer, Tokenizer
 from prompts.tool_grammar import grammar_for, with_tools
+from prompts.truncation import truncate
 from store.errors import InvalidRequest
-from store.payloads.conversation import ChatMessage, Role
 from store.payloads.job_payload import PinnedPolicy
 from store.payloads.reasoning import ReasoningFormat
 from store.payloads.sampling_params import Sampling
 from store.registry.engine_spec import EngineKind
-from store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, GenerateRequest, Truncation
+from store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, GenerateRequest
 
 DEFAULT_MAX_TOKENS = 1024
 """What a request without ``max_tokens`` may produce, if the context window leaves as much."""
@@ -27,7 +27,8 @@ _MARK_TOKENS = 16
 
 def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
     """Return the payload and the cost. The payload's ``max_tokens`` is a number."""
-    source = _source(request, model)
+    request = _shortened(request, model)
+    source = request.input
     lengths = _prompt_lengths(source, model)
     max_tokens = _fit_each(source, lengths, model, request.sampling.max_tokens)
     if request.sampling.grammar is not None:
@@ -39,8 +40,9 @@ def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | 
     if model.tokenizer.reasoning is None and not _is_behind_chat(model):
         # It changes nothing, and a worker of an older release does not know it.
         source = source.model_copy(update={"reasoning": None})
-    # A worker of an older release reads a payload without ``n``.
-    payload = GeneratePayload(input=source, n=None if request.n == 1 else request.n, sampling=sampling, policy=policy)
+    # A worker of an older release reads a payload without ``n`` and ``truncated``.
+    n = None if request.n == 1 else request.n
+    payload = GeneratePayload(input=source, n=n, sampling=sampling, policy=policy, truncated=request.truncated)
     if _is_behind_chat(model):
         check_fields(source, sampling)
         style = CALL_STYLE if source.callable_tools else None
@@ -129,10 +131,10 @@ def _check_echo(sampling: Sampling, num_tokens: int) -> None:
 
 
 def cut_to_length(request: GenerateRequest, model: InputModel) -> GenerateRequest:
-    """Return the request, without its oldest turns if it is too long and allows that; raise InvalidRequest."""
-    source = _source(request, model)
-    _fit_each(source, _prompt_lengths(source, model), model, request.sampling.max_tokens)
-    return request.model_copy(update={"input": source})
+    """Return the request, shortened if it is too long and allows that; raise InvalidRequest."""
+    cut = _shortened(request, model)
+    _fit_each(cut.input, _prompt_lengths(cut.input, model), model, request.sampling.max_tokens)
+    return cut
 
 
 def is_quick(request: GenerateRequest, model: InputModel) -> bool:
@@ -145,14 +147,22 @@ def is_quick(request: GenerateRequest, model: InputModel) -> bool:
 
 def count_tokens(request: GenerateRequest, model: InputModel) -> int:
     """Return how many tokens the model would be given. Raises as ``prepare`` does."""
-    return sum(_prompt_lengths(_source(request, model), model))
+    return sum(_prompt_lengths(_shortened(request, model).input, model))
 
 
-def _source(request: GenerateRequest, model: InputModel) -> GenerateInput:
-    """Return the input that the model is given, shortened if the request allows that and it is too long."""
-    if request.truncation is Truncation.DISABLED:
-        return request.input
-    return shorten(model.tokenizer, request.input, model.window, request.sampling.max_tokens)
+def _shortened(request: GenerateRequest, model: InputModel) -> GenerateRequest:
+    """Return the request with the input that the model is given. Raises InvalidRequest."""
+    how = request.truncation
+    if how.refuses:
+        return request
+    if how.cuts_texts and isinstance(model.tokenizer, ApproximateTokenizer):
+        raise InvalidRequest(
+            "the tokens of this model are only estimated, so no text can be cut at a token: use `oldest_turns`",
+            param="truncation",
+        )
+    room = _room(model.window, request.sampling.max_tokens)
+    source, truncated = truncate(request.input, how, room, lambda one: len(build_prompt(model.tokenizer, one)))
+    return request if truncated is None else request.shortened(source, truncated)
 
 
 def _fit_window(model: InputModel, num_tokens: int, max_tokens: int | None) -> int:
@@ -231,41 +241,12 @@ def fit(context_window: int, prompt_len: int, max_tokens: int | None) -> int:
     return max_tokens
 
 
-def shorten(tokenizer: Tokenizer, source: GenerateInput, context_window: int, max_tokens: int | None) -> GenerateInput:
-    """Return the conversation without as many of its oldest turns as it takes to fit, with room for the answer.
+def _room(context_window: int, max_tokens: int | None) -> int:
+    """Return the tokens of a prompt that leaves room for its answer.
 
-    The system messages at its beginning stay, and so do the last user message and what follows it, even if that does
-    not fit. Without ``max_tokens`` a quarter of the window is left for the answer, at most DEFAULT_MAX_TOKENS.
+    Without ``max_tokens`` a quarter of the window is left for the answer, at most DEFAULT_MAX_TOKENS.
     """
-    if source.messages is None:
-        return source
-    head, turns = _turns(source.messages)
-    room = context_window - (min(DEFAULT_MAX_TOKENS, context_window // 4) if max_tokens is None else max_tokens)
-
-    def without(num_turns: int) -> GenerateInput:
-        kept = [message for turn in turns[num_turns:] for message in turn]
-        return source.model_copy(update={"messages": (*head, *kept)})
-
-    # Fewer turns never have more tokens, so the first number that fits is found by halving.
-    low, high = 0, len(turns) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if len(build_prompt(tokenizer, without(middle))) <= room:
-            high = middle
-        else:
-            low = middle + 1
-    return without(low) if low else source
-
-
-def _turns(messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage], list[list[ChatMessage]]]:
-    """Return the system messages at the beginning, and the rest cut before each user message; at least one turn."""
-    start = next((index for index, message in enumerate(messages) if message.role is not Role.SYSTEM), len(messages))
-    turns: list[list[ChatMessage]] = [[]]
-    for message in messages[start:]:
-        if message.role is Role.USER and turns[-1]:
-            turns.append([])
-        turns[-1].append(message)
-    return messages[:start], turns
+    return context_window - (min(DEFAULT_MAX_TOKENS, context_window // 4) if max_tokens is None else max_tokens)
 
 
 GENERATE_INPUTS = TaskInputs(

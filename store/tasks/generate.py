@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -128,10 +129,45 @@ def _one_prompt(prompt: str | tuple[int, ...]) -> GenerateInput:
 
 
 class Truncation(StrEnum):
-    """The treatment of a conversation that leaves no room for an answer in the context window."""
+    """The treatment of an input that leaves no room for an answer in the context window (``prompts.truncation``).
 
-    DISABLED = "disabled"  # it is refused
-    AUTO = "auto"  # its oldest turns are left out
+    ``disabled`` and ``auto`` are OpenAI's names of ``refuse`` and ``oldest_turns``.
+    """
+
+    REFUSE = "refuse"
+    DISABLED = "disabled"
+    OLDEST_TURNS = "oldest_turns"
+    AUTO = "auto"
+    LEFT = "left"
+    MIDDLE = "middle"
+
+    @property
+    def refuses(self) -> bool:
+        """True if nothing is left out."""
+        return self in (Truncation.REFUSE, Truncation.DISABLED)
+
+    @property
+    def cuts_texts(self) -> bool:
+        """True if a text may be cut, not only turns of a conversation left out."""
+        return self in (Truncation.LEFT, Truncation.MIDDLE)
+
+
+class Truncated(Strict):
+    """What was left out of an input: prompt tokens, and whole turns of a conversation."""
+
+    strategy: Truncation = Field(description="the `truncation` of the request")
+    tokens: int = Field(description="prompt tokens that were left out")
+    turns: int = Field(0, description="turns of the conversation that were left out as a whole")
+
+    def as_header(self) -> str:
+        """Return it as the value of a header."""
+        return f"{self.strategy}; tokens={self.tokens}; turns={self.turns}"
+
+    def plus(self, earlier: "Truncated | None") -> "Truncated":
+        """Return both together."""
+        if earlier is None:
+            return self
+        return self.model_copy(update={"tokens": self.tokens + earlier.tokens, "turns": self.turns + earlier.turns})
 
 
 class GenerateRequest(JobOrder):
@@ -142,6 +178,24 @@ class GenerateRequest(JobOrder):
     n: int | None = Field(None, strict=True, ge=1, le=MAX_SAMPLES, description="answers to generate for each prompt")
     sampling: Sampling = Sampling()
     truncation: Truncation = Truncation.DISABLED
+    _truncated: Truncated | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _has_turns(self) -> Self:
+        if self.truncation is Truncation.OLDEST_TURNS and self.input.messages is None:
+            raise ValueError("`oldest_turns` goes with `messages`: cut a raw prompt by `left` or `middle`")
+        return self
+
+    @property
+    def truncated(self) -> Truncated | None:
+        """What was left out of the input; None if it is as it was sent."""
+        return self._truncated
+
+    def shortened(self, source: GenerateInput, truncated: Truncated) -> Self:
+        """Return the request with a shorter input, and what was left out of it now."""
+        cut = self.model_copy(update={"input": source})
+        cut._truncated = truncated.plus(self._truncated)  # noqa: SLF001 - a copy of this request
+        return cut
 
     @field_validator("n")
     @classmethod
@@ -188,7 +242,7 @@ class GeneratePayload(Strict):
 
     ``tool_style`` is the format in which this model version writes calls; None if it may call no tools.
     ``answer_shape`` is None if calls may be anywhere in the text. ``reasoning`` is None if all of the text is the
-    answer. ``policy`` is None if no rule applies to the output.
+    answer. ``policy`` is None if no rule applies to the output. ``truncated`` is None if the input is as it was sent.
     ``n`` answers are generated for each prompt; None is one.
     """
 
@@ -199,6 +253,7 @@ class GeneratePayload(Strict):
     answer_shape: AnswerShape | None = None
     reasoning: ReasoningFormat | None = None
     policy: PinnedPolicy | None = None
+    truncated: Truncated | None = None
 
     @property
     def num_choices(self) -> int:

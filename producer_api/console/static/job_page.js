@@ -134,6 +134,8 @@ function Facts({ job }) {
     "Tokens in, out": job.usage === null ? "–" : `${count(usage.input_tokens)} (${count(usage.cached_tokens)} cached), ${count(usage.output_tokens)}`,
     "Tokens per second": decodeMs > 0 && usage.output_tokens > 1 ? ((1000 * (usage.output_tokens - 1)) / decodeMs).toFixed(1) : "–",
     "Cost": usage.cost == null ? "no price" : usage.cost.toPrecision(3),
+    ...(job.cache === null ? {} : { "Response cache": job.cache }),
+    ...(job.truncated === null ? {} : { "Left out of the input": `${count(job.truncated.tokens)} tokens, ${count(job.truncated.turns)} turns` }),
     ...Object.fromEntries(Object.entries(job.metadata).map(([name, value]) => [`metadata ${name}`, value])),
   };
   if (job.status === "queued") {

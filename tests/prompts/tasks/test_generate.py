@@ -6,7 +6,7 @@ import pytest
 
 from prompts.bad_words import banned_sequences
 from prompts.chat_template import MAX_RENDERED_CHARS, ChatTemplate
-from prompts.tasks.generate import DEFAULT_MAX_TOKENS, build_prompt, fit, shorten
+from prompts.tasks.generate import DEFAULT_MAX_TOKENS, build_prompt, fit
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
 from store.errors import InvalidRequest
 from store.payloads.conversation import ChatMessage, Role
@@ -89,35 +89,3 @@ def test_what_does_not_fit(prompt_len: int, max_tokens: int | None, param: str, 
     with pytest.raises(InvalidRequest, match=said) as caught:
         fit(100, prompt_len, max_tokens)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
-
-
-SAID = [
-    ("system", "be brief"),
-    ("user", "one"),
-    ("assistant", "1"),
-    ("user", "two"),
-    ("assistant", "2"),
-    ("user", "three"),
-]
-
-
-def _chat(said: list[tuple[str, str]]) -> GenerateInput:
-    return GenerateInput(messages=tuple(ChatMessage(role=Role(role), content=text) for role, text in said))
-
-
-@pytest.mark.parametrize("max_tokens", [10, None])
-@pytest.mark.parametrize(("num_turns", "kept"), [(0, SAID), (1, SAID[:1] + SAID[3:]), (2, SAID[:1] + SAID[5:])])
-def test_the_oldest_turns_give_way(max_tokens: int | None, num_turns: int, kept: list[tuple[str, str]]) -> None:
-    tokenizer = ByteTokenizer()
-    size = len(build_prompt(tokenizer, _chat(kept)))
-    window = size + 10 if max_tokens else next(n for n in range(size, 9999) if n - n // 4 >= size)
-    assert shorten(tokenizer, _chat(SAID), window, max_tokens) == _chat(kept)
-    if num_turns < 2:
-        assert shorten(tokenizer, _chat(SAID), window - 1, max_tokens) != _chat(kept)
-
-
-def test_what_cannot_be_shorter_stays_as_it_is() -> None:
-    tokenizer = ByteTokenizer()
-    for source in (_chat(SAID[:2]), _chat([("system", "only this")]), GenerateInput(prompt="a long prompt")):
-        assert shorten(tokenizer, source, 5, 1) == source
-    assert shorten(tokenizer, _chat(SAID), 5, 1) == _chat(SAID[:1] + SAID[5:])
