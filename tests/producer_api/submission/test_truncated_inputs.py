@@ -11,7 +11,7 @@ from tests.producer_api.scripted_worker import ScriptedWorker
 
 LONG = "x" * 700
 SAMPLING = {"max_tokens": 12}
-TURNS: list[dict[str, Any]] = [
+TURNS: Any = [
     {"role": "system", "content": "be brief"},
     {"role": "user", "content": LONG},
     {"role": "assistant", "content": "ok"},
@@ -40,9 +40,14 @@ def test_a_job_says_what_was_left_out(api: httpx2.Client, worker: ScriptedWorker
 
 def test_chats_and_responses_say_it_too(openai: OpenAI, worker: ScriptedWorker) -> None:
     payloads: list[Any] = []
+
+    def reply(payload: dict[str, Any]) -> list[str]:
+        payloads.append(payload)
+        return ["x"]
+
     how: Any = {"extra_body": {"truncation": "middle"}}
     told = {"strategy": "middle", "turns": 1}
-    with worker.serve(lambda payload: payloads.append(payload) or ["x"]):
+    with worker.serve(reply):
         chat: Any = openai.chat.completions.with_raw_response.create(model="tiny", messages=TURNS, max_tokens=12, **how)
         response: Any = openai.responses.create(model="tiny", input=TURNS, max_output_tokens=12, **how)
     assert chat.headers["headrace-truncated"].startswith("middle; tokens=")
