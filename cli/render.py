@@ -130,8 +130,8 @@ def job_facts(job: JobInfo) -> Text:
         "ended": ago(job["completed_at"]) if job["completed_at"] else "",
         "attempt": f"{job['attempt']} of at most {job['max_attempts']}" if job["attempt"] else "",
         "tokens": f"{usage['input_tokens']} + {usage['output_tokens']}" if usage else "",
-        "first token": _ms(usage and usage["first_token_ms"]),
-        "computed": _ms(usage and usage["compute_ms"]),
+        "first token": _took(usage and usage["first_token_ms"]),
+        "computed": _took(usage and usage["compute_ms"]),
         "error": f"{error['code']}: {error['message']}" if error else "",
         "contents": "are kept no longer" if job["purged_at"] else "",
     }
@@ -274,6 +274,10 @@ def tries_table(tries: Sequence[Json]) -> Table:
         for one in tries
     )
     return table("try", "at", "took", "status", "error", rows=rows)
+
+
+def _took(ms: float | None) -> str:
+    return "" if ms is None else duration(ms / 1000)
 
 
 def _ms(value: float | None) -> str:

@@ -132,6 +132,11 @@ def _legend(parts: Sequence[Part]) -> Text:
 
 
 def _event(event: Json, start: float) -> tuple[str, str, str, str]:
-    detail = {name: worker_name(value) if name == "worker" else value for name, value in event["detail"].items()}
-    told = ", ".join(f"{name} {value}" for name, value in detail.items())
+    told = ", ".join(f"{name} {_value(name, value)}" for name, value in event["detail"].items())
     return clock(event["at"], with_ms=True), duration(event["at"] - start), event["kind"].replace("_", " "), told
+
+
+def _value(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}"
+    return worker_name(str(value)) if name == "worker" else str(value)

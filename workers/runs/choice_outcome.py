@@ -136,7 +136,7 @@ def _handed_back(
         cleared=outcome.is_on_probation(claim) and num_new >= PROBATION_TOKENS,
         checkpoint=replace(stream, first_token_s=first_token_s) if stream.deltas else None,
     )
-    return retry if own_s is None else replace(retry, first_token_ms=(waited_s + own_s) * 1000)
+    return retry if own_s is None else replace(retry, first_token_ms=round((waited_s + own_s) * 1000, 3))
 
 
 def _filtered(stream: Checkpoint, num_choices: int, rules: OutputRules | None) -> FilteredChoices:

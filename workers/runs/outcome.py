@@ -204,7 +204,7 @@ def job_first_token_s(start: Checkpoint, before_s: float, own_s: float | None) -
 
 
 def _ms(before_s: float, after_s: float | None) -> float | None:
-    return None if after_s is None else (before_s + after_s) * 1000
+    return None if after_s is None else round((before_s + after_s) * 1000, 3)
 
 
 def usage(claim: Claim, completion: CompletionOutput, waited_s: float, start: Checkpoint) -> Usage:

@@ -31,7 +31,7 @@ export default function JobPage({ rest: [id] }) {
       <div class="title"><h2 id="timeline">Timeline</h2></div>
       <div class="body"><${Timeline} lines=${lanes(job, timeline, deliveries, now())} /></div>
     </section>
-    <${Facts} job=${job} />
+    <${Facts} job=${job} attempts=${timeline.attempts.length} />
     <div class="two">
       <${Request} request=${request} />
       <${Answer} job=${job} text=${text} />
@@ -117,7 +117,7 @@ function Actions({ job, request, reload }) {
   </div>`;
 }
 
-function Facts({ job }) {
+function Facts({ job, attempts }) {
   const usage = job.usage ?? {};
   const decodeMs = usage.first_token_ms == null ? null : usage.queue_ms + usage.compute_ms - usage.first_token_ms;
   const facts = {
@@ -128,7 +128,7 @@ function Facts({ job }) {
     "Accepted": moment(job.created_at),
     "Deadline": moment(job.expires_at),
     "Charged attempts": `${job.attempt} of ${job.max_attempts}`,
-    "Waited": milliseconds(usage.queue_ms),
+    [attempts > 1 ? "Last attempt began after" : "Waited"]: milliseconds(usage.queue_ms),
     "First token after": milliseconds(usage.first_token_ms),
     "Computed": milliseconds(usage.compute_ms),
     "Tokens in, out": job.usage === null ? "–" : `${count(usage.input_tokens)} (${count(usage.cached_tokens)} cached), ${count(usage.output_tokens)}`,

@@ -8,6 +8,7 @@ const RETRY_MS = [500, 1000, 2000, 5000];
 const state = { live: null, history: null, status: "connecting", error: null };
 const watchers = new Set();
 let running = null;
+let version = 0;
 
 export function start() {
   if (running !== null) return;
@@ -45,14 +46,18 @@ async function follow(signal) {
 
 function update(changes) {
   Object.assign(state, changes);
+  version += 1;
   watchers.forEach((watch) => watch());
 }
 
 export function useLive() {
   const [, redraw] = useState(0);
+  const drawn = version;
   useEffect(() => {
     const watch = () => redraw((n) => n + 1);
     watchers.add(watch);
+    // An event that came between the drawing and this effect would be shown a second late, with the next one.
+    if (version !== drawn) watch();
     return () => watchers.delete(watch);
   }, []);
   return state;

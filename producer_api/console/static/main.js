@@ -131,4 +131,6 @@ function App() {
   return useKey() === null ? html`<${SignIn} />` : html`<${Frame} />`;
 }
 
+// The API answers while the page is drawn.
+if (key() !== null) start();
 render(html`<${App} />`, document.getElementById("console"));

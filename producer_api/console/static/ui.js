@@ -1,6 +1,6 @@
 // What all pages share: loading, errors, badges, buttons that act, the message of the last action.
 
-import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 
 // Call `load(signal)` now and when `inputs` change. Returns {data, error, isBusy, reload}.
 export function useLoad(load, inputs) {
@@ -21,7 +21,8 @@ export function useLoad(load, inputs) {
 // Load a module when the component is first shown. Returns null until it is there.
 export function useModule(load) {
   const [module, setModule] = useState(null);
-  useEffect(() => {
+  // Before the first paint: the script is most likely there already.
+  useLayoutEffect(() => {
     let isShown = true;
     load().then((loaded) => isShown && setModule(loaded), () => tell("a script could not be loaded: reload the page"));
     return () => {
