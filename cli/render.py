@@ -215,7 +215,7 @@ def versions_table(versions: Sequence[Json]) -> Table:
             one["id"],
             one["state"],
             ", ".join(one["aliases"]),
-            one["engine"],
+            one["engine"] if one["base"] is None else f"adapter of {one['base']}",
             one["dtype"],
             f"{one['context_window']:,}",
             one["digest"][:12],

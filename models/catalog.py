@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from models.adapter_registration import add_base_option, register_adapter_given
 from models.external_registration import add_engine_options, engine_of, register_external
 from models.families.model_folder import describe, task_inputs
 from store.db.database import Database
@@ -226,6 +227,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     golden_help = 'JSON, a list of {"prompt": "...", "tokens": [1, 2]}: what the model must answer'
     registering.add_argument("--golden", type=Path, metavar="FILE", help=golden_help)
+    add_base_option(registering)
     add_engine_options(registering)
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
     measuring = verbs.add_parser("measure", help="measure how far bfloat16 and int8 are from float32, and keep it")
@@ -314,7 +316,9 @@ def _register(options: argparse.Namespace) -> str:
     wanted = None if options.sampling is None else parse_defaults(options.sampling)
     db = Database(settings.database_url, pool_size=1, application_name="headrace catalog")
     try:
-        if engine is None:
+        if options.base is not None:
+            version = register_adapter_given(db, options, actor="models.catalog")
+        elif engine is None:
             version = _register_folder(db, options, settings, has_sampling=wanted is not None)
         else:
             version = _register_external(db, options, engine)
@@ -332,6 +336,7 @@ def _register(options: argparse.Namespace) -> str:
                 "dtype": version.dtype,
                 "source": version.source,
                 "engine": version.engine.kind.value,
+                "base": version.base,
             }
         )
     return queue_name(version.model, version.version)

@@ -131,6 +131,8 @@ class Settings(BaseSettings):
     drain_s: float = Field(5.0, gt=0)
     max_step_s: float = Field(60.0, gt=0)
     max_slots: int = Field(32, ge=1)
+    # The LoRA adapters that a worker keeps in memory.
+    max_adapters: int = Field(8, ge=1)
     step_tokens: int = Field(512, ge=1)
     # An encoder's: inputs of about so many tokens are computed between two checks for cancelled and new jobs.
     encode_tokens: int = Field(4096, ge=1)

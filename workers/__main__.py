@@ -13,13 +13,13 @@ from functools import partial
 from store import failpoints, interpreter
 from store.db.database import Database, check_schema
 from store.db.tls import check_transport
-from store.errors import HeadraceError, SettingsError, VersionRejected
+from store.errors import HeadraceError, ModelLoadError, SettingsError, VersionRejected
 from store.ids import new_id
 from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
 from store.redis.connection import connect, ping
 from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind
-from store.registry.models import read_file, resolve
+from store.registry.models import queue_name, read_file, resolve
 from store.registry.verification import Verification
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.supervisor import NOT_AGAIN
@@ -66,6 +66,11 @@ def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> Task
         check_keys(db, open_vault(settings))
         ping(client)
         version = resolve(db, name, with_retired=True)
+        if version.base is not None:
+            name = queue_name(version.model, version.version)
+            raise ModelLoadError(
+                f"{name} is an adapter, and the workers of its base serve it: start one with --model {version.base}"
+            )
         worker = f"{socket.gethostname()}:{os.getpid()}"
         verification = Verification(db, version.model, version.version, worker=worker, lease_s=settings.lease_s)
         if version.engine.is_external or server != NO_SERVER:

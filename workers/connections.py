@@ -1,6 +1,6 @@
 """The connections of a worker process to Postgres and Redis. What must not wait for the rest has its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from store.db.database import Database
 from store.redis.celery_queue import FastLaneHints
@@ -15,8 +15,18 @@ from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S
 class Connections:
     """Opened lazily by their first use; ``close`` closes all of them."""
 
-    def __init__(self, settings: Settings, owner: str, queue: str, on_junk: Callable[[], None]) -> None:
-        """``on_junk`` is called for each unreadable message in the hints of the fast lane."""
+    def __init__(
+        self,
+        settings: Settings,
+        owner: str,
+        queue: str,
+        on_junk: Callable[[], None],
+        adapters: Callable[[], Sequence[str]],
+    ) -> None:
+        """``on_junk`` is called for each unreadable message in the hints of the fast lane.
+
+        ``adapters`` returns the queues that the worker serves beside ``queue``.
+        """
         vault = open_vault(settings)
         url = settings.database_url
         # Claims, outcomes, releases and the poller run one statement at a time each.
@@ -40,7 +50,7 @@ class Connections:
         )
         # For people who watch: it waits for nothing.
         self.live = SnapshotPublisher(connect(settings.redis_url, timeout_s=1.0, retries=0))
-        self.fast_lane_hints = FastLaneHints(settings.redis_url, queue, on_junk)
+        self.fast_lane_hints = FastLaneHints(settings.redis_url, queue, on_junk, adapters)
 
     def close(self) -> None:
         """Close all connections."""

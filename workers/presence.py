@@ -1,7 +1,8 @@
 """Reports from its own thread that this worker is alive, its queue, and the longest request that it can run."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -19,6 +20,7 @@ class PresenceReporter:
 
     ``is_taking`` returns False once the worker is stopping: then the row goes. It goes for a while, too, while
     ``is_able`` returns False. ``capacity``: tokens of the longest request, None if that is the context window.
+    ``adapters`` returns the queues that the worker serves beside ``queue``; each has a row of its own.
     """
 
     def __init__(
@@ -29,10 +31,12 @@ class PresenceReporter:
         *,
         is_taking: Callable[[], bool],
         is_able: Callable[[], bool] = lambda: True,
+        adapters: Callable[[], Sequence[str]] = lambda: (),
     ) -> None:
         self._db = db
-        self._id = new_id("worker")
+        self._ids = {queue: new_id("worker")}
         self._queue = queue
+        self._adapters = adapters
         self._capacity = capacity
         self._is_taking = is_taking
         self._is_able = is_able
@@ -53,13 +57,21 @@ class PresenceReporter:
     def _run(self) -> None:
         while not self._stopping.wait(BEAT_S) and self._is_taking():
             self._beat()
-        self._try(lambda: presence.leave_worker(self._db, self._id))
+        self._leave(list(self._ids))
 
     def _beat(self) -> None:
-        if self._is_able():
-            self._try(lambda: presence.beat_worker(self._db, self._id, self._queue, self._capacity()))
-        else:
-            self._try(lambda: presence.leave_worker(self._db, self._id))
+        served = (self._queue, *self._adapters()) if self._is_able() else ()
+        self._leave([queue for queue in self._ids if queue not in served])
+        for queue in served:
+            row = self._ids.setdefault(queue, new_id("worker"))
+            self._try(partial(self._report, row, queue))
+
+    def _report(self, row: str, queue: str) -> None:
+        presence.beat_worker(self._db, row, queue, self._capacity())
+
+    def _leave(self, queues: Sequence[str]) -> None:
+        for queue in queues:
+            self._try(partial(presence.leave_worker, self._db, self._ids[queue]))
 
     def _try(self, report: Callable[[], None]) -> None:
         try:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -19,9 +20,11 @@ from store.errors import HeadraceError
 from store.failpoints import failpoint
 from store.jobs.claims import Finish
 from store.metrics.worker_metrics import Served, WorkerMetrics
+from store.registry.models import list_adapters
 from store.settings import Settings
 from store.streams.stream_log import CancelListener
 from store.tracing.tracing import OFF, Tracing
+from workers.celery.adapter_queues import AdapterQueues
 from workers.celery.fast_lane import FastLane, num_spare
 from workers.celery.postgres_poller import PostgresPoller
 from workers.celery.thread_pool import PUMP_S, SETTLE_S, Drain, Scalar
@@ -80,7 +83,8 @@ class WorkerRuntime:
         self.metrics = WorkerMetrics(served, tracing)
         self._tracing = tracing
         self._spans = AttemptSpans(tracing, worker=owner, queue=model.queue, task=served.task)
-        self._connections = Connections(settings, owner, model.queue, self.metrics.junk.inc)
+        self._connections = Connections(settings, owner, model.queue, self.metrics.junk.inc, self._adapter_names)
+        self.adapters = self._new_adapter_queues()
         self.frames = FrameQueue(self._connections.publisher, on_gap=self._note_gap)
         self._waker = LoopWaker()
         self._check_engine = threading.Event()
@@ -102,6 +106,8 @@ class WorkerRuntime:
 
     def start(self) -> None:
         """Start every thread; jobs may come from now on."""
+        if self.adapters is not None:
+            self.adapters.start()
         for part in (
             self.frames,
             self.engine,
@@ -131,6 +137,8 @@ class WorkerRuntime:
         self._sources.cancels.stop()
         self.frames.stop(1.0)
         self._drain_keeper.stop()
+        if self.adapters is not None:
+            self.adapters.stop()
         self._presence.stop()
         self._live.stop()
         self._health.stop()
@@ -244,6 +252,15 @@ class WorkerRuntime:
         self._tracing.stop()
         self._exit_now(EXIT_ENGINE_DEAD)
 
+    def _adapter_names(self) -> tuple[str, ...]:
+        return () if self.adapters is None else self.adapters.names()
+
+    def _new_adapter_queues(self) -> AdapterQueues | None:
+        if not self._model.has_adapters:
+            return None
+        find = partial(list_adapters, self._connections.health, self._model.version)
+        return AdapterQueues(find, self._model.check_adapter)
+
     def _new_engine(self, settings: Settings) -> AnyEngine:
         return self._model.new_engine(
             EngineSetup(
@@ -278,6 +295,7 @@ class WorkerRuntime:
             lambda: self.engine.capacity_tokens,
             is_taking=self._is_taking,
             is_able=lambda: self.engine.why_not is None,
+            adapters=self._adapter_names,
         )
 
     def _new_live_reporter(self) -> LiveReporter:
@@ -326,6 +344,7 @@ class WorkerRuntime:
             stopping=self._stopping,
             capacity=lambda: self.engine.capacity_tokens,
             engine=lambda: self._model.engine_description,
+            adapters=self._adapter_names,
             observer=self.metrics.commits.observer,
         )
 

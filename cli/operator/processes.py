@@ -88,6 +88,10 @@ def register(
     engine: Annotated[EngineKind, typer.Option(help="What runs it: Headrace, or an inference server.")] = (
         EngineKind.NATIVE
     ),
+    base: Annotated[
+        str | None,
+        typer.Option(help="SOURCE is a LoRA adapter of this version; the workers of that version serve it."),
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(
@@ -111,13 +115,14 @@ def register(
 ) -> None:
     """Register a model's files as its next version; `headrace worker --model NAME` then serves it.
 
-    With --engine an inference server computes it (docs/engines.md).
+    With --engine an inference server computes it (docs/engines.md). With --base it is a LoRA adapter (docs/lora.md).
     """
     given = {
         "--dtype": dtype,
         "--sampling": sampling,
         "--golden": golden,
         "--engine": None if engine is EngineKind.NATIVE else engine.value,
+        "--base": base,
         "--url": url,
         "--served-model": served_model,
         "--tokenizer": tokenizer,

@@ -7,7 +7,7 @@ future.
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from models.engine.reasoning import ReasoningTokens
 
@@ -94,6 +94,15 @@ class SampledLogprobs:
     top_logprobs: tuple[float, ...] = ()
 
 
+class Adapter(Protocol):
+    """A LoRA adapter in the memory of a model. Only the model that loaded it can use it."""
+
+    @property
+    def key(self) -> str:
+        """Names the weights. Keys and values of the KV cache are shared only by requests with the same key."""
+        ...
+
+
 BACKGROUND_RANK = 2
 """Requests of this ``class_rank`` or above are background work: no client waits for the next token."""
 
@@ -110,7 +119,8 @@ class EngineRequest:
     ``sampling.bad_words``, for an engine that samples itself. ``messages`` are the fields of a chat completion
     request, as JSON values: engines without token ids send them instead of the prompt. ``group`` is the id under which
     the requests of several choices are cancelled together. Stop strings, stop tokens of the request and the grammar
-    apply to what follows the ``reasoning``; None: to all of the output.
+    apply to what follows the ``reasoning``; None: to all of the output. ``adapter``: a change of the model for this
+    request; None: the model as it is.
     """
 
     id: RequestId
@@ -127,6 +137,7 @@ class EngineRequest:
     messages: dict[str, object] = field(default_factory=dict)
     group: RequestId | None = None
     reasoning: ReasoningTokens | None = None
+    adapter: Adapter | None = None
 
     @property
     def is_bound_in_reasoning(self) -> bool:

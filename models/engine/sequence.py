@@ -61,12 +61,15 @@ class BlockHasher:
 
     Equal hashes mean equal keys and values. A block's keys and values depend on all tokens before it, and so does its
     hash. The salt is part of every hash: requests with different salts share no blocks, so a tenant cannot find out
-    another tenant's prompts by timing its guesses. The digests are cryptographic and 128 bits long; tokens are not
-    compared again when a hash is found.
+    another tenant's prompts by timing its guesses. So is the key of an adapter, which changes the numbers. The digests
+    are cryptographic and 128 bits long; tokens are not compared again when a hash is found.
     """
 
-    def __init__(self, salt: str) -> None:
+    def __init__(self, salt: str, adapter_key: str = "") -> None:
         self._root = blake2b(salt.encode(), digest_size=HASH_BYTES, person=b"salt").digest()
+        if adapter_key:
+            own = self._root + adapter_key.encode()
+            self._root = blake2b(own, digest_size=HASH_BYTES, person=b"adapter").digest()
         self._hashes: list[bytes] = []
 
     def first(self, count: int, prompt: Sequence[int], output: Sequence[int], block_tokens: int) -> list[bytes]:
@@ -115,7 +118,7 @@ class SequenceState(ActiveRequest):
         self._eos = frozenset() if request.sampling.ignore_eos else eos
         self._answer_eos = self._eos | own
         self._reasoning = None if request.reasoning is None else ReasoningTracker(request.reasoning)
-        self._hasher = BlockHasher(request.cache_salt)
+        self._hasher = BlockHasher(request.cache_salt, "" if request.adapter is None else request.adapter.key)
         self._text = OutputText(detokenizer, request.sampling.stop)
         self._unshown = ""
         self._deltas: list[str] = []

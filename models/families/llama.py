@@ -151,6 +151,21 @@ def read_config(folder: Path, raw: Mapping[str, Any]) -> LlamaConfig:
     return parse_config(raw)
 
 
+def adaptable(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+    """Return the linear layers that an adapter may change. As ``registry.Family.adaptable``."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    all_heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {
+        "self_attn.q_proj": (hidden, all_heads),
+        "self_attn.k_proj": (hidden, kv_heads),
+        "self_attn.v_proj": (hidden, kv_heads),
+        "self_attn.o_proj": (all_heads, hidden),
+        "mlp.gate_proj": (hidden, inner),
+        "mlp.up_proj": (hidden, inner),
+        "mlp.down_proj": (inner, hidden),
+    }
+
+
 def load(
     folder: Path, config: LlamaConfig, *, context: int, dtype: "torch.dtype", device: "torch.device"
 ) -> "LlamaModel":

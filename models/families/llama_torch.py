@@ -3,14 +3,17 @@
 Holds the architecture and the names of its tensors. No scheduling, sampling or block allocation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import embedding, rms_norm, silu
 
-from models.families.llama import LlamaConfig
+from models.engine.requests import Adapter
+from models.families.llama import LlamaConfig, adaptable
+from models.families.lora import AdapterLayers
+from models.families.lora_torch import AdaptedTokens, TorchAdapter, adapted_tokens
 from models.families.rope import RopeTable, rotate_
 from models.families.safetensors_reader import Weights
 from models.tensors.attention import attend
@@ -121,13 +124,23 @@ class LlamaModel:
         """Run the tokens of a batch through all layers and store their keys and values. Return the hidden states."""
         hidden = embedding(batch.tokens, self._embedding)
         cos, sin = self._rope.cos[batch.positions], self._rope.sin[batch.positions]
+        adapted = adapted_tokens(batch.rows, batch.ends, hidden.device)
         for index, layer in enumerate(self._layers):
-            qkv = self._query_key_value(layer, hidden, cos, sin)
+            normed = self._normed(hidden, layer.attention_norm)
+            qkv = self._query_key_value(layer, _adapt(layer.qkv(normed), normed, adapted, index, "qkv"), cos, sin)
             window = self.config.windows[index]
-            hidden = hidden + layer.out(self.attend(qkv, self.config.num_heads, batch, cache, index, window))
-            gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(silu(gate).mul_(up))
+            attended = self.attend(qkv, self.config.num_heads, batch, cache, index, window)
+            hidden = hidden + _adapt(layer.out(attended), attended, adapted, index, "out")
+            normed = self._normed(hidden, layer.mlp_norm)
+            gate, up = _adapt(layer.gate_up(normed), normed, adapted, index, "gate_up").chunk(2, dim=-1)
+            inner = silu(gate).mul_(up)
+            hidden = hidden + _adapt(layer.down(inner), inner, adapted, index, "down")
         return hidden
+
+    def pack_adapter(self, key: str, layers: AdapterLayers) -> Adapter:
+        """As ``models.families.model.CausalModel.pack_adapter``."""
+        embedding = self._embedding
+        return TorchAdapter(key, layers, adaptable(self.config), dtype=embedding.dtype, device=embedding.device)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of hidden states (n, hidden_size)."""
@@ -137,12 +150,11 @@ class LlamaModel:
         return rms_norm(hidden, weight.shape, weight, self.config.rms_norm_eps)
 
     def _query_key_value(
-        self, layer: _DecoderLayer, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+        self, layer: _DecoderLayer, flat: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> torch.Tensor:
         """Return (n, heads + 2 * kv_heads, head_dim), with rotated queries and keys."""
         config = self.config
-        flat = layer.qkv(self._normed(hidden, layer.attention_norm))
-        qkv = flat.view(hidden.shape[0], -1, config.head_dim)
+        qkv = flat.view(flat.shape[0], -1, config.head_dim)
         rotated = qkv[:, : config.num_heads + config.num_kv_heads]
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key = rotated[:, : config.num_heads], rotated[:, config.num_heads :]
@@ -150,3 +162,12 @@ class LlamaModel:
             key.copy_(self._normed(key, layer.key_norm))
         rotate_(rotated, cos, sin)
         return qkv
+
+
+def _adapt(
+    result: torch.Tensor, rows: torch.Tensor, adapted: Sequence[AdaptedTokens], index: int, name: str
+) -> torch.Tensor:
+    """Return the result of a joined layer with what adapters add. ``rows`` are the inputs of the layer."""
+    for one in adapted:
+        one.adapter.add_to(result, rows, one.tokens, index, name)
+    return result

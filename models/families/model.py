@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 import torch
 
+from models.engine.requests import Adapter
 from models.engine.runner import Row, StepPlan
+from models.families.lora import AdapterLayers
 from models.families.model_config import ModelConfig
 
 
@@ -59,7 +61,17 @@ class CausalModel(Protocol):
         ...
 
     def forward(self, batch: Any, cache: Any) -> torch.Tensor:
-        """Run the tokens of a batch and store their keys and values. Return the hidden states, one row a token."""
+        """Run the tokens of a batch and store their keys and values. Return the hidden states, one row a token.
+
+        A row whose request has an adapter, which must be this model's, is computed with it.
+        """
+        ...
+
+    def pack_adapter(self, key: str, layers: AdapterLayers) -> Adapter:
+        """Return an adapter for requests to this model, in the format of its weights. May run beside ``forward``.
+
+        Raises ModelLoadError if the model runs no adapters.
+        """
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

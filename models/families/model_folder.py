@@ -110,13 +110,13 @@ def folder_digest(folder: Path) -> str:
     named |= {name: folder / name for name in (INDEX_FILE, *_small_names(folder)) if (folder / name).is_file()}
     try:
         with ThreadPoolExecutor() as pool:
-            digests = dict(zip(named, pool.map(_file_digest, named.values()), strict=True))
+            digests = dict(zip(named, pool.map(file_digest, named.values()), strict=True))
     except OSError as error:
         raise CannotLoadHere(f"{folder} cannot be read: {error}") from error
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -44,6 +44,12 @@ class Family(Protocol):
         """
         ...
 
+    def adaptable(self, config: Any) -> Mapping[str, tuple[int, int]]:
+        """Return the linear layers of a decoder layer that a LoRA adapter may change: the name of the module in its
+        layer, and its numbers of inputs and outputs. Empty: this family runs no adapters.
+        """
+        ...
+
     def load(
         self, folder: Path, config: Any, *, context: int, dtype: "torch.dtype", device: "torch.device"
     ) -> "CausalModel":

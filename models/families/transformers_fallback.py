@@ -25,6 +25,12 @@ def read_config(folder: Path, raw: Mapping[str, Any]) -> ModelConfig:
     return probe(folder, raw)
 
 
+def adaptable(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Return nothing: adapters are for the families with a module of their own."""
+    del config
+    return {}
+
+
 def load(
     folder: Path, config: ModelConfig, *, context: int, dtype: "torch.dtype", device: "torch.device"
 ) -> "TransformersModel":

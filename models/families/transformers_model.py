@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 
+from models.engine.requests import Adapter
+from models.families.lora import AdapterLayers
 from models.families.model_config import ModelConfig
 from models.families.model_folder import weight_files
 from models.families.transformers_probe import silence
@@ -24,6 +26,7 @@ from models.tensors.attention import ScoreOptions, attend
 from models.tensors.kv_cache import KvCache
 from models.tensors.linear import can_pack, make_linear
 from models.tensors.torch_batch import TorchBatch
+from store.errors import ModelLoadError
 
 _PAGED = "headrace_paged"
 
@@ -124,6 +127,11 @@ class TransformersModel:
             return self._decoder.hidden(batch.tokens, batch.positions)
         finally:
             _current.reset(token)
+
+    def pack_adapter(self, key: str, layers: AdapterLayers) -> Adapter:
+        """Raise ModelLoadError: the family has no layers that are adaptable."""
+        del layers
+        raise ModelLoadError(f"{key}: transformers' own code runs no adapters here")
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of hidden states (n, hidden_size), computed by the output head of transformers."""

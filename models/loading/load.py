@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from models.engine.requests import Adapter
 from models.engine.runner import Encoder, Runner
 from models.families.model_folder import registered_folder
 from models.runners.fake import FakeRunner
@@ -34,6 +35,30 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
     from models.loading.torch_load import load_torch  # noqa: PLC0415 - a worker of the fake has no torch
 
     return load_torch(version, settings)
+
+
+def adapter_loader(runner: Runner, base: ModelVersion) -> Callable[[ModelVersion], Adapter] | None:
+    """Return what loads the LoRA adapters of a version for its runner, or None if the model runs none.
+
+    It may be called beside a running step. It raises ModelLoadError.
+    """
+    if base.is_fake:
+        return None
+    from models.loading.adapters import base_architecture, load_adapter  # noqa: PLC0415 - as above
+    from models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - as above
+
+    folder = Path(base.source)
+    architecture = base_architecture(folder)
+    if not isinstance(runner, TorchRunner) or not architecture.family.adaptable(architecture.config):
+        return None
+    return lambda version: load_adapter(runner, Path(version.source), base=folder, digest=version.digest)
+
+
+def check_adapter(version: ModelVersion) -> None:
+    """Raise ModelLoadError unless the files of an adapter are on this machine and are those that were registered."""
+    from models.loading.adapters import check_files  # noqa: PLC0415 - as above
+
+    check_files(Path(version.source), version.digest)
 
 
 def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:

@@ -72,3 +72,14 @@ def interleave_gate_up(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     widths = (0,) * (2 * gate.dim() - 1) + (missing,)
     both = torch.stack([pad(part, widths).view(-1, PAGE, *part.shape[1:]) for part in (gate, up)], dim=1)
     return both.flatten(0, 2)
+
+
+def pack_low_rank(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pack ``a`` (rank, in) and ``b`` (out, rank) of an adapter for ``src/low_rank.h``, in float32 or bfloat16.
+
+    Returns ``a`` padded to whole groups of inputs, and ``b`` as (blocks of 16 outputs, rank, 16).
+    """
+    rank, outputs = a.shape[0], b.shape[0]
+    wide = pad(a, (0, round_up(a.shape[1], GROUP) - a.shape[1]))
+    blocks = pad(b, (0, 0, 0, round_up(outputs, PAGE) - outputs)).view(-1, PAGE, rank).transpose(1, 2)
+    return wide.to(dtype).contiguous(), blocks.to(dtype).contiguous()

@@ -8,7 +8,7 @@ import torch
 
 from models.native.layout import Packed
 
-_VERSION = 3
+_VERSION = 4
 
 NO_MEMORY, INTERRUPTED = 1, 2
 """Results of a pass that did not finish; 0 is success."""
@@ -78,8 +78,25 @@ class ModelStruct(Structure):
     )
 
 
+class LowRankStruct(Structure):
+    """One module of a low-rank adapter."""
+
+    _fields_ = (
+        ("a", c_void_p),
+        ("b", c_void_p),
+        ("rank", c_int64),
+        ("first", c_int64),
+        ("stride", c_int64),
+        ("blocks", c_int64),
+    )
+
+
 class PassStruct(Structure):
-    """Input and output of one pass. A sequence is four int64: first row, rows, first position, page table."""
+    """Input and output of one pass.
+
+    A sequence is five int64: first row, rows, first position, address of the page table, address of its adapter's
+    modules (``LowRankStruct``, seven for each layer; 0: none).
+    """
 
     _fields_ = (
         ("num_tokens", c_int64),

@@ -13,9 +13,11 @@ import torch
 
 from models.engine.runner import Interrupt, Interrupted, Row, StepPlan
 from models.families.llama import LlamaConfig
+from models.families.lora import AdapterLayers
 from models.families.model import ModelWithCache
 from models.families.rope import inverse_frequencies
 from models.families.safetensors_reader import Weights
+from models.native.adapter import NativeAdapter
 from models.native.layout import PAGE, Packed, interleave_gate_up, pack, round_up
 from models.native.library import (
     INTERRUPTED,
@@ -55,7 +57,7 @@ class NativeKvCache:
 class NativeBatch:
     """The input of one pass: the rows in order, and ``ends``, the index of the last token of each row.
 
-    The kernels read the arrays: ``sequences`` holds four numbers a row, as ``library.PassStruct``.
+    The kernels read the arrays: ``sequences`` holds five numbers a row, as ``library.PassStruct``.
     """
 
     rows: tuple[Row, ...]
@@ -77,19 +79,28 @@ class NativeBatchBuilder:
         tokens, pages, sequences, ends = array("q"), array("i"), array("q"), []
         offsets = []
         for row in plan.rows:
-            sequences.extend((len(tokens), len(row.tokens), row.start, 0))
+            sequences.extend((len(tokens), len(row.tokens), row.start, 0, self._adapter_of(row)))
             offsets.append(len(pages))
             tokens.extend(row.tokens)
             pages.extend(self._pages_of(row))
             ends.append(len(tokens) - 1)
         address = pages.buffer_info()[0]
         for index, offset in enumerate(offsets):
-            sequences[4 * index + 3] = address + offset * pages.itemsize
+            sequences[5 * index + 3] = address + offset * pages.itemsize
         return NativeBatch(plan.rows, tuple(ends), tokens, sequences, pages, plan.interrupt)
 
     def send(self, values: Sequence[int]) -> torch.Tensor:
         """Return a tensor of these numbers."""
         return torch.tensor(values, dtype=torch.long)
+
+    @staticmethod
+    def _adapter_of(row: Row) -> int:
+        adapter = row.request.adapter
+        if adapter is None:
+            return 0
+        if not isinstance(adapter, NativeAdapter):
+            raise TypeError(f"{adapter.key} was loaded for another model")
+        return adapter.address
 
     def _pages_of(self, row: Row) -> Sequence[int]:
         count = self._pages_per_block
@@ -164,6 +175,10 @@ class NativeLlama:
         if outcome == INTERRUPTED:
             raise Interrupted
         return hidden
+
+    def pack_adapter(self, key: str, layers: AdapterLayers) -> NativeAdapter:
+        """As ``models.families.model.CausalModel.pack_adapter``."""
+        return NativeAdapter(key, layers, self.config, self.cache_dtype)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of hidden states (n, padded hidden)."""

@@ -89,6 +89,8 @@ class DecodeGraphs:
         """
         if not isinstance(batch, BlockTableBatch) or batch.max_query > 1:
             return None
+        if any(row.request.adapter is not None for row in batch.rows):
+            return None  # adapters differ from pass to pass
         count = len(batch.rows)
         size = min((size for size in self._recorded if size >= count), default=None)
         if size is None:

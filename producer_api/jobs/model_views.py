@@ -26,7 +26,10 @@ class ModelObject(BaseModel):
     aliases: dict[str, int]
     versions: list[int]
     root: str = Field(description="the model's name; a name that vLLM's clients read")
-    parent: str | None = Field(None, description="always null; a name that vLLM's clients read")
+    parent: str | None = Field(
+        None,
+        description="the base `name@3` of a LoRA adapter; null: it is no adapter. A name that vLLM's clients read",
+    )
     max_model_len: int = Field(description="the context window in tokens, by the name that vLLM's clients read")
     context_length: int = Field(description="the context window in tokens, by the name that OpenRouter's clients read")
     engine: str = Field(description="what runs this version: `native`, or a server: `vllm`, `sglang`, `openai`")
@@ -139,6 +142,7 @@ def model_object(model: ModelSummary, name: str, version: int) -> ModelObject:
         aliases=model.aliases,
         versions=model.versions,
         root=model.name,
+        parent=model.bases.get(version),
         max_model_len=model.context_windows[version],
         context_length=model.context_windows[version],
         engine=model.engines.get(version, EngineKind.NATIVE),

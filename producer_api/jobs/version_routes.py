@@ -53,6 +53,7 @@ class VersionObject(BaseModel):
     aliases: list[str] = Field(description="the aliases that name it")
     task: str
     engine: str = Field(description="what runs it: `native`, or a server: `vllm`, `sglang`, `openai`")
+    base: str | None = Field(description="the version that it changes, if it is a LoRA adapter: `name@3`")
     digest: str
     dtype: str
     context_window: int

@@ -12,19 +12,20 @@ from store.jobs.terminal import COMPLETED_AFTER, CONCLUDED, ENDED, ERROR_AFTER, 
 _IS_FOR_ANOTHER_WORKER = """
 GREATEST(cost_tokens, input_tokens) > CAST(:capacity AS int) AND EXISTS (
     SELECT FROM worker_processes AS other
-    WHERE other.queue = :queue AND other.seen_at > now() - make_interval(secs => :gone_after_s)
+    WHERE other.queue = jobs.queue AND other.seen_at > now() - make_interval(secs => :gone_after_s)
         AND COALESCE(other.capacity_tokens >= GREATEST(jobs.cost_tokens, jobs.input_tokens), true))
 """
 
-_IS_PAUSED = "EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)"
+_IS_PAUSED = "EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = jobs.queue)"
 
 # The jobs that this worker may claim.
 # ``state || ''`` keeps Postgres from the indexes of queued jobs. While its statistics are those of an empty queue they
 # look cheaper than the primary key, and it would read a million jobs to find thirty.
 _CLAIMABLE = f"""
     SELECT id FROM jobs
-    WHERE id = ANY(CAST(:ids AS text[])) AND queue = :queue AND state || '' = 'queued' AND cancel_requested_at IS NULL
-        AND (deadline_at IS NULL OR deadline_at > now()) AND is_suspect = :suspects AND NOT {_IS_PAUSED}
+    WHERE id = ANY(CAST(:ids AS text[])) AND queue = ANY(CAST(:queues AS text[])) AND state || '' = 'queued'
+        AND cancel_requested_at IS NULL AND (deadline_at IS NULL OR deadline_at > now())
+        AND is_suspect = :suspects AND NOT {_IS_PAUSED}
         AND (CAST(:capacity AS int) IS NULL OR NOT ({_IS_FOR_ANOTHER_WORKER}))
 """
 

@@ -113,14 +113,17 @@ def claim(
     suspects: bool = False,
     capacity: int | None = None,
     engine: str | None = None,
+    adapters: Sequence[str] = (),
 ) -> dict[str, Claim]:
     """Claim the queued jobs among ``job_ids``, charging an attempt. Running, ended and overdue jobs are absent.
 
     So are jobs with a locked row, and all jobs of a paused queue. ``suspects``: claim only suspects, which the caller
     runs alone; otherwise only the other jobs. A job of more tokens than ``capacity`` is left to a live worker that can
     hold it; it is claimed if there is none. ``engine``: the inference server of the worker, recorded with the attempts.
+    ``adapters``: more queues that the worker serves.
     """
-    values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s), "suspects": suspects}
+    queues = [queue, *adapters]
+    values = {"owner": owner, "queues": queues, "ids": list(job_ids), "lease_s": float(lease_s), "suspects": suspects}
     values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S, "engine": engine}
     with db.autocommit() as connection:
         rows = connection.execute(claim_queries.CLAIM, values).mappings().all()
@@ -213,10 +216,12 @@ class RowLocked(Unavailable):
         super().__init__(f"another transaction has locked the row of {job_id}", code="database_unavailable")
 
 
-def still_open(db: Database, queue: str, job_ids: Sequence[str], *, capacity: int | None = None) -> set[str]:
+def still_open(
+    db: Database, queue: str, job_ids: Sequence[str], *, capacity: int | None = None, adapters: Sequence[str] = ()
+) -> set[str]:
     """Return the jobs that ``claim`` may take. For jobs that it has just left out: those with a locked row."""
     with db.autocommit() as connection:
-        values = {"queue": queue, "ids": list(job_ids), "suspects": False}
+        values = {"queues": [queue, *adapters], "ids": list(job_ids), "suspects": False}
         values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S}
         return set(connection.execute(claim_queries.CLAIMABLE, values).scalars())
 

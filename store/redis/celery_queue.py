@@ -236,17 +236,28 @@ class HintPublisher:
 
 
 class FastLaneHints:
-    """Takes hints of one queue from its fast lane, over a connection of its own."""
+    """Takes hints of a worker's queues from their fast lanes, over a connection of its own.
 
-    def __init__(self, redis_url: str, queue: str, on_junk: Callable[[], None]) -> None:
+    ``adapters`` returns the queues beside ``queue``.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        queue: str,
+        on_junk: Callable[[], None],
+        adapters: Callable[[], Sequence[str]] = lambda: (),
+    ) -> None:
         self._client = connect(redis_url, retries=0)
-        self._list = fast_lane_list(queue)
+        self._queue = queue
+        self._adapters = adapters
         self._on_junk = on_junk
 
     def take(self, wait_s: float) -> str | None:
         """Return the job id of the next hint; None if none came in time, or if it is no hint. Raises Unavailable."""
         try:
-            found = self._client.brpop([self._list], timeout=wait_s)
+            lists = [fast_lane_list(queue) for queue in (self._queue, *self._adapters())]
+            found = self._client.brpop(lists, timeout=wait_s)
         except AWAY as error:
             raise unavailable(error) from error
         if found is None:

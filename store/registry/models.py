@@ -33,6 +33,8 @@ class ModelVersion:
 
     ``task``: the name of the task of its jobs. ``sampling``: defaults set by the operator. They may change; accepted
     jobs keep their values. ``engine``: what runs the version; its address may change too. ``state``: when it was read.
+    ``base_model`` and ``base_version``: the version that a LoRA adapter changes. ``source`` and ``digest`` are the
+    adapter's then, and all else is as the base has it.
     """
 
     model: str
@@ -50,6 +52,15 @@ class ModelVersion:
     engine: EngineSpec = NATIVE
     state: VersionState = VersionState.READY
     state_reason: str | None = None
+    base_model: str | None = None
+    base_version: int | None = None
+
+    @property
+    def base(self) -> str | None:
+        """The base of a LoRA adapter, as ``name@3``; None: the version is no adapter."""
+        if self.base_model is None or self.base_version is None:
+            return None
+        return queue_name(self.base_model, self.base_version)
 
     @property
     def spec(self) -> TaskSpec:
@@ -71,8 +82,8 @@ class ModelVersion:
 class ModelSummary:
     """A model with its aliases and the versions that can be used, newest first.
 
-    ``engines``: the kind of engine of those versions with another than Headrace's own. ``context_windows``: of every
-    version, in tokens.
+    ``engines``: the kind of engine of those versions with another than Headrace's own. ``bases``: the bases of those
+    that are LoRA adapters, as ``name@3``. ``context_windows``: of every version, in tokens.
     """
 
     name: str
@@ -81,6 +92,7 @@ class ModelSummary:
     aliases: dict[str, int]
     versions: list[int]
     engines: dict[int, str]
+    bases: dict[int, str]
     context_windows: dict[int, int]
 
 
@@ -98,10 +110,16 @@ _INSERT_MODEL = text("INSERT INTO models (name, task) VALUES (:name, :task) ON C
 # Locks a model.
 _LOCK_MODEL = text("SELECT task FROM models WHERE name = :name FOR UPDATE")
 
-# A version with the same digest and dtype.
+# A version with the same digest, dtype and base.
 _SAME_VERSION = text("""
 SELECT version FROM model_versions
 WHERE model = :model AND digest = :digest AND dtype = :dtype AND retired_at IS NULL
+    AND (base_model, base_version) IS NOT DISTINCT FROM (CAST(:base_model AS text), CAST(:base_version AS int))
+""")
+
+# Lock the base of an adapter against its retirement.
+_KEEP_BASE = text("""
+SELECT retired_at FROM model_versions WHERE model = :base_model AND version = :base_version FOR SHARE
 """)
 
 # Sets the engine of a version: its address has changed.
@@ -112,12 +130,14 @@ UPDATE model_versions SET engine = CAST(:engine AS jsonb) WHERE model = :model A
 # Adds the next version. The number of a deleted version is not given again (``last_version``).
 _INSERT_VERSION = text("""
 INSERT INTO model_versions (
-    model, version, task, runner, source, digest, dtype, context_window, files, engine, golden, state, state_at
+    model, version, task, runner, source, digest, dtype, context_window, files, engine, golden, state, state_at,
+    base_model, base_version
 )
 SELECT
     CAST(:model AS text), GREATEST(max(version), (SELECT last_version FROM models WHERE name = :model)) + 1,
     :task, :runner, :source, :digest, :dtype, :context_window,
-    CAST(:files AS jsonb), CAST(:engine AS jsonb), CAST(:golden AS jsonb), :state, now()
+    CAST(:files AS jsonb), CAST(:engine AS jsonb), CAST(:golden AS jsonb), :state, now(), CAST(:base_model AS text),
+    CAST(:base_version AS int)
 FROM model_versions WHERE model = :model
 RETURNING version
 """)
@@ -155,6 +175,10 @@ SELECT
         SELECT COALESCE(jsonb_object_agg(version, engine ->> 'kind'), '{}')
         FROM model_versions WHERE model = models.name AND engine IS NOT NULL
     ) AS engines,
+    (
+        SELECT COALESCE(jsonb_object_agg(version, base_model || '@' || base_version), '{}')
+        FROM model_versions WHERE model = models.name AND base_model IS NOT NULL
+    ) AS bases,
     (
         SELECT COALESCE(jsonb_object_agg(version, context_window), '{}') FROM model_versions WHERE model = models.name
     ) AS context_windows
@@ -196,13 +220,16 @@ def register_version(
     actor: str,
     engine: EngineSpec = NATIVE,
     golden: Sequence[GoldenAnswer] = (),
+    base: ModelVersion | None = None,
 ) -> ModelVersion:
-    """Add a version, or return the version with this digest and dtype. The first one gets the alias ``default``.
+    """Add a version, or return the one with this digest, dtype and base. The first one gets the alias ``default``.
 
     ``runner`` is the kind of the ``engine`` if that is an inference server. Such a version that is there already gets
     the engine's address. A new version is ``registered`` until a worker has verified it; one without weights has
-    nothing to verify and is ``ready``. A version that was rejected is verified again. ``golden``: answers that the
-    verification must find. Raises InvalidRequest, and Conflict for golden answers of a version that is ready.
+    nothing to verify and is ``ready``, and so is an adapter, whose tensors the caller has compared with its base. A
+    version that was rejected is verified again. ``golden``: answers that the verification must find. ``base``: the
+    version that a LoRA adapter changes. Raises InvalidRequest, and Conflict for golden answers of a version that is
+    ready and for a base that is retired.
     """
     if engine.is_external != (runner in EXTERNAL_KINDS) or (engine.is_external and engine.kind != runner):
         raise InvalidRequest(f"the engine {engine.kind.value} does not run a version of the kind {runner}")
@@ -210,18 +237,22 @@ def register_version(
         raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     task = TASK_OF_RUNNER[runner].name
-    state = VersionState.READY if runner in FAKE_RUNNERS else VersionState.REGISTERED
+    state = VersionState.READY if runner in FAKE_RUNNERS or base is not None else VersionState.REGISTERED
     values = {"model": model, "runner": runner, "source": source, "digest": digest, "dtype": dtype}
+    of_base = {"base_model": base and base.model, "base_version": base and base.version}
     with db.begin() as connection:
+        if base is not None and connection.execute(_KEEP_BASE, of_base).scalar_one() is not None:
+            raise Conflict(f"the base {queue_name(base.model, base.version)} is retired", code="version_in_use")
         _lock_model(connection, model, task)
-        version = connection.execute(_SAME_VERSION, values).scalar_one_or_none()
+        version = connection.execute(_SAME_VERSION, values | of_base).scalar_one_or_none()
         if version is None:
             contents = {digests[name]: content for name, content in files.items()}
             connection.execute(_INSERT_FILES, {"digests": list(contents), "contents": list(contents.values())})
-            row = values | {"context_window": context_window, "files": dump_json(digests), "task": task}
+            row = values | of_base | {"context_window": context_window, "files": dump_json(digests), "task": task}
             row |= {"engine": _stored(engine), "state": state, "golden": stored_golden(golden)}
             version = connection.execute(_INSERT_VERSION, row).scalar_one()
             what = values | {"context_window": context_window, "files": digests} | _audited(engine)
+            what |= {} if base is None else {"base": queue_name(base.model, base.version)}
             name = queue_name(model, version)
             record(connection, None, actor, "model.registered", name, {"digest": digest}, after=what)
             if version == 1:
@@ -282,7 +313,7 @@ def list_models(db: Database) -> list[ModelSummary]:
     """Return all models, by name."""
     with db.autocommit() as connection:
         rows = connection.execute(_LIST).mappings().all()
-    by_version = ("engines", "context_windows")
+    by_version = ("engines", "bases", "context_windows")
     return [
         ModelSummary(**{**row, **{name: {int(key): value for key, value in row[name].items()} for name in by_version}})
         for row in rows
@@ -293,6 +324,17 @@ def get_version(db: Database, model: str, version: int) -> ModelVersion:
     """Return one version, retired or not. Raises NotFound if it never existed."""
     with db.autocommit() as connection:
         return version_of(connection, model, version)
+
+
+def list_adapters(db: Database, base: ModelVersion) -> list[ModelVersion]:
+    """Return the LoRA adapters of a version, retired ones too: they may have jobs."""
+    statement = text(f"""
+        SELECT *, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN model_sampling USING (model, version)
+        WHERE base_model = :model AND base_version = :version ORDER BY model, version
+    """)
+    with db.autocommit() as connection:
+        rows = connection.execute(statement, {"model": base.model, "version": base.version}).mappings().all()
+    return [_read_version(row) for row in rows]
 
 
 def set_sampling(db: Database, model: str, version: int, sampling: SamplingDefaults, actor: str) -> ModelVersion:

@@ -31,6 +31,7 @@ SELECT
     model, version, COALESCE(one.task, models.task) AS task, digest, dtype, context_window, one.created_at, retired_at,
     {STATE_SQL} AS state, COALESCE(retired_at, state_at, one.created_at) AS state_at, state_reason, verification,
     engine ->> 'kind' AS engine,
+    base_model || '@' || base_version AS base,
     ARRAY(
         SELECT alias FROM aliases WHERE model = one.model AND aliases.version = one.version ORDER BY alias
     ) AS aliases,
@@ -55,6 +56,21 @@ _LOCK = text("SELECT retired_at FROM model_versions WHERE model = :model AND ver
 _POINTED = text("SELECT version FROM aliases WHERE model = :model AND alias = :alias FOR UPDATE")
 
 _REMOVE_ALIAS = text("DELETE FROM aliases WHERE model = :model AND alias = :alias")
+
+# The adapters of a version; with ``only_used`` those that are not retired.
+_ADAPTERS = text("""
+SELECT model || '@' || version FROM model_versions
+WHERE base_model = :model AND base_version = :version AND (retired_at IS NULL OR NOT :only_used)
+ORDER BY model, version
+""")
+
+# Lock the base of an adapter against its retirement.
+_KEEP_BASE = text("""
+SELECT base.model || '@' || base.version AS name, base.retired_at
+FROM model_versions AS one JOIN model_versions AS base
+    ON base.model = one.base_model AND base.version = one.base_version
+WHERE one.model = :model AND one.version = :version FOR SHARE OF base
+""")
 
 _ALIASES = text("SELECT alias FROM aliases WHERE model = :model AND version = :version ORDER BY alias")
 
@@ -97,6 +113,7 @@ class VersionSummary:
 
     ``state_at``: since when it has the state. ``state_reason``: why, one sentence, if there is something to say.
     ``verification``: None if it has none, as versions without weights and those of earlier releases.
+    ``base``: the version that it changes, as ``name@3``, if it is a LoRA adapter.
     """
 
     model: str
@@ -112,6 +129,7 @@ class VersionSummary:
     state_reason: str | None
     verification: VerificationReport | None
     engine: str
+    base: str | None
     aliases: tuple[str, ...]
     num_queued: int
 
@@ -189,7 +207,7 @@ def remove_alias(
 
 def retire(db: Database, model: str, version: int, actor: str, *, tenant_id: str | None = None) -> None:
     """Take a version out of use for new jobs; once more changes nothing. Raises NotFound, and Conflict while an alias
-    names it.
+    or an adapter that is not retired names it.
     """
     values = {"model": model, "version": version}
     with db.begin(tenant_id=tenant_id) as connection:
@@ -198,17 +216,24 @@ def retire(db: Database, model: str, version: int, actor: str, *, tenant_id: str
             return
         _refuse_named(connection, values, "retired")
         _refuse_rollout(connection, model, version=version)
+        _refuse_base(connection, values, only_used=True)
         connection.execute(_RETIRE, values)
         record(connection, tenant_id, actor, "model.retired", queue_name(model, version), {})
 
 
 def revive(db: Database, model: str, version: int, actor: str, *, tenant_id: str | None = None) -> None:
-    """Take a retired version back into use; one that is not retired stays as it is. Raises NotFound."""
+    """Take a retired version back into use; one that is not retired stays as it is.
+
+    Raises NotFound, and Conflict for an adapter of a retired base.
+    """
     values = {"model": model, "version": version}
     with db.begin(tenant_id=tenant_id) as connection:
         version_of(connection, model, version)
         if connection.execute(_LOCK, values).scalar_one() is None:
             return
+        base = connection.execute(_KEEP_BASE, values).one_or_none()
+        if base is not None and base.retired_at is not None:
+            raise Conflict(f"its base {base.name} is retired: revive that first", code="version_in_use")
         connection.execute(_REVIVE, values)
         record(connection, tenant_id, actor, "model.revived", queue_name(model, version), {})
 
@@ -222,6 +247,7 @@ def delete_version(db: Database, model: str, version: int, actor: str) -> None:
         if connection.execute(_LOCK, values).scalar_one() is None:
             raise Conflict(f"{name} is in use: retire it first", code="version_in_use")
         _refuse_named(connection, values, "deleted")
+        _refuse_base(connection, values, only_used=False)
         if connection.execute(_HAS_JOBS, values).scalar_one():
             raise Conflict(
                 f"{name} has jobs that are kept: delete it when retention has forgotten them", code="version_in_use"
@@ -282,3 +308,9 @@ def _refuse_named(connection: Connection, values: Mapping[str, object], what: st
     if aliases := connection.execute(_ALIASES, values).scalars().all():
         names = " and ".join(f"{values['model']}@{alias}" for alias in aliases)
         raise Conflict(f"{names} means this version, so it cannot be {what}: move the alias", code="version_in_use")
+
+
+def _refuse_base(connection: Connection, values: Mapping[str, object], *, only_used: bool) -> None:
+    if adapters := connection.execute(_ADAPTERS, {**values, "only_used": only_used}).scalars().all():
+        state = "retire" if only_used else "delete"
+        raise Conflict(f"it is the base of {' and '.join(adapters)}: {state} that first", code="version_in_use")

@@ -4,7 +4,7 @@ Safe for two dispatchers at once: locked rows are skipped, and every UPDATE name
 counted by the database's clock.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -133,20 +133,21 @@ FROM names CROSS JOIN LATERAL (
 # Make every announced job wait again.
 _FORGET = text("UPDATE jobs SET announced_at = NULL WHERE state = 'queued' AND announced_at IS NOT NULL")
 
-_OPEN = """queue = :queue AND state = 'queued'
-    AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)"""
+_OPEN = "jobs.queue = asked.queue AND state = 'queued'"
 
-# Find out whether a queue has claimable jobs.
+# Find out which of some queues have claimable jobs.
 _CLAIMABLE = text(f"""
 SELECT
     EXISTS (SELECT FROM jobs WHERE {_OPEN} AND is_suspect) AS suspects,
     EXISTS (SELECT FROM jobs WHERE {_OPEN} AND NOT is_suspect) AS others
+FROM unnest(CAST(:queues AS text[])) AS asked(queue)
+WHERE NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = asked.queue)
 """)
 
-# Count the running jobs of each worker of a queue.
+# Count the running jobs of each worker of some queues.
 _LOADS = text("""
 SELECT owner, count(*) AS num_jobs, bool_or(is_suspect) AS is_alone FROM jobs
-WHERE state = 'running' AND queue = :queue AND lease_expires_at > now() GROUP BY owner
+WHERE state = 'running' AND queue = ANY(CAST(:queues AS text[])) AND lease_expires_at > now() GROUP BY owner
 """)
 
 # Try to become the one worker of the queue that drains itself for a suspect.
@@ -284,25 +285,25 @@ def forget_announcements(db: Database) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Claimable:
-    """Whether a queue has jobs to claim without a hint: suspects, which must run alone, and other jobs."""
+    """Whether a worker's queues have jobs to claim without a hint: suspects, which must run alone, and other jobs."""
 
     suspects: bool
     others: bool
 
 
-def claimable(db: Database, queue: str) -> Claimable:
-    """Return whether ``claim_candidates`` would find jobs. Reads one or two index entries."""
+def claimable(db: Database, *queues: str) -> Claimable:
+    """Return whether ``claim_candidates`` would find jobs. Reads one or two index entries of each queue."""
     with db.autocommit() as connection:
-        row = connection.execute(_CLAIMABLE, {"queue": queue}).one()
-    return Claimable(suspects=row.suspects, others=row.others)
+        rows = connection.execute(_CLAIMABLE, {"queues": list(queues)}).all()
+    return Claimable(suspects=any(row.suspects for row in rows), others=any(row.others for row in rows))
 
 
 class Closer:
     """The one worker of a queue that takes no new jobs until a suspect can run alone in it. For one thread."""
 
-    def __init__(self, connection: Connection, queue: str) -> None:
+    def __init__(self, connection: Connection, queues: Sequence[str]) -> None:
         self._connection = connection
-        self._queue = queue
+        self._queues = queues
 
     def is_needed(self) -> bool:
         """Return whether a suspect waits. Raises Unavailable.
@@ -310,23 +311,27 @@ class Closer:
         Call it about every second: Postgres ends the idle transaction that makes this worker the closer, so a process
         that was stopped does not stay the closer.
         """
-        return bool(self._connection.execute(_CLAIMABLE, {"queue": self._queue}).one().suspects)
+        rows = self._connection.execute(_CLAIMABLE, {"queues": list(self._queues)})
+        return any(row.suspects for row in rows)
 
 
 @contextmanager
-def closing(db: Database, queue: str, owner: str, *, heed_load: bool) -> Iterator[Closer | None]:
+def closing(
+    db: Database, queue: str, owner: str, *, heed_load: bool, adapters: Sequence[str] = ()
+) -> Iterator[Closer | None]:
     """Make ``owner`` the closer for the block; yield None while another worker is the closer or runs a suspect.
 
-    ``heed_load``: yield None also while another live worker runs fewer jobs of the queue.
+    ``heed_load``: yield None also while another live worker runs fewer jobs of the queue. ``adapters``: more queues of
+    the same workers.
     """
     with db.begin() as connection:
-        loads = {row.owner: row for row in connection.execute(_LOADS, {"queue": queue})}
+        loads = {row.owner: row for row in connection.execute(_LOADS, {"queues": [queue, *adapters]})}
         mine = loads.pop(owner, None)
         num_mine = 0 if mine is None else mine.num_jobs
         others = loads.values()
         has_turn = not any(other.is_alone or (heed_load and other.num_jobs < num_mine) for other in others)
         is_closer = has_turn and connection.execute(_BECOME_CLOSER, {"queue": queue}).scalar_one()
-        yield Closer(connection, queue) if is_closer else None
+        yield Closer(connection, (queue, *adapters)) if is_closer else None
 
 
 def claim_candidates(

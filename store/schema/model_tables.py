@@ -62,7 +62,11 @@ model_versions = Table(
     # The worker that verifies the version now, and the end of its lease.
     Column("verifier", String),
     timestamp("verifying_until"),
+    # The version that a LoRA adapter changes; NULL: the version is no adapter.
+    Column("base_model", String),
+    Column("base_version", Integer),
     PrimaryKeyConstraint("model", "version"),
+    ForeignKeyConstraint(["base_model", "base_version"], ["model_versions.model", "model_versions.version"]),
     CheckConstraint("version > 0", name="version_positive"),
     CheckConstraint("state IN ('registered', 'ready', 'rejected')", name="state_known"),
 )

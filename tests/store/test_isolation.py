@@ -44,6 +44,7 @@ THE_SYSTEMS_OWN = {
         "presence.read_serving",
         "queues.record_rates",
         "models.get_version",
+        "models.list_adapters",
         "models.list_models",
         "models.read_file",
         "models.register_version",

@@ -26,6 +26,7 @@ from kombu.messaging import Consumer
 from kombu.pidbox import Node
 
 from store.redis.celery_queue import hint_of
+from workers.celery.adapter_queues import AdapterQueues
 from workers.runs.engine_admission import EngineAdmission
 
 log = structlog.get_logger(__name__)
@@ -63,8 +64,12 @@ class HintConsumer(Consumer):
         self.channel.qos.ack = _acknowledge_nothing
         transport = self.channel.connection
         for queue in self.queues or ():
-            transport._callbacks[queue.name] = self._checked(transport._callbacks[queue.name])  # noqa: SLF001
-        self._guard(transport)
+            take = transport._callbacks[queue.name]  # noqa: SLF001
+            if not hasattr(take, "is_checked"):
+                transport._callbacks[queue.name] = self._checked(take)  # noqa: SLF001
+        # Called again for each queue that is added later.
+        if not hasattr(transport._deliver, "is_guarded"):  # noqa: SLF001
+            self._guard(transport)
 
     def _checked(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
         """Return ``take`` for hints; other messages are dropped."""
@@ -75,6 +80,7 @@ class HintConsumer(Consumer):
             else:
                 take(raw)
 
+        take_hint.is_checked = True  # type: ignore[attr-defined]  # a mark
         return take_hint
 
     def _guard(self, transport: Any) -> None:
@@ -96,6 +102,7 @@ class HintConsumer(Consumer):
             except Exception as error:  # noqa: BLE001 - the message may be anything that was written into Redis
                 self._drop(type(error).__name__)
 
+        guarded.is_guarded = True  # type: ignore[attr-defined]  # a mark
         return guarded
 
     def _drop(self, reason: str) -> None:
@@ -112,8 +119,11 @@ def take_without_acknowledging(app: Any, on_junk: Callable[[], None]) -> None:
     app.amqp.Consumer = type("HintConsumer", (HintConsumer,), {"on_junk": staticmethod(on_junk)})
 
 
-def admission_step(admission: EngineAdmission) -> type[bootsteps.StartStopStep]:
-    """Return the consumer bootstep that makes Celery ask ``admission`` before it takes a message."""
+def admission_step(admission: EngineAdmission, adapters: AdapterQueues | None) -> type[bootsteps.StartStopStep]:
+    """Return the consumer bootstep that makes Celery ask ``admission`` before it takes a message.
+
+    It also takes messages of the queues of ``adapters``, as they come and go.
+    """
 
     class AdmissionStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no annotations
         """Installed again after every reconnect, which brings a new channel."""
@@ -124,8 +134,22 @@ def admission_step(admission: EngineAdmission) -> type[bootsteps.StartStopStep]:
             """Wrap the channel's quality of service, and let new room wake the event loop."""
             ask_before_consuming(c.task_consumer.channel.qos, admission)
             admission.waker.attach(lambda: wake(c.hub))
+            if adapters is not None:
+                adapters.attach(lambda: c.hub.call_soon(follow, c, adapters))
+                follow(c, adapters)
 
     return AdmissionStep
+
+
+def follow(consumer: Any, adapters: AdapterQueues) -> None:
+    """Make a Celery consumer take messages of the adapters' queues, and of no adapter that is gone."""
+    known: set[str] = getattr(consumer.app, "adapter_queues", set())
+    served = set(adapters.names())
+    for queue in served:
+        consumer.add_task_queue(queue)
+    for queue in known - served:
+        consumer.cancel_task_queue(queue)
+    consumer.app.adapter_queues = served
 
 
 def ask_before_consuming(qos: Any, admission: EngineAdmission) -> None:

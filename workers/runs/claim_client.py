@@ -65,6 +65,7 @@ class ClaimClient:
         stopping: threading.Event,
         capacity: Callable[[], int | None] = lambda: None,
         engine: Callable[[], str | None] = lambda: None,
+        adapters: Callable[[], Sequence[str]] = lambda: (),
         observer: Callable[[str], OnBatch] = lambda _commit: unobserved,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,6 +77,8 @@ class ClaimClient:
         # As in ``store.jobs.claims.claim``.
         self._capacity = capacity
         self._engine = engine
+        # The queues of adapters, which this worker serves beside its own.
+        self._adapters = adapters
         self._clock = clock
         self._round_robin = RoundRobin()
         # One claim at a time, so that the claims in Postgres can be compared with those known here.
@@ -116,24 +119,33 @@ class ClaimClient:
         return None
 
     def claimable(self) -> Claimable:
-        """Return which jobs of this queue can be claimed without a message. Raises Unavailable."""
-        return dispatch_queries.claimable(self._db, self._queue)
+        """Return which jobs of the worker's queues can be claimed without a message. Raises Unavailable."""
+        return dispatch_queries.claimable(self._db, *self._queues())
 
     def closing(self, *, heed_load: bool) -> AbstractContextManager[Closer | None]:
         """Make this worker the closer of its queue during a block, if possible: see ``dispatch_queries.closing``."""
-        return dispatch_queries.closing(self._db, self._queue, self._owner, heed_load=heed_load)
+        return dispatch_queries.closing(
+            self._db, self._queue, self._owner, heed_load=heed_load, adapters=self._adapters()
+        )
 
     def claim_waiting(self, most: int) -> list[Attempt]:
-        """Claim the next jobs of the queue without a message, at most ``most``. Raises Unavailable."""
-        job_ids = dispatch_queries.claim_candidates(self._db, self._queue, most, round_robin=self._round_robin)
+        """Claim the next jobs without a message, at most ``most``, of all queues alike. Raises Unavailable."""
+        queues, job_ids = self._queues(), list[str]()
+        for number, queue in enumerate(queues):
+            share = -(-(most - len(job_ids)) // (len(queues) - number))
+            job_ids += dispatch_queries.claim_candidates(self._db, queue, share, round_robin=self._round_robin)
         return self._claim_directly(job_ids, suspects=False)
 
     def claim_suspect(self) -> Attempt | None:
         """Claim a crash suspect; None if there is none. Raises Unavailable."""
-        for job_id in dispatch_queries.claim_candidates(self._db, self._queue, _SUSPECTS_TRIED, suspects=True):
-            if attempts := self._claim_directly([job_id], suspects=True):
-                return attempts[0]
+        for queue in self._queues():
+            for job_id in dispatch_queries.claim_candidates(self._db, queue, _SUSPECTS_TRIED, suspects=True):
+                if attempts := self._claim_directly([job_id], suspects=True):
+                    return attempts[0]
         return None
+
+    def _queues(self) -> tuple[str, ...]:
+        return self._queue, *self._adapters()
 
     def _claim_directly(self, job_ids: Sequence[str], *, suspects: bool) -> list[Attempt]:
         if not job_ids or self._stopping.is_set():
@@ -164,6 +176,7 @@ class ClaimClient:
             suspects=suspects,
             capacity=self._capacity(),
             engine=self._engine(),
+            adapters=self._adapters(),
         )
 
     def give_back_lost(self) -> None:
@@ -247,7 +260,11 @@ class ClaimClient:
     def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | RowLocked | None]:
         found = self._claim(job_ids)
         missing = [job_id for job_id in job_ids if job_id not in found]
-        locked = claims.still_open(self._db, self._queue, missing, capacity=self._capacity()) if missing else set()
+        locked: set[str] = set()
+        if missing:
+            locked = claims.still_open(
+                self._db, self._queue, missing, capacity=self._capacity(), adapters=self._adapters()
+            )
         # Of two hints for one job in a batch the first gets the claim, the second None.
         return [RowLocked(job_id) if job_id in locked else found.pop(job_id, None) for job_id in job_ids]
 

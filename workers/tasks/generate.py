@@ -6,7 +6,6 @@
 Claims, leases and writing are ``workers.runs.job_runner``'s.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,8 @@ import structlog
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.protocol import AnyEngine, Engine
-from models.engine.reasoning import ReasoningTokens
 from models.engine.requests import (
+    Adapter,
     CheckpointMismatch,
     CompletionOutput,
     EngineError,
@@ -27,7 +26,7 @@ from models.engine.requests import (
     SamplingParams,
 )
 from models.engine.runner import Runner
-from models.loading.load import load_runner, number_format, with_faults
+from models.loading.load import adapter_loader, check_adapter, load_runner, number_format, with_faults
 from policy.budget import ScanTooLong
 from prompts.bad_words import banned_sequences
 from prompts.chat_server import chat_fields
@@ -39,7 +38,6 @@ from store.errors import Unavailable
 from store.jobs.claims import Finish
 from store.metrics.worker_metrics import WorkerMetrics
 from store.payloads.job_payload import read_payload
-from store.payloads.reasoning import ReasoningFormat
 from store.payloads.sampling_params import Sampling
 from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion
@@ -58,12 +56,13 @@ from workers.runs.logprobs import echoed, emitted
 from workers.runs.outcome import Retry
 from workers.runs.output_policy import CompiledPolicies, OutputRules, StreamFilter, output_rules
 from workers.runs.stream_publisher import FrameQueue
+from workers.tasks.adapted import adapting_client
+from workers.tasks.reasoning_tokens import reasoning_tokens
+from workers.tasks.seeds import sample_seed, seeded
 from workers.tasks.self_test import PROMPTS, SelfTest, generate_test
 from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
 
 log = structlog.get_logger(__name__)
-
-_SEEDS = 2**63
 
 
 class Generating:
@@ -86,10 +85,11 @@ class Generating:
         metrics: WorkerMetrics,
         spans: AttemptSpans,
         kind: EngineKind = EngineKind.NATIVE,
+        client: EngineClient[EngineRequest, CompletionOutput] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kind = kind
-        self._engine = EngineClient(engine, admission, in_flight, spans)
+        self._engine = client or EngineClient(engine, admission, in_flight, spans)
         self._frames = frames
         self._recovery = recovery
         self._tokenizer = tokenizer
@@ -297,6 +297,17 @@ class GenerateModel(TaskModel):
     version: ModelVersion
     runner: Runner
     tokenizer: Tokenizer
+    load_adapter: Callable[[ModelVersion], Adapter] | None = None
+    max_adapters: int = 1
+
+    @property
+    def has_adapters(self) -> bool:
+        """True if the runner takes adapters."""
+        return self.load_adapter is not None
+
+    def check_adapter(self, version: ModelVersion) -> None:
+        """As ``TaskModel.check_adapter``."""
+        check_adapter(version)
 
     @property
     def default_settings(self) -> Mapping[str, int]:
@@ -329,17 +340,21 @@ class GenerateModel(TaskModel):
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
         """Return the work for the jobs of this model."""
-        return generating(
-            self.version,
-            self.tokenizer,
-            engine,
-            context,
-            context_window=min(self.version.context_window, self.runner.context_window),
-        )
+        client = None
+        if self.load_adapter is not None:
+            client = adapting_client(engine, context, self.version, self.load_adapter, self.max_adapters)
+        window = min(self.version.context_window, self.runner.context_window)
+        return generating(self.version, self.tokenizer, engine, context, context_window=window, client=client)
 
 
 def generating(
-    version: ModelVersion, tokenizer: Tokenizer, engine: AnyEngine, context: WorkContext, *, context_window: int
+    version: ModelVersion,
+    tokenizer: Tokenizer,
+    engine: AnyEngine,
+    context: WorkContext,
+    *,
+    context_window: int,
+    client: EngineClient[EngineRequest, CompletionOutput] | None = None,
 ) -> Generating:
     """Return the work for the jobs of a version that generates text, on whichever engine."""
     return Generating(
@@ -354,43 +369,17 @@ def generating(
         metrics=context.metrics,
         spans=context.spans,
         kind=version.engine.kind,
+        client=client,
     )
 
 
 def load_generate_model(version: ModelVersion, settings: Settings, read_file: ReadFile) -> GenerateModel:
     """Load a model that generates text."""
     tokenizer = tokenizer_for(version, read_file)
-    return GenerateModel(version, with_faults(load_runner(version, settings), settings, tokenizer.decode), tokenizer)
-
-
-def seeded(sampling: Sampling, job_id: str, prompt_number: int = 0) -> Sampling:
-    """Return the sampling parameters with a seed; without one in the request it is derived from the job's id.
-
-    Then each of several prompts has another one. So an attempt that starts anew generates the same text as the lost
-    one, and readers keep theirs.
-    """
-    if sampling.seed is not None:
-        return sampling
-    name = f"{job_id}.{prompt_number}" if prompt_number else job_id
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return sampling.model_copy(update={"seed": int.from_bytes(digest, "big") >> 1})
-
-
-def sample_seed(seed: int | None, sample: int) -> int | None:
-    """Return the seed of a prompt's answer with this number, from 0; the first one has the request's own."""
-    return None if seed is None else (seed + sample) % _SEEDS
-
-
-def reasoning_tokens(marks: ReasoningFormat | None, tokenizer: Tokenizer) -> ReasoningTokens | None:
-    """Return the marks of reasoning as tokens, with the request's bounds."""
-    if marks is None:
-        return None
-    opening, closing, direct = (
-        tuple(tokenizer.encode(mark, add_special=False)) for mark in (marks.opening, marks.closing, marks.direct)
-    )
-    return ReasoningTokens(
-        opening, closing, direct, is_open=marks.is_open, is_forced=marks.is_forced, budget=marks.max_tokens
-    )
+    runner = load_runner(version, settings)
+    load_adapter = adapter_loader(runner, version)
+    runner = with_faults(runner, settings, tokenizer.decode)
+    return GenerateModel(version, runner, tokenizer, load_adapter, settings.max_adapters)
 
 
 def sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:

@@ -9,6 +9,7 @@ from models.engine.protocol import AnyEngine
 from models.engine.requests import Delta
 from prompts.tasks.task_inputs import ReadFile
 from store.db.database import Database
+from store.errors import ModelLoadError
 from store.metrics.worker_metrics import WorkerMetrics
 from store.registry.models import ModelVersion, queue_name
 from store.registry.verification_report import GoldenAnswer
@@ -74,6 +75,15 @@ class TaskModel(ABC):
     def default_settings(self) -> Mapping[str, int]:
         """Values for settings of the worker that are not set, because of what runs the model."""
         return {}
+
+    @property
+    def has_adapters(self) -> bool:
+        """True if the engine also computes the jobs of the version's LoRA adapters."""
+        return False
+
+    def check_adapter(self, version: ModelVersion) -> None:
+        """Raise ModelLoadError unless the files of an adapter are here, and are those that were registered."""
+        raise ModelLoadError(f"{version.model}: this version runs no adapters")
 
     def close(self) -> None:  # noqa: B027 - most models have nothing to end
         """End what was started for the model. The engine is stopped before."""

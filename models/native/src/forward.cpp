@@ -8,6 +8,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "low_rank.h"
 #include "rows.h"
 #include "thread_team.h"
 
@@ -41,6 +42,7 @@ struct Model {
 struct Sequence {
   int64_t first, count, start;
   const int32_t* pages;
+  const LayerAdapter* adapter;  // one for each layer; null: the model as it is
 };
 
 struct Pass {
@@ -60,7 +62,7 @@ namespace {
 
 // Scratch memory of a pass. Grows to the size of the largest pass.
 struct Workspace {
-  RowBuffer normed, qkv, attended, attended_rows, inner, inner_rows, head_rows;
+  RowBuffer normed, qkv, attended, attended_rows, inner, inner_rows, head_rows, added;
 
   void fit(const Model& model, int64_t n) {
     const Layer& layer = model.layers[0];
@@ -70,6 +72,11 @@ struct Workspace {
     attended_rows.fit(n, model.heads * model.head_dim);
     inner.fit(n, layer.down.inputs);
     inner_rows.fit(n, layer.down.inputs);
+  }
+
+  void fit_added(const Model& model, int64_t n) {
+    const Layer& layer = model.layers[0];
+    added.fit(n, std::max({layer.qkv.panels, layer.out.panels, layer.gate_up.panels, layer.down.panels}) * kPanel);
   }
 };
 
@@ -97,7 +104,11 @@ class ForwardPass {
       const Sequence& sequence = pass.sequences[s];
       for (int64_t i = 0; i < sequence.count; i += most)
         queries_.push_back({&sequence, i, std::min(most, sequence.count - i)});
+      if (!sequence.adapter) continue;
+      adapters_.resize(pass.num_tokens);
+      std::fill_n(adapters_.begin() + sequence.first, sequence.count, sequence.adapter);
     }
+    if (!adapters_.empty()) space.fit_added(model, pass.num_tokens);
   }
 
   void run(ThreadTeam& team) {
@@ -107,8 +118,8 @@ class ForwardPass {
     embed(team);
     for (int64_t index = 0; index < model_.num_layers; index++) {
       const Layer& layer = model_.layers[index];
-      attend(team, layer, cache(index), attention, row);
-      feed_forward(team, layer, row);
+      attend(team, layer, index, attention, row);
+      feed_forward(team, layer, index, row);
       // One thread reads the flag in a phase of its own, so that all threads agree on the next phase. (A late thread
       // may see the result of a later layer. It then leaves early.) After the last layer there is nothing to stop.
       if (pass_.interrupt && index + 1 < model_.num_layers)
@@ -130,9 +141,32 @@ class ForwardPass {
 
   float* hidden(int64_t index) { return pass_.hidden + index * stride_; }
 
+  // The adapter of a row in one layer, or null.
+  const LayerAdapter* adapter(int64_t n, int64_t layer) const {
+    return adapters_.empty() || !adapters_[n] ? nullptr : adapters_[n] + layer;
+  }
+
+  // Computes what the adapter of a row, if it has one, adds to the modules `first` to `last` of a linear layer.
+  void adapt(int64_t n, int64_t layer, Module first, Module last, const float* row, int64_t inputs) {
+    const LayerAdapter* found = adapter(n, layer);
+    if (!found) return;
+    std::memset(space_.added.row(n), 0, space_.added.rows().stride * sizeof(float));
+    for (int module = first; module <= last; module++)
+      if (found->modules[module].rank) write_low_rank<T>(found->modules[module], row, inputs, space_.added.row(n));
+  }
+
+  // Adds what `adapt` has computed to both halves of a panel.
+  void add_adapted(int64_t n, int64_t panel, Floats& low, Floats& high) {
+    if (adapters_.empty() || !adapters_[n]) return;
+    const float* added = space_.added.row(n) + panel * kPanel;
+    low = low + load(added);
+    high = high + load(added + kLanes);
+  }
+
   template <class Work>
   void each_row(ThreadTeam& team, const Work& work) {
-    team.parallel_for(pass_.num_tokens, kRowChunk, [&](int64_t begin, int64_t end) {
+    // A row with an adapter is much more work than others.
+    team.parallel_for(pass_.num_tokens, adapters_.empty() ? kRowChunk : 1, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; n++) work(n);
     });
   }
@@ -148,33 +182,41 @@ class ForwardPass {
     });
   }
 
-  void norm_rows(ThreadTeam& team, const float* weight, Format format, std::vector<float>& row) {
+  void norm_rows(ThreadTeam& team, const float* weight, Format format, int64_t layer, Module first, Module last,
+                 std::vector<float>& row) {
     each_row(team, [&](int64_t n) {
       normalise(hidden(n), weight, model_.hidden, model_.eps, row.data());
       write_row(format, row.data(), space_.normed.rows(), n);
+      adapt(n, layer, first, last, row.data(), stride_);
     });
   }
 
-  // Converts rows to the format of a linear layer. float32 needs no copy.
-  Rows convert_rows(ThreadTeam& team, Format format, RowBuffer& from, RowBuffer& to) {
-    if (format == Format::kFloat32) return from.rows();
-    each_row(team, [&](int64_t n) { write_row(format, from.row(n), to.rows(), n); });
-    return to.rows();
+  // Converts rows to the format of a linear layer, which is one module. float32 needs no copy.
+  Rows convert_rows(ThreadTeam& team, Format format, int64_t layer, Module module, RowBuffer& from, RowBuffer& to) {
+    const bool is_same = format == Format::kFloat32;
+    if (!is_same || !adapters_.empty())
+      each_row(team, [&](int64_t n) {
+        if (!is_same) write_row(format, from.row(n), to.rows(), n);
+        adapt(n, layer, module, module, from.row(n), from.rows().stride);
+      });
+    return is_same ? from.rows() : to.rows();
   }
 
   void add_to_hidden(ThreadTeam& team, const Linear& linear, const Rows& rows) {
     gemm(team, linear, rows, pass_.num_tokens, [&](int64_t n, int64_t panel, Floats low, Floats high) {
       float* to = hidden(n) + panel * kPanel;
+      add_adapted(n, panel, low, high);
       store(to, load(to) + low);
       store(to + kLanes, load(to + kLanes) + high);
     });
   }
 
-  void attend(ThreadTeam& team, const Layer& layer, const Cache<T>& cache, Attention<T>& attention,
-              std::vector<float>& row) {
-    norm_rows(team, layer.attention_norm, layer.qkv.format, row);
+  void attend(ThreadTeam& team, const Layer& layer, int64_t index, Attention<T>& attention, std::vector<float>& row) {
+    const Cache<T> cache = this->cache(index);
+    norm_rows(team, layer.attention_norm, layer.qkv.format, index, kQuery, kValue, row);
     gemm(team, layer.qkv, space_.normed.rows(), pass_.num_tokens,
              [&](int64_t n, int64_t panel, Floats low, Floats high) {
+               add_adapted(n, panel, low, high);
                store(space_.qkv.row(n) + panel * kPanel, low);
                store(space_.qkv.row(n) + panel * kPanel + kLanes, high);
              });
@@ -184,7 +226,8 @@ class ForwardPass {
       attend_query(queries_[item / model_.kv_heads], item % model_.kv_heads, layer.window, cache, attention);
     });
     configure_tiles_for_linear();
-    add_to_hidden(team, layer.out, convert_rows(team, layer.out.format, space_.attended, space_.attended_rows));
+    add_to_hidden(team, layer.out,
+                  convert_rows(team, layer.out.format, index, kOut, space_.attended, space_.attended_rows));
   }
 
   void rope_and_store(ThreadTeam& team, const Layer& layer, const Cache<T>& cache) {
@@ -239,12 +282,13 @@ class ForwardPass {
     attention.run(cache.keys, cache.values, pages, kv_head);
   }
 
-  void feed_forward(ThreadTeam& team, const Layer& layer, std::vector<float>& row) {
-    norm_rows(team, layer.mlp_norm, layer.gate_up.format, row);
-    const bool is_direct = layer.down.format == Format::kBFloat16;
+  void feed_forward(ThreadTeam& team, const Layer& layer, int64_t index, std::vector<float>& row) {
+    norm_rows(team, layer.mlp_norm, layer.gate_up.format, index, kGate, kUp, row);
+    const bool is_direct = layer.down.format == Format::kBFloat16 && adapters_.empty();
     const Rows halves = space_.inner_rows.rows();
     gemm(team, layer.gate_up, space_.normed.rows(), pass_.num_tokens,
              [&](int64_t n, int64_t panel, Floats gate, Floats up) {
+               add_adapted(n, panel, gate, up);
                const Floats gated = silu(gate) * up;
                if (is_direct)
                  store(halves.row<Bf16Operand>(n) + panel * kLanes, gated);
@@ -252,7 +296,8 @@ class ForwardPass {
                  store(space_.inner.row(n) + panel * kLanes, gated);
              });
     add_to_hidden(team, layer.down,
-                  is_direct ? halves : convert_rows(team, layer.down.format, space_.inner, space_.inner_rows));
+                  is_direct ? halves
+                            : convert_rows(team, layer.down.format, index, kDown, space_.inner, space_.inner_rows));
   }
 
   const Model& model_;
@@ -260,6 +305,7 @@ class ForwardPass {
   Workspace& space_;
   const int64_t stride_;
   std::vector<QueryGroup> queries_;
+  std::vector<const LayerAdapter*> adapters_;  // one for each row; empty if no row has one
   std::atomic<bool> interrupted_ = false;
 };
 
@@ -271,7 +317,7 @@ using namespace headrace;
 extern "C" {
 
 // Increase this with each change of a struct or a layout. Python refuses a library of another version.
-int64_t headrace_version() { return 3; }
+int64_t headrace_version() { return 4; }
 
 const char* headrace_isa() {
   if (has_amx()) return "AMX";

@@ -1,0 +1,17 @@
+"""The marks of reasoning of a request, as the engine takes them."""
+
+from models.engine.reasoning import ReasoningTokens
+from prompts.tokenizer import Tokenizer
+from store.payloads.reasoning import ReasoningFormat
+
+
+def reasoning_tokens(marks: ReasoningFormat | None, tokenizer: Tokenizer) -> ReasoningTokens | None:
+    """Return the marks of reasoning as tokens, with the request's bounds."""
+    if marks is None:
+        return None
+    opening, closing, direct = (
+        tuple(tokenizer.encode(mark, add_special=False)) for mark in (marks.opening, marks.closing, marks.direct)
+    )
+    return ReasoningTokens(
+        opening, closing, direct, is_open=marks.is_open, is_forced=marks.is_forced, budget=marks.max_tokens
+    )
