@@ -86,6 +86,10 @@ class LiveState(BaseModel):
     queues: list[LiveQueue] = Field(description="every queue, by name")
     workers: list[LiveWorker] = Field(description="every worker, by queue and id")
     problems: list[LiveProblem] = Field(description="what needs attention, as sentences")
+    cache_hit_rate: float | None = Field(
+        description="share of hits of the response cache since this API process started; null: it had no request, or "
+        "the key sees its own tenant alone"
+    )
 
 
 class HistoryPoint(BaseModel):

@@ -120,11 +120,17 @@ class LivePoll:
         workers = self._read_workers(missing)
         read = {audience: self._read_queues(audience, missing) for audience in audiences}
         now = datetime.now(UTC).timestamp()
+        hit_rate = self._runtime.metrics.cache_hit_rate()
         return {
             audience: self._encoded(
                 audience,
                 live_view.live_state(
-                    now, found, live_view.live_workers(workers, audience), missing, sees_all=audience is None
+                    now,
+                    found,
+                    live_view.live_workers(workers, audience),
+                    missing,
+                    cache_hit_rate=hit_rate,
+                    sees_all=audience is None,
                 ),
             )
             for audience, found in read.items()

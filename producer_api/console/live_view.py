@@ -37,7 +37,13 @@ Tick = tuple[float, WorkerTick]
 
 
 def live_state(
-    at: float, queues: list[LiveQueue], workers: list[LiveWorker], missing: Iterable[str], *, sees_all: bool
+    at: float,
+    queues: list[LiveQueue],
+    workers: list[LiveWorker],
+    missing: Iterable[str],
+    *,
+    cache_hit_rate: float | None = None,
+    sees_all: bool,
 ) -> LiveState:
     """Return the state with its problems."""
     return LiveState(
@@ -47,6 +53,7 @@ def live_state(
         queues=queues,
         workers=workers,
         problems=problems(queues, workers),
+        cache_hit_rate=rounded(cache_hit_rate) if sees_all else None,
     )
 
 

@@ -87,6 +87,13 @@ class ApiMetrics:
         """Count a job that was accepted."""
         self.jobs_accepted.labels(model, version, task, service_class.value, str(replayed).lower()).inc()
 
+    def cache_hit_rate(self) -> float | None:
+        """Return the share of requests that got the answer of another one; None if the cache had none to serve."""
+        name = "headrace_cache_results_total"
+        found = {one: self.registry.get_sample_value(name, {"result": one}) or 0 for one in ("hit", "shared", "miss")}
+        num_served = sum(found.values())
+        return None if not num_served else (num_served - found["miss"]) / num_served
+
     def render(self, shares: Iterable[TenantBacklog] | None) -> bytes:
         """Return the page for Prometheus. ``shares`` is the backlog, None while Postgres is away."""
         self.postgres_up.set(shares is not None)

@@ -21,6 +21,7 @@ export default function LivePage() {
     ${live.missing.map((name) => html`<p class="note bad" key=${name}>The API cannot read ${name}.</p>`)}
     <${Problems} problems=${live.problems} />
     <${Figures} live=${live} history=${history} />
+    ${live.cache_hit_rate !== null && html`<p class="muted">Response cache: ${percent(live.cache_hit_rate)} hits since this API process started.</p>`}
     <${Queues} queues=${live.queues} sharesAll=${live.share === "all"} />
     <${Workers} workers=${live.workers} queues=${live.queues} sharesAll=${live.share === "all"} />`;
 }

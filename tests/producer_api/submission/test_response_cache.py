@@ -56,6 +56,7 @@ def test_a_hit_is_a_job_that_has_ended(api: httpx2.Client, worker: ScriptedWorke
     assert events[-1].id == job["last_event_id"]
     metrics = api.get("/metrics").text
     assert 'headrace_cache_results_total{result="hit"} 1.0' in metrics
+    assert api.get("/v1/live").json()["state"]["cache_hit_rate"] == 0.5
 
 
 def test_chats_have_hits_whole_and_streamed(api: httpx2.Client, worker: ScriptedWorker) -> None:

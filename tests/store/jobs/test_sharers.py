@@ -194,6 +194,27 @@ class TestWithoutAnAnswer:
         assert sharers.sweep(db, 100).answered == (sharer,)
         assert seen(db, tenant, sharer).output == {"text": "Hello", "finish_reason": "stop"}
 
+    def test_the_answer_of_another_version_is_not_used(
+        self, db: Database, tenant: str, ask: Callable[..., str], query: Query
+    ) -> None:
+        source, sharer = ask(), ask()
+        claimed = start(db, source)[source]
+        query("UPDATE jobs SET model_version = 2 WHERE id = :id", id=source)
+        end(db, claimed)
+        assert seen(db, tenant, sharer).state is JobState.QUEUED
+        assert seen(db, tenant, ask()).cache == CacheResult.MISS
+        assert sharers.sweep(db, 100).promoted == (sharer,)
+
+    def test_an_answer_without_its_key_is_computed_again(
+        self, db: Database, tenant: str, ask: Callable[..., str]
+    ) -> None:
+        db.vault = Vault({"k1": b"k" * 32})
+        end(db, start(db, source := ask())[source])
+        db.vault = Vault({"k2": b"l" * 32})
+        hit = ask()
+        assert seen(db, tenant, hit).state is JobState.QUEUED
+        assert sharers.sweep(db, 100).promoted == (hit,)
+
     def test_a_source_that_still_runs_is_left_alone(self, db: Database, ask: Callable[..., str]) -> None:
         start(db, ask())
         ask()
