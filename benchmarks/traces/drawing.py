@@ -36,7 +36,7 @@ def svg(title: str, spans: Sequence[DrawnSpan]) -> str:
             f'<line x1="0" y1="{y + _ROW}" x2="{_WIDTH}" y2="{y + _ROW}" stroke="#eee"/>',
             _text(12 + 18 * depth, y + 16, span.name),
             f'<rect x="{x(span.start_ns):.1f}" y="{y + 5}" width="{wide:.1f}" height="14" rx="2" fill="{colour}"/>',
-            _length(span, x(span.start_ns) + wide + 5, x(span.start_ns) - 5, y + 16),
+            _length(span, x(span.start_ns) + wide + 5, x(span.start_ns) - 20, y + 16),
         ]
     for number, (span, _) in enumerate(rows):
         parts += [

@@ -1,0 +1,49 @@
+"""The traces of a batch: its request, and one of each line with a link to that request."""
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from openai import OpenAI
+
+from store.registry.models import ModelVersion
+from store.settings import Settings
+from tests.otlp import Collector, ReceivedSpan
+from tests.processes import wait_for
+from tests.producer_api.serving import serving
+
+from .test_batch_routes import line, make
+
+TRACE_ID, CALLER_ID = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+def test_each_line_is_a_trace_with_a_link_to_the_request(
+    settings: Settings, model: ModelVersion, key: str, collector: Collector
+) -> None:
+    with (
+        serving(settings, tracing=collector.tracing("headrace-api")) as server,
+        OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30) as openai,
+        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as api,
+    ):
+        for flags in ("00", "01"):
+            headers = {"traceparent": f"00-{TRACE_ID}-{CALLER_ID}-{flags}"}
+            batch = make(openai.with_options(default_headers=headers), [line("a"), line("b")])
+        wait_for(lambda: len(accepts(collector)) == 2, lambda: f"the sampled lines came: {collector.spans()}")
+        wait_for(lambda: len(api.get("/v1/jobs").json()["data"]) == 4, "the unsampled lines are jobs too")
+    assert {span.attributes["headrace.batch.id"] for span in accepts(collector)} == {batch.id}
+    (request,) = [span for span in collector.spans() if span.name == "POST /v1/batches"]
+    assert (request.trace_id, request.parent_id) == (TRACE_ID, CALLER_ID)
+    assert [span.links for span in accepts(collector)] == [(request.span_id,)] * 2
+    assert len({TRACE_ID, *(span.trace_id for span in accepts(collector))}) == 3
+    assert [span.parent_id for span in accepts(collector)] == ["", ""]
+
+
+def accepts(collector: Collector) -> list[ReceivedSpan]:
+    return [span for span in collector.spans() if span.name == "accept"]
