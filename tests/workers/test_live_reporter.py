@@ -1,11 +1,17 @@
 """A worker tells Redis what it holds: for the console, and for nothing else."""
 
+from dataclasses import replace
+
 import redis
 
+from models.engine.requests import Delta
 from store.redis import live_workers
 from store.redis.live_workers import WorkerSnapshot, WorkerTick
 from tests.processes import wait_for
 from tests.workers.conftest import Bench, StartWorker
+from tests.workers.runs.test_outcome import CLAIM
+from workers.live_reporter import TokenCounts
+from workers.runs.in_flight import Attempt, ChoiceId, InFlightAttempts
 
 
 def test_a_worker_tells_what_it_holds_and_what_it_has_done(
@@ -27,6 +33,7 @@ def test_a_worker_tells_what_it_holds_and_what_it_has_done(
     assert snapshot.id == job.owner, "the name by which a claim knows it"
     assert held.input_tokens == job.input_tokens
     assert snapshot.lease_age_s is not None
+    assert (snapshot.quiet_s is not None, snapshot.kept_s) == (True, live_workers.KEEP_S)
 
     def ticks() -> list[WorkerTick]:
         return [tick for _, tick in live_workers.read_ticks(redis_client, "0-0")[0]]
@@ -38,3 +45,19 @@ def test_a_worker_tells_what_it_holds_and_what_it_has_done(
     assert 0 < tick.running <= 1
     worker.signal(15)
     wait_for(lambda: not live_workers.read_workers(redis_client), "a worker that stops withdraws its snapshot")
+
+
+def test_the_choices_of_a_job_count_together_and_its_first_token_once() -> None:
+    in_flight, attempt = InFlightAttempts(), Attempt(CLAIM, 0.0, None, 0.0)
+    in_flight.add(attempt)
+    counts = TokenCounts(in_flight, clock=lambda: 2.0)
+    counts.count([Delta(ChoiceId(*attempt.id, choice), 1, "x", (1, 2)) for choice in range(2)])
+    assert counts.tokens_of(attempt.id) == 4
+    counts.keep({attempt.id})
+    counts.count([Delta(ChoiceId(*attempt.id, 0), 2, "x", (1,))])
+    assert counts.take() == ({CLAIM.tenant_id: 5}, {CLAIM.tenant_id: [2500.0]})
+    later = Attempt(replace(CLAIM, epoch=CLAIM.epoch + 1), 0.0, None, 0.0)
+    in_flight.add(later)
+    counts.count([Delta(later.id, 3, "x", (1,))])
+    tokens, times = counts.take()
+    assert (tokens, any(times.values())) == ({CLAIM.tenant_id: 1}, False), "it continues another attempt"
