@@ -13,7 +13,7 @@ from models.families.model_folder import check_folder, folder_digest, small_file
 from prompts.tokenizer import load_tokenizer
 from store.db.database import Database
 from store.errors import InvalidRequest, ModelLoadError
-from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind, EngineSpec, engine_spec
+from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind, EngineSpec, engine_digest, engine_spec
 from store.registry.models import ModelVersion, register_version
 
 _WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -109,5 +109,4 @@ def _context_window(engine: EngineSpec, files: dict[str, bytes]) -> int:
 
 
 def _digest(engine: EngineSpec, files: dict[str, bytes]) -> str:
-    named = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return hashlib.sha256(json.dumps([engine.identity(), named], sort_keys=True).encode()).hexdigest()
+    return engine_digest(engine, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})

@@ -13,10 +13,12 @@ from starlette.responses import Response
 from producer_api.access.auth import ModelsReader, RegistryAdmin
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse, seconds
+from producer_api.jobs.version_registration import VersionRequest, new_version
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from store.errors import InvalidRequest, NotFound
 from store.registry import versions
+from store.registry.models import get_version, register_version
 from store.registry.verification_report import VerificationReport
 from store.registry.versions import ANY, VersionSummary
 from store.schema.version_states import VersionState
@@ -101,6 +103,19 @@ async def list_versions(
     return JsonResponse(VersionList(data=[_view(runtime, one) for one in allowed]))
 
 
+@router.post(
+    "/v1/models/{model:path}/versions", response_model=VersionObject, status_code=201, summary="Register a version"
+)
+async def register(body: VersionRequest, runtime: RuntimeOf, principal: RegistryAdmin, model: ModelName) -> Response:
+    """Register the next version of a model, of files that the registry has or of an inference server.
+
+    A worker verifies it before it runs jobs. The same body gives the same version again.
+    """
+    principal.check_model(model)
+    made = await run_in_threadpool(_register, runtime, principal, model, body)
+    return JsonResponse(made, status_code=201)
+
+
 @router.post("/v1/model_versions/{version:path}/retire", response_model=VersionObject, summary="Retire a version")
 async def retire_version(runtime: RuntimeOf, principal: RegistryAdmin, version: VersionId) -> Response:
     """Take a version out of use for new jobs. Accepted jobs are still run, by workers that serve its number."""
@@ -164,6 +179,17 @@ async def _change(change: Callable[..., None], runtime: Runtime, principal: Prin
     principal.check_model(model)
     await run_in_threadpool(change, runtime.db, model, number, principal.key_id, tenant_id=principal.tenant_id)
     return JsonResponse(await run_in_threadpool(_find, runtime, model, number))
+
+
+def _register(runtime: Runtime, principal: Principal, model: str, body: VersionRequest) -> VersionObject:
+    files_of = None
+    if body.files_of is not None:
+        name, number = _read_id(body.files_of)
+        principal.check_model(name)
+        files_of = get_version(runtime.db, name, number)
+    values = new_version(model, body, files_of)
+    made = register_version(runtime.db, actor=principal.key_id, tenant_id=principal.tenant_id, **values)
+    return _find(runtime, made.model, made.version)
 
 
 def _expected(if_match: str | None, if_none_match: str | None) -> int:

@@ -4,6 +4,8 @@ A version says which server may run its jobs, and what that server must run. A w
 description with it before it takes a job (``models.external.server_check``).
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv6Address
@@ -82,6 +84,11 @@ def engine_spec(given: Mapping[str, object]) -> EngineSpec:
         name = str(first["loc"][0])
         said = first["msg"].removeprefix("Value error, ")
         raise InvalidRequest(f"the engine's {name.replace('_', ' ')}: {said}", param=name) from None
+
+
+def engine_digest(engine: EngineSpec, files: Mapping[str, str]) -> str:
+    """Return the digest of a version that a server runs: of what the server must run, and of the files' digests."""
+    return hashlib.sha256(json.dumps([engine.identity(), dict(files)], sort_keys=True).encode()).hexdigest()
 
 
 def _address(value: str) -> str:

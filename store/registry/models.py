@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
+from types import MappingProxyType
 
 from sqlalchemy import Connection, RowMapping, text
 
@@ -15,6 +16,7 @@ from store.audit.audit import record
 from store.db.database import Database, dump_json
 from store.errors import Conflict, InvalidRequest, NotFound
 from store.payloads.sampling_params import SamplingDefaults
+from store.registry import registration_queries
 from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
 from store.registry.verification_report import GoldenAnswer, stored_golden
 from store.schema.version_states import STATE_SQL, VersionState
@@ -96,64 +98,6 @@ class ModelSummary:
     context_windows: dict[int, int]
 
 
-# Adds files, unless they exist.
-_INSERT_FILES = text("""
-INSERT INTO model_files (digest, content)
-SELECT digest, content FROM unnest(CAST(:digests AS text[]), CAST(:contents AS bytea[])) AS f(digest, content)
-ORDER BY digest
-ON CONFLICT (digest) DO NOTHING  -- the same digest means the same content
-""")
-
-# Adds a model, unless it exists.
-_INSERT_MODEL = text("INSERT INTO models (name, task) VALUES (:name, :task) ON CONFLICT (name) DO NOTHING")
-
-# Locks a model.
-_LOCK_MODEL = text("SELECT task FROM models WHERE name = :name FOR UPDATE")
-
-# A version with the same digest, dtype and base.
-_SAME_VERSION = text("""
-SELECT version FROM model_versions
-WHERE model = :model AND digest = :digest AND dtype = :dtype AND retired_at IS NULL
-    AND (base_model, base_version) IS NOT DISTINCT FROM (CAST(:base_model AS text), CAST(:base_version AS int))
-""")
-
-# Lock the base of an adapter against its retirement.
-_KEEP_BASE = text("""
-SELECT retired_at FROM model_versions WHERE model = :base_model AND version = :base_version FOR SHARE
-""")
-
-# Sets the engine of a version: its address has changed.
-_SET_ENGINE = text("""
-UPDATE model_versions SET engine = CAST(:engine AS jsonb) WHERE model = :model AND version = :version
-""")
-
-# Adds the next version. The number of a deleted version is not given again (``last_version``).
-_INSERT_VERSION = text("""
-INSERT INTO model_versions (
-    model, version, task, runner, source, digest, dtype, context_window, files, engine, golden, state, state_at,
-    base_model, base_version
-)
-SELECT
-    CAST(:model AS text), GREATEST(max(version), (SELECT last_version FROM models WHERE name = :model)) + 1,
-    :task, :runner, :source, :digest, :dtype, :context_window,
-    CAST(:files AS jsonb), CAST(:engine AS jsonb), CAST(:golden AS jsonb), :state, now(), CAST(:base_model AS text),
-    CAST(:base_version AS int)
-FROM model_versions WHERE model = :model
-RETURNING version
-""")
-
-# Lets a rejected version be verified again, with the golden answers that are given now.
-_VERIFY_AGAIN = text("""
-UPDATE model_versions SET
-    state = 'registered', state_at = now(), state_reason = NULL, verification = NULL,
-    golden = COALESCE(CAST(:golden AS jsonb), golden)
-WHERE model = :model AND version = :version AND state IN ('registered', 'rejected')
-""")
-
-_HAS_GOLDEN = text("""
-SELECT golden = CAST(:golden AS jsonb) FROM model_versions WHERE model = :model AND version = :version
-""")
-
 # The version that a model string names.
 _RESOLVE = text(f"""
 SELECT version.*, model_sampling.sampling, {STATE_SQL} AS shown_state FROM model_versions AS version
@@ -216,11 +160,13 @@ def register_version(
     digest: str,
     dtype: str,
     context_window: int,
-    files: Mapping[str, bytes],
     actor: str,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+    kept_files: Mapping[str, str] = MappingProxyType({}),
     engine: EngineSpec = NATIVE,
     golden: Sequence[GoldenAnswer] = (),
     base: ModelVersion | None = None,
+    tenant_id: str | None = None,
 ) -> ModelVersion:
     """Add a version, or return the one with this digest, dtype and base. The first one gets the alias ``default``.
 
@@ -228,52 +174,60 @@ def register_version(
     the engine's address. A new version is ``registered`` until a worker has verified it; one without weights has
     nothing to verify and is ``ready``, and so is an adapter, whose tensors the caller has compared with its base. A
     version that was rejected is verified again. ``golden``: answers that the verification must find. ``base``: the
-    version that a LoRA adapter changes. Raises InvalidRequest, and Conflict for golden answers of a version that is
-    ready and for a base that is retired.
+    version that a LoRA adapter changes. ``kept_files``: digests of files that the registry has. ``tenant_id``: the
+    actor's tenant, for the audit log. Raises InvalidRequest, and Conflict for golden answers of a version that is ready
+    and for a base that is retired.
     """
     if engine.is_external != (runner in EXTERNAL_KINDS) or (engine.is_external and engine.kind != runner):
         raise InvalidRequest(f"the engine {engine.kind.value} does not run a version of the kind {runner}")
     if not _NAME.fullmatch(model):
         raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    digests = {**kept_files, **{name: hashlib.sha256(content).hexdigest() for name, content in files.items()}}
     task = TASK_OF_RUNNER[runner].name
     state = VersionState.READY if runner in FAKE_RUNNERS or base is not None else VersionState.REGISTERED
     values = {"model": model, "runner": runner, "source": source, "digest": digest, "dtype": dtype}
     of_base = {"base_model": base and base.model, "base_version": base and base.version}
-    with db.begin() as connection:
-        if base is not None and connection.execute(_KEEP_BASE, of_base).scalar_one() is not None:
+    with db.begin(tenant_id=tenant_id) as connection:
+        if base is not None and connection.execute(registration_queries.KEEP_BASE, of_base).scalar_one() is not None:
             raise Conflict(f"the base {queue_name(base.model, base.version)} is retired", code="version_in_use")
         _lock_model(connection, model, task)
-        version = connection.execute(_SAME_VERSION, values | of_base).scalar_one_or_none()
+        version = connection.execute(registration_queries.SAME_VERSION, values | of_base).scalar_one_or_none()
         if version is None:
             contents = {digests[name]: content for name, content in files.items()}
-            connection.execute(_INSERT_FILES, {"digests": list(contents), "contents": list(contents.values())})
+            if contents:
+                connection.execute(
+                    registration_queries.INSERT_FILES, {"digests": list(contents), "contents": list(contents.values())}
+                )
             row = values | of_base | {"context_window": context_window, "files": dump_json(digests), "task": task}
             row |= {"engine": _stored(engine), "state": state, "golden": stored_golden(golden)}
-            version = connection.execute(_INSERT_VERSION, row).scalar_one()
+            version = connection.execute(registration_queries.INSERT_VERSION, row).scalar_one()
             what = values | {"context_window": context_window, "files": digests} | _audited(engine)
             what |= {} if base is None else {"base": queue_name(base.model, base.version)}
             name = queue_name(model, version)
-            record(connection, None, actor, "model.registered", name, {"digest": digest}, after=what)
+            record(connection, tenant_id, actor, "model.registered", name, {"digest": digest}, after=what)
             if version == 1:
                 point(connection, model, DEFAULT_ALIAS, version)
         else:
             again = {"model": model, "version": version, "golden": stored_golden(golden)}
-            is_again = connection.execute(_VERIFY_AGAIN, again).rowcount > 0
-            if golden and not is_again and not connection.execute(_HAS_GOLDEN, again).scalar_one():
+            is_again = connection.execute(registration_queries.VERIFY_AGAIN, again).rowcount > 0
+            if golden and not is_again and not connection.execute(registration_queries.HAS_GOLDEN, again).scalar_one():
                 name = queue_name(model, version)
                 raise Conflict(f"{name} is verified already: golden answers are given with its first registration")
         found = version_of(connection, model, version)
-        return found if found.engine == engine else _set_engine(connection, found, engine, actor)
+        return found if found.engine == engine else _set_engine(connection, found, engine, actor, tenant_id)
 
 
-def _set_engine(connection: Connection, version: ModelVersion, engine: EngineSpec, actor: str) -> ModelVersion:
+def _set_engine(
+    connection: Connection, version: ModelVersion, engine: EngineSpec, actor: str, tenant_id: str | None
+) -> ModelVersion:
     """Set the engine of a version that has the same digest, so only the engine's address is another."""
     values = {"model": version.model, "version": version.version, "engine": _stored(engine)}
-    connection.execute(_SET_ENGINE, values)
+    connection.execute(registration_queries.SET_ENGINE, values)
     name = queue_name(version.model, version.version)
     before, after = _audited(version.engine), _audited(engine)
-    record(connection, None, actor, "model.engine_set", name, {"url": engine.url or ""}, before=before, after=after)
+    record(
+        connection, tenant_id, actor, "model.engine_set", name, {"url": engine.url or ""}, before=before, after=after
+    )
     return replace(version, engine=engine)
 
 
@@ -287,8 +241,8 @@ def _audited(engine: EngineSpec) -> dict[str, object]:
 
 def _lock_model(connection: Connection, model: str, task: str) -> None:
     """Add the model if it is new, and lock its row, so that version numbers are assigned one at a time."""
-    connection.execute(_INSERT_MODEL, {"name": model, "task": task})
-    known = connection.execute(_LOCK_MODEL, {"name": model}).scalar_one()
+    connection.execute(registration_queries.INSERT_MODEL, {"name": model, "task": task})
+    known = connection.execute(registration_queries.LOCK_MODEL, {"name": model}).scalar_one()
     if known != task:
         raise InvalidRequest(f"model {model} is for the task {known}, not {task}", param="task")
 

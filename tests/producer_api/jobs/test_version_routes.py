@@ -8,9 +8,10 @@ import pytest
 from store.audit.audit import list_entries
 from store.db.database import Database
 from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion, register_version
+from store.registry.models import ModelVersion, get_version, register_version
 from store.registry.verification import Verification
 from store.registry.verification_report import VerificationReport
+from store.schema.version_states import VersionState
 from store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, submit
@@ -117,6 +118,54 @@ def test_a_version_is_used_as_its_verification_allows(api: httpx2.Client, db: Da
     wait_for(
         lambda: "no worker serves" in api.post("/v1/jobs", json=body).headers.get("headrace-warning", ""), "it is ready"
     )
+
+
+def test_versions_are_registered_without_folders(api: httpx2.Client, db: Database) -> None:
+    files = {"tokenizer.json": b"{}"}
+    first = register_version(
+        db,
+        model="real",
+        runner="torch",
+        source="/models/real",
+        digest="7" * 64,
+        dtype="auto",
+        context_window=512,
+        files=files,
+        actor="tests",
+    )
+
+    def post(model: str, body: dict[str, Any]) -> httpx2.Response:
+        return api.post(f"/v1/models/{model}/versions", json=body)
+
+    other = post("real", {"files_of": "real@1", "dtype": "float32", "golden": [{"prompt": "a", "tokens": [1]}]})
+    assert other.status_code == 201
+    shown = other.json()
+    assert (shown["id"], shown["state"], shown["dtype"], shown["digest"]) == (
+        "real@2",
+        "registered",
+        "float32",
+        first.digest,
+    )
+    assert post("real", {"files_of": "real@1", "dtype": "float32"}).json()["id"] == "real@2"
+    server = {"kind": "vllm", "url": "http://127.0.0.1:9"}
+    served = post("real", {"files_of": "real@1", "engine": server}).json()
+    assert (served["id"], served["engine"], served["context_window"]) == ("real@3", "vllm", 512)
+    stored = get_version(db, "real", 3)
+    assert (stored.files, stored.engine.served_model, stored.state) == (first.files, "real", VersionState.REGISTERED)
+    chat = {"kind": "openai", "url": "http://127.0.0.1:9", "context_window": 64}
+    assert post("org/chat", {"engine": chat}).json()["id"] == "org/chat@1"
+    bad: list[tuple[int, dict[str, Any]]] = [
+        (400, {}),
+        (400, {"files_of": "real"}),
+        (400, {"files_of": "real@1", "dtype": "int8"}),
+        (400, {"files_of": "real@1", "engine": server, "dtype": "float32"}),
+        (400, {"engine": server}),
+        (400, {"engine": server | {"url": "ftp://x"}}),
+        (400, {"engine": {"kind": "openai", "url": "http://127.0.0.1:9"}}),
+        (404, {"files_of": "real@99"}),
+        (409, {"files_of": "tiny@1"}),
+    ]
+    assert [post("real", body).status_code for _, body in bad] == [status for status, _ in bad]
 
 
 @pytest.mark.usefixtures("second")

@@ -110,6 +110,7 @@ HOOKS = "/v1/webhook_endpoints"
 KEYS = "/v1/organization/api_keys"
 KEY = {"name": "ci", "scopes": ["jobs:read"]}
 TEMPLATE = {"instructions": f"Say {SECRET}."}
+CHAT_SERVER = {"engine": {"kind": "openai", "url": "http://127.0.0.1:9", "context_window": 512}}
 RULES = {"rules": [{"id": "r", "kinds": ["email"], "action": "redact", "stage": "input"}]}
 
 # The audit entry of each route, and a call that makes it.
@@ -162,6 +163,10 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ("delete", "/v1/models/{model}/aliases/{alias}"): (
         "model.alias_removed",
         lambda c: c.api.delete("/v1/models/tiny/aliases/stable"),
+    ),
+    ("post", "/v1/models/{model}/versions"): (
+        "model.registered",
+        lambda c: c.api.post("/v1/models/far/versions", json=CHAT_SERVER),
     ),
     ("post", "/v1/model_versions/{version}/retire"): (
         "model.retired",

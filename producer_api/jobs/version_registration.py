@@ -1,0 +1,118 @@
+"""The body that registers a version over HTTP, and what is registered for it.
+
+The API has no model folders. So a new version has the files of one that the registry knows, in another number format
+or with another engine, or is a chat server, which needs no files.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from store.errors import Conflict, InvalidRequest
+from store.payloads.strict_model import Body
+from store.registry.engine_spec import EngineKind, EngineSpec, engine_digest, engine_spec
+from store.registry.models import ModelVersion
+from store.registry.verification_report import GoldenAnswer
+
+
+class VersionEngine(Body):
+    """The inference server that runs a version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["vllm", "sglang", "openai"] = Field(description="what the server is")
+    url: str = Field(min_length=1, max_length=2000, description="its address, such as `http://host:8000`, without /v1")
+    served_model: str | None = Field(default=None, description="the model's name in the server; by default this one")
+    adapter: str | None = Field(default=None, description="the server's LoRA adapter to which requests go")
+    revision: str | None = Field(default=None, description="the revision that the server must have")
+    quantization: str | None = Field(default=None, description="the quantization that the server must have")
+    context_window: int | None = Field(default=None, ge=1, le=2**31 - 1, description="tokens that it must take")
+    batch_invariant: bool = Field(default=False, description="it must compute each answer as if it were alone")
+
+
+class VersionRequest(BaseModel):
+    """A new version of a model."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"files_of": "smollm2@1", "dtype": "float32"},
+                {"files_of": "smollm2@1", "engine": {"kind": "vllm", "url": "http://vllm:8000"}},
+            ]
+        },
+    )
+
+    files_of: str | None = Field(
+        default=None,
+        max_length=200,
+        description="a version, `name@1`, whose files the new one has; null: a chat server",
+    )
+    engine: VersionEngine | None = Field(default=None, description="the server that runs it; null: Headrace's engine")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="the number format of Headrace's engine"
+    )
+    golden: tuple[GoldenAnswer, ...] = Field(
+        default=(), max_length=16, description="what the model must answer when it is verified"
+    )
+
+    @field_validator("files_of")
+    @classmethod
+    def _is_a_version(cls, value: str | None) -> str | None:
+        if value is not None and not value.rpartition("@")[2].isdecimal():
+            raise ValueError("name a version by its number, such as smollm2@1")
+        return value
+
+
+def new_version(model: str, body: VersionRequest, files_of: ModelVersion | None) -> dict[str, Any]:
+    """Return the arguments of ``register_version``. Raises InvalidRequest, Conflict."""
+    if body.engine is None:
+        return _native(model, body, files_of)
+    spec = engine_spec({"served_model": model, **body.engine.model_dump(exclude_none=True)})
+    return _served(model, body, files_of, spec)
+
+
+def _native(model: str, body: VersionRequest, files_of: ModelVersion | None) -> dict[str, Any]:
+    if files_of is None:
+        raise InvalidRequest(
+            "give files_of, a version whose files the new one has, or engine, a server; a folder is registered on its "
+            "machine: `headrace register NAME FOLDER`",
+            param="files_of",
+        )
+    if files_of.is_fake or files_of.engine.is_external or files_of.base is not None:
+        raise Conflict(
+            "files_of names no version with weights of its own that Headrace's engine runs", param="files_of"
+        )
+    if body.golden and not files_of.spec.has_sampling:
+        raise InvalidRequest("only a model that generates text has golden answers", param="golden")
+    return {
+        "model": model,
+        "runner": files_of.runner,
+        "source": files_of.source,
+        "digest": files_of.digest,
+        "dtype": body.dtype,
+        "context_window": files_of.context_window,
+        "kept_files": files_of.files,
+        "golden": body.golden,
+    }
+
+
+def _served(model: str, body: VersionRequest, files_of: ModelVersion | None, spec: EngineSpec) -> dict[str, Any]:
+    if body.dtype != "auto" or body.golden:
+        raise InvalidRequest("the server decides its number format and its answers: leave out dtype and golden")
+    files = {} if files_of is None else files_of.files
+    if "tokenizer.json" not in files and spec.kind is not EngineKind.OPENAI:
+        raise InvalidRequest("give files_of, a version that has the model's tokenizer", param="files_of")
+    window = spec.context_window or (files_of and files_of.context_window)
+    if window is None:
+        raise InvalidRequest("give engine.context_window, the tokens that the server takes", param="engine")
+    return {
+        "model": model,
+        "runner": spec.kind.value,
+        "source": spec.url,
+        "digest": engine_digest(spec, files),
+        "dtype": "auto",
+        "context_window": window,
+        "kept_files": files,
+        "engine": spec,
+    }
