@@ -169,7 +169,7 @@ def test_a_second_version_is_made_the_default_and_the_first_is_retired_and_kept_
     assert "tiny@default means tiny@2" in verb("models", "alias", "tiny", "default", "2")
     assert "tiny@1 is retired" in verb("models", "retire", "tiny@1")
     shown = verb("models", "show", "tiny")
-    assert re.search(r"tiny@2 +registered +default", shown)
+    assert re.search(r"tiny@2 +ready +default", shown)
     assert re.search(r"tiny@1 +retired", shown)
     with pytest.raises(subprocess.CalledProcessError) as refused:
         Verb(verb.env | {"DATABASE_URL": settings.database_url})("models", "delete", "tiny@1")
