@@ -152,10 +152,10 @@ def test_a_killed_worker_leaves_no_gap(
 def test_a_hundred_equal_requests_are_computed_once_although_the_worker_is_killed(
     bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(fake_step_ms=10)
+    worker = start_worker(fake_step_ms=200)  # it is far from its end when all have come
     source, sharer = submit(api, cache="use"), submit(api, cache="use")
     reader = Reader().read(api, "GET", f"/v1/jobs/{sharer}/events")
-    reader.wait_for(b"job.delta", 10)
+    reader.wait_for(b"job.delta", 4)
     with ThreadPoolExecutor(16) as pool:
         ids = [source, sharer, *pool.map(lambda _: submit(api, cache="use"), range(98))]
     worker.signal(signal.SIGKILL)

@@ -1,6 +1,7 @@
 """The response cache as a caller sees it: header, job, stream, and what never shares an answer."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -13,7 +14,7 @@ from store.registry.models import ModelVersion
 from store.retention.purge import Scope, purge_step
 from store.settings import Settings
 from tests.processes import wait_for
-from tests.producer_api.calling import parse, state_of, streaming
+from tests.producer_api.calling import num_jobs, parse, state_of, streaming
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 
@@ -113,11 +114,13 @@ def test_a_waiting_request_gets_the_answer_of_its_source(
 ) -> None:
     source, _ = ask(api)
     waited = api.build_request("POST", "/v1/jobs", json=GREEDY, headers={"Prefer": "wait=30"})
-    with worker.serve(lambda _: ["Hello"]):
-        answer = api.send(waited)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(api.send, waited)
+        wait_for(lambda: num_jobs(db) == 2, "the second request was accepted")
+        say(worker, source, "Hello")
+        answer = sent.result(60)
     assert (answer.status_code, answer.headers["x-cache"]) == (200, "shared")
     assert answer.json()["output"]["text"] == "Hello"
-    wait_for(lambda: state_of(db, source) == "succeeded", "the source has ended")
 
 
 def test_only_equal_requests_of_one_tenant_with_one_answer_share(

@@ -83,7 +83,7 @@ def test_a_service_that_is_away_is_asked_once_for_all(
         raise Unavailable("away", retry_after_s=3)
 
     known(server, monkeypatch)
-    monkeypatch.setattr(server.runtime.catalog, "resolve", away)
+    monkeypatch.setattr(server.runtime.catalog, "route", away)
     answers = post_all(api, [PROMPT] * 5)
     assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [(503, "3")] * 5
     assert len(asked) == 1
