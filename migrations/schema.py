@@ -116,6 +116,8 @@ def _connection(db: Database) -> Iterator[Connection]:
     with db.connection() as connection:
         connection.execute(text("SELECT set_config('lock_timeout', :limit, false)"), {"limit": DDL_LOCK_TIMEOUT})
         connection.execute(text("SET statement_timeout = 0"))  # an index on a big table takes long
+        # Between its statements a revision reads and compiles files, which takes seconds on a busy machine.
+        connection.execute(text("SET idle_in_transaction_session_timeout = '2min'"))
         connection.commit()
         try:
             yield connection

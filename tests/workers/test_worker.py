@@ -59,9 +59,11 @@ def test_frames_and_the_end_reach_redis(bench: Bench, redis_client: redis.Redis,
 
 @pytest.mark.parametrize("version", ["fake", "fake-encoder"], indirect=True)
 def test_kill_9_in_the_middle_and_a_restart(bench: Bench, duties: Duties, start_worker: StartWorker) -> None:
-    worker = start_worker(fake_step_ms=10)
-    # Long enough for an encoder that each is a pass of its own; generating takes a step for each token anyway.
-    ids = bench.submit(200, **{"prompt": "x" * 3000} if bench.version.task == "embed" else {})
+    encodes = bench.version.task == "embed"
+    # Long enough for an encoder that each is a pass of its own; generating takes a step for each token anyway. The
+    # passes of all take far longer than it takes to see that some are done.
+    worker = start_worker(fake_step_ms=100 if encodes else 10)
+    ids = bench.submit(200, **{"prompt": "x" * 3000} if encodes else {})
     wait_for(lambda: bench.states(ids)[JobState.SUCCEEDED] >= 20, "some jobs are done")
     worker.signal(signal.SIGKILL)
     worker.wait_exit()

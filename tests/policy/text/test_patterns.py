@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policy.recognisers.catalogue import RECOGNISERS
@@ -11,7 +11,7 @@ PATTERNS = [r"\bab{2,3}(?:c|de)*f\b", r"(?i:x[a-c]{0,4}) ?y+", r"a.?b|abc?d", r"
 
 
 @pytest.mark.parametrize("pattern", PATTERNS + [one.pattern for one in RECOGNISERS[:6]])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_every_beginning_of_a_match_is_open_and_nothing_more(pattern: str, data: st.DataObject) -> None:
     """Against the obvious way: the standard library's matcher, asked for every possible end."""
