@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from models.external.upstream import ServerInfo
-from store.registry.engine_spec import EngineSpec
+from store.registry.engine_spec import EngineKind, EngineSpec
 
 
 def why_refused(spec: EngineSpec, info: ServerInfo) -> str | None:
@@ -64,7 +64,11 @@ class ServerCheck:
 def _of_names(spec: EngineSpec, info: ServerInfo) -> Sequence[str]:
     missing = [name for name in (spec.served_model, spec.adapter) if name and name not in info.models]
     served = ", ".join(info.models) or "no model"
-    return [f"it serves {served}, and not {name}" for name in missing]
+    found = [f"it serves {served}, and not {name}" for name in missing]
+    # A second name of the base would answer without the adapter. Chat servers do not say what is an adapter.
+    if spec.kind is not EngineKind.OPENAI and spec.adapter in info.models and spec.adapter not in info.adapters:
+        found.append(f"its {spec.adapter} is not an adapter")
+    return found
 
 
 def _of_values(spec: EngineSpec, info: ServerInfo) -> Sequence[str]:

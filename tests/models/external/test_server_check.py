@@ -10,7 +10,9 @@ from models.external.upstream import ServerInfo
 from store.registry.engine_spec import EngineKind, EngineSpec
 
 SPEC = EngineSpec(kind=EngineKind.VLLM, served_model="llama", revision="abc", quantization="awq", context_window=4096)
-INFO = ServerInfo("0.32.0", ("llama", "poet"), revision="abc", quantization="awq", context_window=8192)
+INFO = ServerInfo(
+    "0.32.0", ("llama", "poet"), revision="abc", quantization="awq", context_window=8192, adapters=("poet",)
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,7 @@ INFO = ServerInfo("0.32.0", ("llama", "poet"), revision="abc", quantization="awq
     [
         ({"served_model": "gpt"}, {}, "it serves llama, poet, and not gpt"),
         ({"adapter": "bard"}, {}, "it serves llama, poet, and not bard"),
+        ({"adapter": "poet"}, {"adapters": ()}, "its poet is not an adapter"),
         ({"revision": "def"}, {}, "its revision is abc, and not def"),
         ({}, {"quantization": "fp8"}, "its quantization is fp8, and not awq"),
         ({}, {"context_window": 2048}, "its context window is 2048, and not 4096"),
