@@ -13,7 +13,7 @@ from tests.store.making import AcceptOne
 _SPENT = text("""
 INSERT INTO spend_changes (tenant_id, api_key_id, month, cost) SELECT id, 'key', now(), 1 FROM tenants LIMIT 1
 """)
-NOTHING = PendingWork(jobs=False, changes=False, deliveries=False)
+NOTHING = PendingWork(jobs=False, changes=False, deliveries=False, sharers=False)
 
 
 def test_an_empty_database_has_nothing(db: Database) -> None:
