@@ -5,15 +5,18 @@ from typing import Any
 import httpx2
 import openai as sdk
 import pytest
+import redis
 from openai import OpenAI
 from sqlalchemy import text
 
 from store.audit import audit
 from store.db.database import Database
 from store.encryption.vault import new_key
+from store.jobs.stored_chats import job_id_of
 from store.registry.models import register_version
 from store.retention.retention import Retention, sweep, sweep_marked
 from store.settings import Settings
+from store.streams.stream_log import stream_key
 from tests.producer_api.calling import CHAT, error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -43,9 +46,11 @@ def grow_old(db: Database) -> None:
 
 
 def test_a_stored_chat_is_read_changed_and_deleted(
-    openai: OpenAI, worker: ScriptedWorker, db: Database, tenant: str
+    openai: OpenAI, worker: ScriptedWorker, db: Database, tenant: str, redis_client: redis.Redis
 ) -> None:
     made = chat(openai, worker, "wa", "ter", metadata={"order": "42"})
+    log = stream_key(job_id_of(made.id))
+    assert redis_client.exists(log)
     found = openai.chat.completions.retrieve(made.id)
     assert found.to_dict() == made.to_dict() | {"metadata": {"order": "42"}}
     messages = openai.chat.completions.messages.list(made.id).data
@@ -60,6 +65,7 @@ def test_a_stored_chat_is_read_changed_and_deleted(
     assert openai.chat.completions.update(made.id, metadata=None).to_dict()["metadata"] == {}
     deleted = openai.chat.completions.delete(made.id)
     assert (deleted.id, deleted.deleted, deleted.object) == (made.id, True, "chat.completion.deleted")
+    assert not redis_client.exists(log), "the copy of its answer in Redis goes with it"
     for call in (openai.chat.completions.retrieve, openai.chat.completions.delete):
         with pytest.raises(sdk.NotFoundError):
             call(made.id)
