@@ -91,9 +91,9 @@ class OperatorClient(Client):
         """Return the versions of a model, or of all models, retired ones too."""
         return self._list("GET", "/v1/model_versions", params={"model": model})
 
-    def set_alias(self, model: str, alias: str, version: int) -> Json:
-        """Let an alias name this version, and return it."""
-        return self.request("PUT", _alias(model, alias), json={"version": version})
+    def set_alias(self, model: str, alias: str, version: int, *, force: bool = False) -> Json:
+        """Let an alias name this version, and return it. ``force``: also if a rollout of it was rolled back."""
+        return self.request("PUT", _alias(model, alias), json={"version": version, "force": force})
 
     def remove_alias(self, model: str, alias: str) -> None:
         """Remove an alias."""

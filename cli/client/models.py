@@ -24,13 +24,19 @@ def show_model(name: ModelArgument, as_json: JsonOption = False) -> None:
     show(found, render.versions_table(found), as_json=as_json)
 
 
-def set_alias(name: ModelArgument, alias: AliasArgument, version: NumberArgument, as_json: JsonOption = False) -> None:
+def set_alias(
+    name: ModelArgument,
+    alias: AliasArgument,
+    version: NumberArgument,
+    force: Annotated[bool, typer.Option("--force", help="Also if a rollout of the version was rolled back.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Let an alias name a version. `headrace models alias NAME default 2` makes version 2 what NAME means.
 
     New jobs of all tenants follow within two seconds; accepted jobs keep the version that they have.
     """
     with connect() as client:
-        found = client.set_alias(name, alias, version)
+        found = client.set_alias(name, alias, version, force=force)
     show(found, f"{name}@{alias} means {name}@{version}", as_json=as_json)
 
 
