@@ -47,7 +47,6 @@ THE_SYSTEMS_OWN = {
         "models.list_adapters",
         "models.list_models",
         "models.read_file",
-        "models.register_version",
         "models.resolve",
         "models.set_sampling",
         "roles.can_log_in",
