@@ -89,6 +89,7 @@ JOB_CODES: Final[Mapping[str, str]] = {
     "deadline_exceeded": "the deadline passed before the job was done",
     "engine_error": "the engine could not run the job",
     "grammar_stuck": "no token of the model can continue the grammar",
+    "handed_back": "the attempt went back to the queue for another worker or another time",
     "max_attempts_exceeded": "all attempts failed for reasons outside of the job",
     "numerical_error": "the model computed invalid numbers",
     "out_of_memory": "the worker has not enough memory for the job",
