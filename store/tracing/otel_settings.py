@@ -66,7 +66,8 @@ def _endpoint(given: Mapping[str, str]) -> str | None:
         if value := given.get(name):
             parts = urlsplit(value)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise SettingsError(f"{name}: write http://HOST:PORT or https://HOST:PORT (got {value!r})")
+                # Without the value: it may have a password.
+                raise SettingsError(f"{name}: write http://HOST:PORT or https://HOST:PORT")
             return value.removesuffix("/") + path if path else value
     return None
 
