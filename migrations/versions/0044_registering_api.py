@@ -1,7 +1,7 @@
 """The API registers versions: of files that the registry has, and of inference servers.
 
 Revision ID: 0044
-Revises: 0044
+Revises: 0043
 """
 
 from alembic import op
@@ -9,7 +9,7 @@ from alembic import op
 from store.db.roles import API
 
 revision = "0044"
-down_revision = "0044"
+down_revision = "0043"
 branch_labels = None
 depends_on = None
 
