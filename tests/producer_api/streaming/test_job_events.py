@@ -61,6 +61,7 @@ class JobRow:
     num_deltas: int
     output: dict[str, str] | None
     id: str = JOB_ID
+    streamed_as: str = JOB_ID
     tenant_id: str = "tnt_1"
     payload: dict[str, object] = field(default_factory=dict)
 
