@@ -23,8 +23,17 @@ def answer(prompt: str) -> str:
 
 def two_versions(stack: Stack) -> None:
     stack.register(MODEL)
-    values = {"runner": "fake", "source": "fake", "dtype": "none", "context_window": 8192, "files": {}}
-    register_version(stack.db, model=MODEL, digest="1" * 64, actor="tests", **values)
+    register_version(
+        stack.db,
+        model=MODEL,
+        runner="fake",
+        source="fake",
+        digest="1" * 64,
+        dtype="none",
+        context_window=8192,
+        files={},
+        actor="tests",
+    )
 
 
 @pytest.mark.timeout(300)
@@ -46,7 +55,7 @@ def test_a_roll_back_under_load_fails_no_job_and_mixes_no_answer(stack: Stack) -
     ids += [client.submit(MODEL, text, NUM_TOKENS, user=f"user {text}") for text in prompts[40:]]
     ended = {job.id: job for job in stack.wait_ended(ids)}
     assert [ended[job_id].state for job_id in ids] == [JobState.SUCCEEDED] * len(ids)
-    assert [ended[job_id].output["text"] for job_id in ids] == [answer(text) for text in prompts]
+    assert [(ended[job_id].output or {})["text"] for job_id in ids] == [answer(text) for text in prompts]
     moved = {row.job_id for row in stack.query("SELECT job_id FROM job_events WHERE kind = 'moved'")}
     assert moved, "otherwise the test shows nothing"
     assert all(ended[job_id].model_version == 1 for job_id in moved)
