@@ -51,9 +51,9 @@ class Job:
     error: dict[str, Any] | None
     usage: dict[str, Any] | None
     output_purged_at: datetime | None
-    cache: str | None
-    cache_source: str | None
     num_deltas: int
+    cache: str | None = None
+    cache_source: str | None = None
     model_digest: str | None = None
 
     @property
