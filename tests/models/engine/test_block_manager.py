@@ -5,7 +5,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from models.engine.block_manager import BlockPool
+from models.engine.block_manager import BlockPool, BlockTables
+from tests.models.engine.rig import ask, seq
 
 
 def chain(word: str) -> list[bytes]:
@@ -173,3 +174,13 @@ def test_reset_empties_what_anybody_held_or_could_find() -> None:
     pool.reset()
     assert (pool.num_free, pool.num_cached, pool.lookup(chain("ab"))) == (4, 0, [])
     pool.check([])
+
+
+def test_a_request_needs_no_free_block_for_what_another_request_holds() -> None:
+    tables = BlockTables(BlockPool(4, 4))
+    first, second = seq(ask("abcdefgh!")), seq(ask("abcdefgh?"))
+    tables.allocate(first)
+    tables.note_computed(first, 9)
+    assert tables.num_needed(second) == 1, "two of its three blocks are shared"
+    tables.allocate(second)
+    assert second.blocks[:2] == first.blocks[:2]
