@@ -167,20 +167,12 @@ def _pytest(tree: Path, arguments: list[str], limit_s: float, out: IO[str]) -> i
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
-        os.setsid()
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
-        os.chdir(tree)
-        sys.path[:0] = [str(tree)]
-        for name in [name for name in sys.modules if name.split(".")[0] in (*PACKAGES, "benchmarks", "tests")]:
-            del sys.modules[name]
-        # A counterexample need not be small. The profile of tests/conftest.py inherits this.
-        phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
-        hypothesis.settings.register_profile("mutants", phases=phases)
-        hypothesis.settings.load_profile("mutants")
-        code = __import__("pytest").main(["-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", *arguments])
-        sys.stdout.flush()
-        os._exit(code)
+        code = 3  # as pytest after an error of its own
+        try:
+            code = _run_forked(tree, arguments, out)
+        finally:
+            # Whatever happened, this process must not run the clean-up of the one that it was forked from.
+            os._exit(code)
     deadline = time.monotonic() + limit_s
     while not (done := os.waitpid(pid, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
@@ -191,6 +183,23 @@ def _pytest(tree: Path, arguments: list[str], limit_s: float, out: IO[str]) -> i
             return _TIMED_OUT
         time.sleep(0.05)
     return os.waitstatus_to_exitcode(done[1])
+
+
+def _run_forked(tree: Path, arguments: list[str], out: IO[str]) -> int:
+    os.setsid()
+    os.dup2(out.fileno(), 1)
+    os.dup2(out.fileno(), 2)
+    os.chdir(tree)
+    sys.path[:0] = [str(tree)]
+    for name in [name for name in sys.modules if name.split(".")[0] in (*PACKAGES, "benchmarks", "tests")]:
+        del sys.modules[name]
+    # A counterexample need not be small. The profile of tests/conftest.py inherits this.
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile("mutants", phases=phases)
+    hypothesis.settings.load_profile("mutants")
+    code: int = __import__("pytest").main(["-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", *arguments])
+    sys.stdout.flush()
+    return code
 
 
 def _disconnect_all(url: str, *, drop: bool) -> None:
