@@ -95,8 +95,9 @@ class Child:
 def last_line(text: str) -> str:
     """The log line with the most likely reason of a process's end."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if line.startswith("headrace ")]  # the sentence with which our commands end
     telling = [line for line in lines if "FATAL" in line or "error" in line.lower()]
-    return (telling or lines or ["it said nothing"])[-1]
+    return (own or telling or lines or ["it said nothing"])[-1]
 
 
 def _start_log(log: Path) -> None:

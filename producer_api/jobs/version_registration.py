@@ -52,8 +52,8 @@ class VersionRequest(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="the number format of Headrace's engine"
     )
-    golden: tuple[GoldenAnswer, ...] = Field(
-        default=(), max_length=16, description="what the model must answer when it is verified"
+    golden: list[GoldenAnswer] = Field(
+        default_factory=list, max_length=16, description="what the model must answer when it is verified"
     )
 
     @field_validator("files_of")

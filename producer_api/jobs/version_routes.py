@@ -103,6 +103,16 @@ async def list_versions(
     return JsonResponse(VersionList(data=[_view(runtime, one) for one in allowed]))
 
 
+@router.get("/v1/models/{model:path}/versions", response_model=VersionList, summary="List a model's versions")
+async def list_model_versions(runtime: RuntimeOf, principal: ModelsReader, model: ModelName) -> Response:
+    """Return the versions of one model, newest first, retired ones too."""
+    principal.check_model(model)
+    found = await run_in_threadpool(versions.list_versions, runtime.db, model)
+    if not found:
+        raise NotFound(f"no model {model!r}", code="model_not_found", param="model")
+    return JsonResponse(VersionList(data=[_view(runtime, one) for one in found]))
+
+
 @router.post(
     "/v1/models/{model:path}/versions", response_model=VersionObject, status_code=201, summary="Register a version"
 )

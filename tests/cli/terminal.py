@@ -27,7 +27,9 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", *arguments],
-            env={**env, "TERM": "xterm-256color"},
+            # The size is the terminal's, whatever variables say where the tests run.
+            env={name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
+            | {"TERM": "xterm-256color"},
             stdin=slave,
             stdout=slave,
             stderr=slave,

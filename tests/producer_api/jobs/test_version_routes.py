@@ -33,6 +33,12 @@ def second(db: Database, model: ModelVersion) -> ModelVersion:
     )
 
 
+@pytest.mark.usefixtures("second")
+def test_the_versions_of_a_model_are_listed(api: httpx2.Client) -> None:
+    assert [one["id"] for one in api.get("/v1/models/tiny/versions").json()["data"]] == ["tiny@2", "tiny@1"]
+    assert error_of(api.get("/v1/models/none/versions"))["code"] == "model_not_found"
+
+
 def versions_of(api: httpx2.Client) -> dict[str, dict[str, Any]]:
     return {one["id"]: one for one in api.get("/v1/model_versions", params={"model": "tiny"}).json()["data"]}
 
