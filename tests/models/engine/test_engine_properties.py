@@ -241,6 +241,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert not isinstance(error, StepFailed) or isinstance(error.__cause__, RuntimeError)
         if error is not None:
             assert isinstance(error, EngineError)
+            assert error.progress is not None
             assert replace(error.progress, first_token_s=None) == EmittedOutput(
                 tuple(delta.text for delta in self.deltas.get(name, [])),
                 tuple(delta.token_ids for delta in self.deltas.get(name, [])),
