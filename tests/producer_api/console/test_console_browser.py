@@ -40,7 +40,7 @@ def test_a_job_is_found_and_cancelled_by_keyboard(
         output_tokens=5,
         max_tokens=20,
     )
-    about = {"queue": "tiny@1", "engine": None, "slots": 4, "running": 1, "waiting": 0, "lease_s": 10}
+    about = {"queue": "tiny@1", "engine": None, "slots": 4, "running": 1, "waiting": 0, "lease_s": 10, "kept_s": 600}
     snapshot = WorkerSnapshot(id="host:1:boot", free_blocks=9, total_blocks=10, lease_age_s=1, jobs=[job], **about)
     SnapshotPublisher(redis_client).publish(snapshot, None)
     refuse(tab)
