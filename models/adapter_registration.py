@@ -34,7 +34,7 @@ def register_adapter(db: Database, name: str, folder: Path, base_name: str, *, a
     Raises NotFound for the base, InvalidRequest for a base that has no adapters, and ModelLoadError for the files.
     """
     # Here, because it imports torch, which takes seconds.
-    from models.families.lora import adapter_digest, read_adapter  # noqa: PLC0415
+    from models.families.lora import adapter_digest, read_adapter  # noqa: PLC0415 - imports torch
 
     base = resolve(db, base_name)
     _check_base(base, name)

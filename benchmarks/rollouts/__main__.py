@@ -16,7 +16,7 @@ from store.rollouts.matched_pairs import PairedJobs, pair_up
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a rollout ended: the checks that found the candidate bad, after so many of its jobs and so many windows."""
+    """How a rollout ended: the checks that found the candidate bad, and its jobs and windows until then."""
 
     bad: tuple[str, ...]
     num_jobs: int

@@ -15,7 +15,7 @@ from store.rollouts.matched_pairs import JobOutcome, JobPair
 
 
 class CandidateFault(StrEnum):
-    """What is wrong with the candidate."""
+    """The fault of the simulated candidate."""
 
     NONE = "none"
     ERRORS = "errors"

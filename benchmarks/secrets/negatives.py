@@ -50,7 +50,7 @@ def _filled(line: str, draw: Random) -> str:
 
 
 def package_texts(seed: int, number: int) -> Iterator[tuple[Path, str]]:
-    """Yield the beginnings of so many files of installed packages: programs, pages, lists of digests."""
+    """Yield the beginning of each of ``number`` files of installed packages: programs, pages, lists of digests."""
     folder = Path(sysconfig.get_path("purelib"))
     files = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES or path.name in _RECORDS)
     for path in Random(f"files {seed}").sample(files, number):

@@ -150,7 +150,7 @@ def _read_tensors(folder: Path) -> dict[tuple[int, str], dict[str, torch.Tensor]
     try:
         opened: Any = safe_open(path, framework="pt")  # the library has no annotations
         with opened as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
+            for name in file.keys():  # noqa: SIM118 - a safetensors file has keys() but cannot be iterated
                 match = _TENSOR.fullmatch(name)
                 if match is None:
                     raise ModelLoadError(f"{path}: tensor {name} is not a lora_A or lora_B of a linear layer")

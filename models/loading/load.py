@@ -44,8 +44,8 @@ def adapter_loader(runner: Runner, base: ModelVersion) -> Callable[[ModelVersion
     """
     if base.is_fake:
         return None
-    from models.loading.adapters import base_architecture, load_adapter  # noqa: PLC0415 - as above
-    from models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - as above
+    from models.loading.adapters import base_architecture, load_adapter  # noqa: PLC0415 - imports torch
+    from models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - imports torch
 
     folder = Path(base.source)
     architecture = base_architecture(folder)
@@ -56,7 +56,7 @@ def adapter_loader(runner: Runner, base: ModelVersion) -> Callable[[ModelVersion
 
 def check_adapter(version: ModelVersion) -> None:
     """Raise ModelLoadError unless the files of an adapter are on this machine and are those that were registered."""
-    from models.loading.adapters import check_files  # noqa: PLC0415 - as above
+    from models.loading.adapters import check_files  # noqa: PLC0415 - imports torch
 
     check_files(Path(version.source), version.digest)
 
@@ -66,7 +66,7 @@ def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
     if version.is_fake:
         return FakeEncoder(step_s=settings.fake_step_ms / 1000)
     folder = checked_folder(version)
-    from models.runners.encoder import encoder_for  # noqa: PLC0415 - as above
+    from models.runners.encoder import encoder_for  # noqa: PLC0415 - imports torch
 
     return encoder_for(folder, settings, dtype=version.dtype)
 
@@ -74,7 +74,7 @@ def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
 def number_format(version: ModelVersion, settings: Settings) -> str:
     """Return the number format in which a worker computes the version, such as ``bfloat16``. Imports torch."""
     _limit_openmp_spinning()
-    from models.tensors.precision import resolve_device, resolve_dtype  # noqa: PLC0415 - as above
+    from models.tensors.precision import resolve_device, resolve_dtype  # noqa: PLC0415 - imports torch
 
     name = settings.dtype if version.dtype == "auto" else version.dtype
     if name == "auto" and not version.spec.has_sampling:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
@@ -193,28 +194,45 @@ def register_version(
         _lock_model(connection, model, task)
         version = connection.execute(registration_queries.SAME_VERSION, values | of_base).scalar_one_or_none()
         if version is None:
-            contents = {digests[name]: content for name, content in files.items()}
-            if contents:
-                connection.execute(
-                    registration_queries.INSERT_FILES, {"digests": list(contents), "contents": list(contents.values())}
-                )
             row = values | of_base | {"context_window": context_window, "files": dump_json(digests), "task": task}
             row |= {"engine": _stored(engine), "state": state, "golden": stored_golden(golden)}
-            version = connection.execute(registration_queries.INSERT_VERSION, row).scalar_one()
-            what = values | {"context_window": context_window, "files": digests} | _audited(engine)
-            what |= {} if base is None else {"base": queue_name(base.model, base.version)}
-            name = queue_name(model, version)
-            record(connection, tenant_id, actor, "model.registered", name, {"digest": digest}, after=what)
-            if version == 1:
-                point(connection, model, DEFAULT_ALIAS, version)
+            audited = values | {"context_window": context_window, "files": digests} | _audited(engine)
+            audited |= {} if base is None else {"base": queue_name(base.model, base.version)}
+            contents = {digests[name]: content for name, content in files.items()}
+            version = _insert_version(connection, row, contents, audited, actor, tenant_id)
         else:
-            again = {"model": model, "version": version, "golden": stored_golden(golden)}
-            is_again = connection.execute(registration_queries.VERIFY_AGAIN, again).rowcount > 0
-            if golden and not is_again and not connection.execute(registration_queries.HAS_GOLDEN, again).scalar_one():
-                name = queue_name(model, version)
-                raise Conflict(f"{name} is verified already: golden answers are given with its first registration")
+            _verify_again(connection, model, version, golden)
         found = version_of(connection, model, version)
         return found if found.engine == engine else _set_engine(connection, found, engine, actor, tenant_id)
+
+
+def _insert_version(
+    connection: Connection,
+    row: Mapping[str, Any],
+    contents: Mapping[str, bytes],
+    audited: dict[str, Any],
+    actor: str,
+    tenant_id: str | None,
+) -> int:
+    """Add the next version with its files, and return its number. ``contents``: of its files, by digest."""
+    if contents:
+        values = {"digests": list(contents), "contents": list(contents.values())}
+        connection.execute(registration_queries.INSERT_FILES, values)
+    version: int = connection.execute(registration_queries.INSERT_VERSION, row).scalar_one()
+    name = queue_name(row["model"], version)
+    record(connection, tenant_id, actor, "model.registered", name, {"digest": row["digest"]}, after=audited)
+    if version == 1:
+        point(connection, row["model"], DEFAULT_ALIAS, version)
+    return version
+
+
+def _verify_again(connection: Connection, model: str, version: int, golden: Sequence[GoldenAnswer]) -> None:
+    """Let a rejected version be verified again. Raises Conflict for golden answers of one that is verified."""
+    again = {"model": model, "version": version, "golden": stored_golden(golden)}
+    is_again = connection.execute(registration_queries.VERIFY_AGAIN, again).rowcount > 0
+    if golden and not is_again and not connection.execute(registration_queries.HAS_GOLDEN, again).scalar_one():
+        name = queue_name(model, version)
+        raise Conflict(f"{name} is verified already: golden answers are given with its first registration")
 
 
 def _set_engine(
