@@ -1,4 +1,4 @@
-"""What adapters cost a batch: ``python -m benchmarks.lora --folder FOLDER --rounds 5``.
+"""What adapters cost a batch: ``python -m benchmarks.engine.lora --folder FOLDER --rounds 5``.
 
 Sixteen requests decode together in one engine: without adapters, one of them with an adapter, all with one adapter,
 and all with four adapters. The adapters are random, of one rank, and change every linear layer. Each mix is measured
@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lora", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.lora", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="the base")
     parser.add_argument("--dtype", default="bfloat16", help="its number format")
     parser.add_argument("--rank", type=int, default=16, help="the rank of the adapters")
