@@ -1,5 +1,6 @@
 """The application: the routes, the middleware, and the Runtime that they share. Importing it has no side effects."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -107,6 +108,7 @@ class Application(FastAPI):
         # A redirect to the path without the last slash would go to the host that the request names, with the body.
         # FastAPI's own telemetry would record the messages of refused requests, which quote their bodies.
         super().__init__(redirect_slashes=False, telemetry=_NO_TELEMETRY, **options)
+        self._describing = threading.Lock()
         self.state.runtime = runtime
         self._front: ASGIApp = super().__call__
         for layer in reversed(_LAYERS):
@@ -122,10 +124,11 @@ class Application(FastAPI):
             )
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document with the texts of ``openapi_text``. It is made once."""
-        if self.openapi_schema is None:
-            self.openapi_schema = describe(super().openapi())
-        return self.openapi_schema
+        """Return the OpenAPI document with the texts of ``openapi_text``. It is made once, in about a second."""
+        with self._describing:
+            if self.openapi_schema is None:
+                self.openapi_schema = describe(super().openapi())
+            return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or start and stop."""
@@ -163,9 +166,10 @@ def create_app(settings: Settings, tracing: Tracing = OFF) -> FastAPI:
         version=version("headrace"),
         description=_DESCRIPTION,
         lifespan=partial(_lifespan, runtime, keeper),
-        # FastAPI's page loads its scripts from another server. Ours is in ``pages``.
+        # FastAPI's page loads its scripts from another server, and it makes the document on the event loop. Ours are
+        # in ``pages``.
         docs_url=None,
-        openapi_url="/openapi.json" if with_docs else None,
+        openapi_url=None,
         redoc_url=None,
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException, Exception), on_error),
     )

@@ -7,6 +7,9 @@ page's Content-Security-Policy allows only files of this server.
 from importlib import resources
 from pathlib import Path
 
+import orjson
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
@@ -55,7 +58,12 @@ def routes(*, with_docs: bool) -> list[BaseRoute]:
     """Return the routes of the pages; without the documentation only ``/``."""
     if not with_docs:
         return [Route("/", _root)]
-    return [Route("/", _root_with_docs), Route("/docs", _docs), Route("/docs/{name}", _file)]
+    return [
+        Route("/", _root_with_docs),
+        Route("/docs", _docs),
+        Route("/docs/{name}", _file),
+        Route("/openapi.json", _openapi),
+    ]
 
 
 async def _root(_request: Request) -> Response:
@@ -72,6 +80,12 @@ async def _root_with_docs(request: Request) -> Response:
 
 async def _docs(_request: Request) -> Response:
     return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
+
+
+async def _openapi(request: Request) -> Response:
+    """Return the OpenAPI document. A thread makes it, because other requests would wait a second for it."""
+    app: FastAPI = request.app
+    return Response(await run_in_threadpool(lambda: orjson.dumps(app.openapi())), media_type="application/json")
 
 
 async def _file(request: Request) -> Response:

@@ -1,8 +1,14 @@
 """The pages for people: they need nothing that is not served from here."""
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
+import pytest
+
+from producer_api.http import openapi_text
 
 
 def test_the_documentation_needs_nothing_from_elsewhere(api: httpx2.Client) -> None:
@@ -42,3 +48,22 @@ def test_the_root_leads_on(api: httpx2.Client) -> None:
     assert api.get(links["openapi"]).json()["openapi"].startswith("3.1")
     refused = api.post("/", json={})
     assert (refused.status_code, refused.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+def test_others_are_answered_while_the_openapi_document_is_made(
+    api: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe, begun, answered = openapi_text.describe, threading.Event(), threading.Event()
+
+    def describe_slowly(document: dict[str, Any]) -> dict[str, Any]:
+        begun.set()
+        assert answered.wait(20), "no other request was answered meanwhile"
+        return describe(document)
+
+    monkeypatch.setattr("producer_api.app.describe", describe_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        document = pool.submit(api.get, "/openapi.json")
+        assert begun.wait(20)
+        assert api.get("/healthz").status_code == 200
+        answered.set()
+        assert document.result(20).json()["paths"]["/v1/jobs"]["post"]
