@@ -44,7 +44,11 @@ _SPDX = {
     "MIT License": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
+    "LicenseRef-NVIDIA-Proprietary": NVIDIA,
+    "NVIDIA Proprietary Software": NVIDIA,
 }
+# Classifiers that name no licence.
+_NO_LICENCE = frozenset({"DFSG approved", "OSI Approved"})
 # Read from the packages by hand: for other platforms, or without a licence in the metadata.
 _DECLARED = {
     "async-timeout": "Apache-2.0",
@@ -70,7 +74,8 @@ it against the lock files and `supply_chain/licences.py`, which has the list of 
 
 def normalised(said: str) -> str:
     """Return a licence as an SPDX expression. Several licences in classifiers are joined by AND."""
-    return " AND ".join(_SPDX.get(part.strip(), part.strip()) for part in said.split(";"))
+    parts = [part.strip() for part in said.split(";")]
+    return " AND ".join(_SPDX.get(part, part) for part in parts if part not in _NO_LICENCE)
 
 
 def forbidden(licence: str) -> list[str]:

@@ -45,6 +45,8 @@ def test_what_is_wrong_with_it_is_named(pattern: str, instead: str, said: str) -
         ("MPL-2.0 AND (Apache-2.0 OR MIT)", "MPL-2.0 AND (Apache-2.0 OR MIT)", []),
         ("Apache-2.0 WITH LLVM-exception", "Apache-2.0 WITH LLVM-exception", []),
         ("AGPL-3.0-only", "AGPL-3.0-only", ["AGPL-3.0-only"]),
+        ("DFSG approved; MIT License", "MIT", []),
+        ("NVIDIA Proprietary Software", "LicenseRef-NVIDIA", ["LicenseRef-NVIDIA"]),
         ("Proprietary; MIT License", "Proprietary AND MIT", ["Proprietary"]),
     ],
 )
