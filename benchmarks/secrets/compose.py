@@ -3,7 +3,8 @@
 Vendors, labels and contexts are each divided into two parts by a checksum of their text: recognisers may be tuned on
 ``tuned`` and not on ``held``, in which vendor, label and context are all of the other part. ``vendors.txt`` has facts
 of keys (prefix, alphabet, length) from the public rules of a secret scanner; ``labels.txt`` has labels in 90 languages
-from the translations of public programs, other programs for the held part.
+from the translations of public programs, other programs for the held part. The part ``fresh`` has files of its own, in
+the folder of its name: other vendors, contexts, labels, words of passwords and texts without a secret.
 """
 
 import re
@@ -16,7 +17,8 @@ from random import Random
 
 from policy.evaluation import Case
 
-PARTS = ("tuned", "held")
+PARTS = ("tuned", "held", "fresh")
+_OWN_FILES = "fresh"
 _FOLDER = Path(__file__).parent
 _PLACE = re.compile(r"\{(v|up|snake|camel|kebab|words|vendor|Vendor|local|user)\}")
 _ESCAPE = re.compile(r"\\(n|\\)")
@@ -45,17 +47,18 @@ class Vendor:
 
 def half(text: str, part: str) -> bool:
     """True if a text belongs to the part."""
-    return zlib.crc32(text.encode()) % 2 == PARTS.index(part)
+    return part == _OWN_FILES or zlib.crc32(text.encode()) % 2 == PARTS.index(part)
 
 
-def _lines(name: str) -> list[str]:
-    return [line for line in (_FOLDER / name).read_text().splitlines() if line and not line.startswith("# ")]
+def _lines(name: str, part: str) -> list[str]:
+    folder = _FOLDER / part if part == _OWN_FILES else _FOLDER
+    return [line for line in (folder / name).read_text().splitlines() if line and not line.startswith("# ")]
 
 
 @cache
 def vendors(part: str) -> list[Vendor]:
     """Return the vendors of a part."""
-    rows = (line.split("\t") for line in _lines("vendors.txt"))
+    rows = (line.split("\t") for line in _lines("vendors.txt", part))
     return [Vendor(name, _parts(form)) for rule, name, form in rows if half(rule.split(".")[0], part)]
 
 
@@ -71,9 +74,10 @@ def _alphabet(ranges: str) -> str:
 
 
 @cache
-def sections(name: str) -> dict[str, list[str]]:
+def sections(name: str, part: str) -> dict[str, list[str]]:
+    """Return the lines of a file by the section that they are in."""
     found: dict[str, list[str]] = {}
-    for line in _lines(name):
+    for line in _lines(name, part):
         if section := re.fullmatch(r"\[(\w+)\]", line):
             lines = found.setdefault(section[1], [])
         else:
@@ -83,17 +87,17 @@ def sections(name: str) -> dict[str, list[str]]:
 
 def contexts(part: str, section: str) -> list[str]:
     """Return the contexts of a section that belong to a part."""
-    return [line for line in sections("contexts.txt")[section] if half(line, part)]
+    return [line for line in sections("contexts.txt", part)[section] if half(line, part)]
 
 
 def labels(part: str, sort: str) -> list[str]:
     """Return the labels of a sort (``key``, ``password``) in any language, and in English as programs write them."""
-    return sections("labels.txt")[f"{part}_{sort}"]
+    return sections("labels.txt", part)[f"{part}_{sort}"]
 
 
 def names(part: str, sort: str) -> list[str]:
     """Return the names that programs give to a sort of secret, as words."""
-    return [line for line in sections("labels.txt")[f"{sort}_names"] if half(line, part)]
+    return [line for line in sections("labels.txt", part)[f"{sort}_names"] if half(line, part)]
 
 
 def some(draw: Random, alphabet: str, number: int) -> str:
@@ -125,9 +129,9 @@ _WORDS = re.findall(r"\w+", """
 """)  # fmt: skip
 
 
-def password(draw: Random, *, is_plain: bool) -> str:
+def password(draw: Random, part: str, *, is_plain: bool) -> str:
     """Return a password as people and programs make them. ``is_plain``: without signs, for URLs."""
-    word, other = draw.sample(_WORDS, 2)
+    word, other = draw.sample(sections("labels.txt", part).get("words", _WORDS), 2)
     number, sign = draw.randrange(10, 10000), draw.choice("!#$%&*+@?")
     plain = [
         lambda: some(draw, _ALNUM, draw.randrange(12, 21)),
@@ -157,7 +161,7 @@ def _composed(draw: Random, part: str) -> Case:
     sort = draw.choices(("vendor", "plain", "password"), (50, 20, 30))[0]
     if sort == "password":
         section = draw.choices(("set", "pair", "url"), (50, 40, 10))[0]
-        value = password(draw, is_plain=section == "url")
+        value = password(draw, part, is_plain=section == "url")
     else:
         value = key_of(vendor, draw) if sort == "vendor" else plain_key(draw)
         is_alone = sort == "vendor" and vendor.is_known_alone
@@ -191,9 +195,4 @@ def _filled(draw: Random, context: str, value: str, named: tuple[str, str, str])
         if place[1] == "v":
             marked = frozenset([(len(text), len(text) + len(value), "api_key")])
         text, done = text + forms[place[1]], place.end()
-    return Case("secret", text + context[done:].replace("{{", "{").replace("}}", "}"), marked, part_is_held(context))
-
-
-def part_is_held(context: str) -> bool:
-    """True for contexts of the held part."""
-    return half(context, "held")
+    return Case("secret", text + context[done:].replace("{{", "{").replace("}}", "}"), marked, is_held_out=True)

@@ -33,7 +33,7 @@ _FILE_CHARS = 20_000
 def negatives(seed: int, part: str, times: int = 5) -> list[Case]:
     """Return each line of a part, filled several times."""
     draw = Random(f"negative {part} {seed}")
-    lines = sections("negatives.txt")[part]
+    lines = sections("negatives.txt", part)[part]
     return [Case("negative", _filled(line, draw), frozenset(), is_held_out=True) for line in lines * times]
 
 
