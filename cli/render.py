@@ -250,7 +250,7 @@ def deliveries_table(deliveries: Sequence[Json]) -> Table:
         (
             one["id"],
             one["type"],
-            one["job_id"] or one["batch_id"] or one["about_endpoint_id"],
+            one["job_id"] or one["batch_id"] or one["about_endpoint_id"] or one["registry_id"],
             one["status"],
             str(one["attempts"]),
             ago(one["created_at"]),

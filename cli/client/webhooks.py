@@ -11,6 +11,7 @@ from cli.client.verbs import connect
 from cli.groups import noun
 from cli.render import JsonOption, show
 from store.errors import InvalidRequest
+from store.schema.webhook_events import EVERY_EVENT, REGISTRY_EVENTS
 
 app = noun("Webhooks: endpoints, deliveries, and what is sent again.")
 
@@ -24,6 +25,32 @@ def endpoints(as_json: JsonOption = False) -> None:
     with connect() as client:
         found = client.webhook_endpoints()
     show(found, render.endpoints_table(found) if found else "no webhook endpoints", as_json=as_json)
+
+
+@app.command()
+def create(
+    url: Annotated[str, typer.Argument(metavar="URL", help="https, at a public address.")],
+    event: Annotated[
+        list[str] | None, typer.Option(help="Such as job.failed; repeatable. Default: all of the tenant.")
+    ] = None,
+    operator: Annotated[
+        bool, typer.Option("--operator", help="All events of rollouts and versions; needs registry:admin.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Create an endpoint and print its secret, which is shown only now."""
+    events = [*(event or []), *(sorted(REGISTRY_EVENTS) if operator else [])]
+    with connect() as client:
+        made = client.create_webhook_endpoint(url, events or [EVERY_EVENT])
+    show(made, f"{made['id']}\nsecret: {made['secret']}", as_json=as_json)
+
+
+@app.command()
+def delete(endpoint: EndpointArgument, as_json: JsonOption = False) -> None:
+    """Delete an endpoint and its deliveries."""
+    with connect() as client:
+        client.delete_webhook_endpoint(endpoint)
+    show({"id": endpoint, "deleted": True}, f"{endpoint} deleted", as_json=as_json)
 
 
 @app.command()

@@ -132,7 +132,7 @@ class StreamEvent:
 
 
 class EventSubject(TypedDict):
-    """What a webhook is about: ``object`` is ``job``, ``response``, ``batch`` or ``webhook_endpoint``."""
+    """What a webhook is about: ``object`` is its kind, such as ``job``, ``batch`` or ``rollout``."""
 
     id: str
     object: str

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import WebhooksAdmin
+from producer_api.access.auth import WebhooksAdmin, may
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.server.errors import DOCUMENTED
@@ -33,6 +33,7 @@ from store.errors import InvalidRequest
 from store.retention import retention
 from store.schema.webhook_events import EVENT_TYPES, TEST
 from store.tenants import webhook_secrets
+from store.tenants.api_keys import Principal
 from store.webhooks import delivery_log, redelivery
 from store.webhooks import endpoints as webhook_endpoints
 from store.webhooks.addresses import check_url
@@ -50,7 +51,10 @@ _ENDPOINT = "/webhook_endpoints/{endpoint_id}"
 
 @router.post("/webhook_endpoints", status_code=201, response_model=EndpointObject, summary="Create an endpoint")
 async def create_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, body: NewEndpoint) -> Response:
-    """Add a URL that receives events of all jobs of the tenant. Only this answer shows its secret."""
+    """Add a URL that receives events of all jobs of the tenant. Only this answer shows its secret.
+
+    The events of rollouts and versions belong to no tenant: they need `registry:admin` too, and no list of models.
+    """
     check_url(body.url, runtime.settings, param="url")
     endpoint = await run_in_threadpool(
         webhook_endpoints.create_endpoint,
@@ -59,9 +63,15 @@ async def create_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, body: Ne
         url=body.url,
         events=body.events,
         actor=principal.key_id,
+        is_operator=_is_operator(principal),
     )
     view = endpoint_object(endpoint, show_secret=True)
     return JsonResponse(view, status_code=201, headers=_NEVER_STORED)
+
+
+def _is_operator(principal: Principal) -> bool:
+    """Return True if the key may see every rollout and every version."""
+    return may(principal, "registry:admin") and principal.models is None
 
 
 @router.get("/webhook_endpoints", response_model=EndpointList, summary="List endpoints")
@@ -93,6 +103,7 @@ async def update_endpoint(
         url=body.url,
         events=body.events,
         actor=principal.key_id,
+        is_operator=_is_operator(principal),
     )
     return JsonResponse(endpoint_object(changed))
 

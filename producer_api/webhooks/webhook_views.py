@@ -22,7 +22,10 @@ Events = Annotated[
     Field(
         min_length=1,
         max_length=32,
-        description=f"of {', '.join(sorted(EVENT_TYPES))}; `{EVERY_EVENT}`: all",
+        description=(
+            f"of {', '.join(sorted(EVENT_TYPES))}; `{EVERY_EVENT}`: all of the tenant. Those of rollouts and versions "
+            "must be named, by a key that also has `registry:admin`"
+        ),
         examples=[["response.completed", "response.failed"]],
     ),
 ]
@@ -127,7 +130,7 @@ class RecoveryObject(BaseModel):
 
 
 class DeliveryObject(BaseModel):
-    """Delivery of one event to one URL. The event is about a job, a batch or an endpoint."""
+    """Delivery of one event to one URL. The event is about a job, a batch, an endpoint, a rollout or a version."""
 
     id: str = Field(description="id of the event, sent as `webhook-id`")
     object: Literal["webhook_delivery"] = "webhook_delivery"
@@ -136,6 +139,7 @@ class DeliveryObject(BaseModel):
     job_id: str | None
     batch_id: str | None
     about_endpoint_id: str | None
+    registry_id: str | None = Field(description="the id of a rollout, or a version as `name@3`")
     type: str
     status: str = Field(description="pending, delivered or failed")
     attempts: int
@@ -229,6 +233,7 @@ def _fields(delivery: DeliveryRecord) -> dict[str, Any]:
         "job_id": delivery.job_id,
         "batch_id": delivery.batch_id,
         "about_endpoint_id": delivery.about_endpoint_id,
+        "registry_id": delivery.registry_id,
         "type": delivery.type,
         "status": delivery.state,
         "attempts": delivery.attempts,

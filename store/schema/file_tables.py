@@ -112,6 +112,8 @@ batches = Table(
     Column("fingerprint", String),
     Column("idempotency_key", String),
     Column("model", String),
+    # The version of each model string of its lines, as ``name@3``; it was read once, when the input was validated.
+    Column("model_versions", JSONB),
     Column("errors", JSONB),
     # The position in the input: lines before it are jobs. It moves in the transaction that stores the jobs.
     Column("next_line", Integer, nullable=False, server_default=text("1")),

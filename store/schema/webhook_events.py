@@ -15,12 +15,21 @@ JOB_EVENTS: frozenset[str] = RESPONSE_EVENTS | {f"job.{state}" for state in JobS
 ENDPOINT_DISABLED = "webhook_endpoint.disabled"
 """Sent to the tenant's other endpoints."""
 
+REGISTRY_EVENTS: frozenset[str] = frozenset(
+    {"rollout.started", "rollout.promoted", "rollout.rolled_back", "rollout.aborted", "version.rejected"}
+)
+"""Events of models, which belong to no tenant. Triggers write them (revision 0047), to endpoints that name them."""
+
 EVENT_TYPES: frozenset[str] = (
-    JOB_EVENTS | {f"batch.{status}" for status in BatchStatus if status.is_terminal} | {ENDPOINT_DISABLED}
+    JOB_EVENTS
+    | {f"batch.{status}" for status in BatchStatus if status.is_terminal}
+    | {ENDPOINT_DISABLED}
+    | REGISTRY_EVENTS
 )
 """The events that an endpoint can subscribe to."""
 
 EVERY_EVENT = "*"
+"""All events of the tenant, so without ``REGISTRY_EVENTS``."""
 
 TEST = "webhook.test"
 """Sent on request, also to endpoints that have not subscribed to it."""

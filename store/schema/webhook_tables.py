@@ -62,10 +62,12 @@ webhook_deliveries = Table(
     Column("endpoint_id", String),
     # An endpoint is called at its present URL, not at the one stored here.
     Column("url", Text, nullable=False),
-    # The subject of the event: a job, a batch, or an endpoint, which may be removed.
+    # The subject of the event: a job, a batch, an endpoint, which may be removed, or something of the registry: the id
+    # of a rollout or the name of a version.
     Column("job_id", String),
     Column("batch_id", String),
     Column("about_endpoint_id", String),
+    Column("registry_id", String),
     Column("type", String, nullable=False),
     Column("state", String, nullable=False, server_default="pending"),
     # All attempts, and the attempts before the last redelivery: the schedule counts the difference.
@@ -77,7 +79,7 @@ webhook_deliveries = Table(
     timestamp("created_at", required=True),
     timestamp("delivered_at"),
     CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
-    CheckConstraint("num_nonnulls(job_id, batch_id, about_endpoint_id) = 1", name="one_subject"),
+    CheckConstraint("num_nonnulls(job_id, batch_id, about_endpoint_id, registry_id) = 1", name="one_subject"),
     of_its_tenant("endpoint_id", "webhook_endpoints"),
     of_its_tenant("job_id", "jobs"),
     of_its_tenant("batch_id", "batches"),

@@ -12,7 +12,10 @@ from store.errors import Conflict, InvalidRequest, NotFound
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRecord:
-    """A delivery. ``state``: pending, delivered or failed. ``url``: the current URL of its endpoint."""
+    """A delivery. ``state``: pending, delivered or failed. ``url``: the current URL of its endpoint.
+
+    ``registry_id``: the rollout, or the version as ``name@3``, of the event.
+    """
 
     id: str
     endpoint_id: str | None
@@ -20,6 +23,7 @@ class DeliveryRecord:
     job_id: str | None
     batch_id: str | None
     about_endpoint_id: str | None
+    registry_id: str | None
     type: str
     state: str
     attempts: int
@@ -53,8 +57,8 @@ class DeliveryFilter:
 
 # A delivery, with the current URL of its endpoint.
 _COLUMNS = """
-    delivery.id, endpoint_id, COALESCE(endpoint.url, delivery.url) AS url, job_id, batch_id, about_endpoint_id, type,
-    state, attempts, next_attempt_at, last_status, last_error, delivery.created_at, delivered_at
+    delivery.id, endpoint_id, COALESCE(endpoint.url, delivery.url) AS url, job_id, batch_id, about_endpoint_id,
+    registry_id, type, state, attempts, next_attempt_at, last_status, last_error, delivery.created_at, delivered_at
 FROM webhook_deliveries AS delivery LEFT JOIN webhook_endpoints AS endpoint ON endpoint.id = delivery.endpoint_id
 WHERE delivery.tenant_id = :tenant_id"""
 

@@ -14,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 
 from store.audit.audit import record
 from store.db.database import Database
-from store.errors import Conflict, NotFound
+from store.errors import Conflict, Forbidden, NotFound
 from store.ids import new_id
-from store.schema.webhook_events import EVERY_EVENT, check_events
+from store.schema.webhook_events import EVERY_EVENT, REGISTRY_EVENTS, check_events
 from store.tenants.webhook_secrets import DEFAULT_OVERLAP_S, new_secret, overlapping, secret_context
 
 MAX_ENDPOINTS = 100
@@ -90,13 +90,21 @@ _DELETE = text("DELETE FROM webhook_endpoints WHERE tenant_id = :tenant_id AND i
 
 
 def create_endpoint(
-    db: Database, tenant_id: str, *, url: str, events: Iterable[str] = (EVERY_EVENT,), actor: str
+    db: Database,
+    tenant_id: str,
+    *,
+    url: str,
+    events: Iterable[str] = (EVERY_EVENT,),
+    actor: str,
+    is_operator: bool = False,
 ) -> Endpoint:
-    """Add an endpoint with a new secret.
+    """Add an endpoint with a new secret. ``is_operator``: the actor may see the events of every rollout and version.
 
-    Raises InvalidRequest for an unknown event, Conflict if the URL exists or the maximum number is reached.
+    Raises InvalidRequest for an unknown event, Forbidden for one that the actor may not see, Conflict if the URL exists
+    or the maximum number is reached.
     """
     wanted = check_events(events)
+    _check_actor(wanted, is_operator=is_operator)
     endpoint_id, secret = new_id("we"), new_secret()
     sealed = db.vault.seal_text(secret, secret_context(tenant_id, endpoint_id))
     values = {"id": endpoint_id, "tenant_id": tenant_id, "url": url, "secret": sealed, "events": wanted}
@@ -136,15 +144,18 @@ def update_endpoint(
     url: str | None = None,
     events: Iterable[str] | None = None,
     actor: str,
+    is_operator: bool = False,
 ) -> Endpoint:
-    """Change an endpoint's URL or its events. Pending deliveries go to the new URL.
+    """Change an endpoint's URL or its events. Pending deliveries go to the new URL. ``is_operator``: as at creation.
 
-    Raises NotFound, InvalidRequest for an unknown event, Conflict if another endpoint has the URL.
+    Raises NotFound, InvalidRequest for an unknown event, Forbidden if the endpoint has or would have an event that the
+    actor may not see, Conflict if another endpoint has the URL.
     """
     wanted = None if events is None else check_events(events)
     with db.begin(tenant_id=tenant_id) as connection:
         before = lock_endpoint(connection, tenant_id, endpoint_id)
         events = before.events if wanted is None else wanted
+        _check_actor([*before.events, *events], is_operator=is_operator)
         values = {"tenant_id": tenant_id, "id": endpoint_id, "url": url or before.url, "events": list(events)}
         try:
             row = connection.execute(_UPDATE, values).mappings().one()
@@ -194,6 +205,16 @@ def delete_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: st
         if connection.execute(_DELETE, values).scalar_one_or_none() is None:
             raise NotFound(f"no webhook endpoint {endpoint_id}")
         record(connection, tenant_id, actor, "webhook_endpoint.deleted", endpoint_id, {})
+
+
+def _check_actor(events: Iterable[str], *, is_operator: bool) -> None:
+    """Raise Forbidden for an event that is not the tenant's. A change of the URL would send it elsewhere."""
+    if not is_operator and (foreign := sorted(REGISTRY_EVENTS.intersection(events))):
+        raise Forbidden(
+            f"{', '.join(foreign)} are events of all tenants' models: use a key that also has the scope registry:admin,"
+            " and no list of models",
+            param="events",
+        )
 
 
 def _taken() -> Conflict:

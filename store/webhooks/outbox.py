@@ -1,8 +1,8 @@
 """The webhook outbox: it hands out deliveries that are due, and records the result of each attempt.
 
 ``store.jobs.terminal`` writes deliveries in the transaction that ends a job, ``store.batches.batch_steps`` in that of a
-batch. The sender (``workers.webhooks``) sends, signs and schedules retries. This module disables an endpoint that
-answers 410 Gone or has failed for days.
+batch, triggers in that of a rollout or a version (revision 0047). The sender (``workers.webhooks``) sends, signs and
+schedules retries. This module disables an endpoint that answers 410 Gone or has failed for days.
 
     pending ──▶ delivered
        │  ▲        │         redelivery: ``store.webhooks.delivery_log``, ``store.webhooks.redelivery``
@@ -38,11 +38,11 @@ _ACTOR = "dispatcher"
 class Delivery:
     """One event to send to one URL.
 
-    ``subject_id``: the job, batch or endpoint of the event; ``status``: its final state, if it has one. ``secrets``
-    sign the delivery, the newest first. ``attempt`` starts at 1, and again at 1 after a redelivery; ``num_tries`` is
-    the number of all attempts including this one. ``is_refused``: the endpoint is disabled. ``is_locked``: this
-    process lacks the encryption key of the secrets, so ``secrets`` is empty. ``traceparent``: the parent of its
-    span, if the job or batch is traced.
+    ``subject_id``: the job, batch, endpoint, rollout or version of the event; ``status``: its final state, if it has
+    one. ``secrets`` sign the delivery, the newest first. ``attempt`` starts at 1, and again at 1 after a redelivery;
+    ``num_tries`` is the number of all attempts including this one. ``is_refused``: the endpoint is disabled.
+    ``is_locked``: this process lacks the encryption key of the secrets, so ``secrets`` is empty. ``traceparent``: the
+    parent of its span, if the job or batch is traced.
     """
 
     id: str
@@ -132,7 +132,7 @@ SELECT
         ARRAY[COALESCE(rotated.secret, tenants.webhook_secret),
             CASE WHEN rotated.old_secret_until > now() THEN rotated.old_secret END]
     END AS secrets,
-    taken.type, COALESCE(taken.job_id, taken.batch_id, taken.about_endpoint_id) AS subject_id,
+    taken.type, COALESCE(taken.job_id, taken.batch_id, taken.about_endpoint_id, taken.registry_id) AS subject_id,
     COALESCE(jobs.state, split_part(taken.type, '.', 2)) AS status, taken.created_at,
     taken.attempts - taken.attempts_before AS attempt, taken.attempts AS num_tries,
     endpoint.disabled_at IS NOT NULL AS is_refused, COALESCE(jobs.traceparent, batches.traceparent) AS traceparent

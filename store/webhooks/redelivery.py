@@ -1,8 +1,9 @@
 """Deliveries on request: a test event, and the events that an endpoint missed.
 
-Missed events are found in jobs and batches, not only in the outbox: no delivery is written for an endpoint that is
-disabled or does not exist yet. So events can be recovered as long as their jobs are stored. Events older than the
-retention of deliveries (``store.retention.retention``) are left out, because their delivery cannot be checked.
+Missed events are found in jobs, batches, rollouts and versions, not only in the outbox: no delivery is written for an
+endpoint that is disabled or does not exist yet. So events can be recovered as long as their jobs are stored. Events
+older than the retention of deliveries (``store.retention.retention``) are left out, because their delivery cannot be
+checked.
 """
 
 from dataclasses import dataclass
@@ -53,26 +54,39 @@ WITH ended AS (
 ), said AS (
     {EVENTS_OF_ENDED}
 ), happened AS (
-    SELECT said.id AS job_id, NULL AS batch_id, said.type, ended.at FROM said JOIN ended USING (id)
+    SELECT said.id AS job_id, NULL AS batch_id, NULL AS registry_id, said.type, ended.at FROM said JOIN ended USING (id)
     UNION ALL
-    SELECT NULL, id, 'batch.' || status, COALESCE(completed_at, failed_at, expired_at, cancelled_at)
+    SELECT NULL, id, NULL, 'batch.' || status, COALESCE(completed_at, failed_at, expired_at, cancelled_at)
     FROM batches WHERE tenant_id = :tenant_id AND purged_at IS NULL AND status IN ({_BATCH_ENDS})
+    UNION ALL
+    SELECT NULL, NULL, id, 'rollout.started', started_at FROM rollouts
+    UNION ALL
+    SELECT NULL, NULL, id, 'rollout.' || state, ended_at FROM rollouts WHERE ended_at IS NOT NULL
+    UNION ALL
+    SELECT NULL, NULL, model || '@' || version, 'version.rejected', state_at FROM model_versions
+    WHERE state = 'rejected'
 ), missing AS (
     SELECT endpoint.tenant_id, endpoint.id AS endpoint_id, endpoint.url, happened.*
     FROM happened JOIN webhook_endpoints AS endpoint ON endpoint.id = :endpoint_id AND tenant_id = :tenant_id
     WHERE at >= GREATEST(to_timestamp(:since_s), now() - make_interval(secs => CAST(:kept_s AS float8)))
         AND (CAST(:until_s AS float8) IS NULL OR at < to_timestamp(CAST(:until_s AS float8)))
-        AND endpoint.events && ARRAY[type, '{EVERY_EVENT}']::varchar[]
+        AND (type = ANY (endpoint.events) OR registry_id IS NULL AND '{EVERY_EVENT}' = ANY (endpoint.events))
         AND NOT EXISTS (
             SELECT FROM webhook_deliveries AS sent WHERE sent.job_id = happened.job_id AND sent.type = happened.type
                 AND (sent.endpoint_id = endpoint.id OR sent.url = endpoint.url))
         AND NOT EXISTS (
             SELECT FROM webhook_deliveries AS sent WHERE sent.batch_id = happened.batch_id AND sent.type = happened.type
                 AND (sent.endpoint_id = endpoint.id OR sent.url = endpoint.url))
+        AND NOT EXISTS (
+            SELECT FROM webhook_deliveries AS sent
+            WHERE sent.endpoint_id = endpoint.id AND sent.registry_id = happened.registry_id
+                AND sent.type = happened.type AND sent.created_at >= happened.at - make_interval(secs => {_MARGIN_S}))
     ORDER BY at LIMIT :limit
 )
-INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, batch_id, type, created_at)
-SELECT 'evt_' || replace(gen_random_uuid()::text, '-', ''), tenant_id, endpoint_id, url, job_id, batch_id, type, at
+INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, batch_id, registry_id, type, created_at)
+SELECT
+    'evt_' || replace(gen_random_uuid()::text, '-', ''), tenant_id, endpoint_id, url, job_id, batch_id, registry_id,
+    type, at
 FROM missing
 ON CONFLICT DO NOTHING
 """)

@@ -116,7 +116,14 @@ def test_webhooks_with_their_deliveries_and_tries() -> None:
         ["we_1", "https://a.example", "a, b"],
         ["we_1", "https://a.example", "a, b", "gone, 1 min ago", "2 h ago"],
     ]
-    delivery = {"id": "evt_1", "type": "t", "job_id": None, "batch_id": None, "about_endpoint_id": "we_1"}
+    delivery = {
+        "id": "evt_1",
+        "type": "t",
+        "job_id": None,
+        "batch_id": None,
+        "about_endpoint_id": "we_1",
+        "registry_id": None,
+    }
     delivery |= {"status": "failed", "attempts": 3, "created_at": ago(61), "last_error": None}
     rows = stripped(
         render.deliveries_table([delivery, delivery | {"batch_id": "batch_1", "last_error": "answered 500"}])

@@ -21,12 +21,15 @@ from store.jobs.acceptance import Idempotency
 from store.jobs.jobs import accept, get_many, request_cancel
 from store.jobs.responses import NewResponse
 from store.registry import policies, prompt_templates
+from store.rollouts.changes import NewRollout, start
+from store.rollouts.rollouts import Step
 from store.settings import Settings
 from store.tenants import api_key_admin, tenant_limits, webhook_secrets
 from store.tenants.api_keys import authenticate, create_key
 from store.webhooks import endpoints
 from tests.roles import role_url
 from tests.store.making import MakeJob, Query
+from tests.store.registry.test_models import register
 
 STORE = Path(__file__).parents[2] / "store"
 
@@ -245,6 +248,23 @@ def test_without_a_name_or_with_another_the_apis_role_sees_and_changes_nothing(
             ):
                 _refused_or_harmless(api, name, statement)
         assert {repr(row) for row in query(f"SELECT * FROM {table}")} == rows, f"{table} was changed"
+
+
+def test_a_rollout_of_one_tenants_key_is_an_event_for_another_tenants_operator(
+    api: Database, db: Database, query: Query, tenant: str, other_tenant: str
+) -> None:
+    register(db)
+    register(db, digest="d2")
+    urls = {"https://a.example.com/": ["*"], "https://b.example.com/": ["rollout.started"]}
+    for url, events in urls.items():
+        endpoints.create_endpoint(api, other_tenant, url=url, events=events, actor="tests", is_operator=True)
+    begun = start(api, NewRollout("tiny", 2, [Step(10, hold_s=60)]), "key", tenant_id=tenant)
+    rows = query("SELECT tenant_id, url, registry_id, type FROM webhook_deliveries")
+    assert [tuple(row.values()) for row in rows] == [
+        (other_tenant, "https://b.example.com/", begun.id, "rollout.started")
+    ]
+    with api.begin(tenant_id=tenant) as connection:
+        assert connection.execute(text("SELECT * FROM webhook_deliveries")).all() == []
 
 
 def _refused_or_harmless(api: Database, name: str | None, statement: str) -> None:

@@ -65,13 +65,14 @@ def body_of(delivery: Delivery) -> bytes:
 
 
 def _named(delivery: Delivery) -> dict[str, str]:
-    """Return the ended object as the API names it."""
+    """Return the object of the event as the API names it."""
     kind, _, end = delivery.type.partition(".")
     if kind == "response":
         return {"id": response_id(delivery.subject_id), "object": "response", "status": end}
     if kind in ("webhook", "webhook_endpoint"):
         return {"id": delivery.subject_id, "object": "webhook_endpoint", "status": delivery.status}
-    return {"id": delivery.subject_id, "object": kind, "status": delivery.status}
+    named = "model_version" if kind == "version" else kind
+    return {"id": delivery.subject_id, "object": named, "status": delivery.status}
 
 
 def headers_of(delivery: Delivery, body: bytes, now: datetime) -> dict[str, str]:

@@ -84,7 +84,7 @@ function Delivery({ delivery, reload }) {
   return html`<tr>
     <td>
       ${delivery.type}
-      <div class="sub">${delivery.job_id !== null ? html`<a class="mono" href=${`#/job/${delivery.job_id}`}>${shortId(delivery.job_id)}</a>` : delivery.batch_id && shortId(delivery.batch_id)}</div>
+      <div class="sub">${delivery.job_id !== null ? html`<a class="mono" href=${`#/job/${delivery.job_id}`}>${shortId(delivery.job_id)}</a>` : delivery.batch_id !== null ? shortId(delivery.batch_id) : delivery.registry_id}</div>
     </td>
     <td><${State} of=${delivery.status} /></td>
     <td class="num opt">${delivery.attempts}</td>

@@ -3,12 +3,20 @@
 from datetime import UTC, datetime
 
 import httpx2
+import orjson
 import pytest
+from sqlalchemy import text
 
 from store.db.database import Database
+from store.schema.webhook_events import REGISTRY_EVENTS
+from store.tenants import api_keys
 from store.webhooks.outbox import AttemptResult, record_delivered, record_failed, take_due
 from tests.producer_api.calling import error_of, submit
 from tests.producer_api.conftest import MakeClient
+from tests.producer_api.jobs.test_version_routes import second
+from workers.webhooks.sender import body_of
+
+__all__ = ["second"]
 
 URL = "https://hooks.example.com/headrace"
 HOOKS = "/v1/webhook_endpoints"
@@ -212,3 +220,58 @@ def test_the_secret_for_a_jobs_own_url_stays_the_same_until_it_is_rotated(
     assert make_client(other_key).get("/v1/webhook_secret").json() == theirs
     for overlap_s in (-1, 10**9, "a day", False):
         assert api.post("/v1/webhook_secret/rotate", json={"overlap_s": overlap_s}).status_code == 400
+
+
+@pytest.mark.usefixtures("second")
+def test_operators_are_told_of_rollouts_and_rejected_versions_whichever_tenant_began_them(
+    api: httpx2.Client, make_client: MakeClient, other_key: str, db: Database
+) -> None:
+    operator = make_client(other_key)
+    everything = operator.post(HOOKS, json={"url": f"{URL}/tenant"}).json()
+    endpoint = operator.post(HOOKS, json={"url": URL, "events": [*REGISTRY_EVENTS, "job.failed"]}).json()
+    body = {"model": "tiny", "version": 2, "steps": [{"percent": 1, "hold_s": 600}]}
+    rollout = api.post("/v1/rollouts", json=body).json()["id"]
+    api.post(f"/v1/rollouts/{rollout}/pause").raise_for_status()
+    api.post(f"/v1/rollouts/{rollout}/abort").raise_for_status()
+    with db.begin() as connection:
+        connection.execute(text("UPDATE model_versions SET state = 'rejected', state_at = now() WHERE version = 2"))
+
+    def told() -> list[tuple[str, str]]:
+        rows = operator.get(DELIVERIES).json()["data"]
+        assert {row["endpoint_id"] for row in rows} <= {endpoint["id"]}
+        return sorted((row["type"], row["registry_id"]) for row in rows)
+
+    expected = [("rollout.aborted", rollout), ("rollout.started", rollout), ("version.rejected", "tiny@2")]
+    assert told() == expected
+    bodies = [orjson.loads(body_of(one))["data"] for one in take_due(db, 10, 60)]
+    assert sorted((one["object"], one["id"], one["status"]) for one in bodies) == [
+        ("model_version", "tiny@2", "rejected"),
+        ("rollout", rollout, "aborted"),
+        ("rollout", rollout, "started"),
+    ]
+    for one in (endpoint, everything):
+        assert operator.post(f"{HOOKS}/{one['id']}/recover", json={"since": 0}).json()["queued"] == 0
+    assert api.get(DELIVERIES).json()["data"] == []
+    with db.begin() as connection:
+        connection.execute(text("DELETE FROM webhook_deliveries"))
+    assert operator.post(f"{HOOKS}/{endpoint['id']}/recover", json={"since": 0}).json()["queued"] == 3
+    assert told() == expected
+
+
+def test_a_key_that_may_not_see_all_rollouts_neither_subscribes_to_them_nor_moves_them(
+    api: httpx2.Client, make_client: MakeClient, db: Database, tenant: str
+) -> None:
+    path = f"{HOOKS}/{api.post(HOOKS, json={'url': URL, 'events': ['rollout.rolled_back']}).json()['id']}"
+    tenants_key = api_keys.create_key(db, tenant, "hooks", {"webhooks:admin"}, actor="tests")
+    one_models = api_keys.create_key(db, tenant, "one", {"admin"}, models=["tiny"], actor="tests")
+    for client in (make_client(tenants_key), make_client(one_models)):
+        plain = client.post(HOOKS, json={"url": f"{URL}/2"}).json()["id"]
+        for refused in (
+            client.post(HOOKS, json={"url": f"{URL}/3", "events": ["rollout.started"]}),
+            client.patch(f"{HOOKS}/{plain}", json={"events": ["job.failed", "version.rejected"]}),
+            client.patch(path, json={"url": f"{URL}/4"}),
+        ):
+            assert (refused.status_code, error_of(refused)["param"]) == (403, "events")
+        assert client.delete(f"{HOOKS}/{plain}").status_code == 200
+    assert api.get(path).json()["url"] == URL
+    assert api.patch(path, json={"url": f"{URL}/4"}).json()["url"] == f"{URL}/4"
