@@ -36,7 +36,8 @@ from tests.models.external.fake_vllm import MODEL, FakeVllm
 from tests.models.tiny import build, save, save_tokenizer
 
 WAIT_S = 60.0  # never reached, unless a test fails
-WINDOW = 512  # of all engines here
+WINDOW = 512  # of the engines in this process
+REAL_WINDOW = 8192  # of real servers, which go on while a busy machine runs no test
 ALL = Capabilities(
     grammars=frozenset(GrammarKind),
     priorities=True,
@@ -66,7 +67,13 @@ class Rig:
     """The longest step that is healthy."""
     load: Callable[[], ServerLoad] | None = None
     messages: Callable[[bytes, SamplingParams], dict[str, object]] = lambda text, sampling: {}
+    window: int = WINDOW
     words: Sequence[tuple[int, ...]] = tuple(tuple(text.encode()) for text in ("the mill", "a river", "oak and iron"))
+
+    @property
+    def long(self) -> int:
+        """``max_tokens`` of a request that a test ends: so many that it does not end before."""
+        return self.window - 40
 
     def ask(self, number: int = 0, *, max_tokens: int = 40, **sampling: Any) -> EngineRequest:
         params, prompt = SamplingParams(max_tokens, **sampling), self.words[number]
@@ -115,6 +122,12 @@ def continued(request: EngineRequest, done: CompletionOutput) -> EngineRequest:
         emitted_logprobs=done.progress.logprobs,
         pause_after=None,
     )
+
+
+def shortened(request: EngineRequest) -> EngineRequest:
+    """Return the request of a next attempt so that it ends at most 30 tokens after those that were emitted."""
+    max_tokens = min(request.sampling.max_tokens, len(request.emitted) + 30)
+    return replace(request, sampling=replace(request.sampling, max_tokens=max_tokens))
 
 
 @contextmanager
@@ -209,7 +222,7 @@ def external(upstream: Upstream, url: str, model: str, another: Callable[[], Ups
     deltas: list[Delta] = []
     eos: frozenset[int] = how.pop("eos", frozenset({fake_model.EOS}))
     detokenizer = how.pop("detokenizer", Bytes)
-    config = ExternalConfig(model, WINDOW, max_slots=8, poll_s=0.02)
+    config = ExternalConfig(model, how.get("window", WINDOW), max_slots=8, poll_s=0.02)
 
     def refuse(info: ServerInfo) -> str | None:
         return None if model in info.models else f"the server runs {info.models}"

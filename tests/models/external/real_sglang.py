@@ -16,7 +16,7 @@ from models.external.sglang import SglangUpstream
 from models.families.model_folder import small_files
 from prompts.detokenizer import Detokenizer
 from prompts.tokenizer import load_tokenizer
-from tests.models.external.engines import WINDOW, Rig, external
+from tests.models.external.engines import REAL_WINDOW, Rig, external
 from tests.models.external.real_vllm import PROMPTS, RealVllm
 
 MODEL = "tiny"
@@ -32,7 +32,7 @@ class RealSglang(RealVllm):
         command = [str(self._python), "-m", "sglang.launch_server", "--model-path", str(self.folder)]
         command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
-        command += ["--dtype", "float32", "--context-length", str(WINDOW), "--max-total-tokens", "8192"]
+        command += ["--dtype", "float32", "--context-length", str(REAL_WINDOW), "--max-total-tokens", "65536"]
         command += ["--max-running-requests", "8", "--disable-cuda-graph", "--disable-overlap-schedule"]
         command += ["--enable-priority-scheduling", "--grammar-backend", "llguidance", "--sleep-on-idle"]
         command += ["--skip-server-warmup"]
@@ -58,6 +58,7 @@ def real_sglang(server: RealSglang, **how: Any) -> Iterator[Rig]:
         words=tuple(tuple(tokenizer.encode(text, add_special=False)) for text in PROMPTS),
         server=server,
         limit_s=10.0,
+        window=REAL_WINDOW,
         **how,
     ) as rig:
         rig.direct = lambda request: answer_of_sglang(server.url, request)

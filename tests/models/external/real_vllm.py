@@ -17,7 +17,7 @@ from models.families.model_folder import small_files
 from prompts.detokenizer import Detokenizer
 from prompts.tokenizer import load_tokenizer
 from store.ports import free_port
-from tests.models.external.engines import WINDOW, Rig, external
+from tests.models.external.engines import REAL_WINDOW, Rig, external
 from tests.models.tiny import build, save, save_tokenizer
 
 MODEL = "tiny"
@@ -34,7 +34,9 @@ _SETTINGS = {
 
 def tiny_model(folder: Path) -> Path:
     """Write a tiny model with a tokenizer that vLLM can load, and return its folder."""
-    save_tokenizer(save(build("llama"), folder))
+    model = build("llama")
+    model.config.max_position_embeddings = REAL_WINDOW
+    save_tokenizer(save(model, folder))
     names = {
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -101,7 +103,7 @@ class RealVllm:
     def _launch(self) -> subprocess.Popen[bytes]:
         command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.folder)]
         command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self._port)]
-        command += ["--dtype", "float32", "--max-model-len", str(WINDOW), "--max-num-seqs", "8", "--enforce-eager"]
+        command += ["--dtype", "float32", "--max-model-len", str(REAL_WINDOW), "--max-num-seqs", "8", "--enforce-eager"]
         command += ["--enable-scale-out", "--enable-prompt-tokens-details", "--scheduling-policy", "priority"]
         command += self._arguments
         environment = os.environ | _SETTINGS  # noqa: TID251 - another project's program
@@ -138,5 +140,6 @@ def real_vllm(server: RealVllm, prompts: Sequence[str] = PROMPTS) -> Iterator[Ri
         words=words,
         server=server,
         limit_s=10.0,
+        window=REAL_WINDOW,
     ) as rig:
         yield rig
