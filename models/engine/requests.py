@@ -120,7 +120,8 @@ class EngineRequest:
     request, as JSON values: engines without token ids send them instead of the prompt. ``group`` is the id under which
     the requests of several choices are cancelled together. Stop strings, stop tokens of the request and the grammar
     apply to what follows the ``reasoning``; None: to all of the output. ``adapter``: a change of the model for this
-    request; None: the model as it is.
+    request; None: the model as it is. ``traceparent``: the trace context that an inference server gets; None: it gets
+    none.
     """
 
     id: RequestId
@@ -138,6 +139,7 @@ class EngineRequest:
     group: RequestId | None = None
     reasoning: ReasoningTokens | None = None
     adapter: Adapter | None = None
+    traceparent: str | None = None
 
     @property
     def is_bound_in_reasoning(self) -> bool:

@@ -346,6 +346,7 @@ class ExternalEngine(GenerationEngine):
             cache_salt=request.cache_salt,
             piece_tokens=_BACKGROUND_PIECE if request.class_rank >= BACKGROUND_RANK else 1 + len(self._active) // 64,
             messages=request.messages,
+            traceparent=request.traceparent,
         )
 
 

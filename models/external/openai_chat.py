@@ -108,7 +108,7 @@ class OpenaiChatUpstream:
 
     async def _generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
         answer = _Answer()
-        async with aclosing(self._http.stream(_CHAT, self._body(request))) as events:
+        async with aclosing(self._http.stream(_CHAT, self._body(request), request.headers)) as events:
             async for data in events:
                 if data != _DONE:
                     yield answer.take(orjson.loads(data))

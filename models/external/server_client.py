@@ -6,7 +6,7 @@ the server is away.
 
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -63,9 +63,16 @@ class ServerClient:
         """Return the JSON value of a GET."""
         return _parsed(await self.get(path))
 
-    async def post(self, path: str, body: dict[str, Any], read_s: float | None = _ANSWER_S) -> bytes:
+    async def post(
+        self,
+        path: str,
+        body: dict[str, Any],
+        headers: Mapping[str, str] | None = None,
+        *,
+        read_s: float | None = _ANSWER_S,
+    ) -> bytes:
         """Send a JSON object, and return the body of the answer; ``read_s`` None: without a time limit."""
-        async with self._answer("POST", path, body, read_s=read_s) as response:
+        async with self._answer("POST", path, body, headers, read_s=read_s) as response:
             return await _body(response)
 
     async def post_status(self, path: str, body: dict[str, Any]) -> int:
@@ -75,9 +82,12 @@ class ServerClient:
         except httpx2.TransportError as error:
             raise _silent(error) from error
 
-    async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+    async def stream(
+        self, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Send a JSON object, and yield the data of each server-sent event. There is no time limit between events."""
-        async with self._answer("POST", path, body, read_s=None) as response, aclosing(_lines(response)) as lines:
+        answer = self._answer("POST", path, body, headers, read_s=None)
+        async with answer as response, aclosing(_lines(response)) as lines:
             async for line in lines:
                 if line.startswith(_DATA):
                     yield line[len(_DATA) :].strip()
@@ -88,11 +98,17 @@ class ServerClient:
 
     @asynccontextmanager
     async def _answer(
-        self, method: str, path: str, body: dict[str, Any] | None, read_s: float | None = _ANSWER_S
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        read_s: float | None = _ANSWER_S,
     ) -> AsyncIterator[httpx2.Response]:
         timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, pool=None, read=read_s)
         content = None if body is None else orjson.dumps(body)
-        headers = {} if body is None else {"content-type": "application/json"}
+        headers = dict(headers or {}) | ({} if body is None else {"content-type": "application/json"})
         try:
             async with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
                 if response.status_code >= httpx2.codes.BAD_REQUEST:

@@ -95,7 +95,7 @@ class SglangUpstream:
     async def generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece]:
         """Send a request and yield its output."""
         num_seen = 0
-        async with aclosing(self._http.stream("/generate", self._body(request))) as events:
+        async with aclosing(self._http.stream("/generate", self._body(request), request.headers)) as events:
             async for data in events:
                 if data == b"[DONE]":
                     return

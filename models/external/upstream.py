@@ -95,7 +95,7 @@ class UpstreamRequest:
     and the caller's. The engine
     handles stop strings itself. A lower ``priority`` goes first. A piece may have ``piece_tokens`` tokens, which costs
     less than pieces of one token; servers may ignore it. ``messages`` is for servers without token ids: the chat
-    completion request's own fields, as JSON values.
+    completion request's own fields, as JSON values. ``traceparent`` is sent as the header of this name.
     """
 
     id: str
@@ -107,6 +107,12 @@ class UpstreamRequest:
     cache_salt: str = ""
     piece_tokens: int = 1
     messages: dict[str, object] = field(default_factory=dict)
+    traceparent: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The request's own HTTP headers."""
+        return {} if self.traceparent is None else {"traceparent": self.traceparent}
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ class VllmUpstream:
             yield await self._whole(path, body, request)
             return
         last: Piece | None = None
-        async with aclosing(self._http.stream(path, body)) as events:
+        async with aclosing(self._http.stream(path, body, request.headers)) as events:
             async for data in events:
                 if data == b"[DONE]":
                     continue  # the end of the body follows, after which the connection can be used again
@@ -150,7 +150,7 @@ class VllmUpstream:
     async def _whole(self, path: str, body: dict[str, Any], request: UpstreamRequest) -> Piece:
         """Return all the output at once, with the logprobs of the prompt: the server does not stream them."""
         del body["stream"], body["stream_options"]
-        message = _message_of(await self._http.post(path, body, read_s=None))
+        message = _message_of(await self._http.post(path, body, request.headers, read_s=None))
         (choice,) = message["choices"]
         rows = choice.get("prompt_logprobs") or message.get("prompt_logprobs") or ()
         if len(rows) != len(request.prompt):

@@ -11,8 +11,10 @@ from store.db.database import Database
 from store.registry.engine_spec import EngineKind, EngineSpec
 from store.schema.job_states import JobState
 from store.settings import Settings
+from store.tracing.trace_context import TraceContext, attempt_span_id
 from tests.models.external.fake_chat import MODEL, ON_AND_ON, FakeChat
 from tests.models.external.fake_model import EOS, answer
+from tests.otlp import Collector
 from tests.processes import Process, StartProcess, wait_for
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
 
@@ -22,6 +24,13 @@ def server() -> Iterator[FakeChat]:
     server = FakeChat()
     yield server
     server.close()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
 
 
 @pytest.fixture
@@ -36,15 +45,15 @@ def bench(db: Database, settings: Settings, server: FakeChat) -> Iterator[Bench]
 
 
 @pytest.fixture
-def start_worker(settings: Settings, start_process: StartProcess, tmp_path: Path) -> Callable[[], Process]:
+def start_worker(settings: Settings, start_process: StartProcess, tmp_path: Path) -> Callable[..., Process]:
     environment = worker_environment(settings, {"home": tmp_path / "home", "lease_s": 1})
-    return lambda: start_process(worker_command("served"), environment)
+    return lambda **more: start_process(worker_command("served"), environment | more)
 
 
-def submit(bench: Bench, content: str, max_tokens: int = 40) -> str:
+def submit(bench: Bench, content: str, max_tokens: int = 40, **changes: object) -> str:
     source = {"messages": [{"role": "user", "content": content}]}
     payload = {"input": source, "sampling": {"max_tokens": max_tokens, "temperature": 0}}
-    (job_id,) = bench.submit(payload=payload)
+    (job_id,) = bench.submit(payload=payload, **changes)
     return job_id
 
 
@@ -58,9 +67,10 @@ def test_a_job_has_the_servers_text_and_counts_and_a_busy_server_charges_nothing
 ) -> None:
     server.refusals = [(429, {"retry-after": "1"}, {"error": {"message": "slow down"}})] * 4
     start_worker()
-    job_id = submit(bench, "a mill")
+    job_id = submit(bench, "a mill", traceparent=TraceContext("a" * 32, "b" * 16, is_sampled=True).header)
     (job,) = bench.wait_ended([job_id])
     assert (job.state, job.attempt, server.refusals) == (JobState.SUCCEEDED, 1, [])
+    assert server.traced == [], "the worker writes no traces"
     assert (job.output or {})["text"] == text_of("a mill", 40)
     usage = job.usage or {}
     assert (usage["input_tokens"], usage["output_tokens"]) == (1234, 567)
@@ -80,3 +90,17 @@ def test_an_attempt_that_lost_its_worker_starts_anew(
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
     assert (job.output or {})["text"] == text_of(content, 100)
     assert [call.body["messages"] for call in server.calls] == [[{"role": "user", "content": content}]] * 2
+
+
+def test_the_server_gets_the_trace_of_the_attempt_if_tracing_is_on(
+    bench: Bench, server: FakeChat, start_worker: Callable[..., Process], collector: Collector
+) -> None:
+    start_worker(**collector.environment)
+    sampled, unsampled = (TraceContext(char * 32, char * 16, is_sampled=char == "a") for char in "ab")
+    job_ids = [submit(bench, name, traceparent=trace.header) for name, trace in (("a", sampled), ("b", unsampled))]
+    bench.wait_ended(job_ids)
+    expected = [
+        trace.child(attempt_span_id(job_id, 1)).header
+        for job_id, trace in zip(job_ids, (sampled, unsampled), strict=True)
+    ]
+    assert sorted(server.traced) == sorted(("/v1/chat/completions", header) for header in expected)

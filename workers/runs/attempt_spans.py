@@ -49,6 +49,15 @@ class AttemptSpans:
         self._queue = queue
         self._task = task
 
+    def traceparent(self, attempt: Attempt) -> str | None:
+        """Return the header for what the attempt asks of other programs; None if this process writes no traces.
+
+        An unsampled trace has one too: the other program would begin a trace of its own without it.
+        """
+        if not self._tracing.is_on or (accept := read_traceparent(attempt.claim.traceparent)) is None:
+            return None
+        return _AttemptTrace(attempt, accept).context.header
+
     def computed(self, attempt: Attempt, result: object, submitted_at: float) -> None:
         """Write the phases of a request that the engine has ended: a CompletionOutput, or an EncodeOutput.
 

@@ -96,6 +96,7 @@ class Generating:
         self._policies = policies
         self._context_window = context_window
         self._metrics = metrics
+        self._spans = spans
         self._clock = clock
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
@@ -287,6 +288,7 @@ class Generating:
             banned=() if is_chat else banned_sequences(self._tokenizer, sampling.bad_words or ()),
             messages=chat_fields(payload.input) if is_chat else {},
             reasoning=None if is_chat else reasoning_tokens(payload.reasoning, self._tokenizer),
+            traceparent=self._spans.traceparent(attempt),
         )
 
 

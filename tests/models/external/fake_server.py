@@ -64,6 +64,8 @@ class FakeServer(ABC):
         self.kv_tokens = kv_tokens
         self.calls: list[Call] = []
         """All requests for output, as they came."""
+        self.traced: list[tuple[str, str]] = []
+        """The path and the header ``traceparent`` of each request that has one."""
         self.aborted: list[str] = []
         """The ids of requests that ended by an abort, or because their connection was closed."""
         self.num_tokens = 0
@@ -194,6 +196,9 @@ class FakeServer(ABC):
                     data = await reader.readexactly(int(lengths[0].split(":")[1])) if lengths else b"{}"
                     await self._answers.wait()
                     method, path, _ = head[0].split(" ")
+                    fields = dict(line.split(": ", 1) for line in head[1:] if line)
+                    if "traceparent" in fields:
+                        self.traced.append((path, fields["traceparent"]))
                     answering = asyncio.ensure_future(self.answer(method, path, json.loads(data), Answer(writer)))
                     closing = asyncio.ensure_future(_closed(reader))
                     try:

@@ -370,6 +370,13 @@ def test_the_tenants_salt_and_the_class_are_sent(served: Rig) -> None:
     assert sent.priority == (2 if served.can.priorities else 0)
 
 
+def test_the_trace_context_of_a_request_is_its_header_and_no_others(served: Rig) -> None:
+    header = f"00-{'a' * 32}-{'b' * 16}-01"
+    served.run(replace(served.ask(), traceparent=header))
+    served.run(served.ask())
+    assert [sent for _, sent in served.server.traced] == [header]
+
+
 def test_a_server_with_a_queue_gets_no_more(served: Rig) -> None:
     if not served.can.load:
         pytest.skip("the server does not say what it has to do")
