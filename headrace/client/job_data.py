@@ -17,18 +17,20 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 class JobBody(TypedDict, total=False):
     """The fields of a new job; see docs/jobs.md.
 
-    ``n`` is for ``generate`` only, ``dimensions`` and ``truncate`` are for ``embed`` only, ``top_n`` for ``rerank``.
+    ``n`` is for ``generate`` only, ``dimensions`` and ``truncate`` are for ``embed`` only, ``top_n`` for ``rerank``,
+    ``explain`` for ``predict``.
     """
 
     model: Required[str]
     input: Required[Mapping[str, Any]]
     n: int
-    task: Literal["generate", "embed", "rerank"]
+    task: Literal["generate", "embed", "rerank", "predict"]
     sampling: Mapping[str, Any]
     truncation: Literal["refuse", "left", "middle", "oldest_turns", "disabled", "auto"]
     dimensions: int
     truncate: bool
     top_n: int
+    explain: bool
     service_class: Literal["interactive", "standard", "batch"]
     priority: int
     deadline_ms: int

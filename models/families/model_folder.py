@@ -135,8 +135,7 @@ def describe(folder: Path) -> ModelFiles:
     else:
         model = read_architecture(folder, config).config
         vocab_size, context_window = model.vocab_size, model.context_window
-    num_tokens = load_tokenizer(files).vocab_size
-    if num_tokens > vocab_size:
+    if task.has_tokenizer and (num_tokens := load_tokenizer(files).vocab_size) > vocab_size:
         raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {vocab_size}")
     return ModelFiles(task.spec.runner, folder_digest(folder), context_window, files)
 

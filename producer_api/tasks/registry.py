@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from producer_api.server.errors import from_validation
 from producer_api.tasks.embed import EMBED_ROUTES
 from producer_api.tasks.generate import GENERATE_ROUTES
+from producer_api.tasks.predict import PREDICT_ROUTES
 from producer_api.tasks.rerank import RERANK_ROUTES
 from producer_api.tasks.task_routes import ParseBody, ParsedRequest
 from store.errors import InvalidRequest
 
-TASK_ROUTES = (GENERATE_ROUTES, EMBED_ROUTES, RERANK_ROUTES)
+TASK_ROUTES = (GENERATE_ROUTES, EMBED_ROUTES, RERANK_ROUTES, PREDICT_ROUTES)
 
 TASK_URLS: Mapping[str, ParseBody] = {url: parse for routes in TASK_ROUTES for url, parse in routes.urls.items()}
 """The URLs that a batch may name."""

@@ -19,7 +19,6 @@ from producer_api.openai.chat_answer import answer_of
 from producer_api.openai.foreign_fields import ENCODING_INSTEAD, FOREIGN_ENCODING, refuse_unsupported
 from producer_api.openai.request_fields import (
     CLASSES,
-    JOB_FIELDS,
     JobOptions,
     MetadataText,
     ServiceTier,
@@ -29,6 +28,7 @@ from producer_api.openai.request_fields import (
 )
 from producer_api.openai.synchronous import submit_and_wait
 from producer_api.server.errors import DOCUMENTED, from_validation
+from producer_api.tasks.task_body import as_sent
 from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
@@ -129,18 +129,7 @@ def to_job(asked: RerankBody) -> RerankRequest:
     try:
         return RerankRequest.model_validate(body)
     except ValidationError as error:
-        raise as_sent(from_validation(error.errors(include_input=False)), asked) from error
-
-
-def as_sent(error: HeadraceError, _asked: RerankBody) -> HeadraceError:
-    """Return an error about a field of the job with the name of the request's field."""
-    if error.param is not None:
-        name = error.param.removeprefix("input.")
-        if name.partition(".")[0] in JOB_FIELDS:
-            name = f"job.{name}"
-        error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
-        error.param = name
-    return error
+        raise as_sent(from_validation(error.errors(include_input=False))) from error
 
 
 def rerank_answer(job: Job, asked: RerankBody) -> dict[str, Any]:
@@ -175,7 +164,7 @@ async def rerank(
     try:
         ended = await submit_and_wait(runtime, request, principal, order, origin, is_kept=is_kept(body.job))
     except HeadraceError as error:
-        raise as_sent(error, body) from error
+        raise as_sent(error) from error
     if ended is None:
         return Response()  # the caller has left
     return ObjectResponse(rerank_answer(ended.job, body), headers=ended.headers)
@@ -183,7 +172,7 @@ async def rerank(
 
 def _parse(body: Mapping[str, Any]) -> ParsedRequest:
     asked = RerankBody.model_validate(body)
-    return ParsedRequest(to_job(asked), lambda job: rerank_answer(job, asked), lambda error: as_sent(error, asked))
+    return ParsedRequest(to_job(asked), lambda job: rerank_answer(job, asked), as_sent)
 
 
 RERANK_ROUTES = TaskRoutes(RERANK, (router,), {"/v1/rerank": _parse})

@@ -82,3 +82,6 @@ class TaskInputs(Generic[RequestT]):
 
     folder_window: Callable[[Mapping[str, bytes]], int] | None = None
     """Returns the context window by the folder's small files. None: ``models.families`` knows it."""
+
+    has_tokenizer: bool = True
+    """False if a folder has no tokenizer, because its inputs are no texts."""

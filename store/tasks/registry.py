@@ -10,13 +10,14 @@ from pydantic import Discriminator, Tag
 from store.payloads.job_payload import JobOrder
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
+from store.tasks.predict import PREDICT
 from store.tasks.rerank import RERANK
 from store.tasks.task_spec import TaskSpec
 
 DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
 
-TASKS: Mapping[str, TaskSpec] = {task.name: task for task in (GENERATE, EMBED, RERANK)}
+TASKS: Mapping[str, TaskSpec] = {task.name: task for task in (GENERATE, EMBED, RERANK, PREDICT)}
 
 TASK_OF_RUNNER: Mapping[str, TaskSpec] = {
     runner: task for task in TASKS.values() for runner in (task.runner, task.fake_runner, *task.external_runners)

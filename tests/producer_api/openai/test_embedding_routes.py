@@ -163,6 +163,6 @@ def test_the_document_has_all_tasks_and_all_shapes_of_input(settings: Settings) 
     body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     schemas = document["components"]["schemas"]
     tasks = {option["$ref"].rpartition("/")[2] for option in body["oneOf"]}
-    assert tasks == {"GenerateRequest", "EmbedRequest", "RerankRequest"}
+    assert tasks == {"GenerateRequest", "EmbedRequest", "RerankRequest", "PredictRequest"}
     assert len(schemas["EmbeddingRequest"]["properties"]["input"]["anyOf"]) == 4
     assert "EmbeddingList" in schemas

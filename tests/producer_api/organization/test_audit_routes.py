@@ -251,6 +251,7 @@ OWN_WORK = {
     ("post", "/v1/completions"): _JOBS,
     ("post", "/v1/embeddings"): _JOBS,
     ("post", "/v1/rerank"): _JOBS,
+    ("post", "/v1/tabular/predictions"): _JOBS,
     ("post", "/v1/responses"): _JOBS,
     ("post", "/v1/messages"): _JOBS,
     ("post", "/v1/responses/{response_id}/cancel"): _JOBS,

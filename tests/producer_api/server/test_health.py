@@ -52,7 +52,7 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
     post = document["paths"]["/v1/jobs"]["post"]
     assert post["security"] == [{"HTTPBearer": ["jobs:write"]}]
     examples = post["requestBody"]["content"]["application/json"]["examples"]
-    assert set(examples) == {"chat", "prompt", "vectors", "scores"}
+    assert set(examples) == {"chat", "prompt", "vectors", "scores", "predictions"}
     refusals = {status: answer for status, answer in post["responses"].items() if status != "202"}
     assert {"400", "401", "403", "404", "409", "413", "422", "429", "500", "503", "504"} <= set(refusals)
     for answer in refusals.values():
@@ -90,7 +90,8 @@ def test_documented_examples_are_accepted(
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     register(db, "reranker", "fake-cross-encoder", "auto", actor="tests")
-    models = {"embed": encoder.model, "rerank": "reranker"}
+    register(db, "fraud", "fake-tabular", "auto", actor="tests")
+    models = {"embed": encoder.model, "rerank": "reranker", "predict": "fraud"}
     for example in examples.values():
         body = example["value"] | {"model": models.get(example["value"].get("task"), "tiny")}
         answer = api.post("/v1/jobs", json=body)

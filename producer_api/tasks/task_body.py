@@ -1,0 +1,57 @@
+"""The body of a URL whose shape no other API sets: fields of the native job, and those of a caller that waits.
+
+An error about the job's field is renamed to the field that the caller sent.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from producer_api.openai.request_fields import CLASSES, JOB_FIELDS, JobOptions, MetadataText, ServiceTier, job_fields
+from producer_api.server.errors import from_validation
+from store.errors import HeadraceError
+from store.payloads.job_payload import JobOrder
+from store.payloads.strict_model import Strict
+
+Order = TypeVar("Order", bound=JobOrder)
+
+
+class TaskBody(Strict):
+    """The fields that all tasks share. A subclass adds its own."""
+
+    model: str = Field(description="which model: `name`, `name@alias` or `name@3`")
+    user: str | None = Field(None, description="your own user, for whom the usage is counted")
+    metadata: dict[str, MetadataText] | None = Field(None, description="your own keys and values")
+    service_tier: ServiceTier | None = Field(None, description="auto and priority go first, default next, flex last")
+    job: JobOptions | None = Field(None, description="options of the job behind the answer")
+
+
+def order_of(asked: TaskBody, kind: type[Order], fields: Mapping[str, Any]) -> Order:
+    """Return the job that a body asks for; ``fields`` are the task's own.
+
+    Raises InvalidRequest that names the field of the body.
+    """
+    body = {
+        "model": asked.model,
+        "service_class": CLASSES[asked.service_tier],
+        "metadata": asked.metadata or {},
+        "user": asked.user or None,
+        **job_fields(asked.job),
+        **fields,
+    }
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise as_sent(from_validation(error.errors(include_input=False))) from error
+
+
+def as_sent(error: HeadraceError) -> HeadraceError:
+    """Return an error about a field of the job with the name of the body's field."""
+    if error.param is not None:
+        name = error.param.removeprefix("input.")
+        if name.partition(".")[0] in JOB_FIELDS:
+            name = f"job.{name}"
+        error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
+        error.param = name
+    return error
