@@ -297,7 +297,10 @@ class BatchKeeper:
         while raw:
             try:
                 last = raw[-1]
-                batch_steps.add_lines(self._db, batch, taken, next_line=last.number + 1, next_offset=last.next_offset)
+                accepted = batch_steps.add_lines(
+                    self._db, batch, taken, next_line=last.number + 1, next_offset=last.next_offset
+                )
+                self._lines.note_accepted(accepted or ())
                 break
             except LinesOverLimit as fewer:
                 # The other lines wait for free capacity in the tenant's limits, at most until the batch expires.

@@ -1,5 +1,6 @@
 """Converts an input line of a batch into a job of the batch service class, with the batch's deadline."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,9 @@ from store.batches.batch_steps import ParsedLine
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unavailable
-from store.jobs.jobs import NewJob
+from store.jobs.jobs import Accepted, NewJob
 from store.payloads.job_payload import ServiceClass
+from store.registry.models import ModelVersion
 from store.settings import Settings
 from store.tenants.api_keys import Principal, principal_of
 from store.tracing.trace_context import TraceContext, read_traceparent
@@ -40,20 +42,35 @@ class LineReader:
         """Return the principal that owns the batch's jobs. Raises Forbidden while the tenant is disabled."""
         return principal_of(self._db, batch.tenant_id, batch.api_key_id)
 
-    def read(self, batch: Batch, owner: Principal, line: RawLine) -> Request:
-        """Parse the line. Raises LineRefused, also for an unknown model or one that the key may not use."""
+    def read(self, batch: Batch, owner: Principal, line: RawLine) -> tuple[Request, ModelVersion]:
+        """Parse the line, and return it with its version.
+
+        Raises LineRefused, also for an unknown model or one that the key may not use.
+        """
         request = read_request(line, batch.url, self._most_bytes)
         try:
-            self._submissions.check_model(owner, request.wanted.job.model)
+            version = self._version_of(batch, owner, request.wanted.job.model)
         except (Forbidden, NotFound) as error:
             raise LineRefused(error.code, error.message, "body.model") from error
-        found = self._submissions.policy_for(owner, request.wanted.job.model)
+        found = self._submissions.policy_for(owner, version.model)
         if found is not None:
             try:
                 check_fixed(found.policy, request.custom_id, "custom_id")
             except InvalidRequest as error:
                 raise LineRefused(error.code, error.message, "custom_id") from error
-        return request
+        return request, version
+
+    def _version_of(self, batch: Batch, owner: Principal, name: str) -> ModelVersion:
+        """Return the version of a line's model string: the one that the batch began with, once it has begun."""
+        if batch.model_versions is None:
+            return self._submissions.version_of(owner, name)
+        pinned = batch.model_versions.get(name)
+        if pinned is None:
+            owner.check_model(name)
+            raise NotFound(
+                f"there was no model {name[:200]!r} when the batch began", code="model_not_found", param="model"
+            )
+        return self._submissions.version_of(owner, pinned, is_pinned=True)
 
     def policed_error(self, owner: Principal, line: RawLine, message: str, param: str | None) -> dict[str, Any]:
         """Return ``message`` and ``param`` of an error after the input policy: both can quote the line's text."""
@@ -69,9 +86,9 @@ class LineReader:
     def take(self, batch: Batch, owner: Principal, line: RawLine, remaining_s: float) -> ParsedLine:
         """Return the line as a job, or with the error response of its route. Raises Unavailable."""
         try:
-            request = self.read(batch, owner, line)
+            request, version = self.read(batch, owner, line)
             try:
-                job = self._job(batch, owner, request, remaining_s)
+                job = self._job(batch, owner, request, version, remaining_s)
             except HeadraceError as complaint:
                 raise request.wanted.complain(complaint) from complaint
             return ParsedLine(line.number, request.custom_id, job)
@@ -91,11 +108,18 @@ class LineReader:
         error.message, error.param = policed["message"], policed["param"]
         return _refused(line, error, line.name if is_unfit else custom_id_of(line))
 
+    def note_accepted(self, accepted: Iterable[Accepted]) -> None:
+        """Count what the response cache did for the stored jobs of lines."""
+        for outcome in accepted:
+            self._submissions.count_cache_result(outcome)
+
     def refuse(self, line: RawLine) -> ParsedLine:
         """Return the line as refused, after Postgres has rejected one of its values."""
         return _refused(line, InvalidRequest("a value of the line cannot be stored"), line.name)
 
-    def _job(self, batch: Batch, owner: Principal, request: Request, remaining_s: float) -> NewJob:
+    def _job(
+        self, batch: Batch, owner: Principal, request: Request, version: ModelVersion, remaining_s: float
+    ) -> NewJob:
         request_job = request.wanted.job
         own_s = remaining_s if request_job.deadline_ms is None else min(remaining_s, request_job.deadline_ms / 1000)
         batch_job = request_job.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
@@ -103,6 +127,7 @@ class LineReader:
         made = self._submissions.make_job(
             owner,
             batch_job,
+            version,
             project_id=batch.project_id,
             response=wanted.response,
             is_stored=wanted.is_stored,

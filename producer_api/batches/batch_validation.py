@@ -10,6 +10,7 @@ from store.batches import batch_steps
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.files.blob_storage import Blobs
+from store.registry.models import queue_name
 from store.settings import Settings
 
 MESSAGES_URL = "/v1/messages"
@@ -44,7 +45,9 @@ def validate(db: Database, blobs: Blobs, lines: LineReader, settings: Settings, 
     if check.errors:
         batch_steps.fail(db, batch, check.errors)
     else:
-        batch_steps.start(db, batch.tenant_id, batch.id, num_total=num_lines, model=check.model)
+        batch_steps.start(
+            db, batch.tenant_id, batch.id, num_total=num_lines, model=check.model, model_versions=check.model_versions
+        )
 
 
 class _InputValidator:
@@ -57,13 +60,14 @@ class _InputValidator:
         self._seen: set[bytes] = set()
         self.errors: list[dict[str, Any]] = []
         self.model: str | None = None
+        self.model_versions: dict[str, str] = {}
 
     def look(self, line: RawLine) -> None:
         """Validate one line."""
         if line.cannot_be_stored:
             return
         try:
-            request = self._lines.read(self._batch, self._owner, line)
+            request, version = self._lines.read(self._batch, self._owner, line)
         except LineRefused as refused:
             if self._batch.url == MESSAGES_URL:
                 return
@@ -74,7 +78,10 @@ class _InputValidator:
         if digest in self._seen:
             self.add("duplicate_custom_id", "an earlier line has the same `custom_id`", line.number, "custom_id")
         self._seen.add(digest)
-        self.model = self.model or request.wanted.job.model
+        name = request.wanted.job.model
+        self.model = self.model or name
+        # The first line with a name decides for all: an alias may move while a long input is read.
+        self.model_versions.setdefault(name, queue_name(version.model, version.version))
 
     def add(self, code: str, message: str, line: int | None, param: str | None = None) -> None:
         """Add an error."""

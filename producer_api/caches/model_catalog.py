@@ -84,6 +84,12 @@ class ModelCatalog:
         self._resolved: LoadingCache[str, Route] = LoadingCache(
             self._resolve, ttl_s=KEEP_S, max_size=_MAX_NAMES, clock=clock
         )
+        self._pinned: LoadingCache[str, ModelVersion] = LoadingCache(
+            lambda names: {name: models.resolve(db, name, with_retired=True) for name in names},
+            ttl_s=KEEP_S,
+            max_size=_MAX_NAMES,
+            clock=clock,
+        )
         self._digests: dict[tuple[str, int], str] = {}
         self._lock = Lock()
         self._versions: OrderedDict[tuple[str, int], _LoadedVersion] = OrderedDict()
@@ -94,6 +100,13 @@ class ModelCatalog:
         Of an alias with an active rollout it is the stable version.
         """
         return self._resolved.get(name).version
+
+    def pinned(self, name: str) -> ModelVersion:
+        """Return the version ``name@3`` for work that was accepted for it, also if it is retired now.
+
+        Raises NotFound if it was deleted.
+        """
+        return self._pinned.get(name)
 
     def route(self, name: str) -> Route:
         """Return the version of a model string, and what its jobs are divided by. Raises NotFound."""

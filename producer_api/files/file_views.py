@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from producer_api.http.views import seconds
 from store.batches.batches import Batch
@@ -82,6 +82,9 @@ class BatchObject(BaseModel):
     object: Literal["batch"] = "batch"
     endpoint: str
     model: str | None
+    model_versions: dict[str, str] | None = Field(
+        description="the version of each model string of the lines, as `name@3`; null before the batch is in progress"
+    )
     errors: BatchErrors | None
     input_file_id: str
     completion_window: str
@@ -137,6 +140,7 @@ def batch_object(batch: Batch) -> BatchObject:
         id=batch.id,
         endpoint=batch.url,
         model=batch.model,
+        model_versions=batch.model_versions,
         errors=errors,
         input_file_id=batch.input_file_id,
         completion_window=batch.completion_window,

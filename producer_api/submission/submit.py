@@ -22,7 +22,7 @@ from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.reads.job_loader import vault_of
 from producer_api.server.request_spans import record_accept
 from producer_api.server.tenant_threads import TenantThreads
-from producer_api.submission.cache_lookup import BYPASS, CacheLookups
+from producer_api.submission.cache_lookup import BYPASS, CacheLookups, CacheWish
 from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import RequestDigests
@@ -146,32 +146,36 @@ class Submissions:
             model = EVERY_MODEL
         return self._policies.policy_for(principal.tenant_id, model)
 
-    def check_model(self, principal: Principal, name: str) -> None:
-        """Raise Forbidden if the key may not use the model, NotFound if there is none. Blocks."""
+    def version_of(self, principal: Principal, name: str, *, is_pinned: bool = False) -> ModelVersion:
+        """Return the version of a model string. ``is_pinned``: of ``name@3``, also if it is retired now.
+
+        Raises Forbidden if the key may not use the model, NotFound if there is none. Blocks.
+        """
         principal.check_model(name)
-        self._catalog.resolve(name)
+        return self._catalog.pinned(name) if is_pinned else self._catalog.resolve(name)
 
     def make_job(
         self,
         principal: Principal,
         request: JobRequest,
+        version: ModelVersion,
         *,
         project_id: str | None = None,
         response: NewResponse | None = None,
         is_stored: bool | None = None,
         trace: TraceContext | None = None,
     ) -> NewJob:
-        """Return the job of a line of a batch, with the parent of its spans. No limit is checked, nothing is stored.
+        """Return the job of a line of a batch for its version, with the parent of its spans.
 
-        No rollout divides lines. Raises InvalidRequest, Forbidden, NotFound, ModelLoadError, Unavailable. Blocks.
+        No limit is checked, nothing is stored, and no rollout divides lines. The response cache serves a line if it is
+        on for every request. Raises InvalidRequest, Conflict, NotFound, ModelLoadError, Unavailable. Blocks.
         """
         origin = Origin("batch", None, "", False, 0, project_id)
         draft = DraftJob(principal, request, origin, response, is_stored, trace)
-        principal.check_model(request.model)
-        draft.version = self._catalog.resolve(request.model)
+        draft.version = version
         self._refuse_rejected(draft)
         self._guard_and_prepare(draft)
-        return self._new_job(draft)
+        return self._with_lookup(draft, self._new_job(draft))
 
     def _submit_all(self, drafts: Sequence[DraftJob]) -> list[Receipt | Exception]:
         self._prepare_all([draft for draft in drafts if not draft.is_prepared])
@@ -323,10 +327,16 @@ class Submissions:
         return job if lookup is None else replace(job, lookup=lookup)
 
     def _note_cache(self, draft: DraftJob, outcome: Accepted) -> None:
-        if not outcome.replayed and self._cache.is_concerned(draft.origin.cache):
-            result = BYPASS if outcome.cache is None else outcome.cache.value
+        if (result := self.count_cache_result(outcome, draft.origin.cache)) is not None:
             draft.headers[CACHE_HEADER] = result
-            self._metrics.cache_results.labels(result).inc()
+
+    def count_cache_result(self, outcome: Accepted, wish: CacheWish | None = None) -> str | None:
+        """Count and return what the response cache did for a job; None if it was not concerned."""
+        if outcome.replayed or not self._cache.is_concerned(wish):
+            return None
+        result = BYPASS if outcome.cache is None else outcome.cache.value
+        self._metrics.cache_results.labels(result).inc()
+        return result
 
     def _receipt(self, draft: DraftJob, version: ModelVersion, job_id: str, *, replayed: bool) -> Receipt:
         request_class = draft.request.service_class

@@ -5,7 +5,7 @@ that moves the cursor past it, and the primary key is (batch, line). So each lin
 dies. The batch keeper chooses the transition and parses the lines.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from store.errors import HeadraceError
 from store.failpoints import failpoint
 from store.files.blob_storage import BlobWriter
 from store.files.files import Purpose, add
-from store.jobs.acceptance import NewJob, accept_within
+from store.jobs.acceptance import Accepted, NewJob, accept_within
 from store.jobs.terminal import conclude
 from store.schema.batch_states import BatchStatus
 
@@ -92,7 +92,8 @@ FROM batches WHERE id = :id
 
 # From validating to in_progress.
 _START = text("""
-UPDATE batches SET status = 'in_progress', in_progress_at = now(), num_total = :num_total, model = :model
+UPDATE batches SET status = 'in_progress', in_progress_at = now(), num_total = :num_total, model = :model,
+    model_versions = CAST(:model_versions AS jsonb)
 WHERE id = :id AND status = 'validating'
 """)
 
@@ -199,10 +200,19 @@ def count_ended_lines(db: Database, tenant_id: str, batch_id: str) -> BatchProgr
     return BatchProgress(from_row(row, db.vault), row["num_unfinished"], row["remaining_s"])
 
 
-def start(db: Database, tenant_id: str, batch_id: str, *, num_total: int, model: str | None) -> None:
-    """Start a batch with valid input. Does nothing if the batch is not in ``validating``."""
+def start(
+    db: Database,
+    tenant_id: str,
+    batch_id: str,
+    *,
+    num_total: int,
+    model: str | None,
+    model_versions: Mapping[str, str],
+) -> None:
+    """Start a batch with valid input, for these versions. Does nothing if the batch is not in ``validating``."""
+    values = {"id": batch_id, "num_total": num_total, "model": model, "model_versions": dump_json(dict(model_versions))}
     with db.autocommit(tenant_id=tenant_id) as connection:
-        connection.execute(_START, {"id": batch_id, "num_total": num_total, "model": model})
+        connection.execute(_START, values)
 
 
 def fail(db: Database, batch: Batch, errors: Sequence[dict[str, Any]]) -> None:
@@ -221,10 +231,12 @@ class LinesOverLimit(Exception):
         self.num_lines = num_lines
 
 
-def add_lines(db: Database, batch: Batch, lines: Sequence[ParsedLine], *, next_line: int, next_offset: int) -> bool:
-    """Make the lines jobs and move the cursor past them.
+def add_lines(
+    db: Database, batch: Batch, lines: Sequence[ParsedLine], *, next_line: int, next_offset: int
+) -> list[Accepted] | None:
+    """Make the lines jobs, move the cursor past them, and return the outcomes of the jobs.
 
-    Returns False, with nothing stored, if another keeper has moved the cursor or the batch was cancelled. Raises
+    Returns None, with nothing stored, if another keeper has moved the cursor or the batch was cancelled. Raises
     LinesOverLimit.
     """
     jobs = [parsed.job for parsed in lines if parsed.job is not None]
@@ -246,19 +258,23 @@ def add_lines(db: Database, batch: Batch, lines: Sequence[ParsedLine], *, next_l
     }
     with db.begin(tenant_id=batch.tenant_id) as connection:
         if connection.execute(_MOVE_CURSOR, values).scalar_one_or_none() is None:
-            return False
-        if jobs:
-            _accept(connection, lines, jobs, db.vault)
+            return None
+        accepted = _accept(connection, lines, jobs, db.vault) if jobs else []
         connection.execute(_INSERT_LINES, {"id": batch.id, "rows": dump_json(rows)})
         failpoint("lines.before_commit")
     failpoint("lines.committed")
-    return True
+    return accepted
 
 
-def _accept(connection: Connection, lines: Sequence[ParsedLine], jobs: Sequence[NewJob], vault: Vault) -> None:
+def _accept(
+    connection: Connection, lines: Sequence[ParsedLine], jobs: Sequence[NewJob], vault: Vault
+) -> list[Accepted]:
+    accepted = []
     for job, outcome in zip(jobs, accept_within(connection, jobs, vault), strict=True):
         if isinstance(outcome, HeadraceError):
             raise LinesOverLimit(next(number for number, parsed in enumerate(lines) if parsed.job is job)) from outcome
+        accepted.append(outcome)
+    return accepted
 
 
 def cancel_jobs(db: Database, tenant_id: str, batch_id: str, limit: int = 500) -> tuple[list[str], list[str]]:

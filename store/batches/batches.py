@@ -22,7 +22,11 @@ from store.tenants.tenant_limits import RequestLimits
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A row of ``batches``. ``next_line`` and ``next_offset``: the first line of the input without a job yet."""
+    """A row of ``batches``. ``next_line`` and ``next_offset``: the first line of the input without a job yet.
+
+    ``model_versions``: the version of each model string of the lines, as ``name@3``. None before the start of the
+    batch, and of a batch that an earlier release has started: its lines go to the version of the moment.
+    """
 
     id: str
     tenant_id: str
@@ -37,6 +41,7 @@ class Batch:
     output_ttl_s: int | None
     fingerprint: str | None
     model: str | None
+    model_versions: dict[str, str] | None
     errors: list[dict[str, Any]] | None
     next_line: int
     next_offset: int

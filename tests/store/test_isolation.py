@@ -223,7 +223,7 @@ def _batch(api: Database, db: Database, tenant: str, key_id: str, file_id: str =
         )
     new = NewBatch("/v1/chat/completions", "24h", 86_400.0, None, None, "f", None, key_id, None)
     batch = batches.create(api, tenant, new, files.get(api, tenant, file_id))
-    batch_steps.start(api, tenant, batch.id, num_total=1, model="tiny")
+    batch_steps.start(api, tenant, batch.id, num_total=1, model="tiny", model_versions={"tiny": "tiny@1"})
     return batches.get(api, tenant, batch.id)
 
 

@@ -28,6 +28,7 @@ from store.jobs import sweeps
 from store.jobs.acceptance import accept_within
 from store.jobs.claims import Finish, claim, finish
 from store.jobs.jobs import NewJob
+from store.registry import versions
 from store.registry.models import ModelVersion
 from store.schema.batch_states import BatchStatus
 from store.schema.job_states import JobState
@@ -37,8 +38,11 @@ from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from store.webhooks.outbox import take_due
 from tests.producer_api.calling import CHAT, error_of
 from tests.producer_api.conftest import MakeClient
+from tests.producer_api.jobs.test_version_routes import second
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import serving
+
+__all__ = ["second"]
 
 URL = "/v1/chat/completions"
 
@@ -364,6 +368,38 @@ def test_another_process_goes_on_where_one_stopped(
             done = wait_for(openai_there, batch, "completed")
         openai_there.close()
     assert [each["custom_id"] for each in read(openai, done.output_file_id)] == [f"r{n}" for n in range(300)]
+
+
+def test_all_lines_go_to_the_versions_that_the_batch_began_with_also_after_a_promotion_and_a_restart(
+    settings: Settings,
+    key: str,
+    second: ModelVersion,
+    worker: ScriptedWorker,
+    redis_client: redis.Redis,
+    db: Database,
+) -> None:
+    assert second.version == 2
+    versions.set_alias(db, "tiny", "next", 2, "tests")
+    few = settings.model_copy(update={"batch_lines_under_way": 8})
+    lines = [line(f"r{n}", **body(model="tiny@next" if n % 5 == 4 else "tiny")) for n in range(20)]
+    with serving(few) as server, OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as openai:
+        batch = make(openai, lines)
+        begun = wait(openai, batch, lambda _: under_way(db))
+    pinned = {"tiny": "tiny@1", "tiny@next": "tiny@2"}
+    assert begun.to_dict()["model_versions"] == pinned
+    versions.set_alias(db, "tiny", "default", 2, "tests")
+    versions.remove_alias(db, "tiny", "next", "tests")
+    versions.retire(db, "tiny", 1, "tests")
+    with serving(few) as server, OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as openai:
+        other = ScriptedWorker(db, redis_client, "tiny@2")
+        with worker.serve(say_the_prompt), other.serve(say_the_prompt):
+            done = wait_for(openai, batch, "completed")
+    assert done.to_dict()["model_versions"] == pinned
+    with db.begin() as connection:
+        ran = connection.execute(
+            text("SELECT model_version FROM jobs JOIN batch_lines ON job_id = jobs.id ORDER BY line")
+        ).scalars()
+        assert list(ran) == [2 if n % 5 == 4 else 1 for n in range(20)]
 
 
 def test_a_step_that_comes_too_late_changes_nothing(openai: OpenAI, worker: ScriptedWorker, db: Database) -> None:

@@ -193,17 +193,17 @@ def test_what_a_batch_says_beside_its_lines_is_guarded_too(
 
 
 def test_the_lines_of_a_batch_are_no_way_around_it(
-    api: httpx2.Client, settings: Settings, db: Database, tenant: str, key: str
+    api: httpx2.Client, settings: Settings, db: Database, tenant: str, key: str, model: ModelVersion
 ) -> None:
     put(api, RULES)
     runtime = Runtime(settings)
     try:
         principal = api_keys.authenticate(db, key)
         line = GenerateRequest(model="tiny", input=GenerateInput(prompt=RAW))
-        assert runtime.submissions.make_job(principal, line).payload["input"] == {"prompt": "<EMAIL_1>"}
+        assert runtime.submissions.make_job(principal, line, model).payload["input"] == {"prompt": "<EMAIL_1>"}
         card = GenerateRequest(model="tiny", input=GenerateInput(prompt="4526018159083012"))
         with pytest.raises(InvalidRequest, match="no-cards"):
-            runtime.submissions.make_job(principal, card)
+            runtime.submissions.make_job(principal, card, model)
     finally:
         runtime.db.close()
         runtime.redis.close()

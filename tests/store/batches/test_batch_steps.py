@@ -51,7 +51,7 @@ def test_a_step_leaves_another_batch_as_it_is(
 
     def run(batch: Batch, *names: str) -> list[str]:
         """Start a batch with a refused line and a job for each other name."""
-        start(db, tenant, batch.id, num_total=1 + len(names), model="tiny")
+        start(db, tenant, batch.id, num_total=1 + len(names), model="tiny", model_versions={"tiny": "tiny@1"})
         jobs = [make_job(webhook={"events": []}) for _ in names]
         lines = [ParsedLine(number, name, job) for number, (name, job) in enumerate(zip(names, jobs, strict=True), 1)]
         lines.append(ParsedLine(len(lines) + 1, "refused", None, {"status_code": 400}))
@@ -80,7 +80,7 @@ def test_a_step_leaves_another_batch_as_it_is(
     ours, other, wrong, dropped = (make(name) for name in ("ours", "other", "wrong", "dropped"))
     with unchanged(other):
         fail(db, wrong, [{"code": "empty_file"}])
-        start(db, tenant, ours.id, num_total=2, model="tiny")
+        start(db, tenant, ours.id, num_total=2, model="tiny", model_versions={"tiny": "tiny@1"})
     ended, _ = run(other, "ended", "waits")
     with unchanged(other):
         (mine,) = run(ours, "mine")

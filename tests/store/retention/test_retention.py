@@ -232,7 +232,7 @@ class TestFilesAndBatches:
         file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
         new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, ASKED, "key", "key_1", None)
         batch = create_batch(db, tenant, new, file)
-        start(db, tenant, batch.id, num_total=3, model="tiny")
+        start(db, tenant, batch.id, num_total=3, model="tiny", model_versions={})
         lines = [ParsedLine(n, ASKED, None, {"status_code": 400, "body": ASKED}) for n in (1, 2)]
         job = make_job(payload=CONTENTS["payload"])
         live = count_ended_lines(db, tenant, batch.id).batch
@@ -371,7 +371,7 @@ class TestPurges:
         file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
         new = NewBatch("/v1/completions", "24h", 3600, {}, None, "one", "key", "key_1", None)
         batch_id = create_batch(db, tenant, new, file).id
-        start(db, tenant, batch_id, num_total=1, model="tiny")
+        start(db, tenant, batch_id, num_total=1, model="tiny", model_versions={})
         job = make_job()
         batch = count_ended_lines(db, tenant, batch_id).batch
         assert add_lines(db, batch, [ParsedLine(1, "a", job)], next_line=2, next_offset=9)
