@@ -83,6 +83,7 @@ TREE = {
     "migrate": Node("The database's schema: upgrade, roles, history, check.", parts=_MIGRATE, panel=_OPERATING),
     "api": Node("Run only the API.", "cli.operator.processes:api", panel=_PROCESSES),
     "worker": Node("Run one worker.", "cli.operator.processes:worker", panel=_PROCESSES),
+    "host": Node("Run a model host.", "cli.operator.processes:host", panel=_PROCESSES),
     "dispatcher": Node("Run a dispatcher.", "cli.operator.processes:dispatcher", panel=_PROCESSES),
 }
 

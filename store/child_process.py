@@ -77,10 +77,14 @@ class Child:
             log.seek(max(self._log_start, size - max_bytes))
             return log.read().decode(errors="replace").strip()
 
-    def stop(self, timeout_s: float = 10.0) -> int:
-        """Ask it to end, kill it after ``timeout_s``, and return the exit code."""
+    def ask_to_stop(self) -> None:
+        """Ask it to end, and return at once."""
         if self._process.poll() is None:
             self._process.send_signal(self.command.on_stop)
+
+    def stop(self, timeout_s: float = 10.0) -> int:
+        """Ask it to end, kill it after ``timeout_s``, and return the exit code."""
+        self.ask_to_stop()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(timeout_s)
         return self.kill()

@@ -168,6 +168,13 @@ class Settings(BaseSettings):
     health_host: str = "127.0.0.1"
     # 0: a dispatcher serves no health page.
     dispatcher_port: int = Field(0, ge=0, le=65535)
+    # 0: a model host serves no health page.
+    host_port: int = Field(0, ge=0, le=65535)
+    # A version keeps its place on a model host for ``host_residence_s`` at least, and for ``host_turn_s`` while it has
+    # jobs and others wait; for longer where its load takes long. Swaps take this share of a place's time at most.
+    host_residence_s: float = Field(10.0, ge=0)
+    host_turn_s: float = Field(60.0, gt=0)
+    host_swap_share: float = Field(1 / 3, gt=0, le=1)
     # 0: a worker serves no metrics.
     worker_metrics_port: int = Field(0, ge=0, le=65535)
     # So many tenants, those with most queued tokens, have a series of their own in the metrics; each is a label value.

@@ -40,7 +40,13 @@ def located(settings: Settings, role: str | None = OPERATOR) -> dict[str, str]:
     return {"DATABASE_URL": database_url, "REDIS_URL": record.redis_url, "HEADRACE_HOME": str(home.path)}
 
 
-_ROLES = {"producer_api": API, "workers": WORKER, "workers.dispatcher": WORKER, "migrations": None}
+_ROLES = {
+    "producer_api": API,
+    "workers": WORKER,
+    "workers.dispatcher": WORKER,
+    "workers.host": WORKER,
+    "migrations": None,
+}
 
 
 def run_module(module: str, *arguments: str) -> NoReturn:

@@ -39,6 +39,17 @@ def worker(
     _become("workers", *_words(given), *(["--", *server_arguments] if server_arguments else []))
 
 
+def host(
+    memory: Annotated[str, typer.Option(help="Memory for all workers of this host, such as 4GiB.")],
+    models: Annotated[
+        str | None, typer.Option(help="NAME or NAME@VERSION, with commas; by default all registered models.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the host; by default the machine's.")] = None,
+) -> None:
+    """Run a model host: it starts and drains workers by what waits, within a memory budget (docs/many-models.md)."""
+    _become("workers.host", *_words({"--memory": memory, "--models": models, "--name": name}))
+
+
 def dispatcher() -> None:
     """Run a dispatcher, with DATABASE_URL and REDIS_URL, or those of the running stack. A second one is a standby."""
     _become("workers.dispatcher")

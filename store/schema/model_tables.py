@@ -93,3 +93,12 @@ aliases = Table(
     PrimaryKeyConstraint("model", "alias"),
     ForeignKeyConstraint(["model", "version"], ["model_versions.model", "model_versions.version"]),
 )
+
+# The reports of model hosts: see ``store.hosts.host_reports``.
+model_hosts = Table(
+    "model_hosts",
+    metadata,
+    Column("name", String, primary_key=True),
+    timestamp("seen_at", required=True),
+    Column("report", JSONB, nullable=False),
+)

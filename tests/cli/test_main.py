@@ -89,16 +89,16 @@ def test_an_address_that_is_given_is_not_mixed_with_a_local_stacks(tmp_path: Pat
         assert located(Settings(home=tmp_path, database_url="given")) == {"DATABASE_URL": "given"}
 
 
-@pytest.mark.parametrize("verb", ["api", "worker", "dispatcher", "migrate"])
+@pytest.mark.parametrize("verb", ["api", "worker", "host", "dispatcher", "migrate"])
 def test_each_process_without_its_services_says_what_is_missing(tmp_path: Path, verb: str) -> None:
-    arguments = ["--model", "fake"] if verb == "worker" else []
-    done = headrace(tmp_path, verb, *arguments)
+    arguments = {"worker": ["--model", "fake"], "host": ["--memory", "1GiB"]}
+    done = headrace(tmp_path, verb, *arguments.get(verb, []))
     assert done.returncode != 0
     assert "DATABASE_URL is not set" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["api", "worker", "dispatcher", "migrate"])
+@pytest.mark.parametrize("verb", ["api", "worker", "host", "dispatcher", "migrate"])
 def test_the_help_of_a_process_starts_nothing(tmp_path: Path, settings: Settings, verb: str) -> None:
     env = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url, "HEADRACE_API_PORT": "0"}
     done = headrace(tmp_path, verb, "--help", **env)

@@ -1,0 +1,140 @@
+"""``python -m workers.host --memory 4GiB``: the model host of one machine.
+
+Exit codes: 0 after its workers have drained, 1 if a service is missing or another host has the name, 2 for a wrong
+setting or argument.
+"""
+
+import argparse
+import re
+import socket
+import sys
+from functools import partial
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from store.db.database import Database, check_schema
+from store.db.tls import check_transport
+from store.errors import HeadraceError, InvalidRequest, SettingsError
+from store.hosts.hosted_versions import HostedVersion
+from store.key_rotation.master_key_check import check_keys
+from store.logs import configure_logging
+from store.metrics.host_metrics import HostMetrics
+from store.redis.connection import connect, ping
+from store.registry.models import resolve
+from store.settings import Settings, load_settings, open_vault, require_services
+from store.stop_signals import on_stop_signals
+from workers.health import HealthServer
+from workers.host.model_host import ModelHost
+from workers.host.placement import Rules
+
+_LEAST_BYTES = 64 << 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a model host until a signal stops it; return the exit code."""
+    options = _arguments(argv)
+    try:
+        settings = require_services(load_settings())
+        configure_logging(settings.log_level)
+        check_transport(settings)
+        _check_services(settings, options.models)
+        rules = _rules(settings, options.memory)
+        metrics = HostMetrics()
+        host = ModelHost(settings, options.name, rules, metrics, is_ours=partial(_is_named, options.models))
+        health = HealthServer(settings.health_host, settings.host_port, metrics.render, {"loop": host.heartbeat.check})
+        health.start()
+    except (SettingsError, InvalidRequest, ValueError) as error:
+        return _refuse(str(error), 2)
+    except HeadraceError as error:
+        return _refuse(error.message, 1)
+    except OSError as error:
+        return _refuse(f"cannot listen on port {settings.host_port}: {error.strerror}", 2)
+    on_stop_signals(host.stop)
+    try:
+        host.run()
+    except HeadraceError as error:
+        return _refuse(error.message, 1)
+    finally:
+        health.stop()
+    return 0
+
+
+def _rules(settings: Settings, budget_bytes: int) -> Rules:
+    return Rules(
+        budget_bytes,
+        residence_s=settings.host_residence_s,
+        turn_s=settings.host_turn_s,
+        drain_s=settings.drain_s,
+        swap_share=settings.host_swap_share,
+    )
+
+
+def _check_services(settings: Settings, models: tuple[str, ...]) -> None:
+    """Check both services and the names of the models. Raises HeadraceError."""
+    db = Database(settings.database_url, pool_size=1, application_name="headrace host start")
+    client = connect(settings.redis_url)
+    try:
+        check_schema(db)
+        check_keys(db, open_vault(settings))
+        ping(client)
+        for name in models:
+            version = resolve(db, name, with_retired=True)
+            if version.base is not None:
+                raise InvalidRequest(f"--models: {name} is an adapter, which rides with its base: name {version.base}")
+    finally:
+        client.close()
+        db.close()
+
+
+def _is_named(models: tuple[str, ...], version: HostedVersion) -> bool:
+    """Return whether ``--models`` names the version: by its model, or by its number. No names: all versions."""
+    return not models or not {version.model, version.queue}.isdisjoint(models)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m workers.host", description="Serve many models in little memory.")
+    parser.add_argument("--memory", required=True, type=_memory, help="memory for all workers, such as 4GiB")
+    parser.add_argument("--models", type=_models, default=(), help="NAME or NAME@VERSION, with commas; default: all")
+    parser.add_argument("--name", type=_host_name, default=_default_name(), help="default: the machine's name")
+    return parser.parse_args(argv)
+
+
+def _memory(given: str) -> int:
+    try:
+        num_bytes = int(TypeAdapter(ByteSize).validate_python(given))
+    except ValidationError:
+        raise argparse.ArgumentTypeError(f"{given!r} is no size: write 4GiB or 512MiB") from None
+    if num_bytes < _LEAST_BYTES:
+        raise argparse.ArgumentTypeError(f"{given!r} is too little for a worker: write 4GiB or 512MiB")
+    return num_bytes
+
+
+def _models(given: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in given.split(",") if part.strip())
+    for name in names:
+        reference = name.partition("@")[2]
+        if "@" in name and not reference.isdecimal():
+            raise argparse.ArgumentTypeError(f"{name!r}: write NAME for all versions of a model, or NAME@3")
+    if not names:
+        raise argparse.ArgumentTypeError("no model: write a name, or leave it out for all models")
+    return names
+
+
+def _host_name(given: str) -> str:
+    if not _NAME.fullmatch(given):
+        raise argparse.ArgumentTypeError(f"{given!r}: a name is letters, digits and . _ -")
+    return given
+
+
+def _default_name() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63].lstrip("._-") or "host"
+
+
+def _refuse(message: str, code: int) -> int:
+    sys.stderr.write(f"headrace host: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
