@@ -26,6 +26,7 @@ from producer_api.http.openapi_text import describe
 from producer_api.http.paths import CanonicalPath
 from producer_api.jobs import (
     dead_letter_routes,
+    host_routes,
     job_routes,
     model_routes,
     queue_routes,
@@ -57,6 +58,7 @@ _LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody,
 _ROUTES = (
     job_routes,
     stream_routes,
+    host_routes,
     queue_routes,
     live_routes,
     dead_letter_routes,

@@ -56,6 +56,7 @@ class LiveScreen:
         yield from _speeds(self.history["points"], options.max_width)
         yield Text("")
         yield _queues(self.state["queues"], options.max_width, names_tenants=self.state["share"] == "all")
+        yield from _hosts(self.state.get("hosts", []), options.max_width)
         has_colours = console.color_system is not None and not console.no_color
         yield Text("")
         yield _legend(has_colours=has_colours)
@@ -142,6 +143,20 @@ def _workers(queue: Json) -> Text:
     if queue["paused_at"] is not None:
         return Text("paused", "yellow")
     return Text(str(queue["workers"]), "red" if queue["workers"] == 0 and queue["queued"]["jobs"] else "")
+
+
+def _hosts(hosts: Sequence[Json], width: int) -> Iterator[Text]:
+    """Yield each model host, and the last version that it drained."""
+    for host in hosts:
+        places = ", ".join(f"{place['queue']} {place['state']}" for place in host["places"]) or "no worker"
+        used, budget = (f"{host[name] / (1 << 30):.1f}" for name in ("needed_bytes", "budget_bytes"))
+        line = Text.assemble(("host ", "dim"), (host["name"], "bold"), f"  {used} of {budget} GiB  {places}")
+        line.truncate(width, overflow="ellipsis")
+        yield line
+        for event in [one for one in host["events"] if one["kind"] in {"draining", "failed"}][:1]:
+            last = Text(f"  {clock(event['at'])}  {event['queue']} {event['kind']}: {event['reason']}", "dim")
+            last.truncate(width, overflow="ellipsis")
+            yield last
 
 
 def _legend(*, has_colours: bool) -> Text:

@@ -58,6 +58,10 @@ def what_for(job: JobInfo, queues: list[dict[str, Any]]) -> str:
     queue = next((queue for queue in queues if queue["name"] == name), None)
     if queue and queue["paused_at"]:
         return f"the queue {name} is paused (headrace queues resume {name})"
+    if queue and queue.get("workers") == 0 and (host := queue.get("host")) is not None:
+        if host["loads_in_s"] is not None:
+            return f"a model host loads {name} in about {max(1, round(host['loads_in_s']))} s"
+        return f"no worker serves {name}, and no model host starts one: {host['reason']}"
     if queue and queue.get("workers") == 0:
         return f"no worker serves {name}; it waits until one starts (headrace worker --model {name})"
     place = f"place {position} in {name}" if position else f"it waits in {name}"

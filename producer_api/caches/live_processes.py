@@ -1,4 +1,4 @@
-"""The live processes: the API processes that share the rate limits, and the workers of each queue.
+"""The live processes: the API processes that share the rate limits, the workers of each queue, the model hosts.
 
 A thread sends the heartbeat of this process to Postgres and reads those of the others. Callers use the last reading. If
 it has no worker for a queue, Postgres is read again, because a worker may have started since.
@@ -6,7 +6,7 @@ it has no worker for a queue, Postgres is read again, because a worker may have 
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -14,6 +14,7 @@ from store.db import presence
 from store.db.database import Database
 from store.db.presence import BEAT_S, GONE_AFTER_S, Serving
 from store.errors import HeadraceError
+from store.hosts.host_reports import HostOutlook, HostReport, outlook_of, read_hosts
 from store.ids import new_id
 
 _log = structlog.get_logger("producer_api")
@@ -41,6 +42,7 @@ class LiveProcesses:
         self._id = new_id("api")
         self._num_alive = _UNKNOWN
         self._serving: Mapping[str, Serving] = {}
+        self._hosts: Sequence[HostReport] = ()
         self._read_at = float("-inf")
         self._reading = threading.Lock()
         self._stopping = threading.Event()
@@ -68,6 +70,10 @@ class LiveProcesses:
         serving = self.serving(queue)
         return serving is not None and not serving.workers
 
+    def outlook(self, queue: str) -> HostOutlook | None:
+        """Return what model hosts do about a queue without a worker, as last read; None if no host knows it."""
+        return outlook_of(self._hosts, queue)
+
     def start(self) -> None:
         """Start the heartbeat."""
         self._thread.start()
@@ -89,6 +95,7 @@ class LiveProcesses:
         read_at = self._clock()
         try:
             self._serving = presence.read_serving(self._db)
+            self._hosts = read_hosts(self._db)
         except HeadraceError:
             return  # the last reading is used until it is too old
         self._read_at = read_at

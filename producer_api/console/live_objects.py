@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from producer_api.jobs.host_views import HostObject
 from producer_api.jobs.queue_views import QueueObject
 from store.redis.live_workers import TICK_S
 
@@ -85,6 +86,7 @@ class LiveState(BaseModel):
     missing: list[str] = Field(description="what could not be read: `postgres`, `redis`")
     queues: list[LiveQueue] = Field(description="every queue, by name")
     workers: list[LiveWorker] = Field(description="every worker, by queue and id")
+    hosts: list[HostObject] = Field(description="every model host, by name; empty for keys without queues:admin")
     problems: list[LiveProblem] = Field(description="what needs attention, as sentences")
     cache_hit_rate: float | None = Field(
         description="share of hits of the response cache since this API process started; null: it had no request, or "

@@ -6,7 +6,7 @@ else is read once. Without an open console nothing is read.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from producer_api.runtime import Runtime
 from producer_api.server.errors import Draining
 from producer_api.server.sse import StreamAborted
 from store.errors import HeadraceError
+from store.hosts.host_reports import HostReport, read_hosts
 from store.redis import live_workers
 from store.redis.connection import AWAY
 from store.redis.live_workers import HISTORY_S, WorkerSnapshot
@@ -118,7 +119,8 @@ class LivePoll:
     def _read(self, audiences: Collection[Audience]) -> dict[Audience, _Reading]:
         missing: list[str] = []
         workers = self._read_workers(missing)
-        read = {audience: self._read_queues(audience, missing) for audience in audiences}
+        hosts = self._read_hosts(missing)
+        read = {audience: self._read_queues(audience, hosts, missing) for audience in audiences}
         now = datetime.now(UTC).timestamp()
         hit_rate = self._runtime.metrics.cache_hit_rate()
         return {
@@ -129,6 +131,7 @@ class LivePoll:
                     found,
                     live_view.live_workers(workers, audience),
                     missing,
+                    hosts=hosts,
                     cache_hit_rate=hit_rate,
                     sees_all=audience is None,
                 ),
@@ -143,7 +146,14 @@ class LivePoll:
         history = live_view.history(self._ticks, audience, state.at)
         return _Reading(_json(state), _json(history), self._history_no)
 
-    def _read_queues(self, audience: Audience, missing: list[str]) -> list[LiveQueue]:
+    def _read_hosts(self, missing: list[str]) -> list[HostReport]:
+        try:
+            return read_hosts(self._runtime.db)
+        except HeadraceError:
+            missing.append("postgres")
+            return []
+
+    def _read_queues(self, audience: Audience, hosts: Sequence[HostReport], missing: list[str]) -> list[LiveQueue]:
         db, sees_all = self._runtime.db, audience is None
         try:
             found = backlog.read_backlog(db)
@@ -152,7 +162,7 @@ class LivePoll:
         except HeadraceError:
             missing.append("postgres")
             return []
-        return live_view.live_queues(views, found, names, sees_all=sees_all)
+        return live_view.live_queues(views, found, names, hosts, sees_all=sees_all)
 
     def _read_workers(self, missing: list[str]) -> list[tuple[WorkerSnapshot, float]]:
         client = self._runtime.redis

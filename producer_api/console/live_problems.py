@@ -75,7 +75,13 @@ def _of_queue(queue: LiveQueue, workers: Sequence[LiveWorker]) -> Iterator[LiveP
             kind="paused", queue=queue.name, text=f"{waits}: the queue is paused. Resume it to start them."
         )
     elif queue.workers == 0:
-        yield LiveProblem(kind="no_worker", queue=queue.name, text=f"{waits}: no worker serves the queue. Start one.")
+        if queue.host is None:
+            yield LiveProblem(
+                kind="no_worker", queue=queue.name, text=f"{waits}: no worker serves the queue. Start one."
+            )
+        elif queue.host.loads_in_s is None:
+            told = f"{waits}: no worker serves the queue, and no model host starts one: {queue.host.reason}."
+            yield LiveProblem(kind="no_worker", queue=queue.name, text=told)
     elif (queue.oldest_age_s or 0.0) > WAITS_S:
         yield from _behind(queue, workers, waits)
     if queue.tenants and queue.tenants[0].jobs >= FLOOD_JOBS and 2 * queue.tenants[0].tokens > queue.queued.tokens:

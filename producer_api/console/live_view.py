@@ -17,7 +17,9 @@ from producer_api.console.live_objects import (
 )
 from producer_api.console.live_problems import health, problems
 from producer_api.http.views import rounded
+from producer_api.jobs.host_views import host_object
 from producer_api.jobs.queue_views import queue_object
+from store.hosts.host_reports import HostReport
 from store.redis.live_workers import HISTORY_S, TICK_S, WorkerSnapshot, WorkerTick
 from store.scheduling.backlog import Backlog
 from store.scheduling.queues import QueueView
@@ -42,6 +44,7 @@ def live_state(
     workers: list[LiveWorker],
     missing: Iterable[str],
     *,
+    hosts: Iterable[HostReport] = (),
     cache_hit_rate: float | None = None,
     sees_all: bool,
 ) -> LiveState:
@@ -52,18 +55,24 @@ def live_state(
         missing=sorted(set(missing)),
         queues=queues,
         workers=workers,
+        hosts=[host_object(host) for host in hosts] if sees_all else [],
         problems=problems(queues, workers),
         cache_hit_rate=rounded(cache_hit_rate) if sees_all else None,
     )
 
 
 def live_queues(
-    found: Iterable[QueueView], backlog: Backlog, names: Mapping[str, str], *, sees_all: bool
+    found: Iterable[QueueView],
+    backlog: Backlog,
+    names: Mapping[str, str],
+    hosts: Sequence[HostReport] = (),
+    *,
+    sees_all: bool,
 ) -> list[LiveQueue]:
     """Return the queues."""
     return [
         LiveQueue(
-            **queue_object(queue, share="all" if sees_all else "own").model_dump(),
+            **queue_object(queue, share="all" if sees_all else "own", hosts=hosts).model_dump(),
             clears_in_s=rounded(backlog.wait_s(queue.name, backlog.queued(queue=queue.name))),
             tenants=_largest(backlog, queue.name, names) if sees_all else [],
         )

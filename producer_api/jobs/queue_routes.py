@@ -13,6 +13,7 @@ from producer_api.http.views import JsonResponse
 from producer_api.jobs.queue_views import QueueList, QueueObject, queue_object
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
+from store.hosts.host_reports import read_hosts
 from store.scheduling import backlog, queues
 from store.tenants.api_keys import Principal
 
@@ -56,4 +57,5 @@ def _read_queues(runtime: Runtime, principal: Principal, name: str | None = None
     sees_all = bool(principal.scopes & {"queues:admin", "admin"})
     tenant_id = None if sees_all else principal.tenant_id
     found = queues.view_queues(runtime.db, backlog.read_backlog(runtime.db), tenant_id=tenant_id, name=name)
-    return [queue_object(queue, share="all" if sees_all else "own") for queue in found]
+    hosts = read_hosts(runtime.db)
+    return [queue_object(queue, share="all" if sees_all else "own", hosts=hosts) for queue in found]

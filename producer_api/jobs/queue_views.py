@@ -1,11 +1,13 @@
 """Response models of queues."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from producer_api.http.views import rounded, seconds
+from store.hosts.host_reports import HostReport, outlook_of
 from store.payloads.job_payload import ServiceClass
 from store.scheduling.backlog import Load
 from store.scheduling.queues import QueueView
@@ -25,6 +27,15 @@ class RateObject(BaseModel):
     tokens_per_s: float
 
 
+class QueueHostObject(BaseModel):
+    """What model hosts do about a queue without a worker."""
+
+    loads_in_s: float | None = Field(
+        description="seconds until a host serves the queue if a job waits, about; null: none will"
+    )
+    reason: str | None = Field(description="why no host serves it, if `loads_in_s` is null")
+
+
 class QueueObject(BaseModel):
     """A queue, named after its model version, or one tenant's share of it."""
 
@@ -41,6 +52,9 @@ class QueueObject(BaseModel):
     oldest_age_s: float | None = Field(description="age of the oldest queued job; null if none or not known")
     paused_at: int | None
     rate: RateObject | None = Field(description="rate of the whole queue; null if not known")
+    host: QueueHostObject | None = Field(
+        description="what model hosts do about the queue; null: a worker serves it, or no host knows it"
+    )
 
 
 class QueueList(BaseModel):
@@ -50,8 +64,9 @@ class QueueList(BaseModel):
     data: list[QueueObject]
 
 
-def queue_object(queue: QueueView, *, share: Literal["all", "own"]) -> QueueObject:
-    """Return the queue."""
+def queue_object(queue: QueueView, *, share: Literal["all", "own"], hosts: Sequence[HostReport] = ()) -> QueueObject:
+    """Return the queue. ``hosts``: the live model hosts."""
+    outlook = None if queue.workers else outlook_of(hosts, queue.name)
     return QueueObject(
         name=queue.name,
         share=share,
@@ -63,6 +78,7 @@ def queue_object(queue: QueueView, *, share: Literal["all", "own"]) -> QueueObje
         oldest_age_s=rounded(queue.oldest_age_s),
         paused_at=seconds(queue.paused_at),
         rate=None if queue.rate is None else RateObject(**{n: round(v, 3) for n, v in asdict(queue.rate).items()}),
+        host=None if outlook is None else QueueHostObject(loads_in_s=outlook.in_s, reason=outlook.text),
     )
 
 

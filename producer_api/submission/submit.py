@@ -34,6 +34,7 @@ from producer_api.submission.rollout_routing import RolloutRouting
 from store.db.database import Database
 from store.db.group_commit import GroupCommit
 from store.errors import Conflict, NotFound, NoWorker
+from store.hosts.host_reports import HostOutlook
 from store.ids import new_id
 from store.jobs import conversations, jobs
 from store.jobs.jobs import Accepted, NewJob
@@ -215,8 +216,13 @@ class Submissions:
     def _require_worker(self, draft: DraftJob) -> None:
         """Refuse a request for a model that no worker serves, unless it was accepted before."""
         queue = _queue_of(known(draft.version))
-        if self._live_processes.is_unserved(queue) and not self._was_accepted(draft):
-            draft.outcome = NoWorker(f"no worker serves {queue}: start one, or ask for another model", param="model")
+        if not self._live_processes.is_unserved(queue) or self._was_accepted(draft):
+            return
+        outlook = self._live_processes.outlook(queue)
+        if outlook is not None and outlook.in_s is not None:
+            return  # a model host starts a worker for the job
+        why = "" if outlook is None else f" ({outlook.text})"
+        draft.outcome = NoWorker(f"no worker serves {queue}{why}: start one, or ask for another model", param="model")
 
     def _was_accepted(self, draft: DraftJob) -> bool:
         """Return True if the draft repeats a request that has its job already."""
@@ -346,9 +352,8 @@ class Submissions:
         elif self._live_processes.is_unserved(queue := _queue_of(version)):
             is_verified = version.state is VersionState.READY
             missing = "no worker serves" if is_verified else "no worker has verified"
-            draft.headers[WARNING_HEADER] = (
-                f"{missing} {queue}; the job waits until one {'starts' if is_verified else 'has'}"
-            )
+            until = f"the job waits until one {'starts' if is_verified else 'has'}"
+            draft.headers[WARNING_HEADER] = f"{missing} {queue}; {_by_host(self._live_processes.outlook(queue), until)}"
         return Receipt(job_id, replayed, draft.headers)
 
     def _new_job(self, draft: DraftJob) -> NewJob:
@@ -386,6 +391,15 @@ class Submissions:
             rollout_id=draft.rollout_id,
             fallback=draft.fallback,
         )
+
+
+def _by_host(outlook: HostOutlook | None, until: str) -> str:
+    """Return what follows for a job of a queue without a worker. ``until``: what is so without a model host."""
+    if outlook is None:
+        return until
+    if outlook.in_s is None:
+        return f"{until}, and no model host starts one: {outlook.text}"
+    return f"a model host loads it in about {max(1, round(outlook.in_s))} s"
 
 
 def _rejected(version: ModelVersion) -> Conflict:

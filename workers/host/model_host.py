@@ -170,7 +170,7 @@ class ModelHost:
         age_s = found.oldest_age_s or (now() - version.created_at).total_seconds() * version.is_unverified
         worker = self._workers.get(queue)
         if worker is not None:
-            wait_s = min(age_s, worker.in_state_s)
+            wait_s = age_s
             is_busy = bool(tokens or found.running_tokens)
             self._history.idle_s(queue, at, is_busy=is_busy)
         elif tokens:

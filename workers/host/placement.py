@@ -62,8 +62,8 @@ class Rules:
 class VersionLoad:
     """A version and the work that waits for it; ``tokens`` 0: none does.
 
-    ``wait_s``: how long its oldest job has waited; without a place: how long the version has waited for one, and with a
-    place at most its residence. ``class_rank``: the best class that waits. ``deadline_in_s``: the earliest deadline.
+    ``wait_s``: with a place, how long its oldest job has waited; without one, how long the version has waited for it.
+    ``class_rank``: the best class that waits. ``deadline_in_s``: the earliest deadline.
     ``running_tokens``: the cost of its running jobs. ``obstacle``: why it cannot be started now.
     """
 

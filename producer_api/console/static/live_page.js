@@ -3,6 +3,7 @@
 import { html, useMemo } from "./vendor/htm-preact.js";
 import { post } from "./api.js";
 import { CLASSES, count, duration, milliseconds, percent } from "./format.js";
+import { Hosts, outlookOf } from "./hosts.js";
 import { useLive } from "./live_store.js";
 import { Act, Heading, useModule } from "./ui.js";
 import { Workers } from "./workers.js";
@@ -23,6 +24,7 @@ export default function LivePage() {
     <${Figures} live=${live} history=${history} />
     ${live.cache_hit_rate !== null && html`<p class="muted">Response cache: ${percent(live.cache_hit_rate)} hits since this API process started.</p>`}
     <${Queues} queues=${live.queues} sharesAll=${live.share === "all"} />
+    <${Hosts} hosts=${live.hosts} />
     <${Workers} workers=${live.workers} queues=${live.queues} sharesAll=${live.share === "all"} />`;
 }
 
@@ -153,6 +155,7 @@ function Queue({ queue, sharesAll }) {
 
 function workersOf(queue) {
   if (queue.paused_at !== null) return html`<span class="badge warn">paused</span>`;
+  if (queue.workers === 0 && queue.host !== null) return outlookOf(queue);
   if (queue.workers === 0) return html`<span class=${`badge ${queue.queued.jobs > 0 ? "bad" : ""}`}>no worker</span>`;
   return `${queue.workers} ${queue.workers === 1 ? "worker" : "workers"}, ${count(queue.running)} running`;
 }

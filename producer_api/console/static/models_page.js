@@ -3,6 +3,7 @@
 import { html } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { count, milliseconds, moment } from "./format.js";
+import { outlookOf } from "./hosts.js";
 import { useLive } from "./live_store.js";
 import { Rollouts } from "./rollouts.js";
 import { Heading, ListCard, useLoad } from "./ui.js";
@@ -63,6 +64,7 @@ function VersionState({ known, queue }) {
   }
   if (queue === undefined) return html`<span class="badge">not known</span>`;
   if (queue.paused_at !== null) return html`<span class="badge warn">paused</span>`;
+  if (queue.workers === 0 && queue.host !== null) return outlookOf(queue);
   if (queue.workers === 0) return html`<span class=${`badge ${queue.queued.jobs > 0 ? "bad" : ""}`}>no worker</span>`;
   return html`<span class="badge good">served by ${queue.workers}</span>`;
 }
