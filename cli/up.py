@@ -28,6 +28,12 @@ def up(
             "for each; default: smollm2."
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for all workers, such as 4GiB: a model host serves all registered models in it, by what waits."
+        ),
+    ] = None,
     engine: Annotated[
         EngineKind | None,
         typer.Option(help="The inference server that each worker starts; it is installed into the home folder."),
@@ -43,9 +49,11 @@ def up(
     models = model or ["smollm2"]
     settings = load_settings()
     server = _server(settings, engine, engine_python, server_arguments or [])
+    if memory is not None and server is not None:
+        raise SettingsError("--memory is for models on Headrace's own engine or registered servers: leave --engine out")
     hear_stop_signals()
     try:
-        with running_stack(settings, models, say, server=server) as stack:
+        with running_stack(settings, models, say, server=server, memory=memory) as stack:
             _run(stack)
     except KeyboardInterrupt:
         left = descendants(os.getpid())

@@ -84,11 +84,13 @@ def running_stack(
     say: Say,
     changes: Mapping[str, str] | None = None,
     server: ServerChoice | None = None,
+    memory: str | None = None,
 ) -> Iterator[Stack]:
     """Yield a stack with all processes ready. At the end everything that was started is stopped, in order.
 
     ``changes``: additional settings of the processes. ``server``: what computes; None: what each model is registered
-    for. Raises Unavailable if a part cannot be started; the parts that were started are stopped then.
+    for. ``memory``: of a model host, which serves all registered models instead of a worker for each. Raises
+    Unavailable if a part cannot be started; the parts that were started are stopped then.
     """
     check_installed()
     home = Home(settings.home)
@@ -98,8 +100,10 @@ def running_stack(
         services = cleanup.enter_context(running_services(settings, home, say))
         env = _environment(services, home, {**engine, **(changes or {})})
         key, versions, names = _prepare(services, models, server, home, env, say, open_vault(settings))
-        ports = _choose_ports(settings, len(models), say)
-        programs = _programs(settings, names, server, home, _as_roles(services, env), ports)
+        ports = _choose_ports(settings, 0 if memory else len(models), say)
+        envs = _as_roles(services, env)
+        served = _host(settings, memory, home, envs) if memory else _workers(settings, names, server, home, envs, ports)
+        programs = _programs(settings, served, home, envs, ports)
         for program in programs:
             cleanup.callback(program.stop)
         _start(programs, _SERVER_READY_S if any(one.engine.is_external for one in versions) else _READY_S, say)
@@ -214,13 +218,12 @@ def _choose_ports(settings: Settings, num_workers: int, say: Say) -> _Ports:
 
 def _programs(
     settings: Settings,
-    models: Sequence[str],
-    server: ServerChoice | None,
+    served: Sequence[Program],
     home: Home,
     envs: Mapping[str, Mapping[str, str]],
     ports: _Ports,
 ) -> list[Program]:
-    """All processes of the stack, in the reverse order of their end."""
+    """All processes of the stack, in the reverse order of their end. ``served``: the workers, or the model host."""
     program = partial(_program, home, envs)
     flower = program(
         _FLOWER,
@@ -229,7 +232,27 @@ def _programs(
         HEADRACE_FLOWER_PORT=str(ports.flower),
         HEADRACE_FLOWER_BASIC_AUTH=f"{_FLOWER_USER}:{home.flower_password()}",
     )
-    workers = [
+    dispatcher = program("dispatcher", ["workers.dispatcher"], lambda _child: True)
+    api = program(
+        "api",
+        ["producer_api"],
+        _answers(_url(settings.api_host, ports.api) + "/readyz"),
+        HEADRACE_API_PORT=str(ports.api),
+    )
+    return [flower, dispatcher, *served, api]
+
+
+def _workers(
+    settings: Settings,
+    models: Sequence[str],
+    server: ServerChoice | None,
+    home: Home,
+    envs: Mapping[str, Mapping[str, str]],
+    ports: _Ports,
+) -> list[Program]:
+    """A worker for each model."""
+    program = partial(_program, home, envs)
+    return [
         program(
             "worker" if len(models) == 1 else f"worker-{model.replace('/', '_')}",
             ["workers", "--model", model, *([] if server is None else server.options())],
@@ -241,14 +264,24 @@ def _programs(
         )
         for model, port in zip(models, ports.worker_metrics, strict=True)
     ]
-    dispatcher = program("dispatcher", ["workers.dispatcher"], lambda _child: True)
-    api = program(
-        "api",
-        ["producer_api"],
-        _answers(_url(settings.api_host, ports.api) + "/readyz"),
-        HEADRACE_API_PORT=str(ports.api),
-    )
-    return [flower, dispatcher, *workers, api]
+
+
+def _host(settings: Settings, memory: str, home: Home, envs: Mapping[str, Mapping[str, str]]) -> list[Program]:
+    """A model host instead of workers."""
+    port = free_port("127.0.0.1", settings.host_port)
+    return [
+        _program(
+            home,
+            envs,
+            "host",
+            ["workers.host", "--memory", memory],
+            _answers(f"http://127.0.0.1:{port}/readyz"),
+            # Its workers drain, and inference servers of their own have some seconds to end.
+            stop_s=settings.drain_s + 30,
+            HEADRACE_HOST_PORT=str(port),
+            HEADRACE_HEALTH_HOST="127.0.0.1",
+        )
+    ]
 
 
 def _program(
