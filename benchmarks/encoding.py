@@ -30,7 +30,7 @@ from models.catalog import fetch
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from models.engine.requests import EncodeOutput, EncodeRequest
 from models.families.model_folder import small_files
-from models.loading.quality_texts import TEXTS
+from models.quality.texts import TEXTS
 from models.runners.encoder import encoder_for
 from prompts.tasks.embed import embed_inputs, read_embedder
 from prompts.tokenizer import load_tokenizer

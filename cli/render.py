@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.client import JobInfo
+from store.registry.quality_view import report_line
 
 Json = dict[str, Any]
 
@@ -204,6 +205,7 @@ def verification_text(version: Json) -> str:
         f"{found['context_tokens']:,} tokens a request" if found.get("context_tokens") else None,
         f"{found['tokens_per_s']:.0f} tokens/s" if found.get("tokens_per_s") else None,
         f"golden answers {found['golden']}" if found.get("golden") else None,
+        report_line(found["quality"]) if found.get("quality") else None,
     ]
     return ", ".join(part for part in parts if part)
 

@@ -33,7 +33,10 @@ _MODELS = {
     "revive": Node("Take a retired version back into use.", "cli.client.models:revive"),
     "delete": Node("Delete a retired version without jobs.", "cli.operator.admin:delete_version"),
     "register": Node("Register a model's files as its next version.", "cli.operator.processes:register"),
-    "measure": Node("Measure the error of bfloat16 and int8.", "cli.operator.processes:measure"),
+    "quantize": Node("Register a version's files in another number format.", "cli.client.quality:quantize"),
+    "quality": Node("Show the quality reports of a model's versions.", "cli.client.quality:quality"),
+    "bound": Node("Show or set what the quality of versions must keep.", "cli.client.quality:set_bound"),
+    "measure": Node("Measure a version, or the formats of a folder.", "cli.operator.processes:measure"),
     "price": Node("Set the price of a model version.", "cli.operator.admin:price"),
 }
 _QUEUES = {

@@ -262,7 +262,7 @@ def _fetch_visibly(name: str, into: Path) -> str:
 
 def _measure(folder: Path, *, as_json: bool) -> str:
     """Measure the number formats of a folder, and return the format that ``auto`` means from now on."""
-    from models.loading import precision_gate  # noqa: PLC0415 - torch takes seconds to import
+    from models.quality import precision_gate  # noqa: PLC0415 - torch takes seconds to import
 
     console = Console(stderr=True)
     with console.status(f"measuring {folder.name} in float32 and what is faster"):
@@ -288,7 +288,7 @@ def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
         return dtype
     if dtype == "auto" and not any((settings.home / "quality").glob("*.json")):
         return _unmeasured()  # no model was measured on this machine: skip the digest
-    from models.loading import precision_gate  # noqa: PLC0415 - torch takes seconds to import
+    from models.quality import precision_gate  # noqa: PLC0415 - torch takes seconds to import
 
     folder = Path(source).resolve()
     if dtype == "auto":

@@ -29,6 +29,7 @@ from producer_api.jobs import (
     host_routes,
     job_routes,
     model_routes,
+    quality_routes,
     queue_routes,
     rollout_routes,
     stream_routes,
@@ -72,6 +73,7 @@ _ROUTES = (
     message_batch_routes,
     policy_routes,
     rollout_routes,
+    quality_routes,
     version_routes,  # before the models: a model's name may contain slashes
     model_routes,
     usage_routes,

@@ -102,6 +102,7 @@ JOB_CODES: Final[Mapping[str, str]] = {
 PROCESS_CODES: Final[Mapping[str, str]] = {
     "invalid_settings": "a setting is unknown or malformed",
     "model_load_failed": "the model's files are missing, damaged or not supported",
+    "quality_below_bound": "the quality report of the model version is outside the bound of its model",
 }
 """Codes of processes that do not start."""
 

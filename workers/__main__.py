@@ -24,6 +24,7 @@ from store.registry.verification import Verification
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.supervisor import NOT_AGAIN
 from store.tracing.tracing import OFF, Tracing, open_tracing
+from workers.quality import QualityCheck
 from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
 from workers.tasks.registry import MODEL_LOADERS
 from workers.tasks.task_model import TaskModel
@@ -76,8 +77,10 @@ def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> Task
         if version.engine.is_external or server != NO_SERVER:
             start = partial(load_external_model, version, settings, partial(read_file, db), server)
             return load_served(verification, start, settings)
-        load_model = partial(MODEL_LOADERS[version.task], version, settings, partial(read_file, db))
-        return load_verified(verification, load_model, settings)
+        read = partial(read_file, db)
+        load_model = partial(MODEL_LOADERS[version.task], version, settings, read)
+        quality = QualityCheck(settings, version, read, lambda name: resolve(db, name, with_retired=True))
+        return load_verified(verification, load_model, settings, quality)
     finally:
         client.close()
         db.close()

@@ -5,8 +5,9 @@
           ──▶ another worker verifies it: wait, and claim again
           ──▶ ours: load, test ──▶ ready | rejected | given up, because this machine cannot tell
 
-A fault of the version (files that are not the registered ones, pickled weights, a wrong answer) rejects it for all
-workers. A fault of this machine (no such folder, too little memory) leaves it to another worker.
+A fault of the version (files that are not the registered ones, pickled weights, a wrong answer, a quality outside the
+bound of the model) rejects it for all workers. A fault of this machine (no such folder, too little memory) leaves it to
+another worker.
 """
 
 import resource
@@ -21,23 +22,32 @@ from models.engine.requests import EngineError, NumericalError
 from store.db.database import Database
 from store.errors import CannotLoadHere, HeadraceError, ModelLoadError, Unavailable, VersionRejected
 from store.failpoints import failpoint
-from store.registry.verification import Verification
-from store.registry.verification_report import GoldenAnswer, VerificationReport
+from store.registry.verification import Verification, VersionStanding
+from store.registry.verification_report import VerificationReport
 from store.schema.version_states import VersionState
 from store.settings import Settings
+from workers.quality import UNMEASURED, Loaded, QualityCheck, quality_fault, report_of
 from workers.tasks.self_test import SelfTest
 from workers.tasks.task_model import TaskModel
 
 log = structlog.get_logger(__name__)
 
+Tested = tuple[TaskModel, VerificationReport, str | None]
+"""A loaded model, what was measured of it, and why it must be rejected, if it must."""
+
+Test = Callable[[Callable[[], TaskModel], VerificationReport], Tested]
+
 LOOK_S = 0.5
 """A worker that waits for the verdict of another one asks so often."""
 
 
-def load_verified(verification: Verification, load: Callable[[], TaskModel], settings: Settings) -> TaskModel:
+def load_verified(
+    verification: Verification, load: Callable[[], TaskModel], settings: Settings, quality: QualityCheck = UNMEASURED
+) -> TaskModel:
     """Return the loaded model of a version that is ready; verify it if it is registered, or wait for the verifier.
 
-    Raises VersionRejected, ModelLoadError if it cannot be loaded, Unavailable, SettingsError.
+    ``quality`` measures the version beside its reference. Raises VersionRejected, ModelLoadError if the version cannot
+    be loaded, Unavailable, SettingsError.
     """
     is_waiting = False
     while True:
@@ -47,7 +57,7 @@ def load_verified(verification: Verification, load: Callable[[], TaskModel], set
         if found.state is VersionState.REJECTED:
             raise _rejected(verification.name, found.reason)
         if found.is_ours:
-            model = _verify(verification, load, found.golden, settings)
+            model = _verify(verification, load, partial(_test, found, settings=settings, quality=quality))
             if model is not None:
                 return model
         elif not is_waiting:
@@ -92,16 +102,14 @@ def _accept_later(verification: Verification, settings: Settings, said: str) -> 
     threading.Thread(target=accept, name="verification").start()
 
 
-def _verify(
-    verification: Verification, load: Callable[[], TaskModel], golden: tuple[GoldenAnswer, ...], settings: Settings
-) -> TaskModel | None:
+def _verify(verification: Verification, load: Callable[[], TaskModel], test: Test) -> TaskModel | None:
     """Return the model if it passes; None if the lease was lost meanwhile. Raises as ``load_verified``."""
     log.info("verification_began", version=verification.name)
     report = VerificationReport(worker=verification.worker)
     model: TaskModel | None = None
     with _Renewal(verification):
         try:
-            model, report, fault = _test(load, golden, report, settings)
+            model, report, fault = test(load, report)
         except (CannotLoadHere, EngineError) as error:
             verification.give_up(str(error))
             raise CannotLoadHere(str(error)) from error
@@ -122,26 +130,36 @@ def _verify(
 
 
 def _test(
-    load: Callable[[], TaskModel], golden: tuple[GoldenAnswer, ...], report: VerificationReport, settings: Settings
-) -> tuple[TaskModel, VerificationReport, str | None]:
+    found: VersionStanding,
+    load: Callable[[], TaskModel],
+    report: VerificationReport,
+    *,
+    settings: Settings,
+    quality: QualityCheck,
+) -> Tested:
     """Load the model and test it; return it with what was measured, and why it must be rejected, if it must."""
-    started_at = time.monotonic()
-    model = load()
-    load_s = time.monotonic() - started_at
+    reference = quality.reference(is_needed=found.bound is not None)
+    loaded = Loaded.by(load)
     try:
-        test = model.self_test(settings, golden)
+        test = loaded.model.self_test(settings, found.golden)
     except NumericalError:
         test = SelfTest(fault="the self-test gave numbers that are not finite: the weights, or their number format")
-    measured = {
+    measured: dict[str, object] = {
         "dtype": test.dtype,
-        "load_s": round(load_s, 3),
+        "load_s": round(loaded.load_s, 3),
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "context_tokens": test.context_tokens,
         "tokens_per_s": None if test.tokens_per_s is None else round(test.tokens_per_s, 1),
-        "golden": ("matched" if golden else "recorded") if test.answers and test.fault is None else None,
+        "golden": ("matched" if found.golden else "recorded") if test.answers and test.fault is None else None,
         "answers": test.answers,
     }
-    return model, report.model_copy(update=measured), test.fault
+    fault = test.fault
+    if isinstance(reference, str):
+        measured["not_measured"] = reference
+    elif reference is not None and fault is None:
+        measured["quality"] = distance = report_of(loaded, settings, reference)
+        fault = quality_fault(distance, found.bound)
+    return loaded.model, report.model_copy(update=measured), fault
 
 
 def _is_accepted(verification: Verification, report: VerificationReport) -> bool:

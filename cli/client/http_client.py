@@ -91,6 +91,26 @@ class OperatorClient(Client):
         """Return the versions of a model, or of all models, retired ones too."""
         return self._list("GET", "/v1/model_versions", params={"model": model})
 
+    def register_version(self, model: str, body: Json) -> Json:
+        """Register a version of a model, and return it."""
+        return self.request("POST", f"/v1/models/{quote(model)}/versions", json=body)
+
+    def quality_bound(self, model: str) -> Json:
+        """Return what the versions of a model must keep."""
+        return self.request("GET", _bound(model))
+
+    def set_quality_bound(self, model: str, limits: Json) -> Json:
+        """Set what the versions of a model must keep, and return it."""
+        return self.request("PUT", _bound(model), json=limits)
+
+    def remove_quality_bound(self, model: str) -> None:
+        """Let a model have no bound."""
+        self.request("DELETE", _bound(model))
+
+    def quality_plot(self, model: str) -> str:
+        """Return the drawing of the quality of a model's versions, as SVG."""
+        return self._text(f"/v1/models/{quote(model)}/quality_plot")
+
     def set_alias(self, model: str, alias: str, version: int, *, force: bool = False) -> Json:
         """Let an alias name this version, and return it. ``force``: also if a rollout of it was rolled back."""
         return self.request("PUT", _alias(model, alias), json={"version": version, "force": force})
@@ -117,13 +137,7 @@ class OperatorClient(Client):
 
     def rollout_plot(self, rollout_id: str) -> str:
         """Return the drawing of a rollout's evidence, as SVG."""
-        try:
-            answer = self._http.get(f"{_rollout(rollout_id)}/plot")
-        except httpx2.TransportError as error:
-            raise answers.lost(error, self.base_url) from error
-        if answer.is_error:
-            raise answers.error_of(answer)
-        return answer.text
+        return self._text(f"{_rollout(rollout_id)}/plot")
 
     def start_rollout(self, body: Json) -> Json:
         """Start a rollout and return it."""
@@ -174,6 +188,15 @@ class OperatorClient(Client):
         """Send a delivery again and return it."""
         return self.request("POST", f"{_delivery(delivery_id)}/redeliver")
 
+    def _text(self, path: str) -> str:
+        try:
+            answer = self._http.get(path)
+        except httpx2.TransportError as error:
+            raise answers.lost(error, self.base_url) from error
+        if answer.is_error:
+            raise answers.error_of(answer)
+        return answer.text
+
     def _list(self, method: str, path: str, **options: Any) -> list[Json]:
         found = self.request(method, path, **options).get("data")
         if not isinstance(found, list):
@@ -191,6 +214,10 @@ def _endpoint(endpoint_id: str) -> str:
 
 def _delivery(delivery_id: str) -> str:
     return f"/v1/webhook_deliveries/{quote(delivery_id, safe='')}"
+
+
+def _bound(model: str) -> str:
+    return f"/v1/models/{quote(model)}/quality_bound"
 
 
 def _alias(model: str, alias: str) -> str:

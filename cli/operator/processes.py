@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cli.render import JsonOption
+from store.errors import InvalidRequest
 from store.registry.engine_spec import EngineKind
 
 _AS_JSON = {True: ["--json"], False: []}
@@ -147,10 +148,25 @@ def register(
 
 
 def measure(
-    source: Annotated[Path, typer.Argument(help="A folder in the Hugging Face layout.")], as_json: JsonOption = False
+    source: Annotated[
+        str, typer.Argument(metavar="NAME@VERSION|FOLDER", help="A version, or a folder in the Hugging Face layout.")
+    ],
+    against: Annotated[
+        str | None, typer.Option(help="The version to compare with; by default what it was quantized from.")
+    ] = None,
+    texts: Annotated[Path | None, typer.Option(help='Your texts: a JSON object {"text": "..."} on each line.')] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure the error of bfloat16 and int8 against float32 for a model; it decides the dtype `auto`."""
-    _become("models.catalog", "measure", str(source), *_AS_JSON[as_json])
+    """Measure a version on this machine, which has its files: quality, speed, memory, beside a reference.
+
+    Of a FOLDER it measures the error of bfloat16 and int8 against float32, which decides the dtype `auto`.
+    """
+    if "@" not in source:
+        if against is not None or texts is not None:
+            raise InvalidRequest("--against and --texts are for a version, such as smollm2@2")
+        _become("models.catalog", "measure", source, *_AS_JSON[as_json])
+    given = {"--against": against, "--texts": texts}
+    _become("workers.quality_command", source, *_words(given), *_AS_JSON[as_json])
 
 
 def _words(given: Mapping[str, object]) -> list[str]:

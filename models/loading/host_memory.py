@@ -1,9 +1,10 @@
-"""The memory that this process may still allocate: the free memory of the machine, within the cgroup limits.
+"""The memory of this process, and what it may still allocate: the free memory of the machine, within cgroup limits.
 
 Linux only, from /proc and /sys; None on other systems. Page cache that the kernel can drop counts as free.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -16,6 +17,21 @@ def free_bytes(root: Path = Path("/")) -> int | None:
     if free is None:
         return None
     return max(0, min([free, *_left_by_groups(root)]))
+
+
+def resident_bytes() -> int | None:
+    """Return the bytes of memory that this process has now."""
+    for line in _lines(Path("/proc/self/status")):
+        name, _, value = line.partition(":")
+        if name == "VmRSS":
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def forget_peak() -> None:
+    """Let the most memory of this process (``ru_maxrss``) be counted from now on, where Linux allows it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _available(meminfo: Path) -> int | None:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from store.errors import Conflict, InvalidRequest
 from store.payloads.strict_model import Body
 from store.registry.engine_spec import EngineKind, EngineSpec, engine_digest, engine_spec
-from store.registry.models import ModelVersion
+from store.registry.models import ModelVersion, queue_name
+from store.registry.number_formats import NumberFormat
 from store.registry.verification_report import GoldenAnswer
 
 
@@ -37,7 +38,7 @@ class VersionRequest(BaseModel):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"files_of": "smollm2@1", "dtype": "float32"},
+                {"files_of": "smollm2@1", "dtype": "int8"},
                 {"files_of": "smollm2@1", "engine": {"kind": "vllm", "url": "http://vllm:8000"}},
             ]
         },
@@ -49,8 +50,10 @@ class VersionRequest(BaseModel):
         description="a version, `name@1`, whose files the new one has; null: a chat server",
     )
     engine: VersionEngine | None = Field(default=None, description="the server that runs it; null: Headrace's engine")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="the number format of Headrace's engine"
+    dtype: Literal["auto"] | NumberFormat = Field(
+        default="auto",
+        description="the number format of Headrace's engine; other than `auto`: a worker measures the distance from "
+        "`files_of`",
     )
     golden: list[GoldenAnswer] = Field(
         default_factory=list, max_length=16, description="what the model must answer when it is verified"
@@ -94,6 +97,7 @@ def _native(model: str, body: VersionRequest, files_of: ModelVersion | None) -> 
         "context_window": files_of.context_window,
         "kept_files": files_of.files,
         "golden": body.golden,
+        "quantized_from": None if body.dtype == "auto" else queue_name(files_of.model, files_of.version),
     }
 
 

@@ -18,7 +18,8 @@ from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from store.errors import InvalidRequest, NotFound
 from store.registry import versions
-from store.registry.models import get_version, register_version
+from store.registry.models import get_version, read_file, register_version
+from store.registry.number_formats import check_format
 from store.registry.verification_report import VerificationReport
 from store.registry.versions import ANY, VersionSummary
 from store.schema.version_states import VersionState
@@ -56,6 +57,10 @@ class VersionObject(BaseModel):
     task: str
     engine: str = Field(description="what runs it: `native`, or a server: `vllm`, `sglang`, `openai`")
     base: str | None = Field(description="the version that it changes, if it is a LoRA adapter: `name@3`")
+    quantized_from: str | None = Field(
+        description="the version whose files it has in another number format: `name@3`; its quality is measured "
+        "against that version"
+    )
     digest: str
     dtype: str
     context_window: int
@@ -197,6 +202,9 @@ def _register(runtime: Runtime, principal: Principal, model: str, body: VersionR
         name, number = _read_id(body.files_of)
         principal.check_model(name)
         files_of = get_version(runtime.db, name, number)
+        config = files_of.files.get("config.json")
+        if body.engine is None and config is not None:
+            check_format(body.dtype, files_of.spec, read_file(runtime.db, config))
     values = new_version(model, body, files_of)
     made = register_version(runtime.db, actor=principal.key_id, tenant_id=principal.tenant_id, **values)
     return _find(runtime, made.model, made.version)

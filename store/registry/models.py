@@ -37,7 +37,8 @@ class ModelVersion:
     ``task``: the name of the task of its jobs. ``sampling``: defaults set by the operator. They may change; accepted
     jobs keep their values. ``engine``: what runs the version; its address may change too. ``state``: when it was read.
     ``base_model`` and ``base_version``: the version that a LoRA adapter changes. ``source`` and ``digest`` are the
-    adapter's then, and all else is as the base has it.
+    adapter's then, and all else is as the base has it. ``quantized_from``: the version, ``name@3``, whose files this
+    one has in another number format.
     """
 
     model: str
@@ -57,6 +58,7 @@ class ModelVersion:
     state_reason: str | None = None
     base_model: str | None = None
     base_version: int | None = None
+    quantized_from: str | None = None
 
     @property
     def base(self) -> str | None:
@@ -167,6 +169,7 @@ def register_version(
     engine: EngineSpec = NATIVE,
     golden: Sequence[GoldenAnswer] = (),
     base: ModelVersion | None = None,
+    quantized_from: str | None = None,
     tenant_id: str | None = None,
 ) -> ModelVersion:
     """Add a version, or return the one with this digest, dtype and base. The first one gets the alias ``default``.
@@ -175,9 +178,9 @@ def register_version(
     the engine's address. A new version is ``registered`` until a worker has verified it; one without weights has
     nothing to verify and is ``ready``, and so is an adapter, whose tensors the caller has compared with its base. A
     version that was rejected is verified again. ``golden``: answers that the verification must find. ``base``: the
-    version that a LoRA adapter changes. ``kept_files``: digests of files that the registry has. ``tenant_id``: the
-    actor's tenant, for the audit log. Raises InvalidRequest, and Conflict for golden answers of a version that is ready
-    and for a base that is retired.
+    version that a LoRA adapter changes. ``quantized_from``: as in ``ModelVersion``. ``kept_files``: digests of files
+    that the registry has. ``tenant_id``: the actor's tenant, for the audit log. Raises InvalidRequest, and Conflict for
+    golden answers of a version that is ready and for a base that is retired.
     """
     if engine.is_external != (runner in EXTERNAL_KINDS) or (engine.is_external and engine.kind != runner):
         raise InvalidRequest(f"the engine {engine.kind.value} does not run a version of the kind {runner}")
@@ -196,8 +199,10 @@ def register_version(
         if version is None:
             row = values | of_base | {"context_window": context_window, "files": dump_json(digests), "task": task}
             row |= {"engine": _stored(engine), "state": state, "golden": stored_golden(golden)}
+            row |= {"quantized_from": quantized_from}
             audited = values | {"context_window": context_window, "files": digests} | _audited(engine)
             audited |= {} if base is None else {"base": queue_name(base.model, base.version)}
+            audited |= {} if quantized_from is None else {"quantized_from": quantized_from}
             contents = {digests[name]: content for name, content in files.items()}
             version = _insert_version(connection, row, contents, audited, actor, tenant_id)
         else:

@@ -37,13 +37,13 @@ UPDATE model_versions SET engine = CAST(:engine AS jsonb) WHERE model = :model A
 INSERT_VERSION = text("""
 INSERT INTO model_versions (
     model, version, task, runner, source, digest, dtype, context_window, files, engine, golden, state, state_at,
-    base_model, base_version
+    base_model, base_version, quantized_from
 )
 SELECT
     CAST(:model AS text), GREATEST(max(version), (SELECT last_version FROM models WHERE name = :model)) + 1,
     :task, :runner, :source, :digest, :dtype, :context_window,
     CAST(:files AS jsonb), CAST(:engine AS jsonb), CAST(:golden AS jsonb), :state, now(), CAST(:base_model AS text),
-    CAST(:base_version AS int)
+    CAST(:base_version AS int), CAST(:quantized_from AS text)
 FROM model_versions WHERE model = :model
 RETURNING version
 """)

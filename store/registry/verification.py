@@ -14,6 +14,7 @@ from store.audit.audit import record
 from store.db.database import Database, dump_json
 from store.errors import NotFound
 from store.registry.models import queue_name
+from store.registry.quality_report import QualityBound
 from store.registry.verification_report import GoldenAnswer, VerificationReport, golden_answers
 from store.schema.version_states import VersionState
 
@@ -22,13 +23,14 @@ from store.schema.version_states import VersionState
 class VersionStanding:
     """A version, as a worker finds it that wants to serve it. ``is_ours``: this worker holds the lease and verifies it.
 
-    ``state`` is the stored state, so a retired version has one too.
+    ``state`` is the stored state, so a retired version has one too. ``bound``: what the quality report must keep.
     """
 
     state: VersionState
     reason: str | None
     golden: tuple[GoldenAnswer, ...]
     is_ours: bool
+    bound: QualityBound | None = None
 
 
 # Take the lease of a registered version if nobody holds it, and return the version as it was before.
@@ -39,7 +41,9 @@ WITH ours AS (
         AND (verifying_until IS NULL OR verifying_until <= now() OR verifier = :worker)
     RETURNING version
 )
-SELECT state, state_reason, golden, EXISTS (SELECT FROM ours) AS is_ours FROM model_versions
+SELECT state, state_reason, golden, EXISTS (SELECT FROM ours) AS is_ours,
+    (SELECT quality_bound FROM models WHERE name = :model) AS bound
+FROM model_versions
 WHERE model = :model AND version = :version
 """)
 
@@ -91,7 +95,8 @@ class Verification:
         if row is None:
             raise NotFound(f"{self.name} was deleted", code="model_not_found")
         golden = golden_answers(row["golden"]) if row["golden"] else ()
-        return VersionStanding(VersionState(row["state"]), row["state_reason"], golden, row["is_ours"])
+        bound = None if row["bound"] is None else QualityBound.model_validate(row["bound"])
+        return VersionStanding(VersionState(row["state"]), row["state_reason"], golden, row["is_ours"], bound)
 
     def renew(self) -> bool:
         """Extend the lease; False if this worker does not hold it any more."""

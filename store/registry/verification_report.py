@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from store.db.database import dump_json
 from store.errors import InvalidRequest
 from store.payloads.strict_model import Strict
+from store.registry.quality_report import QualityReport
 
 
 class GoldenAnswer(Strict):
@@ -44,6 +45,10 @@ class VerificationReport(BaseModel):
     )
     answers: tuple[GoldenAnswer, ...] = Field(default=(), description="the answers of the self-test")
     server: str | None = Field(default=None, description="the inference server, as it describes itself")
+    quality: QualityReport | None = Field(
+        default=None, description="how far it is from its reference; null: it was not measured"
+    )
+    not_measured: str | None = Field(default=None, description="why its quality could not be measured")
 
 
 _GOLDEN = TypeAdapter(Annotated[tuple[GoldenAnswer, ...], Field(min_length=1, max_length=16)])

@@ -31,7 +31,7 @@ SELECT
     model, version, COALESCE(one.task, models.task) AS task, digest, dtype, context_window, one.created_at, retired_at,
     {STATE_SQL} AS state, COALESCE(retired_at, state_at, one.created_at) AS state_at, state_reason, verification,
     engine ->> 'kind' AS engine,
-    base_model || '@' || base_version AS base,
+    base_model || '@' || base_version AS base, quantized_from,
     ARRAY(
         SELECT alias FROM aliases WHERE model = one.model AND aliases.version = one.version ORDER BY alias
     ) AS aliases,
@@ -113,7 +113,8 @@ class VersionSummary:
 
     ``state_at``: since when it has the state. ``state_reason``: why, one sentence, if there is something to say.
     ``verification``: None if it has none, as versions without weights and those of earlier releases.
-    ``base``: the version that it changes, as ``name@3``, if it is a LoRA adapter.
+    ``base``: the version that it changes, as ``name@3``, if it is a LoRA adapter. ``quantized_from``: the version whose
+    files it has in another number format.
     """
 
     model: str
@@ -130,6 +131,7 @@ class VersionSummary:
     verification: VerificationReport | None
     engine: str
     base: str | None
+    quantized_from: str | None
     aliases: tuple[str, ...]
     num_queued: int
 

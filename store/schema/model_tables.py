@@ -32,6 +32,8 @@ models = Table(
     timestamp("created_at", required=True),
     # The highest number of a deleted version, so that it is not given again.
     Column("last_version", Integer, nullable=False, server_default=text("0")),
+    # ``store.registry.quality_report.QualityBound``; NULL: no version is refused for its quality.
+    Column("quality_bound", JSONB),
 )
 
 model_versions = Table(
@@ -65,6 +67,8 @@ model_versions = Table(
     # The version that a LoRA adapter changes; NULL: the version is no adapter.
     Column("base_model", String),
     Column("base_version", Integer),
+    # The version, ``name@3``, whose files this one has in another number format; NULL: it was registered otherwise.
+    Column("quantized_from", String),
     PrimaryKeyConstraint("model", "version"),
     ForeignKeyConstraint(["base_model", "base_version"], ["model_versions.model", "model_versions.version"]),
     CheckConstraint("version > 0", name="version_positive"),

@@ -57,6 +57,7 @@ from workers.runs.outcome import Retry
 from workers.runs.output_policy import CompiledPolicies, OutputRules, StreamFilter, output_rules
 from workers.runs.stream_publisher import FrameQueue
 from workers.tasks.adapted import adapting_client
+from workers.tasks.quality_reading import NUM_ANSWERS, Reading, read_texts
 from workers.tasks.reasoning_tokens import reasoning_tokens
 from workers.tasks.seeds import sample_seed, seeded
 from workers.tasks.self_test import PROMPTS, SelfTest, generate_test
@@ -339,6 +340,12 @@ class GenerateModel(TaskModel):
         engine = self.new_engine(quiet_setup(settings, max(len(golden), len(PROMPTS))))
         dtype = number_format(self.version, settings)
         return generate_test(engine, self.tokenizer, golden, context_window=self.runner.context_window, dtype=dtype)
+
+    def read_texts(self, settings: Settings, texts: Sequence[str], reference: Reading | None) -> Reading | None:
+        """As ``TaskModel.read_texts``."""
+        dtype = number_format(self.version, settings)
+        new_engine = partial(self.new_engine, quiet_setup(settings, NUM_ANSWERS))
+        return read_texts(self.runner, new_engine, self.tokenizer, texts, reference, dtype=dtype)
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
         """Return the work for the jobs of this model."""

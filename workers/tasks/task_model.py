@@ -20,6 +20,7 @@ from workers.runs.engine_admission import EngineAdmission
 from workers.runs.in_flight import InFlightAttempts
 from workers.runs.job_runner import Work
 from workers.runs.stream_publisher import FrameQueue
+from workers.tasks.quality_reading import Reading
 from workers.tasks.self_test import SelfTest
 
 
@@ -94,6 +95,13 @@ class TaskModel(ABC):
         By default there is nothing to test.
         """
         return SelfTest()
+
+    def read_texts(self, settings: Settings, texts: Sequence[str], reference: Reading | None) -> Reading | None:
+        """Read the texts of a quality report, and compare with the reading of the reference if there is one.
+
+        None, as by default, if the model shows no probabilities. Raises EngineError.
+        """
+        return None
 
     @abstractmethod
     def new_engine(self, setup: EngineSetup) -> AnyEngine:

@@ -164,6 +164,14 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
         "model.alias_removed",
         lambda c: c.api.delete("/v1/models/tiny/aliases/stable"),
     ),
+    ("put", "/v1/models/{model}/quality_bound"): (
+        "model.quality_bound_set",
+        lambda c: c.api.put("/v1/models/tiny/quality_bound", json={"max_kl": 0.02}),
+    ),
+    ("delete", "/v1/models/{model}/quality_bound"): (
+        "model.quality_bound_set",
+        lambda c: c.api.delete("/v1/models/tiny/quality_bound"),
+    ),
     ("post", "/v1/models/{model}/versions"): (
         "model.registered",
         lambda c: c.api.post("/v1/models/far/versions", json=CHAT_SERVER),

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from models.catalog import main
-from models.loading import precision_gate
-from models.loading.quality import Quality
+from models.quality import precision_gate
+from models.quality.scores import Quality
 from store.errors import ModelLoadError
 from store.settings import Settings
 

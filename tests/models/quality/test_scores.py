@@ -1,4 +1,4 @@
-"""The quality measure: zero for the same model, and equal to that of transformers' logits for another."""
+"""The distance of a version: zero for the same model, and equal to that of transformers' logits for another."""
 
 import math
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.loading.quality import measure_all, measure_quality
 from models.loading.torch_load import runner_for
+from models.quality import scores
+from models.quality.scores import Quality, compare, of_itself, score_texts
 from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
 from tests.models.driving import random_prompts
@@ -21,9 +22,13 @@ def runner(folder: Path, dtype: str = "float32") -> TorchRunner:
 TEXTS = [text for text in random_prompts(8, longest=90, vocab=VOCAB) if len(text) > 1]
 
 
+def distance(reference: TorchRunner, version: TorchRunner) -> Quality:
+    return compare(score_texts(reference, TEXTS), version, TEXTS)
+
+
 def test_the_numbers_are_those_of_the_reference_implementation(tmp_path: Path) -> None:
     first, second = build("llama"), build("qwen2")
-    found = measure_quality(runner(save(first, tmp_path / "first")), runner(save(second, tmp_path / "second")), TEXTS)
+    found = distance(runner(save(first, tmp_path / "first")), runner(save(second, tmp_path / "second")))
     surprise, divergence, agreeing, count = 0.0, 0.0, 0, 0
     for text in TEXTS:
         ids = torch.tensor([text])
@@ -42,18 +47,36 @@ def test_the_numbers_are_those_of_the_reference_implementation(tmp_path: Path) -
 
 def test_a_model_is_no_distance_from_itself_and_bfloat16_a_small_one(tmp_path: Path) -> None:
     folder = save(build("llama"), tmp_path)
-    exact, again, rough = runner(folder), runner(folder), runner(folder, "bfloat16")
-    same, close = measure_all(exact, [again, rough], TEXTS)
-    assert (same.kl, same.top1) == (0, 1)
+    exact, rough = runner(folder), runner(folder, "bfloat16")
+    same, close = distance(exact, exact), distance(exact, rough)
+    assert (same.kl, same.top1) == (pytest.approx(0, abs=1e-9), 1)
+    assert of_itself(score_texts(exact, TEXTS)).perplexity == pytest.approx(same.perplexity)
     assert 0 < close.kl < 0.1
     assert close.top1 > 0.8
-    assert measure_quality(exact, exact, TEXTS) == same
+
+
+def test_few_kept_tokens_make_the_divergence_smaller_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(build("llama"), tmp_path)
+    exact, rough = runner(folder), runner(folder, "bfloat16")
+    whole = distance(exact, rough)
+    monkeypatch.setattr(scores, "KEPT", 64)
+    some = distance(exact, rough)
+    assert 0.5 * whole.kl < some.kl < whole.kl
+    assert (some.top1, some.perplexity, some.num_tokens) == (whole.top1, whole.perplexity, whole.num_tokens)
+
+
+def test_no_text_is_begun_after_the_time(tmp_path: Path) -> None:
+    exact = runner(save(build("llama"), tmp_path))
+    (only,) = score_texts(exact, TEXTS, longest_s=0)
+    assert compare([only], exact, TEXTS).num_tokens == len(TEXTS[0]) - 1
 
 
 def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
     one = runner(save(build("llama"), tmp_path))
     for texts in ([], [[5]], [[5, 6], [7]]):
         with pytest.raises(ValueError, match="two tokens or more"):
-            measure_quality(one, one, texts)
+            score_texts(one, texts)
     with pytest.raises(ValueError, match="129 tokens do not fit"):
-        measure_quality(one, one, [[5] * 129])
+        score_texts(one, [[5] * 129])

@@ -1,7 +1,7 @@
 """The quality gate for number formats: which formats are close enough to float32, and which one ``auto`` means.
 
 Each model is measured once. The report is in the home folder, under the digest of the model files and the name of the
-int8 scheme. ``models.loading.quality`` does the measurement.
+int8 scheme. ``models.quality.scores`` does the measurement.
 """
 
 import json
@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from models.families.model_folder import folder_digest, small_files
-from models.loading.quality import Quality, measure_all
-from models.loading.quality_texts import TEXTS
 from models.loading.torch_load import runner_for
+from models.quality.scores import Quality, compare, free_memory, score_texts
+from models.quality.texts import TEXTS
 from models.tensors.quantised import SCHEME
 from prompts.tokenizer import load_tokenizer
 from store.errors import ModelLoadError
@@ -37,10 +37,15 @@ def measure(folder: Path, settings: Settings) -> QualityReport:
     """
     tokenizer = load_tokenizer(small_files(folder))
     texts = [tokenizer.encode(text, add_special=True) for text in TEXTS]
-    reference = runner_for(folder, settings, dtype="float32")
-    names = [name for name in FASTEST_FIRST if name != "int8" or reference.model.has_fast_int8]
-    candidates = [runner_for(folder, settings, dtype=name) for name in names]
-    report = dict(zip(names, measure_all(reference, candidates, texts), strict=True))
+    runner = runner_for(folder, settings, dtype="float32")
+    names = [name for name in FASTEST_FIRST if name != "int8" or runner.model.has_fast_int8]
+    reference = score_texts(runner, texts)
+    report = {}
+    for name in names:
+        del runner
+        free_memory()
+        runner = runner_for(folder, settings, dtype=name)
+        report[name] = compare(reference, runner, texts)
     path = _path(folder, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({name: asdict(quality) for name, quality in report.items()}))

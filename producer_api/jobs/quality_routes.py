@@ -1,0 +1,78 @@
+"""Routes of the quality of a model's versions: the operator's bound, and the reports as a drawing."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from producer_api.access.auth import ModelsReader, RegistryAdmin
+from producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from producer_api.http.views import JsonResponse
+from producer_api.jobs.version_routes import ModelName
+from producer_api.server.errors import DOCUMENTED
+from store.errors import NotFound
+from store.registry.quality_bounds import read_bound, set_bound
+from store.registry.quality_report import QualityBound
+from store.registry.quality_view import quality_svg
+from store.registry.versions import list_versions
+
+router = APIRouter(tags=["models"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+
+class QualityBoundObject(BaseModel):
+    """The bound of a model. Limits that are null are not checked; without any, no version is refused."""
+
+    object: Literal["model.quality_bound"] = "model.quality_bound"
+    model: str = Field(description="the model's name")
+    min_agreement: float | None = Field(description="the least share of next tokens that are the reference's")
+    max_kl: float | None = Field(description="the greatest mean Kullback-Leibler divergence, in nats")
+    max_perplexity_ratio: float | None = Field(description="the greatest perplexity, as a part of the reference's")
+
+
+@router.get(
+    "/v1/models/{model:path}/quality_bound", response_model=QualityBoundObject, summary="Get a model's quality bound"
+)
+async def show_bound(runtime: RuntimeOf, principal: ModelsReader, model: ModelName) -> Response:
+    """Return what the versions of a model must keep to become ready."""
+    principal.check_model(model)
+    return _answer(model, await run_in_threadpool(read_bound, runtime.db, model))
+
+
+@router.put(
+    "/v1/models/{model:path}/quality_bound", response_model=QualityBoundObject, summary="Set a model's quality bound"
+)
+async def put_bound(body: QualityBound, runtime: RuntimeOf, principal: RegistryAdmin, model: ModelName) -> Response:
+    """Set what the versions of a model must keep. It applies to verifications that begin from now on."""
+    principal.check_model(model)
+    await run_in_threadpool(set_bound, runtime.db, model, body, principal.key_id, tenant_id=principal.tenant_id)
+    return _answer(model, body)
+
+
+@router.delete("/v1/models/{model:path}/quality_bound", status_code=204, summary="Remove a model's quality bound")
+async def remove_bound(runtime: RuntimeOf, principal: RegistryAdmin, model: ModelName) -> Response:
+    """Remove the bound: no version is refused for its quality."""
+    principal.check_model(model)
+    await run_in_threadpool(set_bound, runtime.db, model, None, principal.key_id, tenant_id=principal.tenant_id)
+    return Response(status_code=204)
+
+
+@router.get("/v1/models/{model:path}/quality_plot", summary="Draw a model's quality reports", response_class=Response)
+async def plot_quality(runtime: RuntimeOf, principal: ModelsReader, model: ModelName) -> Response:
+    """Return the quality and the speed of the model's versions that were measured, as SVG."""
+    principal.check_model(model)
+    found = await run_in_threadpool(list_versions, runtime.db, model)
+    if not found:
+        raise NotFound(f"no model {model!r}", code="model_not_found", param="model")
+    reports = {
+        f"@{one.version}": one.verification.quality.model_dump(mode="json")
+        for one in found
+        if one.verification is not None and one.verification.quality is not None and one.retired_at is None
+    }
+    return Response(quality_svg(f"{model}: quality and speed", reports), media_type="image/svg+xml")
+
+
+def _answer(model: str, bound: QualityBound | None) -> Response:
+    limits = dict.fromkeys(QualityBound.model_fields) if bound is None else bound.model_dump()
+    return JsonResponse(QualityBoundObject(model=model, **limits))

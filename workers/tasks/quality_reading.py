@@ -1,0 +1,97 @@
+"""What one version makes of the texts of a quality report: probabilities, greedy continuations, speed.
+
+The probabilities come from the runner, the continuations from the engine that will serve, as in a self-test.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from models.engine.protocol import AnyEngine
+from models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
+from models.engine.runner import Runner
+from prompts.tokenizer import Tokenizer
+from workers.tasks.self_test import run_all
+
+if TYPE_CHECKING:
+    from models.quality.scores import Quality, TextScores
+
+TEXT_TOKENS = 512
+"""Of a longer text the beginning is read: the probabilities of all tokens of a text are in memory together."""
+
+LONGEST_S = 120.0
+"""The reference begins no text after so many seconds, and the version reads as many texts as the reference."""
+
+NUM_ANSWERS = 12
+"""Of so many texts the beginning is continued."""
+
+_PROMPT_TOKENS = 48
+_ANSWER_TOKENS = 32
+_NUM_ALONE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Greedy continuations, and the speed with which they were computed."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    tokens_per_s: float
+    first_token_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The texts as one version read them.
+
+    ``scores``: of a reference, for the version that is compared with it. ``quality``: the distance from the reference,
+    or from itself.
+    """
+
+    dtype: str
+    scores: "tuple[TextScores, ...]"
+    quality: "Quality"
+    answers: Answers
+
+
+def read_texts(
+    runner: Runner,
+    new_engine: Callable[[], AnyEngine],
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    reference: Reading | None,
+    *,
+    dtype: str,
+) -> Reading | None:
+    """Return what a version makes of texts; None if its runner shows no probabilities. Imports torch.
+
+    ``reference``: the reading of the version to compare with. Raises EngineError.
+    """
+    from models.quality.scores import compare, of_itself, score_texts  # noqa: PLC0415 - a worker of the fake has no torch
+    from models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - the same
+
+    if not isinstance(runner, TorchRunner):
+        return None
+    longest = min(TEXT_TOKENS, runner.context_window, runner.num_blocks * runner.block_tokens)
+    tokens = [tokenizer.encode(text, add_special=True)[:longest] for text in texts]
+    tokens = [text for text in tokens if len(text) > 1]
+    if reference is None:
+        scores = tuple(score_texts(runner, tokens, longest_s=LONGEST_S))
+        quality = of_itself(scores)
+    else:
+        scores, quality = (), compare(reference.scores, runner, tokens)
+    return Reading(dtype, scores, quality, _continue(new_engine, tokens))
+
+
+def _continue(new_engine: Callable[[], AnyEngine], texts: Sequence[Sequence[int]]) -> Answers:
+    """Continue the beginning of each of the first texts, all together, then some alone."""
+    prompts = [tuple(text[: min(_PROMPT_TOKENS, -(-len(text) // 2))]) for text in texts[:NUM_ANSWERS]]
+    outputs: list[CompletionOutput]
+    outputs, took_s = run_all(new_engine(), [_request(number, prompt) for number, prompt in enumerate(prompts)])
+    alone = [run_all(new_engine(), [_request(0, prompt)])[0][0].first_token_s for prompt in prompts[:_NUM_ALONE]]
+    num_tokens = sum(len(output.token_ids) for output in outputs)
+    return Answers(tuple(output.token_ids for output in outputs), num_tokens / took_s, median(alone))
+
+
+def _request(number: int, prompt: tuple[int, ...]) -> EngineRequest:
+    return EngineRequest(f"quality-{number}", prompt, SamplingParams(_ANSWER_TOKENS, ignore_eos=True))
