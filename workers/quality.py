@@ -135,13 +135,15 @@ def quality_fault(report: QualityReport | None, bound: QualityBound | None) -> s
 
 
 def read_reference(
-    name: str, version: ModelVersion, settings: Settings, read_file: ReadFile, texts: Sequence[str] = TEXTS
+    name: str, version: ModelVersion, settings: Settings, read_file: ReadFile, texts: Sequence[str] = ()
 ) -> Reference | None:
     """Load a reference, let it read the texts, and free it; None if it shows no probabilities.
 
+    ``texts``: by default those of Headrace.
     Raises ModelLoadError, EngineError.
     """
     started_at = time.monotonic()
+    texts = texts or TEXTS
     small = settings.model_copy(update=_REFERENCE_POOL)
     loaded = Loaded.by(lambda: MODEL_LOADERS[version.task](version, small, read_file))
     try:

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from models.engine.requests import EngineError
-from models.quality.texts import TEXTS
 from store.db.database import Database
 from store.errors import Conflict, HeadraceError, InvalidRequest
 from store.registry.models import ModelVersion, queue_name, read_file, resolve
@@ -47,7 +46,7 @@ def read_texts_file(path: Path) -> tuple[str, ...]:
 
 
 def measure(
-    db: Database, settings: Settings, name: str, *, against: str | None = None, texts: Sequence[str] | None = None
+    db: Database, settings: Settings, name: str, *, against: str | None = None, texts: Sequence[str] = ()
 ) -> tuple[QualityReport, bool]:
     """Return the report of a version, and whether it was stored. Raises HeadraceError, EngineError."""
     version = _measurable(resolve(db, name, with_retired=True))
@@ -60,12 +59,12 @@ def measure(
     if len(tokenizers) > 1:
         raise Conflict(f"{reference_name} has another tokenizer than {name}: their tokens cannot be compared")
     reading = partial(read_file, db)
-    reference = read_reference(reference_name, original, settings, reading, texts or TEXTS)
+    reference = read_reference(reference_name, original, settings, reading, texts)
     loaded = Loaded.by(lambda: MODEL_LOADERS[version.task](version, settings, reading))
     report = None if reference is None else report_of(loaded, settings, reference)
     if report is None:
         raise Conflict(f"the engine of {name} shows no probabilities: it cannot be measured")
-    is_own = against is None and texts is None
+    is_own = against is None and not texts
     return report, is_own and keep_report(db, version.model, version.version, report)
 
 
@@ -79,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         settings = require_services(load_settings())
-        texts = None if options.texts is None else read_texts_file(options.texts)
+        texts = () if options.texts is None else read_texts_file(options.texts)
         db = Database(settings.database_url, pool_size=1, application_name="headrace quality")
         try:
             report, is_stored = measure(db, settings, options.version, against=options.against, texts=texts)

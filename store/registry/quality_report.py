@@ -53,6 +53,10 @@ class QualityReport(BaseModel):
 class QualityBound(Strict):
     """What the versions of a model must keep to become ready. A limit that is null is not checked."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"min_agreement": 0.97, "max_kl": 0.02, "max_perplexity_ratio": 1.03}]}
+    )
+
     min_agreement: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="the least share of predictions whose most likely token is the reference's"
     )

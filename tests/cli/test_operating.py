@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx2
 import orjson
@@ -174,3 +175,31 @@ def test_a_second_version_is_made_the_default_and_the_first_is_retired_and_kept_
     with pytest.raises(subprocess.CalledProcessError) as refused:
         Verb(verb.env | {"DATABASE_URL": settings.database_url})("models", "delete", "tiny@1")
     assert "tiny@1 has jobs that are kept" in refused.value.stderr
+
+
+def test_a_version_is_quantized_once_and_its_model_gets_a_bound(
+    operator: tuple[list[str], Verb], db: Database, tmp_path: Path
+) -> None:
+    _, verb = operator
+    register_version(
+        db,
+        model="real",
+        runner="torch",
+        source="/models/real",
+        digest="7" * 64,
+        dtype="float32",
+        context_window=512,
+        files={"config.json": b'{"model_type": "llama"}'},
+        actor="t",
+    )
+    assert verb("models", "quantize", "real", "--scheme", "int8").startswith("real@2 is real@1 in int8; ")
+    for scheme, reason in (("int8", "real@2 has these files in int8 already"), ("int4", "no scheme 'int4'")):
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            verb("models", "quantize", "real@1", "--scheme", scheme)
+        assert reason in refused.value.stderr
+    assert "KL at most 0.02" in verb("models", "bound", "real", "--max-kl", "0.02")
+    drawn = tmp_path / "quality.svg"
+    shown = verb("models", "quality", "real@2", "--plot", str(drawn))
+    assert re.search(r"real@2, registered\n +not measured\n", shown)
+    assert "KL at most 0.02" in shown
+    assert drawn.read_text().startswith("<svg")

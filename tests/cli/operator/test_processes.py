@@ -22,6 +22,10 @@ from cli.tree import app
         ("migrate check", "migrations check"),
         ("models measure folder", "models.catalog measure folder"),
         ("models measure folder --json", "models.catalog measure folder --json"),
+        (
+            "models measure tiny@2 --against tiny@1 --texts f.jsonl",
+            "workers.quality_command tiny@2 --against tiny@1 --texts f.jsonl",
+        ),
         ("register tiny folder", "models.catalog register tiny folder --dtype auto"),
         (
             "models register tiny folder --dtype int8 --sampling top_p=0.9 --json",

@@ -1,6 +1,7 @@
 """Versions and aliases over HTTP: changes with conditions, and who may make them."""
 
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx2
 import pytest
@@ -9,6 +10,7 @@ from store.audit.audit import list_entries
 from store.db.database import Database
 from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import ModelVersion, get_version, register_version
+from store.registry.quality_report import QualityBound, QualityReport
 from store.registry.verification import Verification
 from store.registry.verification_report import VerificationReport
 from store.schema.version_states import VersionState
@@ -127,7 +129,7 @@ def test_a_version_is_used_as_its_verification_allows(api: httpx2.Client, db: Da
 
 
 def test_versions_are_registered_without_folders(api: httpx2.Client, db: Database) -> None:
-    files = {"tokenizer.json": b"{}"}
+    files = {"tokenizer.json": b"{}", "config.json": b'{"model_type": "gpt2"}'}
     first = register_version(
         db,
         model="real",
@@ -146,11 +148,12 @@ def test_versions_are_registered_without_folders(api: httpx2.Client, db: Databas
     other = post("real", {"files_of": "real@1", "dtype": "float32", "golden": [{"prompt": "a", "tokens": [1]}]})
     assert other.status_code == 201
     shown = other.json()
-    assert (shown["id"], shown["state"], shown["dtype"], shown["digest"]) == (
+    assert (shown["id"], shown["state"], shown["dtype"], shown["digest"], shown["quantized_from"]) == (
         "real@2",
         "registered",
         "float32",
         first.digest,
+        "real@1",
     )
     assert post("real", {"files_of": "real@1", "dtype": "float32"}).json()["id"] == "real@2"
     server = {"kind": "vllm", "url": "http://127.0.0.1:9"}
@@ -172,6 +175,82 @@ def test_versions_are_registered_without_folders(api: httpx2.Client, db: Databas
         (409, {"files_of": "tiny@1"}),
     ]
     assert [post("real", body).status_code for _, body in bad] == [status for status, _ in bad]
+
+
+def register_real(db: Database, runner: str, model_type: str) -> ModelVersion:
+    return register_version(
+        db,
+        model=f"{runner}-{model_type}",
+        runner=runner,
+        source="/models/real",
+        digest="7" * 64,
+        dtype="auto",
+        context_window=512,
+        files={"config.json": f'{{"model_type": "{model_type}"}}'.encode()},
+        actor="tests",
+    )
+
+
+@pytest.mark.parametrize(
+    ("runner", "model_type", "answer"),
+    [
+        ("torch", "qwen3", "torch-qwen3@2"),
+        ("torch", "gpt2", "int8 is for llama, mistral, qwen2, qwen3, and the model is gpt2: use bfloat16"),
+        ("encoder", "bert", "int8 is for models that generate text: use float32 or bfloat16"),
+    ],
+)
+def test_int8_is_for_models_that_run_in_it(
+    api: httpx2.Client, db: Database, runner: str, model_type: str, answer: str
+) -> None:
+    first = register_real(db, runner, model_type)
+    body = {"files_of": f"{first.model}@1", "dtype": "int8"}
+    made = api.post(f"/v1/models/{first.model}/versions", json=body)
+    found = made.json()["id"] if made.is_success else error_of(made)["message"]
+    assert found == answer
+
+
+REPORT = {
+    "against": "tiny@1",
+    "num_tokens": 5000,
+    "kl": 0.002,
+    "agreement": 0.97,
+    "same_answers": 5,
+    "num_answers": 12,
+    "version": {"dtype": "int8", "perplexity": 15.9, "tokens_per_s": 300.0, "first_token_s": 0.01},
+    "reference": {"dtype": "float32", "perplexity": 15.8, "tokens_per_s": 200.0},
+    "took_s": 60.0,
+}
+
+
+def test_a_bound_is_set_shown_and_removed(api: httpx2.Client, tenant: str, db: Database, model: ModelVersion) -> None:
+    url = f"/v1/models/{model.model}/quality_bound"
+    nothing = {"object": "model.quality_bound", "model": "tiny", **dict.fromkeys(QualityBound.model_fields)}
+    assert api.get(url).json() == nothing
+    limits = {"min_agreement": 0.97, "max_kl": 0.02}
+    assert api.put(url, json=limits).json() == nothing | limits
+    assert api.get(url).json() == nothing | limits
+    bad: list[dict[str, Any]] = [{}, {"max_kl": -1}, {"min_agreement": 1.1}, {"max_kl": "x"}, {"more": 1}]
+    assert [api.put(url, json=body).status_code for body in bad] == [400] * len(bad)
+    assert api.delete(url).status_code == 204
+    assert api.get(url).json() == nothing
+    assert error_of(api.put("/v1/models/none/quality_bound", json=limits))["code"] == "model_not_found"
+    (removed, made) = list_entries(db, tenant, limit=2)
+    assert (removed.action, removed.detail) == ("model.quality_bound_set", {})
+    assert (made.action, made.detail) == ("model.quality_bound_set", {"min_agreement": "0.97", "max_kl": "0.02"})
+
+
+def test_reports_are_shown_and_drawn(api: httpx2.Client, db: Database) -> None:
+    register_chat(db)
+    verification = Verification(db, "chat", 1, worker="w1", lease_s=60)
+    verification.claim()
+    assert verification.accept(VerificationReport(worker="w1", quality=QualityReport.model_validate(REPORT)))
+    (shown,) = api.get("/v1/models/chat/versions").json()["data"]
+    assert shown["verification"]["quality"]["agreement"] == 0.97
+    drawn = api.get("/v1/models/chat/quality_plot")
+    assert drawn.headers["content-type"].startswith("image/svg+xml")
+    assert ElementTree.fromstring(drawn.text).tag.endswith("svg")
+    assert "tiny@1 float32" in drawn.text
+    assert error_of(api.get("/v1/models/none/quality_plot"))["code"] == "model_not_found"
 
 
 @pytest.mark.usefixtures("second")
