@@ -3,52 +3,62 @@
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 import torch
 
+from examples.fraud_scoring.score import predictions, report
+from examples.fraud_scoring.train import area_under_roc, divided, tensors, train
+from headrace.client import Client
 from models.catalog import register
+from prompts.feature_schema import encode_rows, read_config
+from prompts.tasks.predict import TabularConfig
 from store.db.database import Database
 from store.schema.job_states import JobState
 from store.settings import Settings
 from store.tasks.predict import EXPLAINED_COST
 from store.tenants import api_keys
 from tests.e2e.test_embeddings import calling, worker
-from tests.models.runners.test_tabular import ROWS, build_tabular, reference
 from tests.processes import StartProcess, wait_for
+from tests.producer_api.serving import serving
 from tests.workers.conftest import Bench, Duties
 
 
 def test_predictions_by_the_route_and_natively(
     settings: Settings, db: Database, tmp_path: Path, start_process: StartProcess
 ) -> None:
-    folder = build_tabular(tmp_path / "model")
-    register(db, "fraud", str(folder), "auto", actor="tests")
-    expected = torch.tensor(reference(folder, ROWS)).sigmoid()[:, 0].tolist()
-    body = {"model": "fraud", "rows": ROWS}
-    with calling(settings, db, api_keys.create_tenant(db, "acme")) as client:
-
-        def post(path: str, body: dict[str, Any], **headers: str) -> Any:
-            return client.post(path, body=body, options={"headers": headers}, cast_to=httpx2.Response).json()
-
-        with worker(start_process, settings, "fraud", device="cpu"):
-            answer = post("/tabular/predictions", body | {"explain": True})
-            native = post("/jobs", {"task": "predict", "model": "fraud", "input": {"rows": ROWS}}, Prefer="wait=20")
-    predictions = answer["predictions"]
-    assert [one["score"] for one in predictions] == pytest.approx(expected, abs=1e-6)
-    for one in predictions:
-        explanation = one.pop("explanation")
-        assert sum(explanation["contributions"].values()) == pytest.approx(
-            one["score"] - explanation["baseline"], abs=1e-3
+    first, later = divided(1500, seed=1)
+    network = train(tmp_path / "model", first, epochs=1, seed=1)
+    config = read_config(TabularConfig, (tmp_path / "model" / "config.json").read_bytes())
+    register(db, "fraud", str(tmp_path / "model"), "auto", actor="tests")
+    rows = [one.row for one in later]
+    with torch.no_grad():
+        expected = network(*tensors(encode_rows(config, rows))).sigmoid().tolist()
+    key = api_keys.create_key(
+        db, api_keys.create_tenant(db, "acme"), "tests", ["jobs:write", "jobs:read"], actor="tests"
+    )
+    with (
+        serving(settings) as server,
+        Client(server.url, key) as client,
+        worker(start_process, settings, "fraud", device="cpu"),
+    ):
+        answer = client.request(
+            "POST", "/v1/tabular/predictions", json={"model": "fraud", "rows": rows[:5], "explain": True}
         )
-        assert one["label"] == ("fraud" if one["score"] >= 0.5 else "legitimate")
-        assert sum(one["probabilities"].values()) == pytest.approx(1.0)
-    assert native["output"]["predictions"] == predictions
-    assert answer["usage"] == {"rows": len(ROWS), "total_tokens": len(ROWS) * EXPLAINED_COST}
-    assert native["usage"]["input_tokens"] == len(ROWS)
+        native = predictions(client, "fraud", rows)
+        said = report(client, "fraud", later)
+    assert [one["score"] for one in native] == pytest.approx(expected, abs=1e-6)
+    assert answer["usage"] == {"rows": 5, "total_tokens": 5 * EXPLAINED_COST}
     assert answer["model"] == "fraud@1"
+    for one, alone in zip(answer["predictions"], native[:5], strict=True):
+        explanation = one.pop("explanation")
+        parts = explanation["contributions"]
+        assert parts.keys() == config.names
+        assert sum(parts.values()) == pytest.approx(one["score"] - explanation["baseline"], abs=1e-3)
+        assert one["label"] == ("fraud" if one["score"] >= 0.5 else "legitimate")
+        assert one["score"] == pytest.approx(alone["score"], abs=1e-6)
+    assert f"{area_under_roc(expected, later):.3f}" in said
 
 
 def test_a_caller_gets_its_predictions_although_the_worker_dies(
