@@ -107,7 +107,7 @@ class Ours:
         return self._read(futures)
 
     def _submit(self, name: str, texts: Sequence[str]) -> Future[EncodeOutput]:
-        inputs = embed_inputs(self._tokenizer, self._embedder, EmbedInput(texts=tuple(texts)))
+        inputs = embed_inputs(self._tokenizer, self._embedder, EmbedInput(texts=tuple(texts))).inputs
         return self.engine.submit(EncodeRequest(name, inputs))
 
     @staticmethod

@@ -7,7 +7,6 @@ special tokens, as in the reference implementation.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +15,7 @@ import tokenizers
 from tokenizers import decoders
 
 from prompts.chat_template import ChatTemplate, Variables, in_plain_json
+from prompts.encoded_texts import EncodedTexts
 from prompts.reasoning import ReasoningSupport, check_without_reasoning, tags_of
 from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest, ModelLoadError
@@ -45,14 +45,6 @@ _SPACE = "\u2581"
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two texts as one sequence of token ids; ``type_ids`` say for each token whether it is of the first or second."""
-
-    ids: tuple[int, ...]
-    type_ids: tuple[int, ...]
-
-
 class Tokenizer(Protocol):
     """What prompts and detokenizers need of a tokenizer."""
 
@@ -66,8 +58,8 @@ class Tokenizer(Protocol):
         """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""
         ...
 
-    def encode_pair(self, first: str, second: str) -> Pair:
-        """Return two texts as one sequence, with the special tokens that the model expects around a pair."""
+    def encode_texts(self, first: str, second: str | None = None) -> EncodedTexts:
+        """Return a text or a pair as one sequence, with the special tokens that the model expects around it."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -151,10 +143,10 @@ class FileTokenizer:
         """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""
         return list(self._backend.encode(text, add_special_tokens=add_special).ids)
 
-    def encode_pair(self, first: str, second: str) -> Pair:
-        """Return two texts as one sequence, as the tokenizer's post-processor writes a pair."""
-        encoding = self._backend.encode(first, second)
-        return Pair(tuple(encoding.ids), tuple(encoding.type_ids))
+    def encode_texts(self, first: str, second: str | None = None) -> EncodedTexts:
+        """Return a text or a pair as one sequence, as the tokenizer's post-processor writes it."""
+        found = self._backend.encode(first, second)
+        return EncodedTexts(tuple(found.ids), tuple(found.type_ids), tuple(found.sequence_ids), tuple(found.offsets))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` without special tokens, but for the marks of reasoning."""
@@ -231,10 +223,15 @@ class ByteTokenizer:
         """Return the bytes of ``text``; there are no special tokens to add."""
         return list(text.encode(errors="replace"))
 
-    def encode_pair(self, first: str, second: str) -> Pair:
-        """Return the bytes of both texts, one after the other."""
-        head, tail = self.encode(first, add_special=True), self.encode(second, add_special=True)
-        return Pair((*head, *tail), (0,) * len(head) + (1,) * len(tail))
+    def encode_texts(self, first: str, second: str | None = None) -> EncodedTexts:
+        """Return the bytes of the texts, one after the other."""
+        texts = (first,) if second is None else (first, second)
+        spans = [
+            [(at, at + 1) for at, char in enumerate(text) for _ in char.encode(errors="replace")] for text in texts
+        ]
+        of_text = tuple(number for number, text in enumerate(spans) for _ in text)
+        ids = tuple(token for text in texts for token in self.encode(text, add_special=True))
+        return EncodedTexts(ids, of_text, of_text, tuple(span for text in spans for span in text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the bytes."""
@@ -320,6 +317,11 @@ def _special_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
     named = _parse(files, "special_tokens_map.json") | _parse(files, "tokenizer_config.json")
     found = {name: _token_text(named.get(name)) for name in _SPECIAL_NAMES}
     return {name: text for name, text in found.items() if text is not None}
+
+
+def special_token(files: Mapping[str, bytes], name: str) -> str | None:
+    """Return a special token's text, such as that of ``unk_token``, if the folder's files name it."""
+    return _special_tokens(files).get(name)
 
 
 def _template_source(files: Mapping[str, bytes]) -> str | None:

@@ -10,7 +10,7 @@ from prompts.tasks.registry import TASK_INPUTS
 from store.metrics.worker_metrics import ENGINE_COUNTERS, ENGINE_GAUGES
 from store.payloads.sampling_params import Sampling, SamplingDefaults
 from store.schema.webhook_events import EVENT_TYPES
-from store.tasks.registry import TASKS
+from store.tasks.registry import MODEL_TASKS, TASKS
 from workers.tasks.registry import MODEL_LOADERS
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,8 @@ def test_every_file_and_name_of_the_walks_exists() -> None:
 def test_every_task_has_its_part_in_each_registry() -> None:
     assert set(TASK_INPUTS) == set(TASKS)
     assert {routes.spec.name for routes in TASK_ROUTES} == set(TASKS)
-    assert set(MODEL_LOADERS) == set(TASKS)
+    assert set(MODEL_LOADERS) == set(MODEL_TASKS)
+    assert all(set(task.served_by) <= set(MODEL_TASKS) for task in TASKS.values())
     assert set(TASK_URLS) <= {url for task in TASKS.values() for url in task.urls}
 
 

@@ -3,7 +3,7 @@
 A newer server may send more fields; they are kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Required, TypedDict
 
@@ -17,20 +17,24 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 class JobBody(TypedDict, total=False):
     """The fields of a new job; see docs/jobs.md.
 
-    ``n`` is for ``generate`` only, ``dimensions`` and ``truncate`` are for ``embed`` only, ``top_n`` for ``rerank``,
-    ``explain`` for ``predict``.
+    ``n`` is for ``generate`` only, ``dimensions`` for ``embed``, ``top_n`` for ``rerank``, ``top_k`` for ``classify``,
+    ``aggregation_strategy`` and ``ignore_labels`` for ``token_classify``, ``explain`` for ``predict``. ``truncate`` is
+    for the tasks of text encoders.
     """
 
     model: Required[str]
     input: Required[Mapping[str, Any]]
     n: int
-    task: Literal["generate", "embed", "rerank", "predict"]
+    task: Literal["generate", "embed", "rerank", "classify", "token_classify", "score", "predict"]
     sampling: Mapping[str, Any]
     truncation: Literal["refuse", "left", "middle", "oldest_turns", "disabled", "auto"]
     dimensions: int
     truncate: bool
     top_n: int
     explain: bool
+    top_k: int
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"]
+    ignore_labels: Sequence[str]
     service_class: Literal["interactive", "standard", "batch"]
     priority: int
     deadline_ms: int

@@ -12,8 +12,9 @@ from models.engine.requests import Adapter
 from models.engine.runner import Encoder, Runner
 from models.families.model_folder import registered_folder
 from models.runners.fake import FakeRunner
-from models.runners.fake_encoder import FakeEncoder
+from models.runners.fake_encoder import FakeClassifier, FakeEncoder
 from models.runners.faults import Fault, FaultyEncoder, FaultyRunner
+from prompts.classifier_folder import ClassifierSettings
 from store.failpoints import failpoint, parse_model_faults
 from store.registry.models import ModelVersion
 from store.settings import Settings
@@ -69,6 +70,19 @@ def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
     from models.runners.encoder import encoder_for  # noqa: PLC0415 - imports torch
 
     return encoder_for(folder, settings, dtype=version.dtype)
+
+
+def load_classifier(version: ModelVersion, settings: Settings, found: ClassifierSettings) -> Encoder:
+    """Return the classifier or cross-encoder of a version, whose folder has the settings ``found``.
+
+    Raises ModelLoadError, as ``load_runner``.
+    """
+    if version.is_fake:
+        return FakeClassifier(found, step_s=settings.fake_step_ms / 1000)
+    folder = checked_folder(version)
+    from models.runners.classifier import classifier_for  # noqa: PLC0415 - imports torch
+
+    return classifier_for(folder, settings, dtype=version.dtype)
 
 
 def number_format(version: ModelVersion, settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""Encoders without weights: an embedding or a score is a hash of the input tokens, so equal inputs have equal ones.
+"""Encoders without weights: a vector or a score is a hash of the input tokens, so equal inputs have equal ones.
 
 They ship with the product, as ``models.runners.fake``, for demonstrations and tests without torch.
 """
@@ -11,8 +11,8 @@ from hashlib import blake2b
 from math import sqrt
 
 from models.engine.requests import EncodeRow
+from prompts.classifier_folder import ClassifierSettings, Head
 from prompts.tasks.embed import FAKE
-from prompts.tasks.rerank import FAKE_WINDOW
 
 
 class FakeEncoder:
@@ -48,23 +48,30 @@ def fake_vector(tokens: Sequence[int], dimensions: int | None = None) -> bytes:
     return struct.pack(f"<{len(numbers)}f", *(number / norm for number in numbers))
 
 
-class FakeCrossEncoder:
-    """An ``Encoder`` of pairs over bytes. A score is between 0 and 1. A pass takes ``step_s``."""
+class FakeClassifier:
+    """An ``Encoder`` with a classification head over bytes. Scores are between 0 and 1. A pass takes ``step_s``."""
 
-    context_window = FAKE_WINDOW
-
-    def __init__(self, *, step_s: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(
+        self, settings: ClassifierSettings, *, step_s: float = 0.0, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self.context_window = settings.context_window
+        self._num_labels = len(settings.labels)
+        self._is_per_token = settings.head is Head.TOKENS
         self._step_s = step_s
         self._sleep = sleep
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
-        """Return each row's score."""
+        """Return each row's scores."""
         if self._step_s:
             self._sleep(self._step_s)
-        return [fake_score(row.tokens) for row in rows]
+        if self._is_per_token:
+            return [b"".join(fake_scores([token], self._num_labels) for token in row.tokens) for row in rows]
+        return [fake_scores(row.tokens, self._num_labels) for row in rows]
 
 
-def fake_score(tokens: Sequence[int]) -> bytes:
-    """Return the score of a pair as little-endian float32."""
-    digest = blake2b(array("q", tokens).tobytes(), digest_size=2).digest()
-    return struct.pack("<f", int.from_bytes(digest, "little") / 65_536)
+def fake_scores(tokens: Sequence[int], num_labels: int) -> bytes:
+    """Return the scores of an input as little-endian float32; those of several labels have the sum 1."""
+    numbers = blake2b(array("q", tokens).tobytes(), digest_size=2 * num_labels).digest()
+    weights = [int.from_bytes(numbers[at : at + 2], "little") for at in range(0, len(numbers), 2)]
+    total = 65_536 if num_labels == 1 else sum(weights) or 1
+    return struct.pack(f"<{num_labels}f", *(weight / total for weight in weights))

@@ -67,8 +67,8 @@ class EmbeddingRequest(Body):
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="an extension: with `auto` an input over the context window is cut at its end"
     )
-    truncate: bool | Literal["NONE", "END"] | None = Field(
-        None, description="the same by the name of other servers: true or `END`"
+    truncate: bool | Literal["NONE", "END", "none", "end"] | None = Field(
+        None, description="the same by the name of other servers: true or `end`"
     )
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = Field(None, description="your end user; usage can be grouped by it")
@@ -94,7 +94,7 @@ def to_job(request: EmbeddingRequest) -> EmbedRequest:
         "task": "embed",
         "model": request.model,
         "input": _input(request.input),
-        "truncate": request.truncation == "auto" or request.truncate in (True, "END"),
+        "truncate": request.truncation == "auto" or request.truncate in (True, "END", "end"),
         "dimensions": request.dimensions,
         "service_class": CLASSES[request.service_tier],
         "metadata": request.metadata or {},
@@ -151,7 +151,8 @@ def as_sent(error: HeadraceError, request: EmbeddingRequest) -> HeadraceError:
 
 def embeddings_answer(job: Job, encoding_format: Literal["float", "base64"]) -> dict[str, Any]:
     """Return the vectors of a succeeded job; raise JobUnanswered for any other."""
-    vectors = answer_of(job)["embeddings"]
+    output = answer_of(job)
+    vectors = output["embeddings"]
     tokens = int((job.usage or {}).get("input_tokens", job.input_tokens))
     told = vectors if encoding_format == "base64" else [_numbers(vector) for vector in vectors]
     return {
@@ -159,6 +160,7 @@ def embeddings_answer(job: Job, encoding_format: Literal["float", "base64"]) -> 
         "data": [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(told)],
         "model": f"{job.model}@{job.model_version}",
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        **({"truncated": output["truncated"]} if output.get("truncated") else {}),
     }
 
 

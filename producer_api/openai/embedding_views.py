@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+from store.payloads.encoder_inputs import CutInput
 
 
 class EmbeddingObject(BaseModel):
@@ -21,9 +23,10 @@ class EmbeddingUsage(BaseModel):
 
 
 class EmbeddingList(BaseModel):
-    """One vector per input, in order."""
+    """One vector per input, in order. `truncated` is there if inputs were cut."""
 
     object: Literal["list"] = "list"
     data: list[EmbeddingObject]
     model: str
     usage: EmbeddingUsage
+    truncated: list[CutInput] | None = Field(None, description="with `truncate`: the inputs that were cut")

@@ -61,8 +61,10 @@ class CacheLookups:
         policy: tuple[str, int] | None,
         payload: Any,
         stored: dict[str, Any],
+        *,
+        task: str,
     ) -> CacheLookup | None:
-        """Return the lookup of a request; None if it is computed in any case.
+        """Return the lookup of a request for ``task``; None if it is computed in any case.
 
         ``policy``: name and version of the tenant's policy. ``stored``: the payload as JSON.
         """
@@ -70,7 +72,7 @@ class CacheLookups:
             return None
         decides = {
             "version": [version.model, version.version, version.digest],
-            "task": version.task,
+            "task": task,
             "policy": policy,
             "payload": _without_values(stored),
         }

@@ -17,7 +17,7 @@ from store.payloads.job_payload import PinnedPolicy
 from store.payloads.sampling_params import SamplingDefaults
 from store.registry.models import ModelVersion, queue_name
 from store.tasks.generate import GenerateRequest
-from store.tasks.registry import JobRequest
+from store.tasks.registry import TASKS, JobRequest
 
 _CHARS_A_TOKEN = 4
 """A prompt with more characters for each token of the context window is tokenized before any other check."""
@@ -114,5 +114,6 @@ class PromptPreparation:
 
 
 def _check_task(request: JobRequest, version: ModelVersion) -> None:
-    if request.task != version.task:
+    """Raise InvalidRequest for a version that does not serve the request's task."""
+    if version.task not in (request.task, *TASKS[request.task].served_by):
         raise InvalidRequest(f"the model {version.model} {version.spec.purpose}", param="model")

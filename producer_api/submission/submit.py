@@ -329,7 +329,7 @@ class Submissions:
 
     def _with_lookup(self, draft: DraftJob, job: NewJob) -> NewJob:
         wish, version = draft.origin.cache, known(draft.version)
-        lookup = self._cache.lookup(wish, version, draft.policy_version, draft.payload, job.payload)
+        lookup = self._cache.lookup(wish, version, draft.policy_version, draft.payload, job.payload, task=job.task)
         return job if lookup is None else replace(job, lookup=lookup)
 
     def _note_cache(self, draft: DraftJob, outcome: Accepted) -> None:

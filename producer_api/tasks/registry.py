@@ -9,14 +9,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from producer_api.server.errors import from_validation
+from producer_api.tasks.classify import CLASSIFY_ROUTES
 from producer_api.tasks.embed import EMBED_ROUTES
 from producer_api.tasks.generate import GENERATE_ROUTES
 from producer_api.tasks.predict import PREDICT_ROUTES
 from producer_api.tasks.rerank import RERANK_ROUTES
+from producer_api.tasks.score import SCORE_ROUTES
 from producer_api.tasks.task_routes import ParseBody, ParsedRequest
+from producer_api.tasks.token_classify import TOKEN_CLASSIFY_ROUTES
 from store.errors import InvalidRequest
 
-TASK_ROUTES = (GENERATE_ROUTES, EMBED_ROUTES, RERANK_ROUTES, PREDICT_ROUTES)
+TASK_ROUTES = (
+    GENERATE_ROUTES,
+    EMBED_ROUTES,
+    RERANK_ROUTES,
+    CLASSIFY_ROUTES,
+    TOKEN_CLASSIFY_ROUTES,
+    SCORE_ROUTES,
+    PREDICT_ROUTES,
+)
 
 TASK_URLS: Mapping[str, ParseBody] = {url: parse for routes in TASK_ROUTES for url, parse in routes.urls.items()}
 """The URLs that a batch may name."""

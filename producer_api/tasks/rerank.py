@@ -5,34 +5,22 @@ the caller sent.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import ObjectResponse
 from producer_api.openai.chat_answer import answer_of
-from producer_api.openai.foreign_fields import ENCODING_INSTEAD, FOREIGN_ENCODING, refuse_unsupported
-from producer_api.openai.request_fields import (
-    CLASSES,
-    JobOptions,
-    MetadataText,
-    ServiceTier,
-    is_kept,
-    job_fields,
-    refuse_near_misses,
-)
-from producer_api.openai.synchronous import submit_and_wait
-from producer_api.server.errors import DOCUMENTED, from_validation
+from producer_api.server.errors import DOCUMENTED
+from producer_api.tasks.encoding_body import EncodingAnswer, EncodingBody, encoding_answer, encoding_order, run_job
 from producer_api.tasks.task_body import as_sent
 from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from store.errors import HeadraceError
 from store.jobs.jobs import Job
-from store.payloads.strict_model import Body, Strict
+from store.payloads.strict_model import Strict
 from store.tasks.rerank import MAX_DOCUMENTS, RERANK, RerankRequest
 
 router = APIRouter(prefix="/v1", tags=["rerank"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -60,7 +48,7 @@ _DOCUMENT_SCHEMA: dict[str, Any] = {
 Document = Annotated[RerankDocument, BeforeValidator(_as_object), WithJsonSchema(_DOCUMENT_SCHEMA)]
 
 
-class RerankBody(Body):
+class RerankBody(EncodingBody):
     """The body of ``POST /v1/rerank``."""
 
     model_config = ConfigDict(
@@ -73,7 +61,6 @@ class RerankBody(Body):
         },
     )
 
-    model: str = Field(description="which model: `name`, `name@alias` or `name@3`")
     query: str = Field(description="the text that the documents are compared with")
     documents: Annotated[
         tuple[Document, ...],
@@ -81,10 +68,6 @@ class RerankBody(Body):
     ]
     top_n: int | None = Field(None, description="so many of the best results are returned; without it all")
     return_documents: bool = Field(False, description="show each result's document beside its score")
-    user: str | None = Field(None, description="your own user, for whom the usage is counted")
-    metadata: dict[str, MetadataText] | None = Field(None, description="your own keys and values")
-    service_tier: ServiceTier | None = Field(None, description="auto and priority go first, default next, flex last")
-    job: JobOptions | None = Field(None, description="options of the job behind the answer")
 
 
 class RerankResultObject(BaseModel):
@@ -95,41 +78,20 @@ class RerankResultObject(BaseModel):
     document: RerankDocument | None = Field(None, description="the document, with `return_documents`")
 
 
-class RerankUsage(BaseModel):
-    """What the scores cost: the tokens of all pairs of the query and a document."""
-
-    prompt_tokens: int = Field(description="tokens of all pairs")
-    total_tokens: int = Field(description="the same")
-
-
-class RerankList(BaseModel):
+class RerankList(EncodingAnswer):
     """The results, the best first."""
 
-    object: Literal["list"] = "list"
-    id: str = Field(description="the job's id")
-    model: str = Field(description="the model version, as `name@3`")
     results: list[RerankResultObject] = Field(description="by falling score")
-    usage: RerankUsage = Field(description="what it cost")
 
 
 def to_job(asked: RerankBody) -> RerankRequest:
     """Return the job that the request asks for; raise InvalidRequest that names the field as the caller spelled it."""
-    refuse_unsupported(asked, FOREIGN_ENCODING, ENCODING_INSTEAD)
-    refuse_near_misses(asked, FOREIGN_ENCODING)
-    body = {
+    fields = {
         "task": RERANK.name,
-        "model": asked.model,
         "input": {"query": asked.query, "documents": [document.text for document in asked.documents]},
         "top_n": asked.top_n,
-        "service_class": CLASSES[asked.service_tier],
-        "metadata": asked.metadata or {},
-        "user": asked.user or None,
-        **job_fields(asked.job),
     }
-    try:
-        return RerankRequest.model_validate(body)
-    except ValidationError as error:
-        raise as_sent(from_validation(error.errors(include_input=False))) from error
+    return encoding_order(asked, RerankRequest, fields)
 
 
 def rerank_answer(job: Job, asked: RerankBody) -> dict[str, Any]:
@@ -137,19 +99,13 @@ def rerank_answer(job: Job, asked: RerankBody) -> dict[str, Any]:
 
     Documents are those that the model was given: where a policy has replaced values, they have its placeholders.
     """
-    results = [dict(result) for result in answer_of(job)["results"]]
+    output = answer_of(job)
+    results = [dict(result) for result in output["results"]]
     documents = job.payload.get("input", {}).get("documents", []) if asked.return_documents else []
     for result in results:
         if result["index"] < len(documents):
             result["document"] = {"text": documents[result["index"]]}
-    tokens = int((job.usage or {}).get("input_tokens", job.input_tokens))
-    return {
-        "object": "list",
-        "id": job.id,
-        "model": f"{job.model}@{job.model_version}",
-        "results": results,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
+    return encoding_answer(job, output, {"results": results})
 
 
 @router.post("/rerank", response_model=RerankList, summary="Score documents by a query")
@@ -160,19 +116,15 @@ async def rerank(
 
     A caller who leaves before the end cancels the job, unless `job.on_disconnect` is `continue`.
     """
-    order = to_job(body)
-    try:
-        ended = await submit_and_wait(runtime, request, principal, order, origin, is_kept=is_kept(body.job))
-    except HeadraceError as error:
-        raise as_sent(error) from error
-    if ended is None:
-        return Response()  # the caller has left
-    return ObjectResponse(rerank_answer(ended.job, body), headers=ended.headers)
+    return await run_job(request, runtime, principal, _parsed(body), origin, body.job)
+
+
+def _parsed(asked: RerankBody) -> ParsedRequest:
+    return ParsedRequest(to_job(asked), lambda job: rerank_answer(job, asked), as_sent)
 
 
 def _parse(body: Mapping[str, Any]) -> ParsedRequest:
-    asked = RerankBody.model_validate(body)
-    return ParsedRequest(to_job(asked), lambda job: rerank_answer(job, asked), as_sent)
+    return _parsed(RerankBody.model_validate(body))
 
 
 RERANK_ROUTES = TaskRoutes(RERANK, (router,), {"/v1/rerank": _parse})

@@ -3,7 +3,7 @@
 An error about the job's field is renamed to the field that the caller sent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
@@ -27,10 +27,17 @@ class TaskBody(Strict):
     job: JobOptions | None = Field(None, description="options of the job behind the answer")
 
 
-def order_of(asked: TaskBody, kind: type[Order], fields: Mapping[str, Any]) -> Order:
+def without_input(name: str) -> str:
+    """Return the body's field for a field of the job where the body has the fields of the job's input."""
+    return name.removeprefix("input.")
+
+
+def order_of(
+    asked: TaskBody, kind: type[Order], fields: Mapping[str, Any], rename: Callable[[str], str] = without_input
+) -> Order:
     """Return the job that a body asks for; ``fields`` are the task's own.
 
-    Raises InvalidRequest that names the field of the body.
+    ``rename`` returns the body's field for a field of the job. Raises InvalidRequest that names the field of the body.
     """
     body = {
         "model": asked.model,
@@ -43,15 +50,14 @@ def order_of(asked: TaskBody, kind: type[Order], fields: Mapping[str, Any]) -> O
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        raise as_sent(from_validation(error.errors(include_input=False))) from error
+        raise as_sent(from_validation(error.errors(include_input=False)), rename) from error
 
 
-def as_sent(error: HeadraceError) -> HeadraceError:
+def as_sent(error: HeadraceError, rename: Callable[[str], str] = without_input) -> HeadraceError:
     """Return an error about a field of the job with the name of the body's field."""
     if error.param is not None:
-        name = error.param.removeprefix("input.")
-        if name.partition(".")[0] in JOB_FIELDS:
-            name = f"job.{name}"
+        is_option = error.param.partition(".")[0] in JOB_FIELDS
+        name = f"job.{error.param}" if is_option else rename(error.param)
         error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
         error.param = name
     return error

@@ -59,6 +59,15 @@ def _every_folder(_config: Mapping[str, Any]) -> bool:
     return True
 
 
+def no_folder(_config: Mapping[str, Any]) -> bool:
+    """Return False, for a task that other tasks' versions serve."""
+    return False
+
+
+def no_settings(_version: "ModelVersion", _read_file: ReadFile) -> None:
+    """Read nothing: the settings are those of the version's own task."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskInputs(Generic[RequestT]):
     """How requests of one task become tokens.

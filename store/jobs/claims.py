@@ -64,6 +64,7 @@ class Claim:
     traceparent: str | None = None
     claimed_at: datetime | None = None
     waited_s: float | None = None
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,22 +4,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from store.payloads.encoder_inputs import Cuts, Truncate
 from store.payloads.job_payload import JobOrder, TokenId
 from store.payloads.strict_model import Strict, Text
 from store.tasks.task_spec import TaskSpec
 
 MAX_EMBED_INPUTS = 2048
 MAX_EMBED_TOKENS = 131_072
-MAX_TOKENS_TOGETHER = 300_000
-"""Tokens of all inputs of one request, as in OpenAI's API."""
-
 TokenIds = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_EMBED_TOKENS)]
 Dimensions = Annotated[
     int, Field(ge=1, le=65_536, description="of each vector; fewer than the model's only where it was trained for that")
 ]
-
-
-Truncate = Annotated[bool, Field(description="cut inputs that are longer than the context window at their end")]
 
 
 class EmbedInput(Strict):
@@ -60,6 +55,7 @@ class EmbedOutput(Strict):
 
     embeddings: tuple[str, ...]
     dimensions: int
+    truncated: Cuts = None
 
 
 EMBED = TaskSpec(

@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Discriminator, Tag
 
 from store.payloads.job_payload import JobOrder
+from store.tasks.classify import CLASSIFY
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
 from store.tasks.predict import PREDICT
 from store.tasks.rerank import RERANK
+from store.tasks.score import SCORE
 from store.tasks.task_spec import TaskSpec
+from store.tasks.token_classify import TOKEN_CLASSIFY
 
 DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
 
-TASKS: Mapping[str, TaskSpec] = {task.name: task for task in (GENERATE, EMBED, RERANK, PREDICT)}
+_ALL = (GENERATE, EMBED, RERANK, CLASSIFY, TOKEN_CLASSIFY, SCORE, PREDICT)
+TASKS: Mapping[str, TaskSpec] = {task.name: task for task in _ALL}
+
+MODEL_TASKS: Mapping[str, TaskSpec] = {task.name: task for task in _ALL if not task.served_by}
+"""The tasks with model versions of their own."""
 
 TASK_OF_RUNNER: Mapping[str, TaskSpec] = {
-    runner: task for task in TASKS.values() for runner in (task.runner, task.fake_runner, *task.external_runners)
+    runner: task for task in MODEL_TASKS.values() for runner in (task.runner, task.fake_runner, *task.external_runners)
 }
-FAKE_RUNNERS = tuple(task.fake_runner for task in TASKS.values())
+FAKE_RUNNERS = tuple(task.fake_runner for task in MODEL_TASKS.values())
 BULKY_OUTPUTS = frozenset(name for task in TASKS.values() for name in task.bulky_outputs)
 
 TASK_TAG = "task:"

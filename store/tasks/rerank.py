@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from store.payloads.encoder_inputs import Cuts, Truncate
 from store.payloads.job_payload import JobOrder
 from store.payloads.strict_model import Strict, Text
 from store.tasks.task_spec import TaskSpec
@@ -29,6 +30,7 @@ class RerankRequest(JobOrder):
     task: Literal["rerank"]
     input: RerankInput
     top_n: int | None = Field(None, ge=1, description="so many of the best results are returned; without it all")
+    truncate: Truncate = False
 
 
 class RerankPayload(Strict):
@@ -36,6 +38,7 @@ class RerankPayload(Strict):
 
     input: RerankInput
     top_n: int | None = Field(None, ge=1, description="so many of the best results are returned; without it all")
+    truncate: Truncate | None = None
 
 
 class RerankResult(Strict):
@@ -49,6 +52,7 @@ class RerankOutput(Strict):
     """The output of a rerank job: the results by falling score, at most ``top_n``."""
 
     results: tuple[RerankResult, ...]
+    truncated: Cuts = None
 
 
 RERANK = TaskSpec(

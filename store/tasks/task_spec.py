@@ -11,17 +11,21 @@ from store.payloads.job_payload import JobOrder
 class TaskSpec:
     """One task. The task's other parts have the same ``name``, in the ``tasks`` folder of each side.
 
-    ``request`` is the body of ``POST /v1/jobs`` for the task. ``runner`` and ``fake_runner`` are the kinds of model
-    version that serve it, with weights and without. ``urls`` are the paths of the API that make jobs of the task, the
-    main one first. ``purpose`` continues the sentence "the model NAME ..." in the refusal of another task's request.
+    ``request`` is the body of ``POST /v1/jobs`` for the task. ``urls`` are the paths of the API that make jobs of the
+    task, the main one first. ``runner`` and ``fake_runner`` are the kinds of model version that serve it, with weights
+    and without; a task without them is ``served_by`` the versions of other tasks. ``purpose`` continues the sentence
+    "the model NAME ..." in the refusal of another task's request.
     """
 
     name: str
     request: type[JobOrder]
-    runner: str
-    fake_runner: str
     urls: tuple[str, ...]
-    purpose: str
+    runner: str = ""
+    fake_runner: str = ""
+    purpose: str = ""
+    served_by: tuple[str, ...] = ()
+    """The names of other tasks whose versions serve this one too."""
+
     external_runners: tuple[str, ...] = ()
     """The kinds of version that an inference server runs: ``store.registry.engine_spec``."""
 

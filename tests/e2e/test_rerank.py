@@ -38,6 +38,8 @@ def test_scores_by_the_route_natively_and_in_a_batch(
                 options={"headers": {"Prefer": "wait=20"}},
                 cast_to=httpx2.Response,
             ).json()
+            pairs = {"model": "reranker", "text_1": QUERY, "text_2": DOCUMENTS}
+            score = client.post("/score", body=pairs, cast_to=httpx2.Response).json()
             file = client.files.create(file=("a.jsonl", json.dumps(line).encode()), purpose="batch")
             batch = client.batches.create(
                 input_file_id=file.id,
@@ -54,5 +56,6 @@ def test_scores_by_the_route_natively_and_in_a_batch(
     assert scores == pytest.approx([expected[index] for index in best_first], abs=2e-6)
     assert first["results"] == [{**answer["results"][0], "document": {"text": DOCUMENTS[best_first[0]]}}]
     assert native["output"]["results"] == answer["results"]
+    assert [one["score"] for one in score["data"]] == pytest.approx(expected, abs=2e-6)
     assert answer["usage"]["prompt_tokens"] == native["usage"]["input_tokens"] > 0
     assert output["response"]["body"]["results"] == answer["results"]

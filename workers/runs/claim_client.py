@@ -308,4 +308,5 @@ def num_checkpoint_tokens(release: Release) -> int:
 def _num_bulky_chars(finish: Finish) -> int:
     """Return the characters of an output's bulky fields; the others are short beside them, and are not counted."""
     output = finish.output or {}
-    return sum(len(part) for name in BULKY_OUTPUTS for part in output.get(name, ()))
+    parts = (part for name in BULKY_OUTPUTS for part in output.get(name, ()))
+    return sum(len(part if isinstance(part, str) else repr(part)) for part in parts)

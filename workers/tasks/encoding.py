@@ -1,19 +1,23 @@
 """The work of every task that runs on an encoder: a job's inputs in, one vector for each out, as the outcome to write.
 
+A score is a vector of one number.
+
 Nothing is streamed, and nothing is kept of an attempt that ends early: the next attempt starts from the beginning.
 """
 
+import struct
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from models.engine.protocol import AnyEngine, Engine
 from models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
 from models.engine.runner import Encoder
 from models.loading.load import number_format
+from prompts.encoder_inputs import FittedInput
 from store.jobs.claims import Claim, Finish
 from store.payloads.job_payload import JobErrorBody, Usage
 from store.registry.models import ModelVersion
@@ -27,6 +31,8 @@ from workers.runs.outcome import STATES, Retry
 from workers.tasks.self_test import SelfTest, run_all
 from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
 
+FLOAT_BYTES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
@@ -35,6 +41,10 @@ class EncodeJob:
     inputs: tuple[tuple[int, ...], ...]
     options: Any
     output: Callable[[Sequence[bytes]], dict[str, Any]]
+
+
+ReadJob: TypeAlias = Callable[[Mapping[str, Any]], EncodeJob]
+"""Returns the job of a stored payload. Raises InvalidRequest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,11 @@ class EncoderModel(TaskModel):
     @abstractmethod
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the job of a stored payload. Raises InvalidRequest if it cannot be read or does not fit."""
+
+    @property
+    def other_readers(self) -> Mapping[str, ReadJob]:
+        """What reads the payloads of other tasks that this model serves, by the task's name."""
+        return {}
 
     @property
     @abstractmethod
@@ -71,7 +86,18 @@ class EncoderModel(TaskModel):
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> "EncodeWork":
         """Return the work for the jobs of this model."""
-        return EncodeWork(engine, context, self.read)
+        return EncodeWork(engine, context, self.read, self.other_readers)
+
+
+def job_of(inputs: Sequence[FittedInput], output: Callable[[Sequence[bytes]], dict[str, Any]]) -> EncodeJob:
+    """Return the job for a model with a classification head: its options are the token type ids of each input."""
+    types = tuple(one.encoded.type_ids for one in inputs)
+    return EncodeJob(tuple(one.encoded.ids for one in inputs), types, output)
+
+
+def numbers_of(vector: bytes) -> tuple[float, ...]:
+    """Return the numbers of a vector."""
+    return struct.unpack(f"<{len(vector) // FLOAT_BYTES}f", vector)
 
 
 class EncodeWork:
@@ -81,16 +107,19 @@ class EncodeWork:
         self,
         engine: Engine[EncodeRequest, EncodeOutput],
         context: WorkContext,
-        read: Callable[[Mapping[str, Any]], EncodeJob],
+        read: ReadJob,
+        other_readers: Mapping[str, ReadJob],
     ) -> None:
         self._engine = EngineClient(engine, context.admission, context.in_flight, context.spans)
         self._frames = context.frames
         self._read = read
+        self._other_readers = other_readers
         self._metrics = context.metrics
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Encode the job's inputs. Raises InvalidRequest for a payload that cannot be read or does not fit."""
-        job = self._read(attempt.claim.payload)
+        read = self._other_readers.get(attempt.claim.task, self._read)
+        job = read(attempt.claim.payload)
         request = EncodeRequest(
             attempt.id, job.inputs, job.options, attempt.deadline, class_rank=attempt.claim.class_rank
         )

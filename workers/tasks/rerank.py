@@ -1,22 +1,23 @@
 """The work of the task ``rerank``: a relevance score for each document, by a cross-encoder."""
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from models.engine.runner import Encoder
-from models.loading.load import checked_folder, with_encoder_faults
-from models.runners.fake_encoder import FakeCrossEncoder
-from prompts.tasks.rerank import CrossEncoderSettings, rerank_pairs, settings_for
+from models.loading.load import load_classifier, with_encoder_faults
+from prompts.classifier_folder import ClassifierSettings
+from prompts.encoder_inputs import cuts_of
+from prompts.tasks.rerank import rerank_pairs, settings_for
 from prompts.tasks.task_inputs import ReadFile
 from prompts.tokenizer import Tokenizer, tokenizer_for
 from store.payloads.job_payload import read_payload
 from store.registry.models import ModelVersion
 from store.settings import Settings
 from store.tasks.rerank import RerankOutput, RerankPayload, RerankResult
-from workers.tasks.encoding import EncodeJob, EncoderModel
+from store.tasks.score import SCORE
+from workers.tasks.encoding import EncodeJob, EncoderModel, ReadJob, job_of, numbers_of
+from workers.tasks.score import read_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class RerankModel(EncoderModel):
     """A cross-encoder with its tokenizer."""
 
     tokenizer: Tokenizer
-    settings: CrossEncoderSettings
+    settings: ClassifierSettings
 
     @property
     def example(self) -> Mapping[str, Any]:
@@ -32,31 +33,26 @@ class RerankModel(EncoderModel):
         return {"input": {"query": "what turns a mill?", "documents": ["water", "a mill stands by the river"]}}
 
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
-        """Return the job's pairs as tokens. The options are the token type ids of each pair."""
+        """Return the job's pairs as tokens."""
         asked = read_payload(RerankPayload, payload)
-        pairs = rerank_pairs(self.tokenizer, self.settings, asked.input)
-        types = tuple(pair.type_ids for pair in pairs)
-        return EncodeJob(tuple(pair.ids for pair in pairs), types, partial(_output, asked.top_n))
+        pairs = rerank_pairs(self.tokenizer, self.settings, asked.input, truncate=bool(asked.truncate))
+        return job_of(pairs, partial(_output, asked.top_n, [pair.num_cut for pair in pairs]))
+
+    @property
+    def other_readers(self) -> Mapping[str, ReadJob]:
+        """The task ``score``."""
+        return {SCORE.name: partial(read_pairs, self.tokenizer, self.settings)}
 
 
 def load_rerank_model(version: ModelVersion, settings: Settings, read_file: ReadFile) -> RerankModel:
     """Load a cross-encoder."""
-    tokenizer = tokenizer_for(version, read_file)
-    encoder = with_encoder_faults(_load(version, settings), settings, tokenizer.decode)
-    return RerankModel(version, encoder, tokenizer, settings_for(version, read_file))
+    tokenizer, found = tokenizer_for(version, read_file), settings_for(version, read_file)
+    encoder = with_encoder_faults(load_classifier(version, settings, found), settings, tokenizer.decode)
+    return RerankModel(version, encoder, tokenizer, found)
 
 
-def _load(version: ModelVersion, settings: Settings) -> Encoder:
-    if version.is_fake:
-        return FakeCrossEncoder(step_s=settings.fake_step_ms / 1000)
-    folder = checked_folder(version)
-    from models.runners.cross_encoder import cross_encoder_for  # noqa: PLC0415 - a worker of a fake has no torch
-
-    return cross_encoder_for(folder, settings, dtype=version.dtype)
-
-
-def _output(top_n: int | None, scores: Sequence[bytes]) -> dict[str, Any]:
-    numbers: list[float] = [struct.unpack("<f", score)[0] for score in scores]
+def _output(top_n: int | None, nums_cut: Sequence[int], scores: Sequence[bytes]) -> dict[str, Any]:
+    numbers = [numbers_of(score)[0] for score in scores]
     best_first = sorted(range(len(numbers)), key=lambda index: -numbers[index])[:top_n]
     results = tuple(RerankResult(index=index, relevance_score=numbers[index]) for index in best_first)
-    return RerankOutput(results=results).model_dump(mode="json")
+    return RerankOutput(results=results, truncated=cuts_of(nums_cut)).model_dump(mode="json", exclude_none=True)

@@ -24,9 +24,11 @@ from transformers import (
 
 from models.engine.requests import EncodeRow
 from models.families.model_folder import describe, small_files
-from models.runners.cross_encoder import cross_encoder_for
-from prompts.tasks.rerank import Activation, is_cross_encoder, read_settings, rerank_pairs
-from prompts.tokenizer import Pair, load_tokenizer
+from models.runners.classifier import classifier_for
+from prompts.classifier_folder import Activation, read_classifier
+from prompts.encoded_texts import EncodedTexts
+from prompts.tasks.rerank import is_cross_encoder, rerank_pairs
+from prompts.tokenizer import load_tokenizer
 from store.errors import InvalidRequest, ModelLoadError
 from store.settings import Settings
 from store.tasks.rerank import RerankInput
@@ -73,10 +75,11 @@ def reference_scores(folder: Path, query: str, documents: Sequence[str]) -> list
     return scores
 
 
-def pairs_of(folder: Path, documents: Sequence[str] = DOCUMENTS) -> tuple[Pair, ...]:
+def pairs_of(folder: Path, documents: Sequence[str] = DOCUMENTS) -> tuple[EncodedTexts, ...]:
     files = small_files(folder)
     source = RerankInput(query=QUERY, documents=tuple(documents))
-    return rerank_pairs(load_tokenizer(files), read_settings(files), source)
+    pairs = rerank_pairs(load_tokenizer(files), read_classifier(files), source)
+    return tuple(pair.encoded for pair in pairs)
 
 
 def scores_of(folder: Path) -> list[float]:
@@ -84,7 +87,7 @@ def scores_of(folder: Path) -> list[float]:
     types = tuple(pair.type_ids for pair in pairs)
     rows = [EncodeRow("r", pair.ids, types, index) for index, pair in enumerate(pairs)]
     # In another order than that of the request, as the engine runs them.
-    found = cross_encoder_for(folder, SETTINGS).run(rows[::-1])
+    found = classifier_for(folder, SETTINGS).run(rows[::-1])
     return [struct.unpack("<f", score)[0] for score in reversed(found) if score is not None]
 
 
@@ -99,7 +102,7 @@ def test_scores_are_the_sigmoid_of_the_reference(family: str, tmp_path: Path) ->
 def test_the_token_types_of_a_pair_reach_the_model(tmp_path: Path) -> None:
     folder = build_cross_encoder("bert", tmp_path)
     (pair,) = pairs_of(folder, ["bread"])
-    encoder = cross_encoder_for(folder, SETTINGS)
+    encoder = classifier_for(folder, SETTINGS)
     marked = encoder.run([EncodeRow("r", pair.ids, (pair.type_ids,))])
     unmarked = encoder.run([EncodeRow("r", pair.ids, ((0,) * len(pair.ids),))])
     assert marked != unmarked
@@ -114,7 +117,7 @@ def test_the_token_types_of_a_pair_reach_the_model(tmp_path: Path) -> None:
 )
 def test_a_folder_may_ask_for_the_models_own_numbers(config: dict[str, object], tmp_path: Path) -> None:
     folder = build_cross_encoder("bert", tmp_path, **config)
-    assert read_settings(small_files(folder)).activation is Activation.IDENTITY
+    assert read_classifier(small_files(folder)).activation is Activation.IDENTITY
     assert scores_of(folder) == pytest.approx(reference_scores(folder, QUERY, DOCUMENTS), abs=1e-5)
 
 

@@ -15,6 +15,7 @@ from store.registry.models import ModelVersion
 from store.registry.versions import set_alias
 from store.schema.job_states import JobState
 from store.settings import Settings
+from store.tasks.registry import TASKS
 from tests.processes import wait_for
 
 CONTEXT_WINDOW = 8192
@@ -163,6 +164,6 @@ def test_the_document_has_all_tasks_and_all_shapes_of_input(settings: Settings) 
     body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     schemas = document["components"]["schemas"]
     tasks = {option["$ref"].rpartition("/")[2] for option in body["oneOf"]}
-    assert tasks == {"GenerateRequest", "EmbedRequest", "RerankRequest", "PredictRequest"}
+    assert tasks == {task.request.__name__ for task in TASKS.values()}
     assert len(schemas["EmbeddingRequest"]["properties"]["input"]["anyOf"]) == 4
     assert "EmbeddingList" in schemas

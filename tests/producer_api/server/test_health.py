@@ -18,6 +18,7 @@ from store.db.database import Database
 from store.db.roles import ROLES
 from store.registry.models import ModelVersion, register_version
 from store.settings import Settings
+from store.tasks.registry import TASKS
 from store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of, submit
@@ -52,7 +53,7 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
     post = document["paths"]["/v1/jobs"]["post"]
     assert post["security"] == [{"HTTPBearer": ["jobs:write"]}]
     examples = post["requestBody"]["content"]["application/json"]["examples"]
-    assert set(examples) == {"chat", "prompt", "vectors", "scores", "predictions"}
+    assert set(examples) == {"chat", "prompt", "vectors", "scores", "labels", "entities", "pairs", "predictions"}
     refusals = {status: answer for status, answer in post["responses"].items() if status != "202"}
     assert {"400", "401", "403", "404", "409", "413", "422", "429", "500", "503", "504"} <= set(refusals)
     for answer in refusals.values():
@@ -89,9 +90,10 @@ def test_documented_examples_are_accepted(
 ) -> None:
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
-    register(db, "reranker", "fake-cross-encoder", "auto", actor="tests")
-    register(db, "fraud", "fake-tabular", "auto", actor="tests")
-    models = {"embed": encoder.model, "rerank": "reranker", "predict": "fraud"}
+    models = {"embed": encoder.model, "score": encoder.model}
+    for task in ("rerank", "classify", "token_classify", "predict"):
+        register(db, task, TASKS[task].fake_runner, "auto", actor="tests")
+        models[task] = task
     for example in examples.values():
         body = example["value"] | {"model": models.get(example["value"].get("task"), "tiny")}
         answer = api.post("/v1/jobs", json=body)

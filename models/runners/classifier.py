@@ -1,0 +1,70 @@
+"""Encoders with a classification head on torch: one pass of transformers' own model, one row of scores an input out.
+
+A token classifier has a row of scores for each token. Rows are padded to the longest and masked.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from models.engine.requests import EncodeRow
+from models.families.model_folder import small_files
+from models.runners.encoder import float32_bytes, padded, read_model
+from models.runners.torch_runner import translate_torch_errors
+from prompts.classifier_folder import Activation, ClassifierSettings, Head, read_classifier
+from store.settings import Settings
+
+_TYPED_FAMILIES = ("albert", "bert", "deberta", "deberta-v2", "electra")
+"""Those that are told for each token which text of the pair it is of; the tokenizers of the others do not mark it."""
+
+_ACTIVATIONS: Mapping[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    Activation.SIGMOID: torch.sigmoid,
+    Activation.SOFTMAX: lambda numbers: numbers.softmax(-1),
+    Activation.IDENTITY: lambda numbers: numbers,
+}
+_AUTO = {Head.SEQUENCE: AutoModelForSequenceClassification, Head.TOKENS: AutoModelForTokenClassification}
+
+
+class TorchClassifier:
+    """Classifies with one model on one device. A request's options are the token type ids of each input."""
+
+    def __init__(self, model: Any, settings: ClassifierSettings, device: torch.device) -> None:
+        self.context_window = settings.context_window
+        self._model = model
+        self._is_per_token = settings.head is Head.TOKENS
+        self._activation = _ACTIVATIONS[settings.activation]
+        self._device = device
+        self._pad_id = int(model.config.pad_token_id or 0)
+        self._has_types = model.config.model_type in _TYPED_FAMILIES
+
+    @torch.inference_mode()
+    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+        """Return each row's scores as little-endian float32, None where one is not finite.
+
+        They are one for each label. Of a token classifier they are those of the first token, then of the next.
+        """
+        with translate_torch_errors():
+            ids, mask = padded([row.tokens for row in rows], self._pad_id, self._device)
+            types: dict[str, torch.Tensor] = {}
+            if self._has_types:
+                types["token_type_ids"], _ = padded([row.options[row.index] for row in rows], 0, self._device)
+            numbers = self._model(input_ids=ids, attention_mask=mask, **types).logits.float()
+            scores = self._activation(numbers).cpu()
+            own = [
+                scores[place, : len(row.tokens)] if self._is_per_token else scores[place]
+                for place, row in enumerate(rows)
+            ]
+            return [float32_bytes(each.flatten()) if each.isfinite().all() else None for each in own]
+
+
+def classifier_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchClassifier:
+    """Return a classifier for a model folder. ``dtype`` goes before the setting; ``auto`` is float32.
+
+    Raises ModelLoadError if weights are missing, pickled, or do not fit the configuration.
+    """
+    found = read_classifier(small_files(folder))
+    model, device = read_model(_AUTO[found.head], folder, settings, dtype=dtype)
+    return TorchClassifier(model, found, device)

@@ -1,0 +1,54 @@
+"""The folder of an encoder: which architectures run, the files as JSON, and the number of positions."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from store.errors import ModelLoadError
+
+# The first position embedding of these types comes after that of the padding token.
+_OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")
+ENCODER_TYPES = (*_OFFSET_TYPES, "bert", "distilbert", "electra", "albert", "deberta", "deberta-v2", "modernbert")
+"""The values of ``model_type`` that are encoders here."""
+
+
+def is_encoder(config: Mapping[str, Any]) -> bool:
+    """Return True if this ``config.json`` is of a model that makes vectors here."""
+    return config.get("model_type") in ENCODER_TYPES
+
+
+def num_positions(config: Mapping[str, Any]) -> int:
+    """Return the number of tokens that a model of one of ``ENCODER_TYPES`` has position embeddings for."""
+    positions = whole_number(config, "max_position_embeddings")
+    offset = int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in _OFFSET_TYPES else 0
+    return positions - offset
+
+
+def whole_number(config: Mapping[str, Any], *names: str) -> int:
+    """Return the value of the first field that the configuration has. Raises ModelLoadError."""
+    value = next((config[name] for name in names if name in config), None)
+    if not isinstance(value, int) or value < 1:
+        raise ModelLoadError(f"config.json: {names[0]} must be a positive whole number, not {value!r}")
+    return value
+
+
+def json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Return a file's JSON object, an empty one if the file is not there. Raises ModelLoadError."""
+    return dict(_json(files, name, dict))
+
+
+def json_array(files: Mapping[str, bytes], name: str) -> list[Any]:
+    """Return a file's JSON array, an empty one if the file is not there. Raises ModelLoadError."""
+    return list(_json(files, name, list))
+
+
+def _json(files: Mapping[str, bytes], name: str, kind: type) -> Any:
+    if name not in files:
+        return kind()
+    try:
+        value = json.loads(files[name])
+    except ValueError as error:
+        raise ModelLoadError(f"{name} is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise ModelLoadError(f"{name} is not a JSON {'object' if kind is dict else 'array'}")
+    return value
