@@ -73,9 +73,9 @@ def test_the_official_client_gets_the_models_vectors(
                 options={"headers": {"Prefer": "wait=20"}},
                 cast_to=httpx2.Response,
             ).json()
+            listed = client.get("/jobs?limit=1", cast_to=httpx2.Response).json()["data"]
             pairs = {"model": "org/vectors", "text_1": TEXTS[:2], "text_2": TEXTS[2:]}
             score = client.post("/score", body=pairs, cast_to=httpx2.Response).json()
-            listed = client.get("/jobs?limit=1", cast_to=httpx2.Response).json()["data"]
     cosines = [sum(a * b for a, b in zip(expected[i], expected[i + 2], strict=True)) for i in range(2)]
     assert apart([[one["score"] for one in score["data"]]], [cosines]) < 10 * MOST_APART
     assert [one.index for one in found.data] == list(range(len(TEXTS)))

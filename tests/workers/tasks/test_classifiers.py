@@ -48,7 +48,7 @@ from workers.tasks.token_classify import TokenClassifyModel
 MOST_APART = 1e-5
 LABELS = ("no", "maybe", "yes")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-TEXTS = ("Ann and Ulla live by the old mill in Ulm", "x", "bread, water? élan 漢 Ann", "the  mill-river", "in Ulm Ann")
+TEXTS = ("Ann and Ulla live by the old mill in Ulm", "x", "bread, water? élan 漢 the  mill-river")
 _DEBERTA: dict[str, Any] = {
     **_SIZES,
     "relative_attention": True,
