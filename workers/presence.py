@@ -20,7 +20,8 @@ class PresenceReporter:
 
     ``is_taking`` returns False once the worker is stopping: then the row goes. It goes for a while, too, while
     ``is_able`` returns False. ``capacity``: tokens of the longest request, None if that is the context window.
-    ``adapters`` returns the queues that the worker serves beside ``queue``; each has a row of its own.
+    ``adapters`` returns the queues that the worker serves beside ``queue``; each has a row of its own. ``slots``: jobs
+    that run together, of all these queues.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class PresenceReporter:
         is_taking: Callable[[], bool],
         is_able: Callable[[], bool] = lambda: True,
         adapters: Callable[[], Sequence[str]] = lambda: (),
+        slots: int | None = None,
     ) -> None:
         self._db = db
         self._ids = {queue: new_id("worker")}
         self._queue = queue
         self._adapters = adapters
+        self._slots = slots
         self._capacity = capacity
         self._is_taking = is_taking
         self._is_able = is_able
@@ -67,7 +70,7 @@ class PresenceReporter:
             self._try(partial(self._report, row, queue))
 
     def _report(self, row: str, queue: str) -> None:
-        presence.beat_worker(self._db, row, queue, self._capacity())
+        presence.beat_worker(self._db, row, queue, self._capacity(), slots=self._slots)
 
     def _leave(self, queues: Sequence[str]) -> None:
         for queue in queues:

@@ -296,6 +296,7 @@ class WorkerRuntime:
             is_taking=self._is_taking,
             is_able=lambda: self.engine.why_not is None,
             adapters=self._adapter_names,
+            slots=self._max_slots,
         )
 
     def _new_live_reporter(self) -> LiveReporter:

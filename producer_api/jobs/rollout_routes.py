@@ -16,6 +16,7 @@ from producer_api.jobs.rollout_views import (
     RolloutRequest,
     new_rollout,
     rollout_object,
+    rollout_summary,
 )
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
@@ -58,10 +59,10 @@ async def show_rollouts(
     model: Annotated[str | None, Query(description="only the rollouts of this model")] = None,
     active: Annotated[bool, Query(description="only those that run or are paused")] = False,
 ) -> Response:
-    """Return the newest hundred rollouts of the models that this key may use."""
+    """Return the newest hundred rollouts of the models that this key may use, without the judge's checks."""
     found = await run_in_threadpool(list_rollouts, runtime.db, model, is_active=active)
     allowed = [one for one in found if principal.models is None or one.model in principal.models]
-    return JsonResponse(RolloutList(data=[rollout_object(one) for one in allowed]))
+    return JsonResponse(RolloutList(data=[rollout_summary(one) for one in allowed]))
 
 
 @router.get("/v1/rollouts/{rollout}", response_model=RolloutObject, summary="Get a rollout")

@@ -68,8 +68,8 @@ class RolloutCheck(BaseModel):
     text: str = Field(description="the result in a sentence")
 
 
-class RolloutObject(BaseModel):
-    """A rollout."""
+class RolloutSummary(BaseModel):
+    """A rollout without the judge's verdict."""
 
     id: str
     object: Literal["rollout"] = "rollout"
@@ -89,16 +89,21 @@ class RolloutObject(BaseModel):
     ended_at: int | None = Field(description="when it ended, Unix seconds")
     reason: str | None = Field(description="of the last change")
     bounds: Bounds = Field(description="how much worse the candidate may be")
+    revision: int = Field(description="raised by each change; value of If-Match")
+
+
+class RolloutObject(RolloutSummary):
+    """A rollout."""
+
     checks: list[RolloutCheck] = Field(description="the judge's last verdict")
     judged_at: int | None = Field(description="when the judge looked last")
-    revision: int = Field(description="raised by each change; value of If-Match")
 
 
 class RolloutList(BaseModel):
     """Rollouts, newest first."""
 
     object: Literal["list"] = "list"
-    data: list[RolloutObject]
+    data: list[RolloutSummary]
 
 
 def new_rollout(body: RolloutRequest, *, require_worker: bool) -> NewRollout:
@@ -117,9 +122,18 @@ def new_rollout(body: RolloutRequest, *, require_worker: bool) -> NewRollout:
 
 
 def rollout_object(rollout: Rollout) -> RolloutObject:
-    """Return the rollout object."""
+    """Return the rollout with its checks."""
     evidence: dict[str, Any] = rollout.evidence
     return RolloutObject(
+        **dict(rollout_summary(rollout)),
+        checks=[RolloutCheck.model_validate(check) for check in evidence.get("checks", ())],
+        judged_at=evidence.get("at"),
+    )
+
+
+def rollout_summary(rollout: Rollout) -> RolloutSummary:
+    """Return the rollout as a list shows it."""
+    return RolloutSummary(
         id=rollout.id,
         model=rollout.model,
         alias=rollout.alias,
@@ -137,7 +151,5 @@ def rollout_object(rollout: Rollout) -> RolloutObject:
         ended_at=seconds(rollout.ended_at),
         reason=rollout.reason,
         bounds=Bounds.model_validate(rollout.bounds),
-        checks=[RolloutCheck.model_validate(check) for check in evidence.get("checks", ())],
-        judged_at=evidence.get("at"),
         revision=rollout.revision,
     )

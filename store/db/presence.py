@@ -1,7 +1,7 @@
 """Heartbeats of API processes and workers in Postgres.
 
-While Redis is away, the API processes divide the rate limits by their number. A worker's row has its queue and the
-longest request that it can hold, so that a submission finds out whether a worker can run it.
+While Redis is away, the API processes divide the rate limits by their number. A worker's row has its queue, the
+longest request that it can hold, so that a submission finds out whether a worker can run it, and its slots.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ _COUNT = text("SELECT count(*) FROM api_processes WHERE seen_at > now() - make_i
 
 # Write the heartbeat of a worker.
 _WORKER_BEAT = text("""
-INSERT INTO worker_processes (id, queue, capacity_tokens) VALUES (:id, :queue, :capacity)
-ON CONFLICT (id) DO UPDATE SET seen_at = now(), capacity_tokens = excluded.capacity_tokens
+INSERT INTO worker_processes (id, queue, capacity_tokens, slots) VALUES (:id, :queue, :capacity, :slots)
+ON CONFLICT (id) DO UPDATE SET seen_at = now(), capacity_tokens = excluded.capacity_tokens, slots = excluded.slots
 """)
 
 # Delete the rows of dead workers.
@@ -67,10 +67,10 @@ class Serving:
     capacity: int | None = None
 
 
-def beat_worker(db: Database, worker_id: str, queue: str, capacity: int | None) -> None:
-    """Write this worker's heartbeat: it serves the queue. ``capacity`` as in ``Serving``."""
+def beat_worker(db: Database, worker_id: str, queue: str, capacity: int | None, *, slots: int | None = None) -> None:
+    """Write this worker's heartbeat: it serves the queue. ``capacity`` as in ``Serving``, ``slots``: jobs at a time."""
     with db.autocommit() as connection:
-        connection.execute(_WORKER_BEAT, {"id": worker_id, "queue": queue, "capacity": capacity})
+        connection.execute(_WORKER_BEAT, {"id": worker_id, "queue": queue, "capacity": capacity, "slots": slots})
         connection.execute(_WORKER_FORGET, {"gone_after_s": GONE_AFTER_S})
 
 

@@ -107,7 +107,7 @@ ORDER BY id
 """)
 
 _LIST = text(f"""
-SELECT {_PLAIN}, evidence - 'history' - 'counts' AS evidence FROM rollouts
+SELECT {_PLAIN} FROM rollouts
 WHERE (CAST(:model AS text) IS NULL OR model = :model) AND (NOT :is_active OR state IN ('running', 'paused'))
 ORDER BY id DESC LIMIT :limit
 """)
@@ -131,11 +131,11 @@ def list_rollouts(
 ) -> list[Rollout]:
     """Return rollouts, newest first: of one model, or of all; only the active ones if ``is_active``.
 
-    Their evidence is without history and counts.
+    They come without their evidence.
     """
     with db.autocommit() as connection:
         values = {"model": model, "is_active": is_active, "limit": limit}
-        return [read_rollout(row) for row in connection.execute(_LIST, values).mappings()]
+        return [read_rollout({**row, "evidence": {}}) for row in connection.execute(_LIST, values).mappings()]
 
 
 def get_rollout(db: Database, rollout_id: str) -> Rollout:

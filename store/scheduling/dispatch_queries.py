@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, text
 
 from store.db.database import Database, with_setting
+from store.db.presence import GONE_AFTER_S
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.scheduling.deficit_round_robin import AGED_EVERY, Candidate, RoundRobinState, choose
 from store.schema.cache_results import CACHE_QUEUE
@@ -122,12 +123,13 @@ SELECT
     (SELECT count(*) FROM (
         SELECT FROM jobs
         WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL AND class_rank = :batch
-        LIMIT :most) AS counted) + running.batch AS batch_under_way,
-    running.num_workers
-FROM names CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE class_rank = :batch) AS batch, count(DISTINCT owner) AS num_workers
-    FROM jobs WHERE state = 'running' AND jobs.queue = names.queue
-) AS running WHERE queue IS NOT NULL AND queue <> :unserved
+        LIMIT :most) AS counted) + (
+        SELECT count(*) FROM jobs WHERE state = 'running' AND jobs.queue = names.queue AND class_rank = :batch
+    ) AS batch_under_way,
+    (SELECT CAST(COALESCE(sum(COALESCE(slots, :usual_slots)), :usual_slots) AS int) FROM worker_processes
+        WHERE worker_processes.queue = names.queue
+            AND seen_at > now() - make_interval(secs => :gone_after_s)) AS num_slots
+FROM names WHERE queue IS NOT NULL AND queue <> :unserved
 """)
 
 # Make every announced job wait again.
@@ -181,8 +183,8 @@ class QueueDepth:
     is_paused: bool = False
     # Announced or running jobs of the batch class.
     batch_under_way: int = 0
-    # Workers that run jobs of any class.
-    num_workers: int = 0
+    # Jobs that the live workers run together.
+    num_slots: int = 0
 
 
 @dataclass(slots=True)
@@ -269,9 +271,13 @@ def take_stale(db: Database, queue: str, older_than_s: float, n: int) -> list[st
         return list(connection.execute(_TAKE_STALE, values).scalars())
 
 
-def waiting_queues(db: Database, most: int = MAX_COUNTED) -> list[QueueDepth]:
-    """Return every queue that has queued jobs, with numbers up to ``most``."""
+def waiting_queues(db: Database, most: int = MAX_COUNTED, *, usual_slots: int = 1) -> list[QueueDepth]:
+    """Return every queue that has queued jobs, with numbers up to ``most``.
+
+    ``usual_slots``: of a worker that does not report them, and of a queue without a live worker.
+    """
     values = {"most": most, "batch": BATCH_RANK, "unserved": CACHE_QUEUE}
+    values |= {"usual_slots": usual_slots, "gone_after_s": GONE_AFTER_S}
     with db.autocommit() as connection:
         rows = with_setting(connection, BY_INDEX).execute(_DEPTHS, values).mappings().all()
     return [QueueDepth(**row) for row in rows]

@@ -1,5 +1,6 @@
 """One real fault for each alert. A case is a generator: it breaks something, yields until the alert fires, repairs."""
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -145,6 +146,18 @@ def _gone(stage: Stage) -> Iterator[None]:
     yield from stage.until_fired()
 
 
+def _worse_version(stage: Stage) -> Iterator[None]:
+    stage.post("/v1/models/fake/versions", {"files_of": QUEUE, "dtype": "bfloat16"})
+    worker = stage.cluster.add("worker", "worker-of-2", model="fake@2", fake_step_ms="80")
+    worker.keep = False
+    while worker.is_alive and not stage.cluster.is_ready(worker):
+        yield
+    stage.post("/v1/rollouts", {"model": "fake", "version": 2, "steps": [{"percent": 50, "hold_s": 3600}]})
+    yield from stage.until_fired()
+    stage.cluster.signal(worker, signal.SIGKILL)
+    stage.cluster.members.remove(worker)
+
+
 CASES: dict[str, Case] = {
     "HeadraceApiDown": Case("the API is killed", _down("api")),
     "HeadraceWorkerDown": Case("the workers are killed", _down("worker")),
@@ -186,6 +199,7 @@ CASES: dict[str, Case] = {
     ),
     "HeadraceEngineHangs": Case("a step of the model does not end", _engine_hangs),
     "HeadracePreemptions": Case("the KV pool is small, and answers are longer than before", _preemptions),
+    "HeadraceRolloutRolledBack": Case("a rollout's candidate is four times slower", _worse_version),
     "HeadraceWebhooksFail": Case("nothing listens at the webhooks' address", _hooked("/nobody")),
     "HeadraceWebhooksLate": Case("the receiver asks to wait for 33 s", _hooked("/late")),
     "HeadraceEndpointDisabled": Case("an endpoint answers 410", _gone),

@@ -48,6 +48,7 @@ class Caller:
             "input": {"prompt": f"number {n}: tell me of rivers"},
             "sampling": {"max_tokens": 60, "temperature": 0, "ignore_eos": True},
             "service_class": service_class,
+            "user": f"user-{n % 60}",
             **more,
         }
         return self.ask(http, "/v1/jobs", body)

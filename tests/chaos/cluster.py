@@ -173,15 +173,20 @@ class Cluster:
         finally:
             db.close()
 
-    def add(self, kind: str, name: str, *, root: Path = ROOT, is_old: bool = False) -> Member:
-        """Start a process of ``kind`` behind proxies of its own; ``root`` holds its code (any release)."""
+    def add(
+        self, kind: str, name: str, *, root: Path = ROOT, is_old: bool = False, model: str = "fake", **extra: str
+    ) -> Member:
+        """Start a process of ``kind`` behind proxies of its own; ``root`` holds its code (any release).
+
+        ``model``: what a worker serves. ``extra``: settings that differ from those of the shape.
+        """
         port = free_port("127.0.0.1", 0)
         proxies = {
             "postgres": self.proxies.add(f"{name}>postgres", self._pg_socket),
             "redis": self.proxies.add(f"{name}>redis", self._valkey_socket),
         }
         module = {"api": ["producer_api"], "dispatcher": ["workers.dispatcher"]}.get(
-            kind, ["workers", "--model", "fake", "--name", name]
+            kind, ["workers", "--model", model, "--name", name]
         )
         env = self._environment(kind, port, proxies)
         if is_old:
@@ -193,6 +198,7 @@ class Cluster:
 
         member = Member(kind, name, port, command)
         member.proxies = proxies
+        member.extra = {f"HEADRACE_{name.upper()}": value for name, value in extra.items()}
         self.members.append(member)
         member.start()
         return member

@@ -1,5 +1,7 @@
 """A worker announces itself and its capacity, and leaves jobs that are too long to workers with more."""
 
+from sqlalchemy import text
+
 from store.db import presence
 from store.db.presence import Serving
 from store.jobs import jobs
@@ -12,8 +14,11 @@ def test_a_worker_counts_from_its_start_until_it_is_told_to_stop(bench: Bench, s
     assert presence.read_serving(bench.db) == {}
     worker = start_worker(kv_pool_tokens=1024)
     assert presence.read_serving(bench.db) == {bench.queue: Serving(1, 1024)}
-    start_worker(kv_pool_tokens=16_384)
+    start_worker(kv_pool_tokens=16_384, max_slots=5)
     assert presence.read_serving(bench.db) == {bench.queue: Serving(2, 8192)}, "no more than the window"
+    with bench.db.begin() as connection:
+        slots = connection.execute(text("SELECT slots FROM worker_processes ORDER BY slots")).scalars()
+        assert list(slots) == [5, bench.settings.max_slots]
     # It drains for as long as its job runs.
     bench.submit(1, sampling={"max_tokens": 8000})
     worker.signal(15)

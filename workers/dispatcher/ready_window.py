@@ -34,13 +34,13 @@ def num_to_repeat(depth: QueueDepth, in_redis: int, window: int, reannounce_s: f
     return max(0, min(depth.announced - in_redis, window - in_redis))
 
 
-def num_of_batch(depth: QueueDepth, most_a_worker: int) -> int:
-    """Return how many more jobs of the batch class may be announced.
+def num_of_batch(depth: QueueDepth, share: float) -> int:
+    """Return how many more jobs of the batch class may be announced: they use at most ``share`` of the slots.
 
     Batch jobs never use all slots of a worker and never queue up as hints, so a job of a better class finds room at
     once.
     """
-    return max(0, most_a_worker * max(1, depth.num_workers) - depth.batch_under_way)
+    return max(0, max(1, int(depth.num_slots * share)) - depth.batch_under_way)
 
 
 class ReadyWindow:
@@ -63,7 +63,9 @@ class ReadyWindow:
         self._hints = HintPublisher(celery_app(settings))
         self._window = settings.ready_window
         self._reannounce_s = settings.reannounce_s
-        self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
+        self._batch_share = settings.batch_share
+        # Of a worker that does not say it: one of an earlier release, or one that is still to start.
+        self._usual_slots = settings.max_slots
         self._round_robin = RoundRobin(settings.ageing_s)
         self._recent_running = RecentMaximum()
         # By queue: a queue is of one model version, and that has one task.
@@ -87,7 +89,9 @@ class ReadyWindow:
     def top_up(self) -> None:
         """Fill the ready windows of the queues: first with lost hints, then with waiting jobs."""
         window = self._window
-        for depth in dispatch_queries.waiting_queues(self._db, most=_WINDOWS_COUNTED * window):
+        for depth in dispatch_queries.waiting_queues(
+            self._db, most=_WINDOWS_COUNTED * window, usual_slots=self._usual_slots
+        ):
             if depth.is_paused:
                 continue
             in_redis = self._hints.depth(depth.queue)
@@ -97,7 +101,7 @@ class ReadyWindow:
                 self._announce(depth.queue, jobs, again=True)
                 in_redis += len(jobs)
             if num_new := num_to_announce(depth, in_redis, window):
-                most_batch = num_of_batch(depth, self._most_batch)
+                most_batch = num_of_batch(depth, self._batch_share)
                 jobs = dispatch_queries.take_waiting(
                     self._db, depth.queue, num_new, self._round_robin, most_batch=most_batch
                 )

@@ -27,20 +27,23 @@ export function Rollouts({ reloadModels }) {
 
 function Row({ rollout, reload }) {
   const [plot, setPlot] = useState(null);
+  const isActive = rollout.state === "running" || rollout.state === "paused";
+  const path = `rollouts/${rollout.id}`;
+  // The list has no checks. They are of interest while the judge looks; an ended rollout has its reason.
+  const judged = useLoad((signal) => (isActive ? get(path, { signal }) : Promise.resolve(null)), [rollout]);
   const change = (verb, done) => async () => {
-    await post(`rollouts/${rollout.id}/${verb}`, undefined, { ifMatch: rollout.revision });
+    await post(`${path}/${verb}`, undefined, { ifMatch: rollout.revision });
     reload();
     return done;
   };
   const draw = async () => {
     try {
-      setPlot(plot === null ? await text(`rollouts/${rollout.id}/plot`) : null);
+      setPlot(plot === null ? await text(`${path}/plot`) : null);
     } catch (error) {
       tell(error.message);
     }
   };
   const name = `${rollout.model}@${rollout.alias}`;
-  const isActive = rollout.state === "running" || rollout.state === "paused";
   return html`<tr>
     <td>
       <strong>${name}</strong>
@@ -53,7 +56,7 @@ function Row({ rollout, reload }) {
     <td class="num">${rollout.percent} %</td>
     <td class="opt">${rollout.current_step + 1} of ${rollout.steps.length}</td>
     <td>
-      <div class="row small">${rollout.checks.map((check) => html`<span
+      <div class="row small">${judged.data?.checks.map((check) => html`<span
         key=${check.name} class=${`badge ${DECISIONS[check.decision]}`} title=${check.text}>${check.name.replaceAll("_", " ")}</span>`)}</div>
       ${plot === null ? null : html`<img alt=${`Evidence against version ${rollout.candidate_version} over time`} src=${`data:image/svg+xml,${encodeURIComponent(plot)}`} />`}
     </td>

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from store.db.database import Database
+from store.db.presence import beat_worker
 from store.jobs.claims import claim
 from store.jobs.jobs import Accepted, accept, get
 from store.payloads.job_payload import ServiceClass
@@ -52,7 +53,7 @@ class TestAnnouncing:
         assert len(take_waiting(db, QUEUE, 10, most_batch=2)) == 2
         start(db, take_waiting(db, QUEUE, 10, most_batch=1)[0])
         (found,) = waiting_queues(db)
-        assert (found.waiting, found.batch_under_way, found.num_workers) == (3, 3, 1)
+        assert (found.waiting, found.batch_under_way) == (3, 3)
 
     def test_a_claimed_job_is_not_announced(self, db: Database, accept_one: AcceptOne) -> None:
         start(db, accept_one(announce=False))
@@ -94,12 +95,23 @@ class TestAnnouncing:
         found = {depth.queue: depth for depth in waiting_queues(db)}
         assert list(found) == ["a@1", "b@1", "c@1"]
         assert (found["b@1"].waiting, found["b@1"].announced) == (2, 2)
-        assert (found["b@1"].batch_under_way, found["b@1"].num_workers, found["a@1"].num_workers) == (1, 1, 0)
+        assert found["b@1"].batch_under_way == 1
         assert (found["b@1"].oldest_announced_s or 0) < 90, "of those that are queued"
-        assert found["c@1"] == QueueDepth(queue="c@1", waiting=1, announced=0, oldest_announced_s=None)
+        assert found["c@1"] == QueueDepth(queue="c@1", waiting=1, announced=0, oldest_announced_s=None, num_slots=1)
         assert (found["a@1"].waiting, found["a@1"].announced) == (0, 1)
         assert found["a@1"].oldest_announced_s is not None
         assert 30 <= found["a@1"].oldest_announced_s < 90
+
+    def test_slots_are_those_that_the_live_workers_report(
+        self, db: Database, accept_one: AcceptOne, query: Query
+    ) -> None:
+        for queue in ("a@1", "b@1"):
+            accept_one(queue=queue)
+        for name, slots in (("small", 4), ("large", 32), ("dead", 64), ("old", None)):
+            beat_worker(db, name, "a@1", None, slots=slots)
+        query("UPDATE worker_processes SET seen_at = now() - interval '1 h' WHERE id = 'dead'")
+        found = {depth.queue: depth.num_slots for depth in waiting_queues(db, usual_slots=8)}
+        assert found == {"a@1": 44, "b@1": 8}
 
 
 class CountingDatabase(Database):

@@ -157,10 +157,10 @@ def test_only_hints_that_were_lost_are_repeated(
     assert num_to_repeat(found, in_redis, window=10, reannounce_s=10.0) == expected
 
 
-@pytest.mark.parametrize(("workers", "under_way", "expected"), [(0, 0, 6), (1, 4, 2), (1, 9, 0), (3, 4, 14)])
-def test_the_batch_class_never_has_all_places(workers: int, under_way: int, expected: int) -> None:
-    found = QueueDepth(QUEUE, 50, 0, None, batch_under_way=under_way, num_workers=workers)
-    assert num_of_batch(found, most_a_worker=6) == expected
+@pytest.mark.parametrize(("slots", "under_way", "expected"), [(1, 0, 1), (8, 4, 2), (8, 9, 0), (25, 4, 14)])
+def test_the_batch_class_never_has_all_places(slots: int, under_way: int, expected: int) -> None:
+    found = QueueDepth(QUEUE, 50, 0, None, batch_under_way=under_way, num_slots=slots)
+    assert num_of_batch(found, share=0.75) == expected
 
 
 def test_a_window_is_topped_up_in_order_and_no_further(
