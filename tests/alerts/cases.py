@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import redis
 
+from models.catalog import register
+from store.db.database import Database
 from tests.alerts.stage import Stage
 
 QUEUE = "fake@1"
@@ -147,7 +149,9 @@ def _gone(stage: Stage) -> Iterator[None]:
 
 
 def _worse_version(stage: Stage) -> Iterator[None]:
-    stage.post("/v1/models/fake/versions", {"files_of": QUEUE, "dtype": "bfloat16"})
+    db = Database(stage.cluster.database_url, pool_size=1, application_name="alerts")
+    register(db, "fake", "fake", "bfloat16", actor="alerts")
+    db.close()
     worker = stage.cluster.add("worker", "worker-of-2", model="fake@2", fake_step_ms="80")
     worker.keep = False
     while worker.is_alive and not stage.cluster.is_ready(worker):
