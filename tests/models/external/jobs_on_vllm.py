@@ -6,7 +6,8 @@ at random times of a seed: the worker, the server, both (``kill -9``), either fo
 After each fault it waits until jobs succeed again, because a server of a busy machine starts slowly. Then it checks
 that each job ended, once, and that each stream shows the stored text. Exits 1 if a promise was broken.
 
-Faults end after ``--faults-s``. Jobs that have not ended after ``--limit-s`` are reported as such.
+Each kind of fault happens once, in an order of the seed: none waits so long that the jobs end before its turn. Then
+kinds are drawn until ``--faults-s``. Jobs that have not ended after ``--limit-s`` are reported as such.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from headrace.client import Client, ClientError, JobInfo
 
 RECOVERY_S = 600.0  # the longest wait for jobs after a fault
 _WORKER = "workers --model"
-_SERVER = ("vllm.entrypoints", "VLLM::")
+_SERVER = ("vllm.entrypoints", "VLLM::", "sglang.launch_server", "sglang::")
 _WORDS = "the river runs down from a hill and turns an old wheel while people in town bake bread and write letters"
 
 
@@ -104,6 +105,7 @@ class Run:
     faults: Counter[str] = field(default_factory=Counter)
     done: threading.Event = field(default_factory=threading.Event)
     num_succeeded: int = 0
+    num_ended: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -130,6 +132,8 @@ class Run:
                 say(f"{self.seconds:.0f} s: {self.num_succeeded} of {len(self.jobs)} jobs have succeeded")
         except ClientError as error:
             job.errors.append(f"{type(error).__name__}: {error}")
+        finally:
+            self.num_ended += 1
         return job
 
     def _cancel(self, job: Seen) -> None:
@@ -150,26 +154,40 @@ class Run:
     def break_things(self) -> None:
         """Break something again and again, each time after jobs have succeeded since the last time."""
         draw = random.Random(self.options.seed + 1)
-        kinds: dict[str, Callable[[], int]] = {
-            "worker killed": lambda: _signal(self.record, signal.SIGKILL, _WORKER),
-            "server killed": lambda: _signal(self.record, signal.SIGKILL, *_SERVER),
-            "both killed": lambda: _signal(self.record, signal.SIGKILL, _WORKER, *_SERVER),
-            "worker stopped": lambda: _stop(self.record, self.options.stop_s, _WORKER),
-            "server stopped": lambda: _stop(self.record, self.options.stop_s, *_SERVER),
-            "Redis emptied": lambda: int(redis.Redis.from_url(self.record.redis_url).flushall()),
-        }
-        waiting = list(kinds)
-        draw.shuffle(waiting)
+        kinds = self.kinds()
+        waiting = draw.sample(list(kinds), len(kinds))
         self._wait_for_jobs(0)
-        while not self.done.wait(draw.uniform(0.5, 1.5) * self.options.gap_s):
-            if self.seconds > self.options.faults_s:
+        while waiting or self.seconds < self.options.faults_s:
+            share = (len(self.faults) + 1) / (len(kinds) + 1) if waiting else 1.0
+            if not self._wait_for_turn(draw.uniform(0.5, 1.5) * self.options.gap_s, share * len(self.jobs)):
                 return
-            name = waiting.pop() if waiting else draw.choice(list(kinds))
+            name = waiting[0] if waiting else draw.choice(list(kinds))
             num_before = self.num_succeeded
             if kinds[name]():
+                waiting = waiting[1:]
                 self.faults[name] += 1
                 say(f"{self.seconds:.0f} s: {name}, with {num_before} jobs succeeded")
                 self._wait_for_jobs(num_before)
+
+    def kinds(self) -> dict[str, Callable[[], int]]:
+        """Return what breaks each part; it returns 0 if it found nothing to break."""
+        stop_s = self.options.stop_s
+        return {
+            "worker killed": lambda: _signal(self.record, signal.SIGKILL, _WORKER),
+            "server killed": lambda: _signal(self.record, signal.SIGKILL, *_SERVER),
+            "both killed": lambda: _signal(self.record, signal.SIGKILL, _WORKER, *_SERVER),
+            "worker stopped": lambda: _stop(self.record, stop_s, _WORKER),
+            "server stopped": lambda: _stop(self.record, stop_s, *_SERVER),
+            "Redis emptied": lambda: int(redis.Redis.from_url(self.record.redis_url).flushall()),
+        }
+
+    def _wait_for_turn(self, longest_s: float, num_ended: float) -> bool:
+        """Wait until so many jobs have ended, but not longer than so many seconds; return False if all have ended."""
+        began = self.seconds
+        while not self.done.wait(0.1):
+            if self.num_ended >= num_ended or self.seconds >= began + longest_s:
+                return True
+        return False
 
     def _wait_for_jobs(self, num_before: int) -> None:
         began = self.seconds
@@ -180,23 +198,23 @@ class Run:
 
 def _signal(record: StackRecord, number: signal.Signals, *marks: str) -> int:
     """Send a signal to the stack's processes with one of the marks in their command; return how many."""
-    count = 0
+    num_found = 0
     for process in psutil.Process(record.pid).children(recursive=True):
         try:
             command = " ".join(process.cmdline())
             if "guard" not in command and any(mark in command for mark in marks):
                 process.send_signal(number)
-                count += 1
+                num_found += 1
         except psutil.NoSuchProcess:
             continue
-    return count
+    return num_found
 
 
 def _stop(record: StackRecord, seconds: float, *marks: str) -> int:
-    count = _signal(record, signal.SIGSTOP, *marks)
+    num_found = _signal(record, signal.SIGSTOP, *marks)
     time.sleep(seconds)
     _signal(record, signal.SIGCONT, *marks)
-    return count
+    return num_found
 
 
 # Jobs that ended more than once.
@@ -246,6 +264,7 @@ def _report(run: Run) -> int:
         "streams that differ from the stored text": len(splices),
         "outputs of another length": len(short),
         "errors of the client": sum(len(job.errors) for job in jobs),
+        "kinds of faults that did not happen": len(run.kinds()) - len(run.faults),
     }
     report = {
         "seed": run.options.seed,
