@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.families.model_config import UnsupportedArchitecture
+from models.families.model_config import UnsupportedArchitecture, quantized_elsewhere
 from store.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def parse_config(raw: Mapping[str, Any]) -> LlamaConfig:
             f"config.json: hidden_act {raw['hidden_act']!r} is not supported; supported: silu"
         )
     if raw.get("quantization_config"):
-        raise ModelLoadError("config.json: quantised weights are not supported; give float weights")
+        raise ModelLoadError(f"config.json: {quantized_elsewhere(raw['quantization_config'])}")
     hidden = _positive(raw, "hidden_size")
     heads = _positive(raw, "num_attention_heads")
     kv_heads = _positive(raw, "num_key_value_heads", heads)

@@ -3,6 +3,7 @@
 Imports neither torch nor transformers, so that the API can read it.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from store.errors import ModelLoadError
@@ -32,3 +33,13 @@ class ModelConfig(Protocol):
 
     @property
     def windows(self) -> tuple[int | None, ...]: ...
+
+
+def quantized_elsewhere(quantization: object) -> str:
+    """Return why weights that another program quantized do not run here. ``quantization``: of ``config.json``."""
+    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+    return (
+        f"the weights are quantized ({method or 'by a method that config.json does not name'}), and Headrace's engine "
+        "reads float weights alone: register the folder with `--engine vllm`, or give float weights and quantize them "
+        "with `headrace models quantize`"
+    )

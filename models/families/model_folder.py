@@ -60,6 +60,12 @@ def weight_files(folder: Path) -> list[Path]:
     pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLED)
     if pickled:
         raise ModelLoadError(f"{folder} holds pickled weights ({pickled[0]}): convert them to safetensors first")
+    packed = sorted(path.name for path in folder.glob("*.gguf"))
+    if packed:
+        raise ModelLoadError(
+            f"{folder} holds GGUF weights ({packed[0]}), and Headrace's engine reads safetensors alone: register the "
+            "server that runs the file with `--engine openai --url`, or give safetensors"
+        )
     raise ModelLoadError(f"{folder} has no {', '.join(missing)}")
 
 

@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils import logging
 
+from models.families.model_config import quantized_elsewhere
 from store.errors import ModelLoadError
 
 _NAME = "headrace_probe"
@@ -125,8 +126,8 @@ def _refuse_by_config(config: Any) -> None:
         raise _ProbeFailed("it is an encoder-decoder, and only decoders run here")
     if config.get_text_config() is not config:
         raise _ProbeFailed("it reads more than text; give the folder of its text model")
-    if getattr(config, "quantization_config", None):
-        raise _ProbeFailed("its weights are quantised; give float weights")
+    if quantization := getattr(config, "quantization_config", None):
+        raise _ProbeFailed(quantized_elsewhere(quantization))
 
 
 def _probed_config(config: Any) -> ProbedConfig:

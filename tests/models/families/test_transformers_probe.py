@@ -71,7 +71,7 @@ def test_long_rope_ends_where_a_neighbour_would_change_the_angles(tmp_path: Path
     ("changes", "reason"),
     [
         ({"model_type": "newest"}, "names no architecture of transformers"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "its weights are quantised"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "the weights are quantized (gptq)"),
         ({"n_head": 5}, "does not leave attention and masks"),
     ],
 )

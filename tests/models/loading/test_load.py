@@ -122,6 +122,8 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
         path.unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     assert "holds pickled weights (pytorch_model.bin): convert them to safetensors" in refusal(folder, "x")
+    (folder / "pytorch_model.bin").rename(folder / "model-Q4_1.gguf")
+    assert "holds GGUF weights (model-Q4_1.gguf)" in refusal(folder, "x")
 
 
 def test_a_pickle_that_calls_itself_safetensors_is_refused(folder: Path) -> None:
