@@ -37,8 +37,8 @@ class ModelVersion:
     ``task``: the name of the task of its jobs. ``sampling``: defaults set by the operator. They may change; accepted
     jobs keep their values. ``engine``: what runs the version; its address may change too. ``state``: when it was read.
     ``base_model`` and ``base_version``: the version that a LoRA adapter changes. ``source`` and ``digest`` are the
-    adapter's then, and all else is as the base has it. ``quantized_from``: the version, ``name@3``, whose files this
-    one has in another number format.
+    adapter's then, and all else is as the base has it. ``quantized_from``: of a quantized version, the version,
+    ``name@3``, whose files it has in another number format.
     """
 
     model: str

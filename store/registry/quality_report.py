@@ -1,4 +1,4 @@
-"""The quality report of a model version, as it is stored, and the operator's bound of a model. Pure."""
+"""The quality report of a model version, as it is stored, and the quality bound of a model. Pure."""
 
 from typing import Annotated, Final
 

@@ -51,9 +51,9 @@ def quality_svg(title: str, reports: Mapping[str, Json]) -> str:
     """Return the drawing of the reports of a model's versions, by the name of the version: bars for each figure."""
     rows = _rows(reports)
     height = _PANEL_TOP + _ROW * len(rows) + 14
-    total = _TOP + height * -(-len(_PANELS) // _COLUMNS)
+    width, total = _PANEL_WIDTH * _COLUMNS, _TOP + height * -(-len(_PANELS) // _COLUMNS)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_PANEL_WIDTH * _COLUMNS} {total}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{total}" viewBox="0 0 {width} {total}" '
         'font-family="sans-serif" font-size="12" role="img"><rect width="100%" height="100%" fill="white"/>'
         + _text(12, 18, title)
     ]

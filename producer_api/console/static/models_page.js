@@ -5,6 +5,7 @@ import { get } from "./api.js";
 import { count, milliseconds, moment } from "./format.js";
 import { outlookOf } from "./hosts.js";
 import { useLive } from "./live_store.js";
+import { QualityLine, QualityPlots } from "./quality.js";
 import { Rollouts } from "./rollouts.js";
 import { Heading, ListCard, useLoad } from "./ui.js";
 
@@ -25,6 +26,7 @@ export default function ModelsPage() {
         <th class="opt">Registered</th>`}
       row=${(model) => html`<${Row} key=${model.id} model=${model} queue=${queues.get(model.id)} speed=${speeds.get(model.id)} />`}
     />
+    <${QualityPlots} models=${list.data?.data ?? []} />
     <${Rollouts} reloadModels=${list.reload} />
     <p class="small muted">Speeds are those of the last minute${live?.share === "own" ? ", of your tenant" : ""}.</p>`;
 }
@@ -44,7 +46,7 @@ function Row({ model, queue, speed }) {
       <strong>${model.id}</strong>
       <div class="row small">${aliases.map((name) => html`<span class="badge now" key=${name}>${name}</span>`)}</div>
     </td>
-    <td><${VersionState} known=${model.known} queue=${queue} /></td>
+    <td><${VersionState} known=${model.known} queue=${queue} /><${QualityLine} known=${model.known} /></td>
     <td class="opt">${model.task}</td>
     <td class="opt">${model.engine}</td>
     <td class="num opt">${count(model.context_length)}</td>

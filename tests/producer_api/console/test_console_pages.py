@@ -12,6 +12,9 @@ import redis
 from benchmarks.console.chromium import Tab
 from store.db.database import Database
 from store.registry.models import register_version
+from store.registry.quality_report import QualityReport, VersionFigures
+from store.registry.verification import Verification
+from store.registry.verification_report import VerificationReport
 from tests.processes import wait_for
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.conftest import MakeClient
@@ -65,12 +68,30 @@ def test_the_playground_streams_the_answers_of_two_versions(
     assert texts(tab, ".answers h2") == ["tiny@1", "tiny@2"]
 
 
-def test_models_show_a_new_alias(tab: Tab, api: httpx2.Client, key: str) -> None:
+def register_measured(db: Database) -> None:
+    """A version with a quality report."""
+    about = {"model": "exact", "runner": "torch", "source": "/models", "dtype": "int8", "context_window": 512}
+    register_version(db, **about, digest="7" * 64, files={}, actor="tests", quantized_from="tiny@1")
+    verification = Verification(db, "exact", 1, worker="w", lease_s=60)
+    verification.claim()
+    figures = VersionFigures(dtype="int8", perplexity=16.0, tokens_per_s=300.0)
+    report = QualityReport(
+        against="tiny@1", num_tokens=5000, kl=0.002, agreement=0.97, same_answers=5, num_answers=12,
+        version=figures, reference=figures, took_s=60.0,
+    )  # fmt: skip
+    verification.accept(VerificationReport(worker="w", quality=report))
+
+
+def test_models_show_their_quality_and_a_new_alias(tab: Tab, api: httpx2.Client, key: str, db: Database) -> None:
+    register_measured(db)
     open_page(tab, key, "models", "tbody tr")
     check_access(tab)
+    text_is_shown(tab, "97.0 % of the next tokens of tiny@1, KL 0.0020")
+    press(tab, button(tab, "Draw the quality of exact"))
+    tab.wait("document.querySelector('img[alt^=Quality]')?.naturalWidth > 0")
     assert api.put("/v1/models/tiny/aliases/prod", json={"version": 1}).status_code == 200
     press(tab, button(tab, "Refresh"))
-    tab.wait("document.querySelector('tbody .badge.now')?.textContent === 'prod'")
+    tab.wait("[...document.querySelectorAll('tbody .badge.now')].some((one) => one.textContent === 'prod')")
 
 
 def test_a_batch_is_cancelled(tab: Tab, api: httpx2.Client, key: str) -> None:
