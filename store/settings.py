@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     # jobs and others wait; for longer where its load takes long. Swaps take this share of a place's time at most.
     host_residence_s: float = Field(10.0, ge=0)
     host_turn_s: float = Field(60.0, gt=0)
-    host_swap_share: float = Field(1 / 3, gt=0, le=1)
+    host_swap_share: float = Field(0.5, gt=0, le=1)
     # 0: a worker serves no metrics.
     worker_metrics_port: int = Field(0, ge=0, le=65535)
     # So many tenants, those with most queued tokens, have a series of their own in the metrics; each is a label value.

@@ -86,6 +86,7 @@ class ModelHost:
         self._events: deque[HostEvent] = deque(maxlen=_MOST_EVENTS)
         self._started_at = now()
         self._num_swaps = 0
+        self._has_led = False
         self._read_registry_at = self._read_memory_at = float("-inf")
         self._stopping = threading.Event()
         self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)
@@ -120,6 +121,7 @@ class ModelHost:
             self._end_workers()
 
     def _serve(self, held: Leadership) -> None:
+        self._has_led = True
         log.info("host_leading", host=self._name, budget_bytes=self._rules.budget_bytes)
         while not self._stopping.is_set():
             self.heartbeat.beat()
@@ -239,7 +241,7 @@ class ModelHost:
         self._used.pop(queue, None)
         self._history.left(queue, self._clock())
         if worker.state is PlaceState.DRAINING:
-            self._note("ended", queue, "it has drained")
+            self._note("ended", queue, "it has drained" if worker.exit_code == 0 else worker.why_ended())
             return
         if worker.state is PlaceState.STARTING:
             self._metrics.starts.labels("failed").inc()
@@ -321,10 +323,11 @@ class ModelHost:
         while self._workers:
             self._look()
             time.sleep(0.05)
-        try:
-            remove_report(self._db, self._name)
-        except HeadraceError as error:
-            log.warning("host_not_removed", error=error.message)
+        if self._has_led:  # else the report is that of the host that has the name
+            try:
+                remove_report(self._db, self._name)
+            except HeadraceError as error:
+                log.warning("host_not_removed", error=error.message)
         self._db.close()
 
 

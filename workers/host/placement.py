@@ -25,7 +25,7 @@ CLASS_WEIGHT: Mapping[int, int] = {
     CLASS_RANKS[ServiceClass.BATCH]: 1,
 }
 _URGENT_WEIGHT = 4
-_TURN_PER_SWAP = 10
+_TURN_PER_SWAP = 5
 _URGENT_S = 60.0
 
 
@@ -43,7 +43,7 @@ class Rules:
     turn_s: float = 60.0
     factor: float = 4.0
     drain_s: float = 5.0
-    swap_share: float = 1 / 3
+    swap_share: float = 0.5
 
     def residence_before(self, load_s: float) -> float:
         """Return the least residence of a version that is displaced by one that loads for ``load_s``."""

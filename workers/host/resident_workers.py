@@ -89,6 +89,11 @@ class ResidentWorker:
         """Kill it and all processes of its session."""
         self._child.kill()
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative if a signal ended it."""
+        return self._child.exit_code
+
     def why_ended(self) -> str:
         """Return the reason of its end: the worker's own sentence, or the signal."""
         code = self._child.exit_code

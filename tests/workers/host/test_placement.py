@@ -52,7 +52,7 @@ def test_a_version_at_work_leaves_for_much_more_work_or_after_its_turn() -> None
     assert moves(decide([own, load("b", tokens=11_000)], residents, RULES)) == ([], []), "not yet four times as much"
     assert moves(decide([own, load("b", tokens=13_000)], residents, RULES)) == ([], ["a"])
     assert moves(decide([own, load("b", tokens=1)], [serving("a", 4, in_state_s=61)], RULES)) == ([], ["a"])
-    young = [serving("a", 4, in_state_s=11)]
+    young = [serving("a", 4, in_state_s=9)]
     assert moves(decide([own, load("b", tokens=10**9)], young, RULES)) == ([], []), "a swap must pay"
 
 
