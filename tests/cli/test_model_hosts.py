@@ -1,0 +1,48 @@
+"""What the terminal says of model hosts: `headrace top`, and the reason of a wait."""
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cli.client.live_screen import LiveScreen
+from cli.client.waiting import what_for
+
+GIB = 1 << 30
+
+
+def test_top_shows_what_has_a_place_and_the_last_swap() -> None:
+    host = {
+        "name": "m1",
+        "needed_bytes": 3 * GIB,
+        "budget_bytes": 4 * GIB,
+        "places": [{"queue": "chat@1", "state": "serving"}, {"queue": "embed@2", "state": "starting"}],
+        "events": [
+            {"at": 0, "queue": "embed@2", "kind": "started", "reason": "it fits"},
+            {"at": 0, "queue": "old@1", "kind": "draining", "reason": "idle for 20 s"},
+        ],
+    }
+    screen = LiveScreen("http://api")
+    live = {"at": 0, "share": "all", "missing": [], "problems": [], "queues": [], "workers": [], "hosts": [host]}
+    screen.take("live", live)
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(screen)
+    text = console.export_text()
+    assert "host m1  3.0 of 4.0 GiB  chat@1 serving, embed@2 starting" in text
+    assert "old@1 draining: idle for 20 s" in text
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ({"loads_in_s": 11.6, "reason": None}, "a model host loads chat@1 in about 12 s"),
+        (
+            {"loads_in_s": None, "reason": "it is too large"},
+            "no worker serves chat@1, and no model host starts one: it is too large",
+        ),
+    ],
+)
+def test_a_wait_for_a_host_says_how_long_or_why(host: dict[str, Any], reason: str) -> None:
+    job: Any = {"queue": {"name": "chat@1"}}
+    assert what_for(job, [{"name": "chat@1", "paused_at": None, "workers": 0, "host": host}]) == reason
