@@ -56,6 +56,7 @@ def _queue(jobs: int = 30, **changes: Any) -> LiveQueue:
         "oldest_age_s": 60.0,
         "paused_at": None,
         "rate": None,
+        "host": None,
     }
     return LiveQueue.model_validate(
         {"name": "tiny@1", "queued": load, "by_class": by_class, "clears_in_s": 9.0, "tenants": [], **fields, **changes}
@@ -97,6 +98,8 @@ def test_the_lease_of_a_silent_worker_grows_older() -> None:
         ({"jobs": 0, "oldest_age_s": None}, [worker(4)], []),
         ({"paused_at": 5}, [worker(1)], ["paused"]),
         ({"workers": 0}, [], ["no_worker"]),
+        ({"workers": 0, "host": {"loads_in_s": 5, "reason": None}}, [], []),
+        ({"workers": 0, "host": {"loads_in_s": None, "reason": "it is too large"}}, [], ["no_worker"]),
         ({"workers": 0, "jobs": 0}, [], []),
     ],
 )
