@@ -54,6 +54,10 @@ _SECRET = re.compile(r"(?i)\w*secret")
 _MINE = re.compile(
     r"(?i)\b(?:use|using|my|our|with)(?: (?:the|this))? $|getenv\([\"']\w*$|\"username\"\s?:\s?\"[^\"]*\",\s?\"$"
 )
+_OF_API = re.compile(r"(?i)(?:\S+[ \-])?api\b|\bpat\b")
+_TWO_WORDS = re.compile(r"[^\W_][ _\-][^\W_]")
+# Of a key or token that is no id.
+_SURE = frozenset(re.findall(r"\w+", "auth oauth access refresh secret cookie csrf signing shared deploy master app webhook"))
 _ARN = re.compile(r"\barn:[\w:\-]*$")
 _NAME_OF_ONE = re.compile(r"[a-z0-9_](?:Key|Token|Secret|Password)s?$")
 HASHED = re.compile(r"\$(?:2[abxy]?|[156y]|argon2\w*|apr1)\$")
@@ -163,7 +167,8 @@ def _is_loose_key(it: Announced) -> bool:
     if _NAME_OF_ONE.search(it.value):
         return False
     if UUID.fullmatch(it.value):
-        return (it.link != "line" and _is_qualified(it)) or (it.link == "set" and _is_cookie(it))
+        is_set = it.link == "set" and (_is_cookie(it) or _OF_API.match(it.text, it.begin) is not None)
+        return is_set or (it.link != "line" and _is_qualified(it))
     is_drawn = looks_drawn(it.value) or (it.link in {"set", "spaced"} and is_short_key(it.value))
     if not is_drawn and not (it.link == "set" and (_is_qualified(it) or _is_cookie(it)) and _is_odd_key(it.value)):
         return False
@@ -181,6 +186,16 @@ def _is_qualified(it: Announced) -> bool:
     return found is not None and found[1].lower() not in NO_QUALIFIER and not NO_SECRET_KEY.search(found[0])
 
 
+def _is_sure(it: Announced) -> bool:
+    """True for a key that its name has two words for: client secret, auth token; an id may stand behind one."""
+    word = _WORD.match(it.text, it.begin)
+    if word is None:
+        return False
+    qualifier = QUALIFIER.search(it.text, 0, it.begin)
+    is_two = _TWO_WORDS.search(word[0]) is not None
+    return is_two or word[0].lower() == "bearer" or (qualifier is not None and qualifier[1].lower() in _SURE)
+
+
 def _is_cookie(it: Announced) -> bool:
     """True behind the name of a cookie, in the header of that name."""
     return it.text[it.begin :].lower().startswith("cookie") and it.before.endswith("=")
@@ -193,7 +208,7 @@ def _is_odd_key(value: str) -> bool:
 
 def _is_below(it: Announced) -> bool:
     """For a value at the begin of a later line."""
-    if it.sort == "key" and looks_drawn(it.value):
+    if it.sort == "key" and (looks_drawn(it.value) or UUID.fullmatch(it.value)):
         return _JUST_BEFORE.search(it.before) is not None
     return it.sort == "password" and not is_plain(it.value) and not _SETTING.match(it.value) and _is_odd(it.value)
 
@@ -211,8 +226,7 @@ def _is_in_line(it: Announced) -> bool:
 
 def _is_key(it: Announced) -> bool:
     if UUID.fullmatch(it.value):
-        is_bearer = it.text[it.begin : it.begin + 6].lower() == "bearer"
-        return it.link != "spaced" or is_bearer or _OURS.search(it.text, 0, it.begin) is not None
+        return it.link != "spaced" or _is_sure(it) or _OURS.search(it.text, 0, it.begin) is not None
     if it.link in {"spaced", "far", "told"}:
         return looks_drawn(it.value) or (num_sorts(it.value) > 1 and looks_gibberish(it.value) and _is_odd(it.value))
     if it.link == "set" and _KEY_OF_HEX.fullmatch(it.value):

@@ -22,6 +22,7 @@ from policy.recognisers.announced import (
     is_typed,
 )
 from policy.recognisers.columns import column_sort
+from policy.recognisers.labels import goes_on, is_label
 from policy.recognisers.recogniser import CONTEXT_CHARS, MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
 from policy.recognisers.secret_words import (
     BOTH,
@@ -88,6 +89,8 @@ def check_stated(candidate: str, before: str) -> Spans:
     for index, (begin, end, sort) in enumerate(names):
         is_nearest = index + 1 == len(names)
         for link, at in _links(text, begin, end, sort, start, is_nearest=is_nearest):
+            if link == "far" and is_label(text, begin, end, at, is_cut=len(far) > CONTEXT_CHARS):
+                link = "set"
             both = BOTH.search(text, 0, begin)
             if both is not None and (sign := text.find(both[1], at)) >= 0:
                 at = sign + 1
@@ -106,7 +109,8 @@ def check_stated(candidate: str, before: str) -> Spans:
 
 def _may_hold_one(candidate: str, before: str) -> bool:
     """Tell cheaply that a candidate holds no value, as most words do not."""
-    if candidate.isdigit():
+    if (bare := candidate.strip("\"'")).isdigit():
+        candidate = bare
         return PIN_LENGTHS[0] <= len(candidate) <= MOST_DIGITS and any(map(str.isalpha, before[-_NEAR:]))
     if _TELLING_SIGN.search(candidate):
         return any(map(str.isalpha, candidate))
@@ -150,6 +154,8 @@ def _links(text: str, begin: int, end: int, sort: str, start: int, *, is_nearest
     for link, expression in LINKS:
         found = expression.match(text, end)
         if found is None or found.end() < start or found.end() == len(text):
+            continue
+        if link == "spaced" and goes_on(text, found.end()):
             continue
         if (link == "far" and _OTHER.search(found[0])) or (link == "told" and _STORED.search(found[0])):
             continue
