@@ -79,11 +79,17 @@ WORD = (
     rf"|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
 )
 _BY_HAND: Any = compiled(rf"(?i){KEYS}|{PASSWORDS}")
+_LOOSELY: Any = compiled(rf"(?i){LOOSE}")
 
 
 def is_known(word: str) -> bool:
     """True if a label has a word for a secret that is listed here and not learned."""
     return _BY_HAND.search(word) is not None
+
+
+def is_loose(word: str) -> bool:
+    """True if a label is one word that may mean something else too."""
+    return word.isalpha() and _LOOSELY.search(word) is not None
 
 
 NO_SECRET_KEY = re.compile(
@@ -145,6 +151,8 @@ IS_WORDS = normalise(
 # The purpose of a password or key: "the password of the router is", "api key (staging):".
 FOR = r"(?:(?:\s[^\s:=<>\"`,;|(){}0-9]{1,24}){1,4}|\s\([^)\n]{1,40}\))"
 
+# The rest of a word in a script whose words are not divided, or that has other endings: รหัสผ่านใหม่.
+_ENDING = r"[^\x00-\xbf\s\u3000-\u303f\uff00-\uff20]{1,16}"
 _USER = r"[\w.@\-+\\]{1,40}"
 CALL = re.compile(
     r"(?i)(?:client|auth|login|token|key|secret|sign|verify|encode|decode|connect|init|load|api|configure)\w{0,16}"
@@ -180,7 +188,7 @@ USERS = re.compile(r"(?i)(?:(?:admin|administrator|root|guest|demo)[:/]|[\w.\-*]
 """A user and then a password, without a space: ``admin:X``, a line of a file for psql."""
 _SET = re.compile(f"(?i){SIGNS}{_OPENED}")
 _SAID = re.compile(f"(?i){_CLOSED}(?:{IS_WORDS}|\\s?\\n\\s?){_OPENED}")
-_FAR = re.compile(f"(?i){FOR}{SIGNS}{_OPENED}")
+_FAR = re.compile(f"(?i)(?:{_ENDING}{FOR}?|{FOR}){SIGNS}{_OPENED}")
 _TOLD = re.compile(f"(?i){FOR}{IS_WORDS}{_OPENED}")
 # At the begin of a later line, also behind the time and the name of the next message in a chat.
 _NEXT = re.compile(
