@@ -53,7 +53,7 @@ def _listed(path: Path, sort: str) -> Iterator[str]:
 
 
 def words(sources: list[Path], sort: str, known: frozenset[str]) -> list[str]:
-    """Return ``known`` and the labels of a sort in the sources that no word is known for, normalised, without their parts."""
+    """Return ``known``, and the labels of a sort in the sources that no word is known for, normalised."""
     folders, lists = [each for each in sources if each.is_dir()], [each for each in sources if each.is_file()]
     pairs = (pair for folder in folders for path in sorted(folder.rglob("*.po")) for pair in _translations(path))
     texts = {text for label, text in pairs if label in _LABELS[sort]}

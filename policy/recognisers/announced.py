@@ -57,7 +57,9 @@ _MINE = re.compile(
 _OF_API = re.compile(r"(?i)(?:\S+[ \-])?api\b|\bpat\b")
 _TWO_WORDS = re.compile(r"[^\W_][ _\-][^\W_]")
 # Of a key or token that is no id.
-_SURE = frozenset(re.findall(r"\w+", "auth oauth access refresh secret cookie csrf signing shared deploy master app webhook"))
+_SURE = frozenset(
+    re.findall(r"\w+", "auth oauth access refresh secret cookie csrf signing shared deploy master app webhook")
+)
 _ARN = re.compile(r"\barn:[\w:\-]*$")
 _NAME_OF_ONE = re.compile(r"[a-z0-9_](?:Key|Token|Secret|Password)s?$")
 HASHED = re.compile(r"\$(?:2[abxy]?|[156y]|argon2\w*|apr1)\$")

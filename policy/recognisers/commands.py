@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from policy.recognisers.recogniser import Kind, Recogniser, Spans
-from policy.recognisers.shapes import is_plain, looks_chosen, looks_mixed, looks_random, looks_secret
+from policy.recognisers.shapes import is_plain, looks_chosen, looks_gibberish, looks_mixed, looks_random, looks_secret
 
 # The option, the programs that take a password by it, and whether a space may stand between the two.
 _OPTIONS = (
@@ -46,7 +46,9 @@ def check_command_password(candidate: str, before: str) -> Spans:
     start, end = found.span(found.lastindex or 0)
     value = candidate[start:end]
     # A word that touches -p may be the program's own option.
-    is_word = found[1] is not None and not found[2] and value.isalpha() and value.islower()
+    is_word = (
+        found[1] is not None and not found[2] and value.isalpha() and value.islower() and not looks_gibberish(value)
+    )
     if _REFERENCE.match(value) or is_word:
         return
     if any(_takes_password(found, before)) or (found[2] and found[1] not in {"a", "A", "X"} and _looks_like_one(value)):

@@ -151,8 +151,8 @@ IS_WORDS = normalise(
 # The purpose of a password or key: "the password of the router is", "api key (staging):".
 FOR = r"(?:(?:\s[^\s:=<>\"`,;|(){}0-9]{1,24}){1,4}|\s\([^)\n]{1,40}\))"
 
-# The rest of a word in a script whose words are not divided, or that has other endings: รหัสผ่านใหม่.
-_ENDING = r"[^\x00-\xbf\s\u3000-\u303f\uff00-\uff20]{1,16}"
+# The rest of a word in a script whose words are not divided, and a short ending: รหัสผ่านใหม่, tokena, secreto.
+_ENDING = r"(?:[^\x00-\xbf\s\u3000-\u303f\uff00-\uff20]{1,16}|[aeiouy][a-z]?(?![a-z]))"
 _USER = r"[\w.@\-+\\]{1,40}"
 CALL = re.compile(
     r"(?i)(?:client|auth|login|token|key|secret|sign|verify|encode|decode|connect|init|load|api|configure)\w{0,16}"
@@ -169,6 +169,8 @@ PAIR_IN_CALL = re.compile(
     r"|\bjwt\.(?:sign|verify|encode|decode)\([^()\"'`\n]{1,60},\s?[\"'`]$"
 )
 """A call with a user and then a password, or with a text and then its signing key."""
+BARE_PAIR = re.compile(rf"(?:^|[\s=:\[{{,])\([\"'`]{_USER}[\"'`],\s?[\"'`]$")
+"""A pair in brackets, which may be a user and a password."""
 PAIR = re.compile(
     r"(?i)\b(?:credentials?|creds|log ?in|sign ?in|user|username|account|accès|acceso|accesso"
     r"|zugang\w{0,6}|anmeld\w{1,6}"

@@ -47,7 +47,7 @@ _HEX_GROUPS = re.compile(r"[0-9a-f]+(?:-[0-9a-f]+)*")
 _TOKEN = re.compile(r"(?!(?i:sha\d*|md5|urn|arn|h1):)[A-Za-z0-9_\-.~+/:]+={0,2}")
 _HEX_BEHIND = re.compile(
     r"(?:[a-z0-9]{1,8}[_\-])?(?:sk|rk|key|secret|sec|tok|token|pat|api|apikey|priv|pri|private|live|prod|test|access|auth|rt|at)"
-    r"(?:[_\-][a-z]{1,8}\d?)?[_\-][0-9a-f]{30,}"
+    r"(?:[_\-][a-z]{1,8}\d?)?[_\-](?:[0-9a-f]{30,}|(?i:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))"
 )
 _GROUPS = re.compile(r"\w*[A-Z0-9]{4}(?:-[A-Z0-9]{1,4}){3,}")
 _HEX = re.compile(r"(?i)(?:0x)?[0-9a-f\-]+")

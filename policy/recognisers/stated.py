@@ -25,6 +25,7 @@ from policy.recognisers.columns import column_sort
 from policy.recognisers.labels import goes_on, is_label
 from policy.recognisers.recogniser import CONTEXT_CHARS, MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
 from policy.recognisers.secret_words import (
+    BARE_PAIR,
     BOTH,
     CALL,
     COMMAND_PAIR,
@@ -42,6 +43,7 @@ from policy.recognisers.shapes import (
     REFERENCE,
     UUID,
     has_odd_part,
+    is_date,
     is_plain,
     looks_chosen,
     looks_drawn,
@@ -71,6 +73,7 @@ _HEX = re.compile(r"[0-9a-f]+")
 _UNQUOTED = re.compile(rf"{RUN}*")
 _OPENING = re.compile(r"[\"']?[=:]*")
 _MOST_APART = 48
+_CHOSEN = re.compile(r"[A-Z](?=.{8})[A-Za-z0-9\-_]*[a-z][A-Za-z\-_]*(?!(?:19|20)\d\d$)\d{3,4}[^\w\s]?")
 _TELLING_SIGN = re.compile(_TELLING)
 _PARTS = re.compile(r"[=:\s\"'(]")
 _LONGEST_WORD = 128
@@ -85,12 +88,12 @@ def check_stated(candidate: str, before: str) -> Spans:
     far, before = before, before[-CONTEXT_CHARS:]
     text, start = before + candidate, len(before)
     done = start
-    names = [(found.start(), found.end(), found.lastgroup) for found in _WORD.finditer(text)]
+    names = list(_names(text))
     for index, (begin, end, sort) in enumerate(names):
         is_nearest = index + 1 == len(names)
         for link, at in _links(text, begin, end, sort, start, is_nearest=is_nearest):
-            if link == "far" and is_label(text, begin, end, at, is_cut=len(far) > CONTEXT_CHARS):
-                link = "set"
+            if link in {"far", "next"} and is_label(text, begin, end, at, is_cut=len(far) > CONTEXT_CHARS):
+                link = _of_label(link, sort, text[end:at])
             both = BOTH.search(text, 0, begin)
             if both is not None and (sign := text.find(both[1], at)) >= 0:
                 at = sign + 1
@@ -105,6 +108,23 @@ def check_stated(candidate: str, before: str) -> Spans:
                 break
     if done == start and (span := _given(text, start, candidate, far)):
         yield span[0] - start, span[1] - start
+
+
+def _names(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield begin, end and sort of the words that name a secret."""
+    for found in _WORD.finditer(text):
+        is_of_api = found.lastgroup == "loose" and found[0][-3:].lower() == "api"
+        # "personal API" is less than the "API key" that it is part of.
+        more = _WORD.match(text, found.end() - len("api")) if is_of_api else None
+        named = found if more is None else more
+        yield named.start(), named.end(), named.lastgroup
+
+
+def _of_label(link: str, sort: str, between: str) -> str:
+    """Return what a link is worth behind a label."""
+    if link == "far":
+        return "set"
+    return "said" if sort in {"key", "password"} and between.count("\n") == 1 else link
 
 
 def _may_hold_one(candidate: str, before: str) -> bool:
@@ -137,11 +157,17 @@ def _given(text: str, start: int, candidate: str, before: str) -> tuple[int, int
             looks_chosen(value) and not HASHED.search(value) and not UUID.fullmatch(value) and COMMAND_PAIR.search(left)
         )
         or ((looks_chosen(value) or looks_mixed(value) or looks_gibberish(value)) and PAIR_IN_CALL.search(left))
+        or (_is_of_pair(value) and BARE_PAIR.search(left))
         or (looks_chosen(value) and not is_plain(value) and not UUID.fullmatch(value) and PAIR.search(left))
         or ((sort := column_sort(before)) is not None and is_in_column(value, sort))
     ):
         return value_start, value_end
     return None
+
+
+def _is_of_pair(value: str) -> bool:
+    """True for a password beside any other text: what no table in a program has."""
+    return looks_mixed(value) or looks_gibberish(value) or has_odd_part(value) or _CHOSEN.fullmatch(value) is not None
 
 
 def _links(text: str, begin: int, end: int, sort: str, start: int, *, is_nearest: bool) -> Iterator[tuple[str, int]]:
@@ -212,10 +238,15 @@ _SUCH = (
 )
 _SAID_AFTER = (
     rf"[\"'`”»]?,? (?:is|as|was|ist|als|est|comme|es|como|é|è|come|to|a|an)(?: [A-Za-z0-9_\-]{{1,20}}){{0,4}} {_SUCH}"
+    r"|[\"']\)\s(?:(?:private|public|protected|final|val|var)\s){0,2}(?:[A-Z]\w{0,24}\s)?\w{0,40}"
+    r"(?:Key|Token|Secret|Password|Passwd|Pwd|Pass|Cookie|Pat|Pw)\b"
+    r"|[\"'],?\s{1,4}(?:#|//|--|/\*)\s?(?:[\w\-]{1,20}\s){0,3}" + _SUCH + "\\b"
     r"|[\"']? ?\| ?(?:sudo -S|(?:sudo )?passwd --stdin|(?:sudo )?chpasswd|[\w ./:\-]{0,80}--password-stdin)"
 )
 # "the commit 3f9c… is a token" is said of a digest; "use 3f9c… as the token" is not.
 _USED = re.compile(r"(?i)[\"'`”»]?,? (?:as|als|comme|como|come)\b")
+# In a program: @Value("x") String apiKey, and "x",  # token
+_NAMED_BEHIND = re.compile(r"[\"'](?:\)\s|,?\s{1,4}[#/-])")
 _LEAST_PIPED = 4
 _WHAT_IT_IS = re.compile(rf"(?i)(?:{_SAID_AFTER})$")
 
@@ -229,10 +260,17 @@ def check_said_after(candidate: str, _before: str) -> Spans:
         if len(value) - start >= _LEAST_PIPED and not REFERENCE.match(value) and not PLACEHOLDER.search(value):
             yield start, len(value)
         return
-    is_key = looks_drawn(value) and (not _HEX.fullmatch(value) or _USED.match(candidate[len(value) :]) is not None)
+    is_named = _NAMED_BEHIND.match(candidate, len(value)) is not None
+    is_used = is_named or _USED.match(candidate, len(value)) is not None
+    is_key = (looks_drawn(value) and (is_used or not _HEX.fullmatch(value))) or (is_named and _is_written(value))
     is_odd = not is_plain(value) and not _HEX.fullmatch(value)
     if is_key or (is_odd and (looks_secret(value) or looks_mixed(value) or looks_gibberish(value))):
         yield 0, len(value)
+
+
+def _is_written(value: str) -> bool:
+    """True for what a program has in quotes only as a secret, if it is named so."""
+    return UUID.fullmatch(value) is not None or has_odd_part(value) or (looks_chosen(value) and not is_date(value))
 
 
 SAID_AFTER = Recogniser(
