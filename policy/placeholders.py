@@ -18,12 +18,17 @@ _PLACEHOLDER = re.compile(PATTERN)
 
 
 class PlaceholderMap(BaseModel):
-    """The placeholders of one job. The JSON contains the values, so it must be encrypted when it is stored."""
+    """The placeholders of one job. The JSON contains the values, so it must be encrypted when it is stored.
+
+    Its ``repr`` does not, and so a log or a traceback has none of them.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    names: dict[str, str] = Field(default_factory=dict, description="placeholder by kind and compared value")
-    values: dict[str, str] = Field(default_factory=dict, description="values to restore, by placeholder")
+    names: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="placeholder by kind and compared value"
+    )
+    values: dict[str, str] = Field(default_factory=dict, repr=False, description="values to restore, by placeholder")
     counts: dict[str, int] = Field(default_factory=dict, description="numbers used, by kind")
     taken: set[str] = Field(default_factory=set, description="placeholders that were in the text already")
 

@@ -1,7 +1,7 @@
 """Applies a policy: pure functions from texts to verdicts. A verdict has rules and positions, never the text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from policy.budget import Budget, output_budget
@@ -90,7 +90,7 @@ class InputVerdict:
     texts: tuple[str, ...]
     hits: tuple[tuple[Hit, ...], ...]
     blocked_by: str | None
-    vault: PlaceholderMap = field(repr=False)
+    vault: PlaceholderMap
 
 
 @dataclass(frozen=True, slots=True)

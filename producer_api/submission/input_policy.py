@@ -128,7 +128,7 @@ class PolicyOutcome:
 
     request: JobRequest
     response: NewResponse | None
-    vault: PlaceholderMap = field(repr=False)
+    vault: PlaceholderMap
     flagged: tuple[PolicyHit, ...] = ()
     actions: Mapping[str, int] = field(default_factory=dict)
 

@@ -159,6 +159,7 @@ class ScriptedWorker:
             "cached_tokens": self.cached_tokens,
             "queue_ms": 1.0,
             "first_token_ms": 2.0,
+            "attempt_first_token_ms": 1.5,
             "compute_ms": 3.0,
         }
         outcome = Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said, attempt.lineage)

@@ -176,6 +176,7 @@ def test_the_timeline_shows_events_and_attempts(api: httpx2.Client, worker: Scri
     assert [event["kind"] for event in timeline["events"]] == ["queued", "started", "released", "started", "succeeded"]
     outcomes = [(attempt["epoch"], attempt["outcome"]) for attempt in timeline["attempts"]]
     assert outcomes == [(1, "released"), (2, "succeeded")]
+    assert [attempt["first_token_ms"] for attempt in timeline["attempts"]] == [None, 1.5]
     assert all(a["ended_at"] >= a["started_at"] for a in timeline["attempts"])
 
 

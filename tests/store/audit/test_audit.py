@@ -132,6 +132,21 @@ def test_changes_made_without_the_triggers_are_found(
     assert verify(db, *heads) == []
 
 
+def test_a_trigger_of_another_table_guards_nothing(db: Database) -> None:
+    name = "headrace_audit_append_only"
+    with db.begin() as connection:
+        function = connection.execute(text("SELECT tgfoid::regproc FROM pg_trigger WHERE tgname = :n"), {"n": name})
+        for statement in (
+            f"DROP TRIGGER {name} ON audit_log",
+            "CREATE TABLE another_log (id text)",
+            f"CREATE TRIGGER {name} BEFORE UPDATE ON another_log EXECUTE FUNCTION {function.scalar_one()}()",
+            f"ALTER TABLE another_log ENABLE ALWAYS TRIGGER {name}",
+        ):
+            connection.execute(text(statement))
+        assert export.missing_guards(_Held(connection)) == [name]  # type: ignore[arg-type]
+        connection.rollback()
+
+
 class _Held:
     """A database all of whose statements run in one open transaction."""
 

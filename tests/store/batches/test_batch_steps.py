@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from store.batches.batch_steps import (
+    LinesOverLimit,
     ParsedLine,
     ResultFiles,
     add_lines,
@@ -27,6 +28,7 @@ from store.jobs.claims import Finish, claim, finish
 from store.schema.batch_states import BatchStatus
 from store.schema.job_states import JobState
 from store.settings import Settings
+from store.tenants.tenant_limits import Limits, RequestLimits
 from store.webhooks.delivery_log import list_deliveries
 from store.webhooks.endpoints import create_endpoint
 from tests.store.making import QUEUE, MakeJob, Query
@@ -103,3 +105,19 @@ def test_a_step_leaves_another_batch_as_it_is(
     assert [live.id for live in list_live(db)] == [other.id, dropped.id]
     told = [(row.batch_id, row.type) for row in list_deliveries(db, tenant)]
     assert told == [(ours.id, "batch.completed"), (wrong.id, "batch.failed")]
+
+
+def test_the_lines_before_the_first_over_a_limit_may_be_stored(
+    db: Database, tenant: str, file: files.File, make_job: MakeJob, query: Query
+) -> None:
+    batch = create(db, tenant, NewBatch("/v1/completions", "24h", 3600, {}, None, ["a"], "ours", "key_1", None), file)
+    start(db, tenant, batch.id, num_total=4, model="tiny")
+    limits = RequestLimits(Limits(concurrent_jobs=1), Limits())
+    lines = [ParsedLine(1, "refused", None, {"status_code": 400})]
+    lines += [ParsedLine(line, str(line), make_job(limits=limits)) for line in (2, 3, 4)]
+    live = count_ended_lines(db, tenant, batch.id).batch
+    with pytest.raises(LinesOverLimit) as over:
+        add_lines(db, live, lines, next_line=5, next_offset=9)
+    assert over.value.num_lines == 2
+    assert query("SELECT 1 FROM batch_lines WHERE batch_id = :id", id=batch.id) == []
+    assert add_lines(db, live, lines[:2], next_line=3, next_offset=5)
