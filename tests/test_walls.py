@@ -19,6 +19,7 @@ LIGHT = [
     "producer_api.__main__",
     "workers.dispatcher.dispatcher",
     "workers.flower",
+    "workers.host.__main__",
 ]
 HEAVY = {"torch", "transformers", "safetensors"}
 

@@ -246,7 +246,7 @@ class ModelHost:
         if worker.state is PlaceState.STARTING:
             self._metrics.starts.labels("failed").inc()
         reason = worker.why_ended()
-        pause_s = self._history.failed(queue, reason, self._clock())
+        pause_s = self._history.failed(queue, self._clock())
         self._note("failed", queue, f"{reason}; again in {pause_s:.0f} s")
 
     def _drain(self, drain: Displacement) -> None:

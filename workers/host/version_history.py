@@ -10,9 +10,8 @@ _LONGEST_PAUSE_S = 600.0
 
 @dataclass(slots=True)
 class Failure:
-    """Failed starts of a version in a row: the reason of the last one, and when it may be started again."""
+    """Failed starts of a version in a row: when it may be started again, and the pause before that."""
 
-    reason: str
     retry_at: float
     pause_s: float
 
@@ -47,11 +46,11 @@ class VersionHistory:
         self._left_at[queue] = now
         self._idle_since.pop(queue, None)
 
-    def failed(self, queue: str, reason: str, now: float) -> float:
+    def failed(self, queue: str, now: float) -> float:
         """Note a worker that ended unasked; return the pause until it may be started again, longer each time."""
         before = self._failures.get(queue)
         pause_s = _FIRST_PAUSE_S if before is None else min(_LONGEST_PAUSE_S, 2 * before.pause_s)
-        self._failures[queue] = Failure(reason, now + pause_s, pause_s)
+        self._failures[queue] = Failure(now + pause_s, pause_s)
         # It begins to wait anew: a version that cannot start must not displace others as overdue.
         self._waits_since.pop(queue, None)
         return pause_s
@@ -61,8 +60,8 @@ class VersionHistory:
         self._failures.pop(queue, None)
 
     def obstacle(self, queue: str, now: float) -> str | None:
-        """Return why the version may not be started yet."""
+        """Return why the version may not be started yet. Every tenant may read it, so it does not quote the worker."""
         failure = self._failures.get(queue)
         if failure is None or now >= failure.retry_at:
             return None
-        return f"it could not be started ({failure.reason}); again in {failure.retry_at - now:.0f} s"
+        return f"its worker could not be started; it is tried again in {failure.retry_at - now:.0f} s"

@@ -103,11 +103,11 @@ def test_two_models_share_one_place_and_a_killed_host_leaves_no_worker(
         assert read_hosts(db) == []
 
 
-def test_a_version_that_cannot_start_is_paused_for_longer_each_time_and_the_reason_is_shown() -> None:
+def test_a_version_that_cannot_start_is_paused_for_longer_each_time() -> None:
     history = VersionHistory()
     assert history.wait_s("a@1", 100, now=1000) == 100
-    assert [history.failed("a@1", "no such folder", now=at) for at in (1000, 1005, 1015)] == [5, 10, 20]
-    assert history.obstacle("a@1", 1020) == "it could not be started (no such folder); again in 15 s"
+    assert [history.failed("a@1", now=at) for at in (1000, 1005, 1015)] == [5, 10, 20]
+    assert history.obstacle("a@1", 1020) == "its worker could not be started; it is tried again in 15 s"
     assert history.obstacle("a@1", 1035) is None
     assert history.wait_s("a@1", 135, now=1035) == 135
     history.left("a@1", 1040)

@@ -154,7 +154,7 @@ VERSIONS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(VERSIONS, st.integers(4, 6))
 def test_on_any_machine_nothing_is_over_budget_nothing_thrashes_and_nothing_starves(
     versions: Sequence[tuple[int, int, int, int]], budget: int
