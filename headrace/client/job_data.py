@@ -17,9 +17,9 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 class JobBody(TypedDict, total=False):
     """The fields of a new job; see docs/jobs.md.
 
-    ``n`` is for ``generate`` only, ``dimensions`` for ``embed``, ``top_n`` for ``rerank``, ``top_k`` for ``classify``,
-    ``aggregation_strategy`` and ``ignore_labels`` for ``token_classify``, ``explain`` for ``predict``. ``truncate`` is
-    for the tasks of text encoders.
+    ``n`` is for ``generate`` only, ``dimensions`` and ``prompt_name`` for ``embed``, ``top_n`` for ``rerank``,
+    ``top_k`` for ``classify``, ``aggregation_strategy`` and ``ignore_labels`` for ``token_classify``, ``explain`` for
+    ``predict``. ``truncate`` is for the tasks of text encoders.
     """
 
     model: Required[str]
@@ -29,6 +29,7 @@ class JobBody(TypedDict, total=False):
     sampling: Mapping[str, Any]
     truncation: Literal["refuse", "left", "middle", "oldest_turns", "disabled", "auto"]
     dimensions: int
+    prompt_name: str
     truncate: bool
     top_n: int
     explain: bool

@@ -102,6 +102,11 @@ def _small_names(folder: Path) -> tuple[str, ...]:
     return tuple(name for name in known if (folder / name).is_file())
 
 
+def _other_weights(folder: Path) -> tuple[str, ...]:
+    """Return the names of weights that the model's task may have beside those of the model."""
+    return task_inputs(folder).folder_weights if (folder / "config.json").is_file() else ()
+
+
 def small_files(folder: Path) -> dict[str, bytes]:
     """Return the tokenizer and configuration files of a model folder, by name."""
     return {name: (folder / name).read_bytes() for name in _small_names(folder)}
@@ -113,7 +118,8 @@ def folder_digest(folder: Path) -> str:
     Raises ModelLoadError if the weights are missing, pickled or unreadable.
     """
     named = {path.name: path for path in weight_files(folder)}
-    named |= {name: folder / name for name in (INDEX_FILE, *_small_names(folder)) if (folder / name).is_file()}
+    others = (INDEX_FILE, *_small_names(folder), *_other_weights(folder))
+    named |= {name: folder / name for name in others if (folder / name).is_file()}
     try:
         with ThreadPoolExecutor() as pool:
             digests = dict(zip(named, pool.map(file_digest, named.values()), strict=True))

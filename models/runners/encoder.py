@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import normalize
 from transformers import AutoModel
 
@@ -18,17 +19,21 @@ from models.families.transformers_probe import silence
 from models.families.transformers_reader import read_with_transformers, refuse_faults
 from models.runners.torch_runner import translate_torch_errors
 from models.tensors.precision import resolve_device, resolve_dtype
-from prompts.tasks.embed import Embedder, Pooling, read_embedder
+from prompts.tasks.embed import Dense, Embedder, Pooling, read_embedder
+from store.errors import ModelLoadError
 from store.settings import Settings
 
 
 class TorchEncoder:
     """Computes embeddings with one model on one device."""
 
-    def __init__(self, model: Any, embedder: Embedder, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, embedder: Embedder, device: torch.device, dense: Sequence[torch.nn.Module] = ()
+    ) -> None:
         self.context_window = embedder.context_window
         self._model = model
         self._embedder = embedder
+        self._dense = dense
         self._device = device
         self._pad_id = int(model.config.pad_token_id or 0)
 
@@ -39,6 +44,8 @@ class TorchEncoder:
             ids, mask = padded([row.tokens for row in rows], self._pad_id, self._device)
             hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             pooled = self._pool(hidden, mask)
+            for dense in self._dense:
+                pooled = dense(pooled)
             vectors = [self._shaped(vector, row.options) for vector, row in zip(pooled, rows, strict=True)]
             finite = torch.stack([vector.isfinite().all() for vector in vectors]).tolist()
             return [
@@ -49,7 +56,11 @@ class TorchEncoder:
         """Return (rows, width) of hidden states (rows, longest, width)."""
         if self._embedder.pooling is Pooling.CLS:
             return hidden[:, 0]
+        if self._embedder.pooling is Pooling.LAST:
+            return hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
         weights = mask[:, :, None].to(hidden.dtype)
+        if self._embedder.pooling is Pooling.MAX:
+            return hidden.masked_fill(weights == 0, float("-inf")).amax(1)
         # masked_fill, because 0 times a NaN or infinite hidden state of padding would not be 0.
         return hidden.masked_fill(weights == 0, 0.0).sum(1) / weights.sum(1)
 
@@ -81,7 +92,23 @@ def encoder_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> Tor
     embedder = read_embedder(small_files(folder))
     # No vector here goes through the pooler, which is for classifying: a folder may lack it.
     model, device = read_model(AutoModel, folder, settings, dtype=dtype, unused="pooler.")
-    return TorchEncoder(model, embedder, device)
+    return TorchEncoder(model, embedder, device, [read_dense(folder, one, device) for one in embedder.dense])
+
+
+def read_dense(folder: Path, dense: Dense, device: torch.device) -> torch.nn.Module:
+    """Return a layer after the pooling, in float32. Raises ModelLoadError if its weights are missing or do not fit."""
+    path = folder / dense.folder / "model.safetensors"
+    if not path.is_file():
+        raise ModelLoadError(f"{path} is missing: the weights of a dense layer must be safetensors")
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+        weight = tensors["linear.weight"]
+        layer = torch.nn.Linear(weight.shape[1], dense.width, bias="linear.bias" in tensors)
+        layer.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in tensors.items()})
+    except Exception as error:  # the library raises errors of any type
+        raise ModelLoadError(f"{path} cannot be read: {error}") from error
+    layers = (layer, torch.nn.Tanh()) if dense.has_tanh else (layer,)
+    return torch.nn.Sequential(*layers).eval().requires_grad_(False).to(device)
 
 
 def read_model(

@@ -70,6 +70,7 @@ class EmbeddingRequest(Body):
     truncate: bool | Literal["NONE", "END", "none", "end"] | None = Field(
         None, description="the same by the name of other servers: true or `end`"
     )
+    prompt_name: str | None = Field(None, description="a prompt of the model, by its name; it is put before each text")
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = Field(None, description="your end user; usage can be grouped by it")
     safety_identifier: str | None = Field(None, description="the newer name of `user`; wins over it")
@@ -96,6 +97,7 @@ def to_job(request: EmbeddingRequest) -> EmbedRequest:
         "input": _input(request.input),
         "truncate": request.truncation == "auto" or request.truncate in (True, "END", "end"),
         "dimensions": request.dimensions,
+        "prompt_name": request.prompt_name,
         "service_class": CLASSES[request.service_tier],
         "metadata": request.metadata or {},
         "user": request.safety_identifier or request.user or None,

@@ -1,12 +1,13 @@
 """Requests for vectors: the token ids of each input.
 
-Also the settings in an encoder's folder: the longest input, the pooling of tokens into one vector, and the shorter
-vectors. They are read from the files of sentence-transformers. Without these files a vector is the normalised mean over
-the tokens. A setting that would change the vectors and is not known here is refused.
+Also the settings in an encoder's folder: the longest input, the pooling of tokens into one vector, the layers after it,
+the texts before an input, and the shorter vectors. They are read from the files of sentence-transformers. Without these
+files a vector is the normalised mean over the tokens. A setting that would change the vectors and is not known here is
+refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ _POOLING = "1_Pooling"
 _POOLING_FILE = f"{_POOLING}/config.json"
 _LENGTH = "sentence_bert_config.json"
 _PROMPTS = "config_sentence_transformers.json"
-EMBEDDER_FILES = (_MODULES, _POOLING_FILE, _LENGTH, _PROMPTS)
+DENSE_FOLDERS = ("2_Dense", "3_Dense")
+EMBEDDER_FILES = (_MODULES, _POOLING_FILE, _LENGTH, _PROMPTS, *(f"{folder}/config.json" for folder in DENSE_FOLDERS))
 """The files of sentence-transformers beside a model. A folder may lack all of them."""
 
 
@@ -35,6 +37,17 @@ class Pooling(StrEnum):
 
     MEAN = "mean"
     CLS = "cls"
+    MAX = "max"
+    LAST = "lasttoken"
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A layer after the pooling: a linear map to ``width`` numbers, with its weights in ``folder``."""
+
+    folder: str
+    width: int
+    has_tanh: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,21 @@ class Embedder:
     normalise: bool = True
     shorter: range | tuple[int, ...] = ()
     lower_case: bool = False
+    dense: tuple[Dense, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Texts that stand before an input, by their names."""
+
+    default_prompt: str = ""
+    """The text before an input of a request that names no prompt."""
+
+    def prompt(self, name: str | None) -> str:
+        """Return the text before an input. Raises InvalidRequest for a name that the model does not have."""
+        if name is None:
+            return self.default_prompt
+        if name not in self.prompts:
+            known = ", ".join(self.prompts) or "none"
+            raise InvalidRequest(f"this model has no prompt {name}; its prompts are: {known}", param="prompt_name")
+        return self.prompts[name]
 
 
 FAKE = Embedder(context_window=8192, width=8, shorter=range(1, 8))
@@ -59,17 +87,20 @@ def read_embedder(files: Mapping[str, bytes]) -> Embedder:
     config = json_object(files, "config.json")
     length = json_object(files, _LENGTH)
     names = _modules(files)
-    prompts = json_object(files, _PROMPTS)
-    if prompts.get("default_prompt_name"):
-        raise ModelLoadError(f"{_PROMPTS}: a default prompt is not supported: let callers put it before their texts")
-    width = whole_number(config, "hidden_size", "dim")
+    pooling = json_object(files, _POOLING_FILE)
+    prompts, default_prompt = _prompts(json_object(files, _PROMPTS), pooling)
+    dense = tuple(_dense(files, folder) for folder in DENSE_FOLDERS[: names.count("Dense")])
+    width = dense[-1].width if dense else whole_number(config, "hidden_size", "dim")
     return Embedder(
         context_window=min(num_positions(config), length.get("max_seq_length") or 1 << 31),
         width=width,
-        pooling=_pooling(json_object(files, _POOLING_FILE)) if names else Pooling.MEAN,
+        pooling=_pooling(pooling) if names else Pooling.MEAN,
         normalise="Normalize" in names or not names,
         shorter=_shorter(config, width),
         lower_case=bool(length.get("do_lower_case")),
+        dense=dense,
+        prompts=prompts,
+        default_prompt=default_prompt,
     )
 
 
@@ -95,9 +126,14 @@ class EmbedTokens:
 
 
 def embed_inputs(
-    tokenizer: Tokenizer, embedder: Embedder, source: EmbedInput, *, truncate: bool = False
+    tokenizer: Tokenizer,
+    embedder: Embedder,
+    source: EmbedInput,
+    *,
+    truncate: bool = False,
+    prompt_name: str | None = None,
 ) -> EmbedTokens:
-    """Return each input as tokens.
+    """Return each input as tokens. The model's prompt of this name, or its default one, stands before each text.
 
     ``truncate``: inputs longer than the model's context window are cut at their end; the special tokens around a text
     stay. Raises InvalidRequest with the first input that has no tokens, has an id outside the vocabulary, or is too
@@ -105,8 +141,9 @@ def embed_inputs(
     """
     if source.texts is not None:
         param = "input.texts"
+        prompt = embedder.prompt(prompt_name)
         found = [
-            text_tokens(tokenizer, embedder, text, f"{param}[{i}]", truncate=truncate)
+            text_tokens(tokenizer, embedder, prompt + text, f"{param}[{i}]", truncate=truncate)
             for i, text in enumerate(source.texts)
         ]
     else:
@@ -169,13 +206,46 @@ def _modules(files: Mapping[str, bytes]) -> tuple[str, ...]:
     found = json_array(files, _MODULES)
     kinds = [(str(one.get("type", "")).rpartition(".")[2], one.get("path")) for one in found if isinstance(one, dict)]
     names = tuple(kind for kind, _ in kinds)
-    if names and (names[:2] != ("Transformer", "Pooling") or names[2:] not in ((), ("Normalize",))):
+    dense = [path for kind, path in kinds if kind == "Dense"]
+    after = [name for name in names[2:] if name != "Dense"]
+    if names and (names[:2] != ("Transformer", "Pooling") or names[2:] != ("Dense",) * len(dense) + tuple(after)):
+        raise ModelLoadError(_unknown_modules(names))
+    if after not in ([], ["Normalize"]):
+        raise ModelLoadError(_unknown_modules(names))
+    if names and (kinds[0][1] or kinds[1][1] != _POOLING or dense != list(DENSE_FOLDERS[: len(dense)])):
         raise ModelLoadError(
-            f"{_MODULES}: {', '.join(names)} cannot run here: a transformer, pooling and normalising can"
+            f"{_MODULES}: the model must be in the folder itself, its pooling in {_POOLING} and its dense layers in "
+            f"{' and '.join(DENSE_FOLDERS)}"
         )
-    if names and (kinds[0][1] or kinds[1][1] != _POOLING):
-        raise ModelLoadError(f"{_MODULES}: the model must be in the folder itself and its pooling in {_POOLING}")
     return names
+
+
+def _unknown_modules(names: Sequence[str]) -> str:
+    return (
+        f"{_MODULES}: {', '.join(names)} cannot run here: a transformer, pooling, dense layers and normalising can, in "
+        "this order"
+    )
+
+
+def _dense(files: Mapping[str, bytes], folder: str) -> Dense:
+    """Return a layer after the pooling. Raises ModelLoadError for an activation that does not run here."""
+    name = f"{folder}/config.json"
+    config = json_object(files, name)
+    activation = str(config.get("activation_function")).rpartition(".")[2]
+    if activation not in ("Tanh", "Identity"):
+        raise ModelLoadError(f"{name}: the activation {activation} cannot run here: Tanh and Identity can")
+    return Dense(folder, whole_number(config, "out_features"), activation == "Tanh")
+
+
+def _prompts(config: Mapping[str, Any], pooling: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """Return the prompts by name, and the one for requests that name none."""
+    prompts = {str(name): str(text) for name, text in (config.get("prompts") or {}).items()}
+    default = config.get("default_prompt_name")
+    if default and default not in prompts:
+        raise ModelLoadError(f"{_PROMPTS}: default_prompt_name is {default}, and prompts has no such name")
+    if any(prompts.values()) and pooling.get("include_prompt") is False:
+        raise ModelLoadError(f"{_POOLING_FILE}: include_prompt false cannot run here: a prompt is a part of its input")
+    return prompts, prompts[default] if default else ""
 
 
 def _pooling(config: Mapping[str, Any]) -> Pooling:
@@ -190,7 +260,7 @@ def _pooling(config: Mapping[str, Any]) -> Pooling:
     )
     if len(found) != 1 or found[0] not in tuple(Pooling):
         raise ModelLoadError(
-            f"{_POOLING_FILE}: pooling by {', '.join(found) or 'nothing'} is not supported: mean and cls are"
+            f"{_POOLING_FILE}: pooling by {', '.join(found) or 'nothing'} is not supported: {', '.join(Pooling)} are"
         )
     return Pooling(found[0])
 
@@ -211,15 +281,30 @@ def prepare(request: EmbedRequest, model: InputModel, _policy: PinnedPolicy | No
     """Return the payload and the cost. A policy changes nothing in vectors."""
     embedder: Embedder = model.settings
     check_dimensions(embedder, request.dimensions)
-    inputs = embed_inputs(model.tokenizer, embedder, request.input, truncate=request.truncate)
-    payload = EmbedPayload(input=request.input, dimensions=request.dimensions, truncate=request.truncate)
+    inputs = _inputs(request, model)
+    payload = EmbedPayload(
+        input=request.input,
+        dimensions=request.dimensions,
+        truncate=request.truncate,
+        prompt_name=request.prompt_name,
+    )
     return Prepared(payload, inputs.num_tokens)
 
 
 def check_length(request: EmbedRequest, model: InputModel) -> EmbedRequest:
     """Return the request; raise InvalidRequest if an input is longer than the context window."""
-    embed_inputs(model.tokenizer, model.settings, request.input, truncate=request.truncate)
+    _inputs(request, model)
     return request
+
+
+def _inputs(request: EmbedRequest, model: InputModel) -> EmbedTokens:
+    return embed_inputs(
+        model.tokenizer,
+        model.settings,
+        request.input,
+        truncate=request.truncate,
+        prompt_name=request.prompt_name,
+    )
 
 
 EMBED_INPUTS = TaskInputs(
@@ -230,5 +315,6 @@ EMBED_INPUTS = TaskInputs(
     read_settings=embedder_for,
     is_folder=is_encoder,
     folder_files=EMBEDDER_FILES,
+    folder_weights=tuple(f"{folder}/model.safetensors" for folder in DENSE_FOLDERS),
     folder_window=lambda files: read_embedder(files).context_window,
 )

@@ -29,7 +29,8 @@ def score_texts(tokenizer: Tokenizer, embedder: Embedder, source: ScoreInput, *,
     """Return the texts of ``text_1``, then those of ``text_2``, as tokens. Raises as ``score_pairs``."""
     named = [(text, f"input.text_1[{index}]") for index, text in enumerate(source.text_1)]
     named += [(text, f"input.text_2[{index}]") for index, text in enumerate(source.text_2)]
-    found = [text_tokens(tokenizer, embedder, text, param, truncate=truncate) for text, param in named]
+    prompt = embedder.default_prompt
+    found = [text_tokens(tokenizer, embedder, prompt + text, param, truncate=truncate) for text, param in named]
     tokens = EmbedTokens(tuple(ids for ids, _ in found), tuple(num_cut for _, num_cut in found))
     check_total(tokens.num_tokens, "input.text_2")
     return tokens

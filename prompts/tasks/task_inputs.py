@@ -89,6 +89,9 @@ class TaskInputs(Generic[RequestT]):
     folder_files: tuple[str, ...] = ()
     """Small files of such a folder that the registry stores, beside those of the tokenizer."""
 
+    folder_weights: tuple[str, ...] = ()
+    """Files with weights beside those of the model; a folder may lack them. They count for its digest."""
+
     folder_window: Callable[[Mapping[str, bytes]], int] | None = None
     """Returns the context window by the folder's small files. None: ``models.families`` knows it."""
 

@@ -17,6 +17,12 @@ Dimensions = Annotated[
 ]
 
 
+PromptName = Annotated[
+    str | None,
+    Field(min_length=1, max_length=200, description="a prompt of the model, by its name; it is put before each text"),
+]
+
+
 class EmbedInput(Strict):
     """The inputs to embed: texts, or token ids of the model's own vocabulary; exactly one of the two.
 
@@ -39,6 +45,7 @@ class EmbedPayload(Strict):
     input: EmbedInput
     dimensions: Dimensions | None = None
     truncate: Truncate = False
+    prompt_name: PromptName = None
 
 
 class EmbedRequest(JobOrder):
@@ -48,6 +55,13 @@ class EmbedRequest(JobOrder):
     input: EmbedInput
     dimensions: Dimensions | None = None
     truncate: Truncate = False
+    prompt_name: PromptName = None
+
+    @model_validator(mode="after")
+    def _has_texts(self) -> Self:
+        if self.prompt_name is not None and self.input.texts is None:
+            raise ValueError("`prompt_name` goes with texts: token ids are used as they are")
+        return self
 
 
 class EmbedOutput(Strict):

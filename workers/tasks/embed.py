@@ -35,7 +35,9 @@ class EmbedModel(EncoderModel):
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the job's inputs as tokens."""
         asked = read_payload(EmbedPayload, payload)
-        tokens = embed_inputs(self.tokenizer, self.embedder, asked.input, truncate=asked.truncate)
+        tokens = embed_inputs(
+            self.tokenizer, self.embedder, asked.input, truncate=asked.truncate, prompt_name=asked.prompt_name
+        )
         return EncodeJob(tokens.inputs, asked.dimensions, partial(_output, tokens.nums_cut))
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     AutoModel,
     BertConfig,
@@ -130,6 +131,28 @@ def test_a_shorter_vector_is_the_beginning_brought_to_unit_length(tmp_path: Path
     (whole,), (short,) = encode(encoder, inputs([9])), encode(encoder, inputs([9]), dimensions=16)
     norm = math.hypot(*whole[:16])
     assert short == pytest.approx([number / norm for number in whole[:16]], abs=MOST_APART)
+
+
+@pytest.mark.parametrize("pooling", ["max", "lasttoken"])
+def test_other_poolings_and_layers_after_them(pooling: str, tmp_path: Path) -> None:
+    names = ("Transformer", "Pooling", "Dense", "Normalize")
+    paths = ("", "1_Pooling", "2_Dense", "3_Normalize")
+    modules = [{"type": f"st.{name}", "path": path} for name, path in zip(names, paths, strict=True)]
+    folder = build("bert", tmp_path, pooling={"pooling_mode": pooling}, modules=modules)
+    dense = torch.nn.Linear(64, 24)
+    (folder / "2_Dense").mkdir()
+    settings = {"in_features": 64, "out_features": 24, "activation_function": "torch.nn.modules.activation.Tanh"}
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(settings))
+    weights = {f"linear.{name}": tensor for name, tensor in dense.state_dict().items()}
+    save_file(weights, folder / "2_Dense" / "model.safetensors")
+    digest = folder_digest(folder)
+    model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    states = [model(input_ids=torch.tensor([one])).last_hidden_state[0] for one in inputs()]
+    pooled = [state.amax(0) if pooling == "max" else state[-1] for state in states]
+    expected = [(one / one.norm()).tolist() for one in (dense(state).tanh() for state in pooled)]
+    assert apart(encode(encoder_for(folder, SETTINGS), inputs()), expected) < 2 * MOST_APART
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, folder / "2_Dense" / "model.safetensors")
+    assert folder_digest(folder) != digest, "the layer's weights are a part of the version"
 
 
 def test_a_row_that_is_not_finite_has_no_vector_and_spoils_no_other(tmp_path: Path) -> None:

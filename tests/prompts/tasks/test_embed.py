@@ -66,10 +66,23 @@ def test_the_first_tokens_state_may_stand_for_all(pooling: dict[str, object]) ->
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (files(modules=modules("Transformer", "Pooling", "Dense"), pooling=POOLING), "Dense cannot run"),
-        (files(modules=modules("Transformer", "Pooling"), pooling={"pooling_mode_max_tokens": True}), "max is not"),
+        (files(modules=modules("Transformer", "Pooling", "CNN"), pooling=POOLING), "CNN cannot run"),
+        (files(modules=modules("Transformer", "Pooling", "Normalize", "Dense"), pooling=POOLING), "in this order"),
+        (files(modules=modules("Transformer", "Pooling", "Dense"), pooling=POOLING), "activation None cannot run"),
+        (
+            files(modules=modules("Transformer", "Pooling"), pooling={"pooling_mode_weightedmean_tokens": True}),
+            "weightedmean is not",
+        ),
         (files(modules=modules("Transformer", "Pooling")), "by nothing"),
-        (files(prompts={"default_prompt_name": "query"}), "default prompt"),
+        (files(prompts={"default_prompt_name": "query"}), "prompts has no such name"),
+        (
+            files(
+                modules=modules("Transformer", "Pooling"),
+                pooling=POOLING | {"include_prompt": False},
+                prompts={"prompts": {"query": "q: "}},
+            ),
+            "include_prompt false",
+        ),
         (files(BERT | {"hidden_size": "many"}), "hidden_size must be"),
         (files(BERT | {"matryoshka_dimensions": [64, 999]}), "up to 384"),
         ({"config.json": b"{"}, "not JSON"),
@@ -78,6 +91,18 @@ def test_the_first_tokens_state_may_stand_for_all(pooling: dict[str, object]) ->
 def test_what_would_change_the_vectors_and_is_not_known_is_refused(given: dict[str, bytes], reason: str) -> None:
     with pytest.raises(ModelLoadError, match=reason):
         read_embedder(given)
+
+
+def test_a_prompt_stands_before_each_text() -> None:
+    prompts = {"prompts": {"query": "q: ", "document": ""}, "default_prompt_name": "query"}
+    embedder = read_embedder(files(prompts=prompts))
+    source = EmbedInput(texts=("ab",))
+    by_name = {name: embed_inputs(ByteTokenizer(), embedder, source, prompt_name=name) for name in (None, "document")}
+    assert by_name[None].inputs == (tuple(b"q: ab"),)
+    assert by_name["document"].inputs == (tuple(b"ab"),)
+    with pytest.raises(InvalidRequest, match="its prompts are: query, document") as refused:
+        embed_inputs(ByteTokenizer(), embedder, source, prompt_name="passage")
+    assert refused.value.param == "prompt_name"
 
 
 def test_decoders_are_no_encoders() -> None:
