@@ -10,7 +10,7 @@ LOCKED_INSTALL := $(INSTALL) --no-deps --require-hashes --only-binary=:all:
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-engines bench-streams bench-policy reliability alerts chaos chaos-soak chaos-compare
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy reliability alerts chaos chaos-soak chaos-compare
 .PHONY: full full-tests engines gpu clients client-schemas s3 trial lock chart clean
 
 help:  ## list the targets
@@ -79,6 +79,9 @@ bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside C
 
 bench-backlog: $(STAMP)  ## what submit and claim cost with a thousand jobs queued, and with a million: about 5 minutes
 	@$(BIN)/python -m benchmarks.backlog
+
+bench-tasks: $(STAMP)  ## embeddings, rerank and classify beside sentence-transformers and others: about 5 minutes
+	@$(BIN)/python -m benchmarks.tasks
 
 bench-batch: $(STAMP)  ## the first token of an interactive stream, alone and beside a running batch: about 3 minutes
 	@$(BIN)/python -m benchmarks.batch

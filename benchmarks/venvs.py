@@ -35,7 +35,9 @@ _WITH_OURS = frozenset({"sentence-transformers"})
 
 # vLLM's processor wheels ask for these two; their wheels need CUDA libraries and fail to import.
 _REMOVED = {"vllm": ("torchaudio", "torchcodec")}
-_SHOWN = frozenset({"celery", "celery-batches", "fastapi", "uvicorn", "redis", "bentoml", "litserve", "ray"})
+_SHOWN = frozenset(
+    {"celery", "celery-batches", "fastapi", "uvicorn", "redis", "bentoml", "litserve", "ray", "sentence-transformers"}
+)
 _INSTALL_S = 2700
 _SAY_S = 60
 

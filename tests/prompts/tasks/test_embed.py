@@ -19,9 +19,9 @@ POOLING = {"word_embedding_dimension": 384, "pooling_mode_cls_token": False, "po
 
 
 def modules(*names: str) -> list[dict[str, object]]:
-    paths = ["", "1_Pooling", "2_Normalize"]
+    paths = ["", *(f"{place}_{name}" for place, name in enumerate(names[1:], 1))]
     return [
-        {"path": path, "type": f"sentence_transformers.models.{name}"} for name, path in zip(names, paths, strict=False)
+        {"path": path, "type": f"sentence_transformers.models.{name}"} for name, path in zip(names, paths, strict=True)
     ]
 
 
