@@ -185,7 +185,8 @@ def test_a_version_is_measured_later_and_on_the_users_texts(
     found, is_stored = quality_command.measure(db, plain, "tiny@1", texts=texts)
     assert (found.against, found.num_answers, is_stored) == ("float32", 2, False)
     compared, is_stored = quality_command.measure(db, plain, "tiny@1", against="tiny@1")
-    assert (compared.kl, compared.agreement, is_stored) == (pytest.approx(0, abs=1e-5), 1, False)
+    assert compared.kl < 1e-5
+    assert (compared.agreement, is_stored) == (1, False)
     stored, is_stored = quality_command.measure(db, plain, "tiny@1")
     assert is_stored
     assert report_of(db, 1) == stored

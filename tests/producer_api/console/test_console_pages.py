@@ -70,8 +70,10 @@ def test_the_playground_streams_the_answers_of_two_versions(
 
 def register_measured(db: Database) -> None:
     """A version with a quality report."""
-    about = {"model": "exact", "runner": "torch", "source": "/models", "dtype": "int8", "context_window": 512}
-    register_version(db, **about, digest="7" * 64, files={}, actor="tests", quantized_from="tiny@1")
+    register_version(
+        db, model="exact", runner="torch", source="/models", digest="7" * 64, dtype="int8", context_window=512,
+        actor="tests", quantized_from="tiny@1",
+    )  # fmt: skip
     verification = Verification(db, "exact", 1, worker="w", lease_s=60)
     verification.claim()
     figures = VersionFigures(dtype="int8", perplexity=16.0, tokens_per_s=300.0)
