@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     # ever accepted, so such a page must have a key.
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(1 << 20, ge=1024)
-    # Of /v1/embeddings, whose inputs are bounded by their tokens.
+    # Of the URLs of text encoders, whose inputs are bounded by their tokens.
     max_embedding_body_bytes: int = Field(8 << 20, ge=1024)
     max_wait_s: float = Field(60.0, ge=0)
     sync_timeout_s: float = Field(300.0, gt=0)

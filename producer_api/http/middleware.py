@@ -51,7 +51,7 @@ MOST_PART_BYTES = 64 << 20
 
 # A form has a few fields beside the file.
 _FORM_BYTES = 64 << 10
-_EMBEDDINGS = "/v1/embeddings"
+_WITH_MANY_TEXTS = tuple(url for task in TASKS.values() if task.has_many_texts for url in task.urls)
 _DRAIN_BYTES = 16 << 20
 _DRAIN_S = 5.0
 # Within which a body, or the next part of an upload, must be received.
@@ -268,7 +268,7 @@ class BufferBody:
         self._routes: RouteTable | None = None
         self._limit = runtime.settings.max_body_bytes
         # Their tokens are bounded, and in some languages a token has many bytes.
-        self._limits = {_EMBEDDINGS: runtime.settings.max_embedding_body_bytes}
+        self._limits = dict.fromkeys(_WITH_MANY_TEXTS, runtime.settings.max_embedding_body_bytes)
         self._file_limit = runtime.settings.max_file_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -94,7 +94,7 @@ FOREIGN_ENCODING: Mapping[str, IsHarmless] = {
 
 ENCODING_INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("prompt_name", "instruction", "input_type", "task", "task_type"), "put it before each text"),
-    **dict.fromkeys(("truncate_prompt_tokens", "max_length"), "send `truncate`"),
+    **dict.fromkeys(("truncate_prompt_tokens", "max_length", "max_tokens_per_doc"), "send `truncate`"),
     **dict.fromkeys(("output_dimension", "output_dimensionality", "dims"), "send `dimensions`"),
     **dict.fromkeys(("embedding_types", "embedding_type"), "send `encoding_format`"),
     **dict.fromkeys(("lora", "lora_name", "lora_request", "adapter", "adapter_id"), "name a `model`"),

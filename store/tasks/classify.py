@@ -68,6 +68,7 @@ CLASSIFY = TaskSpec(
     urls=("/v1/classify",),
     purpose="classifies texts and makes no text: use /v1/classify, or the task classify",
     bulky_outputs=("classifications",),
+    has_many_texts=True,
     url_example={"input": ["a mill on the river", "bread"]},
     examples={
         "labels": {

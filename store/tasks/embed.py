@@ -80,6 +80,7 @@ EMBED = TaskSpec(
     urls=("/v1/embeddings",),
     purpose="makes vectors and no text: use /v1/embeddings, or the task embed",
     bulky_outputs=("embeddings",),
+    has_many_texts=True,
     url_example={"input": ["a mill on the river", "bread"]},
     examples={
         "vectors": {

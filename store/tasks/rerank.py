@@ -62,6 +62,7 @@ RERANK = TaskSpec(
     fake_runner="fake-cross-encoder",
     urls=("/v1/rerank",),
     purpose="scores documents and makes no text: use /v1/rerank, or the task rerank",
+    has_many_texts=True,
     url_example={"query": "Where is the mill?", "documents": ["a mill on the river", "bread"]},
     examples={
         "scores": {

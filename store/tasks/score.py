@@ -70,6 +70,7 @@ SCORE = TaskSpec(
     request=ScoreRequest,
     served_by=("rerank", "embed"),
     urls=("/v1/score",),
+    has_many_texts=True,
     examples={
         "pairs": {
             "summary": "Scores for pairs of texts",

@@ -35,6 +35,9 @@ class TaskSpec:
     bulky_outputs: tuple[str, ...] = ()
     """Fields of the output that may be megabytes: lists of jobs leave them out, and big writes are divided."""
 
+    has_many_texts: bool = False
+    """True if a request may have thousands of inputs: the bound of its body is ``max_embedding_body_bytes``."""
+
     url_example: Mapping[str, Any] | None = None
     """The body for the main URL, without the model, that `headrace up` shows; None: it shows `headrace submit`."""
 

@@ -86,6 +86,7 @@ TOKEN_CLASSIFY = TaskSpec(
     urls=("/v1/token_classify",),
     purpose="finds entities and makes no text: use /v1/token_classify, or the task token_classify",
     bulky_outputs=("entities",),
+    has_many_texts=True,
     url_example={"input": ["Ann lives by the mill"]},
     examples={
         "entities": {

@@ -1,5 +1,6 @@
 """What requests of classify, token_classify and score may ask, and how an error names the field that was sent."""
 
+import json
 from typing import Any
 
 import httpx2
@@ -94,3 +95,10 @@ def test_a_policy_takes_values_out_of_texts_and_pairs(api: httpx2.Client, db: Da
     made = api.post("/v1/jobs", json={"task": "classify", "model": "classify", "input": {"texts": texts}}).json()
     stored = jobs.get(db, tenant, made["id"]).payload["input"]
     assert stored == {"texts": ["mail of <EMAIL_1>", ["ask <EMAIL_1>", "bread"]]}
+
+
+@pytest.mark.parametrize("task", BODIES)
+def test_a_body_with_many_texts_may_be_larger_than_others(api: httpx2.Client, task: str) -> None:
+    content = json.dumps(BODIES[task] | {"model": "nobody"}).encode() + b" " * (2 << 20)
+    answer = api.post(f"/v1/{task}", content=content, headers={"Content-Type": "application/json"})
+    assert answer.json()["error"]["code"] == "model_not_found"
