@@ -2,7 +2,7 @@
 
 A tokenizer is made from bytes, never from a path or the network, because the API reads the files from the registry. It
 has the chat template and the end-of-sequence ids of its model. Special tokens in the text of a user are parsed as
-special tokens, as in the reference implementation.
+special tokens, as in the reference implementation, unless the request says otherwise (``prompts.special_tokens``).
 """
 
 import json
@@ -17,6 +17,7 @@ from tokenizers import decoders
 from prompts.chat_template import ChatTemplate, Variables, in_plain_json
 from prompts.encoded_texts import EncodedTexts
 from prompts.reasoning import ReasoningSupport, check_without_reasoning, tags_of
+from prompts.special_tokens import divided
 from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Tool
@@ -60,6 +61,10 @@ class Tokenizer(Protocol):
 
     def encode_texts(self, first: str, second: str | None = None) -> EncodedTexts:
         """Return a text or a pair as one sequence, with the special tokens that the model expects around it."""
+        ...
+
+    def without_special(self, text: str) -> list[str]:
+        """Return the text in parts, none of which has a special token when it is encoded by itself."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -121,6 +126,7 @@ class FileTokenizer:
         added = backend.get_added_tokens_decoder()
         self._added = {token.content: token_id for token_id, token in added.items()}
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._special_texts = [token.content for token in added.values() if token.special]
         self._is_bytewise = isinstance(backend.decoder, decoders.ByteLevel)
         self.tool_style = self._readable_style()
         self.reasoning = self._readable_reasoning()
@@ -147,6 +153,10 @@ class FileTokenizer:
         """Return a text or a pair as one sequence, as the tokenizer's post-processor writes it."""
         found = self._backend.encode(first, second)
         return EncodedTexts(tuple(found.ids), tuple(found.type_ids), tuple(found.sequence_ids), tuple(found.offsets))
+
+    def without_special(self, text: str) -> list[str]:
+        """Return the text, divided after the first letter of each special token in it."""
+        return divided(text, self._special_texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` without special tokens, but for the marks of reasoning."""
@@ -232,6 +242,10 @@ class ByteTokenizer:
         of_text = tuple(number for number, text in enumerate(spans) for _ in text)
         ids = tuple(token for text in texts for token in self.encode(text, add_special=True))
         return EncodedTexts(ids, of_text, of_text, tuple(span for text in spans for span in text))
+
+    def without_special(self, text: str) -> list[str]:
+        """Return the text: there are no special tokens."""
+        return [text]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the bytes."""

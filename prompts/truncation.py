@@ -7,15 +7,17 @@
     middle  the turns after the first one, then the         its middle
             middle of the last user message
 
-The system messages at the beginning of a conversation stay. A turn is a user message with all that follows it, so a
-tool's result is never without its call. Tokens are counted with the tokenizer of the model version; a text is cut
-between characters, so that its special tokens stay as they are.
+The system messages at the beginning of a conversation stay, and all messages of a prompt template. A turn is a user
+message with all that follows it, so a tool's result is never without its call. Tokens are counted with the tokenizer of
+the model version; a text is cut between characters, so that its special tokens stay as they are.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from store.payloads.conversation import ChatMessage, Role
+from store.payloads.prompt_reference import TemplatePlace
 from store.tasks.generate import GenerateInput, Truncated, Truncation
 
 Measure = Callable[[GenerateInput], int]
@@ -29,15 +31,17 @@ Items = TypeVar("Items", str, tuple[int, ...])
 
 
 def truncate(
-    source: GenerateInput, how: Truncation, room: int, measure: Measure
+    source: GenerateInput, how: Truncation, room: int, measure: Measure, kept: TemplatePlace | None = None
 ) -> tuple[GenerateInput, Truncated | None]:
     """Return the input with at most ``room`` tokens for each prompt, and what was left out; None if nothing was.
+
+    ``kept``: where the messages of a prompt template are; a raw prompt that was made from one is not cut at all.
 
     What cannot be shortened that far stays too long: the caller refuses it.
     """
     if source.messages is not None:
-        return _conversation(source, source.messages, how, room, measure)
-    if not how.cuts_texts:
+        return _conversation(source, _parts(source.messages, kept or TemplatePlace(0)), how, room, measure)
+    if not how.cuts_texts or kept is not None:
         return source, None
     before = source.each_prompt
     after = [_raw_prompt(one, how, room, measure) for one in before]
@@ -51,16 +55,16 @@ def truncate(
 
 
 def _conversation(
-    source: GenerateInput, messages: Sequence[ChatMessage], how: Truncation, room: int, measure: Measure
+    source: GenerateInput, parts: "_Parts", how: Truncation, room: int, measure: Measure
 ) -> tuple[GenerateInput, Truncated | None]:
     total = measure(source)
     if total <= room:
         return source, None
-    head, turns = _turns(messages)
-    options = list(_kept_turns(turns, how))
+    options = list(_kept_turns(parts, how))
 
     def with_turns(kept: Sequence[_Turn]) -> GenerateInput:
-        return source.model_copy(update={"messages": (*head, *(message for turn in kept for message in turn))})
+        between = (message for turn in kept for message in turn)
+        return source.model_copy(update={"messages": (*parts.head, *between, *parts.tail)})
 
     # Fewer turns never have more tokens, so the first option that fits is found by halving.
     low, high = 0, len(options) - 1
@@ -72,22 +76,24 @@ def _conversation(
             low = middle + 1
     kept = options[low]
     cut = with_turns(kept)
-    if how.cuts_texts and low == len(options) - 1 and measure(cut) > room:
-        cut = _with_shorter_text(cut, len(head), how, room, measure)
-    num_turns = len(turns) - len(kept)
+    if how.cuts_texts and not parts.tail and low == len(options) - 1 and measure(cut) > room:
+        cut = _with_shorter_text(cut, len(parts.head), how, room, measure)
+    num_turns = len(parts.turns) - len(kept)
     if cut == source:
         return source, None
     return cut, Truncated(strategy=how, tokens=max(0, total - measure(cut)), turns=num_turns)
 
 
-def _kept_turns(turns: Sequence[_Turn], how: Truncation) -> Iterator[Sequence[_Turn]]:
-    """Yield what may stay of the turns, the most first. The last turn always stays."""
+def _kept_turns(parts: "_Parts", how: Truncation) -> Iterator[Sequence[_Turn]]:
+    """Yield what may stay of the turns, the most first. The last message of the user always stays."""
+    turns = parts.turns
+    least = 0 if parts.tail else 1
     if how is Truncation.MIDDLE:
         for num in range(len(turns) - 1):
             yield (*turns[:1], *turns[1 + num :])
-        yield turns[-1:]
+        yield turns[len(turns) - least :]
     else:
-        for num in range(len(turns)):
+        for num in range(len(turns) + 1 - least):
             yield turns[num:]
 
 
@@ -152,12 +158,23 @@ def _part(items: Items, size: int, how: Truncation) -> Items:
     return items[len(items) - size :]
 
 
-def _turns(messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage], list[list[ChatMessage]]]:
-    """Return the system messages at the beginning, and the rest cut before each user message; at least one turn."""
-    start = next((index for index, message in enumerate(messages) if message.role is not Role.SYSTEM), len(messages))
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A conversation: what stays at its beginning, its turns, and what stays at its end."""
+
+    head: Sequence[ChatMessage]
+    turns: Sequence[_Turn]
+    tail: Sequence[ChatMessage]
+
+
+def _parts(messages: Sequence[ChatMessage], kept: TemplatePlace) -> _Parts:
+    """Divide a conversation; what is between head and tail is cut before each user message, at least one turn."""
+    is_turn = (index for index, one in enumerate(messages) if index >= kept.head and one.role is not Role.SYSTEM)
+    start = next(is_turn, len(messages))
+    end = max(start, len(messages) - kept.tail)
     turns: list[list[ChatMessage]] = [[]]
-    for message in messages[start:]:
+    for message in messages[start:end]:
         if message.role is Role.USER and turns[-1]:
             turns.append([])
         turns[-1].append(message)
-    return messages[:start], turns
+    return _Parts(messages[:start], turns, messages[end:])

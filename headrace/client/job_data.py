@@ -95,6 +95,7 @@ class JobInfo(TypedDict):
     purged_at: int | None
     cache: Literal["hit", "shared", "miss"] | None
     truncated: Json | None
+    template: Json | None
     policy: Json | None
     links: dict[str, str]
 

@@ -150,6 +150,8 @@ class MessageAnswer:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
+            # Extensions.
+            **{name: job.payload[name] for name in ("truncated", "template") if name in job.payload},
         }
 
 

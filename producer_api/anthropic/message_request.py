@@ -6,7 +6,7 @@ in ``store.tasks.generate``: a validation error on a job field is renamed to the
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
 
@@ -25,9 +25,10 @@ from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads.job_payload import ServiceClass
+from store.payloads.prompt_reference import PromptReference
 from store.payloads.reasoning import ReasoningEffort
 from store.payloads.sampling_params import GrammarSpec
-from store.tasks.generate import GenerateRequest
+from store.tasks.generate import GenerateRequest, Truncation
 
 
 class MessageTool(LenientBody):
@@ -86,7 +87,10 @@ class CountTokensRequest(LenientBody):
     )
 
     model: str
-    messages: Annotated[tuple[MessageTurn, ...], Field(min_length=1)]
+    messages: tuple[MessageTurn, ...] = Field((), description="the conversation; may be empty only with `prompt`")
+    prompt: PromptReference | None = Field(
+        None, description="an extension: a prompt template, whose messages come first"
+    )
     system: str | tuple[TextPart, ...] | None = Field(None, description="the system prompt: a text, or text blocks")
     tools: tuple[MessageTool, ...] | None = Field(
         None, description="tools that the model may use; the caller runs them"
@@ -140,6 +144,7 @@ class MessageRequest(CountTokensRequest):
     presence_penalty: StrictFloat | None = Field(None, description="an extension, same as in chat completions")
     frequency_penalty: StrictFloat | None = Field(None, description="an extension, same as in chat completions")
     repetition_penalty: StrictFloat | None = Field(None, description="an extension, same as in chat completions")
+    truncation: Truncation | None = Field(None, description="an extension, same as in chat completions")
     metadata: MessageMetadata | None = Field(None, description="`user_id`: your end user")
     service_tier: Literal["auto", "standard_only"] | None = Field(None, description="auto starts before standard_only")
     job: JobOptions | None = None
@@ -161,7 +166,6 @@ _REFUSED: Mapping[str, IsHarmless] = {
     "context_management": _keeps_the_prompt,
     "mcp_servers": is_one_of([]),
     "output_format": is_one_of(),
-    "prompt": is_one_of(),
     "stop": is_one_of([]),
     "max_completion_tokens": is_one_of(),
     "max_tokens_to_sample": is_one_of(),
@@ -177,7 +181,6 @@ _INSTEAD = {
     **dict.fromkeys(("response_format", "output_format", "structured_outputs", *GUIDED), "send `output_config.format`"),
     **dict.fromkeys(("json_schema", "format", "json_object", "guided_json_object"), "send `output_config.format`"),
     "functions": "send `tools`",
-    "prompt": "send `messages`",
     "reasoning_effort": "send `output_config.effort`",
     **dict.fromkeys(("reasoning", "enable_thinking", "thinking_budget"), "send `thinking`"),
     "n": INSTEAD["n"],
@@ -197,15 +200,16 @@ def to_job(request: CountTokensRequest) -> GenerateRequest:
     Raises InvalidRequest that names the request's field.
     """
     _check(request)
-    messages = messages_of(request.system, request.messages)
+    source = {"template": request.prompt, "messages": messages_of(request.system, request.messages) or None}
     body: dict[str, Any] = {
         "model": request.model,
-        "input": {"messages": messages, **_tools(request), "reasoning": _reasoning(request)},
+        "input": {**source, **_tools(request), "reasoning": _reasoning(request)},
         "sampling": _sampling(request),
     }
     if isinstance(request, MessageRequest):
         body |= {
             "service_class": _CLASSES[request.service_tier],
+            "truncation": request.truncation or Truncation.DISABLED,
             "user": None if request.metadata is None else request.metadata.user_id or None,
             **job_fields(request.job),
         }
@@ -218,6 +222,8 @@ def to_job(request: CountTokensRequest) -> GenerateRequest:
 def _check(request: CountTokensRequest) -> None:
     refuse_unsupported(request, _REFUSED, _INSTEAD)
     refuse_near_misses(request, {*_REFUSED, *MessageRequest.model_fields})
+    if not request.messages and request.prompt is None:
+        raise InvalidRequest("`messages` is required", param="messages")
 
 
 _EFFORTS = {"max": "xhigh", **{effort.value: effort.value for effort in ReasoningEffort}}
@@ -339,6 +345,8 @@ def _name_in_request(param: str) -> str:
     plain = re.sub(r"\[\d+\]$", "", param)
     if plain in _RENAMED:
         return _RENAMED[plain] + param.removeprefix(plain)
+    if param.startswith("input.template"):
+        return param.replace("input.template", "prompt", 1)
     if param.startswith("input.tools"):
         for ours, sent in _OF_TOOLS:
             param = param.replace(ours, sent, 1)

@@ -6,6 +6,8 @@ from pydantic import BaseModel, Field
 
 from producer_api.server.anthropic_errors import ERROR_TYPES, error_type
 from producer_api.server.errors import DOCUMENTED
+from store.payloads.prompt_reference import PromptUse
+from store.tasks.generate import Truncated
 
 
 class AnthropicErrorDetail(BaseModel):
@@ -63,6 +65,8 @@ class Message(BaseModel):
     )
     stop_sequence: str | None = Field(description="the text of `stop_sequences` that ended it; null if none did")
     usage: MessageUsage
+    truncated: Truncated | None = Field(None, description="what was left out of the input; absent: nothing")
+    template: PromptUse | None = Field(None, description="the prompt template that was filled in; absent: none")
 
 
 class MessageTokensCount(BaseModel):

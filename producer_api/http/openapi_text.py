@@ -267,8 +267,6 @@ FIELDS: dict[str, str] = {
     "ResponseRequest.input": "a text, or messages and items of an earlier conversation",
     "ResponseRequest.prompt": "a stored template and the values of its variables",
     "ResponseRequest.text": "format of the answer's text",
-    "PromptRef.variables": "the values of the template's variables",
-    "PromptRef.version": "version of the template; default: the newest",
 }
 
 # By parameter name.
@@ -301,6 +299,8 @@ PARAMETERS: dict[str, str] = {
 # Example bodies of models without their own examples.
 EXAMPLES: dict[str, Any] = {
     "post /v1/dead_letters/replay": {"queue": "smollm2@1", "limit": 10},
+    "put /v1/prompts/{prompt_id}/aliases/{alias}": {"version": 2},
+    "post /v1/prompts/{prompt_id}/render": {"model": "smollm2", "variables": {"city": "Rome"}},
     "put /v1/policies": {
         "document": {"version": 1, "rules": [{"id": "mail", "action": "mask", "stage": "both", "kinds": ["email"]}]}
     },

@@ -12,6 +12,7 @@ from producer_api.http.views import rounded, seconds
 from store.errors import Gone
 from store.jobs.jobs import Job, JobEvent
 from store.payloads.job_payload import JobOrder, PolicyHit, ServiceClass
+from store.payloads.prompt_reference import PromptUse
 from store.registry.models import queue_name
 from store.scheduling.backlog import QueuePosition
 from store.schema.cache_results import CacheResult
@@ -92,6 +93,7 @@ class JobObject(BaseModel):
     purged_at: int | None = Field(None, description="when the output was deleted")
     cache: CacheResult | None = Field(None, description="what the response cache did for it; null: nothing")
     truncated: Truncated | None = Field(None, description="what was left out of the input; null: nothing")
+    template: PromptUse | None = Field(None, description="the prompt template of its input; null: none")
     policy: JobPolicy | None = Field(None, description="null if the policy has no output rules and flagged nothing")
     links: Links
 
@@ -185,6 +187,7 @@ def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
         purged_at=seconds(job.output_purged_at),
         cache=None if job.cache is None else CacheResult(job.cache),
         truncated=job.payload.get("truncated"),
+        template=job.payload.get("template"),
         policy=_policy(job),
         links=_links(job.id),
     )

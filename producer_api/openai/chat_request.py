@@ -1,7 +1,7 @@
 """The chat completion request and its conversion to a job. Shared fields are in request_fields."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
@@ -14,6 +14,7 @@ from producer_api.openai.reasoning_fields import (
 )
 from producer_api.openai.request_fields import TextRequest, job_of
 from store.errors import InvalidRequest
+from store.payloads.prompt_reference import PromptReference
 from store.payloads.reasoning import ReasoningEffort
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from store.payloads.strict_model import Body
@@ -130,11 +131,13 @@ class ChatRequest(TextRequest):
         "audio": is_one_of(),
         "prediction": is_one_of(),
         "web_search_options": is_one_of(),
-        "prompt": is_one_of(),
         "system": is_one_of(""),
     }
 
-    messages: Annotated[tuple[ChatTurn, ...], Field(min_length=1)]
+    messages: tuple[ChatTurn, ...] = Field((), description="the conversation; may be empty only with `prompt`")
+    prompt: PromptReference | None = Field(
+        None, description="an extension, same as in responses: a prompt template, whose messages come first"
+    )
     store: bool | None = Field(
         None, description="true: it can be listed and read later; false: its contents are erased a minute after its end"
     )
@@ -169,12 +172,15 @@ def to_job(chat: ChatRequest) -> GenerateRequest:
     """Return the job for the request; raise InvalidRequest that names the request's field."""
     check_reasoning(chat.reasoning)
     check_verbosity(chat.verbosity, "verbosity")
+    if not chat.messages and chat.prompt is None:
+        raise InvalidRequest("`messages` is required", param="messages")
     return job_of(chat, _input(chat), _logprobs(chat))
 
 
 def _input(chat: ChatRequest) -> dict[str, Any]:
     given = {
-        "messages": [_message(index, turn) for index, turn in enumerate(chat.messages)],
+        "template": chat.prompt,
+        "messages": [_message(index, turn) for index, turn in enumerate(chat.messages)] or None,
         "tools": [_tool(index, tool) for index, tool in enumerate(chat.tools or ())] or None,
         "tool_choice": _tool_choice(chat.tool_choice),
         "parallel_tool_calls": chat.parallel_tool_calls,

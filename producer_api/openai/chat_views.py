@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from store.payloads.conversation import ToolCall
+from store.payloads.prompt_reference import PromptUse
 from store.tasks.generate import TokenLogprob, Truncated
 
 
@@ -62,6 +63,7 @@ class AnswerFrame(BaseModel):
     created: int = Field(description="Unix seconds")
     model: str = Field(description="name and version of the model that answered")
     truncated: Truncated | None = Field(None, description="what was left out of the input; absent: nothing")
+    template: PromptUse | None = Field(None, description="the prompt template that was filled in; absent: none")
     system_fingerprint: str | None = Field(
         None, description="version and digest of the model; absent in the results of batches"
     )

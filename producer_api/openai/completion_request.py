@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 
 from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, unsupported
 from producer_api.openai.request_fields import TextRequest, job_of
+from store.payloads.prompt_reference import PromptReference
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from store.tasks.generate import GenerateRequest
 
@@ -29,8 +30,8 @@ class CompletionRequest(TextRequest):
         "messages": is_one_of(),
     }
 
-    prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...] = Field(
-        description="a text or its token ids, or a list of them: each gets `n` answers"
+    prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...] | PromptReference = Field(
+        description="a text or its token ids, or a list of them: each gets `n` answers; or a prompt template"
     )
     # OpenAI's default.
     max_tokens: int | None = 16
@@ -50,6 +51,8 @@ def to_job(completion: CompletionRequest) -> GenerateRequest:
 
 
 def _source(prompt: Any) -> dict[str, Any]:
+    if isinstance(prompt, PromptReference):
+        return {"template": prompt}
     if isinstance(prompt, str):
         return {"prompt": prompt}
     if prompt and isinstance(prompt[0], int):

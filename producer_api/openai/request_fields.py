@@ -289,4 +289,5 @@ def _name_in_request(param: str, request: TextRequest) -> str:
         return "ignore_eos" if request.ignore_eos else "min_tokens"
     if param.startswith("input.reasoning"):
         param = _reasoning_field(param, request)
+    param = param.replace("input.template", "prompt", 1)
     return param.removeprefix("sampling.").removeprefix("input.")

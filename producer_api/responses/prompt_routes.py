@@ -1,88 +1,78 @@
-"""Routes of prompt templates, which a response request uses in `prompt`. A version never changes."""
+"""Routes of prompt templates, which requests on every face use in `prompt` or `input.template`.
 
-from typing import Annotated, Any, Literal
+A version never changes. A prompt is named by its id or its name.
+"""
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader, JobsWriter
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse, seconds
-from producer_api.responses.prompt_template import Template
+from producer_api.http.views import JsonResponse
+from producer_api.responses.prompt_views import (
+    NewPrompt,
+    PromptAlias,
+    PromptDeleted,
+    PromptList,
+    PromptObject,
+    RenderedMessage,
+    RenderedPrompt,
+    RenderRequest,
+    prompt_list,
+    prompt_object,
+)
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
-from producer_api.submission.input_policy import check_template
+from producer_api.submission import input_policy, template_filling
+from prompts.prompt_template import Template
+from store.payloads.prompt_reference import PromptReference
 from store.registry import prompt_templates
 from store.registry.policies import EVERY_MODEL
-from store.registry.prompt_templates import PromptVersion
+from store.registry.prompt_templates import ALIAS_PATTERN, PromptVersion
+from store.tasks.generate import GenerateInput, GenerateRequest
 from store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
+PromptId = Annotated[str, Path(description="id or name of the prompt", examples=["greeting"])]
+AliasName = Annotated[str, Path(pattern=ALIAS_PATTERN, description="`default` or a name of your own")]
 
-class NewPrompt(Template):
-    """A template and a display name; requests refer to the id."""
-
-    name: str = Field("", max_length=200)
-
-
-class PromptObject(Template):
-    """One version of a prompt."""
-
-    id: str
-    object: Literal["prompt"] = "prompt"
-    name: str
-    version: int
-    created_at: int
+T = TypeVar("T")
 
 
-class PromptList(BaseModel):
-    """Prompts, or versions of one; the next page is ``after=last_id``."""
-
-    object: Literal["list"] = "list"
-    data: list[PromptObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-def _prompt_object(found: PromptVersion) -> PromptObject:
-    created_at = seconds(found.created_at)
-    fixed = {"id": found.id, "name": found.name, "version": found.version, "created_at": created_at}
-    return PromptObject.model_validate(found.template | fixed)
-
-
-def _prompt_list(found: list[PromptVersion], limit: int) -> PromptList:
-    data = [_prompt_object(one) for one in found[:limit]]
-    ids = [one.id for one in data]
-    return PromptList(
-        data=data,
-        first_id=ids[0] if ids else None,
-        last_id=ids[-1] if ids else None,
-        has_more=len(found) > limit,
-    )
+async def _in_tenants_thread(runtime: Runtime, principal: Principal, call: Callable[[], T]) -> T:
+    """Run what may take a second: parsing a template, or filling it in. It delays no other tenant."""
+    return await runtime.submissions.tenant_threads.run(principal.tenant_id, call)
 
 
 @router.post("", status_code=201, response_model=PromptObject, summary="Create a prompt")
 async def create_prompt(runtime: RuntimeOf, principal: JobsWriter, body: NewPrompt) -> Response:
-    """Store a template as version 1 of a new prompt. Every `{{name}}` in it must be declared in `variables`."""
-    template = body.model_dump(mode="json", exclude={"name"})
+    """Store a template as version 1 of a new prompt. Every variable in it must be declared in `variables`."""
+    template = _content(body)
 
     def create() -> PromptVersion:
-        _check(runtime, principal, {**template, "title": body.name})
+        _check(runtime, principal, body, {**template, "title": body.name})
         tenant_id, actor = principal.tenant_id, principal.key_id
         return prompt_templates.create(runtime.db, tenant_id, name=body.name, template=template, actor=actor)
 
-    return JsonResponse(_prompt_object(await run_in_threadpool(create)), status_code=201)
+    return JsonResponse(prompt_object(await _in_tenants_thread(runtime, principal, create)), status_code=201)
 
 
-def _check(runtime: Runtime, principal: Principal, template: dict[str, Any]) -> None:
-    """Raise InvalidRequest if the tenant's policy for all models forbids storing the template."""
+def _content(body: Template) -> dict[str, Any]:
+    return body.model_dump(mode="json", include=set(Template.model_fields), exclude_defaults=True)
+
+
+def _check(runtime: Runtime, principal: Principal, body: Template, stored: dict[str, Any]) -> None:
+    """Raise InvalidRequest for a template that cannot be filled in, or that the policy for all models forbids."""
+    template_filling.check_template(body)
     found = runtime.policies.policy_for(principal.tenant_id, EVERY_MODEL)
     if found is not None:
-        check_template(found.policy, template)
+        input_policy.check_template(found.policy, stored)
 
 
 @router.get("", response_model=PromptList, summary="List prompts")
@@ -96,24 +86,91 @@ async def list_prompts(
     found = await runtime.lists.read(
         principal, lambda db: prompt_templates.list_prompts(db, principal.tenant_id, limit=limit + 1, after=after)
     )
-    return JsonResponse(_prompt_list(list(found), limit))
+    return JsonResponse(prompt_list(list(found), limit))
 
 
 @router.post("/{prompt_id}/versions", status_code=201, response_model=PromptObject, summary="Add a version")
-async def add_version(runtime: RuntimeOf, principal: JobsWriter, prompt_id: str, body: Template) -> Response:
-    """Store the next version of a prompt. It is now the default version."""
-    template = body.model_dump(mode="json")
+async def add_version(runtime: RuntimeOf, principal: JobsWriter, prompt_id: PromptId, body: Template) -> Response:
+    """Store the next version of a prompt. Requests without a version use it, unless there is an alias `default`."""
+    template = _content(body)
 
     def add() -> PromptVersion:
-        _check(runtime, principal, template)
+        _check(runtime, principal, body, template)
         tenant_id, actor = principal.tenant_id, principal.key_id
         return prompt_templates.add_version(runtime.db, tenant_id, prompt_id, template=template, actor=actor)
 
-    return JsonResponse(_prompt_object(await run_in_threadpool(add)), status_code=201)
+    return JsonResponse(prompt_object(await _in_tenants_thread(runtime, principal, add)), status_code=201)
 
 
 @router.get("/{prompt_id}/versions", response_model=PromptList, summary="List a prompt's versions")
-async def list_versions(runtime: RuntimeOf, principal: JobsReader, prompt_id: str) -> Response:
+async def list_versions(runtime: RuntimeOf, principal: JobsReader, prompt_id: PromptId) -> Response:
     """Return every version of a prompt, oldest first."""
     found = await run_in_threadpool(prompt_templates.list_versions, runtime.db, principal.tenant_id, prompt_id)
-    return JsonResponse(_prompt_list(list(found), len(found)))
+    return JsonResponse(prompt_list(list(found), len(found)))
+
+
+@router.get("/{prompt_id}", response_model=PromptObject, summary="Retrieve a prompt")
+async def get_prompt(
+    runtime: RuntimeOf,
+    principal: JobsReader,
+    prompt_id: PromptId,
+    version: Annotated[str | None, Query(description="number or alias; default: as in requests")] = None,
+) -> Response:
+    """Return a version of a prompt."""
+    found = await run_in_threadpool(prompt_templates.get, runtime.db, principal.tenant_id, prompt_id, version)
+    return JsonResponse(prompt_object(found))
+
+
+@router.delete("/{prompt_id}", response_model=PromptDeleted, summary="Delete a prompt")
+async def delete_prompt(runtime: RuntimeOf, principal: JobsWriter, prompt_id: PromptId) -> Response:
+    """Delete a prompt with all its versions. Jobs that were made from it keep what they were given."""
+    remove = partial(prompt_templates.delete, runtime.db, principal.tenant_id, prompt_id, actor=principal.key_id)
+    return JsonResponse(PromptDeleted(id=await run_in_threadpool(remove)))
+
+
+@router.put("/{prompt_id}/aliases/{alias}", response_model=PromptObject, summary="Set a prompt's alias")
+async def set_alias(
+    runtime: RuntimeOf, principal: JobsWriter, prompt_id: PromptId, alias: AliasName, body: PromptAlias
+) -> Response:
+    """Let an alias name a version, and return the version. The next request uses it; accepted jobs keep theirs."""
+    found = await run_in_threadpool(
+        prompt_templates.set_alias,
+        runtime.db,
+        principal.tenant_id,
+        prompt_id,
+        alias,
+        body.version,
+        actor=principal.key_id,
+    )
+    return JsonResponse(prompt_object(found))
+
+
+@router.delete("/{prompt_id}/aliases/{alias}", status_code=204, summary="Remove a prompt's alias")
+async def remove_alias(runtime: RuntimeOf, principal: JobsWriter, prompt_id: PromptId, alias: AliasName) -> Response:
+    """Remove an alias. Without `default`, requests without a version use the newest one."""
+    await run_in_threadpool(
+        prompt_templates.remove_alias, runtime.db, principal.tenant_id, prompt_id, alias, actor=principal.key_id
+    )
+    return Response(status_code=204)
+
+
+@router.post("/{prompt_id}/render", response_model=RenderedPrompt, summary="Render a prompt")
+async def render_prompt(
+    runtime: RuntimeOf, principal: JobsWriter, prompt_id: PromptId, body: RenderRequest
+) -> Response:
+    """Return the messages that the prompt makes, and for a model its text and number of tokens. Nothing is computed."""
+    reference = PromptReference(id=prompt_id, version=body.version, variables=body.variables)
+    return JsonResponse(
+        await _in_tenants_thread(runtime, principal, lambda: _rendered(runtime, principal, reference, body.model))
+    )
+
+
+def _rendered(runtime: Runtime, principal: Principal, reference: PromptReference, model: str | None) -> RenderedPrompt:
+    filled, use = template_filling.read_and_fill(runtime.db, principal.tenant_id, reference)
+    source, _ = template_filling.combined(GenerateInput(template=reference), filled)
+    text, num_tokens = filled.text, None
+    if model is not None:
+        job = GenerateRequest(model=model, input=source)
+        text, num_tokens = runtime.submissions.render(principal, job)
+    messages = [RenderedMessage(role=one.role, content=one.content or "") for one in source.messages or ()]
+    return RenderedPrompt(template=use, messages=messages or None, text=text, input_tokens=num_tokens)

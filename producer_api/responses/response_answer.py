@@ -74,8 +74,8 @@ def _common_fields(job: Job, row: StoredResponse, status: str) -> dict[str, Any]
         **row.request,
         # The model's defaults for values that the request left out.
         **{name: sampling[name] for name in ("temperature", "top_p") if name in sampling},
-        # An extension.
-        **({"truncated": job.payload["truncated"]} if "truncated" in (job.payload or {}) else {}),
+        # Extensions.
+        **{name: job.payload[name] for name in ("truncated", "template") if name in (job.payload or {})},
     }
 
 

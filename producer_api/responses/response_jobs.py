@@ -1,30 +1,29 @@
 """Use cases of the Responses API: prepare a job from a request and the objects it refers to; cancel a response."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
 from producer_api.jobs.cancel import cancel
-from producer_api.responses import prompt_template
-from producer_api.responses.prompt_template import FilledTemplate
-from producer_api.responses.response_items import ContentPart, Item, references_of
+from producer_api.responses.response_items import Item, references_of
 from producer_api.responses.response_output import output_items, response_of
 from producer_api.responses.response_request import (
     PreparedResponse,
-    PromptRef,
     ResponseContext,
     ResponseRequest,
     to_job,
 )
 from producer_api.runtime import Runtime
 from producer_api.streaming.job_events import wait_until_ended
+from producer_api.submission.template_filling import read_and_fill
+from prompts.prompt_template import FilledTemplate
 from store.db.database import Database
 from store.errors import Conflict, Gone, InvalidRequest, NotFound
 from store.jobs import conversations, jobs, responses
 from store.jobs.jobs import Job
 from store.jobs.responses import job_id_of
-from store.registry import prompt_templates
+from store.payloads.prompt_reference import PromptReference, PromptUse
 from store.schema.job_states import JobState
 
 _CANCEL_WAIT_S = 2.0
@@ -63,8 +62,8 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
         items, answer = _chain(db, tenant_id, request.previous_response_id)
     if request.prompt is None:
         return to_job(request, ResponseContext(items, answer, referenced=referenced))
-    filled, version = _fill_template(db, tenant_id, request.prompt)
-    return to_job(request, ResponseContext(items, answer, filled, version, referenced))
+    filled, use = _fill_template(db, tenant_id, request.prompt)
+    return to_job(request, ResponseContext(items, answer, filled, use, referenced))
 
 
 def _referenced(db: Database, tenant_id: str, references: Mapping[str, str]) -> dict[str, Item]:
@@ -132,18 +131,20 @@ def _chain(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Ite
     return before.items, output_items(job)
 
 
-def _fill_template(db: Database, tenant_id: str, prompt: PromptRef) -> tuple[FilledTemplate, int]:
-    number = None if prompt.version is None else str(prompt.version)
-    if number is not None and not (number.isascii() and number.isdecimal() and len(number) < 10):
-        raise NotFound(f"no prompt {prompt.id[:80]} with a version {number[:20]}", param="prompt.version")
-    found = prompt_templates.get(db, tenant_id, prompt.id, None if number is None else int(number))
+def _fill_template(db: Database, tenant_id: str, prompt: PromptReference) -> tuple[FilledTemplate, PromptUse]:
     values = {name: _value(value, name) for name, value in (prompt.variables or {}).items()}
-    return prompt_template.fill(found.template, values), found.version
+    filled, use = read_and_fill(db, tenant_id, prompt.model_copy(update={"variables": values}))
+    if filled.text is not None:
+        raise InvalidRequest("the prompt is a raw text: send it to /v1/completions", param="prompt")
+    return filled, use
 
 
-def _value(value: str | ContentPart, name: str) -> str:
-    text = value if isinstance(value, str) else value.text
-    if text is None:
+def _value(value: Any, name: str) -> Any:
+    """Return the text of a text part; other values are as the prompt's schema has them."""
+    if not isinstance(value, dict) or not str(value.get("type")).startswith("input_"):
+        return value
+    text = value.get("text")
+    if not isinstance(text, str):
         raise InvalidRequest(
             f"`prompt.variables.{name[:64]}` is not a text: only text is supported",
             code="unsupported_parameter",

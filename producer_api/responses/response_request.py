@@ -36,13 +36,14 @@ from producer_api.openai.request_fields import (
 )
 from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.responses.conversation_views import ConversationRef
-from producer_api.responses.prompt_template import FilledTemplate
-from producer_api.responses.response_items import ContentPart, Input, Item, message, messages_of, read_items
+from producer_api.responses.response_items import Input, Item, message, messages_of, read_items
 from producer_api.responses.response_tools import FunctionTool, shown_tools, tools_of
 from producer_api.server.errors import from_validation
+from prompts.prompt_template import FilledTemplate
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs.responses import NewResponse
 from store.payloads.job_payload import ServiceClass
+from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec
 from store.payloads.strict_model import Body
 from store.tasks.generate import GenerateRequest, Truncation
@@ -66,14 +67,6 @@ StrictNumber = Annotated[float, Strict()]
 
 class _LenientBody(Body):
     model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class PromptRef(_LenientBody):
-    """A template, its version (default: the newest) and the values of its variables."""
-
-    id: str
-    version: str | StrictInt | None = None
-    variables: dict[str, str | ContentPart] | None = None
 
 
 class TextFormat(_LenientBody):
@@ -116,7 +109,7 @@ class ResponseRequest(_LenientBody):
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: str | ConversationRef | None = None
-    prompt: PromptRef | None = None
+    prompt: PromptReference | None = None
     background: StrictBool | None = None
     store: StrictBool | None = None
     stream: StrictBool | None = None
@@ -207,7 +200,7 @@ class ResponseContext:
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
     filled: FilledTemplate | None = None
-    prompt_version: int | None = None
+    use: PromptUse | None = None
     referenced: Mapping[str, Item] = field(default_factory=dict)
 
 
@@ -250,7 +243,12 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
         job = GenerateRequest.model_validate(body)
     except ValidationError as error:
         raise as_sent(from_validation(error.errors(include_input=False)), request) from error
-    return PreparedResponse(job, _new_response(request, instructions, new, context.prompt_version))
+    if context.use is not None:
+        is_continued = bool(context.items or context.answer)
+        tail = len(messages_of(None, new[len(context.answer) :])) if is_continued else 0
+        place = TemplatePlace(0 if is_continued else bool(instructions) + len(given), tail)
+        job = job.filled_in(job.input.model_copy(update={"special_tokens": "text"}), context.use, place)
+    return PreparedResponse(job, _new_response(request, instructions, new, context.use))
 
 
 def _items(request: ResponseRequest, referenced: Mapping[str, Item]) -> list[Item]:
@@ -307,12 +305,10 @@ def _grammar(request: ResponseRequest) -> GrammarSpec | None:
             raise unsupported(f"`text.format.type` {other[:40]!r} is not supported: {known}", "text.format.type")
 
 
-def _known_fields(
-    request: _LenientBody, *, exclude: frozenset[str] = frozenset(), exclude_none: bool = True
-) -> dict[str, Any]:
+def _known_fields(request: _LenientBody, *, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Return the known fields. Unknown field names are user text and must not be stored."""
     names = type(request).model_fields.keys() - exclude
-    return request.model_dump(mode="json", by_alias=True, include=set(names), exclude_none=exclude_none)
+    return request.model_dump(mode="json", by_alias=True, include=set(names), exclude_none=True)
 
 
 def _known_choice(request: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
@@ -322,9 +318,9 @@ def _known_choice(request: str | dict[str, Any] | None) -> str | dict[str, Any] 
 
 
 def _new_response(
-    request: ResponseRequest, instructions: str | None, items: list[Item], prompt_version: int | None
+    request: ResponseRequest, instructions: str | None, items: list[Item], use: PromptUse | None
 ) -> NewResponse:
-    prompt = None if request.prompt is None else _known_fields(request.prompt, exclude_none=False)
+    prompt = None if request.prompt is None else request.prompt.model_dump(mode="json")
     text = {} if request.text is None else _known_fields(request.text, exclude=frozenset(["format"]))
     if request.text is not None and request.text.format is not None:
         text["format"] = _known_fields(request.text.format)
@@ -333,7 +329,7 @@ def _new_response(
         "instructions": instructions,
         "max_output_tokens": request.max_output_tokens,
         "parallel_tool_calls": request.parallel_tool_calls is not False,
-        "prompt": None if prompt is None else prompt | {"version": str(prompt_version)},
+        "prompt": None if prompt is None or use is None else prompt | {"version": str(use.version)},
         "prompt_cache_key": request.prompt_cache_key,
         "reasoning": _shown_reasoning(request.reasoning),
         "safety_identifier": request.safety_identifier,

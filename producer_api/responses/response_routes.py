@@ -17,7 +17,7 @@ from producer_api.openai.chat_answer import answer_of
 from producer_api.openai.synchronous import ClientConnection
 from producer_api.responses.response_answer import response_object
 from producer_api.responses.response_jobs import cancel_response, prepare, read_response
-from producer_api.responses.response_request import Includable, ResponseRequest, as_sent
+from producer_api.responses.response_request import Includable, PreparedResponse, ResponseRequest, as_sent
 from producer_api.responses.response_stream import BEFORE_ALL, read_events
 from producer_api.responses.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE_OR_EVENTS
 from producer_api.runtime import Runtime
@@ -76,7 +76,7 @@ async def create_response(
     tenant_id = principal.tenant_id
     if body.stream or not body.background:
         await runtime.streams.enter(request)
-    prepared = await run_in_threadpool(prepare, runtime.db, tenant_id, body)
+    prepared = await _prepared(runtime, tenant_id, body)
     try:
         receipt = await runtime.submissions.submit(principal, prepared.job, origin, prepared.response)
     except HeadraceError as error:
@@ -98,16 +98,21 @@ async def create_response(
     return ObjectResponse(response_object(ended, row), headers=headers)
 
 
+async def _prepared(runtime: Runtime, tenant_id: str, body: ResponseRequest) -> PreparedResponse:
+    """Return the job for the request. A prompt template is filled in in the tenant's thread."""
+    if body.prompt is None:
+        return await run_in_threadpool(prepare, runtime.db, tenant_id, body)
+    return await runtime.submissions.tenant_threads.run(tenant_id, lambda: prepare(runtime.db, tenant_id, body))
+
+
 @router.post("/input_tokens", response_model=InputTokens, summary="Count a request's input tokens")
 async def count_input_tokens(runtime: RuntimeOf, principal: JobsWriter, body: ResponseRequest) -> Response:
     """Return the number of input tokens of the request. Nothing is stored. Needs the same scope as the request."""
 
-    def count() -> int:
-        prepared = prepare(runtime.db, principal.tenant_id, body)
-        return runtime.submissions.count_tokens(principal, prepared.job)
-
+    prepared = await _prepared(runtime, principal.tenant_id, body)
     try:
-        return JsonResponse(InputTokens(input_tokens=await run_in_threadpool(count)))
+        count = await run_in_threadpool(runtime.submissions.count_tokens, principal, prepared.job)
+        return JsonResponse(InputTokens(input_tokens=count))
     except HeadraceError as error:
         raise as_sent(error, body) from error
 

@@ -102,6 +102,11 @@ class PromptPreparation:
         """Return the number of prompt tokens. Raises as ``prepare`` does."""
         return generate.count_tokens(request, self._model(version))
 
+    def render(self, request: GenerateRequest, version: ModelVersion) -> tuple[str, int]:
+        """Return the text that the model would read, and its number of tokens. Raises as ``prepare`` does."""
+        _check_task(request, version)
+        return generate.render(request.input, self._model(version))
+
     def _model(self, version: ModelVersion) -> _CatalogModel:
         """Return the version as a preparation uses it.
 

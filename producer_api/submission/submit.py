@@ -6,7 +6,7 @@ address, prompt and context window, token limit, limits of the queue. Then the j
 
 A request that would delay the batch is prepared before it joins one: a retry (its first job must be found); a long
 body; a model that is not loaded yet. A request that needs the policy of its tenant or a new grammar is prepared in the
-thread of that tenant, so that it delays no other tenant.
+thread of that tenant, so that it delays no other tenant; so is one with a prompt template.
 """
 
 from collections.abc import Sequence
@@ -31,6 +31,7 @@ from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.recent_tenants import RecentTenants
 from producer_api.submission.rollout_routing import RolloutRouting
+from producer_api.submission.template_filling import fill, has_template
 from store.db.database import Database
 from store.db.group_commit import GroupCommit
 from store.errors import Conflict, NotFound, NoWorker
@@ -96,7 +97,7 @@ class Submissions:
         self._tracing = tracing
         self._preparation = PromptPreparation(catalog, live_processes)
         self._routing = RolloutRouting(catalog, self._preparation, live_processes)
-        self._tenant_threads = TenantThreads()
+        self.tenant_threads = TenantThreads()
         self._tenants = RecentTenants()
         self._batches: GroupCommit[DraftJob, Receipt] = GroupCommit(
             self._submit_all, pace_s=PACE_S, enough=ENOUGH, on_batch=metrics.commits.observer("accept")
@@ -122,7 +123,7 @@ class Submissions:
             return await self._join_batch(draft)
         except NeedsTenantThread:
             draft.outcome = None
-            await self._tenant_threads.run(principal.tenant_id, lambda: self._guard_and_prepare(draft))
+            await self.tenant_threads.run(principal.tenant_id, lambda: self._guard_and_prepare(draft))
             return await self._join_batch(draft)
         finally:
             note_headers(draft.headers)
@@ -229,13 +230,15 @@ class Submissions:
         return draft.idempotency is not None and jobs.is_known(self._db, draft.principal.tenant_id, draft.idempotency)
 
     def _prepare_here(self, draft: DraftJob) -> None:
-        """Prepare a draft. Raises NeedsTenantThread if the tenant's policy or grammar may take long."""
+        """Prepare a draft. Raises NeedsTenantThread if the tenant's policy, template or grammar may take long."""
         has_policy = self._policies.policy_for(draft.principal.tenant_id, known(draft.version).model) is not None
-        if has_policy or not self._routing.is_quick(draft):
+        if has_policy or has_template(draft.request) or not self._routing.is_quick(draft):
             raise NeedsTenantThread
         self._prepare(draft)
 
     def _guard_and_prepare(self, draft: DraftJob) -> None:
+        if has_template(draft.request):
+            draft.request = fill(self._db, draft.principal.tenant_id, draft.request)
         self._guard(draft)
         self._prepare(draft)
 
@@ -303,7 +306,13 @@ class Submissions:
     def count_tokens(self, principal: Principal, request: GenerateRequest) -> int:
         """Return the number of prompt tokens. Nothing is stored. Raises as ``submit`` does. Blocks."""
         principal.check_model(request.model)
-        return self._preparation.count_tokens(request, self._catalog.resolve(request.model))
+        filled = fill(self._db, principal.tenant_id, request)
+        return self._preparation.count_tokens(filled, self._catalog.resolve(request.model))
+
+    def render(self, principal: Principal, request: GenerateRequest) -> tuple[str, int]:
+        """Return the text that the model would read, and its tokens. Nothing is stored. Raises as ``submit`` does."""
+        principal.check_model(request.model)
+        return self._preparation.render(request, self._catalog.resolve(request.model))
 
     def _store(self, drafts: Sequence[DraftJob]) -> None:
         new = [(draft, self._with_lookup(draft, self._new_job(draft))) for draft in drafts if draft.outcome is None]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from prompts.chat_server import CALL_STYLE, check_fields, least_tokens
 from prompts.fill_in_middle import around_gap
 from prompts.reasoning import THINK_TAGS, ends_with
+from prompts.special_tokens import with_marks
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from prompts.tokenizer import ApproximateTokenizer, Tokenizer
 from prompts.tool_grammar import grammar_for, with_tools
@@ -42,7 +43,14 @@ def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | 
         source = source.model_copy(update={"reasoning": None})
     # A worker of an older release reads a payload without ``n`` and ``truncated``.
     n = None if request.n == 1 else request.n
-    payload = GeneratePayload(input=source, n=n, sampling=sampling, policy=policy, truncated=request.truncated)
+    payload = GeneratePayload(
+        input=source,
+        n=n,
+        sampling=sampling,
+        policy=policy,
+        truncated=request.truncated,
+        template=request.prompt_use,
+    )
     if _is_behind_chat(model):
         check_fields(source, sampling)
         style = CALL_STYLE if source.callable_tools else None
@@ -150,6 +158,17 @@ def count_tokens(request: GenerateRequest, model: InputModel) -> int:
     return sum(_prompt_lengths(_shortened(request, model).input, model))
 
 
+def render(source: GenerateInput, model: InputModel) -> tuple[str, int]:
+    """Return the text of an input with one prompt as the model reads it, and its number of tokens.
+
+    Raises InvalidRequest as ``build_prompt`` does.
+    """
+    num_tokens = len(build_prompt(model.tokenizer, source))
+    if source.messages is None:
+        return source.prompt or "", num_tokens
+    return model.tokenizer.render(source.messages), num_tokens
+
+
 def _shortened(request: GenerateRequest, model: InputModel) -> GenerateRequest:
     """Return the request with the input that the model is given. Raises InvalidRequest."""
     how = request.truncation
@@ -161,7 +180,9 @@ def _shortened(request: GenerateRequest, model: InputModel) -> GenerateRequest:
             param="truncation",
         )
     room = _room(model.window, request.sampling.max_tokens)
-    source, truncated = truncate(request.input, how, room, lambda one: len(build_prompt(model.tokenizer, one)))
+    source, truncated = truncate(
+        request.input, how, room, lambda one: len(build_prompt(model.tokenizer, one)), request.template_place
+    )
     return request if truncated is None else request.shortened(source, truncated)
 
 
@@ -189,17 +210,22 @@ def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
     """
     if source.token_ids is not None:
         return _known(tokenizer, source.token_ids)
+    mark = ""
+    if source.special_tokens is not None:
+        source, mark = with_marks(source, tokenizer.without_special)
     if source.messages is not None:
         param = "input.messages"
         # A template writes the special tokens itself.
         text = tokenizer.render(source.messages, source.callable_tools, source.chat_template_kwargs, source.reasoning)
-        ids = tokenizer.encode(text, add_special=False)
     else:
         param = "input.prompt"
         text = source.prompt or ""
         if source.suffix is not None:
             text = around_gap(tokenizer, text, source.suffix)
-        ids = tokenizer.encode(text, add_special=True)
+    first, *rest = text.split(mark) if mark else [text]
+    ids = tokenizer.encode(first, add_special=source.messages is None)
+    for part in rest:
+        ids += tokenizer.encode(part, add_special=False)
     if not ids:
         raise InvalidRequest("the prompt has no tokens: there is nothing to continue", param=param)
     return ids

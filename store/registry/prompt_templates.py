@@ -1,5 +1,10 @@
-"""Prompt templates of a tenant, as numbered immutable versions. They are not filled in here."""
+"""Prompt templates of a tenant, as numbered immutable versions with movable aliases. They are not filled in here.
 
+A prompt is known by its id, and by its name if it has one. Where a version is asked for it is a number or an alias;
+without one it is that of the alias ``default``, else the newest.
+"""
+
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, text
 from store.audit.audit import record
 from store.db.database import Database, dump_json
 from store.encryption.vault import EncryptionContext, Vault
-from store.errors import Conflict, NotFound
+from store.errors import Conflict, InvalidRequest, NotFound
 from store.ids import new_id
 
 
@@ -24,6 +29,24 @@ class PromptVersion:
     template: dict[str, Any]
     created_at: datetime
 
+    aliases: Sequence[str] = ()
+    """Those that name this version."""
+
+    @property
+    def reference(self) -> str:
+        """``name@2``, or the id if it has no name."""
+        return f"{self.name or self.id}@{self.version}"
+
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""Of a prompt's name: as of a model's, without a slash. It does not begin as an id does."""
+
+ALIAS_PATTERN = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"
+
+DEFAULT = "default"
+
+MAX_ALIASES = 100
+"""Of one prompt."""
 
 MAX_PROMPTS = 1000
 MAX_VERSIONS = 10_000
@@ -37,8 +60,11 @@ FROM prompts JOIN prompt_versions AS stored ON stored.prompt_id = prompts.id WHE
 """)
 
 
-# Adds a prompt.
-_CREATE = text("INSERT INTO prompts (id, tenant_id, name) VALUES (:id, :tenant_id, :name)")
+# Adds a prompt, unless its name is taken.
+_CREATE = text("""
+INSERT INTO prompts (id, tenant_id, name) VALUES (:id, :tenant_id, :name)
+ON CONFLICT (tenant_id, name) WHERE name <> '' DO NOTHING
+""")
 
 # Adds a version.
 _ADD = text("""
@@ -47,34 +73,52 @@ VALUES (CAST(:id AS text), :version, CAST(:template AS jsonb))
 RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
 """)
 
+_IS_MEANT = "prompts.tenant_id = :tenant_id AND (prompts.id = :key OR prompts.name = :key AND prompts.name <> '')"
+
 # Locks a prompt, so that concurrent versions get different numbers.
-_LOCK = text("SELECT name FROM prompts WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE")
+_LOCK = text(f"SELECT id, name FROM prompts WHERE {_IS_MEANT} FOR UPDATE")
 
 # The next version number.
 _NEXT = text("SELECT max(version) + 1 FROM prompt_versions WHERE prompt_id = :id")
 
 _SELECT = """
-SELECT prompts.id, prompts.name, stored.version, stored.template, stored.created_at
+SELECT prompts.id, prompts.name, stored.version, stored.template, stored.created_at, ARRAY(
+    SELECT alias FROM prompt_aliases AS named
+    WHERE named.prompt_id = prompts.id AND named.version = stored.version ORDER BY alias) AS aliases
 FROM prompts JOIN prompt_versions AS stored ON stored.prompt_id = prompts.id
-WHERE prompts.tenant_id = :tenant_id AND """
+WHERE """
 
-# A version of a prompt; the newest one if no version is given.
+# A version of a prompt, by its number or alias. If none is asked for, the newest one stands in for the default alias.
 _ONE = text(
     _SELECT
-    + """prompts.id = :id AND (CAST(:version AS int) IS NULL OR stored.version = :version)
-ORDER BY stored.version DESC LIMIT 1"""
+    + f"""{_IS_MEANT} AND stored.version = COALESCE(
+    CAST(:number AS int),
+    (SELECT version FROM prompt_aliases WHERE prompt_id = prompts.id AND alias = :alias),
+    CASE WHEN CAST(:is_any AS boolean)
+        THEN (SELECT max(version) FROM prompt_versions WHERE prompt_id = prompts.id) END)"""
 )
 
 # All versions of a prompt.
-_VERSIONS = text(_SELECT + "prompts.id = :id ORDER BY stored.version")
+_VERSIONS = text(_SELECT + f"{_IS_MEANT} ORDER BY stored.version")
 
 # A page of prompts with their newest versions.
 _NEWEST = text(
     _SELECT
-    + """(CAST(:after AS text) IS NULL OR prompts.id < :after) AND stored.version = (
-    SELECT max(version) FROM prompt_versions WHERE prompt_id = prompts.id)
+    + """prompts.tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR prompts.id < :after)
+    AND stored.version = (SELECT max(version) FROM prompt_versions WHERE prompt_id = prompts.id)
 ORDER BY prompts.id DESC LIMIT :limit"""
 )
+
+_DELETE = text("DELETE FROM prompts WHERE id = :id AND tenant_id = :tenant_id")
+
+_POINT = text("""
+INSERT INTO prompt_aliases (prompt_id, alias, version) VALUES (:id, :alias, :version)
+ON CONFLICT (prompt_id, alias) DO UPDATE SET version = excluded.version
+""")
+
+_NUM_ALIASES = text("SELECT count(*) FROM prompt_aliases WHERE prompt_id = :id AND alias <> :alias")
+
+_UNPOINT = text("DELETE FROM prompt_aliases WHERE prompt_id = :id AND alias = :alias")
 
 
 def _check_limits(connection: Connection, tenant_id: str, *, is_new: bool) -> None:
@@ -90,13 +134,14 @@ def _check_limits(connection: Connection, tenant_id: str, *, is_new: bool) -> No
 
 
 def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any], actor: str) -> PromptVersion:
-    """Store a new prompt with version 1. Raises Conflict if a maximum is reached."""
+    """Store a new prompt with version 1. Raises Conflict if a maximum is reached, or the name is taken."""
     prompt_id = new_id("pmpt")
     sealed = db.vault.seal(template, _context(tenant_id, prompt_id, 1))
     values = {"id": prompt_id, "tenant_id": tenant_id, "name": name, "template": dump_json(sealed)}
     with db.begin(tenant_id=tenant_id) as connection:
         _check_limits(connection, tenant_id, is_new=True)
-        connection.execute(_CREATE, values)
+        if not connection.execute(_CREATE, values).rowcount:
+            raise Conflict(f"there is a prompt {name} already: add a version to it", param="name")
         # A separate statement: row-level security checks the prompt of a version, so it must exist already.
         row = connection.execute(_ADD, values | {"version": 1}).mappings().one()
         made = _version(row, db.vault, tenant_id)
@@ -104,52 +149,107 @@ def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any],
     return made
 
 
-def add_version(db: Database, tenant_id: str, prompt_id: str, *, template: dict[str, Any], actor: str) -> PromptVersion:
-    """Store the next version of a prompt.
+def add_version(db: Database, tenant_id: str, key: str, *, template: dict[str, Any], actor: str) -> PromptVersion:
+    """Store the next version of the prompt with this id or name.
 
     Raises NotFound if this tenant has no such prompt, Conflict if a maximum is reached.
     """
-    values = {"id": prompt_id, "tenant_id": tenant_id}
     with db.begin(tenant_id=tenant_id) as connection:
         # A separate statement, so that the next one sees versions that were added while this one waited.
-        name = connection.execute(_LOCK, values).scalar_one_or_none()
-        if name is None:
-            raise _not_found(prompt_id)
+        prompt_id, name = _locked(connection, tenant_id, key)
         _check_limits(connection, tenant_id, is_new=False)
         version = connection.execute(_NEXT, {"id": prompt_id}).scalar_one()
         sealed = db.vault.seal(template, _context(tenant_id, prompt_id, version))
-        values |= {"name": name, "version": version, "template": dump_json(sealed)}
+        values = {"id": prompt_id, "version": version, "name": name, "template": dump_json(sealed)}
         row = connection.execute(_ADD, values).mappings().one()
         detail = {"version": row["version"]}
         record(connection, tenant_id, actor, "prompt.version_added", prompt_id, detail, after=template)
     return _version(row, db.vault, tenant_id)
 
 
+def delete(db: Database, tenant_id: str, key: str, *, actor: str) -> str:
+    """Delete a prompt with its versions and aliases; return its id. Raises NotFound.
+
+    Jobs that were made from it keep what they were given.
+    """
+    with db.begin(tenant_id=tenant_id) as connection:
+        prompt_id, _ = _locked(connection, tenant_id, key)
+        connection.execute(_DELETE, {"id": prompt_id, "tenant_id": tenant_id})
+        record(connection, tenant_id, actor, "prompt.deleted", prompt_id, {})
+    return prompt_id
+
+
+def set_alias(db: Database, tenant_id: str, key: str, alias: str, version: int, *, actor: str) -> PromptVersion:
+    """Let an alias name a version, and return it. Raises NotFound, and Conflict if the prompt has too many."""
+    with db.begin(tenant_id=tenant_id) as connection:
+        prompt_id, _ = _locked(connection, tenant_id, key)
+        found = _find(connection, db.vault, tenant_id, prompt_id, version)
+        if connection.execute(_NUM_ALIASES, {"id": prompt_id, "alias": alias}).scalar_one() >= MAX_ALIASES:
+            raise Conflict(f"the prompt has {MAX_ALIASES} aliases, which is the most: remove one")
+        connection.execute(_POINT, {"id": prompt_id, "alias": alias, "version": found.version})
+        record(connection, tenant_id, actor, "prompt.alias_set", prompt_id, {"alias": alias, "version": version})
+        return _find(connection, db.vault, tenant_id, prompt_id, version)
+
+
+def remove_alias(db: Database, tenant_id: str, key: str, alias: str, *, actor: str) -> None:
+    """Remove an alias. Raises NotFound."""
+    with db.begin(tenant_id=tenant_id) as connection:
+        prompt_id, _ = _locked(connection, tenant_id, key)
+        if not connection.execute(_UNPOINT, {"id": prompt_id, "alias": alias}).rowcount:
+            raise _not_found(key, alias)
+        record(connection, tenant_id, actor, "prompt.alias_removed", prompt_id, {"alias": alias})
+
+
+def _locked(connection: Connection, tenant_id: str, key: str) -> tuple[str, str]:
+    """Lock a prompt; return its id and name. Raises NotFound."""
+    row = connection.execute(_LOCK, {"key": key, "tenant_id": tenant_id}).one_or_none()
+    if row is None:
+        raise _not_found(key)
+    return row.id, row.name
+
+
 def _version(row: RowMapping, vault: Vault, tenant_id: str) -> PromptVersion:
     template = vault.open(row["template"], _context(tenant_id, row["id"], row["version"]))
-    return PromptVersion(**{**row, "template": template})
+    return PromptVersion(**{**row, "template": template, "aliases": tuple(row.get("aliases", ()))})
 
 
 def _context(tenant_id: str, prompt_id: str, version: int) -> EncryptionContext:
     return EncryptionContext(tenant_id, "prompt_versions", "template", f"{prompt_id}/{version}")
 
 
-def get(db: Database, tenant_id: str, prompt_id: str, version: int | None = None) -> PromptVersion:
-    """Return a version of a prompt, by default the newest. Raises NotFound if this tenant has no such version."""
+def get(db: Database, tenant_id: str, key: str, version: int | str | None = None) -> PromptVersion:
+    """Return a version of the prompt with this id or name, by its number or alias. ``key`` may be ``name@version``.
+
+    Raises NotFound if this tenant has no such version, InvalidRequest if two versions are given.
+    """
+    name, _, at = key.partition("@")
+    if at and version is not None:
+        raise InvalidRequest(f"the prompt names a version, {at[:64]}: leave out `version`", param="prompt.version")
     with db.autocommit(tenant_id=tenant_id) as connection:
-        values = {"tenant_id": tenant_id, "id": prompt_id, "version": version}
-        row = connection.execute(_ONE, values).mappings().one_or_none()
+        return _find(connection, db.vault, tenant_id, name, at or version)
+
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def _find(
+    connection: Connection, vault: Vault, tenant_id: str, key: str, version: int | str | None = None
+) -> PromptVersion:
+    wanted = None if version is None else str(version)
+    number = int(wanted) if wanted is not None and _NUMBER.fullmatch(wanted) else None
+    values = {"tenant_id": tenant_id, "key": key, "number": number, "alias": wanted or DEFAULT, "is_any": not wanted}
+    row = connection.execute(_ONE, values).mappings().one_or_none()
     if row is None:
-        raise _not_found(prompt_id, version)
-    return _version(row, db.vault, tenant_id)
+        raise _not_found(key, wanted)
+    return _version(row, vault, tenant_id)
 
 
-def list_versions(db: Database, tenant_id: str, prompt_id: str) -> Sequence[PromptVersion]:
+def list_versions(db: Database, tenant_id: str, key: str) -> Sequence[PromptVersion]:
     """Return all versions of a prompt, oldest first. Raises NotFound if this tenant has no such prompt."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_VERSIONS, {"tenant_id": tenant_id, "id": prompt_id}).mappings().all()
+        rows = connection.execute(_VERSIONS, {"tenant_id": tenant_id, "key": key}).mappings().all()
     if not rows:
-        raise _not_found(prompt_id)
+        raise _not_found(key)
     return [_version(row, db.vault, tenant_id) for row in rows]
 
 
@@ -160,6 +260,6 @@ def list_prompts(db: Database, tenant_id: str, *, limit: int, after: str | None 
     return [_version(row, db.vault, tenant_id) for row in rows]
 
 
-def _not_found(prompt_id: str, version: int | None = None) -> NotFound:
-    which = "" if version is None else f" with a version {version}"
-    return NotFound(f"no prompt {prompt_id[:80]}{which}", param="prompt")
+def _not_found(key: str, version: str | None = None) -> NotFound:
+    which = "" if version is None else f" with a version or alias {version[:64]}"
+    return NotFound(f"no prompt {key[:80]}{which}", param="prompt")

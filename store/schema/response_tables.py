@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -87,6 +88,7 @@ prompts = Table(
     Column("name", String, nullable=False, server_default=text("''")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index(None, "tenant_id", "id"),
+    Index("uq_prompts_tenant_id_name", "tenant_id", "name", unique=True, postgresql_where=text("name <> ''")),
 )
 
 # Rows are never updated.
@@ -99,4 +101,16 @@ prompt_versions = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("prompt_id", "version"),
     CheckConstraint("version > 0", name="version_positive"),
+)
+
+prompt_aliases = Table(
+    "prompt_aliases",
+    metadata,
+    Column("prompt_id", String, nullable=False),
+    Column("alias", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    PrimaryKeyConstraint("prompt_id", "alias"),
+    ForeignKeyConstraint(
+        ["prompt_id", "version"], ["prompt_versions.prompt_id", "prompt_versions.version"], ondelete="CASCADE"
+    ),
 )

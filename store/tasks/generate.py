@@ -24,6 +24,7 @@ from store.payloads.conversation import (
     check_tool_results,
 )
 from store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit, TokenId
+from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from store.payloads.reasoning import ReasoningFormat, ReasoningOptions
 from store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling
 from store.payloads.strict_model import Strict, Text
@@ -42,7 +43,9 @@ TokenIds = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_NEW
 class GenerateInput(Strict):
     """The input of the model: a conversation for its chat template, or a raw prompt as text or as token ids.
 
-    Exactly one of them. ``prompts`` are several raw prompts, all texts or all token ids. ``tools`` and ``reasoning``
+    Exactly one of them, or a ``template`` that makes one; its messages come before the others. Once it is filled in,
+    the input is without it, and ``special_tokens`` is ``text``: no text of a message or prompt becomes a special token
+    of the model. ``prompts`` are several raw prompts, all texts or all token ids. ``tools`` and ``reasoning``
     go with a conversation. ``tool_choice`` is ``auto`` if it is not given; ``parallel_tool_calls`` false keeps the
     answer to one call. ``chat_template_kwargs`` are further variables of the chat template. ``suffix`` is the text
     after the gap that the model fills, which begins after ``prompt``.
@@ -58,6 +61,8 @@ class GenerateInput(Strict):
     token_ids: TokenIds | None = None
     prompts: Annotated[tuple[Text | TokenIds, ...], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
     reasoning: ReasoningOptions | None = None
+    template: PromptReference | None = Field(None, description="a prompt template, whose messages come first")
+    special_tokens: Literal["text"] | None = Field(None, description="`text`: those in messages and prompt stay text")
 
     @field_validator("prompts")
     @classmethod
@@ -101,8 +106,15 @@ class GenerateInput(Strict):
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if [self.messages, self.prompt, self.token_ids, self.prompts].count(None) != 3:
-            raise ValueError("give exactly one of `messages`, `prompt`, `token_ids` and `prompts`")
+        raw = [self.prompt, self.token_ids, self.prompts]
+        if self.template is not None:
+            if raw.count(None) != 3 or self.suffix is not None:
+                raise ValueError("a `template` goes with `messages` or alone: it makes the prompt itself")
+            return self
+        if [self.messages, *raw].count(None) != 3:
+            raise ValueError("give exactly one of `messages`, `prompt`, `token_ids` and `prompts`, or a `template`")
+        if self.special_tokens is not None and self.messages is None and self.prompt is None:
+            raise ValueError("`special_tokens` goes with `messages` or `prompt` as text")
         if self.tools is not None and self.messages is None:
             raise ValueError("`tools` go with `messages`: a raw prompt has no place for them")
         if self.chat_template_kwargs and self.messages is None:
@@ -179,10 +191,13 @@ class GenerateRequest(JobOrder):
     sampling: Sampling = Sampling()
     truncation: Truncation = Truncation.DISABLED
     _truncated: Truncated | None = PrivateAttr(None)
+    _prompt_use: PromptUse | None = PrivateAttr(None)
+    _template_place: TemplatePlace | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _has_turns(self) -> Self:
-        if self.truncation is Truncation.OLDEST_TURNS and self.input.messages is None:
+        is_raw = self.input.messages is None and self.input.template is None
+        if self.truncation is Truncation.OLDEST_TURNS and is_raw:
             raise ValueError("`oldest_turns` goes with `messages`: cut a raw prompt by `left` or `middle`")
         return self
 
@@ -190,6 +205,22 @@ class GenerateRequest(JobOrder):
     def truncated(self) -> Truncated | None:
         """What was left out of the input; None if it is as it was sent."""
         return self._truncated
+
+    @property
+    def prompt_use(self) -> PromptUse | None:
+        """The version of a prompt template that the input was made from; None if there is none."""
+        return self._prompt_use
+
+    @property
+    def template_place(self) -> TemplatePlace | None:
+        """Where the input has the template's messages; None without a template."""
+        return self._template_place
+
+    def filled_in(self, source: GenerateInput, use: PromptUse, place: TemplatePlace) -> Self:
+        """Return the request with the input that was made from a prompt template."""
+        filled = self.model_copy(update={"input": source})
+        filled._prompt_use, filled._template_place = use, place  # noqa: SLF001 - a copy of this request
+        return filled
 
     def shortened(self, source: GenerateInput, truncated: Truncated) -> Self:
         """Return the request with a shorter input, and what was left out of it now."""
@@ -243,7 +274,7 @@ class GeneratePayload(Strict):
     ``tool_style`` is the format in which this model version writes calls; None if it may call no tools.
     ``answer_shape`` is None if calls may be anywhere in the text. ``reasoning`` is None if all of the text is the
     answer. ``policy`` is None if no rule applies to the output. ``truncated`` is None if the input is as it was sent.
-    ``n`` answers are generated for each prompt; None is one.
+    ``n`` answers are generated for each prompt; None is one. ``template`` is None if the input came without one.
     """
 
     input: GenerateInput
@@ -254,6 +285,7 @@ class GeneratePayload(Strict):
     reasoning: ReasoningFormat | None = None
     policy: PinnedPolicy | None = None
     truncated: Truncated | None = None
+    template: PromptUse | None = None
 
     @property
     def num_choices(self) -> int:

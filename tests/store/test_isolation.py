@@ -187,7 +187,8 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
         api, tenant, key.id, tenant_limits.Limits(), set_by=tenant_limits.SetBy.TENANT, actor="tests"
     )
     policies.put(api, tenant, "", {"input": []}, "tests")
-    prompt_templates.create(api, tenant, name="p", template={}, actor="tests")
+    prompt = prompt_templates.create(api, tenant, name="p", template={}, actor="tests")
+    prompt_templates.set_alias(api, tenant, prompt.id, "default", 1, actor="tests")
     conversations.create(api, tenant, metadata={}, items=[{"id": "msg_1"}])
     uploads.create(api, tenant, num_bytes=1, filename="f", purpose=files.Purpose.BATCH, most_bytes=1)
     webhook_secrets.rotate_webhook_secret(api, tenant, overlap_s=60, actor="tests")
@@ -200,10 +201,10 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     line = make_job()
     batch_steps.add_lines(api, batch, [ParsedLine(1, "one", line)], next_line=2, next_offset=9)
     return [
-        "tenants", "api_keys", "limit_overrides", "policies", "prompts", "prompt_versions", "webhook_endpoints",
-        "webhook_secrets", "webhook_deliveries", "jobs", "job_events", "job_terminal", "idempotency_keys", "responses",
-        "files", "uploads", "conversations", "conversation_items", "batches", "batch_lines", "open_changes",
-        "audit_log",
+        "tenants", "api_keys", "limit_overrides", "policies", "prompts", "prompt_versions", "prompt_aliases",
+        "webhook_endpoints", "webhook_secrets", "webhook_deliveries", "jobs", "job_events", "job_terminal",
+        "idempotency_keys", "responses", "files", "uploads", "conversations", "conversation_items", "batches",
+        "batch_lines", "open_changes", "audit_log",
     ]  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class Operation:
 
 BODIES: dict[tuple[str, str], object] = {
     ("post", "/v1/prompts/{prompt_id}/versions"): {"instructions": "Be brief."},
+    ("put", "/v1/prompts/{prompt_id}/aliases/{alias}"): {"version": 1},
     ("post", "/v1/webhook_endpoints/{endpoint_id}/recover"): {"since": 0},
     ("post", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
     ("post", "/v1/chat/completions/{completion_id}"): {"metadata": None},

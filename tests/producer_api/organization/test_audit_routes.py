@@ -43,6 +43,12 @@ class Caller:
         assert response.is_success, response.text
         return str(response.json()["id"])
 
+    def aliased_prompt(self) -> str:
+        """Make a prompt with an alias and return its path."""
+        path = f"/v1/prompts/{self.made('/v1/prompts', TEMPLATE)}"
+        assert self.api.put(f"{path}/aliases/default", json={"version": 1}).is_success
+        return path
+
     def uploaded(self) -> str:
         form = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", SECRET.encode())}}
         return str(self.api.post("/v1/files", **form).json()["id"])  # type: ignore[arg-type]
@@ -197,6 +203,18 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
         "prompt.version_added",
         lambda c: c.api.post(f"/v1/prompts/{c.made('/v1/prompts', TEMPLATE)}/versions", json=TEMPLATE),
     ),
+    ("delete", "/v1/prompts/{prompt_id}"): (
+        "prompt.deleted",
+        lambda c: c.api.delete(f"/v1/prompts/{c.made('/v1/prompts', TEMPLATE)}"),
+    ),
+    ("put", "/v1/prompts/{prompt_id}/aliases/{alias}"): (
+        "prompt.alias_set",
+        lambda c: c.api.put(f"{c.aliased_prompt()}/aliases/stable", json={"version": 1}),
+    ),
+    ("delete", "/v1/prompts/{prompt_id}/aliases/{alias}"): (
+        "prompt.alias_removed",
+        lambda c: c.api.delete(f"{c.aliased_prompt()}/aliases/default"),
+    ),
     ("put", "/v1/policies"): ("policy.put", lambda c: c.api.put("/v1/policies", json={"document": RULES})),
     ("post", "/v1/queues/{name}/pause"): ("queue.paused", lambda c: c.api.post("/v1/queues/tiny@1/pause")),
     ("post", "/v1/queues/{name}/resume"): ("queue.resumed", lambda c: c.api.post("/v1/queues/tiny@1/resume")),
@@ -285,6 +303,7 @@ OWN_WORK = {
     ("post", "/v1/messages/count_tokens"): "stores nothing",
     ("post", "/v1/tokenize"): "stores nothing",
     ("post", "/v1/detokenize"): "stores nothing",
+    ("post", "/v1/prompts/{prompt_id}/render"): "stores nothing",
 }
 
 

@@ -31,7 +31,7 @@ def test_a_tenant_has_only_so_many_prompts_policies_and_keys(
     _refused(admin.post("/v1/prompts", json=TEMPLATE), "2 prompts")
     versions = f"/v1/prompts/{prompt_id}/versions"
     assert admin.post(versions, json=TEMPLATE).status_code == 201
-    for name, most in (("MAX_VERSIONS", 3), ("MAX_BYTES", 100)):
+    for name, most in (("MAX_VERSIONS", 3), ("MAX_BYTES", 50)):
         with monkeypatch.context() as patch:
             patch.setattr(prompt_templates, name, most)
             _refused(admin.post(versions, json=TEMPLATE), f"{most} ")
