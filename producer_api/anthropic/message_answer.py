@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from producer_api.openai.chat_answer import Entries, answer_of, answer_reader, is_cut
+from producer_api.openai.chat_answer import Entries, answer_of, answer_reader, is_cut, made_of_input
 from prompts.answer_reader import AnswerPiece
 from prompts.reasoning import ReasoningPiece
 from prompts.tool_calls import CallPiece, ContentPiece, call_id
@@ -150,8 +150,7 @@ class MessageAnswer:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            # Extensions.
-            **{name: job.payload[name] for name in ("truncated", "template") if name in job.payload},
+            **made_of_input(job),
         }
 
 

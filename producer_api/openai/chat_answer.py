@@ -147,6 +147,12 @@ def answer_entries(job: Job) -> list[Mapping[str, Any]] | None:
     return entries.take()
 
 
+def made_of_input(job: Job) -> dict[str, Any]:
+    """Return the extensions of an answer: what was left out of the input, and the prompt template that it came from."""
+    payload = job.payload or {}
+    return {name: payload[name] for name in ("truncated", "template") if name in payload}
+
+
 class ChatAnswer:
     """Builds the chat completion for one job, or for one ``choice`` of it.
 
@@ -160,7 +166,7 @@ class ChatAnswer:
         self._id = f"chatcmpl-{job.id.removeprefix('job_')}"
         self._created = int(job.created_at.timestamp())
         self._model = f"{job.model}@{job.model_version}"
-        self._shared = shared or {}
+        self._shared = {**made_of_input(job), **(shared or {})}
         self._with_usage = with_usage
         self._has_begun = False
         self._reader = answer_reader(job)

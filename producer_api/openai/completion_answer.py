@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from producer_api.openai.chat_answer import Entries, answer_of, usage_of
+from producer_api.openai.chat_answer import Entries, answer_of, made_of_input, usage_of
 from store.jobs.jobs import Job
 
 
@@ -22,7 +22,7 @@ class CompletionAnswer:
         self._id = f"cmpl-{job.id.removeprefix('job_')}"
         self._created = int(job.created_at.timestamp())
         self._model = f"{job.model}@{job.model_version}"
-        self._shared = shared or {}
+        self._shared = {**made_of_input(job), **(shared or {})}
         self._with_usage = with_usage
         self._offsets = _Offsets()
 

@@ -105,7 +105,6 @@ async def _submit(
 async def _shared(runtime: Runtime, job: Job, body: TextRequest) -> dict[str, Any]:
     """Return the fields of the whole answer and of each chunk that are not the job's own."""
     own: dict[str, Any] = {} if body.service_tier is None else {"service_tier": body.service_tier}
-    own |= {name: job.payload[name] for name in ("truncated", "template") if name in job.payload}
     return own | {"system_fingerprint": await fingerprint_of(runtime, job)}
 
 

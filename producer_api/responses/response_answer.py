@@ -9,6 +9,7 @@ succeeded   completed; incomplete at the token limit                  expired   
 from typing import Any
 
 from producer_api.http.views import seconds
+from producer_api.openai.chat_answer import made_of_input
 from producer_api.responses.response_output import output_items
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse, response_id
@@ -74,8 +75,7 @@ def _common_fields(job: Job, row: StoredResponse, status: str) -> dict[str, Any]
         **row.request,
         # The model's defaults for values that the request left out.
         **{name: sampling[name] for name in ("temperature", "top_p") if name in sampling},
-        # Extensions.
-        **{name: job.payload[name] for name in ("truncated", "template") if name in (job.payload or {})},
+        **made_of_input(job),
     }
 
 

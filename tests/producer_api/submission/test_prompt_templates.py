@@ -1,19 +1,19 @@
 """Prompt templates on every face: what the model is given, what the job records, and what is refused."""
 
 import json
-from collections.abc import Callable
+import time
 from typing import Any
 
-import anthropic
 import httpx2
 import pytest
 from openai import OpenAI
 
 from store.db.database import Database
 from tests.producer_api.calling import error_of, num_jobs
+from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 
-VALUES = {"city": "Rome", "sights": ["forum", "<b>"]}
+VALUES = {"city": "Rome {{ sights }}", "sights": ["forum", "<b>"]}
 TEMPLATE: dict[str, Any] = {
     "name": "guide",
     "instructions": "You know {{ city }}.",
@@ -25,13 +25,13 @@ TEMPLATE: dict[str, Any] = {
         "type": "object",
         "properties": {
             "city": {"type": "string", "maxLength": 40},
-            "sights": {"type": "array", "items": {"type": "string"}, "default": []},
+            "sights": {"type": "array", "items": {"type": "string"}, "default": ["none"]},
         },
     },
 }
-MADE = ["You know Rome.", "- forum\n- <b>\n", "Noted."]
+MADE = ["You know Rome {{ sights }}.", "- forum\n- <b>\n", "Noted."]
 HI = [{"role": "user", "content": "hi"}]
-MakeClient = Callable[[str], httpx2.Client]
+CHAT = {"model": "tiny", "messages": HI, "max_tokens": 4}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def guide(api: httpx2.Client) -> dict[str, Any]:
     return found
 
 
-def reference(**changes: Any) -> dict[str, Any]:
+def naming(**changes: Any) -> dict[str, Any]:
     return {"id": "guide", "variables": VALUES, **changes}
 
 
@@ -54,32 +54,131 @@ def contents(payload: dict[str, Any]) -> list[str]:
     return [one["content"] for one in payload["input"]["messages"]]
 
 
+def batch_of(openai: OpenAI, body: dict[str, Any]) -> str:
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = openai.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    made = openai.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    deadline = time.monotonic() + 60
+    while (found := openai.batches.retrieve(made.id)).status != "completed":
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+    return openai.files.content(found.output_file_id or "").text
+
+
 def test_every_face_gives_the_model_the_same_and_says_so(
-    api: httpx2.Client, openai: OpenAI, anthropic_client: anthropic.Anthropic, worker: ScriptedWorker, guide: Any
+    api: httpx2.Client, openai: OpenAI, worker: ScriptedWorker, guide: dict[str, Any]
 ) -> None:
     seen: list[Any] = []
+
+    def reply(payload: dict[str, Any]) -> list[str]:
+        seen.append(payload)
+        return ["x"]
+
+    prompt = naming()
     use = {"id": guide["id"], "name": "guide", "version": 1, "digest": guide["digest"]}
-    job = api.post("/v1/jobs", json=job_of(template=reference(), messages=HI))
-    assert (job.status_code, job.json()["template"]) == (202, use)
-    alone = api.post("/v1/jobs", json=job_of(template=reference(id="guide@1"))).json()
-    ask: Any = {"extra_body": {"prompt": reference()}}
-    with worker.serve(lambda payload: seen.append(payload) or ["x"]):  # type: ignore[func-returns-value]
-        chat: Any = openai.chat.completions.create(model="tiny", messages=HI, max_tokens=4, **ask)  # type: ignore[arg-type]
-        text: Any = openai.completions.create(model="tiny", prompt="", max_tokens=4, **ask)
-        response: Any = openai.responses.create(model="tiny", input="hi", max_output_tokens=16, **ask)
-        message: Any = anthropic_client.messages.create(model="tiny", messages=HI, max_tokens=4, **ask)  # type: ignore[arg-type]
-        for made in (job.json(), alone):
-            assert api.get(f"/v1/jobs/{made['id']}", params={"wait": 20}).json()["status"] == "succeeded"
-    assert sorted(map(contents, seen)) == sorted([[*MADE, "hi"]] * 4 + [MADE] * 2)
-    assert [one["template"] for one in seen] == [use] * 6
-    assert [dict(one.template) for one in (chat, text, response, message)] == [use] * 4
-    assert response.prompt.version == "1"
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/jobs", job_of(template=prompt, messages=HI)),
+        ("/v1/chat/completions", CHAT | {"prompt": prompt}),
+        ("/v1/responses", {"model": "tiny", "input": "hi", "prompt": prompt, "max_output_tokens": 4}),
+        ("/v1/messages", CHAT | {"prompt": prompt}),
+        # Without messages of its own.
+        ("/v1/jobs", job_of(template=naming(id="guide@1"))),
+        ("/v1/completions", {"model": "tiny", "prompt": naming(version="1"), "max_tokens": 4}),
+    ]
+    with worker.serve(reply):
+        answers = [api.post(path, json=body, headers={"Prefer": "wait=20"}) for path, body in bodies]
+        assert [answer.status_code for answer in answers] == [200] * 6, [answer.text for answer in answers]
+        assert '"template":' in batch_of(openai, CHAT | {"prompt": prompt})
+    assert [contents(payload) for payload in seen] == [[*MADE, "hi"]] * 4 + [MADE] * 2 + [[*MADE, "hi"]]
+    assert [payload["template"] for payload in seen] == [use] * 7
+    assert [answer.json()["template"] for answer in answers] == [use] * 6
+    assert answers[2].json()["prompt"]["version"] == "1"
 
 
-def test_a_batch_line_uses_a_template(api: httpx2.Client, guide: Any) -> None:
-    body = {"model": "tiny", "prompt": reference(), "max_tokens": 4}
-    line = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body})
-    form: Any = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", line.encode())}}
-    file_id = api.post("/v1/files", **form).json()["id"]
-    new = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    assert api.post("/v1/batches", json=new).status_code == 200
+def test_versions_aliases_and_names(
+    api: httpx2.Client, make_client: MakeClient, other_key: str, guide: dict[str, Any]
+) -> None:
+    def text_of(reference: str, **changes: Any) -> str:
+        made = api.post(f"/v1/prompts/{reference}/render", json={"variables": {"x": "v"}, **changes})
+        assert made.is_success, made.text
+        return f"{made.json()['template']['version']} {made.json()['text']}"
+
+    first = {"name": "say", "text": "one {{ x }}", "variables": ["x"]}
+    said = api.post("/v1/prompts", json=first).json()
+    assert error_of(api.post("/v1/prompts", json=first))["param"] == "name"
+    assert api.post("/v1/prompts/say/versions", json={"text": "two {{x}}", "variables": ["x"]}).json()["version"] == 2
+    assert (text_of("say"), text_of(said["id"]), text_of("say@1")) == ("2 two v", "2 two v", "1 one v")
+    for alias in ("default", "live"):
+        named = api.put(f"/v1/prompts/say/aliases/{alias}", json={"version": 1})
+        assert (named.json()["version"], alias in named.json()["aliases"]) == (1, True)
+    assert (text_of("say"), text_of("say@live"), text_of("say", version=2)) == ("1 one v", "1 one v", "2 two v")
+    assert api.delete("/v1/prompts/say/aliases/default").status_code == 204
+    assert api.get("/v1/prompts/say").json()["version"] == 2
+    stranger = make_client(other_key)
+    assert stranger.get("/v1/prompts/say").status_code == 404
+    assert stranger.post("/v1/jobs", json=job_of(template={"id": said["id"]})).status_code == 404
+    assert stranger.post("/v1/prompts", json=first).status_code == 201
+    assert api.delete("/v1/prompts/say").json() == {"id": said["id"], "object": "prompt", "deleted": True}
+    assert [one["name"] for one in api.get("/v1/prompts").json()["data"]] == ["guide"]
+    for gone in ("say", "guide@7", "guide@live"):
+        refused = api.post("/v1/jobs", json=job_of(template=naming(id=gone)))
+        assert (refused.status_code, error_of(refused)["param"]) == (404, "input.template")
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"template": naming(variables={})}, "input.template.variables", "a value for city"),
+    ({"template": naming(variables=VALUES | {"town": "x"})}, "input.template.variables", "no variable town"),
+    ({"template": naming(variables=VALUES | {"city": 7})}, "input.template.variables.city", "string"),
+    ({"template": naming(variables=VALUES | {"sights": ["a", None]})}, "input.template.variables.sights.1", "string"),
+    ({"template": naming(id="guide@1", version=1)}, "input.template.version", "leave out `version`"),
+    ({"template": naming(), "prompt": "x"}, "input", "goes with `messages`"),
+    ({"template": {"id": "raw"}, "messages": HI}, "input.messages", "raw text"),
+]
+
+
+def test_what_does_not_go_with_a_template_is_refused(
+    api: httpx2.Client, db: Database, guide: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    assert api.post("/v1/prompts", json={"name": "raw", "text": "Once"}).status_code == 201
+    for source, param, said in REFUSED:
+        with subtests.test(said):
+            refused = api.post("/v1/jobs", json=job_of(**source))
+            assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+            assert said in error_of(refused)["message"]
+    chat = api.post("/v1/chat/completions", json=CHAT | {"prompt": naming(variables={"city": 7})})
+    assert error_of(chat)["param"] == "prompt.variables.city"
+    assert "`prompt.variables.city`" in error_of(chat)["message"]
+    assert num_jobs(db) == 0
+
+
+def test_a_prompt_is_rendered_without_a_job(api: httpx2.Client, db: Database, guide: dict[str, Any]) -> None:
+    made = api.post("/v1/prompts/guide/render", json={"model": "tiny", "variables": {"city": "Oslo"}}).json()
+    messages = ["You know Oslo.", "- none\n", "Noted."]
+    assert [one["content"] for one in made["messages"]] == messages
+    assert made["text"] == "system: You know Oslo.\nuser: - none\n\nassistant: Noted.\n"
+    assert made["input_tokens"] == len(made["text"])
+    assert num_jobs(db) == 0
+
+
+def test_the_messages_of_a_template_are_never_cut(api: httpx2.Client, worker: ScriptedWorker, guide: Any) -> None:
+    turns = [{"role": role, "content": role[0] * 300} for role in ("user", "assistant", "user")]
+    for how in ("oldest_turns", "left", "middle"):
+        made = api.post("/v1/jobs", json=job_of(template=naming(), messages=turns) | {"truncation": how})
+        assert made.status_code == 202, made.text
+        assert contents(worker.claim(made.json()["id"]).claim.payload) == [*MADE, turns[2]["content"]]
+        assert made.json()["truncated"]["turns"] == 1
+    long = job_of(template=naming(variables={"city": "x", "sights": ["y" * 600]})) | {"truncation": "left"}
+    assert error_of(api.post("/v1/jobs", json=long))["code"] == "context_length_exceeded"
+    message = CHAT | {"messages": turns, "prompt": naming(), "truncation": "left"}
+    with worker.serve(lambda _: ["x"]):
+        assert api.post("/v1/messages", json=message).json()["truncated"]["turns"] == 1
+
+
+def test_the_tenants_policy_sees_the_values(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    rule = {"id": "mail", "action": "redact", "stage": "input", "kinds": ["email"]}
+    assert api.put("/v1/policies", json={"document": {"version": 1, "rules": [rule]}}).is_success
+    assert api.post("/v1/prompts", json=TEMPLATE).status_code == 201
+    made = api.post("/v1/jobs", json=job_of(template=naming(variables={"city": "ada@example.com"})))
+    (system, *_) = contents(worker.claim(made.json()["id"]).claim.payload)
+    assert system.startswith("You know ")
+    assert "example.com" not in system

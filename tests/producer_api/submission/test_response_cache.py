@@ -183,3 +183,19 @@ def test_the_setting_decides(
         assert (ask(api)[1], ask(api, wish="use")[1]) == expected
         refused = api.post("/v1/jobs", json=GREEDY, headers={"Headrace-Cache": "please"})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "Headrace-Cache")
+
+
+def test_a_prompt_template_is_known_by_what_it_makes(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    template = {"name": "say", "text": "say {{ word }}", "variables": ["word"]}
+    assert api.post("/v1/prompts", json=template).status_code == 201
+
+    def with_word(word: str) -> str | None:
+        return ask(api, GREEDY | {"input": {"template": {"id": "say", "variables": {"word": word}}}})[1]
+
+    source, result = ask(api, GREEDY | {"input": {"template": {"id": "say", "variables": {"word": "a"}}}})
+    assert result == "miss"
+    say(worker, source, "b")
+    assert (with_word("a"), with_word("b")) == ("hit", "miss")
+    changed = {"text": "{{ word }}!", "variables": ["word"]}
+    assert api.post("/v1/prompts/say/versions", json=changed).status_code == 201
+    assert with_word("a") == "miss"

@@ -15,7 +15,7 @@ def test_versions_and_pages_are_a_prompts_and_a_tenants_own(db: Database, tenant
     assert list_versions(db, tenant, first.id) == [first, newest]
     assert list_versions(db, tenant, second.id) == [second]
     assert (get(db, tenant, first.id), get(db, tenant, first.id, 1)) == (newest, first)
-    with pytest.raises(NotFound, match="with a version 2"):
+    with pytest.raises(NotFound, match="with a version or alias 2"):
         get(db, tenant, second.id, 2)
     assert list_prompts(db, tenant, limit=9) == [second, newest]
     assert list_prompts(db, tenant, limit=1) == [second]
