@@ -121,7 +121,7 @@ def _job_row(job: JobInfo) -> Sequence[RenderableType]:
 
 def job_facts(job: JobInfo) -> Text:
     """The details of one job."""
-    place, usage, error = job["queue"], job["usage"], job["error"]
+    place, usage, error, template = job["queue"], job["usage"], job["error"], job.get("template")
     facts: dict[str, str | Text] = {
         "job": Text.assemble(job["id"], " ", status_text(job["status"])),
         "model": f"{job['model']}@{job['model_version']}",
@@ -134,6 +134,7 @@ def job_facts(job: JobInfo) -> Text:
         "first token": _took(usage and usage["first_token_ms"]),
         "computed": _took(usage and usage["compute_ms"]),
         "error": f"{error['code']}: {error['message']}" if error else "",
+        "prompt": f"{template['name'] or template['id']}@{template['version']}" if template else "",
         "contents": "are kept no longer" if job["purged_at"] else "",
     }
     page = Text()

@@ -71,6 +71,7 @@ TREE = {
     "register": _of(_SERVING, _MODELS["register"]),
     "queues": Node("Queues: list, pause, resume.", parts=_QUEUES, panel=_SERVING),
     "rollout": Node("Rollouts: list, start, show, pause, promote, abort.", "cli.client.rollouts:app", panel=_SERVING),
+    "prompts": Node("Prompt templates: list, show, put, render, …", "cli.client.prompts:app", panel=_SERVING),
     "webhooks": Node("Webhooks: endpoints, deliveries, redelivery.", "cli.client.webhooks:app", panel=_SERVING),
     "tenants": Node(
         "Tenants: list, create, rename, disable, enable.", "cli.operator.access:tenants_app", panel=_TENANTS

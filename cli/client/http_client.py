@@ -127,6 +127,38 @@ class OperatorClient(Client):
         """Take a retired version (``name@3``) back into use, and return it."""
         return self.request("POST", f"/v1/model_versions/{quote(version)}/revive")
 
+    def prompts(self) -> list[Json]:
+        """Return the newest version of each of the newest prompts."""
+        return self._list("GET", "/v1/prompts", params={"limit": 100})
+
+    def prompt(self, reference: str) -> Json:
+        """Return a version of a prompt: ``name``, ``name@2`` or ``name@alias``."""
+        return self.request("GET", _prompt(reference))
+
+    def create_prompt(self, body: Json) -> Json:
+        """Create a prompt and return it."""
+        return self.request("POST", "/v1/prompts", json=body)
+
+    def add_prompt_version(self, name: str, template: Json) -> Json:
+        """Add a version to a prompt and return it."""
+        return self.request("POST", f"{_prompt(name)}/versions", json=template)
+
+    def render_prompt(self, reference: str, body: Json) -> Json:
+        """Return what a prompt makes of the values in the body."""
+        return self.request("POST", f"{_prompt(reference)}/render", json=body)
+
+    def set_prompt_alias(self, name: str, alias: str, version: int) -> Json:
+        """Let an alias name this version of a prompt, and return the version."""
+        return self.request("PUT", f"{_prompt(name)}/aliases/{quote(alias, safe='')}", json={"version": version})
+
+    def remove_prompt_alias(self, name: str, alias: str) -> None:
+        """Remove an alias of a prompt."""
+        self.request("DELETE", f"{_prompt(name)}/aliases/{quote(alias, safe='')}")
+
+    def delete_prompt(self, name: str) -> Json:
+        """Delete a prompt with its versions."""
+        return self.request("DELETE", _prompt(name))
+
     def rollouts(self, model: str | None = None) -> list[Json]:
         """Return the newest rollouts, of one model or of all."""
         return self._list("GET", "/v1/rollouts", params={"model": model})
@@ -202,6 +234,10 @@ class OperatorClient(Client):
         if not isinstance(found, list):
             raise ApiUnavailable("the server at HEADRACE_API_URL answered, but not as Headrace does")
         return found
+
+
+def _prompt(reference: str) -> str:
+    return f"/v1/prompts/{quote(reference, safe='')}"
 
 
 def _rollout(rollout_id: str) -> str:

@@ -3,10 +3,11 @@
 They use HEADRACE_API_URL and HEADRACE_API_KEY, else the connection data of the running stack (``cli.local.home``).
 """
 
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.text import Text
@@ -25,6 +26,9 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue, such as smollm2@1.")]
 QueueOption = Annotated[str | None, typer.Option(help="Only this queue's, such as smollm2@1.")]
 CodeOption = Annotated[str | None, typer.Option(help="poison or max_attempts_exceeded.")]
+VarOption = Annotated[
+    list[str] | None, typer.Option("--var", help="A variable of the template: name=text, or name:=JSON.")
+]
 LimitOption = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
 
 
@@ -48,7 +52,11 @@ def connect() -> OperatorClient:
 
 
 def submit(
-    prompt: Annotated[str | None, typer.Argument(help="What to ask.")] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to ask.")] = None,
+    template: Annotated[
+        str | None, typer.Option("--prompt", help="A prompt template, NAME or NAME@2; its messages come first.")
+    ] = None,
+    variables: VarOption = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")] = None,
     model: Annotated[
         str | None,
@@ -65,13 +73,13 @@ def submit(
 
     With --stream and --json each event is a line: {"id", "event", "data"}.
     """
-    text = _prompt(prompt, file)
+    source = _source(prompt, file, template, variables)
     with connect() as client:
         sampling = {"max_tokens": max_tokens, "temperature": temperature}
         body: JobBody = {
             "task": "generate",
             "model": model or _only_model(client),
-            "input": {"messages": [{"role": "user", "content": text}]},
+            "input": source,
             "sampling": {name: value for name, value in sampling.items() if value is not None},
         }
         if webhook:
@@ -172,6 +180,29 @@ def list_models(as_json: JsonOption = False) -> None:
         found = client.models()
     told = render.models_table(found) if found else "no models: `headrace register NAME FOLDER`"
     show(found, told, as_json=as_json)
+
+
+def read_variables(given: list[str] | None) -> dict[str, Any]:
+    """Return the values of ``name=text`` and ``name:=JSON``. Raises InvalidRequest."""
+    values: dict[str, Any] = {}
+    for one in given or ():
+        name, equals, text = one.partition("=")
+        if not equals or not name.removesuffix(":"):
+            raise InvalidRequest(f"--var is name=text or name:=JSON, not {one[:80]!r}", param="var")
+        try:
+            values[name.removesuffix(":")] = json.loads(text) if name.endswith(":") else text
+        except ValueError as error:
+            raise InvalidRequest(f"--var {name}=: this is not JSON: {error}", param="var") from error
+    return values
+
+
+def _source(prompt: str | None, file: Path | None, template: str | None, variables: list[str] | None) -> dict[str, Any]:
+    """Return the input of a job: a template's messages, then the text."""
+    if template is None and variables:
+        raise InvalidRequest("--var goes with --prompt", param="var")
+    is_alone = template is not None and prompt is None and file is None
+    own = {} if is_alone else {"messages": [{"role": "user", "content": _prompt(prompt, file)}]}
+    return own if template is None else {"template": {"id": template, "variables": read_variables(variables)}, **own}
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:

@@ -25,6 +25,7 @@ _KINDS: dict[int, type[ClientError]] = {
     410: ResourceMissing,
     429: TooManyRequests,
 }
+_NO_CONTENT = 204
 _TRANSIENT = frozenset({429, 502, 503, 504})
 
 
@@ -48,7 +49,7 @@ def read(response: httpx2.Response, base_url: str, expected: Set[str] = frozense
     """Return the JSON object of a success, which has at least the ``expected`` fields. Raises ClientError."""
     if response.is_error:
         raise error_of(response)
-    body = _json(response)
+    body = {} if response.status_code == _NO_CONTENT else _json(response)
     if not isinstance(body, dict) or not body.keys() >= expected:
         raise ApiUnavailable(f"{base_url} answered, but not as Headrace does", status=response.status_code)
     return body

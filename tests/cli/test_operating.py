@@ -203,3 +203,28 @@ def test_a_version_is_quantized_once_and_its_model_gets_a_bound(
     assert re.search(r"real@2, registered\n +not measured\n", shown)
     assert "KL at most 0.02" in shown
     assert drawn.read_text().startswith("<svg")
+
+
+def test_a_prompt_template_is_stored_rendered_and_used(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
+    _, verb = operator
+    file = tmp_path / "guide.json"
+    variables = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+    file.write_text(orjson.dumps({"instructions": "{{ days }} days in {{ city }}.", "variables": variables}).decode())
+    for version in (1, 2):
+        assert verb("prompts", "put", "guide", str(file)) == f"guide@{version} is stored\n"
+    assert re.search(r"guide +2 +city, days", verb("prompts"))
+    assert verb("prompts", "alias", "guide", "default", "1") == "guide@default means guide@1\n"
+    assert "aliases: default" in verb("prompts", "show", "guide")
+    values = ("--var", "city=Rome = Roma", "--var", "days:=3")
+    rendered = verb("prompts", "render", "guide", *values, "--model", "tiny")
+    assert rendered.startswith("system: 3 days in Rome = Roma.\n")
+    assert "tokens" in rendered
+    job = orjson.loads(verb("submit", "hi", "--prompt", "guide@2", *values, "--json"))
+    assert (job["template"]["name"], job["template"]["version"]) == ("guide", 2)
+    assert "guide@2" in verb("show", job["id"])
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        verb("submit", "hi", "--prompt", "guide", "--var", "days=3")
+    assert "city" in refused.value.stderr
+    assert verb("prompts", "unalias", "guide", "default") == "guide@default is removed\n"
+    assert verb("prompts", "delete", "guide") == "guide is deleted\n"
+    assert verb("prompts").startswith("no prompts")
