@@ -6,9 +6,9 @@ in ``store.tasks.generate``: a validation error on a job field is renamed to the
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
 
 from producer_api.anthropic.message_turns import LenientBody, MessageTurn, TextPart, messages_of
 from producer_api.openai.foreign_fields import (
@@ -20,7 +20,7 @@ from producer_api.openai.foreign_fields import (
     refuse_unsupported,
     unsupported,
 )
-from producer_api.openai.request_fields import JOB_FIELDS, JobOptions, job_fields, refuse_near_misses
+from producer_api.openai.request_fields import JOB_FIELDS, JobOptions, job_fields, refuse_near_misses, turns_beside
 from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
@@ -87,9 +87,11 @@ class CountTokensRequest(LenientBody):
     )
 
     model: str
-    messages: tuple[MessageTurn, ...] = Field((), description="the conversation; may be empty only with `prompt`")
     prompt: PromptReference | None = Field(
         None, description="an extension: a prompt template, whose messages come first"
+    )
+    messages: Annotated[tuple[MessageTurn, ...] | None, AfterValidator(turns_beside)] = Field(
+        None, validate_default=True, description="the conversation; may be left out only with `prompt`"
     )
     system: str | tuple[TextPart, ...] | None = Field(None, description="the system prompt: a text, or text blocks")
     tools: tuple[MessageTool, ...] | None = Field(
@@ -200,7 +202,7 @@ def to_job(request: CountTokensRequest) -> GenerateRequest:
     Raises InvalidRequest that names the request's field.
     """
     _check(request)
-    source = {"template": request.prompt, "messages": messages_of(request.system, request.messages) or None}
+    source = {"template": request.prompt, "messages": messages_of(request.system, request.messages or ()) or None}
     body: dict[str, Any] = {
         "model": request.model,
         "input": {**source, **_tools(request), "reasoning": _reasoning(request)},
@@ -222,8 +224,6 @@ def to_job(request: CountTokensRequest) -> GenerateRequest:
 def _check(request: CountTokensRequest) -> None:
     refuse_unsupported(request, _REFUSED, _INSTEAD)
     refuse_near_misses(request, {*_REFUSED, *MessageRequest.model_fields})
-    if not request.messages and request.prompt is None:
-        raise InvalidRequest("`messages` is required", param="messages")
 
 
 _EFFORTS = {"max": "xhigh", **{effort.value: effort.value for effort in ReasoningEffort}}

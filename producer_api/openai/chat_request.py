@@ -1,9 +1,9 @@
 """The chat completion request and its conversion to a job. Shared fields are in request_fields."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, unsupported
 from producer_api.openai.reasoning_fields import (
@@ -12,7 +12,7 @@ from producer_api.openai.reasoning_fields import (
     check_verbosity,
     reasoning_of,
 )
-from producer_api.openai.request_fields import TextRequest, job_of
+from producer_api.openai.request_fields import TextRequest, job_of, turns_beside
 from store.errors import InvalidRequest
 from store.payloads.prompt_reference import PromptReference
 from store.payloads.reasoning import ReasoningEffort
@@ -134,9 +134,11 @@ class ChatRequest(TextRequest):
         "system": is_one_of(""),
     }
 
-    messages: tuple[ChatTurn, ...] = Field((), description="the conversation; may be empty only with `prompt`")
     prompt: PromptReference | None = Field(
         None, description="an extension, same as in responses: a prompt template, whose messages come first"
+    )
+    messages: Annotated[tuple[ChatTurn, ...] | None, AfterValidator(turns_beside)] = Field(
+        None, validate_default=True, description="the conversation; may be left out only with `prompt`"
     )
     store: bool | None = Field(
         None, description="true: it can be listed and read later; false: its contents are erased a minute after its end"
@@ -172,15 +174,13 @@ def to_job(chat: ChatRequest) -> GenerateRequest:
     """Return the job for the request; raise InvalidRequest that names the request's field."""
     check_reasoning(chat.reasoning)
     check_verbosity(chat.verbosity, "verbosity")
-    if not chat.messages and chat.prompt is None:
-        raise InvalidRequest("`messages` is required", param="messages")
     return job_of(chat, _input(chat), _logprobs(chat))
 
 
 def _input(chat: ChatRequest) -> dict[str, Any]:
     given = {
         "template": chat.prompt,
-        "messages": [_message(index, turn) for index, turn in enumerate(chat.messages)] or None,
+        "messages": [_message(index, turn) for index, turn in enumerate(chat.messages or ())] or None,
         "tools": [_tool(index, tool) for index, tool in enumerate(chat.tools or ())] or None,
         "tool_choice": _tool_choice(chat.tool_choice),
         "parallel_tool_calls": chat.parallel_tool_calls,

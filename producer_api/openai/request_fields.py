@@ -13,7 +13,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, refuse_unsupported, unsupported
 from producer_api.openai.response_format import (
@@ -107,6 +108,15 @@ def refuse_near_misses(request: BaseModel, skip: Container[str] = ()) -> None:
             raise InvalidRequest(
                 f"unknown field `{name}`: did you mean `{meant}`?", code="unsupported_parameter", param=name
             )
+
+
+def turns_beside(messages: tuple[Any, ...] | None, info: ValidationInfo) -> tuple[Any, ...]:
+    """Return the messages of a request; without its field ``prompt``, a template, there must be some."""
+    if not messages and info.data.get("prompt") is None:
+        if messages is None:
+            raise PydanticCustomError("missing", "Field required")
+        raise ValueError("there must be at least 1 message, or a `prompt`")
+    return messages or ()
 
 
 class StreamOptions(Body):
