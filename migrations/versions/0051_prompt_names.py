@@ -1,7 +1,7 @@
 """Prompts are found by their names, which are unique in a tenant, and by aliases of their versions.
 
-Revision ID: 0050
-Revises: 0049
+Revision ID: 0051
+Revises: 0050
 """
 
 import sqlalchemy as sa
@@ -10,8 +10,8 @@ from alembic import op
 from migrations.isolation import CHANGE, isolate_by_parent
 from store.db.roles import API
 
-revision = "0050"
-down_revision = "0049"
+revision = "0051"
+down_revision = "0050"
 branch_labels = None
 depends_on = None
 
