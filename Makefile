@@ -10,7 +10,7 @@ LOCKED_INSTALL := $(INSTALL) --no-deps --require-hashes --only-binary=:all:
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy reliability alerts chaos chaos-soak chaos-compare
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy reliability alerts live-page chaos chaos-soak chaos-compare
 .PHONY: full full-tests engines gpu clients client-schemas s3 trial lock chart clean
 
 help:  ## list the targets
@@ -110,6 +110,9 @@ chaos-soak: $(STAMP)  ## the same for longer: make chaos-soak SEED=7 MINUTES=30
 
 alerts: build/prometheus $(STAMP)  ## each alert fired by a real fault, in real processes, by a real Prometheus: about 15 minutes
 	@$(BIN)/python -m tests.alerts $(ALERTS)
+
+live-page: $(STAMP)  ## pictures of the Live page under one fault after another, in build/live-page: about 3 minutes
+	@$(BIN)/python -m tests.live_page build/live-page
 
 # Debian's packages, unpacked without being installed.
 build/prometheus:

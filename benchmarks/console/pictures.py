@@ -30,6 +30,9 @@ def make(home: Path, chromium: str, folder: Path, say: Say) -> None:
         url = load.database_url(home)
         keys = load.make_tenants(url, _TENANTS)
         load.store_jobs(url, "default", 2_000)
+        with running_chromium(chromium) as browser:
+            # Before the load, which is more than the workers can do: an answer would wait behind it.
+            _playground(browser, stack, folder / "console-playground.png")
         with load.arrivals(stack.api_url, [stack.api_key, *keys, keys[0], keys[0]], 7.0, (60, 120, 240, 240, 400)):
             time.sleep(_WARM_S)
             retried = _stop_a_worker(stack, say)
@@ -46,7 +49,6 @@ def _make_all(browser: Chromium, stack: Stack, folder: Path, retried: str) -> No
     _picture(browser, stack, "jobs?age=3600", rows, folder / "console-jobs.png")
     lanes = "document.querySelectorAll('.lane').length > 1"
     _picture(browser, stack, f"job/{retried}", lanes, folder / "console-job.png", dark=True)
-    _playground(browser, stack, folder / "console-playground.png")
 
 
 def _stop_a_worker(stack: Stack, say: Say) -> str:
