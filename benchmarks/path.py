@@ -79,7 +79,7 @@ def _measure(stack: Stack, record: StackRecord, args: argparse.Namespace) -> dic
         "requests": args.requests,
         "rounds": args.rounds,
         "cpus": os.cpu_count(),
-        "machine": _cpu_name(),
+        "machine": cpu_name(),
         "path_tokens_per_s": round(statistics.median(map(_rate, path)), 1),
         "engine_tokens_per_s": round(statistics.median(map(_rate, engine)), 1),
         "generate_tokens_per_s": round(_rate(generate), 1),
@@ -91,7 +91,7 @@ def _measure(stack: Stack, record: StackRecord, args: argparse.Namespace) -> dic
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         with open("/proc/cpuinfo") as file:
             names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]

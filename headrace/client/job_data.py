@@ -18,14 +18,15 @@ class JobBody(TypedDict, total=False):
     """The fields of a new job; see docs/jobs.md.
 
     ``n`` is for ``generate`` only, ``dimensions`` and ``prompt_name`` for ``embed``, ``top_n`` for ``rerank``,
-    ``top_k`` for ``classify``, ``aggregation_strategy`` and ``ignore_labels`` for ``token_classify``, ``explain`` for
-    ``predict``. ``truncate`` is for the tasks of text encoders.
+    ``top_k`` for ``classify`` and ``recommend``, ``aggregation_strategy`` and ``ignore_labels`` for
+    ``token_classify``, ``explain`` for ``predict``, ``filter`` and ``exclude_history`` for ``recommend``.
+    ``truncate`` is for the tasks of text encoders.
     """
 
     model: Required[str]
     input: Required[Mapping[str, Any]]
     n: int
-    task: Literal["generate", "embed", "rerank", "classify", "token_classify", "score", "predict"]
+    task: Literal["generate", "embed", "rerank", "classify", "token_classify", "score", "predict", "recommend"]
     sampling: Mapping[str, Any]
     truncation: Literal["refuse", "left", "middle", "oldest_turns", "disabled", "auto"]
     dimensions: int
@@ -33,6 +34,8 @@ class JobBody(TypedDict, total=False):
     truncate: bool
     top_n: int
     explain: bool
+    filter: Mapping[str, Any]
+    exclude_history: bool
     top_k: int
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"]
     ignore_labels: Sequence[str]

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
 
 TOLERANCE = 1e-4
@@ -84,5 +83,8 @@ def _integrated(
 @cache
 def _quadrature() -> tuple[list[float], list[float]]:
     """Return the points and weights of the quadrature on the interval from 0 to 1."""
-    nodes, weights = np.polynomial.legendre.leggauss(_NUM_POINTS)
-    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
+    # Golub and Welsch (1969): the eigenvalues of the Jacobi matrix are the points between -1 and 1.
+    order = torch.arange(1, _NUM_POINTS, dtype=torch.float64)
+    beside = (order / (4 * order**2 - 1).sqrt()).diag(1)
+    nodes, vectors = torch.linalg.eigh(beside + beside.T)
+    return ((nodes + 1) / 2).tolist(), (vectors[0] ** 2).tolist()

@@ -12,13 +12,14 @@ import torch
 
 from models.engine.requests import EncodeRow
 from models.families.model_folder import small_files
+from models.families.safetensors_reader import Weights
+from models.runners.dense_network import DenseNetwork, read_network
 from models.runners.encoder import float32_bytes
 from models.runners.integrated_gradients import integrated_gradients
-from models.runners.tabular_network import TabularNetwork, read_network
 from models.runners.torch_runner import translate_torch_errors
 from models.tensors.precision import resolve_device
 from prompts.feature_schema import read_config
-from prompts.tasks.predict import TabularConfig
+from prompts.tasks.predict import Objective, TabularConfig
 from store.errors import ModelLoadError
 from store.settings import Settings
 from store.tasks.predict import MAX_ROWS
@@ -31,9 +32,10 @@ class TorchTabular:
 
     context_window = MAX_ROWS
 
-    def __init__(self, network: TabularNetwork) -> None:
+    def __init__(self, config: TabularConfig, network: DenseNetwork) -> None:
+        self._config = config
         self._network = network
-        self._spans = [list(span) for span in network.config.spans()]
+        self._spans = [list(span) for span in config.spans()]
         self._exact = network.to(torch.float64)
 
     @torch.no_grad()
@@ -42,7 +44,7 @@ class TorchTabular:
         with translate_torch_errors():
             numbers = [row.options.numbers[row.index] for row in rows]
             categories = [row.options.categories[row.index] for row in rows]
-            outputs = self._network.outputs(self._network.inputs(numbers, categories)).cpu()
+            outputs = outputs_of(self._config, self._network.last(self._network.inputs(numbers, categories))).cpu()
             explained = [place for place, row in enumerate(rows) if row.options.explain]
             more: dict[int, torch.Tensor] = {}
             if explained:
@@ -58,15 +60,30 @@ class TorchTabular:
 
     def _explained(self, numbers: Sequence[Sequence[float]], categories: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return (rows, features + 2): the contributions, the score of the baseline, and the error of their sum."""
-        exact = self._exact
+        exact, config = self._exact, self._config
+
+        def function(inputs: torch.Tensor) -> torch.Tensor:
+            return outputs_of(config, exact.last(inputs))
+
         inputs, baseline = exact.inputs(numbers, categories), exact.baseline()
-        outputs = exact.outputs(inputs)
+        outputs = function(inputs)
         chosen = outputs.argmax(1)
-        of_inputs = integrated_gradients(exact.outputs, inputs, baseline, chosen, scale=exact.config.target_scale)
+        of_inputs = integrated_gradients(function, inputs, baseline, chosen, scale=config.target_scale)
         of_features = torch.stack([of_inputs[:, span].sum(1) for span in self._spans], dim=1)
-        start = exact.outputs(baseline[None])[0][chosen]
+        start = function(baseline[None])[0][chosen]
         error = outputs.gather(1, chosen[:, None])[:, 0] - start - of_features.sum(1)
         return torch.cat([of_features, start[:, None], error[:, None]], dim=1).float().cpu()
+
+
+def outputs_of(config: TabularConfig, last: torch.Tensor) -> torch.Tensor:
+    """Return for each row the probability of the second class, those of all classes, or the number."""
+    match config.objective:
+        case Objective.BINARY:
+            return last.sigmoid()
+        case Objective.MULTICLASS:
+            return last.softmax(1)
+        case Objective.REGRESSION:
+            return last * config.target_scale + config.target_mean
 
 
 def tabular_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchTabular:
@@ -76,4 +93,6 @@ def tabular_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> Tor
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     config = read_config(TabularConfig, small_files(folder)["config.json"])
-    return TorchTabular(read_network(folder, config).to(resolve_device(settings.device)))
+    with Weights(folder) as weights:
+        network = read_network(weights, config, config.num_outputs)
+    return TorchTabular(config, network.to(resolve_device(settings.device)))

@@ -13,6 +13,7 @@ from producer_api.tasks.classify import CLASSIFY_ROUTES
 from producer_api.tasks.embed import EMBED_ROUTES
 from producer_api.tasks.generate import GENERATE_ROUTES
 from producer_api.tasks.predict import PREDICT_ROUTES
+from producer_api.tasks.recommend import RECOMMEND_ROUTES
 from producer_api.tasks.rerank import RERANK_ROUTES
 from producer_api.tasks.score import SCORE_ROUTES
 from producer_api.tasks.task_routes import ParseBody, ParsedRequest
@@ -27,6 +28,7 @@ TASK_ROUTES = (
     TOKEN_CLASSIFY_ROUTES,
     SCORE_ROUTES,
     PREDICT_ROUTES,
+    RECOMMEND_ROUTES,
 )
 
 TASK_URLS: Mapping[str, ParseBody] = {url: parse for routes in TASK_ROUTES for url, parse in routes.urls.items()}

@@ -39,11 +39,18 @@ class Objective(StrEnum):
     REGRESSION = "regression"
 
 
-class TabularConfig(FeatureSchema):
+class DenseConfig(FeatureSchema):
+    """A network over rows. ``hidden``: the widths of the layers before the last one; none make it linear."""
+
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(max_length=16)] = ()
+    activation: Activation = Activation.RELU
+
+
+class TabularConfig(DenseConfig):
     """The ``config.json`` of a tabular model.
 
-    ``hidden``: the widths of the layers before the last one; none make a linear model. ``threshold``: the probability
-    from which the second of two classes is the label. A predicted number is ``target_mean + target_scale * output``.
+    ``threshold``: the probability from which the second of two classes is the label. A predicted number is
+    ``target_mean + target_scale * output``.
     """
 
     model_type: Literal["headrace-tabular"]
@@ -54,8 +61,6 @@ class TabularConfig(FeatureSchema):
     threshold: float = Field(0.5, gt=0, lt=1)
     target_mean: FiniteFloat = 0.0
     target_scale: Annotated[FiniteFloat, Field(gt=0)] = 1.0
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(max_length=16)] = ()
-    activation: Activation = Activation.RELU
 
     @model_validator(mode="after")
     def _has_its_classes(self) -> Self:

@@ -7,6 +7,7 @@ from prompts.tasks.classify import CLASSIFY_INPUTS
 from prompts.tasks.embed import EMBED_INPUTS
 from prompts.tasks.generate import GENERATE_INPUTS
 from prompts.tasks.predict import PREDICT_INPUTS
+from prompts.tasks.recommend import RECOMMEND_INPUTS
 from prompts.tasks.rerank import RERANK_INPUTS
 from prompts.tasks.score import SCORE_INPUTS
 from prompts.tasks.task_inputs import TaskInputs
@@ -15,6 +16,7 @@ from prompts.tasks.token_classify import TOKEN_CLASSIFY_INPUTS
 # A model folder belongs to the first task that takes it; generating takes every folder.
 _INPUTS: tuple[TaskInputs[Any], ...] = (
     PREDICT_INPUTS,
+    RECOMMEND_INPUTS,
     RERANK_INPUTS,
     CLASSIFY_INPUTS,
     TOKEN_CLASSIFY_INPUTS,

@@ -12,6 +12,7 @@ from store.tasks.classify import CLASSIFY
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
 from store.tasks.predict import PREDICT
+from store.tasks.recommend import RECOMMEND
 from store.tasks.rerank import RERANK
 from store.tasks.score import SCORE
 from store.tasks.task_spec import TaskSpec
@@ -20,7 +21,7 @@ from store.tasks.token_classify import TOKEN_CLASSIFY
 DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
 
-_ALL = (GENERATE, EMBED, RERANK, CLASSIFY, TOKEN_CLASSIFY, SCORE, PREDICT)
+_ALL = (GENERATE, EMBED, RERANK, CLASSIFY, TOKEN_CLASSIFY, SCORE, PREDICT, RECOMMEND)
 TASKS: Mapping[str, TaskSpec] = {task.name: task for task in _ALL}
 
 MODEL_TASKS: Mapping[str, TaskSpec] = {task.name: task for task in _ALL if not task.served_by}

@@ -6,12 +6,14 @@ from store.tasks.classify import CLASSIFY
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
 from store.tasks.predict import PREDICT
+from store.tasks.recommend import RECOMMEND
 from store.tasks.rerank import RERANK
 from store.tasks.token_classify import TOKEN_CLASSIFY
 from workers.tasks.classify import load_classify_model
 from workers.tasks.embed import load_embed_model
 from workers.tasks.generate import load_generate_model
 from workers.tasks.predict import load_predict_model
+from workers.tasks.recommend import load_recommend_model
 from workers.tasks.rerank import load_rerank_model
 from workers.tasks.task_model import LoadModel
 from workers.tasks.token_classify import load_token_classify_model
@@ -21,6 +23,7 @@ MODEL_LOADERS: Mapping[str, LoadModel] = {
     EMBED.name: load_embed_model,
     RERANK.name: load_rerank_model,
     PREDICT.name: load_predict_model,
+    RECOMMEND.name: load_recommend_model,
     CLASSIFY.name: load_classify_model,
     TOKEN_CLASSIFY.name: load_token_classify_model,
 }

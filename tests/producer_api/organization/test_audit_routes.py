@@ -278,6 +278,7 @@ OWN_WORK = {
     ("post", "/v1/embeddings"): _JOBS,
     ("post", "/v1/rerank"): _JOBS,
     ("post", "/v1/tabular/predictions"): _JOBS,
+    ("post", "/v1/recommendations"): _JOBS,
     ("post", "/v1/classify"): _JOBS,
     ("post", "/v1/token_classify"): _JOBS,
     ("post", "/v1/score"): _JOBS,

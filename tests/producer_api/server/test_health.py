@@ -53,7 +53,17 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
     post = document["paths"]["/v1/jobs"]["post"]
     assert post["security"] == [{"HTTPBearer": ["jobs:write"]}]
     examples = post["requestBody"]["content"]["application/json"]["examples"]
-    assert set(examples) == {"chat", "prompt", "vectors", "scores", "labels", "entities", "pairs", "predictions"}
+    assert set(examples) == {
+        "chat",
+        "prompt",
+        "vectors",
+        "scores",
+        "labels",
+        "entities",
+        "pairs",
+        "predictions",
+        "recommendations",
+    }
     refusals = {status: answer for status, answer in post["responses"].items() if status != "202"}
     assert {"400", "401", "403", "404", "409", "413", "422", "429", "500", "503", "504"} <= set(refusals)
     for answer in refusals.values():
@@ -91,7 +101,7 @@ def test_documented_examples_are_accepted(
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     models = {"embed": encoder.model, "score": encoder.model}
-    for task in ("rerank", "classify", "token_classify", "predict"):
+    for task in ("rerank", "classify", "token_classify", "predict", "recommend"):
         register(db, task, TASKS[task].fake_runner, "auto", actor="tests")
         models[task] = task
     for example in examples.values():

@@ -1,4 +1,4 @@
-"""The network of a tabular model on torch: numbers and embeddings in, dense layers, probabilities or a number out.
+"""A network over rows on torch: numbers and embeddings in, then dense layers.
 
 Tensors of ``model.safetensors``: ``embeddings.FEATURE.weight``, then ``layers.0.weight`` and ``layers.0.bias`` up to
 the last layer, as ``torch.nn.Embedding`` and ``torch.nn.Linear`` have them.
@@ -7,13 +7,12 @@ the last layer, as ``torch.nn.Embedding`` and ``torch.nn.Linear`` have them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch.nn.functional import linear
 
 from models.families.safetensors_reader import Weights
-from prompts.tasks.predict import Activation, Objective, TabularConfig
+from prompts.tasks.predict import Activation, DenseConfig
 
 _ACTIVATIONS = {
     Activation.RELU: torch.relu,
@@ -23,10 +22,10 @@ _ACTIVATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class TabularNetwork:
+class DenseNetwork:
     """The weights of a model. ``embeddings``: by feature with categories; ``layers``: weight and bias of each."""
 
-    config: TabularConfig
+    config: DenseConfig
     embeddings: tuple[torch.Tensor, ...]
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
@@ -46,43 +45,39 @@ class TabularNetwork:
         columns = torch.zeros(self.config.num_columns, dtype=like.dtype, device=like.device)
         return torch.cat([columns, *(table.mean(0) for table in self.embeddings)])
 
-    def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return for each row the probability of the second class, those of all classes, or the number."""
+    def last(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of the last layer, (rows, outputs)."""
         act = _ACTIVATIONS[self.config.activation]
         hidden = inputs
         for number, (weight, bias) in enumerate(self.layers):
             hidden = linear(act(hidden) if number else hidden, weight, bias)
-        match self.config.objective:
-            case Objective.BINARY:
-                return hidden.sigmoid()
-            case Objective.MULTICLASS:
-                return hidden.softmax(1)
-            case Objective.REGRESSION:
-                return hidden * self.config.target_scale + self.config.target_mean
+        return hidden
 
-    def to(self, target: torch.device | torch.dtype) -> "TabularNetwork":
+    def to(self, target: torch.device | torch.dtype) -> "DenseNetwork":
         """Return the network on another device or in another number format."""
-        return TabularNetwork(
+        return DenseNetwork(
             self.config,
             tuple(table.to(target) for table in self.embeddings),
             tuple((weight.to(target), bias.to(target)) for weight, bias in self.layers),
         )
 
 
-def read_network(folder: Path, config: TabularConfig) -> TabularNetwork:
-    """Read the weights of a folder as float32. Raises ModelLoadError if a tensor is missing or has another shape."""
+def read_network(weights: Weights, config: DenseConfig, num_outputs: int, prefix: str = "") -> DenseNetwork:
+    """Read a network as float32; ``prefix`` is before the name of each tensor.
+
+    Raises ModelLoadError if a tensor is missing or has another shape.
+    """
     width = config.num_columns + sum(feature.dimensions for feature in config.categorical)
-    widths = (width, *config.hidden, config.num_outputs)
-    with Weights(folder) as weights:
-        embeddings = tuple(
-            weights.get(f"embeddings.{feature.name}.weight", (feature.num_rows, feature.dimensions)).float()
-            for feature in config.categorical
+    widths = (width, *config.hidden, num_outputs)
+    embeddings = tuple(
+        weights.get(f"{prefix}embeddings.{feature.name}.weight", (feature.num_rows, feature.dimensions)).float()
+        for feature in config.categorical
+    )
+    layers = tuple(
+        (
+            weights.get(f"{prefix}layers.{number}.weight", (into, out_of)).float(),
+            weights.get(f"{prefix}layers.{number}.bias", (into,)).float(),
         )
-        layers = tuple(
-            (
-                weights.get(f"layers.{number}.weight", (into, out_of)).float(),
-                weights.get(f"layers.{number}.bias", (into,)).float(),
-            )
-            for number, (out_of, into) in enumerate(pairwise(widths))
-        )
-    return TabularNetwork(config, embeddings, layers)
+        for number, (out_of, into) in enumerate(pairwise(widths))
+    )
+    return DenseNetwork(config, embeddings, layers)

@@ -1,0 +1,1 @@
+"""Recommendations for a shop: a generator of clicks, the training of two towers, and items through the API."""
