@@ -32,7 +32,7 @@ MAX_STEPS = 10_000
 CPU_S = 0.5
 """Most CPU time for filling in a template, in seconds. A usual one takes a millisecond."""
 
-_MAX_TAGS = 2_000
+_MAX_TAGS = 4_000
 _MAX_NODES = 10_000
 _BUDGET = "the budget"  # with a space, so that no template can name it
 

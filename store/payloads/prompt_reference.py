@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, StrictInt, StringConstraints
+from pydantic import Field, StrictInt, StringConstraints, model_validator
 
 from store.payloads.strict_model import Strict
 
@@ -28,6 +28,15 @@ class PromptReference(Strict):
     variables: Annotated[dict[VariableName, Any], Field(max_length=MAX_VARIABLES)] | None = Field(
         None, description="the value of each variable that the template declares"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_other_fields(cls, value: Any) -> Any:
+        """Complain of one unknown field, not of each: no list of a body makes many complaints."""
+        others = (name for name in value if name not in cls.model_fields) if isinstance(value, dict) else ()
+        if (other := next(iter(others), None)) is not None:
+            raise ValueError(f"unknown field {str(other)[:64]!r}: a prompt has `id`, `version` and `variables`")
+        return value
 
 
 class PromptUse(Strict):

@@ -418,7 +418,7 @@ MALFORMED = {
 
 def test_what_is_said_of_the_whole_body_names_no_field(api: httpx2.Client) -> None:
     error = error_of(api.post("/v1/prompts", json={}))
-    assert (error["message"], error["param"]) == ("give `instructions`, `messages` or both", None)
+    assert (error["message"], error["param"]) == ("give `instructions`, `messages` or both, or else `text`", None)
 
 
 @pytest.mark.parametrize("route", ["/v1/jobs", "/v1/chat/completions"])
