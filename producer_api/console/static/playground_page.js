@@ -3,6 +3,7 @@
 import { html, useRef, useState } from "./vendor/htm-preact.js";
 import { get, post, readEvents } from "./api.js";
 import { count, milliseconds } from "./format.js";
+import { PromptFields, readTemplate } from "./prompt_form.js";
 import { SchemaFields, readFields, samplingFields } from "./schema_form.js";
 import { ErrorNote, Heading, useLoad } from "./ui.js";
 
@@ -23,7 +24,13 @@ export default function PlaygroundPage({ query }) {
     event.preventDefault();
     const form = event.currentTarget;
     const wanted = [model, form.elements.second.value].filter((name) => name !== "");
-    const body = bodyOf(form, fields.data ?? []);
+    let body;
+    try {
+      body = bodyOf(form, fields.data ?? []);
+    } catch (error) {
+      setAnswers(wanted.map((name) => ({ ...EMPTY, name, status: "failed", error })));
+      return;
+    }
     running.current?.abort();
     running.current = new AbortController();
     setAnswers(wanted.map((name) => ({ ...EMPTY, name, status: "queued" })));
@@ -49,9 +56,10 @@ export default function PlaygroundPage({ query }) {
             </select>
           </label>
         </div>
+        <${PromptFields} />
         <label class="field">System message <textarea name="system" class="short" placeholder="none"></textarea></label>
         <label class="field">Message
-          <textarea name="message" required placeholder="Name three rivers." onKeyDown=${sendOnEnter}></textarea>
+          <textarea name="message" placeholder="Name three rivers." onKeyDown=${sendOnEnter}></textarea>
         </label>
         <label class="row small"><input type="checkbox" name="raw" /> raw prompt, without the chat template</label>
         <div class="fields"><${SchemaFields} fields=${(fields.data ?? []).filter((one) => one.isFirst)} defaults=${about.data?.sampling} /></div>
@@ -79,9 +87,12 @@ function sendOnEnter(event) {
 
 function bodyOf(form, fields) {
   const { system, message, raw } = form.elements;
-  const messages = [{ role: "user", content: message.value }];
+  const template = readTemplate(form);
+  if (template === null && message.value === "") throw new Error("Write a message, or choose a prompt template.");
+  const messages = template !== null && message.value === "" ? [] : [{ role: "user", content: message.value }];
   if (system.value.trim() !== "") messages.unshift({ role: "system", content: system.value });
-  const input = raw.checked ? { prompt: message.value } : { messages };
+  const input = raw.checked ? { prompt: message.value } : messages.length > 0 ? { messages } : {};
+  if (template !== null) input.template = template;
   return { input, sampling: readFields(form, fields), service_class: "interactive", metadata: { from: "console" } };
 }
 

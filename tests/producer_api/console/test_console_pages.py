@@ -48,18 +48,30 @@ def test_the_playground_streams_the_answers_of_two_versions(
     about = {"model": "tiny", "runner": "fake", "source": "fake:2", "dtype": "float32", "context_window": 512}
     register_version(db, **about, digest="1" * 64, files={}, actor="tests")
     workers = {1: worker, 2: ScriptedWorker(db, redis_client, "tiny@2")}
+    template = {"name": "guide", "instructions": "You know {{ city }}.", "variables": ["city"]}
+    assert api.post("/v1/prompts", json=template).status_code == 201
     open_page(tab, key, "playground?model=tiny@1", "option[value='tiny@2']")
     tab.wait(
         "document.querySelector('[name=first]').value === 'tiny@1' && document.querySelector('[name=seed]') !== null"
     )
     check_access(tab)
     tab.run("document.querySelector('[name=second]').value = 'tiny@2'")
+    tab.wait("document.querySelectorAll('[name=template] option').length === 2")
+    tab.run(
+        "(() => { const chosen = document.querySelector('[name=template]'); chosen.selectedIndex = 1;"
+        " chosen.dispatchEvent(new Event('change', { bubbles: true })); })()"
+    )
+    tab.wait("document.querySelector('[name=\"variable:city\"]') !== null")
+    tab.run("document.querySelector('[name=\"variable:city\"]').focus()")
+    fill(tab, "Rome")
     tab.run("document.querySelector('[name=message]').focus()")
     fill(tab, "Name three rivers.")
     press(tab, "form button.primary")
     jobs = wait_for(lambda: found if len(found := api.get("/v1/jobs").json()["data"]) == 2 else None)
     attempts = {job["model_version"]: workers[job["model_version"]].claim(job["id"]) for job in jobs}
     for version, attempt in attempts.items():
+        asked = [one["content"] for one in attempt.claim.payload["input"]["messages"]]
+        assert asked == ["You know Rome.", "Name three rivers."]
         workers[version].say(attempt, f"Rivers of {version}")
         text_is_shown(tab, f"Rivers of {version}")
         assert api.get(f"/v1/jobs/{attempt.claim.job_id}").json()["status"] == "running", "shown before the end"
