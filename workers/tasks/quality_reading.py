@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TEXT_TOKENS = 512
 """Of a longer text the beginning is read: the probabilities of all tokens of a text are in memory together."""
 
-LONGEST_S = 120.0
+LONGEST_S = 60.0
 """The reference begins no text after so many seconds, and the version reads as many texts as the reference."""
 
 NUM_ANSWERS = 12
