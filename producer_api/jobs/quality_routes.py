@@ -66,7 +66,7 @@ async def plot_quality(runtime: RuntimeOf, principal: ModelsReader, model: Model
     if not found:
         raise NotFound(f"no model {model!r}", code="model_not_found", param="model")
     reports = {
-        f"@{one.version}": one.verification.quality.model_dump(mode="json")
+        f"{model}@{one.version}": one.verification.quality.model_dump(mode="json")
         for one in found
         if one.verification is not None and one.verification.quality is not None and one.retired_at is None
     }

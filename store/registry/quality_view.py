@@ -6,7 +6,7 @@ from typing import Any
 
 Json = Mapping[str, Any]
 
-_PANEL_WIDTH, _NAME_WIDTH, _BAR_WIDTH, _ROW = 330, 110, 150, 22
+_PANEL_WIDTH, _NAME_WIDTH, _BAR_WIDTH, _ROW = 340, 120, 135, 22
 _COLUMNS, _TOP, _PANEL_TOP = 2, 34, 24
 _REFERENCE, _VERSION = "#8a949e", "#1b6ca8"
 
