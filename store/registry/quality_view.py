@@ -43,7 +43,7 @@ def report_line(report: Json) -> str:
     """Return a report in one line."""
     return (
         f"{report['agreement']:.1%} of the next tokens of {report['against']}, KL {report['kl']:.4f}, "
-        f"perplexity × {report['version']['perplexity'] / report['reference']['perplexity']:.3f}"
+        f"perplexity × {_ratio(report):.3f}"
     )
 
 
@@ -95,6 +95,10 @@ def _panel(panel: _Bars, rows: Sequence[tuple[str, Json, bool]], x: float, y: fl
     return parts
 
 
+def _ratio(report: Json) -> float:
+    return float(report["version"]["perplexity"] / report["reference"]["perplexity"])
+
+
 def _or_none(value: float | None, text: Callable[[float], str]) -> str:
     return "" if value is None else text(value)
 
@@ -117,6 +121,6 @@ _PANELS = (
     _Bars("tokens/s, continuations together", lambda one: one["version"]["tokens_per_s"], lambda value: f"{value:.0f}"),
     _Bars("next tokens that differ", lambda one: 1 - one["agreement"], lambda value: f"{value:.1%}", 0.0),
     _Bars("time to the first token", lambda one: one["version"]["first_token_s"], _milliseconds),
-    _Bars("perplexity", lambda one: one["version"]["perplexity"], lambda value: f"{value:.2f}"),
+    _Bars("perplexity, as a part of the reference's", _ratio, lambda value: f"{value:.3f}", 1.0),
     _Bars("memory at load", lambda one: one["version"]["memory_bytes"], _megabytes),
 )
