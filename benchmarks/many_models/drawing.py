@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 900, 130, 20, 26, 40
+# A look may come late on a busy machine.
+_LATE_LOOK_S = 8
 _COLOURS = {"starting": "#e9c46a", "serving": "#2a7f62", "draining": "#c0c0c0"}
 
 
@@ -33,7 +35,7 @@ def _band(title: str, run: Mapping[str, Any], names: Sequence[str], top: int) ->
     def x(at: float) -> float:
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * at / end_s
 
-    parts = [f'<text x="{_LEFT}" y="{top + 22}" font-weight="bold">{title}</text>']
+    parts = [f'<text x="{_LEFT}" y="{top + 12}" font-weight="bold">{title}</text>']
     for row, name in enumerate(names):
         y = top + _TOP + _ROW * row
         parts.append(_text(8, y + 14, name))
@@ -42,11 +44,11 @@ def _band(title: str, run: Mapping[str, Any], names: Sequence[str], top: int) ->
             width = max(1.0, x(end) - x(begin))
             parts.append(f'<rect x="{x(begin):.1f}" y="{y}" width="{width:.1f}" height="18" fill="{_COLOURS[state]}"/>')
     foot = top + _TOP + _ROW * len(names)
-    for at, what in run["kills"]:
+    for number, (at, what) in enumerate(run["kills"]):
         parts.append(
             f'<line x1="{x(at):.1f}" y1="{top + 28}" x2="{x(at):.1f}" y2="{foot}" stroke="#c1121f" stroke-width="2"/>'
         )
-        parts.append(_text(x(at) + 4, top + 36, what))
+        parts.append(_text(x(at) + 4, top + 36 - 10 * (number % 2), what))
     return parts + [_text(x(at), foot + 14, f"{at} s") for at in range(0, int(end_s) + 1, 30)]
 
 
@@ -57,7 +59,7 @@ def _spans(places: Sequence[tuple[float, Mapping[str, str]]], queue: str) -> lis
         state = states.get(queue)
         if state is None:
             continue
-        if spans and spans[-1][0] == state and at - spans[-1][2] < 2:
+        if spans and spans[-1][0] == state and at - spans[-1][2] < _LATE_LOOK_S:
             spans[-1] = (state, spans[-1][1], at)
         else:
             spans.append((state, at, at + 0.5))
