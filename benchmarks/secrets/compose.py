@@ -21,7 +21,8 @@ PARTS = ("tuned", "held", "fresh")
 _OWN_FILES = "fresh"
 _FOLDER = Path(__file__).parent
 _PLACE = re.compile(r"\{(v|up|snake|camel|kebab|words|vendor|Vendor|local|user)\}")
-_ESCAPE = re.compile(r"\\(n|\\)")
+_ESCAPE = re.compile(r"\\(n|t|\\)")
+_ESCAPED = {"n": "\n", "t": "\t", "\\": "\\"}
 _CLASS = re.compile(r"([^\[]*)(?:\[([^\]]+)\](\d+))?")
 _RANGE = re.compile(r"(.)-(.)|(.)")
 _ALNUM = string.ascii_letters + string.digits
@@ -81,7 +82,7 @@ def sections(name: str, part: str) -> dict[str, list[str]]:
         if section := re.fullmatch(r"\[(\w+)\]", line):
             lines = found.setdefault(section[1], [])
         else:
-            lines.append(_ESCAPE.sub(lambda sign: "\n" if sign[1] == "n" else sign[1], line))
+            lines.append(_ESCAPE.sub(lambda sign: _ESCAPED[sign[1]], line))
     return found
 
 

@@ -54,6 +54,7 @@ _SECRET = re.compile(r"(?i)\w*secret")
 _MINE = re.compile(
     r"(?i)\b(?:use|using|my|our|with)(?: (?:the|this))? $|getenv\([\"']\w*$|\"username\"\s?:\s?\"[^\"]*\",\s?\"$"
 )
+_IN_QUERY = re.compile(r"(?i)[?&](?:api_?|access_?|auth_?)?key=$")
 _OF_API = re.compile(r"(?i)(?:\S+[ \-])?api\b|\bpat\b")
 _TWO_WORDS = re.compile(r"[^\W_][ _\-][^\W_]")
 # Of a key or token that is no id.
@@ -169,7 +170,8 @@ def _is_loose_key(it: Announced) -> bool:
     if _NAME_OF_ONE.search(it.value):
         return False
     if UUID.fullmatch(it.value):
-        is_set = it.link == "set" and (_is_cookie(it) or _OF_API.match(it.text, it.begin) is not None)
+        is_set = it.link == "set" and (_is_cookie(it) or _IN_QUERY.search(it.before) is not None)
+        is_set |= it.link in {"set", "said"} and _OF_API.match(it.text, it.begin) is not None
         return is_set or (it.link != "line" and _is_qualified(it))
     is_drawn = looks_drawn(it.value) or (it.link in {"set", "spaced"} and is_short_key(it.value))
     if not is_drawn and not (it.link == "set" and (_is_qualified(it) or _is_cookie(it)) and _is_odd_key(it.value)):

@@ -49,14 +49,14 @@ PASSWORDS = normalise(
     r"|slaptažodis|lozink[ae]|geslo|lykilorð"
     r"|fjalëkalimi?|şifre(?:m|si|niz)?|mật khẩu|kata (?:sandi|laluan)|парол[ьяю]|паролем|лозинка"
     r"|κωδικ(?:ός|ό|οί)|סיסמ(?:ה|א|ת)|كلمة (?:المرور|السر|مرور|سر)|الرقم السري|رمز (?:عبور|المرور)|گذرواژه"
-    r"|پسورد|پاس ?ورڈ"
+    r"|پسورد|باسورد|پاس ?ورڈ"
     r"|पासवर्ड|পাসওয়ার্ড|கடவுச்சொல்|పాస్‌వర్డ్|รหัสผ่าน|პაროლი|գաղտնաբառ|құпия ?сөз|пасворд|(?:\b|_)шифра"
     r"|密码|密碼|口令|パスワード|パスフレーズ|暗証番号|비밀번호|암호|비번|패스워드|合言葉"
 ).text
 # Short for a password only where a sign follows: db_pass=.
 SHORT = (
     r"(?:(?:\b|_|db|user|usr|root|admin|mail|smtp|ftp|store|key|sudo|proxy|client)pass"
-    r"|(?:\b|_)(?:pw|psk|pin|pswd|ww|lösen)|(?-i:[a-z]Pass))(?:\b|_|\d)"
+    r"|(?:\b|_|login|admin|root|user|db)pw|(?:\b|_)(?:psk|pin|pswd|ww|lösen)|(?-i:[a-z]Pass))(?:\b|_|\d)"
 )
 # What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL; and
 # "key", "secret" and "token" in other languages.
@@ -97,7 +97,7 @@ NO_SECRET_KEY = re.compile(
     r"|host|continuation|page|next|sync|cursor|pagination|special|eos|bos|pad|stop|sep|entity|record|item|doc(?:ument)?|group"
     r"|asset|image|blob|file|folder|map|dict|composite|candidate|routing|message|translation|i18n|menu|locale|hot|short|field"
     r"|column|label|tag|option|config|param(?:eter)?|json|header|search|filter|order|data|bucket|s3|etag|context|state|event"
-    r"|job|task|trace|metric|unique|block|node|sitemap|site)[ _\-]?$"
+    r"|job|task|trace|metric|unique|block|node|sitemap|site|websocket)[ _\-]?$|\bdid:$"
 )
 QUALIFIER = re.compile(r"([A-Za-z]{2,})([ _\-]?)$")
 """The word before "key", and what joins the two."""
@@ -143,7 +143,7 @@ IS_WORDS = normalise(
     r"(?: now| still| again| just| currently| set to| changed to| reset to| jetzt| nun| ahora| maintenant| agora"
     r"| adesso"
     r"| nu| teraz| теперь| сейчас)?"
-    r"(?:\s?:)?\s{1,3}|\?\s{1,3}"
+    r"(?:\s?:)?\s{1,3}|\?\s{1,3}(?:\w{1,16}:\s)?"
     r"|\s?(?:改成了?|改为了?|改為了?|变成|设为|设置为|换成了?)\s?"
     r"|\s{1,3}(?:geändert in|gewijzigd in|cambió a|changed to|reset to)\s"
     r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
@@ -199,7 +199,7 @@ _NEXT = re.compile(
     r"(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?(?:[Ii]t'?s |[Ii]t is |-> )?"
     f"{_OPENED}"
 )
-_SPACE = re.compile(rf"(?i)s?[ \t]{{1,3}}{_OPENED}")
+_SPACE = re.compile(rf"(?i)s?(?:\.\w{{1,24}})?[ \t]{{1,3}}{_OPENED}")
 # The same separator stands between the two values.
 BOTH = re.compile(r"(?i)(?:user(?:name)?|login|id|account|benutzer\w*)\s?([/:|&+])\s?$")
 LINKS = (("set", _SET), ("said", _SAID), ("spaced", _SPACE), ("far", _FAR), ("told", _TOLD), ("next", _NEXT))
@@ -208,4 +208,6 @@ SCHEME = re.compile(r"(?i)[\\\"']{0,2}\s?[:=,]\s?[\\\"']{0,2}[A-Za-z\-]{2,20}[ =
 """Behind ``Authorization``: the name of the scheme."""
 COOKIE = re.compile(r"[\\\"']{0,2}\s?[:=,]\s?[\\\"']{0,2}(?:[\w.\-]{1,32}=[^;\s]{0,24};\s?){0,3}[\w.\-]{1,32}=")
 """Behind ``Cookie``: the name of the cookie, and others before it."""
-FLAG = re.compile(r"(?:^|[\s\"'`(\[,])(?:--?|/)[a-z\-_.]{0,40}$|[A-Z]_$", re.IGNORECASE)
+FLAG = re.compile(
+    r"(?:^|[\s\"'`(\[,])(?:--?|/)[a-z\-_.]{0,40}$|[A-Z]_$|\bconfig(?: set| add)? [\w./:\-]{0,40}$", re.IGNORECASE
+)

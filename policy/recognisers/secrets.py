@@ -12,11 +12,14 @@ from policy.recognisers.shapes import (
     LEAST_BITS,
     PLACEHOLDER,
     REFERENCE,
+    UUID,
     WORD_AND_NUMBER,
     bits_per_character,
+    has_odd_part,
     is_plain,
     looks_chosen,
     looks_drawn,
+    looks_gibberish,
     looks_mixed,
     looks_secret,
 )
@@ -137,7 +140,8 @@ def check_url_password(candidate: str, _before: str) -> Spans:
         return
     if ":" not in candidate[scheme + 3 :] and scheme > 0:
         # A token without a user.
-        if looks_drawn(candidate[scheme + 3 : end]):
+        value = candidate[scheme + 3 : end]
+        if looks_drawn(value) or UUID.fullmatch(value) or has_odd_part(value) or looks_gibberish(value):
             yield scheme + 3, end
         return
     if (
@@ -153,7 +157,7 @@ URL_PASSWORD = Recogniser(
     "api_key.url_password",
     Kind.API_KEY,
     88,
-    r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@|\bhttps?://[A-Za-z0-9_\-]{20,128}@"
+    r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@|\bhttps?://[^\s/:@\"'<>{}$]{12,256}@"
     r"|\b[\w.\-]{1,64}/[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@"
     r"|\b[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@(?:tcp|unix)\("
     r"|\b(?:jdbc:oracle:[a-z0-9]{2,5}:|(?:sqlplus|rman|expdp|impdp) )[^\s/:@\"']{1,64}/[^\s/@\"']{1,128}@",

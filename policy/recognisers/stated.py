@@ -241,7 +241,8 @@ _SAID_AFTER = (
     r"|[\"']\)\s(?:(?:private|public|protected|final|val|var)\s){0,2}(?:[A-Z]\w{0,24}\s)?\w{0,40}"
     r"(?:Key|Token|Secret|Password|Passwd|Pwd|Pass|Cookie|Pat|Pw)\b"
     r"|[\"'],?\s{1,4}(?:#|//|--|/\*)\s?(?:[\w\-]{1,20}\s){0,3}" + _SUCH + "\\b"
-    r"|[\"']? ?\| ?(?:sudo -S|(?:sudo )?passwd --stdin|(?:sudo )?chpasswd|[\w ./:\-]{0,80}--password-stdin)"
+    r"|[\"']? ?\| ?(?:sudo -S|(?:sudo )?passwd --stdin|(?:sudo )?chpasswd"
+    r"|(?:docker|podman) secret create|(?:gh|wrangler|fly) secrets? (?:set|put)|[\w ./:\-]{0,80}--password-stdin)"
 )
 # "the commit 3f9c… is a token" is said of a digest; "use 3f9c… as the token" is not.
 _USED = re.compile(r"(?i)[\"'`”»]?,? (?:as|als|comme|como|come)\b")

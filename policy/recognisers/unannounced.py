@@ -8,15 +8,15 @@ from policy.text.letter_pairs import surprise
 
 KNOWN = re.compile(
     r"(?i)(?:\b|_)(?:sha-?\d*|md5|blake\w*|digest|checksum|integrity|hash|etag|commit|revision|rev|fingerprint|nonce"
-    r"|ssh-\w+|ecdsa-\w+|public.?key|pubkey|cert\w*|uuid|guid|\w*id|ids|address|wallet|state|challenge|request|peer|attachment|recipient|cid|ipfs|base64,|data:|h1:)"
-    r"[\\\"'`\])>]{0,3}\s{0,2}(?:[:=\-(]|=>|is|w/)?\s{0,2}[\\\"'`(<\[]{0,3}[+/_\-]{0,2}$"
+    r"|ssh-\w+|ecdsa-\w+|public.?key|pubkey|cert\w*|uuid|guid|\w*id|ids|address|wallet|state|challenge|request|peer|attachment|recipient|none-match|websocket-\w+|cid|ipfs|base64,|data:|h1:)"
+    r"[\\\"'`\])>]{0,3}\s{0,2}(?:[:=\-(]|=>|is|w/)?\s{0,2}(?:w/)?[\\\"'`(<\[]{0,3}[+/_\-]{0,2}$"
     r"|\{S?SHA\d*\}$|\barn:[\w:\-]*:$|-----\s*$|base64\s*\n\s*$|(?:\$(?:2[abxy]?|[156y]|argon2\w*|apr1)|pbkdf2\w*|s?crypt\w*)\$[^\s]*$|[A-Za-z0-9+/]{40,}\s*\n\s*$"
 )
 _PUBLIC = re.compile(
     # Hashes of IPFS and addresses of Bitcoin.
     r"(?:Qm[1-9A-HJ-NP-Za-km-z]{44}|[13][1-9A-HJ-NP-Za-km-z]{25,34})$"
     # Addresses with a check, of Bitcoin and others; ids that begin with their time (ULID).
-    r"|(?:bc|tb|ltc|npub|cosmos|osmo|stake|addr|age)(?:_test)?1[0-9a-z]{30,}$|baf[yk][a-z2-7]{50,}$"
+    r"|(?:bc|tb|ltc|npub|cosmos|osmo|stake|addr|age|ln(?:bc|tb)\w{0,8})(?:_test)?1[0-9a-z]{30,}$|baf[yk][a-z2-7]{50,}$"
     r"|0[0-7][0-9A-Z]{24}$"
     # The first bytes of files, C++'s names of functions.
     r"|(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|JVBERi0|UEsDB|H4sI|d09G|AAAA|MII|ZNK?\d|ZNK?S|eyJ)"
