@@ -35,6 +35,8 @@ from workers.host.__main__ import main
 from workers.host.version_history import VersionHistory
 
 GIB = 1 << 30
+# Three workers start one after the other, which takes some seconds each, and far longer on a busy machine.
+LONG_S = 200.0
 # One worker of the fake model is counted with 512 MiB.
 ONE_PLACE = "768MiB"
 
@@ -76,13 +78,13 @@ def start_host(start_process: StartProcess, settings: Settings, *options: str) -
     return start_process(argv, worker_environment(settings, changes))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_two_models_share_one_place_and_a_killed_host_leaves_no_worker(
     db: Database, settings: Settings, start_process: StartProcess
 ) -> None:
     with benches(db, settings, "one", "two") as (one, two):
         host = start_host(start_process, settings)
-        one.wait_ended(one.submit(3))
+        one.wait_ended(one.submit(3), LONG_S)
         pids = {place.pid for place in wait_for(lambda: read_hosts(db))[0].places if place.pid}
         host.signal(signal.SIGKILL)
         wait_for(lambda: not still_alive(pids), "its worker ends")
@@ -94,7 +96,7 @@ def test_two_models_share_one_place_and_a_killed_host_leaves_no_worker(
             reports.extend(read_hosts(db))
             return all(bench.states(ids)[JobState.SUCCEEDED] == 3 for bench, ids in jobs.items())
 
-        wait_for(all_ended, lambda: host.log())
+        wait_for(all_ended, lambda: host.log(), LONG_S)
         assert all(found.needed_bytes <= found.budget_bytes for found in reports)
         wait_for(lambda: any(found.num_swaps for found in read_hosts(db)), "the swap is reported")
         assert {job.attempt for bench, ids in jobs.items() for job in bench.wait_ended(ids)} == {1}
