@@ -151,7 +151,8 @@ class Chromium(_Connection):
 
 
 def _connected(url: str) -> ClientConnection:
-    return connect(url, max_size=None, open_timeout=_START_S)
+    # No pings: on a machine without a free processor the browser answers late, and is not gone.
+    return connect(url, max_size=None, ping_interval=None, open_timeout=_START_S)
 
 
 @contextmanager
