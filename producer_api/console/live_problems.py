@@ -107,7 +107,8 @@ def _behind(queue: LiveQueue, workers: Sequence[LiveWorker], waits: str) -> Iter
 
 
 def _full(worker: LiveWorker) -> str | None:
-    if len(worker.jobs) >= _FULL * worker.slots:
+    # A slot that has just become free is taken at the next look: of few slots one free one is no room.
+    if len(worker.jobs) >= min(_FULL * worker.slots, max(worker.slots - 1, 2)):
         return "all slots are taken"
     if worker.free_blocks is not None and worker.total_blocks:
         return "the KV cache is full" if worker.free_blocks <= (1 - _FULL) * worker.total_blocks else None

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 from rich.console import Console
 
 from benchmarks.console import load
@@ -21,7 +22,7 @@ from benchmarks.console.chromium import Chromium, PageError, Tab, find_chromium,
 from tests.alerts.stage import Caller, Stage
 from tests.chaos.cluster import SHORT_TIMES, Cluster, Shape, running_cluster
 
-_SETTINGS = SHORT_TIMES | {"MAX_SLOTS": "16", "FAKE_STEP_MS": "60", "LEASE_S": "6", "MAX_STEP_S": "60"}
+_SETTINGS = SHORT_TIMES | {"MAX_SLOTS": "8", "FAKE_STEP_MS": "60", "LEASE_S": "6", "MAX_STEP_S": "60"}
 _LONGEST_S = 60.0
 _SAID = "(document.querySelector('.problems')?.innerText ?? '')"
 
@@ -42,9 +43,10 @@ def _calm(stage: Stage) -> Iterator[None]:
 
 
 def _flood(stage: Stage) -> Iterator[None]:
-    for _ in range(120):
-        stage.post("/v1/jobs", {"model": "fake", "input": {"prompt": "flood"}, "sampling": _LONG, "user": "flood"})
-        yield
+    body = {"model": "fake", "input": {"prompt": "flood"}, "sampling": _LONG}
+    with httpx2.Client(timeout=30, trust_env=False) as http:
+        for _ in range(60):
+            stage.caller.ask(http, "/v1/jobs", body).raise_for_status()
     yield from stage.until_fired()
 
 

@@ -93,6 +93,8 @@ def test_the_lease_of_a_silent_worker_grows_older() -> None:
         ({}, [worker(4)], ["full"]),
         ({}, [worker(1, free_blocks=1)], ["full"]),
         ({}, [worker(4), worker(1)], ["not_taken"]),
+        ({}, [worker(7, slots=8), worker(4)], ["full"]),
+        ({}, [worker(6, slots=8)], ["not_taken"]),
         ({"oldest_age_s": 10.0}, [worker(4), worker(1)], []),
         ({"oldest_age_s": 1.0}, [worker(4)], []),
         ({"jobs": 0, "oldest_age_s": None}, [worker(4)], []),
