@@ -91,6 +91,7 @@ def test_every_face_gives_the_model_the_same_and_says_so(
         assert '"template":' in batch_of(openai, CHAT | {"prompt": prompt})
     assert [contents(payload) for payload in seen] == [[*MADE, "hi"]] * 4 + [MADE] * 2 + [[*MADE, "hi"]]
     assert [payload["template"] for payload in seen] == [use] * 7
+    assert {payload["input"]["special_tokens"] for payload in seen} == {"text"}
     assert [answer.json()["template"] for answer in answers] == [use] * 6
     assert answers[2].json()["prompt"]["version"] == "1"
 
