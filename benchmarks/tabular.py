@@ -30,7 +30,7 @@ from store.settings import load_settings
 console = Console(stderr=True)
 
 ROWS_A_JOB = 100
-_KINDS = ("api", "worker", "dispatcher", "flower", "postgres", "valkey")
+_KINDS = ("postgres", "valkey", "dispatcher", "flower", "worker", "api")  # Postgres names its clients in its titles
 
 
 def _bodies(model: str, count: int, *, explain: bool) -> list[bytes]:

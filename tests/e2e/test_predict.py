@@ -76,7 +76,7 @@ def test_a_caller_gets_its_predictions_although_the_worker_dies(
             first.signal(signal.SIGKILL)
             first.wait_exit()
         with worker(start_process, settings, "fraud"):
-            answer = asked.result(30).json()
+            answer = asked.result(90).json()
     duties.stop()
     assert len({one["score"] for one in answer["predictions"]}) == 20
     (job,) = bench.query("SELECT state, attempt, crashes FROM jobs")

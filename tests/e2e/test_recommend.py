@@ -60,7 +60,7 @@ def test_a_caller_gets_its_items_although_the_worker_dies(
             first.signal(signal.SIGKILL)
             first.wait_exit()
         with worker(start_process, settings, "shop"):
-            answer = asked.result(30)
+            answer = asked.result(90)
     duties.stop()
     assert len(answer["items"]) == 5
     assert "item-1" not in {one["id"] for one in answer["items"]}
