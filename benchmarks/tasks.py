@@ -283,9 +283,15 @@ def tasks_of(folder: Path, place: Path) -> dict[str, tuple[Ours, Baseline]]:
     }
 
 
+def pairs_of(texts: Sequence[str]) -> list[list[str]]:
+    """Return each text with the shortest one as its query, so that no pair has to be cut."""
+    query = min(texts, key=len)
+    return [[query, text] for text in texts]
+
+
 def equality(tasks: dict[str, tuple[Ours, Baseline]], peer: Peer | None, texts: Sequence[str]) -> dict[str, float]:
     """Return how far apart the numbers are: the lowest cosine of vectors, and the largest difference of scores."""
-    pairs = [[texts[0], text] for text in texts[: len(texts) // 4]]
+    pairs = pairs_of(texts[: len(texts) // 4])
     found: dict[str, float] = {}
     if peer is not None:
         _, theirs = peer.run("embed", texts, keep=True)
@@ -306,7 +312,7 @@ def speeds(
     """Return the figures of each task and contestant."""
     found: dict[str, Any] = {}
     for name, (ours, baseline) in tasks.items():
-        inputs: Inputs = [[texts[0], text] for text in texts[1:]] if name == "rerank" else texts
+        inputs: Inputs = pairs_of(texts) if name == "rerank" else texts
         other = "loop" if name == "classify" else "budget"
         turns: dict[str, Turn] = {"headrace": ours.whole, other: getattr(baseline, other)}
         figures = rounds_of(name, inputs, turns, peer if name != "classify" else None, rounds)
