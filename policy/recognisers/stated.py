@@ -124,13 +124,13 @@ def _of_label(link: str, sort: str, between: str) -> str:
     """Return what a link is worth behind a label."""
     if link == "far":
         return "set"
-    return "said" if sort in {"key", "password"} and between.count("\n") == 1 else link
+    is_alone = between.count("\n") == 1 and not any(sign in between.partition("\n")[0] for sign in ":=")
+    return "said" if sort in {"key", "password"} and is_alone else link
 
 
 def _may_hold_one(candidate: str, before: str) -> bool:
     """Tell cheaply that a candidate holds no value, as most words do not."""
-    if (bare := candidate.strip("\"'")).isdigit():
-        candidate = bare
+    if candidate.isdigit():
         return PIN_LENGTHS[0] <= len(candidate) <= MOST_DIGITS and any(map(str.isalpha, before[-_NEAR:]))
     if _TELLING_SIGN.search(candidate):
         return any(map(str.isalpha, candidate))
