@@ -111,7 +111,7 @@ def test_the_lines_before_the_first_over_a_limit_may_be_stored(
     db: Database, tenant: str, file: files.File, make_job: MakeJob, query: Query
 ) -> None:
     batch = create(db, tenant, NewBatch("/v1/completions", "24h", 3600, {}, None, ["a"], "ours", "key_1", None), file)
-    start(db, tenant, batch.id, num_total=4, model="tiny")
+    start(db, tenant, batch.id, num_total=4, model="tiny", model_versions={"tiny": "tiny@1"})
     limits = RequestLimits(Limits(concurrent_jobs=1), Limits())
     lines = [ParsedLine(1, "refused", None, {"status_code": 400})]
     lines += [ParsedLine(line, str(line), make_job(limits=limits)) for line in (2, 3, 4)]
