@@ -350,7 +350,7 @@ class TestPurges:
                 file = files.create(db, owner, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
                 uploads.create(db, owner, num_bytes=1, filename="a", purpose=Purpose.BATCH, most_bytes=100)
                 conversations.create(db, owner, metadata={"a": ASKED})
-                create_prompt(db, owner, name="a", template={"instructions": ASKED}, actor="tests")
+                create_prompt(db, owner, name=f"p{number}", template={"instructions": ASKED}, actor="tests")
             new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, "f", None, "key_1", None)
             fail(db, create_batch(db, owner, new, file), [])
         there = {"jobs": 0, "files": 3, "uploads": 3, "batches": 1, "prompts": 3, "conversations": 3, "live": 0}
