@@ -138,8 +138,12 @@ class FakeServer(ABC):
         self._spawn(self._run())
 
     async def _die(self) -> None:
+        # Accept no more before the server is closed: asyncio's task of a connection that was just accepted fails in a
+        # closed server, or if it is cancelled before its start, and then nothing closes the socket.
+        for socket in self._server.sockets:
+            self._loop.remove_reader(socket.fileno())
+        await asyncio.sleep(0)
         self._server.close()
-        await asyncio.sleep(0)  # a task of an accepted connection that is cancelled before its start leaves the socket
         # All tasks of the loop: asyncio's own, too, which make a transport of a connection just accepted.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in tasks:
