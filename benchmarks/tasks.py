@@ -38,8 +38,8 @@ from models.engine.runner import Encoder
 from models.families.model_folder import small_files
 from models.runners.classifier import classifier_for
 from models.runners.encoder import encoder_for
-from prompts.classifier_folder import read_classifier
-from prompts.encoder_inputs import fit_texts
+from prompts.encoders.classifier_folder import read_classifier
+from prompts.encoders.encoder_inputs import fit_texts
 from prompts.tasks.embed import embed_inputs, read_embedder
 from prompts.tokenizer import load_tokenizer
 from store.settings import load_settings

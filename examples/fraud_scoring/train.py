@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from examples.fraud_scoring.payments import COUNTRIES, MERCHANTS, Payment, payments
-from prompts.feature_schema import EncodedRows, encode_rows, read_config
+from prompts.tabular.feature_schema import EncodedRows, encode_rows, read_config
 from prompts.tasks.predict import MODEL_TYPE, TabularConfig
 from store.tasks.predict import FeatureValue
 

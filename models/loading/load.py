@@ -14,7 +14,7 @@ from models.families.model_folder import registered_folder
 from models.runners.fake import FakeRunner
 from models.runners.fake_encoder import FakeClassifier, FakeEncoder
 from models.runners.faults import Fault, FaultyEncoder, FaultyRunner
-from prompts.classifier_folder import ClassifierSettings
+from prompts.encoders.classifier_folder import ClassifierSettings
 from store.failpoints import failpoint, parse_model_faults
 from store.registry.models import ModelVersion
 from store.settings import Settings

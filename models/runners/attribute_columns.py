@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from prompts.items import Items
+from prompts.tabular.items import Items
 from store.tasks.recommend import AttributeCondition
 
 _MISSING = -1
@@ -22,7 +22,7 @@ class AttributeColumns:
             self._matching[name] = _Numbers(values) if is_number else _Codes(values)
 
     def matching(self, condition: AttributeCondition) -> torch.Tensor:
-        """Return for each item whether it matches, as ``prompts.items.Item.matches`` says."""
+        """Return for each item whether it matches, as ``prompts.tabular.items.Item.matches`` says."""
         return self._matching[condition.attribute](condition)
 
 

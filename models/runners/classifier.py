@@ -14,7 +14,7 @@ from models.engine.requests import EncodeRow
 from models.families.model_folder import small_files
 from models.runners.encoder import float32_bytes, padded, read_model
 from models.runners.torch_runner import translate_torch_errors
-from prompts.classifier_folder import Activation, ClassifierSettings, Head, read_classifier
+from prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head, read_classifier
 from store.settings import Settings
 
 _TYPED_FAMILIES = ("albert", "bert", "deberta", "deberta-v2", "electra")

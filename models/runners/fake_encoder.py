@@ -11,7 +11,7 @@ from hashlib import blake2b
 from math import sqrt
 
 from models.engine.requests import EncodeRow
-from prompts.classifier_folder import ClassifierSettings, Head
+from prompts.encoders.classifier_folder import ClassifierSettings, Head
 from prompts.tasks.embed import FAKE
 
 

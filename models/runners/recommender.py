@@ -19,8 +19,8 @@ from models.runners.dense_network import DenseNetwork, read_network
 from models.runners.encoder import float32_bytes
 from models.runners.torch_runner import translate_torch_errors
 from models.tensors.precision import resolve_device
-from prompts.feature_schema import read_config
-from prompts.items import Items, read_items
+from prompts.tabular.feature_schema import read_config
+from prompts.tabular.items import Items, read_items
 from prompts.tasks.recommend import ITEMS_FILE, RecommenderConfig, RecommendQuery, Similarity
 from store.errors import ModelLoadError
 from store.settings import Settings

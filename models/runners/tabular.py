@@ -18,7 +18,7 @@ from models.runners.encoder import float32_bytes
 from models.runners.integrated_gradients import integrated_gradients
 from models.runners.torch_runner import translate_torch_errors
 from models.tensors.precision import resolve_device
-from prompts.feature_schema import read_config
+from prompts.tabular.feature_schema import read_config
 from prompts.tasks.predict import Objective, TabularConfig
 from store.errors import ModelLoadError
 from store.settings import Settings

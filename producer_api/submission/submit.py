@@ -22,6 +22,7 @@ from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.reads.job_loader import vault_of
 from producer_api.server.request_spans import record_accept
 from producer_api.server.tenant_threads import TenantThreads
+from producer_api.submission import unserved
 from producer_api.submission.cache_lookup import BYPASS, CacheLookups, CacheWish
 from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
 from producer_api.submission.enqueue import Enqueuer
@@ -34,8 +35,7 @@ from producer_api.submission.rollout_routing import RolloutRouting
 from producer_api.submission.template_filling import fill, has_template
 from store.db.database import Database
 from store.db.group_commit import GroupCommit
-from store.errors import Conflict, NotFound, NoWorker
-from store.hosts.host_reports import HostOutlook
+from store.errors import NotFound
 from store.ids import new_id
 from store.jobs import conversations, jobs
 from store.jobs.jobs import Accepted, NewJob
@@ -212,18 +212,14 @@ class Submissions:
         """Raise Conflict for a version that failed its verification, unless the request was accepted before."""
         version = known(draft.version)
         if version.state is VersionState.REJECTED and not self._was_accepted(draft):
-            raise _rejected(version)
+            raise unserved.rejected(version)
 
     def _require_worker(self, draft: DraftJob) -> None:
         """Refuse a request for a model that no worker serves, unless it was accepted before."""
         queue = _queue_of(known(draft.version))
         if not self._live_processes.is_unserved(queue) or self._was_accepted(draft):
             return
-        outlook = self._live_processes.outlook(queue)
-        if outlook is not None and outlook.in_s is not None:
-            return  # a model host starts a worker for the job
-        why = "" if outlook is None else f" ({outlook.text})"
-        draft.outcome = NoWorker(f"no worker serves {queue}{why}: start one, or ask for another model", param="model")
+        draft.outcome = unserved.refusal(queue, self._live_processes.outlook(queue))
 
     def _was_accepted(self, draft: DraftJob) -> bool:
         """Return True if the draft repeats a request that has its job already."""
@@ -359,10 +355,7 @@ class Submissions:
         if replayed:
             draft.headers["Idempotent-Replayed"] = "true"
         elif self._live_processes.is_unserved(queue := _queue_of(version)):
-            is_verified = version.state is VersionState.READY
-            missing = "no worker serves" if is_verified else "no worker has verified"
-            until = f"the job waits until one {'starts' if is_verified else 'has'}"
-            draft.headers[WARNING_HEADER] = f"{missing} {queue}; {_by_host(self._live_processes.outlook(queue), until)}"
+            draft.headers[WARNING_HEADER] = unserved.warning(version, self._live_processes.outlook(queue))
         return Receipt(job_id, replayed, draft.headers)
 
     def _new_job(self, draft: DraftJob) -> NewJob:
@@ -400,20 +393,6 @@ class Submissions:
             rollout_id=draft.rollout_id,
             fallback=draft.fallback,
         )
-
-
-def _by_host(outlook: HostOutlook | None, until: str) -> str:
-    """Return what follows for a job of a queue without a worker. ``until``: what is so without a model host."""
-    if outlook is None:
-        return until
-    if outlook.in_s is None:
-        return f"{until}, and no model host starts one: {outlook.text}"
-    return f"a model host loads it in about {max(1, round(outlook.in_s))} s"
-
-
-def _rejected(version: ModelVersion) -> Conflict:
-    why = f"{_queue_of(version)} has failed its verification, so no worker runs it: {version.state_reason}"
-    return Conflict(why, code="model_rejected", param="model")
 
 
 def _queue_of(version: ModelVersion) -> str:

@@ -3,8 +3,15 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prompts.classifier_folder import FAKE_WINDOW, Activation, ClassifierSettings, Head, head_of, read_classifier
-from prompts.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
+from prompts.encoders.classifier_folder import (
+    FAKE_WINDOW,
+    Activation,
+    ClassifierSettings,
+    Head,
+    head_of,
+    read_classifier,
+)
+from prompts.encoders.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
 from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
 from prompts.tokenizer import Tokenizer
 from store.payloads.job_payload import PinnedPolicy

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from prompts.encoder_folder import is_encoder, json_array, json_object, num_positions, whole_number
-from prompts.encoder_inputs import check_total, fit_texts, too_long
+from prompts.encoders.encoder_folder import is_encoder, json_array, json_object, num_positions, whole_number
+from prompts.encoders.encoder_inputs import check_total, fit_texts, too_long
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, ModelLoadError

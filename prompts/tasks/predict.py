@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, FiniteFloat, StringConstraints, model_validator
 
-from prompts.feature_schema import FeatureSchema, encode_rows, read_config
+from prompts.tabular.feature_schema import FeatureSchema, encode_rows, read_config
 from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
 from store.payloads.job_payload import PinnedPolicy
 from store.tasks.predict import EXPLAINED_COST, MAX_ROWS, PREDICT, PredictPayload, PredictRequest

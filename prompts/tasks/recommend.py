@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
 
-from prompts.feature_schema import EncodedRow, read_config
-from prompts.items import AttributeType, Item, Items, check_filter, read_items
+from prompts.tabular.feature_schema import EncodedRow, read_config
+from prompts.tabular.items import AttributeType, Item, Items, check_filter, read_items
 from prompts.tasks.predict import DenseConfig
 from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
 from store.errors import InvalidRequest, ModelLoadError

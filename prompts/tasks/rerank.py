@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prompts.classifier_folder import FAKE_WINDOW, Activation, ClassifierSettings, Head, head_of, num_labels
-from prompts.classifier_folder import read_classifier as read_settings
-from prompts.encoder_inputs import FittedInput, fit_texts, num_tokens, too_long
+from prompts.encoders.classifier_folder import FAKE_WINDOW, Activation, ClassifierSettings, Head, head_of, num_labels
+from prompts.encoders.classifier_folder import read_classifier as read_settings
+from prompts.encoders.encoder_inputs import FittedInput, fit_texts, num_tokens, too_long
 from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
 from prompts.tokenizer import Tokenizer
 from store.payloads.job_payload import PinnedPolicy

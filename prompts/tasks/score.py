@@ -1,7 +1,7 @@
 """Requests for scores of pairs: pairs for a reranker, single texts for an encoder of vectors."""
 
-from prompts.classifier_folder import ClassifierSettings
-from prompts.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
+from prompts.encoders.classifier_folder import ClassifierSettings
+from prompts.encoders.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
 from prompts.tasks.embed import Embedder, EmbedTokens, text_tokens
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs, no_folder, no_settings
 from prompts.tokenizer import Tokenizer

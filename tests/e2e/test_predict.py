@@ -12,7 +12,7 @@ from examples.fraud_scoring.score import predictions, report
 from examples.fraud_scoring.train import area_under_roc, divided, tensors, train
 from headrace.client import Client
 from models.catalog import register
-from prompts.feature_schema import encode_rows, read_config
+from prompts.tabular.feature_schema import encode_rows, read_config
 from prompts.tasks.predict import TabularConfig
 from store.db.database import Database
 from store.schema.job_states import JobState

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.loading.load import load_classifier, with_encoder_faults
-from prompts.classifier_folder import ClassifierSettings
-from prompts.encoder_inputs import cuts_of
+from prompts.encoders.classifier_folder import ClassifierSettings
+from prompts.encoders.encoder_inputs import cuts_of
 from prompts.tasks.classify import classify_inputs, settings_for
 from prompts.tasks.task_inputs import ReadFile
 from prompts.tokenizer import Tokenizer, tokenizer_for

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from models.loading.load import load_encoder, with_encoder_faults
-from prompts.encoder_inputs import cuts_of
+from prompts.encoders.encoder_inputs import cuts_of
 from prompts.tasks.embed import Embedder, embed_inputs, embedder_for
 from prompts.tasks.task_inputs import ReadFile
 from prompts.tokenizer import Tokenizer, tokenizer_for

@@ -17,7 +17,7 @@ from models.engine.protocol import AnyEngine, Engine
 from models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
 from models.engine.runner import Encoder
 from models.loading.load import number_format
-from prompts.encoder_inputs import FittedInput
+from prompts.encoders.encoder_inputs import FittedInput
 from store.jobs.claims import Claim, Finish
 from store.payloads.job_payload import JobErrorBody, Usage
 from store.registry.models import ModelVersion

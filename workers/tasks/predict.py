@@ -9,7 +9,7 @@ from typing import Any
 from models.engine.runner import Encoder
 from models.loading.load import checked_folder, with_encoder_faults
 from models.runners.fake_tabular import FakeTabular
-from prompts.feature_schema import encode_rows
+from prompts.tabular.feature_schema import encode_rows
 from prompts.tasks.predict import Objective, TabularConfig, config_for
 from prompts.tasks.task_inputs import ReadFile
 from store.payloads.job_payload import read_payload

@@ -68,7 +68,7 @@ def read_texts(
     ``reference``: the reading of the version to compare with. Raises EngineError.
     """
     from models.quality.scores import compare, of_itself, score_texts  # noqa: PLC0415 - a worker of the fake has no torch
-    from models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - the same
+    from models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - imports torch, which a worker of the fake has not
 
     if not isinstance(runner, TorchRunner):
         return None

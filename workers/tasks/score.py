@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
-from prompts.classifier_folder import ClassifierSettings
-from prompts.encoder_inputs import cuts_of
+from prompts.encoders.classifier_folder import ClassifierSettings
+from prompts.encoders.encoder_inputs import cuts_of
 from prompts.tasks.embed import Embedder
 from prompts.tasks.score import score_pairs, score_texts
 from prompts.tokenizer import Tokenizer

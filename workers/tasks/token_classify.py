@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.loading.load import load_classifier, with_encoder_faults
-from prompts.classifier_folder import ClassifierSettings
-from prompts.encoder_inputs import FittedInput, cuts_of
-from prompts.entities import entities_of
+from prompts.encoders.classifier_folder import ClassifierSettings
+from prompts.encoders.encoder_inputs import FittedInput, cuts_of
+from prompts.encoders.entities import entities_of
 from prompts.tasks.task_inputs import ReadFile
 from prompts.tasks.token_classify import settings_for, token_classify_inputs
 from prompts.token_pieces import TokenPieces, pieces_for

@@ -25,8 +25,8 @@ from transformers import (
 from models.engine.requests import EncodeRow
 from models.families.model_folder import describe, small_files
 from models.runners.classifier import classifier_for
-from prompts.classifier_folder import Activation, read_classifier
 from prompts.encoded_texts import EncodedTexts
+from prompts.encoders.classifier_folder import Activation, read_classifier
 from prompts.tasks.rerank import is_cross_encoder, rerank_pairs
 from prompts.tokenizer import load_tokenizer
 from store.errors import InvalidRequest, ModelLoadError

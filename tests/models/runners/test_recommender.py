@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from models.engine.requests import EncodeRow
 from models.families.model_folder import describe
 from models.runners.recommender import TorchRecommender, recommender_for
-from prompts.feature_schema import read_config
-from prompts.items import Items, read_items
+from prompts.tabular.feature_schema import read_config
+from prompts.tabular.items import Items, read_items
 from prompts.tasks.recommend import RecommenderConfig, RecommendQuery, query_of
 from store.errors import InvalidRequest, ModelLoadError
 from store.settings import Settings

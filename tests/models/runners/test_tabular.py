@@ -13,7 +13,7 @@ from torch import nn
 from models.engine.requests import EncodeRow
 from models.families.model_folder import describe
 from models.runners.tabular import TorchTabular, tabular_for
-from prompts.feature_schema import EncodedRows, encode_rows, read_config
+from prompts.tabular.feature_schema import EncodedRows, encode_rows, read_config
 from prompts.tasks.predict import TabularConfig
 from store.errors import ModelLoadError
 from store.settings import Settings

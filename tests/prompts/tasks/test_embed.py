@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
-from prompts.encoder_folder import is_encoder
+from prompts.encoders.encoder_folder import is_encoder
 from prompts.tasks.embed import FAKE, Embedder, Pooling, check_dimensions, embed_inputs, read_embedder
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
 from store.errors import InvalidRequest, ModelLoadError

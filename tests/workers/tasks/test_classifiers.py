@@ -33,7 +33,7 @@ from transformers import (
 from models.engine.requests import EncodeRow
 from models.families.model_folder import describe, small_files
 from models.runners.classifier import classifier_for
-from prompts.classifier_folder import read_classifier
+from prompts.encoders.classifier_folder import read_classifier
 from prompts.token_pieces import load_pieces
 from prompts.tokenizer import load_tokenizer
 from store.errors import ModelLoadError

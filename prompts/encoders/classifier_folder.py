@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from prompts.encoder_folder import is_encoder, json_object, num_positions
+from prompts.encoders.encoder_folder import is_encoder, json_object, num_positions
 from store.errors import ModelLoadError
 
 Files: TypeAlias = Mapping[str, bytes]
