@@ -101,10 +101,16 @@ class ModelSummary:
     context_windows: dict[int, int]
 
 
+# A quantized version has the sampling defaults of the version that it was made from, until it has its own.
+_DEFAULTS = """(
+    SELECT made.model, made.version, COALESCE(own.sampling, source.sampling) AS sampling FROM model_versions AS made
+    LEFT JOIN model_sampling AS own USING (model, version)
+    LEFT JOIN model_sampling AS source ON source.model || '@' || source.version = made.quantized_from) AS defaults"""
+
 # The version that a model string names.
 _RESOLVE = text(f"""
-SELECT version.*, model_sampling.sampling, {STATE_SQL} AS shown_state FROM model_versions AS version
-LEFT JOIN model_sampling USING (model, version)
+SELECT version.*, defaults.sampling, {STATE_SQL} AS shown_state FROM model_versions AS version
+LEFT JOIN {_DEFAULTS} USING (model, version)
 LEFT JOIN aliases ON aliases.model = version.model AND aliases.alias = :reference
 WHERE version.model = :model AND (version.retired_at IS NULL OR :with_retired)
     AND version.version = COALESCE(aliases.version, CAST(:number AS int))
@@ -306,7 +312,7 @@ def get_version(db: Database, model: str, version: int) -> ModelVersion:
 def list_adapters(db: Database, base: ModelVersion) -> list[ModelVersion]:
     """Return the LoRA adapters of a version, retired ones too: they may have jobs."""
     statement = text(f"""
-        SELECT *, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN model_sampling USING (model, version)
+        SELECT *, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN {_DEFAULTS} USING (model, version)
         WHERE base_model = :model AND base_version = :version ORDER BY model, version
     """)
     with db.autocommit() as connection:
@@ -349,7 +355,7 @@ def read_file(db: Database, digest: str) -> bytes:
 def version_of(connection: Connection, model: str, version: int) -> ModelVersion:
     """Return one version, retired or not. Raises NotFound."""
     statement = text(f"""
-        SELECT *, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN model_sampling USING (model, version)
+        SELECT *, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN {_DEFAULTS} USING (model, version)
         WHERE model = :model AND version = :version
     """)
     row = connection.execute(statement, {"model": model, "version": version}).mappings().one_or_none()

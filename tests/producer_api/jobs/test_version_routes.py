@@ -8,6 +8,8 @@ import pytest
 
 from store.audit.audit import list_entries
 from store.db.database import Database
+from store.payloads.sampling_params import SamplingDefaults
+from store.registry import models
 from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import ModelVersion, get_version, register_version
 from store.registry.quality_report import QualityBound, QualityReport
@@ -207,6 +209,18 @@ def test_int8_is_for_models_that_run_in_it(
     made = api.post(f"/v1/models/{first.model}/versions", json=body)
     found = made.json()["id"] if made.is_success else error_of(made)["message"]
     assert found == answer
+
+
+def test_a_quantized_version_has_the_sampling_defaults_of_its_source_until_it_has_its_own(
+    api: httpx2.Client, db: Database
+) -> None:
+    first = register_real(db, "torch", "qwen3")
+    models.set_sampling(db, first.model, 1, SamplingDefaults(temperature=0.2), "tests")
+    api.post(f"/v1/models/{first.model}/versions", json={"files_of": f"{first.model}@1", "dtype": "int8"})
+    assert models.get_version(db, first.model, 2).sampling.temperature == 0.2
+    assert models.resolve(db, f"{first.model}@2").sampling.temperature == 0.2
+    models.set_sampling(db, first.model, 2, SamplingDefaults(temperature=0.5), "tests")
+    assert [models.get_version(db, first.model, n).sampling.temperature for n in (1, 2)] == [0.2, 0.5]
 
 
 REPORT = {
