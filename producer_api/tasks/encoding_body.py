@@ -1,4 +1,4 @@
-"""What the routes of the tasks on encoders share: fields of the body, and the answer.
+"""What the routes of the tasks on text encoders share: fields of the body, and fields of the answer.
 
 Bounds are in ``store.tasks`` and the model's files.
 """
@@ -7,18 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request
-from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf
-from producer_api.http.views import ObjectResponse
 from producer_api.openai.foreign_fields import ENCODING_INSTEAD, FOREIGN_ENCODING, refuse_unsupported
-from producer_api.openai.request_fields import JobOptions, is_kept, refuse_near_misses
-from producer_api.openai.synchronous import submit_and_wait
+from producer_api.openai.request_fields import refuse_near_misses
 from producer_api.tasks.task_body import Order, TaskBody, order_of, without_input
-from producer_api.tasks.task_routes import ParsedRequest
-from store.errors import HeadraceError
 from store.jobs.jobs import Job
 from store.payloads.encoder_inputs import CutInput
 
@@ -78,21 +70,3 @@ def encoding_answer(job: Job, output: dict[str, Any], fields: dict[str, Any]) ->
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         **cut,
     }
-
-
-async def run_job(
-    request: Request,
-    runtime: RuntimeOf,
-    principal: JobsWriter,
-    parsed: ParsedRequest,
-    origin: OriginOf,
-    options: JobOptions | None,
-) -> Response:
-    """Store the job and answer when it has ended. A caller who leaves before the end cancels it by default."""
-    try:
-        ended = await submit_and_wait(runtime, request, principal, parsed.job, origin, is_kept=is_kept(options))
-    except HeadraceError as error:
-        raise parsed.complain(error) from error
-    if ended is None:
-        return Response()  # the caller has left
-    return ObjectResponse(parsed.answer(ended.job), headers=ended.headers)

@@ -10,14 +10,11 @@ from starlette.responses import Response
 
 from producer_api.access.auth import JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import ObjectResponse
 from producer_api.openai.chat_answer import answer_of
-from producer_api.openai.request_fields import is_kept
-from producer_api.openai.synchronous import submit_and_wait
 from producer_api.server.errors import DOCUMENTED
+from producer_api.tasks.run_job import run_job
 from producer_api.tasks.task_body import TaskBody, as_sent, order_of
 from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from store.errors import HeadraceError
 from store.jobs.jobs import Job
 from store.tasks.predict import EXPLAINED_COST, PREDICT, Explain, PredictInput, Prediction, PredictRequest, Rows
 
@@ -79,19 +76,15 @@ async def predict(
 
     A caller who leaves before the end cancels the job, unless `job.on_disconnect` is `continue`.
     """
-    order = to_job(body)
-    try:
-        ended = await submit_and_wait(runtime, request, principal, order, origin, is_kept=is_kept(body.job))
-    except HeadraceError as error:
-        raise as_sent(error) from error
-    if ended is None:
-        return Response()  # the caller has left
-    return ObjectResponse(predict_answer(ended.job), headers=ended.headers)
+    return await run_job(request, runtime, principal, _parsed(body), origin, body.job)
+
+
+def _parsed(asked: PredictBody) -> ParsedRequest:
+    return ParsedRequest(to_job(asked), predict_answer, as_sent)
 
 
 def _parse(body: Mapping[str, Any]) -> ParsedRequest:
-    asked = PredictBody.model_validate(body)
-    return ParsedRequest(to_job(asked), predict_answer, as_sent)
+    return _parsed(PredictBody.model_validate(body))
 
 
 PREDICT_ROUTES = TaskRoutes(PREDICT, (router,), {"/v1/tabular/predictions": _parse})

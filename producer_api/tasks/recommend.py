@@ -10,14 +10,11 @@ from starlette.responses import Response
 
 from producer_api.access.auth import JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import ObjectResponse
 from producer_api.openai.chat_answer import answer_of
-from producer_api.openai.request_fields import is_kept
-from producer_api.openai.synchronous import submit_and_wait
 from producer_api.server.errors import DOCUMENTED
+from producer_api.tasks.run_job import run_job
 from producer_api.tasks.task_body import TaskBody, as_sent, order_of
 from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from store.errors import HeadraceError
 from store.jobs.jobs import Job
 from store.tasks.recommend import (
     ONE_USER,
@@ -92,19 +89,15 @@ async def recommend(
 
     A caller who leaves before the end cancels the job, unless `job.on_disconnect` is `continue`.
     """
-    order = to_job(body)
-    try:
-        ended = await submit_and_wait(runtime, request, principal, order, origin, is_kept=is_kept(body.job))
-    except HeadraceError as error:
-        raise as_sent(error) from error
-    if ended is None:
-        return Response()  # the caller has left
-    return ObjectResponse(recommend_answer(ended.job), headers=ended.headers)
+    return await run_job(request, runtime, principal, _parsed(body), origin, body.job)
+
+
+def _parsed(asked: RecommendBody) -> ParsedRequest:
+    return ParsedRequest(to_job(asked), recommend_answer, as_sent)
 
 
 def _parse(body: Mapping[str, Any]) -> ParsedRequest:
-    asked = RecommendBody.model_validate(body)
-    return ParsedRequest(to_job(asked), recommend_answer, as_sent)
+    return _parsed(RecommendBody.model_validate(body))
 
 
 RECOMMEND_ROUTES = TaskRoutes(RECOMMEND, (router,), {"/v1/recommendations": _parse})

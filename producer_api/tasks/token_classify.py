@@ -13,7 +13,8 @@ from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.openai.chat_answer import answer_of
 from producer_api.server.errors import DOCUMENTED
 from producer_api.tasks.classify import sent_input
-from producer_api.tasks.encoding_body import EncodingAnswer, EncodingBody, encoding_answer, encoding_order, run_job
+from producer_api.tasks.encoding_body import EncodingAnswer, EncodingBody, encoding_answer, encoding_order
+from producer_api.tasks.run_job import run_job
 from producer_api.tasks.task_body import as_sent
 from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from store.errors import HeadraceError
