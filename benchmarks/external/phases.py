@@ -12,7 +12,7 @@ _ENDS = {
     "sent to the engine": ("prefill", "start_ns"),
     "first token": ("prefill", "end_ns"),
 }
-"""What has happened: the span and the end of it that says when."""
+"""The phases of a request, each by a span and the field that has its time."""
 
 
 def phases(spans: Iterable[DrawnSpan]) -> Mapping[str, float]:

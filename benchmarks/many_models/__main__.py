@@ -57,7 +57,7 @@ def order(model: Model, number: int) -> dict[str, Any]:
 
 
 class Run:
-    """One run on a stack: sends the jobs, kills processes, and notes what the host reports."""
+    """One run on a stack. It sends the jobs, kills processes, and records the reports of the host."""
 
     def __init__(self, stack: Stack, client: httpx2.Client, seconds: float, kills: Sequence[tuple[float, str]]) -> None:
         self._stack = stack
@@ -122,7 +122,7 @@ class Run:
 
 
 def measure(name: str, options: argparse.Namespace, settings: Settings, memory: str | None) -> dict[str, Any]:
-    """Make one run on its own stack and return what was measured."""
+    """Start a stack, make one run on it, and return the measurements."""
     kills = [(options.seconds / 3, "worker"), (2 * options.seconds / 3, "host")] if name == "kills" else []
     models = [model.name for model in MODELS]
     with running_stack(settings, models, console.print, memory=memory) as stack, _client(stack) as client:

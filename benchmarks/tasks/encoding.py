@@ -1,4 +1,4 @@
-"""Sentences a second through the encoder's engine, beside transformers' own model: ``python -m benchmarks.encoding``.
+"""Sentences a second through the encoder's engine, beside transformers' own model: ``-m benchmarks.tasks.encoding``.
 
 Each contestant gets the same texts of mixed lengths and tokenises them; turns alternate in one process, with the same
 torch threads, after a warm-up. ``padded`` is the usual loop, batches of 32 in the order given; ``sorted`` is what

@@ -13,8 +13,8 @@ from typing import Any
 
 def main() -> None:
     """Load both models, say so, and answer until the input ends."""
-    import torch  # noqa: PLC0415 - of the other environment
-    from sentence_transformers import (  # type: ignore[import-not-found]  # noqa: PLC0415 - of the other environment
+    import torch  # noqa: PLC0415 - only the peer's environment has it
+    from sentence_transformers import (  # type: ignore[import-not-found]  # noqa: PLC0415 - only the peer's environment has it
         CrossEncoder,
         SentenceTransformer,
     )

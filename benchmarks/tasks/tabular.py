@@ -1,4 +1,4 @@
-"""Rows a second through HTTP, in jobs of 100 rows: ``python -m benchmarks.tabular``.
+"""Rows a second through HTTP, in jobs of 100 rows: ``python -m benchmarks.tasks.tabular``.
 
 Trains the example's fraud model, serves it on the embedded stack, and lets callers post rows and wait for predictions,
 one job after the other. Beside the rate it counts the CPU seconds of each kind of process, which say what bounds it.

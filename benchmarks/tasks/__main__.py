@@ -29,7 +29,7 @@ from rich.table import Table
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.encoding import sentences
+from benchmarks.tasks.encoding import sentences
 from benchmarks.venvs import CannotInstall, environment, versions
 from models.catalog import fetch
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine

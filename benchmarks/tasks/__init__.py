@@ -1,0 +1,1 @@
+"""Throughput of the tasks that generate no text, beside what people use instead."""
