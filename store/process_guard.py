@@ -62,14 +62,10 @@ def _die_with_guard() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-class _ParentDied(Exception):
-    """Raised by the handler of ``ON_PARENT_DEATH``."""
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the program; return its exit code, 128 and more for a signal."""
     program: subprocess.Popen[bytes] | None = None
-    is_stopping = False
+    is_stopping = is_orphan = False
 
     def ask(_signal: int, _frame: FrameType | None) -> None:
         nonlocal is_stopping
@@ -78,23 +74,26 @@ def main(argv: Sequence[str]) -> int:
             program.terminate()
 
     def give_up(_signal: int, _frame: FrameType | None) -> None:
-        raise _ParentDied
+        # Nothing is raised: the kernel sends the signal for each thread of the parent, so it comes several times.
+        nonlocal is_orphan
+        is_orphan = True
+        if program is not None:
+            program.kill()
 
     try:
         signal.signal(signal.SIGTERM, ask)
         signal.signal(signal.SIGINT, ask)
         signal.signal(ON_PARENT_DEATH, give_up)
         program = subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, preexec_fn=_die_with_guard)
-        if is_stopping:
+        if is_orphan:
+            program.kill()
+        elif is_stopping:
             program.terminate()
         code = program.wait()
-    except _ParentDied:
-        code = -signal.SIGKILL
     except OSError as error:
         sys.stderr.write(f"error: {argv[0]} cannot be started: {error.strerror}\n")
         code = 127
     finally:
-        signal.signal(ON_PARENT_DEATH, signal.SIG_IGN)
         kill_session(os.getsid(0), but=os.getpid())
     return code if code >= 0 else 128 - code
 

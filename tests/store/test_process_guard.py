@@ -56,7 +56,12 @@ def kill_guard(child: Child, program: int) -> None:
     kill_session(child.pid)
 
 
-@pytest.mark.parametrize("end", [stop, kill_program, kill_guard])
+def lose_threads_of_parent(child: Child, _program: int) -> None:
+    while child.exit_code is None:
+        os.kill(child.pid, ON_PARENT_DEATH)
+
+
+@pytest.mark.parametrize("end", [stop, kill_program, kill_guard, lose_threads_of_parent])
 def test_all_end_together(tmp_path: Path, end: Callable[[Child, int], None]) -> None:
     child = Child(command(tmp_path / "log"))
     program, inner = started(child)

@@ -242,10 +242,12 @@ def test_another_worker_takes_over_if_the_least_loaded_does_nothing(bench: Bench
 
 
 def test_while_a_suspect_runs_alone_no_other_worker_shuts_its_door(bench: Bench, direct: Claims) -> None:
-    first, second = bench.submit(2)
-    lose(bench, [first, second])
-    assert claim(bench.db, "alone", bench.queue, [first], 60, suspects=True)
+    first = bench.submit()
+    lose(bench, first)
+    assert claim(bench.db, "alone", bench.queue, first, 60, suspects=True)
     (admission,), _ = busy_workers(bench, direct, 1)
+    # Only now, when the worker is busy: an idle one would run it.
+    lose(bench, bench.submit())
     for _ in range(30):
         time.sleep(0.1)
         assert admission.has_room()
