@@ -69,6 +69,7 @@ TREE = {
     "top": Node("Show queues, workers and speeds as they change.", "cli.client.top:top", panel=_SERVING),
     "models": Node("Models: list, show, register, alias, retire, …", parts=_MODELS, panel=_SERVING),
     "register": _of(_SERVING, _MODELS["register"]),
+    "new-task": Node("Write the package of a task of your own.", "cli.new_task:new_task", panel=_SERVING),
     "queues": Node("Queues: list, pause, resume.", parts=_QUEUES, panel=_SERVING),
     "rollout": Node("Rollouts: list, start, show, pause, promote, abort.", "cli.client.rollouts:app", panel=_SERVING),
     "prompts": Node("Prompt templates: list, show, put, render, …", "cli.client.prompts:app", panel=_SERVING),

@@ -1,3 +1,3 @@
-"""What programs of callers import: ``headrace.client``.
+"""What other programs import: ``headrace.client`` for callers, ``headrace.tasks`` for tasks of your own.
 
-It needs httpx2 alone, so it imports no other package of Headrace."""
+The client needs httpx2 alone, the tasks nothing, so they import no other package of Headrace."""

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from models.adapter_registration import add_base_option, register_adapter_given
 from models.external_registration import add_engine_options, engine_of, register_external
 from models.families.model_folder import describe, task_inputs
+from models.own_registration import add_task_options, register_own, take_source
 from store.db.database import Database
 from store.errors import HeadraceError, ModelLoadError
 from store.payloads.sampling_params import SamplingDefaults, parse_defaults
@@ -227,6 +228,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     golden_help = 'JSON, a list of {"prompt": "...", "tokens": [1, 2]}: what the model must answer'
     registering.add_argument("--golden", type=Path, metavar="FILE", help=golden_help)
+    add_task_options(registering)
     add_base_option(registering)
     add_engine_options(registering)
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
@@ -235,8 +237,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     for printing in (registering, measuring):
         printing.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
-    if options.verb == "register" and not options.engine and bool(options.source) == bool(options.fake):
-        parser.error("give a SOURCE folder or --fake")
+    if options.verb == "register":
+        take_source(parser, options)
     return options
 
 
@@ -316,7 +318,9 @@ def _register(options: argparse.Namespace) -> str:
     wanted = None if options.sampling is None else parse_defaults(options.sampling)
     db = Database(settings.database_url, pool_size=1, application_name="headrace catalog")
     try:
-        if options.base is not None:
+        if options.task is not None:
+            version = register_own(db, options, actor="models.catalog")
+        elif options.base is not None:
             version = register_adapter_given(db, options, actor="models.catalog")
         elif engine is None:
             version = _register_folder(db, options, settings, has_sampling=wanted is not None)
@@ -329,16 +333,8 @@ def _register(options: argparse.Namespace) -> str:
     finally:
         db.close()
     if options.json:
-        return json.dumps(
-            {
-                "model": version.model,
-                "version": version.version,
-                "dtype": version.dtype,
-                "source": version.source,
-                "engine": version.engine.kind.value,
-                "base": version.base,
-            }
-        )
+        shown = {name: getattr(version, name) for name in ("model", "version", "dtype", "source", "base")}
+        return json.dumps(shown | {"engine": version.engine.kind.value})
     return queue_name(version.model, version.version)
 
 

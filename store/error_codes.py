@@ -95,6 +95,7 @@ JOB_CODES: Final[Mapping[str, str]] = {
     "out_of_memory": "the worker has not enough memory for the job",
     "poison": "the job ran in several workers that crashed",
     "policy_blocked_output": "a rule of the tenant's policy blocked the output",
+    "runner_failed": "the runner of a task of another package failed for the input",
     "worker_lost": "the worker of the attempt crashed or lost its lease",
 }
 """Codes of jobs and attempts, beside those of requests."""

@@ -26,7 +26,7 @@ from store.supervisor import NOT_AGAIN
 from store.tracing.tracing import OFF, Tracing, open_tracing
 from workers.quality import QualityCheck
 from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
-from workers.tasks.registry import MODEL_LOADERS
+from workers.tasks.registry import loader_of
 from workers.tasks.task_model import TaskModel
 from workers.verification import load_served, load_verified
 from workers.worker_app import build_worker, drain_on_signals
@@ -78,7 +78,7 @@ def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> Task
             start = partial(load_external_model, version, settings, partial(read_file, db), server)
             return load_served(verification, start, settings)
         read = partial(read_file, db)
-        load_model = partial(MODEL_LOADERS[version.task], version, settings, read)
+        load_model = partial(loader_of(version), version, settings, read)
         quality = QualityCheck(settings, version, read, lambda name: resolve(db, name, with_retired=True))
         return load_verified(verification, load_model, settings, quality)
     finally:

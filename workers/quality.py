@@ -26,7 +26,7 @@ from store.registry.models import ModelVersion
 from store.registry.quality_report import BELOW_BOUND, QualityBound, QualityReport, VersionFigures, outside
 from store.settings import Settings
 from workers.tasks.quality_reading import Reading
-from workers.tasks.registry import MODEL_LOADERS
+from workers.tasks.registry import loader_of
 from workers.tasks.task_model import TaskModel
 
 log = structlog.get_logger(__name__)
@@ -145,7 +145,7 @@ def read_reference(
     started_at = time.monotonic()
     texts = texts or TEXTS
     small = settings.model_copy(update=_REFERENCE_POOL)
-    loaded = Loaded.by(lambda: MODEL_LOADERS[version.task](version, small, read_file))
+    loaded = Loaded.by(lambda: loader_of(version)(version, small, read_file))
     try:
         read = _read(loaded, small, texts, None)
     finally:

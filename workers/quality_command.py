@@ -19,7 +19,7 @@ from store.registry.quality_report import QualityReport
 from store.registry.quality_view import report_rows
 from store.settings import Settings, load_settings, require_services
 from workers.quality import Loaded, read_reference, reference_of, report_of
-from workers.tasks.registry import MODEL_LOADERS
+from workers.tasks.registry import loader_of
 
 _MAX_TEXTS = 1000
 
@@ -60,7 +60,7 @@ def measure(
         raise Conflict(f"{reference_name} has another tokenizer than {name}: their tokens cannot be compared")
     reading = partial(read_file, db)
     reference = read_reference(reference_name, original, settings, reading, texts)
-    loaded = Loaded.by(lambda: MODEL_LOADERS[version.task](version, settings, reading))
+    loaded = Loaded.by(lambda: loader_of(version)(version, settings, reading))
     report = None if reference is None else report_of(loaded, settings, reference)
     if report is None:
         raise Conflict(f"the engine of {name} shows no probabilities: it cannot be measured")

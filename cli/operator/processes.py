@@ -100,6 +100,11 @@ def register(
     engine: Annotated[EngineKind, typer.Option(help="What runs it: Headrace, or an inference server.")] = (
         EngineKind.NATIVE
     ),
+    task: Annotated[
+        str | None,
+        typer.Option(help="A task of an installed package, which SOURCE serves (docs/extending.md)."),
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--source", help="The same as SOURCE.")] = None,
     base: Annotated[
         str | None,
         typer.Option(help="SOURCE is a LoRA adapter of this version; the workers of that version serve it."),
@@ -128,12 +133,15 @@ def register(
     """Register a model's files as its next version; `headrace worker --model NAME` then serves it.
 
     With --engine an inference server computes it (docs/engines.md). With --base it is a LoRA adapter (docs/lora.md).
+    With --task it belongs to a task of your own, and SOURCE may be left out (docs/extending.md).
     """
     given = {
         "--dtype": dtype,
         "--sampling": sampling,
         "--golden": golden,
         "--engine": None if engine is EngineKind.NATIVE else engine.value,
+        "--task": task,
+        "--source": folder,
         "--base": base,
         "--url": url,
         "--served-model": served_model,

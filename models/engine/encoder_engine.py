@@ -142,7 +142,7 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
             batch = waiting.popleft()
             vectors = self._run_pass([rows[index] for index in batch])
             num_passes += 1
-            if isinstance(vectors, list):
+            if not isinstance(vectors, Exception):
                 for index, vector in zip(batch, vectors, strict=True):
                     found[index] = vector or NumericalError("the model's numbers were not finite")
             elif len(batch) == 1 or num_passes >= most_passes:
@@ -154,7 +154,7 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
                 waiting.extendleft((batch[half:], batch[:half]))
         return found
 
-    def _run_pass(self, rows: Sequence[EncodeRow]) -> list[bytes | None] | Exception:
+    def _run_pass(self, rows: Sequence[EncodeRow]) -> Sequence[bytes | Exception | None] | Exception:
         try:
             vectors = self._encoder.run(rows)
             if len(vectors) != len(rows):

@@ -333,6 +333,12 @@ class GrammarStuck(EngineError):
     code = "grammar_stuck"
 
 
+class RunnerFailed(EngineError):
+    """The runner of a task of another package failed for this request alone; the same input would fail again."""
+
+    code = "runner_failed"
+
+
 class EngineStopped(EngineError):
     """The engine is stopping or has died; the request may be retried elsewhere."""
 

@@ -139,10 +139,11 @@ class Encoder(Protocol):
 
     context_window: int
 
-    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+    def run(self, rows: Sequence[EncodeRow]) -> Sequence[bytes | Exception | None]:
         """Return each row's vector as little-endian float32, None if its numbers are not finite.
 
-        The longest row comes first. The other rows of a batch change a vector only by rounding.
+        Only the task knows what the bytes mean. An exception fails the request of its row alone. The longest row comes
+        first. The other rows of a batch change a vector only by rounding.
         """
         ...
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.families.registry import read_architecture
-from prompts.tasks.registry import inputs_of_folder
+from prompts.tasks.registry import TASK_INPUTS, inputs_of_folder
 from prompts.tasks.task_inputs import TaskInputs
 from prompts.tokenizer import TOKENIZER_FILES, load_tokenizer
 from store.errors import CannotLoadHere, ModelLoadError
@@ -128,6 +128,25 @@ def folder_digest(folder: Path) -> str:
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
+def all_files_digest(folder: Path) -> str:
+    """Return the SHA-256 over the paths and digests of all files below the folder. Raises ModelLoadError without any.
+
+    Compiled Python files do not count, because they appear when a module of the folder is imported.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "__pycache__"]
+    if not paths:
+        raise ModelLoadError(f"{folder} has no files: leave it out if the task needs none")
+    home = folder.resolve()
+    for path in paths:
+        if not path.resolve().is_relative_to(home):
+            raise ModelLoadError(f"{path} is a link out of its folder: copy the files there (cp -rL)")
+    try:
+        digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
+    except OSError as error:
+        raise CannotLoadHere(f"{folder} cannot be read: {error}") from error
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -159,7 +178,8 @@ def registered_folder(version: ModelVersion) -> Path:
         raise CannotLoadHere(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
     check_folder(folder)
     expected = version.engine.weights_digest if version.engine.is_external else version.digest
-    if folder_digest(folder) != expected:
+    digest = all_files_digest(folder) if TASK_INPUTS[version.task].has_any_files else folder_digest(folder)
+    if digest != expected:
         raise ModelLoadError(
             f"{version.model}@{version.version}: the files in {folder} are not the ones that were registered; "
             "restore them or register the folder as a new version"

@@ -98,7 +98,7 @@ class FaultyEncoder:
         self._midway = midway
         self._exit_now = exit_now
 
-    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | Exception | None]:
         """Run the pass, or fail as its inputs request."""
         requested = [_requested_faults(self._marks, self._decode(row.tokens)) for row in rows]
         _fail(frozenset().union(*requested), self._exit_now)

@@ -197,7 +197,8 @@ def body_object(job: Job) -> JobBodyObject:
     """Return the request of a job; raise Gone if its input was purged."""
     if "input" not in job.payload:
         raise Gone(f"the input of job {job.id} is no longer kept")
-    own = TASKS[job.task].request.model_fields.keys() - JobOrder.model_fields.keys()
+    task = TASKS.get(job.task)  # None: the package of the task is no longer installed
+    own = () if task is None else task.request.model_fields.keys() - JobOrder.model_fields.keys()
     deadline = None if job.deadline_at is None else round((job.deadline_at - job.created_at).total_seconds() * 1000)
     fields = {
         "task": job.task,

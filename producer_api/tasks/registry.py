@@ -12,6 +12,7 @@ from producer_api.server.errors import from_validation
 from producer_api.tasks.classify import CLASSIFY_ROUTES
 from producer_api.tasks.embed import EMBED_ROUTES
 from producer_api.tasks.generate import GENERATE_ROUTES
+from producer_api.tasks.own_task import own_routes
 from producer_api.tasks.predict import PREDICT_ROUTES
 from producer_api.tasks.recommend import RECOMMEND_ROUTES
 from producer_api.tasks.rerank import RERANK_ROUTES
@@ -19,6 +20,7 @@ from producer_api.tasks.score import SCORE_ROUTES
 from producer_api.tasks.task_routes import ParseBody, ParsedRequest
 from producer_api.tasks.token_classify import TOKEN_CLASSIFY_ROUTES
 from store.errors import InvalidRequest
+from store.tasks.registry import OWN_TASKS
 
 TASK_ROUTES = (
     GENERATE_ROUTES,
@@ -29,6 +31,7 @@ TASK_ROUTES = (
     SCORE_ROUTES,
     PREDICT_ROUTES,
     RECOMMEND_ROUTES,
+    *map(own_routes, OWN_TASKS),
 )
 
 TASK_URLS: Mapping[str, ParseBody] = {url: parse for routes in TASK_ROUTES for url, parse in routes.urls.items()}

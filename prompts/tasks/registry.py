@@ -6,12 +6,14 @@ from typing import Any
 from prompts.tasks.classify import CLASSIFY_INPUTS
 from prompts.tasks.embed import EMBED_INPUTS
 from prompts.tasks.generate import GENERATE_INPUTS
+from prompts.tasks.own_task import own_inputs
 from prompts.tasks.predict import PREDICT_INPUTS
 from prompts.tasks.recommend import RECOMMEND_INPUTS
 from prompts.tasks.rerank import RERANK_INPUTS
 from prompts.tasks.score import SCORE_INPUTS
 from prompts.tasks.task_inputs import TaskInputs
 from prompts.tasks.token_classify import TOKEN_CLASSIFY_INPUTS
+from store.tasks.registry import OWN_TASKS
 
 # A model folder belongs to the first task that takes it; generating takes every folder.
 _INPUTS: tuple[TaskInputs[Any], ...] = (
@@ -25,7 +27,9 @@ _INPUTS: tuple[TaskInputs[Any], ...] = (
     GENERATE_INPUTS,
 )
 
-TASK_INPUTS: Mapping[str, TaskInputs[Any]] = {inputs.spec.name: inputs for inputs in _INPUTS}
+TASK_INPUTS: Mapping[str, TaskInputs[Any]] = {
+    inputs.spec.name: inputs for inputs in (*_INPUTS, *map(own_inputs, OWN_TASKS))
+}
 
 
 def inputs_of_folder(config: Mapping[str, Any]) -> TaskInputs[Any]:

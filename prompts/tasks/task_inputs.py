@@ -95,5 +95,9 @@ class TaskInputs(Generic[RequestT]):
     folder_window: Callable[[Mapping[str, bytes]], int] | None = None
     """Returns the context window by the folder's small files. None: ``models.families`` knows it."""
 
+    has_any_files: bool = False
+    """True if a folder of any files serves the task, and all of them count for its digest. No ``config.json`` says so:
+    the folder is registered with the task's name."""
+
     has_tokenizer: bool = True
     """False if a folder has no tokenizer, because its inputs are no texts."""

@@ -21,7 +21,7 @@ from store.registry import registration_queries
 from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
 from store.registry.verification_report import GoldenAnswer, stored_golden
 from store.schema.version_states import STATE_SQL, VersionState
-from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER, TASKS
+from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER, known_task
 from store.tasks.task_spec import TaskSpec
 
 DEFAULT_ALIAS = "default"
@@ -69,8 +69,8 @@ class ModelVersion:
 
     @property
     def spec(self) -> TaskSpec:
-        """The task of the jobs that this version runs."""
-        return TASKS[self.task]
+        """The task of the jobs that this version runs. Raises CannotLoadHere if its package is not installed here."""
+        return known_task(self.task)
 
     @property
     def is_fake(self) -> bool:

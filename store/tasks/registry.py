@@ -1,4 +1,7 @@
-"""The list of all tasks, and what follows from it. A new task is one more entry of ``TASKS``."""
+"""The list of all tasks, and what follows from it. A new task is one more entry of ``TASKS``.
+
+Tasks of other packages are found when this module is imported (``own_task``).
+"""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -7,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Discriminator, Tag
 
+from store.errors import CannotLoadHere
 from store.payloads.job_payload import JobOrder
 from store.tasks.classify import CLASSIFY
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
+from store.tasks.own_task import OwnTaskSpec, find_own_tasks
 from store.tasks.predict import PREDICT
 from store.tasks.recommend import RECOMMEND
 from store.tasks.rerank import RERANK
@@ -21,7 +26,11 @@ from store.tasks.token_classify import TOKEN_CLASSIFY
 DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
 
-_ALL = (GENERATE, EMBED, RERANK, CLASSIFY, TOKEN_CLASSIFY, SCORE, PREDICT, RECOMMEND)
+_OURS = (GENERATE, EMBED, RERANK, CLASSIFY, TOKEN_CLASSIFY, SCORE, PREDICT, RECOMMEND)
+OWN_TASKS: tuple[OwnTaskSpec, ...] = find_own_tasks({task.name for task in _OURS})
+"""The tasks of other packages that are installed beside Headrace."""
+
+_ALL = (*_OURS, *OWN_TASKS)
 TASKS: Mapping[str, TaskSpec] = {task.name: task for task in _ALL}
 
 MODEL_TASKS: Mapping[str, TaskSpec] = {task.name: task for task in _ALL if not task.served_by}
@@ -31,6 +40,15 @@ TASK_OF_RUNNER: Mapping[str, TaskSpec] = {
     runner: task for task in MODEL_TASKS.values() for runner in (task.runner, task.fake_runner, *task.external_runners)
 }
 FAKE_RUNNERS = tuple(task.fake_runner for task in MODEL_TASKS.values())
+
+
+def known_task(name: str) -> TaskSpec:
+    """Return a task. Raises CannotLoadHere for one whose package is not installed beside this process."""
+    if name not in TASKS:
+        raise CannotLoadHere(f"the task {name} is not installed here: install its package where this process runs")
+    return TASKS[name]
+
+
 BULKY_OUTPUTS = frozenset(name for task in TASKS.values() for name in task.bulky_outputs)
 
 TASK_TAG = "task:"

@@ -13,10 +13,12 @@ Postgres when the job has ended.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
+from pydantic import BaseModel
 
 from policy.documents import PolicyDocument
 from policy.outputs import GuardedOutput, OutputFormat
@@ -80,6 +82,15 @@ class FilteredChoices:
     outputs: tuple[FilteredOutput, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FilteredFields:
+    """An output of fields after the policy, and the findings of the rules."""
+
+    output: dict[str, Any]
+    hits: tuple[PolicyHit, ...]
+    blocked_by: str | None
+
+
 class ChoiceGuards:
     """One guard for each choice of a job. A delta at the end of a choice gets the rest of its text."""
 
@@ -128,6 +139,30 @@ class OutputRules:
         if not self.holds_back:
             pieces = list(deltas)
         return FilteredOutput("".join(pieces), tuple(filter(None, pieces)), _counted(guard), guard.blocked_by)
+
+    def apply_to_fields(self, output: dict[str, Any], names: Collection[str] | None) -> FilteredFields:
+        """Return the filtered form of an output of fields: of every text in the fields ``names``, or in all of them.
+
+        Equal values have equal placeholders in all of its texts. Raises ScanTooLong.
+        """
+        vault = self.vault.model_copy(deep=True)
+        guards: list[GuardedOutput] = []
+
+        def filtered(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: filtered(one) for name, one in value.items()}
+            if isinstance(value, list):
+                return [filtered(one) for one in value]
+            if not isinstance(value, str):
+                return value
+            guards.append(guard := self.policy.guarded_output(vault, self.form))
+            left = guard.feed(value) + guard.finish()
+            return left if self.holds_back else value
+
+        done = {name: filtered(one) if names is None or name in names else one for name, one in output.items()}
+        hits = counted(hit for guard in guards for hit in guard.hits)
+        blocked_by = next((guard.blocked_by for guard in guards if guard.blocked_by is not None), None)
+        return FilteredFields(done, tuple(map(PolicyHit.model_validate, hits)), blocked_by)
 
     def apply_each(self, deltas: Iterable[str], marks: Marks, num_choices: int) -> FilteredChoices:
         """Return the filtered form of all choices of a job, whose deltas came in this order."""
@@ -187,13 +222,24 @@ class StreamFilter:
 
 def output_rules(cache: CompiledPolicies, tenant_id: str, payload: GeneratePayload) -> OutputRules | None:
     """Return the rules for a job's output, None if there are none. Raises as ``CompiledPolicies.get``."""
-    if payload.policy is None:
+    return rules_for(cache, tenant_id, payload.policy, payload.input, _form(payload))
+
+
+def rules_for(
+    cache: CompiledPolicies,
+    tenant_id: str,
+    pinned: PinnedPolicy | None,
+    given: BaseModel,
+    form: OutputFormat = OutputFormat.TEXT,
+) -> OutputRules | None:
+    """Return the rules for the output that the input ``given`` gets. As ``output_rules``."""
+    if pinned is None:
         return None
-    vault = PlaceholderMap(counts=payload.policy.counts)
+    vault = PlaceholderMap(counts=pinned.counts)
     # Text of the input that looks like a placeholder must not be used as one in the output.
-    vault.reserve([payload.input.model_dump_json()])
-    policy = cache.get(tenant_id, payload.policy)
-    return OutputRules(policy, vault, _form(payload)) if policy.looks_at_outputs else None
+    vault.reserve([given.model_dump_json()])
+    policy = cache.get(tenant_id, pinned)
+    return OutputRules(policy, vault, form) if policy.looks_at_outputs else None
 
 
 def _form(payload: GeneratePayload) -> OutputFormat:

@@ -21,7 +21,7 @@ from headrace.client import (
     TooManyRequests,
     WaitExpired,
 )
-from headrace.client.job_data import QueueInfo
+from headrace.client.job_data import QueueInfo, TaskName
 from producer_api.jobs.job_views import JobObject, QueuePlace, UsageObject
 from store.db.database import Database
 from store.settings import Settings
@@ -224,4 +224,4 @@ def test_the_types_are_those_of_the_api() -> None:
         assert set(ours.__annotations__) == set(theirs.model_fields)
     bodies = [task.request for task in TASKS.values()]
     assert set(JobBody.__annotations__) == {name for body in bodies for name in body.model_fields}
-    assert set(get_args(JobBody.__annotations__["task"])) == set(TASKS)
+    assert set(get_args(TaskName)) == set(TASKS)

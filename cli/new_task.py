@@ -1,0 +1,145 @@
+"""``headrace new-task NAME``: writes the package of a task of your own, with a model folder and a test."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.render import say
+from store.errors import InvalidRequest
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+_PROJECT = """\
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "headrace-task-DASHED"
+version = "0.1.0"
+requires-python = ">=3.11"
+# What the runner needs beside Headrace. Headrace itself is on no index: install this package into its environment.
+dependencies = []
+
+# Every process of Headrace finds the task by this entry point.
+[project.entry-points."headrace.tasks"]
+NAME = "NAME_task:TASK"
+
+[tool.setuptools]
+packages = ["NAME_task"]
+"""
+
+_TASK = '''\
+"""The task NAME: its input, its output, and what Headrace must know of it. No torch here: the API imports this."""
+
+from pydantic import BaseModel, Field
+
+from headrace.tasks import Task
+
+
+class Input(BaseModel):
+    """A text."""
+
+    text: str = Field(min_length=1, max_length=100_000, description="the text to judge")
+
+
+class Output(BaseModel):
+    """What the text sounds like."""
+
+    label: str = Field(description="`positive`, `negative` or `neutral`")
+    score: float = Field(description="from -1 to 1")
+
+
+TASK = Task(
+    name="NAME",
+    input=Input,
+    output=Output,
+    runner="NAME_task.runner:load",
+    example={"text": "what a lovely mill"},
+    count_tokens=lambda given: 1 + len(given.text) // 4,  # the cost of an input, which limits and usage count
+    most_tokens=8192,  # an input that costs more is refused
+    output_texts=(),  # the fields of the output with text for the tenant's policy to check: a label is none
+    summary="Say whether a text sounds positive or negative",
+)
+'''
+
+_RUNNER = '''\
+"""The runner of the task NAME: only workers import it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from NAME_task import Input, Output
+
+
+def load(folder: Path | None) -> Callable[[list[Input]], list[Output]]:
+    """Return the runner for the folder of a model version."""
+    weights = json.loads((folder / "words.json").read_text()) if folder else {"lovely": 1, "stale": -1}
+
+    def run(batch: list[Input]) -> list[Output]:
+        """Batch in, batch out: one output for each input, in order."""
+        found = [[weights[word] for word in one.text.lower().split() if word in weights] for one in batch]
+        scores = [sum(values) / max(1, len(values)) for values in found]
+        labels = ["positive" if score > 0 else "negative" if score < 0 else "neutral" for score in scores]
+        return [Output(label=label, score=score) for label, score in zip(labels, scores, strict=True)]
+
+    return run
+'''
+
+_TEST = '''\
+"""The task NAME on its model folder, computed as a worker computes a batch: python -m pytest"""
+
+from pathlib import Path
+
+from headrace.tasks import try_out
+from NAME_task import TASK
+
+MODEL = Path(__file__).parents[1] / "model"
+
+
+def test_words_decide() -> None:
+    good, bad, neither = try_out(
+        TASK, [{"text": "what a lovely mill"}, {"text": "the bread is stale"}, {"text": "a river"}], MODEL
+    )
+    assert (good.label, bad.label, neither.label) == ("positive", "negative", "neutral")
+
+
+def test_the_example_has_an_output() -> None:
+    (output,) = try_out(TASK, [TASK.example], MODEL)
+    assert isinstance(output, TASK.output)
+'''
+
+_WORDS = '{"lovely": 1, "good": 1, "fresh": 1, "stale": -1, "bad": -1, "broken": -1}\n'
+
+_FILES = {
+    "pyproject.toml": _PROJECT,
+    "NAME_task/__init__.py": _TASK,
+    "NAME_task/runner.py": _RUNNER,
+    "tests/test_NAME.py": _TEST,
+    "model/words.json": _WORDS,
+}
+
+
+def new_task(
+    name: Annotated[str, typer.Argument(help="The task's name, as requests will say it, such as sentiment.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where it is written; by default ./NAME.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the package of a task of your own: schemas, a runner of ten lines, a model folder and a test.
+
+    It is a small working example, which you change. docs/extending.md goes on from there.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(f"a task's name is up to 40 of a-z, 0-9 and _, with a letter first, not {name!r}")
+    place = folder or Path(name)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise InvalidRequest(f"{place} is there already: give another place with --folder, or remove it")
+    for path, text in _FILES.items():
+        target = place / path.replace("NAME", name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text.replace("NAME", name).replace("DASHED", name.replace("_", "-")))
+    say(f"wrote {place}: next, `pip install -e {place}` into Headrace's environment, and start its processes again")

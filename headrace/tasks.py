@@ -1,0 +1,98 @@
+"""A task of your own: what its package declares, and how its runner computes a batch. See docs/extending.md.
+
+The package names its ``Task`` as an entry point of the group ``headrace.tasks``. Only the standard library is imported
+here; the schemas are classes of pydantic in the package itself.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Runner: TypeAlias = Callable[[list[Any]], Sequence[Any]]
+"""Batch in, batch out: for each input its output, in order, or the exception because of which it has none."""
+
+
+class TaskError(Exception):
+    """An input that the runner cannot compute. The job's error shows this text: name the fault, quote no content."""
+
+
+def _one(_input: Any) -> int:
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task. ``input`` and ``output`` are subclasses of ``pydantic.BaseModel``; a job has one input.
+
+    ``name`` is what requests say in ``task``. ``runner`` names a function as ``package.module:function``. A worker
+    calls it once, with the folder of the model version (None for a version without files), and it returns a
+    ``Runner``. Other processes never import that module, so it may import torch. ``example`` is a small input: a
+    version with files is tried with it before it takes jobs, and the documentation shows it.
+    """
+
+    name: str
+    input: type[Any]
+    output: type[Any]
+    runner: str
+    example: Mapping[str, Any]
+    count_tokens: Callable[[Any], int] = _one
+    """The cost of an input, from 1 to ``most_tokens``: limits, usage and the size of a batch count it."""
+
+    most_tokens: int = 8192
+    """Inputs that cost more are refused."""
+
+    output_texts: tuple[str, ...] | None = None
+    """The fields of the output that hold text: a tenant's policy checks their texts. None: it checks every text."""
+
+    summary: str = ""
+    """What the task does, in a few words, for the documentation."""
+
+
+def load_runner(task: Task, folder: Path | None) -> Runner:
+    """Return the runner for a folder. Raises what the task's own code raises."""
+    module, _, name = task.runner.partition(":")
+    runner: Runner = getattr(importlib.import_module(module), name)(folder)
+    return runner
+
+
+def run_batch(task: Task, runner: Runner, inputs: Sequence[Any]) -> list[Any]:
+    """Return for each input its output or the exception that it failed with. Raises what the runner raises.
+
+    Outputs may be given as the fields of ``task.output``; one that does not fit is an exception in its place.
+    """
+    found = runner(list(inputs))
+    if isinstance(found, str | bytes) or not isinstance(found, Sequence) or len(found) != len(inputs):
+        raise TaskError(f"the runner of {task.name} must return a list with one output for each of its inputs")
+    return [_checked(task, one) for one in found]
+
+
+def _checked(task: Task, found: Any) -> Any:
+    if isinstance(found, Exception | task.output):
+        return found
+    try:
+        return task.output.model_validate(found)
+    except Exception as error:  # noqa: BLE001 - pydantic's error, or one of the task's own validators
+        return error
+
+
+def try_out(task: Task, inputs: Sequence[Mapping[str, Any]], folder: Path | None = None) -> list[Any]:
+    """Compute inputs in one batch as a worker would, for tests: each has its output, or the exception it failed with.
+
+    A batch that raises is computed again one by one, so that a bad input fails alone. Raises pydantic's ValidationError
+    for an input that does not fit the schema.
+    """
+    runner = load_runner(task, folder)
+    read = [task.input.model_validate(one) for one in inputs]
+    try:
+        return run_batch(task, runner, read)
+    except Exception:  # noqa: BLE001 - the loop below finds the inputs that fail
+        return [_alone(task, runner, one) for one in read]
+
+
+def _alone(task: Task, runner: Runner, one: Any) -> Any:
+    try:
+        return run_batch(task, runner, [one])[0]
+    except Exception as error:  # noqa: BLE001 - it is the result
+        return error

@@ -1,0 +1,63 @@
+"""Registration of versions for a task of another package: a folder of any files, or nothing but a name."""
+
+import argparse
+from pathlib import Path
+
+from models.external_registration import engine_of
+from models.families.model_folder import all_files_digest, check_folder
+from store.db.database import Database
+from store.errors import ModelLoadError
+from store.registry.models import ModelVersion, register_version
+from store.tasks.own_task import OwnTaskSpec
+from store.tasks.registry import OWN_TASKS
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a task of another package."""
+    parser.add_argument("--task", metavar="NAME", help="a task of an installed package, which the folder serves")
+    parser.add_argument("--source", dest="folder", metavar="SOURCE", help="the folder, instead of the second word")
+
+
+def take_source(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Let ``--source`` be the source, and end the process unless the options name what to register."""
+    if options.folder is not None and options.source is not None:
+        parser.error("give the SOURCE once")
+    options.source = options.source or options.folder
+    if not (options.engine or options.task) and bool(options.source) == bool(options.fake):
+        parser.error("give a SOURCE folder or --fake")
+
+
+def register_own(db: Database, options: argparse.Namespace, *, actor: str) -> ModelVersion:
+    """Register a version for the task that the options name. The same files give the same version again.
+
+    Raises ModelLoadError, InvalidRequest.
+    """
+    task = next((task for task in OWN_TASKS if task.name == options.task), None)
+    if task is None:
+        known = ", ".join(task.name for task in OWN_TASKS) or "none is installed"
+        raise ModelLoadError(
+            f"no package that is installed here has a task {options.task} (known: {known}); for Headrace's own tasks "
+            "leave --task out, because the folder names its task"
+        )
+    others = (options.sampling, options.golden, options.base, options.fake, engine_of(options))
+    if options.dtype != "auto" or any(one is not None for one in others):
+        raise ModelLoadError("with --task give a name and a folder alone: the package's runner decides all else")
+    return register_folder(db, options.name, options.source, task, actor=actor)
+
+
+def register_folder(db: Database, name: str, source: str | None, task: OwnTaskSpec, *, actor: str) -> ModelVersion:
+    """Register a folder for a task. None: a version without files, which is ready at once. Raises ModelLoadError."""
+    runner = folder = digest = task.fake_runner
+    if source is not None:
+        path = check_folder(Path(source).resolve())
+        runner, folder, digest = task.runner, str(path), all_files_digest(path)
+    return register_version(
+        db,
+        model=name,
+        runner=runner,
+        source=folder,
+        digest=digest,
+        dtype="auto",
+        context_window=task.declared.most_tokens,
+        actor=actor,
+    )

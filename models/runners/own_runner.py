@@ -1,0 +1,58 @@
+"""The runner of a task of another package as an ``Encoder``: the bytes of a row are its output as JSON.
+
+What the runner raises becomes the error of its job. Only the text of a ``TaskError`` is shown: that of other exceptions
+often quotes the input.
+"""
+
+import json
+import logging
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from headrace.tasks import Runner, Task, TaskError, run_batch
+from models.engine.requests import EncodeRow, RunnerFailed
+from models.engine.step_runner import is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+MAX_SHOWN_CHARS = 500
+
+
+class OwnRunner:
+    """An ``Encoder`` of whole inputs, which are the options of their rows."""
+
+    def __init__(self, task: Task, runner: Runner) -> None:
+        self.context_window = task.most_tokens
+        self._task = task
+        self._runner = runner
+
+    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | Exception | None]:
+        """Return each row's output as JSON, or why it has none. Raises RunnerFailed if the whole batch failed."""
+        try:
+            found = run_batch(self._task, self._runner, [row.options for row in rows])
+        except (Exception, SystemExit) as error:  # `sys.exit` of foreign code must not end the worker
+            if isinstance(error, Exception) and is_out_of_memory(error):
+                raise
+            raise self._failed(error, is_alone=len(rows) == 1) from error
+        return [self._written(one) for one in found]
+
+    def _written(self, found: Any) -> bytes | Exception:
+        try:
+            if isinstance(found, Exception):
+                raise found
+            text = json.dumps(found.model_dump(mode="json"), allow_nan=False)
+            if "\\u0000" in text:
+                raise TaskError("the output has the character U+0000, which cannot be stored")
+            return text.encode()
+        except Exception as error:  # noqa: BLE001 - each becomes the error of its own job
+            return self._failed(error, is_alone=True)
+
+    def _failed(self, error: BaseException, *, is_alone: bool) -> RunnerFailed:
+        """Return the error of a job. ``is_alone``: the exception is about one input, so its text may name it."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "unknown"
+        log.warning("runner_failed task=%s error=%s place=%s", self._task.name, type(error).__name__, place)
+        if isinstance(error, TaskError) and is_alone:
+            return RunnerFailed(str(error)[:MAX_SHOWN_CHARS])
+        return RunnerFailed(f"the runner of the task {self._task.name} raised {type(error).__name__} ({place})")

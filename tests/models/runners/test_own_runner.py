@@ -1,0 +1,103 @@
+"""The runner of a task of another package in the engine of encoders: faults stay with their inputs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from headrace.tasks import Task, TaskError
+from models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from models.engine.requests import EncodeRequest, OutOfMemory, RunnerFailed
+from models.runners.own_runner import OwnRunner
+from tests.processes import WAIT_S
+
+
+class Words(BaseModel):
+    text: str
+
+
+class Length(BaseModel):
+    length: float
+    text: str = ""
+
+
+TASK = Task(name="length", input=Words, output=Length, runner="a.b:load", example={"text": "x"})
+
+
+def measure(batch: Sequence[Words]) -> list[Any]:
+    def one(text: str) -> Any:
+        match text:
+            case "raise":
+                raise ValueError("secret")
+            case "exit":
+                raise SystemExit(3)
+            case "memory":
+                raise MemoryError
+            case "refused":
+                return TaskError("no numbers")
+            case "nan":
+                return Length(length=float("nan"))
+            case "nul":
+                return Length(length=1, text="\0")
+            case "misfit":
+                return {"length": "secret"}
+        return {"length": len(text)}
+
+    return [one(each.text) for each in batch]
+
+
+@contextmanager
+def engine(run: Callable[[Sequence[Words]], Any]) -> Iterator[EncodeEngine]:
+    made = EncodeEngine(OwnRunner(TASK, run), EncodeConfig())
+    try:
+        yield made
+    finally:
+        made.stop(WAIT_S)
+
+
+def outcomes(texts: Sequence[str], run: Callable[[Sequence[Words]], Any] = measure) -> list[Any]:
+    """The output of each text as bytes, or its error. All are submitted before the first step."""
+    with engine(run) as made:
+        futures = [
+            made.submit(EncodeRequest(f"{number}", ((0,),), Words(text=text))) for number, text in enumerate(texts)
+        ]
+        made.start()
+        return [future.exception(WAIT_S) or future.result(WAIT_S).vectors[0] for future in futures]
+
+
+def test_a_bad_input_fails_alone() -> None:
+    sizes: list[int] = []
+
+    def counted(batch: Sequence[Words]) -> list[Any]:
+        sizes.append(len(batch))
+        return measure(batch)
+
+    assert outcomes(["a", "bb", "ccc"], counted) == [b'{"length": %d.0, "text": ""}' % size for size in (1, 2, 3)]
+    assert sizes == [3]
+
+    bad = ["raise", "exit", "refused", "nan", "nul", "misfit"]
+    found = outcomes(["a", *bad, "bb"])
+    assert [type(one) for one in found] == [bytes, *[RunnerFailed] * len(bad), bytes]
+    said = dict(zip(bad, map(str, found[1:-1]), strict=True))
+    assert said["raise"].startswith("the runner of the task length raised ValueError (test_own_runner.py:")
+    assert said["refused"] == "no numbers"
+    assert said["nul"] == "the output has the character U+0000, which cannot be stored"
+    assert "SystemExit" in said["exit"]
+    assert "ValidationError" in said["misfit"]
+    assert "secret" not in str(said)
+    assert not any(one.retryable for one in found[1:-1])
+
+
+def test_too_little_memory_is_told_as_such() -> None:
+    (found,) = outcomes(["memory"])
+    assert isinstance(found, OutOfMemory)
+
+
+@pytest.mark.parametrize("wrong", [[], None, "ab", [Length(length=1)] * 3])
+def test_a_runner_must_return_one_output_for_each_input(wrong: Any) -> None:
+    found = outcomes(["a", "b"], lambda _batch: wrong)
+    assert {str(one) for one in found} == {
+        "the runner of length must return a list with one output for each of its inputs"
+    }
