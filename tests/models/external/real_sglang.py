@@ -20,7 +20,13 @@ from tests.models.external.engines import REAL_WINDOW, Rig, external
 from tests.models.external.real_vllm import PROMPTS, RealVllm
 
 MODEL = "tiny"
-_SETTINGS = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+_SETTINGS = {
+    "SGLANG_USE_CPU_ENGINE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    # Otherwise the first grammar and the first repetition penalty are compiled: over a minute on a busy machine.
+    "TORCHDYNAMO_DISABLE": "1",
+}
 
 
 class RealSglang(RealVllm):
