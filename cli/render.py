@@ -211,6 +211,17 @@ def verification_text(version: Json) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def template_text(use: Json | None) -> str:
+    """Return the default template of a version as ``name@2``."""
+    return "" if use is None else f"{use['name'] or use['id']}@{use['version']}"
+
+
+def _runs_on(version: Json) -> str:
+    if version["base"] is None:
+        return str(version["engine"])
+    return f"{'weights' if version['shares_weights'] else 'adapter'} of {version['base']}"
+
+
 def versions_table(versions: Sequence[Json]) -> Table:
     """The versions of models, one per row."""
     rows = (
@@ -218,18 +229,19 @@ def versions_table(versions: Sequence[Json]) -> Table:
             one["id"],
             one["state"],
             ", ".join(one["aliases"]),
-            one["engine"] if one["base"] is None else f"adapter of {one['base']}",
+            _runs_on(one),
             one["dtype"],
             f"{one['context_window']:,}",
             one["digest"][:12],
             "?" if one["workers"] is None else str(one["workers"]),
             str(one["queued"]),
             verification_text(one),
+            template_text(one["template"]),
         )
         for one in versions
     )
-    names = ("version", "state", "aliases", "engine", "dtype", "window", "digest", "workers", "waiting", "verification")
-    return table(*names, rows=rows)
+    about = ("version", "state", "aliases", "engine", "dtype", "window", "digest")
+    return table(*about, "workers", "waiting", "verification", "template", rows=rows)
 
 
 def endpoints_table(endpoints: Sequence[Json]) -> Table:

@@ -34,6 +34,7 @@ _MODELS = {
     "delete": Node("Delete a retired version without jobs.", "cli.operator.admin:delete_version"),
     "register": Node("Register a model's files as its next version.", "cli.operator.processes:register"),
     "quantize": Node("Register a version's files in another number format.", "cli.client.quality:quantize"),
+    "prompt": Node("Register a version's weights with a default template.", "cli.client.models:set_prompt"),
     "quality": Node("Show the quality reports of a model's versions.", "cli.client.quality:quality"),
     "bound": Node("Show or set what the quality of versions must keep.", "cli.client.quality:set_bound"),
     "measure": Node("Measure a version, or the formats of a folder.", "cli.operator.processes:measure"),

@@ -60,7 +60,7 @@ def register_adapter(db: Database, name: str, folder: Path, base_name: str, *, a
 def _check_base(base: ModelVersion, name: str) -> None:
     known = queue_name(base.model, base.version)
     if base.base is not None:
-        raise InvalidRequest(f"{known} is an adapter itself: give its base, --base {base.base}", param="base")
+        raise InvalidRequest(f"{known} has no weights of its own: give its base, --base {base.base}", param="base")
     if base.engine.is_external:
         kind = base.engine.kind.value
         raise InvalidRequest(

@@ -67,6 +67,8 @@ def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> Task
         check_keys(db, open_vault(settings))
         ping(client)
         version = resolve(db, name, with_retired=True)
+        if version.base is not None and version.shares_weights:
+            version = resolve(db, version.base, with_retired=True)
         if version.base is not None:
             name = queue_name(version.model, version.version)
             raise ModelLoadError(

@@ -20,7 +20,7 @@ from store.errors import HeadraceError
 from store.failpoints import failpoint
 from store.jobs.claims import Finish
 from store.metrics.worker_metrics import Served, WorkerMetrics
-from store.registry.models import list_adapters
+from store.registry.models import ModelVersion, list_adapters
 from store.settings import Settings
 from store.streams.stream_log import CancelListener
 from store.tracing.tracing import OFF, Tracing
@@ -256,10 +256,15 @@ class WorkerRuntime:
         return () if self.adapters is None else self.adapters.names()
 
     def _new_adapter_queues(self) -> AdapterQueues | None:
-        if not self._model.has_adapters:
+        if not self._model.version.spec.has_sampling:
             return None
         find = partial(list_adapters, self._connections.health, self._model.version)
-        return AdapterQueues(find, self._model.check_adapter)
+        return AdapterQueues(find, self._check_adapter)
+
+    def _check_adapter(self, version: ModelVersion) -> None:
+        """Raise ModelLoadError unless the files of an adapter are here. A version with these weights needs none."""
+        if not version.shares_weights:
+            self._model.check_adapter(version)
 
     def _new_engine(self, settings: Settings) -> AnyEngine:
         return self._model.new_engine(

@@ -7,7 +7,7 @@ import typer
 from cli import render
 from cli.client.verbs import connect
 from cli.render import JsonOption, show
-from store.errors import NotFound
+from store.errors import InvalidRequest, NotFound
 
 ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="default, stable or a name of your own.")]
@@ -22,6 +22,29 @@ def show_model(name: ModelArgument, as_json: JsonOption = False) -> None:
     if not found:
         raise NotFound(f"no model {name!r}: `headrace models` lists them", code="model_not_found")
     show(found, render.versions_table(found), as_json=as_json)
+
+
+def set_prompt(
+    version: VersionArgument,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="A prompt of your tenant: name, name@2 or name@alias.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="The version without a default template.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Register the next version: the same weights with a default template, whose messages come before each request.
+
+    `headrace models prompt smollm2@1 guide@2`, then `headrace rollout start smollm2 --to 2` compares the two. The
+    workers of smollm2@1 run both. A prompt without a version is that of its alias default, else the newest.
+    """
+    if none == (prompt is not None):
+        raise InvalidRequest("give a prompt, or --none", param="prompt")
+    reference = None if prompt is None else {"id": prompt}
+    with connect() as client:
+        made = client.register_version(version.rpartition("@")[0], {"files_of": version, "prompt": reference})
+    with_what = render.template_text(made["template"]) or "no template"
+    runs = f", run by the workers of {made['base']}" if made["shares_weights"] else ""
+    show(made, f"{made['id']} has {with_what}{runs}", as_json=as_json)
 
 
 def set_alias(

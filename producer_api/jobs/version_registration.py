@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from store.errors import Conflict, InvalidRequest
+from store.payloads.prompt_reference import PromptReference
 from store.payloads.strict_model import Body
 from store.registry.engine_spec import EngineKind, EngineSpec, engine_digest, engine_spec
 from store.registry.models import ModelVersion, queue_name
@@ -39,6 +40,7 @@ class VersionRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {"files_of": "smollm2@1", "dtype": "int8"},
+                {"files_of": "smollm2@1", "prompt": {"id": "guide", "version": 2}},
                 {"files_of": "smollm2@1", "engine": {"kind": "vllm", "url": "http://vllm:8000"}},
             ]
         },
@@ -58,6 +60,11 @@ class VersionRequest(BaseModel):
     golden: list[GoldenAnswer] = Field(
         default_factory=list, max_length=16, description="what the model must answer when it is verified"
     )
+    prompt: PromptReference | None = Field(
+        default=None,
+        description="a prompt of this organization, whose messages come before those of each request without a "
+        "template of its own; the version keeps a copy. Left out: that of `files_of`; null: none",
+    )
 
     @field_validator("files_of")
     @classmethod
@@ -68,11 +75,37 @@ class VersionRequest(BaseModel):
 
 
 def new_version(model: str, body: VersionRequest, files_of: ModelVersion | None) -> dict[str, Any]:
-    """Return the arguments of ``register_version``. Raises InvalidRequest, Conflict."""
+    """Return the arguments of ``register_version`` but the template. Raises InvalidRequest, Conflict."""
+    if body.prompt is not None and files_of is not None and not files_of.spec.has_sampling:
+        raise InvalidRequest("only a model that generates text has a default template", param="prompt")
+    if body.engine is None and files_of is not None and _is_template_alone(model, body, files_of):
+        return _as_it_is(files_of)
     if body.engine is None:
         return _native(model, body, files_of)
     spec = engine_spec({"served_model": model, **body.engine.model_dump(exclude_none=True)})
     return _served(model, body, files_of, spec)
+
+
+def _is_template_alone(model: str, body: VersionRequest, files_of: ModelVersion) -> bool:
+    """Return True if the new version differs from ``files_of``, of the same model, in nothing but its template."""
+    given = body.model_fields_set
+    return "prompt" in given and not given & {"dtype", "golden"} and files_of.model == model
+
+
+def _as_it_is(files_of: ModelVersion) -> dict[str, Any]:
+    if files_of.base is not None and not files_of.shares_weights:
+        raise Conflict("files_of is a LoRA adapter, which has no default template", param="files_of")
+    return {
+        "model": files_of.model,
+        "runner": files_of.runner,
+        "source": files_of.source,
+        "digest": files_of.digest,
+        "dtype": files_of.dtype,
+        "context_window": files_of.context_window,
+        "kept_files": files_of.files,
+        "engine": files_of.engine,
+        "quantized_from": files_of.quantized_from,
+    }
 
 
 def _native(model: str, body: VersionRequest, files_of: ModelVersion | None) -> dict[str, Any]:
@@ -82,12 +115,13 @@ def _native(model: str, body: VersionRequest, files_of: ModelVersion | None) -> 
             "machine: `headrace register NAME FOLDER`",
             param="files_of",
         )
-    if files_of.is_fake or files_of.engine.is_external or files_of.base is not None:
+    if files_of.is_fake or files_of.engine.is_external or (files_of.base is not None and not files_of.shares_weights):
         raise Conflict(
             "files_of names no version with weights of its own that Headrace's engine runs", param="files_of"
         )
     if body.golden and not files_of.spec.has_sampling:
         raise InvalidRequest("only a model that generates text has golden answers", param="golden")
+    original = files_of.base or queue_name(files_of.model, files_of.version)
     return {
         "model": model,
         "runner": files_of.runner,
@@ -97,7 +131,7 @@ def _native(model: str, body: VersionRequest, files_of: ModelVersion | None) -> 
         "context_window": files_of.context_window,
         "kept_files": files_of.files,
         "golden": body.golden,
-        "quantized_from": None if body.dtype == "auto" else queue_name(files_of.model, files_of.version),
+        "quantized_from": None if body.dtype == "auto" else original,
     }
 
 

@@ -16,7 +16,9 @@ from producer_api.http.views import JsonResponse, seconds
 from producer_api.jobs.version_registration import VersionRequest, new_version
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
+from producer_api.submission.default_templates import snapshot
 from store.errors import InvalidRequest, NotFound
+from store.payloads.prompt_reference import PromptUse
 from store.registry import versions
 from store.registry.models import get_version, read_file, register_version
 from store.registry.number_formats import check_format
@@ -56,7 +58,14 @@ class VersionObject(BaseModel):
     aliases: list[str] = Field(description="the aliases that name it")
     task: str
     engine: str = Field(description="what runs it: `native`, or a server: `vllm`, `sglang`, `openai`")
-    base: str | None = Field(description="the version that it changes, if it is a LoRA adapter: `name@3`")
+    base: str | None = Field(
+        description="the version whose workers run it: the base of a LoRA adapter, or of the same model the version "
+        "whose weights it shares; `name@3`"
+    )
+    shares_weights: bool = Field(description="it is `base` with another default template, and is not loaded again")
+    template: PromptUse | None = Field(
+        description="its default template, whose messages come before those of a request without a template of its own"
+    )
     quantized_from: str | None = Field(
         description="the version whose files it has in another number format: `name@3`; its quality is measured "
         "against that version"
@@ -122,7 +131,8 @@ async def list_model_versions(runtime: RuntimeOf, principal: ModelsReader, model
     "/v1/models/{model:path}/versions", response_model=VersionObject, status_code=201, summary="Register a version"
 )
 async def register(body: VersionRequest, runtime: RuntimeOf, principal: RegistryAdmin, model: ModelName) -> Response:
-    """Register the next version of a model, of files that the registry has or of an inference server.
+    """Register the next version of a model: of files that the registry has, of an inference server, or with another
+    default template.
 
     A worker verifies it before it runs jobs. The same body gives the same version again.
     """
@@ -197,7 +207,7 @@ async def _change(change: Callable[..., None], runtime: Runtime, principal: Prin
 
 
 def _register(runtime: Runtime, principal: Principal, model: str, body: VersionRequest) -> VersionObject:
-    files_of = None
+    files_of = template = None
     if body.files_of is not None:
         name, number = _read_id(body.files_of)
         principal.check_model(name)
@@ -205,7 +215,10 @@ def _register(runtime: Runtime, principal: Principal, model: str, body: VersionR
         config = files_of.files.get("config.json")
         if body.engine is None and config is not None:
             check_format(body.dtype, files_of.spec, read_file(runtime.db, config))
-    values = new_version(model, body, files_of)
+        template = files_of.template if "prompt" not in body.model_fields_set else None
+    if body.prompt is not None:
+        template = snapshot(runtime.db, principal.tenant_id, body.prompt)
+    values = new_version(model, body, files_of) | {"template": template}
     made = register_version(runtime.db, actor=principal.key_id, tenant_id=principal.tenant_id, **values)
     return _find(runtime, made.model, made.version)
 

@@ -1,12 +1,14 @@
 """Prepares a checked request for its model version: counts its tokens and makes the payload for the worker.
 
 It is the same for every route and for the lines of a batch. The checks depend on the task (``prompts.tasks``). Blocks.
+The version's default template comes in here, after the tenant's policy: it is the operator's text, not the caller's.
 """
 
 from typing import Any
 
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
+from producer_api.submission.default_templates import with_default
 from prompts.grammar import Grammars
 from prompts.tasks import generate
 from prompts.tasks.registry import TASK_INPUTS
@@ -62,7 +64,7 @@ class PromptPreparation:
     def prepare(self, request: JobRequest, version: ModelVersion, policy: PinnedPolicy | None) -> Prepared:
         """Return the payload to store, and its cost. Raises InvalidRequest, ModelLoadError, Unavailable."""
         _check_task(request, version)
-        return TASK_INPUTS[request.task].prepare(request, self._model(version), policy)
+        return TASK_INPUTS[request.task].prepare(with_default(request, version), self._model(version), policy)
 
     def prepare_again(
         self,
@@ -77,6 +79,7 @@ class PromptPreparation:
             version.files == other.files
             and version.runner == other.runner
             and version.sampling == other.sampling
+            and version.template == other.template
             and self._model(version).window == self._model(other).window
         )
         return prepared if is_alike else self.prepare(request, other, policy)
@@ -100,7 +103,7 @@ class PromptPreparation:
 
     def count_tokens(self, request: GenerateRequest, version: ModelVersion) -> int:
         """Return the number of prompt tokens. Raises as ``prepare`` does."""
-        return generate.count_tokens(request, self._model(version))
+        return generate.count_tokens(with_default(request, version), self._model(version))
 
     def render(self, request: GenerateRequest, version: ModelVersion) -> tuple[str, int]:
         """Return the text that the model would read, and its number of tokens. Raises as ``prepare`` does."""

@@ -2,13 +2,15 @@
 
 A job goes to the candidate only if its stable version would take it too. So a job can be moved back at any time, and
 no request is refused because of the candidate. One that only the stable version can take stays there, and so do all
-while no worker serves the candidate.
+while no worker serves the candidate. Where the versions differ in their default template alone, a request that does
+without it is not divided: it would be the same on both.
 """
 
 from contextlib import suppress
 
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
+from producer_api.submission.default_templates import is_indifferent
 from producer_api.submission.draft_job import DraftJob, known
 from producer_api.submission.prompt_preparation import PromptPreparation
 from prompts.tasks.task_inputs import Prepared
@@ -33,6 +35,8 @@ class RolloutRouting:
         if found.division is None:
             return
         rollout, candidate = found.division
+        if is_indifferent(draft.request, found.version, candidate):
+            return
         draft.rollout_id = rollout.id
         conversation = None if draft.response is None else draft.response.appends_to
         if takes_candidate(rollout, draft.principal.tenant_id, draft.request.user, conversation):

@@ -5,7 +5,7 @@ and given to the model is the text with the values; beside it the job keeps whic
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeGuard
 
@@ -102,22 +102,34 @@ def _check_values(template: Template, validator: Validator, values: Mapping[str,
 
 def combined(source: GenerateInput, filled: FilledTemplate) -> tuple[GenerateInput, TemplatePlace]:
     """Return the input with the template's messages before its own, or with the template's text as the raw prompt."""
-    if filled.text is not None:
-        if source.messages is not None:
-            raise InvalidRequest("the prompt is a raw text, which goes without `messages`", param="input.messages")
-        made: dict[str, Any] = {"prompt": filled.text}
-        num_messages = 0
-    else:
-        messages = [ChatMessage(role=Role.SYSTEM, content=filled.instructions)] if filled.instructions else []
-        messages += [ChatMessage(role=_ROLES.get(role) or Role(role), content=text) for role, text in filled.messages]
-        made = {"messages": [*messages, *(source.messages or ())]}
-        num_messages = len(messages)
+    if filled.text is None:
+        return preceded(source, messages_of(filled))
+    if source.messages is not None:
+        raise InvalidRequest("the prompt is a raw text, which goes without `messages`", param="input.messages")
+    return _made_input(source, {"prompt": filled.text}), TemplatePlace(0)
+
+
+def messages_of(filled: FilledTemplate) -> list[ChatMessage]:
+    """Return the messages of a filled template that is no raw text."""
+    messages = [ChatMessage(role=Role.SYSTEM, content=filled.instructions)] if filled.instructions else []
+    return [
+        *messages,
+        *(ChatMessage(role=_ROLES.get(role) or Role(role), content=text) for role, text in filled.messages),
+    ]
+
+
+def preceded(source: GenerateInput, messages: Sequence[ChatMessage]) -> tuple[GenerateInput, TemplatePlace]:
+    """Return a conversation with these messages before its own. Raises InvalidRequest."""
+    made = {"messages": [*messages, *(source.messages or ())]}
+    return _made_input(source, made), TemplatePlace(len(messages))
+
+
+def _made_input(source: GenerateInput, made: Mapping[str, Any]) -> GenerateInput:
     own = {name: getattr(source, name) for name in source.model_fields_set - {"template", "messages"}}
     try:
-        combined = GenerateInput.model_validate({**own, **made, "special_tokens": "text"})
+        return GenerateInput.model_validate({**own, **made, "special_tokens": "text"})
     except ValidationError as error:
         problem = from_validation(error.errors(include_input=False))
         problem.message = f"the prompt makes an input that is refused: {problem.message}"
         problem.param = "input"
         raise problem from None
-    return combined, TemplatePlace(num_messages)

@@ -18,6 +18,7 @@ from store.db.database import Database, dump_json
 from store.errors import Conflict, InvalidRequest, NotFound
 from store.payloads.sampling_params import SamplingDefaults
 from store.registry import registration_queries
+from store.registry.default_template import DefaultTemplate
 from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
 from store.registry.verification_report import GoldenAnswer, stored_golden
 from store.schema.version_states import STATE_SQL, VersionState
@@ -37,8 +38,9 @@ class ModelVersion:
     ``task``: the name of the task of its jobs. ``sampling``: defaults set by the operator. They may change; accepted
     jobs keep their values. ``engine``: what runs the version; its address may change too. ``state``: when it was read.
     ``base_model`` and ``base_version``: the version that a LoRA adapter changes. ``source`` and ``digest`` are the
-    adapter's then, and all else is as the base has it. ``quantized_from``: of a quantized version, the version,
-    ``name@3``, whose files it has in another number format.
+    adapter's then, and all else is as the base has it. A base of the same model: the version shares its weights, and
+    differs in its ``template``, the messages that come before those of a request without a template of its own.
+    ``quantized_from``: of a quantized version, the version, ``name@3``, whose files it has in another number format.
     """
 
     model: str
@@ -59,13 +61,24 @@ class ModelVersion:
     base_model: str | None = None
     base_version: int | None = None
     quantized_from: str | None = None
+    template: DefaultTemplate | None = None
+
+    @property
+    def name(self) -> str:
+        """``name@3``."""
+        return queue_name(self.model, self.version)
 
     @property
     def base(self) -> str | None:
-        """The base of a LoRA adapter, as ``name@3``; None: the version is no adapter."""
+        """The version whose workers run this one, as ``name@3``; None: it has weights of its own."""
         if self.base_model is None or self.base_version is None:
             return None
         return queue_name(self.base_model, self.base_version)
+
+    @property
+    def shares_weights(self) -> bool:
+        """True if the version is its base with another default template; a LoRA adapter has another model's base."""
+        return self.base_model == self.model
 
     @property
     def spec(self) -> TaskSpec:
@@ -101,10 +114,13 @@ class ModelSummary:
     context_windows: dict[int, int]
 
 
-# A quantized version has the sampling defaults of the version that it was made from, until it has its own.
+# Until it has its own, a version has the sampling defaults of the one whose weights it shares, and a quantized version
+# those of the one that it was made from.
 _DEFAULTS = """(
-    SELECT made.model, made.version, COALESCE(own.sampling, source.sampling) AS sampling FROM model_versions AS made
-    LEFT JOIN model_sampling AS own USING (model, version)
+    SELECT made.model, made.version, COALESCE(own.sampling, shared.sampling, source.sampling) AS sampling
+    FROM model_versions AS made LEFT JOIN model_sampling AS own USING (model, version)
+    LEFT JOIN model_sampling AS shared
+        ON made.base_model = made.model AND (shared.model, shared.version) = (made.base_model, made.base_version)
     LEFT JOIN model_sampling AS source ON source.model || '@' || source.version = made.quantized_from) AS defaults"""
 
 # The version that a model string names.
@@ -114,28 +130,6 @@ LEFT JOIN {_DEFAULTS} USING (model, version)
 LEFT JOIN aliases ON aliases.model = version.model AND aliases.alias = :reference
 WHERE version.model = :model AND (version.retired_at IS NULL OR :with_retired)
     AND version.version = COALESCE(aliases.version, CAST(:number AS int))
-""")
-
-# All models, with aliases and versions.
-_LIST = text("""
-SELECT
-    name, task, created_at,
-    (SELECT COALESCE(jsonb_object_agg(alias, version), '{}') FROM aliases WHERE model = models.name) AS aliases,
-    ARRAY(
-        SELECT version FROM model_versions WHERE model = models.name AND retired_at IS NULL ORDER BY version DESC
-    ) AS versions,
-    (
-        SELECT COALESCE(jsonb_object_agg(version, engine ->> 'kind'), '{}')
-        FROM model_versions WHERE model = models.name AND engine IS NOT NULL
-    ) AS engines,
-    (
-        SELECT COALESCE(jsonb_object_agg(version, base_model || '@' || base_version), '{}')
-        FROM model_versions WHERE model = models.name AND base_model IS NOT NULL
-    ) AS bases,
-    (
-        SELECT COALESCE(jsonb_object_agg(version, context_window), '{}') FROM model_versions WHERE model = models.name
-    ) AS context_windows
-FROM models ORDER BY name
 """)
 
 _SET_SAMPLING = text("""
@@ -176,9 +170,11 @@ def register_version(
     golden: Sequence[GoldenAnswer] = (),
     base: ModelVersion | None = None,
     quantized_from: str | None = None,
+    template: DefaultTemplate | None = None,
     tenant_id: str | None = None,
 ) -> ModelVersion:
-    """Add a version, or return the one with this digest, dtype and base. The first one gets the alias ``default``.
+    """Add a version, or return the one with this digest, dtype, base and template. The first one gets the alias
+    ``default``. If the model has a version that differs in the template alone, the new one shares its weights.
 
     ``runner`` is the kind of the ``engine`` if that is an inference server. Such a version that is there already gets
     the engine's address. A new version is ``registered`` until a worker has verified it; one without weights has
@@ -186,7 +182,7 @@ def register_version(
     version that was rejected is verified again. ``golden``: answers that the verification must find. ``base``: the
     version that a LoRA adapter changes. ``quantized_from``: as in ``ModelVersion``. ``kept_files``: digests of files
     that the registry has. ``tenant_id``: the actor's tenant, for the audit log. Raises InvalidRequest, and Conflict for
-    golden answers of a version that is ready and for a base that is retired.
+    golden answers of a version that is ready, for a base that is retired, and for weights that are not verified.
     """
     if engine.is_external != (runner in EXTERNAL_KINDS) or (engine.is_external and engine.kind != runner):
         raise InvalidRequest(f"the engine {engine.kind.value} does not run a version of the kind {runner}")
@@ -194,21 +190,26 @@ def register_version(
         raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
     digests = {**kept_files, **{name: hashlib.sha256(content).hexdigest() for name, content in files.items()}}
     task = TASK_OF_RUNNER[runner].name
-    state = VersionState.READY if runner in FAKE_RUNNERS or base is not None else VersionState.REGISTERED
     values = {"model": model, "runner": runner, "source": source, "digest": digest, "dtype": dtype}
+    same = {"template_digest": None if template is None else template.digest}
     of_base = {"base_model": base and base.model, "base_version": base and base.version}
     with db.begin(tenant_id=tenant_id) as connection:
         if base is not None and connection.execute(registration_queries.KEEP_BASE, of_base).scalar_one() is not None:
             raise Conflict(f"the base {queue_name(base.model, base.version)} is retired", code="version_in_use")
         _lock_model(connection, model, task)
-        version = connection.execute(registration_queries.SAME_VERSION, values | of_base).scalar_one_or_none()
+        version = connection.execute(registration_queries.SAME_VERSION, values | same | of_base).scalar_one_or_none()
         if version is None:
+            base = base or _same_weights(connection, values)
+            of_base = {"base_model": base and base.model, "base_version": base and base.version}
+            state = VersionState.READY if runner in FAKE_RUNNERS or base is not None else VersionState.REGISTERED
             row = values | of_base | {"context_window": context_window, "files": dump_json(digests), "task": task}
             row |= {"engine": _stored(engine), "state": state, "golden": stored_golden(golden)}
             row |= {"quantized_from": quantized_from}
+            row |= {"template": None if template is None else template.model_dump_json(exclude_none=True)}
             audited = values | {"context_window": context_window, "files": digests} | _audited(engine)
             audited |= {} if base is None else {"base": queue_name(base.model, base.version)}
             audited |= {} if quantized_from is None else {"quantized_from": quantized_from}
+            audited |= {} if template is None else {"template": template.use.model_dump(mode="json")}
             contents = {digests[name]: content for name, content in files.items()}
             version = _insert_version(connection, row, contents, audited, actor, tenant_id)
         else:
@@ -235,6 +236,21 @@ def _insert_version(
     if version == 1:
         point(connection, row["model"], DEFAULT_ALIAS, version)
     return version
+
+
+def _same_weights(connection: Connection, values: Mapping[str, Any]) -> ModelVersion | None:
+    """Return the version whose weights a new one shares, None if there is none. Raises Conflict if it is not ready."""
+    number = connection.execute(registration_queries.SAME_WEIGHTS, values).scalar_one_or_none()
+    if number is None:
+        return None
+    found = version_of(connection, values["model"], number)
+    if found.state is not VersionState.READY:
+        raise Conflict(
+            f"{found.name} has these weights and is {found.state.value}: let a worker verify it first, "
+            f"`headrace worker --model {found.name}`",
+            code="version_not_ready",
+        )
+    return found
 
 
 def _verify_again(connection: Connection, model: str, version: int, golden: Sequence[GoldenAnswer]) -> None:
@@ -295,7 +311,7 @@ def resolve(db: Database, name: str, *, with_retired: bool = False) -> ModelVers
 def list_models(db: Database) -> list[ModelSummary]:
     """Return all models, by name."""
     with db.autocommit() as connection:
-        rows = connection.execute(_LIST).mappings().all()
+        rows = connection.execute(registration_queries.LIST_MODELS).mappings().all()
     by_version = ("engines", "bases", "context_windows")
     return [
         ModelSummary(**{**row, **{name: {int(key): value for key, value in row[name].items()} for name in by_version}})
@@ -369,10 +385,11 @@ _FIELDS = tuple(one.name for one in fields(ModelVersion))
 
 
 def _read_version(row: RowMapping) -> ModelVersion:
-    known = {name: row[name] for name in _FIELDS if name not in {"sampling", "engine", "task", "state"}}
+    known = {name: row[name] for name in _FIELDS if name not in {"sampling", "engine", "task", "state", "template"}}
     known["task"] = row["task"] or TASK_OF_RUNNER[row["runner"]].name
     known["state"] = VersionState(row["shown_state"])
     engine = NATIVE if row["engine"] is None else EngineSpec.model_validate(row["engine"])
+    known["template"] = None if row["template"] is None else DefaultTemplate.model_validate(row["template"])
     return ModelVersion(**known, sampling=SamplingDefaults.model_validate(row["sampling"] or {}), engine=engine)
 
 

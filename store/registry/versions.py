@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from store.audit.audit import record
 from store.db.database import Database
 from store.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed
+from store.payloads.prompt_reference import PromptUse
 from store.registry.engine_spec import EngineKind
 from store.registry.models import DEFAULT_ALIAS, point, queue_name, version_of
 from store.registry.verification_report import VerificationReport
@@ -31,7 +32,8 @@ SELECT
     model, version, COALESCE(one.task, models.task) AS task, digest, dtype, context_window, one.created_at, retired_at,
     {STATE_SQL} AS state, COALESCE(retired_at, state_at, one.created_at) AS state_at, state_reason, verification,
     engine ->> 'kind' AS engine,
-    base_model || '@' || base_version AS base, quantized_from,
+    base_model || '@' || base_version AS base, COALESCE(base_model = model, false) AS shares_weights, quantized_from,
+    template - 'messages' AS template,
     ARRAY(
         SELECT alias FROM aliases WHERE model = one.model AND aliases.version = one.version ORDER BY alias
     ) AS aliases,
@@ -113,8 +115,8 @@ class VersionSummary:
 
     ``state_at``: since when it has the state. ``state_reason``: why, one sentence, if there is something to say.
     ``verification``: None if it has none, as versions without weights and those of earlier releases.
-    ``base``: the version that it changes, as ``name@3``, if it is a LoRA adapter. ``quantized_from``: the version whose
-    files it has in another number format.
+    ``base``: the version whose workers run it, as ``name@3``, if it is a LoRA adapter or shares that version's weights.
+    ``quantized_from``: the version whose files it has in another number format. ``template``: its default template.
     """
 
     model: str
@@ -131,7 +133,9 @@ class VersionSummary:
     verification: VerificationReport | None
     engine: str
     base: str | None
+    shares_weights: bool
     quantized_from: str | None
+    template: PromptUse | None
     aliases: tuple[str, ...]
     num_queued: int
 
@@ -149,6 +153,7 @@ def list_versions(db: Database, model: str | None = None) -> list[VersionSummary
                 "engine": row["engine"] or own,
                 "state": VersionState(row["state"]),
                 "verification": row["verification"] and VerificationReport.model_validate(row["verification"]),
+                "template": row["template"] and PromptUse.model_validate(row["template"]),
             }
         )
         for row in rows

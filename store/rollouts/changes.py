@@ -171,6 +171,12 @@ def _check_candidate(connection: Connection, new: NewRollout, stable: ModelVersi
         raise InvalidRequest(
             f"{name} is for the task {candidate.task}, the alias's version for {stable.task}", param="version"
         )
+    if new.mode is RolloutMode.SHADOW and candidate.template != stable.template:
+        raise InvalidRequest(
+            f"{name} has another default template: shadow mode gives it copies of the stable version's prompts, "
+            "so compare templates with a canary",
+            param="mode",
+        )
     if not new.force:
         refuse_rolled_back(connection, new.model, new.candidate)
 

@@ -64,11 +64,13 @@ model_versions = Table(
     # The worker that verifies the version now, and the end of its lease.
     Column("verifier", String),
     timestamp("verifying_until"),
-    # The version that a LoRA adapter changes; NULL: the version is no adapter.
+    # The version that a LoRA adapter changes, or whose weights a version of the same model shares; NULL: none.
     Column("base_model", String),
     Column("base_version", Integer),
     # The version, ``name@3``, whose files this one has in another number format; NULL: it was registered otherwise.
     Column("quantized_from", String),
+    # ``store.registry.default_template.DefaultTemplate``; NULL: none.
+    Column("template", JSONB),
     PrimaryKeyConstraint("model", "version"),
     ForeignKeyConstraint(["base_model", "base_version"], ["model_versions.model", "model_versions.version"]),
     CheckConstraint("version > 0", name="version_positive"),

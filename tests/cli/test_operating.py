@@ -225,6 +225,13 @@ def test_a_prompt_template_is_stored_rendered_and_used(operator: tuple[list[str]
     with pytest.raises(subprocess.CalledProcessError) as refused:
         verb("submit", "hi", "--prompt", "guide", "--var", "days=3")
     assert "city" in refused.value.stderr
+    file.write_text(orjson.dumps({"instructions": "Be brief."}).decode())
+    verb("prompts", "put", "brief", str(file))
+    made = verb("models", "prompt", "tiny@1", "brief")
+    assert made == "tiny@2 has brief@1, run by the workers of tiny@1\n"
+    assert re.search(r"tiny@2 .*weights of tiny@1.* brief@1", verb("models", "show", "tiny"))
+    assert verb("models", "prompt", "tiny@2", "--none") == "tiny@1 has no template\n"
+    assert verb("prompts", "delete", "brief") == "brief is deleted\n"
     assert verb("prompts", "unalias", "guide", "default") == "guide@default is removed\n"
     assert verb("prompts", "delete", "guide") == "guide is deleted\n"
     assert verb("prompts").startswith("no prompts")

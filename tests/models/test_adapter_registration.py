@@ -168,7 +168,7 @@ def test_a_base_without_adapters_is_refused(
     assert main(["register", "tone", str(folders[1]), "--base", "base"]) == 0
     for name, arguments, said in (
         ("other", ["--base", "fake"], "fake@1 has no adapters"),
-        ("other", ["--base", "tone"], "tone@1 is an adapter itself: give its base, --base base@1"),
+        ("other", ["--base", "tone"], "tone@1 has no weights of its own: give its base, --base base@1"),
         ("other", ["--base", "nobody"], "no model 'nobody'"),
         ("base", ["--base", "base"], "an adapter needs a name of its own"),
         ("other", ["--base", "base", "--dtype", "float32"], "no --engine, --dtype, --golden or --fake"),

@@ -18,7 +18,9 @@ from prompts.tokenizer import load_tokenizer
 from store.db import presence
 from store.db.database import Database
 from store.jobs import jobs
+from store.payloads.conversation import ChatMessage, Role
 from store.redis.celery_queue import Hint
+from store.registry.default_template import DefaultTemplate
 from store.registry.models import ModelVersion, queue_name, register_version, shadow_name
 from store.schema.job_states import JobState
 from store.settings import Settings
@@ -27,7 +29,7 @@ from tests.models import tiny
 from tests.models.adapters import ALL, adapt
 from tests.models.driving import request, run_all
 from tests.processes import StartProcess, wait_for
-from tests.workers.conftest import Bench, worker_command, worker_environment
+from tests.workers.conftest import Bench, StartWorker, worker_command, worker_environment
 
 HOME = Path(__file__).parents[2] / ".headrace"
 PROMPT = "Tell me of rivers."
@@ -73,6 +75,16 @@ def answers(folder: Path, adapters: dict[str, ModelVersion]) -> dict[str, str]:
     return found
 
 
+def same_weights(db: Database, version: ModelVersion) -> ModelVersion:
+    """The same weights with a default template, as the next version."""
+    about = ("model", "runner", "source", "digest", "dtype", "context_window")
+    template = DefaultTemplate(
+        id="pmpt_1", name="guide", version=1, digest="9" * 64, messages=(ChatMessage(role=Role.SYSTEM, content="Hm."),)
+    )
+    values = {name: getattr(version, name) for name in about}
+    return register_version(db, **values, kept_files=version.files, actor="tests", template=template)
+
+
 def test_adapters_are_served_with_their_base(
     ours: Bench, folder: Path, version: ModelVersion, start_process: StartProcess
 ) -> None:
@@ -89,6 +101,11 @@ def test_adapters_are_served_with_their_base(
     )
     expected = answers(folder, adapters)
     assert len(set(expected.values())) == 4
+    with_template = same_weights(ours.db, version)
+    assert with_template.base == "base@1"
+    alike = ours.new_job(model_version=2, queue=with_template.name, prompt=PROMPT)
+    jobs.accept(ours.db, [alike])
+    ours.publisher.publish([Hint(alike.id, alike.queue, shadow_name("generate", "base", 2))])
     asked: dict[str, str] = {}
     for turn in range(3):
         for name in expected:
@@ -99,8 +116,33 @@ def test_adapters_are_served_with_their_base(
     ended = ours.wait_ended(list(asked))
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
     assert {asked[job.id]: (job.output or {})["text"] for job in ended} == expected
-    served = {queue_name("base", 1), *(f"{name}@1" for name in adapters)}
+    (ended_alike,) = ours.wait_ended([alike.id])
+    assert (ended_alike.output or {})["text"] == expected["base"], "the weights of the base, loaded once"
+    served = {queue_name("base", 1), with_template.name, *(f"{name}@1" for name in adapters)}
     wait_for(lambda: set(presence.read_serving(ours.db)) == served, "each queue has its worker, and the lost one none")
     assert worker.events("adapter_refused")[0]["adapter"] == "lost@1"
     assert worker.events("adapter_evicted"), "two of the three fit"
     assert worker.events("adapters_served")
+
+
+@pytest.fixture
+def fake(db: Database, settings: Settings) -> Iterator[Bench]:
+    version = register_version(
+        db, model="fake", runner="fake", source="fake", digest="0" * 64, dtype="none", context_window=512, actor="tests"
+    )
+    bench = Bench(db, settings, version)
+    yield bench
+    bench.close()
+
+
+def test_a_model_without_adapters_also_serves_its_versions_with_templates(
+    fake: Bench, start_worker: StartWorker
+) -> None:
+    with_template = same_weights(fake.db, fake.version)
+    start_worker(model=with_template.name)
+    job = fake.new_job(model_version=2, queue=with_template.name)
+    jobs.accept(fake.db, [job])
+    fake.publisher.publish([Hint(job.id, job.queue, shadow_name("generate", "fake", 2))])
+    (ended,) = fake.wait_ended([job.id])
+    assert ended.state is JobState.SUCCEEDED
+    wait_for(lambda: set(presence.read_serving(fake.db)) == {"fake@1", "fake@2"}, "one worker for both")

@@ -80,8 +80,10 @@ def _check_services(settings: Settings, models: tuple[str, ...]) -> None:
         ping(client)
         for name in models:
             version = resolve(db, name, with_retired=True)
-            if version.base is not None:
-                raise InvalidRequest(f"--models: {name} is an adapter, which rides with its base: name {version.base}")
+            if version.base is not None and (name != version.model or not version.shares_weights):
+                raise InvalidRequest(
+                    f"--models: {name} has no worker of its own, it rides with its base: name {version.base}"
+                )
     finally:
         client.close()
         db.close()

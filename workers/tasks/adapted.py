@@ -133,7 +133,7 @@ class AdapterCache:
 
 
 class AdaptingClient(EngineClient[EngineRequest, CompletionOutput]):
-    """Runs the requests of an attempt with the adapter of its version; those of the base without one."""
+    """Runs the requests of an attempt with the adapter of its version; those of the base's model without one."""
 
     def __init__(
         self,
@@ -143,11 +143,11 @@ class AdaptingClient(EngineClient[EngineRequest, CompletionOutput]):
         spans: AttemptSpans,
         *,
         adapters: AdapterCache,
-        base: tuple[str, int],
+        base_model: str,
     ) -> None:
         super().__init__(engine, admission, in_flight, spans)
         self._adapters = adapters
-        self._base = base
+        self._base_model = base_model
 
     def run(self, attempt: Attempt, request: EngineRequest, *, num_prompt: int, max_tokens: int) -> CompletionOutput:
         """As ``EngineClient.run``. Raises AdaptersBusy and AdapterNotLoaded, too."""
@@ -178,11 +178,12 @@ class AdaptingClient(EngineClient[EngineRequest, CompletionOutput]):
 
     @contextmanager
     def _adapter(self, attempt: Attempt) -> Iterator[Adapter | None]:
-        version = attempt.claim.model, attempt.claim.model_version
-        if version == self._base:
+        model, version = attempt.claim.model, attempt.claim.model_version
+        # A version of the base's model has the base's weights, and may differ in its default template.
+        if model == self._base_model:
             yield None
             return
-        with self._adapters.using(*version) as adapter:
+        with self._adapters.using(model, version) as adapter:
             yield adapter
 
 
@@ -204,5 +205,5 @@ def adapting_client(
         context.in_flight,
         context.spans,
         adapters=AdapterCache(load_version, most),
-        base=(base.model, base.version),
+        base_model=base.model,
     )

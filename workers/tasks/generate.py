@@ -303,11 +303,6 @@ class GenerateModel(TaskModel):
     load_adapter: Callable[[ModelVersion], Adapter] | None = None
     max_adapters: int = 1
 
-    @property
-    def has_adapters(self) -> bool:
-        """True if the runner takes adapters."""
-        return self.load_adapter is not None
-
     def check_adapter(self, version: ModelVersion) -> None:
         """As ``TaskModel.check_adapter``."""
         check_adapter(version)

@@ -77,11 +77,6 @@ class TaskModel(ABC):
         """Values for settings of the worker that are not set, because of what runs the model."""
         return {}
 
-    @property
-    def has_adapters(self) -> bool:
-        """True if the engine also computes the jobs of the version's LoRA adapters."""
-        return False
-
     def check_adapter(self, version: ModelVersion) -> None:
         """Raise ModelLoadError unless the files of an adapter are here, and are those that were registered."""
         raise ModelLoadError(f"{version.model}: this version runs no adapters")
