@@ -75,7 +75,7 @@ def start(
     with connect() as client:
         found = client.start_rollout(body)
     share = f"{found['percent']:g} % of {model}@{found['alias']} goes to version {to}"
-    show(found, f"{found['id']}: {share}", as_json=as_json)
+    show(found, "\n".join([f"{found['id']}: {share}", *_warnings(found)]), as_json=as_json)
 
 
 @app.command("show")
@@ -144,6 +144,7 @@ def rollout_facts(one: Json) -> RenderableType:
         f"{one['state']}, {one['percent']:g} %, step {one['current_step'] + 1} of {len(one['steps'])}, "
         f"revision {one['revision']}, started {ago(one['started_at'])}",
         *([one["reason"]] if one["reason"] else []),
+        *_warnings(one),
     ]
     rows = [
         (
@@ -159,6 +160,10 @@ def rollout_facts(one: Json) -> RenderableType:
         table("check", "decision", "evidence", "bad from", "", rows=rows) if rows else "the judge has not looked yet"
     )
     return Group("\n".join(lines), checks)
+
+
+def _warnings(one: Json) -> list[str]:
+    return [f"warning: {one['warning']}"] if one["warning"] else []
 
 
 def _change(rollout: str, verb: str, reason: str | None, *, as_json: bool) -> None:

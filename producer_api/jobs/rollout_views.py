@@ -12,6 +12,11 @@ from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState, Step, St
 
 _LONGEST_HOLD_S = 30 * 86_400
 
+_TENANT_WARNING = (
+    "with the sticky key `tenant` longer or shorter answers are practically never found, and few more errors not "
+    "always: use `user` or `conversation` where requests have one"
+)
+
 
 class StepObject(BaseModel):
     """A step of a rollout: it holds for its time, and until its jobs have ended."""
@@ -90,6 +95,7 @@ class RolloutSummary(BaseModel):
     reason: str | None = Field(description="of the last change")
     bounds: Bounds = Field(description="how much worse the candidate may be")
     revision: int = Field(description="raised by each change; value of If-Match")
+    warning: str | None = Field(description="what the judge cannot find in this rollout; null: nothing to warn of")
 
 
 class RolloutObject(RolloutSummary):
@@ -152,4 +158,9 @@ def rollout_summary(rollout: Rollout) -> RolloutSummary:
         reason=rollout.reason,
         bounds=Bounds.model_validate(rollout.bounds),
         revision=rollout.revision,
+        warning=_TENANT_WARNING if _is_by_tenant(rollout) else None,
     )
+
+
+def _is_by_tenant(rollout: Rollout) -> bool:
+    return rollout.mode is RolloutMode.CANARY and rollout.sticky_key is StickyKey.TENANT
