@@ -44,6 +44,7 @@ function Row({ model, queue, speed }) {
   return html`<tr>
     <td>
       <strong>${model.id}</strong>
+      ${model.known?.template && html`<div class="small muted">with ${templateName(model.known.template)}</div>`}
       <div class="row small">${aliases.map((name) => html`<span class="badge now" key=${name}>${name}</span>`)}</div>
     </td>
     <td><${VersionState} known=${model.known} queue=${queue} /><${QualityLine} known=${model.known} /></td>
@@ -56,6 +57,10 @@ function Row({ model, queue, speed }) {
     <td class="num opt">${milliseconds(speed?.first_token_p95_ms)}</td>
     <td class="opt nowrap small muted">${moment(model.created)}</td>
   </tr>`;
+}
+
+function templateName({ id, name, version }) {
+  return `${name || id}@${version}`;
 }
 
 function VersionState({ known, queue }) {

@@ -11,6 +11,7 @@ import redis
 
 from benchmarks.console.chromium import Tab
 from store.db.database import Database
+from store.hosts.host_reports import HostOutlook, HostReport, now
 from store.registry.models import register_version
 from store.registry.quality_report import QualityReport, VersionFigures
 from store.registry.verification import Verification
@@ -19,6 +20,7 @@ from tests.processes import wait_for
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.console.console_tab import check_access, fill, open_page, press
+from tests.producer_api.jobs.test_host_routes import GIB, host, tell
 from tests.producer_api.scripted_worker import ScriptedWorker
 
 pytestmark = pytest.mark.timeout(240)
@@ -98,7 +100,11 @@ def register_measured(db: Database) -> None:
 
 def test_models_show_their_quality_and_a_new_alias(tab: Tab, api: httpx2.Client, key: str, db: Database) -> None:
     register_measured(db)
+    assert api.post("/v1/prompts", json={"name": "guide", "instructions": "Be brief."}).status_code == 201
+    with_template = {"files_of": "tiny@1", "prompt": {"id": "guide"}}
+    assert api.post("/v1/models/tiny/versions", json=with_template).json()["id"] == "tiny@2"
     open_page(tab, key, "models", "tbody tr")
+    text_is_shown(tab, "with guide@1")
     check_access(tab)
     text_is_shown(tab, "97.0 % of the next tokens of tiny@1, KL 0.0020")
     press(tab, button(tab, "Draw the quality of exact"))
@@ -170,3 +176,17 @@ def test_an_audit_event_is_found(tab: Tab, api: httpx2.Client, key: str) -> None
     fill(tab, "queue.paused")
     tab.press("Enter")
     wait_for(lambda: texts(tab, "tbody tr td:nth-child(2)") == ["queue.paused"])
+
+
+def test_the_live_page_shows_model_hosts_and_follows_them(tab: Tab, db: Database, key: str) -> None:
+    tell(db, host(HostOutlook(queue="tiny@1", in_s=12.4)))
+    open_page(tab, key, "live", "[aria-labelledby=hosts] tbody tr")
+    check_access(tab)
+    (shown,) = texts(tab, "section[aria-labelledby=hosts] tbody tr")
+    assert all(part in shown for part in ("m1", "0 swaps", "other@1 serving", "1.0 of 2.0 GiB"))
+    assert "old@1 draining: idle for 20 s" in shown
+    text_is_shown(tab, "loads in about 12 s")
+    tell(db, HostReport(name="m1", started_at=now(), budget_bytes=2 * GIB, num_swaps=1))
+    tab.wait("document.querySelector('[aria-labelledby=hosts] tbody tr').textContent.includes('1 swaps')")
+    (shown,) = texts(tab, "section[aria-labelledby=hosts] tbody tr")
+    assert "none" in shown, "no version has a place any more"
