@@ -40,6 +40,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "model_rejected": "the model version has failed its verification, so no worker runs it",
     "no_capacity": "Headrace cannot accept work at the moment",
     "no_worker": "no worker serves the model version",
+    "not_autoscaled": "no dispatcher decides how many workers the queue should have",
     "not_found": "the resource or the route does not exist",
     "policy_blocked_input": "a rule of the tenant's policy refuses the input",
     "policy_scan_too_long": "the policy's scan of a text exceeded its time limit",

@@ -19,6 +19,7 @@ from store.encryption.keyed_digests import Digests
 from store.encryption.vault import Vault, parse_keys
 from store.errors import SettingsError
 from store.failpoints import parse_failpoints, parse_model_faults
+from store.scale_bounds import parse_bounds
 
 _PREFIX = "HEADRACE_"
 _OTEL = "OTEL_"
@@ -175,6 +176,15 @@ class Settings(BaseSettings):
     host_residence_s: float = Field(10.0, ge=0)
     host_turn_s: float = Field(60.0, gt=0)
     host_swap_share: float = Field(0.5, gt=0, le=1)
+    # How many workers a model should have, decided by what waits: NAME=0..4, with commas; unset: nothing is decided.
+    # Standard jobs should wait for no longer than ``autoscale_wait_s``, interactive ones a quarter, batches 20 times as
+    # long. A number falls after the cool-down, and the last worker leaves after so long without jobs.
+    autoscale: Annotated[tuple[str, ...], NoDecode] = ()
+    autoscale_wait_s: float = Field(20.0, gt=0)
+    autoscale_cool_down_s: float = Field(60.0, ge=0)
+    autoscale_zero_after_s: float = Field(300.0, ge=0)
+    # A worker that a model host drains because fewer are wanted ends its running jobs within this time.
+    autoscale_drain_s: float = Field(3600.0, gt=0)
     # 0: a worker serves no metrics.
     worker_metrics_port: int = Field(0, ge=0, le=65535)
     # So many tenants, those with most queued tokens, have a series of their own in the metrics; each is a label value.
@@ -242,11 +252,18 @@ class Settings(BaseSettings):
         "digest_keys",
         "cors_origins",
         "shadow_sources",
+        "autoscale",
         mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("autoscale")
+    @classmethod
+    def _are_bounds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_bounds(value)
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -10,11 +10,13 @@ from starlette.responses import Response
 from producer_api.access.auth import JobsReader, QueuesAdmin
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
-from producer_api.jobs.queue_views import QueueList, QueueObject, queue_object
+from producer_api.jobs.queue_views import QueueList, QueueObject, QueueScalingObject, queue_object, scaling_object
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from store.hosts.host_reports import read_hosts
+from store.registry.models import queue_name, resolve
 from store.scheduling import backlog, queues
+from store.scheduling.scale_decisions import require_decision
 from store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -35,6 +37,15 @@ async def get_queue(runtime: RuntimeOf, principal: JobsReader, name: QueueName) 
     return JsonResponse(found)
 
 
+@router.get("/{name}/scaling", response_model=QueueScalingObject, summary="Retrieve the number of workers")
+async def get_queue_scaling(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
+    """Return how many workers the queue should have, for a scaler such as KEDA's. The name may be that of a model.
+
+    503 if nobody has decided lately: the scaler should leave the workers as they are.
+    """
+    return JsonResponse(await run_in_threadpool(_read_scaling, runtime, name))
+
+
 @router.post("/{name}/pause", response_model=QueueObject, summary="Pause a queue")
 async def pause_queue(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
     """Start no job of the queue until it is resumed. Running jobs continue, and new jobs are accepted."""
@@ -51,6 +62,11 @@ async def _change_queue(change: Callable[..., None], runtime: Runtime, principal
     await run_in_threadpool(change, runtime.db, principal.tenant_id, name, actor=principal.key_id)
     (found,) = await run_in_threadpool(_read_queues, runtime, principal, name)
     return JsonResponse(found)
+
+
+def _read_scaling(runtime: Runtime, name: str) -> QueueScalingObject:
+    version = resolve(runtime.db, name)
+    return scaling_object(require_decision(runtime.db, queue_name(version.model, version.version)))
 
 
 def _read_queues(runtime: Runtime, principal: Principal, name: str | None = None) -> list[QueueObject]:

@@ -11,6 +11,7 @@ from store.hosts.host_reports import HostReport, outlook_of
 from store.payloads.job_payload import ServiceClass
 from store.scheduling.backlog import Load
 from store.scheduling.queues import QueueView
+from store.scheduling.scale_decisions import StoredDecision
 
 
 class LoadObject(BaseModel):
@@ -36,6 +37,14 @@ class QueueHostObject(BaseModel):
     reason: str | None = Field(description="why no host serves it, if `loads_in_s` is null")
 
 
+class QueueScalingObject(BaseModel):
+    """How many workers a queue should have, as the leading dispatcher decides every two seconds."""
+
+    workers: int = Field(description="workers that the queue should have")
+    reason: str = Field(description="why")
+    decided_at: int | None = Field(description="when that was decided last, Unix seconds")
+
+
 class QueueObject(BaseModel):
     """A queue, named after its model version, or one tenant's share of it."""
 
@@ -54,6 +63,9 @@ class QueueObject(BaseModel):
     rate: RateObject | None = Field(description="rate of the whole queue; null if not known")
     host: QueueHostObject | None = Field(
         description="what model hosts do about the queue; null: a worker serves it, or no host knows it"
+    )
+    scaling: QueueScalingObject | None = Field(
+        description="how many workers it should have; null: nobody decides that (HEADRACE_AUTOSCALE)"
     )
 
 
@@ -79,6 +91,14 @@ def queue_object(queue: QueueView, *, share: Literal["all", "own"], hosts: Seque
         paused_at=seconds(queue.paused_at),
         rate=None if queue.rate is None else RateObject(**{n: round(v, 3) for n, v in asdict(queue.rate).items()}),
         host=None if outlook is None else QueueHostObject(loads_in_s=outlook.in_s, reason=outlook.text),
+        scaling=None if queue.scaling is None else scaling_object(queue.scaling),
+    )
+
+
+def scaling_object(decision: StoredDecision) -> QueueScalingObject:
+    """Return how many workers a queue should have."""
+    return QueueScalingObject(
+        workers=decision.replicas, reason=decision.reason, decided_at=seconds(decision.decided_at)
     )
 
 

@@ -19,6 +19,9 @@ from store.schema.cache_results import CACHE_QUEUE
 
 _MOST_LOOKED_AT = 100
 
+PROCESS_START_S = 4.0
+"""From the start of a worker process to the begin of its load: mostly imports. An estimate."""
+
 # Versions without those that are rejected; adapters too, because their jobs count for their base.
 _VERSIONS = text("""
 SELECT model, version, model || '@' || version AS queue, source, dtype, engine, verification, created_at,
@@ -62,6 +65,11 @@ class HostedVersion:
     is_unverified: bool
     created_at: datetime
     adapters: tuple[str, ...] = ()
+
+    @property
+    def start_s(self) -> float | None:
+        """Seconds from the start of a worker until it takes jobs, by what its verification measured; None before."""
+        return None if self.load_s is None else PROCESS_START_S + self.load_s
 
     @property
     def queues(self) -> tuple[str, ...]:

@@ -116,6 +116,12 @@ class QueueGauges:
             registry=registry,
         )
         self.workers = Gauge("headrace_queue_workers", "live workers of the queue", ["queue"], registry=registry)
+        self.wanted = Gauge(
+            "headrace_queue_wanted_workers",
+            "workers that the queue should have, for queues of HEADRACE_AUTOSCALE",
+            ["queue"],
+            registry=registry,
+        )
         self.paused = Gauge("headrace_queue_paused", "1 for a paused queue", ["queue"], registry=registry)
         self.tenants = Gauge(
             "headrace_tenant_backlog_tokens",
@@ -126,6 +132,16 @@ class QueueGauges:
 
     def clear(self) -> None:
         """Drop all series: this dispatcher does not lead."""
+        self.wanted.clear()
+        self._clear_measured()
+
+    def show_wanted(self, wanted: Mapping[str, int]) -> None:
+        """Replace the numbers of workers that queues should have."""
+        self.wanted.clear()
+        for queue, replicas in wanted.items():
+            self.wanted.labels(queue).set(replicas)
+
+    def _clear_measured(self) -> None:
         for gauge in (self.tokens, self.oldest, self.deadline, self.workers, self.paused, self.tenants):
             gauge.clear()
 
@@ -138,8 +154,8 @@ class QueueGauges:
         *,
         num_tenants: int,
     ) -> None:
-        """Replace all series."""
-        self.clear()
+        """Replace all series but those of wanted workers."""
+        self._clear_measured()
         for share in shares:
             self.tokens.labels(share.queue, CLASS_NAMES[share.class_rank]).inc(share.queued.tokens)
             self.workers.labels(share.queue).set(0)

@@ -17,6 +17,7 @@ from store.db.presence import Serving, read_serving
 from store.errors import NotFound
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.scheduling.backlog import Backlog, Load
+from store.scheduling.scale_decisions import StoredDecision, read_decisions
 from store.scheduling.service_rate import Interval, Rate
 from store.schema.cache_results import CACHE_QUEUE
 
@@ -137,7 +138,7 @@ class QueueView:
     """A queue, or one tenant's share of it.
 
     ``oldest_age_s`` is None if nothing is queued, or if the tenant's oldest job was not found quickly. ``workers``: the
-    live workers of the whole queue.
+    live workers of the whole queue. ``scaling``: how many it should have, if that is decided.
     """
 
     name: str
@@ -149,6 +150,7 @@ class QueueView:
     paused_at: datetime | None
     paused_by: str | None
     rate: Rate | None
+    scaling: StoredDecision | None = None
 
     @property
     def queued(self) -> Load:
@@ -171,7 +173,7 @@ def view_queues(db: Database, backlog: Backlog, *, tenant_id: str | None, name: 
         rows = connection.execute(_QUEUES, values).all()
     if name is not None and not rows:
         raise _no_such_queue(name)
-    serving = read_serving(db)
+    serving, scaling = read_serving(db), read_decisions(db)
     return [
         QueueView(
             name=row.queue,
@@ -183,6 +185,7 @@ def view_queues(db: Database, backlog: Backlog, *, tenant_id: str | None, name: 
             paused_at=row.paused_at,
             paused_by=row.paused_by,
             rate=backlog.rates.get(row.queue),
+            scaling=scaling.get(row.queue),
         )
         for row in rows
     ]

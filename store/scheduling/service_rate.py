@@ -69,8 +69,8 @@ class RateMeter:
         self._jobs = self._jobs * kept + interval.started_jobs
         self._tokens = self._tokens * kept + interval.started_tokens
 
-    def rate(self) -> Rate | None:
-        """Return the rate; None until there are enough measurements."""
-        if self._busy_s < KNOWN_AFTER_S:
+    def rate(self, known_after_s: float = KNOWN_AFTER_S) -> Rate | None:
+        """Return the rate; None until jobs have waited for so long."""
+        if self._busy_s < known_after_s:
             return None
         return Rate(jobs_per_s=self._jobs / self._busy_s, tokens_per_s=self._tokens / self._busy_s)

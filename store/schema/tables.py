@@ -329,6 +329,17 @@ queue_rates = Table(
     timestamp("measured_at", required=True),
 )
 
+# The workers that each queue should have: see ``store.scheduling.scale_decisions``.
+queue_scaling = Table(
+    "queue_scaling",
+    metadata,
+    Column("queue", String, primary_key=True),
+    Column("replicas", Integer, nullable=False),
+    Column("reason", String, nullable=False),
+    timestamp("decided_at", required=True),
+    Column("history", JSONB, nullable=False),
+)
+
 job_events = Table(
     "job_events",
     metadata,

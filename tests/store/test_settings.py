@@ -38,6 +38,10 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("HEADRACE_CORS_ORIGINS", "https://chat.example.com/"),
         ("HEADRACE_CORS_ORIGINS", "https://*.example.com"),
         ("HEADRACE_CORS_ORIGINS", "https://chat.example.com,*"),
+        ("HEADRACE_AUTOSCALE", "0..4"),
+        ("HEADRACE_AUTOSCALE", "smollm2=4..0"),
+        ("HEADRACE_AUTOSCALE", "smollm2=0..0"),
+        ("HEADRACE_AUTOSCALE", "smollm2=1..2,smollm2=0..4"),
     ],
 )
 def test_a_bad_variable_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -35,6 +35,7 @@ from store.streams.stream_log import StreamPublisher
 from store.tracing.tracing import OFF, Tracing, open_tracing
 from store.webhooks.addresses import parse_networks
 from workers.dispatcher.audit_heads import AuditHeads
+from workers.dispatcher.autoscaler import Autoscaler
 from workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
 from workers.dispatcher.queue_gauges import QueueMeasurement
 from workers.dispatcher.queue_stats import QueueStats
@@ -105,7 +106,8 @@ class Dispatcher:
         self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)
         self.metrics.turn_age.set_function(lambda: self.heartbeat.age_s)
         self._measurement = QueueMeasurement(self._db, self.metrics, num_tenants=settings.metrics_tenants)
-        self._counter = QueueStats(self._db)
+        self._autoscaler = Autoscaler(self._db, settings, self.metrics)
+        self._counter = QueueStats(self._db, on_interval=self._autoscaler.observe)
         self._due = PendingWork()
         self._sender: WebhookSender | None = None
         self._leadership: Leadership | None = None
@@ -121,6 +123,7 @@ class Dispatcher:
             Duty("fail_rejected", settings.sweep_s, self.sweeper.fail_rejected),
             Duty("answer_sharers", settings.sweep_s, self.sweeper.answer_sharers, lambda: self._due.sharers),
             Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),
+            Duty("autoscale", MEASURE_S, self._autoscaler.turn, lambda: self._autoscaler.is_needed),
             Duty("advance_rollouts", ROLLOUT_S, self._rollout_keeper().turn),
             Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),
         )

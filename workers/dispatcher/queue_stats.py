@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from store.db.database import Database
 from store.scheduling import queues
-from store.scheduling.service_rate import RateMeter
+from store.scheduling.service_rate import Interval, RateMeter
 from store.tenants import quotas
 
 RECORD_S = 1.0
@@ -17,10 +17,17 @@ RECORD_S = 1.0
 
 
 class QueueStats:
-    """Counts and measures every queue."""
+    """Counts and measures every queue. ``on_interval`` gets what happened to each."""
 
-    def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        on_interval: Callable[[str, Interval], None] = lambda _queue, _interval: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._db = db
+        self._on_interval = on_interval
         self._clock = clock
         self._meters: dict[str, RateMeter] = {}
         self._measured: set[str] = set()
@@ -35,6 +42,7 @@ class QueueStats:
         """Process the changes since the last turn."""
         quotas.fold(self._db)
         for queue, interval in queues.fold(self._db).items():
+            self._on_interval(queue, interval)
             meter = self._meters.setdefault(queue, RateMeter(interval.at))
             if meter.observe(interval):
                 self._measured.add(queue)

@@ -3,13 +3,10 @@
 from pathlib import Path
 
 from store.child_process import descendants
-from store.hosts.hosted_versions import HostedVersion
+from store.hosts.hosted_versions import PROCESS_START_S, HostedVersion
 
 _PROCESS_BYTES = 512 << 20
 """A worker without weights: Python, torch, connections."""
-
-_START_S = 4.0
-"""From the start of a process to the begin of its load: mostly imports."""
 
 _READ_BYTES_PER_S = 500 << 20
 
@@ -31,8 +28,8 @@ class VersionNeeds:
         """Return the seconds from the start of a worker until it takes jobs."""
         if version.queue in self._start_s:
             return self._start_s[version.queue]
-        load_s = version.load_s if version.load_s is not None else self._weights(version) / _READ_BYTES_PER_S
-        return _START_S + load_s
+        measured_s = version.start_s
+        return PROCESS_START_S + self._weights(version) / _READ_BYTES_PER_S if measured_s is None else measured_s
 
     def saw_memory(self, queue: str, num_bytes: int) -> None:
         """Note the memory of a worker that serves."""

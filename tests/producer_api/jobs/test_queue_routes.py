@@ -9,6 +9,8 @@ import pytest
 from producer_api.submission.queue_limits import KEEP_S
 from store.db.database import Database
 from store.scheduling import queues
+from store.scheduling.autoscale import Decision, ScaleHistory
+from store.scheduling.scale_decisions import write_decisions
 from store.scheduling.service_rate import Rate
 from store.settings import Settings
 from store.tenants import api_keys
@@ -147,3 +149,18 @@ def test_a_full_queue_says_when_there_will_be_room(settings: Settings, key: str,
             for _ in range(70):
                 last = client.post("/v1/jobs", json=PROMPT)
             assert int(last.headers["retry-after"]) == 120
+
+
+def test_a_scaler_reads_how_many_workers_a_queue_should_have(
+    api: httpx2.Client, reader: httpx2.Client, db: Database
+) -> None:
+    refused = api.get("/v1/queues/tiny/scaling")
+    assert (refused.status_code, error_of(refused)["code"]) == (503, "not_autoscaled")
+    assert queue_of(api)["scaling"] is None
+    write_decisions(db, {QUEUE: Decision(3, "900 tokens wait", ScaleHistory())})
+    found = api.get("/v1/queues/tiny/scaling").json()
+    assert (found["workers"], found["reason"]) == (3, "900 tokens wait")
+    assert queue_of(api)["scaling"] == found
+    assert api.get(f"/v1/queues/{QUEUE}/scaling").json() == found
+    assert reader.get(f"/v1/queues/{QUEUE}/scaling").status_code == 403
+    assert api.get("/v1/queues/none/scaling").status_code == 404

@@ -1,0 +1,94 @@
+"""The duty that decides the numbers of workers, on real Postgres; and the rate of one of several workers."""
+
+from collections.abc import Callable
+
+import pytest
+from structlog.testing import capture_logs
+
+from store.db.database import Database
+from store.db.presence import beat_worker
+from store.metrics.dispatcher_metrics import DispatcherMetrics
+from store.payloads.job_payload import ServiceClass
+from store.registry import models
+from store.scheduling import queues
+from store.scheduling.scale_decisions import read_decisions, read_histories, read_slots
+from store.scheduling.service_rate import Interval
+from store.settings import Settings
+from tests.workers.conftest import Bench
+from workers.dispatcher.autoscaler import Autoscaler, WorkerMeter
+
+Make = Callable[..., Autoscaler]
+
+
+@pytest.fixture
+def make(db: Database, settings: Settings) -> Make:
+    def make(*bounds: str, metrics: DispatcherMetrics | None = None) -> Autoscaler:
+        changes = {"autoscale": bounds, "autoscale_cool_down_s": 0.0, "autoscale_zero_after_s": 0.0}
+        return Autoscaler(db, settings.model_copy(update=changes), metrics or DispatcherMetrics())
+
+    return make
+
+
+def register(db: Database, settings: Settings, name: str) -> Bench:
+    given = {"runner": "fake", "source": "", "digest": "0" * 64, "dtype": "none", "context_window": 8192}
+    return Bench(db, settings, models.register_version(db, model=name, actor="tests", **given))
+
+
+def test_it_decides_for_its_queues_from_what_waits_and_runs(db: Database, settings: Settings, make: Make) -> None:
+    one, two = register(db, settings, "one"), register(db, settings, "two")
+    two.submit(1)
+    metrics = DispatcherMetrics()
+    scaler = make("one=0..4", "none=1..2", metrics=metrics)
+    with capture_logs() as logs:
+        scaler.turn()
+        scaler.turn()
+    assert [(line["event"], line["model"]) for line in logs] == [("not_autoscaled", "none")]
+    assert {queue: found.replicas for queue, found in read_decisions(db).items()} == {"one@1": 0}
+    one.submit(1, service_class=ServiceClass.BATCH)
+    with capture_logs() as logs:
+        scaler.turn()
+    (found,) = read_decisions(db).values()
+    assert (found.replicas, found.reason) == (1, "10 tokens wait, and the rate of a worker is not known")
+    assert {key: logs[0][key] for key in ("event", "queue", "workers", "before")} == {
+        "event": "scaled",
+        "queue": "one@1",
+        "workers": 1,
+        "before": 0,
+    }
+    assert b'headrace_queue_wanted_workers{queue="one@1"} 1.0' in metrics.render()
+    queues.pause(db, one.tenant_id, "one@1", actor="tests")
+    make("one=0..4").turn()
+    assert read_decisions(db)["one@1"].replicas == 0, "the jobs of a paused queue are not to be started"
+    assert read_histories(db, ["two@1"]) == {}
+    for bench in (one, two):
+        bench.close()
+
+
+def test_a_queue_that_is_not_decided_for_any_more_has_no_number(db: Database, settings: Settings, make: Make) -> None:
+    bench = register(db, settings, "one")
+    make("one=2..4").turn()
+    assert read_decisions(db)["one@1"].replicas == 2
+    bench.query("UPDATE queue_scaling SET decided_at = now() - interval '31 s' RETURNING 1")
+    assert read_decisions(db) == {}
+    beat_worker(db, "a", "one@1", None, slots=8)
+    beat_worker(db, "b", "one@1", None, slots=4)
+    assert read_slots(db) == {"one@1": 4}
+    bench.close()
+
+
+def test_the_rate_is_that_of_one_worker_and_the_load_that_of_all() -> None:
+    meter = WorkerMeter()
+    meter.has_workers(0.0, 2)
+    for second in range(1, 31):
+        busy = Interval(at=second, num_before=100, num_left=4, started_jobs=4, started_tokens=40)
+        meter.observe(busy)
+        if second == 2:
+            assert meter.take_rate() is None, "a worker that fills its slots starts more than it can finish"
+    assert meter.take_rate() == pytest.approx(20)
+    assert meter.take_rate() is None, "no news"
+    assert meter.load(30.0) == pytest.approx(20), "1,200 tokens in a minute"
+    meter.has_workers(30.0, 4)
+    for second in range(31, 151):
+        meter.observe(Interval(at=second, num_before=100, num_left=8, started_jobs=8, started_tokens=80))
+    assert meter.take_rate() == pytest.approx(20), "twice as many workers start twice as much"
+    assert meter.load(300.0) == 0
