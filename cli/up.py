@@ -15,6 +15,7 @@ from store.child_process import descendants
 from store.errors import SettingsError
 from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion
+from store.scale_bounds import parse_range
 from store.settings import Settings, load_settings
 
 _TEND_S = 0.2
@@ -34,6 +35,13 @@ def up(
             help="Memory for all workers, such as 4GiB: a model host serves all registered models in it, by what waits."
         ),
     ] = None,
+    autoscale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEAST..MOST",
+            help="Workers of each model, such as 0..4: as many as what waits needs (docs/autoscaling.md).",
+        ),
+    ] = None,
     engine: Annotated[
         EngineKind | None,
         typer.Option(help="The inference server that each worker starts; it is installed into the home folder."),
@@ -51,13 +59,27 @@ def up(
     server = _server(settings, engine, engine_python, server_arguments or [])
     if memory is not None and server is not None:
         raise SettingsError("--memory is for models on Headrace's own engine or registered servers: leave --engine out")
+    scaled = _workers_of_each(autoscale, memory, server)
     hear_stop_signals()
     try:
-        with running_stack(settings, models, say, server=server, memory=memory) as stack:
+        with running_stack(settings, models, say, server=server, memory=memory, autoscale=scaled) as stack:
             _run(stack)
     except KeyboardInterrupt:
         left = descendants(os.getpid())
         say(f"stopped; {f'left running: {sorted(left)}' if left else 'no process left'}")
+
+
+def _workers_of_each(given: str | None, memory: str | None, server: ServerChoice | None) -> str | None:
+    """Return the range of the option, checked. Raises SettingsError."""
+    if given is None:
+        return None
+    if memory is not None or server is not None:
+        raise SettingsError("--autoscale is for workers of Headrace's own engine: leave --memory and --engine out")
+    try:
+        least, most = parse_range(given)
+    except ValueError as error:
+        raise SettingsError(f"--autoscale: {error}") from None
+    return f"{least}..{most}"
 
 
 def _server(

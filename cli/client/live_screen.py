@@ -56,6 +56,7 @@ class LiveScreen:
         yield from _speeds(self.history["points"], options.max_width)
         yield Text("")
         yield _queues(self.state["queues"], options.max_width, names_tenants=self.state["share"] == "all")
+        yield from _scaling(self.state["queues"], options.max_width)
         yield from _hosts(self.state.get("hosts", []), options.max_width)
         has_colours = console.color_system is not None and not console.no_color
         yield Text("")
@@ -143,6 +144,16 @@ def _workers(queue: Json) -> Text:
     if queue["paused_at"] is not None:
         return Text("paused", "yellow")
     return Text(str(queue["workers"]), "red" if queue["workers"] == 0 and queue["queued"]["jobs"] else "")
+
+
+def _scaling(queues: Sequence[Json], width: int) -> Iterator[Text]:
+    """Yield how many workers each autoscaled queue should have, and why."""
+    for queue in queues:
+        if (scaling := queue.get("scaling")) is not None:
+            told = f"  {scaling['workers']} workers wanted: {scaling['reason']}"
+            line = Text.assemble(("scale ", "dim"), (queue["name"], "bold"), told)
+            line.truncate(width, overflow="ellipsis")
+            yield line
 
 
 def _hosts(hosts: Sequence[Json], width: int) -> Iterator[Text]:

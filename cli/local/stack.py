@@ -85,11 +85,13 @@ def running_stack(
     changes: Mapping[str, str] | None = None,
     server: ServerChoice | None = None,
     memory: str | None = None,
+    autoscale: str | None = None,
 ) -> Iterator[Stack]:
     """Yield a stack with all processes ready. At the end everything that was started is stopped, in order.
 
     ``changes``: additional settings of the processes. ``server``: what computes; None: what each model is registered
-    for. ``memory``: of a model host, which serves all registered models instead of a worker for each. Raises
+    for. ``memory``: of a model host, which serves all registered models instead of a worker for each. ``autoscale``:
+    the least and the most workers of each model, such as 0..4, of a host that has as many as are needed. Raises
     Unavailable if a part cannot be started; the parts that were started are stopped then.
     """
     check_installed()
@@ -100,9 +102,12 @@ def running_stack(
         services = cleanup.enter_context(running_services(settings, home, say))
         env = _environment(services, home, {**engine, **(changes or {})})
         key, versions, names = _prepare(services, models, server, home, env, say, open_vault(settings))
-        ports = _choose_ports(settings, 0 if memory else len(models), say)
+        if autoscale:
+            env["HEADRACE_AUTOSCALE"] = ",".join(dict.fromkeys(f"{name}={autoscale}" for name in names))
+        ports = _choose_ports(settings, 0 if memory or autoscale else len(models), say)
         envs = _as_roles(services, env)
-        served = _host(settings, memory, home, envs) if memory else _workers(settings, names, server, home, envs, ports)
+        kind = ["--memory", memory] if memory else ["--autoscale"] if autoscale else None
+        served = _host(settings, kind, home, envs) if kind else _workers(settings, names, server, home, envs, ports)
         programs = _programs(settings, served, home, envs, ports)
         for program in programs:
             cleanup.callback(program.stop)
@@ -266,7 +271,7 @@ def _workers(
     ]
 
 
-def _host(settings: Settings, memory: str, home: Home, envs: Mapping[str, Mapping[str, str]]) -> list[Program]:
+def _host(settings: Settings, kind: Sequence[str], home: Home, envs: Mapping[str, Mapping[str, str]]) -> list[Program]:
     """A model host instead of workers."""
     port = free_port("127.0.0.1", settings.host_port)
     return [
@@ -274,7 +279,7 @@ def _host(settings: Settings, memory: str, home: Home, envs: Mapping[str, Mappin
             home,
             envs,
             "host",
-            ["workers.host", "--memory", memory],
+            ["workers.host", *kind],
             _answers(f"http://127.0.0.1:{port}/readyz"),
             # Its workers drain, and inference servers of their own have some seconds to end.
             stop_s=settings.drain_s + 30,

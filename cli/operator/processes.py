@@ -41,14 +41,22 @@ def worker(
 
 
 def host(
-    memory: Annotated[str, typer.Option(help="Memory for all workers of this host, such as 4GiB.")],
+    memory: Annotated[
+        str | None, typer.Option(help="Memory for all workers of this host, such as 4GiB: a place for each version.")
+    ] = None,
+    autoscale: Annotated[
+        bool, typer.Option("--autoscale", help="As many workers as the dispatcher decides (HEADRACE_AUTOSCALE).")
+    ] = False,
     models: Annotated[
         str | None, typer.Option(help="NAME or NAME@VERSION, with commas; by default all registered models.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the host; by default the machine's.")] = None,
 ) -> None:
-    """Run a model host: it starts and drains workers by what waits, within a memory budget (docs/many-models.md)."""
-    _become("workers.host", *_words({"--memory": memory, "--models": models, "--name": name}))
+    """Run a model host: it starts and drains workers by what waits (docs/many-models.md, docs/autoscaling.md)."""
+    if (memory is None) != autoscale:
+        raise InvalidRequest("give --memory for many models in a budget, or --autoscale for many workers of a model")
+    given = _words({"--memory": memory, "--models": models, "--name": name})
+    _become("workers.host", *given, *(["--autoscale"] if autoscale else []))
 
 
 def dispatcher() -> None:

@@ -33,6 +33,22 @@ def test_top_shows_what_has_a_place_and_the_last_swap() -> None:
     assert "old@1 draining: idle for 20 s" in text
 
 
+def test_top_shows_how_many_workers_are_wanted_and_why() -> None:
+    load = {"jobs": 0, "tokens": 0}
+    queue = {"name": "chat@1", "workers": 1, "running": 0, "queued": load, "oldest_age_s": None, "paused_at": None}
+    queue |= {"by_class": {"interactive": load, "standard": load, "batch": load}, "tenants": [], "clears_in_s": None}
+    queue |= {"scaling": {"workers": 3, "reason": "9,000 tokens wait", "decided_at": 0}}
+    screen = LiveScreen("http://api")
+    others = [{**queue, "name": "embed@1", "scaling": None}]
+    live = {"at": 0, "share": "all", "missing": [], "problems": [], "workers": [], "hosts": []}
+    screen.take("live", {**live, "queues": [queue, *others]})
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(screen)
+    text = console.export_text()
+    assert "scale chat@1  3 workers wanted: 9,000 tokens wait" in text
+    assert "scale embed@1" not in text
+
+
 @pytest.mark.parametrize(
     ("host", "reason"),
     [

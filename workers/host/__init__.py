@@ -1,3 +1,4 @@
-"""The model host: starts, drains and stops ordinary workers by what waits, within a memory budget.
+"""The model host: starts, drains and stops ordinary workers by what waits.
 
-``placement`` decides, ``model_host`` runs and records, ``resident_workers`` has the processes."""
+Within a memory budget ``placement`` decides and ``model_host`` runs and records. ``scaled_host`` has as many workers as
+the leading dispatcher decides. Both are a ``host_loop``; ``resident_workers`` has the processes."""

@@ -1,4 +1,4 @@
-"""``python -m workers.host --memory 4GiB``: the model host of one machine.
+"""``python -m workers.host --memory 4GiB``, or ``--autoscale``: the model host of one machine.
 
 Exit codes: 0 after its workers have drained, 1 if a service is missing or another host has the name, 2 for a wrong
 setting or argument.
@@ -24,8 +24,10 @@ from store.registry.models import resolve
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.stop_signals import on_stop_signals
 from workers.health import HealthServer
+from workers.host.host_loop import HostLoop
 from workers.host.model_host import ModelHost
 from workers.host.placement import Rules
+from workers.host.scaled_host import ScaledHost
 
 _LEAST_BYTES = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -39,9 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         configure_logging(settings.log_level)
         check_transport(settings)
         _check_services(settings, options.models)
-        rules = _rules(settings, options.memory)
         metrics = HostMetrics()
-        host = ModelHost(settings, options.name, rules, metrics, is_ours=partial(_is_named, options.models))
+        host = _host(settings, options, metrics)
         health = HealthServer(settings.health_host, settings.host_port, metrics.render, {"loop": host.heartbeat.check})
         health.start()
     except (SettingsError, InvalidRequest, ValueError) as error:
@@ -58,6 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         health.stop()
     return 0
+
+
+def _host(settings: Settings, options: argparse.Namespace, metrics: HostMetrics) -> HostLoop:
+    is_ours = partial(_is_named, options.models)
+    if options.autoscale:
+        return ScaledHost(settings, options.name, metrics, is_ours=is_ours)
+    return ModelHost(settings, options.name, _rules(settings, options.memory), metrics, is_ours=is_ours)
 
 
 def _rules(settings: Settings, budget_bytes: int) -> Rules:
@@ -96,7 +104,9 @@ def _is_named(models: tuple[str, ...], version: HostedVersion) -> bool:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m workers.host", description="Serve many models in little memory.")
-    parser.add_argument("--memory", required=True, type=_memory, help="memory for all workers, such as 4GiB")
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    kinds.add_argument("--memory", type=_memory, help="memory for all workers, such as 4GiB: a place for each version")
+    kinds.add_argument("--autoscale", action="store_true", help="as many workers as HEADRACE_AUTOSCALE decides")
     parser.add_argument("--models", type=_models, default=(), help="NAME or NAME@VERSION, with commas; default: all")
     parser.add_argument("--name", type=_host_name, default=_default_name(), help="default: the machine's name")
     return parser.parse_args(argv)

@@ -1,63 +1,32 @@
 """The loop of a model host: reads what waits, decides who has a place, starts and drains workers, and reports.
 
-    read (registry, work, other hosts) ──▶ ``placement.decide`` ──▶ drain, start ──▶ report in Postgres
+read (registry, work, other hosts) ──▶ ``placement.decide`` ──▶ drain, start ──▶ report in Postgres
 
-While Postgres is away the workers stay as they are. When the host ends, its workers drain.
 """
 
-import hashlib
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal
 
-import structlog
-
-from store.db.database import Database
-from store.db.leader_election import Leadership, lead
-from store.errors import Conflict, HeadraceError, Unavailable
-from store.hosts.host_reports import (
-    HostEvent,
-    HostOutlook,
-    HostPlace,
-    HostReport,
-    PlaceState,
-    last_report,
-    now,
-    read_hosts,
-    remove_report,
-    write_report,
-)
+from store.hosts.host_reports import HostOutlook, HostPlace, HostReport, PlaceState, now, read_hosts, write_report
 from store.hosts.hosted_versions import HostedVersion, WaitingWork, read_hosted_versions, read_waiting_work
 from store.metrics.host_metrics import HostMetrics
 from store.settings import Settings
-from workers.health import LoopHeartbeat
+from workers.host.host_loop import HostLoop
 from workers.host.placement import Displacement, PlacementPlan, Resident, Rules, Start, VersionLoad, decide, forecast
-from workers.host.resident_workers import ResidentWorker, end_left_over
+from workers.host.resident_workers import ResidentWorker
 from workers.host.version_history import VersionHistory
 from workers.host.version_needs import VersionNeeds, used_memory
 
-log = structlog.get_logger(__name__)
-
-LOOK_S = 0.5
 _REGISTRY_S = 2.0
 _MEMORY_S = 2.0
-_RETRY_S = 1.0
-# The host before this one may have been killed a moment ago.
-_OTHER_ENDS_S = 20.0
 _STEADY_S = 60.0
-_LONGEST_TURN_S = 60.0
 _SLOWEST_START_S = 300.0
 _SLOWEST_SERVER_START_S = 1800.0
-_MOST_EVENTS = 20
-
-EventKind = Literal["started", "serving", "draining", "ended", "failed"]
 
 
-class ModelHost:
-    """One host. ``stop`` may be called from another thread. ``is_ours``: whether a version may have a place here."""
+class ModelHost(HostLoop):
+    """One host with a memory budget. ``is_ours``: whether a version may have a place here."""
 
     def __init__(
         self,
@@ -69,65 +38,20 @@ class ModelHost:
         is_ours: Callable[[HostedVersion], bool] = lambda _version: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
-        self._name = name
+        super().__init__(settings, name, metrics, rules.budget_bytes, clock)
         self._rules = rules
-        self._metrics = metrics
         self._is_ours = is_ours
-        self._clock = clock
-        # One connection holds the lock of the name.
-        self._db = Database(settings.database_url, pool_size=2, application_name="headrace-host")
         self._workers: dict[str, ResidentWorker] = {}
         self._counted: dict[str, int] = {}
         self._used: dict[str, int] = {}
         self._versions: Mapping[str, HostedVersion] = {}
         self._history = VersionHistory()
         self._needs = VersionNeeds()
-        self._events: deque[HostEvent] = deque(maxlen=_MOST_EVENTS)
-        self._started_at = now()
         self._num_swaps = 0
-        self._has_led = False
         self._read_registry_at = self._read_memory_at = float("-inf")
-        self._stopping = threading.Event()
-        self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)
-        metrics.turn_age.set_function(lambda: self.heartbeat.age_s)
 
-    def stop(self) -> None:
-        """Make ``run`` drain the workers and return."""
-        self._stopping.set()
-
-    def run(self) -> None:
-        """Serve until stopped. Raises Conflict if another host has the name."""
-        give_up_at = self._clock() + _OTHER_ENDS_S
-        is_away = False
-        try:
-            while not self._stopping.is_set():
-                try:
-                    with lead(self._db, _lock_key(self._name)) as held:
-                        is_away = False
-                        if held is not None:
-                            self._end_left_over()
-                            self._serve(held)
-                        elif not self._workers and self._clock() > give_up_at:
-                            raise Conflict(f"a host named {self._name} is running: stop it, or give another --name")
-                except Unavailable as error:
-                    if not is_away:
-                        log.warning("host_not_leading", error=error.message)
-                    is_away = True
-                self.heartbeat.beat()
-                self._look()
-                self._stopping.wait(_RETRY_S)
-        finally:
-            self._end_workers()
-
-    def _serve(self, held: Leadership) -> None:
-        self._has_led = True
-        log.info("host_leading", host=self._name, budget_bytes=self._rules.budget_bytes)
-        while not self._stopping.is_set():
-            self.heartbeat.beat()
-            held.check()
-            self._turn()
-            self._stopping.wait(LOOK_S)
+    def _running(self) -> Collection[ResidentWorker]:
+        return self._workers.values()
 
     def _turn(self) -> None:
         """Look, decide, act and report once. Raises Unavailable."""
@@ -263,10 +187,6 @@ class ModelHost:
         self._counted[start.queue] = load.memory_bytes
         self._note("started", start.queue, start.reason)
 
-    def _note(self, kind: EventKind, queue: str, reason: str) -> None:
-        self._events.appendleft(HostEvent(at=now(), queue=queue, kind=kind, reason=reason))
-        log.info("host_worker", queue=queue, kind=kind, reason=reason)
-
     def _report(
         self, plan: PlacementPlan, loads: Mapping[str, VersionLoad], residents: Sequence[Resident]
     ) -> HostReport:
@@ -305,34 +225,6 @@ class ModelHost:
 
     def _new_place(self, load: VersionLoad) -> HostPlace:
         return HostPlace(queue=load.queue, state=PlaceState.STARTING, since=now(), memory_bytes=load.memory_bytes)
-
-    def _end_left_over(self) -> None:
-        """Wait for the workers of an earlier host of this name that was killed: they drain."""
-        if self._workers:
-            return
-        report = last_report(self._db, self._name)
-        pids = [place.pid for place in report.places if place.pid] if report else []
-        num_left = end_left_over(self._name, pids, self._settings.drain_s + _OTHER_ENDS_S)
-        if num_left:
-            log.info("host_left_over_ended", num_workers=num_left)
-
-    def _end_workers(self) -> None:
-        for worker in self._workers.values():
-            if worker.state is not PlaceState.DRAINING:
-                worker.drain()
-        while self._workers:
-            self._look()
-            time.sleep(0.05)
-        if self._has_led:  # else the report is that of the host that has the name
-            try:
-                remove_report(self._db, self._name)
-            except HeadraceError as error:
-                log.warning("host_not_removed", error=error.message)
-        self._db.close()
-
-
-def _lock_key(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"headrace model host {name}".encode()).digest()[:8], signed=True)
 
 
 def _ago(seconds: float) -> datetime:

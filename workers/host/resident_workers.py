@@ -27,7 +27,10 @@ _GRACE_S = 20.0
 
 
 class ResidentWorker:
-    """One worker process. ``start_limit_s``: a worker that is not ready after so long is killed."""
+    """One worker process. ``start_limit_s``: a worker that is not ready after so long is killed.
+
+    ``number``: of several workers of a queue; such a one has the time to drain of ``settings``.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class ResidentWorker:
         queue: str,
         *,
         start_limit_s: float,
+        number: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.queue = queue
@@ -43,9 +47,11 @@ class ResidentWorker:
         self._start_limit_s = start_limit_s
         self._stop_limit_s = settings.drain_s + _GRACE_S
         self._port = free_port("127.0.0.1", 0)
-        name = node_name(host, queue)
+        name = node_name(host, queue) + ("" if number is None else f".{number}")
         argv = [sys.executable, "-P", "-m", "workers", "--model", queue, "--name", name]
         changes = {"HEADRACE_WORKER_METRICS_PORT": str(self._port), "HEADRACE_HEALTH_HOST": "127.0.0.1"}
+        if number is not None:
+            changes["HEADRACE_DRAIN_S"] = str(settings.drain_s)
         self._child = Child(
             Command(
                 name,
@@ -84,6 +90,11 @@ class ResidentWorker:
         """Ask it to take no more jobs, to finish or hand back those that it has, and to end."""
         self._child.ask_to_stop()
         self._become(PlaceState.DRAINING)
+
+    def hurry(self) -> None:
+        """Ask a worker that drains to hand its jobs back now, and to end."""
+        self._stop_limit_s = self.in_state_s + _GRACE_S
+        self._child.ask_to_stop()
 
     def kill(self) -> None:
         """Kill it and all processes of its session."""

@@ -20,7 +20,7 @@ export function Hosts({ hosts }) {
 function Host({ host }) {
   return html`<tr>
     <td><strong>${host.name}</strong><div class="sub">${host.num_swaps} swaps</div></td>
-    <td>${host.places.length === 0 ? html`<span class="muted">none</span>` : host.places.map((place) => html`<${Place} key=${place.queue} place=${place} />`)}</td>
+    <td>${host.places.length === 0 ? html`<span class="muted">none</span>` : host.places.map((place, index) => html`<${Place} key=${index} place=${place} />`)}</td>
     <td class="num">${gibibytes(host.needed_bytes)} of ${gibibytes(host.budget_bytes)} GiB<div class="sub">${gibibytes(host.used_bytes)} in use</div></td>
     <td class="opt small">${host.events.slice(0, SHOWN).map(
       (event, index) => html`<div key=${index}>${clock(event.at)} ${event.queue} ${event.kind}: ${event.reason}</div>`,

@@ -157,7 +157,9 @@ function workersOf(queue) {
   if (queue.paused_at !== null) return html`<span class="badge warn">paused</span>`;
   if (queue.workers === 0 && queue.host !== null) return outlookOf(queue);
   if (queue.workers === 0) return html`<span class=${`badge ${queue.queued.jobs > 0 ? "bad" : ""}`}>no worker</span>`;
-  return `${queue.workers} ${queue.workers === 1 ? "worker" : "workers"}, ${count(queue.running)} running`;
+  const told = `${queue.workers} ${queue.workers === 1 ? "worker" : "workers"}, ${count(queue.running)} running`;
+  if (queue.scaling === null) return told;
+  return html`${told}<div class="sub" title=${queue.scaling.reason}>${queue.scaling.workers} wanted: ${queue.scaling.reason}</div>`;
 }
 
 function clears(queue) {
