@@ -112,6 +112,10 @@ class ScriptedWorker:
             output["stop_text"] = stop_text
         self._end(attempt, JobState.SUCCEEDED, output, None, announce=announce)
 
+    def answer(self, attempt: Attempt, output: dict[str, Any]) -> None:
+        """End the job with this output."""
+        self._end(attempt, JobState.SUCCEEDED, output, None)
+
     def fail(self, attempt: Attempt, code: str, message: str) -> None:
         """End the job with an error."""
         error = {"code": code, "message": message, "retryable": False, "attempt": attempt.claim.attempt}

@@ -1,23 +1,31 @@
-// Playground: one request to one model, or to two versions side by side, with the speed of each answer.
+// Playground: one request of any task to one model, or to two side by side, with the speed of each answer.
 
 import { html, useRef, useState } from "./vendor/htm-preact.js";
 import { get, post, readEvents } from "./api.js";
 import { count, milliseconds } from "./format.js";
 import { PromptFields, readTemplate } from "./prompt_form.js";
 import { SchemaFields, readFields, samplingFields } from "./schema_form.js";
+import { TaskFields, readTask, taskForms } from "./task_form.js";
 import { ErrorNote, Heading, useLoad } from "./ui.js";
 
+const ALWAYS = { service_class: "interactive", metadata: { from: "console" } };
 const EMPTY = { text: "", status: "", job: null, firstMs: null, error: null };
 
 export default function PlaygroundPage({ query }) {
   const models = useLoad((signal) => get("models", { signal }), []);
   const fields = useLoad(samplingFields, []);
-  const names = (models.data?.data ?? []).filter((model) => model.task === "generate").map((model) => model.id);
+  const forms = useLoad(taskForms, []);
+  const names = (models.data?.data ?? []).map((model) => model.id);
   const [chosen, setChosen] = useState(null);
+  const [chosenTask, setChosenTask] = useState(null);
   const [answers, setAnswers] = useState([]);
   const running = useRef(null);
   const model = chosen ?? query.get("model") ?? names[0];
   const about = useLoad((signal) => (model === undefined ? Promise.resolve(null) : get(`models/${model}`, { signal })), [model]);
+  // A model may serve more tasks than its own: the server says which.
+  const own = models.data?.data.find((one) => one.id === model)?.task;
+  const task = chosenTask ?? own ?? "generate";
+  const tasks = [...new Set([...Object.keys(forms.data ?? {}), task])];
   const isBusy = answers.some((answer) => answer.status === "running" || answer.status === "queued");
 
   const submit = async (event) => {
@@ -26,7 +34,7 @@ export default function PlaygroundPage({ query }) {
     const wanted = [model, form.elements.second.value].filter((name) => name !== "");
     let body;
     try {
-      body = bodyOf(form, fields.data ?? []);
+      body = task === "generate" ? bodyOf(form, fields.data ?? []) : { task, ...readTask(form), ...ALWAYS };
     } catch (error) {
       setAnswers(wanted.map((name) => ({ ...EMPTY, name, status: "failed", error })));
       return;
@@ -37,16 +45,25 @@ export default function PlaygroundPage({ query }) {
     const change = (index) => (changes) => setAnswers((old) => old.map((one, at) => (at === index ? { ...one, ...changes } : one)));
     await Promise.all(wanted.map((name, index) => run({ ...body, model: name }, running.current.signal, change(index))));
   };
+  const choose = (name) => {
+    setChosen(name);
+    setChosenTask(null);
+  };
   const stop = () => answers.forEach((answer) => answer.job && post(`jobs/${answer.job.id}/cancel`).catch(() => undefined));
 
   return html`<div class="head"><${Heading}>Playground<//></div>
     <${ErrorNote} error=${models.error} />
     <div class="play">
-      <form class="card" onSubmit=${submit} aria-label="Request"><div class="body stack">
+      <form class="card" onSubmit=${submit} onKeyDown=${sendOnEnter} aria-label="Request"><div class="body stack">
         <div class="row">
           <label class="field grow">Model
-            <select name="first" onChange=${(event) => setChosen(event.target.value)}>
+            <select name="first" onChange=${(event) => choose(event.target.value)}>
               ${names.map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}
+            </select>
+          </label>
+          <label class="field grow">Task
+            <select name="task" onChange=${(event) => setChosenTask(event.target.value)}>
+              ${tasks.map((name) => html`<option key=${name} value=${name} selected=${name === task}>${name}</option>`)}
             </select>
           </label>
           <label class="field grow">Compare with
@@ -56,17 +73,9 @@ export default function PlaygroundPage({ query }) {
             </select>
           </label>
         </div>
-        <${PromptFields} />
-        <label class="field">System message <textarea name="system" class="short" placeholder="none"></textarea></label>
-        <label class="field">Message
-          <textarea name="message" placeholder="Name three rivers." onKeyDown=${sendOnEnter}></textarea>
-        </label>
-        <label class="row small"><input type="checkbox" name="raw" /> raw prompt, without the chat template</label>
-        <div class="fields"><${SchemaFields} fields=${(fields.data ?? []).filter((one) => one.isFirst)} defaults=${about.data?.sampling} /></div>
-        <details>
-          <summary class="small muted">More parameters</summary>
-          <div class="fields"><${SchemaFields} fields=${(fields.data ?? []).filter((one) => !one.isFirst)} defaults=${about.data?.sampling} /></div>
-        </details>
+        ${task === "generate"
+          ? html`<${GenerateFields} fields=${fields.data ?? []} defaults=${about.data?.sampling} />`
+          : html`<${TaskFields} task=${task} fields=${forms.data?.[task]} />`}
         <div class="row">
           <button class="primary" disabled=${names.length === 0}>Run</button>
           <button type="button" disabled=${!isBusy} onClick=${stop}>Stop</button>
@@ -82,7 +91,19 @@ export default function PlaygroundPage({ query }) {
 }
 
 function sendOnEnter(event) {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.currentTarget.form.requestSubmit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.currentTarget.requestSubmit();
+}
+
+function GenerateFields({ fields, defaults }) {
+  return html`<${PromptFields} />
+    <label class="field">System message <textarea name="system" class="short" placeholder="none"></textarea></label>
+    <label class="field">Message <textarea name="message" placeholder="Name three rivers."></textarea></label>
+    <label class="row small"><input type="checkbox" name="raw" /> raw prompt, without the chat template</label>
+    <div class="fields"><${SchemaFields} fields=${fields.filter((one) => one.isFirst)} defaults=${defaults} /></div>
+    <details>
+      <summary class="small muted">More parameters</summary>
+      <div class="fields"><${SchemaFields} fields=${fields.filter((one) => !one.isFirst)} defaults=${defaults} /></div>
+    </details>`;
 }
 
 function bodyOf(form, fields) {
@@ -93,7 +114,7 @@ function bodyOf(form, fields) {
   if (system.value.trim() !== "") messages.unshift({ role: "system", content: system.value });
   const input = raw.checked ? { prompt: message.value } : messages.length > 0 ? { messages } : {};
   if (template !== null) input.template = template;
-  return { input, sampling: readFields(form, fields), service_class: "interactive", metadata: { from: "console" } };
+  return { input, sampling: readFields(form, fields), ...ALWAYS };
 }
 
 async function run(body, signal, change) {
@@ -111,11 +132,17 @@ async function run(body, signal, change) {
       } else if (name === "job.restarted") {
         text = data.text;
         change({ text });
-      } else if (name !== "job.queued") change({ job: data, status: data.status, text: data.output?.text ?? text });
+      } else if (name !== "job.queued") change({ job: data, status: data.status, text: shown(data.output) ?? text });
     }, { signal });
   } catch (error) {
     if (!signal.aborted) change({ error, status: "failed" });
   }
+}
+
+// The text of an output, or its fields.
+function shown(output) {
+  if (output === null || output === undefined) return null;
+  return output.text ?? JSON.stringify(output, null, 2);
 }
 
 function Answer({ answer }) {
