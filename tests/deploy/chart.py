@@ -58,6 +58,9 @@ def render(template: str, scope: dict[str, Any]) -> list[dict[str, Any]]:
 WITH_SERVER = {"engine": {"enabled": True}}
 """Values for a vLLM of the chart, beside the workers with Headrace's own engine."""
 
+WITH_AUTOSCALING = {"worker": {"replicas": 0, "autoscaling": {"enabled": True}}}
+"""Values for workers whose number KEDA sets."""
+
 
 def with_changes(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return values with others merged into them, as Helm does."""

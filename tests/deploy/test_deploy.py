@@ -15,6 +15,9 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from producer_api.jobs.queue_routes import router as queue_router
+from producer_api.jobs.queue_views import QueueScalingObject
+from store.scale_bounds import ScaleBounds, parse_bounds
 from store.settings import Settings
 from tests.deploy import chart
 
@@ -355,6 +358,9 @@ def test_the_operators_own_server_is_the_one_that_is_registered() -> None:
     [
         ({}, True),
         (chart.WITH_SERVER, True),
+        (chart.WITH_AUTOSCALING, True),
+        ({"worker": {"autoscaling": {"enabled": True}}}, False),
+        ({"worker": {"replicas": 0}}, False),
         ({"engine": {"url": "http://mine:8000", "server": {"enabled": False}}}, True),
         ({"engine": {"url": "http://mine:8000"}}, False),
         ({"engine": {"url": "mine:8000", "server": {"enabled": False}}}, False),
@@ -383,3 +389,22 @@ def test_the_chart_version_is_the_project_version() -> None:
     meta = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
     assert meta["appVersion"] == PROJECT["project"]["version"]
     assert meta["version"] == PROJECT["project"]["version"]
+
+
+def test_keda_asks_a_route_that_exists_for_the_number_that_the_dispatcher_decides() -> None:
+    found = {(obj["kind"], obj["metadata"]["name"]): obj for obj in chart.objects(chart.WITH_AUTOSCALING)}
+    scaled = found["ScaledObject", "demo-worker"]["spec"]
+    assert scaled["scaleTargetRef"]["name"] == "demo-worker"
+    assert "replicas" not in found["Deployment", "demo-worker"]["spec"], "an upgrade would set the number back"
+    (trigger,) = scaled["triggers"]
+    service = found["Service", "demo-api"]
+    address = f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    assert trigger["metadata"]["url"] == f"{address}{queue_router.prefix}/smollm2/scaling"
+    assert f"{queue_router.prefix}/{{name}}/scaling" in {
+        str(getattr(route, "path", "")) for route in queue_router.routes
+    }
+    assert trigger["metadata"]["valueLocation"] in QueueScalingObject.model_fields
+    assert trigger["authenticationRef"]["name"] == found["TriggerAuthentication", "demo-worker"]["metadata"]["name"]
+    (container,) = found["Deployment", "demo-dispatcher"]["spec"]["template"]["spec"]["containers"]
+    (bounds,) = parse_bounds([{one["name"]: one.get("value") for one in container["env"]}["HEADRACE_AUTOSCALE"]])
+    assert bounds == ScaleBounds("smollm2", scaled["minReplicaCount"], scaled["maxReplicaCount"])
