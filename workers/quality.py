@@ -155,7 +155,8 @@ def read_reference(
     took_s = time.monotonic() - started_at
     if read is None:
         return None
-    log.info("quality_reference_read", reference=name, num_tokens=read.reading.quality.num_tokens, took_s=took_s)
+    num_tokens = 0 if read.reading.quality is None else read.reading.quality.num_tokens
+    log.info("quality_reference_read", reference=name, num_tokens=num_tokens, took_s=took_s)
     return Reference(name, texts, read, took_s)
 
 
@@ -165,16 +166,18 @@ def report_of(loaded: Loaded, settings: Settings, reference: Reference) -> Quali
     found = _read(loaded, settings, reference.texts, reference.read.reading)
     if found is None:
         return None
-    quality, known = found.reading.quality, reference.read
+    quality, known, version = found.reading.quality, reference.read, loaded.model.version
     pairs = list(zip(found.reading.answers.tokens, known.reading.answers.tokens, strict=True))
+    is_elsewhere = version.engine.is_external and version.engine.weights_digest is None
     return QualityReport(
         against=reference.name,
-        num_tokens=quality.num_tokens,
-        kl=round(max(0.0, quality.kl), 6),
-        agreement=round(quality.top1, 6),
+        num_tokens=0 if quality is None else quality.num_tokens,
+        kl=None if quality is None else round(max(0.0, quality.kl), 6),
+        agreement=None if quality is None else round(quality.top1, 6),
+        missing=found.reading.missing,
         same_answers=sum(one == other for one, other in pairs),
         num_answers=len(pairs),
-        disk_bytes=sum(path.stat().st_size for path in weight_files(Path(loaded.model.version.source))),
+        disk_bytes=None if is_elsewhere else sum(path.stat().st_size for path in weight_files(Path(version.source))),
         version=found.figures,
         reference=known.figures,
         took_s=round(time.monotonic() - started_at + reference.took_s, 1),
@@ -185,11 +188,12 @@ def _read(loaded: Loaded, settings: Settings, texts: Sequence[str], reference: R
     reading = loaded.model.read_texts(settings, texts, reference)
     if reading is None:
         return None
+    is_here = not loaded.model.version.engine.is_external
     figures = VersionFigures(
         dtype=reading.dtype,
-        perplexity=round(reading.quality.perplexity, 6),
-        load_s=round(loaded.load_s, 3),
-        memory_bytes=loaded.memory_bytes,
+        perplexity=None if reading.quality is None else round(reading.quality.perplexity, 6),
+        load_s=round(loaded.load_s, 3) if is_here else None,
+        memory_bytes=loaded.memory_bytes if is_here else None,
         tokens_per_s=round(reading.answers.tokens_per_s, 1),
         first_token_s=round(reading.answers.first_token_s, 4),
     )

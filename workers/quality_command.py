@@ -11,15 +11,19 @@ from functools import partial
 from pathlib import Path
 
 from models.engine.requests import EngineError
+from prompts.tasks.task_inputs import ReadFile
 from store.db.database import Database
 from store.errors import Conflict, HeadraceError, InvalidRequest
+from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion, queue_name, read_file, resolve
 from store.registry.quality_bounds import keep_report
 from store.registry.quality_report import QualityReport
 from store.registry.quality_view import report_rows
 from store.settings import Settings, load_settings, require_services
 from workers.quality import Loaded, read_reference, reference_of, report_of
+from workers.tasks.generate_external import NO_SERVER, load_external_model
 from workers.tasks.registry import loader_of
+from workers.tasks.task_model import TaskModel
 
 _MAX_TEXTS = 1000
 
@@ -49,7 +53,9 @@ def measure(
     db: Database, settings: Settings, name: str, *, against: str | None = None, texts: Sequence[str] = ()
 ) -> tuple[QualityReport, bool]:
     """Return the report of a version, and whether it was stored. Raises HeadraceError, EngineError."""
-    version = _measurable(resolve(db, name, with_retired=True))
+    version = resolve(db, name, with_retired=True)
+    is_served = version.engine.is_external
+    version = _served(version, against) if is_served else _measurable(version)
     if against is None:
         reference_name, original = reference_of(version, partial(resolve, db, with_retired=True))
     else:
@@ -60,11 +66,15 @@ def measure(
         raise Conflict(f"{reference_name} has another tokenizer than {name}: their tokens cannot be compared")
     reading = partial(read_file, db)
     reference = read_reference(reference_name, original, settings, reading, texts)
-    loaded = Loaded.by(lambda: loader_of(version)(version, settings, reading))
-    report = None if reference is None else report_of(loaded, settings, reference)
+    load = load_from_server if is_served else loader_of(version)
+    loaded = Loaded.by(lambda: load(version, settings, reading))
+    try:
+        report = None if reference is None else report_of(loaded, settings, reference)
+    finally:
+        loaded.model.close()
     if report is None:
         raise Conflict(f"the engine of {name} shows no probabilities: it cannot be measured")
-    is_own = against is None and not texts
+    is_own = (against is None or is_served) and not texts
     return report, is_own and keep_report(db, version.model, version.version, report)
 
 
@@ -96,6 +106,21 @@ def main(argv: list[str] | None = None) -> int:
     lines.append(f"{report.num_tokens} predictions in {report.took_s:.0f} s{'; stored with the version' * is_stored}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def load_from_server(version: ModelVersion, settings: Settings, read_file: ReadFile) -> TaskModel:
+    """Return the model of a version on an inference server. Raises as ``load_external_model``."""
+    return load_external_model(version, settings, read_file, NO_SERVER)
+
+
+def _served(version: ModelVersion, against: str | None) -> ModelVersion:
+    """Return a version on a server. Raises Conflict if the server takes no tokens, or there is no reference."""
+    name = queue_name(version.model, version.version)
+    if version.engine.kind is EngineKind.OPENAI:
+        raise Conflict(f"{name} is computed by a chat server, which continues no plain text: it cannot be measured")
+    if against is None and version.quantized_from is None:
+        raise Conflict(f"{name} runs on a server: give --against, the version on Headrace's engine to compare with")
+    return version
 
 
 def _measurable(version: ModelVersion) -> ModelVersion:

@@ -16,7 +16,7 @@ class VersionFigures(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     dtype: str = Field(description="the number format in which it computed")
-    perplexity: float = Field(description="the perplexity of the texts")
+    perplexity: float | None = Field(default=None, description="the perplexity of the texts; null: not measured")
     load_s: float | None = Field(default=None, description="seconds to check the files and load the weights")
     memory_bytes: int | None = Field(
         default=None, description="by how much the worker's memory grew when it was loaded, without a GPU's"
@@ -35,8 +35,14 @@ class QualityReport(BaseModel):
 
     against: str = Field(description="the reference: a version, or `float32`, its own files in that number format")
     num_tokens: int = Field(description="predictions that were compared")
-    kl: float = Field(description="mean Kullback-Leibler divergence from the reference, in nats")
-    agreement: float = Field(description="share of the predictions whose most likely token is the reference's")
+    kl: float | None = Field(
+        default=None, description="mean Kullback-Leibler divergence from the reference, in nats; null: not measured"
+    )
+    agreement: float | None = Field(
+        default=None,
+        description="share of the predictions whose most likely token is the reference's; null: not measured",
+    )
+    missing: str | None = Field(default=None, description="which figures were not measured, and why; null: none")
     same_answers: int = Field(description="greedy continuations that equal the reference's, token for token")
     num_answers: int = Field(description="greedy continuations that were compared")
     disk_bytes: int | None = Field(default=None, description="bytes of the weights on the disk")
@@ -45,9 +51,10 @@ class QualityReport(BaseModel):
     took_s: float = Field(description="seconds of the measurement, with the load of the reference")
 
     @property
-    def perplexity_ratio(self) -> float:
-        """The perplexity, as a part of the reference's."""
-        return self.version.perplexity / self.reference.perplexity
+    def perplexity_ratio(self) -> float | None:
+        """The perplexity, as a part of the reference's; None if it was not measured."""
+        own, its = self.version.perplexity, self.reference.perplexity
+        return None if own is None or its is None else own / its
 
 
 class QualityBound(Strict):
@@ -82,8 +89,8 @@ def outside(report: QualityReport, bound: QualityBound) -> str | None:
         ("perplexity ratio", report.perplexity_ratio, bound.max_perplexity_ratio, "most"),
     )
     found = [
-        f"{name} {value:.4f} of at {side} {limit:g}"
+        f"{name} not measured" if value is None else f"{name} {value:.4f} of at {side} {limit:g}"
         for name, value, limit, side in checks
-        if limit is not None and not (value >= limit if side == "least" else value <= limit)
+        if limit is not None and not (value is not None and (value >= limit if side == "least" else value <= limit))
     ]
     return ", ".join(found) or None

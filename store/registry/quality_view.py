@@ -26,14 +26,15 @@ def report_rows(report: Json) -> list[tuple[str, str, str]]:
     one, other = report["version"], report["reference"]
     rows = [
         ("number format", one["dtype"], other["dtype"]),
-        ("perplexity", f"{one['perplexity']:.3f}", f"{other['perplexity']:.3f}"),
-        ("KL divergence", f"{report['kl']:.5f}", "0"),
-        ("top-1 agreement", f"{report['agreement']:.4f}", "1"),
+        ("perplexity", *(_or_none(each["perplexity"], lambda value: f"{value:.3f}") for each in (one, other))),
+        ("KL divergence", _or_none(report["kl"], lambda value: f"{value:.5f}"), "0"),
+        ("top-1 agreement", _or_none(report["agreement"], lambda value: f"{value:.4f}"), "1"),
         ("same continuations", f"{report['same_answers']} of {report['num_answers']}", ""),
         ("load", *(_or_none(each["load_s"], lambda value: f"{value:.1f} s") for each in (one, other))),
         ("memory at load", *(_or_none(each["memory_bytes"], _megabytes) for each in (one, other))),
         ("tokens/s", *(_or_none(each["tokens_per_s"], lambda value: f"{value:.0f}") for each in (one, other))),
         ("first token", *(_or_none(each["first_token_s"], _milliseconds) for each in (one, other))),
+        *([("not measured", report["missing"], "")] if report.get("missing") else []),
         ("weights on the disk", *[_or_none(report["disk_bytes"], _megabytes)] * 2),
     ]
     return [(str(name), str(mine), str(its)) for name, mine, its in rows]
@@ -41,9 +42,12 @@ def report_rows(report: Json) -> list[tuple[str, str, str]]:
 
 def report_line(report: Json) -> str:
     """Return a report in one line."""
+    ratio = _ratio(report)
+    if report["agreement"] is None or report["kl"] is None or ratio is None:
+        return f"{report['same_answers']} of {report['num_answers']} continuations as {report['against']}"
     return (
         f"{report['agreement']:.1%} of the next tokens of {report['against']}, KL {report['kl']:.4f}, "
-        f"perplexity × {_ratio(report):.3f}"
+        f"perplexity × {ratio:.3f}"
     )
 
 
@@ -95,8 +99,13 @@ def _panel(panel: _Bars, rows: Sequence[tuple[str, Json, bool]], x: float, y: fl
     return parts
 
 
-def _ratio(report: Json) -> float:
-    return float(report["version"]["perplexity"] / report["reference"]["perplexity"])
+def _ratio(report: Json) -> float | None:
+    own, its = report["version"]["perplexity"], report["reference"]["perplexity"]
+    return None if own is None or its is None else float(own / its)
+
+
+def _differing(report: Json) -> float | None:
+    return None if report["agreement"] is None else 1 - report["agreement"]
 
 
 def _or_none(value: float | None, text: Callable[[float], str]) -> str:
@@ -119,7 +128,7 @@ def _text(x: float, y: float, words: str, anchor: str = "start") -> str:
 _PANELS = (
     _Bars("KL divergence, nats", lambda one: one["kl"], lambda value: f"{value:.4f}", 0.0),
     _Bars("tokens/s, continuations together", lambda one: one["version"]["tokens_per_s"], lambda value: f"{value:.0f}"),
-    _Bars("next tokens that differ", lambda one: 1 - one["agreement"], lambda value: f"{value:.1%}", 0.0),
+    _Bars("next tokens that differ", _differing, lambda value: f"{value:.1%}", 0.0),
     _Bars("time to the first token", lambda one: one["version"]["first_token_s"], _milliseconds),
     _Bars("perplexity, as a part of the reference's", _ratio, lambda value: f"{value:.3f}", 1.0),
     _Bars("memory at load", lambda one: one["version"]["memory_bytes"], _megabytes),

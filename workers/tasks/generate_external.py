@@ -6,7 +6,7 @@ The prompt, the policy and the outcome are those of ``workers.tasks.generate``. 
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +29,9 @@ from store.settings import Settings
 from workers.server_command import HOST, server_argv, server_environment
 from workers.server_process import ServerProcess, server_log
 from workers.tasks.generate import Generating, generating
-from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
+from workers.tasks.quality_reading import NUM_ANSWERS, Reading
+from workers.tasks.server_reading import read_on_server
+from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +91,14 @@ class ExternalGenerateModel(TaskModel):
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
         """Return the work for the jobs of this model."""
         return generating(self.version, self.tokenizer, engine, context, context_window=self.version.context_window)
+
+    def read_texts(self, settings: Settings, texts: Sequence[str], reference: Reading | None) -> Reading | None:
+        """As ``TaskModel.read_texts``; None without a reference, and for a chat server, which continues no text."""
+        if reference is None or not self.upstream.capabilities.token_ids:
+            return None
+        engine = self.new_engine(quiet_setup(settings, NUM_ANSWERS))
+        dtype = self.version.engine.quantization or self.version.engine.kind.value
+        return read_on_server(engine, self.tokenizer, texts, reference, dtype=dtype)
 
     def close(self) -> None:
         """End the worker's own server."""

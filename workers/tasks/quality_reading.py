@@ -28,7 +28,8 @@ NUM_ANSWERS = 12
 
 _PROMPT_TOKENS = 48
 _ANSWER_TOKENS = 32
-_NUM_ALONE = 3
+NUM_ALONE = 3
+"""Of so many continuations the first token is timed, each alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,14 @@ class Reading:
     """The texts as one version read them.
 
     ``scores``: of a reference, for the version that is compared with it. ``quality``: the distance from the reference,
-    or from itself.
+    or from itself; None if the version shows no probabilities, and ``missing`` says why.
     """
 
     dtype: str
     scores: "tuple[TextScores, ...]"
-    quality: "Quality"
+    quality: "Quality | None"
     answers: Answers
+    missing: str | None = None
 
 
 def read_texts(
@@ -85,13 +87,24 @@ def read_texts(
 
 def _continue(new_engine: Callable[[], AnyEngine], texts: Sequence[Sequence[int]]) -> Answers:
     """Continue the beginning of each of the first texts, all together, then some alone."""
-    prompts = [tuple(text[: min(_PROMPT_TOKENS, -(-len(text) // 2))]) for text in texts[:NUM_ANSWERS]]
+    prompts = beginnings(texts)
     outputs: list[CompletionOutput]
-    outputs, took_s = run_all(new_engine(), [_request(number, prompt) for number, prompt in enumerate(prompts)])
-    alone = [run_all(new_engine(), [_request(0, prompt)])[0][0].first_token_s for prompt in prompts[:_NUM_ALONE]]
+    outputs, took_s = run_all(new_engine(), [continuation(number, prompt) for number, prompt in enumerate(prompts)])
+    alone = [run_all(new_engine(), [continuation(0, prompt)])[0][0].first_token_s for prompt in prompts[:NUM_ALONE]]
+    return answers_of(outputs, took_s, alone)
+
+
+def beginnings(texts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Return the beginnings of the first texts, which are continued."""
+    return [tuple(text[: min(_PROMPT_TOKENS, -(-len(text) // 2))]) for text in texts[:NUM_ANSWERS]]
+
+
+def answers_of(outputs: Sequence[CompletionOutput], took_s: float, alone: Sequence[float]) -> Answers:
+    """Return continuations with their speed. ``alone``: seconds to the first token of those that ran alone."""
     num_tokens = sum(len(output.token_ids) for output in outputs)
     return Answers(tuple(output.token_ids for output in outputs), num_tokens / took_s, median(alone))
 
 
-def _request(number: int, prompt: tuple[int, ...]) -> EngineRequest:
+def continuation(number: int, prompt: tuple[int, ...]) -> EngineRequest:
+    """Return the request that continues a beginning greedily."""
     return EngineRequest(f"quality-{number}", prompt, SamplingParams(_ANSWER_TOKENS, ignore_eos=True))

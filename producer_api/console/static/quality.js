@@ -8,7 +8,8 @@ export function QualityLine({ known }) {
   const found = known?.verification;
   if (!found) return null;
   if (!found.quality) return found.not_measured ? html`<div class="small muted">quality not measured: ${found.not_measured}</div>` : null;
-  const { against, agreement, kl, version, reference } = found.quality;
+  const { against, agreement, kl, version, reference, same_answers: same, num_answers: all } = found.quality;
+  if (agreement === null) return html`<div class="small muted">${same} of ${all} continuations as ${against}</div>`;
   const ratio = version.perplexity / reference.perplexity;
   return html`<div class="small muted">
     ${(100 * agreement).toFixed(1)} % of the next tokens of ${against}, KL ${kl.toFixed(4)}, perplexity × ${ratio.toFixed(3)}

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.engine.requests import SampledLogprobs
 from models.loading.torch_load import runner_for
 from models.quality import scores
-from models.quality.scores import Quality, compare, of_itself, score_texts
+from models.quality.scores import Quality, compare, compare_shown, of_itself, score_texts
 from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
 from tests.models.driving import random_prompts
@@ -54,6 +55,29 @@ def test_a_model_is_no_distance_from_itself_and_bfloat16_a_small_one(tmp_path: P
     assert of_itself(score_texts(exact, TEXTS)).perplexity == pytest.approx(same.perplexity)
     assert 0 < close.kl < 0.1
     assert close.top1 > 0.8
+
+
+def test_what_a_server_shows_gives_the_same_numbers_and_of_few_tokens_a_smaller_divergence(tmp_path: Path) -> None:
+    first, second = (runner(save(build(name), tmp_path / name)) for name in ("llama", "qwen2"))
+    reference, whole = score_texts(first, TEXTS), distance(first, second)
+    own = score_texts(second, TEXTS)
+
+    def shown(count: int) -> list[list[SampledLogprobs]]:
+        return [
+            [
+                SampledLogprobs(logprob, tuple(ids[:count]), tuple(tops[:count]))
+                for logprob, ids, tops in zip(
+                    one.following.tolist(), one.top_ids.tolist(), one.top.tolist(), strict=True
+                )
+            ]
+            for one in own
+        ]
+
+    every, few = compare_shown(reference, shown(VOCAB)), compare_shown(reference, shown(20))
+    assert (every.kl, every.perplexity) == pytest.approx((whole.kl, whole.perplexity), rel=1e-3)
+    assert (every.top1, every.num_tokens) == (whole.top1, whole.num_tokens)
+    assert 0 < few.kl < every.kl
+    assert (few.top1, few.perplexity) == (every.top1, every.perplexity)
 
 
 def test_few_kept_tokens_make_the_divergence_smaller_and_nothing_else(
