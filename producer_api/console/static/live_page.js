@@ -158,7 +158,7 @@ function workersOf(queue) {
   if (queue.workers === 0 && queue.host !== null) return outlookOf(queue);
   if (queue.workers === 0) return html`<span class=${`badge ${queue.queued.jobs > 0 ? "bad" : ""}`}>no worker</span>`;
   const told = `${queue.workers} ${queue.workers === 1 ? "worker" : "workers"}, ${count(queue.running)} running`;
-  if (queue.scaling === null) return told;
+  if (!queue.scaling) return told;
   return html`${told}<div class="sub" title=${queue.scaling.reason}>${queue.scaling.workers} wanted: ${queue.scaling.reason}</div>`;
 }
 

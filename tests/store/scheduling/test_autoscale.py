@@ -121,4 +121,5 @@ def test_a_constant_load_ends_in_a_constant_number(
         numbers.append(found.replicas)
     late = numbers[len(numbers) // 2 :]
     assert len(set(late)) == 1, late
-    assert load <= late[-1] <= math.ceil(load / 0.8)
+    # At the exact share of 80 % rounding may ask for one more.
+    assert load <= late[-1] <= math.ceil(load / 0.8 + 1e-6)
