@@ -15,7 +15,7 @@ from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.registry.engine_spec import EngineSpec
 from store.registry.verification_report import VerificationReport
 from store.scheduling.queue_ages import read_queue_ages
-from store.schema.cache_results import CACHE_QUEUE
+from store.schema.cache_results import UNSERVED_QUEUE
 
 _MOST_LOOKED_AT = 100
 
@@ -143,7 +143,7 @@ def _hosted(row: Row[Any], adapters: tuple[str, ...]) -> HostedVersion:
 def read_waiting_work(db: Database) -> WaitingWork:
     """Return the work that waits and runs now. Raises Unavailable."""
     with db.autocommit() as connection:
-        rows = connection.execute(_WORK, {"unserved": CACHE_QUEUE}).all()
+        rows = connection.execute(_WORK, {"unserved": UNSERVED_QUEUE}).all()
         now = connection.execute(text("SELECT now()")).scalar_one()
     is_queued = any(row.tokens for row in rows)
     ages = read_queue_ages(db, _MOST_LOOKED_AT) if is_queued else []

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypeGuard
 
 from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from store.db.database import Database, dump_json
 from store.encryption.vault import EncryptionContext, Vault, seal_columns, seal_job
@@ -22,7 +23,7 @@ from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.schema import tables
 from store.schema.cache_results import CacheResult
 from store.tenants import quotas
-from store.tenants.quotas import QuotaRequest
+from store.tenants.quotas import QuotaPart, QuotaRequest
 from store.tenants.tenant_limits import RequestLimits
 
 # A key can be purged after another job has won it and before that job's id is read. Then the job is inserted again.
@@ -67,6 +68,9 @@ class NewJob:
     ``model_digest``: of the version. ``rollout_id``: the active rollout of its alias. ``fallback``: for a job of the
     candidate, what it is on the stable version, if that is not the same.
 
+    ``steps``: of a flow, the jobs that are stored with it; ``answer_id``: the one whose output is the flow's. A step
+    has ``parent_id``, its name in ``step`` and the names of other steps in ``needs``.
+
     Every attribute with the name of a column of ``jobs`` is stored in that column.
     """
 
@@ -102,6 +106,11 @@ class NewJob:
     cache: CacheResult | None = None
     cache_source: str | None = None
     traceparent: str | None = None
+    steps: "tuple[NewJob, ...]" = ()
+    parent_id: str | None = None
+    step: str | None = None
+    needs: tuple[str, ...] | None = None
+    answer_id: str | None = None
 
     @property
     def is_stored_chat(self) -> bool:
@@ -112,6 +121,16 @@ class NewJob:
     def purge_when_ended(self) -> bool:
         """True if its contents are erased as soon as it has ended."""
         return self.is_stored is False or (self.response is not None and not self.response.is_stored)
+
+    @property
+    def queued_tokens(self) -> int:
+        """What the fair order counts of it; of a flow that of its steps together."""
+        return sum(step.cost_tokens for step in self.steps) if self.steps else self.cost_tokens
+
+    @property
+    def price_queue(self) -> str:
+        """The queue of its version, which has its price."""
+        return f"{self.model}@{self.model_version}"
 
     @property
     def class_rank(self) -> int:
@@ -147,7 +166,11 @@ IdempotencyRow = tuple[str, str, str]  # tenant, route, key
 
 # The columns that the statement below copies from a NewJob into its row. ``str``: SQLAlchemy's names are a subclass of
 # it, which the JSON encoder does not take.
-_COPIED = {str(column.name): str(column.type) for column in tables.jobs.columns if hasattr(NewJob, column.name)}
+_COPIED = {
+    str(column.name): "varchar[]" if isinstance(column.type, ARRAY) else str(column.type)
+    for column in tables.jobs.columns
+    if hasattr(NewJob, column.name)
+}
 _NAMES = ", ".join(_COPIED)
 _TYPED = ", ".join(f"{name} {sql_type}" for name, sql_type in _COPIED.items())
 
@@ -266,7 +289,11 @@ def _refusals(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Headr
     known = _holders(connection, keyed) if keyed else {}
     wants = [
         QuotaRequest(
-            job.id, job.tenant_id, job.api_key_id or "", job.queue, job.input_tokens, job.cost_tokens, job.limits
+            job.id,
+            job.tenant_id,
+            job.api_key_id or "",
+            tuple(QuotaPart(part.price_queue, part.input_tokens, part.cost_tokens) for part in (job.steps or (job,))),
+            job.limits,
         )
         for job in jobs
         if job.limits is not None and _key(job) not in known
@@ -289,6 +316,8 @@ def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -
         times = AcceptedTimes(row.created_at, row.deadline_at, row.announced_at)
         announced = row.announced_at is not None
         outcomes[row.id] = Accepted(row.id, replayed=False, announced=announced, times=times, cache=by_id[row.id].cache)
+    if steps := [step for job in jobs if job.id in outcomes for step in job.steps]:
+        connection.execute(_ACCEPT, {"rows": dump_json([_row(step, vault) for step in steps])})
     replays = [job for job in jobs if job.id not in outcomes]
     holders = _holders(connection, replays) if replays else {}
     for job in replays:

@@ -60,7 +60,7 @@ SELECT
     CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts,
     crashes, is_suspect, COALESCE(restarts_after, 0) AS restarts_after,
     COALESCE(cache = 'miss', false) AS is_source, to_jsonb(job_checkpoints) AS checkpoint,
-    traceparent, clock_timestamp() AS claimed_at,
+    traceparent, parent_id, step, clock_timestamp() AS claimed_at,
     CASE WHEN traceparent IS NOT NULL AND epoch > 1 THEN (
         SELECT CAST(extract(epoch FROM clock_timestamp() - before.ended_at) AS float8) FROM attempts AS before
         WHERE before.job_id = claimed.id AND before.epoch = claimed.epoch - 1)
@@ -126,6 +126,17 @@ WITH {_DONE}, held AS (
         completed_at = clock_timestamp()
     FROM done JOIN held USING (id)
     WHERE jobs.id = done.id AND jobs.cache_source = done.source AND jobs.state = 'queued'
+    RETURNING {ENDED}
+), {_STREAMS}, {CONCLUDED}
+""")
+
+# End flows. They get the epoch of their answer, because their stream is that of this step.
+FINISH_FLOWS = text(f"""
+WITH {_DONE}, ended AS (
+    UPDATE jobs SET
+        state = done.state, output = done.output, error = done.error, usage = done.usage, epoch = done.epoch,
+        completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL
+    FROM done WHERE jobs.id = done.id AND jobs.task = 'flow' AND jobs.state IN ('queued', 'running')
     RETURNING {ENDED}
 ), {_STREAMS}, {CONCLUDED}
 """)

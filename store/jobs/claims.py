@@ -21,9 +21,10 @@ from store.db.presence import GONE_AFTER_S
 from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns
 from store.errors import CannotOpen, Unavailable
 from store.failpoints import failpoint
-from store.jobs import claim_queries, sharers
+from store.jobs import claim_queries, flow_beginnings, flow_settling, sharers
 from store.jobs.finish_rows import Finish as Finish
 from store.jobs.finish_rows import encode, row_of
+from store.jobs.flow_beginnings import BegunStep
 from store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
@@ -41,7 +42,7 @@ class Claim:
     died while they ran this job. A suspect must run alone in its process. ``restarts_after``: attempts up to this epoch
     were of another version, so none of them is continued. ``is_source``: as in ``Finish``. ``traceparent``: the parent
     of its spans, if the job is traced; then ``waited_s`` is the time since an earlier attempt ended, None for the first
-    attempt. ``claimed_at`` is the database's time.
+    attempt. ``claimed_at`` is the database's time. ``parent_id`` and ``step``: the flow of a step, and its name in it.
     """
 
     job_id: str
@@ -65,6 +66,8 @@ class Claim:
     claimed_at: datetime | None = None
     waited_s: float | None = None
     task: str = ""
+    parent_id: str | None = None
+    step: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Release:
     for a while without a crash, so it is no suspect any more. ``checkpoint``: everything emitted so far, if that is
     certain; None keeps the stored one. ``tenant_id``: the claim's, to encrypt the checkpoint. ``later``: mark the job
     as announced now, so that it is not announced again at once. ``first_token_ms``: from the claim to the attempt's own
-    first token, if it had one.
+    first token, if it had one. ``parent_id``: the flow of a step.
     """
 
     job_id: str
@@ -102,6 +105,7 @@ class Release:
     tenant_id: str = ""
     later: bool = False
     first_token_ms: float | None = None
+    parent_id: str | None = None
 
 
 def claim(
@@ -130,7 +134,19 @@ def claim(
         rows = connection.execute(claim_queries.CLAIM, values).mappings().all()
     if rows:
         failpoint("claim.done")
-    return _opened(db, rows)
+    claims = _opened(db, rows)
+    if steps := [claim for claim in claims.values() if claim.parent_id is not None]:
+        _note_begun(db, steps)
+    return claims
+
+
+def _note_begun(db: Database, steps: Sequence[Claim]) -> None:
+    """Note in the flows of these steps that they have begun. Without it a flow begins when its first step ends."""
+    begun = [BegunStep(one.parent_id or "", one.job_id, one.step or "", one.attempt) for one in steps]
+    try:
+        flow_beginnings.note_begun(db, begun)
+    except Unavailable as error:
+        log.warning("step_not_noted", num_steps=len(steps), error=error.message)
 
 
 def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
@@ -144,7 +160,7 @@ def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
             claims[row["job_id"]] = _claimed(row, db.vault)
         except CannotOpen as error:
             log.error("payload_not_opened", job_id=row["job_id"], error=error.message)
-            release(db, [Release(row["job_id"], row["epoch"], later=True)])
+            release(db, [Release(row["job_id"], row["epoch"], later=True, parent_id=row["parent_id"])])
     return claims
 
 
@@ -176,10 +192,15 @@ def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
     rows = list({finish.job_id: row_of(finish, db.vault) for finish in reversed(finishes)}.values())
     values = {"rows": encode(rows), "dead": list(DEAD_LETTER_CODES)}
     sources = [finish for finish in finishes if finish.is_source]
-    # Most jobs are no sources: then it is one statement, which is its own transaction.
-    with db.begin() if sources else db.autocommit() as connection:
+    steps = {finish.job_id: finish.parent_id for finish in finishes if finish.parent_id is not None}
+    # Most jobs are no sources and no steps: then it is one statement, which is its own transaction.
+    with db.begin() if sources or steps else db.autocommit() as connection:
+        flow_settling.lock(connection, {*steps.values()})
         ended = set(connection.execute(claim_queries.FINISH, values).scalars())
         sharers.answer_from(connection, [finish for finish in sources if finish.job_id in ended], db.vault)
+        flow_settling.settle(connection, {*steps.values()}, db.vault, ended=steps.keys() & ended)
+        if steps:
+            failpoint("flow.before_commit")
     failpoint("finish.committed")
     return ended
 
@@ -187,9 +208,13 @@ def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
 def release(db: Database, releases: Sequence[Release]) -> set[str]:
     """Give jobs back to the queue; return their ids. Stale epochs and locked rows are left out."""
     rows = [_release_row(release, db.vault) for release in releases]
+    steps = {release.job_id: release.parent_id for release in releases if release.parent_id is not None}
     with db.begin() as connection:
+        flow_settling.lock(connection, {*steps.values()})
         found = connection.execute(claim_queries.RELEASE, {"rows": encode(rows)}).all()
-        conclude(connection, [row.id for row in found if row.state != JobState.QUEUED])
+        ended = [row.id for row in found if row.state != JobState.QUEUED]
+        conclude(connection, ended)
+        flow_settling.settle(connection, {*steps.values()}, db.vault, ended=steps.keys() & set(ended))
     return {row.id for row in found}
 
 

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import RowMapping
+
 from store.db.database import dump_json
-from store.encryption.vault import EncryptionContext, Vault, seal_columns, seal_job
+from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns, seal_job
 from store.errors import InvalidRequest
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Lineage, Logprobs, groups_as_json
-from store.streams.choices import Marks, deltas_as_json
+from store.streams.checkpoints import Lineage, Logprobs, groups_as_json, lineage_from_json, read_groups
+from store.streams.choices import Marks, deltas_as_json, deltas_from_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,8 @@ class Finish:
 
     ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
     each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.choices``. ``tenant_id``: the
-    claim's, for encryption. ``is_source``: jobs of the response cache may wait for this answer.
+    claim's, for encryption. ``is_source``: jobs of the response cache may wait for this answer. ``parent_id``: the flow
+    of a step.
     """
 
     job_id: str
@@ -33,6 +36,7 @@ class Finish:
     tenant_id: str = ""
     marks: Marks = ()
     is_source: bool = False
+    parent_id: str | None = None
 
     def __post_init__(self) -> None:
         if not self.state.is_terminal:
@@ -67,6 +71,28 @@ def _sealed(vault: Vault, finish: Finish, contents: dict[str, Any]) -> dict[str,
         **seal_job(vault, finish.tenant_id, finish.job_id, contents),
         **seal_columns(vault, stream, {"deltas": contents["deltas"], "logprobs": contents["logprobs"]}),
     }
+
+
+def opened(row: RowMapping, vault: Vault) -> Finish:
+    """Return the end of a job from its row and its stream, as it was written. Raises CannotOpen."""
+    tenant_id, job_id = row["tenant_id"], row["id"]
+    place = EncryptionContext(tenant_id, "job_streams", "", job_id)
+    job = open_columns(vault, EncryptionContext(tenant_id, "jobs", "", job_id), row, "output", "error")
+    stream = row if row["deltas"] is None else open_columns(vault, place, row, "deltas", "logprobs")
+    deltas, marks = deltas_from_json(stream["deltas"] or ())
+    return Finish(
+        job_id=job_id,
+        epoch=row["epoch"],
+        state=JobState(row["state"]),
+        output=job["output"],
+        error=job["error"],
+        usage=row["usage"],
+        deltas=deltas,
+        lineage=lineage_from_json(row["lineage"] or ()),
+        logprobs=read_groups(stream["logprobs"]),
+        tenant_id=tenant_id,
+        marks=marks,
+    )
 
 
 def encode(rows: list[dict[str, object]]) -> str:

@@ -20,7 +20,8 @@ class Job:
     """The stored job. ``num_deltas``: the number of stored stream deltas; 0 until the job has ended.
 
     ``model_digest``: of the version that runs it. ``cache``: as in ``store.schema.cache_results``. ``cache_source``:
-    the job whose answer it gets.
+    the job whose answer it gets. A step has ``parent_id``, ``step`` and ``needs``; a flow has the ``answer_id`` of the
+    step whose output and stream are its own.
     """
 
     id: str
@@ -55,6 +56,10 @@ class Job:
     cache: str | None = None
     cache_source: str | None = None
     model_digest: str | None = None
+    parent_id: str | None = None
+    step: str | None = None
+    needs: list[str] | None = None
+    answer_id: str | None = None
 
     @property
     def service_class(self) -> ServiceClass:
@@ -63,7 +68,9 @@ class Job:
 
     @property
     def streamed_as(self) -> str:
-        """The id of the job with its stream: while it waits for the answer of another job, that one."""
+        """The id of the job with its stream: of a flow its step; while it waits for another job's answer, that job."""
+        if self.answer_id and not self.state.is_terminal:
+            return self.answer_id
         return self.cache_source if self.cache_source and self.state is JobState.QUEUED else self.id
 
 

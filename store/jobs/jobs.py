@@ -17,10 +17,11 @@ from store.encryption.vault import EncryptionContext, Vault, metadata_filters, o
 from store.errors import CannotOpen, Conflict, Gone, NotFound
 from store.ids import first_id
 from store.jobs.acceptance import Accepted, Fallback, Idempotency, NewJob, accept, is_known
+from store.jobs.flow_settling import settle
 from store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
 from store.jobs.terminal import conclude
 from store.schema import tables
-from store.schema.job_states import JobState
+from store.schema.job_states import FLOW_TASK, JobState
 from store.streams.checkpoints import Lineage, Logprobs, lineage_from_json, read_groups
 from store.streams.choices import Marks, deltas_from_json
 from store.tasks.registry import BULKY_OUTPUTS
@@ -43,6 +44,7 @@ __all__ = [
     "just_accepted",
     "leave",
     "list_jobs",
+    "list_steps",
     "request_cancel",
     "stored_deltas",
     "timeline",
@@ -87,15 +89,15 @@ WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
 _CANCEL = text("""
 WITH asked AS (
     UPDATE jobs SET
-        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
-        completed_at = CASE state WHEN 'queued' THEN now() END,
+        state = CASE WHEN state = 'queued' AND task <> 'flow' THEN 'cancelled' ELSE state END,
+        completed_at = CASE WHEN state = 'queued' AND task <> 'flow' THEN now() END,
         cancel_requested_at = COALESCE(cancel_requested_at, now())
-    WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
-    RETURNING id, state, epoch
+    WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running') AND parent_id IS NULL
+    RETURNING id, state, epoch, task
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'cancel_requested', epoch FROM asked
 )
-SELECT state FROM asked
+SELECT state, task FROM asked
 """)
 
 # Subtract one caller. A count at its maximum stays, because the true number is not known; such a job runs to its end.
@@ -194,12 +196,12 @@ def list_jobs(
     """Return at most ``limit`` jobs by age, newest first by default, starting after the id ``after``.
 
     The outputs lack the fields that may be megabytes each (``BULKY_OUTPUTS``), for example vectors. A purged job is
-    returned without its contents.
+    returned without its contents. Steps are left out: see ``list_steps``.
     """
     jobs = tables.jobs.c
     statement = (
         select_jobs(without_bulk=True)
-        .where(jobs.tenant_id == tenant_id)
+        .where(jobs.tenant_id == tenant_id, jobs.parent_id.is_(None))
         .order_by(jobs.id.desc() if descending else jobs.id)
         .limit(limit)
     )
@@ -216,6 +218,14 @@ def list_jobs(
         statement = statement.where(jobs.id < after if descending else jobs.id > after)
     with db.autocommit(tenant_id=tenant_id) as connection:
         return [_without_bulk(job) for job in _read(connection, db.vault, statement)]
+
+
+def list_steps(db: Database, tenant_id: str, job_id: str) -> list[Job]:
+    """Return the steps of a job, each after those that it needs; none for other jobs. Outputs as of ``list_jobs``."""
+    jobs = tables.jobs.c
+    statement = select_jobs(without_bulk=True).where(jobs.tenant_id == tenant_id, jobs.parent_id == job_id)
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return [_without_bulk(job) for job in _read(connection, db.vault, statement.order_by(jobs.id))]
 
 
 def find_duplicate(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> str | None:
@@ -261,11 +271,15 @@ def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
 
 
 def _cancel(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -> Job:
-    state = connection.execute(_CANCEL, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
-    if state == JobState.CANCELLED:
+    asked = connection.execute(_CANCEL, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
+    if asked is not None and asked.state == JobState.CANCELLED:
         conclude(connection, [job_id])
+    if asked is not None and asked.task == FLOW_TASK:
+        settle(connection, [job_id], vault)
     job = _get(connection, vault, tenant_id, job_id)
-    if state is None:
+    if asked is None and job.parent_id is not None and not job.state.is_terminal:
+        raise Conflict(f"job {job_id} is a step of {job.parent_id}: cancel that", code="job_not_cancellable")
+    if asked is None:
         raise Conflict(f"job {job_id} is {job.state} and cannot be cancelled any more", code="job_not_cancellable")
     return job
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 
 from store.db.database import Database, dump_json
-from store.schema.cache_results import CACHE_QUEUE, CacheResult
+from store.schema.cache_results import UNSERVED_QUEUE, CacheResult
 
 if TYPE_CHECKING:
     from store.jobs.acceptance import NewJob
@@ -127,7 +127,9 @@ def _placed(job: "NewJob", source: _Source | None) -> "NewJob":
     if source is None or source.job_id == job.id:
         return replace(job, cache=CacheResult.MISS)
     result = CacheResult.HIT if source.has_ended else CacheResult.SHARED
-    return replace(job, cache=result, cache_source=source.job_id, queue=CACHE_QUEUE, announce=False, goes_ahead=False)
+    return replace(
+        job, cache=result, cache_source=source.job_id, queue=UNSERVED_QUEUE, announce=False, goes_ahead=False
+    )
 
 
 def _key(job: "NewJob") -> tuple[str, str]:

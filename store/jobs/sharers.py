@@ -14,15 +14,13 @@ import structlog
 from sqlalchemy import Connection, RowMapping, text
 
 from store.db.database import Database
-from store.encryption.vault import EncryptionContext, Vault, open_columns
+from store.encryption.vault import Vault
 from store.errors import CannotOpen
 from store.jobs.claim_queries import FINISH_SHARERS
-from store.jobs.finish_rows import Finish, encode, row_of
+from store.jobs.finish_rows import Finish, encode, opened, row_of
 from store.jobs.response_cache import HAS_ANSWER, SHARED_FAILURES
 from store.jobs.terminal import DEAD_LETTER_CODES
 from store.schema.job_states import JobState
-from store.streams.checkpoints import lineage_from_json, read_groups
-from store.streams.choices import deltas_from_json
 
 log = structlog.get_logger(__name__)
 
@@ -115,11 +113,11 @@ def answer_from(connection: Connection, sources: Sequence[Finish], vault: Vault)
 def answer(connection: Connection, job_ids: Sequence[str], vault: Vault) -> list[str]:
     """End those of these jobs with a source that has an answer which can be decrypted; return their ids."""
     rows = connection.execute(_ANSWERS, {"ids": list(job_ids)}).mappings().all()
-    opened = {row["id"]: _opened(row, vault) for row in rows}
+    found = {row["id"]: _opened(row, vault) for row in rows}
     copies = [
         (_copy(source, row["sharer_id"], row["waited_ms"]), row["id"])
         for row in rows
-        if (source := opened[row["id"]]) is not None
+        if (source := found[row["id"]]) is not None
     ]
     return _end(connection, copies, vault)
 
@@ -149,29 +147,12 @@ def _is_for_others(finish: Finish) -> bool:
 
 
 def _opened(row: RowMapping, vault: Vault) -> Finish | None:
-    """Return the end of a source, as it was written; None if it cannot be decrypted."""
-    tenant_id, job_id = row["tenant_id"], row["id"]
-    place = EncryptionContext(tenant_id, "job_streams", "", job_id)
+    """Return the end of a source; None if it cannot be decrypted."""
     try:
-        job = open_columns(vault, EncryptionContext(tenant_id, "jobs", "", job_id), row, "output", "error")
-        stream = row if row["deltas"] is None else open_columns(vault, place, row, "deltas", "logprobs")
+        return opened(row, vault)
     except CannotOpen as error:
-        log.error("cached_answer_not_opened", job_id=job_id, error=error.message)
+        log.error("cached_answer_not_opened", job_id=row["id"], error=error.message)
         return None
-    deltas, marks = deltas_from_json(stream["deltas"] or ())
-    return Finish(
-        job_id=job_id,
-        epoch=row["epoch"],
-        state=JobState(row["state"]),
-        output=job["output"],
-        error=job["error"],
-        usage=row["usage"],
-        deltas=deltas,
-        lineage=lineage_from_json(row["lineage"] or ()),
-        logprobs=read_groups(stream["logprobs"]),
-        tenant_id=tenant_id,
-        marks=marks,
-    )
 
 
 def _copy(source: Finish, job_id: str, waited_ms: float) -> Finish:

@@ -15,6 +15,7 @@ from sqlalchemy import Row, text
 from store.db.database import Database
 from store.db.leader_election import Leadership, lead
 from store.failpoints import failpoint
+from store.jobs.flow_settling import settle
 from store.jobs.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, blamed, conclude, verdict
 from store.schema.job_states import JobState
 
@@ -22,12 +23,25 @@ from store.schema.job_states import JobState
 LEADER_LOCK = 0x68656164_72616365
 
 
+# Lock the flows of due steps, before any of the steps. A locked flow is left for the next sweep, with its steps.
+_LOCK_FLOWS = """
+SELECT id FROM jobs WHERE id = ANY (ARRAY(
+    SELECT parent_id FROM jobs WHERE {due} AND parent_id IS NOT NULL ORDER BY {order} LIMIT :limit))
+ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+"""
+_FLOWS_OF_LOST = text(
+    _LOCK_FLOWS.format(due="state = 'running' AND lease_expires_at < now()", order="lease_expires_at")
+)
+
+# A row of ``jobs`` is no step, or a step of a flow that this transaction has locked.
+_IS_OURS = "(parent_id IS NULL OR parent_id = ANY(CAST(:flows AS text[])))"
+
 # Take jobs with an expired lease from their workers. A job that may have killed its worker is charged a crash and runs
 # alone next time.
 _TAKE_LOST = text(f"""
 WITH lost AS (
     SELECT id, {blamed(":blame")} AS crashed FROM jobs
-    WHERE state = 'running' AND lease_expires_at < now()
+    WHERE state = 'running' AND lease_expires_at < now() AND {_IS_OURS}
     ORDER BY lease_expires_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ), judged AS (
     SELECT id, crashed, {verdict(":blame", "crashed")} AS verdict FROM lost JOIN jobs USING (id)
@@ -61,8 +75,10 @@ FROM freed LEFT JOIN closed ON closed.job_id = freed.id
 _EXPIRE = text("""
 WITH overdue AS (
     SELECT id FROM jobs
-    WHERE state IN ('queued', 'running') AND deadline_at < now()
-        AND (state = 'queued' OR deadline_at < now() - make_interval(secs => :grace_s))
+    WHERE state IN ('queued', 'running') AND deadline_at < now() AND parent_id IS NULL
+        AND (state = 'queued' OR deadline_at < now() - make_interval(secs => :grace_s)
+            OR task = 'flow' AND NOT EXISTS (
+                SELECT FROM jobs AS step WHERE step.parent_id = jobs.id AND step.state = 'running'))
     ORDER BY deadline_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE jobs SET
@@ -71,15 +87,28 @@ UPDATE jobs SET
         'code', 'deadline_exceeded', 'message', 'the deadline passed before the job was done',
         'retryable', false, 'attempt', attempt)
 FROM overdue WHERE jobs.id = overdue.id AND jobs.state IN ('queued', 'running')
-RETURNING jobs.id
+RETURNING jobs.id, jobs.task = 'flow' AS is_flow
+""")
+
+# Expire the open steps of these flows, which have expired.
+_EXPIRE_STEPS = text("""
+UPDATE jobs SET
+    state = 'expired', completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL,
+    error = jsonb_build_object(
+        'code', 'deadline_exceeded', 'message', 'the deadline passed before the job was done',
+        'retryable', false, 'attempt', attempt)
+WHERE parent_id = ANY(CAST(:flows AS text[])) AND state IN ('queued', 'running')
+RETURNING id
 """)
 
 # Fail the queued jobs of rejected versions: no worker will take them.
-_FAIL_REJECTED = text("""
+_IS_REJECTED = """state = 'queued'
+        AND queue = ANY (ARRAY(SELECT model || '@' || version FROM model_versions WHERE state = 'rejected'))"""
+_FLOWS_OF_REJECTED = text(_LOCK_FLOWS.format(due=_IS_REJECTED, order="queue, created_at"))
+_FAIL_REJECTED = text(f"""
 WITH refused AS (
     SELECT id FROM jobs
-    WHERE state = 'queued'
-        AND queue = ANY (ARRAY(SELECT model || '@' || version FROM model_versions WHERE state = 'rejected'))
+    WHERE {_IS_REJECTED} AND {_IS_OURS}
     ORDER BY queue, created_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE jobs SET
@@ -174,11 +203,13 @@ def sweep_leases(db: Database, limit: int = 500, *, blame: bool = True) -> Sweep
     Without ``blame`` nothing is charged: the leases could not be renewed because Postgres itself was away.
     """
     with db.begin() as connection:
-        rows = connection.execute(_TAKE_LOST, {"limit": limit, "blame": blame}).all()
+        flows = list(connection.execute(_FLOWS_OF_LOST, {"limit": limit}).scalars())
+        rows = connection.execute(_TAKE_LOST, {"limit": limit, "blame": blame, "flows": flows}).all()
         if rows:
             failpoint("sweep.midway")
         ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)
         conclude(connection, ended)
+        ended += settle(connection, flows, db.vault, ended=ended)
     states = [row.state for row in rows]
     return SweepResult(
         requeued=states.count(JobState.QUEUED),
@@ -198,21 +229,27 @@ def _lost(row: Row[Any]) -> LostAttempt:
 def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> list[str]:
     """Expire queued jobs past their deadline, and running ones past it by ``grace_s``; return their ids."""
     with db.begin() as connection:
-        expired = connection.execute(_EXPIRE, {"limit": limit, "grace_s": float(grace_s)}).scalars().all()
-        if expired:
+        rows = connection.execute(_EXPIRE, {"limit": limit, "grace_s": float(grace_s)}).all()
+        if rows:
             failpoint("sweep.midway")
-        conclude(connection, expired)
-    return list(expired)
+        expired = [row.id for row in rows]
+        flows = [row.id for row in rows if row.is_flow]
+        steps = list(connection.execute(_EXPIRE_STEPS, {"flows": flows}).scalars()) if flows else []
+        conclude(connection, [*expired, *steps])
+        settle(connection, flows, db.vault, ended=steps)
+    return expired
 
 
 def fail_rejected(db: Database, limit: int = 500) -> list[str]:
     """Fail queued jobs of model versions that were rejected; return their ids."""
     with db.begin() as connection:
-        failed = connection.execute(_FAIL_REJECTED, {"limit": limit}).scalars().all()
+        flows = list(connection.execute(_FLOWS_OF_REJECTED, {"limit": limit}).scalars())
+        failed = list(connection.execute(_FAIL_REJECTED, {"limit": limit, "flows": flows}).scalars())
         if failed:
             failpoint("sweep.midway")
         conclude(connection, failed)
-    return list(failed)
+        failed += settle(connection, flows, db.vault, ended=failed)
+    return failed
 
 
 def purge(db: Database, record_ttl_s: float, idempotency_ttl_s: float, limit: int) -> int:

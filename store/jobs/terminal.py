@@ -87,7 +87,8 @@ terminal AS (
     DELETE FROM job_checkpoints USING ended WHERE job_checkpoints.job_id = ended.id
 ), dead AS (
     INSERT INTO dead_letters (job_id, tenant_id, queue, code)
-    SELECT id, tenant_id, queue, error ->> 'code' FROM ended WHERE error ->> 'code' = ANY(CAST(:dead AS text[]))
+    SELECT id, tenant_id, queue, error ->> 'code' FROM ended
+    WHERE error ->> 'code' = ANY(CAST(:dead AS text[])) AND parent_id IS NULL
 ), emitted AS (
     {EVENTS_OF_ENDED}
 ), receivers AS (
@@ -108,8 +109,9 @@ terminal AS (
 SELECT id FROM ended
 """
 
-# The columns of ``ended``, from a row of ``jobs``. The end of a quiet job (a line of a batch) is no event.
-ENDED = """jobs.id, jobs.tenant_id, jobs.queue, jobs.state, jobs.epoch, jobs.error,
+# The columns of ``ended``, from a row of ``jobs``. The end of a quiet job (a line of a batch, a step) is no event.
+# A step is no dead letter either: its flow is.
+ENDED = """jobs.id, jobs.tenant_id, jobs.parent_id, jobs.queue, jobs.state, jobs.epoch, jobs.error,
     jobs.usage -> 'attempt_first_token_ms' AS first_token_ms,
     jobs.output ->> 'finish_reason' AS finish_reason, jobs.webhook ->> 'url' AS url,
     NULLIF(jobs.webhook -> 'events', 'null') AS events, COALESCE(jobs.webhook -> 'events' = '[]', false) AS is_quiet"""

@@ -125,7 +125,7 @@ SELECT before FROM free WHERE before IS NOT NULL
 # A job's state and its unfinished batch, locked.
 _JOB = text(f"""
 SELECT jobs.state, input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL AS is_empty,
-    ({_LIVE_BATCH}) AS batch_id
+    ({_LIVE_BATCH}) AS batch_id, parent_id
 FROM jobs WHERE tenant_id = :tenant_id AND id = :job_id FOR NO KEY UPDATE OF jobs
 """)
 
@@ -141,6 +141,15 @@ RETURNING jobs.id
 """)
 
 
+# The steps of jobs, which have no contents for longer than their jobs.
+_STEPS = text("SELECT id FROM jobs WHERE parent_id = ANY(CAST(:ids AS text[]))")
+
+
+def _with_steps(connection: Connection, job_ids: Iterable[str]) -> list[str]:
+    ids = list(job_ids)
+    return [*ids, *connection.execute(_STEPS, {"ids": ids}).scalars()] if ids else []
+
+
 def erase_inputs(connection: Connection, job_ids: Iterable[str]) -> int:
     """Erase the inputs of those of these jobs that have ended. Returns the number of jobs that had inputs."""
     return _erase_with_input(connection, _INPUTS, job_ids)
@@ -148,7 +157,7 @@ def erase_inputs(connection: Connection, job_ids: Iterable[str]) -> int:
 
 def erase_outputs(connection: Connection, job_ids: Iterable[str]) -> int:
     """Erase the outputs of those of these jobs that have ended. Returns the number of jobs that had outputs."""
-    return len(connection.execute(_OUTPUTS, {"ids": list(job_ids)}).all())
+    return len(connection.execute(_OUTPUTS, {"ids": _with_steps(connection, job_ids)}).all())
 
 
 def erase_both(connection: Connection, job_ids: Iterable[str]) -> int:
@@ -157,7 +166,7 @@ def erase_both(connection: Connection, job_ids: Iterable[str]) -> int:
 
 
 def _erase_with_input(connection: Connection, statement: TextClause, job_ids: Iterable[str]) -> int:
-    rows = connection.execute(statement, {"ids": list(job_ids)}).all()
+    rows = connection.execute(statement, {"ids": _with_steps(connection, job_ids)}).all()
     _erase_unneeded_responses(connection, [row.before for row in rows if row.before is not None])
     return len(rows)
 
@@ -202,6 +211,8 @@ def purge_job(db: Database, tenant_id: str, job_id: str, *, actor: str, request_
                 raise Conflict(
                     f"job {job_id} is {row.state}: cancel it, and delete it when it has ended", code="job_not_ended"
                 )
+            if row.parent_id is not None:
+                raise Conflict(f"job {job_id} is a step of {row.parent_id}: delete that", code="job_not_ended")
             _check_batch(job_id, row.batch_id)
             erase(connection, [job_id])
             if not row.is_empty:

@@ -60,8 +60,8 @@ _OVER = "status IN ('failed', 'completed', 'expired', 'cancelled')"
 _COUNT = text(f"""
 SELECT
     (SELECT count(*) FROM jobs
-        WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE} AND completed_at IS NOT NULL AND {_LEFT}
-            AND {NOT_IN_LIVE_BATCH}) AS jobs,
+        WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE} AND completed_at IS NOT NULL AND parent_id IS NULL
+            AND {_LEFT} AND {NOT_IN_LIVE_BATCH}) AS jobs,
     (SELECT count(*) FROM files WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS files,
     (SELECT count(*) FROM uploads WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS uploads,
     (SELECT count(*) FROM batches
@@ -70,7 +70,7 @@ SELECT
     (SELECT count(*) FROM conversations
         WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS conversations,
     (SELECT count(*) FROM jobs
-        WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE}
+        WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE} AND parent_id IS NULL
             AND (completed_at IS NULL OR NOT {NOT_IN_LIVE_BATCH})) AS live
 """)
 
@@ -79,7 +79,7 @@ SELECT
 _JOBS = text(f"""
 SELECT id FROM jobs
 WHERE tenant_id = :tenant_id AND id > :after AND {_OF_USER} AND {_BEFORE} AND completed_at IS NOT NULL AND {_LEFT}
-    AND {NOT_IN_LIVE_BATCH}
+    AND parent_id IS NULL AND {NOT_IN_LIVE_BATCH}
 ORDER BY id LIMIT :limit FOR NO KEY UPDATE
 """)
 

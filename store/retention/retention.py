@@ -112,10 +112,10 @@ ON CONFLICT (tenant_id, set_by) DO UPDATE SET
     files_s = EXCLUDED.files_s, updated_at = now()
 """)
 
-# Jobs of a tenant with expired inputs or outputs.
+# Jobs of a tenant with expired inputs or outputs. Their steps are erased with them.
 _DUE = """
 SELECT id FROM jobs
-WHERE tenant_id = :tenant_id AND completed_at IS NOT NULL AND {kept}
+WHERE tenant_id = :tenant_id AND completed_at IS NOT NULL AND parent_id IS NULL AND {kept}
     AND completed_at < now() - make_interval(secs => :ttl_s) AND {condition}
 ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """

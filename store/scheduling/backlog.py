@@ -15,7 +15,7 @@ from sqlalchemy import Row, TextClause, text
 from store.db.database import Database
 from store.jobs.jobs import Job, NewJob
 from store.scheduling.service_rate import KNOWN_FOR_S, Rate
-from store.schema.cache_results import CACHE_QUEUE
+from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import JobState
 
 MAX_AHEAD = 2_000
@@ -131,7 +131,7 @@ class Backlog:
     @property
     def computed(self) -> tuple[TenantBacklog, ...]:
         """The entries of jobs that a worker computes, without those that wait for the answer of another job."""
-        return tuple(share for share in self.shares if share.queue != CACHE_QUEUE)
+        return tuple(share for share in self.shares if share.queue != UNSERVED_QUEUE)
 
     def shares_of(self, queue: str, tenant_id: str | None = None) -> list[TenantBacklog]:
         """Return the entries of a queue, of all tenants or of one."""
@@ -207,7 +207,7 @@ def _tenant_backlog(row: Row[Any]) -> TenantBacklog:
 
 def find_position(db: Database, backlog: Backlog, job: Job) -> QueuePosition | None:
     """Return the job's queue position; None if it is not queued, waits for another's answer or is too far back."""
-    if job.state is not JobState.QUEUED or job.queue == CACHE_QUEUE:
+    if job.state is not JobState.QUEUED or job.queue == UNSERVED_QUEUE:
         return None
     values = {"queue": job.queue, "id": job.id, "most": MAX_AHEAD}
     if job.announced_at is not None:

@@ -14,7 +14,7 @@ from store.db.database import Database, with_setting
 from store.db.presence import GONE_AFTER_S
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.scheduling.deficit_round_robin import AGED_EVERY, Candidate, RoundRobinState, choose
-from store.schema.cache_results import CACHE_QUEUE
+from store.schema.cache_results import UNSERVED_QUEUE
 
 # The dispatcher needs no exact count above this, and counting reads every row.
 MAX_COUNTED = 100_000
@@ -276,7 +276,7 @@ def waiting_queues(db: Database, most: int = MAX_COUNTED, *, usual_slots: int = 
 
     ``usual_slots``: of a worker that does not report them, and of a queue without a live worker.
     """
-    values = {"most": most, "batch": BATCH_RANK, "unserved": CACHE_QUEUE}
+    values = {"most": most, "batch": BATCH_RANK, "unserved": UNSERVED_QUEUE}
     values |= {"usual_slots": usual_slots, "gone_after_s": GONE_AFTER_S}
     with db.autocommit() as connection:
         rows = with_setting(connection, BY_INDEX).execute(_DEPTHS, values).mappings().all()

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from store.db.database import Database, with_setting
 from store.scheduling.dispatch_queries import BY_INDEX
-from store.schema.cache_results import CACHE_QUEUE
+from store.schema.cache_results import UNSERVED_QUEUE
 
 MOST_LOOKED_AT = 1_000
 """The oldest and the announced jobs of a queue, and the deadlines of all queues, that are looked at."""
@@ -52,7 +52,7 @@ class QueueAge:
 
 def read_queue_ages(db: Database, most: int = MOST_LOOKED_AT) -> list[QueueAge]:
     """Return the classes of queues that have queued jobs. Raises Unavailable."""
-    values = {"most": most, "unserved": CACHE_QUEUE}
+    values = {"most": most, "unserved": UNSERVED_QUEUE}
     with db.autocommit() as connection:
         rows = with_setting(connection, BY_INDEX).execute(_OLDEST, values).all()
         oldest = {(row.queue, row.class_rank): row.oldest_age_s for row in rows}

@@ -19,7 +19,7 @@ from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.scheduling.backlog import Backlog, Load
 from store.scheduling.scale_decisions import StoredDecision, read_decisions
 from store.scheduling.service_rate import Interval, Rate
-from store.schema.cache_results import CACHE_QUEUE
+from store.schema.cache_results import UNSERVED_QUEUE
 
 # Move changes into the totals; return what happened to each queue. ``num_before`` is read from the snapshot, before
 # this statement's changes. Rows are added in the order of their key, so that two concurrent folds cannot deadlock.
@@ -168,7 +168,7 @@ def view_queues(db: Database, backlog: Backlog, *, tenant_id: str | None, name: 
     Raises NotFound if there is no queue with that name.
     """
     values = {"tenant_id": tenant_id, "name": name, "most": 1 if tenant_id is None else _MOST_LOOKED_AT}
-    values["unserved"] = CACHE_QUEUE
+    values["unserved"] = UNSERVED_QUEUE
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_QUEUES, values).all()
     if name is not None and not rows:
@@ -205,7 +205,7 @@ def pause(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
     Pausing a paused queue changes nothing. Raises NotFound if there is no such queue.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        if not connection.execute(_EXISTS, {"queue": queue, "unserved": CACHE_QUEUE}).scalar_one():
+        if not connection.execute(_EXISTS, {"queue": queue, "unserved": UNSERVED_QUEUE}).scalar_one():
             raise _no_such_queue(queue)
         if connection.execute(_PAUSE, {"queue": queue, "actor": actor}).scalar_one_or_none() is not None:
             record(connection, tenant_id, actor, "queue.paused", queue, {})
@@ -214,7 +214,7 @@ def pause(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
 def resume(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
     """Start jobs of the queue again. Raises NotFound if there is no such queue."""
     with db.begin(tenant_id=tenant_id) as connection:
-        if not connection.execute(_EXISTS, {"queue": queue, "unserved": CACHE_QUEUE}).scalar_one():
+        if not connection.execute(_EXISTS, {"queue": queue, "unserved": UNSERVED_QUEUE}).scalar_one():
             raise _no_such_queue(queue)
         if connection.execute(_RESUME, {"queue": queue}).scalar_one_or_none() is not None:
             connection.execute(_LET_WAIT, {"queue": queue})

@@ -1,10 +1,11 @@
-"""What the response cache did for a job, as ``jobs.cache`` has it, and the queue of sharers."""
+"""What the response cache did for a job, as ``jobs.cache`` has it, and the queue of jobs that wait for other jobs."""
 
 from enum import StrEnum
 from typing import Final
 
-CACHE_QUEUE: Final = "cache"
-"""The queue of sharers. No worker serves it, and no version has this name: those have an ``@``."""
+UNSERVED_QUEUE: Final = "cache"
+"""The queue of jobs that wait for other jobs: sharers, flows, and steps that wait for other steps. No worker serves it,
+and no version has this name: those have an ``@``. Releases before flows had only sharers in it, hence its value."""
 
 
 class CacheResult(StrEnum):

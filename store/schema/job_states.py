@@ -7,9 +7,16 @@ primary key makes a second terminal state impossible even for a mistaken stateme
       ▲                  │
       └── release, sweep ┘          queued ──cancel──▶ cancelled     queued ──deadline──▶ expired
                                        queued ──answer of another job──▶ succeeded | failed
+
+A job of several steps is queued until its first step begins, running until its last one has ended
+(``store.jobs.flow_settling``).
 """
 
 from enum import StrEnum
+from typing import Final
+
+FLOW_TASK: Final = "flow"
+"""The task of a job of several steps, which are jobs themselves. No worker claims such a job."""
 
 
 class JobState(StrEnum):

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0053"
+REVISION = "0055"
 
 metadata = MetaData(
     naming_convention={
@@ -93,6 +93,7 @@ api_keys = Table(
 )
 
 _STORED_CHAT = "is_stored_chat AND state = 'succeeded' AND output_purged_at IS NULL"
+_ROUTED = "rollout_id IS NOT NULL"
 
 jobs = Table(
     "jobs",
@@ -155,6 +156,12 @@ jobs = Table(
     Column("cache_source", String),
     # The parent of the spans of workers and of the dispatcher: see ``store.tracing.trace_context``.
     Column("traceparent", String),
+    # Of a step: its flow, its name, and the names of the steps that must have succeeded before it.
+    Column("parent_id", String),
+    Column("step", String),
+    Column("needs", ARRAY(String)),
+    # Of a flow: the step whose output and stream are its own.
+    Column("answer_id", String),
     CheckConstraint(_one_of("state", list(JobState)), name="state_known"),
     CheckConstraint(
         "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"
@@ -201,27 +208,23 @@ jobs = Table(
         postgresql_where=text("purge_when_ended AND completed_at IS NOT NULL AND output_purged_at IS NULL"),
     ),
     Index("ix_jobs_sharers", "cache_source", postgresql_where=text("state = 'queued' AND cache_source IS NOT NULL")),
+    Index("ix_jobs_steps", "parent_id", "id", postgresql_where=text("parent_id IS NOT NULL")),
     Index("ix_jobs_stored_chats", "tenant_id", "id", postgresql_where=text(_STORED_CHAT)),
     Index("ix_jobs_stored_chats_of_model", "tenant_id", "model", "id", postgresql_where=text(_STORED_CHAT)),
-    Index(
-        "ix_jobs_rollout_queued",
-        "rollout_id",
-        "id",
-        postgresql_where=text("state = 'queued' AND rollout_id IS NOT NULL"),
-    ),
+    Index("ix_jobs_rollout_queued", "rollout_id", "id", postgresql_where=text(f"state = 'queued' AND {_ROUTED}")),
     Index(
         "ix_jobs_rollout_accepted",
         "rollout_id",
         "model_version",
         "created_at",
-        postgresql_where=text("rollout_id IS NOT NULL"),
+        postgresql_where=text(_ROUTED),
     ),
     Index(
         "ix_jobs_rollout_ended",
         "rollout_id",
         "model_version",
         "completed_at",
-        postgresql_where=text("completed_at IS NOT NULL AND rollout_id IS NOT NULL"),
+        postgresql_where=text(f"completed_at IS NOT NULL AND {_ROUTED}"),
     ),
     Index(
         "ix_jobs_empty",

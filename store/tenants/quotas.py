@@ -59,16 +59,28 @@ class QuotaUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaPart:
+    """What a version computes for a job: ``queue`` is the version's."""
+
+    queue: str
+    input_tokens: int
+    cost_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaRequest:
-    """A new job, as far as limits are concerned."""
+    """A new job, as far as limits are concerned. A job of several steps has as many ``parts``."""
 
     job_id: str
     tenant_id: str
     key_id: str
-    queue: str
-    input_tokens: int
-    cost_tokens: int
+    parts: tuple[QuotaPart, ...]
     limits: RequestLimits
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompts and ``max_tokens`` of all parts."""
+        return sum(max(part.cost_tokens, part.input_tokens) for part in self.parts)
 
 
 QuotaOwner = tuple[str, str]
@@ -166,7 +178,7 @@ def _decide(
 ) -> dict[str, HeadraceError]:
     refused: dict[str, HeadraceError] = {}
     for want in wants:
-        more = QuotaUsage(1, max(want.cost_tokens, want.input_tokens), _cost(want, prices))
+        more = QuotaUsage(1, want.num_tokens, _cost(want, prices))
         for owner, limits in _limits_of(want):
             error = check_quota(
                 limits, used.get(owner, QuotaUsage()), more, "this key" if owner[1] else "your organization"
@@ -243,15 +255,18 @@ def _is_near(want: QuotaRequest, used: Mapping[QuotaOwner, QuotaUsage]) -> bool:
 
 
 def _prices(connection: Connection, wants: Sequence[QuotaRequest]) -> dict[str, tuple[Decimal, Decimal]]:
-    rows = connection.execute(_PRICES, {"queues": sorted({want.queue for want in wants})})
+    rows = connection.execute(_PRICES, {"queues": sorted({part.queue for want in wants for part in want.parts})})
     return {row.queue: (Decimal(row.input), Decimal(row.output)) for row in rows}
 
 
 def _cost(want: QuotaRequest, prices: Mapping[str, tuple[Decimal, Decimal]]) -> Decimal:
     """Return the most that the job can cost."""
-    of_input, of_output = prices.get(want.queue, (Decimal(0), Decimal(0)))
-    num_output = max(want.cost_tokens - want.input_tokens, 0)
-    return (want.input_tokens * of_input + num_output * of_output) / 1_000_000
+    return sum((_part_cost(part, *prices.get(part.queue, (Decimal(0), Decimal(0)))) for part in want.parts), Decimal(0))
+
+
+def _part_cost(part: QuotaPart, of_input: Decimal, of_output: Decimal) -> Decimal:
+    num_output = max(part.cost_tokens - part.input_tokens, 0)
+    return (part.input_tokens * of_input + num_output * of_output) / 1_000_000
 
 
 def fold(db: Database, most: int = FOLD_MOST, *, past: int = 0) -> int:

@@ -92,6 +92,7 @@ THE_SYSTEMS_OWN = {
         "claims.owned",
         "claims.still_open",
         "claims.still_running",
+        "flow_beginnings.note_begun",
         "dispatch_queries.claim_candidates",
         "dispatch_queries.claimable",
         "dispatch_queries.closing",

@@ -240,7 +240,10 @@ class ClaimClient:
 
         Jobs with a row that is still locked after ``LAST_TRIES`` are left to the dispatcher.
         """
-        given = [Release(one.job_id, one.epoch, charge=charge, crashed=crashed) for one in attempts]
+        given = [
+            Release(one.job_id, one.epoch, charge=charge, crashed=crashed, parent_id=one.claim.parent_id)
+            for one in attempts
+        ]
         all_released: set[str] = set()
         for _ in range(LAST_TRIES):
             if not given:

@@ -258,7 +258,7 @@ class JobRunner:
         return None
 
     def _finish(self, attempt: Attempt, finish: Finish) -> bool:
-        finish = replace(finish, is_source=attempt.claim.is_source)
+        finish = replace(finish, is_source=attempt.claim.is_source, parent_id=attempt.claim.parent_id)
         if self._claim_client.finish(finish, until=self._too_late(attempt)):
             self._frames.put_end(attempt.id)
             self._count_finished(attempt, finish)

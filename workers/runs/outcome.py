@@ -80,6 +80,7 @@ class Retry:
             self.checkpoint,
             claim.tenant_id,
             first_token_ms=self.first_token_ms,
+            parent_id=claim.parent_id,
         )
 
 

@@ -1,0 +1,204 @@
+"""Settles flows: writes what follows from the states of their steps, in the transaction that changed them.
+
+Every transaction that ends a step locks the flow first, then the step: ``lock``, the change, ``settle``. So of two
+steps that end together the second sees the first, and no two transactions wait for each other. What follows is decided
+by ``store.jobs.flow_decisions``.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, RowMapping, text
+
+from store.encryption.vault import Vault
+from store.errors import CannotOpen
+from store.jobs.claim_queries import FINISH_FLOWS
+from store.jobs.finish_rows import Finish, encode, opened, row_of
+from store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
+from store.jobs.terminal import DEAD_LETTER_CODES, conclude
+from store.schema.cache_results import UNSERVED_QUEUE
+from store.schema.job_states import JobState
+
+log = structlog.get_logger(__name__)
+
+# A running row has an owner and a lease. No worker owns a flow, and its lease never runs out.
+FLOW_RUNS = "state = 'running', owner = 'flow', lease_expires_at = '9999-01-01 00:00:00+00'"
+
+_LOCK = text("""
+SELECT id, tenant_id, state, cancel_requested_at IS NOT NULL AS is_cancelled, answer_id FROM jobs
+WHERE id = ANY(CAST(:ids AS text[])) AND task = 'flow' ORDER BY id FOR NO KEY UPDATE
+""")
+
+_STEPS = text("""
+SELECT parent_id, id, step AS name, needs, state, queue = :unserved AS is_waiting, completed_at FROM jobs
+WHERE parent_id = ANY(CAST(:ids AS text[])) ORDER BY id
+""")
+
+# Put steps into the queues of their versions.
+_READY = text("""
+UPDATE jobs SET queue = model || '@' || model_version
+WHERE id = ANY(CAST(:ids AS text[])) AND state = 'queued' AND queue = :unserved
+""")
+
+# Cancel queued steps, and ask the workers of running ones to stop.
+_STOP = text("""
+UPDATE jobs SET
+    state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
+    completed_at = CASE state WHEN 'queued' THEN clock_timestamp() END,
+    cancel_requested_at = COALESCE(cancel_requested_at, now())
+WHERE id = ANY(CAST(:ids AS text[])) AND state IN ('queued', 'running')
+RETURNING id, state
+""")
+
+_BEGIN = text(f"""
+UPDATE jobs SET {FLOW_RUNS}, started_at = COALESCE(started_at, clock_timestamp())
+WHERE id = ANY(CAST(:ids AS text[])) AND state = 'queued'
+""")
+
+_EVENTS = text("""
+INSERT INTO job_events (job_id, kind, epoch, detail)
+SELECT parent_id, 'step_finished', 0, jsonb_strip_nulls(jsonb_build_object(
+    'step', step, 'job', id, 'state', state, 'code', error -> 'code'))
+FROM jobs
+WHERE id = ANY(CAST(:ids AS text[])) AND parent_id IS NOT NULL AND completed_at IS NOT NULL ORDER BY completed_at, id
+""")
+
+_ENDS = text("""
+SELECT source.id, source.tenant_id, source.epoch, source.state, source.output, source.error, source.usage,
+    stream.deltas, stream.lineage, stream.logprobs
+FROM jobs AS source LEFT JOIN job_streams AS stream ON stream.job_id = source.id
+WHERE source.id = ANY(CAST(:ids AS text[]))
+""")
+
+_USAGES = text("""
+SELECT parent_id, usage FROM jobs
+WHERE parent_id = ANY(CAST(:ids AS text[])) AND usage IS NOT NULL ORDER BY id
+""")
+
+_SUMMED = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "compute_ms")
+
+
+def lock(connection: Connection, flow_ids: Collection[str]) -> None:
+    """Lock these flows, in the order of their ids, before any of their steps is changed. Waits for other changes."""
+    if flow_ids:
+        connection.execute(_LOCK, {"ids": list(flow_ids)})
+
+
+def settle(
+    connection: Connection, flow_ids: Collection[str], vault: Vault, *, ended: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Write what follows for these locked flows; return the ids of those that ended.
+
+    ``ended``: the steps that this transaction has ended, for the timelines of the flows.
+    """
+    if not flow_ids:
+        return ()
+    flows = [_flow(row) for row in connection.execute(_LOCK, {"ids": list(flow_ids)}).mappings()]
+    steps = _steps(connection, [flow.id for flow in flows])
+    decided = [(flow, decide(flow, steps.get(flow.id, ()))) for flow in flows]
+    stopped = _stop(connection, [step_id for _, decision in decided for step_id in decision.stopped])
+    _move(connection, decided)
+    if noted := [*ended, *stopped]:
+        connection.execute(_EVENTS, {"ids": noted})
+    return _end(connection, [(flow, decision) for flow, decision in decided if decision.end is not None], vault)
+
+
+def _flow(row: RowMapping) -> Flow:
+    return Flow(**{**row, "state": JobState(row["state"])})
+
+
+def _steps(connection: Connection, flow_ids: Sequence[str]) -> dict[str, list[FlowStep]]:
+    found: dict[str, list[FlowStep]] = {}
+    for row in connection.execute(_STEPS, {"ids": flow_ids, "unserved": UNSERVED_QUEUE}).mappings():
+        values = {name: value for name, value in row.items() if name != "parent_id"}
+        step = FlowStep(**{**values, "needs": tuple(row["needs"] or ()), "state": JobState(row["state"])})
+        found.setdefault(row["parent_id"], []).append(step)
+    return found
+
+
+def _stop(connection: Connection, step_ids: Sequence[str]) -> list[str]:
+    """Stop these steps; return those that are cancelled now. The others run, and end later."""
+    if not step_ids:
+        return []
+    rows = connection.execute(_STOP, {"ids": step_ids}).all()
+    cancelled = [row.id for row in rows if row.state == JobState.CANCELLED]
+    conclude(connection, cancelled)
+    return cancelled
+
+
+def _move(connection: Connection, decided: Sequence[tuple[Flow, FlowDecision]]) -> None:
+    if ready := [step_id for _, decision in decided for step_id in decision.ready]:
+        connection.execute(_READY, {"ids": ready, "unserved": UNSERVED_QUEUE})
+    if begun := [flow.id for flow, decision in decided if decision.has_begun and flow.state is JobState.QUEUED]:
+        connection.execute(_BEGIN, {"ids": begun})
+
+
+def _end(connection: Connection, ending: Sequence[tuple[Flow, FlowDecision]], vault: Vault) -> tuple[str, ...]:
+    """End these flows, each with the output and the stream of its answer."""
+    if not ending:
+        return ()
+    wanted = {flow.answer_id for flow, _ in ending} | {found.cause.id for _, found in ending if found.cause}
+    rows = connection.execute(_ENDS, {"ids": list(wanted)}).mappings().all()
+    ends = {row["id"]: _opened(row, vault) for row in rows}
+    usages: dict[str, list[Mapping[str, Any]]] = {}
+    for row in connection.execute(_USAGES, {"ids": [flow.id for flow, _ in ending]}):
+        usages.setdefault(row.parent_id, []).append(row.usage)
+    finishes = [_finish(flow, decision, ends, usages.get(flow.id, ())) for flow, decision in ending]
+    values = {"rows": encode([row_of(finish, vault) for finish in finishes]), "dead": list(DEAD_LETTER_CODES)}
+    return tuple(connection.execute(FINISH_FLOWS, values).scalars())
+
+
+def _opened(row: RowMapping, vault: Vault) -> Finish | None:
+    try:
+        return opened(row, vault)
+    except CannotOpen as error:
+        log.error("step_not_opened", job_id=row["id"], error=error.message)
+        return None
+
+
+def _finish(
+    flow: Flow, decision: FlowDecision, ends: Mapping[str, Finish | None], usages: Sequence[Mapping[str, Any]]
+) -> Finish:
+    answer = ends.get(flow.answer_id)
+    state, cause = decision.end or JobState.FAILED, decision.cause
+    error = None
+    if cause is not None and state is not JobState.CANCELLED:
+        error = _error(cause, ends.get(cause.id))
+    if answer is None and state is JobState.SUCCEEDED:
+        # Its values were encrypted with a key that this process does not have.
+        state, error = JobState.FAILED, {"code": "internal_error", "message": "the answer cannot be read"}
+    kept = answer if answer is not None and state is not JobState.FAILED else None
+    return Finish(
+        job_id=flow.id,
+        epoch=0 if answer is None else answer.epoch,
+        state=state,
+        output=None if kept is None else kept.output,
+        error=error,
+        usage=_usage(usages, answer),
+        deltas=() if kept is None else kept.deltas,
+        lineage=() if kept is None else kept.lineage,
+        logprobs=() if kept is None else kept.logprobs,
+        marks=() if kept is None else kept.marks,
+        tenant_id=flow.tenant_id,
+    )
+
+
+def _error(cause: FlowStep, end: Finish | None) -> dict[str, Any]:
+    """Return the error of a flow: that of the step, with the step's name."""
+    own = (None if end is None else end.error) or {"code": "internal_error", "message": "the step failed"}
+    return {**own, "message": f"step {cause.name}: {own.get('message', '')}", "step": cause.name}
+
+
+def _usage(usages: Sequence[Mapping[str, Any]], answer: Finish | None) -> dict[str, Any] | None:
+    """Return the usage of all steps together. Times that begin at acceptance are those of the job."""
+    if not usages:
+        return None
+    total: dict[str, Any] = {name: sum(usage.get(name) or 0 for usage in usages) for name in _SUMMED}
+    total["queue_ms"] = min(usage.get("queue_ms") or 0.0 for usage in usages)
+    total["first_token_ms"] = None if answer is None else (answer.usage or {}).get("first_token_ms")
+    costs = [usage["cost"] for usage in usages if usage.get("cost") is not None]
+    if costs:
+        total["cost"] = float(sum(Decimal(str(cost)) for cost in costs))
+    return total

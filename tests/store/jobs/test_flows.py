@@ -1,0 +1,254 @@
+"""Flows in the store: which steps become ready, how a flow ends, and what reaches its steps."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from store.db.database import Database
+from store.errors import Conflict
+from store.jobs.claims import Claim, Finish, Release, claim, finish, release
+from store.jobs.dead_letters import list_dead_letters
+from store.jobs.jobs import (
+    Accepted,
+    Idempotency,
+    NewJob,
+    accept,
+    get,
+    list_jobs,
+    list_steps,
+    request_cancel,
+    stored_deltas,
+    timeline,
+)
+from store.jobs.sweeps import expire_overdue, sweep_leases
+from store.retention.erasure import purge_job
+from store.scheduling.dispatch_queries import take_waiting, waiting_queues
+from store.schema.cache_results import UNSERVED_QUEUE
+from store.schema.job_states import FLOW_TASK, JobState
+from store.tenants.quotas import usage_of
+from tests.store.making import QUEUE, MakeJob, Query
+
+USAGE = {"input_tokens": 5, "output_tokens": 2, "queue_ms": 1.0, "first_token_ms": 2.0, "compute_ms": 3.0}
+Needs = dict[str, tuple[str, ...]]
+CHAIN: Needs = {"first": (), "second": ("first",), "third": ("second",)}
+JOIN: Needs = {"left": (), "right": (), "both": ("left", "right")}
+
+
+class Flow:
+    """A flow that was accepted, and its steps by name."""
+
+    def __init__(self, db: Database, parent: NewJob) -> None:
+        self.db = db
+        self.id = parent.id
+        self.tenant = parent.tenant_id
+        self.steps = {step.step: step.id for step in parent.steps}
+
+    def start(self, *names: str) -> list[Claim]:
+        """Claim these steps; those that are not in a queue are absent."""
+        return list(claim(self.db, "worker", QUEUE, [self.steps[name] for name in names], 60.0).values())
+
+    def states(self) -> dict[str, str]:
+        """Return the states of the steps, and of the flow."""
+        found = {name: get(self.db, self.tenant, step_id).state.value for name, step_id in self.steps.items()}
+        return {**found, "flow": get(self.db, self.tenant, self.id).state.value}
+
+    def run(self, *names: str) -> None:
+        for name in names:
+            (claimed,) = self.start(name)
+            assert finish(self.db, [ended(claimed)]) == {claimed.job_id}
+
+
+def ended(claimed: Claim, state: JobState = JobState.SUCCEEDED, **changes: Any) -> Finish:
+    output = {"text": f"text of {claimed.step}", "finish_reason": "stop"}
+    values = {"output": output, "error": None, "usage": USAGE, "deltas": ("a ", f"{claimed.step}")} | changes
+    return Finish(
+        claimed.job_id, claimed.epoch, state, tenant_id=claimed.tenant_id, parent_id=claimed.parent_id, **values
+    )
+
+
+@pytest.fixture
+def make_flow(make_job: MakeJob) -> Callable[..., NewJob]:
+    """Make a job of steps with these needs, the last of which has the answer."""
+
+    def make(needs: Needs = CHAIN, **changes: Any) -> NewJob:
+        parent = make_job(
+            task=FLOW_TASK, queue=UNSERVED_QUEUE, input_tokens=0, cost_tokens=0, announce=False, **changes
+        )
+        given = {name: value for name, value in changes.items() if name in ("tenant_id", "deadline_s", "max_attempts")}
+        steps = tuple(
+            make_job(
+                parent_id=parent.id,
+                step=name,
+                needs=names,
+                queue=UNSERVED_QUEUE if names else QUEUE,
+                announce=False,
+                webhook={"url": None, "events": []},
+                **given,
+            )
+            for name, names in needs.items()
+        )
+        return replace(parent, steps=steps, answer_id=steps[-1].id)
+
+    return make
+
+
+@pytest.fixture
+def accept_flow(db: Database, make_flow: Callable[..., NewJob]) -> Callable[..., Flow]:
+    def accept_flow(needs: Needs = CHAIN, **changes: Any) -> Flow:
+        parent = make_flow(needs, **changes)
+        (outcome,) = accept(db, [parent])
+        assert isinstance(outcome, Accepted)
+        return Flow(db, parent)
+
+    return accept_flow
+
+
+def test_steps_run_one_after_another_and_the_last_one_is_the_answer(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
+) -> None:
+    flow = accept_flow()
+    assert flow.start("second", "third") == []
+    assert [depth.queue for depth in waiting_queues(db)] == [QUEUE]
+    (claimed,) = flow.start("first")
+    assert flow.states() == {"first": "running", "second": "queued", "third": "queued", "flow": "running"}
+    finish(db, [ended(claimed)])
+    assert take_waiting(db, QUEUE, 10) == [flow.steps["second"]]
+    flow.run("second", "third")
+    job = get(db, tenant, flow.id)
+    assert (job.state, job.output) == (JobState.SUCCEEDED, {"text": "text of third", "finish_reason": "stop"})
+    assert job.usage is not None
+    assert (job.usage["input_tokens"], job.usage["output_tokens"], job.usage["compute_ms"]) == (15, 6, 9.0)
+    stream = stored_deltas(db, tenant, flow.id)
+    assert stream is not None
+    assert (stream.deltas, stream.epoch, job.epoch) == (["a ", "third"], 1, 1)
+    noted = [(event.kind, event.detail.get("step")) for event in timeline(db, tenant, flow.id)]
+    steps = [(kind, name) for name in CHAIN for kind in ("step_started", "step_finished")]
+    assert noted == [("queued", None), *steps, ("succeeded", None)]
+    assert query("SELECT count(*) AS n FROM job_terminal") == [{"n": 4}]
+    billed = "SELECT task, sum(input_tokens) AS tokens FROM usage_ledger GROUP BY task ORDER BY task"
+    assert [(row["task"], int(row["tokens"])) for row in query(billed)] == [("flow", 0), ("generate", 15)]
+
+
+def test_of_parallel_steps_the_last_to_end_makes_the_join_ready(db: Database, accept_flow: Callable[..., Flow]) -> None:
+    for _ in range(5):
+        flow = accept_flow(JOIN)
+        left, right = flow.start("left", "right")
+        barrier = Barrier(2)
+
+        def end(claimed: Claim, barrier: Barrier = barrier) -> set[str]:
+            barrier.wait(30)
+            return finish(db, [ended(claimed)])
+
+        with ThreadPoolExecutor(2) as pool:
+            assert [*pool.map(end, [left, right])] == [{left.job_id}, {right.job_id}]
+        flow.run("both")
+        assert set(flow.states().values()) == {"succeeded"}
+
+
+def test_a_failure_names_its_step_and_ends_the_others(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow]
+) -> None:
+    flow, other = accept_flow(JOIN), accept_flow(JOIN)
+    left, right = flow.start("left", "right")
+    finish(
+        db, [ended(left, JobState.FAILED, output=None, error={"code": "context_length_exceeded", "message": "long"})]
+    )
+    # The step that still runs is asked to stop, and the flow ends with it.
+    assert flow.states() == {"left": "failed", "right": "running", "both": "cancelled", "flow": "running"}
+    assert get(db, tenant, right.job_id).cancel_requested_at is not None
+    finish(db, [ended(right, JobState.CANCELLED)])
+    job = get(db, tenant, flow.id)
+    error = {"code": "context_length_exceeded", "message": "step left: long", "step": "left"}
+    assert (job.state, job.error, job.output) == (JobState.FAILED, error, None)
+    assert set(other.states().values()) == {"queued"}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_cancel_reaches_every_step(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow], *, begun: bool
+) -> None:
+    flow, other = accept_flow(), accept_flow()
+    claimed = flow.start("first") if begun else []
+    job = request_cancel(db, tenant, flow.id)
+    assert job.state is (JobState.RUNNING if begun else JobState.CANCELLED)
+    finish(db, [ended(one, JobState.CANCELLED) for one in claimed])
+    assert set(flow.states().values()) == {"cancelled"}
+    assert set(other.states().values()) == {"queued"}
+    with pytest.raises(Conflict, match="is a step of"):
+        request_cancel(db, tenant, other.steps["first"])
+
+
+def test_a_deadline_reaches_every_step(db: Database, accept_flow: Callable[..., Flow], query: Query) -> None:
+    flow, other = accept_flow(), accept_flow()
+    flow.run("first")
+    query("UPDATE jobs SET deadline_at = now() - interval '1 s' WHERE :id IN (id, parent_id)", id=flow.id)
+    assert expire_overdue(db) == [flow.id]
+    assert flow.states() == {"first": "succeeded", "second": "expired", "third": "expired", "flow": "expired"}
+    assert set(other.states().values()) == {"queued"}
+
+
+def test_a_step_of_a_lost_worker_runs_again_until_its_attempts_are_used_up(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
+) -> None:
+    flow = accept_flow(max_attempts=2)
+    for _ in range(2):
+        (claimed,) = flow.start("first")
+        assert flow.states()["flow"] == "running"
+        query("UPDATE jobs SET lease_expires_at = now() - interval '1 s' WHERE id = :id", id=claimed.job_id)
+        sweep_leases(db)
+        query("UPDATE jobs SET is_suspect = false")
+    job = get(db, tenant, flow.id)
+    assert job.error is not None
+    assert (job.state, job.error["code"], job.error["step"]) == (JobState.FAILED, "max_attempts_exceeded", "first")
+    assert [letter.job_id for letter in list_dead_letters(db, tenant)] == [flow.id]
+    assert flow.states()["third"] == "cancelled"
+
+
+def test_a_step_that_is_given_back_leaves_its_flow_running(db: Database, accept_flow: Callable[..., Flow]) -> None:
+    flow = accept_flow()
+    (claimed,) = flow.start("first")
+    release(db, [Release(claimed.job_id, claimed.epoch, parent_id=claimed.parent_id)])
+    assert flow.states() == {"first": "queued", "second": "queued", "third": "queued", "flow": "running"}
+    flow.run("first", "second", "third")
+    assert flow.states()["flow"] == "succeeded"
+
+
+def test_lists_have_flows_and_the_contents_of_steps_go_with_them(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
+) -> None:
+    flow, other = accept_flow(), accept_flow()
+    assert [job.id for job in list_jobs(db, tenant)] == [other.id, flow.id]
+    assert [job.step for job in list_steps(db, tenant, flow.id)] == list(CHAIN)
+    flow.run(*CHAIN)
+    with pytest.raises(Conflict, match="is a step of"):
+        purge_job(db, tenant, flow.steps["first"], actor="key")
+    purge_job(db, tenant, flow.id, actor="key")
+    emptied = query("SELECT COALESCE(parent_id, id) AS id FROM jobs WHERE payload = '{}' AND output IS NULL")
+    assert [row["id"] for row in emptied] == [flow.id] * 4
+
+
+def test_a_flow_counts_as_one_job_with_the_tokens_of_its_steps(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow]
+) -> None:
+    flow = accept_flow()
+    used = usage_of(db, tenant)
+    assert (used.jobs, used.queued_tokens) == (1, 3 * 13)
+    flow.run("first")
+    used = usage_of(db, tenant)
+    assert (used.jobs, used.queued_tokens) == (1, 2 * 13)
+    flow.run("second", "third")
+    used = usage_of(db, tenant)
+    assert (used.jobs, used.queued_tokens) == (0, 0)
+
+
+def test_a_repeated_request_has_the_steps_of_the_first_one(
+    db: Database, make_flow: Callable[..., NewJob], query: Query
+) -> None:
+    first, again = (make_flow(idempotency=Idempotency("POST /v1/jobs", "k", "f")) for _ in range(2))
+    outcomes = [found for one in (first, again) for found in accept(db, [one])]
+    assert [found.job_id for found in outcomes if isinstance(found, Accepted)] == [first.id, first.id]
+    assert query("SELECT count(*) AS n FROM jobs") == [{"n": 4}]
