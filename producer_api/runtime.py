@@ -20,6 +20,7 @@ from producer_api.server.health import Health
 from producer_api.server.loop_lag import LoopLag
 from producer_api.submission.cache_lookup import CacheLookups
 from producer_api.submission.enqueue import Enqueuer
+from producer_api.submission.flow_jobs import FlowSubmissions
 from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies
 from producer_api.submission.queue_limits import QueueLimits
@@ -110,6 +111,20 @@ class Runtime:
             live_processes=self.live_processes,
             cache=CacheLookups(settings, digests),
             tracing=self.tracing,
+        )
+
+        self.flow_submissions = FlowSubmissions(
+            settings,
+            self.db,
+            rate_limits=self.rate_limits,
+            catalog=self.catalog,
+            queue_limits=self.queue_limits,
+            enqueuer=self.enqueuer,
+            metrics=self.metrics,
+            policies=self.policies,
+            digests=self.digests,
+            live_processes=self.live_processes,
+            tenant_threads=self.submissions.tenant_threads,
         )
 
     async def start(self) -> None:

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(2_000_000_000, ge=1)
     max_queued_tokens_per_tenant: int = Field(200_000_000, ge=1)
 
+    # Steps of one job.
+    max_steps: int = Field(16, ge=1, le=256)
+
     # Whether a request for a model version that no worker serves is refused with 503 `no_worker`; else it is accepted,
     # and the answer warns that the job waits.
     require_worker: bool = False

@@ -40,6 +40,7 @@ from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 from workers.runs.job_runner import JobRunner
 from workers.runs.leases import LeaseKeeper
 from workers.runs.outcome import Retry
+from workers.runs.step_inputs import FilledWork, StepInputs
 from workers.runs.stream_publisher import FrameQueue
 from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 
@@ -372,7 +373,7 @@ class WorkerRuntime:
         return JobRunner(
             claim_client=self._claim_client,
             in_flight=self.in_flight,
-            work=self._model.new_work(self.engine, context),
+            work=FilledWork(self._model.new_work(self.engine, context), StepInputs(self._connections.jobs)),
             admission=self.admission,
             frames=self.frames,
             lease_s=self._lease_s,

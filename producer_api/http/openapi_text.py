@@ -245,6 +245,7 @@ FIELDS: dict[str, str] = {
     "DenyList.patterns": "regular expressions (RE2 syntax) with a bounded match length",
     "IssuedKeyObject.value": "the key itself, shown only once",
     "JobObject.attempt": "number of charged attempts",
+    "StepObject.attempt": "number of charged attempts",
     "JobObject.error": "`code`, `message` and `attempt` of a failure; null otherwise",
     "JobObject.expires_at": "its deadline, Unix seconds",
     "JobObject.output": "`text` and `finish_reason`, or vectors; null before the end and after the retention time",

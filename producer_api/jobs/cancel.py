@@ -14,6 +14,7 @@ from producer_api.runtime import Runtime
 from store.errors import Conflict, HeadraceError, NotFound, Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job
+from store.schema.job_states import FLOW_TASK, JobState
 from store.streams.stream_log import publish_cancel
 
 RETRY_GRACE_S = 1.5
@@ -43,7 +44,12 @@ def announce_cancelled(runtime: Runtime, running: Sequence[str], ended: Sequence
 
 
 def _announce(runtime: Runtime, job: Job) -> None:
-    if job.state.is_terminal:
+    if job.task == FLOW_TASK:
+        steps = jobs.list_steps(runtime.db, job.tenant_id, job.id)
+        running = [step.id for step in steps if step.state is JobState.RUNNING]
+        ended = [one.id for one in (job, *steps) if one.state.is_terminal]
+        announce_cancelled(runtime, running, ended)
+    elif job.state.is_terminal:
         announce_cancelled(runtime, [], [job.id])
     else:
         announce_cancelled(runtime, [job.id], [])

@@ -20,9 +20,9 @@ from producer_api.jobs import job_routes, stream_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import from_validation, respond
 from producer_api.submission.cache_lookup import ASK_HEADER
-from store.tasks.registry import JobRequest
+from store.tasks.flow import JobOrFlowRequest
 
-_JOB_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+_JOB_REQUEST: TypeAdapter[JobOrFlowRequest] = TypeAdapter(JobOrFlowRequest)
 _ROUTES = {getattr(route, "name", ""): route for route in (*job_routes.router.routes, *stream_routes.router.routes)}
 _SUBMIT, _GET_JOB, _STREAM = _ROUTES["create_job"], _ROUTES["get_job"], _ROUTES["stream_events"]
 _JOB = re.compile(r"/v1/jobs/([^/]+?)(/events)?")

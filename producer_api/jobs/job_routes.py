@@ -26,9 +26,10 @@ from store.errors import Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job
 from store.retention import erasure
-from store.schema.job_states import JobState
+from store.schema.job_states import FLOW_TASK, JobState
 from store.streams import stream_log
-from store.tasks.registry import TASKS, JobRequest
+from store.tasks.flow import FLOW_EXAMPLES, FlowRequest, JobOrFlowRequest
+from store.tasks.registry import TASKS
 from store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -38,7 +39,7 @@ JobId = Annotated[str, Path(examples=["job_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 _POLL_AFTER_S = "1"
 # The queue position costs a query, and most jobs start before a client can use it.
 _TOO_YOUNG_FOR_A_PLACE = timedelta(seconds=0.5)
-_EXAMPLES = {name: example for task in TASKS.values() for name, example in task.examples.items()}
+_EXAMPLES = {name: example for task in TASKS.values() for name, example in task.examples.items()} | {**FLOW_EXAMPLES}
 
 
 @router.post("", status_code=202, response_model=JobObject, summary="Submit a job")
@@ -46,13 +47,16 @@ async def create_job(
     request: Request,
     runtime: RuntimeOf,
     principal: JobsWriter,
-    body: Annotated[JobRequest, Body(openapi_examples=_EXAMPLES)],
+    body: Annotated[JobOrFlowRequest, Body(openapi_examples=_EXAMPLES)],
     origin: OriginOf,
     prefer: Annotated[str | None, Header(description="`wait=N` answers 200 if the job ends within N seconds")] = None,
 ) -> Response:
     """Store a job durably and answer 202 with its URL."""
     wait_s = _wait_of(prefer)
-    receipt = await runtime.submissions.submit(principal, body, origin)
+    if isinstance(body, FlowRequest):
+        receipt = await runtime.flow_submissions.submit(principal, body, origin)
+    else:
+        receipt = await runtime.submissions.submit(principal, body, origin)
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
     if wait_s is not None and not await runtime.streams.try_enter(request):
         wait_s = None  # the job is accepted: a key over its limit of open waits gets the answer without waiting
@@ -143,13 +147,16 @@ async def get_job(
         await runtime.streams.enter(request)
         job = await _wait(request, runtime, job, wait)
     headers = {"X-Model-Version": str(job.model_version)}
+    steps = None
+    if job.task == FLOW_TASK:
+        steps = [*map(restored, await run_in_threadpool(jobs.list_steps, runtime.db, principal.tenant_id, job.id))]
     if job.state.is_terminal:
-        return JsonResponse(job_views.job_object(job), headers=headers)
+        return JsonResponse(job_views.job_object(job, steps=steps), headers=headers)
     place = None
     if job.state is JobState.QUEUED and datetime.now(UTC) - job.created_at > _TOO_YOUNG_FOR_A_PLACE:
         place = await run_in_threadpool(runtime.queue_limits.place_of, job)
     headers["Retry-After"] = _POLL_AFTER_S
-    return JsonResponse(job_views.job_object(job, place=place), headers=headers)
+    return JsonResponse(job_views.job_object(job, place=place, steps=steps), headers=headers)
 
 
 @router.post("/{job_id}/cancel", response_model=JobObject, summary="Cancel a job")

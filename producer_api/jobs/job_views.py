@@ -16,7 +16,7 @@ from store.payloads.prompt_reference import PromptUse
 from store.registry.models import queue_name
 from store.scheduling.backlog import QueuePosition
 from store.schema.cache_results import CacheResult
-from store.schema.job_states import JobState
+from store.schema.job_states import FLOW_TASK, JobState
 from store.streams.stream_log import StreamCursor
 from store.tasks.generate import Truncated
 from store.tasks.registry import TASKS
@@ -65,6 +65,25 @@ class JobPolicy(BaseModel):
     flagged: list[PolicyHit] = []
 
 
+class StepObject(BaseModel):
+    """A step of a job. It is a job too, with its own timeline under ``job_id``."""
+
+    name: str = Field(description="as in the request")
+    job_id: str = Field(description="the id of the step's own job")
+    task: str
+    status: JobState
+    model: str
+    model_version: int
+    model_digest: str | None = Field(description="SHA-256 over the files of the version that runs it")
+    needs: list[str] = Field(description="the steps that must have succeeded before")
+    attempt: int
+    started_at: int | None
+    completed_at: int | None
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    usage: UsageObject | None
+
+
 class JobObject(BaseModel):
     """A job."""
 
@@ -95,6 +114,8 @@ class JobObject(BaseModel):
     truncated: Truncated | None = Field(None, description="what was left out of the input; null: nothing")
     template: PromptUse | None = Field(None, description="the prompt template of its input; null: none")
     policy: JobPolicy | None = Field(None, description="null if the policy has no output rules and flagged nothing")
+    parent_id: str | None = Field(None, description="of a step: its job")
+    steps: list[StepObject] | None = Field(None, description="of a job with steps, where it is read alone; else null")
     links: Links
 
 
@@ -160,8 +181,8 @@ class Timeline(BaseModel):
     attempts: list[AttemptObject]
 
 
-def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
-    """Return the job object."""
+def job_object(job: Job, *, place: QueuePosition | None = None, steps: Sequence[Job] | None = None) -> JobObject:
+    """Return the job object. ``steps``: of a job with steps, in order."""
     return JobObject(
         id=job.id,
         task=job.task,
@@ -189,22 +210,47 @@ def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
         truncated=job.payload.get("truncated"),
         template=job.payload.get("template"),
         policy=_policy(job),
+        parent_id=job.parent_id,
+        steps=None if steps is None else [*map(_step_object, steps)],
         links=_links(job.id),
+    )
+
+
+def _step_object(job: Job) -> StepObject:
+    return StepObject(
+        name=job.step or "",
+        job_id=job.id,
+        task=job.task,
+        status=job.state,
+        model=job.model,
+        model_version=job.model_version,
+        model_digest=job.model_digest,
+        needs=job.needs or [],
+        attempt=job.attempt,
+        started_at=seconds(job.started_at),
+        completed_at=seconds(job.completed_at),
+        output=job.output,
+        error=job.error,
+        usage=_usage(job),
     )
 
 
 def body_object(job: Job) -> JobBodyObject:
     """Return the request of a job; raise Gone if its input was purged."""
-    if "input" not in job.payload:
-        raise Gone(f"the input of job {job.id} is no longer kept")
+    if job.task == FLOW_TASK:
+        return _body(job, {"steps": job.payload.get("steps")})
     task = TASKS.get(job.task)  # None: the package of the task is no longer installed
     own = () if task is None else task.request.model_fields.keys() - JobOrder.model_fields.keys()
+    fields = {"task": job.task, "model": queue_name(job.model, job.model_version), "input": job.payload.get("input")}
+    return _body(job, fields | {name: job.payload[name] for name in sorted(own) if name in job.payload})
+
+
+def _body(job: Job, own: Mapping[str, Any]) -> JobBodyObject:
+    if own.get("input") is None and own.get("steps") is None:
+        raise Gone(f"the input of job {job.id} is no longer kept")
     deadline = None if job.deadline_at is None else round((job.deadline_at - job.created_at).total_seconds() * 1000)
     fields = {
-        "task": job.task,
-        "model": f"{job.model}@{job.model_version}",
-        "input": job.payload["input"],
-        **{name: job.payload[name] for name in sorted(own) if name in job.payload},
+        **own,
         "service_class": job.service_class,
         "priority": job.priority,
         "deadline_ms": deadline,

@@ -99,8 +99,11 @@ class Enqueuer:
 
 
 def _is_urgent(job: NewJob) -> bool:
-    """True unless the job is of the batch class: only the dispatcher announces those, as far as there is slack."""
-    return job.service_class is not ServiceClass.BATCH
+    """True unless the job is of the batch class: only the dispatcher announces those, as far as there is slack.
+
+    A flow is in no worker's queue, and the dispatcher announces its steps.
+    """
+    return job.service_class is not ServiceClass.BATCH and not job.steps
 
 
 class _HintThread:

@@ -16,7 +16,7 @@ from store.encryption.keyed_digests import Digests
 from store.errors import InvalidRequest
 from store.jobs.acceptance import Idempotency
 from store.jobs.responses import NewResponse
-from store.tasks.registry import JobRequest
+from store.payloads.job_payload import JobTerms
 
 MAX_KEY_CHARS = 255
 
@@ -40,7 +40,7 @@ class RequestDigests:
         self,
         route: str,
         key: str | None,
-        request: JobRequest,
+        request: JobTerms,
         response: NewResponse | None,
         *,
         is_stored: bool | None = None,

@@ -135,7 +135,7 @@ class QueueLimits:
             )
 
     def _enter(self, job: NewJob) -> None:
-        load, bound = Load(1, job.cost_tokens), self._bound_of(job)
+        load, bound = Load(1, job.queued_tokens), self._bound_of(job)
         if load.tokens > min(bound.tokens, self._of_all.tokens):
             raise InvalidRequest(
                 f"prompt and max_tokens are {load.tokens} tokens together, more than may be queued: ask for fewer",
@@ -169,7 +169,7 @@ class QueueLimits:
     def _leave(self, jobs: Sequence[NewJob], outcomes: Mapping[str, object]) -> None:
         with self._lock:
             for job in jobs:
-                load, outcome = Load(1, job.cost_tokens), outcomes.get(job.id)
+                load, outcome = Load(1, job.queued_tokens), outcomes.get(job.id)
                 _count(self._entering, job.tenant_id, Load() - load)
                 if isinstance(outcome, Accepted) and not outcome.replayed:
                     _count(self._stored, job.tenant_id, load)

@@ -51,10 +51,9 @@ CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceCla
 CLASS_NAMES = {rank: name for name, rank in CLASS_RANKS.items()}
 
 
-class JobOrder(Strict):
-    """The base of every task's request. A subclass narrows ``task`` and ``input`` and adds the task's own fields."""
+class JobTerms(Strict):
+    """What a job is to be like, whatever it computes."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     service_class: ServiceClass = ServiceClass.STANDARD
     priority: int = Field(5, ge=0, le=9, description="0 goes first, 9 last, within the service class")
     deadline_ms: int | None = Field(None, ge=1, le=30 * 86_400_000, description="how long from acceptance to an answer")
@@ -64,6 +63,16 @@ class JobOrder(Strict):
         None, description="your own user, for whom the usage is counted"
     )
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default_factory=dict)
+
+    def digest_fields(self) -> dict[str, Any]:
+        """Return additional fields that equal requests share but their JSON form does not show."""
+        return {}
+
+
+class JobOrder(JobTerms):
+    """The base of every task's request. A subclass narrows ``task`` and ``input`` and adds the task's own fields."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     task: str
     input: Strict
 
@@ -74,10 +83,6 @@ class JobOrder(Strict):
     def revealing_field(self) -> str | None:
         """Return the field that requests parts of the output that a policy cannot change, or None."""
         return None
-
-    def digest_fields(self) -> dict[str, Any]:
-        """Return additional fields that equal requests share but their JSON form does not show."""
-        return {}
 
 
 class PolicyHit(Strict):

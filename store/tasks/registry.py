@@ -3,7 +3,7 @@
 Tasks of other packages are found when this module is imported (``own_task``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,7 @@ from pydantic import Discriminator, Tag
 
 from store.errors import CannotLoadHere
 from store.payloads.job_payload import JobOrder
+from store.schema.job_states import FLOW_TASK
 from store.tasks.classify import CLASSIFY
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
@@ -27,7 +28,7 @@ DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
 
 _OURS = (GENERATE, EMBED, RERANK, CLASSIFY, TOKEN_CLASSIFY, SCORE, PREDICT, RECOMMEND)
-OWN_TASKS: tuple[OwnTaskSpec, ...] = find_own_tasks({task.name for task in _OURS})
+OWN_TASKS: tuple[OwnTaskSpec, ...] = find_own_tasks({FLOW_TASK, *(task.name for task in _OURS)})
 """The tasks of other packages that are installed beside Headrace."""
 
 _ALL = (*_OURS, *OWN_TASKS)
@@ -55,7 +56,7 @@ TASK_TAG = "task:"
 """The prefix of a member's tag in ``JobRequest``. Pydantic puts the tag before the field that a complaint names."""
 
 
-def _tag_of(body: object) -> str:
+def tag_of(body: object) -> str:
     """Return the tag of the body's task."""
     if isinstance(body, Mapping):
         task = body.get("task", DEFAULT_TASK.name)
@@ -64,17 +65,21 @@ def _tag_of(body: object) -> str:
     return f"{TASK_TAG}{task}" if isinstance(task, str) else TASK_TAG
 
 
-_MEMBERS = tuple(Annotated[task.request, Tag(f"{TASK_TAG}{task.name}")] for task in TASKS.values())
+MEMBERS = tuple(Annotated[task.request, Tag(f"{TASK_TAG}{task.name}")] for task in TASKS.values())
+
+
+def by_task(tag: Callable[[object], str]) -> Discriminator:
+    """Return what finds the member of a union of requests by its tag."""
+    return Discriminator(
+        tag, custom_error_type="task_unknown", custom_error_message=f"the task is one of {', '.join(TASKS)}"
+    )
+
 
 if TYPE_CHECKING:
     JobRequest = JobOrder
 else:
     JobRequest = Annotated[
-        reduce(or_, _MEMBERS),
-        Discriminator(
-            _tag_of,
-            custom_error_type="task_unknown",
-            custom_error_message=f"the task is one of {', '.join(TASKS)}",
-        ),
+        reduce(or_, MEMBERS),
+        by_task(tag_of),
     ]
 """The body of ``POST /v1/jobs``: the request of any task."""

@@ -137,9 +137,9 @@ class ScriptedWorker:
     def hand_back(self, attempt: Attempt, *, charge: bool = False) -> None:
         """Give the job back unfinished, as a drain (uncharged) or a failed step (charged) does."""
         held = attempt.claim
-        while not release(self._db, [Release(held.job_id, held.epoch, charge=charge)]) and still_running(
-            self._db, {held.job_id: held.epoch}
-        ):
+        while not release(
+            self._db, [Release(held.job_id, held.epoch, charge=charge, parent_id=held.parent_id)]
+        ) and still_running(self._db, {held.job_id: held.epoch}):
             self._wait_for_the_row()
 
     def _wait_for_the_row(self) -> None:
@@ -168,7 +168,9 @@ class ScriptedWorker:
         }
         outcome = Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said, attempt.lineage)
         logprobs = tuple(attempt.likely(attempt.said))
-        outcome = replace(outcome, logprobs=logprobs, tenant_id=held.tenant_id, is_source=held.is_source)
+        outcome = replace(
+            outcome, logprobs=logprobs, tenant_id=held.tenant_id, is_source=held.is_source, parent_id=held.parent_id
+        )
         while not (ended := finish(self._db, [outcome])) and still_running(self._db, {held.job_id: held.epoch}):
             self._wait_for_the_row()
         assert ended == {held.job_id}

@@ -56,6 +56,7 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
     assert set(examples) == {
         "chat",
         "prompt",
+        "steps",
         "vectors",
         "scores",
         "labels",
@@ -105,7 +106,11 @@ def test_documented_examples_are_accepted(
         register(db, task, TASKS[task].fake_runner, "auto", actor="tests")
         models[task] = task
     for example in examples.values():
-        body = example["value"] | {"model": models.get(example["value"].get("task"), "tiny")}
+        body = example["value"]
+        if "steps" in body:
+            body = body | {"steps": [step | {"model": "tiny"} for step in body["steps"]]}
+        else:
+            body = body | {"model": models.get(body.get("task"), "tiny")}
         answer = api.post("/v1/jobs", json=body)
         assert answer.status_code == 202, answer.text
     with ScriptedWorker(db, redis_client, f"{wide}@1").serve(lambda _: ["x"]):

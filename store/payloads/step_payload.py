@@ -1,0 +1,55 @@
+"""The payload of a step with references to outputs that are not there yet: the request, with a mark for each of them.
+
+A mark is a random text of private-use characters. So no text of a caller or of a model is taken for one, and no rule
+of a policy finds something in it.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+REFERENCES: Final = "references"
+"""The field of the payload that has the path of each mark. A payload without it is prepared."""
+
+_FIRST, _LAST, _DIGIT = "\ue000", "\ue001", 0xE010
+
+T = TypeVar("T")
+
+
+@dataclass
+class Marks:
+    """The marks of one step, with the paths that they stand for."""
+
+    paths: dict[str, str] = field(default_factory=dict)
+
+    def mark(self, path: str) -> str:
+        """Return a new mark for a path."""
+        found = _FIRST + "".join(chr(_DIGIT + int(digit, 16)) for digit in secrets.token_hex(8)) + _LAST
+        self.paths[found] = path
+        return found
+
+
+def with_texts(value: Any, texts: Mapping[str, Any]) -> Any:
+    """Return a JSON value in which each mark of ``texts`` is its text."""
+    if isinstance(value, str):
+        if _FIRST in value:
+            for mark, text in texts.items():
+                value = value.replace(mark, text)
+        return value
+    if isinstance(value, Mapping):
+        return {name: with_texts(item, texts) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_texts(item, texts) for item in value]
+    return value
+
+
+def with_references(value: Any, make: Callable[[str], T], paths: Mapping[str, str]) -> Any:
+    """Return a JSON value in which each text that is a mark is what ``make`` returns for its path."""
+    if isinstance(value, str):
+        return make(paths[value]) if value in paths else value
+    if isinstance(value, Mapping):
+        return {name: with_references(item, make, paths) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_references(item, make, paths) for item in value]
+    return value

@@ -1,0 +1,189 @@
+"""The body of ``POST /v1/jobs`` with several steps, and its check. No I/O.
+
+A step is a job of a task: its ``input`` and the task's own fields are as in a job of one step, and may have references
+(``store.payloads.references``) to the job's input and to outputs of the steps that it needs.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints, Tag
+
+from store.errors import InvalidRequest
+from store.payloads.job_payload import JobOrder, JobTerms
+from store.payloads.references import MARK, OF_INPUT, references, step_of
+from store.payloads.strict_model import Body
+from store.schema.job_states import FLOW_TASK
+from store.tasks.generate import GENERATE
+from store.tasks.registry import MEMBERS, TASK_TAG, TASKS, by_task, tag_of
+
+MAX_STEPS: Final = 256
+"""Most steps that the setting ``max_steps`` may allow."""
+
+StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]
+
+_OF_JOB = JobTerms.model_fields.keys()
+
+
+class FlowStepBody(Body):
+    """A step. It has the other fields of its task too, for example ``sampling``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: StepName
+    task: Annotated[str, StringConstraints(max_length=64)] = GENERATE.name
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    input: dict[str, Any] = Field(description='as of the task; `{"$from": "step.output.field"}` stands for a text')
+    needs: Annotated[tuple[StepName, ...], Field(max_length=MAX_STEPS)] = Field(
+        (), description="the steps that must have succeeded before"
+    )
+    stream: bool = Field(
+        False, description="its output and stream are the job's; needed if several steps are last, else it is the last"
+    )
+
+    @property
+    def own_fields(self) -> dict[str, Any]:
+        """The fields of the task beside its input."""
+        return dict(self.model_extra or {})
+
+
+class FlowRequest(JobTerms):
+    """The body of ``POST /v1/jobs`` for a job of several steps."""
+
+    task: Literal["flow"] = FLOW_TASK
+    input: dict[str, Any] = Field(default_factory=dict, description="any values, for the references of steps")
+    steps: Annotated[tuple[FlowStepBody, ...], Field(min_length=1, max_length=MAX_STEPS)] = Field(
+        description="requests of which later ones may use the outputs of earlier ones"
+    )
+
+
+FLOW_EXAMPLES: Final[Mapping[str, Any]] = {
+    "steps": {
+        "summary": "Several steps",
+        "value": {
+            "input": {"text": "The mill is by the river. It has ground corn since 1840."},
+            "steps": [
+                {
+                    "name": "summary",
+                    "model": "smollm2",
+                    "input": {
+                        "messages": [
+                            {"role": "system", "content": "Summarize the text in one sentence."},
+                            {"role": "user", "content": {MARK: "input.text"}},
+                        ]
+                    },
+                    "sampling": {"max_tokens": 64, "temperature": 0},
+                },
+                {
+                    "name": "title",
+                    "model": "smollm2",
+                    "needs": ["summary"],
+                    "input": {
+                        "messages": [
+                            {"role": "system", "content": "Give the text a title of three words."},
+                            {"role": "user", "content": {MARK: "summary.output.text"}},
+                        ]
+                    },
+                    "sampling": {"max_tokens": 16, "temperature": 0},
+                },
+            ],
+        },
+    },
+}
+"""OpenAPI examples of the request, by name."""
+
+
+def _tag_of(body: object) -> str:
+    has_steps = "steps" in body if isinstance(body, Mapping) else isinstance(body, FlowRequest)
+    return f"{TASK_TAG}{FLOW_TASK}" if has_steps else tag_of(body)
+
+
+if TYPE_CHECKING:
+    JobOrFlowRequest = JobOrder | FlowRequest
+else:
+    JobOrFlowRequest = Annotated[
+        reduce(or_, (Annotated[FlowRequest, Tag(f"{TASK_TAG}{FLOW_TASK}")], *MEMBERS)), by_task(_tag_of)
+    ]
+"""The body of ``POST /v1/jobs``: the request of any task, or one with steps."""
+
+
+def check_steps(steps: Sequence[FlowStepBody], most: int) -> tuple[list[FlowStepBody], FlowStepBody]:
+    """Return the steps in an order in which each comes after those that it needs, and the step with the answer.
+
+    Raises InvalidRequest that names the first step with a mistake.
+    """
+    if len(steps) > most:
+        raise InvalidRequest(f"the job has {len(steps)} steps, and at most {most} are accepted", param="steps")
+    by_name: dict[str, FlowStepBody] = {}
+    for index, step in enumerate(steps):
+        if step.name in by_name or step.name == OF_INPUT:
+            raise InvalidRequest(
+                f"the name `{step.name}` is taken: give each step its own", param=f"steps[{index}].name"
+            )
+        by_name[step.name] = step
+    for index, step in enumerate(steps):
+        _check_fields(step, by_name, f"steps[{index}]")
+    order = _in_order(steps)
+    _check_references(steps, _all_needs(order))
+    return order, _answer_of(steps)
+
+
+def _check_fields(step: FlowStepBody, by_name: Mapping[str, FlowStepBody], place: str) -> None:
+    if step.task not in TASKS:
+        raise InvalidRequest(f"the task is one of {', '.join(TASKS)}", param=f"{place}.task")
+    if of_job := sorted(step.own_fields.keys() & _OF_JOB):
+        raise InvalidRequest(f"`{of_job[0]}` is of the job: write it beside `steps`", param=f"{place}.{of_job[0]}")
+    own = TASKS[step.task].request.model_fields.keys() - JobOrder.model_fields.keys()
+    if unknown := sorted(step.own_fields.keys() - own):
+        raise InvalidRequest(f"the task {step.task} has no field {unknown[0][:64]!r}", param=place)
+    for number, name in enumerate(step.needs):
+        if name not in by_name:
+            raise InvalidRequest(f"there is no step `{name}`", param=f"{place}.needs[{number}]")
+
+
+def _in_order(steps: Sequence[FlowStepBody]) -> list[FlowStepBody]:
+    order: list[FlowStepBody] = []
+    done: set[str] = set()
+    while len(order) < len(steps):
+        ready = [step for step in steps if step.name not in done and done.issuperset(step.needs)]
+        if not ready:
+            left = ", ".join(step.name for step in steps if step.name not in done)
+            raise InvalidRequest(f"these steps wait for each other: {left[:300]}", param="steps")
+        order += ready
+        done.update(step.name for step in ready)
+    return order
+
+
+def _all_needs(order: Sequence[FlowStepBody]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for step in order:
+        found[step.name] = set(step.needs).union(*(found[name] for name in step.needs))
+    return found
+
+
+def _check_references(steps: Sequence[FlowStepBody], all_needs: Mapping[str, set[str]]) -> None:
+    for index, step in enumerate(steps):
+        place = f"steps[{index}].input"
+        try:
+            others = {name for path in references(step.input) if (name := step_of(path)) is not None}
+        except InvalidRequest as error:
+            error.param = place
+            raise
+        if missing := sorted(others - all_needs[step.name]):
+            raise InvalidRequest(f"it refers to the step `{missing[0]}`: name that in `needs`", param=place)
+
+
+def _answer_of(steps: Sequence[FlowStepBody]) -> FlowStepBody:
+    needed = {name for step in steps for name in step.needs}
+    last = [step for step in steps if step.name not in needed]
+    marked = [step for step in steps if step.stream]
+    if len(marked) > 1 or (marked and marked[0] not in last):
+        raise InvalidRequest("`stream` marks one step that no other step needs", param="steps")
+    if len(marked or last) > 1:
+        names = ", ".join(step.name for step in last)[:300]
+        raise InvalidRequest(
+            f"several steps are last ({names}): mark the one with the answer by `stream`", param="steps"
+        )
+    return (marked or last)[0]

@@ -1,0 +1,137 @@
+"""Jobs of several steps over HTTP: what is stored, what is refused, and what their owner sees."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from store.db.database import Database
+from store.jobs.jobs import list_steps
+from store.payloads.step_payload import REFERENCES
+from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
+from tests.producer_api.scripted_worker import ScriptedWorker
+
+
+def of(path: str) -> dict[str, str]:
+    return {"$from": path}
+
+
+def flow(**changes: Any) -> dict[str, Any]:
+    """A flow of two steps: the second one gets the text of the first."""
+    first = {"name": "first", "model": "tiny", "input": {"prompt": of("input.text")}, "sampling": {"max_tokens": 8}}
+    second = {
+        "name": "second",
+        "model": "tiny",
+        "needs": ["first"],
+        "input": {"messages": [{"role": "user", "content": of("first.output.text")}]},
+        "sampling": {"max_tokens": 4},
+    }
+    return {"input": {"text": "a long story"}, "steps": [first, second], **changes}
+
+
+@pytest.fixture
+def submitted(api: httpx2.Client) -> dict[str, Any]:
+    answer = api.post("/v1/jobs", json=flow(metadata={"order": "1"}, webhook=None))
+    assert answer.status_code == 202, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def read(api: httpx2.Client, job_id: str) -> dict[str, Any]:
+    body: dict[str, Any] = api.get(f"/v1/jobs/{job_id}").json()
+    return body
+
+
+def test_steps_are_shown_with_their_job_and_the_last_one_is_its_answer(
+    api: httpx2.Client, worker: ScriptedWorker, submitted: dict[str, Any]
+) -> None:
+    assert (submitted["task"], submitted["status"], submitted["metadata"]) == ("flow", "queued", {"order": "1"})
+    steps = {step["name"]: step["job_id"] for step in read(api, submitted["id"])["steps"]}
+    attempt = worker.claim(steps["first"])
+    assert attempt.claim.payload["input"] == {"prompt": "a long story"}
+    assert read(api, submitted["id"])["status"] == "running"
+    worker.say(attempt, "short")
+    worker.succeed(attempt)
+    attempt = worker.claim(steps["second"])
+    worker.say(attempt, "very ", "short")
+    worker.succeed(attempt)
+    job = read(api, submitted["id"])
+    assert (job["status"], job["output"]) == ("succeeded", {"text": "very short", "finish_reason": "stop"})
+    assert [(step["name"], step["status"], step["output"]["text"]) for step in job["steps"]] == [
+        ("first", "succeeded", "short"),
+        ("second", "succeeded", "very short"),
+    ]
+    assert job["usage"]["output_tokens"] == 3
+    assert read(api, steps["first"])["parent_id"] == submitted["id"]
+    listed = api.get("/v1/jobs").json()["data"]
+    assert [one["id"] for one in listed] == [submitted["id"]]
+    with api.stream("GET", f"/v1/jobs/{submitted['id']}/events") as stream:
+        text = stream.read().decode()
+    assert text.count("event: job.delta") == 2
+    assert "event: job.succeeded" in text
+
+
+def test_the_body_of_a_job_with_steps_makes_it_again(
+    api: httpx2.Client, db: Database, tenant: str, submitted: dict[str, Any]
+) -> None:
+    body = api.get(f"/v1/jobs/{submitted['id']}/request").json()["body"]
+    assert [step["model"] for step in body["steps"]] == ["tiny@1", "tiny@1"]
+    assert body["steps"][0]["input"] == {"prompt": "a long story"}
+    assert body["steps"][1]["input"]["messages"][0]["content"] == of("first.output.text")
+    again = api.post("/v1/jobs", json=body)
+    assert again.status_code == 202, again.text
+    (_, second) = list_steps(db, tenant, again.json()["id"])
+    assert [*second.payload[REFERENCES].values()] == ["first.output.text"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"steps": []}, "steps"),
+        ({"steps": [{**flow()["steps"][0], "needs": ["nothing"]}]}, "steps[0].needs[0]"),
+        ({"steps": [{**flow()["steps"][0], "sampling": {"max_tokens": "many"}}]}, "steps[0].sampling.max_tokens"),
+        (
+            {"steps": [{**flow()["steps"][0], "sampling": {"max_tokens": CONTEXT_WINDOW}}]},
+            "steps[0].sampling.max_tokens",
+        ),
+        ({"steps": [{**flow()["steps"][0], "model": "nothing"}]}, "steps[0].model"),
+        ({"input": {"texts": []}}, "steps[0]"),
+        ({"max_steps": 3}, "max_steps"),
+        ({"steps": [{**flow()["steps"][0], "name": f"s{number}"} for number in range(17)]}, "steps"),
+    ],
+)
+def test_a_job_with_a_mistake_is_refused_and_nothing_is_stored(
+    api: httpx2.Client, changes: dict[str, Any], param: str
+) -> None:
+    answer = api.post("/v1/jobs", json=flow(**changes))
+    assert answer.status_code in (400, 404, 422), answer.text
+    assert answer.json()["error"]["param"] == param
+    assert api.get("/v1/jobs").json()["data"] == []
+
+
+def test_the_same_key_gives_the_same_job(api: httpx2.Client) -> None:
+    sent = [api.post("/v1/jobs", json=flow(), headers={"Idempotency-Key": "k"}) for _ in range(2)]
+    assert sent[0].json()["id"] == sent[1].json()["id"]
+    assert sent[1].headers["Idempotent-Replayed"] == "true"
+    other = api.post("/v1/jobs", json=flow(input={"text": "other"}), headers={"Idempotency-Key": "k"})
+    assert other.json()["error"]["code"] == "idempotency_key_reused"
+
+
+def test_another_tenant_sees_neither_the_job_nor_its_steps(
+    api: httpx2.Client, make_client: MakeClient, other_key: str, submitted: dict[str, Any]
+) -> None:
+    other = make_client(other_key)
+    ids = [submitted["id"], *(step["job_id"] for step in read(api, submitted["id"])["steps"])]
+    assert {other.get(f"/v1/jobs/{job_id}").status_code for job_id in ids} == {404}
+    assert {other.post(f"/v1/jobs/{job_id}/cancel").status_code for job_id in ids} == {404}
+    assert read(api, submitted["id"])["status"] == "queued"
+
+
+def test_a_cancel_is_of_the_whole_job(api: httpx2.Client, worker: ScriptedWorker, submitted: dict[str, Any]) -> None:
+    first, second = (step["job_id"] for step in read(api, submitted["id"])["steps"])
+    attempt = worker.claim(first)
+    assert api.post(f"/v1/jobs/{second}/cancel").status_code == 409
+    assert api.post(f"/v1/jobs/{submitted['id']}/cancel").json()["status"] == "running"
+    worker.obey_cancel(attempt)
+    job = read(api, submitted["id"])
+    assert (job["status"], [step["status"] for step in job["steps"]]) == ("cancelled", ["cancelled", "cancelled"])

@@ -1,0 +1,86 @@
+"""The worker's part of a step: its references are filled in and its request is prepared, or the step fails."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from store.db.database import Database
+from store.errors import InvalidRequest
+from store.ids import new_id
+from store.jobs.claims import Claim, Finish, claim, finish
+from store.jobs.jobs import NewJob, accept
+from store.payloads.job_payload import ServiceClass
+from store.payloads.step_payload import REFERENCES, Marks
+from store.registry.models import register_version
+from store.schema.cache_results import UNSERVED_QUEUE
+from store.schema.job_states import FLOW_TASK, JobState
+from store.tenants.api_keys import create_tenant
+from workers.runs.step_inputs import StepInputs
+
+QUEUE = "tiny@1"
+MARKS = Marks()
+MARK = MARKS.mark("first.output.text")
+
+
+@pytest.fixture
+def second(db: Database) -> Callable[[str], Claim]:
+    """Claim the second of two steps, the first of which has answered this text."""
+    register_version(
+        db,
+        model="tiny",
+        runner="fake",
+        source="fake:tiny",
+        digest="0" * 64,
+        dtype="float32",
+        context_window=64,
+        files={},
+        actor="tests",
+    )
+    tenant_id = create_tenant(db, "acme")
+
+    def job(**changes: Any) -> NewJob:
+        values: dict[str, Any] = {"service_class": ServiceClass.STANDARD, "priority": 5, "input_tokens": 1}
+        values |= {"cost_tokens": 1, "metadata": {}, "webhook": None, "max_attempts": 3, "deadline_s": 3600.0}
+        values |= {"model": "tiny", "model_version": 1, "queue": QUEUE, "payload": {}, "task": "generate"}
+        return NewJob(
+            **{"id": new_id("job"), "tenant_id": tenant_id, "idempotency": None, "announce": False, **values, **changes}
+        )
+
+    def claimed(text: str) -> Claim:
+        flow = job(task=FLOW_TASK, queue=UNSERVED_QUEUE)
+        payload = {"input": {"prompt": f"Go on: {MARK}"}, "sampling": {"max_tokens": 8}, REFERENCES: MARKS.paths}
+        steps = (
+            job(parent_id=flow.id, step="first", needs=()),
+            job(parent_id=flow.id, step="second", needs=("first",), queue=UNSERVED_QUEUE, payload=payload),
+        )
+        accept(db, [replace(flow, steps=steps, answer_id=steps[1].id)])
+        (first,) = claim(db, "worker", QUEUE, [steps[0].id], 60.0).values()
+        output = {"text": text, "finish_reason": "stop"}
+        ended = Finish(
+            first.job_id, 1, JobState.SUCCEEDED, output, None, None, tenant_id=tenant_id, parent_id=first.parent_id
+        )
+        finish(db, [ended])
+        return claim(db, "worker", QUEUE, [steps[1].id], 60.0)[steps[1].id]
+
+    return claimed
+
+
+def test_the_output_of_a_step_is_in_the_prepared_input_of_the_next(
+    db: Database, second: Callable[[str], Claim]
+) -> None:
+    claimed = second("the river")
+    StepInputs(db).fill(claimed)
+    assert claimed.payload["input"] == {"prompt": "Go on: the river"}
+    assert claimed.payload["sampling"]["max_tokens"] == 8
+    assert REFERENCES not in claimed.payload
+    filled = dict(claimed.payload)
+    StepInputs(db).fill(claimed)
+    assert claimed.payload == filled
+
+
+def test_an_input_that_became_too_long_fails_the_step(db: Database, second: Callable[[str], Claim]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        StepInputs(db).fill(second("river " * 20))
+    assert refused.value.code == "context_length_exceeded"

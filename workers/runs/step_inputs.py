@@ -1,0 +1,125 @@
+"""Fills in the input of a step whose references were not known when its job was accepted, and prepares it.
+
+What the API does for a job of one step when it is accepted, the worker does here for such a step: it has the outputs of
+the other steps, and the tokenizer of the model. A text that is too long now fails the step.
+"""
+
+import threading
+from collections import OrderedDict
+from functools import cached_property, partial
+from typing import Any
+
+from pydantic import ValidationError
+
+from prompts.grammar import Grammars, grammars_for
+from prompts.tasks.registry import TASK_INPUTS
+from prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
+from store.db.database import Database
+from store.errors import InvalidRequest
+from store.jobs.claims import Claim, Finish
+from store.jobs.flow_values import read_outputs
+from store.payloads.job_payload import JobOrder, PinnedPolicy
+from store.payloads.references import look_up, step_of
+from store.payloads.sampling_params import SamplingDefaults
+from store.payloads.step_payload import REFERENCES, with_texts
+from store.registry import models
+from store.registry.models import ModelVersion, queue_name
+from store.tasks.registry import TASKS
+from workers.runs.in_flight import Attempt
+from workers.runs.job_runner import Work
+from workers.runs.outcome import Retry
+
+_MOST_VERSIONS = 16
+
+
+class _StepModel:
+    """A model version as requests are prepared for it: an ``InputModel``. Its files are read when they are needed."""
+
+    def __init__(self, version: ModelVersion, db: Database) -> None:
+        self._version = version
+        self._read_file = partial(models.read_file, db)
+        self.context_window = self.window = version.context_window
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return tokenizer_for(self._version, self._read_file)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        return grammars_for(self._version, self.tokenizer, self._read_file)
+
+    @cached_property
+    def sampling(self) -> SamplingDefaults:
+        return sampling_defaults_for(self._version, self._read_file).under(self._version.sampling)
+
+    @cached_property
+    def settings(self) -> Any:
+        return TASK_INPUTS[self._version.task].read_settings(self._version, self._read_file)
+
+    def is_compiled(self, kind: str, text: str) -> bool:
+        return self.grammars.is_compiled(kind, text)
+
+
+class StepInputs:
+    """Fills in steps. Called from many threads at once."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._lock = threading.Lock()
+        self._models: OrderedDict[str, _StepModel] = OrderedDict()
+
+    def fill(self, claim: Claim) -> None:
+        """Make the payload of the claim one that its task reads. Does nothing for a job that has such a payload.
+
+        Raises InvalidRequest if a reference names nothing or the input does not fit, ModelLoadError, Unavailable.
+        """
+        paths = claim.payload.get(REFERENCES)
+        if paths is None or claim.parent_id is None:
+            return
+        names = {name for path in paths.values() if (name := step_of(path)) is not None}
+        outputs = read_outputs(self._db, claim.tenant_id, claim.parent_id, names)
+        texts = {mark: look_up(outputs, path) for mark, path in paths.items()}
+        policy = claim.payload.get("policy")
+        pinned = None if policy is None else PinnedPolicy.model_validate(policy)
+        prepared = TASK_INPUTS[claim.task].prepare(_request(claim, texts), self._model(claim), pinned)
+        filled = prepared.payload.model_dump(mode="json", exclude_none=True)
+        claim.payload.clear()
+        claim.payload.update(filled)
+
+    def _model(self, claim: Claim) -> _StepModel:
+        name = queue_name(claim.model, claim.model_version)
+        with self._lock:
+            found = self._models.get(name)
+            if found is None:
+                version = models.resolve(self._db, name, with_retired=True)
+                found = self._models[name] = _StepModel(version, self._db)
+            self._models.move_to_end(name)
+            if len(self._models) > _MOST_VERSIONS:
+                self._models.popitem(last=False)
+            return found
+
+
+def _request(claim: Claim, texts: dict[str, str]) -> JobOrder:
+    spec = TASKS[claim.task]
+    own = {name: value for name, value in claim.payload.items() if name not in (REFERENCES, "policy")}
+    body = {**own, "task": claim.task, "model": claim.model, "input": with_texts(own["input"], texts)}
+    try:
+        return spec.request.model_validate(body)
+    except ValidationError as error:
+        places = sorted({".".join(map(str, one["loc"])) for one in error.errors(include_input=False)})
+        raise InvalidRequest(
+            f"with the outputs of other steps the input is refused: {', '.join(places)[:300]}"
+        ) from None
+
+
+class FilledWork:
+    """The work of a task, for steps too: their input is filled in before it is computed."""
+
+    def __init__(self, work: Work, inputs: StepInputs) -> None:
+        self._work = work
+        self._inputs = inputs
+
+    def compute(self, attempt: Attempt) -> Finish | Retry:
+        """Compute a job or a step. May raise what ``Work.compute`` and ``StepInputs.fill`` raise."""
+        self._inputs.fill(attempt.claim)
+        return self._work.compute(attempt)
