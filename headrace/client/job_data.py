@@ -14,15 +14,27 @@ JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "ex
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
-TaskName = Literal["generate", "embed", "rerank", "classify", "token_classify", "score", "predict", "recommend"]
+TaskName = Literal[
+    "generate",
+    "embed",
+    "rerank",
+    "classify",
+    "token_classify",
+    "score",
+    "image_classify",
+    "image_zero_shot",
+    "predict",
+    "recommend",
+]
 
 
 class JobBody(TypedDict, total=False):
     """The fields of a new job; see docs/jobs.md.
 
     ``n`` is for ``generate`` only, ``dimensions`` and ``prompt_name`` for ``embed``, ``top_n`` for ``rerank``,
-    ``top_k`` for ``classify`` and ``recommend``, ``aggregation_strategy`` and ``ignore_labels`` for
-    ``token_classify``, ``explain`` for ``predict``, ``filter`` and ``exclude_history`` for ``recommend``.
+    ``top_k`` for ``classify``, ``image_classify``, ``image_zero_shot`` and ``recommend``,
+    ``aggregation_strategy`` and ``ignore_labels`` for ``token_classify``,
+    ``explain`` for ``predict``, ``filter`` and ``exclude_history`` for ``recommend``.
     ``truncate`` is for the tasks of text encoders. ``task`` may be another name than those of ``TaskName``, if the
     server has a task of another package.
     """

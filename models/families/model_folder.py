@@ -162,11 +162,12 @@ def describe(folder: Path) -> ModelFiles:
     files = small_files(folder)
     task = inputs_of_folder(config)
     if task.folder_window is not None:
-        vocab_size, context_window = config.get("vocab_size", 0), task.folder_window(files)
+        of_texts = config.get("text_config") or config  # a model of images and texts has its vocabulary there
+        vocab_size, context_window = of_texts.get("vocab_size", 0), task.folder_window(files)
     else:
         model = read_architecture(folder, config).config
         vocab_size, context_window = model.vocab_size, model.context_window
-    if task.has_tokenizer and (num_tokens := load_tokenizer(files).vocab_size) > vocab_size:
+    if task.has_tokenizer(config) and (num_tokens := load_tokenizer(files).vocab_size) > vocab_size:
         raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {vocab_size}")
     return ModelFiles(task.spec.runner, folder_digest(folder), context_window, files)
 

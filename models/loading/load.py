@@ -12,9 +12,11 @@ from models.engine.requests import Adapter
 from models.engine.runner import Encoder, Runner
 from models.families.model_folder import registered_folder
 from models.runners.fake import FakeRunner
-from models.runners.fake_encoder import FakeClassifier, FakeEncoder
+from models.runners.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
 from models.runners.faults import Fault, FaultyEncoder, FaultyRunner
+from models.runners.image_rows import PrepareImage
 from prompts.encoders.classifier_folder import ClassifierSettings
+from prompts.vision.image_folder import ImageClassifierSettings
 from store.failpoints import failpoint, parse_model_faults
 from store.registry.models import ModelVersion
 from store.settings import Settings
@@ -83,6 +85,36 @@ def load_classifier(version: ModelVersion, settings: Settings, found: Classifier
     from models.runners.classifier import classifier_for  # noqa: PLC0415 - imports torch
 
     return classifier_for(folder, settings, dtype=version.dtype)
+
+
+def load_image_classifier(
+    version: ModelVersion, settings: Settings, found: ImageClassifierSettings
+) -> tuple[Encoder, PrepareImage]:
+    """Return the image classifier of a version with the settings ``found``, and what prepares an image for it.
+
+    Raises ModelLoadError, as ``load_runner``.
+    """
+    if version.is_fake:
+        return FakeImageClassifier(found, step_s=settings.fake_step_ms / 1000), fake_pixels
+    folder = checked_folder(version)
+    from models.runners.images import image_classifier_for, image_processor  # noqa: PLC0415 - imports torch
+
+    return image_classifier_for(folder, settings, dtype=version.dtype), image_processor(folder)
+
+
+def load_image_encoder(version: ModelVersion, settings: Settings) -> tuple[Encoder, PrepareImage, float]:
+    """Return the encoder of images of a version, what prepares an image for it, and the factor of cosines.
+
+    By the factor the cosine of an image and a text is multiplied. Raises ModelLoadError, as ``load_runner``.
+    """
+    if version.is_fake:
+        encoder = FakeEncoder(step_s=settings.fake_step_ms / 1000)
+        return encoder, fake_pixels, encoder.scale
+    folder = checked_folder(version)
+    from models.runners.images import image_encoder_for, image_processor  # noqa: PLC0415 - imports torch
+
+    made, scale = image_encoder_for(folder, settings, dtype=version.dtype)
+    return made, image_processor(folder), scale
 
 
 def number_format(version: ModelVersion, settings: Settings) -> str:

@@ -20,11 +20,12 @@ from store.settings import Settings
 _TYPED_FAMILIES = ("albert", "bert", "deberta", "deberta-v2", "electra")
 """Those that are told for each token which text of the pair it is of; the tokenizers of the others do not mark it."""
 
-_ACTIVATIONS: Mapping[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+ACTIVATIONS: Mapping[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     Activation.SIGMOID: torch.sigmoid,
     Activation.SOFTMAX: lambda numbers: numbers.softmax(-1),
     Activation.IDENTITY: lambda numbers: numbers,
 }
+"""By the names in ``prompts.encoders.classifier_folder``; over the last axis."""
 _AUTO = {Head.SEQUENCE: AutoModelForSequenceClassification, Head.TOKENS: AutoModelForTokenClassification}
 
 
@@ -35,7 +36,7 @@ class TorchClassifier:
         self.context_window = settings.context_window
         self._model = model
         self._is_per_token = settings.head is Head.TOKENS
-        self._activation = _ACTIVATIONS[settings.activation]
+        self._activation = ACTIVATIONS[settings.activation]
         self._device = device
         self._pad_id = int(model.config.pad_token_id or 0)
         self._has_types = model.config.model_type in _TYPED_FAMILIES

@@ -9,16 +9,21 @@ from array import array
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from math import sqrt
+from typing import Any
 
 from models.engine.requests import EncodeRow
+from models.runners.image_rows import dimensions_of, pixels_of
 from prompts.encoders.classifier_folder import ClassifierSettings, Head
 from prompts.tasks.embed import FAKE
+from prompts.vision.image_folder import ImageClassifierSettings
 
 
 class FakeEncoder:
     """An ``Encoder`` over bytes. A pass takes ``step_s``. ``fault`` gets its rows and may raise a device error."""
 
     context_window = FAKE.context_window
+    scale = 10.0
+    """Multiplies the cosine of an image and a text."""
 
     def __init__(
         self,
@@ -37,7 +42,7 @@ class FakeEncoder:
             self._fault(rows)
         if self._step_s:
             self._sleep(self._step_s)
-        return [fake_vector(row.tokens, row.options) for row in rows]
+        return [fake_vector(_numbers(row), dimensions_of(row)) for row in rows]
 
 
 def fake_vector(tokens: Sequence[int], dimensions: int | None = None) -> bytes:
@@ -67,6 +72,35 @@ class FakeClassifier:
         if self._is_per_token:
             return [b"".join(fake_scores([token], self._num_labels) for token in row.tokens) for row in rows]
         return [fake_scores(row.tokens, self._num_labels) for row in rows]
+
+
+class FakeImageClassifier:
+    """An ``Encoder`` of images, as ``models.runners.images``. A pass takes ``step_s``."""
+
+    def __init__(
+        self, settings: ImageClassifierSettings, *, step_s: float = 0.0, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self.context_window = settings.num_tokens
+        self._num_labels = len(settings.labels)
+        self._step_s = step_s
+        self._sleep = sleep
+
+    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+        """Return each image's scores."""
+        if self._step_s:
+            self._sleep(self._step_s)
+        return [fake_scores(_numbers(row), self._num_labels) for row in rows]
+
+
+def fake_pixels(picture: Any) -> tuple[int, ...]:
+    """Return a picture as the models without weights take it: the digest of its pixels."""
+    return tuple(blake2b(picture.tobytes(), digest_size=16).digest())
+
+
+def _numbers(row: EncodeRow) -> Sequence[int]:
+    """Return what a vector or score is made of: the pixels of an image, else the tokens."""
+    pixels = pixels_of(row)
+    return row.tokens if pixels is None else pixels
 
 
 def fake_scores(tokens: Sequence[int], num_labels: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictBool
 
-from producer_api.openai.foreign_fields import unsupported
+from producer_api.openai.foreign_fields import not_text, unsupported
 from store.errors import InvalidRequest
 from store.payloads.strict_model import Body
 
@@ -174,8 +174,7 @@ def _part(role: str, block: ContentBlock, param: str) -> str | _Thought | _Place
         case "user", "tool_result":
             return _Placed(param, _result(block, param))
         case _, other:
-            message = f"`{param}.type` {other[:40]!r} is not supported: blocks of the {role} are {_BLOCKS[role]}"
-            raise unsupported(message, f"{param}.type")
+            raise not_text(f"{param}.type", other, f"blocks of the {role} are {_BLOCKS[role]}")
 
 
 def _call(block: ContentBlock, param: str) -> dict[str, Any]:
@@ -201,7 +200,7 @@ def _text_of(parts: Sequence[TextPart], param: str) -> str:
     for index, part in enumerate(parts):
         if part.type != "text" or part.text is None:
             where = f"{param}[{index}].type"
-            raise unsupported(f"`{where}` {part.type[:40]!r} is not supported: only text blocks are", where)
+            raise not_text(where, part.type, "only text blocks are")
     return "\n".join(part.text or "" for part in parts)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, unsupported
+from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, not_text, unsupported
 from producer_api.openai.reasoning_fields import (
     ReasoningField,
     check_reasoning,
@@ -263,6 +263,6 @@ def _text(turn: ChatTurn, param: str) -> str | None:
         text = {"text": part.text, "refusal": part.refusal if is_assistant else None}.get(part.type)
         if text is None:
             where = f"{param}[{index}].type"
-            raise unsupported(f"`{where}` {part.type[:40]!r} is not supported: only text parts are", where)
+            raise not_text(where, part.type, "only text parts are")
         texts.append(text)
     return "".join(texts)

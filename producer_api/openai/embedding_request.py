@@ -25,6 +25,7 @@ from producer_api.openai.request_fields import (
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs.jobs import Job
+from store.payloads.image_input import MAX_IMAGES
 from store.payloads.strict_model import Body
 from store.tasks.embed import MAX_EMBED_INPUTS, EmbedRequest
 
@@ -32,12 +33,13 @@ _MANY = {"type": "array", "minItems": 1, "maxItems": MAX_EMBED_INPUTS}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
 _INPUT_SCHEMA: dict[str, Any] = {
     "title": "Input",
-    "description": "a text, texts, the token ids of one input, or those of several",
+    "description": 'a text, texts, the token ids of one input, those of several, or images as `{"image": …}`',
     "anyOf": [
         {"type": "string", "minLength": 1},
         _MANY | {"items": {"type": "string", "minLength": 1}},
         _IDS,
         _MANY | {"items": _IDS},
+        {"type": "array", "minItems": 1, "maxItems": MAX_IMAGES, "items": {"type": "object", "required": ["image"]}},
     ],
 }
 
@@ -54,6 +56,7 @@ class EmbeddingRequest(Body):
             "examples": [
                 {"model": "minilm", "input": "a mill on the river"},
                 {"model": "minilm", "input": ["a mill on the river", "bread"], "encoding_format": "base64"},
+                {"model": "clip", "input": [{"image": "https://example.com/mill.jpg"}]},
             ]
         },
     )
@@ -113,7 +116,7 @@ def to_job(request: EmbeddingRequest) -> EmbedRequest:
 
 
 def _input(given: object) -> dict[str, object]:
-    """Return OpenAI's four forms of ``input`` as the native one; raise InvalidRequest for any other."""
+    """Return OpenAI's four forms of ``input``, or images, as the native one; raise InvalidRequest for any other."""
     if isinstance(given, str):
         return {"texts": [given]}
     if not isinstance(given, list) or not given:
@@ -123,6 +126,8 @@ def _input(given: object) -> dict[str, object]:
         )
     if _is_ids(given):
         return {"token_ids": [given]}
+    if isinstance(given[0], dict):
+        return {"images": [_image(one, index) for index, one in enumerate(given)]}
     request = str if isinstance(given[0], str) else list
     for index, one in enumerate(given):
         if not isinstance(one, request) or (isinstance(one, list) and not _is_ids(one)):
@@ -131,11 +136,21 @@ def _input(given: object) -> dict[str, object]:
     return {"texts" if request is str else "token_ids": given}
 
 
+def _image(given: object, index: int) -> object:
+    """Return what an object with an image stands for, as Jina's API writes it."""
+    if not isinstance(given, dict) or given.keys() != {"image"}:
+        name = f"input[{index}]"
+        raise InvalidRequest(
+            f'`{name}` must be an image as `{{"image": "https://…"}}`, like the first entry', param=name
+        )
+    return given["image"]
+
+
 def _is_ids(given: list[object]) -> bool:
     return all(isinstance(one, int) and not isinstance(one, bool) for one in given)
 
 
-_NATIVE = re.compile(r"input\.(?:texts|token_ids)")
+_NATIVE = re.compile(r"input\.(?:texts|token_ids|images)")
 _FIRST = re.compile(r"^input\[0\]")
 
 
@@ -159,10 +174,10 @@ def embeddings_answer(job: Job, encoding_format: Literal["float", "base64"]) -> 
     told = vectors if encoding_format == "base64" else [_numbers(vector) for vector in vectors]
     return {
         "object": "list",
-        "data": [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(told)],
+        "data": [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(told) if one],
         "model": f"{job.model}@{job.model_version}",
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        **({"truncated": output["truncated"]} if output.get("truncated") else {}),
+        **{name: output[name] for name in ("truncated", "failed") if output.get(name)},
     }
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from store.payloads.encoder_inputs import CutInput
+from store.payloads.image_input import FailedImage
 
 
 class EmbeddingObject(BaseModel):
@@ -30,3 +31,4 @@ class EmbeddingList(BaseModel):
     model: str
     usage: EmbeddingUsage
     truncated: list[CutInput] | None = Field(None, description="with `truncate`: the inputs that were cut")
+    failed: list[FailedImage] | None = Field(None, description="the images that could not be read; absent if all could")

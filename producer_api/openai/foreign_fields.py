@@ -135,6 +135,12 @@ def unsupported(message: str, param: str) -> InvalidRequest:
     return InvalidRequest(message, code="unsupported_parameter", param=param)
 
 
+def not_text(where: str, kind: str, known: str) -> InvalidRequest:
+    """Return the error for a part of a conversation that is no text. ``kind``: its type. ``known``: what is taken."""
+    instead = "; describe the image in words, or ask for its labels at /v1/images/classify" if "image" in kind else ""
+    return unsupported(f"`{where}` {kind[:40]!r} is not supported: {known}{instead}", where)
+
+
 def refuse_unsupported(
     request: BaseModel, refused: Mapping[str, IsHarmless], instead: Mapping[str, str] = INSTEAD
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from producer_api.openai.foreign_fields import not_text
 from producer_api.responses.response_tools import flat_name
 from store.errors import InvalidRequest
 from store.ids import new_id
@@ -136,7 +137,7 @@ def _text(content: str | tuple[ContentPart, ...] | None, param: str) -> str:
     parts = _required(content, param)
     for index, part in enumerate(parts):
         if part.type not in (*_TEXTS, "refusal") or (part.text is None and part.refusal is None):
-            raise _unsupported(f"{param}[{index}].type", part.type, "text alone")
+            raise not_text(f"{param}[{index}].type", part.type, "text alone")
     return "".join(part.text or part.refusal or "" for part in parts)
 
 

@@ -13,6 +13,7 @@ import orjson
 from store.encryption.keyed_digests import Digests
 from store.errors import InvalidRequest
 from store.jobs.response_cache import CacheLookup
+from store.payloads.image_input import images_of, urls_of
 from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion
 from store.settings import Settings
@@ -83,7 +84,8 @@ class CacheLookups:
 def has_one_answer(payload: Any, version: ModelVersion) -> bool:
     """Return True if every computation of the payload gives the same answer."""
     if not isinstance(payload, GeneratePayload):
-        return True  # no other task samples
+        # No other task samples, but what a server has behind a URL may change.
+        return not urls_of(images_of(payload.input))
     sampling = payload.sampling
     return sampling.temperature == 0 or (sampling.seed is not None and version.engine.kind is EngineKind.NATIVE)
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from policy.budget import Budget, ScanTooLong
-from policy.documents import Action, PolicyDocument
+from policy.documents import Action, PolicyDocument, Stage
 from policy.names import load_finder
 from policy.outputs import MissingFinder
 from policy.placeholders import PlaceholderMap
@@ -28,6 +28,7 @@ from producer_api.caches.ttl_cache import LoadingCache
 from store.db.database import Database
 from store.errors import InvalidRequest, Unavailable
 from store.jobs.responses import NewResponse
+from store.payloads.image_input import images_of
 from store.payloads.job_payload import PinnedPolicy, PolicyHit
 from store.registry import policies
 from store.registry.policies import EVERY_MODEL, StoredPolicy
@@ -152,6 +153,12 @@ def _applied(
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
         raise InvalidRequest("token ids cannot be checked by this tenant's policy: send text", param="input")
+    if images_of(request.input) and any(policy.document.rules_for(Stage.INPUT)):
+        raise InvalidRequest(
+            "images cannot be checked by this tenant's policy: give the model a policy of its own, without rules for "
+            "inputs",
+            param="input",
+        )
     fields["metadata"] = dict(request.metadata)
     if response is not None:
         fields["items"] = response.input

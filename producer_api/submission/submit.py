@@ -296,6 +296,8 @@ class Submissions:
         """Check the webhook's address, count the prompt's tokens and make the payload that is stored."""
         if draft.request.webhook is not None:
             check_url(draft.request.webhook.url, self._settings)
+        for param, url in draft.request.called_urls():
+            check_url(url, self._settings, param=param, code="invalid_image")
         self._routing.prepare(draft)
         draft.is_prepared = True
 

@@ -12,6 +12,8 @@ from producer_api.server.errors import from_validation
 from producer_api.tasks.classify import CLASSIFY_ROUTES
 from producer_api.tasks.embed import EMBED_ROUTES
 from producer_api.tasks.generate import GENERATE_ROUTES
+from producer_api.tasks.image_classify import IMAGE_CLASSIFY_ROUTES
+from producer_api.tasks.image_zero_shot import IMAGE_ZERO_SHOT_ROUTES
 from producer_api.tasks.own_task import own_routes
 from producer_api.tasks.predict import PREDICT_ROUTES
 from producer_api.tasks.recommend import RECOMMEND_ROUTES
@@ -29,6 +31,8 @@ TASK_ROUTES = (
     CLASSIFY_ROUTES,
     TOKEN_CLASSIFY_ROUTES,
     SCORE_ROUTES,
+    IMAGE_CLASSIFY_ROUTES,
+    IMAGE_ZERO_SHOT_ROUTES,
     PREDICT_ROUTES,
     RECOMMEND_ROUTES,
     *map(own_routes, OWN_TASKS),

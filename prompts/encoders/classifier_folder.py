@@ -71,9 +71,14 @@ def read_classifier(files: Files) -> ClassifierSettings:
     return ClassifierSettings(num_positions(config), _labels(config), _activation(config, head), head)
 
 
-def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the labels in the model's order."""
     named = config.get("id2label") or {}
-    labels = tuple(str(named.get(str(index), f"LABEL_{index}")) for index in range(num_labels(config)))
+    return tuple(str(named.get(str(index), f"LABEL_{index}")) for index in range(num_labels(config)))
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    labels = labels_of(config)
     if len(set(labels)) < len(labels):
         raise ModelLoadError("config.json: two labels in id2label have the same name: give each its own")
     return labels

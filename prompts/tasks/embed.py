@@ -15,6 +15,15 @@ from prompts.encoders.encoder_folder import is_encoder, json_array, json_object,
 from prompts.encoders.encoder_inputs import check_total, fit_texts, too_long
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from prompts.tokenizer import Tokenizer
+from prompts.vision.image_folder import (
+    PROCESSOR_FILE,
+    clip_window,
+    is_clip,
+    is_image_encoder,
+    num_tokens_of,
+    width_of,
+)
+from prompts.vision.image_sources import check_images
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.job_payload import PinnedPolicy
 from store.tasks.embed import EMBED, EmbedInput, EmbedPayload, EmbedRequest
@@ -68,6 +77,17 @@ class Embedder:
     default_prompt: str = ""
     """The text before an input of a request that names no prompt."""
 
+    image_tokens: int | None = None
+    """How many tokens an image counts; None: the model embeds no images."""
+
+    has_texts: bool = True
+    """False if the model embeds images alone; it has no tokenizer."""
+
+    @property
+    def longest_input(self) -> int:
+        """The tokens of the longest text or image."""
+        return max(self.context_window, self.image_tokens or 0)
+
     def prompt(self, name: str | None) -> str:
         """Return the text before an input. Raises InvalidRequest for a name that the model does not have."""
         if name is None:
@@ -78,13 +98,15 @@ class Embedder:
         return self.prompts[name]
 
 
-FAKE = Embedder(context_window=8192, width=8, shorter=range(1, 8))
+FAKE = Embedder(context_window=8192, width=8, shorter=range(1, 8), image_tokens=50)
 """Of the encoder without weights."""
 
 
 def read_embedder(files: Mapping[str, bytes]) -> Embedder:
     """Return the settings in an encoder's files, by name. Raises ModelLoadError for a model that cannot run."""
     config = json_object(files, "config.json")
+    if is_clip(config) or is_image_encoder(config):
+        return _of_images(files, has_texts=is_clip(config))
     length = json_object(files, _LENGTH)
     names = _modules(files)
     pooling = json_object(files, _POOLING_FILE)
@@ -104,11 +126,18 @@ def read_embedder(files: Mapping[str, bytes]) -> Embedder:
     )
 
 
+def _of_images(files: Mapping[str, bytes], *, has_texts: bool) -> Embedder:
+    num_tokens = num_tokens_of(files)
+    window = clip_window(files) if has_texts else num_tokens
+    return Embedder(window, width_of(files), image_tokens=num_tokens, has_texts=has_texts)
+
+
 def embedder_for(version: "ModelVersion", read_file: Callable[[str], bytes]) -> Embedder:
     """Return the settings of a registered encoder; ``read_file`` returns a stored file's bytes by its digest."""
     if version.is_fake:
         return FAKE
-    wanted = {name: digest for name, digest in version.files.items() if name in ("config.json", *EMBEDDER_FILES)}
+    names = ("config.json", PROCESSOR_FILE, *EMBEDDER_FILES)
+    wanted = {name: digest for name, digest in version.files.items() if name in names}
     return read_embedder({name: read_file(digest) for name, digest in wanted.items()})
 
 
@@ -155,6 +184,12 @@ def embed_inputs(
     tokens = EmbedTokens(tuple(ids for ids, _ in found), tuple(num_cut for _, num_cut in found))
     check_total(tokens.num_tokens, param)
     return tokens
+
+
+def check_texts(embedder: Embedder) -> None:
+    """Raise InvalidRequest if the model embeds no texts."""
+    if not embedder.has_texts:
+        raise InvalidRequest("this model embeds images alone: send `images`, or ask a model of texts", param="input")
 
 
 def check_dimensions(embedder: Embedder, dimensions: int | None) -> None:
@@ -281,40 +316,50 @@ def prepare(request: EmbedRequest, model: InputModel, _policy: PinnedPolicy | No
     """Return the payload and the cost. A policy changes nothing in vectors."""
     embedder: Embedder = model.settings
     check_dimensions(embedder, request.dimensions)
-    inputs = _inputs(request, model)
+    num_tokens = _num_tokens(request, model)
     payload = EmbedPayload(
         input=request.input,
         dimensions=request.dimensions,
         truncate=request.truncate,
         prompt_name=request.prompt_name,
     )
-    return Prepared(payload, inputs.num_tokens)
+    return Prepared(payload, num_tokens)
 
 
 def check_length(request: EmbedRequest, model: InputModel) -> EmbedRequest:
     """Return the request; raise InvalidRequest if an input is longer than the context window."""
-    _inputs(request, model)
+    _num_tokens(request, model)
     return request
 
 
-def _inputs(request: EmbedRequest, model: InputModel) -> EmbedTokens:
-    return embed_inputs(
-        model.tokenizer,
-        model.settings,
-        request.input,
-        truncate=request.truncate,
-        prompt_name=request.prompt_name,
+def _num_tokens(request: EmbedRequest, model: InputModel) -> int:
+    """Return the tokens of all inputs. Raises InvalidRequest for the first that cannot be embedded."""
+    embedder: Embedder = model.settings
+    if request.input.images is not None:
+        if embedder.image_tokens is None:
+            raise InvalidRequest("this model embeds no images: send texts, or ask a model of images", param="input")
+        check_images(request.input.images)
+        return embedder.image_tokens * len(request.input.images)
+    check_texts(embedder)
+    inputs = embed_inputs(
+        model.tokenizer, embedder, request.input, truncate=request.truncate, prompt_name=request.prompt_name
     )
+    return inputs.num_tokens
+
+
+def _is_folder(config: Mapping[str, Any]) -> bool:
+    return is_encoder(config) or is_clip(config) or is_image_encoder(config)
 
 
 EMBED_INPUTS = TaskInputs(
     spec=EMBED,
     prepare=prepare,
     cut_to_length=check_length,
-    is_quick=lambda _request, _model: True,
+    is_quick=lambda request, _model: request.input.images is None,
     read_settings=embedder_for,
-    is_folder=is_encoder,
-    folder_files=EMBEDDER_FILES,
+    is_folder=_is_folder,
+    folder_files=(PROCESSOR_FILE, *EMBEDDER_FILES),
     folder_weights=tuple(f"{folder}/model.safetensors" for folder in DENSE_FOLDERS),
     folder_window=lambda files: read_embedder(files).context_window,
+    has_tokenizer=lambda config: not is_image_encoder(config),
 )

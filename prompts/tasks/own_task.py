@@ -26,7 +26,7 @@ def own_inputs(spec: OwnTaskSpec) -> TaskInputs[Any]:
         read_settings=no_settings,
         is_folder=no_folder,
         has_any_files=True,
-        has_tokenizer=False,
+        has_tokenizer=lambda _config: False,
     )
 
 

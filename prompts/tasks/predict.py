@@ -128,5 +128,5 @@ PREDICT_INPUTS = TaskInputs(
     read_settings=config_for,
     is_folder=is_tabular,
     folder_window=_most_rows,
-    has_tokenizer=False,
+    has_tokenizer=lambda _config: False,
 )

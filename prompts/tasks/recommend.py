@@ -175,5 +175,5 @@ RECOMMEND_INPUTS = TaskInputs(
     is_folder=is_recommender,
     folder_files=(ITEMS_FILE,),
     folder_window=_checked,
-    has_tokenizer=False,
+    has_tokenizer=lambda _config: False,
 )

@@ -6,6 +6,8 @@ from typing import Any
 from prompts.tasks.classify import CLASSIFY_INPUTS
 from prompts.tasks.embed import EMBED_INPUTS
 from prompts.tasks.generate import GENERATE_INPUTS
+from prompts.tasks.image_classify import IMAGE_CLASSIFY_INPUTS
+from prompts.tasks.image_zero_shot import IMAGE_ZERO_SHOT_INPUTS
 from prompts.tasks.own_task import own_inputs
 from prompts.tasks.predict import PREDICT_INPUTS
 from prompts.tasks.recommend import RECOMMEND_INPUTS
@@ -22,6 +24,8 @@ _INPUTS: tuple[TaskInputs[Any], ...] = (
     RERANK_INPUTS,
     CLASSIFY_INPUTS,
     TOKEN_CLASSIFY_INPUTS,
+    IMAGE_CLASSIFY_INPUTS,
+    IMAGE_ZERO_SHOT_INPUTS,
     SCORE_INPUTS,
     EMBED_INPUTS,
     GENERATE_INPUTS,

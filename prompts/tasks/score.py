@@ -2,7 +2,7 @@
 
 from prompts.encoders.classifier_folder import ClassifierSettings
 from prompts.encoders.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
-from prompts.tasks.embed import Embedder, EmbedTokens, text_tokens
+from prompts.tasks.embed import Embedder, EmbedTokens, check_texts, text_tokens
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs, no_folder, no_settings
 from prompts.tokenizer import Tokenizer
 from store.payloads.job_payload import PinnedPolicy
@@ -40,6 +40,7 @@ def _num_tokens(request: ScoreRequest, model: InputModel) -> int:
     """Return the tokens that the model is given: it is an encoder of vectors or a reranker."""
     settings: Embedder | ClassifierSettings = model.settings
     if isinstance(settings, Embedder):
+        check_texts(settings)
         return score_texts(model.tokenizer, settings, request.input, truncate=request.truncate).num_tokens
     return num_tokens(score_pairs(model.tokenizer, settings, request.input, truncate=request.truncate))
 

@@ -99,5 +99,5 @@ class TaskInputs(Generic[RequestT]):
     """True if a folder of any files serves the task, and all of them count for its digest. No ``config.json`` says so:
     the folder is registered with the task's name."""
 
-    has_tokenizer: bool = True
-    """False if a folder has no tokenizer, because its inputs are no texts."""
+    has_tokenizer: Callable[[Mapping[str, Any]], bool] = _every_folder
+    """False if a folder with this ``config.json`` has no tokenizer, because its inputs are no texts."""

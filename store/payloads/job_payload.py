@@ -84,6 +84,10 @@ class JobOrder(JobTerms):
         """Return the field that requests parts of the output that a policy cannot change, or None."""
         return None
 
+    def called_urls(self) -> tuple[tuple[str, str], ...]:
+        """Return the URLs that the worker calls for the input, each behind the name of its field."""
+        return ()
+
 
 class PolicyHit(Strict):
     """The matches of a policy rule in a text: kind and number, never the matched text."""

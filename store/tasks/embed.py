@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from store.payloads.encoder_inputs import Cuts, Truncate
+from store.payloads.image_input import Failures, Images, urls_of
 from store.payloads.job_payload import JobOrder, TokenId
 from store.payloads.strict_model import Strict, Text
 from store.tasks.task_spec import TaskSpec
@@ -24,18 +25,19 @@ PromptName = Annotated[
 
 
 class EmbedInput(Strict):
-    """The inputs to embed: texts, or token ids of the model's own vocabulary; exactly one of the two.
+    """The inputs to embed: texts, token ids of the model's own vocabulary, or images; exactly one of the three.
 
     Token ids are taken as they are: the caller gives the special tokens that the model expects around a text.
     """
 
     texts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_EMBED_INPUTS)] | None = None
     token_ids: Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_EMBED_INPUTS)] | None = None
+    images: Images | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if (self.texts is None) == (self.token_ids is None):
-            raise ValueError("give exactly one of `texts` and `token_ids`")
+        if [self.texts, self.token_ids, self.images].count(None) != 2:
+            raise ValueError("give exactly one of `texts`, `token_ids` and `images`")
         return self
 
 
@@ -60,16 +62,24 @@ class EmbedRequest(JobOrder):
     @model_validator(mode="after")
     def _has_texts(self) -> Self:
         if self.prompt_name is not None and self.input.texts is None:
-            raise ValueError("`prompt_name` goes with texts: token ids are used as they are")
+            raise ValueError("`prompt_name` goes with texts: token ids and images are used as they are")
         return self
+
+    def called_urls(self) -> tuple[tuple[str, str], ...]:
+        """Return the URLs of images, by their fields."""
+        return urls_of(self.input.images)
 
 
 class EmbedOutput(Strict):
-    """The output of an embed job: for each input a vector of ``dimensions`` numbers, float32, little-endian, base64."""
+    """The output of an embed job: for each input a vector of ``dimensions`` numbers, float32, little-endian, base64.
+
+    An image that could not be read has an empty text, and is in ``failed``.
+    """
 
     embeddings: tuple[str, ...]
     dimensions: int
     truncated: Cuts = None
+    failed: Failures = None
 
 
 EMBED = TaskSpec(

@@ -16,6 +16,8 @@ from store.schema.job_states import FLOW_TASK
 from store.tasks.classify import CLASSIFY
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
+from store.tasks.image_classify import IMAGE_CLASSIFY
+from store.tasks.image_zero_shot import IMAGE_ZERO_SHOT
 from store.tasks.own_task import OwnTaskSpec, find_own_tasks
 from store.tasks.predict import PREDICT
 from store.tasks.recommend import RECOMMEND
@@ -27,7 +29,18 @@ from store.tasks.token_classify import TOKEN_CLASSIFY
 DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
 
-_OURS = (GENERATE, EMBED, RERANK, CLASSIFY, TOKEN_CLASSIFY, SCORE, PREDICT, RECOMMEND)
+_OURS = (
+    GENERATE,
+    EMBED,
+    RERANK,
+    CLASSIFY,
+    TOKEN_CLASSIFY,
+    SCORE,
+    IMAGE_CLASSIFY,
+    IMAGE_ZERO_SHOT,
+    PREDICT,
+    RECOMMEND,
+)
 OWN_TASKS: tuple[OwnTaskSpec, ...] = find_own_tasks({FLOW_TASK, *(task.name for task in _OURS)})
 """The tasks of other packages that are installed beside Headrace."""
 

@@ -91,7 +91,9 @@ def is_allowed(text: str, exempt: Sequence[Network] = ()) -> bool:
     return is_public(address) or any(address in network for network in exempt)
 
 
-def check_url(url: str, settings: Settings, *, param: str = "webhook.url") -> None:
+def check_url(
+    url: str, settings: Settings, *, param: str = "webhook.url", code: str = "webhook_url_not_allowed"
+) -> None:
     """Raise InvalidRequest if this URL can be refused without resolving its name.
 
     At each call ``workers.webhooks.ssrf_guard`` resolves the name and checks every address again.
@@ -99,7 +101,7 @@ def check_url(url: str, settings: Settings, *, param: str = "webhook.url") -> No
     try:
         split_url(url, allow_http=settings.webhook_allow_http, exempt=parse_networks(settings.webhook_allow_networks))
     except ValueError as error:
-        raise InvalidRequest(f"`{param}`: {error}", code="webhook_url_not_allowed", param=param) from error
+        raise InvalidRequest(f"`{param}`: {error}", code=code, param=param) from error
 
 
 def split_url(url: str, *, allow_http: bool, exempt: Sequence[Network]) -> SplitResult:

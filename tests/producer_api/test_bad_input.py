@@ -158,7 +158,7 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     "picture": (
         _with_message(role="user", content=[{"type": "image_url", "image_url": {"url": "x"}}]),
         "messages[1].content[0].type",
-        "only text",
+        "only text parts are; describe the image in words, or ask for its labels at /v1/images/classify",
     ),
     "function_call in a message": (
         _with_message(role="assistant", content=None, function_call={"name": "f", "arguments": "{}"}),

@@ -36,7 +36,7 @@ class ClassifyModel(EncoderModel):
         labels = self.settings.labels
 
         def output(vectors: Sequence[bytes]) -> dict[str, Any]:
-            best = tuple(_best(labels, numbers_of(vector), asked.top_k) for vector in vectors)
+            best = tuple(best_labels(labels, numbers_of(vector), asked.top_k) for vector in vectors)
             cuts = cuts_of([one.num_cut for one in inputs])
             made = ClassifyOutput(labels=labels, classifications=best, truncated=cuts)
             return made.model_dump(mode="json", exclude_none=True)
@@ -51,7 +51,7 @@ def load_classify_model(version: ModelVersion, settings: Settings, read_file: Re
     return ClassifyModel(version, encoder, tokenizer, found)
 
 
-def _best(labels: Sequence[str], scores: Sequence[float], top_k: int | None) -> tuple[LabelScore, ...]:
+def best_labels(labels: Sequence[str], scores: Sequence[float], top_k: int | None) -> tuple[LabelScore, ...]:
     """Return the labels by falling score; of equal scores the model's first label is first."""
     order = sorted(range(len(labels)), key=lambda index: -scores[index])[:top_k]
     return tuple(LabelScore(label=labels[index], score=scores[index]) for index in order)

@@ -84,9 +84,13 @@ class EncoderModel(TaskModel):
         config = EncodeConfig(setup.num_slots, setup.settings.encode_tokens)
         return EncodeEngine(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
 
+    def read_claim(self, claim: Claim, _context: WorkContext) -> EncodeJob:
+        """Return the job of a claim. Raises InvalidRequest as ``read`` does."""
+        return self.other_readers.get(claim.task, self.read)(claim.payload)
+
     def new_work(self, engine: AnyEngine, context: WorkContext) -> "EncodeWork":
         """Return the work for the jobs of this model."""
-        return EncodeWork(engine, context, self.read, self.other_readers)
+        return EncodeWork(engine, context, self.read_claim)
 
 
 def job_of(inputs: Sequence[FittedInput], output: Callable[[Sequence[bytes]], dict[str, Any]]) -> EncodeJob:
@@ -107,19 +111,17 @@ class EncodeWork:
         self,
         engine: Engine[EncodeRequest, EncodeOutput],
         context: WorkContext,
-        read: ReadJob,
-        other_readers: Mapping[str, ReadJob],
+        read: Callable[[Claim, WorkContext], EncodeJob],
     ) -> None:
         self._engine = EngineClient(engine, context.admission, context.in_flight, context.spans)
         self._frames = context.frames
         self._read = read
-        self._other_readers = other_readers
+        self._context = context
         self._metrics = context.metrics
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Encode the job's inputs. Raises InvalidRequest for a payload that cannot be read or does not fit."""
-        read = self._other_readers.get(attempt.claim.task, self._read)
-        job = read(attempt.claim.payload)
+        job = self._read(attempt.claim, self._context)
         request = EncodeRequest(
             attempt.id, job.inputs, job.options, attempt.deadline, class_rank=attempt.claim.class_rank
         )

@@ -62,7 +62,7 @@ class OwnWork(EncodeWork):
     """Runs jobs and applies the tenant's policy to their outputs. ``compute`` is called from many threads at once."""
 
     def __init__(self, engine: AnyEngine, context: WorkContext, model: OwnModel) -> None:
-        super().__init__(engine, context, model.read, {})
+        super().__init__(engine, context, model.read_claim)
         self._spec = model.spec
         self._policies = CompiledPolicies(context.db)
 

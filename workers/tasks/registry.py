@@ -7,6 +7,7 @@ from store.registry.models import ModelVersion
 from store.tasks.classify import CLASSIFY
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
+from store.tasks.image_classify import IMAGE_CLASSIFY
 from store.tasks.predict import PREDICT
 from store.tasks.recommend import RECOMMEND
 from store.tasks.registry import OWN_TASKS, known_task
@@ -15,6 +16,7 @@ from store.tasks.token_classify import TOKEN_CLASSIFY
 from workers.tasks.classify import load_classify_model
 from workers.tasks.embed import load_embed_model
 from workers.tasks.generate import load_generate_model
+from workers.tasks.image_classify import load_image_classify_model
 from workers.tasks.own_task import load_own_model
 from workers.tasks.predict import load_predict_model
 from workers.tasks.recommend import load_recommend_model
@@ -29,6 +31,7 @@ MODEL_LOADERS: Mapping[str, LoadModel] = {
     PREDICT.name: load_predict_model,
     RECOMMEND.name: load_recommend_model,
     CLASSIFY.name: load_classify_model,
+    IMAGE_CLASSIFY.name: load_image_classify_model,
     TOKEN_CLASSIFY.name: load_token_classify_model,
     **{task.name: partial(load_own_model, task) for task in OWN_TASKS},
 }

@@ -1,4 +1,4 @@
-"""HTTP POST to a URL of a tenant, protected against server-side request forgery (SSRF).
+"""HTTP calls to a URL of a tenant, protected against server-side request forgery (SSRF).
 
 The name is resolved once for each call, all its addresses must be allowed (see ``store.webhooks.addresses``), and
 the connection goes to one of those addresses while Host, SNI and the certificate check keep the name. There are no
@@ -23,7 +23,7 @@ from store.webhooks.addresses import Network, is_allowed, parse_networks, split_
 
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_READ_BYTES = 256 * 1024
-"""Bytes of a whole call: informational answers, heads and the framing of the body included."""
+"""Bytes of a whole call beside the body that is kept: informational answers, heads and the framing included."""
 
 Resolve = Callable[[str, int], Sequence[str]]
 
@@ -46,10 +46,11 @@ class AddressRefused(CallFailed):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer's status and headers (names in lower case). Its body was read up to a limit and dropped."""
+    """An answer's status and headers (names in lower case). The body of an answer to POST was dropped."""
 
     status: int
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -59,7 +60,7 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 class GuardedClient:
-    """Posts to allowed addresses. Safe to use from many threads."""
+    """Calls allowed addresses. Safe to use from many threads."""
 
     def __init__(self, settings: Settings, *, resolve: Resolve = resolve, ssl_context: ssl.SSLContext | None = None):
         self._allow_http = settings.webhook_allow_http
@@ -69,35 +70,71 @@ class GuardedClient:
 
     def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply:
         """Send ``body`` and return the answer, also an error status. Raises CallFailed."""
+        return self._call("POST", url, headers, body, timeout_s=timeout_s)
+
+    def get(self, url: str, *, headers: Mapping[str, str], timeout_s: float, most_bytes: int) -> Reply:
+        """Return the answer with its body, also an error status. Raises CallFailed; AnswerTooLong over the limit."""
+        return self._call("GET", url, headers, None, timeout_s=timeout_s, most_bytes=most_bytes)
+
+    def _call(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        timeout_s: float,
+        most_bytes: int | None = None,
+    ) -> Reply:
+        """Call, and keep the body of the answer if it may have ``most_bytes``; None: drop it. Raises CallFailed."""
         try:
             split_url(url, allow_http=self._allow_http, exempt=self._exempt)
         except ValueError as error:
             raise AddressRefused(f"URL refused: {error}") from error
-        backend = _GuardedBackend(self._resolve, self._exempt, _Deadline(timeout_s))
+        most_read = MAX_READ_BYTES + (most_bytes or 0)
+        backend = _GuardedBackend(self._resolve, self._exempt, _Deadline(timeout_s), most_read)
         pool = httpcore2.ConnectionPool(
             ssl_context=self._ssl_context, max_keepalive_connections=0, retries=0, network_backend=backend
         )
         try:
             with pool:
-                return _exchange(pool, url, headers, body)
+                return _exchange(pool, method, url, headers, body, most_bytes)
         except (httpcore2.TimeoutException, TimeoutError) as error:
             raise CallTimedOut("timed out") from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
             raise CallFailed(_reason(error)) from error
 
 
-def _exchange(pool: httpcore2.ConnectionPool, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+def _exchange(
+    pool: httpcore2.ConnectionPool,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    most_bytes: int | None,
+) -> Reply:
     wire_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
-    with pool.stream("POST", url, headers=wire_headers, content=body) as response:
-        num_read = 0
-        # Only the status counts: a body that is too long is no error.
-        with suppress(AnswerTooLong):
-            for chunk in response.iter_stream():
-                num_read += len(chunk)
-                if num_read >= MAX_RESPONSE_BYTES:
-                    break
+    with pool.stream(method, url, headers=wire_headers, content=body) as response:
         answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-        return Reply(response.status, answered)
+        if most_bytes is None:
+            _drop(response)
+            return Reply(response.status, answered)
+        kept = bytearray()
+        for chunk in response.iter_stream():
+            kept += chunk
+            if len(kept) > most_bytes:
+                raise AnswerTooLong(f"the answer has more than {most_bytes} bytes")
+        return Reply(response.status, answered, bytes(kept))
+
+
+def _drop(response: httpcore2.Response) -> None:
+    """Read a body where only the status counts: one that is too long is no error."""
+    num_read = 0
+    with suppress(AnswerTooLong):
+        for chunk in response.iter_stream():
+            num_read += len(chunk)
+            if num_read >= MAX_RESPONSE_BYTES:
+                break
 
 
 def _reason(error: Exception) -> str:
@@ -133,7 +170,8 @@ class _Deadline:
 class _GuardedBackend(httpcore2.NetworkBackend):
     """Connects to allowed addresses only; all connections of the pool go through it."""
 
-    def __init__(self, resolve: Resolve, exempt: Sequence[Network], deadline: _Deadline) -> None:
+    def __init__(self, resolve: Resolve, exempt: Sequence[Network], deadline: _Deadline, most_read: int) -> None:
+        self._most_read = most_read
         self._resolve = resolve
         self._exempt = exempt
         self._deadline = deadline
@@ -160,7 +198,7 @@ class _GuardedBackend(httpcore2.NetworkBackend):
         stream = self._sockets.connect_tcp(
             address, port, timeout=self._deadline.left_s(), socket_options=socket_options
         )
-        return _DeadlineStream(stream, self._deadline)
+        return _DeadlineStream(stream, self._deadline, self._most_read)
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
@@ -189,14 +227,15 @@ def _in_time(resolve: Resolve, host: str, port: int, timeout_s: float) -> Sequen
 class _DeadlineStream(httpcore2.NetworkStream):
     """A connection with the call's deadline for every operation, and a limit of bytes to read."""
 
-    def __init__(self, stream: httpcore2.NetworkStream, deadline: _Deadline) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: _Deadline, most_read: int) -> None:
+        self._most_read = most_read
         self._stream = stream
         self._deadline = deadline
         self._num_read = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read available bytes. Raises AnswerTooLong."""
-        if self._num_read >= MAX_READ_BYTES:
+        if self._num_read >= self._most_read:
             raise AnswerTooLong("the answer is too long")
         data = self._stream.read(max_bytes, self._deadline.left_s())
         self._num_read += len(data)
@@ -215,7 +254,7 @@ class _DeadlineStream(httpcore2.NetworkStream):
     ) -> httpcore2.NetworkStream:
         """Do the TLS handshake for the URL's name, not for the address."""
         stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s())
-        return _DeadlineStream(stream, self._deadline)
+        return _DeadlineStream(stream, self._deadline, self._most_read)
 
     def get_extra_info(self, info: str) -> Any:
         """Return information about the socket."""

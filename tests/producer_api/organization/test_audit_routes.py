@@ -277,6 +277,8 @@ OWN_WORK = {
     ("post", "/v1/completions"): _JOBS,
     ("post", "/v1/embeddings"): _JOBS,
     ("post", "/v1/rerank"): _JOBS,
+    ("post", "/v1/images/classify"): _JOBS,
+    ("post", "/v1/images/zero_shot"): _JOBS,
     ("post", "/v1/tabular/predictions"): _JOBS,
     ("post", "/v1/recommendations"): _JOBS,
     ("post", "/v1/classify"): _JOBS,

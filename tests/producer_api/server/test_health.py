@@ -101,8 +101,8 @@ def test_documented_examples_are_accepted(
 ) -> None:
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
-    models = {"embed": encoder.model, "score": encoder.model}
-    for task in ("rerank", "classify", "token_classify", "predict", "recommend"):
+    models = dict.fromkeys(("embed", "score", "image_zero_shot"), encoder.model)
+    for task in ("rerank", "classify", "token_classify", "image_classify", "predict", "recommend"):
         register(db, task, TASKS[task].fake_runner, "auto", actor="tests")
         models[task] = task
     for example in examples.values():

@@ -1,0 +1,141 @@
+"""Models of images on torch: transformers' own classes and image processors, one forward pass for each shape of a step.
+
+The images of different jobs share a pass. ``image_processor`` prepares an image on the thread of its job, so that the
+engine's thread only computes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+from models.engine.requests import EncodeRow
+from models.families.model_folder import small_files
+from models.runners.classifier import ACTIVATIONS
+from models.runners.encoder import float32_bytes, padded, read_model
+from models.runners.image_rows import PrepareImage, by_shape, dimensions_of, pixels_of
+from models.runners.torch_runner import translate_torch_errors
+from prompts.tasks.embed import Embedder, read_embedder
+from prompts.vision.image_folder import CLS_TYPES, ImageClassifierSettings, read_image_classifier
+from store.errors import ModelLoadError
+from store.settings import Settings
+
+
+def image_processor(folder: Path) -> PrepareImage:
+    """Return what prepares a picture as ``preprocessor_config.json`` says: (channels, height, width), float32.
+
+    It is transformers' image processor on Pillow. Raises ModelLoadError if the file cannot be read.
+    """
+    try:
+        # Without remote code: such a processor is refused.
+        read: Any = AutoImageProcessor
+        process = read.from_pretrained(folder, backend="pil", local_files_only=True)
+    except Exception as error:  # the library raises errors of any type
+        raise ModelLoadError(f"{folder}: the image processor cannot be read: {error}") from error
+    return lambda picture: process(picture, return_tensors="np")["pixel_values"][0]
+
+
+class TorchImageClassifier:
+    """Classifies images with one model on one device. A request's options are its ``ImageRows``."""
+
+    def __init__(self, model: Any, settings: ImageClassifierSettings, device: torch.device) -> None:
+        self.context_window = settings.num_tokens
+        self._model = model
+        self._activation = ACTIVATIONS[settings.activation]
+        self._device = device
+
+    @torch.inference_mode()
+    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+        """Return each image's scores, one for each label, as little-endian float32; None where one is not finite."""
+        with translate_torch_errors():
+            found: list[bytes | None] = [None] * len(rows)
+            for places in by_shape(rows):
+                numbers = self._model(pixel_values=_batch(self._model, rows, places, self._device)).logits.float()
+                _put(found, places, self._activation(numbers))
+            return found
+
+
+class TorchImageEncoder:
+    """Embeds images, and texts if the model does. An image's options are the request's ``ImageRows``."""
+
+    def __init__(self, model: Any, embedder: Embedder, device: torch.device) -> None:
+        self.context_window = embedder.longest_input
+        self._model = model
+        self._has_texts = embedder.has_texts
+        self._takes_first = model.config.model_type in CLS_TYPES
+        self._device = device
+
+    @torch.inference_mode()
+    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+        """Return each row's vector, of length 1, as little-endian float32; None where its numbers are not finite."""
+        with translate_torch_errors():
+            found: list[bytes | None] = [None] * len(rows)
+            for places in by_shape(rows):
+                pixels = _batch(self._model, rows, places, self._device)
+                _put(found, places, self._shaped(self._of_images(pixels), rows, places))
+            texts = [place for place, row in enumerate(rows) if pixels_of(row) is None]
+            if texts:
+                _put(found, texts, self._shaped(self._of_texts([rows[place].tokens for place in texts]), rows, texts))
+            return found
+
+    def _of_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (images, width)."""
+        if self._has_texts:
+            pooled = self._model.vision_model(pixel_values=pixels).pooler_output
+            projected: torch.Tensor = self._model.visual_projection(pooled)
+            return projected
+        output = self._model(pixel_values=pixels)
+        found: torch.Tensor = output.last_hidden_state[:, 0] if self._takes_first else output.pooler_output.flatten(1)
+        return found
+
+    def _of_texts(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return (texts, width)."""
+        # Padding is behind the token whose vector stands for the text, and each token sees those before it alone.
+        ids, mask = padded(texts, int(self._model.config.text_config.pad_token_id or 0), self._device)
+        pooled = self._model.text_model(input_ids=ids, attention_mask=mask).pooler_output
+        projected: torch.Tensor = self._model.text_projection(pooled)
+        return projected
+
+    def _shaped(
+        self, vectors: torch.Tensor, rows: Sequence[EncodeRow], places: Sequence[int]
+    ) -> Sequence[torch.Tensor]:
+        return [
+            normalize(vector[: dimensions_of(rows[place])], dim=0)
+            for vector, place in zip(vectors.float(), places, strict=True)
+        ]
+
+
+def _batch(model: Any, rows: Sequence[EncodeRow], places: Sequence[int], device: torch.device) -> torch.Tensor:
+    pixels = torch.stack([torch.from_numpy(pixels_of(rows[place])) for place in places])
+    return pixels.to(device, model.dtype)
+
+
+def _put(found: list[bytes | None], places: Sequence[int], vectors: Sequence[torch.Tensor] | torch.Tensor) -> None:
+    for place, vector in zip(places, vectors, strict=True):
+        own = vector.cpu()
+        found[place] = float32_bytes(own) if own.isfinite().all() else None
+
+
+def image_classifier_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchImageClassifier:
+    """Return the classifier of a model folder. ``dtype`` goes before the setting; ``auto`` is float32.
+
+    Raises ModelLoadError if weights are missing, pickled, or do not fit the configuration.
+    """
+    found = read_image_classifier(small_files(folder))
+    model, device = read_model(AutoModelForImageClassification, folder, settings, dtype=dtype)
+    return TorchImageClassifier(model, found, device)
+
+
+def image_encoder_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> tuple[TorchImageEncoder, float]:
+    """Return the encoder of a model folder, and the factor by which a cosine of an image and a text is multiplied.
+
+    The factor is 1 for a model that embeds images alone. Raises ModelLoadError as ``image_classifier_for``.
+    """
+    embedder = read_embedder(small_files(folder))
+    # A pooler over the first token is for classifying: a folder may lack it.
+    model, device = read_model(AutoModel, folder, settings, dtype=dtype, unused="pooler.")
+    scale = float(model.logit_scale.exp()) if embedder.has_texts else 1.0
+    return TorchImageEncoder(model, embedder, device), scale

@@ -1,0 +1,35 @@
+"""Images of a request: those that it brings are checked before it is stored; the worker reads the others."""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Sequence
+
+from prompts.vision.pictures import read_picture, refused
+from store.payloads.image_input import Image
+
+
+def check_images(images: Sequence[Image], param: str = "input.images") -> None:
+    """Raise InvalidRequest (code ``invalid_image``) that names the first image that cannot be used.
+
+    An image that is a file or the URL of a server is checked by the worker, which reads it.
+    """
+    for index, image in enumerate(images):
+        name = f"{param}[{index}]"
+        if (content := content_of(image, name)) is not None:
+            read_picture(content, name, is_trial=True)
+
+
+def content_of(image: Image, param: str) -> bytes | None:
+    """Return the bytes of a data URL; None for an image that must be read elsewhere.
+
+    Raises InvalidRequest (code ``invalid_image``) for a malformed data URL.
+    """
+    if image.data_url is None:
+        return None
+    head, comma, data = image.data_url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise refused(param, "is a malformed data URL: send `data:image/png;base64,` and the file as base64")
+    try:
+        return b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise refused(param, "is a data URL with malformed base64: encode the whole file") from None

@@ -1,0 +1,98 @@
+"""What of a file is an image: the kinds, the bounds before decoding, and damaged files. No model."""
+
+import io
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prompts.vision.image_sources import check_images
+from prompts.vision.pictures import _webp_size, read_picture
+from store.errors import InvalidRequest
+from store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from store.payloads.image_input import Image as ImageInput
+from tests.models.runners.tiny_images import data_url, encoded, picture
+
+ORIENTATION = 0x0112
+PICTURE = picture(1)
+WIDE = Image.new("1", (8192, MAX_IMAGE_PIXELS // 8192 + 1))
+KINDS: dict[str, bytes] = {
+    "PNG": encoded(PICTURE),
+    "JPEG": encoded(PICTURE, "JPEG"),
+    "WEBP": encoded(PICTURE, "WEBP", lossless=True),
+    "GIF": encoded(PICTURE, "GIF", save_all=True, append_images=[picture(2)]),
+}
+
+
+def _png_that_says(width: int, height: int) -> bytes:
+    """A PNG file whose header has this size; the pixels are those of a small picture."""
+    header = b"IHDR" + width.to_bytes(4) + height.to_bytes(4) + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + header + zlib.crc32(header).to_bytes(4) + KINDS["PNG"][33:]
+
+
+def _webp_that_says(width: int, height: int) -> bytes:
+    """The header of a WebP file with this canvas."""
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return b"RIFF" + (1000).to_bytes(4, "little") + b"WEBPVP8X" + (10).to_bytes(4, "little") + bytes(4) + size
+
+
+REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "nothing": (lambda: b"", "is no PNG"),
+    "text": (lambda: b"a text that is named mill.png", "is no PNG"),
+    "a drawing": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "is no PNG"),
+    "another kind": (lambda: encoded(PICTURE, "BMP"), "is no PNG"),
+    "another kind with the type of TIFF": (lambda: encoded(PICTURE, "TIFF"), "is no PNG"),
+    "too many bytes": (
+        lambda: KINDS["PNG"] + bytes(MAX_IMAGE_BYTES),
+        f"has {MAX_IMAGE_BYTES + len(KINDS['PNG'])} bytes",
+    ),
+    "too many pixels": (lambda: encoded(WIDE), "pixels"),
+    "a header that says many pixels": (lambda: _png_that_says(100_000, 100_000), "has 100000 x 100000 pixels"),
+    "a large canvas": (lambda: _webp_that_says(16_383, 16_383), "has 16383 x 16383 pixels"),
+    **{
+        f"{kind}, cut off": (lambda content=content: content[: len(content) // 4], "is damaged or cut off")
+        for kind, content in KINDS.items()
+    },
+    "JPEG without its last bytes": (lambda: KINDS["JPEG"][:-40], "is damaged or cut off"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_frame_of_each_kind_is_read_whatever_type_is_named(kind: str) -> None:
+    found = read_picture(KINDS[kind], "image")
+    assert (found.size, found.mode) == (PICTURE.size, "RGB")
+    apart = np.abs(np.asarray(found, np.int16) - np.asarray(PICTURE, np.int16)).mean()
+    assert apart < {"JPEG": 45, "GIF": 45}.get(kind, 0.001)
+    check_images([ImageInput(url=data_url(KINDS[kind]))])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("is_trial", [True, False])
+def test_what_is_no_whole_image_within_the_bounds_is_refused(name: str, is_trial: bool) -> None:
+    make, words = REFUSED[name]
+    with pytest.raises(InvalidRequest) as caught:
+        read_picture(make(), "images[3]", is_trial=is_trial)
+    assert (caught.value.code, caught.value.param) == ("invalid_image", "images[3]")
+    assert caught.value.message.startswith("`images[3]` ")
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["data:image/png,abc", "data:image/png;base64", "data:;base64,%%%", "DATA:;base64,YQ="])
+def test_a_malformed_data_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest, match="data URL"):
+        check_images([ImageInput(url=url)], "images")
+
+
+def test_a_picture_is_turned_as_its_file_says() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    found = read_picture(encoded(PICTURE, "JPEG", exif=exif), "image")
+    assert found.size == PICTURE.size[::-1]
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"quality": 50, "exif": b"Exif\0\0II*\0"}])
+def test_the_size_in_the_header_of_webp_is_that_of_the_picture(options: dict[str, object]) -> None:
+    content = encoded(picture(3, (300, 77)), "WEBP", **options)
+    assert _webp_size(content) == Image.open(io.BytesIO(content)).size == (300, 77)

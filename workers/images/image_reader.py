@@ -1,0 +1,115 @@
+"""Reads the images of a job and prepares them for the model. One that cannot be read harms no other.
+
+A server is called by the guarded client of webhooks, within one deadline for all images of a job, and without
+redirects.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from models.runners.image_rows import PrepareImage
+from prompts.vision.image_sources import content_of
+from prompts.vision.pictures import read_picture
+from store.db.database import Database
+from store.errors import HeadraceError, InvalidRequest, NotFound
+from store.files import files
+from store.files.blob_storage import Blobs, open_blobs, read_blocks
+from store.payloads.image_input import MAX_IMAGE_BYTES, FailedImage, Image
+from store.settings import Settings
+from workers.webhooks.ssrf_guard import AnswerTooLong, CallFailed, GuardedClient
+
+CALLS_S = 30.0
+"""For all calls of a job to servers of images."""
+
+_HEADERS = {"user-agent": "Headrace-Images/1", "accept": "image/*"}
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImages:
+    """The images that could be read, prepared for the model, with their places in the request; and the others."""
+
+    pixels: tuple[Any, ...]
+    places: tuple[int, ...]
+    failed: tuple[FailedImage, ...]
+
+    @property
+    def failures(self) -> tuple[FailedImage, ...] | None:
+        """The images that could not be read, for the output; None if all could."""
+        return self.failed or None
+
+
+ReadAll: TypeAlias = Callable[[Sequence[Image]], ReadImages]
+"""Raises InvalidRequest if no image can be read."""
+
+
+class ImageReader:
+    """Reads images for one model. Called from many threads at once."""
+
+    def __init__(
+        self,
+        prepare: PrepareImage,
+        settings: Settings,
+        *,
+        client: GuardedClient | None = None,
+        blobs: Blobs | None = None,
+    ) -> None:
+        self._prepare = prepare
+        self._client = client or GuardedClient(settings)
+        self._blobs = blobs or open_blobs(settings)
+
+    def of_payload(self, images: Sequence[Image]) -> ReadImages:
+        """Return images that the payload itself has."""
+        return self._read(images, lambda _image, _deadline: b"")
+
+    def of_job(self, db: Database, tenant_id: str, images: Sequence[Image]) -> ReadImages:
+        """Return the images of a tenant's job. Raises InvalidRequest if none can be read; Unavailable."""
+
+        def fetch(image: Image, deadline: float) -> bytes:
+            if image.file_id is not None:
+                return self._of_file(db, tenant_id, image.file_id)
+            return self._of_server(image.server_url or "", deadline - time.monotonic())
+
+        return self._read(images, fetch)
+
+    def _read(self, images: Sequence[Image], fetch: Callable[[Image, float], bytes]) -> ReadImages:
+        deadline = time.monotonic() + CALLS_S
+        pixels, places, failed = [], [], []
+        for index, image in enumerate(images):
+            param = f"input.images[{index}]"
+            try:
+                content = content_of(image, param)
+                content = fetch(image, deadline) if content is None else content
+                pixels.append(self._prepare(read_picture(content, param)))
+                places.append(index)
+            except InvalidRequest as error:
+                failed.append(FailedImage(index=index, code=error.code, message=error.message))
+        if not pixels:
+            raise InvalidRequest(failed[0].message, code=failed[0].code)
+        return ReadImages(tuple(pixels), tuple(places), tuple(failed))
+
+    def _of_file(self, db: Database, tenant_id: str, file_id: str) -> bytes:
+        try:
+            file = files.get(db, tenant_id, file_id)
+        except NotFound:
+            raise _unavailable(f"the file {file_id} does not exist: upload it again") from None
+        if file.num_bytes > MAX_IMAGE_BYTES:
+            raise _unavailable(f"the file {file_id} has {file.num_bytes} bytes, and {MAX_IMAGE_BYTES} are accepted")
+        return b"".join(read_blocks(self._blobs, file.digest))
+
+    def _of_server(self, url: str, left_s: float) -> bytes:
+        try:
+            answer = self._client.get(url, headers=_HEADERS, timeout_s=max(left_s, 0.0), most_bytes=MAX_IMAGE_BYTES)
+        except AnswerTooLong:
+            raise _unavailable(f"the image's server sent more than {MAX_IMAGE_BYTES} bytes") from None
+        except CallFailed as error:
+            raise _unavailable(f"the image's server gave no answer: {error}") from None
+        if answer.status != _OK:
+            raise _unavailable(f"the image's server answered {answer.status}; redirects are not followed")
+        return answer.body
+
+
+def _unavailable(why: str) -> HeadraceError:
+    return InvalidRequest(why, code="image_unavailable")
