@@ -150,7 +150,7 @@ def test_of_parallel_steps_the_last_to_end_makes_the_join_ready(db: Database, ac
 
 
 def test_a_failure_names_its_step_and_ends_the_others(
-    db: Database, tenant: str, accept_flow: Callable[..., Flow]
+    db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
 ) -> None:
     flow, other = accept_flow(JOIN), accept_flow(JOIN)
     left, right = flow.start("left", "right")
@@ -164,6 +164,7 @@ def test_a_failure_names_its_step_and_ends_the_others(
     job = get(db, tenant, flow.id)
     error = {"code": "context_length_exceeded", "message": "step left: long", "step": "left"}
     assert (job.state, job.error, job.output) == (JobState.FAILED, error, None)
+    assert query("SELECT count(*) AS n FROM job_terminal") == [{"n": 4}]
     assert set(other.states().values()) == {"queued"}
 
 
