@@ -2,6 +2,8 @@
 
 ``--part tuned`` and, since its figures were reported, ``held`` may be looked at while the recognisers are changed;
 ``--part fresh`` is for the figure that is reported.
+``--part mined`` takes its contexts, and texts without a secret, from the files in ``--folders``: programs, pages and
+settings of other projects. ``--half 0`` is for looking at, the rest for the figure.
 ``--files N`` also scans N files of installed packages and counts the findings in them. ``--show`` prints what differs.
 """
 
@@ -10,7 +12,9 @@ import math
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
+from benchmarks.secrets import mined_cases
 from benchmarks.secrets.compose import PARTS, compose
 from benchmarks.secrets.negatives import negatives, package_texts
 from policy.documents import Action, PolicyDocument, Rule, Stage
@@ -90,10 +94,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--number", type=int, default=1000)
     parser.add_argument("--files", type=int, default=0)
+    parser.add_argument("--folders", type=Path, nargs="*", default=[])
+    parser.add_argument("--half", type=int, choices=(0, 1))
     parser.add_argument("--show", action="store_true")
     given = parser.parse_args()
-    _composed(compose(given.seed, given.part, given.number), is_shown=given.show)
-    _negative(negatives(given.seed, given.part), is_shown=given.show)
+    if given.part == "mined":
+        _composed(mined_cases.compose(given.seed, given.folders, given.number, given.half), is_shown=given.show)
+        _negative(mined_cases.without(given.seed, given.folders, given.number), is_shown=given.show)
+    else:
+        _composed(compose(given.seed, given.part, given.number), is_shown=given.show)
+        _negative(negatives(given.seed, given.part), is_shown=given.show)
     if given.files:
         _files(given.seed, given.files, is_shown=given.show)
 

@@ -4,7 +4,8 @@ Vendors, labels and contexts are each divided into two parts by a checksum of th
 ``tuned`` and not on ``held``, in which vendor, label and context are all of the other part. ``vendors.txt`` has facts
 of keys (prefix, alphabet, length) from the public rules of a secret scanner; ``labels.txt`` has labels in 90 languages
 from the translations of public programs, other programs for the held part. The part ``fresh`` has files of its own, in
-the folder of its name: other vendors, contexts, labels, words of passwords and texts without a secret.
+the folder of its name: other vendors, contexts, labels, words of passwords and texts without a secret. ``mined`` has
+vendors of its own; the rest is taken from the files of other projects, see ``mined_cases``.
 """
 
 import re
@@ -17,8 +18,8 @@ from random import Random
 
 from policy.evaluation import Case
 
-PARTS = ("tuned", "held", "fresh")
-_OWN_FILES = "fresh"
+PARTS = ("tuned", "held", "fresh", "mined")
+_OWN_FILES = ("fresh", "mined")
 _FOLDER = Path(__file__).parent
 _PLACE = re.compile(r"\{(v|up|snake|camel|kebab|words|vendor|Vendor|local|user)\}")
 _ESCAPE = re.compile(r"\\(n|t|\\)")
@@ -48,11 +49,11 @@ class Vendor:
 
 def half(text: str, part: str) -> bool:
     """True if a text belongs to the part."""
-    return part == _OWN_FILES or zlib.crc32(text.encode()) % 2 == PARTS.index(part)
+    return part in _OWN_FILES or zlib.crc32(text.encode()) % 2 == PARTS.index(part)
 
 
 def _lines(name: str, part: str) -> list[str]:
-    folder = _FOLDER / part if part == _OWN_FILES else _FOLDER
+    folder = _FOLDER / part if part in _OWN_FILES else _FOLDER
     return [line for line in (folder / name).read_text().splitlines() if line and not line.startswith("# ")]
 
 
