@@ -24,16 +24,16 @@ from policy.recognisers.shapes import (
     num_sorts,
 )
 from policy.recognisers.unannounced import KNOWN
-from policy.text.letter_pairs import surprise
+from policy.text.letter_triples import surprise
 from policy.text.patterns import compiled
 
 PIN_LENGTHS = (4, 5, 8)
 MOST_DIGITS = 40
-ODD = 5.6
-"""Bits a pair, see ``letter_pairs``: half of all words have more than 4.4, few more than this."""
+ODD = 6.0
+"""Bits a triple, see ``letter_triples``: half of all words have more than 4.4, few more than this."""
 
 _WORD: Any = compiled(WORD)
-_PARAMETER = re.compile(r"[a-z_]{2,24}=[^=]")
+_PARAMETER = re.compile(r"[a-z_]{2,24}=[^=]|--[a-z]+(?:-[a-z]+)*\.?$")
 _SETTING = re.compile(r"[A-Za-z_][\w.\-]*[=:]|.*\)$")
 _ALGORITHM = re.compile(
     r"(?i)(?:sha|md|aes|argon|rsa|hmac|pbkdf)-?\d+[\w\-]*"
@@ -68,11 +68,11 @@ HASHED = re.compile(r"\$(?:2[abxy]?|[156y]|argon2\w*|apr1)\$")
 _OURS = re.compile(r"(?i)\b(?:my|our)\b[^.,;:\n]{0,40}$")
 _LEAST_KEY_DIGITS = 15
 _BARE = re.compile(r"(?i)[a-z_]?(?:key|token)s?")
-_ODD_SET = 5.2
+_ODD_SET = 5.5
 _LEAST_KEY = 16
 _LEAST_ODD_KEY = 10
 _LEAST_CELL = 6
-_LEAST_CELL_BITS = 4.8
+_LEAST_CELL_BITS = 5.1
 _LEAST_DIGITS = {"set": 6, "said": 6, "told": 6, "spaced": 8, "far": 8, "line": 20}
 # The value is written out: in quotes, in an element of XML, in a file of settings; not the name of a variable.
 LITERAL = re.compile(

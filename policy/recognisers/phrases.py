@@ -4,7 +4,7 @@ import re
 
 from policy.recognisers.recogniser import Kind, Recogniser, Spans
 from policy.recognisers.shapes import PLACEHOLDER, num_sorts
-from policy.text.letter_pairs import surprise
+from policy.text.letter_triples import surprise
 
 _NAME = (
     r"(?i:pass ?-?phrase|pass ?word|passwort|kennwort|contraseña|mot de passe|senha|wachtwoord|passwd|pwd"
@@ -26,10 +26,10 @@ _SENTENCE = re.compile(
 # Of the words that restore a wallet none is one of these.
 _PROSE = re.compile(r"\b(?:the|and|for|your|are|was|not|please|should|words|phrase|these|them|keep|write)\b")
 _WORDS = re.compile(r"[a-z]{3,10}(?: [a-z]{3,10}){3,}")
-_LEAST_BITS = 5.8
+_LEAST_BITS = 6.2
 # Google's passwords for programs: four groups of four letters.
 _LENGTH_OF_GROUPS = 19
-_LEAST_BITS_OF_GROUPS = 5.2
+_LEAST_BITS_OF_GROUPS = 5.5
 _LEAST_SIGNS = 16
 
 
@@ -88,7 +88,7 @@ _NAME_BEFORE = re.compile(
 )
 _STRUCTURE = re.compile(r"[,;|{&]\w+\"?[=:]|</|/>|\([A-Za-z ]*\)|^[\[{(<$]|://|\w\(\)|->|\$\{|\{\{")
 _INNER = re.compile(r"[^\s][,;(){}\[\]<>|][^\s,;]")
-_LEAST_LINE_BITS = 5.5
+_LEAST_LINE_BITS = 5.9
 
 
 def check_line(candidate: str, before: str) -> Spans:

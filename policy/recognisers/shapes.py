@@ -6,27 +6,27 @@ import math
 import re
 from collections import Counter
 
-from policy.text.letter_pairs import surprise
+from policy.text.letter_triples import surprise
 
 LEAST_BITS = 2.5
 """Bits a character that the random part of a key has at least: xxxxxxxx and 12345 in documentation have fewer."""
 
-# Bits a pair, see ``letter_pairs``: 99.9 % of 20 random letters and digits have more than the first; of words of 8
+# Bits a triple, see ``letter_triples``: 99.9 % of 20 random letters and digits have more than the first; of words of 8
 # letters, 99 % have less than the last.
-_RANDOM = 5.8
-_GIBBERISH = 5.7
-_SHORT_GIBBERISH = 5.9
-_ORDINARY = 5.3
+_RANDOM = 7.0
+_GIBBERISH = 6.8
+_SHORT_GIBBERISH = 7.0
+_ORDINARY = 5.6
 # The same for letters of one case: 98 % of 20 random letters and digits have more, 99.9 % of names with a digit less.
-_ONE_CASE = 5.4
-_LETTERS_ONLY = 6.3
-_LEAST_CHANGES = 5
+_ONE_CASE = 6.7
+# Of a part of a name with digits in it: utf8mb4 has less.
+_ODD_WITH_DIGITS = 8.0
 _LEAST_TYPED = 8
 _LONG = 12
 _LEAST_DRAWN = 20
 _LEAST_BEHIND = 16
 _LEAST_HEX = 30
-_SEAM = re.compile(r"[_\-]")
+_SEAM = re.compile(r"[_\-.]")
 _MOST_WRITTEN = 128
 
 PLACEHOLDER = re.compile(
@@ -40,7 +40,6 @@ UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={1,2}")
 _DRAWN = re.compile(r"[0-9a-f]{32,}|(?:[A-Za-z0-9\-]+|[A-Za-z0-9_\-]{40,}|[A-Za-z0-9+/%]{40,})={0,2}")
 _ALONE = re.compile(r"[A-Za-z0-9_\-]+|[A-Za-z0-9+/]{40,88}={0,2}")
-_CHANGE = re.compile(r"[0-9](?=[A-Za-z])|[A-Za-z](?=[0-9])")
 # A vendor's prefix: sk_live_, glpat-.
 _PREFIX = re.compile(r"(?:[A-Za-z]{1,12}[0-9]{0,2}[_.\-]){1,3}")
 _HEX_GROUPS = re.compile(r"[0-9a-f]+(?:-[0-9a-f]+)*")
@@ -96,7 +95,7 @@ def is_date(value: str) -> bool:
 def is_name(value: str) -> bool:
     """True for names in programs that are no values: DB_PASSWORD, settings.db.password2."""
     is_one = _CONSTANT.fullmatch(value) is not None or _ATTRIBUTE.fullmatch(value) is not None
-    return is_one and surprise(value) < _ORDINARY
+    return is_one and surprise(value) < _ORDINARY and not has_odd_part(value)
 
 
 def looks_random(value: str) -> bool:
@@ -120,8 +119,8 @@ def _least_surprise(value: str) -> float:
     if digits > len(value) * 0.6:
         return math.inf
     if _has_both(value):
-        return _RANDOM if digits > 1 else _LETTERS_ONLY
-    return _ONE_CASE if len(_CHANGE.findall(value)) >= _LEAST_CHANGES else math.inf
+        return _RANDOM
+    return _ONE_CASE if digits else math.inf
 
 
 def _is_encoded_text(value: str) -> bool:
@@ -162,8 +161,8 @@ def looks_drawn(value: str) -> bool:
     """True for 20 letters and digits drawn at random, as keys are: such a value needs less before it."""
     if len(value) < _LEAST_DRAWN or PLACEHOLDER.search(value):
         return False
-    is_changing = _TOKEN.fullmatch(value) is not None and len(_CHANGE.findall(value)) >= _LEAST_CHANGES
-    if is_changing and surprise(value) >= (_RANDOM if _has_both(value) else _ONE_CASE):
+    is_token = _TOKEN.fullmatch(value) is not None and any(map(str.isdigit, value))
+    if is_token and surprise(value) >= (_RANDOM if _has_both(value) else _ONE_CASE):
         return True
     if len(value) >= _LEAST_HEX and _HEX_GROUPS.fullmatch(value) and not UUID.fullmatch(value):
         return any(map(str.isdigit, value)) and any(map(str.isalpha, value))
@@ -180,10 +179,10 @@ def _is_long_hex(value: str) -> bool:
     return _HEX.fullmatch(value) is not None and any(map(str.isdigit, value)) and any(map(str.isalpha, value))
 
 
-def has_odd_part(value: str, least: float = 5.6) -> bool:
-    """True if a part between hyphens and underscores has five letters or more and is no word: maple_gyxrut.
+def has_odd_part(value: str, least: float = 6.0) -> bool:
+    """True if a part between hyphens, underscores and dots has five letters or more and is no word: maple_gyxrut.
 
-    ``least``: the bits a pair from which it is none. Of parts of names in programs 0.3 % have 5.6, and 1 % have 5.2.
+    ``least``: the bits a triple from which it is none. Of parts of names in programs 0.3 % have 5.6, and 1 % have 5.2.
     """
     parts = [part.rstrip("0123456789") if part[:1].isalpha() else part for part in _SEAM.split(value)]
     return len(parts) > 1 and any(len(part) >= 5 and _is_odd_part(part, least) for part in parts)
@@ -192,7 +191,7 @@ def has_odd_part(value: str, least: float = 5.6) -> bool:
 def _is_odd_part(part: str, least: float) -> bool:
     if part.isalpha():
         return surprise(part) >= least
-    return part.isalnum() and surprise(part) >= _RANDOM
+    return part.isalnum() and surprise(part) >= _ODD_WITH_DIGITS
 
 
 def looks_chosen(value: str) -> bool:

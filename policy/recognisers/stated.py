@@ -51,7 +51,7 @@ from policy.recognisers.shapes import (
     looks_mixed,
     looks_secret,
 )
-from policy.text.letter_pairs import surprise
+from policy.text.letter_triples import surprise
 from policy.text.patterns import compiled
 
 # ASCII and the alphabets of Latin, Greek and Cyrillic letters, without quotes, brackets and signs between values.

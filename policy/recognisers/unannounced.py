@@ -4,7 +4,7 @@ import re
 
 from policy.recognisers.recogniser import Kind, Recogniser, Spans
 from policy.recognisers.shapes import PLACEHOLDER, UUID, looks_drawn, looks_random, num_sorts
-from policy.text.letter_pairs import surprise
+from policy.text.letter_triples import surprise
 
 KNOWN = re.compile(
     r"(?i)(?:\b|_)(?:sha-?\d*|md5|blake\w*|digest|checksum|integrity|hash|etag|commit|revision|rev|fingerprint|nonce"
@@ -58,11 +58,11 @@ RANDOM = Recogniser(
 _ALL_SORTS = 4
 _LONGEST_PASSWORD = 40
 _MOST_SIGNS = 0.5
-_LEAST_BITS_OF_SIGNS = 6.3
+_LEAST_BITS_OF_SIGNS = 6.7
 _SIGN_BETWEEN = re.compile(r"[^\W_][!#$%^&*@?+~]+[^\W_]")
 # As Apple's programs make them.
 _APPLE = re.compile(r"[A-Za-z0-9]{6}-[A-Za-z0-9]{6}-[A-Za-z0-9]{6}")
-_LEAST_BITS_OF_GROUPS = 5
+_LEAST_BITS_OF_GROUPS = 5.3
 _FORMULA = re.compile(r"&[a-z]+;|%[0-9A-F]{2}|@[A-Za-z0-9\-]+\.[a-z]|[a-z]\$$|&&|\^\{|\+\+|[!?]{2}$")
 
 
