@@ -1,7 +1,7 @@
 """``python -m supply_chain.letter_triples FOLDER...``: learn which triples of characters texts and programs have.
 
-Writes ``policy/data/letter_triples.txt``: for each pair of letters a line, with how surprising each next letter is, as a
-hexadecimal digit of bits; then the same for shapes. Reads programs, pages and translations in the folders.
+Writes ``policy/data/letter_triples.txt``: for each pair of letters a line, with how surprising each next letter is, as
+a hexadecimal digit of bits; then the same for shapes. Reads programs, pages and translations in the folders.
 """
 
 import math
@@ -15,7 +15,7 @@ from policy.text.letter_triples import LETTERS, SHAPES, TARGET, as_signs
 
 _SOURCE = """\
 # Bits of surprise of each letter behind two others, see supply_chain/letter_triples.py. Learned from the source of
-# Django 5.2.19 and Faker 40.63.0 (texts and names in 90 languages), Python 3.11, SQLAlchemy, transformers, SymPy, Perl, C.
+# Django 5.2.19, Faker 40.63.0 (texts and names in 90 languages), Python 3.11, SQLAlchemy, transformers, SymPy, Perl, C.
 """
 _SUFFIXES = frozenset([".py", ".po", ".md", ".txt", ".html", ".js", ".pl", ".pm", ".h"])
 _INSTALLED = frozenset(["site-packages", "dist-packages"])

@@ -30,7 +30,7 @@ from policy.text.patterns import compiled
 PIN_LENGTHS = (4, 5, 8)
 MOST_DIGITS = 40
 ODD = 6.0
-"""Bits a triple, see ``letter_triples``: half of all words have more than 4.4, few more than this."""
+"""Bits a triple, see ``letter_triples``: half of all words have more than 4.3, 2 % more than this."""
 
 _WORD: Any = compiled(WORD)
 _PARAMETER = re.compile(r"[a-z_]{2,24}=[^=]|--[a-z]+(?:-[a-z]+)*\.?$")

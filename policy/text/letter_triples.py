@@ -1,7 +1,7 @@
 """How surprising the characters of a value are: words and program names have common triples, random strings have not.
 
-``python -m supply_chain.letter_triples`` writes the surprise of each triple, in bits, to ``data/letter_triples.txt``. A
-character's letter and its shape (small, capital, digit, sign) are surprising apart from each other, so the file is small.
+``python -m supply_chain.letter_triples`` writes the surprise of each triple, in bits, to ``data/letter_triples.txt``.
+A character's letter and its shape (small, capital, digit, sign) have tables of their own, so the file is small.
 """
 
 import string
@@ -50,7 +50,7 @@ _OF_LETTERS, _OF_SHAPES = _read()
 
 
 def surprise(word: str) -> float:
-    """Return the mean surprise of the triples in bits: words have about 4, random letters and digits 8."""
+    """Return the mean surprise of the triples in bits: words have about 4, random letters and digits 10."""
     letters, shapes = as_signs(word)
     bits = sum(map(_OF_LETTERS.__getitem__, map(add, map(add, letters, letters[1:]), letters[2:])))
     bits += sum(map(_OF_SHAPES.__getitem__, map(add, map(add, shapes, shapes[1:]), shapes[2:])))

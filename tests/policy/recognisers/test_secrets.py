@@ -72,6 +72,10 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
         ('("deploy", "Perro6512*")', '("deploy", "<API_KEY_1>")'),
         ("put --name /prod/pass-token --value MkAV8a13TFTD", "put --name /prod/pass-token --value <API_KEY_1>"),
         ("Client.configure(:smtp_pass, 'h7biWaH7IbnR')", "Client.configure(:smtp_pass, '<API_KEY_1>')"),
+        ("User(name='kim', password='import.tizsm')", "User(name='kim', password='<API_KEY_1>')"),
+        ('"--store-password Dbn@m3#9738 --store-username."', '"--store-password <API_KEY_1> --store-username."'),
+        # Letters only, and a digit at the end: no count of changes says that it is random.
+        ("see kvbzqtwmxhgrplfjdcs7 there", "see <API_KEY_1> there"),
         ('echo "fp7TNukagkL8OC" | sudo -S ls', 'echo "<API_KEY_1>" | sudo -S ls'),
     ],
 )
