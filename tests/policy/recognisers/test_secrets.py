@@ -73,7 +73,10 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
         ("put --name /prod/pass-token --value MkAV8a13TFTD", "put --name /prod/pass-token --value <API_KEY_1>"),
         ("Client.configure(:smtp_pass, 'h7biWaH7IbnR')", "Client.configure(:smtp_pass, '<API_KEY_1>')"),
         ("User(name='kim', password='import.tizsm')", "User(name='kim', password='<API_KEY_1>')"),
-        ('"--store-password Dbn@m3#9738 --store-username."', '"--store-password <API_KEY_1> --store-username."'),
+        (
+            'raise Error("--container-registry-password Dbn@m3#9738 --container-registry-username.")',
+            'raise Error("--container-registry-password <API_KEY_1> --container-registry-username.")',
+        ),
         # Letters only, and a digit at the end: no count of changes says that it is random.
         ("see kvbzqtwmxhgrplfjdcs7 there", "see <API_KEY_1> there"),
         ('echo "fp7TNukagkL8OC" | sudo -S ls', 'echo "<API_KEY_1>" | sudo -S ls'),
