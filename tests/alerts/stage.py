@@ -32,7 +32,7 @@ class Caller:
 
     def run(self) -> None:
         """Submit until ``stop``; failures are what the alerts are about."""
-        with httpx2.Client(timeout=10, trust_env=False) as http:
+        with httpx2.Client(timeout=60, trust_env=False) as http:
             n = 0
             while not self._is_over:
                 n += 1
@@ -101,7 +101,7 @@ class Stage:
 
     def post(self, path: str, body: Json | None = None) -> None:
         """Send a request; an API that is away is part of some faults."""
-        with suppress(httpx2.TransportError), httpx2.Client(timeout=5, trust_env=False) as http:
+        with suppress(httpx2.TransportError), httpx2.Client(timeout=60, trust_env=False) as http:
             self.caller.ask(http, path, body)
 
     def down(self, *kinds: str) -> Iterator[None]:

@@ -30,7 +30,7 @@ async def call(tmp_path: Path, secret: str, *requests: tuple[str, dict[str, str]
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     answers: list[int | None] = []
-    async with server, httpx2.AsyncClient(trust_env=False, timeout=10) as client:
+    async with server, httpx2.AsyncClient(trust_env=False, timeout=60) as client:
         for path, headers in requests:
             try:
                 response = await client.post(f"http://127.0.0.1:{port}/0/{path}", content=BODY, headers=headers)

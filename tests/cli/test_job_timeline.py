@@ -93,7 +93,7 @@ def test_a_job_is_shown_with_its_timeline_in_a_narrow_terminal(
     key = api_keys.create_key(db, tenant, "all", api_keys.SCOPES, actor="tests")
     worker = ScriptedWorker(db, redis_client, "tiny@1")
     with serving(settings) as server:
-        with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}) as api:
+        with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as api:
             job_id = submit(api)
         attempt = worker.claim(job_id)
         worker.say(attempt, "The answer.")

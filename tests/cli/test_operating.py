@@ -56,7 +56,7 @@ def operator(settings: Settings, db: Database) -> Iterator[tuple[list[str], Verb
     )
     key = api_keys.create_key(db, api_keys.create_tenant(db, "acme"), "all", api_keys.SCOPES, actor="tests")
     with serving(settings) as server:
-        with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}) as api:
+        with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as api:
             ids = [bury(db, submit(api, max_attempts=attempts)) for attempts in (1, 9)]
         env = child_environment(
             {"HEADRACE_HOME": str(settings.home), "HEADRACE_API_URL": server.url, "HEADRACE_API_KEY": key}

@@ -50,7 +50,7 @@ def api() -> Iterator[str]:
 
 
 def test_a_refusal_is_recorded_and_everything_is_passed_on(api: str) -> None:
-    with recording(api) as recorder, httpx2.Client(base_url=recorder.url, trust_env=False) as client:
+    with recording(api) as recorder, httpx2.Client(base_url=recorder.url, trust_env=False, timeout=60) as client:
         assert client.post("/good", content=b"streamed").content == b"streamed"
         refused = client.post("/bad?a=1", content=b"x")
         assert (refused.status_code, refused.json()) == (400, REFUSED)

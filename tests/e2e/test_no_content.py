@@ -314,7 +314,7 @@ _READ: dict[bytes, Any] = {
 
 def _flower(stack: Stack) -> Iterator[tuple[str, str]]:
     auth = (stack.flower_user, stack.flower_password)
-    with httpx2.Client(base_url=stack.flower_url, auth=auth, timeout=30, trust_env=False) as client:
+    with httpx2.Client(base_url=stack.flower_url, auth=auth, timeout=60, trust_env=False) as client:
         for page in FLOWER_PAGES:
             yield page, client.get(page).raise_for_status().text
         for task in client.get("/api/tasks").json():

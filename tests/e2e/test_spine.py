@@ -169,7 +169,7 @@ def test_flower_is_closed_without_its_password(running: Running) -> None:
 
 
 def test_metrics_count_what_was_accepted(running: Running) -> None:
-    text = httpx2.get(f"{running.stack.api_url}/metrics", timeout=10).text
+    text = httpx2.get(f"{running.stack.api_url}/metrics", timeout=60).text
     found = re.search(r'headrace_\w*accepted\w*\{[^}]*model="smollm2"[^}]*\} (\d+)', text)
     assert found is not None, text[:2000]
     assert int(found[1]) > 0

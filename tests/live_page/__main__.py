@@ -44,7 +44,7 @@ def _calm(stage: Stage) -> Iterator[None]:
 
 def _flood(stage: Stage) -> Iterator[None]:
     body = {"model": "fake", "input": {"prompt": "flood"}, "sampling": _LONG}
-    with httpx2.Client(timeout=30, trust_env=False) as http:
+    with httpx2.Client(timeout=60, trust_env=False) as http:
         for _ in range(60):
             stage.caller.ask(http, "/v1/jobs", body).raise_for_status()
     yield from stage.until_fired()

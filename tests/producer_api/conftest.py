@@ -82,7 +82,7 @@ def make_client(server: ApiServer) -> Iterator[MakeClient]:
 
     def make(key: str | None) -> httpx2.Client:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        client = httpx2.Client(base_url=server.url, headers=headers, timeout=30)
+        client = httpx2.Client(base_url=server.url, headers=headers, timeout=60)
         clients.append(client)
         return client
 
@@ -98,7 +98,7 @@ def api(make_client: MakeClient, key: str) -> httpx2.Client:
 
 @pytest.fixture
 def openai(server: ApiServer, key: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30) as client:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60) as client:
         yield client
 
 

@@ -458,7 +458,7 @@ def test_a_huge_body_is_refused_however_it_is_sent(api: httpx2.Client, db: Datab
 
 def test_a_huge_body_is_refused_before_it_is_sent(server: ApiServer, key: str) -> None:
     address = urlsplit(server.url).netloc
-    connection = http.client.HTTPConnection(address, timeout=10)
+    connection = http.client.HTTPConnection(address, timeout=60)
     connection.putrequest("POST", "/v1/jobs")
     connection.putheader("Authorization", f"Bearer {key}")
     connection.putheader("Content-Length", str(1 << 40))

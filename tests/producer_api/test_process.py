@@ -48,7 +48,7 @@ def _end(process: Process) -> None:
 
 def test_it_serves_and_ends_when_told(settings: Settings, key: str, start: Start) -> None:
     process = start(environment(settings))
-    with httpx2.Client(base_url=url_of(process), headers={"Authorization": f"Bearer {key}"}) as api:
+    with httpx2.Client(base_url=url_of(process), headers={"Authorization": f"Bearer {key}"}, timeout=60) as api:
         assert api.get("/readyz").status_code == 200
         submit(api)
     _end(process)

@@ -33,7 +33,7 @@ class Probe:
 
     def run(self) -> None:
         """Ask until stopped; None stands for no answer."""
-        with httpx2.Client(trust_env=False, timeout=5) as http:
+        with httpx2.Client(trust_env=False, timeout=60) as http:
             while not self.stopped.wait(EVERY_S):
                 asked_at = time.monotonic()
                 try:

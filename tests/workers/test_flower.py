@@ -42,7 +42,7 @@ def flower(settings: Settings, tmp_path: Path, start_process: StartProcess) -> I
     environment = worker_environment(settings, changes) | OPENING | {"PYTHONPATH": str(ROOT)}
     del environment["DATABASE_URL"]  # it needs Redis alone
     process = start_process(python("-m", "workers.flower"), environment, cwd=tmp_path)
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         wait_for(lambda: process.exit_code is not None or _answers(client), "Flower answers")
         assert process.exit_code is None, process.log()
         yield client

@@ -83,7 +83,7 @@ def test_a_replay_after_the_cure_succeeds(bench: Bench, settings: Settings, tmp_
         key = api_keys.create_key(bench.db, bench.tenant_id, "operator", ["jobs:write"], actor="tests")
         with serving(settings) as server, supervised_worker(settings, tmp_path / "well.log", {}):
             path = f"{server.url}/v1/dead_letters/{poison}/replay"
-            answer = httpx2.post(path, headers={"Authorization": f"Bearer {key}"}, timeout=10)
+            answer = httpx2.post(path, headers={"Authorization": f"Bearer {key}"}, timeout=60)
             (job,) = bench.wait_ended([answer.json()["job_id"]])
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
     assert jobs.get(bench.db, bench.tenant_id, poison).state is JobState.FAILED

@@ -216,10 +216,10 @@ def test_a_worker_takes_what_its_engine_holds_and_no_more(bench: Bench, start_wo
     wait_for(lambda: bench.states(ids)[JobState.RUNNING] >= 64, "the engine is full")
     assert bench.states(ids)[JobState.RUNNING] == 64
     assert bench.publisher.depth(bench.queue) in {35, 36}
-    (stats,) = (bench.app.control.inspect(timeout=2).stats() or {}).values()
+    (stats,) = (bench.app.control.inspect(timeout=30, limit=1).stats() or {}).values()
     assert stats["pool"]["requests running"] + stats["pool"]["requests waiting"] <= 64
     bench.wait_ended(ids)
-    (stats,) = (bench.app.control.inspect(timeout=2).stats() or {}).values()
+    (stats,) = (bench.app.control.inspect(timeout=30, limit=1).stats() or {}).values()
     assert (stats["pool"]["batch peak"], stats["pool"]["preempted"]) == (64, 0)
 
 
@@ -258,7 +258,7 @@ def test_flower_sees_the_engine_and_no_prompt(bench: Bench, start_worker: StartW
     received: list[dict[str, object]] = []
     with bench.app.connection_for_read() as connection:
         receiver = bench.app.events.Receiver(connection, handlers={"*": received.append})
-        capture = receiver.itercapture(limit=None, timeout=10, wakeup=False)
+        capture = receiver.itercapture(limit=None, timeout=60, wakeup=False)
         next(capture)
         told = {"reply": True, "timeout": 1}
         wait_for(lambda: bench.app.control.broadcast("enable_events", **told), "the worker was told, as by Flower")
@@ -270,7 +270,7 @@ def test_flower_sees_the_engine_and_no_prompt(bench: Bench, start_worker: StartW
     bench.wait_ended([job_id])
     (task,) = (event for event in received if event["type"] == "task-received")
     assert (task["name"], task["uuid"], task["args"]) == ("generate:fake@1", job_id, job_id)
-    (stats,) = (bench.app.control.inspect(timeout=2).stats() or {}).values()
+    (stats,) = (bench.app.control.inspect(timeout=30, limit=1).stats() or {}).values()
     pool = stats["pool"]
     assert pool["model version"] == "fake@1"
     assert pool["engine steps"] > 0
@@ -353,7 +353,7 @@ def test_a_metrics_port(bench: Bench, start_worker: StartWorker) -> None:
     worker = start_worker(worker_metrics_port=port)
     bench.wait_ended(bench.submit(3))
     assert "superuser" not in worker.log(), "Celery's word about pickled messages, which are never read"
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
         body = response.read().decode()
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=5):
         pass  # another address of this machine: it listens only on the configured one

@@ -92,9 +92,9 @@ def test_tenants_are_made_renamed_and_disabled(verb: Verb, db: Database, redis_c
             verb("tenants", *words)
     with redis_client.pubsub(ignore_subscribe_messages=True) as told:
         told.subscribe(KEYS_CHANNEL)
-        told.get_message(timeout=5)
+        told.get_message(timeout=60)
         assert verb("tenants", "disable", "acme ltd") == "acme ltd disabled\n"
-        message = told.get_message(timeout=5)
+        message = told.get_message(timeout=60)
         assert message is not None
         assert message["data"].decode() == tenant_id
     with pytest.raises(Forbidden, match="disabled"):

@@ -47,7 +47,7 @@ class Operation:
     def call(self, client: httpx2.Client, id_: str = "x0") -> httpx2.Response:
         """Call it with the best body that is known; it need not be good to be refused for who asks."""
         body = None if self.method in ("get", "delete") else BODIES.get((self.method, self.path), {})
-        return client.request(self.method, _PARAMETER.sub(id_, self.path), json=body, timeout=10)
+        return client.request(self.method, _PARAMETER.sub(id_, self.path), json=body, timeout=60)
 
 
 BODIES: dict[tuple[str, str], object] = {

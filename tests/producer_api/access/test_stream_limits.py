@@ -38,7 +38,7 @@ def test_streams_and_waits_are_bounded(
 
         def client(of: str) -> httpx2.Client:
             headers = {"Authorization": f"Bearer {of}"}
-            return stack.enter_context(httpx2.Client(base_url=server.url, headers=headers, timeout=30))
+            return stack.enter_context(httpx2.Client(base_url=server.url, headers=headers, timeout=60))
 
         api, stranger = client(key), client(other_key)
         job_id = submit(api)

@@ -10,5 +10,5 @@ from tests.producer_api.serving import ApiServer
 
 @pytest.fixture
 def client(server: ApiServer, key: str) -> Iterator[Anthropic]:
-    with Anthropic(base_url=server.url, api_key=key, max_retries=0, timeout=30) as client:
+    with Anthropic(base_url=server.url, api_key=key, max_retries=0, timeout=60) as client:
         yield client

@@ -211,7 +211,7 @@ def test_errors_of_every_layer_have_the_shape(
         "not_found_error": api.post("/v1/messages/nothing", json={}),
     }
     limited = settings.model_copy(update={"requests_per_minute": 1})
-    with serving(limited) as server, httpx2.Client(base_url=server.url, headers={"x-api-key": key}) as busy:
+    with serving(limited) as server, httpx2.Client(base_url=server.url, headers={"x-api-key": key}, timeout=60) as busy:
         answers = [busy.post("/v1/messages/count_tokens", json=ASKED | {"max_tokens": 1}) for _ in range(3)]
     refused["rate_limit_error"] = next(answer for answer in answers if answer.status_code == 429)
     for kind, answer in refused.items():

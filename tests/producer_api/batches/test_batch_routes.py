@@ -549,7 +549,7 @@ def test_a_line_with_a_nul_fails_alone_wherever_it_is(
     with (
         serving(settings) as server,
         worker.serve(lambda _: ["ok"]),
-        OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30) as openai,
+        OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60) as openai,
     ):
         ended = wait_for(openai, make(openai, content), "completed")
         output, errors = read(openai, ended.output_file_id), read(openai, ended.error_file_id)

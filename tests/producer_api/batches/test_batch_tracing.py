@@ -29,8 +29,8 @@ def test_each_line_is_a_trace_with_a_link_to_the_request(
 ) -> None:
     with (
         serving(settings, tracing=collector.tracing("headrace-api")) as server,
-        OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30) as openai,
-        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as api,
+        OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60) as openai,
+        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as api,
     ):
         for flags in ("00", "01"):
             headers = {"traceparent": f"00-{TRACE_ID}-{CALLER_ID}-{flags}"}

@@ -62,7 +62,7 @@ def test_an_answer_that_does_not_come_in_time_says_why(settings: Settings, model
 def strict(settings: Settings, model: ModelVersion, key: str) -> Iterator[httpx2.Client]:
     with (
         serving(settings.model_copy(update={"require_worker": True})) as server,
-        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client,
+        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client,
     ):
         yield client
 

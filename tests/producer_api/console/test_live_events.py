@@ -99,7 +99,7 @@ def test_the_state_says_what_could_not_be_read(settings: Settings, key: str, mod
     away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})
     headers = {"Authorization": f"Bearer {key}"}
     with serving(away) as server, ExitStack() as stack:
-        client = stack.enter_context(httpx2.Client(base_url=server.url, headers=headers, timeout=30))
+        client = stack.enter_context(httpx2.Client(base_url=server.url, headers=headers, timeout=60))
         state = events(client, stack).until("live")[-1].data
     assert state["missing"] == ["redis"]
     assert [queue["name"] for queue in state["queues"]] == [f"{model.model}@{model.version}"]

@@ -147,7 +147,7 @@ def test_a_full_queue_takes_no_replay(api: httpx2.Client, settings: Settings, ke
     ids = [bury(db, submit(api, max_attempts=1)) for _ in range(3)]
     with (
         serving(settings.model_copy(update={"max_queued_jobs": 2})) as server,
-        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}) as small,
+        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as small,
     ):
         many = small.post("/v1/dead_letters/replay", json={}).json()
         refused = small.post(f"/v1/dead_letters/{ids[2]}/replay")

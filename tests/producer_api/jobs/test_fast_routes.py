@@ -27,7 +27,7 @@ def routed(
     """A client of a second server, which has no short way."""
     monkeypatch.setattr(app, "_LAYERS", tuple(layer for layer in app._LAYERS if layer is not FastRoutes))
     headers = {"Authorization": f"Bearer {key}"}
-    with serving(settings) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
+    with serving(settings) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:
         yield client
 
 

@@ -48,7 +48,7 @@ def test_a_queue_and_a_submission_say_when_a_host_loads_the_model(
 ) -> None:
     settings = settings.model_copy(update={"require_worker": True})
     headers = {"Authorization": f"Bearer {key}"}
-    with serving(settings) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=30) as api:
+    with serving(settings) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=60) as api:
         assert api.get(f"/v1/queues/{QUEUE}").json()["host"] is None
         tell(db, host(HostOutlook(queue=QUEUE, text="it needs about 9 GiB")))
         assert api.get(f"/v1/queues/{QUEUE}").json()["host"] == {

@@ -50,7 +50,7 @@ def test_an_announced_job_rings_its_queue_with_nothing_but_its_id(
     api: httpx2.Client, redis_client: redis.Redis
 ) -> None:
     job_id = submit(api, input={"prompt": "a-secret-prompt"})
-    reply = redis_client.blpop(["tiny@1"], timeout=5)
+    reply = redis_client.blpop(["tiny@1"], timeout=60)
     assert reply is not None
     message = json.loads(reply[1])
     assert message["headers"]["id"] == job_id
@@ -156,9 +156,9 @@ def test_cancelling_a_running_job_asks_its_worker(
     attempt = worker.claim(job_id)
     with redis_client.pubsub() as listener:
         listener.subscribe("headrace:cancel")
-        listener.get_message(timeout=5)
+        listener.get_message(timeout=60)
         job = api.post(f"/v1/jobs/{job_id}/cancel").json()
-        message = listener.get_message(timeout=5)
+        message = listener.get_message(timeout=60)
     assert (job["status"], job["cancel_requested_at"] is not None) == ("running", True)
     assert message is not None
     assert message["data"] == job_id.encode()

@@ -138,7 +138,7 @@ def test_a_full_queue_says_when_there_will_be_room(settings: Settings, key: str,
     queues.record_rates(db, {QUEUE: Rate(0.5, 1000.0)})
     with serving(settings.model_copy(update={"max_queued_jobs": 3})) as server:
         headers = {"Authorization": f"Bearer {key}"}
-        with httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
+        with httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:
             submit_many(client, 3)
             time.sleep(KEEP_S)
             refused = [client.post("/v1/jobs", json=PROMPT) for _ in range(4)]

@@ -224,7 +224,7 @@ def test_a_change_reaches_the_other_processes_without_waiting(
     admin: httpx2.Client, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make(admin)
-    with serving(settings) as other, httpx2.Client(base_url=other.url, timeout=30) as client:
+    with serving(settings) as other, httpx2.Client(base_url=other.url, timeout=60) as client:
         monkeypatch.setattr(other.runtime.authenticator._kept, "_clock", lambda: 0.0)
         client.headers["Authorization"] = f"Bearer {made['value']}"
         assert client.get("/v1/jobs").is_success

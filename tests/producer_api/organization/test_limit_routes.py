@@ -135,7 +135,7 @@ def test_a_limit_that_is_changed_holds_for_a_running_process_soon(
 ) -> None:
     with serving(settings) as one, serving(settings) as other:
         headers = {"Authorization": f"Bearer {key}"}
-        clients = [httpx2.Client(base_url=server.url, headers=headers, timeout=30) for server in (one, other)]
+        clients = [httpx2.Client(base_url=server.url, headers=headers, timeout=60) for server in (one, other)]
         assert [client.post("/v1/jobs", json=BODY).status_code for client in clients] == [202, 202]
         operator(db, tenant, key_id(key), Limits(concurrent_jobs=4))
         for server in (one, other):

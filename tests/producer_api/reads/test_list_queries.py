@@ -27,7 +27,7 @@ LISTS = (
 
 
 def client(url: str, key: str) -> httpx2.Client:
-    return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
 
 def slow_lists(tenant: str, monkeypatch: pytest.MonkeyPatch, wait: Callable[[Connection], object]) -> None:

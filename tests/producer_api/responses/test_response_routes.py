@@ -36,7 +36,7 @@ def both(settings: Settings, model: ModelVersion, key: str) -> Iterator[list[Ope
     """Clients of two API servers."""
     with ExitStack() as stack:
         urls = [stack.enter_context(serving(settings)).url for _ in range(2)]
-        made = [OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=30) for url in urls]
+        made = [OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60) for url in urls]
         yield [stack.enter_context(client) for client in made]
 
 

@@ -177,7 +177,7 @@ def tight(
         def start(**changes: object) -> tuple[ApiServer, httpx2.Client]:
             server = open_servers.enter_context(serving(settings.model_copy(update=changes)))
             headers = {"Authorization": f"Bearer {key}"}
-            client = httpx2.Client(base_url=server.url, headers=headers, timeout=30)
+            client = httpx2.Client(base_url=server.url, headers=headers, timeout=60)
             return server, open_servers.enter_context(client)
 
         yield start
@@ -211,7 +211,7 @@ def test_what_a_busy_server_says_is_as_the_table_says(
     check(answers[0], "draining")
     with (
         serving(settings) as other,
-        httpx2.Client(base_url=other.url, headers=waiting.headers, timeout=30) as elsewhere,
+        httpx2.Client(base_url=other.url, headers=waiting.headers, timeout=60) as elsewhere,
     ):
         again = {"x-stainless-retry-count": "1"}
         asking = threading.Thread(

@@ -31,7 +31,7 @@ def hasty(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
 
 def _connect(server: ApiServer) -> socket.socket:
     address = urlsplit(server.url)
-    return socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10)
+    return socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60)
 
 
 def _rest(connection: socket.socket) -> bytes:
@@ -114,7 +114,7 @@ def test_half_a_head_does_not_end_the_response_before_it(hasty: ApiServer, api: 
 
 
 def test_a_request_says_once_whose_it_is_and_no_path_is_another(server: ApiServer, key: str) -> None:
-    client = httpx2.Client(base_url=server.url, headers=[("Authorization", f"Bearer {key}")])
+    client = httpx2.Client(base_url=server.url, headers=[("Authorization", f"Bearer {key}")], timeout=60)
     with client:
         twice = client.get("/v1/jobs", headers=[("Authorization", f"Bearer {key}"), ("Authorization", "Bearer hr_x_y")])
         assert (twice.status_code, error_of(twice)["param"]) == (400, "Authorization")
@@ -172,7 +172,7 @@ def test_every_answer_is_guarded_and_no_other_origin_let_in(api: httpx2.Client) 
 
 def test_pages_are_closed_on_demand(settings: Settings) -> None:
     closed = settings.model_copy(update={"open_pages": ()})
-    with serving(closed) as server, httpx2.Client(base_url=server.url) as client:
+    with serving(closed) as server, httpx2.Client(base_url=server.url, timeout=60) as client:
         for path in ("/docs", "/openapi.json", "/metrics", "/version"):
             response = client.get(path)
             assert (response.status_code, error_of(response)["code"]) == (404, "not_found")

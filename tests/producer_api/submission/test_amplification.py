@@ -80,7 +80,7 @@ def test_no_list_of_any_route_makes_many_complaints(
     many, document = 3000, unlimited.app.openapi()
     key = api_keys.create_key(db, tenant, "all", api_keys.SCOPES, actor="tests")
     found, num_tried = [], 0
-    with httpx2.Client(base_url=unlimited.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
+    with httpx2.Client(base_url=unlimited.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
         for route, operations in document["paths"].items():
             for method, operation in operations.items():
                 content = operation.get("requestBody", {}).get("content", {}).get("application/json")
@@ -111,7 +111,7 @@ def test_a_body_of_many_parts_is_refused_before_it_is_typed(server: ApiServer, k
         "values": b'{"model":"tiny","input":{"token_ids":[' + b",".join([b"1"] * (MOST_VALUES + 1)) + b"]}}",
     }
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    with httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
+    with httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:
         for what, content in bodies.items():
             for route in ("/v1/jobs", "/v1/responses/input_tokens", "/v1/prompts"):
                 response = client.post(route, content=content)
@@ -145,7 +145,7 @@ def test_what_is_refused_is_counted_and_then_not_read_any_more(
     settings: Settings, model: ModelVersion, key: str, route: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headers, two = {"Authorization": f"Bearer {key}"}, settings.model_copy(update={"requests_per_minute": 2})
-    with serving(two) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
+    with serving(two) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:
         statuses = [client.post(route, json=body).status_code for _ in range(5)]
         monkeypatch.setattr(middleware, "check_counts", None)  # nothing looks at a body
         last = client.post(route, content=b"[", headers={"Content-Type": "application/json"})
@@ -166,7 +166,7 @@ def test_every_write_is_counted(settings: Settings, model: ModelVersion, db: Dat
     ]
     assert len(writes) > 25
     headers = {"Authorization": f"Bearer {key}"}
-    with serving(settings) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
+    with serving(settings) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:
         for method, target in [*writes, ("DELETE", "/v1/nothing")]:
             response = client.request(method, target, json={} if method in ("POST", "PUT", "PATCH") else None)
             assert "x-ratelimit-remaining-requests" in response.headers, (method, target)

@@ -86,7 +86,7 @@ def test_a_template_that_cannot_come_first_is_refused(api: httpx2.Client, other_
     ):
         refused = register(api, model, files_of=f"{model}@1", prompt=prompt)
         assert reason in error_of(refused)["message"], refused.text
-    with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {other_key}"}) as other:
+    with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {other_key}"}, timeout=60) as other:
         assert register(other, "tiny", files_of="tiny@1", prompt={"id": "brief"}).status_code == 404, "another tenant's"
     assert len(api.get("/v1/models/tiny/versions").json()["data"]) == 1
 

@@ -33,7 +33,7 @@ def _api(settings: Settings, db: Database, tenant: str, **changes: Any) -> Itera
     key = create_key(db, tenant, "all", SCOPES, actor="tests")
     with (
         serving(settings.model_copy(update=changes)) as server,
-        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client,
+        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client,
     ):
         assert client.put("/v1/policies", json=POLICY).status_code == 200
         yield client

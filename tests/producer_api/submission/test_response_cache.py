@@ -179,7 +179,7 @@ def test_the_setting_decides(
 ) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     changed = settings.model_copy(update={"response_cache": mode})
-    with serving(changed) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=30) as api:
+    with serving(changed) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=60) as api:
         assert (ask(api)[1], ask(api, wish="use")[1]) == expected
         refused = api.post("/v1/jobs", json=GREEDY, headers={"Headrace-Cache": "please"})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "Headrace-Cache")

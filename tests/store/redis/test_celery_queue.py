@@ -86,7 +86,7 @@ def test_hints_are_taken_in_the_order_they_were_sent(publisher: HintPublisher, a
     taken: list[str] = []
     with app.connection_for_read() as connection, connection.SimpleBuffer(QUEUE) as queue:
         while len(taken) < 50:
-            message = queue.get(timeout=5)
+            message = queue.get(timeout=60)
             taken.append(message.payload[0][0])
             message.ack()
     assert taken == [hint.job_id for hint in hints(50)]
@@ -98,7 +98,7 @@ def test_a_hint_that_goes_ahead_is_taken_before_those_that_stand_in_line(publish
     taken: list[str] = []
     with app.connection_for_read() as connection, connection.SimpleBuffer(QUEUE) as queue:
         while len(taken) < 5:
-            message = queue.get(timeout=5)
+            message = queue.get(timeout=60)
             taken.append(message.payload[0][0])
             message.ack()
     names = [hint.job_id for hint in hints(5)]

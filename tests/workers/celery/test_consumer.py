@@ -100,7 +100,7 @@ def junk_dropped(start_worker: Callable[..., Process]) -> Iterator[Callable[[], 
     worker = start_worker(worker_metrics_port=port, lease_s=30)
 
     def dropped() -> int:
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             metrics = answer.read().decode()
         (line,) = (line for line in metrics.splitlines() if line.startswith("headrace_junk_dropped_total "))
         return int(float(line.split()[1]))
@@ -134,6 +134,6 @@ def test_junk_in_the_mailbox_costs_no_worker_its_life(
         wait_for(lambda junk=junk: redis_client.publish(mailbox, junk) == 1, "the worker listens")  # type: ignore[misc]
     (job_id,) = bench.submit()
     bench.wait_state(job_id, JobState.SUCCEEDED)
-    answers = celery_app(settings).control.ping(timeout=5)
+    answers = celery_app(settings).control.ping(timeout=60, limit=1)
     assert len(answers) == 1
     assert junk_dropped()

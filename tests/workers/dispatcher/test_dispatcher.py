@@ -663,7 +663,7 @@ def test_the_process_calls_webhooks_and_ends_when_told(
         submit(1, deadline_s=0.01, webhook={"url": receiver.url()})
         (call,) = receiver.wait_calls(1, timeout_s=20)
         assert json.loads(call.body)["type"] == "job.expired"
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as response:
             assert json.loads(response.read()) == {"status": "ready", "loop": "ok"}
             assert response.headers["Server"] == "headrace"
         # One that is being sent does not hold up the end either.
