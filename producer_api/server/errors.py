@@ -121,6 +121,8 @@ _BAD_HTTP = {"headers_too_large": 431, "request_timeout": 408}
 _UNANSWERED: dict[str, _HttpError] = {
     "cancelled": _HttpError(409, "conflict_error", _NO_RETRY),
     "deadline_exceeded": _HttpError(504, "timeout_error", _NO_RETRY),
+    "image_unavailable": _HttpError(400, "invalid_request_error", _NO_RETRY),
+    "invalid_image": _HttpError(400, "invalid_request_error", _NO_RETRY),
     "policy_blocked_output": _HttpError(400, "invalid_request_error", _NO_RETRY),
 }
 
