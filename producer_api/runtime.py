@@ -18,11 +18,13 @@ from producer_api.reads.job_loader import JobLoader
 from producer_api.reads.list_queries import ListQueries
 from producer_api.server.health import Health
 from producer_api.server.loop_lag import LoopLag
+from producer_api.submission.audio_files import AudioFiles
 from producer_api.submission.cache_lookup import CacheLookups
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.flow_jobs import FlowSubmissions
 from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies
+from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.db.database import Database
@@ -57,6 +59,7 @@ class Runtime:
         self.blobs = open_blobs(settings)
         vault = open_vault(settings)
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
+        self.audio_files = AudioFiles(settings, self.db, self.blobs)
         self._connect_redis(vault)
         self.catalog = ModelCatalog(self.db)
         self.reader = JobLoader(self.db, self.metrics.commits.observer("read"))
@@ -98,6 +101,7 @@ class Runtime:
         )
         digests = open_digests(settings, vault)
         self.digests = RequestDigests(digests)
+        preparation = PromptPreparation(self.catalog, self.live_processes, self.audio_files)
         self.submissions = Submissions(
             settings,
             self.db,
@@ -110,6 +114,7 @@ class Runtime:
             digests=self.digests,
             live_processes=self.live_processes,
             cache=CacheLookups(settings, digests),
+            preparation=preparation,
             tracing=self.tracing,
         )
 
@@ -125,6 +130,7 @@ class Runtime:
             digests=self.digests,
             live_processes=self.live_processes,
             tenant_threads=self.submissions.tenant_threads,
+            preparation=preparation,
         )
 
     async def start(self) -> None:

@@ -140,6 +140,8 @@ class Settings(BaseSettings):
     step_tokens: int = Field(512, ge=1)
     # An encoder's: inputs of about so many tokens are computed between two checks for cancelled and new jobs.
     encode_tokens: int = Field(4096, ge=1)
+    # A transcriber's: so many chunks of audio, of 30 s at most, are computed together between two such checks.
+    transcribe_chunks: int = Field(4, ge=1)
     # Prompts make a step that has streams to feed at most so many times as long; "inf" puts no bound to it.
     stretch: float = Field(1.8, gt=1)
     # A worker shows about so many pieces of text a second, all streams together: among many they are fewer and longer;
@@ -199,6 +201,15 @@ class Settings(BaseSettings):
     # Where files lie, for every API process the same: a folder ("" is ``files`` in home) or s3://bucket/prefix.
     files_url: str = ""
     max_file_bytes: int = Field(512 << 20, ge=1024)
+    # Of audio that comes with a request for its transcript; longer audio comes as a file. The longest duration, the
+    # most channels, and the sample rate are of any audio.
+    max_audio_bytes: int = Field(25 << 20, ge=1024)
+    max_audio_s: float = Field(7200.0, gt=0)
+    max_audio_channels: int = Field(8, ge=1)
+    min_audio_hz: int = Field(8000, ge=1)
+    max_audio_hz: int = Field(192_000, ge=1)
+    # How long the audio that came with a request is kept at most; it goes with its job's input, if that is sooner.
+    audio_ttl_s: float = Field(86_400.0, gt=0)
     # What a tenant's files may have together; what batches put out counts, and is never refused.
     tenant_stored_bytes: int = Field(100 << 30, ge=1024)
     # Batches are kept by one of the API processes that may; "off" leaves that to the others.

@@ -25,6 +25,7 @@ TaskName = Literal[
     "image_zero_shot",
     "predict",
     "recommend",
+    "transcribe",
 ]
 
 
@@ -34,7 +35,8 @@ class JobBody(TypedDict, total=False):
     ``n`` is for ``generate`` only, ``dimensions`` and ``prompt_name`` for ``embed``, ``top_n`` for ``rerank``,
     ``top_k`` for ``classify``, ``image_classify``, ``image_zero_shot`` and ``recommend``,
     ``aggregation_strategy`` and ``ignore_labels`` for ``token_classify``,
-    ``explain`` for ``predict``, ``filter`` and ``exclude_history`` for ``recommend``.
+    ``explain`` for ``predict``, ``filter`` and ``exclude_history`` for ``recommend``,
+    ``language`` for ``transcribe``.
     ``truncate`` is for the tasks of text encoders. ``task`` may be another name than those of ``TaskName``, if the
     server has a task of another package.
     """
@@ -43,6 +45,7 @@ class JobBody(TypedDict, total=False):
     input: Required[Mapping[str, Any]]
     n: int
     task: TaskName | str
+    language: str
     sampling: Mapping[str, Any]
     truncation: Literal["refuse", "left", "middle", "oldest_turns", "disabled", "auto"]
     dimensions: int

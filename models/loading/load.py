@@ -13,6 +13,7 @@ from models.engine.runner import Encoder, Runner
 from models.families.model_folder import registered_folder
 from models.runners.fake import FakeRunner
 from models.runners.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
+from models.runners.fake_transcriber import FakeTranscriber
 from models.runners.faults import Fault, FaultyEncoder, FaultyRunner
 from models.runners.image_rows import PrepareImage
 from prompts.encoders.classifier_folder import ClassifierSettings
@@ -115,6 +116,16 @@ def load_image_encoder(version: ModelVersion, settings: Settings) -> tuple[Encod
 
     made, scale = image_encoder_for(folder, settings, dtype=version.dtype)
     return made, image_processor(folder), scale
+
+
+def load_transcriber(version: ModelVersion, settings: Settings) -> Encoder:
+    """Return the transcriber of a version. As ``load_runner``. Raises ModelLoadError."""
+    if version.is_fake:
+        return FakeTranscriber(step_s=settings.fake_step_ms / 1000)
+    folder = checked_folder(version)
+    from models.runners.transcriber import transcriber_for  # noqa: PLC0415 - imports torch
+
+    return transcriber_for(folder, settings, dtype=version.dtype)
 
 
 def number_format(version: ModelVersion, settings: Settings) -> str:

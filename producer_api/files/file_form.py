@@ -1,11 +1,11 @@
-"""Streams a multipart form (RFC 7578): its fields are kept in memory, its file goes to storage block by block.
+"""Streams a multipart form (RFC 7578): its fields are kept in memory, its file goes to a draft block by block.
 
-Parses with python-multipart and enforces size limits. Only one block of the file is in memory.
+Parses with python-multipart and enforces size limits. Beside the draft only one block of the file is in memory.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from store.errors import InvalidRequest, TooLarge
-from store.files.blob_storage import Blobs, BlobWriter
 
 if TYPE_CHECKING:
     # Does not exist at run time.
@@ -25,13 +24,33 @@ _MOST_PARTS = 32
 _MOST_HEADER_BYTES = 8 << 10
 
 
+class Draft(Protocol):
+    """What a file is written to, block by block."""
+
+    num_bytes: int
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        ...
+
+    def drop(self) -> None:
+        """Forget what was written."""
+        ...
+
+
+DraftT = TypeVar("DraftT", bound=Draft)
+
+
 @dataclass(slots=True)
-class FileForm:
-    """A parsed form: the fields, the file name, and the content as a draft."""
+class FileForm(Generic[DraftT]):
+    """A parsed form: the fields, the file name, and the content as a draft.
+
+    A field whose name ends with ``[]`` may come several times: its values are joined by commas.
+    """
 
     fields: dict[str, str]
     filename: str
-    draft: BlobWriter
+    draft: DraftT
 
 
 @dataclass(slots=True)
@@ -44,15 +63,17 @@ class _Part:
     value: bytearray = field(default_factory=bytearray)
 
 
-async def read_form(request: Request, blobs: Blobs, most_bytes: int, *, name: str = "file") -> FileForm:
-    """Read the whole body. ``name``: the field with the file. The caller must keep or drop the draft.
+async def read_form(
+    request: Request, create: Callable[[], DraftT], most_bytes: int, *, name: str = "file"
+) -> FileForm[DraftT]:
+    """Read the whole body. ``name``: the field with the file; ``create`` makes its draft, which the caller must drop.
 
     Raises InvalidRequest unless it is a multipart form with one file, TooLarge, Unavailable (the storage).
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not (boundary := options.get(b"boundary")):
         raise InvalidRequest(f"send multipart/form-data with the file in the field `{name}`")
-    draft = await run_in_threadpool(blobs.create)
+    draft = await run_in_threadpool(create)
     try:
         return await _MultipartReader(draft, boundary, most_bytes, name).read(request)
     except BaseException as error:
@@ -62,10 +83,10 @@ async def read_form(request: Request, blobs: Blobs, most_bytes: int, *, name: st
         raise
 
 
-class _MultipartReader:
+class _MultipartReader(Generic[DraftT]):
     """Feeds the parser and collects fields and file content."""
 
-    def __init__(self, draft: BlobWriter, boundary: bytes, most_bytes: int, name: str) -> None:
+    def __init__(self, draft: DraftT, boundary: bytes, most_bytes: int, name: str) -> None:
         self._draft = draft
         self._name = name
         self._most_bytes = most_bytes
@@ -79,7 +100,7 @@ class _MultipartReader:
         self._has_ended = False
         self._num_bytes = self._num_parts = 0
 
-    async def read(self, request: Request) -> FileForm:
+    async def read(self, request: Request) -> FileForm[DraftT]:
         try:
             async for chunk in request.stream():
                 self._num_bytes += len(chunk)
@@ -156,8 +177,12 @@ class _MultipartReader:
             self._add_to(lambda: self._part.value, _MOST_FIELD_BYTES)(data, start, end)
 
     def _end_part(self) -> None:
-        if self._part.filename is None and self._part.name:
-            self._fields[self._part.name] = self._part.value.decode(errors="replace")
+        name = self._part.name
+        if self._part.filename is None and name:
+            value = self._part.value.decode(errors="replace")
+            if name.endswith("[]") and name in self._fields:
+                value = f"{self._fields[name]},{value}"
+            self._fields[name] = value
 
     def _end(self) -> None:
         self._has_ended = True

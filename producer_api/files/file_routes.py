@@ -66,7 +66,7 @@ _FORM = {
 @router.post("", response_model=FileObject, openapi_extra=_FORM, summary="Upload a file")
 async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWriter) -> Response:
     """Store a file of at most `HEADRACE_MAX_FILE_BYTES`; a tenant has `HEADRACE_TENANT_STORED_BYTES` in total."""
-    form = await read_form(request, runtime.blobs, runtime.settings.max_file_bytes)
+    form = await read_form(request, runtime.blobs.create, runtime.settings.max_file_bytes)
     try:
         purpose, ttl_s = purpose_of(form.fields.get("purpose")), _life_s(form.fields)
         filename = await run_in_threadpool(policed_filename, runtime, principal.tenant_id, form.filename)

@@ -74,7 +74,7 @@ async def add_part(request: Request, runtime: RuntimeOf, principal: JobsWriter, 
     """Add a part of at most 64 MiB. Parts may come at the same time and in any order."""
     await run_in_threadpool(uploads.get_pending, runtime.db, principal.tenant_id, upload_id)
     most_bytes = min(MOST_PART_BYTES, runtime.settings.max_file_bytes)
-    form = await read_form(request, runtime.blobs, most_bytes, name="data")
+    form = await read_form(request, runtime.blobs.create, most_bytes, name="data")
     try:
         part = await run_in_threadpool(
             uploads.add_part,

@@ -34,6 +34,7 @@ from store.audit.audit import bind_caller
 from store.errors import HeadraceError, InvalidRequest, TooLarge
 from store.ids import new_id
 from store.tasks.registry import TASKS
+from store.tasks.transcribe import TRANSCRIBE
 from store.tenants.api_keys import Principal
 
 _log = structlog.get_logger("producer_api")
@@ -45,6 +46,7 @@ _MAX_REFUSE_S = 1.0
 _MAX_KEYS = 10_000
 # Their routes read the body block by block.
 _FILES = "/v1/files"
+_AUDIO = TRANSCRIBE.urls[0]
 _PART = re.compile(r"/v1/uploads/[^/]+/parts")
 MOST_PART_BYTES = 64 << 20
 """The most bytes of one part of an upload."""
@@ -270,6 +272,7 @@ class BufferBody:
         # Their tokens are bounded, and in some languages a token has many bytes.
         self._limits = dict.fromkeys(_WITH_MANY_TEXTS, runtime.settings.max_embedding_body_bytes)
         self._file_limit = runtime.settings.max_file_bytes
+        self._audio_limit = runtime.settings.max_audio_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in _HAS_BODY:
@@ -299,6 +302,8 @@ class BufferBody:
         """Return the most bytes of a form with a file; None for a path that takes none."""
         if path == _FILES:
             return self._file_limit + _FORM_BYTES
+        if path == _AUDIO:
+            return self._audio_limit + _FORM_BYTES
         return min(self._file_limit, MOST_PART_BYTES) + _FORM_BYTES if _PART.fullmatch(path) else None
 
     def _has_route(self, scope: Scope) -> bool:

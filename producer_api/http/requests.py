@@ -8,7 +8,8 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -19,9 +20,10 @@ from starlette.responses import Response
 
 from producer_api.runtime import Runtime
 from producer_api.server.sse import until_disconnected
-from producer_api.submission.cache_lookup import ASK_HEADER, read_wish
+from producer_api.submission.cache_lookup import ASK_HEADER, CacheWish, read_wish
 from producer_api.submission.draft_job import Origin
 from store.errors import InvalidRequest
+from store.tracing.trace_context import TraceContext
 
 T = TypeVar("T")
 
@@ -48,7 +50,37 @@ async def _runtime(request: Request) -> Runtime:
 RuntimeOf = Annotated[Runtime, Depends(_runtime)]
 
 
-async def read_origin(
+@dataclass(frozen=True, slots=True)
+class OriginHeaders:
+    """What a request's headers and its key say about where it came from; its route must be known."""
+
+    route: str
+    key_id: str
+    idempotency_key: str | None
+    is_retry: bool
+    project: str | None
+    cache: CacheWish | None
+    trace: TraceContext | None
+
+    def origin(self, content: Iterable[bytes], num_bytes: int) -> Origin:
+        """Return the origin of a request with this content, in parts: equal requests have equal ones."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.key_id.encode(), self.route.encode(), *content):
+            digest.update(part)
+            digest.update(b"\0")
+        return Origin(
+            self.route,
+            self.idempotency_key,
+            digest.hexdigest(),
+            self.is_retry,
+            num_bytes,
+            self.project,
+            self.cache,
+            self.trace,
+        )
+
+
+async def read_origin_headers(
     request: Request,
     idempotency_key: Annotated[
         str | None,
@@ -74,18 +106,26 @@ async def read_origin(
             "`bypass`: it is computed",
         ),
     ] = None,
-) -> Origin:
+) -> OriginHeaders:
+    """Return what the headers say, without reading the body: for a route that reads it block by block."""
+    return OriginHeaders(
+        f"{request.method} {request.scope['route'].path}",
+        request.state.principal.key_id,
+        idempotency_key,
+        (retry_count or "0").strip() not in ("", "0"),
+        project or None,
+        read_wish(cache),
+        request.scope["state"].get("trace"),
+    )
+
+
+OriginHeadersOf = Annotated[OriginHeaders, Depends(read_origin_headers)]
+
+
+async def read_origin(request: Request, headers: OriginHeadersOf) -> Origin:
     """Return the origin of this request; its route must be known."""
-    route = f"{request.method} {request.scope['route'].path}"
-    digest = hashlib.blake2b(digest_size=16)
     body = await request.body()
-    for part in (request.state.principal.key_id.encode(), route.encode(), body):
-        digest.update(part)
-        digest.update(b"\0")
-    is_retry = (retry_count or "0").strip() not in ("", "0")
-    trace = request.scope["state"].get("trace")
-    wish = read_wish(cache)
-    return Origin(route, idempotency_key, digest.hexdigest(), is_retry, len(body), project or None, wish, trace)
+    return headers.origin([body], len(body))
 
 
 OriginOf = Annotated[Origin, Depends(read_origin)]

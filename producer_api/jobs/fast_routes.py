@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api.access.auth import may
 from producer_api.http.middleware import BufferedBody
-from producer_api.http.requests import MAX_PROJECT_CHARS, read_origin
+from producer_api.http.requests import MAX_PROJECT_CHARS, read_origin, read_origin_headers
 from producer_api.jobs import job_routes, stream_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import from_validation, respond
@@ -87,5 +87,7 @@ class FastRoutes:
             return respond(from_validation(complaints), request.scope)
         request.scope["route"] = _SUBMIT
         key, retry_count = headers.get("idempotency-key"), headers.get("x-stainless-retry-count")
-        origin = await read_origin(request, key, retry_count, project, headers.get(ASK_HEADER))
+        origin = await read_origin(
+            request, await read_origin_headers(request, key, retry_count, project, headers.get(ASK_HEADER))
+        )
         return await job_routes.create_job(request, self._runtime, principal, body, origin, headers.get("prefer"))

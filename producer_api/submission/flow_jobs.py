@@ -81,6 +81,7 @@ class FlowSubmissions:
         digests: RequestDigests,
         live_processes: LiveProcesses,
         tenant_threads: TenantThreads,
+        preparation: PromptPreparation,
     ) -> None:
         self._settings = settings
         self._db = db
@@ -92,7 +93,7 @@ class FlowSubmissions:
         self._policies = policies
         self._digests = digests
         self._live_processes = live_processes
-        self._preparation = PromptPreparation(catalog, live_processes)
+        self._preparation = preparation
         self._tenant_threads = tenant_threads
 
     async def submit(self, principal: Principal, request: FlowRequest, origin: Origin) -> Receipt:
@@ -187,6 +188,7 @@ class FlowSubmissions:
                     param="input.template",
                 )
             made = fill(self._db, principal.tenant_id, made)
+        made = self._preparation.with_files(principal.tenant_id, made)
         return _Step(body, place, version, made, marks)
 
     def _guard(self, principal: Principal, step: _Step, before: PlaceholderMap | None) -> PlaceholderMap | None:

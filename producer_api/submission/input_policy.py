@@ -39,7 +39,9 @@ KEEP_S = 5.0
 
 _MAX_TENANTS = 10_000
 # Fields that hold a name or a kind, not a text.
-_NAMES = frozenset(["role", "type", "id", "call_id", "tool_call_id", "name", "status", "object", "verbosity"])
+_NAMES = frozenset(
+    ["role", "type", "id", "call_id", "tool_call_id", "name", "status", "object", "verbosity", "file_id"]
+)
 # Values of these fields that the protocol defines, not the caller.
 _PROTOCOL = (
     "assistant developer system tool user function function_call function_call_output message completed medium"

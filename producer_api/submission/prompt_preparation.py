@@ -8,6 +8,7 @@ from typing import Any
 
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
+from producer_api.submission.audio_files import AudioFiles
 from producer_api.submission.default_templates import with_default
 from prompts.grammar import Grammars
 from prompts.tasks import generate
@@ -57,7 +58,8 @@ class _CatalogModel:
 class PromptPreparation:
     """Prepares requests. ``live_processes`` has the KV capacity of the workers."""
 
-    def __init__(self, catalog: ModelCatalog, live_processes: LiveProcesses) -> None:
+    def __init__(self, catalog: ModelCatalog, live_processes: LiveProcesses, audio_files: AudioFiles) -> None:
+        self._audio_files = audio_files
         self._catalog = catalog
         self._live_processes = live_processes
 
@@ -87,7 +89,13 @@ class PromptPreparation:
     def is_quick(self, request: JobRequest, version: ModelVersion) -> bool:
         """Return True if preparing the request takes no long time. Raises InvalidRequest."""
         _check_task(request, version)
+        if self._audio_files.is_needed(request):
+            return False
         return TASK_INPUTS[request.task].is_quick(request, self._model(version))
+
+    def with_files(self, tenant_id: str, request: JobRequest) -> JobRequest:
+        """Return the request with what its file holds. Raises NotFound, InvalidRequest, Unavailable."""
+        return self._audio_files.read(tenant_id, request) if self._audio_files.is_needed(request) else request
 
     def cut_to_length(self, request: JobRequest, version: ModelVersion) -> JobRequest:
         """Return the request, shortened if it is long and asks for that; raise InvalidRequest if it is too long.

@@ -55,6 +55,7 @@ class RolloutRouting:
     def prepare(self, draft: DraftJob) -> None:
         """Prepare the draft for its version; raise what ``PromptPreparation.prepare`` raises for the stable one."""
         stable, candidate = known(draft.version), draft.candidate
+        draft.request = self._preparation.with_files(draft.principal.tenant_id, draft.request)
         prepared = self._preparation.prepare(draft.request, stable, draft.policy)
         if candidate is not None:
             # If only the stable version can take it, it stays there.

@@ -81,6 +81,7 @@ class Submissions:
         digests: RequestDigests,
         live_processes: LiveProcesses,
         cache: CacheLookups,
+        preparation: PromptPreparation,
         tracing: Tracing = OFF,
     ) -> None:
         self._settings = settings
@@ -95,7 +96,7 @@ class Submissions:
         self._live_processes = live_processes
         self._cache = cache
         self._tracing = tracing
-        self._preparation = PromptPreparation(catalog, live_processes)
+        self._preparation = preparation
         self._routing = RolloutRouting(catalog, self._preparation, live_processes)
         self.tenant_threads = TenantThreads()
         self._tenants = RecentTenants()

@@ -21,6 +21,7 @@ from producer_api.tasks.rerank import RERANK_ROUTES
 from producer_api.tasks.score import SCORE_ROUTES
 from producer_api.tasks.task_routes import ParseBody, ParsedRequest
 from producer_api.tasks.token_classify import TOKEN_CLASSIFY_ROUTES
+from producer_api.tasks.transcribe import TRANSCRIBE_ROUTES
 from store.errors import InvalidRequest
 from store.tasks.registry import OWN_TASKS
 
@@ -35,6 +36,7 @@ TASK_ROUTES = (
     IMAGE_ZERO_SHOT_ROUTES,
     PREDICT_ROUTES,
     RECOMMEND_ROUTES,
+    TRANSCRIBE_ROUTES,
     *map(own_routes, OWN_TASKS),
 )
 

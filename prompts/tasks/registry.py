@@ -15,12 +15,14 @@ from prompts.tasks.rerank import RERANK_INPUTS
 from prompts.tasks.score import SCORE_INPUTS
 from prompts.tasks.task_inputs import TaskInputs
 from prompts.tasks.token_classify import TOKEN_CLASSIFY_INPUTS
+from prompts.tasks.transcribe import TRANSCRIBE_INPUTS
 from store.tasks.registry import OWN_TASKS
 
 # A model folder belongs to the first task that takes it; generating takes every folder.
 _INPUTS: tuple[TaskInputs[Any], ...] = (
     PREDICT_INPUTS,
     RECOMMEND_INPUTS,
+    TRANSCRIBE_INPUTS,
     RERANK_INPUTS,
     CLASSIFY_INPUTS,
     TOKEN_CLASSIFY_INPUTS,

@@ -114,6 +114,9 @@ ORDER BY id {order} LIMIT :limit
 # Deletes a file.
 _DELETE = text("DELETE FROM files WHERE id = :id AND tenant_id = :tenant_id RETURNING purpose")
 
+# Notes the job that a file goes with.
+_GIVE = text("UPDATE files SET job_id = :job_id WHERE id = :id AND tenant_id = :tenant_id")
+
 # Deletes expired files.
 _EXPIRE = text("""
 DELETE FROM expired_files WHERE id IN (SELECT id FROM expired_files ORDER BY expires_at LIMIT :limit)
@@ -256,6 +259,18 @@ def delete(db: Database, tenant_id: str, file_id: str, *, actor: str) -> None:
         if purpose is None:
             raise NotFound(f"no file {file_id}")
         record(connection, tenant_id, actor, "file.deleted", file_id, {"purpose": purpose})
+
+
+def discard(db: Database, tenant_id: str, file_id: str) -> None:
+    """Delete a file that was made for a job which does not need it, if it still exists. Nothing is recorded of it."""
+    with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_DELETE, {"id": file_id, "tenant_id": tenant_id})
+
+
+def give_to_job(db: Database, tenant_id: str, file_id: str, job_id: str) -> None:
+    """Let a file go with the input of a job: when that is erased, the file is deleted too."""
+    with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_GIVE, {"id": file_id, "tenant_id": tenant_id, "job_id": job_id})
 
 
 def expire(db: Database, limit: int = 1000) -> int:

@@ -1,6 +1,7 @@
 """Erasure of a job's contents. Its row stays with its times and counts; the usage ledger and the audit log stay too.
 
-    input    payload, fallback, metadata, webhook URL, the items and the request of a response, the dead letter
+    input    payload, fallback, metadata, webhook URL, the items and the request of a response, the dead letter,
+             the file that came with the request
     output   output, the message of an error, deltas and checkpoints of the stream, webhook deliveries
     both     its entry in the response cache
 
@@ -65,6 +66,8 @@ hidden AS (
     DELETE FROM dead_letters USING emptied WHERE dead_letters.job_id = emptied.id
 ), fallbacks AS (
     DELETE FROM job_fallbacks USING emptied WHERE job_fallbacks.job_id = emptied.id
+), sent AS (
+    DELETE FROM files USING emptied WHERE files.job_id = emptied.id
 )"""
 
 _WITH_OUTPUT = """

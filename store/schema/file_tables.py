@@ -45,8 +45,11 @@ files = Table(
     Column("purpose", String, nullable=False),
     timestamp("created_at", required=True),
     timestamp("expires_at"),
+    # The job that it came with: it is deleted with the job's input. Null for a file of its own.
+    Column("job_id", String),
     Index(None, "tenant_id", "id"),
     Index(None, "tenant_id", "created_at"),
+    Index("ix_files_job_id", "job_id", postgresql_where=text("job_id IS NOT NULL")),
     Index(None, "digest"),
     Index("ix_files_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
 )

@@ -25,6 +25,7 @@ from store.tasks.rerank import RERANK
 from store.tasks.score import SCORE
 from store.tasks.task_spec import TaskSpec
 from store.tasks.token_classify import TOKEN_CLASSIFY
+from store.tasks.transcribe import TRANSCRIBE
 
 DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
@@ -40,6 +41,7 @@ _OURS = (
     IMAGE_ZERO_SHOT,
     PREDICT,
     RECOMMEND,
+    TRANSCRIBE,
 )
 OWN_TASKS: tuple[OwnTaskSpec, ...] = find_own_tasks({FLOW_TASK, *(task.name for task in _OURS)})
 """The tasks of other packages that are installed beside Headrace."""

@@ -242,6 +242,17 @@ def rules_for(
     return OutputRules(policy, vault, form) if policy.looks_at_outputs else None
 
 
+def text_rules(cache: CompiledPolicies, tenant_id: str, pinned: PinnedPolicy | None) -> OutputRules | None:
+    """Return the rules for an output that is plain text and comes of no text; None if there are none.
+
+    Raises as ``CompiledPolicies.get``.
+    """
+    policy = None if pinned is None else cache.get(tenant_id, pinned)
+    if policy is None or not policy.looks_at_outputs:
+        return None
+    return OutputRules(policy, PlaceholderMap(), OutputFormat.TEXT)
+
+
 def _form(payload: GeneratePayload) -> OutputFormat:
     if payload.tool_style is not None:
         return OutputFormat.CALLS

@@ -13,6 +13,7 @@ from store.tasks.recommend import RECOMMEND
 from store.tasks.registry import OWN_TASKS, known_task
 from store.tasks.rerank import RERANK
 from store.tasks.token_classify import TOKEN_CLASSIFY
+from store.tasks.transcribe import TRANSCRIBE
 from workers.tasks.classify import load_classify_model
 from workers.tasks.embed import load_embed_model
 from workers.tasks.generate import load_generate_model
@@ -23,6 +24,7 @@ from workers.tasks.recommend import load_recommend_model
 from workers.tasks.rerank import load_rerank_model
 from workers.tasks.task_model import LoadModel
 from workers.tasks.token_classify import load_token_classify_model
+from workers.tasks.transcribe import load_transcribe_model
 
 MODEL_LOADERS: Mapping[str, LoadModel] = {
     GENERATE.name: load_generate_model,
@@ -33,6 +35,7 @@ MODEL_LOADERS: Mapping[str, LoadModel] = {
     CLASSIFY.name: load_classify_model,
     IMAGE_CLASSIFY.name: load_image_classify_model,
     TOKEN_CLASSIFY.name: load_token_classify_model,
+    TRANSCRIBE.name: load_transcribe_model,
     **{task.name: partial(load_own_model, task) for task in OWN_TASKS},
 }
 

@@ -1,0 +1,48 @@
+"""The audio of transcribe requests: a tenant's file, whose header is read before a job is made of it."""
+
+from typing import BinaryIO, TypeGuard
+
+from prompts.audio.audio_file import AudioBounds, inspect
+from store.db.database import Database
+from store.errors import NotFound
+from store.files import files
+from store.files.blob_storage import Blobs
+from store.settings import Settings
+from store.tasks.registry import JobRequest
+from store.tasks.transcribe import AudioSource, TranscribeRequest
+
+_FILE_ID = "input.file_id"
+
+
+class AudioFiles:
+    """Reads audio within the bounds of the settings. Blocks."""
+
+    def __init__(self, settings: Settings, db: Database, blobs: Blobs) -> None:
+        self._db = db
+        self._blobs = blobs
+        self._bounds = AudioBounds(
+            settings.max_audio_s, settings.max_audio_channels, settings.min_audio_hz, settings.max_audio_hz
+        )
+
+    @staticmethod
+    def is_needed(request: JobRequest) -> TypeGuard[TranscribeRequest]:
+        """Return True for a request whose audio was not read yet."""
+        return isinstance(request, TranscribeRequest) and request.audio is None
+
+    def read(self, tenant_id: str, request: TranscribeRequest) -> TranscribeRequest:
+        """Return the request with what its file holds.
+
+        Raises NotFound if the tenant has no such file, InvalidRequest if it is not accepted, Unavailable.
+        """
+        try:
+            file = files.get(self._db, tenant_id, request.input.file_id)
+        except NotFound as error:
+            error.param = _FILE_ID
+            raise
+        with self._blobs.open(file.digest) as content:
+            return request.with_audio(self.inspect(content, file.digest, _FILE_ID))
+
+    def inspect(self, content: BinaryIO, name: str, param: str) -> AudioSource:
+        """Return what a content holds; ``name`` is its name in the storage. Raises InvalidRequest with ``param``."""
+        found = inspect(content, self._bounds, param)
+        return AudioSource(content=name, num_frames=found.num_frames, rate=found.rate, seconds=round(found.seconds, 3))

@@ -1,0 +1,60 @@
+"""Requests for transcripts: audio whose file was read, and a language that the model knows."""
+
+from typing import TYPE_CHECKING
+
+from prompts.audio.transcriber_folder import (
+    FAKE,
+    GENERATION,
+    PREPROCESSOR,
+    TranscriberSettings,
+    is_transcriber,
+    read_transcriber,
+)
+from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
+from store.errors import InvalidRequest
+from store.payloads.job_payload import PinnedPolicy
+from store.tasks.transcribe import TRANSCRIBE, TranscribePayload, TranscribeRequest
+
+if TYPE_CHECKING:
+    from store.registry.models import ModelVersion
+
+_FILES = ("config.json", GENERATION, PREPROCESSOR)
+
+
+def settings_for(version: "ModelVersion", read_file: ReadFile) -> TranscriberSettings:
+    """Return the settings of a registered transcriber."""
+    if version.is_fake:
+        return FAKE
+    return read_transcriber({name: read_file(version.files[name]) for name in _FILES if name in version.files})
+
+
+def prepare(request: TranscribeRequest, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
+    """Return the payload and the cost: the positions of the audio in the encoder. Raises InvalidRequest."""
+    check_language(request, model)
+    if request.audio is None:
+        raise ValueError("the file of the audio was not read")
+    payload = TranscribePayload(
+        file_id=request.input.file_id, audio=request.audio, language=request.language, policy=policy
+    )
+    return Prepared(payload, model.settings.tokens_of(request.audio.seconds))
+
+
+def check_language(request: TranscribeRequest, model: InputModel) -> TranscribeRequest:
+    """Return the request; raise InvalidRequest if the model does not know its language."""
+    known = sorted(model.settings.languages.values()) or ["en"]
+    if request.language is not None and request.language not in known:
+        names = ", ".join(known)
+        raise InvalidRequest(f"the model does not know {request.language!r}: it knows {names}", param="language")
+    return request
+
+
+TRANSCRIBE_INPUTS = TaskInputs(
+    spec=TRANSCRIBE,
+    prepare=prepare,
+    cut_to_length=check_language,
+    is_quick=lambda _request, _model: True,
+    read_settings=settings_for,
+    is_folder=is_transcriber,
+    folder_files=(PREPROCESSOR,),
+    folder_window=lambda files: read_transcriber(files).num_positions,
+)
