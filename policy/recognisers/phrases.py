@@ -88,7 +88,7 @@ _NAME_BEFORE = re.compile(
 )
 _STRUCTURE = re.compile(r"[,;|{&]\w+\"?[=:]|</|/>|\([A-Za-z ]*\)|^[\[{(<$]|://|\w\(\)|->|\$\{|\{\{")
 _INNER = re.compile(r"[^\s][,;(){}\[\]<>|][^\s,;]")
-_LEAST_LINE_BITS = 5.9
+_LEAST_LINE_BITS = 7.0
 
 
 def check_line(candidate: str, before: str) -> Spans:

@@ -19,6 +19,7 @@ _SHORT_GIBBERISH = 7.0
 _ORDINARY = 5.6
 # The same for letters of one case: 99 % of 20 random letters and digits have more than 6.9.
 _ONE_CASE = 6.7
+_LEAST_CHANGES = 5
 # Of a part of a name with digits in it: utf8mb4 has less.
 _ODD_WITH_DIGITS = 8.0
 _LEAST_TYPED = 8
@@ -40,6 +41,7 @@ UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={1,2}")
 _DRAWN = re.compile(r"[0-9a-f]{32,}|(?:[A-Za-z0-9\-]+|[A-Za-z0-9_\-]{40,}|[A-Za-z0-9+/%]{40,})={0,2}")
 _ALONE = re.compile(r"[A-Za-z0-9_\-]+|[A-Za-z0-9+/]{40,88}={0,2}")
+_CHANGE = re.compile(r"[0-9](?=[A-Za-z])|[A-Za-z](?=[0-9])")
 # A vendor's prefix: sk_live_, glpat-.
 _PREFIX = re.compile(r"(?:[A-Za-z]{1,12}[0-9]{0,2}[_.\-]){1,3}")
 _HEX_GROUPS = re.compile(r"[0-9a-f]+(?:-[0-9a-f]+)*")
@@ -120,7 +122,7 @@ def _least_surprise(value: str) -> float:
         return math.inf
     if _has_both(value):
         return _RANDOM
-    return _ONE_CASE if digits else math.inf
+    return _ONE_CASE if len(_CHANGE.findall(value)) >= _LEAST_CHANGES else math.inf
 
 
 def _is_encoded_text(value: str) -> bool:
