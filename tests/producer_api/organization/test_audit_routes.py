@@ -283,6 +283,7 @@ OWN_WORK = {
     ("post", "/v1/recommendations"): _JOBS,
     ("post", "/v1/classify"): _JOBS,
     ("post", "/v1/token_classify"): _JOBS,
+    ("post", "/v1/audio/transcriptions"): _JOBS,
     ("post", "/v1/score"): _JOBS,
     ("post", "/v1/responses"): _JOBS,
     ("post", "/v1/messages"): _JOBS,

@@ -24,6 +24,7 @@ from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
+from tests.prompts.audio.signals import audio_file, tone
 from tests.roles import ROLE_PASSWORD
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -102,7 +103,7 @@ def test_documented_examples_are_accepted(
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     models = dict.fromkeys(("embed", "score", "image_zero_shot"), encoder.model)
-    for task in ("rerank", "classify", "token_classify", "image_classify", "predict", "recommend"):
+    for task in ("rerank", "classify", "token_classify", "image_classify", "predict", "recommend", "transcribe"):
         register(db, task, TASKS[task].fake_runner, "auto", actor="tests")
         models[task] = task
     for example in examples.values():
@@ -111,6 +112,10 @@ def test_documented_examples_are_accepted(
             body = body | {"steps": [step | {"model": "tiny"} for step in body["steps"]]}
         else:
             body = body | {"model": models.get(body.get("task"), "tiny")}
+        if body.get("task") == "transcribe":
+            sound = {"file": ("a.wav", audio_file(tone(1, 16_000)))}
+            made = api.post("/v1/files", files=sound, data={"purpose": "user_data"})
+            body = body | {"input": {"file_id": made.json()["id"]}}
         answer = api.post("/v1/jobs", json=body)
         assert answer.status_code == 202, answer.text
     with ScriptedWorker(db, redis_client, f"{wide}@1").serve(lambda _: ["x"]):
