@@ -41,7 +41,7 @@ async def get_queue(runtime: RuntimeOf, principal: JobsReader, name: QueueName) 
 async def get_queue_scaling(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
     """Return how many workers the queue should have, for a scaler such as KEDA's. The name may be that of a model.
 
-    503 if nobody has decided lately: the scaler should leave the workers as they are.
+    404 if no dispatcher has decided lately: the scaler should leave the workers as they are.
     """
     return JsonResponse(await run_in_threadpool(_read_scaling, runtime, name))
 

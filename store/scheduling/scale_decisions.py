@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from store.db.database import Database, dump_json
 from store.db.presence import GONE_AFTER_S
-from store.errors import Unavailable
+from store.errors import NotFound
 from store.scheduling.autoscale import Decision, ScaleHistory
 
 FRESH_S = 30.0
@@ -73,10 +73,10 @@ def read_decisions(db: Database) -> dict[str, StoredDecision]:
 
 
 def require_decision(db: Database, queue: str) -> StoredDecision:
-    """Return the decision for the queue. Raises Unavailable without one: a driver leaves the workers as they are."""
+    """Return the decision for the queue. Raises NotFound without one: a driver leaves the workers as they are."""
     found = read_decisions(db).get(queue)
     if found is None:
-        raise Unavailable(
+        raise NotFound(
             f"no number of workers is decided for {queue}: name its model in HEADRACE_AUTOSCALE of the dispatcher, "
             "and let the dispatcher run",
             code="not_autoscaled",

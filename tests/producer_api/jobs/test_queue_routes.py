@@ -155,7 +155,7 @@ def test_a_scaler_reads_how_many_workers_a_queue_should_have(
     api: httpx2.Client, reader: httpx2.Client, db: Database
 ) -> None:
     refused = api.get("/v1/queues/tiny/scaling")
-    assert (refused.status_code, error_of(refused)["code"]) == (503, "not_autoscaled")
+    assert (refused.status_code, error_of(refused)["code"]) == (404, "not_autoscaled")
     assert queue_of(api)["scaling"] is None
     write_decisions(db, {QUEUE: Decision(3, "900 tokens wait", ScaleHistory())})
     found = api.get("/v1/queues/tiny/scaling").json()
