@@ -18,10 +18,11 @@ from store import failpoints, interpreter
 from store.db.database import Database
 from store.db.roles import API, is_bound
 from store.db.tls import check_transport
+from store.encryption_keys import open_vault
 from store.errors import HeadraceError, SettingsError
 from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
-from store.settings import Settings, load_settings, open_vault, require_services
+from store.settings import Settings, load_settings, require_services
 from store.tracing.tracing import Tracing, open_tracing
 from store.webhooks.addresses import parse_networks
 

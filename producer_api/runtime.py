@@ -29,12 +29,13 @@ from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.db.database import Database
 from store.encryption.vault import Vault
+from store.encryption_keys import open_digests, open_vault
 from store.files.blob_storage import open_blobs
 from store.metrics.api_metrics import ApiMetrics
 from store.redis import connection as redis_store
 from store.redis.celery_queue import HintPublisher, celery_app
 from store.redis.rate_limiter import Limiter
-from store.settings import Settings, open_digests, open_vault
+from store.settings import Settings
 from store.streams.hub import Hub
 from store.streams.stream_log import StreamPublisher
 from store.tenants.quotas import fold_for_the_dispatcher

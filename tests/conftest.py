@@ -23,9 +23,10 @@ from migrations.roles import let_in
 from migrations.schema import upgrade
 from store.db.database import Database, parse_url
 from store.db.roles import ROLES
+from store.encryption_keys import open_vault
 from store.redis.connection import connect
 from store.schema.all_tables import metadata
-from store.settings import Settings, load_settings, open_vault
+from store.settings import Settings, load_settings
 from tests.folders import reachable_folder
 from tests.processes import StartProcess, none_left, processes
 from tests.roles import ROLE_PASSWORD

@@ -13,6 +13,7 @@ from functools import partial
 from store import failpoints, interpreter
 from store.db.database import Database, check_schema
 from store.db.tls import check_transport
+from store.encryption_keys import open_vault
 from store.errors import HeadraceError, ModelLoadError, SettingsError, VersionRejected
 from store.ids import new_id
 from store.key_rotation.master_key_check import check_keys
@@ -21,7 +22,7 @@ from store.redis.connection import connect, ping
 from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind
 from store.registry.models import queue_name, read_file, resolve
 from store.registry.verification import Verification
-from store.settings import Settings, load_settings, open_vault, require_services
+from store.settings import Settings, load_settings, require_services
 from store.supervisor import NOT_AGAIN
 from store.tracing.tracing import OFF, Tracing, open_tracing
 from workers.quality import QualityCheck

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from store.db.database import Database
+from store.encryption_keys import open_vault
 from store.redis.celery_queue import FastLaneHints
 from store.redis.connection import connect
 from store.redis.live_workers import SnapshotPublisher
-from store.settings import Settings, open_vault
+from store.settings import Settings
 from store.streams.fencing import FencedLogs
 from store.streams.stream_log import StreamPublisher
 from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S

@@ -23,12 +23,13 @@ from store.child_process import Child, Command
 from store.db.database import Database
 from store.db.roles import API, WORKER
 from store.encryption.vault import Vault
+from store.encryption_keys import open_vault
 from store.errors import Unavailable
 from store.key_rotation.master_key_check import check_keys
 from store.ports import free_port
 from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion, resolve
-from store.settings import Settings, child_environment, open_vault, redis_environment
+from store.settings import Settings, child_environment, redis_environment
 from store.supervisor import Program, Supervisor
 
 Say = Callable[[str], None]

@@ -15,11 +15,12 @@ from cli.local.home import find_home
 from cli.render import JsonOption, say_stack, show
 from store.db.database import Database, check_schema
 from store.db.roles import API, OPERATOR, WORKER, url_of
+from store.encryption_keys import open_vault
 from store.errors import HeadraceError, InvalidRequest, SettingsError
 from store.key_rotation.master_key_check import check_keys
 from store.registry import versions
 from store.registry.models import resolve
-from store.settings import Settings, adopt_environment, load_settings, open_vault
+from store.settings import Settings, adopt_environment, load_settings
 from store.tenants.usage import Price, set_price
 
 

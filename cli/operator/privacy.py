@@ -16,13 +16,14 @@ from cli.operator.admin import database, located
 from cli.render import JsonOption, err
 from cli.render import show as show_found
 from store.db.database import Database
+from store.encryption_keys import open_digests
 from store.errors import HeadraceError, InvalidRequest
 from store.redis.connection import connect
 from store.retention import purge as purges
 from store.retention import retention
 from store.retention.purge import KINDS, Scope
 from store.retention.retention import DAY_S, NAMES, Retention
-from store.settings import load_settings, open_digests
+from store.settings import load_settings
 from store.streams import stream_log
 from store.tenants.api_keys import DEFAULT_TENANT, find_tenant
 from store.tenants.tenant_limits import SetBy

@@ -30,11 +30,12 @@ from store.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, 
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.db.leader_election import Leadership
+from store.encryption_keys import open_vault
 from store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
 from store.files import files, uploads
 from store.files.blob_storage import Blobs
 from store.schema.batch_states import BatchStatus
-from store.settings import Settings, open_vault
+from store.settings import Settings
 from store.tracing.spans import now_ns
 from store.tracing.trace_context import read_traceparent
 from store.tracing.tracing import OFF, Tracing

@@ -13,8 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from producer_api.access.rate_limits import RateLimits
 from producer_api.server.tenant_threads import TenantThreads
 from store.db.database import Database
+from store.encryption_keys import open_vault
 from store.errors import StatementTimeout, Unavailable
-from store.settings import Settings, open_vault
+from store.settings import Settings
 from store.tenants.api_keys import Principal
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ transaction. Each request has its own outcome. The checks run from cheap to expe
 address, prompt and context window, token limit, limits of the queue. Then the jobs are stored.
 
 A request that would delay the batch is prepared before it joins one: a retry (its first job must be found); a long
-body; a model that is not loaded yet. A request that needs the policy of its tenant or a new grammar is prepared in the
-thread of that tenant, so that it delays no other tenant; so is one with a prompt template.
+body; a model that is not loaded yet. One that needs the policy of its tenant, a new grammar or a prompt template is
+prepared in the thread of that tenant, so that it delays no other tenant.
 """
 
 from collections.abc import Sequence
@@ -217,7 +217,8 @@ class Submissions:
 
     def _require_worker(self, draft: DraftJob) -> None:
         """Refuse a request for a model that no worker serves, unless it was accepted before."""
-        queue = _queue_of(known(draft.version))
+        version = known(draft.version)
+        queue = queue_name(version.model, version.version)
         if not self._live_processes.is_unserved(queue) or self._was_accepted(draft):
             return
         draft.outcome = unserved.refusal(queue, self._live_processes.outlook(queue))
@@ -357,7 +358,7 @@ class Submissions:
         self._metrics.count_accepted(version.model, version.version, version.task, request_class, replayed=replayed)
         if replayed:
             draft.headers["Idempotent-Replayed"] = "true"
-        elif self._live_processes.is_unserved(queue := _queue_of(version)):
+        elif self._live_processes.is_unserved(queue := queue_name(version.model, version.version)):
             draft.headers[WARNING_HEADER] = unserved.warning(version, self._live_processes.outlook(queue))
         return Receipt(job_id, replayed, draft.headers)
 
@@ -370,7 +371,7 @@ class Submissions:
             task=request.task,
             model=version.model,
             model_version=version.version,
-            queue=_queue_of(version),
+            queue=queue_name(version.model, version.version),
             service_class=request.service_class,
             priority=request.priority,
             # Unset fields are left out: a worker of the previous release does not know the fields of this one.
@@ -396,7 +397,3 @@ class Submissions:
             rollout_id=draft.rollout_id,
             fallback=draft.fallback,
         )
-
-
-def _queue_of(version: ModelVersion) -> str:
-    return queue_name(version.model, version.version)

@@ -22,8 +22,9 @@ import fsspec
 
 from store.encryption.encrypted_files import CHUNK_BYTES, SealedReader, SealedWriter, read_header
 from store.encryption.vault import Vault
+from store.encryption_keys import open_vault
 from store.errors import CannotOpen, SettingsError, Unavailable
-from store.settings import Settings, open_vault
+from store.settings import Settings
 
 T = TypeVar("T")
 

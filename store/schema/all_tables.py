@@ -7,6 +7,7 @@ from store.schema import (  # noqa: F401 - importing them adds their tables to t
     limit_tables,
     model_tables,
     policy_tables,
+    queue_tables,
     response_tables,
     retention_tables,
     rollout_tables,

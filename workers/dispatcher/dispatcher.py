@@ -20,6 +20,7 @@ from store import failpoints
 from store.db.database import Database, check_schema
 from store.db.leader_election import Leadership
 from store.db.tls import check_transport
+from store.encryption_keys import open_vault
 from store.errors import HeadraceError, SettingsError, Unavailable
 from store.jobs import sweeps
 from store.key_rotation.master_key_check import check_keys
@@ -28,7 +29,7 @@ from store.metrics.dispatcher_metrics import DispatcherMetrics
 from store.metrics.registry import begin
 from store.redis.connection import connect
 from store.scheduling.work_probe import PendingWork, probe
-from store.settings import Settings, load_settings, open_vault, require_services
+from store.settings import Settings, load_settings, require_services
 from store.stop_signals import on_stop_signals
 from store.streams import stream_log
 from store.streams.stream_log import StreamPublisher

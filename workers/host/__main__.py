@@ -14,6 +14,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from store.db.database import Database, check_schema
 from store.db.tls import check_transport
+from store.encryption_keys import open_vault
 from store.errors import HeadraceError, InvalidRequest, SettingsError
 from store.hosts.hosted_versions import HostedVersion
 from store.key_rotation.master_key_check import check_keys
@@ -21,7 +22,7 @@ from store.logs import configure_logging
 from store.metrics.host_metrics import HostMetrics
 from store.redis.connection import connect, ping
 from store.registry.models import resolve
-from store.settings import Settings, load_settings, open_vault, require_services
+from store.settings import Settings, load_settings, require_services
 from store.stop_signals import on_stop_signals
 from workers.health import HealthServer
 from workers.host.host_loop import HostLoop

@@ -8,6 +8,7 @@ from cli.tree import app
 from store.batches import batches
 from store.db.database import Database
 from store.encryption.vault import new_key
+from store.encryption_keys import open_vault
 from store.errors import CannotOpen
 from store.files import files
 from store.files.blob_storage import open_blobs, read_blocks
@@ -19,7 +20,7 @@ from store.jobs.claims import Finish, Release, claim, finish, release
 from store.jobs.responses import NewResponse
 from store.registry import prompt_templates
 from store.schema.job_states import JobState
-from store.settings import Settings, open_vault
+from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from store.streams.stream_log import Frame, StreamPublisher
 from store.tenants.webhook_secrets import rotate_webhook_secret

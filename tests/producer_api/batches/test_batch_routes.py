@@ -23,6 +23,7 @@ from store.batches import batch_steps, batches
 from store.batches.batch_steps import BatchProgress, LiveBatch, ResultFiles
 from store.db.database import Database
 from store.encryption.vault import Vault
+from store.encryption_keys import open_vault
 from store.errors import InvalidRequest
 from store.jobs import sweeps
 from store.jobs.acceptance import accept_within
@@ -32,7 +33,7 @@ from store.registry import versions
 from store.registry.models import ModelVersion
 from store.schema.batch_states import BatchStatus
 from store.schema.job_states import JobState
-from store.settings import Settings, open_vault
+from store.settings import Settings
 from store.tenants import api_keys, quotas
 from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from store.webhooks.outbox import take_due

@@ -11,10 +11,11 @@ from store.db.database import Database
 from store.encryption.encrypted_files import SealedReader, SealedWriter
 from store.encryption.keyed_digests import Digests
 from store.encryption.vault import EncryptionContext, Vault, new_key, parse_keys
+from store.encryption_keys import open_vault
 from store.errors import CannotOpen, InvalidRequest, SettingsError
 from store.jobs import claims, jobs
 from store.schema.job_states import JobState
-from store.settings import Settings, load_settings, open_vault
+from store.settings import Settings, load_settings
 from tests.store.making import MakeJob
 
 OLD, NEW = parse_keys(f"old:{new_key()},new:{new_key()}", "keys").items()
