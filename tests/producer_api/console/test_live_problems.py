@@ -57,6 +57,7 @@ def _queue(jobs: int = 30, **changes: Any) -> LiveQueue:
         "paused_at": None,
         "rate": None,
         "host": None,
+        "scaling": None,
     }
     return LiveQueue.model_validate(
         {"name": "tiny@1", "queued": load, "by_class": by_class, "clears_in_s": 9.0, "tenants": [], **fields, **changes}
