@@ -119,6 +119,8 @@ class JobInfo(TypedDict):
     truncated: Json | None
     template: Json | None
     policy: Json | None
+    parent_id: str | None
+    steps: list[Json] | None
     links: dict[str, str]
 
 

@@ -30,9 +30,8 @@ def image_processor(folder: Path) -> PrepareImage:
     It is transformers' image processor on Pillow. Raises ModelLoadError if the file cannot be read.
     """
     try:
-        # Without remote code: such a processor is refused.
         read: Any = AutoImageProcessor
-        process = read.from_pretrained(folder, backend="pil", local_files_only=True)
+        process = read.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library raises errors of any type
         raise ModelLoadError(f"{folder}: the image processor cannot be read: {error}") from error
     return lambda picture: process(picture, return_tensors="np")["pixel_values"][0]

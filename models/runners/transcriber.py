@@ -108,5 +108,5 @@ def transcriber_for(folder: Path, settings: Settings, *, dtype: str = "auto") ->
     model, device = read_model(WhisperForConditionalGeneration, folder, settings, dtype=dtype, unused="proj_out.")
     if not all(bool(tensor.isfinite().all()) for tensor in model.parameters()):
         raise ModelLoadError(f"{folder} has weights that are not finite")
-    extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    extractor = WhisperFeatureExtractor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return TorchTranscriber(model, extractor, found, device)

@@ -1,6 +1,7 @@
 """How the tests call the API: bodies, server-sent events, and reading stored rows."""
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,16 @@ def submit(api: httpx2.Client, **fields: Any) -> str:
     response = api.post("/v1/jobs", json=PROMPT | fields)
     assert response.status_code == 202, response.text
     return str(response.json()["id"])
+
+
+@contextmanager
+def cut_off(api: httpx2.Client, path: str, body: dict[str, Any]) -> Iterator[None]:
+    """Send a request, and close its connection after the block, without an answer."""
+    request = api.build_request("POST", path, json=body)
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with socket.create_connection((api.base_url.host, api.base_url.port or 0)) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + request.content)
+        yield
 
 
 def num_jobs(db: Database) -> int:

@@ -21,6 +21,7 @@ def test_only_what_may_go_away_is_tried_again() -> None:
         ("CheckpointMismatch", "checkpoint_mismatch", True),
         ("NumericalError", "numerical_error", False),
         ("GrammarStuck", "grammar_stuck", False),
+        ("RunnerFailed", "runner_failed", False),
         ("EngineStopped", "worker_lost", True),
         ("StepFailed", "worker_lost", True),
         ("OutOfMemory", "out_of_memory", True),

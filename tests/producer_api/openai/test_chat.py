@@ -13,7 +13,7 @@ from store.db.database import Database
 from store.jobs import jobs
 from store.settings import Settings
 from tests.processes import wait_for
-from tests.producer_api.calling import CHAT, error_of, num_jobs, state_of
+from tests.producer_api.calling import CHAT, cut_off, error_of, num_jobs, state_of
 from tests.producer_api.scripted_worker import Attempt, ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 
@@ -291,8 +291,8 @@ def test_leaving_a_stream_may_leave_its_job_alone(
 
 
 def test_leaving_a_call_cancels_its_job(api: httpx2.Client, db: Database, tenant: str) -> None:
-    with pytest.raises(httpx2.ReadTimeout):
-        api.post("/v1/chat/completions", json=CHAT, timeout=0.5)
+    with cut_off(api, "/v1/chat/completions", CHAT):
+        wait_for(lambda: num_jobs(db), "the job is stored")
     assert _wait_for_state(db, _only_job(db, tenant).id, "cancelled")
 
 

@@ -65,6 +65,9 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
         "pairs",
         "predictions",
         "recommendations",
+        "image labels",
+        "labels in words",
+        "transcript",
     }
     refusals = {status: answer for status, answer in post["responses"].items() if status != "202"}
     assert {"400", "401", "403", "404", "409", "413", "422", "429", "500", "503", "504"} <= set(refusals)

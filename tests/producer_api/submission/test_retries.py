@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from store.db.database import Database
 from tests.processes import wait_for
-from tests.producer_api.calling import CHAT, PROMPT, num_jobs, submit
+from tests.producer_api.calling import CHAT, PROMPT, cut_off, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
@@ -120,10 +120,7 @@ def test_a_caller_whose_line_was_cut_meets_his_own_job(
             row = connection.execute(text("SELECT id, callers FROM jobs WHERE cancel_requested_at IS NULL")).first()
         return None if row is None else (row.id, row.callers)
 
-    body = api.build_request("POST", "/v1/chat/completions", json=CHAT).content
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: {api.headers['authorization']}\r\n"
-    with socket.create_connection((api.base_url.host, api.base_url.port or 0)) as first:
-        first.sendall(f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    with cut_off(api, "/v1/chat/completions", CHAT):
         wait_for(counted, "the job is stored")
     job_id, _ = counted() or ("", 0)
     with ThreadPoolExecutor(1) as pool:
