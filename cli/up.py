@@ -109,12 +109,12 @@ def _run(stack: Stack) -> None:
 def example(api_url: str, api_key: str, name: str, model: ModelVersion) -> str:
     """Return an example command for the task of the model that requests call ``name``."""
     task = model.spec
+    curl = f"curl -s {api_url}{task.urls[0]} -H 'Authorization: Bearer {api_key}'"
+    if task.file_example is not None:
+        return f"{curl} -F model={name} -F file=@{task.file_example}"
     if task.url_example is not None:
         body = json.dumps({"model": name, **task.url_example})
-        return (
-            f"curl -s {api_url}{task.urls[0]} -H 'Authorization: Bearer {api_key}' "
-            f"-H 'Content-Type: application/json' -d '{body}'"
-        )
+        return f"{curl} -H 'Content-Type: application/json' -d '{body}'"
     return f'headrace submit "Why is the sky blue?" --model {name} --stream'
 
 

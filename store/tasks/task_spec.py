@@ -41,5 +41,8 @@ class TaskSpec:
     url_example: Mapping[str, Any] | None = None
     """The body for the main URL, without the model, that `headrace up` shows; None: it shows `headrace submit`."""
 
+    file_example: str | None = None
+    """A file for the form of the main URL, which takes ``file`` and ``model``, that `headrace up` shows instead."""
+
     examples: Mapping[str, Any] = field(default_factory=dict)
     """OpenAPI examples of the request, by name."""

@@ -89,6 +89,7 @@ TRANSCRIBE = TaskSpec(
     urls=("/v1/audio/transcriptions",),
     purpose="transcribes audio: use /v1/audio/transcriptions, or the task transcribe",
     bulky_outputs=("segments",),
+    file_example="speech.wav",
     examples={
         "transcript": {
             "summary": "A transcript of an uploaded file",

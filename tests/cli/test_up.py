@@ -288,11 +288,15 @@ def test_ctrl_c_while_it_starts_leaves_nothing(start_up: StartUp) -> None:
     assert still_alive(processes) == set()
 
 
+TRANSCRIBE = ["curl", "-s", "http://here/v1/audio/transcriptions", "-H", "Authorization: Bearer hr_x_y"]
+
+
 @pytest.mark.parametrize(
     ("runner", "said"),
     [
         ("fake", ["headrace", "submit", "Why is the sky blue?", "--model", "m", "--stream"]),
         ("fake-encoder", ["curl", "-s", "http://here/v1/embeddings", "-H", "Authorization: Bearer hr_x_y"]),
+        ("fake-transcriber", [*TRANSCRIBE, "-F", "model=m", "-F", "file=@speech.wav"]),
     ],
 )
 def test_the_example_is_what_the_model_is_for(db: Database, runner: str, said: list[str]) -> None:
