@@ -150,7 +150,7 @@ def _scaling(queues: Sequence[Json], width: int) -> Iterator[Text]:
     """Yield how many workers each autoscaled queue should have, and why."""
     for queue in queues:
         if (scaling := queue.get("scaling")) is not None:
-            told = f"  {scaling['workers']} workers wanted: {scaling['reason']}"
+            told = f"  workers wanted: {scaling['workers']}; {scaling['reason']}"
             line = Text.assemble(("scale ", "dim"), (queue["name"], "bold"), told)
             line.truncate(width, overflow="ellipsis")
             yield line

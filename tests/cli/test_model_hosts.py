@@ -45,7 +45,7 @@ def test_top_shows_how_many_workers_are_wanted_and_why() -> None:
     console = Console(width=100, record=True, file=StringIO())
     console.print(screen)
     text = console.export_text()
-    assert "scale chat@1  3 workers wanted: 9,000 tokens wait" in text
+    assert "scale chat@1  workers wanted: 3; 9,000 tokens wait" in text
     assert "scale embed@1" not in text
 
 

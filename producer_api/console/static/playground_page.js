@@ -55,7 +55,7 @@ export default function PlaygroundPage({ query }) {
     <${ErrorNote} error=${models.error} />
     <div class="play">
       <form class="card" onSubmit=${submit} onKeyDown=${sendOnEnter} aria-label="Request"><div class="body stack">
-        <div class="row">
+        <div class="fields">
           <label class="field grow">Model
             <select name="first" onChange=${(event) => choose(event.target.value)}>
               ${names.map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}
