@@ -184,10 +184,7 @@ def register_version(
     that the registry has. ``tenant_id``: the actor's tenant, for the audit log. Raises InvalidRequest, and Conflict for
     golden answers of a version that is ready, for a base that is retired, and for weights that are not verified.
     """
-    if engine.is_external != (runner in EXTERNAL_KINDS) or (engine.is_external and engine.kind != runner):
-        raise InvalidRequest(f"the engine {engine.kind.value} does not run a version of the kind {runner}")
-    if not _NAME.fullmatch(model):
-        raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
+    _require_valid(model, runner, engine)
     digests = {**kept_files, **{name: hashlib.sha256(content).hexdigest() for name, content in files.items()}}
     task = TASK_OF_RUNNER[runner].name
     values = {"model": model, "runner": runner, "source": source, "digest": digest, "dtype": dtype}
@@ -216,6 +213,13 @@ def register_version(
             _verify_again(connection, model, version, golden)
         found = version_of(connection, model, version)
         return found if found.engine == engine else _set_engine(connection, found, engine, actor, tenant_id)
+
+
+def _require_valid(model: str, runner: str, engine: EngineSpec) -> None:
+    if engine.is_external != (runner in EXTERNAL_KINDS) or (engine.is_external and engine.kind != runner):
+        raise InvalidRequest(f"the engine {engine.kind.value} does not run a version of the kind {runner}")
+    if not _NAME.fullmatch(model):
+        raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
 
 
 def _insert_version(
