@@ -1,6 +1,6 @@
 """``python -m benchmarks.autoscale``: a burst, silence, one job: with 0 to 3 workers as needed, and with 3 fixed.
 
-The model is the fake one, whose steps are pauses, so that workers on one machine do not take each other's cores. The
+The fake model computes nothing: its steps are pauses, so workers on one machine do not compete for the cores. The
 stack, the decisions and the drains are the product's. Jobs lost, waits and worker-seconds are printed, and the numbers
 of workers are drawn into ``--picture``.
 """
@@ -38,7 +38,7 @@ _WIDTH, _HEIGHT, _LEFT = 900, 150, 60
 
 @dataclass
 class Run:
-    """What was seen: (seconds, workers that are wanted, places) at each tick, and the jobs at the end."""
+    """One run: (seconds, workers wanted, places of workers) at each tick, and the jobs at its end."""
 
     ticks: list[tuple[float, int, int]] = field(default_factory=list)
     marks: list[tuple[float, str]] = field(default_factory=list)
@@ -111,7 +111,7 @@ class Trial:
         self.run.marks.append((time.monotonic() - self._began_at, what))
 
     def get(self, path: str) -> dict[str, Any]:
-        """Return what the API has there."""
+        """Return the JSON body of a GET request for ``path``."""
         return dict(self._client.get(path).raise_for_status().json())
 
 

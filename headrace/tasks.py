@@ -73,7 +73,7 @@ def _checked(task: Task, found: Any) -> Any:
         return found
     try:
         return task.output.model_validate(found)
-    except Exception as error:  # noqa: BLE001 - pydantic's error, or one of the task's own validators
+    except Exception as error:  # noqa: BLE001 - validators of the task's author may raise any error
         return error
 
 
@@ -87,12 +87,12 @@ def try_out(task: Task, inputs: Sequence[Mapping[str, Any]], folder: Path | None
     read = [task.input.model_validate(one) for one in inputs]
     try:
         return run_batch(task, runner, read)
-    except Exception:  # noqa: BLE001 - the loop below finds the inputs that fail
+    except Exception:  # noqa: BLE001 - a runner may raise any error; its inputs are tried one by one
         return [_alone(task, runner, one) for one in read]
 
 
 def _alone(task: Task, runner: Runner, one: Any) -> Any:
     try:
         return run_batch(task, runner, [one])[0]
-    except Exception as error:  # noqa: BLE001 - it is the result
+    except Exception as error:  # noqa: BLE001 - a runner may raise any error; it is the outcome of this input
         return error

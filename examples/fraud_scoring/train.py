@@ -87,12 +87,12 @@ def train(folder: Path, known: Sequence[Payment], *, epochs: int, seed: int) -> 
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * math.ceil(len(known) / BATCH))
     for _ in range(epochs):
-        for some in torch.randperm(len(known)).split(BATCH):  # type: ignore[no-untyped-call]  # torch has no types here
+        for some in torch.randperm(len(known)).split(BATCH):  # type: ignore[no-untyped-call]  # torch does not annotate it
             loss = nn.functional.binary_cross_entropy_with_logits(
                 network(numbers[some], categories[some]), labels[some]
             )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             optimizer.step()
             schedule.step()
     (folder / "config.json").write_bytes(content)

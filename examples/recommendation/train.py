@@ -93,7 +93,7 @@ def train(folder: Path, shop: Sequence[dict[str, Any]], known: Sequence[Visit], 
             scores = network.users(numbers[some], categories[some]) @ network.items.weight.T
             loss = nn.functional.cross_entropy(scores, clicked[some])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             optimizer.step()
     (folder / "config.json").write_bytes(content)
     (folder / ITEMS_FILE).write_text("".join(json.dumps(one) + "\n" for one in shop))

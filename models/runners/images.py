@@ -32,7 +32,7 @@ def image_processor(folder: Path) -> PrepareImage:
     try:
         read: Any = AutoImageProcessor
         process = read.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the library raises errors of any type
+    except Exception as error:  # transformers raises errors of any type for a file that it cannot read
         raise ModelLoadError(f"{folder}: the image processor cannot be read: {error}") from error
     return lambda picture: process(picture, return_tensors="np")["pixel_values"][0]
 
