@@ -104,6 +104,7 @@ JOB_CODES: Final[Mapping[str, str]] = {
     "poison": "the job ran in several workers that crashed",
     "policy_blocked_output": "a rule of the tenant's policy blocked the output",
     "runner_failed": "the runner of a task of another package failed for the input",
+    "too_many_steps": "the steps that a step adds are more than a job may have",
     "worker_lost": "the worker of the attempt crashed or lost its lease",
 }
 """Codes of jobs and attempts, beside those of requests."""

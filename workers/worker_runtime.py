@@ -75,6 +75,7 @@ class WorkerRuntime:
         self._model = model
         self._owner = owner
         self._max_slots = settings.max_slots
+        self._max_steps = settings.max_steps
         self._lease_s = settings.lease_s
         self._exit_now = exit_now
         self._handing_back = threading.Lock()
@@ -373,7 +374,11 @@ class WorkerRuntime:
         return JobRunner(
             claim_client=self._claim_client,
             in_flight=self.in_flight,
-            work=FilledWork(self._model.new_work(self.engine, context), StepInputs(self._connections.jobs)),
+            work=FilledWork(
+                self._model.new_work(self.engine, context),
+                StepInputs(self._connections.jobs),
+                most_steps=self._max_steps,
+            ),
             admission=self.admission,
             frames=self.frames,
             lease_s=self._lease_s,

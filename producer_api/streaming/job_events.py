@@ -166,8 +166,9 @@ class _JobEventReader:
             yield Started(self._at, job.attempt)
 
     async def _live(self) -> Events:
-        """Yield events until the job row is terminal, or until the hub's end frame arrives."""
-        async with aclosing(self._runtime.hub.follow(self._job.streamed_as, self._hub_cursor())) as frames:
+        """Yield events until the job row is terminal, has another stream, or until the hub's end frame arrives."""
+        followed = self._job.streamed_as
+        async with aclosing(self._runtime.hub.follow(followed, self._hub_cursor())) as frames:
             async for frame in frames:
                 self._check_draining()
                 if frame is not None and self._is_next(frame):
@@ -177,7 +178,7 @@ class _JobEventReader:
                     await self._reload()
                     for event in self._enter():
                         yield event
-                if self._job.state.is_terminal:
+                if self._job.state.is_terminal or self._job.streamed_as != followed:
                     return
                 if frame is None:
                     yield None
@@ -256,7 +257,8 @@ class _JobEventReader:
         texts = {choice: self._kept(left.of_choice(choice)) for choice in {mark.choice for mark in left.marks} | {0}}
         first = texts[0]
         choices = texts if known.marks else {}
-        return Restarted(self._at, self._job.attempt, kept, first.text, first.logprobs, choices)
+        # A job of several steps has no attempts of its own.
+        return Restarted(self._at, max(1, self._job.attempt), kept, first.text, first.logprobs, choices)
 
     def _kept(self, own: Checkpoint) -> KeptText:
         return KeptText(self._restore("".join(own.deltas)), tuple(chain.from_iterable(own.logprobs)))

@@ -21,7 +21,9 @@ from store.db.presence import GONE_AFTER_S
 from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns
 from store.errors import CannotOpen, Unavailable
 from store.failpoints import failpoint
-from store.jobs import claim_queries, flow_beginnings, flow_settling, sharers
+from store.jobs import claim_queries, flow_beginnings, flow_growth, flow_settling, sharers
+from store.jobs.finish_rows import Added as Added
+from store.jobs.finish_rows import AddedStep as AddedStep
 from store.jobs.finish_rows import Finish as Finish
 from store.jobs.finish_rows import encode, row_of
 from store.jobs.flow_beginnings import BegunStep
@@ -189,20 +191,27 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
 def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
     """End the jobs; return the ids of those that ended. Stale epochs and locked rows are left out."""
     failpoint("finish.before")
-    rows = list({finish.job_id: row_of(finish, db.vault) for finish in reversed(finishes)}.values())
-    values = {"rows": encode(rows), "dead": list(DEAD_LETTER_CODES)}
+    rows = _end_rows(finishes, db.vault)
     sources = [finish for finish in finishes if finish.is_source]
     steps = {finish.job_id: finish.parent_id for finish in finishes if finish.parent_id is not None}
     # Most jobs are no sources and no steps: then it is one statement, which is its own transaction.
     with db.begin() if sources or steps else db.autocommit() as connection:
         flow_settling.lock(connection, {*steps.values()})
-        ended = set(connection.execute(claim_queries.FINISH, values).scalars())
+        if any(finish.added is not None for finish in finishes):
+            finishes = flow_growth.bounded(connection, finishes)
+            rows = _end_rows(finishes, db.vault)
+        ended = set(connection.execute(claim_queries.FINISH, {"rows": rows, "dead": list(DEAD_LETTER_CODES)}).scalars())
         sharers.answer_from(connection, [finish for finish in sources if finish.job_id in ended], db.vault)
+        flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.vault)
         flow_settling.settle(connection, {*steps.values()}, db.vault, ended=steps.keys() & ended)
         if steps:
             failpoint("flow.before_commit")
     failpoint("finish.committed")
     return ended
+
+
+def _end_rows(finishes: Sequence[Finish], vault: Vault) -> str:
+    return encode(list({finish.job_id: row_of(finish, vault) for finish in reversed(finishes)}.values()))
 
 
 def release(db: Database, releases: Sequence[Release]) -> set[str]:

@@ -9,9 +9,42 @@ from sqlalchemy import RowMapping
 from store.db.database import dump_json
 from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns, seal_job
 from store.errors import InvalidRequest
+from store.ids import new_id
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Lineage, Logprobs, groups_as_json, lineage_from_json, read_groups
 from store.streams.choices import Marks, deltas_as_json, deltas_from_json
+
+
+@dataclass(frozen=True, slots=True)
+class AddedStep:
+    """A step to add. ``needs``: names of steps; one is the step that adds it, or another added step.
+
+    ``name``: as ``store.jobs.flow_growth.names_after`` makes them.
+    ``payload``, ``input_tokens`` and ``cost_tokens`` are as of a step that was accepted with its job: references to
+    outputs are marks (``store.payloads.step_payload``).
+    """
+
+    name: str
+    task: str
+    model: str
+    model_version: int
+    payload: dict[str, Any]
+    input_tokens: int
+    cost_tokens: int
+    needs: tuple[str, ...]
+    id: str = field(default_factory=lambda: new_id("job"))
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What the end of a step adds. ``answer``: the name of the added step that is now the answer of the job.
+
+    Only the step that is the answer may name one; without it the answer stays. ``most_steps``: of the whole flow.
+    """
+
+    steps: tuple[AddedStep, ...]
+    answer: str | None = None
+    most_steps: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +54,7 @@ class Finish:
     ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
     each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.choices``. ``tenant_id``: the
     claim's, for encryption. ``is_source``: jobs of the response cache may wait for this answer. ``parent_id``: the flow
-    of a step.
+    of a step. ``added``: the steps that a step brings, if it has succeeded.
     """
 
     job_id: str
@@ -37,6 +70,7 @@ class Finish:
     marks: Marks = ()
     is_source: bool = False
     parent_id: str | None = None
+    added: Added | None = None
 
     def __post_init__(self) -> None:
         if not self.state.is_terminal:

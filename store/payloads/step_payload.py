@@ -12,6 +12,10 @@ from typing import Any, Final, TypeVar
 REFERENCES: Final = "references"
 """The field of the payload that has the path of each mark. A payload without it is prepared."""
 
+THEN: Final = "then"
+"""The field of the payload of a step that may add steps when it has ended: ``{"kind": …}`` and what that kind needs
+(``workers.runs.added_steps``). The task does not see it."""
+
 _FIRST, _LAST, _DIGIT = "\ue000", "\ue001", 0xE010
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from models.engine.requests import FinishReason
 from prompts.detokenizer import spell
 from prompts.tokenizer import ByteTokenizer
 from store.db.database import Database
-from store.jobs.claims import Claim, Finish, Release, claim, finish, release, still_open, still_running
+from store.jobs.claims import Added, Claim, Finish, Release, claim, finish, release, still_open, still_running
 from store.scheduling import dispatch_queries
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs
@@ -99,7 +99,13 @@ class ScriptedWorker:
         attempt.said += texts
 
     def succeed(
-        self, attempt: Attempt, finish_reason: str = "stop", *, announce: bool = True, stop_text: str | None = None
+        self,
+        attempt: Attempt,
+        finish_reason: str = "stop",
+        *,
+        announce: bool = True,
+        stop_text: str | None = None,
+        added: Added | None = None,
     ) -> None:
         """End the job with the text so far."""
         output: dict[str, Any] = {"text": "".join(attempt.said), "finish_reason": finish_reason}
@@ -110,7 +116,7 @@ class ScriptedWorker:
             output["logprobs"] = [entry.model_dump() for entry in spelled]
         if stop_text is not None:
             output["stop_text"] = stop_text
-        self._end(attempt, JobState.SUCCEEDED, output, None, announce=announce)
+        self._end(attempt, JobState.SUCCEEDED, output, None, announce=announce, added=added)
 
     def answer(self, attempt: Attempt, output: dict[str, Any]) -> None:
         """End the job with this output."""
@@ -155,6 +161,7 @@ class ScriptedWorker:
         error: dict[str, Any] | None,
         *,
         announce: bool = True,
+        added: Added | None = None,
     ) -> None:
         held = attempt.claim
         usage = {
@@ -169,7 +176,12 @@ class ScriptedWorker:
         outcome = Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said, attempt.lineage)
         logprobs = tuple(attempt.likely(attempt.said))
         outcome = replace(
-            outcome, logprobs=logprobs, tenant_id=held.tenant_id, is_source=held.is_source, parent_id=held.parent_id
+            outcome,
+            logprobs=logprobs,
+            tenant_id=held.tenant_id,
+            is_source=held.is_source,
+            parent_id=held.parent_id,
+            added=added,
         )
         while not (ended := finish(self._db, [outcome])) and still_running(self._db, {held.job_id: held.epoch}):
             self._wait_for_the_row()

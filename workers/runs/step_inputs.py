@@ -6,6 +6,7 @@ the other steps, and the tokenizer of the model. A text that is too long now fai
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,10 +22,11 @@ from store.jobs.flow_values import read_outputs
 from store.payloads.job_payload import JobOrder, PinnedPolicy
 from store.payloads.references import look_up, step_of
 from store.payloads.sampling_params import SamplingDefaults
-from store.payloads.step_payload import REFERENCES, with_texts
+from store.payloads.step_payload import REFERENCES, THEN, with_texts
 from store.registry import models
 from store.registry.models import ModelVersion, queue_name
 from store.tasks.registry import TASKS
+from workers.runs.added_steps import KINDS, AddSteps, with_added
 from workers.runs.in_flight import Attempt
 from workers.runs.job_runner import Work
 from workers.runs.outcome import Retry
@@ -113,13 +115,25 @@ def _request(claim: Claim, texts: dict[str, str]) -> JobOrder:
 
 
 class FilledWork:
-    """The work of a task, for steps too: their input is filled in before it is computed."""
+    """The work of a task, for steps too: their input is filled in before it is computed, and their end may add steps.
 
-    def __init__(self, work: Work, inputs: StepInputs) -> None:
+    ``kinds``: what adds steps, by the kind that a payload names. ``most_steps``: of one job.
+    """
+
+    def __init__(
+        self, work: Work, inputs: StepInputs, *, most_steps: int, kinds: Mapping[str, AddSteps] = KINDS
+    ) -> None:
         self._work = work
         self._inputs = inputs
+        self._most_steps = most_steps
+        self._kinds = kinds
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Compute a job or a step. May raise what ``Work.compute`` and ``StepInputs.fill`` raise."""
-        self._inputs.fill(attempt.claim)
-        return self._work.compute(attempt)
+        claim = attempt.claim
+        then = None if claim.parent_id is None else claim.payload.pop(THEN, None)
+        self._inputs.fill(claim)
+        verdict = self._work.compute(attempt)
+        if then is None or isinstance(verdict, Retry):
+            return verdict
+        return with_added(claim, then, verdict, self._kinds, self._most_steps)

@@ -6,8 +6,10 @@ import httpx2
 import pytest
 
 from store.db.database import Database
+from store.jobs.claims import Added, AddedStep
 from store.jobs.jobs import list_steps
 from store.payloads.step_payload import REFERENCES
+from tests.producer_api.calling import parse, streaming
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -135,3 +137,33 @@ def test_a_cancel_is_of_the_whole_job(api: httpx2.Client, worker: ScriptedWorker
     worker.obey_cancel(attempt)
     job = read(api, submitted["id"])
     assert (job["status"], [step["status"] for step in job["steps"]]) == ("cancelled", ["cancelled", "cancelled"])
+
+
+def test_a_step_that_is_added_goes_on_with_the_stream_of_the_job(
+    api: httpx2.Client, worker: ScriptedWorker, submitted: dict[str, Any]
+) -> None:
+    steps = {step["name"]: step["job_id"] for step in read(api, submitted["id"])["steps"]}
+    attempt = worker.claim(steps["first"])
+    worker.succeed(attempt)
+    attempt = worker.claim(steps["second"])
+    payload = {**attempt.claim.payload, REFERENCES: {}}
+    again = AddedStep("second:1", "generate", "tiny", 1, payload, 1, 5, ("second",))
+    with streaming(api, submitted["id"]) as stream:
+        worker.say(attempt, "I ", "ask")
+        assert stream.until("job.delta")[-1].id == "1-1"
+        assert stream.next().id == "1-2"
+        worker.succeed(attempt, added=Added((again,), "second:1"))
+        added = {step["name"]: step for step in read(api, submitted["id"])["steps"]}["second:1"]
+        assert (added["status"], added["needs"]) == ("queued", ["second"])
+        attempt = worker.claim(added["job_id"])
+        worker.say(attempt, "the ", "answer")
+        restarted = stream.next()
+        assert (restarted.name, restarted.id, restarted.data["kept"]) == ("job.restarted", "2-0", 0)
+        assert [stream.next().id for _ in range(2)] == ["2-1", "2-2"]
+        worker.succeed(attempt)
+        assert stream.next().name == "job.succeeded"
+    assert read(api, submitted["id"])["output"]["text"] == "the answer"
+    for cursor in ("1-1", "1-2", "2-0"):
+        with streaming(api, submitted["id"], cursor) as stream:
+            ids = [event.id for event in parse(stream.rest())]
+        assert ids == [*(["2-0"] if cursor[0] == "1" else []), "2-1", "2-2", "2-3"]

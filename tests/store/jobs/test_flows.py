@@ -10,8 +10,9 @@ import pytest
 
 from store.db.database import Database
 from store.errors import Conflict
-from store.jobs.claims import Claim, Finish, Release, claim, finish, release
+from store.jobs.claims import Added, AddedStep, Claim, Finish, Release, claim, finish, release
 from store.jobs.dead_letters import list_dead_letters
+from store.jobs.flow_growth import names_after
 from store.jobs.jobs import (
     Accepted,
     Idempotency,
@@ -253,3 +254,72 @@ def test_a_repeated_request_has_the_steps_of_the_first_one(
     outcomes = [found for one in (first, again) for found in accept(db, [one])]
     assert [found.job_id for found in outcomes if isinstance(found, Accepted)] == [first.id, first.id]
     assert query("SELECT count(*) AS n FROM jobs") == [{"n": 4}]
+
+
+def added(*steps: tuple[str, tuple[str, ...]], answer: str | None = None, most: int = 16) -> Added:
+    """Steps to add, by name and needs."""
+    made = (AddedStep(name, "generate", "tiny", 1, {"of": name}, 3, 10, needs) for name, needs in steps)
+    return Added(tuple(made), answer, most)
+
+
+CALLS = (("only:1", ("only",)), ("only:2", ("only",)), ("only:3", ("only:1", "only:2")))
+ONE: Needs = {"only": ()}
+
+
+def grown(flow: Flow, **changes: Any) -> None:
+    """End the one step of a flow, which adds two calls and a new answer behind them."""
+    (claimed,) = flow.start("only")
+    finish(flow.db, [ended(claimed, added=added(*CALLS, answer="only:3", **changes))])
+    flow.steps = {step.step or "": step.id for step in list_steps(flow.db, flow.tenant, flow.id)}
+
+
+def test_a_step_adds_steps_and_the_last_of_them_is_the_answer(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
+) -> None:
+    flow, other = accept_flow(ONE), accept_flow(ONE)
+    assert names_after("only", 2) == ("only:1", "only:2")
+    assert names_after("only:2", 1) == ("only:3",)
+    grown(flow)
+    assert flow.states() == {"only": "succeeded", **dict.fromkeys(("only:1", "only:2", "only:3"), "queued")} | {
+        "flow": "running"
+    }
+    assert get(db, tenant, flow.id).streamed_as == flow.steps["only:3"]
+    same = "count(DISTINCT (tenant_id, class_rank, priority, deadline_at, max_attempts))"
+    assert query(f"SELECT {same} AS n FROM jobs WHERE :id IN (id, parent_id)", id=flow.id) == [{"n": 1}]
+    flow.run("only:1", "only:2")
+    (claimed,) = flow.start("only:3")
+    # Its events follow those of the old answer, which had epoch 1.
+    assert (claimed.epoch, claimed.attempt, claimed.restarts_after) == (2, 1, 1)
+    finish(db, [ended(claimed)])
+    job = get(db, tenant, flow.id)
+    assert (job.state, job.epoch, job.output) == (
+        JobState.SUCCEEDED,
+        2,
+        {"text": "text of only:3", "finish_reason": "stop"},
+    )
+    assert job.usage is not None
+    assert job.usage["input_tokens"] == 4 * USAGE["input_tokens"]
+    assert set(other.states().values()) == {"queued"}
+    assert usage_of(db, tenant).queued_tokens == 13
+
+
+def test_more_steps_than_a_job_may_have_fail_it_and_none_is_added(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow]
+) -> None:
+    flow = accept_flow(ONE)
+    grown(flow, most=3)
+    job = get(db, tenant, flow.id)
+    assert job.error is not None
+    assert (job.error["code"], job.error["step"], list(flow.steps)) == ("too_many_steps", "only", ["only"])
+
+
+def test_an_old_attempt_and_a_cancelled_flow_add_nothing(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow]
+) -> None:
+    flow, cancelled = accept_flow(ONE), accept_flow(ONE)
+    (claimed,), (stopping,) = flow.start("only"), cancelled.start("only")
+    request_cancel(db, tenant, cancelled.id)
+    late = ended(replace(claimed, epoch=7), added=added(*CALLS))
+    assert finish(db, [late, ended(stopping, added=added(*CALLS))]) == {stopping.job_id}
+    assert [step.step for one in (flow, cancelled) for step in list_steps(db, tenant, one.id)] == ["only", "only"]
+    assert flow.states() == {"only": "running", "flow": "running"}

@@ -1,0 +1,132 @@
+"""Adds steps to a flow while it runs: the transaction that ends a step well stores the steps that it brings.
+
+    generate ──ended, asks for two tools──▶ call:1   call:2 ──▶ generate again, the answer now
+                                            └─ stored with the end of the first step, or neither is
+
+A step brings steps once, because it ends once. The flow keeps its deadline, its class and its owner for them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+
+from store.encryption.vault import Vault, seal_job
+from store.jobs.finish_rows import AddedStep, Finish, encode
+from store.schema.cache_results import UNSERVED_QUEUE
+from store.schema.job_states import JobState
+
+MARK: Final = ":"
+"""In the names of added steps, and in no name that a caller may give."""
+
+# Read the names of the steps of these flows.
+_NAMES = text("SELECT parent_id, step FROM jobs WHERE parent_id = ANY(CAST(:flows AS text[]))")
+
+# Store added steps, unless their flow has ended or shall be cancelled. A step waits in no worker's queue until what it
+# needs has succeeded. The new answer begins with the epoch of the old one: readers of the flow's stream take it for a
+# later attempt, which keeps nothing of the text before.
+_ADD = text("""
+WITH given AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
+        flow_id text, id text, name text, task text, model text, model_version int, payload jsonb, input_tokens int,
+        cost_tokens int, needs varchar[], epoch bigint)
+), added AS (
+    INSERT INTO jobs (
+        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
+        webhook, epoch, restarts_after, max_attempts, api_key_id, project_id, user_id, deadline_at, traceparent,
+        parent_id, step, needs)
+    SELECT
+        given.id, flow.tenant_id, given.task, given.model, given.model_version, :unserved, flow.class_rank,
+        flow.priority, given.payload, given.input_tokens, given.cost_tokens, '{"events": []}', given.epoch,
+        NULLIF(given.epoch, 0), flow.max_attempts, flow.api_key_id, flow.project_id, flow.user_id, flow.deadline_at,
+        flow.traceparent, flow.id, given.name, given.needs
+    FROM given JOIN jobs AS flow ON flow.id = given.flow_id
+    WHERE flow.task = 'flow' AND flow.state IN ('queued', 'running') AND flow.cancel_requested_at IS NULL
+    RETURNING id
+)
+INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM added
+""")
+
+# Make other steps the answers of their flows.
+_ANSWER = text("""
+UPDATE jobs SET answer_id = given.answer_id
+FROM unnest(CAST(:flows AS text[]), CAST(:old AS text[]), CAST(:new AS text[])) AS given(id, old_id, answer_id)
+WHERE jobs.id = given.id AND jobs.answer_id = given.old_id AND jobs.task = 'flow'
+    AND jobs.state IN ('queued', 'running') AND jobs.cancel_requested_at IS NULL
+""")
+
+
+def names_after(name: str, count: int) -> tuple[str, ...]:
+    """Return the names of steps that the step ``name`` adds: ``answer`` adds ``answer:1``, which adds ``answer:2``.
+
+    The next step that adds steps must be the last of them, else names would come twice.
+    """
+    base, _, number = name.partition(MARK)
+    first = int(number or 0) + 1
+    return tuple(f"{base}{MARK}{index}" for index in range(first, first + count))
+
+
+def bounded(connection: Connection, finishes: Sequence[Finish]) -> list[Finish]:
+    """Return the ends; a step whose flow would have too many steps, or a name twice, fails instead.
+
+    The flows are locked, so the count is exact.
+    """
+    names: dict[str, set[str]] = {finish.parent_id: set() for finish in finishes if finish.added and finish.parent_id}
+    for row in connection.execute(_NAMES, {"flows": list(names)}):
+        names[row.parent_id].add(row.step)
+    return [_bounded(finish, names[finish.parent_id]) if finish.parent_id in names else finish for finish in finishes]
+
+
+def _bounded(finish: Finish, names: set[str]) -> Finish:
+    added = finish.added
+    if added is None or finish.state is not JobState.SUCCEEDED:
+        return replace(finish, added=None)
+    new = [step.name for step in added.steps]
+    if len(names) + len(new) > added.most_steps:
+        why = f"the job would have {len(names) + len(new)} steps, and at most {added.most_steps} are accepted"
+        return _failed(finish, "too_many_steps", why)
+    if len({*names, *new}) < len(names) + len(new):
+        return _failed(finish, "internal_error", "an added step has the name of another one")
+    names.update(new)
+    return finish
+
+
+def _failed(finish: Finish, code: str, why: str) -> Finish:
+    error = {"code": code, "message": why, "retryable": False}
+    return replace(
+        finish, state=JobState.FAILED, output=None, error=error, deltas=(), logprobs=(), marks=(), added=None
+    )
+
+
+def add(connection: Connection, finishes: Sequence[Finish], vault: Vault) -> None:
+    """Store what these ends add. Their steps have ended in this transaction, which has locked the flows."""
+    growing = [finish for finish in finishes if finish.added is not None]
+    if not growing:
+        return
+    rows = [row for finish in growing for row in _rows(finish, vault)]
+    connection.execute(_ADD, {"rows": encode(rows), "unserved": UNSERVED_QUEUE})
+    moved = [(finish, step.id) for finish in growing for step in _steps(finish) if step.name == _answer(finish)]
+    if moved:
+        flows, old = [finish.parent_id for finish, _ in moved], [finish.job_id for finish, _ in moved]
+        connection.execute(_ANSWER, {"flows": flows, "old": old, "new": [step_id for _, step_id in moved]})
+
+
+def _rows(finish: Finish, vault: Vault) -> list[dict[str, Any]]:
+    return [
+        {
+            **asdict(step),
+            **seal_job(vault, finish.tenant_id, step.id, {"payload": step.payload}),
+            "flow_id": finish.parent_id,
+            "epoch": finish.epoch if step.name == _answer(finish) else 0,
+        }
+        for step in _steps(finish)
+    ]
+
+
+def _steps(finish: Finish) -> tuple[AddedStep, ...]:
+    return () if finish.added is None else finish.added.steps
+
+
+def _answer(finish: Finish) -> str | None:
+    return None if finish.added is None else finish.added.answer

@@ -1,0 +1,35 @@
+"""Steps that the end of a step adds to its job, for example the calls of tools that an answer asks for.
+
+A payload says in ``then`` which kind of steps may follow, and what that kind needs to know. The kind is a function
+without I/O: it gets the end of the step and returns the steps to add, or None if the job goes on as it is. They are
+stored with the end (``store.jobs.flow_growth``). The next step that may add steps has a ``then`` of its own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+from store.errors import InvalidRequest
+from store.jobs.claims import Added, Claim, Finish
+from store.schema.job_states import JobState
+
+AddSteps: TypeAlias = Callable[[Claim, Mapping[str, Any], Finish], Added | None]
+"""Returns what the end of a step adds; the mapping is the payload's ``then``. Only called for steps that succeeded."""
+
+KINDS: Final[Mapping[str, AddSteps]] = {}
+"""The kinds of steps that may follow, by name. A new kind is one more entry."""
+
+
+def with_added(
+    claim: Claim, then: Mapping[str, Any], finish: Finish, kinds: Mapping[str, AddSteps], most_steps: int
+) -> Finish:
+    """Return the end of a step with the steps that it adds. Raises InvalidRequest for an unknown kind."""
+    add_steps = kinds.get(then.get("kind", ""))
+    if add_steps is None:
+        raise InvalidRequest("the stored step says in `then` what this release does not know", code="invalid_payload")
+    if finish.state is not JobState.SUCCEEDED:
+        return finish
+    added = add_steps(claim, then, finish)
+    if added is None:
+        return finish
+    return replace(finish, added=replace(added, most_steps=most_steps))
