@@ -46,6 +46,13 @@ class Task:
     output_texts: tuple[str, ...] | None = None
     """The fields of the output that hold text: a tenant's policy checks their texts. None: it checks every text."""
 
+    is_call: bool = False
+    """The runner waits more than it computes: for another server, for a search. Each input is then a batch of its own,
+    on a thread of its own, and many run at a time. What is cancelled or too slow may still happen."""
+
+    call_timeout_s: float = 60.0
+    """A call that takes longer fails with ``call_timed_out``."""
+
     summary: str = ""
     """What the task does, in a few words, for the documentation."""
 

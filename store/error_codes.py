@@ -90,6 +90,7 @@ BATCH_CODES: Final[Mapping[str, str]] = {
 """Codes of batches and their lines, beside those of requests."""
 
 JOB_CODES: Final[Mapping[str, str]] = {
+    "call_timed_out": "a call of the job's task took longer than its time limit",
     "cancelled": "the job was cancelled",
     "checkpoint_mismatch": "the model cannot continue from the stored tokens",
     "deadline_exceeded": "the deadline passed before the job was done",

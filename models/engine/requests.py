@@ -339,6 +339,12 @@ class RunnerFailed(EngineError):
     code = "runner_failed"
 
 
+class CallTimedOut(EngineError):
+    """A call took longer than its time limit. What it does may still happen, so it is not made again."""
+
+    code = "call_timed_out"
+
+
 class EngineStopped(EngineError):
     """The engine is stopping or has died; the request may be retried elsewhere."""
 

@@ -18,6 +18,7 @@ from store.tasks.task_spec import TaskSpec
 
 GROUP = "headrace.tasks"
 MAX_TOKENS = 131_072
+MAX_CALL_S = 3600
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _RUNNER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -81,6 +82,8 @@ def _fault_of(task: Task) -> str | None:
             return f"`{name}` must be a subclass of pydantic.BaseModel"
     if not 1 <= task.most_tokens <= MAX_TOKENS:
         return f"`most_tokens` is {task.most_tokens}, and must be from 1 to {MAX_TOKENS}"
+    if not 0 < task.call_timeout_s <= MAX_CALL_S:
+        return f"`call_timeout_s` is {task.call_timeout_s}, and must be above 0 and at most {MAX_CALL_S}"
     return _fault_of_fields(task)
 
 

@@ -35,11 +35,37 @@ def load(folder):
     return run
 """
 
+# A second task of the package, which no model runs: each call waits until two are there.
+CALLS = """
+from threading import Barrier
+
+from headrace.tasks import Task
+from pydantic import BaseModel
+
+class Text(BaseModel):
+    text: str
+
+ASK = Task(name="ask", input=Text, output=Text, runner="mood_task.calls:load", example={"text": "x"}, is_call=True)
+
+def load(folder):
+    both = Barrier(2)
+
+    def run(batch):
+        (one,) = batch
+        both.wait(60)
+        return [{"text": f"asked {one.text}"}]
+
+    return run
+"""
+
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """The package ``mood``, with a runner that fails for some words, and an output with text."""
+    """The package ``mood``, with a runner that fails for some words, and an output with text; and the task ``ask``."""
     folder = new_package(tmp_path / "mood", "mood")
+    (folder / "mood_task" / "calls.py").write_text(CALLS)
+    for entries in folder.glob("*.dist-info/entry_points.txt"):
+        entries.write_text(f"{entries.read_text()}ask = mood_task.calls:ASK\n")
     (folder / "mood_task" / "faulty.py").write_text(FAULTY)
     task = folder / "mood_task" / "__init__.py"
     task.write_text(
@@ -57,19 +83,22 @@ def key(db: Database) -> str:
 
 @pytest.fixture
 def url(settings: Settings, package: Path, start_process: StartProcess) -> Iterator[str]:
-    """The address of an API process beside a worker process of the version mood@1."""
+    """The address of an API process beside worker processes of the versions mood@1 and ask@1."""
     path = {"PYTHONPATH": str(package)}
     api = environment(settings, **path)
     given = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url} | path
-    register = ["-m", "models.catalog", "register", "mood", "--task", "mood", "--source", str(package / "model")]
-    registering = start_process(python(*register), given | {"HEADRACE_HOME": str(settings.home)})
-    assert registering.wait_exit() == 0, registering.log()
-    assert registering.log().strip() == "mood@1"
+    for name, source in (("mood", ["--source", str(package / "model")]), ("ask", [])):
+        register = ["-m", "models.catalog", "register", name, "--task", name, *source]
+        registering = start_process(python(*register), given | {"HEADRACE_HOME": str(settings.home)})
+        assert registering.wait_exit() == 0, registering.log()
+        assert registering.log().strip() == f"{name}@1"
     server = start_api(start_process, api)
-    worker = start_process(worker_command("mood"), worker_environment(settings, {}) | path)
-    worker.wait_event("worker_ready")
+    running = [start_process(worker_command(name), worker_environment(settings, {}) | path) for name in ("mood", "ask")]
+    for worker in running:
+        worker.wait_event("worker_ready")
     yield url_of(server)
-    assert worker.exit_code is None, worker.log()
+    for worker in running:
+        assert worker.exit_code is None, worker.log()
 
 
 @pytest.fixture
@@ -102,6 +131,7 @@ def test_a_task_of_its_own_package_is_a_task_like_any_other(client: Client, url:
     _check_faults(client)
     _check_batch(url, key)
     _check_policy(url, db)
+    _check_calls(client)
 
 
 def _check_refusals(client: Client) -> None:
@@ -170,3 +200,25 @@ def _check_policy(url: str, db: Database) -> None:
         assert masked["label"] == "********"
         assert masked["policy"][0]["rule"] == "no-blame"
         assert ask(guarded, "lovely")["error"]["code"] == "policy_blocked_output"
+
+
+def _check_calls(client: Client) -> None:
+    """Two jobs of a step with a model and one without, side by side: each call needs the other one to end."""
+    steps = [
+        {"name": "mood", "task": "mood", "model": "mood", "input": {"text": {"$from": "input.text"}}},
+        {
+            "name": "ask",
+            "task": "ask",
+            "model": "ask",
+            "needs": ["mood"],
+            "input": {"text": {"$from": "mood.output.label"}},
+        },
+    ]
+    sent = [
+        client.request("POST", "/v1/jobs", json={"input": {"text": text}, "steps": steps})["id"]
+        for text in ("lovely", "stale")
+    ]
+    assert [client.wait(job_id)["output"] for job_id in sent] == [
+        {"text": "asked positive"},
+        {"text": "asked negative"},
+    ]

@@ -47,6 +47,7 @@ def write(folder: Path, change: str = "", *, field: str = "", entry: str = "mood
         ("runner='a.b'", "`runner` is 'a.b', and must be package.module:function"),
         ("input=dict", "`input` must be a subclass of pydantic.BaseModel"),
         ("most_tokens=0", "`most_tokens` is 0"),
+        ("call_timeout_s=0", "`call_timeout_s` is 0"),
         ("output_texts=('words',)", "`output_texts` names words"),
         ("example={'text': 3}", "`example` does not fit the input: text"),
         ("example={'text': 'x', 'tone': 1}", "`example` does not fit the input: tone"),

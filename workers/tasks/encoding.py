@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from models.engine.call_engine import CallConfig, CallEngine
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from models.engine.protocol import AnyEngine, Engine
 from models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
@@ -79,7 +80,7 @@ class EncoderModel(TaskModel):
             context_tokens=self.encoder.context_window,
         )
 
-    def new_engine(self, setup: EngineSetup) -> EncodeEngine:
+    def new_engine(self, setup: EngineSetup) -> EncodeEngine | CallEngine:
         """Return an engine for encoders."""
         config = EncodeConfig(setup.num_slots, setup.settings.encode_tokens)
         return EncodeEngine(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
@@ -91,6 +92,11 @@ class EncoderModel(TaskModel):
     def new_work(self, engine: AnyEngine, context: WorkContext) -> "EncodeWork":
         """Return the work for the jobs of this model."""
         return EncodeWork(engine, context, self.read_claim)
+
+
+def new_call_engine(encoder: Encoder, setup: EngineSetup, timeout_s: float) -> CallEngine:
+    """Return the engine for a task that waits more than it computes, whose ``encoder`` many threads may call."""
+    return CallEngine(encoder, CallConfig(setup.num_slots, timeout_s), on_room=setup.on_room, on_failed=setup.on_failed)
 
 
 def job_of(inputs: Sequence[FittedInput], output: Callable[[Sequence[bytes]], dict[str, Any]]) -> EncodeJob:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.tasks import load_runner
+from models.engine.call_engine import CallEngine
+from models.engine.encoder_engine import EncodeEngine
 from models.engine.protocol import AnyEngine
 from models.engine.requests import EncodeRequest
 from models.engine.runner import Encoder
@@ -25,9 +27,9 @@ from workers.runs import outcome
 from workers.runs.in_flight import Attempt
 from workers.runs.outcome import Retry
 from workers.runs.output_policy import CompiledPolicies, rules_for
-from workers.tasks.encoding import EncodeJob, EncoderModel, EncodeWork
+from workers.tasks.encoding import EncodeJob, EncoderModel, EncodeWork, new_call_engine
 from workers.tasks.self_test import SelfTest, run_all
-from workers.tasks.task_model import WorkContext, quiet_setup
+from workers.tasks.task_model import EngineSetup, WorkContext, quiet_setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,12 @@ class OwnModel(EncoderModel):
         request = EncodeRequest("self-test", job.inputs, job.options)
         _, took_s = run_all(self.new_engine(quiet_setup(settings, 1)), [request])
         return SelfTest(tokens_per_s=request.num_tokens / took_s, context_tokens=self.encoder.context_window)
+
+    def new_engine(self, setup: EngineSetup) -> EncodeEngine | CallEngine:
+        """Return an engine for batches, or for calls."""
+        if not self.spec.declared.is_call:
+            return EncoderModel.new_engine(self, setup)
+        return new_call_engine(self.encoder, setup, self.spec.declared.call_timeout_s)
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> "OwnWork":
         """Return the work for the jobs of this model."""

@@ -22,6 +22,7 @@ def test_only_what_may_go_away_is_tried_again() -> None:
         ("NumericalError", "numerical_error", False),
         ("GrammarStuck", "grammar_stuck", False),
         ("RunnerFailed", "runner_failed", False),
+        ("CallTimedOut", "call_timed_out", False),
         ("EngineStopped", "worker_lost", True),
         ("StepFailed", "worker_lost", True),
         ("OutOfMemory", "out_of_memory", True),
