@@ -51,6 +51,8 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "precondition_failed": "the resource is not in the state that a header expects",
     "previous_response_not_found": "the previous response does not exist",
     "queue_full": "the limit of queued tokens or jobs is reached",
+    "quality_below_bound": "the quality report of the model version is outside the bound of its model",
+    "quality_not_measured": "the model has a quality bound, and the version on an inference server has no report",
     "quota_exceeded": "the limit of cost or of stored bytes is reached",
     "rate_limit_exceeded": "a rate limit, or the limit of concurrent jobs, batches or streams, is reached",
     "redis_unavailable": "Redis does not answer",
@@ -113,7 +115,6 @@ JOB_CODES: Final[Mapping[str, str]] = {
 PROCESS_CODES: Final[Mapping[str, str]] = {
     "invalid_settings": "a setting is unknown or malformed",
     "model_load_failed": "the model's files are missing, damaged or not supported",
-    "quality_below_bound": "the quality report of the model version is outside the bound of its model",
 }
 """Codes of processes that do not start."""
 

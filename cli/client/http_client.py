@@ -8,6 +8,7 @@ import httpx2
 import orjson
 
 from headrace.client import ApiUnavailable, Client, ConnectionLost, InvalidApiKey, InvalidBaseUrl, answers
+from headrace.client.job_calls import Call
 from store.errors import SettingsError
 
 Json = dict[str, Any]
@@ -111,9 +112,20 @@ class OperatorClient(Client):
         """Return the drawing of the quality of a model's versions, as SVG."""
         return self._text(f"/v1/models/{quote(model)}/quality_plot")
 
-    def set_alias(self, model: str, alias: str, version: int, *, force: bool = False) -> Json:
-        """Let an alias name this version, and return it. ``force``: also if a rollout of it was rolled back."""
-        return self.request("PUT", _alias(model, alias), json={"version": version, "force": force})
+    def set_alias(
+        self, model: str, alias: str, version: int, *, force: bool = False, expected: int | None = None
+    ) -> Json:
+        """Let an alias name this version, and return it. ``force``: also if a rollout of it was rolled back.
+
+        ``expected``: the version that the alias must name before, 0 for a new alias; None: any.
+        """
+        headers = None
+        if expected is not None:
+            headers = {"If-Match": f'"{expected}"'} if expected else {"If-None-Match": "*"}
+        # Repeated, a conditional change would find its own effect and be refused.
+        body, is_repeatable = {"version": version, "force": force}, expected is None
+        call = Call("PUT", _alias(model, alias), json=body, headers=headers, is_repeatable=is_repeatable)
+        return self._run(self._calls.send(call))
 
     def remove_alias(self, model: str, alias: str) -> None:
         """Remove an alias."""

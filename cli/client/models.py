@@ -52,6 +52,9 @@ def set_alias(
     alias: AliasArgument,
     version: NumberArgument,
     force: Annotated[bool, typer.Option("--force", help="Also if a rollout of the version was rolled back.")] = False,
+    expected: Annotated[
+        int | None, typer.Option(min=0, help="Only if the alias names this version now; 0: only if it does not exist.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let an alias name a version. `headrace models alias NAME default 2` makes version 2 what NAME means.
@@ -59,7 +62,7 @@ def set_alias(
     New jobs of all tenants follow within two seconds; accepted jobs keep the version that they have.
     """
     with connect() as client:
-        found = client.set_alias(name, alias, version, force=force)
+        found = client.set_alias(name, alias, version, force=force, expected=expected)
     show(found, f"{name}@{alias} means {name}@{version}", as_json=as_json)
 
 

@@ -7,7 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from store.payloads.strict_model import Strict
 
 BELOW_BOUND: Final = "quality_below_bound"
-"""The code of a version that was rejected because of its quality report."""
+"""The code of a version that was rejected, or gets no alias, because of its quality report."""
+
+NOT_MEASURED: Final = "quality_not_measured"
+"""The code of a version on an inference server that gets no alias, because it has no quality report."""
 
 
 class VersionFigures(BaseModel):
@@ -81,8 +84,11 @@ class QualityBound(Strict):
         return self
 
 
-def outside(report: QualityReport, bound: QualityBound) -> str | None:
-    """Return what of a report is outside the bound, in words with the figures; None if all is within it."""
+def outside(report: QualityReport, bound: QualityBound, *, shown: bool = False) -> str | None:
+    """Return what of a report is outside the bound, in words with the figures; None if all is within it.
+
+    ``shown``: figures that were not measured are not judged; else they are outside.
+    """
     checks = (
         ("top-1 agreement", report.agreement, bound.min_agreement, "least"),
         ("KL", report.kl, bound.max_kl, "most"),
@@ -91,6 +97,7 @@ def outside(report: QualityReport, bound: QualityBound) -> str | None:
     found = [
         f"{name} not measured" if value is None else f"{name} {value:.4f} of at {side} {limit:g}"
         for name, value, limit, side in checks
-        if limit is not None and not (value is not None and (value >= limit if side == "least" else value <= limit))
+        if limit is not None and not (shown and value is None)
+        if value is None or not (value >= limit if side == "least" else value <= limit)
     ]
     return ", ".join(found) or None

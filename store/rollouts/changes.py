@@ -14,6 +14,7 @@ from store.db.database import Database, dump_json
 from store.errors import Conflict, InvalidRequest, NotFound, NoWorker, PreconditionFailed
 from store.ids import new_id
 from store.registry.models import DEFAULT_ALIAS, ModelVersion, point, queue_name, version_of
+from store.registry.quality_bounds import check_served_quality
 from store.registry.versions import check_ready, refuse_rolled_back
 from store.rollouts.rollouts import Rollout, RolloutMode, Step, StickyKey, read_rollout
 from store.rollouts.transitions import RolloutAction, Transition, after
@@ -78,6 +79,8 @@ def start(db: Database, new: NewRollout, actor: str, *, tenant_id: str | None = 
     with db.begin(tenant_id=tenant_id) as connection:
         candidate = version_of(connection, new.model, new.candidate)
         check_ready(connection, new.model, new.candidate)
+        if new.mode is RolloutMode.CANARY:
+            check_served_quality(connection, new.model, new.candidate)
         stable = _stable(connection, new)
         _check_candidate(connection, new, stable, candidate)
         values = {
@@ -185,6 +188,7 @@ def _point(connection: Connection, rollout: Rollout) -> None:
     """Move the alias to the candidate. Raises NotFound or Conflict if that may not take jobs."""
     connection.execute(_POINTED, {"model": rollout.model, "alias": rollout.alias})
     check_ready(connection, rollout.model, rollout.candidate_version)
+    check_served_quality(connection, rollout.model, rollout.candidate_version)
     point(connection, rollout.model, rollout.alias, rollout.candidate_version)
 
 

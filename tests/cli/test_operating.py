@@ -167,7 +167,11 @@ def test_a_second_version_is_made_the_default_and_the_first_is_retired_and_kept_
         files={},
         actor="t",
     )
-    assert "tiny@default means tiny@2" in verb("models", "alias", "tiny", "default", "2")
+    for wrong in ("2", "0"):
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            verb("models", "alias", "tiny", "default", "2", "--expected", wrong)
+        assert "names version 1" in refused.value.stderr
+    assert "tiny@default means tiny@2" in verb("models", "alias", "tiny", "default", "2", "--expected", "1")
     assert "tiny@1 is retired" in verb("models", "retire", "tiny@1")
     shown = verb("models", "show", "tiny")
     assert re.search(r"tiny@2 +ready +default", shown)

@@ -10,15 +10,16 @@ from collections.abc import Callable, Collection
 import structlog
 
 from store.db.database import Database
-from store.errors import RequestError
+from store.errors import Conflict, RequestError
 from store.metrics.dispatcher_metrics import DispatcherMetrics
+from store.registry.quality_report import BELOW_BOUND, NOT_MEASURED
 from store.rollouts import changes, moves, shadow
 from store.rollouts.evidence import Evidence, read_evidence
 from store.rollouts.history import with_verdict
 from store.rollouts.judge import Bounds, judge
 from store.rollouts.progress import read_progress
 from store.rollouts.rollouts import Rollout, RolloutMode, rollouts_under_way
-from store.rollouts.transitions import next_transition
+from store.rollouts.transitions import RolloutAction, Transition, next_transition
 
 log = structlog.get_logger(__name__)
 
@@ -90,11 +91,20 @@ class RolloutKeeper:
         if transition is None:
             return
         try:
-            changes.change(self._db, rollout.id, transition, _ACTOR, expected=rollout.revision)
+            self._change(rollout, transition)
         except RequestError as error:
             # Changed by a person just now, or the candidate cannot be promoted any more: the next turn reads it again.
             log.warning("rollout.not_changed", rollout=rollout.id, action=transition.action.value, error=error.message)
-            return
+
+    def _change(self, rollout: Rollout, transition: Transition) -> None:
+        """Carry an action out. A promotion that the quality bound refuses is a pause, which says why."""
+        try:
+            changes.change(self._db, rollout.id, transition, _ACTOR, expected=rollout.revision)
+        except Conflict as error:
+            if error.code not in {BELOW_BOUND, NOT_MEASURED}:
+                raise
+            transition = Transition(RolloutAction.PAUSE, error.message)
+            changes.change(self._db, rollout.id, transition, _ACTOR, expected=rollout.revision)
         self._metrics.rollout_transitions.labels(transition.action.value).inc()
 
     def _read_evidence(self, rollout: Rollout) -> Evidence:

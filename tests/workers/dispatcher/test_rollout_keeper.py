@@ -8,11 +8,16 @@ from store.db.database import Database
 from store.jobs import claims
 from store.jobs.claims import Finish
 from store.metrics.dispatcher_metrics import DispatcherMetrics
+from store.registry.engine_spec import EngineKind
 from store.registry.models import resolve
+from store.registry.quality_bounds import set_bound
+from store.rollouts.changes import change
 from store.rollouts.rollouts import Rollout, RolloutState, Step, get_rollout
+from store.rollouts.transitions import RolloutAction, Transition
 from store.schema.job_states import JobState
 from tests.store.conftest import accept_one, make_job, query, tenant
 from tests.store.making import AcceptOne, Query
+from tests.store.registry import test_served_quality as on_server
 from tests.store.rollouts.conftest import StartRollout, begin
 from workers.dispatcher.rollout_keeper import RolloutKeeper
 
@@ -89,3 +94,24 @@ def test_a_version_like_the_stable_one_goes_through_its_steps_to_the_alias(
     keeper.turn()
     assert get_rollout(db, rollout.id).state is RolloutState.PROMOTED
     assert resolve(db, "tiny").version == 2
+
+
+def test_a_promotion_outside_the_quality_bound_is_a_pause_until_the_candidate_is_measured(
+    db: Database, keeper: RolloutKeeper
+) -> None:
+    on_server.served(db, EngineKind.VLLM)
+    rollout = on_server.begin(db)
+    set_bound(db, "tiny", on_server.BOUND, "tests")
+    serve(db)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE rollouts SET step_since = step_since - interval '11 min'"))
+    keeper.turn()
+    paused = get_rollout(db, rollout)
+    assert (paused.state, resolve(db, "tiny").version) == (RolloutState.PAUSED, 1)
+    assert "tiny@2 was not measured" in str(paused.reason)
+    on_server.measured(db, agreement=0.98, kl=0.01)
+    change(db, rollout, Transition(RolloutAction.RESUME, "measured"), "tests")
+    with db.begin() as connection:
+        connection.execute(text("UPDATE rollouts SET step_since = step_since - interval '11 min'"))
+    keeper.turn()
+    assert (get_rollout(db, rollout).state, resolve(db, "tiny").version) == (RolloutState.PROMOTED, 2)
