@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 
 from store.db.database import Database
 from store.encryption_keys import open_vault
-from store.redis.celery_queue import FastLaneHints
+from store.jobs.claims import AnnouncedStep
+from store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app
 from store.redis.connection import connect
+from store.redis.hint_announcer import HintAnnouncer
 from store.redis.live_workers import SnapshotPublisher
+from store.registry.models import shadow_name
 from store.settings import Settings
 from store.streams.fencing import FencedLogs
 from store.streams.stream_log import StreamPublisher
@@ -51,10 +54,19 @@ class Connections:
         )
         # For people who watch: it waits for nothing.
         self.live = SnapshotPublisher(connect(settings.redis_url, timeout_s=1.0, retries=0))
+        # Of steps that become ready here.
+        self.hints = HintAnnouncer(HintPublisher(celery_app(settings)))
         self.fast_lane_hints = FastLaneHints(settings.redis_url, queue, on_junk, adapters)
 
+    def announce(self, steps: Sequence[AnnouncedStep]) -> None:
+        """Let the hints of steps be published soon."""
+        for step in steps:
+            shadow = shadow_name(step.task, step.model, step.model_version)
+            self.hints.announce(Hint(step.id, step.queue, shadow))
+
     def close(self) -> None:
-        """Close all connections."""
+        """Publish the last hints, and close all connections."""
+        self.hints.stop()
         for database in (self.jobs, self.leases, self.health):
             database.close()
         self._redis.close()

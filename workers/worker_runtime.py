@@ -75,7 +75,6 @@ class WorkerRuntime:
         self._model = model
         self._owner = owner
         self._max_slots = settings.max_slots
-        self._max_steps = settings.max_steps
         self._lease_s = settings.lease_s
         self._exit_now = exit_now
         self._handing_back = threading.Lock()
@@ -97,7 +96,7 @@ class WorkerRuntime:
         self.admission = self._new_admission(max_jobs)
         self._claim_client = self._new_claim_client(self._connections.jobs)
         self.leases = self._new_lease_keeper()
-        self.job_runner = self._new_job_runner()
+        self.job_runner = self._new_job_runner(settings.max_steps)
         self._sources = self._new_sources(settings)
         self.drain = Drain(settings.drain_s)
         self._watchdog = self._new_watchdog(settings.max_step_s)
@@ -111,6 +110,7 @@ class WorkerRuntime:
         if self.adapters is not None:
             self.adapters.start()
         for part in (
+            self._connections.hints,
             self.frames,
             self.engine,
             self.leases,
@@ -354,6 +354,7 @@ class WorkerRuntime:
             engine=lambda: self._model.engine_description,
             adapters=self._adapter_names,
             observer=self.metrics.commits.observer,
+            on_announced=self._connections.announce,
         )
 
     def _new_lease_keeper(self) -> LeaseKeeper:
@@ -361,7 +362,7 @@ class WorkerRuntime:
         is_external = self._model.version.engine is not None
         return LeaseKeeper(claim_client, self.in_flight, self.engine, lease_s=self._lease_s, is_patient=is_external)
 
-    def _new_job_runner(self) -> JobRunner:
+    def _new_job_runner(self, max_steps: int) -> JobRunner:
         context = WorkContext(
             self.in_flight,
             self.admission,
@@ -377,7 +378,7 @@ class WorkerRuntime:
             work=FilledWork(
                 self._model.new_work(self.engine, context),
                 StepInputs(self._connections.jobs),
-                most_steps=self._max_steps,
+                most_steps=max_steps,
             ),
             admission=self.admission,
             frames=self.frames,

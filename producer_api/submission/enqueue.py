@@ -4,12 +4,9 @@ All jobs of a call are stored in one transaction. After the commit, another thre
 unavailable, the job is accepted without a hint, or its hint is dropped, and the dispatcher publishes it later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
-
-import structlog
+from threading import Lock
 
 from store.db.database import Database
 from store.db.group_commit import isolated
@@ -19,13 +16,12 @@ from store.jobs.jobs import Accepted, NewJob
 from store.payloads.job_payload import ServiceClass
 from store.redis.celery_queue import Hint, HintPublisher
 from store.redis.connection import CircuitBreaker
+from store.redis.hint_announcer import HintAnnouncer
 from store.registry.models import shadow_name
 from store.scheduling.fair_share import LaneCandidate, RecentMaximum, within_share
-
-_log = structlog.get_logger("producer_api")
+from store.schema.cache_results import UNSERVED_QUEUE
 
 _MAX_JOBS = 256  # of one transaction
-_MAX_HINTS = 1000  # of one Redis pipeline
 
 
 class Enqueuer:
@@ -44,7 +40,7 @@ class Enqueuer:
         self._recent_running = RecentMaximum()
         self._sharing = Lock()  # ``RecentMaximum`` is for one thread
         self._accept_isolated = isolated(self._accept)
-        self._announcer = _HintThread(hints)
+        self._announcer = HintAnnouncer(hints)
 
     def start(self) -> None:
         """Start publishing."""
@@ -66,17 +62,25 @@ class Enqueuer:
         return outcomes
 
     def _accept(self, new: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
-        has_room = {queue: self._has_room(queue) for queue in {job.queue for job in new}}
+        has_room = {queue: self._has_room(queue) for queue in {one.queue for job in new for one in (job, *job.steps)}}
         ahead = self._ahead(new)
         outcomes = jobs.accept(
             self._db,
-            [replace(job, announce=_is_urgent(job) and has_room[job.queue], goes_ahead=job.id in ahead) for job in new],
+            [self._to_announce(job, has_room, ahead) for job in new],
         )
         for job, outcome in zip(new, outcomes, strict=True):
-            if isinstance(outcome, Accepted) and outcome.announced:
-                shadow = shadow_name(job.task, job.model, job.model_version)
-                self._announcer.announce(Hint(outcome.job_id, job.queue, shadow, job.id in ahead))
+            if isinstance(outcome, Accepted):
+                for one in (job, *job.steps):
+                    if one.id in outcome.hinted:
+                        shadow = shadow_name(one.task, one.model, one.model_version)
+                        self._announcer.announce(Hint(one.id, one.queue, shadow, one.id in ahead))
         return outcomes
+
+    def _to_announce(self, job: NewJob, has_room: Mapping[str, bool], ahead: set[str]) -> NewJob:
+        """Return the job with what is to be announced at once: it, or its first steps."""
+        steps = tuple(replace(step, announce=_is_urgent(step) and has_room[step.queue]) for step in job.steps)
+        announce = _is_urgent(job) and has_room[job.queue]
+        return replace(job, announce=announce, goes_ahead=job.id in ahead, steps=steps)
 
     def _ahead(self, new: Sequence[NewJob]) -> set[str]:
         """Return the jobs of tenants that have fewer jobs under way than their fair share."""
@@ -101,53 +105,6 @@ class Enqueuer:
 def _is_urgent(job: NewJob) -> bool:
     """True unless the job is of the batch class: only the dispatcher announces those, as far as there is slack.
 
-    A flow is in no worker's queue, and the dispatcher announces its steps.
+    A flow, and a step that waits for others, is in no worker's queue.
     """
-    return job.service_class is not ServiceClass.BATCH and not job.steps
-
-
-class _HintThread:
-    """A thread that publishes hints, all waiting ones in one call."""
-
-    def __init__(self, publisher: HintPublisher) -> None:
-        self._publisher = publisher
-        self._hints: SimpleQueue[Hint | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name="announcer", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._hints.put(None)
-            self._thread.join(timeout=5)
-        self._publisher.close()
-
-    def announce(self, hint: Hint) -> None:
-        self._hints.put(hint)
-
-    def _run(self) -> None:
-        while (hint := self._hints.get()) is not None:
-            hints, is_last = self._gather(hint)
-            try:
-                self._publisher.publish(hints)
-            except Unavailable as error:
-                # The dispatcher announces these jobs again.
-                _log.warning("hints_not_published", jobs=len(hints), reason=error.message)
-            except Exception:  # noqa: BLE001 - a defect must not end the thread
-                _log.exception("hints_not_published", jobs=len(hints))
-            if is_last:
-                return
-
-    def _gather(self, first: Hint) -> tuple[list[Hint], bool]:
-        """Return the hints that wait now, and whether the thread shall stop after them."""
-        hints = [first]
-        try:
-            while len(hints) < _MAX_HINTS:
-                hint = self._hints.get_nowait()
-                if hint is None:
-                    return hints, True
-                hints.append(hint)
-        except Empty:
-            pass
-        return hints, False
+    return job.service_class is not ServiceClass.BATCH and job.queue != UNSERVED_QUEUE

@@ -5,7 +5,7 @@ key's row; the others wait for that commit and replay its job.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeGuard
 
@@ -142,7 +142,8 @@ class NewJob:
 class Accepted:
     """The stored job: this one, or for a replay the job that was accepted with the key before.
 
-    ``announced``: the caller shall publish its hint now. ``times``: the times in the new row; None for a replay.
+    ``announced``: the caller shall publish its hint now, and the hints of ``announced_steps``. ``times``: the times in
+    the new row; None for a replay.
     ``cache``: what the response cache did for it; a job with a hit has ended, mostly.
     """
 
@@ -151,6 +152,12 @@ class Accepted:
     announced: bool
     times: "AcceptedTimes | None" = field(default=None, compare=False)
     cache: CacheResult | None = None
+    announced_steps: tuple[str, ...] = ()
+
+    @property
+    def hinted(self) -> frozenset[str]:
+        """The ids of the jobs and steps whose hints are to be published."""
+        return frozenset((self.job_id, *self.announced_steps) if self.announced else self.announced_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,8 +323,8 @@ def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -
         times = AcceptedTimes(row.created_at, row.deadline_at, row.announced_at)
         announced = row.announced_at is not None
         outcomes[row.id] = Accepted(row.id, replayed=False, announced=announced, times=times, cache=by_id[row.id].cache)
-    if steps := [step for job in jobs if job.id in outcomes for step in job.steps]:
-        connection.execute(_ACCEPT, {"rows": dump_json([_row(step, vault) for step in steps])})
+    if flows := [job for job in jobs if job.steps and job.id in outcomes]:
+        outcomes |= _accept_steps(connection, flows, outcomes, vault)
     replays = [job for job in jobs if job.id not in outcomes]
     holders = _holders(connection, replays) if replays else {}
     for job in replays:
@@ -326,6 +333,20 @@ def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -
     if replays:
         connection.execute(_ADD_CALLERS, {"ids": [found.job_id for found in outcomes.values() if _is_replay(found)]})
     return outcomes
+
+
+def _accept_steps(
+    connection: Connection, flows: Sequence[NewJob], outcomes: Mapping[str, Accepted | HeadraceError], vault: Vault
+) -> dict[str, Accepted | HeadraceError]:
+    """Store the steps of new flows; return the outcomes of these with the steps that are announced."""
+    rows = [_row(step, vault) for flow in flows for step in flow.steps]
+    stored = connection.execute(_ACCEPT, {"rows": dump_json(rows)}).all()
+    announced = {row.id for row in stored if row.announced_at is not None}
+    return {
+        flow.id: replace(outcome, announced_steps=tuple(step.id for step in flow.steps if step.id in announced))
+        for flow in flows
+        if isinstance(outcome := outcomes[flow.id], Accepted)
+    }
 
 
 def _is_replay(outcome: Accepted | HeadraceError) -> TypeGuard[Accepted]:

@@ -8,7 +8,7 @@ No statement waits for a row that another transaction has locked, because the wh
 skipped (``SKIP LOCKED``); ``still_open`` and ``still_running`` find out whether a job was skipped or is not available.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -27,6 +27,7 @@ from store.jobs.finish_rows import AddedStep as AddedStep
 from store.jobs.finish_rows import Finish as Finish
 from store.jobs.finish_rows import encode, row_of
 from store.jobs.flow_beginnings import BegunStep
+from store.jobs.flow_settling import AnnouncedStep as AnnouncedStep
 from store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
@@ -188,8 +189,19 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
     )
 
 
-def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
-    """End the jobs; return the ids of those that ended. Stale epochs and locked rows are left out."""
+def _publish_nothing(_steps: Sequence[AnnouncedStep]) -> None:
+    """Leave the hints of steps to the dispatcher, which announces them again."""
+
+
+def finish(
+    db: Database,
+    finishes: Sequence[Finish],
+    on_announced: Callable[[Sequence[AnnouncedStep]], None] = _publish_nothing,
+) -> set[str]:
+    """End the jobs; return the ids of those that ended. Stale epochs and locked rows are left out.
+
+    ``on_announced`` is called after the commit with the steps whose hints are to be published.
+    """
     failpoint("finish.before")
     rows = _end_rows(finishes, db.vault)
     sources = [finish for finish in finishes if finish.is_source]
@@ -203,10 +215,12 @@ def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
         ended = set(connection.execute(claim_queries.FINISH, {"rows": rows, "dead": list(DEAD_LETTER_CODES)}).scalars())
         sharers.answer_from(connection, [finish for finish in sources if finish.job_id in ended], db.vault)
         flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.vault)
-        flow_settling.settle(connection, {*steps.values()}, db.vault, ended=steps.keys() & ended)
+        settled = flow_settling.settle(connection, {*steps.values()}, db.vault, ended=steps.keys() & ended)
         if steps:
             failpoint("flow.before_commit")
     failpoint("finish.committed")
+    if settled.announced:
+        on_announced(settled.announced)
     return ended
 
 

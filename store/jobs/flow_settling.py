@@ -6,6 +6,7 @@ by ``store.jobs.flow_decisions``.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +19,7 @@ from store.jobs.claim_queries import FINISH_FLOWS
 from store.jobs.finish_rows import Finish, encode, opened, row_of
 from store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
 from store.jobs.terminal import DEAD_LETTER_CODES, conclude
+from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import JobState
 
@@ -36,10 +38,23 @@ SELECT parent_id, id, step AS name, needs, state, queue = :unserved AS is_waitin
 WHERE parent_id = ANY(CAST(:ids AS text[])) ORDER BY id
 """)
 
-# Put steps into the queues of their versions.
+# Put steps into the queues of their versions. As at acceptance, a step is announced at once unless jobs of its class or
+# a better one wait, or its queue is paused. Steps of the batch class are left to the dispatcher.
 _READY = text("""
-UPDATE jobs SET queue = model || '@' || model_version
-WHERE id = ANY(CAST(:ids AS text[])) AND state = 'queued' AND queue = :unserved
+WITH ready AS (
+    SELECT id, model || '@' || model_version AS its_queue, class_rank FROM jobs
+    WHERE id = ANY(CAST(:ids AS text[])) AND state = 'queued' AND queue = :unserved
+), judged AS (
+    SELECT id, its_queue, class_rank < :batch_rank AND NOT EXISTS (
+        SELECT FROM queue_lines AS line
+        WHERE line.queue = its_queue AND line.state = 'queued' AND line.announced_at IS NULL
+            AND line.class_rank <= ready.class_rank AND NOT line.is_suspect
+    ) AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = its_queue) AS is_announced
+    FROM ready
+)
+UPDATE jobs SET queue = its_queue, announced_at = CASE WHEN is_announced THEN now() END
+FROM judged WHERE jobs.id = judged.id AND jobs.state = 'queued' AND jobs.queue = :unserved
+RETURNING jobs.id, jobs.queue, jobs.task, jobs.model, jobs.model_version, is_announced
 """)
 
 # Cancel queued steps, and ask the workers of running ones to stop.
@@ -80,29 +95,47 @@ WHERE parent_id = ANY(CAST(:ids AS text[])) AND usage IS NOT NULL ORDER BY id
 _SUMMED = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "compute_ms")
 
 
+@dataclass(frozen=True, slots=True)
+class AnnouncedStep:
+    """A step that is ready and stored as announced. Its hint is to be published after the commit."""
+
+    id: str
+    queue: str
+    task: str
+    model: str
+    model_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """``ended``: the flows that have ended. ``announced``: steps whose hints are to be published after the commit."""
+
+    ended: tuple[str, ...] = ()
+    announced: tuple[AnnouncedStep, ...] = ()
+
+
 def lock(connection: Connection, flow_ids: Collection[str]) -> None:
     """Lock these flows, in the order of their ids, before any of their steps is changed. Waits for other changes."""
     if flow_ids:
         connection.execute(_LOCK, {"ids": list(flow_ids)})
 
 
-def settle(
-    connection: Connection, flow_ids: Collection[str], vault: Vault, *, ended: Collection[str] = ()
-) -> tuple[str, ...]:
-    """Write what follows for these locked flows; return the ids of those that ended.
+def settle(connection: Connection, flow_ids: Collection[str], vault: Vault, *, ended: Collection[str] = ()) -> Settled:
+    """Write what follows for these locked flows.
 
     ``ended``: the steps that this transaction has ended, for the timelines of the flows.
     """
     if not flow_ids:
-        return ()
+        return Settled()
     flows = [_flow(row) for row in connection.execute(_LOCK, {"ids": list(flow_ids)}).mappings()]
     steps = _steps(connection, [flow.id for flow in flows])
     decided = [(flow, decide(flow, steps.get(flow.id, ()))) for flow in flows]
     stopped = _stop(connection, [step_id for _, decision in decided for step_id in decision.stopped])
-    _move(connection, decided)
+    announced = _move(connection, decided)
     if noted := [*ended, *stopped]:
         connection.execute(_EVENTS, {"ids": noted})
-    return _end(connection, [(flow, decision) for flow, decision in decided if decision.end is not None], vault)
+    ending = [(flow, decision) for flow, decision in decided if decision.end is not None]
+    return Settled(_end(connection, ending, vault), announced)
 
 
 def _flow(row: RowMapping) -> Flow:
@@ -128,11 +161,15 @@ def _stop(connection: Connection, step_ids: Sequence[str]) -> list[str]:
     return cancelled
 
 
-def _move(connection: Connection, decided: Sequence[tuple[Flow, FlowDecision]]) -> None:
+def _move(connection: Connection, decided: Sequence[tuple[Flow, FlowDecision]]) -> tuple[AnnouncedStep, ...]:
+    announced: tuple[AnnouncedStep, ...] = ()
     if ready := [step_id for _, decision in decided for step_id in decision.ready]:
-        connection.execute(_READY, {"ids": ready, "unserved": UNSERVED_QUEUE})
+        batch_rank = CLASS_RANKS[ServiceClass.BATCH]
+        rows = connection.execute(_READY, {"ids": ready, "unserved": UNSERVED_QUEUE, "batch_rank": batch_rank})
+        announced = tuple(AnnouncedStep(*row[:-1]) for row in rows if row.is_announced)
     if begun := [flow.id for flow, decision in decided if decision.has_begun and flow.state is JobState.QUEUED]:
         connection.execute(_BEGIN, {"ids": begun})
+    return announced
 
 
 def _end(connection: Connection, ending: Sequence[tuple[Flow, FlowDecision]], vault: Vault) -> tuple[str, ...]:

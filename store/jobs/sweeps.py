@@ -209,7 +209,7 @@ def sweep_leases(db: Database, limit: int = 500, *, blame: bool = True) -> Sweep
             failpoint("sweep.midway")
         ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)
         conclude(connection, ended)
-        ended += settle(connection, flows, db.vault, ended=ended)
+        ended += settle(connection, flows, db.vault, ended=ended).ended
     states = [row.state for row in rows]
     return SweepResult(
         requeued=states.count(JobState.QUEUED),
@@ -248,7 +248,7 @@ def fail_rejected(db: Database, limit: int = 500) -> list[str]:
         if failed:
             failpoint("sweep.midway")
         conclude(connection, failed)
-        failed += settle(connection, flows, db.vault, ended=failed)
+        failed += settle(connection, flows, db.vault, ended=failed).ended
     return failed
 
 

@@ -4,11 +4,14 @@ from typing import Any
 
 import httpx2
 import pytest
+import redis
+from sqlalchemy import text
 
 from store.db.database import Database
 from store.jobs.claims import Added, AddedStep
 from store.jobs.jobs import list_steps
 from store.payloads.step_payload import REFERENCES
+from tests.processes import wait_for
 from tests.producer_api.calling import parse, streaming
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -71,6 +74,15 @@ def test_steps_are_shown_with_their_job_and_the_last_one_is_its_answer(
         text = stream.read().decode()
     assert text.count("event: job.delta") == 2
     assert "event: job.succeeded" in text
+
+
+def test_the_first_step_is_announced_when_the_job_is_accepted(
+    submitted: dict[str, Any], redis_client: redis.Redis, db: Database
+) -> None:
+    wait_for(lambda: redis_client.llen("tiny@1") == 1, "its hint is in the queue")
+    with db.begin() as connection:
+        announced = connection.execute(text("SELECT step FROM jobs WHERE announced_at IS NOT NULL")).scalars().all()
+    assert (announced, submitted["status"]) == (["first"], "queued")
 
 
 def test_the_body_of_a_job_with_steps_makes_it_again(

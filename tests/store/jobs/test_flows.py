@@ -26,8 +26,9 @@ from store.jobs.jobs import (
     timeline,
 )
 from store.jobs.sweeps import expire_overdue, sweep_leases
+from store.payloads.job_payload import ServiceClass
 from store.retention.erasure import purge_job
-from store.scheduling.dispatch_queries import take_waiting, waiting_queues
+from store.scheduling.dispatch_queries import waiting_queues
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK, JobState
 from store.tenants.quotas import usage_of
@@ -79,7 +80,8 @@ def make_flow(make_job: MakeJob) -> Callable[..., NewJob]:
         parent = make_job(
             task=FLOW_TASK, queue=UNSERVED_QUEUE, input_tokens=0, cost_tokens=0, announce=False, **changes
         )
-        given = {name: value for name, value in changes.items() if name in ("tenant_id", "deadline_s", "max_attempts")}
+        kept = ("tenant_id", "deadline_s", "max_attempts", "service_class")
+        given = {name: value for name, value in changes.items() if name in kept}
         steps = tuple(
             make_job(
                 parent_id=parent.id,
@@ -117,7 +119,6 @@ def test_steps_run_one_after_another_and_the_last_one_is_the_answer(
     (claimed,) = flow.start("first")
     assert flow.states() == {"first": "running", "second": "queued", "third": "queued", "flow": "running"}
     finish(db, [ended(claimed)])
-    assert take_waiting(db, QUEUE, 10) == [flow.steps["second"]]
     flow.run("second", "third")
     job = get(db, tenant, flow.id)
     assert (job.state, job.output) == (JobState.SUCCEEDED, {"text": "text of third", "finish_reason": "stop"})
@@ -132,6 +133,34 @@ def test_steps_run_one_after_another_and_the_last_one_is_the_answer(
     assert query("SELECT count(*) AS n FROM job_terminal") == [{"n": 4}]
     billed = "SELECT task, sum(input_tokens) AS tokens FROM usage_ledger GROUP BY task ORDER BY task"
     assert [(row["task"], int(row["tokens"])) for row in query(billed)] == [("flow", 0), ("generate", 15)]
+
+
+@pytest.mark.parametrize("hindrance", [None, "batch", "waiting", "paused"])
+def test_a_step_that_became_ready_is_announced_as_an_accepted_job_is(
+    db: Database,
+    make_job: MakeJob,
+    accept_flow: Callable[..., Flow],
+    query: Query,
+    hindrance: str | None,
+) -> None:
+    flow = accept_flow(service_class=ServiceClass.BATCH if hindrance == "batch" else ServiceClass.STANDARD)
+    (claimed,) = flow.start("first")
+    if hindrance == "waiting":
+        accept(db, [make_job(announce=False)])
+    if hindrance == "paused":
+        query("INSERT INTO queue_controls (queue, paused_by) VALUES (:queue, 'tests')", queue=QUEUE)
+    announced: list[str] = []
+    finish(db, [ended(claimed)], lambda steps: announced.extend(step.id for step in steps))
+    rows = query("SELECT id FROM jobs WHERE parent_id = :id AND announced_at IS NOT NULL", id=flow.id)
+    assert announced == [row["id"] for row in rows] == ([flow.steps["second"]] if hindrance is None else [])
+
+
+def test_the_first_steps_are_announced_with_the_acceptance(db: Database, make_flow: Callable[..., NewJob]) -> None:
+    parent = make_flow(JOIN)
+    left, right, both = (replace(step, announce=True) for step in parent.steps)
+    (outcome,) = accept(db, [replace(parent, steps=(left, right, both))])
+    assert isinstance(outcome, Accepted)
+    assert outcome.hinted >= {left.id, right.id}
 
 
 def test_of_parallel_steps_the_last_to_end_makes_the_join_ready(db: Database, accept_flow: Callable[..., Flow]) -> None:
