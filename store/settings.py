@@ -137,8 +137,10 @@ class Settings(BaseSettings):
     # The LoRA adapters that a worker keeps in memory.
     max_adapters: int = Field(8, ge=1)
     step_tokens: int = Field(512, ge=1)
-    # An encoder's: inputs of about so many tokens are computed between two checks for cancelled and new jobs.
+    # An encoder's: inputs of about so many tokens are planned together. They are computed in passes of about so many
+    # milliseconds, with a check for cancelled and new jobs after each; "inf": only the tokens limit a pass.
     encode_tokens: int = Field(4096, ge=1)
+    encode_pass_ms: float = Field(50.0, gt=0)
     # A transcriber's: so many chunks of audio, of 30 s at most, are computed together between two such checks.
     transcribe_chunks: int = Field(4, ge=1)
     # Prompts make a step that has streams to feed at most so many times as long; "inf" puts no bound to it.

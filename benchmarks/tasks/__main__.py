@@ -42,7 +42,7 @@ from prompts.encoders.classifier_folder import read_classifier
 from prompts.encoders.encoder_inputs import fit_texts
 from prompts.tasks.embed import embed_inputs, read_embedder
 from prompts.tokenizer import load_tokenizer
-from store.settings import load_settings
+from store.settings import Settings, load_settings
 from store.tasks.embed import EmbedInput
 
 BATCH = 32
@@ -110,13 +110,17 @@ def mean_vectors(output: Any, mask: torch.Tensor) -> torch.Tensor:
     return normalize((output.last_hidden_state * weights).sum(1) / weights.sum(1), dim=1)
 
 
+def _config(settings: Settings) -> EncodeConfig:
+    return EncodeConfig(settings.max_slots, settings.encode_tokens, settings.encode_pass_ms / 1000)
+
+
 class Ours:
     """The engine as a worker has it, with one encoder."""
 
     def __init__(self, encoder: Encoder, tokens: Callable[[Inputs], tuple[tuple[tuple[int, ...], ...], Any]]) -> None:
         settings = load_settings()
         self._tokens = tokens
-        self.engine = EncodeEngine(encoder, EncodeConfig(settings.max_slots, settings.encode_tokens))
+        self.engine = EncodeEngine(encoder, _config(settings))
         self.engine.start()
 
     def submit(self, name: str, inputs: Inputs) -> Any:

@@ -218,15 +218,15 @@ class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
                 one.ending = one.ending or reason
             return bool(states)
 
-    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1, is_ahead: bool = False) -> bool:
         """Return True if there are slots, and memory or compute, for ``count`` more requests.
 
-        Each has ``num_prompt`` prompt tokens and generates at most ``max_tokens``.
+        Each has ``num_prompt`` prompt tokens and generates at most ``max_tokens``. ``is_ahead``: of the fast lane.
         """
         with self._changed:
             if self._stopping or len(self._active) + count > self._max_slots:
                 return False
-            return self._has_capacity(num_prompt, max_tokens, count)
+            return self._has_capacity(num_prompt, max_tokens, count, is_ahead=is_ahead)
 
     def is_healthy(self, max_step_s: float) -> bool:
         """Return True if the thread lives, takes requests, and is idle or made progress within ``max_step_s``."""
@@ -247,7 +247,7 @@ class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
         """Validate a request and return its state. Raises as ``check``."""
 
     @abstractmethod
-    def _has_capacity(self, num_prompt: int, max_tokens: int, count: int) -> bool:
+    def _has_capacity(self, num_prompt: int, max_tokens: int, count: int, *, is_ahead: bool) -> bool:
         """Answer ``can_admit`` when there are slots. The caller holds the lock."""
 
     @abstractmethod

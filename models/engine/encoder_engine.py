@@ -1,8 +1,11 @@
 """The engine for encoders: schedule, run, postprocess. A request brings whole inputs, and each input gets one vector.
 
-    schedule      end cancelled and late requests, then choose the next inputs of the others
-    run           compute the inputs in passes of similar lengths; a pass that raises is split in halves
+    schedule      end cancelled and late requests, choose the next inputs of the others, and pack them into passes
+    run           compute a pass of similar lengths; a pass that raises is split in halves
     postprocess   give each request its vectors, complete the requests that have all of them
+
+The first passes are those of the better and shorter requests. A pass takes about ``pass_s``, and after each pass the
+plan is dropped if requests have come or ended: so a short request waits for one pass, not for a whole step.
 
 The thread, the lock and the futures are ``batching_engine``'s. A request that fails does not fail its neighbours.
 """
@@ -12,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from models.engine.batching_engine import BatchingEngine, failure_of, ignore
 from models.engine.requests import (
@@ -26,7 +30,8 @@ from models.engine.requests import (
     RequestTooLong,
 )
 from models.engine.runner import Encoder, RunnerBroken
-from models.engine.scheduling.packing import PendingInputs, choose, pack
+from models.engine.scheduling.packing import PendingInputs, choose, in_order, pack
+from models.engine.scheduling.pass_time import PassTime
 from models.engine.sequence import ActiveRequest
 from models.engine.step_runner import MAX_PASSES
 
@@ -40,10 +45,14 @@ Vector = bytes | Exception
 
 @dataclass(frozen=True, slots=True)
 class EncodeConfig:
-    """At most ``max_slots`` requests are active; about ``step_tokens`` tokens are computed in a step."""
+    """At most ``max_slots`` requests are active; about ``step_tokens`` tokens are planned for a step.
+
+    A pass of a step is planned to take ``pass_s`` seconds at most; infinite: as long as its tokens take.
+    """
 
     max_slots: int = 32
     step_tokens: int = 4096
+    pass_s: float = inf
 
 
 class EncodeState(ActiveRequest):
@@ -71,8 +80,16 @@ class EncodeState(ActiveRequest):
         return EncodeOutput(self.request.id, vectors, reason, self.num_tokens, now - self.submitted_at)
 
 
-Plan = list[tuple[EncodeState, int]]
-"""The inputs of a step: each with its request and its index there."""
+Inputs = list[tuple[EncodeState, int]]
+"""Inputs of a pass: each with its request and its index there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The passes of a step in their order. ``oldest`` is the request that must get on before the plan is dropped."""
+
+    passes: Sequence[Inputs]
+    oldest: EncodeState
 
 
 class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
@@ -92,6 +109,8 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
         )
         self._encoder = encoder
         self._config = config
+        self._pass_time = PassTime(config.pass_s)
+        self._has_new = False
 
     @property
     def capacity_tokens(self) -> None:
@@ -117,11 +136,25 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
 
     def _step(self) -> None:
         plan = self._schedule()
-        if plan:
-            self._postprocess(plan, self._run([state.row(index) for state, index in plan]))
+        if plan is None:
+            return
+        served = plan.oldest.num_tokens
+        for inputs in plan.passes:
+            is_sound = self._postprocess(inputs, self._run([state.row(index) for state, index in inputs]))
+            if not is_sound or (plan.oldest.num_tokens > served and self._is_outdated()):
+                return
 
-    def _schedule(self) -> Plan:
-        """End the requests that must end now, and choose the inputs of the next step."""
+    def _is_outdated(self) -> bool:
+        """True if requests have come, or must end, since the plan was made."""
+        now = self._clock()
+        with self._changed:
+            return self._has_new or any(state.forced_end(now) is not None for state in self._active.values())
+
+    def _added(self, state: EncodeState) -> None:
+        self._has_new = True
+
+    def _schedule(self) -> Plan | None:
+        """End the requests that must end now, and plan the next step; None if no request is left."""
         now = self._clock()
         with self._locked() as outbox:
             for state in list(self._active.values()):
@@ -129,14 +162,21 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
                 if reason is not None:
                     self._complete(state, state.result(reason, now), outbox)
             active = list(self._active.values())
+            self._has_new = False
+        if not active:
+            return None
         counts = choose([state.pending_inputs() for state in active], self._config.step_tokens)
-        return [(state, index) for state, count in zip(active, counts, strict=True) for index in state.pending[:count]]
+        chosen = [(state, index) for state, num in zip(active, counts, strict=True) for index in state.pending[:num]]
+        lengths = [len(state.request.inputs[index]) for state, index in chosen]
+        passes = pack(lengths, self._pass_time.budget(self._config.step_tokens))
+        left = {state.id: state.request.num_tokens - state.num_tokens for state in active}
+        ranks = [(state.request.class_rank, left[state.id]) for state, _ in chosen]
+        return Plan([[chosen[at] for at in one] for one in in_order(passes, ranks)], active[0])
 
     def _run(self, rows: Sequence[EncodeRow]) -> list[Vector]:
-        """Return for each row its vector or its error. Raises RunnerBroken."""
+        """Return for each row of a pass its vector or its error. Raises RunnerBroken."""
         found: list[Vector] = [b""] * len(rows)
-        waiting = deque(pack([len(row.tokens) for row in rows], self._config.step_tokens))
-        most_passes = len(waiting) + MAX_PASSES
+        waiting = deque([list(range(len(rows)))])
         num_passes = 0
         while waiting:
             batch = waiting.popleft()
@@ -145,7 +185,7 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
             if not isinstance(vectors, Exception):
                 for index, vector in zip(batch, vectors, strict=True):
                     found[index] = vector or NumericalError("the model's numbers were not finite")
-            elif len(batch) == 1 or num_passes >= most_passes:
+            elif len(batch) == 1 or num_passes > MAX_PASSES:
                 for index in batch:
                     found[index] = vectors
             else:
@@ -155,6 +195,9 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
         return found
 
     def _run_pass(self, rows: Sequence[EncodeRow]) -> Sequence[bytes | Exception | None] | Exception:
+        began_at = self._clock()
+        lengths = [len(row.tokens) for row in rows]
+        num_computed = max(lengths) * len(rows)
         try:
             vectors = self._encoder.run(rows)
             if len(vectors) != len(rows):
@@ -167,20 +210,22 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
             with self._changed:
                 self._note_progress()
                 self._counters.count_pass()
-                lengths = [len(row.tokens) for row in rows]
-                self._counters.count_batch(len(rows), len(rows), max(lengths) * len(rows) - sum(lengths))
+                self._counters.count_batch(len(rows), len(rows), num_computed - sum(lengths))
+        self._pass_time.record(num_computed, self._clock() - began_at)
         return vectors
 
-    def _postprocess(self, plan: Plan, vectors: Sequence[Vector]) -> None:
-        """Give each request its vectors, and complete or fail the requests that end."""
+    def _postprocess(self, inputs: Inputs, vectors: Sequence[Vector]) -> bool:
+        """Give each request its vectors, and complete or fail the requests that end. Return whether none has failed."""
         now = self._clock()
+        is_sound = True
         with self._locked() as outbox:
-            for (state, index), vector in zip(plan, vectors, strict=True):
+            for (state, index), vector in zip(inputs, vectors, strict=True):
                 if state.id not in self._active:
                     continue  # an earlier input has failed it, or a stop that did not wait for this step
                 if isinstance(vector, Exception):
                     error = vector if isinstance(vector, EngineError) else failure_of(vector, "pass")
                     self._fail(state, error, outbox)
+                    is_sound = False
                     continue
                 state.vectors[index] = vector
                 state.pending.remove(index)
@@ -189,6 +234,7 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
                 self._counters.count_tokens(prompt=num_tokens)
                 if not state.pending:
                     self._complete(state, state.result(FinishReason.STOP, now), outbox)
+            return is_sound and not self._stopping
 
     def _new_state(self, request: EncodeRequest) -> EncodeState:
         if not request.inputs or not all(request.inputs):
@@ -198,6 +244,8 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
             raise RequestTooLong(f"an input has {longest} tokens, but at most {self._encoder.context_window} fit")
         return EncodeState(request, self._clock())
 
-    def _has_capacity(self, num_prompt: int, _max_tokens: int, count: int) -> bool:
+    def _has_capacity(self, num_prompt: int, _max_tokens: int, count: int, *, is_ahead: bool) -> bool:
+        if is_ahead:
+            return True  # a slot is enough: the steps give it its turn, however much the others have left
         pending = sum(state.request.num_tokens - state.num_tokens for state in self._active.values())
         return pending + (count - 1) * num_prompt < STEPS_AHEAD * self._config.step_tokens

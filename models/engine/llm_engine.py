@@ -209,7 +209,7 @@ class LLMEngine(GenerationEngine):
         self._runner.check(request)
         return SequenceState(request, self._detokenizer(), self._runner.eos_token_ids, self._clock())
 
-    def _has_capacity(self, num_prompt: int, max_tokens: int, count: int) -> bool:
+    def _has_capacity(self, num_prompt: int, max_tokens: int, count: int, *, is_ahead: bool) -> bool:
         """Return True if the expected KV blocks of the new and of the active requests fit into the free ones.
 
         Expected output lengths come from recent outputs. A request larger than the pool counts as the whole pool, so

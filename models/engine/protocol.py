@@ -58,10 +58,11 @@ class Engine(Protocol[RequestT, ResultT]):
         """
         ...
 
-    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1, is_ahead: bool = False) -> bool:
         """Return True if there is room for ``count`` more requests.
 
-        Each has ``num_prompt`` prompt tokens and generates at most ``max_tokens``.
+        Each has ``num_prompt`` prompt tokens and generates at most ``max_tokens``. ``is_ahead``: it is of the fast
+        lane, so what other requests have left does not keep it out, if there is memory for it.
         """
         ...
 

@@ -244,7 +244,7 @@ class ExternalEngine(GenerationEngine):
         _check_capabilities(request, self._upstream.capabilities)
         return SequenceState(request, self._detokenizer(), self._eos, self._clock())
 
-    def _has_capacity(self, num_prompt: int, max_tokens: int, count: int) -> bool:
+    def _has_capacity(self, num_prompt: int, max_tokens: int, count: int, *, is_ahead: bool) -> bool:
         """Return True if the server would run the requests now: it has none waiting, and KV cache for them.
 
         Its numbers are those of its last step, which may take seconds. So not many more are sent than it says it runs.

@@ -24,7 +24,7 @@ class EngineStub:
     def cancel(self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED) -> bool:
         return False
 
-    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1, is_ahead: bool = False) -> bool:
         return True
 
     def stats(self) -> EngineStats:

@@ -147,16 +147,18 @@ class EngineAdmission:
 
     def has_spare_room(self) -> bool:
         """Return True if one more job of the fast lane may be taken."""
-        return self._has_room(self._max_slots + self._num_spare)
+        return self._has_room(self._max_slots + self._num_spare, is_ahead=True)
 
     def pause(self, timeout_s: float) -> None:
         """Wait for a change, at most ``timeout_s``."""
         with self._changed:
             self._changed.wait(timeout_s)
 
-    def _has_room(self, max_slots: int) -> bool:
+    def _has_room(self, max_slots: int, *, is_ahead: bool = False) -> bool:
         need = self._need_of_one_more(max_slots)
-        return need is not None and self._engine.can_admit(need.num_prompt, need.max_tokens, count=need.count)
+        return need is not None and self._engine.can_admit(
+            need.num_prompt, need.max_tokens, count=need.count, is_ahead=is_ahead
+        )
 
     def take(self) -> Ticket:
         """Note that a message was taken."""

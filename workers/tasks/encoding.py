@@ -69,6 +69,10 @@ class EncoderModel(TaskModel):
     def example(self) -> Mapping[str, Any]:
         """The payload of a small job, for the self-test."""
 
+    def pass_ms(self, settings: Settings) -> float:
+        """Return about how long a pass of the engine may take, in milliseconds; infinite: as long as it takes."""
+        return settings.encode_pass_ms
+
     def self_test(self, settings: Settings, golden: Sequence[GoldenAnswer]) -> SelfTest:
         """Encode a small job. Vectors have no golden answers: they are only checked to be finite."""
         job = self.read(self.example)
@@ -82,7 +86,8 @@ class EncoderModel(TaskModel):
 
     def new_engine(self, setup: EngineSetup) -> EncodeEngine | CallEngine:
         """Return an engine for encoders."""
-        config = EncodeConfig(setup.num_slots, setup.settings.encode_tokens)
+        settings = setup.settings
+        config = EncodeConfig(setup.num_slots, settings.encode_tokens, self.pass_ms(settings) / 1000)
         return EncodeEngine(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
 
     def read_claim(self, claim: Claim, _context: WorkContext) -> EncodeJob:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from headrace.tasks import load_runner
@@ -47,6 +48,10 @@ class OwnModel(EncoderModel):
         """Return the job's input as one row of as many tokens as it costs; the options are the input itself."""
         given = read_payload(self.spec.payload, payload).input
         return EncodeJob(((0,) * num_tokens_of(self.spec, given),), given, _output)
+
+    def pass_ms(self, _settings: Settings) -> float:
+        """Infinite: what a call of a foreign runner costs beside its inputs is not known."""
+        return inf
 
     def self_test(self, settings: Settings, golden: Sequence[GoldenAnswer]) -> SelfTest:
         """Compute the example. The runner decides its own number format."""

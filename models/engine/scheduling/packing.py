@@ -57,3 +57,16 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
             passes.append([index])
             longest, padding = lengths[index], 0
     return passes
+
+
+def in_order(passes: Sequence[Sequence[int]], ranks: Sequence[tuple[int, int]]) -> list[Sequence[int]]:
+    """Return the passes with the best inputs first. ``ranks``: of each input its class and what its request has left.
+
+    The pass of the first input, which is the oldest request's, is the first or the second: so that request gets on,
+    even if the plan is dropped after two passes.
+    """
+    ordered = sorted(passes, key=lambda one: min(ranks[at] for at in one))
+    at_oldest = next(at for at, one in enumerate(ordered) if 0 in one)
+    if at_oldest > 1:
+        ordered.insert(1, ordered.pop(at_oldest))
+    return ordered

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from math import inf
 
 import pytest
 
@@ -46,8 +47,10 @@ class Start:
     def __init__(self) -> None:
         self.engines: list[EncodeEngine] = []
 
-    def __call__(self, fault: Fault | None = None, *, encoder: FakeEncoder | None = None) -> EncodeEngine:
-        config = EncodeConfig(max_slots=8, step_tokens=64)
+    def __call__(
+        self, fault: Fault | None = None, *, encoder: FakeEncoder | None = None, step_tokens: int = 64
+    ) -> EncodeEngine:
+        config = EncodeConfig(max_slots=8, step_tokens=step_tokens, pass_s=inf if step_tokens == 64 else 1e-12)
         self.engines.append(EncodeEngine(encoder or FakeEncoder(fault=fault), config))
         self.engines[-1].start()
         return self.engines[-1]
@@ -181,6 +184,64 @@ def test_a_stop_tells_those_who_wait_even_if_a_pass_hangs(start: Start) -> None:
     assert not engine.is_healthy(0.0)
     engine.stop(0.01)
     assert isinstance(failure(hanging), EngineStopped)
+    gate.opened.set()
+
+
+class Passes:
+    """Records the requests of each pass, and holds the one with this number until it is opened."""
+
+    def __init__(self, number: int) -> None:
+        self.gate = Gate()
+        self.seen: list[set[str]] = []
+        self._number = number
+
+    def __call__(self, rows: Sequence[EncodeRow]) -> None:
+        self.seen.append({row.request_id for row in rows})
+        if len(self.seen) == self._number:
+            self.gate(rows)
+
+
+def test_a_short_request_waits_for_one_pass_of_a_long_one(start: Start) -> None:
+    passes = Passes(3)
+    engine = start(passes, step_tokens=4096)  # passes of 128 tokens: three of these inputs
+    long = engine.submit(ask("long", *[(1,) * 40] * 300))
+    assert passes.gate.entered.wait(WAIT_S)
+    short = engine.submit(ask("short", (1,) * 4))
+    passes.gate.opened.set()
+    assert short.result(WAIT_S).finish_reason is FinishReason.STOP
+    assert long.result(WAIT_S).finish_reason is FinishReason.STOP
+    assert ["short" in one for one in passes.seen[:6]] == [False, False, False, True, False, False]
+    assert len(passes.seen) in (100, 101), "no input was computed twice"
+
+
+def test_the_oldest_request_gets_on_beside_arrivals_of_better_classes(start: Start) -> None:
+    passes = Passes(1)
+
+    def arriving(rows: Sequence[EncodeRow]) -> None:
+        passes(rows)
+        if len(passes.seen) < 40:
+            number = len(passes.seen)
+            later.append(engine.submit(ask(f"better{number}", *[(1,) * 100] * 5, class_rank=0)))
+
+    later: list[Future[EncodeOutput]] = []
+    passes.gate.opened.set()
+    engine = start(arriving, step_tokens=4096)
+    engine._max_slots = 1000
+    oldest = engine.submit(ask("oldest", *[(1,) * 120] * 10, class_rank=2))
+    assert oldest.result(WAIT_S).finish_reason is FinishReason.STOP
+    assert ["oldest" in one for one in passes.seen[:20]].count(True) == 10, "every second pass is its own"
+    for one in later:
+        one.result(WAIT_S)
+
+
+def test_a_request_of_the_fast_lane_needs_a_slot_only(start: Start) -> None:
+    gate = Gate()
+    engine = start(gate)
+    engine.submit(ask("long", *[(1,) * 60] * 50))
+    assert gate.entered.wait(WAIT_S)
+    assert not engine.can_admit(4, 0)
+    assert engine.can_admit(4, 0, is_ahead=True)
+    assert not engine.can_admit(4, 0, count=8, is_ahead=True)
     gate.opened.set()
 
 

@@ -77,7 +77,7 @@ class Room(EngineStub):
     def __init__(self, num: int) -> None:
         self.num = num
 
-    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1, is_ahead: bool = False) -> bool:
         return count <= self.num
 
 

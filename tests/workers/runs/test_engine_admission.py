@@ -20,7 +20,7 @@ class Blocks(EngineStub):
         self.num_blocks = num_blocks
         self.promised = 0
 
-    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1, is_ahead: bool = False) -> bool:
         return self.promised + count * -(-(num_prompt + max_tokens) // 16) <= self.num_blocks
 
 
@@ -118,7 +118,7 @@ def test_room_that_is_made_while_one_looks_for_it_wakes() -> None:
     """Else nothing is taken until the next job ends, although there is room."""
 
     class Ending(Blocks):
-        def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
+        def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1, is_ahead: bool = False) -> bool:
             found = super().can_admit(num_prompt, max_tokens, count=count)
             admission.waker.room_made()
             return found

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.scheduling.packing import PASS_COST, PendingInputs, choose, pack
+from models.engine.scheduling.packing import PASS_COST, PendingInputs, choose, in_order, pack
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=40)
 
@@ -56,3 +56,11 @@ def test_the_better_class_goes_first() -> None:
 def test_nobody_waits_and_nothing_is_chosen() -> None:
     assert choose([], 100) == []
     assert pack([], 100) == []
+
+
+def test_the_best_pass_is_first_and_the_oldest_request_is_in_one_of_the_first_two() -> None:
+    passes = [[1, 2], [0, 3], [4], [5]]
+    batch, interactive = (2, 900), (0, 900)
+    ranks = [batch, batch, batch, batch, (0, 10), interactive]
+    assert in_order(passes, ranks) == [[4], [0, 3], [5], [1, 2]]
+    assert in_order([[0, 1]], [batch, batch]) == [[0, 1]]
