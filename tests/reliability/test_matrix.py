@@ -18,6 +18,7 @@ import pytest
 from store.jobs.claims import claim
 from store.registry.models import queue_name
 from tests.processes import wait_for
+from tests.reliability import task_jobs
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_answer, check_ended_once, check_stream
@@ -41,6 +42,7 @@ WORKER_POINTS = {
     "drain.midway": 1,
 }
 DISPATCHER_POINTS = ("hint.before_publish", "sweep.midway", "webhook.accepted")
+TASKS_IN_CI = {("rerank", "batch.midway"), ("predict", "finish.committed")}
 STOPPED_AND_RAISED_IN_CI = {"claim.done", "finish.before", "sweep.midway"}
 
 
@@ -52,13 +54,16 @@ class Cell:
     point: str
     action: str
     nth: int = 1
+    task: str = "generate"
 
     def __str__(self) -> str:
-        return f"{self.process}-{self.point}-{self.action}"
+        return f"{self.process if self.task == 'generate' else self.task}-{self.point}-{self.action}"
 
     @property
     def is_in_ci(self) -> bool:
-        """Every point is killed at; stopped and raised at are those where most hangs on it."""
+        """Every point is killed at; stopped and raised at are those where most hangs on it. Other tasks: a sample."""
+        if self.task != "generate":
+            return (self.task, self.point) in TASKS_IN_CI
         return self.action == "kill" or self.point in STOPPED_AND_RAISED_IN_CI
 
     @property
@@ -81,6 +86,10 @@ CELLS = [
         ("dispatcher", dict.fromkeys(DISPATCHER_POINTS, 1)),
     )
     for point, nth in points.items()
+] + [
+    Cell("worker", point, "kill", task=task)
+    for task in task_jobs.OTHERS
+    for point in (*task_jobs.POINTS, *(["stream.published"] if task == task_jobs.STREAMED else []))
 ]
 
 Outcomes = dict[Cell, Future[None]]
@@ -103,7 +112,9 @@ def outcomes(request: pytest.FixtureRequest, databases: Databases, folder: Path)
         kept.wait_ready()
 
         def run(cell: Cell) -> None:
-            if cell.process == "worker":
+            if cell.task != "generate":
+                strike_task(shared, client, cell)
+            elif cell.process == "worker":
                 strike_worker(shared, client, cell)
             elif cell.process == "api":
                 strike_api(shared, cell)
@@ -135,6 +146,7 @@ def test_l1_the_matrix_in_figures(outcomes: Outcomes, report: Report) -> None:
         cells=len(outcomes),
         passed=len(passed),
         by_action=dict(Counter(cell.action for cell in passed)),
+        by_task=dict(Counter(cell.task for cell in passed)),
         by_process=dict(Counter(cell.process for cell in passed)),
         jobs_in_each=NUM_JOBS,
     )
@@ -149,6 +161,26 @@ def strike_worker(stack: Stack, client: Client, cell: Cell) -> None:
         drain = lambda: stop_in_the_middle(stack, worker, cell)  # noqa: E731
     run_jobs(stack, client, cell, meanwhile=drain)
     check_struck(worker, cell)
+    worker.stop()
+
+
+def strike_task(stack: Stack, client: Client, cell: Cell) -> None:
+    """Kill a worker of another task, and compare the jobs' outputs with one that the next worker computes in peace."""
+    task_jobs.register_for(stack, cell.task, cell.model)
+    is_beside = cell.point in {"renew.before", "drain.midway"}
+    changes = {"fake_step_ms": task_jobs.SLOW_MS} if is_beside else {}
+    worker = stack.worker(cell.model, arm=once(cell.failpoints), **changes)
+    body = task_jobs.body_of(client, cell.task, cell.model)
+    ids = [task_jobs.submit(client, body, f"{cell} {number}") for number in range(NUM_JOBS)]
+    if cell.point == "drain.midway":
+        stop_in_the_middle(stack, worker, cell)
+    ended = stack.wait_ended(ids)
+    check_struck(worker, cell)
+    (calm,) = stack.wait_ended([task_jobs.submit(client, body, f"{cell} calm")])
+    task_jobs.check_same_output(ended, calm)
+    check_ended_once(stack, [*ids, calm.id])
+    (row,) = stack.query("SELECT count(*) AS jobs FROM jobs WHERE model = :model", model=cell.model)
+    assert row.jobs == NUM_JOBS + 1
     worker.stop()
 
 
