@@ -4,16 +4,15 @@ from collections.abc import Callable, Sequence
 
 from store.db.database import Database
 from store.encryption_keys import open_vault
-from store.jobs.claims import AnnouncedStep
-from store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app
+from store.redis.celery_queue import FastLaneHints, HintPublisher, celery_app
 from store.redis.connection import connect
 from store.redis.hint_announcer import HintAnnouncer
 from store.redis.live_workers import SnapshotPublisher
-from store.registry.models import shadow_name
 from store.settings import Settings
 from store.streams.fencing import FencedLogs
 from store.streams.stream_log import StreamPublisher
 from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S
+from workers.runs.step_signals import RedisSignals
 
 
 class Connections:
@@ -54,19 +53,12 @@ class Connections:
         )
         # For people who watch: it waits for nothing.
         self.live = SnapshotPublisher(connect(settings.redis_url, timeout_s=1.0, retries=0))
-        # Of steps that become ready here.
-        self.hints = HintAnnouncer(HintPublisher(celery_app(settings)))
+        self.step_signals = RedisSignals(HintAnnouncer(HintPublisher(celery_app(settings))), self.publisher)
         self.fast_lane_hints = FastLaneHints(settings.redis_url, queue, on_junk, adapters)
 
-    def announce(self, steps: Sequence[AnnouncedStep]) -> None:
-        """Let the hints of steps be published soon."""
-        for step in steps:
-            shadow = shadow_name(step.task, step.model, step.model_version)
-            self.hints.announce(Hint(step.id, step.queue, shadow))
-
     def close(self) -> None:
-        """Publish the last hints, and close all connections."""
-        self.hints.stop()
+        """Send the last signals, and close all connections."""
+        self.step_signals.stop()
         for database in (self.jobs, self.leases, self.health):
             database.close()
         self._redis.close()

@@ -110,7 +110,7 @@ class WorkerRuntime:
         if self.adapters is not None:
             self.adapters.start()
         for part in (
-            self._connections.hints,
+            self._connections.step_signals,
             self.frames,
             self.engine,
             self.leases,
@@ -354,7 +354,7 @@ class WorkerRuntime:
             engine=lambda: self._model.engine_description,
             adapters=self._adapter_names,
             observer=self.metrics.commits.observer,
-            on_announced=self._connections.announce,
+            signals=self._connections.step_signals,
         )
 
     def _new_lease_keeper(self) -> LeaseKeeper:

@@ -22,12 +22,14 @@ from producer_api.streaming.job_events import (
     Queued,
     Restarted,
     Started,
+    StepHappened,
     TextPiece,
     follow,
     has_everything,
     logprob_formatter,
 )
 from store.errors import InvalidRequest
+from store.jobs.jobs import JobEvent
 from store.streams.choices import ChoiceMark
 from store.streams.stream_log import StreamCursor
 
@@ -65,6 +67,8 @@ async def stream_events(
     If the job requests logprobs, `job.delta` has those of its tokens, in the format of chat streams.
     If the job has several answers, `job.delta` has the number of its `choice`, and the last one of a choice the
     `finish_reason`; its text may be empty. `job.restarted` has the valid texts by choice in `choices`.
+    A job of several steps also has `step.started` and `step.finished`, with the step's `name` and `job_id`, and its
+    `attempt`, or its `state` and `usage`; its `job.delta` are those of the step with the answer.
     If the connection closes before the terminal event, reconnect with the last id.
     """
     after = _cursor(last_event_id or starting_after)
@@ -113,8 +117,20 @@ def _encode(happened: Event, format_logprobs: FormatLogprobs | None) -> bytes:
         case TextPiece(text=text, logprobs=logprobs, mark=mark):
             likely = {"logprobs": format_logprobs(logprobs)} if format_logprobs is not None and logprobs else {}
             return event("job.delta", cursor, {"text": text, **_marked(mark), **likely})
+        case StepHappened(event=of_step):
+            return event(of_step.kind.replace("_", "."), cursor, _step(of_step))
         case Ended(job=job):
             return event(f"job.{job.state}", cursor, job_object(job).model_dump(mode="json"))
+
+
+def _step(happened: JobEvent) -> Mapping[str, Any]:
+    """Return the data of ``step.started`` (name, job_id, attempt) or ``step.finished`` (name, job_id, state, usage)."""
+    told = {"name": happened.detail.get("step"), "job_id": happened.detail.get("job")}
+    if happened.kind == "step_started":
+        return told | {"attempt": happened.detail.get("attempt", 1)}
+    code = happened.detail.get("code")
+    ended = {"state": happened.detail.get("state"), "usage": happened.detail.get("usage")}
+    return told | ended | ({} if code is None else {"code": code})
 
 
 def _marked(mark: ChoiceMark | None) -> Mapping[str, Any]:

@@ -7,6 +7,9 @@ any event id gets the rest, byte for byte:
     queued 0-0 │ started 1-0 │ text 1-1 … 1-7 │ worker lost, attempt 2 kept all 7 │ text 2-8 2-9 │ ended 2-10
                                               │ attempt 2 kept 5  │ restarted 2-5 │ text 2-6 2-7 │ ended 2-8
 
+Of a job of several steps the ids also count the events of its steps, ``epoch-seq.steps``. Those come from Postgres, in
+the order in which they were committed, and between the text of the answer.
+
 A new attempt continues the old text only if it kept all deltas that the client has. Otherwise ``Restarted`` gives the
 number of deltas that are still valid. No HTTP.
 """
@@ -15,7 +18,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -27,9 +30,9 @@ from producer_api.server.errors import Draining
 from prompts.detokenizer import spell
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import jobs
-from store.jobs.jobs import Job
+from store.jobs.jobs import Job, JobEvent
 from store.registry.models import queue_name
-from store.schema.job_states import JobState
+from store.schema.job_states import FLOW_TASK, JobState
 from store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs, num_kept
 from store.streams.choices import ChoiceMark, Marks
 from store.streams.stream_log import Frame, StreamCursor
@@ -102,6 +105,14 @@ class TextPiece:
 
 
 @dataclass(frozen=True, slots=True)
+class StepHappened:
+    """A step has begun an attempt, or has ended: ``step_started`` or ``step_finished`` of the job's timeline."""
+
+    cursor: StreamCursor
+    event: JobEvent
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The job has ended. Always the last event."""
 
@@ -109,7 +120,7 @@ class Ended:
     job: Job
 
 
-Event = Queued | Started | Restarted | TextPiece | Ended
+Event = Queued | Started | Restarted | TextPiece | StepHappened | Ended
 Events = AsyncGenerator[Event | None, None]
 
 
@@ -143,11 +154,30 @@ class _JobEventReader:
         self._at = after or StreamCursor()
         self._seen_at = time.monotonic()
         self._restorer = restorer_of(job)
+        self._num_steps = self._at.steps
+        self._step_news: list[JobEvent] = []
 
     async def events(self) -> Events:
+        """Yield the events. Those of a job of several steps get the number of its steps' events in their cursors."""
+        if self._job.task != FLOW_TASK:
+            async with aclosing(self._plain_events()) as events:
+                async for event in events:
+                    yield event
+            return
+        await self._reload()
+        async with aclosing(self._plain_events()) as events:
+            async for event in events:
+                if isinstance(event, StepHappened):
+                    self._num_steps += 1
+                if event is None:
+                    yield None
+                else:
+                    yield replace(event, cursor=replace(event.cursor, steps=self._num_steps))
+
+    async def _plain_events(self) -> Events:
         if self._is_new:
             yield Queued(self._at, self._job)
-        for event in self._enter():
+        for event in self._news():
             yield event
         while not self._job.state.is_terminal:
             async with aclosing(self._live()) as live:
@@ -156,6 +186,12 @@ class _JobEventReader:
         async with aclosing(self._rest()) as rest:
             async for happened in rest:
                 yield happened
+
+    def _news(self) -> Iterator[Event]:
+        """Yield what the row that was read says. The events of steps of an ended job come between its text."""
+        yield from self._enter()
+        if not self._job.state.is_terminal:
+            yield from self._steps()
 
     def _enter(self) -> Iterator[Event]:
         """Start the attempt of the job row, if the client has seen no attempt yet."""
@@ -176,7 +212,7 @@ class _JobEventReader:
                     continue
                 if frame is None or frame.is_end or self._is_unknown(frame.epoch):
                     await self._reload()
-                    for event in self._enter():
+                    for event in self._news():
                         yield event
                 if self._job.state.is_terminal or self._job.streamed_as != followed:
                     return
@@ -189,6 +225,14 @@ class _JobEventReader:
                 else:
                     for event in self._take(frame):
                         yield event
+
+    def _steps(self, *, until: str | None = None) -> Iterator[Event]:
+        """Take the events of steps that were read; with ``until`` those before the end of this step."""
+        while self._step_news:
+            first = self._step_news[0]
+            if until is not None and (first.kind, first.detail.get("job")) == ("step_finished", until):
+                return
+            yield StepHappened(self._at, self._step_news.pop(0))
 
     def _is_unknown(self, epoch: int) -> bool:
         """True if the job row must be read to map the epoch to an attempt.
@@ -270,6 +314,11 @@ class _JobEventReader:
         """Read the job row again. Failures are tolerated for ``_PATIENCE_S``."""
         try:
             self._job = await self._runtime.reader.get(self._job.tenant_id, self._job.id)
+            if self._job.task == FLOW_TASK:
+                # After the row: an ended job has all of them.
+                self._step_news = await run_in_threadpool(
+                    jobs.step_events, self._runtime.db, self._job.tenant_id, self._job.id, after=self._num_steps
+                )
             self._seen_at = time.monotonic()
         except Unavailable:
             if time.monotonic() - self._seen_at > _PATIENCE_S:
@@ -283,6 +332,8 @@ class _JobEventReader:
         """Yield the remaining events of an ended job from Postgres."""
         job = self._job
         is_elsewhere = self._at.epoch < job.epoch
+        for event in self._steps(until=job.answer_id):
+            yield event
         if job.num_deltas and (is_elsewhere or self._at.seq < job.num_deltas):
             stored = await run_in_threadpool(jobs.stored_deltas, self._runtime.db, job.tenant_id, job.id)
             if stored is not None:
@@ -293,6 +344,8 @@ class _JobEventReader:
             # The last attempt generated no text.
             for event in self._move(job.epoch, _known(((job.epoch, 0),))):
                 yield event
+        for event in self._steps():
+            yield event
         # A lost attempt may have sent more deltas than were stored; the last id must still be the highest.
         yield Ended(
             max(StreamCursor(job.epoch, job.num_deltas + 1), StreamCursor(self._at.epoch, self._at.seq + 1)), job

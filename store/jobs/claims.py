@@ -27,7 +27,7 @@ from store.jobs.finish_rows import AddedStep as AddedStep
 from store.jobs.finish_rows import Finish as Finish
 from store.jobs.finish_rows import encode, row_of
 from store.jobs.flow_beginnings import BegunStep
-from store.jobs.flow_settling import AnnouncedStep as AnnouncedStep
+from store.jobs.flow_settling import Settled as Settled
 from store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
@@ -122,13 +122,15 @@ def claim(
     capacity: int | None = None,
     engine: str | None = None,
     adapters: Sequence[str] = (),
+    on_begun: Callable[[Sequence[str]], None] = lambda _answers: None,
 ) -> dict[str, Claim]:
     """Claim the queued jobs among ``job_ids``, charging an attempt. Running, ended and overdue jobs are absent.
 
     So are jobs with a locked row, and all jobs of a paused queue. ``suspects``: claim only suspects, which the caller
     runs alone; otherwise only the other jobs. A job of more tokens than ``capacity`` is left to a live worker that can
     hold it; it is claimed if there is none. ``engine``: the inference server of the worker, recorded with the attempts.
-    ``adapters``: more queues that the worker serves.
+    ``adapters``: more queues that the worker serves. ``on_begun``: called with the steps whose readers are to be woken,
+    because steps of their flows have begun.
     """
     queues = [queue, *adapters]
     values = {"owner": owner, "queues": queues, "ids": list(job_ids), "lease_s": float(lease_s), "suspects": suspects}
@@ -139,17 +141,19 @@ def claim(
         failpoint("claim.done")
     claims = _opened(db, rows)
     if steps := [claim for claim in claims.values() if claim.parent_id is not None]:
-        _note_begun(db, steps)
+        on_begun(_note_begun(db, steps))
     return claims
 
 
-def _note_begun(db: Database, steps: Sequence[Claim]) -> None:
+def _note_begun(db: Database, steps: Sequence[Claim]) -> list[str]:
     """Note in the flows of these steps that they have begun. Without it a flow begins when its first step ends."""
+    failpoint("flow.noting")
     begun = [BegunStep(one.parent_id or "", one.job_id, one.step or "", one.attempt) for one in steps]
     try:
-        flow_beginnings.note_begun(db, begun)
+        return flow_beginnings.note_begun(db, begun)
     except Unavailable as error:
         log.warning("step_not_noted", num_steps=len(steps), error=error.message)
+        return []
 
 
 def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
@@ -189,18 +193,14 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
     )
 
 
-def _publish_nothing(_steps: Sequence[AnnouncedStep]) -> None:
-    """Leave the hints of steps to the dispatcher, which announces them again."""
-
-
 def finish(
     db: Database,
     finishes: Sequence[Finish],
-    on_announced: Callable[[Sequence[AnnouncedStep]], None] = _publish_nothing,
+    on_settled: Callable[[Settled], None] = lambda _settled: None,
 ) -> set[str]:
     """End the jobs; return the ids of those that ended. Stale epochs and locked rows are left out.
 
-    ``on_announced`` is called after the commit with the steps whose hints are to be published.
+    ``on_settled`` is called after the commit if steps have ended.
     """
     failpoint("finish.before")
     rows = _end_rows(finishes, db.vault)
@@ -219,8 +219,8 @@ def finish(
         if steps:
             failpoint("flow.before_commit")
     failpoint("finish.committed")
-    if settled.announced:
-        on_announced(settled.announced)
+    if steps:
+        on_settled(settled)
     return ended
 
 

@@ -72,12 +72,25 @@ UPDATE jobs SET {FLOW_RUNS}, started_at = COALESCE(started_at, clock_timestamp()
 WHERE id = ANY(CAST(:ids AS text[])) AND state = 'queued'
 """)
 
+# Note ended steps in the timelines of their flows. An attempt that nobody could note when it began is noted before.
 _EVENTS = text("""
+WITH ended AS (
+    SELECT id, parent_id, step, state, attempt, started_at, completed_at, error -> 'code' AS code, usage FROM jobs
+    WHERE id = ANY(CAST(:ids AS text[])) AND parent_id IS NOT NULL AND completed_at IS NOT NULL
+), noted AS (
+    SELECT ended.*, 0 AS part, 'step_started' AS kind,
+        jsonb_build_object('step', step, 'job', id, 'attempt', GREATEST(attempt, 1)) AS detail
+    FROM ended
+    WHERE started_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM job_events AS event
+        WHERE event.job_id = parent_id AND event.kind = 'step_started' AND event.detail ->> 'job' = ended.id)
+    UNION ALL
+    SELECT ended.*, 1, 'step_finished', jsonb_strip_nulls(jsonb_build_object(
+        'step', step, 'job', id, 'state', state, 'code', code, 'usage', usage))
+    FROM ended
+)
 INSERT INTO job_events (job_id, kind, epoch, detail)
-SELECT parent_id, 'step_finished', 0, jsonb_strip_nulls(jsonb_build_object(
-    'step', step, 'job', id, 'state', state, 'code', error -> 'code'))
-FROM jobs
-WHERE id = ANY(CAST(:ids AS text[])) AND parent_id IS NOT NULL AND completed_at IS NOT NULL ORDER BY completed_at, id
+SELECT parent_id, kind, 0, detail FROM noted ORDER BY completed_at, id, part
 """)
 
 _ENDS = text("""
@@ -108,10 +121,13 @@ class AnnouncedStep:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """``ended``: the flows that have ended. ``announced``: steps whose hints are to be published after the commit."""
+    """What a transaction has decided. After its commit the hints of ``announced`` are to be published, and the readers
+    of ``answers``, the steps with the answers of the flows, to be woken. ``ended``: the flows that have ended.
+    """
 
     ended: tuple[str, ...] = ()
     announced: tuple[AnnouncedStep, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 def lock(connection: Connection, flow_ids: Collection[str]) -> None:
@@ -135,7 +151,7 @@ def settle(connection: Connection, flow_ids: Collection[str], vault: Vault, *, e
     if noted := [*ended, *stopped]:
         connection.execute(_EVENTS, {"ids": noted})
     ending = [(flow, decision) for flow, decision in decided if decision.end is not None]
-    return Settled(_end(connection, ending, vault), announced)
+    return Settled(_end(connection, ending, vault), announced, tuple(flow.answer_id for flow in flows))
 
 
 def _flow(row: RowMapping) -> Flow:

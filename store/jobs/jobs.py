@@ -46,6 +46,7 @@ __all__ = [
     "list_jobs",
     "list_steps",
     "request_cancel",
+    "step_events",
     "stored_deltas",
     "timeline",
     "why_missing",
@@ -75,6 +76,14 @@ SELECT event.kind, event.epoch, event.at, event.detail
 FROM job_events AS event JOIN jobs ON jobs.id = event.job_id
 WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
 ORDER BY event.id
+""")
+
+# Read the events of a flow's steps, in the order in which they were committed.
+_STEP_EVENTS = text("""
+SELECT event.kind, event.epoch, event.at, event.detail
+FROM job_events AS event JOIN jobs ON jobs.id = event.job_id
+WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id AND event.kind IN ('step_started', 'step_finished')
+ORDER BY event.id OFFSET :after
 """)
 
 # Read the stored stream of an ended job.
@@ -246,6 +255,13 @@ def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
         if not rows:
             raise _why_missing(connection, tenant_id, job_id)
     return [JobEvent(**row) for row in rows]
+
+
+def step_events(db: Database, tenant_id: str, job_id: str, *, after: int) -> list[JobEvent]:
+    """Return the events of a job's steps without the first ``after``. Their order never changes."""
+    values = {"tenant_id": tenant_id, "job_id": job_id, "after": after}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return [JobEvent(**row) for row in connection.execute(_STEP_EVENTS, values).mappings()]
 
 
 def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | None:

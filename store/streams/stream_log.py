@@ -46,19 +46,26 @@ _RECONNECT_S = 0.5
 
 @dataclass(frozen=True, slots=True, order=True)
 class StreamCursor:
-    """A position in a job's stream. Frames count from 1 within an epoch (an attempt). Written ``<epoch>-<seq>``."""
+    """A position in a job's stream. Frames count from 1 within an epoch (an attempt). Written ``<epoch>-<seq>``.
+
+    ``steps``: of a job of several steps, how many events of its steps came before; written ``<epoch>-<seq>.<steps>``.
+    It is no part of comparisons.
+    """
 
     epoch: int = 0
     seq: int = 0
+    steps: int = field(default=0, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``<epoch>-<seq>``. Raises ValueError for anything else."""
-        epoch, dash, seq = text.partition("-")
+        """Read ``<epoch>-<seq>`` or ``<epoch>-<seq>.<steps>``. Raises ValueError for anything else."""
+        place, dot, steps = text.partition(".")
+        epoch, dash, seq = place.partition("-")
         # Redis ids have 64 bits; isdecimal and isascii keep out signs, spaces and other scripts' digits.
-        if not (dash and text.isascii() and epoch.isdecimal() and seq.isdecimal() and len(text) <= 39):
+        is_read = dash and text.isascii() and epoch.isdecimal() and seq.isdecimal() and len(place) <= 39
+        if not is_read or (dot and not (steps.isdecimal() and len(steps) <= 9)):
             raise ValueError(f"not a stream position: {text[:40]!r}; it looks like 1-42")
-        return cls(int(epoch), int(seq))
+        return cls(int(epoch), int(seq), int(steps or 0))
 
     @classmethod
     def before(cls, epoch: int) -> Self:
@@ -66,7 +73,7 @@ class StreamCursor:
         return cls(epoch - 1, HIGHEST_SEQ)
 
     def __str__(self) -> str:
-        return f"{self.epoch}-{self.seq}"
+        return f"{self.epoch}-{self.seq}" + (f".{self.steps}" if self.steps else "")
 
     def leads_to(self, frame: "Frame") -> bool:
         """Return whether ``frame`` follows without a gap: the next frame, a newer attempt's first one, or an end.
@@ -203,6 +210,13 @@ class StreamPublisher:
             accepted = int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
         failpoint("stream.published")
         return accepted
+
+    def wake(self, job_ids: Iterable[str]) -> None:
+        """Wake these jobs' followers without a frame, so that they read Postgres now. Raises Unavailable."""
+        with translated_errors(self._client), self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.publish(stream_key(job_id), "")
+            pipe.execute()
 
     def nudge(self, job_ids: Iterable[str]) -> None:
         """Wake these jobs' followers without a frame, so that they read Postgres now.

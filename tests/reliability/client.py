@@ -22,7 +22,8 @@ class Seen:
     """What one reader saw of a job's stream, over all its connections."""
 
     text: str = ""
-    cursors: list[tuple[int, int]] = field(default_factory=list)
+    cursors: list[tuple[int, int, int]] = field(default_factory=list)
+    steps: list[tuple[str, str]] = field(default_factory=list)
     num_restarts: int = 0
     num_connections: int = 0
     end: dict[str, Any] | None = None
@@ -109,11 +110,14 @@ class Client:
 
 
 def _note(seen: Seen, event_id: str, name: str, data: dict[str, Any]) -> None:
-    epoch, _, seq = event_id.partition("-")
-    seen.cursors.append((int(epoch), int(seq)))
+    epoch, _, rest = event_id.partition("-")
+    seq, _, steps = rest.partition(".")
+    seen.cursors.append((int(epoch), int(seq), int(steps or 0)))
     if name == "restarted":
         seen.text, seen.num_restarts = data["text"], seen.num_restarts + 1
     elif name == "delta":
         seen.text += data["text"]
+    elif name.startswith("step."):
+        seen.steps.append((name, data["name"]))
     elif name in TERMINAL:
         seen.end = data

@@ -17,11 +17,12 @@ from store.db.database import Database
 from store.db.group_commit import GroupCommit, OnBatch, isolated, unobserved
 from store.errors import Unavailable
 from store.jobs import claims
-from store.jobs.claims import AnnouncedStep, Claim, Finish, Release, Renewal, RowLocked
+from store.jobs.claims import Claim, Finish, Release, Renewal, RowLocked
 from store.scheduling import dispatch_queries
 from store.scheduling.dispatch_queries import Claimable, Closer, RoundRobin
 from store.tasks.registry import BULKY_OUTPUTS
 from workers.runs.in_flight import Attempt
+from workers.runs.step_signals import NO_SIGNALS, StepSignals
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class ClaimClient:
         engine: Callable[[], str | None] = lambda: None,
         adapters: Callable[[], Sequence[str]] = lambda: (),
         observer: Callable[[str], OnBatch] = lambda _commit: unobserved,
-        on_announced: Callable[[Sequence[AnnouncedStep]], None] = lambda _steps: None,
+        signals: StepSignals = NO_SIGNALS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
@@ -80,8 +81,7 @@ class ClaimClient:
         self._engine = engine
         # The queues of adapters, which this worker serves beside its own.
         self._adapters = adapters
-        # As in ``store.jobs.claims.finish``.
-        self._on_announced = on_announced
+        self._signals = signals
         self._clock = clock
         self._round_robin = RoundRobin()
         # One claim at a time, so that the claims in Postgres can be compared with those known here.
@@ -180,6 +180,7 @@ class ClaimClient:
             capacity=self._capacity(),
             engine=self._engine(),
             adapters=self._adapters(),
+            on_begun=self._signals.begun,
         )
 
     def give_back_lost(self) -> None:
@@ -277,7 +278,7 @@ class ClaimClient:
     def _finish_all(self, finishes: Sequence[Finish]) -> list[bool | RowLocked]:
         accepted: set[str] = set()
         for part in parts(finishes, _num_bulky_chars, MAX_FINISHED_CHARS):
-            accepted |= claims.finish(self._db, part, self._on_announced)
+            accepted |= claims.finish(self._db, part, self._signals.settled)
         return self._accepted(finishes, accepted)
 
     def _release_all(self, releases: Sequence[Release]) -> list[bool | RowLocked]:

@@ -12,7 +12,7 @@ from store.jobs.claims import Added, AddedStep
 from store.jobs.jobs import list_steps
 from store.payloads.step_payload import REFERENCES
 from tests.processes import wait_for
-from tests.producer_api.calling import parse, streaming
+from tests.producer_api.calling import parse, split, streaming
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -162,20 +162,63 @@ def test_a_step_that_is_added_goes_on_with_the_stream_of_the_job(
     again = AddedStep("second:1", "generate", "tiny", 1, payload, 1, 5, ("second",))
     with streaming(api, submitted["id"]) as stream:
         worker.say(attempt, "I ", "ask")
-        assert stream.until("job.delta")[-1].id == "1-1"
-        assert stream.next().id == "1-2"
+        assert stream.until("job.delta")[-1].id == "1-1.3"
+        assert stream.next().id == "1-2.3"
         worker.succeed(attempt, added=Added((again,), "second:1"))
         added = {step["name"]: step for step in read(api, submitted["id"])["steps"]}["second:1"]
         assert (added["status"], added["needs"]) == ("queued", ["second"])
         attempt = worker.claim(added["job_id"])
         worker.say(attempt, "the ", "answer")
-        restarted = stream.next()
-        assert (restarted.name, restarted.id, restarted.data["kept"]) == ("job.restarted", "2-0", 0)
-        assert [stream.next().id for _ in range(2)] == ["2-1", "2-2"]
+        restarted = stream.until("job.restarted")[-1]
+        assert (restarted.id.partition(".")[0], restarted.data["kept"]) == ("2-0", 0)
+        assert "".join(event.data.get("text", "") for event in stream.until("job.delta")) == "the "
         worker.succeed(attempt)
-        assert stream.next().name == "job.succeeded"
+        stream.until("job.succeeded")
     assert read(api, submitted["id"])["output"]["text"] == "the answer"
-    for cursor in ("1-1", "1-2", "2-0"):
+    for cursor in ("1-1.3", "1-2.4", "2-0.4"):
         with streaming(api, submitted["id"], cursor) as stream:
-            ids = [event.id for event in parse(stream.rest())]
+            events = parse(stream.rest())
+        ids = [event.id.partition(".")[0] for event in events if event.name.startswith("job.")]
         assert ids == [*(["2-0"] if cursor[0] == "1" else []), "2-1", "2-2", "2-3"]
+
+
+def test_events_of_steps_come_once_and_in_order_from_every_cursor(
+    api: httpx2.Client, worker: ScriptedWorker, submitted: dict[str, Any]
+) -> None:
+    steps = {step["name"]: step["job_id"] for step in read(api, submitted["id"])["steps"]}
+    with streaming(api, submitted["id"]) as stream:
+        attempt = worker.claim(steps["first"])
+        worker.hand_back(attempt)
+        attempt = worker.claim(steps["first"])
+        worker.succeed(attempt)
+        assert [event.id for event in stream.until("step.finished")][-1] == "0-0.3"
+        attempt = worker.claim(steps["second"])
+        worker.say(attempt, "very ", "short")
+        worker.succeed(attempt)
+        live = stream.rest()
+    ended = [event for event in parse(live) if event.name == "step.finished"]
+    assert [(event.data["name"], event.data["state"]) for event in ended] == [
+        ("first", "succeeded"),
+        ("second", "succeeded"),
+    ]
+    assert (ended[1].data["job_id"], ended[1].data["usage"]["output_tokens"]) == (steps["second"], 2)
+    with streaming(api, submitted["id"]) as stream:
+        whole = stream.rest()
+    events = parse(whole)
+    assert [(event.name, event.id) for event in events] == [
+        ("job.queued", "0-0"),
+        ("step.started", "0-0.1"),
+        ("step.started", "0-0.2"),
+        ("step.finished", "0-0.3"),
+        ("step.started", "0-0.4"),
+        ("job.started", "1-0.4"),
+        ("job.delta", "1-1.4"),
+        ("job.delta", "1-2.4"),
+        ("step.finished", "1-2.5"),
+        ("job.succeeded", "1-3.5"),
+    ]
+    for index, event in enumerate(events[:-1], 1):
+        with streaming(api, submitted["id"], event.id) as stream:
+            assert stream.rest() == b"".join(split(whole)[index:])
+    done = api.get(f"/v1/jobs/{submitted['id']}/events", headers={"Last-Event-ID": events[-1].id})
+    assert done.status_code == 204

@@ -64,6 +64,8 @@ class JobRow:
     streamed_as: str = JOB_ID
     tenant_id: str = "tnt_1"
     payload: dict[str, object] = field(default_factory=dict)
+    task: str = "generate"
+    answer_id: str | None = None
 
 
 @st.composite

@@ -150,7 +150,7 @@ def test_a_step_that_became_ready_is_announced_as_an_accepted_job_is(
     if hindrance == "paused":
         query("INSERT INTO queue_controls (queue, paused_by) VALUES (:queue, 'tests')", queue=QUEUE)
     announced: list[str] = []
-    finish(db, [ended(claimed)], lambda steps: announced.extend(step.id for step in steps))
+    finish(db, [ended(claimed)], lambda settled: announced.extend(step.id for step in settled.announced))
     rows = query("SELECT id FROM jobs WHERE parent_id = :id AND announced_at IS NOT NULL", id=flow.id)
     assert announced == [row["id"] for row in rows] == ([flow.steps["second"]] if hindrance is None else [])
 

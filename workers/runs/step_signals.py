@@ -1,0 +1,86 @@
+"""What others are told when steps begin and end: hints of the steps that are ready, and a wake-up for readers.
+
+Both go through Redis, from a thread of their own, because no claim and no outcome may wait for it. What is lost there
+is found in Postgres a moment later: by the dispatcher, and by the readers.
+"""
+
+from collections.abc import Sequence
+from queue import SimpleQueue
+from threading import Thread
+from typing import Final, Protocol
+
+import structlog
+
+from store.errors import HeadraceError
+from store.jobs.claims import Settled
+from store.redis.celery_queue import Hint
+from store.redis.hint_announcer import HintAnnouncer
+from store.registry.models import shadow_name
+from store.streams.stream_log import StreamPublisher
+
+log = structlog.get_logger(__name__)
+
+
+class StepSignals(Protocol):
+    """Gets what has happened to steps, after the commit. Must not block."""
+
+    def settled(self, settled: Settled) -> None:
+        """Steps have ended."""
+        ...
+
+    def begun(self, answers: Sequence[str]) -> None:
+        """Steps have begun; ``answers`` are the steps whose streams are read."""
+        ...
+
+
+class _NoSignals:
+    def settled(self, settled: Settled) -> None:
+        """Tell nobody."""
+
+    def begun(self, answers: Sequence[str]) -> None:
+        """Tell nobody."""
+
+
+NO_SIGNALS: Final[StepSignals] = _NoSignals()
+
+
+class RedisSignals:
+    """Signals through Redis. Its thread sends nothing until ``start``."""
+
+    def __init__(self, hints: HintAnnouncer, streams: StreamPublisher) -> None:
+        self._hints = hints
+        self._streams = streams
+        self._answers: SimpleQueue[tuple[str, ...] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="step-signals", daemon=True)
+
+    def start(self) -> None:
+        """Start sending."""
+        self._hints.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send what waits, and stop."""
+        self._hints.stop()
+        if self._thread.is_alive():
+            self._answers.put(None)
+            self._thread.join(timeout=2)
+
+    def settled(self, settled: Settled) -> None:
+        """As ``StepSignals.settled``."""
+        for step in settled.announced:
+            self._hints.announce(Hint(step.id, step.queue, shadow_name(step.task, step.model, step.model_version)))
+        self.begun(settled.answers)
+
+    def begun(self, answers: Sequence[str]) -> None:
+        """As ``StepSignals.begun``."""
+        if answers:
+            self._answers.put(tuple(answers))
+
+    def _run(self) -> None:
+        while (answers := self._answers.get()) is not None:
+            try:
+                self._streams.wake(answers)
+            except HeadraceError as error:
+                log.debug("readers_not_woken", error=error.message)
+            except Exception as error:  # noqa: BLE001 - a defect must not end the thread
+                log.error("readers_not_woken", error=type(error).__name__)
