@@ -169,5 +169,5 @@ class CallEngine(BatchingEngine[EncodeRequest, EncodeOutput, CallState]):
             raise RequestInvalid("a request needs an input")
         return CallState(request, self._clock())
 
-    def _has_capacity(self, num_prompt: int, _max_tokens: int, count: int) -> bool:
+    def _has_capacity(self, num_prompt: int, _max_tokens: int, count: int, *, is_ahead: bool) -> bool:
         return len(self._active) + len(self._left_behind) + count <= self._max_slots
