@@ -83,8 +83,8 @@ bench-backlog: $(STAMP)  ## what submit and claim cost with a thousand jobs queu
 bench-tasks: $(STAMP)  ## embeddings, rerank and classify beside sentence-transformers and others: about 5 minutes
 	@$(BIN)/python -m benchmarks.tasks
 
-bench-autoscale: $(STAMP)  ## a burst, silence and one job, with 0 to 3 workers as needed and with 3 fixed: about 5 minutes
-	@$(BIN)/python -m benchmarks.autoscale
+bench-autoscale: $(STAMP)  ## a burst, silence and one job, with 0 to 3 workers as needed and with fixed ones: about 5 minutes (DEADLINE=SECONDS FIXED=1,3)
+	@$(BIN)/python -m benchmarks.autoscale $(if $(DEADLINE),--deadline $(DEADLINE)) $(if $(FIXED),--fixed $(FIXED))
 
 bench-batch: $(STAMP)  ## the first token of an interactive stream, alone and beside a running batch: about 3 minutes
 	@$(BIN)/python -m benchmarks.batch

@@ -1,8 +1,9 @@
-"""``python -m benchmarks.autoscale``: a burst, silence, one job: with 0 to 3 workers as needed, and with 3 fixed.
+"""``python -m benchmarks.autoscale``: a burst, silence, one job: with 0 to 3 workers as needed, and with fixed ones.
 
 The fake model computes nothing: its steps are pauses, so workers on one machine do not compete for the cores. The
 stack, the decisions and the drains are the product's. Jobs lost, waits and worker-seconds are printed, and the numbers
-of workers are drawn into ``--picture``.
+of workers are drawn into ``--picture``. With ``--deadline`` each job has a deadline, so that too few workers are seen:
+the API refuses jobs that cannot meet it, and those that miss it expire.
 """
 
 import argparse
@@ -45,6 +46,7 @@ class Run:
     jobs: list[dict[str, Any]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     warning: str = ""
+    refused: int = 0
 
     @property
     def worker_s(self) -> float:
@@ -56,31 +58,40 @@ class Run:
 class Trial:
     """One run against a stack."""
 
-    def __init__(self, client: httpx2.Client, num_jobs: int) -> None:
+    def __init__(self, client: httpx2.Client, num_jobs: int, deadline_s: float | None) -> None:
         self._client = client
         self._num_jobs = num_jobs
+        self._deadline = {} if deadline_s is None else {"deadline_ms": round(1000 * deadline_s)}
         self._began_at = time.monotonic()
         self.run = Run()
 
     def burst(self, *, to_zero: bool) -> Run:
         """Send the burst, wait for its end and, with ``to_zero``, for the last worker's; then send one job more."""
         self._mark("burst")
-        ids = [self._submit() for _ in range(self._num_jobs)]
+        ids = [one for one in (self._submit() for _ in range(self._num_jobs)) if one is not None]
         self.wait(lambda: self._all_ended(ids), "the burst has ended")
         self._mark("burst ended")
         if to_zero:
             self.wait(lambda: self.run.ticks[-1][1:] == (0, 0), "no worker is left")
             self._mark("zero")
-        ids.append(self._submit())
+        last = self._submit()
+        if last is None:
+            sys.exit("the API refused the job after the burst: its deadline is too near")
+        ids.append(last)
         self._mark("one job")
-        self.wait(lambda: self._all_ended(ids[-1:]), "the last job has ended")
+        self.wait(lambda: self._all_ended([last]), "the last job has ended")
         self._mark("it ended")
         self.run.jobs = [self.get(f"/v1/jobs/{one}") for one in ids]
         return self.run
 
-    def _submit(self) -> str:
+    def _submit(self) -> str | None:
+        """Return the id of an accepted job; None if the API says that it cannot meet its deadline."""
         sampling = {"max_tokens": 100, "temperature": 0, "ignore_eos": True}
-        answer = self._client.post("/v1/jobs", json={"model": "fake", "input": {"prompt": "go"}, "sampling": sampling})
+        body = {"model": "fake", "input": {"prompt": "go"}, "sampling": sampling, **self._deadline}
+        answer = self._client.post("/v1/jobs", json=body)
+        if answer.status_code == 400 and answer.json()["error"]["code"] == "deadline_unreachable":
+            self.run.refused += 1
+            return None
         answer.raise_for_status()
         self.run.warning = answer.headers.get("headrace-warning", "")
         return str(answer.json()["id"])
@@ -115,29 +126,32 @@ class Trial:
         return dict(self._client.get(path).raise_for_status().json())
 
 
-def measured(autoscale: str, num_jobs: int, home: Path) -> Run:
+def measured(autoscale: str, num_jobs: int, deadline_s: float | None, home: Path) -> Run:
     """Run a stack with these workers, and the burst on it."""
+    least = int(autoscale.partition("..")[0])
     settings = load_settings().model_copy(update={"home": home, "api_port": 0})
     with running_stack(settings, ["fake"], console.print, _SETTINGS, autoscale=autoscale) as stack:
         headers = {"Authorization": f"Bearer {stack.api_key}"}
         with httpx2.Client(base_url=stack.api_url, headers=headers, timeout=30, trust_env=False) as client:
-            trial = Trial(client, num_jobs)
-            if not autoscale.startswith("0"):
-                trial.wait(lambda: trial.get("/v1/queues/fake@1")["workers"] == 3, "three workers serve")
-                trial = Trial(client, num_jobs)
-            return trial.burst(to_zero=autoscale.startswith("0"))
+            trial = Trial(client, num_jobs, deadline_s)
+            if least:
+                trial.wait(lambda: trial.get("/v1/queues/fake@1")["workers"] == least, f"{least} workers serve")
+                trial = Trial(client, num_jobs, deadline_s)
+            return trial.burst(to_zero=least == 0)
 
 
 def row(name: str, run: Run) -> str:
     """Return the row of the table."""
     waits = sorted(job["started_at"] - job["created_at"] for job in run.jobs[:-1] if job["started_at"])
-    lost = sum(job["status"] != "succeeded" for job in run.jobs)
+    late = sum(job["status"] == "expired" for job in run.jobs)
+    lost = sum(job["status"] not in {"succeeded", "expired"} for job in run.jobs)
     last = run.jobs[-1]
-    wait_s = statistics.median(waits)
+    spare_s = min(job["expires_at"] - job["completed_at"] for job in run.jobs if job["status"] == "succeeded")
     whole_s = next(at for at, what in run.marks if what == "burst ended")
     return (
-        f"| {name} | {lost} of {len(run.jobs)} | {whole_s:.0f} s | {wait_s:.0f} s | {waits[-1]:.0f} s | "
-        f"{last['completed_at'] - last['created_at']:.0f} s | {run.worker_s:.0f} |"
+        f"| {name} | {len(run.jobs)} | {run.refused} | {lost} | {late} | {spare_s:.0f} s | {whole_s:.0f} s | "
+        f"{statistics.median(waits):.0f} s | {waits[-1]:.0f} s | {last['completed_at'] - last['created_at']:.0f} s | "
+        f"{run.worker_s:.0f} |"
     )
 
 
@@ -179,16 +193,22 @@ def main() -> int:
     """Run both, print the table and draw the picture; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.autoscale")
     parser.add_argument("--jobs", type=int, default=150, help="jobs of the burst")
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="of each job, from its acceptance to its end")
+    parser.add_argument("--fixed", default="3", metavar="N,N", help="fixed numbers of workers to run beside, 1 to 3")
     parser.add_argument("--home", type=Path, default=Path("build/autoscale"), help="folder of the stacks' data")
     parser.add_argument("--picture", type=Path, default=Path("build/autoscale.svg"))
     options = parser.parse_args()
+    bounds = {"scaled": "0..3", **{f"{number} fixed": f"{number}..{number}" for number in options.fixed.split(",")}}
     runs = {
-        name: measured(bounds, options.jobs, options.home / name)
-        for name, bounds in (("scaled", "0..3"), ("fixed", "3..3"))
+        name: measured(workers, options.jobs, options.deadline, options.home / workers)
+        for name, workers in bounds.items()
     }
     print(f"load average at the end: {os.getloadavg()[0]:.1f}")
-    print("| workers | not succeeded | burst ended after | median wait | longest wait | one job | worker-seconds |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| workers | accepted | refused | lost | late | least time to a deadline "
+        "| burst ended after | median wait | longest wait | one job | worker-seconds |"
+    )
+    print("|---|" + "---:|" * 10)
     for name, run in runs.items():
         print(row(name, run))
     print("\n".join(runs["scaled"].reasons))
