@@ -10,7 +10,7 @@ LOCKED_INSTALL := $(INSTALL) --no-deps --require-hashes --only-binary=:all:
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-autoscale bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy reliability alerts live-page chaos chaos-soak chaos-compare
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy reliability alerts live-page chaos chaos-soak chaos-compare
 .PHONY: full full-tests engines gpu clients client-schemas s3 trial lock chart clean
 
 help:  ## list the targets
@@ -85,6 +85,9 @@ bench-tasks: $(STAMP)  ## embeddings, rerank and classify beside sentence-transf
 
 bench-autoscale: $(STAMP)  ## a burst, silence and one job, with 0 to 3 workers as needed and with fixed ones: about 5 minutes (DEADLINE=SECONDS FIXED=1,3)
 	@$(BIN)/python -m benchmarks.autoscale $(if $(DEADLINE),--deadline $(DEADLINE)) $(if $(FIXED),--fixed $(FIXED))
+
+bench-planner: $(STAMP)  ## the forecast of `headrace plan` beside three live bursts: about 9 minutes
+	@$(BIN)/python -m benchmarks.planner
 
 bench-batch: $(STAMP)  ## the first token of an interactive stream, alone and beside a running batch: about 3 minutes
 	@$(BIN)/python -m benchmarks.batch

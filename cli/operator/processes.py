@@ -16,7 +16,7 @@ _AS_JSON = {True: ["--json"], False: []}
 
 def api() -> None:
     """Run only the API, with DATABASE_URL, REDIS_URL and HEADRACE_API_PORT, or those of the running stack."""
-    _become("producer_api")
+    become("producer_api")
 
 
 def worker(
@@ -37,7 +37,7 @@ def worker(
     """Run one worker for one model version, with DATABASE_URL and REDIS_URL, or those of the running stack."""
     kind = None if engine in (None, EngineKind.NATIVE) else engine.value
     given = {"--model": model, "--concurrency": concurrency, "--name": name, "--engine": kind}
-    _become("workers", *_words(given), *(["--", *server_arguments] if server_arguments else []))
+    become("workers", *words(given), *(["--", *server_arguments] if server_arguments else []))
 
 
 def host(
@@ -55,34 +55,34 @@ def host(
     """Run a model host: it starts and drains workers by what waits (docs/many-models.md, docs/autoscaling.md)."""
     if (memory is None) != autoscale:
         raise InvalidRequest("give --memory for many models in a budget, or --autoscale for many workers of a model")
-    given = _words({"--memory": memory, "--models": models, "--name": name})
-    _become("workers.host", *given, *(["--autoscale"] if autoscale else []))
+    given = words({"--memory": memory, "--models": models, "--name": name})
+    become("workers.host", *given, *(["--autoscale"] if autoscale else []))
 
 
 def dispatcher() -> None:
     """Run a dispatcher, with DATABASE_URL and REDIS_URL, or those of the running stack. A second one is a standby."""
-    _become("workers.dispatcher")
+    become("workers.dispatcher")
 
 
 def upgrade() -> None:
     """Upgrade the schema of the database at DATABASE_URL; it may be in use."""
-    _become("migrations", "upgrade")
+    become("migrations", "upgrade")
 
 
 def roles() -> None:
     """Upgrade, and let the processes' roles log in, with passwords from HEADRACE_API_DATABASE_PASSWORD, _WORKER_…
     and _OPERATOR_…."""
-    _become("migrations", "roles")
+    become("migrations", "roles")
 
 
 def history() -> None:
     """List the revisions, with a mark for those that are applied."""
-    _become("migrations", "history")
+    become("migrations", "history")
 
 
 def check() -> None:
     """Compare the schema with the code's tables, and check tenant isolation; exit 1 for a difference."""
-    _become("migrations", "check")
+    become("migrations", "check")
 
 
 def register(
@@ -160,7 +160,7 @@ def register(
         "--context-window": context_window,
     }
     flags = [*_AS_JSON[as_json], *(["--batch-invariant"] if batch_invariant else [])]
-    _become("models.catalog", "register", name, *([str(source)] if source else []), *_words(given), *flags)
+    become("models.catalog", "register", name, *([str(source)] if source else []), *words(given), *flags)
 
 
 def measure(
@@ -180,17 +180,18 @@ def measure(
     if "@" not in source:
         if against is not None or texts is not None:
             raise InvalidRequest("--against and --texts are for a version, such as smollm2@2")
-        _become("models.catalog", "measure", source, *_AS_JSON[as_json])
+        become("models.catalog", "measure", source, *_AS_JSON[as_json])
     given = {"--against": against, "--texts": texts}
-    _become("workers.quality_command", source, *_words(given), *_AS_JSON[as_json])
+    become("workers.quality_command", source, *words(given), *_AS_JSON[as_json])
 
 
-def _words(given: Mapping[str, object]) -> list[str]:
+def words(given: Mapping[str, object]) -> list[str]:
     """Return options and their values as words of a command, without those that were not given."""
     return [str(word) for pair in given.items() if pair[1] is not None for word in pair]
 
 
-def _become(module: str, *arguments: str) -> NoReturn:
+def become(module: str, *arguments: str) -> NoReturn:
+    """Replace this process by ``python -m module``."""
     # The program needs a second or more for its imports, before it handles signals.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -187,6 +187,11 @@ class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
         """Start the thread."""
         self._thread.start()
 
+    def step(self) -> None:
+        """Take one step on the calling thread, for a program with a clock of its own: the thread is not started."""
+        if self._active:
+            self._step()
+
     def submit(self, request: RequestT) -> Future[ResultT]:
         """Take a request and return the future of its outcome. The future cannot be cancelled: use ``cancel``.
 

@@ -137,6 +137,7 @@ THE_SYSTEMS_OWN = {
         "export.chains",
         "export.missing_guards",
         "export.recorded_heads",
+        "job_history.read_ended",
         "master_key_check.forget_key",
         "reencryption.digests",
         "reencryption.reseal_file",

@@ -26,6 +26,10 @@ from cli.tree import app
             "models measure tiny@2 --against tiny@1 --texts f.jsonl",
             "workers.quality_command tiny@2 --against tiny@1 --texts f.jsonl",
         ),
+        (
+            "plan history:tiny --workers 0..3 --wait-s 5 --json",
+            "workers.planning history:tiny --workers 0..3 --wait-s 5.0 --json",
+        ),
         ("register tiny folder", "models.catalog register tiny folder --dtype auto"),
         (
             "models register tiny folder --dtype int8 --sampling top_p=0.9 --json",
