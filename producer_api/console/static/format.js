@@ -53,3 +53,17 @@ export function workerName(id) {
 function pad(value) {
   return String(Math.floor(value)).padStart(2, "0");
 }
+
+// A value as JSON to read: media inside it are told by kind and size, and long vectors by their first numbers.
+export function readable(value) {
+  return JSON.stringify(value, (_, one) => {
+    if (typeof one === "string") return one.replace(/^data:([\w.+-]+\/[\w.+-]+);base64,(.*)$/s, (_, kind, text) => media(kind, text));
+    const isVector = Array.isArray(one) && one.length > 16 && one.every((number) => typeof number === "number");
+    return isVector ? `${count(one.length)} numbers: ${one.slice(0, 4).join(", ")}, …` : one;
+  }, 2);
+}
+
+function media(kind, base64) {
+  const bytes = Math.floor((base64.replace(/=+$/, "").length * 3) / 4);
+  return `${kind}, ${bytes < 1000 ? `${bytes} bytes` : `${count(bytes / 1000)} kB`}`;
+}

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { get, post, readEvents } from "./api.js";
-import { clock, count, duration, milliseconds, moment, now, shortId, workerName } from "./format.js";
+import { clock, count, duration, milliseconds, moment, now, readable, shortId, workerName } from "./format.js";
 import { curl, node, python } from "./snippets.js";
 import { Timeline, lanes } from "./timeline.js";
 import { Act, ErrorNote, Heading, State, copy, useLoad, useNow } from "./ui.js";
@@ -31,6 +31,7 @@ export default function JobPage({ rest: [id] }) {
       <div class="title"><h2 id="timeline">Timeline</h2></div>
       <div class="body"><${Timeline} lines=${lanes(job, timeline, deliveries, now())} /></div>
     </section>
+    ${job.steps !== null && html`<${Steps} steps=${job.steps} />`}
     <${Facts} job=${job} attempts=${timeline.attempts.length} />
     <div class="two">
       <${Request} request=${request} />
@@ -117,17 +118,38 @@ function Actions({ job, request, reload }) {
   </div>`;
 }
 
+function Steps({ steps }) {
+  return html`<section class="card" aria-labelledby="steps">
+    <div class="title"><h2 id="steps">Steps</h2></div>
+    <div class="scroll"><table aria-labelledby="steps">
+      <thead><tr><th>Step</th><th>State</th><th>Model</th><th class="opt">Task</th><th class="opt">Needs</th>
+        <th class="num">Attempts</th><th class="num">Tokens in, out</th></tr></thead>
+      <tbody>${steps.map(
+        (step) => html`<tr key=${step.name}>
+          <td><a href=${`#/job/${step.job_id}`}>${step.name}</a></td>
+          <td><${State} of=${step.status} /> ${step.error !== null && html`<span class="small">${step.error.code}</span>`}</td>
+          <td class="nowrap">${step.model}@${step.model_version}</td><td class="opt">${step.task}</td>
+          <td class="opt">${step.needs.join(", ") || "–"}</td><td class="num">${step.attempt}</td>
+          <td class="num">${step.usage === null ? "–" : `${count(step.usage.input_tokens)}, ${count(step.usage.output_tokens)}`}</td>
+        </tr>`,
+      )}</tbody>
+    </table></div>
+  </section>`;
+}
+
 function Facts({ job, attempts }) {
   const usage = job.usage ?? {};
   const decodeMs = usage.first_token_ms == null ? null : usage.queue_ms + usage.compute_ms - usage.first_token_ms;
   const facts = {
     "Id": html`<span class="mono">${job.id}</span>`,
-    "Model": `${job.model}@${job.model_version}`,
-    "Task": job.task,
+    ...(job.parent_id === null ? {} : { "Step of": html`<a href=${`#/job/${job.parent_id}`}>${shortId(job.parent_id)}</a>` }),
+    ...(job.steps === null
+      ? { "Model": `${job.model}@${job.model_version}`, "Task": job.task }
+      : { "Steps": `${job.steps.filter((step) => step.status === "succeeded").length} of ${job.steps.length} succeeded` }),
     "Class, priority": `${job.service_class}, ${job.priority}`,
     "Accepted": moment(job.created_at),
     "Deadline": moment(job.expires_at),
-    "Charged attempts": `${job.attempt} of ${job.max_attempts}`,
+    ...(job.steps === null ? { "Charged attempts": `${job.attempt} of ${job.max_attempts}` } : {}),
     [attempts > 1 ? "Last attempt began after" : "Waited"]: milliseconds(usage.queue_ms),
     "First token after": milliseconds(usage.first_token_ms),
     "Computed": milliseconds(usage.compute_ms),
@@ -159,13 +181,14 @@ function Request({ request }) {
       ${input?.messages?.map(
         (message, index) => html`<div class="message" key=${index}>
           <div class="role">${message.role}</div>
-          <pre class="text" tabindex="0">${typeof message.content === "string" ? message.content : JSON.stringify(message.content ?? message, null, 2)}</pre>
+          <pre class="text" tabindex="0">${typeof message.content === "string" ? message.content : readable(message.content ?? message)}</pre>
         </div>`,
       )}
       ${input?.prompt !== undefined && html`<pre class="text" tabindex="0">${input.prompt}</pre>`}
+      ${input !== undefined && input?.messages === undefined && input?.prompt === undefined && html`<pre class="text" tabindex="0">${readable(input)}</pre>`}
       ${request.body !== undefined && html`<details>
         <summary class="small muted">The whole body</summary>
-        <pre class="text" tabindex="0">${JSON.stringify(request.body, null, 2)}</pre>
+        <pre class="text" tabindex="0">${readable(request.body)}</pre>
       </details>`}
     </div>
   </section>`;
@@ -181,8 +204,8 @@ function Answer({ job, text }) {
     </div>
     <div class="body stack">
       ${shown !== "" ? html`<pre class="text" tabindex="0">${shown}</pre>` : output === null && html`<p class="muted">${job.purged_at !== null ? "It is no longer kept." : "None yet."}</p>`}
-      ${output !== null && output.text === undefined && html`<pre class="text" tabindex="0">${JSON.stringify(output, null, 2)}</pre>`}
-      ${output?.tool_calls?.length > 0 && html`<pre class="text" tabindex="0">${JSON.stringify(output.tool_calls, null, 2)}</pre>`}
+      ${output !== null && output.text === undefined && html`<pre class="text" tabindex="0">${readable(output)}</pre>`}
+      ${output?.tool_calls?.length > 0 && html`<pre class="text" tabindex="0">${readable(output.tool_calls)}</pre>`}
     </div>
   </section>`;
 }

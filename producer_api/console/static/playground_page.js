@@ -2,7 +2,7 @@
 
 import { html, useRef, useState } from "./vendor/htm-preact.js";
 import { get, post, readEvents } from "./api.js";
-import { count, milliseconds } from "./format.js";
+import { count, milliseconds, readable } from "./format.js";
 import { PromptFields, readTemplate } from "./prompt_form.js";
 import { SchemaFields, readFields, samplingFields } from "./schema_form.js";
 import { TaskFields, readTask, taskForms } from "./task_form.js";
@@ -142,7 +142,7 @@ async function run(body, signal, change) {
 // The text of an output, or its fields.
 function shown(output) {
   if (output === null || output === undefined) return null;
-  return output.text ?? JSON.stringify(output, null, 2);
+  return output.text ?? readable(output);
 }
 
 function Answer({ answer }) {

@@ -1,11 +1,18 @@
-// A job's timeline as bars: one line for each attempt, one for its webhooks. What was not recorded is not drawn.
+// A job's timeline as bars: one line for each attempt, or for each step, and one for its webhooks. What was not recorded
+// is not drawn.
 
 import { html } from "./vendor/htm-preact.js";
 import { clock, duration } from "./format.js";
 
-// Return the lines: [{name, parts: [{kind, from, to, isOpen, about}]}]. `now` ends what still goes on. Unix seconds.
+// Return the lines: [{name, href, parts: [{kind, from, to, isOpen, about}]}]. `now` ends what still goes on. Unix seconds.
 export function lanes(job, timeline, deliveries, now) {
   const accepted = timeline.events[0]?.at ?? job.created_at;
+  const found = job.steps === null ? attempts(job, timeline, accepted, now) : steps(job, timeline, accepted, now);
+  if (deliveries.length > 0) found.push({ name: "Webhooks", parts: deliveries.flatMap(hooks) });
+  return found;
+}
+
+function attempts(job, timeline, accepted, now) {
   const end = endOf(timeline);
   const found = timeline.attempts.map((attempt, index) => {
     const waitedFrom = index === 0 ? accepted : timeline.attempts[index - 1].ended_at ?? attempt.started_at;
@@ -17,8 +24,30 @@ export function lanes(job, timeline, deliveries, now) {
     const from = last === undefined ? accepted : last.ended_at;
     found.push({ name: "Waiting", parts: [{ ...part("wait", "waits", from, end ?? now), isOpen: end === null }] });
   }
-  if (deliveries.length > 0) found.push({ name: "Webhooks", parts: deliveries.flatMap(hooks) });
   return found;
+}
+
+// A step waits from the moment when those that it needs have ended; before that its line is empty.
+function steps(job, timeline, accepted, now) {
+  const of = (kind, name) => timeline.events.filter((event) => event.kind === kind && event.detail.step === name);
+  const ended = (name) => of("step_finished", name)[0] ?? null;
+  const end = endOf(timeline);
+  return job.steps.map((step) => {
+    const line = { name: step.name, href: `#/job/${step.job_id}`, parts: [] };
+    const needed = step.needs.map(ended);
+    if (needed.some((one) => one === null || one.detail.state !== "succeeded")) return line;
+    const ready = Math.max(accepted, ...needed.map((one) => one.at));
+    const starts = of("step_started", step.name).map((event) => event.at);
+    const last = ended(step.name);
+    const to = last?.at ?? end ?? now;
+    const isOpen = last === null && end === null;
+    line.parts.push(part("wait", "waited", ready, starts[0] ?? to));
+    starts.forEach((from, index) => {
+      if (index + 1 < starts.length) line.parts.push(part("given-part", "ran, and began again after", from, starts[index + 1]));
+      else line.parts.push({ ...part(last === null || last.detail.state === "succeeded" ? "step-part" : "step-bad", "ran", from, to), isOpen });
+    });
+    return line;
+  });
 }
 
 function endOf(timeline) {
@@ -62,11 +91,12 @@ function hooks(delivery) {
 
 const LEGEND = [
   ["wait", "waited"], ["prefill-part", "prefill, to the first token"], ["decode-part", "decode"],
-  ["compute-part", "computed, first token not recorded"], ["given-part", "ran, and was given back"], ["lost-part", "ran, and was lost with its worker"],
+  ["compute-part", "computed, first token not recorded"], ["step-part", "the step ran"], ["step-bad", "the step ran, and did not succeed"], ["given-part", "ran, and was given back or began again"], ["lost-part", "ran, and was lost with its worker"],
 ];
 
 export function Timeline({ lines }) {
   const parts = lines.flatMap((line) => line.parts);
+  if (parts.length === 0) return html`<p class="muted">Nothing has run.</p>`;
   const start = Math.min(...parts.map((one) => one.from));
   const end = Math.max(...parts.map((one) => one.to), start + 0.001);
   const place = (at) => `${(100 * (at - start)) / (end - start)}%`;
@@ -74,8 +104,8 @@ export function Timeline({ lines }) {
   return html`<div class="timeline">
     ${lines.map(
       (line) => html`<div class="lane" key=${line.name}>
-        <span>${line.name}</span>
-        <div class="bar" role="img" aria-label=${line.parts.map((one) => one.about).join(", ")}>
+        <span title=${line.name}>${line.href === undefined ? line.name : html`<a href=${line.href}>${line.name}</a>`}</span>
+        <div class="bar" role="img" aria-label=${line.parts.map((one) => one.about).join(", ") || "not begun"}>
           ${line.parts.map((one, index) => {
             const style = { left: place(one.from) };
             if (!one.kind.startsWith("hook")) style.width = `${(100 * (one.to - one.from)) / (end - start)}%`;

@@ -10,16 +10,19 @@ import pytest
 import redis
 
 from benchmarks.console.chromium import Tab
+from models.catalog import register
 from store.db.database import Database
 from store.hosts.host_reports import HostOutlook, HostReport, now
 from store.registry.models import register_version
 from store.registry.quality_report import QualityReport, VersionFigures
 from store.registry.verification import Verification
 from store.registry.verification_report import VerificationReport
+from store.tasks.image_classify import EXAMPLE_IMAGE, IMAGE_CLASSIFY
 from tests.processes import wait_for
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.console.console_tab import check_access, fill, open_page, press
+from tests.producer_api.jobs.test_flow_routes import flow
 from tests.producer_api.jobs.test_host_routes import GIB, host, tell
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -112,6 +115,43 @@ def test_models_show_their_quality_and_a_new_alias(tab: Tab, api: httpx2.Client,
     assert api.put("/v1/models/tiny/aliases/prod", json={"version": 1}).status_code == 200
     press(tab, button(tab, "Refresh"))
     tab.wait("[...document.querySelectorAll('tbody .badge.now')].some((one) => one.textContent === 'prod')")
+
+
+def test_a_job_of_steps_has_a_line_for_each_step(
+    tab: Tab, api: httpx2.Client, key: str, worker: ScriptedWorker
+) -> None:
+    made = api.post("/v1/jobs", json=flow())
+    assert made.status_code == 202, made.text
+    path = f"/v1/jobs/{made.json()['id']}"
+    steps = {step["name"]: step["job_id"] for step in api.get(path).json()["steps"]}
+    worker.succeed(worker.claim(steps["first"]), "short")
+    attempt = worker.claim(steps["second"])
+    open_page(tab, key, f"job/{made.json()['id']}", ".timeline .step-part.open")
+    assert texts(tab, ".lane > span") == ["first", "second"]
+    lines = tab.run(
+        "[...document.querySelectorAll('.bar')].map((bar) => [...bar.children].map((one) => one.className))"
+    )
+    assert [[name.strip() for name in line] for line in lines] == [["wait", "step-part"], ["wait", "step-part open"]]
+    check_access(tab)
+    worker.succeed(attempt, "very short")
+    tab.wait("document.querySelector('.badge').textContent === 'succeeded'")
+    rows = tab.run(
+        "[...document.querySelectorAll('table[aria-labelledby=steps] tbody tr')].map((row) => row.innerText)"
+    )
+    assert [row.split()[:2] for row in rows] == [["first", "succeeded"], ["second", "succeeded"]]
+    press(tab, f"a[href='#/job/{steps['second']}']")
+    tab.wait(f"document.querySelector(\"a[href='#/job/{made.json()['id']}']\") !== null")
+    assert texts(tab, ".lane > span") == ["Attempt 1"]
+
+
+def test_the_picture_of_a_job_is_told_by_kind_and_size(tab: Tab, api: httpx2.Client, key: str, db: Database) -> None:
+    register(db, "eye", IMAGE_CLASSIFY.fake_runner, "auto", actor="tests")
+    order = {"task": "image_classify", "model": "eye", "input": {"images": [EXAMPLE_IMAGE]}}
+    made = api.post("/v1/jobs", json=order)
+    assert made.status_code == 202, made.text
+    open_page(tab, key, f"job/{made.json()['id']}", "section[aria-labelledby=request] pre")
+    shown = texts(tab, "section[aria-labelledby=request] pre")
+    assert ["image/png, " in text and "base64" not in text for text in shown] == [True, True], shown
 
 
 def test_a_batch_is_cancelled(tab: Tab, api: httpx2.Client, key: str) -> None:
