@@ -105,6 +105,7 @@ class LiveReporter:
         slots: int,
         lease_s: float,
         engine_description: Callable[[], str | None],
+        is_reserved: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._publisher = publisher
@@ -116,6 +117,7 @@ class LiveReporter:
         self._slots = slots
         self._lease_s = lease_s
         self._engine_description = engine_description
+        self._is_reserved = is_reserved
         self._clock = clock
         self._running: list[int] = []
         self._idle_at = clock()
@@ -162,6 +164,7 @@ class LiveReporter:
             jobs=jobs,
             quiet_s=self._quiet_s(jobs, now) if stats.running else None,
             kept_s=KEEP_S,
+            is_reserved=self._is_reserved(),
         )
         self._publisher.publish(snapshot, self._tick(now))
 

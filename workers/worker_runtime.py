@@ -317,6 +317,7 @@ class WorkerRuntime:
             slots=self._max_slots,
             lease_s=self._lease_s,
             engine_description=lambda: self._model.engine_description,
+            is_reserved=lambda: self.admission.is_reserved,
         )
 
     def _is_taking(self) -> bool:

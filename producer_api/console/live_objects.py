@@ -62,6 +62,9 @@ class LiveWorker(BaseModel):
     lease_s: float = Field(description="how long a lease lasts without a renewal, in seconds")
     lease_age_s: float | None = Field(description="seconds since the oldest renewal; null if it holds no job")
     quiet_s: float | None = Field(description="seconds that its requests have run without a new token; null: none run")
+    is_reserved: bool = Field(
+        False, description="it takes no other jobs, because one that lost its worker runs alone, or waits for that"
+    )
     health: Health = Field(
         description="`late`: its heartbeat or its leases are; `stalled`: no new token for 15 s; `lost`: no heartbeat "
         "for 15 s, it is shown for 45 s more"

@@ -96,17 +96,23 @@ def _behind(queue: LiveQueue, workers: Sequence[LiveWorker], waits: str) -> Iter
     if not known:
         return
     waits += f", the oldest for {_time(queue.oldest_age_s)}"
-    full = [reason for one in known if (reason := _full(one)) is not None]
-    if len(full) == len(known):
+    # A sick worker takes nothing, whatever room it has.
+    well = [one for one in known if one.health == "ok"]
+    full = [reason for one in well if (reason := _full(one)) is not None]
+    if not well:
+        yield LiveProblem(kind="no_worker", queue=queue.name, text=f"{waits}: none of its workers is well.")
+    elif len(full) == len(well):
         clears = "" if queue.clears_in_s is None else f" It clears in about {_time(queue.clears_in_s)}."
         told = f"{waits}: {' and '.join(sorted(set(full)))}.{clears}"
         yield LiveProblem(kind="full", queue=queue.name, text=told)
     elif (queue.oldest_age_s or 0.0) > NOT_TAKEN_S:
-        told = f"{waits}, and a worker has room. Does a dispatcher run? A job that must run alone waits longer."
+        told = f"{waits}, and a worker has room. Does a dispatcher run?"
         yield LiveProblem(kind="not_taken", queue=queue.name, text=told)
 
 
 def _full(worker: LiveWorker) -> str | None:
+    if worker.is_reserved:
+        return "jobs that lost their worker run alone first"
     # A slot that has just become free is taken at the next look: of few slots one free one is no room.
     if len(worker.jobs) >= min(_FULL * worker.slots, max(worker.slots - 1, 2)):
         return "all slots are taken"

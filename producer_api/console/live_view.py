@@ -118,6 +118,7 @@ def _worker(snapshot: WorkerSnapshot, age_s: float, tenant_id: str | None) -> Li
         lease_s=snapshot.lease_s,
         lease_age_s=lease_age_s,
         quiet_s=snapshot.quiet_s if sees_all else None,
+        is_reserved=snapshot.is_reserved,
         health=health(age_s, snapshot.quiet_s, lease_age_s, snapshot.lease_s),
         jobs=jobs,
     )

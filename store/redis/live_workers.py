@@ -42,6 +42,7 @@ class WorkerSnapshot(BaseModel):
 
     ``id`` is the owner of its claims; ``lease_age_s``: since the oldest renewal. ``quiet_s``: how long its requests
     have run without a new token; None if none of them generates text. ``kept_s``: how long Redis keeps it.
+    ``is_reserved``: it takes no other jobs, because one whose worker died runs alone.
     """
 
     id: str
@@ -55,9 +56,10 @@ class WorkerSnapshot(BaseModel):
     lease_s: float
     lease_age_s: float | None
     jobs: list[SnapshotJob]
-    # A worker of an older release sends neither.
+    # A worker of an older release sends none of them.
     quiet_s: float | None = None
     kept_s: int = 15
+    is_reserved: bool = False
 
 
 class WorkerTick(BaseModel):

@@ -1,6 +1,7 @@
 """A worker tells Redis what it holds: for the console, and for nothing else."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import redis
 
@@ -10,7 +11,7 @@ from store.redis.live_workers import WorkerSnapshot, WorkerTick
 from tests.processes import wait_for
 from tests.workers.conftest import Bench, StartWorker
 from tests.workers.runs.test_outcome import CLAIM
-from workers.live_reporter import TokenCounts
+from workers.live_reporter import LiveReporter, TokenCounts
 from workers.runs.in_flight import Attempt, ChoiceId, InFlightAttempts
 
 
@@ -45,6 +46,23 @@ def test_a_worker_tells_what_it_holds_and_what_it_has_done(
     assert 0 < tick.running <= 1
     worker.signal(15)
     wait_for(lambda: not live_workers.read_workers(redis_client), "a worker that stops withdraws its snapshot")
+
+
+def test_a_worker_tells_that_it_takes_no_other_jobs() -> None:
+    told: list[WorkerSnapshot] = []
+    publisher = SimpleNamespace(publish=lambda snapshot, _tick: told.append(snapshot), withdraw=lambda _owner: None)
+    stats = SimpleNamespace(running=0, waiting=0, free_blocks=1, total_blocks=1)
+    in_flight = InFlightAttempts()
+    reporter = LiveReporter(
+        publisher, SimpleNamespace(stats=lambda: stats), in_flight, TokenCounts(in_flight), owner="w", queue="q",
+        slots=1, lease_s=1.0, engine_description=lambda: None, is_reserved=lambda: True,
+    )  # fmt: skip
+    reporter.start()
+    try:
+        wait_for(lambda: told, "it tells")
+    finally:
+        reporter.stop()
+    assert told[0].is_reserved
 
 
 def test_the_choices_of_a_job_count_together_and_its_first_token_once() -> None:

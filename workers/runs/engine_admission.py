@@ -117,6 +117,12 @@ class EngineAdmission:
             return sum(self._count.values())
 
     @property
+    def is_reserved(self) -> bool:
+        """True while no job is admitted, because a crash suspect runs in isolation or waits for that."""
+        with self._lock:
+            return self._is_reserved
+
+    @property
     def choices_at_once(self) -> int:
         """How many choices of one job run at the same time: at most half of the slots, so that other jobs run too."""
         return max(1, min(MAX_SAMPLES, self._max_slots // 2))

@@ -35,6 +35,7 @@ function Worker({ worker, sharesAll }) {
       ${worker.health !== "ok" && html`<span class=${`badge ${worker.health === "late" ? "warn" : "bad"}`}>${worker.health}</span>`}
       <span class="mono" title=${worker.id}>${workerName(worker.id)}</span>
       <span><b>${count(worker.jobs.length)}</b> ${sharesAll ? `of ${worker.slots} slots` : "of your jobs"}</span>
+      ${worker.is_reserved && html`<span>takes no others now</span>`}
       ${worker.waiting > 0 && html`<span><b>${count(worker.waiting)}</b> wait inside</span>`}
       ${used !== null && html`<span>KV <b>${percent(used)}</b></span>`}
       ${worker.lease_age_s !== null && html`<span class=${isAging ? "late" : ""}>lease <b>${duration(worker.lease_age_s)}</b> of ${duration(worker.lease_s)}</span>`}

@@ -94,6 +94,7 @@ def test_the_lease_of_a_silent_worker_grows_older() -> None:
         ({}, [worker(4)], ["full"]),
         ({}, [worker(1, free_blocks=1)], ["full"]),
         ({}, [worker(4), worker(1)], ["not_taken"]),
+        ({}, [worker(4), worker(1, is_reserved=True)], ["full"]),
         ({}, [worker(7, slots=8), worker(4)], ["full"]),
         ({}, [worker(6, slots=8)], ["not_taken"]),
         ({"oldest_age_s": 10.0}, [worker(4), worker(1)], []),
@@ -108,6 +109,11 @@ def test_the_lease_of_a_silent_worker_grows_older() -> None:
 )
 def test_the_cause_of_a_wait_is_named(queue: dict[str, Any], workers: list[WorkerSnapshot], kind: list[str]) -> None:
     assert kinds([(one, 1.0) for one in workers], queue) == kind
+
+
+def test_a_sick_worker_has_no_room_for_the_jobs_that_wait() -> None:
+    assert kinds([(worker(1), 6.0), (worker(4), 1.0)], {}) == ["worker_late", "full"]
+    assert kinds([(worker(1), 6.0)], {}) == ["worker_late", "no_worker"]
 
 
 def test_a_flooding_tenant_is_named_if_it_has_many_jobs_and_most_of_the_tokens() -> None:

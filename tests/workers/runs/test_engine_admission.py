@@ -184,7 +184,9 @@ class TestAlone:
         engine = Blocks(100)
         admission = admission_of(engine)
         inside = enter(admission, engine, 16)
+        assert not admission.is_reserved
         with admission.reserved():
+            assert admission.is_reserved
             assert not admission.has_credit()
             assert admission.take_without_message() is None
             assert not admission.wait_empty(0.01)
@@ -195,6 +197,7 @@ class TestAlone:
                 assert not admission.wait_empty(0)
         assert admission.num_taken == 0
         assert admission.has_credit()
+        assert not admission.is_reserved
 
     def test_a_message_that_comes_all_the_same_waits_at_the_door(self) -> None:
         admission = admission_of(Blocks(100))
