@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--bad", type=int, default=20, help="rollouts of each bad version")
     parser.add_argument("--jobs", type=int, default=8000, help="the candidate's jobs in a rollout")
     parser.add_argument("--faults", nargs="*", type=CandidateFault, default=list(CandidateFault))
-    parser.add_argument("--sticky", nargs="*", default=["user", "tenant"])
+    parser.add_argument("--sticky", nargs="*", default=["user", "conversation", "job", "tenant"])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plot", type=Path, help="draw one rollout of the first fault, and do nothing else")
     asked = parser.parse_args()

@@ -34,6 +34,8 @@ WHAT = {
     CandidateFault.WORSE: "shadow: 40 % of an answer's tokens agree, not 85 %",
 }
 
+_GOES_ON = 0.8
+
 _STEPS = ((30, 0.05), (30, 0.25), (1_000_000, 0.5))
 """Windows, and the candidate's share in them."""
 
@@ -59,6 +61,7 @@ class RandomTenant:
     answer: float
     place: float
     users: list[float]
+    conversations: list[float]
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ class Wave:
 
 @dataclass(slots=True)
 class Traffic:
-    """The windows of one rollout. ``sticky``: what stays on one version, ``tenant`` or ``user``."""
+    """The windows of one rollout. ``sticky``: what stays on one version, a name of ``StickyKey``."""
 
     seed: int
     fault: CandidateFault
@@ -89,6 +92,7 @@ class Traffic:
 
     def __post_init__(self) -> None:
         self._draw = draw = random.Random(f"{self.seed}-{self.sticky}")
+        places = random.Random(f"{self.seed}-conversations")
         self._tenants = [
             RandomTenant(
                 id=f"tenant-{number}",
@@ -99,6 +103,7 @@ class Traffic:
                 answer=draw.gauss(math.log(150), 0.5),
                 place=draw.random(),
                 users=[draw.random() for _ in range(100)],
+                conversations=[places.random() for _ in range(20)],
             )
             for number in range(1, self.num_tenants + 1)
         ]
@@ -113,10 +118,24 @@ class Traffic:
                 slow = [shared + wave.turn(self._draw) for wave in waves]
                 sides: tuple[list[JobOutcome], list[JobOutcome]] = ([], [])
                 for tenant in self._draw.choices(self._tenants, weights, k=self.jobs_per_window):
-                    place = tenant.place if self.sticky == "tenant" else self._draw.choice(tenant.users)
+                    place = self._place(tenant)
                     side = 0 if place < share else 1
                     sides[side].append(self._job(tenant, slow[side], self.fault if side == 0 else CandidateFault.NONE))
                 yield sides
+
+    def _place(self, tenant: RandomTenant) -> float:
+        """Return the point of a job's sticky key. A conversation goes on with a probability of 0.8."""
+        match self.sticky:
+            case "tenant":
+                return tenant.place
+            case "job":
+                return self._draw.random()
+            case "conversation":
+                at = self._draw.randrange(len(tenant.conversations))
+                if self._draw.random() > _GOES_ON:
+                    tenant.conversations[at] = self._draw.random()
+                return tenant.conversations[at]
+        return self._draw.choice(tenant.users)
 
     def shadow_pairs(self) -> Iterator[list[JobPair]]:
         """Yield the pairs of a tenth of each window: a stable job and its mirror, with their agreement."""

@@ -49,7 +49,7 @@ def start(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A model, or an alias of it: smollm2@stable.")],
     to: Annotated[int, typer.Option("--to", min=1, help="The candidate: the number of a version that is ready.")],
     steps: Annotated[str, typer.Option(help="Percent and how long each holds: 1:10m,10:30m+500jobs,50:1h.")],
-    sticky: Annotated[str, typer.Option(help="What keeps to one version: user, tenant or conversation.")] = "user",
+    sticky: Annotated[str, typer.Option(help="What keeps to one version: user, conversation, tenant or job.")] = "user",
     shadow: Annotated[bool, typer.Option("--shadow", help="The candidate gets copies, and no caller's job.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also if the candidate was rolled back before.")] = False,
     require_worker: Annotated[

@@ -14,7 +14,7 @@ _LONGEST_HOLD_S = 30 * 86_400
 
 _TENANT_WARNING = (
     "with the sticky key `tenant` longer or shorter answers are practically never found, and few more errors not "
-    "always: use `user` or `conversation` where requests have one"
+    "always: use `user` or `conversation` where requests have one, else `job`"
 )
 
 
@@ -50,7 +50,9 @@ class RolloutRequest(BaseModel):
     steps: list[StepObject] = Field(min_length=1, max_length=MAX_STEPS, description="each with a higher percentage")
     mode: RolloutMode = Field(RolloutMode.CANARY, description="`shadow`: the candidate gets copies, no caller's job")
     sticky_key: StickyKey = Field(
-        StickyKey.USER, description="what keeps to one version; a job without it is divided by the next: user, tenant"
+        StickyKey.USER,
+        description="what keeps to one version; a job without a conversation or a user is divided by the next: user, "
+        "tenant. `job`: a job without a conversation stands alone",
     )
     bounds: Bounds = Field(default_factory=Bounds, description="how much worse the candidate may be")
     force: bool = Field(False, description="also if a rollout of the candidate was rolled back")

@@ -6,6 +6,7 @@ while no worker serves the candidate. Where the versions differ in their default
 without it is not divided: it would be the same on both.
 """
 
+import secrets
 from contextlib import suppress
 
 from producer_api.caches.live_processes import LiveProcesses
@@ -39,7 +40,8 @@ class RolloutRouting:
             return
         draft.rollout_id = rollout.id
         conversation = None if draft.response is None else draft.response.appends_to
-        if takes_candidate(rollout, draft.principal.tenant_id, draft.request.user, conversation):
+        user, draw = draft.request.user, secrets.token_hex(8)
+        if takes_candidate(rollout, draft.principal.tenant_id, user, conversation, draw):
             is_served = not self._live_processes.is_unserved(queue_name(candidate.model, candidate.version))
             draft.candidate = candidate if is_served else None
 

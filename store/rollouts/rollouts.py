@@ -20,8 +20,12 @@ class RolloutMode(StrEnum):
 
 
 class StickyKey(StrEnum):
-    """What of a job keeps it on one version: all jobs with the same value go to the same one."""
+    """What of a job keeps it on one version: all jobs with the same value go to the same one.
 
+    ``job``: nothing but the conversation; a job without one goes to a side of its own.
+    """
+
+    JOB = "job"
     TENANT = "tenant"
     USER = "user"
     CONVERSATION = "conversation"

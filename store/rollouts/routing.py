@@ -13,14 +13,18 @@ _BITS: Final = 64
 
 # A job without the rollout's kind of key is divided by the next kind; every job has a tenant.
 _ORDER = (StickyKey.CONVERSATION, StickyKey.USER, StickyKey.TENANT)
+_BY_JOB = (StickyKey.CONVERSATION, StickyKey.JOB)
 
 
-def takes_candidate(rollout: Rollout, tenant_id: str, user: str | None, conversation: str | None) -> bool:
-    """Return True if the candidate takes a job with these keys."""
+def takes_candidate(
+    rollout: Rollout, tenant_id: str, user: str | None, conversation: str | None, draw: str = ""
+) -> bool:
+    """Return True if the candidate takes a job with these keys. ``draw``: a random text of this job alone."""
     if rollout.mode is RolloutMode.SHADOW or not rollout.state.is_active:
         return False
-    values = {StickyKey.CONVERSATION: conversation, StickyKey.USER: user}
-    for kind in _ORDER[_ORDER.index(rollout.sticky_key) :]:
+    values = {StickyKey.CONVERSATION: conversation, StickyKey.USER: user, StickyKey.JOB: draw}
+    order = _BY_JOB if rollout.sticky_key is StickyKey.JOB else _ORDER[_ORDER.index(rollout.sticky_key) :]
+    for kind in order:
         if value := values.get(kind):
             # The tenant is a part of it: two tenants may have users of the same name.
             return point_of(rollout.id, f"{kind.value} {tenant_id} {value}") < rollout.percent

@@ -36,7 +36,7 @@ rollouts = Table(
     # Raised by each change of state, step or reason; the ETag of the API.
     Column("revision", Integer, nullable=False, server_default=text("1")),
     CheckConstraint("mode IN ('canary', 'shadow')", name="mode_known"),
-    CheckConstraint("sticky_key IN ('tenant', 'user', 'conversation')", name="sticky_key_known"),
+    CheckConstraint("sticky_key IN ('tenant', 'user', 'conversation', 'job')", name="sticky_key_known"),
     CheckConstraint("state IN ('running', 'paused', 'promoted', 'aborted', 'rolled_back')", name="state_known"),
     CheckConstraint(f"(ended_at IS NULL) = ({_ACTIVE})", name="ended_has_time"),
     Index("uq_rollouts_active", "model", "alias", unique=True, postgresql_where=text(_ACTIVE)),

@@ -34,6 +34,14 @@ def test_a_job_without_the_sticky_key_is_divided_by_the_next_one() -> None:
     assert len({takes_candidate(by_user, f"t{number}", "u", None) for number in range(50)}) == 2, "of two tenants"
 
 
+def test_jobs_stand_alone_but_for_their_conversation() -> None:
+    by_job = replace(ROLLOUT, sticky_key=StickyKey.JOB, steps=(Step(50, hold_s=1),))
+    alone = [takes_candidate(by_job, "t", "u", None, f"draw-{number}") for number in range(2000)]
+    assert 0.4 < sum(alone) / len(alone) < 0.6, "jobs of one user"
+    for conversation in USERS[:50]:
+        assert len({takes_candidate(by_job, "t", "u", conversation, f"draw-{number}") for number in range(9)}) == 1
+
+
 def test_a_shadow_and_an_ended_rollout_divide_nothing() -> None:
     everything = replace(ROLLOUT, steps=(Step(100, hold_s=1),))
     assert takes_candidate(everything, "t", None, None)
