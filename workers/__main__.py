@@ -120,13 +120,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--engine", choices=[kind.value for kind in EXTERNAL_KINDS], help="start this inference server for the model"
     )
+    parser.add_argument(
+        "--server-url", help="the server that a model host has started for the version, which may sleep"
+    )
     parser.add_argument("server_arguments", nargs="*", help="after --: arguments of that server")
     return parser.parse_args(argv)
 
 
 def _server_start(options: argparse.Namespace) -> ServerStart:
     kind = None if options.engine is None else EngineKind(options.engine)
-    return ServerStart(kind, tuple(options.server_arguments))
+    return ServerStart(kind, tuple(options.server_arguments), options.server_url)
 
 
 def _positive(text: str) -> int:

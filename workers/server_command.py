@@ -15,6 +15,8 @@ HOST = "127.0.0.1"
 _GUIDANCE = '{"backend":"guidance","disable_any_whitespace":true}'
 """vLLM's setting by which every grammar is followed, and JSON has no white space, as with Headrace's own engine."""
 
+_SLEEP = ("--enable-sleep-mode",)
+
 _CPU_KV_GIB = "4"
 """The KV cache of vLLM's CPU build, in GiB."""
 
@@ -25,11 +27,13 @@ _OWN: Mapping[EngineKind, frozenset[str]] = {
 """The arguments that the worker gives: the operator's would make it ask another server."""
 
 
-def server_argv(version: ModelVersion, settings: Settings, *, port: int, arguments: Sequence[str]) -> list[str]:
+def server_argv(
+    version: ModelVersion, settings: Settings, *, port: int, arguments: Sequence[str], can_sleep: bool = False
+) -> list[str]:
     """Return the command of a server for this version, which listens on ``port`` of this machine only.
 
-    Raises SettingsError for arguments that only the worker may give or a missing installation, and ModelLoadError for
-    weights that are not the registered ones.
+    ``can_sleep``: with vLLM's sleep mode. Raises SettingsError for arguments that only the worker may give or a missing
+    installation, and ModelLoadError for weights that are not the registered ones.
     """
     spec = version.engine
     check_arguments(spec.kind, arguments)
@@ -40,7 +44,7 @@ def server_argv(version: ModelVersion, settings: Settings, *, port: int, argumen
             "server: register it with its SOURCE folder, or with --url, the address of a server"
         )
     folder = registered_folder(version)
-    return [str(python), "-P", "-m", *_program(spec, folder, port), *arguments]
+    return [str(python), "-P", "-m", *_program(spec, folder, port), *_SLEEP * can_sleep, *arguments]
 
 
 def check_arguments(kind: EngineKind, arguments: Sequence[str]) -> None:
@@ -52,17 +56,19 @@ def check_arguments(kind: EngineKind, arguments: Sequence[str]) -> None:
         raise SettingsError(f"the worker gives {', '.join(stray)} itself: leave it out")
 
 
-def server_environment(spec: EngineSpec, api_key: str) -> dict[str, str]:
+def server_environment(spec: EngineSpec, api_key: str, *, can_sleep: bool = False) -> dict[str, str]:
     """Return the environment of a server. Unless the operator says otherwise it sends no usage statistics.
 
     vLLM's CPU build would take 92 % of the memory for its KV cache, and ends if less than that is free.
 
-    ``api_key``: what requests must show, because other users of the machine reach the port, too.
+    ``api_key``: what requests must show, because other users of the machine reach the port, too. ``can_sleep``: with
+    vLLM's routes to sleep and wake, which ask for no key.
     """
     defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
     defaults |= {"VLLM_CPU_KVCACHE_SPACE": _CPU_KV_GIB}
     given = {"VLLM_API_KEY": api_key} if spec.kind is EngineKind.VLLM else {}
     given |= {"VLLM_BATCH_INVARIANT": "1"} if spec.batch_invariant else {}
+    given |= {"VLLM_SERVER_DEV_MODE": "1"} if can_sleep else {}
     return defaults | environment_of_others() | given
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from store.child_process import Child, Command, still_alive
+from store.errors import Unavailable
 from store.process_guard import ON_PARENT_DEATH, guarded, kill_session
 from store.supervisor import Program, Supervisor
 
@@ -36,6 +37,7 @@ class ServerProcess:
         self._address = (host, port)
         self._program = _GuardedProgram(command, self._answers, stop_s=_STOP_S)
         self._stopping = threading.Event()
+        self._is_resting = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="server-supervisor", daemon=True)
 
     def start(self) -> None:
@@ -48,7 +50,8 @@ class ServerProcess:
         log.info("server_starting", name=self._name, log=str(self._program.log))
         try:
             while not self._program.is_ready():
-                time.sleep(_LOOK_S)
+                if self._stopping.wait(_LOOK_S):
+                    raise Unavailable(f"{self._name} was asked to end before it was ready")
                 if time.monotonic() - said > _SAY_S:
                     said = time.monotonic()
                     log.info("server_starting", waited_s=round(said - began), last_line=self._program.last_line())
@@ -57,6 +60,24 @@ class ServerProcess:
             raise
         log.info("server_ready", name=self._name, took_s=round(time.monotonic() - began, 1))
         self._thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of its guard; None before its start and after its end."""
+        child = self._program.child
+        return None if child is None or child.exit_code is not None else child.pid
+
+    def rest(self) -> None:
+        """Do not start the server again if it dies, until ``go_on``."""
+        self._is_resting.set()
+
+    def go_on(self) -> None:
+        """Start the server again if it has died or dies."""
+        self._is_resting.clear()
+
+    def ask_to_stop(self) -> None:
+        """Begin to end the server, without waiting for it; ``start`` raises Unavailable if it has not returned."""
+        self._stopping.set()
 
     def stop(self) -> None:
         """End the server and all its processes."""
@@ -68,7 +89,8 @@ class ServerProcess:
     def _supervise(self) -> None:
         supervisor = Supervisor([self._program], lambda said: log.warning("server_supervised", said=said))
         while not self._stopping.wait(_LOOK_S):
-            supervisor.tend()
+            if not self._is_resting.is_set():
+                supervisor.tend()
         # Here, because the kernel would kill what this thread has started when it ends.
         self._program.stop()
 

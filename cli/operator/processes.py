@@ -47,6 +47,9 @@ def host(
     autoscale: Annotated[
         bool, typer.Option("--autoscale", help="As many workers as the dispatcher decides (HEADRACE_AUTOSCALE).")
     ] = False,
+    sleep_memory: Annotated[
+        str | None, typer.Option(help="Main memory for vLLM servers that sleep while they have no place.")
+    ] = None,
     models: Annotated[
         str | None, typer.Option(help="NAME or NAME@VERSION, with commas; by default all registered models.")
     ] = None,
@@ -55,7 +58,7 @@ def host(
     """Run a model host: it starts and drains workers by what waits (docs/many-models.md, docs/autoscaling.md)."""
     if (memory is None) != autoscale:
         raise InvalidRequest("give --memory for many models in a budget, or --autoscale for many workers of a model")
-    given = words({"--memory": memory, "--models": models, "--name": name})
+    given = words({"--memory": memory, "--sleep-memory": sleep_memory, "--models": models, "--name": name})
     become("workers.host", *given, *(["--autoscale"] if autoscale else []))
 
 

@@ -37,6 +37,7 @@ class HostObject(BaseModel):
     needed_bytes: int = Field(description="memory that the versions with a place are counted with")
     used_bytes: int = Field(description="memory that its workers use now")
     num_swaps: int = Field(description="versions that gave their place to others since its start")
+    asleep: list[str] = Field(description="versions without a place whose inference server sleeps, by name")
     places: list[HostPlaceObject] = Field(description="the versions with a place, by name")
     events: list[HostEventObject] = Field(description="the last events, newest first")
 
@@ -57,6 +58,7 @@ def host_object(host: HostReport) -> HostObject:
         needed_bytes=host.needed_bytes,
         used_bytes=host.used_bytes,
         num_swaps=host.num_swaps,
+        asleep=list(host.asleep),
         places=[_place(place) for place in host.places],
         events=[_event(event) for event in host.events],
     )

@@ -72,6 +72,7 @@ class HostReport(_Reported):
     places: tuple[HostPlace, ...] = Field(default=(), description="versions with a place, sorted by name")
     outlooks: tuple[HostOutlook, ...] = Field(default=(), description="what other queues may expect")
     num_swaps: int = Field(0, description="versions that gave their place to others since the start")
+    asleep: tuple[str, ...] = Field(default=(), description="versions whose inference server sleeps, by name")
     events: tuple[HostEvent, ...] = Field(default=(), description="the last events, newest first")
 
     @property

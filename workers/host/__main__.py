@@ -66,7 +66,8 @@ def _host(settings: Settings, options: argparse.Namespace, metrics: HostMetrics)
     is_ours = partial(_is_named, options.models)
     if options.autoscale:
         return ScaledHost(settings, options.name, metrics, is_ours=is_ours)
-    return ModelHost(settings, options.name, _rules(settings, options.memory), metrics, is_ours=is_ours)
+    rules = _rules(settings, options.memory)
+    return ModelHost(settings, options.name, rules, metrics, is_ours=is_ours, sleep_bytes=options.sleep_memory or 0)
 
 
 def _rules(settings: Settings, budget_bytes: int) -> Rules:
@@ -108,9 +109,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     kinds = parser.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--memory", type=_memory, help="memory for all workers, such as 4GiB: a place for each version")
     kinds.add_argument("--autoscale", action="store_true", help="as many workers as HEADRACE_AUTOSCALE decides")
+    parser.add_argument(
+        "--sleep-memory", type=_memory, help="main memory for vLLM servers that sleep while they have no place"
+    )
     parser.add_argument("--models", type=_models, default=(), help="NAME or NAME@VERSION, with commas; default: all")
     parser.add_argument("--name", type=_host_name, default=_default_name(), help="default: the machine's name")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.sleep_memory and options.autoscale:
+        parser.error("--sleep-memory goes with --memory: the workers of --autoscale start and stop their servers")
+    return options
 
 
 def _memory(given: str) -> int:

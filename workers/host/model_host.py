@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from store.errors import NotFound
 from store.hosts.host_reports import HostOutlook, HostPlace, HostReport, PlaceState, now, read_hosts, write_report
 from store.hosts.hosted_versions import HostedVersion, WaitingWork, read_hosted_versions, read_waiting_work
 from store.metrics.host_metrics import HostMetrics
 from store.settings import Settings
 from workers.host.host_loop import HostLoop
+from workers.host.kept_servers import KeptServers
 from workers.host.placement import Displacement, PlacementPlan, Resident, Rules, Start, VersionLoad, decide, forecast
 from workers.host.resident_workers import ResidentWorker
 from workers.host.version_history import VersionHistory
@@ -26,7 +28,10 @@ _SLOWEST_SERVER_START_S = 1800.0
 
 
 class ModelHost(HostLoop):
-    """One host with a memory budget. ``is_ours``: whether a version may have a place here."""
+    """One host with a memory budget. ``is_ours``: whether a version may have a place here.
+
+    ``sleep_bytes``: main memory, beside the budget, for inference servers that sleep.
+    """
 
     def __init__(
         self,
@@ -36,6 +41,7 @@ class ModelHost(HostLoop):
         metrics: HostMetrics,
         *,
         is_ours: Callable[[HostedVersion], bool] = lambda _version: True,
+        sleep_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(settings, name, metrics, rules.budget_bytes, clock)
@@ -47,6 +53,7 @@ class ModelHost(HostLoop):
         self._versions: Mapping[str, HostedVersion] = {}
         self._history = VersionHistory()
         self._needs = VersionNeeds()
+        self._servers = KeptServers(settings, self._db, sleep_bytes)
         self._num_swaps = 0
         self._read_registry_at = self._read_memory_at = float("-inf")
 
@@ -60,6 +67,7 @@ class ModelHost(HostLoop):
             found = (one for one in read_hosted_versions(self._db) if self._is_ours(one))
             self._versions = {version.queue: version for version in found}
             self._read_registry_at = self._clock()
+            self._servers.tend(self._versions)
         loads = self._loads(read_waiting_work(self._db))
         residents = self._residents(loads)
         plan = decide(list(loads.values()), residents, self._rules)
@@ -136,13 +144,17 @@ class ModelHost(HostLoop):
         for queue, worker in list(self._workers.items()):
             before = worker.state
             took_s = worker.in_state_s
-            if not worker.look():
-                self._ended(queue, worker)
+            failure = self._servers.failure(queue)
+            if failure is not None:
+                worker.kill()
+            if failure is not None or not worker.look():
+                if self._servers.rests(queue, may_sleep=worker.has_drained, weights=self._weights(queue)):
+                    self._ended(queue, worker, failure)
                 continue
             if before is PlaceState.STARTING and worker.state is PlaceState.SERVING:
                 self._serves(queue, took_s)
             if is_memory_due:
-                self._used[queue] = used_memory(worker.pid)
+                self._used[queue] = used_memory(worker.pid) + self._servers.used(queue)
                 if worker.state is PlaceState.SERVING:
                     self._needs.saw_memory(queue, self._used[queue])
             if worker.state is PlaceState.SERVING and worker.in_state_s > _STEADY_S:
@@ -158,18 +170,22 @@ class ModelHost(HostLoop):
             self._metrics.waits.observe(waited_s)
         self._note("serving", queue, f"ready after {took_s:.1f} s")
 
-    def _ended(self, queue: str, worker: ResidentWorker) -> None:
-        """Note the end of a worker: the one that was asked for, or a failure."""
+    def _weights(self, queue: str) -> int:
+        return self._needs.weights(self._versions[queue]) if queue in self._versions else 0
+
+    def _ended(self, queue: str, worker: ResidentWorker, failure: str | None = None) -> None:
+        """Note the end of a worker: the one that was asked for, or a failure, of its server if that has one."""
         del self._workers[queue]
         self._counted.pop(queue)
         self._used.pop(queue, None)
         self._history.left(queue, self._clock())
         if worker.state is PlaceState.DRAINING:
-            self._note("ended", queue, "it has drained" if worker.exit_code == 0 else worker.why_ended())
+            drained = "it has drained" + "; its server sleeps" * (queue in self._servers.asleep)
+            self._note("ended", queue, drained if worker.has_drained else worker.why_ended())
             return
         if worker.state is PlaceState.STARTING:
             self._metrics.starts.labels("failed").inc()
-        reason = worker.why_ended()
+        reason = failure or worker.why_ended()
         pause_s = self._history.failed(queue, self._clock())
         self._note("failed", queue, f"{reason}; again in {pause_s:.0f} s")
 
@@ -183,9 +199,23 @@ class ModelHost(HostLoop):
         version = self._versions[start.queue]
         is_server = version.engine is not None and version.engine.url is None
         limit_s = max(_SLOWEST_SERVER_START_S if is_server else _SLOWEST_START_S, 10 * load.load_s)
-        self._workers[start.queue] = ResidentWorker(self._settings, self._name, start.queue, start_limit_s=limit_s)
+        try:
+            server = self._servers.address_for(version) if self._servers.keeps(version) else None
+        except NotFound as error:  # deleted a moment ago
+            self._note("failed", start.queue, error.message)
+            return
+        self._workers[start.queue] = ResidentWorker(
+            self._settings, self._name, start.queue, start_limit_s=limit_s, server=server
+        )
         self._counted[start.queue] = load.memory_bytes
         self._note("started", start.queue, start.reason)
+
+    def _end_workers(self) -> None:
+        self._servers.keep_none()
+        try:
+            super()._end_workers()
+        finally:
+            self._servers.close()
 
     def _report(
         self, plan: PlacementPlan, loads: Mapping[str, VersionLoad], residents: Sequence[Resident]
@@ -208,6 +238,7 @@ class ModelHost(HostLoop):
             places=tuple(places),
             outlooks=tuple(self._outlooks(plan, loads, residents)),
             num_swaps=self._num_swaps,
+            asleep=self._servers.asleep,
             events=tuple(self._events),
         )
 

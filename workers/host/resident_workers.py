@@ -18,6 +18,7 @@ from store.child_process import Child, Command, last_line, still_alive
 from store.hosts.host_reports import PlaceState
 from store.ports import free_port
 from store.settings import Settings, child_environment
+from workers.host.kept_servers import ServerAddress
 
 _ASK_S = 1.0
 _OK = 200
@@ -29,7 +30,8 @@ _GRACE_S = 20.0
 class ResidentWorker:
     """One worker process. ``start_limit_s``: a worker that is not ready after so long is killed.
 
-    ``number``: of several workers of a queue; such a one has the time to drain of ``settings``.
+    ``number``: of several workers of a queue; such a one has the time to drain of ``settings``. ``server``: the
+    inference server that the host keeps for the version.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ResidentWorker:
         *,
         start_limit_s: float,
         number: int | None = None,
+        server: ServerAddress | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.queue = queue
@@ -50,6 +53,9 @@ class ResidentWorker:
         name = node_name(host, queue) + ("" if number is None else f".{number}")
         argv = [sys.executable, "-P", "-m", "workers", "--model", queue, "--name", name]
         changes = {"HEADRACE_WORKER_METRICS_PORT": str(self._port), "HEADRACE_HEALTH_HOST": "127.0.0.1"}
+        if server is not None:
+            argv += ["--server-url", server.url]
+            changes["HEADRACE_ENGINE_API_KEY"] = server.api_key
         if number is not None:
             changes["HEADRACE_DRAIN_S"] = str(settings.drain_s)
         self._child = Child(
@@ -104,6 +110,11 @@ class ResidentWorker:
     def exit_code(self) -> int | None:
         """None while it runs; negative if a signal ended it."""
         return self._child.exit_code
+
+    @property
+    def has_drained(self) -> bool:
+        """True if it has ended as it was asked to."""
+        return self.state is PlaceState.DRAINING and self._child.exit_code == 0
 
     def why_ended(self) -> str:
         """Return the reason of its end: the worker's own sentence, or the signal."""

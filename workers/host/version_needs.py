@@ -22,14 +22,14 @@ class VersionNeeds:
     def memory_bytes(self, version: HostedVersion) -> int:
         """Return the memory of the version's worker, with an inference server that the worker starts."""
         measured = version.memory_bytes or self._memory.get(version.queue, 0)
-        return max(measured, self._memory.get(version.queue, 0)) or _PROCESS_BYTES + self._weights(version)
+        return max(measured, self._memory.get(version.queue, 0)) or _PROCESS_BYTES + self.weights(version)
 
     def load_s(self, version: HostedVersion) -> float:
         """Return the seconds from the start of a worker until it takes jobs."""
         if version.queue in self._start_s:
             return self._start_s[version.queue]
         measured_s = version.start_s
-        return PROCESS_START_S + self._weights(version) / _READ_BYTES_PER_S if measured_s is None else measured_s
+        return PROCESS_START_S + self.weights(version) / _READ_BYTES_PER_S if measured_s is None else measured_s
 
     def saw_memory(self, queue: str, num_bytes: int) -> None:
         """Note the memory of a worker that serves."""
@@ -39,7 +39,7 @@ class VersionNeeds:
         """Note the time of a start."""
         self._start_s[queue] = seconds
 
-    def _weights(self, version: HostedVersion) -> int:
+    def weights(self, version: HostedVersion) -> int:
         """Return an estimate of the weights in memory: the size of the files, doubled for float32.
 
         A server that the operator runs has them in its own memory.

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -28,6 +29,7 @@ from store.registry.models import ModelVersion, queue_name
 from store.settings import Settings
 from workers.server_command import HOST, server_argv, server_environment
 from workers.server_process import ServerProcess, server_log
+from workers.server_sleep import wake
 from workers.tasks.generate import Generating, generating
 from workers.tasks.quality_reading import NUM_ANSWERS, Reading
 from workers.tasks.server_reading import read_on_server
@@ -41,10 +43,14 @@ EXTERNAL_SLOTS = 256
 
 @dataclass(frozen=True, slots=True)
 class ServerStart:
-    """How the command line wants a worker's server. ``kind``: the worker starts it, with these ``arguments``."""
+    """How the command line wants a worker's server. ``kind``: the worker starts it, with these ``arguments``.
+
+    ``url``: a model host has started it, as the worker would, and it may sleep.
+    """
 
     kind: EngineKind | None = None
     arguments: tuple[str, ...] = ()
+    url: str | None = None
 
 
 NO_SERVER = ServerStart()
@@ -122,17 +128,28 @@ def load_external_model(
     spec = _checked(version, start)
     tokenizer = tokenizer_for(version, read_file)
     server, url, api_key = None, spec.url or "", settings.engine_api_key
-    if start.kind is not None or spec.url is None:
+    if start.url is not None:
+        url = start.url
+        wake(*_place(url), api_key)
+    elif start.kind is not None or spec.url is None:
         api_key = secrets.token_urlsafe(24)
         server, url = _own_server(version, settings, start, api_key)
     try:
         _compare(spec, url, api_key)
-        check = ServerCheck(spec, is_own=server is not None, note=partial(_described, on_accepted))
+        check = ServerCheck(
+            spec, is_own=server is not None or start.url is not None, note=partial(_described, on_accepted)
+        )
         return ExternalGenerateModel(version, tokenizer, connect(spec, url=url, api_key=api_key), check, server)
     except BaseException:
         if server is not None:
             server.stop()
         raise
+
+
+def _place(url: str) -> tuple[str, int]:
+    """Return the host and the port of an address."""
+    parts = urlsplit(url)
+    return parts.hostname or HOST, parts.port or 0
 
 
 def _described(on_accepted: Callable[[str], None], said: str) -> None:

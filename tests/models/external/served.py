@@ -30,10 +30,13 @@ def bytes_folder(folder: Path) -> Path:
     return folder
 
 
-def fake_engine_python(folder: Path, step_s: float = 0.005) -> Path:
-    """Make a program that starts ``fake_vllm_program``, whatever module it is asked for. See there for ``started``."""
+def fake_engine_python(folder: Path, step_s: float = 0.005, more: str = "") -> Path:
+    """Make a program that starts ``fake_vllm_program``, whatever module it is asked for. See there for ``started``.
+
+    ``more``: environment variables that it reads.
+    """
     program = folder / "python"
-    environment = f"FAKE_VLLM_STARTED={folder / 'started'} FAKE_VLLM_STEP_S={step_s} PYTHONPATH={ROOT}"
+    environment = f"FAKE_VLLM_STARTED={folder / 'started'} FAKE_VLLM_STEP_S={step_s} PYTHONPATH={ROOT} {more}"
     program.write_text(f'#!/bin/sh\n{environment} exec {sys.executable} {fake_vllm_program.__file__} "$@"\n')
     program.chmod(0o755)
     return program

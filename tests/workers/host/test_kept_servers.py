@@ -1,0 +1,139 @@
+"""Inference servers that sleep while their versions have no place on a host, with a fake vLLM of several processes."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from models.external_registration import register_external
+from store.child_process import still_alive
+from store.db.database import Database
+from store.hosts.host_reports import read_hosts
+from store.hosts.hosted_versions import HostedVersion, read_hosted_versions
+from store.registry.engine_spec import EngineKind, EngineSpec
+from store.registry.models import ModelVersion, read_file, resolve
+from store.schema.job_states import JobState
+from store.settings import Settings
+from tests.models.external.served import bytes_folder, fake_engine_python
+from tests.processes import StartProcess, python, wait_for
+from tests.workers.conftest import Bench, worker_environment
+from workers.host.kept_servers import KeptServers, to_end
+from workers.tasks.generate_external import ServerStart, load_external_model
+
+MIB = 1 << 20
+ROOM = 1024 * MIB
+
+
+def register(db: Database, folder: Path, *names: str) -> list[ModelVersion]:
+    specs = {name: EngineSpec(kind=EngineKind.VLLM, served_model=name) for name in names}
+    return [register_external(db, name, specs[name], source=folder, tokenizer=None, actor="tests") for name in names]
+
+
+def starts(folder: Path) -> list[list[int]]:
+    """Return the process ids of each start of a server."""
+    lines = (folder / "started").read_text().splitlines() if (folder / "started").exists() else []
+    return [json.loads(line)["pids"] for line in lines]
+
+
+def slept(folder: Path) -> list[str]:
+    return (folder / "slept").read_text().splitlines() if (folder / "slept").exists() else []
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    return bytes_folder(tmp_path / "model")
+
+
+@pytest.fixture
+def kept(db: Database, settings: Settings, tmp_path: Path) -> Iterator[KeptServers]:
+    here = settings.model_copy(update={"home": tmp_path, "engine_python": fake_engine_python(tmp_path)})
+    with closing(KeptServers(here, db, ROOM)) as servers:
+        yield servers
+
+
+def hosted(db: Database) -> dict[str, HostedVersion]:
+    return {version.queue: version for version in read_hosted_versions(db)}
+
+
+def test_a_server_sleeps_without_its_worker_wakes_for_the_next_and_is_started_anew_if_it_dies_asleep(
+    db: Database, settings: Settings, files: Path, kept: KeptServers, tmp_path: Path
+) -> None:
+    (version,) = register(db, files, "one")
+    one = hosted(db)["one@1"]
+    assert kept.keeps(one)
+
+    def worker_starts() -> str:
+        """Do what a worker does at its start: wake the server, and ask it what it runs. Return the server's address."""
+        address = kept.address_for(one)
+        wait_for(lambda: kept.failure("one@1") is None and kept.used("one@1"), "the server runs")
+        here = settings.model_copy(update={"engine_api_key": address.api_key})
+        load_external_model(version, here, partial(read_file, db), ServerStart(url=address.url)).close()
+        return address.url
+
+    url = worker_starts()
+    wait_for(lambda: kept.rests("one@1", may_sleep=True), "it sleeps")
+    assert (kept.asleep, slept(tmp_path)) == (("one@1",), ["one: /sleep with 0 requests"])
+    assert worker_starts() == url
+    assert (kept.asleep, slept(tmp_path)[1:]) == ((), ["one: /wake_up with 0 requests"])
+    wait_for(lambda: kept.rests("one@1", may_sleep=True), "it sleeps again")
+    ((main, beside),) = starts(tmp_path)
+    os.kill(main, signal.SIGKILL)
+    wait_for(lambda: not still_alive([main, beside]), "its guard ends the rest")
+    wait_for(lambda: kept.tend(["one@1"]) or not kept.asleep, "its death is noticed")
+    assert worker_starts() != url
+    wait_for(lambda: len(starts(tmp_path)) == 2, "it was started anew")
+    wait_for(lambda: kept.rests("one@1", may_sleep=False), "it ends")
+    assert not still_alive(starts(tmp_path)[1])
+
+
+def test_a_platform_without_sleep_mode_is_noted_and_its_versions_start_and_stop(
+    db: Database, settings: Settings, files: Path, tmp_path: Path
+) -> None:
+    register(db, files, "one")
+    one = hosted(db)["one@1"]
+    engine = fake_engine_python(tmp_path, more="FAKE_VLLM_CANNOT_SLEEP=1")
+    here = settings.model_copy(update={"home": tmp_path, "engine_python": engine})
+    with closing(KeptServers(here, db, ROOM)) as servers:
+        servers.address_for(one)
+        failure = wait_for(lambda: servers.failure("one@1"))
+        assert "not supported on current platform" in failure
+        wait_for(lambda: servers.rests("one@1", may_sleep=False), "it is forgotten")
+        assert not servers.keeps(one)
+    with closing(KeptServers(here, db, 0)) as servers:
+        assert not servers.keeps(one), "without memory for it no server is kept"
+
+
+def test_the_longest_asleep_ends_first_and_what_never_fits_does_not_sleep() -> None:
+    asleep = {"a@1": (30.0, 4), "b@1": (10.0, 4), "c@1": (20.0, 4)}
+    assert to_end(asleep, 4, 16) == []
+    assert to_end(asleep, 5, 16) == ["b@1"]
+    assert to_end(asleep, 12, 16) == ["b@1", "c@1"]
+    assert to_end(asleep, 17, 16) is None
+
+
+@pytest.mark.timeout(600)
+def test_two_versions_on_vllm_share_a_place_and_the_one_without_it_sleeps(
+    db: Database, settings: Settings, files: Path, start_process: StartProcess, tmp_path: Path
+) -> None:
+    register(db, files, "one", "two")
+    engine = fake_engine_python(tmp_path)
+    changes = {"host_residence_s": 0, "host_swap_share": 1, "drain_s": 1, "home": tmp_path, "engine_python": engine}
+    argv = python("-m", "workers.host", "--memory", "768MiB", "--sleep-memory", "1GiB", "--name", "h1")
+    host = start_process(argv, worker_environment(settings, changes))
+    # A version that is not verified gets a place for it: so both have had one, and the first one sleeps.
+    wait_for(lambda: any(found.asleep for found in read_hosts(db)), lambda: host.log(), 200)
+    (name,) = next(found.asleep for found in read_hosts(db) if found.asleep)
+    with closing(Bench(db, settings, resolve(db, name))) as bench:
+        ended = bench.wait_ended(bench.submit(2), 200)
+    assert {(job.state, job.attempt) for job in ended} == {(JobState.SUCCEEDED, 1)}, [job.error for job in ended]
+    assert len(starts(tmp_path)) == 2, "no server was started again"
+    assert [line for line in slept(tmp_path) if "with 0 requests" not in line] == []
+    assert "/wake_up" in " ".join(slept(tmp_path))
+    host.signal(signal.SIGTERM)
+    assert host.wait_exit() == 0
+    assert not any(still_alive(pids) for pids in starts(tmp_path))
