@@ -26,7 +26,8 @@ from store.schema.job_states import JobState
 log = structlog.get_logger(__name__)
 
 # A running row has an owner and a lease. No worker owns a flow, and its lease never runs out.
-FLOW_RUNS = "state = 'running', owner = 'flow', lease_expires_at = '9999-01-01 00:00:00+00'"
+FLOW_LEASE = "'9999-01-01 00:00:00+00'"
+FLOW_RUNS = f"state = 'running', owner = 'flow', lease_expires_at = {FLOW_LEASE}"
 
 _LOCK = text("""
 SELECT id, tenant_id, state, cancel_requested_at IS NOT NULL AS is_cancelled, answer_id FROM jobs

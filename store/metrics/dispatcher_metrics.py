@@ -5,6 +5,7 @@ The state of the queues is measured by a duty, so that a scrape costs Postgres n
 
 from collections import Counter as Sums
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -14,6 +15,15 @@ from store.rollouts.rollouts import Rollout
 from store.scheduling.backlog import TenantBacklog
 from store.scheduling.queue_ages import QueueAge
 from store.tracing.tracing import OFF, Tracing
+
+
+class Judgement(NamedTuple):
+    """A running rollout: seconds for which its step has been over without passing, and its undecided checks."""
+
+    model: str
+    alias: str
+    overdue_s: float
+    num_undecided: int
 
 
 class DispatcherMetrics:
@@ -40,12 +50,25 @@ class DispatcherMetrics:
         self.jobs_expired = Counter(
             "headrace_jobs_expired", "jobs that the dispatcher ended after their deadline", registry=registry
         )
+        self.flows_stuck = Gauge(
+            "headrace_flows_stuck",
+            "running jobs of several steps without a step that runs or may run",
+            registry=registry,
+        )
         self._add_webhooks()
         self._add_rollouts()
 
     def render(self) -> bytes:
         """Return the page for Prometheus."""
         return render(self.registry)
+
+    def clear(self) -> None:
+        """Drop what only the leader knows: this dispatcher does not lead any more, and another one tells it."""
+        self.queues.clear()
+        self.show_rollouts(())
+        self.show_judgements(())
+        self.flows_stuck.set(0)
+        self.webhook_due_age.set(0)
 
     def _add_webhooks(self) -> None:
         registry = self.registry
@@ -77,6 +100,18 @@ class DispatcherMetrics:
             ["model", "alias", "state"],
             registry=registry,
         )
+        self.rollout_overdue = Gauge(
+            "headrace_rollout_overdue_seconds",
+            "how long the step of a running rollout has been over without passing",
+            ["model", "alias"],
+            registry=registry,
+        )
+        self.rollout_undecided = Gauge(
+            "headrace_rollout_undecided_checks",
+            "checks of a running rollout that the judge finds neither good nor bad",
+            ["model", "alias"],
+            registry=registry,
+        )
         self.rollout_transitions = Counter(
             "headrace_rollout_transitions",
             "what the dispatcher did to rollouts: advanced, promoted, aborted, rolled_back",
@@ -93,6 +128,14 @@ class DispatcherMetrics:
         self.rollout_percent.clear()
         for rollout in active:
             self.rollout_percent.labels(rollout.model, rollout.alias, rollout.state.value).set(rollout.percent)
+
+    def show_judgements(self, judgements: Iterable[Judgement]) -> None:
+        """Replace what the judge thinks of the running rollouts."""
+        self.rollout_overdue.clear()
+        self.rollout_undecided.clear()
+        for one in judgements:
+            self.rollout_overdue.labels(one.model, one.alias).set(one.overdue_s)
+            self.rollout_undecided.labels(one.model, one.alias).set(one.num_undecided)
 
 
 class QueueGauges:

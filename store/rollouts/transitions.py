@@ -44,9 +44,18 @@ def next_transition(rollout: Rollout, progress: Progress, verdict: Verdict) -> T
 
 def _has_passed(rollout: Rollout, progress: Progress) -> bool:
     """Return True if the step has held for its time and its jobs. Without a worker of the candidate no step passes."""
-    step = rollout.steps[rollout.current_step]
-    is_over = progress.now >= rollout.step_since + timedelta(seconds=step.hold_s)
-    return is_over and progress.is_served and progress.num_in_step >= step.min_jobs
+    is_over = progress.now >= _end_of_hold(rollout)
+    min_jobs = rollout.steps[rollout.current_step].min_jobs
+    return is_over and progress.is_served and progress.num_in_step >= min_jobs
+
+
+def _end_of_hold(rollout: Rollout) -> datetime:
+    return rollout.step_since + timedelta(seconds=rollout.steps[rollout.current_step].hold_s)
+
+
+def overdue_s(rollout: Rollout, progress: Progress) -> float:
+    """Return for how many seconds the step of a running rollout has waited for jobs or a worker after its time."""
+    return max(0.0, (progress.now - _end_of_hold(rollout)).total_seconds())
 
 
 def after(rollout: Rollout, transition: Transition, now: datetime) -> Rollout:

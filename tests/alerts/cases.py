@@ -1,13 +1,11 @@
 """One real fault for each alert. A case is a generator: it breaks something, yields until the alert fires, repairs."""
 
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import redis
 
-from models.catalog import register
-from store.db.database import Database
+from store.schema.cache_results import UNSERVED_QUEUE
 from tests.alerts.stage import Stage
 
 QUEUE = "fake@1"
@@ -149,18 +147,72 @@ def _gone(stage: Stage) -> Iterator[None]:
     yield from stage.until_fired()
 
 
-def _worse_version(stage: Stage) -> Iterator[None]:
-    db = Database(stage.cluster.database_url, pool_size=1, application_name="alerts")
-    register(db, "fake", "fake", "bfloat16", actor="alerts")
-    db.close()
-    worker = stage.cluster.add("worker", "worker-of-2", model="fake@2", fake_step_ms="80")
-    worker.keep = False
-    while worker.is_alive and not stage.cluster.is_ready(worker):
-        yield
-    stage.post("/v1/rollouts", {"model": "fake", "version": 2, "steps": [{"percent": 50, "hold_s": 3600}]})
+def _rollout(step_ms: str, hold_s: int, min_jobs: int = 0) -> Callable[[Stage], Iterator[None]]:
+    """Return a case with a rollout of one step to a new version, whose worker needs ``step_ms`` for a step."""
+
+    def run(stage: Stage) -> Iterator[None]:
+        version = stage.register("fake", next(_DTYPES))
+        worker = stage.cluster.add("worker", f"worker-of-{version}", model=f"fake@{version}", fake_step_ms=step_ms)
+        while not stage.cluster.is_ready(worker) and not stage.has_fired:
+            yield
+        step = {"percent": 50, "hold_s": hold_s, "min_jobs": min_jobs}
+        stage.post("/v1/rollouts", {"model": "fake", "version": version, "steps": [step]})
+        yield from stage.until_fired()
+        for (rollout,) in stage.query("SELECT id FROM rollouts WHERE ended_at IS NULL"):
+            stage.post(f"/v1/rollouts/{rollout}/abort")
+        yield from stage.removed(worker)
+
+    return run
+
+
+# A version of the fake model differs from the others in its number format alone.
+_DTYPES = iter(("bfloat16", "float16", "float64"))
+
+
+def _too_few_workers(stage: Stage) -> Iterator[None]:
+    yield from stage.restarted("dispatcher", autoscale=f"{QUEUE}=4..4")
     yield from stage.until_fired()
-    stage.cluster.signal(worker, signal.SIGKILL)
-    stage.cluster.members.remove(worker)
+    yield from stage.restarted("dispatcher")
+
+
+def _stuck_flow(stage: Stage) -> Iterator[None]:
+    """Take the second step out of its queue once the first one has ended, as a defect would."""
+    step = {"model": "fake", "input": {"prompt": "a river"}, "sampling": {"max_tokens": 300, "ignore_eos": True}}
+    stage.post("/v1/jobs", {"input": {}, "steps": [step | {"name": "one"}, step | {"name": "two", "needs": ["one"]}]})
+    while not stage.query("SELECT id FROM jobs WHERE task = 'flow' AND state = 'running'") and not stage.has_fired:
+        yield
+    stage.post(f"/v1/queues/{QUEUE}/pause")
+    move = "UPDATE jobs SET queue = '{}' WHERE step = 'two' AND state = 'queued' AND queue = '{}' RETURNING id"
+    while not stage.query(move.format(UNSERVED_QUEUE, QUEUE)) and not stage.has_fired:
+        yield
+    stage.post(f"/v1/queues/{QUEUE}/resume")
+    yield from stage.until_fired()
+    stage.query(move.format(QUEUE, UNSERVED_QUEUE))
+
+
+def _no_folder(stage: Stage) -> Iterator[None]:
+    stage.register_folder("fox", "/not/there")
+    host = stage.cluster.add("host", "host", model="fox")
+    yield from stage.until_fired()
+    yield from stage.removed(host)
+
+
+def _thrashing(stage: Stage) -> Iterator[None]:
+    """Let a model host swap at once, and submit a job for each of five models every second."""
+    models = ("ant", "bee", "cat", "dog", "elk")
+    for model in models:
+        stage.register(model)
+    host = stage.cluster.add("host", "host", model=",".join(models), host_residence_s="0", host_swap_share="1")
+
+    def submit() -> None:
+        for model in models:
+            stage.post("/v1/jobs", {"model": model, "input": {"prompt": "a river"}, "sampling": {"max_tokens": 9}})
+
+    yield from stage.again(submit, 1.0)
+    yield from stage.removed(host)
+    waiting = f"SELECT id FROM jobs WHERE state = 'queued' AND queue NOT IN ('{QUEUE}', '{UNSERVED_QUEUE}')"
+    for (job,) in stage.query(waiting):
+        stage.post(f"/v1/jobs/{job}/cancel")
 
 
 CASES: dict[str, Case] = {
@@ -190,9 +242,11 @@ CASES: dict[str, Case] = {
     "HeadraceInteractiveWaits": Case("the workers are killed, interactive jobs wait", _no_worker()),
     "HeadraceDeadlineNear": Case("the workers are killed, jobs have 20 s", _no_worker(deadline_ms=20_000)),
     "HeadraceQueuePaused": Case("a queue is paused", _paused),
+    "HeadraceWorkersMissing": Case("the autoscaler wants four workers, two are there", _too_few_workers),
     "HeadraceJobsExpire": Case("the workers are killed, jobs have a second", _no_worker(deadline_ms=1_000)),
     "HeadraceJobsFail": Case("the model's numbers are not finite for some jobs", _marked("nan", 0.3)),
     "HeadraceAttemptsRepeat": Case("the device has no memory for some jobs", _marked("oom", 0.5)),
+    "HeadraceFlowsStuck": Case("a step of a job is in no queue", _stuck_flow),
     "HeadraceDeadLetters": Case("a job kills each worker that runs it", _marked("exit", 15.0)),
     "HeadraceLeasesExpire": Case("workers are killed", _killed),
     "HeadraceLeasesLost": Case("workers are stopped for longer than a lease", _paused_worker),
@@ -204,7 +258,11 @@ CASES: dict[str, Case] = {
     ),
     "HeadraceEngineHangs": Case("a step of the model does not end", _engine_hangs),
     "HeadracePreemptions": Case("the KV pool is small, and answers are longer than before", _preemptions),
-    "HeadraceRolloutRolledBack": Case("a rollout's candidate is four times slower", _worse_version),
+    "HeadraceRolloutRolledBack": Case("a rollout's candidate is four times slower", _rollout("80", 3600)),
+    "HeadraceRolloutStuck": Case("a step asks for more jobs than come", _rollout("20", 0, min_jobs=1_000_000)),
+    "HeadraceRolloutUndecided": Case("a candidate has few jobs yet", _rollout("20", 3600)),
+    "HeadraceHostStartsFail": Case("the folder of a model is not on the machine of its host", _no_folder),
+    "HeadraceHostThrashes": Case("five models share room for two, and may swap at once", _thrashing),
     "HeadraceWebhooksFail": Case("nothing listens at the webhooks' address", _hooked("/nobody")),
     "HeadraceWebhooksLate": Case("the receiver asks to wait for 33 s", _hooked("/late")),
     "HeadraceEndpointDisabled": Case("an endpoint answers 410", _gone),

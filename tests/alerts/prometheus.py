@@ -1,5 +1,6 @@
 """A real Prometheus that scrapes a cluster of the chaos tests and evaluates the alerts, with shortened times."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ _UNPACKED = ROOT / "build" / "prometheus" / "usr" / "bin"
 _FOR = "2s"
 _WINDOW = "40s"
 _LONG_WINDOW = "120s"
+KINDS = ("api", "worker", "dispatcher", "host")
 
 
 def program(name: str) -> str | None:
@@ -45,10 +47,15 @@ def shortened(rules: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Prometheus:
-    """The server. ``firing`` asks it which alerts fire now."""
+    """The server. ``firing`` asks it which alerts fire now; ``follow`` says what it scrapes."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, targets: Path) -> None:
         self._url = f"http://127.0.0.1:{port}/api/v1"
+        self._targets = targets
+
+    def follow(self, members: Sequence[Member]) -> None:
+        """Scrape these processes from now on."""
+        write_targets(self._targets, members)
 
     def firing(self) -> set[str]:
         """Return the names of the alerts that fire."""
@@ -76,7 +83,10 @@ def running_prometheus(cluster: Cluster) -> Iterator[Prometheus]:
     folder = cluster.folder / "prometheus"
     folder.mkdir()
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": shortened(all_rules())}]}))
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(_config(cluster.members)))
+    targets = folder / "targets"
+    targets.mkdir()
+    write_targets(targets, cluster.members)
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(_config(targets)))
     port = free_port("127.0.0.1", 0)
     argv: list[str | Path] = [
         binary,
@@ -86,21 +96,29 @@ def running_prometheus(cluster: Cluster) -> Iterator[Prometheus]:
     ]
     child = Child(Command("prometheus", argv, cluster.log_of("prometheus"), env={}, cwd=folder))
     try:
-        yield Prometheus(port)
+        yield Prometheus(port, targets)
     finally:
         child.kill()
 
 
-def _config(members: Sequence[Member]) -> dict[str, Any]:
-    jobs = {
-        kind: [f"127.0.0.1:{one.port}" for one in members if one.kind == kind]
-        for kind in ("api", "worker", "dispatcher")
-    }
+def write_targets(folder: Path, members: Sequence[Member]) -> None:
+    """Write one file for each kind of process. Prometheus notices a new file; it replaces the old one at once."""
+    for kind in KINDS:
+        addresses = [f"127.0.0.1:{one.port}" for one in members if one.kind == kind]
+        path, new = folder / f"{kind}.json", folder / f"{kind}.new"
+        text = json.dumps([{"targets": addresses}])
+        if not path.exists() or path.read_text() != text:
+            new.write_text(text)
+            new.rename(path)
+
+
+def _config(targets: Path) -> dict[str, Any]:
     return {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": ["rules.yaml"],
         "scrape_configs": [
-            {"job_name": f"headrace-{kind}", "static_configs": [{"targets": targets}]} for kind, targets in jobs.items()
+            {"job_name": f"headrace-{kind}", "file_sd_configs": [{"files": [str(targets / f"{kind}.json")]}]}
+            for kind in KINDS
         ],
     }
 

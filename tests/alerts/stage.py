@@ -4,13 +4,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
+from sqlalchemy import text
 
+from models.catalog import register
+from store.db.database import Database
+from store.registry.models import register_version
 from tests.chaos.cluster import Cluster, Member
 from tests.chaos.faults import Faults
 from tests.chaos.load import Order, marked
@@ -123,6 +127,33 @@ class Stage:
             self.cluster.signal(member, signal.SIGKILL)
         while any(one.pid == pid or not self.cluster.is_ready(one) for one, pid in zip(members, before, strict=True)):
             yield
+
+    def register(self, model: str, dtype: str = "float32") -> int:
+        """Register a fake model, or a further version of it; return its number."""
+        with closing(self._database()) as db:
+            return register(db, model, "fake", dtype, actor="alerts").version
+
+    def register_folder(self, model: str, folder: str) -> None:
+        """Register a model whose weights are in this folder, which nobody looks at."""
+        about = {"runner": "tabular", "digest": "0" * 64, "dtype": "float32", "context_window": 512, "files": {}}
+        with closing(self._database()) as db:
+            register_version(db, model=model, source=folder, actor="alerts", **about)
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run one statement past the API; return its rows."""
+        with closing(self._database()) as db, db.begin() as connection:
+            return [tuple(row) for row in connection.execute(text(statement))]
+
+    def _database(self) -> Database:
+        return Database(self.cluster.database_url, pool_size=1, application_name="alerts")
+
+    def removed(self, member: Member) -> Iterator[None]:
+        """Ask a process to end, wait until it has ended, and forget it."""
+        member.keep = False
+        self.cluster.signal(member, signal.SIGTERM)
+        while member.is_alive:
+            yield
+        self.cluster.members.remove(member)
 
     def stutter(self, kind: str, stopped_s: float, going_s: float) -> Iterator[None]:
         """Stop and continue the processes of a kind in turns."""

@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 READY_S = 120.0
 RESTART_PAUSE_S = 0.5
 TMPFS_BYTES = 4 << 30
+HOST_MEMORY = "520MiB"
 
 MARKS = {"exit": "##exit##", "hang": "##hang##", "raise": "##raise##", "oom": "##oom##", "nan": "##nan##"}
 """Marks in a prompt that trigger this fault in its engine step."""
@@ -178,16 +179,19 @@ class Cluster:
     ) -> Member:
         """Start a process of ``kind`` behind proxies of its own; ``root`` holds its code (any release).
 
-        ``model``: what a worker serves. ``extra``: settings that differ from those of the shape.
+        ``model``: what a worker serves, or a host, which has room for two workers of the fake model.
+        ``extra``: settings that differ from those of the shape.
         """
         port = free_port("127.0.0.1", 0)
         proxies = {
             "postgres": self.proxies.add(f"{name}>postgres", self._pg_socket),
             "redis": self.proxies.add(f"{name}>redis", self._valkey_socket),
         }
-        module = {"api": ["producer_api"], "dispatcher": ["workers.dispatcher"]}.get(
-            kind, ["workers", "--model", model, "--name", name]
-        )
+        module = {
+            "api": ["producer_api"],
+            "dispatcher": ["workers.dispatcher"],
+            "host": ["workers.host", "--memory", HOST_MEMORY, "--models", model, "--name", name],
+        }.get(kind, ["workers", "--model", model, "--name", name])
         env = self._environment(kind, port, proxies)
         if is_old:
             env = {name: value for name, value in env.items() if name not in _NOT_IN_OLD}
@@ -223,6 +227,8 @@ class Cluster:
             env["HEADRACE_WORKER_METRICS_PORT"] = str(port)
         if kind == "dispatcher":
             env["HEADRACE_DISPATCHER_PORT"] = str(port)
+        if kind == "host":
+            env["HEADRACE_HOST_PORT"] = str(port)
         if self.shape.has_marks:
             env["HEADRACE_ENVIRONMENT"] = "test"
             env["HEADRACE_MODEL_FAULTS"] = ",".join(f"{fault}:{mark}" for fault, mark in MARKS.items())

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.alerts import companions
 from tests.alerts.cases import CASES
 from tests.alerts.prometheus import RULES, all_rules, program, run_promtool
 from tests.metric_names import documented, rows, used_in
 
 ROOT = Path(__file__).parents[2]
-EXPORTED = documented("API") | documented("Worker") | documented("Dispatcher")
+EXPORTED = documented("API") | documented("Worker") | documented("Dispatcher") | documented("Model host")
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 
 
@@ -22,6 +23,7 @@ def test_each_alert_has_a_runbook_a_fault_and_its_place_in_the_table_of_metrics(
     assert [section.partition("\n")[0] for section in sections] == list(alerts)
     assert all("**Means**" in section and "**Do**" in section for section in sections)
     assert list(CASES) == list(alerts)
+    assert companions.named() <= set(alerts)
     tabled = {(alert, name) for row in rows() for alert in row.alerts for name in row.names}
     assert {alert for alert, _ in tabled} | {"HeadraceApiDown", "HeadraceWorkerDown", "HeadraceDispatcherDown"} == set(
         alerts
@@ -45,6 +47,17 @@ def test_the_alerts_name_the_jobs_of_the_scrape_configuration_and_it_the_ports_o
         ports = {port.rpartition(":")[2] for port in service.get("ports", ())}
         ports |= {value for setting, value in service["environment"].items() if setting.endswith("_PORT")}
         assert str(target["port"]) in ports, name
+
+
+def test_an_alert_is_false_if_neither_its_fault_nor_the_one_before_explains_it() -> None:
+    fired = {
+        "no fault": set[str](),
+        "HeadraceRolloutStuck": {"HeadraceRolloutUndecided"},
+        "HeadraceWebhooksFail": {"HeadraceRolloutUndecided", "HeadraceRolloutStuck"},
+        "HeadraceJunkInRedis": {"HeadraceRolloutStuck"},
+    }
+    assert companions.false_alerts(fired) == {"HeadraceJunkInRedis": {"HeadraceRolloutStuck"}}
+    assert companions.false_alerts({"no fault": {"HeadraceRefused"}}) == {"no fault": {"HeadraceRefused"}}
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)

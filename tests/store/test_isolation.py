@@ -128,6 +128,7 @@ THE_SYSTEMS_OWN = {
         "sweeps.expire_overdue",
         "sweeps.fail_rejected",
         "sweeps.purge",
+        "stuck_flows.count_stuck_flows",
         "sweeps.sweep_leases",
         "outbox.oldest_due_s",
         "outbox.postpone",

@@ -187,7 +187,7 @@ class Dispatcher:
         finally:
             self._sender = self._leadership = None
             self.metrics.leading.set(0)
-            self.metrics.queues.clear()
+            self.metrics.clear()
             forgetting.stop(_STOP_S)
             sender.stop(_STOP_S)
             log.info("dispatcher.stopped_leading")

@@ -1,7 +1,8 @@
-"""The duty that measures the queues for the metrics page: depth in tokens, age, deadlines, workers, due webhooks."""
+"""The duty that measures for the metrics page: the queues, jobs of several steps that are stuck, due webhooks."""
 
 from store.db.database import Database
 from store.db.presence import read_serving
+from store.jobs.stuck_flows import count_stuck_flows
 from store.metrics.dispatcher_metrics import DispatcherMetrics
 from store.scheduling.backlog import read_backlog
 from store.scheduling.queue_ages import read_queue_ages
@@ -26,4 +27,5 @@ class QueueMeasurement:
             backlog.paused,
             num_tenants=self._num_tenants,
         )
+        self._metrics.flows_stuck.set(count_stuck_flows(self._db))
         self._metrics.webhook_due_age.set(oldest_due_s(self._db))

@@ -11,15 +11,15 @@ import structlog
 
 from store.db.database import Database
 from store.errors import Conflict, RequestError
-from store.metrics.dispatcher_metrics import DispatcherMetrics
+from store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement
 from store.registry.quality_report import BELOW_BOUND, NOT_MEASURED
 from store.rollouts import changes, moves, shadow
 from store.rollouts.evidence import Evidence, read_evidence
 from store.rollouts.history import with_verdict
-from store.rollouts.judge import Bounds, judge
-from store.rollouts.progress import read_progress
-from store.rollouts.rollouts import Rollout, RolloutMode, rollouts_under_way
-from store.rollouts.transitions import RolloutAction, Transition, next_transition
+from store.rollouts.judge import Bounds, Verdict, judge
+from store.rollouts.progress import Progress, read_progress
+from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState, rollouts_under_way
+from store.rollouts.transitions import RolloutAction, Transition, next_transition, overdue_s
 
 log = structlog.get_logger(__name__)
 
@@ -63,8 +63,8 @@ class RolloutKeeper:
         self._noted_at = {rollout.id: self._noted_at.get(rollout.id, float("-inf")) for rollout in active}
         # Every ended rollout gets its share of each turn.
         moved = [self._move(rollout) for rollout in found if not rollout.state.is_active]
-        for rollout in active:
-            self._judge(rollout)
+        judged = [self._judge(rollout) for rollout in active]
+        self._metrics.show_judgements(one for one in judged if one is not None)
         return any(moved)
 
     def _move(self, rollout: Rollout) -> bool:
@@ -77,7 +77,8 @@ class RolloutKeeper:
             log.info("rollout.jobs_moved", rollout=rollout.id, num_jobs=num_moved)
         return num_moved >= MOVED_ROWS
 
-    def _judge(self, rollout: Rollout) -> None:
+    def _judge(self, rollout: Rollout) -> Judgement | None:
+        """Take the rollout forward; return how it stands if it runs and stays in its step."""
         evidence = self._read_evidence(rollout)
         with self._db.autocommit() as connection:
             progress = read_progress(connection, rollout)
@@ -89,12 +90,13 @@ class RolloutKeeper:
             self._noted_at[rollout.id] = self._clock()
             changes.note_evidence(self._db, rollout, with_verdict(rollout, evidence, verdict, progress.now))
         if transition is None:
-            return
+            return _judgement(rollout, progress, verdict) if rollout.state is RolloutState.RUNNING else None
         try:
             self._change(rollout, transition)
         except RequestError as error:
             # Changed by a person just now, or the candidate cannot be promoted any more: the next turn reads it again.
             log.warning("rollout.not_changed", rollout=rollout.id, action=transition.action.value, error=error.message)
+        return None
 
     def _change(self, rollout: Rollout, transition: Transition) -> None:
         """Carry an action out. A promotion that the quality bound refuses is a pause, which says why."""
@@ -112,3 +114,8 @@ class RolloutKeeper:
             return shadow.look(self._db, rollout, self._shadow_tenant, self._shadow_sources)
         with self._db.autocommit() as connection:
             return read_evidence(connection, rollout)
+
+
+def _judgement(rollout: Rollout, progress: Progress, verdict: Verdict) -> Judgement:
+    num_undecided = sum(check.decision == "undecided" for check in verdict.checks)
+    return Judgement(rollout.model, rollout.alias, overdue_s(rollout, progress), num_undecided)

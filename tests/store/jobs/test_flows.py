@@ -7,6 +7,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from store.db.database import Database
 from store.errors import Conflict
@@ -25,6 +26,7 @@ from store.jobs.jobs import (
     stored_deltas,
     timeline,
 )
+from store.jobs.stuck_flows import count_stuck_flows
 from store.jobs.sweeps import expire_overdue, sweep_leases
 from store.payloads.job_payload import ServiceClass
 from store.retention.erasure import purge_job
@@ -161,6 +163,22 @@ def test_the_first_steps_are_announced_with_the_acceptance(db: Database, make_fl
     (outcome,) = accept(db, [replace(parent, steps=(left, right, both))])
     assert isinstance(outcome, Accepted)
     assert outcome.hinted >= {left.id, right.id}
+
+
+def test_a_flow_is_stuck_without_a_step_that_runs_or_may_run(db: Database, accept_flow: Callable[..., Flow]) -> None:
+    waiting, running, stuck = accept_flow(), accept_flow(), accept_flow()
+    for flow in (waiting, running, stuck):
+        flow.run("first")
+    running.start("second")
+    assert count_stuck_flows(db) == 0
+    with db.begin() as connection:  # as a defect would
+        connection.execute(
+            text("UPDATE jobs SET queue = :unserved WHERE id = :id"),
+            {"unserved": UNSERVED_QUEUE, "id": stuck.steps["second"]},
+        )
+    assert count_stuck_flows(db) == 1
+    request_cancel(db, stuck.tenant, stuck.id)
+    assert count_stuck_flows(db) == 0
 
 
 def test_of_parallel_steps_the_last_to_end_makes_the_join_ready(db: Database, accept_flow: Callable[..., Flow]) -> None:

@@ -12,6 +12,7 @@ from store.registry.engine_spec import EngineKind
 from store.registry.models import resolve
 from store.registry.quality_bounds import set_bound
 from store.rollouts.changes import change
+from store.rollouts.matched_pairs import MEASURES
 from store.rollouts.rollouts import Rollout, RolloutState, Step, get_rollout
 from store.rollouts.transitions import RolloutAction, Transition
 from store.schema.job_states import JobState
@@ -115,3 +116,32 @@ def test_a_promotion_outside_the_quality_bound_is_a_pause_until_the_candidate_is
         connection.execute(text("UPDATE rollouts SET step_since = step_since - interval '11 min'"))
     keeper.turn()
     assert (get_rollout(db, rollout).state, resolve(db, "tiny").version) == (RolloutState.PROMOTED, 2)
+
+
+def test_the_metrics_tell_what_stands_still_until_another_dispatcher_leads(
+    begin: StartRollout, db: Database, accept_one: AcceptOne
+) -> None:
+    metrics = DispatcherMetrics()
+    keeper = RolloutKeeper(db, metrics)
+    rollout = begin(steps=[Step(10, hold_s=600, min_jobs=1000)])
+
+    def shown() -> list[float | None]:
+        labels = {"model": rollout.model, "alias": rollout.alias}
+        names = ("headrace_rollout_overdue_seconds", "headrace_rollout_undecided_checks")
+        return [metrics.registry.get_sample_value(name, labels) for name in names]
+
+    keeper.turn()
+    assert shown() == [0, len(MEASURES)]
+    run_jobs(db, accept_one, rollout, candidate_fails=False)
+    keeper.turn()
+    overdue_s, undecided = shown()
+    assert overdue_s is not None
+    assert overdue_s >= 60, "the step began 660 s ago"
+    assert undecided is not None
+    assert undecided < len(MEASURES)
+    metrics.clear()
+    assert shown() == [None, None]
+    with db.begin() as connection:
+        connection.execute(text("UPDATE rollouts SET state = 'paused', paused_at = now()"))
+    keeper.turn()
+    assert shown() == [None, None], "a paused rollout is not to go on"

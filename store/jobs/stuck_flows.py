@@ -1,0 +1,31 @@
+"""Counts the flows that nothing takes forward: a check of ``store.jobs.flow_settling``, for the dispatcher's metrics.
+
+A step becomes ready, or the flow ends, in the transaction that ends the step before. So a running flow always has a
+step that runs or that a worker may claim. One without such a step is the sign of a defect, or of a change by hand.
+"""
+
+from sqlalchemy import text
+
+from store.db.database import Database
+from store.jobs.flow_settling import FLOW_LEASE
+from store.schema.cache_results import UNSERVED_QUEUE
+
+MOST_LOOKED_AT = 1_000
+"""So many running flows are looked at."""
+
+# A flow is found by its lease, which the index of running jobs has.
+_COUNT = text(f"""
+SELECT count(*) FROM (
+    SELECT id FROM jobs WHERE state = 'running' AND lease_expires_at = {FLOW_LEASE} LIMIT :most
+) AS flow
+WHERE NOT EXISTS (
+    SELECT FROM jobs AS step
+    WHERE step.parent_id = flow.id AND (step.state = 'running' OR step.state = 'queued' AND step.queue <> :unserved)
+)
+""")
+
+
+def count_stuck_flows(db: Database, most: int = MOST_LOOKED_AT) -> int:
+    """Return the number of running flows without a step that runs or may run. Raises Unavailable."""
+    with db.autocommit() as connection:
+        return int(connection.execute(_COUNT, {"most": most, "unserved": UNSERVED_QUEUE}).scalar_one())
