@@ -141,6 +141,10 @@ def job_facts(job: JobInfo) -> Text:
     for name, fact in facts.items():
         if fact:
             page.append(f"{name:<12}", "dim").append(fact).append("\n")
+    for step in job.get("steps") or ():
+        version = f" {step['model']}@{step['model_version']}"
+        line = Text.assemble(step["name"], " ", status_text(step["status"]), version)
+        page.append(f"{'step':<12}", "dim").append(line).append("\n")
     return page[:-1]
 
 

@@ -65,6 +65,9 @@ def submit(
     max_tokens: Annotated[int | None, typer.Option(help="At most this many new tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     webhook: Annotated[str | None, typer.Option(help="Where to send the job's end.")] = None,
+    job_file: Annotated[
+        Path | None, typer.Option("--job", help="The whole body of the job, as JSON in a file; - is stdin.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the answer and print it.")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     as_json: JsonOption = False,
@@ -73,10 +76,14 @@ def submit(
 
     With --stream and --json each event is a line: {"id", "event", "data"}.
     """
-    source = _source(prompt, file, template, variables)
+    others = (prompt, template, variables, file, model, max_tokens, temperature, webhook)
+    if job_file is not None and any(other is not None for other in others):
+        raise InvalidRequest("with --job everything stands in the file: leave the prompt and its options out")
+    given = None if job_file is None else _job_in(job_file)
+    source = {} if given is not None else _source(prompt, file, template, variables)
     with connect() as client:
         sampling = {"max_tokens": max_tokens, "temperature": temperature}
-        body: JobBody = {
+        body: JobBody = given or {
             "task": "generate",
             "model": model or _only_model(client),
             "input": source,
@@ -206,14 +213,29 @@ def _source(prompt: str | None, file: Path | None, template: str | None, variabl
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
-    if (prompt is None) == (file is None):
-        raise InvalidRequest("give either a prompt or --file")
-    if prompt is not None:
+    if prompt is not None and file is None:
         return prompt
+    if file is None or prompt is not None:
+        raise InvalidRequest("give either a prompt or --file")
+    return _text_of(file)
+
+
+def _text_of(file: Path) -> str:
     try:
-        return sys.stdin.read() if str(file) == "-" else Path(str(file)).read_text()
+        return sys.stdin.read() if str(file) == "-" else file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{file} cannot be read: {error}") from error
+
+
+def _job_in(file: Path) -> JobBody:
+    """Return the body of a job from a file; the API checks its fields. Raises InvalidRequest if it is no object."""
+    try:
+        body = json.loads(_text_of(file))
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"{file} is no JSON: {error}") from error
+    if not isinstance(body, dict) or not body or "idempotency_key" in body:
+        raise InvalidRequest(f"{file} must have the body of a job, as for POST /v1/jobs: an object of its fields")
+    return cast(JobBody, body)
 
 
 def _only_model(client: OperatorClient) -> str:

@@ -30,7 +30,7 @@ TaskName = Literal[
 
 
 class JobBody(TypedDict, total=False):
-    """The fields of a new job; see docs/jobs.md.
+    """The fields of a new job; see docs/jobs.md. It has a ``model``, or ``steps`` with a model each (docs/steps.md).
 
     ``n`` is for ``generate`` only, ``dimensions`` and ``prompt_name`` for ``embed``, ``top_n`` for ``rerank``,
     ``top_k`` for ``classify``, ``image_classify``, ``image_zero_shot`` and ``recommend``,
@@ -41,8 +41,9 @@ class JobBody(TypedDict, total=False):
     server has a task of another package.
     """
 
-    model: Required[str]
+    model: str
     input: Required[Mapping[str, Any]]
+    steps: Sequence[Mapping[str, Any]]
     n: int
     task: TaskName | str
     language: str

@@ -96,7 +96,7 @@ async def _wait(request: Request, runtime: Runtime, job: Job, wait_s: float) -> 
     return waited or job
 
 
-_FILTERS = frozenset({"status", "task", "model", "created_after", "limit", "after", "order"})
+_FILTERS = frozenset({"status", "task", "model", "created_after", "parent_id", "steps", "limit", "after", "order"})
 
 
 @router.get("", response_model=JobList, summary="List jobs")
@@ -108,11 +108,16 @@ async def list_jobs(
     task: str | None = None,
     model: str | None = None,
     created_after: Annotated[int | None, Query(ge=0, lt=1 << 35, description="Unix seconds")] = None,
+    parent_id: Annotated[str | None, Query(description="only the steps of this job")] = None,
+    steps: Annotated[bool, Query(description="also the steps of jobs")] = False,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
     order: Literal["desc", "asc"] = "desc",
 ) -> Response:
-    """Return the tenant's jobs, newest first by default. `metadata[key]=value` is also a filter."""
+    """Return the tenant's jobs, newest first by default. `metadata[key]=value` is also a filter.
+
+    Jobs with steps are listed without them, unless `steps` or `parent_id` asks for steps.
+    """
     metadata = metadata_filters(request, _FILTERS)
 
     def read(db: Database) -> list[Job]:
@@ -124,6 +129,8 @@ async def list_jobs(
             model=model,
             metadata=metadata,
             created_after=None if created_after is None else datetime.fromtimestamp(created_after, UTC),
+            parent_id=parent_id,
+            with_steps=steps,
             limit=limit + 1,
             after=after,
             descending=order == "desc",

@@ -198,6 +198,8 @@ def list_jobs(
     task: str | None = None,
     metadata: Mapping[str, str] | None = None,
     created_after: datetime | None = None,
+    parent_id: str | None = None,
+    with_steps: bool = False,
     limit: int = 20,
     after: str | None = None,
     descending: bool = True,
@@ -205,16 +207,23 @@ def list_jobs(
     """Return at most ``limit`` jobs by age, newest first by default, starting after the id ``after``.
 
     The outputs lack the fields that may be megabytes each (``BULKY_OUTPUTS``), for example vectors. A purged job is
-    returned without its contents. Steps are left out: see ``list_steps``.
+    returned without its contents. Steps are left out, except those of ``parent_id``, or all with ``with_steps``.
     """
     jobs = tables.jobs.c
     statement = (
         select_jobs(without_bulk=True)
-        .where(jobs.tenant_id == tenant_id, jobs.parent_id.is_(None))
+        .where(jobs.tenant_id == tenant_id)
         .order_by(jobs.id.desc() if descending else jobs.id)
         .limit(limit)
     )
-    for column, value in ((jobs.state, state), (jobs.model, model), (jobs.task, task)):
+    if parent_id is None and not with_steps:
+        statement = statement.where(jobs.parent_id.is_(None))
+    for column, value in (
+        (jobs.state, state),
+        (jobs.model, model),
+        (jobs.task, task),
+        (jobs.parent_id, parent_id),
+    ):
         if value is not None:
             statement = statement.where(column == value)
     if metadata:

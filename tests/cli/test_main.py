@@ -41,6 +41,7 @@ def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
             1,
         ),
         (["submit"], {"HEADRACE_API_KEY": "k"}, "give either a prompt or --file", 1),
+        (["submit", "hi", "--job", "x.json"], {"HEADRACE_API_KEY": "k"}, "with --job everything stands in the file", 1),
         (["submit", "-f", "/nowhere"], {"HEADRACE_API_KEY": "k"}, "/nowhere cannot be read", 1),
         (["keys", "create", "me"], {}, "DATABASE_URL is not set", 2),
         (["keys", "create", "me"], {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "Postgres is not available", 1),

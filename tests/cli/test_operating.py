@@ -239,3 +239,13 @@ def test_a_prompt_template_is_stored_rendered_and_used(operator: tuple[list[str]
     assert verb("prompts", "unalias", "guide", "default") == "guide@default is removed\n"
     assert verb("prompts", "delete", "guide") == "guide is deleted\n"
     assert verb("prompts").startswith("no prompts")
+
+
+def test_a_job_with_steps_is_submitted_from_a_file(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
+    _, verb = operator
+    step = {"model": "tiny", "input": {"prompt": "hi"}, "sampling": {"max_tokens": 2}}
+    file = tmp_path / "flow.json"
+    file.write_bytes(orjson.dumps({"input": {}, "steps": [{**step, "name": "only"}], "metadata": {"order": "1"}}))
+    job = orjson.loads(verb("submit", "--job", str(file), "--json"))
+    assert (job["task"], job["metadata"]) == ("flow", {"order": "1"})
+    assert "step        only queued tiny@1" in verb("job", job["id"])

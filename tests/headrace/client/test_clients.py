@@ -24,7 +24,9 @@ from headrace.client import (
 from headrace.client.job_data import QueueInfo, TaskName
 from producer_api.jobs.job_views import JobObject, QueuePlace, UsageObject
 from store.db.database import Database
+from store.payloads.job_payload import JobTerms
 from store.settings import Settings
+from store.tasks.flow import FlowRequest
 from store.tasks.registry import TASKS
 from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.clients.cutting import cutting
@@ -222,6 +224,6 @@ def test_both_clients_have_the_same_methods() -> None:
 def test_the_types_are_those_of_the_api() -> None:
     for ours, theirs in ((JobInfo, JobObject), (JobUsage, UsageObject), (QueueInfo, QueuePlace)):
         assert set(ours.__annotations__) == set(theirs.model_fields)
-    bodies = [task.request for task in TASKS.values()]
+    bodies: list[type[JobTerms]] = [FlowRequest, *(task.request for task in TASKS.values())]
     assert set(JobBody.__annotations__) == {name for body in bodies for name in body.model_fields}
     assert set(get_args(TaskName)) == set(TASKS)

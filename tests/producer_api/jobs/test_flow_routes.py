@@ -70,6 +70,8 @@ def test_steps_are_shown_with_their_job_and_the_last_one_is_its_answer(
     assert read(api, steps["first"])["parent_id"] == submitted["id"]
     listed = api.get("/v1/jobs").json()["data"]
     assert [one["id"] for one in listed] == [submitted["id"]]
+    for filters, number in (({"parent_id": submitted["id"]}, 2), ({"steps": "true"}, 3), ({"parent_id": "job_0"}, 0)):
+        assert len(api.get("/v1/jobs", params=filters).json()["data"]) == number
     with api.stream("GET", f"/v1/jobs/{submitted['id']}/events") as stream:
         text = stream.read().decode()
     assert text.count("event: job.delta") == 2
