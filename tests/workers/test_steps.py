@@ -4,9 +4,12 @@ from dataclasses import replace
 
 from store.jobs import jobs
 from store.jobs.jobs import NewJob
+from store.registry import policies
+from store.registry.policies import EVERY_MODEL
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK, JobState
-from tests.workers.conftest import Bench, StartWorker
+from tests.reliability.jobs import answer
+from tests.workers.conftest import Bench, StartHost, StartWorker
 
 
 def test_a_step_that_became_ready_comes_by_a_hint_of_the_worker(bench: Bench, start_worker: StartWorker) -> None:
@@ -24,3 +27,27 @@ def test_a_step_that_became_ready_comes_by_a_hint_of_the_worker(bench: Bench, st
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
     starts = bench.query("SELECT step FROM jobs WHERE parent_id = :id ORDER BY started_at", id=flow.id)
     assert [row.step for row in starts] == ["first", "second", "third"]
+
+
+def test_a_policy_that_blocks_the_text_of_a_step_fails_the_job_by_its_name(bench: Bench, start_host: StartHost) -> None:
+    said = answer("tell me", 16)
+    rule = {"id": "no-waits", "action": "block", "stage": "output", "deny": {"patterns": [said.strip()]}}
+    policies.put(bench.db, bench.tenant_id, EVERY_MODEL, {"version": 1, "rules": [rule]}, "tests")
+    flow, first, second = _two_steps(bench)
+    pinned = {"policy": {"model": EVERY_MODEL, "version": 1}}
+    steps = (replace(first, payload={**first.payload, **pinned}), second)
+    jobs.accept(bench.db, [replace(flow, steps=steps, answer_id=second.id)])
+    start_host().run_to_end(first.id)
+    ended = bench.job(flow.id)
+    assert (ended.state, ended.output) == (JobState.FAILED, None)
+    assert ended.error is not None
+    assert (ended.error["code"], ended.error["step"]) == ("policy_blocked_output", "first")
+    assert bench.job(second.id).state is JobState.CANCELLED
+    assert said not in str(bench.job(first.id))
+
+
+def _two_steps(bench: Bench) -> tuple[NewJob, NewJob, NewJob]:
+    flow = bench.new_job(task=FLOW_TASK, queue=UNSERVED_QUEUE, announce=False)
+    first = bench.new_job(parent_id=flow.id, step="first", needs=(), prompt="tell me")
+    second = bench.new_job(parent_id=flow.id, step="second", needs=("first",), queue=UNSERVED_QUEUE, announce=False)
+    return flow, first, second

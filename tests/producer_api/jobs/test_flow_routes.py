@@ -11,6 +11,8 @@ from store.db.database import Database
 from store.jobs.claims import Added, AddedStep
 from store.jobs.jobs import list_steps
 from store.payloads.step_payload import REFERENCES
+from store.registry import policies
+from store.registry.policies import EVERY_MODEL
 from tests.processes import wait_for
 from tests.producer_api.calling import parse, split, streaming
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
@@ -224,3 +226,27 @@ def test_events_of_steps_come_once_and_in_order_from_every_cursor(
             assert stream.rest() == b"".join(split(whole)[index:])
     done = api.get(f"/v1/jobs/{submitted['id']}/events", headers={"Last-Event-ID": events[-1].id})
     assert done.status_code == 204
+
+
+def test_a_policy_replaces_a_value_alike_in_every_step_before_it_is_stored(
+    api: httpx2.Client, db: Database, tenant: str
+) -> None:
+    rule = {"id": "mail", "action": "redact", "stage": "input", "kinds": ["email"]}
+    policies.put(db, tenant, EVERY_MODEL, {"version": 1, "rules": [rule]}, "tests")
+    first, second = flow()["steps"]
+    second["input"] = {"prompt": of("input.text")}
+    body = flow(input={"text": "write to ann@example.com"}, steps=[first, second])
+    wait_for(lambda: _placeholders(api, db, tenant, body) == ["write to <EMAIL_1>"] * 2, "the policy is in force")
+    with db.begin() as connection:
+        newest = connection.execute(text("SELECT max(id) FROM jobs WHERE task = 'flow'")).scalar_one()
+        rows = connection.execute(
+            text("SELECT CAST(jobs AS text) FROM jobs WHERE :id IN (id, parent_id)"), {"id": newest}
+        )
+        assert [row[0] for row in rows if "ann@" in row[0]] == []
+
+
+def _placeholders(api: httpx2.Client, db: Database, tenant: str, body: dict[str, Any]) -> list[str]:
+    """Submit, and return the stored prompts of the steps. A policy is read a moment after it was written."""
+    answer = api.post("/v1/jobs", json=body)
+    assert answer.status_code == 202, answer.text
+    return [step.payload["input"]["prompt"] for step in list_steps(db, tenant, answer.json()["id"])]

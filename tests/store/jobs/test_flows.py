@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from decimal import Decimal
 from threading import Barrier
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from store.db.database import Database
+from store.encryption.vault import Vault
 from store.errors import Conflict
 from store.jobs.claims import Added, AddedStep, Claim, Finish, Release, claim, finish, release
 from store.jobs.dead_letters import list_dead_letters
@@ -29,11 +32,14 @@ from store.jobs.jobs import (
 from store.jobs.stuck_flows import count_stuck_flows
 from store.jobs.sweeps import expire_overdue, sweep_leases
 from store.payloads.job_payload import ServiceClass
+from store.registry.models import register_version
 from store.retention.erasure import purge_job
 from store.scheduling.dispatch_queries import waiting_queues
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK, JobState
+from store.settings import Settings
 from store.tenants.quotas import usage_of
+from store.tenants.usage import Price, set_price
 from tests.store.making import QUEUE, MakeJob, Query
 
 USAGE = {"input_tokens": 5, "output_tokens": 2, "queue_ms": 1.0, "first_token_ms": 2.0, "compute_ms": 3.0}
@@ -324,8 +330,7 @@ def test_a_step_adds_steps_and_the_last_of_them_is_the_answer(
     db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
 ) -> None:
     flow, other = accept_flow(ONE), accept_flow(ONE)
-    assert names_after("only", 2) == ("only:1", "only:2")
-    assert names_after("only:2", 1) == ("only:3",)
+    assert (names_after("only", 2), names_after("only:2", 1)) == (("only:1", "only:2"), ("only:3",))
     grown(flow)
     assert flow.states() == {"only": "succeeded", **dict.fromkeys(("only:1", "only:2", "only:3"), "queued")} | {
         "flow": "running"
@@ -370,3 +375,44 @@ def test_an_old_attempt_and_a_cancelled_flow_add_nothing(
     assert finish(db, [late, ended(stopping, added=added(*CALLS))]) == {stopping.job_id}
     assert [step.step for one in (flow, cancelled) for step in list_steps(db, tenant, one.id)] == ["only", "only"]
     assert flow.states() == {"only": "running", "flow": "running"}
+
+
+def test_the_contents_of_given_and_added_steps_are_sealed(
+    settings: Settings, make_flow: Callable[..., NewJob], query: Query
+) -> None:
+    vault = Vault({"k": bytes(32)})
+    with closing(Database(settings.database_url, pool_size=1, application_name="tests", vault=vault)) as sealing:
+        parent = make_flow(ONE)
+        accept(sealing, [parent])
+        flow = Flow(sealing, parent)
+        grown(flow)
+        flow.run("only:1", "only:2", "only:3")
+        assert get(sealing, flow.tenant, flow.id).output == {"text": "text of only:3", "finish_reason": "stop"}
+        assert get(sealing, flow.tenant, flow.steps["only:1"]).payload == {"of": "only:1"}
+    stored = [row["contents"] for row in query("SELECT concat(payload, output, error) AS contents FROM jobs")]
+    assert (len(stored), [one for one in stored if "text" in one or "only" in one]) == (5, [])
+
+
+def test_a_flow_costs_what_its_steps_cost_and_only_its_own_end_is_an_event(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
+) -> None:
+    register_version(
+        db,
+        model="tiny",
+        runner="fake",
+        source="fake",
+        digest="0" * 64,
+        dtype="none",
+        context_window=64,
+        files={},
+        actor="tests",
+    )
+    set_price(db, "tiny", 1, Price(Decimal(10**6), Decimal(10**6), Decimal(10**6)), actor="tests")
+    flow = accept_flow(webhook={"url": "https://example.com/hook"})
+    flow.run(*CHAIN)
+    usage = get(db, tenant, flow.id).usage
+    assert usage is not None
+    assert usage["cost"] == 3 * (USAGE["input_tokens"] + USAGE["output_tokens"])
+    ledger = query("SELECT task, sum(cost) AS cost FROM usage_ledger GROUP BY task ORDER BY task")
+    assert [(row["task"], row["cost"]) for row in ledger] == [("flow", None), ("generate", Decimal(21))]
+    assert query("SELECT type, job_id FROM webhook_deliveries") == [{"type": "job.succeeded", "job_id": flow.id}]
