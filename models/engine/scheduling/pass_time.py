@@ -10,7 +10,7 @@ from math import inf
 WINDOW = 16
 """Passes that are remembered: few, because the lengths of inputs change, and with them the cost of a token."""
 
-FEWEST_TOKENS = 128
+FEWEST_TOKENS = 256
 """A pass is not made smaller than this: below it the fixed cost of a pass is felt."""
 
 _FEWEST_MEASURED = FEWEST_TOKENS // 2

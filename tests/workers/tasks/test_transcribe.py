@@ -1,6 +1,8 @@
 """Transcripts: through the API and a worker without weights, and held to the model of transformers."""
 
 import json
+import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from tests.models.tiny_whisper import RATE, WINDOW_S, build_whisper
 from tests.processes import wait_for
 from tests.producer_api.serving import serving
 from tests.prompts.audio.signals import audio_file, spoken, ten_hours, tone
+from tests.readme import here
 from workers.tasks.transcribe import TranscribeModel
 from workers.worker_runtime import WorkerRuntime
 
@@ -213,6 +216,27 @@ def test_a_native_job_and_a_line_name_a_file_of_their_tenant(stand: Stand) -> No
     for wrong, param in (({"file_id": ours, "response_format": "srt"}, "response_format"), ({}, "file_id")):
         (error,) = batch_of(stand, wrong)["errors"]["data"]
         assert (error["line"], error["param"]) == (1, f"body.{param}")
+
+
+def test_the_examples_of_the_page_run(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = audio_file(tone(3, RATE), kind="FLAC")
+    (tmp_path / "speech.flac").write_bytes(audio)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADRACE_API_KEY", stand.openai.api_key)
+    file_id = stand.upload(audio)
+    page = (Path(__file__).parents[3] / "docs" / "audio.md").read_text()
+    page = here(page, str(stand.api.base_url), stand.openai.api_key).replace("whisper", "ears")
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", re.sub(r"file_\w{32}", file_id, page), re.MULTILINE | re.DOTALL)
+    command, program, native, line = [text for _, text in blocks if "headrace register" not in text]
+    found = subprocess.run(["sh", "-c", command], capture_output=True, check=True, text=True, timeout=60)
+    assert json.loads(found.stdout) == {"text": said((3000, 50)), "usage": {"type": "duration", "seconds": 3}}
+    shown: list[tuple[Any, ...]] = []
+    exec(compile(program, "docs/audio.md", "exec"), {"print": lambda *words: shown.append(words)})
+    assert shown == [(0.0, 3.0, said((3000, 50)))]
+    job = stand.api.post("/v1/jobs", json=json.loads(native))
+    assert job.status_code == 202, job.text
+    ended = batch_of(stand, json.loads(line)["body"])
+    assert ended["request_counts"]["completed"] == 1
 
 
 def batch_of(stand: Stand, *bodies: dict[str, Any]) -> dict[str, Any]:
