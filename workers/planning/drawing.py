@@ -1,12 +1,14 @@
 """The picture of a plan: wait, time to the first token and cost of each capacity. Pure: figures in, SVG out."""
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 
 from workers.planning.arrivals import Arrival
 from workers.planning.forecast import Forecast
 from workers.planning.simulation import Run
 
-_WIDTH, _ROW, _TOP, _LABELS, _GAP = 960, 22, 64, 190, 20
+_WIDTH, _ROW, _TOP, _LABELS, _GAP = 960, 22, 96, 190, 20
+_LINE_CHARS, _LINE_H = 145, 16
 _TRACK_H, _TRACK_BINS = 110, 120
 _FIXED, _SCALED, _LINE = "#1b6ca8", "#2a7f62", "#c1121f"
 
@@ -28,7 +30,7 @@ def svg(forecasts: Sequence[Forecast], runs: Sequence[Run], *, advice: str, erro
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" '
         f'font-size="12"><rect width="100%" height="100%" fill="white"/>',
-        _text(8, 18, advice, size=min(12.0, 1.85 * _WIDTH / max(1, len(advice)))),
+        *(_text(8, 18 + _LINE_H * number, line) for number, line in enumerate(wrap(advice, _LINE_CHARS))),
     ]
     for number, one in enumerate(forecasts):
         parts.append(_text(8, _TOP + _ROW * number + 14, f"{one.rates}: {one.capacity}"))
@@ -95,6 +97,6 @@ def _histogram(arrivals: Sequence[Arrival], end_s: float) -> list[int]:
     return counts
 
 
-def _text(x: float, y: float, words: str, *, weight: str = "normal", size: float = 12.0) -> str:
+def _text(x: float, y: float, words: str, *, weight: str = "normal") -> str:
     words = words.replace("&", "&amp;").replace("<", "&lt;")
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" font-size="{size:.1f}">{words}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}">{words}</text>'
