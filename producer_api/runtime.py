@@ -18,6 +18,7 @@ from producer_api.reads.job_loader import JobLoader
 from producer_api.reads.list_queries import ListQueries
 from producer_api.server.health import Health
 from producer_api.server.loop_lag import LoopLag
+from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission.audio_files import AudioFiles
 from producer_api.submission.cache_lookup import CacheLookups
 from producer_api.submission.enqueue import Enqueuer
@@ -26,6 +27,7 @@ from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies
 from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
+from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.submit import Submissions
 from store.db.database import Database
 from store.encryption.vault import Vault
@@ -102,10 +104,9 @@ class Runtime:
         )
         digests = open_digests(settings, vault)
         self.digests = RequestDigests(digests)
-        preparation = PromptPreparation(self.catalog, self.live_processes, self.audio_files)
-        self.submissions = Submissions(
-            settings,
-            self.db,
+        parts = SubmissionParts(
+            settings=settings,
+            db=self.db,
             rate_limits=self.rate_limits,
             catalog=self.catalog,
             queue_limits=self.queue_limits,
@@ -114,25 +115,11 @@ class Runtime:
             policies=self.policies,
             digests=self.digests,
             live_processes=self.live_processes,
-            cache=CacheLookups(settings, digests),
-            preparation=preparation,
-            tracing=self.tracing,
+            preparation=PromptPreparation(self.catalog, self.live_processes, self.audio_files),
+            tenant_threads=TenantThreads(),
         )
-
-        self.flow_submissions = FlowSubmissions(
-            settings,
-            self.db,
-            rate_limits=self.rate_limits,
-            catalog=self.catalog,
-            queue_limits=self.queue_limits,
-            enqueuer=self.enqueuer,
-            metrics=self.metrics,
-            policies=self.policies,
-            digests=self.digests,
-            live_processes=self.live_processes,
-            tenant_threads=self.submissions.tenant_threads,
-            preparation=preparation,
-        )
+        self.submissions = Submissions(parts, cache=CacheLookups(settings, digests), tracing=self.tracing)
+        self.flow_submissions = FlowSubmissions(parts)
 
     async def start(self) -> None:
         """Start the background threads and the hub. An unavailable Redis does not prevent it."""

@@ -13,25 +13,17 @@ from pydantic import ValidationError
 
 from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
-from producer_api.access.rate_limits import WARNING_HEADER, RateLimits, note_headers
-from producer_api.caches.live_processes import LiveProcesses
-from producer_api.caches.model_catalog import ModelCatalog
+from producer_api.access.rate_limits import WARNING_HEADER, note_headers
 from producer_api.server.errors import from_validation
-from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission import unserved
 from producer_api.submission.draft_job import Origin, Receipt
-from producer_api.submission.enqueue import Enqueuer
-from producer_api.submission.idempotency import RequestDigests
-from producer_api.submission.input_policy import ActivePolicies, applied, guarded, pinned
-from producer_api.submission.prompt_preparation import PromptPreparation
-from producer_api.submission.queue_limits import QueueLimits
+from producer_api.submission.input_policy import applied, guarded, pinned
+from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill, has_template
-from store.db.database import Database
 from store.errors import InvalidRequest, RequestError
 from store.ids import new_id
 from store.jobs import jobs
 from store.jobs.jobs import Idempotency, NewJob
-from store.metrics.api_metrics import ApiMetrics
 from store.payloads.job_payload import JobOrder, PinnedPolicy
 from store.payloads.references import MARK, OF_INPUT, look_up, replaced, step_of
 from store.payloads.step_payload import REFERENCES, Marks, with_references
@@ -39,7 +31,6 @@ from store.registry.models import ModelVersion, queue_name
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK
 from store.schema.version_states import VersionState
-from store.settings import Settings
 from store.tasks.flow import FlowRequest, FlowStepBody, check_steps
 from store.tasks.registry import TASKS
 from store.tenants.api_keys import Principal
@@ -67,60 +58,34 @@ class _Step:
 class FlowSubmissions:
     """Submits jobs of several steps."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        db: Database,
-        *,
-        rate_limits: RateLimits,
-        catalog: ModelCatalog,
-        queue_limits: QueueLimits,
-        enqueuer: Enqueuer,
-        metrics: ApiMetrics,
-        policies: ActivePolicies,
-        digests: RequestDigests,
-        live_processes: LiveProcesses,
-        tenant_threads: TenantThreads,
-        preparation: PromptPreparation,
-    ) -> None:
-        self._settings = settings
-        self._db = db
-        self._rate_limits = rate_limits
-        self._catalog = catalog
-        self._queue_limits = queue_limits
-        self._enqueuer = enqueuer
-        self._metrics = metrics
-        self._policies = policies
-        self._digests = digests
-        self._live_processes = live_processes
-        self._preparation = preparation
-        self._tenant_threads = tenant_threads
+    def __init__(self, parts: SubmissionParts) -> None:
+        self._parts = parts
 
     async def submit(self, principal: Principal, request: FlowRequest, origin: Origin) -> Receipt:
         """Store the job with its steps. Raises as ``Submissions.submit``, and InvalidRequest for a wrong plan."""
         headers: dict[str, str] = {}
         try:
-            return await self._tenant_threads.run(
+            return await self._parts.tenant_threads.run(
                 principal.tenant_id, lambda: self._submit(principal, request, origin, headers)
             )
         finally:
             note_headers(headers)
 
     def _submit(self, principal: Principal, request: FlowRequest, origin: Origin, headers: dict[str, str]) -> Receipt:
-        headers |= self._rate_limits.spend_request(principal)
-        order, answer = check_steps(request.steps, self._settings.max_steps)
+        headers |= self._parts.rate_limits.spend_request(principal)
+        order, answer = check_steps(request.steps, self._parts.settings.max_steps)
         if request.webhook is not None:
-            check_url(request.webhook.url, self._settings)
+            check_url(request.webhook.url, self._parts.settings)
         if (known := self._known(principal, origin)) is not None:
             return Receipt(known, True, headers | {"Idempotent-Replayed": "true"})
         steps = self._prepared(principal, request, order)
-        headers |= self._rate_limits.spend_tokens(principal, sum(step.input_tokens for step in steps))
+        headers |= self._parts.rate_limits.spend_tokens(principal, sum(step.input_tokens for step in steps))
         last = next(step for step in steps if step.body is answer)
         flow = self._new_flow(principal, request, origin, steps, last)
-        (outcome,) = self._queue_limits.accept([flow], self._enqueuer.accept)
+        (outcome,) = self._parts.queue_limits.accept([flow], self._parts.enqueuer.accept)
         if isinstance(outcome, Exception):
             raise outcome
-        self._metrics.count_accepted(
+        self._parts.metrics.count_accepted(
             flow.model, flow.model_version, FLOW_TASK, request.service_class, replayed=outcome.replayed
         )
         if outcome.replayed:
@@ -132,16 +97,16 @@ class FlowSubmissions:
     def _warn(self, steps: Sequence[_Step], headers: dict[str, str]) -> None:
         for step in steps:
             queue = queue_name(step.version.model, step.version.version)
-            if self._live_processes.is_unserved(queue):
-                headers[WARNING_HEADER] = unserved.warning(step.version, self._live_processes.outlook(queue))
+            if self._parts.live_processes.is_unserved(queue):
+                headers[WARNING_HEADER] = unserved.warning(step.version, self._parts.live_processes.outlook(queue))
                 return
 
     def _known(self, principal: Principal, origin: Origin) -> str | None:
         """Return the job that a retry without an Idempotency-Key has made before."""
         if not origin.is_retry or origin.idempotency_key is not None:
             return None
-        fingerprints = self._digests.fingerprints(origin.fingerprint)
-        return jobs.find_duplicate(self._db, principal.tenant_id, fingerprints, RETRY_WITHIN_S)
+        fingerprints = self._parts.digests.fingerprints(origin.fingerprint)
+        return jobs.find_duplicate(self._parts.db, principal.tenant_id, fingerprints, RETRY_WITHIN_S)
 
     def _prepared(self, principal: Principal, request: FlowRequest, order: Sequence[FlowStepBody]) -> list[_Step]:
         places = {step.name: f"steps[{index}]" for index, step in enumerate(request.steps)}
@@ -162,12 +127,12 @@ class FlowSubmissions:
     def _read(self, principal: Principal, request: FlowRequest, body: FlowStepBody, place: str) -> _Step:
         """Return a step as a request of its task, with marks for the outputs that are not there yet."""
         principal.check_model(body.model)
-        version = self._catalog.resolve(body.model)
+        version = self._parts.catalog.resolve(body.model)
         queue = queue_name(version.model, version.version)
         if version.state is VersionState.REJECTED:
             raise unserved.rejected(version)
-        if self._settings.require_worker and self._live_processes.is_unserved(queue):
-            refusal = unserved.refusal(queue, self._live_processes.outlook(queue))
+        if self._parts.settings.require_worker and self._parts.live_processes.is_unserved(queue):
+            refusal = unserved.refusal(queue, self._parts.live_processes.outlook(queue))
             if refusal is not None:
                 raise refusal
         marks = Marks()
@@ -187,26 +152,26 @@ class FlowSubmissions:
                     "a step with a prompt template refers to the job's input only: its text is made now",
                     param="input.template",
                 )
-            made = fill(self._db, principal.tenant_id, made)
-        made = self._preparation.with_files(principal.tenant_id, made)
+            made = fill(self._parts.db, principal.tenant_id, made)
+        made = self._parts.preparation.with_files(principal.tenant_id, made)
         return _Step(body, place, version, made, marks)
 
     def _guard(self, principal: Principal, step: _Step, before: PlaceholderMap | None) -> PlaceholderMap | None:
         """Apply the tenant's policy to a step. ``before``: the placeholders of the steps before it."""
-        found = self._policies.policy_for(principal.tenant_id, step.version.model)
+        found = self._parts.policies.policy_for(principal.tenant_id, step.version.model)
         if found is None:
             return before
-        step.request = self._preparation.cut_to_length(step.request, step.version)
+        step.request = self._parts.preparation.cut_to_length(step.request, step.version)
         done = applied(found.policy, step.request, None, before if found.policy.restores else None)
         step.request = done.request
         for action, num_findings in done.actions.items():
-            self._metrics.policy_actions.labels(action).inc(num_findings)
+            self._parts.metrics.policy_actions.labels(action).inc(num_findings)
         step.found = found.policy
-        step.policy = pinned(found, done, is_sealed=self._db.vault.is_on)
+        step.policy = pinned(found, done, is_sealed=self._parts.db.vault.is_on)
         return done.vault if found.policy.restores else before
 
     def _prepare(self, step: _Step, earlier: Mapping[str, _Step]) -> None:
-        prepared = self._preparation.prepare(step.request, step.version, step.policy)
+        prepared = self._parts.preparation.prepare(step.request, step.version, step.policy)
         step.max_tokens = prepared.max_tokens
         step.input_tokens = prepared.num_tokens
         if not step.marks.paths:
@@ -223,21 +188,21 @@ class FlowSubmissions:
         """Return the job with its steps. The policies of all steps see what the caller has named."""
         payload = _flow_payload(request, steps, last)
         policies = [step.found for step in steps if step.found is not None]
-        if policies and not self._digests.is_keyed:
+        if policies and not self._parts.digests.is_keyed:
             # A plain digest of the sent text would let a reader of the database guess the replaced text.
             bodies = tuple(map(FlowStepBody.model_validate, payload["steps"]))
             asked, origin = request.model_copy(update={"input": {}, "steps": bodies}), replace(origin, fingerprint="")
         else:
             asked = request
-        idempotency = self._digests.idempotency(origin.route, origin.idempotency_key, asked, None)
+        idempotency = self._parts.digests.idempotency(origin.route, origin.idempotency_key, asked, None)
         for policy in policies:
             request, origin, idempotency = self._guard_names(principal, policy, request, origin, idempotency)
         flow = replace(self._flow_row(principal, request, origin, last), payload=payload, idempotency=idempotency)
         made = {step.body.name: _new_step(flow, step) for step in steps}
         return replace(
             flow,
-            fingerprint=self._digests.fingerprints(sent)[0] if (sent := origin.fingerprint) else None,
-            limits=self._rate_limits.held_by(principal),
+            fingerprint=self._parts.digests.fingerprints(sent)[0] if (sent := origin.fingerprint) else None,
+            limits=self._parts.rate_limits.held_by(principal),
             steps=tuple(made[body.name] for body in request.steps),
             answer_id=made[last.body.name].id,
         )
@@ -253,19 +218,19 @@ class FlowSubmissions:
         """Apply a policy to metadata, user, project and Idempotency-Key, as ``Submissions`` does."""
         changes: dict[str, Any] = guarded(policy, {"metadata": dict(request.metadata)}, "metadata")
         if request.user is not None:
-            changes["user"] = self._digests.name(policy, request.user, "user")
+            changes["user"] = self._parts.digests.name(policy, request.user, "user")
         if origin.project_id is not None:
-            origin = replace(origin, project_id=self._digests.name(policy, origin.project_id, "OpenAI-Project"))
+            origin = replace(origin, project_id=self._parts.digests.name(policy, origin.project_id, "OpenAI-Project"))
         if idempotency is not None:
             sent = idempotency
-            key = self._digests.key(
-                policy, sent.key, lambda key: jobs.is_known(self._db, principal.tenant_id, replace(sent, key=key))
+            key = self._parts.digests.key(
+                policy, sent.key, lambda key: jobs.is_known(self._parts.db, principal.tenant_id, replace(sent, key=key))
             )
             idempotency = replace(idempotency, key=key)
         return request.model_copy(update=changes), origin, idempotency
 
     def _flow_row(self, principal: Principal, request: FlowRequest, origin: Origin, last: _Step) -> NewJob:
-        default_s = self._settings.default_deadline_s
+        default_s = self._parts.settings.default_deadline_s
         return NewJob(
             id=new_id("job"),
             tenant_id=principal.tenant_id,
@@ -280,7 +245,7 @@ class FlowSubmissions:
             cost_tokens=0,
             metadata=request.metadata,
             webhook=None if request.webhook is None else request.webhook.model_dump(mode="json", exclude_none=True),
-            max_attempts=request.max_attempts or self._settings.default_max_attempts,
+            max_attempts=request.max_attempts or self._parts.settings.default_max_attempts,
             deadline_s=default_s if request.deadline_ms is None else request.deadline_ms / 1000,
             idempotency=None,
             announce=False,

@@ -16,36 +16,27 @@ from starlette.concurrency import run_in_threadpool
 
 from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
-from producer_api.access.rate_limits import CACHE_HEADER, TRUNCATED_HEADER, WARNING_HEADER, RateLimits, note_headers
-from producer_api.caches.live_processes import LiveProcesses
-from producer_api.caches.model_catalog import ModelCatalog
+from producer_api.access.rate_limits import CACHE_HEADER, TRUNCATED_HEADER, WARNING_HEADER, note_headers
 from producer_api.reads.job_loader import vault_of
 from producer_api.server.request_spans import record_accept
-from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission import unserved
 from producer_api.submission.cache_lookup import BYPASS, CacheLookups, CacheWish
 from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
-from producer_api.submission.enqueue import Enqueuer
-from producer_api.submission.idempotency import RequestDigests
-from producer_api.submission.input_policy import ActivePolicies, ActivePolicy, applied, pinned
-from producer_api.submission.prompt_preparation import PromptPreparation
-from producer_api.submission.queue_limits import QueueLimits
+from producer_api.submission.input_policy import ActivePolicy, applied, pinned
 from producer_api.submission.recent_tenants import RecentTenants
 from producer_api.submission.rollout_routing import RolloutRouting
+from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill, has_template
-from store.db.database import Database
 from store.db.group_commit import GroupCommit
 from store.errors import NotFound
 from store.ids import new_id
 from store.jobs import conversations, jobs
 from store.jobs.jobs import Accepted, NewJob
 from store.jobs.responses import NewResponse, job_id_of
-from store.metrics.api_metrics import ApiMetrics
 from store.registry.models import ModelVersion, queue_name
 from store.registry.policies import EVERY_MODEL
 from store.schema.cache_results import CacheResult
 from store.schema.version_states import VersionState
-from store.settings import Settings
 from store.tasks.generate import GenerateRequest
 from store.tasks.registry import JobRequest
 from store.tenants.api_keys import Principal
@@ -67,41 +58,25 @@ _LONG_BYTES = 16_384
 class Submissions:
     """Submits requests."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        db: Database,
-        *,
-        rate_limits: RateLimits,
-        catalog: ModelCatalog,
-        queue_limits: QueueLimits,
-        enqueuer: Enqueuer,
-        metrics: ApiMetrics,
-        policies: ActivePolicies,
-        digests: RequestDigests,
-        live_processes: LiveProcesses,
-        cache: CacheLookups,
-        preparation: PromptPreparation,
-        tracing: Tracing = OFF,
-    ) -> None:
-        self._settings = settings
-        self._db = db
-        self._rate_limits = rate_limits
-        self._catalog = catalog
-        self._queue_limits = queue_limits
-        self._enqueuer = enqueuer
-        self._metrics = metrics
-        self._policies = policies
-        self._digests = digests
-        self._live_processes = live_processes
+    def __init__(self, parts: SubmissionParts, *, cache: CacheLookups, tracing: Tracing = OFF) -> None:
+        self._settings = parts.settings
+        self._db = parts.db
+        self._rate_limits = parts.rate_limits
+        self._catalog = parts.catalog
+        self._queue_limits = parts.queue_limits
+        self._enqueuer = parts.enqueuer
+        self._metrics = parts.metrics
+        self._policies = parts.policies
+        self._digests = parts.digests
+        self._live_processes = parts.live_processes
         self._cache = cache
         self._tracing = tracing
-        self._preparation = preparation
-        self._routing = RolloutRouting(catalog, self._preparation, live_processes)
-        self.tenant_threads = TenantThreads()
+        self._preparation = parts.preparation
+        self._routing = RolloutRouting(parts.catalog, self._preparation, parts.live_processes)
+        self.tenant_threads = parts.tenant_threads
         self._tenants = RecentTenants()
         self._batches: GroupCommit[DraftJob, Receipt] = GroupCommit(
-            self._submit_all, pace_s=PACE_S, enough=ENOUGH, on_batch=metrics.commits.observer("accept")
+            self._submit_all, pace_s=PACE_S, enough=ENOUGH, on_batch=parts.metrics.commits.observer("accept")
         )
 
     async def submit(
