@@ -50,6 +50,7 @@ _MIGRATE = {
     "roles": Node("The same, and let the processes' roles log in.", "cli.operator.processes:roles"),
     "history": Node("List the revisions.", "cli.operator.processes:history"),
     "check": Node("Compare the schema with the code's tables.", "cli.operator.processes:check"),
+    "vectors": Node("Build the search indexes of vector stores.", "cli.operator.processes:vectors"),
 }
 
 

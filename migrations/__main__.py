@@ -1,9 +1,10 @@
-"""``python -m migrations [upgrade | roles | check | history | new MESSAGE]``: upgrade or inspect the schema."""
+"""``python -m migrations [upgrade | roles | check | history | vectors | new MESSAGE]``: see or change the schema."""
 
 import argparse
 import sys
 from collections.abc import Mapping
 
+from migrations import vector_indexes
 from migrations.drift import find_drift
 from migrations.gaps import find_gaps
 from migrations.roles import let_in
@@ -47,6 +48,8 @@ def _run(db: Database, asked: argparse.Namespace, settings: Settings) -> int:
             lines = history(db)
         case "new":
             lines = [str(write_revision(db, asked.message))]
+        case "vectors":
+            lines = vector_indexes.refresh(db) or ["every large vector store has its index"]
         case "roles":
             given = passwords(settings)
             lines = [_upgrade(db), *_let_in(given)]
@@ -95,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "check", help="compare the schema with store.schema.tables, and find tables without walls; exit 1 then"
     )
     commands.add_parser("history", help="list the revisions and which are applied")
+    commands.add_parser("vectors", help="build the indexes of large vector stores, and drop those of deleted ones")
     commands.add_parser("new", help="write the next revision from the difference").add_argument("message")
     return parser
 

@@ -50,6 +50,7 @@ from producer_api.responses import conversation_routes, prompt_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import on_error
 from producer_api.tasks.registry import TASK_ROUTES
+from producer_api.vector_stores import store_file_routes, store_routes
 from producer_api.webhooks import webhook_routes
 from store.errors import HeadraceError
 from store.settings import Settings
@@ -69,6 +70,8 @@ _ROUTES = (
     token_routes,
     file_routes,
     upload_routes,
+    store_routes,
+    store_file_routes,
     batch_routes,
     message_batch_routes,
     policy_routes,

@@ -97,6 +97,8 @@ JOB_CODES: Final[Mapping[str, str]] = {
     "checkpoint_mismatch": "the model cannot continue from the stored tokens",
     "deadline_exceeded": "the deadline passed before the job was done",
     "engine_error": "the engine could not run the job",
+    "invalid_file": "the text of a vector store's file could not be read; the message says why",
+    "unsupported_file": "a vector store's file is no text, or no parser for its format is installed",
     "file_gone": "the file of the job was deleted, or has expired, before the job was done",
     "grammar_stuck": "no token of the model can continue the grammar",
     "handed_back": "the attempt went back to the queue for another worker or another time",

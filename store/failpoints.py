@@ -31,6 +31,7 @@ POINTS = frozenset(
         "batch.midway",  # a step was computed, its tokens are not recorded
         "finish.before",
         "finish.committed",  # the outcome is stored, the followers are not notified
+        "passages.before_commit",  # a file's passages and its job's end are written, and gone with the process
         "renew.before",
         "stream.published",  # frames are in Redis
         "webhook.accepted",  # the receiver answered 2xx, which is not stored

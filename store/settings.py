@@ -213,6 +213,8 @@ class Settings(BaseSettings):
     audio_ttl_s: float = Field(86_400.0, gt=0)
     # What a tenant's files may have together; what batches put out counts, and is never refused.
     tenant_stored_bytes: int = Field(100 << 30, ge=1024)
+    # The model that makes the vectors of a vector store whose creator names none; empty: the only model that embeds.
+    retrieval_model: str = ""
     # Batches are kept by one of the API processes that may; "off" leaves that to the others.
     keep_batches: Literal["on", "off"] = "on"
     max_batch_lines: int = Field(1_000_000, ge=1)

@@ -57,6 +57,7 @@ _DECLARED = {
     "httpx2-jsfetch": "BSD-3-Clause",
     "pip-licenses": "MIT",
     "prettytable": "BSD-3-Clause",
+    "tld": "LGPL-2.1-or-later",  # one of three to choose from
     "pywin32": "PSF-2.0",
     "triton": "MIT",
 }

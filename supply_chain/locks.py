@@ -27,7 +27,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "locks"
 
-EXTRAS = {"control": ("api", "flower", "s3", "otel"), "worker": ("worker", "s3", "otel"), "dev": ("dev",)}
+EXTRAS = {"control": ("api", "flower", "s3", "otel"), "worker": ("worker", "s3", "otel", "retrieval"), "dev": ("dev",)}
 # A dependency group in pyproject.toml that is not part of the project.
 TOOLS = "tools"
 # Packages that only torch needs, by name.

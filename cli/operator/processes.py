@@ -88,6 +88,11 @@ def check() -> None:
     become("migrations", "check")
 
 
+def vectors() -> None:
+    """Build the search indexes of large vector stores, and drop those of deleted ones; the database may be in use."""
+    become("migrations", "vectors")
+
+
 def register(
     name: Annotated[str, typer.Argument(help="What jobs will call it.")],
     source: Annotated[

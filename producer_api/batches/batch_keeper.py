@@ -34,6 +34,7 @@ from store.encryption_keys import open_vault
 from store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
 from store.files import files, uploads
 from store.files.blob_storage import Blobs
+from store.retrieval import vector_stores
 from store.schema.batch_states import BatchStatus
 from store.settings import Settings
 from store.tracing.spans import now_ns
@@ -326,6 +327,8 @@ class BatchKeeper:
         try:
             files.expire(self._db)
             uploads.expire(self._db)
+            while vector_stores.remove_ended(self._db) and not self._stopping.is_set():
+                pass
             while files.remove_unreferenced(self._db, self._blobs) and not self._stopping.is_set():
                 pass
             if now >= self._next_sweep_at:

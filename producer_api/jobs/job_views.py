@@ -241,7 +241,9 @@ def body_object(job: Job) -> JobBodyObject:
         return _body(job, {"steps": job.payload.get("steps")})
     task = TASKS.get(job.task)  # None: the package of the task is no longer installed
     own = () if task is None else task.request.model_fields.keys() - JobOrder.model_fields.keys()
-    fields = {"task": job.task, "model": queue_name(job.model, job.model_version), "input": job.payload.get("input")}
+    # The job that reads a file into a vector store has a file instead of an input.
+    sent = job.payload.get("input") or job.payload.get("ingest")
+    fields = {"task": job.task, "model": queue_name(job.model, job.model_version), "input": sent}
     return _body(job, fields | {name: job.payload[name] for name in sorted(own) if name in job.payload})
 
 

@@ -25,6 +25,7 @@ from prompts.vision.image_folder import (
 )
 from prompts.vision.image_sources import check_images
 from store.errors import InvalidRequest, ModelLoadError
+from store.payloads.ingest_order import IngestOrder, IngestPayload
 from store.payloads.job_payload import PinnedPolicy
 from store.tasks.embed import EMBED, EmbedInput, EmbedPayload, EmbedRequest
 
@@ -312,9 +313,33 @@ def _shorter(config: Mapping[str, Any], width: int) -> range | tuple[int, ...]:
     return range(1, width) if config.get("is_matryoshka") is True else ()
 
 
-def prepare(request: EmbedRequest, model: InputModel, _policy: PinnedPolicy | None) -> Prepared:
-    """Return the payload and the cost. A policy changes nothing in vectors."""
+PASSAGE_PROMPTS = ("document", "passage")
+QUERY_PROMPTS = ("query",)
+"""Names that models of sentence-transformers give to the text before what is searched, and before a question."""
+
+
+def passage_prompt(embedder: Embedder) -> str:
+    """Return the text before a passage of a vector store."""
+    return embedder.prompt(next((name for name in PASSAGE_PROMPTS if name in embedder.prompts), None))
+
+
+def query_prompt_name(embedder: Embedder) -> str | None:
+    """Return the name of the prompt before a question to a vector store; None: the model has none for them."""
+    return next((name for name in QUERY_PROMPTS if name in embedder.prompts), None)
+
+
+def passage_window(tokenizer: Tokenizer, embedder: Embedder) -> int:
+    """Return the most tokens of a passage: without the special tokens and those of the prompt before it."""
+    around = len(tokenizer.encode(passage_prompt(embedder), add_special=True))
+    return embedder.context_window - around
+
+
+def prepare(request: EmbedRequest | IngestOrder, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
+    """Return the payload and the cost. A policy changes nothing in vectors; a worker applies it to a file's text."""
     embedder: Embedder = model.settings
+    if isinstance(request, IngestOrder):
+        check_texts(embedder)
+        return Prepared(IngestPayload(ingest=request.source, policy=policy), request.source.expected_tokens)
     check_dimensions(embedder, request.dimensions)
     num_tokens = _num_tokens(request, model)
     payload = EmbedPayload(
@@ -326,8 +351,10 @@ def prepare(request: EmbedRequest, model: InputModel, _policy: PinnedPolicy | No
     return Prepared(payload, num_tokens)
 
 
-def check_length(request: EmbedRequest, model: InputModel) -> EmbedRequest:
+def check_length(request: EmbedRequest | IngestOrder, model: InputModel) -> EmbedRequest | IngestOrder:
     """Return the request; raise InvalidRequest if an input is longer than the context window."""
+    if isinstance(request, IngestOrder):
+        return request
     _num_tokens(request, model)
     return request
 
@@ -355,7 +382,7 @@ EMBED_INPUTS = TaskInputs(
     spec=EMBED,
     prepare=prepare,
     cut_to_length=check_length,
-    is_quick=lambda request, _model: request.input.images is None,
+    is_quick=lambda request, _model: isinstance(request, IngestOrder) or request.input.images is None,
     read_settings=embedder_for,
     is_folder=_is_folder,
     folder_files=(PROCESSOR_FILE, *EMBEDDER_FILES),

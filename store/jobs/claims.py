@@ -29,6 +29,7 @@ from store.jobs.finish_rows import encode, row_of
 from store.jobs.flow_beginnings import BegunStep
 from store.jobs.flow_settling import Settled as Settled
 from store.jobs.terminal import DEAD_LETTER_CODES, conclude
+from store.retrieval import passages
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
 
@@ -206,8 +207,9 @@ def finish(
     rows = _end_rows(finishes, db.vault)
     sources = [finish for finish in finishes if finish.is_source]
     steps = {finish.job_id: finish.parent_id for finish in finishes if finish.parent_id is not None}
+    files = [finish for finish in finishes if finish.passages is not None]
     # Most jobs are no sources and no steps: then it is one statement, which is its own transaction.
-    with db.begin() if sources or steps else db.autocommit() as connection:
+    with db.begin() if sources or steps or files else db.autocommit() as connection:
         flow_settling.lock(connection, {*steps.values()})
         if any(finish.added is not None for finish in finishes):
             finishes = flow_growth.bounded(connection, finishes)
@@ -216,8 +218,11 @@ def finish(
         sharers.answer_from(connection, [finish for finish in sources if finish.job_id in ended], db.vault)
         flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.vault)
         settled = flow_settling.settle(connection, {*steps.values()}, db.vault, ended=steps.keys() & ended)
+        passages.write(connection, [one.passages for one in files if one.passages and one.job_id in ended], db.vault)
         if steps:
             failpoint("flow.before_commit")
+        if files:
+            failpoint("passages.before_commit")
     failpoint("finish.committed")
     if steps:
         on_settled(settled)

@@ -10,6 +10,7 @@ from store.db.database import dump_json
 from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns, seal_job
 from store.errors import InvalidRequest
 from store.ids import new_id
+from store.retrieval.passages import FilePassages
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Lineage, Logprobs, groups_as_json, lineage_from_json, read_groups
 from store.streams.choices import Marks, deltas_as_json, deltas_from_json
@@ -54,7 +55,8 @@ class Finish:
     ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
     each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.choices``. ``tenant_id``: the
     claim's, for encryption. ``is_source``: jobs of the response cache may wait for this answer. ``parent_id``: the flow
-    of a step. ``added``: the steps that a step brings, if it has succeeded.
+    of a step. ``added``: the steps that a step brings, if it has succeeded. ``passages``: what a vector store gets with
+    the end of the job.
     """
 
     job_id: str
@@ -71,6 +73,7 @@ class Finish:
     is_source: bool = False
     parent_id: str | None = None
     added: Added | None = None
+    passages: FilePassages | None = None
 
     def __post_init__(self) -> None:
         if not self.state.is_terminal:

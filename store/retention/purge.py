@@ -1,8 +1,8 @@
 """Purge of all contents of a tenant, or of one of its users, by the operator: counted first, then in bounded steps.
 
 For a user: the contents of the jobs with that ``user``. For a tenant also files, uploads, batches, prompt
-templates and conversations. Jobs and batches that have not ended are counted, not purged. Keys, policies, endpoints,
-usage and audit log stay.
+templates, conversations and vector stores. Jobs and batches that have not ended are counted, not purged. Keys,
+policies, endpoints, usage and audit log stay.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from store.encryption.keyed_digests import Digests
 from store.retention.erasure import NOT_IN_LIVE_BATCH, erase
 from store.retention.retention import erase_batches
 
-KINDS: Final = ("jobs", "files", "uploads", "batches", "prompts", "conversations")
+KINDS: Final = ("jobs", "files", "uploads", "batches", "prompts", "conversations", "vector_stores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ SELECT
     (SELECT count(*) FROM prompts WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS prompts,
     (SELECT count(*) FROM conversations
         WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS conversations,
+    (SELECT count(*) FROM vector_stores WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS vector_stores,
     (SELECT count(*) FROM jobs
         WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE} AND parent_id IS NULL
             AND (completed_at IS NULL OR NOT {NOT_IN_LIVE_BATCH})) AS live
@@ -96,7 +97,7 @@ _DELETES = {
 DELETE FROM {kind} WHERE id = ANY (ARRAY(
     SELECT id FROM {kind} WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE))
 """)
-    for kind in ("files", "uploads", "prompts", "conversations")
+    for kind in ("files", "uploads", "prompts", "conversations", "vector_stores")
 }
 
 

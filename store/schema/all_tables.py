@@ -10,6 +10,7 @@ from store.schema import (  # noqa: F401 - importing them adds their tables to t
     queue_tables,
     response_tables,
     retention_tables,
+    retrieval_tables,
     rollout_tables,
     usage_tables,
     webhook_tables,

@@ -47,7 +47,8 @@ files = Table(
     timestamp("expires_at"),
     # The job that it came with: it is deleted with the job's input. Null for a file of its own.
     Column("job_id", String),
-    Index(None, "tenant_id", "id"),
+    # Unique, for the foreign keys of ``of_its_tenant``.
+    Index("uq_files_tenant_id_id", "tenant_id", "id", unique=True),
     Index(None, "tenant_id", "created_at"),
     Index("ix_files_job_id", "job_id", postgresql_where=text("job_id IS NOT NULL")),
     Index(None, "digest"),

@@ -21,6 +21,7 @@ from store.jobs.acceptance import Idempotency
 from store.jobs.jobs import accept, get_many, request_cancel
 from store.jobs.responses import NewResponse
 from store.registry import policies, prompt_templates
+from store.retrieval import store_files, vector_stores
 from store.rollouts.changes import NewRollout, start
 from store.rollouts.rollouts import Step
 from store.settings import Settings
@@ -81,6 +82,7 @@ THE_SYSTEMS_OWN = {
         "files.expire",
         "files.remove_unreferenced",
         "uploads.expire",
+        "vector_stores.remove_ended",
     },
     "the function that finds whose a key is": {"api_keys.authenticate"},
     "workers, which run everybody's jobs": {
@@ -216,12 +218,19 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     batch = _batch(api, db, tenant, key.id)
     line = make_job()
     batch_steps.add_lines(api, batch, [ParsedLine(1, "one", line)], next_line=2, next_offset=9)
+    _vector_store(api, tenant)
     return [
         "tenants", "api_keys", "limit_overrides", "policies", "prompts", "prompt_versions", "prompt_aliases",
         "webhook_endpoints", "webhook_secrets", "webhook_deliveries", "jobs", "job_events", "job_terminal",
         "idempotency_keys", "responses", "files", "uploads", "conversations", "conversation_items", "batches",
-        "batch_lines", "open_changes", "audit_log",
+        "batch_lines", "open_changes", "audit_log", "vector_stores", "vector_store_files", "vector_store_batches",
     ]  # fmt: skip
+
+
+def _vector_store(api: Database, tenant: str) -> str:
+    store = vector_stores.create(api, tenant, vector_stores.StoreModel("tiny", 1, 8))
+    store_files.attach(api, tenant, store.id, [store_files.NewStoreFile("file_a", {}, 100, 0)], as_batch=True)
+    return store.id
 
 
 def _batch(api: Database, db: Database, tenant: str, key_id: str, file_id: str = "file_a") -> batches.Batch:

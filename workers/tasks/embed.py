@@ -14,6 +14,7 @@ from prompts.tasks.task_inputs import ReadFile
 from prompts.tokenizer import Tokenizer, tokenizer_for
 from store.errors import InvalidRequest
 from store.jobs.claims import Claim
+from store.payloads.ingest_order import is_ingest
 from store.payloads.job_payload import read_payload
 from store.registry.models import ModelVersion
 from store.settings import Settings
@@ -24,6 +25,7 @@ from store.tasks.score import SCORE
 from workers.images.image_reader import ImageReader, ReadAll, ReadImages
 from workers.tasks.encoding import FLOAT_BYTES, EncodeJob, EncoderModel, ReadJob
 from workers.tasks.image_zero_shot import read_candidates
+from workers.tasks.ingest import FileReader
 from workers.tasks.score import read_texts
 from workers.tasks.task_model import WorkContext
 
@@ -32,13 +34,14 @@ from workers.tasks.task_model import WorkContext
 class EmbedModel(EncoderModel):
     """An encoder with its embedder. ``tokenizer`` is None without texts, ``images`` without images.
 
-    ``scale`` multiplies the cosine of an image and a text.
+    ``scale`` multiplies the cosine of an image and a text. ``files`` reads files into vector stores.
     """
 
     tokenizer: Tokenizer | None
     embedder: Embedder
     images: ImageReader | None = None
     scale: float = 1.0
+    files: FileReader | None = None
 
     @property
     def example(self) -> Mapping[str, Any]:
@@ -55,6 +58,8 @@ class EmbedModel(EncoderModel):
         """Return the job of a claim, whose images may be files or come from servers."""
         if claim.task in self.other_readers:
             return self.other_readers[claim.task](claim.payload)
+        if is_ingest(claim.payload) and self.files is not None:
+            return self.files.read(claim, context.db)
         read_all = partial(self.images.of_job, context.db, claim.tenant_id) if self.images else None
         if claim.task == IMAGE_ZERO_SHOT.name and read_all is not None:
             return read_candidates(self._texts(), self.embedder, self.scale, claim.payload, read_all)
@@ -97,13 +102,14 @@ def load_embed_model(version: ModelVersion, settings: Settings, read_file: ReadF
     """Load an encoder of texts, of images, or of both."""
     embedder = embedder_for(version, read_file)
     tokenizer = tokenizer_for(version, read_file) if embedder.has_texts else None
+    files = None if tokenizer is None else FileReader(tokenizer, embedder, settings)
     decode = (lambda _tokens: "") if tokenizer is None else tokenizer.decode
     if embedder.image_tokens is None:
         encoder = with_encoder_faults(load_encoder(version, settings), settings, decode)
-        return EmbedModel(version, encoder, tokenizer, embedder)
+        return EmbedModel(version, encoder, tokenizer, embedder, files=files)
     encoder, prepare, scale = load_image_encoder(version, settings)
     encoder = with_encoder_faults(encoder, settings, decode)
-    return EmbedModel(version, encoder, tokenizer, embedder, ImageReader(prepare, settings), scale)
+    return EmbedModel(version, encoder, tokenizer, embedder, ImageReader(prepare, settings), scale, files)
 
 
 def _output(nums_cut: Sequence[int], vectors: Sequence[bytes]) -> dict[str, Any]:

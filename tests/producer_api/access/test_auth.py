@@ -14,6 +14,8 @@ from sqlalchemy import text
 from producer_api.access.auth import KEEP_S, Authenticator
 from store.db.database import Database
 from store.errors import Forbidden, Unauthenticated
+from store.retrieval import vector_stores
+from store.retrieval.vector_stores import StoreModel
 from store.tenants import api_key_admin, api_keys, tenants
 from tests.processes import ROOT
 from tests.producer_api.calling import PROMPT, bury, error_of, num_jobs, submit
@@ -57,6 +59,10 @@ BODIES: dict[tuple[str, str], object] = {
     ("post", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
     ("post", "/v1/chat/completions/{completion_id}"): {"metadata": None},
     ("post", "/v1/conversations/{conversation_id}"): {"metadata": None},
+    ("post", "/v1/vector_stores/{vector_store_id}/files"): {"file_id": "file_x"},
+    ("post", "/v1/vector_stores/{vector_store_id}/files/{file_id}"): {"attributes": None},
+    ("post", "/v1/vector_stores/{vector_store_id}/file_batches"): {"file_ids": ["file_x"]},
+    ("post", "/v1/vector_stores/{vector_store_id}/search"): {"query": "x"},
     ("post", "/v1/conversations/{conversation_id}/items"): {"items": [{"role": "user", "content": "x"}]},
 }
 """Of the operations on a thing that do not go so far as to look for it without a good body."""
@@ -202,6 +208,11 @@ def _stored_chat(api: httpx2.Client, db: Database) -> str:
     return f"chatcmpl-{job_id.removeprefix('job_')}"
 
 
+def _vector_store(api: httpx2.Client, db: Database) -> str:
+    owner = api_keys.authenticate(db, api.headers["authorization"].removeprefix("Bearer "))
+    return vector_stores.create(db, owner.tenant_id, StoreModel("tiny", 1, 8)).id
+
+
 MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/jobs/": lambda api, _: _ended_job(api),
     "/v1/dead_letters/": lambda api, db: bury(db, submit(api)),
@@ -212,6 +223,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/files/": lambda api, _: _file(api),
     "/v1/chat/completions/": _stored_chat,
     "/v1/conversations/": _made("/v1/conversations", {}),
+    "/v1/vector_stores/": _vector_store,
     "/v1/uploads/": _made("/v1/uploads", {"bytes": 1, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}),
     "/v1/batches/": _batch,
     "/v1/messages/batches/": _made("/v1/messages/batches", {"requests": [{"custom_id": "a", "params": {}}]}),

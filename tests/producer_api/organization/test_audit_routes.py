@@ -11,6 +11,7 @@ import structlog
 from openai import OpenAI
 from sqlalchemy import text
 
+from models.catalog import register
 from producer_api.access.auth import LOG_AGAIN_AFTER_S, RefusalLog
 from store.audit import audit
 from store.audit.hash_chain import Problem, Verifier
@@ -52,6 +53,11 @@ class Caller:
     def uploaded(self) -> str:
         form = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", SECRET.encode())}}
         return str(self.api.post("/v1/files", **form).json()["id"])  # type: ignore[arg-type]
+
+    def vector_store(self, *file_ids: str) -> str:
+        """Make a vector store and return its path."""
+        model = register(self.db, "vectors", "fake-encoder", "auto", actor="tests").model
+        return f"/v1/vector_stores/{self.made('/v1/vector_stores', {'model': model, 'file_ids': file_ids})}"
 
     def endpoint(self) -> str:
         return self.made(HOOKS, {"url": f"https://hooks.example.com/{SECRET}/{new_id('x')}"})
@@ -161,6 +167,14 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ("delete", "/v1/conversations/{conversation_id}"): (
         "conversation.deleted",
         lambda c: c.api.delete(f"/v1/conversations/{c.made('/v1/conversations', {})}"),
+    ),
+    ("delete", "/v1/vector_stores/{vector_store_id}"): (
+        "vector_store.deleted",
+        lambda c: c.api.delete(c.vector_store()),
+    ),
+    ("delete", "/v1/vector_stores/{vector_store_id}/files/{file_id}"): (
+        "vector_store.file_removed",
+        lambda c: c.api.delete(f"{c.vector_store(file_id := c.uploaded())}/files/{file_id}"),
     ),
     ("put", "/v1/models/{model}/aliases/{alias}"): (
         "model.alias_set",
@@ -298,6 +312,13 @@ OWN_WORK = {
     ("post", "/v1/conversations/{conversation_id}"): _CONTENT,
     ("post", "/v1/conversations/{conversation_id}/items"): _CONTENT,
     ("delete", "/v1/conversations/{conversation_id}/items/{item_id}"): _CONTENT,
+    ("post", "/v1/vector_stores"): _CONTENT,
+    ("post", "/v1/vector_stores/{vector_store_id}"): _CONTENT,
+    ("post", "/v1/vector_stores/{vector_store_id}/files"): _JOBS,
+    ("post", "/v1/vector_stores/{vector_store_id}/files/{file_id}"): _CONTENT,
+    ("post", "/v1/vector_stores/{vector_store_id}/file_batches"): _JOBS,
+    ("post", "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel"): _JOBS,
+    ("post", "/v1/vector_stores/{vector_store_id}/search"): _JOBS,
     ("post", "/v1/uploads"): _UPLOAD,
     ("post", "/v1/uploads/{upload_id}/parts"): _UPLOAD,
     ("post", "/v1/uploads/{upload_id}/complete"): _UPLOAD,

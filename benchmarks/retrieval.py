@@ -1,0 +1,141 @@
+"""Vector stores: what a search finds, and whether every file is read once although workers are killed.
+
+    python -m benchmarks.retrieval recall --url http://127.0.0.1:8000 --key hr_… [--model minilm]
+    python -m benchmarks.retrieval files 10000
+
+``recall``: each section of the pages in ``docs`` is a file without its heading, and the heading is the question. It is
+found if the section is among the first five results: of both halves fused, of vectors alone, and of words alone.
+
+``files``: so many small files are added in batches on a local stack with an encoder without weights. A worker is killed
+after each third of them. Every passage must be there once.
+"""
+
+import argparse
+import io
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import psutil
+from openai import OpenAI
+from sqlalchemy import text
+
+from cli.local.home import Home
+from cli.local.stack import running_stack
+from store.db.database import Database
+from store.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+HALVES = {"fused": (1.0, 1.0), "vectors": (1.0, 0.0), "words": (0.0, 1.0)}
+BATCH = 250
+
+
+def sections() -> Iterator[tuple[str, str]]:
+    """Yield heading and text of each section of at least forty words."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        title, *parts = re.split(r"^## ", page.read_text(), flags=re.MULTILINE)
+        name = title.partition("\n")[0].removeprefix("# ")
+        for part in parts:
+            heading, _, body = part.partition("\n")
+            if len(body.split()) >= 40:
+                yield f"{name}: {heading}", body
+
+
+def add(client: OpenAI, store_id: str, files: list[tuple[str, bytes]]) -> list[str]:
+    """Upload files and add them as batches; return their ids in the store."""
+    ids = [client.files.create(file=(name, io.BytesIO(data)), purpose="assistants").id for name, data in files]
+    for at in range(0, len(ids), BATCH):
+        client.vector_stores.file_batches.create(store_id, file_ids=ids[at : at + BATCH])
+    return ids
+
+
+def wait(client: OpenAI, store_id: str, num_files: int) -> None:
+    """Wait until so many files are read or failed."""
+    while (counts := client.vector_stores.retrieve(store_id).file_counts).completed + counts.failed < num_files:
+        time.sleep(0.5)
+
+
+def recall(client: OpenAI, model: str) -> None:
+    """Print recall at five of each way to search."""
+    found = list(sections())
+    store = client.vector_stores.create(name="docs", extra_body={"model": model})
+    ids = add(client, store.id, [(f"{n}.md", body.encode()) for n, (_, body) in enumerate(found)])
+    wait(client, store.id, len(ids))
+    hits = dict.fromkeys(HALVES, 0)
+    for (heading, _), file_id in zip(found, ids, strict=True):
+        for name, (vectors, words) in HALVES.items():
+            weights = {"embedding_weight": vectors, "text_weight": words}
+            options = {"ranking_options": {"hybrid_search": weights}, "query": heading, "max_num_results": 5}
+            page = client.post(f"/vector_stores/{store.id}/search", body=options, cast_to=httpx2.Response).json()
+            hits[name] += file_id in {one["file_id"] for one in page["data"]}
+    print(f"{len(found)} sections; recall@5: " + ", ".join(f"{name} {n / len(found):.3f}" for name, n in hits.items()))
+    client.vector_stores.delete(store.id)
+
+
+def files(num_files: int) -> None:
+    """Print whether every passage is there once after two kills."""
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        settings = Settings(home=Path(folder), api_port=0, flower_port=0)
+        with running_stack(settings, ["fake-encoder"], print) as stack:
+            client = OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key, timeout=120)
+            store = client.vector_stores.create(name="many")
+            began_at = time.monotonic()
+            add(client, store.id, [(f"{n}.txt", f"Number {n}. ".encode() * 100) for n in range(num_files)])
+            print(f"added after {time.monotonic() - began_at:.0f} s")
+            for third in (1, 2):
+                wait(client, store.id, num_files * third // 3)
+                (worker,) = (p for p in psutil.Process().children(recursive=True) if _is_worker(p))
+                os.kill(worker.pid, signal.SIGKILL)
+                print(f"killed a worker after {time.monotonic() - began_at:.0f} s")
+            wait(client, store.id, num_files)
+            print(
+                f"read after {time.monotonic() - began_at:.0f} s: {client.vector_stores.retrieve(store.id).file_counts}"
+            )
+            record = Home(settings.home).record()
+            if record is not None:
+                _check(record.database_url)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    command = process.cmdline()
+    return "workers" in command and "--model" in command
+
+
+def _check(database_url: str) -> None:
+    db = Database(database_url, application_name="benchmark")
+    with db.autocommit() as connection:
+        row = connection.execute(
+            text(
+                "SELECT (SELECT count(*) FROM vector_store_passages) AS num, "
+                "(SELECT sum(num_passages) FROM vector_store_files) AS noted, "
+                "(SELECT count(DISTINCT file_id) FROM vector_store_passages) AS files, "
+                "(SELECT count(*) FROM jobs WHERE attempt > 1) AS again"
+            )
+        ).one()
+    db.close()
+    print(f"{row.num} passages of {row.files} files, {row.noted} noted; {row.again} jobs ran again")
+
+
+def main() -> None:
+    """Run one of the two."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieval", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    asked = commands.add_parser("recall")
+    asked.add_argument("--url", required=True)
+    asked.add_argument("--key", required=True)
+    asked.add_argument("--model", default="minilm")
+    commands.add_parser("files").add_argument("num", type=int)
+    given = parser.parse_args()
+    if given.command == "recall":
+        recall(OpenAI(base_url=f"{given.url}/v1", api_key=given.key, timeout=120), given.model)
+    else:
+        files(given.num)
+
+
+if __name__ == "__main__":
+    main()

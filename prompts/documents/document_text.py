@@ -1,0 +1,105 @@
+"""The text of a document, with the places of its pages.
+
+Plain text is decoded here. Other formats need parsers of other packages, and a file may be made to hurt them. So
+``parse_program`` runs them in a process of its own, with limits of time and memory, for one file.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from store.errors import InvalidRequest
+
+MOST_BYTES = 128 << 20
+"""Of a file."""
+
+MOST_CHARS = 8 << 20
+"""Of its text."""
+
+WALL_S = 300.0
+"""The timeout of a parser in seconds, for a busy machine. Its limit of CPU time is in ``parse_program``."""
+
+PARSED = {
+    ".htm": "html",
+    ".html": "html",
+    ".pdf": "pdf",
+    ".docx": "office",
+    ".pptx": "office",
+    ".xlsx": "office",
+}
+"""The formats that need a parser, by the end of the file's name. All other files must be text."""
+
+_PROGRAM = Path(__file__).with_name("parse_program.py")
+_BREAK = "\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentText:
+    """A text, and where its pages begin, in characters; no pages if the format has none."""
+
+    text: str
+    pages: tuple[int, ...] = ()
+
+
+def read_document(content: BinaryIO, filename: str) -> DocumentText:
+    """Return the text of a file. Blocks.
+
+    Raises InvalidRequest with the reason (codes ``invalid_file`` and ``unsupported_file``) for a file that is empty,
+    damaged, encrypted or too large, and where a parser is not installed.
+    """
+    kind = PARSED.get(Path(filename).suffix.lower())
+    data = content.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise invalid_file(f"the file has more than {MOST_BYTES >> 20} MB: divide it")
+    found = DocumentText(decoded(data)) if kind is None else _parsed(data, kind)
+    if not found.text.strip():
+        raise invalid_file("the file has no text: of a scan, only the images are in the file")
+    if len(found.text) > MOST_CHARS:
+        raise invalid_file(f"the file's text has more than {MOST_CHARS} characters: divide it")
+    return found
+
+
+def decoded(data: bytes) -> str:
+    """Return a text in UTF-8, or in UTF-16 with a byte order mark. Raises InvalidRequest for anything else."""
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        known = ", ".join(sorted(PARSED))
+        message = f"the file is no text in UTF-8, and its name does not end in one of {known}"
+        raise InvalidRequest(message, code="unsupported_file") from None
+    if text.count("\0"):
+        raise InvalidRequest("the file is binary, not text", code="unsupported_file")
+    return text
+
+
+def invalid_file(message: str) -> InvalidRequest:
+    """Return the error of a file whose text cannot be had."""
+    return InvalidRequest(message, code="invalid_file")
+
+
+def _parsed(data: bytes, kind: str) -> DocumentText:
+    """Return what a parser finds, in a process of its own. Raises InvalidRequest."""
+    command = [sys.executable, "-P", str(_PROGRAM), kind]
+    try:
+        done = subprocess.run(command, input=data, capture_output=True, timeout=WALL_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise invalid_file(f"the file was not read within {WALL_S:.0f} s") from None
+    try:
+        told = json.loads(done.stdout)
+    except ValueError:
+        raise invalid_file("the parser was stopped: the file needs too much time or memory, or is damaged") from None
+    if "error" in told:
+        raise InvalidRequest(told["error"], code=told["code"])
+    # What Postgres cannot store: U+0000, and halves of surrogate pairs, which parsers of PDF may return.
+    parts = [part.replace("\0", "").encode(errors="replace").decode() for part in told["parts"]]
+    if not told["has_pages"]:
+        return DocumentText(_BREAK.join(parts))
+    starts, at = [], 0
+    for part in parts:
+        starts.append(at)
+        at += len(part) + len(_BREAK)
+    return DocumentText(_BREAK.join(parts), tuple(starts))

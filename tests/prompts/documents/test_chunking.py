@@ -1,0 +1,47 @@
+"""Passages: no longer than asked for, over the whole text, with the places that they say."""
+
+import random
+
+import pytest
+
+from prompts.documents.chunking import page_at, spans, token_starts
+from prompts.tokenizer import ByteTokenizer
+
+TEXT = "Water runs downhill. The mill turns, and grinds corn!\n\nBread is baked of it: é and ü count twice.\n" * 12
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(40, 0), (40, 10), (100, 25), (100, 50), (7, 3), (100_000, 0)])
+def test_passages_cover_the_text_and_keep_their_bounds(size: int, overlap: int) -> None:
+    tokenizer = ByteTokenizer()
+    found = list(spans(TEXT, token_starts(tokenizer, TEXT), size, overlap))
+    covered = 0
+    for one in found:
+        text = TEXT[one.start : one.end]
+        assert text.strip()
+        assert len(tokenizer.encode(text, add_special=True)) <= size
+        assert not TEXT[covered : one.start].strip(), "text was left out"
+        assert len(TEXT[one.start : covered].encode()) <= overlap
+        assert one.end > covered
+        covered = one.end
+    assert covered == len(TEXT.rstrip())
+    if 40 <= size < 1000:
+        assert all(TEXT[one.end - 1] in ".!:\n,;" or TEXT[one.end].isspace() for one in found[:-1]), "a word was cut"
+
+
+def test_a_text_without_spaces_is_cut_anyway() -> None:
+    text = "x" * 1000
+    found = list(spans(text, token_starts(ByteTokenizer(), text), 100, 20))
+    assert [(one.start, one.end) for one in found][:2] == [(0, 100), (100, 200)]
+    assert found[-1].end == 1000
+
+
+def test_a_long_text_has_the_tokens_of_its_pieces() -> None:
+    text = " ".join(random.Random(4).choices(["mill", "water", "é"], k=60_000))
+    starts = token_starts(ByteTokenizer(), text)
+    assert len(starts) == len(text.encode())
+    assert starts == sorted(starts)
+
+
+def test_pages_are_counted_from_one() -> None:
+    assert [page_at((0, 10, 10, 25), at) for at in (0, 9, 10, 24, 25, 99)] == [1, 1, 3, 3, 4, 4]
+    assert page_at((), 5) is None

@@ -1,0 +1,68 @@
+"""The text of documents: plain, HTML, PDF with pages; damaged and foreign files are refused with the reason."""
+
+import io
+import sys
+
+import pytest
+
+from prompts.documents import document_text
+from prompts.documents.document_text import read_document
+from store.errors import InvalidRequest
+
+
+def pdf_of(*pages: str) -> bytes:
+    """A PDF with a line of text on each page."""
+    kids = " ".join(f"{3 + 2 * n} 0 R" for n in range(len(pages)))
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>"]
+    for number, line in enumerate(pages):
+        content = f"BT /F1 12 Tf 72 720 Td ({line}) Tj ET"
+        font = "/Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >>"
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << {font} >> "
+            f"/Contents {4 + 2 * number} 0 R >>"
+        )
+        objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
+    out, places = "%PDF-1.4\n", []
+    for number, one in enumerate(objects, 1):
+        places.append(len(out))
+        out += f"{number} 0 obj\n{one}\nendobj\n"
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    end = f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF"
+    return f"{out}xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}{end}".encode()
+
+
+def test_each_format_gives_its_text() -> None:
+    assert read_document(io.BytesIO("\ufeffé\n".encode()), "a.md").text == "é\n"
+    assert read_document(io.BytesIO("é".encode("utf-16")), "a.unknown").text == "é"
+    found = read_document(io.BytesIO(pdf_of("The mill", "The river")), "a.PDF")
+    assert (found.text.split(), found.pages) == (["The", "mill", "The", "river"], (0, found.text.index("The river")))
+    page = (
+        b"<html><body><nav>Menu</nav><article><p>The mill turns by the water of the river.</p></article></body></html>"
+    )
+    assert "The mill turns" in read_document(io.BytesIO(page), "a.html").text
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code", "said"),
+    [
+        ("a.txt", b"\xff\x00\xfe", "unsupported_file", "no text in UTF-8"),
+        ("a.txt", b"a\0b", "unsupported_file", "binary"),
+        ("a.txt", b" \n", "invalid_file", "no text"),
+        ("a.pdf", b"%PDF-1.4 no more", "invalid_file", "damaged"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_reason(name: str, data: bytes, code: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_document(io.BytesIO(data), name)
+    assert refused.value.code == code
+    assert said in refused.value.message
+
+
+def test_a_parser_that_is_stopped_fails_its_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Python:
+        executable = "/bin/false"
+
+    monkeypatch.setattr(document_text, "sys", Python)
+    with pytest.raises(InvalidRequest, match="the parser was stopped"):
+        read_document(io.BytesIO(pdf_of("x")), "a.pdf")
+    assert sys.executable != Python.executable

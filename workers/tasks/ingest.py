@@ -1,0 +1,124 @@
+"""The work of a job that reads a file into a vector store: text, passages, their tokens; the engine makes the vectors.
+
+    file ──▶ text (a process of its own) ──▶ the tenant's policy ──▶ passages ──▶ engine ──▶ rows, with the job's end
+
+The policy sees the text as one input, before it is cut: no value is hidden at the end of a passage.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from policy.budget import ScanTooLong
+from policy.policies import Policy, apply_input
+from policy.recognisers.recogniser import FOUND_BY_NAME
+from prompts.documents.chunking import page_at, spans, token_starts
+from prompts.documents.document_text import DocumentText, invalid_file, read_document
+from prompts.tasks.embed import Embedder, passage_prompt, text_tokens
+from prompts.tokenizer import Tokenizer
+from store.db.database import Database
+from store.errors import InvalidRequest, NotFound
+from store.files import files
+from store.files.blob_storage import Blobs, open_blobs
+from store.jobs.claims import Claim
+from store.payloads.ingest_order import MAX_PASSAGES, IngestOutput, IngestPayload, IngestSource
+from store.payloads.job_payload import PinnedPolicy, read_payload
+from store.retrieval.passages import FilePassages, Passage
+from store.settings import Settings
+from workers.runs.output_policy import CompiledPolicies
+from workers.tasks.encoding import EncodeJob
+
+
+class FileReader:
+    """Reads the files of jobs for one embedding model. Opens the file storage with the first of them."""
+
+    def __init__(self, tokenizer: Tokenizer, embedder: Embedder, settings: Settings) -> None:
+        self._tokenizer = tokenizer
+        self._embedder = embedder
+        self._settings = settings
+        self._policies: CompiledPolicies | None = None
+
+    @cached_property
+    def _blobs(self) -> Blobs:
+        return open_blobs(self._settings)
+
+    def read(self, claim: Claim, db: Database) -> EncodeJob:
+        """Return the job of a claim. Raises InvalidRequest with the reason for a bad file, NotFound, Unavailable."""
+        payload = read_payload(IngestPayload, claim.payload)
+        source = payload.ingest
+        document = self._policed(claim.tenant_id, payload.policy, self._document(claim.tenant_id, source, db), db)
+        passages = self._passages(document, source)
+        prompt = passage_prompt(self._embedder)
+        inputs = tuple(
+            text_tokens(self._tokenizer, self._embedder, prompt + passage.text, "file", truncate=True)[0]
+            for passage in passages
+        )
+        made = IngestOutput(
+            vector_store_id=source.vector_store_id,
+            file_id=source.file_id,
+            passages=len(passages),
+            characters=len(document.text),
+        ).model_dump()
+
+        def output(_vectors: Sequence[bytes]) -> dict[str, Any]:
+            return made
+
+        def stored(vectors: Sequence[bytes]) -> FilePassages:
+            return FilePassages(source.ticket, claim.tenant_id, passages, tuple(vectors))
+
+        return EncodeJob(inputs, None, output, stored)
+
+    def _document(self, tenant_id: str, source: IngestSource, db: Database) -> DocumentText:
+        try:
+            file = files.get(db, tenant_id, source.file_id)
+        except NotFound:
+            message = f"the file {source.file_id} was deleted, or has expired, before it was read"
+            raise NotFound(message, code="file_gone") from None
+        with self._blobs.open(file.digest) as content:
+            return read_document(content, source.filename)
+
+    def _policed(
+        self, tenant_id: str, pinned: PinnedPolicy | None, document: DocumentText, db: Database
+    ) -> DocumentText:
+        """Return the text as the tenant's policy lets it be stored. Raises InvalidRequest if it does not."""
+        if pinned is None:
+            return document
+        self._policies = self._policies or CompiledPolicies(db)
+        policy = self._policies.get(tenant_id, pinned)
+        _check_finder(policy)
+        # Page by page, so that pages keep their places.
+        bounds = [*document.pages, len(document.text)] if document.pages else [0, len(document.text)]
+        parts = [document.text[begin:end] for begin, end in pairwise(bounds)]
+        try:
+            verdict = apply_input(policy, parts)
+        except ScanTooLong as error:
+            raise InvalidRequest(str(error), code="policy_scan_too_long") from None
+        if verdict.blocked_by is not None:
+            message = f"the policy's rule {verdict.blocked_by} does not let this file in"
+            raise InvalidRequest(message, code="policy_blocked_input")
+        starts, at = [], 0
+        for part in verdict.texts:
+            starts.append(at)
+            at += len(part)
+        return DocumentText("".join(verdict.texts), tuple(starts) if document.pages else ())
+
+    def _passages(self, document: DocumentText, source: IngestSource) -> tuple[Passage, ...]:
+        text = document.text
+        found: list[Passage] = []
+        for span in spans(text, token_starts(self._tokenizer, text), source.chunk_tokens, source.overlap_tokens):
+            if len(found) == MAX_PASSAGES:
+                raise invalid_file(f"the file has more than {MAX_PASSAGES} passages: divide it, or make them longer")
+            page = page_at(document.pages, span.start)
+            found.append(Passage(text[span.start : span.end], span.start, span.end, page))
+        if not found:
+            raise invalid_file("the file has no text")
+        return tuple(found)
+
+
+def _check_finder(policy: Policy) -> None:
+    """Raise InvalidRequest for a policy that looks for names: workers have no model that finds them."""
+    rules = policy.document.rules
+    if any(FOUND_BY_NAME.intersection(rule.kinds) for rule in rules):
+        message = "this tenant's policy looks for names, which is not done in files: take these kinds out, or the file"
+        raise InvalidRequest(message, code="policy_blocked_input")
