@@ -31,6 +31,7 @@ def test_top_shows_what_has_a_place_and_the_last_swap() -> None:
     text = console.export_text()
     assert "host m1  3.0 of 4.0 GiB  chat@1 serving, embed@2 starting" in text
     assert "old@1 draining: idle for 20 s" in text
+    assert "no queues: no model is registered" in text
 
 
 def test_top_shows_how_many_workers_are_wanted_and_why() -> None:

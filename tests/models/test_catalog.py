@@ -145,6 +145,7 @@ def test_a_version_is_given_what_its_makers_recommend_and_what_the_operator_says
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
     elsewhere = ["register", "mine", str(smollm2)]
     assert main(elsewhere) == 0
+    assert "formats were not measured for this model" in capsys.readouterr().err
     assert resolve(db, "mine").sampling.given() == {}
     assert main([*elsewhere, "--sampling", "top_k=5"]) == 0
     assert main(elsewhere) == 0

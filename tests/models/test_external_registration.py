@@ -31,6 +31,9 @@ def tokenizer_folder(smollm2: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"):
         (folder / name).write_bytes((smollm2 / name).read_bytes())
+    config = json.loads((folder / "config.json").read_bytes())
+    # The window of the whole model goes before that of a part.
+    (folder / "config.json").write_text(json.dumps(config | {"text_config": {"max_position_embeddings": 64}}))
     return folder
 
 

@@ -39,7 +39,7 @@ EXAMPLES = {
     "national_id.fr_spi": ("numéro fiscal {3023217600053}", "numéro fiscal 3023217600054"),
     "national_id.gb_driver": ("driving licence {MORGA657054SM9IJ}", "order MORGA657054SM9IJ"),
     "national_id.gb_nhs": ("NHS No. {7708518342}", "NHS No. 7708518349"),
-    "national_id.gb_nino": ("NINO {WE034688C}", "NINO GB034688C"),
+    "national_id.gb_nino": ("NINO {WE034688D}", "NINO GB034688D"),
     "national_id.gb_utr": ("UTR {1955839661}", "UTR 1955839669"),
     "national_id.gr_amka": ("ΑΜΚΑ {01013099997}", "ΑΜΚΑ 01013099999"),
     "national_id.hr_oib": ("OIB {33392005961}", "OIB 33392005969"),

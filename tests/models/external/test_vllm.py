@@ -212,3 +212,21 @@ def test_what_a_server_can_do_is_found_out(has_scale_out: bool, by_priority: boo
         assert (upstream.capabilities.abort, upstream.capabilities.priorities) == (has_scale_out, by_priority)
     finally:
         server.close()
+
+
+def test_a_web_page_instead_of_its_settings_loses_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeVllm()
+    real = server.answer
+
+    async def answer(method: str, path: str, body: dict[str, Any], answer: Answer) -> None:
+        if path.startswith("/server_info"):
+            await answer.send(200, b"<html>welcome</html>", "text/html")
+        else:
+            await real(method, path, body, answer)
+
+    monkeypatch.setattr(server, "answer", answer)
+    try:
+        with pytest.raises(UpstreamLost, match="not JSON"):
+            described(server)
+    finally:
+        server.close()

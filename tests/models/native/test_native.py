@@ -243,7 +243,8 @@ def test_without_a_compiler_torch_does_the_work_and_says_so(
 def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "bin" / "g++"
     broken.parent.mkdir()
-    broken.write_text("#!/bin/sh\necho 'out of luck' >&2\nexit 3\n")
+    half = 'while [ $# -gt 1 ]; do [ "$1" = -o ] && echo half > "$2"; shift; done'
+    broken.write_text(f"#!/bin/sh\n{half}\necho 'out of luck' >&2\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", str(broken.parent))
     with pytest.raises(BuildFailed, match="out of luck"):

@@ -59,6 +59,10 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
         ("please use k3x9q2vb7t1wz8r5mh4d as the gateway token", "please use <API_KEY_1> as the gateway token"),
         ("| `PASS` | `Raven3577?` |", "| `PASS` | `<API_KEY_1>` |"),
         ("see x7k2q9wv4tz1b8rm5hd3 there", "see <API_KEY_1> there"),
+        ("my password is Wald°4264x", "my password is <API_KEY_1>"),
+        # The fewest changes between digits and letters, and a vendor's form without a rare pair.
+        ("see nu36xuwwvstrlh6ovps1 there", "see <API_KEY_1> there"),
+        ("see ntn_thequickbrownfoxjumpsoverthelazydogandruns there", "see <API_KEY_1> there"),
         # The longest password that no word announces.
         ("see QZ2^Z#cG^S!hGrLNaot#0l3jQia8oo+8t*LUo%Vk there", "see <API_KEY_1> there"),
         ("the token acme_3859a10d43f7d7a2ad8b of it", "the token <API_KEY_1> of it"),
@@ -77,6 +81,7 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
             'raise Error("--container-registry-password Dbn@m3#9738 --container-registry-username.")',
             'raise Error("--container-registry-password <API_KEY_1> --container-registry-username.")',
         ),
+        ("He likes maple4 and\nset password=maple4", "He likes maple4 and\nset password=<API_KEY_1>"),
         ('echo "fp7TNukagkL8OC" | sudo -S ls', 'echo "<API_KEY_1>" | sudo -S ls'),
     ],
 )

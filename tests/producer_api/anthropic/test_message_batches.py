@@ -11,6 +11,8 @@ from anthropic.types.messages import MessageBatch
 from sqlalchemy import text
 
 from store.db.database import Database
+from store.jobs import sweeps
+from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -86,6 +88,23 @@ def test_a_batch_is_cancelled_and_deleted(
     assert api.get("/v1/files").json()["data"] == [], "its files are gone as well"
     with db.begin() as connection:
         assert connection.execute(text("SELECT bool_and(purge_when_ended) FROM jobs")).scalar_one()
+
+
+def test_what_has_not_begun_when_the_window_ends_has_expired(client: Anthropic, db: Database, tenant: str) -> None:
+    set_limits(db, tenant, None, Limits(concurrent_jobs=2), set_by=SetBy.OPERATOR, actor="tests")
+    made = client.messages.batches.create(requests=[request(f"r{n}") for n in range(5)])
+    wait_for(lambda: num_jobs(db) == 2, "the tenant's limit lets two lines in")
+    with db.begin() as connection:
+        connection.execute(text("UPDATE batches SET expires_at = now()"))
+
+    def read() -> MessageBatch | None:
+        with db.begin() as connection:
+            connection.execute(text("UPDATE jobs SET deadline_at = now() WHERE state = 'queued'"))
+        sweeps.expire_overdue(db)
+        found = client.messages.batches.retrieve(made.id)
+        return found if found.processing_status == "ended" else None
+
+    assert counts(wait_for(read, "the batch has ended")) == {"expired": 5}
 
 
 def test_pages_have_message_batches_alone(client: Anthropic, api: httpx2.Client) -> None:

@@ -12,7 +12,7 @@ from producer_api.caches.model_catalog import KEEP_S, ModelCatalog
 from producer_api.caches.ttl_cache import RECENT_S, CacheRefresher, LoadingCache
 from producer_api.submission.input_policy import ActivePolicies
 from store.db.database import Database
-from store.errors import Unavailable
+from store.errors import HeadraceError, NotFound, Unavailable
 from store.registry import models
 from store.registry.models import ModelVersion
 from store.settings import Settings
@@ -85,11 +85,12 @@ def test_an_entry_that_is_not_used_is_not_refreshed_for_ever(caches: Caches, sta
     assert statements == []
 
 
-def test_a_database_that_is_away_is_an_error_for_the_next_caller(
-    caches: Caches, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [Unavailable("away"), NotFound("gone")])
+def test_what_cannot_be_read_is_an_error_for_the_next_caller(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch, error: HeadraceError
 ) -> None:
     def away(*_: object) -> None:
-        raise Unavailable("away")
+        raise error
 
     caches.look()
     caches.now = 0.6 * KEEP_S
@@ -97,7 +98,7 @@ def test_a_database_that_is_away_is_an_error_for_the_next_caller(
     caches.refresh()
     caches.look()
     caches.now = KEEP_S
-    with pytest.raises(Unavailable):
+    with pytest.raises(type(error)):
         caches.look()
 
 

@@ -150,6 +150,8 @@ def malformed() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "", {"json": {key: value for key, value in BEGUN.items() if key != name}}
         for value in (None, [], {"a": 1}, -1, ""):
             yield "", {"json": BEGUN | {name: value}}
+    for name in ("filename", "mime_type"):
+        yield "", {"json": BEGUN | {name: "x" * 256}}
     for life in ("soon", {"anchor": "created_at"}, {"anchor": "now", "seconds": 3600}, {"anchor": 1, "seconds": "x"}):
         yield "", {"json": BEGUN | {"expires_after": life}}
     for ids in (None, [], "part_x", [1], [None], ["x"] * 1025, ["\0"], {"0": "x"}):

@@ -114,7 +114,9 @@ def test_a_version_is_used_as_its_verification_allows(api: httpx2.Client, db: Da
     assert error_of(refused)["code"] == "model_rejected"
     assert "a wrong answer" in error_of(refused)["message"]
     assert api.post("/v1/jobs", json=body, headers=once).json()["id"] == accepted.json()["id"]
-    assert error_of(api.put(alias, json={"version": 1}))["code"] == "version_not_ready"
+    refused = api.put(alias, json={"version": 1})
+    assert error_of(refused)["code"] == "version_not_ready"
+    assert "a wrong answer" in error_of(refused)["message"]
     (shown,) = api.get("/v1/model_versions", params={"model": "chat"}).json()["data"]
     assert (shown["state"], shown["state_reason"], shown["verification"]["worker"]) == (
         "rejected",

@@ -69,7 +69,7 @@ def test_a_streamed_completion(openai: OpenAI, worker: ScriptedWorker, with_usag
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
     assert (deltas[0].role, deltas[0].content) == ("assistant", "wa"), "the first chunk is the first token"
     assert {delta.role for delta in deltas[1:]} == {None}
-    assert {chunk.system_fingerprint for chunk in chunks} == {FINGERPRINT}
+    assert {(chunk.object, chunk.system_fingerprint) for chunk in chunks} == {("chat.completion.chunk", FINGERPRINT)}
     assert "".join(delta.content or "" for delta in deltas) == "water wheel"
     reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
     assert reasons == [None] * (len(reasons) - 1) + ["stop"]
