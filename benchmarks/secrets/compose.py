@@ -5,7 +5,8 @@ Vendors, labels and contexts are each divided into two parts by a checksum of th
 of keys (prefix, alphabet, length) from the public rules of a secret scanner; ``labels.txt`` has labels in 90 languages
 from the translations of public programs, other programs for the held part. The part ``fresh`` has files of its own, in
 the folder of its name: other vendors, contexts, labels, words of passwords and texts without a secret. ``mined`` has
-vendors of its own; the rest is taken from the files of other projects, see ``mined_cases``.
+vendors of its own, and so has ``packages``; the rest is taken from the files of other projects, see ``mined_cases`` and
+``package_cases``.
 """
 
 import re
@@ -18,8 +19,8 @@ from random import Random
 
 from policy.evaluation import Case
 
-PARTS = ("tuned", "held", "fresh", "mined")
-_OWN_FILES = ("fresh", "mined")
+PARTS = ("tuned", "held", "fresh", "mined", "packages")
+_OWN_FILES = ("fresh", "mined", "packages")
 _FOLDER = Path(__file__).parent
 _PLACE = re.compile(r"\{(v|up|snake|camel|kebab|words|vendor|Vendor|local|user)\}")
 _ESCAPE = re.compile(r"\\(n|t|\\)")

@@ -31,7 +31,7 @@ _CONSONANTS, _VOWELS, _PAIRS = "bcdfghjklmnpqrstvwxz", "aeiou", ("ch", "gh", "ph
 _LEAST_SOUND = 8
 
 
-def _spoken(draw: Random) -> str:
+def spoken(draw: Random) -> str:
     """Return a password that can be spoken, as pwgen makes them: Ohj4eemu."""
     sounds = (_CONSONANTS, _VOWELS, _PAIRS, ("ai", "ei", "ee", "ie", "oo", "ah"))
     text, is_vowel = "", draw.random() < 0.5
@@ -59,8 +59,8 @@ def password(draw: Random, words: list[str]) -> str:
         lambda: f"{one}.{some(draw, string.ascii_lowercase, draw.randrange(5, 8))}",
         lambda: f"{one}{number}",
         lambda: draw.choice(_KEYBOARD),
-        lambda: _spoken(draw),
-        lambda: _spoken(draw),
+        lambda: spoken(draw),
+        lambda: spoken(draw),
     ))()  # fmt: skip
 
 

@@ -33,7 +33,7 @@ _SETTINGS = re.compile(
     rf"{_CODE.pattern}|{_NAME.replace('name', 'name2').replace('word', 'word2')}"
     rf"\s?[:=](?!=)[ \t]{{0,8}}{_BARE.format(n=4)}"
 )
-_PROGRAMS = frozenset(
+PROGRAMS = frozenset(
     [".py", ".pyi", ".js", ".ts", ".mjs", ".go", ".rb", ".php", ".java", ".kt", ".c", ".h", ".pl", ".pm"]
 )
 _PAGES = frozenset([
@@ -64,15 +64,19 @@ class Context:
     source: str
 
 
+def is_text(path: Path) -> bool:
+    """True for a file of a program, a page or settings."""
+    is_read = path.suffix in PROGRAMS or path.suffix in _PAGES or path.name.startswith(".env")
+    return is_read and path.is_file() and not path.is_symlink()
+
+
 def _files(folders: list[Path]) -> Iterator[Path]:
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            is_read = path.suffix in _PROGRAMS or path.suffix in _PAGES or path.name.startswith(".env")
-            if is_read and path.is_file() and not path.is_symlink():
-                yield path
+        yield from (path for path in (sorted(folder.rglob("*")) if folder.is_dir() else [folder]) if is_text(path))
 
 
-def _text(path: Path) -> str:
+def read(path: Path) -> str:
+    """Return the begin of a file's text."""
     return path.read_text(encoding="utf-8", errors="ignore")[:_MOST_CHARS]
 
 
@@ -88,11 +92,11 @@ def _spans(found: re.Match[str]) -> tuple[int, int, bool, bool]:
 
 
 def contexts(folders: list[Path]) -> list[Context]:
-    """Return the contexts of all files of some folders, one of each form, in the order of the files."""
+    """Return the contexts of all files, and files of folders, one of each form, in the order of the files."""
     found: dict[str, Context] = {}
     for path in _files(folders):
         form = _SETTINGS if path.suffix in _PAGES or path.name.startswith(".env") else _CODE
-        text, taken = _text(path), 0
+        text, taken = read(path), 0
         lines = text.splitlines() if _HINT.search(text) else []
         for number, line in enumerate(lines):
             if len(line) > _LONGEST_LINE or not _HINT.search(line) or _SPECIAL.search(line):
@@ -134,7 +138,7 @@ def lines_without(folders: list[Path], seed: int, number: int) -> list[tuple[str
     paths = list(_files(folders))
     draw.shuffle(paths)
     for path in paths:
-        lines = _text(path).splitlines()
+        lines = read(path).splitlines()
         for at in draw.sample(range(len(lines)), len(lines)):
             near = "\n".join(lines[max(0, at - 1) : at + 2])
             if len(near) < 3 * _LONGEST_LINE and _ID.search(lines[at]) and not _TOLD.search(near):
