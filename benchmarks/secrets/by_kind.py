@@ -26,23 +26,19 @@ def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
-def score(finder: Finder, case: Case) -> tuple[bool, int]:
-    """Return whether the value was found, and the number of wrong findings.
+def score(finder: Finder, case: Case) -> tuple[bool, int, int]:
+    """Return whether the value was found, and the number of wrong findings that touch it and that stand elsewhere.
 
     Of a secret, findings of all kinds of secrets count. Of another kind, those of it, and any on the value.
     """
     found = finder.find(case.text)
     if not case.marked:
-        return False, sum(kind in SECRET_KINDS for *_, kind in found)
+        return False, 0, sum(kind in SECRET_KINDS for *_, kind in found)
     ((start, end, kind),) = case.marked
     kinds = {kind} if kind in PERSONAL else SECRET_KINDS
-    counted = {
-        (begin, stop, each)
-        for begin, stop, each in found
-        if each in kinds or (kind in PERSONAL and begin < end and start < stop)
-    }
-    right = {each for each in counted if each[:2] == (start, end) and each[2] in kinds}
-    return bool(right), len(counted - right)
+    touching = {each for each in found if each[0] < end and start < each[1]}
+    right = {each for each in touching if each[:2] == (start, end) and each[2] in kinds}
+    return bool(right), len(touching - right), sum(each[2] in kinds for each in found - touching)
 
 
 def _table(found: dict[str, list[Case]], *, is_shown: bool) -> None:
@@ -50,20 +46,23 @@ def _table(found: dict[str, list[Case]], *, is_shown: bool) -> None:
     total = Counter[str]()
     for sort, cases in found.items():
         scores = [score(finder, case) for case in cases]
-        right, wrong = sum(is_found for is_found, _ in scores), sum(num for _, num in scores)
+        right, wrong, elsewhere = (sum(each[index] for each in scores) for index in range(3))
         if sort in {"placeholder", "id"}:
-            _say(f"{sort}: texts with a finding {interval(sum(num > 0 for _, num in scores), len(cases))}")
+            _say(f"{sort}: texts with a finding {interval(sum(each[2] > 0 for each in scores), len(cases))}")
         else:
-            _say(f"{sort}: recall {interval(right, len(cases))}; precision {interval(right, right + wrong)}")
+            precision = f"precision {interval(right, right + wrong)}, {elsewhere} more elsewhere in the text"
+            _say(f"{sort}: recall {interval(right, len(cases))}; {precision}")
         if sort not in PERSONAL:
-            total.update(right=right, wrong=wrong, marked=sum(len(case.marked) for case in cases))
-        for case, (is_found, num) in zip(cases, scores, strict=True) if is_shown else ():
-            if num or (case.marked and not is_found):
+            total.update(right=right, wrong=wrong, elsewhere=elsewhere, marked=sum(len(case.marked) for case in cases))
+        for case, (is_found, *counts) in zip(cases, scores, strict=True) if is_shown else ():
+            if any(counts) or (case.marked and not is_found):
                 places_found = sorted((case.text[s:e], kind) for s, e, kind in finder.find(case.text))
                 marked = [case.text[s:e] for s, e, _ in case.marked]
                 _say(f"  {sort} {marked} {case.text!r}: {places_found}")
-    _say(f"all secrets: recall {interval(total['right'], total['marked'])}")
-    _say(f"all secrets, with texts without one: precision {interval(total['right'], total['right'] + total['wrong'])}")
+    right, wrong = total["right"], total["wrong"]
+    _say(f"all secrets: recall {interval(right, total['marked'])}; precision {interval(right, right + wrong)}")
+    everything = right + wrong + total["elsewhere"]
+    _say(f"with findings elsewhere and in texts without a value: precision {interval(right, everything)}")
 
 
 def _scan(folders: list[Path], part: int, megabytes: float, *, is_shown: bool) -> None:

@@ -21,7 +21,8 @@ _ALNUM = string.ascii_letters + string.digits
 _HEX = "0123456789abcdef"
 _LOWER = string.ascii_lowercase + string.digits
 _VALUES = Path(__file__).parent / "packages/values.txt"
-_WORD = re.compile(r"\b[a-z]{4,8}\b")
+_WORD = re.compile(r"\b(?!your|pass|token|secret|example)[a-z]{4,8}\b")
+_LEAST_PLACES = 3
 _IN_URL = re.compile(r"[A-Za-z0-9_\-.~!$*+=]+")
 _UNQUOTED = re.compile(r"[^\s\"'`<>()&;|\\,\[\]{}#:@]+")
 # The name of a key or token stands before; people choose passwords only.
@@ -133,7 +134,9 @@ def _made(sort: str, place: Place, draw: Random, words: list[str], known: list[V
     if sort == "private_key":
         return _pem(draw, "\\n")
     if sort in PERSONAL:
-        return draw.choice(_values()[sort])
+        # An address with colons needs brackets before a port.
+        is_short = sort == "ip_address" and (place.after.startswith(":") or place.before.endswith("@"))
+        return draw.choice([value for value in _values()[sort] if not is_short or ":" not in value])
     if sort == "key" or (sort not in {"password", "url", "basic"} and _OF_KEY.search(place.before)):
         return plain_key(draw)
     return password(draw, words)
@@ -152,7 +155,9 @@ def compose(seed: int, places: dict[str, list[Place]], part: int, number: int) -
         fitting = places.get("key" if sort in {"vendor", "jwt", "private_key"} else sort, [])
         if sort == "private_key":
             fitting = [each for each in fitting if each.before[-1:] in _QUOTES]
-        found[sort] = [_case(draw, sort, fitting, words, known) for _ in range(number)] if fitting else []
+        found[sort] = (
+            [_case(draw, sort, fitting, words, known) for _ in range(number)] if len(fitting) >= _LEAST_PLACES else []
+        )
     secret = [each for sort in SECRETS for each in places.get(sort, []) if sort not in {"separator", "local"}]
     found["placeholder"] = [_placed(draw.choice(secret), draw.choice(PLACEHOLDERS), None) for _ in range(number)]
     return found

@@ -39,9 +39,9 @@ RULES = {
         r"=(?P<v>[^\s\"'`{}$<>;\\\[\]]{3,100})(?=;)"
     ),
     "local": re.compile(
-        rf"(?i)(?:{_LOCAL})[^\W\d_]{{0,6}}[\"'`*]{{0,3}}"
+        rf"(?i)(?<!公开)(?<!公開)(?:{_LOCAL})[^\W\d_]{{0,6}}[\"'`*]{{0,3}}"
         r"[ \t]{0,3}(?:[:：=＝]|->|→|=>|(?:は|是|为|為|\bist|\best|\bes|\bé)\s?(?=[\"'`「『“*]))"
-        rf"[ \t]{{0,3}}[\"'`「『“*]{{0,3}}(?P<v>{_VALUE})"
+        rf"[ \t]{{0,3}}[\"'`「『“*]{{0,3}}(?P<v>{_VALUE})(?=[\"'`」』”]|[。)）]?\s*$)"
     ),
     "separator": re.compile(
         r"(?im)\b(?:[\w.\-]{0,20}(?:password|passwd|passphrase|secret|token|api[_\-]?key))[\"'`*]{0,3}"
@@ -104,6 +104,8 @@ _ON_PAGES = ("separator", "connection", "local")
 _NO_EXAMPLE = re.compile(
     r"(?i)^(?:none|null|nil|true|false|str(?:ing)?|bytes|int|bool|optional|required|[*.x\-_]+)$|^[%@/\-]|::"
 )
+# The example was only the begin of a value.
+_GOES_ON = re.compile(r"[\w$({/.+\-]")
 _LONGEST_LINE = 200
 _MOST_OF_A_FILE = 3
 _MOST_OF_A_PACKAGE = 40
@@ -165,6 +167,8 @@ def places(folders: list[Path], part: int) -> dict[str, list[Place]]:
 
 def _of_file(path: Path, package: str) -> Iterator[Place]:
     for each in contexts([path]) if is_text(path) else ():
+        if _GOES_ON.match(each.after):
+            continue
         sort = "url" if each.is_url else "password" if each.is_password else "key"
         yield Place(sort, each.before, each.after, package)
     for line in read(path)[:_CHARS].splitlines():

@@ -33,12 +33,15 @@ ODD = 6.0
 """Bits a triple, see ``letter_triples``: half of all words have more than 4.3, 2 % more than this."""
 
 _WORD: Any = compiled(WORD)
-_PARAMETER = re.compile(r"[a-z_]{2,24}=[^=]|--[a-z]+(?:-[a-z]+)*\.?$")
+_PARAMETER = re.compile(r"[a-z_]{2,24}=[^=]|--[a-z]+(?:-[a-z]+)*(?:\.?$|=)|\.\.\w")
 _SETTING = re.compile(r"[A-Za-z_][\w.\-]*[=:]|.*\)$")
 _ALGORITHM = re.compile(
     r"(?i)(?:sha|md|aes|argon|rsa|hmac|pbkdf)-?\d+[\w\-]*"
     r"|(?:utf|base|bcrypt|scrypt|oauth|tls|ssl|http|ipv|win|str|int|char)-?\d+"
 )
+# The next setting in the text, whose value is in quotes.
+_NEXT_SETTING = re.compile(r"[A-Za-z_][\w.\-]*=")
+_SCHEME = re.compile(r"(?i)[a-z][a-z0-9+._\-]{1,23}://")
 _CAMEL = re.compile(r"[a-z]+(?:[A-Z][a-z]+)+\d{1,2}")
 _HEX = re.compile(r"[0-9a-f]+")
 _KEY_OF_HEX = re.compile(rf"{UUID.pattern}|[0-9a-f]{{12,}}")
@@ -47,6 +50,14 @@ _WORD_AND_NUMBER_SAID = re.compile(r"[^\W\d_]{4,}\d{2}[!?]?|[^\W\d_]{3,}\d{3,8}[
 _WORD_AND_NUMBER_TOLD = re.compile(r"(?=.{8})(?:[^\W\d_]{3,}(?!(?:19|20)\d\d$)\d{3,8}[^\w\s]{0,3}|[^\W\d_]{8,}\d\d)")
 _WORD_AND_NUMBER_SET = re.compile(r"[^\W\d_]{3,}\d{3,}[^\w\s]{0,3}")
 _PASSPHRASE = re.compile(r"[a-z]{3,}(?:[-_.][a-z]{3,}){3,}")
+_SHORT_PASSPHRASE = re.compile(r"[a-z]{3,}(?:[-_][a-z]{3,}){2}\d{0,3}")
+# What is written as the value of a name, an option or a setting, or behind letters that no program has: neither an
+# argument of a call nor a word of a list.
+_IN_QUOTES = re.compile(r"(?:[:=]|=>)\s{0,3}[\"'`]$|--[\w\-]{1,40}[ =][\"'`]?$|;[\w ]{1,24}=$|[^\W\x00-\x7f]\s?:\s?$")
+# A type with a number in its name: Uint8Array.
+_TYPE = re.compile(r"[A-Za-z]+(?:\d{1,2}[A-Z][A-Za-z]+)+")
+_SET_TO = re.compile(r"(?:[:\"'=：\-→>|`「„“«]|\s--?[\w\-]+)$")
+_COLUMN = re.compile(r"\t|\s{2}")
 # The name of a file with a key, which is printed.
 _JUST_BEFORE = re.compile(r"(?i)(?:key|token|secret)\S{0,8}\n\s*$")
 _SECRET = re.compile(r"(?i)\w*secret")
@@ -79,6 +90,12 @@ LITERAL = re.compile(
     r"(?:[\"']\s?(?::|=>|=)\s?|[=,]\s?)(?:\"[A-Za-z]{5,}\"|'[A-Za-z]{5,}')$|<[\w:.\-]{4,40}>[A-Za-z]{5,}<$"
     r"|(?:^|[\s\"'])[A-Z][A-Z0-9_]{3,40}=[A-Za-z_]{5,}$|(?:^|\s)(?:-D)?[\w\-]+(?:\.[\w\-]+)+=[A-Za-z_]{5,}$"
 )
+PHRASE_IN_QUOTES = re.compile(
+    r"(?:[:=>]\s{0,3}|--[\w\-]{1,40}[ =])(?P<quote>[\"'`])[a-z]{3,}(?:[-_.][a-z]{3,}){2,}(?P=quote)?$"
+)
+"""Words with signs between them, in quotes, as the value of a name."""
+_NUMBERED_WORD = re.compile(r"[^\W\d_]{5,}\d{1,2}")
+QUOTES = frozenset("\"'`")
 _CHOSEN_WORD = re.compile(r"(?:[^\W\d_]|_(?=[a-z])){5,}\d{0,2}[!?.]?")
 _NO_PASSWORD = re.compile(
     r"(?i)string|text|required|optional|invalid|incorrect|wrong|missing|hidden|null|none|true|false|undefined|default"
@@ -128,10 +145,22 @@ def _is_something_else(it: Announced) -> bool:
         (is_loose and (KNOWN.search(it.before) is not None or (it.link != "spaced" and is_date(it.value))))
         or HASHED.search(it.value) is not None
         or _PARAMETER.match(it.value) is not None
-        or any(form.fullmatch(it.value) for form in (_ALGORITHM, _CAMEL))
+        or _ALGORITHM.fullmatch(it.value) is not None
+        or (_TYPE.fullmatch(it.value) is not None and surprise(it.value) < ODD and it.before[-1:] not in QUOTES)
+        or (_NEXT_SETTING.fullmatch(it.value) is not None and surprise(it.value) < ODD)
+        or _SCHEME.match(it.value) is not None
+        # Text up to a quote that no value began.
+        or "</" in it.value
         or _ARN.search(it.before) is not None
-        or is_name(it.value)
+        or (not _is_quoted_password(it) and (_CAMEL.fullmatch(it.value) is not None or is_name(it.value)))
     )
+
+
+def _is_quoted_password(it: Announced) -> bool:
+    """True for a value in quotes that a word for a password sets: it is no variable, also if it looks like one."""
+    if it.sort not in {"password", "short"} or it.link != "set" or _IN_QUOTES.search(it.before) is None:
+        return False
+    return not PLACEHOLDER.search(it.value) and not _WORD.search(it.value)
 
 
 def is_in_column(value: str, sort: str) -> bool:
@@ -230,7 +259,8 @@ def _is_in_line(it: Announced) -> bool:
 
 def _is_key(it: Announced) -> bool:
     if UUID.fullmatch(it.value):
-        return it.link != "spaced" or _is_sure(it) or _OURS.search(it.text, 0, it.begin) is not None
+        is_column = _COLUMN.search(it.before[it.begin :]) is not None
+        return it.link != "spaced" or is_column or _is_sure(it) or _OURS.search(it.text, 0, it.begin) is not None
     if it.link in {"spaced", "far", "told"}:
         return looks_drawn(it.value) or (num_sorts(it.value) > 1 and looks_gibberish(it.value) and _is_odd(it.value))
     if it.link == "set" and _KEY_OF_HEX.fullmatch(it.value):
@@ -244,11 +274,15 @@ def _is_password(it: Announced) -> bool:
     match it.link:
         case "set":
             is_word = _CHOSEN_WORD.fullmatch(value) is not None and _is_written_out(it)
-            is_chosen = is_word or _is_short_one(value) or _PASSPHRASE.fullmatch(value) is not None
+            is_phrase = _SHORT_PASSPHRASE.fullmatch(value) is not None and _is_quoted_password(it)
+            is_chosen = is_word or is_phrase or _is_short_one(value) or _PASSPHRASE.fullmatch(value) is not None
             is_like_one = looks_chosen(value) or looks_mixed(value) or has_odd_part(value, _ODD_SET)
             return is_chosen or is_like_one or _is_secret(value)
         case "said":
-            is_chosen = has_odd_part(value, _ODD_SET) or _is_said(value) or _PASSPHRASE.fullmatch(value) is not None
+            is_word = it.before[-1:] in QUOTES and _NUMBERED_WORD.fullmatch(value) is not None
+            is_chosen = (
+                is_word or has_odd_part(value, _ODD_SET) or _is_said(value) or _PASSPHRASE.fullmatch(value) is not None
+            )
             return is_chosen or _is_secret(value) or looks_mixed(value)
         case "far":
             is_chosen = looks_chosen(value) and not WORDS.fullmatch(value)
@@ -300,7 +334,7 @@ def _is_written_out(it: Announced) -> bool:
     end = it.text.index(value, it.begin)
     if value.replace("_", "").isalpha():
         return LITERAL.search(it.text[: end + len(value) + 1]) is not None
-    return it.text[it.begin : end].rstrip().endswith((":", '"', "'", "=", "：", "-", "→"))
+    return _SET_TO.search(it.text[max(0, it.begin - 24) : end].rstrip()) is not None
 
 
 def _is_short_one(value: str) -> bool:

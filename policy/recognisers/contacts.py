@@ -209,8 +209,10 @@ _NO_PHONES = tuple(
         r"^[0-2]\d[0-5]\d ?- ?[0-2]\d[0-5]\d$",  # hours
         r"\d\.\d+ +\d|\d +\d+\.\d|^0\.\d+$",  # decimals
         r"^\d{1,3}(?:[ .]\d{3})+$",  # thousands
+        r"^(?:19|20)\d\d ?- ?(?:19|20)\d\d$",  # years
     )
 )
+_STATE, _ZIP = re.compile(r"\b[A-Z]{2}\s{1,2}$"), re.compile(r"\d{5}-\d{4}")
 # A card's groups, whether it is one or not.
 _FOURS = re.compile(r"\d{4}([ \-])\d{4}\1\d{4}\1\d{1,7}")
 _EXTENSION_PATTERN = r",? ?(?:x|ext|ext\.|ext:|extension) ?\d{1,6}"
@@ -236,7 +238,7 @@ def check_phone(candidate: str, before: str) -> Spans:
         # Of the sentence.
         groups[0] = 1, groups[0][1]
     first = 0
-    if opinion <= 0 and _FOURS.fullmatch(number):
+    if opinion <= 0 and (_FOURS.fullmatch(number) or (_ZIP.fullmatch(number) and _STATE.search(before))):
         return
     while first < len(groups):
         last = _longest(whole, groups, first, opinion)

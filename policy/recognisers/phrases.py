@@ -87,23 +87,26 @@ _NAME_BEFORE = re.compile(
     r"(?: [^\s:=\"'`]{1,24}){0,5}\"?[ \t]{0,8}$"
 )
 _STRUCTURE = re.compile(r"[,;|{&]\w+\"?[=:]|</|/>|\([A-Za-z ]*\)|^[\[{(<$]|://|\w\(\)|->|\$\{|\{\{")
+_SETTING = re.compile(r"(?:^[=:]|(?<=\w)=)[ \t]{0,8}((?:[^;]|;(?![A-Za-z]\w*=))+)(?:;[A-Za-z]\w*(?==)|$)")
 _INNER = re.compile(r"[^\s][,;(){}\[\]<>|][^\s,;]")
 _LEAST_LINE_BITS = 7.0
+_LONG_LINE = 32
 
 
 def check_line(candidate: str, before: str) -> Spans:
     """A value with brackets or commas inside, up to the next space behind its name and a sign."""
-    value = candidate[1:].lstrip(" \t").rstrip(",;.")
-    start = candidate.index(value, 1) if value else 0
-    if (
-        _INNER.search(value)
-        and not _STRUCTURE.search(value)
-        and num_sorts(value) > 3
-        and surprise(value) >= _LEAST_LINE_BITS
-        and not PLACEHOLDER.search(value)
-        and _NAME_BEFORE.search(before)
-    ):
-        yield start, start + len(value)
+    # In a connection string other settings stand before and behind.
+    for found in _SETTING.finditer(candidate):
+        value = found[1].rstrip(",;.")
+        if (
+            _INNER.search(value)
+            and not _STRUCTURE.search(value)
+            and num_sorts(value) > (3 if len(value) < _LONG_LINE else 2)
+            and surprise(value) >= _LEAST_LINE_BITS
+            and not PLACEHOLDER.search(value)
+            and _NAME_BEFORE.search(before + candidate[: found.start()])
+        ):
+            yield found.start(1), found.start(1) + len(value)
 
 
 LINE = Recogniser("api_key.line", Kind.API_KEY, 57, r"[=:][ \t]{0,8}[^\s\"'`]{8,128}", check_line)

@@ -144,7 +144,7 @@ IS_WORDS = normalise(
     r"| adesso"
     r"| nu| teraz| теперь| сейчас)?"
     r"(?:\s?:)?\s{1,3}|\?\s{1,3}(?:\w{1,16}:\s)?"
-    r"|\s?(?:改成了?|改为了?|改為了?|变成|设为|设置为|换成了?)\s?"
+    r"|\s?(?:改成了?|改为了?|改為了?|变成|设为|设置为|换成了?|(?:是|为|為)\s?:)\s?"
     r"|\s{1,3}(?:geändert in|gewijzigd in|cambió a|changed to|reset to)\s"
     r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
 ).text
@@ -194,7 +194,7 @@ _FAR = re.compile(f"(?i)(?:{_ENDING}{FOR}?|{FOR}){SIGNS}{_OPENED}")
 _TOLD = re.compile(f"(?i){FOR}{IS_WORDS}{_OPENED}")
 # At the begin of a later line, also behind the time and the name of the next message in a chat.
 _NEXT = re.compile(
-    r"[^\n]{0,40}\n{1,3}[ \t>*\-]{0,8}"
+    r"[^\n]{0,40}\n{1,3}[ \t>*#\-]{0,8}"
     r"(?:\[[^\]\n]{1,20}\]\s?)?(?:\d\d?:\d\d(?::\d\d)?\s)?"
     r"(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?(?:[Ii]t'?s |[Ii]t is |-> )?"
     f"{_OPENED}"

@@ -26,12 +26,20 @@ from policy.recognisers.shapes import (
 from policy.recognisers.stated import SAID_AFTER, STATED
 from policy.recognisers.unannounced import GENERATED, RANDOM, URL_PATH
 from policy.recognisers.vendor_keys import NAMED, VENDORS
+from policy.text.letter_triples import surprise
 
+_LEAST_SURPRISE = 6.0
 _SENTENCE = re.compile(r"(?:\.|-{2,})+$")
 _PREFIX = re.compile(r"[A-Za-z0-9]{2,10}[-_.](?:v1_|proj-|svcacct-|admin-|ant-|api\d\d-|live_|test_|pat_)*")
 # In the path of a request to Telegram: /bot123:key/getUpdates.
 # jdbc:sqlserver://host:1433;user=ann@example.com
 _PORT = re.compile(r"\d{2,5}[;/]")
+# What stands for a password in an address: a variable, the word itself, what programs print for none, and only signs.
+_NO_PASSWORD = re.compile(
+    r"(?i)^(?:none|null|undefined|\W+|%\w+%|[\[{<][\w\- ]+[\]}>]|.*\.\.\..*"
+    r"|(?:[a-z_]+\.)+[a-z_.]*(?:pass|secret|token|key|pwd)[a-z_]*"
+    r"|(?:secret|token|string|value|api[_-]?key)(?:[_-](?:key|value|here))*)$"
+)
 _BOT = re.compile(r"bot\d")
 
 
@@ -43,8 +51,9 @@ def check_vendor_key(candidate: str, before: str) -> Spans:
     end = len(_SENTENCE.sub("", candidate))
     start = len("bot") if _BOT.match(candidate) else 0
     secret = _PREFIX.sub("", candidate[:end], count=1) or candidate
-    has_digit = any(map(str.isdigit, secret)) or len(set(secret)) > 16
-    if has_digit and bits_per_character(secret) >= LEAST_BITS and not PLACEHOLDER.search(candidate):
+    # One of 30 letters may have no digit; names of programs look so too: s.CustomScalingQueueLength.
+    is_drawn = any(map(str.isdigit, secret)) or (len(set(secret)) > 16 and surprise(secret) >= _LEAST_SURPRISE)
+    if is_drawn and bits_per_character(secret) >= LEAST_BITS and not PLACEHOLDER.search(candidate):
         yield start, end
 
 
@@ -74,7 +83,7 @@ def check_user_password(candidate: str, before: str) -> Spans:
         return
     start, end = found.span(found.lastindex or 0)
     value = candidate[start:end]
-    if REFERENCE.match(value) or value.startswith("<") or PLACEHOLDER.search(value):
+    if REFERENCE.match(value) or value.startswith("<") or PLACEHOLDER.search(value) or _NO_PASSWORD.search(value):
         return
     if candidate[:2] == "-a" and _HTTPIE.search(before) is None:
         return
@@ -148,7 +157,8 @@ def check_url_password(candidate: str, _before: str) -> Spans:
         end > start
         and not candidate[start:end].startswith(("$", "<", "{", "***"))
         and not _PORT.match(candidate, start, end)
-        and not PLACEHOLDER.match(candidate[start:end])
+        and not _NO_PASSWORD.search(candidate[start:end])
+        and not PLACEHOLDER.search(candidate[start:end])
     ):
         yield start, end
 
@@ -157,7 +167,7 @@ URL_PASSWORD = Recogniser(
     "api_key.url_password",
     Kind.API_KEY,
     88,
-    r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@|\bhttps?://[^\s/:@\"'<>{}$]{12,256}@"
+    r"\b[a-zA-Z][a-zA-Z0-9+._\-]{1,23}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@|\bhttps?://[^\s/:@\"'<>{}$]{12,256}@"
     r"|\b[\w.\-]{1,64}/[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@"
     r"|\b[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@(?:tcp|unix)\("
     r"|\b(?:jdbc:oracle:[a-z0-9]{2,5}:|(?:sqlplus|rman|expdp|impdp) )[^\s/:@\"']{1,64}/[^\s/@\"']{1,128}@",

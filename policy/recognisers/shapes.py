@@ -33,11 +33,13 @@ _MOST_WRITTEN = 128
 PLACEHOLDER = re.compile(
     r"(?i)^(?:password|passwd|pass|secret)$|(?:^|[-_])(?:your|my[-_]|example|placeholder|insert|xxx+|todo(?![a-z0-9])|changeme|replace)"
 )
-REFERENCE = re.compile(r"[$%]|process\.env|os\.environ|\*\*\*|\.{0,2}/|~/|https?://")
+REFERENCE = re.compile(r"[$%]|process\.env|os\.environ|\*\*\*|\.{0,2}/|~/|(?i:[a-z][a-z0-9+._\-]{1,23}://)")
 # As names of things are written: blue-green-v2, example.org/kind.
 WORDS = re.compile(r"[a-z]{2,}(?:[-_./][a-z]{2,})+(?:[-_.]?v?\d{1,4})?")
 WORD_AND_NUMBER = re.compile(r"[^\W\d_]{3,}[-_]?\d{3,}[^\w\s]{0,3}")
 UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# Base64 that is shorter than a key, with one of its signs.
+_SHORT_BASE64 = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[+/])[A-Za-z0-9+/]{16,}={0,2}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={1,2}")
 _DRAWN = re.compile(r"[0-9a-f]{32,}|(?:[A-Za-z0-9\-]+|[A-Za-z0-9_\-]{40,}|[A-Za-z0-9+/%]{40,})={0,2}")
 _ALONE = re.compile(r"[A-Za-z0-9_\-]+|[A-Za-z0-9+/]{40,88}={0,2}")
@@ -57,7 +59,7 @@ _SIGN_INSIDE = re.compile(r"[^\W_][#$!&*^@]+[^\W_]")
 _ADDRESS = re.compile(r"@.*\.")
 _NUMBERED_WORD = re.compile(r"[A-Za-z]+[A-Z]?[a-z]*\d{1,2}")
 _CONSTANT = re.compile(r"[A-Z]+[A-Z0-9]*(?:_[A-Z0-9]+)+")
-_ATTRIBUTE = re.compile(r"(?:\.[A-Za-z_]|[a-z_])[A-Za-z_]*\d?(?:\.[A-Za-z_]+\d?)+")
+_ATTRIBUTE = re.compile(r"(?:\.[A-Za-z_]|[a-z_])[A-Za-z_]*\d?(?:\.[A-Za-z_]+\d?[A-Za-z_]*)+")
 _DATE = re.compile(r"v?\d[\d.,:/+\-]*(?:[Tt][\d:.,]+(?:[Zz]|[+\-][\d:]+)?)?[A-Za-z%]{0,3}")
 _PLAIN = re.compile(
     rf"{_DATE.pattern}"  # numbers, dates, versions, sizes
@@ -139,7 +141,9 @@ def looks_gibberish(value: str) -> bool:
 
     Unlike ``looks_random``, which needs no word before the value, this holds for letters only.
     """
-    if len(value) < _LEAST_TYPED or len(value) > _MOST_WRITTEN or not _TYPED.fullmatch(value) or _HEX.fullmatch(value):
+    if len(value) < _LEAST_TYPED or len(value) > _MOST_WRITTEN or _HEX.fullmatch(value):
+        return False
+    if not _TYPED.fullmatch(value) and not _SHORT_BASE64.fullmatch(value):
         return False
     return surprise(value) >= (_GIBBERISH if len(value) >= _LONG else _SHORT_GIBBERISH) and not PLACEHOLDER.search(
         value

@@ -14,6 +14,7 @@ from policy.recognisers.announced import (
     LITERAL,
     MOST_DIGITS,
     ODD,
+    PHRASE_IN_QUOTES,
     PIN_LENGTHS,
     Announced,
     is_believed,
@@ -98,7 +99,7 @@ def check_stated(candidate: str, before: str) -> Spans:
             if both is not None and (sign := text.find(both[1], at)) >= 0:
                 at = sign + 1
             value_start, value_end = _value(text, at, start, candidate)
-            if at < done or value_end <= value_start:
+            if at < done or value_end <= value_start or _has_name(names[index + 1 :], text, value_start, value_end):
                 continue
             value = text[value_start:value_end]
             # A function's name.
@@ -110,12 +111,23 @@ def check_stated(candidate: str, before: str) -> Spans:
         yield span[0] - start, span[1] - start
 
 
+def _has_name(names: list[tuple[int, int, str]], text: str, start: int, end: int) -> bool:
+    """True if a value begins with a name of its own, which is nearer: ``password:auth-token:value``."""
+    if not names or not start <= names[0][0] < names[0][1] < end:
+        return False
+    return text[names[0][1]] in ":=" and text[start : names[0][1]].replace("-", "").replace("_", "").isalpha()
+
+
 def _names(text: str) -> Iterator[tuple[int, int, str]]:
     """Yield begin, end and sort of the words that name a secret."""
     for found in _WORD.finditer(text):
         is_of_api = found.lastgroup == "loose" and found[0][-3:].lower() == "api"
         # "personal API" is less than the "API key" that it is part of.
         more = _WORD.match(text, found.end() - len("api")) if is_of_api else None
+        # "credentials" ends inside "credentialSecret".
+        if found[0][-1:] in {"s", "S"} and (more := _WORD.match(text, found.end() - 1)):
+            yield found.start(), more.end(), more.lastgroup
+            continue
         named = found if more is None else more
         yield named.start(), named.end(), named.lastgroup
 
@@ -134,7 +146,8 @@ def _may_hold_one(candidate: str, before: str) -> bool:
         return PIN_LENGTHS[0] <= len(candidate) <= MOST_DIGITS and any(map(str.isalpha, before[-_NEAR:]))
     if _TELLING_SIGN.search(candidate):
         return any(map(str.isalpha, candidate))
-    if len(candidate) < _LONGEST_WORD and LITERAL.search(before + candidate):
+    is_short = len(candidate) < _LONGEST_WORD
+    if is_short and (LITERAL.search(before + candidate) or PHRASE_IN_QUOTES.search(before[-_NEAR:] + candidate)):
         return True
     last = _PARTS.split(candidate[-_LONGEST_WORD:].rstrip("\"'(<.:?\\"))[-1]
     is_odd = surprise(last) >= ODD or has_odd_part(last)

@@ -37,7 +37,8 @@ def check_random(candidate: str, before: str) -> Spans:
     if _PATH.search(value) or _PUBLIC.match(value):
         return
     # A line of a file in base64.
-    if len(value) in _LINES and before[-1:] == "\n" and _SIGNS.search(value):
+    line = f"{before.rpartition(chr(10))[2].lstrip()}{value}"
+    if len(line) in _LINES and line[: -len(value)] in {"", "+", "/"} and _SIGNS.search(line) and "\n" in before:
         return
     if looks_random(value) and not KNOWN.search(before) and not _IN_PATH.search(before):
         yield 0, len(value)

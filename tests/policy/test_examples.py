@@ -121,7 +121,7 @@ EXAMPLES = {
         "seed phrase: {tide lamp orbit crumb walnut copper meadow violin harbor kettle marble sparrow}",
         "seed phrase: please write these words down and keep them where nobody but your family finds them",
     ),
-    "api_key.line": ("DB_PASSWORD={k(Z9;xQ!p]w7Lv}", "DB_PASSWORD=k(Z9;xQ!p]w7Lv;Encrypt=True"),
+    "api_key.line": ("DB_PASSWORD={k(Z9;xQ!p]w7Lv}", "DB_TITLE=k(Z9;xQ!p]w7Lv;Encrypt=True"),
     "api_key.random": ("load('{pT4vZx91LqWk7Ghd2MbR}')", "load('getUserById2FromTable3')"),
     "api_key.command_password": ("mysql -u root -p{Xk29plo7} shop", "mkdir -p Xk29plo7/logs"),
     "api_key.url_password": ("redis://:{p4ssw0rd}@cache:6379/0", "redis://cache:6379/0"),

@@ -83,6 +83,18 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
         ),
         ("He likes maple4 and\nset password=maple4", "He likes maple4 and\nset password=<API_KEY_1>"),
         ('echo "fp7TNukagkL8OC" | sudo -S ls', 'echo "<API_KEY_1>" | sudo -S ls'),
+        # The plural's letter is the next word's.
+        ('credentialSecret: "a094cd0e-4870-7c54-6948-9ade7a8a0e2f"', 'credentialSecret: "<API_KEY_1>"'),
+        ("PASSWORD:Auth-Token:oVaXV8q50j627BZFa7yo", "PASSWORD:Auth-Token:<API_KEY_1>"),
+        ("oracle+cx_oracle://scott:ghb45mx2wf4@myalias", "oracle+cx_oracle://scott:<API_KEY_1>@myalias"),
+        ("key password: redis://:liverpool1@host", "key password: redis://:<API_KEY_1>@host"),
+        # In quotes, or behind an option, a value is no variable, whatever it looks like.
+        ('password: "chargeNapisany34"', 'password: "<API_KEY_1>"'),
+        ("password = 'audit.realms.tiger.maple'", "password = '<API_KEY_1>'"),
+        ("tool --password hunter22 run", "tool --password <API_KEY_1> run"),
+        ("初期パスワード：naiChie5", "初期パスワード：<API_KEY_1>"),
+        ("Server=h;Password=mwjxFYYG+aP+QOeE;", "Server=h;Password=<API_KEY_1>;"),
+        ("user id=sa;password=x8y@g(^au6o9Zb!!uk;port=1", "user id=sa;password=<API_KEY_1>;port=1"),
     ],
 )
 def test_a_secret_is_found_and_nothing_of_it_is_left(text: str, becomes: str) -> None:
@@ -112,6 +124,16 @@ def test_a_secret_is_found_and_nothing_of_it_is_left(text: str, becomes: str) ->
         '("collation", "utf8mb4_general_ci")',
         "the token 6c5f92e2-27a1-4c2d-ab1a-2927bc25f828 of the request",
         "az login -u 4d065289-6706-4e75-a628-9b8d6d73037c",
+        "postgresql://user:None@host/db and amqp://fred:config.password@host",
+        "curl -u guest:{api_key} http://localhost:15672/api/users",
+        'bindPassword="password"\n  authenticationMethod="simple"',
+        "#password='changeme'\n#domain.example.info",
+        'password = "token"\n    inventory.icinga2_url = "https://localhost"',
+        '"password": "form.password.label"',
+        "--mysql-native-password=ON\n- --character-set-server=utf8mb4",
+        "s.CustomScalingQueueLengthDeduction and s.CustomScalingRunningJobPercentage",
+        "calculateToken: calculateSha2Token",
+        "-----\n  qKhbwKfBstIs+bMY2Zkp18gnTxKLxoS2tFczGkPLPgizskuemMghRniWaoLcyehA",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
