@@ -33,7 +33,7 @@ ODD = 6.0
 """Bits a triple, see ``letter_triples``: half of all words have more than 4.3, 2 % more than this."""
 
 _WORD: Any = compiled(WORD)
-_PARAMETER = re.compile(r"[a-z_]{2,24}=[^=]|--[a-z]+(?:-[a-z]+)*(?:\.?$|=)|\.\.\w")
+_PARAMETER = re.compile(r"[a-z_\-]{2,24}=[^=]|--[a-z]+(?:-[a-z]+)*(?:\.?$|=)|\.\.\w")
 _SETTING = re.compile(r"[A-Za-z_][\w.\-]*[=:]|.*\)$")
 _ALGORITHM = re.compile(
     r"(?i)(?:sha|md|aes|argon|rsa|hmac|pbkdf)-?\d+[\w\-]*"
@@ -151,6 +151,8 @@ def _is_something_else(it: Announced) -> bool:
         or _SCHEME.match(it.value) is not None
         # Text up to a quote that no value began.
         or "</" in it.value
+        # The next comment.
+        or (it.value.startswith("#") and it.value[1:2].isalpha() and it.before.rstrip(" ").endswith("\n"))
         or _ARN.search(it.before) is not None
         or (not _is_quoted_password(it) and (_CAMEL.fullmatch(it.value) is not None or is_name(it.value)))
     )

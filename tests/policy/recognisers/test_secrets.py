@@ -94,6 +94,7 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
         ("tool --password hunter22 run", "tool --password <API_KEY_1> run"),
         ("初期パスワード：naiChie5", "初期パスワード：<API_KEY_1>"),
         ("Server=h;Password=mwjxFYYG+aP+QOeE;", "Server=h;Password=<API_KEY_1>;"),
+        ("Pwd=IdRNJ6-F3YnGN-H;Load Balance Hosts=true", "Pwd=<API_KEY_1>;Load Balance Hosts=true"),
         ("user id=sa;password=x8y@g(^au6o9Zb!!uk;port=1", "user id=sa;password=<API_KEY_1>;port=1"),
     ],
 )
@@ -128,6 +129,8 @@ def test_a_secret_is_found_and_nothing_of_it_is_left(text: str, becomes: str) ->
         "curl -u guest:{api_key} http://localhost:15672/api/users",
         'bindPassword="password"\n  authenticationMethod="simple"',
         "#password='changeme'\n#domain.example.info",
+        "with an empty cli-password.\n#\n#allow-loopback-peers2\n",
+        "the secret key\n#secret-key-file=/path/\n",
         'password = "token"\n    inventory.icinga2_url = "https://localhost"',
         '"password": "form.password.label"',
         "--mysql-native-password=ON\n- --character-set-server=utf8mb4",
