@@ -1,9 +1,14 @@
 """The recall of secrets on texts that are composed, and what they leave alone."""
 
+from pathlib import Path
+
 import pytest
 
+from benchmarks.secrets import package_cases
+from benchmarks.secrets.by_kind import score
 from benchmarks.secrets.compose import PARTS, compose
 from benchmarks.secrets.negatives import negatives
+from benchmarks.secrets.package_mining import places
 from policy.evaluation import Finder
 
 SECRETS = {"api_key", "jwt"}
@@ -28,3 +33,25 @@ def test_digests_ids_addresses_and_code_are_left_alone(part: str) -> None:
     texts = [case.text for case in negatives(4, part, times=1)]
     found = [text for text in texts if SECRETS & {kind for *_, kind in finder.find(text)}]
     assert len(found) <= 1, found
+
+
+def test_places_in_packages_are_found_and_filled(tmp_path: Path) -> None:
+    for name, line in (
+        ("one", "then start your server with run --password tiger x"),
+        ("two", "then call this server with curl -u kim:tiger https://h"),
+        ("six", "open this console with 密码：`tiger`"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "page.md").write_text(f"passwort\n{line}\n")
+    halves = [places([tmp_path], part) for part in (0, 1)]
+    of_sort = {sort: each * 3 for of_half in halves for sort, each in of_half.items()}
+    assert {sort: {each.package for each in found} for sort, found in of_sort.items()} == {
+        "option": {"one"},
+        "basic": {"two"},
+        "local": {"six"},
+        "password": {"one"},
+    }
+    cases, finder = package_cases.compose(1, of_sort, 0, 20), Finder()
+    for sort in ("option", "basic", "local"):
+        assert len(cases[sort]) == 20
+        assert sum(score(finder, case)[0] for case in cases[sort]) >= 15
