@@ -9,11 +9,13 @@ transaction, so a connection in the pool has no tenant.
 There is no statement here apart from the schema check; the statements stand in the modules of their subjects.
 """
 
+import re
 import select
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 from psycopg.errors import QueryCanceled
@@ -124,14 +126,28 @@ class Database:
 
 
 def parse_url(url: str) -> URL:
-    """Read ``postgres://``, ``postgresql://`` or ``postgresql+psycopg://``; raise SettingsError for anything else."""
+    """Read ``postgres://``, ``postgresql://`` or ``postgresql+psycopg://``; raise SettingsError for anything else.
+
+    Several servers, as libpq has them (``host1:5432,host2:5432``), become SQLAlchemy's ``host=host1:5432&host=…``.
+    """
     try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise SettingsError("DATABASE_URL: not an address like postgresql://user@host/database") from error
+        parsed = make_url(_with_hosts_apart(url))
+    except (ArgumentError, ValueError):
+        # From None: the parser's message may quote the password.
+        raise SettingsError("DATABASE_URL: not an address like postgresql://user@host/database") from None
     if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
         raise SettingsError(f"DATABASE_URL: needs postgresql://, not {parsed.drivername}://")
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def _with_hosts_apart(url: str) -> str:
+    # A password may have any letter but @, as SQLAlchemy has it.
+    found = re.fullmatch(r"(\w+(?:\+\w+)?://(?:[^@]*@)?)([^@/?]*,[^@/?]*)(/[^@?]*)?(?:\?([^@]*))?", url)
+    if found is None:
+        return url
+    start, hosts, path, query = found.groups()
+    each = urlencode([("host", host) for host in hosts.split(",")])
+    return f"{start}{path or ''}?{f'{query}&' if query else ''}{each}"
 
 
 def dump_json(value: object) -> str:

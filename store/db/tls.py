@@ -19,6 +19,7 @@ from store.settings import Settings
 _log = structlog.get_logger("store")
 
 _HERE: Final = frozenset({"", "localhost", "127.0.0.1", "::1"})
+_REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "unix"})
 _REDIS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
 _REDIS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POSTGRES_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
@@ -27,7 +28,8 @@ _VERIFYING: Final = frozenset({"required", "cert_required"})
 
 def check_transport(settings: Settings) -> None:
     """Warn if the connection to another host is not encrypted and verified; with ``HEADRACE_REQUIRE_TLS=on`` raise
-    SettingsError. Raises SettingsError for an unknown TLS option, and for one that names a missing file."""
+    SettingsError. Raises SettingsError for an unknown TLS option, for one that names a missing file, and for an address
+    of Redis with another scheme."""
     to_postgres = _postgres(settings.database_url) if settings.database_url else None
     weak = [found for found in (to_postgres, _redis(settings.redis_url)) if found]
     if weak and settings.require_tls == "on":
@@ -40,14 +42,21 @@ def _postgres(address: str) -> str | None:
     url = parse_url(address)
     query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
     _check_files("DATABASE_URL", query, _POSTGRES_FILES)
-    host = url.host or query.get("host", "")
-    if host in _HERE or host.startswith("/") or query.get("sslmode") == "verify-full":
+    given = url.host or url.query.get("host", "")
+    hosts = [given] if isinstance(given, str) else [host.rpartition(":")[0] or host for host in given]
+    away = [host for host in hosts if host not in _HERE and not host.startswith("/")]
+    if not away or query.get("sslmode") == "verify-full":
         return None
-    return f"DATABASE_URL: {host} is another host: say sslmode=verify-full, and sslrootcert for a CA of your own"
+    return f"DATABASE_URL: {away[0]} is another host: say sslmode=verify-full, and sslrootcert for a CA of your own"
 
 
 def _redis(address: str) -> str | None:
     parts = urlsplit(address)
+    if address and parts.scheme not in _REDIS_SCHEMES:
+        raise SettingsError(
+            f"REDIS_URL: needs redis://, rediss:// or unix://, not {parts.scheme}://: with Sentinel give the address "
+            "of a proxy or Service that leads to the primary (docs/deployment.md)"
+        )
     query = dict(parse_qsl(parts.query))
     unknown = sorted(name for name in query if name.startswith("ssl") and name not in _REDIS)
     if unknown:

@@ -3,7 +3,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from store.db import database as module
 from store.db.database import Database, check_schema, dump_json, is_migrated, parse_url
@@ -39,7 +39,23 @@ def test_the_usual_spellings_of_an_address_are_read(scheme: str) -> None:
     assert url.query == {"sslmode": "require"}
 
 
-@pytest.mark.parametrize("url", ["", "db.example", "mysql://db/x", "postgresql+psycopg2://db/x"])
+def test_several_servers_are_tried_until_one_may_be_written(settings: Settings) -> None:
+    """As libpq has it: ``host1:port,host2:port`` with ``target_session_attrs``; the first of these is away."""
+    url = parse_url("postgresql://app:s%40fe@a.example:5433,b.example/headrace?target_session_attrs=read-write")
+    assert (url.password, url.query["host"]) == ("s@fe", ("a.example:5433", "b.example"))
+    assert parse_url("postgresql://app:a,b/c@one.example/headrace").host == "one.example"
+    here = make_url(settings.database_url)
+    if "host" not in here.query:
+        pytest.skip("needs the Postgres of the wheels, which listens on a socket")
+    several = here.set(query={"host": ["/nowhere", str(here.query["host"])], "target_session_attrs": "read-write"})
+    db = Database(several.render_as_string(hide_password=False), pool_size=1, application_name="tests")
+    try:
+        db.ping()
+    finally:
+        db.close()
+
+
+@pytest.mark.parametrize("url", ["", "db.example", "mysql://db/x", "postgresql+psycopg2://db/x", "postgresql://h:x/d"])
 def test_another_address_is_refused_by_the_name_of_its_setting(url: str) -> None:
     with pytest.raises(SettingsError, match="DATABASE_URL"):
         Database(url, application_name="tests")

@@ -108,6 +108,7 @@ def test_who_is_not_of_the_trusted_authority_or_has_another_name_is_not_spoken_t
     [
         {"database_url": "postgresql://a@db.example.com/x"},
         {"database_url": "postgresql://a@db.example.com/x?sslmode=require"},
+        {"database_url": "postgresql://a@db.example.com:5432,localhost:5432/x?target_session_attrs=read-write"},
         {"redis_url": "redis://redis.example.com/0"},
         {"redis_url": "rediss://redis.example.com/0?ssl_cert_reqs=none"},
         {"redis_url": "rediss://redis.example.com/0?ssl_check_hostname=false"},
@@ -129,6 +130,8 @@ def test_what_could_be_overheard_or_forged_is_said_and_refused_where_tls_is_requ
         {},
         {"database_url": "postgresql://a@127.0.0.1/x", "redis_url": "redis://localhost/0"},
         {"database_url": "postgresql://a@db.example.com/x?sslmode=verify-full&sslrootcert=system"},
+        {"database_url": "postgresql://a@127.0.0.1:5432,localhost:5433/x"},
+        {"database_url": "postgresql://a@db1.example.com:5432,db2.example.com:5432/x?sslmode=verify-full"},
         {"redis_url": "rediss://redis.example.com/0"},
     ],
 )
@@ -142,6 +145,10 @@ def test_what_is_verified_or_stays_on_this_machine_is_good(address: dict[str, st
         ({"redis_url": "rediss://h/0?ssl_ca_cert=x"}, "REDIS_URL: unknown option ssl_ca_cert: use ssl_ca_certs"),
         ({"redis_url": "rediss://h/0?ssl_ca_certs=/no/ca"}, "REDIS_URL: ssl_ca_certs: cannot read /no/ca"),
         ({"redis_url": "redis://h/0?ssl_cert_reqs=required"}, "REDIS_URL: ssl_cert_reqs needs rediss://"),
+        (
+            {"redis_url": "redis+sentinel://h:26379/primary"},
+            r"REDIS_URL: needs redis://.*not redis\+sentinel://.*primary",
+        ),
         ({"database_url": "postgresql://a@h/x?sslrootcert=/no/ca"}, "DATABASE_URL: sslrootcert: cannot read /no/ca"),
     ],
 )
