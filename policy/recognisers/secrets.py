@@ -52,7 +52,8 @@ def check_vendor_key(candidate: str, before: str) -> Spans:
     start = len("bot") if _BOT.match(candidate) else 0
     secret = _PREFIX.sub("", candidate[:end], count=1) or candidate
     # One of 30 letters may have no digit; names of programs look so too: s.CustomScalingQueueLength.
-    is_drawn = any(map(str.isdigit, secret)) or (len(set(secret)) > 16 and surprise(secret) >= _LEAST_SURPRISE)
+    is_name = secret != secret.lower() and surprise(secret) < _LEAST_SURPRISE
+    is_drawn = any(map(str.isdigit, secret)) or (len(set(secret)) > 16 and not is_name)
     if is_drawn and bits_per_character(secret) >= LEAST_BITS and not PLACEHOLDER.search(candidate):
         yield start, end
 
