@@ -18,6 +18,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -28,7 +29,7 @@ from sqlalchemy import text
 from cli.local.home import Home
 from cli.local.stack import running_stack
 from store.db.database import Database
-from store.settings import Settings
+from store.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 HALVES = {"fused": (1.0, 1.0), "vectors": (1.0, 0.0), "words": (0.0, 1.0)}
@@ -79,8 +80,8 @@ def recall(client: OpenAI, model: str) -> None:
 
 def files(num_files: int) -> None:
     """Print whether every passage is there once after two kills."""
-    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-        settings = Settings(home=Path(folder), api_port=0, flower_port=0)
+    with tempfile.TemporaryDirectory(prefix="headrace-retrieval-") as folder:
+        settings = load_settings().model_copy(update={"home": Path(folder), "api_port": 0, "flower_port": 0})
         with running_stack(settings, ["fake-encoder"], print) as stack:
             client = OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key, timeout=120)
             store = client.vector_stores.create(name="many")
@@ -89,8 +90,7 @@ def files(num_files: int) -> None:
             print(f"added after {time.monotonic() - began_at:.0f} s")
             for third in (1, 2):
                 wait(client, store.id, num_files * third // 3)
-                (worker,) = (p for p in psutil.Process().children(recursive=True) if _is_worker(p))
-                os.kill(worker.pid, signal.SIGKILL)
+                os.kill(_worker_pid(), signal.SIGKILL)
                 print(f"killed a worker after {time.monotonic() - began_at:.0f} s")
             wait(client, store.id, num_files)
             print(
@@ -101,9 +101,14 @@ def files(num_files: int) -> None:
                 _check(record.database_url)
 
 
-def _is_worker(process: psutil.Process) -> bool:
-    command = process.cmdline()
-    return "workers" in command and "--model" in command
+def _worker_pid() -> int:
+    """Return the process id of the worker. Waits until the supervisor has started one."""
+    while True:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):  # it has ended
+                if {"workers", "--model"} <= {*process.cmdline()}:
+                    return process.pid
+        time.sleep(0.5)
 
 
 def _check(database_url: str) -> None:
