@@ -17,7 +17,7 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,9 +55,10 @@ def add(client: OpenAI, store_id: str, files: list[tuple[str, bytes]]) -> list[s
     return ids
 
 
-def wait(client: OpenAI, store_id: str, num_files: int) -> None:
-    """Wait until so many files are read or failed."""
+def wait(client: OpenAI, store_id: str, num_files: int, tend: Callable[[], None] = lambda: None) -> None:
+    """Wait until so many files are read or failed. ``tend`` starts processes that have ended again."""
     while (counts := client.vector_stores.retrieve(store_id).file_counts).completed + counts.failed < num_files:
+        tend()
         time.sleep(0.5)
 
 
@@ -89,10 +90,10 @@ def files(num_files: int) -> None:
             add(client, store.id, [(f"{n}.txt", f"Number {n}. ".encode() * 100) for n in range(num_files)])
             print(f"added after {time.monotonic() - began_at:.0f} s")
             for third in (1, 2):
-                wait(client, store.id, num_files * third // 3)
+                wait(client, store.id, num_files * third // 3, stack.supervisor.tend)
                 os.kill(_worker_pid(), signal.SIGKILL)
                 print(f"killed a worker after {time.monotonic() - began_at:.0f} s")
-            wait(client, store.id, num_files)
+            wait(client, store.id, num_files, stack.supervisor.tend)
             print(
                 f"read after {time.monotonic() - began_at:.0f} s: {client.vector_stores.retrieve(store.id).file_counts}"
             )
