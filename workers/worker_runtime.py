@@ -216,6 +216,7 @@ class WorkerRuntime:
         """Return the engine's statistics for Flower's Pool tab."""
         stats = self.engine.stats()
         version = self._model.version
+        seconds = max(1e-3, time.monotonic() - self._started_at)
         return {
             "model version": self._model.queue,
             "model digest": version.digest[:12],
@@ -231,9 +232,7 @@ class WorkerRuntime:
             "batch peak": stats.peak_batch,
             "prompt tokens": stats.prompt_tokens,
             "output tokens": stats.output_tokens,
-            "output tokens per second since start": round(
-                stats.output_tokens / max(1e-3, time.monotonic() - self._started_at), 1
-            ),
+            "output tokens per second since start": round(stats.output_tokens / seconds, 1),
             "completed": stats.completed,
             "failed": stats.failed,
             "preempted": stats.preempted,

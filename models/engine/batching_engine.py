@@ -322,6 +322,22 @@ class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
         """Note that a forward pass has ended, well or not. The caller holds the lock."""
         self._progress_at = self._clock()
 
+    def _stats_without_cache(self, running: int) -> EngineStats:
+        """Return the statistics of an engine without KV blocks, output tokens and drafts: those are 0."""
+        return self._counters.stats(
+            running=running,
+            waiting=len(self._active) - running,
+            max_slots=self._max_slots,
+            last_step_age_s=self._step_age_s(),
+            free_blocks=0,
+            total_blocks=0,
+            preempted=0,
+            cached_tokens=0,
+            evicted_blocks=0,
+            drafted_tokens=0,
+            accepted_tokens=0,
+        )
+
     def _step_age_s(self) -> float:
         return max(0.0, self._clock() - self._progress_at) if self._active else 0.0
 

@@ -89,19 +89,7 @@ class CallEngine(BatchingEngine[EncodeRequest, EncodeOutput, CallState]):
         """Return the current statistics. A step is a look at the calls: it ends however long they take."""
         with self._changed:
             running = sum(state.thread is not None for state in self._active.values())
-            return self._counters.stats(
-                running=running,
-                waiting=len(self._active) - running,
-                max_slots=self._max_slots,
-                last_step_age_s=self._step_age_s(),
-                free_blocks=0,
-                total_blocks=0,
-                preempted=0,
-                cached_tokens=0,
-                evicted_blocks=0,
-                drafted_tokens=0,
-                accepted_tokens=0,
-            )
+            return self._stats_without_cache(running)
 
     def is_healthy(self, max_step_s: float) -> bool:
         """As ``Engine.is_healthy``; False also when threads that were left behind have every slot."""

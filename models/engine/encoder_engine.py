@@ -120,19 +120,7 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
         """Return the current statistics; KV blocks, output tokens and drafts are 0."""
         with self._changed:
             running = sum(state.num_tokens > 0 for state in self._active.values())
-            return self._counters.stats(
-                running=running,
-                waiting=len(self._active) - running,
-                max_slots=self._max_slots,
-                last_step_age_s=self._step_age_s(),
-                free_blocks=0,
-                total_blocks=0,
-                preempted=0,
-                cached_tokens=0,
-                evicted_blocks=0,
-                drafted_tokens=0,
-                accepted_tokens=0,
-            )
+            return self._stats_without_cache(running)
 
     def _step(self) -> None:
         plan = self._schedule()
