@@ -1,7 +1,7 @@
 """Renders the chart's small subset of Helm's template language, so that it can be parsed where no Helm is.
 
-Knows .Values, .Release.Name, quote, add, toYaml with nindent, and if/end on a line of their own; anything else is an
-error, which keeps the templates within the tested subset.
+Knows .Values, .Release.Name, quote, add, default, toYaml with nindent, and on a line of their own if, range (over a
+list, or one with ``prepend``) and end; anything else is an error, which keeps the templates within the tested subset.
 """
 
 import json
@@ -21,42 +21,121 @@ def values() -> dict[str, Any]:
 
 
 def _lookup(path: str, scope: dict[str, Any]) -> Any:
-    if path == ".Release.Name":
+    """A value of the chart, or of a range's variable, such as ``$worker.model``; what an element lacks is None."""
+    if path in {".Release.Name", "$.Release.Name"}:
         return "demo"
-    node: Any = scope
-    for part in path.removeprefix(".Values.").split("."):
-        node = node[part]
+    if match := re.fullmatch(r"\$?\.Values\.([\w.]+)", path):
+        node: Any = scope
+        for part in match[1].split("."):
+            node = node[part]
+        return node
+    variable, *parts = path.split(".")
+    node = scope[variable]
+    for part in parts:
+        node = node.get(part)
     return node
 
 
 def _evaluate(expression: str, scope: dict[str, Any]) -> str:
-    if match := re.fullmatch(r"(\.[\w.]+)", expression):
-        return str(_lookup(match[1], scope))
-    if match := re.fullmatch(r"(\.[\w.]+) \| quote", expression):
-        return json.dumps(str(_lookup(match[1], scope)))
-    if match := re.fullmatch(r"add (\.[\w.]+) (\d+)", expression):
-        return str(_lookup(match[1], scope) + int(match[2]))
-    if match := re.fullmatch(r"toYaml (\.[\w.]+) \| nindent (\d+)", expression):
-        block = yaml.safe_dump(_lookup(match[1], scope)).rstrip()
-        return "\n" + "\n".join(" " * int(match[2]) + line for line in block.splitlines())
+    path = r"(\$?\w*\.[\w.]+)"
+    if match := re.fullmatch(rf"{path}(?: \| default {path})?( \| quote)?", expression):
+        value = _lookup(match[1], scope)
+        if match[2] and not value:
+            value = _lookup(match[2], scope)
+        return json.dumps(str(value)) if match[3] else str(value)
+    if match := re.fullmatch(rf"add {path}(?: {path})? (\d+)", expression):
+        return str(sum(_lookup(found, scope) for found in match.groups()[:2] if found) + int(match[3]))
+    if match := re.fullmatch(rf"toYaml (?:{path}|\({path} \| default {path}\)) \| nindent (\d+)", expression):
+        value = _lookup(match[1] or match[2], scope)
+        if match[3] and not value:
+            value = _lookup(match[3], scope)
+        block = yaml.safe_dump(value).rstrip()
+        return "\n" + "\n".join(" " * int(match[4]) + line for line in block.splitlines())
     raise ValueError(f"the chart test does not know the template expression {expression!r}")
+
+
+def _until_end(lines: list[str], start: int) -> int:
+    """The index of the ``end`` of the block whose first line is ``start``."""
+    depth = 1
+    for index in range(start, len(lines)):
+        if re.fullmatch(r"\s*\{\{-? end \}\}", lines[index]):
+            depth -= 1
+        elif re.match(r"\s*\{\{-? (if|range) ", lines[index]):
+            depth += 1
+        if not depth:
+            return index
+    raise ValueError("a block of the template has no end")
+
+
+def _elements(expression: str, scope: dict[str, Any]) -> list[Any]:
+    if match := re.fullmatch(r"prepend (\S+) (\S+)", expression):
+        return [_lookup(match[2], scope), *_lookup(match[1], scope)]
+    return list(_lookup(expression, scope))
+
+
+def _filled(lines: list[str], scope: dict[str, Any]) -> list[str]:
+    """The lines with their blocks and expressions filled in."""
+    filled, index = list[str](), 0
+    while index < len(lines):
+        line = lines[index]
+        is_if = re.fullmatch(r"\s*\{\{-? if (\$?\w*\.[\w.]+) \}\}", line)
+        is_range = re.fullmatch(r"\s*\{\{-? range (\$\w+) := (.+) \}\}", line)
+        index += 1
+        if not is_if and not is_range:
+            filled.append(_EXPRESSION.sub(lambda found: _evaluate(found[1], scope), line))
+            continue
+        end = _until_end(lines, index)
+        inside = lines[index:end]
+        if is_if and _lookup(is_if[1], scope):
+            filled += _filled(inside, scope)
+        elif is_range:
+            for element in _elements(is_range[2], scope):
+                filled += _filled(inside, scope | {is_range[1]: element})
+        index = end + 1
+    return filled
 
 
 def render(template: str, scope: dict[str, Any]) -> list[dict[str, Any]]:
     """The objects that one template makes with these values."""
-    lines, keep = [], [True]
-    for line in template.splitlines():
-        if match := re.fullmatch(r"\s*\{\{-? if (\.[\w.]+) \}\}", line):
-            keep.append(bool(_lookup(match[1], scope)))
-        elif re.fullmatch(r"\s*\{\{-? end \}\}", line):
-            keep.pop()
-        elif all(keep):
-            lines.append(_EXPRESSION.sub(lambda found: _evaluate(found[1], scope), line))
+    lines = _filled(template.splitlines(), scope)
     return [document for document in yaml.safe_load_all("\n".join(lines)) if document]
 
 
 WITH_SERVER = {"engine": {"enabled": True}}
 """Values for a vLLM of the chart, beside the workers with Headrace's own engine."""
+
+WITH_MORE = {
+    "worker": {
+        "replicas": 0,
+        "autoscaling": {"enabled": True},
+        "more": [
+            {
+                "name": "worker-chat",
+                "model": "chat",
+                "source": "/models/chat",
+                "replicas": 0,
+                "autoscaling": {"enabled": True, "least": 1, "most": 2},
+                "image": "headrace-worker:0.1.0-cuda",
+                "nodeSelector": {"gpu": "yes"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+                "resources": {"requests": {"nvidia.com/gpu": 1}, "limits": {"nvidia.com/gpu": 1}},
+            },
+            {
+                "name": "worker-embed",
+                "model": "embed",
+                "source": "/models/embed",
+                "replicas": 2,
+                "autoscaling": {"enabled": False, "least": 0, "most": 1},
+            },
+        ],
+    },
+    "host": {"enabled": True, "models": [{"name": "small", "model": "small", "source": "/models/small"}]},
+    "ingress": {"enabled": True, "host": "headrace.example"},
+}
+"""Values for three models with workers of their own, a model host and an ingress."""
+
+EVERYTHING = WITH_SERVER | WITH_MORE
+"""Values with every kind of pod."""
 
 WITH_AUTOSCALING = {"worker": {"replicas": 0, "autoscaling": {"enabled": True}}}
 """Values for workers whose number KEDA sets."""

@@ -11,13 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
 import pytest
 import yaml
 
-from producer_api.jobs.queue_routes import router as queue_router
-from producer_api.jobs.queue_views import QueueScalingObject
-from store.scale_bounds import ScaleBounds, parse_bounds
 from store.settings import Settings
 from tests.deploy import chart
 
@@ -29,7 +25,11 @@ SERVICE_NAMES = {"DATABASE_URL", "REDIS_URL"}
 # Images of other projects, which begin as root and step down themselves.
 THEIRS = {"postgres", "valkey", "vllm"}
 # Ports that only who watches over a process asks.
-OWN_PAGES = {"workers": "HEADRACE_WORKER_METRICS_PORT", "workers.dispatcher": "HEADRACE_DISPATCHER_PORT"}
+OWN_PAGES = {
+    "workers": "HEADRACE_WORKER_METRICS_PORT",
+    "workers.dispatcher": "HEADRACE_DISPATCHER_PORT",
+    "workers.host": "HEADRACE_HOST_PORT",
+}
 LOCKS = {"Dockerfile.control": {"control"}, "Dockerfile.worker": {"worker", "torch"}}
 
 
@@ -66,7 +66,7 @@ def _compose_units() -> Iterator[Unit]:
 
 
 def _chart_containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    for obj in chart.objects(chart.WITH_SERVER):
+    for obj in chart.objects(chart.EVERYTHING):
         if obj["kind"] in {"Deployment", "Job"}:
             pod = obj["spec"]["template"]["spec"]
             for container in pod["containers"]:
@@ -126,20 +126,21 @@ def test_files_of_the_working_folder_are_not_imported(unit: Unit) -> None:
     assert unit.env["PYTHONSAFEPATH"] == "1"
 
 
-@pytest.mark.parametrize("command", sorted({tuple(unit.command[2:]) for unit in UNITS}), ids=" ".join)
-def test_every_argument_is_one_the_module_takes(command: tuple[str, ...]) -> None:
-    module, *arguments = command
-    words = [word for word in arguments if word.startswith("-") or word == "register"]
-    if not arguments:
-        return_code = 0
-    else:
-        subcommand = [word for word in words if not word.startswith("-")]
-        result = subprocess.run(
-            [sys.executable, "-m", module, *subcommand, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60
-        )
-        return_code = result.returncode
-        assert all(word in result.stdout for word in words if word.startswith("-")), result.stdout
-    assert return_code == 0
+def _words(unit: Unit) -> tuple[str, ...]:
+    """The module with its verb and options, without their values."""
+    module, *arguments = unit.command[2:]
+    return (module, *(word for word in arguments if word.startswith("-") or word == "register"))
+
+
+@pytest.mark.parametrize("words", sorted({_words(unit) for unit in UNITS if unit.command[3:]}), ids=" ".join)
+def test_every_argument_is_one_the_module_takes(words: tuple[str, ...]) -> None:
+    module, *given = words
+    verbs = [word for word in given if not word.startswith("-")]
+    result = subprocess.run(
+        [sys.executable, "-m", module, *verbs, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert all(word in result.stdout for word in given if word.startswith("-")), result.stdout
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.where)
@@ -154,9 +155,9 @@ def test_every_setting_exists_and_its_value_parses(unit: Unit) -> None:
 
 def test_whoever_seals_or_opens_can_be_given_the_keys() -> None:
     deployed = [unit for unit in UNITS if not unit.where.startswith("Dockerfile")]
-    modules = {"producer_api", "workers", "workers.dispatcher", "cli.main"}
+    modules = {"producer_api", "workers", "workers.dispatcher", "workers.host", "cli.main"}
     sealing = [unit for unit in deployed if unit.command[2] in modules]
-    assert len(sealing) == 9
+    assert {unit.command[2] for unit in sealing} == modules
     assert [unit.where for unit in sealing if "HEADRACE_ENCRYPTION_KEYS" not in unit.env] == []
 
 
@@ -200,6 +201,7 @@ def test_every_probe_asks_a_route_that_exists() -> None:
         "valkey": [],
         "api": [("8000", "/readyz")],
         "worker": [("9100", "/readyz")],
+        "gpu-worker": [("9100", "/readyz")],
         "vllm-worker": [("9100", "/readyz")],
         "dispatcher": [("9101", "/readyz")],
         "flower": [("5555", "/healthcheck")],
@@ -272,7 +274,7 @@ def test_no_service_becomes_a_setting() -> None:
 
 
 def test_accounts_exist_and_have_no_token() -> None:
-    objects = chart.objects(chart.WITH_SERVER)
+    objects = chart.objects(chart.EVERYTHING)
     accounts = {obj["metadata"]["name"]: obj for obj in objects if obj["kind"] == "ServiceAccount"}
     assert all(account["automountServiceAccountToken"] is False for account in accounts.values())
     used = {name for _, pod, _ in _chart_containers() if (name := pod.get("serviceAccountName"))}
@@ -299,6 +301,7 @@ def test_postgres_and_valkey_stand_in_a_network_without_a_way_out() -> None:
         "operator",
         "register",
         "worker",
+        "gpu-worker",
         "vllm-register",
         "vllm-worker",
     }
@@ -324,11 +327,26 @@ def test_what_a_worker_compiles_has_a_place_to_lie(container: str) -> None:
         assert not mount.get("readOnly")
 
 
-def test_a_worker_is_given_longer_to_stop_than_it_takes_to_drain() -> None:
+def test_each_process_is_given_longer_to_stop_than_it_takes_to_drain() -> None:
     worker = _compose()["worker"]
     assert int(worker["stop_grace_period"].removesuffix("s")) > float(worker["environment"]["HEADRACE_DRAIN_S"])
-    pod = next(pod for where, pod, _ in _chart_containers() if where == "chart demo-worker")
-    assert pod["terminationGracePeriodSeconds"] > chart.values()["worker"]["drainSeconds"]
+    draining = dict[str, int]()
+    for where, pod, container in _chart_containers():
+        env = {entry["name"]: entry.get("value") for entry in container["env"]}
+        if "HEADRACE_DRAIN_S" in env:
+            before = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
+            assert before[0] == "sleep", where
+            draining[where] = pod["terminationGracePeriodSeconds"] - int(env["HEADRACE_DRAIN_S"] or 0) - int(before[1])
+    assert {f"chart demo-{name}" for name in ("api", "worker", "worker-chat", "engine-worker", "host")} <= set(draining)
+    assert min(draining.values()) >= 10, draining
+
+
+def test_a_model_host_has_a_place_for_the_logs_of_its_workers() -> None:
+    host = next(container for where, _, container in _chart_containers() if where == "chart demo-host")
+    home = next(unit.env["HEADRACE_HOME"] for unit in _image_units() if unit.where == "Dockerfile.worker")
+    assert {f"{home}/logs", f"{home}/native"} <= {
+        one["mountPath"] for one in host["volumeMounts"] if not one.get("readOnly")
+    }
 
 
 def test_the_engine_and_its_workers_speak_of_one_server() -> None:
@@ -344,36 +362,6 @@ def test_the_engine_and_its_workers_speak_of_one_server() -> None:
         assert {"--enable-scale-out", "--scheduling-policy", "--tensor-parallel-size"} < set(command)
 
 
-def test_the_operators_own_server_is_the_one_that_is_registered() -> None:
-    url = "http://gpu.inference:9000"
-    changes = {"engine": {"enabled": True, "url": url, "server": {"enabled": False}}}
-    made = {obj["metadata"]["name"]: obj for obj in chart.objects(changes) if obj["kind"] in {"Deployment", "Job"}}
-    assert "demo-engine" not in made
-    (container,) = made["demo-engine-register"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"][-2:] == ["--url", url]
-
-
-@pytest.mark.parametrize(
-    ("changes", "is_valid"),
-    [
-        ({}, True),
-        (chart.WITH_SERVER, True),
-        (chart.WITH_AUTOSCALING, True),
-        ({"worker": {"autoscaling": {"enabled": True}}}, False),
-        ({"worker": {"replicas": 0}}, False),
-        ({"engine": {"url": "http://mine:8000", "server": {"enabled": False}}}, True),
-        ({"engine": {"url": "http://mine:8000"}}, False),
-        ({"engine": {"url": "mine:8000", "server": {"enabled": False}}}, False),
-        ({"engine": {"kind": "sglang"}}, False),
-        ({"engine": {"gpu": 1}}, False),
-    ],
-)
-def test_values_that_make_no_sense_are_refused(changes: dict[str, Any], is_valid: bool) -> None:
-    schema = json.loads((chart.CHART / "values.schema.json").read_text())
-    values = chart.with_changes(chart.values(), changes)
-    assert jsonschema_rs.validator_for(schema).is_valid(values) is is_valid
-
-
 def test_valkey_never_evicts_a_hint() -> None:
     command = _compose()["valkey"]["command"]
     assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
@@ -383,28 +371,3 @@ def test_services_that_depend_on_others_name_them() -> None:
     services = _compose()
     for name, service in services.items():
         assert set(service.get("depends_on", {})) <= set(services), name
-
-
-def test_the_chart_version_is_the_project_version() -> None:
-    meta = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
-    assert meta["appVersion"] == PROJECT["project"]["version"]
-    assert meta["version"] == PROJECT["project"]["version"]
-
-
-def test_keda_asks_a_route_that_exists_for_the_number_that_the_dispatcher_decides() -> None:
-    found = {(obj["kind"], obj["metadata"]["name"]): obj for obj in chart.objects(chart.WITH_AUTOSCALING)}
-    scaled = found["ScaledObject", "demo-worker"]["spec"]
-    assert scaled["scaleTargetRef"]["name"] == "demo-worker"
-    assert "replicas" not in found["Deployment", "demo-worker"]["spec"], "an upgrade would set the number back"
-    (trigger,) = scaled["triggers"]
-    service = found["Service", "demo-api"]
-    address = f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
-    assert trigger["metadata"]["url"] == f"{address}{queue_router.prefix}/smollm2/scaling"
-    assert f"{queue_router.prefix}/{{name}}/scaling" in {
-        str(getattr(route, "path", "")) for route in queue_router.routes
-    }
-    assert trigger["metadata"]["valueLocation"] in QueueScalingObject.model_fields
-    assert trigger["authenticationRef"]["name"] == found["TriggerAuthentication", "demo-worker"]["metadata"]["name"]
-    (container,) = found["Deployment", "demo-dispatcher"]["spec"]["template"]["spec"]["containers"]
-    (bounds,) = parse_bounds([{one["name"]: one.get("value") for one in container["env"]}["HEADRACE_AUTOSCALE"]])
-    assert bounds == ScaleBounds("smollm2", scaled["minReplicaCount"], scaled["maxReplicaCount"])

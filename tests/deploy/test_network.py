@@ -17,6 +17,7 @@ COMPONENTS = (
     "engine",
     "engine-worker",
     "engine-register",
+    "host",
 )
 DNS = {("UDP", 53), ("TCP", 53)}
 POSTGRES, REDIS, EVERY_PORT = ("TCP", 5432), ("TCP", 6379), ("any", "any")
@@ -30,13 +31,14 @@ REACHES = {
     "engine": set(),
     "engine-worker": {POSTGRES, REDIS, ("TCP", 8000)},
     "engine-register": {POSTGRES},
+    "host": {POSTGRES, REDIS},
 }
 
 
-TRACED = {**chart.WITH_SERVER, "tracing": {"endpoint": "http://collector:4318"}}
+TRACED = {**chart.EVERYTHING, "tracing": {"endpoint": "http://collector:4318"}}
 
 
-def _policies(changes: dict[str, Any] = chart.WITH_SERVER) -> list[dict[str, Any]]:
+def _policies(changes: dict[str, Any] = chart.EVERYTHING) -> list[dict[str, Any]]:
     return [obj for obj in chart.objects(changes) if obj["kind"] == "NetworkPolicy"]
 
 
@@ -64,7 +66,7 @@ def _ports(rule: dict[str, Any]) -> set[tuple[str, Any]]:
 def test_every_pod_is_closed_both_ways() -> None:
     made = {
         obj["metadata"]["labels"]["app.kubernetes.io/component"]
-        for obj in chart.objects(chart.WITH_SERVER)
+        for obj in chart.objects(chart.EVERYTHING)
         if "template" in obj.get("spec", {})
     }
     assert made == set(COMPONENTS)
@@ -88,7 +90,7 @@ def test_what_is_traced_reaches_the_collector() -> None:
         if "OTEL_EXPORTER_OTLP_ENDPOINT" in {variable["name"] for variable in container.get("env", [])}:
             sending.add(made["metadata"]["labels"]["app.kubernetes.io/component"])
     assert sending == {component for component in COMPONENTS if _selects(policy, component)}
-    assert sending == {"api", "worker", "dispatcher", "engine-worker"}
+    assert sending == {"api", "worker", "dispatcher", "engine-worker", "host"}
 
 
 def test_the_api_is_asked_by_the_ingress_alone_and_the_others_by_nobody() -> None:

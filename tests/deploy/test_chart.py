@@ -1,0 +1,136 @@
+"""What the chart makes of its values: workers of several models, KEDA, an ingress, and values that are refused."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from producer_api.jobs.queue_routes import router as queue_router
+from producer_api.jobs.queue_views import QueueScalingObject
+from store.scale_bounds import ScaleBounds, parse_bounds
+from store.settings import Settings
+from tests.deploy import chart
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_each_model_has_workers_of_its_own() -> None:
+    made = {(obj["kind"], obj["metadata"]["name"]): obj for obj in chart.objects(chart.WITH_MORE)}
+    workers = {name: obj for (kind, name), obj in made.items() if kind == "Deployment" and name.startswith("demo-work")}
+    assert set(workers) == {"demo-worker", "demo-worker-chat", "demo-worker-embed"}
+    for name, obj in workers.items():
+        chosen = obj["spec"]["selector"]["matchLabels"].items()
+        matching = {
+            other for other, one in workers.items() if chosen <= one["spec"]["template"]["metadata"]["labels"].items()
+        }
+        assert matching == {name}
+        assert made["PodDisruptionBudget", name]["spec"]["selector"]["matchLabels"].items() == chosen
+        (container,) = obj["spec"]["template"]["spec"]["containers"]
+        (registering,) = made["Job", f"{name}-register"]["spec"]["template"]["spec"]["containers"]
+        model = container["command"][-1]
+        assert registering["command"][-2:] == [model, f"/models/{model}"]
+        assert registering["image"] == container["image"]
+    chat, embed = (workers[f"demo-worker-{name}"]["spec"]["template"]["spec"] for name in ("chat", "embed"))
+    assert chat["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert (chat["nodeSelector"], chat["tolerations"][0]["key"]) == ({"gpu": "yes"}, "nvidia.com/gpu")
+    assert embed["containers"][0]["resources"] == chart.values()["worker"]["resources"]
+    assert workers["demo-worker-embed"]["spec"]["replicas"] == 2
+    (dispatcher,) = made["Deployment", "demo-dispatcher"]["spec"]["template"]["spec"]["containers"]
+    given = {one["name"]: one.get("value") for one in dispatcher["env"]}["HEADRACE_AUTOSCALE"]
+    assert Settings(autoscale=given).autoscale == ("smollm2=0..4", "chat=1..2")
+    scaled = {name: obj["spec"] for (kind, name), obj in made.items() if kind == "ScaledObject"}
+    assert (
+        {one["scaleTargetRef"]["name"] for one in scaled.values()} == {"demo-worker", "demo-worker-chat"} == set(scaled)
+    )
+    assert "/v1/queues/chat/scaling" in scaled["demo-worker-chat"]["triggers"][0]["metadata"]["url"]
+
+
+def test_the_ingress_leads_to_the_api_by_tls() -> None:
+    made = {(obj["kind"], obj["metadata"]["name"]): obj for obj in chart.objects(chart.WITH_MORE)}
+    ingress, service = made["Ingress", "demo-api"]["spec"], made["Service", "demo-api"]
+    (rule,) = ingress["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"]["name"] == service["metadata"]["name"]
+    assert path["backend"]["service"]["port"]["name"] == service["spec"]["ports"][0]["name"]
+    assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "headrace-tls"}]
+
+
+def test_the_operators_own_server_is_the_one_that_is_registered() -> None:
+    url = "http://gpu.inference:9000"
+    changes = {"engine": {"enabled": True, "url": url, "server": {"enabled": False}}}
+    made = {obj["metadata"]["name"]: obj for obj in chart.objects(changes) if obj["kind"] in {"Deployment", "Job"}}
+    assert "demo-engine" not in made
+    (container,) = made["demo-engine-register"]["spec"]["template"]["spec"]["containers"]
+    assert container["command"][-2:] == ["--url", url]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_valid"),
+    [
+        ({}, True),
+        (chart.WITH_SERVER, True),
+        (chart.WITH_AUTOSCALING, True),
+        ({"worker": {"autoscaling": {"enabled": True}}}, False),
+        ({"worker": {"replicas": 0}}, False),
+        ({"engine": {"url": "http://mine:8000", "server": {"enabled": False}}}, True),
+        ({"engine": {"url": "http://mine:8000"}}, False),
+        ({"engine": {"url": "mine:8000", "server": {"enabled": False}}}, False),
+        ({"engine": {"kind": "sglang"}}, False),
+        ({"engine": {"gpu": 1}}, False),
+        (chart.WITH_MORE, True),
+        ({"worker": {"more": [{"name": "worker-x", "model": "x", "source": "/models/x"}]}}, False),
+        ({"worker": {"more": [chart.WITH_MORE["worker"]["more"][0] | {"name": "api"}]}}, False),
+        ({"worker": {"more": [chart.WITH_MORE["worker"]["more"][0] | {"gpu": 1}]}}, False),
+        ({"ingress": {"enabled": True}}, False),
+        ({"host": {"enabled": True, "memory": "lots"}}, False),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(changes: dict[str, Any], is_valid: bool) -> None:
+    schema = json.loads((chart.CHART / "values.schema.json").read_text())
+    values = chart.with_changes(chart.values(), changes)
+    assert jsonschema_rs.validator_for(schema).is_valid(values) is is_valid
+
+
+def test_the_chart_version_is_the_project_version() -> None:
+    meta = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+    assert meta["appVersion"] == PROJECT["project"]["version"]
+    assert meta["version"] == PROJECT["project"]["version"]
+
+
+def test_keda_asks_a_route_that_exists_for_the_number_that_the_dispatcher_decides() -> None:
+    found = {(obj["kind"], obj["metadata"]["name"]): obj for obj in chart.objects(chart.WITH_AUTOSCALING)}
+    scaled = found["ScaledObject", "demo-worker"]["spec"]
+    assert scaled["scaleTargetRef"]["name"] == "demo-worker"
+    assert "replicas" not in found["Deployment", "demo-worker"]["spec"], "an upgrade would set the number back"
+    (trigger,) = scaled["triggers"]
+    service = found["Service", "demo-api"]
+    address = f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    assert trigger["metadata"]["url"] == f"{address}{queue_router.prefix}/smollm2/scaling"
+    assert f"{queue_router.prefix}/{{name}}/scaling" in {
+        str(getattr(route, "path", "")) for route in queue_router.routes
+    }
+    assert trigger["metadata"]["valueLocation"] in QueueScalingObject.model_fields
+    assert trigger["authenticationRef"]["name"] == found["TriggerAuthentication", "demo-worker"]["metadata"]["name"]
+    (container,) = found["Deployment", "demo-dispatcher"]["spec"]["template"]["spec"]["containers"]
+    given = {one["name"]: one.get("value") for one in container["env"]}["HEADRACE_AUTOSCALE"]
+    (bounds,) = parse_bounds(Settings(autoscale=given).autoscale)
+    assert bounds == ScaleBounds("smollm2", scaled["minReplicaCount"], scaled["maxReplicaCount"])
+
+
+def test_the_values_of_the_page_are_valid_and_render() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)
+    given = yaml.safe_load(example)
+    schema = json.loads((chart.CHART / "values.schema.json").read_text())
+    assert jsonschema_rs.validator_for(schema).is_valid(chart.with_changes(chart.values(), given))
+    commands = [
+        obj["spec"]["template"]["spec"]["containers"][0]["command"][-1]
+        for obj in chart.objects(given)
+        if obj["kind"] == "Deployment" and "headrace/worker" in obj["spec"]["template"]["metadata"]["labels"]
+    ]
+    assert commands == ["embed", "chat"]
