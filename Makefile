@@ -10,8 +10,8 @@ LOCKED_INSTALL := $(INSTALL) --no-deps --require-hashes --only-binary=:all:
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy reliability alerts live-page chaos chaos-soak chaos-compare
-.PHONY: full full-tests engines gpu clients client-schemas s3 trial lock chart clean
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy reliability alerts live-page chaos chaos-soak chaos-compare
+.PHONY: full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -29,8 +29,8 @@ $(STAMP):
 	@$(BIN)/$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@rm -f .venv/.installed-* && touch $@
 
-check: $(STAMP)  ## format, lint, walls, types, locks, migrations: seconds
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-walls check-migrations check-style check-locks
+check: $(STAMP)  ## format, lint, walls, types, locks, links, migrations: seconds
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-walls check-migrations check-style check-locks check-links
 	@echo "==> check: ok"
 
 check-types: $(STAMP)
@@ -50,13 +50,16 @@ check-locks: $(STAMP)
 	@$(BIN)/python -m supply_chain.locks check
 	@$(BIN)/python -m supply_chain.licences check
 
+check-links: $(STAMP)
+	@$(BIN)/pytest tests/test_docs.py -k links
+
 test: check  ## check, then every test, three files at a time, since tests mostly wait: make test WORKERS=4
 	@# One thread each for the model, or two of them wait for each other's turn at every barrier.
 	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
 
-full: check  ## what CI leaves out, once a week: every test at full size, clients, chart, S3: some hours
+full: check  ## what CI leaves out, once a week: every test at full size, clients, chart, S3, site: some hours
 	@# Each of them runs, whatever became of the one before.
-	@$(MAKE) --no-print-directory --keep-going full-tests clients chart s3
+	@$(MAKE) --no-print-directory --keep-going full-tests clients chart s3 site
 	@echo "==> full: ok"
 
 full-tests: $(STAMP)
@@ -170,6 +173,13 @@ sbom: build/tools/.installed  ## build/sbom/: a CycloneDX bill of materials for 
 
 chart: build/tools/helm $(STAMP)  ## the Helm chart linted and rendered by Helm, each object checked by its schema
 	@$(BIN)/python -m tests.deploy --helm build/tools/helm --validate build/tools/bin/kubernetes-validate
+
+site: build/tools/.installed  ## the documents as a site in build/site, every link checked: seconds
+	@rm -rf build/pages && mkdir -p build/pages
+	@git ls-files -z --cached --others --exclude-standard '*.md' 'docs/images' 'benchmarks/results' \
+		| xargs -0 cp --parents --target-directory build/pages
+	@NO_MKDOCS_2_WARNING=1 build/tools/bin/mkdocs build --strict
+	@echo "==> site: build/site/index.html"
 
 # A package on the index that has Helm's own binary in it, by its hash.
 build/tools/helm: deploy/helm/tools.txt build/tools/.installed

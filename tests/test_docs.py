@@ -1,4 +1,4 @@
-"""Every command that the documents name exists."""
+"""Every command that the documents name exists, and every link leads somewhere."""
 
 import re
 from pathlib import Path
@@ -14,15 +14,37 @@ from store.tasks.generate import GenerateInput, GenerateRequest
 ROOT = Path(__file__).parents[1]
 NAMES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 DOCUMENTS = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").rglob("*.md"))]
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
 MENTION = r"(?:^|[`/ ]){} ([a-z][a-z-]+)"
+
+
+def prose_of(document: Path) -> str:
+    """A document without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def code_of(document: Path) -> str:
     """The fenced blocks and the inline code of a document, a line each; prose names nothing to run."""
-    text = document.read_text()
-    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", prose_of(document))
     return "\n".join([*blocks, *inline])
+
+
+def anchors_of(document: Path) -> set[str]:
+    """The anchors that Git hosts, and the site, make of a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose_of(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *RESULTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_its_links_lead_to_files_and_headings(document: Path) -> None:
+    for link in re.findall(r"\]\(([^()\s]+)\)", re.sub(r"`[^`\n]*`", "", prose_of(document))):
+        path, _, anchor = link.partition("#")
+        if ":" in path:
+            continue
+        target = document.parent / path if path else document
+        assert target.exists(), f"{link}: there is no such file"
+        assert not anchor or anchor in anchors_of(target), f"{link}: there is no such heading"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
