@@ -23,6 +23,7 @@ VALUES: dict[str, list[str]] = {
     "traces": ["tracing.endpoint=http://collector:4318", "networkPolicy.tracing.to[0].ipBlock.cidr=10.4.0.0/16"],
     "KEDA": [],
     "a vLLM": [],
+    "a vLLM in each pod": [],
     "many models": [],
     "own server": [
         "engine.enabled=true",
@@ -45,6 +46,7 @@ COMPARED: dict[str, dict[str, Any]] = {
     "default": {},
     "KEDA": chart.WITH_AUTOSCALING,
     "a vLLM": chart.WITH_SERVER | {"worker": {"enabled": False}},
+    "a vLLM in each pod": chart.WITH_SIDECAR,
     "many models": chart.WITH_MORE,
 }
 

@@ -1,7 +1,8 @@
 """Renders the chart's small subset of Helm's template language, so that it can be parsed where no Helm is.
 
-Knows .Values, .Release.Name, quote, add, default, toYaml with nindent, and on a line of their own if, range (over a
-list, or one with ``prepend``) and end; anything else is an error, which keeps the templates within the tested subset.
+Knows .Values, .Release.Name, quote, add, default, toYaml with nindent, and on a line of their own if, if not, range
+(over a list, or one with ``prepend``) and end; anything else is an error, which keeps the templates within the tested
+subset.
 """
 
 import json
@@ -78,7 +79,7 @@ def _filled(lines: list[str], scope: dict[str, Any]) -> list[str]:
     filled, index = list[str](), 0
     while index < len(lines):
         line = lines[index]
-        is_if = re.fullmatch(r"\s*\{\{-? if (\$?\w*\.[\w.]+) \}\}", line)
+        is_if = re.fullmatch(r"\s*\{\{-? if (not )?(\$?\w*\.[\w.]+) \}\}", line)
         is_range = re.fullmatch(r"\s*\{\{-? range (\$\w+) := (.+) \}\}", line)
         index += 1
         if not is_if and not is_range:
@@ -86,7 +87,7 @@ def _filled(lines: list[str], scope: dict[str, Any]) -> list[str]:
             continue
         end = _until_end(lines, index)
         inside = lines[index:end]
-        if is_if and _lookup(is_if[1], scope):
+        if is_if and bool(_lookup(is_if[2], scope)) is not bool(is_if[1]):
             filled += _filled(inside, scope)
         elif is_range:
             for element in _elements(is_range[2], scope):
@@ -103,6 +104,9 @@ def render(template: str, scope: dict[str, Any]) -> list[dict[str, Any]]:
 
 WITH_SERVER = {"engine": {"enabled": True}}
 """Values for a vLLM of the chart, beside the workers with Headrace's own engine."""
+
+WITH_SIDECAR = {"engine": {"enabled": True, "server": {"sidecar": True}}}
+"""Values for a vLLM in the pod of each of its workers."""
 
 WITH_MORE = {
     "worker": {

@@ -83,6 +83,8 @@ def test_the_operators_own_server_is_the_one_that_is_registered() -> None:
         ({"engine": {"url": "mine:8000", "server": {"enabled": False}}}, False),
         ({"engine": {"kind": "sglang"}}, False),
         ({"engine": {"gpu": 1}}, False),
+        (chart.WITH_SIDECAR, True),
+        ({"engine": {"url": "http://mine:8000", "server": {"enabled": False, "sidecar": True}}}, False),
         (chart.WITH_MORE, True),
         ({"worker": {"more": [{"name": "worker-x", "model": "x", "source": "/models/x"}]}}, False),
         ({"worker": {"more": [chart.WITH_MORE["worker"]["more"][0] | {"name": "api"}]}}, False),
@@ -134,3 +136,22 @@ def test_the_values_of_the_page_are_valid_and_render() -> None:
         if obj["kind"] == "Deployment" and "headrace/worker" in obj["spec"]["template"]["metadata"]["labels"]
     ]
     assert commands == ["embed", "chat"]
+
+
+def test_a_sidecar_is_the_same_server_in_the_pod_of_its_worker() -> None:
+    shared = {
+        obj["metadata"]["name"]: obj for obj in chart.objects(chart.WITH_SERVER) if "template" in obj.get("spec", {})
+    }
+    apart = {
+        obj["metadata"]["name"]: obj for obj in chart.objects(chart.WITH_SIDECAR) if "template" in obj.get("spec", {})
+    }
+    assert set(shared) - set(apart) == {"demo-engine"}
+    server, worker = (made["spec"]["template"]["spec"] for made in (shared["demo-engine"], apart["demo-engine-worker"]))
+    (sidecar,) = worker["initContainers"]
+    assert sidecar.pop("restartPolicy") == "Always"
+    assert [sidecar] == server["containers"]
+    assert (worker["nodeSelector"], worker["tolerations"]) == (server["nodeSelector"], server["tolerations"])
+    assert {one["name"] for one in sidecar["volumeMounts"]} <= {one["name"] for one in worker["volumes"]}
+    assert worker["containers"] == shared["demo-engine-worker"]["spec"]["template"]["spec"]["containers"]
+    (registering,) = apart["demo-engine-register"]["spec"]["template"]["spec"]["containers"]
+    assert registering["command"][-2:] == ["--url", "http://127.0.0.1:8000"]
