@@ -295,12 +295,15 @@ def changed_by(policy: Policy, name: str, param: str) -> str | None:
     return None if left == name else left
 
 
-def pinned(found: ActivePolicy, done: PolicyOutcome, *, is_sealed: bool) -> PinnedPolicy | None:
+def pinned(
+    found: ActivePolicy, done: PolicyOutcome, *, is_sealed: bool, reads_file: bool = False
+) -> PinnedPolicy | None:
     """Return the policy as it is stored with the job, None if it neither checks outputs nor has flagged the input.
 
-    ``is_sealed``: the payload of the job is encrypted. Raises Unavailable if values would be stored without encryption.
+    ``is_sealed``: the payload of the job is encrypted. ``reads_file``: the worker applies the policy, to the text of a
+    file. Raises Unavailable if values would be stored without encryption.
     """
-    if not (found.policy.looks_at_outputs or done.flagged):
+    if not (found.policy.looks_at_outputs or done.flagged or reads_file):
         return None
     if found.policy.restores and not is_sealed:
         raise Unavailable("this tenant's policy puts values back, and this server has no HEADRACE_ENCRYPTION_KEYS")

@@ -33,6 +33,7 @@ from store.ids import new_id
 from store.jobs import conversations, jobs
 from store.jobs.jobs import Accepted, NewJob
 from store.jobs.responses import NewResponse, job_id_of
+from store.payloads.ingest_order import IngestOrder
 from store.registry.models import ModelVersion, queue_name
 from store.registry.policies import EVERY_MODEL
 from store.schema.cache_results import CacheResult
@@ -227,7 +228,8 @@ class Submissions:
             for action, num_findings in done.actions.items():
                 self._metrics.policy_actions.labels(action).inc(num_findings)
             draft.policy_version = found.model, found.version
-            draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on)
+            reads_file = isinstance(draft.request, IngestOrder)
+            draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on, reads_file=reads_file)
             self._guard_names(draft, found.policy)
             if not self._digests.is_keyed and (draft.request, draft.response) != sent:
                 # A plain digest of the sent text would let a reader of the database guess the replaced text.

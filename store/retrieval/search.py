@@ -5,7 +5,7 @@
     word half     the passages with words of the query, by ``ts_rank``
     fusion        reciprocal rank fusion (Cormack et al. 2009): the sum of weight / (60 + rank) over the halves
 
-Without pgvector the cosine is a sum in plain SQL: the same result, and slower (docs/retrieval.md has figures).
+Without pgvector the cosine is a sum in plain SQL: the same result, and slower.
 """
 
 from collections.abc import Mapping, Sequence

@@ -45,10 +45,10 @@ def state_of(db: Database, job_id: str) -> str:
         return str(connection.execute(text("SELECT state FROM jobs WHERE id = :id"), {"id": job_id}).scalar_one())
 
 
-def bury(db: Database, job_id: str) -> str:
+def bury(db: Database, job_id: str, queue: str = "tiny@1") -> str:
     """Let workers die of the job until it is given up."""
     is_suspect = False
-    while claim(db, "mortal", "tiny@1", [job_id], 0, suspects=is_suspect):
+    while claim(db, "mortal", queue, [job_id], 0, suspects=is_suspect):
         sweep_leases(db)
         is_suspect = True
     return job_id

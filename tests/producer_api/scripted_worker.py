@@ -26,7 +26,8 @@ from store.streams.stream_log import Frame, StreamPublisher
 from store.tasks.generate import GeneratePayload
 from workers.runs.outcome import answer
 
-Answer = Callable[[dict[str, Any]], Sequence[str]]
+Answer = Callable[[dict[str, Any]], Sequence[str] | dict[str, Any]]
+"""Returns the deltas of a job, or its whole output, for its payload."""
 
 
 @dataclass
@@ -191,7 +192,7 @@ class ScriptedWorker:
 
     @contextmanager
     def serve(self, answer: Answer) -> Iterator[None]:
-        """Answer every job of the queue with the deltas that ``answer`` makes of its payload."""
+        """Answer every job of the queue with what ``answer`` makes of its payload."""
         stop = threading.Event()
         thread = threading.Thread(target=self._serve, args=(answer, stop), daemon=True)
         thread.start()
@@ -208,5 +209,9 @@ class ScriptedWorker:
             claimed = claim(self._db, "scripted", self._queue, [*waiting, *announced], lease_s=30)
             for held in claimed.values():
                 attempt = Attempt(held)
-                self.say(attempt, *answer(held.payload))
-                self.succeed(attempt)
+                made = answer(held.payload)
+                if isinstance(made, dict):
+                    self.answer(attempt, made)
+                else:
+                    self.say(attempt, *made)
+                    self.succeed(attempt)

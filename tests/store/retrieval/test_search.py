@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -93,6 +94,11 @@ def test_words_and_vectors_are_fused_by_their_ranks(db: Database, store: VectorS
         ("a", 0): pytest.approx(1.0),
         ("b", 0): pytest.approx(61 / 62 / 2),
     }
+    # The half that counts more decides.
+    assert keys(db, store, replace(query, word_weight=9.0))[0] == (file_id, 2)
+    assert keys(db, store, replace(query, vector_weight=9.0))[0] == (file_id, 0)
+    weighted = fused([([("a", 0), ("b", 0)], 3.0), ([("b", 0)], 1.0)])
+    assert weighted == {("a", 0): pytest.approx(3 / 4), ("b", 0): pytest.approx((3 * 61 / 62 + 1) / 4)}
 
 
 def eq(key: str, value: object) -> dict[str, Any]:
@@ -114,6 +120,14 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
         {
             "type": "and",
             "filters": [eq("open", True), {"type": "or", "filters": [eq("kind", "mill"), eq("kind", "bakery")]}],
+        },
+        "b",
+    ),
+    ({"type": "or", "filters": [eq("kind", "mill"), eq("kind", "bakery")]}, "ab"),
+    (
+        {
+            "type": "and",
+            "filters": [eq("open", True), {"type": "or", "filters": [eq("kind", "bakery"), eq("kind", "mill")]}],
         },
         "b",
     ),
@@ -159,12 +173,13 @@ def api(settings: Settings) -> Iterator[Database]:
 
 
 def test_the_apis_role_finds_nothing_of_another_tenant(
-    api: Database, store: VectorStore, add_file: AddFile, tenant: str, other_tenant: str
+    api: Database, db: Database, store: VectorStore, add_file: AddFile, tenant: str, other_tenant: str
 ) -> None:
     file_id = add_file(store, ["the mill"])
     query = Query(store.id, (1.0, *[0.0] * 15), "mill", 10)
     assert len(search.search(api, tenant, query)) == 1
     assert search.search(api, other_tenant, query) == []
+    assert search.search(db, other_tenant, query) == [], "also without row-level security"
     assert passages.read(api, other_tenant, store.id, file_id, limit=9) == []
     with pytest.raises(NotFound):
         vector_stores.get(api, other_tenant, store.id)
@@ -181,6 +196,42 @@ def test_a_sealed_passage_is_found_and_shows_no_order_of_words(
     (row,) = query("SELECT content::text AS content, terms::text AS terms FROM vector_store_passages")
     assert "water" not in row["content"]
     assert row["terms"] == "'lead' 'mill' 'water'"
+
+
+def test_a_store_expires_so_long_after_its_last_use(
+    db: Database, store: VectorStore, add_file: AddFile, tenant: str, query: Rows
+) -> None:
+    kept, used, ended = (
+        vector_stores.create(db, tenant, StoreModel("vectors", 1, WIDTH), expires_days=7) for _ in range(3)
+    )
+    for one in (store, ended):
+        add_file(one, ["text"])
+    query("UPDATE vector_stores SET expires_at = now() - interval '1 s' WHERE id = :id", id=ended.id)
+    # The last use was six days ago; and just now, so that another one need not be noted.
+    query(
+        "UPDATE vector_stores SET last_active_at = now() - interval '6 days', expires_at = now() + interval '1 day' "
+        "WHERE id = :id",
+        id=used.id,
+    )
+    for one in (store, kept, used, ended):
+        vector_stores.touch(db, tenant, one.id)
+    found = {one.id: one for one in vector_stores.list_stores(db, tenant, limit=9)}
+    assert set(found) == {store.id, kept.id, used.id}
+    assert found[store.id].expires_at is None
+    assert found[kept.id] == kept
+    renewed = found[used.id]
+    assert renewed.expires_at == renewed.last_active_at + timedelta(days=7)
+    assert renewed.last_active_at > used.last_active_at
+    with pytest.raises(NotFound):
+        vector_stores.get(db, tenant, ended.id)
+    with pytest.raises(NotFound):
+        vector_stores.update(db, tenant, ended.id, sets_life=True)
+    while vector_stores.remove_ended(db):
+        pass
+    assert {row["id"] for row in query("SELECT id FROM vector_stores")} == set(found)
+    assert [row["store_id"] for row in query("SELECT store_id FROM vector_store_passages")] == [store.id]
+    unlimited = vector_stores.update(db, tenant, used.id, sets_life=True)
+    assert (unlimited.expires_days, unlimited.expires_at) == (None, None)
 
 
 def test_a_deleted_store_is_removed_in_steps_and_no_other(

@@ -3,10 +3,11 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -22,7 +23,9 @@ from store.settings import Settings
 from tests.models.external.served import bytes_folder, fake_engine_python
 from tests.processes import StartProcess, python, wait_for
 from tests.workers.conftest import Bench, worker_environment
+from workers.host import kept_servers
 from workers.host.kept_servers import KeptServers, to_end
+from workers.server_process import ServerProcess
 from workers.tasks.generate_external import ServerStart, load_external_model
 
 MIB = 1 << 20
@@ -89,6 +92,34 @@ def test_a_server_sleeps_without_its_worker_wakes_for_the_next_and_is_started_an
     wait_for(lambda: len(starts(tmp_path)) == 2, "it was started anew")
     wait_for(lambda: kept.rests("one@1", may_sleep=False), "it ends")
     assert not still_alive(starts(tmp_path)[1])
+
+
+class ServerWithoutProcess:
+    """Notes what it is told."""
+
+    pid = None
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: self.told.append(name)
+
+
+def test_a_server_is_not_restarted_from_before_it_sleeps_until_its_next_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = ServerWithoutProcess()
+    monkeypatch.setattr(kept_servers, "fall_asleep", lambda *_: process.told.append("falls asleep"))
+    server = kept_servers.KeptServer(lambda _port, _key: cast(ServerProcess, process))
+    wait_for(lambda: process.told == ["start"], "it runs")
+    server.sleep()
+    wait_for(lambda: server.is_settled, "it sleeps")
+    assert process.told == ["start", "rest", "falls asleep"]
+    server.use()
+    assert process.told[3:] == ["go_on"]
+    server.end()
+    server.join()
+    assert process.told[4:] == ["ask_to_stop", "stop"]
+    assert server.is_settled
 
 
 def test_a_platform_without_sleep_mode_is_noted_and_its_versions_start_and_stop(

@@ -71,6 +71,12 @@ def test_other_workers_do_not_count_as_company(jobs: Sequence[EndedJob]) -> None
     found = fitted([*jobs, *twins], "tiny@1", cold_start_s=7.0, slots=9)
     assert found.decode_tokens_per_s == fitted(jobs, "tiny@1", cold_start_s=7.0).decode_tokens_per_s
     assert found.slots == 9
+    # Many workers with a job each, at the time of the burst: each of these jobs runs alone.
+    single = replace(jobs[0], created_at=at(65), started_at=at(65), ended_at=at(65) + (jobs[0].ended_at - BEGAN))
+    beside = [*jobs, *(replace(single, worker=f"w{number}") for number in range(200))]
+    assert fitted(beside, "tiny@1", cold_start_s=7.0).decode_tokens_per_s == pytest.approx(
+        fitted(jobs, "tiny@1", cold_start_s=7.0).decode_tokens_per_s, rel=0.1
+    )
 
 
 def test_the_trace_has_what_was_stored(jobs: Sequence[EndedJob]) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from store.jobs import claims
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from store.scheduling.job_history import read_ended
 from store.schema.job_states import JobState
 from store.settings import Settings
 from tests.workers.conftest import Bench
@@ -183,3 +184,36 @@ def test_the_history_of_a_model_is_trace_and_speed(
     assert found["rates"][0]["name"] == bench.queue
     assert found["rates"][0]["decode_tokens_per_s"]["4"] == pytest.approx(4.0, rel=0.1)
     assert {one["num_jobs"] for one in found["forecasts"]} == {4}
+
+
+def test_the_history_has_the_last_attempts_of_the_newest_jobs_of_one_queue(bench: Bench) -> None:
+    twice, failed, once, old, elsewhere, running = bench.submit(6)
+
+    def take(job_id: str, worker: str) -> claims.Claim:
+        return claims.claim(bench.db, worker, bench.queue, [job_id], 60.0)[job_id]
+
+    held = take(twice, "first")
+    claims.release(bench.db, [claims.Release(twice, held.epoch)])
+    for job_id in (twice, failed, once, old, elsewhere):
+        state = JobState.FAILED if job_id == failed else JobState.SUCCEEDED
+        usage = {"input_tokens": 1, "output_tokens": 9, "first_token_ms": 2000.0}
+        epoch = take(job_id, "second").epoch
+        claims.finish(bench.db, [claims.Finish(job_id, epoch, state, {"text": ""}, None, usage, ())])
+    take(running, "second")
+    with bench.db.begin() as connection:
+        moved = "UPDATE jobs SET queue = 'other@1' WHERE id = :id"
+        connection.execute(text(moved), {"id": elsewhere})
+        aged = "UPDATE jobs SET created_at = created_at - interval '2 hours' WHERE id = :id"
+        connection.execute(text(aged), {"id": old})
+        # In this order, however many were accepted together.
+        for number, job_id in enumerate((twice, failed, once)):
+            later = "UPDATE jobs SET created_at = created_at + make_interval(secs => :number) WHERE id = :id"
+            connection.execute(text(later), {"id": job_id, "number": number})
+    found = read_ended(bench.db, bench.queue, 3600)
+    assert [(one.worker, one.is_typical, one.first_token_s) for one in found] == [
+        ("second", False, 2.0),
+        ("second", False, 2.0),
+        ("second", True, 2.0),
+    ]
+    assert [one.created_at for one in found] == sorted(one.created_at for one in found)
+    assert read_ended(bench.db, bench.queue, 3600, most=2) == found[1:]

@@ -71,6 +71,33 @@ def test_a_better_class_goes_first_and_the_batch_class_leaves_room() -> None:
     assert max(one.started_at or 0.0 for one in by_class[BATCH]) > 8
 
 
+def test_the_settings_of_the_queue_decide_when_the_batch_class_runs() -> None:
+    waiting = [Arrival(0.0, 10, 20, 20, class_rank=BATCH), *burst(80)]
+
+    def batch_starts(ageing_s: float) -> float:
+        run = simulate(waiting, RATES, Capacity("", fixed=1), QueueRules(ready_window=4, ageing_s=ageing_s))
+        (job,) = [one for one in run.jobs if one.arrival.class_rank == BATCH]
+        return job.started_at or 0.0
+
+    assert batch_starts(1.0) < 0.5 * batch_starts(3600.0)
+    one_by_one, beside = (
+        simulate(burst(12, class_rank=BATCH), RATES, Capacity("", fixed=1), QueueRules(batch_share=share))
+        for share in (0.25, 0.75)
+    )
+    assert one_by_one.ended_at == pytest.approx(12 * 1.0, rel=0.2)
+    assert beside.ended_at < 0.5 * one_by_one.ended_at
+
+
+def test_a_better_class_overtakes_a_long_prompt_in_the_engine() -> None:
+    rates = RATES.model_copy(update={"prefill_tokens_per_s": 1000.0, "step_tokens": 256})
+    long = Arrival(5.0, prompt_tokens=3000, output_tokens=20, max_tokens=20, class_rank=BATCH)
+    quick = Arrival(5.5, prompt_tokens=100, output_tokens=20, max_tokens=20, class_rank=INTERACTIVE)
+    run = simulate([*burst(4), long, quick], rates, Capacity("", fixed=1))
+    *_, background, overtaking = run.jobs
+    assert (overtaking.first_token_at or 0.0) < 6.2
+    assert (background.first_token_at or 0.0) > 8.0
+
+
 def test_tenants_share_what_does_not_fit_the_ready_window() -> None:
     arrivals = [*burst(60, tenant="loud", max_tokens=2000), *burst(4, tenant="quiet", max_tokens=2000)]
     run = simulate(arrivals, RATES, Capacity("", fixed=1), QueueRules(ready_window=4))
