@@ -363,6 +363,25 @@ def test_more_steps_than_a_job_may_have_fail_it_and_none_is_added(
     job = get(db, tenant, flow.id)
     assert job.error is not None
     assert (job.error["code"], job.error["step"], list(flow.steps)) == ("too_many_steps", "only", ["only"])
+    filled, other = accept_flow(ONE), accept_flow(JOIN)
+    grown(filled, most=4)
+    assert (filled.states()["flow"], other.states()["flow"]) == ("running", "queued"), "its own steps are counted"
+
+
+def test_of_steps_that_end_together_the_second_sees_what_the_first_has_added(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow]
+) -> None:
+    full, twice = accept_flow(JOIN), accept_flow(JOIN)
+    for flow, names, most in ((full, ("left:1", "right:1"), 4), (twice, ("same:1", "same:1"), 16)):
+        ends = [
+            ended(claimed, added=added((name, (claimed.step or "",)), most=most))
+            for claimed, name in zip(flow.start("left", "right"), names, strict=True)
+        ]
+        finish(db, ends)
+        job = get(db, tenant, flow.id)
+        assert job.error is not None
+        assert job.error["code"] == ("too_many_steps" if flow is full else "internal_error")
+        assert len(list_steps(db, tenant, flow.id)) == 4
 
 
 def test_an_old_attempt_and_a_cancelled_flow_add_nothing(

@@ -20,6 +20,7 @@ from tests.store.conftest import accept_one, make_job, query, tenant
 from tests.store.making import AcceptOne, Query
 from tests.store.registry import test_served_quality as on_server
 from tests.store.rollouts.conftest import StartRollout, begin
+from workers.dispatcher import queue_gauges
 from workers.dispatcher.rollout_keeper import RolloutKeeper
 
 __all__ = ["accept_one", "begin", "make_job", "query", "tenant"]
@@ -145,3 +146,14 @@ def test_the_metrics_tell_what_stands_still_until_another_dispatcher_leads(
         connection.execute(text("UPDATE rollouts SET state = 'paused', paused_at = now()"))
     keeper.turn()
     assert shown() == [None, None], "a paused rollout is not to go on"
+
+
+def test_flows_that_are_stuck_are_shown_until_another_dispatcher_leads(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_gauges, "count_stuck_flows", lambda _db: 2)
+    metrics = DispatcherMetrics()
+    queue_gauges.QueueMeasurement(db, metrics, num_tenants=1).turn()
+    assert metrics.registry.get_sample_value("headrace_flows_stuck") == 2
+    metrics.clear()
+    assert metrics.registry.get_sample_value("headrace_flows_stuck") == 0
