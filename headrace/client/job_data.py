@@ -49,6 +49,7 @@ class JobBody(TypedDict, total=False):
     language: str
     sampling: Mapping[str, Any]
     truncation: Literal["refuse", "left", "middle", "oldest_turns", "disabled", "auto"]
+    retrieval: Mapping[str, Any]
     dimensions: int
     prompt_name: str
     truncate: bool

@@ -29,6 +29,7 @@ from store.retention import erasure
 from store.schema.job_states import FLOW_TASK, JobState
 from store.streams import stream_log
 from store.tasks.flow import FLOW_EXAMPLES, FlowRequest, JobOrFlowRequest
+from store.tasks.generate import GenerateRequest
 from store.tasks.registry import TASKS
 from store.tenants.api_keys import Principal
 
@@ -55,6 +56,8 @@ async def create_job(
     wait_s = _wait_of(prefer)
     if isinstance(body, FlowRequest):
         receipt = await runtime.flow_submissions.submit(principal, body, origin)
+    elif isinstance(body, GenerateRequest) and body.retrieval is not None:
+        receipt = await runtime.flow_submissions.submit_one(principal, body, origin)
     else:
         receipt = await runtime.submissions.submit(principal, body, origin)
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)

@@ -182,6 +182,8 @@ class ChatAnswer:
             message["reasoning_content"] = output["reasoning"]
         if has_calls:
             message["tool_calls"] = output["tool_calls"]
+        if "annotations" in output:
+            message["annotations"] = output["annotations"]
         logprobs = _logprobs(answer_entries(job))
         choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": output["finish_reason"]}
         return {**self._frame("chat.completion"), "choices": [choice], "usage": usage_of(job)}
@@ -222,10 +224,14 @@ class ChatAnswer:
 
     def closing(self, job: Job) -> list[dict[str, Any]]:
         """Return the last chunks of a succeeded job; raise JobUnanswered for any other."""
-        finish_reason = answer_of(job)["finish_reason"]
+        output = answer_of(job)
+        finish_reason = output["finish_reason"]
         chunks = [] if self._reader is None else self._read(self._reader.finish(is_cut=is_cut(job)))
         rest = self._entries.take() or None
-        chunks.append(self._chunk({} if self._has_begun else {"content": ""}, finish_reason, rest))
+        last = {} if self._has_begun else {"content": ""}
+        if "annotations" in output:
+            last["annotations"] = output["annotations"]
+        chunks.append(self._chunk(last, finish_reason, rest))
         if self._with_usage:
             chunks.append({**self._frame("chat.completion.chunk"), "choices": [], "usage": usage_of(job)})
         return chunks

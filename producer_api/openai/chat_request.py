@@ -16,6 +16,7 @@ from producer_api.openai.request_fields import TextRequest, job_of, turns_beside
 from store.errors import InvalidRequest
 from store.payloads.prompt_reference import PromptReference
 from store.payloads.reasoning import ReasoningEffort
+from store.payloads.retrieval import Retrieval
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from store.payloads.strict_model import Body
 from store.tasks.generate import GenerateRequest
@@ -143,6 +144,7 @@ class ChatRequest(TextRequest):
     store: bool | None = Field(
         None, description="true: it can be listed and read later; false: its contents are erased a minute after its end"
     )
+    retrieval: Retrieval | None = Field(None, description="an extension: passages of vector stores for the answer")
     max_completion_tokens: int | None = None
     tools: tuple[ChatTool, ...] | None = None
     tool_choice: str | dict[str, Any] | None = Field(
@@ -174,7 +176,12 @@ def to_job(chat: ChatRequest) -> GenerateRequest:
     """Return the job for the request; raise InvalidRequest that names the request's field."""
     check_reasoning(chat.reasoning)
     check_verbosity(chat.verbosity, "verbosity")
-    return job_of(chat, _input(chat), _logprobs(chat))
+    made = job_of(chat, _input(chat), _logprobs(chat))
+    if chat.retrieval is None:
+        return made
+    if chat.store is not None:
+        raise unsupported("`store` does not go with `retrieval`: leave it out", "store")
+    return made.model_copy(update={"retrieval": chat.retrieval})
 
 
 def _input(chat: ChatRequest) -> dict[str, Any]:

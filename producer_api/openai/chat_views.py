@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from store.payloads.conversation import ToolCall
 from store.payloads.prompt_reference import PromptUse
+from store.payloads.retrieval import FileCitation
 from store.tasks.generate import TokenLogprob, Truncated
 
 
@@ -16,6 +17,7 @@ class AnswerMessage(BaseModel):
     content: str | None
     refusal: None = None
     tool_calls: list[ToolCall] | None = Field(None, description="absent if the model called no tool")
+    annotations: list[FileCitation] | None = Field(None, description="the passages of the prompt, with `retrieval`")
 
 
 class AnswerLogprobs(BaseModel):

@@ -95,7 +95,10 @@ async def _submit(
 ) -> tuple[Job, dict[str, str]]:
     """Store the job; return it and the headers of the answer."""
     try:
-        receipt = await runtime.submissions.submit(principal, wanted, origin, is_stored=is_stored)
+        if wanted.retrieval is not None:
+            receipt = await runtime.flow_submissions.submit_one(principal, wanted, origin)
+        else:
+            receipt = await runtime.submissions.submit(principal, wanted, origin, is_stored=is_stored)
     except HeadraceError as error:
         raise as_sent(error, body) from error
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)

@@ -5,7 +5,7 @@ one with references to outputs is prepared by its worker (``workers.runs.step_in
 until then. Each step keeps the version that its model names now; a rollout's candidate gets no steps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from producer_api.server.errors import from_validation
 from producer_api.submission import unserved
 from producer_api.submission.draft_job import Origin, Receipt
 from producer_api.submission.input_policy import applied, guarded, pinned
+from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill, has_template
 from store.errors import InvalidRequest, RequestError
@@ -26,12 +27,14 @@ from store.jobs import jobs
 from store.jobs.jobs import Idempotency, NewJob
 from store.payloads.job_payload import JobOrder, PinnedPolicy
 from store.payloads.references import MARK, OF_INPUT, look_up, replaced, step_of
-from store.payloads.step_payload import REFERENCES, Marks, with_references
+from store.payloads.retrieval import SEARCH_STEP, Retrieval
+from store.payloads.step_payload import REFERENCES, SEARCH, Marks, with_references
 from store.registry.models import ModelVersion, queue_name
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK
 from store.schema.version_states import VersionState
 from store.tasks.flow import FlowRequest, FlowStepBody, check_steps
+from store.tasks.generate import GenerateRequest
 from store.tasks.registry import TASKS
 from store.tenants.api_keys import Principal
 from store.webhooks.addresses import check_url
@@ -41,7 +44,10 @@ RETRY_WITHIN_S = 600.0
 
 @dataclass(slots=True)
 class _Step:
-    """A step on its way to become a job. ``place``: where the request has it."""
+    """A step on its way to become a job. ``place``: where the request has it.
+
+    ``retrieval``: for whose prompt it has passages. ``search``: what it searches itself, for the step behind it.
+    """
 
     body: FlowStepBody
     place: str
@@ -53,6 +59,8 @@ class _Step:
     payload: Mapping[str, Any] | None = None
     input_tokens: int = 0
     max_tokens: int = 0
+    retrieval: Retrieval | None = None
+    search: Retrieval | None = None
 
 
 class FlowSubmissions:
@@ -71,6 +79,13 @@ class FlowSubmissions:
         finally:
             note_headers(headers)
 
+    async def submit_one(self, principal: Principal, request: GenerateRequest, origin: Origin) -> Receipt:
+        """Store the job of a request with ``retrieval``: one step, behind one that searches. Raises as ``submit``."""
+        try:
+            return await self.submit(principal, as_flow(request), origin)
+        except RequestError as error:
+            raise as_one(error) from None
+
     def _submit(self, principal: Principal, request: FlowRequest, origin: Origin, headers: dict[str, str]) -> Receipt:
         headers |= self._parts.rate_limits.spend_request(principal)
         order, answer = check_steps(request.steps, self._parts.settings.max_steps)
@@ -80,7 +95,7 @@ class FlowSubmissions:
             return Receipt(known, True, headers | {"Idempotent-Replayed": "true"})
         steps = self._prepared(principal, request, order)
         headers |= self._parts.rate_limits.spend_tokens(principal, sum(step.input_tokens for step in steps))
-        last = next(step for step in steps if step.body is answer)
+        last = next(step for step in steps if step.body.name == answer.name)
         flow = self._new_flow(principal, request, origin, steps, last)
         (outcome,) = self._parts.queue_limits.accept([flow], self._parts.enqueuer.accept)
         if isinstance(outcome, Exception):
@@ -115,14 +130,36 @@ class FlowSubmissions:
         for body in order:
             place = places[body.name]
             try:
-                step = self._read(principal, request, body, place)
-                before = self._guard(principal, step, before)
-                self._prepare(step, {earlier.body.name: earlier for earlier in steps})
+                for step in self._read_with_search(principal, request, body, place):
+                    before = self._guard(principal, step, before)
+                    self._prepare(step, {earlier.body.name: earlier for earlier in steps})
+                    steps.append(step)
             except RequestError as error:
                 error.param = place if error.param is None else f"{place}.{error.param.removeprefix(f'{place}.')}"
                 raise
-            steps.append(step)
+        if len(steps) > self._parts.settings.max_steps:
+            most = self._parts.settings.max_steps
+            message = f"the job has {len(steps)} steps with those that search, and at most {most} are accepted"
+            raise InvalidRequest(message, param="steps")
         return steps
+
+    def _read_with_search(
+        self, principal: Principal, request: FlowRequest, body: FlowStepBody, place: str
+    ) -> Iterator[_Step]:
+        """Yield a step, behind the one that searches for it if it has ``retrieval``."""
+        wanted = retrieval_of(body)
+        if wanted is None:
+            yield self._read(principal, request, body, place)
+            return
+        principal.check_model(body.model)
+        searching = search_step(self._parts, principal.tenant_id, body, wanted)
+        step = self._read(principal, request, searching, place)
+        step.search = wanted
+        yield step
+        needing = body.model_copy(update={"needs": (*body.needs, searching.name)})
+        step = self._read(principal, request, needing, place)
+        step.retrieval = wanted
+        yield step
 
     def _read(self, principal: Principal, request: FlowRequest, body: FlowStepBody, place: str) -> _Step:
         """Return a step as a request of its task, with marks for the outputs that are not there yet."""
@@ -167,20 +204,27 @@ class FlowSubmissions:
         for action, num_findings in done.actions.items():
             self._parts.metrics.policy_actions.labels(action).inc(num_findings)
         step.found = found.policy
-        step.policy = pinned(found, done, is_sealed=self._parts.db.vault.is_on)
+        reads_file = step.retrieval is not None  # its worker applies the policy to passages
+        step.policy = pinned(found, done, is_sealed=self._parts.db.vault.is_on, reads_file=reads_file)
         return done.vault if found.policy.restores else before
 
     def _prepare(self, step: _Step, earlier: Mapping[str, _Step]) -> None:
         prepared = self._parts.preparation.prepare(step.request, step.version, step.policy)
         step.max_tokens = prepared.max_tokens
         step.input_tokens = prepared.num_tokens
-        if not step.marks.paths:
-            step.payload = prepared.payload.model_dump(mode="json", exclude_none=True)
+        searched = {} if step.search is None else {SEARCH: step.search.model_dump(mode="json", exclude_none=True)}
+        if not step.marks.paths and step.retrieval is None:
+            step.payload = prepared.payload.model_dump(mode="json", exclude_none=True) | searched
             return
+        if step.retrieval is not None:
+            room = max(0, step.version.context_window - step.input_tokens - step.max_tokens)
+            step.input_tokens += min(step.retrieval.max_context_tokens, room)
         named = [name for path in step.marks.paths.values() if (name := step_of(path)) is not None]
         step.input_tokens += sum(earlier[name].max_tokens for name in named)
         policy = None if step.policy is None else step.policy.model_dump(mode="json", exclude_none=True)
-        step.payload = {**_own(step), REFERENCES: step.marks.paths} | ({} if policy is None else {"policy": policy})
+        step.payload = {**_own(step), **searched, REFERENCES: step.marks.paths} | (
+            {} if policy is None else {"policy": policy}
+        )
 
     def _new_flow(
         self, principal: Principal, request: FlowRequest, origin: Origin, steps: Sequence[_Step], last: _Step
@@ -199,11 +243,12 @@ class FlowSubmissions:
             request, origin, idempotency = self._guard_names(principal, policy, request, origin, idempotency)
         flow = replace(self._flow_row(principal, request, origin, last), payload=payload, idempotency=idempotency)
         made = {step.body.name: _new_step(flow, step) for step in steps}
+        names = [name for body in request.steps for name in (SEARCH_STEP.format(body.name), body.name)]
         return replace(
             flow,
             fingerprint=self._parts.digests.fingerprints(sent)[0] if (sent := origin.fingerprint) else None,
             limits=self._parts.rate_limits.held_by(principal),
-            steps=tuple(made[body.name] for body in request.steps),
+            steps=tuple(made[name] for name in names if name in made),
             answer_id=made[last.body.name].id,
         )
 

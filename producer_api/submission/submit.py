@@ -28,7 +28,7 @@ from producer_api.submission.rollout_routing import RolloutRouting
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill, has_template
 from store.db.group_commit import GroupCommit
-from store.errors import NotFound
+from store.errors import InvalidRequest, NotFound
 from store.ids import new_id
 from store.jobs import conversations, jobs
 from store.jobs.jobs import Accepted, NewJob
@@ -273,6 +273,9 @@ class Submissions:
 
     def _prepare(self, draft: DraftJob) -> None:
         """Check the webhook's address, count the prompt's tokens and make the payload that is stored."""
+        if isinstance(draft.request, GenerateRequest) and draft.request.retrieval is not None:
+            message = "`retrieval` goes with jobs and chat completions, not with lines of batches"
+            raise InvalidRequest(message, param="retrieval")
         if draft.request.webhook is not None:
             check_url(draft.request.webhook.url, self._settings)
         for param, url in draft.request.called_urls():

@@ -16,6 +16,12 @@ THEN: Final = "then"
 """The field of the payload of a step that may add steps when it has ended: ``{"kind": …}`` and what that kind needs
 (``workers.runs.added_steps``). The task does not see it."""
 
+SEARCH: Final = "search"
+"""The field of the payload of a step ``embed`` that also searches: a ``Retrieval`` (``workers.runs.retrieval``)."""
+
+PASSAGES: Final = "passages"
+"""The field of the output of such a step that has the passages, the best one first."""
+
 _FIRST, _LAST, _DIGIT = "\ue000", "\ue001", 0xE010
 
 T = TypeVar("T")

@@ -26,6 +26,7 @@ from store.payloads.conversation import (
 from store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit, TokenId
 from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from store.payloads.reasoning import ReasoningFormat, ReasoningOptions
+from store.payloads.retrieval import FileCitation, Retrieval
 from store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling
 from store.payloads.strict_model import Strict, Text
 from store.payloads.template_variables import TemplateVariables
@@ -190,6 +191,7 @@ class GenerateRequest(JobOrder):
     n: int | None = Field(None, strict=True, ge=1, le=MAX_SAMPLES, description="answers to generate for each prompt")
     sampling: Sampling = Sampling()
     truncation: Truncation = Truncation.DISABLED
+    retrieval: Retrieval | None = Field(None, description="passages of vector stores for the prompt")
     _truncated: Truncated | None = PrivateAttr(None)
     _prompt_use: PromptUse | None = PrivateAttr(None)
     _template_place: TemplatePlace | None = PrivateAttr(None)
@@ -333,7 +335,7 @@ class GeneratedText(Strict):
     is the text without them. ``reasoning`` is the text between the marks. ``logprobs``, if
     the job asked for them, are of each token of the text, without the token that ended it. ``stop_text`` is the text of
     ``stop`` that ended the answer, if one did. ``policy`` lists the findings of rules; ``text`` is the text after the
-    rules. ``prompt`` is there if the job asked for an ``echo``.
+    rules. ``prompt`` is there if the job asked for an ``echo``, ``annotations`` if it asked for passages.
     """
 
     text: str
@@ -345,6 +347,7 @@ class GeneratedText(Strict):
     stop_text: str | None = None
     policy: tuple[PolicyHit, ...] | None = None
     prompt: PromptEcho | None = None
+    annotations: tuple[FileCitation, ...] | None = None
 
 
 class GenerateOutput(GeneratedText):

@@ -7,6 +7,7 @@ the other steps, and the tokenizer of the model. A text that is too long now fai
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,15 +22,19 @@ from store.jobs.claims import Claim, Finish
 from store.jobs.flow_values import read_outputs
 from store.payloads.job_payload import JobOrder, PinnedPolicy
 from store.payloads.references import look_up, step_of
+from store.payloads.retrieval import SEARCH_STEP, FileCitation
 from store.payloads.sampling_params import SamplingDefaults
-from store.payloads.step_payload import REFERENCES, THEN, with_texts
+from store.payloads.step_payload import PASSAGES, REFERENCES, SEARCH, THEN, with_texts
 from store.registry import models
 from store.registry.models import ModelVersion, queue_name
+from store.tasks.generate import GenerateRequest
 from store.tasks.registry import TASKS
 from workers.runs.added_steps import KINDS, AddSteps, with_added
 from workers.runs.in_flight import Attempt
 from workers.runs.job_runner import Work
 from workers.runs.outcome import Retry
+from workers.runs.output_policy import CompiledPolicies
+from workers.runs.retrieval import in_context, with_found
 
 _MOST_VERSIONS = 16
 
@@ -69,24 +74,38 @@ class StepInputs:
         self._db = db
         self._lock = threading.Lock()
         self._models: OrderedDict[str, _StepModel] = OrderedDict()
+        self._policies = CompiledPolicies(db)
 
-    def fill(self, claim: Claim) -> None:
+    def fill(self, claim: Claim) -> tuple[FileCitation, ...] | None:
         """Make the payload of the claim one that its task reads. Does nothing for a job that has such a payload.
 
-        Raises InvalidRequest if a reference names nothing or the input does not fit, ModelLoadError, Unavailable.
+        Return the passages that came into the prompt; None for a step without retrieval. Raises InvalidRequest if a
+        reference names nothing or the input does not fit, ModelLoadError, Unavailable.
         """
         paths = claim.payload.get(REFERENCES)
         if paths is None or claim.parent_id is None:
-            return
+            return None
         names = {name for path in paths.values() if (name := step_of(path)) is not None}
+        searched = SEARCH_STEP.format(claim.step) if claim.payload.get("retrieval") else None
+        names |= set() if searched is None else {searched}
         outputs = read_outputs(self._db, claim.tenant_id, claim.parent_id, names)
         texts = {mark: look_up(outputs, path) for mark, path in paths.items()}
         policy = claim.payload.get("policy")
         pinned = None if policy is None else PinnedPolicy.model_validate(policy)
-        prepared = TASK_INPUTS[claim.task].prepare(_request(claim, texts), self._model(claim), pinned)
+        request, model, citations = _request(claim, texts), self._model(claim), None
+        if searched is not None and isinstance(request, GenerateRequest):
+            compiled = None if pinned is None else (self._policies.get(claim.tenant_id, pinned), pinned)
+            found = outputs[searched]["output"][PASSAGES]
+            request, citations = in_context(claim, request, found, model, compiled)
+        prepared = TASK_INPUTS[claim.task].prepare(request, model, pinned)
         filled = prepared.payload.model_dump(mode="json", exclude_none=True)
         claim.payload.clear()
         claim.payload.update(filled)
+        return citations
+
+    def with_found(self, claim: Claim, wanted: Mapping[str, Any], finish: Finish) -> Finish:
+        """Return the end of a step that searches, with what it found. Raises as ``retrieval.with_found``."""
+        return with_found(self._db, claim, wanted, finish)
 
     def _model(self, claim: Claim) -> _StepModel:
         name = queue_name(claim.model, claim.model_version)
@@ -132,8 +151,16 @@ class FilledWork:
         """Compute a job or a step. May raise what ``Work.compute`` and ``StepInputs.fill`` raise."""
         claim = attempt.claim
         then = None if claim.parent_id is None else claim.payload.pop(THEN, None)
-        self._inputs.fill(claim)
+        wanted = None if claim.parent_id is None else claim.payload.pop(SEARCH, None)
+        citations = self._inputs.fill(claim)
         verdict = self._work.compute(attempt)
-        if then is None or isinstance(verdict, Retry):
+        if isinstance(verdict, Retry):
+            return verdict
+        if wanted is not None:
+            verdict = self._inputs.with_found(claim, wanted, verdict)
+        if citations is not None and verdict.output is not None:
+            annotations = [one.model_dump(mode="json", exclude_none=True) for one in citations]
+            verdict = replace(verdict, output={**verdict.output, "annotations": annotations})
+        if then is None:
             return verdict
         return with_added(claim, then, verdict, self._kinds, self._most_steps)

@@ -10,15 +10,12 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from policy.budget import ScanTooLong
-from policy.policies import Policy, apply_input
-from policy.recognisers.recogniser import FOUND_BY_NAME
 from prompts.documents.chunking import page_at, spans, token_starts
 from prompts.documents.document_text import DocumentText, invalid_file, read_document
 from prompts.tasks.embed import Embedder, passage_prompt, text_tokens
 from prompts.tokenizer import Tokenizer
 from store.db.database import Database
-from store.errors import InvalidRequest, NotFound
+from store.errors import NotFound
 from store.files import files
 from store.files.blob_storage import Blobs, open_blobs
 from store.jobs.claims import Claim
@@ -26,6 +23,7 @@ from store.payloads.ingest_order import MAX_PASSAGES, IngestOutput, IngestPayloa
 from store.payloads.job_payload import PinnedPolicy, read_payload
 from store.retrieval.passages import FilePassages, Passage
 from store.settings import Settings
+from workers.runs.document_policy import document_texts
 from workers.runs.output_policy import CompiledPolicies
 from workers.tasks.encoding import EncodeJob
 
@@ -86,22 +84,15 @@ class FileReader:
             return document
         self._policies = self._policies or CompiledPolicies(db)
         policy = self._policies.get(tenant_id, pinned)
-        _check_finder(policy)
         # Page by page, so that pages keep their places.
         bounds = [*document.pages, len(document.text)] if document.pages else [0, len(document.text)]
         parts = [document.text[begin:end] for begin, end in pairwise(bounds)]
-        try:
-            verdict = apply_input(policy, parts)
-        except ScanTooLong as error:
-            raise InvalidRequest(str(error), code="policy_scan_too_long") from None
-        if verdict.blocked_by is not None:
-            message = f"the policy's rule {verdict.blocked_by} does not let this file in"
-            raise InvalidRequest(message, code="policy_blocked_input")
+        texts = document_texts(policy, parts, "this file")
         starts, at = [], 0
-        for part in verdict.texts:
+        for part in texts:
             starts.append(at)
             at += len(part)
-        return DocumentText("".join(verdict.texts), tuple(starts) if document.pages else ())
+        return DocumentText("".join(texts), tuple(starts) if document.pages else ())
 
     def _passages(self, document: DocumentText, source: IngestSource) -> tuple[Passage, ...]:
         text = document.text
@@ -114,11 +105,3 @@ class FileReader:
         if not found:
             raise invalid_file("the file has no text")
         return tuple(found)
-
-
-def _check_finder(policy: Policy) -> None:
-    """Raise InvalidRequest for a policy that looks for names: workers have no model that finds them."""
-    rules = policy.document.rules
-    if any(FOUND_BY_NAME.intersection(rule.kinds) for rule in rules):
-        message = "this tenant's policy looks for names, which is not done in files: take these kinds out, or the file"
-        raise InvalidRequest(message, code="policy_blocked_input")

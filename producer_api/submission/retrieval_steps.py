@@ -1,0 +1,118 @@
+"""Makes two steps of a step with ``retrieval``: one that embeds the question and searches, and the step itself.
+
+The question is the user's last message. The stores are looked up here as the tenant, so that row-level security binds
+the look-up; the search of the worker names the tenant too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from producer_api.server.errors import from_validation
+from producer_api.submission.submission_parts import SubmissionParts
+from prompts.tasks.embed import Embedder, query_prompt_name
+from store.errors import Conflict, InvalidRequest, NotFound, RequestError
+from store.payloads.job_payload import JobTerms
+from store.payloads.references import MARK
+from store.payloads.retrieval import SEARCH_STEP, Retrieval
+from store.registry.models import ModelVersion, queue_name
+from store.retrieval import vector_stores
+from store.retrieval.attribute_filters import read_filter
+from store.tasks.embed import EMBED
+from store.tasks.flow import FlowRequest, FlowStepBody
+from store.tasks.generate import GenerateRequest
+
+FIELD = "retrieval"
+_ONE = "steps[0]"
+
+
+def as_flow(request: GenerateRequest) -> FlowRequest:
+    """Return the job of one step for a request with ``retrieval``."""
+    sent = request.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    terms = {name: sent.pop(name) for name in [*sent] if name in JobTerms.model_fields}
+    return FlowRequest.model_validate({**terms, "steps": [{**sent, "name": "answer"}]})
+
+
+def as_one(error: RequestError) -> RequestError:
+    """Return an error about the only step of ``as_flow`` with the name that the field has in its request."""
+    if error.param is not None:
+        name = error.param.removeprefix(f"{_ONE}.")
+        error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
+        error.param = None if name in (_ONE, "steps") else name
+    return error
+
+
+def retrieval_of(body: FlowStepBody) -> Retrieval | None:
+    """Return the checked ``retrieval`` of a step, None if it has none. Raises InvalidRequest."""
+    given = body.own_fields.get(FIELD)
+    if given is None:
+        return None
+    try:
+        found = Retrieval.model_validate(given)
+    except ValidationError as error:
+        complaint = from_validation(error.errors(include_input=False))
+        complaint.param = f"{FIELD}.{complaint.param}" if complaint.param else FIELD
+        raise complaint from None
+    read_filter(found.filters, f"{FIELD}.filters")
+    if body.own_fields.get("n") not in (None, 1):
+        raise InvalidRequest("`retrieval` goes with one answer: leave out `n`", param="n")
+    if body.input.get("tools"):
+        raise InvalidRequest("`retrieval` and `tools` do not go together in one step", param="input.tools")
+    return found
+
+
+def search_step(parts: SubmissionParts, tenant_id: str, body: FlowStepBody, wanted: Retrieval) -> FlowStepBody:
+    """Return the step that searches for a step. Raises InvalidRequest, NotFound, Conflict, ModelLoadError. Blocks."""
+    version = _version_of(parts, tenant_id, wanted)
+    embedder = parts.catalog.task_settings(version)
+    prompt = query_prompt_name(embedder) if isinstance(embedder, Embedder) else None
+    own: dict[str, Any] = {"truncate": True} if prompt is None else {"truncate": True, "prompt_name": prompt}
+    return FlowStepBody.model_construct(
+        None,
+        # Not checked: its name has a colon, as no name of a caller has.
+        name=SEARCH_STEP.format(body.name),
+        task=EMBED.name,
+        model=queue_name(version.model, version.version),
+        input={"texts": [_question(body.input.get("messages"))]},
+        needs=body.needs,
+        stream=False,
+        **own,
+    )
+
+
+def _question(messages: object) -> Any:
+    """Return the text of the user's last message, which may be a reference."""
+    for message in reversed(messages if isinstance(messages, Sequence) else ()):
+        if isinstance(message, Mapping) and message.get("role") == "user":
+            content = message.get("content")
+            if (isinstance(content, str) and content.strip()) or (isinstance(content, Mapping) and MARK in content):
+                return content
+            break
+    raise InvalidRequest(
+        "`retrieval` searches with the last message of the user: add one with a text", param="input.messages"
+    )
+
+
+def _version_of(parts: SubmissionParts, tenant_id: str, wanted: Retrieval) -> ModelVersion:
+    names = set()
+    for number, store_id in enumerate(wanted.vector_store_ids):
+        try:
+            store = vector_stores.get(parts.db, tenant_id, store_id)
+        except NotFound as error:
+            error.param = f"{FIELD}.vector_store_ids[{number}]"
+            raise
+        vector_stores.touch(parts.db, tenant_id, store_id)
+        names.add(queue_name(store.model, store.model_version))
+    if len(names) > 1:
+        listed = ", ".join(sorted(names))
+        raise InvalidRequest(
+            f"the stores have vectors of different models ({listed}): name stores of one",
+            param=f"{FIELD}.vector_store_ids",
+        )
+    (name,) = names
+    try:
+        return parts.catalog.resolve(name)
+    except NotFound:
+        message = f"{name}, which makes the vectors of this store, is retired: add its files to a new store"
+        raise Conflict(message, param=f"{FIELD}.vector_store_ids") from None

@@ -1,0 +1,67 @@
+"""The official client asks for an answer from a file; a worker is killed at the end of the search."""
+
+import signal
+
+import pytest
+from openai import OpenAI
+
+from models.catalog import register
+from store.db.database import Database
+from store.settings import Settings
+from tests.e2e.test_embeddings import calling, worker
+from tests.e2e.test_vector_stores import MILL, upload
+from tests.processes import StartProcess
+from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
+
+QUESTION = "What leads water back to the river?"
+
+
+@pytest.mark.timeout(300)
+def test_a_chat_is_answered_from_a_file_although_workers_die(
+    settings: Settings, db: Database, start_process: StartProcess
+) -> None:
+    benches = [Bench(db, settings, register(db, "vectors", "fake-encoder", "auto", actor="tests"))]
+    benches.append(Bench(db, settings, register(db, "writer", "fake", "auto", actor="tests")))
+    duties = [Duties(bench) for bench in benches]
+    for one in duties:
+        one.start()
+    try:
+        with calling(settings, db, benches[0].tenant_id) as client:
+            _ask(client, benches[0], settings, start_process)
+    finally:
+        for one in duties:
+            one.stop()
+        for bench in benches:
+            bench.close()
+
+
+def _ask(client: OpenAI, bench: Bench, settings: Settings, start_process: StartProcess) -> None:
+    killed = {"environment": "test", "failpoints": "flow.before_commit=kill"}
+    process = start_process(worker_command("vectors"), worker_environment(settings, killed))
+    store = client.vector_stores.create()
+    file = upload(client, "mill.md", MILL)
+    client.vector_stores.files.create_and_poll(file, vector_store_id=store.id, poll_interval_ms=20)
+    sent = {
+        "model": "writer",
+        "input": {"messages": [{"role": "user", "content": QUESTION}]},
+        "sampling": {"max_tokens": 8},
+        "retrieval": {"vector_store_ids": [store.id], "max_num_results": 2},
+    }
+    job = client.post("/jobs", body=sent, cast_to=dict[str, object])
+    assert process.wait_exit() == -signal.SIGKILL
+    with worker(start_process, settings, "vectors"), worker(start_process, settings, "writer"):
+        chat = client.chat.completions.create(
+            model="writer",
+            messages=[{"role": "user", "content": QUESTION}],
+            max_tokens=8,
+            extra_body={"retrieval": {"vector_store_ids": [store.id]}},
+        )
+        (answer,) = bench.query("SELECT id FROM jobs WHERE id = :id", id=str(job["id"]))
+        ended = client.get(f"/jobs/{answer.id}?wait=30", cast_to=dict[str, object])
+    assert ended["status"] == "succeeded"
+    said = chat.choices[0].message
+    assert said.content
+    assert said.annotations
+    assert {one.model_extra["file_id"] for one in said.annotations if one.model_extra} == {file}
+    ends = bench.query("SELECT step, attempt FROM jobs WHERE parent_id = :id ORDER BY step", id=str(job["id"]))
+    assert [(one.step, one.attempt) for one in ends] == [("answer", 1), ("answer:search", 2)]

@@ -1,0 +1,29 @@
+"""Applies a tenant's policy to the text of documents, in a worker."""
+
+from collections.abc import Sequence
+
+from policy.budget import ScanTooLong
+from policy.placeholders import PlaceholderMap
+from policy.policies import Policy, apply_input
+from policy.recognisers.recogniser import FOUND_BY_NAME
+from store.errors import InvalidRequest
+
+
+def document_texts(
+    policy: Policy, texts: Sequence[str], what: str, before: PlaceholderMap | None = None
+) -> tuple[str, ...]:
+    """Return the texts as the policy lets them be used. ``what`` names them; ``before``: placeholders that are taken.
+
+    Raises InvalidRequest if the policy blocks one, or if it looks for names: workers have no model that finds them.
+    """
+    if any(FOUND_BY_NAME.intersection(rule.kinds) for rule in policy.document.rules):
+        message = f"this tenant's policy looks for names, which is not done in files: take these kinds out, or {what}"
+        raise InvalidRequest(message, code="policy_blocked_input")
+    try:
+        verdict = apply_input(policy, texts, before)
+    except ScanTooLong as error:
+        raise InvalidRequest(str(error), code="policy_scan_too_long") from None
+    if verdict.blocked_by is not None:
+        message = f"the policy's rule {verdict.blocked_by} does not let {what} in"
+        raise InvalidRequest(message, code="policy_blocked_input")
+    return verdict.texts

@@ -1,0 +1,106 @@
+"""The two halves of retrieval in a worker: the search at the end of the step that made the vector, and the passages.
+
+    step answer:search   vector of the question ──▶ search ──▶ output.passages, stored with the end of the step
+    step answer          output.passages ──▶ the tenant's policy ──▶ budget ──▶ prompt ──▶ answer, with annotations
+
+What was found is stored, so a second attempt at the answer has the prompt of the first.
+"""
+
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+from policy.placeholders import PlaceholderMap
+from policy.policies import Policy
+from prompts.documents.passage_block import with_passages
+from prompts.tasks.generate import DEFAULT_MAX_TOKENS, count_tokens
+from prompts.tasks.task_inputs import InputModel
+from store.db.database import Database
+from store.jobs.claims import Claim, Finish
+from store.payloads.job_payload import PinnedPolicy
+from store.payloads.retrieval import FileCitation, PassagePlace, Retrieval, RetrievedPassage
+from store.payloads.step_payload import PASSAGES
+from store.retrieval import search, vector_stores
+from store.retrieval.attribute_filters import read_filter
+from store.retrieval.passages import unit_vector
+from store.retrieval.search import FoundPassage, Query
+from store.schema.job_states import JobState
+from store.tasks.generate import GenerateInput, GenerateRequest
+from workers.runs.document_policy import document_texts
+
+_KEY_CHARS = 12
+
+
+def with_found(db: Database, claim: Claim, wanted: Mapping[str, Any], finish: Finish) -> Finish:
+    """Return the end of a step that made the vector of a question, with the passages that answer it in its output.
+
+    Raises NotFound if a store is gone by now, CannotOpen, Unavailable.
+    """
+    if finish.state is not JobState.SUCCEEDED or finish.output is None:
+        return finish
+    asked = Retrieval.model_validate(wanted)
+    vector = unit_vector(b64decode(finish.output["embeddings"][0]))
+    words = claim.payload["input"]["texts"][0]
+    best: dict[tuple[str, int], FoundPassage] = {}
+    for store_id in asked.vector_store_ids:
+        vector_stores.get(db, claim.tenant_id, store_id)
+        query = Query(store_id, vector, words, asked.max_num_results, read_filter(asked.filters))
+        for one in search.search(db, claim.tenant_id, query):
+            key = (one.file_id, one.position)
+            if key not in best or best[key].score < one.score:
+                best[key] = one
+    ordered = sorted(best.values(), key=lambda one: (-one.score, one.file_id, one.position))
+    passages = [_stored(one) for one in ordered[: asked.max_num_results]]
+    return replace(finish, output={**finish.output, PASSAGES: passages})
+
+
+def _stored(found: FoundPassage) -> dict[str, Any]:
+    passage = found.passage
+    return RetrievedPassage(
+        file_id=found.file_id,
+        filename=found.filename,
+        text=passage.text,
+        score=found.score,
+        place=PassagePlace(start=passage.start, end=passage.end, page=passage.page),
+    ).model_dump(mode="json", exclude_none=True)
+
+
+def in_context(
+    claim: Claim,
+    request: GenerateRequest,
+    found: Sequence[Mapping[str, Any]],
+    model: InputModel,
+    policy: tuple[Policy, PinnedPolicy] | None,
+) -> tuple[GenerateRequest, tuple[FileCitation, ...]]:
+    """Return the request with the passages that its budget has room for, and what they are. Raises InvalidRequest.
+
+    The budget is ``max_context_tokens``, or what the question and the answer leave of the context window.
+    """
+    if request.retrieval is None:
+        return request, ()
+    passages = [RetrievedPassage.model_validate(one) for one in found]
+    if policy is not None and passages:
+        passages = _policed(*policy, passages)
+    without = count_tokens(request, model)
+    reserved = request.sampling.max_tokens or min(DEFAULT_MAX_TOKENS, model.window // 4)
+    most = min(without + request.retrieval.max_context_tokens, model.window - reserved)
+
+    def fits(source: GenerateInput) -> bool:
+        return count_tokens(request.model_copy(update={"input": source}), model) <= most
+
+    key = sha256(claim.job_id.encode()).hexdigest()[:_KEY_CHARS]
+    source, citations = with_passages(request.input, passages, key, fits)
+    return request.model_copy(update={"input": source}), citations
+
+
+def _policed(policy: Policy, pinned: PinnedPolicy, passages: Sequence[RetrievedPassage]) -> list[RetrievedPassage]:
+    """Return the passages as the policy lets the model read them. Values that are replaced here are not restored."""
+    taken = PlaceholderMap(counts=pinned.counts) if pinned.vault is None else PlaceholderMap(**pinned.vault)
+    texts = [text for one in passages for text in (one.filename, one.text)]
+    done = document_texts(policy, texts, "the passages that were found", taken)
+    return [
+        one.model_copy(update={"filename": name, "text": text})
+        for one, name, text in zip(passages, done[::2], done[1::2], strict=True)
+    ]
