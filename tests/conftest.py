@@ -212,7 +212,8 @@ def settings(request: pytest.FixtureRequest, services: Services, schema: Engine,
 @pytest.fixture
 def db(settings: Settings) -> Iterator[Database]:
     """The store's way into the emptied database."""
-    database = Database(settings.database_url, application_name="tests", vault=open_vault(settings))
+    # A busy machine lets this process stand still for seconds; the tests of the bound itself have their own sessions.
+    database = Database(settings.database_url, application_name="tests", vault=open_vault(settings), idle_timeout_s=60)
     yield database
     database.close()
 

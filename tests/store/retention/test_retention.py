@@ -24,6 +24,8 @@ from store.registry.prompt_templates import create as create_prompt
 from store.retention import erasure, retention
 from store.retention.purge import Scope, count, purge_step
 from store.retention.retention import DAY_S, Retention, read_all, read_retention, set_retention, sweep, sweep_marked
+from store.retrieval import vector_stores
+from store.retrieval.vector_stores import StoreModel
 from store.schema.batch_states import BatchStatus
 from store.schema.job_states import JobState
 from store.settings import Settings
@@ -328,6 +330,7 @@ class TestPurges:
             "batches": 0,
             "prompts": 0,
             "conversations": 0,
+            "vector_stores": 0,
             "live": 1,
         }
         assert self.purge(db, scope) == 5
@@ -350,18 +353,19 @@ class TestPurges:
                 file = files.create(db, owner, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
                 uploads.create(db, owner, num_bytes=1, filename="a", purpose=Purpose.BATCH, most_bytes=100)
                 conversations.create(db, owner, metadata={"a": ASKED})
+                vector_stores.create(db, owner, StoreModel("vectors", 1, 8))
                 create_prompt(db, owner, name=f"p{number}", template={"instructions": ASKED}, actor="tests")
             new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, "f", None, "key_1", None)
             fail(db, create_batch(db, owner, new, file), [])
-        there = {"jobs": 0, "files": 3, "uploads": 3, "batches": 1, "prompts": 3, "conversations": 3, "live": 0}
+        there = {"batches": 1, **dict.fromkeys(("files", "uploads", "prompts", "conversations", "vector_stores"), 3)}
         (row,) = query("SELECT min(created_at) AS first FROM files")
-        for kind, num in (("batches", 1), ("files", 3), ("uploads", 3), ("prompts", 3), ("conversations", 3)):
+        for kind, num in there.items():
             assert self.purge(db, Scope(tenant, before=row["first"]), kind) == 0
             assert self.purge(db, Scope(tenant, "ann"), kind) == 0, "of a user"
             assert count(db, Scope(tenant))[kind] == num
             assert self.purge(db, Scope(tenant), kind) == num
-        assert count(db, Scope(tenant)) == dict.fromkeys(there, 0)
-        assert count(db, Scope(other_tenant)) == there
+        assert count(db, Scope(tenant)) == dict.fromkeys(("jobs", *there, "live"), 0)
+        assert count(db, Scope(other_tenant)) == {"jobs": 0, **there, "live": 0}
 
     def test_a_line_of_a_batch_that_lives_is_left_alone(
         self, db: Database, tenant: str, make_job: MakeJob, settings: Settings
