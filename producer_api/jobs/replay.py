@@ -4,14 +4,19 @@ The new job has an idempotency key made from the old job's id, so that concurren
 Blocking: called in a thread.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from producer_api.runtime import Runtime
 from producer_api.server.request_spans import record_accept
 from store.errors import Conflict, NotFound, RateLimited, Unavailable
 from store.ids import new_id
 from store.jobs import dead_letters, jobs
+from store.jobs.flow_growth import is_added
 from store.jobs.jobs import Idempotency, Job, NewJob
+from store.registry.models import queue_name
+from store.schema.cache_results import UNSERVED_QUEUE
+from store.schema.job_states import FLOW_TASK
 from store.schema.version_states import VersionState
 from store.tenants.api_keys import Principal
 from store.tracing.spans import now_ns
@@ -35,13 +40,18 @@ def replay(runtime: Runtime, principal: Principal, job_id: str, *, trace: TraceC
     ``trace``: the span of the request.
     """
     letter = dead_letters.get_dead_letter(runtime.db, principal.tenant_id, job_id)
-    principal.check_model(letter.queue)
+    dead = jobs.get(runtime.db, principal.tenant_id, job_id)
+    steps = _accepted_steps(runtime, dead)
+    for ran in steps or [dead]:
+        principal.check_model(queue_name(ran.model, ran.model_version))
     if letter.replayed_as is not None:
         return ReplayedJob(job_id, letter.replayed_as, replayed=True)
-    dead = jobs.get(runtime.db, principal.tenant_id, job_id)
-    _check_version(runtime, dead)
-    runtime.rate_limits.spend_tokens(principal, dead.input_tokens)
+    for ran in steps or [dead]:
+        _check_version(runtime, ran)
+    runtime.rate_limits.spend_tokens(principal, sum(ran.input_tokens for ran in steps or [dead]))
     start_ns, job = now_ns(), _replay_job(runtime, principal, dead, runtime.tracing.within(trace))
+    if steps:
+        job = _with_steps(job, dead, steps)
     (accepted,) = runtime.queue_limits.accept([job], runtime.enqueuer.accept)
     if isinstance(accepted, Exception):
         raise accepted
@@ -92,13 +102,61 @@ def replay_many(
     return done, len(found) > limit
 
 
+def _accepted_steps(runtime: Runtime, dead: Job) -> list[Job]:
+    """Return the steps that the job was accepted with, without those that a step added; none for other jobs."""
+    if dead.task != FLOW_TASK:
+        return []
+    found = jobs.list_steps(runtime.db, dead.tenant_id, dead.id)
+    return [step for step in found if step.step is not None and not is_added(step.step)]
+
+
+def _with_steps(flow: NewJob, dead: Job, steps: Sequence[Job]) -> NewJob:
+    """Return the flow with all its steps anew. The answer is the accepted step whose place an added one may have."""
+    answer = next(step for step in steps if step.step == _answer_name(dead, steps))
+    made = {step.id: _new_step(flow, step) for step in steps}
+    return replace(flow, steps=tuple(made.values()), answer_id=made[answer.id].id)
+
+
+def _answer_name(dead: Job, steps: Sequence[Job]) -> str | None:
+    for step in steps:
+        if step.id == dead.answer_id:
+            return step.step
+    streamed = [step["name"] for step in dead.payload["steps"] if step["stream"]]
+    needed = {name for step in dead.payload["steps"] for name in step["needs"]}
+    last = [step["name"] for step in dead.payload["steps"] if step["name"] not in needed]
+    return str((streamed or last)[0])
+
+
+def _new_step(flow: NewJob, step: Job) -> NewJob:
+    needs = tuple(step.needs or ())
+    max_tokens = step.payload.get("sampling", {}).get("max_tokens") or 0
+    return replace(
+        flow,
+        id=new_id("job"),
+        idempotency=None,
+        task=step.task,
+        model=step.model,
+        model_version=step.model_version,
+        queue=UNSERVED_QUEUE if needs else queue_name(step.model, step.model_version),
+        payload=step.payload,
+        input_tokens=step.input_tokens,
+        cost_tokens=step.input_tokens + max_tokens,
+        metadata={},
+        webhook=step.webhook,
+        parent_id=flow.id,
+        step=step.step,
+        needs=needs,
+    )
+
+
 def _check_version(runtime: Runtime, dead: Job) -> None:
+    queue = queue_name(dead.model, dead.model_version)
     try:
-        version = runtime.catalog.resolve(dead.queue)
+        version = runtime.catalog.resolve(queue)
     except NotFound as error:
         raise Conflict(f"the job's model version no longer exists: {error.message}") from error
     if version.state is VersionState.REJECTED:
-        raise Conflict(f"{dead.queue} has failed its verification: {version.state_reason}", code="model_rejected")
+        raise Conflict(f"{queue} has failed its verification: {version.state_reason}", code="model_rejected")
 
 
 def _replay_job(runtime: Runtime, principal: Principal, dead: Job, trace: TraceContext | None) -> NewJob:

@@ -67,6 +67,11 @@ def names_after(name: str, count: int) -> tuple[str, ...]:
     return tuple(f"{base}{MARK}{index}" for index in range(first, first + count))
 
 
+def is_added(name: str) -> bool:
+    """True for the name of a step that another step brought, and not the caller's request."""
+    return name.rpartition(MARK)[2].isdigit() and MARK in name
+
+
 def bounded(connection: Connection, finishes: Sequence[Finish]) -> list[Finish]:
     """Return the ends; a step whose flow would have too many steps, or a name twice, fails instead.
 

@@ -14,7 +14,7 @@ from store.payloads.step_payload import REFERENCES
 from store.registry import policies
 from store.registry.policies import EVERY_MODEL
 from tests.processes import wait_for
-from tests.producer_api.calling import parse, split, streaming
+from tests.producer_api.calling import bury, parse, split, streaming
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -153,6 +153,27 @@ def test_a_cancel_is_of_the_whole_job(api: httpx2.Client, worker: ScriptedWorker
     worker.obey_cancel(attempt)
     job = read(api, submitted["id"])
     assert (job["status"], [step["status"] for step in job["steps"]]) == ("cancelled", ["cancelled", "cancelled"])
+
+
+def test_a_replay_runs_all_steps_again(
+    api: httpx2.Client, worker: ScriptedWorker, db: Database, submitted: dict[str, Any]
+) -> None:
+    first, second = (step["job_id"] for step in read(api, submitted["id"])["steps"])
+    attempt = worker.claim(first)
+    worker.say(attempt, "short")
+    worker.succeed(attempt)
+    bury(db, second)
+    assert [letter["id"] for letter in api.get("/v1/dead_letters").json()["data"]] == [submitted["id"]]
+    made = api.post(f"/v1/dead_letters/{submitted['id']}/replay").json()
+    assert api.post(f"/v1/dead_letters/{submitted['id']}/replay").json()["job_id"] == made["job_id"]
+    again = read(api, made["job_id"])
+    assert (again["task"], again["metadata"]) == ("flow", {"order": "1"})
+    for step, said in zip(again["steps"], ("short", "shorter"), strict=True):
+        attempt = worker.claim(step["job_id"])
+        worker.say(attempt, said)
+        worker.succeed(attempt)
+    ended = read(api, made["job_id"])
+    assert (ended["status"], ended["output"]["text"]) == ("succeeded", "shorter")
 
 
 def test_a_step_that_is_added_goes_on_with_the_stream_of_the_job(
