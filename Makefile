@@ -117,7 +117,7 @@ chaos: $(STAMP)  ## every fault once under load, in real processes, and an indep
 chaos-soak: $(STAMP)  ## the same for longer: make chaos-soak SEED=7 MINUTES=30
 	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),30) --save chaos-soak
 
-alerts: build/prometheus $(STAMP)  ## each alert fired by a real fault, in real processes, by a real Prometheus: about 15 minutes
+alerts: build/prometheus $(STAMP)  ## each alert fired by a real fault, in real processes, by a real Prometheus: about 50 minutes, mostly waiting
 	@$(BIN)/python -m tests.alerts $(ALERTS)
 
 live-page: $(STAMP)  ## pictures of the Live page under one fault after another, in build/live-page: about 3 minutes
