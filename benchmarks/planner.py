@@ -1,9 +1,9 @@
 """``python -m benchmarks.planner``: the forecast of ``headrace plan`` beside three live bursts.
 
-A stack of the product with 0 to 3 workers of the fake model, whose step is a pause. The rates of a worker are fitted to
-a first burst, which is not judged. Then three bursts of other shapes are sent, and the 95th percentile of their waits
-is compared with that of the simulation, which knows only when the jobs arrived and how long they are. Exit code 1 if
-one is further off than ``--within``.
+A stack of the product with 0 to 3 workers of the fake model. A step of that model is a pause. The rates of a worker are
+fitted to a first burst, which is not judged. Then three bursts of other shapes are sent. The 95th percentile of their
+waits is compared with that of the simulation, which knows only when the jobs arrived and how long they are. Exit code 1
+if one is further off than ``--within``.
 """
 
 import argparse
@@ -89,7 +89,7 @@ class Decisions:
 
 
 def wait_for_ends(db: Database, num_jobs: int, decisions: Decisions) -> list[EndedJob]:
-    """Return all jobs of the stack when so many have ended. Ends the program after a long time."""
+    """Return all jobs of the stack when the given number has ended. Ends the program at the time limit."""
     give_up_at = time.monotonic() + _LONGEST_S
     while len(found := read_ended(db, _QUEUE, 86_400.0)) < num_jobs:
         decisions.look(db)

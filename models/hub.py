@@ -47,6 +47,7 @@ def fetch(asked: str, into: Path) -> Path:
         raise ModelLoadError("--hub needs the worker's packages: install headrace[worker]") from error
     except ModelLoadError:
         raise
+    # The hub's client raises errors of its own, of httpx and of the system: each is told as one line.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelLoadError(

@@ -63,6 +63,11 @@ class EngineSpec(Strict):
         return self.kind is not EngineKind.NATIVE
 
     @property
+    def audited(self) -> dict[str, object]:
+        """What the audit log has of it: nothing of Headrace's own engine."""
+        return {"engine": self.model_dump(mode="json", exclude_none=True)} if self.is_external else {}
+
+    @property
     def request_model(self) -> str:
         """The name of the model in requests to the server."""
         return self.adapter or self.served_model or ""

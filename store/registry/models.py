@@ -203,7 +203,7 @@ def register_version(
             row |= {"engine": _stored(engine), "state": state, "golden": stored_golden(golden)}
             row |= {"quantized_from": quantized_from}
             row |= {"template": None if template is None else template.model_dump_json(exclude_none=True)}
-            audited = values | {"context_window": context_window, "files": digests} | _audited(engine)
+            audited = values | {"context_window": context_window, "files": digests} | engine.audited
             audited |= {} if base is None else {"base": queue_name(base.model, base.version)}
             audited |= {} if quantized_from is None else {"quantized_from": quantized_from}
             audited |= {} if template is None else {"template": template.use.model_dump(mode="json")}
@@ -273,7 +273,7 @@ def _set_engine(
     values = {"model": version.model, "version": version.version, "engine": _stored(engine)}
     connection.execute(registration_queries.SET_ENGINE, values)
     name = queue_name(version.model, version.version)
-    before, after = _audited(version.engine), _audited(engine)
+    before, after = version.engine.audited, engine.audited
     record(
         connection, tenant_id, actor, "model.engine_set", name, {"url": engine.url or ""}, before=before, after=after
     )
@@ -282,10 +282,6 @@ def _set_engine(
 
 def _stored(engine: EngineSpec) -> str | None:
     return dump_json(engine.model_dump(mode="json", exclude_none=True)) if engine.is_external else None
-
-
-def _audited(engine: EngineSpec) -> dict[str, object]:
-    return {"engine": engine.model_dump(mode="json", exclude_none=True)} if engine.is_external else {}
 
 
 def _lock_model(connection: Connection, model: str, task: str) -> None:

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 from openai import OpenAI
+from openai.types.chat.chat_completion_message import Annotation
 
 from models.catalog import register
 from store.db.database import Database
@@ -27,7 +28,13 @@ def test_a_chat_is_answered_from_a_file_although_workers_die(
         one.start()
     try:
         with calling(settings, db, benches[0].tenant_id) as client:
-            _ask(client, benches[0], settings, start_process)
+            ended, annotations, file = _ask(client, settings, start_process)
+        ends = benches[0].query(
+            "SELECT step, attempt FROM jobs WHERE parent_id = :id ORDER BY step", id=str(ended["id"])
+        )
+        assert ended["status"] == "succeeded"
+        assert [(one.step, one.attempt) for one in ends] == [("answer", 1), ("answer:search", 2)]
+        assert {one.model_extra["file_id"] for one in annotations if one.model_extra} == {file}
     finally:
         for one in duties:
             one.stop()
@@ -35,7 +42,10 @@ def test_a_chat_is_answered_from_a_file_although_workers_die(
             bench.close()
 
 
-def _ask(client: OpenAI, bench: Bench, settings: Settings, start_process: StartProcess) -> None:
+def _ask(
+    client: OpenAI, settings: Settings, start_process: StartProcess
+) -> tuple[dict[str, object], list[Annotation], str]:
+    """Kill the worker of a job's search, start others; return the job, a chat's annotations, and the file's id."""
     killed = {"environment": "test", "failpoints": "flow.before_commit=kill"}
     process = start_process(worker_command("vectors"), worker_environment(settings, killed))
     store = client.vector_stores.create()
@@ -56,12 +66,8 @@ def _ask(client: OpenAI, bench: Bench, settings: Settings, start_process: StartP
             max_tokens=8,
             extra_body={"retrieval": {"vector_store_ids": [store.id]}},
         )
-        (answer,) = bench.query("SELECT id FROM jobs WHERE id = :id", id=str(job["id"]))
-        ended = client.get(f"/jobs/{answer.id}?wait=30", cast_to=dict[str, object])
-    assert ended["status"] == "succeeded"
+        ended = client.get(f"/jobs/{job['id']}?wait=30", cast_to=dict[str, object])
     said = chat.choices[0].message
     assert said.content
     assert said.annotations
-    assert {one.model_extra["file_id"] for one in said.annotations if one.model_extra} == {file}
-    ends = bench.query("SELECT step, attempt FROM jobs WHERE parent_id = :id ORDER BY step", id=str(job["id"]))
-    assert [(one.step, one.attempt) for one in ends] == [("answer", 1), ("answer:search", 2)]
+    return ended, said.annotations, file
