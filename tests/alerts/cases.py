@@ -233,7 +233,9 @@ CASES: dict[str, Case] = {
     "HeadraceJunkInRedis": Case("something writes into the queue's list", _junk),
     "HeadraceFramesDropped": Case("the workers' connections to Redis are cut", _bent("redis", "cut", "worker")),
     "HeadraceRequestsFail": Case("the API's connections to Postgres are cut", _bent("postgres", "cut", "api")),
-    "HeadraceSubmitsSlow": Case("the API gets no processor for seconds", lambda stage: stage.stutter("api", 2.0, 1.2)),
+    "HeadraceSubmitsSlow": Case(
+        "a table that submits write is locked for seconds", lambda stage: stage.locked("idempotency_keys", 1.8, 0.5)
+    ),
     "HeadraceRefused": Case("a caller is over its rate limit", _refused),
     "HeadraceEventLoopLags": Case(
         "the API gets no processor for moments", lambda stage: stage.stutter("api", 0.4, 0.2)

@@ -162,12 +162,25 @@ class Stage:
             yield from self._hold(members, signal.SIGSTOP, stopped_s)
             yield from self._hold(members, signal.SIGCONT, going_s)
 
+    def locked(self, table: str, held_s: float, free_s: float) -> Iterator[None]:
+        """Keep a table from writers and let it go in turns, as an index that is built beside them does."""
+        with closing(self._database()) as db:
+            while not self.has_fired:
+                with db.begin() as connection:
+                    connection.execute(text(f"LOCK TABLE {table} IN SHARE MODE"))
+                    yield from _for(held_s)
+                yield from _for(free_s)
+
     def _hold(self, members: list[Member], number: signal.Signals, seconds: float) -> Iterator[None]:
         for member in members:
             self.cluster.signal(member, number)
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            yield
+        yield from _for(seconds)
+
+
+def _for(seconds: float) -> Iterator[None]:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        yield
 
 
 class _Handler(BaseHTTPRequestHandler):
