@@ -1,0 +1,1 @@
+"""A whole Headrace under load and kills for an hour: does anything grow?"""
