@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 from producer_api.server.errors import JobUnanswered
 from prompts.answer_reader import AnswerPiece, AnswerReader, reader_for
-from prompts.reasoning import ReasoningPiece
+from prompts.reasoning import ReasoningPiece, ReasoningReader
 from prompts.tool_calls import CallPiece, ContentPiece, call_id, choice_name
 from store.jobs.jobs import Job
-from store.schema.job_states import JobState
+from store.payloads.reasoning import ReasoningFormat
+from store.schema.job_states import FLOW_TASK, JobState
 from store.streams.checkpoints import Logprobs
 from store.tasks.generate import GeneratePayload
 
@@ -107,6 +108,10 @@ def answer_reader(job: Job) -> AnswerReader | None:
     """Return a reader of the job's text, None if all of it is content."""
     if job.payload.get("tool_style") is None and job.payload.get("reasoning") is None:
         return None
+    if job.task == FLOW_TASK:
+        # Of several steps, the payload has how the answer reasons. A chat that is answered by steps has no tools.
+        marks = job.payload.get("reasoning")
+        return None if marks is None else AnswerReader(ReasoningReader(ReasoningFormat.model_validate(marks)), None)
     return reader_for(GeneratePayload.model_validate(job.payload))
 
 

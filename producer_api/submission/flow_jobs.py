@@ -6,7 +6,7 @@ until then. Each step keeps the version that its model names now; a rollout's ca
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,11 +35,14 @@ from store.schema.job_states import FLOW_TASK
 from store.schema.version_states import VersionState
 from store.tasks.flow import FlowRequest, FlowStepBody, check_steps
 from store.tasks.generate import GenerateRequest
-from store.tasks.registry import TASKS
+from store.tasks.registry import TASKS, is_from_outside
 from store.tenants.api_keys import Principal
 from store.webhooks.addresses import check_url
 
 RETRY_WITHIN_S = 600.0
+
+_FORM = ("policy", "sampling", "tool_style", "reasoning")
+"""What a reader of the answer needs of its step: how calls and reasoning stand in its text, and what is restored."""
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class _Step:
     """A step on its way to become a job. ``place``: where the request has it.
 
     ``retrieval``: for whose prompt it has passages. ``search``: what it searches itself, for the step behind it.
+    ``form``: the fields of its payload that a reader of its output needs, by what is known when it is accepted.
     """
 
     body: FlowStepBody
@@ -61,6 +65,12 @@ class _Step:
     max_tokens: int = 0
     retrieval: Retrieval | None = None
     search: Retrieval | None = None
+    form: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def referred(self) -> list[str]:
+        """The steps whose outputs it refers to, one for each reference."""
+        return [name for path in self.marks.paths.values() if (name := step_of(path)) is not None]
 
 
 class FlowSubmissions:
@@ -125,13 +135,14 @@ class FlowSubmissions:
 
     def _prepared(self, principal: Principal, request: FlowRequest, order: Sequence[FlowStepBody]) -> list[_Step]:
         places = {step.name: f"steps[{index}]" for index, step in enumerate(request.steps)}
+        tasks = {step.name: step.task for step in request.steps}
         steps: list[_Step] = []
         before: PlaceholderMap | None = None
         for body in order:
             place = places[body.name]
             try:
                 for step in self._read_with_search(principal, request, body, place):
-                    before = self._guard(principal, step, before)
+                    before = self._guard(principal, step, before, tasks)
                     self._prepare(step, {earlier.body.name: earlier for earlier in steps})
                     steps.append(step)
             except RequestError as error:
@@ -193,7 +204,9 @@ class FlowSubmissions:
         made = self._parts.preparation.with_files(principal.tenant_id, made)
         return _Step(body, place, version, made, marks)
 
-    def _guard(self, principal: Principal, step: _Step, before: PlaceholderMap | None) -> PlaceholderMap | None:
+    def _guard(
+        self, principal: Principal, step: _Step, before: PlaceholderMap | None, tasks: Mapping[str, str]
+    ) -> PlaceholderMap | None:
         """Apply the tenant's policy to a step. ``before``: the placeholders of the steps before it."""
         found = self._parts.policies.policy_for(principal.tenant_id, step.version.model)
         if found is None:
@@ -204,7 +217,8 @@ class FlowSubmissions:
         for action, num_findings in done.actions.items():
             self._parts.metrics.policy_actions.labels(action).inc(num_findings)
         step.found = found.policy
-        reads_file = step.retrieval is not None  # its worker applies the policy to passages
+        # Its worker applies the policy to passages, and to what calls return.
+        reads_file = step.retrieval is not None or any(is_from_outside(tasks[name]) for name in step.referred)
         step.policy = pinned(found, done, is_sealed=self._parts.db.vault.is_on, reads_file=reads_file)
         return done.vault if found.policy.restores else before
 
@@ -212,15 +226,16 @@ class FlowSubmissions:
         prepared = self._parts.preparation.prepare(step.request, step.version, step.policy)
         step.max_tokens = prepared.max_tokens
         step.input_tokens = prepared.num_tokens
+        payload = prepared.payload.model_dump(mode="json", exclude_none=True)
+        step.form = {name: payload[name] for name in _FORM if name in payload}
         searched = {} if step.search is None else {SEARCH: step.search.model_dump(mode="json", exclude_none=True)}
         if not step.marks.paths and step.retrieval is None:
-            step.payload = prepared.payload.model_dump(mode="json", exclude_none=True) | searched
+            step.payload = payload | searched
             return
         if step.retrieval is not None:
             room = max(0, step.version.context_window - step.input_tokens - step.max_tokens)
             step.input_tokens += min(step.retrieval.max_context_tokens, room)
-        named = [name for path in step.marks.paths.values() if (name := step_of(path)) is not None]
-        step.input_tokens += sum(earlier[name].max_tokens for name in named)
+        step.input_tokens += sum(earlier[name].max_tokens for name in step.referred)
         policy = None if step.policy is None else step.policy.model_dump(mode="json", exclude_none=True)
         step.payload = {**_own(step), **searched, REFERENCES: step.marks.paths} | (
             {} if policy is None else {"policy": policy}
@@ -346,5 +361,4 @@ def _flow_payload(request: FlowRequest, steps: Sequence[_Step], last: _Step) -> 
             for body in request.steps
         ]
     }
-    known = last.payload or {}
-    return payload | {name: known[name] for name in ("policy", "sampling", "tool_style") if name in known}
+    return {**payload, **last.form}

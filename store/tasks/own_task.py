@@ -134,6 +134,7 @@ def _spec_of(task: Task) -> OwnTaskSpec:
         urls=(url,),
         purpose=f"serves the task {name}: use {url}, or the task {name}",
         url_example={"input": dict(task.example)},
+        is_from_outside=True,
         examples={name: {"summary": task.summary or f"The task {name}", "value": body}},
         declared=task,
         input=kind,

@@ -65,6 +65,11 @@ def known_task(name: str) -> TaskSpec:
     return TASKS[name]
 
 
+def is_from_outside(name: str) -> bool:
+    """Return ``TaskSpec.is_from_outside`` of a task; True for one whose package is not installed here."""
+    return name not in TASKS or TASKS[name].is_from_outside
+
+
 BULKY_OUTPUTS = frozenset(name for task in TASKS.values() for name in task.bulky_outputs)
 
 TASK_TAG = "task:"

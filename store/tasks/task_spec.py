@@ -35,6 +35,10 @@ class TaskSpec:
     bulky_outputs: tuple[str, ...] = ()
     """Fields of the output that may be megabytes: lists of jobs leave them out, and big writes are divided."""
 
+    is_from_outside: bool = False
+    """True if its output may have texts that no policy has seen, as those of calls have: in a job of several steps the
+    policy for inputs sees them before a later step has them."""
+
     has_many_texts: bool = False
     """True if a request may have thousands of inputs: the bound of its body is ``max_embedding_body_bytes``."""
 

@@ -185,6 +185,7 @@ def _check_policy(url: str, db: Database) -> None:
         "version": 1,
         "rules": [
             {"id": "mail", "action": "redact", "stage": "input", "kinds": ["email"]},
+            {"id": "no-answers", "action": "block", "stage": "input", "deny": {"phrases": ["asked"]}},
             {"id": "no-praise", "action": "block", "stage": "output", "deny": {"phrases": ["positive"]}},
             {"id": "no-blame", "action": "mask", "stage": "output", "deny": {"phrases": ["negative"]}},
         ],
@@ -200,6 +201,24 @@ def _check_policy(url: str, db: Database) -> None:
         assert masked["label"] == "********"
         assert masked["policy"][0]["rule"] == "no-blame"
         assert ask(guarded, "lovely")["error"]["code"] == "policy_blocked_output"
+        _check_what_calls_return(guarded)
+
+
+def _check_what_calls_return(guarded: Client) -> None:
+    """Two jobs, because each call needs another one: what they return is refused as input of the next step."""
+    steps = [
+        {"name": "ask", "task": "ask", "model": "ask", "input": {"text": "the mill"}},
+        {
+            "name": "mood",
+            "task": "mood",
+            "model": "mood",
+            "needs": ["ask"],
+            "input": {"text": {"$from": "ask.output.text"}},
+        },
+    ]
+    sent = [guarded.request("POST", "/v1/jobs", json={"steps": steps})["id"] for _ in range(2)]
+    errors = [guarded.wait(job_id)["error"] for job_id in sent]
+    assert [(error["code"], error["step"]) for error in errors] == [("policy_blocked_input", "mood")] * 2
 
 
 def _check_calls(client: Client) -> None:

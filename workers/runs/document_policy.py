@@ -1,4 +1,4 @@
-"""Applies a tenant's policy to the text of documents, in a worker."""
+"""Applies a tenant's policy to texts that come to a worker: those of documents, and of calls."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from policy.placeholders import PlaceholderMap
 from policy.policies import Policy, apply_input
 from policy.recognisers.recogniser import FOUND_BY_NAME
 from store.errors import InvalidRequest
+from store.payloads.job_payload import PinnedPolicy
 
 
 def document_texts(
@@ -27,3 +28,12 @@ def document_texts(
         message = f"the policy's rule {verdict.blocked_by} does not let {what} in"
         raise InvalidRequest(message, code="policy_blocked_input")
     return verdict.texts
+
+
+def policed_texts(policy: Policy, pinned: PinnedPolicy, texts: Sequence[str], what: str) -> tuple[str, ...]:
+    """Return texts for a job's prompt as the policy lets the model read them. Raises as ``document_texts``.
+
+    Values that the job's input has too get their placeholders. Others that are replaced here are not restored.
+    """
+    taken = PlaceholderMap(counts=pinned.counts) if pinned.vault is None else PlaceholderMap(**pinned.vault)
+    return document_texts(policy, texts, what, taken)

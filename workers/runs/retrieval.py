@@ -12,7 +12,6 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
 from prompts.documents.passage_block import with_passages
 from prompts.tasks.generate import DEFAULT_MAX_TOKENS, count_tokens
@@ -28,7 +27,7 @@ from store.retrieval.passages import unit_vector
 from store.retrieval.search import FoundPassage, Query
 from store.schema.job_states import JobState
 from store.tasks.generate import GenerateInput, GenerateRequest
-from workers.runs.document_policy import document_texts
+from workers.runs.document_policy import policed_texts
 
 _KEY_CHARS = 12
 
@@ -97,9 +96,8 @@ def in_context(
 
 def _policed(policy: Policy, pinned: PinnedPolicy, passages: Sequence[RetrievedPassage]) -> list[RetrievedPassage]:
     """Return the passages as the policy lets the model read them. Values that are replaced here are not restored."""
-    taken = PlaceholderMap(counts=pinned.counts) if pinned.vault is None else PlaceholderMap(**pinned.vault)
     texts = [text for one in passages for text in (one.filename, one.text)]
-    done = document_texts(policy, texts, "the passages that were found", taken)
+    done = policed_texts(policy, pinned, texts, "the passages that were found")
     return [
         one.model_copy(update={"filename": name, "text": text})
         for one, name, text in zip(passages, done[::2], done[1::2], strict=True)

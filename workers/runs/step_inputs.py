@@ -28,8 +28,9 @@ from store.payloads.step_payload import PASSAGES, REFERENCES, SEARCH, THEN, with
 from store.registry import models
 from store.registry.models import ModelVersion, queue_name
 from store.tasks.generate import GenerateRequest
-from store.tasks.registry import TASKS
+from store.tasks.registry import TASKS, is_from_outside
 from workers.runs.added_steps import KINDS, AddSteps, with_added
+from workers.runs.document_policy import policed_texts
 from workers.runs.in_flight import Attempt
 from workers.runs.job_runner import Work
 from workers.runs.outcome import Retry
@@ -92,9 +93,15 @@ class StepInputs:
         texts = {mark: look_up(outputs, path) for mark, path in paths.items()}
         policy = claim.payload.get("policy")
         pinned = None if policy is None else PinnedPolicy.model_validate(policy)
+        outside = [mark for mark, path in paths.items() if _is_from_outside(outputs, path)]
+        compiled = None
+        if pinned is not None and (outside or searched is not None):
+            compiled = (self._policies.get(claim.tenant_id, pinned), pinned)
+        if compiled is not None and outside:
+            seen = policed_texts(*compiled, [texts[mark] for mark in outside], "what another step returned")
+            texts |= zip(outside, seen, strict=True)
         request, model, citations = _request(claim, texts), self._model(claim), None
         if searched is not None and isinstance(request, GenerateRequest):
-            compiled = None if pinned is None else (self._policies.get(claim.tenant_id, pinned), pinned)
             found = outputs[searched]["output"][PASSAGES]
             request, citations = in_context(claim, request, found, model, compiled)
         prepared = TASK_INPUTS[claim.task].prepare(request, model, pinned)
@@ -118,6 +125,12 @@ class StepInputs:
             if len(self._models) > _MOST_VERSIONS:
                 self._models.popitem(last=False)
             return found
+
+
+def _is_from_outside(outputs: Mapping[str, Any], path: str) -> bool:
+    """True for a path into the output of a step that brings texts from outside, so no policy has seen them."""
+    name = step_of(path)
+    return name is not None and is_from_outside(outputs[name]["task"])
 
 
 def _request(claim: Claim, texts: dict[str, str]) -> JobOrder:

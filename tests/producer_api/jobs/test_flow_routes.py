@@ -1,5 +1,7 @@
 """Jobs of several steps over HTTP: what is stored, what is refused, and what their owner sees."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -7,8 +9,10 @@ import pytest
 import redis
 from sqlalchemy import text
 
+from producer_api.reads.job_loader import restored
 from store.db.database import Database
 from store.jobs.claims import Added, AddedStep
+from store.jobs.jobs import get as get_job
 from store.jobs.jobs import list_steps
 from store.payloads.step_payload import REFERENCES
 from store.registry import policies
@@ -100,6 +104,18 @@ def test_the_body_of_a_job_with_steps_makes_it_again(
     assert again.status_code == 202, again.text
     (_, second) = list_steps(db, tenant, again.json()["id"])
     assert [*second.payload[REFERENCES].values()] == ["first.output.text"]
+
+
+def test_values_go_back_into_calls_of_tools_with_escapes(api: httpx2.Client, db: Database, tenant: str) -> None:
+    first, second = flow()["steps"]
+    second["input"] |= {"tools": [{"type": "function", "function": {"name": "now"}}]}
+    sent = api.post("/v1/jobs", json=flow(steps=[first, second])).json()["id"]
+    stored = get_job(db, tenant, sent).payload
+    assert (stored["tool_style"], stored["sampling"]["max_tokens"]) == ("json", 4)
+    vault = {"values": {"<NAME_1>": 'Ann "A."'}}
+    ended = replace(get_job(db, tenant, sent), payload=stored | {"policy": {"vault": vault}})
+    ended = replace(ended, output={"text": '{"name": "now", "arguments": {"who": "<NAME_1>"}}'})
+    assert json.loads((restored(ended).output or {})["text"])["arguments"] == {"who": 'Ann "A."'}
 
 
 @pytest.mark.parametrize(

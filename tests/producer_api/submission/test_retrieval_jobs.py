@@ -1,5 +1,6 @@
 """Answers from passages of vector stores: what is found, what the model is given of it, and what is cited."""
 
+import json
 import struct
 from base64 import b64encode
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from store.errors import InvalidRequest
 from store.ids import new_id
 from store.jobs.claims import Claim, Finish, claim, finish
 from store.registry import policies
-from store.registry.models import ModelVersion
+from store.registry.models import ModelVersion, register_version
 from store.registry.policies import EVERY_MODEL
 from store.retrieval import passages, store_files, vector_stores
 from store.retrieval.passages import FilePassages, Passage
@@ -23,6 +24,9 @@ from store.retrieval.store_files import NewStoreFile
 from store.retrieval.vector_stores import StoreModel
 from store.schema.job_states import JobState
 from store.tenants.api_keys import create_tenant
+from tests.producer_api.openai.test_tools import template_files
+from tests.prompts.reasoning_templates import SWITCHED
+from tests.prompts.tool_templates import HERMES
 from workers.runs.in_flight import Attempt
 from workers.runs.step_inputs import FilledWork, StepInputs
 
@@ -50,13 +54,16 @@ def new_store(db: Database, tenant_id: str, *texts: str, model: str = "org/vecto
 
 
 class Ends:
-    """A model that answers each step at once."""
+    """A model that answers each step at once, with this text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
 
     def compute(self, attempt: Attempt) -> Finish:
         held = attempt.claim
         vector = b64encode(struct.pack("<2f", 1.0, 0.0)).decode()
         made = {"embed": {"embeddings": [vector], "dimensions": 2}}
-        output = made.get(held.task, {"text": "The headrace.", "finish_reason": "stop"})
+        output = made.get(held.task, {"text": self._text, "finish_reason": "stop"})
         return Finish(
             held.job_id,
             held.epoch,
@@ -76,9 +83,9 @@ def claimed(db: Database, api: httpx2.Client, job_id: str, name: str) -> Claim:
     return claim(db, "worker", queue, [step["job_id"]], 60.0)[step["job_id"]]
 
 
-def ended(db: Database, held: Claim) -> Claim:
+def ended(db: Database, held: Claim, said: str = "The headrace.") -> Claim:
     """End a step as a worker does; return its claim with the payload that the model was given."""
-    end = FilledWork(Ends(), StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
+    end = FilledWork(Ends(said), StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
     assert isinstance(end, Finish)
     assert finish(db, [end])
     return held
@@ -202,6 +209,22 @@ def test_chats_are_answered_from_stores_whole_and_in_a_stream(db: Database, api:
         said = stream.read().decode()
     assert "The headrace." in said
     assert said.count('"annotations":[{"type":"file_citation"') == 1
+
+
+def test_the_reasoning_of_a_chat_is_no_content_of_its_stream(db: Database, api: httpx2.Client, tenant: str) -> None:
+    files = template_files(HERMES + SWITCHED[SWITCHED.rindex("{%- if enable_thinking") :], ("<think>", "</think>"))
+    shape = {"digest": "0" * 64, "dtype": "float32", "context_window": 4096, "files": files}
+    register_version(db, model="thinker", runner="torch", source="tests", actor="tests", **shape)
+    own = new_store(db, tenant, MILL)
+    body = {"model": "thinker", "messages": [{"role": "user", "content": QUESTION}], "stream": True}
+    with api.stream("POST", "/v1/chat/completions", json=body | {"retrieval": {"vector_store_ids": [own]}}) as stream:
+        job_id = stream.headers["X-Job-Id"]
+        ended(db, claimed(db, api, job_id, "answer:search"))
+        ended(db, claimed(db, api, job_id, "answer"), "<think>\nIt leads.\n</think>\n\nThe headrace.")
+        chunks = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    said = ["".join(delta.get(name) or "" for delta in deltas) for name in ("reasoning_content", "content")]
+    assert said == ["It leads.", "The headrace."]
 
 
 @pytest.mark.parametrize(

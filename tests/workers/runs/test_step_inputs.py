@@ -13,7 +13,9 @@ from store.jobs.claims import Claim, Finish, claim, finish
 from store.jobs.jobs import NewJob, accept
 from store.payloads.job_payload import ServiceClass
 from store.payloads.step_payload import REFERENCES, Marks
+from store.registry import policies
 from store.registry.models import register_version
+from store.registry.policies import EVERY_MODEL
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK, JobState
 from store.tenants.api_keys import create_tenant
@@ -24,9 +26,15 @@ MARKS = Marks()
 MARK = MARKS.mark("first.output.text")
 
 
+Second = Callable[..., Claim]
+
+
 @pytest.fixture
-def second(db: Database) -> Callable[[str], Claim]:
-    """Claim the second of two steps, the first of which has answered this text."""
+def second(db: Database) -> Second:
+    """Claim the second of two steps, the first of which has answered this text.
+
+    ``task``: of the first step. ``action``: of the tenant's policy for addresses in inputs, if it has one.
+    """
     register_version(
         db,
         model="tiny",
@@ -48,11 +56,19 @@ def second(db: Database) -> Callable[[str], Claim]:
             **{"id": new_id("job"), "tenant_id": tenant_id, "idempotency": None, "announce": False, **values, **changes}
         )
 
-    def claimed(text: str) -> Claim:
+    def claimed(text: str, *, task: str = "generate", action: str | None = None) -> Claim:
         flow = job(task=FLOW_TASK, queue=UNSERVED_QUEUE)
-        payload = {"input": {"prompt": f"Go on: {MARK}"}, "sampling": {"max_tokens": 8}, REFERENCES: MARKS.paths}
+        payload: dict[str, Any] = {
+            "input": {"prompt": f"Go on: {MARK}"},
+            "sampling": {"max_tokens": 8},
+            REFERENCES: MARKS.paths,
+        }
+        if action is not None:
+            rule = {"id": "mail", "action": action, "stage": "input", "kinds": ["email"]}
+            stored = policies.put(db, tenant_id, EVERY_MODEL, {"version": 1, "rules": [rule]}, "tests")
+            payload["policy"] = {"model": EVERY_MODEL, "version": stored.version, "counts": {"EMAIL": 1}}
         steps = (
-            job(parent_id=flow.id, step="first", needs=()),
+            job(parent_id=flow.id, step="first", needs=(), task=task),
             job(parent_id=flow.id, step="second", needs=("first",), queue=UNSERVED_QUEUE, payload=payload),
         )
         accept(db, [replace(flow, steps=steps, answer_id=steps[1].id)])
@@ -67,9 +83,7 @@ def second(db: Database) -> Callable[[str], Claim]:
     return claimed
 
 
-def test_the_output_of_a_step_is_in_the_prepared_input_of_the_next(
-    db: Database, second: Callable[[str], Claim]
-) -> None:
+def test_the_output_of_a_step_is_in_the_prepared_input_of_the_next(db: Database, second: Second) -> None:
     claimed = second("the river")
     StepInputs(db).fill(claimed)
     assert claimed.payload["input"] == {"prompt": "Go on: the river"}
@@ -80,7 +94,28 @@ def test_the_output_of_a_step_is_in_the_prepared_input_of_the_next(
     assert claimed.payload == filled
 
 
-def test_an_input_that_became_too_long_fails_the_step(db: Database, second: Callable[[str], Claim]) -> None:
+def test_an_input_that_became_too_long_fails_the_step(db: Database, second: Second) -> None:
     with pytest.raises(InvalidRequest) as refused:
         StepInputs(db).fill(second("river " * 20))
     assert refused.value.code == "context_length_exceeded"
+
+
+SAID = "ask ann@example.com"
+
+
+@pytest.mark.parametrize(
+    ("task", "action", "expected"),
+    [("ask", "redact", "Go on: ask <EMAIL_2>"), ("ask", "block", None), ("generate", "block", f"Go on: {SAID}")],
+)
+def test_the_policy_sees_what_a_task_from_outside_returned(
+    db: Database, second: Second, task: str, action: str, expected: str | None
+) -> None:
+    """The task ``ask`` is of a package that this worker does not have."""
+    claimed = second(SAID, task=task, action=action)
+    if expected is None:
+        with pytest.raises(InvalidRequest) as refused:
+            StepInputs(db).fill(claimed)
+        assert refused.value.code == "policy_blocked_input"
+    else:
+        StepInputs(db).fill(claimed)
+        assert claimed.payload["input"]["prompt"] == expected
