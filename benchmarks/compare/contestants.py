@@ -20,7 +20,7 @@ from benchmarks.queue.services import Services
 from benchmarks.venvs import environment
 from store.child_process import Child, Command
 from store.ports import free_port
-from store.redis.connection import broker_url, connect
+from store.redis.connection import broker_options, connect
 from store.settings import child_environment
 
 APPS = Path(__file__).parent
@@ -54,7 +54,7 @@ def _stock(name: str, late: str) -> Callable[[Services, Say], AbstractContextMan
     @contextmanager
     def run(services: Services, say: Say) -> Iterator[Running]:
         bin_folder, port, log = environment("celery", say), free_port("127.0.0.1", 0), services.folder / f"{name}.runs"
-        broker = broker_url(services.redis_url)
+        broker = broker_options(services.redis_url)["broker_url"]
         env = child_environment(
             {
                 "BROKER_URL": broker,

@@ -20,7 +20,7 @@ from benchmarks.queue.services import Services
 from benchmarks.venvs import environment
 from store.child_process import Child, Command, descendants, still_alive
 from store.ports import free_port
-from store.redis.connection import broker_url
+from store.redis.connection import broker_options
 from store.settings import child_environment
 
 APPS = Path(__file__).parent / "apps"
@@ -125,7 +125,7 @@ def _single(
 
 
 def _environment(services: Services) -> dict[str, str]:
-    broker = broker_url(services.redis_url)
+    broker = broker_options(services.redis_url)["broker_url"]
     return child_environment(
         {
             "BROKER_URL": broker,

@@ -2,7 +2,8 @@
 
 Both drivers read TLS options from the address: ``sslmode``, ``sslrootcert``, ``sslcert``, ``sslkey`` for Postgres;
 ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_cert_reqs``, ``ssl_check_hostname`` with ``rediss://``. An
-option that a driver would ignore, or a file that is missing, is refused here.
+option that a driver would ignore, or a file that is missing, is refused here. With Sentinel the options are those of
+``store.sentinel_address``, and hold for the Sentinels and for Redis.
 """
 
 import os
@@ -14,13 +15,13 @@ import structlog
 
 from store.db.database import parse_url
 from store.errors import SettingsError
+from store.sentinel_address import TLS_OPTIONS, is_sentinel, parse_sentinel
 from store.settings import Settings
 
 _log = structlog.get_logger("store")
 
 _HERE: Final = frozenset({"", "localhost", "127.0.0.1", "::1"})
 _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "unix"})
-_REDIS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
 _REDIS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POSTGRES_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
 _VERIFYING: Final = frozenset({"required", "cert_required"})
@@ -51,26 +52,39 @@ def _postgres(address: str) -> str | None:
 
 
 def _redis(address: str) -> str | None:
+    if is_sentinel(address):
+        given = parse_sentinel(address)
+        hosts, query, is_encrypted = [host for host, _ in given.sentinels], given.tls, given.is_encrypted
+        wanted = "rediss+sentinel://"
+    else:
+        parts = urlsplit(address)
+        query = _redis_options(address)
+        hosts, is_encrypted, wanted = [parts.hostname or ""], parts.scheme == "rediss", "rediss://"
+        if parts.scheme == "unix":
+            return None
+    _check_files("REDIS_URL", query, _REDIS_FILES)
+    away = [host for host in hosts if host not in _HERE]
+    is_verified = query.get("ssl_cert_reqs", "required").lower() in _VERIFYING
+    if not away or (is_encrypted and is_verified and query.get("ssl_check_hostname", "true").lower() == "true"):
+        return None
+    return f"REDIS_URL: {away[0]} is another host: say {wanted}, and ssl_ca_certs for a CA of your own"
+
+
+def _redis_options(address: str) -> dict[str, str]:
+    """Return the options of an address without Sentinel. Raises SettingsError for an unknown scheme or option."""
     parts = urlsplit(address)
     if address and parts.scheme not in _REDIS_SCHEMES:
         raise SettingsError(
-            f"REDIS_URL: needs redis://, rediss:// or unix://, not {parts.scheme}://: with Sentinel give the address "
-            "of a proxy or Service that leads to the primary (docs/deployment.md)"
+            "REDIS_URL: needs redis://, rediss:// or unix://, or with Sentinel redis+sentinel:// or "
+            f"rediss+sentinel://, not {parts.scheme}:// (docs/deployment.md)"
         )
     query = dict(parse_qsl(parts.query))
-    unknown = sorted(name for name in query if name.startswith("ssl") and name not in _REDIS)
+    unknown = sorted(name for name in query if name.startswith("ssl") and name not in TLS_OPTIONS)
     if unknown:
-        raise SettingsError(f"REDIS_URL: unknown option {', '.join(unknown)}: use {', '.join(sorted(_REDIS))}")
-    if parts.scheme != "rediss" and query.keys() & _REDIS:
-        raise SettingsError(f"REDIS_URL: {', '.join(sorted(query.keys() & _REDIS))} needs rediss://")
-    _check_files("REDIS_URL", query, _REDIS_FILES)
-    host = parts.hostname or ""
-    if parts.scheme == "unix" or host in _HERE:
-        return None
-    is_verified = query.get("ssl_cert_reqs", "required").lower() in _VERIFYING
-    if parts.scheme == "rediss" and is_verified and query.get("ssl_check_hostname", "true").lower() == "true":
-        return None
-    return f"REDIS_URL: {host} is another host: say rediss://, and ssl_ca_certs for a CA of your own"
+        raise SettingsError(f"REDIS_URL: unknown option {', '.join(unknown)}: use {', '.join(sorted(TLS_OPTIONS))}")
+    if parts.scheme != "rediss" and query.keys() & TLS_OPTIONS:
+        raise SettingsError(f"REDIS_URL: {', '.join(sorted(query.keys() & TLS_OPTIONS))} needs rediss://")
+    return query
 
 
 def _check_files(variable: str, query: Mapping[str, str], names: tuple[str, ...]) -> None:

@@ -27,7 +27,7 @@ from store.redis.connection import (
     CONNECT_TIMEOUT_S,
     HEALTH_CHECK_S,
     SOCKET_TIMEOUT_S,
-    broker_url,
+    broker_options,
     connect,
     unavailable,
 )
@@ -71,9 +71,12 @@ def fast_lane_list(queue: str) -> str:
 def celery_app(settings: Settings) -> Celery:
     """Return a Celery app with the configuration that the API, the dispatcher, the workers and Flower share."""
     app = Celery("headrace", set_as_current=False)
+    broker = broker_options(settings.redis_url)
+    of_transport = broker.pop("broker_transport_options", {})
     app.conf.update(
-        broker_url=broker_url(settings.redis_url),
+        **broker,
         broker_transport_options={
+            **of_transport,
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,

@@ -1,21 +1,30 @@
-"""Redis clients with their time-outs, the circuit breaker, and the broker URL for Celery.
+"""Redis clients with their time-outs, the circuit breaker, and the broker's options for Celery.
 
-The data in Redis is described in ``store.redis.celery_queue``, ``store.redis.rate_limiter`` and ``store.streams``.
+With an address of Sentinel each new connection goes to the primary that Sentinel names (``store.redis.sentinel``). The
+data in Redis is described in ``store.redis.celery_queue``, ``store.redis.rate_limiter`` and ``store.streams``.
 """
 
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import SentinelConnectionPool
 
 from store.errors import Unavailable
+from store.redis.sentinel import (
+    connect_async_through_sentinel,
+    connect_through_sentinel,
+    sentinel_options,
+    tls_options,
+)
+from store.sentinel_address import SentinelAddress, is_sentinel, parse_sentinel
 
 CONNECT_TIMEOUT_S = 5.0
 SOCKET_TIMEOUT_S = 30.0
@@ -38,7 +47,8 @@ def connect(url: str, *, timeout_s: float | None = SOCKET_TIMEOUT_S, retries: in
     multiple of it, unless ``retries`` is 0.
     """
     options: dict[str, Any] = {"socket_timeout": timeout_s, "retry": Retry(NoBackoff(), retries)}
-    return redis.Redis.from_url(url, **options, **_connection_options(url, timeout_s))
+    options |= _connection_options(url, timeout_s)
+    return connect_through_sentinel(url, **options) if is_sentinel(url) else redis.Redis.from_url(url, **options)
 
 
 def connect_async(url: str, *, blocking: bool) -> redis.asyncio.Redis:
@@ -52,11 +62,12 @@ def connect_async(url: str, *, blocking: bool) -> redis.asyncio.Redis:
     options: dict[str, Any] = {"socket_timeout": timeout_s, **_connection_options(url, timeout_s)}
     if blocking:
         options |= {"retry": _NeverReconnect(NoBackoff(), 0), "health_check_interval": 0}
-        return redis.asyncio.Redis.from_url(url, **options)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url, max_connections=ASYNC_CONNECTIONS, timeout=ASYNC_TIMEOUT_S, retry=AsyncRetry(NoBackoff(), 1), **options
-    )
-    return redis.asyncio.Redis.from_pool(pool)
+        through_sentinel, direct = connect_async_through_sentinel, redis.asyncio.Redis.from_url
+        return through_sentinel(url, **options) if is_sentinel(url) else direct(url, **options)
+    options |= {"max_connections": ASYNC_CONNECTIONS, "timeout": ASYNC_TIMEOUT_S, "retry": AsyncRetry(NoBackoff(), 1)}
+    if is_sentinel(url):
+        return connect_async_through_sentinel(url, **options)
+    return redis.asyncio.Redis.from_pool(redis.asyncio.BlockingConnectionPool.from_url(url, **options))
 
 
 class _NeverReconnect(AsyncRetry):
@@ -145,7 +156,9 @@ def translated_errors(client: redis.Redis) -> Iterator[None]:
 
 
 def address(client: redis.Redis) -> str:
-    """Return the address of the client, without its password."""
+    """Return the address of the client, without its password: with Sentinel the name of its service."""
+    if isinstance(client.connection_pool, SentinelConnectionPool):
+        return f"the primary {client.connection_pool.service_name} of Sentinel"
     where = client.connection_pool.connection_kwargs
     return str(where["path"]) if "path" in where else f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
 
@@ -157,20 +170,39 @@ def unavailable(error: Exception, where: str | None = None) -> Unavailable:
     return Unavailable(f"Redis{place} cannot be reached: {reason}", code="redis_unavailable")
 
 
-def broker_url(redis_url: str) -> str:
-    """Return a redis-py URL in Celery's format.
+def broker_options(redis_url: str) -> dict[str, Any]:
+    """Return what Celery needs to know of a redis-py URL: ``broker_url``, options of the transport, of TLS.
 
     ``unix:///p.sock?db=2`` becomes ``redis+socket:///p.sock?virtual_host=2``; a database in the query becomes a path;
     ``rediss://`` gets an explicit certificate verification: without it kombu connects unencrypted.
     """
+    if is_sentinel(redis_url):
+        return _sentinel_broker(parse_sentinel(redis_url))
     parts = urlsplit(redis_url)
     query = dict(parse_qsl(parts.query))
     if parts.scheme == "unix":
         query["virtual_host"] = query.pop("db", "0")
         # Not urlunsplit: it leaves out the two slashes when there is no host.
-        return f"redis+socket://{parts.netloc}{parts.path}?{urlencode(query)}"
+        return {"broker_url": f"redis+socket://{parts.netloc}{parts.path}?{urlencode(query)}"}
     database = query.pop("db", "")
     path = f"/{database}" if database else parts.path
     if parts.scheme == "rediss":
         query.setdefault("ssl_cert_reqs", "required")
-    return urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))
+    return {"broker_url": urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))}
+
+
+def _sentinel_broker(address: SentinelAddress) -> dict[str, Any]:
+    """Return the options of kombu's own transport for Sentinel: one URL for each Sentinel, all with the same login."""
+    login = f"{quote(address.username or '', safe='')}:{quote(address.password, safe='')}@" if address.password else ""
+    hosts = [f"[{host}]" if ":" in host else host for host, _ in address.sentinels]
+    ports = [port for _, port in address.sentinels]
+    return {
+        "broker_url": ";".join(
+            f"sentinel://{login}{host}:{port}/{address.db}" for host, port in zip(hosts, ports, strict=True)
+        ),
+        "broker_transport_options": {
+            "master_name": address.service,
+            "sentinel_kwargs": sentinel_options(address),
+        },
+        **({"broker_use_ssl": tls_options(address)} if address.is_encrypted else {}),
+    }

@@ -38,6 +38,7 @@ VALUES: dict[str, list[str]] = {
         "networkPolicy.flower.from[0].namespaceSelector.matchLabels.name=operators",
         "networkPolicy.postgres.to[0].ipBlock.cidr=10.1.0.0/16",
         "networkPolicy.redis.to[0].ipBlock.cidr=10.2.0.0/16",
+        "networkPolicy.redis.sentinelPort=26379",
     ],
 }
 

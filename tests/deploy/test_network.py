@@ -81,6 +81,12 @@ def test_what_it_may_reach(component: str) -> None:
     assert reached == DNS | REACHES[component]
 
 
+def test_who_may_reach_redis_may_reach_its_sentinels() -> None:
+    policies = _policies({**chart.EVERYTHING, "networkPolicy": {"redis": {"sentinelPort": 26379}}})
+    (policy,) = [policy for policy in policies if policy["metadata"]["name"] == "demo-redis"]
+    assert _ports(policy["spec"]["egress"][0]) == {REDIS, ("TCP", 26379)}
+
+
 def test_what_is_traced_reaches_the_collector() -> None:
     (policy,) = [policy for policy in _policies(TRACED) if policy["metadata"]["name"] == "demo-tracing"]
     assert _ports(policy["spec"]["egress"][0]) == {("TCP", 4318)}

@@ -15,7 +15,7 @@ from store.db.roles import API
 from store.db.tls import check_transport
 from store.errors import SettingsError, Unavailable
 from store.redis.celery_queue import celery_app
-from store.redis.connection import broker_url, connect, connect_async, ping
+from store.redis.connection import broker_options, connect, connect_async, ping
 from store.settings import Settings
 from tests.roles import role_url
 from tests.tls import Authority, TlsFront
@@ -97,7 +97,7 @@ def test_who_is_not_of_the_trusted_authority_or_has_another_name_is_not_spoken_t
         with connect(url, retries=0) as client, pytest.raises(Unavailable, match=r"(?i)certificate.verify.failed"):
             ping(client)
         with (
-            Connection(broker_url(url)) as broker,
+            Connection(broker_options(url)["broker_url"]) as broker,
             pytest.raises(OperationalError, match=r"(?i)certificate.verify.failed"),
         ):
             broker.default_channel.client.ping()
@@ -112,6 +112,8 @@ def test_who_is_not_of_the_trusted_authority_or_has_another_name_is_not_spoken_t
         {"redis_url": "redis://redis.example.com/0"},
         {"redis_url": "rediss://redis.example.com/0?ssl_cert_reqs=none"},
         {"redis_url": "rediss://redis.example.com/0?ssl_check_hostname=false"},
+        {"redis_url": "redis+sentinel://localhost,sentinel.example.com/main"},
+        {"redis_url": "rediss+sentinel://sentinel.example.com/main?ssl_cert_reqs=none"},
     ],
 )
 def test_what_could_be_overheard_or_forged_is_said_and_refused_where_tls_is_required(
@@ -133,6 +135,8 @@ def test_what_could_be_overheard_or_forged_is_said_and_refused_where_tls_is_requ
         {"database_url": "postgresql://a@127.0.0.1:5432,localhost:5433/x"},
         {"database_url": "postgresql://a@db1.example.com:5432,db2.example.com:5432/x?sslmode=verify-full"},
         {"redis_url": "rediss://redis.example.com/0"},
+        {"redis_url": "redis+sentinel://localhost:26379,127.0.0.1:26380/main"},
+        {"redis_url": "rediss+sentinel://a.example.com,b.example.com/main?sentinel_password=x"},
     ],
 )
 def test_what_is_verified_or_stays_on_this_machine_is_good(address: dict[str, str]) -> None:
@@ -145,10 +149,9 @@ def test_what_is_verified_or_stays_on_this_machine_is_good(address: dict[str, st
         ({"redis_url": "rediss://h/0?ssl_ca_cert=x"}, "REDIS_URL: unknown option ssl_ca_cert: use ssl_ca_certs"),
         ({"redis_url": "rediss://h/0?ssl_ca_certs=/no/ca"}, "REDIS_URL: ssl_ca_certs: cannot read /no/ca"),
         ({"redis_url": "redis://h/0?ssl_cert_reqs=required"}, "REDIS_URL: ssl_cert_reqs needs rediss://"),
-        (
-            {"redis_url": "redis+sentinel://h:26379/primary"},
-            r"REDIS_URL: needs redis://.*not redis\+sentinel://.*primary",
-        ),
+        ({"redis_url": "sentinel://h:26379/main"}, r"REDIS_URL: needs redis://.*redis\+sentinel://.*not sentinel://"),
+        ({"redis_url": "redis+sentinel://h:26379"}, "REDIS_URL: needs the service"),
+        ({"redis_url": "rediss+sentinel://h/main?ssl_ca_certs=/no/ca"}, "REDIS_URL: ssl_ca_certs: cannot read /no/ca"),
         ({"database_url": "postgresql://a@h/x?sslrootcert=/no/ca"}, "DATABASE_URL: sslrootcert: cannot read /no/ca"),
     ],
 )

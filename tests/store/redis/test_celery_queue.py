@@ -14,7 +14,7 @@ from kombu.connection import Connection
 
 from store.errors import Unavailable
 from store.redis.celery_queue import TASK, Hint, HintPublisher, celery_app, encode
-from store.redis.connection import broker_url
+from store.redis.connection import broker_options
 from store.settings import Settings
 
 QUEUE = "tiny@1"
@@ -217,9 +217,9 @@ def test_only_json_is_accepted_and_nothing_is_kept(app: Celery) -> None:
     ],
 )
 def test_one_address_two_spellings(redis_url: str, expected: str) -> None:
-    assert broker_url(redis_url) == expected
+    assert broker_options(redis_url)["broker_url"] == expected
 
 
 def test_a_tls_address_is_not_spoken_to_in_the_clear() -> None:
-    with Connection(broker_url("rediss://host:6380/1")) as connection:
+    with Connection(broker_options("rediss://host:6380/1")["broker_url"]) as connection:
         assert connection.ssl
