@@ -74,7 +74,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "version_in_use": "an alias names the version, or jobs of it are kept",
     "version_not_ready": "no worker has verified the version yet, or it was rejected",
     "version_rolled_back": "a rollout of the version was rolled back",
-    "webhook_url_not_allowed": "webhooks may not call the URL",
+    "webhook_url_not_allowed": "webhooks and tools may not call the URL",
 }
 """Codes of requests."""
 

@@ -220,6 +220,22 @@ class OperatorClient(Client):
             if not answer["has_more"]:
                 return num_queued
 
+    def tools(self) -> list[Json]:
+        """Return the tools that the server calls, without the values of their headers."""
+        return self._list("GET", "/v1/tools")
+
+    def create_tool(self, body: Json) -> Json:
+        """Create a tool and return it."""
+        return self.request("POST", "/v1/tools", json=body)
+
+    def replace_tool(self, tool_id: str, definition: Json) -> Json:
+        """Replace a tool's definition and return it."""
+        return self.request("PUT", f"/v1/tools/{quote(tool_id, safe='')}", json=definition)
+
+    def delete_tool(self, tool_id: str) -> None:
+        """Delete a tool."""
+        self.request("DELETE", f"/v1/tools/{quote(tool_id, safe='')}")
+
     def webhook_deliveries(self, **filters: str | int | None) -> list[Json]:
         """Return the newest deliveries that match."""
         return self._list("GET", "/v1/webhook_deliveries", params=filters)

@@ -1,17 +1,14 @@
 """``headrace prompts``: prompt templates of the organization, by the API."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.client.verbs import VarOption, connect, read_variables
+from cli.client.verbs import VarOption, connect, read_object, read_variables
 from cli.groups import noun
 from cli.render import Json, JsonOption, ago, show, table
 from headrace.client import ResourceMissing
-from store.errors import InvalidRequest
 
 app = noun("Prompt templates: list, show, put, render, alias, delete.")
 
@@ -56,7 +53,7 @@ def put(
 
     The file is as in the API: {"instructions": "You know {{ city }}.", "messages": [...], "variables": ["city"]}.
     """
-    template = _read(file)
+    template = read_object(file)
     with connect() as client:
         try:
             found = client.add_prompt_version(name, template)
@@ -119,13 +116,3 @@ def delete(name: PromptArgument, as_json: JsonOption = False) -> None:
 def _names(prompt: Json) -> list[str]:
     declared = prompt.get("variables") or ()
     return list(declared.get("properties", ()) if isinstance(declared, dict) else declared)
-
-
-def _read(file: Path) -> Json:
-    try:
-        template = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{file} cannot be read: {error}") from error
-    if not isinstance(template, dict):
-        raise InvalidRequest(f"{file} is not a JSON object")
-    return template

@@ -12,6 +12,7 @@ from store.schema import (  # noqa: F401 - importing them adds their tables to t
     retention_tables,
     retrieval_tables,
     rollout_tables,
+    tool_tables,
     usage_tables,
     webhook_tables,
 )

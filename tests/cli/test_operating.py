@@ -241,6 +241,19 @@ def test_a_prompt_template_is_stored_rendered_and_used(operator: tuple[list[str]
     assert verb("prompts").startswith("no prompts")
 
 
+def test_a_tool_is_put_listed_and_deleted_by_its_name(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
+    _, verb = operator
+    file = tmp_path / "weather.json"
+    for timeout_ms in (500, 600):
+        made = {"url": "https://tools.example.com/", "headers": {"X-Key": "s3cr3t"}, "timeout_ms": timeout_ms}
+        file.write_text(orjson.dumps(made).decode())
+        assert verb("tools", "put", "weather", str(file)).startswith("weather is stored as tool_")
+    listed = verb("tools")
+    assert re.search(r"weather .*X-Key .*600 ms", listed)
+    assert "s3cr3t" not in listed
+    assert verb("tools", "delete", "weather") == "weather is deleted\n"
+
+
 def test_a_job_with_steps_is_submitted_from_a_file(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
     _, verb = operator
     step = {"model": "tiny", "input": {"prompt": "hi"}, "sampling": {"max_tokens": 2}}

@@ -20,6 +20,7 @@ from store.jobs import conversations
 from store.jobs.acceptance import Idempotency
 from store.jobs.jobs import accept, get_many, request_cancel
 from store.jobs.responses import NewResponse
+from store.payloads.tool_definition import HttpTool
 from store.registry import policies, prompt_templates
 from store.retrieval import store_files, vector_stores
 from store.rollouts.changes import NewRollout, start
@@ -27,6 +28,7 @@ from store.rollouts.rollouts import Step
 from store.settings import Settings
 from store.tenants import api_key_admin, tenant_limits, webhook_secrets
 from store.tenants.api_keys import authenticate, create_key
+from store.tools import tools
 from store.webhooks import endpoints
 from tests.roles import role_url
 from tests.store.making import MakeJob, Query
@@ -219,11 +221,13 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     line = make_job()
     batch_steps.add_lines(api, batch, [ParsedLine(1, "one", line)], next_line=2, next_offset=9)
     _vector_store(api, tenant)
+    tools.create(api, tenant, "weather", HttpTool(url="https://tools.example.com/"), actor="tests")
     return [
         "tenants", "api_keys", "limit_overrides", "policies", "prompts", "prompt_versions", "prompt_aliases",
         "webhook_endpoints", "webhook_secrets", "webhook_deliveries", "jobs", "job_events", "job_terminal",
         "idempotency_keys", "responses", "files", "uploads", "conversations", "conversation_items", "batches",
         "batch_lines", "open_changes", "audit_log", "vector_stores", "vector_store_files", "vector_store_batches",
+        "tools",
     ]  # fmt: skip
 
 
@@ -387,6 +391,7 @@ def test_no_role_makes_objects_in_the_database(settings: Settings, tenant: str, 
         "SELECT 'file_x', :theirs, digest, 1, 'f', 'batch' FROM blobs",
         "UPDATE files SET tenant_id = :theirs",
         "INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events) VALUES ('we_x', :theirs, 'u', 's', '{}')",
+        "INSERT INTO tools (id, tenant_id, name, definition) VALUES ('tool_x', :theirs, 'n', '{}')",
         "INSERT INTO audit_log (tenant_id, actor, action, resource) VALUES (:theirs, 'a', 'b', 'c')",
         "INSERT INTO audit_log (tenant_id, actor, action, resource) VALUES (NULL, 'a', 'b', 'c')",
         "UPDATE jobs SET tenant_id = :theirs",

@@ -18,12 +18,14 @@ from store.jobs import jobs, responses
 from store.jobs.acceptance import Accepted
 from store.jobs.claims import Finish, Release, claim, finish, release
 from store.jobs.responses import NewResponse
+from store.payloads.tool_definition import HttpTool
 from store.registry import prompt_templates
 from store.schema.job_states import JobState
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from store.streams.stream_log import Frame, StreamPublisher
 from store.tenants.webhook_secrets import rotate_webhook_secret
+from store.tools import tools
 from store.webhooks.endpoints import create_endpoint, rotate_secret
 from store.webhooks.outbox import take_due
 from tests.store.making import QUEUE, MakeJob
@@ -85,6 +87,7 @@ def fill(settings: Settings, tenant: str, make_job: MakeJob, client: redis.Redis
         db, tenant, batches.NewBatch("/v1/x", "24h", 60, {"b": "c"}, None, new_id("f"), None, "key_1", None), file
     )
     prompt_templates.create(db, tenant, name="", template={"instructions": "asked"}, actor="tests")
+    tools.create(db, tenant, "weather", HttpTool(url="https://tools.example.com/"), actor="tests")
     publisher = StreamPublisher(client, maxlen=10, ttl_s=60, vault=open_vault(settings))
     publisher.publish([Frame(given, 1, 1, "said", (1,))])
     db.close()
@@ -122,6 +125,7 @@ def test_a_rotation_leaves_nothing_that_needs_the_old_key(
         "responses",
         "batches",
         "prompt_versions",
+        "tools",
         "webhook_secrets",
         "webhook_endpoints",
         "files",

@@ -121,9 +121,16 @@ class Caller:
 HOOKS = "/v1/webhook_endpoints"
 KEYS = "/v1/organization/api_keys"
 KEY = {"name": "ci", "scopes": ["jobs:read"]}
+TOOLS = "/v1/tools"
 TEMPLATE = {"instructions": f"Say {SECRET}."}
 CHAT_SERVER = {"engine": {"kind": "openai", "url": "http://127.0.0.1:9", "context_window": 512}}
 RULES = {"rules": [{"id": "r", "kinds": ["email"], "action": "redact", "stage": "input"}]}
+
+
+def tool() -> dict[str, object]:
+    """Return a tool with a name of its own."""
+    return {"name": new_id("tool"), "url": "https://tools.example.com/", "headers": {"Authorization": SECRET}}
+
 
 # The audit entry of each route, and a call that makes it.
 Call = Callable[[Caller], httpx2.Response]
@@ -212,6 +219,12 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
         "dead_letter.replayed",
         lambda c: c.api.post(f"/v1/dead_letters/{bury(c.db, submit(c.api))}/replay"),
     ),
+    ("post", TOOLS): ("tool.created", lambda c: c.api.post(TOOLS, json=tool())),
+    ("put", TOOLS + "/{tool_id}"): (
+        "tool.updated",
+        lambda c: c.api.put(f"{TOOLS}/{c.made(TOOLS, tool())}", json={"url": f"https://tools.example.com/{SECRET}"}),
+    ),
+    ("delete", TOOLS + "/{tool_id}"): ("tool.deleted", lambda c: c.api.delete(f"{TOOLS}/{c.made(TOOLS, tool())}")),
     ("post", "/v1/prompts"): ("prompt.created", lambda c: c.api.post("/v1/prompts", json=TEMPLATE)),
     ("post", "/v1/prompts/{prompt_id}/versions"): (
         "prompt.version_added",

@@ -1,0 +1,1 @@
+"""Tools that the server calls for the models of a tenant: what they are, and their rows."""
