@@ -3,12 +3,14 @@
     created │ [queued] │ in_progress │ item added │ part added │ delta … │ text, part, item done │ completed
        0         1          1 or 2        + 1          + 2        + 3 …         the next three       the last
 
-``queued`` exists only for background responses. Every client gets the same events with the same numbers, from any
-process (``response_output`` explains how), so a client reconnects with just a number. No event is retracted: if a new
-attempt's text differs from the sent text, the stream ends with an error.
+``queued`` exists only for background responses. A search in files has its five events after ``in_progress``, and
+an event for each annotation comes before the text is done. Every client gets the same events with the same numbers,
+from any process (``response_output`` explains how), so a client reconnects with just a number. No event is retracted:
+if a new attempt's text differs from the sent text, the stream ends with an error.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from producer_api.openai.chat_answer import AnswerEntries, Entries
@@ -28,6 +30,7 @@ class ResponseEventBuilder:
         self._row = row
         self._next_number = 0
         self._is_in_progress = False
+        self._has_searched = False
         self._output = Output(job, row)
         self._open: OutputItem | None = None
         self._entries = AnswerEntries(self._output.reader)
@@ -47,11 +50,31 @@ class ResponseEventBuilder:
             self._is_in_progress = True
             response = initial_object(self._job, self._row, "in_progress")
             yield self._event("response.in_progress", response=response)
+            if (search := self._output.search) is not None:
+                yield self._event("response.output_item.added", output_index=0, item=search.as_json("in_progress"))
+                for status in ("in_progress", "searching"):
+                    yield self._event(f"{_SEARCH}.{status}", item_id=search.id, output_index=0)
+
+    def set_found(self, passages: Sequence[Mapping[str, Any]]) -> None:
+        """Show the passages that the search found in the events after this."""
+        self._row = replace(self._row, found=passages)
+        self._output.set_found(passages)
+
+    def searched(self) -> Iterator[Event]:
+        """Yield the end of the search in files, once."""
+        search = self._output.search
+        if search is None or self._has_searched:
+            return
+        yield from self.started()
+        self._has_searched = True
+        yield self._event(f"{_SEARCH}.completed", item_id=search.id, output_index=0)
+        yield self._event("response.output_item.done", output_index=0, item=search.as_json("completed"))
 
     def add_text(self, text: str, entries: Entries = ()) -> Iterator[Event]:
         """Yield the events for the next text, with the logprobs of its tokens."""
         if text:
             yield from self.started()
+            yield from self.searched()
         self._entries.add(entries)
         for item, new in self._output.add(text):
             yield from self._item_events(item, new)
@@ -60,6 +83,8 @@ class ResponseEventBuilder:
         """Yield the final events. The open items are closed only if all their text was sent."""
         if job.started_at is not None:
             yield from self.started()
+        if job.output is not None:
+            yield from self.searched()
         if is_text_complete and job.output is not None:
             for item, new in self._output.finish(job):
                 yield from self._item_events(item, new)
@@ -84,6 +109,9 @@ class ResponseEventBuilder:
 
     def _close(self, item: OutputItem, status: str) -> Iterator[Event]:
         done = f"{_TEXT[item.kind]}.done"
+        for number, annotation in enumerate(item.annotations):
+            place = {**_position(item), "annotation_index": number}
+            yield self._event("response.output_text.annotation.added", **place, annotation=annotation)
         if item.kind is ItemKind.CALL:
             yield self._event(done, **_position(item), name=item.call["name"], arguments=item.text)
         else:
@@ -97,6 +125,7 @@ class ResponseEventBuilder:
         return {"type": kind, "sequence_number": number, **fields}
 
 
+_SEARCH = "response.file_search_call"
 _PART = {
     ItemKind.MESSAGE: "response.content_part",
     ItemKind.REASONING: "response.content_part",

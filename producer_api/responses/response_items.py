@@ -6,9 +6,10 @@
     function_call               function_call                 assistant, with its calls
     function_call_output        function_call_output          tool: the result of one call
     reasoning                   reasoning                     assistant: the reasoning of the next item
+    file_search_call            file_search_call              nothing: its passages were of that answer
     item_reference              the item of an answer         as that item
 
-Only text and function calls are supported; anything else is refused.
+Only text, function calls and searches in files are supported; anything else is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,13 @@ Item = dict[str, Any]
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
-_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+    "file_search_call": "fs",
+}
 
 
 class ContentPart(Body):
@@ -54,6 +61,7 @@ class InputItem(Body):
     arguments: str | None = None
     output: str | tuple[ContentPart, ...] | None = None
     summary: tuple[ContentPart, ...] | None = Field(None, description="of a reasoning item")
+    queries: tuple[str, ...] | None = Field(None, description="of a search in files")
 
     @property
     def reference(self) -> str | None:
@@ -119,6 +127,8 @@ def _read(item: InputItem, referenced: Mapping[str, Item], param: str) -> Item:
         case "function_call_output":
             call_id = _required(item.call_id, f"{param}.call_id")
             return _item("function_call_output", call_id=call_id, output=_text(item.output, f"{param}.output"))
+        case "file_search_call":
+            return _item("file_search_call", queries=list(item.queries or ()), results=None)
         case "reasoning":
             summary = _text(item.summary or (), f"{param}.summary")
             text = _text(item.content or (), f"{param}.content")
@@ -162,6 +172,8 @@ def messages_of(instructions: str | None, items: Sequence[Item]) -> list[dict[st
     for item in items:
         if item["type"] == "reasoning":
             reasoning = "".join(part["text"] for part in (*item.get("content", ()), *item["summary"]))
+            continue
+        if item["type"] == "file_search_call":
             continue
         turn = _message(item)
         if reasoning and turn["role"] == "assistant":

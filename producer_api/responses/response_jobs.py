@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from producer_api.jobs.cancel import cancel
+from producer_api.responses.file_searches import searched_step
 from producer_api.responses.response_items import Item, references_of
 from producer_api.responses.response_output import output_items, response_of
 from producer_api.responses.response_request import (
@@ -21,9 +22,12 @@ from prompts.prompt_template import FilledTemplate
 from store.db.database import Database
 from store.errors import Conflict, Gone, InvalidRequest, NotFound
 from store.jobs import conversations, jobs, responses
+from store.jobs.flow_values import read_outputs
 from store.jobs.jobs import Job
 from store.jobs.responses import job_id_of
 from store.payloads.prompt_reference import PromptReference, PromptUse
+from store.payloads.retrieval import SEARCH_STEP
+from store.payloads.step_payload import PASSAGES
 from store.schema.job_states import JobState
 
 _CANCEL_WAIT_S = 2.0
@@ -44,6 +48,16 @@ def read_response(read: Callable[[Database, str, str], T], db: Database, tenant_
             if isinstance(missing, Gone):
                 raise missing from None
         raise
+
+
+def read_found(db: Database, job: Job) -> Sequence[Mapping[str, Any]] | None:
+    """Return the passages that the search of a response found, None before its end or if they are not kept. Blocks."""
+    name = searched_step(job)
+    if name is None:
+        return None
+    step = SEARCH_STEP.format(name)
+    found = read_outputs(db, job.tenant_id, job.id, [step]).get(step)
+    return None if found is None or found["output"] is None else found["output"].get(PASSAGES)
 
 
 def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedResponse:
@@ -128,7 +142,7 @@ def _chain(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Ite
             param="previous_response_id",
         )
     before.check_room()
-    return before.items, output_items(job)
+    return before.items, output_items(job, row)
 
 
 def _fill_template(db: Database, tenant_id: str, prompt: PromptReference) -> tuple[FilledTemplate, PromptUse]:

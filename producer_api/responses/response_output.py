@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from producer_api.openai.chat_answer import answer_entries, answer_reader, is_cut
+from producer_api.responses.file_searches import question_of, shown_results
 from producer_api.responses.response_tools import name_fields
 from prompts.answer_reader import AnswerPiece
 from prompts.reasoning import ReasoningPiece
@@ -58,13 +59,14 @@ class ItemKind(StrEnum):
     CALL = "fc"
     REASONING = "rs"
     SUMMARIZED = "rs_summary"  # reasoning that is shown as its own summary
+    SEARCH = "fs"
 
 
 @dataclass(slots=True)
 class OutputItem:
-    """A message or reasoning with its ``text``, or a ``call`` where ``text`` is the arguments.
+    """A message or reasoning with its ``text``, or a ``call`` where ``text`` is the arguments, or a search in files.
 
-    ``call`` has the fields of its id and its function.
+    ``call`` has the fields of its id and its function, or those of a search. ``annotations`` are those of a message.
     """
 
     id: str
@@ -73,6 +75,7 @@ class OutputItem:
     call: Item = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
     logprobs: Sequence[Mapping[str, Any]] | None = None
+    annotations: Sequence[Mapping[str, Any]] = ()
 
     @property
     def text(self) -> str:
@@ -89,10 +92,12 @@ class OutputItem:
         if self.kind is not ItemKind.MESSAGE:
             return {"type": self.part_type, "text": self.text}
         likely = {} if self.logprobs is None else {"logprobs": self.logprobs}
-        return {"type": "output_text", "text": self.text, "annotations": [], **likely}
+        return {"type": "output_text", "text": self.text, "annotations": list(self.annotations), **likely}
 
     def as_json(self, status: str) -> Item:
         """Return the item as JSON. An item in progress has no content."""
+        if self.kind is ItemKind.SEARCH:
+            return {"id": self.id, "type": "file_search_call", "status": status, **self.call}
         if self.kind is ItemKind.CALL:
             return {"id": self.id, "type": "function_call", "status": status, **self.call, "arguments": self.text}
         parts = [] if status == "in_progress" else [self.part()]
@@ -115,6 +120,16 @@ class Output:
         is_summary = (shown.get("reasoning") or {}).get("summary") is not None
         self._reasoning_kind = ItemKind.SUMMARIZED if is_summary else ItemKind.REASONING
         self.items: list[OutputItem] = []
+        self.search: OutputItem | None = None
+        question = question_of(job)
+        if question is not None:
+            self.search = self._begin(ItemKind.SEARCH, {"queries": [question], "results": None})
+            self.set_found(None if row is None else row.found)
+
+    def set_found(self, passages: Sequence[Mapping[str, Any]] | None) -> None:
+        """Show the passages that the search found; None: it is not shown what was found."""
+        if self.search is not None and passages is not None:
+            self.search.call["results"] = shown_results(passages)
 
     def add(self, text: str) -> Iterator[tuple[OutputItem, str]]:
         """Add text; yield (item, its new text). A new item is first yielded with an empty text."""
@@ -127,11 +142,12 @@ class Output:
             yield from self._read(chunk)
         for piece in () if self.reader is None else self.reader.finish(is_cut=is_cut(job)):
             yield from self._take(piece)
-        if job.state is JobState.SUCCEEDED and not self.items:
+        if job.state is JobState.SUCCEEDED and (not self.items or self.items[-1] is self.search):
             yield self._begin(ItemKind.MESSAGE), ""
         others = [item for item in self.items if item.kind in (ItemKind.MESSAGE, ItemKind.CALL)]
         if len(others) == 1 and others[0].kind is ItemKind.MESSAGE:
             others[0].logprobs = answer_entries(job)
+            others[0].annotations = (job.output or {}).get("annotations") or ()
 
     def _read(self, chunk: str) -> Iterator[tuple[OutputItem, str]]:
         for piece in (ContentPiece(chunk),) if self.reader is None else self.reader.add(chunk):
@@ -176,8 +192,10 @@ def output_items(job: Job, row: StoredResponse | None = None) -> list[Item]:
     output = Output(job, row)
     for _ in (*output.add(job.output["text"]), *output.finish(job)):
         pass
-    return [item.as_json("completed") for item in output.items[:-1]] + [
-        item.as_json(last_status(job)) for item in output.items[-1:]
+    last = len(output.items) - 1
+    return [
+        item.as_json(last_status(job) if index == last and item is not output.search else "completed")
+        for index, item in enumerate(output.items)
     ]
 
 

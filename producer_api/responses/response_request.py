@@ -36,6 +36,7 @@ from producer_api.openai.request_fields import (
 )
 from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.responses.conversation_views import ConversationRef
+from producer_api.responses.file_searches import place_of, retrieval_of
 from producer_api.responses.response_items import Input, Item, message, messages_of, read_items
 from producer_api.responses.response_tools import FunctionTool, shown_tools, tools_of
 from producer_api.server.errors import from_validation
@@ -58,7 +59,7 @@ Includable = Literal[
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
 ]
-"""Values of ``include``. All but logprobs refer to features that responses here never have."""
+"""Values of ``include``. All but logprobs and what a search found refer to features that responses never have here."""
 
 
 StrictNumber = Annotated[float, Strict()]
@@ -218,8 +219,10 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
     filled = context.filled
     instructions = request.instructions if request.instructions is not None or filled is None else filled.instructions
     given = [] if filled is None else [message(role, text) for role, text in filled.messages]
-    new = [*context.answer, *given, *_items(request, context.referenced)]
+    sent = [] if request.input is None else read_items(request.input, context.referenced)
+    new = [*context.answer, *given, *sent]
     reasoning = reasoning_of(request.reasoning)
+    retrieval = retrieval_of(request.tools, request.tool_choice)
     tools = tools_of(request.tools or (), request.tool_choice, request.parallel_tool_calls)
     known = {item["id"] for item in context.items}
     body = {
@@ -243,16 +246,14 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
         job = GenerateRequest.model_validate(body)
     except ValidationError as error:
         raise as_sent(from_validation(error.errors(include_input=False)), request) from error
+    if retrieval is not None:
+        job = job.model_copy(update={"retrieval": retrieval})
     if context.use is not None:
         is_continued = bool(context.items or context.answer)
         tail = len(messages_of(None, new[len(context.answer) :])) if is_continued else 0
         place = TemplatePlace(0 if is_continued else bool(instructions) + len(given), tail)
         job = job.filled_in(job.input.model_copy(update={"special_tokens": "text"}), context.use, place)
     return PreparedResponse(job, _new_response(request, instructions, new, context.use))
-
-
-def _items(request: ResponseRequest, referenced: Mapping[str, Item]) -> list[Item]:
-    return [] if request.input is None else read_items(request.input, referenced)
 
 
 def _check(request: ResponseRequest) -> None:
@@ -376,17 +377,18 @@ def as_sent(error: HeadraceError, request: ResponseRequest) -> HeadraceError:
         name = _name_in_request(error.param, request)
         error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
         error.message = error.message.replace("`max_tokens`", "`max_output_tokens`")
+        error.message = error.message.replace("`retrieval`", "`file_search`")
         error.param = name
     return error
 
 
 def _name_in_request(param: str, request: ResponseRequest) -> str:
-    if param in _RENAMED:
-        return _RENAMED[param]
+    if param in _RENAMED or param.startswith("sampling.grammar"):
+        return _RENAMED.get(param, "text.format")
+    if param.partition(".")[0] == "retrieval":
+        return (place_of(request.tools) or "tools") + param.removeprefix("retrieval")
     if param.startswith(("input.tools", "input.chat_template_kwargs")):
         return param.removeprefix("input.").replace(".function", "")
-    if param.startswith("sampling.grammar"):
-        return "text.format"
     if param.startswith("input") and not param.startswith("input.reasoning"):
         continued = "previous_response_id" if request.conversation is None else "conversation"
         return "input" if request.input is not None else continued

@@ -1,6 +1,7 @@
 """OpenAI's Responses API: made, read, followed from any event on, cancelled and deleted; each is a job underneath."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query
@@ -15,13 +16,15 @@ from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse, ObjectResponse
 from producer_api.openai.chat_answer import answer_of
 from producer_api.openai.synchronous import ClientConnection
+from producer_api.responses.file_searches import RESULTS
 from producer_api.responses.response_answer import response_object
-from producer_api.responses.response_jobs import cancel_response, prepare, read_response
+from producer_api.responses.response_jobs import cancel_response, prepare, read_found, read_response
 from producer_api.responses.response_request import Includable, PreparedResponse, ResponseRequest, as_sent
 from producer_api.responses.response_stream import BEFORE_ALL, read_events
 from producer_api.responses.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE_OR_EVENTS
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
+from producer_api.submission.draft_job import Receipt
 from producer_api.webhooks.webhook_views import Deleted
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs import responses
@@ -43,7 +46,7 @@ register_url_convertor("response_id", _ResponseId())
 ResponseId = Annotated[str, Path(examples=["resp_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 Include = Annotated[
     list[Includable] | None,
-    Query(alias="include[]", description="has no effect"),
+    Query(alias="include[]", description="`file_search_call.results`: what a search in files found"),
 ]
 
 
@@ -77,25 +80,36 @@ async def create_response(
     if body.stream or not body.background:
         await runtime.streams.enter(request)
     prepared = await _prepared(runtime, tenant_id, body)
-    try:
-        receipt = await runtime.submissions.submit(principal, prepared.job, origin, prepared.response)
-    except HeadraceError as error:
-        raise as_sent(error, body) from error
+    receipt = await _submit(runtime, principal, body, prepared, origin)
     job = receipt.job or await runtime.reader.get(tenant_id, receipt.job_id)
     row = StoredResponse.of(job.id, prepared.response)
     if receipt.replayed:
         row = await run_in_threadpool(responses.get, runtime.db, tenant_id, job.id, unstored=True)
     connection = ClientConnection(runtime, job, is_kept=body.is_kept)
     headers = receipt.headers | _headers(job)
+    is_shown = RESULTS in (body.include or ())
     if body.stream:
-        return connection.stream(read_events(runtime, job, row), headers)
+        return connection.stream(read_events(runtime, job, row, with_found=is_shown), headers)
     if row.is_background:
         return ObjectResponse(response_object(job, row), headers=headers)
     ended = await connection.wait(request)
     if ended is None:
         return Response()  # the client is gone
     answer_of(ended)
+    row = await _with_found(runtime, ended, row) if is_shown else row
     return ObjectResponse(response_object(ended, row), headers=headers)
+
+
+async def _submit(
+    runtime: Runtime, principal: JobsWriter, body: ResponseRequest, prepared: PreparedResponse, origin: OriginOf
+) -> Receipt:
+    """Store the job. One that searches in files has two steps."""
+    searches = prepared.job.retrieval is not None
+    submit = runtime.flow_submissions.submit_one if searches else runtime.submissions.submit
+    try:
+        return await submit(principal, prepared.job, origin, prepared.response)
+    except HeadraceError as error:
+        raise as_sent(error, body) from error
 
 
 async def _prepared(runtime: Runtime, tenant_id: str, body: ResponseRequest) -> PreparedResponse:
@@ -138,11 +152,13 @@ async def get_response(
     If the connection closes before the terminal event, reconnect with the number of the last event.
     """
     job, row = await _find(runtime, principal.tenant_id, response_id)
+    is_shown = RESULTS in (include or ())
     if not stream:
+        row = await _with_found(runtime, job, row) if is_shown else row
         return ObjectResponse(response_object(job, row), headers=_headers(job))
     after = starting_after if last_event_id is None else _number(last_event_id)
     await runtime.streams.enter(request)
-    events = read_events(runtime, job, row, BEFORE_ALL if after is None else after)
+    events = read_events(runtime, job, row, BEFORE_ALL if after is None else after, with_found=is_shown)
     return ClientConnection(runtime, job, is_kept=True).stream(events, _headers(job))
 
 
@@ -206,6 +222,10 @@ def _page(items: Sequence[dict[str, Any]], limit: int, after: str | None) -> Inp
 async def _find(runtime: Runtime, tenant_id: str, response_id: str) -> tuple[Job, StoredResponse]:
     row = await run_in_threadpool(read_response, responses.get, runtime.db, tenant_id, response_id)
     return await runtime.reader.get(tenant_id, row.job_id), row
+
+
+async def _with_found(runtime: Runtime, job: Job, row: StoredResponse) -> StoredResponse:
+    return replace(row, found=await run_in_threadpool(read_found, runtime.db, job))
 
 
 def _headers(job: Job) -> dict[str, str]:

@@ -3,12 +3,17 @@
 All events are rebuilt for each client; those up to its ``sequence_number`` are skipped.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
 
 from producer_api.openai.chat_answer import Diverged, TextDeduplicator, TokenDeduplicator
+from producer_api.responses.file_searches import searched_step
 from producer_api.responses.response_events import Event as ResponseEvent
 from producer_api.responses.response_events import ResponseEventBuilder
+from producer_api.responses.response_jobs import read_found
 from producer_api.runtime import Runtime
 from producer_api.server.errors import JobUnanswered
 from producer_api.server.sse import LINE_PING, Heartbeat, event
@@ -18,12 +23,14 @@ from producer_api.streaming.job_events import (
     FormatLogprobs,
     Restarted,
     Started,
+    StepHappened,
     TextPiece,
     follow,
     logprob_formatter,
 )
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
+from store.payloads.retrieval import SEARCH_STEP
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Logprobs
 
@@ -31,11 +38,12 @@ BEFORE_ALL = -1
 
 
 async def read_events(
-    runtime: Runtime, job: Job, row: StoredResponse, after: int = BEFORE_ALL
+    runtime: Runtime, job: Job, row: StoredResponse, after: int = BEFORE_ALL, *, with_found: bool = False
 ) -> AsyncGenerator[bytes]:
     """Yield the events after number ``after``, and pings. Ends only after the terminal event.
 
-    Raises JobUnanswered if a second attempt generates a different text, Draining and Unavailable as ``follow``.
+    ``with_found``: a search in files shows what it found. Raises JobUnanswered if a second attempt generates a
+    different text, Draining and Unavailable as ``follow``.
     """
     encoder = _EventEncoder(job, row, after, await logprob_formatter(runtime, job))
     if opening := encoder.opening():
@@ -46,7 +54,11 @@ async def read_events(
             if happened is None:
                 if heartbeat.is_due():
                     yield LINE_PING
-            elif encoded := encoder.encode(happened):
+                continue
+            if with_found and encoder.ends_search(happened):
+                with_found = False
+                encoder.set_found(await run_in_threadpool(read_found, runtime.db, job))
+            if encoded := encoder.encode(happened):
                 heartbeat.beat()
                 yield encoded
 
@@ -61,15 +73,35 @@ class _EventEncoder:
         self._builder = ResponseEventBuilder(job, row)
         self._text = TextDeduplicator()
         self._tokens = TokenDeduplicator()
+        name = searched_step(job)
+        self._search = None if name is None else SEARCH_STEP.format(name)
 
     def opening(self) -> bytes:
         return self._encode(self._builder.opening())
+
+    def ends_search(self, happened: Event) -> bool:
+        """Return True if the search in files is over once this has happened, or never was."""
+        if isinstance(happened, StepHappened):
+            return self._is_end_of_search(happened)
+        return isinstance(happened, Restarted | TextPiece | Ended)
+
+    def _is_end_of_search(self, happened: StepHappened) -> bool:
+        detail = happened.event.detail
+        is_done = happened.event.kind == "step_finished" and detail.get("state") == JobState.SUCCEEDED
+        return is_done and detail.get("step") == self._search
+
+    def set_found(self, passages: Sequence[Mapping[str, Any]] | None) -> None:
+        """Show what the search found in the events after this."""
+        if passages is not None:
+            self._builder.set_found(passages)
 
     def encode(self, happened: Event) -> bytes:
         """Return the events that the client does not have yet. Raises JobUnanswered."""
         match happened:
             case Started():
                 return self._encode(self._builder.started())
+            case StepHappened() if self._is_end_of_search(happened):
+                return self._encode(self._builder.searched())
             case Restarted(text=text, logprobs=logprobs):
                 return self._add_text(self._text.restart, text, self._tokens.restart(logprobs))
             case TextPiece(text=text, logprobs=logprobs):

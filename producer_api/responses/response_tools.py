@@ -1,4 +1,5 @@
-"""Tools of the Responses API as functions of a job: plain functions, and those of a namespace.
+"""Tools of the Responses API as functions of a job: plain functions, and those of a namespace. ``file_search`` is none
+of them (``file_searches``).
 
 A function of a namespace is ``NAMESPACE__NAME`` for the model. In the answer its call has the name and the namespace
 apart, as OpenAI writes it.
@@ -7,9 +8,10 @@ apart, as OpenAI writes it.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, Field, StrictBool
+from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
 from producer_api.openai.foreign_fields import unsupported
+from producer_api.responses.file_searches import FILE_SEARCH, place_of, shown_search
 from store.errors import InvalidRequest
 from store.payloads.strict_model import Body
 
@@ -18,7 +20,7 @@ _APART = "__"
 
 
 class FunctionTool(Body):
-    """A function that the model may call, or a namespace of them. The server never runs one."""
+    """A function that the model may call, a namespace of them, or ``file_search``. The server never runs a function."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -28,6 +30,10 @@ class FunctionTool(Body):
     parameters: dict[str, Any] | None = None
     strict: StrictBool | None = None
     tools: "tuple[FunctionTool, ...] | None" = Field(None, description="of a namespace: its functions")
+    vector_store_ids: tuple[str, ...] | None = Field(None, description="of `file_search`: the stores, 1 to 8")
+    max_num_results: StrictInt | None = Field(None, description="of `file_search`: most passages, 5 without it")
+    filters: dict[str, Any] | None = Field(None, description="of `file_search`: on attributes of files")
+    ranking_options: dict[str, Any] | None = Field(None, description="of `file_search`: as in a search")
 
 
 def tools_of(
@@ -35,12 +41,18 @@ def tools_of(
 ) -> dict[str, Any]:
     """Return the tools in the format of chat completions. Raises InvalidRequest for one that is not supported."""
     functions = [function for index, tool in enumerate(tools) for function in _functions(tool, f"tools[{index}]")]
+    searches = place_of(tools) is not None
+    if isinstance(choice, dict) and choice.get("type") == FILE_SEARCH and searches:
+        choice = None  # it is searched in any case
     if isinstance(choice, dict):
         if choice.get("type") != "function":
             raise unsupported("`tool_choice` is a mode or a function: other tools are not supported", "tool_choice")
         choice = {"type": "function", "function": {"name": flat_name(choice.get("namespace"), choice.get("name"))}}
+    if not functions and searches and choice == "required":
+        return {}  # it is searched in any case
     if not functions:
-        _check_alone(tools)
+        if not searches:
+            _check_alone(tools)
         if choice not in (None, "none", "auto"):
             raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
         return {}
@@ -54,6 +66,8 @@ def shown_tools(tools: Iterable[FunctionTool]) -> list[dict[str, Any]]:
 
 
 def _shown(tool: FunctionTool) -> dict[str, Any]:
+    if tool.type == FILE_SEARCH:
+        return shown_search(tool)
     shown = tool.model_dump(mode="json", include={"type", "name", "description", "parameters", "strict"})
     return shown if tool.tools is None else {**shown, "tools": shown_tools(tool.tools)}
 
@@ -78,10 +92,12 @@ def _functions(tool: FunctionTool, param: str, namespace: str | None = None) -> 
             raise InvalidRequest(f"`{param}.name` is required", param=f"{param}.name")
         inner = enumerate(tool.tools or ())
         return [each for index, one in inner for each in _functions(one, f"{param}.tools[{index}]", tool.name)]
+    if tool.type == FILE_SEARCH and namespace is None:
+        return []
     if tool.type.startswith(_SEARCHES) and namespace is None:
         return []  # the model may choose not to search, and this one has no other choice
     if tool.type != "function":
-        known = "only functions are, which the caller runs"
+        known = "only `file_search` is, and functions, which the caller runs"
         raise unsupported(f"`{param}.type` {tool.type[:40]!r} is not supported: {known}", f"{param}.type")
     function = tool.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
     if tool.name is not None:
@@ -94,5 +110,5 @@ def _check_alone(tools: Sequence[FunctionTool]) -> None:
     for index, tool in enumerate(tools):
         if tool.type.startswith(_SEARCHES):
             where = f"tools[{index}].type"
-            known = "nothing is searched here, it is left out beside functions only"
+            known = "the web is not searched here, it is left out beside functions and `file_search` only"
             raise unsupported(f"`{where}` {tool.type[:40]!r} is not supported: {known}", where)

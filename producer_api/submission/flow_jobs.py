@@ -21,10 +21,12 @@ from producer_api.submission.input_policy import applied, guarded, pinned
 from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill, has_template
+from producer_api.submission.vault_before import vault_before
 from store.errors import InvalidRequest, RequestError
 from store.ids import new_id
 from store.jobs import jobs
 from store.jobs.jobs import Idempotency, NewJob
+from store.jobs.responses import NewResponse
 from store.payloads.job_payload import JobOrder, PinnedPolicy
 from store.payloads.references import MARK, OF_INPUT, look_up, replaced, step_of
 from store.payloads.retrieval import SEARCH_STEP, Retrieval
@@ -51,6 +53,7 @@ class _Step:
 
     ``retrieval``: for whose prompt it has passages. ``search``: what it searches itself, for the step behind it.
     ``form``: the fields of its payload that a reader of its output needs, by what is known when it is accepted.
+    ``response``: of the step that answers a request of the Responses API, the row that is stored with its job.
     """
 
     body: FlowStepBody
@@ -66,6 +69,7 @@ class _Step:
     retrieval: Retrieval | None = None
     search: Retrieval | None = None
     form: Mapping[str, Any] = field(default_factory=dict)
+    response: NewResponse | None = None
 
     @property
     def referred(self) -> list[str]:
@@ -79,31 +83,45 @@ class FlowSubmissions:
     def __init__(self, parts: SubmissionParts) -> None:
         self._parts = parts
 
-    async def submit(self, principal: Principal, request: FlowRequest, origin: Origin) -> Receipt:
-        """Store the job with its steps. Raises as ``Submissions.submit``, and InvalidRequest for a wrong plan."""
+    async def submit(
+        self, principal: Principal, request: FlowRequest, origin: Origin, response: NewResponse | None = None
+    ) -> Receipt:
+        """Store the job with its steps, and ``response`` beside it: a job with one then has one step of the caller.
+
+        Raises as ``Submissions.submit``, and InvalidRequest for a wrong plan.
+        """
         headers: dict[str, str] = {}
         try:
             return await self._parts.tenant_threads.run(
-                principal.tenant_id, lambda: self._submit(principal, request, origin, headers)
+                principal.tenant_id, lambda: self._submit(principal, request, origin, response, headers)
             )
         finally:
             note_headers(headers)
 
-    async def submit_one(self, principal: Principal, request: GenerateRequest, origin: Origin) -> Receipt:
+    async def submit_one(
+        self, principal: Principal, request: GenerateRequest, origin: Origin, response: NewResponse | None = None
+    ) -> Receipt:
         """Store the job of a request with ``retrieval``: one step, behind one that searches. Raises as ``submit``."""
         try:
-            return await self.submit(principal, as_flow(request), origin)
+            return await self.submit(principal, as_flow(request), origin, response)
         except RequestError as error:
             raise as_one(error) from None
 
-    def _submit(self, principal: Principal, request: FlowRequest, origin: Origin, headers: dict[str, str]) -> Receipt:
+    def _submit(
+        self,
+        principal: Principal,
+        request: FlowRequest,
+        origin: Origin,
+        response: NewResponse | None,
+        headers: dict[str, str],
+    ) -> Receipt:
         headers |= self._parts.rate_limits.spend_request(principal)
         order, answer = check_steps(request.steps, self._parts.settings.max_steps)
         if request.webhook is not None:
             check_url(request.webhook.url, self._parts.settings)
         if (known := self._known(principal, origin)) is not None:
             return Receipt(known, True, headers | {"Idempotent-Replayed": "true"})
-        steps = self._prepared(principal, request, order)
+        steps = self._prepared(principal, request, order, response)
         headers |= self._parts.rate_limits.spend_tokens(principal, sum(step.input_tokens for step in steps))
         last = next(step for step in steps if step.body.name == answer.name)
         flow = self._new_flow(principal, request, origin, steps, last)
@@ -133,15 +151,22 @@ class FlowSubmissions:
         fingerprints = self._parts.digests.fingerprints(origin.fingerprint)
         return jobs.find_duplicate(self._parts.db, principal.tenant_id, fingerprints, RETRY_WITHIN_S)
 
-    def _prepared(self, principal: Principal, request: FlowRequest, order: Sequence[FlowStepBody]) -> list[_Step]:
+    def _prepared(
+        self,
+        principal: Principal,
+        request: FlowRequest,
+        order: Sequence[FlowStepBody],
+        response: NewResponse | None,
+    ) -> list[_Step]:
         places = {step.name: f"steps[{index}]" for index, step in enumerate(request.steps)}
         tasks = {step.name: step.task for step in request.steps}
         steps: list[_Step] = []
-        before: PlaceholderMap | None = None
+        before = vault_before(self._parts.db, principal.tenant_id, response)
         for body in order:
             place = places[body.name]
             try:
                 for step in self._read_with_search(principal, request, body, place):
+                    step.response = response if step.search is None else None
                     before = self._guard(principal, step, before, tasks)
                     self._prepare(step, {earlier.body.name: earlier for earlier in steps})
                     steps.append(step)
@@ -212,8 +237,8 @@ class FlowSubmissions:
         if found is None:
             return before
         step.request = self._parts.preparation.cut_to_length(step.request, step.version)
-        done = applied(found.policy, step.request, None, before if found.policy.restores else None)
-        step.request = done.request
+        done = applied(found.policy, step.request, step.response, before if found.policy.restores else None)
+        step.request, step.response = done.request, done.response
         for action, num_findings in done.actions.items():
             self._parts.metrics.policy_actions.labels(action).inc(num_findings)
         step.found = found.policy
@@ -253,10 +278,17 @@ class FlowSubmissions:
             asked, origin = request.model_copy(update={"input": {}, "steps": bodies}), replace(origin, fingerprint="")
         else:
             asked = request
-        idempotency = self._parts.digests.idempotency(origin.route, origin.idempotency_key, asked, None)
+        response = last.response
+        if response is not None and response.appends_to is not None:
+            # What the conversation has is no part of the request: it may be more when that is sent again.
+            asked = asked.model_copy(
+                update={"steps": tuple(body.model_copy(update={"input": {}}) for body in asked.steps)}
+            )
+        idempotency = self._parts.digests.idempotency(origin.route, origin.idempotency_key, asked, response)
         for policy in policies:
             request, origin, idempotency = self._guard_names(principal, policy, request, origin, idempotency)
-        flow = replace(self._flow_row(principal, request, origin, last), payload=payload, idempotency=idempotency)
+        row = self._flow_row(principal, request, origin, last)
+        flow = replace(row, payload=payload, idempotency=idempotency, response=response)
         made = {step.body.name: _new_step(flow, step) for step in steps}
         names = [name for body in request.steps for name in (SEARCH_STEP.format(body.name), body.name)]
         return replace(
@@ -321,6 +353,7 @@ def _new_step(flow: NewJob, step: _Step) -> NewJob:
         flow,
         id=new_id("job"),
         idempotency=None,
+        response=None,
         task=step.body.task,
         model=version.model,
         model_version=version.version,

@@ -45,7 +45,8 @@ _NAMES = frozenset(
 # Values of these fields that the protocol defines, not the caller.
 _PROTOCOL = (
     "assistant developer system tool user function function_call function_call_output message completed medium"
-    " input_text output_text text json_object json_schema array boolean integer null number object string"
+    " file_search file_search_call input_text output_text text json_object json_schema array boolean integer null"
+    " number object string"
     " additionalProperties allOf anyOf const default description enum examples format items maximum maxItems"
     " maxLength minimum minItems minLength oneOf pattern properties required title type"
 )

@@ -55,6 +55,12 @@ def retrieval_of(body: FlowStepBody) -> Retrieval | None:
         complaint.param = f"{FIELD}.{complaint.param}" if complaint.param else FIELD
         raise complaint from None
     read_filter(found.filters, f"{FIELD}.filters")
+    if found.ranking_options is not None and found.ranking_options.reranker is not None:
+        raise InvalidRequest(
+            "passages for an answer are not reranked: leave `ranker` out, or send `auto`",
+            code="unsupported_parameter",
+            param=f"{FIELD}.ranking_options.ranker",
+        )
     if body.own_fields.get("n") not in (None, 1):
         raise InvalidRequest("`retrieval` goes with one answer: leave out `n`", param="n")
     if body.input.get("tools"):

@@ -14,10 +14,8 @@ from dataclasses import replace
 
 from starlette.concurrency import run_in_threadpool
 
-from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
 from producer_api.access.rate_limits import CACHE_HEADER, TRUNCATED_HEADER, WARNING_HEADER, note_headers
-from producer_api.reads.job_loader import vault_of
 from producer_api.server.request_spans import record_accept
 from producer_api.submission import unserved
 from producer_api.submission.cache_lookup import BYPASS, CacheLookups, CacheWish
@@ -27,12 +25,13 @@ from producer_api.submission.recent_tenants import RecentTenants
 from producer_api.submission.rollout_routing import RolloutRouting
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill, has_template
+from producer_api.submission.vault_before import vault_before
 from store.db.group_commit import GroupCommit
 from store.errors import InvalidRequest, NotFound
 from store.ids import new_id
-from store.jobs import conversations, jobs
+from store.jobs import jobs
 from store.jobs.jobs import Accepted, NewJob
-from store.jobs.responses import NewResponse, job_id_of
+from store.jobs.responses import NewResponse
 from store.payloads.ingest_order import IngestOrder
 from store.registry.models import ModelVersion, queue_name
 from store.registry.policies import EVERY_MODEL
@@ -222,7 +221,9 @@ class Submissions:
         if found is not None:
             sent = draft.request, draft.response
             draft.request = self._preparation.cut_to_length(draft.request, known(draft.version))
-            before = self._vault_before(draft) if found.policy.restores else None
+            before = None
+            if found.policy.restores:
+                before = vault_before(self._db, draft.principal.tenant_id, draft.response)
             done = applied(found.policy, draft.request, draft.response, before)
             draft.request, draft.response = done.request, done.response
             for action, num_findings in done.actions.items():
@@ -257,24 +258,10 @@ class Submissions:
             origin.route, origin.idempotency_key, draft.request, draft.response, is_stored=draft.is_stored
         )
 
-    def _vault_before(self, draft: DraftJob) -> PlaceholderMap | None:
-        """Return the placeholders of the previous response or of the conversation, whose texts the input has."""
-        tenant_id, response = draft.principal.tenant_id, draft.response
-        if response is None:
-            return None
-        if response.appends_to is not None:
-            last_id = conversations.read_items(self._db, tenant_id, response.appends_to).last_response_id
-            # The newest response may be deleted: then its values are gone too.
-            found = [] if last_id is None else jobs.get_many(self._db, tenant_id, [job_id_of(last_id)])
-            return vault_of(found[0].payload) if found else None
-        if response.previous_id is None:
-            return None
-        return vault_of(jobs.get(self._db, tenant_id, job_id_of(response.previous_id)).payload)
-
     def _prepare(self, draft: DraftJob) -> None:
         """Check the webhook's address, count the prompt's tokens and make the payload that is stored."""
         if isinstance(draft.request, GenerateRequest) and draft.request.retrieval is not None:
-            message = "`retrieval` goes with jobs and chat completions, not with lines of batches"
+            message = "`retrieval` does not go with lines of batches: send it as a job or a request of its own"
             raise InvalidRequest(message, param="retrieval")
         if draft.request.webhook is not None:
             check_url(draft.request.webhook.url, self._settings)

@@ -13,10 +13,11 @@ from producer_api.openai.synchronous import submit_and_wait
 from producer_api.runtime import Runtime
 from producer_api.submission.draft_job import Origin
 from producer_api.vector_stores.adding_files import store_version
-from producer_api.vector_stores.store_bodies import HybridWeights, RankingOptions, SearchBody
+from producer_api.vector_stores.store_bodies import SearchBody
 from prompts.tasks.embed import Embedder, query_prompt_name
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads.job_payload import ServiceClass
+from store.payloads.retrieval import HybridWeights, RankingOptions
 from store.registry.models import queue_name
 from store.retrieval import search, vector_stores
 from store.retrieval.attribute_filters import AttributeFilter, read_filter
@@ -43,7 +44,7 @@ async def search_store(
         raise InvalidRequest(message, code="unsupported_parameter", param="rewrite_query")
     asked = read_filter(body.filters)
     options = body.ranking_options or RankingOptions(ranker=None, score_threshold=None, hybrid_search=None)
-    reranker = _reranker(options)
+    reranker = options.reranker
     # A retry of the request must not find a job of it that was cached as the whole answer.
     origin = replace(origin, idempotency_key=None, fingerprint="", is_retry=False)
     store = await run_in_threadpool(vector_stores.get, runtime.db, principal.tenant_id, store_id)
@@ -61,11 +62,6 @@ async def search_store(
         found = ordered
     least = options.score_threshold or 0.0
     return [one for one in found if one.score >= least][: body.max_num_results]
-
-
-def _reranker(options: RankingOptions) -> str | None:
-    name = options.ranker
-    return None if name is None or name in ("auto", "none") or name.startswith("default") else name
 
 
 async def _vectors(

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from producer_api.openai.request_fields import Metadata
 from store.payloads.ingest_order import LARGEST_CHUNK, SMALLEST_CHUNK
+from store.payloads.retrieval import RankingOptions
 from store.payloads.strict_model import Strict
 
 MOST_FILES = 500
@@ -155,29 +156,6 @@ class FileChanges(Strict):
     )
 
     attributes: Attributes | None = Field(description="replaces all of them; null: none")
-
-
-class HybridWeights(Strict):
-    """How much each half of a search counts."""
-
-    embedding_weight: float = Field(1.0, ge=0, le=1000, description="of the search by vectors")
-    text_weight: float = Field(1.0, ge=0, le=1000, description="of the search by words")
-
-    @model_validator(mode="after")
-    def _one_counts(self) -> Self:
-        if not (self.embedding_weight or self.text_weight):
-            raise ValueError("one of `embedding_weight` and `text_weight` must be more than 0")
-        return self
-
-
-class RankingOptions(Strict):
-    """How results are ranked."""
-
-    ranker: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
-        None, description="`auto`, `none` or `default-…`: by fused ranks; or a rerank model, which orders the best ones"
-    )
-    score_threshold: float | None = Field(None, ge=0, le=1, description="results with a lower score are left out")
-    hybrid_search: HybridWeights | None = Field(None, description="the weights of vectors and words; equal without it")
 
 
 Question = Annotated[str, StringConstraints(min_length=1, max_length=16_384)]

@@ -5,6 +5,7 @@ response that was deleted, or was accepted with ``store: false``, is not found. 
 tenant.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -76,13 +77,14 @@ class NewResponse:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """The row without its input."""
+    """The row without its input. ``found``: the passages of its search, if they are shown; no column has them."""
 
     job_id: str
     previous_id: str | None
     is_stored: bool
     is_background: bool
     request: dict[str, Any]
+    found: Sequence[Mapping[str, Any]] | None = None
 
     @classmethod
     def of(cls, job_id: str, new: NewResponse) -> Self:

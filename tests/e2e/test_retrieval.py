@@ -1,10 +1,11 @@
-"""The official client asks for an answer from a file; a worker is killed at the end of the search."""
+"""The official client asks for answers from a file; a worker is killed at the end of the first search."""
 
 import signal
 
 import pytest
 from openai import OpenAI
 from openai.types.chat.chat_completion_message import Annotation
+from openai.types.responses import ResponseFileSearchToolCall, ResponseOutputMessage
 
 from models.catalog import register
 from store.db.database import Database
@@ -66,7 +67,20 @@ def _ask(
             max_tokens=8,
             extra_body={"retrieval": {"vector_store_ids": [store.id]}},
         )
+        response = client.responses.create(
+            model="writer",
+            input=QUESTION,
+            max_output_tokens=8,
+            tools=[{"type": "file_search", "vector_store_ids": [store.id]}],
+            include=["file_search_call.results"],
+        )
         ended = client.get(f"/jobs/{job['id']}?wait=30", cast_to=dict[str, object])
+    search, answer = response.output
+    assert isinstance(search, ResponseFileSearchToolCall)
+    assert search.results
+    assert {one.file_id for one in search.results} == {file}
+    assert isinstance(answer, ResponseOutputMessage)
+    assert response.output_text
     said = chat.choices[0].message
     assert said.content
     assert said.annotations

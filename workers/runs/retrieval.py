@@ -19,7 +19,7 @@ from prompts.tasks.task_inputs import InputModel
 from store.db.database import Database
 from store.jobs.claims import Claim, Finish
 from store.payloads.job_payload import PinnedPolicy
-from store.payloads.retrieval import FileCitation, PassagePlace, Retrieval, RetrievedPassage
+from store.payloads.retrieval import FileCitation, HybridWeights, PassagePlace, Retrieval, RetrievedPassage
 from store.payloads.step_payload import PASSAGES
 from store.retrieval import search, vector_stores
 from store.retrieval.attribute_filters import read_filter
@@ -42,17 +42,33 @@ def with_found(db: Database, claim: Claim, wanted: Mapping[str, Any], finish: Fi
     asked = Retrieval.model_validate(wanted)
     vector = unit_vector(b64decode(finish.output["embeddings"][0]))
     words = claim.payload["input"]["texts"][0]
+    options = asked.ranking_options
+    least = (None if options is None else options.score_threshold) or 0.0
     best: dict[tuple[str, int], FoundPassage] = {}
     for store_id in asked.vector_store_ids:
         vector_stores.get(db, claim.tenant_id, store_id)
-        query = Query(store_id, vector, words, asked.max_num_results, read_filter(asked.filters))
+        query = _query(asked, store_id, vector, words)
         for one in search.search(db, claim.tenant_id, query):
             key = (one.file_id, one.position)
             if key not in best or best[key].score < one.score:
                 best[key] = one
     ordered = sorted(best.values(), key=lambda one: (-one.score, one.file_id, one.position))
-    passages = [_stored(one) for one in ordered[: asked.max_num_results]]
+    passages = [_stored(one) for one in ordered[: asked.max_num_results] if one.score >= least]
     return replace(finish, output={**finish.output, PASSAGES: passages})
+
+
+def _query(asked: Retrieval, store_id: str, vector: tuple[float, ...], words: str) -> Query:
+    given = None if asked.ranking_options is None else asked.ranking_options.hybrid_search
+    weights = given or HybridWeights(embedding_weight=1.0, text_weight=1.0)
+    return Query(
+        store_id,
+        vector,
+        words,
+        asked.max_num_results,
+        read_filter(asked.filters),
+        vector_weight=weights.embedding_weight,
+        word_weight=weights.text_weight,
+    )
 
 
 def _stored(found: FoundPassage) -> dict[str, Any]:

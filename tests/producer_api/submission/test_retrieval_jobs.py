@@ -157,6 +157,15 @@ def test_the_budget_cuts_passages_and_never_the_question(
         assert 40 <= place["end"] - place["start"] < 300
 
 
+def test_weights_and_a_least_score_choose_passages(db: Database, api: httpx2.Client, tenant: str) -> None:
+    """Without the half of words a score is the cosine: 1.0 of the first passage, 0.7 of the second."""
+    own = new_store(db, tenant, MILL, "What leads water to the mill? Nothing.")
+    options = {"hybrid_search": {"embedding_weight": 1, "text_weight": 0}, "score_threshold": 0.9}
+    messages, _ = given_to_model(db, api, asking([own], ranking_options=options))
+    assert MILL in messages[-1]["content"]
+    assert "Nothing." not in messages[-1]["content"]
+
+
 def test_what_was_found_is_kept_for_a_second_attempt(db: Database, api: httpx2.Client, tenant: str) -> None:
     """A worker dies between the steps, and the store is deleted: the prompt is the one of the first attempt."""
     own = new_store(db, tenant, MILL)
