@@ -10,7 +10,7 @@ LOCKED_INSTALL := $(INSTALL) --no-deps --require-hashes --only-binary=:all:
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy reliability alerts live-page chaos chaos-soak chaos-compare
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare failover
 .PHONY: full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
 
 help:  ## list the targets
@@ -130,6 +130,12 @@ build/prometheus:
 
 chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under the same faults: about 8 minutes
 	@$(BIN)/python -m benchmarks.compare $(if $(SEED),--seed $(SEED))
+
+failover: $(STAMP)  ## fail over every part of a cluster without a single point, under load, and check: about 4 minutes (SEED= AGAIN=)
+	@$(BIN)/python -m tests.failover $(if $(SEED),--seed $(SEED)) $(if $(AGAIN),--again $(AGAIN))
+
+bench-scaling: $(STAMP)  ## jobs and tokens a second with more processes, and what one Postgres takes: about 5 minutes
+	@$(BIN)/python -m benchmarks.scaling
 
 engines: $(STAMP)  ## the contract of engines on a real vLLM, in an environment of its own: about 5 minutes (VLLM=, SGLANG=ENVIRONMENT if you have one)
 	@$(BIN)/pytest tests/models/external -k real --vllm $(or $(VLLM),install) $(if $(SGLANG),--sglang $(SGLANG))

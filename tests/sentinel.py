@@ -33,6 +33,8 @@ class Node:
         """Start it, again after it was killed, and wait until it answers."""
         self.stop()
         argv: list[str | Path] = [find_server(), *self._options, "--port", str(self.port), "--bind", self.host]
+        # Or others would look for it at the address from which it connects, which may be another of this machine.
+        argv += ["--sentinel announce-ip" if "--sentinel" in self._options else "--replica-announce-ip", self.host]
         log = self.folder.parent / f"{self.name}.log"
         self.child = Child(Command(self.name, argv, log, cwd=self.folder, on_parent_death=signal.SIGKILL))
         wait_for(self.is_ready, f"{self.name} answers")
@@ -132,7 +134,13 @@ class SentinelSet:
 
     def _is_complete(self, sentinel: Node) -> bool:
         known = _pairs(sentinel.ask("SENTINEL", "MASTER", SERVICE))
-        return int(known["num-slaves"]) == 1 and int(known["num-other-sentinels"]) == len(self.sentinels) - 1
+        if int(known["num-slaves"]) != 1 or int(known["num-other-sentinels"]) != len(self.sentinels) - 1:
+            return False
+        (replica,) = sentinel.ask("SENTINEL", "REPLICAS", SERVICE)
+        with suppress(redis.RedisError):  # it says so by an error if too few Sentinels are reached
+            is_up = _pairs(replica)["flags"] == "slave" and _pairs(replica)["master-link-status"] == "ok"
+            return is_up and bool(sentinel.ask("SENTINEL", "CKQUORUM", SERVICE))
+        return False
 
 
 @contextmanager

@@ -80,11 +80,11 @@ def running(
 
     programs = {"dispatcher": program("dispatcher", ["workers.dispatcher"], lambda _child: True)}
     if with_worker:
-        ready = _answers(metrics_port, "/metrics")
+        ready = answers(metrics_port, "/metrics")
         programs["worker"] = program(
             "worker", ["workers", "--model", register[0]], ready, HEADRACE_WORKER_METRICS_PORT=str(metrics_port)
         )
-    programs["API"] = program("api", ["producer_api"], _answers(port, "/readyz"))
+    programs["API"] = program("api", ["producer_api"], answers(port, "/readyz"))
     with ExitStack() as cleanup:
         for each in programs.values():
             cleanup.callback(each.stop)
@@ -118,7 +118,9 @@ def _prepare(services: Services, home: Home, env: dict[str, str], say: Say, regi
         db.close()
 
 
-def _answers(port: int, path: str) -> Callable[[Child], bool]:
+def answers(port: int, path: str) -> Callable[[Child], bool]:
+    """Return the check that a server answers well at this path."""
+
     def ask(_child: Child) -> bool:
         try:
             return httpx2.get(f"http://127.0.0.1:{port}{path}", timeout=2, trust_env=False).is_success

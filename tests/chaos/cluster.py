@@ -183,10 +183,7 @@ class Cluster:
         ``extra``: settings that differ from those of the shape.
         """
         port = free_port("127.0.0.1", 0)
-        proxies = {
-            "postgres": self.proxies.add(f"{name}>postgres", self._pg_socket),
-            "redis": self.proxies.add(f"{name}>redis", self._valkey_socket),
-        }
+        proxies = self._proxies_of(name)
         module = {
             "api": ["producer_api"],
             "dispatcher": ["workers.dispatcher"],
@@ -209,9 +206,7 @@ class Cluster:
 
     def _environment(self, kind: str, port: int, proxies: Mapping[str, FaultProxy]) -> dict[str, str]:
         env = {name: value for name, value in child_environment({}).items() if not name.startswith("HEADRACE_")}
-        role = API if kind == "api" else WORKER
-        pg = f"postgresql+psycopg://{role}@127.0.0.1:{proxies['postgres'].port}/postgres?sslmode=disable"
-        env |= {"DATABASE_URL": pg, "REDIS_URL": f"redis://127.0.0.1:{proxies['redis'].port}/0"}
+        env |= self._addresses(API if kind == "api" else WORKER, proxies)
         env |= {f"HEADRACE_{name}": value for name, value in self.shape.settings.items()}
         env |= {
             "HEADRACE_HOME": str(self.folder),
@@ -233,6 +228,14 @@ class Cluster:
             env["HEADRACE_ENVIRONMENT"] = "test"
             env["HEADRACE_MODEL_FAULTS"] = ",".join(f"{fault}:{mark}" for fault, mark in MARKS.items())
         return env
+
+    def _proxies_of(self, name: str) -> dict[str, FaultProxy]:
+        upstreams = {"postgres": self._pg_socket, "redis": self._valkey_socket}
+        return {server: self.proxies.add(f"{name}>{server}", socket) for server, socket in upstreams.items()}
+
+    def _addresses(self, role: str, proxies: Mapping[str, FaultProxy]) -> dict[str, str]:
+        pg = f"postgresql+psycopg://{role}@127.0.0.1:{proxies['postgres'].port}/postgres?sslmode=disable"
+        return {"DATABASE_URL": pg, "REDIS_URL": f"redis://127.0.0.1:{proxies['redis'].port}/0"}
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -360,14 +363,14 @@ class Cluster:
 
 @contextmanager
 def running_cluster(
-    shape: Shape, journal_name: str = "nemesis.jsonl", keep_logs: Path | None = None
+    shape: Shape, journal_name: str = "nemesis.jsonl", keep_logs: Path | None = None, kind: type[Cluster] = Cluster
 ) -> Iterator[Cluster]:
     """Yield a cluster that serves, in a folder of its own; the logs are left in ``keep_logs``."""
     with ExitStack() as cleanup:
         folder = cleanup.enter_context(reachable_folder())
         journal = Journal(folder / journal_name)
         cleanup.callback(journal.close)
-        cluster = Cluster(folder, shape, journal)
+        cluster = kind(folder, shape, journal)
         cleanup.callback(_keep, folder, keep_logs)
         cleanup.callback(cluster.stop)
         cluster.start()

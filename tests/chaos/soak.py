@@ -84,10 +84,10 @@ class Run:
 
 
 @contextmanager
-def running(name: str, *, seed: int, say: Say, shape: Shape) -> Iterator[Run]:
+def running(name: str, *, seed: int, say: Say, shape: Shape, kind: type[Cluster] = Cluster) -> Iterator[Run]:
     """Yield a run with a serving cluster and a webhook receiver; logs stay in build/chaos/``name``."""
     began = time.monotonic()
-    with running_cluster(shape, keep_logs=ROOT / "build" / "chaos" / name) as cluster:
+    with running_cluster(shape, keep_logs=ROOT / "build" / "chaos" / name, kind=kind) as cluster:
         run = Run(cluster, seed, say, start_receiver(cluster))
         say(f"cluster ready after {time.monotonic() - began:.0f} s; Postgres on its own disk: {cluster.is_on_tmpfs}")
         yield run
