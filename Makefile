@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare failover
-.PHONY: full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
+.PHONY: load wheel-check full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -108,6 +108,9 @@ bench-policy: $(STAMP)  ## what policies hold back and cost, by themselves and o
 	@$(BIN)/python -m benchmarks.policy_guard
 	@$(BIN)/python -m benchmarks.policy
 
+load: $(STAMP)  ## AIPerf against the OpenAI face: Poisson and bursty, three tasks, two tenants: about 5 minutes, once more to install it (SECONDS_EACH=, TIMES=)
+	@$(BIN)/python -m benchmarks.load $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(TIMES),--times $(TIMES))
+
 reliability: $(STAMP)  ## the failpoint matrix and the promises at the size that they name: about 15 minutes
 	@$(BIN)/pytest tests/reliability tests/workers/test_poison.py --full -s
 
@@ -176,6 +179,18 @@ sbom: build/tools/.installed  ## build/sbom/: a CycloneDX bill of materials for 
 	@for name in control worker torch dev; do build/tools/bin/cyclonedx-py requirements locks/$$name.txt \
 		--pyproject pyproject.toml --output-reproducible --validate -o build/sbom/$$name.json || exit 1; done
 	@ls build/sbom/*.json
+
+# Needs no .venv of this checkout: what is tried is a stranger's machine with this Python alone. What a failed run leaves
+# stays in build/wheel-check to be looked at. setuptools would put what lies in build/lib into the wheel.
+wheel-check:  ## the wheel in a fresh environment, `headrace demo` in an empty folder: make wheel-check PYTHON=python3.13 (6 GB, minutes)
+	@rm -rf build/wheel-check build/lib build/bdist.* && mkdir -p build/wheel-check/empty
+	@$(PYTHON) -m venv build/wheel-check/env
+	@echo "==> building the wheel and installing it into an environment of $$(build/wheel-check/env/bin/python --version)"
+	@build/wheel-check/env/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel-check .
+	@build/wheel-check/env/bin/$(INSTALL) "$$(ls $(CURDIR)/build/wheel-check/headrace-*.whl)[local]"
+	@cd build/wheel-check/empty && ../env/bin/headrace demo
+	@rm -rf build/wheel-check build/lib build/bdist.*
+	@echo "==> wheel-check: ok"
 
 chart: build/tools/helm $(STAMP)  ## the Helm chart linted and rendered by Helm, each object checked by its schema
 	@$(BIN)/python -m tests.deploy --helm build/tools/helm --validate build/tools/bin/kubernetes-validate

