@@ -17,7 +17,10 @@ from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind, EngineSpec, e
 from store.registry.models import ModelVersion, register_version
 
 _WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-_OPTIONS = ("url", "served_model", "adapter", "revision", "quantization", "context_window", "batch_invariant")
+_OPTIONS = (
+    *("url", "served_model", "adapter", "revision", "quantization", "context_window", "batch_invariant"),
+    "accepts",
+)
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +34,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", help=f"the {name} that the server must say it has")
     parser.add_argument("--context-window", type=int, help="tokens that the server must take, prompt and answer")
     parser.add_argument("--batch-invariant", action="store_true", help="the server must be batch invariant")
+    parser.add_argument("--accepts", action="append", choices=["images"], help="what it takes beside text")
 
 
 def engine_of(options: argparse.Namespace) -> EngineSpec | None:

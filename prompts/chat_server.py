@@ -4,14 +4,31 @@ Such a server has the tokenizer, the chat template and the parser of tool calls.
 parameters; a request with one is refused, because leaving the parameter out would change the answer.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from store.errors import InvalidRequest
+from store.payloads.conversation import ChatMessage
 from store.payloads.sampling_params import GrammarKind, Sampling
 from store.tasks.generate import GenerateInput, ToolStyle
 
+ChatFields: TypeAlias = Callable[[str, GenerateInput], dict[str, object]]
+"""Returns the fields of a chat completion for the input of a tenant's job. Raises InvalidRequest, Unavailable."""
+
 CALL_STYLE = ToolStyle.HERMES
 """How ``models.external.openai_chat`` writes the server's tool calls into the text of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatServer:
+    """What a version behind such a server says of it. The task's settings of such a version; those of others are None.
+
+    ``takes_images``: messages may have images.
+    """
+
+    takes_images: bool
+
 
 _NO_FIELD = {
     "top_k": (0,),
@@ -54,8 +71,29 @@ def least_tokens(estimate: int) -> int:
     return estimate // 2
 
 
-def chat_fields(source: GenerateInput) -> dict[str, Any]:
-    """Return the conversation and its tools as fields of a chat completion request."""
+def chat_fields(source: GenerateInput, pictures: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the conversation and its tools as fields of a chat completion request.
+
+    ``pictures``: the data URLs of its images, in order.
+    """
     fields = source.model_dump(mode="json", exclude_none=True, exclude={"reasoning"})
+    left = iter(pictures)
+    for message, written in zip(source.messages or (), fields.get("messages", ()), strict=True):
+        if written.pop("images", None):
+            urls = [next(left) for _ in message.images or ()]
+            written["content"] = content_parts(message, urls)
     effort = None if source.reasoning is None else source.reasoning.effort
     return fields if effort is None else {**fields, "reasoning_effort": effort.value}
+
+
+def content_parts(message: ChatMessage, urls: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the content of a message with images as parts of a chat completion request. ``urls``: of its images."""
+    url_of = {id(image): url for image, url in zip(message.images or (), urls, strict=True)}
+    made: list[dict[str, Any]] = []
+    for part in message.parts:
+        if isinstance(part, str):
+            made.append({"type": "text", "text": part})
+            continue
+        detail = {} if part.detail is None else {"detail": part.detail}
+        made.append({"type": "image_url", "image_url": {"url": url_of[id(part)], **detail}})
+    return made

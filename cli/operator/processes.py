@@ -150,6 +150,10 @@ def register(
     batch_invariant: Annotated[
         bool, typer.Option("--batch-invariant", help="The server must compute each answer as if it were alone.")
     ] = False,
+    accepts: Annotated[
+        str | None,
+        typer.Option(metavar="images", help="With the engine openai: its model takes images in messages."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Register a model's files as its next version; `headrace worker --model NAME` then serves it.
@@ -173,6 +177,7 @@ def register(
         "--revision": revision,
         "--quantization": quantization,
         "--context-window": context_window,
+        "--accepts": accepts,
     }
     flags = [*_AS_JSON[as_json], *(["--batch-invariant"] if batch_invariant else [])]
     become("models.catalog", "register", name, *([str(source)] if source else []), *words(given), *flags)

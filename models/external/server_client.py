@@ -157,8 +157,8 @@ def _refusal(status: int, body: bytes) -> EngineError:
 
 
 def quoted(message: str) -> str:
-    """Return the beginning of a server's message. What validators quote of the request is left out."""
-    for sign in ("'input'", "input_value", '"input"'):
+    """Return the beginning of a server's message. What it quotes of the request, or of a picture, is left out."""
+    for sign in ("'input'", "input_value", '"input"', ";base64"):
         message = message.partition(sign)[0]
     return message.strip().partition("\n")[0][:_MAX_QUOTED]
 

@@ -5,7 +5,7 @@
     assistant: thinking, text, tool_use     assistant: text, with its reasoning and its calls
     user: tool_result, tool_result, text    tool: result, tool: result, user: text
 
-Only text, tool uses and their results are supported. Turns of one role in a row are one message.
+Only text, images of the user, tool uses and their results are supported. Turns of one role in a row are one message.
 """
 
 import json
@@ -16,10 +16,11 @@ from typing import Any
 from pydantic import ConfigDict, Field, StrictBool
 
 from producer_api.openai.foreign_fields import not_text, unsupported
+from producer_api.openai.message_parts import ImagePart, joined
 from store.errors import InvalidRequest
 from store.payloads.strict_model import Body
 
-_BLOCKS = {"user": "text and tool_result", "assistant": "text, thinking and tool_use", "system": "text"}
+_BLOCKS = {"user": "text, image and tool_result", "assistant": "text, thinking and tool_use", "system": "text"}
 _FAILED = "Error: "
 
 
@@ -36,8 +37,18 @@ class TextPart(LenientBody):
     text: str | None = None
 
 
+class ImageSource(LenientBody):
+    """Where an image is: in the request (base64), on a server (url), or uploaded (file)."""
+
+    type: str = ""
+    media_type: str | None = Field(None, description="of base64")
+    data: str | None = Field(None, description="of base64")
+    url: str | None = Field(None, description="of url")
+    file_id: str | None = Field(None, description="of file")
+
+
 class ContentBlock(LenientBody):
-    """A block of a turn: text, tool_use or tool_result."""
+    """A block of a turn: text, image, tool_use or tool_result."""
 
     type: str
     text: str | None = Field(None, description="of a text block")
@@ -51,6 +62,7 @@ class ContentBlock(LenientBody):
     content: str | tuple[TextPart, ...] | dict[str, Any] | None = Field(
         None, description="of a tool result: a text, or text blocks"
     )
+    source: ImageSource | None = Field(None, description="of an image")
     is_error: StrictBool | None = Field(None, description="of a tool result: the tool has failed")
 
 
@@ -106,8 +118,12 @@ def _append(placed: list[_Placed], new: _Placed) -> None:
         last["tool_calls"] = [*last.get("tool_calls", ()), *calls]
     if thought := new.message.get("reasoning_content"):
         last.setdefault("reasoning_content", thought)
+    before = last.get("content", "")
     if text := new.message.get("content"):
-        last["content"] = "\n".join(filter(None, [last.get("content"), text]))
+        last["content"] = "\n".join(filter(None, [before, text]))
+    if images := new.message.get("images"):
+        begin = len(before) + bool(before and text)
+        last["images"] = [*last.get("images", ()), *({**image, "at": image["at"] + begin} for image in images)]
 
 
 def _check_results(placed: Sequence[_Placed]) -> None:
@@ -136,34 +152,36 @@ def _read(turn: MessageTurn, param: str) -> Iterator[_Placed]:
         raise InvalidRequest(f"`{param}.role` is one of user, assistant and system", param=f"{param}.role")
     given = turn.content
     blocks = (ContentBlock(type="text", text=given),) if isinstance(given, str) else given
-    texts: list[str] = []
+    shown: list[str | ImagePart] = []
     thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
     results: list[_Placed] = []
     for index, block in enumerate(blocks):
         where = f"{param}.content[{index}]"
         match _part(turn.role, block, where):
-            case str(text):
-                texts.append(text)
+            case str() | ImagePart() as part:
+                shown.append(part)
             case _Thought(text):
                 thoughts.append(text)
-            case _Placed() as result if any(texts):
+            case _Placed() as result if any(shown):
                 raise InvalidRequest(f"`{where}`: results of tools stand before the text of a turn", param=result.param)
             case _Placed() as result:
                 results.append(result)
             case call:
                 calls.append(call)
     yield from results
-    text = "\n".join(filter(None, texts))
-    if text or calls:
-        fields = {"content": text, "tool_calls": calls, "reasoning_content": "\n".join(filter(None, thoughts))}
-        yield _Placed(param, {"role": turn.role} | {name: value for name, value in fields.items() if value})
+    fields = joined(shown, "\n")
+    if any(fields.values()) or calls:
+        fields |= {"tool_calls": calls, "reasoning_content": "\n".join(filter(None, thoughts))}
+        required = {"content"} if "images" in fields else set()
+        kept = {name: value for name, value in fields.items() if value or name in required}
+        yield _Placed(param, {"role": turn.role} | kept)
     elif not results and turn.role != "assistant":  # an answer can be empty, and is sent back as it was
         raise InvalidRequest(f"`{param}.content` is empty: a turn has a text", param=f"{param}.content")
 
 
-def _part(role: str, block: ContentBlock, param: str) -> str | _Thought | _Placed | dict[str, Any]:
-    """Return a block's text, its thinking, its result of a tool, or its tool call."""
+def _part(role: str, block: ContentBlock, param: str) -> str | ImagePart | _Thought | _Placed | dict[str, Any]:
+    """Return a block's text or image, its thinking, its result of a tool, or its tool call."""
     match role, block.type:
         case _, "text" if block.text is not None:
             return block.text
@@ -171,10 +189,25 @@ def _part(role: str, block: ContentBlock, param: str) -> str | _Thought | _Place
             return _Thought(block.thinking or "")
         case "assistant", "tool_use":
             return _call(block, param)
+        case "user", "image":
+            return _image(block.source, f"{param}.source")
         case "user", "tool_result":
             return _Placed(param, _result(block, param))
         case _, other:
             raise not_text(f"{param}.type", other, f"blocks of the {role} are {_BLOCKS[role]}")
+
+
+def _image(source: ImageSource | None, param: str) -> ImagePart:
+    match source:
+        case ImageSource(type="base64", media_type=str(kind), data=str(data)):
+            return ImagePart({"url": f"data:{kind};base64,{data}"})
+        case ImageSource(type="url", url=str(url)):
+            return ImagePart({"url": url})
+        case ImageSource(type="file", file_id=str(file_id)):
+            return ImagePart({"file_id": file_id})
+        case _:
+            known = "base64 with `media_type` and `data`, url with `url`, or file with `file_id`"
+            raise InvalidRequest(f"`{param}` is not of a known type: {known}", param=param)
 
 
 def _call(block: ContentBlock, param: str) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def _find(runtime: Runtime, name: str) -> ModelVersionObject:
         dtype=version.dtype,
         digest=version.digest,
         batch_invariant=version.engine.batch_invariant if version.engine.is_external else None,
+        accepts=version.engine.accepts or (),
         sampling=runtime.catalog.sampling(version) if version.spec.has_sampling else None,
         reasoning=reasoning_abilities(reasoning),
     )

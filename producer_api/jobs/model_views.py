@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from prompts.reasoning import ReasoningSupport
 from store.payloads.reasoning import ReasoningEffort
 from store.payloads.sampling_params import SamplingDefaults
-from store.registry.engine_spec import EngineKind
+from store.registry.engine_spec import EngineKind, Modality
 from store.registry.models import DEFAULT_ALIAS, ModelSummary
 from store.tasks.registry import TASKS
 
@@ -54,6 +54,7 @@ class ModelVersionObject(ModelObject):
     batch_invariant: bool | None = Field(
         None, description="of a server: whether each answer is independent of the others in its batch"
     )
+    accepts: tuple[Modality, ...] = Field((), description="what messages may have beside text")
     sampling: SamplingDefaults | None = Field(
         None,
         description="sampling defaults: from the version's record, else from the model's "

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from store.errors import Conflict, InvalidRequest
 from store.payloads.prompt_reference import PromptReference
 from store.payloads.strict_model import Body
-from store.registry.engine_spec import EngineKind, EngineSpec, engine_digest, engine_spec
+from store.registry.engine_spec import EngineKind, EngineSpec, Modality, engine_digest, engine_spec
 from store.registry.models import ModelVersion, queue_name
 from store.registry.number_formats import NumberFormat
 from store.registry.verification_report import GoldenAnswer
@@ -30,6 +30,9 @@ class VersionEngine(Body):
     quantization: str | None = Field(default=None, description="the quantization that the server must have")
     context_window: int | None = Field(default=None, ge=1, le=2**31 - 1, description="tokens that it must take")
     batch_invariant: bool = Field(default=False, description="it must compute each answer as if it were alone")
+    accepts: tuple[Modality, ...] | None = Field(
+        default=None, max_length=1, description="of the kind `openai`: what its model takes beside text; null: nothing"
+    )
 
 
 class VersionRequest(BaseModel):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, ConfigDict, Field
 
 from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, not_text, unsupported
+from producer_api.openai.message_parts import ImagePart, joined
 from producer_api.openai.reasoning_fields import (
     ReasoningField,
     check_reasoning,
@@ -22,14 +23,33 @@ from store.payloads.strict_model import Body
 from store.tasks.generate import GenerateRequest
 
 
-class TextPart(Body):
-    """A part of a message: text, or in an assistant's message a refusal, which is a text too."""
+class ImageUrl(Body):
+    """Where an image is: an https URL, or one with the data."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    url: str
+    detail: str | None = Field(None, description="how closely the model looks at it: auto, low or high")
+
+
+class FileReference(Body):
+    """A file by its id."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    file_id: str | None = None
+
+
+class MessagePart(Body):
+    """A part of a message: text, in an assistant's message a refusal, which is a text too, in a user's an image."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: ImageUrl | None = Field(None, description="of a part `image_url`")
+    file: FileReference | None = Field(None, description="of a part `file`: an image that was uploaded")
 
 
 class ChatToolCall(Body):
@@ -48,7 +68,7 @@ class ChatTurn(Body):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     role: str
-    content: str | tuple[TextPart, ...] | None = None
+    content: str | tuple[MessagePart, ...] | None = None
     refusal: str | None = Field(None, description="of an assistant's message; its text if there is no `content`")
     name: str | None = None
     tool_calls: tuple[ChatToolCall, ...] | None = None
@@ -236,7 +256,7 @@ def _message(index: int, turn: ChatTurn) -> dict[str, Any]:
     calls = [_tool_call(f"{param}.tool_calls[{number}]", call) for number, call in enumerate(turn.tool_calls or ())]
     given = {
         "role": role,
-        "content": _text(turn, f"{param}.content"),
+        **_content(turn, f"{param}.content"),
         "name": turn.name,
         "tool_calls": calls or None,
         "tool_call_id": turn.tool_call_id,
@@ -259,17 +279,25 @@ def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _text(turn: ChatTurn, param: str) -> str | None:
-    is_assistant = turn.role == "assistant"
+def _content(turn: ChatTurn, param: str) -> dict[str, Any]:
     if turn.content is None:
-        return turn.refusal if is_assistant else None
+        return {"content": turn.refusal if turn.role == "assistant" else None}
     if isinstance(turn.content, str):
-        return turn.content
-    texts = []
-    for index, part in enumerate(turn.content):
-        text = {"text": part.text, "refusal": part.refusal if is_assistant else None}.get(part.type)
-        if text is None:
-            where = f"{param}[{index}].type"
-            raise not_text(where, part.type, "only text parts are")
-        texts.append(text)
-    return "".join(texts)
+        return {"content": turn.content}
+    return joined(_part(turn.role, part, f"{param}[{index}].type") for index, part in enumerate(turn.content))
+
+
+def _part(role: str, part: MessagePart, where: str) -> str | ImagePart:
+    match role, part.type:
+        case _, "text" if part.text is not None:
+            return part.text
+        case "assistant", "refusal" if part.refusal is not None:
+            return part.refusal
+        case "user", "image_url" if part.image_url is not None:
+            return ImagePart({"url": part.image_url.url, "detail": part.image_url.detail})
+        case "user", "file" if part.file is not None and part.file.file_id is not None:
+            return ImagePart({"file_id": part.file.file_id})
+        case "user", other:
+            raise not_text(where, other, "parts of the user are text, image_url, and file with a file_id")
+        case _, other:
+            raise not_text(where, other, "only text parts are")

@@ -138,7 +138,7 @@ def unsupported(message: str, param: str) -> InvalidRequest:
 
 def not_text(where: str, kind: str, known: str) -> InvalidRequest:
     """Return the error for a part of a conversation that is no text. ``kind``: its type. ``known``: what is taken."""
-    instead = "; describe the image in words, or ask for its labels at /v1/images/classify" if "image" in kind else ""
+    instead = "; images stand in messages of the user" if "image" in kind else ""
     return unsupported(f"`{where}` {kind[:40]!r} is not supported: {known}{instead}", where)
 
 

@@ -19,6 +19,7 @@ from producer_api.server.errors import DOCUMENTED, from_validation
 from prompts.tasks.generate import build_prompt
 from prompts.tokenizer import Tokenizer
 from store.errors import HeadraceError, InvalidRequest
+from store.payloads.image_input import images_of
 from store.payloads.job_payload import TokenId
 from store.payloads.strict_model import Body, Text
 from store.registry.models import ModelVersion
@@ -116,6 +117,8 @@ def _of_chat(tokenizer: Tokenizer, body: TokenizeRequest) -> list[int]:
     except ValidationError as error:
         raise from_validation(error.errors(include_input=False)) from error
     job = chat_job(chat)
+    if images_of(job.input):
+        raise unsupported("`messages` have images, whose tokens only the model's server knows", "messages")
     try:
         return build_prompt(tokenizer, job.input)
     except HeadraceError as error:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from producer_api.access.auth import JobsReader, JobsWriter
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse, ObjectResponse
+from producer_api.openai.foreign_fields import unsupported
 from producer_api.responses.conversation_views import (
     ConversationChanges,
     ConversationItemList,
@@ -19,7 +20,7 @@ from producer_api.responses.conversation_views import (
     conversation_object,
     item_list,
 )
-from producer_api.responses.response_items import Item, read_items
+from producer_api.responses.response_items import Item, first_with_image, read_items
 from producer_api.responses.response_jobs import settle
 from producer_api.responses.response_request import Includable
 from producer_api.runtime import Runtime
@@ -39,6 +40,9 @@ Include = Annotated[list[Includable] | None, Query(alias="include[]", descriptio
 def _items(runtime: Runtime, tenant_id: str, given: Items) -> list[Item]:
     """Return the items as they are stored. Raises InvalidRequest, also if the policy for every model forbids them."""
     items = read_items(given, {}, "items")
+    if (at := first_with_image(items)) is not None:
+        where = f"items[{at}].content"
+        raise unsupported(f"`{where}` has an image: send it as the input of a response of the conversation", where)
     found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
     if found is not None:
         check_items(found.policy, items)

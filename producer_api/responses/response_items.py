@@ -9,7 +9,7 @@
     file_search_call            file_search_call              nothing: its passages were of that answer
     item_reference              the item of an answer         as that item
 
-Only text, function calls and searches in files are supported; anything else is refused.
+Only text, images of the user, function calls and searches in files are supported; anything else is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from producer_api.openai.foreign_fields import not_text
+from producer_api.openai.message_parts import ImagePart, joined
 from producer_api.responses.response_tools import flat_name
 from store.errors import InvalidRequest
 from store.ids import new_id
@@ -26,6 +27,8 @@ from store.payloads.strict_model import Body
 Item = dict[str, Any]
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_IMAGE = "input_image"
+_OF_IMAGE = ("image_url", "file_id", "detail")
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 _PREFIXES = {
     "message": "msg",
@@ -37,13 +40,16 @@ _PREFIXES = {
 
 
 class ContentPart(Body):
-    """A part of a message, of a function's result or of reasoning: text, or a refusal of the assistant."""
+    """A part of a message, of a function's result or of reasoning: text, a refusal of the assistant, or an image."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: str | None = Field(None, description="of an `input_image`: an https URL, or one with the data")
+    file_id: str | None = Field(None, description="of an `input_image`: an uploaded file, instead of the URL")
+    detail: str | None = Field(None, description="of an `input_image`: auto, low or high")
 
 
 class InputItem(Body):
@@ -100,6 +106,30 @@ def message(role: str, text: str) -> Item:
     return _item("message", role=role, content=[content])
 
 
+def first_with_image(items: Sequence[Item]) -> int | None:
+    """Return the place of the first message with an image, None if there is none."""
+    kinds = ([part["type"] for part in item["content"]] if item["type"] == "message" else [] for item in items)
+    return next((place for place, found in enumerate(kinds) if _IMAGE in found), None)
+
+
+def _message_item(role: str, content: str | tuple[ContentPart, ...] | None, param: str) -> Item:
+    """Return a message item; the texts of one without images are one part, as ``message`` makes it."""
+    has_images = role == "user" and isinstance(content, tuple) and any(part.type == _IMAGE for part in content)
+    if not has_images or not isinstance(content, tuple):
+        return message(role, _text("" if content is None and role == "assistant" else content, param))
+    parts: list[Item] = []
+    for index, part in enumerate(content):
+        if part.type != _IMAGE:
+            parts.append({"type": "input_text", "text": _text((part,), param, index)})
+            continue
+        fields = {name: value for name in _OF_IMAGE if (value := getattr(part, name)) is not None}
+        if fields.keys() in ({"detail"}, set()):
+            where = f"{param}[{index}].image_url"
+            raise InvalidRequest(f"`{where}` is required, or a `file_id`", param=where)
+        parts.append({"type": _IMAGE, "detail": "auto", **fields})
+    return _item("message", role=role, content=parts)
+
+
 def _item(kind: str, **fields: Any) -> Item:
     return {"id": new_id(_PREFIXES[kind]), "type": kind, "status": "completed", **fields}
 
@@ -114,8 +144,7 @@ def _read(item: InputItem, referenced: Mapping[str, Item], param: str) -> Item:
             role = _required(item.role, f"{param}.role")
             if role not in _ROLES:
                 raise _unsupported(f"{param}.role", role, ", ".join(_ROLES))
-            content = "" if item.content is None and role == "assistant" else item.content
-            return message(role, _text(content, f"{param}.content"))
+            return _message_item(role, item.content, f"{param}.content")
         case "function_call":
             return _item(
                 "function_call",
@@ -141,11 +170,12 @@ def _read(item: InputItem, referenced: Mapping[str, Item], param: str) -> Item:
             raise _unsupported(f"{param}.type", other, ", ".join(_PREFIXES))
 
 
-def _text(content: str | tuple[ContentPart, ...] | None, param: str) -> str:
+def _text(content: str | tuple[ContentPart, ...] | None, param: str, first: int = 0) -> str:
+    """Return the text of parts. ``first``: the number of the first one in an error."""
     if isinstance(content, str):
         return content
     parts = _required(content, param)
-    for index, part in enumerate(parts):
+    for index, part in enumerate(parts, first):
         if part.type not in (*_TEXTS, "refusal") or (part.text is None and part.refusal is None):
             raise not_text(f"{param}[{index}].type", part.type, "text alone")
     return "".join(part.text or part.refusal or "" for part in parts)
@@ -208,5 +238,10 @@ def _message(item: Item) -> dict[str, Any]:
             return {"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]}
         case _:
             role = _ROLES[item["role"]]
-            text = "".join(part["text"] for part in item["content"])
-            return {"role": role, "content": text}
+            return {"role": role, **joined(map(_part, item["content"]))}
+
+
+def _part(part: Item) -> str | ImagePart:
+    if part["type"] != _IMAGE:
+        return str(part["text"])
+    return ImagePart({"url": part.get("image_url"), "file_id": part.get("file_id"), "detail": part.get("detail")})

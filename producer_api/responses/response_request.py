@@ -59,7 +59,7 @@ Includable = Literal[
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
 ]
-"""Values of ``include``. All but logprobs and what a search found refer to features that responses never have here."""
+"""Values of ``include``. Images are always shown; all others but logprobs and what a search found have no effect."""
 
 
 StrictNumber = Annotated[float, Strict()]

@@ -12,7 +12,8 @@ from producer_api.openai.choices_answer import answer_to
 from producer_api.openai.request_fields import Metadata
 from store.jobs.jobs import Job
 from store.jobs.stored_chats import chat_id
-from store.payloads.conversation import ToolCall
+from store.payloads.conversation import ChatMessage, ToolCall
+from store.payloads.image_input import MessageImage
 from store.payloads.strict_model import Body
 
 
@@ -38,7 +39,9 @@ class StoredMessage(BaseModel):
     id: str
     role: str
     content: str | None
-    content_parts: None = Field(None, description="always null: parts of a text are joined")
+    content_parts: list[dict[str, Any]] | None = Field(
+        None, description="of a message with images: its texts and images; null: parts of a text are joined"
+    )
     refusal: None = None
     name: str | None = Field(None, description="the participant's name")
     tool_calls: list[ToolCall] | None = None
@@ -87,4 +90,27 @@ def messages_of(job: Job) -> list[dict[str, Any]]:
     """Return the messages of the job's request, oldest first."""
     found: list[dict[str, Any]] = job.payload["input"]["messages"]
     absent = {"content": None, "content_parts": None, "refusal": None}
-    return [{**absent, **message, "id": f"{chat_id(job.id)}-{number}"} for number, message in enumerate(found)]
+    return [
+        {**absent, **_without_images(message), **_parts(message), "id": f"{chat_id(job.id)}-{number}"}
+        for number, message in enumerate(found)
+    ]
+
+
+def _without_images(stored: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in stored.items() if name != "images"}
+
+
+def _parts(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of a stored message with images, as they are sent; nothing for one without."""
+    if "images" not in stored:
+        return {}
+    return {"content_parts": [*map(_part, ChatMessage.model_validate(stored).parts)]}
+
+
+def _part(part: str | MessageImage) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if part.file_id is not None:
+        return {"type": "file", "file": {"file_id": part.file_id}}
+    detail = {} if part.detail is None else {"detail": part.detail}
+    return {"type": "image_url", "image_url": {"url": part.url, **detail}}

@@ -83,9 +83,10 @@ class CacheLookups:
 
 def has_one_answer(payload: Any, version: ModelVersion) -> bool:
     """Return True if every computation of the payload gives the same answer."""
+    if urls_of(images_of(payload.input)):
+        return False  # what a server has behind a URL may change
     if not isinstance(payload, GeneratePayload):
-        # No other task samples, but what a server has behind a URL may change.
-        return not urls_of(images_of(payload.input))
+        return True  # no other task samples
     sampling = payload.sampling
     return sampling.temperature == 0 or (sampling.seed is not None and version.engine.kind is EngineKind.NATIVE)
 

@@ -15,7 +15,9 @@ from prompts.tasks import generate
 from prompts.tasks.registry import TASK_INPUTS
 from prompts.tasks.task_inputs import Prepared
 from prompts.tokenizer import Tokenizer
+from prompts.vision.chat_images import no_images
 from store.errors import InvalidRequest
+from store.payloads.image_input import images_of
 from store.payloads.job_payload import PinnedPolicy
 from store.payloads.sampling_params import SamplingDefaults
 from store.registry.models import ModelVersion, queue_name
@@ -66,7 +68,18 @@ class PromptPreparation:
     def prepare(self, request: JobRequest, version: ModelVersion, policy: PinnedPolicy | None) -> Prepared:
         """Return the payload to store, and its cost. Raises InvalidRequest, ModelLoadError, Unavailable."""
         _check_task(request, version)
+        self.check_modalities(request, version)
         return TASK_INPUTS[request.task].prepare(with_default(request, version), self._model(version), policy)
+
+    def check_modalities(self, request: JobRequest, version: ModelVersion) -> None:
+        """Raise InvalidRequest for messages with images and a version that takes none; it names those that do."""
+        if not isinstance(request, GenerateRequest) or version.engine.takes_images or not images_of(request.input):
+            return
+        taking = self._catalog.names_taking_images()
+        instead = (
+            f"these do: {', '.join(taking)}" if taking else "no model here does, but /v1/images/classify has labels"
+        )
+        raise no_images(f"the model {version.model} takes no images in messages; {instead}")
 
     def prepare_again(
         self,
@@ -82,6 +95,7 @@ class PromptPreparation:
             and version.runner == other.runner
             and version.sampling == other.sampling
             and version.template == other.template
+            and version.engine.accepts == other.engine.accepts
             and self._model(version).window == self._model(other).window
         )
         return prepared if is_alike else self.prepare(request, other, policy)
@@ -111,6 +125,7 @@ class PromptPreparation:
 
     def count_tokens(self, request: GenerateRequest, version: ModelVersion) -> int:
         """Return the number of prompt tokens. Raises as ``prepare`` does."""
+        self.check_modalities(request, version)
         return generate.count_tokens(with_default(request, version), self._model(version))
 
     def render(self, request: GenerateRequest, version: ModelVersion) -> tuple[str, int]:

@@ -265,6 +265,7 @@ class Submissions:
             raise InvalidRequest(message, param="retrieval")
         if draft.request.webhook is not None:
             check_url(draft.request.webhook.url, self._settings)
+        self._preparation.check_modalities(draft.request, known(draft.version))
         for param, url in draft.request.called_urls():
             check_url(url, self._settings, param=param, code="invalid_image")
         self._routing.prepare(draft)

@@ -72,7 +72,7 @@ def _with_block(source: GenerateInput, used: Sequence[RetrievedPassage], key: st
     )
     messages = list(source.messages or ())
     at = max(index for index, message in enumerate(messages) if message.role is Role.USER)
-    messages[at] = messages[at].model_copy(update={"content": block + (messages[at].content or "")})
+    messages[at] = messages[at].after(block)
     return source.model_copy(update={"messages": tuple(messages), "special_tokens": "text"})
 
 

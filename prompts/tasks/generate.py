@@ -1,8 +1,9 @@
 """Requests for generated text: the prompt, whether it fits the context window, and the payload for the worker."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from prompts.chat_server import CALL_STYLE, check_fields, least_tokens
+from prompts.chat_server import CALL_STYLE, ChatServer, check_fields, least_tokens
 from prompts.fill_in_middle import around_gap
 from prompts.reasoning import THINK_TAGS, ends_with
 from prompts.special_tokens import with_marks
@@ -10,12 +11,17 @@ from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from prompts.tokenizer import ApproximateTokenizer, Tokenizer
 from prompts.tool_grammar import grammar_for, with_tools
 from prompts.truncation import truncate
+from prompts.vision.chat_images import check_message_images, image_tokens
 from store.errors import InvalidRequest
+from store.payloads.image_input import images_of
 from store.payloads.job_payload import PinnedPolicy
 from store.payloads.reasoning import ReasoningFormat
 from store.payloads.sampling_params import Sampling
 from store.registry.engine_spec import EngineKind
 from store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, GenerateRequest
+
+if TYPE_CHECKING:
+    from store.registry.models import ModelVersion
 
 DEFAULT_MAX_TOKENS = 1024
 """What a request without ``max_tokens`` may produce, if the context window leaves as much."""
@@ -30,6 +36,7 @@ def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | 
     """Return the payload and the cost. The payload's ``max_tokens`` is a number."""
     request = _shortened(request, model)
     source = request.input
+    check_message_images(source, model.settings)
     lengths = _prompt_lengths(source, model)
     max_tokens = _fit_each(source, lengths, model, request.sampling.max_tokens)
     if request.sampling.grammar is not None:
@@ -146,7 +153,9 @@ def cut_to_length(request: GenerateRequest, model: InputModel) -> GenerateReques
 
 
 def is_quick(request: GenerateRequest, model: InputModel) -> bool:
-    """Return True if no grammar has to be compiled to prepare the request."""
+    """Return True if no grammar has to be compiled to prepare the request, and no image decoded."""
+    if images_of(request.input):
+        return False
     grammar = request.sampling.grammar
     if request.input.callable_tools and not _is_behind_chat(model):
         grammar = grammar_for(request.input, model.tokenizer, grammar)
@@ -155,6 +164,7 @@ def is_quick(request: GenerateRequest, model: InputModel) -> bool:
 
 def count_tokens(request: GenerateRequest, model: InputModel) -> int:
     """Return how many tokens the model would be given. Raises as ``prepare`` does."""
+    check_message_images(request.input, model.settings)
     return sum(_prompt_lengths(_shortened(request, model).input, model))
 
 
@@ -205,6 +215,7 @@ def _is_behind_chat(model: InputModel) -> bool:
 def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
     """Return the prompt's token ids: the conversation through the chat template, or the raw prompt.
 
+    An image counts as so many tokens as are estimated: only chat servers get images, and they get no ids.
     Raises InvalidRequest if the template refuses the conversation, the model has no such token, or nothing is left to
     continue.
     """
@@ -228,7 +239,11 @@ def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
         ids += tokenizer.encode(part, add_special=False)
     if not ids:
         raise InvalidRequest("the prompt has no tokens: there is nothing to continue", param=param)
-    return ids
+    return ids + [0] * image_tokens(source)
+
+
+def _chat_server(version: "ModelVersion") -> ChatServer | None:
+    return ChatServer(version.engine.takes_images) if version.engine.kind is EngineKind.OPENAI else None
 
 
 def _known(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[int]:
@@ -280,5 +295,5 @@ GENERATE_INPUTS = TaskInputs(
     prepare=prepare,
     cut_to_length=cut_to_length,
     is_quick=is_quick,
-    read_settings=lambda version, _read_file: version.engine.kind is EngineKind.OPENAI,
+    read_settings=lambda version, _read_file: _chat_server(version),
 )

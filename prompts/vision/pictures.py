@@ -14,6 +14,7 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 Picture: TypeAlias = Any
 """A decoded image, RGB, upright: a ``PIL.Image.Image``."""
 
+_BEGINNINGS: Final = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"GIF8": "image/gif"}
 _WEBP_HEADER = 30
 
 
@@ -44,6 +45,12 @@ def read_picture(content: bytes, param: str, *, is_trial: bool = False) -> Pictu
         raise refused(param, "is no PNG, JPEG, WebP or GIF file: send one of these") from None
     except Exception as error:  # noqa: BLE001 - decoders raise errors of any type for damaged files
         raise refused(param, f"is damaged or cut off ({type(error).__name__}): send the whole file") from None
+
+
+def media_type(content: bytes) -> str:
+    """Return the media type of an image that ``read_picture`` reads, by its first bytes."""
+    found = (kind for beginning, kind in _BEGINNINGS.items() if content.startswith(beginning))
+    return next(found, "image/webp")
 
 
 def refused(param: str, why: str) -> InvalidRequest:

@@ -4,13 +4,14 @@ Limits that need no model are checked here. Chat templates and the syntax of too
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from store.payloads.image_input import MAX_IMAGES, MessageImage
 from store.payloads.strict_model import MAX_TEXT_CHARS, Strict
 
 MAX_MESSAGES = 1024
@@ -53,6 +54,7 @@ class ChatMessage(Strict):
 
     A text may be empty: an answer is, if a stop string came first, and callers send answers back.
     ``reasoning_content`` is the reasoning before an answer of the assistant; most chat templates leave it out.
+    ``images`` are a user's. They go only to a server that takes them (docs/vision.md).
     """
 
     role: Role
@@ -61,6 +63,7 @@ class ChatMessage(Strict):
     tool_call_id: ToolCallId | None = None
     content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(None, validate_default=True)
     reasoning_content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
+    images: Annotated[tuple[MessageImage, ...], Field(min_length=1, max_length=MAX_IMAGES)] | None = None
 
     @field_validator("content")
     @classmethod
@@ -77,9 +80,28 @@ class ChatMessage(Strict):
             raise ValueError("only the assistant has `tool_calls`")
         if self.reasoning_content is not None and self.role is not Role.ASSISTANT:
             raise ValueError("only the assistant has `reasoning_content`")
+        if self.images is not None and self.role is not Role.USER:
+            raise ValueError("only the user has `images`")
         if (self.tool_call_id is None) == (self.role is Role.TOOL):
             raise ValueError("a message of role `tool`, and no other, has the `tool_call_id` of the call it answers")
         return self
+
+    @property
+    def parts(self) -> Iterator[str | MessageImage]:
+        """The texts and the images in their order, without empty texts."""
+        text, begin = self.content or "", 0
+        for image in sorted(self.images or (), key=lambda one: one.at):
+            if piece := text[begin : image.at]:
+                yield piece
+            begin = max(begin, image.at)
+            yield image
+        if rest := text[begin:]:
+            yield rest
+
+    def after(self, text: str) -> Self:
+        """Return the message with a text before its own, and its images where they were in its own."""
+        moved = tuple(one.model_copy(update={"at": one.at + len(text)}) for one in self.images or ())
+        return self.model_copy(update={"content": text + (self.content or ""), "images": moved or None})
 
 
 class FunctionSpec(Strict):
@@ -136,6 +158,13 @@ class NamedTool(Strict):
 
     type: Literal["function"] = "function"
     function: NamedFunction
+
+
+def check_messages(messages: Sequence[ChatMessage]) -> None:
+    """Raise ValueError for messages that do not go together, or have more images than a request may have."""
+    check_tool_results(messages)
+    if (num_images := sum(len(one.images or ()) for one in messages)) > MAX_IMAGES:
+        raise ValueError(f"the messages have {num_images} images: at most {MAX_IMAGES} are accepted in one request")
 
 
 def check_tool_results(messages: Sequence[ChatMessage]) -> None:

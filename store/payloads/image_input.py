@@ -1,10 +1,10 @@
-"""Images as inputs of a job: as a data URL, as the URL of a server, or as an uploaded file.
+"""Images as inputs of a job, also in its messages: as a data URL, as the URL of a server, or as an uploaded file.
 
 The bytes of a data URL are a part of the payload, as texts are. A URL and a file are references that the worker reads
 (docs/vision.md).
 """
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, WithJsonSchema, model_validator
 
@@ -18,6 +18,9 @@ MAX_IMAGE_BYTES = 8 << 20
 
 MAX_IMAGE_PIXELS = 25_000_000
 """Pixels of an image, width times height, before decoding: a small file may have very many."""
+
+MESSAGE_IMAGES = "input.messages.images"
+"""What an error calls the images of a conversation, which it counts through all messages."""
 
 _MAX_URL_CHARS = MAX_IMAGE_BYTES * 4 // 3 + 128
 
@@ -73,6 +76,16 @@ class Image(Strict):
         return None if self.data_url is not None else self.url
 
 
+class MessageImage(Image):
+    """An image of a chat message. ``at``: it stands after so many characters of the text, or after all if it has fewer.
+
+    ``detail`` goes to the inference server as it is.
+    """
+
+    at: int = Field(0, strict=True, ge=0, description="it stands after so many characters of `content`")
+    detail: Literal["auto", "low", "high"] | None = Field(None, description="how closely the model looks at it")
+
+
 Images = Annotated[
     tuple[Annotated[Image, WithJsonSchema(_FORMS)], ...],
     Field(
@@ -97,9 +110,11 @@ Failures = Annotated[
 
 
 def images_of(source: object) -> tuple[Image, ...]:
-    """Return the images of a job's input, none for an input of another kind."""
-    found = getattr(source, "images", None)
-    return tuple(one for one in found if isinstance(one, Image)) if isinstance(found, tuple) else ()
+    """Return the images of a job's input and of its messages, in order; none for an input of another kind."""
+    messages = getattr(source, "messages", None)
+    found = [source, *(messages if isinstance(messages, tuple) else ())]
+    given = [images for part in found if isinstance(images := getattr(part, "images", None), tuple)]
+    return tuple(one for images in given for one in images if isinstance(one, Image))
 
 
 def urls_of(images: tuple[Image, ...] | None, param: str = "input.images") -> tuple[tuple[str, str], ...]:

@@ -9,13 +9,16 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv6Address
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator
+from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
 from store.errors import InvalidRequest
 from store.payloads.strict_model import Strict
+
+Modality = Literal["images"]
+"""What a server takes beside text."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$")]
 
@@ -26,7 +29,7 @@ class EngineKind(StrEnum):
     NATIVE = "native"
     VLLM = "vllm"
     SGLANG = "sglang"
-    OPENAI = "openai"  # any server with OpenAI's chat completions: text only
+    OPENAI = "openai"  # any server with OpenAI's chat completions: no token ids
 
 
 EXTERNAL_KINDS = tuple(kind for kind in EngineKind if kind is not EngineKind.NATIVE)
@@ -39,6 +42,7 @@ class EngineSpec(Strict):
     ``served_model``: the base model's name in the server. ``adapter``: the LoRA adapter that requests name instead.
     ``context_window``: the server must take at least as many tokens, prompt and output together.
     ``batch_invariant``: the server must compute each answer independently of the others in its batch.
+    ``accepts``: what requests may have beside text; only of a server of chat completions.
     ``weights_digest``: the digest of the folder on which workers start the server (``models.families.model_folder``).
     """
 
@@ -50,12 +54,28 @@ class EngineSpec(Strict):
     quantization: Name | None = None
     context_window: Annotated[int, Field(ge=1)] | None = None
     batch_invariant: bool = False
+    accepts: tuple[Modality, ...] | None = None
     weights_digest: str | None = None
 
     @field_validator("url")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
         return None if value is None else _address(value)
+
+    @field_validator("accepts")
+    @classmethod
+    def _is_passed_on(cls, value: tuple[Modality, ...] | None, info: ValidationInfo) -> tuple[Modality, ...] | None:
+        if value and info.data.get("kind") is not EngineKind.OPENAI:
+            raise ValueError(
+                "images go to a server by its chat completions: register it with the engine openai, which vLLM and "
+                "SGLang serve too"
+            )
+        return value or None
+
+    @property
+    def takes_images(self) -> bool:
+        """True if messages may have images."""
+        return "images" in (self.accepts or ())
 
     @property
     def is_external(self) -> bool:

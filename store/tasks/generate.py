@@ -21,8 +21,9 @@ from store.payloads.conversation import (
     Tool,
     ToolCall,
     ToolChoiceMode,
-    check_tool_results,
+    check_messages,
 )
+from store.payloads.image_input import MESSAGE_IMAGES, images_of, urls_of
 from store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit, TokenId
 from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from store.payloads.reasoning import ReasoningFormat, ReasoningOptions
@@ -102,7 +103,7 @@ class GenerateInput(Strict):
     @field_validator("messages")
     @classmethod
     def _calls_are_answered(cls, messages: tuple[ChatMessage, ...] | None) -> tuple[ChatMessage, ...] | None:
-        check_tool_results(messages or ())
+        check_messages(messages or ())
         return messages
 
     @model_validator(mode="after")
@@ -238,6 +239,10 @@ class GenerateRequest(JobOrder):
         if num_choices > MAX_CHOICES:
             raise ValueError(f"this makes {num_choices} answers: at most {MAX_CHOICES} are generated for one request")
         return n
+
+    def called_urls(self) -> tuple[tuple[str, str], ...]:
+        """Return the URLs of images, by their fields."""
+        return urls_of(images_of(self.input), MESSAGE_IMAGES)
 
     def fixed_texts(self) -> tuple[str, ...]:
         """Return the stop strings, the texts that are never sampled, and the grammar."""

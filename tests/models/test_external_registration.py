@@ -73,7 +73,11 @@ def test_a_folder_of_weights_is_what_workers_start_a_server_on(db: Database, smo
 def test_a_server_of_chat_completions_needs_no_tokenizer(db: Database) -> None:
     given = ["register", "vendor", "--engine", "openai", "--url", URL, "--served-model", "big"]
     assert main(given) == 1, "nothing says how many tokens the model takes"
-    assert main([*given, "--context-window", "4096"]) == 0
+    given += ["--context-window", "4096"]
+    assert main([*given, "--accepts", "images"]) == 0
+    assert resolve(db, "vendor").engine.accepts == ("images",)
+    assert main(given) == 0
+    assert resolve(db, "vendor@2").engine.accepts is None, "what it accepts is a part of the version"
     version = resolve(db, "vendor")
     assert (version.engine.kind, version.context_window, version.files) == (EngineKind.OPENAI, 4096, {})
     tokenizer = tokenizer_for(version, lambda _digest: b"")
@@ -87,6 +91,7 @@ def test_a_server_of_chat_completions_needs_no_tokenizer(db: Database) -> None:
     [
         (["--engine", "vllm"], "give --url, the server's address, or a SOURCE folder"),
         (["--engine", "vllm", "--url", URL], "give --tokenizer, a folder"),
+        (["--engine", "vllm", "--url", URL, "--accepts", "images"], "register it with the engine openai"),
         (["--engine", "vllm", "--url", "gpu:8000", "--tokenizer", "."], "it is like http://host:8000"),
         (["--engine", "vllm", "--url", URL, "--tokenizer", "/nowhere"], "/nowhere is not a folder"),
         (["--engine", "vllm", "--url", URL, "--tokenizer", "/usr"], "/usr: tokenizer.json is missing"),

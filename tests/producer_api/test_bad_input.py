@@ -152,13 +152,13 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     "refusal of the user": (
         _with_message(role="user", content=[{"type": "refusal", "refusal": "No."}]),
         "messages[1].content[0].type",
-        "only text",
+        "parts of the user are text, image_url",
     ),
     "role": (_with_message(role="function", content="x", name="f"), "messages[1].role", "not supported"),
     "picture": (
         _with_message(role="user", content=[{"type": "image_url", "image_url": {"url": "x"}}]),
-        "messages[1].content[0].type",
-        "only text parts are; describe the image in words, or ask for its labels at /v1/images/classify",
+        "messages",
+        "takes no images in messages; no model here does, but /v1/images/classify has labels",
     ),
     "function_call in a message": (
         _with_message(role="assistant", content=None, function_call={"name": "f", "arguments": "{}"}),

@@ -7,6 +7,7 @@ redirects.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from models.runners.image_rows import PrepareImage
@@ -45,50 +46,26 @@ ReadAll: TypeAlias = Callable[[Sequence[Image]], ReadImages]
 """Raises InvalidRequest if no image can be read."""
 
 
-class ImageReader:
-    """Reads images for one model. Called from many threads at once."""
+def deadline() -> float:
+    """Return when the calls of a job that begins to read its images must have ended, by ``time.monotonic``."""
+    return time.monotonic() + CALLS_S
 
-    def __init__(
-        self,
-        prepare: PrepareImage,
-        settings: Settings,
-        *,
-        client: GuardedClient | None = None,
-        blobs: Blobs | None = None,
-    ) -> None:
-        self._prepare = prepare
+
+class ImageSource:
+    """Reads the bytes of images that are files or on servers. Called from many threads at once."""
+
+    def __init__(self, settings: Settings, *, client: GuardedClient | None = None, blobs: Blobs | None = None) -> None:
         self._client = client or GuardedClient(settings)
         self._blobs = blobs or open_blobs(settings)
 
-    def of_payload(self, images: Sequence[Image]) -> ReadImages:
-        """Return images that the payload itself has."""
-        return self._read(images, lambda _image, _deadline: b"")
+    def read(self, db: Database, tenant_id: str, image: Image, until: float) -> bytes:
+        """Return the bytes of a tenant's image, which may be no image. ``until``: a ``deadline``.
 
-    def of_job(self, db: Database, tenant_id: str, images: Sequence[Image]) -> ReadImages:
-        """Return the images of a tenant's job. Raises InvalidRequest if none can be read; Unavailable."""
-
-        def fetch(image: Image, deadline: float) -> bytes:
-            if image.file_id is not None:
-                return self._of_file(db, tenant_id, image.file_id)
-            return self._of_server(image.server_url or "", deadline - time.monotonic())
-
-        return self._read(images, fetch)
-
-    def _read(self, images: Sequence[Image], fetch: Callable[[Image, float], bytes]) -> ReadImages:
-        deadline = time.monotonic() + CALLS_S
-        pixels, places, failed = [], [], []
-        for index, image in enumerate(images):
-            param = f"input.images[{index}]"
-            try:
-                content = content_of(image, param)
-                content = fetch(image, deadline) if content is None else content
-                pixels.append(self._prepare(read_picture(content, param)))
-                places.append(index)
-            except InvalidRequest as error:
-                failed.append(FailedImage(index=index, code=error.code, message=error.message))
-        if not pixels:
-            raise InvalidRequest(failed[0].message, code=failed[0].code)
-        return ReadImages(tuple(pixels), tuple(places), tuple(failed))
+        Raises InvalidRequest (code ``image_unavailable``), Unavailable.
+        """
+        if image.file_id is not None:
+            return self._of_file(db, tenant_id, image.file_id)
+        return self._of_server(image.server_url or "", until - time.monotonic())
 
     def _of_file(self, db: Database, tenant_id: str, file_id: str) -> bytes:
         try:
@@ -109,6 +86,46 @@ class ImageReader:
         if answer.status != _OK:
             raise _unavailable(f"the image's server answered {answer.status}; redirects are not followed")
         return answer.body
+
+
+class ImageReader:
+    """Reads images for one model. Called from many threads at once."""
+
+    def __init__(
+        self,
+        prepare: PrepareImage,
+        settings: Settings,
+        *,
+        client: GuardedClient | None = None,
+        blobs: Blobs | None = None,
+    ) -> None:
+        self._prepare = prepare
+        self._source = ImageSource(settings, client=client, blobs=blobs)
+
+    def of_payload(self, images: Sequence[Image]) -> ReadImages:
+        """Return images that the payload itself has."""
+        return self._read(images, lambda _image, _until: b"")
+
+    def of_job(self, db: Database, tenant_id: str, images: Sequence[Image]) -> ReadImages:
+        """Return the images of a tenant's job. Raises InvalidRequest if none can be read; Unavailable."""
+
+        return self._read(images, partial(self._source.read, db, tenant_id))
+
+    def _read(self, images: Sequence[Image], fetch: Callable[[Image, float], bytes]) -> ReadImages:
+        until = deadline()
+        pixels, places, failed = [], [], []
+        for index, image in enumerate(images):
+            param = f"input.images[{index}]"
+            try:
+                content = content_of(image, param)
+                content = fetch(image, until) if content is None else content
+                pixels.append(self._prepare(read_picture(content, param)))
+                places.append(index)
+            except InvalidRequest as error:
+                failed.append(FailedImage(index=index, code=error.code, message=error.message))
+        if not pixels:
+            raise InvalidRequest(failed[0].message, code=failed[0].code)
+        return ReadImages(tuple(pixels), tuple(places), tuple(failed))
 
 
 def _unavailable(why: str) -> HeadraceError:

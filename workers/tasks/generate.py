@@ -29,7 +29,7 @@ from models.engine.runner import Runner
 from models.loading.load import adapter_loader, check_adapter, load_runner, number_format, with_faults
 from policy.budget import ScanTooLong
 from prompts.bad_words import banned_sequences
-from prompts.chat_server import chat_fields
+from prompts.chat_server import ChatFields
 from prompts.detokenizer import Detokenizer
 from prompts.tasks.generate import build_prompt, fit
 from prompts.tasks.task_inputs import ReadFile
@@ -69,7 +69,8 @@ log = structlog.get_logger(__name__)
 class Generating:
     """Generates text for jobs of one model version. ``compute`` is called from many threads at once.
 
-    ``kind`` is the engine's. Only Headrace's own engine gets a seed for each job: a server cannot go on with one.
+    ``kind`` is the engine's; ``chat_fields`` is for a server of chat completions. Only Headrace's own engine gets a
+    seed for each job: a server cannot go on with one.
     """
 
     def __init__(
@@ -86,10 +87,12 @@ class Generating:
         metrics: WorkerMetrics,
         spans: AttemptSpans,
         kind: EngineKind = EngineKind.NATIVE,
+        chat_fields: ChatFields | None = None,
         client: EngineClient[EngineRequest, CompletionOutput] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kind = kind
+        self._chat_fields = chat_fields
         self._engine = client or EngineClient(engine, admission, in_flight, spans)
         self._frames = frames
         self._recovery = recovery
@@ -268,7 +271,7 @@ class Generating:
         return requests
 
     def _request(self, attempt: Attempt, payload: GeneratePayload, prompt_number: int = 0) -> EngineRequest:
-        is_chat = self._kind is EngineKind.OPENAI
+        is_chat = self._chat_fields is not None
         sampling = payload.sampling
         if self._kind is EngineKind.NATIVE:
             sampling = seeded(sampling, attempt.job_id, prompt_number)
@@ -287,7 +290,7 @@ class Generating:
             cache_salt=attempt.claim.tenant_id,
             class_rank=attempt.claim.class_rank,
             banned=() if is_chat else banned_sequences(self._tokenizer, sampling.bad_words or ()),
-            messages=chat_fields(payload.input) if is_chat else {},
+            messages={} if self._chat_fields is None else self._chat_fields(attempt.claim.tenant_id, payload.input),
             reasoning=None if is_chat else reasoning_tokens(payload.reasoning, self._tokenizer),
             traceparent=self._spans.traceparent(attempt),
         )
@@ -359,6 +362,7 @@ def generating(
     *,
     context_window: int,
     client: EngineClient[EngineRequest, CompletionOutput] | None = None,
+    chat_fields: ChatFields | None = None,
 ) -> Generating:
     """Return the work for the jobs of a version that generates text, on whichever engine."""
     return Generating(
@@ -373,6 +377,7 @@ def generating(
         metrics=context.metrics,
         spans=context.spans,
         kind=version.engine.kind,
+        chat_fields=chat_fields,
         client=client,
     )
 

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -17,16 +18,23 @@ from models.engine.protocol import AnyEngine
 from models.engine.requests import EngineError
 from models.external.connect import connect
 from models.external.external_engine import ExternalConfig, ExternalEngine
+from models.external.image_probe import why_no_images
 from models.external.server_check import ServerCheck
-from models.external.upstream import ServerInfo, Upstream, UpstreamLost
+from models.external.upstream import Upstream, UpstreamLost
+from prompts.chat_server import chat_fields
 from prompts.detokenizer import Detokenizer
 from prompts.tasks.task_inputs import ReadFile
 from prompts.tokenizer import Tokenizer, tokenizer_for
+from store.db.database import Database
 from store.errors import ModelLoadError, SettingsError
+from store.payloads.image_input import images_of
 from store.ports import free_port
 from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import ModelVersion, queue_name
 from store.settings import Settings
+from store.tasks.generate import GenerateInput
+from workers.images.chat_pictures import ChatPictures
+from workers.images.image_reader import ImageSource
 from workers.server_command import HOST, server_argv, server_environment
 from workers.server_process import ServerProcess, server_log
 from workers.server_sleep import wake
@@ -65,6 +73,7 @@ class ExternalGenerateModel(TaskModel):
     upstream: Upstream
     check: ServerCheck
     server: ServerProcess | None
+    pictures: ChatPictures
 
     @property
     def engine_description(self) -> str | None:
@@ -96,7 +105,22 @@ class ExternalGenerateModel(TaskModel):
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
         """Return the work for the jobs of this model."""
-        return generating(self.version, self.tokenizer, engine, context, context_window=self.version.context_window)
+        return generating(
+            self.version,
+            self.tokenizer,
+            engine,
+            context,
+            context_window=self.version.context_window,
+            chat_fields=partial(self._chat_fields, context.db) if self._is_chat else None,
+        )
+
+    @property
+    def _is_chat(self) -> bool:
+        return self.version.engine.kind is EngineKind.OPENAI
+
+    def _chat_fields(self, db: Database, tenant_id: str, source: GenerateInput) -> dict[str, Any]:
+        """Return a tenant's input as fields of a chat completion. Raises InvalidRequest, Unavailable."""
+        return chat_fields(source, self.pictures.data_urls(db, tenant_id, images_of(source)))
 
     def read_texts(self, settings: Settings, texts: Sequence[str], reference: Reading | None) -> Reading | None:
         """As ``TaskModel.read_texts``; None without a reference, and for a chat server, which continues no text."""
@@ -139,7 +163,9 @@ def load_external_model(
         check = ServerCheck(
             spec, is_own=server is not None or start.url is not None, note=partial(_described, on_accepted)
         )
-        return ExternalGenerateModel(version, tokenizer, connect(spec, url=url, api_key=api_key), check, server)
+        pictures = ChatPictures(ImageSource(settings))
+        upstream = connect(spec, url=url, api_key=api_key)
+        return ExternalGenerateModel(version, tokenizer, upstream, check, server, pictures)
     except BaseException:
         if server is not None:
             server.stop()
@@ -194,19 +220,23 @@ def _own_server(
 def _compare(spec: EngineSpec, url: str, api_key: str) -> None:
     """Raise ModelLoadError if the server runs something else than was registered. One that is away is only logged."""
 
-    async def ask() -> ServerInfo:
+    async def ask() -> str | None:
         upstream = connect(spec, url=url, api_key=api_key)
         try:
-            return await upstream.describe()
+            info = await upstream.describe()
+            reason = ServerCheck(spec, is_own=False).refuse(info)
+            if reason is None and spec.takes_images:
+                reason = await why_no_images(upstream, spec.request_model)
+            return reason
         finally:
             await upstream.close()
 
     try:
-        info = asyncio.run(ask())
+        reason = asyncio.run(ask())
     except UpstreamLost as error:
         log.warning("server_away", url=url, reason=str(error))
         return
     except EngineError as error:
         raise ModelLoadError(f"the inference server at {url} cannot be used: {error}") from error
-    if reason := ServerCheck(spec, is_own=False).refuse(info):
+    if reason is not None:
         raise ModelLoadError(f"{reason} (at {url})")

@@ -21,6 +21,7 @@ class FakeChat(FakeServer):
     def __init__(self, *, writes_usage: bool = True, wants_new_limit: bool = False, **size: Any) -> None:
         self.writes_usage = writes_usage
         self.wants_new_limit = wants_new_limit
+        self.takes_no_images = False
         self.model = MODEL
         self.script: list[dict[str, Any]] = []
         self.refusals: list[tuple[int, dict[str, str], Any]] = []
@@ -41,6 +42,9 @@ class FakeChat(FakeServer):
         if self.refusals:
             status, headers, said = self.refusals.pop(0)
             await answer.json(status, said, headers)
+            return
+        if self.takes_no_images and _has_images(body):
+            await answer.json(400, {"error": {"message": "tiny is not a multimodal model"}})
             return
         if self.wants_new_limit and "max_tokens" in body:
             message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
@@ -71,6 +75,8 @@ class FakeChat(FakeServer):
 
 def call_of(body: dict[str, Any]) -> Call:
     content = body["messages"][-1]["content"]
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part["type"] == "text")
     return Call(
         id=f"chatcmpl-{id(body)}",
         prompt=tuple(content.encode()),
@@ -81,6 +87,13 @@ def call_of(body: dict[str, Any]) -> Call:
         grammar=_grammar(body.get("response_format")),
         body=body,
     )
+
+
+def _has_images(body: dict[str, Any]) -> bool:
+    parts = [
+        part for message in body["messages"] if isinstance(message["content"], list) for part in message["content"]
+    ]
+    return any(part["type"] == "image_url" for part in parts)
 
 
 def _grammar(form: dict[str, Any] | None) -> tuple[str, str] | None:

@@ -244,14 +244,14 @@ BAD: dict[str, tuple[Any, str | None, str]] = {
     "empty turn": ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content", "empty"),
     "nothing but an empty answer": ({"messages": [{"role": "assistant", "content": []}]}, "messages", "empty"),
     "an answer begun": (_turn(TEXT, role="assistant"), "messages[0]", "continues its last turn"),
-    "an image": (_turn({"type": "image", "source": {}}), "messages[0].content[0].type", "'image' is not supported"),
+    "an image": (_turn({"type": "image", "source": {}}), "messages[0].content[0].source", "base64 with `media_type`"),
     "a document": (_turn(TEXT, {"type": "document", "source": {}}), "messages[0].content[1].type", "'document'"),
     "an image as result": (
         {"messages": [*CALLED, _turn({**RESULT, "content": [{"type": "image"}]})["messages"][0]]},
         "messages[2].content[0].content[0].type",
         "only text blocks",
     ),
-    "a use by the user": (_turn(USE), "messages[0].content[0].type", "text and tool_result"),
+    "a use by the user": (_turn(USE), "messages[0].content[0].type", "text, image and tool_result"),
     "a use without an id": (
         {"messages": [HI[0], {"role": "assistant", "content": [{**USE, "id": None}]}]},
         "messages[1].content[0].id",

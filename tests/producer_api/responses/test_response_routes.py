@@ -479,7 +479,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
         "unsupported_parameter",
-        "input[0].content[0].type",
+        "input",
     ),
     (
         {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "https://example.com/x"}]}]},

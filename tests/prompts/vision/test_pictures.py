@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from prompts.vision.image_sources import check_images
-from prompts.vision.pictures import _webp_size, read_picture
+from prompts.vision.pictures import _webp_size, media_type, read_picture
 from store.errors import InvalidRequest
 from store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from store.payloads.image_input import Image as ImageInput
@@ -96,3 +96,7 @@ def test_a_picture_is_turned_as_its_file_says() -> None:
 def test_the_size_in_the_header_of_webp_is_that_of_the_picture(options: dict[str, object]) -> None:
     content = encoded(picture(3, (300, 77)), "WEBP", **options)
     assert _webp_size(content) == Image.open(io.BytesIO(content)).size == (300, 77)
+
+
+def test_the_media_type_is_that_of_the_content() -> None:
+    assert [media_type(content) for content in KINDS.values()] == [f"image/{kind.lower()}" for kind in KINDS]
