@@ -53,18 +53,19 @@ def main() -> None:
         _accept_for(options.accept_from, options.seconds)
         return
     found: Json = {"processes": [], "accepting": []}
-    for apis, workers in _SHAPES:
+    for apis, workers in _SHAPES if options.only != "accepting" else ():
         with running_services() as services, _stack(services, apis, workers) as (stack, ports, layers):
             figure = {"apis": apis, "workers": workers, **_jobs(stack, ports, layers, options.jobs)}
             figure |= _streams(stack, ports, layers, options.streams, options.tokens)
             found["processes"].append(figure)
             console.log(figure)
-    with running_services() as services, headrace.running(services, console.log, with_worker=False):
-        for number in range(1, options.accepting + 1):
-            found["accepting"].append(_accepting(services, number, options.seconds))
-            console.log(found["accepting"][-1])
-        found["deleting"] = _deleting(services)
-        console.log(found["deleting"])
+    if options.only != "processes":
+        with running_services() as services, headrace.running(services, console.log, with_worker=False):
+            for number in range(1, options.accepting + 1):
+                found["accepting"].append(_accepting(services, number, options.seconds))
+                console.log(found["accepting"][-1])
+            found["deleting"] = _deleting(services)
+            console.log(found["deleting"])
     print(json.dumps(found))
 
 
@@ -258,6 +259,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=400, help="tokens of each stream")
     parser.add_argument("--accepting", type=int, default=4, help="most processes that accept")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long they accept")
+    parser.add_argument("--only", choices=("processes", "accepting"), help="one of the two parts")
     # Internal: this program starts itself with it.
     parser.add_argument("--accept-from", default="", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -3,7 +3,7 @@
 Both drivers read TLS options from the address: ``sslmode``, ``sslrootcert``, ``sslcert``, ``sslkey`` for Postgres;
 ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_cert_reqs``, ``ssl_check_hostname`` with ``rediss://``. An
 option that a driver would ignore, or a file that is missing, is refused here. With Sentinel the options are those of
-``store.sentinel_address``, and hold for the Sentinels and for Redis.
+``store.redis_address``, and hold for the Sentinels and for Redis.
 """
 
 import os
@@ -15,13 +15,12 @@ import structlog
 
 from store.db.database import parse_url
 from store.errors import SettingsError
-from store.sentinel_address import TLS_OPTIONS, is_sentinel, parse_sentinel
+from store.redis_address import TLS_OPTIONS, is_sentinel, parse_sentinel
 from store.settings import Settings
 
 _log = structlog.get_logger("store")
 
 _HERE: Final = frozenset({"", "localhost", "127.0.0.1", "::1"})
-_REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "unix"})
 _REDIS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POSTGRES_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
 _VERIFYING: Final = frozenset({"required", "cert_required"})
@@ -32,7 +31,8 @@ def check_transport(settings: Settings) -> None:
     SettingsError. Raises SettingsError for an unknown TLS option, for one that names a missing file, and for an address
     of Redis with another scheme."""
     to_postgres = _postgres(settings.database_url) if settings.database_url else None
-    weak = [found for found in (to_postgres, _redis(settings.redis_url)) if found]
+    to_redis = _redis(settings.redis_url) if settings.redis_url else None
+    weak = [found for found in (to_postgres, to_redis) if found]
     if weak and settings.require_tls == "on":
         raise SettingsError(f"HEADRACE_REQUIRE_TLS is on, and {'; '.join(weak)}")
     for found in weak:
@@ -71,13 +71,8 @@ def _redis(address: str) -> str | None:
 
 
 def _redis_options(address: str) -> dict[str, str]:
-    """Return the options of an address without Sentinel. Raises SettingsError for an unknown scheme or option."""
+    """Return the options of an address without Sentinel. Raises SettingsError for an unknown option."""
     parts = urlsplit(address)
-    if address and parts.scheme not in _REDIS_SCHEMES:
-        raise SettingsError(
-            "REDIS_URL: needs redis://, rediss:// or unix://, or with Sentinel redis+sentinel:// or "
-            f"rediss+sentinel://, not {parts.scheme}:// (docs/deployment.md)"
-        )
     query = dict(parse_qsl(parts.query))
     unknown = sorted(name for name in query if name.startswith("ssl") and name not in TLS_OPTIONS)
     if unknown:

@@ -24,7 +24,7 @@ from store.redis.sentinel import (
     sentinel_options,
     tls_options,
 )
-from store.sentinel_address import SentinelAddress, is_sentinel, parse_sentinel
+from store.redis_address import SentinelAddress, is_sentinel, parse_sentinel
 
 CONNECT_TIMEOUT_S = 5.0
 SOCKET_TIMEOUT_S = 30.0

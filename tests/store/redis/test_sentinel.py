@@ -12,7 +12,7 @@ from celery import Celery
 from store.errors import SettingsError, Unavailable
 from store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app
 from store.redis.connection import CircuitBreaker, connect, connect_async
-from store.sentinel_address import parse_sentinel
+from store.redis_address import parse_sentinel
 from store.settings import Settings
 from store.streams.hub import Hub
 from store.streams.stream_log import Frame, StreamPublisher

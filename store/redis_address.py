@@ -1,6 +1,6 @@
-"""REDIS_URL of a primary that Redis Sentinel names: ``redis+sentinel://host:26379,host:26379/SERVICE/0``.
+"""The forms of REDIS_URL: redis-py's own, and ``redis+sentinel://host:26379,host:26379/SERVICE/0`` for Redis Sentinel.
 
-User and password before the hosts are those of the Redis servers. The Sentinels' own are the options
+With Sentinel, user and password before the hosts are those of the Redis servers. The Sentinels' own are the options
 ``sentinel_username`` and ``sentinel_password``. ``rediss+sentinel://`` encrypts the connections to both, with the TLS
 options of ``rediss://``.
 """
@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from store.errors import SettingsError
 
-SCHEMES: Final = frozenset({"redis+sentinel", "rediss+sentinel"})
+_SCHEMES: Final = frozenset({"redis+sentinel", "rediss+sentinel"})
+_DIRECT: Final = frozenset({"redis", "rediss", "unix"})
 TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
 _OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
 _PORT: Final = 26379
@@ -39,8 +40,14 @@ class SentinelAddress:
 
 
 def is_sentinel(url: str) -> bool:
-    """True if the scheme of an address is one of Sentinel."""
-    return url.partition("://")[0] in SCHEMES
+    """True if the scheme of an address is one of Sentinel. Raises SettingsError for a scheme that is unknown."""
+    scheme = url.partition("://")[0]
+    if scheme not in _SCHEMES | _DIRECT:
+        raise SettingsError(
+            "REDIS_URL: needs redis://, rediss:// or unix://, or with Sentinel redis+sentinel:// or "
+            f"rediss+sentinel://, not {scheme if '://' in url else ''}:// (docs/deployment.md)"
+        )
+    return scheme in _SCHEMES
 
 
 def parse_sentinel(url: str) -> SentinelAddress:
