@@ -1,1 +1,1 @@
-"""Examples that train a small model, serve it and ask it. Each folder has a README."""
+"""Programs of users: each folder is one, with a README. They use a running Headrace, or start one themselves."""

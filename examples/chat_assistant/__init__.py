@@ -1,0 +1,1 @@
+"""A chat assistant with a memory and tools."""

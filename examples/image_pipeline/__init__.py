@@ -1,0 +1,1 @@
+"""A picture is classified, then described."""

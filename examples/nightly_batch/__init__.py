@@ -1,0 +1,1 @@
+"""A nightly batch whose end comes by webhook."""

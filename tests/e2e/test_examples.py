@@ -1,0 +1,153 @@
+"""The programs of ``examples`` do their work with a live server and worker processes."""
+
+import io
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from openai import OpenAI
+from PIL import Image
+from transformers import ResNetForImageClassification, ViTImageProcessorPil
+
+from examples.chat_assistant.assistant import Assistant, run_tool
+from examples.documents_copilot.copilot import ask, index, report
+from examples.image_pipeline.describe import described
+from examples.image_pipeline.train import SHAPES, SIZE, drawn, train
+from examples.nightly_batch.night import KINDS, MESSAGES, night
+from examples.vllm_queue.burst import directly, through_the_queue
+from examples.vllm_queue.server import small_server
+from headrace.client import Client
+from models.catalog import register
+from models.external_registration import register_external
+from models.runners.fake_encoder import fake_pixels, fake_scores
+from prompts.tasks.image_classify import FAKE
+from prompts.vision.pictures import read_picture
+from store.db.database import Database
+from store.registry.engine_spec import engine_spec
+from store.settings import Settings
+from store.tenants import api_keys
+from tests.e2e.test_embeddings import worker
+from tests.processes import StartProcess
+from tests.producer_api.serving import serving
+from workers.tasks.encoding import numbers_of
+from workers.webhooks.sender import WebhookSender
+
+
+@pytest.fixture
+def key(db: Database) -> str:
+    """A key of a tenant, for everything that a tenant may do."""
+    return api_keys.create_key(
+        db, api_keys.create_tenant(db, "acme"), "tests", api_keys.SCOPES - {"admin"}, actor="tests"
+    )
+
+
+@contextmanager
+def _asked(settings: Settings, key: str) -> Iterator[tuple[OpenAI, Client]]:
+    with (
+        serving(settings) as server,
+        OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client,
+        Client(server.url, key) as own,
+    ):
+        yield client, own
+
+
+def test_the_assistant_calls_a_tool_and_keeps_the_conversation(
+    settings: Settings, db: Database, key: str, start_process: StartProcess
+) -> None:
+    register(db, "writer", "fake", "auto", actor="tests")
+    said: list[str] = []
+    with _asked(settings, key) as (client, _), worker(start_process, settings, "writer"):
+        assistant = Assistant(client, "writer", said.append)
+        assistant.ask("My name is Ada.")
+        assistant.ask("Where is my order?", must_use_tools=True)
+        items = client.conversations.items.list(assistant.conversation, order="asc").data
+    kinds = [item.type for item in items]
+    call = kinds.index("function_call")
+    assert kinds[:3] == ["message"] * 3
+    assert kinds[call + 1] == "function_call_output"
+    assert any(text.startswith("[look_up_order {") for text in said)
+    assert "the call failed" in run_tool("look_up_order", '{"order": 1}')
+
+
+def test_the_copilot_answers_from_documents_and_names_those_that_it_could_not_read(
+    settings: Settings, db: Database, key: str, tmp_path: Path, start_process: StartProcess
+) -> None:
+    register(db, "writer", "fake", "auto", actor="tests")
+    register(db, "vectors", "fake-encoder", "auto", actor="tests")
+    (tmp_path / "oven.md").write_text("The oven is heated to 250 degrees before the rye loaves go in.")
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    with (
+        _asked(settings, key) as (client, _),
+        worker(start_process, settings, "writer"),
+        worker(start_process, settings, "vectors"),
+    ):
+        store, failed = index(client, tmp_path, "vectors")
+        cited = ask(client, store, "How hot is the oven?", "writer")
+    assert list(failed) == ["broken.pdf"]
+    assert failed["broken.pdf"]
+    assert [name for name, _, _ in cited.passages] == ["oven.md"]
+    assert "oven.md, from character 0" in report(cited)
+
+
+def test_the_trained_network_tells_shapes_apart(tmp_path: Path) -> None:
+    train(tmp_path, steps=60, seed=1)
+    network, processor = ResNetForImageClassification.from_pretrained(tmp_path), ViTImageProcessorPil(size=SIZE)
+    drawing = random.Random(3)
+    pictures: list[Image.Image] = [Image.open(io.BytesIO(drawn(shape, drawing))) for shape in SHAPES * 4]
+    with torch.no_grad():
+        best = network(**processor(images=pictures, return_tensors="pt")).logits.argmax(1).tolist()
+    assert [SHAPES[number] for number in best] == [*SHAPES * 4]
+
+
+def test_pictures_are_classified_and_described(
+    settings: Settings, db: Database, key: str, start_process: StartProcess
+) -> None:
+    register(db, "shapes", "fake-image-classifier", "auto", actor="tests")
+    register(db, "writer", "fake", "auto", actor="tests")
+    drawing = random.Random(3)
+    pictures = [drawn(shape, drawing) for shape in SHAPES]
+    expected = [numbers_of(fake_scores(fake_pixels(read_picture(one, "image")), len(FAKE.labels))) for one in pictures]
+    with (
+        _asked(settings, key) as (_, own),
+        worker(start_process, settings, "shapes"),
+        worker(start_process, settings, "writer"),
+    ):
+        found = described(own, pictures, "shapes", "writer")
+    assert [label for label, _ in found] == [FAKE.labels[scores.index(max(scores))] for scores in expected]
+    assert all(text for _, text in found)
+
+
+def test_a_night_classifies_each_message_and_ends_by_a_webhook(
+    settings: Settings, db: Database, key: str, start_process: StartProcess
+) -> None:
+    register(db, "writer", "fake", "auto", actor="tests")
+    local = settings.model_copy(update={"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",)})
+    sender = WebhookSender(db, local)
+    sender.start()
+    try:
+        with _asked(local, key) as (client, own), worker(start_process, settings, "writer"):
+            found = night(client, own, MESSAGES, "writer")
+            endpoints = own.request("GET", "/v1/webhook_endpoints")["data"]
+    finally:
+        sender.stop(5)
+    assert len(found) == len(MESSAGES)
+    assert set(found) <= set(KINDS)
+    assert endpoints == []
+
+
+def test_a_burst_that_a_server_refuses_is_answered_behind_the_queue(
+    settings: Settings, db: Database, key: str, start_process: StartProcess
+) -> None:
+    with small_server(slots=2) as small:
+        alone = directly(small.url, 12)
+        refused, small.num_refused = small.num_refused, 0
+        engine = engine_spec({"kind": "openai", "url": small.url, "served_model": "small", "context_window": 2048})
+        register_external(db, "small", engine, source=None, tokenizer=None, actor="tests")
+        with _asked(settings, key) as (_, own), worker(start_process, settings, "small", max_slots=2):
+            queued = through_the_queue(own, "small", 12)
+    assert alone.answered + refused == alone.sent
+    assert refused > 0
+    assert (queued.answered, small.num_refused, small.most_running) == (12, 0, 2)
