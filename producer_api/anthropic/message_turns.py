@@ -40,7 +40,7 @@ class TextPart(LenientBody):
 class ImageSource(LenientBody):
     """Where an image is: in the request (base64), on a server (url), or uploaded (file)."""
 
-    type: str = ""
+    type: str = Field("", description="base64, url or file")
     media_type: str | None = Field(None, description="of base64")
     data: str | None = Field(None, description="of base64")
     url: str | None = Field(None, description="of url")

@@ -28,7 +28,7 @@ class ImageUrl(Body):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    url: str
+    url: str = Field(description="an https URL, or a data URL")
     detail: str | None = Field(None, description="how closely the model looks at it: auto, low or high")
 
 
@@ -37,7 +37,7 @@ class FileReference(Body):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    file_id: str | None = None
+    file_id: str | None = Field(None, description="the uploaded file")
 
 
 class MessagePart(Body):

@@ -63,7 +63,9 @@ class ChatMessage(Strict):
     tool_call_id: ToolCallId | None = None
     content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(None, validate_default=True)
     reasoning_content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
-    images: Annotated[tuple[MessageImage, ...], Field(min_length=1, max_length=MAX_IMAGES)] | None = None
+    images: Annotated[tuple[MessageImage, ...], Field(min_length=1, max_length=MAX_IMAGES)] | None = Field(
+        None, description="images of the user, for a server that takes them"
+    )
 
     @field_validator("content")
     @classmethod
