@@ -33,7 +33,7 @@ ODD = 6.0
 """Bits a triple, see ``letter_triples``: half of all words have more than 4.3, 2 % more than this."""
 
 _WORD: Any = compiled(WORD)
-_PARAMETER = re.compile(r"[a-z_\-]{2,24}=[^=]|--[a-z]+(?:-[a-z]+)*(?:\.?$|=)|\.\.\w")
+_PARAMETER = re.compile(r"[a-z_\-]{2,24}=[^=]|--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?:\.?$|=)|\.\.\w")
 _SETTING = re.compile(r"[A-Za-z_][\w.\-]*[=:]|.*\)$")
 _ALGORITHM = re.compile(
     r"(?i)(?:sha|md|aes|argon|rsa|hmac|pbkdf)-?\d+[\w\-]*"
@@ -53,10 +53,17 @@ _PASSPHRASE = re.compile(r"[a-z]{3,}(?:[-_.][a-z]{3,}){3,}")
 _SHORT_PASSPHRASE = re.compile(r"[a-z]{3,}(?:[-_][a-z]{3,}){2}\d{0,3}")
 # What is written as the value of a name, an option or a setting, or behind letters that no program has: neither an
 # argument of a call nor a word of a list.
-_IN_QUOTES = re.compile(r"(?:[:=]|=>)\s{0,3}[\"'`]$|--[\w\-]{1,40}[ =][\"'`]?$|;[\w ]{1,24}=$|[^\W\x00-\x7f]\s?:\s?$")
+_IN_QUOTES = re.compile(
+    r"(?:[:=]|=>)\s{0,3}[\"'`]$|--[\w\-]{1,40}[ =][\"'`]?$|;[\w ]{1,24}=$|[^\W\x00-\x7f]\s?:\s?$"
+    r"|\n[ \t]{0,8}[A-Za-z_]{0,24}[Pp]assword(?:  |\t)\s{0,8}$"
+)
+_SAID_IN_QUOTES = re.compile(r"(?:\s(?:is|ist|est|es)\s|[^\x00-\x7f]\s?:?\s?)[\"'`]{1,2}$")
+# Begins as a variable does, but has more signs.
+_SIGNS_BEHIND = re.compile(r"[$%](?=\S*\d)(?=\S*[A-Za-z])(?=(?:\S*[!@#^&*+~?=]){2})[^\s{}<>]{8,}")
 # A type with a number in its name: Uint8Array.
 _TYPE = re.compile(r"[A-Za-z]+(?:\d{1,2}[A-Z][A-Za-z]+)+")
 _SET_TO = re.compile(r"(?:[:\"'=：\-→>|`「„“«]|\s--?[\w\-]+)$")
+_CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
 _COLUMN = re.compile(r"\t|\s{2}")
 # The name of a file with a key, which is printed.
 _JUST_BEFORE = re.compile(r"(?i)(?:key|token|secret)\S{0,8}\n\s*$")
@@ -91,9 +98,12 @@ LITERAL = re.compile(
     r"|(?:^|[\s\"'])[A-Z][A-Z0-9_]{3,40}=[A-Za-z_]{5,}$|(?:^|\s)(?:-D)?[\w\-]+(?:\.[\w\-]+)+=[A-Za-z_]{5,}$"
 )
 PHRASE_IN_QUOTES = re.compile(
-    r"(?:[:=>]\s{0,3}|--[\w\-]{1,40}[ =])(?P<quote>[\"'`])[a-z]{3,}(?:[-_.][a-z]{3,}){2,}(?P=quote)?$"
+    r"(?:[:=>]\s{0,3}|--[\w\-]{1,40}[ =]|[^\x00-\x7f]\s?)(?P<quote>[\"'`])`?[a-z]{3,}(?:[-_.][a-z]{3,}){2,}(?P=quote)?$"
+    r"|(?:--[\w\-]{0,30}pass(?:word|wd|phrase)[ =]|[^\W\x00-\x7f]\s?:\s?|[Pp]assword(?:  |\t)\s{0,8})"
+    r"[a-z]{3,}(?:[-_.][a-z]{3,}){3,}$"
 )
-"""Words with signs between them, in quotes, as the value of a name."""
+"""Words with signs between them, in quotes, as the value of a name; without, as that of an option or behind letters
+that no program has."""
 _NUMBERED_WORD = re.compile(r"[^\W\d_]{5,}\d{1,2}")
 QUOTES = frozenset("\"'`")
 _CHOSEN_WORD = re.compile(r"(?:[^\W\d_]|_(?=[a-z])){5,}\d{0,2}[!?.]?")
@@ -135,6 +145,8 @@ def is_believed(it: Announced) -> bool:
         return False
     if it.sort == "loose":
         return _is_loose_key(it)
+    if _SIGNS_BEHIND.fullmatch(it.value) and _is_quoted_password(it):
+        return True
     return {"next": _is_below, "line": _is_in_line}.get(it.link, _BY_SORT[it.sort])(it)
 
 
@@ -159,8 +171,9 @@ def _is_something_else(it: Announced) -> bool:
 
 
 def _is_quoted_password(it: Announced) -> bool:
-    """True for a value in quotes that a word for a password sets: it is no variable, also if it looks like one."""
-    if it.sort not in {"password", "short"} or it.link != "set" or _IN_QUOTES.search(it.before) is None:
+    """True for a value in quotes that is set as a password or said to be one: no variable, also if it looks so."""
+    form = {"set": _IN_QUOTES, "said": _SAID_IN_QUOTES}.get(it.link)
+    if it.sort not in {"password", "short"} or form is None or form.search(it.before) is None:
         return False
     return not PLACEHOLDER.search(it.value) and not _WORD.search(it.value)
 
@@ -243,6 +256,8 @@ def _is_odd_key(value: str) -> bool:
 
 def _is_below(it: Announced) -> bool:
     """For a value at the begin of a later line."""
+    if _CONSTANT.fullmatch(it.value):
+        return False
     if it.sort == "key" and (looks_drawn(it.value) or UUID.fullmatch(it.value)):
         return _JUST_BEFORE.search(it.before) is not None
     return it.sort == "password" and not is_plain(it.value) and not _SETTING.match(it.value) and _is_odd(it.value)

@@ -114,7 +114,7 @@ _REST = (
     r"(?:s|[_\-]?(?:base|prod|production|dev|staging|test|live|main|primary|secondary|old|new|default|b64|value|v?\d))?"
 )
 _CLOSED = r"[\\\"'`*_\])}»”」』】#]{0,6}"
-_OPENED = r"[*\[({]{0,2}\s?\\{0,3}(?:\"|'{1,3}|[`“„「『«]\s?|[\[({<])?"
+_OPENED = r"[*\[({]{0,2}\s?\\{0,3}(?:\"|'{1,3}|`{1,2}|[“„「『«]\s?|[\[({<])?"
 _CALL = r"(?:(?:new )?[A-Za-z_][\w.:]{0,31}\(\s?){0,2}"
 _VALUE_FIELD = r"[\\\"']{0,2}(?:value|content|default|string|text|data)[\\\"']{0,2}\s?[:=]\s?"
 # Signs that set a value to a name, with what programs and files write besides.
@@ -144,7 +144,7 @@ IS_WORDS = normalise(
     r"| adesso"
     r"| nu| teraz| теперь| сейчас)?"
     r"(?:\s?:)?\s{1,3}|\?\s{1,3}(?:\w{1,16}:\s)?"
-    r"|\s?(?:改成了?|改为了?|改為了?|变成|设为|设置为|换成了?|(?:是|为|為)\s?:)\s?"
+    r"|\s?(?:都是|分别是|设置成?为)\s?:?\s?|\s?(?:改成了?|改为了?|改為了?|变成|设为|设置为|换成了?|(?:是|为|為)\s?:)\s?"
     r"|\s{1,3}(?:geändert in|gewijzigd in|cambió a|changed to|reset to)\s"
     r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
 ).text

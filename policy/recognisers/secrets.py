@@ -6,6 +6,7 @@ import json
 import re
 
 from policy.recognisers.commands import COMMAND_PASSWORD
+from policy.recognisers.connections import CONNECTION
 from policy.recognisers.phrases import LINE, PHRASE, SEED
 from policy.recognisers.recogniser import Kind, Recogniser, Spans
 from policy.recognisers.shapes import (
@@ -168,7 +169,7 @@ URL_PASSWORD = Recogniser(
     "api_key.url_password",
     Kind.API_KEY,
     88,
-    r"\b[a-zA-Z][a-zA-Z0-9+._\-]{1,23}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@|\bhttps?://[^\s/:@\"'<>{}$]{12,256}@"
+    r"\b[a-zA-Z][a-zA-Z0-9+._\-]{1,23}\]?://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@|\bhttps?://[^\s/:@\"'<>{}$]{12,256}@"
     r"|\b[\w.\-]{1,64}/[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@"
     r"|\b[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@(?:tcp|unix)\("
     r"|\b(?:jdbc:oracle:[a-z0-9]{2,5}:|(?:sqlplus|rman|expdp|impdp) )[^\s/:@\"']{1,64}/[^\s/@\"']{1,128}@",
@@ -232,6 +233,6 @@ PRIVATE_KEY = Recogniser(
     tail=r"[A-Za-z0-9+/=\s\\:,.\->|#*\"<]",
 )
 SECRETS = (
-    *(VENDOR_KEY, STATED, SAID_AFTER, USER_PASSWORD, COMMAND_PASSWORD, NAMED_KEY, URL_PASSWORD),
+    *(VENDOR_KEY, STATED, SAID_AFTER, USER_PASSWORD, COMMAND_PASSWORD, NAMED_KEY, URL_PASSWORD, CONNECTION),
     *(JWT, PRIVATE_KEY, RANDOM, GENERATED, URL_PATH, PHRASE, SEED, LINE),
 )

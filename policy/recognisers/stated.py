@@ -16,6 +16,7 @@ from policy.recognisers.announced import (
     ODD,
     PHRASE_IN_QUOTES,
     PIN_LENGTHS,
+    QUOTES,
     Announced,
     is_believed,
     is_in_column,
@@ -59,6 +60,7 @@ from policy.text.patterns import compiled
 _LETTERS = r"\u00a1-\u00aa\u00ac-\u00ba\u00bc-\u052f"
 RUN = rf"[!#$%&*+\-./0-9:=?@A-Z\\^_a-z~{_LETTERS}]"
 _IN_QUOTES = rf"[!#$%&()*+,\-./0-9:;<=>?@A-Z\[\\\]^_`a-z{{|}}~{_LETTERS}"
+_IN_BACKTICKS = rf"[!-_a-z{{|}}~{_LETTERS}]"
 _TELLING = r"[0-9#$!&*^@]"
 
 _WORD: Any = compiled(WORD)
@@ -72,11 +74,14 @@ _STORED = re.compile(r"(?i)\b(?:hash|encrypt|encod|salt|stored)")
 _OTHER = re.compile(r"(?i)\b(?:user|username|login|account|host|server|database|role)[\s\"'`“„«]*$")
 _HEX = re.compile(r"[0-9a-f]+")
 _UNQUOTED = re.compile(rf"{RUN}*")
-_OPENING = re.compile(r"[\"']?[=:]*")
+_OPENING = re.compile(r"[\"'`]?[=:]*")
 _MOST_APART = 48
 _CHOSEN = re.compile(r"[A-Z](?=.{8})[A-Za-z0-9\-_]*[a-z][A-Za-z\-_]*(?!(?:19|20)\d\d$)\d{3,4}[^\w\s]?")
 _TELLING_SIGN = re.compile(_TELLING)
 _PARTS = re.compile(r"[=:\s\"'(]")
+# A file of settings without a sign: the name alone in front, and a column of values.
+_LINE_BEGIN = re.compile(r"\n[ \t]{0,8}[A-Za-z_]{0,24}$")
+_COLUMN_BEHIND = re.compile(r"\t|  ")
 _LONGEST_WORD = 128
 _LEAST_HYPHENS = 3
 _NEAR = 24
@@ -156,7 +161,7 @@ def _may_hold_one(candidate: str, before: str) -> bool:
 
 def _given(text: str, start: int, candidate: str, before: str) -> tuple[int, int] | None:
     """Return the value of a candidate that a call is given, that stands behind a user, or in a column of secrets."""
-    quoted = start + (text[start] in "\"'")
+    quoted = start + (text[start] in QUOTES)
     value_start, value_end = _value(text, quoted, start, candidate)
     value, left = text[value_start:value_end], text[:quoted]
     if users := USERS.match(candidate):
@@ -198,8 +203,11 @@ def _links(text: str, begin: int, end: int, sort: str, start: int, *, is_nearest
             continue
         if (link == "far" and _OTHER.search(found[0])) or (link == "told" and _STORED.search(found[0])):
             continue
-        is_flag = link == "spaced" and FLAG.search(text, 0, begin + (text[begin] == "_"))
-        yield "set" if is_flag else link, found.end()
+        is_set = link == "spaced" and (
+            FLAG.search(text, 0, begin + (text[begin] == "_"))
+            or (_COLUMN_BEHIND.match(text, end) and _LINE_BEGIN.search(text, 0, begin))
+        )
+        yield "set" if is_set else link, found.end()
     quoted = _end(_OPENING, text, start)
     between = text[end:quoted]
     if is_nearest and end <= start and len(between) <= _MOST_APART and not re.search(r"\n|[.!?]\s", between):
@@ -213,7 +221,7 @@ def _end(expression: re.Pattern[str], text: str, at: int) -> int:
 
 def _value(text: str, at: int, start: int, candidate: str) -> tuple[int, int]:
     """Return where a value begins and ends that begins at about ``at``."""
-    is_quoted = candidate[0] in "\"'" and at <= start + 1
+    is_quoted = candidate[0] in QUOTES and at <= start + 1
     if is_quoted:
         at, end = start + 1, len(text)
     else:
@@ -238,7 +246,7 @@ STATED = Recogniser(
     "api_key.stated",
     Kind.API_KEY,
     55,
-    rf"\"{_IN_QUOTES}']{{5,}}\"?|'{_IN_QUOTES}\"]{{5,}}'?|{RUN}*{_TELLING}{RUN}*[(<]?|{RUN}{{8,}}[(<]?",
+    rf"\"{_IN_QUOTES}']{{5,}}\"?|'{_IN_QUOTES}\"]{{5,}}'?|`{_IN_BACKTICKS}{{5,}}`?|{RUN}*{_TELLING}{RUN}*[(<]?|{RUN}{{8,}}[(<]?",
     check_stated,
     tail=RUN,
     context=MOST_CONTEXT_CHARS,

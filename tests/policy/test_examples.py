@@ -124,6 +124,7 @@ EXAMPLES = {
     "api_key.line": ("DB_PASSWORD={k(Z9;xQ!p]w7Lv}", "DB_TITLE=k(Z9;xQ!p]w7Lv;Encrypt=True"),
     "api_key.random": ("load('{pT4vZx91LqWk7Ghd2MbR}')", "load('getUserById2FromTable3')"),
     "api_key.command_password": ("mysql -u root -p{Xk29plo7} shop", "mkdir -p Xk29plo7/logs"),
+    "api_key.connection": ("Server=db;Pwd={maple.river.into.stone};", "Server=db; pwd = maple.river.into"),
     "api_key.url_password": ("redis://:{p4ssw0rd}@cache:6379/0", "redis://cache:6379/0"),
     "api_key.user_password": ("curl -u kim:{Xk29!plo9} https://a.example", "curl -u kim:$SECRET https://a.example"),
     "api_key.named": (
