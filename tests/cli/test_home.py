@@ -76,6 +76,8 @@ def test_a_taken_port_is_replaced_and_a_free_one_kept() -> None:
         taken = listener.getsockname()[1]
         assert free_port("127.0.0.1", taken) not in (0, taken)
     assert free_port("127.0.0.1", taken) == taken
+    with pytest.raises(OSError, match="assign"):
+        free_port("192.0.2.1", taken)  # for documents: no interface has it
 
 
 @pytest.fixture

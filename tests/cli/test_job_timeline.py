@@ -54,6 +54,7 @@ def test_each_attempt_and_each_webhook_has_a_line() -> None:
         "webhook                                            ●",
     ]
     assert found[4].startswith("░ waited  ▒ until the first token  █ decoded  x lost")
+    assert (found[6], found[7].split()) == ("", ["time", "after", "event", "detail"])
     assert any("started" in line and "worker mill · 7" in line for line in found)
 
 

@@ -86,6 +86,9 @@ def test_what_is_left_of_an_overlap_does_not_get_away() -> None:
     assert apply_output(rules, "code red@example.com").text == "<DENIED_1><EMAIL_1>"
     rules = policy({"deny": {"phrases": ["code red"]}, "action": "block"}, {"kinds": ["email"], "action": "redact"})
     assert apply_output(rules, "a code red@example.com").text == "a "
+    most = {"phrases": ["code red@example.co"], "inside_words": True}
+    rules = policy({"deny": most, "action": "redact"}, {"kinds": ["email"], "action": "redact"})
+    assert apply_output(rules, "code red@example.com").text == "<DENIED_1><EMAIL_1>", "one letter is left"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every bad request gets one clear error in the one shape, and leaves nothing behind."""
 
 import http.client
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -430,6 +431,18 @@ def test_malformed_json_is_refused(api: httpx2.Client, db: Database, subtests: p
             assert (response.status_code, error["code"], error["param"]) == (400, "invalid_value", None)
             assert "JSON" in error["message"]
             assert num_jobs(db) == 0
+
+
+def test_every_route_reads_json_strictly(api: httpx2.Client) -> None:
+    said: dict[str, str] = {}
+    for path, methods in api.get("/openapi.json").json()["paths"].items():
+        for method, route in methods.items():
+            if "application/json" in route.get("requestBody", {}).get("content", {}):
+                place = re.sub(r"\{[^}]+\}", "x", path)
+                answer = api.request(method, place, content=b'{"x": NaN}', headers={"Content-Type": "application/json"})
+                said[f"{method} {path}"] = error_of(answer)["message"]
+    assert len(said) > 50
+    assert {name: one for name, one in said.items() if not one.startswith("the body is not valid JSON")} == {}
 
 
 def test_other_encodings_are_refused(api: httpx2.Client, db: Database) -> None:

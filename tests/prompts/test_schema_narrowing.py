@@ -92,6 +92,12 @@ def test_a_decimal_is_a_number_as_text(grammars: Grammars) -> None:
         TypeAdapter(float).validate_python(json.loads(answer))
 
 
+def test_a_pattern_stands_for_the_format_beside_it(grammars: Grammars) -> None:
+    found = {json.loads(one) for one in answers(grammars, {"type": "string", "format": "byte", "pattern": "^[ab]$"})}
+    assert found
+    assert found <= {"a", "b"}
+
+
 @pytest.mark.parametrize(
     "schema",
     [

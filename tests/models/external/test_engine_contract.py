@@ -87,6 +87,8 @@ def test_reasoning_ends_at_its_budget_and_a_grammar_begins_after_it(rig: Rig) ->
     plain = rig.run(replace(request, reasoning=marks))
     assert plain.token_ids[:7] == (*tokens[:5], first, last)
     assert (plain.num_reasoning_tokens, plain.num_output_tokens) == (5, 40)
+    own = rig.run(replace(request, id="own", reasoning=replace(marks, opening=tokens[:1], is_open=False)))
+    assert own.token_ids[:8] == (*tokens[:6], first, last), "the model's own opening is no part of the budget"
     if rig.server is not None:  # what the fake runner writes depends on where the prompt ends
         rest = replace(request.sampling, max_tokens=33)
         direct = replace(request, prompt=(*request.prompt, *plain.token_ids[:7]), sampling=rest)

@@ -4,6 +4,7 @@ On each page ``check_access`` looks at names, contrast, the Tab key and the widt
 """
 
 import json
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -154,7 +155,7 @@ def test_the_picture_of_a_job_is_told_by_kind_and_size(tab: Tab, api: httpx2.Cli
     assert ["image/png, " in text and "base64" not in text for text in shown] == [True, True], shown
 
 
-def test_a_batch_is_cancelled(tab: Tab, api: httpx2.Client, key: str) -> None:
+def test_a_batch_is_cancelled_and_its_errors_are_saved(tab: Tab, api: httpx2.Client, key: str, tmp_path: Path) -> None:
     line = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "x"}}
     sent = {"file": ("in.jsonl", json.dumps(line).encode())}
     file = api.post("/v1/files", files=sent, data={"purpose": "batch"}).json()
@@ -166,6 +167,12 @@ def test_a_batch_is_cancelled(tab: Tab, api: httpx2.Client, key: str) -> None:
     press(tab, "tbody button.danger")
     tab.wait("['cancelling', 'cancelled'].includes(document.querySelector('tbody .badge').textContent)")
     wait_for(lambda: api.get(f"/v1/batches/{batch['id']}").json()["status"] == "cancelled")
+    tab.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    press(tab, button(tab, "Refresh"))
+    press(tab, button(tab, "Errors"))
+    saved = tmp_path / f"{batch['id']}-errors.jsonl"
+    wait_for(saved.exists, "the browser has saved the file")
+    assert json.loads(saved.read_text())["error"]["code"] == "batch_cancelled"
 
 
 def test_a_test_event_is_sent_to_an_endpoint(tab: Tab, api: httpx2.Client, key: str) -> None:

@@ -154,6 +154,7 @@ def test_filters_choose_files_by_their_attributes(db: Database, store: VectorSto
         (eq("", 1), "filters.key"),
         (eq("a", None), "filters.value"),
         ({"type": "in", "key": "a", "value": "b"}, "filters.value"),
+        ({"type": "nin", "key": "a", "value": []}, "filters.value"),
         ({"type": "and", "filters": [eq("a", 1), {"type": "or", "filters": []}]}, "filters.filters[1].filters"),
         ({**eq("a", 1), "sql": "1"}, "filters.sql"),
         ({"type": "or", "filters": [eq("a", 1)] * 64}, "filters.filters[63]"),
