@@ -142,7 +142,7 @@ def main() -> int:
     loads: list[float] = []
     with running_stack(settings, [CHAT, EMBEDDINGS], console.log) as stack:
         keys = tenant_keys(options.home)
-        for arrivals in ARRIVALS:
+        for arrivals in options.arrivals:
             console.log(f"{arrivals}: {options.seconds:g} s")
             rows += measured(stack, keys, arrivals, options, bin_)
             loads.append(round(os.getloadavg()[0], 1))
@@ -156,6 +156,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each kind of arrivals")
+    parser.add_argument("--arrivals", nargs="+", choices=list(ARRIVALS), default=list(ARRIVALS))
     parser.add_argument("--times", type=float, default=1.0, help="multiply every rate")
     parser.add_argument("--home", type=Path, default=load_settings().home, help="folder of the stack's data")
     parser.add_argument("--folder", type=Path, default=Path("build/load"), help="for the reports and the picture")

@@ -18,16 +18,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 import orjson
-from psycopg.errors import QueryCanceled
+from psycopg.errors import FeatureNotSupported, QueryCanceled
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
     DisconnectionError,
     InterfaceError,
     InternalError,
+    NotSupportedError,
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -83,6 +84,7 @@ class Database:
         )
         event.listen(self._engine, "connect", _prepare)
         event.listen(self._engine, "checkout", _refuse_dead)
+        event.listen(self._engine, "handle_error", _replace_outdated)
         _install_settings(self._engine)
 
     @contextmanager
@@ -217,10 +219,28 @@ def _refuse_dead(connection: Any, _record: object, _proxy: object) -> None:
         raise DisconnectionError("the server closed this idle connection")
 
 
+def _is_outdated(error: object) -> bool:
+    """True for "cached plan must not change result type", whatever the server's language."""
+    return isinstance(error, FeatureNotSupported) and error.diag.source_function == "RevalidateCachedQuery"
+
+
+def _replace_outdated(context: ExceptionContext) -> None:
+    """Replace all connections when one has a prepared statement whose columns a migration has changed.
+
+    The session would refuse the statement for as long as it lives, and the others of the pool have prepared it too.
+    """
+    if _is_outdated(context.original_exception):
+        context.is_disconnect = True
+
+
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     try:
         yield
+    except NotSupportedError as error:
+        if not _is_outdated(error.orig):
+            raise
+        raise Unavailable("the schema was migrated meanwhile: try again", code="database_unavailable") from error
     except DataError:
         # From None: the driver's message quotes the refused value.
         raise InvalidRequest("a value cannot be stored: it contains U+0000 or is out of range") from None

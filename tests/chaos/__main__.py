@@ -16,6 +16,7 @@ from tests.chaos.cluster import Shape
 from tests.chaos.promises import PROMISES, Ask
 from tests.chaos.report import save, show
 from tests.chaos.soak import soak
+from tests.chaos.upgrade import upgrade
 
 console = Console(stderr=True)
 
@@ -26,14 +27,18 @@ def main() -> int:
     if not options.private_mounts:
         _enter_private_namespace()
     shape = Shape(has_private_mounts=options.private_mounts)
-    if options.promise:
+    if options.upgrade_from:
+        report, findings = upgrade(
+            commit=options.upgrade_from, seed=options.seed, rate=options.rate, say=say, shape=shape
+        )
+    elif options.promise:
         ask = Ask(seed=options.seed, say=say, shape=shape, scale=options.scale)
         report, findings = PROMISES[options.promise](ask)
     else:
         duration_s = options.minutes * 60
         report, findings = soak(seed=options.seed, duration_s=duration_s, rate=options.rate, say=say, shape=shape)
     show(report, findings, console)
-    save(report, options.promise or options.save)
+    save(report, "upgrade" if options.upgrade_from else options.promise or options.save)
     print(json.dumps(report))  # noqa: T201 - the report line
     return 1 if findings.broken else 0
 
@@ -49,6 +54,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1.9, help="how long things are broken; ends follow")
     parser.add_argument("--rate", type=float, default=12.0, help="jobs submitted a second")
     parser.add_argument("--promise", choices=sorted(PROMISES), help="measure one row of the reliability table instead")
+    parser.add_argument("--upgrade-from", metavar="COMMIT", help="upgrade that commit to this tree under load instead")
     parser.add_argument("--scale", type=float, default=1.0, help="shorten a row, for a first look")
     parser.add_argument("--save", default="chaos", help="name of the file under build/reliability")
     # Internal: this program starts itself with it.

@@ -341,9 +341,9 @@ def find_clock_library() -> Path | None:
     return found[0] if found else None
 
 
-def unpack_old_release(folder: Path) -> Path | None:
-    """Write the code of the previous release into ``folder``; None if the git history lacks it."""
-    packed = subprocess.run(["git", "archive", OLD_RELEASE], cwd=ROOT, capture_output=True, check=False)
+def unpack_old_release(folder: Path, commit: str = OLD_RELEASE) -> Path | None:
+    """Write the code of the previous release, or of a commit, into ``folder``; None if the git history lacks it."""
+    packed = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
     if packed.returncode != 0:
         return None
     folder.mkdir(parents=True, exist_ok=True)

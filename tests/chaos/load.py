@@ -121,6 +121,10 @@ class Load:
         self._http = httpx2.AsyncClient(timeout=httpx2.Timeout(15, pool=60), limits=limits, trust_env=False)
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def lead_to(self, api_urls: Sequence[str]) -> None:
+        """Send every later request to these APIs, as a load balancer does when its targets change."""
+        self._urls = list(api_urls)
+
     async def run(self, wanted: Iterator[Order], stop: asyncio.Event, max_open: int = 800) -> None:
         """Submit at ``rate`` a second until ``stop`` is set."""
         loop = asyncio.get_running_loop()

@@ -128,6 +128,37 @@ def lock_briefly(db: Database, tenant: str) -> None:
         connection.execute(text("SELECT FROM tenants WHERE id = :id FOR UPDATE"), {"id": tenant})
 
 
+@pytest.fixture
+def grown_table(db: Database) -> Iterator[str]:
+    with db.autocommit() as connection:
+        connection.execute(text("CREATE TABLE outdated (n int)"))
+    yield "outdated"
+    with db.autocommit() as connection:
+        connection.execute(text("DROP TABLE outdated"))
+
+
+@pytest.mark.parametrize("mode", ["autocommit", "begin"])
+def test_one_statement_fails_when_a_migration_changed_its_columns_and_none_after_it(
+    settings: Settings, db: Database, grown_table: str, tenant: str, mode: str
+) -> None:
+    read = text(f"SELECT * FROM {grown_table}")
+    reader = Database(settings.database_url, pool_size=2, application_name="test")
+    hold = getattr(reader, mode)
+    try:
+        for _ in range(7):  # often enough that the driver prepares it, on both connections
+            with hold() as one, hold() as other:
+                one.execute(read)
+                other.execute(read)
+        with db.autocommit() as connection:
+            connection.execute(text(f"ALTER TABLE {grown_table} ADD COLUMN m int"))
+        with pytest.raises(Unavailable, match="migrated"), hold(tenant_id=tenant) as one:
+            one.execute(read)
+        with hold() as one, hold() as other:
+            assert [*one.execute(read).keys()] == [*other.execute(read).keys()] == ["n", "m"]
+    finally:
+        reader.close()
+
+
 def test_a_lock_that_cannot_be_had_is_unavailable(db: Database, tenant: str) -> None:
     with db.begin() as holder:
         holder.execute(text("SELECT FROM tenants WHERE id = :id FOR UPDATE"), {"id": tenant})

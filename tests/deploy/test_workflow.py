@@ -1,0 +1,71 @@
+"""The workflow for a machine with Docker cannot run here: each of its commands is held against the code."""
+
+import importlib.util
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[2]
+WORKFLOW: dict[str, Any] = yaml.safe_load((ROOT / ".github/workflows/containers.yaml").read_text())
+PYTEST = ".venv/bin/pytest"
+
+
+def steps(key: str) -> Iterator[Any]:
+    for job in WORKFLOW["jobs"].values():
+        yield from (step[key] for step in job["steps"] if key in step)
+
+
+COMMANDS = [shlex.split(command) for command in steps("run")]
+
+
+def commands(program: str) -> list[list[str]]:
+    found = [command[1:] for command in COMMANDS if command[0] == program]
+    assert found, f"the workflow has no {program}"
+    return found
+
+
+def test_it_runs_nothing_but_what_is_held_here() -> None:
+    assert {command[0] for command in COMMANDS} == {"make", PYTEST, "docker"}
+    assert {command[1] for command in COMMANDS if command[0] == "docker"} == {"build", "run"}
+
+
+def test_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {words[0] for words in commands("make")} <= targets
+
+
+def test_pytest_takes_the_options_and_finds_the_folders(request: pytest.FixtureRequest) -> None:
+    for words in commands(PYTEST):
+        options = [word for word in words if word.startswith("-")]
+        assert "--containers" in options
+        for option in options:
+            request.config.getoption(option)  # raises ValueError for one that does not exist
+        assert all((ROOT / word).is_dir() for word in words if word not in options)
+
+
+def test_images_are_built_from_stages_that_exist_and_run_modules_that_exist() -> None:
+    built = set()
+    for words in commands("docker"):
+        given = dict(pairwise(words))
+        if words[0] == "build":
+            stages = re.findall(r"^FROM \S+(?: AS (\S+))?", (ROOT / given["--file"]).read_text(), re.MULTILINE)
+            assert given.get("--target") in {None, *stages}
+            built.add(given["--tag"])
+        else:
+            assert built & set(words)
+            assert importlib.util.find_spec(given["-m"]) is not None
+
+
+def test_its_python_is_one_that_the_project_takes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (version,) = (given["python-version"] for given in steps("with") if "python-version" in given)
+    assert version in SpecifierSet(project["requires-python"])
+    assert all(f"PYTHON=python{version}" in words for words in commands("make"))
