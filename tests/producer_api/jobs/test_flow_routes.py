@@ -17,8 +17,10 @@ from store.jobs.jobs import list_steps
 from store.payloads.step_payload import REFERENCES
 from store.registry import policies
 from store.registry.policies import EVERY_MODEL
+from store.tenants.quotas import QuotaUsage, usage_of
+from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.processes import wait_for
-from tests.producer_api.calling import bury, parse, split, streaming
+from tests.producer_api.calling import bury, error_of, parse, split, streaming
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -287,3 +289,49 @@ def _placeholders(api: httpx2.Client, db: Database, tenant: str, body: dict[str,
     answer = api.post("/v1/jobs", json=body)
     assert answer.status_code == 202, answer.text
     return [step.payload["input"]["prompt"] for step in list_steps(db, tenant, answer.json()["id"])]
+
+
+def test_a_limit_of_open_jobs_counts_the_job_once(
+    api: httpx2.Client, worker: ScriptedWorker, db: Database, tenant: str
+) -> None:
+    set_limits(db, tenant, None, Limits(concurrent_jobs=2), set_by=SetBy.OPERATOR, actor="tests")
+    job_id, other = (api.post("/v1/jobs", json=flow()).json()["id"] for _ in range(2))
+    refused = api.post("/v1/jobs", json=flow())
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
+    steps = {step["name"]: step["job_id"] for step in read(api, job_id)["steps"]}
+    for name in ("first", "second"):
+        # While a step runs and another one waits, it is one job.
+        assert usage_of(db, tenant).jobs == 2
+        worker.succeed(worker.claim(steps[name]))
+    assert usage_of(db, tenant).jobs == 1
+    assert api.post("/v1/jobs", json=flow()).status_code == 202
+    assert read(api, other)["status"] == "queued"
+
+
+def test_a_limit_of_queued_tokens_counts_each_step(api: httpx2.Client, db: Database, tenant: str) -> None:
+    """With its prompt ("a long story", a byte a token) and its `max_tokens`."""
+    cost = len("a long story") + 8
+    set_limits(db, tenant, None, Limits(queued_tokens=3 * cost), set_by=SetBy.OPERATOR, actor="tests")
+    first = flow()["steps"][0]
+    both = [{**first, "name": name, "stream": name == "b"} for name in ("a", "b")]
+    assert api.post("/v1/jobs", json=flow(steps=both)).status_code == 202
+    refused = api.post("/v1/jobs", json=flow(steps=both))
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "queue_full")
+    assert usage_of(db, tenant) == QuotaUsage(jobs=1, queued_tokens=2 * cost)
+    assert len(api.get("/v1/jobs", params={"steps": "true"}).json()["data"]) == 3, "nothing of the refused job is there"
+
+
+def test_submits_and_cancels_are_in_timelines_replays_and_deletions_in_the_audit_log(
+    api: httpx2.Client, worker: ScriptedWorker, db: Database, tenant: str
+) -> None:
+    cancelled, buried = (api.post("/v1/jobs", json=flow()).json()["id"] for _ in range(2))
+    assert api.post(f"/v1/jobs/{cancelled}/cancel").status_code == 200
+    noted = [event["kind"] for event in api.get(f"/v1/jobs/{cancelled}/timeline").json()["events"]]
+    assert (noted[0], noted[-1]) == ("queued", "cancelled")
+    bury(db, read(api, buried)["steps"][0]["job_id"])
+    assert api.post(f"/v1/dead_letters/{buried}/replay").status_code == 202
+    assert api.delete(f"/v1/jobs/{cancelled}").status_code == 200
+    with db.begin() as connection:
+        sql = text("SELECT action, resource FROM audit_log WHERE tenant_id = :tenant AND resource LIKE 'job_%'")
+        found = {tuple(row) for row in connection.execute(sql, {"tenant": tenant})}
+    assert found == {("dead_letter.replayed", buried), ("job.purged", cancelled)}, "a step has no row of its own"
