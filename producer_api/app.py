@@ -46,6 +46,7 @@ from producer_api.organization import (
     retention_routes,
     usage_routes,
 )
+from producer_api.pipelines import pipeline_routes
 from producer_api.responses import conversation_routes, prompt_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import on_error
@@ -66,6 +67,7 @@ _ROUTES = (
     live_routes,
     dead_letter_routes,
     prompt_routes,
+    pipeline_routes,
     conversation_routes,
     moderation_routes,
     token_routes,

@@ -171,6 +171,34 @@ class OperatorClient(Client):
         """Delete a prompt with its versions."""
         return self.request("DELETE", _prompt(name))
 
+    def pipelines(self) -> list[Json]:
+        """Return the newest version of each of the newest pipelines."""
+        return self._list("GET", "/v1/pipelines", params={"limit": 100})
+
+    def pipeline(self, reference: str) -> Json:
+        """Return a version of a pipeline: ``name``, ``name@2`` or ``name@alias``."""
+        return self.request("GET", _pipeline(reference))
+
+    def create_pipeline(self, body: Json) -> Json:
+        """Create a pipeline and return it."""
+        return self.request("POST", "/v1/pipelines", json=body)
+
+    def add_pipeline_version(self, name: str, pipeline: Json) -> Json:
+        """Add a version to a pipeline and return it."""
+        return self.request("POST", f"{_pipeline(name)}/versions", json=pipeline)
+
+    def set_pipeline_alias(self, name: str, alias: str, body: Json) -> Json:
+        """Let an alias name a version of a pipeline, with or without a canary, and return the version."""
+        return self.request("PUT", f"{_pipeline(name)}/aliases/{quote(alias, safe='')}", json=body)
+
+    def remove_pipeline_alias(self, name: str, alias: str) -> None:
+        """Remove an alias of a pipeline."""
+        self.request("DELETE", f"{_pipeline(name)}/aliases/{quote(alias, safe='')}")
+
+    def delete_pipeline(self, name: str) -> Json:
+        """Delete a pipeline with its versions."""
+        return self.request("DELETE", _pipeline(name))
+
     def rollouts(self, model: str | None = None) -> list[Json]:
         """Return the newest rollouts, of one model or of all."""
         return self._list("GET", "/v1/rollouts", params={"model": model})
@@ -266,6 +294,10 @@ class OperatorClient(Client):
 
 def _prompt(reference: str) -> str:
     return f"/v1/prompts/{quote(reference, safe='')}"
+
+
+def _pipeline(reference: str) -> str:
+    return f"/v1/pipelines/{quote(reference, safe='')}"
 
 
 def _rollout(rollout_id: str) -> str:

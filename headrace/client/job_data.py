@@ -120,6 +120,7 @@ class JobInfo(TypedDict):
     cache: Literal["hit", "shared", "miss"] | None
     truncated: Json | None
     template: Json | None
+    pipeline: Json | None
     policy: Json | None
     parent_id: str | None
     steps: list[Json] | None

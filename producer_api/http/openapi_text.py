@@ -302,6 +302,7 @@ EXAMPLES: dict[str, Any] = {
     "post /v1/dead_letters/replay": {"queue": "smollm2@1", "limit": 10},
     "put /v1/prompts/{prompt_id}/aliases/{alias}": {"version": 2},
     "post /v1/prompts/{prompt_id}/render": {"model": "smollm2", "variables": {"city": "Rome"}},
+    "put /v1/pipelines/{pipeline_id}/aliases/{alias}": {"version": 1, "canary": {"version": 2, "percent": 10}},
     "put /v1/policies": {
         "document": {"version": 1, "rules": [{"id": "mail", "action": "mask", "stage": "both", "kinds": ["email"]}]}
     },

@@ -28,7 +28,7 @@ from store.jobs.jobs import Job
 from store.retention import erasure
 from store.schema.job_states import FLOW_TASK, JobState
 from store.streams import stream_log
-from store.tasks.flow import FLOW_EXAMPLES, FlowRequest, JobOrFlowRequest
+from store.tasks.flow import FLOW_EXAMPLES, FlowRequest, JobOrFlowRequest, PipelineRequest
 from store.tasks.generate import GenerateRequest
 from store.tasks.registry import TASKS
 from store.tenants.api_keys import Principal
@@ -54,7 +54,7 @@ async def create_job(
 ) -> Response:
     """Store a job durably and answer 202 with its URL."""
     wait_s = _wait_of(prefer)
-    if isinstance(body, FlowRequest):
+    if isinstance(body, FlowRequest | PipelineRequest):
         receipt = await runtime.flow_submissions.submit(principal, body, origin)
     elif isinstance(body, GenerateRequest) and body.retrieval is not None:
         receipt = await runtime.flow_submissions.submit_one(principal, body, origin)

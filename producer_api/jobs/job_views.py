@@ -113,6 +113,7 @@ class JobObject(BaseModel):
     cache: CacheResult | None = Field(None, description="what the response cache did for it; null: nothing")
     truncated: Truncated | None = Field(None, description="what was left out of the input; null: nothing")
     template: PromptUse | None = Field(None, description="the prompt template of its input; null: none")
+    pipeline: PromptUse | None = Field(None, description="the version of a pipeline that has its steps; null: none")
     policy: JobPolicy | None = Field(None, description="null if the policy has no output rules and flagged nothing")
     parent_id: str | None = Field(None, description="of a step: its job")
     steps: list[StepObject] | None = Field(None, description="of a job with steps, where it is read alone; else null")
@@ -209,6 +210,7 @@ def job_object(job: Job, *, place: QueuePosition | None = None, steps: Sequence[
         cache=None if job.cache is None else CacheResult(job.cache),
         truncated=job.payload.get("truncated"),
         template=job.payload.get("template"),
+        pipeline=job.payload.get("pipeline"),
         policy=_policy(job),
         parent_id=job.parent_id,
         steps=None if steps is None else [*map(_step_object, steps)],

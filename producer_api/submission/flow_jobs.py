@@ -6,7 +6,7 @@ until then. Each step keeps the version that its model names now; a rollout's ca
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +18,8 @@ from producer_api.server.errors import from_validation
 from producer_api.submission import unserved
 from producer_api.submission.draft_job import Origin, Receipt
 from producer_api.submission.input_policy import applied, guarded, pinned
+from producer_api.submission.pipelines import UsedPipeline, at_place, check_pipeline, from_pipeline, of_pipeline
+from producer_api.submission.prepared_step import FORM, PreparedStep, flow_payload, new_step, own_fields
 from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill, has_template
@@ -27,54 +29,22 @@ from store.ids import new_id
 from store.jobs import jobs
 from store.jobs.jobs import Idempotency, NewJob
 from store.jobs.responses import NewResponse
-from store.payloads.job_payload import JobOrder, PinnedPolicy
-from store.payloads.references import MARK, OF_INPUT, look_up, replaced, step_of
-from store.payloads.retrieval import SEARCH_STEP, Retrieval
-from store.payloads.step_payload import REFERENCES, SEARCH, Marks, with_references
-from store.registry.models import ModelVersion, queue_name
+from store.payloads.job_payload import JobTerms
+from store.payloads.references import OF_INPUT, look_up, replaced, step_of
+from store.payloads.retrieval import SEARCH_STEP
+from store.payloads.step_payload import REFERENCES, SEARCH, Marks
+from store.registry.models import queue_name
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK
 from store.schema.version_states import VersionState
-from store.tasks.flow import FlowRequest, FlowStepBody, check_steps
+from store.tasks.flow import FlowRequest, FlowStepBody, PipelineRequest, check_steps
 from store.tasks.generate import GenerateRequest
+from store.tasks.pipeline import Pipeline
 from store.tasks.registry import TASKS, is_from_outside
 from store.tenants.api_keys import Principal
 from store.webhooks.addresses import check_url
 
 RETRY_WITHIN_S = 600.0
-
-_FORM = ("policy", "sampling", "tool_style", "reasoning")
-"""What a reader of the answer needs of its step: how calls and reasoning stand in its text, and what is restored."""
-
-
-@dataclass(slots=True)
-class _Step:
-    """A step on its way to become a job. ``place``: where the request has it.
-
-    ``retrieval``: for whose prompt it has passages. ``search``: what it searches itself, for the step behind it.
-    ``form``: the fields of its payload that a reader of its output needs, by what is known when it is accepted.
-    ``response``: of the step that answers a request of the Responses API, the row that is stored with its job.
-    """
-
-    body: FlowStepBody
-    place: str
-    version: ModelVersion
-    request: JobOrder
-    marks: Marks
-    found: Policy | None = None
-    policy: PinnedPolicy | None = None
-    payload: Mapping[str, Any] | None = None
-    input_tokens: int = 0
-    max_tokens: int = 0
-    retrieval: Retrieval | None = None
-    search: Retrieval | None = None
-    form: Mapping[str, Any] = field(default_factory=dict)
-    response: NewResponse | None = None
-
-    @property
-    def referred(self) -> list[str]:
-        """The steps whose outputs it refers to, one for each reference."""
-        return [name for path in self.marks.paths.values() if (name := step_of(path)) is not None]
 
 
 class FlowSubmissions:
@@ -84,11 +54,16 @@ class FlowSubmissions:
         self._parts = parts
 
     async def submit(
-        self, principal: Principal, request: FlowRequest, origin: Origin, response: NewResponse | None = None
+        self,
+        principal: Principal,
+        request: FlowRequest | PipelineRequest,
+        origin: Origin,
+        response: NewResponse | None = None,
     ) -> Receipt:
-        """Store the job with its steps, and ``response`` beside it: a job with one then has one step of the caller.
+        """Store the job with its steps, which it brings or which a pipeline has, and ``response`` beside it.
 
-        Raises as ``Submissions.submit``, and InvalidRequest for a wrong plan.
+        A job with a response has one step of the caller. Raises as ``Submissions.submit``, InvalidRequest for a wrong
+        plan, NotFound for an unknown pipeline.
         """
         headers: dict[str, str] = {}
         try:
@@ -107,15 +82,42 @@ class FlowSubmissions:
         except RequestError as error:
             raise as_one(error) from None
 
+    async def check(self, principal: Principal, pipeline: Pipeline) -> None:
+        """Raise InvalidRequest, NotFound or Forbidden for a pipeline whose steps no input could make a job of."""
+        await self._parts.tenant_threads.run(principal.tenant_id, lambda: self._check(principal, pipeline))
+
+    def _check(self, principal: Principal, pipeline: Pipeline) -> None:
+        check_pipeline(self._parts, principal, pipeline)
+        for index, body in enumerate(pipeline.steps):
+            place = f"steps[{index}]"
+            with at_place(place):
+                retrieval_of(body)
+                self._read(principal, None, body, place)
+
     def _submit(
+        self,
+        principal: Principal,
+        sent: FlowRequest | PipelineRequest,
+        origin: Origin,
+        response: NewResponse | None,
+        headers: dict[str, str],
+    ) -> Receipt:
+        headers |= self._parts.rate_limits.spend_request(principal)
+        if isinstance(sent, FlowRequest):
+            return self._submit_steps(principal, sent, origin, response, headers, None)
+        used = from_pipeline(self._parts, principal, sent, origin)
+        with of_pipeline():
+            return self._submit_steps(principal, used.request, origin, None, headers, used)
+
+    def _submit_steps(
         self,
         principal: Principal,
         request: FlowRequest,
         origin: Origin,
         response: NewResponse | None,
         headers: dict[str, str],
+        used: UsedPipeline | None,
     ) -> Receipt:
-        headers |= self._parts.rate_limits.spend_request(principal)
         order, answer = check_steps(request.steps, self._parts.settings.max_steps)
         if request.webhook is not None:
             check_url(request.webhook.url, self._parts.settings)
@@ -124,7 +126,7 @@ class FlowSubmissions:
         steps = self._prepared(principal, request, order, response)
         headers |= self._parts.rate_limits.spend_tokens(principal, sum(step.input_tokens for step in steps))
         last = next(step for step in steps if step.body.name == answer.name)
-        flow = self._new_flow(principal, request, origin, steps, last)
+        flow = self._new_flow(principal, request, origin, steps, last, used)
         (outcome,) = self._parts.queue_limits.accept([flow], self._parts.enqueuer.accept)
         if isinstance(outcome, Exception):
             raise outcome
@@ -137,7 +139,7 @@ class FlowSubmissions:
             self._warn(steps, headers)
         return Receipt(outcome.job_id, outcome.replayed, headers)
 
-    def _warn(self, steps: Sequence[_Step], headers: dict[str, str]) -> None:
+    def _warn(self, steps: Sequence[PreparedStep], headers: dict[str, str]) -> None:
         for step in steps:
             queue = queue_name(step.version.model, step.version.version)
             if self._parts.live_processes.is_unserved(queue):
@@ -157,22 +159,19 @@ class FlowSubmissions:
         request: FlowRequest,
         order: Sequence[FlowStepBody],
         response: NewResponse | None,
-    ) -> list[_Step]:
+    ) -> list[PreparedStep]:
         places = {step.name: f"steps[{index}]" for index, step in enumerate(request.steps)}
         tasks = {step.name: step.task for step in request.steps}
-        steps: list[_Step] = []
+        steps: list[PreparedStep] = []
         before = vault_before(self._parts.db, principal.tenant_id, response)
         for body in order:
             place = places[body.name]
-            try:
+            with at_place(place):
                 for step in self._read_with_search(principal, request, body, place):
                     step.response = response if step.search is None else None
                     before = self._guard(principal, step, before, tasks)
                     self._prepare(step, {earlier.body.name: earlier for earlier in steps})
                     steps.append(step)
-            except RequestError as error:
-                error.param = place if error.param is None else f"{place}.{error.param.removeprefix(f'{place}.')}"
-                raise
         if len(steps) > self._parts.settings.max_steps:
             most = self._parts.settings.max_steps
             message = f"the job has {len(steps)} steps with those that search, and at most {most} are accepted"
@@ -181,7 +180,7 @@ class FlowSubmissions:
 
     def _read_with_search(
         self, principal: Principal, request: FlowRequest, body: FlowStepBody, place: str
-    ) -> Iterator[_Step]:
+    ) -> Iterator[PreparedStep]:
         """Yield a step, behind the one that searches for it if it has ``retrieval``."""
         wanted = retrieval_of(body)
         if wanted is None:
@@ -197,8 +196,11 @@ class FlowSubmissions:
         step.retrieval = wanted
         yield step
 
-    def _read(self, principal: Principal, request: FlowRequest, body: FlowStepBody, place: str) -> _Step:
-        """Return a step as a request of its task, with marks for the outputs that are not there yet."""
+    def _read(self, principal: Principal, request: FlowRequest | None, body: FlowStepBody, place: str) -> PreparedStep:
+        """Return a step as a request of its task, with marks for the outputs that are not there yet.
+
+        Without a request the job's input is not there either.
+        """
         principal.check_model(body.model)
         version = self._parts.catalog.resolve(body.model)
         queue = queue_name(version.model, version.version)
@@ -211,26 +213,29 @@ class FlowSubmissions:
         marks = Marks()
 
         def text_of(path: str) -> str:
-            return look_up({OF_INPUT: request.input}, path) if step_of(path) is None else marks.mark(path)
+            if request is None or step_of(path) is not None:
+                return marks.mark(path)
+            return look_up({OF_INPUT: request.input}, path)
 
-        terms = {"service_class": request.service_class, "priority": request.priority}
+        terms = {} if request is None else {"service_class": request.service_class, "priority": request.priority}
         sent = {**body.own_fields, **terms, "task": body.task, "model": body.model}
         try:
             made = TASKS[body.task].request.model_validate({**sent, "input": replaced(body.input, text_of)})
         except ValidationError as error:
             raise from_validation(error.errors(include_input=False)) from None
         if has_template(made):
-            if marks.paths:
+            if any(step_of(path) is not None for path in marks.paths.values()):
                 raise InvalidRequest(
                     "a step with a prompt template refers to the job's input only: its text is made now",
                     param="input.template",
                 )
-            made = fill(self._parts.db, principal.tenant_id, made)
+            # A template may test a value, so without the input it is not filled in.
+            made = made if request is None else fill(self._parts.db, principal.tenant_id, made)
         made = self._parts.preparation.with_files(principal.tenant_id, made)
-        return _Step(body, place, version, made, marks)
+        return PreparedStep(body, place, version, made, marks)
 
     def _guard(
-        self, principal: Principal, step: _Step, before: PlaceholderMap | None, tasks: Mapping[str, str]
+        self, principal: Principal, step: PreparedStep, before: PlaceholderMap | None, tasks: Mapping[str, str]
     ) -> PlaceholderMap | None:
         """Apply the tenant's policy to a step. ``before``: the placeholders of the steps before it."""
         found = self._parts.policies.policy_for(principal.tenant_id, step.version.model)
@@ -247,12 +252,12 @@ class FlowSubmissions:
         step.policy = pinned(found, done, is_sealed=self._parts.db.vault.is_on, reads_file=reads_file)
         return done.vault if found.policy.restores else before
 
-    def _prepare(self, step: _Step, earlier: Mapping[str, _Step]) -> None:
+    def _prepare(self, step: PreparedStep, earlier: Mapping[str, PreparedStep]) -> None:
         prepared = self._parts.preparation.prepare(step.request, step.version, step.policy)
         step.max_tokens = prepared.max_tokens
         step.input_tokens = prepared.num_tokens
         payload = prepared.payload.model_dump(mode="json", exclude_none=True)
-        step.form = {name: payload[name] for name in _FORM if name in payload}
+        step.form = {name: payload[name] for name in FORM if name in payload}
         searched = {} if step.search is None else {SEARCH: step.search.model_dump(mode="json", exclude_none=True)}
         if not step.marks.paths and step.retrieval is None:
             step.payload = payload | searched
@@ -262,24 +267,31 @@ class FlowSubmissions:
             step.input_tokens += min(step.retrieval.max_context_tokens, room)
         step.input_tokens += sum(earlier[name].max_tokens for name in step.referred)
         policy = None if step.policy is None else step.policy.model_dump(mode="json", exclude_none=True)
-        step.payload = {**_own(step), **searched, REFERENCES: step.marks.paths} | (
+        step.payload = {**own_fields(step), **searched, REFERENCES: step.marks.paths} | (
             {} if policy is None else {"policy": policy}
         )
 
     def _new_flow(
-        self, principal: Principal, request: FlowRequest, origin: Origin, steps: Sequence[_Step], last: _Step
+        self,
+        principal: Principal,
+        request: FlowRequest,
+        origin: Origin,
+        steps: Sequence[PreparedStep],
+        last: PreparedStep,
+        used: UsedPipeline | None,
     ) -> NewJob:
         """Return the job with its steps. The policies of all steps see what the caller has named."""
-        payload = _flow_payload(request, steps, last)
+        payload = flow_payload(request, steps, last)
+        asked: JobTerms = request if used is None else used.asked
+        if used is not None:
+            payload["pipeline"] = used.version.model_dump(mode="json")
         policies = [step.found for step in steps if step.found is not None]
         if policies and not self._parts.digests.is_keyed:
             # A plain digest of the sent text would let a reader of the database guess the replaced text.
-            bodies = tuple(map(FlowStepBody.model_validate, payload["steps"]))
-            asked, origin = request.model_copy(update={"input": {}, "steps": bodies}), replace(origin, fingerprint="")
-        else:
-            asked = request
+            bodies = {} if used else {"steps": tuple(map(FlowStepBody.model_validate, payload["steps"]))}
+            asked, origin = asked.model_copy(update={"input": {}, **bodies}), replace(origin, fingerprint="")
         response = last.response
-        if response is not None and response.appends_to is not None:
+        if isinstance(asked, FlowRequest) and response is not None and response.appends_to is not None:
             # What the conversation has is no part of the request: it may be more when that is sent again.
             asked = asked.model_copy(
                 update={"steps": tuple(body.model_copy(update={"input": {}}) for body in asked.steps)}
@@ -289,7 +301,7 @@ class FlowSubmissions:
             request, origin, idempotency = self._guard_names(principal, policy, request, origin, idempotency)
         row = self._flow_row(principal, request, origin, last)
         flow = replace(row, payload=payload, idempotency=idempotency, response=response)
-        made = {step.body.name: _new_step(flow, step) for step in steps}
+        made = {step.body.name: new_step(flow, step) for step in steps}
         names = [name for body in request.steps for name in (SEARCH_STEP.format(body.name), body.name)]
         return replace(
             flow,
@@ -321,7 +333,7 @@ class FlowSubmissions:
             idempotency = replace(idempotency, key=key)
         return request.model_copy(update=changes), origin, idempotency
 
-    def _flow_row(self, principal: Principal, request: FlowRequest, origin: Origin, last: _Step) -> NewJob:
+    def _flow_row(self, principal: Principal, request: FlowRequest, origin: Origin, last: PreparedStep) -> NewJob:
         default_s = self._parts.settings.default_deadline_s
         return NewJob(
             id=new_id("job"),
@@ -345,53 +357,3 @@ class FlowSubmissions:
             project_id=origin.project_id,
             user_id=request.user,
         )
-
-
-def _new_step(flow: NewJob, step: _Step) -> NewJob:
-    version = step.version
-    return replace(
-        flow,
-        id=new_id("job"),
-        idempotency=None,
-        response=None,
-        task=step.body.task,
-        model=version.model,
-        model_version=version.version,
-        model_digest=version.digest,
-        # A step that waits for others is in no worker's queue.
-        queue=UNSERVED_QUEUE if step.body.needs else queue_name(version.model, version.version),
-        payload=dict(step.payload or {}),
-        input_tokens=step.input_tokens,
-        cost_tokens=step.input_tokens + step.max_tokens,
-        metadata={},
-        # Its end is no event for webhooks: that of the flow is.
-        webhook={"events": []},
-        parent_id=flow.id,
-        step=step.body.name,
-        needs=step.body.needs,
-    )
-
-
-def _own(step: _Step) -> dict[str, Any]:
-    """Return the fields of the step's task, as they were accepted."""
-    own = step.request.model_dump(mode="json", exclude_none=True)
-    return {name: value for name, value in own.items() if name == "input" or name in step.body.own_fields}
-
-
-def _flow_payload(request: FlowRequest, steps: Sequence[_Step], last: _Step) -> dict[str, Any]:
-    """Return the steps as they can be sent again, and what a reader of the answer needs of its step."""
-    by_name = {step.body.name: step for step in steps}
-    payload: dict[str, Any] = {
-        "steps": [
-            {
-                "name": body.name,
-                "task": body.task,
-                "model": queue_name(by_name[body.name].version.model, by_name[body.name].version.version),
-                **with_references(_own(by_name[body.name]), lambda path: {MARK: path}, by_name[body.name].marks.paths),
-                "needs": list(body.needs),
-                "stream": body.stream,
-            }
-            for body in request.steps
-        ]
-    }
-    return {**payload, **last.form}

@@ -257,6 +257,11 @@ def check_template(policy: Policy, template: dict[str, Any]) -> None:
     _check_unchanged(policy, template, "messages", "this template: let requests bring it, as a variable")
 
 
+def check_pipeline_text(policy: Policy, document: dict[str, Any]) -> None:
+    """Raise InvalidRequest, with the rule's id, for a pipeline that the policy would change."""
+    _check_unchanged(policy, document, "steps", "this pipeline: let jobs bring it, in their input")
+
+
 def check_items(policy: Policy, items: list[dict[str, Any]]) -> None:
     """Raise InvalidRequest, with the rule's id, for items of a conversation that the policy would change.
 

@@ -1,14 +1,16 @@
-"""Prompt templates of a tenant, as numbered immutable versions with movable aliases. They are not filled in here.
+"""Prompt templates and pipelines of a tenant, as numbered immutable versions with movable aliases.
 
-A prompt is known by its id, and by its name if it has one. Where a version is asked for it is a number or an alias;
-without one it is that of the alias ``default``, else the newest.
+They are not filled in here. A prompt or pipeline is known by its id, and by its name if it has one. Where a version is
+asked for it is a number or an alias; without one it is that of the alias ``default``, else the newest. ``latest`` is
+the newest, unless there is an alias of that name.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, text
 
@@ -19,9 +21,28 @@ from store.errors import Conflict, InvalidRequest, NotFound
 from store.ids import new_id
 
 
+class Kind(StrEnum):
+    """What the versions are: both kinds share names, limits, encryption and retention."""
+
+    PROMPT = "prompt"
+    PIPELINE = "pipeline"
+
+
+_ID_PREFIX = {Kind.PROMPT: "pmpt", Kind.PIPELINE: "pipe"}
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A version that gets a part of the jobs of an alias. ``percent``: of the keys, above 0 and below 100."""
+
+    alias: str
+    version: int
+    percent: int
+
+
 @dataclass(frozen=True, slots=True)
 class PromptVersion:
-    """One version of a template. ``template`` has the form that ``producer_api`` parsed."""
+    """One version of a template or pipeline. ``template`` has the form that ``producer_api`` parsed."""
 
     id: str
     name: str
@@ -44,6 +65,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 ALIAS_PATTERN = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"
 
 DEFAULT = "default"
+LATEST: Final = "latest"
 
 MAX_ALIASES = 100
 """Of one prompt."""
@@ -62,7 +84,7 @@ FROM prompts JOIN prompt_versions AS stored ON stored.prompt_id = prompts.id WHE
 
 # Adds a prompt, unless its name is taken.
 _CREATE = text("""
-INSERT INTO prompts (id, tenant_id, name) VALUES (:id, :tenant_id, :name)
+INSERT INTO prompts (id, tenant_id, name, kind) VALUES (:id, :tenant_id, :name, :kind)
 ON CONFLICT (tenant_id, name) WHERE name <> '' DO NOTHING
 """)
 
@@ -73,7 +95,8 @@ VALUES (CAST(:id AS text), :version, CAST(:template AS jsonb))
 RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
 """)
 
-_IS_MEANT = "prompts.tenant_id = :tenant_id AND (prompts.id = :key OR prompts.name = :key AND prompts.name <> '')"
+_IS_MEANT = """prompts.tenant_id = :tenant_id AND prompts.kind = :kind
+    AND (prompts.id = :key OR prompts.name = :key AND prompts.name <> '')"""
 
 # Locks a prompt, so that concurrent versions get different numbers.
 _LOCK = text(f"SELECT id, name FROM prompts WHERE {_IS_MEANT} FOR UPDATE")
@@ -104,7 +127,8 @@ _VERSIONS = text(_SELECT + f"{_IS_MEANT} ORDER BY stored.version")
 # A page of prompts with their newest versions.
 _NEWEST = text(
     _SELECT
-    + """prompts.tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR prompts.id < :after)
+    + """prompts.tenant_id = :tenant_id AND prompts.kind = :kind
+    AND (CAST(:after AS text) IS NULL OR prompts.id < :after)
     AND stored.version = (SELECT max(version) FROM prompt_versions WHERE prompt_id = prompts.id)
 ORDER BY prompts.id DESC LIMIT :limit"""
 )
@@ -112,8 +136,18 @@ ORDER BY prompts.id DESC LIMIT :limit"""
 _DELETE = text("DELETE FROM prompts WHERE id = :id AND tenant_id = :tenant_id")
 
 _POINT = text("""
-INSERT INTO prompt_aliases (prompt_id, alias, version) VALUES (:id, :alias, :version)
-ON CONFLICT (prompt_id, alias) DO UPDATE SET version = excluded.version
+INSERT INTO prompt_aliases (prompt_id, alias, version, canary_version, canary_percent)
+VALUES (:id, :alias, :version, :canary_version, :canary_percent)
+ON CONFLICT (prompt_id, alias) DO UPDATE SET
+    version = excluded.version,
+    canary_version = excluded.canary_version,
+    canary_percent = excluded.canary_percent
+""")
+
+_CANARIES = text(f"""
+SELECT prompts.id, named.alias, named.canary_version AS version, named.canary_percent AS percent
+FROM prompts JOIN prompt_aliases AS named ON named.prompt_id = prompts.id
+WHERE {_IS_MEANT} AND named.canary_version IS NOT NULL ORDER BY named.alias
 """)
 
 _NUM_ALIASES = text("SELECT count(*) FROM prompt_aliases WHERE prompt_id = :id AND alias <> :alias")
@@ -133,78 +167,104 @@ def _check_limits(connection: Connection, tenant_id: str, *, is_new: bool) -> No
         )
 
 
-def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any], actor: str) -> PromptVersion:
+def create(
+    db: Database, tenant_id: str, *, name: str, template: dict[str, Any], actor: str, kind: Kind = Kind.PROMPT
+) -> PromptVersion:
     """Store a new prompt with version 1. Raises Conflict if a maximum is reached, or the name is taken."""
-    prompt_id = new_id("pmpt")
+    prompt_id = new_id(_ID_PREFIX[kind])
     sealed = db.vault.seal(template, _context(tenant_id, prompt_id, 1))
-    values = {"id": prompt_id, "tenant_id": tenant_id, "name": name, "template": dump_json(sealed)}
+    values = {"id": prompt_id, "tenant_id": tenant_id, "name": name, "template": dump_json(sealed), "kind": kind}
     with db.begin(tenant_id=tenant_id) as connection:
         _check_limits(connection, tenant_id, is_new=True)
         if not connection.execute(_CREATE, values).rowcount:
-            raise Conflict(f"there is a prompt {name} already: add a version to it", param="name")
+            raise Conflict(
+                f"there is a prompt or a pipeline {name} already: add a version to it, or choose another name",
+                param="name",
+            )
         # A separate statement: row-level security checks the prompt of a version, so it must exist already.
         row = connection.execute(_ADD, values | {"version": 1}).mappings().one()
         made = _version(row, db.vault, tenant_id)
-        record(connection, tenant_id, actor, "prompt.created", made.id, {"version": made.version}, after=template)
+        record(connection, tenant_id, actor, f"{kind}.created", made.id, {"version": made.version}, after=template)
     return made
 
 
-def add_version(db: Database, tenant_id: str, key: str, *, template: dict[str, Any], actor: str) -> PromptVersion:
+def add_version(
+    db: Database, tenant_id: str, key: str, *, template: dict[str, Any], actor: str, kind: Kind = Kind.PROMPT
+) -> PromptVersion:
     """Store the next version of the prompt with this id or name.
 
     Raises NotFound if this tenant has no such prompt, Conflict if a maximum is reached.
     """
     with db.begin(tenant_id=tenant_id) as connection:
         # A separate statement, so that the next one sees versions that were added while this one waited.
-        prompt_id, name = _locked(connection, tenant_id, key)
+        prompt_id, name = _locked(connection, tenant_id, key, kind)
         _check_limits(connection, tenant_id, is_new=False)
         version = connection.execute(_NEXT, {"id": prompt_id}).scalar_one()
         sealed = db.vault.seal(template, _context(tenant_id, prompt_id, version))
         values = {"id": prompt_id, "version": version, "name": name, "template": dump_json(sealed)}
         row = connection.execute(_ADD, values).mappings().one()
         detail = {"version": row["version"]}
-        record(connection, tenant_id, actor, "prompt.version_added", prompt_id, detail, after=template)
+        record(connection, tenant_id, actor, f"{kind}.version_added", prompt_id, detail, after=template)
     return _version(row, db.vault, tenant_id)
 
 
-def delete(db: Database, tenant_id: str, key: str, *, actor: str) -> str:
+def delete(db: Database, tenant_id: str, key: str, *, actor: str, kind: Kind = Kind.PROMPT) -> str:
     """Delete a prompt with its versions and aliases; return its id. Raises NotFound.
 
     Jobs that were made from it keep what they were given.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        prompt_id, _ = _locked(connection, tenant_id, key)
+        prompt_id, _ = _locked(connection, tenant_id, key, kind)
         connection.execute(_DELETE, {"id": prompt_id, "tenant_id": tenant_id})
-        record(connection, tenant_id, actor, "prompt.deleted", prompt_id, {})
+        record(connection, tenant_id, actor, f"{kind}.deleted", prompt_id, {})
     return prompt_id
 
 
-def set_alias(db: Database, tenant_id: str, key: str, alias: str, version: int, *, actor: str) -> PromptVersion:
-    """Let an alias name a version, and return it. Raises NotFound, and Conflict if the prompt has too many."""
+def set_alias(
+    db: Database,
+    tenant_id: str,
+    key: str,
+    alias: str,
+    version: int,
+    *,
+    actor: str,
+    kind: Kind = Kind.PROMPT,
+    canary: Canary | None = None,
+) -> PromptVersion:
+    """Let an alias name a version, and return it. ``canary``: what gets a part of its jobs; None ends one.
+
+    Raises NotFound, and Conflict if the prompt has too many aliases.
+    """
     with db.begin(tenant_id=tenant_id) as connection:
-        prompt_id, _ = _locked(connection, tenant_id, key)
-        found = _find(connection, db.vault, tenant_id, prompt_id, version)
+        prompt_id, _ = _locked(connection, tenant_id, key, kind)
+        found = _find(connection, db.vault, tenant_id, prompt_id, version, kind)
         if connection.execute(_NUM_ALIASES, {"id": prompt_id, "alias": alias}).scalar_one() >= MAX_ALIASES:
-            raise Conflict(f"the prompt has {MAX_ALIASES} aliases, which is the most: remove one")
-        connection.execute(_POINT, {"id": prompt_id, "alias": alias, "version": found.version})
-        record(connection, tenant_id, actor, "prompt.alias_set", prompt_id, {"alias": alias, "version": version})
-        return _find(connection, db.vault, tenant_id, prompt_id, version)
+            raise Conflict(f"the {kind} has {MAX_ALIASES} aliases, which is the most: remove one")
+        values: dict[str, Any] = {"canary_version": None, "canary_percent": None}
+        detail: dict[str, Any] = {"alias": alias, "version": version}
+        if canary is not None:
+            tried = _find(connection, db.vault, tenant_id, prompt_id, canary.version, kind)
+            values = {"canary_version": tried.version, "canary_percent": canary.percent}
+            detail |= values
+        connection.execute(_POINT, {"id": prompt_id, "alias": alias, "version": found.version} | values)
+        record(connection, tenant_id, actor, f"{kind}.alias_set", prompt_id, detail)
+        return _find(connection, db.vault, tenant_id, prompt_id, version, kind)
 
 
-def remove_alias(db: Database, tenant_id: str, key: str, alias: str, *, actor: str) -> None:
+def remove_alias(db: Database, tenant_id: str, key: str, alias: str, *, actor: str, kind: Kind = Kind.PROMPT) -> None:
     """Remove an alias. Raises NotFound."""
     with db.begin(tenant_id=tenant_id) as connection:
-        prompt_id, _ = _locked(connection, tenant_id, key)
+        prompt_id, _ = _locked(connection, tenant_id, key, kind)
         if not connection.execute(_UNPOINT, {"id": prompt_id, "alias": alias}).rowcount:
-            raise _not_found(key, alias)
-        record(connection, tenant_id, actor, "prompt.alias_removed", prompt_id, {"alias": alias})
+            raise _not_found(key, alias, kind)
+        record(connection, tenant_id, actor, f"{kind}.alias_removed", prompt_id, {"alias": alias})
 
 
-def _locked(connection: Connection, tenant_id: str, key: str) -> tuple[str, str]:
+def _locked(connection: Connection, tenant_id: str, key: str, kind: Kind) -> tuple[str, str]:
     """Lock a prompt; return its id and name. Raises NotFound."""
-    row = connection.execute(_LOCK, {"key": key, "tenant_id": tenant_id}).one_or_none()
+    row = connection.execute(_LOCK, {"key": key, "tenant_id": tenant_id, "kind": kind}).one_or_none()
     if row is None:
-        raise _not_found(key)
+        raise _not_found(key, None, kind)
     return row.id, row.name
 
 
@@ -217,49 +277,77 @@ def _context(tenant_id: str, prompt_id: str, version: int) -> EncryptionContext:
     return EncryptionContext(tenant_id, "prompt_versions", "template", f"{prompt_id}/{version}")
 
 
-def get(db: Database, tenant_id: str, key: str, version: int | str | None = None) -> PromptVersion:
+def get(
+    db: Database, tenant_id: str, key: str, version: int | str | None = None, kind: Kind = Kind.PROMPT
+) -> PromptVersion:
     """Return a version of the prompt with this id or name, by its number or alias. ``key`` may be ``name@version``.
 
     Raises NotFound if this tenant has no such version, InvalidRequest if two versions are given.
     """
     name, _, at = key.partition("@")
     if at and version is not None:
-        raise InvalidRequest(f"the prompt names a version, {at[:64]}: leave out `version`", param="prompt.version")
+        raise InvalidRequest(f"the {kind} names a version, {at[:64]}: leave out `version`", param=f"{kind}.version")
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return _find(connection, db.vault, tenant_id, name, at or version)
+        return _find(connection, db.vault, tenant_id, name, at or version, kind)
+
+
+def choose(db: Database, tenant_id: str, key: str, kind: Kind, draw: Callable[[str], float]) -> PromptVersion:
+    """Return the version that a job gets: as ``get``, or the canary of its alias.
+
+    ``draw`` returns a number from 0 to below 100 for a text; below the canary's percentage the job is the canary's.
+    """
+    name, _, at = key.partition("@")
+    values = {"tenant_id": tenant_id, "key": name, "kind": kind}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        rows = connection.execute(_CANARIES, values).all()
+        row = next((row for row in rows if row.alias == (at or DEFAULT)), None)
+        is_tried = row is not None and draw(f"{row.id} {row.alias} {row.version}") < row.percent
+        version = row.version if row is not None and is_tried else at
+        return _find(connection, db.vault, tenant_id, name, version or None, kind)
+
+
+def canaries(db: Database, tenant_id: str, key: str, kind: Kind) -> Sequence[Canary]:
+    """Return the canaries of a prompt's or a pipeline's aliases."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        rows = connection.execute(_CANARIES, {"tenant_id": tenant_id, "key": key, "kind": kind})
+        return [Canary(row.alias, row.version, row.percent) for row in rows]
 
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def _find(
-    connection: Connection, vault: Vault, tenant_id: str, key: str, version: int | str | None = None
+    connection: Connection, vault: Vault, tenant_id: str, key: str, version: int | str | None, kind: Kind
 ) -> PromptVersion:
     wanted = None if version is None else str(version)
     number = int(wanted) if wanted is not None and _NUMBER.fullmatch(wanted) else None
-    values = {"tenant_id": tenant_id, "key": key, "number": number, "alias": wanted or DEFAULT, "is_any": not wanted}
+    values = {"tenant_id": tenant_id, "key": key, "number": number, "alias": wanted or DEFAULT}
+    values |= {"is_any": not wanted or wanted == LATEST, "kind": kind}
     row = connection.execute(_ONE, values).mappings().one_or_none()
     if row is None:
-        raise _not_found(key, wanted)
+        raise _not_found(key, wanted, kind)
     return _version(row, vault, tenant_id)
 
 
-def list_versions(db: Database, tenant_id: str, key: str) -> Sequence[PromptVersion]:
+def list_versions(db: Database, tenant_id: str, key: str, kind: Kind = Kind.PROMPT) -> Sequence[PromptVersion]:
     """Return all versions of a prompt, oldest first. Raises NotFound if this tenant has no such prompt."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_VERSIONS, {"tenant_id": tenant_id, "key": key}).mappings().all()
+        rows = connection.execute(_VERSIONS, {"tenant_id": tenant_id, "key": key, "kind": kind}).mappings().all()
     if not rows:
-        raise _not_found(key)
+        raise _not_found(key, None, kind)
     return [_version(row, db.vault, tenant_id) for row in rows]
 
 
-def list_prompts(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[PromptVersion]:
+def list_prompts(
+    db: Database, tenant_id: str, *, limit: int, after: str | None = None, kind: Kind = Kind.PROMPT
+) -> Sequence[PromptVersion]:
     """Return the newest version of at most ``limit`` prompts, newest prompt first, after the id ``after``."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_NEWEST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings().all()
+        values = {"tenant_id": tenant_id, "limit": limit, "after": after, "kind": kind}
+        rows = connection.execute(_NEWEST, values).mappings().all()
     return [_version(row, db.vault, tenant_id) for row in rows]
 
 
-def _not_found(key: str, version: str | None = None) -> NotFound:
+def _not_found(key: str, version: str | None, kind: Kind) -> NotFound:
     which = "" if version is None else f" with a version or alias {version[:64]}"
-    return NotFound(f"no prompt {key[:80]}{which}", param="prompt")
+    return NotFound(f"no {kind} {key[:80]}{which}", param=str(kind))

@@ -59,6 +59,16 @@ class FlowRequest(JobTerms):
     )
 
 
+class PipelineRequest(JobTerms):
+    """The body of ``POST /v1/jobs`` for a job of the steps of a stored pipeline."""
+
+    task: Literal["flow"] = FLOW_TASK
+    pipeline: Annotated[str, StringConstraints(min_length=1, max_length=300)] = Field(
+        description="name or id of the pipeline; `name@2` and `name@alias` name a version too"
+    )
+    input: dict[str, Any] = Field(default_factory=dict, description="as the pipeline's `input_schema` has it")
+
+
 FLOW_EXAMPLES: Final[Mapping[str, Any]] = {
     "steps": {
         "summary": "Several steps",
@@ -96,17 +106,27 @@ FLOW_EXAMPLES: Final[Mapping[str, Any]] = {
 
 
 def _tag_of(body: object) -> str:
+    if "pipeline" in body if isinstance(body, Mapping) else isinstance(body, PipelineRequest):
+        return f"{TASK_TAG}pipeline"
     has_steps = "steps" in body if isinstance(body, Mapping) else isinstance(body, FlowRequest)
     return f"{TASK_TAG}{FLOW_TASK}" if has_steps else tag_of(body)
 
 
 if TYPE_CHECKING:
-    JobOrFlowRequest = JobOrder | FlowRequest
+    JobOrFlowRequest = JobOrder | FlowRequest | PipelineRequest
 else:
     JobOrFlowRequest = Annotated[
-        reduce(or_, (Annotated[FlowRequest, Tag(f"{TASK_TAG}{FLOW_TASK}")], *MEMBERS)), by_task(_tag_of)
+        reduce(
+            or_,
+            (
+                Annotated[FlowRequest, Tag(f"{TASK_TAG}{FLOW_TASK}")],
+                Annotated[PipelineRequest, Tag(f"{TASK_TAG}pipeline")],
+                *MEMBERS,
+            ),
+        ),
+        by_task(_tag_of),
     ]
-"""The body of ``POST /v1/jobs``: the request of any task, or one with steps."""
+"""The body of ``POST /v1/jobs``: the request of any task, one with steps, or one that names a pipeline."""
 
 
 def check_steps(steps: Sequence[FlowStepBody], most: int) -> tuple[list[FlowStepBody], FlowStepBody]:

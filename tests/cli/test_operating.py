@@ -262,3 +262,40 @@ def test_a_job_with_steps_is_submitted_from_a_file(operator: tuple[list[str], Ve
     job = orjson.loads(verb("submit", "--job", str(file), "--json"))
     assert (job["task"], job["metadata"]) == ("flow", {"order": "1"})
     assert "step        only queued tiny@1" in verb("job", job["id"])
+
+
+PIPELINE = """
+description: A summary, and its title.
+input_schema: {type: object, properties: {text: {type: string}}, required: [text]}
+steps:
+  - {name: summary, model: tiny, input: {prompt: {$from: input.text}}, sampling: {max_tokens: 2}}
+  - {name: title, model: tiny, needs: [summary], input: {prompt: {$from: summary.output.text}}}
+"""
+
+
+def test_a_pipeline_is_stored_and_drawn(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
+    _, verb = operator
+    file, picture = tmp_path / "pipeline.yaml", tmp_path / "pipeline.svg"
+    file.write_text(PIPELINE)
+    for version in (1, 2):
+        assert verb("pipelines", "add", "digest", str(file)) == f"digest@{version} is stored\n"
+    assert re.search(r"digest +2 +summary, title", verb("pipelines"))
+    moved = verb("pipelines", "alias", "digest", "default", "1", "--canary", "2:10")
+    assert moved == "digest@default means digest@1, and for 10 % of the users digest@2\n"
+    shown = verb("pipelines", "show", "digest@default", "--svg", str(picture)).splitlines()
+    assert shown[1:5] == [
+        "A summary, and its title.",
+        "aliases: default",
+        "canary of default: version 2, 10 %",
+        "input: text",
+    ]
+    assert shown[6:] == [
+        "  input ─▶ summary  generate, tiny",
+        "summary ─▶ title    generate, tiny  the answer",
+    ]
+    assert picture.read_text().startswith("<svg")
+    file.write_text(PIPELINE.replace("model: tiny", "model: nothing"))
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        verb("pipelines", "add", "other", str(file))
+    assert "nothing" in refused.value.stderr
+    assert verb("pipelines", "remove", "digest") == "digest is deleted\n"

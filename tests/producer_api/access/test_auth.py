@@ -52,9 +52,12 @@ class Operation:
         return client.request(self.method, _PARAMETER.sub(id_, self.path), json=body, timeout=60)
 
 
+PIPELINE = {"steps": [{"name": "only", "model": "tiny", "input": {"prompt": "x"}}]}
 BODIES: dict[tuple[str, str], object] = {
     ("post", "/v1/prompts/{prompt_id}/versions"): {"instructions": "Be brief."},
     ("put", "/v1/prompts/{prompt_id}/aliases/{alias}"): {"version": 1},
+    ("post", "/v1/pipelines/{pipeline_id}/versions"): PIPELINE,
+    ("put", "/v1/pipelines/{pipeline_id}/aliases/{alias}"): {"version": 1},
     ("post", "/v1/webhook_endpoints/{endpoint_id}/recover"): {"since": 0},
     ("put", "/v1/tools/{tool_id}"): {"url": "https://tools.example.com/other"},
     ("post", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
@@ -221,6 +224,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
         api, "/v1/responses", {"model": "tiny", "input": "x", "background": True}
     ),
     "/v1/prompts/": _made("/v1/prompts", {"instructions": "Be brief."}),
+    "/v1/pipelines/": _made("/v1/pipelines", {"name": "mine", **PIPELINE}),
     "/v1/files/": lambda api, _: _file(api),
     "/v1/chat/completions/": _stored_chat,
     "/v1/conversations/": _made("/v1/conversations", {}),

@@ -28,6 +28,7 @@ from tests.producer_api.serving import ApiServer
 LOGS = "/v1/organization/audit_logs"
 # Never to be in a row: a prompt, an answer, and whatever was given as one.
 SECRET = "xyzzy-do-not-tell"
+PIPELINE = {"name": "digest", "steps": [{"name": "only", "model": "tiny", "input": {"prompt": SECRET}}]}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class Caller:
         """Make a prompt with an alias and return its path."""
         path = f"/v1/prompts/{self.made('/v1/prompts', TEMPLATE)}"
         assert self.api.put(f"{path}/aliases/default", json={"version": 1}).is_success
+        return path
+
+    def pipeline(self, *, is_aliased: bool = False) -> str:
+        """Make a pipeline and return its path."""
+        path = f"/v1/pipelines/{self.made('/v1/pipelines', PIPELINE | {'name': new_id('p')})}"
+        assert not is_aliased or self.api.put(f"{path}/aliases/default", json={"version": 1}).is_success
         return path
 
     def uploaded(self) -> str:
@@ -241,6 +248,20 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ("delete", "/v1/prompts/{prompt_id}/aliases/{alias}"): (
         "prompt.alias_removed",
         lambda c: c.api.delete(f"{c.aliased_prompt()}/aliases/default"),
+    ),
+    ("post", "/v1/pipelines"): ("pipeline.created", lambda c: c.api.post("/v1/pipelines", json=PIPELINE)),
+    ("post", "/v1/pipelines/{pipeline_id}/versions"): (
+        "pipeline.version_added",
+        lambda c: c.api.post(f"{c.pipeline()}/versions", json={"steps": PIPELINE["steps"]}),
+    ),
+    ("delete", "/v1/pipelines/{pipeline_id}"): ("pipeline.deleted", lambda c: c.api.delete(c.pipeline())),
+    ("put", "/v1/pipelines/{pipeline_id}/aliases/{alias}"): (
+        "pipeline.alias_set",
+        lambda c: c.api.put(f"{c.pipeline()}/aliases/stable", json={"version": 1}),
+    ),
+    ("delete", "/v1/pipelines/{pipeline_id}/aliases/{alias}"): (
+        "pipeline.alias_removed",
+        lambda c: c.api.delete(f"{c.pipeline(is_aliased=True)}/aliases/default"),
     ),
     ("put", "/v1/policies"): ("policy.put", lambda c: c.api.put("/v1/policies", json={"document": RULES})),
     ("post", "/v1/queues/{name}/pause"): ("queue.paused", lambda c: c.api.post("/v1/queues/tiny@1/pause")),

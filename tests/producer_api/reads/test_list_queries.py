@@ -22,6 +22,7 @@ LISTS = (
     "/v1/dead_letters",
     "/v1/webhook_deliveries",
     "/v1/prompts",
+    "/v1/pipelines",
     "/v1/organization/audit_logs",
 )
 

@@ -1,0 +1,1 @@
+"""The routes of pipelines: stored lists of steps, in versions with aliases."""

@@ -1,0 +1,92 @@
+"""Pipelines in submissions: which version a job gets, the steps that it makes, and the check of one that is stored."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+from policy.schemas import Validator, check_schema, first_problem
+from producer_api.submission.draft_job import Origin
+from producer_api.submission.input_policy import check_pipeline_text
+from producer_api.submission.submission_parts import SubmissionParts
+from store.errors import InvalidRequest, RequestError
+from store.ids import new_id
+from store.payloads.job_payload import JobTerms
+from store.payloads.prompt_reference import PromptUse
+from store.registry import prompt_templates
+from store.registry.policies import EVERY_MODEL
+from store.registry.prompt_templates import Kind
+from store.rollouts.routing import point_of
+from store.tasks.flow import FlowRequest, PipelineRequest, check_steps
+from store.tasks.pipeline import Pipeline, check_inputs
+from store.tenants.api_keys import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class UsedPipeline:
+    """The job of a pipeline: what the caller sent, the steps that it makes, and the version that has them."""
+
+    asked: PipelineRequest
+    request: FlowRequest
+    version: PromptUse
+
+
+def from_pipeline(parts: SubmissionParts, principal: Principal, sent: PipelineRequest, origin: Origin) -> UsedPipeline:
+    """Return the job of a pipeline. Blocks. Raises NotFound, InvalidRequest for an input against its schema."""
+    # The users of a tenant are divided. A job without a user stands alone.
+    key = sent.user or origin.idempotency_key or new_id("draw")
+    found = prompt_templates.choose(
+        parts.db, principal.tenant_id, sent.pipeline, Kind.PIPELINE, lambda canary: point_of(canary, key)
+    )
+    pipeline = Pipeline.model_validate(found.template)
+    problem = first_problem(_validator(json.dumps(pipeline.input_schema)), sent.input)
+    if problem is not None:
+        where, why = problem
+        place = f"input.{where}"[:200] if where else "input"
+        raise InvalidRequest(f"`{place}` is not as the pipeline declares it: {why[:200]}", param=place)
+    terms = {name: getattr(sent, name) for name in JobTerms.model_fields}
+    # Not validated again: the steps were, and a webhook or metadata are those of the request.
+    request = FlowRequest.model_construct(**terms, task=sent.task, input=sent.input, steps=pipeline.steps)
+    version = PromptUse(id=found.id, name=found.name, version=found.version, digest=pipeline.content_digest)
+    return UsedPipeline(sent, request, version)
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: str) -> Validator:
+    return check_schema(json.loads(schema), "input_schema")
+
+
+def check_pipeline(parts: SubmissionParts, principal: Principal, pipeline: Pipeline) -> None:
+    """Raise InvalidRequest for a pipeline with a wrong plan or schema, or with a text that the policy would change."""
+    check_steps(pipeline.steps, parts.settings.max_steps)
+    try:
+        check_schema(pipeline.input_schema, "input_schema")
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="input_schema") from None
+    check_inputs(pipeline)
+    found = parts.policies.policy_for(principal.tenant_id, EVERY_MODEL)
+    if found is not None:
+        check_pipeline_text(found.policy, pipeline.document)
+
+
+@contextmanager
+def at_place(place: str) -> Iterator[None]:
+    """Put the place of a step before the field that an error names."""
+    try:
+        yield
+    except RequestError as error:
+        error.param = place if error.param is None else f"{place}.{error.param.removeprefix(f'{place}.')}"
+        raise
+
+
+@contextmanager
+def of_pipeline() -> Iterator[None]:
+    """Say of an error about steps that the caller did not send that they are the pipeline's."""
+    try:
+        yield
+    except RequestError as error:
+        if error.param is not None and error.param.startswith("steps"):
+            error.message = f"{error.param} of the pipeline: {error.message}"
+            error.param = "pipeline"
+        raise

@@ -1,0 +1,103 @@
+"""A step on its way to become a job, and what is stored of it and of its flow. No I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from policy.policies import Policy
+from store.ids import new_id
+from store.jobs.jobs import NewJob
+from store.jobs.responses import NewResponse
+from store.payloads.job_payload import JobOrder, PinnedPolicy
+from store.payloads.references import MARK, step_of
+from store.payloads.retrieval import Retrieval
+from store.payloads.step_payload import Marks, with_references
+from store.registry.models import ModelVersion, queue_name
+from store.schema.cache_results import UNSERVED_QUEUE
+from store.tasks.flow import FlowRequest, FlowStepBody
+
+FORM = ("policy", "sampling", "tool_style", "reasoning")
+"""What a reader of the answer needs of its step: how calls and reasoning stand in its text, and what is restored."""
+
+
+@dataclass(slots=True)
+class PreparedStep:
+    """A step on its way to become a job. ``place``: where the request has it.
+
+    ``retrieval``: for whose prompt it has passages. ``search``: what it searches itself, for the step behind it.
+    ``form``: the fields of its payload that a reader of its output needs, by what is known when it is accepted.
+    ``response``: of the step that answers a request of the Responses API, the row that is stored with its job.
+    """
+
+    body: FlowStepBody
+    place: str
+    version: ModelVersion
+    request: JobOrder
+    marks: Marks
+    found: Policy | None = None
+    policy: PinnedPolicy | None = None
+    payload: Mapping[str, Any] | None = None
+    input_tokens: int = 0
+    max_tokens: int = 0
+    retrieval: Retrieval | None = None
+    search: Retrieval | None = None
+    form: Mapping[str, Any] = field(default_factory=dict)
+    response: NewResponse | None = None
+
+    @property
+    def referred(self) -> list[str]:
+        """The steps whose outputs it refers to, one for each reference."""
+        return [name for path in self.marks.paths.values() if (name := step_of(path)) is not None]
+
+
+def new_step(flow: NewJob, step: PreparedStep) -> NewJob:
+    """Return the job of a step of ``flow``."""
+    version = step.version
+    return replace(
+        flow,
+        id=new_id("job"),
+        idempotency=None,
+        response=None,
+        task=step.body.task,
+        model=version.model,
+        model_version=version.version,
+        model_digest=version.digest,
+        # A step that waits for others is in no worker's queue.
+        queue=UNSERVED_QUEUE if step.body.needs else queue_name(version.model, version.version),
+        payload=dict(step.payload or {}),
+        input_tokens=step.input_tokens,
+        cost_tokens=step.input_tokens + step.max_tokens,
+        metadata={},
+        # Its end is no event for webhooks: that of the flow is.
+        webhook={"events": []},
+        parent_id=flow.id,
+        step=step.body.name,
+        needs=step.body.needs,
+    )
+
+
+def own_fields(step: PreparedStep) -> dict[str, Any]:
+    """Return the fields of the step's task, as they were accepted."""
+    own = step.request.model_dump(mode="json", exclude_none=True)
+    return {name: value for name, value in own.items() if name == "input" or name in step.body.own_fields}
+
+
+def flow_payload(request: FlowRequest, steps: Sequence[PreparedStep], last: PreparedStep) -> dict[str, Any]:
+    """Return the steps as they can be sent again, and what a reader of the answer needs of its step."""
+    by_name = {step.body.name: step for step in steps}
+    payload: dict[str, Any] = {
+        "steps": [
+            {
+                "name": body.name,
+                "task": body.task,
+                "model": queue_name(by_name[body.name].version.model, by_name[body.name].version.version),
+                **with_references(
+                    own_fields(by_name[body.name]), lambda path: {MARK: path}, by_name[body.name].marks.paths
+                ),
+                "needs": list(body.needs),
+                "stream": body.stream,
+            }
+            for body in request.steps
+        ]
+    }
+    return {**payload, **last.form}

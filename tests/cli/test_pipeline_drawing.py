@@ -1,0 +1,34 @@
+"""The drawing of a pipeline: layers, the answer, and names that are no markup."""
+
+from xml.etree import ElementTree
+
+from cli.client.pipeline_drawing import answer_of, layers, svg, text_lines
+
+STEPS = [
+    {"name": "both", "model": "m<1>", "needs": ["left", "right"]},
+    {"name": "left", "model": "tiny"},
+    {"name": "right", "task": "embed", "model": "tiny"},
+    {"name": "note", "model": "tiny", "needs": ["right"]},
+]
+MARKED = [{**step, "stream": step["name"] == "both"} for step in STEPS]
+SPACE = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_step_is_one_layer_behind_what_it_needs() -> None:
+    assert [[step["name"] for step in layer] for layer in layers(STEPS)] == [["left", "right"], ["both", "note"]]
+    assert (answer_of(MARKED), answer_of(STEPS[:3])) == ("both", "both")
+    assert text_lines(MARKED) == [
+        "      input ─▶ left   generate, tiny",
+        "      input ─▶ right  embed, tiny",
+        "left, right ─▶ both   generate, m<1>  the answer",
+        "      right ─▶ note   generate, tiny",
+    ]
+
+
+def test_the_picture_has_a_box_for_each_step_and_an_arrow_for_each_need() -> None:
+    drawn = ElementTree.fromstring(svg("digest@2", MARKED))
+    assert [text.text for text in drawn.iter(f"{SPACE}text")][:3] == ["digest@2", "both", "generate, m<1>"]
+    boxes = [box for box in drawn.iter(f"{SPACE}rect") if box.get("rx")]
+    assert len(boxes) == len(STEPS)
+    assert len({(box.get("x"), box.get("y")) for box in boxes}) == len(STEPS)
+    assert len([path for path in drawn.iter(f"{SPACE}path") if path.get("stroke")]) == 3
