@@ -137,3 +137,17 @@ def test_the_events_of_calls_do_not_depend_on_the_pieces_either(fragments: list[
     assert events == told(job, [text])
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert done == events[-1]["response"]["output"]
+
+
+def test_a_search_has_ended_before_the_first_text_whatever_a_reader_saw_first() -> None:
+    """A reader sees the end of the search or the first text first; both get the same numbers."""
+    turn = {"role": "user", "content": "x"}
+    step = {"name": "answer", "retrieval": {"vector_store_ids": ["vs_1"]}, "input": {"messages": [turn]}}
+    job = ended("Oats.", task="flow", payload={"steps": [step]})
+    row = StoredResponse(job.id, None, is_stored=True, is_background=False, request={})
+    early = ResponseEventBuilder(job, row)
+    events = [*early.opening(), *early.searched(), *early.add_text("Oats."), *early.end(job, is_text_complete=True)]
+    assert events == told(job, ["Oats."])
+    kinds = [event["type"].removeprefix("response.") for event in events]
+    assert kinds.index("file_search_call.completed") < kinds.index("content_part.added")
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
