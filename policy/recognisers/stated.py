@@ -233,6 +233,9 @@ def _value(text: str, at: int, start: int, candidate: str) -> tuple[int, int]:
         end = at + len(text[at:end].partition("@")[0])
     if form := _FORM.match(text, at, end):
         at = form.end()
+    if is_quoted and text[at] in QUOTES and text[at] != candidate[0]:
+        # Code with its own quotes: `"value"`.
+        return at + 1, at + 1 + len(text[at + 1 : end].partition(text[at])[0])
     if is_quoted:
         end -= text[end - 1] == candidate[0] and end > at
         return at, at + len(text[at:end].rstrip("\\"))

@@ -27,6 +27,8 @@ def secrets_in(text: str) -> set[str]:
         ("- 默认密码：request.river.pipeline.maple", "request.river.pipeline.maple"),
         ("- 默认密码：`d6hy7b_k8=1c3&a%a7u+iq%ge*m(&%oc#hax$a`", "d6hy7b_k8=1c3&a%a7u+iq%ge*m(&%oc#hax$a"),
         ("- 用户名、密码都是：`river.without.maple.console`", "river.without.maple.console"),
+        ('其密码为 `"Below1995$"`：', "Below1995$"),
+        ("默认用户名和密码均为 `river.without.maple.console`。", "river.without.maple.console"),
         ("パスワードは ``manualRiver84`` です。", "manualRiver84"),
         ("- 密码：`%w0g@@ii!yb%!v8kd+h&8^_z`", "%w0g@@ii!yb%!v8kd+h&8^_z"),
         ("\nMySQLPassword   maple.into.river.stone\n", "maple.into.river.stone"),
@@ -51,7 +53,7 @@ def test_a_value_is_found_with_all_its_signs(text: str, secret: str) -> None:
         "password=turn.into.contents.package and another word",
         'SQL_AUTH_WITH_PASSWORD = "None"\nMSSQL_AUTH_INTERACTIVE = "x"',
         "the password  of this river.into.maple.stone",
-        "use --amazon2-access-key --amazon2-secret-key on the command line",
+        "use --amazonec2-access-key YOUR_API_KEY --amazonec2-secret-key on the command line",
         "Set `password` to `form.password.label.text` in `settings`",
     ],
 )
