@@ -53,7 +53,9 @@ def failover(seed: int, rate: float, num_again: int) -> tuple[Json, Findings]:
         findings = check(history, needs_stale=False)
         leading = [at for one in cluster.of_kind("dispatcher") for at in led_from(cluster, one.name)]
         figures = {"faults": of_faults(history), "without_leader_s": without_leader(history, leading)}
-        return run.report(findings, run="failover", **figures), findings
+        report = run.report(findings, run="failover", **figures)
+        save(report, "failover")  # at once: ending the cluster takes a while
+        return report, findings
 
 
 def _carry(run: Run, faults: FailoverFaults, names: tuple[str, ...]) -> None:
