@@ -26,6 +26,7 @@ TaskName = Literal[
     "predict",
     "recommend",
     "transcribe",
+    "call_tool",
 ]
 
 
@@ -50,6 +51,7 @@ class JobBody(TypedDict, total=False):
     sampling: Mapping[str, Any]
     truncation: Literal["refuse", "left", "middle", "oldest_turns", "disabled", "auto"]
     retrieval: Mapping[str, Any]
+    server_tools: Mapping[str, Any]
     dimensions: int
     prompt_name: str
     truncate: bool

@@ -56,7 +56,7 @@ async def create_job(
     wait_s = _wait_of(prefer)
     if isinstance(body, FlowRequest | PipelineRequest):
         receipt = await runtime.flow_submissions.submit(principal, body, origin)
-    elif isinstance(body, GenerateRequest) and body.retrieval is not None:
+    elif isinstance(body, GenerateRequest) and body.has_steps:
         receipt = await runtime.flow_submissions.submit_one(principal, body, origin)
     else:
         receipt = await runtime.submissions.submit(principal, body, origin)

@@ -19,6 +19,7 @@ from store.payloads.prompt_reference import PromptReference
 from store.payloads.reasoning import ReasoningEffort
 from store.payloads.retrieval import Retrieval
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS
+from store.payloads.server_tools import ServerTools
 from store.payloads.strict_model import Body
 from store.tasks.generate import GenerateRequest
 
@@ -165,6 +166,9 @@ class ChatRequest(TextRequest):
         None, description="true: it can be listed and read later; false: its contents are erased a minute after its end"
     )
     retrieval: Retrieval | None = Field(None, description="an extension: passages of vector stores for the answer")
+    server_tools: ServerTools | None = Field(
+        None, description="an extension: tools that the server calls for the model"
+    )
     max_completion_tokens: int | None = None
     tools: tuple[ChatTool, ...] | None = None
     tool_choice: str | dict[str, Any] | None = Field(
@@ -197,11 +201,16 @@ def to_job(chat: ChatRequest) -> GenerateRequest:
     check_reasoning(chat.reasoning)
     check_verbosity(chat.verbosity, "verbosity")
     made = job_of(chat, _input(chat), _logprobs(chat))
-    if chat.retrieval is None:
+    if chat.retrieval is None and chat.server_tools is None:
         return made
     if chat.store is not None:
-        raise unsupported("`store` does not go with `retrieval`: leave it out", "store")
-    return made.model_copy(update={"retrieval": chat.retrieval})
+        field = "server_tools" if chat.retrieval is None else "retrieval"
+        raise unsupported(f"`store` does not go with `{field}`: leave it out", "store")
+    if chat.server_tools is not None and chat.stream:
+        # A chunk cannot be taken back, and a text turns out to be a call only at its end.
+        message = "`stream` does not go with `server_tools`: submit a job, and follow its events"
+        raise unsupported(message, "stream")
+    return made.model_copy(update={"retrieval": chat.retrieval, "server_tools": chat.server_tools})
 
 
 def _input(chat: ChatRequest) -> dict[str, Any]:

@@ -34,7 +34,7 @@ FOREIGN: Mapping[str, IsHarmless] = {
     **dict.fromkeys(("n", "best_of", "num_beams", "num_return_sequences"), _ONE),
     **dict.fromkeys(("use_beam_search", "prompt_logprobs", "echo", "return_full_text"), is_off),
     "truncate_prompt_tokens": _NEVER,
-    "retrieval": _NEVER,  # of chats and jobs
+    **dict.fromkeys(("retrieval", "server_tools"), _NEVER),  # of chats and jobs
     # The form of the answer.
     **dict.fromkeys(("regex", "ebnf", "json_schema", "structural_tag", "grammar", "json_object"), is_off),
     **dict.fromkeys(("guided_json_object", "guided_whitespace_pattern", "guided_structural_tag", "format"), is_off),

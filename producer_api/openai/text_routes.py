@@ -95,7 +95,7 @@ async def _submit(
 ) -> tuple[Job, dict[str, str]]:
     """Store the job; return it and the headers of the answer."""
     try:
-        if wanted.retrieval is not None:
+        if wanted.has_steps:
             receipt = await runtime.flow_submissions.submit_one(principal, wanted, origin)
         else:
             receipt = await runtime.submissions.submit(principal, wanted, origin, is_stored=is_stored)

@@ -23,6 +23,7 @@ from producer_api.submission.prepared_step import FORM, PreparedStep, flow_paylo
 from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill, has_template
+from producer_api.submission.tool_steps import FIELD, check_tools, server_tools_of, with_tools
 from producer_api.submission.vault_before import vault_before
 from store.errors import InvalidRequest, RequestError
 from store.ids import new_id
@@ -32,7 +33,7 @@ from store.jobs.responses import NewResponse
 from store.payloads.job_payload import JobTerms
 from store.payloads.references import OF_INPUT, look_up, replaced, step_of
 from store.payloads.retrieval import SEARCH_STEP
-from store.payloads.step_payload import REFERENCES, SEARCH, Marks
+from store.payloads.step_payload import REFERENCES, SEARCH, THEN, Marks
 from store.registry.models import queue_name
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK
@@ -92,6 +93,7 @@ class FlowSubmissions:
             place = f"steps[{index}]"
             with at_place(place):
                 retrieval_of(body)
+                server_tools_of(body)
                 self._read(principal, None, body, place)
 
     def _submit(
@@ -119,6 +121,7 @@ class FlowSubmissions:
         used: UsedPipeline | None,
     ) -> Receipt:
         order, answer = check_steps(request.steps, self._parts.settings.max_steps)
+        check_tools(request.steps, answer, self._parts.settings.max_steps)
         if request.webhook is not None:
             check_url(request.webhook.url, self._parts.settings)
         if (known := self._known(principal, origin)) is not None:
@@ -182,7 +185,14 @@ class FlowSubmissions:
         self, principal: Principal, request: FlowRequest, body: FlowStepBody, place: str
     ) -> Iterator[PreparedStep]:
         """Yield a step, behind the one that searches for it if it has ``retrieval``."""
-        wanted = retrieval_of(body)
+        wanted, called = retrieval_of(body), server_tools_of(body)
+        if called is not None:
+            principal.check_model(body.model)
+            body, then = with_tools(self._parts, principal, body, called)
+            step = self._read(principal, request, body, place)
+            step.then = then
+            yield step
+            return
         if wanted is None:
             yield self._read(principal, request, body, place)
             return
@@ -241,6 +251,9 @@ class FlowSubmissions:
         found = self._parts.policies.policy_for(principal.tenant_id, step.version.model)
         if found is None:
             return before
+        if step.then is not None and found.policy.restores:
+            message = "this tenant's policy puts values back, which would come into later prompts: leave the tools out"
+            raise InvalidRequest(message, code="unsupported_parameter", param=FIELD)
         step.request = self._parts.preparation.cut_to_length(step.request, step.version)
         done = applied(found.policy, step.request, step.response, before if found.policy.restores else None)
         step.request, step.response = done.request, done.response
@@ -248,7 +261,11 @@ class FlowSubmissions:
             self._parts.metrics.policy_actions.labels(action).inc(num_findings)
         step.found = found.policy
         # Its worker applies the policy to passages, and to what calls return.
-        reads_file = step.retrieval is not None or any(is_from_outside(tasks[name]) for name in step.referred)
+        reads_file = (
+            step.retrieval is not None
+            or step.then is not None
+            or any(is_from_outside(tasks[name]) for name in step.referred)
+        )
         step.policy = pinned(found, done, is_sealed=self._parts.db.vault.is_on, reads_file=reads_file)
         return done.vault if found.policy.restores else before
 
@@ -259,7 +276,7 @@ class FlowSubmissions:
         payload = prepared.payload.model_dump(mode="json", exclude_none=True)
         step.form = {name: payload[name] for name in FORM if name in payload}
         searched = {} if step.search is None else {SEARCH: step.search.model_dump(mode="json", exclude_none=True)}
-        if not step.marks.paths and step.retrieval is None:
+        if not step.marks.paths and step.retrieval is None and step.then is None:
             step.payload = payload | searched
             return
         if step.retrieval is not None:
@@ -267,7 +284,8 @@ class FlowSubmissions:
             step.input_tokens += min(step.retrieval.max_context_tokens, room)
         step.input_tokens += sum(earlier[name].max_tokens for name in step.referred)
         policy = None if step.policy is None else step.policy.model_dump(mode="json", exclude_none=True)
-        step.payload = {**own_fields(step), **searched, REFERENCES: step.marks.paths} | (
+        followed = {} if step.then is None else {THEN: dict(step.then)}
+        step.payload = {**own_fields(step), **searched, **followed, REFERENCES: step.marks.paths} | (
             {} if policy is None else {"policy": policy}
         )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policy.policies import Policy
+from producer_api.submission.tool_steps import without_tools
 from store.ids import new_id
 from store.jobs.jobs import NewJob
 from store.jobs.responses import NewResponse
@@ -25,6 +26,7 @@ class PreparedStep:
     """A step on its way to become a job. ``place``: where the request has it.
 
     ``retrieval``: for whose prompt it has passages. ``search``: what it searches itself, for the step behind it.
+    ``then``: what may follow its end.
     ``form``: the fields of its payload that a reader of its output needs, by what is known when it is accepted.
     ``response``: of the step that answers a request of the Responses API, the row that is stored with its job.
     """
@@ -41,6 +43,7 @@ class PreparedStep:
     max_tokens: int = 0
     retrieval: Retrieval | None = None
     search: Retrieval | None = None
+    then: Mapping[str, Any] | None = None
     form: Mapping[str, Any] = field(default_factory=dict)
     response: NewResponse | None = None
 
@@ -82,6 +85,12 @@ def own_fields(step: PreparedStep) -> dict[str, Any]:
     return {name: value for name, value in own.items() if name == "input" or name in step.body.own_fields}
 
 
+def _sent_fields(step: PreparedStep) -> dict[str, Any]:
+    """Return the fields of the step's task as they can be sent again: the tools are looked up again then."""
+    own = own_fields(step)
+    return own if step.then is None else {**own, "input": without_tools(own["input"])}
+
+
 def flow_payload(request: FlowRequest, steps: Sequence[PreparedStep], last: PreparedStep) -> dict[str, Any]:
     """Return the steps as they can be sent again, and what a reader of the answer needs of its step."""
     by_name = {step.body.name: step for step in steps}
@@ -92,7 +101,7 @@ def flow_payload(request: FlowRequest, steps: Sequence[PreparedStep], last: Prep
                 "task": body.task,
                 "model": queue_name(by_name[body.name].version.model, by_name[body.name].version.version),
                 **with_references(
-                    own_fields(by_name[body.name]), lambda path: {MARK: path}, by_name[body.name].marks.paths
+                    _sent_fields(by_name[body.name]), lambda path: {MARK: path}, by_name[body.name].marks.paths
                 ),
                 "needs": list(body.needs),
                 "stream": body.stream,

@@ -260,9 +260,10 @@ class Submissions:
 
     def _prepare(self, draft: DraftJob) -> None:
         """Check the webhook's address, count the prompt's tokens and make the payload that is stored."""
-        if isinstance(draft.request, GenerateRequest) and draft.request.retrieval is not None:
-            message = "`retrieval` does not go with lines of batches: send it as a job or a request of its own"
-            raise InvalidRequest(message, param="retrieval")
+        if isinstance(draft.request, GenerateRequest) and draft.request.has_steps:
+            field = "server_tools" if draft.request.retrieval is None else "retrieval"
+            message = f"`{field}` does not go with lines of batches: send it as a job or a request of its own"
+            raise InvalidRequest(message, param=field)
         if draft.request.webhook is not None:
             check_url(draft.request.webhook.url, self._settings)
         self._preparation.check_modalities(draft.request, known(draft.version))

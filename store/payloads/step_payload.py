@@ -16,6 +16,9 @@ THEN: Final = "then"
 """The field of the payload of a step that may add steps when it has ended: ``{"kind": …}`` and what that kind needs
 (``workers.runs.added_steps``). The task does not see it."""
 
+TOOLS: Final = "tools"
+"""The kind of ``then`` of a step whose text may call tools that the server calls (``workers.runs.tool_steps``)."""
+
 SEARCH: Final = "search"
 """The field of the payload of a step ``embed`` that also searches: a ``Retrieval`` (``workers.runs.retrieval``)."""
 

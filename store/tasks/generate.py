@@ -29,6 +29,7 @@ from store.payloads.prompt_reference import PromptReference, PromptUse, Template
 from store.payloads.reasoning import ReasoningFormat, ReasoningOptions
 from store.payloads.retrieval import FileCitation, Retrieval
 from store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling
+from store.payloads.server_tools import ServerTools
 from store.payloads.strict_model import Strict, Text
 from store.payloads.template_variables import TemplateVariables
 from store.tasks.task_spec import TaskSpec
@@ -193,6 +194,7 @@ class GenerateRequest(JobOrder):
     sampling: Sampling = Sampling()
     truncation: Truncation = Truncation.DISABLED
     retrieval: Retrieval | None = Field(None, description="passages of vector stores for the prompt")
+    server_tools: ServerTools | None = Field(None, description="tools that the server calls for the model")
     _truncated: Truncated | None = PrivateAttr(None)
     _prompt_use: PromptUse | None = PrivateAttr(None)
     _template_place: TemplatePlace | None = PrivateAttr(None)
@@ -203,6 +205,11 @@ class GenerateRequest(JobOrder):
         if self.truncation is Truncation.OLDEST_TURNS and is_raw:
             raise ValueError("`oldest_turns` goes with `messages`: cut a raw prompt by `left` or `middle`")
         return self
+
+    @property
+    def has_steps(self) -> bool:
+        """True if it becomes a job of several steps."""
+        return self.retrieval is not None or self.server_tools is not None
 
     @property
     def truncated(self) -> Truncated | None:

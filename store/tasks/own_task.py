@@ -51,7 +51,7 @@ def find_own_tasks(taken: Collection[str]) -> tuple[OwnTaskSpec, ...]:
             _stop(entry, f"the name {task.name} is taken by another task: choose another name")
         if (fault := _fault_of(task)) is not None:
             _stop(entry, fault)
-        found[task.name] = _spec_of(task)
+        found[task.name] = spec_of(task)
     return tuple(found.values())
 
 
@@ -113,7 +113,8 @@ def _camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def _spec_of(task: Task) -> OwnTaskSpec:
+def spec_of(task: Task) -> OwnTaskSpec:
+    """Return the description of a task for the rest of Headrace."""
     name, kind, url = task.name, _strict(task), f"/v1/tasks/{task.name}"
     about: Any = Field(description="the input of the task")
     its_name: Any = Literal[name]

@@ -13,6 +13,7 @@ from pydantic import Discriminator, Tag
 from store.errors import CannotLoadHere
 from store.payloads.job_payload import JobOrder
 from store.schema.job_states import FLOW_TASK
+from store.tasks.call_tool import CALL_TOOL
 from store.tasks.classify import CLASSIFY
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
@@ -43,8 +44,11 @@ _OURS = (
     RECOMMEND,
     TRANSCRIBE,
 )
-OWN_TASKS: tuple[OwnTaskSpec, ...] = find_own_tasks({FLOW_TASK, *(task.name for task in _OURS)})
-"""The tasks of other packages that are installed beside Headrace."""
+OWN_TASKS: tuple[OwnTaskSpec, ...] = (
+    CALL_TOOL,
+    *find_own_tasks({FLOW_TASK, CALL_TOOL.name, *(task.name for task in _OURS)}),
+)
+"""The tasks of other packages that are installed beside Headrace, and that of tools, which is declared as they are."""
 
 _ALL = (*_OURS, *OWN_TASKS)
 TASKS: Mapping[str, TaskSpec] = {task.name: task for task in _ALL}

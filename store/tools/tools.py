@@ -18,12 +18,10 @@ from store.encryption.vault import EncryptionContext, Vault
 from store.errors import Conflict, InvalidRequest, NotFound
 from store.ids import new_id
 from store.payloads.tool_definition import HttpTool
+from store.tools.builtin import BUILT_IN
 
 MAX_TOOLS: Final = 100
 """Maximum number of a tenant."""
-
-CALCULATOR: Final = "calculator"
-"""The tool that every tenant has. Its name is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +71,8 @@ _DELETE = text("DELETE FROM tools WHERE tenant_id = :tenant_id AND id = :id RETU
 
 def create(db: Database, tenant_id: str, name: str, definition: HttpTool, *, actor: str) -> StoredTool:
     """Add a tool. Raises Conflict if its name is taken or the maximum number is reached."""
-    if name == CALCULATOR:
-        raise Conflict(f"the name {CALCULATOR} is that of a tool that every organization has: take another")
+    if name in BUILT_IN:
+        raise Conflict(f"the name {name} is that of a tool that every organization has: take another")
     tool_id = new_id("tool")
     values = {"id": tool_id, "tenant_id": tenant_id, "name": name, "most": MAX_TOOLS}
     with db.begin(tenant_id=tenant_id) as connection:

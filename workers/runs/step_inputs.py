@@ -165,6 +165,7 @@ class FilledWork:
         claim = attempt.claim
         then = None if claim.parent_id is None else claim.payload.pop(THEN, None)
         wanted = None if claim.parent_id is None else claim.payload.pop(SEARCH, None)
+        stored = claim if then is None else replace(claim, payload=dict(claim.payload))
         citations = self._inputs.fill(claim)
         verdict = self._work.compute(attempt)
         if isinstance(verdict, Retry):
@@ -176,4 +177,4 @@ class FilledWork:
             verdict = replace(verdict, output={**verdict.output, "annotations": annotations})
         if then is None:
             return verdict
-        return with_added(claim, then, verdict, self._kinds, self._most_steps)
+        return with_added(stored, then, verdict, self._kinds, self._most_steps)

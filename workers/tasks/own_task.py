@@ -47,7 +47,7 @@ class OwnModel(EncoderModel):
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the job's input as one row of as many tokens as it costs; the options are the input itself."""
         given = read_payload(self.spec.payload, payload).input
-        return EncodeJob(((0,) * num_tokens_of(self.spec, given),), given, _output)
+        return EncodeJob(((0,) * num_tokens_of(self.spec, given),), given, output_of)
 
     def pass_ms(self, _settings: Settings) -> float:
         """Infinite: what a call of a foreign runner costs beside its inputs is not known."""
@@ -122,6 +122,7 @@ def _why(spec: OwnTaskSpec, error: Exception) -> str:
     return f"the runner {spec.declared.runner} of the task {spec.name} cannot be loaded: {type(error).__name__}: {said}"
 
 
-def _output(vectors: Sequence[bytes]) -> dict[str, Any]:
+def output_of(vectors: Sequence[bytes]) -> dict[str, Any]:
+    """Return the output of a job with one input: the runner's bytes are JSON."""
     output: dict[str, Any] = json.loads(vectors[0])
     return output

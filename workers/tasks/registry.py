@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from store.registry.models import ModelVersion
+from store.tasks.call_tool import CALL_TOOL
 from store.tasks.classify import CLASSIFY
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
@@ -14,6 +15,7 @@ from store.tasks.registry import OWN_TASKS, known_task
 from store.tasks.rerank import RERANK
 from store.tasks.token_classify import TOKEN_CLASSIFY
 from store.tasks.transcribe import TRANSCRIBE
+from workers.tasks.call_tool import load_tool_model
 from workers.tasks.classify import load_classify_model
 from workers.tasks.embed import load_embed_model
 from workers.tasks.generate import load_generate_model
@@ -37,6 +39,7 @@ MODEL_LOADERS: Mapping[str, LoadModel] = {
     TOKEN_CLASSIFY.name: load_token_classify_model,
     TRANSCRIBE.name: load_transcribe_model,
     **{task.name: partial(load_own_model, task) for task in OWN_TASKS},
+    CALL_TOOL.name: partial(load_tool_model, CALL_TOOL),
 }
 
 

@@ -46,7 +46,7 @@ class AddressRefused(CallFailed):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer's status and headers (names in lower case). The body of an answer to POST was dropped."""
+    """An answer's status and headers (names in lower case). Without a limit for it the body was dropped."""
 
     status: int
     headers: Mapping[str, str]
@@ -68,9 +68,14 @@ class GuardedClient:
         self._resolve = resolve
         self._ssl_context = ssl_context or httpcore2.default_ssl_context()
 
-    def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply:
-        """Send ``body`` and return the answer, also an error status. Raises CallFailed."""
-        return self._call("POST", url, headers, body, timeout_s=timeout_s)
+    def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, most_bytes: int | None = None
+    ) -> Reply:
+        """Send ``body`` and return the answer, also an error status. Raises CallFailed.
+
+        The body of the answer is kept if it may have ``most_bytes``; AnswerTooLong is raised over the limit.
+        """
+        return self._call("POST", url, headers, body, timeout_s=timeout_s, most_bytes=most_bytes)
 
     def get(self, url: str, *, headers: Mapping[str, str], timeout_s: float, most_bytes: int) -> Reply:
         """Return the answer with its body, also an error status. Raises CallFailed; AnswerTooLong over the limit."""

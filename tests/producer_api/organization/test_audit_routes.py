@@ -329,6 +329,7 @@ OWN_WORK = {
     ("post", "/v1/images/zero_shot"): _JOBS,
     ("post", "/v1/tabular/predictions"): _JOBS,
     ("post", "/v1/recommendations"): _JOBS,
+    ("post", "/v1/tasks/call_tool"): _JOBS,
     ("post", "/v1/classify"): _JOBS,
     ("post", "/v1/token_classify"): _JOBS,
     ("post", "/v1/audio/transcriptions"): _JOBS,

@@ -68,6 +68,7 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
         "image labels",
         "labels in words",
         "transcript",
+        "call_tool",
     }
     refusals = {status: answer for status, answer in post["responses"].items() if status != "202"}
     assert {"400", "401", "403", "404", "409", "413", "422", "429", "500", "503", "504"} <= set(refusals)
@@ -106,7 +107,17 @@ def test_documented_examples_are_accepted(
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     models = dict.fromkeys(("embed", "score", "image_zero_shot"), encoder.model)
-    for task in ("rerank", "classify", "token_classify", "image_classify", "predict", "recommend", "transcribe"):
+    fakes = (
+        "rerank",
+        "classify",
+        "token_classify",
+        "image_classify",
+        "predict",
+        "recommend",
+        "transcribe",
+        "call_tool",
+    )
+    for task in fakes:
         register(db, task, TASKS[task].fake_runner, "auto", actor="tests")
         models[task] = task
     for example in examples.values():

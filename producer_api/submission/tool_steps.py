@@ -1,0 +1,118 @@
+"""Prepares a step with ``server_tools``: the model gets registered tools as functions; their calls become steps.
+
+The tools are looked up here as the tenant, so row-level security binds the look-up; the worker's names the tenant too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from producer_api.server.errors import from_validation
+from producer_api.submission.submission_parts import SubmissionParts
+from store.errors import InvalidRequest, NotFound
+from store.payloads.server_tools import ServerTools
+from store.payloads.step_payload import TOOLS
+from store.registry import models
+from store.tasks.call_tool import CALL_TOOL
+from store.tasks.flow import FlowStepBody
+from store.tenants.api_keys import Principal
+from store.tools import tools
+from store.tools.builtin import BUILT_IN
+
+FIELD = "server_tools"
+
+
+def server_tools_of(body: FlowStepBody) -> ServerTools | None:
+    """Return the checked ``server_tools`` of a step, None if it has none. Raises InvalidRequest."""
+    given = body.own_fields.get(FIELD)
+    if given is None:
+        return None
+    try:
+        found = ServerTools.model_validate(given)
+    except ValidationError as error:
+        complaint = from_validation(error.errors(include_input=False))
+        complaint.param = f"{FIELD}.{complaint.param}" if complaint.param else FIELD
+        raise complaint from None
+    if body.own_fields.get("n") not in (None, 1):
+        raise InvalidRequest(f"`{FIELD}` goes with one answer: leave out `n`", param="n")
+    if body.own_fields.get("retrieval") is not None:
+        raise InvalidRequest(f"`{FIELD}` and `retrieval` do not go together in one step", param="retrieval")
+    for name in ("tools", "tool_choice"):
+        if body.input.get(name) is not None:
+            raise InvalidRequest(f"`{FIELD}` and `{name}` do not go together in one step", param=f"input.{name}")
+    if body.input.get("messages") is None:
+        raise InvalidRequest(f"`{FIELD}` goes with `messages`: a raw prompt has no place for tools", param=FIELD)
+    return found
+
+
+def check_tools(steps: Sequence[FlowStepBody], answer: FlowStepBody, most_steps: int) -> None:
+    """Raise InvalidRequest for tools of a step without the answer, or for more calls than steps are accepted."""
+    for index, step in enumerate(steps):
+        wanted = server_tools_of(step)
+        if wanted is None:
+            continue
+        if step is not answer:
+            raise InvalidRequest(
+                f"only the step with the answer may have `{FIELD}`: other steps would get the text before the calls",
+                param=f"steps[{index}].{FIELD}",
+            )
+        most = (most_steps - len(steps)) // 2
+        if wanted.max_tool_calls > most:
+            raise InvalidRequest(
+                f"each call may take two steps, and a job has at most {most_steps} (HEADRACE_MAX_STEPS): "
+                f"at most {most} calls are accepted here",
+                param=f"steps[{index}].{FIELD}.max_tool_calls",
+            )
+
+
+def with_tools(
+    parts: SubmissionParts, principal: Principal, body: FlowStepBody, wanted: ServerTools
+) -> tuple[FlowStepBody, dict[str, Any]]:
+    """Return the step with its tools as functions, and what may follow it. Blocks.
+
+    Raises InvalidRequest, NotFound if a tool or the model that makes calls is not there, Forbidden.
+    """
+    functions = _functions(parts, principal.tenant_id, wanted)
+    name = wanted.model or _only_model(parts, principal)
+    principal.check_model(name)
+    version = parts.catalog.resolve(name)
+    if version.task != CALL_TOOL.name:
+        raise InvalidRequest(f"the model {version.model} {version.spec.purpose}", param=f"{FIELD}.model")
+    given = {**body.input, "tools": functions}
+    if wanted.tool_choice != "auto":
+        given["tool_choice"] = wanted.tool_choice
+    then = {"kind": TOOLS, "calls_left": wanted.max_tool_calls, "model": version.model, "version": version.version}
+    return body.model_copy(update={"input": given}), then
+
+
+def without_tools(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the input of such a step as it was sent."""
+    return {name: value for name, value in given.items() if name not in ("tools", "tool_choice")}
+
+
+def _functions(parts: SubmissionParts, tenant_id: str, wanted: ServerTools) -> list[dict[str, Any]]:
+    stored = tools.named(parts.db, tenant_id, [name for name in wanted.names if name not in BUILT_IN])
+    functions = []
+    for number, name in enumerate(wanted.names):
+        if name not in BUILT_IN and name not in stored:
+            raise NotFound(f"no tool is named {name}", param=f"{FIELD}.names[{number}]")
+        told = BUILT_IN[name] if name in BUILT_IN else stored[name].definition.as_function
+        functions.append({"type": "function", "function": {"name": name, **told}})
+    return functions
+
+
+def _only_model(parts: SubmissionParts, principal: Principal) -> str:
+    names = [one.name for one in models.list_models(parts.db) if one.task == CALL_TOOL.name]
+    if principal.models is not None:
+        names = [name for name in names if name in principal.models]
+    if len(names) == 1:
+        return names[0]
+    if names:
+        listed = ", ".join(names[:10])
+        raise InvalidRequest(f"several models make calls ({listed}): name one", param=f"{FIELD}.model")
+    raise InvalidRequest(
+        f"no model here makes calls: let the operator run `headrace register tools --task {CALL_TOOL.name}` and "
+        "`headrace worker --model tools`",
+        param=FIELD,
+    )

@@ -1,0 +1,35 @@
+"""The part of a request that names tools which the server calls for the model."""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from store.payloads.conversation import FunctionName
+from store.payloads.strict_model import Strict
+
+DEFAULT_CALLS: Final = 6
+MOST_NAMES: Final = 32
+
+
+class ServerTools(Strict):
+    """Tools of the registry that the model may call. The server makes the calls and lets the model go on."""
+
+    names: Annotated[tuple[FunctionName, ...], Field(min_length=1, max_length=MOST_NAMES)] = Field(
+        description="names of registered tools, or `calculator`"
+    )
+    max_tool_calls: int = Field(
+        DEFAULT_CALLS, strict=True, ge=1, le=127, description="most calls of the job; then the model answers in words"
+    )
+    tool_choice: Literal["auto", "required"] = Field(
+        "auto", description="`required`: the first answer is a call; later ones are free"
+    )
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        None, description="the model of the task `call_tool` that makes the calls; needed only if there are several"
+    )
+
+    @field_validator("names")
+    @classmethod
+    def _are_different(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a tool is named twice")
+        return names

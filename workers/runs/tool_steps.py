@@ -1,0 +1,98 @@
+"""The steps that an answer with calls of server tools brings: one step for each call, and one that goes on behind them.
+
+    answer ──two calls──▶ answer:1   answer:2 ──▶ answer:3, the answer now ──a call──▶ answer:4 ──▶ answer:5 …
+
+No I/O. The prompt of the new answer is the old one with the calls and their results, which are references to the
+outputs of the calls: the worker of that step fills them in, after the policy's rules for inputs. So no worker of a
+model waits while a tool runs, and the prefix cache has the beginning of the prompt.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from store.jobs.claims import Added, Claim, Finish
+from store.jobs.finish_rows import AddedStep
+from store.jobs.flow_growth import names_after
+from store.payloads.step_payload import REFERENCES, THEN, TOOLS, Marks
+from store.tasks.call_tool import CALL_TOOL
+
+__all__ = ["TOOLS", "after_answer"]
+
+OVER_LIMIT = "Error: not called, because this job may make no more calls. Answer without it."
+_RESULT_TOKENS = 256
+"""What the result of a call is expected to add to the prompt."""
+
+_ANSWER_TOKENS = 256
+
+
+def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Added | None:
+    """Return the calls of an answer and the step behind them; None for an answer without calls.
+
+    ``then``: ``calls_left``, and ``model`` and ``version`` of what makes the calls.
+    """
+    calls: Sequence[Mapping[str, Any]] = (finish.output or {}).get("tool_calls") or ()
+    if not calls or claim.step is None:
+        return None
+    made, left = calls[: then["calls_left"]], max(0, then["calls_left"] - len(calls))
+    *names, name = names_after(claim.step, len(made) + 1)
+    steps = tuple(
+        _call_step(called, call["function"], then, claim.step) for called, call in zip(names, made, strict=True)
+    )
+    return Added((*steps, _next_answer(name, names, claim, then, finish, left)), answer=name)
+
+
+def _call_step(name: str, function: Mapping[str, Any], then: Mapping[str, Any], after: str) -> AddedStep:
+    payload = {"input": {"tool": function["name"], "arguments": function["arguments"]}}
+    return AddedStep(name, CALL_TOOL.name, then["model"], then["version"], payload, 1, 1, (after,))
+
+
+def _next_answer(
+    name: str, called: Sequence[str], claim: Claim, then: Mapping[str, Any], finish: Finish, left: int
+) -> AddedStep:
+    output, marks = finish.output or {}, Marks(dict(claim.payload.get(REFERENCES) or {}))
+    results = [marks.mark(f"{step}.output.text") for step in called]
+    asked = claim.payload["input"]
+    messages = [*asked["messages"], *_turns(output, results)]
+    given = {key: value for key, value in asked.items() if key != "tool_choice"} | {"messages": messages}
+    if not left:
+        given["tool_choice"] = "none"
+    payload = {**claim.payload, "input": given, REFERENCES: marks.paths}
+    if left:
+        payload[THEN] = {**then, "calls_left": left}
+    written = int((finish.usage or {}).get("output_tokens") or 0)
+    input_tokens = claim.input_tokens + written + _RESULT_TOKENS * len(called)
+    most = int((claim.payload.get("sampling") or {}).get("max_tokens") or _ANSWER_TOKENS)
+    return AddedStep(
+        name, claim.task, claim.model, claim.model_version, payload, input_tokens, input_tokens + most, tuple(called)
+    )
+
+
+def _turns(output: Mapping[str, Any], results: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the assistant's turn with its calls, and the result of each."""
+    calls = output["tool_calls"]
+    turn: dict[str, Any] = {"role": "assistant", "tool_calls": [_readable(call) for call in calls]}
+    if output.get("content"):
+        turn["content"] = output["content"]
+    told = [*results, *[OVER_LIMIT] * (len(calls) - len(results))]
+    return [
+        turn,
+        *(
+            {"role": "tool", "tool_call_id": call["id"], "content": text}
+            for call, text in zip(calls, told, strict=True)
+        ),
+    ]
+
+
+def _readable(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call as templates can render it: one with broken arguments has none, and its result says so."""
+    function = call["function"]
+    arguments = function["arguments"] if _is_object(function["arguments"]) else "{}"
+    return {"id": call["id"], "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,51 @@
+"""The work of the task that calls tools: looks the tool up, then calls it on a thread of the engine for calls."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prompts.tasks.own_task import num_tokens_of
+from prompts.tasks.task_inputs import ReadFile
+from store.jobs.claims import Claim
+from store.payloads.job_payload import read_payload
+from store.registry.models import ModelVersion
+from store.settings import Settings
+from store.tasks.call_tool import ToolCallInput
+from store.tasks.own_task import OwnTaskSpec
+from store.tools import tools
+from workers.tasks.encoding import EncodeJob
+from workers.tasks.own_task import OwnModel, output_of
+from workers.tasks.task_model import WorkContext
+from workers.tools.tool_caller import ToolCaller
+from workers.tools.tool_results import ToolOrder
+from workers.webhooks.ssrf_guard import GuardedClient
+
+
+@dataclass(frozen=True, slots=True)
+class ToolModel(OwnModel):
+    """A version without files that makes calls."""
+
+    def read(self, payload: Mapping[str, Any]) -> EncodeJob:
+        """Return the call of a payload, whose tool is not looked up yet."""
+        given = read_payload(self.spec.payload, payload).input
+        assert isinstance(given, ToolCallInput)  # noqa: S101 - the payload's own schema
+        order = ToolOrder(given.tool, given.arguments_text)
+        return EncodeJob(((0,) * num_tokens_of(self.spec, given),), order, output_of)
+
+    def read_claim(self, claim: Claim, context: WorkContext) -> EncodeJob:
+        """Return the call of a claim. Each attempt has the same idempotency key. Raises Unavailable, CannotOpen."""
+        job = self.read(claim.payload)
+        order: ToolOrder = job.options
+        stored = tools.named(context.db, claim.tenant_id, [order.name]).get(order.name)
+        tool = None if stored is None else stored.definition
+        return replace(job, options=replace(order, tenant_id=claim.tenant_id, key=claim.job_id, tool=tool))
+
+
+def load_tool_model(spec: OwnTaskSpec, version: ModelVersion, settings: Settings, _read_file: ReadFile) -> ToolModel:
+    """Return the caller. There is nothing to load."""
+    caller = ToolCaller(
+        GuardedClient(settings),
+        context_window=spec.declared.most_tokens,
+        most_of_one=max(1, settings.max_slots // 4),
+    )
+    return ToolModel(version, caller, spec)

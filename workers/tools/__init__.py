@@ -1,0 +1,1 @@
+"""Calls of registered tools: checks of arguments, guarded and bounded calls, and results as texts for a model."""

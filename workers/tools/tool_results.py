@@ -1,0 +1,75 @@
+"""What a call of a tool means for the model: checks of its arguments and of its answer. Pure values in and out."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from policy.schemas import check_schema, first_problem
+from store.payloads.tool_definition import HttpTool
+from workers.webhooks.ssrf_guard import Reply
+
+MOST_SHOWN: Final = 500
+"""Characters of the body of an error that a model gets."""
+
+_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOrder:
+    """A call to make. ``key``: the same for each try. ``tool``: None for one that is not registered."""
+
+    name: str
+    arguments: str
+    tenant_id: str = ""
+    key: str = ""
+    tool: HttpTool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The text for the model, whether it is an error, the status of the answer, and how often the tool was called."""
+
+    text: str
+    is_error: bool = False
+    status: int | None = None
+    tries: int = 0
+
+    @property
+    def is_unavailable(self) -> bool:
+        """True if the tool gave no answer of its own: another try may get one."""
+        return self.is_error and self.tries > 0 and (self.status is None or self.status in _TRY_AGAIN)
+
+
+def failed(why: str, *, status: int | None = None, tries: int = 0) -> ToolResult:
+    """Return the result of a call that failed."""
+    return ToolResult(f"Error: {why}", True, status, tries)
+
+
+def arguments_of(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a model wrote. Raises ValueError with the first fault, for the model."""
+    try:
+        arguments = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise ValueError("the arguments are not valid JSON") from None
+    if not isinstance(arguments, dict):
+        raise ValueError("the arguments are not a JSON object")
+    problem = first_problem(check_schema(dict(schema), "parameters"), arguments)
+    if problem is not None:
+        place, reason = problem
+        raise ValueError(f"the arguments do not match the schema{f' at {place}' if place else ''}: {reason}")
+    return arguments
+
+
+def read_reply(reply: Reply, tries: int) -> ToolResult:
+    """Return what an answer means. A status of success has the body as its text."""
+    try:
+        text = reply.body.decode()
+    except UnicodeDecodeError:
+        text = "\x00"
+    if "\x00" in text:
+        return failed("the tool's answer is not text in UTF-8", status=reply.status, tries=tries)
+    if 200 <= reply.status < 300:
+        return ToolResult(text, status=reply.status, tries=tries)
+    shown = f": {text[:MOST_SHOWN]}" if text.strip() else ""
+    return failed(f"the tool answered with the status {reply.status}{shown}", status=reply.status, tries=tries)
