@@ -15,6 +15,9 @@ FULL_TEXT = "english"
 """Postgres's configuration for words: they are compared by their stems, and frequent ones are left out."""
 
 
+_ROWS_AT_A_TIME = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A part of a file's text. ``start`` and ``end`` count characters; ``page`` counts from 1, if there are pages."""
@@ -63,9 +66,12 @@ def write(connection: Connection, found: Sequence[FilePassages], vault: Vault) -
         values = {"tenant_id": one.tenant_id, "ticket": one.ticket, "num_passages": len(one.passages)}
         num_bytes = sum(len(passage.text.encode()) for passage in one.passages) + sum(map(len, one.vectors))
         row = connection.execute(_COMPLETE, values | {"num_bytes": num_bytes}).one_or_none()
-        if row is not None and one.passages:
-            rows = [_row(one, position, row.store_id, row.file_id, vault) for position in range(len(one.passages))]
-            connection.execute(_ADD, rows)
+        if row is not None:
+            # In pieces, because Postgres ends a transaction that is idle while its rows are made on a busy machine.
+            numbers = range(len(one.passages))
+            for first in range(0, len(numbers), _ROWS_AT_A_TIME):
+                piece = numbers[first : first + _ROWS_AT_A_TIME]
+                connection.execute(_ADD, [_row(one, number, row.store_id, row.file_id, vault) for number in piece])
 
 
 def _row(found: FilePassages, position: int, store_id: str, file_id: str, vault: Vault) -> dict[str, Any]:

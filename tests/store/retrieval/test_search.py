@@ -39,6 +39,14 @@ def keys(db: Database, store: VectorStore, query: Query) -> list[tuple[str, int]
     return [(one.file_id, one.position) for one in search.search(db, store.tenant_id, query)]
 
 
+def test_all_passages_of_a_long_file_are_there(
+    db: Database, store: VectorStore, vectors: dict[tuple[str, int], tuple[float, ...]]
+) -> None:
+    ((file_id, _), *_) = vectors
+    found = passages.read(db, store.tenant_id, store.id, file_id, limit=2 * NUM_PASSAGES)
+    assert [(position, one.text) for position, one in found] == [(n, f"passage {n}") for n in range(NUM_PASSAGES)]
+
+
 def test_an_exact_search_finds_the_nearest_with_the_extension_and_without(
     db: Database,
     store: VectorStore,
