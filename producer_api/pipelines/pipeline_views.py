@@ -51,7 +51,7 @@ class PipelineAlias(Strict):
 class AliasCanary(PipelineCanary):
     """A canary, and the alias that it is of."""
 
-    alias: str
+    alias: str = Field(description="the alias that the canary is of")
 
 
 class PipelineObject(BaseModel):
@@ -68,8 +68,8 @@ class PipelineObject(BaseModel):
     )
     created_at: int
     description: str = ""
-    input_schema: dict[str, Any] = Field(default_factory=dict)
-    steps: list[dict[str, Any]]
+    input_schema: dict[str, Any] = Field(default_factory=dict, description="JSON schema of the `input` of its jobs")
+    steps: list[dict[str, Any]] = Field(description="the steps of its jobs, as they were sent")
 
 
 class PipelineList(BaseModel):

@@ -164,6 +164,6 @@ def test_the_document_has_all_tasks_and_all_shapes_of_input(settings: Settings) 
     body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     schemas = document["components"]["schemas"]
     tasks = {option["$ref"].rpartition("/")[2] for option in body["oneOf"]}
-    assert tasks == {task.request.__name__ for task in TASKS.values()} | {"FlowRequest"}
+    assert tasks == {task.request.__name__ for task in TASKS.values()} | {"FlowRequest", "PipelineRequest"}
     assert len(schemas["EmbeddingRequest"]["properties"]["input"]["anyOf"]) == 5
     assert "EmbeddingList" in schemas
