@@ -22,7 +22,7 @@ from prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
 from store.db.database import Database
 from store.errors import NotFound
 from store.payloads.sampling_params import SamplingDefaults
-from store.registry import models, versions
+from store.registry import models
 from store.registry.models import DEFAULT_ALIAS, ModelVersion, queue_name
 from store.rollouts.rollouts import Rollout, active_rollouts
 
@@ -169,10 +169,6 @@ class ModelCatalog:
         loaded = self._loaded((version.model, version.version))
         own = loaded.generation.get(lambda: sampling_defaults_for(version, partial(models.read_file, self._db)))
         return own.under(version.sampling)
-
-    def names_taking_images(self) -> list[str]:
-        """Return the models with a version whose messages may have images, by name."""
-        return versions.names_taking_images(self._db)
 
     def is_loaded(self, name: str) -> bool:
         """True if the tokenizers are loaded of the versions that ``name`` was last resolved to."""

@@ -72,14 +72,13 @@ class PromptPreparation:
         return TASK_INPUTS[request.task].prepare(with_default(request, version), self._model(version), policy)
 
     def check_modalities(self, request: JobRequest, version: ModelVersion) -> None:
-        """Raise InvalidRequest for messages with images and a version that takes none; it names those that do."""
+        """Raise InvalidRequest for messages with images and a version that takes none."""
         if not isinstance(request, GenerateRequest) or version.engine.takes_images or not images_of(request.input):
             return
-        taking = self._catalog.names_taking_images()
-        instead = (
-            f"these do: {', '.join(taking)}" if taking else "no model here does, but /v1/images/classify has labels"
+        raise no_images(
+            f"the model {version.model} takes no images in messages: use one of which GET /v1/models/NAME says that it"
+            " accepts images, or /v1/images/classify for labels"
         )
-        raise no_images(f"the model {version.model} takes no images in messages; {instead}")
 
     def prepare_again(
         self,

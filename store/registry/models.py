@@ -21,6 +21,7 @@ from store.registry import registration_queries
 from store.registry.default_template import DefaultTemplate
 from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
 from store.registry.verification_report import GoldenAnswer, stored_golden
+from store.schema.model_tables import model_versions
 from store.schema.version_states import STATE_SQL, VersionState
 from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER, known_task
 from store.tasks.task_spec import TaskSpec
@@ -123,13 +124,15 @@ _DEFAULTS = """(
         ON made.base_model = made.model AND (shared.model, shared.version) = (made.base_model, made.base_version)
     LEFT JOIN model_sampling AS source ON source.model || '@' || source.version = made.quantized_from) AS defaults"""
 
+# By name, because Postgres refuses a prepared statement with ``*`` after a revision has added a column.
+_SELECT = f"""SELECT {", ".join(f"model_versions.{column.name}" for column in model_versions.columns)},
+    defaults.sampling, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN {_DEFAULTS} USING (model, version)"""
+
 # The version that a model string names.
 _RESOLVE = text(f"""
-SELECT version.*, defaults.sampling, {STATE_SQL} AS shown_state FROM model_versions AS version
-LEFT JOIN {_DEFAULTS} USING (model, version)
-LEFT JOIN aliases ON aliases.model = version.model AND aliases.alias = :reference
-WHERE version.model = :model AND (version.retired_at IS NULL OR :with_retired)
-    AND version.version = COALESCE(aliases.version, CAST(:number AS int))
+{_SELECT} LEFT JOIN aliases ON aliases.model = model_versions.model AND aliases.alias = :reference
+WHERE model_versions.model = :model AND (model_versions.retired_at IS NULL OR :with_retired)
+    AND model_versions.version = COALESCE(aliases.version, CAST(:number AS int))
 """)
 
 _SET_SAMPLING = text("""
@@ -327,10 +330,7 @@ def get_version(db: Database, model: str, version: int) -> ModelVersion:
 
 def list_adapters(db: Database, base: ModelVersion) -> list[ModelVersion]:
     """Return the LoRA adapters of a version, retired ones too: they may have jobs."""
-    statement = text(f"""
-        SELECT *, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN {_DEFAULTS} USING (model, version)
-        WHERE base_model = :model AND base_version = :version ORDER BY model, version
-    """)
+    statement = text(f"{_SELECT} WHERE base_model = :model AND base_version = :version ORDER BY model, version")
     with db.autocommit() as connection:
         rows = connection.execute(statement, {"model": base.model, "version": base.version}).mappings().all()
     return [_read_version(row) for row in rows]
@@ -370,10 +370,7 @@ def read_file(db: Database, digest: str) -> bytes:
 
 def version_of(connection: Connection, model: str, version: int) -> ModelVersion:
     """Return one version, retired or not. Raises NotFound."""
-    statement = text(f"""
-        SELECT *, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN {_DEFAULTS} USING (model, version)
-        WHERE model = :model AND version = :version
-    """)
+    statement = text(f"{_SELECT} WHERE model = :model AND version = :version")
     row = connection.execute(statement, {"model": model, "version": version}).mappings().one_or_none()
     if row is None:
         raise _unknown(connection, queue_name(model, version))

@@ -46,12 +46,6 @@ WHERE CAST(:model AS text) IS NULL OR model = :model
 ORDER BY model, version DESC
 """)
 
-# The models with a version that takes images.
-_TAKING_IMAGES = text("""
-SELECT DISTINCT model FROM model_versions
-WHERE retired_at IS NULL AND engine -> 'accepts' @> '"images"' ORDER BY model
-""")
-
 # Lock a version against its retirement and other changes of its state.
 _KEEP = text(
     f"SELECT {STATE_SQL} AS state, state_reason FROM model_versions "
@@ -331,9 +325,3 @@ def _refuse_base(connection: Connection, values: Mapping[str, object], *, only_u
     if adapters := connection.execute(_ADAPTERS, {**values, "only_used": only_used}).scalars().all():
         state = "retire" if only_used else "delete"
         raise Conflict(f"it is the base of {' and '.join(adapters)}: {state} that first", code="version_in_use")
-
-
-def names_taking_images(db: Database) -> list[str]:
-    """Return the models with a version, not retired, whose messages may have images, by name."""
-    with db.autocommit() as connection:
-        return [*connection.execute(_TAKING_IMAGES).scalars()]

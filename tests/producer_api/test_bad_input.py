@@ -159,7 +159,7 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     "picture": (
         _with_message(role="user", content=[{"type": "image_url", "image_url": {"url": "x"}}]),
         "messages",
-        "takes no images in messages; no model here does, but /v1/images/classify has labels",
+        "takes no images in messages: use one of which GET /v1/models/NAME says that it accepts images",
     ),
     "function_call in a message": (
         _with_message(role="assistant", content=None, function_call={"name": "f", "arguments": "{}"}),

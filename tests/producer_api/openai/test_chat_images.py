@@ -58,7 +58,7 @@ def seeing(db: Database) -> None:
 
 def test_what_cannot_be_shown_to_a_model_is_refused_and_nothing_is_stored(api: httpx2.Client, db: Database) -> None:
     refused: list[tuple[str, dict[str, Any], str, str]] = [
-        ("/v1/chat/completions", chat(shown(ONE), model="tiny"), "messages", "these do: seeing"),
+        ("/v1/chat/completions", chat(shown(ONE), model="tiny"), "messages", "the model tiny takes no images"),
         ("/v1/chat/completions", chat(TEXT, shown(ONE), role="system"), "messages[0].content[1].type", "of the user"),
         ("/v1/chat/completions", chat(shown(ONE, detail="huge")), "messages[0].images[0].detail", "'high'"),
         ("/v1/chat/completions", chat(*[shown(ONE)] * (MAX_IMAGES + 1)), "messages[0].images", f"{MAX_IMAGES} items"),
