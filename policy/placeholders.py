@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 MOST_COMPARED_CHARS = 4096
 """Only this many characters of a value are compared, so that a stream need not hold back more of a long value."""
@@ -31,10 +31,16 @@ class PlaceholderMap(BaseModel):
     values: dict[str, str] = Field(default_factory=dict, repr=False, description="values to restore, by placeholder")
     counts: dict[str, int] = Field(default_factory=dict, description="numbers used, by kind")
     taken: set[str] = Field(default_factory=set, description="placeholders that were in the text already")
+    # Not stored: the map of a worker's own texts is not.
+    _after: int = PrivateAttr(0)
 
     def reserve(self, texts: Iterable[str]) -> None:
         """Reserve the placeholders that the caller wrote, so that they never get a value."""
         self.taken.update(found for text in texts for found in _PLACEHOLDER.findall(text))
+
+    def number_after(self, number: int) -> None:
+        """Number new placeholders from behind ``number``, where no other map of the job has its own."""
+        self._after = number
 
     def name(self, kind: str, compared: str, value: str, *, restorable: bool) -> str:
         """Return the placeholder of a value. A new value gets a new one."""
@@ -59,7 +65,7 @@ class PlaceholderMap(BaseModel):
 
     def _new(self, kind: str) -> str:
         while True:
-            self.counts[kind] = self.counts.get(kind, 0) + 1
+            self.counts[kind] = max(self.counts.get(kind, 0), self._after) + 1
             name = f"<{kind}_{self.counts[kind]}>"
             if name not in self.taken:
                 return name

@@ -9,6 +9,12 @@ from policy.recognisers.recogniser import FOUND_BY_NAME
 from store.errors import InvalidRequest
 from store.payloads.job_payload import PinnedPolicy
 
+OF_CALLS = 100_000
+"""Behind this number: placeholders in texts that other steps returned."""
+
+OF_PASSAGES = 200_000
+"""The same in passages, which stand in one prompt with them."""
+
 
 def document_texts(
     policy: Policy, texts: Sequence[str], what: str, before: PlaceholderMap | None = None
@@ -30,10 +36,14 @@ def document_texts(
     return verdict.texts
 
 
-def policed_texts(policy: Policy, pinned: PinnedPolicy, texts: Sequence[str], what: str) -> tuple[str, ...]:
+def policed_texts(
+    policy: Policy, pinned: PinnedPolicy, texts: Sequence[str], what: str, *, after: int
+) -> tuple[str, ...]:
     """Return texts for a job's prompt as the policy lets the model read them. Raises as ``document_texts``.
 
-    Values that the job's input has too get their placeholders. Others that are replaced here are not restored.
+    Values that the job's input has too get their placeholders. Others that are replaced here are not restored. Their
+    numbers begin behind ``after``, so that they are not those of values in the input of a later step, which are.
     """
     taken = PlaceholderMap(counts=pinned.counts) if pinned.vault is None else PlaceholderMap(**pinned.vault)
+    taken.number_after(after)
     return document_texts(policy, texts, what, taken)

@@ -27,7 +27,7 @@ from store.retrieval.passages import unit_vector
 from store.retrieval.search import FoundPassage, Query
 from store.schema.job_states import JobState
 from store.tasks.generate import GenerateInput, GenerateRequest
-from workers.runs.document_policy import policed_texts
+from workers.runs.document_policy import OF_PASSAGES, policed_texts
 
 _KEY_CHARS = 12
 
@@ -113,7 +113,7 @@ def in_context(
 def _policed(policy: Policy, pinned: PinnedPolicy, passages: Sequence[RetrievedPassage]) -> list[RetrievedPassage]:
     """Return the passages as the policy lets the model read them. Values that are replaced here are not restored."""
     texts = [text for one in passages for text in (one.filename, one.text)]
-    done = policed_texts(policy, pinned, texts, "the passages that were found")
+    done = policed_texts(policy, pinned, texts, "the passages that were found", after=OF_PASSAGES)
     return [
         one.model_copy(update={"filename": name, "text": text})
         for one, name, text in zip(passages, done[::2], done[1::2], strict=True)

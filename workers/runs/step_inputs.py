@@ -30,7 +30,7 @@ from store.registry.models import ModelVersion, queue_name
 from store.tasks.generate import GenerateRequest
 from store.tasks.registry import TASKS, is_from_outside
 from workers.runs.added_steps import KINDS, AddSteps, with_added
-from workers.runs.document_policy import policed_texts
+from workers.runs.document_policy import OF_CALLS, policed_texts
 from workers.runs.in_flight import Attempt
 from workers.runs.job_runner import Work
 from workers.runs.outcome import Retry
@@ -98,7 +98,8 @@ class StepInputs:
         if pinned is not None and (outside or searched is not None):
             compiled = (self._policies.get(claim.tenant_id, pinned), pinned)
         if compiled is not None and outside:
-            seen = policed_texts(*compiled, [texts[mark] for mark in outside], "what another step returned")
+            given = [texts[mark] for mark in outside]
+            seen = policed_texts(*compiled, given, "what another step returned", after=OF_CALLS)
             texts |= zip(outside, seen, strict=True)
         request, model, citations = _request(claim, texts), self._model(claim), None
         if searched is not None and isinstance(request, GenerateRequest):

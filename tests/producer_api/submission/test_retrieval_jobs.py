@@ -204,7 +204,7 @@ def test_the_policy_sees_passages_before_the_model_does(
         assert refused.value.code == "policy_blocked_input"
     else:
         StepInputs(db).fill(held)
-        assert "Write to <EMAIL_1> for the key." in held.payload["input"]["messages"][-1]["content"]
+        assert "Write to <EMAIL_200001> for the key." in held.payload["input"]["messages"][-1]["content"]
 
 
 def test_chats_are_answered_from_stores_whole_and_in_a_stream(db: Database, api: httpx2.Client, tenant: str) -> None:

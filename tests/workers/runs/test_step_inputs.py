@@ -105,12 +105,15 @@ SAID = "ask ann@example.com"
 
 @pytest.mark.parametrize(
     ("task", "action", "expected"),
-    [("ask", "redact", "Go on: ask <EMAIL_2>"), ("ask", "block", None), ("generate", "block", f"Go on: {SAID}")],
+    [("ask", "redact", "Go on: ask <EMAIL_100001>"), ("ask", "block", None), ("generate", "block", f"Go on: {SAID}")],
 )
 def test_the_policy_sees_what_a_task_from_outside_returned(
     db: Database, second: Second, task: str, action: str, expected: str | None
 ) -> None:
-    """The task ``ask`` is of a package that this worker does not have."""
+    """The task ``ask`` is of a package that this worker does not have.
+
+    The number of the placeholder is far from those of the job's own input, which a later step may put back.
+    """
     claimed = second(SAID, task=task, action=action)
     if expected is None:
         with pytest.raises(InvalidRequest) as refused:
