@@ -106,6 +106,12 @@ SELECT parent_id, usage FROM jobs
 WHERE parent_id = ANY(CAST(:ids AS text[])) AND usage IS NOT NULL ORDER BY id
 """)
 
+_NOTE_USAGE = text("""
+UPDATE jobs SET usage = total.usage
+FROM json_to_recordset(CAST(:rows AS json)) AS total(id text, usage jsonb)
+WHERE jobs.id = total.id AND jobs.task = 'flow'
+""")
+
 _SUMMED = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "compute_ms")
 
 
@@ -147,11 +153,12 @@ def settle(connection: Connection, flow_ids: Collection[str], vault: Vault, *, e
     flows = [_flow(row) for row in connection.execute(_LOCK, {"ids": list(flow_ids)}).mappings()]
     steps = _steps(connection, [flow.id for flow in flows])
     decided = [(flow, decide(flow, steps.get(flow.id, ()))) for flow in flows]
-    stopped = _stop(connection, [step_id for _, decision in decided for step_id in decision.stopped])
+    cancelled, running = _stop(connection, [step_id for _, decision in decided for step_id in decision.stopped])
     announced = _move(connection, decided)
-    if noted := [*ended, *stopped]:
+    if noted := [*ended, *cancelled]:
         connection.execute(_EVENTS, {"ids": noted})
-    ending = [(flow, decision) for flow, decision in decided if decision.end is not None]
+    # A worker that claimed a step since the steps were read has not locked the flow, which then ends with that step.
+    ending = [one for one in decided if one[1].end is not None and running.isdisjoint(one[1].stopped)]
     return Settled(_end(connection, ending, vault), announced, tuple(flow.answer_id for flow in flows))
 
 
@@ -168,14 +175,14 @@ def _steps(connection: Connection, flow_ids: Sequence[str]) -> dict[str, list[Fl
     return found
 
 
-def _stop(connection: Connection, step_ids: Sequence[str]) -> list[str]:
-    """Stop these steps; return those that are cancelled now. The others run, and end later."""
+def _stop(connection: Connection, step_ids: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Stop these steps; return those that are cancelled now, and those that run and end later."""
     if not step_ids:
-        return []
+        return [], set()
     rows = connection.execute(_STOP, {"ids": step_ids}).all()
     cancelled = [row.id for row in rows if row.state == JobState.CANCELLED]
     conclude(connection, cancelled)
-    return cancelled
+    return cancelled, {row.id for row in rows if row.state == JobState.RUNNING}
 
 
 def _move(connection: Connection, decided: Sequence[tuple[Flow, FlowDecision]]) -> tuple[AnnouncedStep, ...]:
@@ -196,12 +203,26 @@ def _end(connection: Connection, ending: Sequence[tuple[Flow, FlowDecision]], va
     wanted = {flow.answer_id for flow, _ in ending} | {found.cause.id for _, found in ending if found.cause}
     rows = connection.execute(_ENDS, {"ids": list(wanted)}).mappings().all()
     ends = {row["id"]: _opened(row, vault) for row in rows}
-    usages: dict[str, list[Mapping[str, Any]]] = {}
-    for row in connection.execute(_USAGES, {"ids": [flow.id for flow, _ in ending]}):
-        usages.setdefault(row.parent_id, []).append(row.usage)
+    usages = _usages(connection, [flow.id for flow, _ in ending])
     finishes = [_finish(flow, decision, ends, usages.get(flow.id, ())) for flow, decision in ending]
     values = {"rows": encode([row_of(finish, vault) for finish in finishes]), "dead": list(DEAD_LETTER_CODES)}
     return tuple(connection.execute(FINISH_FLOWS, values).scalars())
+
+
+def note_usage(connection: Connection, flow_ids: Collection[str]) -> None:
+    """Write the usage of their steps into flows that a sweep has ended, in its transaction."""
+    if flow_ids and (usages := _usages(connection, flow_ids)):
+        rows: list[dict[str, object]] = [
+            {"id": flow_id, "usage": _usage(of_steps, None)} for flow_id, of_steps in usages.items()
+        ]
+        connection.execute(_NOTE_USAGE, {"rows": encode(rows)})
+
+
+def _usages(connection: Connection, flow_ids: Collection[str]) -> dict[str, list[Mapping[str, Any]]]:
+    usages: dict[str, list[Mapping[str, Any]]] = {}
+    for row in connection.execute(_USAGES, {"ids": list(flow_ids)}):
+        usages.setdefault(row.parent_id, []).append(row.usage)
+    return usages
 
 
 def _opened(row: RowMapping, vault: Vault) -> Finish | None:

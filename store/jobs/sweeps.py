@@ -15,7 +15,7 @@ from sqlalchemy import Row, text
 from store.db.database import Database
 from store.db.leader_election import Leadership, lead
 from store.failpoints import failpoint
-from store.jobs.flow_settling import settle
+from store.jobs.flow_settling import note_usage, settle
 from store.jobs.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, blamed, conclude, verdict
 from store.schema.job_states import JobState
 
@@ -235,6 +235,7 @@ def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> 
         expired = [row.id for row in rows]
         flows = [row.id for row in rows if row.is_flow]
         steps = list(connection.execute(_EXPIRE_STEPS, {"flows": flows}).scalars()) if flows else []
+        note_usage(connection, flows)
         conclude(connection, [*expired, *steps])
         settle(connection, flows, db.vault, ended=steps)
     return expired

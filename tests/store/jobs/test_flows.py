@@ -36,16 +36,21 @@ from store.registry.models import register_version
 from store.retention.erasure import purge_job
 from store.scheduling.dispatch_queries import waiting_queues
 from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import FLOW_TASK, JobState
+from store.schema.job_states import JobState
 from store.settings import Settings
 from store.tenants.quotas import usage_of
 from store.tenants.usage import Price, set_price
-from tests.store.making import QUEUE, MakeJob, Query
+from tests.processes import wait_for
+from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, Query, new_flow
 
 USAGE = {"input_tokens": 5, "output_tokens": 2, "queue_ms": 1.0, "first_token_ms": 2.0, "compute_ms": 3.0}
-Needs = dict[str, tuple[str, ...]]
-CHAIN: Needs = {"first": (), "second": ("first",), "third": ("second",)}
-JOIN: Needs = {"left": (), "right": (), "both": ("left", "right")}
+
+# As a worker's claim, which locks the step and not its flow.
+CLAIM_ONE = """
+UPDATE jobs SET state = 'running', epoch = 1, attempt = 1, owner = 'worker', started_at = now(),
+    lease_expires_at = now() + interval '60 s'
+WHERE id = :id
+"""
 
 
 class Flow:
@@ -85,24 +90,7 @@ def make_flow(make_job: MakeJob) -> Callable[..., NewJob]:
     """Make a job of steps with these needs, the last of which has the answer."""
 
     def make(needs: Needs = CHAIN, **changes: Any) -> NewJob:
-        parent = make_job(
-            task=FLOW_TASK, queue=UNSERVED_QUEUE, input_tokens=0, cost_tokens=0, announce=False, **changes
-        )
-        kept = ("tenant_id", "deadline_s", "max_attempts", "service_class")
-        given = {name: value for name, value in changes.items() if name in kept}
-        steps = tuple(
-            make_job(
-                parent_id=parent.id,
-                step=name,
-                needs=names,
-                queue=UNSERVED_QUEUE if names else QUEUE,
-                announce=False,
-                webhook={"url": None, "events": []},
-                **given,
-            )
-            for name, names in needs.items()
-        )
-        return replace(parent, steps=steps, answer_id=steps[-1].id)
+        return new_flow(make_job, needs, **changes)
 
     return make
 
@@ -237,12 +225,35 @@ def test_a_cancel_reaches_every_step(
         request_cancel(db, tenant, other.steps["first"])
 
 
-def test_a_deadline_reaches_every_step(db: Database, accept_flow: Callable[..., Flow], query: Query) -> None:
+def test_a_flow_waits_for_a_step_that_is_claimed_while_it_is_cancelled(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
+) -> None:
+    flow = accept_flow()
+    step_id = flow.steps["first"]
+    with ThreadPoolExecutor(1) as pool:
+        with db.begin() as connection:
+            connection.execute(text(CLAIM_ONE), {"id": step_id})
+            asked = pool.submit(request_cancel, db, tenant, flow.id)
+            wait_for(lambda: query("SELECT FROM pg_locks WHERE NOT granted"), "the cancel waits for the claim")
+        assert not asked.result().state.is_terminal
+    assert flow.states()["first"] == "running"
+    assert finish(db, [Finish(step_id, 1, JobState.CANCELLED, None, None, USAGE, parent_id=flow.id)]) == {step_id}
+    job = get(db, tenant, flow.id)
+    assert job.usage is not None
+    assert (job.state, job.usage["output_tokens"]) == (JobState.CANCELLED, 2)
+
+
+def test_a_deadline_reaches_every_step(
+    db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
+) -> None:
     flow, other = accept_flow(), accept_flow()
     flow.run("first")
     query("UPDATE jobs SET deadline_at = now() - interval '1 s' WHERE :id IN (id, parent_id)", id=flow.id)
     assert expire_overdue(db) == [flow.id]
     assert flow.states() == {"first": "succeeded", "second": "expired", "third": "expired", "flow": "expired"}
+    job = get(db, tenant, flow.id)
+    assert job.usage is not None
+    assert (job.usage["input_tokens"], job.usage["output_tokens"]) == (5, 2)
     assert set(other.states().values()) == {"queued"}
 
 
