@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from tests.chaos import flow_rules
 from tests.chaos.causes import Causes
 from tests.chaos.history import History, Job
 from tests.chaos.oracle import answer
@@ -33,13 +34,17 @@ class Findings:
         return {name: len(found) for name, found in self.violations.items() if found}
 
 
-def check(history: History, *, needs_kills: bool = True, needs_stale: bool = True) -> Findings:
+def check(
+    history: History, *, needs_kills: bool = True, needs_stale: bool = True, needs_flows: bool = False
+) -> Findings:
     """Apply every rule."""
     findings = Findings({name: list(rule(history)) for name, rule in RULES.items()}, count_kills(history))
     if needs_kills and not sum(findings.kills.values()):
         findings.violations["kills"] = ["the nemesis killed nothing: nothing was proved"]
     if needs_stale and not stale_writes(history):
         findings.violations["stale_writes"] = ["no stale write was refused: no paused worker came back to write"]
+    if needs_flows and not any(job.is_flow and job.state == "succeeded" for job in history.jobs):
+        findings.violations["flows"] = ["no flow succeeded: nothing was proved of them"]
     return findings
 
 
@@ -71,7 +76,7 @@ def lost(history: History) -> Iterator[str]:
 
 def stuck(history: History) -> Iterator[str]:
     """Every row has ended, and its end is recorded."""
-    for job in history.jobs:
+    for job in history.rows:
         if job.state not in TERMINAL:
             yield f"{job.id} is still {job.state} (attempt {job.attempt}, {job.crashes} crashes)"
         elif job.terminal is None:
@@ -85,7 +90,7 @@ def duplicate_terminal(history: History) -> Iterator[str]:
         told[event["job"]].add(event["status"])
     for event in history.hooks:
         told[event["job"]].add(event["type"].removeprefix("job."))
-    for job in history.jobs:
+    for job in history.rows:
         if job.terminal is not None and job.terminal != job.state:
             yield f"{job.id} is {job.state} and its terminal row says {job.terminal}"
         if len(job.terminal_events) > 1:
@@ -96,8 +101,9 @@ def duplicate_terminal(history: History) -> Iterator[str]:
 
 def miscounted(history: History) -> Iterator[str]:
     """The ledger counts the usage of each job once, and nothing for a job that never ran."""
-    for job in history.jobs:
-        if job.billed != job.used:
+    yield from flow_rules.miscounted_flows(history)
+    for job in history.rows:
+        if not job.is_flow and job.billed != job.used:
             yield f"{job.id} used {job.used} and the ledger says {job.billed}"
 
 
@@ -128,14 +134,17 @@ def splices(history: History) -> Iterator[str]:
             yield f"{job.id}: the stream ended {reading.ended}, the job is {job.state}"
         if job.text is not None and reading.text != job.text:
             yield f"{job.id}: the stream gave {len(reading.text)} characters, {len(job.text)} are stored, not the same"
-    for job in history.jobs:
+    for job in history.rows:
         if job.state == "succeeded" and job.stored_text != job.text:
             yield f"{job.id}: the stored deltas are not the stored output"
 
 
 def wrong_output(history: History) -> Iterator[str]:
     """Every answer matches its prompt, recomputed here: the whole for a success, a prefix for a stopped job."""
+    yield from flow_rules.wrong_flows(history)
     for job in history.jobs:
+        if job.is_flow:
+            continue
         expected = answer(job.prompt, job.max_tokens, ends=job.ends)
         if job.state == "succeeded" and job.text != expected:
             yield f"{job.id}: the output is not the prompt's"
@@ -152,7 +161,8 @@ def poison(history: History) -> Iterator[str]:
     marks = _marks(history)
     causes = Causes(history, frozenset(job.id for job in history.jobs if marks.get(job.prompt) in POISONOUS))
     by_old = {one.job for one in history.attempts if one.worker.startswith("old-")}
-    for job in history.jobs:
+    # A flow fails with the code of its step, which is judged itself.
+    for job in (one for one in history.rows if not one.is_flow):
         mark = marks.get(job.prompt)
         if mark in POISONOUS:
             # The previous release does not know the marks, so on its worker the job is harmless.
@@ -167,7 +177,7 @@ def poison(history: History) -> Iterator[str]:
 def innocents(history: History) -> Iterator[str]:
     """A normal job does not fail."""
     marks = _marks(history)
-    for job in history.jobs:
+    for job in history.rows:
         if job.state == "failed" and marks.get(job.prompt) is None and job.code != "poison":
             yield f"{job.id} is innocent and failed: {job.code}"
 
@@ -189,7 +199,7 @@ def faulty_rows(history: History) -> Iterator[str]:
 def expired_early(history: History) -> Iterator[str]:
     """No job expires before its deadline, by the database's clock and the customer's request."""
     asked = {event["prompt"]: event["deadline_ms"] for event in history.of_client("order")}
-    for job in history.jobs:
+    for job in history.rows:
         if job.state != "expired" or job.completed_at is None:
             continue
         if job.deadline_at is None or job.completed_at < job.deadline_at - CLOCK_SLACK_S:
@@ -272,4 +282,8 @@ RULES: dict[str, Callable[[History], Iterator[str]]] = {
     "cancels": cancels,
     "webhooks": webhooks,
     "customers": customers,
+    "flow_ends": flow_rules.flow_ends,
+    "step_ends": flow_rules.step_ends,
+    "step_order": flow_rules.step_order,
+    "flow_stops": flow_rules.flow_stops,
 }

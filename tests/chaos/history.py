@@ -36,6 +36,12 @@ class Job:
     stored_text: str | None = None  # joined deltas of job_streams
     used: tuple[int, int] | None = None  # input and output tokens of the job row
     billed: tuple[int, int] | None = None  # the same from the usage ledger
+    is_flow: bool = False  # a job of several steps
+    # Of a step only.
+    parent: str | None = None
+    step: str | None = None
+    needs: tuple[str, ...] = ()
+    num_noted: int = 0  # ends of it in the timeline of its flow
 
 
 @dataclass(frozen=True)
@@ -70,15 +76,23 @@ class Delivery:
 
 @dataclass(frozen=True)
 class History:
-    """All data for the checker. ``log_counts`` are worker log lines by event name."""
+    """All data for the checker. ``steps`` are the rows of steps, ``jobs`` all others. ``log_counts`` are worker log
+    lines by event name.
+    """
 
     client: Sequence[Json] = ()
     hooks: Sequence[Json] = ()
     nemesis: Sequence[Json] = ()
     jobs: Sequence[Job] = ()
+    steps: Sequence[Job] = ()
     attempts: Sequence[Attempt] = ()
     deliveries: Sequence[Delivery] = ()
     log_counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rows(self) -> list[Job]:
+        """Jobs and steps: everything that ends."""
+        return [*self.jobs, *self.steps]
 
     def of_client(self, kind: str) -> list[Json]:
         """The client's events of a kind."""
@@ -91,8 +105,12 @@ class History:
 
 _JOBS = """
 SELECT
-    jobs.id, jobs.state, payload -> 'input' ->> 'prompt' AS prompt,
-    (payload -> 'sampling' ->> 'max_tokens')::int AS max_tokens, attempt, crashes,
+    jobs.id, jobs.state,
+    coalesce(payload -> 'steps' -> 0 -> 'input' ->> 'prompt', payload -> 'input' ->> 'prompt', '') AS prompt,
+    coalesce((payload -> 'sampling' ->> 'max_tokens')::int, 0) AS max_tokens, attempt, crashes,
+    task = 'flow' AS is_flow, parent_id AS parent, step, coalesce(needs, '{}') AS needs,
+    (SELECT count(*) FROM job_events AS noted WHERE noted.job_id = jobs.parent_id
+        AND noted.kind = 'step_finished' AND noted.detail ->> 'job' = jobs.id) AS num_noted,
     NOT coalesce((payload -> 'sampling' ->> 'ignore_eos')::bool, false) AS ends,
     extract(epoch FROM created_at)::float8 AS created_at, extract(epoch FROM completed_at)::float8 AS completed_at,
     extract(epoch FROM deadline_at)::float8 AS deadline_at, output ->> 'text' AS text, error ->> 'code' AS code,
@@ -121,14 +139,15 @@ COUNTED = ("stale_finish_refused", "lease_lost", "handed_back", "outcome_lost", 
 def read_history(folder: Path, database: dict[str, str]) -> History:
     """Read a run's folder and its database (``host``, ``user``, ``dbname``)."""
     with psycopg.connect(**database, row_factory=dict_row) as connection:  # type: ignore[arg-type]
-        jobs = [_job(row) for row in connection.execute(_JOBS)]
+        rows = [_job(row) for row in connection.execute(_JOBS)]
         attempts = [Attempt(**row) for row in connection.execute(_ATTEMPTS)]
         deliveries = [Delivery(**row) for row in connection.execute(_DELIVERIES)]
     return History(
         client=read_journal(folder / "client.jsonl"),
         hooks=read_journal(folder / "hooks.jsonl"),
         nemesis=read_journal(folder / "nemesis.jsonl"),
-        jobs=jobs,
+        jobs=[row for row in rows if row.parent is None],
+        steps=[row for row in rows if row.parent is not None],
         attempts=attempts,
         deliveries=deliveries,
         log_counts=count_log_events(sorted((folder / "logs").glob("*.log"))),
@@ -137,7 +156,8 @@ def read_history(folder: Path, database: dict[str, str]) -> History:
 
 def _job(row: dict[str, Any]) -> Job:
     tuples = {name: row[name] and tuple(row[name]) for name in ("used", "billed")}
-    return Job(**{**row, **tuples, "terminal_events": tuple(row["terminal_events"] or ())})
+    lists = {"terminal_events": tuple(row["terminal_events"] or ()), "needs": tuple(row["needs"])}
+    return Job(**{**row, **tuples, **lists})
 
 
 def count_log_events(logs: Sequence[Path]) -> Counter[str]:

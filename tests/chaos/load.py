@@ -9,13 +9,14 @@ import json
 import random
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import httpx2
 
 from tests.chaos.cluster import MARKS, Tenant
+from tests.chaos.flows import SHAPES, flow_request
 from tests.chaos.journal import Journal
 
 Json = dict[str, Any]
@@ -24,6 +25,9 @@ TOPICS = ("rivers", "mills", "bread", "lamps", "bees", "boats", "wool", "letters
 CLASSES = ("interactive", "standard", "standard", "batch")
 # Enough attempts that repeated faults do not use up those of a normal job.
 MAX_ATTEMPTS = 30
+# One order of so many is a flow. Its steps have few tokens, so that it takes no longer than another order.
+FLOW_EVERY = 5
+FLOW_TOKENS = 40
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Order:
     cut_every: int | None = None
     max_attempts: int = MAX_ATTEMPTS
     is_endless: bool = False  # generates max_tokens
+    shape: str | None = None  # of a job of several steps (``flows.SHAPES``)
 
     def body(self, hook_base: str) -> Json:
         """The request."""
@@ -57,7 +62,7 @@ class Order:
             body["deadline_ms"] = self.deadline_ms
         if self.hook is not None:
             body["webhook"] = {"url": f"{hook_base}/{self.tenant}/{self.hook}"}
-        return body
+        return body if self.shape is None else flow_request(self.shape, body)
 
 
 def orders(seed: int, num_tenants: int = 3) -> Iterator[Order]:
@@ -85,6 +90,17 @@ def order(rng: random.Random, n: int, seed: int, num_tenants: int) -> Order:
         hook=rng.choices((None, "ok", "flaky"), (5, 4, 1))[0],
         cut_every=rng.choice((None, None, 3, 11)),
     )
+
+
+def with_flows(wanted: Iterable[Order]) -> Iterator[Order]:
+    """Make every fifth order a flow."""
+    shapes = [*SHAPES]
+    for one in wanted:
+        if one.n % FLOW_EVERY:
+            yield one
+            continue
+        shape = shapes[one.n // FLOW_EVERY % len(shapes)]
+        yield replace(one, shape=shape, max_tokens=min(one.max_tokens, FLOW_TOKENS))
 
 
 def marked(mark: str, n: int, seed: int, tenant: int = 0) -> Order:
@@ -126,14 +142,17 @@ class Load:
         self._urls = list(api_urls)
 
     async def run(self, wanted: Iterator[Order], stop: asyncio.Event, max_open: int = 800) -> None:
-        """Submit at ``rate`` a second until ``stop`` is set."""
+        """Submit at ``rate`` a second until ``stop`` is set. A flow counts as its steps."""
         loop = asyncio.get_running_loop()
         due = loop.time()
+        num_rows = 1
         while not stop.is_set():
-            due = max(due, loop.time() - 1.0) + 1 / self.rate
+            due = max(due, loop.time() - 1.0) + num_rows / self.rate
             await asyncio.sleep(max(0.0, due - loop.time()))
             if len(self._tasks) < max_open:
-                self.place(next(wanted))
+                order = next(wanted)
+                num_rows = 1 if order.shape is None else len(SHAPES[order.shape])
+                self.place(order)
 
     def place(self, wanted: Order) -> asyncio.Task[None]:
         """Begin one order."""
@@ -297,7 +316,8 @@ async def _take_events(response: httpx2.Response, events: list[list[Any]], most:
             name = value
         elif key == "data":
             data = json.loads(value)
-            events.append([event_id, name, data.get("text", ""), data.get("kept", 0)])
+            text = data.get("name", "") if name.startswith("step.") else data.get("text", "")
+            events.append([event_id, name, text, data.get("kept", 0)])
             if name.removeprefix("job.") in TERMINAL:
                 return data
             num_taken += 1

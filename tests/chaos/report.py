@@ -37,6 +37,11 @@ def report_of(history: History, findings: Findings, *, seed: int, duration_s: fl
         "refused": len(history.of_client("refused")),
         "gave_up": len(history.of_client("gave_up")),
         "states": dict(Counter(job.state for job in history.jobs)),
+        "flows": {
+            "jobs": dict(Counter(job.state for job in history.jobs if job.is_flow)),
+            "steps": dict(Counter(step.state for step in history.steps)),
+            "steps_repeated": sum(step.attempt > 1 for step in history.steps),
+        },
         "strikes": dict(sorted(Counter(event["fault"] for event in history.of_nemesis("strike")).items())),
         "kills": dict(findings.kills),
         "signals": dict(Counter(f"{e['signal']} {e['member']}" for e in history.of_nemesis("signal"))),

@@ -19,7 +19,7 @@ from tests.chaos.cluster import ROOT, Cluster, Shape, running_cluster
 from tests.chaos.faults import Faults
 from tests.chaos.history import History, read_history
 from tests.chaos.journal import Journal
-from tests.chaos.load import Load, LoadThread, Order, marked, orders
+from tests.chaos.load import Load, LoadThread, Order, marked, orders, with_flows
 from tests.chaos.nemesis import KINDS, Nemesis, schedule
 from tests.chaos.report import Json, report_of
 
@@ -105,9 +105,9 @@ def soak(
 ) -> tuple[Json, Findings]:
     """Run customers and nemesis for ``duration_s`` and return the report with the violations."""
     with running(name, seed=seed, say=say, shape=shape or Shape()) as run:
-        load = run.let_in(rate)
+        load = run.let_in(rate, with_flows(orders(seed, len(run.cluster.tenants))))
         break_things(run, load, duration_s, faults)
-        findings = check(run.finish())
+        findings = check(run.finish(), needs_flows=True)
         return run.report(findings, run=name), findings
 
 

@@ -2,6 +2,7 @@
 
 id <epoch>-<seq>: delta numbers increase by one across attempts, until ``job.restarted`` gives the number of deltas
 that are still valid, and their text
+id <epoch>-<seq>.<steps>: the same of a flow; the number of its steps' events increases by one with each of them
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ class Reading:
 
     deltas: list[str] = field(default_factory=list)
     last: tuple[int, int] = (-1, -1)
+    steps: list[tuple[str, str]] = field(default_factory=list)
     ended: str | None = None
     num_restarts: int = 0
     broken: list[str] = field(default_factory=list)
@@ -36,11 +38,17 @@ def read_stream(events: Sequence[Sequence[Any]]) -> Reading:
 
 
 def _take(reading: Reading, event_id: str, name: str, text: str, kept: int) -> None:
-    epoch, seq = (int(part) for part in event_id.split("-"))
+    place, _, num_steps = event_id.partition(".")
+    epoch, seq = (int(part) for part in place.split("-"))
     if reading.ended is not None:
         reading.broken.append(f"{name} {event_id} after the end")
-    if (epoch, seq) <= reading.last:
+    is_step = name.startswith("step.")
+    if is_step:
+        _take_step(reading, event_id, name, text)
+    if (epoch, seq) < reading.last or ((epoch, seq) == reading.last and not is_step):
         reading.broken.append(f"{name} {event_id} does not come after {reading.last[0]}-{reading.last[1]}")
+    if int(num_steps or 0) != len(reading.steps):
+        reading.broken.append(f"{name} {event_id} follows {len(reading.steps)} events of steps")
     reading.last = (epoch, seq)
     if name == "restarted":
         _restart(reading, event_id, text, kept)
@@ -50,6 +58,12 @@ def _take(reading: Reading, event_id: str, name: str, text: str, kept: int) -> N
         reading.deltas.append(text)
     elif name in TERMINAL:
         reading.ended = name
+
+
+def _take_step(reading: Reading, event_id: str, name: str, step: str) -> None:
+    if name == "step.finished" and (name, step) in reading.steps:
+        reading.broken.append(f"{name} {event_id}: the step {step} finished before")
+    reading.steps.append((name, step))
 
 
 def _restart(reading: Reading, event_id: str, text: str, kept: int) -> None:
