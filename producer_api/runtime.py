@@ -44,6 +44,7 @@ from store.tenants.quotas import fold_for_the_dispatcher
 from store.tracing.tracing import OFF, Tracing
 
 _POOL_SIZE = 16
+_TOOL_THREADS = 4
 # A request can do without Redis, so it waits only this long, without a retry.
 _REDIS_TIMEOUT_S = 0.5
 
@@ -120,6 +121,8 @@ class Runtime:
         )
         self.submissions = Submissions(parts, cache=CacheLookups(settings, digests), tracing=self.tracing)
         self.flow_submissions = FlowSubmissions(parts)
+        # Of their own, because a tenant's server of MCP may be slow to tell its tools.
+        self.tool_threads = TenantThreads(_TOOL_THREADS)
 
     async def start(self) -> None:
         """Start the background threads and the hub. An unavailable Redis does not prevent it."""

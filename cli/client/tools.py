@@ -29,21 +29,30 @@ def list_all(as_json: JsonOption = False) -> None:
 @app.command()
 def put(
     name: NameArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The definition as JSON; - is stdin.")],
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="The definition as JSON; - is stdin.")] = None,
+    mcp: Annotated[
+        str | None, typer.Option("--mcp", metavar="URL", help="A server of MCP, which tells its tools itself.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a tool, or replace the definition of the one with this name.
 
-    The file is as in the API: {"url": "https://…", "description": "…", "parameters": {…}, "headers": {…}}.
+    The file is as in the API: {"url": "https://…", "description": "…", "parameters": {…}, "headers": {…}}. With --mcp
+    no file is needed; it may have {"headers": {…}, "only": […]}. The same command again asks the server again.
     """
-    definition = read_object(file)
+    if file is None and mcp is None:
+        raise typer.BadParameter("give a FILE with the definition, or --mcp URL", param_hint="FILE")
+    definition = {} if file is None else read_object(file)
+    if mcp is not None:
+        definition |= {"type": "mcp", "url": mcp}
     with connect() as client:
         before = _named(client, name)
         if before is None:
             found = client.create_tool({**definition, "name": name})
         else:
             found = client.replace_tool(before["id"], definition)
-    show(found, f"{name} is stored as {found['id']}", as_json=as_json)
+    has = f", with {', '.join(one['name'] for one in found['tools'])}" if found.get("tools") else ""
+    show(found, f"{name} is stored as {found['id']}{has}", as_json=as_json)
 
 
 @app.command()

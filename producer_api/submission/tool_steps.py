@@ -11,14 +11,17 @@ from pydantic import ValidationError
 from producer_api.server.errors import from_validation
 from producer_api.submission.submission_parts import SubmissionParts
 from store.errors import InvalidRequest, NotFound
+from store.payloads.conversation import MAX_TOOLS
 from store.payloads.server_tools import ServerTools
 from store.payloads.step_payload import TOOLS
+from store.payloads.tool_definition import SEPARATOR, McpServer, server_of
 from store.registry import models
 from store.tasks.call_tool import CALL_TOOL
 from store.tasks.flow import FlowStepBody
 from store.tenants.api_keys import Principal
 from store.tools import tools
 from store.tools.builtin import BUILT_IN
+from store.tools.tools import StoredTool
 
 FIELD = "server_tools"
 
@@ -92,14 +95,32 @@ def without_tools(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _functions(parts: SubmissionParts, tenant_id: str, wanted: ServerTools) -> list[dict[str, Any]]:
-    stored = tools.named(parts.db, tenant_id, [name for name in wanted.names if name not in BUILT_IN])
-    functions = []
+    """Return what the model is told: a tool is one function, a server of MCP one for each of its tools."""
+    servers = {server for server in map(server_of, wanted.names) if server}
+    stored = tools.named(parts.db, tenant_id, [*servers, *wanted.names])
+    told: dict[str, Mapping[str, Any]] = {}
     for number, name in enumerate(wanted.names):
-        if name not in BUILT_IN and name not in stored:
+        found = _told(stored, name)
+        if not found:
             raise NotFound(f"no tool is named {name}", param=f"{FIELD}.names[{number}]")
-        told = BUILT_IN[name] if name in BUILT_IN else stored[name].definition.as_function
-        functions.append({"type": "function", "function": {"name": name, **told}})
-    return functions
+        told |= found
+    if len(told) > MAX_TOOLS:
+        raise InvalidRequest(
+            f"these are {len(told)} functions, and a model gets at most {MAX_TOOLS}: name single tools of a server, "
+            f"as server{SEPARATOR}tool",
+            param=f"{FIELD}.names",
+        )
+    return [{"type": "function", "function": {"name": name, **function}} for name, function in told.items()]
+
+
+def _told(stored: Mapping[str, StoredTool], name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the functions that a name stands for."""
+    if name in BUILT_IN:
+        return {name: BUILT_IN[name]}
+    server = stored.get(server_of(name) or "")
+    if server is not None and isinstance(server.definition, McpServer):
+        return {one: what for one, what in server.definition.functions(server.name).items() if one == name}
+    return stored[name].definition.functions(name) if name in stored else {}
 
 
 def _only_model(parts: SubmissionParts, principal: Principal) -> str:

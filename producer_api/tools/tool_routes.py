@@ -1,7 +1,7 @@
 """Routes of the tools that the server calls: create, list, read, replace, delete."""
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.concurrency import run_in_threadpool
@@ -13,42 +13,45 @@ from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
+from producer_api.tools.server_listing import with_tools
 from producer_api.tools.tool_views import NewTool, ToolDefinition, ToolDeleted, ToolList, ToolObject, tool_object
+from store.calls.ssrf_guard import GuardedClient
 from store.errors import InvalidRequest
-from store.payloads.tool_definition import HttpTool
+from store.payloads.tool_definition import Definition, HttpTool, McpEndpoint
 from store.tools import tools
+from store.tools.tools import StoredTool
 from store.webhooks.addresses import check_url
 
 router = APIRouter(prefix="/v1/tools", tags=["tools"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
 ToolId = Annotated[str, Path(description="the tool", examples=["tool_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 
-T = TypeVar("T")
 
+def _checked(runtime: Runtime, name: Callable[[], str], given: HttpTool | McpEndpoint) -> Definition:
+    """Return what to store; a server is asked for its tools. Blocks.
 
-def _check(runtime: Runtime, definition: HttpTool) -> None:
-    """Raise InvalidRequest for a URL that may not be called, or a schema that cannot be followed."""
-    check_url(definition.url, runtime.settings, param="url")
+    Raises InvalidRequest for a URL that may not be called, a schema that cannot be followed, a server without tools.
+    """
+    check_url(given.url, runtime.settings, param="url")
+    if isinstance(given, McpEndpoint):
+        return with_tools(GuardedClient(runtime.settings), name(), given)
     try:
-        check_schema(definition.parameters, "parameters")
+        check_schema(given.parameters, "parameters")
     except ValueError as error:
         raise InvalidRequest(str(error), code="invalid_json_schema", param="parameters") from None
-
-
-async def _checked(runtime: Runtime, definition: HttpTool, then: Callable[[], T]) -> T:
-    def run() -> T:
-        _check(runtime, definition)
-        return then()
-
-    return await run_in_threadpool(run)
+    return given
 
 
 @router.post("", status_code=201, response_model=ToolObject, summary="Create a tool")
 async def create_tool(runtime: RuntimeOf, principal: WebhooksAdmin, body: NewTool) -> Response:
-    """Add a tool that the server calls for the models of the tenant."""
-    owner, actor, made = principal.tenant_id, principal.key_id, body.definition
-    stored = await _checked(runtime, made, lambda: tools.create(runtime.db, owner, body.name, made, actor=actor))
-    return JsonResponse(tool_object(stored), status_code=201)
+    """Add a tool that the server calls for the models of the tenant, or a server of MCP with its tools."""
+    owner, actor = principal.tenant_id, principal.key_id
+
+    def create() -> StoredTool:
+        made = _checked(runtime, lambda: body.name, body.definition)
+        return tools.create(runtime.db, owner, body.name, made, actor=actor)
+
+    return JsonResponse(tool_object(await runtime.tool_threads.run(owner, create)), status_code=201)
 
 
 @router.get("", response_model=ToolList, summary="List tools")
@@ -66,10 +69,14 @@ async def get_tool(runtime: RuntimeOf, principal: WebhooksAdmin, tool_id: ToolId
 
 @router.put("/{tool_id}", response_model=ToolObject, summary="Replace a tool's definition")
 async def replace_tool(runtime: RuntimeOf, principal: WebhooksAdmin, tool_id: ToolId, body: ToolDefinition) -> Response:
-    """Replace all of a tool but its name. The next call uses the new URL and headers."""
+    """Replace all of a tool but its name. The next call uses the new URL and headers; a server is asked again."""
     owner, actor = principal.tenant_id, principal.key_id
-    stored = await _checked(runtime, body, lambda: tools.replace(runtime.db, owner, tool_id, body, actor=actor))
-    return JsonResponse(tool_object(stored))
+
+    def replace() -> StoredTool:
+        made = _checked(runtime, lambda: tools.get(runtime.db, owner, tool_id).name, body)
+        return tools.replace(runtime.db, owner, tool_id, made, actor=actor)
+
+    return JsonResponse(tool_object(await runtime.tool_threads.run(owner, replace)))
 
 
 @router.delete("/{tool_id}", response_model=ToolDeleted, summary="Delete a tool")

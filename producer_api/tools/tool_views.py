@@ -1,14 +1,16 @@
 """Request and response models of the tools that the server calls."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.config import JsonDict
 
 from producer_api.http.views import seconds
 from store.payloads.conversation import FunctionName
 from store.payloads.strict_model import Strict
-from store.payloads.tool_definition import HttpTool
+from store.payloads.tool_definition import SEPARATOR, HttpTool, McpEndpoint, McpServer
+from store.tasks.registry import TASK_TAG
 from store.tools.tools import StoredTool
 
 _EXAMPLE: JsonDict = {
@@ -24,25 +26,82 @@ _EXAMPLE: JsonDict = {
 }
 
 
-class ToolDefinition(HttpTool):
+_MCP_EXAMPLE: JsonDict = {
+    "type": "mcp",
+    "url": "https://mcp.example.com/mcp",
+    "headers": {"Authorization": "Bearer 0123456789"},
+    "only": ["search_issues"],
+}
+
+
+def _without_separator(name: str) -> str:
+    if SEPARATOR in name or name.endswith("_"):
+        raise ValueError(f"the name has no `{SEPARATOR}` and does not end with `_`: tools of servers have such names")
+    return name
+
+
+NewName = Annotated[FunctionName, AfterValidator(_without_separator)]
+
+
+class HttpDefinition(HttpTool):
     """A new definition of a tool; what is left out gets its default, also the headers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_EXAMPLE]})
 
 
-class NewTool(HttpTool):
+class McpDefinition(McpEndpoint):
+    """A server of MCP in place of what there was; it is asked for its tools again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_MCP_EXAMPLE]})
+
+
+class NewHttpTool(HttpTool):
     """A tool with its name, by which requests use it."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"name": "weather", **_EXAMPLE}]}
     )
 
-    name: FunctionName = Field(description="letters, digits, `_` and `-`; a model calls the tool by it")
+    name: NewName = Field(description="letters, digits, `_` and `-`; a model calls the tool by it")
 
     @property
     def definition(self) -> HttpTool:
         """The definition without the name."""
         return HttpTool.model_validate(self.model_dump(exclude={"name"}))
+
+
+class NewMcpServer(McpEndpoint):
+    """A server of MCP with its name, which is the first part of the names of its tools."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"name": "tracker", **_MCP_EXAMPLE}]}
+    )
+
+    name: NewName = Field(description="letters, digits, `_` and `-`; a model calls the tool `search` as name__search")
+
+    @property
+    def definition(self) -> McpEndpoint:
+        """The definition without the name."""
+        return McpEndpoint.model_validate(self.model_dump(exclude={"name"}))
+
+
+def _kind(body: object) -> str:
+    kind = body.get("type") if isinstance(body, Mapping) else getattr(body, "type", None)
+    return f"{TASK_TAG}{'mcp' if kind == 'mcp' else 'http'}"
+
+
+# The prefix tells the writer of errors that the tag is no field of the body.
+_HTTP, _MCP = Tag(f"{TASK_TAG}http"), Tag(f"{TASK_TAG}mcp")
+ToolDefinition = Annotated[Annotated[HttpDefinition, _HTTP] | Annotated[McpDefinition, _MCP], Discriminator(_kind)]
+NewTool = Annotated[Annotated[NewHttpTool, _HTTP] | Annotated[NewMcpServer, _MCP], Discriminator(_kind)]
+
+
+class ServerTool(BaseModel):
+    """A tool of a server of MCP."""
+
+    name: str = Field(description="by which a model calls it")
+    description: str = Field(description="what it does, for the model, as the server told it")
+    parameters: dict[str, Any] = Field(description="JSON Schema of its arguments")
 
 
 class ToolObject(BaseModel):
@@ -52,8 +111,9 @@ class ToolObject(BaseModel):
     object: Literal["tool"] = "tool"
     name: str = Field(description="its name, by which requests use it")
     type: str = Field(description="how it is called")
-    description: str = Field(description="what it does, for the model")
-    parameters: dict[str, Any] = Field(description="JSON Schema of its arguments")
+    description: str | None = Field(None, description="what it does, for the model; null of a server of MCP")
+    parameters: dict[str, Any] | None = Field(None, description="JSON Schema of its arguments; null of a server of MCP")
+    tools: list[ServerTool] | None = Field(None, description="the tools of a server of MCP when it was stored")
     url: str = Field(description="it is called by `POST` there")
     headers: list[str] = Field(description="the names of the headers that are sent with each call")
     timeout_ms: int = Field(description="deadline of a call with all its tries")
@@ -80,12 +140,18 @@ class ToolDeleted(Strict):
 
 def tool_object(stored: StoredTool) -> ToolObject:
     """Return a tool without the values of its headers."""
-    shown = stored.definition.model_dump(exclude={"headers"})
+    made = stored.definition
+    told = {"tools": _server_tools(stored.name, made)} if isinstance(made, McpServer) else {}
     return ToolObject(
         id=stored.id,
         name=stored.name,
-        headers=sorted(stored.definition.headers),
+        headers=sorted(made.headers),
         created_at=int(stored.created_at.timestamp()),
         updated_at=seconds(stored.updated_at) or 0,
-        **shown,
+        **made.model_dump(exclude={"headers", "tools", "only"}),
+        **told,
     )
+
+
+def _server_tools(name: str, server: McpServer) -> list[ServerTool]:
+    return [ServerTool(name=function, **told) for function, told in server.functions(name).items()]

@@ -15,7 +15,7 @@ class ServerTools(Strict):
     """Tools of the registry that the model may call. The server makes the calls and lets the model go on."""
 
     names: Annotated[tuple[FunctionName, ...], Field(min_length=1, max_length=MOST_NAMES)] = Field(
-        description="names of registered tools, or `calculator`"
+        description="names of registered tools, of servers of MCP for all their tools, or `calculator`"
     )
     max_tool_calls: int = Field(
         DEFAULT_CALLS, strict=True, ge=1, le=127, description="most calls of the job; then the model answers in words"

@@ -1,11 +1,12 @@
-"""What a tool is that the server calls: an HTTP address of the tenant, with the schema of its arguments."""
+"""What a tool is that the server calls: an HTTP address with the schema of its arguments, or a server of MCP."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
-from store.payloads.conversation import FunctionSpec
+from store.payloads.conversation import FunctionName, FunctionSpec
 from store.payloads.job_payload import WebhookUrl
 from store.payloads.strict_model import Strict
 
@@ -16,28 +17,39 @@ LONGEST_CALL_MS: Final = 60_000
 MOST_RESULT_BYTES: Final = 262_144
 MOST_HEADERS: Final = 20
 
+SEPARATOR: Final = "__"
+"""Between the name of a server of MCP and that of its tool, in the name by which a model calls it."""
+
+MOST_SERVER_TOOLS: Final = 64
+MOST_TOLD_CHARS: Final = 4096
+"""Of a description. A longer one of a server of MCP is cut."""
+
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,4094}[\x21-\x7e])?")
 # What the call itself decides.
 _OUR_HEADERS = frozenset(
     {
         "accept", "accept-encoding", "connection", "content-length", "content-type", "expect", "host",
-        "idempotency-key", "te", "trailer", "transfer-encoding", "upgrade",
+        "idempotency-key", "mcp-protocol-version", "mcp-session-id", "te", "trailer", "transfer-encoding", "upgrade",
     }
 )  # fmt: skip
 
 
-class HttpTool(Strict):
-    """A tool that is called by ``POST`` to a URL. Its headers are secrets: no answer of the API shows their values."""
+Description = Annotated[str, StringConstraints(max_length=MOST_TOLD_CHARS)]
+Parameters = dict[str, Any]
 
-    type: Literal["http"] = Field("http", description="how it is called")
-    description: Annotated[str, StringConstraints(max_length=4096)] = Field(
-        "", description="what it does, for the model"
-    )
-    parameters: dict[str, Any] = Field(
-        default_factory=lambda: {"type": "object", "properties": {}},
-        description="JSON Schema of its arguments, an object; a call that does not match is not made",
-    )
+
+def _checked_parameters(parameters: Parameters) -> Parameters:
+    try:
+        FunctionSpec(name="tool", parameters=parameters)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    return parameters
+
+
+class ToolEndpoint(Strict):
+    """Where a tool is called, and the bounds of a call. Its headers are secrets: no answer shows their values."""
+
     url: WebhookUrl = Field(description="https, to a public address")
     headers: Annotated[dict[str, str], Field(max_length=MOST_HEADERS)] = Field(
         default_factory=dict, description="sent with each call, for example `Authorization`; stored encrypted"
@@ -51,15 +63,6 @@ class HttpTool(Strict):
     max_result_bytes: int = Field(
         16_384, strict=True, ge=1, le=MOST_RESULT_BYTES, description="a longer answer is an error for the model"
     )
-
-    @field_validator("parameters")
-    @classmethod
-    def _are_of_a_function(cls, parameters: dict[str, Any]) -> dict[str, Any]:
-        try:
-            FunctionSpec(name="tool", parameters=parameters)
-        except ValidationError as error:
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-        return parameters
 
     @field_validator("headers")
     @classmethod
@@ -75,7 +78,70 @@ class HttpTool(Strict):
             raise ValueError("a header is named twice")
         return headers
 
-    @property
-    def as_function(self) -> dict[str, Any]:
-        """What a model is told of it, without its name."""
-        return {"description": self.description, "parameters": self.parameters}
+
+class HttpTool(ToolEndpoint):
+    """A tool that is called by ``POST`` to a URL, with its arguments as the body."""
+
+    type: Literal["http"] = Field("http", description="how it is called")
+    description: Description = Field("", description="what it does, for the model")
+    parameters: Parameters = Field(
+        default_factory=lambda: {"type": "object", "properties": {}},
+        description="JSON Schema of its arguments, an object; a call that does not match is not made",
+    )
+
+    _are_of_a_function = field_validator("parameters")(_checked_parameters)
+
+    def functions(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return what a model is told of it, by the name that it calls."""
+        return {name: {"description": self.description, "parameters": self.parameters}}
+
+
+class McpEndpoint(ToolEndpoint):
+    """A server that speaks MCP over streamable HTTP. It tells its tools itself."""
+
+    type: Literal["mcp"] = Field(description="how it is called")
+    only: (
+        Annotated[
+            tuple[Annotated[str, StringConstraints(min_length=1, max_length=128)], ...],
+            Field(min_length=1, max_length=MOST_SERVER_TOOLS),
+        ]
+        | None
+    ) = Field(None, description="the names of the tools to take, as the server has them; without it all")
+
+
+class McpTool(Strict):
+    """A tool of such a server, as the server told it."""
+
+    name: str
+    description: Description = ""
+    parameters: Parameters
+
+    _are_of_a_function = field_validator("parameters")(_checked_parameters)
+
+
+class McpServer(McpEndpoint):
+    """A server with its tools, by the second part of the name by which a model calls them."""
+
+    tools: dict[FunctionName, McpTool]
+
+    def functions(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return what a model is told of its tools, by the names that it calls."""
+        return {
+            f"{name}{SEPARATOR}{short}": {"description": tool.description, "parameters": tool.parameters}
+            for short, tool in self.tools.items()
+        }
+
+
+Definition = HttpTool | McpServer
+_DEFINITION: Final[TypeAdapter[Definition]] = TypeAdapter(Annotated[Definition, Field(discriminator="type")])
+
+
+def read_definition(stored: Mapping[str, Any]) -> Definition:
+    """Return a stored definition. Raises ValidationError."""
+    return _DEFINITION.validate_python(stored)
+
+
+def server_of(name: str) -> str | None:
+    """Return the name of the server of MCP in the name of a function, None if it can be no tool of one."""
+    server, separator, short = name.partition(SEPARATOR)
+    return server if separator and server and short else None

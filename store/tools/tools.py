@@ -17,7 +17,7 @@ from store.db.database import Database, dump_json
 from store.encryption.vault import EncryptionContext, Vault
 from store.errors import Conflict, InvalidRequest, NotFound
 from store.ids import new_id
-from store.payloads.tool_definition import HttpTool
+from store.payloads.tool_definition import Definition, McpServer, read_definition, server_of
 from store.tools.builtin import BUILT_IN
 
 MAX_TOOLS: Final = 100
@@ -31,7 +31,7 @@ class StoredTool:
     id: str
     tenant_id: str
     name: str
-    definition: HttpTool
+    definition: Definition
     created_at: datetime
     updated_at: datetime
 
@@ -69,7 +69,7 @@ WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
 _DELETE = text("DELETE FROM tools WHERE tenant_id = :tenant_id AND id = :id RETURNING name")
 
 
-def create(db: Database, tenant_id: str, name: str, definition: HttpTool, *, actor: str) -> StoredTool:
+def create(db: Database, tenant_id: str, name: str, definition: Definition, *, actor: str) -> StoredTool:
     """Add a tool. Raises Conflict if its name is taken or the maximum number is reached."""
     if name in BUILT_IN:
         raise Conflict(f"the name {name} is that of a tool that every organization has: take another")
@@ -100,6 +100,15 @@ def named(db: Database, tenant_id: str, names: Collection[str]) -> dict[str, Sto
     return {row["name"]: _tool(db.vault, row) for row in rows}
 
 
+def called(db: Database, tenant_id: str, name: str) -> Definition | None:
+    """Return what answers a call of a function: the tool with this name, or the server of it. Raises CannotOpen."""
+    server = server_of(name)
+    found = named(db, tenant_id, [one for one in (name, server) if one])
+    if server in found and isinstance(found[server].definition, McpServer):
+        return found[server].definition
+    return found[name].definition if name in found else None
+
+
 def get(db: Database, tenant_id: str, tool_id: str) -> StoredTool:
     """Return a tool. Raises NotFound, CannotOpen."""
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -107,7 +116,7 @@ def get(db: Database, tenant_id: str, tool_id: str) -> StoredTool:
     return _tool(db.vault, _found(row, tool_id))
 
 
-def replace(db: Database, tenant_id: str, tool_id: str, definition: HttpTool, *, actor: str) -> StoredTool:
+def replace(db: Database, tenant_id: str, tool_id: str, definition: Definition, *, actor: str) -> StoredTool:
     """Replace the definition of a tool. Raises NotFound."""
     sealed = _sealed(db.vault, tenant_id, tool_id, definition)
     values = {"tenant_id": tenant_id, "id": tool_id, "definition": sealed}
@@ -128,11 +137,11 @@ def _context(tenant_id: str, tool_id: str) -> EncryptionContext:
     return EncryptionContext(tenant_id, "tools", "definition", tool_id)
 
 
-def _sealed(vault: Vault, tenant_id: str, tool_id: str, definition: HttpTool) -> str:
+def _sealed(vault: Vault, tenant_id: str, tool_id: str, definition: Definition) -> str:
     return dump_json(vault.seal(definition.model_dump(mode="json"), _context(tenant_id, tool_id)))
 
 
-def _told(definition: HttpTool) -> dict[str, object]:
+def _told(definition: Definition) -> dict[str, object]:
     """Return what the audit log's hash covers: no secret, whose hash could be found by trying."""
     return definition.model_dump(mode="json", exclude={"url", "headers"})
 
@@ -146,7 +155,7 @@ def _found(row: RowMapping | None, tool_id: str) -> RowMapping:
 def _tool(vault: Vault, row: RowMapping) -> StoredTool:
     opened = vault.open(row["definition"], _context(row["tenant_id"], row["id"]))
     try:
-        definition = HttpTool.model_validate(opened)
+        definition = read_definition(opened)
     except ValidationError:
         raise InvalidRequest(f"the tool {row['name']} was stored by another release: replace its definition") from None
     fields = {name: row[name] for name in ("id", "tenant_id", "name", "created_at", "updated_at")}

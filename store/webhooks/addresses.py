@@ -96,7 +96,7 @@ def check_url(
 ) -> None:
     """Raise InvalidRequest if this URL can be refused without resolving its name.
 
-    At each call ``workers.webhooks.ssrf_guard`` resolves the name and checks every address again.
+    At each call ``store.calls.ssrf_guard`` resolves the name and checks every address again.
     """
     try:
         split_url(url, allow_http=settings.webhook_allow_http, exempt=parse_networks(settings.webhook_allow_networks))

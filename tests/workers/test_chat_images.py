@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from models.external_registration import register_external
+from store.calls.ssrf_guard import GuardedClient
 from store.db.database import Database
 from store.errors import InvalidRequest, ModelLoadError
 from store.files import files
@@ -25,7 +26,6 @@ from tests.workers.receiver import Answer, Receiver
 from workers.images.chat_pictures import ChatPictures
 from workers.images.image_reader import ImageSource
 from workers.tasks.generate_external import NO_SERVER, load_external_model
-from workers.webhooks.ssrf_guard import GuardedClient
 
 
 @pytest.fixture

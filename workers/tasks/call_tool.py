@@ -6,6 +6,7 @@ from typing import Any
 
 from prompts.tasks.own_task import num_tokens_of
 from prompts.tasks.task_inputs import ReadFile
+from store.calls.ssrf_guard import GuardedClient
 from store.jobs.claims import Claim
 from store.payloads.job_payload import read_payload
 from store.registry.models import ModelVersion
@@ -18,7 +19,6 @@ from workers.tasks.own_task import OwnModel, output_of
 from workers.tasks.task_model import WorkContext
 from workers.tools.tool_caller import ToolCaller
 from workers.tools.tool_results import ToolOrder
-from workers.webhooks.ssrf_guard import GuardedClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ class ToolModel(OwnModel):
         """Return the call of a claim. Each attempt has the same idempotency key. Raises Unavailable, CannotOpen."""
         job = self.read(claim.payload)
         order: ToolOrder = job.options
-        stored = tools.named(context.db, claim.tenant_id, [order.name]).get(order.name)
-        tool = None if stored is None else stored.definition
+        tool = tools.called(context.db, claim.tenant_id, order.name)
         return replace(job, options=replace(order, tenant_id=claim.tenant_id, key=claim.job_id, tool=tool))
 
 

@@ -11,22 +11,27 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final
 
 from models.engine.requests import EncodeRow
-from store.payloads.tool_definition import HttpTool
+from store.calls.mcp_client import McpRefused, McpStatus, mcp_session
+from store.calls.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, CallTimedOut, GuardedClient
+from store.payloads.tool_definition import Definition, HttpTool, McpServer
 from store.tools.builtin import CALCULATOR, CALCULATOR_PARAMETERS
 from workers.tools import calculator
-from workers.tools.tool_results import ToolOrder, ToolResult, arguments_of, failed, read_reply
+from workers.tools.tool_results import ToolOrder, ToolResult, arguments_of, failed, read_mcp_result, read_reply
 from workers.webhooks.receiver_fairness import ReceiverBreaker
-from workers.webhooks.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, CallTimedOut, GuardedClient
 
 TURN_S: Final = 1.0
 FIRST_PAUSE_S: Final = 0.1
 """Between the first try and the second; it doubles."""
+
+_ENVELOPE: Final = 4
+_ENVELOPE_BYTES: Final = 65_536
+"""An answer of MCP is JSON around the text, often with the same again as data: so much longer may it be."""
 
 _OUR_HEADERS: Final = {
     "user-agent": "Headrace-Tools/1",
@@ -68,20 +73,21 @@ class ToolCaller:
             if order.name == CALCULATOR:
                 found = arguments_of(order.arguments, CALCULATOR_PARAMETERS)
                 return ToolResult(calculator.compute(found["expression"]))
-            if order.tool is None:
+            called = order.tool_of(order.tool) if isinstance(order.tool, McpServer) else order.tool
+            if order.tool is None or called is None:
                 return failed(f"there is no tool {order.name}")
-            body = json.dumps(arguments_of(order.arguments, order.tool.parameters)).encode()
+            arguments = arguments_of(order.arguments, called.parameters)
         except ValueError as error:
             return failed(str(error))
-        return self._guarded(order, order.tool, body)
+        return self._guarded(order, order.tool, arguments)
 
-    def _guarded(self, order: ToolOrder, tool: HttpTool, body: bytes) -> ToolResult:
+    def _guarded(self, order: ToolOrder, tool: Definition, arguments: Mapping[str, Any]) -> ToolResult:
         """Call unless the tool is unavailable or busy, and learn from what comes of it."""
-        name = f"{order.tenant_id} {order.name}"
+        name = f"{order.tenant_id} {order.owner}"
         with self._turn(name) as refusal:
             if refusal is not None:
                 return failed(refusal)
-            result = self._tried(order, tool, body)
+            result = self._tried(order, tool, arguments)
         with self._changed:
             if result.is_unavailable:
                 self._breaker.failed(name, self._clock())
@@ -114,31 +120,63 @@ class ToolCaller:
     def _is_open(self, name: str) -> bool:
         return self._breaker.blocked_for_s(name, self._clock()) > 0
 
-    def _tried(self, order: ToolOrder, tool: HttpTool, body: bytes) -> ToolResult:
+    def _tried(self, order: ToolOrder, tool: Definition, arguments: Mapping[str, Any]) -> ToolResult:
         """Try until there is an answer of the tool's own, or no try or no time is left."""
         end = self._clock() + tool.timeout_ms / 1000
         tries, pause_s = 0, FIRST_PAUSE_S
         while True:
             tries += 1
-            result = self._once(order, tool, body, end - self._clock(), tries)
+            result = self._once(order, tool, arguments, end - self._clock(), tries)
             if not result.is_unavailable or tries >= tool.max_attempts or self._clock() + pause_s >= end:
                 return result
             self._sleep(pause_s)
             pause_s *= 2
 
-    def _once(self, order: ToolOrder, tool: HttpTool, body: bytes, left_s: float, tries: int) -> ToolResult:
-        headers = {**_OUR_HEADERS, "idempotency-key": order.key, **tool.headers}
+    def _once(
+        self, order: ToolOrder, tool: Definition, arguments: Mapping[str, Any], left_s: float, tries: int
+    ) -> ToolResult:
+        call = self._over_mcp if isinstance(tool, McpServer) else self._over_http
         try:
-            reply = self._client.post(
-                tool.url, headers=headers, body=body, timeout_s=max(left_s, 0.0), most_bytes=tool.max_result_bytes
-            )
-        except CallTimedOut:
+            return call(order, arguments, max(left_s, 0.0), tries)
+        except CallFailed as error:
+            return _unanswered(error, tool, tries)
+        except McpStatus as error:
+            return read_reply(error.reply, tries)
+        except McpRefused as error:
+            return failed(str(error), status=200, tries=tries)
+
+    def _over_http(self, order: ToolOrder, arguments: Mapping[str, Any], left_s: float, tries: int) -> ToolResult:
+        tool = order.tool
+        assert isinstance(tool, HttpTool)  # noqa: S101 - decided by ``_once``
+        reply = self._client.post(
+            tool.url,
+            headers={**_OUR_HEADERS, "idempotency-key": order.key, **tool.headers},
+            body=json.dumps(arguments).encode(),
+            timeout_s=left_s,
+            most_bytes=tool.max_result_bytes,
+        )
+        return read_reply(reply, tries)
+
+    def _over_mcp(self, order: ToolOrder, arguments: Mapping[str, Any], left_s: float, tries: int) -> ToolResult:
+        server = order.tool
+        assert isinstance(server, McpServer)  # noqa: S101 - decided by ``_once``
+        tool = order.tool_of(server)
+        assert tool is not None  # noqa: S101 - checked by ``call``
+        most_bytes = server.max_result_bytes
+        headers = {"user-agent": _OUR_HEADERS["user-agent"], **server.headers}
+        with mcp_session(self._client, server.url, headers, left_s) as session:
+            result = session.call_tool(tool.name, arguments, order.key, _ENVELOPE * most_bytes + _ENVELOPE_BYTES)
+        return read_mcp_result(result, most_bytes, tries)
+
+
+def _unanswered(error: CallFailed, tool: Definition, tries: int) -> ToolResult:
+    match error:
+        case CallTimedOut():
             return failed(f"the tool gave no answer within {tool.timeout_ms / 1000:g} s", tries=tries)
-        except AnswerTooLong:
+        case AnswerTooLong():
             # The tool has answered, so it is available: a status of its own says so.
             return failed(f"the tool's answer is longer than {tool.max_result_bytes} bytes", status=200, tries=tries)
-        except AddressRefused:
+        case AddressRefused():
             return failed("the tool's address may not be called", tries=0)
-        except CallFailed as error:
+        case _:
             return failed(f"the tool was not reached: {error}", tries=tries)
-        return read_reply(reply, tries)

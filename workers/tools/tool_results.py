@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from policy.schemas import check_schema, first_problem
-from store.payloads.tool_definition import HttpTool
-from workers.webhooks.ssrf_guard import Reply
+from store.calls.ssrf_guard import Reply
+from store.payloads.tool_definition import SEPARATOR, Definition, McpServer, McpTool
 
 MOST_SHOWN: Final = 500
 """Characters of the body of an error that a model gets."""
+
+_NUL: Final = "\x00"
+_NO_TEXT: Final = "the tool's answer is not text in UTF-8"
 
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -23,7 +26,16 @@ class ToolOrder:
     arguments: str
     tenant_id: str = ""
     key: str = ""
-    tool: HttpTool | None = None
+    tool: Definition | None = None
+
+    @property
+    def owner(self) -> str:
+        """What answers: the tool, or the server that has it. It has the circuit and the turns."""
+        return self.name.partition(SEPARATOR)[0] if isinstance(self.tool, McpServer) else self.name
+
+    def tool_of(self, server: McpServer) -> McpTool | None:
+        """Return the tool of a server; None if the server has no such tool any more."""
+        return server.tools.get(self.name.partition(SEPARATOR)[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +78,34 @@ def read_reply(reply: Reply, tries: int) -> ToolResult:
     try:
         text = reply.body.decode()
     except UnicodeDecodeError:
-        text = "\x00"
-    if "\x00" in text:
-        return failed("the tool's answer is not text in UTF-8", status=reply.status, tries=tries)
+        text = _NUL
+    if _NUL in text:
+        return failed(_NO_TEXT, status=reply.status, tries=tries)
     if 200 <= reply.status < 300:
         return ToolResult(text, status=reply.status, tries=tries)
     shown = f": {text[:MOST_SHOWN]}" if text.strip() else ""
     return failed(f"the tool answered with the status {reply.status}{shown}", status=reply.status, tries=tries)
+
+
+def read_mcp_result(result: Mapping[str, Any], most_bytes: int, tries: int) -> ToolResult:
+    """Return what the result of a call over MCP means. Its texts are joined; what is no text is named in brackets."""
+    content = result.get("content")
+    blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+    text = "\n".join(_text_of(block) for block in blocks)
+    if not text and result.get("structuredContent") is not None:
+        text = json.dumps(result["structuredContent"], ensure_ascii=False)
+    if _NUL in text:
+        return failed(_NO_TEXT, status=200, tries=tries)
+    if len(text.encode()) > most_bytes:
+        return failed(f"the tool's answer is longer than {most_bytes} bytes", status=200, tries=tries)
+    return (
+        failed(text, status=200, tries=tries) if result.get("isError") is True else ToolResult(text, False, 200, tries)
+    )
+
+
+def _text_of(block: Mapping[str, Any]) -> str:
+    resource = block.get("resource")
+    for told in (block.get("text"), resource.get("text") if isinstance(resource, dict) else None):
+        if isinstance(told, str):
+            return told
+    return f"[{block.get('type', 'content')} {block.get('uri') or block.get('mimeType') or ''}".rstrip() + "]"

@@ -1,3 +1,3 @@
-"""Sending webhooks: signing, retries, turns between receivers, and the guard against internal addresses.
+"""Sending webhooks: signing, retries, and turns between receivers.
 
-The outbox is ``store.webhooks``."""
+The outbox is ``store.webhooks``, the guard against internal addresses ``store.calls``."""

@@ -18,6 +18,7 @@ import orjson
 import structlog
 from standardwebhooks import Webhook
 
+from store.calls.ssrf_guard import CallFailed, CallTimedOut, GuardedClient, Reply
 from store.db.database import Database
 from store.errors import Unavailable
 from store.failpoints import failpoint
@@ -30,7 +31,6 @@ from store.webhooks import outbox
 from store.webhooks.outbox import GONE, AttemptResult, Delivery
 from workers.webhooks.delivery_span import delivery_span
 from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
-from workers.webhooks.ssrf_guard import CallFailed, CallTimedOut, GuardedClient, Reply
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from models.catalog import register
 from store.db.database import Database
 from store.jobs.claims import Claim, Finish, finish
-from store.payloads.tool_definition import HttpTool
+from store.payloads.tool_definition import HttpTool, McpServer
 from store.registry import policies
 from store.registry.models import ModelVersion, register_version
 from store.registry.policies import EVERY_MODEL
@@ -18,6 +18,7 @@ from store.schema.job_states import JobState
 from store.tasks.call_tool import CALL_TOOL
 from store.tenants.api_keys import create_tenant
 from store.tools import tools
+from tests.producer_api.calling import error_of
 from tests.producer_api.submission.test_retrieval_jobs import claimed
 from workers.runs.in_flight import Attempt
 from workers.runs.step_inputs import FilledWork, StepInputs
@@ -184,3 +185,20 @@ def test_only_the_step_with_the_answer_has_tools(api: httpx2.Client) -> None:
     second = {"name": "b", "model": "wide", "needs": ["a"], "input": {"messages": [QUESTION]}}
     refused = api.post("/v1/jobs", json={"steps": [first, second]})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "steps[0].server_tools")
+
+
+def test_a_server_of_mcp_is_all_its_tools_or_one_of_them(db: Database, api: httpx2.Client, tenant: str) -> None:
+    schema = {"type": "object"}
+    server = McpServer(
+        type="mcp", url=URL, tools={name: {"name": name, "parameters": schema} for name in ("find", "close")}
+    )
+    tools.create(db, tenant, "tracker", server, actor="t")
+    for names, functions in [
+        (["tracker", "weather", "tracker__find"], ["tracker__find", "tracker__close", "weather"]),
+        (["tracker__close"], ["tracker__close"]),
+    ]:
+        held = run(db, api, submitted(api, names), "answer", {"text": "no", "finish_reason": "stop"})
+        assert [one["function"]["name"] for one in held.payload["input"]["tools"]] == functions
+    gone = {"model": "wide", "input": {"messages": [QUESTION]}, "server_tools": {"names": ["tracker__gone"]}}
+    refused = api.post("/v1/jobs", json=gone)
+    assert (refused.status_code, error_of(refused)["param"]) == (404, "server_tools.names[0]")

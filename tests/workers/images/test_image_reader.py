@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from store.calls.ssrf_guard import GuardedClient
 from store.db.database import Database
 from store.errors import InvalidRequest
 from store.files import files
@@ -14,7 +15,6 @@ from store.tenants import api_keys
 from tests.models.runners.tiny_images import data_url, encoded, picture
 from tests.workers.receiver import Answer, Receiver
 from workers.images.image_reader import ImageReader
-from workers.webhooks.ssrf_guard import GuardedClient
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
 GOOD = encoded(picture(1))

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from store.calls.ssrf_guard import GuardedClient
 from store.payloads.tool_definition import HttpTool
 from store.settings import Settings
 from tests.processes import wait_for
@@ -14,7 +15,6 @@ from tests.workers.receiver import Answer, Receiver
 from workers.tools.calculator import compute
 from workers.tools.tool_caller import ToolCaller
 from workers.tools.tool_results import ToolOrder, ToolResult
-from workers.webhooks.ssrf_guard import GuardedClient
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -14,6 +14,7 @@ import standardwebhooks
 from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import text
 
+from store.calls.ssrf_guard import Reply
 from store.db.database import Database
 from store.encryption.vault import Vault
 from store.ids import new_id
@@ -33,7 +34,6 @@ from tests.workers.receiver import Answer, Receiver
 from workers.webhooks import receiver_fairness
 from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
 from workers.webhooks.sender import RETRY_S, WebhookSender, headers_of, judge, retry_after_s, retry_in_s
-from workers.webhooks.ssrf_guard import Reply
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

@@ -69,13 +69,25 @@ class GuardedClient:
         self._ssl_context = ssl_context or httpcore2.default_ssl_context()
 
     def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, most_bytes: int | None = None
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_s: float,
+        most_bytes: int | None = None,
+        is_end: Callable[[bytes], bool] | None = None,
     ) -> Reply:
         """Send ``body`` and return the answer, also an error status. Raises CallFailed.
 
-        The body of the answer is kept if it may have ``most_bytes``; AnswerTooLong is raised over the limit.
+        The body of the answer is kept if it may have ``most_bytes``; AnswerTooLong is raised over the limit. It ends
+        early behind the first part of it for which ``is_end`` is true; each part is asked about once, in order.
         """
-        return self._call("POST", url, headers, body, timeout_s=timeout_s, most_bytes=most_bytes)
+        return self._call("POST", url, headers, body, timeout_s=timeout_s, most_bytes=most_bytes, is_end=is_end)
+
+    def delete(self, url: str, *, headers: Mapping[str, str], timeout_s: float) -> Reply:
+        """Send DELETE and return the answer without its body, also an error status. Raises CallFailed."""
+        return self._call("DELETE", url, headers, None, timeout_s=timeout_s)
 
     def get(self, url: str, *, headers: Mapping[str, str], timeout_s: float, most_bytes: int) -> Reply:
         """Return the answer with its body, also an error status. Raises CallFailed; AnswerTooLong over the limit."""
@@ -90,6 +102,7 @@ class GuardedClient:
         *,
         timeout_s: float,
         most_bytes: int | None = None,
+        is_end: Callable[[bytes], bool] | None = None,
     ) -> Reply:
         """Call, and keep the body of the answer if it may have ``most_bytes``; None: drop it. Raises CallFailed."""
         try:
@@ -103,7 +116,7 @@ class GuardedClient:
         )
         try:
             with pool:
-                return _exchange(pool, method, url, headers, body, most_bytes)
+                return _exchange(pool, method, url, headers, body, most_bytes, is_end)
         except (httpcore2.TimeoutException, TimeoutError) as error:
             raise CallTimedOut("timed out") from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
@@ -117,6 +130,7 @@ def _exchange(
     headers: Mapping[str, str],
     body: bytes | None,
     most_bytes: int | None,
+    is_end: Callable[[bytes], bool] | None,
 ) -> Reply:
     wire_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
     with pool.stream(method, url, headers=wire_headers, content=body) as response:
@@ -129,6 +143,8 @@ def _exchange(
             kept += chunk
             if len(kept) > most_bytes:
                 raise AnswerTooLong(f"the answer has more than {most_bytes} bytes")
+            if is_end is not None and is_end(chunk):
+                break
         return Reply(response.status, answered, bytes(kept))
 
 

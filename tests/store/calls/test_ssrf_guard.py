@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from store.settings import Settings
-from tests.workers.receiver import Answer, Receiver
-from workers.webhooks.ssrf_guard import (
+from store.calls.ssrf_guard import (
     MAX_RESPONSE_BYTES,
     AddressRefused,
     CallFailed,
@@ -22,6 +20,8 @@ from workers.webhooks.ssrf_guard import (
     GuardedClient,
     resolve,
 )
+from store.settings import Settings
+from tests.workers.receiver import Answer, Receiver
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -1,0 +1,119 @@
+"""Servers of MCP in the registry: what they tell is stored and shown, and what cannot be offered is refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from producer_api.tools.server_listing import server_with
+from store.db.database import Database
+from store.errors import InvalidRequest
+from store.payloads.tool_definition import McpEndpoint
+from store.settings import Settings
+from store.tools import tools
+from tests.producer_api.calling import error_of
+from tests.producer_api.serving import serving
+from tests.store.calls.test_mcp_client import as_json, server
+from tests.workers.receiver import Answer, Call, Receiver
+
+TOOLS = "/v1/tools"
+SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+TOLD = [
+    {"name": "search", "description": "Searches.", "inputSchema": SCHEMA},
+    {"name": "issues.close", "inputSchema": {"type": "object"}},
+]
+ENDPOINT = McpEndpoint(type="mcp", url="https://mcp.example.com/")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    receiver.answer = server(lambda call: as_json(call, result={"tools": TOLD}))
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def local(settings: Settings, key: str) -> Iterator[httpx2.Client]:
+    """A client of a server that may call this machine."""
+    opened = settings.model_copy(update={"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",)})
+    with (
+        serving(opened) as running,
+        httpx2.Client(base_url=running.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client,
+    ):
+        yield client
+
+
+def test_a_server_is_asked_when_it_is_stored_and_again_when_it_is_replaced(
+    local: httpx2.Client, db: Database, tenant: str, receiver: Receiver
+) -> None:
+    made = {"type": "mcp", "url": receiver.url("/mcp"), "headers": {"Authorization": "Bearer s3cr3t"}}
+    created = local.post(TOOLS, json={"name": "tracker", **made})
+    assert created.status_code == 201, created.text
+    one = created.json()
+    assert (one["type"], one["headers"], one["parameters"]) == ("mcp", ["Authorization"], None)
+    assert one["tools"] == [
+        {"name": "tracker__search", "description": "Searches.", "parameters": SCHEMA},
+        {"name": "tracker__issues_close", "description": "", "parameters": {"type": "object"}},
+    ]
+    assert {call.headers["authorization"] for call in receiver.calls} == {"Bearer s3cr3t"}
+    put = f"{TOOLS}/{one['id']}"
+    replaced = local.put(put, json=made | {"only": ["issues.close"]}).raise_for_status().json()
+    assert [tool["name"] for tool in replaced["tools"]] == ["tracker__issues_close"]
+    found = tools.called(db, tenant, "tracker__issues_close")
+    assert found is not None
+    assert found.type == "mcp"
+    assert tools.called(db, tenant, "other__search") is None
+    receiver.answer = lambda _: Answer(401)
+    refused = local.put(put, json=made)
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "tool_server_failed")
+    assert local.get(TOOLS).json()["data"] == [replaced]
+
+
+def test_a_server_without_a_list_and_a_bad_name_are_refused_before_anything_is_stored(
+    local: httpx2.Client, receiver: Receiver
+) -> None:
+    made: dict[str, Any] = {"name": "tracker", "type": "mcp", "url": receiver.url("/mcp")}
+    for change, param in [
+        ({"name": "a__b"}, "name"),
+        ({"name": "a_"}, "name"),
+        ({"only": ["find"]}, "only"),
+        ({"description": "ours"}, "description"),
+        ({"headers": {"Mcp-Session-Id": "1"}}, "headers"),
+    ]:
+        refused = local.post(TOOLS, json=made | change)
+        assert (refused.status_code, error_of(refused)["param"]) == (400, param), refused.text
+
+    def no_list(call: Call) -> Answer:
+        return as_json(call, error={"code": -32601, "message": "Method not found"})
+
+    receiver.answer = server(no_list)
+    refused = local.post(TOOLS, json=made)
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "url")
+    assert "Method not found" in error_of(refused)["message"]
+    assert local.get(TOOLS).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ([], "the server has 0 tools"),
+        ([{"name": f"t{number}", "inputSchema": SCHEMA} for number in range(65)], "the server has 65 tools"),
+        ([{"name": "a.b"}, {"name": "a/b"}], "two tools of the server would be demo__a_b"),
+        ([{"name": "x" * 60}], "demo__x"),
+        ([{"name": "a", "inputSchema": {"type": "string"}}], "the tool demo__a: parameters"),
+        ([{"name": "a", "inputSchema": "none"}], "the tool demo__a: parameters"),
+        ([{"name": "a", "inputSchema": {"type": "object", "properties": {"b": {"type": "no type"}}}}], "demo__a: "),
+        ([{"name": "a", "description": "\x00"}], "the character NUL"),
+        (
+            [{"name": f"t{one}", "inputSchema": {**SCHEMA, "description": "x" * 9000}} for one in range(40)],
+            "more than 262144 bytes",
+        ),
+    ],
+)
+def test_what_cannot_be_offered_is_named(told: list[dict[str, Any]], why: str) -> None:
+    with pytest.raises(InvalidRequest, match=why) as refused:
+        server_with("demo", ENDPOINT, orjson.loads(orjson.dumps(told)))
+    assert str(refused.value).endswith("say in `only` which tools to take")
