@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from store.payloads.conversation import ChatMessage, Role
 from store.payloads.prompt_reference import TemplatePlace
-from store.tasks.generate import GenerateInput, Truncated, Truncation
+from store.payloads.truncation import Truncated, Truncation
+from store.tasks.generate import GenerateInput
 
 Measure = Callable[[GenerateInput], int]
 """Returns the tokens of an input with one prompt."""

@@ -52,7 +52,7 @@ def _postgres(cluster: Cluster) -> Sample:
     found: Sample = {}
     with (
         suppress(psycopg.Error),
-        psycopg.connect(**database_of(cluster), connect_timeout=5) as connection,  # type: ignore[arg-type]
+        psycopg.connect(**database_of(cluster), connect_timeout=5) as connection,
     ):
         rows: list[Any] = connection.execute(_SPACE).fetchall()
         for name, table_kib, index_kib in rows:

@@ -28,7 +28,8 @@ from store.payloads.job_payload import ServiceClass
 from store.payloads.prompt_reference import PromptReference
 from store.payloads.reasoning import ReasoningEffort
 from store.payloads.sampling_params import GrammarSpec
-from store.tasks.generate import GenerateRequest, Truncation
+from store.payloads.truncation import Truncation
+from store.tasks.generate import GenerateRequest
 
 
 class MessageTool(LenientBody):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from producer_api.server.anthropic_errors import ERROR_TYPES, error_type
 from producer_api.server.errors import DOCUMENTED
 from store.payloads.prompt_reference import PromptUse
-from store.tasks.generate import Truncated
+from store.payloads.truncation import Truncated
 
 
 class AnthropicErrorDetail(BaseModel):

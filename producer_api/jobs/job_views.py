@@ -13,12 +13,12 @@ from store.errors import Gone
 from store.jobs.jobs import Job, JobEvent
 from store.payloads.job_payload import JobOrder, PolicyHit, ServiceClass
 from store.payloads.prompt_reference import PromptUse
+from store.payloads.truncation import Truncated
 from store.registry.models import queue_name
 from store.scheduling.backlog import QueuePosition
 from store.schema.cache_results import CacheResult
 from store.schema.job_states import FLOW_TASK, JobState
 from store.streams.stream_log import StreamCursor
-from store.tasks.generate import Truncated
 from store.tasks.registry import TASKS
 
 

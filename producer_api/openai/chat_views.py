@@ -7,7 +7,8 @@ from pydantic import BaseModel, Field
 from store.payloads.conversation import ToolCall
 from store.payloads.prompt_reference import PromptUse
 from store.payloads.retrieval import FileCitation
-from store.tasks.generate import TokenLogprob, Truncated
+from store.payloads.truncation import Truncated
+from store.tasks.generate import TokenLogprob
 
 
 class AnswerMessage(BaseModel):

@@ -28,7 +28,8 @@ from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads.job_payload import MetadataKey, MetadataValue, ServiceClass, WebhookSpec
 from store.payloads.strict_model import Body, Strict
-from store.tasks.generate import MAX_SAMPLES, GenerateRequest, Truncation
+from store.payloads.truncation import Truncation
+from store.tasks.generate import MAX_SAMPLES, GenerateRequest
 
 MOST_UNKNOWN = 32
 """Most unknown fields in one request: comparing names takes time, and no client sends so many."""

@@ -47,7 +47,8 @@ from store.payloads.job_payload import ServiceClass
 from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec
 from store.payloads.strict_model import Body
-from store.tasks.generate import GenerateRequest, Truncation
+from store.payloads.truncation import Truncation
+from store.tasks.generate import GenerateRequest
 
 Includable = Literal[
     "file_search_call.results",

@@ -11,8 +11,9 @@ from store.jobs.jobs import Fallback, Idempotency, Job, NewJob
 from store.jobs.responses import NewResponse
 from store.payloads.job_payload import PinnedPolicy
 from store.payloads.strict_model import Strict
+from store.payloads.truncation import Truncated
 from store.registry.models import ModelVersion
-from store.tasks.generate import GeneratePayload, Truncated
+from store.tasks.generate import GeneratePayload
 from store.tasks.registry import JobRequest
 from store.tenants.api_keys import Principal
 from store.tracing.trace_context import TraceContext

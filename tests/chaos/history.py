@@ -136,9 +136,9 @@ _DELIVERIES = "SELECT id, job_id AS job, type, state, attempts, url FROM webhook
 COUNTED = ("stale_finish_refused", "lease_lost", "handed_back", "outcome_lost", "engine_dead")
 
 
-def read_history(folder: Path, database: dict[str, str]) -> History:
+def read_history(folder: Path, database: dict[str, Any]) -> History:
     """Read a run's folder and its database (``host``, ``user``, ``dbname``)."""
-    with psycopg.connect(**database, row_factory=dict_row) as connection:  # type: ignore[arg-type]
+    with psycopg.connect(**database, row_factory=dict_row) as connection:
         rows = [_job(row) for row in connection.execute(_JOBS)]
         attempts = [Attempt(**row) for row in connection.execute(_ATTEMPTS)]
         deliveries = [Delivery(**row) for row in connection.execute(_DELIVERIES)]

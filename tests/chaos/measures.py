@@ -135,7 +135,7 @@ def finished_per_s(run: Run, seconds: float = 10.0) -> float:
 
 
 def _num_finished(run: Run) -> int:
-    with psycopg.connect(**database_of(run.cluster)) as connection:  # type: ignore[arg-type]
+    with psycopg.connect(**database_of(run.cluster)) as connection:
         row = connection.execute("SELECT count(*) FROM job_terminal").fetchone()
     return int(row[0]) if row else 0
 

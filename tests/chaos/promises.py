@@ -131,7 +131,7 @@ def may_die(run: Run) -> list[Member]:
     continues.
     """
     while True:
-        with psycopg.connect(**database_of(run.cluster)) as connection:  # type: ignore[arg-type]
+        with psycopg.connect(**database_of(run.cluster)) as connection:
             condemned = {pid for (pid,) in connection.execute(_CONDEMNED)}
         ready = [one for one in run.cluster.of_kind("worker") if run.cluster.is_ready(one)]
         if spared := [one for one in ready if one.child is not None and str(one.child.pid) not in condemned]:

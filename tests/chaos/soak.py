@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from sqlalchemy import make_url
@@ -164,7 +165,7 @@ UNION ALL SELECT 'webhook', count(*) FROM webhook_deliveries WHERE state = 'pend
 def what_is_left(cluster: Cluster) -> dict[str, int]:
     """Count the jobs and webhooks that have not ended."""
     try:
-        with psycopg.connect(**database_of(cluster), connect_timeout=5) as connection:  # type: ignore[arg-type]
+        with psycopg.connect(**database_of(cluster), connect_timeout=5) as connection:
             return dict(connection.execute(_LEFT).fetchall())
     except psycopg.Error as error:
         return {str(error).strip(): 1}
@@ -179,11 +180,11 @@ WHERE state = 'pending' AND next_attempt_at > now() + interval '100 s'
 
 def forward_webhooks(cluster: Cluster) -> None:
     """Bring planned retries forward."""
-    with suppress(psycopg.Error), psycopg.connect(**database_of(cluster), connect_timeout=5) as connection:  # type: ignore[arg-type]
+    with suppress(psycopg.Error), psycopg.connect(**database_of(cluster), connect_timeout=5) as connection:
         connection.execute(_FORWARD)
 
 
-def database_of(cluster: Cluster) -> dict[str, str]:
+def database_of(cluster: Cluster) -> dict[str, Any]:
     """psycopg's parameters for Postgres without a proxy."""
     url = make_url(cluster.database_url)
     return {"host": str(url.query["host"]), "user": str(url.username), "dbname": str(url.database)}

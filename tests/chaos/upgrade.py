@@ -142,7 +142,7 @@ def phase(run: Run, name: str, revision: str) -> None:
 
 def revision_of(cluster: Cluster) -> str:
     """The newest revision of the schema that was applied."""
-    with psycopg.connect(**database_of(cluster)) as connection:  # type: ignore[arg-type]
+    with psycopg.connect(**database_of(cluster)) as connection:
         row = connection.execute(_REVISION).fetchone()
     return str(row[0]) if row else ""
 

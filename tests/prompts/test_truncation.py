@@ -8,7 +8,8 @@ from prompts.tasks.generate import build_prompt
 from prompts.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from prompts.truncation import truncate
 from store.payloads.conversation import ChatMessage, FunctionCall, Role, ToolCall, check_tool_results
-from store.tasks.generate import GenerateInput, Truncated, Truncation
+from store.payloads.truncation import Truncated, Truncation
+from store.tasks.generate import GenerateInput
 
 SAID = [
     ("system", "be brief"),
