@@ -1,9 +1,9 @@
 """Routes of the tools that the server calls: create, list, read, replace, delete."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Body, Path
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -14,7 +14,16 @@ from producer_api.http.views import JsonResponse
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from producer_api.tools.server_listing import with_tools
-from producer_api.tools.tool_views import NewTool, ToolDefinition, ToolDeleted, ToolList, ToolObject, tool_object
+from producer_api.tools.tool_views import (
+    HTTP_EXAMPLE,
+    MCP_EXAMPLE,
+    NewTool,
+    ToolDefinition,
+    ToolDeleted,
+    ToolList,
+    ToolObject,
+    tool_object,
+)
 from store.calls.ssrf_guard import GuardedClient
 from store.errors import InvalidRequest
 from store.payloads.tool_definition import Definition, HttpTool, McpEndpoint
@@ -24,6 +33,11 @@ from store.webhooks.addresses import check_url
 
 router = APIRouter(prefix="/v1/tools", tags=["tools"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
+_REPLACED: Any = {"http": {"value": HTTP_EXAMPLE}, "mcp": {"value": MCP_EXAMPLE}}
+_NEW: Any = {
+    "http": {"value": {"name": "weather", **HTTP_EXAMPLE}},
+    "mcp": {"value": {"name": "tracker", **MCP_EXAMPLE}},
+}
 ToolId = Annotated[str, Path(description="the tool", examples=["tool_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 
 
@@ -43,7 +57,9 @@ def _checked(runtime: Runtime, name: Callable[[], str], given: HttpTool | McpEnd
 
 
 @router.post("", status_code=201, response_model=ToolObject, summary="Create a tool")
-async def create_tool(runtime: RuntimeOf, principal: WebhooksAdmin, body: NewTool) -> Response:
+async def create_tool(
+    runtime: RuntimeOf, principal: WebhooksAdmin, body: Annotated[NewTool, Body(openapi_examples=_NEW)]
+) -> Response:
     """Add a tool that the server calls for the models of the tenant, or a server of MCP with its tools."""
     owner, actor = principal.tenant_id, principal.key_id
 
@@ -68,7 +84,12 @@ async def get_tool(runtime: RuntimeOf, principal: WebhooksAdmin, tool_id: ToolId
 
 
 @router.put("/{tool_id}", response_model=ToolObject, summary="Replace a tool's definition")
-async def replace_tool(runtime: RuntimeOf, principal: WebhooksAdmin, tool_id: ToolId, body: ToolDefinition) -> Response:
+async def replace_tool(
+    runtime: RuntimeOf,
+    principal: WebhooksAdmin,
+    tool_id: ToolId,
+    body: Annotated[ToolDefinition, Body(openapi_examples=_REPLACED)],
+) -> Response:
     """Replace all of a tool but its name. The next call uses the new URL and headers; a server is asked again."""
     owner, actor = principal.tenant_id, principal.key_id
 

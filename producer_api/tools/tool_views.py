@@ -13,7 +13,7 @@ from store.payloads.tool_definition import SEPARATOR, HttpTool, McpEndpoint, Mcp
 from store.tasks.registry import TASK_TAG
 from store.tools.tools import StoredTool
 
-_EXAMPLE: JsonDict = {
+HTTP_EXAMPLE: JsonDict = {
     "description": "The weather in a city, now.",
     "parameters": {
         "type": "object",
@@ -26,7 +26,7 @@ _EXAMPLE: JsonDict = {
 }
 
 
-_MCP_EXAMPLE: JsonDict = {
+MCP_EXAMPLE: JsonDict = {
     "type": "mcp",
     "url": "https://mcp.example.com/mcp",
     "headers": {"Authorization": "Bearer 0123456789"},
@@ -46,20 +46,20 @@ NewName = Annotated[FunctionName, AfterValidator(_without_separator)]
 class HttpDefinition(HttpTool):
     """A new definition of a tool; what is left out gets its default, also the headers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [HTTP_EXAMPLE]})
 
 
 class McpDefinition(McpEndpoint):
     """A server of MCP in place of what there was; it is asked for its tools again."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_MCP_EXAMPLE]})
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [MCP_EXAMPLE]})
 
 
 class NewHttpTool(HttpTool):
     """A tool with its name, by which requests use it."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra={"examples": [{"name": "weather", **_EXAMPLE}]}
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"name": "weather", **HTTP_EXAMPLE}]}
     )
 
     name: NewName = Field(description="letters, digits, `_` and `-`; a model calls the tool by it")
@@ -74,7 +74,7 @@ class NewMcpServer(McpEndpoint):
     """A server of MCP with its name, which is the first part of the names of its tools."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra={"examples": [{"name": "tracker", **_MCP_EXAMPLE}]}
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"name": "tracker", **MCP_EXAMPLE}]}
     )
 
     name: NewName = Field(description="letters, digits, `_` and `-`; a model calls the tool `search` as name__search")
