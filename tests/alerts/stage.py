@@ -75,7 +75,8 @@ class Stage:
         self.caller = caller
         self.receiver_url = receiver_url
         self.has_fired = False
-        self.faults = Faults(cluster, 1, self.break_engine)
+        # Prometheus must have seen the new worker before its first refused write, or it sees no increase.
+        self.faults = Faults(cluster, 1, self.break_engine, late_finish=20)
         self._num_marked = 0
 
     def until_fired(self) -> Iterator[None]:

@@ -35,9 +35,21 @@ _OPEN = "SELECT id FROM jobs WHERE id = ANY(%(ids)s) AND completed_at IS NULL"
 
 
 class Faults:
-    """Faults for one cluster. ``inject(mark)`` submits an order that breaks its engine."""
+    """Faults for one cluster. ``inject(mark)`` submits an order that breaks its engine.
 
-    def __init__(self, cluster: Cluster, seed: int, inject: Callable[[str], Order], *, lease_s: float = 3.0) -> None:
+    ``late_finish``: how many outcomes a new worker writes up to the one that comes too late.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        seed: int,
+        inject: Callable[[str], Order],
+        *,
+        lease_s: float = 3.0,
+        late_finish: int = 3,
+    ) -> None:
+        self._late_finish = late_finish
         self._cluster = cluster
         self._rng = random.Random(f"targets {seed}")
         self._inject = inject
@@ -92,7 +104,7 @@ class Faults:
 
     def _write_late(self, member: Member) -> Generator[None, None, bool]:
         """Stop a worker before it writes an outcome, until its jobs ended elsewhere; True if the write was refused."""
-        member.extra = {"HEADRACE_FAILPOINTS": "finish.before=stop@3"}
+        member.extra = {"HEADRACE_FAILPOINTS": f"finish.before=stop@{self._late_finish}"}
         yield from self._restart(member)
         member.extra = {}
         yield from self._until(lambda: member.is_stopped or not member.is_alive)
