@@ -1,19 +1,26 @@
 """Choice of a server's TCP port: the preferred one, or a free one if that is in use."""
 
+import random
 import socket
+
+_TRIES = 50
+# The system gives higher ports to outgoing connections, so one of them may be taken before the server listens on it, or
+# while the server is started anew.
+_OWN_PORTS = range(31_000, 32_768)
 
 
 def free_port(host: str, preferred: int) -> int:
-    """Return ``preferred`` if nothing listens there, else a free port chosen by the system. 0: any port."""
-    for port in (preferred, 0):
+    """Return ``preferred`` if nothing listens there, else another port. 0: any port. Raises OSError for a bad host."""
+    others = random.SystemRandom().sample(_OWN_PORTS, _TRIES)
+    refused = OSError("no port")
+    for port in (preferred, *others) if preferred else others:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             # As servers do: otherwise a port with lingering connections would seem to be in use.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
-            except OSError:
-                if port == 0:
-                    raise
+            except OSError as error:
+                refused = error
                 continue
-            return int(probe.getsockname()[1])
-    raise AssertionError("unreachable: port 0 either binds or raises")
+            return port
+    raise refused
