@@ -87,6 +87,7 @@ BATCH_CODES: Final[Mapping[str, str]] = {
     "invalid_method": "the method of the line is not POST",
     "mismatched_url": "the URL of the line is not the endpoint of the batch",
     "missing_required_parameter": "the line lacks a required field",
+    "tool_server_failed": "the server of MCP does not answer, or its tools cannot be used",
     "too_many_lines": "the input file has too many lines",
 }
 """Codes of batches and their lines, beside those of requests."""

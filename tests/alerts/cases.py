@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import redis
 
 from store.schema.cache_results import UNSERVED_QUEUE
-from tests.alerts.stage import Stage
+from tests.alerts.stage import Stage, during
 
 QUEUE = "fake@1"
 
@@ -117,15 +117,17 @@ def _engine_hangs(stage: Stage) -> Iterator[None]:
 
 
 def _preemptions(stage: Stage) -> Iterator[None]:
-    yield from stage.restarted("worker", kv_pool_tokens="640")
-    lengths = [20, 400]
+    """Let new workers see short answers alone, so that they take many jobs at once, and then long ones."""
+    long = {"max_tokens": 400, "ignore_eos": True}
     while not stage.has_fired:
-        length = lengths[0]
-        stage.caller.body = {
-            "sampling": {"max_tokens": 400, "stop": ["and"] if length == 20 else [], "ignore_eos": True}
-        }
-        lengths.reverse()
-        yield from stage.strike("redis_wipe", for_s=3.0)
+        yield from stage.restarted("worker", kv_pool_tokens="640")
+        stage.caller.body = {"sampling": {**long, "stop": ["and"]}}
+        yield from during(10.0)
+        stage.post(f"/v1/queues/{QUEUE}/pause")
+        stage.caller.body = {"sampling": long}
+        yield from during(5.0)
+        stage.post(f"/v1/queues/{QUEUE}/resume")
+        yield from during(20.0)
     stage.caller.body = {}
     yield from stage.restarted("worker")
 

@@ -169,16 +169,17 @@ class Stage:
             while not self.has_fired:
                 with db.begin() as connection:
                     connection.execute(text(f"LOCK TABLE {table} IN SHARE MODE"))
-                    yield from _for(held_s)
-                yield from _for(free_s)
+                    yield from during(held_s)
+                yield from during(free_s)
 
     def _hold(self, members: list[Member], number: signal.Signals, seconds: float) -> Iterator[None]:
         for member in members:
             self.cluster.signal(member, number)
-        yield from _for(seconds)
+        yield from during(seconds)
 
 
-def _for(seconds: float) -> Iterator[None]:
+def during(seconds: float) -> Iterator[None]:
+    """Yield for so long."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         yield
