@@ -68,6 +68,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "storage_unavailable": "the blob storage does not answer",
     "sync_timeout": "the job has not ended in the time that the request may wait; it continues",
     "tenant_disabled": "the operator has disabled the tenant",
+    "tool_server_failed": "the server of MCP does not answer, or its tools cannot be used",
     "unsupported_audio": "the file is not audio in a format that is read",
     "unsupported_encoding": "the body is compressed in a way that is not accepted",
     "unsupported_parameter": "the field is unknown or not supported",
@@ -87,7 +88,6 @@ BATCH_CODES: Final[Mapping[str, str]] = {
     "invalid_method": "the method of the line is not POST",
     "mismatched_url": "the URL of the line is not the endpoint of the batch",
     "missing_required_parameter": "the line lacks a required field",
-    "tool_server_failed": "the server of MCP does not answer, or its tools cannot be used",
     "too_many_lines": "the input file has too many lines",
 }
 """Codes of batches and their lines, beside those of requests."""
