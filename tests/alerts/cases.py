@@ -121,13 +121,16 @@ def _preemptions(stage: Stage) -> Iterator[None]:
     long = {"max_tokens": 400, "ignore_eos": True}
     while not stage.has_fired:
         yield from stage.restarted("worker", kv_pool_tokens="640")
-        stage.caller.body = {"sampling": {**long, "stop": ["and"]}}
-        yield from during(10.0)
+        stage.caller.body = {"sampling": {**long, "stop": ["e"]}}
+        yield from during(8.0)
         stage.post(f"/v1/queues/{QUEUE}/pause")
         stage.caller.body = {"sampling": long}
         yield from during(5.0)
+        stage.caller.is_paused = True
         stage.post(f"/v1/queues/{QUEUE}/resume")
-        yield from during(20.0)
+        while not stage.has_fired and stage.query("SELECT FROM jobs WHERE state IN ('queued', 'running') LIMIT 1"):
+            yield
+        stage.caller.is_paused = False
     stage.caller.body = {}
     yield from stage.restarted("worker")
 
