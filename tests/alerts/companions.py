@@ -56,7 +56,8 @@ MAY_FIRE_TOO: dict[str, frozenset[str]] = {
     "HeadraceFirstTokenSlow": _WORKERS_GONE,
     "HeadraceStreamsStall": _WORKERS_STOPPED,
     "HeadraceEngineHangs": _WORKERS_GONE,
-    "HeadracePreemptions": _WORKERS_GONE,
+    # The queue is paused for some seconds.
+    "HeadracePreemptions": _WORKERS_GONE | {"HeadraceQueuePaused"},
     # The worker of the candidate is scraped while it starts, and is stopped at the end.
     "HeadraceRolloutRolledBack": _CANDIDATE | {"HeadraceRolloutUndecided"},
     "HeadraceRolloutStuck": _CANDIDATE | {"HeadraceRolloutUndecided"},
