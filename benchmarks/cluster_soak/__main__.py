@@ -96,7 +96,7 @@ def outcome(events: History, left: dict[str, int]) -> dict[str, Any]:
 
 
 def panels() -> list[Panel]:
-    """What the picture shows."""
+    """Return the curves of the picture."""
 
     def of(kind: str, names: tuple[str, ...]) -> dict[str, str]:
         return {name: f"{kind}/{name}" for name in names}

@@ -19,7 +19,7 @@ class Panel:
 
 
 def svg(samples: Samples, panels: Sequence[Panel], kills: Sequence[tuple[float, str]]) -> str:
-    """Return the drawing. ``kills``: (seconds since the start, what was killed)."""
+    """Return the drawing. ``kills``: (seconds since the start, the process that was killed)."""
     end_s = max(samples[-1][0], 1.0)
     height = (_PANEL + _TOP) * len(panels) + 40
     parts = [

@@ -1,4 +1,4 @@
-"""What a cluster holds at one moment: memory, threads and descriptors of processes, connections, rows' space, keys."""
+"""A sample of a cluster at one moment: memory, threads and descriptors of processes, connections, rows' space, keys."""
 
 from contextlib import suppress
 from typing import Any

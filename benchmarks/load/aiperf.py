@@ -1,4 +1,4 @@
-"""AIPerf: its command line, and what is read from its report. Its environment is its own (``benchmarks.venvs``)."""
+"""AIPerf: its command line, and the figures of its report. Its environment is its own (``benchmarks.venvs``)."""
 
 import json
 import subprocess
@@ -55,7 +55,7 @@ def command(
 
 
 def start(program: Path, arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Start AIPerf; what it prints is in ``folder``."""
+    """Start AIPerf; its output is in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "aiperf.log").open("wb") as log:
         return subprocess.Popen([program, *arguments], stdout=log, stderr=subprocess.STDOUT)
@@ -72,7 +72,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is kept of AIPerf's report. An absent metric, such as tokens of embeddings, is None."""
+    """Return the figures of AIPerf's report. An absent metric, such as tokens of embeddings, is None."""
 
     def of(name: str, statistic: str) -> float | None:
         found = (report.get(name) or {}).get(statistic)

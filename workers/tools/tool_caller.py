@@ -135,9 +135,11 @@ class ToolCaller:
     def _once(
         self, order: ToolOrder, tool: Definition, arguments: Mapping[str, Any], left_s: float, tries: int
     ) -> ToolResult:
-        call = self._over_mcp if isinstance(tool, McpServer) else self._over_http
+        left_s = max(left_s, 0.0)
         try:
-            return call(order, arguments, max(left_s, 0.0), tries)
+            if isinstance(tool, McpServer):
+                return self._over_mcp(order, tool, arguments, left_s, tries)
+            return self._over_http(order, tool, arguments, left_s, tries)
         except CallFailed as error:
             return _unanswered(error, tool, tries)
         except McpStatus as error:
@@ -145,9 +147,9 @@ class ToolCaller:
         except McpRefused as error:
             return failed(str(error), status=200, tries=tries)
 
-    def _over_http(self, order: ToolOrder, arguments: Mapping[str, Any], left_s: float, tries: int) -> ToolResult:
-        tool = order.tool
-        assert isinstance(tool, HttpTool)  # noqa: S101 - decided by ``_once``
+    def _over_http(
+        self, order: ToolOrder, tool: HttpTool, arguments: Mapping[str, Any], left_s: float, tries: int
+    ) -> ToolResult:
         reply = self._client.post(
             tool.url,
             headers={**_OUR_HEADERS, "idempotency-key": order.key, **tool.headers},
@@ -157,9 +159,9 @@ class ToolCaller:
         )
         return read_reply(reply, tries)
 
-    def _over_mcp(self, order: ToolOrder, arguments: Mapping[str, Any], left_s: float, tries: int) -> ToolResult:
-        server = order.tool
-        assert isinstance(server, McpServer)  # noqa: S101 - decided by ``_once``
+    def _over_mcp(
+        self, order: ToolOrder, server: McpServer, arguments: Mapping[str, Any], left_s: float, tries: int
+    ) -> ToolResult:
         tool = order.tool_of(server)
         assert tool is not None  # noqa: S101 - checked by ``call``
         most_bytes = server.max_result_bytes
