@@ -35,9 +35,14 @@ class Findings:
 
 
 def check(
-    history: History, *, needs_kills: bool = True, needs_stale: bool = True, needs_flows: bool = False
+    history: History,
+    *,
+    needs_kills: bool = True,
+    needs_stale: bool = True,
+    needs_flows: bool = False,
+    forbids_500: bool = False,
 ) -> Findings:
-    """Apply every rule."""
+    """Apply every rule. ``forbids_500``: an answer of 500 is a violation too, although the customer asked again."""
     findings = Findings({name: list(rule(history)) for name, rule in RULES.items()}, count_kills(history))
     if needs_kills and not sum(findings.kills.values()):
         findings.violations["kills"] = ["the nemesis killed nothing: nothing was proved"]
@@ -45,6 +50,8 @@ def check(
         findings.violations["stale_writes"] = ["no stale write was refused: no paused worker came back to write"]
     if needs_flows and not any(job.is_flow and job.state == "succeeded" for job in history.jobs):
         findings.violations["flows"] = ["no flow succeeded: nothing was proved of them"]
+    if forbids_500:
+        findings.violations["internal_errors"] = list(internal_errors(history))
     return findings
 
 
@@ -255,6 +262,13 @@ def customers(history: History) -> Iterator[str]:
             yield f"order {event['n']} was never answered, and nobody gave it up"
     for event in history.of_client("client_error"):
         yield f"order {event['n']}: the customer broke: {event['error']} in {event['where']}"
+
+
+def internal_errors(history: History) -> Iterator[str]:
+    """No request is answered with 500: an outage that the product knows of is a 503."""
+    for event in history.of_client("server_error"):
+        if event["status"] == 500:
+            yield f"order {event['n']}: 500 from port {event['port']} at {event['path']}"
 
 
 def _marks(history: History) -> dict[str, str | None]:

@@ -219,9 +219,19 @@ class Load:
         """Send a request to the APIs in turn; None without a complete answer."""
         url = self._urls[(wanted.n + turn) % len(self._urls)]
         try:
-            return await self._http.request(method, url + path, **more)
+            response = await self._http.request(method, url + path, **more)
         except httpx2.TransportError:
             return None
+        self._note_server_error(wanted, response)
+        return response
+
+    def _note_server_error(self, wanted: Order, response: httpx2.Response) -> None:
+        """Record an answer of 5xx: the customer asks again, so nothing else of the history would show it."""
+        if response.status_code >= 500:
+            url = response.request.url
+            self.journal.write(
+                "server_error", n=wanted.n, status=response.status_code, port=url.port, path=url.path.split("/")[-1]
+            )
 
     def _auth(self, wanted: Order) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._tenants[wanted.tenant].key}"}
@@ -298,6 +308,7 @@ class Load:
         most = wanted.cut_every if wanted.cut_every and turn < 200 else None
         try:
             async with self._http.stream("GET", url, headers=headers, timeout=20) as response:
+                self._note_server_error(wanted, response)
                 if response.status_code != 200:
                     return None
                 return await _take_events(response, events, most)

@@ -46,7 +46,7 @@ def phase_times(history: History) -> dict[str, float]:
 
 
 def phases(history: History) -> Json:
-    """P7: accepted and finished jobs per phase, and the latency of submissions."""
+    """P7: accepted and finished jobs per phase, the latency of submissions, and answers of 5xx by status."""
     begun = sorted((at, name) for name, at in phase_times(history).items())
     times = [at for at, _ in begun]
 
@@ -55,7 +55,7 @@ def phases(history: History) -> Json:
         return begun[n][1] if n >= 0 else None
 
     finished = Counter(phase_of(job.completed_at) for job in history.jobs if job.completed_at is not None)
-    accepted = history.of_client("accepted")
+    accepted, errors = history.of_client("accepted"), history.of_client("server_error")
     figures: Json = {}
     for _, name in begun:
         took = sorted(event["ms"] for event in accepted if phase_of(event["t"]) == name)
@@ -65,6 +65,7 @@ def phases(history: History) -> Json:
             "finished": finished[name],
             "submit_ms_p50": took[len(took) // 2] if took else None,
             "submit_ms_p99": p99,
+            "server_errors": dict(Counter(str(one["status"]) for one in errors if phase_of(one["t"]) == name)),
         }
     return figures
 

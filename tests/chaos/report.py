@@ -36,6 +36,7 @@ def report_of(history: History, findings: Findings, *, seed: int, duration_s: fl
         "accepted": len(history.of_client("accepted")),
         "refused": len(history.of_client("refused")),
         "gave_up": len(history.of_client("gave_up")),
+        "server_errors": dict(Counter(str(event["status"]) for event in history.of_client("server_error"))),
         "states": dict(Counter(job.state for job in history.jobs)),
         "flows": {
             "jobs": dict(Counter(job.state for job in history.jobs if job.is_flow)),

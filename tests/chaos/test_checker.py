@@ -259,6 +259,15 @@ def test_the_report_counts_what_was_broken() -> None:
     assert report["broken"] == {"duplicate_terminal": 1}
 
 
+@pytest.mark.parametrize(("status", "broken"), [(500, {"internal_errors": 1}), (503, {})])
+def test_an_answer_of_500_is_a_violation_where_it_is_forbidden(status: int, broken: dict[str, int]) -> None:
+    answer_of: Json = {"kind": "server_error", "n": 1, "status": status, "port": 8000, "path": "jobs"}
+    found = history(client=[*history().client, answer_of])
+    assert check(found, forbids_500=True).broken == broken
+    assert check(found).broken == {}
+    assert report_of(found, check(found), seed=4, duration_s=1.0)["server_errors"] == {str(status): 1}
+
+
 def test_a_reader_holds_what_was_not_voided() -> None:
     reading = read_stream(stream("c", "d", first=stream("a", "b")[:-1], epoch=2))
     assert (reading.text, reading.ended, reading.num_restarts, reading.broken) == ("cd", "succeeded", 1, [])

@@ -1,9 +1,9 @@
 """An upgrade under load, blue to green: ``python -m tests.chaos --upgrade-from COMMIT``.
 
 Blue is an older commit, green is this tree; both use one database and one Redis. Blue makes its schema and serves.
-Green's revisions are applied while blue serves, green's processes start beside blue's, customers are led to green, and
-blue's processes end by SIGTERM, one after the other. Customers submit all the time. The checker of every other run
-judges what they saw.
+Green's revisions are applied while blue serves, green's processes start beside blue's, customers are led to green, back
+to blue and to green again, and blue's processes end by SIGTERM, one after the other. Customers submit all the time. The
+checker of every other run judges what they saw, and an answer of 500 is a violation here.
 """
 
 import json
@@ -84,13 +84,16 @@ def upgrade(*, commit: str, seed: int, rate: float, say: Say, shape: Shape) -> t
         green = start(cluster, "green", ROOT)
         load.load.lead_to(cluster.api_urls)
         run.wait(_STEP_S)
-        phase(run, "blue ends", revision_of(cluster))
-        load.load.lead_to([f"http://127.0.0.1:{one.port}" for one in green if one.kind == "api"])
-        codes = {member.name: end(run, member) for member in blue}
+        for name, colour in (("led to green", green), ("back to blue", blue), ("blue ends", green)):
+            phase(run, name, revision_of(cluster))
+            load.load.lead_to(urls_of(colour))
+            run.wait(_STEP_S / 2)
+        # The order of docs/deployment.md: the APIs first, the dispatcher last.
+        codes = {member.name: end(run, member) for member in reversed(blue)}
         phase(run, "green alone", revision_of(cluster))
         run.wait(_STEP_S)
         history = run.finish()
-        findings = check(history, needs_kills=False, needs_stale=False)
+        findings = check(history, needs_kills=False, needs_stale=False, forbids_500=True)
         figures: Json = {"blue": commit, "expand_s": round(migrate_s, 1), "blue_exit_codes": codes}
         figures |= {"phases": phases(history), "attempts": attempts_of(history, [one.name for one in blue])}
         return run.report(findings, run="upgrade", **figures), findings
@@ -105,6 +108,11 @@ def start(cluster: Cluster, colour: str, root: Path) -> list[Member]:
     ]
     cluster.wait_ready()
     return added
+
+
+def urls_of(members: list[Member]) -> list[str]:
+    """Addresses of the APIs among these processes."""
+    return [f"http://127.0.0.1:{one.port}" for one in members if one.kind == "api"]
 
 
 def expand(run: Run) -> float:

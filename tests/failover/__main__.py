@@ -50,7 +50,7 @@ def failover(seed: int, rate: float, num_again: int) -> tuple[Json, Findings]:
         for names in plan(seed, num_again):
             _carry(run, FailoverFaults(cluster, seed), names)
         history = run.finish()
-        findings = check(history, needs_stale=False)
+        findings = check(history, needs_stale=False, forbids_500=True)
         leading = [at for one in cluster.of_kind("dispatcher") for at in led_from(cluster, one.name)]
         figures = {"faults": of_faults(history), "without_leader_s": without_leader(history, leading)}
         report = run.report(findings, run="failover", **figures)
