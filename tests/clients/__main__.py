@@ -88,7 +88,7 @@ def _node_quick_start(folder: Path, api_url: str, api_key: str) -> list[str]:
 
 
 def _langchain_quick_start(interpreter: Path, api_url: str, api_key: str) -> list[str]:
-    return [str(interpreter), "-c", here(block("python", "langchain_openai"), api_url, api_key)]
+    return [str(interpreter), "-c", here(block("python", "import ChatOpenAI\n"), api_url, api_key)]
 
 
 def _llm_quick_start(interpreter: Path, api_url: str, api_key: str) -> list[str]:

@@ -4,11 +4,14 @@ import asyncio
 import itertools
 
 import openai
+from handbook import FILE, QUESTION, WARRANTY, new_handbook
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnablePassthrough
 from langchain_core.tools import tool
+from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, Field
 from reporting import (
@@ -88,6 +91,53 @@ def responses() -> None:
     assert "".join(chunk.text for chunk in responding.stream(CAPITAL)) == whole.text
     again = responding.invoke("And of Italy?", previous_response_id=whole.response_metadata["id"])
     assert again.usage_metadata["input_tokens"] > whole.usage_metadata["total_tokens"]
+
+
+def searching(store: str, **more: object) -> ChatOpenAI:
+    """Return the model with the tool that searches in the store."""
+    responding = ChatOpenAI(model=MODEL, temperature=0, max_tokens=48, max_retries=0, use_responses_api=True, **more)
+    return responding.bind_tools([{"type": "file_search", "vector_store_ids": [store], "max_num_results": 1}])
+
+
+def cited(answer: AIMessage) -> list[str]:
+    """Return the names of the files that the answer cites."""
+    return [one["filename"] for block in answer.content if block["type"] == "text" for one in block["annotations"]]
+
+
+@feature("search in files")
+def file_search() -> None:
+    store = new_handbook()
+    with_results = searching(store, include=["file_search_call.results"])
+    answer = with_results.invoke(QUESTION)
+    (search,) = [block for block in answer.content if block["type"] == "file_search_call"]
+    assert [one["text"] for one in search["results"]] == [WARRANTY], search
+    assert "seven" in answer.text and cited(answer) == [FILE], answer
+    whole = searching(store).invoke([HumanMessage(QUESTION), answer, HumanMessage("When is the mill open?")])
+    assert cited(whole) == ["opening.txt"], whole
+    again = searching(store).invoke(QUESTION, previous_response_id=whole.response_metadata["id"])
+    assert cited(again) == [FILE], again
+
+
+@feature("search in files, streamed")
+def file_search_stream() -> None:
+    bound = searching(new_handbook())
+    joined = None
+    for chunk in bound.stream(QUESTION):
+        joined = chunk if joined is None else joined + chunk
+    assert "seven" in joined.text and cited(joined) == [FILE], joined
+    assert [block["type"] for block in joined.content] == ["file_search_call", "text"], joined.content
+    again = bound.invoke([HumanMessage(QUESTION), joined, HumanMessage("When is the mill open?")])
+    assert cited(again) == ["opening.txt"], again
+
+
+@feature("retriever in a chain")
+def retriever() -> None:
+    encoder = OpenAIEmbeddings(model=ENCODER, check_embedding_ctx_length=False)
+    texts = InMemoryVectorStore.from_texts([WARRANTY, "The mill is open from Tuesday to Saturday."], encoder)
+    prompt = ChatPromptTemplate.from_messages([("user", "{context}\n\n{question}")])
+    best = texts.as_retriever(search_kwargs={"k": 1}) | (lambda found: found[0].page_content)
+    answer = ({"context": best, "question": RunnablePassthrough()} | prompt | model).invoke(QUESTION)
+    assert "seven" in answer.content, answer
 
 
 @feature("leaving a stream cancels")

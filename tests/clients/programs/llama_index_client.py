@@ -3,13 +3,17 @@
 import asyncio
 
 import openai
+from handbook import FILE, OPENING, QUESTION, WARRANTY, new_handbook
+from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
+from llama_index.embeddings.openai import OpenAIEmbedding
+from llama_index.llms.openai import OpenAIResponses
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel, Field
-from reporting import BASE_URL, CAPITAL, MODEL, feature, main
+from reporting import BASE_URL, CAPITAL, ENCODER, MODEL, feature, main
 
 
 def model(name: str = MODEL, **more: object) -> OpenAILike:
@@ -64,6 +68,54 @@ def structured() -> None:
     for more in ({"should_use_structured_outputs": True}, {}):
         found = model(**more).structured_predict(City, PromptTemplate("Tell me about Paris."))
         assert isinstance(found, City), found
+
+
+def encoder() -> OpenAIEmbedding:
+    # `model` takes names of OpenAI's models alone.
+    return OpenAIEmbedding(model_name=ENCODER, api_base=BASE_URL)
+
+
+@feature("embeddings")
+async def embeddings() -> None:
+    vectors = encoder().get_text_embedding_batch([WARRANTY, OPENING])
+    assert [len(vector) for vector in [*vectors, await encoder().aget_query_embedding(QUESTION)]] == [384] * 3
+
+
+@feature("index and query engine")
+def query_engine() -> None:
+    documents = [Document(text=WARRANTY), Document(text=OPENING)]
+    index = VectorStoreIndex.from_documents(documents, embed_model=encoder())
+    answer = index.as_query_engine(llm=model(), similarity_top_k=1).query(QUESTION)
+    assert "seven" in answer.response and [node.text for node in answer.source_nodes] == [WARRANTY], answer
+
+
+def responding(store: str, **more: object) -> OpenAIResponses:
+    """Return the model of the Responses API with the tool that searches in the store."""
+    tool = {"type": "file_search", "vector_store_ids": [store], "max_num_results": 1}
+    known = {"temperature": 0, "max_output_tokens": 48, "max_retries": 0, "context_window": 8192}
+    return OpenAIResponses(model=MODEL, api_base=BASE_URL, built_in_tools=[tool], **known | more)
+
+
+@feature("search in files")
+async def file_search() -> None:
+    asked = [ChatMessage(role="user", content=QUESTION)]
+    following = responding(new_handbook(), include=["file_search_call.results"], track_previous_responses=True)
+    for answer in (following.chat(asked), await following.achat(asked)):
+        (search,) = answer.additional_kwargs["built_in_tool_calls"]
+        assert [one.text for one in search.results] == [WARRANTY], search
+        assert [one.filename for one in answer.additional_kwargs["annotations"]] == [FILE], answer
+        assert "seven" in answer.message.content, answer
+
+
+@feature("search in files, streamed")
+async def file_search_stream() -> None:
+    model = responding(new_handbook())
+    asked = [ChatMessage(role="user", content=QUESTION)]
+    for pieces in ([*model.stream_chat(asked)], [piece async for piece in await model.astream_chat(asked)]):
+        assert "seven" in "".join(piece.delta for piece in pieces)
+        told = pieces[-1].additional_kwargs
+        assert [one.type for one in told["built_in_tool_calls"]] == ["response.file_search_call.completed"], told
+        assert [one["filename"] for one in told["annotations"]] == [FILE], told
 
 
 @feature("agent with tools")
