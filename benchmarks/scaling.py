@@ -82,17 +82,14 @@ def _stack(
             program.start()
         wait_until_ready([program for program, _, _ in more], 180)
         layers = {name: list(pids) for name, pids in (stack.layers | services.layers).items()}
-        for program, name in more:
+        for program, layer, _ in more:
             assert program.child is not None
-            layers.setdefault("API" if name == "api" else "worker", []).append(program.child.pid)
-        ports = [
-            stack.port,
-            *(int(program.command.env["HEADRACE_API_PORT"]) for program, name in more if name == "api"),
-        ]
-        yield stack, ports, layers
+            layers.setdefault(layer, []).append(program.child.pid)
+        yield stack, [stack.port, *(port for _, layer, port in more if layer == "API")], layers
 
 
 def _program(services: Services, stack: headrace.Stack, layer: str, number: int) -> tuple[Program, str, int]:
+    """Return one more API or worker, its layer, and the port that it answers on."""
     port = free_port("127.0.0.1", 0)
     is_api = layer == "API"
     own = "HEADRACE_API_PORT" if is_api else "HEADRACE_WORKER_METRICS_PORT"

@@ -210,7 +210,7 @@ def _end(connection: Connection, ending: Sequence[tuple[Flow, FlowDecision]], va
 
 
 def note_usage(connection: Connection, flow_ids: Collection[str]) -> None:
-    """Write the usage of their steps into flows that a sweep has ended, in its transaction."""
+    """Write the usage of their steps into locked flows that a sweep is about to end, in its transaction."""
     if flow_ids and (usages := _usages(connection, flow_ids)):
         rows: list[dict[str, object]] = [
             {"id": flow_id, "usage": _usage(of_steps, None)} for flow_id, of_steps in usages.items()

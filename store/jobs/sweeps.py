@@ -72,31 +72,27 @@ FROM freed LEFT JOIN closed ON closed.job_id = freed.id
 
 # Expire jobs past their deadline. A worker ends its running jobs itself and keeps their output so far; the grace period
 # is for a worker that hangs.
-_EXPIRE = text("""
-WITH overdue AS (
-    SELECT id FROM jobs
-    WHERE state IN ('queued', 'running') AND deadline_at < now() AND parent_id IS NULL
-        AND (state = 'queued' OR deadline_at < now() - make_interval(secs => :grace_s)
-            OR task = 'flow' AND NOT EXISTS (
-                SELECT FROM jobs AS step WHERE step.parent_id = jobs.id AND step.state = 'running'))
-    ORDER BY deadline_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
-)
+_OVERDUE = text("""
+SELECT id, task = 'flow' AS is_flow FROM jobs
+WHERE state IN ('queued', 'running') AND deadline_at < now() AND parent_id IS NULL
+    AND (state = 'queued' OR deadline_at < now() - make_interval(secs => :grace_s)
+        OR task = 'flow' AND NOT EXISTS (
+            SELECT FROM jobs AS step WHERE step.parent_id = jobs.id AND step.state = 'running'))
+ORDER BY deadline_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+""")
+# The trigger that writes the usage ledger needs an update of the usage and the end of the job in one statement.
+_SET_EXPIRED = """
 UPDATE jobs SET
-    state = 'expired', completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL,
+    usage = usage, state = 'expired', completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL,
     error = jsonb_build_object(
         'code', 'deadline_exceeded', 'message', 'the deadline passed before the job was done',
-        'retryable', false, 'attempt', attempt)
-FROM overdue WHERE jobs.id = overdue.id AND jobs.state IN ('queued', 'running')
-RETURNING jobs.id, jobs.task = 'flow' AS is_flow
+        'retryable', false, 'attempt', attempt)"""
+_EXPIRE = text(f"""{_SET_EXPIRED}
+WHERE id = ANY(CAST(:ids AS text[])) AND state IN ('queued', 'running')
 """)
 
 # Expire the open steps of these flows, which have expired.
-_EXPIRE_STEPS = text("""
-UPDATE jobs SET
-    state = 'expired', completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL,
-    error = jsonb_build_object(
-        'code', 'deadline_exceeded', 'message', 'the deadline passed before the job was done',
-        'retryable', false, 'attempt', attempt)
+_EXPIRE_STEPS = text(f"""{_SET_EXPIRED}
 WHERE parent_id = ANY(CAST(:flows AS text[])) AND state IN ('queued', 'running')
 RETURNING id
 """)
@@ -229,13 +225,15 @@ def _lost(row: Row[Any]) -> LostAttempt:
 def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> list[str]:
     """Expire queued jobs past their deadline, and running ones past it by ``grace_s``; return their ids."""
     with db.begin() as connection:
-        rows = connection.execute(_EXPIRE, {"limit": limit, "grace_s": float(grace_s)}).all()
-        if rows:
-            failpoint("sweep.midway")
+        rows = connection.execute(_OVERDUE, {"limit": limit, "grace_s": float(grace_s)}).all()
         expired = [row.id for row in rows]
         flows = [row.id for row in rows if row.is_flow]
-        steps = list(connection.execute(_EXPIRE_STEPS, {"flows": flows}).scalars()) if flows else []
+        # Before they end: the trigger that writes the usage ledger reads the usage then.
         note_usage(connection, flows)
+        if expired:
+            connection.execute(_EXPIRE, {"ids": expired})
+            failpoint("sweep.midway")
+        steps = list(connection.execute(_EXPIRE_STEPS, {"flows": flows}).scalars()) if flows else []
         conclude(connection, [*expired, *steps])
         settle(connection, flows, db.vault, ended=steps)
     return expired

@@ -16,26 +16,26 @@ from store.ids import new_id
 from store.registry.models import DEFAULT_ALIAS, ModelVersion, point, queue_name, version_of
 from store.registry.quality_bounds import check_served_quality
 from store.registry.versions import check_ready, refuse_rolled_back
-from store.rollouts.rollouts import Rollout, RolloutMode, Step, StickyKey, read_rollout
+from store.rollouts.rollouts import COLUMNS, Rollout, RolloutMode, Step, StickyKey, read_rollout
 from store.rollouts.transitions import RolloutAction, Transition, after
 
 log = structlog.get_logger(__name__)
 
 MAX_STEPS: Final = 50
 
-_INSERT = text("""
+_INSERT = text(f"""
 INSERT INTO rollouts (
     id, model, alias, stable_version, candidate_version, mode, sticky_key, steps, bounds, started_by)
 VALUES (
     :id, :model, :alias, :stable, :candidate, :mode, :sticky_key, CAST(:steps AS jsonb), CAST(:bounds AS jsonb), :actor)
 ON CONFLICT (model, alias) WHERE state IN ('running', 'paused') DO NOTHING
-RETURNING *
+RETURNING {COLUMNS}
 """)
 
 # The version of an alias, locked, so that it is not moved while the rollout starts or ends.
 _POINTED = text("SELECT version FROM aliases WHERE model = :model AND alias = :alias FOR UPDATE")
 
-_LOCK = text("SELECT *, clock_timestamp() AS now FROM rollouts WHERE id = :id FOR UPDATE")
+_LOCK = text(f"SELECT {COLUMNS}, clock_timestamp() AS now FROM rollouts WHERE id = :id FOR UPDATE")
 
 _CHANGE = text("""
 UPDATE rollouts SET

@@ -97,7 +97,9 @@ class Rollout:
 # Only known columns: a later release may add columns.
 _FIELDS = tuple(one.name for one in fields(Rollout))
 
+COLUMNS = ", ".join(_FIELDS)
 _PLAIN = ", ".join(name for name in _FIELDS if name != "evidence")
+_GET = text(f"SELECT {COLUMNS} FROM rollouts WHERE id = :id")
 
 # Without the evidence, which may be long: the API reads this every second.
 _ACTIVE = text(f"SELECT {_PLAIN} FROM rollouts WHERE state IN ('running', 'paused')")
@@ -145,8 +147,7 @@ def list_rollouts(
 def get_rollout(db: Database, rollout_id: str) -> Rollout:
     """Return a rollout. Raises NotFound."""
     with db.autocommit() as connection:
-        statement = text("SELECT * FROM rollouts WHERE id = :id")
-        row = connection.execute(statement, {"id": rollout_id}).mappings().one_or_none()
+        row = connection.execute(_GET, {"id": rollout_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no rollout {rollout_id!r}", code="rollout_not_found", param="rollout")
     return read_rollout(row)

@@ -30,6 +30,7 @@ _CANDIDATE = """
     CAST(extract(epoch FROM COALESCE(jobs.deadline_at, 'infinity')) AS float8) AS deadline,
     CAST(extract(epoch FROM now() - jobs.created_at) AS float8) AS waited_s
 """
+_NAMES = "id, tenant_id, class_rank, priority, cost_tokens, deadline, waited_s"
 
 # Read the candidates for the next ``n`` turns of a queue. A flow is the jobs of one tenant in one class. An index skip
 # scan finds the flows from tenant to tenant, starting after the last served tenant and going round once. Each flow
@@ -53,7 +54,7 @@ WITH RECURSIVE flows AS (
     ) AS found
     WHERE num < :most_flows AND NOT (found.is_second_time AND found.tenant_id > last)
 ), heads AS (
-    SELECT job.* FROM (
+    SELECT job.id, job.tenant_id, job.class_rank, job.priority, job.cost_tokens, job.deadline, job.waited_s FROM (
         SELECT class_rank, tenant_id, count(*) OVER (PARTITION BY class_rank) AS num_flows FROM flows WHERE num > 0
     ) AS flow CROSS JOIN LATERAL (
         SELECT {_CANDIDATE} FROM jobs
@@ -63,14 +64,16 @@ WITH RECURSIVE flows AS (
     ) AS job
 ), longest AS (
     SELECT {_CANDIDATE} FROM (
-        SELECT * FROM jobs
+        SELECT id, tenant_id, class_rank, priority, cost_tokens, input_tokens, deadline_at, created_at, queue, state,
+            announced_at, is_suspect
+        FROM jobs
         WHERE jobs.queue = :queue AND state = 'queued'
             AND created_at <= now() - make_interval(secs => GREATEST(:ageing_s, :older_than_s))
         ORDER BY created_at LIMIT :most_looked_at
     ) AS jobs
     WHERE {_IS_WAITING} ORDER BY created_at LIMIT :num_aged
 )
-SELECT * FROM (SELECT * FROM heads UNION SELECT * FROM longest) AS found
+SELECT {_NAMES} FROM (SELECT {_NAMES} FROM heads UNION SELECT {_NAMES} FROM longest) AS found
 WHERE NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
 """)
 

@@ -27,7 +27,7 @@ _FOLD = text("""
 WITH taken AS (
     DELETE FROM queue_changes WHERE id = ANY (ARRAY(
         SELECT id FROM queue_changes ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED
-    )) RETURNING *
+    )) RETURNING queue, tenant_id, class_rank, jobs, tokens, started_jobs, started_tokens
 ), summed AS (
     SELECT queue, tenant_id, class_rank, sum(jobs) AS jobs, sum(tokens) AS tokens
     FROM taken GROUP BY queue, tenant_id, class_rank

@@ -1,4 +1,4 @@
-// The model hosts of the Live page: what has a place on each, the memory, and the last events.
+// The model hosts of the Live page: what has a place on each, whose server sleeps, the memory, and the last events.
 
 import { html } from "./vendor/htm-preact.js";
 import { clock } from "./format.js";
@@ -11,7 +11,7 @@ export function Hosts({ hosts }) {
   return html`<section class="card" aria-labelledby="hosts">
     <div class="title"><h2 id="hosts">Model hosts</h2></div>
     <div class="scroll"><table aria-labelledby="hosts">
-      <thead><tr><th>Host</th><th>Versions with a place</th><th class="num">Memory</th><th class="opt">Last events</th></tr></thead>
+      <thead><tr><th>Host</th><th>Versions with a place, or asleep</th><th class="num">Memory</th><th class="opt">Last events</th></tr></thead>
       <tbody>${hosts.map((host) => html`<${Host} key=${host.name} host=${host} />`)}</tbody>
     </table></div>
   </section>`;
@@ -20,7 +20,7 @@ export function Hosts({ hosts }) {
 function Host({ host }) {
   return html`<tr>
     <td><strong>${host.name}</strong><div class="sub">${host.num_swaps} swaps</div></td>
-    <td>${host.places.length === 0 ? html`<span class="muted">none</span>` : host.places.map((place, index) => html`<${Place} key=${index} place=${place} />`)}</td>
+    <td><${Versions} host=${host} /></td>
     <td class="num">${gibibytes(host.needed_bytes)} of ${gibibytes(host.budget_bytes)} GiB<div class="sub">${gibibytes(host.used_bytes)} in use</div></td>
     <td class="opt small">${host.events.slice(0, SHOWN).map(
       (event, index) => html`<div key=${index}>${clock(event.at)} ${event.queue} ${event.kind}: ${event.reason}</div>`,
@@ -28,9 +28,15 @@ function Host({ host }) {
   </tr>`;
 }
 
-function Place({ place }) {
-  const kind = place.state === "serving" ? "good" : "warn";
-  return html`<div>${place.queue} <span class=${`badge ${kind}`}>${place.state}</span></div>`;
+// A version whose inference server sleeps has no place; it wakes faster than another one loads.
+function Versions({ host }) {
+  if (host.places.length + host.asleep.length === 0) return html`<span class="muted">none</span>`;
+  return html`${host.places.map((place, index) => html`<${Version} key=${index} name=${place.queue} state=${place.state} kind=${place.state === "serving" ? "good" : "warn"} />`)}
+    ${host.asleep.map((name) => html`<${Version} key=${name} name=${name} state="asleep" kind="" />`)}`;
+}
+
+function Version({ name, state, kind }) {
+  return html`<div>${name} <span class=${`badge ${kind}`}>${state}</span></div>`;
 }
 
 function gibibytes(bytes) {

@@ -233,7 +233,8 @@ def test_the_live_page_shows_model_hosts_and_follows_them(tab: Tab, db: Database
     assert all(part in shown for part in ("m1", "0 swaps", "other@1 serving", "1.0 of 2.0 GiB"))
     assert "old@1 draining: idle for 20 s" in shown
     text_is_shown(tab, "loads in about 12 s")
-    tell(db, HostReport(name="m1", started_at=now(), budget_bytes=2 * GIB, num_swaps=1))
+    tell(db, HostReport(name="m1", started_at=now(), budget_bytes=2 * GIB, num_swaps=1, asleep=("other@1",)))
     tab.wait("document.querySelector('[aria-labelledby=hosts] tbody tr').textContent.includes('1 swaps')")
     (shown,) = texts(tab, "section[aria-labelledby=hosts] tbody tr")
-    assert "none" in shown, "no version has a place any more"
+    assert "other@1 asleep" in shown
+    assert "serving" not in shown, "no version has a place any more"

@@ -254,6 +254,8 @@ def test_a_deadline_reaches_every_step(
     job = get(db, tenant, flow.id)
     assert job.usage is not None
     assert (job.usage["input_tokens"], job.usage["output_tokens"]) == (5, 2)
+    ledger = query("SELECT task, state, input_tokens FROM usage_ledger ORDER BY task")
+    assert [tuple(row.values()) for row in ledger] == [("flow", "expired", 0), ("generate", "succeeded", 5)]
     assert set(other.states().values()) == {"queued"}
 
 
