@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from prompts.reasoning import ReasoningPiece, ReasoningReader
 from prompts.tool_calls import CallPiece, ContentPiece, ToolCallReader, WrittenCall, call_id, merged
 from store.payloads.conversation import FunctionCall, ToolCall
-from store.tasks.generate import GeneratePayload
+from store.payloads.reasoning import ReasoningFormat
+from store.tasks.generate import GeneratePayload, ToolStyle
+from store.tasks.turn_form import TurnForm
 
 AnswerPiece = ReasoningPiece | ContentPiece | CallPiece
 
@@ -64,6 +66,15 @@ def reader_for(payload: GeneratePayload) -> AnswerReader | None:
         calls = ToolCallReader(payload.tool_style, names, most, payload.answer_shape)
     reasoning = None if payload.reasoning is None else ReasoningReader(payload.reasoning)
     return None if calls is None and reasoning is None else AnswerReader(reasoning, calls)
+
+
+def turn_reader(style: ToolStyle | None, form: TurnForm, reasoning: ReasoningFormat | None) -> AnswerReader | None:
+    """Return a reader of a turn whose calls the server makes, None if all of its text is content."""
+    calls = None
+    if style is not None and form.left:
+        calls = ToolCallReader(style, form.functions, form.most, form.first_shape)
+    marks = None if reasoning is None else ReasoningReader(reasoning)
+    return None if calls is None and marks is None else AnswerReader(marks, calls)
 
 
 def read_answer(payload: GeneratePayload, job_id: str, text: str, *, is_cut: bool) -> ReadAnswer:

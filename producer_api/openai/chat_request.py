@@ -206,10 +206,9 @@ def to_job(chat: ChatRequest) -> GenerateRequest:
     if chat.store is not None:
         field = "server_tools" if chat.retrieval is None else "retrieval"
         raise unsupported(f"`store` does not go with `{field}`: leave it out", "store")
-    if chat.server_tools is not None and chat.stream:
-        # A chunk cannot be taken back, and a text turns out to be a call only at its end.
-        message = "`stream` does not go with `server_tools`: submit a job, and follow its events"
-        raise unsupported(message, "stream")
+    if chat.server_tools is not None and chat.stream and chat.logprobs:
+        # Those of an earlier turn are not kept in the form of a stream.
+        raise unsupported("`logprobs` does not go with a stream of `server_tools`: leave one of them out", "logprobs")
     return made.model_copy(update={"retrieval": chat.retrieval, "server_tools": chat.server_tools})
 
 

@@ -135,6 +135,12 @@ _CHUNK = (
     '"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":null}]}\n\n'
 )
 
+_TOOL_CHUNK = (
+    'data: {"id":"chatcmpl-0197…","object":"chat.completion.chunk","created":1764086400,"model":"smollm2@1",'
+    '"choices":[{"index":0,"delta":{"server_tool_calls":[{"index":0,"status":"completed","output":"22 degrees"}]},'
+    '"finish_reason":null}]}\n\n'
+)
+
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 _TEXT = {
     "id": "cmpl-0197f0c2a3b47d518e9a2b6c7d8e9f01",
@@ -155,7 +161,7 @@ DOCUMENTED_COMPLETION: dict[int | str, dict[str, Any]] = {
         "description": "The completion, or with `stream` its chunks and then `data: [DONE]`",
         "content": {
             "application/json": {"example": _ANSWER},
-            "text/event-stream": {"schema": _EVENT, "example": f"{_CHUNK}data: [DONE]\n\n"},
+            "text/event-stream": {"schema": _EVENT, "example": f"{_TOOL_CHUNK}{_CHUNK}data: [DONE]\n\n"},
         },
     }
 }

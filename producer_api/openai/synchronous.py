@@ -3,10 +3,10 @@
 ``chat_answer``, ``completion_answer`` and ``producer_api.anthropic.message_answer`` build the JSON.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,6 +29,7 @@ from producer_api.streaming.job_events import (
     logprob_formatter,
     wait_until_ended,
 )
+from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, TurnEvent, follow_turns
 from producer_api.submission.draft_job import Origin
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
@@ -58,6 +59,19 @@ async def submit_and_wait(
     headers = {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
     ended = await ClientConnection(runtime, job, is_kept=is_kept).wait(request)
     return None if ended is None else EndedJob(ended, headers)
+
+
+@runtime_checkable
+class TurnsAnswer(Answer, Protocol):
+    """The answer of a job whose model calls tools of the server."""
+
+    def turn_ended(self, output: Mapping[str, Any], calls: Sequence[TurnCall]) -> Sequence[dict[str, Any]]:
+        """Return the chunks for the end of a turn, all of whose text was given to ``pieces``."""
+        ...
+
+    def call_ended(self, ended: CallEnded) -> Sequence[dict[str, Any]]:
+        """Return the chunks for the result of a call."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +174,9 @@ class CompletionResponder:
         if opening := b"".join(map(self._format.chunk, self._answer.opening())):
             yield opening
         heartbeat = Heartbeat(self._runtime.settings.stream_ping_s)
-        async with aclosing(follow(self._runtime, self._job)) as events:
+        has_turns = isinstance(self._answer, TurnsAnswer)
+        followed = (follow_turns if has_turns else follow)(self._runtime, self._job)
+        async with aclosing(followed) as events:
             async for event in events:
                 if event is None:
                     if heartbeat.is_due():
@@ -184,10 +200,12 @@ class _ChunkEncoder:
         self._texts = [TextDeduplicator() for _ in range(num_choices)]
         self._tokens = [TokenDeduplicator() for _ in range(num_choices)]
 
-    def encode(self, event: Event) -> list[bytes]:
+    def encode(self, event: Event | TurnEvent) -> list[bytes]:
         """Return the chunks for the event. Raises JobUnanswered."""
         try:
             match event:
+                case TurnEnded() | CallEnded() if isinstance(self._answer, TurnsAnswer):
+                    return self._turn(self._answer, event)
                 case Restarted():
                     return self._restart(event)
                 case TextPiece(text=text, logprobs=logprobs, choice=choice):
@@ -202,6 +220,16 @@ class _ChunkEncoder:
                 code="worker_lost",
                 job_id=self._job.id,
             ) from None
+
+    def _turn(self, answer: TurnsAnswer, event: TurnEvent) -> list[bytes]:
+        """Return what is left of a turn that has ended, and its calls; or the result of a call."""
+        if isinstance(event, CallEnded):
+            return [*map(self._format.chunk, answer.call_ended(event))]
+        (text,) = self._texts
+        chunks = self._piece(text.restart(event.output["text"]), (), 0)
+        text.finish()
+        self._texts, self._tokens = [TextDeduplicator()], [TokenDeduplicator()]
+        return [*chunks, *map(self._format.chunk, answer.turn_ended(event.output, event.calls))]
 
     def _restart(self, happened: Restarted) -> list[bytes]:
         chunks: list[bytes] = []

@@ -19,8 +19,10 @@ from producer_api.openai.completion_request import CompletionRequest
 from producer_api.openai.completion_request import to_job as completion_job
 from producer_api.openai.request_fields import TextRequest, as_sent, is_kept
 from producer_api.openai.synchronous import CompletionResponder
+from producer_api.openai.turns_answer import TurnsChatAnswer
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
+from producer_api.streaming.turns import has_turns
 from producer_api.submission.draft_job import Origin
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
@@ -53,12 +55,16 @@ async def create_chat_completion(
     answer matches the constraint; an answer that stops at the token limit (`finish_reason` `length`) is only the
     beginning of a match. A schema that is not supported is refused with `invalid_json_schema`.
 
+    With `server_tools`, the server makes the calls and lets the model go on. A stream has the text of each turn, and in
+    `server_tool_calls` of a delta each call with its result.
+
     With `n`, several answers are generated together; in a stream each chunk has the `index` of its answer.
     """
     await runtime.streams.enter(request)
     job, headers = await _submit(runtime, principal, body, chat_job(body), origin, is_stored=body.store)
     shared = await _shared(runtime, job, body)
-    answer = answer_to(job, partial(ChatAnswer, with_usage=body.wants_usage, shared=shared))
+    new_answer = partial(TurnsChatAnswer if has_turns(job) else ChatAnswer, with_usage=body.wants_usage, shared=shared)
+    answer = answer_to(job, new_answer)
     return await _answer(request, runtime, job, body, answer, headers)
 
 

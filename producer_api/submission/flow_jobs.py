@@ -19,7 +19,14 @@ from producer_api.submission import unserved
 from producer_api.submission.draft_job import Origin, Receipt
 from producer_api.submission.input_policy import applied, guarded, pinned
 from producer_api.submission.pipelines import UsedPipeline, at_place, check_pipeline, from_pipeline, of_pipeline
-from producer_api.submission.prepared_step import FORM, PreparedStep, flow_payload, new_step, own_fields
+from producer_api.submission.prepared_step import (
+    FORM,
+    PreparedStep,
+    flow_payload,
+    new_step,
+    own_fields,
+    turns_form,
+)
 from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill, has_template
@@ -274,7 +281,7 @@ class FlowSubmissions:
         step.max_tokens = prepared.max_tokens
         step.input_tokens = prepared.num_tokens
         payload = prepared.payload.model_dump(mode="json", exclude_none=True)
-        step.form = {name: payload[name] for name in FORM if name in payload}
+        step.form = {name: payload[name] for name in FORM if name in payload} | turns_form(step, prepared.payload)
         searched = {} if step.search is None else {SEARCH: step.search.model_dump(mode="json", exclude_none=True)}
         if not step.marks.paths and step.retrieval is None and step.then is None:
             step.payload = payload | searched

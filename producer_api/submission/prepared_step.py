@@ -16,6 +16,8 @@ from store.payloads.step_payload import Marks, with_references
 from store.registry.models import ModelVersion, queue_name
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.tasks.flow import FlowRequest, FlowStepBody
+from store.tasks.generate import GeneratePayload, GenerateRequest
+from store.tasks.turn_form import CALLS, form_of
 
 FORM = ("policy", "sampling", "tool_style", "reasoning")
 """What a reader of the answer needs of its step: how calls and reasoning stand in its text, and what is restored."""
@@ -83,6 +85,16 @@ def own_fields(step: PreparedStep) -> dict[str, Any]:
     """Return the fields of the step's task, as they were accepted."""
     own = step.request.model_dump(mode="json", exclude_none=True)
     return {name: value for name, value in own.items() if name == "input" or name in step.body.own_fields}
+
+
+def turns_form(step: PreparedStep, prepared: object) -> dict[str, Any]:
+    """Return the field that tells readers how calls stand in the turns of a step with server tools, else nothing."""
+    request = step.request
+    if step.then is None or not isinstance(request, GenerateRequest) or not isinstance(prepared, GeneratePayload):
+        return {}
+    has_grammar = request.sampling.grammar is not None
+    form = form_of(request.input, prepared, has_grammar=has_grammar, left=step.then["calls_left"])
+    return {CALLS: form.model_dump(mode="json", exclude_none=True)}
 
 
 def _sent_fields(step: PreparedStep) -> dict[str, Any]:

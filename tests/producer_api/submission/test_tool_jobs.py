@@ -160,7 +160,7 @@ def test_a_job_is_run_again_with_the_tools_of_then(db: Database, api: httpx2.Cli
     [
         ({"n": 2}, "n"),
         ({"store": True}, "store"),
-        ({"stream": True}, "stream"),
+        ({"stream": True, "logprobs": True}, "logprobs"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"server_tools": {"names": ["theirs"]}}, "server_tools.names[0]"),
         ({"server_tools": {"names": []}}, "server_tools.names"),

@@ -1,0 +1,177 @@
+"""The events of a job whose model calls tools of the server: its text turn by turn, and the calls between the turns.
+
+    text … │ TurnEnded, with its calls │ CallEnded, for each in order │ text of the next turn … │ Ended
+
+Text comes from the hub as for every job. That a turn has ended, with its whole text, and what its calls returned, is
+read in Postgres. So a reader gets each turn whole and in order, whenever it connects, and no text of a turn comes
+behind its end. Calls that run side by side are told in their order, not in that of their ends. No HTTP.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from producer_api.runtime import Runtime
+from producer_api.streaming.job_events import Event, Restarted, StepHappened, TextPiece, follow
+from store.errors import Unavailable
+from store.jobs.flow_turns import TurnStep, number_of, read_steps
+from store.jobs.jobs import Job
+from store.schema.job_states import JobState
+from store.streams.stream_log import StreamCursor
+from store.tasks.generate import GENERATE
+from store.tasks.turn_form import CALLS, TurnForm
+
+_PATIENCE_S = 10.0
+_RETRY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCall:
+    """A call that the server makes: the model's id for it, and the job that is its step.
+
+    ``number``: counts the calls of the whole job, from 0.
+    """
+
+    number: int
+    id: str
+    job_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """A turn has ended with calls. ``output``: of its step, with the whole text."""
+
+    output: Mapping[str, Any]
+    calls: tuple[TurnCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """A call has returned this text."""
+
+    call: TurnCall
+    text: str
+    is_error: bool
+
+
+TurnEvent = TurnEnded | CallEnded
+
+
+def has_turns(job: Job) -> bool:
+    """Return True if the job's model may call tools of the server."""
+    return CALLS in (job.payload or {})
+
+
+def form_of_turns(job: Job) -> TurnForm:
+    """Return how the text of the first turn stands."""
+    return TurnForm.model_validate(job.payload[CALLS])
+
+
+async def follow_turns(runtime: Runtime, job: Job) -> AsyncGenerator[Event | TurnEvent | None]:
+    """Yield the job's events from its beginning. Raises as ``follow``."""
+    turns = _TurnReader(runtime, job)
+    async with aclosing(follow(runtime, job)) as events:
+        async for event in events:
+            if turns.is_behind(event):
+                for told in await turns.read():
+                    yield told
+            if turns.takes(event):
+                yield event
+
+
+def turn_events(steps: Sequence[TurnStep], told: "Told") -> list[TurnEvent]:
+    """Return what the steps say that was not told yet, and note that it is told now."""
+    events: list[TurnEvent] = []
+    for place, step in enumerate(steps):
+        if step.number != told.next or step.state is not JobState.SUCCEEDED or step.output is None:
+            break
+        if step.task == GENERATE.name:
+            calls = _calls(step, steps[place + 1 :], told.num_calls)
+            if not calls:
+                break  # the answer
+            told.num_calls += len(calls)
+            told.open = calls
+            told.epoch = step.epoch
+            events.append(TurnEnded(step.output, tuple(calls)))
+        else:
+            call, *told.open = told.open
+            events.append(CallEnded(call, str(step.output.get("text", "")), bool(step.output.get("is_error"))))
+        told.next += 1
+    return events
+
+
+@dataclass(slots=True)
+class Told:
+    """What a reader was told: the number of the next step, the calls that are open, the epoch of the last turn."""
+
+    next: int = 0
+    num_calls: int = 0
+    open: Sequence[TurnCall] = ()
+    epoch: int = 0
+
+
+def _calls(turn: TurnStep, behind: Sequence[TurnStep], num_before: int) -> list[TurnCall]:
+    """Return the calls of a turn that have a step; those over the limit have none."""
+    asked = (turn.output or {}).get("tool_calls") or ()
+    made: list[TurnCall] = []
+    for call, step in zip(asked, behind, strict=False):
+        if step.task == GENERATE.name:
+            break
+        function = call["function"]
+        made.append(TurnCall(num_before + len(made), call["id"], step.id, function["name"], function["arguments"]))
+    return made
+
+
+class _TurnReader:
+    """State of one subscription."""
+
+    def __init__(self, runtime: Runtime, job: Job) -> None:
+        self._runtime = runtime
+        self._job = job
+        (self._base,) = (step["name"] for step in job.payload["steps"] if step.get("server_tools"))
+        self._told = Told()
+        self._seen_epoch = 0
+
+    def is_behind(self, event: Event | None) -> bool:
+        """Return True if Postgres may have an end that comes before this event."""
+        match event:
+            case StepHappened(event=happened) if happened.kind == "step_finished":
+                number = number_of(str(happened.detail.get("step")), self._base)
+                return number is not None and number >= self._told.next
+            case TextPiece(cursor=StreamCursor(epoch=epoch)) | Restarted(cursor=StreamCursor(epoch=epoch)):
+                is_new = epoch > self._seen_epoch
+                self._seen_epoch = max(self._seen_epoch, epoch)
+                return is_new
+            case _:
+                return False
+
+    def takes(self, event: Event | None) -> bool:
+        """Return False for text of a turn that has ended."""
+        return not isinstance(event, TextPiece | Restarted) or event.cursor.epoch > self._told.epoch
+
+    async def read(self) -> list[TurnEvent]:
+        """Return what has ended. Failures are tolerated for ``_PATIENCE_S``."""
+        began = time.monotonic()
+        while True:
+            try:
+                steps = await run_in_threadpool(
+                    read_steps,
+                    self._runtime.db,
+                    self._job.tenant_id,
+                    self._job.id,
+                    self._base,
+                    first=self._told.next,
+                    most=self._runtime.settings.max_steps,
+                )
+                return turn_events(steps, self._told)
+            except Unavailable:
+                if time.monotonic() - began > _PATIENCE_S:
+                    raise
+                await asyncio.sleep(_RETRY_S)
