@@ -188,6 +188,7 @@ wheel-check:  ## the wheel in a fresh environment, `headrace demo` in an empty f
 	@echo "==> building the wheel and installing it into an environment of $$(build/wheel-check/env/bin/python --version)"
 	@build/wheel-check/env/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel-check .
 	@build/wheel-check/env/bin/$(INSTALL) "$$(ls $(CURDIR)/build/wheel-check/headrace-*.whl)[local]"
+	@ls build/wheel-check/env/share/headrace/prometheus/headrace.rules.yaml
 	@cd build/wheel-check/empty && ../env/bin/headrace demo
 	@rm -rf build/wheel-check build/lib build/bdist.*
 	@echo "==> wheel-check: ok"

@@ -1,4 +1,4 @@
-"""Programs that a command runs to their end: one step of a preparation."""
+"""Programs that a command runs to their end, one step of a preparation, and whether a started one answers by HTTP."""
 
 import contextlib
 import signal
@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import httpx2
+
 from cli.local.stopping import wait_for_end
-from store.child_process import die_with_parent
+from store.child_process import Child, die_with_parent
 
 PYTHON = (sys.executable, "-P", "-m")
 """Runs a module of Headrace without the current folder on the path, which may contain a ``models.py``."""
@@ -43,3 +45,34 @@ def run_step(
             # No effect on a process that has ended.
             process.kill()
             process.wait()
+
+
+def answers(url: str) -> Callable[[Child], bool]:
+    """Return a test whether a child answers ``url`` with 200, itself or by a process below it.
+
+    Another program may listen there: the port was free when it was chosen, and the child needs seconds to listen.
+    """
+
+    def ask(child: Child) -> bool:
+        try:
+            # Without proxies of the environment: the address is on this machine.
+            is_ok = httpx2.get(url, timeout=2, trust_env=False).status_code == httpx2.codes.OK
+        except httpx2.TransportError:
+            return False
+        return is_ok and _listens(child.pid, httpx2.URL(url).port)
+
+    return ask
+
+
+def _listens(pid: int, port: int | None) -> bool:
+    """True if a process or one below it listens on a TCP port, and where the system does not tell."""
+    import psutil  # noqa: PLC0415 - an installation without the extra `local` has none, and `up` says so
+
+    try:
+        process = psutil.Process(pid)
+        connections = [one for each in (process, *process.children(True)) for one in each.net_connections("tcp")]
+    except psutil.AccessDenied:
+        return True
+    except psutil.NoSuchProcess:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections)

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import httpx2
-
 from cli.local.engine_environment import ensure_environment
 from cli.local.home import Home, StackRecord
 from cli.local.prepare import ensure_key, ensure_model, ensure_server_model, migrate
-from cli.local.process import PYTHON
+from cli.local.process import PYTHON, answers
 from cli.local.services import Services, running_services
 from cli.local.stopping import wait_until_ready
 from store.child_process import Child, Command
@@ -234,7 +232,7 @@ def _programs(
     flower = program(
         _FLOWER,
         ["workers.flower"],
-        _answers(_url(settings.flower_host, ports.flower) + "/healthcheck"),
+        answers(_url(settings.flower_host, ports.flower) + "/healthcheck"),
         HEADRACE_FLOWER_PORT=str(ports.flower),
         HEADRACE_FLOWER_BASIC_AUTH=f"{_FLOWER_USER}:{home.flower_password()}",
     )
@@ -242,7 +240,7 @@ def _programs(
     api = program(
         "api",
         ["producer_api"],
-        _answers(_url(settings.api_host, ports.api) + "/readyz"),
+        answers(_url(settings.api_host, ports.api) + "/readyz"),
         HEADRACE_API_PORT=str(ports.api),
     )
     return [flower, dispatcher, *served, api]
@@ -263,7 +261,7 @@ def _workers(
             "worker" if len(models) == 1 else f"worker-{model.replace('/', '_')}",
             ["workers", "--model", model, *([] if server is None else server.options())],
             # The page exists once the model is loaded and all threads run.
-            _answers(f"http://127.0.0.1:{port}/{'metrics' if server is None else 'readyz'}"),
+            answers(f"http://127.0.0.1:{port}/{'metrics' if server is None else 'readyz'}"),
             # Its own inference server has some seconds to end.
             stop_s=settings.drain_s + (10 if server is None else 20),
             HEADRACE_WORKER_METRICS_PORT=str(port),
@@ -281,7 +279,7 @@ def _host(settings: Settings, kind: Sequence[str], home: Home, envs: Mapping[str
             envs,
             "host",
             ["workers.host", *kind],
-            _answers(f"http://127.0.0.1:{port}/readyz"),
+            answers(f"http://127.0.0.1:{port}/readyz"),
             # Its workers drain, and inference servers of their own have some seconds to end.
             stop_s=settings.drain_s + 30,
             HEADRACE_HOST_PORT=str(port),
@@ -303,17 +301,6 @@ def _program(
     argv: list[str | Path] = [*PYTHON, *arguments]
     env = envs[{"api": API, _FLOWER: _FLOWER}.get(name, WORKER)]
     return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, stop_s)
-
-
-def _answers(url: str) -> Callable[[Child], bool]:
-    def ask(_child: Child) -> bool:
-        try:
-            # Without proxies of the environment: the address is on this machine.
-            return httpx2.get(url, timeout=2, trust_env=False).status_code == httpx2.codes.OK
-        except httpx2.TransportError:
-            return False
-
-    return ask
 
 
 def _record(stack: Stack, services: Services, models: Sequence[str]) -> StackRecord:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from cli.local.process import answers
 from cli.local.stopping import wait_until_ready
 from store.child_process import Child, Command, descendants, last_line, still_alive
 from store.errors import Unavailable
+from store.ports import free_port
 from store.supervisor import NOT_AGAIN, Program, Supervisor
+from tests.processes import wait_for
 
 SLEEP = ["/bin/sleep", "60"]
 DEAF = [
@@ -102,6 +105,19 @@ def test_a_program_that_never_serves_is_named(tmp_path: Path) -> None:
             wait_until_ready([program], 0.1)
     finally:
         program.stop()
+
+
+def test_a_program_is_not_ready_because_another_one_answers_at_its_port(tmp_path: Path) -> None:
+    port = free_port("127.0.0.1", 0)
+    is_ready = answers(f"http://127.0.0.1:{port}/")
+    serve = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", tmp_path, str(port)]
+    other, late = Child(Command("other", serve, tmp_path / "other")), Child(Command("api", SLEEP, tmp_path / "log"))
+    try:
+        wait_for(lambda: is_ready(other), "the server answers")
+        assert not is_ready(late)
+    finally:
+        other.kill()
+        late.kill()
 
 
 def test_who_ends_is_started_again_after_a_growing_pause(tmp_path: Path) -> None:

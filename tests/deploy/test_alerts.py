@@ -2,11 +2,13 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
+from store.settings import Settings
 from tests.alerts import companions
 from tests.alerts.cases import CASES
 from tests.alerts.prometheus import RULES, all_rules, program, run_promtool
@@ -47,6 +49,27 @@ def test_the_alerts_name_the_jobs_of_the_scrape_configuration_and_it_the_ports_o
         ports = {port.rpartition(":")[2] for port in service.get("ports", ())}
         ports |= {value for setting, value in service["environment"].items() if setting.endswith("_PORT")}
         assert str(target["port"]) in ports, name
+
+
+def test_the_configuration_for_one_machine_has_the_same_jobs_and_the_ports_of_the_document() -> None:
+    compose, local = (
+        yaml.safe_load(RULES.with_name(name).read_text())["scrape_configs"]
+        for name in ("prometheus.yaml", "local.yaml")
+    )
+    assert [one["job_name"] for one in local] == [one["job_name"] for one in compose]
+    section = (ROOT / "docs" / "metrics.md").read_text().partition("## Prometheus on one machine")[2]
+    started = re.search(
+        r"^HEADRACE_WORKER_METRICS_PORT=(\d+) HEADRACE_DISPATCHER_PORT=(\d+) headrace up$", section, re.M
+    )
+    assert started
+    targets = [target for one in local for each in one["static_configs"] for target in each["targets"]]
+    assert targets == [f"127.0.0.1:{port}" for port in (Settings.model_fields["api_port"].default, *started.groups())]
+
+
+def test_a_wheel_brings_the_alerts_and_the_dashboards() -> None:
+    brought = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    files = {path for patterns in brought.values() for pattern in patterns for path in ROOT.glob(pattern)}
+    assert files == {RULES, RULES.with_name("local.yaml"), *DASHBOARDS}
 
 
 def test_an_alert_is_false_if_neither_its_fault_nor_the_one_before_explains_it() -> None:
