@@ -141,6 +141,9 @@ def job_facts(job: JobInfo) -> Text:
     for name, fact in facts.items():
         if fact:
             page.append(f"{name:<12}", "dim").append(fact).append("\n")
+    for asked in job.get("waiting_for") or ():
+        what = f"an approval of {asked['tool']} {asked['arguments']}: headrace approvals approve {asked['id']}"
+        page.append(f"{'waits for':<12}", "dim").append(what, "yellow").append("\n")
     for step in job.get("steps") or ():
         version = f" {step['model']}@{step['model_version']}"
         line = Text.assemble(step["name"], " ", status_text(step["status"]), version)

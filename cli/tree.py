@@ -76,6 +76,7 @@ TREE = {
     "rollout": Node("Rollouts: list, start, show, pause, promote, abort.", "cli.client.rollouts:app", panel=_SERVING),
     "prompts": Node("Prompt templates: list, show, put, render, …", "cli.client.prompts:app", panel=_SERVING),
     "tools": Node("Tools that the server calls: list, put, delete.", "cli.client.tools:app", panel=_SERVING),
+    "approvals": Node("Calls of tools that wait: list, approve, refuse.", "cli.client.approvals:app", panel=_JOBS),
     "pipelines": Node("Pipelines: list, show, add, alias, remove.", "cli.client.pipelines:app", panel=_SERVING),
     "webhooks": Node("Webhooks: endpoints, deliveries, redelivery.", "cli.client.webhooks:app", panel=_SERVING),
     "plan": Node("Forecast waits and cost of fixed and scaled workers.", "cli.operator.plan:plan", panel=_SERVING),

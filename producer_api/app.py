@@ -51,7 +51,7 @@ from producer_api.responses import conversation_routes, prompt_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import on_error
 from producer_api.tasks.registry import TASK_ROUTES
-from producer_api.tools import tool_routes
+from producer_api.tools import approval_routes, tool_routes
 from producer_api.vector_stores import store_file_routes, store_routes
 from producer_api.webhooks import webhook_routes
 from store.errors import HeadraceError
@@ -87,6 +87,7 @@ _ROUTES = (
     limit_routes,
     retention_routes,
     tool_routes,
+    approval_routes,
     webhook_routes,
     key_routes,
     health_routes,

@@ -10,6 +10,7 @@ from typing import Final
 REQUEST_CODES: Final[Mapping[str, str]] = {
     "alias_changed": "the alias names another version than If-Match says",
     "alias_not_found": "the model has no alias of this name",
+    "approval_decided": "the call was approved or refused before, its time limit is over, or its job has ended",
     "audio_empty": "the audio is 0 seconds long",
     "audio_too_long": "the audio is longer than is accepted",
     "audio_truncated": "part of the audio file is missing or damaged",

@@ -28,6 +28,7 @@ POINTS = frozenset(
         "claim.done",  # ours in Postgres, this process does not know it yet
         "flow.noting",  # a step is ours, its flow does not say that it has begun
         "flow.before_commit",  # a step has ended and the next one is ready, and neither is so without the process
+        "approval.before_commit",  # a call is approved and its step is ready, and neither is so without the process
         "batch.midway",  # a step was computed, its tokens are not recorded
         "finish.before",
         "finish.committed",  # the outcome is stored, the followers are not notified

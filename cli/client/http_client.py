@@ -264,6 +264,15 @@ class OperatorClient(Client):
         """Delete a tool."""
         self.request("DELETE", f"/v1/tools/{quote(tool_id, safe='')}")
 
+    def approvals(self, **filters: str | int | None) -> list[Json]:
+        """Return the newest calls that wait, or have waited, for an approval. ``filters``: of ``GET /v1/approvals``."""
+        return self._list("GET", "/v1/approvals", params=filters)
+
+    def answer_approval(self, approval: Json, *, approve: bool, reason: str | None) -> Json:
+        """Approve or refuse a call, and return the approval."""
+        path = f"/v1/jobs/{quote(approval['job_id'], safe='')}/approvals/{quote(approval['id'], safe='')}"
+        return self.request("POST", path, json={"approve": approve, "reason": reason})
+
     def webhook_deliveries(self, **filters: str | int | None) -> list[Json]:
         """Return the newest deliveries that match."""
         return self._list("GET", "/v1/webhook_deliveries", params=filters)

@@ -126,6 +126,7 @@ class JobInfo(TypedDict):
     policy: Json | None
     parent_id: str | None
     steps: list[Json] | None
+    waiting_for: list[Json] | None
     links: dict[str, str]
 
 

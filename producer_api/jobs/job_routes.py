@@ -1,8 +1,10 @@
 """Routes of jobs: submit, read, list, cancel, timeline, delete."""
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Path, Query
@@ -21,6 +23,8 @@ from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from producer_api.streaming.job_events import wait_until_ended
 from producer_api.submission.draft_job import Receipt
+from store.calls import approvals
+from store.calls.approvals import Approval, ApprovalState
 from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs import jobs
@@ -28,6 +32,7 @@ from store.jobs.jobs import Job
 from store.retention import erasure
 from store.schema.job_states import FLOW_TASK, JobState
 from store.streams import stream_log
+from store.tasks.call_tool import CALL_TOOL
 from store.tasks.flow import FLOW_EXAMPLES, FlowRequest, JobOrFlowRequest, PipelineRequest
 from store.tasks.generate import GenerateRequest
 from store.tasks.registry import TASKS
@@ -157,16 +162,26 @@ async def get_job(
         await runtime.streams.enter(request)
         job = await _wait(request, runtime, job, wait)
     headers = {"X-Model-Version": str(job.model_version)}
-    steps = None
+    steps, waiting_for = None, []
     if job.task == FLOW_TASK:
         steps = [*map(restored, await run_in_threadpool(jobs.list_steps, runtime.db, principal.tenant_id, job.id))]
+        waiting_for = await _waiting_for(runtime, job, steps)
     if job.state.is_terminal:
         return JsonResponse(job_views.job_object(job, steps=steps), headers=headers)
     place = None
     if job.state is JobState.QUEUED and datetime.now(UTC) - job.created_at > _TOO_YOUNG_FOR_A_PLACE:
         place = await run_in_threadpool(runtime.queue_limits.place_of, job)
     headers["Retry-After"] = _POLL_AFTER_S
-    return JsonResponse(job_views.job_object(job, place=place, steps=steps), headers=headers)
+    shown = job_views.job_object(job, place=place, steps=steps, waiting_for=waiting_for)
+    return JsonResponse(shown, headers=headers)
+
+
+async def _waiting_for(runtime: Runtime, job: Job, steps: Sequence[Job]) -> list[Approval]:
+    """Return the approvals that calls of the job wait for. Costs a query only if a call has not begun."""
+    if not any(step.task == CALL_TOOL.name and step.state is JobState.QUEUED for step in steps):
+        return []
+    read = partial(approvals.list_approvals, state=ApprovalState.PENDING, job_id=job.id, descending=False)
+    return await run_in_threadpool(read, runtime.db, job.tenant_id)
 
 
 @router.post("/{job_id}/cancel", response_model=JobObject, summary="Cancel a job")

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from producer_api.http.views import rounded, seconds
+from producer_api.jobs.approval_views import ApprovalObject, approval_object
+from store.calls.approvals import Approval
 from store.errors import Gone
 from store.jobs.jobs import Job, JobEvent
 from store.payloads.job_payload import JobOrder, PolicyHit, ServiceClass
@@ -75,7 +77,9 @@ class StepObject(BaseModel):
     model: str
     model_version: int
     model_digest: str | None = Field(description="SHA-256 over the files of the version that runs it")
-    needs: list[str] = Field(description="the steps that must have succeeded before")
+    needs: list[str] = Field(
+        description="the steps that must have succeeded before, and the id of an approval that it waits for"
+    )
     attempt: int
     started_at: int | None
     completed_at: int | None
@@ -117,6 +121,9 @@ class JobObject(BaseModel):
     policy: JobPolicy | None = Field(None, description="null if the policy has no output rules and flagged nothing")
     parent_id: str | None = Field(None, description="of a step: its job")
     steps: list[StepObject] | None = Field(None, description="of a job with steps, where it is read alone; else null")
+    waiting_for: list[ApprovalObject] | None = Field(
+        None, description="the calls of tools that wait for an approval, where it is read alone; else null"
+    )
     links: Links
 
 
@@ -182,8 +189,14 @@ class Timeline(BaseModel):
     attempts: list[AttemptObject]
 
 
-def job_object(job: Job, *, place: QueuePosition | None = None, steps: Sequence[Job] | None = None) -> JobObject:
-    """Return the job object. ``steps``: of a job with steps, in order."""
+def job_object(
+    job: Job,
+    *,
+    place: QueuePosition | None = None,
+    steps: Sequence[Job] | None = None,
+    waiting_for: Sequence[Approval] = (),
+) -> JobObject:
+    """Return the job object. ``steps``: of a job with steps, in order. ``waiting_for``: approvals that are pending."""
     return JobObject(
         id=job.id,
         task=job.task,
@@ -214,6 +227,7 @@ def job_object(job: Job, *, place: QueuePosition | None = None, steps: Sequence[
         policy=_policy(job),
         parent_id=job.parent_id,
         steps=None if steps is None else [*map(_step_object, steps)],
+        waiting_for=[*map(approval_object, waiting_for)] or None,
         links=_links(job.id),
     )
 

@@ -68,7 +68,8 @@ async def stream_events(
     If the job has several answers, `job.delta` has the number of its `choice`, and the last one of a choice the
     `finish_reason`; its text may be empty. `job.restarted` has the valid texts by choice in `choices`.
     A job of several steps also has `step.started` and `step.finished`, with the step's `name` and `job_id`, and its
-    `attempt`, or its `state` and `usage`; its `job.delta` are those of the step with the answer.
+    `attempt`, or its `state` and `usage`; its `job.delta` are those of the step with the answer. If a call of a tool
+    needs an approval, it has `approval.requested` with the `approval_id` and the `tool`, and `approval.decided`.
     If the connection closes before the terminal event, reconnect with the last id.
     """
     after = _cursor(last_event_id or starting_after)
@@ -124,8 +125,13 @@ def _encode(happened: Event, format_logprobs: FormatLogprobs | None) -> bytes:
 
 
 def _step(happened: JobEvent) -> Mapping[str, Any]:
-    """Return the data of ``step.started`` (name, job_id, attempt) or ``step.finished`` (name, job_id, state, usage)."""
+    """Return the data of ``step.started`` (name, job_id, attempt), ``step.finished`` (name, job_id, state, usage) or of
+    an approval (name, job_id, approval_id, tool, and when it is decided its state).
+    """
     told = {"name": happened.detail.get("step"), "job_id": happened.detail.get("job")}
+    if happened.kind in ("approval_requested", "approval_decided"):
+        state = {"state": happened.detail["state"]} if "state" in happened.detail else {}
+        return told | {"approval_id": happened.detail["approval"], "tool": happened.detail["tool"]} | state
     if happened.kind == "step_started":
         return told | {"attempt": happened.detail.get("attempt", 1)}
     code = happened.detail.get("code")

@@ -106,7 +106,9 @@ class TextPiece:
 
 @dataclass(frozen=True, slots=True)
 class StepHappened:
-    """A step has begun an attempt, or has ended: ``step_started`` or ``step_finished`` of the job's timeline."""
+    """A step has begun an attempt, has ended, waits for an approval or no longer waits: an event of the job's timeline
+    (``step_started``, ``step_finished``, ``approval_requested``, ``approval_decided``).
+    """
 
     cursor: StreamCursor
     event: JobEvent

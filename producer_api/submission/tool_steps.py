@@ -13,7 +13,8 @@ from producer_api.submission.submission_parts import SubmissionParts
 from store.errors import InvalidRequest, NotFound
 from store.payloads.conversation import MAX_TOOLS
 from store.payloads.server_tools import ServerTools
-from store.payloads.step_payload import TOOLS
+from store.payloads.step_payload import TOOLS, TOOLS_WITH_APPROVAL
+from store.payloads.tool_approval import named_in, needs_approval
 from store.payloads.tool_definition import SEPARATOR, McpServer, server_of
 from store.registry import models
 from store.tasks.call_tool import CALL_TOOL
@@ -76,16 +77,22 @@ def with_tools(
 
     Raises InvalidRequest, NotFound if a tool or the model that makes calls is not there, Forbidden.
     """
-    functions = _functions(parts, principal.tenant_id, wanted)
+    servers = {server for server in map(server_of, wanted.names) if server}
+    stored = tools.named(parts.db, principal.tenant_id, [*servers, *wanted.names])
+    told = _functions(stored, wanted)
     name = wanted.model or _only_model(parts, principal)
     principal.check_model(name)
     version = parts.catalog.resolve(name)
     if version.task != CALL_TOOL.name:
         raise InvalidRequest(f"the model {version.model} {version.spec.purpose}", param=f"{FIELD}.model")
+    functions = [{"type": "function", "function": {"name": name, **function}} for name, function in told.items()]
     given = {**body.input, "tools": functions}
     if wanted.tool_choice != "auto":
         given["tool_choice"] = wanted.tool_choice
     then = {"kind": TOOLS, "calls_left": wanted.max_tool_calls, "model": version.model, "version": version.version}
+    if waiting := [function for function in told if _needs_approval(stored, wanted, function)]:
+        within_s = wanted.approval_timeout_ms / 1000
+        then |= {"kind": TOOLS_WITH_APPROVAL, "approval": {"names": waiting, "within_s": within_s}}
     return body.model_copy(update={"input": given}), then
 
 
@@ -94,10 +101,8 @@ def without_tools(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in ("tools", "tool_choice")}
 
 
-def _functions(parts: SubmissionParts, tenant_id: str, wanted: ServerTools) -> list[dict[str, Any]]:
+def _functions(stored: Mapping[str, StoredTool], wanted: ServerTools) -> dict[str, Mapping[str, Any]]:
     """Return what the model is told: a tool is one function, a server of MCP one for each of its tools."""
-    servers = {server for server in map(server_of, wanted.names) if server}
-    stored = tools.named(parts.db, tenant_id, [*servers, *wanted.names])
     told: dict[str, Mapping[str, Any]] = {}
     for number, name in enumerate(wanted.names):
         found = _told(stored, name)
@@ -110,7 +115,21 @@ def _functions(parts: SubmissionParts, tenant_id: str, wanted: ServerTools) -> l
             f"as server{SEPARATOR}tool",
             param=f"{FIELD}.names",
         )
-    return [{"type": "function", "function": {"name": name, **function}} for name, function in told.items()]
+    known = {*told, *(server for server in map(server_of, told) if server)}
+    for name in sorted(named_in(wanted.require_approval) - known):
+        raise InvalidRequest(
+            f"the model gets no tool {name}: it gets {', '.join(told)[:500]}", param=f"{FIELD}.require_approval"
+        )
+    return told
+
+
+def _needs_approval(stored: Mapping[str, StoredTool], wanted: ServerTools, function: str) -> bool:
+    """Return True if calls of a function wait: the request may only add to what the tool says."""
+    server = server_of(function)
+    if needs_approval(wanted.require_approval, function, *(() if server is None else (server,))):
+        return True
+    owner = stored.get(server or "") or stored.get(function)
+    return owner is not None and owner.definition.needs_approval(function)
 
 
 def _told(stored: Mapping[str, StoredTool], name: str) -> Mapping[str, Mapping[str, Any]]:

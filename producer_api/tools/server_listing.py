@@ -10,6 +10,7 @@ from store.calls.mcp_client import McpRefused, McpStatus, mcp_session
 from store.calls.ssrf_guard import CallFailed, GuardedClient
 from store.errors import InvalidRequest
 from store.payloads.conversation import FunctionSpec
+from store.payloads.tool_approval import named_in
 from store.payloads.tool_definition import (
     MOST_SERVER_TOOLS,
     MOST_TOLD_CHARS,
@@ -45,6 +46,8 @@ def server_with(name: str, endpoint: McpEndpoint, told: Sequence[Mapping[str, An
         if wanted not in by_name:
             raise InvalidRequest(f"the server has no tool {wanted}: it has {_some(by_name)}", param="only")
     chosen = endpoint.only or tuple(by_name)
+    for wanted in sorted(named_in(endpoint.require_approval).difference(chosen)):
+        raise InvalidRequest(f"the server has no tool {wanted}: it has {_some(by_name)}", param="require_approval")
     if not 1 <= len(chosen) <= MOST_SERVER_TOOLS:
         raise _refused(f"the server has {len(chosen)} tools, and 1 to {MOST_SERVER_TOOLS} are accepted")
     tools: dict[str, McpTool] = {}

@@ -9,6 +9,7 @@ from pydantic.config import JsonDict
 from producer_api.http.views import seconds
 from store.payloads.conversation import FunctionName
 from store.payloads.strict_model import Strict
+from store.payloads.tool_approval import RequireApproval
 from store.payloads.tool_definition import SEPARATOR, HttpTool, McpEndpoint, McpServer
 from store.tasks.registry import TASK_TAG
 from store.tools.tools import StoredTool
@@ -119,6 +120,7 @@ class ToolObject(BaseModel):
     timeout_ms: int = Field(description="deadline of a call with all its tries")
     max_attempts: int = Field(description="most tries of a call")
     max_result_bytes: int = Field(description="a longer answer is an error for the model")
+    require_approval: RequireApproval = Field("never", description="which calls wait until they are approved")
     created_at: int
     updated_at: int = Field(description="Unix seconds")
 

@@ -24,6 +24,7 @@ from store.failpoints import failpoint
 from store.jobs import claim_queries, flow_beginnings, flow_growth, flow_settling, sharers
 from store.jobs.finish_rows import Added as Added
 from store.jobs.finish_rows import AddedStep as AddedStep
+from store.jobs.finish_rows import AskedApproval as AskedApproval
 from store.jobs.finish_rows import Finish as Finish
 from store.jobs.finish_rows import encode, row_of
 from store.jobs.flow_beginnings import BegunStep

@@ -17,12 +17,22 @@ from store.streams.choices import Marks, deltas_as_json, deltas_from_json
 
 
 @dataclass(frozen=True, slots=True)
+class AskedApproval:
+    """An approval that an added step waits for: of a call of ``tool``, for ``within_s`` seconds."""
+
+    tool: str
+    within_s: float
+    id: str = field(default_factory=lambda: new_id("apr"))
+
+
+@dataclass(frozen=True, slots=True)
 class AddedStep:
     """A step to add. ``needs``: names of steps; one is the step that adds it, or another added step.
 
     ``name``: as ``store.jobs.flow_growth.names_after`` makes them.
     ``payload``, ``input_tokens`` and ``cost_tokens`` are as of a step that was accepted with its job: references to
-    outputs are marks (``store.payloads.step_payload``).
+    outputs are marks (``store.payloads.step_payload``). ``approval``: the step needs its id too, as
+    if it were a step, until it was decided.
     """
 
     name: str
@@ -33,6 +43,7 @@ class AddedStep:
     input_tokens: int
     cost_tokens: int
     needs: tuple[str, ...]
+    approval: AskedApproval | None = None
     id: str = field(default_factory=lambda: new_id("job"))
 
 

@@ -4,6 +4,9 @@
                                             └─ stored with the end of the first step, or neither is
 
 A step brings steps once, because it ends once. The flow keeps its deadline, its class and its owner for them.
+
+An added step may wait for an approval (``store.calls.approvals``). It needs the id of the approval as if that were a
+step: so no release, also one that knows no approvals, takes it for ready. The answer takes the id out of ``needs``.
 """
 
 from collections.abc import Sequence
@@ -14,8 +17,10 @@ from sqlalchemy import Connection, text
 
 from store.encryption.vault import Vault, seal_job
 from store.jobs.finish_rows import AddedStep, Finish, encode
+from store.jobs.terminal import DELIVERIES
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import JobState
+from store.schema.webhook_events import APPROVAL_REQUIRED
 
 MARK: Final = ":"
 """In the names of added steps, and in no name that a caller may give."""
@@ -46,6 +51,33 @@ WITH given AS (
     RETURNING id
 )
 INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM added
+""")
+
+# Store what the added steps wait for, note it in the timelines of their flows, and tell webhooks. The subject of such a
+# delivery is the step, because a job may wait for several approvals.
+_ASK = text(f"""
+WITH given AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(id text, step_id text, tool text, within_s float8)
+), asked AS (
+    INSERT INTO tool_approvals (id, tenant_id, job_id, step_id, tool, expires_at)
+    SELECT given.id, step.tenant_id, step.parent_id, step.id, given.tool, now() + make_interval(secs => given.within_s)
+    FROM given JOIN jobs AS step ON step.id = given.step_id
+    RETURNING id, tenant_id, job_id, step_id, tool
+), noted AS (
+    INSERT INTO job_events (job_id, kind, epoch, detail)
+    SELECT asked.job_id, 'approval_requested', 0, jsonb_build_object(
+        'approval', asked.id, 'step', step.step, 'job', asked.step_id, 'tool', asked.tool)
+    FROM asked JOIN jobs AS step ON step.id = asked.step_id
+    ORDER BY asked.id
+), ended AS (
+    SELECT asked.step_id AS id, flow.tenant_id, flow.webhook ->> 'url' AS url,
+        NULLIF(flow.webhook -> 'events', 'null') AS events
+    FROM asked JOIN jobs AS flow ON flow.id = asked.job_id
+    WHERE flow.webhook -> 'events' IS DISTINCT FROM '[]'
+), emitted AS (
+    SELECT id, '{APPROVAL_REQUIRED}' AS type, false AS is_own FROM ended
+), {DELIVERIES}
+SELECT id FROM asked
 """)
 
 # Make other steps the answers of their flows.
@@ -111,6 +143,8 @@ def add(connection: Connection, finishes: Sequence[Finish], vault: Vault) -> Non
         return
     rows = [row for finish in growing for row in _rows(finish, vault)]
     connection.execute(_ADD, {"rows": encode(rows), "unserved": UNSERVED_QUEUE})
+    if asked := [_asked(step) for finish in growing for step in _steps(finish) if step.approval is not None]:
+        connection.execute(_ASK, {"rows": encode(asked)})
     moved = [(finish, step.id) for finish in growing for step in _steps(finish) if step.name == _answer(finish)]
     if moved:
         flows, old = [finish.parent_id for finish, _ in moved], [finish.job_id for finish, _ in moved]
@@ -122,11 +156,20 @@ def _rows(finish: Finish, vault: Vault) -> list[dict[str, Any]]:
         {
             **asdict(step),
             **seal_job(vault, finish.tenant_id, step.id, {"payload": step.payload}),
+            "needs": _needs(step),
             "flow_id": finish.parent_id,
             "epoch": finish.epoch if step.name == _answer(finish) else 0,
         }
         for step in _steps(finish)
     ]
+
+
+def _needs(step: AddedStep) -> list[str]:
+    return [*step.needs, *(() if step.approval is None else (step.approval.id,))]
+
+
+def _asked(step: AddedStep) -> dict[str, object]:
+    return {"step_id": step.id, **({} if step.approval is None else asdict(step.approval))}
 
 
 def _steps(finish: Finish) -> tuple[AddedStep, ...]:

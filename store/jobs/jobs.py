@@ -78,11 +78,12 @@ WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
 ORDER BY event.id
 """)
 
-# Read the events of a flow's steps, in the order in which they were committed.
+# Read the events of a flow's steps and their approvals, in the order in which they were committed.
 _STEP_EVENTS = text("""
 SELECT event.kind, event.epoch, event.at, event.detail
 FROM job_events AS event JOIN jobs ON jobs.id = event.job_id
-WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id AND event.kind IN ('step_started', 'step_finished')
+WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id AND event.kind IN (
+    'step_started', 'step_finished', 'approval_requested', 'approval_decided')
 ORDER BY event.id OFFSET :after
 """)
 

@@ -68,8 +68,26 @@ EVENTS_OF_ENDED = f"""
     WHERE NOT ended.is_quiet
 """
 
-# The second part of a statement with a table ``ended``: the jobs that are terminal now. One delivery for
+# Two tables of a statement with the tables ``ended`` and ``emitted``: webhook deliveries of events of jobs. One for
 # each (job, type, URL): a tenant's endpoint wins over the same URL given with the job.
+DELIVERIES = """
+receivers AS (
+    SELECT ended.id AS job_id, ended.tenant_id, emitted.type, endpoint.id AS endpoint_id, endpoint.url
+    FROM ended JOIN emitted USING (id) JOIN webhook_endpoints AS endpoint USING (tenant_id)
+    WHERE endpoint.disabled_at IS NULL AND endpoint.events && ARRAY[emitted.type, '*']::varchar[]
+    UNION ALL
+    SELECT ended.id, ended.tenant_id, emitted.type, NULL, ended.url
+    FROM ended JOIN emitted USING (id) WHERE ended.url IS NOT NULL
+        AND CASE WHEN ended.events IS NULL THEN emitted.is_own ELSE jsonb_exists(ended.events, emitted.type) END
+), deliveries AS (
+    INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, type)
+    SELECT DISTINCT ON (job_id, type, url)
+        'evt_' || replace(gen_random_uuid()::text, '-', ''), tenant_id, endpoint_id, url, job_id, type
+    FROM receivers
+    ORDER BY job_id, type, url, endpoint_id NULLS LAST
+)"""
+
+# The second part of a statement with a table ``ended``: the jobs that are terminal now.
 CONCLUDED = f"""
 terminal AS (
     INSERT INTO job_terminal (job_id, state, epoch) SELECT id, state, epoch FROM ended
@@ -91,21 +109,7 @@ terminal AS (
     WHERE error ->> 'code' = ANY(CAST(:dead AS text[])) AND parent_id IS NULL
 ), emitted AS (
     {EVENTS_OF_ENDED}
-), receivers AS (
-    SELECT ended.id AS job_id, ended.tenant_id, emitted.type, endpoint.id AS endpoint_id, endpoint.url
-    FROM ended JOIN emitted USING (id) JOIN webhook_endpoints AS endpoint USING (tenant_id)
-    WHERE endpoint.disabled_at IS NULL AND endpoint.events && ARRAY[emitted.type, '*']::varchar[]
-    UNION ALL
-    SELECT ended.id, ended.tenant_id, emitted.type, NULL, ended.url
-    FROM ended JOIN emitted USING (id) WHERE ended.url IS NOT NULL
-        AND CASE WHEN ended.events IS NULL THEN emitted.is_own ELSE jsonb_exists(ended.events, emitted.type) END
-), deliveries AS (
-    INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, type)
-    SELECT DISTINCT ON (job_id, type, url)
-        'evt_' || replace(gen_random_uuid()::text, '-', ''), tenant_id, endpoint_id, url, job_id, type
-    FROM receivers
-    ORDER BY job_id, type, url, endpoint_id NULLS LAST
-)
+), {DELIVERIES}
 SELECT id FROM ended
 """
 

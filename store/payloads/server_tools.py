@@ -6,9 +6,13 @@ from pydantic import Field, StringConstraints, field_validator
 
 from store.payloads.conversation import FunctionName
 from store.payloads.strict_model import Strict
+from store.payloads.tool_approval import RequireApproval
 
 DEFAULT_CALLS: Final = 6
 MOST_NAMES: Final = 32
+
+APPROVAL_MS: Final = 3_600_000
+LONGEST_APPROVAL_MS: Final = 7 * 24 * 3_600_000
 
 
 class ServerTools(Strict):
@@ -22,6 +26,18 @@ class ServerTools(Strict):
     )
     tool_choice: Literal["auto", "required"] = Field(
         "auto", description="`required`: the first answer is a call; later ones are free"
+    )
+    require_approval: RequireApproval = Field(
+        "never",
+        description="which calls wait for an approval, beside those of tools that were registered so: `always`, "
+        '`never`, or by name: `{"always": {"tool_names": [...]}}`',
+    )
+    approval_timeout_ms: int = Field(
+        APPROVAL_MS,
+        strict=True,
+        ge=1000,
+        le=LONGEST_APPROVAL_MS,
+        description="a call that was not approved within this time is refused",
     )
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
         None, description="the model of the task `call_tool` that makes the calls; needed only if there are several"

@@ -19,6 +19,10 @@ THEN: Final = "then"
 TOOLS: Final = "tools"
 """The kind of ``then`` of a step whose text may call tools that the server calls (``workers.runs.tool_steps``)."""
 
+TOOLS_WITH_APPROVAL: Final = "tools_with_approval"
+"""The same, and some of the calls wait for an approval. Its own kind, because a release without approvals would make
+the calls: it fails such a step instead."""
+
 SEARCH: Final = "search"
 """The field of the payload of a step ``embed`` that also searches: a ``Retrieval`` (``workers.runs.retrieval``)."""
 

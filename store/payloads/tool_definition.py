@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, fie
 from store.payloads.conversation import FunctionName, FunctionSpec
 from store.payloads.job_payload import WebhookUrl
 from store.payloads.strict_model import Strict
+from store.payloads.tool_approval import RequireApproval, Rule, needs_approval
 
 TOOL_NAME: Final = r"^[A-Za-z0-9_-]{1,64}$"
 """As of a function, so that a model can call it."""
@@ -45,6 +46,11 @@ def _checked_parameters(parameters: Parameters) -> Parameters:
     except ValidationError as error:
         raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     return parameters
+
+
+def _is_never(rule: object) -> bool:
+    """True for the default, which is not stored: a release without the field can read the definition."""
+    return rule == "never"
 
 
 class ToolEndpoint(Strict):
@@ -88,12 +94,19 @@ class HttpTool(ToolEndpoint):
         default_factory=lambda: {"type": "object", "properties": {}},
         description="JSON Schema of its arguments, an object; a call that does not match is not made",
     )
+    require_approval: Rule = Field(
+        "never", exclude_if=_is_never, description="`always`: each call waits until it is approved"
+    )
 
     _are_of_a_function = field_validator("parameters")(_checked_parameters)
 
     def functions(self, name: str) -> dict[str, dict[str, Any]]:
         """Return what a model is told of it, by the name that it calls."""
         return {name: {"description": self.description, "parameters": self.parameters}}
+
+    def needs_approval(self, _function: str) -> bool:
+        """Return True if each call waits until it is approved."""
+        return self.require_approval == "always"
 
 
 class McpEndpoint(ToolEndpoint):
@@ -107,6 +120,12 @@ class McpEndpoint(ToolEndpoint):
         ]
         | None
     ) = Field(None, description="the names of the tools to take, as the server has them; without it all")
+    require_approval: RequireApproval = Field(
+        "never",
+        exclude_if=_is_never,
+        description="which calls wait until they are approved: `always`, `never`, or by the server's own names: "
+        '`{"always": {"tool_names": [...]}}`',
+    )
 
 
 class McpTool(Strict):
@@ -130,6 +149,11 @@ class McpServer(McpEndpoint):
             f"{name}{SEPARATOR}{short}": {"description": tool.description, "parameters": tool.parameters}
             for short, tool in self.tools.items()
         }
+
+    def needs_approval(self, function: str) -> bool:
+        """Return True if calls of this function wait until they are approved."""
+        tool = self.tools.get(function.partition(SEPARATOR)[2])
+        return needs_approval(self.require_approval, *(() if tool is None else (tool.name,)))
 
 
 Definition = HttpTool | McpServer

@@ -2,7 +2,8 @@
 
     input    payload, fallback, metadata, webhook URL, the items and the request of a response, the dead letter,
              the file that came with the request
-    output   output, the message of an error, deltas and checkpoints of the stream, webhook deliveries
+    output   output, the message of an error, deltas and checkpoints of the stream, webhook deliveries, the reasons of
+             approvals
     both     its entry in the response cache
 
 Only jobs that have ended are erased. ``store.retention.retention`` and ``store.retention.purge`` select them. The
@@ -78,6 +79,9 @@ streams AS (
 ), tries AS (
     UPDATE attempts SET error = jsonb_build_object('code', error -> 'code')
     FROM emptied WHERE attempts.job_id = emptied.id AND attempts.error IS NOT NULL
+), answered AS (
+    UPDATE tool_approvals SET reason = NULL
+    FROM emptied WHERE tool_approvals.job_id = emptied.id AND tool_approvals.reason IS NOT NULL
 )"""
 
 # Erase the contents of ended jobs; with the input, return the responses before those that were deleted.

@@ -9,7 +9,12 @@ from store.schema.job_states import JobState
 RESPONSE_EVENTS = frozenset(f"response.{end}" for end in ("completed", "incomplete", "failed", "cancelled"))
 """The end of a response, sent beside the ``job.*`` event of its job."""
 
-JOB_EVENTS: frozenset[str] = RESPONSE_EVENTS | {f"job.{state}" for state in JobState if state.is_terminal}
+APPROVAL_REQUIRED = "job.approval_required"
+"""A call of a tool waits for an approval. A job's own URL gets it if it asks for it."""
+
+JOB_EVENTS: frozenset[str] = (
+    RESPONSE_EVENTS | {f"job.{state}" for state in JobState if state.is_terminal} | {APPROVAL_REQUIRED}
+)
 """The events for the URL that is given with a job."""
 
 ENDPOINT_DISABLED = "webhook_endpoint.disabled"

@@ -65,7 +65,8 @@ WHERE delivery.tenant_id = :tenant_id"""
 # A page of deliveries, newest first.
 _LIST = text(f"""
 SELECT {_COLUMNS}
-    AND (CAST(:job_id AS text) IS NULL OR job_id = :job_id)
+    AND (CAST(:job_id AS text) IS NULL OR job_id IN (
+        SELECT id FROM jobs WHERE id = :job_id OR parent_id = :job_id))
     AND (CAST(:endpoint_id AS text) IS NULL OR endpoint_id = :endpoint_id)
     AND (CAST(:state AS text) IS NULL OR state = :state)
     AND (CAST(:type AS text) IS NULL OR type = :type)

@@ -38,11 +38,11 @@ _ACTOR = "dispatcher"
 class Delivery:
     """One event to send to one URL.
 
-    ``subject_id``: the job, batch, endpoint, rollout or version of the event; ``status``: its final state, if it has
-    one. ``secrets`` sign the delivery, the newest first. ``attempt`` starts at 1, and again at 1 after a redelivery;
-    ``num_tries`` is the number of all attempts including this one. ``is_refused``: the endpoint is disabled.
-    ``is_locked``: this process lacks the encryption key of the secrets, so ``secrets`` is empty. ``traceparent``: the
-    parent of its span, if the job or batch is traced.
+    ``subject_id``: the job (of a step its job), batch, endpoint, rollout or version of the event; ``status``: its
+    state, if it has one. ``secrets`` sign the delivery, the newest first. ``attempt`` starts at 1, and again at 1 after
+    a redelivery; ``num_tries`` is the number of all attempts including this one. ``is_refused``: the endpoint is
+    disabled. ``is_locked``: this process lacks the encryption key of the secrets, so ``secrets`` is empty.
+    ``traceparent``: the parent of its span, if the job or batch is traced.
     """
 
     id: str
@@ -132,12 +132,15 @@ SELECT
         ARRAY[COALESCE(rotated.secret, tenants.webhook_secret),
             CASE WHEN rotated.old_secret_until > now() THEN rotated.old_secret END]
     END AS secrets,
-    taken.type, COALESCE(taken.job_id, taken.batch_id, taken.about_endpoint_id, taken.registry_id) AS subject_id,
-    COALESCE(jobs.state, split_part(taken.type, '.', 2)) AS status, taken.created_at,
+    taken.type,
+    COALESCE(
+        jobs.parent_id, taken.job_id, taken.batch_id, taken.about_endpoint_id, taken.registry_id) AS subject_id,
+    COALESCE(flow.state, jobs.state, split_part(taken.type, '.', 2)) AS status, taken.created_at,
     taken.attempts - taken.attempts_before AS attempt, taken.attempts AS num_tries,
     endpoint.disabled_at IS NOT NULL AS is_refused, COALESCE(jobs.traceparent, batches.traceparent) AS traceparent
 FROM taken
 LEFT JOIN jobs ON jobs.id = taken.job_id
+LEFT JOIN jobs AS flow ON flow.id = jobs.parent_id
 LEFT JOIN batches ON batches.id = taken.batch_id
 JOIN tenants ON tenants.id = taken.tenant_id
 LEFT JOIN webhook_secrets AS rotated ON rotated.tenant_id = taken.tenant_id

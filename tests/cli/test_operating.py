@@ -23,6 +23,7 @@ from store.webhooks.outbox import AttemptResult, record_failed, take_due
 from tests.processes import StartProcess
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.serving import serving
+from tests.store.making import ask_approval
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,18 @@ def test_a_tool_is_put_listed_and_deleted_by_its_name(operator: tuple[list[str],
     assert re.search(r"weather .*X-Key .*600 ms", listed)
     assert "s3cr3t" not in listed
     assert verb("tools", "delete", "weather") == "weather is deleted\n"
+
+
+def test_a_call_that_waits_is_listed_and_refused(operator: tuple[list[str], Verb], db: Database) -> None:
+    _, verb = operator
+    job_id = orjson.loads(verb("submit", "hi", "--json"))["id"]
+    with db.begin() as connection:
+        owner = str(connection.execute(text("SELECT tenant_id FROM jobs WHERE id = :id"), {"id": job_id}).scalar_one())
+    asked = ask_approval(db, owner, job_id)
+    assert re.search(rf"{asked} +weather .*pending", verb("approvals"))
+    assert verb("approvals", "refuse", asked, "--reason", "too dear") == f"weather of {job_id} is refused\n"
+    assert verb("approvals") == "no calls wait for an approval\n"
+    assert orjson.loads(verb("approvals", "list", "--status", "all", "--json"))[0]["reason"] == "too dear"
 
 
 def test_a_job_with_steps_is_submitted_from_a_file(operator: tuple[list[str], Verb], tmp_path: Path) -> None:

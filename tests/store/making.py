@@ -4,6 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+from sqlalchemy import text
+
+from store.db.database import Database
+from store.ids import new_id
 from store.jobs.jobs import NewJob
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK
@@ -48,3 +52,19 @@ def new_flow(make_job: MakeJob, needs: Needs, **changes: Any) -> NewJob:
         for name, names in needs.items()
     )
     return replace(parent, steps=steps, answer_id=steps[-1].id)
+
+
+# An approval of a job without steps, as if the job were a call that waits.
+_ASK = text("""
+WITH call AS (UPDATE jobs SET step = 'call' WHERE id = :job_id RETURNING id, tenant_id)
+INSERT INTO tool_approvals (id, tenant_id, job_id, step_id, tool, expires_at)
+SELECT :id, tenant_id, id, id, 'weather', now() + interval '1 h' FROM call
+""")
+
+
+def ask_approval(db: Database, tenant_id: str, job_id: str) -> str:
+    """Let a queued job wait for an approval; return the id of the approval."""
+    approval_id = new_id("apr")
+    with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_ASK, {"id": approval_id, "job_id": job_id})
+    return approval_id

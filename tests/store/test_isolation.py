@@ -31,7 +31,7 @@ from store.tenants.api_keys import authenticate, create_key
 from store.tools import tools
 from store.webhooks import endpoints
 from tests.roles import role_url
-from tests.store.making import MakeJob, Query
+from tests.store.making import MakeJob, Query, ask_approval
 from tests.store.registry.test_models import register
 
 STORE = Path(__file__).parents[2] / "store"
@@ -102,6 +102,7 @@ THE_SYSTEMS_OWN = {
         "dispatch_queries.closing",
     },
     "the dispatcher": {
+        "approvals.expire_due",
         "changes.note_evidence",
         "moves.move_queued",
         "rollouts.rollouts_under_way",
@@ -222,12 +223,13 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     batch_steps.add_lines(api, batch, [ParsedLine(1, "one", line)], next_line=2, next_offset=9)
     _vector_store(api, tenant)
     tools.create(api, tenant, "weather", HttpTool(url="https://tools.example.com/"), actor="tests")
+    ask_approval(api, tenant, job.id)
     return [
         "tenants", "api_keys", "limit_overrides", "policies", "prompts", "prompt_versions", "prompt_aliases",
         "webhook_endpoints", "webhook_secrets", "webhook_deliveries", "jobs", "job_events", "job_terminal",
         "idempotency_keys", "responses", "files", "uploads", "conversations", "conversation_items", "batches",
         "batch_lines", "open_changes", "audit_log", "vector_stores", "vector_store_files", "vector_store_batches",
-        "tools",
+        "tools", "tool_approvals",
     ]  # fmt: skip
 
 
@@ -392,6 +394,8 @@ def test_no_role_makes_objects_in_the_database(settings: Settings, tenant: str, 
         "UPDATE files SET tenant_id = :theirs",
         "INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events) VALUES ('we_x', :theirs, 'u', 's', '{}')",
         "INSERT INTO tools (id, tenant_id, name, definition) VALUES ('tool_x', :theirs, 'n', '{}')",
+        "INSERT INTO tool_approvals (id, tenant_id, job_id, step_id, tool, expires_at) "
+        "VALUES ('apr_x', :theirs, :their_job, :their_job, 't', now())",
         "INSERT INTO audit_log (tenant_id, actor, action, resource) VALUES (:theirs, 'a', 'b', 'c')",
         "INSERT INTO audit_log (tenant_id, actor, action, resource) VALUES (NULL, 'a', 'b', 'c')",
         "UPDATE jobs SET tenant_id = :theirs",

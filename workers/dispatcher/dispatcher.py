@@ -121,6 +121,7 @@ class Dispatcher:
             Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
             Duty("sweep_leases", settings.sweep_s, self.sweeper.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.sweeper.expire_deadlines),
+            Duty("expire_approvals", settings.sweep_s, self.sweeper.expire_approvals),
             Duty("fail_rejected", settings.sweep_s, self.sweeper.fail_rejected),
             Duty("answer_sharers", settings.sweep_s, self.sweeper.answer_sharers, lambda: self._due.sharers),
             Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),

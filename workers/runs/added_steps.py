@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from store.errors import InvalidRequest
 from store.jobs.claims import Added, Claim, Finish
 from store.schema.job_states import JobState
-from workers.runs.tool_steps import TOOLS, after_answer
+from workers.runs.tool_steps import TOOLS, TOOLS_WITH_APPROVAL, after_answer
 
 AddSteps: TypeAlias = Callable[[Claim, Mapping[str, Any], Finish], Added | None]
 """Returns what the end of a step adds; the mapping is the payload's ``then``. Only called for steps that succeeded.
@@ -20,7 +20,7 @@ AddSteps: TypeAlias = Callable[[Claim, Mapping[str, Any], Finish], Added | None]
 The payload of the claim is the stored one, without ``then``: references to outputs are not filled in.
 """
 
-KINDS: Final[Mapping[str, AddSteps]] = {TOOLS: after_answer}
+KINDS: Final[Mapping[str, AddSteps]] = {TOOLS: after_answer, TOOLS_WITH_APPROVAL: after_answer}
 """The kinds of steps that may follow, by name. A new kind is one more entry."""
 
 

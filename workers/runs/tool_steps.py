@@ -11,13 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from store.jobs.claims import Added, Claim, Finish
-from store.jobs.finish_rows import AddedStep
+from store.jobs.claims import Added, AddedStep, AskedApproval, Claim, Finish
 from store.jobs.flow_growth import names_after
-from store.payloads.step_payload import REFERENCES, THEN, TOOLS, Marks
+from store.payloads.step_payload import REFERENCES, THEN, TOOLS, TOOLS_WITH_APPROVAL, Marks
 from store.tasks.call_tool import CALL_TOOL
 
-__all__ = ["TOOLS", "after_answer"]
+__all__ = ["TOOLS", "TOOLS_WITH_APPROVAL", "after_answer"]
 
 OVER_LIMIT = "Error: not called, because this job may make no more calls. Answer without it."
 _RESULT_TOKENS = 256
@@ -29,7 +28,8 @@ _ANSWER_TOKENS = 256
 def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Added | None:
     """Return the calls of an answer and the step behind them; None for an answer without calls.
 
-    ``then``: ``calls_left``, and ``model`` and ``version`` of what makes the calls.
+    ``then``: ``calls_left``, ``model`` and ``version`` of what makes the calls, and in ``approval`` the ``names`` of
+    functions whose calls wait for an approval, with the seconds in ``within_s``.
     """
     calls: Sequence[Mapping[str, Any]] = (finish.output or {}).get("tool_calls") or ()
     if not calls or claim.step is None:
@@ -44,7 +44,9 @@ def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Added
 
 def _call_step(name: str, function: Mapping[str, Any], then: Mapping[str, Any], after: str) -> AddedStep:
     payload = {"input": {"tool": function["name"], "arguments": function["arguments"]}}
-    return AddedStep(name, CALL_TOOL.name, then["model"], then["version"], payload, 1, 1, (after,))
+    asks = then.get("approval") or {"names": ()}
+    approval = AskedApproval(function["name"], asks["within_s"]) if function["name"] in asks["names"] else None
+    return AddedStep(name, CALL_TOOL.name, then["model"], then["version"], payload, 1, 1, (after,), approval)
 
 
 def _next_answer(

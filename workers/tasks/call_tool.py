@@ -6,6 +6,7 @@ from typing import Any
 
 from prompts.tasks.own_task import num_tokens_of
 from prompts.tasks.task_inputs import ReadFile
+from store.calls.approvals import verdict_of
 from store.calls.ssrf_guard import GuardedClient
 from store.jobs.claims import Claim
 from store.payloads.job_payload import read_payload
@@ -18,7 +19,7 @@ from workers.tasks.encoding import EncodeJob
 from workers.tasks.own_task import OwnModel, output_of
 from workers.tasks.task_model import WorkContext
 from workers.tools.tool_caller import ToolCaller
-from workers.tools.tool_results import ToolOrder
+from workers.tools.tool_results import ToolOrder, refusal_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,9 @@ class ToolModel(OwnModel):
         job = self.read(claim.payload)
         order: ToolOrder = job.options
         tool = tools.called(context.db, claim.tenant_id, order.name)
-        return replace(job, options=replace(order, tenant_id=claim.tenant_id, key=claim.job_id, tool=tool))
+        refusal = refusal_of(verdict_of(context.db, claim.tenant_id, claim.job_id))
+        known = replace(order, tenant_id=claim.tenant_id, key=claim.job_id, tool=tool, refusal=refusal)
+        return replace(job, options=known)
 
 
 def load_tool_model(spec: OwnTaskSpec, version: ModelVersion, settings: Settings, _read_file: ReadFile) -> ToolModel:

@@ -1,6 +1,6 @@
 """Calls registered tools, each call on a thread of the engine for calls (``models.engine.call_engine``).
 
-    order ──▶ known? ──▶ arguments valid? ──▶ circuit closed? ──▶ a turn ──▶ POST, tries within one deadline ──▶ result
+    order ──▶ approved? ──▶ known? ──▶ arguments valid? ──▶ circuit closed? ──▶ a turn ──▶ tries within one deadline
                 └─ each "no" is a result for the model, which says why
 
 A tool that is slow or dead harms its own jobs alone: at most a quarter of the slots call one tool, a call waits a
@@ -69,6 +69,8 @@ class ToolCaller:
 
     def call(self, order: ToolOrder) -> ToolResult:
         """Make a call and return its result, also of one that failed."""
+        if order.refusal is not None:
+            return failed(order.refusal)
         try:
             if order.name == CALCULATOR:
                 found = arguments_of(order.arguments, CALCULATOR_PARAMETERS)

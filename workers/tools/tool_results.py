@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from policy.schemas import check_schema, first_problem
+from store.calls.approvals import ApprovalState, Verdict
 from store.calls.ssrf_guard import Reply
 from store.payloads.tool_definition import SEPARATOR, Definition, McpServer, McpTool
 
@@ -20,13 +21,16 @@ _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class ToolOrder:
-    """A call to make. ``key``: the same for each try. ``tool``: None for one that is not registered."""
+    """A call to make. ``key``: the same for each try. ``tool``: None for one that is not registered. ``refusal``: why
+    it may not be made, of a call that was not approved.
+    """
 
     name: str
     arguments: str
     tenant_id: str = ""
     key: str = ""
     tool: Definition | None = None
+    refusal: str | None = None
 
     @property
     def owner(self) -> str:
@@ -56,6 +60,15 @@ class ToolResult:
 def failed(why: str, *, status: int | None = None, tries: int = 0) -> ToolResult:
     """Return the result of a call that failed."""
     return ToolResult(f"Error: {why}", True, status, tries)
+
+
+def refusal_of(verdict: Verdict | None) -> str | None:
+    """Return why a call is not made, for the model; None if it was approved or needs no approval."""
+    if verdict is None or verdict.state is ApprovalState.APPROVED:
+        return None
+    if verdict.state is not ApprovalState.REFUSED:
+        return "the call was not approved in time, so it was not made"
+    return f"the call was refused, so it was not made{f': {verdict.reason}' if verdict.reason else ''}"
 
 
 def arguments_of(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:

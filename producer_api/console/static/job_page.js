@@ -118,6 +118,12 @@ function Actions({ job, request, reload }) {
   </div>`;
 }
 
+// The calls of tools that wait for an approval; nothing if none does.
+function waits(job) {
+  if (job.waiting_for === null) return {};
+  return { "Waits for approval": job.waiting_for.map((asked) => `${asked.tool} ${asked.arguments ?? ""}`).join(", ") };
+}
+
 function Steps({ steps }) {
   return html`<section class="card" aria-labelledby="steps">
     <div class="title"><h2 id="steps">Steps</h2></div>
@@ -145,7 +151,7 @@ function Facts({ job, attempts }) {
     ...(job.parent_id === null ? {} : { "Step of": html`<a href=${`#/job/${job.parent_id}`}>${shortId(job.parent_id)}</a>` }),
     ...(job.steps === null
       ? { "Model": `${job.model}@${job.model_version}`, "Task": job.task }
-      : { "Steps": `${job.steps.filter((step) => step.status === "succeeded").length} of ${job.steps.length} succeeded` }),
+      : { ...waits(job), "Steps": `${job.steps.filter((step) => step.status === "succeeded").length} of ${job.steps.length} succeeded` }),
     "Class, priority": `${job.service_class}, ${job.priority}`,
     "Accepted": moment(job.created_at),
     "Deadline": moment(job.expires_at),

@@ -32,16 +32,21 @@ function steps(job, timeline, accepted, now) {
   const of = (kind, name) => timeline.events.filter((event) => event.kind === kind && event.detail.step === name);
   const ended = (name) => of("step_finished", name)[0] ?? null;
   const end = endOf(timeline);
+  const names = new Set(job.steps.map((step) => step.name));
   return job.steps.map((step) => {
     const line = { name: step.name, href: `#/job/${step.job_id}`, parts: [] };
-    const needed = step.needs.map(ended);
+    // A step may also need an approval, whose wait is drawn in its own colour.
+    const needed = step.needs.filter((name) => names.has(name)).map(ended);
     if (needed.some((one) => one === null || one.detail.state !== "succeeded")) return line;
-    const ready = Math.max(accepted, ...needed.map((one) => one.at));
+    const asked = of("approval_requested", step.name)[0] ?? null;
+    const answered = of("approval_decided", step.name)[0] ?? null;
+    const ready = Math.max(accepted, ...needed.map((one) => one.at), answered?.at ?? 0);
     const starts = of("step_started", step.name).map((event) => event.at);
     const last = ended(step.name);
     const to = last?.at ?? end ?? now;
     const isOpen = last === null && end === null;
-    line.parts.push(part("wait", "waited", ready, starts[0] ?? to));
+    if (asked !== null) line.parts.push({ ...part("approval-part", "waited for an approval", asked.at, answered?.at ?? to), isOpen: isOpen && answered === null });
+    if (asked === null || answered !== null) line.parts.push(part("wait", "waited", ready, starts[0] ?? to));
     starts.forEach((from, index) => {
       if (index + 1 < starts.length) line.parts.push(part("given-part", "ran, and began again after", from, starts[index + 1]));
       else line.parts.push({ ...part(last === null || last.detail.state === "succeeded" ? "step-part" : "step-bad", "ran", from, to), isOpen });
@@ -90,7 +95,7 @@ function hooks(delivery) {
 }
 
 const LEGEND = [
-  ["wait", "waited"], ["prefill-part", "prefill, to the first token"], ["decode-part", "decode"],
+  ["wait", "waited"], ["approval-part", "waited for an approval"], ["prefill-part", "prefill, to the first token"], ["decode-part", "decode"],
   ["compute-part", "computed, first token not recorded"], ["step-part", "the step ran"], ["step-bad", "the step ran, and did not succeed"], ["given-part", "ran, and was given back or began again"], ["lost-part", "ran, and was lost with its worker"],
 ];
 

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from cli.tree import app
 from store.batches import batches
+from store.calls.approvals import decide
 from store.db.database import Database
 from store.encryption.vault import new_key
 from store.encryption_keys import open_vault
@@ -28,7 +29,7 @@ from store.tenants.webhook_secrets import rotate_webhook_secret
 from store.tools import tools
 from store.webhooks.endpoints import create_endpoint, rotate_secret
 from store.webhooks.outbox import take_due
-from tests.store.making import QUEUE, MakeJob
+from tests.store.making import QUEUE, MakeJob, ask_approval
 
 OLD, NEW = f"old:{new_key()}", f"new:{new_key()}"
 
@@ -88,6 +89,8 @@ def fill(settings: Settings, tenant: str, make_job: MakeJob, client: redis.Redis
     )
     prompt_templates.create(db, tenant, name="", template={"instructions": "asked"}, actor="tests")
     tools.create(db, tenant, "weather", HttpTool(url="https://tools.example.com/"), actor="tests")
+    asked = ask_approval(db, tenant, given)
+    decide(db, tenant, given, asked, approve=False, reason="too dear", actor="tests")
     publisher = StreamPublisher(client, maxlen=10, ttl_s=60, vault=open_vault(settings))
     publisher.publish([Frame(given, 1, 1, "said", (1,))])
     db.close()
@@ -126,6 +129,7 @@ def test_a_rotation_leaves_nothing_that_needs_the_old_key(
         "batches",
         "prompt_versions",
         "tools",
+        "tool_approvals",
         "webhook_secrets",
         "webhook_endpoints",
         "files",

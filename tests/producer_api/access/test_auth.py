@@ -59,6 +59,7 @@ BODIES: dict[tuple[str, str], object] = {
     ("post", "/v1/pipelines/{pipeline_id}/versions"): PIPELINE,
     ("put", "/v1/pipelines/{pipeline_id}/aliases/{alias}"): {"version": 1},
     ("post", "/v1/webhook_endpoints/{endpoint_id}/recover"): {"since": 0},
+    ("post", "/v1/jobs/{job_id}/approvals/{approval_id}"): {"approve": True},
     ("put", "/v1/tools/{tool_id}"): {"url": "https://tools.example.com/other"},
     ("post", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
     ("post", "/v1/chat/completions/{completion_id}"): {"metadata": None},

@@ -24,6 +24,7 @@ from tests.producer_api.calling import bury, error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
+from tests.store.making import ask_approval
 
 LOGS = "/v1/organization/audit_logs"
 # Never to be in a row: a prompt, an answer, and whatever was given as one.
@@ -118,6 +119,13 @@ class Caller:
 
     def change_rollout(self, verb: str) -> httpx2.Response:
         return self.api.post(f"/v1/rollouts/{self.made('/v1/rollouts', self.rollout())}/{verb}")
+
+    def parked_call(self) -> str:
+        """A call that waits for an approval; return the path of the approval."""
+        job_id = submit(self.api)
+        owner = api_keys.authenticate(self.db, self.api.headers["authorization"].removeprefix("Bearer "))
+        approval_id = ask_approval(self.db, owner.tenant_id, job_id)
+        return f"/v1/jobs/{job_id}/approvals/{approval_id}"
 
     def retired_version(self) -> str:
         name = self.unused_version()
@@ -225,6 +233,10 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ("post", "/v1/dead_letters/{job_id}/replay"): (
         "dead_letter.replayed",
         lambda c: c.api.post(f"/v1/dead_letters/{bury(c.db, submit(c.api))}/replay"),
+    ),
+    ("post", "/v1/jobs/{job_id}/approvals/{approval_id}"): (
+        "tool_call.refused",
+        lambda c: c.api.post(c.parked_call(), json={"approve": False, "reason": SECRET}),
     ),
     ("post", TOOLS): ("tool.created", lambda c: c.api.post(TOOLS, json=tool())),
     ("put", TOOLS + "/{tool_id}"): (

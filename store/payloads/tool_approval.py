@@ -1,0 +1,58 @@
+"""Which calls of tools wait for an approval, in the form of OpenAI's MCP tool: ``always``, ``never``, or by name."""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from store.payloads.strict_model import Strict
+
+MOST_NAMES: Final = 128
+
+ToolName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Rule = Literal["always", "never"]
+
+
+class NamedTools(Strict):
+    """A list of tools."""
+
+    tool_names: Annotated[tuple[ToolName, ...], Field(min_length=1, max_length=MOST_NAMES)] = Field(
+        description="names of tools"
+    )
+
+
+class ApprovalByName(Strict):
+    """Rules by name. With `never`, each tool that neither list names waits for an approval."""
+
+    always: NamedTools | None = Field(None, description="calls of these wait")
+    never: NamedTools | None = Field(None, description="calls of these do not wait")
+
+    @model_validator(mode="after")
+    def _are_apart(self) -> "ApprovalByName":
+        if self.always is None and self.never is None:
+            raise ValueError("give `always`, `never` or both")
+        if both := _names(self.always) & _names(self.never):
+            raise ValueError(f"{min(both)} is in `always` and in `never`")
+        return self
+
+
+RequireApproval = Rule | ApprovalByName
+
+
+def needs_approval(rule: RequireApproval, *names: str) -> bool:
+    """Return True if a call waits. ``names``: all names by which the rule may name the tool."""
+    if not isinstance(rule, ApprovalByName):
+        return rule == "always"
+    if not _names(rule.always).isdisjoint(names):
+        return True
+    return rule.never is not None and _names(rule.never).isdisjoint(names)
+
+
+def named_in(rule: RequireApproval) -> frozenset[str]:
+    """Return the tools that a rule names."""
+    if not isinstance(rule, ApprovalByName):
+        return frozenset()
+    return _names(rule.always) | _names(rule.never)
+
+
+def _names(tools: NamedTools | None) -> frozenset[str]:
+    return frozenset() if tools is None else frozenset(tools.tool_names)

@@ -1,0 +1,152 @@
+"""Approvals over HTTP: which calls wait, what is shown of the wait, what an answer does, and what a model is told."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from store.calls.approvals import verdict_of
+from store.db.database import Database
+from store.jobs.claims import claim
+from store.payloads.tool_definition import HttpTool, McpServer
+from store.tenants.api_keys import create_key, create_tenant
+from store.tools import tools
+from tests.producer_api.calling import error_of
+from tests.producer_api.conftest import MakeClient
+from tests.producer_api.submission.test_tool_jobs import (
+    QUESTION,
+    URL,
+    caller_model,
+    calls,
+    messages_of,
+    run,
+    submitted,
+    weather,
+)
+from workers.tools.tool_results import refusal_of
+
+__all__ = ["caller_model", "weather"]  # fixtures
+
+ROME = '{"city": "Rome"}'
+
+
+def wait(db: Database, api: httpx2.Client, **changes: Any) -> tuple[str, dict[str, Any]]:
+    """Submit a job whose model makes a call that waits; return the job's id and the approval."""
+    job_id = submitted(api, **{"require_approval": "always", **changes})
+    run(db, api, job_id, "answer", calls(("weather", ROME)))
+    (asked,) = api.get(f"/v1/jobs/{job_id}").json()["waiting_for"]
+    return job_id, dict(asked)
+
+
+@pytest.mark.parametrize("approve", [True, False])
+def test_a_job_waits_until_its_call_is_answered(db: Database, api: httpx2.Client, tenant: str, approve: bool) -> None:
+    job_id, asked = wait(db, api)
+    job = api.get(f"/v1/jobs/{job_id}").json()
+    call = job["steps"][1]
+    assert (job["status"], call["status"], call["needs"]) == ("running", "queued", ["answer", asked["id"]])
+    assert (asked["tool"], asked["arguments"], asked["status"], asked["step"]) == (
+        "weather",
+        ROME,
+        "pending",
+        "answer:1",
+    )
+    assert asked["expires_at"] - asked["created_at"] == 3600
+    assert claim(db, "worker", "tools@1", [call["job_id"]], 60.0) == {}
+    assert api.get("/v1/approvals", params={"status": "pending"}).json()["data"] == [asked]
+    path, body = f"/v1/jobs/{job_id}/approvals/{asked['id']}", {"approve": approve, "reason": "no travel"}
+    made = api.post(path, json=body)
+    assert (made.status_code, made.json()["status"]) == (200, "approved" if approve else "refused"), made.text
+    assert api.post(path, json={"approve": approve}).json() == made.json()
+    other = api.post(path, json={"approve": not approve})
+    assert (other.status_code, error_of(other)["code"]) == (409, "approval_decided")
+    told = refusal_of(verdict_of(db, tenant, call["job_id"]))
+    assert told == (None if approve else "the call was refused, so it was not made: no travel")
+    run(db, api, job_id, "answer:1", {"text": told or "22", "is_error": not approve})
+    held = run(db, api, job_id, "answer:2", {"text": "Done.", "finish_reason": "stop"})
+    assert messages_of(held)[-1]["content"] == (told or "22")
+    job = api.get(f"/v1/jobs/{job_id}").json()
+    assert (job["status"], job["waiting_for"]) == ("succeeded", None)
+    kinds = [event["kind"] for event in api.get(f"/v1/jobs/{job_id}/timeline").json()["events"]]
+    assert [kind for kind in kinds if kind.startswith("approval")] == ["approval_requested", "approval_decided"]
+    stream = api.get(f"/v1/jobs/{job_id}/events").text
+    assert f'"approval_id":"{asked["id"]}","tool":"weather","state":"{made.json()["status"]}"' in stream
+
+
+def test_an_approval_is_its_tenants_and_needs_the_scope(
+    db: Database, api: httpx2.Client, tenant: str, make_client: MakeClient
+) -> None:
+    job_id, asked = wait(db, api)
+    path, body = f"/v1/jobs/{job_id}/approvals/{asked['id']}", {"approve": True}
+    stranger = make_client(create_key(db, create_tenant(db, "hooli"), "s", ["jobs:read", "jobs:write"], actor="t"))
+    reader = make_client(create_key(db, tenant, "r", ["jobs:read"], actor="t"))
+    assert stranger.post(path, json=body).status_code == 404
+    assert stranger.get("/v1/approvals").json()["data"] == []
+    assert reader.post(path, json=body).status_code == 403
+    assert [one["id"] for one in reader.get("/v1/approvals", params={"job_id": job_id}).json()["data"]] == [asked["id"]]
+    assert api.post(path.replace(job_id, submitted(api)), json=body).status_code == 404
+    for wrong in ({}, {"approve": "yes"}, {"approve": True, "reason": "x" * 1001}, {"approve": True, "more": 1}):
+        assert api.post(path, json=wrong).status_code == 400
+    assert api.get("/v1/approvals", params={"status": "approved"}).json()["data"] == []
+
+
+NAMED = {"tool_names": ["weather"]}
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "is_waiting"),
+    [
+        ("never", "never", False),
+        ("always", "never", True),
+        ("never", {"always": NAMED}, True),
+        ("never", {"never": NAMED}, False),
+        ("never", {"never": {"tool_names": ["calculator"]}}, True),
+        ("always", {"never": NAMED}, True),
+    ],
+)
+def test_a_call_waits_if_the_tool_or_the_request_says_so(
+    db: Database, api: httpx2.Client, tenant: str, stored: str, asked: object, is_waiting: bool
+) -> None:
+    (mine,) = tools.list_tools(db, tenant)
+    definition = HttpTool.model_validate({"url": URL, "require_approval": stored})
+    tools.replace(db, tenant, mine.id, definition, actor="t")
+    job_id = submitted(api, ["weather", "calculator"], require_approval=asked)
+    run(db, api, job_id, "answer", calls(("weather", ROME)))
+    waiting = api.get(f"/v1/jobs/{job_id}").json()["waiting_for"]
+    assert [one["tool"] for one in waiting or ()] == (["weather"] if is_waiting else [])
+
+
+def test_tools_of_a_server_wait_by_the_servers_own_names(db: Database, api: httpx2.Client, tenant: str) -> None:
+    server = McpServer.model_validate(
+        {
+            "type": "mcp",
+            "url": URL,
+            "tools": {name: {"name": f"{name}!", "parameters": {"type": "object"}} for name in ("find", "close")},
+            "require_approval": {"always": {"tool_names": ["close!"]}},
+        }
+    )
+    tools.create(db, tenant, "tracker", server, actor="t")
+    for asked, waiting in (
+        ("never", ["tracker__close"]),
+        ({"always": {"tool_names": ["tracker"]}}, ["tracker__find", "tracker__close"]),
+    ):
+        job_id = submitted(api, ["tracker"], require_approval=asked)
+        run(db, api, job_id, "answer", calls(("tracker__find", "{}"), ("tracker__close", "{}")))
+        found = api.get(f"/v1/jobs/{job_id}").json()["waiting_for"]
+        assert [one["tool"] for one in found] == waiting
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "sometimes",
+        {},
+        {"always": {"tool_names": ["wether"]}},
+        {"always": NAMED, "never": NAMED},
+        {"always": {"tool_names": []}},
+    ],
+)
+def test_a_rule_that_means_nothing_is_refused(api: httpx2.Client, rule: object) -> None:
+    body = {"model": "wide", "input": {"messages": [QUESTION]}}
+    refused = api.post("/v1/jobs", json=body | {"server_tools": {"names": ["weather"], "require_approval": rule}})
+    assert refused.status_code == 400
+    assert error_of(refused)["param"].startswith("server_tools.require_approval")

@@ -1,0 +1,238 @@
+"""Calls that wait for an approval, in the store: nothing runs before the answer, and each end of the wait is one."""
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from store.calls.approvals import Approval, ApprovalState, Verdict, decide, expire_due, list_approvals, verdict_of
+from store.db.database import Database
+from store.encryption.vault import Vault
+from store.errors import Conflict, NotFound
+from store.jobs.claims import Added, AddedStep, AskedApproval, finish
+from store.jobs.jobs import NewJob, accept, list_steps, request_cancel, step_events
+from store.jobs.stuck_flows import count_stuck_flows
+from store.jobs.sweeps import expire_overdue
+from store.retention.erasure import purge_job
+from store.settings import Settings
+from store.webhooks import endpoints
+from tests.processes import StartProcess, python
+from tests.roles import role_url
+from tests.store.jobs.test_flows import Flow, ended
+from tests.store.making import MakeJob, Query, new_flow
+
+ONE = {"only": ()}
+ARGUMENTS = '{"city": "Rome"}'
+ACTOR = "key_1"
+
+
+@pytest.fixture
+def accept_flow(db: Database, make_job: MakeJob) -> Callable[..., Flow]:
+    def accept_flow(**changes: Any) -> Flow:
+        parent = new_flow(make_job, ONE, **changes)
+        accept(db, [parent])
+        return Flow(db, parent)
+
+    return accept_flow
+
+
+def call(name: str, approval: AskedApproval | None, payload: dict[str, Any]) -> AddedStep:
+    return AddedStep(name, "generate", "tiny", 1, payload, 1, 1, ("only",), approval)
+
+
+def parked(flow: Flow, within_s: float = 600.0) -> Approval:
+    """End the first step with two calls, the first of which waits; return its approval."""
+    payload = {"input": {"tool": "weather", "arguments": ARGUMENTS}}
+    steps = (
+        call("only:1", AskedApproval("weather", within_s), payload),
+        call("only:2", None, payload),
+        replace(call("only:3", None, payload), needs=("only:1", "only:2")),
+    )
+    (claimed,) = flow.start("only")
+    finish(flow.db, [ended(claimed, added=Added(steps, answer="only:3"))])
+    flow.steps = {step.step or "": step.id for step in list_steps(flow.db, flow.tenant, flow.id)}
+    (found,) = list_approvals(flow.db, flow.tenant, job_id=flow.id, state=ApprovalState.PENDING)
+    return found
+
+
+def answer(flow: Flow, asked: Approval, approve: bool, reason: str | None = None) -> Approval:
+    return decide(flow.db, flow.tenant, flow.id, asked.id, approve=approve, reason=reason, actor=ACTOR)
+
+
+def kinds(flow: Flow) -> list[str]:
+    events = step_events(flow.db, flow.tenant, flow.id, after=0)
+    return [event.kind for event in events if event.kind.startswith("approval")]
+
+
+@pytest.mark.parametrize("approve", [True, False])
+def test_a_call_is_no_workers_before_the_answer(db: Database, accept_flow: Callable[..., Flow], approve: bool) -> None:
+    flow, other = accept_flow(), accept_flow()
+    asked = parked(flow)
+    parked(other)
+    assert (asked.tool, asked.step, asked.arguments, asked.decided_at) == ("weather", "only:1", ARGUMENTS, None)
+    flow.run("only:2")
+    assert (flow.start("only:1", "only:3"), count_stuck_flows(db)) == ([], 0)
+    assert verdict_of(db, flow.tenant, asked.step_id) == Verdict(ApprovalState.PENDING, None)
+    made = answer(flow, asked, approve, "as you like")
+    assert (made.state, made.reason, made.decided_by) == (
+        ApprovalState.APPROVED if approve else ApprovalState.REFUSED,
+        "as you like",
+        ACTOR,
+    )
+    assert verdict_of(db, flow.tenant, asked.step_id) == Verdict(made.state, "as you like")
+    assert (kinds(flow), kinds(other)) == (["approval_requested", "approval_decided"], ["approval_requested"])
+    flow.run("only:1", "only:3")
+    assert flow.states()["flow"] == "succeeded"
+    assert other.start("only:1") == []
+
+
+def test_the_first_answer_holds(db: Database, accept_flow: Callable[..., Flow], query: Query) -> None:
+    flow = accept_flow()
+    asked = parked(flow)
+    meet = Barrier(2)
+
+    def race(approve: bool) -> Approval | Conflict:
+        meet.wait(60)
+        try:
+            return answer(flow, asked, approve)
+        except Conflict as refused:
+            return refused
+
+    with ThreadPoolExecutor(2) as threads:
+        found = [*threads.map(race, (True, False))]
+    (held,) = [one for one in found if isinstance(one, Approval)]
+    (refused,) = [one for one in found if isinstance(one, Conflict)]
+    assert refused.code == "approval_decided"
+    is_approved = held.state is ApprovalState.APPROVED
+    assert answer(flow, asked, is_approved, "again") == held
+    audited = "SELECT action, detail FROM audit_log WHERE resource = :id"
+    assert query(audited, id=asked.id) == [{"action": f"tool_call.{held.state}", "detail": {"job": flow.id}}]
+
+
+def test_an_approval_is_its_tenants_and_its_jobs(
+    settings: Settings, db: Database, other_tenant: str, accept_flow: Callable[..., Flow]
+) -> None:
+    flow, other = accept_flow(), accept_flow()
+    asked = parked(flow)
+    with closing(Database(role_url(settings.database_url, "headrace_api"), pool_size=1, application_name="t")) as api:
+        for tenant, job_id in ((other_tenant, flow.id), (flow.tenant, other.id)):
+            with pytest.raises(NotFound):
+                decide(api, tenant, job_id, asked.id, approve=True, reason=None, actor=ACTOR)
+        assert list_approvals(api, other_tenant) == []
+        assert verdict_of(api, other_tenant, asked.step_id) is None
+        made = decide(api, flow.tenant, flow.id, asked.id, approve=True, reason=None, actor=ACTOR)
+    assert (made.state, len(flow.start("only:1"))) == (ApprovalState.APPROVED, 1)
+
+
+def test_a_time_limit_is_a_refusal_and_the_flow_goes_on(
+    db: Database, accept_flow: Callable[..., Flow], query: Query
+) -> None:
+    late, cancelled, waiting = (accept_flow() for _ in range(3))
+    asked, gone = parked(late), parked(cancelled)
+    parked(waiting)
+    request_cancel(db, cancelled.tenant, cancelled.id)
+    due = "UPDATE tool_approvals SET expires_at = now() - interval '1 s' WHERE id IN (:one, :two)"
+    query(due, one=asked.id, two=gone.id)
+    with pytest.raises(Conflict, match="time limit"):
+        answer(late, asked, True)
+    assert (expire_due(db, 1), expire_due(db, 10), expire_due(db, 10)) == (1, 1, 0)
+    assert verdict_of(db, late.tenant, asked.step_id) == Verdict(ApprovalState.EXPIRED, None)
+    assert {one.id: one.state for one in list_approvals(db, late.tenant, state=ApprovalState.CANCELLED)} == {
+        gone.id: ApprovalState.CANCELLED
+    }
+    late.run("only:1", "only:2", "only:3")
+    assert [flow.states()["flow"] for flow in (late, cancelled, waiting)] == ["succeeded", "cancelled", "running"]
+    assert kinds(waiting) == ["approval_requested"]
+
+
+KILLED = """
+import sys
+from store import failpoints
+from store.calls.approvals import decide, expire_due
+from store.db.database import Database
+
+failpoints.install("approval.before_commit=kill")
+url, tenant, job_id, approval_id = sys.argv[1:]
+db = Database(url, pool_size=1, application_name="tests")
+if approval_id:
+    decide(db, tenant, job_id, approval_id, approve=True, reason=None, actor="key_1")
+else:
+    expire_due(db, 10)
+"""
+
+
+@pytest.mark.parametrize("process", ["api", "dispatcher"])
+def test_nothing_is_lost_when_who_answers_is_killed(
+    settings: Settings,
+    db: Database,
+    accept_flow: Callable[..., Flow],
+    query: Query,
+    start_process: StartProcess,
+    process: str,
+) -> None:
+    flow = accept_flow()
+    asked = parked(flow)
+    if process == "dispatcher":
+        query("UPDATE tool_approvals SET expires_at = now() - interval '1 s' WHERE id = :id", id=asked.id)
+    given = [settings.database_url, flow.tenant, flow.id, asked.id if process == "api" else ""]
+    killed = start_process(python("-c", KILLED, *given), {"PATH": os.defpath})
+    assert killed.wait_exit() == -signal.SIGKILL, killed.log()
+    assert verdict_of(db, flow.tenant, asked.step_id) == Verdict(ApprovalState.PENDING, None)
+    assert (flow.start("only:1"), kinds(flow)) == ([], ["approval_requested"])
+    if process == "api":
+        assert answer(flow, asked, True).state is ApprovalState.APPROVED
+    else:
+        assert expire_due(db, 10) == 1
+    flow.run("only:1", "only:2", "only:3")
+    assert flow.states()["flow"] == "succeeded"
+
+
+@pytest.mark.parametrize("end", ["cancel", "deadline"])
+def test_what_ends_the_job_ends_the_wait(
+    db: Database, accept_flow: Callable[..., Flow], query: Query, end: str
+) -> None:
+    flow = accept_flow()
+    asked = parked(flow)
+    if end == "cancel":
+        request_cancel(db, flow.tenant, flow.id)
+    else:
+        query("UPDATE jobs SET deadline_at = now() - interval '1 s' WHERE :id IN (id, parent_id)", id=flow.id)
+        expire_overdue(db, 10, grace_s=0.0)
+    assert flow.states()["flow"] == ("cancelled" if end == "cancel" else "expired")
+    with pytest.raises(Conflict, match="the job has ended"):
+        answer(flow, asked, True)
+    (found,) = list_approvals(db, flow.tenant, job_id=flow.id)
+    assert (found.state, kinds(flow)) == (ApprovalState.CANCELLED, ["approval_requested"])
+
+
+def test_a_webhook_tells_of_each_wait_and_reasons_are_sealed_and_erased(
+    settings: Settings, make_job: MakeJob, query: Query
+) -> None:
+    named = {"url": "https://hooks.example.com/job", "events": ["job.approval_required"]}
+    ends = {"url": "https://hooks.example.com/ends", "events": None}
+    with closing(
+        Database(settings.database_url, pool_size=1, application_name="t", vault=Vault({"k": bytes(32)}))
+    ) as sealing:
+        parents: list[NewJob] = [new_flow(make_job, ONE, webhook=hook) for hook in (named, ends)]
+        accept(sealing, parents)
+        endpoints.create_endpoint(sealing, parents[0].tenant_id, url="https://hooks.example.com/all", actor="t")
+        flow, other = (Flow(sealing, parent) for parent in parents)
+        asked = parked(flow)
+        parked(other)
+        sent = "SELECT url FROM webhook_deliveries JOIN jobs ON jobs.id = job_id WHERE parent_id = :id ORDER BY url"
+        assert [row["url"][-4:] for row in query(sent, id=flow.id)] == ["/all", "/job"]
+        assert [row["url"][-4:] for row in query(sent, id=other.id)] == ["/all"]
+        answer(flow, asked, False, "too dear")
+        stored = "SELECT reason::text AS reason FROM tool_approvals WHERE id = :id"
+        assert "dear" not in query(stored, id=asked.id)[0]["reason"]
+        assert list_approvals(sealing, flow.tenant, job_id=flow.id)[0].reason == "too dear"
+        flow.run("only:1", "only:2", "only:3")
+        purge_job(sealing, flow.tenant, flow.id, actor=ACTOR)
+        (found,) = list_approvals(sealing, flow.tenant, job_id=flow.id)
+        assert (found.reason, found.arguments, found.state) == (None, None, ApprovalState.REFUSED)
