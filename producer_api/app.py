@@ -167,6 +167,7 @@ def create_app(settings: Settings, tracing: Tracing = OFF) -> FastAPI:
         settings,
         runtime.blobs,
         submissions=runtime.submissions,
+        pipelines=runtime.pipeline_lines,
         queue_limits=runtime.queue_limits,
         on_cancelled=partial(announce_cancelled, runtime),
         tracing=tracing,

@@ -25,6 +25,7 @@ from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.flow_jobs import FlowSubmissions
 from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies
+from producer_api.submission.pipeline_lines import PipelineLines
 from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submission_parts import SubmissionParts
@@ -121,6 +122,7 @@ class Runtime:
         )
         self.submissions = Submissions(parts, cache=CacheLookups(settings, digests), tracing=self.tracing)
         self.flow_submissions = FlowSubmissions(parts)
+        self.pipeline_lines = PipelineLines(parts, self.flow_submissions)
         # Of their own, because a tenant's server of MCP may be slow to tell its tools.
         self.tool_threads = TenantThreads(_TOOL_THREADS)
 

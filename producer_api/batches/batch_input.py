@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from producer_api.http.requests import check_counts
+from producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
 from producer_api.tasks.registry import read_task
 from producer_api.tasks.task_routes import ParsedRequest
 from store.encryption.vault import has_nul
@@ -47,7 +48,7 @@ class Request:
     """A valid line, parsed."""
 
     custom_id: str
-    wanted: ParsedRequest
+    wanted: ParsedRequest | ParsedPipelineJob
 
 
 class LineRefused(Exception):

@@ -23,6 +23,7 @@ from producer_api.batches.batch_round_robin import WAITING_S, BatchRoundRobin
 from producer_api.batches.batch_validation import validate
 from producer_api.server.errors import internal_error
 from producer_api.server.request_spans import record_accept
+from producer_api.submission.pipeline_lines import PipelineLines
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.batches import batch_steps
@@ -121,6 +122,7 @@ class BatchKeeper:
         blobs: Blobs,
         *,
         submissions: Submissions,
+        pipelines: PipelineLines,
         queue_limits: QueueLimits,
         on_cancelled: OnCancelled,
         tracing: Tracing = OFF,
@@ -138,7 +140,7 @@ class BatchKeeper:
             # A file's content is deleted from storage, possibly over the network, within the database transaction.
             idle_timeout_s=30,
         )
-        self._lines = LineReader(settings, self._db, submissions, tracing)
+        self._lines = LineReader(settings, self._db, submissions, pipelines, tracing)
         self._tracing = tracing
         self._long_tasks: dict[str, _LongTask] = {}
         self._round_robin = BatchRoundRobin()

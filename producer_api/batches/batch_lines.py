@@ -1,22 +1,24 @@
 """Converts an input line of a batch into a job of the batch service class, with the batch's deadline."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from producer_api.batches.batch_input import LineRefused, RawLine, Request, custom_id_of, model_of, read_request
+from producer_api.batches.line_targets import LineTarget, target_of
+from producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
 from producer_api.server.errors import body_of, internal_error, status_of
 from producer_api.submission.input_policy import check_fixed, guarded
+from producer_api.submission.pipeline_lines import PipelineLines
 from producer_api.submission.submit import Submissions
 from store.batches.batch_steps import ParsedLine
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unavailable
 from store.jobs.jobs import Accepted, NewJob
-from store.payloads.job_payload import ServiceClass
-from store.registry.models import ModelVersion
 from store.settings import Settings
 from store.tenants.api_keys import Principal, principal_of
 from store.tracing.trace_context import TraceContext, read_traceparent
@@ -32,45 +34,44 @@ _SHORTEST_S = 0.001
 class LineReader:
     """Parses lines and creates jobs from them. Blocking: may query Postgres."""
 
-    def __init__(self, settings: Settings, db: Database, submissions: Submissions, tracing: Tracing = OFF) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        db: Database,
+        submissions: Submissions,
+        pipelines: PipelineLines,
+        tracing: Tracing = OFF,
+    ) -> None:
         self._most_bytes = settings.max_body_bytes
         self._db = db
         self._submissions = submissions
+        self._pipelines = pipelines
         self._tracing = tracing
 
     def owner(self, batch: Batch) -> Principal:
         """Return the principal that owns the batch's jobs. Raises Forbidden while the tenant is disabled."""
         return principal_of(self._db, batch.tenant_id, batch.api_key_id)
 
-    def read(self, batch: Batch, owner: Principal, line: RawLine) -> tuple[Request, ModelVersion]:
-        """Parse the line, and return it with its version.
+    def read(self, batch: Batch, owner: Principal, line: RawLine) -> tuple[Request, LineTarget]:
+        """Parse the line, and return it with the version that runs it.
 
         Raises LineRefused, also for an unknown model or one that the key may not use.
         """
         request = read_request(line, batch.url, self._most_bytes)
-        try:
-            version = self._version_of(batch, owner, request.wanted.job.model)
-        except (Forbidden, NotFound) as error:
-            raise LineRefused(error.code, error.message, "body.model") from error
-        found = self._submissions.policy_for(owner, version.model)
+        with _refusing(request):
+            target = target_of(self._submissions, self._pipelines, batch, owner, request.wanted)
+        found = self._submissions.policy_for(owner, target.policed_model)
         if found is not None:
             try:
                 check_fixed(found.policy, request.custom_id, "custom_id")
             except InvalidRequest as error:
                 raise LineRefused(error.code, error.message, "custom_id") from error
-        return request, version
+        return request, target
 
-    def _version_of(self, batch: Batch, owner: Principal, name: str) -> ModelVersion:
-        """Return the version of a line's model string: the one that the batch began with, once it has begun."""
-        if batch.model_versions is None:
-            return self._submissions.version_of(owner, name)
-        pinned = batch.model_versions.get(name)
-        if pinned is None:
-            owner.check_model(name)
-            raise NotFound(
-                f"there was no model {name[:200]!r} when the batch began", code="model_not_found", param="model"
-            )
-        return self._submissions.version_of(owner, pinned, is_pinned=True)
+    def pins_of(self, owner: Principal, request: Request, target: LineTarget) -> dict[str, str]:
+        """Return the versions that the batch of a line keeps. Raises LineRefused."""
+        with _refusing(request):
+            return target.pins(owner)
 
     def policed_error(self, owner: Principal, line: RawLine, message: str, param: str | None) -> dict[str, Any]:
         """Return ``message`` and ``param`` of an error after the input policy: both can quote the line's text."""
@@ -86,9 +87,9 @@ class LineReader:
     def take(self, batch: Batch, owner: Principal, line: RawLine, remaining_s: float) -> ParsedLine:
         """Return the line as a job, or with the error response of its route. Raises Unavailable."""
         try:
-            request, version = self.read(batch, owner, line)
+            request, target = self.read(batch, owner, line)
             try:
-                job = self._job(batch, owner, request, version, remaining_s)
+                job = self._job(batch, owner, request, target, remaining_s)
             except HeadraceError as complaint:
                 raise request.wanted.complain(complaint) from complaint
             return ParsedLine(line.number, request.custom_id, job)
@@ -117,28 +118,33 @@ class LineReader:
         """Return the line as refused, after Postgres has rejected one of its values."""
         return _refused(line, InvalidRequest("a value of the line cannot be stored"), line.name)
 
-    def _job(
-        self, batch: Batch, owner: Principal, request: Request, version: ModelVersion, remaining_s: float
-    ) -> NewJob:
-        request_job = request.wanted.job
-        own_s = remaining_s if request_job.deadline_ms is None else min(remaining_s, request_job.deadline_ms / 1000)
-        batch_job = request_job.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
-        wanted = request.wanted
-        made = self._submissions.make_job(
-            owner,
-            batch_job,
-            version,
-            project_id=batch.project_id,
-            response=wanted.response,
-            is_stored=wanted.is_stored,
-            trace=self._new_trace(batch),
-        )
-        return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_NO_EVENTS, fingerprint=None)
+    def _job(self, batch: Batch, owner: Principal, request: Request, target: LineTarget, remaining_s: float) -> NewJob:
+        own_ms = request.wanted.job.deadline_ms
+        own_s = remaining_s if own_ms is None else min(remaining_s, own_ms / 1000)
+        of_line: dict[str, Any] = {
+            "deadline_s": max(own_s, _SHORTEST_S),
+            "webhook": _NO_EVENTS,
+            "fingerprint": None,
+        }
+        made = target.make_job(batch, owner, self._new_trace(batch))
+        return replace(made, **of_line, steps=tuple(replace(step, **of_line) for step in made.steps))
 
     def _new_trace(self, batch: Batch) -> TraceContext | None:
         """Return a trace for a line; None while tracing is off. An unsampled request leaves all its lines unsampled."""
         trace, source = self._tracing.begin(None), read_traceparent(batch.traceparent)
         return trace if trace is None or source is None or source.is_sampled else replace(trace, is_sampled=False)
+
+
+@contextmanager
+def _refusing(request: Request) -> Iterator[None]:
+    """Refuse the line if it has no version to run it, with the field that says so."""
+    is_pipeline = isinstance(request.wanted, ParsedPipelineJob)
+    try:
+        yield
+    except (Forbidden, NotFound) as error:
+        raise LineRefused(error.code, error.message, "url" if is_pipeline else "body.model") from error
+    except InvalidRequest as error:
+        raise LineRefused(error.code, error.message, f"body.{error.param}") from error
 
 
 def _refused(line: RawLine, error: HeadraceError, name: str) -> ParsedLine:

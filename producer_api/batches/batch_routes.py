@@ -24,7 +24,7 @@ from producer_api.submission.draft_job import Origin
 from producer_api.submission.idempotency import MAX_KEY_CHARS
 from producer_api.submission.input_policy import guarded
 from producer_api.submission.submit import RETRY_WITHIN_S
-from producer_api.tasks.registry import TASK_URLS
+from producer_api.tasks.registry import parser_of
 from store.batches import batches
 from store.batches.batches import Batch, NewBatch
 from store.db.database import Database
@@ -142,8 +142,7 @@ def _apply_policy(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str)
 
 def new_batch(body: BatchRequest, origin: Origin, api_key_id: str, fingerprints: Sequence[str]) -> NewBatch:
     """Validate the request; raise InvalidRequest that names the field."""
-    if body.endpoint not in TASK_URLS:
-        raise InvalidRequest(f"`endpoint` must be one of {', '.join(sorted(TASK_URLS))}", param="endpoint")
+    parser_of(body.endpoint, "endpoint")
     key = origin.idempotency_key
     if key is not None and not 0 < len(key) <= MAX_KEY_CHARS:
         raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")

@@ -10,7 +10,6 @@ from store.batches import batch_steps
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.files.blob_storage import Blobs
-from store.registry.models import queue_name
 from store.settings import Settings
 
 MESSAGES_URL = "/v1/messages"
@@ -67,7 +66,8 @@ class _InputValidator:
         if line.cannot_be_stored:
             return
         try:
-            request, version = self._lines.read(self._batch, self._owner, line)
+            request, target = self._lines.read(self._batch, self._owner, line)
+            pins = self._lines.pins_of(self._owner, request, target)
         except LineRefused as refused:
             if self._batch.url == MESSAGES_URL:
                 return
@@ -78,10 +78,10 @@ class _InputValidator:
         if digest in self._seen:
             self.add("duplicate_custom_id", "an earlier line has the same `custom_id`", line.number, "custom_id")
         self._seen.add(digest)
-        name = request.wanted.job.model
-        self.model = self.model or name
+        self.model = self.model or target.model
         # The first line with a name decides for all: an alias may move while a long input is read.
-        self.model_versions.setdefault(name, queue_name(version.model, version.version))
+        for name, version in pins.items():
+            self.model_versions.setdefault(name, version)
 
     def add(self, code: str, message: str, line: int | None, param: str | None = None) -> None:
         """Add an error."""

@@ -22,13 +22,14 @@ from producer_api.reads.job_loader import restored
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from producer_api.streaming.job_events import wait_until_ended
-from producer_api.submission.draft_job import Receipt
+from producer_api.submission.draft_job import Origin, Receipt
 from store.calls import approvals
 from store.calls.approvals import Approval, ApprovalState
 from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job
+from store.payloads.job_payload import JobOrder
 from store.retention import erasure
 from store.schema.job_states import FLOW_TASK, JobState
 from store.streams import stream_log
@@ -41,6 +42,8 @@ from store.tenants.api_keys import Principal
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
 JobId = Annotated[str, Path(examples=["job_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
+
+Prefer = Annotated[str | None, Header(description="`wait=N` answers 200 if the job ends within N seconds")]
 
 _POLL_AFTER_S = "1"
 # The queue position costs a query, and most jobs start before a client can use it.
@@ -55,9 +58,21 @@ async def create_job(
     principal: JobsWriter,
     body: Annotated[JobOrFlowRequest, Body(openapi_examples=_EXAMPLES)],
     origin: OriginOf,
-    prefer: Annotated[str | None, Header(description="`wait=N` answers 200 if the job ends within N seconds")] = None,
+    prefer: Prefer = None,
 ) -> Response:
     """Store a job durably and answer 202 with its URL."""
+    return await submitted(request, runtime, principal, body, origin, prefer)
+
+
+async def submitted(
+    request: Request,
+    runtime: Runtime,
+    principal: Principal,
+    body: JobOrder | FlowRequest | PipelineRequest,
+    origin: Origin,
+    prefer: str | None,
+) -> Response:
+    """Store the job of a request, and answer with it: 202, or 200 if the caller waits and it ends meanwhile."""
     wait_s = _wait_of(prefer)
     if isinstance(body, FlowRequest | PipelineRequest):
         receipt = await runtime.flow_submissions.submit(principal, body, origin)

@@ -5,11 +5,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
+from producer_api.jobs.job_routes import Prefer, submitted
+from producer_api.jobs.job_views import JobObject
+from producer_api.pipelines.pipeline_jobs import PipelineJob, request_of
 from producer_api.pipelines.pipeline_views import (
     NewPipeline,
     PipelineAlias,
@@ -102,6 +106,20 @@ async def get_pipeline(
         return pipeline_object(found, prompt_templates.canaries(db, tenant_id, found.id, Kind.PIPELINE))
 
     return JsonResponse(await run_in_threadpool(read))
+
+
+@router.post("/{pipeline_id}/jobs", status_code=202, response_model=JobObject, summary="Submit a job of a pipeline")
+async def create_pipeline_job(
+    request: Request,
+    runtime: RuntimeOf,
+    principal: JobsWriter,
+    pipeline_id: PipelineId,
+    body: PipelineJob,
+    origin: OriginOf,
+    prefer: Prefer = None,
+) -> Response:
+    """Store a job of a pipeline, as `POST /v1/jobs` with `pipeline` does. Lines of batches name this URL too."""
+    return await submitted(request, runtime, principal, request_of(pipeline_id, body), origin, prefer)
 
 
 @router.delete("/{pipeline_id}", response_model=PipelineDeleted, summary="Delete a pipeline")

@@ -5,8 +5,9 @@ one with references to outputs is prepared by its worker (``workers.runs.step_in
 until then. Each step keeps the version that its model names now; a rollout's candidate gets no steps.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -127,16 +128,12 @@ class FlowSubmissions:
         headers: dict[str, str],
         used: UsedPipeline | None,
     ) -> Receipt:
-        order, answer = check_steps(request.steps, self._parts.settings.max_steps)
-        check_tools(request.steps, answer, self._parts.settings.max_steps)
         if request.webhook is not None:
             check_url(request.webhook.url, self._parts.settings)
         if (known := self._known(principal, origin)) is not None:
             return Receipt(known, True, headers | {"Idempotent-Replayed": "true"})
-        steps = self._prepared(principal, request, order, response)
+        flow, steps = self.make(principal, request, origin, response, used)
         headers |= self._parts.rate_limits.spend_tokens(principal, sum(step.input_tokens for step in steps))
-        last = next(step for step in steps if step.body.name == answer.name)
-        flow = self._new_flow(principal, request, origin, steps, last, used)
         (outcome,) = self._parts.queue_limits.accept([flow], self._parts.enqueuer.accept)
         if isinstance(outcome, Exception):
             raise outcome
@@ -148,6 +145,21 @@ class FlowSubmissions:
         else:
             self._warn(steps, headers)
         return Receipt(outcome.job_id, outcome.replayed, headers)
+
+    def make(
+        self,
+        principal: Principal,
+        request: FlowRequest,
+        origin: Origin,
+        response: NewResponse | None,
+        used: UsedPipeline | None,
+    ) -> tuple[NewJob, list[PreparedStep]]:
+        """Return the job with its steps. No limit is checked and nothing is stored. Raises as ``submit``. Blocks."""
+        order, answer = check_steps(request.steps, self._parts.settings.max_steps)
+        check_tools(request.steps, answer, self._parts.settings.max_steps)
+        steps = self._prepared(principal, request, order, response, {} if used is None else used.models)
+        last = next(step for step in steps if step.body.name == answer.name)
+        return self._new_flow(principal, request, origin, steps, last, used), steps
 
     def _warn(self, steps: Sequence[PreparedStep], headers: dict[str, str]) -> None:
         for step in steps:
@@ -169,7 +181,9 @@ class FlowSubmissions:
         request: FlowRequest,
         order: Sequence[FlowStepBody],
         response: NewResponse | None,
+        models: Mapping[str, str],
     ) -> list[PreparedStep]:
+        read = partial(self._read, principal, request, models=models)
         places = {step.name: f"steps[{index}]" for index, step in enumerate(request.steps)}
         tasks = {step.name: step.task for step in request.steps}
         steps: list[PreparedStep] = []
@@ -177,7 +191,7 @@ class FlowSubmissions:
         for body in order:
             place = places[body.name]
             with at_place(place):
-                for step in self._read_with_search(principal, request, body, place):
+                for step in self._read_with_search(principal, body, place, read):
                     step.response = response if step.search is None else None
                     before = self._guard(principal, step, before, tasks)
                     self._prepare(step, {earlier.body.name: earlier for earlier in steps})
@@ -189,37 +203,45 @@ class FlowSubmissions:
         return steps
 
     def _read_with_search(
-        self, principal: Principal, request: FlowRequest, body: FlowStepBody, place: str
+        self, principal: Principal, body: FlowStepBody, place: str, read: Callable[[FlowStepBody, str], PreparedStep]
     ) -> Iterator[PreparedStep]:
         """Yield a step, behind the one that searches for it if it has ``retrieval``."""
         wanted, called = retrieval_of(body), server_tools_of(body)
         if called is not None:
             principal.check_model(body.model)
             body, then = with_tools(self._parts, principal, body, called)
-            step = self._read(principal, request, body, place)
+            step = read(body, place)
             step.then = then
             yield step
             return
         if wanted is None:
-            yield self._read(principal, request, body, place)
+            yield read(body, place)
             return
         principal.check_model(body.model)
         searching = search_step(self._parts, principal.tenant_id, body, wanted)
-        step = self._read(principal, request, searching, place)
+        step = read(searching, place)
         step.search = wanted
         yield step
         needing = body.model_copy(update={"needs": (*body.needs, searching.name)})
-        step = self._read(principal, request, needing, place)
+        step = read(needing, place)
         step.retrieval = wanted
         yield step
 
-    def _read(self, principal: Principal, request: FlowRequest | None, body: FlowStepBody, place: str) -> PreparedStep:
+    def _read(
+        self,
+        principal: Principal,
+        request: FlowRequest | None,
+        body: FlowStepBody,
+        place: str,
+        models: Mapping[str, str] | None = None,
+    ) -> PreparedStep:
         """Return a step as a request of its task, with marks for the outputs that are not there yet.
 
-        Without a request the job's input is not there either.
+        Without a request the job's input is not there either. ``models``: the versions that model strings have here.
         """
         principal.check_model(body.model)
-        version = self._parts.catalog.resolve(body.model)
+        kept, catalog = (models or {}).get(body.model), self._parts.catalog
+        version = catalog.resolve(body.model) if kept is None else catalog.pinned(kept)
         queue = queue_name(version.model, version.version)
         if version.state is VersionState.REJECTED:
             raise unserved.rejected(version)

@@ -1,9 +1,9 @@
 """Pipelines in submissions: which version a job gets, the steps that it makes, and the check of one that is stored."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from policy.schemas import Validator, check_schema, first_problem
@@ -16,7 +16,7 @@ from store.payloads.job_payload import JobTerms
 from store.payloads.prompt_reference import PromptUse
 from store.registry import prompt_templates
 from store.registry.policies import EVERY_MODEL
-from store.registry.prompt_templates import Kind
+from store.registry.prompt_templates import Kind, PromptVersion
 from store.rollouts.routing import point_of
 from store.tasks.flow import FlowRequest, PipelineRequest, check_steps
 from store.tasks.pipeline import Pipeline, check_inputs
@@ -24,12 +24,29 @@ from store.tenants.api_keys import Principal
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineVersion:
+    """A version of a pipeline, and how a job of it records the version."""
+
+    use: PromptUse
+    content: Pipeline
+
+    @property
+    def pinned(self) -> str:
+        """The text that names this version also when another pipeline has got the name."""
+        return f"{self.use.id}@{self.use.version}"
+
+
+@dataclass(frozen=True, slots=True)
 class UsedPipeline:
-    """The job of a pipeline: what the caller sent, the steps that it makes, and the version that has them."""
+    """The job of a pipeline: what the caller sent, the steps that it makes, and the version that has them.
+
+    ``models``: the versions of the steps' model strings, as ``name@3``; those that are missing are looked up.
+    """
 
     asked: PipelineRequest
     request: FlowRequest
     version: PromptUse
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 def from_pipeline(parts: SubmissionParts, principal: Principal, sent: PipelineRequest, origin: Origin) -> UsedPipeline:
@@ -39,17 +56,29 @@ def from_pipeline(parts: SubmissionParts, principal: Principal, sent: PipelineRe
     found = prompt_templates.choose(
         parts.db, principal.tenant_id, sent.pipeline, Kind.PIPELINE, lambda canary: point_of(canary, key)
     )
-    pipeline = Pipeline.model_validate(found.template)
-    problem = first_problem(_validator(json.dumps(pipeline.input_schema)), sent.input)
+    return used_pipeline(sent, version_of(found))
+
+
+def version_of(found: PromptVersion) -> PipelineVersion:
+    """Return a stored version with its content."""
+    content = Pipeline.model_validate(found.template)
+    use = PromptUse(id=found.id, name=found.name, version=found.version, digest=content.content_digest)
+    return PipelineVersion(use, content)
+
+
+def used_pipeline(
+    sent: PipelineRequest, version: PipelineVersion, models: Mapping[str, str] | None = None
+) -> UsedPipeline:
+    """Return the job of a version. Raises InvalidRequest for an input against its schema."""
+    problem = first_problem(_validator(json.dumps(version.content.input_schema)), sent.input)
     if problem is not None:
         where, why = problem
         place = f"input.{where}"[:200] if where else "input"
         raise InvalidRequest(f"`{place}` is not as the pipeline declares it: {why[:200]}", param=place)
     terms = {name: getattr(sent, name) for name in JobTerms.model_fields}
     # Not validated again: the steps were, and a webhook or metadata are those of the request.
-    request = FlowRequest.model_construct(**terms, task=sent.task, input=sent.input, steps=pipeline.steps)
-    version = PromptUse(id=found.id, name=found.name, version=found.version, digest=pipeline.content_digest)
-    return UsedPipeline(sent, request, version)
+    request = FlowRequest.model_construct(**terms, task=sent.task, input=sent.input, steps=version.content.steps)
+    return UsedPipeline(sent, request, version.use, models or {})
 
 
 @lru_cache(maxsize=256)

@@ -3,11 +3,12 @@
 A line of a batch is read by the code that the route uses, so it means what the same request would have meant.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from producer_api.pipelines.pipeline_jobs import ParsedPipelineJob, reader_of
 from producer_api.server.errors import from_validation
 from producer_api.tasks.classify import CLASSIFY_ROUTES
 from producer_api.tasks.embed import EMBED_ROUTES
@@ -41,14 +42,21 @@ TASK_ROUTES = (
 )
 
 TASK_URLS: Mapping[str, ParseBody] = {url: parse for routes in TASK_ROUTES for url, parse in routes.urls.items()}
-"""The URLs that a batch may name."""
+"""The URLs of tasks that a batch may name, beside those of pipelines."""
 
 
-def read_task(url: str, body: Mapping[str, Any]) -> ParsedRequest:
-    """Return the job that the body means at this URL. Raises InvalidRequest as the route would."""
-    parse = TASK_URLS.get(url)
+def parser_of(url: str, param: str) -> Callable[[Mapping[str, Any]], ParsedRequest | ParsedPipelineJob]:
+    """Return the reader of a body for this URL. Raises InvalidRequest for a URL that a batch may not name."""
+    parse = TASK_URLS.get(url) or reader_of(url)
     if parse is None:
-        raise InvalidRequest(f"`url` must be one of {', '.join(sorted(TASK_URLS))}", param="url")
+        known = [*sorted(TASK_URLS), "/v1/pipelines/NAME/jobs"]
+        raise InvalidRequest(f"`{param}` must be one of {', '.join(known)}", param=param)
+    return parse
+
+
+def read_task(url: str, body: Mapping[str, Any]) -> ParsedRequest | ParsedPipelineJob:
+    """Return the job that the body means at this URL. Raises InvalidRequest as the route would."""
+    parse = parser_of(url, "url")
     if body.get("stream"):
         raise InvalidRequest("a batch has no streams: leave `stream` out", param="stream")
     try:

@@ -21,8 +21,10 @@ from store.failpoints import failpoint
 from store.files.blob_storage import BlobWriter
 from store.files.files import Purpose, add
 from store.jobs.acceptance import Accepted, NewJob, accept_within
+from store.jobs.flow_settling import settle
 from store.jobs.terminal import conclude
 from store.schema.batch_states import BatchStatus
+from store.schema.job_states import FLOW_TASK
 
 # "batches!" in ASCII; any constant that no other lock on the server uses.
 KEEPER_LOCK = 0x62617463_68657321
@@ -116,12 +118,12 @@ SELECT :id, r.line, r.custom_id, r.job_id, r.refusal, CASE WHEN r.job_id IS NULL
 FROM json_to_recordset(CAST(:rows AS json)) AS r(line int, custom_id text, job_id text, refusal jsonb)
 """)
 
-# Cancels queued jobs of the batch, and requests it of running ones.
+# Cancels queued jobs of the batch, and requests it of running ones. The end of a job with steps follows from these.
 _CANCEL_JOBS = text("""
 WITH asked AS (
     UPDATE jobs SET
-        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
-        completed_at = CASE state WHEN 'queued' THEN now() END,
+        state = CASE WHEN state = 'queued' AND task <> 'flow' THEN 'cancelled' ELSE state END,
+        completed_at = CASE WHEN state = 'queued' AND task <> 'flow' THEN now() END,
         cancel_requested_at = now()
     WHERE id = ANY (ARRAY(
             SELECT jobs.id FROM batch_lines JOIN jobs ON jobs.id = batch_lines.job_id
@@ -129,11 +131,16 @@ WITH asked AS (
                 AND state IN ('queued', 'running')
             ORDER BY jobs.id LIMIT :limit FOR NO KEY UPDATE OF jobs))
         AND state IN ('queued', 'running')
-    RETURNING id, state, epoch
+    RETURNING id, state, epoch, task
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'cancel_requested', epoch FROM asked
 )
-SELECT id, state FROM asked
+SELECT id, state, task FROM asked
+""")
+
+# The steps of these jobs that run.
+_RUNNING_STEPS = text("""
+SELECT id FROM jobs WHERE parent_id = ANY(CAST(:ids AS text[])) AND state = 'running'
 """)
 
 # From in_progress to finalizing, if all jobs have ended.
@@ -280,13 +287,17 @@ def _accept(
 def cancel_jobs(db: Database, tenant_id: str, batch_id: str, limit: int = 500) -> tuple[list[str], list[str]]:
     """Cancel unfinished jobs of the batch.
 
-    Returns the ids of running jobs, to notify their workers, and of queued jobs, which have now ended.
+    Returns the ids of running jobs and steps, to notify their workers, and of jobs that have now ended.
     """
     with db.begin(tenant_id=tenant_id) as connection:
         rows = connection.execute(_CANCEL_JOBS, {"id": batch_id, "limit": limit}).all()
         ended = [row.id for row in rows if row.state == "cancelled"]
         conclude(connection, ended)
-    return [row.id for row in rows if row.state != "cancelled"], ended
+        flows = [row.id for row in rows if row.task == FLOW_TASK]
+        settled = settle(connection, flows, db.vault)
+        steps = [*connection.execute(_RUNNING_STEPS, {"ids": flows}).scalars()] if flows else []
+    running = [row.id for row in rows if row.state != "cancelled" and row.task != FLOW_TASK]
+    return [*running, *steps], [*ended, *settled.ended]
 
 
 def finalize(db: Database, tenant_id: str, batch_id: str) -> None:

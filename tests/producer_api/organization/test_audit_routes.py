@@ -333,6 +333,7 @@ _UPLOAD = "makes a file, which changes no other; what is removed is on record"
 OWN_WORK = {
     ("post", "/v1/jobs"): _JOBS,
     ("post", "/v1/jobs/{job_id}/cancel"): _JOBS,
+    ("post", "/v1/pipelines/{pipeline_id}/jobs"): _JOBS,
     ("post", "/v1/chat/completions"): _JOBS,
     ("post", "/v1/completions"): _JOBS,
     ("post", "/v1/embeddings"): _JOBS,

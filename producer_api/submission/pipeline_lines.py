@@ -1,0 +1,72 @@
+"""Jobs of pipelines that the batch keeper makes: of lines of batches, which keep the versions of the batch's start."""
+
+from collections.abc import Mapping, Sequence
+
+from producer_api.caches.model_catalog import KEEP_S
+from producer_api.caches.ttl_cache import LoadingCache
+from producer_api.submission.draft_job import Origin
+from producer_api.submission.flow_jobs import FlowSubmissions
+from producer_api.submission.pipelines import PipelineVersion, at_place, of_pipeline, used_pipeline, version_of
+from producer_api.submission.submission_parts import SubmissionParts
+from store.jobs.jobs import NewJob
+from store.registry import prompt_templates
+from store.registry.models import queue_name
+from store.registry.prompt_templates import Kind
+from store.tasks.flow import PipelineRequest
+from store.tenants.api_keys import Principal
+
+_MAX_VERSIONS = 64
+
+
+class PipelineLines:
+    """Makes jobs of versions of pipelines. Blocks. Nothing is stored, and no limit is checked."""
+
+    def __init__(self, parts: SubmissionParts, flows: FlowSubmissions) -> None:
+        self._parts = parts
+        self._flows = flows
+        self._versions: LoadingCache[tuple[str, str], PipelineVersion] = LoadingCache(
+            self._load, ttl_s=KEEP_S, max_size=_MAX_VERSIONS
+        )
+
+    def _load(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], PipelineVersion]:
+        return {
+            (tenant_id, name): version_of(prompt_templates.get(self._parts.db, tenant_id, name, kind=Kind.PIPELINE))
+            for tenant_id, name in keys
+        }
+
+    def version(self, principal: Principal, name: str) -> PipelineVersion:
+        """Return the version of ``name``, ``name@2`` or ``name@alias``, without its canary. Raises NotFound."""
+        return self._versions.get((principal.tenant_id, name))
+
+    def models_of(self, principal: Principal, version: PipelineVersion) -> dict[str, str]:
+        """Return the version of each model string of the steps, as ``name@3``. Raises NotFound, Forbidden."""
+        found: dict[str, str] = {}
+        for index, step in enumerate(version.content.steps):
+            with of_pipeline(), at_place(f"steps[{index}]"):
+                principal.check_model(step.model)
+                model = self._parts.catalog.resolve(step.model)
+                found[step.model] = queue_name(model.model, model.version)
+        return found
+
+    def check(self, sent: PipelineRequest, version: PipelineVersion) -> None:
+        """Raise InvalidRequest for an input against the schema of the version."""
+        used_pipeline(sent, version)
+
+    def make_job(
+        self,
+        principal: Principal,
+        sent: PipelineRequest,
+        version: PipelineVersion,
+        models: Mapping[str, str],
+        *,
+        project_id: str | None,
+    ) -> NewJob:
+        """Return the job of a version with its steps. ``models``: the versions of their model strings.
+
+        Raises as ``FlowSubmissions.submit``.
+        """
+        used = used_pipeline(sent, version, models)
+        origin = Origin("batch", None, "", False, 0, project_id)
+        with of_pipeline():
+            job, _ = self._flows.make(principal, used.request, origin, None, used)
+        return job
