@@ -1,128 +1,101 @@
-"""The first token of a chat beside a flood of another task on one machine: ``python -m benchmarks.tasks.floods TASK``.
+"""The first token of a chat beside floods of other tasks: ``python -m benchmarks.tasks.floods [TASK ...]``.
 
-A whole local stack with two workers: one of a chat model, one of the task's model. Turns alternate: some streamed chats
-while the other worker is idle, as many while callers keep it full, and at last as many while it is full and has the
-niceness 19, because both workers share the cores. For ``embed`` a request of one text is timed in the same turns; its
-flood has 64 texts in a request. The models of the floods: MiniLM (embed; with a random head rerank and classify), a
-random ViT of the size "tiny", the fraud model of the examples, and the Whisper folder of ``--whisper``. Prints a table
-and, as its last line, JSON.
+A local stack on one machine has a worker of a chat model and one of each task's model; without a task all of them.
+For each task turns alternate: some streamed chats while no caller floods, as many while callers keep the task's worker
+full, and as many beside programs that take as much CPU as the flood took and do nothing. All share the cores, so the
+last one is the least that a flood costs. At the end the flood's worker gets the niceness 19. Each turn is compared with
+the turn alone before it; the table has the median of these ratios with the least and the largest. A turn with a flood
+lasts until a request of the flood has ended. For ``embed`` a request of one text is timed in the same turns. Prints a
+table and, as its last line, JSON. The machine must be calm: CPU of other programs counts as the flood's.
 """
 
 import argparse
-import base64
-import io
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
-import threading
 import time
-import wave
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx2
-import numpy as np
 import psutil
 from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.batch import first_token
+from benchmarks.batch import First, first_token
 from benchmarks.path import cpu_name
-from benchmarks.tasks.__main__ import with_head
-from benchmarks.tasks.encoding import sentences
-from benchmarks.tasks.images import build, pictures
+from benchmarks.tasks.flood_requests import FLOODS, Flood
 from cli.local.stack import Stack, running_stack
-from examples.fraud_scoring.payments import payments
-from examples.fraud_scoring.train import train
-from models.catalog import fetch
 from store.settings import load_settings
 
-console = Console(stderr=True)
+console = Console(stderr=True, width=140)
 
 CHAT = "smollm2"
 CALLERS = 4
-ALONE, BESIDE, NICE = "alone", "beside the flood", "beside the flood at nice 19"
+ALONE, BESIDE, BURNT, NICE = "alone", "beside the flood", "beside as much CPU", "beside the flood at nice 19"
+NICE_ROUNDS = 2
+MOST_S = 20.0
+"""A turn ends after this time, also if no request of the flood has ended."""
 
-Send = Callable[[httpx2.Client, int], httpx2.Response]
+# Takes a share of a core, in periods of 10 ms.
+_BURN = """
+import sys, time
+share = float(sys.argv[1])
+while True:
+    began = time.perf_counter()
+    while time.perf_counter() - began < share / 100:
+        pass
+    time.sleep(max(0.0, (1 - share) / 100))
+"""
 
 
 @dataclass(frozen=True)
-class Flood:
-    """A model for ``headrace up --model``, and what sends the n-th request."""
+class Turn:
+    """The first tokens of some chats, requests of one text in ms, and what ran meanwhile.
 
-    model: str
-    send: Send
+    ``cores``: busy ones of the whole machine. ``ended``: requests of the flood.
+    """
 
+    mode: str
+    seconds: float
+    cores: float
+    ended: int
+    chats: list[First]
+    small_ms: list[float] = field(default_factory=list)
 
-def _posting(url: str, body: Callable[[int], Mapping[str, Any]]) -> Send:
-    return lambda client, number: client.post(url, json=body(number))
-
-
-def _embed(_place: Path, _options: argparse.Namespace) -> Flood:
-    texts = sentences(64, seed=1)
-    return Flood("minilm", _posting("/v1/embeddings", lambda _: {"model": "minilm", "input": texts}))
-
-
-def _rerank(place: Path, _options: argparse.Namespace) -> Flood:
-    folder = with_head(fetch("minilm", load_settings().home / "models"), place / "reranker", 1)
-    body = {"model": "reranker", "query": "where is the mill?", "documents": sentences(64, seed=1)}
-    return Flood(str(folder), _posting("/v1/rerank", lambda _: body))
+    @property
+    def median_ms(self) -> float:
+        """Of the first tokens."""
+        return statistics.median(chat.seen_ms for chat in self.chats)
 
 
-def _classify(place: Path, _options: argparse.Namespace) -> Flood:
-    folder = with_head(fetch("minilm", load_settings().home / "models"), place / "labels", 5)
-    return Flood(str(folder), _posting("/v1/classify", lambda _: {"model": "labels", "input": sentences(64, seed=1)}))
-
-
-def _images(place: Path, _options: argparse.Namespace) -> Flood:
-    urls = ["data:image/png;base64," + base64.b64encode(one).decode() for one in pictures(8)]
-    folder = build(place / "vit")
-    return Flood(str(folder), _posting("/v1/images/classify", lambda _: {"model": "vit", "images": urls}))
-
-
-def _tabular(place: Path, _options: argparse.Namespace) -> Flood:
-    train(place / "fraud", payments(5000, seed=1), epochs=2, seed=1)
-    rows = [one.row for one in payments(100, seed=2)]
-    return Flood(str(place / "fraud"), _posting("/v1/tabular/predictions", lambda _: {"model": "fraud", "rows": rows}))
-
-
-def _transcribe(_place: Path, options: argparse.Namespace) -> Flood:
-    if options.whisper is None:
-        raise SystemExit("transcribe: give a Whisper folder with --whisper")
-    sound = io.BytesIO()
-    with wave.open(sound, "wb") as file:
-        file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        random = np.random.default_rng(1)
-        file.writeframes((random.normal(0, 3000, 16_000 * 60)).astype("<i2").tobytes())
-    files = {"file": ("noise.wav", sound.getvalue())}
-    folder = options.whisper.absolute()
-    return Flood(
-        str(folder),
-        lambda client, _: client.post("/v1/audio/transcriptions", files=files, data={"model": folder.name}),
-    )
-
-
-FLOODS: Mapping[str, Callable[[Path, argparse.Namespace], Flood]] = {
-    "embed": _embed,
-    "rerank": _rerank,
-    "classify": _classify,
-    "image_classify": _images,
-    "tabular": _tabular,
-    "transcribe": _transcribe,
-}
+def ratios(turns: Sequence[Turn]) -> dict[str, list[float]]:
+    """Return by mode how many times as long the first token took as in the turn alone before it."""
+    found: dict[str, list[float]] = {}
+    alone = turns[0]
+    for turn in turns:
+        if turn.mode == ALONE:
+            alone = turn
+        else:
+            found.setdefault(turn.mode, []).append(turn.median_ms / alone.median_ms)
+    return found
 
 
 @contextmanager
-def flooded(stack: Stack, flood: Flood, callers: int) -> Iterator[list[float]]:
-    """Keep the worker full for the block, with no callers idle; yield the times at which requests have ended."""
+def flooded(stack: Stack, flood: Flood) -> Iterator[list[float]]:
+    """Keep the worker full for the block; yield the times at which requests have ended. Raises what a request does."""
     ended: list[float] = []
-    stopped = threading.Event()
+    stopped = Event()
     numbers = count()
 
     def call() -> None:
@@ -131,14 +104,28 @@ def flooded(stack: Stack, flood: Flood, callers: int) -> Iterator[list[float]]:
                 flood.send(client, next(numbers)).raise_for_status()
                 ended.append(time.monotonic())
 
-    threads = [threading.Thread(target=call) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    time.sleep(2)
-    yield ended
-    stopped.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(CALLERS) as pool:
+        calls = [pool.submit(call) for _ in range(CALLERS)]
+        try:
+            time.sleep(1)
+            yield ended
+        finally:
+            stopped.set()
+        for each in calls:
+            each.result()
+
+
+@contextmanager
+def burnt(cores: float) -> Iterator[None]:
+    """Take so many cores for the block, the same share of each."""
+    share = min(1.0, max(0.0, cores / (os.cpu_count() or 1)))
+    burners = [subprocess.Popen([sys.executable, "-c", _BURN, str(share)]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
 
 
 def _client(stack: Stack) -> httpx2.Client:
@@ -155,66 +142,141 @@ def make_nice(model: str, niceness: int) -> None:
                 os.setpriority(os.PRIO_PROCESS, thread.id, niceness)
 
 
-def turn(stack: Stack, options: argparse.Namespace, flood: Flood) -> dict[str, list[float]]:
-    """Return the milliseconds of the chats' first tokens, and for embeddings of requests of one text."""
-    chat = OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key, max_retries=0)
-    found: dict[str, list[float]] = {"chat": [], "small": []}
-    with _client(stack) as client:
-        for number in range(options.chats):
-            found["chat"].append(first_token(chat, CHAT, number).seen_ms)
-            if options.task == "embed":
-                began = time.perf_counter()
-                client.post("/v1/embeddings", json={"model": "minilm", "input": f"mill {number}"}).raise_for_status()
-                found["small"].append((time.perf_counter() - began) * 1000)
-            time.sleep(0.2)
-    return found
+def _busy_s() -> float:
+    """Return the seconds that all cores of the machine have computed."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + times.irq + times.softirq
 
 
-def measure(stack: Stack, options: argparse.Namespace, flood: Flood) -> dict[str, Any]:
-    """Alternate the turns and return what each has seen."""
-    seen: dict[str, dict[str, list[float]]] = {}
-    turn(stack, argparse.Namespace(**{**vars(options), "chats": 2}), flood)
-    name = Path(flood.model).name
-    rates: dict[str, float] = {}
-    for mode in [*[ALONE, BESIDE] * options.rounds, NICE]:
-        if mode is NICE:
-            make_nice(name, 19)
-        with flooded(stack, flood, CALLERS if mode is not ALONE else 0) as ended:
-            began = time.monotonic()
-            for kind, times in turn(stack, options, flood).items():
-                seen.setdefault(mode, {}).setdefault(kind, []).extend(times)
-            console.log(f"{mode}: {options.chats} chats")
-            rates[mode] = len([at for at in ended if at >= began]) / (time.monotonic() - began)
-    return {"ms": seen, "flood_requests_per_s": rates}
+class Turns:
+    """Takes the turns of one task."""
+
+    def __init__(self, stack: Stack, task: str, flood: Flood, num_chats: int) -> None:
+        self._stack = stack
+        self._chat = OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key, max_retries=0)
+        self._task = task
+        self._flood = flood
+        self._num_chats = num_chats
+        self._numbers = count()
+        self.taken: list[Turn] = []
+
+    def take(self, mode: str) -> None:
+        """Take one turn."""
+        if mode == ALONE:
+            self._take(mode, None)
+        elif mode == BURNT:
+            beside, alone = self.taken[-1], self.taken[-2]
+            with burnt(beside.cores - alone.cores):
+                self._take(mode, None)
+        else:
+            with flooded(self._stack, self._flood) as ended:
+                self._take(mode, ended)
+        console.log(f"{self._task} {mode}: {self.taken[-1].median_ms:.0f} ms")
+
+    def warm_up(self) -> None:
+        """Let both workers answer once, untimed."""
+        first_token(self._chat, CHAT, -1)
+        with _client(self._stack) as client:
+            self._flood.send(client, 0).raise_for_status()
+
+    def _take(self, mode: str, ended: list[float] | None) -> None:
+        began, busy_s = time.monotonic(), _busy_s()
+        before = len(ended or ())
+        chats: list[First] = []
+        small_ms: list[float] = []
+        while len(chats) < self._num_chats or (
+            ended is not None and len(ended) == before and time.monotonic() - began < MOST_S
+        ):
+            chats.append(first_token(self._chat, CHAT, next(self._numbers)))
+            if self._task == "embed":
+                small_ms.append(self._small_ms())
+            time.sleep(0.12)  # so that the tenant has sent nothing for a moment, as people do who chat
+        seconds = time.monotonic() - began
+        num_ended = len(ended or ()) - before
+        self.taken.append(Turn(mode, seconds, (_busy_s() - busy_s) / seconds, num_ended, chats, small_ms))
+
+    def _small_ms(self) -> float:
+        began = time.perf_counter()
+        with _client(self._stack) as client:
+            client.post("/v1/embeddings", json={"model": "minilm", "input": "a mill"}).raise_for_status()
+        return (time.perf_counter() - began) * 1000
+
+
+def measure(stack: Stack, task: str, flood: Flood, options: argparse.Namespace) -> list[Turn]:
+    """Alternate the turns of a task and return them."""
+    turns = Turns(stack, task, flood, options.chats)
+    turns.warm_up()
+    for mode in [ALONE, BESIDE, BURNT] * options.rounds:
+        turns.take(mode)
+    make_nice(Path(flood.model).name, 19)
+    for mode in [ALONE, NICE] * NICE_ROUNDS:
+        turns.take(mode)
+    return turns.taken
+
+
+def add_rows(table: Table, task: str, turns: Sequence[Turn]) -> None:
+    """Add a row for each mode."""
+    compared = ratios(turns)
+    for mode in (ALONE, BESIDE, BURNT, NICE):
+        of_mode = [turn for turn in turns if turn.mode == mode]
+        chats = [chat for turn in of_mode for chat in turn.chats]
+        queued, engine = (statistics.median(getattr(one, part) for one in chats) for part in ("queued_ms", "engine_ms"))
+        around = statistics.median(one.seen_ms - one.queued_ms - one.engine_ms for one in chats)
+        times = compared.get(mode)
+        ratio = f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})" if times else ""
+        table.add_row(
+            task,
+            mode,
+            f"{statistics.median(one.seen_ms for one in chats):.0f}",
+            f"{around:.0f}",
+            f"{queued:.0f}",
+            f"{engine:.0f}",
+            ratio,
+            f"{sum(turn.ended for turn in of_mode) / sum(turn.seconds for turn in of_mode):.1f}",
+            f"{statistics.median(turn.cores for turn in of_mode):.2f}",
+            f"{statistics.median(small):.0f}" if (small := [ms for turn in of_mode for ms in turn.small_ms]) else "",
+        )
+
+
+@contextmanager
+def flooding_stack(floods: Mapping[str, Flood], scratch: Path) -> Iterator[Stack]:
+    """Yield a stack with the chat model and the models of the floods."""
+    settings = load_settings()
+    # A home of its own, because jobs that an interrupted run left would run now; models are fetched once.
+    home = scratch / "home"
+    home.mkdir()
+    (settings.home / "models").mkdir(parents=True, exist_ok=True)
+    (home / "models").symlink_to((settings.home / "models").absolute())
+    models = [CHAT, *(flood.model for flood in floods.values())]
+    with running_stack(settings.model_copy(update={"home": home}), models, console.log) as stack:
+        yield stack
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=FLOODS)
-    parser.add_argument("--chats", type=int, default=12, help="in one turn")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--whisper", type=Path)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(FLOODS)}; without one all")
+    parser.add_argument("--chats", type=int, default=8, help="in one turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--whisper", type=Path, help="a Whisper folder instead of a random one")
     options = parser.parse_args()
+    if unknown := sorted({*options.tasks} - {*FLOODS}):
+        parser.error(f"no flood of {', '.join(unknown)}: choose of {', '.join(FLOODS)}")
+    began = time.monotonic()
+    parts = ("task", "", "first token, ms", "API", "queue", "engine", "times alone", "flood requests/s", "busy cores")
+    table = Table(*parts, "one text, ms")
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        flood = FLOODS[options.task](Path(scratch), options)
-        settings = load_settings()
-        # A home of its own, because jobs that an interrupted run left would run now; models are fetched once.
-        home = Path(scratch) / "home"
-        home.mkdir()
-        (settings.home / "models").mkdir(parents=True, exist_ok=True)
-        (home / "models").symlink_to((settings.home / "models").absolute())
-        with running_stack(settings.model_copy(update={"home": home}), [CHAT, flood.model], console.log) as stack:
-            found = measure(stack, options, flood)
-    table = Table("", "", "median ms", "p90 ms", "times alone", "flood requests/s", title=options.task)
-    for kind in ("chat", "small"):
-        for mode, seen in found["ms"].items():
-            if times := seen[kind]:
-                median, alone = statistics.median(times), statistics.median(found["ms"][ALONE][kind])
-                p90, rate = statistics.quantiles(times, n=10)[-1], found["flood_requests_per_s"][mode]
-                table.add_row(kind, mode, f"{median:.0f}", f"{p90:.0f}", f"{median / alone:.2f}", f"{rate:.2f}")
+        place = Path(scratch)
+        floods = {task: FLOODS[task](place, options.whisper) for task in options.tasks or FLOODS}
+        with flooding_stack(floods, place) as stack:
+            for task, flood in floods.items():
+                turns = measure(stack, task, flood, options)
+                add_rows(table, task, turns)
+                found[task] = {"times_alone": ratios(turns), "turns": [asdict(turn) for turn in turns]}
     console.print(table)
-    print(json.dumps({**vars(options), **found, "machine": cpu_name(), "load": os.getloadavg()}, default=str))
+    about = {"machine": cpu_name(), "load": os.getloadavg(), "seconds": round(time.monotonic() - began)}
+    print(json.dumps({**vars(options), "tasks": found, **about}, default=str))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ _SPECIAL = (
 )
 
 
-def build_whisper(folder: Path, *, multilingual: bool = True, seed: int = 5) -> Path:
-    """Write the model and return its folder."""
+def build_whisper(folder: Path, *, multilingual: bool = True, seed: int = 5, width: int = 32, layers: int = 1) -> Path:
+    """Write the model and return its folder. ``layers``: of the encoder, and of the decoder."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     times = [f"<|{number * 0.02:.2f}|>" for number in range(WINDOW_S * 50 + 1)]
     names = [*letters, *_SPECIAL, *times]
@@ -46,7 +46,7 @@ def build_whisper(folder: Path, *, multilingual: bool = True, seed: int = 5) -> 
     backend.save(str(folder / "tokenizer.json"))
     end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
     common = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
-    model = _random(len(names), seed, common)
+    model = _random(len(names), seed, common, width, layers)
     model.generation_config = GenerationConfig(
         **common,
         max_length=MAX_LENGTH,
@@ -69,17 +69,19 @@ def build_whisper(folder: Path, *, multilingual: bool = True, seed: int = 5) -> 
     return folder
 
 
-def _random(vocab_size: int, seed: int, common: dict[str, int]) -> WhisperForConditionalGeneration:
+def _random(
+    vocab_size: int, seed: int, common: dict[str, int], width: int, layers: int
+) -> WhisperForConditionalGeneration:
     """A model whose text depends on what it hears."""
     config = WhisperConfig(
         vocab_size=vocab_size,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
+        encoder_ffn_dim=2 * width,
+        decoder_ffn_dim=2 * width,
         max_source_positions=WINDOW_S * 50,
         max_target_positions=32,
         **common,

@@ -91,7 +91,7 @@ def test_a_service_that_is_away_is_asked_once_for_all(
 
 
 @pytest.mark.parametrize(
-    "request_", [{"headers": {"x-stainless-retry-count": "1"}}, {"json": {**PROMPT, "input": {"prompt": " " * 20_000}}}]
+    "request_", [{"headers": {"x-stainless-retry-count": "1"}}, {"json": {**PROMPT, "input": {"prompt": " " * 5_000}}}]
 )
 def test_one_that_would_hold_up_others_goes_alone(
     api: httpx2.Client, together: list[int], request_: dict[str, Any]
@@ -99,3 +99,16 @@ def test_one_that_would_hold_up_others_goes_alone(
     answer = api.post("/v1/jobs", **{"json": PROMPT, **request_})
     assert answer.status_code in (202, 400), answer.text
     assert together == []
+
+
+@pytest.mark.usefixtures("encoder")
+def test_one_to_another_model_starts_a_batch_at_once(
+    server: ApiServer, api: httpx2.Client, together: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submissions = server.runtime.submissions
+    (last,) = submissions._tenants._last.values()
+    monkeypatch.setattr(submissions._tenants, "_clock", lambda: last)
+    monkeypatch.setattr(submissions._batches, "_next_urgent_at", 0.0)
+    job = {"task": "embed", "model": "org/vectors", "input": {"texts": ["a mill"]}}
+    assert api.post("/v1/jobs", json=job, timeout=30).status_code == 202
+    assert together == [1]
