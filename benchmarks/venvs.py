@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 FOLDER = Path("build/bench-venvs")
 
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
@@ -37,9 +39,8 @@ _WITH_OURS = frozenset({"sentence-transformers"})
 
 # vLLM's processor wheels ask for these two; their wheels need CUDA libraries and fail to import.
 _REMOVED = {"vllm": ("torchaudio", "torchcodec")}
-_SHOWN = frozenset(
-    {"celery", "celery-batches", "fastapi", "uvicorn", "redis", "bentoml", "litserve", "ray", "sentence-transformers"}
-)
+_SHOWN = frozenset({"celery", "fastapi", "uvicorn", "redis"})
+"""Packages whose versions matter too, where a peer brings them."""
 _INSTALL_S = 2700
 _SAY_S = 60
 
@@ -70,10 +71,11 @@ def environment(name: str, say: Say) -> Path:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Return the versions that pip chose of the packages that matter."""
+    """Return the versions that pip chose of the packages that were asked for, and of others that matter."""
+    shown = _SHOWN | {Requirement(one).name.lower() for one in REQUIREMENTS[name]}
     pip = str(FOLDER.absolute() / name / "bin/pip")
     said = run([pip, "list", "--format", "json", "--disable-pip-version-check"], lambda line: None)
-    return {each["name"]: each["version"] for each in json.loads(said) if each["name"].lower() in _SHOWN}
+    return {each["name"]: each["version"] for each in json.loads(said) if each["name"].lower() in shown}
 
 
 def run(argv: Sequence[str], say: Say) -> str:

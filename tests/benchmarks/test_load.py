@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks import venvs
 from benchmarks.load.__main__ import STREAMS, outcome
 from benchmarks.load.aiperf import Stream, command, figures
 
@@ -39,3 +41,9 @@ def test_only_tasks_with_tokens_are_streamed() -> None:
         "embeddings": False,
     }
     assert len({stream.tenant for stream in STREAMS}) == 2
+
+
+def test_the_report_names_the_version_of_aiperf(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = json.dumps([{"name": name, "version": "0.13.0"} for name in ("aiperf", "uvicorn", "pillow")])
+    monkeypatch.setattr(venvs, "run", lambda argv, say: listed)
+    assert venvs.versions("aiperf") == {"aiperf": "0.13.0", "uvicorn": "0.13.0"}
