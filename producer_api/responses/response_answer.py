@@ -10,6 +10,7 @@ from typing import Any
 
 from producer_api.http.views import seconds
 from producer_api.openai.chat_answer import made_of_input
+from producer_api.responses.mcp_tools import LISTED
 from producer_api.responses.response_output import output_items
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse, response_id
@@ -72,7 +73,7 @@ def _common_fields(job: Job, row: StoredResponse, status: str) -> dict[str, Any]
         "metadata": job.metadata,
         "previous_response_id": row.previous_id,
         "store": row.is_stored,
-        **row.request,
+        **{name: value for name, value in row.request.items() if name != LISTED},
         # The model's defaults for values that the request left out.
         **{name: sampling[name] for name in ("temperature", "top_p") if name in sampling},
         **made_of_input(job),

@@ -16,6 +16,7 @@ from typing import Any
 from producer_api.openai.chat_answer import AnswerEntries, Entries
 from producer_api.responses.response_answer import initial_object, response_object, status_of
 from producer_api.responses.response_output import ItemKind, Output, OutputItem, last_status
+from producer_api.streaming.turns import CallEnded, TurnEnded
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 
@@ -27,7 +28,7 @@ class ResponseEventBuilder:
 
     def __init__(self, job: Job, row: StoredResponse) -> None:
         self._job = job
-        self._row = row
+        self._row = replace(row, turns=())
         self._next_number = 0
         self._is_in_progress = False
         self._has_searched = False
@@ -54,6 +55,40 @@ class ResponseEventBuilder:
                 yield self._event("response.output_item.added", output_index=0, item=search.as_json("in_progress"))
                 for status in ("in_progress", "searching"):
                     yield self._event(f"{_SEARCH}.{status}", item_id=search.id, output_index=0)
+            for listed in self._output.lists:
+                place = {"item_id": listed.id, "output_index": listed.index}
+                empty = {**listed.as_json("in_progress"), "tools": []}
+                yield self._event("response.output_item.added", output_index=listed.index, item=empty)
+                for status in ("in_progress", "completed"):
+                    yield self._event(f"response.mcp_list_tools.{status}", **place)
+                done = listed.as_json("completed")
+                yield self._event("response.output_item.done", output_index=listed.index, item=done)
+
+    def turn_ended(self, turn: TurnEnded) -> Iterator[Event]:
+        """Yield the end of a turn, all of whose text was added, and the beginnings of its calls."""
+        yield from self.started()
+        for item, new in self._output.end_turn(turn):
+            yield from self._item_events(item, new)
+        if self._open is not None:
+            yield from self._close(self._open, "completed")
+            self._open = None
+        self._row = replace(self._row, turns=(*self._row.turns, turn))
+        for call in turn.calls:
+            item = self._output.begin_call(call)
+            place = {"item_id": item.id, "output_index": item.index}
+            begun = {**item.as_json("in_progress"), "arguments": ""}
+            yield self._event("response.output_item.added", output_index=item.index, item=begun)
+            yield self._event(f"{_CALL}.in_progress", **place)
+            yield self._event(f"{_CALL}_arguments.delta", **place, delta=call.arguments)
+            yield self._event(f"{_CALL}_arguments.done", **place, arguments=call.arguments)
+
+    def call_ended(self, ended: CallEnded) -> Iterator[Event]:
+        """Yield the end of a call that the server has made."""
+        self._row = replace(self._row, turns=(*self._row.turns, ended))
+        item = self._output.end_call(ended)
+        shown = item.as_json("completed")
+        yield self._event(f"{_CALL}.{shown['status']}", item_id=item.id, output_index=item.index)
+        yield self._event("response.output_item.done", output_index=item.index, item=shown)
 
     def set_found(self, passages: Sequence[Mapping[str, Any]]) -> None:
         """Show the passages that the search found in the events after this."""
@@ -126,6 +161,7 @@ class ResponseEventBuilder:
 
 
 _SEARCH = "response.file_search_call"
+_CALL = "response.mcp_call"
 _PART = {
     ItemKind.MESSAGE: "response.content_part",
     ItemKind.REASONING: "response.content_part",

@@ -7,11 +7,14 @@
     function_call_output        function_call_output          tool: the result of one call
     reasoning                   reasoning                     assistant: the reasoning of the next item
     file_search_call            file_search_call              nothing: its passages were of that answer
+    mcp_call                    mcp_call                      assistant, with its call; tool: its result
+    mcp_list_tools              mcp_list_tools                nothing
     item_reference              the item of an answer         as that item
 
-Only text, images of the user, function calls and searches in files are supported; anything else is refused.
+Only text, images of the user, calls and searches in files are supported; anything else is refused.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +32,7 @@ Item = dict[str, Any]
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _IMAGE = "input_image"
 _OF_IMAGE = ("image_url", "file_id", "detail")
+_NO_NAME = re.compile("[^A-Za-z0-9_-]")
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 _PREFIXES = {
     "message": "msg",
@@ -36,6 +40,8 @@ _PREFIXES = {
     "function_call_output": "fco",
     "reasoning": "rs",
     "file_search_call": "fs",
+    "mcp_call": "mcp",
+    "mcp_list_tools": "mcpl",
 }
 
 
@@ -68,6 +74,9 @@ class InputItem(Body):
     output: str | tuple[ContentPart, ...] | None = None
     summary: tuple[ContentPart, ...] | None = Field(None, description="of a reasoning item")
     queries: tuple[str, ...] | None = Field(None, description="of a search in files")
+    server_label: str | None = Field(None, description="of a call that the server made, or of a list of tools")
+    error: Any = Field(None, description="of a call that the server made and that failed")
+    tools: Any = Field(None, description="of a list of tools; not read")
 
     @property
     def reference(self) -> str | None:
@@ -156,8 +165,8 @@ def _read(item: InputItem, referenced: Mapping[str, Item], param: str) -> Item:
         case "function_call_output":
             call_id = _required(item.call_id, f"{param}.call_id")
             return _item("function_call_output", call_id=call_id, output=_text(item.output, f"{param}.output"))
-        case "file_search_call":
-            return _item("file_search_call", queries=list(item.queries or ()), results=None)
+        case "file_search_call" | "mcp_list_tools" | "mcp_call":
+            return _of_server(item, param)
         case "reasoning":
             summary = _text(item.summary or (), f"{param}.summary")
             text = _text(item.content or (), f"{param}.content")
@@ -168,6 +177,17 @@ def _read(item: InputItem, referenced: Mapping[str, Item], param: str) -> Item:
             )
         case other:
             raise _unsupported(f"{param}.type", other, ", ".join(_PREFIXES))
+
+
+def _of_server(item: InputItem, param: str) -> Item:
+    """Return the item for something that the server has done."""
+    if item.type == "file_search_call":
+        return _item("file_search_call", queries=list(item.queries or ()), results=None)
+    if item.type == "mcp_list_tools":
+        return _item("mcp_list_tools", server_label=_required(item.server_label, f"{param}.server_label"), tools=[])
+    given = {name: _required(getattr(item, name), f"{param}.{name}") for name in ("server_label", "name", "arguments")}
+    output = None if item.output is None else _text(item.output, f"{param}.output")
+    return _item("mcp_call", **given, output=output, error=item.error)
 
 
 def _text(content: str | tuple[ContentPart, ...] | None, param: str, first: int = 0) -> str:
@@ -203,7 +223,11 @@ def messages_of(instructions: str | None, items: Sequence[Item]) -> list[dict[st
         if item["type"] == "reasoning":
             reasoning = "".join(part["text"] for part in (*item.get("content", ()), *item["summary"]))
             continue
-        if item["type"] == "file_search_call":
+        if item["type"] in ("file_search_call", "mcp_list_tools"):
+            continue
+        if item["type"] == "mcp_call":
+            made += _called(item)
+            reasoning = ""
             continue
         turn = _message(item)
         if reasoning and turn["role"] == "assistant":
@@ -227,6 +251,16 @@ def _join(last: dict[str, Any], turn: dict[str, Any]) -> None:
         last.setdefault("reasoning_content", turn["reasoning_content"])
     if "content" in turn:
         last["content"] = "\n".join(filter(None, [last.get("content"), turn["content"]]))
+
+
+def _called(item: Item) -> list[dict[str, Any]]:
+    """Return the turn with a call that the server made, and its result."""
+    name = _NO_NAME.sub("_", flat_name(item["server_label"], item["name"]))[:64]
+    call = {"id": item["id"], "function": {"name": name, "arguments": item["arguments"]}}
+    failed = (item.get("error") or {}).get("content") or ()
+    told = item["output"] if item["output"] is not None else "\n".join(str(part.get("text")) for part in failed)
+    turn = {"role": "assistant", "tool_calls": [call]}
+    return [turn, {"role": "tool", "tool_call_id": item["id"], "content": told or "no result"}]
 
 
 def _message(item: Item) -> dict[str, Any]:

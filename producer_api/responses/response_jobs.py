@@ -7,6 +7,8 @@ from starlette.concurrency import run_in_threadpool
 
 from producer_api.jobs.cancel import cancel
 from producer_api.responses.file_searches import searched_step
+from producer_api.responses.mcp_items import with_turns
+from producer_api.responses.mcp_tools import called_by
 from producer_api.responses.response_items import Item, references_of
 from producer_api.responses.response_output import output_items, response_of
 from producer_api.responses.response_request import (
@@ -68,6 +70,7 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
     if request.conversation is not None and request.previous_response_id is not None:
         raise InvalidRequest("send `conversation` or `previous_response_id`, not both", param="conversation")
     referenced = _referenced(db, tenant_id, references_of(request.input))
+    called = called_by(db, tenant_id, request)
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
     if request.conversation_id is not None:
@@ -75,9 +78,9 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
     if request.previous_response_id is not None:
         items, answer = _chain(db, tenant_id, request.previous_response_id)
     if request.prompt is None:
-        return to_job(request, ResponseContext(items, answer, referenced=referenced))
+        return to_job(request, ResponseContext(items, answer, referenced=referenced, called=called))
     filled, use = _fill_template(db, tenant_id, request.prompt)
-    return to_job(request, ResponseContext(items, answer, filled, use, referenced))
+    return to_job(request, ResponseContext(items, answer, filled, use, referenced, called))
 
 
 def _referenced(db: Database, tenant_id: str, references: Mapping[str, str]) -> dict[str, Item]:
@@ -103,7 +106,8 @@ def _answer(db: Database, tenant_id: str, response_id: str | None) -> Sequence[I
         if response_id is None:
             return ()
         row = read_response(responses.get, db, tenant_id, response_id)
-        return output_items(jobs.get(db, tenant_id, job_id_of(response_id)), row)
+        job = jobs.get(db, tenant_id, job_id_of(response_id))
+        return output_items(job, with_turns(db, job, row))
     except (NotFound, Gone):
         return ()
 
@@ -142,7 +146,7 @@ def _chain(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Ite
             param="previous_response_id",
         )
     before.check_room()
-    return before.items, output_items(job, row)
+    return before.items, output_items(job, with_turns(db, job, row))
 
 
 def _fill_template(db: Database, tenant_id: str, prompt: PromptReference) -> tuple[FilledTemplate, PromptUse]:

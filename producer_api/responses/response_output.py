@@ -15,8 +15,12 @@ from enum import StrEnum
 from typing import Any
 
 from producer_api.openai.chat_answer import answer_entries, answer_reader, is_cut
+from producer_api.openai.turns_answer import TurnReaders
 from producer_api.responses.file_searches import question_of, shown_results
+from producer_api.responses.mcp_items import begun_call, call_result, shown_list
+from producer_api.responses.mcp_tools import LISTED
 from producer_api.responses.response_tools import name_fields
+from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, has_turns
 from prompts.answer_reader import AnswerPiece
 from prompts.reasoning import ReasoningPiece
 from prompts.tool_calls import CallPiece, ContentPiece, call_id
@@ -60,13 +64,16 @@ class ItemKind(StrEnum):
     REASONING = "rs"
     SUMMARIZED = "rs_summary"  # reasoning that is shown as its own summary
     SEARCH = "fs"
+    LIST = "mcpl"  # the tools of a server of MCP
+    CALLED = "mcp"  # a call that the server makes
 
 
 @dataclass(slots=True)
 class OutputItem:
-    """A message or reasoning with its ``text``, or a ``call`` where ``text`` is the arguments, or a search in files.
+    """A message or reasoning with its ``text``, or a ``call`` where ``text`` is the arguments, or what the server does.
 
-    ``call`` has the fields of its id and its function, or those of a search. ``annotations`` are those of a message.
+    ``call`` has the fields of its id and its function, or those of a search, a list of tools or a call of the server.
+    ``annotations`` are those of a message.
     """
 
     id: str
@@ -98,6 +105,10 @@ class OutputItem:
         """Return the item as JSON. An item in progress has no content."""
         if self.kind is ItemKind.SEARCH:
             return {"id": self.id, "type": "file_search_call", "status": status, **self.call}
+        if self.kind is ItemKind.LIST:
+            return {"id": self.id, "type": "mcp_list_tools", **self.call}
+        if self.kind is ItemKind.CALLED:
+            return {"id": self.id, "type": "mcp_call", **self.call}
         if self.kind is ItemKind.CALL:
             return {"id": self.id, "type": "function_call", "status": status, **self.call, "arguments": self.text}
         parts = [] if status == "in_progress" else [self.part()]
@@ -114,7 +125,8 @@ class Output:
     def __init__(self, job: Job, row: StoredResponse | None) -> None:
         self._job_id = job.id
         self._chunker = StableChunker()
-        self.reader = answer_reader(job)
+        self._readers = TurnReaders(job) if has_turns(job) else None
+        self.reader = answer_reader(job) if self._readers is None else self._readers.reader()
         shown = {} if row is None else row.request
         self._tools = shown.get("tools") or ()
         is_summary = (shown.get("reasoning") or {}).get("summary") is not None
@@ -125,6 +137,32 @@ class Output:
         if question is not None:
             self.search = self._begin(ItemKind.SEARCH, {"queries": [question], "results": None})
             self.set_found(None if row is None else row.found)
+        self._listed: Sequence[Mapping[str, Any]] = shown.get(LISTED) or ()
+        self.lists = [self._begin(ItemKind.LIST, shown_list(one)) for one in self._listed]
+        self._num_before = len(self.items)
+
+    def end_turn(self, turn: TurnEnded) -> Iterator[tuple[OutputItem, str]]:
+        """Yield the held-back text of a turn that has ended with calls; more of its text is not added."""
+        for chunk in self._chunker.rest():
+            yield from self._read(chunk)
+        for piece in () if self.reader is None else self.reader.finish():
+            yield from self._take(piece)
+        if self._readers is not None:
+            self._readers.go_on(turn.output)
+            self.reader = self._readers.reader()
+
+    def begin_call(self, call: TurnCall) -> OutputItem:
+        """Return the item of a call that the server makes."""
+        item = self._begin(ItemKind.CALLED, begun_call(call, self._listed))
+        self._num_before = len(self.items)
+        return item
+
+    def end_call(self, ended: CallEnded) -> OutputItem:
+        """Return the item of a call that has returned."""
+        called = [item for item in self.items if item.kind is ItemKind.CALLED]
+        item = called[ended.call.number]
+        item.call |= call_result(ended)
+        return item
 
     def set_found(self, passages: Sequence[Mapping[str, Any]] | None) -> None:
         """Show the passages that the search found; None: it is not shown what was found."""
@@ -142,7 +180,7 @@ class Output:
             yield from self._read(chunk)
         for piece in () if self.reader is None else self.reader.finish(is_cut=is_cut(job)):
             yield from self._take(piece)
-        if job.state is JobState.SUCCEEDED and (not self.items or self.items[-1] is self.search):
+        if job.state is JobState.SUCCEEDED and len(self.items) == self._num_before:
             yield self._begin(ItemKind.MESSAGE), ""
         others = [item for item in self.items if item.kind in (ItemKind.MESSAGE, ItemKind.CALL)]
         if len(others) == 1 and others[0].kind is ItemKind.MESSAGE:
@@ -159,6 +197,8 @@ class Output:
                 yield from self._add_text(self._reasoning_kind, text)
             case ContentPiece(text):
                 yield from self._add_text(ItemKind.MESSAGE, text)
+            case CallPiece() if self._readers is not None:
+                return  # the server makes it: its item comes with the end of the turn
             case CallPiece(index, name, arguments):
                 if name is not None:
                     called = {"call_id": call_id(self._job_id, index), **name_fields(name, self._tools)}
@@ -185,11 +225,19 @@ class Output:
 def output_items(job: Job, row: StoredResponse | None = None) -> list[Item]:
     """Return the items of an ended job; those of an unfinished answer are partial.
 
-    ``row`` has the namespaces of tools, and says if reasoning is shown as its own summary.
+    ``row`` has the namespaces of tools and the turns before the answer, and says if reasoning is its own summary.
     """
     if job.output is None:
         return []
     output = Output(job, row)
+    for event in () if row is None else row.turns:
+        if isinstance(event, CallEnded):
+            output.end_call(event)
+            continue
+        for _ in (*output.add(event.output["text"]), *output.end_turn(event)):
+            pass
+        for call in event.calls:
+            output.begin_call(call)
     for _ in (*output.add(job.output["text"]), *output.finish(job)):
         pass
     last = len(output.items) - 1

@@ -5,7 +5,7 @@ in ``store.tasks.generate``: a validation error on a job field is renamed to the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
@@ -27,7 +27,6 @@ from producer_api.openai.reasoning_fields import (
 )
 from producer_api.openai.request_fields import (
     CLASSES,
-    JOB_FIELDS,
     JobOptions,
     MetadataText,
     is_kept,
@@ -36,16 +35,19 @@ from producer_api.openai.request_fields import (
 )
 from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.responses.conversation_views import ConversationRef
-from producer_api.responses.file_searches import place_of, retrieval_of
+from producer_api.responses.field_names import as_sent
+from producer_api.responses.file_searches import retrieval_of
+from producer_api.responses.mcp_tools import LISTED, CalledTools
 from producer_api.responses.response_items import Input, Item, message, messages_of, read_items
 from producer_api.responses.response_tools import FunctionTool, shown_tools, tools_of
 from producer_api.server.errors import from_validation
 from prompts.prompt_template import FilledTemplate
-from store.errors import HeadraceError, InvalidRequest
+from store.errors import InvalidRequest
 from store.jobs.responses import NewResponse
 from store.payloads.job_payload import ServiceClass
 from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec
+from store.payloads.server_tools import ServerTools
 from store.payloads.strict_model import Body
 from store.payloads.truncation import Truncation
 from store.tasks.generate import GenerateRequest
@@ -102,6 +104,12 @@ class ResponseRequest(_LenientBody):
                     "background": True,
                     "job": {"webhook": {"url": "https://example.com/hooks/headrace"}},
                 },
+                {
+                    "model": "smollm2",
+                    "input": "Which issues are open?",
+                    "tools": [{"type": "mcp", "server_label": "tracker", "require_approval": "never"}],
+                    "max_tool_calls": 4,
+                },
             ]
         }
     )
@@ -125,6 +133,8 @@ class ResponseRequest(_LenientBody):
     tools: tuple[FunctionTool, ...] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: StrictBool | None = None
+    server_tools: ServerTools | None = Field(None, description="an extension, same as in chat completions")
+    max_tool_calls: StrictInt | None = Field(None, ge=1, description="most calls that the server makes")
     truncation: Truncation | None = None
     include: tuple[Includable, ...] | None = None
     metadata: dict[str, MetadataText] | None = None
@@ -196,7 +206,7 @@ class ResponseContext:
     """The objects that the request refers to: the conversation so far, and the filled prompt template.
 
     ``answer``: the items of the previous answer, which are not yet part of ``items``. ``referenced``: by their ids, the
-    items that the input refers to.
+    items that the input refers to. ``called``: the tools that the server calls.
     """
 
     items: Sequence[Item] = ()
@@ -204,6 +214,7 @@ class ResponseContext:
     filled: FilledTemplate | None = None
     use: PromptUse | None = None
     referenced: Mapping[str, Item] = field(default_factory=dict)
+    called: CalledTools | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,14 +258,18 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
         job = GenerateRequest.model_validate(body)
     except ValidationError as error:
         raise as_sent(from_validation(error.errors(include_input=False)), request) from error
-    if retrieval is not None:
-        job = job.model_copy(update={"retrieval": retrieval})
+    called = context.called
+    steps = {"retrieval": retrieval, "server_tools": None if called is None else called.server_tools}
+    job = job.model_copy(update={name: value for name, value in steps.items() if value is not None})
     if context.use is not None:
         is_continued = bool(context.items or context.answer)
         tail = len(messages_of(None, new[len(context.answer) :])) if is_continued else 0
         place = TemplatePlace(0 if is_continued else bool(instructions) + len(given), tail)
         job = job.filled_in(job.input.model_copy(update={"special_tokens": "text"}), context.use, place)
-    return PreparedResponse(job, _new_response(request, instructions, new, context.use))
+    made = _new_response(request, instructions, new, context.use)
+    if called is not None:
+        made = replace(made, request=made.request | {LISTED: called.listed})
+    return PreparedResponse(job, made)
 
 
 def _check(request: ResponseRequest) -> None:
@@ -330,6 +345,7 @@ def _new_response(
         "conversation": None if request.conversation_id is None else {"id": request.conversation_id},
         "instructions": instructions,
         "max_output_tokens": request.max_output_tokens,
+        **({} if request.max_tool_calls is None else {"max_tool_calls": request.max_tool_calls}),
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "prompt": None if prompt is None or use is None else prompt | {"version": str(use.version)},
         "prompt_cache_key": request.prompt_cache_key,
@@ -360,39 +376,3 @@ def _shown_reasoning(given: ReasoningField | None) -> dict[str, Any]:
     effort = None if given is None else given.effort
     summary = "detailed" if shows_summary(given) else None
     return {"effort": effort, "summary": summary}
-
-
-_RENAMED = {
-    "sampling.max_tokens": "max_output_tokens",
-    "max_tokens": "max_output_tokens",
-    "sampling.logprobs": "top_logprobs",
-    "input.tool_choice": "tool_choice",
-    "input.parallel_tool_calls": "parallel_tool_calls",
-    "sampling": "min_tokens",
-}
-
-
-def as_sent(error: HeadraceError, request: ResponseRequest) -> HeadraceError:
-    """Rename the job field in an error to the request's field."""
-    if error.param is not None:
-        name = _name_in_request(error.param, request)
-        error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
-        error.message = error.message.replace("`max_tokens`", "`max_output_tokens`")
-        error.message = error.message.replace("`retrieval`", "`file_search`")
-        error.param = name
-    return error
-
-
-def _name_in_request(param: str, request: ResponseRequest) -> str:
-    if param in _RENAMED or param.startswith("sampling.grammar"):
-        return _RENAMED.get(param, "text.format")
-    if param.partition(".")[0] == "retrieval":
-        return (place_of(request.tools) or "tools") + param.removeprefix("retrieval")
-    if param.startswith(("input.tools", "input.chat_template_kwargs")):
-        return param.removeprefix("input.").replace(".function", "")
-    if param.startswith("input") and not param.startswith("input.reasoning"):
-        continued = "previous_response_id" if request.conversation is None else "conversation"
-        return "input" if request.input is not None else continued
-    if param.partition(".")[0] in JOB_FIELDS:
-        return f"job.{param}"
-    return param.removeprefix("sampling.").removeprefix("input.")

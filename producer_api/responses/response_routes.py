@@ -16,14 +16,17 @@ from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse, ObjectResponse
 from producer_api.openai.chat_answer import answer_of
 from producer_api.openai.synchronous import ClientConnection
+from producer_api.responses.field_names import as_sent
 from producer_api.responses.file_searches import RESULTS
+from producer_api.responses.mcp_items import with_turns
 from producer_api.responses.response_answer import response_object
 from producer_api.responses.response_jobs import cancel_response, prepare, read_found, read_response
-from producer_api.responses.response_request import Includable, PreparedResponse, ResponseRequest, as_sent
+from producer_api.responses.response_request import Includable, PreparedResponse, ResponseRequest
 from producer_api.responses.response_stream import BEFORE_ALL, read_events
 from producer_api.responses.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE_OR_EVENTS
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
+from producer_api.streaming.turns import has_turns
 from producer_api.submission.draft_job import Receipt
 from producer_api.webhooks.webhook_views import Deleted
 from store.errors import HeadraceError, InvalidRequest
@@ -96,16 +99,14 @@ async def create_response(
     if ended is None:
         return Response()  # the client is gone
     answer_of(ended)
-    row = await _with_found(runtime, ended, row) if is_shown else row
-    return ObjectResponse(response_object(ended, row), headers=headers)
+    return ObjectResponse(response_object(ended, await _whole(runtime, ended, row, is_shown)), headers=headers)
 
 
 async def _submit(
     runtime: Runtime, principal: JobsWriter, body: ResponseRequest, prepared: PreparedResponse, origin: OriginOf
 ) -> Receipt:
-    """Store the job. One that searches in files has two steps."""
-    searches = prepared.job.retrieval is not None
-    submit = runtime.flow_submissions.submit_one if searches else runtime.submissions.submit
+    """Store the job. One that searches in files or calls tools has several steps."""
+    submit = runtime.flow_submissions.submit_one if prepared.job.has_steps else runtime.submissions.submit
     try:
         return await submit(principal, prepared.job, origin, prepared.response)
     except HeadraceError as error:
@@ -124,6 +125,8 @@ async def count_input_tokens(runtime: RuntimeOf, principal: JobsWriter, body: Re
     """Return the number of input tokens of the request. Nothing is stored. Needs the same scope as the request."""
 
     prepared = await _prepared(runtime, principal.tenant_id, body)
+    if prepared.job.server_tools is not None:
+        raise InvalidRequest("tokens of tools that the server calls are not counted: leave them out", param="tools")
     try:
         count = await run_in_threadpool(runtime.submissions.count_tokens, principal, prepared.job)
         return JsonResponse(InputTokens(input_tokens=count))
@@ -154,8 +157,7 @@ async def get_response(
     job, row = await _find(runtime, principal.tenant_id, response_id)
     is_shown = RESULTS in (include or ())
     if not stream:
-        row = await _with_found(runtime, job, row) if is_shown else row
-        return ObjectResponse(response_object(job, row), headers=_headers(job))
+        return ObjectResponse(response_object(job, await _whole(runtime, job, row, is_shown)), headers=_headers(job))
     after = starting_after if last_event_id is None else _number(last_event_id)
     await runtime.streams.enter(request)
     events = read_events(runtime, job, row, BEFORE_ALL if after is None else after, with_found=is_shown)
@@ -183,7 +185,9 @@ async def cancel(runtime: RuntimeOf, principal: JobsWriter, response_id: Respons
     job, row = await _find(runtime, principal.tenant_id, response_id)
     if not row.is_background:
         raise InvalidRequest("only a `background` response can be cancelled: close the connection instead")
-    return ObjectResponse(response_object(await cancel_response(runtime, job), row), headers=_headers(job))
+    ended = await cancel_response(runtime, job)
+    whole = await _whole(runtime, ended, row, with_found=False)
+    return ObjectResponse(response_object(ended, whole), headers=_headers(job))
 
 
 @router.get(
@@ -224,8 +228,11 @@ async def _find(runtime: Runtime, tenant_id: str, response_id: str) -> tuple[Job
     return await runtime.reader.get(tenant_id, row.job_id), row
 
 
-async def _with_found(runtime: Runtime, job: Job, row: StoredResponse) -> StoredResponse:
-    return replace(row, found=await run_in_threadpool(read_found, runtime.db, job))
+async def _whole(runtime: Runtime, job: Job, row: StoredResponse, with_found: bool) -> StoredResponse:
+    """Return the row with what its answer shows of other steps."""
+    if with_found:
+        row = replace(row, found=await run_in_threadpool(read_found, runtime.db, job))
+    return await run_in_threadpool(with_turns, runtime.db, job, row) if has_turns(job) else row
 
 
 def _headers(job: Job) -> dict[str, str]:

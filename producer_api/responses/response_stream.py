@@ -28,6 +28,7 @@ from producer_api.streaming.job_events import (
     follow,
     logprob_formatter,
 )
+from producer_api.streaming.turns import CallEnded, TurnEnded, TurnEvent, follow_turns, has_turns
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.payloads.retrieval import SEARCH_STEP
@@ -49,7 +50,8 @@ async def read_events(
     if opening := encoder.opening():
         yield opening
     heartbeat = Heartbeat(runtime.settings.stream_ping_s)
-    async with aclosing(follow(runtime, job)) as events:
+    followed = (follow_turns if has_turns(job) else follow)(runtime, job)
+    async with aclosing(followed) as events:
         async for happened in events:
             if happened is None:
                 if heartbeat.is_due():
@@ -79,7 +81,7 @@ class _EventEncoder:
     def opening(self) -> bytes:
         return self._encode(self._builder.opening())
 
-    def ends_search(self, happened: Event) -> bool:
+    def ends_search(self, happened: Event | TurnEvent) -> bool:
         """Return True if the search in files is over once this has happened, or never was."""
         if isinstance(happened, StepHappened):
             return self._is_end_of_search(happened)
@@ -95,17 +97,17 @@ class _EventEncoder:
         if passages is not None:
             self._builder.set_found(passages)
 
-    def encode(self, happened: Event) -> bytes:
+    def encode(self, happened: Event | TurnEvent) -> bytes:
         """Return the events that the client does not have yet. Raises JobUnanswered."""
         match happened:
+            case TurnEnded() | CallEnded():
+                return self._turn(happened)
             case Started():
                 return self._encode(self._builder.started())
             case StepHappened() if self._is_end_of_search(happened):
                 return self._encode(self._builder.searched())
-            case Restarted(text=text, logprobs=logprobs):
-                return self._add_text(self._text.restart, text, self._tokens.restart(logprobs))
-            case TextPiece(text=text, logprobs=logprobs):
-                return self._add_text(self._text.add, text, self._tokens.add(logprobs))
+            case Restarted() | TextPiece():
+                return self._take(happened)
             case Ended(job=job):
                 return self._end(job)
             case _:
@@ -118,6 +120,22 @@ class _EventEncoder:
             raise self._diverged() from None
         entries = self._format_logprobs(logprobs) if self._format_logprobs is not None and logprobs else ()
         return self._encode(self._builder.add_text(new, entries))
+
+    def _take(self, happened: Restarted | TextPiece) -> bytes:
+        if isinstance(happened, Restarted):
+            return self._add_text(self._text.restart, happened.text, self._tokens.restart(happened.logprobs))
+        return self._add_text(self._text.add, happened.text, self._tokens.add(happened.logprobs))
+
+    def _turn(self, turn: TurnEvent) -> bytes:
+        if isinstance(turn, CallEnded):
+            return self._encode(self._builder.call_ended(turn))
+        rest = self._add_text(self._text.restart, turn.output["text"], ())
+        try:
+            self._text.finish()
+        except Diverged:
+            raise self._diverged() from None
+        self._text = TextDeduplicator()
+        return rest + self._encode(self._builder.turn_ended(turn))
 
     def _end(self, job: Job) -> bytes:
         is_text_complete = True

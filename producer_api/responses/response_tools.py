@@ -6,7 +6,7 @@ apart, as OpenAI writes it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
@@ -16,11 +16,15 @@ from store.errors import InvalidRequest
 from store.payloads.strict_model import Body
 
 _SEARCHES = "web_search"
+MCP: Final = "mcp"
+"""The type of a tool that is a server of MCP, whose tools the server calls (``mcp_tools``)."""
+
+_OF_MCP = ("server_label", "server_url", "allowed_tools", "require_approval", "server_description")
 _APART = "__"
 
 
 class FunctionTool(Body):
-    """A function that the model may call, a namespace of them, or ``file_search``. The server never runs a function."""
+    """A function, a namespace of them, ``file_search`` or ``mcp``. The server never runs a function."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -34,6 +38,14 @@ class FunctionTool(Body):
     max_num_results: StrictInt | None = Field(None, description="of `file_search`: most passages, 5 without it")
     filters: dict[str, Any] | None = Field(None, description="of `file_search`: on attributes of files")
     ranking_options: dict[str, Any] | None = Field(None, description="of `file_search`: as in a search")
+    server_label: str | None = Field(None, description="of `mcp`: the name of the server in the answer")
+    server_url: str | None = Field(None, description="of `mcp`: the URL of a registered server")
+    allowed_tools: tuple[str, ...] | dict[str, Any] | None = Field(None, description="of `mcp`: the tools to take")
+    require_approval: str | dict[str, Any] | None = Field(None, description="of `mcp`: `never`")
+    server_description: str | None = Field(None, description="of `mcp`: not used")
+    headers: dict[str, str] | None = Field(None, description="of `mcp`: refused, they are stored with the server")
+    authorization: str | None = Field(None, description="of `mcp`: refused, it is stored with the server")
+    connector_id: str | None = Field(None, description="of `mcp`: refused, name a server")
 
 
 def tools_of(
@@ -42,16 +54,17 @@ def tools_of(
     """Return the tools in the format of chat completions. Raises InvalidRequest for one that is not supported."""
     functions = [function for index, tool in enumerate(tools) for function in _functions(tool, f"tools[{index}]")]
     searches = place_of(tools) is not None
+    calls = any(tool.type == MCP for tool in tools)
     if isinstance(choice, dict) and choice.get("type") == FILE_SEARCH and searches:
         choice = None  # it is searched in any case
     if isinstance(choice, dict):
         if choice.get("type") != "function":
             raise unsupported("`tool_choice` is a mode or a function: other tools are not supported", "tool_choice")
         choice = {"type": "function", "function": {"name": flat_name(choice.get("namespace"), choice.get("name"))}}
-    if not functions and searches and choice == "required":
-        return {}  # it is searched in any case
+    if not functions and (searches or calls) and choice == "required":
+        return {}  # it is searched in any case, and calls of the server are no fields of the input
     if not functions:
-        if not searches:
+        if not searches and not calls:
             _check_alone(tools)
         if choice not in (None, "none", "auto"):
             raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
@@ -68,6 +81,8 @@ def shown_tools(tools: Iterable[FunctionTool]) -> list[dict[str, Any]]:
 def _shown(tool: FunctionTool) -> dict[str, Any]:
     if tool.type == FILE_SEARCH:
         return shown_search(tool)
+    if tool.type == MCP:
+        return tool.model_dump(mode="json", include={"type", *_OF_MCP}, exclude_none=True)
     shown = tool.model_dump(mode="json", include={"type", "name", "description", "parameters", "strict"})
     return shown if tool.tools is None else {**shown, "tools": shown_tools(tool.tools)}
 
@@ -92,12 +107,12 @@ def _functions(tool: FunctionTool, param: str, namespace: str | None = None) -> 
             raise InvalidRequest(f"`{param}.name` is required", param=f"{param}.name")
         inner = enumerate(tool.tools or ())
         return [each for index, one in inner for each in _functions(one, f"{param}.tools[{index}]", tool.name)]
-    if tool.type == FILE_SEARCH and namespace is None:
+    if tool.type in (FILE_SEARCH, MCP) and namespace is None:
         return []
     if tool.type.startswith(_SEARCHES) and namespace is None:
         return []  # the model may choose not to search, and this one has no other choice
     if tool.type != "function":
-        known = "only `file_search` is, and functions, which the caller runs"
+        known = "`file_search` and `mcp` are, and functions, which the caller runs"
         raise unsupported(f"`{param}.type` {tool.type[:40]!r} is not supported: {known}", f"{param}.type")
     function = tool.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
     if tool.name is not None:

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from producer_api.runtime import Runtime
 from producer_api.streaming.job_events import Event, Restarted, StepHappened, TextPiece, follow
+from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs.flow_turns import TurnStep, number_of, read_steps
 from store.jobs.jobs import Job
@@ -28,6 +29,8 @@ from store.tasks.turn_form import CALLS, TurnForm
 
 _PATIENCE_S = 10.0
 _RETRY_S = 0.25
+MOST_STEPS = 256
+"""More steps than this no job may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,18 @@ def has_turns(job: Job) -> bool:
 def form_of_turns(job: Job) -> TurnForm:
     """Return how the text of the first turn stands."""
     return TurnForm.model_validate(job.payload[CALLS])
+
+
+def _base_of(job: Job) -> str:
+    """Return the name of the step whose model calls tools."""
+    return next(str(step["name"]) for step in job.payload["steps"] if step.get("server_tools"))
+
+
+def turns_of(db: Database, job: Job) -> list[TurnEvent]:
+    """Return the turns with calls of a job that has ended, and what the calls returned. Blocks. Raises CannotOpen."""
+    if not has_turns(job):
+        return []
+    return turn_events(read_steps(db, job.tenant_id, job.id, _base_of(job), first=0, most=MOST_STEPS), Told())
 
 
 async def follow_turns(runtime: Runtime, job: Job) -> AsyncGenerator[Event | TurnEvent | None]:
@@ -135,7 +150,7 @@ class _TurnReader:
     def __init__(self, runtime: Runtime, job: Job) -> None:
         self._runtime = runtime
         self._job = job
-        (self._base,) = (step["name"] for step in job.payload["steps"] if step.get("server_tools"))
+        self._base = _base_of(job)
         self._told = Told()
         self._seen_epoch = 0
 
@@ -168,7 +183,7 @@ class _TurnReader:
                     self._job.id,
                     self._base,
                     first=self._told.next,
-                    most=self._runtime.settings.max_steps,
+                    most=MOST_STEPS,
                 )
                 return turn_events(steps, self._told)
             except Unavailable:

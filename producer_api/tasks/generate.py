@@ -20,9 +20,10 @@ from producer_api.openai.completion_request import to_job as completion_job
 from producer_api.openai.foreign_fields import unsupported
 from producer_api.openai.request_fields import TextRequest, as_sent
 from producer_api.responses import response_routes
+from producer_api.responses.field_names import as_sent as response_as_sent
+from producer_api.responses.mcp_tools import calls_tools
 from producer_api.responses.response_answer import response_object
 from producer_api.responses.response_request import ResponseContext, ResponseRequest
-from producer_api.responses.response_request import as_sent as response_as_sent
 from producer_api.responses.response_request import to_job as response_job
 from producer_api.stored_chats import stored_chat_routes
 from producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
@@ -55,6 +56,8 @@ def _response(body: Mapping[str, Any]) -> ParsedRequest:
     for name in ("previous_response_id", "conversation", "prompt"):
         if getattr(request, name) is not None:
             raise unsupported(f"`{name}` is not supported in a batch: send what it stands for", name)
+    if calls_tools(request):
+        raise unsupported("tools that the server calls do not go with lines of batches: leave them out", "tools")
     prepared = response_job(request, ResponseContext())
     response = replace(prepared.response, request={**prepared.response.request, "service_tier": "flex"})
 

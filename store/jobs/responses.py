@@ -77,7 +77,10 @@ class NewResponse:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """The row without its input. ``found``: the passages of its search, if they are shown; no column has them."""
+    """The row without its input. No column has the last two.
+
+    ``found``: the passages of its search, if they are shown. ``turns``: what came before the text of the answer.
+    """
 
     job_id: str
     previous_id: str | None
@@ -85,6 +88,7 @@ class StoredResponse:
     is_background: bool
     request: dict[str, Any]
     found: Sequence[Mapping[str, Any]] | None = None
+    turns: Sequence[Any] = ()
 
     @classmethod
     def of(cls, job_id: str, new: NewResponse) -> Self:

@@ -1,0 +1,39 @@
+"""Items of a response for tools that the server calls, and the turns before its answer. No I/O but ``with_turns``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from producer_api.responses.mcp_tools import label_of
+from producer_api.streaming.turns import CallEnded, TurnCall, has_turns, turns_of
+from store.db.database import Database
+from store.jobs.jobs import Job
+from store.jobs.responses import StoredResponse
+
+Item = dict[str, Any]
+
+
+def with_turns(db: Database, job: Job, row: StoredResponse) -> StoredResponse:
+    """Return the row of a response with the turns before its answer, if it has an answer and had such. Blocks."""
+    return replace(row, turns=turns_of(db, job)) if job.output is not None and has_turns(job) else row
+
+
+def shown_list(server: Mapping[str, Any]) -> Item:
+    """Return the fields of an ``mcp_list_tools``."""
+    told = [{name: value for name, value in tool.items() if name != "function"} for tool in server["tools"]]
+    return {"server_label": server["server_label"], "tools": told, "error": None}
+
+
+def begun_call(call: TurnCall, listed: Sequence[Mapping[str, Any]]) -> Item:
+    """Return the fields of an ``mcp_call`` that has begun."""
+    label, name = label_of(call.name, listed)
+    fields = {"server_label": label, "name": name, "arguments": call.arguments, "output": None, "error": None}
+    return {**fields, "status": "in_progress", "approval_request_id": None}
+
+
+def call_result(ended: CallEnded) -> Item:
+    """Return the fields that change when a call has returned."""
+    if not ended.is_error:
+        return {"output": ended.text, "status": "completed"}
+    error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": ended.text}]}
+    return {"error": error, "status": "failed"}
