@@ -14,6 +14,7 @@ from store.jobs.jobs import NewJob
 from store.payloads.job_payload import ServiceClass
 from store.registry.models import ModelVersion, queue_name
 from store.registry.policies import EVERY_MODEL
+from store.tasks.generate import GenerateRequest
 from store.tenants.api_keys import Principal
 from store.tracing.trace_context import TraceContext
 
@@ -25,6 +26,7 @@ class ModelTarget:
     """The version of a model that runs a line. Its methods block."""
 
     submissions: Submissions
+    flows: PipelineLines
     wanted: ParsedRequest
     version: ModelVersion
 
@@ -43,10 +45,13 @@ class ModelTarget:
         return {self.wanted.job.model: queue_name(self.version.model, self.version.version)}
 
     def make_job(self, batch: Batch, owner: Principal, trace: TraceContext | None) -> NewJob:
-        """Return the job of the line. Raises as ``Submissions.make_job``."""
+        """Return the job of the line, with its steps if it has tools. Raises as ``Submissions.make_job``."""
+        job = self.wanted.job.model_copy(update=_OF_BATCH)
+        if isinstance(job, GenerateRequest) and job.server_tools is not None:
+            return self.flows.make_chat(owner, job, self.version, project_id=batch.project_id)
         return self.submissions.make_job(
             owner,
-            self.wanted.job.model_copy(update=_OF_BATCH),
+            job,
             self.version,
             project_id=batch.project_id,
             response=self.wanted.response,
@@ -109,9 +114,9 @@ def target_of(
         return PipelineTarget(pipelines, wanted, version, batch.url)
     name = wanted.job.model
     if kept is None:
-        return ModelTarget(submissions, wanted, submissions.version_of(owner, name))
+        return ModelTarget(submissions, pipelines, wanted, submissions.version_of(owner, name))
     pinned = kept.get(name)
     if pinned is None:
         owner.check_model(name)
         raise NotFound(f"there was no model {name[:200]!r} when the batch began", code="model_not_found", param="model")
-    return ModelTarget(submissions, wanted, submissions.version_of(owner, pinned, is_pinned=True))
+    return ModelTarget(submissions, pipelines, wanted, submissions.version_of(owner, pinned, is_pinned=True))

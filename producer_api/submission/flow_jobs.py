@@ -153,11 +153,16 @@ class FlowSubmissions:
         origin: Origin,
         response: NewResponse | None,
         used: UsedPipeline | None,
+        models: Mapping[str, str] | None = None,
     ) -> tuple[NewJob, list[PreparedStep]]:
-        """Return the job with its steps. No limit is checked and nothing is stored. Raises as ``submit``. Blocks."""
+        """Return the job with its steps. No limit is checked and nothing is stored. Raises as ``submit``. Blocks.
+
+        ``models``: the versions that model strings of the caller's own steps have here.
+        """
         order, answer = check_steps(request.steps, self._parts.settings.max_steps)
         check_tools(request.steps, answer, self._parts.settings.max_steps)
-        steps = self._prepared(principal, request, order, response, {} if used is None else used.models)
+        kept = models or ({} if used is None else used.models)
+        steps = self._prepared(principal, request, order, response, kept)
         last = next(step for step in steps if step.body.name == answer.name)
         return self._new_flow(principal, request, origin, steps, last, used), steps
 

@@ -1,4 +1,7 @@
-"""Jobs of pipelines that the batch keeper makes: of lines of batches, which keep the versions of the batch's start."""
+"""Jobs of several steps that the batch keeper makes: of pipelines, and of chats whose model calls tools.
+
+Lines of batches keep the versions of the batch's start.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,12 +10,15 @@ from producer_api.caches.ttl_cache import LoadingCache
 from producer_api.submission.draft_job import Origin
 from producer_api.submission.flow_jobs import FlowSubmissions
 from producer_api.submission.pipelines import PipelineVersion, at_place, of_pipeline, used_pipeline, version_of
+from producer_api.submission.retrieval_steps import as_flow, as_one
 from producer_api.submission.submission_parts import SubmissionParts
+from store.errors import RequestError
 from store.jobs.jobs import NewJob
 from store.registry import prompt_templates
-from store.registry.models import queue_name
+from store.registry.models import ModelVersion, queue_name
 from store.registry.prompt_templates import Kind
 from store.tasks.flow import PipelineRequest
+from store.tasks.generate import GenerateRequest
 from store.tenants.api_keys import Principal
 
 _MAX_VERSIONS = 64
@@ -69,4 +75,16 @@ class PipelineLines:
         origin = Origin("batch", None, "", False, 0, project_id)
         with of_pipeline():
             job, _ = self._flows.make(principal, used.request, origin, None, used)
+        return job
+
+    def make_chat(
+        self, principal: Principal, request: GenerateRequest, version: ModelVersion, *, project_id: str | None
+    ) -> NewJob:
+        """Return the job of a chat with server tools, with its step. Raises as ``FlowSubmissions.submit_one``."""
+        origin = Origin("batch", None, "", False, 0, project_id)
+        models = {request.model: queue_name(version.model, version.version)}
+        try:
+            job, _ = self._flows.make(principal, as_flow(request), origin, None, None, models)
+        except RequestError as error:
+            raise as_one(error) from None
         return job
