@@ -63,11 +63,35 @@ def connect_async(url: str, *, blocking: bool) -> redis.asyncio.Redis:
     if blocking:
         options |= {"retry": _NeverReconnect(NoBackoff(), 0), "health_check_interval": 0}
         through_sentinel, direct = connect_async_through_sentinel, redis.asyncio.Redis.from_url
-        return through_sentinel(url, **options) if is_sentinel(url) else direct(url, **options)
+        return _with_own_errors(through_sentinel(url, **options) if is_sentinel(url) else direct(url, **options))
     options |= {"max_connections": ASYNC_CONNECTIONS, "timeout": ASYNC_TIMEOUT_S, "retry": AsyncRetry(NoBackoff(), 1)}
     if is_sentinel(url):
-        return connect_async_through_sentinel(url, **options)
-    return redis.asyncio.Redis.from_pool(redis.asyncio.BlockingConnectionPool.from_url(url, **options))
+        return _with_own_errors(connect_async_through_sentinel(url, **options))
+    pool = redis.asyncio.BlockingConnectionPool.from_url(url, **options)
+    return _with_own_errors(redis.asyncio.Redis.from_pool(pool))
+
+
+class _ClosedIsAway:
+    """Part of a connection: says that Redis is away when uvloop has closed the transport before a command is written.
+
+    uvloop raises RuntimeError there, which redis-py passes on, so a request that met it was answered with 500.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        parent: Any = super()
+        try:
+            await parent.send_packed_command(command, check_health)
+        except RuntimeError as error:
+            if "closed" not in str(error):
+                raise
+            raise redis.ConnectionError("the connection to Redis is closed") from error
+
+
+def _with_own_errors(client: redis.asyncio.Redis) -> redis.asyncio.Redis:
+    """Let the client's connections, TCP, TLS, sockets or of Sentinel, be of a class with ``_ClosedIsAway``."""
+    pool: Any = client.connection_pool
+    pool.connection_class = type(pool.connection_class.__name__, (_ClosedIsAway, pool.connection_class), {})
+    return client
 
 
 class _NeverReconnect(AsyncRetry):
