@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -99,6 +99,18 @@ class WorkerMetrics:
     ) -> None:
         """Export the engine's statistics (``stats`` returns ``EngineStats``), the frame queue and the lost leases."""
         self._registry.register(_EngineCollector(self._served, stats, frames, num_leases_lost))
+
+    def add_calls(self, num_open: Callable[[], int]) -> Callable[[str, str, float], None]:
+        """Export the calls of tools; return what counts one: its kind, its result, and how long it took in seconds.
+
+        ``num_open``: the number of tools that are not called for a while, of all tenants.
+        """
+        labels = [*_LABELS, "kind", "result"]
+        about = "time of a call of a tool with all its tries"
+        calls = Histogram("headrace_tool_call_seconds", about, labels, buckets=SHORT_SECONDS, registry=self._registry)
+        gauge = Gauge("headrace_tool_circuits_open", "tools that are not called for a while", registry=self._registry)
+        gauge.set_function(num_open)
+        return lambda kind, result, seconds: calls.labels(*self._served, kind, result).observe(seconds)
 
     def render(self) -> bytes:
         """Return the page for Prometheus."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from models.engine.protocol import AnyEngine
 from prompts.tasks.own_task import num_tokens_of
 from prompts.tasks.task_inputs import ReadFile
 from store.calls.approvals import verdict_of
@@ -16,7 +17,7 @@ from store.tasks.call_tool import ToolCallInput
 from store.tasks.own_task import OwnTaskSpec
 from store.tools import tools
 from workers.tasks.encoding import EncodeJob
-from workers.tasks.own_task import OwnModel, output_of
+from workers.tasks.own_task import OwnModel, OwnWork, output_of
 from workers.tasks.task_model import WorkContext
 from workers.tools.tool_caller import ToolCaller
 from workers.tools.tool_results import ToolOrder, refusal_of
@@ -41,6 +42,12 @@ class ToolModel(OwnModel):
         refusal = refusal_of(verdict_of(context.db, claim.tenant_id, claim.job_id))
         known = replace(order, tenant_id=claim.tenant_id, key=claim.job_id, tool=tool, refusal=refusal)
         return replace(job, options=known)
+
+    def new_work(self, engine: AnyEngine, context: WorkContext) -> OwnWork:
+        """Return the work for the jobs of this model. Its calls are counted in the metrics of the worker."""
+        assert isinstance(self.encoder, ToolCaller)  # noqa: S101 - ``load_tool_model`` makes no other
+        self.encoder.on_call = context.metrics.add_calls(self.encoder.num_open)
+        return OwnWork(engine, context, self)
 
 
 def load_tool_model(spec: OwnTaskSpec, version: ModelVersion, settings: Settings, _read_file: ReadFile) -> ToolModel:

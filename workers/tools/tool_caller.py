@@ -13,8 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, Final
+
+import structlog
 
 from models.engine.requests import EncodeRow
 from store.calls.mcp_client import McpRefused, McpStatus, mcp_session
@@ -22,8 +23,18 @@ from store.calls.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, Ca
 from store.payloads.tool_definition import Definition, HttpTool, McpServer
 from store.tools.builtin import CALCULATOR, CALCULATOR_PARAMETERS
 from workers.tools import calculator
-from workers.tools.tool_results import ToolOrder, ToolResult, arguments_of, failed, read_mcp_result, read_reply
+from workers.tools.tool_results import (
+    CallResult,
+    ToolOrder,
+    ToolResult,
+    arguments_of,
+    failed,
+    read_mcp_result,
+    read_reply,
+)
 from workers.webhooks.receiver_fairness import ReceiverBreaker
+
+log = structlog.get_logger(__name__)
 
 TURN_S: Final = 1.0
 FIRST_PAUSE_S: Final = 0.1
@@ -41,7 +52,10 @@ _OUR_HEADERS: Final = {
 
 
 class ToolCaller:
-    """An ``Encoder`` of calls: the options of a row are a ``ToolOrder``, its bytes the result as JSON."""
+    """An ``Encoder`` of calls: the options of a row are a ``ToolOrder``, its bytes the result as JSON.
+
+    ``on_call``: is told the kind of each call, its result, and how long it took in seconds.
+    """
 
     def __init__(
         self,
@@ -62,13 +76,37 @@ class ToolCaller:
         self._changed = threading.Condition()
         self._running: Counter[str] = Counter()
         self._breaker = ReceiverBreaker()
+        self.on_call: Callable[[str, str, float], None] = _ignore
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes]:
         """Return the result of each call."""
-        return [json.dumps(asdict(self.call(row.options))).encode() for row in rows]
+        return [json.dumps(self.call(row.options).output).encode() for row in rows]
+
+    def num_open(self) -> int:
+        """Return the number of tools that are not called for a while, of all tenants."""
+        with self._changed:
+            return len(self._breaker.blocked(self._clock()))
 
     def call(self, order: ToolOrder) -> ToolResult:
         """Make a call and return its result, also of one that failed."""
+        start = self._clock()
+        found = self._called(order)
+        took_s = self._clock() - start
+        self.on_call(order.kind, found.result, took_s)
+        if found.is_error:
+            log.info(
+                "tool_call_failed",
+                job_id=order.key,
+                tool=order.name,
+                kind=order.kind,
+                result=str(found.result),
+                status=found.status,
+                tries=found.tries,
+                took_ms=round(took_s * 1000),
+            )
+        return found
+
+    def _called(self, order: ToolOrder) -> ToolResult:
         if order.refusal is not None:
             return failed(order.refusal)
         try:
@@ -88,24 +126,33 @@ class ToolCaller:
         name = f"{order.tenant_id} {order.owner}"
         with self._turn(name) as refusal:
             if refusal is not None:
-                return failed(refusal)
+                return refusal
             result = self._tried(order, tool, arguments)
         with self._changed:
-            if result.is_unavailable:
-                self._breaker.failed(name, self._clock())
-            else:
-                self._breaker.answered(name)
+            self._learn(order, name, result)
         return result
 
+    def _learn(self, order: ToolOrder, name: str, result: ToolResult) -> None:
+        if result.is_unavailable:
+            self._breaker.failed(name, self._clock())
+            if (pause_s := self._breaker.blocked_for_s(name, self._clock())) > 0:
+                log.warning("tool_circuit_opened", tenant_id=order.tenant_id, tool=order.owner, pause_s=round(pause_s))
+            return
+        if self._breaker.has_paused(name):
+            log.info("tool_circuit_closed", tenant_id=order.tenant_id, tool=order.owner)
+        self._breaker.answered(name)
+
     @contextmanager
-    def _turn(self, name: str) -> Iterator[str | None]:
-        """Yield None when the call may be made, else why it may not."""
+    def _turn(self, name: str) -> Iterator[ToolResult | None]:
+        """Yield None when the call may be made, else the result that says why it may not."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_open(name) or self._running[name] < self._most_of_one, self._turn_s)
+            tool = name.rpartition(" ")[2]
             if self._is_open(name):
-                refusal = f"the tool {name.rpartition(' ')[2]} gave no answer several times, and is not called now"
+                why = f"the tool {tool} gave no answer several times, and is not called now"
+                refusal = failed(why, kept_from=CallResult.PAUSED)
             elif self._running[name] >= self._most_of_one:
-                refusal = f"the tool {name.rpartition(' ')[2]} is busy with other calls"
+                refusal = failed(f"the tool {tool} is busy with other calls", kept_from=CallResult.BUSY)
             else:
                 refusal = None
                 self._running[name] += 1
@@ -171,6 +218,10 @@ class ToolCaller:
         with mcp_session(self._client, server.url, headers, left_s) as session:
             result = session.call_tool(tool.name, arguments, order.key, _ENVELOPE * most_bytes + _ENVELOPE_BYTES)
         return read_mcp_result(result, most_bytes, tries)
+
+
+def _ignore(_kind: str, _result: str, _took_s: float) -> None:
+    """Count nothing."""
 
 
 def _unanswered(error: CallFailed, tool: Definition, tries: int) -> ToolResult:

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
 from policy.schemas import check_schema, first_problem
 from store.calls.approvals import ApprovalState, Verdict
 from store.calls.ssrf_guard import Reply
 from store.payloads.tool_definition import SEPARATOR, Definition, McpServer, McpTool
+from store.tools.builtin import BUILT_IN
 
 MOST_SHOWN: Final = 500
 """Characters of the body of an error that a model gets."""
@@ -33,6 +35,13 @@ class ToolOrder:
     refusal: str | None = None
 
     @property
+    def kind(self) -> str:
+        """How the tool is called: ``http``, ``mcp`` or ``builtin``; ``unknown`` if there is no such tool."""
+        if self.name in BUILT_IN:
+            return "builtin"
+        return "unknown" if self.tool is None else self.tool.type
+
+    @property
     def owner(self) -> str:
         """What answers: the tool, or the server that has it. It has the circuit and the turns."""
         return self.name.partition(SEPARATOR)[0] if isinstance(self.tool, McpServer) else self.name
@@ -42,14 +51,45 @@ class ToolOrder:
         return server.tools.get(self.name.partition(SEPARATOR)[2])
 
 
+class CallResult(StrEnum):
+    """What became of a call, for metrics and logs."""
+
+    OK = "ok"
+    ERROR = "error"
+    """The tool answered with an error, or with what is no result."""
+    UNANSWERED = "unanswered"
+    NOT_CALLED = "not_called"
+    """It was not approved, or its arguments, its name or its address are wrong."""
+    BUSY = "busy"
+    PAUSED = "paused"
+
+
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """The text for the model, whether it is an error, the status of the answer, and how often the tool was called."""
+    """The text for the model, whether it is an error, the status of the answer, and how often the tool was called.
+
+    ``kept_from``: why a call that could be made was not.
+    """
 
     text: str
     is_error: bool = False
     status: int | None = None
     tries: int = 0
+    kept_from: CallResult | None = field(default=None, compare=False)
+
+    @property
+    def output(self) -> dict[str, Any]:
+        """The output of the job."""
+        return {"text": self.text, "is_error": self.is_error, "status": self.status, "tries": self.tries}
+
+    @property
+    def result(self) -> CallResult:
+        """What became of the call."""
+        if not self.is_error:
+            return CallResult.OK
+        if self.tries == 0:
+            return self.kept_from or CallResult.NOT_CALLED
+        return CallResult.UNANSWERED if self.status is None else CallResult.ERROR
 
     @property
     def is_unavailable(self) -> bool:
@@ -57,9 +97,9 @@ class ToolResult:
         return self.is_error and self.tries > 0 and (self.status is None or self.status in _TRY_AGAIN)
 
 
-def failed(why: str, *, status: int | None = None, tries: int = 0) -> ToolResult:
+def failed(why: str, *, status: int | None = None, tries: int = 0, kept_from: CallResult | None = None) -> ToolResult:
     """Return the result of a call that failed."""
-    return ToolResult(f"Error: {why}", True, status, tries)
+    return ToolResult(f"Error: {why}", True, status, tries, kept_from)
 
 
 def refusal_of(verdict: Verdict | None) -> str | None:

@@ -134,6 +134,11 @@ class ReceiverBreaker:
         record = self._failures.get(receiver)
         return max(record.until - now, 0.0) if record else 0.0
 
+    def has_paused(self, receiver: str) -> bool:
+        """Return True if the receiver was paused since it last answered."""
+        record = self._failures.get(receiver)
+        return record is not None and record.until > 0
+
     def blocked(self, now: float) -> frozenset[str]:
         """Return the paused receivers."""
         return frozenset(name for name, record in self._failures.items() if record.until > now)

@@ -1,15 +1,21 @@
 """Calls of tools against real sockets: what goes out, what comes back for the model, and what a bad tool can do."""
 
+import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
 
 from store.calls.ssrf_guard import GuardedClient
+from store.metrics.worker_metrics import Served, WorkerMetrics
 from store.payloads.tool_definition import HttpTool
 from store.settings import Settings
+from tests.metric_names import documented
 from tests.processes import wait_for
 from tests.workers.receiver import Answer, Receiver
 from workers.tools.calculator import compute
@@ -135,6 +141,49 @@ def test_a_tool_without_answers_is_not_called_for_a_while_and_others_are(receive
     now += 60
     receiver.answer = lambda _: Answer(200, body=b"back")
     assert [calls.call(dead).text for _ in range(2)] == ["back", "back"]
+
+
+def test_calls_and_circuits_are_counted_and_logged_without_contents(receiver: Receiver) -> None:
+    now = 1000.0
+    metrics = WorkerMetrics(Served("tools", "1", "call_tool"))
+    before = names_of(metrics)
+    calls = caller(clock=lambda: now, turn_s=0.0)
+    calls.on_call = metrics.add_calls(calls.num_open)
+    receiver.answer = lambda _: Answer(503)
+    dead = order(receiver.url("/"), max_attempts=1)
+    with structlog.testing.capture_logs() as told:
+        calls.call(ToolOrder("calculator", '{"expression": "1"}'))
+        for _ in range(4):
+            calls.call(dead)
+        calls.call(replace(dead, refusal="no"))
+        opened = value_of(metrics, "headrace_tool_circuits_open")
+        now += 60
+        receiver.answer = lambda _: Answer(200, body=b"back")
+        calls.call(dead)
+    assert (opened, value_of(metrics, "headrace_tool_circuits_open")) == (1.0, 0.0)
+    counted = {
+        (kind, result): value_of(metrics, "headrace_tool_call_seconds_count", kind=kind, result=result)
+        for kind, result in (("builtin", "ok"), ("http", "error"), ("http", "paused"), ("http", "not_called"))
+    }
+    assert [*counted.values()] == [1.0, 3.0, 1.0, 1.0]
+    assert names_of(metrics) - before == documented("Worker of tools") - documented("no process")
+    events = [one["event"] for one in told]
+    assert (events.count("tool_call_failed"), events.count("tool_circuit_opened"), events[-1]) == (
+        5,
+        1,
+        "tool_circuit_closed",
+    )
+    assert not [one for one in told if "Rome" in str(one)]
+
+
+def names_of(metrics: WorkerMetrics) -> set[str]:
+    return set(re.findall(r"^# TYPE (\S+)", metrics.render().decode(), re.MULTILINE))
+
+
+def value_of(metrics: WorkerMetrics, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(metrics.render().decode())
+    samples = [one for family in families for one in family.samples if one.name == name]
+    return sum(one.value for one in samples if labels.items() <= one.labels.items())
 
 
 def test_a_slow_tool_gets_some_slots_and_leaves_the_others(receiver: Receiver) -> None:
