@@ -54,13 +54,7 @@ def retrieval_of(body: FlowStepBody) -> Retrieval | None:
         complaint = from_validation(error.errors(include_input=False))
         complaint.param = f"{FIELD}.{complaint.param}" if complaint.param else FIELD
         raise complaint from None
-    read_filter(found.filters, f"{FIELD}.filters")
-    if found.ranking_options is not None and found.ranking_options.reranker is not None:
-        raise InvalidRequest(
-            "passages for an answer are not reranked: leave `ranker` out, or send `auto`",
-            code="unsupported_parameter",
-            param=f"{FIELD}.ranking_options.ranker",
-        )
+    check_retrieval(found, FIELD)
     if body.own_fields.get("n") not in (None, 1):
         raise InvalidRequest("`retrieval` goes with one answer: leave out `n`", param="n")
     if body.input.get("tools"):
@@ -68,12 +62,20 @@ def retrieval_of(body: FlowStepBody) -> Retrieval | None:
     return found
 
 
+def check_retrieval(found: Retrieval, field: str) -> None:
+    """Raise InvalidRequest for filters that cannot be followed, and for a rerank model. ``field``: for the message."""
+    read_filter(found.filters, f"{field}.filters")
+    if found.ranking_options is not None and found.ranking_options.reranker is not None:
+        raise InvalidRequest(
+            "passages for an answer are not reranked: leave `ranker` out, or send `auto`",
+            code="unsupported_parameter",
+            param=f"{field}.ranking_options.ranker",
+        )
+
+
 def search_step(parts: SubmissionParts, tenant_id: str, body: FlowStepBody, wanted: Retrieval) -> FlowStepBody:
     """Return the step that searches for a step. Raises InvalidRequest, NotFound, Conflict, ModelLoadError. Blocks."""
-    version = _version_of(parts, tenant_id, wanted)
-    embedder = parts.catalog.task_settings(version)
-    prompt = query_prompt_name(embedder) if isinstance(embedder, Embedder) else None
-    own: dict[str, Any] = {"truncate": True} if prompt is None else {"truncate": True, "prompt_name": prompt}
+    version, own = embedding_of(parts, tenant_id, wanted, FIELD)
     return FlowStepBody.model_construct(
         None,
         # Not checked: its name has a colon, as no name of a caller has.
@@ -85,6 +87,19 @@ def search_step(parts: SubmissionParts, tenant_id: str, body: FlowStepBody, want
         stream=False,
         **own,
     )
+
+
+def embedding_of(
+    parts: SubmissionParts, tenant_id: str, wanted: Retrieval, field: str
+) -> tuple[ModelVersion, dict[str, Any]]:
+    """Return the version that embeds questions for these stores, and the fields of its requests. Blocks.
+
+    Raises InvalidRequest, NotFound, Conflict, ModelLoadError. ``field``: for the messages.
+    """
+    version = _version_of(parts, tenant_id, wanted, field)
+    embedder = parts.catalog.task_settings(version)
+    prompt = query_prompt_name(embedder) if isinstance(embedder, Embedder) else None
+    return version, {"truncate": True} if prompt is None else {"truncate": True, "prompt_name": prompt}
 
 
 def _question(messages: object) -> Any:
@@ -100,13 +115,13 @@ def _question(messages: object) -> Any:
     )
 
 
-def _version_of(parts: SubmissionParts, tenant_id: str, wanted: Retrieval) -> ModelVersion:
+def _version_of(parts: SubmissionParts, tenant_id: str, wanted: Retrieval, field: str) -> ModelVersion:
     names = set()
     for number, store_id in enumerate(wanted.vector_store_ids):
         try:
             store = vector_stores.get(parts.db, tenant_id, store_id)
         except NotFound as error:
-            error.param = f"{FIELD}.vector_store_ids[{number}]"
+            error.param = f"{field}.vector_store_ids[{number}]"
             raise
         vector_stores.touch(parts.db, tenant_id, store_id)
         names.add(queue_name(store.model, store.model_version))
@@ -114,11 +129,11 @@ def _version_of(parts: SubmissionParts, tenant_id: str, wanted: Retrieval) -> Mo
         listed = ", ".join(sorted(names))
         raise InvalidRequest(
             f"the stores have vectors of different models ({listed}): name stores of one",
-            param=f"{FIELD}.vector_store_ids",
+            param=f"{field}.vector_store_ids",
         )
     (name,) = names
     try:
         return parts.catalog.resolve(name)
     except NotFound:
         message = f"{name}, which makes the vectors of this store, is retired: add its files to a new store"
-        raise Conflict(message, param=f"{FIELD}.vector_store_ids") from None
+        raise Conflict(message, param=f"{field}.vector_store_ids") from None

@@ -9,19 +9,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from producer_api.server.errors import from_validation
+from producer_api.submission.retrieval_steps import check_retrieval, embedding_of
 from producer_api.submission.submission_parts import SubmissionParts
 from store.errors import InvalidRequest, NotFound
 from store.payloads.conversation import MAX_TOOLS
+from store.payloads.retrieval import Retrieval
 from store.payloads.server_tools import ServerTools
-from store.payloads.step_payload import TOOLS, TOOLS_WITH_APPROVAL
+from store.payloads.step_payload import SEARCH, TOOLS, TOOLS_WITH_APPROVAL
 from store.payloads.tool_approval import named_in, needs_approval
 from store.payloads.tool_definition import SEPARATOR, McpServer, server_of
 from store.registry import models
+from store.registry.models import queue_name
 from store.tasks.call_tool import CALL_TOOL
 from store.tasks.flow import FlowStepBody
 from store.tenants.api_keys import Principal
 from store.tools import tools
-from store.tools.builtin import BUILT_IN
+from store.tools.builtin import BUILT_IN, FILE_SEARCH
 from store.tools.tools import StoredTool
 
 FIELD = "server_tools"
@@ -38,6 +41,8 @@ def server_tools_of(body: FlowStepBody) -> ServerTools | None:
         complaint = from_validation(error.errors(include_input=False))
         complaint.param = f"{FIELD}.{complaint.param}" if complaint.param else FIELD
         raise complaint from None
+    if found.file_search is not None:
+        check_retrieval(found.file_search, f"{FIELD}.{FILE_SEARCH}")
     if body.own_fields.get("n") not in (None, 1):
         raise InvalidRequest(f"`{FIELD}` goes with one answer: leave out `n`", param="n")
     if body.own_fields.get("retrieval") is not None:
@@ -90,10 +95,24 @@ def with_tools(
     if wanted.tool_choice != "auto":
         given["tool_choice"] = wanted.tool_choice
     then = {"kind": TOOLS, "calls_left": wanted.max_tool_calls, "model": version.model, "version": version.version}
+    if wanted.file_search is not None:
+        then[SEARCH] = _search(parts, principal, wanted.file_search)
     if waiting := [function for function in told if _needs_approval(stored, wanted, function)]:
         within_s = wanted.approval_timeout_ms / 1000
         then |= {"kind": TOOLS_WITH_APPROVAL, "approval": {"names": waiting, "within_s": within_s}}
     return body.model_copy(update={"input": given}), then
+
+
+def _search(parts: SubmissionParts, principal: Principal, wanted: Retrieval) -> dict[str, Any]:
+    """Return what the steps need to know that search: the version that embeds, its fields, and what is searched."""
+    version, fields = embedding_of(parts, principal.tenant_id, wanted, f"{FIELD}.{FILE_SEARCH}")
+    principal.check_model(queue_name(version.model, version.version))
+    return {
+        "model": version.model,
+        "version": version.version,
+        "fields": fields,
+        "retrieval": wanted.model_dump(mode="json", exclude_none=True),
+    }
 
 
 def without_tools(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +134,8 @@ def _functions(stored: Mapping[str, StoredTool], wanted: ServerTools) -> dict[st
             f"as server{SEPARATOR}tool",
             param=f"{FIELD}.names",
         )
-    known = {*told, *(server for server in map(server_of, told) if server)}
+    # A search reads the tenant's own stores, and waits for nobody.
+    known = {*told, *(server for server in map(server_of, told) if server)} - {FILE_SEARCH}
     for name in sorted(named_in(wanted.require_approval) - known):
         raise InvalidRequest(
             f"the model gets no tool {name}: it gets {', '.join(told)[:500]}", param=f"{FIELD}.require_approval"
@@ -125,6 +145,8 @@ def _functions(stored: Mapping[str, StoredTool], wanted: ServerTools) -> dict[st
 
 def _needs_approval(stored: Mapping[str, StoredTool], wanted: ServerTools, function: str) -> bool:
     """Return True if calls of a function wait: the request may only add to what the tool says."""
+    if function == FILE_SEARCH:
+        return False
     server = server_of(function)
     if needs_approval(wanted.require_approval, function, *(() if server is None else (server,))):
         return True

@@ -1,10 +1,11 @@
 """The part of a request that names tools which the server calls for the model."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from store.payloads.conversation import FunctionName
+from store.payloads.retrieval import Retrieval
 from store.payloads.strict_model import Strict
 from store.payloads.tool_approval import RequireApproval
 
@@ -19,13 +20,16 @@ class ServerTools(Strict):
     """Tools of the registry that the model may call. The server makes the calls and lets the model go on."""
 
     names: Annotated[tuple[FunctionName, ...], Field(min_length=1, max_length=MOST_NAMES)] = Field(
-        description="names of registered tools, of servers of MCP for all their tools, or `calculator`"
+        description="names of registered tools, of servers of MCP for all their tools, `calculator` or `file_search`"
     )
     max_tool_calls: int = Field(
         DEFAULT_CALLS, strict=True, ge=1, le=127, description="most calls of the job; then the model answers in words"
     )
     tool_choice: Literal["auto", "required"] = Field(
         "auto", description="`required`: the first answer is a call; later ones are free"
+    )
+    file_search: Retrieval | None = Field(
+        None, description="the vector stores of the tool `file_search`, as of `retrieval`; needed if `names` has it"
     )
     require_approval: RequireApproval = Field(
         "never",
@@ -49,3 +53,9 @@ class ServerTools(Strict):
         if len(set(names)) < len(names):
             raise ValueError("a tool is named twice")
         return names
+
+    @model_validator(mode="after")
+    def _search_something(self) -> Self:
+        if ("file_search" in self.names) != (self.file_search is not None):
+            raise ValueError("`file_search` in `names` and the field `file_search` go together")
+        return self

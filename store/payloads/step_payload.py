@@ -26,6 +26,10 @@ the calls: it fails such a step instead."""
 SEARCH: Final = "search"
 """The field of the payload of a step ``embed`` that also searches: a ``Retrieval`` (``workers.runs.retrieval``)."""
 
+NUMBERED_FROM: Final = "numbered_from"
+"""The field of the payload of such a step that is a call of ``file_search``: the number of its first passage. The
+output has it too, beside the ``text`` for the model."""
+
 PASSAGES: Final = "passages"
 """The field of the output of such a step that has the passages, the best one first."""
 

@@ -6,6 +6,7 @@
 What was found is stored, so a second attempt at the answer has the prompt of the first.
 """
 
+import json
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,16 +21,18 @@ from store.db.database import Database
 from store.jobs.claims import Claim, Finish
 from store.payloads.job_payload import PinnedPolicy
 from store.payloads.retrieval import FileCitation, HybridWeights, PassagePlace, Retrieval, RetrievedPassage
-from store.payloads.step_payload import PASSAGES
+from store.payloads.step_payload import NUMBERED_FROM, PASSAGES
 from store.retrieval import search, vector_stores
 from store.retrieval.attribute_filters import read_filter
 from store.retrieval.passages import unit_vector
 from store.retrieval.search import FoundPassage, Query
 from store.schema.job_states import JobState
+from store.tasks.embed import EMBED
 from store.tasks.generate import GenerateInput, GenerateRequest
 from workers.runs.document_policy import OF_PASSAGES, policed_texts
 
 _KEY_CHARS = 12
+_CHARS_A_TOKEN = 4
 
 
 def with_found(db: Database, claim: Claim, wanted: Mapping[str, Any], finish: Finish) -> Finish:
@@ -55,6 +58,46 @@ def with_found(db: Database, claim: Claim, wanted: Mapping[str, Any], finish: Fi
     ordered = sorted(best.values(), key=lambda one: (-one.score, one.file_id, one.position))
     passages = [_stored(one) for one in ordered[: asked.max_num_results] if one.score >= least]
     return replace(finish, output={**finish.output, PASSAGES: passages})
+
+
+def with_text(finish: Finish, wanted: Mapping[str, Any], first: int) -> Finish:
+    """Return the end of a call of ``file_search`` with the text for the model: its passages, numbered from ``first``.
+
+    ``max_context_tokens`` bounds the text, at four characters a token: a passage that does not fit is left out. The
+    output keeps the passages of the text alone.
+    """
+    if finish.state is not JobState.SUCCEEDED or finish.output is None:
+        return finish
+    room = _CHARS_A_TOKEN * Retrieval.model_validate(wanted).max_context_tokens
+    shown: list[Mapping[str, Any]] = []
+    lines: list[str] = []
+    for passage in finish.output[PASSAGES]:
+        told = {"number": first + len(shown), "filename": passage["filename"], "text": passage["text"]}
+        line = json.dumps(told, ensure_ascii=False)
+        if len(line) <= room:
+            room -= len(line)
+            lines.append(line)
+            shown.append(passage)
+    text = "\n".join(lines) or "Nothing was found."
+    return replace(finish, output={**finish.output, PASSAGES: shown, NUMBERED_FROM: first, "text": text})
+
+
+def is_search(step: Mapping[str, Any]) -> bool:
+    """Return True for the ``task`` and ``output`` of a call of ``file_search``."""
+    return bool(step["task"] == EMBED.name) and NUMBERED_FROM in step["output"]
+
+
+def cited(outputs: Mapping[str, Mapping[str, Any]]) -> tuple[FileCitation, ...] | None:
+    """Return the passages of the calls of ``file_search`` among these outputs; None if there are none."""
+    found = [step["output"] for step in outputs.values() if is_search(step)]
+    if not found:
+        return None
+    cites = [
+        FileCitation(index=number, **{name: one[name] for name in ("file_id", "filename", "score", "place")})
+        for output in found
+        for number, one in enumerate(output[PASSAGES], output[NUMBERED_FROM])
+    ]
+    return tuple(sorted(cites, key=lambda one: one.index))
 
 
 def _query(asked: Retrieval, store_id: str, vector: tuple[float, ...], words: str) -> Query:

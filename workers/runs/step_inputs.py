@@ -24,7 +24,7 @@ from store.payloads.job_payload import JobOrder, PinnedPolicy
 from store.payloads.references import look_up, step_of
 from store.payloads.retrieval import SEARCH_STEP, FileCitation
 from store.payloads.sampling_params import SamplingDefaults
-from store.payloads.step_payload import PASSAGES, REFERENCES, SEARCH, THEN, with_texts
+from store.payloads.step_payload import NUMBERED_FROM, PASSAGES, REFERENCES, SEARCH, THEN, with_texts
 from store.registry import models
 from store.registry.models import ModelVersion, queue_name
 from store.tasks.generate import GenerateRequest
@@ -35,7 +35,7 @@ from workers.runs.in_flight import Attempt
 from workers.runs.job_runner import Work
 from workers.runs.outcome import Retry
 from workers.runs.output_policy import CompiledPolicies
-from workers.runs.retrieval import in_context, with_found
+from workers.runs.retrieval import cited, in_context, is_search, with_found, with_text
 
 _MOST_VERSIONS = 16
 
@@ -101,7 +101,7 @@ class StepInputs:
             given = [texts[mark] for mark in outside]
             seen = policed_texts(*compiled, given, "what another step returned", after=OF_CALLS)
             texts |= zip(outside, seen, strict=True)
-        request, model, citations = _request(claim, texts), self._model(claim), None
+        request, model, citations = _request(claim, texts), self._model(claim), cited(outputs)
         if searched is not None and isinstance(request, GenerateRequest):
             found = outputs[searched]["output"][PASSAGES]
             request, citations = in_context(claim, request, found, model, compiled)
@@ -111,9 +111,13 @@ class StepInputs:
         claim.payload.update(filled)
         return citations
 
-    def with_found(self, claim: Claim, wanted: Mapping[str, Any], finish: Finish) -> Finish:
-        """Return the end of a step that searches, with what it found. Raises as ``retrieval.with_found``."""
-        return with_found(self._db, claim, wanted, finish)
+    def with_found(self, claim: Claim, wanted: Mapping[str, Any], finish: Finish, first: int | None) -> Finish:
+        """Return the end of a step that searches, with what it found. Raises as ``retrieval.with_found``.
+
+        ``first``: of a call of ``file_search``, the number of its first passage.
+        """
+        found = with_found(self._db, claim, wanted, finish)
+        return found if first is None else with_text(found, wanted, first)
 
     def _model(self, claim: Claim) -> _StepModel:
         name = queue_name(claim.model, claim.model_version)
@@ -129,9 +133,14 @@ class StepInputs:
 
 
 def _is_from_outside(outputs: Mapping[str, Any], path: str) -> bool:
-    """True for a path into the output of a step that brings texts from outside, so no policy has seen them."""
+    """True for a path into the output of a step that brings texts from outside, so no policy has seen them.
+
+    Passages of files are such texts.
+    """
     name = step_of(path)
-    return name is not None and is_from_outside(outputs[name]["task"])
+    if name is None:
+        return False
+    return is_from_outside(outputs[name]["task"]) or is_search(outputs[name])
 
 
 def _request(claim: Claim, texts: dict[str, str]) -> JobOrder:
@@ -166,13 +175,14 @@ class FilledWork:
         claim = attempt.claim
         then = None if claim.parent_id is None else claim.payload.pop(THEN, None)
         wanted = None if claim.parent_id is None else claim.payload.pop(SEARCH, None)
+        first = claim.payload.pop(NUMBERED_FROM, None)
         stored = claim if then is None else replace(claim, payload=dict(claim.payload))
         citations = self._inputs.fill(claim)
         verdict = self._work.compute(attempt)
         if isinstance(verdict, Retry):
             return verdict
         if wanted is not None:
-            verdict = self._inputs.with_found(claim, wanted, verdict)
+            verdict = self._inputs.with_found(claim, wanted, verdict, first)
         if citations is not None and verdict.output is not None:
             annotations = [one.model_dump(mode="json", exclude_none=True) for one in citations]
             verdict = replace(verdict, output={**verdict.output, "annotations": annotations})

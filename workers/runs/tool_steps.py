@@ -13,8 +13,10 @@ from typing import Any
 
 from store.jobs.claims import Added, AddedStep, AskedApproval, Claim, Finish
 from store.jobs.flow_growth import names_after
-from store.payloads.step_payload import REFERENCES, THEN, TOOLS, TOOLS_WITH_APPROVAL, Marks
+from store.payloads.step_payload import NUMBERED_FROM, REFERENCES, SEARCH, THEN, TOOLS, TOOLS_WITH_APPROVAL, Marks
 from store.tasks.call_tool import CALL_TOOL
+from store.tasks.embed import EMBED
+from store.tools.builtin import FILE_SEARCH, MAX_QUERY_CHARS
 
 __all__ = ["TOOLS", "TOOLS_WITH_APPROVAL", "after_answer"]
 
@@ -29,17 +31,43 @@ def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Added
     """Return the calls of an answer and the step behind them; None for an answer without calls.
 
     ``then``: ``calls_left``, ``model`` and ``version`` of what makes the calls, and in ``approval`` the ``names`` of
-    functions whose calls wait for an approval, with the seconds in ``within_s``.
+    functions whose calls wait for an approval, with the seconds in ``within_s``. In ``search``: how ``file_search``
+    embeds and what it searches; ``found`` is the number of passages that it may have numbered before.
     """
     calls: Sequence[Mapping[str, Any]] = (finish.output or {}).get("tool_calls") or ()
     if not calls or claim.step is None:
         return None
     made, left = calls[: then["calls_left"]], max(0, then["calls_left"] - len(calls))
     *names, name = names_after(claim.step, len(made) + 1)
-    steps = tuple(
-        _call_step(called, call["function"], then, claim.step) for called, call in zip(names, made, strict=True)
-    )
+    steps, then = [], dict(then)
+    for called, call in zip(names, made, strict=True):
+        query = _query(call["function"], then)
+        if query is None:
+            steps.append(_call_step(called, call["function"], then, claim.step))
+        else:
+            steps.append(_search_step(called, query, then, claim.step))
+            then["found"] = then.get("found", 0) + then[SEARCH]["retrieval"]["max_num_results"]
     return Added((*steps, _next_answer(name, names, claim, then, finish, left)), answer=name)
+
+
+def _query(function: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
+    """Return what a call of ``file_search`` searches for; None for another call, and for arguments that do not fit.
+
+    The latter are a call like any other: its result says what is wrong.
+    """
+    if function["name"] != FILE_SEARCH or SEARCH not in then or not _is_object(function["arguments"]):
+        return None
+    given = json.loads(function["arguments"])
+    query = given.get("query")
+    fits = given.keys() == {"query"} and isinstance(query, str) and 1 <= len(query.strip()) <= MAX_QUERY_CHARS
+    return query if fits and "\x00" not in query else None
+
+
+def _search_step(name: str, query: str, then: Mapping[str, Any], after: str) -> AddedStep:
+    how = then[SEARCH]
+    searched = {SEARCH: how["retrieval"], NUMBERED_FROM: then.get("found", 0) + 1}
+    payload = {"input": {"texts": [query]}, **how["fields"], **searched}
+    return AddedStep(name, EMBED.name, how["model"], how["version"], payload, 1 + len(query) // 4, 0, (after,))
 
 
 def _call_step(name: str, function: Mapping[str, Any], then: Mapping[str, Any], after: str) -> AddedStep:

@@ -21,7 +21,7 @@ from models.engine.requests import EncodeRow
 from store.calls.mcp_client import McpRefused, McpStatus, mcp_session
 from store.calls.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, CallTimedOut, GuardedClient
 from store.payloads.tool_definition import Definition, HttpTool, McpServer
-from store.tools.builtin import CALCULATOR, CALCULATOR_PARAMETERS
+from store.tools.builtin import CALCULATOR, CALCULATOR_PARAMETERS, FILE_SEARCH, FILE_SEARCH_PARAMETERS
 from workers.tools import calculator
 from workers.tools.tool_results import (
     CallResult,
@@ -113,6 +113,9 @@ class ToolCaller:
             if order.name == CALCULATOR:
                 found = arguments_of(order.arguments, CALCULATOR_PARAMETERS)
                 return ToolResult(calculator.compute(found["expression"]))
+            if order.name == FILE_SEARCH:
+                arguments_of(order.arguments, FILE_SEARCH_PARAMETERS)
+                return failed("file_search is called by models, in jobs that name its vector stores")
             called = order.tool_of(order.tool) if isinstance(order.tool, McpServer) else order.tool
             if order.tool is None or called is None:
                 return failed(f"there is no tool {order.name}")
