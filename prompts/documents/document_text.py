@@ -26,9 +26,9 @@ PARSED = {
     ".htm": "html",
     ".html": "html",
     ".pdf": "pdf",
-    ".docx": "office",
-    ".pptx": "office",
-    ".xlsx": "office",
+    ".docx": "word",
+    ".pptx": "slides",
+    ".xlsx": "sheets",
 }
 """The formats that need a parser, by the end of the file's name. All other files must be text."""
 
@@ -38,7 +38,10 @@ _BREAK = "\n\n"
 
 @dataclass(frozen=True, slots=True)
 class DocumentText:
-    """A text, and where its pages begin, in characters; no pages if the format has none."""
+    """A text, and where its pages begin, in characters; no pages if the format has none.
+
+    A slide of a presentation is a page, and so is a sheet of a workbook.
+    """
 
     text: str
     pages: tuple[int, ...] = ()

@@ -8,6 +8,7 @@ It is started by ``document_text`` for each file, imports nothing of Headrace, a
 import io
 import json
 import logging
+import re
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -45,17 +46,40 @@ def html(data: bytes) -> Parts:
     return [found or html2txt(data) or ""], False
 
 
-def office(data: bytes) -> Parts:
-    """Return a document of Word, PowerPoint or Excel as Markdown."""
-    from markitdown import MarkItDown  # noqa: PLC0415 - a parser is imported only in a process that needs it
+def word(data: bytes) -> Parts:
+    """Return a document of Word as Markdown."""
+    return [_markdown(data, ".docx")], False
 
-    return [MarkItDown(enable_plugins=False).convert_stream(io.BytesIO(data)).markdown], False
+
+def slides(data: bytes) -> Parts:
+    """Return each slide of a presentation of PowerPoint as Markdown, with its notes."""
+    return _divided(r"^<!-- Slide number: \d+ -->$", _markdown(data, ".pptx"))
+
+
+def sheets(data: bytes) -> Parts:
+    """Return each sheet of a workbook of Excel as Markdown, under its name."""
+    return _divided(r"^(?=## )", _markdown(data, ".xlsx"))
+
+
+def _markdown(data: bytes, extension: str) -> str:
+    from markitdown import MarkItDown, StreamInfo  # noqa: PLC0415 - a parser is imported only in a process that needs it
+
+    reader = MarkItDown(enable_plugins=False)
+    return str(reader.convert_stream(io.BytesIO(data), stream_info=StreamInfo(extension=extension)).markdown)
+
+
+def _divided(begin: str, text: str) -> Parts:
+    """Return the parts that begin where ``begin`` matches; nothing but space stands before the first."""
+    before, *parts = re.split(begin, text, flags=re.MULTILINE)
+    return [part.strip() for part in ([before, *parts] if before.strip() else parts)], True
 
 
 PARSERS: dict[str, tuple[Callable[[bytes], Parts], str]] = {
     "pdf": (pdf, "headrace[retrieval]"),
     "html": (html, "headrace[retrieval]"),
-    "office": (office, "headrace[office]"),
+    "word": (word, "headrace[office]"),
+    "slides": (slides, "headrace[office]"),
+    "sheets": (sheets, "headrace[office]"),
 }
 
 

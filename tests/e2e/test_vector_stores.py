@@ -12,6 +12,7 @@ from models.catalog import register
 from store.db.database import Database
 from store.settings import Settings
 from store.tenants import api_keys
+from tests.e2e.office_files import read_office_files
 from tests.e2e.test_embeddings import calling, worker
 from tests.processes import StartProcess
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
@@ -71,6 +72,7 @@ def test_the_official_client_fills_a_store_and_finds_passages(
         assert process.wait_exit() == -signal.SIGKILL
         with worker(start_process, settings, "vectors"):
             fill_and_search(client, db)
+            read_office_files(client)
             done = client.vector_stores.file_batches.poll(many.id, vector_store_id=crowd.id, poll_interval_ms=20)
     assert (done.file_counts.completed, done.file_counts.total) == (12, 12)
     assert bench.query("SELECT FROM jobs WHERE attempt > 1"), "the killed worker had no job"
