@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.secrets.__main__ import interval
+from benchmarks.secrets.disputes import dispute
 from benchmarks.secrets.mining import PROGRAMS, lines_without, read
 from benchmarks.secrets.package_cases import compose
 from benchmarks.secrets.package_mining import PERSONAL, files, half, package_of, places
@@ -41,9 +42,18 @@ def score(finder: Finder, case: Case) -> tuple[bool, int, int]:
     return bool(right), len(touching - right), sum(each[2] in kinds for each in found - touching)
 
 
+def _undisputed(scored: list[tuple[Case, tuple[bool, int, int]]]) -> str:
+    """Return recall and precision of the cases whose place is not disputed, and the number of the others."""
+    kept = [score for case, score in scored if case.marked and dispute(case) is None]
+    right, wrong = sum(each[0] for each in kept), sum(each[1] for each in kept)
+    left = sum(1 for case, _ in scored if case.marked) - len(kept)
+    return f"recall {interval(right, len(kept))}; precision {interval(right, right + wrong)}; {left} disputed left out"
+
+
 def _table(found: dict[str, list[Case]], *, is_shown: bool) -> None:
     finder = Finder()
     total = Counter[str]()
+    everyone = list[tuple[Case, tuple[bool, int, int]]]()
     for sort, cases in found.items():
         scores = [score(finder, case) for case in cases]
         right, wrong, elsewhere = (sum(each[index] for each in scores) for index in range(3))
@@ -52,15 +62,19 @@ def _table(found: dict[str, list[Case]], *, is_shown: bool) -> None:
         else:
             precision = f"precision {interval(right, right + wrong)}, {elsewhere} more elsewhere in the text"
             _say(f"{sort}: recall {interval(right, len(cases))}; {precision}")
+            if any(map(dispute, cases)):
+                _say(f"{sort} without disputed places: {_undisputed(list(zip(cases, scores, strict=True)))}")
         if sort not in PERSONAL:
+            everyone.extend(zip(cases, scores, strict=True))
             total.update(right=right, wrong=wrong, elsewhere=elsewhere, marked=sum(len(case.marked) for case in cases))
         for case, (is_found, *counts) in zip(cases, scores, strict=True) if is_shown else ():
             if any(counts) or (case.marked and not is_found):
                 places_found = sorted((case.text[s:e], kind) for s, e, kind in finder.find(case.text))
                 marked = [case.text[s:e] for s, e, _ in case.marked]
-                _say(f"  {sort} {marked} {case.text!r}: {places_found}")
+                _say(f"  {dispute(case) or ''} {sort} {marked} {case.text!r}: {places_found}")
     right, wrong = total["right"], total["wrong"]
     _say(f"all secrets: recall {interval(right, total['marked'])}; precision {interval(right, right + wrong)}")
+    _say(f"all secrets without disputed places: {_undisputed(everyone)}")
     everything = right + wrong + total["elsewhere"]
     _say(f"with findings elsewhere and in texts without a value: precision {interval(right, everything)}")
 

@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from policy.recognisers.secret_words import NO_QUALIFIER, NO_SECRET_KEY, QUALIFIER, WORD
+from policy.recognisers.secret_words import NO_QUALIFIER, NO_SECRET_KEY, QUALIFIER, WORD, names_secret
 from policy.recognisers.shapes import (
+    DOTTED,
     PLACEHOLDER,
     REFERENCE,
     UUID,
@@ -34,6 +35,10 @@ ODD = 6.0
 
 _WORD: Any = compiled(WORD)
 _PARAMETER = re.compile(r"[a-z_\-]{2,24}=[^=]|--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?:\.?$|=)|\.\.\w")
+# A sign that no name of a parameter and no word has.
+_OTHER_SIGN = re.compile(r"[^\w=.,\-]")
+# What programs that check code read in a comment.
+_MARKER = re.compile(r"(?i)(?:nosec|noqa|nolint|nosonar|nosemgrep|skipcq|pylint|gitleaks|checkov)(?:[:=(]|$)")
 _SETTING = re.compile(r"[A-Za-z_][\w.\-]*[=:]|.*\)$")
 _ALGORITHM = re.compile(
     r"(?i)(?:sha|md|aes|argon|rsa|hmac|pbkdf)-?\d+[\w\-]*"
@@ -54,7 +59,7 @@ _SHORT_PASSPHRASE = re.compile(r"[a-z]{3,}(?:[-_][a-z]{3,}){2}\d{0,3}")
 # What is written as the value of a name, an option or a setting, or behind letters that no program has: neither an
 # argument of a call nor a word of a list.
 _IN_QUOTES = re.compile(
-    r"(?:[:=]|=>)\s{0,3}[\"'`]$|--[\w\-]{1,40}[ =][\"'`]?$|;[\w ]{1,24}=$|[^\W\x00-\x7f]\s?:\s?$"
+    r"(?:[:=]|=>|\|)\s{0,3}[\"'`]{1,2}$|--[\w\-]{1,40}[ =][\"'`]?$|;[\w ]{1,24}=$|[^\W\x00-\x7f]\s?:\s?$"
     r"|\n[ \t]{0,8}[A-Za-z_]{0,24}[Pp]assword(?:  |\t)\s{0,8}$"
 )
 _SAID_IN_QUOTES = re.compile(r"(?:\s(?:is|ist|est|es)\s|[^\x00-\x7f]\s?:?\s?)[\"'`]{1,2}$")
@@ -81,9 +86,10 @@ _SURE = frozenset(
 )
 _ARN = re.compile(r"\barn:[\w:\-]*$")
 _NAME_OF_ONE = re.compile(r"[a-z0-9_](?:Key|Token|Secret|Password)s?$")
-HASHED = re.compile(r"\$(?:2[abxy]?|[156y]|argon2\w*|apr1)\$")
+HASHED = re.compile(r"(?:^|[\s:}\"'])\$(?:2[abxy]?|[156y]|argon2\w*|apr1)\$")
 """The begin of a password's hash."""
 _OURS = re.compile(r"(?i)\b(?:my|our)\b[^.,;:\n]{0,40}$")
+_RANDOM_SIGNS, _LEAST_SIGNS = 7.0, 8
 _LEAST_KEY_DIGITS = 15
 _BARE = re.compile(r"(?i)[a-z_]?(?:key|token)s?")
 _ODD_SET = 5.5
@@ -98,7 +104,8 @@ LITERAL = re.compile(
     r"|(?:^|[\s\"'])[A-Z][A-Z0-9_]{3,40}=[A-Za-z_]{5,}$|(?:^|\s)(?:-D)?[\w\-]+(?:\.[\w\-]+)+=[A-Za-z_]{5,}$"
 )
 PHRASE_IN_QUOTES = re.compile(
-    r"(?:[:=>]\s{0,3}|--[\w\-]{1,40}[ =]|[^\x00-\x7f]\s?)(?P<quote>[\"'`])`?[a-z]{3,}(?:[-_.][a-z]{3,}){2,}(?P=quote)?$"
+    r"(?:[:=>|]\s{0,3}|\s(?:is|ist|est|es|é)\s|--[\w\-]{1,40}[ =]|[^\x00-\x7f]\s?)"
+    r"(?P<quote>[\"'`])`?[a-z]{3,}(?:[-_.][a-z]{3,}){2,}(?P=quote)?$"
     r"|(?:--[\w\-]{0,30}pass(?:word|wd|phrase)[ =]|[^\W\x00-\x7f]\s?:\s?|[Pp]assword(?:  |\t)\s{0,8})"
     r"[a-z]{3,}(?:[-_.][a-z]{3,}){3,}$"
 )
@@ -145,7 +152,10 @@ def is_believed(it: Announced) -> bool:
         return False
     if it.sort == "loose":
         return _is_loose_key(it)
-    if _SIGNS_BEHIND.fullmatch(it.value) and _is_quoted_password(it):
+    # A key may begin as a variable does; no variable looks random.
+    is_key = it.value[0] == "$" and looks_random(it.value[1:])
+    is_of_signs = _SIGNS_BEHIND.fullmatch(it.value) is not None or (it.value[0] == "$" and _is_of_signs(it.value))
+    if is_key or (is_of_signs and _is_quoted_password(it)):
         return True
     return {"next": _is_below, "line": _is_in_line}.get(it.link, _BY_SORT[it.sort])(it)
 
@@ -156,7 +166,8 @@ def _is_something_else(it: Announced) -> bool:
     return (
         (is_loose and (KNOWN.search(it.before) is not None or (it.link != "spaced" and is_date(it.value))))
         or HASHED.search(it.value) is not None
-        or _PARAMETER.match(it.value) is not None
+        or (_PARAMETER.match(it.value) is not None and not _is_of_signs(it.value))
+        or _MARKER.match(it.value) is not None
         or _ALGORITHM.fullmatch(it.value) is not None
         or (_TYPE.fullmatch(it.value) is not None and surprise(it.value) < ODD and it.before[-1:] not in QUOTES)
         or (_NEXT_SETTING.fullmatch(it.value) is not None and surprise(it.value) < ODD)
@@ -166,8 +177,22 @@ def _is_something_else(it: Announced) -> bool:
         # The next comment.
         or (it.value.startswith("#") and it.value[1:2].isalpha() and it.before.rstrip(" ").endswith("\n"))
         or _ARN.search(it.before) is not None
-        or (not _is_quoted_password(it) and (_CAMEL.fullmatch(it.value) is not None or is_name(it.value)))
+        or (
+            not (_is_quoted_password(it) or _is_set_phrase(it))
+            and (_CAMEL.fullmatch(it.value) is not None or is_name(it.value))
+        )
     )
+
+
+def _is_of_signs(value: str) -> bool:
+    """True for random signs that only begin as a parameter does: ``lf=55@h*oun+)_55z*``."""
+    return len(value) >= _LEAST_SIGNS and _OTHER_SIGN.search(value) is not None and surprise(value) >= _RANDOM_SIGNS
+
+
+def _is_set_phrase(it: Announced) -> bool:
+    """True for four words with dots behind a colon or in a cell or column; behind ``=`` an attribute stands so too."""
+    is_set = it.sort == "password" and it.link == "set" and it.before.rstrip()[-1:] not in QUOTES | {"="}
+    return is_set and DOTTED.fullmatch(it.value) is not None and not names_secret(it.value)
 
 
 def _is_quoted_password(it: Announced) -> bool:
@@ -175,7 +200,7 @@ def _is_quoted_password(it: Announced) -> bool:
     form = {"set": _IN_QUOTES, "said": _SAID_IN_QUOTES}.get(it.link)
     if it.sort not in {"password", "short"} or form is None or form.search(it.before) is None:
         return False
-    return not PLACEHOLDER.search(it.value) and not _WORD.search(it.value)
+    return not PLACEHOLDER.search(it.value) and not names_secret(it.value)
 
 
 def is_in_column(value: str, sort: str) -> bool:
@@ -346,12 +371,13 @@ def _is_odd(value: str) -> bool:
 def _is_written_out(it: Announced) -> bool:
     """True for a word as a password, with a number or not, if it is neither a label nor the name of a variable."""
     value = it.value
-    if PLACEHOLDER.search(value) or _NO_PASSWORD.fullmatch(value) or _WORD.search(value):
+    if PLACEHOLDER.search(value) or _NO_PASSWORD.fullmatch(value) or names_secret(value):
         return False
     end = it.text.index(value, it.begin)
     if value.replace("_", "").isalpha():
         return LITERAL.search(it.text[: end + len(value) + 1]) is not None
-    return _SET_TO.search(it.text[max(0, it.begin - 24) : end].rstrip()) is not None
+    is_column = it.link == "set" and _COLUMN.search(it.text[it.begin : end]) is not None
+    return is_column or _SET_TO.search(it.text[max(0, it.begin - 24) : end].rstrip()) is not None
 
 
 def _is_short_one(value: str) -> bool:

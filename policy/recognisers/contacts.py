@@ -185,6 +185,9 @@ REGIONS_IF_ANNOUNCED = (
 _ABOUT_PHONES = Words(
     # First, since of two words that begin at one place the first is taken.
     "(?:phone|ph|tel|mob|mobile|cell|fax|contact|whatsapp)\\.?\\s(?:no|nr)\\.?"
+    # As parts of names in programs: receiver_phone, receiverPhone.
+    " \\w{1,24}_(?:phone|mobile|telephone|tel|fax|cell|msisdn)"
+    " (?-i:[a-z]\\w{0,24}(?:Phone|Mobile|Telephone|Tel|Fax|Msisdn)(?:No|Nr|Number)?\\b) msisdn"
     " tel tél telephone telephon telefon telefono teléfono telefone téléphone telefoon puhelin puh\\b phone"
     " ph\\b mobile mobil mob\\b móvil telemóvel cell cellulare cellphone celular cel\\b portable handy natel gsm\\b"
     " fax call text sms wa\\.me whatsapp signal ring dial reach hotline contact anruf ruf appell llama llámame ligue"

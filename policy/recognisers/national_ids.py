@@ -62,7 +62,7 @@ def national_id(
     name: str, pattern: str, is_valid: Callable[[str], bool], proof: Proof, words: str, *, ends: str = r"\b"
 ) -> Recogniser:
     """Return the recogniser of one national number: pattern, check, needed evidence, and the words that announce it."""
-    check = _NationalIdCheck(is_valid, proof, Words(words + _ANYWHERE, _NOT_PEOPLE))
+    check = _NationalIdCheck(is_valid, proof, Words(words + _ANYWHERE, _NOT_PEOPLE, in_names=True))
     written = rf"\b(?:{pattern}){ends}"
     needs = check.words.expression if proof is Proof.ANNOUNCED else None
     return Recogniser(f"national_id.{name}", Kind.NATIONAL_ID, 60, written, check, same=letters_and_digits, needs=needs)

@@ -86,7 +86,9 @@ _NAME_BEFORE = re.compile(
     r"(?i)(?:password|passwd|passphrase|_pass|\bpass|pwd|_pw|\bpw|secret|token|api_key|passwort|kennwort|salt)\w{0,8}"
     r"(?: [^\s:=\"'`]{1,24}){0,5}\"?[ \t]{0,8}$"
 )
-_STRUCTURE = re.compile(r"[,;|{&]\w+\"?[=:]|</|/>|\([A-Za-z ]*\)|^[\[{(<$]|://|\w\(\)|->|\$\{|\{\{")
+_STRUCTURE = re.compile(
+    r"[,;|{&]\w+\"?[=:]|</|/>|&(?:lt|gt|quot|#\d+)\b|\([A-Za-z ]*\)|^[\[{(<$]|://|\w\(\)|->|\$\{|\{\{"
+)
 _SETTING = re.compile(r"(?:^[=:]|(?<=\w)=)[ \t]{0,8}((?:[^;]|;(?![A-Za-z]\w*(?:=|$)))+)(?:;[A-Za-z]\w*(?==|$)|$)")
 _INNER = re.compile(r"[^\s][,;(){}\[\]<>|][^\s,;]")
 _LEAST_LINE_BITS = 7.0

@@ -89,10 +89,13 @@ class EntityFinder(Protocol):
 
 
 class Words:
-    """Words that are evidence for a kind of number, and words that are evidence against it, in several languages."""
+    """Words that are evidence for a kind of number, and words that are evidence against it, in several languages.
 
-    def __init__(self, good: str, bad: str = "") -> None:
-        self.expression = _any_of(good)
+    ``in_names``: a word in favour also counts as the last part of a program's name: ``customer_cpf``.
+    """
+
+    def __init__(self, good: str, bad: str = "", *, in_names: bool = False) -> None:
+        self.expression = _any_of(good, r"(?:\b|_)" if in_names else r"\b")
         """An expression for the words in favour."""
         self._good = compiled(self.expression)
         self._bad = compiled(_any_of(bad)) if bad else None
@@ -109,9 +112,9 @@ class Words:
         return 1 if good >= bad else -1
 
 
-def _any_of(words: str) -> str:
-    """Return an expression for any of the words, normalised. Words of letters must start at a word boundary."""
-    return "(?i)" + "|".join(rf"\b{word}" if word[0].isascii() else word for word in normalise(words).text.split())
+def _any_of(words: str, begin: str = r"\b") -> str:
+    """Return an expression for any of the words, normalised. Words of letters must start at ``begin``."""
+    return "(?i)" + "|".join(begin + word if word[0].isascii() else word for word in normalise(words).text.split())
 
 
 def _last(expression: Any, text: str) -> int:

@@ -78,6 +78,7 @@ WORD = (
     rf"(?i)(?P<key>{KEYS}{_learned('key')})|(?P<password>{PASSWORDS}{_learned('password')})"
     rf"|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
 )
+_ANY: Any = compiled(WORD)
 _BY_HAND: Any = compiled(rf"(?i){KEYS}|{PASSWORDS}")
 _LOOSELY: Any = compiled(rf"(?i){LOOSE}")
 
@@ -90,6 +91,14 @@ def is_known(word: str) -> bool:
 def is_loose(word: str) -> bool:
     """True if a label is one word that may mean something else too."""
     return word.isalpha() and _LOOSELY.search(word) is not None
+
+
+def names_secret(value: str) -> bool:
+    """True if a part of a value is a word for a secret: ``db.token``; in keycloak and author are none."""
+    return any(
+        found.lastgroup != "loose" or not value[found.end() : found.end() + 1].islower()
+        for found in _ANY.finditer(value)
+    )
 
 
 NO_SECRET_KEY = re.compile(
@@ -122,6 +131,8 @@ SIGNS = (
     rf"{_REST}{_CLOSED}(?:"
     r"\s?:\s?\[\s?\{[^{}\n]{0,40}[\"']value[\"']\s?:\s?|"
     r"\s?:\s?&?[A-Za-z][\w\[\]<>|.&]{0,24}(?:\s=\s?|=(?=[\"'`]))"
+    # A table, whose columns may be wide.
+    r"|[ \t]{0,40}\|[ \t]{0,3}"
     rf"|\s{{0,12}}(?:=>|->|→|<-|:=|\?=|={{1,3}}|::?|\|{{1,2}})(?:(?<=:)\s{{0,12}}{_VALUE_FIELD}|(?<=:)\s{{1,12}}|\s{{0,3}})"
     rf"|,?\s{{0,12}}{_VALUE_FIELD}"
     r"|\s--(?:value|secret-string|body|data)[ =]"
@@ -199,7 +210,7 @@ _NEXT = re.compile(
     r"(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?(?:[Ii]t'?s |[Ii]t is |-> )?"
     f"{_OPENED}"
 )
-_SPACE = re.compile(rf"(?i)s?(?:\.\w{{1,24}})?[ \t]{{1,3}}{_OPENED}")
+_SPACE = re.compile(rf"(?i)s?(?:\.\w{{1,24}})?[ \t]{{1,40}}{_OPENED}")
 # The same separator stands between the two values.
 BOTH = re.compile(r"(?i)(?:user(?:name)?|login|id|account|benutzer\w*)\s?([/:|&+])\s?$")
 LINKS = (("set", _SET), ("said", _SAID), ("spaced", _SPACE), ("far", _FAR), ("told", _TOLD), ("next", _NEXT))

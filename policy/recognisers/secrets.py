@@ -4,11 +4,12 @@ import base64
 import binascii
 import json
 import re
+from typing import Any
 
 from policy.recognisers.commands import COMMAND_PASSWORD
 from policy.recognisers.connections import CONNECTION
 from policy.recognisers.phrases import LINE, PHRASE, SEED
-from policy.recognisers.recogniser import Kind, Recogniser, Spans
+from policy.recognisers.recogniser import MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
 from policy.recognisers.shapes import (
     LEAST_BITS,
     PLACEHOLDER,
@@ -28,6 +29,7 @@ from policy.recognisers.stated import SAID_AFTER, STATED
 from policy.recognisers.unannounced import GENERATED, RANDOM, URL_PATH
 from policy.recognisers.vendor_keys import NAMED, VENDORS
 from policy.text.letter_triples import surprise
+from policy.text.patterns import compiled
 
 _LEAST_SURPRISE = 6.0
 _SENTENCE = re.compile(r"(?:\.|-{2,})+$")
@@ -37,17 +39,29 @@ _PREFIX = re.compile(r"[A-Za-z0-9]{2,10}[-_.](?:v1_|proj-|svcacct-|admin-|ant-|a
 _PORT = re.compile(r"\d{2,5}[;/]")
 # What stands for a password in an address: a variable, the word itself, what programs print for none, and only signs.
 _NO_PASSWORD = re.compile(
-    r"(?i)^(?:none|null|undefined|\W+|%\w+%|[\[{<][\w\- ]+[\]}>]|.*\.\.\..*"
-    r"|(?:[a-z_]+\.)+[a-z_.]*(?:pass|secret|token|key|pwd)[a-z_]*"
+    r"(?i)^(?:none|null|undefined|abc|change[-_]?(?:it|this)|@value|enc\(.*|\W+|%\w+%|[\[{<][\w\- ]+[\]}>]|.*\.\.\..*"
+    r"|(?:[a-z_]+\.)+(?:[a-z_]*_)?(?:pass|password|passwd|secret|token|key|pwd)s?"
     r"|(?:secret|token|string|value|api[_-]?key)(?:[_-](?:key|value|here))*)$"
 )
 _BOT = re.compile(r"bot\d")
+_VENDOR: Any = compiled("|".join(VENDORS))
+_REST = re.compile(r"[+/][A-Za-z0-9+/]{8,}={0,2}$")
+_LEAST_OF_REST = 7.0
+
+
+def _of_vendor(candidate: str) -> str:
+    """Return a candidate without what stands behind a key: a path. A key in base64 goes on behind its signs."""
+    rest = _REST.search(candidate)
+    if rest is None or ("+" in rest[0] and any(map(str.isdigit, rest[0])) and surprise(rest[0]) >= _LEAST_OF_REST):
+        return candidate
+    return candidate[: _VENDOR.match(candidate).end()]
 
 
 def check_vendor_key(candidate: str, before: str) -> Spans:
     """A vendor's prefix, and behind it something that looks drawn at random."""
     if before[-1:] in {"-", "_", "."}:
         return
+    candidate = _of_vendor(candidate)
     # A sentence's end or dash; one hyphen may be the key's own.
     end = len(_SENTENCE.sub("", candidate))
     start = len("bot") if _BOT.match(candidate) else 0
@@ -71,9 +85,15 @@ def _by_names() -> list[tuple[str, list[re.Pattern[str]]]]:
 _BY_NAMES = _by_names()
 
 VENDOR_KEY = Recogniser(
-    "api_key.vendor", Kind.API_KEY, 90, rf"\b(?:{'|'.join(VENDORS)})", check_vendor_key, tail=r"[A-Za-z0-9_\-]"
+    "api_key.vendor",
+    Kind.API_KEY,
+    90,
+    rf"\b(?:{'|'.join(VENDORS)})(?:[+/][A-Za-z0-9+/]{{8,}}={{0,2}})?",
+    check_vendor_key,
+    tail=r"[A-Za-z0-9_\-]",
 )
 
+_CURL = re.compile(r"(?:curl|wget)\b(?:[^\n]|\\\n)*$")
 _HTTPIE = re.compile(r"\bhttps?\s[^\n]*$")
 _USER_PASSWORD = re.compile(r"[\s=](?:\"[^\":\s]+:([^\"\s]+)|'[^':\s]+:([^'\s]+)|[^\s\"':]+:([^\s\"']+))$")
 
@@ -89,7 +109,7 @@ def check_user_password(candidate: str, before: str) -> Spans:
         return
     if candidate[:2] == "-a" and _HTTPIE.search(before) is None:
         return
-    if "curl" in before or "wget" in before or looks_secret(value) or looks_chosen(value):
+    if _CURL.search(before) is not None or looks_secret(value) or looks_chosen(value):
         yield start, end
 
 
@@ -100,6 +120,8 @@ USER_PASSWORD = Recogniser(
     r"(?:\B-[ua]|--user|--proxy-user)[ =]{1,2}(?:\"[^\s\":]{1,64}:[^\s\"]{4,128}|'[^\s':]{1,64}:[^\s']{4,128}"
     r"|[^\s\"':]{1,64}:[^\s\"']{4,128})",
     check_user_password,
+    # A long URL may stand before the option.
+    context=MOST_CONTEXT_CHARS,
 )
 
 _NAMED_SIGNS = r"[ \t\w.\-]{0,20}[\s\"']{0,3}(?:=>|:{1,3}=|\?=|=|>|:|,|\|\|)[`\"\s=']{0,5}"

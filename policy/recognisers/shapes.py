@@ -31,12 +31,17 @@ _SEAM = re.compile(r"[_\-.]")
 _MOST_WRITTEN = 128
 
 PLACEHOLDER = re.compile(
-    r"(?i)^(?:password|passwd|pass|secret)$|(?:^|[-_])(?:your|my[-_]|example|placeholder|insert|xxx+|todo(?![a-z0-9])|changeme|replace)"
+    r"(?i)^(?:password|passwd|pass|secret)$|(?:^|[-_])(?:your|my[-_]|example|placeholder|insert|xxx+|todo(?![a-z0-9])|changeme|replace|change[-_](?:it|me|this)$)"
 )
 REFERENCE = re.compile(r"[$%]|process\.env|os\.environ|\*\*\*|\.{0,2}/|~/|(?i:[a-z][a-z0-9+._\-]{1,23}://)")
 # As names of things are written: blue-green-v2, example.org/kind.
 WORDS = re.compile(r"[a-z]{2,}(?:[-_./][a-z]{2,})+(?:[-_.]?v?\d{1,4})?")
 WORD_AND_NUMBER = re.compile(r"[^\W\d_]{3,}[-_]?\d{3,}[^\w\s]{0,3}")
+DOTTED = re.compile(
+    r"(?!(?:self|this|process|props|state|window|params|args|env|config|settings|request|org|com|net|java|javax|www)\.)"
+    r"[a-z]{3,}(?:\.[a-z]{3,}){3,}(?<!\.com)(?<!\.org)(?<!\.net)(?<!\.html)(?<!\.pem)(?<!\.txt)(?<!\.xml)(?<!\.json)"
+)
+"""Four words with dots: a password that people choose; not an attribute, a package, a host or a file."""
 UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Base64 that is shorter than a key, with one of its signs.
 _SHORT_BASE64 = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[+/])[A-Za-z0-9+/]{16,}={0,2}")
@@ -54,7 +59,7 @@ _HEX_BEHIND = re.compile(
 )
 _GROUPS = re.compile(r"\w*[A-Z0-9]{4}(?:-[A-Z0-9]{1,4}){3,}")
 _HEX = re.compile(r"(?i)(?:0x)?[0-9a-f\-]+")
-_TYPED = re.compile(r"[A-Za-z0-9]+(?:[_.\-~][A-Za-z0-9]+){0,2}")
+_TYPED = re.compile(r"[-_]?[A-Za-z0-9]+(?:[_.\-~][A-Za-z0-9]+){0,2}")
 _SIGN_INSIDE = re.compile(r"[^\W_][#$!&*^@]+[^\W_]")
 _ADDRESS = re.compile(r"@.*\.")
 _NUMBERED_WORD = re.compile(r"[A-Za-z]+[A-Z]?[a-z]*\d{1,2}")
@@ -68,6 +73,7 @@ _PLAIN = re.compile(
     r"|@?[a-z0-9][a-z0-9_.\-/]*@(?:v?\d[\w.\-]*|latest)|(?:[a-z]+|v?\d+)(?:[-_.:/](?:[a-z]+|v?\d+))+"  # packages, names
     r"|[A-Z]?[a-z]+(?:[A-Z][a-z]+)*\d{1,2}|[A-Z]+-?\d{1,4}|[A-Z]{2,10}(?:-\d+)+|[A-Za-z]+[-_]?(?:19|20)\d\d|[A-Za-z_]+=.*"
     r"|[a-z]+(?:[-_:./][a-z]+)*(?:[-_:.]?v?\d[\d.]*)?|\d+[a-z]+"  # words, and words with a number
+    r"|[A-Za-z]+\d{0,2}(?:,[A-Za-z]+\d{0,2})+"  # lists of words
 )
 
 

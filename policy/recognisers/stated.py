@@ -41,6 +41,7 @@ from policy.recognisers.secret_words import (
     WORD,
 )
 from policy.recognisers.shapes import (
+    DOTTED,
     PLACEHOLDER,
     REFERENCE,
     UUID,
@@ -66,8 +67,14 @@ _TELLING = r"[0-9#$!&*^@]"
 _WORD: Any = compiled(WORD)
 _END = re.compile(r"&[\w.\-]+=")
 _AFTER_SET = re.compile(r"(?:[.:]|\*\*)+$|\\+$")
+# Behind these a question mark is the value's own: an option, a column, a colon.
+_KEEPS = re.compile(r"(?:=|[\s/]--[\w\-]{1,40} |[|\t：]\s{0,2}|[\w\"'`*]:\s{0,2}|[^\x00-\x7f]:\s?|  )$")
+# A sign of HTML, which ends a value: Password=x&quot;
+_ENTITY = re.compile(r"&(?:lt|gt|quot|apos|nbsp|#\d{2,4})(?:;|$)")
+_DOTTED_END = re.compile(rf"(?:[:|>]|\s\s|\t)\s{{0,3}}{DOTTED.pattern}$")
 _AFTER = re.compile(r"(?:[.:?]|\*\*)+$|\\+$")
 _FORM = re.compile(r"(?:base64|b64|hex|plain|raw|pass):")
+_NAME = re.compile(r"[A-Za-z][\w.\-]*")
 _IN_URL = re.compile(r"://[^\s/@]*$")
 # "Passwords are hashed with argon2id"
 _STORED = re.compile(r"(?i)\b(?:hash|encrypt|encod|salt|stored)")
@@ -80,8 +87,10 @@ _CHOSEN = re.compile(r"[A-Z](?=.{8})[A-Za-z0-9\-_]*[a-z][A-Za-z\-_]*(?!(?:19|20)
 _TELLING_SIGN = re.compile(_TELLING)
 _PARTS = re.compile(r"[=:\s\"'(]")
 # A file of settings without a sign: the name alone in front, and a column of values.
-_LINE_BEGIN = re.compile(r"\n[ \t]{0,8}[A-Za-z_]{0,24}$")
+_LINE_BEGIN = re.compile(r"(?:^|\n)[ \t]{0,8}[A-Za-z_]{0,24}$")
 _COLUMN_BEHIND = re.compile(r"\t|  ")
+# Between columns, not between words.
+_WIDE = re.compile(r"[ \t]{4}")
 _LONGEST_WORD = 128
 _LEAST_HYPHENS = 3
 _NEAR = 24
@@ -97,7 +106,7 @@ def check_stated(candidate: str, before: str) -> Spans:
     names = list(_names(text))
     for index, (begin, end, sort) in enumerate(names):
         is_nearest = index + 1 == len(names)
-        for link, at in _links(text, begin, end, sort, start, is_nearest=is_nearest):
+        for link, at in _links(text, begin, end, sort, start, is_nearest=is_nearest, is_cut=len(far) > CONTEXT_CHARS):
             if link in {"far", "next"} and is_label(text, begin, end, at, is_cut=len(far) > CONTEXT_CHARS):
                 link = _of_label(link, sort, text[end:at])
             both = BOTH.search(text, 0, begin)
@@ -118,9 +127,10 @@ def check_stated(candidate: str, before: str) -> Spans:
 
 def _has_name(names: list[tuple[int, int, str]], text: str, start: int, end: int) -> bool:
     """True if a value begins with a name of its own, which is nearer: ``password:auth-token:value``."""
-    if not names or not start <= names[0][0] < names[0][1] < end:
-        return False
-    return text[names[0][1]] in ":=" and text[start : names[0][1]].replace("-", "").replace("_", "").isalpha()
+    return any(
+        start <= begin < name_end < end and text[name_end] in ":=" and _NAME.fullmatch(text, start, name_end)
+        for begin, name_end, _ in names
+    )
 
 
 def _names(text: str) -> Iterator[tuple[int, int, str]]:
@@ -147,12 +157,15 @@ def _of_label(link: str, sort: str, between: str) -> str:
 
 def _may_hold_one(candidate: str, before: str) -> bool:
     """Tell cheaply that a candidate holds no value, as most words do not."""
+    candidate = candidate.removesuffix("<")
     if candidate.isdigit():
         return PIN_LENGTHS[0] <= len(candidate) <= MOST_DIGITS and any(map(str.isalpha, before[-_NEAR:]))
     if _TELLING_SIGN.search(candidate):
         return any(map(str.isalpha, candidate))
     is_short = len(candidate) < _LONGEST_WORD
     if is_short and (LITERAL.search(before + candidate) or PHRASE_IN_QUOTES.search(before[-_NEAR:] + candidate)):
+        return True
+    if is_short and candidate.count(".") > 2 and _DOTTED_END.search(before[-_NEAR:] + candidate):
         return True
     last = _PARTS.split(candidate[-_LONGEST_WORD:].rstrip("\"'(<.:?\\"))[-1]
     is_odd = surprise(last) >= ODD or has_odd_part(last)
@@ -168,6 +181,9 @@ def _given(text: str, start: int, candidate: str, before: str) -> tuple[int, int
         value_start, value = value_start + users.end(), value[users.end() :]
         is_believed = is_typed(value) or (users[0].count(":") > 1 and looks_chosen(value))
         return (value_start, value_end) if is_believed and not re.search(r"[:/]|^\$", value) else None
+    if value.endswith("=") and _NAME.fullmatch(value[:-1]) and surprise(value[:-1]) < ODD:
+        # The next argument's name.
+        return None
     is_key = looks_drawn(value) or is_short_key(value)
     if (
         (is_key and CALL.search(left))
@@ -188,7 +204,9 @@ def _is_of_pair(value: str) -> bool:
     return looks_mixed(value) or looks_gibberish(value) or has_odd_part(value) or _CHOSEN.fullmatch(value) is not None
 
 
-def _links(text: str, begin: int, end: int, sort: str, start: int, *, is_nearest: bool) -> Iterator[tuple[str, int]]:
+def _links(
+    text: str, begin: int, end: int, sort: str, start: int, *, is_nearest: bool, is_cut: bool
+) -> Iterator[tuple[str, int]]:
     """Yield what joins a word to a value of the candidate, and where the value begins; the surest first."""
     word = text[begin:end].lower()
     if word in {"authorization", "cookie"}:
@@ -205,9 +223,10 @@ def _links(text: str, begin: int, end: int, sort: str, start: int, *, is_nearest
             continue
         is_set = link == "spaced" and (
             FLAG.search(text, 0, begin + (text[begin] == "_"))
-            or (_COLUMN_BEHIND.match(text, end) and _LINE_BEGIN.search(text, 0, begin))
+            or (_COLUMN_BEHIND.match(text, end) and _LINE_BEGIN.search(f"\0{text[:begin]}" if is_cut else text[:begin]))
         )
-        yield "set" if is_set else link, found.end()
+        if is_set or link != "spaced" or not _WIDE.search(found[0]):
+            yield "set" if is_set else link, found.end()
     quoted = _end(_OPENING, text, start)
     between = text[end:quoted]
     if is_nearest and end <= start and len(between) <= _MOST_APART and not re.search(r"\n|[.!?]\s", between):
@@ -231,6 +250,8 @@ def _value(text: str, at: int, start: int, candidate: str) -> tuple[int, int]:
     if _IN_URL.search(text[:at]):
         # A user's name is called a token: https://x-access-token:value@host.
         end = at + len(text[at:end].partition("@")[0])
+    if entity := _ENTITY.search(text, at, end):
+        end = entity.start()
     if form := _FORM.match(text, at, end):
         at = form.end()
     if is_quoted and text[at] in QUOTES and text[at] != candidate[0]:
@@ -241,7 +262,7 @@ def _value(text: str, at: int, start: int, candidate: str) -> tuple[int, int]:
         return at, at + len(text[at:end].rstrip("\\"))
     if text[at - 1 : at] == "`":
         return at, end
-    after = _AFTER_SET if text[at - 1 : at] == "=" else _AFTER
+    after = _AFTER_SET if _KEEPS.search(text, 0, at) else _AFTER
     return at, at + len(after.sub("", text[at:end]))
 
 
