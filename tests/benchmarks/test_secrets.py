@@ -7,9 +7,10 @@ import pytest
 from benchmarks.secrets import package_cases
 from benchmarks.secrets.by_kind import score
 from benchmarks.secrets.compose import PARTS, compose
+from benchmarks.secrets.disputes import dispute
 from benchmarks.secrets.negatives import negatives
 from benchmarks.secrets.package_mining import places
-from policy.evaluation import Finder
+from policy.evaluation import Case, Finder
 
 SECRETS = {"api_key", "jwt"}
 
@@ -55,3 +56,22 @@ def test_places_in_packages_are_found_and_filled(tmp_path: Path) -> None:
     for sort in ("option", "basic", "local"):
         assert len(cases[sort]) == 20
         assert sum(score(finder, case)[0] for case in cases[sort]) >= 15
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_disputed"),
+    [
+        ("cut -d: -f1 < /etc/passwd | ", " | xargs", True),
+        ("sa_password: {{ .Values.sa_password | ", " | quote }}", True),
+        ("    enable\\-cache            passwd          ", "", True),
+        ("User Id=&lt;User&gt;;Password=", ";Password&gt;;", True),
+        ("mysql://ann:", "@b$r@x.example", True),
+        ("| Password | ", " | of the user |", False),
+        ("backup --passwd ", " --force", False),
+        ("<string>Server=x;Pwd=", "&quot;", False),
+    ],
+)
+def test_a_place_without_a_secret_is_told_by_the_text_around_it(before: str, after: str, is_disputed: bool) -> None:
+    marked = frozenset([(len(before), len(before) + 8, "api_key")])
+    case = Case("separator", f"{before}river123{after}", marked, is_held_out=True)
+    assert (dispute(case) is not None) == is_disputed
