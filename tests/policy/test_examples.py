@@ -8,6 +8,7 @@ import pytest
 
 from policy.budget import Budget
 from policy.recognisers.catalogue import RECOGNISERS
+from policy.recognisers.numbers import CARD
 from policy.recognisers.recogniser import Recogniser
 from policy.scanning import Scanner
 from policy.text.normalisation import normalise
@@ -153,3 +154,15 @@ def test_the_right_is_found_and_the_wrong_is_not(recogniser: Recogniser) -> None
     number, _, after = rest.rpartition("}")
     assert found(recogniser, before + number + after) == [number]
     assert found(recogniser, wrong) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "cards"),
+    [
+        ("dial 4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 now", ["4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"]),
+        # The check digit is right, but cards with 12 digits are only believed behind a word for cards.
+        ("total of 735201984466 rows", []),
+    ],
+)
+def test_a_card_is_told_by_its_groups_and_its_length(text: str, cards: list[str]) -> None:
+    assert found(CARD, text) == cards

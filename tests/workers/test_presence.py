@@ -1,13 +1,18 @@
 """A worker announces itself and its capacity, and leaves jobs that are too long to workers with more."""
 
+import threading
+
+import pytest
 from sqlalchemy import text
 
 from store.db import presence
+from store.db.database import Database
 from store.db.presence import Serving
 from store.jobs import jobs
 from store.schema.job_states import JobState
 from tests.processes import wait_for
 from tests.workers.conftest import Bench, StartHost, StartWorker
+from workers.presence import PresenceReporter
 
 
 def test_a_worker_counts_from_its_start_until_it_is_told_to_stop(bench: Bench, start_worker: StartWorker) -> None:
@@ -44,3 +49,22 @@ def test_where_no_worker_can_hold_it_it_is_told_so(bench: Bench, start_host: Sta
     small.run_to_end(long.id)
     ended = bench.job(long.id)
     assert (ended.state, (ended.error or {})["code"]) == (JobState.FAILED, "context_length_exceeded")
+
+
+def test_a_postgres_that_hangs_does_not_hold_up_the_stop(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    def hang(_db: Database, _row: str) -> None:
+        asked.set()
+        answers.wait()
+
+    monkeypatch.setattr(presence, "leave_worker", hang)
+    reporter = PresenceReporter(db, "tiny@1", lambda: None, is_taking=lambda: True)
+    reporter.start()
+    stop = threading.Thread(target=reporter.stop)
+    stop.start()
+    try:
+        wait_for(lambda: asked.is_set() and not stop.is_alive(), "it goes on without the answer")
+    finally:
+        answers.set()
+        stop.join()

@@ -15,7 +15,7 @@ from store.files import files
 from store.files.blob_storage import open_blobs, read_blocks
 from store.files.files import Purpose
 from store.ids import new_id
-from store.jobs import jobs, responses
+from store.jobs import conversations, jobs, responses
 from store.jobs.acceptance import Accepted
 from store.jobs.claims import Finish, Release, claim, finish, release
 from store.jobs.responses import NewResponse
@@ -160,6 +160,20 @@ def test_a_rotation_leaves_nothing_that_needs_the_old_key(
     assert secrets_of(db) == was_said
     db.close()
     plain.close()
+
+
+def test_a_conversation_in_plaintext_is_sealed_by_a_rotation_and_still_read(operator: Operator, tenant: str) -> None:
+    said = {"id": "msg_1", "type": "message", "role": "user", "content": "asked"}
+    plain = database(operator.with_keys())
+    made = conversations.create(plain, tenant, metadata={"order": "42"}, items=[said])
+    plain.close()
+    sealing = operator.with_keys(NEW)
+    code, told = operator.run("rotate")
+    assert (code, "1 in conversation_items" in told) == (0, True), told
+    db = database(sealing)
+    assert conversations.get(db, tenant, made.id).metadata == {"order": "42"}
+    assert conversations.list_items(db, tenant, made.id, limit=5, after=None, descending=False) == [said]
+    db.close()
 
 
 def test_a_missing_key_is_named_and_loses_nothing(

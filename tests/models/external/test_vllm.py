@@ -13,7 +13,7 @@ import pytest
 from models.engine.requests import BACKGROUND_RANK, EngineError, FinishReason, Grammar, SamplingParams
 from models.external.upstream import Piece, ServerInfo, UpstreamFailed, UpstreamLost, UpstreamRefused, UpstreamRequest
 from models.external.vllm import VllmUpstream
-from tests.models.external.engines import continued, vllm, wait_until
+from tests.models.external.engines import WINDOW, continued, vllm, wait_until
 from tests.models.external.fake_server import Answer
 from tests.models.external.fake_vllm import MODEL, FakeVllm
 from tests.models.external.vllm_exchanges import exchanges, play, shape
@@ -48,6 +48,12 @@ def differences(found: Any, recorded: Any, at: str = "") -> list[str]:
     if isinstance(found, list) and isinstance(recorded, list):
         return list(chain(*(differences(*pair, f"{at}[]") for pair in zip(found, recorded, strict=False))))
     return [] if found == recorded else [f"{at}: {found} instead of {recorded}"]
+
+
+@pytest.mark.parametrize("kv_tokens", [WINDOW // 2, WINDOW * 2])
+def test_the_longest_request_fits_the_window_and_the_servers_memory(kv_tokens: int) -> None:
+    with vllm(kv_tokens=kv_tokens) as rig:
+        wait_until(lambda: rig.engine.capacity_tokens == min(WINDOW, kv_tokens))
 
 
 class Scripted(FakeVllm):

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 
 from models.families.llama_torch import LlamaModel
 from models.families.model_folder import describe, folder_digest
+from models.loading.gguf_convert import convert
 from models.loading.load import load_runner
 from models.runners.fake import FakeRunner
 from models.runners.torch_runner import TorchRunner
@@ -234,3 +236,14 @@ def test_devices_and_number_formats_by_name() -> None:
     for name, said in [("warp", "is not known"), ("cuda:99", "is not there"), ("meta", "is not supported")]:
         with pytest.raises(ModelLoadError, match=said):
             resolve_device(name)
+
+
+def test_a_gguf_file_without_a_field_is_not_converted(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelLoadError, match=r"has no llama\.attention\.head_count$"):
+        convert(tmp_path / "model.gguf", tmp_path, lambda _done, _total: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]

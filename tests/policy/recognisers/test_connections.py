@@ -77,6 +77,7 @@ def test_a_value_is_found_with_all_its_signs(text: str, secret: str) -> None:
         'f"Server={host};Pwd={options.value1};Database={name}"',
         "Server=db;Password=<your-4-words>;Database=x",
         "Server=db;Password=--------;Database=x",
+        "Server=db;Password=db-changeme-2;Database=x",
         "Server=db;Password=this.config.values.word;Database=x",
         "var host=t.host;port=t.port;password=t.second;",
         "password=turn.into.contents.package and another word",

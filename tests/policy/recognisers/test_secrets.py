@@ -70,6 +70,8 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
         ("Clé secrète API:7d1f0ac2b94e", "Clé secrète API:<API_KEY_1>"),
         ("รหัสผ่านใหม่: delta_utbdx0", "รหัสผ่านใหม่: <API_KEY_1>"),
         ("Passwort ändern\ndelta_utbdx0", "Passwort ändern\n<API_KEY_1>"),
+        ("Passwort Wert=kJ8sd9fK2lq0Zx7", "Passwort Wert=<API_KEY_1>"),
+        ('plivo.Client("base64:kJ8sd9fK2lq0Zx7Wq4")', 'plivo.Client("base64:<API_KEY_1>")'),
         ("the auth token 6c5f92e2-27a1-4c2d-ab1a-2927bc25f828 leaked", "the auth token <API_KEY_1> leaked"),
         ("Personlig API-nyckel: 6c5f92e2-27a1-4c2d-ab1a-2927bc25f828", "Personlig API-nyckel: <API_KEY_1>"),
         ('@Value("Umber-Prairie-3498") String vpnPassword;', '@Value("<API_KEY_1>") String vpnPassword;'),

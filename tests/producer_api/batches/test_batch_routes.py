@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 from producer_api.batches import batch_keeper
 from producer_api.batches.batch_keeper import BatchStep, next_step, num_to_take
 from producer_api.batches.batch_round_robin import BatchRoundRobin
+from producer_api.http.requests import MOST_CONTAINERS
 from store.batches import batch_steps, batches
 from store.batches.batch_steps import BatchProgress, LiveBatch, ResultFiles
 from store.db.database import Database
@@ -139,6 +140,7 @@ def test_what_is_wrong_is_said_with_its_line(openai: OpenAI, db: Database) -> No
             json.dumps(line("f", **body(stream=True))).encode(),
             json.dumps(line("g", **body(model="nosuch"))).encode(),
             json.dumps(line("good")).encode(),
+            b"[" * (MOST_CONTAINERS + 1),
         ]
     )
     failed = wait_for(openai, make(openai, content), "failed")
@@ -157,6 +159,7 @@ def test_what_is_wrong_is_said_with_its_line(openai: OpenAI, db: Database) -> No
         (11, "invalid_value", "body.stream"),
         (12, "model_not_found", "body.model"),
         (13, "duplicate_custom_id", "custom_id"),
+        (14, "invalid_json_line", None),
     ]
     with db.begin() as connection:
         assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0

@@ -25,6 +25,7 @@ from tests.producer_api.conftest import MakeClient
 from tests.producer_api.console.console_tab import check_access, fill, open_page, press
 from tests.producer_api.jobs.test_flow_routes import flow
 from tests.producer_api.jobs.test_host_routes import GIB, host, tell
+from tests.producer_api.jobs.test_rollout_routes import BODY as ROLLOUT
 from tests.producer_api.scripted_worker import ScriptedWorker
 
 pytestmark = pytest.mark.timeout(240)
@@ -48,11 +49,15 @@ def button(tab: Tab, name: str) -> str:
     return "[data-wanted]"
 
 
+def register_second(db: Database) -> None:
+    about = {"model": "tiny", "runner": "fake", "source": "fake:2", "dtype": "float32", "context_window": 512}
+    register_version(db, **about, digest="1" * 64, files={}, actor="tests")
+
+
 def test_the_playground_streams_the_answers_of_two_versions(
     tab: Tab, api: httpx2.Client, key: str, db: Database, redis_client: redis.Redis, worker: ScriptedWorker
 ) -> None:
-    about = {"model": "tiny", "runner": "fake", "source": "fake:2", "dtype": "float32", "context_window": 512}
-    register_version(db, **about, digest="1" * 64, files={}, actor="tests")
+    register_second(db)
     workers = {1: worker, 2: ScriptedWorker(db, redis_client, "tiny@2")}
     template = {"name": "guide", "instructions": "You know {{ city }}.", "variables": ["city"]}
     assert api.post("/v1/prompts", json=template).status_code == 201
@@ -116,6 +121,18 @@ def test_models_show_their_quality_and_a_new_alias(tab: Tab, api: httpx2.Client,
     assert api.put("/v1/models/tiny/aliases/prod", json={"version": 1}).status_code == 200
     press(tab, button(tab, "Refresh"))
     tab.wait("[...document.querySelectorAll('tbody .badge.now')].some((one) => one.textContent === 'prod')")
+
+
+def test_a_rollout_is_paused_and_resumed(tab: Tab, api: httpx2.Client, key: str, db: Database) -> None:
+    register_second(db)
+    assert api.post("/v1/rollouts", json=ROLLOUT).status_code == 201
+    offered = "section[aria-label=Rollouts] .actions button"
+    open_page(tab, key, "models", offered)
+    check_access(tab)
+    for verb, other in (("Pause", "Resume"), ("Resume", "Pause")):
+        assert texts(tab, offered) == ["Evidence", verb, "Promote", "Abort"]
+        press(tab, button(tab, verb))
+        wait_for(lambda other=other: texts(tab, offered) == ["Evidence", other, "Promote", "Abort"])
 
 
 def test_a_job_of_steps_has_a_line_for_each_step(
@@ -232,6 +249,7 @@ def test_the_live_page_shows_model_hosts_and_follows_them(tab: Tab, db: Database
     (shown,) = texts(tab, "section[aria-labelledby=hosts] tbody tr")
     assert all(part in shown for part in ("m1", "0 swaps", "other@1 serving", "1.0 of 2.0 GiB"))
     assert "old@1 draining: idle for 20 s" in shown
+    assert texts(tab, "[aria-labelledby=hosts] tbody .badge.good") == ["serving"]
     text_is_shown(tab, "loads in about 12 s")
     tell(db, HostReport(name="m1", started_at=now(), budget_bytes=2 * GIB, num_swaps=1, asleep=("other@1",)))
     tab.wait("document.querySelector('[aria-labelledby=hosts] tbody tr').textContent.includes('1 swaps')")

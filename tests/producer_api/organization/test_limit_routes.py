@@ -57,6 +57,7 @@ def test_a_tenant_sets_lower_limits_for_itself_and_its_keys_and_never_higher_one
     assert raised.status_code == 400
     assert error_of(raised)["param"] == "requests_per_minute"
     assert "ask the operator" in error_of(raised)["message"]
+    assert admin.put(whole, json={"live_batches": 0}).json()["limits"]["live_batches"] == 0, "0 is a limit"
     assert admin.put(whole, json={}).json()["limits"]["requests_per_minute"] == 100, "its own are replaced"
     assert api.put(own, json={}).status_code == api.put(whole, json={}).status_code == 403
     # Which were counted: of its two a minute the key has both again.

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -24,6 +25,7 @@ from store.tenants import api_keys
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import serving
 from tests.stored import everything_stored
 
 RULES: list[dict[str, Any]] = [
@@ -299,6 +301,26 @@ def test_the_policy_of_the_model_goes_before_that_of_every_model(db: Database, a
     assert book.policy_for(api_keys.create_tenant(db, "initech"), "tiny") is None
     now[0] += KEEP_S
     assert book.policy_for(tenant, "tiny") is special
+
+
+def test_names_are_found_by_the_model_of_the_settings(
+    settings: Settings, model: ModelVersion, key: str, db: Database, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ann:
+        def find(self, text: str) -> list[tuple[int, int, str]]:
+            return [(found.start(), found.end(), "person") for found in re.finditer("Ann", text)]
+
+    monkeypatch.setattr("producer_api.submission.input_policy.load_finder", {Path("/names"): Ann()}.__getitem__)
+    headers = {"Authorization": f"Bearer {key}"}
+    with (
+        serving(settings.model_copy(update={"names_model": "/names"})) as server,
+        httpx2.Client(base_url=server.url, headers=headers, timeout=60) as api,
+    ):
+        put(api, [{"id": "names", "kinds": ["person"], "action": "redact", "stage": "input"}])
+        made = api.post("/v1/jobs", json={"model": model.model, "input": {"prompt": "Is Ann here?"}})
+        assert made.status_code == 202, made.text
+    (job,) = jobs.list_jobs(db, tenant)
+    assert job.payload["input"]["prompt"] == "Is <PERSON_1> here?"
 
 
 @pytest.mark.parametrize(

@@ -262,3 +262,12 @@ def test_stores_of_two_models_are_refused(db: Database, api: httpx2.Client, tena
     stores = [new_store(db, tenant, MILL), new_store(db, tenant, MILL, model="tiny")]
     refused = api.post("/v1/jobs", json=asking(stores))
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "retrieval.vector_store_ids")
+
+
+def test_the_searches_of_steps_count_as_steps(db: Database, api: httpx2.Client, tenant: str) -> None:
+    own = new_store(db, tenant, MILL)
+    steps = [{"name": f"s{number}", "stream": number == 8, **asking([own])} for number in range(9)]
+    refused = api.post("/v1/jobs", json={"steps": steps})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (400, "steps"), refused.text
+    assert "18 steps with those that search, and at most 16" in error["message"]

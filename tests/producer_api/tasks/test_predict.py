@@ -29,6 +29,7 @@ FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"at": "yesterday"}, "at", "2026-11-28T12:30:00Z"),
     ({"at": "2026-11-28T12:30:00"}, "at", "with an offset"),
     ({"at": 1e18}, "at", "1970-01-01"),
+    ({"at": True}, "at", "or Unix seconds"),
     ({"colour": "red"}, "colour", "no feature of the model"),
 ]
 

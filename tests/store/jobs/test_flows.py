@@ -351,6 +351,8 @@ def test_a_step_adds_steps_and_the_last_of_them_is_the_answer(
     assert get(db, tenant, flow.id).streamed_as == flow.steps["only:3"]
     same = "count(DISTINCT (tenant_id, class_rank, priority, deadline_at, max_attempts))"
     assert query(f"SELECT {same} AS n FROM jobs WHERE :id IN (id, parent_id)", id=flow.id) == [{"n": 1}]
+    sizes = "SELECT DISTINCT input_tokens, cost_tokens FROM jobs WHERE parent_id = :id AND id <> :only"
+    assert query(sizes, id=flow.id, only=flow.steps["only"]) == [{"input_tokens": 3, "cost_tokens": 10}]
     flow.run("only:1", "only:2")
     (claimed,) = flow.start("only:3")
     # Its events follow those of the old answer, which had epoch 1.

@@ -86,6 +86,14 @@ def test_a_wider_bound_allows_what_a_narrow_one_does_not() -> None:
         assert ("token time" in (verdict.reason or "")) is is_bad
 
 
+def test_a_much_faster_version_is_within_the_bounds() -> None:
+    fast = PairedJobs(own=[JobPair(JobOutcome("acme", token_s=0.002), JobOutcome("acme", token_s=0.01))] * 200)
+    evidence = Evidence()
+    evidence.add(fast, Bounds())
+    decisions = {check.name: check.decision for check in judge(evidence, Bounds()).checks}
+    assert decisions["token_time"] == "good"
+
+
 def _errors(candidate: list[JobOutcome], stable: list[JobOutcome]) -> Check:
     evidence, bounds = Evidence(), Bounds()
     evidence.add(pair_up(candidate, stable), bounds)

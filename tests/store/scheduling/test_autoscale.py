@@ -84,6 +84,12 @@ def test_the_least_is_kept_and_a_cold_start_is_measured() -> None:
     assert decide(QueueState(NOW + 12, workers=raised.replicas), LIMITS, pending).history.cold_start_s == 12
 
 
+def test_the_reason_says_whether_a_deadline_is_near() -> None:
+    patient = decide(QueueState(NOW, waits(6_000)), LIMITS, history(1)).reason
+    pressed = decide(QueueState(NOW, waits(20_000, BATCH, deadline_in_s=100)), LIMITS, history(1)).reason
+    assert (patient.split(", ")[-1], pressed.split(", ")[-1]) == ("20 s are left", "80 s are left before a deadline")
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     load=st.floats(0.05, 5.5),
