@@ -27,8 +27,8 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool
 _TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "standard", ServiceClass.BATCH: "batch"}
 
 
-@dataclass(slots=True)
-class _Block:
+@dataclass
+class Block:
     """A block of the answer: a text, thinking, or, with a ``tool``, a tool use where the parts are JSON of its input.
 
     ``signature`` is thinking's. Clients send it back; here nothing reads it, because the text itself is sent back too.
@@ -39,14 +39,16 @@ class _Block:
     parts: list[str] = field(default_factory=list)
 
     def as_json(self, text: str, *, is_whole: bool = True) -> dict[str, Any]:
+        """Return the block with this text; ``is_whole``: not at its beginning."""
         if self.signature is not None:
             return {"type": "thinking", "thinking": text, "signature": self.signature if is_whole else ""}
         if self.tool is None:
             return {"type": "text", "text": text, "citations": None}
         tool_use_id, name = self.tool
-        return {"type": "tool_use", "id": tool_use_id, "name": name, "input": _input(text)}
+        return {"type": "tool_use", "id": tool_use_id, "name": name, "input": input_of(text)}
 
     def delta(self, text: str) -> dict[str, Any]:
+        """Return more of the block's text as a delta of a stream."""
         if self.signature is not None:
             return {"type": "thinking_delta", "thinking": text}
         if self.tool is None:
@@ -54,7 +56,7 @@ class _Block:
         return {"type": "input_json_delta", "partial_json": text}
 
 
-def _input(text: str) -> dict[str, Any]:
+def input_of(text: str) -> dict[str, Any]:
     """Return the input of a tool use. One that was cut at the token limit has what is complete of it."""
     try:
         found = from_json(text, allow_partial=True)
@@ -69,7 +71,7 @@ class MessageAnswer:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._reader = answer_reader(job)
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
 
     def full_answer(self, job: Job) -> dict[str, Any]:
         """Return the message of a succeeded job; raise JobUnanswered for any other."""
@@ -101,23 +103,23 @@ class MessageAnswer:
         for piece in pieces:
             match piece:
                 case ReasoningPiece(text):
-                    if not self._blocks:
-                        yield from self._begin(_Block(signature=f"sig_{self._job.id.removeprefix('job_')}"))
+                    if not self._blocks or self._blocks[-1].tool is not None:
+                        yield from self._begin(Block(signature=f"sig_{self._job.id.removeprefix('job_')}"))
                     yield from self._add(text)
                 case ContentPiece(text):
                     last = self._blocks[-1] if self._blocks else None
                     if last is None or last.tool is not None or last.signature is not None:
                         # The reader puts a line end before text that follows a call; here it is a block of its own.
                         text = text.removeprefix("\n") if last is not None else text
-                        yield from self._begin(_Block()) if text else ()
+                        yield from self._begin(Block()) if text else ()
                     yield from self._add(text)
                 case CallPiece(index, name, arguments):
                     if name is not None:
                         tool_use_id = call_id(self._job.id, index).replace("call_", "toolu_", 1)
-                        yield from self._begin(_Block((tool_use_id, name)))
+                        yield from self._begin(Block((tool_use_id, name)))
                     yield from self._add(arguments)
 
-    def _begin(self, block: _Block) -> Iterator[Event]:
+    def _begin(self, block: Block) -> Iterator[Event]:
         yield from self._stop()
         self._blocks.append(block)
         yield {

@@ -28,6 +28,7 @@ from store.payloads.job_payload import ServiceClass
 from store.payloads.prompt_reference import PromptReference
 from store.payloads.reasoning import ReasoningEffort
 from store.payloads.sampling_params import GrammarSpec
+from store.payloads.server_tools import ServerTools
 from store.payloads.truncation import Truncation
 from store.tasks.generate import GenerateRequest
 
@@ -150,6 +151,9 @@ class MessageRequest(CountTokensRequest):
     truncation: Truncation | None = Field(None, description="an extension, same as in chat completions")
     metadata: MessageMetadata | None = Field(None, description="`user_id`: your end user")
     service_tier: Literal["auto", "standard_only"] | None = Field(None, description="auto starts before standard_only")
+    server_tools: ServerTools | None = Field(
+        None, description="an extension: tools that the server calls for the model"
+    )
     job: JobOptions | None = None
 
 
@@ -184,6 +188,7 @@ _INSTEAD = {
     **dict.fromkeys(("response_format", "output_format", "structured_outputs", *GUIDED), "send `output_config.format`"),
     **dict.fromkeys(("json_schema", "format", "json_object", "guided_json_object"), "send `output_config.format`"),
     "functions": "send `tools`",
+    "mcp_servers": "register the servers, and name them in `server_tools`",
     "reasoning_effort": "send `output_config.effort`",
     **dict.fromkeys(("reasoning", "enable_thinking", "thinking_budget"), "send `thinking`"),
     "n": INSTEAD["n"],
@@ -217,9 +222,11 @@ def to_job(request: CountTokensRequest) -> GenerateRequest:
             **job_fields(request.job),
         }
     try:
-        return GenerateRequest.model_validate(body)
+        made = GenerateRequest.model_validate(body)
     except ValidationError as error:
         raise as_sent(from_validation(error.errors(include_input=False))) from error
+    called = request.server_tools if isinstance(request, MessageRequest) else None
+    return made if called is None else made.model_copy(update={"server_tools": called})
 
 
 def _check(request: CountTokensRequest) -> None:

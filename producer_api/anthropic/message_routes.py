@@ -11,6 +11,7 @@ from producer_api.access.auth import JobsWriter
 from producer_api.anthropic.message_answer import MessageAnswer
 from producer_api.anthropic.message_request import CountTokensRequest, MessageRequest, as_sent, to_job
 from producer_api.anthropic.message_views import DOCUMENTED_ERRORS, DOCUMENTED_MESSAGE, MessageTokensCount
+from producer_api.anthropic.turns_message import TurnsMessageAnswer
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.openai.request_fields import is_kept
@@ -18,6 +19,7 @@ from producer_api.openai.synchronous import CompletionResponder, StreamFormat
 from producer_api.server.anthropic_errors import error_object
 from producer_api.server.errors import body_of, status_of
 from producer_api.server.sse import named
+from producer_api.streaming.turns import has_turns
 from store.errors import HeadraceError
 
 router = APIRouter(prefix="/v1/messages", tags=["anthropic"], route_class=StrictJsonRoute, responses=DOCUMENTED_ERRORS)
@@ -35,10 +37,14 @@ async def create_message(
 
     If the client disconnects before the end, the job is cancelled, unless `job.on_disconnect` is `continue`. The key
     may be sent as `x-api-key`.
+
+    With `server_tools`, the server makes the calls and lets the model go on: `mcp_tool_use` and `mcp_tool_result`.
     """
     await runtime.streams.enter(request)
     try:
-        receipt = await runtime.submissions.submit(principal, to_job(body), origin)
+        wanted = to_job(body)
+        submit = runtime.flow_submissions.submit_one if wanted.has_steps else runtime.submissions.submit
+        receipt = await submit(principal, wanted, origin)
     except HeadraceError as error:
         raise as_sent(error) from error
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
@@ -46,7 +52,8 @@ async def create_message(
     stream_format = StreamFormat(
         named, partial(_error_event, request.state.request_id), ping=named({"type": "ping"}), end=b""
     )
-    call = CompletionResponder(runtime, job, MessageAnswer(job), is_kept=is_kept(body.job), stream_format=stream_format)
+    answer = TurnsMessageAnswer(job) if has_turns(job) else MessageAnswer(job)
+    call = CompletionResponder(runtime, job, answer, is_kept=is_kept(body.job), stream_format=stream_format)
     return call.stream(headers) if body.stream else await call.answer(request, headers)
 
 

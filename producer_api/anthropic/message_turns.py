@@ -187,6 +187,8 @@ def _part(role: str, block: ContentBlock, param: str) -> str | ImagePart | _Thou
             return block.text
         case "assistant", "thinking" | "redacted_thinking":
             return _Thought(block.thinking or "")
+        case "assistant", "mcp_tool_use" | "mcp_tool_result":
+            return _Thought("")  # what the server has called for an earlier answer is not told again
         case "assistant", "tool_use":
             return _call(block, param)
         case "user", "image":

@@ -28,15 +28,19 @@ class AnthropicError(BaseModel):
 
 
 class AnswerBlock(BaseModel):
-    """A part of the answer: the model's thinking, a text, or a tool use that the caller runs."""
+    """A part of the answer: the model's thinking, a text, a tool use that the caller runs, or one of the server."""
 
-    type: Literal["thinking", "text", "tool_use"]
+    type: Literal["thinking", "text", "tool_use", "mcp_tool_use", "mcp_tool_result"]
     thinking: str | None = Field(None, description="of a thinking block")
     signature: str | None = Field(None, description="of a thinking block; it has no meaning here")
     text: str | None = Field(None, description="of a text block")
     citations: None = Field(None, description="always null, of a text block")
     id: str | None = Field(None, description="of a tool use: the `tool_use_id` of its result")
     name: str | None = Field(None, description="of a tool use: the tool")
+    server_name: str | None = Field(None, description="of an `mcp_tool_use`: the server of MCP, or headrace")
+    tool_use_id: str | None = Field(None, description="of an `mcp_tool_result`: the use that it is of")
+    is_error: bool | None = Field(None, description="of an `mcp_tool_result`: the call has failed")
+    content: list[dict[str, Any]] | None = Field(None, description="of an `mcp_tool_result`: a block of text")
     input: dict[str, Any] | None = Field(
         None, description="of a tool use: the tool's input; what is complete of it if the token limit cut it"
     )

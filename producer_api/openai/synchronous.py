@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -29,7 +30,7 @@ from producer_api.streaming.job_events import (
     logprob_formatter,
     wait_until_ended,
 )
-from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, TurnEvent, follow_turns
+from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, TurnEvent, follow_turns, turns_of
 from producer_api.submission.draft_job import Origin
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
@@ -63,7 +64,9 @@ async def submit_and_wait(
 
 @runtime_checkable
 class TurnsAnswer(Answer, Protocol):
-    """The answer of a job whose model calls tools of the server."""
+    """The answer of a job whose model calls tools of the server. ``needs_turns``: a whole answer shows all turns."""
+
+    needs_turns: bool
 
     def turn_ended(self, output: Mapping[str, Any], calls: Sequence[TurnCall]) -> Sequence[dict[str, Any]]:
         """Return the chunks for the end of a turn, all of whose text was given to ``pieces``."""
@@ -161,6 +164,9 @@ class CompletionResponder:
         job = await self._connection.wait(request)
         if job is None:
             return Response()  # the client is gone
+        if isinstance(self._answer, TurnsAnswer) and self._answer.needs_turns:
+            for event in await run_in_threadpool(turns_of, self._runtime.db, job):
+                _take(self._answer, event)
         return ObjectResponse(self._answer.full_answer(job), headers=headers)
 
     def stream(self, headers: dict[str, str]) -> Response:
@@ -184,6 +190,15 @@ class CompletionResponder:
                 elif chunks := encoder.encode(event):
                     heartbeat.beat()
                     yield b"".join(chunks)
+
+
+def _take(answer: TurnsAnswer, event: TurnEvent) -> None:
+    """Give an answer a turn that has ended with calls, or the result of a call."""
+    if isinstance(event, CallEnded):
+        answer.call_ended(event)
+    else:
+        answer.pieces(event.output["text"])
+        answer.turn_ended(event.output, event.calls)
 
 
 class _ChunkEncoder:

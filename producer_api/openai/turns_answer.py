@@ -37,7 +37,9 @@ class TurnReaders:
 
 
 class TurnsChatAnswer(ChatAnswer):
-    """Builds the completion of a chat with turns."""
+    """Builds the completion of a chat with turns. A whole one has the text of the last turn alone."""
+
+    needs_turns = False
 
     def __init__(
         self, job: Job, choice: int = 0, *, with_usage: bool = False, shared: Mapping[str, Any] | None = None

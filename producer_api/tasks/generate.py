@@ -70,6 +70,8 @@ def _response(body: Mapping[str, Any]) -> ParsedRequest:
 
 def _message(body: Mapping[str, Any]) -> ParsedRequest:
     request = MessageRequest.model_validate(body)
+    if request.server_tools is not None:
+        raise unsupported("`server_tools` does not go with lines of batches of messages: leave it out", "server_tools")
     return ParsedRequest(message_job(request), lambda job: MessageAnswer(job).full_answer(job), message_as_sent)
 
 

@@ -306,7 +306,7 @@ BAD: dict[str, tuple[Any, str | None, str]] = {
         "output_config.format",
         "",
     ),
-    "a server of tools": ({"mcp_servers": [{"url": "https://x"}]}, "mcp_servers", "leave it out"),
+    "a server of tools": ({"mcp_servers": [{"url": "https://x"}]}, "mcp_servers", "name them in `server_tools`"),
     "a container": ({"container": "c"}, "container", "leave it out"),
     "forgetting": ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management", ""),
     "another API's field": ({"stop": ["END"]}, "stop", "send `stop_sequences`"),
