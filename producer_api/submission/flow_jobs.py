@@ -17,6 +17,7 @@ from policy.policies import Policy
 from producer_api.access.rate_limits import WARNING_HEADER, note_headers
 from producer_api.server.errors import from_validation
 from producer_api.submission import unserved
+from producer_api.submission.default_templates import with_default
 from producer_api.submission.draft_job import Origin, Receipt
 from producer_api.submission.input_policy import applied, guarded, pinned
 from producer_api.submission.pipelines import UsedPipeline, at_place, check_pipeline, from_pipeline, of_pipeline
@@ -25,12 +26,12 @@ from producer_api.submission.prepared_step import (
     PreparedStep,
     flow_payload,
     new_step,
-    own_fields,
     turns_form,
+    unprepared_payload,
 )
 from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from producer_api.submission.submission_parts import SubmissionParts
-from producer_api.submission.template_filling import fill, has_template
+from producer_api.submission.template_filling import fill_step
 from producer_api.submission.tool_steps import FIELD, check_tools, server_tools_of, with_tools
 from producer_api.submission.vault_before import vault_before
 from store.errors import InvalidRequest, RequestError
@@ -41,7 +42,7 @@ from store.jobs.responses import NewResponse
 from store.payloads.job_payload import JobTerms
 from store.payloads.references import OF_INPUT, look_up, replaced, step_of
 from store.payloads.retrieval import SEARCH_STEP
-from store.payloads.step_payload import REFERENCES, SEARCH, THEN, Marks
+from store.payloads.step_payload import SEARCH, Marks
 from store.registry.models import queue_name
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK
@@ -223,14 +224,15 @@ class FlowSubmissions:
             yield read(body, place)
             return
         principal.check_model(body.model)
-        searching = search_step(self._parts, principal.tenant_id, body, wanted)
+        needing = body.model_copy(update={"needs": (*body.needs, SEARCH_STEP.format(body.name))})
+        answering = read(needing, place)
+        answering.retrieval = wanted
+        # Its question may be of a template, which is filled in now.
+        searching = search_step(self._parts, principal.tenant_id, body, answering.request, wanted)
         step = read(searching, place)
         step.search = wanted
         yield step
-        needing = body.model_copy(update={"needs": (*body.needs, searching.name)})
-        step = read(needing, place)
-        step.retrieval = wanted
-        yield step
+        yield answering
 
     def _read(
         self,
@@ -267,14 +269,8 @@ class FlowSubmissions:
             made = TASKS[body.task].request.model_validate({**sent, "input": replaced(body.input, text_of)})
         except ValidationError as error:
             raise from_validation(error.errors(include_input=False)) from None
-        if has_template(made):
-            if any(step_of(path) is not None for path in marks.paths.values()):
-                raise InvalidRequest(
-                    "a step with a prompt template refers to the job's input only: its text is made now",
-                    param="input.template",
-                )
-            # A template may test a value, so without the input it is not filled in.
-            made = made if request is None else fill(self._parts.db, principal.tenant_id, made)
+        paths, has_input = marks.paths.values(), request is not None
+        made = fill_step(self._parts.db, principal.tenant_id, body, made, paths, has_input=has_input)
         made = self._parts.preparation.with_files(principal.tenant_id, made)
         return PreparedStep(body, place, version, made, marks)
 
@@ -304,7 +300,8 @@ class FlowSubmissions:
         return done.vault if found.policy.restores else before
 
     def _prepare(self, step: PreparedStep, earlier: Mapping[str, PreparedStep]) -> None:
-        prepared = self._parts.preparation.prepare(step.request, step.version, step.policy)
+        request = with_default(step.request, step.version)
+        prepared = self._parts.preparation.prepare(request, step.version, step.policy)
         step.max_tokens = prepared.max_tokens
         step.input_tokens = prepared.num_tokens
         payload = prepared.payload.model_dump(mode="json", exclude_none=True)
@@ -317,11 +314,7 @@ class FlowSubmissions:
             room = max(0, step.version.context_window - step.input_tokens - step.max_tokens)
             step.input_tokens += min(step.retrieval.max_context_tokens, room)
         step.input_tokens += sum(earlier[name].max_tokens for name in step.referred)
-        policy = None if step.policy is None else step.policy.model_dump(mode="json", exclude_none=True)
-        followed = {} if step.then is None else {THEN: dict(step.then)}
-        step.payload = {**own_fields(step), **searched, **followed, REFERENCES: step.marks.paths} | (
-            {} if policy is None else {"policy": policy}
-        )
+        step.payload = unprepared_payload(step, request) | searched
 
     def _new_flow(
         self,

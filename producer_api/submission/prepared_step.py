@@ -1,7 +1,7 @@
 """A step on its way to become a job, and what is stored of it and of its flow. No I/O."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from policy.policies import Policy
@@ -12,15 +12,17 @@ from store.jobs.responses import NewResponse
 from store.payloads.job_payload import JobOrder, PinnedPolicy
 from store.payloads.references import MARK, step_of
 from store.payloads.retrieval import Retrieval
-from store.payloads.step_payload import Marks, with_references
+from store.payloads.step_payload import REFERENCES, TEMPLATE, TEMPLATE_PLACE, THEN, Marks, with_references
 from store.registry.models import ModelVersion, queue_name
 from store.schema.cache_results import UNSERVED_QUEUE
 from store.tasks.flow import FlowRequest, FlowStepBody
 from store.tasks.generate import GeneratePayload, GenerateRequest
+from store.tasks.registry import JobRequest
 from store.tasks.turn_form import CALLS, form_of
 
-FORM = ("policy", "sampling", "tool_style", "reasoning")
-"""What a reader of the answer needs of its step: how calls and reasoning stand in its text, and what is restored."""
+FORM = ("policy", "sampling", "tool_style", "reasoning", "template")
+"""What a reader of the answer needs of its step: how calls and reasoning stand in its text, what is restored, and which
+prompt template it came from."""
 
 
 @dataclass(slots=True)
@@ -81,9 +83,9 @@ def new_step(flow: NewJob, step: PreparedStep) -> NewJob:
     )
 
 
-def own_fields(step: PreparedStep) -> dict[str, Any]:
-    """Return the fields of the step's task, as they were accepted."""
-    own = step.request.model_dump(mode="json", exclude_none=True)
+def _own_fields(step: PreparedStep, request: JobRequest) -> dict[str, Any]:
+    """Return the fields of the step's task in ``request``."""
+    own = request.model_dump(mode="json", exclude_none=True)
     return {name: value for name, value in own.items() if name == "input" or name in step.body.own_fields}
 
 
@@ -97,9 +99,29 @@ def turns_form(step: PreparedStep, prepared: object) -> dict[str, Any]:
     return {CALLS: form.model_dump(mode="json", exclude_none=True)}
 
 
+def unprepared_payload(step: PreparedStep, request: JobRequest) -> dict[str, Any]:
+    """Return the payload of a step that its worker prepares: the request, with what is known beside it."""
+    policy = {} if step.policy is None else {"policy": step.policy.model_dump(mode="json", exclude_none=True)}
+    followed = {} if step.then is None else {THEN: dict(step.then)}
+    return {
+        **_own_fields(step, request),
+        **_template_fields(request),
+        **followed,
+        REFERENCES: step.marks.paths,
+        **policy,
+    }
+
+
+def _template_fields(request: JobRequest) -> dict[str, Any]:
+    """Return what the worker of a step needs to know of the prompt template that its input came from."""
+    if not isinstance(request, GenerateRequest) or request.prompt_use is None or request.template_place is None:
+        return {}
+    return {TEMPLATE: request.prompt_use.model_dump(mode="json"), TEMPLATE_PLACE: asdict(request.template_place)}
+
+
 def _sent_fields(step: PreparedStep) -> dict[str, Any]:
     """Return the fields of the step's task as they can be sent again: the tools are looked up again then."""
-    own = own_fields(step)
+    own = _own_fields(step, step.request)
     return own if step.then is None else {**own, "input": without_tools(own["input"])}
 
 

@@ -22,6 +22,7 @@ from store.retrieval.attribute_filters import read_filter
 from store.tasks.embed import EMBED
 from store.tasks.flow import FlowRequest, FlowStepBody
 from store.tasks.generate import GenerateRequest
+from store.tasks.registry import JobRequest
 
 FIELD = "retrieval"
 _ONE = "steps[0]"
@@ -31,7 +32,9 @@ def as_flow(request: GenerateRequest) -> FlowRequest:
     """Return the job of one step for a request with ``retrieval``."""
     sent = request.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     terms = {name: sent.pop(name) for name in [*sent] if name in JobTerms.model_fields}
-    return FlowRequest.model_validate({**terms, "steps": [{**sent, "name": "answer"}]})
+    flow = FlowRequest.model_validate({**terms, "steps": [{**sent, "name": "answer"}]})
+    (step,) = flow.steps
+    return flow.model_copy(update={"steps": (step.made_from(request.prompt_use, request.template_place),)})
 
 
 def as_one(error: RequestError) -> RequestError:
@@ -73,8 +76,13 @@ def check_retrieval(found: Retrieval, field: str) -> None:
         )
 
 
-def search_step(parts: SubmissionParts, tenant_id: str, body: FlowStepBody, wanted: Retrieval) -> FlowStepBody:
-    """Return the step that searches for a step. Raises InvalidRequest, NotFound, Conflict, ModelLoadError. Blocks."""
+def search_step(
+    parts: SubmissionParts, tenant_id: str, body: FlowStepBody, filled: JobRequest, wanted: Retrieval
+) -> FlowStepBody:
+    """Return the step that searches for a step. ``filled``: that step as a request of its task, with its template.
+
+    Raises InvalidRequest, NotFound, Conflict, ModelLoadError. Blocks.
+    """
     version, own = embedding_of(parts, tenant_id, wanted, FIELD)
     return FlowStepBody.model_construct(
         None,
@@ -82,7 +90,7 @@ def search_step(parts: SubmissionParts, tenant_id: str, body: FlowStepBody, want
         name=SEARCH_STEP.format(body.name),
         task=EMBED.name,
         model=queue_name(version.model, version.version),
-        input={"texts": [_question(body.input.get("messages"))]},
+        input={"texts": [_question(body, filled)]},
         needs=body.needs,
         stream=False,
         **own,
@@ -102,8 +110,12 @@ def embedding_of(
     return version, {"truncate": True} if prompt is None else {"truncate": True, "prompt_name": prompt}
 
 
-def _question(messages: object) -> Any:
-    """Return the text of the user's last message, which may be a reference."""
+def _question(body: FlowStepBody, filled: JobRequest) -> Any:
+    """Return the text of the user's last message, which may be a reference; with a template it may be of that."""
+    messages: object = body.input.get("messages")
+    if body.input.get("template") is not None and isinstance(filled, GenerateRequest):
+        # A step with a template has no references to outputs.
+        messages = [one.model_dump() for one in filled.input.messages or ()]
     for message in reversed(messages if isinstance(messages, Sequence) else ()):
         if isinstance(message, Mapping) and message.get("role") == "user":
             content = message.get("content")

@@ -5,7 +5,7 @@ and given to the model is the text with the values; beside it the job keeps whic
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeGuard
 
@@ -18,8 +18,10 @@ from store.db.database import Database
 from store.errors import InvalidRequest, RequestError
 from store.payloads.conversation import ChatMessage, Role
 from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
+from store.payloads.references import step_of
 from store.registry import prompt_templates
 from store.registry.prompt_templates import PromptVersion
+from store.tasks.flow import FlowStepBody
 from store.tasks.generate import GenerateInput, GenerateRequest
 from store.tasks.registry import JobRequest
 
@@ -57,6 +59,26 @@ def fill(db: Database, tenant_id: str, request: GenerateRequest) -> GenerateRequ
         raise _of_job(error) from None
     source, place = combined(request.input, filled)
     return request.filled_in(source, use, place)
+
+
+def fill_step(
+    db: Database, tenant_id: str, body: FlowStepBody, made: JobRequest, paths: Collection[str], *, has_input: bool
+) -> JobRequest:
+    """Return the request of a step with the input that its prompt template makes, if it has one. Blocks as ``fill``.
+
+    ``paths``: its references that are not known yet. Without the job's input, which a template may test, it is not
+    filled in. Raises as ``fill`` does, and InvalidRequest for a template with references to outputs.
+    """
+    if body.filled_from is not None and isinstance(made, GenerateRequest):
+        return made.filled_in(made.input, *body.filled_from)
+    if not has_template(made):
+        return made
+    if any(step_of(path) is not None for path in paths):
+        raise InvalidRequest(
+            "a step with a prompt template refers to the job's input only: its text is made now",
+            param="input.template",
+        )
+    return fill(db, tenant_id, made) if has_input else made
 
 
 def _of_job(error: RequestError) -> RequestError:

@@ -23,6 +23,12 @@ TOOLS_WITH_APPROVAL: Final = "tools_with_approval"
 """The same, and some of the calls wait for an approval. Its own kind, because a release without approvals would make
 the calls: it fails such a step instead."""
 
+TEMPLATE: Final = "template"
+"""The field of the payload with the ``PromptUse`` of a step whose input came from a prompt template."""
+
+TEMPLATE_PLACE: Final = "template_place"
+"""The field of the payload that says where such an input has the template's messages: ``head`` and ``tail``."""
+
 SEARCH: Final = "search"
 """The field of the payload of a step ``embed`` that also searches: a ``Retrieval`` (``workers.runs.retrieval``)."""
 

@@ -7,12 +7,13 @@ A step is a job of a task: its ``input`` and the task's own fields are as in a j
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, Tag
+from pydantic import ConfigDict, Field, PrivateAttr, StringConstraints, Tag
 
 from store.errors import InvalidRequest
 from store.payloads.job_payload import JobOrder, JobTerms
+from store.payloads.prompt_reference import PromptUse, TemplatePlace
 from store.payloads.references import MARK, OF_INPUT, references, step_of
 from store.payloads.strict_model import Body
 from store.schema.job_states import FLOW_TASK
@@ -43,10 +44,23 @@ class FlowStepBody(Body):
         False, description="its output and stream are the job's; needed if several steps are last, else it is the last"
     )
 
+    _filled_from: tuple[PromptUse, TemplatePlace] | None = PrivateAttr(None)
+
     @property
     def own_fields(self) -> dict[str, Any]:
         """The fields of the task beside its input."""
         return dict(self.model_extra or {})
+
+    @property
+    def filled_from(self) -> tuple[PromptUse, TemplatePlace] | None:
+        """The prompt template that its input was made from already, and where its messages are; None: no template."""
+        return self._filled_from
+
+    def made_from(self, use: PromptUse | None, place: TemplatePlace | None) -> Self:
+        """Return the step with an input that was made from this prompt template; None: without one."""
+        made = self.model_copy()
+        made._filled_from = None if use is None or place is None else (use, place)  # noqa: SLF001 - a copy of this step
+        return made
 
 
 class FlowRequest(JobTerms):

@@ -21,10 +21,20 @@ from store.errors import InvalidRequest
 from store.jobs.claims import Claim, Finish
 from store.jobs.flow_values import read_outputs
 from store.payloads.job_payload import JobOrder, PinnedPolicy
+from store.payloads.prompt_reference import PromptUse, TemplatePlace
 from store.payloads.references import look_up, step_of
 from store.payloads.retrieval import SEARCH_STEP, FileCitation
 from store.payloads.sampling_params import SamplingDefaults
-from store.payloads.step_payload import NUMBERED_FROM, PASSAGES, REFERENCES, SEARCH, THEN, with_texts
+from store.payloads.step_payload import (
+    NUMBERED_FROM,
+    PASSAGES,
+    REFERENCES,
+    SEARCH,
+    TEMPLATE,
+    TEMPLATE_PLACE,
+    THEN,
+    with_texts,
+)
 from store.registry import models
 from store.registry.models import ModelVersion, queue_name
 from store.tasks.generate import GenerateRequest
@@ -38,6 +48,7 @@ from workers.runs.output_policy import CompiledPolicies
 from workers.runs.retrieval import cited, in_context, is_search, with_found, with_text
 
 _MOST_VERSIONS = 16
+_NOT_OF_TASK = (REFERENCES, TEMPLATE, TEMPLATE_PLACE, "policy")
 
 
 class _StepModel:
@@ -145,15 +156,19 @@ def _is_from_outside(outputs: Mapping[str, Any], path: str) -> bool:
 
 def _request(claim: Claim, texts: dict[str, str]) -> JobOrder:
     spec = TASKS[claim.task]
-    own = {name: value for name, value in claim.payload.items() if name not in (REFERENCES, "policy")}
+    own = {name: value for name, value in claim.payload.items() if name not in _NOT_OF_TASK}
     body = {**own, "task": claim.task, "model": claim.model, "input": with_texts(own["input"], texts)}
     try:
-        return spec.request.model_validate(body)
+        request = spec.request.model_validate(body)
     except ValidationError as error:
         places = sorted({".".join(map(str, one["loc"])) for one in error.errors(include_input=False)})
         raise InvalidRequest(
             f"with the outputs of other steps the input is refused: {', '.join(places)[:300]}"
         ) from None
+    if TEMPLATE not in claim.payload or not isinstance(request, GenerateRequest):
+        return request
+    place = TemplatePlace(**claim.payload[TEMPLATE_PLACE])
+    return request.filled_in(request.input, PromptUse.model_validate(claim.payload[TEMPLATE]), place)
 
 
 class FilledWork:
