@@ -3,13 +3,14 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader, JobsWriter
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse, ObjectResponse
-from producer_api.openai.foreign_fields import unsupported
+from producer_api.openai.message_parts import ImagePart
 from producer_api.responses.conversation_views import (
     ConversationChanges,
     ConversationItemList,
@@ -20,15 +21,20 @@ from producer_api.responses.conversation_views import (
     conversation_object,
     item_list,
 )
-from producer_api.responses.response_items import Item, first_with_image, read_items
+from producer_api.responses.response_items import Item, images_in, read_items
 from producer_api.responses.response_jobs import settle
 from producer_api.responses.response_request import Includable
 from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.submission.input_policy import check_items, guarded
+from producer_api.server.errors import DOCUMENTED, from_validation
+from producer_api.submission.input_policy import check_items, guarded, refuse_images
 from producer_api.webhooks.webhook_views import Deleted
+from prompts.vision.image_sources import check_image
+from store.errors import InvalidRequest
 from store.jobs import conversations
+from store.payloads.image_input import MAX_IMAGES, MessageImage
 from store.registry.policies import EVERY_MODEL
+from store.settings import Settings
+from store.webhooks.addresses import check_url
 
 router = APIRouter(prefix="/v1/conversations", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -40,13 +46,30 @@ Include = Annotated[list[Includable] | None, Query(alias="include[]", descriptio
 def _items(runtime: Runtime, tenant_id: str, given: Items) -> list[Item]:
     """Return the items as they are stored. Raises InvalidRequest, also if the policy for every model forbids them."""
     items = read_items(given, {}, "items")
-    if (at := first_with_image(items)) is not None:
-        where = f"items[{at}].content"
-        raise unsupported(f"`{where}` has an image: send it as the input of a response of the conversation", where)
+    images = list(images_in(items))
+    if len(images) > MAX_IMAGES:
+        raise InvalidRequest(f"`items` have {len(images)} images: at most {MAX_IMAGES} are accepted", param="items")
     found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
+    if found is not None and images:
+        refuse_images(found.policy, images[0][0])
+    for place, part in images:
+        _check_image(part, place, runtime.settings)
     if found is not None:
         check_items(found.policy, items)
     return items
+
+
+def _check_image(part: ImagePart, place: str, settings: Settings) -> None:
+    """Raise InvalidRequest for an image that no response could use. A file or a server is read by the worker."""
+    try:
+        image = MessageImage.model_validate({name: value for name, value in part.fields.items() if value is not None})
+    except ValidationError as error:
+        complaint = from_validation(error.errors(include_input=False))
+        complaint.param = f"{place}.{complaint.param}" if complaint.param else place
+        raise complaint from None
+    check_image(image, place)
+    if image.server_url is not None:
+        check_url(image.server_url, settings, param=place, code="invalid_image")
 
 
 def _metadata(runtime: Runtime, tenant_id: str, given: dict[str, str] | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ Only text, images of the user, calls and searches in files are supported; anythi
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, Field
@@ -115,10 +115,12 @@ def message(role: str, text: str) -> Item:
     return _item("message", role=role, content=[content])
 
 
-def first_with_image(items: Sequence[Item]) -> int | None:
-    """Return the place of the first message with an image, None if there is none."""
-    kinds = ([part["type"] for part in item["content"]] if item["type"] == "message" else [] for item in items)
-    return next((place for place, found in enumerate(kinds) if _IMAGE in found), None)
+def images_in(items: Sequence[Item]) -> Iterator[tuple[str, ImagePart]]:
+    """Yield the images of messages, each behind its place in ``items``."""
+    for index, item in enumerate(items):
+        for number, part in enumerate(item["content"] if item["type"] == "message" else ()):
+            if isinstance(found := _part(part), ImagePart):
+                yield f"items[{index}].content[{number}]", found
 
 
 def _message_item(role: str, content: str | tuple[ContentPart, ...] | None, param: str) -> Item:

@@ -29,6 +29,7 @@ from producer_api.submission.prepared_step import (
     turns_form,
     unprepared_payload,
 )
+from producer_api.submission.prompt_preparation import check_called_urls
 from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill_step
@@ -269,8 +270,8 @@ class FlowSubmissions:
             made = TASKS[body.task].request.model_validate({**sent, "input": replaced(body.input, text_of)})
         except ValidationError as error:
             raise from_validation(error.errors(include_input=False)) from None
-        paths, has_input = marks.paths.values(), request is not None
-        made = fill_step(self._parts.db, principal.tenant_id, body, made, paths, has_input=has_input)
+        made = fill_step(self._parts.db, principal.tenant_id, body, made, marks, has_input=request is not None)
+        check_called_urls(made, self._parts.settings, marks.paths)
         made = self._parts.preparation.with_files(principal.tenant_id, made)
         return PreparedStep(body, place, version, made, marks)
 

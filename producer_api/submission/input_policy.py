@@ -156,12 +156,8 @@ def _applied(
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
         raise InvalidRequest("token ids cannot be checked by this tenant's policy: send text", param="input")
-    if images_of(request.input) and any(policy.document.rules_for(Stage.INPUT)):
-        raise InvalidRequest(
-            "images cannot be checked by this tenant's policy: give the model a policy of its own, without rules for "
-            "inputs",
-            param="input",
-        )
+    if images_of(request.input):
+        refuse_images(policy, "input")
     fields["metadata"] = dict(request.metadata)
     if response is not None:
         fields["items"] = response.input
@@ -260,6 +256,16 @@ def check_template(policy: Policy, template: dict[str, Any]) -> None:
 def check_pipeline_text(policy: Policy, document: dict[str, Any]) -> None:
     """Raise InvalidRequest, with the rule's id, for a pipeline that the policy would change."""
     _check_unchanged(policy, document, "steps", "this pipeline: let jobs bring it, in their input")
+
+
+def refuse_images(policy: Policy, param: str) -> None:
+    """Raise InvalidRequest for images if the policy has rules for inputs: it reads no image."""
+    if any(policy.document.rules_for(Stage.INPUT)):
+        raise InvalidRequest(
+            "images cannot be checked by this tenant's policy: give the model a policy of its own, without rules for "
+            "inputs",
+            param=param,
+        )
 
 
 def check_items(policy: Policy, items: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ It is the same for every route and for the lines of a batch. The checks depend o
 The version's default template comes in here, after the tenant's policy: it is the operator's text, not the caller's.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from producer_api.caches.live_processes import LiveProcesses
@@ -21,8 +22,10 @@ from store.payloads.image_input import images_of
 from store.payloads.job_payload import PinnedPolicy
 from store.payloads.sampling_params import SamplingDefaults
 from store.registry.models import ModelVersion, queue_name
+from store.settings import Settings
 from store.tasks.generate import GenerateRequest
 from store.tasks.registry import TASKS, JobRequest
+from store.webhooks.addresses import check_url
 
 _CHARS_A_TOKEN = 4
 """A prompt with more characters for each token of the context window is tokenized before any other check."""
@@ -141,6 +144,16 @@ class PromptPreparation:
         capacity = None if serving is None else serving.capacity
         window = version.context_window if capacity is None else min(version.context_window, capacity)
         return _CatalogModel(self._catalog, version, window)
+
+
+def check_called_urls(request: JobRequest, settings: Settings, unknown: Collection[str] = ()) -> None:
+    """Raise InvalidRequest for the URL of an image that may not be called.
+
+    One with a text of ``unknown``, which stands for an output that is not there yet, is checked at the call alone.
+    """
+    for param, url in request.called_urls():
+        if not any(part in url for part in unknown):
+            check_url(url, settings, param=param, code="invalid_image")
 
 
 def _check_task(request: JobRequest, version: ModelVersion) -> None:

@@ -21,6 +21,7 @@ from producer_api.submission import unserved
 from producer_api.submission.cache_lookup import BYPASS, CacheLookups, CacheWish
 from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
 from producer_api.submission.input_policy import ActivePolicy, applied, pinned
+from producer_api.submission.prompt_preparation import check_called_urls
 from producer_api.submission.recent_tenants import RecentTenants
 from producer_api.submission.rollout_routing import RolloutRouting
 from producer_api.submission.submission_parts import SubmissionParts
@@ -269,8 +270,7 @@ class Submissions:
         if draft.request.webhook is not None:
             check_url(draft.request.webhook.url, self._settings)
         self._preparation.check_modalities(draft.request, known(draft.version))
-        for param, url in draft.request.called_urls():
-            check_url(url, self._settings, param=param, code="invalid_image")
+        check_called_urls(draft.request, self._settings)
         self._routing.prepare(draft)
         draft.is_prepared = True
 

@@ -5,7 +5,7 @@ and given to the model is the text with the values; beside it the job keeps whic
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeGuard
 
@@ -19,6 +19,7 @@ from store.errors import InvalidRequest, RequestError
 from store.payloads.conversation import ChatMessage, Role
 from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from store.payloads.references import step_of
+from store.payloads.step_payload import Marks
 from store.registry import prompt_templates
 from store.registry.prompt_templates import PromptVersion
 from store.tasks.flow import FlowStepBody
@@ -62,18 +63,18 @@ def fill(db: Database, tenant_id: str, request: GenerateRequest) -> GenerateRequ
 
 
 def fill_step(
-    db: Database, tenant_id: str, body: FlowStepBody, made: JobRequest, paths: Collection[str], *, has_input: bool
+    db: Database, tenant_id: str, body: FlowStepBody, made: JobRequest, marks: Marks, *, has_input: bool
 ) -> JobRequest:
     """Return the request of a step with the input that its prompt template makes, if it has one. Blocks as ``fill``.
 
-    ``paths``: its references that are not known yet. Without the job's input, which a template may test, it is not
+    ``marks``: of its references that are not known yet. Without the job's input, which a template may test, it is not
     filled in. Raises as ``fill`` does, and InvalidRequest for a template with references to outputs.
     """
     if body.filled_from is not None and isinstance(made, GenerateRequest):
         return made.filled_in(made.input, *body.filled_from)
     if not has_template(made):
         return made
-    if any(step_of(path) is not None for path in paths):
+    if any(step_of(path) is not None for path in marks.paths.values()):
         raise InvalidRequest(
             "a step with a prompt template refers to the job's input only: its text is made now",
             param="input.template",

@@ -14,9 +14,13 @@ def check_images(images: Sequence[Image], param: str = "input.images") -> None:
     An image that is a file or the URL of a server is checked by the worker, which reads it.
     """
     for index, image in enumerate(images):
-        name = f"{param}[{index}]"
-        if (content := content_of(image, name)) is not None:
-            read_picture(content, name, is_trial=True)
+        check_image(image, f"{param}[{index}]")
+
+
+def check_image(image: Image, param: str) -> None:
+    """Raise InvalidRequest (code ``invalid_image``) for a data URL with an image that cannot be used."""
+    if (content := content_of(image, param)) is not None:
+        read_picture(content, param, is_trial=True)
 
 
 def content_of(image: Image, param: str) -> bytes | None:

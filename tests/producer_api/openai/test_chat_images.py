@@ -6,22 +6,31 @@ import httpx2
 import pytest
 import redis
 from openai import OpenAI
+from sqlalchemy import text
 
+from models import catalog
 from policy.documents import PolicyDocument
 from producer_api.submission.cache_lookup import has_one_answer
 from producer_api.submission.input_policy import applied, compiled
+from store.db import presence
 from store.db.database import Database
 from store.errors import InvalidRequest
 from store.jobs import jobs
 from store.payloads.conversation import ChatMessage
 from store.payloads.image_input import MAX_IMAGES
+from store.registry import policies
 from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import register_version
+from store.registry.policies import EVERY_MODEL
+from store.rollouts.changes import NewRollout, start
+from store.rollouts.rollouts import Step
 from store.tasks.generate import GeneratePayload, GenerateRequest
 from tests.png import png, url_of
+from tests.processes import wait_for as wait_until
 from tests.producer_api.batches.test_batch_routes import line, make, read, wait_for
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import ApiServer
 
 ONE, TWO = url_of(png(1)), url_of(png(2))
 SERVER = "https://example.com/mill.jpg"
@@ -38,22 +47,34 @@ def chat(*parts: dict[str, Any], model: str = "seeing", role: str = "user") -> d
 
 
 ON = {"on_disconnect": "continue"}
+_WITH_FALLBACK = text(
+    """SELECT j.payload AS now, f.payload AS back FROM jobs AS j LEFT JOIN job_fallbacks AS f ON job_id = id
+    WHERE id = :id"""
+)
+RULE = {"id": "mail", "kinds": ["email"], "action": "redact", "stage": "input"}
 
 
-@pytest.fixture(autouse=True)
-def seeing(db: Database) -> None:
-    spec = EngineSpec(kind=EngineKind.OPENAI, url="http://127.0.0.1:9", served_model="m", accepts=("images",))
+def register(db: Database, *accepts: str, digest: str) -> None:
+    """Register the next version of the model, behind a server."""
+    spec = EngineSpec.model_validate(
+        {"kind": EngineKind.OPENAI, "url": "http://127.0.0.1:9", "served_model": digest, "accepts": accepts}
+    )
     register_version(
         db,
         model="seeing",
         runner="openai",
         source="http://127.0.0.1:9",
-        digest="d" * 64,
+        digest=digest * 64,
         dtype="auto",
         context_window=4096,
         actor="tests",
         engine=spec,
     )
+
+
+@pytest.fixture(autouse=True)
+def seeing(db: Database) -> None:
+    register(db, "images", digest="d")
 
 
 def test_what_cannot_be_shown_to_a_model_is_refused_and_nothing_is_stored(api: httpx2.Client, db: Database) -> None:
@@ -194,3 +215,82 @@ def test_images_stay_at_their_places_in_the_text() -> None:
     places = [part if isinstance(part, str) else part.url for part in message.parts]
     assert places == ["ab", ONE, "cd", TWO]
     assert [part if isinstance(part, str) else part.url for part in message.after("xy").parts] == ["xyab", *places[1:]]
+
+
+@pytest.mark.parametrize(("accepts", "version"), [(("images",), 2), ((), 1)])
+def test_a_rollout_gives_images_to_a_candidate_that_takes_them(
+    api: httpx2.Client, db: Database, server: ApiServer, accepts: tuple[str, ...], version: int
+) -> None:
+    """Moved back, a job has its images again; one of texts alone goes to the candidate in any case."""
+    register(db, *accepts, digest="e")
+    presence.beat_worker(db, "worker", "seeing@2", None)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE worker_processes SET seen_at = now() + interval '1 hour'"))
+        connection.execute(text("UPDATE model_versions SET state = 'ready' WHERE model = 'seeing'"))
+    wait_until(lambda: not server.runtime.live_processes.is_unserved("seeing@2"), "the API knows the worker")
+    start(db, NewRollout("seeing", 2, [Step(100, hold_s=3600)]), "tests")
+    images = [{"url": ONE, "at": 0}]
+    body = {"model": "seeing", "input": {"messages": [{"role": "user", "content": "?"}]}, "sampling": {"max_tokens": 8}}
+    assert api.post("/v1/jobs", json=body).json()["model_version"] == 2
+    body["input"] = {"messages": [{"role": "user", "content": "?", "images": images}]}
+    job = api.post("/v1/jobs", json=body).json()
+    assert job["model_version"] == version
+    with db.begin() as connection:
+        kept = connection.execute(_WITH_FALLBACK, {"id": job["id"]}).one()
+    shown = [one["input"]["messages"][0]["images"] for one in (kept.now, kept.back or kept.now)]
+    assert shown == [images, images]
+
+
+@pytest.mark.parametrize(
+    ("task", "given"),
+    [
+        ("generate", {"messages": [{"role": "user", "content": "?", "images": [{"url": "https://10.0.0.1/x.png"}]}]}),
+        ("image_classify", {"images": ["https://10.0.0.1/x.png"]}),
+    ],
+)
+def test_the_images_of_a_step_are_checked_as_those_of_a_job(
+    api: httpx2.Client, db: Database, task: str, given: dict[str, Any]
+) -> None:
+    model = (
+        "seeing"
+        if task == "generate"
+        else catalog.register(db, "labels", "fake-image-classifier", "auto", actor="tests").model
+    )
+    one = {"task": task, "model": model, "input": given}
+    alone, as_step = (api.post("/v1/jobs", json=body) for body in (one, {"steps": [one | {"name": "look"}]}))
+    assert "not public" in error_of(alone)["message"]
+    assert error_of(as_step)["code"] == error_of(alone)["code"] == "invalid_image"
+    assert error_of(as_step)["param"] == f"steps[0].{error_of(alone)['param']}"
+    assert num_jobs(db) == 0
+
+
+def test_a_conversation_takes_images_and_gives_them_to_its_responses(
+    api: httpx2.Client, openai: OpenAI, db: Database, tenant: str
+) -> None:
+    parts: Any = [{"type": "input_text", "text": "Which?"}, {"type": "input_image", "image_url": ONE, "detail": "low"}]
+    talk = openai.conversations.create(items=[{"role": "user", "content": parts}]).id
+    assert api.get(f"/v1/conversations/{talk}/items").json()["data"][0]["content"] == parts
+    job_id = openai.responses.create(model="seeing", input="Why?", conversation=talk, background=True).id
+    (first, second) = jobs.get(db, tenant, job_id.replace("resp_", "job_")).payload["input"]["messages"]
+    assert first == {"role": "user", "content": "Which?", "images": [{"url": ONE, "detail": "low", "at": 6}]}
+    assert second["content"] == "Why?"
+    for image, param, said in (
+        ({"image_url": "https://10.0.0.1/x.png"}, "", "not public"),
+        ({"image_url": url_of(png(1)[:50])}, "", "cut off"),
+        ({"image_url": ONE, "detail": "huge"}, ".detail", "'high'"),
+        ({"image_url": ONE, "file_id": "file-1"}, "", "one of"),
+    ):
+        turn = {"role": "user", "content": [parts[0], {"type": "input_image", **image}]}
+        refused = api.post(f"/v1/conversations/{talk}/items", json={"items": [turn]})
+        error = error_of(refused)
+        assert (refused.status_code, error["param"]) == (400, f"items[0].content[1]{param}"), refused.text
+        assert said in error["message"]
+    policies.put(db, tenant, EVERY_MODEL, {"version": 1, "rules": [RULE]}, "tests")
+    wait_until(
+        lambda: "images cannot be checked" in api.post("/v1/conversations", json={"items": [turn_of(ONE)]}).text,
+        "the policy reads no image",
+    )
+
+
+def turn_of(url: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "input_image", "image_url": url}]}

@@ -210,7 +210,7 @@ def test_malformed_requests_are_refused_in_one_shape(
     openai: OpenAI, api: httpx2.Client, worker: ScriptedWorker
 ) -> None:
     talk = openai.conversations.create().id
-    path, image = f"/v1/conversations/{talk}", {"type": "input_image", "image_url": "x"}
+    path, image = f"/v1/conversations/{talk}", {"type": "input_image"}
     items: list[Any] = [
         "x", {}, [1], [None], [{}], [HELLO] * 21, [{"type": "message"}], [{"role": "nobody", "content": "x"}],
         [{"type": "web_search_call"}], [{"role": "user", "content": [image]}], [{"type": "function_call"}],
