@@ -27,7 +27,7 @@ from producer_api.http.paths import RouteTable
 from producer_api.http.requests import check_counts
 from producer_api.runtime import Runtime
 from producer_api.server.anthropic_errors import is_anthropic
-from producer_api.server.errors import SlowBody, internal_error, respond
+from producer_api.server.errors import Draining, SlowBody, internal_error, respond
 from producer_api.server.request_spans import RequestTrace
 from producer_api.server.sse import StreamAborted
 from store.audit.audit import bind_caller
@@ -87,6 +87,10 @@ class RequestContext:
         except StreamAborted:
             # Returning without a last chunk makes the server cut the connection, so that the client sees an error.
             return None
+        except asyncio.CancelledError:
+            # The time to drain is over: uvicorn cuts what has begun, and answers the rest with 500 if this does not.
+            await context.answer(Draining("this server is stopping: send the request again"), receive)
+            raise
         except HeadraceError as error:
             await context.answer(error, receive)
         except Exception as error:  # noqa: BLE001 - the last place where a request can get an answer
