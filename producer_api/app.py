@@ -46,7 +46,7 @@ from producer_api.organization import (
     retention_routes,
     usage_routes,
 )
-from producer_api.pipelines import pipeline_routes
+from producer_api.pipelines import pipeline_rollouts, pipeline_routes
 from producer_api.responses import conversation_routes, prompt_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import on_error
@@ -68,6 +68,7 @@ _ROUTES = (
     dead_letter_routes,
     prompt_routes,
     pipeline_routes,
+    pipeline_rollouts,
     conversation_routes,
     moderation_routes,
     token_routes,

@@ -199,25 +199,25 @@ class OperatorClient(Client):
         """Delete a pipeline with its versions."""
         return self.request("DELETE", _pipeline(name))
 
-    def rollouts(self, model: str | None = None) -> list[Json]:
-        """Return the newest rollouts, of one model or of all."""
-        return self._list("GET", "/v1/rollouts", params={"model": model})
+    def rollouts(self, model: str | None = None, *, pipeline: str | None = None) -> list[Json]:
+        """Return the newest rollouts, of one model or of all, or of one pipeline."""
+        return self._list("GET", _rollouts(pipeline), params={"model": model})
 
-    def rollout(self, rollout_id: str) -> Json:
-        """Return a rollout with the judge's checks."""
-        return self.request("GET", _rollout(rollout_id))
+    def rollout(self, rollout_id: str, *, pipeline: str | None = None) -> Json:
+        """Return a rollout with the judge's checks. ``pipeline``: whose it is, if it is of no model."""
+        return self.request("GET", _rollout(rollout_id, pipeline))
 
     def rollout_plot(self, rollout_id: str) -> str:
         """Return the drawing of a rollout's evidence, as SVG."""
         return self._text(f"{_rollout(rollout_id)}/plot")
 
-    def start_rollout(self, body: Json) -> Json:
-        """Start a rollout and return it."""
-        return self.request("POST", "/v1/rollouts", json=body)
+    def start_rollout(self, body: Json, *, pipeline: str | None = None) -> Json:
+        """Start a rollout, of a model or of a pipeline, and return it."""
+        return self.request("POST", _rollouts(pipeline), json=body)
 
-    def change_rollout(self, rollout_id: str, verb: str, reason: str | None) -> Json:
+    def change_rollout(self, rollout_id: str, verb: str, reason: str | None, *, pipeline: str | None = None) -> Json:
         """Pause, resume, promote or abort a rollout, and return it."""
-        return self.request("POST", f"{_rollout(rollout_id)}/{verb}", params={"reason": reason})
+        return self.request("POST", f"{_rollout(rollout_id, pipeline)}/{verb}", params={"reason": reason})
 
     def create_webhook_endpoint(self, url: str, events: list[str]) -> Json:
         """Register a URL for these events. The answer has the signing secret."""
@@ -309,8 +309,12 @@ def _pipeline(reference: str) -> str:
     return f"/v1/pipelines/{quote(reference, safe='')}"
 
 
-def _rollout(rollout_id: str) -> str:
-    return f"/v1/rollouts/{quote(rollout_id, safe='')}"
+def _rollouts(pipeline: str | None) -> str:
+    return "/v1/rollouts" if pipeline is None else f"{_pipeline(pipeline)}/rollouts"
+
+
+def _rollout(rollout_id: str, pipeline: str | None = None) -> str:
+    return f"{_rollouts(pipeline)}/{quote(rollout_id, safe='')}"
 
 
 def _endpoint(endpoint_id: str) -> str:

@@ -1,4 +1,4 @@
-"""``headrace rollout``: start rollouts of model versions, look at them, end them. These commands use the API."""
+"""``headrace rollout``: start rollouts of models and pipelines, look at them, end them. These commands use the API."""
 
 import re
 from pathlib import Path
@@ -15,6 +15,7 @@ from store.errors import InvalidRequest
 app = noun("Rollouts of model versions: in steps, with a judge.")
 
 RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT", help="A rollout's id (rollout_…).")]
+OfPipeline = Annotated[str | None, typer.Option("--pipeline", metavar="NAME", help="The pipeline that it is of.")]
 ReasonOption = Annotated[str | None, typer.Option(help="A sentence that is kept with the rollout.")]
 
 _STEP = re.compile(r"(\d+(?:\.\d+)?):(?:(\d+)([smhd]))?(?:\+?(\d+)jobs)?")
@@ -23,11 +24,13 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 @app.command("list")
 def list_all(
-    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None, as_json: JsonOption = False
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    pipeline: OfPipeline = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the newest rollouts."""
+    """List the newest rollouts of models, or those of a pipeline."""
     with connect() as client:
-        found = client.rollouts(model)
+        found = client.rollouts(model, pipeline=pipeline)
     rows = [
         (
             one["id"],
@@ -55,6 +58,7 @@ def start(
     require_worker: Annotated[
         bool | None, typer.Option(help="Refuse if no worker serves the candidate; default: the server's setting.")
     ] = None,
+    is_pipeline: Annotated[bool, typer.Option("--pipeline", help="NAME is a pipeline of the organization.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take an alias to another version in steps. `headrace rollout start smollm2 --to 3 --steps 1:10m,10:30m,50:1h`.
@@ -62,18 +66,17 @@ def start(
     New jobs are divided within two seconds. A candidate that the judge finds worse is rolled back by itself.
     """
     model, _, alias = name.partition("@")
-    body: Json = {
+    if is_pipeline and (shadow or sticky != "user" or require_worker is not None):
+        raise InvalidRequest("a rollout of a pipeline has no --shadow, no --sticky and no --require-worker")
+    body: Json = {"version": to, "steps": read_steps(steps), "force": force, **({"alias": alias} if alias else {})}
+    of_model: Json = {
         "model": model,
-        "version": to,
-        "steps": read_steps(steps),
         "sticky_key": sticky,
         "mode": "shadow" if shadow else "canary",
-        "force": force,
-        **({"alias": alias} if alias else {}),
         **({} if require_worker is None else {"require_worker": require_worker}),
     }
     with connect() as client:
-        found = client.start_rollout(body)
+        found = client.start_rollout(body, pipeline=model) if is_pipeline else client.start_rollout(body | of_model)
     share = f"{found['percent']:g} % of {model}@{found['alias']} goes to version {to}"
     show(found, "\n".join([f"{found['id']}: {share}", *_warnings(found)]), as_json=as_json)
 
@@ -81,6 +84,7 @@ def start(
 @app.command("show")
 def show_one(
     rollout: RolloutArgument,
+    pipeline: OfPipeline = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write the evidence over time to this SVG file; - is stdout.")
     ] = None,
@@ -88,37 +92,47 @@ def show_one(
 ) -> None:
     """Show a rollout with the judge's checks."""
     with connect() as client:
+        if plot is not None and pipeline is not None:
+            raise InvalidRequest("--plot is for rollouts of models")
         if plot is not None:
             drawn = client.rollout_plot(rollout)
             if str(plot) == "-":
                 return write_text(drawn)
             plot.write_text(drawn, encoding="utf-8")
-        found = client.rollout(rollout)
+        found = client.rollout(rollout, pipeline=pipeline)
     return show(found, rollout_facts(found), as_json=as_json)
 
 
 @app.command()
-def pause(rollout: RolloutArgument, reason: ReasonOption = None, as_json: JsonOption = False) -> None:
+def pause(
+    rollout: RolloutArgument, pipeline: OfPipeline = None, reason: ReasonOption = None, as_json: JsonOption = False
+) -> None:
     """Hold the percentage. The judge still looks."""
-    _change(rollout, "pause", reason, as_json=as_json)
+    _change(rollout, "pause", reason, pipeline, as_json=as_json)
 
 
 @app.command()
-def resume(rollout: RolloutArgument, reason: ReasonOption = None, as_json: JsonOption = False) -> None:
+def resume(
+    rollout: RolloutArgument, pipeline: OfPipeline = None, reason: ReasonOption = None, as_json: JsonOption = False
+) -> None:
     """Go on with the step; the time of the pause does not count."""
-    _change(rollout, "resume", reason, as_json=as_json)
+    _change(rollout, "resume", reason, pipeline, as_json=as_json)
 
 
 @app.command()
-def promote(rollout: RolloutArgument, reason: ReasonOption = None, as_json: JsonOption = False) -> None:
+def promote(
+    rollout: RolloutArgument, pipeline: OfPipeline = None, reason: ReasonOption = None, as_json: JsonOption = False
+) -> None:
     """Let the alias name the candidate now."""
-    _change(rollout, "promote", reason, as_json=as_json)
+    _change(rollout, "promote", reason, pipeline, as_json=as_json)
 
 
 @app.command()
-def abort(rollout: RolloutArgument, reason: ReasonOption = None, as_json: JsonOption = False) -> None:
+def abort(
+    rollout: RolloutArgument, pipeline: OfPipeline = None, reason: ReasonOption = None, as_json: JsonOption = False
+) -> None:
     """Send new jobs to the stable version, and move the candidate's queued jobs there."""
-    _change(rollout, "abort", reason, as_json=as_json)
+    _change(rollout, "abort", reason, pipeline, as_json=as_json)
 
 
 def read_steps(text: str) -> list[dict[str, Any]]:
@@ -166,7 +180,7 @@ def _warnings(one: Json) -> list[str]:
     return [f"warning: {one['warning']}"] if one["warning"] else []
 
 
-def _change(rollout: str, verb: str, reason: str | None, *, as_json: bool) -> None:
+def _change(rollout: str, verb: str, reason: str | None, pipeline: str | None, *, as_json: bool) -> None:
     with connect() as client:
-        found = client.change_rollout(rollout, verb, reason)
+        found = client.change_rollout(rollout, verb, reason, pipeline=pipeline)
     show(found, f"{found['id']} is {found['state']}, {found['percent']:g} %", as_json=as_json)

@@ -20,10 +20,10 @@ from producer_api.jobs.rollout_views import (
 )
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
-from store.errors import InvalidRequest
+from store.errors import InvalidRequest, NotFound
 from store.rollouts import changes
 from store.rollouts.evidence_plot import evidence_svg
-from store.rollouts.rollouts import Rollout, RolloutMode, get_rollout, list_rollouts
+from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, get_rollout, list_rollouts
 from store.rollouts.shadow import check_shadow
 from store.rollouts.transitions import RolloutAction, Transition
 from store.tenants.api_keys import Principal
@@ -49,7 +49,7 @@ async def start_rollout(body: RolloutRequest, runtime: RuntimeOf, principal: Reg
         await run_in_threadpool(check_shadow, runtime.db, settings.shadow_tenant, settings.shadow_sources)
     new = new_rollout(body, require_worker=runtime.settings.require_worker)
     started = await run_in_threadpool(changes.start, runtime.db, new, principal.key_id, tenant_id=principal.tenant_id)
-    return _answer(started, status_code=201)
+    return rollout_answer(started, status_code=201)
 
 
 @router.get("/v1/rollouts", response_model=RolloutList, summary="List rollouts")
@@ -68,7 +68,7 @@ async def show_rollouts(
 @router.get("/v1/rollouts/{rollout}", response_model=RolloutObject, summary="Get a rollout")
 async def show_rollout(rollout: RolloutId, runtime: RuntimeOf, principal: RegistryAdmin) -> Response:
     """Return a rollout with the judge's checks."""
-    return _answer(await _find(runtime, principal, rollout))
+    return rollout_answer(await _find(runtime, principal, rollout))
 
 
 @router.get("/v1/rollouts/{rollout}/plot", summary="Draw a rollout's evidence", response_class=Response)
@@ -84,7 +84,8 @@ async def pause_rollout(
     rollout: RolloutId, runtime: RuntimeOf, principal: RegistryAdmin, reason: Reason = None, if_match: IfMatch = None
 ) -> Response:
     """Hold the percentage. The judge still looks, and rolls back a bad candidate."""
-    return await _change(runtime, principal, rollout, RolloutAction.PAUSE, reason, if_match)
+    await _find(runtime, principal, rollout)
+    return await changed(runtime, principal, rollout, RolloutAction.PAUSE, reason, if_match)
 
 
 @router.post("/v1/rollouts/{rollout}/resume", response_model=RolloutObject, summary="Resume a rollout")
@@ -92,7 +93,8 @@ async def resume_rollout(
     rollout: RolloutId, runtime: RuntimeOf, principal: RegistryAdmin, reason: Reason = None, if_match: IfMatch = None
 ) -> Response:
     """Go on with the step; the time of the pause does not count."""
-    return await _change(runtime, principal, rollout, RolloutAction.RESUME, reason, if_match)
+    await _find(runtime, principal, rollout)
+    return await changed(runtime, principal, rollout, RolloutAction.RESUME, reason, if_match)
 
 
 @router.post("/v1/rollouts/{rollout}/promote", response_model=RolloutObject, summary="Promote a candidate")
@@ -100,7 +102,8 @@ async def promote_rollout(
     rollout: RolloutId, runtime: RuntimeOf, principal: RegistryAdmin, reason: Reason = None, if_match: IfMatch = None
 ) -> Response:
     """Let the alias name the candidate now, without the steps that are left."""
-    return await _change(runtime, principal, rollout, RolloutAction.PROMOTE, reason, if_match)
+    await _find(runtime, principal, rollout)
+    return await changed(runtime, principal, rollout, RolloutAction.PROMOTE, reason, if_match)
 
 
 @router.post("/v1/rollouts/{rollout}/abort", response_model=RolloutObject, summary="Abort a rollout")
@@ -108,16 +111,19 @@ async def abort_rollout(
     rollout: RolloutId, runtime: RuntimeOf, principal: RegistryAdmin, reason: Reason = None, if_match: IfMatch = None
 ) -> Response:
     """Send all new jobs to the stable version, and move the queued ones of the candidate there."""
-    return await _change(runtime, principal, rollout, RolloutAction.ABORT, reason, if_match)
+    await _find(runtime, principal, rollout)
+    return await changed(runtime, principal, rollout, RolloutAction.ABORT, reason, if_match)
 
 
 async def _find(runtime: Runtime, principal: Principal, rollout_id: str) -> Rollout:
     found = await run_in_threadpool(get_rollout, runtime.db, rollout_id)
+    if found.kind is not RolloutKind.MODEL:
+        raise NotFound(f"no rollout {rollout_id!r} of a model", code="rollout_not_found", param="rollout")
     principal.check_model(found.model)
     return found
 
 
-async def _change(
+async def changed(
     runtime: Runtime,
     principal: Principal,
     rollout_id: str,
@@ -125,7 +131,7 @@ async def _change(
     reason: str | None,
     if_match: str | None,
 ) -> Response:
-    await _find(runtime, principal, rollout_id)
+    """Carry out an action on a rollout that this key may change. Raises NotFound, Conflict, PreconditionFailed."""
     transition = Transition(action, reason or f"{action.value} by {principal.key_id}")
     changed = await run_in_threadpool(
         changes.change,
@@ -136,10 +142,11 @@ async def _change(
         expected=_expected(if_match),
         tenant_id=principal.tenant_id,
     )
-    return _answer(changed)
+    return rollout_answer(changed)
 
 
-def _answer(rollout: Rollout, status_code: int = 200) -> Response:
+def rollout_answer(rollout: Rollout, status_code: int = 200) -> Response:
+    """Return the answer with a rollout and its revision."""
     headers = {"ETag": f'"{rollout.revision}"'}
     return JsonResponse(rollout_object(rollout), status_code=status_code, headers=headers)
 

@@ -8,7 +8,7 @@ from producer_api.http.views import seconds
 from store.registry.models import DEFAULT_ALIAS
 from store.rollouts.bounds import Bounds
 from store.rollouts.changes import MAX_STEPS, NewRollout
-from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState, Step, StickyKey
+from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 
 _LONGEST_HOLD_S = 30 * 86_400
 
@@ -80,7 +80,8 @@ class RolloutSummary(BaseModel):
 
     id: str
     object: Literal["rollout"] = "rollout"
-    model: str = Field(description="the model's name")
+    model: str = Field(description="the model's name, or the id of the pipeline")
+    kind: RolloutKind = Field(description="`model` or `pipeline`")
     alias: str = Field(description="the alias that goes to the candidate")
     stable_version: int = Field(description="the version that the alias named at the start")
     candidate_version: int = Field(description="the version that is rolled out")
@@ -144,6 +145,7 @@ def rollout_summary(rollout: Rollout) -> RolloutSummary:
     return RolloutSummary(
         id=rollout.id,
         model=rollout.model,
+        kind=rollout.kind,
         alias=rollout.alias,
         stable_version=rollout.stable_version,
         candidate_version=rollout.candidate_version,

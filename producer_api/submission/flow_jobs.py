@@ -25,6 +25,7 @@ from producer_api.submission.prepared_step import (
     FORM,
     PreparedStep,
     flow_payload,
+    flow_row,
     new_step,
     turns_form,
     unprepared_payload,
@@ -36,7 +37,6 @@ from producer_api.submission.template_filling import fill_step
 from producer_api.submission.tool_steps import FIELD, check_tools, server_tools_of, with_tools
 from producer_api.submission.vault_before import vault_before
 from store.errors import InvalidRequest, RequestError
-from store.ids import new_id
 from store.jobs import jobs
 from store.jobs.jobs import Idempotency, NewJob
 from store.jobs.responses import NewResponse
@@ -45,7 +45,6 @@ from store.payloads.references import OF_INPUT, look_up, replaced, step_of
 from store.payloads.retrieval import SEARCH_STEP
 from store.payloads.step_payload import SEARCH, Marks
 from store.registry.models import queue_name
-from store.schema.cache_results import UNSERVED_QUEUE
 from store.schema.job_states import FLOW_TASK
 from store.schema.version_states import VersionState
 from store.tasks.flow import FlowRequest, FlowStepBody, PipelineRequest, check_steps
@@ -345,7 +344,7 @@ class FlowSubmissions:
         idempotency = self._parts.digests.idempotency(origin.route, origin.idempotency_key, asked, response)
         for policy in policies:
             request, origin, idempotency = self._guard_names(principal, policy, request, origin, idempotency)
-        row = self._flow_row(principal, request, origin, last)
+        row = flow_row(self._parts.settings, principal, request, origin, last)
         flow = replace(row, payload=payload, idempotency=idempotency, response=response)
         made = {step.body.name: new_step(flow, step) for step in steps}
         names = [name for body in request.steps for name in (SEARCH_STEP.format(body.name), body.name)]
@@ -355,6 +354,7 @@ class FlowSubmissions:
             limits=self._parts.rate_limits.held_by(principal),
             steps=tuple(made[name] for name in names if name in made),
             answer_id=made[last.body.name].id,
+            **({} if used is None else used.columns),
         )
 
     def _guard_names(
@@ -378,28 +378,3 @@ class FlowSubmissions:
             )
             idempotency = replace(idempotency, key=key)
         return request.model_copy(update=changes), origin, idempotency
-
-    def _flow_row(self, principal: Principal, request: FlowRequest, origin: Origin, last: PreparedStep) -> NewJob:
-        default_s = self._parts.settings.default_deadline_s
-        return NewJob(
-            id=new_id("job"),
-            tenant_id=principal.tenant_id,
-            task=FLOW_TASK,
-            model=last.version.model,
-            model_version=last.version.version,
-            queue=UNSERVED_QUEUE,
-            service_class=request.service_class,
-            priority=request.priority,
-            payload={},
-            input_tokens=0,
-            cost_tokens=0,
-            metadata=request.metadata,
-            webhook=None if request.webhook is None else request.webhook.model_dump(mode="json", exclude_none=True),
-            max_attempts=request.max_attempts or self._parts.settings.default_max_attempts,
-            deadline_s=default_s if request.deadline_ms is None else request.deadline_ms / 1000,
-            idempotency=None,
-            announce=False,
-            api_key_id=principal.key_id,
-            project_id=origin.project_id,
-            user_id=request.user,
-        )

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 from policy.schemas import Validator, check_schema, first_problem
 from producer_api.submission.draft_job import Origin
@@ -17,7 +18,8 @@ from store.payloads.prompt_reference import PromptUse
 from store.registry import prompt_templates
 from store.registry.policies import EVERY_MODEL
 from store.registry.prompt_templates import Kind, PromptVersion
-from store.rollouts.routing import point_of
+from store.rollouts.rollouts import active_rollout
+from store.rollouts.routing import point_of, takes_candidate
 from store.tasks.flow import FlowRequest, PipelineRequest, check_steps
 from store.tasks.pipeline import Pipeline, check_inputs
 from store.tenants.api_keys import Principal
@@ -41,22 +43,35 @@ class UsedPipeline:
     """The job of a pipeline: what the caller sent, the steps that it makes, and the version that has them.
 
     ``models``: the versions of the steps' model strings, as ``name@3``; those that are missing are looked up.
+    ``rollout_id``: the rollout that has divided it.
     """
 
     asked: PipelineRequest
     request: FlowRequest
     version: PromptUse
     models: Mapping[str, str] = field(default_factory=dict)
+    rollout_id: str | None = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns of the job by which a rollout finds it."""
+        return {"rollout_id": self.rollout_id, "pipeline_version": self.version.version}
 
 
 def from_pipeline(parts: SubmissionParts, principal: Principal, sent: PipelineRequest, origin: Origin) -> UsedPipeline:
     """Return the job of a pipeline. Blocks. Raises NotFound, InvalidRequest for an input against its schema."""
     # The users of a tenant are divided. A job without a user stands alone.
     key = sent.user or origin.idempotency_key or new_id("draw")
-    found = prompt_templates.choose(
-        parts.db, principal.tenant_id, sent.pipeline, Kind.PIPELINE, lambda canary: point_of(canary, key)
-    )
-    return used_pipeline(sent, version_of(found))
+    db, tenant_id = parts.db, principal.tenant_id
+    found = prompt_templates.choose(db, tenant_id, sent.pipeline, Kind.PIPELINE, lambda canary: point_of(canary, key))
+    alias = sent.pipeline.partition("@")[2] or prompt_templates.DEFAULT
+    rollout = active_rollout(db, found.id, alias)
+    if rollout is None or found.version != rollout.stable_version:
+        # The version of a number, or of an alias that was promoted a moment ago.
+        return used_pipeline(sent, version_of(found))
+    if takes_candidate(rollout, tenant_id, None, None, draw=key):
+        found = prompt_templates.get(db, tenant_id, found.id, rollout.candidate_version, Kind.PIPELINE)
+    return replace(used_pipeline(sent, version_of(found)), rollout_id=rollout.id)
 
 
 def version_of(found: PromptVersion) -> PipelineVersion:

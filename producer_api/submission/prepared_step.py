@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from policy.policies import Policy
+from producer_api.submission.draft_job import Origin
 from producer_api.submission.tool_steps import without_tools
 from store.ids import new_id
 from store.jobs.jobs import NewJob
@@ -15,10 +16,13 @@ from store.payloads.retrieval import Retrieval
 from store.payloads.step_payload import REFERENCES, TEMPLATE, TEMPLATE_PLACE, THEN, Marks, with_references
 from store.registry.models import ModelVersion, queue_name
 from store.schema.cache_results import UNSERVED_QUEUE
+from store.schema.job_states import FLOW_TASK
+from store.settings import Settings
 from store.tasks.flow import FlowRequest, FlowStepBody
 from store.tasks.generate import GeneratePayload, GenerateRequest
 from store.tasks.registry import JobRequest
 from store.tasks.turn_form import CALLS, form_of
+from store.tenants.api_keys import Principal
 
 FORM = ("policy", "sampling", "tool_style", "reasoning", "template")
 """What a reader of the answer needs of its step: how calls and reasoning stand in its text, what is restored, and which
@@ -55,6 +59,35 @@ class PreparedStep:
     def referred(self) -> list[str]:
         """The steps whose outputs it refers to, one for each reference."""
         return [name for path in self.marks.paths.values() if (name := step_of(path)) is not None]
+
+
+def flow_row(
+    settings: Settings, principal: Principal, request: FlowRequest, origin: Origin, last: PreparedStep
+) -> NewJob:
+    """Return the job of a flow, without its payload and its steps. ``last``: the step with the answer."""
+    default_s = settings.default_deadline_s
+    return NewJob(
+        id=new_id("job"),
+        tenant_id=principal.tenant_id,
+        task=FLOW_TASK,
+        model=last.version.model,
+        model_version=last.version.version,
+        queue=UNSERVED_QUEUE,
+        service_class=request.service_class,
+        priority=request.priority,
+        payload={},
+        input_tokens=0,
+        cost_tokens=0,
+        metadata=request.metadata,
+        webhook=None if request.webhook is None else request.webhook.model_dump(mode="json", exclude_none=True),
+        max_attempts=request.max_attempts or settings.default_max_attempts,
+        deadline_s=default_s if request.deadline_ms is None else request.deadline_ms / 1000,
+        idempotency=None,
+        announce=False,
+        api_key_id=principal.key_id,
+        project_id=origin.project_id,
+        user_id=request.user,
+    )
 
 
 def new_step(flow: NewJob, step: PreparedStep) -> NewJob:

@@ -64,12 +64,11 @@ class NewJob:
     ``api_key_id``, ``project_id`` and ``user_id``: usage is counted for them, and for the tenant. The job is refused if
     it does not fit ``limits``; None is no limit. ``lookup``: it may get the answer of another job; acceptance then sets
     ``cache`` and ``cache_source``, and the queue of a sharer.
-
     ``model_digest``: of the version. ``rollout_id``: the active rollout of its alias. ``fallback``: for a job of the
     candidate, what it is on the stable version, if that is not the same.
 
-    ``steps``: of a flow, the jobs that are stored with it; ``answer_id``: the one whose output is the flow's. A step
-    has ``parent_id``, its name in ``step`` and the names of other steps in ``needs``.
+    ``steps``: of a flow, the jobs that are stored with it; ``answer_id``: the one whose output is the flow's;
+    ``pipeline_version``: its version of a pipeline. A step has ``parent_id``, its ``step`` name, and ``needs``.
 
     Every attribute with the name of a column of ``jobs`` is stored in that column.
     """
@@ -111,6 +110,7 @@ class NewJob:
     step: str | None = None
     needs: tuple[str, ...] | None = None
     answer_id: str | None = None
+    pipeline_version: int | None = None
 
     @property
     def is_stored_chat(self) -> bool:

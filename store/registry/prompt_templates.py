@@ -19,6 +19,7 @@ from store.db.database import Database, dump_json
 from store.encryption.vault import EncryptionContext, Vault
 from store.errors import Conflict, InvalidRequest, NotFound
 from store.ids import new_id
+from store.registry.pipeline_aliases import refuse_rollout
 
 
 class Kind(StrEnum):
@@ -209,12 +210,13 @@ def add_version(
 
 
 def delete(db: Database, tenant_id: str, key: str, *, actor: str, kind: Kind = Kind.PROMPT) -> str:
-    """Delete a prompt with its versions and aliases; return its id. Raises NotFound.
+    """Delete a prompt with its versions and aliases; return its id. Raises NotFound, Conflict while it has a rollout.
 
     Jobs that were made from it keep what they were given.
     """
     with db.begin(tenant_id=tenant_id) as connection:
         prompt_id, _ = _locked(connection, tenant_id, key, kind)
+        refuse_rollout(connection, prompt_id, None)
         connection.execute(_DELETE, {"id": prompt_id, "tenant_id": tenant_id})
         record(connection, tenant_id, actor, f"{kind}.deleted", prompt_id, {})
     return prompt_id
@@ -237,6 +239,7 @@ def set_alias(
     """
     with db.begin(tenant_id=tenant_id) as connection:
         prompt_id, _ = _locked(connection, tenant_id, key, kind)
+        refuse_rollout(connection, prompt_id, alias)
         found = _find(connection, db.vault, tenant_id, prompt_id, version, kind)
         if connection.execute(_NUM_ALIASES, {"id": prompt_id, "alias": alias}).scalar_one() >= MAX_ALIASES:
             raise Conflict(f"the {kind} has {MAX_ALIASES} aliases, which is the most: remove one")
@@ -255,6 +258,7 @@ def remove_alias(db: Database, tenant_id: str, key: str, alias: str, *, actor: s
     """Remove an alias. Raises NotFound."""
     with db.begin(tenant_id=tenant_id) as connection:
         prompt_id, _ = _locked(connection, tenant_id, key, kind)
+        refuse_rollout(connection, prompt_id, alias)
         if not connection.execute(_UNPOINT, {"id": prompt_id, "alias": alias}).rowcount:
             raise _not_found(key, alias, kind)
         record(connection, tenant_id, actor, f"{kind}.alias_removed", prompt_id, {"alias": alias})

@@ -13,10 +13,11 @@ from store.db import presence
 from store.db.database import Database, dump_json
 from store.errors import Conflict, InvalidRequest, NotFound, NoWorker, PreconditionFailed
 from store.ids import new_id
+from store.registry import pipeline_aliases
 from store.registry.models import DEFAULT_ALIAS, ModelVersion, point, queue_name, version_of
 from store.registry.quality_bounds import check_served_quality
 from store.registry.versions import check_ready, refuse_rolled_back
-from store.rollouts.rollouts import COLUMNS, Rollout, RolloutMode, Step, StickyKey, read_rollout
+from store.rollouts.rollouts import COLUMNS, Rollout, RolloutKind, RolloutMode, Step, StickyKey, read_rollout
 from store.rollouts.transitions import RolloutAction, Transition, after
 
 log = structlog.get_logger(__name__)
@@ -25,9 +26,10 @@ MAX_STEPS: Final = 50
 
 _INSERT = text(f"""
 INSERT INTO rollouts (
-    id, model, alias, stable_version, candidate_version, mode, sticky_key, steps, bounds, started_by)
+    id, model, kind, alias, stable_version, candidate_version, mode, sticky_key, steps, bounds, started_by)
 VALUES (
-    :id, :model, :alias, :stable, :candidate, :mode, :sticky_key, CAST(:steps AS jsonb), CAST(:bounds AS jsonb), :actor)
+    :id, :model, :kind, :alias, :stable, :candidate, :mode, :sticky_key, CAST(:steps AS jsonb),
+    CAST(:bounds AS jsonb), :actor)
 ON CONFLICT (model, alias) WHERE state IN ('running', 'paused') DO NOTHING
 RETURNING {COLUMNS}
 """)
@@ -68,7 +70,7 @@ class NewRollout:
 
 
 def start(db: Database, new: NewRollout, actor: str, *, tenant_id: str | None = None) -> Rollout:
-    """Start a rollout from the version that the alias names. ``tenant_id``: of the actor, for the audit log.
+    """Start a rollout from the version that a model's alias names. ``tenant_id``: of the actor, for the audit log.
 
     Raises InvalidRequest, NotFound, NoWorker, and Conflict if the alias has an active rollout.
     """
@@ -83,26 +85,49 @@ def start(db: Database, new: NewRollout, actor: str, *, tenant_id: str | None = 
             check_served_quality(connection, new.model, new.candidate)
         stable = _stable(connection, new)
         _check_candidate(connection, new, stable, candidate)
-        values = {
-            "id": new_id("rollout"),
-            "model": new.model,
-            "alias": new.alias,
-            "stable": stable.version,
-            "candidate": candidate.version,
-            "mode": new.mode.value,
-            "sticky_key": new.sticky_key.value,
-            "steps": dump_json([asdict(step) for step in new.steps]),
-            "bounds": dump_json(dict(new.bounds)),
-            "actor": actor,
-        }
-        row = connection.execute(_INSERT, values).mappings().one_or_none()
-        if row is None:
-            raise Conflict(
-                f"{new.model}@{new.alias} has an active rollout: end it with promote or abort", code="rollout_active"
-            )
-        rollout = read_rollout(row)
-        _record(connection, tenant_id, actor, "started", rollout)
+        rollout = _insert(connection, new, stable.version, RolloutKind.MODEL, actor, tenant_id)
     log.info("rollout.started", **_named(rollout))
+    return rollout
+
+
+def start_of_pipeline(db: Database, new: NewRollout, actor: str, tenant_id: str) -> Rollout:
+    """Start a rollout of a tenant's pipeline, whose id is ``new.model``, from the version that its alias names.
+
+    Raises InvalidRequest, NotFound, and Conflict if the alias has a canary or an active rollout.
+    """
+    check_steps(new.steps)
+    with db.begin(tenant_id=tenant_id) as connection:
+        stable = pipeline_aliases.stable_version(connection, tenant_id, new.model, new.alias, new.candidate)
+        if not new.force:
+            refuse_rolled_back(connection, new.model, new.candidate)
+        rollout = _insert(connection, new, stable, RolloutKind.PIPELINE, actor, tenant_id)
+    log.info("rollout.started", **_named(rollout))
+    return rollout
+
+
+def _insert(
+    connection: Connection, new: NewRollout, stable: int, kind: RolloutKind, actor: str, tenant_id: str | None
+) -> Rollout:
+    values = {
+        "id": new_id("rollout"),
+        "model": new.model,
+        "kind": kind.value,
+        "alias": new.alias,
+        "stable": stable,
+        "candidate": new.candidate,
+        "mode": new.mode.value,
+        "sticky_key": new.sticky_key.value,
+        "steps": dump_json([asdict(step) for step in new.steps]),
+        "bounds": dump_json(dict(new.bounds)),
+        "actor": actor,
+    }
+    row = connection.execute(_INSERT, values).mappings().one_or_none()
+    if row is None:
+        raise Conflict(
+            f"{new.model}@{new.alias} has an active rollout: end it with promote or abort", code="rollout_active"
+        )
+    rollout = read_rollout(row)
+    _record(connection, tenant_id, actor, "started", rollout)
     return rollout
 
 
@@ -186,6 +211,9 @@ def _check_candidate(connection: Connection, new: NewRollout, stable: ModelVersi
 
 def _point(connection: Connection, rollout: Rollout) -> None:
     """Move the alias to the candidate. Raises NotFound or Conflict if that may not take jobs."""
+    if rollout.kind is RolloutKind.PIPELINE:
+        pipeline_aliases.point(connection, rollout.model, rollout.alias, rollout.candidate_version)
+        return
     connection.execute(_POINTED, {"model": rollout.model, "alias": rollout.alias})
     check_ready(connection, rollout.model, rollout.candidate_version)
     check_served_quality(connection, rollout.model, rollout.candidate_version)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, TextClause, text
 
 from store.rollouts.bounds import Bounds
 from store.rollouts.matched_pairs import MEASURES, JobOutcome, JobPair, PairedJobs, bound_of, pair_up
-from store.rollouts.rollouts import Rollout
+from store.rollouts.rollouts import Rollout, RolloutKind
 from store.rollouts.sequential_test import GroupSums
 from store.schema.job_states import JobState
 
@@ -29,18 +29,23 @@ _COMMIT_S = 2.0
 _MOST_CANDIDATES = 500
 _MOST_STABLE = 1500
 
+OUTCOME = """tenant_id, class_rank, input_tokens, state, epoch, error ->> 'code' AS code, usage, started_at,
+    completed_at, pipeline_version"""
+"""The columns of ``jobs`` that ``outcome_of`` reads."""
+
 _NOW = text("SELECT now()")
 
 # One version's jobs of a window, the oldest first. Of a window with very many jobs the first ones are a sample. A job
 # that gets the answer of another one says nothing new.
-_JOBS = """
-SELECT tenant_id, class_rank, input_tokens, state, epoch, error ->> 'code' AS code, usage, created_at, completed_at
+_JOBS = f"""
+SELECT {OUTCOME}, created_at
 FROM jobs
-WHERE rollout_id = :rollout AND model_version = :version AND created_at > :after AND created_at <= :until
+WHERE rollout_id = :rollout AND {{column}} = :version AND created_at > :after AND created_at <= :until
     AND cache_source IS NULL
+ORDER BY created_at LIMIT {{most}}
 """
-_CANDIDATES = text(f"{_JOBS} ORDER BY created_at LIMIT {_MOST_CANDIDATES}")
-_STABLE = text(f"{_JOBS} ORDER BY created_at LIMIT {_MOST_STABLE}")
+_CANDIDATES = {kind: text(_JOBS.format(column=kind.column, most=_MOST_CANDIDATES)) for kind in RolloutKind}
+_STABLE = {kind: text(_JOBS.format(column=kind.column, most=_MOST_STABLE)) for kind in RolloutKind}
 
 
 @dataclass(slots=True)
@@ -214,13 +219,15 @@ def _next_window(connection: Connection, rollout: Rollout, after: datetime, now:
     longest = after + timedelta(seconds=_LONGEST_WINDOW_S)
     horizon = min(now - timedelta(seconds=_COMMIT_S), longest)
     values = {"rollout": rollout.id, "after": after}
-    candidate = _rows(connection, _CANDIDATES, {**values, "version": rollout.candidate_version, "until": horizon})
+    candidate = _rows(
+        connection, _CANDIDATES[rollout.kind], {**values, "version": rollout.candidate_version, "until": horizon}
+    )
     if not candidate:
         return _Window(longest) if horizon == longest else None
     until = candidate[0]["created_at"] + timedelta(seconds=WINDOW_S)
     if until > horizon:
         return None
-    stable = _rows(connection, _STABLE, {**values, "version": rollout.stable_version, "until": until})
+    stable = _rows(connection, _STABLE[rollout.kind], {**values, "version": rollout.stable_version, "until": until})
     return _Window(until, [row for row in candidate if row["created_at"] <= until], stable)
 
 
@@ -246,14 +253,21 @@ def outcome_of(row: RowMapping, *, disagreement: float | None = None, has_times:
         has_succeeded=row["state"] == JobState.SUCCEEDED,
         error_code=row["code"],
         first_token_s=_seconds(first_ms) if has_times else None,
-        token_s=_token_s(first_ms, usage) if has_times else None,
+        token_s=_token_s(row, first_ms, usage) if has_times else None,
         output_tokens=usage.get("output_tokens"),
         disagreement=disagreement,
     )
 
 
-def _token_s(first_ms: float | None, usage: Mapping[str, Any]) -> float | None:
-    """Return the seconds of one output token after the first; of an encoder, of one input token."""
+def _token_s(row: RowMapping, first_ms: float | None, usage: Mapping[str, Any]) -> float | None:
+    """Return the seconds of one output token after the first; of an encoder, of one input token; of a pipeline, of all.
+
+    The steps of a pipeline may run side by side, so only the time from its start to its end is that of a caller.
+    """
+    if row["pipeline_version"] is not None:
+        if row["started_at"] is None or row["completed_at"] is None:
+            return None
+        return float((row["completed_at"] - row["started_at"]).total_seconds())
     compute_ms, num_output = usage.get("compute_ms"), usage.get("output_tokens", 0)
     if compute_ms is None:
         return None

@@ -7,22 +7,23 @@ from sqlalchemy import Connection, text
 
 from store.db.presence import GONE_AFTER_S
 from store.registry.models import queue_name
-from store.rollouts.rollouts import Rollout
+from store.rollouts.rollouts import Rollout, RolloutKind
 
-# Counted only as far as the step needs it.
-_READ = text("""
+# Counted only as far as the step needs it. A pipeline has steps of several models, so no one queue serves it.
+_READ = """
 SELECT
     clock_timestamp() AS now,
     (SELECT count(*) FROM (
         SELECT FROM jobs
-        WHERE rollout_id = :rollout AND model_version = :candidate AND completed_at >= :since
+        WHERE rollout_id = :rollout AND {column} = :candidate AND completed_at >= :since
         LIMIT :min_jobs
     ) AS ended) AS num_in_step,
-    EXISTS (
+    :is_pipeline OR EXISTS (
         SELECT FROM worker_processes
         WHERE queue = :queue AND seen_at > now() - make_interval(secs => :gone_after_s)
     ) AS is_served
-""")
+"""
+_STATEMENTS = {kind: text(_READ.format(column=kind.column)) for kind in RolloutKind}
 
 
 class Progress(NamedTuple):
@@ -42,5 +43,6 @@ def read_progress(connection: Connection, rollout: Rollout) -> Progress:
         "min_jobs": rollout.steps[rollout.current_step].min_jobs,
         "queue": queue_name(rollout.model, rollout.candidate_version),
         "gone_after_s": GONE_AFTER_S,
+        "is_pipeline": rollout.kind is RolloutKind.PIPELINE,
     }
-    return Progress(*connection.execute(_READ, values).one())
+    return Progress(*connection.execute(_STATEMENTS[rollout.kind], values).one())

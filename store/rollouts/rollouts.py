@@ -19,6 +19,18 @@ class RolloutMode(StrEnum):
     SHADOW = "shadow"
 
 
+class RolloutKind(StrEnum):
+    """What has the versions: a model, or a pipeline of a tenant, which jobs have by the number in ``column``."""
+
+    MODEL = "model"
+    PIPELINE = "pipeline"
+
+    @property
+    def column(self) -> str:
+        """The column of ``jobs`` with the version that a job got."""
+        return "model_version" if self is RolloutKind.MODEL else "pipeline_version"
+
+
 class StickyKey(StrEnum):
     """What of a job keeps it on one version: all jobs with the same value go to the same one.
 
@@ -62,12 +74,15 @@ class Step:
 class Rollout:
     """One rollout. Its jobs are those with its id in ``jobs.rollout_id``, of both versions.
 
+    ``model``: a model's name; of a rollout of a pipeline the pipeline's id.
+
     ``bounds``: what the judge allows (``store.rollouts.judge.Bounds``). ``evidence``: the judge's last verdict and a
     bounded history. ``revision`` is raised by each change of state or step.
     """
 
     id: str
     model: str
+    kind: RolloutKind
     alias: str
     stable_version: int
     candidate_version: int
@@ -104,6 +119,10 @@ _GET = text(f"SELECT {COLUMNS} FROM rollouts WHERE id = :id")
 # Without the evidence, which may be long: the API reads this every second.
 _ACTIVE = text(f"SELECT {_PLAIN} FROM rollouts WHERE state IN ('running', 'paused')")
 
+_OF_ALIAS = text(f"""
+SELECT {_PLAIN} FROM rollouts WHERE model = :model AND alias = :alias AND state IN ('running', 'paused')
+""")
+
 # Active rollouts, and those whose queued jobs are still to be moved back. Late jobs come within seconds, so a week is
 # ample: it also covers a lost attempt of a job with a long deadline.
 _UNDER_WAY = text(f"""
@@ -114,7 +133,8 @@ ORDER BY id
 
 _LIST = text(f"""
 SELECT {_PLAIN} FROM rollouts
-WHERE (CAST(:model AS text) IS NULL OR model = :model) AND (NOT :is_active OR state IN ('running', 'paused'))
+WHERE kind = :kind AND (CAST(:model AS text) IS NULL OR model = :model)
+    AND (NOT :is_active OR state IN ('running', 'paused'))
 ORDER BY id DESC LIMIT :limit
 """)
 
@@ -126,6 +146,13 @@ def active_rollouts(db: Database) -> dict[tuple[str, str], Rollout]:
     return {(rollout.model, rollout.alias): rollout for rollout in found}
 
 
+def active_rollout(db: Database, model: str, alias: str) -> Rollout | None:
+    """Return the rollout that divides the jobs of an alias, without its evidence; None if there is none."""
+    with db.autocommit() as connection:
+        row = connection.execute(_OF_ALIAS, {"model": model, "alias": alias}).mappings().one_or_none()
+    return None if row is None else read_rollout({**row, "evidence": {}})
+
+
 def rollouts_under_way(db: Database) -> list[Rollout]:
     """Return the active rollouts, and the ended ones whose candidate may still have queued jobs, the oldest first."""
     with db.autocommit() as connection:
@@ -133,14 +160,19 @@ def rollouts_under_way(db: Database) -> list[Rollout]:
 
 
 def list_rollouts(
-    db: Database, model: str | None = None, *, is_active: bool = False, limit: int = 100
+    db: Database,
+    model: str | None = None,
+    *,
+    kind: RolloutKind = RolloutKind.MODEL,
+    is_active: bool = False,
+    limit: int = 100,
 ) -> list[Rollout]:
-    """Return rollouts, newest first: of one model, or of all; only the active ones if ``is_active``.
+    """Return rollouts, newest first: of one model, or of all of a kind; only the active ones if ``is_active``.
 
     They come without their evidence.
     """
     with db.autocommit() as connection:
-        values = {"model": model, "is_active": is_active, "limit": limit}
+        values = {"model": model, "kind": kind.value, "is_active": is_active, "limit": limit}
         return [read_rollout({**row, "evidence": {}}) for row in connection.execute(_LIST, values).mappings()]
 
 
@@ -159,6 +191,7 @@ def read_rollout(row: RowMapping | Mapping[str, Any]) -> Rollout:
     return Rollout(
         **{
             **known,
+            "kind": RolloutKind(row["kind"]),
             "mode": RolloutMode(row["mode"]),
             "sticky_key": StickyKey(row["sticky_key"]),
             "state": RolloutState(row["state"]),

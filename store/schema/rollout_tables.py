@@ -13,7 +13,9 @@ rollouts = Table(
     "rollouts",
     metadata,
     Column("id", String, primary_key=True),
+    # The name of a model, or the id of a pipeline.
     Column("model", String, nullable=False),
+    Column("kind", String, nullable=False, server_default="model"),
     Column("alias", String, nullable=False),
     Column("stable_version", Integer, nullable=False),
     Column("candidate_version", Integer, nullable=False),
@@ -35,6 +37,7 @@ rollouts = Table(
     Column("evidence", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     # Raised by each change of state, step or reason; the ETag of the API.
     Column("revision", Integer, nullable=False, server_default=text("1")),
+    CheckConstraint("kind IN ('model', 'pipeline')", name="kind_known"),
     CheckConstraint("mode IN ('canary', 'shadow')", name="mode_known"),
     CheckConstraint("sticky_key IN ('tenant', 'user', 'conversation', 'job')", name="sticky_key_known"),
     CheckConstraint("state IN ('running', 'paused', 'promoted', 'aborted', 'rolled_back')", name="state_known"),

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0062"
+REVISION = "0063"
 
 metadata = MetaData(
     naming_convention={
@@ -148,6 +148,8 @@ jobs = Table(
     Column("is_stored_chat", Boolean, nullable=False, server_default=text("false")),
     # The active rollout of its alias when it was accepted, on either side; null for ``name@3`` and for other aliases.
     Column("rollout_id", String),
+    # Of a job of a pipeline: the number of the version that has its steps.
+    Column("pipeline_version", Integer),
     # The epoch of the last attempt of another version; no attempt continues it or an earlier one. Null: none.
     Column("restarts_after", BigInteger),
     # What the response cache did for it (``store.schema.cache_results``), and the job whose answer it gets.

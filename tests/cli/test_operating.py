@@ -307,6 +307,12 @@ def test_a_pipeline_is_stored_and_drawn(operator: tuple[list[str], Verb], tmp_pa
         "summary ─▶ title    generate, tiny  the answer",
     ]
     assert picture.read_text().startswith("<svg")
+    verb("pipelines", "alias", "digest", "default", "1")
+    started = verb("rollout", "start", "digest", "--pipeline", "--to", "2", "--steps", "10:10m")
+    assert started.endswith(": 10 % of digest@default goes to version 2\n")
+    ended = verb("rollout", "abort", started.partition(":")[0], "--pipeline", "digest")
+    assert "is aborted, 0 %" in ended
+    assert re.search(r"1 → 2 +aborted", verb("rollout", "list", "--pipeline", "digest"))
     file.write_text(PIPELINE.replace("model: tiny", "model: nothing"))
     with pytest.raises(subprocess.CalledProcessError) as refused:
         verb("pipelines", "add", "other", str(file))

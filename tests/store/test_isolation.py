@@ -64,6 +64,7 @@ THE_SYSTEMS_OWN = {
         "quality_bounds.read_bound",
         "roles.can_log_in",
         "roles.is_bound",
+        "rollouts.active_rollout",
         "rollouts.active_rollouts",
         "rollouts.get_rollout",
         "rollouts.list_rollouts",

@@ -18,7 +18,7 @@ from store.rollouts.evidence import Evidence, read_evidence
 from store.rollouts.history import with_verdict
 from store.rollouts.judge import Bounds, Verdict, judge
 from store.rollouts.progress import Progress, read_progress
-from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState, rollouts_under_way
+from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, rollouts_under_way
 from store.rollouts.transitions import RolloutAction, Transition, next_transition, overdue_s
 
 log = structlog.get_logger(__name__)
@@ -68,8 +68,9 @@ class RolloutKeeper:
         return any(moved)
 
     def _move(self, rollout: Rollout) -> bool:
-        if rollout.mode is RolloutMode.SHADOW:
-            # The candidate has no caller's job. The mirrors that wait run there, or expire.
+        if rollout.mode is RolloutMode.SHADOW or rollout.kind is RolloutKind.PIPELINE:
+            # The candidate of a shadow has no caller's job: the mirrors that wait run there, or expire. A job of a
+            # pipeline keeps its steps: of another version it would be another job.
             return False
         num_moved = moves.move_queued(self._db, rollout, MOVED_ROWS)
         if num_moved:

@@ -58,6 +58,7 @@ BODIES: dict[tuple[str, str], object] = {
     ("put", "/v1/prompts/{prompt_id}/aliases/{alias}"): {"version": 1},
     ("post", "/v1/pipelines/{pipeline_id}/versions"): PIPELINE,
     ("put", "/v1/pipelines/{pipeline_id}/aliases/{alias}"): {"version": 1},
+    ("post", "/v1/pipelines/{pipeline_id}/rollouts"): {"version": 2, "steps": [{"percent": 10, "hold_s": 60}]},
     ("post", "/v1/webhook_endpoints/{endpoint_id}/recover"): {"since": 0},
     ("post", "/v1/jobs/{job_id}/approvals/{approval_id}"): {"approve": True},
     ("put", "/v1/tools/{tool_id}"): {"url": "https://tools.example.com/other"},

@@ -58,6 +58,13 @@ class Caller:
         assert not is_aliased or self.api.put(f"{path}/aliases/default", json={"version": 1}).is_success
         return path
 
+    def pipeline_rollout(self) -> str:
+        """Start a rollout of a new pipeline, and return its path."""
+        path = self.pipeline(is_aliased=True)
+        assert self.api.post(f"{path}/versions", json={"steps": PIPELINE["steps"]}).is_success
+        started = self.api.post(f"{path}/rollouts", json={"version": 2, "steps": [{"percent": 1, "hold_s": 60}]})
+        return f"{path}/rollouts/{started.json()['id']}"
+
     def uploaded(self) -> str:
         form = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", SECRET.encode())}}
         return str(self.api.post("/v1/files", **form).json()["id"])  # type: ignore[arg-type]
@@ -313,6 +320,14 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ("delete", HOOKS + "/{endpoint_id}"): (
         "webhook_endpoint.deleted",
         lambda c: c.api.delete(f"{HOOKS}/{c.endpoint()}"),
+    ),
+    ("post", "/v1/pipelines/{pipeline_id}/rollouts"): (
+        "rollout.started",
+        lambda c: c.api.get(c.pipeline_rollout()),
+    ),
+    ("post", "/v1/pipelines/{pipeline_id}/rollouts/{rollout}/{verb}"): (
+        "rollout.paused",
+        lambda c: c.api.post(f"{c.pipeline_rollout()}/pause"),
     ),
     ("post", "/v1/rollouts"): ("rollout.started", lambda c: c.api.post("/v1/rollouts", json=c.rollout())),
     **{

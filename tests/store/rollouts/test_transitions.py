@@ -8,7 +8,7 @@ import pytest
 from store.errors import Conflict
 from store.rollouts.judge import Check, Verdict
 from store.rollouts.progress import Progress
-from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState, Step, StickyKey
+from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 from store.rollouts.transitions import RolloutAction, Transition, after, next_transition
 
 BEGAN = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -20,6 +20,7 @@ BAD = Verdict(
 ROLLOUT = Rollout(
     id="rollout_1",
     model="tiny",
+    kind=RolloutKind.MODEL,
     alias="default",
     stable_version=1,
     candidate_version=2,

@@ -8,12 +8,14 @@ from store.db.database import Database
 from store.jobs import claims
 from store.jobs.claims import Finish
 from store.metrics.dispatcher_metrics import DispatcherMetrics
+from store.registry import prompt_templates
 from store.registry.engine_spec import EngineKind
 from store.registry.models import resolve
+from store.registry.prompt_templates import Kind
 from store.registry.quality_bounds import set_bound
-from store.rollouts.changes import change
+from store.rollouts.changes import NewRollout, change, start_of_pipeline
 from store.rollouts.matched_pairs import MEASURES
-from store.rollouts.rollouts import Rollout, RolloutState, Step, get_rollout
+from store.rollouts.rollouts import Rollout, RolloutState, Step, StickyKey, get_rollout
 from store.rollouts.transitions import RolloutAction, Transition
 from store.schema.job_states import JobState
 from tests.store.conftest import accept_one, make_job, query, tenant
@@ -46,6 +48,20 @@ def run_jobs(db: Database, accept_one: AcceptOne, rollout: Rollout, *, candidate
         end(db, accept_one(**values), version, fails=candidate_fails and version == 2)
     with db.begin() as connection:
         connection.execute(text("UPDATE jobs SET created_at = created_at - interval '10 min'"))
+        for column in ("started_at", "step_since"):
+            connection.execute(text(f"UPDATE rollouts SET {column} = {column} - interval '11 min'"))
+
+
+def run_pipeline_jobs(db: Database, accept_one: AcceptOne, rollout: Rollout, *, fails: bool, slower: float) -> None:
+    """Run jobs of both versions of a pipeline, as ``run_jobs`` does. ``slower``: the candidate's factor of time."""
+    for version in (1, 2) * 60:
+        end(db, accept_one(rollout_id=rollout.id, pipeline_version=version), 1, fails=fails and version == 2)
+    with db.begin() as connection:
+        connection.execute(
+            text("""UPDATE jobs SET created_at = created_at - interval '10 min', started_at = completed_at
+                - make_interval(secs => CASE pipeline_version WHEN 2 THEN CAST(:slower AS float8) ELSE 1 END)"""),
+            {"slower": slower},
+        )
         for column in ("started_at", "step_since"):
             connection.execute(text(f"UPDATE rollouts SET {column} = {column} - interval '11 min'"))
 
@@ -157,3 +173,42 @@ def test_flows_that_are_stuck_are_shown_until_another_dispatcher_leads(
     assert metrics.registry.get_sample_value("headrace_flows_stuck") == 2
     metrics.clear()
     assert metrics.registry.get_sample_value("headrace_flows_stuck") == 0
+
+
+@pytest.mark.parametrize(
+    ("fails", "slower", "state", "reason"),
+    [
+        (True, 1.0, RolloutState.ROLLED_BACK, "errors:"),
+        (False, 3.0, RolloutState.ROLLED_BACK, "token time:"),
+        (False, 1.0, RolloutState.PROMOTED, "the last step"),
+    ],
+    ids=["errors", "slow", "good"],
+)
+def test_a_version_of_a_pipeline_is_judged_as_one_of_a_model(
+    db: Database,
+    tenant: str,
+    accept_one: AcceptOne,
+    query: Query,
+    keeper: RolloutKeeper,
+    fails: bool,
+    slower: float,
+    state: RolloutState,
+    reason: str,
+) -> None:
+    template = {"steps": [{"name": "only", "model": "tiny", "input": {"prompt": "x"}}]}
+    named = {"template": template, "actor": "tests", "kind": Kind.PIPELINE}
+    pipeline = prompt_templates.create(db, tenant, name="digest", **named)
+    prompt_templates.add_version(db, tenant, pipeline.id, **named)
+    prompt_templates.set_alias(db, tenant, pipeline.id, "default", 1, actor="tests", kind=Kind.PIPELINE)
+    new = NewRollout(pipeline.id, 2, [Step(50, hold_s=60, min_jobs=5)], sticky_key=StickyKey.JOB)
+    rollout = start_of_pipeline(db, new, "tests", tenant)
+    run_pipeline_jobs(db, accept_one, rollout, fails=fails, slower=slower)
+    waiting = accept_one(rollout_id=rollout.id, pipeline_version=2)
+    keeper.turn()
+    keeper.turn()
+    ended = get_rollout(db, rollout.id)
+    assert (ended.state, str(ended.reason).startswith(reason)) == (state, True), ended.reason
+    now = prompt_templates.get(db, tenant, "digest", "default", Kind.PIPELINE)
+    assert now.version == (2 if state is RolloutState.PROMOTED else 1)
+    kept = query("SELECT queue, pipeline_version FROM jobs WHERE id = :id", id=waiting)
+    assert kept == [{"queue": "tiny@1", "pipeline_version": 2}], "an accepted job keeps its version"
