@@ -222,3 +222,13 @@ def test_the_replay_of_a_job_that_was_given_up_fills_the_store(
     assert passages_of[0].endswith("x 4111 1111"), "the number is cut in two"
     assert texts_of(api, other) == []
     assert read(api, store_id)["file_counts"]["completed"] == 1
+
+
+@pytest.mark.usefixtures("encoder")
+def test_a_change_keeps_what_it_does_not_name(api: httpx2.Client) -> None:
+    store = {"name": "Handbook", "metadata": {"team": "mill"}}
+    path = f"/v1/vector_stores/{api.post('/v1/vector_stores', json=store).raise_for_status().json()['id']}"
+    for change in ({"name": "Guide"}, {"metadata": {"team": "wheel"}}):
+        store |= change
+        changed = api.post(path, json=change).raise_for_status().json()
+        assert {name: changed[name] for name in store} == store
