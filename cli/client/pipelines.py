@@ -1,14 +1,12 @@
 """``headrace pipelines``: stored lists of steps of the organization, by the API."""
 
-import json
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
+from cli.client.object_files import read_object
 from cli.client.pipeline_drawing import svg, text_lines
 from cli.client.verbs import connect
 from cli.groups import noun
@@ -72,7 +70,7 @@ def add(
 
     The file is as in the API: {"input_schema": {...}, "steps": [...]}.
     """
-    pipeline = _read(file)
+    pipeline = read_object(file)
     with connect() as client:
         try:
             found = client.add_pipeline_version(name, pipeline)
@@ -130,15 +128,3 @@ def remove(name: PipelineArgument, as_json: JsonOption = False) -> None:
 def _inputs(pipeline: Json) -> list[str]:
     declared = pipeline["input_schema"].get("properties")
     return list(declared) if isinstance(declared, dict) else []
-
-
-def _read(file: Path) -> Json:
-    try:
-        given = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        # YAML takes JSON too, but its messages about faults in JSON help less.
-        pipeline = json.loads(given) if given.lstrip().startswith("{") else yaml.safe_load(given)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InvalidRequest(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(pipeline, dict):
-        raise InvalidRequest(f"{file} is neither an object of JSON nor a mapping of YAML")
-    return pipeline

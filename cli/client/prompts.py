@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli.client.verbs import VarOption, connect, read_object, read_variables
+from cli.client.object_files import read_object
+from cli.client.verbs import VarOption, connect, read_variables
 from cli.groups import noun
 from cli.render import Json, JsonOption, ago, show, table
 from headrace.client import ResourceMissing
@@ -46,7 +47,7 @@ def show_one(prompt: PromptArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def put(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A prompt's name; it is made if there is none.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The template as JSON; - is stdin.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The template as JSON or YAML; - is stdin.")],
     as_json: JsonOption = False,
 ) -> None:
     """Store a template as the next version of a prompt.

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from cli.client.http_client import OperatorClient
-from cli.client.verbs import connect, read_object
+from cli.client.object_files import read_object
+from cli.client.verbs import connect
 from cli.groups import noun
 from cli.render import Json, JsonOption, show, table
 from store.errors import NotFound
@@ -29,7 +30,9 @@ def list_all(as_json: JsonOption = False) -> None:
 @app.command()
 def put(
     name: NameArgument,
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="The definition as JSON; - is stdin.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The definition, JSON or YAML; - is stdin.")
+    ] = None,
     mcp: Annotated[
         str | None, typer.Option("--mcp", metavar="URL", help="A server of MCP, which tells its tools itself.")
     ] = None,

@@ -17,7 +17,7 @@ from cli.client.http_client import OperatorClient
 from cli.client.job_timeline import TimelineChart, lanes
 from cli.client.waiting import waiting
 from cli.local.home import find_home
-from cli.render import Json, JsonOption, out, say, show, warn
+from cli.render import JsonOption, out, say, show, warn
 from headrace.client import JobBody, JobInfo
 from store.errors import InvalidRequest, SettingsError
 from store.settings import load_settings
@@ -283,14 +283,3 @@ def _conclude(job: JobInfo, *, quiet: bool = False) -> None:
         render.err.print(render.summary(job), style="dim", soft_wrap=True)
     if job["status"] != "succeeded":
         raise typer.Exit(1)
-
-
-def read_object(file: Path) -> Json:
-    """Return the JSON object in a file; - is stdin. Raises InvalidRequest."""
-    try:
-        found = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{file} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise InvalidRequest(f"{file} is not a JSON object")
-    return found

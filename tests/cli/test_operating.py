@@ -244,15 +244,24 @@ def test_a_prompt_template_is_stored_rendered_and_used(operator: tuple[list[str]
 
 def test_a_tool_is_put_listed_and_deleted_by_its_name(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
     _, verb = operator
-    file = tmp_path / "weather.json"
+    file = tmp_path / "weather.yaml"
     for timeout_ms in (500, 600):
-        made = {"url": "https://tools.example.com/", "headers": {"X-Key": "s3cr3t"}, "timeout_ms": timeout_ms}
-        file.write_text(orjson.dumps(made).decode())
+        file.write_text(f"url: https://tools.example.com/\nheaders: {{X-Key: s3cr3t}}\ntimeout_ms: {timeout_ms}\n")
         assert verb("tools", "put", "weather", str(file)).startswith("weather is stored as tool_")
     listed = verb("tools")
     assert re.search(r"weather .*X-Key .*600 ms", listed)
     assert "s3cr3t" not in listed
     assert verb("tools", "delete", "weather") == "weather is deleted\n"
+    asked = subprocess.run(
+        verb.argv("tools", "put", "tracker", "--mcp", "https://127.0.0.1/mcp"),
+        env=verb.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert asked.returncode != 0
+    assert "the address is not public" in asked.stderr  # so the API was asked, without a file
 
 
 def test_a_call_that_waits_is_listed_and_refused(operator: tuple[list[str], Verb], db: Database) -> None:
