@@ -115,7 +115,7 @@ WHERE parent_id = ANY(CAST(:ids AS text[])) AND usage IS NOT NULL ORDER BY id
 _NOTE_USAGE = text("""
 UPDATE jobs SET usage = total.usage
 FROM json_to_recordset(CAST(:rows AS json)) AS total(id text, usage jsonb)
-WHERE jobs.id = total.id AND jobs.task = 'flow'
+WHERE jobs.id = total.id
 """)
 
 _SUMMED = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "compute_ms")
