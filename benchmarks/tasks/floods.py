@@ -93,7 +93,7 @@ def ratios(turns: Sequence[Turn]) -> dict[str, list[float]]:
 
 @contextmanager
 def flooded(stack: Stack, flood: Flood) -> Iterator[list[float]]:
-    """Keep the worker full for the block; yield the times at which requests have ended. Raises what a request does."""
+    """Keep the worker full for the block; yield the times at which requests ended. Raises errors of requests."""
     ended: list[float] = []
     stopped = Event()
     numbers = count()

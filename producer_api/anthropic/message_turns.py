@@ -188,7 +188,7 @@ def _part(role: str, block: ContentBlock, param: str) -> str | ImagePart | _Thou
         case "assistant", "thinking" | "redacted_thinking":
             return _Thought(block.thinking or "")
         case "assistant", "mcp_tool_use" | "mcp_tool_result":
-            return _Thought("")  # what the server has called for an earlier answer is not told again
+            return _Thought("")  # the model is not given the earlier calls of the server again
         case "assistant", "tool_use":
             return _call(block, param)
         case "user", "image":

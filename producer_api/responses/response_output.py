@@ -70,7 +70,7 @@ class ItemKind(StrEnum):
 
 @dataclass(slots=True)
 class OutputItem:
-    """A message or reasoning with its ``text``, or a ``call`` where ``text`` is the arguments, or what the server does.
+    """A message or reasoning with ``text``; a ``call``, whose ``text`` is the arguments; or an item of the server.
 
     ``call`` has the fields of its id and its function, or those of a search, a list of tools or a call of the server.
     ``annotations`` are those of a message.

@@ -102,7 +102,7 @@ async def follow_turns(runtime: Runtime, job: Job) -> AsyncGenerator[Event | Tur
 
 
 def turn_events(steps: Sequence[TurnStep], told: "Told") -> list[TurnEvent]:
-    """Return what the steps say that was not told yet, and note that it is told now."""
+    """Return the events of steps that no earlier call returned, and remember them as returned."""
     events: list[TurnEvent] = []
     for place, step in enumerate(steps):
         if step.number != told.next or step.state is not JobState.SUCCEEDED or step.output is None:

@@ -56,7 +56,7 @@ class CallResult(StrEnum):
 
     OK = "ok"
     ERROR = "error"
-    """The tool answered with an error, or with what is no result."""
+    """The tool answered with an error, or its answer is not a result of a call."""
     UNANSWERED = "unanswered"
     NOT_CALLED = "not_called"
     """It was not approved, or its arguments, its name or its address are wrong."""

@@ -15,7 +15,7 @@ START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 
 
 async def cancelled(runtime: Runtime, begins: bool) -> list[Message]:
-    """Return what is sent for a request that is cancelled while its route waits, after it ``begins`` an answer."""
+    """Return the messages of ASGI for a request whose route waits and is cancelled; it may have begun an answer."""
     is_waiting, sent = asyncio.Event(), list[Any]()
 
     async def route(_scope: Scope, _receive: Receive, send: Send) -> None:
