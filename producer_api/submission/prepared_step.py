@@ -25,8 +25,8 @@ from store.tasks.turn_form import CALLS, form_of
 from store.tenants.api_keys import Principal
 
 FORM = ("policy", "sampling", "tool_style", "reasoning", "template")
-"""The fields of a payload that a reader of the answer needs: the form of calls and reasoning in its text, the values that
-are restored, and the prompt template."""
+"""The fields of a payload that a reader of the answer needs: the form of calls and reasoning in its text, the values to
+restore, and the prompt template."""
 
 
 @dataclass(slots=True)
