@@ -66,13 +66,18 @@ def start(
     New jobs are divided within two seconds. A candidate that the judge finds worse is rolled back by itself.
     """
     model, _, alias = name.partition("@")
-    if is_pipeline and (shadow or sticky != "user" or require_worker is not None):
-        raise InvalidRequest("a rollout of a pipeline has no --shadow, no --sticky and no --require-worker")
-    body: Json = {"version": to, "steps": read_steps(steps), "force": force, **({"alias": alias} if alias else {})}
+    if is_pipeline and (sticky != "user" or require_worker is not None):
+        raise InvalidRequest("a rollout of a pipeline has no --sticky and no --require-worker")
+    body: Json = {
+        "version": to,
+        "steps": read_steps(steps),
+        "mode": "shadow" if shadow else "canary",
+        "force": force,
+        **({"alias": alias} if alias else {}),
+    }
     of_model: Json = {
         "model": model,
         "sticky_key": sticky,
-        "mode": "shadow" if shadow else "canary",
         **({} if require_worker is None else {"require_worker": require_worker}),
     }
     with connect() as client:

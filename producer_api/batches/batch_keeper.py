@@ -4,7 +4,8 @@ One API process is the leader and runs all batches; the others stand by. In each
 tenant (``batch_round_robin``), chooses its next step (``next_step``, pure) and runs a small piece of that step, so no
 tenant blocks another. After each turn the thread sleeps three times as long as it worked, so API requests are not
 delayed. Progress of the two long steps (validation and writing results) is only in memory: a new leader starts them
-again. Each change that must happen exactly once is one transaction in ``store.batches.batch_steps``.
+again. Each change that must happen exactly once is one transaction in ``store.batches.batch_steps``. The thread makes
+the copies of shadow rollouts of pipelines too (``producer_api.pipelines.pipeline_mirrors``).
 """
 
 import threading
@@ -21,6 +22,7 @@ from producer_api.batches.batch_lines import LineReader
 from producer_api.batches.batch_results import publish
 from producer_api.batches.batch_round_robin import WAITING_S, BatchRoundRobin
 from producer_api.batches.batch_validation import validate
+from producer_api.pipelines.pipeline_mirrors import PipelineMirrors
 from producer_api.server.errors import internal_error
 from producer_api.server.request_spans import record_accept
 from producer_api.submission.pipeline_lines import PipelineLines
@@ -141,6 +143,7 @@ class BatchKeeper:
             idle_timeout_s=30,
         )
         self._lines = LineReader(settings, self._db, submissions, pipelines, tracing)
+        self._mirrors = PipelineMirrors(settings, self._db, pipelines)
         self._tracing = tracing
         self._long_tasks: dict[str, _LongTask] = {}
         self._round_robin = BatchRoundRobin()
@@ -194,6 +197,7 @@ class BatchKeeper:
     def _turn(self) -> float:
         """Run one piece for at least one batch of each tenant; return the shortest useful pause in seconds."""
         self._remove_expired_files()
+        self._mirrors.turn()
         found = batch_steps.list_live(self._db)
         self._round_robin.keep(found)
         for batch_id in self._long_tasks.keys() - {batch.id for batch in found}:

@@ -12,16 +12,18 @@ from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.jobs.rollout_routes import IfMatch, Reason, RolloutId, changed, rollout_answer
 from producer_api.jobs.rollout_views import RolloutList, RolloutObject, StepObject, rollout_summary
+from producer_api.pipelines.pipeline_mirrors import check_mirrored
 from producer_api.pipelines.pipeline_routes import PipelineId
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
+from producer_api.submission.pipelines import version_of
 from store.errors import NotFound
 from store.registry import prompt_templates
 from store.registry.prompt_templates import ALIAS_PATTERN, DEFAULT, Kind
 from store.rollouts import changes
 from store.rollouts.bounds import Bounds
 from store.rollouts.changes import MAX_STEPS, NewRollout
-from store.rollouts.rollouts import Rollout, RolloutKind, Step, StickyKey, get_rollout, list_rollouts
+from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, Step, StickyKey, get_rollout, list_rollouts
 from store.rollouts.transitions import RolloutAction
 from store.tenants.api_keys import Principal
 
@@ -56,6 +58,7 @@ class PipelineRolloutRequest(BaseModel):
     alias: str = Field(DEFAULT, pattern=ALIAS_PATTERN, description="the alias that goes to the candidate")
     version: int = Field(ge=1, le=2**31 - 1, description="the candidate")
     steps: list[StepObject] = Field(min_length=1, max_length=MAX_STEPS, description="each with a higher percentage")
+    mode: RolloutMode = Field(RolloutMode.CANARY, description="`shadow`: the candidate gets copies, no caller's job")
     bounds: Bounds = Field(default_factory=Bounds, description="how much worse the candidate may be")
     force: bool = Field(False, description="also if a rollout of the candidate was rolled back")
 
@@ -72,11 +75,16 @@ async def start_pipeline_rollout(
             candidate=body.version,
             steps=[Step(step.percent, step.hold_s, step.min_jobs) for step in body.steps],
             alias=body.alias,
+            mode=body.mode,
             # Divided by the user or the Idempotency-Key, else alone: all jobs are of one tenant.
             sticky_key=StickyKey.JOB,
             bounds=body.bounds.model_dump(exclude_defaults=True),
             force=body.force,
         )
+        if body.mode is RolloutMode.SHADOW:
+            named = (principal.tenant_id, new.model, body.version, Kind.PIPELINE)
+            candidate = version_of(prompt_templates.get(runtime.db, *named))
+            check_mirrored(runtime.settings, runtime.db, principal.tenant_id, candidate.content)
         return changes.start_of_pipeline(runtime.db, new, principal.key_id, principal.tenant_id)
 
     return rollout_answer(await run_in_threadpool(start), status_code=201)

@@ -20,7 +20,13 @@ from producer_api.submission import unserved
 from producer_api.submission.default_templates import with_default
 from producer_api.submission.draft_job import Origin, Receipt
 from producer_api.submission.input_policy import applied, guarded, pinned
-from producer_api.submission.pipelines import UsedPipeline, at_place, check_pipeline, from_pipeline, of_pipeline
+from producer_api.submission.pipelines import (
+    UsedPipeline,
+    at_place,
+    check_pipeline,
+    from_pipeline,
+    of_pipeline,
+)
 from producer_api.submission.prepared_step import (
     FORM,
     PreparedStep,
@@ -326,11 +332,11 @@ class FlowSubmissions:
         used: UsedPipeline | None,
     ) -> NewJob:
         """Return the job with its steps. The policies of all steps see what the caller has named."""
+        policies = [step.found for step in steps if step.found is not None]
         payload = flow_payload(request, steps, last)
         asked: JobTerms = request if used is None else used.asked
         if used is not None:
-            payload["pipeline"] = used.version.model_dump(mode="json")
-        policies = [step.found for step in steps if step.found is not None]
+            payload |= used.payload_fields(has_policy=bool(policies))
         if policies and not self._parts.digests.is_keyed:
             # A plain digest of the sent text would let a reader of the database guess the replaced text.
             bodies = {} if used else {"steps": tuple(map(FlowStepBody.model_validate, payload["steps"]))}

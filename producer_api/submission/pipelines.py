@@ -18,11 +18,15 @@ from store.payloads.prompt_reference import PromptUse
 from store.registry import prompt_templates
 from store.registry.policies import EVERY_MODEL
 from store.registry.prompt_templates import Kind, PromptVersion
-from store.rollouts.rollouts import active_rollout
+from store.rollouts.rollouts import RolloutMode, active_rollout
 from store.rollouts.routing import point_of, takes_candidate
 from store.tasks.flow import FlowRequest, PipelineRequest, check_steps
 from store.tasks.pipeline import Pipeline, check_inputs
 from store.tenants.api_keys import Principal
+
+MIRRORED_INPUT = "mirrored_input"
+"""The field of a job's payload with the input that the pipeline got, for a copy in shadow mode. Else it is in no row:
+the steps have what they need of it. A job with a policy has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ class UsedPipeline:
     """The job of a pipeline: what the caller sent, the steps that it makes, and the version that has them.
 
     ``models``: the versions of the steps' model strings, as ``name@3``; those that are missing are looked up.
-    ``rollout_id``: the rollout that has divided it.
+    ``rollout_id``: the rollout that has divided it. ``is_mirrored``: the rollout is in shadow mode, so that a copy of
+    the job needs its input.
     """
 
     asked: PipelineRequest
@@ -51,11 +56,17 @@ class UsedPipeline:
     version: PromptUse
     models: Mapping[str, str] = field(default_factory=dict)
     rollout_id: str | None = None
+    is_mirrored: bool = False
 
     @property
     def columns(self) -> dict[str, Any]:
         """The columns of the job by which a rollout finds it."""
         return {"rollout_id": self.rollout_id, "pipeline_version": self.version.version}
+
+    def payload_fields(self, *, has_policy: bool) -> dict[str, Any]:
+        """Return the fields of the job's payload that say which version it is of, and what a copy of it needs."""
+        copied = {MIRRORED_INPUT: self.asked.input} if self.is_mirrored and not has_policy else {}
+        return {"pipeline": self.version.model_dump(mode="json"), **copied}
 
 
 def from_pipeline(parts: SubmissionParts, principal: Principal, sent: PipelineRequest, origin: Origin) -> UsedPipeline:
@@ -71,7 +82,8 @@ def from_pipeline(parts: SubmissionParts, principal: Principal, sent: PipelineRe
         return used_pipeline(sent, version_of(found))
     if takes_candidate(rollout, tenant_id, None, None, draw=key):
         found = prompt_templates.get(db, tenant_id, found.id, rollout.candidate_version, Kind.PIPELINE)
-    return replace(used_pipeline(sent, version_of(found)), rollout_id=rollout.id)
+    is_mirrored = rollout.mode is RolloutMode.SHADOW
+    return replace(used_pipeline(sent, version_of(found)), rollout_id=rollout.id, is_mirrored=is_mirrored)
 
 
 def version_of(found: PromptVersion) -> PipelineVersion:

@@ -234,6 +234,18 @@ def principal_of(db: Database, tenant_id: str, key_id: str) -> Principal:
     return _principal(row, key_id)
 
 
+def principal_of_key(db: Database, key_id: str) -> Principal:
+    """Return the principal for work that a key has begun and that goes on only while the key is valid.
+
+    Raises NotFound if the key is not valid any more, Forbidden if its tenant is disabled.
+    """
+    with db.autocommit() as connection:
+        row = connection.execute(_FIND, {"id": key_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"no valid API key {key_id}")
+    return _principal(row, key_id)
+
+
 def _principal(row: Row[Any], key_id: str) -> Principal:
     if row.is_disabled:
         raise Forbidden("this tenant is disabled: ask the operator of this server", code="tenant_disabled")

@@ -322,6 +322,9 @@ def test_a_pipeline_is_stored_and_drawn(operator: tuple[list[str], Verb], tmp_pa
     ended = verb("rollout", "abort", started.partition(":")[0], "--pipeline", "digest")
     assert "is aborted, 0 %" in ended
     assert re.search(r"1 → 2 +aborted", verb("rollout", "list", "--pipeline", "digest"))
+    with pytest.raises(subprocess.CalledProcessError) as unset:
+        verb("rollout", "start", "digest", "--pipeline", "--to", "2", "--steps", "10:10m", "--shadow")
+    assert "HEADRACE_SHADOW_TENANT" in unset.value.stderr
     file.write_text(PIPELINE.replace("model: tiny", "model: nothing"))
     with pytest.raises(subprocess.CalledProcessError) as refused:
         verb("pipelines", "add", "other", str(file))

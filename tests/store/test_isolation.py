@@ -87,7 +87,7 @@ THE_SYSTEMS_OWN = {
         "uploads.expire",
         "vector_stores.remove_ended",
     },
-    "the function that finds whose a key is": {"api_keys.authenticate"},
+    "the function that finds whose a key is": {"api_keys.authenticate", "api_keys.principal_of_key"},
     "workers, which run everybody's jobs": {
         "hosted_versions.read_waiting_work",
         "claims.claim",
@@ -108,7 +108,6 @@ THE_SYSTEMS_OWN = {
         "moves.move_queued",
         "rollouts.rollouts_under_way",
         "shadow.look",
-        "shadow.mirror",
         "work_probe.probe",
         "export.heads",
         "fair_share.read_candidates",

@@ -1,0 +1,118 @@
+"""Makes the mirrors of rollouts of pipelines in shadow mode: jobs of the candidate's steps, which the API prepares.
+
+The thread of the batch keeper calls it, so one API process makes them, and no request waits. A mirror, and the jobs
+that get one: ``store.rollouts.shadow``. The dispatcher reads the pairs and judges them.
+"""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+
+from producer_api.server.errors import internal_error
+from producer_api.submission.pipeline_lines import PipelineLines
+from producer_api.submission.pipelines import MIRRORED_INPUT, PipelineVersion
+from store.db.database import Database
+from store.errors import HeadraceError, InvalidRequest, RequestError
+from store.jobs.jobs import NewJob
+from store.rollouts.evidence import Evidence
+from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, active_rollouts
+from store.rollouts.shadow import EVERY_TENANT, as_mirror, check_shadow, mirror
+from store.settings import Settings
+from store.tasks.flow import PipelineRequest
+from store.tasks.generate import GENERATE
+from store.tasks.pipeline import Pipeline
+from store.tenants.api_keys import Principal, principal_of_key
+
+_log = structlog.get_logger("producer_api")
+
+LOOK_S = 1.0
+"""Seconds between two looks for jobs to copy."""
+
+# A copy must have no effect outside: tools are called, and a search reads what may have changed since.
+_REFUSED_FIELDS = ("retrieval", "server_tools")
+
+
+def check_mirrored(settings: Settings, db: Database, tenant_id: str, candidate: Pipeline) -> None:
+    """Raise InvalidRequest unless jobs of this tenant may be copied to the steps of the candidate."""
+    check_shadow(db, settings.shadow_tenant, settings.shadow_sources)
+    if not {EVERY_TENANT, tenant_id} & {*settings.shadow_sources}:
+        raise InvalidRequest(
+            "jobs of this organization are not copied: the operator has to name it in HEADRACE_SHADOW_SOURCES",
+            param="mode",
+        )
+    for step in candidate.steps:
+        refused = [name for name in _REFUSED_FIELDS if step.own_fields.get(name) is not None]
+        if refused or step.task != GENERATE.name:
+            reason = f"`{refused[0]}`" if refused else f"the task {step.task}"
+            raise InvalidRequest(
+                f"the step {step.name} of this version has {reason}: in shadow mode all steps generate text, without "
+                "retrieval and server tools; compare this version without `mode`",
+                param="mode",
+            )
+
+
+class PipelineMirrors:
+    """Makes mirrors. Blocks. Where it is stays in memory: another process looks at the last minute again."""
+
+    def __init__(self, settings: Settings, db: Database, pipelines: PipelineLines) -> None:
+        self._settings = settings
+        self._db = db
+        self._pipelines = pipelines
+        self._next_look_at = 0.0
+        # By rollout: ``mirrored_until`` alone is used.
+        self._looked: dict[str, Evidence] = {}
+
+    def turn(self) -> None:
+        """Make the mirrors that are due, if the last look is ``LOOK_S`` ago. A failure is logged."""
+        now = time.monotonic()
+        if not self._settings.shadow_tenant or now < self._next_look_at:
+            return
+        self._next_look_at = now + LOOK_S
+        found = [
+            one
+            for one in active_rollouts(self._db).values()
+            if one.kind is RolloutKind.PIPELINE and one.mode is RolloutMode.SHADOW
+        ]
+        self._looked = {rollout.id: self._looked.get(rollout.id, Evidence()) for rollout in found}
+        for rollout in found:
+            try:
+                self._mirror(rollout)
+            except HeadraceError as error:
+                _log.warning("mirrors_not_made", rollout=rollout.id, reason=error.message)
+            except Exception as defect:  # noqa: BLE001 - the batches and the other rollouts go on
+                internal_error(defect)
+
+    def _mirror(self, rollout: Rollout) -> None:
+        """Make the mirrors of a rollout with the rights of the key that has started it."""
+        owner, shadow_tenant = principal_of_key(self._db, rollout.started_by), self._settings.shadow_tenant
+        version = self._pipelines.version(owner, f"{rollout.model}@{rollout.candidate_version}")
+        mirror(
+            self._db,
+            rollout,
+            self._looked[rollout.id],
+            shadow_tenant,
+            self._settings.shadow_sources,
+            partial(self._copy, owner, version, rollout),
+            tenant_ids={owner.tenant_id, shadow_tenant},
+        )
+
+    def _copy(
+        self, owner: Principal, version: PipelineVersion, rollout: Rollout, row: Mapping[str, Any]
+    ) -> NewJob | None:
+        """Return the mirror of a job; None if it has a policy, or the candidate does not take its input."""
+        given = row["payload"].get(MIRRORED_INPUT)
+        if given is None:
+            return None
+        sent = PipelineRequest(pipeline=version.pinned, input=given)
+        try:
+            made = self._pipelines.make_job(owner, sent, version, {}, project_id=None)
+        except RequestError as error:
+            # Without its message, which may quote the input.
+            _log.info("mirror_refused", rollout=rollout.id, job_id=row["id"], code=error.code)
+            return None
+        if any("policy" in step.payload for step in made.steps):
+            return None
+        return as_mirror(made, rollout, row["id"], self._settings.shadow_tenant)
