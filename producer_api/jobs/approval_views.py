@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from producer_api.http.views import seconds
 from store.calls.approvals import Approval, ApprovalState
 from store.payloads.strict_model import Strict
-
-MOST_REASON_CHARS = 1000
+from store.tasks.call_tool import MOST_REASON_CHARS
 
 
 class ApprovalAnswer(Strict):

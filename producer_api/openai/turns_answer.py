@@ -31,6 +31,11 @@ class TurnReaders:
         """Return a reader of this turn, None if all of its text is content."""
         return turn_reader(self._style, self._form, self._reasoning)
 
+    @property
+    def left(self) -> int:
+        """The calls that the job may still make."""
+        return self._form.left
+
     def go_on(self, output: Mapping[str, Any]) -> None:
         """A turn has ended with this output."""
         self._form = self._form.after(len(output["tool_calls"]))

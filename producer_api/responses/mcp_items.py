@@ -9,6 +9,8 @@ from producer_api.streaming.turns import CallEnded, TurnCall, has_turns, turns_o
 from store.db.database import Database
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
+from store.schema.job_states import JobState
+from store.tools.builtin import FILE_SEARCH
 
 Item = dict[str, Any]
 
@@ -29,6 +31,22 @@ def begun_call(call: TurnCall, listed: Sequence[Mapping[str, Any]]) -> Item:
     label, name = label_of(call.name, listed)
     fields = {"server_label": label, "name": name, "arguments": call.arguments, "output": None, "error": None}
     return {**fields, "status": "in_progress", "approval_request_id": None}
+
+
+def asked_calls(job: Job, most: int, listed: Sequence[Mapping[str, Any]]) -> list[Item]:
+    """Return the fields of each ``mcp_approval_request`` of a job that has ended. ``most``: the calls it had left.
+
+    If one call of the last turn needs an approval, no call of that turn was made, so all are asked for. A search in
+    files needs none: it is left out, and the model may search again.
+    """
+    calls = ((job.output or {}).get("tool_calls") or ()) if job.state is JobState.SUCCEEDED else ()
+    asked = []
+    for call in calls[:most]:
+        function = call["function"]
+        if function["name"] != FILE_SEARCH:
+            label, name = label_of(function["name"], listed)
+            asked.append({"server_label": label, "name": name, "arguments": function["arguments"]})
+    return asked
 
 
 def call_result(ended: CallEnded) -> Item:

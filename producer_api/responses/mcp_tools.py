@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from producer_api.openai.foreign_fields import unsupported
+from producer_api.responses.mcp_approvals import merged_rule, waiting_in
 from producer_api.responses.response_tools import MCP, FunctionTool
 from producer_api.server.errors import from_validation
 from store.db.database import Database
@@ -60,12 +61,21 @@ def called_by(db: Database, tenant_id: str, request: "ResponseRequest") -> Calle
     given = request.server_tools
     names = [] if given is None else [*given.names]
     listed: list[Mapping[str, Any]] = []
+    waiting: list[str] = []
     for param, tool in wanted:
         name, server = _registered(stored, tool, param)
         told = _told(name, server, tool, param)
         names += [name] if tool.allowed_tools is None else [one["function"] for one in told]
         listed.append({"server_label": tool.server_label, "tools": told})
+        waiting += waiting_in(tool, told, param)
+        if waiting and request.store is False:
+            where = f"{param}.require_approval"
+            raise unsupported("an approval needs a response that is stored: leave out `store`, or send `never`", where)
     fields: dict[str, Any] = {} if given is None else given.model_dump(exclude_none=True)
+    free = [tool["function"] for one in listed for tool in one["tools"] if tool["function"] not in waiting]
+    rule = merged_rule(given, waiting, free)
+    if wanted and rule != fields.get("require_approval", "never"):
+        fields["require_approval"] = rule
     if request.max_tool_calls is not None:
         fields["max_tool_calls"] = request.max_tool_calls
     if request.tool_choice == "required":
@@ -104,9 +114,6 @@ def _registered(stored: Sequence[StoredTool], tool: FunctionTool, param: str) ->
             where = f"{param}.{field}"
             message = f"`{where}` is stored with the server: leave it out here, and give it to `headrace tools put`"
             raise unsupported(message, where)
-    if tool.require_approval != "never":
-        where = f"{param}.require_approval"
-        raise unsupported(f"`{where}` is `always` if it is left out, which is not supported: send `never`", where)
     for one in stored:
         found = one.definition
         is_meant = one.name == tool.server_label if tool.server_url is None else found.url == tool.server_url

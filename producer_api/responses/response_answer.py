@@ -12,6 +12,7 @@ from producer_api.http.views import seconds
 from producer_api.openai.chat_answer import made_of_input
 from producer_api.responses.mcp_tools import LISTED
 from producer_api.responses.response_output import output_items
+from store.jobs.answered_calls import ANSWERED
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse, response_id
 from store.schema.job_states import JobState
@@ -73,7 +74,7 @@ def _common_fields(job: Job, row: StoredResponse, status: str) -> dict[str, Any]
         "metadata": job.metadata,
         "previous_response_id": row.previous_id,
         "store": row.is_stored,
-        **{name: value for name, value in row.request.items() if name != LISTED},
+        **{name: value for name, value in row.request.items() if name not in (LISTED, ANSWERED)},
         # The model's defaults for values that the request left out.
         **{name: sampling[name] for name in ("temperature", "top_p") if name in sampling},
         **made_of_input(job),

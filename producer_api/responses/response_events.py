@@ -63,6 +63,8 @@ class ResponseEventBuilder:
                     yield self._event(f"response.mcp_list_tools.{status}", **place)
                 done = listed.as_json("completed")
                 yield self._event("response.output_item.done", output_index=listed.index, item=done)
+            for item in self._output.first:
+                yield from self._call_begun(item)
 
     def turn_ended(self, turn: TurnEnded) -> Iterator[Event]:
         """Yield the end of a turn, all of whose text was added, and the beginnings of its calls."""
@@ -74,16 +76,19 @@ class ResponseEventBuilder:
             self._open = None
         self._row = replace(self._row, turns=(*self._row.turns, turn))
         for call in turn.calls:
-            item = self._output.begin_call(call)
-            place = {"item_id": item.id, "output_index": item.index}
-            begun = {**item.as_json("in_progress"), "arguments": ""}
-            yield self._event("response.output_item.added", output_index=item.index, item=begun)
-            yield self._event(f"{_CALL}.in_progress", **place)
-            yield self._event(f"{_CALL}_arguments.delta", **place, delta=call.arguments)
-            yield self._event(f"{_CALL}_arguments.done", **place, arguments=call.arguments)
+            yield from self._call_begun(self._output.begin_call(call))
+
+    def _call_begun(self, item: OutputItem) -> Iterator[Event]:
+        place, arguments = {"item_id": item.id, "output_index": item.index}, item.call["arguments"]
+        begun = {**item.as_json("in_progress"), "arguments": ""}
+        yield self._event("response.output_item.added", output_index=item.index, item=begun)
+        yield self._event(f"{_CALL}.in_progress", **place)
+        yield self._event(f"{_CALL}_arguments.delta", **place, delta=arguments)
+        yield self._event(f"{_CALL}_arguments.done", **place, arguments=arguments)
 
     def call_ended(self, ended: CallEnded) -> Iterator[Event]:
         """Yield the end of a call that the server has made."""
+        yield from self.started()
         self._row = replace(self._row, turns=(*self._row.turns, ended))
         item = self._output.end_call(ended)
         shown = item.as_json("completed")
@@ -134,7 +139,7 @@ class ResponseEventBuilder:
                 yield from self._close(self._open, "completed")
             self._open = item
             yield self._event("response.output_item.added", output_index=item.index, item=item.as_json("in_progress"))
-            if item.kind is not ItemKind.CALL:
+            if item.kind is not ItemKind.CALL and item.kind is not ItemKind.ASKED:
                 empty = {**item.part(), "text": ""} | ({"logprobs": []} if item.kind is ItemKind.MESSAGE else {})
                 yield self._event(f"{_PART[item.kind]}.added", **_position(item), part=empty)
         if not new:
@@ -143,13 +148,13 @@ class ResponseEventBuilder:
         yield self._event(f"{_TEXT[item.kind]}.delta", **_position(item), delta=new, **likely)
 
     def _close(self, item: OutputItem, status: str) -> Iterator[Event]:
-        done = f"{_TEXT[item.kind]}.done"
+        done = f"{_TEXT.get(item.kind)}.done"
         for number, annotation in enumerate(item.annotations):
             place = {**_position(item), "annotation_index": number}
             yield self._event("response.output_text.annotation.added", **place, annotation=annotation)
         if item.kind is ItemKind.CALL:
             yield self._event(done, **_position(item), name=item.call["name"], arguments=item.text)
-        else:
+        elif item.kind is not ItemKind.ASKED:
             likely = {"logprobs": item.logprobs or []} if item.kind is ItemKind.MESSAGE else {}
             yield self._event(done, **_position(item), text=item.text, **likely)
             yield self._event(f"{_PART[item.kind]}.done", **_position(item), part=item.part())

@@ -9,6 +9,7 @@
     file_search_call            file_search_call              nothing: its passages were of that answer
     mcp_call                    mcp_call                      assistant, with its call; tool: its result
     mcp_list_tools              mcp_list_tools                nothing
+    mcp_approval_response       mcp_approval_response         nothing: it lets a call of the previous answer begin
     item_reference              the item of an answer         as that item
 
 Only text, images of the user, calls and searches in files are supported; anything else is refused.
@@ -18,14 +19,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictBool
 
 from producer_api.openai.foreign_fields import not_text
 from producer_api.openai.message_parts import ImagePart, joined
+from producer_api.responses.mcp_approvals import ASKED
 from producer_api.responses.response_tools import flat_name
 from store.errors import InvalidRequest
 from store.ids import new_id
+from store.jobs.answered_calls import ITEM
 from store.payloads.strict_model import Body
+from store.tasks.call_tool import MOST_REASON_CHARS
 
 Item = dict[str, Any]
 
@@ -42,6 +46,7 @@ _PREFIXES = {
     "file_search_call": "fs",
     "mcp_call": "mcp",
     "mcp_list_tools": "mcpl",
+    ITEM: "mcpa",
 }
 
 
@@ -77,6 +82,11 @@ class InputItem(Body):
     server_label: str | None = Field(None, description="of a call that the server made, or of a list of tools")
     error: Any = Field(None, description="of a call that the server made and that failed")
     tools: Any = Field(None, description="of a list of tools; not read")
+    approval_request_id: str | None = Field(None, description="of an `mcp_approval_response`: what it answers")
+    approve: StrictBool | None = Field(None, description="of an `mcp_approval_response`: true lets the call be made")
+    reason: str | None = Field(
+        None, max_length=MOST_REASON_CHARS, description="of an `mcp_approval_response` that refuses: for the model"
+    )
 
     @property
     def reference(self) -> str | None:
@@ -167,7 +177,7 @@ def _read(item: InputItem, referenced: Mapping[str, Item], param: str) -> Item:
         case "function_call_output":
             call_id = _required(item.call_id, f"{param}.call_id")
             return _item("function_call_output", call_id=call_id, output=_text(item.output, f"{param}.output"))
-        case "file_search_call" | "mcp_list_tools" | "mcp_call":
+        case "file_search_call" | "mcp_list_tools" | "mcp_call" | "mcp_approval_response":
             return _of_server(item, param)
         case "reasoning":
             summary = _text(item.summary or (), f"{param}.summary")
@@ -182,7 +192,10 @@ def _read(item: InputItem, referenced: Mapping[str, Item], param: str) -> Item:
 
 
 def _of_server(item: InputItem, param: str) -> Item:
-    """Return the item for something that the server has done."""
+    """Return the item for something that the server has done, or may do."""
+    if item.type == ITEM:
+        approve = _required(item.approve, f"{param}.approve")
+        return _item(ITEM, approval_request_id=item.approval_request_id, approve=approve, reason=item.reason or None)
     if item.type == "file_search_call":
         return _item("file_search_call", queries=list(item.queries or ()), results=None)
     if item.type == "mcp_list_tools":
@@ -221,7 +234,7 @@ def messages_of(instructions: str | None, items: Sequence[Item]) -> list[dict[st
     """
     made: list[dict[str, Any]] = [] if instructions is None else [{"role": "system", "content": instructions}]
     reasoning = ""
-    for item in items:
+    for item in _with_asked_calls(items):
         if item["type"] == "reasoning":
             reasoning = "".join(part["text"] for part in (*item.get("content", ()), *item["summary"]))
             continue
@@ -245,6 +258,32 @@ def messages_of(instructions: str | None, items: Sequence[Item]) -> list[dict[st
     return made
 
 
+def _with_asked_calls(items: Sequence[Item]) -> Iterator[Item]:
+    """Yield the items, with calls that needed an approval where the model asked for them, with their results.
+
+    A call that was answered just now has no result yet: its step's stands in that place later.
+    """
+    results = {item.get("approval_request_id"): item for item in items if item["type"] == "mcp_call"}
+    ids = {item["id"] for item in items if item["type"] == ASKED}
+    asked: list[Item] = []
+    for item in (*items, None):
+        if asked and (item is None or item["type"] != ASKED):
+            yield from map(_asked_call, asked)
+            yield from (_asked_result(one, results.get(one["id"])) for one in asked)
+        asked = [] if item is None or item["type"] != ASKED else [*asked, item]
+        if item is not None and item["type"] not in (ASKED, ITEM) and item.get("approval_request_id") not in ids:
+            yield item
+
+
+def _asked_call(item: Item) -> Item:
+    return {"type": "function_call", "call_id": item["id"], "name": _name_of(item), "arguments": item["arguments"]}
+
+
+def _asked_result(asked: Item, called: Item | None) -> Item:
+    told = "Error: the call was not approved, so it was not made" if called is None else _result_of(called)
+    return {"type": "function_call_output", "call_id": asked["id"], "output": told}
+
+
 def _join(last: dict[str, Any], turn: dict[str, Any]) -> None:
     """Merge the assistant's text and tool calls into one message: tool results must follow the calls."""
     if "tool_calls" in turn:
@@ -257,12 +296,19 @@ def _join(last: dict[str, Any], turn: dict[str, Any]) -> None:
 
 def _called(item: Item) -> list[dict[str, Any]]:
     """Return the turn with a call that the server made, and its result."""
-    name = _NO_NAME.sub("_", flat_name(item["server_label"], item["name"]))[:64]
-    call = {"id": item["id"], "function": {"name": name, "arguments": item["arguments"]}}
+    call = {"id": item["id"], "function": {"name": _name_of(item), "arguments": item["arguments"]}}
+    turn = {"role": "assistant", "tool_calls": [call]}
+    return [turn, {"role": "tool", "tool_call_id": item["id"], "content": _result_of(item)}]
+
+
+def _name_of(item: Item) -> str:
+    return _NO_NAME.sub("_", flat_name(item["server_label"], item["name"]))[:64]
+
+
+def _result_of(item: Item) -> str:
     failed = (item.get("error") or {}).get("content") or ()
     told = item["output"] if item["output"] is not None else "\n".join(str(part.get("text")) for part in failed)
-    turn = {"role": "assistant", "tool_calls": [call]}
-    return [turn, {"role": "tool", "tool_call_id": item["id"], "content": told or "no result"}]
+    return told or "no result"
 
 
 def _message(item: Item) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Use cases of the Responses API: prepare a job from a request and the objects it refers to; cancel a response."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
 from producer_api.jobs.cancel import cancel
 from producer_api.responses.file_searches import searched_step
+from producer_api.responses.mcp_approvals import answered_calls
 from producer_api.responses.mcp_items import with_turns
-from producer_api.responses.mcp_tools import called_by
+from producer_api.responses.mcp_tools import LISTED, called_by
 from producer_api.responses.response_items import Item, references_of
 from producer_api.responses.response_output import output_items, response_of
 from producer_api.responses.response_request import (
@@ -73,14 +75,22 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
     called = called_by(db, tenant_id, request)
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
+    listed: Sequence[Item] = ()
     if request.conversation_id is not None:
         items = _conversation_items(db, tenant_id, request.conversation_id)
     if request.previous_response_id is not None:
-        items, answer = _chain(db, tenant_id, request.previous_response_id)
+        items, answer, listed = _chain(db, tenant_id, request.previous_response_id)
+    context = ResponseContext(
+        items,
+        answer,
+        referenced=referenced,
+        called=called,
+        answered=answered_calls(request, answer, listed, called),
+    )
     if request.prompt is None:
-        return to_job(request, ResponseContext(items, answer, referenced=referenced, called=called))
+        return to_job(request, context)
     filled, use = _fill_template(db, tenant_id, request.prompt)
-    return to_job(request, ResponseContext(items, answer, filled, use, referenced, called))
+    return to_job(request, replace(context, filled=filled, use=use))
 
 
 def _referenced(db: Database, tenant_id: str, references: Mapping[str, str]) -> dict[str, Item]:
@@ -127,8 +137,8 @@ def _conversation_items(db: Database, tenant_id: str, conversation_id: str) -> S
     return found.items
 
 
-def _chain(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Item], Sequence[Item]]:
-    """Return the items of all responses up to the previous response, and the items of its answer."""
+def _chain(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Item], Sequence[Item], Sequence[Item]]:
+    """Return the items of all responses up to the previous one, the items of its answer, and its servers' tools."""
     try:
         before = read_response(responses.get_chain, db, tenant_id, previous_id)
         row = responses.get(db, tenant_id, job_id_of(previous_id))
@@ -146,7 +156,7 @@ def _chain(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Ite
             param="previous_response_id",
         )
     before.check_room()
-    return before.items, output_items(job, with_turns(db, job, row))
+    return before.items, output_items(job, with_turns(db, job, row)), row.request.get(LISTED) or ()
 
 
 def _fill_template(db: Database, tenant_id: str, prompt: PromptReference) -> tuple[FilledTemplate, PromptUse]:

@@ -17,13 +17,15 @@ from typing import Any
 from producer_api.openai.chat_answer import answer_entries, answer_reader, is_cut
 from producer_api.openai.turns_answer import TurnReaders
 from producer_api.responses.file_searches import question_of, shown_results
-from producer_api.responses.mcp_items import begun_call, call_result, shown_list
+from producer_api.responses.mcp_approvals import ASKED
+from producer_api.responses.mcp_items import asked_calls, begun_call, call_result, shown_list
 from producer_api.responses.mcp_tools import LISTED
 from producer_api.responses.response_tools import name_fields
-from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, has_turns
+from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, first_calls, has_turns
 from prompts.answer_reader import AnswerPiece
 from prompts.reasoning import ReasoningPiece
 from prompts.tool_calls import CallPiece, ContentPiece, call_id
+from store.jobs.answered_calls import ANSWERED
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse, response_id
 from store.schema.job_states import JobState
@@ -66,6 +68,10 @@ class ItemKind(StrEnum):
     SEARCH = "fs"
     LIST = "mcpl"  # the tools of a server of MCP
     CALLED = "mcp"  # a call that the server makes
+    ASKED = "mcpr"  # a call that needs an approval
+
+
+_OF_MCP = {ItemKind.LIST: "mcp_list_tools", ItemKind.CALLED: "mcp_call", ItemKind.ASKED: ASKED}
 
 
 @dataclass(slots=True)
@@ -105,10 +111,8 @@ class OutputItem:
         """Return the item as JSON. An item in progress has no content."""
         if self.kind is ItemKind.SEARCH:
             return {"id": self.id, "type": "file_search_call", "status": status, **self.call}
-        if self.kind is ItemKind.LIST:
-            return {"id": self.id, "type": "mcp_list_tools", **self.call}
-        if self.kind is ItemKind.CALLED:
-            return {"id": self.id, "type": "mcp_call", **self.call}
+        if self.kind in _OF_MCP:
+            return {"id": self.id, "type": _OF_MCP[self.kind], **self.call}
         if self.kind is ItemKind.CALL:
             return {"id": self.id, "type": "function_call", "status": status, **self.call, "arguments": self.text}
         parts = [] if status == "in_progress" else [self.part()]
@@ -139,6 +143,10 @@ class Output:
             self.set_found(None if row is None else row.found)
         self._listed: Sequence[Mapping[str, Any]] = shown.get(LISTED) or ()
         self.lists = [self._begin(ItemKind.LIST, shown_list(one)) for one in self._listed]
+        answered = shown.get(ANSWERED) or ()
+        self.first = [self.begin_call(call) for call in (first_calls(job) if self._readers else ())]
+        for item, approval_id in zip(self.first, answered, strict=False):
+            item.call["approval_request_id"] = approval_id
         self._num_before = len(self.items)
 
     def end_turn(self, turn: TurnEnded) -> Iterator[tuple[OutputItem, str]]:
@@ -180,12 +188,15 @@ class Output:
             yield from self._read(chunk)
         for piece in () if self.reader is None else self.reader.finish(is_cut=is_cut(job)):
             yield from self._take(piece)
-        if job.state is JobState.SUCCEEDED and len(self.items) == self._num_before:
+        asked = [] if self._readers is None else asked_calls(job, self._readers.left, self._listed)
+        if job.state is JobState.SUCCEEDED and len(self.items) == self._num_before and not asked:
             yield self._begin(ItemKind.MESSAGE), ""
         others = [item for item in self.items if item.kind in (ItemKind.MESSAGE, ItemKind.CALL)]
         if len(others) == 1 and others[0].kind is ItemKind.MESSAGE:
             others[0].logprobs = answer_entries(job)
             others[0].annotations = (job.output or {}).get("annotations") or ()
+        for fields in asked:
+            yield self._begin(ItemKind.ASKED, fields), ""
 
     def _read(self, chunk: str) -> Iterator[tuple[OutputItem, str]]:
         for piece in (ContentPiece(chunk),) if self.reader is None else self.reader.add(chunk):

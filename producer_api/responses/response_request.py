@@ -43,7 +43,8 @@ from producer_api.responses.response_tools import FunctionTool, shown_tools, too
 from producer_api.server.errors import from_validation
 from prompts.prompt_template import FilledTemplate
 from store.errors import InvalidRequest
-from store.jobs.responses import NewResponse
+from store.jobs.answered_calls import ANSWERED
+from store.jobs.responses import AnsweredCall, NewResponse
 from store.payloads.job_payload import ServiceClass
 from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec
@@ -109,6 +110,18 @@ class ResponseRequest(_LenientBody):
                     "input": "Which issues are open?",
                     "tools": [{"type": "mcp", "server_label": "tracker", "require_approval": "never"}],
                     "max_tool_calls": 4,
+                },
+                {
+                    "model": "smollm2",
+                    "previous_response_id": "resp_0197f0c2a3b47d518e9a2b6c7d8e9f01",
+                    "input": [
+                        {
+                            "type": "mcp_approval_response",
+                            "approval_request_id": "mcpr_0197f0c2a3b47d518e9a2b6c7d8e9f01_1",
+                            "approve": True,
+                        }
+                    ],
+                    "tools": [{"type": "mcp", "server_label": "tracker"}],
                 },
             ]
         }
@@ -206,7 +219,8 @@ class ResponseContext:
     """The objects that the request refers to: the conversation so far, and the filled prompt template.
 
     ``answer``: the items of the previous answer, which are not yet part of ``items``. ``referenced``: by their ids, the
-    items that the input refers to. ``called``: the tools that the server calls.
+    items that the input refers to. ``called``: the tools that the server calls. ``answered``: the calls of the previous
+    answer whose approvals the input answers.
     """
 
     items: Sequence[Item] = ()
@@ -215,6 +229,7 @@ class ResponseContext:
     use: PromptUse | None = None
     referenced: Mapping[str, Item] = field(default_factory=dict)
     called: CalledTools | None = None
+    answered: tuple[AnsweredCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +281,16 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
         tail = len(messages_of(None, new[len(context.answer) :])) if is_continued else 0
         place = TemplatePlace(0 if is_continued else bool(instructions) + len(given), tail)
         job = job.filled_in(job.input.model_copy(update={"special_tokens": "text"}), context.use, place)
-    made = _new_response(request, instructions, new, context.use)
-    if called is not None:
-        made = replace(made, request=made.request | {LISTED: called.listed})
-    return PreparedResponse(job, made)
+    return PreparedResponse(job, _with_calls(_new_response(request, instructions, new, context.use), context))
+
+
+def _with_calls(made: NewResponse, context: ResponseContext) -> NewResponse:
+    """Return the row with the tools of servers, and the calls that its job begins with."""
+    if context.called is None:
+        return made
+    answered = {ANSWERED: [call.approval_id for call in context.answered]} if context.answered else {}
+    shown = made.request | {LISTED: context.called.listed} | answered
+    return replace(made, request=shown, answered=context.answered)
 
 
 def _check(request: ResponseRequest) -> None:

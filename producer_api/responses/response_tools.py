@@ -41,7 +41,9 @@ class FunctionTool(Body):
     server_label: str | None = Field(None, description="of `mcp`: the name of the server in the answer")
     server_url: str | None = Field(None, description="of `mcp`: the URL of a registered server")
     allowed_tools: tuple[str, ...] | dict[str, Any] | None = Field(None, description="of `mcp`: the tools to take")
-    require_approval: str | dict[str, Any] | None = Field(None, description="of `mcp`: `never`")
+    require_approval: str | dict[str, Any] | None = Field(
+        None, description="of `mcp`: which calls need an approval; `always` without it"
+    )
     server_description: str | None = Field(None, description="of `mcp`: not used")
     headers: dict[str, str] | None = Field(None, description="of `mcp`: refused, they are stored with the server")
     authorization: str | None = Field(None, description="of `mcp`: refused, it is stored with the server")

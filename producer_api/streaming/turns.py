@@ -2,6 +2,7 @@
 
     text … │ TurnEnded, with its calls │ CallEnded, for each in order │ text of the next turn … │ Ended
 
+A job may begin with calls: those of a response before it that were approved. Then their CallEnded come first.
 Text comes from the hub as for every job. That a turn has ended, with its whole text, and what its calls returned, is
 read in Postgres. So a reader gets each turn whole and in order, whenever it connects, and no text of a turn comes
 behind its end. Calls that run side by side are told in their order, not in that of their ends. No HTTP.
@@ -20,10 +21,13 @@ from producer_api.runtime import Runtime
 from producer_api.streaming.job_events import Event, Restarted, StepHappened, TextPiece, follow
 from store.db.database import Database
 from store.errors import Unavailable
+from store.jobs.answered_calls import CALL_STEP, first_steps
 from store.jobs.flow_turns import TurnStep, number_of, read_steps
+from store.jobs.flow_values import read_outputs
 from store.jobs.jobs import Job
 from store.schema.job_states import JobState
 from store.streams.stream_log import StreamCursor
+from store.tasks.call_tool import CALL_TOOL
 from store.tasks.generate import GENERATE
 from store.tasks.turn_form import CALLS, TurnForm
 
@@ -82,11 +86,35 @@ def _base_of(job: Job) -> str:
     return next(str(step["name"]) for step in job.payload["steps"] if step.get("server_tools"))
 
 
+def first_calls(job: Job) -> tuple[TurnCall, ...]:
+    """Return the calls that a job begins with. They are steps of its request, so their ids are not known here."""
+    steps = {str(step["name"]): step for step in job.payload["steps"] if step.get("task") == CALL_TOOL.name}
+    asked = [steps[name]["input"] for name in first_steps(len(steps)) if name in steps]
+    return tuple(TurnCall(place, "", "", one["tool"], one["arguments"]) for place, one in enumerate(asked))
+
+
 def turns_of(db: Database, job: Job) -> list[TurnEvent]:
     """Return the turns with calls of a job that has ended, and what the calls returned. Blocks. Raises CannotOpen."""
     if not has_turns(job):
         return []
-    return turn_events(read_steps(db, job.tenant_id, job.id, _base_of(job), first=0, most=MOST_STEPS), Told())
+    return _read(db, job, _base_of(job), _begin(job))
+
+
+def _begin(job: Job) -> "Told":
+    calls = first_calls(job)
+    return Told(num_calls=len(calls), first=calls)
+
+
+def _read(db: Database, job: Job, base: str, told: "Told") -> list[TurnEvent]:
+    """Return what has ended and was not told yet. Blocks. Raises CannotOpen, Unavailable."""
+    names = {call.number: CALL_STEP.format(call.number + 1) for call in told.first}
+    found = read_outputs(db, job.tenant_id, job.id, names.values()) if names else {}
+    steps = read_steps(db, job.tenant_id, job.id, base, first=told.next, most=MOST_STEPS)
+    events: list[TurnEvent] = []
+    while told.first and (output := (found.get(names[told.first[0].number]) or {}).get("output")) is not None:
+        call, *told.first = told.first
+        events.append(_ended(call, output))
+    return events + turn_events(steps, told)
 
 
 async def follow_turns(runtime: Runtime, job: Job) -> AsyncGenerator[Event | TurnEvent | None]:
@@ -117,19 +145,27 @@ def turn_events(steps: Sequence[TurnStep], told: "Told") -> list[TurnEvent]:
             events.append(TurnEnded(step.output, tuple(calls)))
         else:
             call, *told.open = told.open
-            events.append(CallEnded(call, str(step.output.get("text", "")), bool(step.output.get("is_error"))))
+            events.append(_ended(call, step.output))
         told.next += 1
     return events
 
 
+def _ended(call: TurnCall, output: Mapping[str, Any]) -> CallEnded:
+    return CallEnded(call, str(output.get("text", "")), bool(output.get("is_error")))
+
+
 @dataclass(slots=True)
 class Told:
-    """What a reader was told: the number of the next step, the calls that are open, the epoch of the last turn."""
+    """What a reader was told: the number of the next step, the calls that are open, the epoch of the last turn.
+
+    ``first``: the calls that the job begins with, whose results were not told.
+    """
 
     next: int = 0
     num_calls: int = 0
     open: Sequence[TurnCall] = ()
     epoch: int = 0
+    first: Sequence[TurnCall] = ()
 
 
 def _calls(turn: TurnStep, behind: Sequence[TurnStep], num_before: int) -> list[TurnCall]:
@@ -151,15 +187,17 @@ class _TurnReader:
         self._runtime = runtime
         self._job = job
         self._base = _base_of(job)
-        self._told = Told()
+        self._told = _begin(job)
+        self._first_steps = first_steps(self._told.num_calls)
         self._seen_epoch = 0
 
     def is_behind(self, event: Event | None) -> bool:
         """Return True if Postgres may have an end that comes before this event."""
         match event:
             case StepHappened(event=happened) if happened.kind == "step_finished":
-                number = number_of(str(happened.detail.get("step")), self._base)
-                return number is not None and number >= self._told.next
+                name = str(happened.detail.get("step"))
+                number = number_of(name, self._base)
+                return name in self._first_steps or (number is not None and number >= self._told.next)
             case TextPiece(cursor=StreamCursor(epoch=epoch)) | Restarted(cursor=StreamCursor(epoch=epoch)):
                 is_new = epoch > self._seen_epoch
                 self._seen_epoch = max(self._seen_epoch, epoch)
@@ -176,16 +214,7 @@ class _TurnReader:
         began = time.monotonic()
         while True:
             try:
-                steps = await run_in_threadpool(
-                    read_steps,
-                    self._runtime.db,
-                    self._job.tenant_id,
-                    self._job.id,
-                    self._base,
-                    first=self._told.next,
-                    most=MOST_STEPS,
-                )
-                return turn_events(steps, self._told)
+                return await run_in_threadpool(_read, self._runtime.db, self._job, self._base, self._told)
             except Unavailable:
                 if time.monotonic() - began > _PATIENCE_S:
                     raise

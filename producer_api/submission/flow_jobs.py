@@ -40,7 +40,7 @@ from producer_api.submission.prompt_preparation import check_called_urls
 from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill_step
-from producer_api.submission.tool_steps import FIELD, check_tools, server_tools_of, with_tools
+from producer_api.submission.tool_steps import FIELD, check_tools, server_tools_of, with_answered_calls, with_tools
 from producer_api.submission.vault_before import vault_before
 from store.errors import InvalidRequest, RequestError
 from store.jobs import jobs
@@ -92,9 +92,16 @@ class FlowSubmissions:
     async def submit_one(
         self, principal: Principal, request: GenerateRequest, origin: Origin, response: NewResponse | None = None
     ) -> Receipt:
-        """Store the job of a request with ``retrieval``: one step, behind one that searches. Raises as ``submit``."""
+        """Store the job of a request with ``retrieval`` or ``server_tools``: one step, behind those that search, and
+        behind the calls that the response answers. Raises as ``submit``.
+        """
+        sent, answered = as_flow(request), () if response is None else response.answered
         try:
-            return await self.submit(principal, as_flow(request), origin, response)
+            if answered:
+                sent = await self._parts.tenant_threads.run(
+                    principal.tenant_id, lambda: with_answered_calls(self._parts, principal, as_flow(request), answered)
+                )
+            return await self.submit(principal, sent, origin, response)
         except RequestError as error:
             raise as_one(error) from None
 
@@ -203,8 +210,8 @@ class FlowSubmissions:
         for body in order:
             place = places[body.name]
             with at_place(place):
-                for step in self._read_with_search(principal, body, place, read):
-                    step.response = response if step.search is None else None
+                for step in self._read_with_search(principal, body, place, read, response):
+                    step.response = response if body is order[-1] and step.search is None else None
                     before = self._guard(principal, step, before, tasks)
                     self._prepare(step, {earlier.body.name: earlier for earlier in steps})
                     steps.append(step)
@@ -215,13 +222,20 @@ class FlowSubmissions:
         return steps
 
     def _read_with_search(
-        self, principal: Principal, body: FlowStepBody, place: str, read: Callable[[FlowStepBody, str], PreparedStep]
+        self,
+        principal: Principal,
+        body: FlowStepBody,
+        place: str,
+        read: Callable[[FlowStepBody, str], PreparedStep],
+        response: NewResponse | None,
     ) -> Iterator[PreparedStep]:
         """Yield a step, behind the one that searches for it if it has ``retrieval``."""
         wanted, called = retrieval_of(body), server_tools_of(body)
         if called is not None:
             principal.check_model(body.model)
-            body, then = with_tools(self._parts, principal, body, called)
+            # Another response can only go on from one that is stored.
+            ends = response is not None and response.is_stored
+            body, then = with_tools(self._parts, principal, body, called, ends=ends)
             step = read(body, place)
             step.then = then
             yield step

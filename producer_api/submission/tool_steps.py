@@ -12,16 +12,19 @@ from producer_api.server.errors import from_validation
 from producer_api.submission.retrieval_steps import check_retrieval, embedding_of
 from producer_api.submission.submission_parts import SubmissionParts
 from store.errors import InvalidRequest, NotFound
+from store.jobs.answered_calls import first_steps
+from store.jobs.responses import AnsweredCall
 from store.payloads.conversation import MAX_TOOLS
+from store.payloads.references import MARK
 from store.payloads.retrieval import Retrieval
 from store.payloads.server_tools import ServerTools
 from store.payloads.step_payload import SEARCH, TOOLS, TOOLS_WITH_APPROVAL
 from store.payloads.tool_approval import named_in, needs_approval
 from store.payloads.tool_definition import SEPARATOR, McpServer, server_of
 from store.registry import models
-from store.registry.models import queue_name
+from store.registry.models import ModelVersion, queue_name
 from store.tasks.call_tool import CALL_TOOL
-from store.tasks.flow import FlowStepBody
+from store.tasks.flow import FlowRequest, FlowStepBody
 from store.tenants.api_keys import Principal
 from store.tools import tools
 from store.tools.builtin import BUILT_IN, FILE_SEARCH
@@ -76,20 +79,17 @@ def check_tools(steps: Sequence[FlowStepBody], answer: FlowStepBody, most_steps:
 
 
 def with_tools(
-    parts: SubmissionParts, principal: Principal, body: FlowStepBody, wanted: ServerTools
+    parts: SubmissionParts, principal: Principal, body: FlowStepBody, wanted: ServerTools, *, ends: bool = False
 ) -> tuple[FlowStepBody, dict[str, Any]]:
     """Return the step with its tools as functions, and what may follow it. Blocks.
 
-    Raises InvalidRequest, NotFound if a tool or the model that makes calls is not there, Forbidden.
+    ``ends``: the job ends at a call that needs an approval, instead of waiting for it. Raises InvalidRequest, NotFound
+    if a tool or the model that makes calls is not there, Forbidden.
     """
     servers = {server for server in map(server_of, wanted.names) if server}
     stored = tools.named(parts.db, principal.tenant_id, [*servers, *wanted.names])
     told = _functions(stored, wanted)
-    name = wanted.model or _only_model(parts, principal)
-    principal.check_model(name)
-    version = parts.catalog.resolve(name)
-    if version.task != CALL_TOOL.name:
-        raise InvalidRequest(f"the model {version.model} {version.spec.purpose}", param=f"{FIELD}.model")
+    version = _caller(parts, principal, wanted)
     functions = [{"type": "function", "function": {"name": name, **function}} for name, function in told.items()]
     given = {**body.input, "tools": functions}
     if wanted.tool_choice != "auto":
@@ -99,8 +99,76 @@ def with_tools(
         then[SEARCH] = _search(parts, principal, wanted.file_search)
     if waiting := [function for function in told if _needs_approval(stored, wanted, function)]:
         within_s = wanted.approval_timeout_ms / 1000
-        then |= {"kind": TOOLS_WITH_APPROVAL, "approval": {"names": waiting, "within_s": within_s}}
+        asks = {"names": waiting, "within_s": within_s} | ({"ends": True} if ends else {})
+        then |= {"kind": TOOLS_WITH_APPROVAL, "approval": asks}
     return body.model_copy(update={"input": given}), then
+
+
+def with_answered_calls(
+    parts: SubmissionParts, principal: Principal, request: FlowRequest, answered: Sequence[AnsweredCall]
+) -> FlowRequest:
+    """Return the job of one step with the calls of a response before it as its first steps. Blocks.
+
+    The results of the calls stand in the turns of the tools. Raises as ``with_tools``.
+    """
+    (step,) = request.steps
+    wanted = server_tools_of(step)
+    if wanted is None or not answered:
+        return request
+    version = _caller(parts, principal, wanted)
+    model = queue_name(version.model, version.version)
+    names = {call.approval_id: name for call, name in zip(answered, first_steps(len(answered)), strict=True)}
+    functions = {call.approval_id: call.function for call in answered}
+    messages = [_answered_turn(turn, names, functions) for turn in step.input["messages"]]
+    most = max(1, (parts.settings.max_steps - 1 - len(answered)) // 2)
+    limited = wanted.model_copy(update={"max_tool_calls": min(wanted.max_tool_calls, most)})
+    answer = {
+        **step.model_dump(mode="json", exclude_unset=True),
+        "input": {**step.input, "messages": messages},
+        FIELD: limited.model_dump(mode="json", exclude_none=True, exclude_unset=True),
+        "needs": [*names.values()],
+    }
+    made = [
+        {
+            "name": names[call.approval_id],
+            "task": CALL_TOOL.name,
+            "model": model,
+            "input": _call_input(call),
+        }
+        for call in answered
+    ]
+    return request.model_copy(update={"steps": tuple(map(FlowStepBody.model_validate, [answer, *made]))})
+
+
+def _call_input(call: AnsweredCall) -> dict[str, Any]:
+    """Return the call. A refusal stands in it, so that no job which is made from this one makes the call."""
+    made = {"tool": call.function, "arguments": call.arguments}
+    return made if call.refusal is None else {**made, "refusal": call.refusal}
+
+
+def _answered_turn(
+    turn: Mapping[str, Any], names: Mapping[str, str], functions: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """Return a turn with the functions of the calls that were answered, or with the place for the result of one."""
+    if turn.get("tool_call_id") in names:
+        return {**turn, "content": {MARK: f"{names[turn['tool_call_id']]}.output.text"}}
+    if functions.keys().isdisjoint(call["id"] for call in turn.get("tool_calls") or ()):
+        return turn
+    made = [
+        {**call, "function": {**call["function"], "name": functions.get(call["id"], call["function"]["name"])}}
+        for call in turn["tool_calls"]
+    ]
+    return {**turn, "tool_calls": made}
+
+
+def _caller(parts: SubmissionParts, principal: Principal, wanted: ServerTools) -> ModelVersion:
+    """Return the version that makes the calls."""
+    name = wanted.model or _only_model(parts, principal)
+    principal.check_model(name)
+    version = parts.catalog.resolve(name)
+    if version.task != CALL_TOOL.name:
+        raise InvalidRequest(f"the model {version.model} {version.spec.purpose}", param=f"{FIELD}.model")
+    return version
 
 
 def _search(parts: SubmissionParts, principal: Principal, wanted: Retrieval) -> dict[str, Any]:

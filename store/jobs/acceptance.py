@@ -17,6 +17,7 @@ from store.encryption.vault import EncryptionContext, Vault, seal_columns, seal_
 from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from store.failpoints import failpoint
 from store.jobs import response_cache, sharers
+from store.jobs.answered_calls import store_answers
 from store.jobs.response_cache import CacheLookup
 from store.jobs.responses import NewResponse
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
@@ -59,13 +60,11 @@ class NewJob:
     ``announce`` asks for ``announced_at`` to be set at once. Postgres does so unless jobs of the queue wait already, or
     in any case if the job ``goes_ahead``.
     ``response``: the row of ``responses``, for a job of the Responses API. ``is_stored``: True for a chat completion
-    that is stored, False for one that is erased after its end. ``traceparent``: the parent of its spans, if
-    it is traced.
+    that is stored, False for one that is erased after its end. ``traceparent``: of its spans, if it is traced.
     ``api_key_id``, ``project_id`` and ``user_id``: usage is counted for them, and for the tenant. The job is refused if
     it does not fit ``limits``; None is no limit. ``lookup``: it may get the answer of another job; acceptance then sets
-    ``cache`` and ``cache_source``, and the queue of a sharer.
-    ``model_digest``: of the version. ``rollout_id``: the active rollout of its alias. ``fallback``: for a job of the
-    candidate, what it is on the stable version, if that is not the same.
+    ``cache`` and ``cache_source``, and the queue of a sharer. ``model_digest``: of the version. ``rollout_id``: the
+    active rollout of its alias. ``fallback``: for a job of the candidate, what it is on the stable version, if other.
 
     ``steps``: of a flow, the jobs that are stored with it; ``answer_id``: the one whose output is the flow's;
     ``pipeline_version``: its version of a pipeline. A step has ``parent_id``, its ``step`` name, and ``needs``.
@@ -245,7 +244,7 @@ UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM joined WHERE jobs.id = 
 
 
 def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
-    """Store the jobs in one transaction and return each one's outcome, in order.
+    """Store the jobs in one transaction and return each one's outcome, in order. Raises as ``store_answers``.
 
     A job with a known key replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs. A job over
     its limits gets the error of ``store.tenants.quotas``.
@@ -341,6 +340,7 @@ def _accept_steps(
     """Store the steps of new flows; return the outcomes of these with the steps that are announced."""
     rows = [_row(step, vault) for flow in flows for step in flow.steps]
     stored = connection.execute(_ACCEPT, {"rows": dump_json(rows)}).all()
+    store_answers(connection, flows, vault)
     announced = {row.id for row in stored if row.announced_at is not None}
     return {
         flow.id: replace(outcome, announced_steps=tuple(step.id for step in flow.steps if step.id in announced))
@@ -397,4 +397,4 @@ def _fallback_row(job: NewJob, fallback: Fallback, vault: Vault) -> dict[str, ob
 def _response_row(job: NewJob, response: NewResponse, vault: Vault) -> dict[str, object]:
     place = EncryptionContext(job.tenant_id, "responses", "", job.id)
     sealed = seal_columns(vault, place, {"input": response.stored_input, "request": response.request})
-    return {**asdict(response), **sealed}
+    return {**asdict(replace(response, answered=())), **sealed}

@@ -54,11 +54,26 @@ SELECT FROM responses WHERE tenant_id = :tenant_id AND job_id = :job_id AND dele
 
 
 @dataclass(frozen=True, slots=True)
+class AnsweredCall:
+    """A call that the previous response asked for, and that this one's job begins with.
+
+    ``approval_id``: of the request for an approval. ``function`` and ``arguments``: as the model wrote them.
+    ``refusal``: the reason if it was refused, also an empty one; None: it was approved.
+    """
+
+    approval_id: str
+    function: str
+    arguments: str
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NewResponse:
     """The row to store with a new job. ``input``: items as the API shows them; ``request``: the request's fields.
 
     ``goes_on``: ``input`` has only the items that the previous response does not have. ``appends_to``: the conversation
-    that it belongs to (``store.jobs.conversations``); ``input`` has only what is new in it.
+    that it belongs to (``store.jobs.conversations``); ``input`` has only what is new in it. ``answered``: the calls
+    whose approvals its input answers; no column has them.
     """
 
     previous_id: str | None
@@ -68,6 +83,7 @@ class NewResponse:
     request: dict[str, Any]
     goes_on: bool = False
     appends_to: str | None = None
+    answered: tuple[AnsweredCall, ...] = ()
 
     @property
     def stored_input(self) -> Any:

@@ -10,6 +10,9 @@ from store.payloads.conversation import FunctionName
 from store.payloads.tool_definition import LONGEST_CALL_MS
 from store.tasks.own_task import spec_of
 
+MOST_REASON_CHARS: Final = 1000
+"""Of an answer to an approval."""
+
 _CHARS_A_TOKEN = 4
 _MOST_TOKENS = 16_384
 
@@ -23,6 +26,9 @@ class ToolCallInput(BaseModel):
     tool: FunctionName = Field(description="the name of a registered tool, or `calculator`")
     arguments: dict[str, Any] | str = Field(
         default_factory=dict, description="the arguments: an object, or its JSON as a text, as models write it"
+    )
+    refusal: str | None = Field(
+        None, max_length=MOST_REASON_CHARS, description="the call was refused, for this reason: it is not made"
     )
 
     @property

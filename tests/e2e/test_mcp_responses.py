@@ -43,6 +43,7 @@ def test_a_response_calls_a_server_of_mcp_and_streams_what_happens(
             server = {"name": "demo", "type": "mcp", "url": url, "timeout_ms": 60_000}
             client.post("/tools", body=server, cast_to=dict[str, object])
             _ask(client, url)
+            _approve(client, url)
     finally:
         for one in duties:
             one.stop()
@@ -72,3 +73,23 @@ def _ask(client: OpenAI, url: str) -> None:
         assert (listed.server_label, [one.name for one in listed.tools]) == ("adder", ["add"])
         assert re.fullmatch(r"(-?\d+) and (-?\d+) are (-?\d+)", called.output), called
         assert (called.name, called.status, said.type) == ("add", "completed", "message")
+
+
+def _approve(client: OpenAI, url: str) -> None:
+    """The response ends at the call; the next one makes it, or tells the model that it was refused."""
+    tool: Any = {"type": "mcp", "server_label": "adder", "server_url": url, "allowed_tools": ["add"]}
+    asked: Any = {"model": "writer", "tools": [tool], "max_tool_calls": 1, "max_output_tokens": 128}
+    for approve in (True, False):
+        first = client.responses.create(**asked, input="What is two and three?", tool_choice="required")
+        listed, request = first.output
+        assert (first.status, listed.type, request.type) == ("completed", "mcp_list_tools", "mcp_approval_request")
+        answer: Any = {"type": "mcp_approval_response", "approval_request_id": request.id, "approve": approve}
+        with client.responses.create(**asked, input=[answer], previous_response_id=first.id, stream=True) as stream:
+            events: list[Any] = list(stream)
+        ended = events[-1].response
+        called = ended.output[1]
+        assert (events[-1].type, called.approval_request_id) == ("response.completed", request.id)
+        if approve:
+            assert re.fullmatch(r"(-?\d+) and (-?\d+) are (-?\d+)", called.output), called
+        else:
+            assert "refused" in called.error.content[0]["text"], called

@@ -31,13 +31,16 @@ def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Added
     """Return the calls of an answer and the step behind them; None for an answer without calls.
 
     ``then``: ``calls_left``, ``model`` and ``version`` of what makes the calls, and in ``approval`` the ``names`` of
-    functions whose calls wait for an approval, with the seconds in ``within_s``. In ``search``: how ``file_search``
-    embeds and what it searches; ``found`` is the number of passages that it may have numbered before.
+    functions whose calls wait for an approval, with the seconds in ``within_s``; with ``ends`` the job ends instead,
+    and the caller makes another one with the answer. In ``search``: how ``file_search`` embeds and what it searches;
+    ``found`` is the number of passages that it may have numbered before.
     """
     calls: Sequence[Mapping[str, Any]] = (finish.output or {}).get("tool_calls") or ()
     if not calls or claim.step is None:
         return None
     made, left = calls[: then["calls_left"]], max(0, then["calls_left"] - len(calls))
+    if _ends_for_approval(made, then):
+        return None
     *names, name = names_after(claim.step, len(made) + 1)
     steps, then = [], dict(then)
     for called, call in zip(names, made, strict=True):
@@ -48,6 +51,11 @@ def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Added
             steps.append(_search_step(called, query, then, claim.step))
             then["found"] = then.get("found", 0) + then[SEARCH]["retrieval"]["max_num_results"]
     return Added((*steps, _next_answer(name, names, claim, then, finish, left)), answer=name)
+
+
+def _ends_for_approval(made: Sequence[Mapping[str, Any]], then: Mapping[str, Any]) -> bool:
+    asks = then.get("approval") or {}
+    return bool(asks.get("ends")) and any(call["function"]["name"] in asks["names"] for call in made)
 
 
 def _query(function: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:

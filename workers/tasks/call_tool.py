@@ -7,7 +7,7 @@ from typing import Any
 from models.engine.protocol import AnyEngine
 from prompts.tasks.own_task import num_tokens_of
 from prompts.tasks.task_inputs import ReadFile
-from store.calls.approvals import verdict_of
+from store.calls.approvals import ApprovalState, Verdict, verdict_of
 from store.calls.ssrf_guard import GuardedClient
 from store.jobs.claims import Claim
 from store.payloads.job_payload import read_payload
@@ -31,7 +31,7 @@ class ToolModel(OwnModel):
         """Return the call of a payload, whose tool is not looked up yet."""
         given = read_payload(self.spec.payload, payload).input
         assert isinstance(given, ToolCallInput)  # noqa: S101 - the payload's own schema
-        order = ToolOrder(given.tool, given.arguments_text)
+        order = ToolOrder(given.tool, given.arguments_text, refusal=_refusal(given))
         return EncodeJob(((0,) * num_tokens_of(self.spec, given),), order, output_of)
 
     def read_claim(self, claim: Claim, context: WorkContext) -> EncodeJob:
@@ -39,7 +39,7 @@ class ToolModel(OwnModel):
         job = self.read(claim.payload)
         order: ToolOrder = job.options
         tool = tools.called(context.db, claim.tenant_id, order.name)
-        refusal = refusal_of(verdict_of(context.db, claim.tenant_id, claim.job_id))
+        refusal = order.refusal or refusal_of(verdict_of(context.db, claim.tenant_id, claim.job_id))
         known = replace(order, tenant_id=claim.tenant_id, key=claim.job_id, tool=tool, refusal=refusal)
         return replace(job, options=known)
 
@@ -48,6 +48,11 @@ class ToolModel(OwnModel):
         assert isinstance(self.encoder, ToolCaller)  # noqa: S101 - ``load_tool_model`` makes no other
         self.encoder.on_call = context.metrics.add_calls(self.encoder.num_open)
         return OwnWork(engine, context, self)
+
+
+def _refusal(given: ToolCallInput) -> str | None:
+    """Return why a call is not made that was refused before it became a job."""
+    return None if given.refusal is None else refusal_of(Verdict(ApprovalState.REFUSED, given.refusal))
 
 
 def load_tool_model(spec: OwnTaskSpec, version: ModelVersion, settings: Settings, _read_file: ReadFile) -> ToolModel:

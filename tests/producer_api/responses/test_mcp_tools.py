@@ -108,7 +108,8 @@ def test_a_response_goes_on_from_calls(
     [
         ({"server_url": THEIRS}, "tools[0].server_url"),
         ({"server_url": None}, "tools[0].server_label"),
-        ({"require_approval": None}, "tools[0].require_approval"),
+        ({"require_approval": "sometimes"}, "tools[0].require_approval"),
+        ({"require_approval": {"always": {"tool_names": ["gone"]}}}, "tools[0].require_approval"),
         ({"authorization": "secret"}, "tools[0].authorization"),
         ({"headers": {"X-Key": "secret"}}, "tools[0].headers"),
         ({"allowed_tools": ["gone"]}, "tools[0].allowed_tools"),

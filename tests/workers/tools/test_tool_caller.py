@@ -15,9 +15,11 @@ from store.calls.ssrf_guard import GuardedClient
 from store.metrics.worker_metrics import Served, WorkerMetrics
 from store.payloads.tool_definition import HttpTool
 from store.settings import Settings
+from store.tasks.call_tool import CALL_TOOL
 from tests.metric_names import documented
 from tests.processes import wait_for
 from tests.workers.receiver import Answer, Receiver
+from workers.tasks.call_tool import ToolModel
 from workers.tools.calculator import compute
 from workers.tools.tool_caller import ToolCaller
 from workers.tools.tool_results import ToolOrder, ToolResult
@@ -207,6 +209,15 @@ def test_there_may_be_no_such_tool_and_the_calculator_is_always_there() -> None:
     made = caller().call(ToolOrder("calculator", '{"expression": "2 * (3 + 4) / 7"}'))
     assert made == ToolResult("2.0")
     assert caller().call(ToolOrder("calculator", '{"formula": "1"}')).is_error
+
+
+def test_a_call_that_was_refused_before_it_was_a_job_is_not_made() -> None:
+    calls = caller()
+    model = ToolModel(None, calls, CALL_TOOL)
+    call = {"tool": "calculator", "arguments": {"expression": "1"}}
+    made, refused = (model.read({"input": {**call, **more}}).options for more in ({}, {"refusal": "No."}))
+    assert calls.call(made).text == "1"
+    assert calls.call(refused).text == "Error: the call was refused, so it was not made: No."
 
 
 @pytest.mark.parametrize(
