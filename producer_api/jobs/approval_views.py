@@ -38,9 +38,9 @@ class ApprovalObject(BaseModel):
     arguments: str | None = Field(description="JSON, as the model wrote it; null: no longer kept")
     created_at: int
     expires_at: int = Field(description="when the call is refused unless it is approved before")
-    decided_at: int | None
+    decided_at: int | None = Field(description="when it was answered or ran out of time, Unix seconds; null until then")
     decided_by: str | None = Field(description="the id of the key that answered")
-    reason: str | None
+    reason: str | None = Field(description="why it was refused, as the answer says")
 
 
 class ApprovalList(BaseModel):

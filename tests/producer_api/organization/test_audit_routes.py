@@ -58,12 +58,15 @@ class Caller:
         assert not is_aliased or self.api.put(f"{path}/aliases/default", json={"version": 1}).is_success
         return path
 
-    def pipeline_rollout(self) -> str:
-        """Start a rollout of a new pipeline, and return its path."""
+    def pipeline_rollout(self) -> httpx2.Response:
+        """Start a rollout of a new pipeline."""
         path = self.pipeline(is_aliased=True)
         assert self.api.post(f"{path}/versions", json={"steps": PIPELINE["steps"]}).is_success
-        started = self.api.post(f"{path}/rollouts", json={"version": 2, "steps": [{"percent": 1, "hold_s": 60}]})
-        return f"{path}/rollouts/{started.json()['id']}"
+        return self.api.post(f"{path}/rollouts", json={"version": 2, "steps": [{"percent": 1, "hold_s": 60}]})
+
+    def change_pipeline_rollout(self, verb: str) -> httpx2.Response:
+        started = self.pipeline_rollout()
+        return self.api.post(f"{started.request.url.path}/{started.json()['id']}/{verb}")
 
     def uploaded(self) -> str:
         form = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", SECRET.encode())}}
@@ -323,11 +326,11 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ),
     ("post", "/v1/pipelines/{pipeline_id}/rollouts"): (
         "rollout.started",
-        lambda c: c.api.get(c.pipeline_rollout()),
+        lambda c: c.pipeline_rollout(),
     ),
     ("post", "/v1/pipelines/{pipeline_id}/rollouts/{rollout}/{verb}"): (
         "rollout.paused",
-        lambda c: c.api.post(f"{c.pipeline_rollout()}/pause"),
+        lambda c: c.change_pipeline_rollout("pause"),
     ),
     ("post", "/v1/rollouts"): ("rollout.started", lambda c: c.api.post("/v1/rollouts", json=c.rollout())),
     **{
