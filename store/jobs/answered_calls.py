@@ -37,7 +37,7 @@ FROM json_to_recordset(CAST(:rows AS json)) AS r(
     id text, tenant_id text, job_id text, step_id text, tool text, state text, decided_by text, reason jsonb)
 ORDER BY id
 ON CONFLICT (id) DO NOTHING
-RETURNING id
+RETURNING step_id
 """)
 
 
@@ -51,9 +51,9 @@ def store_answers(connection: Connection, flows: Sequence["NewJob"], vault: Vaul
     rows = [row for flow in flows for row in _rows(flow, vault)]
     if not rows:
         return
-    stored = {row.id for row in connection.execute(_STORE, {"rows": dump_json(rows)})}
+    stored = {row.step_id for row in connection.execute(_STORE, {"rows": dump_json(rows)})}
     for row in rows:
-        if row["id"] not in stored:
+        if row["step_id"] not in stored:
             message = f"the approval {row['id']} was answered before, by another response: the first answer holds"
             raise InvalidRequest(message, param="input")
         action, detail = f"tool_call.{row['state']}", {"job": row["job_id"]}
