@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.venvs import CannotInstall, Say
 from store.settings import child_environment
+from tests.clients.adder import LOCAL, serving_adder
 from tests.clients.cutting import cutting
 from tests.clients.environments import node_with, python_with
 from tests.clients.recorder import REVIEWED, Recorder, Reviewed, read_reviewed, recording, unreviewed
@@ -134,11 +135,12 @@ def main() -> None:
     environments = dict(_environments(wanted, found))
     console.log(f"{len(environments)} environments are there after {time.monotonic() - began:.0f} s")
     with ExitStack() as cleanup:
-        running = cleanup.enter_context(running_smollm2({}, console.log, beside=["minilm"]))
+        running = cleanup.enter_context(running_smollm2(LOCAL, console.log, beside=["minilm"]))
         api_key = running.stack.api_key
         recorder = cleanup.enter_context(recording(running.stack.api_url))
         env = child_environment(
             {
+                "MCP_URL": cleanup.enter_context(serving_adder(running)),
                 "OPENAI_BASE_URL": f"{recorder.url}/v1",
                 "OPENAI_API_KEY": api_key,
                 "ANTHROPIC_BASE_URL": recorder.url,

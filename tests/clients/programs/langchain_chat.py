@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import re
 
 import openai
+from adder import ANSWER, SUM, adder
 from handbook import FILE, QUESTION, WARRANTY, new_handbook
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -128,6 +130,47 @@ def file_search_stream() -> None:
     assert [block["type"] for block in joined.content] == ["file_search_call", "text"], joined.content
     again = bound.invoke([HumanMessage(QUESTION), joined, HumanMessage("When is the mill open?")])
     assert cited(again) == ["opening.txt"], again
+
+
+def adding(tool_choice: str = "required", **more: object) -> ChatOpenAI:
+    """Return the model with the server of MCP, whose tool it calls once at most."""
+    responding = ChatOpenAI(model=MODEL, temperature=0, max_tokens=48, max_retries=0, use_responses_api=True)
+    return responding.bind_tools([adder(**more)], tool_choice=tool_choice, max_tool_calls=1)
+
+
+def kinds(answer: AIMessage) -> list[str]:
+    return [block["type"] for block in answer.content]
+
+
+@feature("server of MCP")
+def mcp() -> None:
+    bound = adding(require_approval="never")
+    answer = bound.invoke(SUM)
+    assert kinds(answer) == ["mcp_list_tools", "mcp_call", "text"], answer
+    called = answer.content[1]
+    assert (called["name"], called["server_label"]) == ("add", "adder") and re.fullmatch(ANSWER, called["output"]), (
+        called
+    )
+    joined = None
+    for chunk in bound.stream(SUM):
+        joined = chunk if joined is None else joined + chunk
+    assert kinds(joined) == ["mcp_list_tools", "mcp_call", "text"] and joined.text, joined
+    again = adding(require_approval="never").invoke([HumanMessage(SUM), answer, HumanMessage("And one and one?")])
+    assert kinds(again)[-2:] == ["mcp_call", "text"], again
+
+
+@feature("server of MCP, with approval")
+def mcp_approval() -> None:
+    for approve in (True, False):
+        asking = adding(require_approval="always").invoke(SUM)
+        (request,) = [block for block in asking.content if block["type"] == "mcp_approval_request"]
+        given = {"type": "mcp_approval_response", "approval_request_id": request["id"], "approve": approve}
+        going_on = adding("auto", require_approval="always")
+        answer = going_on.invoke([HumanMessage([given])], previous_response_id=asking.response_metadata["id"])
+        (called,) = [block for block in answer.content if block["type"] == "mcp_call"]
+        # So small a model may ask for the same call again.
+        assert called["approval_request_id"] == request["id"] and bool(called.get("error")) is not approve, answer
+        assert not approve or re.fullmatch(ANSWER, called["output"]), answer
 
 
 @feature("retriever in a chain")

@@ -1,8 +1,10 @@
 """LlamaIndex on an OpenAI-like server: chat, streams, function calls, structured prediction."""
 
 import asyncio
+import re
 
 import openai
+from adder import ANSWER, SUM, adder
 from handbook import FILE, OPENING, QUESTION, WARRANTY, new_handbook
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.agent.workflow import FunctionAgent
@@ -89,17 +91,21 @@ def query_engine() -> None:
     assert "seven" in answer.response and [node.text for node in answer.source_nodes] == [WARRANTY], answer
 
 
-def responding(store: str, **more: object) -> OpenAIResponses:
-    """Return the model of the Responses API with the tool that searches in the store."""
-    tool = {"type": "file_search", "vector_store_ids": [store], "max_num_results": 1}
+def responding(tool: dict[str, object], **more: object) -> OpenAIResponses:
+    """Return the model of the Responses API with this tool."""
     known = {"temperature": 0, "max_output_tokens": 48, "max_retries": 0, "context_window": 8192}
     return OpenAIResponses(model=MODEL, api_base=BASE_URL, built_in_tools=[tool], **known | more)
+
+
+def searching(store: str, **more: object) -> OpenAIResponses:
+    """Return the model of the Responses API with the tool that searches in the store."""
+    return responding({"type": "file_search", "vector_store_ids": [store], "max_num_results": 1}, **more)
 
 
 @feature("search in files")
 async def file_search() -> None:
     asked = [ChatMessage(role="user", content=QUESTION)]
-    following = responding(new_handbook(), include=["file_search_call.results"], track_previous_responses=True)
+    following = searching(new_handbook(), include=["file_search_call.results"], track_previous_responses=True)
     for answer in (following.chat(asked), await following.achat(asked)):
         (search,) = answer.additional_kwargs["built_in_tool_calls"]
         assert [one.text for one in search.results] == [WARRANTY], search
@@ -109,13 +115,26 @@ async def file_search() -> None:
 
 @feature("search in files, streamed")
 async def file_search_stream() -> None:
-    model = responding(new_handbook())
+    model = searching(new_handbook())
     asked = [ChatMessage(role="user", content=QUESTION)]
     for pieces in ([*model.stream_chat(asked)], [piece async for piece in await model.astream_chat(asked)]):
         assert "seven" in "".join(piece.delta for piece in pieces)
         told = pieces[-1].additional_kwargs
         assert [one.type for one in told["built_in_tool_calls"]] == ["response.file_search_call.completed"], told
         assert [one["filename"] for one in told["annotations"]] == [FILE], told
+
+
+@feature("server of MCP")
+async def mcp() -> None:
+    must = {"tool_choice": "required", "max_tool_calls": 1}
+    model = responding(adder(require_approval="never"), additional_kwargs=must)
+    asked = [ChatMessage(role="user", content=SUM)]
+    for answer in (model.chat(asked), await model.achat(asked)):
+        (called,) = answer.additional_kwargs["built_in_tool_calls"]
+        assert called.name == "add" and re.fullmatch(ANSWER, called.output), called
+        assert answer.message.content, answer
+    pieces = [*model.stream_chat(asked)]
+    assert "".join(piece.delta for piece in pieces) == pieces[-1].message.content != "", pieces[-1]
 
 
 @feature("agent with tools")
