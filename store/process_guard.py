@@ -6,7 +6,8 @@ The kernel's signal at a parent's death reaches only the direct child, and an in
 leave some of them behind. The guard kills every process of its session when its parent dies, when it is asked to stop
 and the program has ended, and when the program ends by itself.
 
-It runs as a script of the standard library alone, so it costs little memory.
+The program has the stdin, stdout and stderr of the guard, which runs as a script of the standard library alone, so it
+costs little memory.
 """
 
 import contextlib
@@ -23,6 +24,9 @@ from typing import Final
 
 ON_PARENT_DEATH: Final = signal.SIGHUP
 """The signal that the guard must get when its parent dies: ``child_process.Command.on_parent_death``."""
+
+NOT_STARTED: Final = 127
+"""The exit code of the guard if the program cannot be started."""
 
 _PR_SET_PDEATHSIG = 1
 _PATIENCE_S = 5.0
@@ -84,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, ask)
         signal.signal(signal.SIGINT, ask)
         signal.signal(ON_PARENT_DEATH, give_up)
-        program = subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, preexec_fn=_die_with_guard)
+        program = subprocess.Popen(list(argv), preexec_fn=_die_with_guard)
         if is_orphan:
             program.kill()
         elif is_stopping:
@@ -92,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
         code = program.wait()
     except OSError as error:
         sys.stderr.write(f"error: {argv[0]} cannot be started: {error.strerror}\n")
-        code = 127
+        code = NOT_STARTED
     finally:
         kill_session(os.getsid(0), but=os.getpid())
     return code if code >= 0 else 128 - code

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from store.encryption.vault import parse_keys
 from store.errors import SettingsError
 from store.failpoints import parse_failpoints, parse_model_faults
+from store.mcp_commands import parse_commands
 from store.scale_bounds import parse_bounds
 
 _PREFIX = "HEADRACE_"
@@ -257,6 +258,10 @@ class Settings(BaseSettings):
     # An endpoint to which nothing could be delivered for so long is disabled.
     webhook_disable_after_s: float = Field(5 * 86_400.0, gt=0)
 
+    # Servers of MCP over stdio that tenants may register by name, for the API and the workers of `call_tool`: JSON, as
+    # {"clock": ["/usr/bin/clock-mcp", "--utc"]}. An argument may be a secret.
+    mcp_commands: str = Field("", repr=False)
+
     # Shadow mode of rollouts, by ids of tenants: the one that owns the copies of jobs, and those whose jobs may be
     # copied; ``*`` is every tenant. Without them there is no shadow mode.
     shadow_tenant: str = ""
@@ -313,6 +318,12 @@ class Settings(BaseSettings):
             parse_keys(value, "keys")
         except SettingsError as error:
             raise ValueError(error.message.removeprefix("keys: ")) from None
+        return value
+
+    @field_validator("mcp_commands")
+    @classmethod
+    def _are_commands(cls, value: str) -> str:
+        parse_commands(value)
         return value
 
     @field_validator("failpoints", "model_faults")

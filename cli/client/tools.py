@@ -22,7 +22,7 @@ def list_all(as_json: JsonOption = False) -> None:
     """List the tools, without the values of their headers."""
     with connect() as client:
         found = client.tools()
-    rows = [(one["name"], one["url"], ", ".join(one["headers"]), f"{one['timeout_ms']} ms", one["id"]) for one in found]
+    rows = [(one["name"], _way(one), ", ".join(one["headers"]), f"{one['timeout_ms']} ms", one["id"]) for one in found]
     told = table("tool", "url", "headers", "deadline", "id", rows=rows) if found else "no tools: `headrace tools put`"
     show(found, told, as_json=as_json)
 
@@ -41,7 +41,8 @@ def put(
     """Create a tool, or replace the definition of the one with this name.
 
     The file is as in the API: {"url": "https://…", "description": "…", "parameters": {…}, "headers": {…}}. With --mcp
-    no file is needed; it may have {"headers": {…}, "only": […]}. The same command again asks the server again.
+    no file is needed; it may have {"headers": {…}, "only": […]}. {"type": "mcp", "command": "NAME"} is a server
+    over stdio, by the operator's name of it. The same command again asks the server again.
     """
     if file is None and mcp is None:
         raise typer.BadParameter("give a FILE with the definition, or --mcp URL", param_hint="FILE")
@@ -67,6 +68,10 @@ def delete(name: NameArgument, as_json: JsonOption = False) -> None:
             raise NotFound(f"no tool {name}: `headrace tools` lists them")
         client.delete_tool(found["id"])
     show({"name": name, "deleted": True}, f"{name} is deleted", as_json=as_json)
+
+
+def _way(tool: Json) -> str:
+    return tool["url"] or f"command {tool['command']}"
 
 
 def _named(client: OperatorClient, name: str) -> Json | None:

@@ -6,8 +6,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from policy.schemas import check_schema
-from store.calls.mcp_client import McpRefused, McpStatus, mcp_session
-from store.calls.ssrf_guard import CallFailed, GuardedClient
+from store.calls.mcp_client import McpRefused, McpStatus
+from store.calls.mcp_servers import McpServers
+from store.calls.mcp_stdio import CommandUnknown
+from store.calls.ssrf_guard import CallFailed
 from store.errors import InvalidRequest
 from store.payloads.conversation import FunctionSpec
 from store.payloads.tool_approval import named_in
@@ -26,15 +28,18 @@ _MOST_BYTES: Final = 256 * 1024
 _LEFT_OUT: Final = "say in `only` which tools to take"
 
 
-def with_tools(client: GuardedClient, name: str, endpoint: McpEndpoint) -> McpServer:
+def with_tools(servers: McpServers, name: str, endpoint: McpEndpoint) -> McpServer:
     """Ask a server for its tools and return it with them. Blocks. Raises InvalidRequest, also if it does not answer."""
     timeout_s = min(endpoint.timeout_ms / 1000, LONGEST_S)
     try:
-        with mcp_session(client, endpoint.url, endpoint.headers, timeout_s) as session:
+        with servers.session(endpoint, timeout_s) as session:
             told = session.list_tools(_MOST_PAGE_BYTES)
+    except CommandUnknown as error:
+        raise InvalidRequest(f"{error}: ask the operator for its name, or give a `url`", param="command") from None
     except (CallFailed, McpRefused, McpStatus) as error:
+        param = "command" if endpoint.url is None else "url"
         raise InvalidRequest(
-            f"the server of MCP did not tell its tools: {error}", code="tool_server_failed", param="url"
+            f"the server of MCP did not tell its tools: {error}", code="tool_server_failed", param=param
         ) from None
     return server_with(name, endpoint, told)
 

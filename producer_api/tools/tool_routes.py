@@ -24,6 +24,7 @@ from producer_api.tools.tool_views import (
     ToolObject,
     tool_object,
 )
+from store.calls.mcp_servers import servers_of
 from store.calls.ssrf_guard import GuardedClient
 from store.errors import InvalidRequest
 from store.payloads.tool_definition import Definition, HttpTool, McpEndpoint
@@ -44,11 +45,13 @@ ToolId = Annotated[str, Path(description="the tool", examples=["tool_0197f0c2a3b
 def _checked(runtime: Runtime, name: Callable[[], str], given: HttpTool | McpEndpoint) -> Definition:
     """Return what to store; a server is asked for its tools. Blocks.
 
-    Raises InvalidRequest for a URL that may not be called, a schema that cannot be followed, a server without tools.
+    Raises InvalidRequest for a URL that may not be called, a command that the operator does not have, a schema that
+    cannot be followed, a server without tools.
     """
-    check_url(given.url, runtime.settings, param="url")
+    if given.url is not None:
+        check_url(given.url, runtime.settings, param="url")
     if isinstance(given, McpEndpoint):
-        return with_tools(GuardedClient(runtime.settings), name(), given)
+        return with_tools(servers_of(runtime.settings, GuardedClient(runtime.settings)), name(), given)
     try:
         check_schema(given.parameters, "parameters")
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""Calls to addresses that tenants named: guarded and bounded, the protocol of MCP over them, and their approvals."""
+"""Calls to addresses that tenants named: guarded and bounded, and their approvals; MCP over them and over stdio."""

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, field_validator, model_validator
 
+from store.mcp_commands import COMMAND_NAME
 from store.payloads.conversation import FunctionName, FunctionSpec
 from store.payloads.job_payload import WebhookUrl
 from store.payloads.strict_model import Strict
@@ -53,10 +54,14 @@ def _is_never(rule: object) -> bool:
     return rule == "never"
 
 
-class ToolEndpoint(Strict):
-    """Where a tool is called, and the bounds of a call. Its headers are secrets: no answer shows their values."""
+def _is_none(command: object) -> bool:
+    """True for a server that has a URL: as above."""
+    return command is None
 
-    url: WebhookUrl = Field(description="https, to a public address")
+
+class ToolEndpoint(Strict):
+    """How a tool is called, and the bounds of a call. Its headers are secrets: no answer shows their values."""
+
     headers: Annotated[dict[str, str], Field(max_length=MOST_HEADERS)] = Field(
         default_factory=dict, description="sent with each call, for example `Authorization`; stored encrypted"
     )
@@ -89,6 +94,7 @@ class HttpTool(ToolEndpoint):
     """A tool that is called by ``POST`` to a URL, with its arguments as the body."""
 
     type: Literal["http"] = Field("http", description="how it is called")
+    url: WebhookUrl = Field(description="https, to a public address")
     description: Description = Field("", description="what it does, for the model")
     parameters: Parameters = Field(
         default_factory=lambda: {"type": "object", "properties": {}},
@@ -110,9 +116,15 @@ class HttpTool(ToolEndpoint):
 
 
 class McpEndpoint(ToolEndpoint):
-    """A server that speaks MCP over streamable HTTP. It tells its tools itself."""
+    """A server that speaks MCP: over streamable HTTP, or a command of the operator's over stdio. It tells its tools."""
 
     type: Literal["mcp"] = Field(description="how it is called")
+    url: WebhookUrl | None = Field(None, description="https, to a public address; a server has this or `command`")
+    command: Annotated[str, StringConstraints(pattern=COMMAND_NAME)] | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="the name of a command of the operator's, which is started for each call; it has no `headers`",
+    )
     only: (
         Annotated[
             tuple[Annotated[str, StringConstraints(min_length=1, max_length=128)], ...],
@@ -126,6 +138,14 @@ class McpEndpoint(ToolEndpoint):
         description="which calls wait until they are approved: `always`, `never`, or by the server's own names: "
         '`{"always": {"tool_names": [...]}}`',
     )
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> Self:
+        if (self.url is None) == (self.command is None):
+            raise ValueError("a server has either `url` or `command`: give one of them")
+        if self.command is not None and self.headers:
+            raise ValueError("`headers` go with `url`: a command gets none")
+        return self
 
 
 class McpTool(Strict):

@@ -42,6 +42,12 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("HEADRACE_AUTOSCALE", "smollm2=4..0"),
         ("HEADRACE_AUTOSCALE", "smollm2=0..0"),
         ("HEADRACE_AUTOSCALE", "smollm2=1..2,smollm2=0..4"),
+        ("HEADRACE_MCP_COMMANDS", "/usr/bin/clock-mcp"),
+        ("HEADRACE_MCP_COMMANDS", '["/usr/bin/clock-mcp"]'),
+        ("HEADRACE_MCP_COMMANDS", '{"clock": "/usr/bin/clock-mcp"}'),
+        ("HEADRACE_MCP_COMMANDS", '{"clock": ["clock-mcp"]}'),
+        ("HEADRACE_MCP_COMMANDS", '{"clock": ["/usr/bin/clock-mcp", 1]}'),
+        ("HEADRACE_MCP_COMMANDS", '{"the clock": ["/usr/bin/clock-mcp"]}'),
     ],
 )
 def test_a_bad_variable_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

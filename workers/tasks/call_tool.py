@@ -10,6 +10,7 @@ from prompts.tasks.task_inputs import ReadFile
 from store.calls.approvals import ApprovalState, Verdict, verdict_of
 from store.calls.ssrf_guard import GuardedClient
 from store.jobs.claims import Claim
+from store.mcp_commands import parse_commands
 from store.payloads.job_payload import read_payload
 from store.registry.models import ModelVersion
 from store.settings import Settings
@@ -61,5 +62,6 @@ def load_tool_model(spec: OwnTaskSpec, version: ModelVersion, settings: Settings
         GuardedClient(settings),
         context_window=spec.declared.most_tokens,
         most_of_one=max(1, settings.max_slots // 4),
+        commands=parse_commands(settings.mcp_commands),
     )
     return ToolModel(version, caller, spec)

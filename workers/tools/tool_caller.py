@@ -18,8 +18,11 @@ from typing import Any, Final
 import structlog
 
 from models.engine.requests import EncodeRow
-from store.calls.mcp_client import McpRefused, McpStatus, mcp_session
+from store.calls.mcp_client import McpRefused, McpStatus
+from store.calls.mcp_servers import McpServers
+from store.calls.mcp_stdio import CommandUnknown
 from store.calls.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, CallTimedOut, GuardedClient
+from store.mcp_commands import Commands
 from store.payloads.tool_definition import Definition, HttpTool, McpServer
 from store.tools.builtin import CALCULATOR, CALCULATOR_PARAMETERS, FILE_SEARCH, FILE_SEARCH_PARAMETERS
 from workers.tools import calculator
@@ -44,6 +47,8 @@ _ENVELOPE: Final = 4
 _ENVELOPE_BYTES: Final = 65_536
 """An answer of MCP is JSON around the text, often with the same again as data: so much longer may it be."""
 
+_NO_COMMANDS: Final[Commands] = {}
+
 _OUR_HEADERS: Final = {
     "user-agent": "Headrace-Tools/1",
     "accept": "application/json, text/*",
@@ -63,12 +68,14 @@ class ToolCaller:
         *,
         context_window: int,
         most_of_one: int,
+        commands: Commands = _NO_COMMANDS,
         turn_s: float = TURN_S,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.context_window = context_window
         self._client = client
+        self._servers = McpServers(client, commands)
         self._most_of_one = most_of_one
         self._turn_s = turn_s
         self._sleep = sleep
@@ -217,8 +224,7 @@ class ToolCaller:
         tool = order.tool_of(server)
         assert tool is not None  # noqa: S101 - checked by ``call``
         most_bytes = server.max_result_bytes
-        headers = {"user-agent": _OUR_HEADERS["user-agent"], **server.headers}
-        with mcp_session(self._client, server.url, headers, left_s) as session:
+        with self._servers.session(server, left_s, {"user-agent": _OUR_HEADERS["user-agent"]}) as session:
             result = session.call_tool(tool.name, arguments, order.key, _ENVELOPE * most_bytes + _ENVELOPE_BYTES)
         return read_mcp_result(result, most_bytes, tries)
 
@@ -234,6 +240,8 @@ def _unanswered(error: CallFailed, tool: Definition, tries: int) -> ToolResult:
         case AnswerTooLong():
             # The tool has answered, so it is available: a status of its own says so.
             return failed(f"the tool's answer is longer than {tool.max_result_bytes} bytes", status=200, tries=tries)
+        case CommandUnknown():
+            return failed(str(error), tries=0)
         case AddressRefused():
             return failed("the tool's address may not be called", tries=0)
         case _:

@@ -35,10 +35,25 @@ def receiver() -> Iterator[Receiver]:
     receiver.close()
 
 
+# A server over stdio that tells one tool.
+SHELL_SERVER = """
+read hello; echo '{"id": 1, "result": {"protocolVersion": "2025-06-18"}}'
+read begun; read list; echo '{"id": 2, "result": {"tools": [{"name": "now", "inputSchema": {"type": "object"}}]}}'
+read end
+"""
+COMMANDS = {"clock": ["/bin/sh", "-c", SHELL_SERVER], "gone": ["/no/such/program"]}
+
+
 @pytest.fixture
 def local(settings: Settings, key: str) -> Iterator[httpx2.Client]:
     """A client of a server that may call this machine."""
-    opened = settings.model_copy(update={"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",)})
+    opened = settings.model_copy(
+        update={
+            "webhook_allow_http": True,
+            "webhook_allow_networks": ("127.0.0.0/8",),
+            "mcp_commands": orjson.dumps(COMMANDS).decode(),
+        }
+    )
     with (
         serving(opened) as running,
         httpx2.Client(base_url=running.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client,
@@ -94,6 +109,28 @@ def test_a_server_without_a_list_and_a_bad_name_are_refused_before_anything_is_s
     assert (refused.status_code, error_of(refused)["param"]) == (400, "url")
     assert "Method not found" in error_of(refused)["message"]
     assert local.get(TOOLS).json()["data"] == []
+
+
+def test_a_command_is_the_operators_or_refused(local: httpx2.Client) -> None:
+    made: dict[str, Any] = {"name": "clock", "type": "mcp", "command": "clock", "timeout_ms": 60_000}
+    for change, param, why in [
+        ({"command": "date"}, "command", "the operator has no command date"),
+        ({"command": "/bin/date"}, "command", "pattern"),
+        ({"command": "gone"}, "command", "could not be started"),
+        ({"url": "https://mcp.example.com/"}, None, "either `url` or `command`"),
+        ({"command": None}, None, "either `url` or `command`"),
+        ({"headers": {"X-Key": "k"}}, None, "`headers` go with `url`"),
+    ]:
+        refused = local.post(TOOLS, json=made | change)
+        assert (refused.status_code, error_of(refused)["param"]) == (400, param), refused.text
+        assert why in error_of(refused)["message"]
+    assert local.get(TOOLS).json()["data"] == []
+    one = local.post(TOOLS, json=made).raise_for_status().json()
+    assert (one["command"], one["url"], [tool["name"] for tool in one["tools"]]) == ("clock", None, ["clock__now"])
+    replaced = {name: value for name, value in made.items() if name != "name"} | {"max_attempts": 1}
+    assert local.put(f"{TOOLS}/{one['id']}", json=replaced).raise_for_status().json()["max_attempts"] == 1
+    (listed,) = local.get(TOOLS).json()["data"]
+    assert (listed["command"], listed["url"]) == ("clock", None)
 
 
 @pytest.mark.parametrize(

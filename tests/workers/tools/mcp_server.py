@@ -1,10 +1,14 @@
 """Servers of MCP, made with the package ``mcp``: ``python -m tests.workers.tools.mcp_server``.
 
-It prints two ports. Behind the first are sessions and streams of events, behind the second JSON without sessions.
+It prints two ports. Behind the first are sessions and streams of events, behind the second JSON without sessions. With
+``--stdio`` it is a server over stdio.
 """
 
 import asyncio
+import json
 import socket
+import sys
+from pathlib import Path
 
 import uvicorn
 from mcp.server.mcpserver import MCPServer
@@ -19,6 +23,13 @@ def add(a: int, b: int) -> str:
 def fail(why: str) -> str:
     """Fails."""
     raise ToolError(f"not today: {why}")
+
+
+def surroundings() -> str:
+    """Tells the variables of the process, and the files of its folder."""
+    given = Path("/proc/self/environ").read_text().rstrip("\0").split("\0")
+    files = [one.name for one in Path().iterdir()]
+    return json.dumps({"variables": sorted(one.partition("=")[0] for one in given), "files": files})
 
 
 async def serve(listening: socket.socket, *, is_plain: bool) -> None:
@@ -38,4 +49,10 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    if sys.argv[1:] == ["--stdio"]:
+        over_stdio = MCPServer("demo", log_level="ERROR")
+        for tool in (add, fail, surroundings):
+            over_stdio.tool()(tool)
+        over_stdio.run()
+    else:
+        asyncio.run(main())

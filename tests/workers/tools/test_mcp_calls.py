@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from producer_api.tools.server_listing import with_tools
+from store.calls.mcp_servers import servers_of
 from store.calls.ssrf_guard import GuardedClient
 from store.payloads.tool_definition import McpEndpoint, McpServer
 from store.settings import Settings
@@ -28,7 +29,7 @@ def test_tools_of_a_real_server_are_listed_and_called(start_process: StartProces
     assert found is not None
     for port in found.groups():
         endpoint = McpEndpoint(type="mcp", url=f"http://127.0.0.1:{port}/mcp", timeout_ms=LONG_MS)
-        server = with_tools(GuardedClient(OPEN), "demo", endpoint)
+        server = with_tools(servers_of(OPEN, GuardedClient(OPEN)), "demo", endpoint)
         told = server.functions("demo")
         assert {name: one["description"] for name, one in told.items()} == {
             "demo__add": "Adds two numbers.",
