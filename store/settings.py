@@ -216,6 +216,8 @@ class Settings(BaseSettings):
     tenant_stored_bytes: int = Field(100 << 30, ge=1024)
     # The model that makes the vectors of a vector store whose creator names none; empty: the only model that embeds.
     retrieval_model: str = ""
+    # What reads PDF and office files for vector stores; "docling" needs the extra of this name beside the workers.
+    document_reader: Literal["standard", "docling"] = "standard"
     # Batches are kept by one of the API processes that may; "off" leaves that to the others.
     keep_batches: Literal["on", "off"] = "on"
     max_batch_lines: int = Field(1_000_000, ge=1)

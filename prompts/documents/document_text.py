@@ -8,10 +8,12 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
-from store.errors import InvalidRequest
+from store.errors import InvalidRequest, SettingsError
+from store.settings import child_environment
 
 MOST_BYTES = 128 << 20
 """Of a file."""
@@ -32,6 +34,15 @@ PARSED = {
 }
 """The formats that need a parser, by the end of the file's name. All other files must be text."""
 
+STANDARD, DOCLING = "standard", "docling"
+"""The readers, values of ``Settings.document_reader``. Both read HTML by the same parser."""
+
+# The process of docling downloads nothing, leaves the GPU to the worker, and its memory does not grow with the cores.
+_ENVIRONMENT = {
+    STANDARD: {},
+    DOCLING: {"HF_HUB_OFFLINE": "1", "DOCLING_DEVICE": "cpu", "OMP_NUM_THREADS": "4", "DOCLING_NUM_THREADS": "4"},
+}
+
 _PROGRAM = Path(__file__).with_name("parse_program.py")
 _BREAK = "\n\n"
 
@@ -47,7 +58,16 @@ class DocumentText:
     pages: tuple[int, ...] = ()
 
 
-def read_document(content: BinaryIO, filename: str) -> DocumentText:
+def check_reader(reader: str) -> None:
+    """Raise SettingsError, with the command that installs it, if a reader's package is not there."""
+    if reader == DOCLING and find_spec(DOCLING) is None:
+        raise SettingsError(
+            "HEADRACE_DOCUMENT_READER=docling needs the package docling: `pip install 'headrace[docling]'`, or unset "
+            "the variable"
+        )
+
+
+def read_document(content: BinaryIO, filename: str, reader: str = STANDARD) -> DocumentText:
     """Return the text of a file. Blocks.
 
     Raises InvalidRequest with the reason (codes ``invalid_file`` and ``unsupported_file``) for a file that is empty,
@@ -57,7 +77,7 @@ def read_document(content: BinaryIO, filename: str) -> DocumentText:
     data = content.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise invalid_file(f"the file has more than {MOST_BYTES >> 20} MB: divide it")
-    found = DocumentText(decoded(data)) if kind is None else _parsed(data, kind)
+    found = DocumentText(decoded(data)) if kind is None else _parsed(data, kind, reader)
     if not found.text.strip():
         raise invalid_file("the file has no text: of a scan, only the images are in the file")
     if len(found.text) > MOST_CHARS:
@@ -84,11 +104,12 @@ def invalid_file(message: str) -> InvalidRequest:
     return InvalidRequest(message, code="invalid_file")
 
 
-def _parsed(data: bytes, kind: str) -> DocumentText:
+def _parsed(data: bytes, kind: str, reader: str) -> DocumentText:
     """Return what a parser finds, in a process of its own. Raises InvalidRequest."""
-    command = [sys.executable, "-P", str(_PROGRAM), kind]
+    command = [sys.executable, "-P", str(_PROGRAM), kind, reader]
+    env = child_environment(_ENVIRONMENT[reader])
     try:
-        done = subprocess.run(command, input=data, capture_output=True, timeout=WALL_S, check=False)
+        done = subprocess.run(command, input=data, capture_output=True, timeout=WALL_S, check=False, env=env)
     except subprocess.TimeoutExpired:
         raise invalid_file(f"the file was not read within {WALL_S:.0f} s") from None
     try:

@@ -1,4 +1,4 @@
-"""A program that reads one file from its standard input and writes its text as JSON: ``python parse_program.py pdf``.
+"""A program that reads one file from its standard input and writes its text as JSON: ``parse_program.py pdf standard``.
 
     {"parts": ["text of page 1", …], "has_pages": true}        or        {"error": "…", "code": "invalid_file"}
 
@@ -12,9 +12,16 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-CPU_S = 120
-MEMORY_BYTES = 3 << 30
+LIMITS = {
+    "standard": ((resource.RLIMIT_CPU, 120), (resource.RLIMIT_AS, 3 << 30)),
+    # The libraries of torch alone fill an address space of 3 GiB with files that they hardly read. So the limit is of
+    # the memory that the process can write. Its models compute on four threads.
+    "docling": ((resource.RLIMIT_CPU, 1200), (resource.RLIMIT_DATA, 6 << 30)),
+}
+"""The limits of a process by the reader: seconds of CPU time, bytes of memory."""
 
 Parts = tuple[Sequence[str], bool]
 """The parts of a text, and whether they are pages."""
@@ -22,6 +29,10 @@ Parts = tuple[Sequence[str], bool]
 
 class Unreadable(Exception):
     """The file cannot be read; the message says why."""
+
+
+class ModelsMissing(Exception):
+    """The models that this format needs are not on this machine; the message says how they come."""
 
 
 def pdf(data: bytes) -> Parts:
@@ -74,6 +85,57 @@ def _divided(begin: str, text: str) -> Parts:
     return [part.strip() for part in ([before, *parts] if before.strip() else parts)], True
 
 
+def by_docling(data: bytes, extension: str) -> Parts:
+    """Return each page, slide or sheet of a file as Markdown; Word has no pages. Slides have their notes."""
+    from docling.datamodel.base_models import (  # noqa: PLC0415 - a parser is imported only in a process that needs it
+        ConversionStatus,
+        DocumentStream,
+        InputFormat,
+    )
+    from docling.document_converter import DocumentConverter  # noqa: PLC0415 - the same
+    from docling_core.types.doc import ContentLayer, GroupLabel  # noqa: PLC0415 - the same
+
+    converter = DocumentConverter(allowed_formats=[InputFormat(extension)])
+    if extension == "pdf":
+        _load_models(converter)
+    source = DocumentStream(name=f"document.{extension}", stream=io.BytesIO(data))
+    converted = converter.convert(source)
+    if converted.status != ConversionStatus.SUCCESS:
+        raise Unreadable("docling could read only some of the file's pages")
+    document = converted.document
+    # As the file has it: escapes and placeholders of images would be words that no question has.
+    markdown = partial(
+        document.export_to_markdown,
+        included_content_layers={ContentLayer.BODY, ContentLayer.NOTES},
+        escape_html=False,
+        escape_underscores=False,
+        image_placeholder="",
+    )
+    if not document.pages:
+        return [markdown()], False
+    parts = [markdown(page_no=number) for number in sorted(document.pages)]
+    names = [group.name for group in document.groups if group.label == GroupLabel.SHEET]
+    if names:
+        parts = [part and f"## {name}\n\n{part}" for name, part in zip(names, parts, strict=True)]
+    return parts, True
+
+
+def _load_models(converter: Any) -> None:
+    """Load docling's models of PDF from its folder. Without the folder its OCR would download some."""
+    from docling.datamodel.base_models import InputFormat  # noqa: PLC0415 - the same
+    from docling.datamodel.settings import settings  # noqa: PLC0415 - the same
+
+    remedy = "run `docling-tools models download -o FOLDER` beside the worker, and set DOCLING_ARTIFACTS_PATH=FOLDER"
+    if settings.artifacts_path is None:
+        raise ModelsMissing(f"docling has no models for PDF here: {remedy}")
+    try:
+        converter.initialize_pipeline(InputFormat.PDF)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelsMissing(f"docling's models for PDF do not load ({type(error).__name__}): {remedy}") from error
+
+
 PARSERS: dict[str, tuple[Callable[[bytes], Parts], str]] = {
     "pdf": (pdf, "headrace[retrieval]"),
     "html": (html, "headrace[retrieval]"),
@@ -82,15 +144,24 @@ PARSERS: dict[str, tuple[Callable[[bytes], Parts], str]] = {
     "sheets": (sheets, "headrace[office]"),
 }
 
+_DOCLING = {"pdf": "pdf", "word": "docx", "slides": "pptx", "sheets": "xlsx"}
+READERS = {
+    "standard": PARSERS,
+    "docling": PARSERS
+    | {kind: (partial(by_docling, extension=end), "headrace[docling]") for kind, end in _DOCLING.items()},
+}
 
-def answer(kind: str, data: bytes) -> dict[str, object]:
+
+def answer(kind: str, data: bytes, reader: str) -> dict[str, object]:
     """Return the text of a file, or the error."""
-    parse, extra = PARSERS[kind]
+    parse, extra = READERS[reader][kind]
     try:
         parts, has_pages = parse(data)
     except ModuleNotFoundError as error:
         message = f"no parser for this format is installed here ({error.name}): install {extra} beside the worker"
         return {"error": message, "code": "unsupported_file"}
+    except ModelsMissing as error:
+        return {"error": str(error), "code": "unsupported_file"}
     except Unreadable as error:
         return {"error": str(error)[:500], "code": "invalid_file"}
     except MemoryError:
@@ -103,12 +174,13 @@ def answer(kind: str, data: bytes) -> dict[str, object]:
 def main() -> None:
     """Read, parse and write."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    kind, reader = sys.argv[1:]
+    for limit, most in LIMITS[reader]:
+        resource.setrlimit(limit, (most, most))
     # Parsers complain on their loggers, and some print; only the answer goes to the real standard output.
     logging.disable(logging.CRITICAL)
     out, sys.stdout = sys.stdout, sys.stderr
-    out.write(json.dumps(answer(sys.argv[1], sys.stdin.buffer.read())))
+    out.write(json.dumps(answer(kind, sys.stdin.buffer.read(), reader)))
     out.flush()
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from prompts.documents.chunking import page_at, spans, token_starts
-from prompts.documents.document_text import DocumentText, invalid_file, read_document
+from prompts.documents.document_text import DocumentText, check_reader, invalid_file, read_document
 from prompts.tasks.embed import Embedder, passage_prompt, text_tokens
 from prompts.tokenizer import Tokenizer
 from store.db.database import Database
@@ -29,9 +29,13 @@ from workers.tasks.encoding import EncodeJob
 
 
 class FileReader:
-    """Reads the files of jobs for one embedding model. Opens the file storage with the first of them."""
+    """Reads the files of jobs for one embedding model. Opens the file storage with the first of them.
+
+    Raises SettingsError if the reader that the settings name is not installed.
+    """
 
     def __init__(self, tokenizer: Tokenizer, embedder: Embedder, settings: Settings) -> None:
+        check_reader(settings.document_reader)
         self._tokenizer = tokenizer
         self._embedder = embedder
         self._settings = settings
@@ -74,7 +78,7 @@ class FileReader:
             message = f"the file {source.file_id} was deleted, or has expired, before it was read"
             raise NotFound(message, code="file_gone") from None
         with self._blobs.open(file.digest) as content:
-            return read_document(content, source.filename)
+            return read_document(content, source.filename, self._settings.document_reader)
 
     def _policed(
         self, tenant_id: str, pinned: PinnedPolicy | None, document: DocumentText, db: Database
