@@ -27,6 +27,12 @@ def parse_commands(given: str) -> Commands:
     return {name: _checked(name, command) for name, command in read.items()}
 
 
+def check_commands(given: str) -> str:
+    """Return a setting as it is. Raises as ``parse_commands``."""
+    parse_commands(given)
+    return given
+
+
 def _checked(name: str, command: object) -> tuple[str, ...]:
     if not re.fullmatch(COMMAND_NAME, name):
         raise ValueError(f"the name {name!r} is not 1 to 64 letters, digits, `_` and `-`")

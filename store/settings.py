@@ -12,13 +12,13 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from store.encryption.vault import parse_keys
 from store.errors import SettingsError
 from store.failpoints import parse_failpoints, parse_model_faults
-from store.mcp_commands import parse_commands
+from store.mcp_commands import check_commands
 from store.scale_bounds import parse_bounds
 
 _PREFIX = "HEADRACE_"
@@ -262,7 +262,7 @@ class Settings(BaseSettings):
 
     # Servers of MCP over stdio that tenants may register by name, for the API and the workers of `call_tool`: JSON, as
     # {"clock": ["/usr/bin/clock-mcp", "--utc"]}. An argument may be a secret.
-    mcp_commands: str = Field("", repr=False)
+    mcp_commands: Annotated[str, AfterValidator(check_commands)] = Field("", repr=False)
 
     # Shadow mode of rollouts, by ids of tenants: the one that owns the copies of jobs, and those whose jobs may be
     # copied; ``*`` is every tenant. Without them there is no shadow mode.
@@ -322,12 +322,6 @@ class Settings(BaseSettings):
             raise ValueError(error.message.removeprefix("keys: ")) from None
         return value
 
-    @field_validator("mcp_commands")
-    @classmethod
-    def _are_commands(cls, value: str) -> str:
-        parse_commands(value)
-        return value
-
     @field_validator("failpoints", "model_faults")
     @classmethod
     def _only_in_tests(cls, value: str, info: ValidationInfo) -> str:
@@ -342,10 +336,7 @@ _SECRET = frozenset(name for name, field in Settings.model_fields.items() if not
 
 
 def load_settings() -> Settings:
-    """Read the environment.
-
-    Raises SettingsError with one sentence that names the variable when one is unknown or malformed.
-    """
+    """Read the environment. Raises SettingsError with one sentence that names an unknown or malformed variable."""
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
     if unknown:
