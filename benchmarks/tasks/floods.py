@@ -136,7 +136,10 @@ def _client(stack: Stack) -> httpx2.Client:
 def make_nice(model: str, niceness: int) -> None:
     """Set the niceness of every thread of the worker with this model."""
     for process in psutil.Process().children(recursive=True):
-        words = process.cmdline()
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:  # a burner of the turn before
+            continue
         if "workers" in words and "--model" in words and words[-1].partition("@")[0] == model:
             for thread in process.threads():
                 os.setpriority(os.PRIO_PROCESS, thread.id, niceness)
