@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,17 @@ def test_a_parser_that_is_stopped_fails_its_file_alone(monkeypatch: pytest.Monke
     with pytest.raises(InvalidRequest, match="the parser was stopped"):
         read_document(io.BytesIO(pdf_of("x")), "a.pdf")
     assert sys.executable != Python.executable
+
+
+def test_a_parser_has_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, os\nprint(json.dumps({'parts': [f'{k}={v}' for k, v in os.environ.items()], 'has_pages': False}))"
+    )
+    monkeypatch.setattr(document_text, "_PROGRAM", program)
+    for name in ("DATABASE_URL", "REDIS_URL", "HEADRACE_ENCRYPTION_KEYS"):
+        monkeypatch.setenv(name, "s3cr3t")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    seen = read_document(io.BytesIO(pdf_of("x")), "a.pdf").text
+    assert "LANG=C.UTF-8" in seen
+    assert "s3cr3t" not in seen
