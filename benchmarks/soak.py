@@ -24,8 +24,8 @@ from rich.console import Console
 from benchmarks.interference import VOCAB, Letters
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
+from models.fakes.fake import FakeRunner
 from models.loading.torch_load import runner_for
-from models.runners.fake import FakeRunner
 from store.settings import load_settings
 
 console = Console(stderr=True)

@@ -2,7 +2,7 @@
 
 Off unless ``HEADRACE_FAILPOINTS`` arms some, which the settings refuse outside of tests; a failpoint that
 is not armed costs a look-up in an empty dictionary. The grammar of both fault settings is here;
-``models.runners.faults`` carries out the faults of a model.
+``models.fakes.faults`` carries out the faults of a model.
 
     name=action[@n][*], …      kill, stop: SIGKILL and SIGSTOP to this process; exit; raise; hang; sleep:MS
                                at the first pass, or the n-th; with * at every pass from there on

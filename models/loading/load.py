@@ -10,11 +10,11 @@ from pathlib import Path
 
 from models.engine.requests import Adapter
 from models.engine.runner import Encoder, Runner
+from models.fakes.fake import FakeRunner
+from models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
+from models.fakes.fake_transcriber import FakeTranscriber
+from models.fakes.faults import Fault, FaultyEncoder, FaultyRunner
 from models.families.model_folder import registered_folder
-from models.runners.fake import FakeRunner
-from models.runners.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
-from models.runners.fake_transcriber import FakeTranscriber
-from models.runners.faults import Fault, FaultyEncoder, FaultyRunner
 from models.runners.image_rows import PrepareImage
 from prompts.encoders.classifier_folder import ClassifierSettings
 from prompts.vision.image_folder import ImageClassifierSettings

@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from models.catalog import register
-from models.runners.fake_encoder import fake_scores
+from models.fakes.fake_encoder import fake_scores
 from prompts.tasks.classify import FAKE
 from store.db.database import Database
 from store.settings import Settings

@@ -13,8 +13,8 @@ from openai import OpenAI
 from openai.types import CreateEmbeddingResponse
 
 from models.catalog import register
+from models.fakes.fake_encoder import fake_vector
 from models.families.model_folder import small_files
-from models.runners.fake_encoder import fake_vector
 from prompts.tokenizer import load_tokenizer
 from store.db.database import Database
 from store.schema.job_states import JobState

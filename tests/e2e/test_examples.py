@@ -22,7 +22,7 @@ from examples.vllm_queue.server import small_server
 from headrace.client import Client
 from models.catalog import register
 from models.external_registration import register_external
-from models.runners.fake_encoder import fake_pixels, fake_scores
+from models.fakes.fake_encoder import fake_pixels, fake_scores
 from prompts.tasks.image_classify import FAKE
 from prompts.vision.pictures import read_picture
 from store.db.database import Database

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from models.catalog import register
-from models.runners.fake_encoder import fake_pixels, fake_scores, fake_vector
+from models.fakes.fake_encoder import fake_pixels, fake_scores, fake_vector
 from prompts.tasks.image_classify import FAKE
 from prompts.vision.pictures import read_picture
 from store.db.database import Database

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from models.runners.fake import next_token
+from models.fakes.fake import next_token
 from store.jobs.jobs import Job
 from store.schema.job_states import JobState
 from tests.reliability.client import Seen

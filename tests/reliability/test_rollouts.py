@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from models.runners.fake import next_token
+from models.fakes.fake import next_token
 from store.registry.models import register_version
 from store.schema.job_states import JobState
 from tests.processes import wait_for

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from models.runners.fake import FakeRunner
+from models.fakes.fake import FakeRunner
 from prompts.tokenizer import ByteTokenizer
 from store.db.database import Database
 from store.errors import HeadraceError

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from models.engine.runner import Row
-from models.runners.fake import EOS, FakeRunner
+from models.fakes.fake import EOS, FakeRunner
 from prompts.tokenizer import ByteTokenizer
 
 _FIRST = 1000

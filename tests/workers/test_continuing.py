@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import redis
 
-from models.runners.fake import next_token
+from models.fakes.fake import next_token
 from store.jobs import jobs
 from store.schema.job_states import JobState
 from store.settings import Settings

@@ -5,7 +5,7 @@ from math import inf
 import redis
 
 from models.engine.runner import StepPlan
-from models.runners.fake import next_token
+from models.fakes.fake import next_token
 from store.jobs import claims, jobs
 from store.jobs.claims import Release
 from store.schema.job_states import JobState

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 
-from models.runners.faults import EXIT_CODE
+from models.fakes.faults import EXIT_CODE
 from store.child_process import Child, Command
 from store.jobs import dead_letters, jobs
 from store.schema.job_states import JobState

@@ -10,7 +10,7 @@ import pytest
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from models.runners.fake import FakeRunner, next_token
+from models.fakes.fake import FakeRunner, next_token
 from prompts.tokenizer import ByteTokenizer
 from store.schema.job_states import JobState
 from store.settings import Settings

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from models.engine.runner import Encoder
+from models.fakes.fake_tabular import FakeTabular
 from models.loading.load import checked_folder, with_encoder_faults
-from models.runners.fake_tabular import FakeTabular
 from prompts.tabular.feature_schema import encode_rows
 from prompts.tasks.predict import Objective, TabularConfig, config_for
 from prompts.tasks.task_inputs import ReadFile

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from models.engine.runner import Encoder
+from models.fakes.fake_recommender import FakeRecommender
 from models.loading.load import checked_folder, with_encoder_faults
-from models.runners.fake_recommender import FakeRecommender
 from prompts.tabular.items import Items
 from prompts.tasks.recommend import RecommenderConfig, config_for, items_for, query_of
 from prompts.tasks.task_inputs import ReadFile

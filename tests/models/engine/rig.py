@@ -11,7 +11,7 @@ from models.engine.requests import CompletionOutput, EngineRequest, FinishReason
 from models.engine.runner import Sampled, StepPlan
 from models.engine.sequence import SequenceState
 from models.engine.stop_strings import TokenDecoder
-from models.runners.fake import EOS, FakeRunner, PlanError, next_token
+from models.fakes.fake import EOS, FakeRunner, PlanError, next_token
 
 WAIT_S = 10.0
 

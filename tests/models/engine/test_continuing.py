@@ -20,7 +20,7 @@ from models.engine.requests import (
     RequestInvalid,
 )
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
-from models.runners.fake import EOS, FakeRunner
+from models.fakes.fake import EOS, FakeRunner
 from tests.models.engine.rig import Bytes, Late, Watched, alone, ask, seq, step, step_until_idle
 
 

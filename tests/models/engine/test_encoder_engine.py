@@ -22,7 +22,7 @@ from models.engine.requests import (
     StepFailed,
 )
 from models.engine.runner import RunnerBroken
-from models.runners.fake_encoder import FakeEncoder, fake_vector
+from models.fakes.fake_encoder import FakeEncoder, fake_vector
 from tests.models.engine.rig import WAIT_S, Clock
 
 BAD = (13,)

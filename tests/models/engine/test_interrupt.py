@@ -9,7 +9,7 @@ import pytest
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.runner import Interrupted, Sampled, StepPlan
-from models.runners.fake import FakeRunner
+from models.fakes.fake import FakeRunner
 from tests.models.engine.rig import WAIT_S, Bytes, ask, check_answers
 
 

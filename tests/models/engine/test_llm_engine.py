@@ -22,7 +22,7 @@ from models.engine.requests import (
     StepFailed,
 )
 from models.engine.runner import RunnerBroken, Sampled, StepPlan
-from models.runners.fake import FakeRunner
+from models.fakes.fake import FakeRunner
 from tests.models.engine.rig import WAIT_S, Bytes, Clock, Watched, alone, ask, check_answers
 
 Start = Callable[..., LLMEngine]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.engine.requests import FinishReason
 from models.engine.sequence import BlockHasher
-from models.runners.fake import EOS
+from models.fakes.fake import EOS
 from tests.models.engine.rig import Late, ask, seq
 
 

@@ -20,9 +20,9 @@ from models.external.openai_chat import OpenaiChatUpstream
 from models.external.sglang import SglangUpstream
 from models.external.upstream import Capabilities, ServerInfo, ServerLoad, Upstream
 from models.external.vllm import VllmUpstream
+from models.fakes.fake import FakeRunner
 from models.families.model_folder import small_files
 from models.loading.torch_load import runner_for
-from models.runners.fake import FakeRunner
 from prompts.detokenizer import Detokenizer
 from prompts.tokenizer import load_tokenizer
 from store.payloads.sampling_params import GrammarKind

@@ -10,7 +10,7 @@ import pytest
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from models.engine.protocol import AnyEngine
 from models.engine.requests import EncodeRequest, EngineStopped, FinishReason, RequestInvalid, RequestTooLong
-from models.runners.fake_encoder import FakeEncoder
+from models.fakes.fake_encoder import FakeEncoder
 from tests.models.external.engines import ENGINES, WAIT_S, wait_until
 
 

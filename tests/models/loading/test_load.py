@@ -9,11 +9,11 @@ import gguf
 import pytest
 import torch
 
+from models.fakes.fake import FakeRunner
 from models.families.llama_torch import LlamaModel
 from models.families.model_folder import describe, folder_digest
 from models.loading.gguf_convert import convert
 from models.loading.load import load_runner
-from models.runners.fake import FakeRunner
 from models.runners.torch_runner import TorchRunner
 from models.tensors.precision import resolve_device, resolve_dtype
 from store.errors import ModelLoadError

@@ -8,7 +8,7 @@ import pytest
 
 from models.engine.requests import EngineRequest, Grammar, RequestInvalid, SamplingParams
 from models.engine.runner import Row, Sampled, StepPlan
-from models.runners.fake import EOS, FakeRunner, PlanError, next_token
+from models.fakes.fake import EOS, FakeRunner, PlanError, next_token
 
 PROMPT = tuple(b"hello world")
 

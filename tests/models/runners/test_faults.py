@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from models.engine.runner import Row, Sampled, StepPlan
+from models.fakes.fake import FakeRunner
+from models.fakes.faults import EXIT_CODE, Fault, FaultyRunner
 from models.loading.load import with_faults
-from models.runners.fake import FakeRunner
-from models.runners.faults import EXIT_CODE, Fault, FaultyRunner
 from prompts.tokenizer import ByteTokenizer
 from store import failpoints
 from store.failpoints import FailpointRaised

@@ -16,7 +16,7 @@ from models.engine.requests import (
     FinishReason,
 )
 from models.engine.runner import Row, RunnerBroken, StepPlan
-from models.runners.fake import FakeRunner
+from models.fakes.fake import FakeRunner
 from prompts.tokenizer import ByteTokenizer
 from store.db.database import Database
 from store.ids import new_id

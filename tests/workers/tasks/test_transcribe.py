@@ -17,8 +17,8 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 from models.catalog import register
 from models.engine.requests import EncodeRow
+from models.fakes.fake_transcriber import FakeTranscriber
 from models.families.model_folder import describe, small_files
-from models.runners.fake_transcriber import FakeTranscriber
 from models.runners.transcriber import transcriber_for
 from models.runners.transcription import ChunkOptions, ChunkTranscript
 from prompts.audio.transcriber_folder import FAKE

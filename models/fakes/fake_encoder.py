@@ -1,6 +1,6 @@
 """Encoders without weights: a vector or a score is a hash of the input tokens, so equal inputs have equal ones.
 
-They ship with the product, as ``models.runners.fake``, for demonstrations and tests without torch.
+They ship with the product, as ``models.fakes.fake``, for demonstrations and tests without torch.
 """
 
 import struct
