@@ -170,7 +170,8 @@ def test_a_cancelled_request_is_aborted_by_its_id() -> None:
         rig.wait_for_text(request)
         rig.engine.cancel(request.id)
         future.result(10)
-        wait_until(lambda: rig.server.abort_calls == ["generate-tokens-job-7-3"])
+        wait_until(lambda: rig.server.abort_calls)
+        assert rig.server.abort_calls == ["generate-tokens-job-7-3"]
 
 
 def test_a_lark_grammar_is_sent_so_that_only_llguidance_reads_it() -> None:

@@ -40,7 +40,7 @@ torch twins of what the kernels are tested with."""
 _answers = pytest.StashKey[int]()
 _near_ties = pytest.StashKey[int]()
 
-Compare = Callable[[PreTrainedModel, Mapping[str, Sequence[int]], Mapping[str, Sequence[int]]], None]
+AssertAnswers = Callable[[PreTrainedModel, Mapping[str, Sequence[int]], Mapping[str, Sequence[int]]], None]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -62,8 +62,8 @@ def is_full(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def compare(request: pytest.FixtureRequest) -> Compare:
-    """Compare answers with the reference's, and count those that a near tie excuses."""
+def assert_answers(request: pytest.FixtureRequest) -> AssertAnswers:
+    """Assert that answers are the reference's, but for few near ties, which are counted."""
 
     def counted(
         model: PreTrainedModel, prompts: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]

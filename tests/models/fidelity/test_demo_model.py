@@ -14,7 +14,7 @@ from store.payloads.conversation import ChatMessage, Role
 from store.settings import Settings
 from store.tasks.generate import GenerateInput
 from tests.models.driving import request, run_all
-from tests.models.fidelity.conftest import Compare
+from tests.models.fidelity.conftest import AssertAnswers
 from tests.models.fidelity.ways import WAYS, Way, drive, prompts_by_answer
 
 HOME = Path(__file__).parents[3] / ".headrace"
@@ -54,7 +54,7 @@ def test_it_says_the_same_whatever_is_on(
     smollm2: Path,
     smollm2_reference: PreTrainedModel,
     prompts: dict[str, list[int]],
-    compare: Compare,
+    assert_answers: AssertAnswers,
 ) -> None:
     """With guesses that come from the texts themselves."""
     if way.startswith("full") and not is_full:
@@ -68,7 +68,7 @@ def test_it_says_the_same_whatever_is_on(
 
     requests = [request(prompt, name, max_tokens=16) for name, prompt in prompts.items()]
     driven = drive(load, requests, DEMO_WAYS[way])
-    compare(smollm2_reference, prompts_by_answer(prompts, driven), driven.answers)
+    assert_answers(smollm2_reference, prompts_by_answer(prompts, driven), driven.answers)
     if DEMO_WAYS[way].speculation:
         assert driven.total("accepted_tokens") > 0
 

@@ -12,7 +12,7 @@ from models.native.llama import NativeLlama
 from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
 from tests.models.driving import generate, request
-from tests.models.fidelity.conftest import FAMILIES, Compare
+from tests.models.fidelity.conftest import FAMILIES, AssertAnswers
 from tests.models.fidelity.ways import (
     WAYS,
     check_happened,
@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def test_a_family_says_the_same_whatever_is_on(
-    family: str, way: str, made: Made, compare: Compare, is_full: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, way: str, made: Made, assert_answers: AssertAnswers, is_full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, folder = made(family)
 
@@ -66,6 +66,6 @@ def test_a_family_says_the_same_whatever_is_on(
     answers = {name: generate(model, tuple(prompt), 3 * size) for name, prompt in prompts.items()}
     monkeypatch.setattr("models.engine.llm_engine.Speculation", guessing(answers))
     driven = drive(load, requests, WAYS[way])
-    compare(model, prompts_by_answer(prompts, driven), driven.answers)
+    assert_answers(model, prompts_by_answer(prompts, driven), driven.answers)
     check_happened(driven, WAYS[way], sum(map(len, prompts.values())))
     assert len({token for answer in driven.answers.values() for token in answer}) > 20, "it says too little"

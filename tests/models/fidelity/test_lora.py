@@ -62,7 +62,7 @@ class Made:
             for n in range(count)
         ]
 
-    def compare(self, requests: list[EngineRequest], found: Mapping[str, tuple[int, ...]]) -> None:
+    def assert_references(self, requests: list[EngineRequest], found: Mapping[str, tuple[int, ...]]) -> None:
         """Assert that each answer is the reference's."""
         for each in requests:
             reference, answer = self.references[str(each.id).partition(" ")[0]], found[str(each.id)]
@@ -89,7 +89,7 @@ def test_sixteen_mixed_requests_are_answered_as_by_merged_weights(
     made = Made(tmp_path, family, kernels)
     requests = made.requests(16)
     together = run_all(made.runner, requests, step_tokens=61)
-    made.compare(requests, together)
+    made.assert_references(requests, together)
     assert together["base 0"] != together["everything 1"], "the adapter changes nothing"
     alone = {each.id: run_all(made.runner, [each])[str(each.id)] for each in requests[:4]}
     assert alone == {name: together[str(name)] for name in alone}
@@ -140,7 +140,7 @@ def test_requests_with_different_adapters_share_no_keys_and_values(tmp_path: Pat
                 asked = replace(request(prompt, f"{name} {turn}"), adapter=adapter)
                 done = engine.submit(asked).result(timeout=60)
                 cached[done.request_id] = done.num_cached_tokens
-                made.compare([asked], {str(asked.id): done.token_ids})
+                made.assert_references([asked], {str(asked.id): done.token_ids})
     finally:
         engine.stop(30)
     assert {name for name, count in cached.items() if count} == {f"{name} 2" for name in made.adapters}
@@ -151,4 +151,4 @@ def test_random_orders_of_joining_change_no_answer(tmp_path: Path) -> None:
     made = Made(tmp_path, "llama", "auto")
     requests = made.requests(20, longest=60)
     random.Random(3).shuffle(requests)
-    made.compare(requests, run_all(made.runner, requests, max_slots=5, step_tokens=19))
+    made.assert_references(requests, run_all(made.runner, requests, max_slots=5, step_tokens=19))

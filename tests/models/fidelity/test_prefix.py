@@ -8,12 +8,14 @@ from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.loading.torch_load import runner_for
 from store.settings import Settings
 from tests.models.driving import NoText, random_prompts, request
-from tests.models.fidelity.conftest import Compare
+from tests.models.fidelity.conftest import AssertAnswers
 from tests.models.tiny import VOCAB, build, save
 
 
 @pytest.mark.parametrize("kv_pool_tokens", [4096, 240])
-def test_a_beginning_that_was_found_changes_no_token(kv_pool_tokens: int, tmp_path: Path, compare: Compare) -> None:
+def test_a_beginning_that_was_found_changes_no_token(
+    kv_pool_tokens: int, tmp_path: Path, assert_answers: AssertAnswers
+) -> None:
     """With room for all and with far too little."""
     model = build("mistral, sliding window")
     settings = Settings(device="cpu", dtype="float32", kv_pool_tokens=kv_pool_tokens, kv_block_tokens=8)
@@ -30,6 +32,6 @@ def test_a_beginning_that_was_found_changes_no_token(kv_pool_tokens: int, tmp_pa
         answers |= {done.request_id: done for done in (future.result(120) for future in second)}
     finally:
         engine.stop(30)
-    compare(model, asked | turns, {name: done.token_ids for name, done in answers.items()})
+    assert_answers(model, asked | turns, {name: done.token_ids for name, done in answers.items()})
     assert sum(done.num_cached_tokens > len(system) // 8 * 8 for done in answers.values()) >= len(turns) // 2
     assert (engine.stats().preempted > 0) == (kv_pool_tokens == 240)

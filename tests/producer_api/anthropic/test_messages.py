@@ -164,7 +164,7 @@ def test_leaving_a_stream_cancels_its_job(
         next(chunks)
         attempt = worker.claim(_only_job(db, tenant).id)
         worker.say(attempt, "half")
-    wait_for(lambda: jobs.get(db, tenant, attempt.claim.job_id).cancel_requested_at, "its cancel is asked for")
+    assert wait_for(lambda: jobs.get(db, tenant, attempt.claim.job_id).cancel_requested_at, "its cancel is asked for")
 
 
 def test_the_client_asks_twice_and_there_is_one_job(
