@@ -66,7 +66,7 @@ def answers(url: str) -> Callable[[Child], bool]:
 
 def _listens(pid: int, port: int | None) -> bool:
     """True if a process or one below it listens on a TCP port, and where the system does not tell."""
-    import psutil  # noqa: PLC0415 - an installation without the extra `local` has none, and `up` says so
+    import psutil  # noqa: PLC0415 - from the extra `local`; without it `headrace up` starts, to say what to install
 
     try:
         process = psutil.Process(pid)

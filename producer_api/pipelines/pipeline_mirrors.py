@@ -82,7 +82,7 @@ class PipelineMirrors:
                 self._mirror(rollout)
             except HeadraceError as error:
                 _log.warning("mirrors_not_made", rollout=rollout.id, reason=error.message)
-            except Exception as defect:  # noqa: BLE001 - the batches and the other rollouts go on
+            except Exception as defect:  # noqa: BLE001 - a defect in one rollout must not stop the thread that keeps all batches
                 internal_error(defect)
 
     def _mirror(self, rollout: Rollout) -> None:

@@ -37,8 +37,8 @@ class ModelsMissing(Exception):
 
 def pdf(data: bytes) -> Parts:
     """Return the text of each page."""
-    from pypdf import PdfReader  # noqa: PLC0415 - a parser is imported only in a process that needs it
-    from pypdf.errors import PyPdfError  # noqa: PLC0415 - the same
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
 
     try:
         reader = PdfReader(io.BytesIO(data))
@@ -51,7 +51,7 @@ def pdf(data: bytes) -> Parts:
 
 def html(data: bytes) -> Parts:
     """Return the main text of a web page as Markdown, without menus; all of its text if there is no main part."""
-    from trafilatura import extract, html2txt  # noqa: PLC0415 - a parser is imported only in a process that needs it
+    from trafilatura import extract, html2txt
 
     found = extract(data, output_format="markdown", include_tables=True, include_links=False, favor_recall=True)
     return [found or html2txt(data) or ""], False
@@ -73,7 +73,7 @@ def sheets(data: bytes) -> Parts:
 
 
 def _markdown(data: bytes, extension: str) -> str:
-    from markitdown import MarkItDown, StreamInfo  # noqa: PLC0415 - a parser is imported only in a process that needs it
+    from markitdown import MarkItDown, StreamInfo
 
     reader = MarkItDown(enable_plugins=False)
     return str(reader.convert_stream(io.BytesIO(data), stream_info=StreamInfo(extension=extension)).markdown)
@@ -87,13 +87,9 @@ def _divided(begin: str, text: str) -> Parts:
 
 def by_docling(data: bytes, extension: str) -> Parts:
     """Return each page, slide or sheet of a file as Markdown; Word has no pages. Slides have their notes."""
-    from docling.datamodel.base_models import (  # noqa: PLC0415 - a parser is imported only in a process that needs it
-        ConversionStatus,
-        DocumentStream,
-        InputFormat,
-    )
-    from docling.document_converter import DocumentConverter  # noqa: PLC0415 - the same
-    from docling_core.types.doc import ContentLayer, GroupLabel  # noqa: PLC0415 - the same
+    from docling.datamodel.base_models import ConversionStatus, DocumentStream, InputFormat
+    from docling.document_converter import DocumentConverter
+    from docling_core.types.doc import ContentLayer, GroupLabel
 
     converter = DocumentConverter(allowed_formats=[InputFormat(extension)])
     if extension == "pdf":
@@ -122,8 +118,8 @@ def by_docling(data: bytes, extension: str) -> Parts:
 
 def _load_models(converter: Any) -> None:
     """Load docling's models of PDF from its folder. Without the folder its OCR would download some."""
-    from docling.datamodel.base_models import InputFormat  # noqa: PLC0415 - the same
-    from docling.datamodel.settings import settings  # noqa: PLC0415 - the same
+    from docling.datamodel.base_models import InputFormat
+    from docling.datamodel.settings import settings
 
     remedy = "run `docling-tools models download -o FOLDER` beside the worker, and set DOCLING_ARTIFACTS_PATH=FOLDER"
     if settings.artifacts_path is None:
@@ -132,7 +128,7 @@ def _load_models(converter: Any) -> None:
         converter.initialize_pipeline(InputFormat.PDF)
     except MemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # each library of docling has exceptions of its own for a missing or damaged file
         raise ModelsMissing(f"docling's models for PDF do not load ({type(error).__name__}): {remedy}") from error
 
 

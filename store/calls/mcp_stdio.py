@@ -83,8 +83,8 @@ class _StdioWire:
     """Lines to a process and from it, within a deadline."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", left_s: Callable[[], float]) -> None:
-        assert process.stdin is not None  # noqa: S101 - ``_start`` asks for both pipes
-        assert process.stdout is not None  # noqa: S101 - as above
+        if process.stdin is None or process.stdout is None:
+            raise CallFailed("the process of the server was started without pipes")
         self._process, self._left_s = process, left_s
         self._in, self._out = process.stdin, process.stdout
         self._came = bytearray()

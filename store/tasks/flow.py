@@ -59,7 +59,8 @@ class FlowStepBody(Body):
     def made_from(self, use: PromptUse | None, place: TemplatePlace | None) -> Self:
         """Return the step with an input that was made from this prompt template; None: without one."""
         made = self.model_copy()
-        made._filled_from = None if use is None or place is None else (use, place)  # noqa: SLF001 - a copy of this step
+        # A private attribute of a step, which no request can bring; ``model_copy(update=...)`` takes fields alone.
+        made._filled_from = None if use is None or place is None else (use, place)  # noqa: SLF001 - of this class
         return made
 
 

@@ -28,6 +28,8 @@ from workers.tools.tool_results import ToolOrder, refusal_of
 class ToolModel(OwnModel):
     """A version without files that makes calls."""
 
+    encoder: ToolCaller
+
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the call of a payload, whose tool is not looked up yet."""
         given = read_payload(self.spec.payload, payload).input
@@ -46,7 +48,6 @@ class ToolModel(OwnModel):
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> OwnWork:
         """Return the work for the jobs of this model. Its calls are counted in the metrics of the worker."""
-        assert isinstance(self.encoder, ToolCaller)  # noqa: S101 - ``load_tool_model`` makes no other
         self.encoder.on_call = context.metrics.add_calls(self.encoder.num_open)
         return OwnWork(engine, context, self)
 
