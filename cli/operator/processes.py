@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cli.operator import register_options as options
 from cli.render import JsonOption
 from store.errors import InvalidRequest
 from store.registry.engine_spec import EngineKind
@@ -95,65 +96,24 @@ def vectors() -> None:
 
 def register(
     name: Annotated[str, typer.Argument(help="What jobs will call it.")],
-    source: Annotated[
-        Path | None, typer.Argument(help="A folder in the Hugging Face layout, with safetensors.", show_default=False)
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="auto, bfloat16, float32, float16, or int8 if it is close enough.")
-    ] = "auto",
-    sampling: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=VALUE,…",
-            help="How tokens are chosen where a request does not say, such as temperature=0.2,top_p=0.9. For files "
-            "that are registered already it replaces what was set. By default: the model's generation_config.json.",
-        ),
-    ] = None,
-    golden: Annotated[
-        Path | None,
-        typer.Option(help='JSON, a list of {"prompt": "...", "tokens": [1, 2]}: what the model must answer.'),
-    ] = None,
-    engine: Annotated[EngineKind, typer.Option(help="What runs it: Headrace, or an inference server.")] = (
-        EngineKind.NATIVE
-    ),
-    task: Annotated[
-        str | None,
-        typer.Option(help="A task of an installed package, which SOURCE serves (docs/extending.md)."),
-    ] = None,
-    folder: Annotated[Path | None, typer.Option("--source", help="The same as SOURCE.")] = None,
-    hub: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ORG/NAME[@REVISION]", help="Instead of SOURCE: download this model of the Hugging Face hub."
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(help="SOURCE is a LoRA adapter of this version; the workers of that version serve it."),
-    ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="The server's address, such as http://host:8000. Without it each worker starts a server on SOURCE."
-        ),
-    ] = None,
-    served_model: Annotated[str | None, typer.Option(help="The model's name in the server; by default NAME.")] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="The folder of the tokenizer's files; by default SOURCE. openai needs none.")
-    ] = None,
-    adapter: Annotated[str | None, typer.Option(help="The server's LoRA adapter to which requests go.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The revision that the server must have.")] = None,
-    quantization: Annotated[str | None, typer.Option(help="The quantization that the server must have.")] = None,
-    context_window: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that the server must take; by default those of config.json.")
-    ] = None,
-    batch_invariant: Annotated[
-        bool, typer.Option("--batch-invariant", help="The server must compute each answer as if it were alone.")
-    ] = False,
-    accepts: Annotated[
-        str | None,
-        typer.Option(metavar="images", help="With the engine openai: its model takes images in messages."),
-    ] = None,
+    source: options.Source = None,
+    dtype: options.Dtype = "auto",
+    sampling: options.Sampling = None,
+    golden: options.Golden = None,
+    engine: options.Engine = EngineKind.NATIVE,
+    task: options.Task = None,
+    folder: options.Folder = None,
+    hub: options.Hub = None,
+    base: options.Base = None,
+    url: options.Url = None,
+    served_model: options.ServedModel = None,
+    tokenizer: options.Tokenizer = None,
+    adapter: options.Adapter = None,
+    revision: options.Revision = None,
+    quantization: options.Quantization = None,
+    context_window: options.ContextWindow = None,
+    batch_invariant: options.BatchInvariant = False,
+    accepts: options.Accepts = None,
     as_json: JsonOption = False,
 ) -> None:
     """Register a model's files as its next version; `headrace worker --model NAME` then serves it.
