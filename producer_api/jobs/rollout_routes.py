@@ -47,7 +47,8 @@ async def start_rollout(body: RolloutRequest, runtime: RuntimeOf, principal: Reg
     if body.mode is RolloutMode.SHADOW:
         settings = runtime.settings
         await run_in_threadpool(check_shadow, runtime.db, settings.shadow_tenant, settings.shadow_sources)
-    new = new_rollout(body, require_worker=runtime.settings.require_worker)
+    wants_worker = runtime.settings.require_worker if body.require_worker is None else body.require_worker
+    new = new_rollout(body, model=body.model, alias=body.alias, sticky_key=body.sticky_key, require_worker=wants_worker)
     started = await run_in_threadpool(changes.start, runtime.db, new, principal.key_id, tenant_id=principal.tenant_id)
     return rollout_answer(started, status_code=201)
 

@@ -28,11 +28,22 @@ class StepObject(BaseModel):
     min_jobs: int = Field(0, ge=0, le=1_000_000, description="jobs of the candidate that must have ended in it")
 
 
-class RolloutRequest(BaseModel):
+class RolloutTerms(BaseModel):
+    """The part of a rollout to start that is the same for a model and for a pipeline."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = Field(ge=1, le=2**31 - 1, description="the candidate; of a model a version that is ready")
+    steps: list[StepObject] = Field(min_length=1, max_length=MAX_STEPS, description="each with a higher percentage")
+    mode: RolloutMode = Field(RolloutMode.CANARY, description="`shadow`: the candidate gets copies, no caller's job")
+    bounds: Bounds = Field(default_factory=Bounds, description="how much worse the candidate may be")
+    force: bool = Field(False, description="also if a rollout of the candidate was rolled back")
+
+
+class RolloutRequest(RolloutTerms):
     """A rollout to start."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {
@@ -46,16 +57,11 @@ class RolloutRequest(BaseModel):
 
     model: Annotated[str, Field(min_length=1, max_length=128, description="a model's name")]
     alias: str = Field(DEFAULT_ALIAS, description="the alias that goes to the candidate")
-    version: int = Field(ge=1, le=2**31 - 1, description="the candidate: a version that is ready")
-    steps: list[StepObject] = Field(min_length=1, max_length=MAX_STEPS, description="each with a higher percentage")
-    mode: RolloutMode = Field(RolloutMode.CANARY, description="`shadow`: the candidate gets copies, no caller's job")
     sticky_key: StickyKey = Field(
         StickyKey.USER,
         description="what keeps to one version; a job without a conversation or a user is divided by the next: user, "
         "tenant. `job`: a job without a conversation stands alone",
     )
-    bounds: Bounds = Field(default_factory=Bounds, description="how much worse the candidate may be")
-    force: bool = Field(False, description="also if a rollout of the candidate was rolled back")
     require_worker: bool | None = Field(
         None, description="refuse if no worker serves the candidate; default: HEADRACE_REQUIRE_WORKER"
     )
@@ -115,18 +121,20 @@ class RolloutList(BaseModel):
     data: list[RolloutSummary]
 
 
-def new_rollout(body: RolloutRequest, *, require_worker: bool) -> NewRollout:
-    """Return the rollout of a body. ``require_worker``: the setting, which the body may override."""
+def new_rollout(
+    terms: RolloutTerms, *, model: str, alias: str, sticky_key: StickyKey, require_worker: bool = False
+) -> NewRollout:
+    """Return the rollout of ``model``, a model's name or a pipeline's id, on these terms."""
     return NewRollout(
-        model=body.model,
-        candidate=body.version,
-        steps=[Step(step.percent, step.hold_s, step.min_jobs) for step in body.steps],
-        alias=body.alias,
-        mode=body.mode,
-        sticky_key=body.sticky_key,
-        bounds=body.bounds.model_dump(exclude_defaults=True),
-        force=body.force,
-        require_worker=require_worker if body.require_worker is None else body.require_worker,
+        model=model,
+        candidate=terms.version,
+        steps=[Step(step.percent, step.hold_s, step.min_jobs) for step in terms.steps],
+        alias=alias,
+        mode=terms.mode,
+        sticky_key=sticky_key,
+        bounds=terms.bounds.model_dump(exclude_defaults=True),
+        force=terms.force,
+        require_worker=require_worker,
     )
 
 

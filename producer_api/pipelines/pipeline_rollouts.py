@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -11,7 +11,7 @@ from producer_api.access.auth import JobsReader, JobsWriter
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.jobs.rollout_routes import IfMatch, Reason, RolloutId, changed, rollout_answer
-from producer_api.jobs.rollout_views import RolloutList, RolloutObject, StepObject, rollout_summary
+from producer_api.jobs.rollout_views import RolloutList, RolloutObject, RolloutTerms, new_rollout, rollout_summary
 from producer_api.pipelines.pipeline_mirrors import check_mirrored
 from producer_api.pipelines.pipeline_routes import PipelineId
 from producer_api.runtime import Runtime
@@ -21,9 +21,7 @@ from store.errors import NotFound
 from store.registry import prompt_templates
 from store.registry.prompt_templates import ALIAS_PATTERN, DEFAULT, Kind
 from store.rollouts import changes
-from store.rollouts.bounds import Bounds
-from store.rollouts.changes import MAX_STEPS, NewRollout
-from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, Step, StickyKey, get_rollout, list_rollouts
+from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, StickyKey, get_rollout, list_rollouts
 from store.rollouts.transitions import RolloutAction
 from store.tenants.api_keys import Principal
 
@@ -43,11 +41,10 @@ _ACTIONS = {
 }
 
 
-class PipelineRolloutRequest(BaseModel):
+class PipelineRolloutRequest(RolloutTerms):
     """A rollout of a pipeline to start."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {"version": 2, "steps": [{"percent": 10, "hold_s": 600}, {"percent": 50, "min_jobs": 500}]},
@@ -56,11 +53,6 @@ class PipelineRolloutRequest(BaseModel):
     )
 
     alias: str = Field(DEFAULT, pattern=ALIAS_PATTERN, description="the alias that goes to the candidate")
-    version: int = Field(ge=1, le=2**31 - 1, description="the candidate")
-    steps: list[StepObject] = Field(min_length=1, max_length=MAX_STEPS, description="each with a higher percentage")
-    mode: RolloutMode = Field(RolloutMode.CANARY, description="`shadow`: the candidate gets copies, no caller's job")
-    bounds: Bounds = Field(default_factory=Bounds, description="how much worse the candidate may be")
-    force: bool = Field(False, description="also if a rollout of the candidate was rolled back")
 
 
 @router.post("", response_model=RolloutObject, status_code=201, summary="Start a rollout of a pipeline")
@@ -70,16 +62,9 @@ async def start_pipeline_rollout(
     """Take an alias from the version that it names to a candidate, in steps. The next job is divided."""
 
     def start() -> Rollout:
-        new = NewRollout(
-            model=_id_of(runtime, principal, pipeline_id),
-            candidate=body.version,
-            steps=[Step(step.percent, step.hold_s, step.min_jobs) for step in body.steps],
-            alias=body.alias,
-            mode=body.mode,
-            # Divided by the user or the Idempotency-Key, else alone: all jobs are of one tenant.
-            sticky_key=StickyKey.JOB,
-            bounds=body.bounds.model_dump(exclude_defaults=True),
-            force=body.force,
+        # Divided by the user or the Idempotency-Key, else alone: all jobs are of one tenant.
+        new = new_rollout(
+            body, model=_id_of(runtime, principal, pipeline_id), alias=body.alias, sticky_key=StickyKey.JOB
         )
         if body.mode is RolloutMode.SHADOW:
             named = (principal.tenant_id, new.model, body.version, Kind.PIPELINE)

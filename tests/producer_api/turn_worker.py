@@ -6,12 +6,17 @@ from typing import Any
 import httpx2
 import redis
 
+from models.catalog import register
 from models.engine.requests import FinishReason
 from store.db.database import Database
 from store.jobs.claims import Claim, Finish, Release, claim, finish, release
+from store.payloads.tool_definition import HttpTool
+from store.registry.models import register_version
 from store.schema.job_states import JobState
 from store.streams.stream_log import Frame, StreamPublisher
+from store.tasks.call_tool import CALL_TOOL
 from store.tasks.generate import GeneratePayload
+from store.tools import tools
 from workers.runs.in_flight import Attempt
 from workers.runs.outcome import answer
 from workers.runs.step_inputs import FilledWork, StepInputs
@@ -98,3 +103,13 @@ class _Returns:
 
     def compute(self, attempt: Attempt) -> Finish:
         return _ended(attempt.claim, self._output)
+
+
+def add_weather(db: Database, tenant: str) -> None:
+    """Add a model with room for tools, the tool ``weather``, and the version that makes calls."""
+    register(db, "wide", "fake", "auto", actor="t")
+    tools.create(db, tenant, "weather", HttpTool(url="https://tools.example.com/"), actor="t")
+    runner = CALL_TOOL.fake_runner
+    register_version(
+        db, model="tools", runner=runner, source=runner, digest=runner, dtype="auto", context_window=100, actor="t"
+    )

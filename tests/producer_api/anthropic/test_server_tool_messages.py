@@ -7,14 +7,9 @@ import pytest
 import redis
 from anthropic import Anthropic
 
-from models.catalog import register
 from store.db.database import Database
-from store.payloads.tool_definition import HttpTool
-from store.registry.models import register_version
-from store.tasks.call_tool import CALL_TOOL
-from store.tools import tools
 from tests.producer_api.calling import error_of
-from tests.producer_api.turn_worker import TurnWorker
+from tests.producer_api.turn_worker import TurnWorker, add_weather
 
 CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
 ASKED: Any = {
@@ -27,13 +22,7 @@ ASKED: Any = {
 
 @pytest.fixture(autouse=True)
 def weather(db: Database, tenant: str) -> None:
-    """A model with room for tools, the tool, and the version that makes calls."""
-    register(db, "wide", "fake", "auto", actor="t")
-    tools.create(db, tenant, "weather", HttpTool(url="https://tools.example.com/"), actor="t")
-    runner = CALL_TOOL.fake_runner
-    register_version(
-        db, model="tools", runner=runner, source=runner, digest=runner, dtype="auto", context_window=100, actor="t"
-    )
+    add_weather(db, tenant)
 
 
 def test_the_blocks_of_each_turn_and_its_calls_are_the_same_whole_and_streamed(

@@ -8,13 +8,8 @@ import pytest
 import redis
 from openai import OpenAI
 
-from models.catalog import register
 from store.db.database import Database
-from store.payloads.tool_definition import HttpTool
-from store.registry.models import register_version
-from store.tasks.call_tool import CALL_TOOL
-from store.tools import tools
-from tests.producer_api.turn_worker import TurnWorker
+from tests.producer_api.turn_worker import TurnWorker, add_weather
 
 CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
 BODY: Any = {
@@ -29,13 +24,7 @@ NewWorker = Callable[[str], TurnWorker]
 
 @pytest.fixture(autouse=True)
 def weather(db: Database, tenant: str) -> None:
-    """A model with room for tools, the tool, and the version that makes calls."""
-    register(db, "wide", "fake", "auto", actor="t")
-    tools.create(db, tenant, "weather", HttpTool(url="https://tools.example.com/"), actor="t")
-    runner = CALL_TOOL.fake_runner
-    register_version(
-        db, model="tools", runner=runner, source=runner, digest=runner, dtype="auto", context_window=100, actor="t"
-    )
+    add_weather(db, tenant)
 
 
 @pytest.fixture
