@@ -82,7 +82,8 @@ def start(
     }
     with connect() as client:
         found = client.start_rollout(body, pipeline=model) if is_pipeline else client.start_rollout(body | of_model)
-    share = f"{found['percent']:g} % of {model}@{found['alias']} goes to version {to}"
+    does = "is copied to" if shadow else "goes to"
+    share = f"{found['percent']:g} % of {model}@{found['alias']} {does} version {to}"
     show(found, "\n".join([f"{found['id']}: {share}", *_warnings(found)]), as_json=as_json)
 
 
