@@ -34,6 +34,7 @@ def both_lead(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         "webhook_allow_networks": ("127.0.0.0/8",),
         "ready_window": WINDOW,
         "reannounce_s": 60,
+        "lease_s": 60.0,  # a pause of half a lease would look like an outage, after which no worker is blamed
     }
     with ExitStack() as running:
         for _ in range(2):
