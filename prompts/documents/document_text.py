@@ -79,7 +79,7 @@ def read_document(content: BinaryIO, filename: str, reader: str = STANDARD) -> D
         raise invalid_file(f"the file has more than {MOST_BYTES >> 20} MB: divide it")
     found = DocumentText(decoded(data)) if kind is None else _parsed(data, kind, reader)
     if not found.text.strip():
-        raise invalid_file("the file has no text: of a scan, only the images are in the file")
+        raise invalid_file("the file has no text" + (", as a scan, which has only images" if kind == "pdf" else ""))
     if len(found.text) > MOST_CHARS:
         raise invalid_file(f"the file's text has more than {MOST_CHARS} characters: divide it")
     return found

@@ -73,10 +73,17 @@ def sheets(data: bytes) -> Parts:
 
 
 def _markdown(data: bytes, extension: str) -> str:
-    from markitdown import MarkItDown, StreamInfo
+    from markitdown import FileConversionException, MarkItDown, StreamInfo, UnsupportedFormatException
+    from markitdown.converters import DocxConverter, PptxConverter, XlsxConverter
 
-    reader = MarkItDown(enable_plugins=False)
-    return str(reader.convert_stream(io.BytesIO(data), stream_info=StreamInfo(extension=extension)).markdown)
+    # Only the parser of the format: markitdown's others would take a damaged file for a text, or open it as an archive.
+    parsers: dict[str, Any] = {".docx": DocxConverter, ".pptx": PptxConverter, ".xlsx": XlsxConverter}
+    reader = MarkItDown(enable_builtins=False, enable_plugins=False)
+    reader.register_converter(parsers[extension]())
+    try:
+        return str(reader.convert_stream(io.BytesIO(data), stream_info=StreamInfo(extension=extension)).markdown)
+    except (FileConversionException, UnsupportedFormatException) as error:
+        raise Unreadable(f"the file is damaged, encrypted, or no {extension} as its name says") from error
 
 
 def _divided(begin: str, text: str) -> Parts:

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def pdf_of(*pages: str) -> bytes:
     return f"{out}xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}{end}".encode()
 
 
+def archive_of(name: str, text: str) -> bytes:
+    """A ZIP archive with one file, as an office file is one."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr(name, text)
+    return made.getvalue()
+
+
 def test_each_format_gives_its_text() -> None:
     assert read_document(io.BytesIO("\ufeffé\n".encode()), "a.md").text == "é\n"
     assert read_document(io.BytesIO("é".encode("utf-16")), "a.unknown").text == "é"
@@ -49,7 +58,10 @@ def test_each_format_gives_its_text() -> None:
         ("a.txt", b"\xff\x00\xfe", "unsupported_file", "no text in UTF-8"),
         ("a.txt", b"a\0b", "unsupported_file", "binary"),
         ("a.txt", b" \n", "invalid_file", "no text"),
+        ("a.pdf", pdf_of(""), "invalid_file", "a scan"),
         ("a.pdf", b"%PDF-1.4 no more", "invalid_file", "damaged"),
+        ("a.docx", b"PK\x03\x04 and what was left", "invalid_file", "damaged, encrypted, or no .docx"),
+        ("a.xlsx", archive_of("a.txt", "hello"), "invalid_file", "damaged, encrypted, or no .xlsx"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_reason(name: str, data: bytes, code: str, said: str) -> None:
