@@ -6,6 +6,7 @@ logged without the values that its exception carries.
 """
 
 import math
+import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -117,13 +118,26 @@ _TABLE: dict[type[HeadraceError], _HttpError] = {
 # BadHttp is raised before the request has a route.
 _BAD_HTTP = {"headers_too_large": 431, "request_timeout": 408}
 
-# These jobs ended because of their owner, not because of a failure of the server.
+_WRONG_INPUT = _HttpError(400, "invalid_request_error", _NO_RETRY)
+# These jobs ended because of their owner, not because of a failure of the server. Some input is first seen by a worker:
+# what a step found, a tool returned, or a file has inside.
 _UNANSWERED: dict[str, _HttpError] = {
     "cancelled": _HttpError(409, "conflict_error", _NO_RETRY),
     "deadline_exceeded": _HttpError(504, "timeout_error", _NO_RETRY),
-    "image_unavailable": _HttpError(400, "invalid_request_error", _NO_RETRY),
-    "invalid_image": _HttpError(400, "invalid_request_error", _NO_RETRY),
-    "policy_blocked_output": _HttpError(400, "invalid_request_error", _NO_RETRY),
+    **dict.fromkeys(
+        (
+            "audio_truncated",
+            "context_length_exceeded",
+            "file_gone",
+            "image_unavailable",
+            "invalid_image",
+            "invalid_value",
+            "not_found",
+            "policy_blocked_input",
+            "policy_blocked_output",
+        ),
+        _WRONG_INPUT,
+    ),
 }
 
 _HTTP: dict[int, tuple[type[HeadraceError], str]] = {
@@ -313,14 +327,25 @@ def _sentence(error: Mapping[str, Any], path: str) -> str:
     return f"`{path}`: {_complaint(error)}" if path else _complaint(error)
 
 
-# Pydantic's names of Python's types, and those of JSON.
-_JSON_TYPES = (("valid tuple", "valid array"), ("valid list", "valid array"), ("valid dictionary", "valid object"))
+# Pydantic's words of Python: they say nothing of JSON, or have another name there.
+_PYTHON = re.compile(
+    r" or (object to extract fields from|instance of \w+)|, unable to interpret input| after validation"
+)
+_JSON_TYPES = (
+    ("valid tuple", "valid array"),
+    ("valid list", "valid array"),
+    ("valid dictionary", "valid object"),
+    ("Tuple should", "Array should"),
+    ("List should", "Array should"),
+    ("Dictionary should", "Object should"),
+)
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
     message = str(error["msg"])
     if error["type"] == "value_error":
         return message.removeprefix("Value error, ")
+    message = _PYTHON.sub("", message)
     for python, in_json in _JSON_TYPES:
         message = message.replace(python, in_json)
     return f"{message[:1].lower()}{message[1:]}"

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
+from producer_api.server.errors import JobUnanswered, status_of
 from store.db.database import Database
+from store.error_codes import JOB_CODES
 from store.registry.models import ModelVersion
 from store.settings import Settings
 from store.tenants import api_keys, tenants
@@ -258,3 +260,45 @@ def test_every_header_of_the_table_goes_in_and_out(api: httpx2.Client, worker: S
 def test_a_callers_name_for_a_request_never_harms_it(api: httpx2.Client) -> None:
     for nonsense in ("", "x" * 600, "00-zz-01"):
         assert api.get("/v1/jobs", headers={"X-Client-Request-Id": nonsense, "traceparent": nonsense}).is_success
+
+
+def test_a_job_that_failed_by_its_input_is_a_bad_request_and_one_by_the_server_is_an_error_of_the_server() -> None:
+    seen_by_workers = (
+        "invalid_value",
+        "context_length_exceeded",
+        "policy_blocked_input",
+        "audio_truncated",
+        "not_found",
+    )
+    status = {code: status_of(JobUnanswered("x", code=code, job_id="job_1")) for code in (*JOB_CODES, *seen_by_workers)}
+    assert {code for code, found in status.items() if found == 400} == {
+        *seen_by_workers,
+        "file_gone",
+        "image_unavailable",
+        "policy_blocked_output",
+    }
+    assert {code: found for code, found in status.items() if found not in (400, 500)} == {
+        "cancelled": 409,
+        "deadline_exceeded": 504,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": []}, "`steps`: array should have at least 1 item, not 0"),
+        ({"steps": [5]}, "`steps[0]`: input should be a valid object"),
+        ({"steps": {}}, "`steps`: input should be a valid array"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "`metadata`: object should have at most 16 items, not more"),
+        (
+            {"steps": [{"name": "a", "model": "m", "input": {}, "stream": "maybe"}]},
+            "`steps[0].stream`: input should be a valid boolean",
+        ),
+    ],
+)
+def test_a_complaint_about_a_body_has_the_words_of_json(
+    api: httpx2.Client, changes: dict[str, object], said: str
+) -> None:
+    step = {"name": "a", "model": "m", "input": PROMPT}
+    answer = api.post("/v1/jobs", json={"input": {}, "steps": [step], **changes})
+    assert (answer.status_code, error_of(answer)["message"].partition(" (and")[0]) == (400, said)

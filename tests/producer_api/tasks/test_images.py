@@ -9,7 +9,6 @@ import httpx2
 import pytest
 
 from models.catalog import register
-from producer_api.server.errors import JobUnanswered, status_of
 from producer_api.submission.cache_lookup import has_one_answer
 from producer_api.tasks.registry import read_task
 from store.db.database import Database
@@ -124,11 +123,6 @@ def test_the_examples_of_the_page_are_accepted(api: httpx2.Client, db: Database)
         job = body if url == "/v1/jobs" else read_task(url, body).job.model_dump(mode="json", exclude_none=True)
         answer = api.post("/v1/jobs", json=job)
         assert answer.status_code == 202, (url, answer.text)
-
-
-@pytest.mark.parametrize("code", ["image_unavailable", "invalid_image"])
-def test_a_job_without_a_readable_image_is_answered_as_a_bad_request(code: str) -> None:
-    assert status_of(JobUnanswered("x", code=code, job_id="job_1")) == 400
 
 
 def test_the_response_cache_does_not_answer_for_a_url() -> None:
