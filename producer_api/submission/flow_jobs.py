@@ -20,13 +20,7 @@ from producer_api.submission import unserved
 from producer_api.submission.default_templates import with_default
 from producer_api.submission.draft_job import Origin, Receipt
 from producer_api.submission.input_policy import applied, guarded, pinned
-from producer_api.submission.pipelines import (
-    UsedPipeline,
-    at_place,
-    check_pipeline,
-    from_pipeline,
-    of_pipeline,
-)
+from producer_api.submission.pipelines import UsedPipeline, at_place, check_pipeline, from_pipeline, of_pipeline
 from producer_api.submission.prepared_step import (
     FORM,
     PreparedStep,
@@ -36,7 +30,7 @@ from producer_api.submission.prepared_step import (
     turns_form,
     unprepared_payload,
 )
-from producer_api.submission.prompt_preparation import check_called_urls
+from producer_api.submission.prompt_preparation import check_called_urls, check_task
 from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill_step
@@ -116,7 +110,8 @@ class FlowSubmissions:
             with at_place(place):
                 retrieval_of(body)
                 server_tools_of(body)
-                self._read(principal, None, body, place)
+                step = self._read(principal, None, body, place)
+                check_task(step.request, step.version)
 
     def _submit(
         self,

@@ -70,7 +70,7 @@ class PromptPreparation:
 
     def prepare(self, request: JobRequest, version: ModelVersion, policy: PinnedPolicy | None) -> Prepared:
         """Return the payload to store, and its cost. Raises InvalidRequest, ModelLoadError, Unavailable."""
-        _check_task(request, version)
+        check_task(request, version)
         self.check_modalities(request, version)
         return TASK_INPUTS[request.task].prepare(with_default(request, version), self._model(version), policy)
 
@@ -104,7 +104,7 @@ class PromptPreparation:
 
     def is_quick(self, request: JobRequest, version: ModelVersion) -> bool:
         """Return True if preparing the request takes no long time. Raises InvalidRequest."""
-        _check_task(request, version)
+        check_task(request, version)
         if self._audio_files.is_needed(request):
             return False
         return TASK_INPUTS[request.task].is_quick(request, self._model(version))
@@ -118,7 +118,7 @@ class PromptPreparation:
 
         Called before the policy, which is slow on a long text. A text that is short for the window is not tokenized.
         """
-        _check_task(request, version)
+        check_task(request, version)
         model = self._model(version)
         if len(request.model_dump_json(include={"input"})) <= _CHARS_A_TOKEN * model.window:
             return request
@@ -132,7 +132,7 @@ class PromptPreparation:
 
     def render(self, request: GenerateRequest, version: ModelVersion) -> tuple[str, int]:
         """Return the text that the model would read, and its number of tokens. Raises as ``prepare`` does."""
-        _check_task(request, version)
+        check_task(request, version)
         return generate.render(request.input, self._model(version))
 
     def _model(self, version: ModelVersion) -> _CatalogModel:
@@ -156,7 +156,7 @@ def check_called_urls(request: JobRequest, settings: Settings, unknown: Collecti
             check_url(url, settings, param=param, code="invalid_image")
 
 
-def _check_task(request: JobRequest, version: ModelVersion) -> None:
+def check_task(request: JobRequest, version: ModelVersion) -> None:
     """Raise InvalidRequest for a version that does not serve the request's task."""
     if version.task not in (request.task, *TASKS[request.task].served_by):
         raise InvalidRequest(f"the model {version.model} {version.spec.purpose}", param="model")

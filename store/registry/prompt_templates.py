@@ -240,13 +240,13 @@ def set_alias(
     with db.begin(tenant_id=tenant_id) as connection:
         prompt_id, _ = _locked(connection, tenant_id, key, kind)
         refuse_rollout(connection, prompt_id, alias)
-        found = _find(connection, db.vault, tenant_id, prompt_id, version, kind)
+        found = _find(connection, db.vault, tenant_id, key, version, kind)
         if connection.execute(_NUM_ALIASES, {"id": prompt_id, "alias": alias}).scalar_one() >= MAX_ALIASES:
             raise Conflict(f"the {kind} has {MAX_ALIASES} aliases, which is the most: remove one")
         values: dict[str, Any] = {"canary_version": None, "canary_percent": None}
         detail: dict[str, Any] = {"alias": alias, "version": version}
         if canary is not None:
-            tried = _find(connection, db.vault, tenant_id, prompt_id, canary.version, kind)
+            tried = _find(connection, db.vault, tenant_id, key, canary.version, kind)
             values = {"canary_version": tried.version, "canary_percent": canary.percent}
             detail |= values
         connection.execute(_POINT, {"id": prompt_id, "alias": alias, "version": found.version} | values)

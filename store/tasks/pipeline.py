@@ -59,7 +59,11 @@ class Pipeline(Strict):
 
 
 def check_inputs(pipeline: Pipeline) -> None:
-    """Raise InvalidRequest for a step that refers to an input which the schema does not declare."""
+    """Raise InvalidRequest for a schema that is of no object, and for a step that refers to an undeclared input."""
+    kind = pipeline.input_schema.get("type", "object")
+    if "object" not in ([kind] if isinstance(kind, str) else kind):
+        message = 'the input of a job is a JSON object: its schema has `"type": "object"`'
+        raise InvalidRequest(f"`input_schema`: {message}", param="input_schema")
     declared = pipeline.input_schema.get("properties")
     if not isinstance(declared, dict):
         return

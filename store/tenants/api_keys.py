@@ -126,7 +126,7 @@ def find_tenant(db: Database, name: str) -> str:
         found = connection.execute(text("SELECT id FROM tenants WHERE name = :name"), {"name": name})
         tenant_id = found.scalar_one_or_none()
     if tenant_id is None:
-        raise NotFound(f"no tenant {name!r}", param="tenant")
+        raise NotFound(f"no tenant {name!r}: `headrace tenants` lists the names", param="tenant")
     return str(tenant_id)
 
 

@@ -98,5 +98,5 @@ def set_disabled(db: Database, name: str, *, disabled: bool, actor: str) -> str:
 def _lock(connection: Connection, name: str) -> Row[tuple[str, datetime | None]]:
     row = connection.execute(_LOCK, {"name": name}).one_or_none()
     if row is None:
-        raise NotFound(f"no tenant {name!r}", param="tenant")
+        raise NotFound(f"no tenant {name!r}: `headrace tenants` lists the names", param="tenant")
     return row

@@ -65,6 +65,8 @@ def test_versions_are_named_by_number_and_alias(api: httpx2.Client, digest: str)
 
     assert [version(name) for name in ("digest", "digest@1", "digest@latest")] == [2, 1, 2]
     assert api.put(f"{digest}/aliases/default", json={"version": 1}).json()["aliases"] == ["default"]
+    unknown = error_of(api.put("/v1/pipelines/digest/aliases/default", json={"version": 9}))
+    assert unknown["message"] == "no pipeline digest with a version or alias 9", "the name that was sent, not the id"
     assert [version(name) for name in ("digest", "digest@default", "digest@latest")] == [1, 1, 2]
     assert [one["version"] for one in api.get(f"{digest}/versions").json()["data"]] == [1, 2]
     assert [one["name"] for one in api.get("/v1/pipelines").json()["data"]] == ["digest"]
@@ -109,7 +111,9 @@ def test_a_repeated_key_is_the_first_job_after_a_new_version(api: httpx2.Client,
         ({"steps": [{**FIRST, "model": "nothing"}]}, "steps[0].model"),
         ({"steps": [{**FIRST, "sampling": {"max_tokens": "many"}}]}, "steps[0].sampling.max_tokens"),
         ({"steps": [{**FIRST, "input": {"prompt": {"$from": "input.texts"}}}]}, "steps[0].input"),
+        ({"steps": [{"name": "a", "task": "embed", "model": "tiny", "input": {"texts": ["x"]}}]}, "steps[0].model"),
         ({"input_schema": {"type": "nothing"}}, "input_schema"),
+        ({"input_schema": {"type": ["array", "null"]}}, "input_schema"),
         ({"name": "pipe_1"}, "name"),
     ],
 )
