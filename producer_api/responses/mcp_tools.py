@@ -141,10 +141,13 @@ def _told(name: str, server: McpServer, tool: FunctionTool, param: str) -> list[
         for short, one in server.tools.items()
         if taken is None or one.name in taken
     ]
+    where = f"{param}.allowed_tools"
+    if taken is not None and not taken:
+        raise InvalidRequest(f"`{where}` names no tool: name some, or leave it out for all", param=where)
     missing = set(taken or ()) - {one["name"] for one in told}
     if missing or not told:
         named = f" {min(missing)[:80]}" if missing else ""
-        raise InvalidRequest(f"the server {name} has no tool{named}", param=f"{param}.allowed_tools")
+        raise InvalidRequest(f"the server {name} has no tool{named}", param=where)
     return told
 
 

@@ -245,4 +245,4 @@ def _unanswered(error: CallFailed, tool: Definition, tries: int) -> ToolResult:
         case AddressRefused():
             return failed("the tool's address may not be called", tries=0)
         case _:
-            return failed(f"the tool was not reached: {error}", tries=tries)
+            return failed(f"the tool gave no answer: {error}", tries=tries)

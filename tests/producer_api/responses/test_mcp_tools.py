@@ -113,6 +113,7 @@ def test_a_response_goes_on_from_calls(
         ({"authorization": "secret"}, "tools[0].authorization"),
         ({"headers": {"X-Key": "secret"}}, "tools[0].headers"),
         ({"allowed_tools": ["gone"]}, "tools[0].allowed_tools"),
+        ({"allowed_tools": []}, "tools[0].allowed_tools"),
         ({"allowed_tools": {"read_only": True}}, "tools[0].allowed_tools"),
         ({"connector_id": "connector_gmail"}, "tools[0].connector_id"),
     ],

@@ -74,6 +74,6 @@ def test_a_server_without_an_answer_is_tried_again_and_then_left_alone_with_all_
     calls = caller()
     for _ in range(3):
         made = calls.call(ToolOrder("demo__a", "{}", "tnt_1", "job_1", server))
-        assert (made.text, made.tries) == ("Error: the tool was not reached: connection refused", 2)
+        assert (made.text, made.tries) == ("Error: the tool gave no answer: connection refused", 2)
     left = calls.call(ToolOrder("demo__b", "{}", "tnt_1", "job_1", server))
     assert left.text == "Error: the tool demo gave no answer several times, and is not called now"

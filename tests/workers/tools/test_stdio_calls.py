@@ -73,7 +73,7 @@ def test_a_real_server_is_listed_and_called_and_gets_nothing_of_ours(monkeypatch
 @pytest.mark.parametrize(
     ("command", "text", "status"),
     [
-        (["/no/such/program"], "the tool was not reached: the process of the server could not be started", None),
+        (["/no/such/program"], "the tool gave no answer: the process of the server could not be started", None),
         (["/bin/sh", "-c", "exit 3"], "the process of the server ended with the exit code 3", None),
         (["/bin/sh", "-c", "while :; do echo junk; done"], "the tool's answer is longer than 10000 bytes", 200),
         (["/bin/sh", "-c", "exec tr '\\0' x < /dev/zero"], "the tool's answer is longer than 10000 bytes", 200),

@@ -108,7 +108,7 @@ def test_a_server_that_is_not_there_is_tried_again_and_an_address_that_is_not_al
     url = gone.url("/")
     gone.close()
     found = caller().call(order(url))
-    assert (found.text, found.tries) == ("Error: the tool was not reached: connection refused", 2)
+    assert (found.text, found.tries) == ("Error: the tool gave no answer: connection refused", 2)
     inside = ToolCaller(GuardedClient(Settings(webhook_allow_http=True)), context_window=1, most_of_one=1)
     assert inside.call(order(url)).text == "Error: the tool's address may not be called"
 
