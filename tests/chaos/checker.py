@@ -40,6 +40,7 @@ def check(
     needs_kills: bool = True,
     needs_stale: bool = True,
     needs_flows: bool = False,
+    needs_calls: bool = False,
     forbids_500: bool = False,
 ) -> Findings:
     """Apply every rule. ``forbids_500``: an answer of 500 is a violation too, although the customer asked again."""
@@ -50,6 +51,8 @@ def check(
         findings.violations["stale_writes"] = ["no stale write was refused: no paused worker came back to write"]
     if needs_flows and not any(job.is_flow and job.state == "succeeded" for job in history.jobs):
         findings.violations["flows"] = ["no flow succeeded: nothing was proved of them"]
+    if needs_calls and not flow_rules.num_called(history):
+        findings.violations["calls"] = ["no chat with a tool succeeded: nothing was proved of them"]
     if forbids_500:
         findings.violations["internal_errors"] = list(internal_errors(history))
     return findings
@@ -142,7 +145,7 @@ def splices(history: History) -> Iterator[str]:
         if job.text is not None and reading.text != job.text:
             yield f"{job.id}: the stream gave {len(reading.text)} characters, {len(job.text)} are stored, not the same"
     for job in history.rows:
-        if job.state == "succeeded" and job.stored_text != job.text:
+        if job.state == "succeeded" and job.stored_text != job.text and not job.is_call:
             yield f"{job.id}: the stored deltas are not the stored output"
 
 
@@ -300,4 +303,5 @@ RULES: dict[str, Callable[[History], Iterator[str]]] = {
     "step_ends": flow_rules.step_ends,
     "step_order": flow_rules.step_order,
     "flow_stops": flow_rules.flow_stops,
+    "tool_keys": flow_rules.tool_keys,
 }

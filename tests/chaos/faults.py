@@ -22,15 +22,17 @@ from tests.chaos.cluster import ROOT, Cluster, Member
 from tests.chaos.load import Order
 from tests.chaos.nemesis import OURS, Strike
 from tests.chaos.proxy import FaultProxy, Mode
+from tests.chaos.tools import CALLER
 
-# It knows flows, and not the newest revisions of the schema.
-OLD_RELEASE = "b69368d9"
+# It knows flows and calls of tools, and not the newest revision of the schema.
+OLD_RELEASE = "0f70d444"
 DAY_S = 86_400
 _LONGEST_S = 60.0
 _STALE_TRIES = 5
 _WRITE_S = 15.0
 
 _HELD = "SELECT id FROM jobs WHERE state = 'running' AND owner LIKE %(owner)s"
+_CALLING = "SELECT id FROM jobs WHERE state = 'running' AND task = 'call_tool'"
 _OPEN = "SELECT id FROM jobs WHERE id = ANY(%(ids)s) AND completed_at IS NULL"
 
 
@@ -72,13 +74,23 @@ class Faults:
 
     # -- our processes ------------------------------------------------------------------------------------------------
 
-    def _pick(self, kind: str) -> Member | None:
+    def _pick(self, kind: str, *, among_several: bool = False) -> Member | None:
+        """Return a living process. ``among_several``: one whose jobs another one can end."""
         living = [one for one in self._cluster.of_kind(kind) if one.keep and one.is_alive]
+        living = [one for one in living if not (among_several and one.name == CALLER)]
         return self._rng.choice(living) if living else None
 
     def _kill(self, kind: str, strike: Strike) -> Iterator[None]:
         if (member := self._pick(kind)) is not None:
             self._cluster.signal(member, signal.SIGKILL)
+        yield from hold(strike.for_s)
+
+    def _kill_call(self, strike: Strike) -> Iterator[None]:
+        """Kill the worker of calls while it makes one."""
+        deadline = time.monotonic() + _LONGEST_S
+        while not (yield from self._found(_CALLING)) and time.monotonic() < deadline:
+            yield
+        self._cluster.signal(self._cluster.find(CALLER), signal.SIGKILL)
         yield from hold(strike.for_s)
 
     def _pause(self, kind: str, strike: Strike) -> Iterator[None]:
@@ -96,7 +108,7 @@ class Faults:
         """
         del strike
         for _ in range(_STALE_TRIES):
-            member = self._pick("worker")
+            member = self._pick("worker", among_several=True)
             if member is not None and (yield from self._write_late(member)):
                 return
             yield from hold(1.0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from tests.chaos.flows import SHAPES, answers
 from tests.chaos.history import Attempt, History, Job
 from tests.chaos.journal import Json
+from tests.chaos.tools import SHAPE, STEPS, tool_answers
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 # All these times are Postgres's. An attempt has the time at which its transaction began.
@@ -17,7 +18,8 @@ def flow_ends(history: History) -> Iterator[str]:
     orders = _orders(history)
     for flow, steps in _flows(history):
         names = Counter(step.step for step in steps)
-        if (order := orders.get(flow.prompt)) and names != Counter(step.name for step in SHAPES[order["shape"]]):
+        order = orders.get(flow.prompt)
+        if order and names not in _step_names(order["shape"], has_ended_well=flow.state == "succeeded"):
             yield f"{flow.id} has the steps {dict(names)}, its order is a {order['shape']}"
         if flow.state not in TERMINAL:
             continue
@@ -96,14 +98,54 @@ def wrong_flows(history: History) -> Iterator[str]:
     for flow, steps in _flows(history):
         if (order := orders.get(flow.prompt)) is None:
             continue
-        expected = answers(order["shape"], order["prompt"], order["max_tokens"], ends=not order["is_endless"])
+        expected = _expected(order, steps)
         last = [*expected][-1]
         for name, row in [(last, flow), *((step.step or "", step) for step in steps)]:
             text = expected.get(name, "")
             if row.state == "succeeded" and row.text != text:
                 yield f"{row.id} ({name}): the output is not the step's"
-            elif row.text and not text.startswith(row.text):
+            elif row.text and not any(one.startswith(row.text) for one in _partial(order, name, expected, row)):
                 yield f"{row.id} ({name}, {row.state}): the partial output is not the step's"
+
+
+def tool_keys(history: History) -> Iterator[str]:
+    """A tool is called under the id of the step alone, at each attempt, and a result has a call behind it."""
+    steps = {step.id: step for step in history.steps if step.is_call}
+    for call in history.calls:
+        if call["key"] not in steps:
+            yield f"the tool was called under {call['key']!r}, which is no call's step"
+        elif call["body"] != "{}":
+            yield f"{call['key']} called the tool with {call['body'][:40]!r}"
+    called = {call["key"] for call in history.calls}
+    for step in steps.values():
+        if step.state == "succeeded" and step.id not in called:
+            yield f"{step.id} has a result, and the tool was not called"
+
+
+def num_called(history: History) -> int:
+    """Count the chats that succeeded with the result of a tool."""
+    called = {step.parent for step in history.steps if step.is_call}
+    return sum(job.state == "succeeded" and job.id in called for job in history.jobs)
+
+
+def _step_names(shape: str, *, has_ended_well: bool) -> Sequence[Counter[str]]:
+    """Return the steps that a flow may have. The end of a chat's first answer brings the others."""
+    if shape != SHAPE:
+        return [Counter(step.name for step in SHAPES[shape])]
+    return [Counter(STEPS)] if has_ended_well else [Counter(STEPS), Counter(STEPS[:1])]
+
+
+def _partial(order: Json, name: str, expected: Mapping[str, str], row: Job) -> Sequence[str]:
+    """Return the texts of which a stopped job may have a part. Of a chat the first answer may be all that there is."""
+    return [*expected.values()] if row.is_flow and order["shape"] == SHAPE else [expected.get(name, "")]
+
+
+def _expected(order: Json, steps: Sequence[Job]) -> dict[str, str]:
+    """Return the answer of each step, the last one that of the flow."""
+    if order["shape"] == SHAPE:
+        call_id = next((step.id for step in steps if step.is_call), None)
+        return tool_answers(order["prompt"], order["max_tokens"], call_id)
+    return answers(order["shape"], order["prompt"], order["max_tokens"], ends=not order["is_endless"])
 
 
 def _flows(history: History) -> Iterator[tuple[Job, Sequence[Job]]]:

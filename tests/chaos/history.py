@@ -37,6 +37,7 @@ class Job:
     used: tuple[int, int] | None = None  # input and output tokens of the job row
     billed: tuple[int, int] | None = None  # the same from the usage ledger
     is_flow: bool = False  # a job of several steps
+    is_call: bool = False  # a call of a tool, which has no stream
     # Of a step only.
     parent: str | None = None
     step: str | None = None
@@ -87,6 +88,7 @@ class History:
     steps: Sequence[Job] = ()
     attempts: Sequence[Attempt] = ()
     deliveries: Sequence[Delivery] = ()
+    calls: Sequence[Json] = ()  # as the tool got them
     log_counts: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -106,9 +108,10 @@ class History:
 _JOBS = """
 SELECT
     jobs.id, jobs.state,
-    coalesce(payload -> 'steps' -> 0 -> 'input' ->> 'prompt', payload -> 'input' ->> 'prompt', '') AS prompt,
+    coalesce(payload -> 'steps' -> 0 -> 'input' ->> 'prompt', payload -> 'input' ->> 'prompt',
+        payload -> 'steps' -> 0 -> 'input' -> 'messages' -> 0 ->> 'content', '') AS prompt,
     coalesce((payload -> 'sampling' ->> 'max_tokens')::int, 0) AS max_tokens, attempt, crashes,
-    task = 'flow' AS is_flow, parent_id AS parent, step, coalesce(needs, '{}') AS needs,
+    task = 'flow' AS is_flow, task = 'call_tool' AS is_call, parent_id AS parent, step, coalesce(needs, '{}') AS needs,
     (SELECT count(*) FROM job_events AS noted WHERE noted.job_id = jobs.parent_id
         AND noted.kind = 'step_finished' AND noted.detail ->> 'job' = jobs.id) AS num_noted,
     NOT coalesce((payload -> 'sampling' ->> 'ignore_eos')::bool, false) AS ends,
@@ -146,6 +149,7 @@ def read_history(folder: Path, database: dict[str, Any]) -> History:
         client=read_journal(folder / "client.jsonl"),
         hooks=read_journal(folder / "hooks.jsonl"),
         nemesis=read_journal(folder / "nemesis.jsonl"),
+        calls=read_journal(folder / "tools.jsonl"),
         jobs=[row for row in rows if row.parent is None],
         steps=[row for row in rows if row.parent is not None],
         attempts=attempts,

@@ -18,6 +18,7 @@ import httpx2
 from tests.chaos.cluster import MARKS, Tenant
 from tests.chaos.flows import SHAPES, flow_request
 from tests.chaos.journal import Journal
+from tests.chaos.tools import MAX_TOKENS, SHAPE, STEPS, tool_request
 
 Json = dict[str, Any]
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
@@ -28,6 +29,8 @@ MAX_ATTEMPTS = 30
 # One order of so many is a flow. Its steps have few tokens, so that it takes no longer than another order.
 FLOW_EVERY = 5
 FLOW_TOKENS = 40
+NUM_STEPS = {**{name: len(steps) for name, steps in SHAPES.items()}, SHAPE: len(STEPS)}
+"""The shapes of jobs of several steps, and how many steps each has."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Order:
     cut_every: int | None = None
     max_attempts: int = MAX_ATTEMPTS
     is_endless: bool = False  # generates max_tokens
-    shape: str | None = None  # of a job of several steps (``flows.SHAPES``)
+    shape: str | None = None  # of a job of several steps (``NUM_STEPS``)
 
     def body(self, hook_base: str) -> Json:
         """The request."""
@@ -62,6 +65,8 @@ class Order:
             body["deadline_ms"] = self.deadline_ms
         if self.hook is not None:
             body["webhook"] = {"url": f"{hook_base}/{self.tenant}/{self.hook}"}
+        if self.shape == SHAPE:
+            return tool_request(body)
         return body if self.shape is None else flow_request(self.shape, body)
 
 
@@ -94,13 +99,14 @@ def order(rng: random.Random, n: int, seed: int, num_tenants: int) -> Order:
 
 def with_flows(wanted: Iterable[Order]) -> Iterator[Order]:
     """Make every fifth order a flow."""
-    shapes = [*SHAPES]
+    shapes = [*NUM_STEPS]
     for one in wanted:
         if one.n % FLOW_EVERY:
             yield one
             continue
         shape = shapes[one.n // FLOW_EVERY % len(shapes)]
-        yield replace(one, shape=shape, max_tokens=min(one.max_tokens, FLOW_TOKENS))
+        most = MAX_TOKENS if shape == SHAPE else min(one.max_tokens, FLOW_TOKENS)
+        yield replace(one, shape=shape, max_tokens=most)
 
 
 def marked(mark: str, n: int, seed: int, tenant: int = 0) -> Order:
@@ -151,7 +157,7 @@ class Load:
             await asyncio.sleep(max(0.0, due - loop.time()))
             if len(self._tasks) < max_open:
                 order = next(wanted)
-                num_rows = 1 if order.shape is None else len(SHAPES[order.shape])
+                num_rows = 1 if order.shape is None else NUM_STEPS[order.shape]
                 self.place(order)
 
     def place(self, wanted: Order) -> asyncio.Task[None]:

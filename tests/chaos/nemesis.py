@@ -29,6 +29,7 @@ SIDES = ("all", "api", "worker", "dispatcher")
 KINDS: dict[str, Kind] = {
     "kill_api": Kind("processes", ("api",), 2.5),
     "kill_worker": Kind("processes", ("worker",), 2.5, weight=2),
+    "kill_call": Kind("processes", ("worker",), 2.5),
     "kill_dispatcher": Kind("processes", ("dispatcher",), 2.5),
     "pause_api": Kind("processes", ("api",), 5.4),
     "pause_worker": Kind("processes", ("worker",), 5.4),

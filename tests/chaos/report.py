@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.checker import Findings, stale_writes
+from tests.chaos.flow_rules import num_called
 from tests.chaos.history import Attempt, History
 from tests.chaos.streams import read_stream
 
@@ -42,6 +43,11 @@ def report_of(history: History, findings: Findings, *, seed: int, duration_s: fl
             "jobs": dict(Counter(job.state for job in history.jobs if job.is_flow)),
             "steps": dict(Counter(step.state for step in history.steps)),
             "steps_repeated": sum(step.attempt > 1 for step in history.steps),
+        },
+        "calls": {
+            "chats": num_called(history),
+            "made": len(history.calls),
+            "repeated": len(history.calls) - len({call["key"] for call in history.calls}),
         },
         "strikes": dict(sorted(Counter(event["fault"] for event in history.of_nemesis("strike")).items())),
         "kills": dict(findings.kills),

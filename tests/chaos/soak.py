@@ -15,6 +15,7 @@ from sqlalchemy import make_url
 from store.child_process import Child, Command
 from store.ports import free_port
 from store.settings import child_environment
+from tests.chaos.caller import CallingCluster
 from tests.chaos.checker import Findings, check
 from tests.chaos.cluster import ROOT, Cluster, Shape, running_cluster
 from tests.chaos.faults import Faults
@@ -105,10 +106,10 @@ def soak(
     name: str = "chaos",
 ) -> tuple[Json, Findings]:
     """Run customers and nemesis for ``duration_s`` and return the report with the violations."""
-    with running(name, seed=seed, say=say, shape=shape or Shape()) as run:
+    with running(name, seed=seed, say=say, shape=shape or Shape(), kind=CallingCluster) as run:
         load = run.let_in(rate, with_flows(orders(seed, len(run.cluster.tenants))))
         break_things(run, load, duration_s, faults)
-        findings = check(run.finish(), needs_flows=True)
+        findings = check(run.finish(), needs_flows=True, needs_calls=True)
         return run.report(findings, run=name), findings
 
 

@@ -12,9 +12,10 @@ from store.registry.models import register_version
 from store.settings import Settings
 from store.tasks.call_tool import CALL_TOOL
 from tests.e2e.test_embeddings import calling
-from tests.e2e.test_server_tools import LOCAL
 from tests.processes import StartProcess, python
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
+
+LOCAL = {"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",)}
 
 
 @pytest.mark.timeout(300)
