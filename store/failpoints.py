@@ -41,6 +41,8 @@ POINTS = frozenset(
         "lines.committed",
         "results.before_commit",  # a batch's files are in the storage, their names are not stored
         "verify.midway",  # the model is loaded, the verdict is not stored
+        "rollout.before_commit",  # a change of a rollout and its audit entry are written, and gone with the process
+        "rollout.committed",  # a change of a rollout is stored, the caller is not answered
         "rollout.moving",  # queued jobs were moved to another version, not committed
         "sweep.midway",  # jobs were taken from a dead worker or expired, not committed
     }

@@ -12,6 +12,7 @@ from store.audit.audit import record
 from store.db import presence
 from store.db.database import Database, dump_json
 from store.errors import Conflict, InvalidRequest, NotFound, NoWorker, PreconditionFailed
+from store.failpoints import failpoint
 from store.ids import new_id
 from store.registry import pipeline_aliases
 from store.registry.models import DEFAULT_ALIAS, ModelVersion, point, queue_name, version_of
@@ -157,6 +158,8 @@ def change(
             _point(connection, before)
         connection.execute(_CHANGE, {"id": rollout_id, **{name: getattr(changed, name) for name in _CHANGED}})
         _record(connection, tenant_id, actor, transition.action.value, changed)
+        failpoint("rollout.before_commit")
+    failpoint("rollout.committed")
     if transition.action is RolloutAction.ROLL_BACK:
         log.warning("rollout.rolled_back", reason=transition.reason, **_named(changed))
     else:
