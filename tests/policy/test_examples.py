@@ -108,7 +108,7 @@ EXAMPLES = {
     "national_id.vn_cccd": ("CCCD {001099012345}", "order 001099012345"),
     "national_id.za_id": ("SA ID {5102035480085}", "SA ID 5102035480089"),
     "ip_address.v4": ("({185.219.1.206})", "(185.219.1.296)"),
-    "ip_address.v6": ("host {2001:db8::8a2e:370:7334}", "host 2001:db8::8a2e::7334"),
+    "ip_address.v6": ("host {2001:db8::8a2e:370:7334}: no route", "host 2001:db8::8a2e::7334"),
     "api_key.vendor": ("{AKIAIOSFODNN7EXAMPLE}", "AKIAIOSFODNN7EXAMPL"),
     "api_key.stated": ("pwd={Xk29!plo};", "pwd=;"),
     "api_key.said_after": ("use {Xk29!plo} as the password", "use it2024 as the password"),

@@ -68,6 +68,7 @@ def test_what_the_model_cannot_do_is_refused_unless_it_is_optional(
         rendered(template, **reasoning)
     assert refused.value.param == param
     assert rendered(template, optional=True, **reasoning)
+    assert rendered(LEVELS, effort="xhigh", optional=True) == rendered(LEVELS, effort="high")
     assert rendered(HERMES, effort="none") == rendered(HERMES, effort="minimal") == rendered(HERMES)
 
 

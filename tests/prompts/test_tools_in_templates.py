@@ -107,6 +107,8 @@ def test_several_calls_stand_in_one_turn_or_where_a_template_allows_one_in_turns
     places = [apart.index(said, apart.index("Weather?")) for said in ('"city": "Åre"', "snow", '"name": "now"', "noon")]
     assert places == sorted(places)
     assert '"parameters": {}' in apart
+    told = render(LLAMA3.replace("{%- set call =", "{{- message.content }}{%- set call ="))
+    assert told.count("I look.") == 1, "what stands before the calls is said before the first"
 
 
 def test_without_tools_in_the_template_everything_is_said_in_text() -> None:

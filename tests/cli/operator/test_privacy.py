@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import text
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from store.jobs.acceptance import Accepted
 from store.jobs.jobs import accept, request_cancel
 from store.registry import prompt_templates
 from store.settings import Settings
+from store.streams.stream_log import stream_key
 from tests.store.making import MakeJob
 
 
@@ -22,6 +24,7 @@ from tests.store.making import MakeJob
 def _here(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
     monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
     monkeypatch.setenv("HEADRACE_DIGEST_KEYS", "d" * 32)
 
 
@@ -46,11 +49,16 @@ def test_the_operator_sets_retention_and_sees_it(db: Database, tenant: str) -> N
     assert (entry.action, entry.detail["after"]) == ("retention.set", {"inputs_s": 43_200})
 
 
-def test_a_purge_is_counted_before_it_is_done(db: Database, tenant: str, make_job: MakeJob) -> None:
+def test_a_purge_is_counted_before_it_is_done(
+    db: Database, tenant: str, make_job: MakeJob, redis_client: redis.Redis
+) -> None:
+    streams = []
     for _ in range(3):
         (accepted,) = accept(db, [make_job(user_id="ann", payload={"input": {"prompt": "xyzzy"}})])
         assert isinstance(accepted, Accepted)
         request_cancel(db, tenant, accepted.job_id)
+        streams.append(stream_key(accepted.job_id))
+        redis_client.xadd(streams[-1], {"t": "xyzzy"})
     accept(db, [make_job(user_id="ann")])
     prompt_templates.create(db, tenant, name="", template={"instructions": "xyzzy"}, actor="tests")
 
@@ -66,7 +74,9 @@ def test_a_purge_is_counted_before_it_is_done(db: Database, tenant: str, make_jo
     assert "1 jobs, or their batches, have not ended" in said
     assert "would purge 0 jobs" in run("retention", "purge", "--before", "2020-01-01")
     assert left()
+    assert redis_client.exists(*streams) == 3
     assert "purged 3 jobs" in run("retention", "purge", "--user", "ann", "--yes")
+    assert not redis_client.exists(*streams)
     assert left()
     assert "purged 0 jobs, 0 files, 0 uploads, 0 batches, 1 prompts, 0 conversations, 0 vector_stores" in run(
         "retention", "purge", "--yes"

@@ -174,6 +174,14 @@ def test_a_server_that_does_not_wait_is_not_hammered(connect: Connect, monkeypat
     assert len(played.requests) == 3
 
 
+def test_the_server_is_asked_to_wait_no_longer_than_the_caller(connect: Connect) -> None:
+    with playing(reply(200, JOB)) as played:
+        connect(played.url, "k").wait("job_1", timeout_s=5)
+    path, _, waited = played.requests[0].path.partition("?wait=")
+    assert path == "/v1/jobs/job_1"
+    assert 0 < float(waited) <= 5
+
+
 def test_a_job_id_cannot_reach_another_route(connect: Connect) -> None:
     with playing(error(404)) as played, pytest.raises(ResourceMissing):
         connect(played.url, "k").job("../models?x=1#y")

@@ -90,6 +90,10 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
         ("PASSWORD:Auth-Token:oVaXV8q50j627BZFa7yo", "PASSWORD:Auth-Token:<API_KEY_1>"),
         ("oracle+cx_oracle://scott:ghb45mx2wf4@myalias", "oracle+cx_oracle://scott:<API_KEY_1>@myalias"),
         ("key password: redis://:liverpool1@host", "key password: redis://:<API_KEY_1>@host"),
+        ("postgres://shop:tide@lamp7Zq@db/x", "postgres://shop:<API_KEY_1>@db/x"),
+        # The fewest digits that a word for one password announces.
+        ("password: 493817", "password: <API_KEY_1>"),
+        ("password: 49381", "password: 49381"),
         # In quotes, or behind an option, a value is no variable, whatever it looks like.
         ('password: "chargeNapisany34"', 'password: "<API_KEY_1>"'),
         ("password = 'audit.realms.tiger.maple'", "password = '<API_KEY_1>'"),

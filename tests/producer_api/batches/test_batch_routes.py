@@ -5,7 +5,7 @@ import json
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,16 +16,19 @@ from openai import OpenAI
 from openai.types import Batch
 from sqlalchemy import Connection, text
 
-from producer_api.batches import batch_keeper
-from producer_api.batches.batch_keeper import BatchStep, next_step, num_to_take
+from producer_api.batches import batch_keeper, batch_validation
+from producer_api.batches.batch_keeper import MAX_LONG_TASKS, BatchStep, next_step, num_to_take
+from producer_api.batches.batch_lines import LineReader
 from producer_api.batches.batch_round_robin import BatchRoundRobin
 from producer_api.http.requests import MOST_CONTAINERS
 from store.batches import batch_steps, batches
 from store.batches.batch_steps import BatchProgress, LiveBatch, ResultFiles
+from store.batches.batches import Batch as StoredBatch
 from store.db.database import Database
 from store.encryption.vault import Vault
 from store.encryption_keys import open_vault
 from store.errors import InvalidRequest
+from store.files.blob_storage import Blobs
 from store.jobs import sweeps
 from store.jobs.acceptance import accept_within
 from store.jobs.claims import Finish, claim, finish
@@ -38,11 +41,12 @@ from store.settings import Settings
 from store.tenants import api_keys, quotas
 from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from store.webhooks.outbox import take_due
+from tests import processes
 from tests.producer_api.calling import CHAT, error_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.jobs.test_version_routes import second
 from tests.producer_api.scripted_worker import ScriptedWorker
-from tests.producer_api.serving import serving
+from tests.producer_api.serving import ApiServer, serving
 
 __all__ = ["second"]
 
@@ -93,6 +97,7 @@ def test_a_batch_from_upload_to_output(
     lines = [line(f"r{n}", **body(messages=[{"role": "user", "content": f"number {n}"}])) for n in range(150)]
     # What only the tokenizer can know is the line's own error, as the route would have answered.
     lines[70] = line("r70", **body(messages=[{"role": "user", "content": "long " * 600}]))
+    lines[71]["body"]["job"] = {"deadline_ms": 30 * 86_400_000}
     with worker.serve(say_the_prompt):
         made = make(openai, lines, metadata={"order": "42"})
         assert (made.status, made.endpoint, made.metadata) == ("validating", URL, {"order": "42"})
@@ -116,9 +121,13 @@ def test_a_batch_from_upload_to_output(
     assert openai.files.retrieve(done.output_file_id or "").purpose == "batch_output"
     with db.begin() as connection:
         jobs = connection.execute(
-            text("SELECT class_rank, api_key_id LIKE 'key%', count(*) FROM jobs GROUP BY 1, 2")
+            text(
+                "SELECT class_rank, api_key_id LIKE 'key%', deadline_at - created_at < interval '25 hours', count(*)"
+                " FROM jobs GROUP BY 1, 2, 3"
+            )
         ).all()
-    assert [tuple(row) for row in jobs] == [(2, True, 149)], "one job a line, of the batch class, counted for the key"
+    # One job a line, of the batch class, counted for the key; the line that asks for longer ends with the window too.
+    assert [tuple(row) for row in jobs] == [(2, True, True, 149)]
     # Of 151 ends only one sends an event: the batch's.
     (event,) = take_due(db, 10, 60)
     assert (event.type, event.subject_id, event.status) == ("batch.completed", made.id, "completed")
@@ -222,6 +231,17 @@ def test_a_line_whose_job_was_cancelled_alone_says_so(
 def under_way(db: Database) -> list[str]:
     with db.begin() as connection:
         return list(connection.execute(text("SELECT id FROM jobs WHERE completed_at IS NULL ORDER BY id")).scalars())
+
+
+@pytest.mark.usefixtures("second")
+def test_a_line_of_a_version_that_was_rejected_says_so(openai: OpenAI, worker: ScriptedWorker, db: Database) -> None:
+    with db.begin() as connection:
+        connection.execute(text("UPDATE model_versions SET state = 'rejected', state_at = now() WHERE version = 2"))
+    with worker.serve(say_the_prompt):
+        ended = wait_for(openai, make(openai, [line("good"), line("bad", **body(model="tiny@2"))]), "completed")
+    assert [each["custom_id"] for each in read(openai, ended.output_file_id)] == ["good"]
+    (error,) = read(openai, ended.error_file_id)
+    assert (error["custom_id"], error["response"]["body"]["error"]["code"]) == ("bad", "model_rejected")
 
 
 def test_a_batch_whose_window_ends_publishes_what_it_has(openai: OpenAI, worker: ScriptedWorker, db: Database) -> None:
@@ -627,6 +647,29 @@ def test_so_many_batches_may_live_at_a_time(
         for batch in openai.batches.list():
             wait_for(openai, batch, "completed")
     assert ask(100).status_code == 200, "there is room when one has ended"
+
+
+def test_long_steps_of_one_tenant_hold_up_no_other(
+    openai: OpenAI, server: ApiServer, tenant: str, other_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    real = batch_validation.validate
+
+    def validate(
+        db: Database, blobs: Blobs, lines: LineReader, limits: Settings, batch: StoredBatch
+    ) -> Generator[None]:
+        begun.append(batch.id)
+        while batch.tenant_id == tenant:
+            yield
+        yield from real(db, blobs, lines, limits, batch)
+
+    monkeypatch.setattr(batch_keeper, "validate", validate)
+    for _ in range(MAX_LONG_TASKS + 1):
+        make(openai, [line("a")])
+    processes.wait_for(lambda: len(begun) == MAX_LONG_TASKS, "as many as one tenant may have")
+    with OpenAI(base_url=f"{server.url}/v1", api_key=other_key, max_retries=0, timeout=60) as other:
+        wait_for(other, make(other, [line("b")]), "in_progress")
+    assert len(begun) == MAX_LONG_TASKS + 1
 
 
 def test_a_batch_is_counted_after_the_one_that_is_being_made(

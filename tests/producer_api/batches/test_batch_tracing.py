@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from openai import OpenAI
+from openai import InternalServerError, OpenAI
 
 from store.registry.models import ModelVersion
 from store.settings import Settings
@@ -25,8 +25,11 @@ def collector() -> Iterator[Collector]:
 
 
 def test_each_line_is_a_trace_with_a_link_to_the_request(
-    settings: Settings, model: ModelVersion, key: str, collector: Collector
+    settings: Settings, model: ModelVersion, key: str, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise LookupError
+
     with (
         serving(settings, tracing=collector.tracing("headrace-api")) as server,
         OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60) as openai,
@@ -37,9 +40,13 @@ def test_each_line_is_a_trace_with_a_link_to_the_request(
             batch = make(openai.with_options(default_headers=headers), [line("a"), line("b")])
         wait_for(lambda: len(accepts(collector)) == 2, lambda: f"the sampled lines came: {collector.spans()}")
         wait_for(lambda: len(api.get("/v1/jobs").json()["data"]) == 4, "the unsampled lines are jobs too")
+        monkeypatch.setattr("store.batches.batches.create", fail)
+        with pytest.raises(InternalServerError):
+            make(openai, [line("a")])
     assert {span.attributes["headrace.batch.id"] for span in accepts(collector)} == {batch.id}
-    (request,) = [span for span in collector.spans() if span.name == "POST /v1/batches"]
-    assert (request.trace_id, request.parent_id) == (TRACE_ID, CALLER_ID)
+    request, failed = [span for span in collector.spans() if span.name == "POST /v1/batches"]
+    assert (request.trace_id, request.parent_id, request.error) == (TRACE_ID, CALLER_ID, None)
+    assert (failed.attributes["http.response.status_code"], failed.error) == (500, "500")
     assert [span.links for span in accepts(collector)] == [(request.span_id,)] * 2
     assert len({TRACE_ID, *(span.trace_id for span in accepts(collector))}) == 3
     assert [span.parent_id for span in accepts(collector)] == ["", ""]

@@ -12,6 +12,7 @@ import redis
 
 from benchmarks.console.chromium import Tab
 from models.catalog import register
+from store.audit.audit import list_entries
 from store.db.database import Database
 from store.hosts.host_reports import HostOutlook, HostReport, now
 from store.registry.models import register_version
@@ -192,15 +193,30 @@ def test_a_batch_is_cancelled_and_its_errors_are_saved(tab: Tab, api: httpx2.Cli
     assert json.loads(saved.read_text())["error"]["code"] == "batch_cancelled"
 
 
-def test_a_test_event_is_sent_to_an_endpoint(tab: Tab, api: httpx2.Client, key: str) -> None:
+def test_a_test_event_is_sent_to_an_endpoint_and_the_last_day_is_recovered(
+    tab: Tab, api: httpx2.Client, key: str, db: Database, tenant: str
+) -> None:
     order = {"url": "https://example.com/hook", "events": ["job.succeeded"]}
-    assert api.post("/v1/webhook_endpoints", json=order).status_code in (200, 201)
+    made = api.post("/v1/webhook_endpoints", json=order).raise_for_status().json()
+    for _ in range(25):
+        api.post(f"/v1/webhook_endpoints/{made['id']}/test").raise_for_status()
     open_page(tab, key, "webhooks", "tbody tr")
     press(tab, button(tab, "Test"))
     text_is_shown(tab, "A test event is sent")
     press(tab, button(tab, "Refresh"))
     text_is_shown(tab, "webhook.test")
     check_access(tab)
+    press(tab, button(tab, "Older →"))
+    text_is_shown(tab, "Page 2")
+    tab.run(
+        "(() => { const list = document.querySelector('main select'); list.value = 'pending';"
+        " list.dispatchEvent(new Event('change', { bubbles: true })); })()"
+    )
+    text_is_shown(tab, "Page 1")
+    press(tab, button(tab, "Recover"))
+    text_is_shown(tab, "0 events of the last day are sent again")
+    (recovered,) = (one for one in list_entries(db, tenant) if "since" in one.detail)
+    assert recovered.at.timestamp() - recovered.detail["since"] == pytest.approx(86_400, abs=3600)
 
 
 def test_a_dead_letter_is_replayed(tab: Tab, api: httpx2.Client, key: str, db: Database) -> None:

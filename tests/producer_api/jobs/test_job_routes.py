@@ -162,8 +162,14 @@ def test_cancelling_a_running_job_asks_its_worker(
     assert (job["status"], job["cancel_requested_at"] is not None) == ("running", True)
     assert message is not None
     assert message["data"] == job_id.encode()
+
+    def outcomes() -> list[str | None]:
+        return [one["outcome"] for one in api.get(f"/v1/jobs/{job_id}/timeline").json()["attempts"]]
+
+    assert outcomes() == [None], "the attempt runs until its worker ends it"
     worker.say(attempt, "half")
     worker.obey_cancel(attempt)
+    assert outcomes() == ["cancelled"]
     ended = api.get(f"/v1/jobs/{job_id}").json()
     assert (ended["status"], ended["output"]["text"]) == ("cancelled", "half")
 

@@ -3,7 +3,10 @@
 import httpx2
 import pytest
 
+from store.db.database import Database
+from store.tenants.api_keys import create_key
 from tests.producer_api.calling import error_of
+from tests.producer_api.conftest import MakeClient
 from tests.producer_api.jobs.test_version_routes import second
 
 __all__ = ["second"]
@@ -12,7 +15,9 @@ BODY = {"model": "tiny", "version": 2, "steps": [{"percent": 1, "hold_s": 600}, 
 
 
 @pytest.mark.usefixtures("second")
-def test_a_rollout_is_started_paused_on_a_condition_and_promoted(api: httpx2.Client) -> None:
+def test_a_rollout_is_started_paused_on_a_condition_and_promoted(
+    api: httpx2.Client, db: Database, tenant: str, make_client: MakeClient
+) -> None:
     started = api.post("/v1/rollouts", json=BODY)
     assert (started.status_code, started.headers["etag"]) == (201, '"1"')
     rollout = started.json()
@@ -29,6 +34,9 @@ def test_a_rollout_is_started_paused_on_a_condition_and_promoted(api: httpx2.Cli
     (version,) = (one for one in api.get("/v1/model_versions").json()["data"] if one["id"] == "tiny@2")
     assert version["aliases"] == ["default"]
     (listed,) = api.get("/v1/rollouts", params={"model": "tiny"}).json()["data"]
+    others = make_client(create_key(db, tenant, "other", ["registry:admin"], models=["other"], actor="tests"))
+    assert others.get("/v1/rollouts").json()["data"] == [], "of models that the key may use"
+    assert others.get(path).status_code == 403
     shown = api.get(path).json()
     assert shown["warning"] is None
     by_tenant = api.post("/v1/rollouts", json=BODY | {"version": 1, "sticky_key": "tenant"}).json()

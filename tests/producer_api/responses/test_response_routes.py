@@ -491,6 +491,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"reasoning": {"summary": "concise"}}, "unsupported_parameter", "reasoning.summary"),
     ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0].type"),
     ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
+    (
+        {"tools": [{"type": "function", "name": "f", "parameters": {"type": "string"}}]},
+        "invalid_value",
+        "tools[0].parameters",
+    ),
     ({"text": {"format": {"type": "xml"}}}, "unsupported_parameter", "text.format.type"),
     ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "invalid_value", "text.format.schema"),
     ({"text": {"verbosity": "low"}}, "unsupported_parameter", "text.verbosity"),

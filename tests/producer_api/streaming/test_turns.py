@@ -52,6 +52,13 @@ def test_text_of_a_turn_never_follows_its_end(monkeypatch: pytest.MonkeyPatch) -
     assert seen == [TurnEnded(STEPS[0].output or {}, (call,)), CallEnded(call, "22", False), new]
 
 
+def test_calls_are_numbered_through_all_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_again = TurnStep("c", 2, "generate", JobState.SUCCEEDED, 3, {"text": "three", "tool_calls": CALLED})
+    steps = [*STEPS[:2], asked_again, TurnStep("d", 3, "call_tool", JobState.SUCCEEDED, 1, {"text": "33"})]
+    seen = asyncio.run(told([piece(4, 1, "four")], monkeypatch, steps))
+    assert [one.call.number for one in seen if isinstance(one, CallEnded)] == [0, 1]
+
+
 def test_a_turn_that_runs_gives_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is told of a turn that was lost, nor of a call that runs."""
     running = [TurnStep("a", 0, "generate", JobState.RUNNING, 2, None)]

@@ -15,6 +15,7 @@ from store.db.database import Database
 from store.jobs import jobs
 from store.payloads.image_input import MAX_IMAGES
 from store.tasks.image_classify import EXAMPLE_IMAGE, ImageClassifyPayload
+from store.tasks.image_zero_shot import ImageZeroShotRequest
 from store.tasks.registry import TASKS
 
 SERVER = "https://example.com/mill.jpg"
@@ -63,6 +64,13 @@ def test_what_is_refused_names_what_was_sent_and_nothing_is_stored(
         assert (answer.status_code, error["code"], error["param"] or "") == (400, code, param), (url, body, error)
         assert "input.images" not in error["message"]
     assert jobs.list_jobs(db, tenant) == []
+
+
+def test_a_line_of_a_batch_asks_for_the_same_labels_in_words() -> None:
+    sent = {"images": [SERVER], "candidate_labels": ["a", "bc"], "hypothesis_template": "a drawing of {}"}
+    job = read_task("/v1/images/zero_shot", {"model": "embed", **sent, "top_k": 1}).job
+    asked = {"task": "image_zero_shot", "model": "embed", "input": sent, "top_k": 1, "service_class": "interactive"}
+    assert job == ImageZeroShotRequest.model_validate(asked)
 
 
 @pytest.mark.usefixtures("models")

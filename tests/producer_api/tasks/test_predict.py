@@ -68,6 +68,7 @@ def test_a_body_of_another_shape_is_refused(api: httpx2.Client, db: Database, te
         ({"row": [GOOD]}, "row"),
         ({"model": "tiny"}, "model"),
         ({"job": {"priority": 10}}, "job.priority"),
+        ({"job": {"webhook": {"url": "https://10.0.0.1/"}}}, "job.webhook.url"),
     ]:
         answer = post(api, **body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), (param, answer.text)

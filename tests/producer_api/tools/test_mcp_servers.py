@@ -101,6 +101,9 @@ def test_a_server_without_a_list_and_a_bad_name_are_refused_before_anything_is_s
         refused = local.post(TOOLS, json=made | change)
         assert (refused.status_code, error_of(refused)["param"]) == (400, param), refused.text
 
+    refused = local.post(TOOLS, json=made | {"url": "https://10.0.0.1/"})
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "webhook_url_not_allowed"), "it is not called"
+
     def no_list(call: Call) -> Answer:
         return as_json(call, error={"code": -32601, "message": "Method not found"})
 
