@@ -3,7 +3,7 @@
     vector half   the passages with the largest cosine. With pgvector an index of the store answers, if it has one
                   (``vector_indexes``) and no filter is given; else every vector of the store is compared
     word half     the passages with words of the query, by ``ts_rank``
-    fusion        reciprocal rank fusion (Cormack et al. 2009): the sum of weight / (60 + rank) over the halves
+    fusion        reciprocal rank fusion (Cormack et al. 2009): the sum of weight / (5 + rank) over the halves
 
 Without pgvector the cosine is a sum in plain SQL: the same result, and slower.
 """
@@ -21,7 +21,8 @@ from store.retrieval.passages import FULL_TEXT, Passage, array_of, opened
 NUM_CANDIDATES = 50
 """The best passages of each half that are fused."""
 
-RANK_OFFSET = 60
+RANK_OFFSET = 5
+"""The best of one half comes before what is at rank 8 or below in both. With the usual 60 it came after all of them."""
 
 Key: TypeAlias = tuple[str, int]
 """A passage of a store: its file and its position there."""

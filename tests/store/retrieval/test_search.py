@@ -100,13 +100,19 @@ def test_words_and_vectors_are_fused_by_their_ranks(db: Database, store: VectorS
     assert keys(db, store, replace(query, words="the of it")) == keys(db, store, replace(query, word_weight=0))
     assert fused([([("a", 0), ("b", 0)], 1.0), ([("a", 0)], 1.0)]) == {
         ("a", 0): pytest.approx(1.0),
-        ("b", 0): pytest.approx(61 / 62 / 2),
+        ("b", 0): pytest.approx(6 / 7 / 2),
     }
     # The half that counts more decides.
     assert keys(db, store, replace(query, word_weight=9.0))[0] == (file_id, 2)
     assert keys(db, store, replace(query, vector_weight=9.0))[0] == (file_id, 0)
     weighted = fused([([("a", 0), ("b", 0)], 3.0), ([("b", 0)], 1.0)])
-    assert weighted == {("a", 0): pytest.approx(3 / 4), ("b", 0): pytest.approx((3 * 61 / 62 + 1) / 4)}
+    assert weighted == {("a", 0): pytest.approx(3 / 4), ("b", 0): pytest.approx((3 * 6 / 7 + 1) / 4)}
+
+
+def test_the_best_of_one_half_comes_before_what_is_far_down_in_both() -> None:
+    both = [(f"both {number}", 0) for number in range(9)]
+    scores = fused([([("near", 0), *both], 1.0), ([("said", 0), *both], 1.0)])
+    assert scores["both 0", 0] > scores["near", 0] == scores["said", 0] > scores["both 8", 0]
 
 
 def eq(key: str, value: object) -> dict[str, Any]:
