@@ -9,7 +9,9 @@ from producer_api.streaming.turns import CallEnded, TurnCall, has_turns, turns_o
 from store.db.database import Database
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
+from store.payloads.step_payload import FAULT
 from store.schema.job_states import JobState
+from store.tasks.call_tool import error_text
 from store.tools.builtin import FILE_SEARCH
 
 Item = dict[str, Any]
@@ -33,20 +35,26 @@ def begun_call(call: TurnCall, listed: Sequence[Mapping[str, Any]]) -> Item:
     return {**fields, "status": "in_progress", "approval_request_id": None}
 
 
-def asked_calls(job: Job, most: int, listed: Sequence[Mapping[str, Any]]) -> list[Item]:
-    """Return the fields of each ``mcp_approval_request`` of a job that has ended. ``most``: the calls it had left.
+def last_calls(job: Job, most: int, listed: Sequence[Mapping[str, Any]]) -> tuple[list[Item], list[Item]]:
+    """Return the calls of the last turn of a job that has ended at them: those that failed, and those asked for.
 
-    If one call of the last turn needs an approval, no call of that turn was made, so all are asked for. A search in
-    files needs none: it is left out, and the model may search again.
+    They are fields of an ``mcp_call`` and of an ``mcp_approval_request``. ``most``: the calls that the job had left.
+    If one call of the turn needs an approval, no call of it was made, so all are asked for. One with a fault has
+    failed before that. A search in files needs no approval: it is left out, and the model may search again.
     """
     calls = ((job.output or {}).get("tool_calls") or ()) if job.state is JobState.SUCCEEDED else ()
-    asked = []
+    failed: list[Item] = []
+    asked: list[Item] = []
     for call in calls[:most]:
         function = call["function"]
-        if function["name"] != FILE_SEARCH:
-            label, name = label_of(function["name"], listed)
-            asked.append({"server_label": label, "name": name, "arguments": function["arguments"]})
-    return asked
+        name, arguments = function["name"], function["arguments"]
+        if FAULT in call:
+            made = TurnCall(0, call["id"], "", name, arguments)
+            failed.append(begun_call(made, listed) | call_result(CallEnded(made, error_text(call[FAULT]), True)))
+        elif name != FILE_SEARCH:
+            label, own_name = label_of(name, listed)
+            asked.append({"server_label": label, "name": own_name, "arguments": arguments})
+    return failed, asked
 
 
 def call_result(ended: CallEnded) -> Item:

@@ -80,7 +80,7 @@ class ResponseEventBuilder:
 
     def _call_begun(self, item: OutputItem) -> Iterator[Event]:
         place, arguments = {"item_id": item.id, "output_index": item.index}, item.call["arguments"]
-        begun = {**item.as_json("in_progress"), "arguments": ""}
+        begun = {**item.as_json("in_progress"), "arguments": "", "error": None, "status": "in_progress"}
         yield self._event("response.output_item.added", output_index=item.index, item=begun)
         yield self._event(f"{_CALL}.in_progress", **place)
         yield self._event(f"{_CALL}_arguments.delta", **place, delta=arguments)
@@ -90,7 +90,9 @@ class ResponseEventBuilder:
         """Yield the end of a call that the server has made."""
         yield from self.started()
         self._row = replace(self._row, turns=(*self._row.turns, ended))
-        item = self._output.end_call(ended)
+        yield from self._call_over(self._output.end_call(ended))
+
+    def _call_over(self, item: OutputItem) -> Iterator[Event]:
         shown = item.as_json("completed")
         yield self._event(f"{_CALL}.{shown['status']}", item_id=item.id, output_index=item.index)
         yield self._event("response.output_item.done", output_index=item.index, item=shown)
@@ -137,6 +139,10 @@ class ResponseEventBuilder:
         if item is not self._open:
             if self._open is not None:
                 yield from self._close(self._open, "completed")
+            if item.kind is ItemKind.CALLED:
+                self._open = None
+                yield from (*self._call_begun(item), *self._call_over(item))
+                return
             self._open = item
             yield self._event("response.output_item.added", output_index=item.index, item=item.as_json("in_progress"))
             if item.kind is not ItemKind.CALL and item.kind is not ItemKind.ASKED:

@@ -18,7 +18,7 @@ from producer_api.openai.chat_answer import answer_entries, answer_reader, is_cu
 from producer_api.openai.turns_answer import TurnReaders
 from producer_api.responses.file_searches import question_of, shown_results
 from producer_api.responses.mcp_approvals import ASKED
-from producer_api.responses.mcp_items import asked_calls, begun_call, call_result, shown_list
+from producer_api.responses.mcp_items import begun_call, call_result, last_calls, shown_list
 from producer_api.responses.mcp_tools import LISTED
 from producer_api.responses.response_tools import name_fields
 from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, first_calls, has_turns
@@ -188,15 +188,15 @@ class Output:
             yield from self._read(chunk)
         for piece in () if self.reader is None else self.reader.finish(is_cut=is_cut(job)):
             yield from self._take(piece)
-        asked = [] if self._readers is None else asked_calls(job, self._readers.left, self._listed)
+        failed, asked = ([], []) if self._readers is None else last_calls(job, self._readers.left, self._listed)
         if job.state is JobState.SUCCEEDED and len(self.items) == self._num_before and not asked:
             yield self._begin(ItemKind.MESSAGE), ""
         others = [item for item in self.items if item.kind in (ItemKind.MESSAGE, ItemKind.CALL)]
         if len(others) == 1 and others[0].kind is ItemKind.MESSAGE:
             others[0].logprobs = answer_entries(job)
             others[0].annotations = (job.output or {}).get("annotations") or ()
-        for fields in asked:
-            yield self._begin(ItemKind.ASKED, fields), ""
+        for kind, fields in (*((ItemKind.CALLED, one) for one in failed), *((ItemKind.ASKED, one) for one in asked)):
+            yield self._begin(kind, fields), ""
 
     def _read(self, chunk: str) -> Iterator[tuple[OutputItem, str]]:
         for piece in (ContentPiece(chunk),) if self.reader is None else self.reader.add(chunk):

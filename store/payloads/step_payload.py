@@ -23,6 +23,10 @@ TOOLS_WITH_APPROVAL: Final = "tools_with_approval"
 """The same, and some of the calls wait for an approval. Its own kind, because a release without approvals would make
 the calls: it fails such a step instead."""
 
+FAULT: Final = "fault"
+"""The field of a call in the output of such a step that says why its arguments do not fit. Such a call is not made, and
+nobody is asked for it."""
+
 TEMPLATE: Final = "template"
 """The field of the payload with the ``PromptUse`` of a step whose input came from a prompt template."""
 

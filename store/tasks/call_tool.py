@@ -30,6 +30,7 @@ class ToolCallInput(BaseModel):
     refusal: str | None = Field(
         None, max_length=MOST_REASON_CHARS, description="the call was refused, for this reason: it is not made"
     )
+    is_fault: bool | None = Field(None, description="true: the reason is a fault of the arguments; nobody was asked")
 
     @property
     def arguments_text(self) -> str:
@@ -44,6 +45,11 @@ class ToolCallOutput(BaseModel):
     is_error: bool = Field(description="true: the call was not made, or there was no answer with a status of success")
     status: int | None = Field(None, description="the HTTP status of the answer; null: there was none")
     tries: int = Field(0, description="how often the tool was called")
+
+
+def error_text(why: str) -> str:
+    """Return the result of a call that failed, for the model."""
+    return f"Error: {why}"
 
 
 def _count(given: ToolCallInput) -> int:

@@ -1,8 +1,8 @@
 """Steps that the end of a step adds to its job, for example the calls of tools that an answer asks for.
 
 A payload says in ``then`` which kind of steps may follow, and what that kind needs to know. The kind is a function
-without I/O: it gets the end of the step and returns the steps to add, or None if the job goes on as it is. They are
-stored with the end (``store.jobs.flow_growth``). The next step that may add steps has a ``then`` of its own.
+without I/O: it gets the end of the step and returns it with the steps to add, if there are any. They are stored with
+the end (``store.jobs.flow_growth``). The next step that may add steps has a ``then`` of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,14 +10,15 @@ from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from store.errors import InvalidRequest
-from store.jobs.claims import Added, Claim, Finish
+from store.jobs.claims import Claim, Finish
 from store.schema.job_states import JobState
 from workers.runs.tool_steps import TOOLS, TOOLS_WITH_APPROVAL, after_answer
 
-AddSteps: TypeAlias = Callable[[Claim, Mapping[str, Any], Finish], Added | None]
-"""Returns what the end of a step adds; the mapping is the payload's ``then``. Only called for steps that succeeded.
+AddSteps: TypeAlias = Callable[[Claim, Mapping[str, Any], Finish], Finish]
+"""Returns the end of a step with what it adds; the mapping is the payload's ``then``.
 
-The payload of the claim is the stored one, without ``then``: references to outputs are not filled in.
+It is only called for steps that succeeded. The payload of the claim is the stored one, without ``then``: references to
+outputs are not filled in.
 """
 
 KINDS: Final[Mapping[str, AddSteps]] = {TOOLS: after_answer, TOOLS_WITH_APPROVAL: after_answer}
@@ -33,7 +34,5 @@ def with_added(
         raise InvalidRequest("the stored step says in `then` what this release does not know", code="invalid_payload")
     if finish.state is not JobState.SUCCEEDED:
         return finish
-    added = add_steps(claim, then, finish)
-    if added is None:
-        return finish
-    return replace(finish, added=replace(added, most_steps=most_steps))
+    ended = add_steps(claim, then, finish)
+    return ended if ended.added is None else replace(ended, added=replace(ended.added, most_steps=most_steps))

@@ -5,18 +5,32 @@
 No I/O. The prompt of the new answer is the old one with the calls and their results, which are references to the
 outputs of the calls: the worker of that step fills them in, after the policy's rules for inputs. So no worker of a
 model waits while a tool runs, and the prefix cache has the beginning of the prompt.
+
+If calls may need an approval, their arguments are checked here, once. A call that cannot be made has its fault in the
+output and in its step, so nobody is asked for it, and no later check can let it be made without an approval.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from store.jobs.claims import Added, AddedStep, AskedApproval, Claim, Finish
 from store.jobs.flow_growth import names_after
-from store.payloads.step_payload import NUMBERED_FROM, REFERENCES, SEARCH, THEN, TOOLS, TOOLS_WITH_APPROVAL, Marks
+from store.payloads.step_payload import (
+    FAULT,
+    NUMBERED_FROM,
+    REFERENCES,
+    SEARCH,
+    THEN,
+    TOOLS,
+    TOOLS_WITH_APPROVAL,
+    Marks,
+)
 from store.tasks.call_tool import CALL_TOOL
 from store.tasks.embed import EMBED
 from store.tools.builtin import FILE_SEARCH, MAX_QUERY_CHARS
+from workers.runs.call_arguments import fault_of
 
 __all__ = ["TOOLS", "TOOLS_WITH_APPROVAL", "after_answer"]
 
@@ -27,8 +41,8 @@ _RESULT_TOKENS = 256
 _ANSWER_TOKENS = 256
 
 
-def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Added | None:
-    """Return the calls of an answer and the step behind them; None for an answer without calls.
+def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Finish:
+    """Return the end of an answer with its calls as steps, and the step behind them; as it is without calls.
 
     ``then``: ``calls_left``, ``model`` and ``version`` of what makes the calls, and in ``approval`` the ``names`` of
     functions whose calls wait for an approval, with the seconds in ``within_s``; with ``ends`` the job ends instead,
@@ -37,25 +51,44 @@ def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Added
     """
     calls: Sequence[Mapping[str, Any]] = (finish.output or {}).get("tool_calls") or ()
     if not calls or claim.step is None:
-        return None
+        return finish
+    if "approval" in then:
+        calls = _judged(calls, claim.payload["input"].get("tools") or ())
+        finish = replace(finish, output={**(finish.output or {}), "tool_calls": calls})
     made, left = calls[: then["calls_left"]], max(0, then["calls_left"] - len(calls))
     if _ends_for_approval(made, then):
-        return None
+        return finish
     *names, name = names_after(claim.step, len(made) + 1)
     steps, then = [], dict(then)
     for called, call in zip(names, made, strict=True):
         query = _query(call["function"], then)
         if query is None:
-            steps.append(_call_step(called, call["function"], then, claim.step))
+            steps.append(_call_step(called, call, then, claim.step))
         else:
             steps.append(_search_step(called, query, then, claim.step))
             then["found"] = then.get("found", 0) + then[SEARCH]["retrieval"]["max_num_results"]
-    return Added((*steps, _next_answer(name, names, claim, then, finish, left)), answer=name)
+    added = Added((*steps, _next_answer(name, names, claim, then, finish, left)), answer=name)
+    return replace(finish, added=added)
+
+
+def _judged(calls: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the calls; one that cannot be made has its fault. A search is left as it is: it waits for nobody."""
+    schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    judged = []
+    for call in calls:
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        fault = None if name == FILE_SEARCH else fault_of(arguments, schemas.get(name, {}))
+        judged.append(call if fault is None else {**call, FAULT: fault})
+    return judged
 
 
 def _ends_for_approval(made: Sequence[Mapping[str, Any]], then: Mapping[str, Any]) -> bool:
     asks = then.get("approval") or {}
-    return bool(asks.get("ends")) and any(call["function"]["name"] in asks["names"] for call in made)
+    return bool(asks.get("ends")) and any(_is_asked(call, asks) for call in made)
+
+
+def _is_asked(call: Mapping[str, Any], asks: Mapping[str, Any]) -> bool:
+    return FAULT not in call and call["function"]["name"] in asks["names"]
 
 
 def _query(function: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
@@ -78,10 +111,13 @@ def _search_step(name: str, query: str, then: Mapping[str, Any], after: str) -> 
     return AddedStep(name, EMBED.name, how["model"], how["version"], payload, 1 + len(query) // 4, 0, (after,))
 
 
-def _call_step(name: str, function: Mapping[str, Any], then: Mapping[str, Any], after: str) -> AddedStep:
-    payload = {"input": {"tool": function["name"], "arguments": function["arguments"]}}
+def _call_step(name: str, call: Mapping[str, Any], then: Mapping[str, Any], after: str) -> AddedStep:
+    function = call["function"]
+    # A worker that does not know the fault knows the refusal.
+    unfit = {"refusal": call[FAULT], "is_fault": True} if FAULT in call else {}
+    payload = {"input": {"tool": function["name"], "arguments": function["arguments"], **unfit}}
     asks = then.get("approval") or {"names": ()}
-    approval = AskedApproval(function["name"], asks["within_s"]) if function["name"] in asks["names"] else None
+    approval = AskedApproval(function["name"], asks["within_s"]) if _is_asked(call, asks) else None
     return AddedStep(name, CALL_TOOL.name, then["model"], then["version"], payload, 1, 1, (after,), approval)
 
 

@@ -53,7 +53,9 @@ class ToolModel(OwnModel):
 
 
 def _refusal(given: ToolCallInput) -> str | None:
-    """Return why a call is not made that was refused before it became a job."""
+    """Return why a call is not made that was refused, or whose arguments were found not to fit, before it was a job."""
+    if given.is_fault:
+        return given.refusal
     return None if given.refusal is None else refusal_of(Verdict(ApprovalState.REFUSED, given.refusal))
 
 

@@ -25,12 +25,12 @@ from store.calls.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, Ca
 from store.mcp_commands import Commands
 from store.payloads.tool_definition import Definition, HttpTool, McpServer
 from store.tools.builtin import CALCULATOR, CALCULATOR_PARAMETERS, FILE_SEARCH, FILE_SEARCH_PARAMETERS
+from workers.runs.call_arguments import arguments_of
 from workers.tools import calculator
 from workers.tools.tool_results import (
     CallResult,
     ToolOrder,
     ToolResult,
-    arguments_of,
     failed,
     read_mcp_result,
     read_reply,

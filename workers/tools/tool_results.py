@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from policy.schemas import check_schema, first_problem
 from store.calls.approvals import ApprovalState, Verdict
 from store.calls.ssrf_guard import Reply
 from store.payloads.tool_definition import SEPARATOR, Definition, McpServer, McpTool
+from store.tasks.call_tool import error_text
 from store.tools.builtin import BUILT_IN
 
 MOST_SHOWN: Final = 500
@@ -99,7 +99,7 @@ class ToolResult:
 
 def failed(why: str, *, status: int | None = None, tries: int = 0, kept_from: CallResult | None = None) -> ToolResult:
     """Return the result of a call that failed."""
-    return ToolResult(f"Error: {why}", True, status, tries, kept_from)
+    return ToolResult(error_text(why), True, status, tries, kept_from)
 
 
 def refusal_of(verdict: Verdict | None) -> str | None:
@@ -109,21 +109,6 @@ def refusal_of(verdict: Verdict | None) -> str | None:
     if verdict.state is not ApprovalState.REFUSED:
         return "the call was not approved in time, so it was not made"
     return f"the call was refused, so it was not made{f': {verdict.reason}' if verdict.reason else ''}"
-
-
-def arguments_of(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that a model wrote. Raises ValueError with the first fault, for the model."""
-    try:
-        arguments = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        raise ValueError("the arguments are not valid JSON") from None
-    if not isinstance(arguments, dict):
-        raise ValueError("the arguments are not a JSON object")
-    problem = first_problem(check_schema(dict(schema), "parameters"), arguments)
-    if problem is not None:
-        place, reason = problem
-        raise ValueError(f"the arguments do not match the schema{f' at {place}' if place else ''}: {reason}")
-    return arguments
 
 
 def read_reply(reply: Reply, tries: int) -> ToolResult:

@@ -110,6 +110,43 @@ def test_the_next_response_begins_with_the_calls_approved_or_refused(
     assert [turn["content"] for turn in later[2:4]] == ["Number 7.", "Error: no"]
 
 
+def test_a_call_whose_arguments_do_not_fit_fails_and_the_others_are_asked_for(
+    db: Database, tenant: str, redis_client: redis.Redis, api: httpx2.Client, openai: OpenAI
+) -> None:
+    (mine,) = tools.list_tools(db, tenant)
+    stored = mine.definition.model_dump()
+    stored["tools"]["close"]["parameters"] = {"type": "object", "required": ["number"]}
+    tools.replace(db, tenant, mine.id, McpServer.model_validate(stored), actor="t")
+    bare = '{"name": "tracker__close", "arguments": {}}'
+    with openai.responses.create(**CAREFUL, stream=True) as stream:
+        events = iter(stream)
+        first = next(events).response.id
+        worker_of(db, redis_client, api, first).say("answer", CALL, f"\n{bare}")
+        live: list[Any] = list(events)
+    _, failed, asked = live[-1].response.output
+    assert (failed.type, failed.name, failed.status) == ("mcp_call", "close", "failed")
+    assert failed.error.content[0]["text"].startswith("Error: the arguments do not match the schema")
+    assert (type(asked), asked.name) == (McpApprovalRequest, "find.all")
+    assert [event.item for event in live if event.type == "response.output_item.done"] == live[-1].response.output
+    assert [event.type for event in live].count("response.mcp_call.failed") == 1
+    assert openai.responses.retrieve(first).output == live[-1].response.output
+    second = openai.responses.create(
+        **TOOLS, input=[answer_to(asked, approve=True)], previous_response_id=first, background=True
+    )
+    worker = worker_of(db, redis_client, api, second.id)
+    worker.call("call_1", "Number 7.")
+    turns = worker.say("answer", bare).payload["input"]["messages"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "assistant", "tool"]
+    assert [turns[place]["content"] for place in (2, 4)] == [failed.error.content[0]["text"], "Number 7."]
+    worker.call("answer:1", "Error: the arguments", is_error=True)
+    worker.say("answer:2", "I cannot.")
+    assert [item.type for item in openai.responses.retrieve(second.id).output[1:]] == [
+        "mcp_call",
+        "mcp_call",
+        "message",
+    ]
+
+
 def test_the_worker_of_a_call_reads_the_answer_as_the_policy_left_it(
     db: Database, tenant: str, redis_client: redis.Redis, api: httpx2.Client, openai: OpenAI
 ) -> None:

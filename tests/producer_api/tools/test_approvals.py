@@ -9,6 +9,9 @@ from store.calls.approvals import verdict_of
 from store.db.database import Database
 from store.jobs.claims import claim
 from store.payloads.tool_definition import HttpTool, McpServer
+from store.registry.models import ModelVersion
+from store.settings import Settings
+from store.tasks.call_tool import CALL_TOOL
 from store.tenants.api_keys import create_key, create_tenant
 from store.tools import tools
 from tests.producer_api.calling import error_of
@@ -23,7 +26,8 @@ from tests.producer_api.submission.test_tool_jobs import (
     submitted,
     weather,
 )
-from workers.tools.tool_results import refusal_of
+from workers.tasks.call_tool import load_tool_model
+from workers.tools.tool_results import CallResult, ToolOrder, refusal_of
 
 __all__ = ["caller_model", "weather"]  # fixtures
 
@@ -87,6 +91,32 @@ def test_an_approval_is_its_tenants_and_needs_the_scope(
     for wrong in ({}, {"approve": "yes"}, {"approve": True, "reason": "x" * 1001}, {"approve": True, "more": 1}):
         assert api.post(path, json=wrong).status_code == 400
     assert api.get("/v1/approvals", params={"status": "approved"}).json()["data"] == []
+
+
+def test_nobody_is_asked_for_a_call_whose_arguments_do_not_fit(
+    db: Database, api: httpx2.Client, tenant: str, settings: Settings, caller_model: ModelVersion
+) -> None:
+    """The model gets the fault as the result, as without an approval, whatever the schema is by then."""
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    strict = HttpTool(url=URL, parameters=schema)
+    stored = tools.create(db, tenant, "strict", strict, actor="t")
+    job_id = submitted(api, ["weather", "strict"], require_approval="always")
+    wrong = ['{"city": ', "[]", '{"city": 5}', ""]
+    run(db, api, job_id, "answer", calls(("weather", ""), *(("strict", one) for one in wrong)))
+    job = api.get(f"/v1/jobs/{job_id}").json()
+    assert [(one["tool"], one["arguments"]) for one in job["waiting_for"]] == [("weather", "")]
+    tools.replace(db, tenant, stored.id, HttpTool(url=URL), actor="t")
+    model = load_tool_model(CALL_TOOL, caller_model, settings, read_nothing)
+    for number, arguments in enumerate(wrong, 2):
+        held = run(db, api, job_id, f"answer:{number}", {"text": "seen below", "is_error": True})
+        found = model.encoder.call(model.read(held.payload).options)
+        assert found == model.encoder.call(ToolOrder("strict", arguments, tool=strict))
+        assert found.text.startswith("Error: the arguments ")
+        assert (found.tries, found.result) == (0, CallResult.NOT_CALLED)
+
+
+def read_nothing(*_of: str) -> bytes:
+    raise AssertionError("the task has no files")
 
 
 NAMED = {"tool_names": ["weather"]}

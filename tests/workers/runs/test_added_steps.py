@@ -30,9 +30,9 @@ class Ended:
         return self._verdict
 
 
-def once(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Added | None:
+def once(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Finish:
     """Add a step if the output says so."""
-    return MORE if (finish.output or {})["text"] == then["word"] else None
+    return replace(finish, added=MORE) if (finish.output or {})["text"] == then["word"] else finish
 
 
 def run(verdict: Finish | Retry, then: dict[str, str] | None) -> Finish | Retry:
