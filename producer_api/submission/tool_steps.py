@@ -92,7 +92,9 @@ def with_tools(
     version = _caller(parts, principal, wanted)
     functions = [{"type": "function", "function": {"name": name, **function}} for name, function in told.items()]
     given = {**body.input, "tools": functions}
-    if wanted.tool_choice != "auto":
+    if not wanted.max_tool_calls:
+        given["tool_choice"] = "none"
+    elif wanted.tool_choice != "auto":
         given["tool_choice"] = wanted.tool_choice
     then = {"kind": TOOLS, "calls_left": wanted.max_tool_calls, "model": version.model, "version": version.version}
     if wanted.file_search is not None:
@@ -109,7 +111,8 @@ def with_answered_calls(
 ) -> FlowRequest:
     """Return the job of one step with the calls of a response before it as its first steps. Blocks.
 
-    The results of the calls stand in the turns of the tools. Raises as ``with_tools``.
+    The results of the calls stand in the turns of the tools. Calls that were approved are calls of this job too, so
+    they count for its limit. Raises as ``with_tools``.
     """
     (step,) = request.steps
     wanted = server_tools_of(step)
@@ -120,12 +123,10 @@ def with_answered_calls(
     names = {call.approval_id: name for call, name in zip(answered, first_steps(len(answered)), strict=True)}
     functions = {call.approval_id: call.function for call in answered}
     messages = [_answered_turn(turn, names, functions) for turn in step.input["messages"]]
-    most = max(1, (parts.settings.max_steps - 1 - len(answered)) // 2)
-    limited = wanted.model_copy(update={"max_tool_calls": min(wanted.max_tool_calls, most)})
     answer = {
         **step.model_dump(mode="json", exclude_unset=True),
         "input": {**step.input, "messages": messages},
-        FIELD: limited.model_dump(mode="json", exclude_none=True, exclude_unset=True),
+        FIELD: _limited(wanted, answered, parts.settings.max_steps),
         "needs": [*names.values()],
     }
     made = [
@@ -138,6 +139,20 @@ def with_answered_calls(
         for call in answered
     ]
     return request.model_copy(update={"steps": tuple(map(FlowStepBody.model_validate, [answer, *made]))})
+
+
+def _limited(wanted: ServerTools, answered: Sequence[AnsweredCall], most_steps: int) -> dict[str, Any]:
+    """Return ``server_tools`` with the calls that are left behind those that were approved, as they may be sent.
+
+    Raises InvalidRequest if more calls were approved than the job may make.
+    """
+    approved, most = sum(call.refusal is None for call in answered), wanted.max_tool_calls
+    if approved > most:
+        message = f"{approved} calls were approved, and `max_tool_calls` is {most}: raise it, or refuse some of them"
+        raise InvalidRequest(message, param=f"{FIELD}.max_tool_calls")
+    left = max(0, min(most - approved, (most_steps - 1 - len(answered)) // 2))
+    limits: dict[str, Any] = {"max_tool_calls": left} | ({} if left else {"tool_choice": "auto"})
+    return wanted.model_copy(update=limits).model_dump(mode="json", exclude_none=True, exclude_unset=True)
 
 
 def _call_input(call: AnsweredCall) -> dict[str, Any]:

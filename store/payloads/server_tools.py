@@ -23,7 +23,7 @@ class ServerTools(Strict):
         description="names of registered tools, of servers of MCP for all their tools, `calculator` or `file_search`"
     )
     max_tool_calls: int = Field(
-        DEFAULT_CALLS, strict=True, ge=1, le=127, description="most calls of the job; then the model answers in words"
+        DEFAULT_CALLS, strict=True, ge=0, le=127, description="most calls of the job; then the model answers in words"
     )
     tool_choice: Literal["auto", "required"] = Field(
         "auto", description="`required`: the first answer is a call; later ones are free"
@@ -53,6 +53,12 @@ class ServerTools(Strict):
         if len(set(names)) < len(names):
             raise ValueError("a tool is named twice")
         return names
+
+    @model_validator(mode="after")
+    def _may_call(self) -> Self:
+        if self.tool_choice == "required" and not self.max_tool_calls:
+            raise ValueError("`tool_choice` `required` needs `max_tool_calls` of at least 1")
+        return self
 
     @model_validator(mode="after")
     def _search_something(self) -> Self:

@@ -50,7 +50,7 @@ def after_answer(claim: Claim, then: Mapping[str, Any], finish: Finish) -> Finis
     ``found`` is the number of passages that it may have numbered before.
     """
     calls: Sequence[Mapping[str, Any]] = (finish.output or {}).get("tool_calls") or ()
-    if not calls or claim.step is None:
+    if not calls or not then["calls_left"] or claim.step is None:
         return finish
     if "approval" in then:
         calls = _judged(calls, claim.payload["input"].get("tools") or ())

@@ -147,6 +147,45 @@ def test_a_call_whose_arguments_do_not_fit_fails_and_the_others_are_asked_for(
     ]
 
 
+@pytest.mark.parametrize(("approved", "most", "left"), [(1, 1, 0), (1, 2, 1), (0, 1, 1)])
+def test_calls_that_were_approved_count_for_the_limit(
+    db: Database,
+    redis_client: redis.Redis,
+    api: httpx2.Client,
+    openai: OpenAI,
+    approved: int,
+    most: int,
+    left: int,
+) -> None:
+    first, asked = asked_for(db, redis_client, api, openai, CALL, f"\n{CLOSE}")
+    answers: Any = [answer_to(one, approve=number < approved) for number, one in enumerate(asked)]
+    given: Any = {"input": answers, "previous_response_id": first, "background": True, "max_tool_calls": most}
+    made = openai.responses.create(model="wide", tools=[SERVER], tool_choice="required", **given)
+    worker = worker_of(db, redis_client, api, made.id)
+    for step in ("call_1", "call_2"):
+        worker.call(step, "Done.")
+    held = worker.say("answer", CALL, f"\n{CALL}").payload["input"]
+    assert held["tool_choice"] == ("required" if left else "none")
+    assert len(held["tools"]) == 2
+    if left:
+        worker.call("answer:1", "Done.")
+        assert worker.say("answer:2", CALL).payload["input"]["tool_choice"] == "none"
+    items = openai.responses.retrieve(made.id).output
+    assert [item.type for item in items] == ["mcp_list_tools", *["mcp_call"] * (2 + left), "message"]
+    assert openai.responses.retrieve(made.id).max_tool_calls == most
+
+
+def test_more_approvals_than_the_limit_are_refused(
+    db: Database, redis_client: redis.Redis, api: httpx2.Client, openai: OpenAI
+) -> None:
+    first, asked = asked_for(db, redis_client, api, openai, CALL, f"\n{CLOSE}")
+    answers: Any = [answer_to(one, approve=True) for one in asked]
+    before = num_jobs(db)
+    with pytest.raises(sdk.BadRequestError, match="2 calls were approved") as refused:
+        openai.responses.create(**TOOLS, input=answers, previous_response_id=first, max_tool_calls=1)
+    assert (refused.value.param, num_jobs(db)) == ("max_tool_calls", before)
+
+
 def test_the_worker_of_a_call_reads_the_answer_as_the_policy_left_it(
     db: Database, tenant: str, redis_client: redis.Redis, api: httpx2.Client, openai: OpenAI
 ) -> None:

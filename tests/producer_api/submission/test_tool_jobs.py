@@ -166,6 +166,7 @@ def test_a_job_is_run_again_with_the_tools_of_then(db: Database, api: httpx2.Cli
         ({"server_tools": {"names": []}}, "server_tools.names"),
         ({"server_tools": {"names": ["weather", "weather"]}}, "server_tools.names"),
         ({"server_tools": {"names": ["weather"], "max_tool_calls": 8}}, "server_tools.max_tool_calls"),
+        ({"server_tools": {"names": ["weather"], "max_tool_calls": 0, "tool_choice": "required"}}, "server_tools"),
         ({"server_tools": {"names": ["weather"], "model": "wide"}}, "server_tools.model"),
     ],
 )
