@@ -1,6 +1,6 @@
 // One job: its state, its timeline, its request and answer, and what can be done with it.
 
-import { html, useEffect, useState } from "./vendor/htm-preact.js";
+import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { get, post, readEvents } from "./api.js";
 import { clock, count, duration, milliseconds, moment, now, readable, shortId, workerName } from "./format.js";
 import { curl, node, python } from "./snippets.js";
@@ -27,6 +27,7 @@ export default function JobPage({ rest: [id] }) {
     </div>
     <${ErrorNote} error=${error} />
     ${job.error !== null && html`<p class="note bad"><strong>${job.error.code}</strong>: ${job.error.message}</p>`}
+    ${job.waiting_for !== null && html`<${Approvals} job=${job} reload=${reload} />`}
     <section class="card" aria-labelledby="timeline">
       <div class="title"><h2 id="timeline">Timeline</h2></div>
       <div class="body"><${Timeline} lines=${lanes(job, timeline, deliveries, now())} /></div>
@@ -118,10 +119,39 @@ function Actions({ job, request, reload }) {
   </div>`;
 }
 
-// The calls of tools that wait for an approval; nothing if none does.
-function waits(job) {
-  if (job.waiting_for === null) return {};
-  return { "Waits for approval": job.waiting_for.map((asked) => `${asked.tool} ${asked.arguments ?? ""}`).join(", ") };
+// The calls of tools that wait for an approval. A key without jobs:write is told so when it answers.
+function Approvals({ job, reload }) {
+  return html`<section class="card" aria-labelledby="approvals">
+    <div class="title"><h2 id="approvals">Waits for approval</h2></div>
+    <div class="body stack">
+      ${job.waiting_for.map((asked) => html`<${Asked} key=${asked.id} asked=${asked} reload=${reload} />`)}
+    </div>
+  </section>`;
+}
+
+function Asked({ asked, reload }) {
+  const reason = useRef(null);
+  const answer = async (given) => {
+    try {
+      await post(`jobs/${encodeURIComponent(asked.job_id)}/approvals/${encodeURIComponent(asked.id)}`, given);
+    } finally {
+      reload(); // also if it was answered elsewhere meanwhile
+    }
+    return given.approve ? `The call of ${asked.tool} goes on` : `The call of ${asked.tool} is refused`;
+  };
+  const refuse = () => {
+    const why = reason.current.value.trim();
+    return answer(why === "" ? { approve: false } : { approve: false, reason: why });
+  };
+  return html`<div class="stack" role="group" aria-label=${`The call ${asked.step}`}>
+    <p><strong>${asked.tool}</strong> <span class="small muted">${asked.step}, refused if not approved by ${moment(asked.expires_at)}</span></p>
+    <pre class="text" tabindex="0">${asked.arguments ?? "The arguments are no longer kept."}</pre>
+    <div class="filters">
+      <${Act} kind="primary" action=${() => answer({ approve: true })} confirm=${`Let ${asked.tool} be called with these arguments?`}>Approve<//>
+      <${Act} kind="danger" action=${refuse}>Refuse<//>
+      <label class="field grow">Reason of a refusal, for the model <input name="reason" ref=${reason} maxlength="1000" /></label>
+    </div>
+  </div>`;
 }
 
 function Steps({ steps }) {
@@ -151,7 +181,7 @@ function Facts({ job, attempts }) {
     ...(job.parent_id === null ? {} : { "Step of": html`<a href=${`#/job/${job.parent_id}`}>${shortId(job.parent_id)}</a>` }),
     ...(job.steps === null
       ? { "Model": `${job.model}@${job.model_version}`, "Task": job.task }
-      : { ...waits(job), "Steps": `${job.steps.filter((step) => step.status === "succeeded").length} of ${job.steps.length} succeeded` }),
+      : { "Steps": `${job.steps.filter((step) => step.status === "succeeded").length} of ${job.steps.length} succeeded` }),
     "Class, priority": `${job.service_class}, ${job.priority}`,
     "Accepted": moment(job.created_at),
     "Deadline": moment(job.expires_at),

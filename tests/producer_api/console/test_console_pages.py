@@ -20,6 +20,7 @@ from store.registry.quality_report import QualityReport, VersionFigures
 from store.registry.verification import Verification
 from store.registry.verification_report import VerificationReport
 from store.tasks.image_classify import EXAMPLE_IMAGE, IMAGE_CLASSIFY
+from store.tenants.api_keys import create_key
 from tests.processes import wait_for
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.conftest import MakeClient
@@ -28,6 +29,7 @@ from tests.producer_api.jobs.test_flow_routes import flow
 from tests.producer_api.jobs.test_host_routes import GIB, host, tell
 from tests.producer_api.jobs.test_rollout_routes import BODY as ROLLOUT
 from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.turn_worker import TurnWorker, add_weather
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -161,6 +163,41 @@ def test_a_job_of_steps_has_a_line_for_each_step(
     press(tab, f"a[href='#/job/{steps['second']}']")
     tab.wait(f"document.querySelector(\"a[href='#/job/{made.json()['id']}']\") !== null")
     assert texts(tab, ".lane > span") == ["Attempt 1"]
+
+
+def test_calls_are_refused_with_a_reason_and_approved(
+    tab: Tab, api: httpx2.Client, key: str, db: Database, tenant: str, redis_client: redis.Redis
+) -> None:
+    add_weather(db, tenant)
+    asked = {"names": ["weather"], "require_approval": "always"}
+    question = {"messages": [{"role": "user", "content": "Where is it warm?"}]}
+    made = api.post("/v1/jobs", json={"model": "wide", "input": question, "server_tools": asked})
+    assert made.status_code == 202, made.text
+    rome, oslo = ('{"city": "Rome"}', '{"city": "Oslo"}')
+    calls = "\n".join(f'{{"name": "weather", "arguments": {one}}}' for one in (rome, oslo))
+    TurnWorker(db, redis_client, api, made.json()["id"]).say("answer", calls)
+    page, shown = f"job/{made.json()['id']}", "[aria-labelledby=approvals] pre"
+    open_page(tab, create_key(db, tenant, "r", ["jobs:read"], actor="t"), page, shown)
+    press(tab, button(tab, "Approve"))
+    text_is_shown(tab, "jobs:write")
+    open_page(tab, key, page, shown)
+    assert texts(tab, shown) == [rome, oslo]
+    check_access(tab)
+    tab.run("document.querySelector('[name=reason]').focus()")
+    fill(tab, "Too far.")
+    press(tab, button(tab, "Refuse"))
+    wait_for(lambda: texts(tab, shown) == [oslo], "the first call is answered")
+    press(tab, button(tab, "Approve"))
+    tab.wait(f"document.querySelector({json.dumps(shown)}) === null")
+    found = api.get("/v1/approvals", params={"order": "asc"}).json()["data"]
+    assert [(one["arguments"], one["status"], one["reason"]) for one in found] == [
+        (rome, "refused", "Too far."),
+        (oslo, "approved", None),
+    ]
+    press(tab, button(tab, "Cancel"))
+    tab.wait("document.querySelector('.badge').textContent === 'cancelled'")
+    # The answers 403 of the first key are errors in the browser's log, as they should be.
+    tab.problems[:] = [one for one in tab.problems if "403" not in one]
 
 
 def test_the_picture_of_a_job_is_told_by_kind_and_size(tab: Tab, api: httpx2.Client, key: str, db: Database) -> None:
