@@ -14,6 +14,7 @@ import orjson
 
 from producer_api.batches.batch_input import RawLine, custom_id_of, first_bytes, read_lines, read_request
 from producer_api.server.errors import body_of, internal_error, status_of
+from producer_api.tasks.task_routes import ParsedRequest
 from store.batches import batch_steps
 from store.batches.batch_steps import ResultFiles, StoredLine
 from store.batches.batches import Batch
@@ -39,7 +40,7 @@ _EXPIRED = {"code": "batch_expired", "message": "this request was not done withi
 
 def publish(db: Database, blobs: Blobs, settings: Settings, batch: Batch) -> Generator[None]:
     """Write both files and end the batch: a generator that pauses after each piece. Raises Unavailable."""
-    results = _Writer(blobs)
+    results = _Writer(db, blobs)
     is_unfinished = batch.status is BatchStatus.VALIDATING
     try:
         if batch.num_total and batch.input_digest is not None:
@@ -100,7 +101,8 @@ def _joined(db: Database, batch: Batch, lines: Sequence[RawLine]) -> Iterable[_L
 class _Writer:
     """The two result files, each created with its first line."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, db: Database, blobs: Blobs) -> None:
+        self._db = db
         self._blobs = blobs
         self.output: BlobWriter | None = None
         self.errors: BlobWriter | None = None
@@ -128,7 +130,7 @@ class _Writer:
             )
             result["error"] = _CANCELLED if was_cancelled else _EXPIRED
         else:
-            status_code, body = _answer(line.raw, line.job, batch, settings)
+            status_code, body = _answer(self._db, line.raw, line.job, batch, settings)
             is_answered = status_code == OK
             result["response"] = {"status_code": status_code, "request_id": line.job.id, "body": body}
         self._draft(is_answered=is_answered).write(orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
@@ -141,11 +143,12 @@ class _Writer:
         return self.errors
 
 
-def _answer(raw: RawLine, job: Job, batch: Batch, settings: Settings) -> tuple[int, dict[str, Any]]:
+def _answer(db: Database, raw: RawLine, job: Job, batch: Batch, settings: Settings) -> tuple[int, dict[str, Any]]:
     """Return the HTTP status and body that the route would send."""
     try:
-        request = read_request(raw, batch.url, settings.max_body_bytes)
-        return OK, request.wanted.answer(job)
+        wanted = read_request(raw, batch.url, settings.max_body_bytes).wanted
+        read_answer = wanted.read_answer if isinstance(wanted, ParsedRequest) else None
+        return OK, wanted.answer(job) if read_answer is None else read_answer(db, job)
     except HeadraceError as refusal:
         error = refusal
     except Exception as defect:  # noqa: BLE001 - one line must not prevent the end of the batch

@@ -46,16 +46,18 @@ class ModelTarget:
 
     def make_job(self, batch: Batch, owner: Principal, trace: TraceContext | None) -> NewJob:
         """Return the job of the line, with its steps if it has tools. Raises as ``Submissions.make_job``."""
-        job = self.wanted.job.model_copy(update=_OF_BATCH)
+        look_up = self.wanted.with_tools
+        wanted = self.wanted if look_up is None else look_up(self.flows.db, owner.tenant_id)
+        job = wanted.job.model_copy(update=_OF_BATCH)
         if isinstance(job, GenerateRequest) and job.server_tools is not None:
-            return self.flows.make_chat(owner, job, self.version, project_id=batch.project_id)
+            return self.flows.make_one(owner, job, self.version, project_id=batch.project_id, response=wanted.response)
         return self.submissions.make_job(
             owner,
             job,
             self.version,
             project_id=batch.project_id,
-            response=self.wanted.response,
-            is_stored=self.wanted.is_stored,
+            response=wanted.response,
+            is_stored=wanted.is_stored,
             trace=trace,
         )
 

@@ -32,6 +32,7 @@ from producer_api.streaming.job_events import (
 )
 from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, TurnEvent, follow_turns, turns_of
 from producer_api.submission.draft_job import Origin
+from store.db.database import Database
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
 from store.payloads.job_payload import JobOrder
@@ -75,6 +76,12 @@ class TurnsAnswer(Answer, Protocol):
     def call_ended(self, ended: CallEnded) -> Sequence[dict[str, Any]]:
         """Return the chunks for the result of a call."""
         ...
+
+
+def read_turns(db: Database, job: Job, answer: TurnsAnswer) -> None:
+    """Give an answer the turns of its job, which has ended. Blocks. Raises CannotOpen."""
+    for event in turns_of(db, job):
+        _take(answer, event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +172,7 @@ class CompletionResponder:
         if job is None:
             return Response()  # the client is gone
         if isinstance(self._answer, TurnsAnswer) and self._answer.needs_turns:
-            for event in await run_in_threadpool(turns_of, self._runtime.db, job):
-                _take(self._answer, event)
+            await run_in_threadpool(read_turns, self._runtime.db, job, self._answer)
         return ObjectResponse(self._answer.full_answer(job), headers=headers)
 
     def stream(self, headers: dict[str, str]) -> Response:

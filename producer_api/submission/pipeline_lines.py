@@ -1,4 +1,4 @@
-"""Jobs of several steps that the batch keeper makes: of pipelines, and of chats whose model calls tools.
+"""Jobs of several steps that the batch keeper makes: of pipelines, and of requests whose model calls tools.
 
 Lines of batches keep the versions of the batch's start.
 """
@@ -14,6 +14,7 @@ from producer_api.submission.retrieval_steps import as_flow, as_one
 from producer_api.submission.submission_parts import SubmissionParts
 from store.errors import RequestError
 from store.jobs.jobs import NewJob
+from store.jobs.responses import NewResponse
 from store.registry import prompt_templates
 from store.registry.models import ModelVersion, queue_name
 from store.registry.prompt_templates import Kind
@@ -30,6 +31,7 @@ class PipelineLines:
     def __init__(self, parts: SubmissionParts, flows: FlowSubmissions) -> None:
         self._parts = parts
         self._flows = flows
+        self.db = parts.db
         self._versions: LoadingCache[tuple[str, str], PipelineVersion] = LoadingCache(
             self._load, ttl_s=KEEP_S, max_size=_MAX_VERSIONS
         )
@@ -77,14 +79,20 @@ class PipelineLines:
             job, _ = self._flows.make(principal, used.request, origin, None, used)
         return job
 
-    def make_chat(
-        self, principal: Principal, request: GenerateRequest, version: ModelVersion, *, project_id: str | None
+    def make_one(
+        self,
+        principal: Principal,
+        request: GenerateRequest,
+        version: ModelVersion,
+        *,
+        project_id: str | None,
+        response: NewResponse | None = None,
     ) -> NewJob:
-        """Return the job of a chat with server tools, with its step. Raises as ``FlowSubmissions.submit_one``."""
+        """Return the job of a request with server tools, with its step. Raises as ``FlowSubmissions.submit_one``."""
         origin = Origin("batch", None, "", False, 0, project_id)
         models = {request.model: queue_name(version.model, version.version)}
         try:
-            job, _ = self._flows.make(principal, as_flow(request), origin, None, None, models)
+            job, _ = self._flows.make(principal, as_flow(request), origin, response, None, models)
         except RequestError as error:
             raise as_one(error) from None
         return job

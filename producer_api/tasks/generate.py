@@ -9,6 +9,7 @@ from producer_api.anthropic.message_answer import MessageAnswer
 from producer_api.anthropic.message_request import MessageRequest
 from producer_api.anthropic.message_request import as_sent as message_as_sent
 from producer_api.anthropic.message_request import to_job as message_job
+from producer_api.anthropic.turns_message import TurnsMessageAnswer
 from producer_api.openai import text_routes
 from producer_api.openai.chat_answer import ChatAnswer, answer_of
 from producer_api.openai.chat_request import ChatRequest
@@ -19,14 +20,19 @@ from producer_api.openai.completion_request import CompletionRequest
 from producer_api.openai.completion_request import to_job as completion_job
 from producer_api.openai.foreign_fields import unsupported
 from producer_api.openai.request_fields import TextRequest, as_sent
+from producer_api.openai.synchronous import read_turns
 from producer_api.responses import response_routes
 from producer_api.responses.field_names import as_sent as response_as_sent
-from producer_api.responses.mcp_tools import calls_tools
+from producer_api.responses.mcp_approvals import answered_calls
+from producer_api.responses.mcp_items import with_turns
+from producer_api.responses.mcp_tools import called_by, calls_tools
 from producer_api.responses.response_answer import response_object
 from producer_api.responses.response_request import ResponseContext, ResponseRequest
 from producer_api.responses.response_request import to_job as response_job
 from producer_api.stored_chats import stored_chat_routes
 from producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
+from store.db.database import Database
+from store.jobs import responses
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.tasks.generate import GENERATE, GenerateRequest
@@ -56,23 +62,46 @@ def _response(body: Mapping[str, Any]) -> ParsedRequest:
     for name in ("previous_response_id", "conversation", "prompt"):
         if getattr(request, name) is not None:
             raise unsupported(f"`{name}` is not supported in a batch: send what it stands for", name)
-    if calls_tools(request):
-        raise unsupported("tools that the server calls do not go with lines of batches: leave them out", "tools")
-    prepared = response_job(request, ResponseContext())
+    answered_calls(request, (), (), None)
+    return _parsed_response(request, ResponseContext())
+
+
+def _parsed_response(request: ResponseRequest, context: ResponseContext) -> ParsedRequest:
+    prepared = response_job(request, context)
     response = replace(prepared.response, request={**prepared.response.request, "service_tier": "flex"})
 
     def answer(job: Job) -> dict[str, Any]:
         answer_of(job)
         return response_object(job, StoredResponse.of(job.id, response))
 
-    return ParsedRequest(prepared.job, answer, lambda error: response_as_sent(error, request), response)
+    parsed = ParsedRequest(prepared.job, answer, lambda error: response_as_sent(error, request), response)
+    if not calls_tools(request):
+        return parsed
+
+    def with_tools(db: Database, tenant_id: str) -> ParsedRequest:
+        return _parsed_response(request, replace(context, called=called_by(db, tenant_id, request)))
+
+    return replace(parsed, with_tools=with_tools, read_answer=_response_with_turns)
+
+
+def _response_with_turns(db: Database, job: Job) -> dict[str, Any]:
+    """Return a response with its calls, and with the tools of its servers as they were when it was accepted."""
+    answer_of(job)
+    row = responses.get(db, job.tenant_id, job.id, unstored=True)
+    return response_object(job, with_turns(db, job, row))
 
 
 def _message(body: Mapping[str, Any]) -> ParsedRequest:
     request = MessageRequest.model_validate(body)
-    if request.server_tools is not None:
-        raise unsupported("`server_tools` does not go with lines of batches of messages: leave it out", "server_tools")
-    return ParsedRequest(message_job(request), lambda job: MessageAnswer(job).full_answer(job), message_as_sent)
+    parsed = ParsedRequest(message_job(request), lambda job: MessageAnswer(job).full_answer(job), message_as_sent)
+    return parsed if request.server_tools is None else replace(parsed, read_answer=_message_with_turns)
+
+
+def _message_with_turns(db: Database, job: Job) -> dict[str, Any]:
+    answer_of(job)
+    answer = TurnsMessageAnswer(job)
+    read_turns(db, job, answer)
+    return answer.full_answer(job)
 
 
 GENERATE_ROUTES = TaskRoutes(

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from fastapi import APIRouter
 
+from store.db.database import Database
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
 from store.jobs.responses import NewResponse
@@ -20,6 +21,9 @@ class ParsedRequest:
     ``answer`` returns the route's answer of the job that has ended; it raises JobUnanswered for a job that has not
     succeeded. ``complain`` returns an error about the job with the names of the body's fields. ``response`` is stored
     beside the job. ``is_stored``: as in ``producer_api.submission.draft_job.DraftJob``.
+
+    Of a job whose model calls tools of the server: ``with_tools`` returns the request with the tools that must be
+    looked up for its tenant, and ``read_answer`` the answer, whose turns are no part of the job. Both block.
     """
 
     job: JobRequest
@@ -27,6 +31,8 @@ class ParsedRequest:
     complain: Callable[[HeadraceError], HeadraceError]
     response: NewResponse | None = None
     is_stored: bool | None = None
+    with_tools: Callable[[Database, str], "ParsedRequest"] | None = None
+    read_answer: Callable[[Database, Job], dict[str, Any]] | None = None
 
 
 ParseBody: TypeAlias = Callable[[Mapping[str, Any]], ParsedRequest]
