@@ -2,10 +2,9 @@
 
 With digest keys (``store.encryption.keyed_digests``) the digest is of the request as it was sent. Without keys, if a
 policy has changed the request, the digest is of the changed request only: a plain digest would let a reader of the
-database guess the replaced text. Digests of earlier releases are still recognised.
+database guess the replaced text.
 """
 
-import hashlib
 from collections.abc import Callable
 
 import orjson
@@ -34,7 +33,7 @@ class RequestDigests:
 
     def fingerprints(self, sent: str) -> list[str]:
         """Return the fingerprints of a request, the first of which is stored. ``sent``: the digest of all its bytes."""
-        return [*self._digests.of("request", sent.encode()), sent]
+        return self._digests.of("request", sent.encode())
 
     def idempotency(
         self,
@@ -63,7 +62,7 @@ class RequestDigests:
             asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]
         body = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
         first, *others = self._digests.of("body", body)
-        return Idempotency(route, key, first, (*others, hashlib.sha256(body).hexdigest()))
+        return Idempotency(route, key, first, tuple(others))
 
     def name(self, policy: Policy, name: str, param: str) -> str:
         """Return a name that the caller chose, as it may be stored. Raises InvalidRequest.
@@ -73,7 +72,7 @@ class RequestDigests:
         left = changed_by(policy, name, param)
         if left is None:
             return name
-        return f"user_{self._names(name)[0]}" if self.is_keyed else left
+        return f"user_{self._digests.of('name', name.encode())[0]}" if self.is_keyed else left
 
     def key(self, policy: Policy, key: str, is_known: Callable[[str], bool]) -> str:
         """Return an Idempotency-Key as it is stored: if the policy changes it, its digest. Raises InvalidRequest."""
@@ -86,8 +85,5 @@ class RequestDigests:
                 "send a random one",
                 param=param,
             )
-        first, *others = (f"user_{digest}" for digest in self._names(key))
+        first, *others = (f"user_{digest}" for digest in self._digests.of("name", key.encode()))
         return next((one for one in others if is_known(one)), first)
-
-    def _names(self, name: str) -> list[str]:
-        return [*self._digests.of("name", name.encode()), hashlib.blake2b(name.encode(), digest_size=16).hexdigest()]
