@@ -8,6 +8,8 @@ import typer
 
 from cli.render import say
 from store.errors import InvalidRequest
+from store.schema.job_states import FLOW_TASK
+from store.tasks.registry import TASKS
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -135,6 +137,10 @@ def new_task(
     """
     if not _NAME.fullmatch(name):
         raise InvalidRequest(f"a task's name is up to 40 of a-z, 0-9 and _, with a letter first, not {name!r}")
+    if name in TASKS or name == FLOW_TASK:
+        raise InvalidRequest(
+            f"there is a task {name} already, and no process would start with two: choose another name"
+        )
     place = folder or Path(name)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InvalidRequest(f"{place} is there already: give another place with --folder, or remove it")

@@ -34,7 +34,7 @@ def list_all(
     rows = [
         (
             one["id"],
-            f"{one['model']}@{one['alias']}",
+            f"{pipeline or one['model']}@{one['alias']}",
             f"{one['stable_version']} → {one['candidate_version']}",
             one["state"],
             f"{one['percent']:g} %",
@@ -106,7 +106,8 @@ def show_one(
                 return write_text(drawn)
             plot.write_text(drawn, encoding="utf-8")
         found = client.rollout(rollout, pipeline=pipeline)
-    return show(found, rollout_facts(found), as_json=as_json)
+    # The object has the id of a pipeline. A reader knows the name, which the command was given.
+    return show(found, rollout_facts(found | {"model": pipeline or found["model"]}), as_json=as_json)
 
 
 @app.command()

@@ -28,6 +28,13 @@ def test_a_name_that_no_task_can_have_is_refused(tmp_path: Path, name: str) -> N
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["generate", "flow"])
+def test_the_name_of_a_task_that_is_there_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"there is a task {name} already"):
+        new_task(name, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_it_writes_over_nothing(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("x")
     with pytest.raises(InvalidRequest, match="is there already"):

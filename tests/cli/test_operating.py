@@ -321,7 +321,9 @@ def test_a_pipeline_is_stored_and_drawn(operator: tuple[list[str], Verb], tmp_pa
     assert started.endswith(": 10 % of digest@default goes to version 2\n")
     ended = verb("rollout", "abort", started.partition(":")[0], "--pipeline", "digest")
     assert "is aborted, 0 %" in ended
-    assert re.search(r"1 → 2 +aborted", verb("rollout", "list", "--pipeline", "digest"))
+    assert re.search(r"  digest@default +1 → 2 +aborted", verb("rollout", "list", "--pipeline", "digest"))
+    facts = verb("rollout", "show", started.partition(":")[0], "--pipeline", "digest")
+    assert "  digest@default: version 1 → 2\n" in facts
     with pytest.raises(subprocess.CalledProcessError) as unset:
         verb("rollout", "start", "digest", "--pipeline", "--to", "2", "--steps", "10:10m", "--shadow")
     assert "HEADRACE_SHADOW_TENANT" in unset.value.stderr
