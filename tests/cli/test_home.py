@@ -77,6 +77,13 @@ def test_a_taken_port_is_replaced_and_a_free_one_kept() -> None:
         # Above are the ports of outgoing connections.
         assert 31_000 <= free_port("127.0.0.1", taken) < 32_768
     assert free_port("127.0.0.1", taken) == taken
+    with (
+        socket.create_server(("127.0.0.1", taken)) as listener,
+        socket.create_connection(("127.0.0.1", taken)) as client,
+    ):
+        listener.accept()[0].close()
+        assert client.recv(1) == b""
+    assert free_port("127.0.0.1", taken) == taken, "a closed connection lingers there, and nothing listens"
     with pytest.raises(OSError, match="assign"):
         free_port("192.0.2.1", taken)  # for documents: no interface has it
 

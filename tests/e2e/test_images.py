@@ -65,6 +65,10 @@ def test_vectors_and_labels_in_words(settings: Settings, db: Database, start_pro
         assert len(client.embeddings.create(model="clip", input="a mill").data[0].embedding) == 8
         body = {"model": "clip", "images": URLS, "candidate_labels": ["a mill", "bread"]}
         found = client.post("/images/zero_shot", body=body, cast_to=httpx2.Response).json()
+        given = {"images": [{"file_id": "file-unknown"}, URLS[1]], "candidate_labels": body["candidate_labels"]}
+        native = {"task": "image_zero_shot", "model": "clip", "input": given}
+        job = client.post("/jobs", body=native, options=WAITING, cast_to=httpx2.Response).json()
+    assert job["output"]["classifications"] == [[], found["data"][1]["scores"]]
     assert [b64decode(str(one.embedding)) for one in vectors] == [fake_vector(pixels, 4) for pixels in PIXELS]
     for one in found["data"]:
         assert sum(score["score"] for score in one["scores"]) == pytest.approx(1)

@@ -23,6 +23,7 @@ from tests.roles import as_worker
 from workers import quality, quality_command
 from workers.__main__ import load
 
+WINDOW = 64
 TEXTS = ("The river is wide here, and the ferry is late again.", "def add(a, b):\n    return a + b  # of numbers")
 BOUND = QualityBound(min_agreement=0.8, max_kl=0.2, max_perplexity_ratio=1.2)
 
@@ -31,6 +32,7 @@ BOUND = QualityBound(min_agreement=0.8, max_kl=0.2, max_perplexity_ratio=1.2)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that is sure of its next tokens, as a trained one is, with a tokenizer."""
     model = build("llama")
+    model.config.max_position_embeddings = WINDOW
     with torch.no_grad():
         model.lm_head.weight *= 3
     return save_tokenizer(save(model, tmp_path_factory.mktemp("sure")))
@@ -72,8 +74,10 @@ def report_of(db: Database, version: int) -> QualityReport:
 
 
 def test_a_quantized_version_is_measured_against_the_one_that_it_came_from(
-    db: Database, folder: Path, worker_settings: Settings
+    db: Database, folder: Path, worker_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    texts = (TEXTS[0] * 3, TEXTS[1])  # the first does not fit the context window
+    monkeypatch.setattr(quality, "TEXTS", texts)
     register(db, "tiny", str(folder), "float32", actor="tests")
     quantized(db, folder, "bfloat16")
     load(worker_settings, "tiny@2")
@@ -81,8 +85,8 @@ def test_a_quantized_version_is_measured_against_the_one_that_it_came_from(
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = load_tokenizer(small_files(folder))
     losses, count = 0.0, 0
-    for text in TEXTS:
-        ids = torch.tensor([tokenizer.encode(text, add_special=True)])
+    for text in texts:
+        ids = torch.tensor([tokenizer.encode(text, add_special=True)[:WINDOW]])
         with torch.inference_mode():
             losses += reference(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
         count += ids.shape[1] - 1

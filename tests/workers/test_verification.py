@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from models.catalog import register
 from models.families.model_folder import describe
 from store.db.database import Database
-from store.errors import CannotLoadHere, VersionRejected
+from store.errors import CannotLoadHere, Unavailable, VersionRejected
 from store.registry.models import register_version
 from store.registry.verification import Verification
 from store.registry.verification_report import GoldenAnswer, VerificationReport
@@ -25,6 +25,8 @@ from tests.models.tiny import build, save, save_tokenizer
 from tests.processes import StartProcess, wait_for
 from tests.roles import as_worker
 from workers.__main__ import load, main
+from workers.tasks.task_model import TaskModel
+from workers.verification import load_verified
 
 from .conftest import worker_command, worker_environment
 
@@ -180,6 +182,20 @@ def test_a_machine_without_the_folder_leaves_the_version_to_another(
     away.rename(folder)
     load(worker_settings, "tiny")
     assert summary(db).state is VersionState.READY
+
+
+def test_a_verifier_whose_services_are_away_leaves_the_version_to_another_at_once(
+    db: Database, folder: Path, worker_settings: Settings
+) -> None:
+    registered(db, folder)
+    first, second = (Verification(db, "tiny", 1, worker=name, lease_s=60) for name in ("first", "second"))
+
+    def load_nothing() -> TaskModel:
+        raise Unavailable("Postgres is away")
+
+    with pytest.raises(Unavailable):
+        load_verified(first, load_nothing, worker_settings)
+    assert second.claim().is_ours
 
 
 def test_one_of_two_workers_verifies_and_the_other_one_waits(

@@ -23,7 +23,7 @@ from store.payloads.tool_definition import HttpTool
 from store.registry import prompt_templates
 from store.schema.job_states import JobState
 from store.settings import Settings
-from store.streams.checkpoints import Checkpoint
+from store.streams.checkpoints import Checkpoint, LogprobRow
 from store.streams.stream_log import Frame, StreamPublisher
 from store.tenants.webhook_secrets import rotate_webhook_secret
 from store.tools import tools
@@ -31,6 +31,7 @@ from store.webhooks.endpoints import create_endpoint, rotate_secret
 from store.webhooks.outbox import take_due
 from tests.store.making import QUEUE, MakeJob, ask_approval
 
+HANDED_BACK = Checkpoint(("said",), ((1,),), logprobs=((LogprobRow(1, -0.5),),))
 OLD, NEW = f"old:{new_key()}", f"new:{new_key()}"
 
 
@@ -80,7 +81,7 @@ def fill(settings: Settings, tenant: str, make_job: MakeJob, client: redis.Redis
     error = {"code": "tool_timeout", "message": "said", "retryable": False, "attempt": 1}
     ended = Finish(done, 1, JobState.FAILED, {"text": "said"}, error, None, ["said"], tenant_id=tenant)
     assert finish(db, [ended]) == {done}
-    release(db, [Release(given, 1, checkpoint=Checkpoint(("said",), ((1,),)), tenant_id=tenant)])
+    release(db, [Release(given, 1, checkpoint=HANDED_BACK, tenant_id=tenant)])
     draft = open_blobs(settings).create()
     draft.write(b"content")
     file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
@@ -155,7 +156,7 @@ def test_a_rotation_leaves_nothing_that_needs_the_old_key(
     assert batches.list_batches(db, tenant, limit=5)[0].metadata == {"b": "c"}
     assert b"".join(read_blocks(open_blobs(after), digest)) == b"content"
     claimed = claim(db, "worker", QUEUE, [given, unsealed], 60)
-    assert claimed[given].checkpoint == Checkpoint(("said",), ((1,),))
+    assert claimed[given].checkpoint == HANDED_BACK
     assert claimed[unsealed].payload == make_job().payload
     assert secrets_of(db) == was_said
     db.close()

@@ -22,6 +22,7 @@ class FakeVllm(FakeServer):
         self.by_priority = by_priority
         self.context_window = context_window
         self.model = MODEL
+        self.num_engines = 1
         self.abort_calls: list[str] = []
         super().__init__(**size)
 
@@ -184,10 +185,11 @@ class FakeVllm(FakeServer):
             "kv_cache_usage_perc": self.kv_use,
             "generation_tokens_total": self.num_tokens,
         }
-        size = f'vllm:cache_config_info{{block_size="128",kv_cache_size_tokens="{self.kv_tokens}"}} 1.0'
+        size = f'block_size="128",kv_cache_size_tokens="{self.kv_tokens}"'
+        sizes = [f'vllm:cache_config_info{{{size},engine="{number}"}} 1.0' for number in range(self.num_engines)]
         started = f"process_start_time_seconds {float(self.num_starts)}"
         return "\n".join(
-            [*(f"vllm:{name}{labels} {float(value)}" for name, value in values.items()), size, started, ""]
+            [*(f"vllm:{name}{labels} {float(value)}" for name, value in values.items()), *sizes, started, ""]
         )
 
 

@@ -168,10 +168,12 @@ def test_a_request_handed_back_after_some_tokens_goes_on_as_if_it_had_not(rig: R
     request = rig.ask(ignore_eos=True)
     first = rig.run(replace(request, pause_after=num_tokens))
     assert (first.finish_reason, len(first.token_ids)) == (FinishReason.HANDED_BACK, num_tokens)
-    second = rig.run(continued(request, first))
-    assert second.token_ids == rig.direct(request)
-    assert (second.num_prompt_tokens, second.num_output_tokens) == (len(request.prompt), len(second.token_ids))
-    assert second.deltas[: len(first.deltas)] == first.deltas
+    second = rig.run(replace(continued(request, first), pause_after=num_tokens))
+    assert (second.finish_reason, len(second.token_ids)) == (FinishReason.HANDED_BACK, 2 * num_tokens), "so many more"
+    third = rig.run(continued(request, second))
+    assert third.token_ids == rig.direct(request)
+    assert (third.num_prompt_tokens, third.num_output_tokens) == (len(request.prompt), len(third.token_ids))
+    assert third.deltas[: len(first.deltas)] == first.deltas
 
 
 def test_a_request_handed_back_while_it_runs_goes_on_as_if_it_had_not(rig: Rig) -> None:

@@ -50,10 +50,11 @@ def differences(found: Any, recorded: Any, at: str = "") -> list[str]:
     return [] if found == recorded else [f"{at}: {found} instead of {recorded}"]
 
 
-@pytest.mark.parametrize("kv_tokens", [WINDOW // 2, WINDOW * 2])
-def test_the_longest_request_fits_the_window_and_the_servers_memory(kv_tokens: int) -> None:
+@pytest.mark.parametrize(("kv_tokens", "num_engines"), [(WINDOW // 2, 1), (WINDOW * 2, 1), (WINDOW // 4, 2)])
+def test_the_longest_request_fits_the_window_and_the_servers_memory(kv_tokens: int, num_engines: int) -> None:
     with vllm(kv_tokens=kv_tokens) as rig:
-        wait_until(lambda: rig.engine.capacity_tokens == min(WINDOW, kv_tokens))
+        rig.server.num_engines = num_engines
+        wait_until(lambda: rig.engine.capacity_tokens == min(WINDOW, kv_tokens * num_engines))
 
 
 class Scripted(FakeVllm):

@@ -44,6 +44,8 @@ def test_what_was_measured_is_found_again(
     assert report["bfloat16"].num_tokens == report["int8"].num_tokens > 10
     assert 0 < report["bfloat16"].kl < report["int8"].kl
     assert precision_gate.choose(report)[0] in capsys.readouterr().out
+    monkeypatch.setattr(precision_gate, "SCHEME", "another")
+    assert precision_gate.read_report(smollm2, settings) is None, "another scheme of int8 is measured anew"
 
 
 def test_int8_is_refused_where_it_is_too_far(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,7 @@ def test_a_native_job_costs_the_tokens_that_the_model_reads(
     assert answer.status_code == 202, answer.text
     (job,) = jobs.list_jobs(db, tenant)
     assert (job.task, job.input_tokens) == (body["task"], num_tokens)
+    assert job.payload.get("ignore_labels", ["O"]) == ["O"], "what is no entity is left out by default"
 
 
 @pytest.mark.usefixtures("models")

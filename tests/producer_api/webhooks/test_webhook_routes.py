@@ -270,8 +270,9 @@ def test_a_key_that_may_not_see_all_rollouts_neither_subscribes_to_them_nor_move
             client.post(HOOKS, json={"url": f"{URL}/3", "events": ["rollout.started"]}),
             client.patch(f"{HOOKS}/{plain}", json={"events": ["job.failed", "version.rejected"]}),
             client.patch(path, json={"url": f"{URL}/4"}),
+            client.patch(path, json={"events": ["job.failed"]}),
         ):
             assert (refused.status_code, error_of(refused)["param"]) == (403, "events")
         assert client.delete(f"{HOOKS}/{plain}").status_code == 200
-    assert api.get(path).json()["url"] == URL
+    assert (api.get(path).json()["url"], api.get(path).json()["events"]) == (URL, ["rollout.rolled_back"])
     assert api.patch(path, json={"url": f"{URL}/4"}).json()["url"] == f"{URL}/4"

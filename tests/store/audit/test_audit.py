@@ -47,6 +47,7 @@ def test_every_row_is_chained_and_what_was_before_and_after_is_a_hash(db: Databa
     assert (newest["request_id"], newest["address"]) == ("req_1", "::1")
     assert newest["before_hash"] == audit.hash_of(secret)
     assert secret["secret"] not in str(rows)
+    assert audit.hash_of({"a": 1, "b": 2}) == audit.hash_of({"b": 2, "a": 1}), "the order of fields is no change"
     assert {head.chain: (head.seq, head.hash) for head in export.heads(db)} == {
         tenant: (2, newest["hash"]),
         "system": (1, rows[None][0]["hash"]),

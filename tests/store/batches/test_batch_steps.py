@@ -46,6 +46,8 @@ def file(db: Database, tenant: str, settings: Settings) -> files.File:
 def test_a_step_leaves_another_batch_as_it_is(
     db: Database, tenant: str, file: files.File, make_job: MakeJob, query: Query
 ) -> None:
+    create_endpoint(db, tenant, url="https://example.com/gone", events=["*"], actor="tests")
+    query("UPDATE webhook_endpoints SET disabled_at = now()")
     create_endpoint(db, tenant, url="https://example.com/hook", events=["*"], actor="tests")
 
     def make(name: str) -> Batch:

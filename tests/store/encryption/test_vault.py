@@ -115,6 +115,9 @@ def test_a_sealed_file_is_what_its_format_says() -> None:
     header = orjson.dumps(envelope)
     sealed = len(header).to_bytes(2, "big") + header + _chunks(key, content, digest)
     assert SealedReader(io.BytesIO(sealed), KNOWN, digest).read() == content
+    for changed, name in ((sealed[:-5], digest), (sealed, "1" * 64)):
+        with pytest.raises(CannotOpen, match="it was changed"):  # before a byte of it is sent
+            SealedReader(io.BytesIO(changed), KNOWN, name)
     out = io.BytesIO()
     writer = SealedWriter(out, KNOWN)
     writer.write(content)

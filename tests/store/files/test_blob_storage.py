@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -115,6 +116,14 @@ class TestContract:
             with pytest.raises(FileNotFoundError):
                 draft._move(draft.digest)
         assert b"".join(read_blocks(blobs, kept)) == CONTENT
+
+
+def test_what_was_stored_before_there_were_keys_is_removed_with_them(tmp_path: Path) -> None:
+    for storage in (partial(FolderBlobs, tmp_path), partial(ObjectBlobs, f"memory://{tmp_path.name}")):
+        digest = put(storage())
+        storage(Vault({"k1": bytes(32)})).remove(digest)
+        with pytest.raises(Unavailable):
+            storage().open(digest)
 
 
 def test_the_settings_say_where(tmp_path: Path) -> None:

@@ -342,15 +342,16 @@ def grown(flow: Flow, **changes: Any) -> None:
 def test_a_step_adds_steps_and_the_last_of_them_is_the_answer(
     db: Database, tenant: str, accept_flow: Callable[..., Flow], query: Query
 ) -> None:
-    flow, other = accept_flow(ONE), accept_flow(ONE)
+    flow, other = accept_flow(ONE, api_key_id="key_1", project_id="proj_1", user_id="mia"), accept_flow(ONE)
     assert (names_after("only", 2), names_after("only:2", 1)) == (("only:1", "only:2"), ("only:3",))
     grown(flow)
     assert flow.states() == {"only": "succeeded", **dict.fromkeys(("only:1", "only:2", "only:3"), "queued")} | {
         "flow": "running"
     }
     assert get(db, tenant, flow.id).streamed_as == flow.steps["only:3"]
-    same = "count(DISTINCT (tenant_id, class_rank, priority, deadline_at, max_attempts))"
-    assert query(f"SELECT {same} AS n FROM jobs WHERE :id IN (id, parent_id)", id=flow.id) == [{"n": 1}]
+    same = "tenant_id, api_key_id, project_id, user_id, class_rank, priority, deadline_at, max_attempts"
+    added_steps = f"SELECT DISTINCT {same} FROM jobs WHERE parent_id = :id AND step <> 'only'"
+    assert query(added_steps, id=flow.id) == query(f"SELECT {same} FROM jobs WHERE id = :id", id=flow.id)
     sizes = "SELECT DISTINCT input_tokens, cost_tokens FROM jobs WHERE parent_id = :id AND id <> :only"
     assert query(sizes, id=flow.id, only=flow.steps["only"]) == [{"input_tokens": 3, "cost_tokens": 10}]
     flow.run("only:1", "only:2")

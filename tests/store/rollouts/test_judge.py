@@ -50,6 +50,13 @@ def test_two_tenants_are_compared_only_where_the_difference_is_large() -> None:
         assert _errors(candidate, stable).decision == decision
 
 
+def test_a_few_tenants_that_are_alike_do_not_tell_how_tenants_differ() -> None:
+    codes = [None if n % 120 else "engine_error" for n in range(2400)]
+    stable = [JobOutcome(("acme", "initech", "hooli")[n % 3], error_code=code) for n, code in enumerate(codes)]
+    candidate = [JobOutcome("globex", error_code=None if n % 4 else "engine_error") for n in range(400)]
+    assert _errors(candidate, stable).decision == "undecided"
+
+
 def test_errors_of_the_caller_are_not_the_version_s() -> None:
     candidate = [JobOutcome("acme", error_code=code) for code in ("cancelled", "deadline_exceeded") * 1000]
     check = _errors(candidate, [JobOutcome("acme")] * 2000)

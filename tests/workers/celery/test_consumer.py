@@ -108,6 +108,7 @@ def junk_dropped(start_worker: Callable[..., Process]) -> Iterator[Callable[[], 
     yield dropped
     assert worker.exit_code is None, worker.log()
     assert not worker.events("redis_is_silent")
+    assert "Connection to broker lost" not in worker.log()
 
 
 def test_junk_in_the_queue_costs_no_worker_its_life(

@@ -1,6 +1,7 @@
 """The duty that decides the numbers of workers, on real Postgres; and the rate of one of several workers."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,11 +12,14 @@ from store.metrics.dispatcher_metrics import DispatcherMetrics
 from store.payloads.job_payload import ServiceClass
 from store.registry import models
 from store.scheduling import queues
+from store.scheduling.autoscale import WaitingClass
+from store.scheduling.backlog import Backlog, Load, TenantBacklog
+from store.scheduling.queue_ages import QueueAge
 from store.scheduling.scale_decisions import read_decisions, read_histories, read_slots
 from store.scheduling.service_rate import Interval
 from store.settings import Settings
 from tests.workers.conftest import Bench
-from workers.dispatcher.autoscaler import Autoscaler, WorkerMeter
+from workers.dispatcher.autoscaler import Autoscaler, WorkerMeter, waiting
 
 Make = Callable[..., Autoscaler]
 
@@ -92,3 +96,11 @@ def test_the_rate_is_that_of_one_worker_and_the_load_that_of_all() -> None:
         meter.observe(Interval(at=second, num_before=100, num_left=8, started_jobs=8, started_tokens=80))
     assert meter.take_rate() == pytest.approx(20), "twice as many workers start twice as much"
     assert meter.load(300.0) == 0
+
+
+def test_a_paused_queue_of_an_adapter_neither_waits_nor_is_old() -> None:
+    ages = {(name, 1): QueueAge(name, 1, age_s, None) for name, age_s in (("base@1", 2.0), ("lora@1", 900.0))}
+    shares = tuple(TenantBacklog(name, "t", 1, Load(1, 10), Load()) for name in ("base@1", "lora@1"))
+    for paused, found in (((), WaitingClass(1, 20, 900.0)), (("lora@1",), WaitingClass(1, 10, 2.0))):
+        backlog = Backlog(shares, {}, frozenset(paused), datetime.now(UTC))
+        assert waiting(("base@1", "lora@1"), backlog, ages) == (found,)

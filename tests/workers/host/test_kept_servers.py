@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -69,6 +70,8 @@ def test_a_server_sleeps_without_its_worker_wakes_for_the_next_and_is_started_an
     (version,) = register(db, files, "one")
     one = hosted(db)["one@1"]
     assert kept.keeps(one)
+    of_the_operator = EngineSpec(kind=EngineKind.VLLM, served_model="one", url="http://gpu-host:8000")
+    assert not kept.keeps(replace(one, engine=of_the_operator)), "its server is not the host's to start"
 
     def worker_starts() -> str:
         """Do what a worker does at its start: wake the server, and ask it what it runs. Return the server's address."""

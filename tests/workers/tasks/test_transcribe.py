@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import httpx2
 import numpy as np
 import pytest
 from openai import BadRequestError, OpenAI
+from sqlalchemy import Row, text
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from models.catalog import register
@@ -50,11 +51,18 @@ class Stand:
     tenant_id: str
     other: httpx2.Client
     paused: threading.Event
+    passes: list[Callable[[], None]]
 
     def upload(self, content: bytes, api: httpx2.Client | None = None) -> str:
         made = (api or self.api).post("/v1/files", files={"file": ("a.wav", content)}, data={"purpose": "user_data"})
         assert made.status_code == 200, made.text
         return str(made.json()["id"])
+
+    def read(self, select: str, job_id: str) -> Sequence[Row[Any]]:
+        """Return the rows of an attempt that has ended."""
+        ended = "job_id IN (SELECT job_id FROM attempts WHERE job_id = :id AND ended_at IS NOT NULL)"
+        with self.db.begin() as connection:
+            return connection.execute(text(f"{select} WHERE {ended}"), {"id": job_id}).all()
 
     def num_files(self) -> int:
         return len(self.api.get("/v1/files").json()["data"])
@@ -66,7 +74,9 @@ class Stand:
 @pytest.fixture
 def stand(db: Database, settings: Settings) -> Iterator[Stand]:
     version = register(db, "ears", "fake-transcriber", "auto", actor="tests")
-    model = TranscribeModel(version, FakeTranscriber(), ByteTokenizer(), FAKE, open_blobs(settings), 4)
+    passes: list[Callable[[], None]] = []  # what the next passes do first
+    ears = FakeTranscriber(step_s=1.0, sleep=lambda _s: passes and passes.pop(0)())
+    model = TranscribeModel(version, ears, ByteTokenizer(), FAKE, open_blobs(settings), 4)
     tenants = [api_keys.create_tenant(db, name) for name in ("acme", "globex")]
     keys = [api_keys.create_key(db, one, "all", api_keys.SCOPES - {"admin"}, actor="tests") for one in tenants]
     runtime = WorkerRuntime(settings, model, owner="ears-1", max_jobs=16, exit_now=lambda _code: None)
@@ -86,7 +96,7 @@ def stand(db: Database, settings: Settings) -> Iterator[Stand]:
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
         with OpenAI(base_url=f"{server.url}/v1", api_key=keys[0], max_retries=0, timeout=60) as openai:
-            yield Stand(clients[0], openai, db, tenants[0], clients[1], paused)
+            yield Stand(clients[0], openai, db, tenants[0], clients[1], paused, passes)
         stopped.set()
         worker.join()
         runtime.stop()
@@ -273,6 +283,27 @@ def test_a_policy_reads_the_transcript(stand: Stand) -> None:
     for shown in (json.dumps(output), events):
         assert "21500" not in shown
     assert [hit["rule"] for hit in output["policy"]] == ["length"]
+
+
+def test_what_a_policy_may_take_out_is_not_kept_for_the_next_attempt(stand: Stand) -> None:
+    def fails() -> None:
+        stand.paused.set()
+        raise RuntimeError("a fault of the device")
+
+    rule = {"id": "length", "deny": {"phrases": ["20500 ms"]}, "action": "mask", "stage": "output"}
+    made = stand.api.put("/v1/policies", json={"document": {"version": 1, "rules": [rule]}})
+    assert made.status_code == 200, made.text
+    file_id = stand.upload(audio_file(spoken([20, 20], RATE, pause_s=1), kind="FLAC"))
+    body = {"task": "transcribe", "model": "ears", "input": {"file_id": file_id}}
+    # A pass that fails is tried once more, with each of its rows alone.
+    stand.passes[:] = [lambda: None, fails, fails]
+    job_id = stand.api.post("/v1/jobs", json=body).json()["id"]
+    wait_for(lambda: stand.read("SELECT outcome FROM attempts", job_id), "the second chunk fails")
+    assert stand.read("SELECT deltas FROM job_checkpoints", job_id) == []
+    stand.passes.clear()
+    stand.paused.clear()
+    output = stand.api.get(f"/v1/jobs/{job_id}?wait=30").json()["output"]
+    assert ("20500 ms" in output["text"], "21500 ms" in output["text"]) == (False, True)
 
 
 def test_what_only_the_worker_finds_fails_one_job(stand: Stand) -> None:
