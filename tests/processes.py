@@ -167,12 +167,15 @@ def processes(folder: Path) -> Iterator[StartProcess]:
 def _children() -> set[psutil.Process]:
     """Return the running children of this process, without zombies.
 
-    Also without the process that compiles grammars, which starts once and ends with this process.
+    Also without the process that compiles grammars and, from Python 3.14 on, the one that multiprocessing starts for
+    the lock of a progress bar: each starts once and ends with this process.
     """
+    kept = (grammar_trial.__file__, "multiprocessing.resource_tracker")
     found = set()
     for child in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):
-            if child.status() != psutil.STATUS_ZOMBIE and grammar_trial.__file__ not in child.cmdline():
+            command = " ".join(child.cmdline())
+            if child.status() != psutil.STATUS_ZOMBIE and not any(name in command for name in kept):
                 found.add(child)
     return found
 

@@ -166,7 +166,7 @@ def check_installed() -> None:
     if missing:
         raise Unavailable(
             f"this Headrace was installed without its extra `local`, which brings {', '.join(missing)} and servers: "
-            "install it again with that extra (README, Install)"
+            "install it again with that extra (README, Two commands)"
         )
 
 
