@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from producer_api.server.errors import JobUnanswered, status_of
+from producer_api.server.errors import JobUnanswered, respond, status_of
 from store.db.database import Database
 from store.error_codes import JOB_CODES
+from store.errors import RateLimited
 from store.registry.models import ModelVersion
 from store.settings import Settings
 from store.tenants import api_keys, tenants
@@ -70,6 +71,11 @@ def check(response: httpx2.Response, code: str) -> None:
     assert {name in response.headers for name in ("retry-after", "retry-after-ms")} == {row.has_wait}
     if row.has_wait:
         assert 0 < int(response.headers["retry-after-ms"]) <= 1000 * int(response.headers["retry-after"]) <= 120_000
+
+
+def test_a_wait_is_no_longer_than_clients_wait() -> None:
+    answer = respond(RateLimited("later", retry_after_s=7200), {"type": "http", "path": "/v1/jobs", "headers": []})
+    assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("120", "120000")
 
 
 @dataclass(frozen=True)
