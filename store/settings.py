@@ -93,7 +93,6 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(2_000_000_000, ge=1)
     max_queued_tokens_per_tenant: int = Field(200_000_000, ge=1)
 
-    # Steps of one job.
     max_steps: int = Field(16, ge=1, le=256)
 
     # Whether a request for a model version that no worker serves is refused with 503 `no_worker`; else it is accepted,
@@ -142,6 +141,8 @@ class Settings(BaseSettings):
     # milliseconds, with a check for cancelled and new jobs after each; "inf": only the tokens limit a pass.
     encode_tokens: int = Field(4096, ge=1)
     encode_pass_ms: float = Field(50.0, gt=0)
+    # An encoder computes only while no other thread of the machine wants its core; see ``models.engine.give_way``.
+    encode_gives_way: bool = False
     # A transcriber's: so many chunks of audio, of 30 s at most, are computed together between two such checks.
     transcribe_chunks: int = Field(4, ge=1)
     # Prompts make a step that has streams to feed at most so many times as long; "inf" puts no bound to it.

@@ -3,10 +3,11 @@
 A local stack on one machine has a worker of a chat model and one of each task's model; without a task all of them.
 For each task turns alternate: some streamed chats while no caller floods, as many while callers keep the task's worker
 full, and as many beside programs that take as much CPU as the flood took and do nothing. All share the cores, so the
-last one is the least that a flood costs. At the end the flood's worker gets the niceness 19. Each turn is compared with
-the turn alone before it; the table has the median of these ratios with the least and the largest. A turn with a flood
-lasts until a request of the flood has ended. For ``embed`` a request of one text is timed in the same turns. Prints a
-table and, as its last line, JSON. The machine must be calm: CPU of other programs counts as the flood's.
+last one is the least that a flood costs. Each turn is compared with the turn alone before it; the table has the median
+of these ratios with the least and the largest. A turn with a flood lasts until a request of the flood has ended. For
+``embed`` a request of one text is timed in the same turns. With ``--gives-way`` the workers of the floods have
+``HEADRACE_ENCODE_GIVES_WAY``. Prints a table and, as its last line, JSON. The machine must be calm: CPU of other
+programs counts as the flood's.
 """
 
 import argparse
@@ -42,8 +43,7 @@ console = Console(stderr=True, width=140)
 
 CHAT = "smollm2"
 CALLERS = 4
-ALONE, BESIDE, BURNT, NICE = "alone", "beside the flood", "beside as much CPU", "beside the flood at nice 19"
-NICE_ROUNDS = 2
+ALONE, BESIDE, BURNT = "alone", "beside the flood", "beside as much CPU"
 MOST_S = 20.0
 """A turn ends after this time, also if no request of the flood has ended."""
 
@@ -133,18 +133,6 @@ def _client(stack: Stack) -> httpx2.Client:
     return httpx2.Client(base_url=stack.api_url, headers=headers, timeout=300, trust_env=False)
 
 
-def make_nice(model: str, niceness: int) -> None:
-    """Set the niceness of every thread of the worker with this model."""
-    for process in psutil.Process().children(recursive=True):
-        try:
-            words = process.cmdline()
-        except psutil.NoSuchProcess:  # a burner of the turn before
-            continue
-        if "workers" in words and "--model" in words and words[-1].partition("@")[0] == model:
-            for thread in process.threads():
-                os.setpriority(os.PRIO_PROCESS, thread.id, niceness)
-
-
 def _busy_s() -> float:
     """Return the seconds that all cores of the machine have computed."""
     times = psutil.cpu_times()
@@ -211,16 +199,13 @@ def measure(stack: Stack, task: str, flood: Flood, options: argparse.Namespace) 
     turns.warm_up()
     for mode in [ALONE, BESIDE, BURNT] * options.rounds:
         turns.take(mode)
-    make_nice(Path(flood.model).name, 19)
-    for mode in [ALONE, NICE] * NICE_ROUNDS:
-        turns.take(mode)
     return turns.taken
 
 
 def add_rows(table: Table, task: str, turns: Sequence[Turn]) -> None:
     """Add a row for each mode."""
     compared = ratios(turns)
-    for mode in (ALONE, BESIDE, BURNT, NICE):
+    for mode in (ALONE, BESIDE, BURNT):
         of_mode = [turn for turn in turns if turn.mode == mode]
         chats = [chat for turn in of_mode for chat in turn.chats]
         queued, engine = (statistics.median(getattr(one, part) for one in chats) for part in ("queued_ms", "engine_ms"))
@@ -242,8 +227,8 @@ def add_rows(table: Table, task: str, turns: Sequence[Turn]) -> None:
 
 
 @contextmanager
-def flooding_stack(floods: Mapping[str, Flood], scratch: Path) -> Iterator[Stack]:
-    """Yield a stack with the chat model and the models of the floods."""
+def flooding_stack(floods: Mapping[str, Flood], scratch: Path, *, gives_way: bool) -> Iterator[Stack]:
+    """Yield a stack with the chat model and the models of the floods, which give way to the chat or do not."""
     settings = load_settings()
     # A home of its own, because jobs that an interrupted run left would run now; models are fetched once.
     home = scratch / "home"
@@ -251,7 +236,8 @@ def flooding_stack(floods: Mapping[str, Flood], scratch: Path) -> Iterator[Stack
     (settings.home / "models").mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to((settings.home / "models").absolute())
     models = [CHAT, *(flood.model for flood in floods.values())]
-    with running_stack(settings.model_copy(update={"home": home}), models, console.log) as stack:
+    changes = {"HEADRACE_ENCODE_GIVES_WAY": str(gives_way).lower()}
+    with running_stack(settings.model_copy(update={"home": home}), models, console.log, changes=changes) as stack:
         yield stack
 
 
@@ -262,6 +248,7 @@ def main() -> None:
     parser.add_argument("--chats", type=int, default=8, help="in one turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--whisper", type=Path, help="a Whisper folder instead of a random one")
+    parser.add_argument("--gives-way", action="store_true", help="HEADRACE_ENCODE_GIVES_WAY for the floods")
     options = parser.parse_args()
     if unknown := sorted({*options.tasks} - {*FLOODS}):
         parser.error(f"no flood of {', '.join(unknown)}: choose of {', '.join(FLOODS)}")
@@ -272,7 +259,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         floods = {task: FLOODS[task](place, options.whisper) for task in options.tasks or FLOODS}
-        with flooding_stack(floods, place) as stack:
+        with flooding_stack(floods, place, gives_way=options.gives_way) as stack:
             for task, flood in floods.items():
                 turns = measure(stack, task, flood, options)
                 add_rows(table, task, turns)

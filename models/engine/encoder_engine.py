@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import inf
 
 from models.engine.batching_engine import BatchingEngine, failure_of, ignore
+from models.engine.give_way import PATIENCE, give_way
 from models.engine.requests import (
     EncodeOutput,
     EncodeRequest,
@@ -48,11 +49,13 @@ class EncodeConfig:
     """At most ``max_slots`` requests are active; about ``step_tokens`` tokens are planned for a step.
 
     A pass of a step is planned to take ``pass_s`` seconds at most; infinite: as long as its tokens take.
+    ``gives_way``: it is computed while no other thread wants the core.
     """
 
     max_slots: int = 32
     step_tokens: int = 4096
     pass_s: float = inf
+    gives_way: bool = False
 
 
 class EncodeState(ActiveRequest):
@@ -116,11 +119,19 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
     def capacity_tokens(self) -> None:
         """None: only the context window limits the length of an input."""
 
+    def is_healthy(self, max_step_s: float) -> bool:
+        """As ``Engine.is_healthy``. A pass that gives way takes as long as the other threads let it."""
+        return super().is_healthy(max_step_s * (PATIENCE if self._config.gives_way else 1))
+
     def stats(self) -> EngineStats:
         """Return the current statistics; KV blocks, output tokens and drafts are 0."""
         with self._changed:
             running = sum(state.num_tokens > 0 for state in self._active.values())
             return self._stats_without_cache(running)
+
+    def _begin(self) -> None:
+        if self._config.gives_way:
+            give_way()
 
     def _step(self) -> None:
         plan = self._schedule()

@@ -92,7 +92,8 @@ class EncoderModel(TaskModel):
     def new_engine(self, setup: EngineSetup) -> EncodeEngine | CallEngine:
         """Return an engine for encoders."""
         settings = setup.settings
-        config = EncodeConfig(setup.num_slots, settings.encode_tokens, self.pass_ms(settings) / 1000)
+        pass_s, gives_way = self.pass_ms(settings) / 1000, settings.encode_gives_way
+        config = EncodeConfig(setup.num_slots, settings.encode_tokens, pass_s, gives_way=gives_way)
         return EncodeEngine(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
 
     def read_claim(self, claim: Claim, _context: WorkContext) -> EncodeJob:

@@ -292,7 +292,8 @@ class TranscribeModel(TaskModel):
 
     def new_engine(self, setup: EngineSetup) -> EncodeEngine:
         """Return an engine whose passes have chunks of many jobs."""
-        config = EncodeConfig(setup.num_slots, self.chunks_at_once * self.settings.num_positions)
+        step_tokens, gives_way = self.chunks_at_once * self.settings.num_positions, setup.settings.encode_gives_way
+        config = EncodeConfig(setup.num_slots, step_tokens, gives_way=gives_way)
         return EncodeEngine(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Transcribing:

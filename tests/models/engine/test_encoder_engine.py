@@ -1,5 +1,7 @@
 """The encoder's loop: every request gets an outcome and its own vectors, whatever is computed with it."""
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -270,3 +272,34 @@ def test_room_is_slots_and_what_waits_already(start: Start) -> None:
 def test_what_can_never_be_computed_is_refused(start: Start, request_: EncodeRequest, error: type[EngineError]) -> None:
     with pytest.raises(error):
         start().submit(request_)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the policy SCHED_IDLE")
+@pytest.mark.parametrize(("gives_way", "policy"), [(True, "SCHED_IDLE"), (False, "SCHED_OTHER")])
+def test_an_engine_that_gives_way_computes_with_the_lowest_policy_and_leaves_other_threads_alone(
+    gives_way: bool, policy: str
+) -> None:
+    found: list[int] = []
+    encoder = FakeEncoder(fault=lambda _rows: found.append(os.sched_getscheduler(0)))
+    engine = EncodeEngine(encoder, EncodeConfig(gives_way=gives_way))
+    engine.start()
+    engine.submit(ask("one")).result(WAIT_S)
+    engine.stop(WAIT_S)
+    assert found == [getattr(os, policy)]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_a_pass_that_gives_way_has_more_time_before_its_engine_is_stuck() -> None:
+    gate = Gate()
+    clock = Clock(0.0)
+    engine = EncodeEngine(FakeEncoder(fault=gate), EncodeConfig(gives_way=True), clock=clock)
+    engine.start()
+    future = engine.submit(ask("slow"))
+    assert gate.entered.wait(WAIT_S)
+    clock.now = 10 * 60.0
+    assert engine.is_healthy(60)
+    clock.now += 1
+    assert not engine.is_healthy(60)
+    gate.opened.set()
+    future.result(WAIT_S)
+    engine.stop(WAIT_S)
