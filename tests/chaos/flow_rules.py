@@ -19,7 +19,7 @@ def flow_ends(history: History) -> Iterator[str]:
     for flow, steps in _flows(history):
         names = Counter(step.step for step in steps)
         order = orders.get(flow.prompt)
-        if order and names not in _step_names(order, flow.state):
+        if order and names not in _step_names(order["shape"], has_ended_well=flow.state == "succeeded"):
             yield f"{flow.id} has the steps {dict(names)}, its order is a {order['shape']}"
         if flow.state not in TERMINAL:
             continue
@@ -128,15 +128,11 @@ def num_called(history: History) -> int:
     return sum(job.state == "succeeded" and job.id in called for job in history.jobs)
 
 
-def _step_names(order: Json, state: str) -> Sequence[Counter[str]]:
-    """Return the steps that a flow may have. The end of a chat's first answer brings the others.
-
-    After a request to cancel it brings none, and the chat may succeed with the call as its text (``docs/chaos.md``).
-    """
-    if order["shape"] != SHAPE:
-        return [Counter(step.name for step in SHAPES[order["shape"]])]
-    is_whole = state == "succeeded" and order["cancel_after_s"] is None
-    return [Counter(STEPS)] if is_whole else [Counter(STEPS), Counter(STEPS[:1])]
+def _step_names(shape: str, *, has_ended_well: bool) -> Sequence[Counter[str]]:
+    """Return the steps that a flow may have. The end of a chat's first answer brings the others."""
+    if shape != SHAPE:
+        return [Counter(step.name for step in SHAPES[shape])]
+    return [Counter(STEPS)] if has_ended_well else [Counter(STEPS), Counter(STEPS[:1])]
 
 
 def _partial(order: Json, name: str, expected: Mapping[str, str], row: Job) -> Sequence[str]:

@@ -78,14 +78,6 @@ def test_a_repeated_call_under_the_same_key_is_good() -> None:
     assert found == {"chats": 1, "made": 2, "repeated": 1}
 
 
-def test_a_chat_that_is_cancelled_at_its_first_answer_may_end_with_the_call() -> None:
-    short = replace(FLOW, text=CALL, stored_text=CALL, used=(5, 3), completed_at=101.0)
-    client = [{"kind": "order", **asdict(replace(ORDER, cancel_after_s=0.5))}, *history().client[1:]]
-    found = replace(history(flow=short, steps=(ANSWER,)), client=client, attempts=ATTEMPTS[:1])
-    assert broken(found) == {"calls"}, "it is accepted, and proves nothing of calls"
-    assert "flow_ends" in broken(replace(found, client=history().client))
-
-
 def test_the_last_answer_is_to_the_prompt_that_the_product_makes() -> None:
     call = ToolCall(id="call_1", function=FunctionCall(name=TOOL, arguments="{}"))
     prompt = ByteTokenizer().render(
