@@ -341,12 +341,12 @@ class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
     def _step_age_s(self) -> float:
         return max(0.0, self._clock() - self._progress_at) if self._active else 0.0
 
-    def _begin(self) -> None:
+    def _enter_thread(self) -> None:
         """Prepare the engine's thread, on it, before its first step. Nothing is to be done for most engines."""
 
     def _loop(self) -> None:
         try:
-            self._begin()
+            self._enter_thread()
             while self._wait_for_work():
                 self._step()
         except BaseException as error:  # the thread ends here, whatever the error is

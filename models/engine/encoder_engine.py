@@ -129,7 +129,7 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
             running = sum(state.num_tokens > 0 for state in self._active.values())
             return self._stats_without_cache(running)
 
-    def _begin(self) -> None:
+    def _enter_thread(self) -> None:
         if self._config.gives_way:
             give_way()
 
