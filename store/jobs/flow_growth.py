@@ -25,8 +25,12 @@ from store.schema.webhook_events import APPROVAL_REQUIRED
 MARK: Final = ":"
 """In the names of added steps, and in no name that a caller may give."""
 
-# Read the names of the steps of these flows.
-_NAMES = text("SELECT parent_id, step FROM jobs WHERE parent_id = ANY(CAST(:flows AS text[]))")
+# Read the names of the steps of these flows, and whether the flows shall be cancelled.
+_NAMES = text("""
+SELECT step.parent_id, step.step, flow.cancel_requested_at IS NOT NULL AS is_cancelled
+FROM jobs AS step JOIN jobs AS flow ON flow.id = step.parent_id
+WHERE step.parent_id = ANY(CAST(:flows AS text[]))
+""")
 
 # Store added steps, unless their flow has ended or shall be cancelled. A step waits in no worker's queue until what it
 # needs has succeeded. The new answer begins with the epoch of the old one: readers of the flow's stream take it for a
@@ -107,18 +111,29 @@ def is_added(name: str) -> bool:
 def bounded(connection: Connection, finishes: Sequence[Finish]) -> list[Finish]:
     """Return the ends; a step whose flow would have too many steps, or a name twice, fails instead.
 
+    So is a step cancelled that brings steps to a flow that shall be cancelled. Its flow has no answer without them.
     The flows are locked, so the count is exact.
     """
     names: dict[str, set[str]] = {finish.parent_id: set() for finish in finishes if finish.added and finish.parent_id}
+    cancelled: set[str] = set()
     for row in connection.execute(_NAMES, {"flows": list(names)}):
         names[row.parent_id].add(row.step)
-    return [_bounded(finish, names[finish.parent_id]) if finish.parent_id in names else finish for finish in finishes]
+        if row.is_cancelled:
+            cancelled.add(row.parent_id)
+    return [
+        _bounded(finish, names[finish.parent_id], is_cancelled=finish.parent_id in cancelled)
+        if finish.parent_id in names
+        else finish
+        for finish in finishes
+    ]
 
 
-def _bounded(finish: Finish, names: set[str]) -> Finish:
+def _bounded(finish: Finish, names: set[str], *, is_cancelled: bool) -> Finish:
     added = finish.added
     if added is None or finish.state is not JobState.SUCCEEDED:
         return replace(finish, added=None)
+    if is_cancelled:
+        return replace(finish, state=JobState.CANCELLED, added=None)
     new = [step.name for step in added.steps]
     if len(names) + len(new) > added.most_steps:
         why = f"the job would have {len(names) + len(new)} steps, and at most {added.most_steps} are accepted"

@@ -410,6 +410,7 @@ def test_an_old_attempt_and_a_cancelled_flow_add_nothing(
     assert finish(db, [late, ended(stopping, added=added(*CALLS))]) == {stopping.job_id}
     assert [step.step for one in (flow, cancelled) for step in list_steps(db, tenant, one.id)] == ["only", "only"]
     assert flow.states() == {"only": "running", "flow": "running"}
+    assert cancelled.states() == {"only": "cancelled", "flow": "cancelled"}, "a call alone is no answer"
 
 
 def test_the_contents_of_given_and_added_steps_are_sealed(
