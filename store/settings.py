@@ -141,8 +141,7 @@ class Settings(BaseSettings):
     # milliseconds, with a check for cancelled and new jobs after each; "inf": only the tokens limit a pass.
     encode_tokens: int = Field(4096, ge=1)
     encode_pass_ms: float = Field(50.0, gt=0)
-    # An encoder computes only while no other thread of the machine wants its core; see ``models.engine.give_way``.
-    encode_gives_way: bool = False
+    encode_gives_way: bool = False  # to every other thread of the machine, see ``models.engine.give_way``
     # A transcriber's: so many chunks of audio, of 30 s at most, are computed together between two such checks.
     transcribe_chunks: int = Field(4, ge=1)
     # Prompts make a step that has streams to feed at most so many times as long; "inf" puts no bound to it.

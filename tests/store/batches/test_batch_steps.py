@@ -43,13 +43,36 @@ def file(db: Database, tenant: str, settings: Settings) -> files.File:
     return files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
 
 
-def test_a_step_leaves_another_batch_as_it_is(
-    db: Database, tenant: str, file: files.File, make_job: MakeJob, query: Query
-) -> None:
+@pytest.fixture
+def endpoints(db: Database, tenant: str, query: Query) -> None:
+    """A disabled and an enabled endpoint for all events."""
     create_endpoint(db, tenant, url="https://example.com/gone", events=["*"], actor="tests")
     query("UPDATE webhook_endpoints SET disabled_at = now()")
     create_endpoint(db, tenant, url="https://example.com/hook", events=["*"], actor="tests")
 
+
+def rows_of(query: Query, batch: Batch) -> list[list[dict[str, object]]]:
+    """The rows of a batch, of its lines and of their jobs."""
+    of_lines = "WHERE id IN (SELECT job_id FROM batch_lines WHERE batch_id = :id) ORDER BY id"
+    return [
+        query("SELECT * FROM batches WHERE id = :id", id=batch.id),
+        query("SELECT * FROM batch_lines WHERE batch_id = :id ORDER BY line", id=batch.id),
+        query(f"SELECT * FROM jobs {of_lines}", id=batch.id),
+    ]
+
+
+@contextmanager
+def unchanged(query: Query, batch: Batch) -> Iterator[None]:
+    """The rows of a batch are the same before and after the block."""
+    before = rows_of(query, batch)
+    yield
+    assert rows_of(query, batch) == before
+
+
+@pytest.mark.usefixtures("endpoints")
+def test_a_step_leaves_another_batch_as_it_is(
+    db: Database, tenant: str, file: files.File, make_job: MakeJob, query: Query
+) -> None:
     def make(name: str) -> Batch:
         return create(db, tenant, NewBatch("/v1/completions", "24h", 3600, {}, None, [name], name, "key_1", None), file)
 
@@ -67,30 +90,16 @@ def test_a_step_leaves_another_batch_as_it_is(
         epoch = claim(db, "worker", QUEUE, [job_id], 60)[job_id].epoch
         assert finish(db, [Finish(job_id, epoch, JobState.SUCCEEDED, {"text": "a"}, None, USAGE, ())]) == {job_id}
 
-    def rows(batch: Batch) -> list[list[dict[str, object]]]:
-        of_lines = "WHERE id IN (SELECT job_id FROM batch_lines WHERE batch_id = :id) ORDER BY id"
-        return [
-            query("SELECT * FROM batches WHERE id = :id", id=batch.id),
-            query("SELECT * FROM batch_lines WHERE batch_id = :id ORDER BY line", id=batch.id),
-            query(f"SELECT * FROM jobs {of_lines}", id=batch.id),
-        ]
-
-    @contextmanager
-    def unchanged(batch: Batch) -> Iterator[None]:
-        before = rows(batch)
-        yield
-        assert rows(batch) == before
-
     ours, other, wrong, dropped = (make(name) for name in ("ours", "other", "wrong", "dropped"))
-    with unchanged(other):
+    with unchanged(query, other):
         fail(db, wrong, [{"code": "empty_file"}])
         start(db, tenant, ours.id, num_total=2, model="tiny", model_versions={"tiny": "tiny@1"})
     ended, _ = run(other, "ended", "waits")
-    with unchanged(other):
+    with unchanged(query, other):
         (mine,) = run(ours, "mine")
     succeed(mine)
     succeed(ended)
-    with unchanged(other):
+    with unchanged(query, other):
         counted = count_ended_lines(db, tenant, ours.id)
         assert (counted.num_unfinished, counted.batch.num_completed, counted.batch.num_failed) == (0, 1, 1)
         assert (counted.batch.input_tokens, counted.batch.output_tokens) == (5, 2)
