@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Tests that start stacks or compile kernels may exceed the limit in pyproject.toml; all tests with --full much more.
 _LONG = ("e2e", "models", "reliability")
-_LONG_S, _FULL_S = 600, 3600
+_LONG_S, _FULL_S = 900, 3600
 
 # Folders with tests that mostly wait, the longest first. Compute-bound files run between them, to use the cores evenly
 # and to end at the same time.

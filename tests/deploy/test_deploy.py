@@ -132,12 +132,13 @@ def _words(unit: Unit) -> tuple[str, ...]:
     return (module, *(word for word in arguments if word.startswith("-") or word == "register"))
 
 
+@pytest.mark.timeout(300)  # it imports a program in a process of its own
 @pytest.mark.parametrize("words", sorted({_words(unit) for unit in UNITS if unit.command[3:]}), ids=" ".join)
 def test_every_argument_is_one_the_module_takes(words: tuple[str, ...]) -> None:
     module, *given = words
     verbs = [word for word in given if not word.startswith("-")]
     result = subprocess.run(
-        [sys.executable, "-m", module, *verbs, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, "-m", module, *verbs, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=280
     )
     assert result.returncode == 0, result.stderr
     assert all(word in result.stdout for word in given if word.startswith("-")), result.stdout
@@ -183,6 +184,7 @@ def test_every_port_is_the_one_the_process_listens_on(unit: Unit) -> None:
         assert unit.ports == ([listening[unit.command[2]]] if unit.command[2] in listening else [])
 
 
+@pytest.mark.timeout(300)  # it imports the API in a process of its own, which takes over a minute at a load of 20
 def test_every_probe_asks_a_route_that_exists() -> None:
     routes = set(json.loads(_openapi())["paths"])
     probes = [
@@ -216,7 +218,7 @@ def _openapi() -> str:
         "settings = Settings(database_url='postgresql://nobody@localhost/none', redis_url='redis://localhost');"
         "print(json.dumps(create_app(settings).openapi()))"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=280)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
