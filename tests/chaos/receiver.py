@@ -31,6 +31,13 @@ def signature_of(secret: str, event_id: str, timestamp: str, body: bytes) -> str
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
+async def read_request(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], bytes]:
+    """Return the first line, the headers by their names in small letters, and the body of a request of HTTP."""
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+    return first, headers, await reader.readexactly(int(headers.get("content-length", "0")))
+
+
 class Receiver:
     """Answers by path: ok, 500, 301, 410, 429, rst, slow (drips for ever), flaky (fails each event once)."""
 
@@ -46,10 +53,7 @@ class Receiver:
         writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head.split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        first, headers, body = await read_request(reader)
         _, tenant, behaviour = first.split(" ")[1].split("/", 2)
         event_id = headers.get("webhook-id", "")
         self._calls[event_id] += 1

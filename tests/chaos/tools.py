@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.chaos.journal import Journal
 from tests.chaos.oracle import answer
+from tests.chaos.receiver import read_request
 
 SHAPE = "tool"
 TOOL = "mill"
@@ -72,9 +73,7 @@ class Tool:
         writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        _, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        _, headers, body = await read_request(reader)
         key = headers.get("idempotency-key", "")
         self._calls[key] += 1
         self._journal.write("call", key=key, body=body.decode())
