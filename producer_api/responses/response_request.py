@@ -250,7 +250,8 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
     new = [*context.answer, *given, *sent]
     reasoning = reasoning_of(request.reasoning)
     retrieval = retrieval_of(request.tools, request.tool_choice)
-    tools = tools_of(request.tools or (), request.tool_choice, request.parallel_tool_calls)
+    choice = request.tool_choice if context.called is None else None  # calls of the server are no fields of the input
+    tools = tools_of(request.tools or (), choice, request.parallel_tool_calls)
     known = {item["id"] for item in context.items}
     body = {
         "model": request.model,

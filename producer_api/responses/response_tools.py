@@ -63,8 +63,8 @@ def tools_of(
         if choice.get("type") != "function":
             raise unsupported("`tool_choice` is a mode or a function: other tools are not supported", "tool_choice")
         choice = {"type": "function", "function": {"name": flat_name(choice.get("namespace"), choice.get("name"))}}
-    if not functions and (searches or calls) and choice == "required":
-        return {}  # it is searched in any case, and calls of the server are no fields of the input
+    if not functions and searches and choice == "required":
+        return {}  # it is searched in any case
     if not functions:
         if not searches and not calls:
             _check_alone(tools)

@@ -163,3 +163,12 @@ def test_some_tools_of_a_server_and_tools_by_name(
     assert (called.server_label, called.name, called.output) == ("headrace", "calculator", "5")  # type: ignore[union-attr] # an mcp_call
     plain = openai.responses.create(**ASKING, tool_choice="none", background=True)
     assert api.get(f"/v1/jobs/{plain.id.replace('resp_', 'job_')}").json().get("steps") is None
+
+
+def test_a_call_may_be_required_of_tools_by_name_alone(
+    db: Database, redis_client: redis.Redis, api: httpx2.Client, openai: OpenAI
+) -> None:
+    asked: Any = {"tool_choice": "required", "extra_body": {"server_tools": {"names": ["calculator"]}}}
+    made = openai.responses.create(model="wide", input="how many?", background=True, **asked)
+    held = worker_of(db, redis_client, api, made.id).say("answer", "Five.")
+    assert held.payload["input"]["tool_choice"] == "required"
