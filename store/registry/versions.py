@@ -318,7 +318,9 @@ def _refuse_rollout(
 def _refuse_named(connection: Connection, values: Mapping[str, object], what: str) -> None:
     if aliases := connection.execute(_ALIASES, values).scalars().all():
         names = " and ".join(f"{values['model']}@{alias}" for alias in aliases)
-        raise Conflict(f"{names} means this version, so it cannot be {what}: move the alias", code="version_in_use")
+        raise Conflict(
+            f"{names} means this version, so it cannot be {what}: move or remove the alias", code="version_in_use"
+        )
 
 
 def _refuse_base(connection: Connection, values: Mapping[str, object], *, only_used: bool) -> None:
