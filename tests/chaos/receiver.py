@@ -13,6 +13,7 @@ import json
 import socket
 import struct
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
 
@@ -38,19 +39,26 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[str, dict[str, str
     return first, headers, await reader.readexactly(int(headers.get("content-length", "0")))
 
 
-class Receiver:
+class Server(ABC):
+    """Takes requests on connections of their own. One that breaks off is no error of the server."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take one request."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError):
+            await self._serve(reader, writer)
+        writer.close()
+
+    @abstractmethod
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
+
+
+class Receiver(Server):
     """Answers by path: ok, 500, 301, 410, 429, rst, slow (drips for ever), flaky (fails each event once)."""
 
     def __init__(self, journal: Journal, secrets: list[str]) -> None:
         self._journal = journal
         self._secrets = secrets
         self._calls: Counter[str] = Counter()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take one call."""
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError):
-            await self._serve(reader, writer)
-        writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first, headers, body = await read_request(reader)

@@ -5,7 +5,6 @@ idempotency key, so a call that is repeated under another key is found in the te
 """
 
 import asyncio
-import contextlib
 import hashlib
 import sys
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Any
 
 from tests.chaos.journal import Journal
 from tests.chaos.oracle import answer
-from tests.chaos.receiver import read_request
+from tests.chaos.receiver import Server, read_request
 
 SHAPE = "tool"
 TOOL = "mill"
@@ -58,19 +57,13 @@ def tool_answers(prompt: str, max_tokens: int, call_id: str | None) -> dict[str,
     return {STEPS[0]: CALL, _CALLED: result, STEPS[2]: answer(asked, max_tokens)}
 
 
-class Tool:
+class Tool(Server):
     """Answers calls, and writes each one down when it comes."""
 
     def __init__(self, journal: Journal, slow_s: float = SLOW_S) -> None:
         self._journal = journal
         self._slow_s = slow_s
         self._calls: Counter[str] = Counter()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take one call."""
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError):
-            await self._serve(reader, writer)
-        writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         _, headers, body = await read_request(reader)
