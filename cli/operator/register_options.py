@@ -16,12 +16,14 @@ Sampling = Annotated[
     typer.Option(
         metavar="NAME=VALUE,…",
         help="How tokens are chosen where a request does not say, such as temperature=0.2,top_p=0.9. For files "
-        "that are registered already it replaces what was set. By default: the model's generation_config.json.",
+        "that are registered already it replaces their defaults. By default: the model's generation_config.json.",
     ),
 ]
 Golden = Annotated[
     Path | None,
-    typer.Option(help='JSON, a list of {"prompt": "...", "tokens": [1, 2]}: what the model must answer.'),
+    typer.Option(
+        help='JSON, a list of {"prompt": "...", "tokens": [1, 2]}: prompts with the tokens that the model must answer.'
+    ),
 ]
 Engine = Annotated[EngineKind, typer.Option(help="What runs it: Headrace, or an inference server.")]
 Task = Annotated[

@@ -61,7 +61,9 @@ class VersionRequest(BaseModel):
         "`files_of`",
     )
     golden: list[GoldenAnswer] = Field(
-        default_factory=list, max_length=16, description="what the model must answer when it is verified"
+        default_factory=list,
+        max_length=16,
+        description="prompts with the tokens that the model must answer when it is verified",
     )
     prompt: PromptReference | None = Field(
         default=None,

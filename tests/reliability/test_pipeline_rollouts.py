@@ -1,6 +1,6 @@
 """Rollouts of a pipeline while the dispatcher and an API are killed around each stored change.
 
-Each job keeps the version that its caller was told, and each change happens once. With ``--full`` every change is
+Each job keeps the version of its acceptance, and each change happens once. With ``--full`` every change is
 killed before its commit and after it.
 """
 
@@ -31,7 +31,7 @@ NUM_STEPS = {1: 1, 2: 2, 3: 3}
 
 Json = dict[str, Any]
 Told = dict[str, tuple[str, int]]
-"""The job of each user, with the version that its caller was told."""
+"""The job of each user, with the version that the answer of its acceptance named."""
 
 
 def steps(count: int) -> list[Json]:
@@ -158,7 +158,7 @@ def end_of(stack: Stack, rollout: str) -> str:
 
 
 def check_versions(stack: Stack, told: dict[str, Told]) -> None:
-    """Each job has the version that its caller was told, and the steps of it."""
+    """Each job has the version of its acceptance, and the steps of it."""
     rows = stack.query("""
         SELECT id, pipeline_version AS version, (SELECT count(*) FROM jobs AS step WHERE step.parent_id = jobs.id) AS n
         FROM jobs WHERE parent_id IS NULL

@@ -97,7 +97,7 @@ def test_a_line_of_responses_calls_servers_of_mcp(
     assert openai.responses.retrieve(body["id"]).to_dict()["output"] == body["output"]
     wrong = {"custom_id": "answer", "method": "POST", "url": url, "body": asked | {"input": [answer], "tools": [free]}}
     failed = wait_for_status(openai, make(openai, [wrong], endpoint=url), "failed")
-    assert failed.errors.data[0].param == "body.input[0].approval_request_id"  # type: ignore[union-attr,index] # has one
+    assert failed.errors.data[0].param == "body.input[0].approval_request_id"  # type: ignore[union-attr,index] # a batch that failed has errors
 
 
 def test_a_line_of_messages_has_the_blocks_of_each_turn(
