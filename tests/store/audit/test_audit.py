@@ -4,6 +4,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from contextvars import copy_context
 from threading import Barrier
 from typing import Any
 
@@ -168,6 +169,7 @@ WRITER = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from contextvars import copy_context
 from store.audit.audit import record
 from store.db.database import Database
 
@@ -213,3 +215,69 @@ def test_a_chain_longer_than_a_page_is_read_whole(
     write(db, tenant, times=7)
     monkeypatch.setattr(export, "PAGE_ROWS", 2)
     assert [row["seq"] for row in export.rows(db, tenant)] == [*range(1, 9)]
+
+
+def test_entries_are_found_by_time_action_actor_resource_and_page(db: Database, tenant: str, other_tenant: str) -> None:
+    with db.begin() as connection:
+        for actor, action, resource in (("mia", "a", "x"), ("kai", "b", "x"), ("mia", "b", "y"), ("mia", "c", "z")):
+            audit.record(connection, tenant, actor, action, resource, {})
+        audit.record(connection, other_tenant, "mia", "b", "x", {})
+    everything = audit.list_entries(db, tenant)
+    names = [entry.action + entry.resource for entry in everything]
+    assert (names[:4], len(names)) == (["cz", "by", "bx", "ax"], 5)
+
+    def found(**only: Any) -> list[str]:
+        entries = audit.list_entries(db, tenant, only=audit.EntryFilter(**only))
+        return [entry.action + entry.resource for entry in entries]
+
+    assert found(actors=["mia"]) == ["cz", "by", "ax"]
+    assert found(actions=["b", "c"]) == ["cz", "by", "bx"]
+    assert found(resources=["x"], actions=["b"]) == ["bx"]
+    ids = [entry.id for entry in everything]
+
+    def page(limit: int = 9, **ends: int) -> list[int]:
+        return [entry.id for entry in audit.list_entries(db, tenant, limit, **ends)]
+
+    assert page(2) == ids[:2]
+    assert page(2, older_than=ids[1]) == ids[2:4]
+    assert page(2, newer_than=ids[3]) == ids[1:3], "the page next to that id, newest first"
+    assert page(2, newer_than=ids[4], older_than=ids[0]) == ids[1:3]
+
+
+def test_times_of_a_filter_begin_with_the_first_and_end_before_the_last(
+    db: Database, tenant: str, query: Query
+) -> None:
+    write(db, tenant, times=2)
+    query(OFF)
+    for second, entry in enumerate(reversed(audit.list_entries(db, tenant))):
+        query("UPDATE audit_log SET at = to_timestamp(:s) WHERE id = :id", s=1_700_000_000 + second, id=entry.id)
+    query(ON)
+    only = audit.EntryFilter(since_s=1_700_000_001, until_s=1_700_000_002)
+    assert [entry.seq for entry in audit.list_entries(db, tenant, only=only)] == [2]
+
+
+def test_the_context_names_the_request_and_a_long_address_is_cut(db: Database, tenant: str) -> None:
+    def ask() -> None:
+        audit.bind_caller("req_7", "a" * 300)
+        write(db, tenant)
+        write(db, tenant, request_id="req_8", address="::1")
+        audit.bind_caller("req_9", None)
+        write(db, tenant)
+
+    copy_context().run(ask)
+    told = [(entry.request_id, entry.address) for entry in audit.list_entries(db, tenant, 3)]
+    assert told == [("req_9", None), ("req_8", "::1"), ("req_7", "a" * 255)]
+    with pytest.raises(InvalidRequest, match="a value cannot be hashed: it is not JSON"):
+        audit.hash_of({"secret": object()})
+
+
+def test_heads_are_read_from_the_log_and_as_they_were_recorded(db: Database, tenant: str, query: Query) -> None:
+    write(db, None)
+    write(db, tenant)
+    recorded, found = export.recorded_heads(db), export.heads(db)
+    assert [head.chain for head in recorded] == sorted([tenant, "system"])
+    assert {(head.chain, head.seq, head.hash) for head in recorded} == {(one.chain, one.seq, one.hash) for one in found}
+    assert sorted(export.chains(db), key=str) == sorted([tenant, None], key=str)
+    (stored,) = query("SELECT CAST(max(at) AS text) AS at FROM audit_log WHERE tenant_id = :id", id=tenant)
+    (head,) = (one for one in recorded if one.chain == tenant)
+    assert head.taken_at == stored["at"][:19].replace(" ", "T") + "Z"

@@ -3,6 +3,7 @@
 ``rehash`` computes the canonical form with the standard library."""
 
 import hashlib
+import hmac
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.audit.hash_chain import Finding, Head, Problem, Verifier
+from store.audit.chain_heads import head_fields, read_heads
+from store.audit.hash_chain import Finding, Head, Problem, Verifier, canonical
+from store.errors import InvalidRequest
 
 Row = dict[str, Any]
 
@@ -202,3 +205,55 @@ def test_a_rewritten_chain_is_found_only_by_a_head(rows: list[Row], data: st.Dat
 )
 def test_an_object_that_is_no_row_is_found(row: Row) -> None:
     assert {finding.problem for finding in verify([row])} == {Problem.CHANGED}
+
+
+def test_a_finding_says_where_and_why() -> None:
+    rows = write([{}, {}, {}, {}])
+    head = head_of(rows)
+    forged = rehash(rows[1] | {"actor": "nobody"})
+    said = {
+        "ten_1: row 4: changed: its fields do not give its hash (its place is 2)": [rows[0], rows[1] | {"actor": "x"}],
+        "ten_1: row 7: missing: place 2 is not between row 1 and this row": [rows[0], *rows[2:]],
+        "ten_1: row 10: missing: places 1 to 3 is not between the beginning and this row": [rows[3]],
+        "ten_1: row 1: reordered: place 1 comes after place 4: the row was moved or inserted": [*rows, rows[0]],
+        "ten_1: row 7: replaced: it is not linked to row 4: one of them was replaced": [rows[0], forged, *rows[2:]],
+    }
+    for message, lines in said.items():
+        assert [str(finding) for finding in verify(lines, head)][:1] == [message]
+    other = Head("ten_1", 4, "1" * 64, "2026-11-25T21:00:00Z")
+    assert [str(finding) for finding in verify(rows, other)] == [
+        "ten_1: row 10: rewritten: the head of 2026-11-25T21:00:00Z has another hash: this row or one before is new"
+    ]
+    assert [str(finding) for finding in verify(rows[:2], head)] == [
+        "ten_1: place 3: cut: the head of 2026-11-25T21:00:00Z has place 4; the chain ends at place 2"
+    ]
+    verifier = Verifier([Head("ten_2", 1, "x", "t")])
+    assert [verifier.check(row) for row in rows] == [None] * 4
+    assert (verifier.num_rows, verifier.num_chains) == (4, 2)
+
+
+def test_heads_are_signed_and_read_line_by_line() -> None:
+    head = Head("ten_1", 3, "a" * 64, "2026-11-25T21:00:00Z")
+    fields = {"chain": "ten_1", "seq": 3, "hash": "a" * 64, "taken_at": "2026-11-25T21:00:00Z"}
+    signature = hmac.new(b"key", canonical(fields), hashlib.sha256).hexdigest()
+    assert head_fields(head) == fields
+    assert head_fields(head, "key") == fields | {"signature": signature}
+    signed, plain = (
+        json.dumps(one).encode() for one in (fields | {"signature": signature, "event": "audit_head"}, fields)
+    )
+    assert read_heads([b"", b'{"event": "job.ended"}', signed, b"  "], "key") == [head]
+    assert read_heads([plain, signed]) == [head, head]
+    for line, said in (
+        (b"no", "line 2 of the heads is not a JSON object"),
+        (b"[1]", "line 2 of the heads is not a JSON object"),
+        (plain.replace(b"3", b"0", 1), "line 2 of the heads has no chain, seq, hash and taken_at"),
+        (b'{"chain": "ten_1", "seq": 1, "hash": "a"}', "line 2 of the heads has no chain, seq, hash and taken_at"),
+        (
+            plain,
+            "line 2 of the heads, of the chain ten_1, is not signed with HEADRACE_AUDIT_HEAD_KEY: it was changed, or "
+            "another key signed it",
+        ),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            read_heads([signed, line], "key")
+        assert (refused.value.message, refused.value.param) == (said, "head")

@@ -10,7 +10,19 @@ from sqlalchemy import text
 from store.db.database import Database
 from store.encryption.encrypted_files import SealedReader, SealedWriter
 from store.encryption.keyed_digests import Digests
-from store.encryption.vault import EncryptionContext, Vault, new_key, parse_keys
+from store.encryption.vault import (
+    EncryptionContext,
+    Vault,
+    frame_key_id,
+    has_nul,
+    metadata_filters,
+    new_key,
+    open_columns,
+    open_job,
+    parse_keys,
+    seal_columns,
+    seal_job,
+)
 from store.encryption_keys import open_vault
 from store.errors import CannotOpen, InvalidRequest, SettingsError
 from store.jobs import claims, jobs
@@ -216,3 +228,84 @@ def _dump(db: Database) -> str:
     tables = ("jobs", "job_streams", "attempts", "job_events")
     with db.begin() as connection:
         return "".join(str(connection.execute(text(f"SELECT * FROM {name}")).all()) for name in tables)
+
+
+def test_sql_reads_what_it_needs_beside_the_envelope() -> None:
+    values = {
+        "payload": {"input": 1},
+        "metadata": {"name": "fish"},
+        "output": {"text": "x", "finish_reason": "stop"},
+        "error": {"code": "odd", "retryable": True, "attempt": 2, "message": "y"},
+    }
+    sealed = seal_job(KNOWN, "tnt_1", "job_1", values)
+    beside = {name: {key: part for key, part in value.items() if key != "enc"} for name, value in sealed.items()}
+    assert beside == {
+        "payload": {},
+        "metadata": {"t": KNOWN_TOKENS["k2"]},
+        "output": {"finish_reason": "stop"},
+        "error": {"code": "odd", "retryable": True, "attempt": 2},
+    }
+    row = {"id": "job_1", "tenant_id": "tnt_1", "state": "failed"}
+    assert open_job(KNOWN, {**row, **sealed}) == {**row, **values}
+    assert metadata_filters(KNOWN, "tnt_1", {"name": "fish"}) == [
+        {"name": "fish"},
+        {"t": KNOWN_TOKENS["k2"]},
+        {"t": KNOWN_TOKENS["k1"]},
+    ]
+    columns = seal_columns(KNOWN, PLACE, {"input": [1], "request": {"a": 2}})
+    assert open_columns(KNOWN, PLACE, {"id": 5, **columns}, "input", "request") == {
+        "id": 5,
+        "input": [1],
+        "request": {"a": 2},
+    }
+    with pytest.raises(CannotOpen):
+        open_columns(KNOWN, PLACE, {"input": columns["request"]}, "input")
+
+
+def test_a_frame_belongs_to_its_job_and_place() -> None:
+    sealed = KNOWN.seal_frame(b"how much", "job_1", b"1-1 d")
+    assert (frame_key_id(sealed), KNOWN.open_frame(sealed, "job_1", b"1-1 d")) == ("k2", b"how much")
+    for job_id, where in (("job_2", b"1-1 d"), ("job_1", b"1-2 d")):
+        with pytest.raises(CannotOpen) as refused:
+            KNOWN.open_frame(sealed, job_id, where)
+        assert (refused.value.message, refused.value.code) == (
+            f"the stream of {job_id} does not open: it was changed, moved, or sealed with another key of the id 'k2'",
+            "encryption_value_invalid",
+        )
+    with pytest.raises(CannotOpen) as missing:
+        Vault(dict([NEW])).open_frame(sealed, "job_1", b"1-1 d")
+    assert (missing.value.message, missing.value.code) == (
+        "the stream of job_1 is sealed with the encryption key 'k2', which this process was not given: add it to "
+        "HEADRACE_ENCRYPTION_KEYS",
+        "encryption_key_missing",
+    )
+
+
+def test_a_zero_character_is_found_and_a_backslash_before_it_is_none() -> None:
+    for data, expected in ((rb'"\u0000"', True), (rb'"\\u0000"', False), (rb'"\\\u0000"', True), (b'"u0000"', False)):
+        assert has_nul(data) is expected, data
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("a:" + "A" * 43 + "=, b", "S: entry 2 is not ID:KEY, with 1 to 32 letters, digits, - or _ as its id"),
+        ("x" * 33 + ":AAAA", "S: entry 1 is not ID:KEY, with 1 to 32 letters, digits, - or _ as its id"),
+        ("a:" + "A" * 43 + "=\na:" + "A" * 43 + "=", "S: the id a is used twice"),
+        ("a:AAAA", "S: the key a has 3 bytes, not 32: make one with `headrace encryption new-key`"),
+        ("a:A", "S: the key a is not base64: make one with `headrace encryption new-key`"),
+    ],
+)
+def test_a_malformed_key_is_named_by_its_place_or_id(given: str, said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_keys(given, "S")
+    assert refused.value.message == said
+
+
+def test_keys_are_parsed_in_their_order_and_digests_without_keys_are_plain() -> None:
+    zero = "A" * 43 + "="
+    assert parse_keys(f" {'x' * 32}:{zero},\n\n b-_1:{zero} ", "S") == {"x" * 32: bytes(32), "b-_1": bytes(32)}
+    assert (Vault().is_on, KNOWN.is_on, KNOWN.sealing_key, KNOWN.key_ids) == (False, True, "k2", ("k2", "k1"))
+    assert (Digests().is_keyed, Digests([b"x"]).is_keyed) == (False, True)
+    assert Digests().of("name", b"kim") == ["4c1c7ddc29a00933ce2774233ca74a9f"]
+    assert [key.hex()[:8] for key in KNOWN.digest_keys()] == ["105b6747", "4a92bdea"]

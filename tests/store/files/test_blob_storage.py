@@ -1,6 +1,7 @@
 """One contract for a folder and for what fsspec knows: its memory file system and, with ``--s3``, an S3 server."""
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -124,6 +125,33 @@ def test_what_was_stored_before_there_were_keys_is_removed_with_them(tmp_path: P
         storage(Vault({"k1": bytes(32)})).remove(digest)
         with pytest.raises(Unavailable):
             storage().open(digest)
+
+
+@pytest.mark.parametrize("kind", ["folder", "objects"])
+def test_a_content_names_the_key_that_seals_it(tmp_path: Path, kind: str) -> None:
+    def storage(vault: Vault) -> Blobs:
+        return FolderBlobs(tmp_path, vault) if kind == "folder" else ObjectBlobs(f"memory://{tmp_path.name}", vault)
+
+    plain, sealing = storage(Vault()), storage(Vault({"k1": bytes(32)}))
+    digest = put(plain)
+    assert (plain.sealed_by(digest), sealing.sealed_by(digest)) == (None, None)
+    assert b"".join(read_blocks(sealing, digest)) == CONTENT, "as it was stored before there were keys"
+    assert put(sealing) == digest
+    assert (plain.sealed_by(digest), sealing.sealed_by(digest)) == ("k1", "k1"), "the one in plaintext is gone"
+    newest = storage(Vault({"k2": bytes(range(32)), "k1": bytes(32)}))
+    assert newest.sealed_by(digest) == "k1"
+    assert put(newest) == digest
+    assert newest.sealed_by(digest) == "k2"
+    with newest.open(digest) as content:
+        assert content.seek(-5, io.SEEK_END) == len(CONTENT) - 5
+        assert content.read() == b"line\n"
+        assert content.seek(65_534) == 65_534
+        assert content.read(6) == CONTENT[65_534:65_540]
+        assert content.seek(-2, io.SEEK_CUR) == 65_538
+        assert content.read(1) == CONTENT[65_538:65_539]
+        content.seek(len(CONTENT) + 1)
+        assert content.read(1) == b""
+    newest.remove(digest)
 
 
 def test_the_settings_say_where(tmp_path: Path) -> None:

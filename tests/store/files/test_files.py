@@ -1,11 +1,17 @@
 """Files that expire or are deleted, beside others that stay."""
 
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from store.audit.audit import list_entries
 from store.batches.batch_steps import fail
 from store.batches.batches import NewBatch, create, get
 from store.db.database import Database
-from store.files import files
+from store.errors import Conflict, HeadraceError, InvalidRequest, NotFound, QuotaExceeded, Unavailable
+from store.files import files, uploads
 from store.files.blob_storage import Blobs, FolderBlobs
 from store.files.files import Purpose
 from tests.store.making import Query
@@ -40,3 +46,118 @@ def test_a_content_that_goes_is_no_other_batchs(db: Database, tenant: str, tmp_p
     assert files.remove_unreferenced(db, blobs, older_than_s=0) == 1
     digests = [get(db, tenant, batches[file.id].id).input_digest for file in (gone, kept)]
     assert digests == [None, kept.digest]
+
+
+def refused(run: Any) -> tuple[type[HeadraceError], str, str | None]:
+    with pytest.raises(HeadraceError) as error:
+        run()
+    return type(error.value), error.value.message, error.value.param
+
+
+def test_a_file_is_what_was_given_and_pages_are_of_one_tenant(
+    db: Database, tenant: str, other_tenant: str, tmp_path: Path
+) -> None:
+    blobs = FolderBlobs(tmp_path)
+    upload(db, blobs, other_tenant, b"far")
+    first = upload(db, blobs, tenant, b"abc", ttl_s=60)
+    assert (first.tenant_id, first.num_bytes, first.filename, first.purpose) == (tenant, 3, "a", Purpose.BATCH)
+    assert first.expires_at == first.created_at + timedelta(seconds=60)
+    draft = blobs.create()
+    draft.write(b"de")
+    second = files.create(db, tenant, draft, filename="b", purpose=Purpose.VISION, most_bytes=5)
+    third = upload(db, blobs, tenant, b"")
+    assert files.get(db, tenant, second.id) == second
+    newest, oldest = [third, second, first], [first, second, third]
+    for descending, rows in ((True, newest), (False, oldest)):
+        assert files.list_files(db, tenant, limit=9, descending=descending) == rows
+        page = files.list_files(db, tenant, limit=1, after=rows[0].id, descending=descending)
+        assert page == rows[1:2]
+    assert files.list_files(db, tenant, limit=9, purpose=Purpose.VISION) == [second]
+    draft = blobs.create()
+    draft.write(b"x")
+    assert refused(lambda: files.create(db, tenant, draft, filename="c", purpose=Purpose.BATCH, most_bytes=5)) == (
+        QuotaExceeded,
+        "this organization's files have 5 bytes of the 5 that they may have, and this one has 1: delete some first",
+        None,
+    )
+    draft.drop()
+    for run in (lambda: files.get(db, tenant, "file_x"), lambda: files.delete(db, tenant, "file_x", actor="mia")):
+        assert refused(run) == (NotFound, "no file file_x", None)
+    files.delete(db, tenant, second.id, actor="mia")
+    (entry, *rest) = list_entries(db, tenant)
+    assert (entry.actor, entry.action, entry.resource, entry.detail) == (
+        "mia",
+        "file.deleted",
+        second.id,
+        {"purpose": "vision"},
+    )
+    files.discard(db, other_tenant, first.id)
+    assert files.get(db, tenant, first.id) == first
+    files.discard(db, tenant, first.id)
+    assert files.list_files(db, tenant, limit=9) == [third]
+    assert list_entries(db, tenant) == [entry, *rest], "nothing is recorded of it"
+
+
+def test_refusals_of_uploads_say_what_to_do(db: Database, tenant: str, tmp_path: Path, query: Query) -> None:
+    blobs = FolderBlobs(tmp_path)
+
+    def begin(num_bytes: int = 6) -> uploads.Upload:
+        values: Any = {"filename": "a", "purpose": Purpose.BATCH, "most_bytes": 100}
+        return uploads.create(db, tenant, num_bytes=num_bytes, **values)
+
+    def add(upload_id: str, content: bytes) -> str:
+        draft = blobs.create()
+        draft.write(content)
+        return uploads.add_part(db, tenant, upload_id, draft, most_bytes=100).id
+
+    def complete(upload_id: str, *parts: str, md5: str | None = None) -> Any:
+        return uploads.complete(db, blobs, tenant, upload_id, parts, md5=md5, most_bytes=100)
+
+    made = begin()
+    assert made.expires_at - made.created_at == timedelta(hours=1)
+    foo, bar = add(made.id, b"foo"), add(made.id, b"bar")
+    for run, said, param in (
+        (lambda: complete(made.id, foo, "part_x"), "'part_x' is not a part of this upload", "part_ids[1]"),
+        (lambda: complete(made.id, foo, bar, foo), f"{foo} is named twice: name each part once", "part_ids[2]"),
+        (
+            lambda: complete(made.id, bar),
+            "the parts have 3 bytes, and the upload was begun for 6: name all parts",
+            "part_ids",
+        ),
+        (
+            lambda: complete(made.id, foo, bar, md5="0" * 32),
+            "the parts have the MD5 3858f62230ac3c915f300c664312c63f: send again what differs",
+            "md5",
+        ),
+    ):
+        assert refused(run) == (InvalidRequest, said, param)
+    assert list((tmp_path / "drafts").iterdir()) == [], "nothing is left of it"
+    done, file = complete(made.id, foo, bar, md5="3858F62230AC3C915F300C664312C63F")
+    assert (done.status, done.file_id, file.num_bytes, file.filename) == ("completed", file.id, 6, "a")
+    assert complete(made.id) == (done, file)
+    for run in (lambda: add(made.id, b"x"), lambda: uploads.cancel(db, tenant, made.id)):
+        assert refused(run) == (Conflict, f"the upload {made.id} is completed: begin a new one", None)
+    files.delete(db, tenant, file.id, actor="mia")
+    assert complete(made.id) == (done, None)
+    missing = refused(lambda: uploads.get_pending(db, tenant, "upload_x"))
+    assert missing == (NotFound, "no upload upload_x: an upload is kept for 1 hour", None)
+    other = begin()
+    assert uploads.get_pending(db, tenant, other.id) == other
+    draft = blobs.create()
+    draft.write(b"gone")
+    keep = files.keep_content
+
+    def keep_and_remove(database: Database, content: Any) -> None:
+        keep(database, content)
+        query("UPDATE blobs SET removed_at = now()")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "keep_content", keep_and_remove)
+        assert refused(lambda: uploads.add_part(db, tenant, other.id, draft, most_bytes=100)) == (
+            Unavailable,
+            "the content was removed before its part was made: send it again",
+            None,
+        )
+    query("UPDATE uploads SET expires_at = now() - interval '1 s' WHERE id = :id", id=other.id)
+    assert (uploads.expire(db, limit=0), uploads.expire(db), uploads.expire(db)) == (0, 1, 0)
+    assert query("SELECT id FROM uploads") == [{"id": made.id}]

@@ -6,7 +6,7 @@ import pytest
 
 from store.db.database import Database
 from store.errors import InvalidRequest
-from store.registry.engine_spec import EngineKind, EngineSpec, engine_spec
+from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec, engine_digest, engine_spec
 from store.registry.models import ModelVersion, list_models, register_version, resolve
 from tests.store.making import Query
 
@@ -73,6 +73,10 @@ def test_a_runner_and_an_engine_that_do_not_belong_together_are_refused(db: Data
         ("http://me:secret@gpu", "HEADRACE_ENGINE_API_KEY"),
         ("http://gpu/v1", "leave out /v1"),
         ("http://gpu/?a=1", "no ?"),
+        ("http://gpu/#a", "no #"),
+        ("http://me@gpu", "HEADRACE_ENGINE_API_KEY"),
+        ("http://gpu/llama/v1/", "leave out /v1"),
+        ("http://[::zz]:80", "http://host:8000"),
     ],
 )
 def test_an_address_that_no_request_could_use_is_refused(url: str, said: str) -> None:
@@ -93,3 +97,45 @@ def test_identity_is_all_but_the_address() -> None:
     assert here.identity() == there.identity()
     assert here.identity() != engine_spec(SPEC | {"adapter": "poet"}).identity()
     assert engine_spec(SPEC | {"adapter": "poet"}).request_model == "poet"
+
+
+def test_images_go_to_servers_of_chat_completions_alone() -> None:
+    chat = engine_spec({"kind": "openai", "accepts": ["images"]})
+    assert (chat.takes_images, chat.accepts, NATIVE.takes_images) == (True, ("images",), False)
+    assert engine_spec({"kind": "vllm", "accepts": []}).accepts is None
+    with pytest.raises(InvalidRequest) as refused:
+        engine_spec({"kind": "vllm", "accepts": ["images"]})
+    assert refused.value.message == (
+        "the engine's accepts: images go to a server by its chat completions: register it with the engine openai, "
+        "which vLLM and SGLang serve too"
+    )
+    assert refused.value.param == "accepts"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"served_model": ""}, "the engine's served model: String should have at least 1 character"),
+        ({"adapter": "a" * 513}, "the engine's adapter: String should have at most 512 characters"),
+        ({"revision": "a\nb"}, "the engine's revision: String should match pattern"),
+        ({"context_window": 0}, "the engine's context window: Input should be greater than or equal to 1"),
+        ({"more": 1}, "the engine's more: Extra inputs are not permitted"),
+    ],
+)
+def test_values_that_no_server_has_are_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        engine_spec({"kind": "vllm", **given})
+    assert refused.value.message.startswith(said)
+    assert refused.value.param == next(iter(given))
+
+
+def test_what_an_engine_tells_others_of_itself() -> None:
+    spec = engine_spec(SPEC)
+    assert (NATIVE.audited, spec.audited) == ({}, {"engine": {**SPEC, "batch_invariant": False}})
+    assert (NATIVE.request_model, spec.request_model) == ("", "llama")
+    assert (NATIVE.is_external, spec.is_external) == (False, True)
+    assert EXTERNAL_KINDS == (EngineKind.VLLM, EngineKind.SGLANG, EngineKind.OPENAI)
+    digest = engine_digest(spec, {"a": "1", "b": "2"})
+    assert digest == engine_digest(engine_spec(SPEC | {"url": "http://there"}), {"b": "2", "a": "1"})
+    assert digest != engine_digest(engine_spec(SPEC | {"batch_invariant": True}), {"a": "1", "b": "2"})
+    assert digest != engine_digest(spec, {"a": "1"})

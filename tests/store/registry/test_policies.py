@@ -5,8 +5,10 @@ from threading import Barrier
 
 import pytest
 
+from store.audit.audit import hash_of, list_entries
 from store.db.database import Database
-from store.errors import NotFound
+from store.errors import Conflict, NotFound
+from store.registry import policies
 from store.registry.policies import get_version, list_policies, put
 
 
@@ -33,3 +35,34 @@ def test_versions_are_a_models_and_a_tenants_own(db: Database, tenant: str, othe
         with pytest.raises(NotFound):
             get_version(db, tenant, model, version)
     assert [one.version for one in list_policies(db, other_tenant)] == [1]
+
+
+def test_policies_have_a_most_and_are_on_record(
+    db: Database, tenant: str, other_tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(db, other_tenant, "far", {}, "mia")
+    monkeypatch.setattr(policies, "MAX_MODELS", 2)
+    for model, number in (("", 1), ("tiny", 2), ("tiny", 3)):
+        put(db, tenant, model, {"n": number}, "mia")
+    with pytest.raises(Conflict) as refused:
+        put(db, tenant, "more", {}, "mia")
+    assert refused.value.message == ("2 models have a policy, which is the most: let one policy hold for every model")
+    monkeypatch.setattr(policies, "MAX_VERSIONS", 3)
+    with pytest.raises(
+        Conflict, match=r"the versions of all policies are 3 with [1-9][0-9]* bytes, and 3 with 67108864"
+    ):
+        put(db, tenant, "tiny", {}, "mia")
+    monkeypatch.setattr(policies, "MAX_VERSIONS", 9)
+    monkeypatch.setattr(policies, "MAX_BYTES", 1)
+    with pytest.raises(Conflict):
+        put(db, tenant, "tiny", {}, "mia")
+    with pytest.raises(NotFound) as missing:
+        get_version(db, tenant, "", 2)
+    assert missing.value.message == "no policy for every model with a version 2"
+    told = [(e.actor, e.action, e.resource, e.detail, e.before_hash, e.after_hash) for e in list_entries(db, tenant, 3)]
+    hashes = [hash_of({"n": number}) for number in (1, 2, 3)]
+    assert told[::-1] == [
+        ("mia", "policy.put", "policy:*", {"version": 1}, None, hashes[0]),
+        ("mia", "policy.put", "policy:tiny", {"version": 1}, None, hashes[1]),
+        ("mia", "policy.put", "policy:tiny", {"version": 2}, hashes[1], hashes[2]),
+    ]

@@ -1,10 +1,26 @@
 """Prompt templates: each has its own versions, each tenant its own prompts."""
 
+from typing import Any
+
 import pytest
 
+from store.audit.audit import hash_of, list_entries
 from store.db.database import Database
-from store.errors import NotFound
-from store.registry.prompt_templates import add_version, create, get, list_prompts, list_versions
+from store.errors import Conflict, HeadraceError, InvalidRequest, NotFound
+from store.registry import pipeline_aliases, prompt_templates
+from store.registry.prompt_templates import (
+    Canary,
+    Kind,
+    add_version,
+    canaries,
+    create,
+    delete,
+    get,
+    list_prompts,
+    list_versions,
+    remove_alias,
+    set_alias,
+)
 
 
 def test_versions_and_pages_are_a_prompts_and_a_tenants_own(db: Database, tenant: str, other_tenant: str) -> None:
@@ -28,3 +44,133 @@ def test_versions_and_pages_are_a_prompts_and_a_tenants_own(db: Database, tenant
     ):
         with pytest.raises(NotFound):
             touch()
+
+
+def answer(run: Any) -> tuple[str, str, str | None]:
+    with pytest.raises(HeadraceError) as error:
+        run()
+    return error.value.message, error.value.code, error.value.param
+
+
+def test_aliases_and_canaries_name_versions_of_their_prompt(db: Database, tenant: str) -> None:
+    first = create(db, tenant, name="a", template={"n": 1}, actor="mia")
+    second = add_version(db, tenant, "a", template={"n": 2}, actor="mia")
+    other = create(db, tenant, name="b", template={"n": 3}, actor="mia", kind=Kind.PIPELINE)
+    assert (first.id[:5], other.id[:5], first.reference, second.version) == ("pmpt_", "pipe_", "a@1", 2)
+    assert create(db, tenant, name="", template={}, actor="mia").reference.startswith("pmpt_")
+    assert answer(lambda: create(db, tenant, name="b", template={}, actor="mia")) == (
+        "there is a prompt or a pipeline b already: add a version to it, or choose another name",
+        "conflict",
+        "name",
+    )
+    named = set_alias(db, tenant, "a", "live", 1, actor="mia", canary=Canary("live", 2, 25))
+    assert (named.version, named.aliases) == (1, ("live",))
+    assert canaries(db, tenant, "a", Kind.PROMPT) == [Canary("live", 2, 25)]
+    set_alias(db, tenant, first.id, "calm", 2, actor="mia")
+    assert (get(db, tenant, "a", "live").version, get(db, tenant, "a", "calm").version) == (1, 2)
+    assert (get(db, tenant, "a", "latest").version, get(db, tenant, "a", "1").version) == (2, 1)
+    set_alias(db, tenant, "a", "latest", 1, actor="mia")
+    assert get(db, tenant, "a", "latest").version == 1, "unless there is an alias of that name"
+    set_alias(db, tenant, "a", "default", 1, actor="mia")
+    assert (get(db, tenant, "a").version, get(db, tenant, "a").aliases) == (1, ("default", "latest", "live"))
+    set_alias(db, tenant, "a", "live", 2, actor="mia")
+    assert canaries(db, tenant, "a", Kind.PROMPT) == [], "setting an alias without a canary ends one"
+    with pytest.raises(NotFound, match="no prompt b"):
+        get(db, tenant, "b")
+    assert answer(lambda: get(db, tenant, "a", "9" * 10)) == (
+        "no prompt a with a version or alias 9999999999",
+        "not_found",
+        "prompt",
+    )
+    remove_alias(db, tenant, "a", "calm", actor="mia")
+    assert answer(lambda: remove_alias(db, tenant, "a", "calm", actor="mia"))[0] == (
+        "no prompt a with a version or alias calm"
+    )
+    assert [one.version for one in list_prompts(db, tenant, limit=9, kind=Kind.PIPELINE)] == [1]
+    assert delete(db, tenant, "a", actor="mia") == first.id
+    with pytest.raises(NotFound):
+        list_versions(db, tenant, first.id)
+    told = [(e.action, e.detail) for e in reversed(list_entries(db, tenant)) if e.resource == first.id]
+    assert told == [
+        ("prompt.created", {"version": 1}),
+        ("prompt.version_added", {"version": 2}),
+        ("prompt.alias_set", {"alias": "live", "version": 1, "canary_version": 2, "canary_percent": 25}),
+        *(
+            ("prompt.alias_set", {"alias": alias, "version": version})
+            for alias, version in (("calm", 2), ("latest", 1), ("default", 1), ("live", 2))
+        ),
+        ("prompt.alias_removed", {"alias": "calm"}),
+        ("prompt.deleted", {}),
+    ]
+
+
+def test_prompts_versions_and_aliases_have_a_most(
+    db: Database, tenant: str, other_tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(db, other_tenant, name="x", template={}, actor="mia")
+    create(db, tenant, name="a", template={}, actor="mia")
+    monkeypatch.setattr(prompt_templates, "MAX_ALIASES", 1)
+    set_alias(db, tenant, "a", "live", 1, actor="mia")
+    set_alias(db, tenant, "a", "live", 1, actor="mia")
+    assert answer(lambda: set_alias(db, tenant, "a", "more", 1, actor="mia"))[0] == (
+        "the prompt has 1 aliases, which is the most: remove one"
+    )
+    monkeypatch.setattr(prompt_templates, "MAX_PROMPTS", 2)
+    create(db, tenant, name="b", template={}, actor="mia")
+    assert answer(lambda: create(db, tenant, name="c", template={}, actor="mia"))[0] == (
+        "there are 2 prompts, which is the most: give one of them a new version"
+    )
+    monkeypatch.setattr(prompt_templates, "MAX_VERSIONS", 3)
+    assert add_version(db, tenant, "a", template={}, actor="mia").version == 2
+    said = answer(lambda: add_version(db, tenant, "a", template={}, actor="mia"))[0]
+    assert said.startswith("the versions of all prompts are 3 with ")
+    assert said.endswith(" bytes, and 3 with 268435456 are the most: let requests bring what differs, as variables")
+    monkeypatch.setattr(prompt_templates, "MAX_VERSIONS", 9)
+    monkeypatch.setattr(prompt_templates, "MAX_BYTES", 1)
+    assert answer(lambda: add_version(db, tenant, "a", template={}, actor="mia"))[1] == "conflict"
+
+
+def test_a_rollout_of_a_pipeline_begins_at_a_version_that_its_alias_names(
+    db: Database, tenant: str, other_tenant: str
+) -> None:
+    pipe = create(db, tenant, name="p", template={}, actor="mia", kind=Kind.PIPELINE)
+    for _ in range(2):
+        add_version(db, tenant, "p", template={}, actor="mia", kind=Kind.PIPELINE)
+    set_alias(db, tenant, "p", "live", 1, actor="mia", kind=Kind.PIPELINE)
+    set_alias(db, tenant, "p", "try", 1, actor="mia", kind=Kind.PIPELINE, canary=Canary("try", 2, 5))
+    prompt = create(db, tenant, name="q", template={}, actor="mia")
+
+    def stable(owner: str, key: str, alias: str, candidate: int) -> int:
+        with db.begin(tenant_id=owner) as connection:
+            return pipeline_aliases.stable_version(connection, owner, key, alias, candidate)
+
+    assert stable(tenant, pipe.id, "live", 3) == 1
+    for given, error, said, param in (
+        ((other_tenant, pipe.id, "live", 2), NotFound, f"no pipeline {pipe.id}", "pipeline"),
+        ((tenant, prompt.id, "live", 2), NotFound, f"no pipeline {prompt.id}", "pipeline"),
+        (
+            (tenant, pipe.id, "none", 2),
+            InvalidRequest,
+            "the pipeline has no alias none: let one name the stable version first",
+            "alias",
+        ),
+        ((tenant, pipe.id, "try", 2), Conflict, "the alias try has a canary: set it without one first", None),
+        ((tenant, pipe.id, "live", 1), Conflict, "the alias live names version 1 already", None),
+        ((tenant, pipe.id, "live", 4), NotFound, "the pipeline has no version 4", "version"),
+    ):
+        with pytest.raises(error) as refused:
+            stable(*given)
+        assert (refused.value.message, refused.value.param) == (said, param)
+    with db.begin(tenant_id=tenant) as connection:
+        pipeline_aliases.point(connection, pipe.id, "try", 3)
+    named = {alias: get(db, tenant, "p", alias, Kind.PIPELINE).version for alias in ("live", "try")}
+    assert (named, canaries(db, tenant, "p", Kind.PIPELINE)) == ({"live": 1, "try": 3}, [])
+
+
+def test_the_hash_of_a_template_is_on_record(db: Database, tenant: str) -> None:
+    made = create(db, tenant, name="a", template={"n": 1}, actor="mia")
+    add_version(db, tenant, "a", template={"n": 2}, actor="kai")
+    assert [(e.actor, e.action, e.resource, e.after_hash) for e in list_entries(db, tenant, limit=2)] == [
+        ("kai", "prompt.version_added", made.id, hash_of({"n": 2})),
+        ("mia", "prompt.created", made.id, hash_of({"n": 1})),
+    ]

@@ -9,6 +9,15 @@ from store.settings import Settings
 from store.webhooks.addresses import check_url, is_allowed, is_public, parse_networks
 
 PUBLIC = ["8.8.8.8", "93.184.216.34", "1.1.1.1", "2606:4700:4700::1111", "2a00:1450:4001:81b::200e", "192.0.1.1"]
+# The neighbours of the blocks that are refused.
+PUBLIC += [
+    *("1.0.0.0", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255", "128.0.0.0"),
+    *("168.63.129.15", "168.63.129.17", "169.253.255.255", "169.255.0.0", "172.15.255.255", "172.32.0.0"),
+    *("192.0.3.0", "192.31.195.255", "192.31.197.0", "192.52.194.0", "192.88.98.255", "192.88.100.0", "192.167.0.1"),
+    *("192.169.0.0", "192.175.49.0", "198.17.255.255", "198.20.0.0", "198.51.99.0", "198.51.101.0", "203.0.112.255"),
+    *("203.0.114.0", "223.255.255.255", "2001:200::1", "2001:db7::1", "2001:db9::1", "2003::1", "2620:4f:8001::1"),
+    *("3fff:1000::1", "3ffe::1"),
+]
 PRIVATE = [
     "0.0.0.0",
     "10.1.2.3",
@@ -56,6 +65,9 @@ PRIVATE = [
     "ff02::1",
     "2606:4700::5efe:7f00:1",
     "2606:4700::200:5efe:a00:1",
+    *("0.255.255.255", "10.255.255.255", "100.127.255.255", "169.254.0.0", "192.31.196.1", "192.52.193.1"),
+    *("192.168.255.255", "192.175.48.1", "198.19.255.255", "239.255.255.255", "2001:1ff::1", "2620:4f:8000::1"),
+    *("3fff:fff::1", "4000::1", "1fff::1"),
 ]
 
 
@@ -170,3 +182,29 @@ def test_the_parameter_can_be_named() -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_url("http://x/", Settings(), param="url")
     assert caught.value.param == "url"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://example.com/" + "x" * 2029, "longer than 2048 characters"),
+        ("https://a b/", "has spaces, control characters, backslashes or letters outside ASCII; encode them"),
+        ("http://example.com/", "must begin with https://"),
+        ("https://me@example.com/", "must not carry a user name or password"),
+        ("https://example.com/#a", "must not have a fragment"),
+        ("https://example.com:0/", "port 0 cannot be called"),
+        ("https://" + "a" * 63 + ".b" * 96, "has no valid host name"),
+        ("https://127.1/", "write an address as four decimal numbers"),
+        ("https://APP.LocalHost/", "the address is not public"),
+    ],
+)
+def test_a_refusal_names_the_field_and_the_reason(url: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check_url(url, Settings(), param="url", code="odd")
+    assert (refused.value.message, refused.value.param, refused.value.code) == (f"`url`: {said}", "url", "odd")
+
+
+def test_the_longest_url_and_host_pass() -> None:
+    check_url("https://example.com/" + "x" * 2028, Settings())
+    check_url("https://" + "a" * 63 + ".b" * 95, Settings())
+    check_url("https://8.8.8.8.nip.io/", Settings())
