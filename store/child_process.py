@@ -79,8 +79,7 @@ class Child:
 
     def ask_to_stop(self) -> None:
         """Ask it to end, and return at once."""
-        if self._process.poll() is None:
-            self._process.send_signal(self.command.on_stop)
+        self.send(self.command.on_stop)
 
     def stop(self, timeout_s: float = 10.0) -> int:
         """Ask it to end, kill it after ``timeout_s``, and return the exit code."""
@@ -89,10 +88,19 @@ class Child:
             return self._process.wait(timeout_s)
         return self.kill()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        self._process.send_signal(number)
+
     def kill(self) -> int:
-        """Kill it and all processes of its session."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """Kill it and all processes of its session, and return the exit code.
+
+        Once its exit code is known, nothing is killed: the kernel may have given its number to another process, which
+        would be killed as the leader of a group of its own, as each session of PostgreSQL is.
+        """
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
 
 

@@ -7,7 +7,7 @@ DATABASE_URL and REDIS_URL, if given, are used instead; since every test empties
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -118,6 +118,22 @@ def server_folder() -> Iterator[Path]:
         yield folder
 
 
+_server_log = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test that a session of PostgreSQL crashed: the server then drops all others too."""
+    report = yield
+    log = item.config.stash.get(_server_log, None)
+    if report.failed and log is not None and log.exists():
+        lines = log.read_text(errors="replace").splitlines()
+        crashes = [line for line in lines if "terminated by signal" in line or "PANIC" in line]
+        if crashes:
+            report.sections.append(("crashes of PostgreSQL in this run", "\n".join(crashes[-5:])))
+    return report
+
+
 @pytest.fixture(scope="session")
 def services(request: pytest.FixtureRequest) -> Iterator[Services]:
     if request.config.getoption("--containers"):
@@ -131,6 +147,7 @@ def services(request: pytest.FixtureRequest) -> Iterator[Services]:
     with reachable_folder() as folder:
         postgres = LocalPostgres(folder / "pg", folder / "postgres.log")
         valkey = LocalValkey(folder / "kv", folder / "valkey.log")
+        request.config.stash[_server_log] = folder / "postgres.log"
         try:
             if not given.database_url:
                 postgres.start()

@@ -7,6 +7,7 @@ kernel ends it when the test process dies; the fixture ``no_process_is_left`` fa
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -128,8 +129,7 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
-        if self.exit_code is None:
-            os.kill(self.pid, number)
+        self._child.send(signal.Signals(number))
 
     def wait_exit(self, timeout_s: float = WAIT_S) -> int:
         """Wait until it has ended; return its exit code."""
@@ -140,8 +140,7 @@ class Process:
 
     def stop(self) -> None:
         """Kill it in any state, with all processes of its session."""
-        if self.exit_code is None:
-            self._child.kill()
+        self._child.kill()
 
 
 StartProcess = Callable[..., Process]

@@ -1,6 +1,5 @@
 """A primary of Redis, a replica, and Sentinels that fail over between them, as processes on ports of this machine."""
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -52,8 +51,8 @@ class Node:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server, if it runs."""
-        if self.child is not None and self.child.exit_code is None:
-            os.kill(self.child.pid, number)
+        if self.child is not None:
+            self.child.send(number)
 
     def stop(self) -> None:
         """Kill it in any state."""

@@ -316,7 +316,7 @@ class Cluster:
         """Send a signal to a living member; False if it has ended."""
         if not member.is_alive or member.child is None:
             return False
-        os.kill(member.child.pid, number)
+        member.child.send(number)
         self.journal.write("signal", member=member.kind, name=member.name, pid=member.child.pid, signal=number.name)
         return True
 

@@ -69,6 +69,17 @@ def test_descendants_are_found_however_deep_and_forgotten_when_they_end(tmp_path
     assert still_alive(below) == set()
 
 
+def test_the_number_of_a_child_that_has_ended_is_not_killed(tmp_path: Path) -> None:
+    child = Child(shell("sleep 60 & echo $!", tmp_path / "log"))
+    wait_for(lambda: child.exit_code == 0, "the child has ended")
+    # Another program in the group of its number, as a stranger would be to whom the kernel gave the number again.
+    stranger = int(child.log_tail())
+    assert child.kill() == 0
+    child.send(signal.SIGKILL)
+    assert not ended_within(stranger, 0.5)
+    os.kill(stranger, signal.SIGKILL)
+
+
 def test_a_log_shows_what_this_process_wrote(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("from before\n")

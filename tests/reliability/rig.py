@@ -99,7 +99,7 @@ class Kept:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the life that is under way."""
         assert self._child is not None
-        os.kill(self._child.pid, number)
+        self._child.send(number)
 
     @property
     def pid(self) -> int:
