@@ -46,8 +46,12 @@ def write(folder: Path, change: str = "", *, field: str = "", entry: str = "mood
         ("name='embed'", "the name embed is taken"),
         ("runner='a.b'", "`runner` is 'a.b', and must be package.module:function"),
         ("input=dict", "`input` must be a subclass of pydantic.BaseModel"),
-        ("most_tokens=0", "`most_tokens` is 0"),
-        ("call_timeout_s=0", "`call_timeout_s` is 0"),
+        (f"name='{'a' * 41}'", "must be up to 40 of a-z, 0-9 and _, with a letter first"),
+        ("most_tokens=0", "`most_tokens` is 0, and must be from 1 to 131072"),
+        ("most_tokens=131073", "`most_tokens` is 131073, and must be from 1 to 131072"),
+        ("call_timeout_s=0", "`call_timeout_s` is 0, and must be above 0 and at most 3600"),
+        ("call_timeout_s=3601", "`call_timeout_s` is 3601, and must be above 0 and at most 3600"),
+        ("output=dict", "`output` must be a subclass of pydantic.BaseModel"),
         ("output_texts=('words',)", "`output_texts` names words"),
         ("example={'text': 3}", "`example` does not fit the input: text"),
         ("example={'text': 'x', 'tone': 1}", "`example` does not fit the input: tone"),
@@ -102,3 +106,16 @@ def test_a_task_has_its_own_names_in_the_api(tmp_path: Path) -> None:
     assert task.payload.model_validate(task.payload(input=request.input).model_dump(mode="json")).input == request.input
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         task.input.model_validate({"text": "x", "tone": 1})
+
+
+def test_a_task_at_its_bounds_is_described_as_any_other(tmp_path: Path) -> None:
+    write(tmp_path, f"name='{'a' * 39}_', most_tokens=131072, call_timeout_s=3600, output_texts=('text',)")
+    (task,) = find_own_tasks(())
+    name = "a" * 39 + "_"
+    url = f"/v1/tasks/{name}"
+    assert (task.runner, task.fake_runner, task.urls) == (f"own:{name}", f"own:{name}:without-files", (url,))
+    assert task.purpose == f"serves the task {name}: use {url}, or the task {name}"
+    assert (task.is_from_outside, task.has_many_texts, task.url_example) == (True, False, {"input": {"text": "x"}})
+    body = {"task": name, "model": "mymodel", "input": {"text": "x"}}
+    assert task.examples == {name: {"summary": f"The task {name}", "value": body}}
+    assert task.request.__name__ == f"{'A' + 'a' * 38}Request"

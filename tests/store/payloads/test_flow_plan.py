@@ -8,6 +8,7 @@ from store.errors import InvalidRequest
 from store.payloads.references import look_up, references, replaced
 from store.payloads.step_payload import Marks, with_references, with_texts
 from store.tasks.flow import FlowStepBody, check_steps
+from store.tasks.pipeline import Pipeline, check_inputs
 
 
 def step(name: str, *needs: str, **changes: Any) -> FlowStepBody:
@@ -52,6 +53,62 @@ class TestPlan:
         with pytest.raises(InvalidRequest, match=why) as refused:
             check_steps(steps, 2 if "at most" in why else 16)
         assert refused.value.param == place
+
+    @pytest.mark.parametrize(
+        ("steps", "said"),
+        [
+            ([step("a"), step("a")], "the name `a` is taken: give each step its own"),
+            ([step("a", priority=1)], "`priority` is of the job: write it beside `steps`"),
+            ([step("a", "b")], "there is no step `b`"),
+            (
+                [step("a"), step("b"), step("c", "a")],
+                "several steps are last (b, c): mark the one with the answer by `stream`",
+            ),
+            (
+                [step("a"), step("b", stream=True), step("c", stream=True)],
+                "`stream` marks one step that no other step needs",
+            ),
+            ([step("a"), step("b", **of("a.output.text"))], "it refers to the step `a`: name that in `needs`"),
+            ([step(f"s{n}") for n in range(4)], "the job has 4 steps, and at most 3 are accepted"),
+        ],
+    )
+    def test_a_refusal_says_what_to_do(self, steps: list[FlowStepBody], said: str) -> None:
+        with pytest.raises(InvalidRequest) as refused:
+            check_steps(steps, 3)
+        assert refused.value.message == said
+
+    def test_steps_without_needs_keep_their_order(self) -> None:
+        order, answer = check_steps([step("c"), step("a"), step("b", "c", "a")], 3)
+        assert ([one.name for one in order], answer.name) == (["c", "a", "b"], "b")
+
+
+class TestPipelines:
+    def test_a_pipeline_declares_the_inputs_that_its_steps_refer_to(self) -> None:
+        refers = step("a", **of("input.text.0"))
+        schema = {"type": "object", "properties": {"text": {}}}
+        for good in ({}, {"properties": {"text": {}}}, schema, schema | {"type": ["object", "null"]}):
+            check_inputs(Pipeline(input_schema=good, steps=(refers,)))
+        for bad, said, param in (
+            (
+                {"type": ["string"]},
+                '`input_schema`: the input of a job is a JSON object: its schema has `"type": "object"`',
+                "input_schema",
+            ),
+            (
+                {"properties": {"name": {}}},
+                "it refers to `input.text`, which `input_schema` does not declare",
+                "steps[1].input",
+            ),
+        ):
+            with pytest.raises(InvalidRequest) as refused:
+                check_inputs(Pipeline(input_schema=bad, steps=(step("first"), refers)))
+            assert (refused.value.message, refused.value.param) == (said, param)
+
+    def test_a_digest_is_of_what_is_shown(self) -> None:
+        made = Pipeline(steps=(step("a"),))
+        assert made.document == {"steps": [{"name": "a", "model": "tiny", "input": {"prompt": "hello"}}]}
+        assert made.content_digest == Pipeline(description="", steps=(step("a"),)).content_digest
+        assert made.content_digest != Pipeline(steps=(step("a", stream=True),)).content_digest
 
 
 class TestReferences:

@@ -193,7 +193,7 @@ def test_the_parameter_can_be_named() -> None:
         ("https://me@example.com/", "must not carry a user name or password"),
         ("https://example.com/#a", "must not have a fragment"),
         ("https://example.com:0/", "port 0 cannot be called"),
-        ("https://" + "a" * 63 + ".b" * 96, "has no valid host name"),
+        ("https://" + "a" * 63 + ".b" * 94 + ".bb", "has no valid host name"),
         ("https://127.1/", "write an address as four decimal numbers"),
         ("https://APP.LocalHost/", "the address is not public"),
     ],

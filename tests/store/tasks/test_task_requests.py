@@ -1,0 +1,553 @@
+"""The requests of all tasks: bounds, defaults and the words of refusals, and the names by which tasks are known."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from store.errors import CannotLoadHere
+from store.payloads.prompt_reference import PromptUse, TemplatePlace
+from store.payloads.truncation import Truncated, Truncation
+from store.tasks.call_tool import CALL_TOOL, ToolCallInput, error_text
+from store.tasks.generate import (
+    AnswerShape,
+    GenerateInput,
+    GeneratePayload,
+    GenerateRequest,
+)
+from store.tasks.image_zero_shot import ImageZeroShotInput
+from store.tasks.recommend import RecommendRequest
+from store.tasks.registry import (
+    BULKY_OUTPUTS,
+    FAKE_RUNNERS,
+    MODEL_TASKS,
+    TASK_OF_RUNNER,
+    TASKS,
+    JobRequest,
+    is_from_outside,
+    known_task,
+)
+from store.tasks.score import ScoreInput
+from store.tasks.transcribe import AudioSource, TranscribeRequest
+from store.tasks.turn_form import form_of
+
+REQUEST: TypeAdapter[Any] = TypeAdapter(JobRequest)
+TEXTS = {"texts": ["a"]}
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
+SOURCES: dict[str, dict[str, Any]] = {
+    "generate": {"prompt": "a"},
+    "embed": TEXTS,
+    "rerank": {"query": "a", "documents": ["b"]},
+    "classify": TEXTS,
+    "token_classify": TEXTS,
+    "score": {"text_1": ["a"], "text_2": ["b"]},
+    "image_classify": {"images": [IMAGE]},
+    "image_zero_shot": {"images": [IMAGE], "candidate_labels": ["a"]},
+    "predict": {"rows": [{"a": 1}]},
+    "recommend": {"history": [{"id": "a"}]},
+    "transcribe": {"file_id": "file_1"},
+    "call_tool": {"tool": "calculator"},
+}
+
+
+def read(task: str, source: dict[str, Any] | None = None, **more: Any) -> Any:
+    return REQUEST.validate_python({"task": task, "model": "m", "input": source or SOURCES[task], **more})
+
+
+def refused(task: str, source: dict[str, Any] | None = None, **more: Any) -> list[tuple[str, str]]:
+    """The places, without the tag of the task, and the messages."""
+    with pytest.raises(ValidationError) as error:
+        read(task, source, **more)
+    return [(".".join(map(str, one["loc"][1:])), one["msg"]) for one in error.value.errors()]
+
+
+@pytest.mark.parametrize(
+    ("task", "own"),
+    [
+        ("generate", {"n": None, "truncation": "disabled", "retrieval": None, "server_tools": None}),
+        ("embed", {"dimensions": None, "truncate": False, "prompt_name": None}),
+        ("rerank", {"top_n": None, "truncate": False}),
+        ("classify", {"top_k": None, "truncate": False}),
+        ("token_classify", {"aggregation_strategy": "simple", "ignore_labels": ("O",), "truncate": False}),
+        ("score", {"truncate": False}),
+        ("image_classify", {"top_k": None}),
+        ("image_zero_shot", {"top_k": None}),
+        ("predict", {"explain": False}),
+        (
+            "recommend",
+            {
+                "top_k": 10,
+                "exclude_history": True,
+                "filter": {"include_ids": None, "exclude_ids": (), "where": ()},
+            },
+        ),
+        ("transcribe", {"language": None}),
+        ("call_tool", {}),
+    ],
+)
+def test_a_request_has_its_defaults(task: str, own: dict[str, Any]) -> None:
+    found = read(task).model_dump()
+    terms = TASKS["call_tool"].request.model_fields.keys()
+    assert {name: value for name, value in found.items() if name not in terms and name != "sampling"} == own
+    assert found["task"] == task
+    assert task in SOURCES
+    assert TASKS.keys() >= SOURCES.keys()
+
+
+AT_LEAST, AT_MOST = "should have at least", "should have at most"
+
+
+@pytest.mark.parametrize(
+    ("task", "source", "more", "place", "said"),
+    [
+        ("classify", {"texts": []}, {}, "input.texts", AT_LEAST),
+        ("classify", {"texts": ["a"] * 8193}, {}, "input.texts", f"{AT_MOST} 8192"),
+        ("classify", None, {"top_k": 0}, "top_k", "greater than or equal to 1"),
+        ("token_classify", {"texts": []}, {}, "input.texts", AT_LEAST),
+        ("token_classify", {"texts": ["a"] * 8193}, {}, "input.texts", f"{AT_MOST} 8192"),
+        ("token_classify", None, {"ignore_labels": ["a"] * 1001}, "ignore_labels", f"{AT_MOST} 1000"),
+        ("token_classify", None, {"aggregation_strategy": "last"}, "aggregation_strategy", "'average' or 'max'"),
+        ("embed", {"texts": ["a"] * 2049}, {}, "input.texts", f"{AT_MOST} 2048"),
+        ("embed", {"texts": []}, {}, "input.texts", AT_LEAST),
+        ("embed", {"token_ids": [[]]}, {}, "input.token_ids.0", AT_LEAST),
+        ("embed", {"token_ids": [[1] * 131_073]}, {}, "input.token_ids.0", f"{AT_MOST} 131072"),
+        ("embed", {"token_ids": [[1]] * 2049}, {}, "input.token_ids", f"{AT_MOST} 2048"),
+        (
+            "embed",
+            {"texts": ["a"], "images": [IMAGE]},
+            {},
+            "input",
+            "give exactly one of `texts`, `token_ids` and `images`",
+        ),
+        ("embed", None, {"dimensions": 0}, "dimensions", "greater than or equal to 1"),
+        ("embed", None, {"dimensions": 65_537}, "dimensions", "less than or equal to 65536"),
+        ("embed", None, {"prompt_name": ""}, "prompt_name", AT_LEAST),
+        ("embed", None, {"prompt_name": "x" * 201}, "prompt_name", f"{AT_MOST} 200"),
+        (
+            "embed",
+            {"token_ids": [[1]]},
+            {"prompt_name": "query"},
+            "",
+            "`prompt_name` goes with texts: token ids and images are used as they are",
+        ),
+        ("rerank", {"query": "a", "documents": []}, {}, "input.documents", AT_LEAST),
+        ("rerank", {"query": "a", "documents": ["a"] * 1001}, {}, "input.documents", f"{AT_MOST} 1000"),
+        ("rerank", None, {"top_n": 0}, "top_n", "greater than or equal to 1"),
+        ("score", {"text_1": [], "text_2": ["a"]}, {}, "input.text_1", AT_LEAST),
+        ("score", {"text_1": ["a"], "text_2": ["a"] * 1001}, {}, "input.text_2", f"{AT_MOST} 1000"),
+        (
+            "score",
+            {"text_1": ["a", "b"], "text_2": ["a", "b", "c"]},
+            {},
+            "input",
+            "`text_1` has 2 texts and `text_2` has 3: give one text in `text_1`, or as many as in `text_2`",
+        ),
+        ("image_classify", {"images": []}, {}, "input.images", AT_LEAST),
+        ("image_classify", None, {"top_k": 0}, "top_k", "greater than or equal to 1"),
+        (
+            "image_zero_shot",
+            {"images": [IMAGE], "candidate_labels": []},
+            {},
+            "input.candidate_labels",
+            AT_LEAST,
+        ),
+        (
+            "image_zero_shot",
+            {"images": [IMAGE], "candidate_labels": [str(n) for n in range(257)]},
+            {},
+            "input.candidate_labels",
+            f"{AT_MOST} 256",
+        ),
+        (
+            "image_zero_shot",
+            {"images": [IMAGE], "candidate_labels": ["a", "b", "a"]},
+            {},
+            "input.candidate_labels",
+            "a label is listed twice",
+        ),
+        (
+            "image_zero_shot",
+            {"images": [IMAGE], "candidate_labels": [""]},
+            {},
+            "input.candidate_labels.0",
+            AT_LEAST,
+        ),
+        (
+            "image_zero_shot",
+            {"images": [IMAGE], "candidate_labels": ["x" * 1001]},
+            {},
+            "input.candidate_labels.0",
+            f"{AT_MOST} 1000",
+        ),
+        (
+            "image_zero_shot",
+            {"images": [IMAGE], "candidate_labels": ["a"], "hypothesis_template": "{} is {}"},
+            {},
+            "input.hypothesis_template",
+            "it has `{}` once, where the label stands",
+        ),
+        (
+            "image_zero_shot",
+            {"images": [IMAGE], "candidate_labels": ["a"], "hypothesis_template": "no"},
+            {},
+            "input.hypothesis_template",
+            "it has `{}` once, where the label stands",
+        ),
+        (
+            "image_zero_shot",
+            {"images": [IMAGE], "candidate_labels": ["a"], "hypothesis_template": "{}" + "x" * 999},
+            {},
+            "input.hypothesis_template",
+            f"{AT_MOST} 1000",
+        ),
+        ("predict", {"rows": []}, {}, "input.rows", AT_LEAST),
+        ("predict", {"rows": [{}] * 1001}, {}, "input.rows", f"{AT_MOST} 1000"),
+        ("predict", {"rows": [dict.fromkeys(map(str, range(1001)), 1)]}, {}, "input.rows.0", f"{AT_MOST} 1000"),
+        (
+            "recommend",
+            {"vector": [1.0], "features": {}},
+            {},
+            "input",
+            "give exactly one of `vector`, `history` and `features`",
+        ),
+        ("recommend", {"vector": []}, {}, "input.vector", AT_LEAST),
+        ("recommend", {"vector": [1.0] * 4097}, {}, "input.vector", f"{AT_MOST} 4096"),
+        ("recommend", {"vector": [float("inf")]}, {}, "input.vector.0", "finite number"),
+        ("recommend", {"history": [{"id": "a"}] * 10_001}, {}, "input.history", f"{AT_MOST} 10000"),
+        ("recommend", {"history": [{"id": ""}]}, {}, "input.history.0.id", AT_LEAST),
+        ("recommend", {"history": [{"id": "x" * 201}]}, {}, "input.history.0.id", f"{AT_MOST} 200"),
+        ("recommend", {"history": [{"id": "a", "weight": 0}]}, {}, "input.history.0.weight", "greater than 0"),
+        (
+            "recommend",
+            {"history": [{"id": "a", "weight": 1e6 + 1}]},
+            {},
+            "input.history.0.weight",
+            "less than or equal to 1000000",
+        ),
+        ("recommend", None, {"top_k": 0}, "top_k", "greater than or equal to 1"),
+        ("recommend", None, {"top_k": 1001}, "top_k", "less than or equal to 1000"),
+        ("recommend", None, {"top_k": "3"}, "top_k", "valid integer"),
+        (
+            "recommend",
+            None,
+            {"filter": {"where": [{"attribute": "a"}]}},
+            "filter.where.0",
+            "give `one_of`, or a range by `minimum` and `maximum`",
+        ),
+        (
+            "recommend",
+            None,
+            {"filter": {"where": [{"attribute": "a", "one_of": [1], "maximum": 2}]}},
+            "filter.where.0",
+            "give `one_of`, or a range by `minimum` and `maximum`",
+        ),
+        (
+            "recommend",
+            None,
+            {"filter": {"where": [{"attribute": "a", "one_of": [1]}] * 17}},
+            "filter.where",
+            f"{AT_MOST} 16",
+        ),
+        ("recommend", None, {"filter": {"exclude_ids": ["a"] * 10_001}}, "filter.exclude_ids", f"{AT_MOST} 10000"),
+        ("transcribe", None, {"language": "EN"}, "language", "should match pattern"),
+        ("transcribe", None, {"language": "e"}, "language", "should match pattern"),
+        ("transcribe", {"file_id": "x" * 101}, {}, "input.file_id", f"{AT_MOST} 100"),
+        (
+            "call_tool",
+            {"tool": "calculator", "refusal": "x" * 1001},
+            {},
+            "input.refusal",
+            f"{AT_MOST} 1000",
+        ),
+    ],
+)
+def test_a_request_that_no_model_takes_is_refused_at_its_field(
+    task: str, source: dict[str, Any] | None, more: dict[str, Any], place: str, said: str
+) -> None:
+    found = refused(task, source, **more)
+    assert found[0][0] == place, found
+    assert said in found[0][1], found
+
+
+@pytest.mark.parametrize(
+    ("task", "source", "more"),
+    [
+        ("classify", {"texts": ["a"] * 8191 + [["a", "b"]]}, {"top_k": 1}),
+        ("token_classify", {"texts": ["a"] * 8192}, {"ignore_labels": ["a"] * 1000}),
+        ("embed", {"texts": ["a"] * 2048}, {"dimensions": 65_536, "prompt_name": "x" * 200}),
+        ("embed", {"token_ids": [[1] * 131_072]}, {"dimensions": 1}),
+        ("rerank", {"query": "a", "documents": ["a"] * 1000}, {"top_n": 1}),
+        ("score", {"text_1": ["a"] * 1000, "text_2": ["a"] * 1000}, {}),
+        ("image_zero_shot", {"images": [IMAGE], "candidate_labels": [str(n) for n in range(256)]}, {}),
+        ("predict", {"rows": [dict.fromkeys(map(str, range(1000)), None)] * 1000}, {}),
+        ("recommend", {"vector": [1.0] * 4096}, {"top_k": 1000}),
+        ("recommend", {"history": [{"id": "x" * 200, "weight": 1e6}] * 10_000}, {"top_k": 1}),
+        ("recommend", None, {"filter": {"where": [{"attribute": "a", "minimum": 1}] * 16}}),
+        ("transcribe", {"file_id": "x" * 100}, {"language": "haw"}),
+        ("call_tool", {"tool": "calculator", "refusal": "x" * 1000}, {}),
+    ],
+)
+def test_the_largest_request_is_accepted(task: str, source: dict[str, Any] | None, more: dict[str, Any]) -> None:
+    assert read(task, source, **more).task == task
+
+
+def test_tasks_are_known_by_names_that_stored_versions_and_clients_have() -> None:
+    shown = {
+        name: (spec.runner, spec.fake_runner, spec.urls, spec.served_by, spec.bulky_outputs, spec.has_many_texts)
+        for name, spec in TASKS.items()
+        if name in SOURCES
+    }
+    many = True
+    assert shown == {
+        "generate": (
+            "torch",
+            "fake",
+            ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
+            (),
+            (),
+            False,
+        ),
+        "embed": ("encoder", "fake-encoder", ("/v1/embeddings",), (), ("embeddings",), many),
+        "rerank": ("cross-encoder", "fake-cross-encoder", ("/v1/rerank",), (), (), many),
+        "classify": ("classifier", "fake-classifier", ("/v1/classify",), (), ("classifications",), many),
+        "token_classify": (
+            "token-classifier",
+            "fake-token-classifier",
+            ("/v1/token_classify",),
+            (),
+            ("entities",),
+            many,
+        ),
+        "score": ("", "", ("/v1/score",), ("rerank", "embed"), (), many),
+        "image_classify": (
+            "image-classifier",
+            "fake-image-classifier",
+            ("/v1/images/classify",),
+            (),
+            ("classifications",),
+            many,
+        ),
+        "image_zero_shot": ("", "", ("/v1/images/zero_shot",), ("embed",), ("classifications",), many),
+        "predict": ("tabular", "fake-tabular", ("/v1/tabular/predictions",), (), ("predictions",), False),
+        "recommend": ("recommender", "fake-recommender", ("/v1/recommendations",), (), ("items",), False),
+        "transcribe": ("transcriber", "fake-transcriber", ("/v1/audio/transcriptions",), (), ("segments",), False),
+        "call_tool": ("own:call_tool", "own:call_tool:without-files", ("/v1/tasks/call_tool",), (), (), False),
+    }
+    assert [name for name, spec in TASKS.items() if spec.has_sampling] == ["generate"]
+    assert {"score", "image_zero_shot"}.isdisjoint(MODEL_TASKS)
+    assert {TASK_OF_RUNNER[name].name for name in ("torch", "fake", "vllm", "sglang", "openai")} == {"generate"}
+    assert {"fake", "fake-encoder", "own:call_tool:without-files"} <= set(FAKE_RUNNERS)
+    assert {"", "torch"}.isdisjoint(FAKE_RUNNERS)
+    assert {"embeddings", "classifications", "entities", "predictions", "items", "segments"} <= BULKY_OUTPUTS
+    assert (is_from_outside("embed"), is_from_outside("call_tool"), is_from_outside("nobody")) == (False, True, True)
+    assert known_task("embed") is TASKS["embed"]
+    with pytest.raises(CannotLoadHere) as missing:
+        known_task("mood")
+    assert missing.value.message == "the task mood is not installed here: install its package where this process runs"
+
+
+@pytest.mark.parametrize("task", [1, None, "nobody"])
+def test_a_task_that_is_none_is_answered_with_all(task: object) -> None:
+    with pytest.raises(ValidationError) as error:
+        REQUEST.validate_python({"task": task, "model": "m", "input": {"prompt": "a"}})
+    (problem,) = error.value.errors()
+    assert (problem["type"], problem["msg"]) == ("task_unknown", f"the task is one of {', '.join(TASKS)}")
+    assert REQUEST.validate_python({"model": "m", "input": {"prompt": "a"}}).task == "generate"
+
+
+MESSAGE = {"role": "user", "content": "a"}
+CHAT = {"messages": [MESSAGE]}
+TOOL = {"type": "function", "function": {"name": "f"}}
+NAMED = {"type": "function", "function": {"name": "g"}}
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "said"),
+    [
+        ({"prompts": ["a", [1]]}, ".prompts", "give texts or lists of token ids, not both in one request"),
+        ({"prompts": ["a"] * 129}, ".prompts", f"{AT_MOST} 128"),
+        (
+            {**CHAT, "tools": [TOOL, NAMED, TOOL]},
+            ".tools",
+            "two functions are named f: each needs a name of its own",
+        ),
+        (
+            {**CHAT, "tool_choice": "all"},
+            ".tool_choice",
+            'it is one of `none`, `auto`, `required` or `{"type": "function", "function": {"name": ...}}`',
+        ),
+        (
+            {**CHAT, "tool_choice": "required"},
+            ".tool_choice",
+            "there is nothing to choose from: give `tools` as well",
+        ),
+        ({**CHAT, "tools": [TOOL], "tool_choice": NAMED}, ".tool_choice", "no tool is named g"),
+        (
+            {"template": {"id": "x"}, "prompt": "a"},
+            "",
+            "a `template` goes with `messages` or alone: it makes the prompt itself",
+        ),
+        (
+            {"template": {"id": "x"}, "suffix": "a"},
+            "",
+            "a `template` goes with `messages` or alone: it makes the prompt itself",
+        ),
+        (
+            {"prompt": "a", "token_ids": [1]},
+            "",
+            "give exactly one of `messages`, `prompt`, `token_ids` and `prompts`, or a `template`",
+        ),
+        ({}, "", "give exactly one of `messages`, `prompt`, `token_ids` and `prompts`, or a `template`"),
+        (
+            {"token_ids": [1], "special_tokens": "text"},
+            "",
+            "`special_tokens` goes with `messages` or `prompt` as text",
+        ),
+        (
+            {"prompt": "a", "tools": [TOOL]},
+            "",
+            "`tools` go with `messages`: a raw prompt has no place for them",
+        ),
+        (
+            {"prompt": "a", "chat_template_kwargs": {"a": 1}},
+            "",
+            "`chat_template_kwargs` go with `messages`: a raw prompt has no template",
+        ),
+        (
+            {"token_ids": [1], "suffix": "b"},
+            "",
+            "`suffix` goes with `prompt` as text: it is what follows the gap",
+        ),
+        (
+            {"prompt": "a", "reasoning": {"effort": "low"}},
+            "",
+            "`reasoning` goes with `messages`: what continues a raw prompt is one text",
+        ),
+    ],
+)
+def test_an_input_that_makes_no_prompt_is_refused(source: dict[str, Any], place: str, said: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        read("generate", source or {"suffix": None})
+    (problem,) = error.value.errors()
+    assert "".join(f".{part}" for part in problem["loc"][2:]) == place
+    assert said in problem["msg"]
+
+
+def test_a_chat_may_have_what_goes_with_it() -> None:
+    for source in (
+        {**CHAT, "tools": [TOOL, NAMED], "tool_choice": NAMED, "chat_template_kwargs": {"a": 1}},
+        {**CHAT, "tool_choice": "none"},
+        {**CHAT, "tool_choice": "auto", "special_tokens": "text", "reasoning": {"effort": "low"}},
+        {"prompt": "a", "suffix": "b", "special_tokens": "text"},
+        {"template": {"id": "x"}, "messages": [MESSAGE]},
+        {"template": {"id": "x"}},
+        {"prompts": ["a"] * 128},
+    ):
+        assert read("generate", source).has_steps is False
+    given = GenerateInput.model_validate({**CHAT, "tools": [TOOL, NAMED], "tool_choice": "none"})
+    assert given.callable_tools == ()
+    assert given.model_copy(update={"tool_choice": None}).callable_tools == given.tools
+    both = GenerateInput.model_validate({"prompts": ["a", "b"]})
+    assert both.each_prompt == (GenerateInput(prompt="a"), GenerateInput(prompt="b"))
+    ids = GenerateInput.model_validate({"prompts": [[1, 2]]})
+    assert ids.each_prompt == (GenerateInput(token_ids=(1, 2)),)
+    assert given.each_prompt == (given,)
+
+
+def test_answers_are_counted_over_all_prompts() -> None:
+    assert read("generate", {"prompts": ["a"] * 8}, n=16).n == 16
+    for source, n, place, said in (
+        ({"prompts": ["a"] * 9}, 15, "n", "this makes 135 answers: at most 128 are generated for one request"),
+        (None, 17, "n", "less than or equal to 16"),
+        (None, 0, "n", "greater than or equal to 1"),
+        (None, True, "n", "valid integer"),
+    ):
+        ((found, message),) = refused("generate", source, n=n)
+        assert (found, said in message) == (place, True), message
+    payload = GeneratePayload(input=GenerateInput(prompts=("a", "b", "c")), sampling=read("generate").sampling)
+    assert (payload.num_choices, payload.model_copy(update={"n": 2}).num_choices) == (3, 6)
+    assert refused("generate", truncation="oldest_turns") == [
+        ("", "Value error, `oldest_turns` goes with `messages`: cut a raw prompt by `left` or `middle`")
+    ]
+    for source in (CHAT, {"template": {"id": "x"}}):
+        assert read("generate", source, truncation="oldest_turns").truncation is Truncation.OLDEST_TURNS
+
+
+def test_a_request_keeps_what_was_done_to_it() -> None:
+    asked: GenerateRequest = read("generate", CHAT, sampling={"stop": ["end"], "bad_words": ["no"], "temperature": 1.0})
+    use = PromptUse(id="pmpt_1", name="a", version=2, digest="d")
+    place = TemplatePlace(head=1, tail=2)
+    source = GenerateInput(prompt="b")
+    assert (asked.prompt_use, asked.template_place, asked.truncated) == (None, None, None)
+    filled = asked.filled_in(source, use, place)
+    assert (filled.input, filled.prompt_use, filled.template_place) == (source, use, place)
+    left_out = Truncated(strategy=Truncation.LEFT, tokens=5, turns=1)
+    cut = asked.shortened(source, left_out).shortened(asked.input, left_out)
+    assert (cut.input, cut.truncated) == (asked.input, Truncated(strategy=Truncation.LEFT, tokens=10, turns=2))
+    assert asked.fixed_texts() == ("end", "no")
+    assert asked.revealing_field() is None
+    assert read("generate", sampling={"logprobs": 1}).revealing_field() == "sampling.logprobs"
+    assert read("generate").digest_fields() == {}
+
+
+def test_what_tasks_make_of_their_inputs() -> None:
+    zero_shot = ImageZeroShotInput.model_validate({"images": [IMAGE], "candidate_labels": ["a mill", "{}"]})
+    assert zero_shot.sentences == ("This is a photo of a mill.", "This is a photo of {}.")
+    assert ScoreInput(text_1=("a",), text_2=("b", "c")).pairs == (("a", "b"), ("a", "c"))
+    assert ScoreInput(text_1=("a", "d"), text_2=("b", "c")).pairs == (("a", "b"), ("d", "c"))
+    asked: RecommendRequest = read(
+        "recommend",
+        filter={
+            "include_ids": ["i"],
+            "exclude_ids": ["e"],
+            "where": [{"attribute": "a", "one_of": ["x", 1, True, "y"]}, {"attribute": "b", "maximum": 2}],
+        },
+    )
+    assert asked.fixed_texts() == ("i", "e", "x", "y")
+    url = "https://example.com/a.png"
+    for task in ("image_classify", "image_zero_shot"):
+        places = read(task, {**SOURCES[task], "images": [IMAGE, url]}).called_urls()
+        assert [address for _, address in places] == [url]
+    assert [address for _, address in read("embed", {"images": [url]}).called_urls()] == [url]
+    assert read("embed").called_urls() == ()
+
+
+def test_audio_that_came_with_a_request_is_known_by_its_content() -> None:
+    asked: TranscribeRequest = read("transcribe")
+    audio = AudioSource(content="c", num_frames=1, rate=2, seconds=0.5)
+    uploaded, sent = asked.with_audio(audio), asked.with_audio(audio, "d1")
+    assert (asked.audio, uploaded.audio, sent.audio) == (None, audio, audio)
+    assert (uploaded.digest_fields(), sent.digest_fields()) == ({}, {"input": {"sha256": "d1"}})
+
+
+def test_a_call_of_a_tool_is_counted_by_its_arguments() -> None:
+    given = ToolCallInput(tool="calculator", arguments={"expression": "1"})
+    assert given.arguments_text == '{"expression": "1"}'
+    assert ToolCallInput(tool="calculator", arguments='{"a":1}').arguments_text == '{"a":1}'
+    count = CALL_TOOL.declared.count_tokens
+    assert [count(ToolCallInput(tool="calculator", arguments=text)) for text in ("", "abc", "abcd", "x" * 9)] == [
+        1,
+        1,
+        2,
+        3,
+    ]
+    declared = CALL_TOOL.declared
+    assert (declared.most_tokens, declared.is_call, declared.output_texts) == (16_384, True, ("text",))
+    assert error_text("it is away") == "Error: it is away"
+
+
+def test_the_form_of_a_turn_follows_from_the_first_one() -> None:
+    given = GenerateInput.model_validate({**CHAT, "tools": [TOOL, NAMED], "parallel_tool_calls": False})
+    prepared = GeneratePayload(input=given, sampling=read("generate").sampling, answer_shape=AnswerShape.CALLS)
+    form = form_of(given, prepared, has_grammar=True, left=3)
+    assert form.model_dump() == {
+        "functions": ("f", "g"),
+        "first_shape": "calls",
+        "shape": "answer_or_calls",
+        "most": 1,
+        "left": 3,
+    }
+    assert form.after(1).model_dump() == form.model_dump() | {"first_shape": "answer_or_calls", "left": 2}
+    assert form.after(4).left == 0
+    free = form_of(given.model_copy(update={"parallel_tool_calls": None}), prepared, has_grammar=False, left=1)
+    assert (free.most, free.shape) == (None, None)
