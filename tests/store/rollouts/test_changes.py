@@ -1,18 +1,32 @@
 """Starting rollouts, ending them, and what they refuse meanwhile."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from store.audit.audit import list_entries
 from store.db import presence
 from store.db.database import Database
-from store.errors import Conflict, HeadraceError, PreconditionFailed
+from store.errors import Conflict, HeadraceError, InvalidRequest, PreconditionFailed
 from store.registry import versions
 from store.registry.models import resolve
-from store.rollouts.changes import change
-from store.rollouts.rollouts import RolloutState, Step, active_rollouts, get_rollout, list_rollouts
+from store.rollouts.changes import change, check_steps, note_evidence
+from store.rollouts.progress import read_progress
+from store.rollouts.rollouts import (
+    RolloutKind,
+    RolloutMode,
+    RolloutState,
+    Step,
+    StickyKey,
+    active_rollout,
+    active_rollouts,
+    get_rollout,
+    list_rollouts,
+    rollouts_under_way,
+)
 from store.rollouts.transitions import RolloutAction, Transition
-from tests.store.making import Query
+from tests.store.making import AcceptOne, Query
 from tests.store.registry.test_models import register
 from tests.store.rollouts.conftest import StartRollout
 
@@ -85,3 +99,128 @@ def test_a_version_that_was_rolled_back_needs_force(begin: StartRollout, db: Dat
     change(db, begin(force=True).id, STOP, "tests")
     versions.set_alias(db, "tiny", "default", 2, "tests", force=True)
     assert resolve(db, "tiny").version == 2
+
+
+def message_of(run: Any, *arguments: Any, **named: Any) -> tuple[str, str | None]:
+    with pytest.raises(HeadraceError) as refused:
+        run(*arguments, **named)
+    return refused.value.message, refused.value.param
+
+
+def test_refusals_of_rollouts_say_what_to_do(begin: StartRollout, db: Database) -> None:
+    first = begin()
+    embedder = register(db, model="embedder", runner="fake-encoder")
+    assert embedder.task == "embed"
+    assert message_of(begin) == ("tiny@default has an active rollout: end it with promote or abort", None)
+    change(db, first.id, STOP, "tests")
+    for changes, said in (
+        ({"candidate": 1}, ("tiny@default names version 1 already", None)),
+        ({"alias": "nowhere"}, ("tiny has no alias 'nowhere'", "alias")),
+        (
+            {"require_worker": True},
+            ("no worker serves tiny@2: start `headrace worker --model tiny@2` first", "version"),
+        ),
+    ):
+        assert message_of(begin, **changes) == said
+    assert message_of(get_rollout, db, "rollout_x") == ("no rollout 'rollout_x'", "rollout")
+    assert message_of(change, db, "rollout_x", STOP, "tests") == ("no rollout 'rollout_x'", "rollout")
+    second = begin()
+    assert message_of(change, db, second.id, STOP, "tests", expected=7) == (
+        f"the rollout {second.id} has changed since revision 7: read it again, then decide",
+        None,
+    )
+
+
+def test_steps_grow_and_hold_for_something() -> None:
+    check_steps([Step(0.5, hold_s=1), *(Step(1 + n, min_jobs=1) for n in range(48)), Step(100, hold_s=1)])
+    grows = "each step has a higher percentage than the one before, from above 0 to 100"
+    holds = "each step holds for a time, for a number of jobs, or for both"
+    for steps, said in (
+        ([], "a rollout has 1 to 50 steps"),
+        ([Step(n + 1, hold_s=1) for n in range(51)], "a rollout has 1 to 50 steps"),
+        ([Step(0, hold_s=1)], grows),
+        ([Step(100.5, hold_s=1)], grows),
+        ([Step(5, hold_s=1), Step(5, hold_s=1)], grows),
+        ([Step(5)], holds),
+        ([Step(5, hold_s=-1, min_jobs=1)], holds),
+        ([Step(5, hold_s=1, min_jobs=-1)], holds),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            check_steps(steps)
+        assert (refused.value.message, refused.value.param) == (said, "steps")
+
+
+def test_a_rollout_is_what_was_started_and_each_change_is_on_record(
+    begin: StartRollout, db: Database, tenant: str, query: Query
+) -> None:
+    rollout = begin(mode=RolloutMode.SHADOW, sticky_key=StickyKey.TENANT, bounds={"errors": 0.25})
+    assert (rollout.model, rollout.kind, rollout.alias, rollout.mode) == (
+        "tiny",
+        RolloutKind.MODEL,
+        "default",
+        RolloutMode.SHADOW,
+    )
+    assert (rollout.sticky_key, rollout.bounds, rollout.state, rollout.started_by) == (
+        StickyKey.TENANT,
+        {"errors": 0.25},
+        RolloutState.RUNNING,
+        "tests",
+    )
+    assert (rollout.steps, rollout.current_step, rollout.revision, rollout.reason, rollout.ended_at) == (
+        (Step(10, hold_s=60), Step(50, hold_s=60, min_jobs=5)),
+        0,
+        1,
+        None,
+        None,
+    )
+    change(db, rollout.id, Transition(RolloutAction.ADVANCE, "go"), "mia", tenant_id=tenant)
+    (entry, *_) = list_entries(db, tenant)
+    assert (entry.actor, entry.action, entry.resource, entry.detail) == (
+        "mia",
+        "rollout.advanced",
+        rollout.id,
+        {"alias": "tiny@default", "stable": 1, "candidate": 2, "state": "running", "step": 1},
+    )
+    note_evidence(db, rollout, {"at": 5})
+    assert get_rollout(db, rollout.id).evidence == {"at": 5}
+    found = active_rollout(db, "tiny", "default")
+    assert found is not None
+    assert (found.id, found.current_step, found.evidence) == (rollout.id, 1, {}), "without its evidence"
+    assert active_rollout(db, "tiny", "other") is None
+    assert active_rollouts(db) == {("tiny", "default"): found}
+    assert [one.evidence for one in rollouts_under_way(db)] == [{"at": 5}]
+    ended = change(db, rollout.id, STOP, "tests")
+    assert (ended.reason, ended.revision) == ("enough", 3)
+    assert [(one.id, one.evidence) for one in rollouts_under_way(db)] == [(rollout.id, {})], "it may have queued jobs"
+    later = begin(alias="default")
+    assert [one.id for one in list_rollouts(db)] == [later.id, rollout.id]
+    assert [one.id for one in list_rollouts(db, limit=1)] == [later.id]
+    assert [one.id for one in list_rollouts(db, is_active=True)] == [later.id]
+    assert (list_rollouts(db, "other"), list_rollouts(db, kind=RolloutKind.PIPELINE)) == ([], [])
+    query("UPDATE rollouts SET ended_at = now() - interval '8 days' WHERE id = :id", id=rollout.id)
+    assert [one.id for one in rollouts_under_way(db)] == [later.id]
+    change(db, later.id, Transition(RolloutAction.PROMOTE, "good"), "tests")
+    assert rollouts_under_way(db) == [], "a promotion leaves no jobs to move"
+
+
+def test_the_progress_of_a_step_is_of_the_candidates_jobs_since_it_began(
+    begin: StartRollout, db: Database, accept_one: AcceptOne, query: Query
+) -> None:
+    rollout = begin(steps=[Step(10, min_jobs=2), Step(50, min_jobs=9)])
+    ended = [accept_one(model_version=2, queue="tiny@2", rollout_id=rollout.id) for _ in range(4)]
+    others = [accept_one(rollout_id=rollout.id), accept_one(model_version=2, queue="tiny@2")]
+    query("UPDATE jobs SET completed_at = now() + interval '1 minute' WHERE id = ANY(:ids)", ids=[*ended, *others])
+    query("UPDATE jobs SET completed_at = now() - interval '1 day' WHERE id = :id", id=ended[0])
+
+    def progress(step: int) -> tuple[int, bool]:
+        with db.autocommit() as connection:
+            found = read_progress(connection, replace(rollout, current_step=step))
+        return found.num_in_step, found.is_served
+
+    assert (progress(0), progress(1)) == ((2, False), (3, False)), "counted only as far as the step needs it"
+    presence.beat_worker(db, "worker", "tiny@1", None)
+    assert not progress(1)[1]
+    presence.beat_worker(db, "candidate", "tiny@2", None)
+    assert progress(1)[1]
+    query("UPDATE worker_processes SET seen_at = now() - interval '1 hour'")
+    assert not progress(1)[1], "it is gone"

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from store.rollouts.rollouts import RolloutMode, RolloutState, Step, StickyKey
-from store.rollouts.routing import takes_candidate
+from store.rollouts.routing import point_of, takes_candidate
 from tests.store.rollouts.test_transitions import ROLLOUT
 
 USERS = [f"user-{number}" for number in range(2000)]
@@ -47,3 +47,14 @@ def test_a_shadow_and_an_ended_rollout_divide_nothing() -> None:
     assert takes_candidate(everything, "t", None, None)
     assert not takes_candidate(replace(everything, mode=RolloutMode.SHADOW), "t", None, None)
     assert not takes_candidate(replace(everything, state=RolloutState.ROLLED_BACK), "t", None, None)
+
+
+def test_a_key_keeps_its_point_over_releases_and_keys_of_tenants_differ() -> None:
+    points = [round(point_of("rollout_1", key), 6) for key in ("user t u", "tenant t", "user t2 u")]
+    assert points == [20.644777, 50.367147, 60.951362]
+    half = replace(ROLLOUT, steps=(Step(points[0], hold_s=1),))
+    assert not takes_candidate(half, "t", "u", None), "the keys below the percentage"
+    assert takes_candidate(replace(half, steps=(Step(points[0] + 0.001, hold_s=1),)), "t", "u", None)
+    assert takes_candidate(replace(half, state=RolloutState.PAUSED, steps=(Step(100, hold_s=1),)), "t", "u", None)
+    by_job = replace(half, sticky_key=StickyKey.JOB, steps=(Step(points[1] + 0.001, hold_s=1),))
+    assert takes_candidate(by_job, "t", "u", None), "without a draw the tenant is the key"

@@ -10,6 +10,7 @@ from store.rollouts.sequential_test import (
     GroupSums,
     effective_number,
     log_e_value,
+    log_mean,
     mean_bounds,
     spread_between,
 )
@@ -70,3 +71,25 @@ def test_unequal_groups_count_as_fewer() -> None:
     assert effective_number([10, 10, 10]) == pytest.approx(3)
     assert effective_number([100, 1, 1]) < 1.1
     assert effective_number([]) == 0
+
+
+def test_the_capital_is_that_of_the_stakes() -> None:
+    stakes = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+    assert log_e_value([({1.0: 1}, 0.0)]) == pytest.approx(math.log(1 + sum(stakes) / 8))
+    # Of a wide margin the two largest stakes could be ruined by one value: they do not play.
+    assert log_e_value([({1.0: 2}, 0.5)]) == pytest.approx(math.log(sum((1 + 0.5 * s) ** 2 for s in stakes[:6]) / 8))
+    assert log_mean([math.log(1.0), math.log(3.0)]) == pytest.approx(math.log(2.0))
+    assert log_mean([-math.inf, -math.inf]) == -math.inf
+    assert mean_bounds({}, 0.05) == (-1.0, 1.0)
+    lower, upper = mean_bounds({1.0: 50, 0.0: 50}, 0.1)
+    assert mean_bounds({-1.0: 50, 0.0: 50}, 0.1) == pytest.approx((-upper, -lower))
+
+
+def test_sums_of_groups_give_their_spread() -> None:
+    sums = GroupSums().with_value(0.5).with_value(-1.0)
+    assert sums == GroupSums(2, -0.5, 1.25)
+    apart = [GroupSums(2, 2.0, 2.0), GroupSums(2, 0.0, 0.0), GroupSums()]
+    assert spread_between(apart) == pytest.approx(math.sqrt(0.5))
+    assert spread_between([GroupSums(1, 1.0, 1.0), GroupSums(1, 0.0, 0.0)]) is None
+    assert spread_between([GroupSums(2, 1.0, 1.0), GroupSums(2, 1.0, 1.0)]) == 0.0
+    assert effective_number([3, 1, 0]) == pytest.approx(1.6)

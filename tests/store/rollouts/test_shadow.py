@@ -88,6 +88,19 @@ def test_a_mirror_is_made_once_and_its_caller_sees_nothing_of_it(
     assert (mirror["queue"], mirror["class_rank"], mirror["priority"]) == ("tiny@2", 2, 9)
     assert (mirror["rollout_id"], mirror["purge_when_ended"]) == (rollout.id, True)
     assert mirror["payload"] == GREEDY
+    assert (mirror["webhook"], mirror["max_attempts"], mirror["metadata"], mirror["announced_at"]) == (
+        {"events": []},
+        2,
+        {},
+        None,
+    )
+    assert (mirror["api_key_id"], mirror["user_id"], mirror["model"], mirror["model_version"]) == (
+        None,
+        None,
+        "tiny",
+        2,
+    )
+    assert (mirror["deadline_at"] - mirror["created_at"]).total_seconds() == 600
     shadow.end_mirror("one two four")
     shadow.look(tenant)
     shadow.evidence.mirrored_until = None
@@ -117,11 +130,15 @@ def test_the_judge_gets_the_disagreement_of_the_answers(tenant: str, shadow: Sha
     "changes",
     [
         {"payload": {**GREEDY, "sampling": {"temperature": 0.7}}},
+        {"payload": {**GREEDY, "sampling": {"max_tokens": 4}}},
         {"payload": {**GREEDY, "n": 2}},
+        {"payload": {**GREEDY, "input": {"prompts": ["a"]}}},
+        {"payload": {**GREEDY, "tool_style": "json"}},
+        {"payload": {**GREEDY, "reasoning": {"start": "<"}}},
         {"payload": {**GREEDY, "policy": {"version": 1}}},
         {"is_stored": False},
     ],
-    ids=["sampled", "choices", "policy", "not-stored"],
+    ids=["sampled", "default", "choices", "prompts", "tools", "reasoning", "policy", "not-stored"],
 )
 def test_what_cannot_be_compared_or_must_not_be_copied_gets_no_mirror(
     tenant: str, shadow: Shadow, changes: dict[str, Any]

@@ -9,7 +9,7 @@ from store.errors import Conflict
 from store.rollouts.judge import Check, Verdict
 from store.rollouts.progress import Progress
 from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
-from store.rollouts.transitions import RolloutAction, Transition, after, next_transition
+from store.rollouts.transitions import RolloutAction, Transition, after, next_transition, overdue_s
 
 BEGAN = datetime(2026, 11, 28, 12, tzinfo=UTC)
 GOOD = Verdict(is_bad=False)
@@ -78,3 +78,42 @@ def test_an_ended_rollout_changes_no_more() -> None:
     with pytest.raises(Conflict, match="aborted") as refused:
         after(ended, Transition(RolloutAction.PROMOTE, "yes"), BEGAN)
     assert refused.value.code == "rollout_ended"
+
+
+def test_each_action_says_why_and_changes_its_own_fields() -> None:
+    later = BEGAN + timedelta(seconds=90)
+    progress = Progress(later, 5, is_served=True)
+    said = [
+        next_transition(rollout, progress, GOOD) for rollout in (ROLLOUT, LAST, replace(LAST, mode=RolloutMode.SHADOW))
+    ]
+    assert said == [
+        Transition(RolloutAction.ADVANCE, "step 1 has passed"),
+        Transition(RolloutAction.PROMOTE, "the last step has passed"),
+        Transition(RolloutAction.ABORT, "the last step has passed; a shadow moves no alias"),
+    ]
+    without_words = next_transition(ROLLOUT, progress, Verdict(is_bad=True))
+    assert without_words == Transition(RolloutAction.ROLL_BACK, "the candidate is worse than the stable version")
+    assert [overdue_s(ROLLOUT, Progress(now, 0, is_served=False)) for now in (BEGAN, later)] == [0.0, 30.0]
+
+    def done(rollout: Rollout, action: RolloutAction) -> Rollout:
+        return after(rollout, Transition(action, "why"), later)
+
+    noted = replace(ROLLOUT, reason="why", revision=2)
+    assert done(ROLLOUT, RolloutAction.ADVANCE) == replace(noted, current_step=1, step_since=later)
+    paused = replace(noted, state=RolloutState.PAUSED, paused_at=later)
+    assert done(ROLLOUT, RolloutAction.PAUSE) == paused
+    assert done(replace(paused, paused_at=BEGAN), RolloutAction.PAUSE).paused_at == BEGAN, "the first pause counts"
+    assert done(replace(paused, paused_at=BEGAN), RolloutAction.RESUME) == replace(
+        noted, revision=3, step_since=BEGAN + timedelta(seconds=90)
+    )
+    for action_, state in (
+        (RolloutAction.PROMOTE, RolloutState.PROMOTED),
+        (RolloutAction.ABORT, RolloutState.ABORTED),
+        (RolloutAction.ROLL_BACK, RolloutState.ROLLED_BACK),
+    ):
+        ended = done(paused, action_)
+        assert ended == replace(noted, revision=3, state=state, ended_at=later)
+        assert (ended.percent, ended.state.is_active) == (100.0 if state is RolloutState.PROMOTED else 0.0, False)
+    with pytest.raises(Conflict) as refused:
+        done(replace(ROLLOUT, state=RolloutState.PROMOTED), RolloutAction.ABORT)
+    assert refused.value.message == "the rollout rollout_1 has ended: it was promoted"
