@@ -109,6 +109,7 @@ def test_the_first_answer_holds(db: Database, accept_flow: Callable[..., Flow], 
     (held,) = [one for one in found if isinstance(one, Approval)]
     (refused,) = [one for one in found if isinstance(one, Conflict)]
     assert refused.code == "approval_decided"
+    assert refused.message == f"the call is {held.state} already: the first answer holds"
     is_approved = held.state is ApprovalState.APPROVED
     assert answer(flow, asked, is_approved, "again") == held
     audited = "SELECT action, detail FROM audit_log WHERE resource = :id"
@@ -236,3 +237,38 @@ def test_a_webhook_tells_of_each_wait_and_reasons_are_sealed_and_erased(
         purge_job(sealing, flow.tenant, flow.id, actor=ACTOR)
         (found,) = list_approvals(sealing, flow.tenant, job_id=flow.id)
         assert (found.reason, found.arguments, found.state) == (None, None, ApprovalState.REFUSED)
+
+
+def test_approvals_are_listed_by_job_state_and_page(
+    db: Database, accept_flow: Callable[..., Flow], query: Query
+) -> None:
+    flows = [accept_flow() for _ in range(3)]
+    first, second, third = (parked(flow) for flow in flows)
+    tenant = flows[0].tenant
+
+    def page(**only: Any) -> list[str]:
+        return [one.id for one in list_approvals(db, tenant, **only)]
+
+    assert (page(), page(descending=False)) == ([third.id, second.id, first.id], [first.id, second.id, third.id])
+    assert (page(after=third.id), page(limit=1)) == ([second.id, first.id], [third.id])
+    assert page(after=first.id, descending=False) == [second.id, third.id]
+    assert page(job_id=flows[1].id) == [second.id]
+    answer(flows[0], first, approve=False)
+    assert (page(state=ApprovalState.REFUSED), page(state=ApprovalState.PENDING)) == (
+        [first.id],
+        [third.id, second.id],
+    )
+    request_cancel(db, tenant, flows[1].id)
+    assert page(state=ApprovalState.CANCELLED) == [second.id]
+    with pytest.raises(Conflict) as ended_before:
+        answer(flows[1], second, approve=True)
+    assert ended_before.value.message == "the job has ended, so there is nothing to approve"
+    query("UPDATE tool_approvals SET expires_at = now() - interval '1 s' WHERE id = :id", id=third.id)
+    with pytest.raises(Conflict) as late:
+        answer(flows[2], third, approve=True)
+    assert late.value.message == "the time limit of the approval is over, so the call is refused"
+    with pytest.raises(NotFound, match=f"no approval apr_x of job {flows[2].id}"):
+        decide(db, tenant, flows[2].id, "apr_x", approve=True, reason=None, actor=ACTOR)
+    assert expire_due(db, 10) == 1
+    (found,) = list_approvals(db, tenant, state=ApprovalState.EXPIRED)
+    assert (found.id, found.decided_by, found.decided_at is None) == (third.id, None, False)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from store.rollouts.rollouts import RolloutMode, RolloutState, Step, StickyKey
 from store.rollouts.routing import point_of, takes_candidate
@@ -52,9 +53,20 @@ def test_a_shadow_and_an_ended_rollout_divide_nothing() -> None:
 def test_a_key_keeps_its_point_over_releases_and_keys_of_tenants_differ() -> None:
     points = [round(point_of("rollout_1", key), 6) for key in ("user t u", "tenant t", "user t2 u")]
     assert points == [20.644777, 50.367147, 60.951362]
-    half = replace(ROLLOUT, steps=(Step(points[0], hold_s=1),))
-    assert not takes_candidate(half, "t", "u", None), "the keys below the percentage"
-    assert takes_candidate(replace(half, steps=(Step(points[0] + 0.001, hold_s=1),)), "t", "u", None)
-    assert takes_candidate(replace(half, state=RolloutState.PAUSED, steps=(Step(100, hold_s=1),)), "t", "u", None)
-    by_job = replace(half, sticky_key=StickyKey.JOB, steps=(Step(points[1] + 0.001, hold_s=1),))
-    assert takes_candidate(by_job, "t", "u", None), "without a draw the tenant is the key"
+
+    def takes(percent: float, **changes: object) -> bool:
+        fields: Any = changes.pop("rollout", {})
+        asked: Any = {"user": "u", "conversation": None} | changes
+        return takes_candidate(replace(ROLLOUT, steps=(Step(percent, hold_s=1),), **fields), "t", **asked)
+
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("user t u", {}),
+        ("tenant t", {"user": None}),
+        ("tenant t", {"rollout": {"sticky_key": StickyKey.JOB}}),
+        ("conversation t c", {"rollout": {"sticky_key": StickyKey.JOB}, "conversation": "c"}),
+    ]
+    for key, changes in cases:
+        point = point_of("rollout_1", key)
+        assert not takes(point, **changes), "the keys below the percentage"
+        assert takes(point + 1e-9, **changes)
+    assert takes(100.0, rollout={"state": RolloutState.PAUSED})

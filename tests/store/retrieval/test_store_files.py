@@ -1,0 +1,204 @@
+"""Vector stores and their files: counts, pages, batches, and the words of refusals."""
+
+import struct
+from typing import Any
+
+import pytest
+
+from store.audit.audit import list_entries
+from store.db.database import Database
+from store.errors import HeadraceError, InvalidRequest, NotFound
+from store.retrieval import passages, store_files, vector_stores
+from store.retrieval.attribute_filters import read_filter
+from store.retrieval.passages import array_of, unit_vector
+from store.retrieval.store_files import NewStoreFile
+from store.retrieval.vector_stores import StoreModel, VectorStore
+from tests.store.making import AcceptOne, Query
+from tests.store.retrieval.conftest import WIDTH, AddFile
+
+MODEL = StoreModel("vectors", 1, WIDTH)
+
+
+def refused(run: Any) -> tuple[str, str | None]:
+    with pytest.raises(HeadraceError) as error:
+        run()
+    return error.value.message, error.value.param
+
+
+def again(file_id: str, **attributes: str) -> NewStoreFile:
+    return NewStoreFile(file_id, attributes, 100, 10)
+
+
+def test_a_store_is_what_was_asked_for_and_counts_its_files(
+    db: Database, tenant: str, other_tenant: str, add_file: AddFile
+) -> None:
+    vector_stores.create(db, other_tenant, MODEL, name="far")
+    first = vector_stores.create(db, tenant, MODEL, name="a", description="b", metadata={"k": "v"}, expires_days=3)
+    assert (first.name, first.description, first.metadata, first.expires_days) == ("a", "b", {"k": "v"}, 3)
+    assert (first.model, first.model_version, first.dimensions, first.num_files) == ("vectors", 1, WIDTH, {})
+    assert first.expires_at is not None
+    assert (first.expires_at - first.created_at).days == 3
+    second, third = (vector_stores.create(db, tenant, MODEL) for _ in range(2))
+    add_file(first, ["häuser", "ab"])
+    held = vector_stores.get(db, tenant, first.id)
+    assert (held.num_files, held.num_bytes) == ({"completed": 1}, 7 + 2 + 2 * 4 * WIDTH)
+    ids = [third.id, second.id, first.id]
+
+    def page(**ends: Any) -> list[str]:
+        return [one.id for one in vector_stores.list_stores(db, tenant, **{"limit": 9, **ends})]
+
+    assert page() == ids
+    assert page(descending=False) == ids[::-1]
+    assert (page(after=ids[0]), page(before=ids[2]), page(limit=1)) == (ids[1:], ids[:2], ids[:1])
+    assert page(after=ids[2], descending=False) == [ids[1], ids[0]]
+    assert page(before=ids[0], descending=False) == [ids[2], ids[1]]
+    renamed = vector_stores.update(db, tenant, first.id, name="c")
+    assert (renamed.name, renamed.metadata, renamed.expires_days, renamed.num_bytes) == (
+        "c",
+        {"k": "v"},
+        3,
+        held.num_bytes,
+    )
+    assert vector_stores.update(db, tenant, first.id, metadata={}).metadata == {}
+    assert vector_stores.update(db, tenant, first.id, sets_life=True, expires_days=5).expires_days == 5
+    missing = (f"no vector store {first.id}", None)
+    for run in (
+        lambda: vector_stores.get(db, other_tenant, first.id),
+        lambda: vector_stores.update(db, other_tenant, first.id, name="x"),
+        lambda: vector_stores.delete(db, other_tenant, first.id, actor="eve"),
+        lambda: store_files.attach(db, other_tenant, first.id, []),
+    ):
+        assert refused(run) == missing
+    vector_stores.delete(db, tenant, first.id, actor="mia")
+    (entry, *_) = list_entries(db, tenant)
+    assert (entry.actor, entry.action, entry.resource, entry.detail) == ("mia", "vector_store.deleted", first.id, {})
+
+
+def test_files_are_listed_by_age_batch_and_status(
+    db: Database, tenant: str, store: VectorStore, add_file: AddFile, accept_one: AcceptOne, query: Query
+) -> None:
+    done = add_file(store, ["text"], attributes={"year": 1})
+    others = [add_file(store, ["text"]) for _ in range(4)]
+    files, batch = store_files.attach(db, tenant, store.id, [again(one) for one in others], as_batch=True)
+    assert batch is not None
+    assert {(one.status, one.num_passages, one.job_id) for one in files} == {("in_progress", 0, None)}
+    jobs = [accept_one() for _ in others[:2]]
+    tickets = {one.file_id: one.ticket for one in files}
+    store_files.note_jobs(db, tenant, dict(zip((tickets[one] for one in others), jobs, strict=False)))
+    query("UPDATE jobs SET state = 'cancelled', completed_at = now() WHERE id = :id", id=jobs[1])
+    query("UPDATE vector_store_files SET created_at = created_at - interval '601 s' WHERE file_id = :id", id=others[3])
+
+    def page(**only: Any) -> list[str]:
+        return [one.file_id for one in store_files.list_files(db, tenant, store.id, **{"limit": 9, **only})]
+
+    newest = [*reversed(others), done]
+    assert page() == newest
+    assert page(descending=False) == newest[::-1]
+    assert (page(after=newest[1]), page(before=newest[1]), page(limit=2)) == (newest[2:], newest[:1], newest[:2])
+    assert page(after=newest[1], descending=False) == [newest[0]]
+    assert page(before=newest[3], descending=False) == [done]
+    assert page(batch_id=batch) == newest[:4]
+    assert {status: page(status=status) for status in store_files.STATUSES} == {
+        "in_progress": [others[2], others[0]],
+        "completed": [done],
+        "failed": [others[3]],
+        "cancelled": [others[1]],
+    }
+    found = store_files.get_batch(db, tenant, store.id, batch)
+    assert (found.store_id, found.cancelled_at) == (store.id, None)
+    assert found.num_files == {"in_progress": 2, "cancelled": 1, "failed": 1}
+    assert store_files.cancel_batch(db, tenant, store.id, batch) == jobs[:1], "the open jobs"
+    cancelled = store_files.get_batch(db, tenant, store.id, batch).cancelled_at
+    assert cancelled is not None
+    store_files.cancel_batch(db, tenant, store.id, batch)
+    assert store_files.get_batch(db, tenant, store.id, batch).cancelled_at == cancelled, "the first time"
+    one = store_files.get(db, tenant, store.id, done)
+    assert (one.filename, one.file_bytes, one.attributes, one.chunk_tokens, one.num_passages) == (
+        "a.txt",
+        9,
+        {"year": 1},
+        100,
+        1,
+    )
+    changed = store_files.set_attributes(db, tenant, store.id, done, {"kind": "mill"})
+    assert (changed.attributes, store_files.get(db, tenant, store.id, others[0]).attributes) == ({"kind": "mill"}, {})
+
+
+def test_refusals_of_store_files_name_what_is_missing(
+    db: Database, tenant: str, other_tenant: str, store: VectorStore, add_file: AddFile
+) -> None:
+    file_id = add_file(store, ["text"])
+    no_file = (f"no file {file_id} in the vector store {store.id}", None)
+    no_batch = (f"no batch vsfb_1 of files in the vector store {store.id}", None)
+    for run, said in (
+        (lambda: store_files.get(db, other_tenant, store.id, file_id), no_file),
+        (lambda: store_files.set_attributes(db, other_tenant, store.id, file_id, {}), no_file),
+        (lambda: store_files.detach(db, other_tenant, store.id, file_id, actor="eve"), no_file),
+        (lambda: store_files.get_batch(db, tenant, store.id, "vsfb_1"), no_batch),
+        (lambda: store_files.cancel_batch(db, tenant, store.id, "vsfb_1"), no_batch),
+        (lambda: store_files.attach(db, tenant, store.id, [again("file_x")]), ("no file file_x", "file_id")),
+    ):
+        assert refused(run) == said
+    with pytest.raises(NotFound):
+        store_files.attach(db, tenant, store.id, [again(file_id), again("file_x")])
+    assert store_files.get(db, tenant, store.id, file_id).status == "completed", "all or none"
+    assert store_files.detach(db, tenant, store.id, file_id, actor="mia") is None
+    (entry, *_) = list_entries(db, tenant)
+    assert (entry.action, entry.resource, entry.detail) == (
+        "vector_store.file_removed",
+        store.id,
+        {"file_id": file_id},
+    )
+    assert passages.read(db, tenant, store.id, file_id, limit=9) == []
+
+
+def test_passages_are_read_behind_a_position_and_vectors_have_length_one(
+    db: Database, tenant: str, store: VectorStore, add_file: AddFile
+) -> None:
+    file_id = add_file(store, ["a", "b", "c"])
+    found = passages.read(db, tenant, store.id, file_id, after=0, limit=1)
+    assert [(position, one.text, one.start, one.end, one.page) for position, one in found] == [(1, "b", 0, 1, None)]
+    assert unit_vector(struct.pack("<2f", 3.0, 4.0)) == (0.6, 0.8)
+    assert unit_vector(struct.pack("<2f", 0.0, 0.0)) == (0.0, 0.0)
+    assert array_of((0.1, -1 / 3, 1e-9)) == "{0.1,-0.333333333,1e-09}"
+
+
+EQ = {"type": "eq", "key": "a", "value": 1}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    return EQ if levels == 1 else {"type": "and", "filters": [nested(levels - 1)]}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {**EQ, "type": "like"},
+            "`filters.type` must be one of eq, ne, gt, gte, lt, lte, in, nin, and, or",
+        ),
+        ({**EQ, "key": ""}, "`filters.key` must be the name of an attribute"),
+        ({**EQ, "key": "k" * 65}, "`filters.key` must be the name of an attribute"),
+        ({**EQ, "value": None}, "`filters.value` must be a text, a number or a boolean"),
+        ({**EQ, "type": "in"}, "`filters.value` must be a list of texts, numbers or booleans"),
+        ({**EQ, "type": "in", "value": [1, None]}, "`filters.value` must be a list of texts, numbers or booleans"),
+        ({"type": "or", "filters": []}, "`filters.filters` must be a list of filters"),
+        ({**EQ, "sql": 1}, "`filters.sql` is no field of a filter: key, type, value are"),
+        ({"type": "or", "filters": [EQ], "key": "a"}, "`filters.key` is no field of a filter: filters, type are"),
+        ({"type": "or", "filters": [EQ] * 64}, "`filters.filters[63]` has more than 64 conditions"),
+        (nested(9), f"`filters{'.filters[0]' * 8}` is more than 8 levels deep"),
+    ],
+)
+def test_a_wrong_filter_is_refused_in_words(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        read_filter(given)
+    assert error.value.message == said
+
+
+def test_the_largest_filters_are_read() -> None:
+    assert read_filter(None) is None
+    for given in (nested(8), {"type": "or", "filters": [EQ] * 63}, {**EQ, "key": "k" * 64}):
+        assert read_filter(given) is not None
+    found = read_filter({"type": "and", "filters": [EQ, {"type": "gt", "key": "b", "value": "x"}]})
+    assert found is not None
+    assert found.values == {"filter_0": "a", "filter_1": "1", "filter_2": "b", "filter_3": '"x"'}
