@@ -1,0 +1,296 @@
+"""Each verb of the API: the requests that it sends, to the letter, and the text that it prints."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.client import RequestRefused, ResourceMissing
+from store.errors import Conflict, InvalidRequest, NotFound
+from tests.cli.client.played import Commands, Request, api, headrace
+from tests.cli.client.verb_cases import APPROVAL, BOUND, CASES, TOOL, TWO_HOURS, VERSION
+
+__all__ = ["api", "headrace"]
+
+
+def lines_of(told: str) -> list[str]:
+    """The lines, without the width of columns, the empty ones at the end included."""
+    return [re.sub(r" {2,}", "  ", line.strip()) for line in told.removesuffix("\n").split("\n")]
+
+
+@pytest.mark.parametrize(("line", "answers", "sent", "told"), CASES, ids=[case[0] for case in CASES])
+def test_a_verb_sends_and_tells(
+    headrace: Commands, line: str, answers: dict[str, Any], sent: list[Request], told: list[str]
+) -> None:
+    assert lines_of(headrace(line, answers)) == told
+    assert headrace.api.requests == sent
+    assert headrace.api.keys == {"Bearer hr_key"}
+    assert headrace.code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "answers", "kind", "said"),
+    [
+        ("approvals approve apr_9", {"GET /v1/approvals": [APPROVAL]}, NotFound, "no approval apr_9 among the newest"),
+        ("models show tiny", {"GET /v1/model_versions": []}, NotFound, "no model 'tiny': `headrace models` lists them"),
+        ("models prompt tiny@1 guide --none", {}, InvalidRequest, "give a prompt, or --none"),
+        ("models prompt tiny@1", {}, InvalidRequest, "give a prompt, or --none"),
+        ("models bound tiny --none --max-kl 1", {}, InvalidRequest, "give limits or --none, not both"),
+        (
+            "models quality tiny@7",
+            {"GET /v1/model_versions": [VERSION], "GET /v1/models/tiny/quality_bound": BOUND},
+            NotFound,
+            "no version 'tiny@7'",
+        ),
+        (
+            "models quantize tiny --scheme int8",
+            {
+                "GET /v1/model_versions": [
+                    VERSION,
+                    {**VERSION, "id": "tiny@3", "version": 3, "aliases": [], "dtype": "int8"},
+                ]
+            },
+            Conflict,
+            "tiny@3 has these files in int8 already, and is ready",
+        ),
+        (
+            "pipelines alias digest new 2 --canary 3:100",
+            {},
+            InvalidRequest,
+            "--canary is VERSION:PERCENT, for example 3:10, not 3:100",
+        ),
+        (
+            "rollout start digest --pipeline --to 2 --steps 1:1d --sticky job",
+            {},
+            InvalidRequest,
+            "a rollout of a pipeline has no --sticky and no --require-worker",
+        ),
+        (
+            "rollout start digest --pipeline --to 2 --steps 1:1d --require-worker",
+            {},
+            InvalidRequest,
+            "a rollout of a pipeline has no --sticky and no --require-worker",
+        ),
+        ("rollout show rollout_1 --pipeline digest --plot -", {}, InvalidRequest, "--plot is for rollouts of models"),
+        ("tools delete other", {"GET /v1/tools": [TOOL]}, NotFound, "no tool other: `headrace tools` lists them"),
+        (
+            "webhooks recover we_1 --since yesterday",
+            {},
+            InvalidRequest,
+            "--since is a time such as 2026-11-26T12:00, not 'yesterday'",
+        ),
+        ("prompts render guide --var city", {}, InvalidRequest, "--var is name=text or name:=JSON, not 'city'"),
+        ("prompts render guide --var =x", {}, InvalidRequest, "--var is name=text or name:=JSON, not '=x'"),
+        ("prompts render guide --var days:=x", {}, InvalidRequest, "--var days:=: this is not JSON"),
+        ("submit hi --var a=b", {}, InvalidRequest, "--var goes with --prompt"),
+        ("submit hi --file x", {}, InvalidRequest, "give either a prompt or --file"),
+        (
+            "submit hi",
+            {"GET /v1/models": []},
+            InvalidRequest,
+            "say which --model: none is registered: `headrace register NAME FOLDER`",
+        ),
+        (
+            "submit hi",
+            {
+                "GET /v1/models": [{"id": "a"}, {"id": "b"}],
+                "GET /v1/queues": [{"name": "a@1", "workers": 1}, {"name": "b@1", "workers": 2}],
+            },
+            InvalidRequest,
+            "say which --model: one of a, b",
+        ),
+        ("webhooks delete we_9", {}, ResourceMissing, "nothing here"),
+        (
+            "models alias tiny x 2",
+            {"PUT /v1/models/tiny/aliases/x": (400, {"error": {"message": "no", "code": "c", "param": "p"}})},
+            RequestRefused,
+            "no",
+        ),
+    ],
+)
+def test_what_a_verb_cannot_do_it_says(
+    headrace: Commands, line: str, answers: dict[str, Any], kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind) as raised:
+        headrace(line, answers)
+    assert str(raised.value).startswith(said)
+    assert [method for method, *_ in headrace.api.requests if method != "GET"] in ([], ["DELETE"], ["PUT"])
+
+
+@pytest.mark.parametrize(("expected", "headers"), [(1, {"if-match": '"1"'}), (0, {"if-none-match": "*"})])
+def test_an_alias_changes_only_from_the_version_that_is_expected(
+    headrace: Commands, expected: int, headers: dict[str, str]
+) -> None:
+    headrace(f"models alias tiny new 2 --expected {expected}", {"PUT /v1/models/tiny/aliases/new": {}})
+    (sent,) = headrace.api.headers
+    assert {name: value for name, value in sent.items() if name.startswith("if-")} == headers
+
+
+def test_all_pages_of_a_recovery_are_counted(headrace: Commands) -> None:
+    pages = iter([{"queued": 3, "has_more": True}, {"queued": 2, "has_more": True}, {"queued": 1, "has_more": False}])
+    recover = {"POST /v1/webhook_endpoints/we_1/recover": lambda: next(pages)}
+    assert headrace("webhooks recover we_1 --since 2026-11-26", recover) == "6 events are on their way\n"
+    assert headrace.api.raw_paths == ["/v1/webhook_endpoints/we_1/recover"] * 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("queues pause a/b", "queues resume a/b", "cancel a/b", "show a/b", "prompts show a/b", "prompts delete a/b"),
+        *("prompts alias x a/b 1", "prompts unalias x a/b", "prompts render a/b", "pipelines show a/b"),
+        *("pipelines alias x a/b 1", "pipelines unalias x a/b", "pipelines remove a/b", "rollout show a/b"),
+        *("rollout pause a/b", "rollout list --pipeline a/b", "webhooks delete a/b", "webhooks delivery a/b"),
+        *("webhooks redeliver a/b", "webhooks test a/b", "webhooks enable a/b", "models alias x a/b 1"),
+    ],
+)
+def test_a_name_cannot_reach_another_route(headrace: Commands, line: str) -> None:
+    with pytest.raises(ResourceMissing):
+        headrace(line, {})
+    assert headrace.api.raw_paths[0].count("a%2Fb") == 1
+
+
+JOB: dict[str, Any] = {
+    "id": "job_1",
+    "status": "succeeded",
+    "queue": {"name": "tiny@1", "position": None},
+    "output": {"text": "Water"},
+    "usage": {"input_tokens": 5, "output_tokens": 7, "queue_ms": 1, "first_token_ms": None, "compute_ms": None},
+    "error": None,
+}
+FAILED = JOB | {"status": "failed", "output": None, "error": {"code": "poison", "message": "it died"}}
+
+
+def sse(*events: tuple[str, dict[str, Any]]) -> str:
+    """A stream of these events, whose ids are 1-1, 1-2 and so on."""
+    return "".join(
+        f"id: 1-{i}\nevent: {name}\ndata: {json.dumps(data)}\n\n" for i, (name, data) in enumerate(events, 1)
+    )
+
+
+STREAM = sse(
+    ("job.queued", {}),
+    ("job.delta", {"text": "Wi"}),
+    ("job.restarted", {"text": "Wa", "attempt": 2}),
+    ("job.delta", {"text": "ter"}),
+    ("job.succeeded", JOB),
+)
+
+
+def test_a_stream_is_printed_as_it_comes(headrace: Commands) -> None:
+    answers = {"POST /v1/jobs": {"id": "job_1", "status": "queued"}, "GET /v1/jobs/job_1/events": STREAM}
+    assert headrace("submit hi --model tiny --stream", answers) == "Wi\nWater\n"
+    assert headrace.err.splitlines() == [
+        "· job_1 accepted; Ctrl-C lets it go on without you, `headrace watch job_1` comes back",
+        "! the worker was lost, and the end of the text with it; again:",
+        "job_1 succeeded, 5 + 7 tokens",
+    ]
+    lines = [json.loads(line) for line in headrace("watch job_1 --json", answers).splitlines()]
+    assert [(line["id"], line["event"]) for line in lines] == [
+        ("1-1", "job.queued"),
+        ("1-2", "job.delta"),
+        ("1-3", "job.restarted"),
+        ("1-4", "job.delta"),
+        ("1-5", "job.succeeded"),
+    ]
+    assert (lines[3]["data"], lines[4]["data"], headrace.err, headrace.code) == ({"text": "ter"}, JOB, "", 0)
+
+
+def test_an_answer_is_waited_for_and_a_failed_job_is_exit_1(headrace: Commands) -> None:
+    answers: dict[str, Any] = {"POST /v1/jobs": {"id": "job_1", "status": "queued"}, "GET /v1/jobs/job_1": JOB}
+    assert headrace("submit hi --model tiny --wait", answers) == "Water\n"
+    assert headrace.err.splitlines()[1:] == ["job_1 succeeded, 5 + 7 tokens"]
+    assert json.loads(headrace("submit hi --model tiny --wait --json", answers)) == JOB
+    assert len(headrace.err.splitlines()) == 1
+    answers |= {"GET /v1/jobs/job_1": FAILED, "GET /v1/jobs/job_1/events": sse(("job.failed", FAILED))}
+    assert headrace("submit hi --model tiny --wait", answers) == ""
+    assert (headrace.code, headrace.err.splitlines()[1:]) == (1, ["job_1 failed, 5 + 7 tokens, poison: it died"])
+    assert headrace("watch job_1", answers) == "\n"
+    assert (headrace.code, headrace.err.splitlines()) == (1, ["job_1 failed, 5 + 7 tokens, poison: it died"])
+
+
+def test_a_whole_body_is_sent_as_the_file_has_it(headrace: Commands, tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    file.write_text('{"model": "tiny", "input": {"prompt": "hi"}}')
+    accepted = {"POST /v1/jobs": {"id": "job_1", "status": "queued"}}
+    headrace(f"submit --job {file}", accepted)
+    assert headrace.api.requests == [("POST", "/v1/jobs", {"model": "tiny", "input": {"prompt": "hi"}})]
+    for bad, said in (("[]", "must have the body of a job"), ("{}", "must have the body"), ("{", "is no JSON")):
+        file.write_text(bad)
+        with pytest.raises(InvalidRequest, match=said):
+            headrace(f"submit --job {file}", accepted)
+    file.write_text('{"idempotency_key": "k"}')
+    with pytest.raises(InvalidRequest, match="must have the body of a job"):
+        headrace(f"submit --job {file}", accepted)
+    file.write_text("How?")
+    headrace(f"submit --file {file} --model tiny --prompt guide@2", accepted)
+    assert headrace.api.requests[0][2]["input"] == {
+        "template": {"id": "guide@2", "variables": {}},
+        "messages": [{"role": "user", "content": "How?"}],
+    }
+
+
+def test_a_definition_in_a_file_is_stored_or_made(headrace: Commands, tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text("text: Say {{ x }}\nvariables: [x]\n")
+    template = {"text": "Say {{ x }}", "variables": ["x"]}
+    added = {"POST /v1/prompts/guide/versions": {"version": 3}}
+    assert headrace(f"prompts put guide {file}", added) == "guide@3 is stored\n"
+    assert headrace.api.requests == [("POST", "/v1/prompts/guide/versions", template)]
+    assert headrace(f"prompts put guide {file}", {"POST /v1/prompts": {"version": 1}}) == "guide@1 is stored\n"
+    assert headrace.api.requests[1] == ("POST", "/v1/prompts", template | {"name": "guide"})
+    missing = (404, {"error": {"message": "no pipeline", "code": "not_found", "param": "pipeline"}})
+    made = {"POST /v1/pipelines/digest/versions": missing, "POST /v1/pipelines": {"version": 1}}
+    assert headrace(f"pipelines add digest {file}", made) == "digest@1 is stored\n"
+    assert headrace.api.requests[1] == ("POST", "/v1/pipelines", template | {"name": "digest"})
+    assert headrace(f"pipelines add digest {file}", {"POST /v1/pipelines/digest/versions": {"version": 2}}) == (
+        "digest@2 is stored\n"
+    )
+    with pytest.raises(ResourceMissing):
+        headrace(f"pipelines add digest {file}", {"POST /v1/pipelines": {"version": 1}})
+    assert len(headrace.api.requests) == 1, "a model of a step is missing, not the pipeline"
+    for bad, said in (("[1]", "is neither an object of JSON nor a mapping"), ("{", "cannot be read: Expecting")):
+        file.write_text(bad)
+        with pytest.raises(InvalidRequest, match=said):
+            headrace(f"prompts put guide {file}", added)
+
+
+SHOWN: dict[str, Any] = JOB | {
+    "model": "tiny",
+    "model_version": 1,
+    "created_at": TWO_HOURS,
+    "started_at": None,
+    "completed_at": None,
+    "attempt": 0,
+    "max_attempts": 3,
+    "purged_at": None,
+    "template": None,
+    "waiting_for": [{"id": "apr_1", "tool": "weather", "arguments": "{}"}],
+    "steps": [{"name": "one", "status": "running", "model": "big", "model_version": 2}],
+}
+
+
+def test_a_job_is_shown_with_its_timeline_and_answer(headrace: Commands) -> None:
+    timeline = {"events": [{"kind": "queued", "at": TWO_HOURS, "detail": {}}], "attempts": []}
+    answers: dict[str, Any] = {
+        "GET /v1/jobs/job_1": SHOWN,
+        "GET /v1/jobs/job_1/timeline": timeline,
+        "GET /v1/webhook_deliveries": (403, {"error": {"message": "no", "code": "x", "param": None}}),
+    }
+    told = lines_of(headrace("show job_1", answers))
+    assert told[:6] == [
+        "job  job_1 succeeded",
+        "model  tiny@1",
+        "created  2 h ago",
+        "tokens  5 + 7",
+        "waits for  an approval of weather {}: headrace approvals approve apr_1",
+        "step  one running big@2",
+    ]
+    assert told[-2:] == ["", "Water"]
+    assert headrace.api.requests[1:] == [
+        ("GET", "/v1/jobs/job_1/timeline", None),
+        ("GET", "/v1/webhook_deliveries?job_id=job_1&limit=5", None),
+    ]
+    assert json.loads(headrace("show job_1 --json", answers)) == SHOWN
+    assert len(headrace.api.requests) == 1
