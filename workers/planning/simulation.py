@@ -10,7 +10,6 @@ from bisect import insort
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from math import inf
 
 import simpy
@@ -111,7 +110,6 @@ class _Simulation:
         self._window: deque[SimulatedJob] = deque()
         self._round_robin = RoundRobin(rules.ageing_s)
         self._workers: deque[VirtualWorker] = deque()
-        self._numbers = count(1)
         self._wakes = {name: self._env.event() for name in ("top_up", "count")}
         self._queued_at_count = self._num_left = self._started = self._started_tokens = 0
         self._running: Counter[int] = Counter()

@@ -14,7 +14,6 @@ import simpy
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, SamplingParams
 from models.engine.runner import Sampled, StepPlan
-from store.payloads.job_payload import CLASS_NAMES
 from workers.planning.arrivals import Arrival
 from workers.planning.rates import Rates
 from workers.runs.engine_admission import EngineAdmission, Ticket
@@ -44,11 +43,6 @@ class SimulatedJob:
     def cost_tokens(self) -> int:
         """What the job counts for in the queue."""
         return self.arrival.prompt_tokens + self.arrival.max_tokens
-
-    @property
-    def class_name(self) -> str:
-        """The name of its service class."""
-        return CLASS_NAMES[self.arrival.class_rank]
 
 
 class VirtualRunner:
