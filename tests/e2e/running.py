@@ -20,16 +20,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Running:
-    """A stack that serves SmolLM2."""
+    """A stack that serves SmolLM2. ``client``: the official one without retries, so that errors show."""
 
     stack: Stack
     home: Home
     record: StackRecord
-
-    @property
-    def client(self) -> OpenAI:
-        """The official client without retries, so that errors show."""
-        return OpenAI(base_url=f"{self.stack.api_url}/v1", api_key=self.stack.api_key, max_retries=0)
+    client: OpenAI
 
     def flower(self, path: str) -> httpx2.Response:
         """A page of Flower."""
@@ -58,4 +54,5 @@ def running_smollm2(
             home = Home(folder)
             record = home.record()
             assert record is not None
-            yield Running(stack, home, record)
+            with OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key, max_retries=0) as client:
+                yield Running(stack, home, record, client)

@@ -51,9 +51,8 @@ def stack() -> Iterator[Stack]:
 SAID_ELSEWHERE = "^/v1/(jobs|completions|organization/(costs|usage/embeddings))$"
 
 
-def _configuration(stack: Stack, *, is_full: bool) -> str:
+def _configuration(client: OpenAI, *, is_full: bool) -> str:
     """Return a configuration with the hooks, and with ids of existing objects for path parameters."""
-    client = OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key)
     answer = client.chat.completions.with_raw_response.create(model="fake", messages=[{"role": "user", "content": "x"}])
     line = b'{"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "fake", "prompt": "x"}}\n'
     file = client.files.create(file=("input.jsonl", line), purpose="batch")
@@ -80,7 +79,8 @@ def test_no_route_fails_or_answers_what_it_does_not_document(
     is_full = pytestconfig.getoption("--full")
     options = ["--max-examples", "300"] if is_full else ["--max-examples", "2", "--generation-deterministic"]
     configuration = tmp_path / "schemathesis.toml"
-    configuration.write_text(_configuration(stack, is_full=is_full))
+    with OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key) as client:
+        configuration.write_text(_configuration(client, is_full=is_full))
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         *("--config-file", str(configuration)),
