@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.scheduling.autoscale import QueueState, ScaleHistory, ScaleLimits, WaitingClass, decide
+from store.scheduling.autoscale import Decision, QueueState, ScaleHistory, ScaleLimits, WaitingClass, decide
 
 STANDARD, BATCH = CLASS_RANKS[ServiceClass.STANDARD], CLASS_RANKS[ServiceClass.BATCH]
 INTERACTIVE = CLASS_RANKS[ServiceClass.INTERACTIVE]
@@ -72,6 +72,196 @@ def waits(tokens: int, rank: int = STANDARD, **more: float) -> tuple[WaitingClas
 def test_decisions(replicas: int, state: dict, changes: dict, expected: int) -> None:
     found = decide(QueueState(NOW, **state), LIMITS, history(replicas, **changes))
     assert (found.replicas, bool(found.reason)) == (expected, True), found.reason
+
+
+KNOWN = "100 tokens/s of a worker"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "state", "changes", "reason", "after"),
+    [
+        pytest.param(
+            10, {}, {"held_at": NOW - 10}, "0 would do; the number stays for 50 s", {"replicas": 8}, id="lower most"
+        ),
+        pytest.param(
+            4,
+            {"workers": 2},
+            {"held_at": NOW - 60, "peak": 2, "raised_at": NOW - 5},
+            "no more were needed for 60 s",
+            {"replicas": 2, "held_at": NOW, "peak": 0, "raised_at": None},
+            id="a fall gives up the starts that are pending",
+        ),
+        pytest.param(
+            3,
+            {},
+            {"held_at": 0.0, "busy_at": 0.0, "decided_at": NOW - 30.5, "raised_at": NOW - 40, "peak": 2},
+            "0 would do; the number stays for 60 s",
+            {"decided_at": NOW, "held_at": NOW, "peak": 0, "busy_at": NOW, "raised_at": None},
+            id="a gap",
+        ),
+        pytest.param(
+            3,
+            {},
+            {"held_at": NOW - 61, "busy_at": NOW - 400, "decided_at": NOW - 30, "peak": 2},
+            "no more were needed for 61 s",
+            {"replicas": 2, "decided_at": NOW, "held_at": NOW, "peak": 0},
+            id="not yet a gap",
+        ),
+        pytest.param(
+            1,
+            {"waiting": waits(9_000, oldest_age_s=30), "workers": 1},
+            {"worker_tokens_per_s": None, "changed_at": NOW - 20},
+            "9,000 tokens wait, and the rate of a worker is not known",
+            {},
+            id="the last one had no time",
+        ),
+        pytest.param(
+            1,
+            {"waiting": waits(9_000, oldest_age_s=20), "workers": 1},
+            {"worker_tokens_per_s": None, "changed_at": NOW - 30},
+            "9,000 tokens wait, and the rate of a worker is not known",
+            {},
+            id="no job has waited for too long",
+        ),
+        pytest.param(
+            1,
+            {"waiting": waits(9_000, INTERACTIVE, oldest_age_s=6), "workers": 1},
+            {"worker_tokens_per_s": None, "changed_at": NOW - 30},
+            "jobs wait for 6 s, and the rate of a worker is not known",
+            {"replicas": 2, "changed_at": NOW, "raised_at": NOW},
+            id="the interactive class is less patient",
+        ),
+        pytest.param(
+            1,
+            {"waiting": waits(3_000, oldest_age_s=100)},
+            {},
+            f"3,000 tokens wait (standard), {KNOWN}, 5 s are left: 20 are needed, 8 is the most",
+            {"replicas": 8, "raised_at": NOW},
+            id="a quarter of the patience is always left",
+        ),
+        pytest.param(
+            1,
+            {"waiting": waits(1_000, deadline_in_s=0.5)},
+            {},
+            f"1,000 tokens wait (standard), {KNOWN}, 1 s are left before a deadline: 20 are needed, 8 is the most",
+            {"replicas": 8, "raised_at": NOW},
+            id="and a second before a deadline",
+        ),
+        pytest.param(
+            2,
+            {"running_jobs": 3},
+            {"held_at": NOW - 10, "busy_at": 0.0},
+            "1 would do; the number stays for 50 s",
+            {"peak": 1, "busy_at": NOW},
+            id="running jobs keep a queue busy",
+        ),
+        pytest.param(
+            2,
+            {"running_jobs": 3, "slots": 2},
+            {"held_at": NOW - 10, "busy_at": 0.0},
+            "3 jobs run",
+            {"held_at": NOW, "busy_at": NOW},
+            id="slots",
+        ),
+        pytest.param(
+            3,
+            {"load_tokens_per_s": 150.4},
+            {"held_at": NOW - 10},
+            "2 would do; the number stays for 50 s",
+            {"peak": 2},
+            id="load",
+        ),
+        pytest.param(
+            3,
+            {"waiting": waits(1)},
+            {"held_at": NOW - 30, "peak": 2},
+            "1 would do; the number stays for 30 s",
+            {},
+            id="a smaller need is no new peak",
+        ),
+        pytest.param(
+            3,
+            {},
+            {"held_at": NOW - 60, "busy_at": NOW - 60},
+            "idle for 60 s; the last worker leaves after 300 s",
+            {"replicas": 1, "held_at": NOW},
+            id="all but the last leave",
+        ),
+        pytest.param(
+            1,
+            {},
+            {"held_at": NOW - 60, "busy_at": NOW - 60},
+            "idle for 60 s; the last worker leaves after 300 s",
+            {},
+            id="the last stays",
+        ),
+        pytest.param(
+            1,
+            {},
+            {"held_at": NOW - 400, "busy_at": NOW - 300},
+            "idle for 300 s",
+            {"replicas": 0, "held_at": NOW},
+            id="the last leaves",
+        ),
+        pytest.param(
+            2,
+            {"waiting": waits(6_000), "workers": 1},
+            {"raised_at": NOW - 8},
+            f"6,000 tokens wait (standard), {KNOWN}, 20 s are left",
+            {"replicas": 4},
+            id="one of two has come",
+        ),
+        pytest.param(
+            2,
+            {"waiting": waits(6_000), "workers": 2},
+            {"raised_at": NOW - 8},
+            f"6,000 tokens wait (standard), {KNOWN}, 20 s are left",
+            {"replicas": 4, "raised_at": NOW, "cold_start_s": 8.0},
+            id="both have come",
+        ),
+        pytest.param(
+            2,
+            {"waiting": waits(6_000), "worker_tokens_per_s": 50.0},
+            {},
+            "6,000 tokens wait (standard), 50 tokens/s of a worker, 20 s are left",
+            {"replicas": 8, "raised_at": NOW, "worker_tokens_per_s": 50.0},
+            id="the newest rate",
+        ),
+        pytest.param(
+            1,
+            {"waiting": waits(5_000)},
+            {"cold_start_s": 60},
+            f"5,000 tokens wait (standard), {KNOWN}: they start before another worker is ready",
+            {},
+            id="late",
+        ),
+        pytest.param(
+            0,
+            {"waiting": waits(6_000), "cold_start_s": 15.0},
+            {"cold_start_s": None},
+            f"6,000 tokens wait (standard), {KNOWN}, 20 s are left: 12 are needed, 8 is the most",
+            {"replicas": 8, "raised_at": NOW},
+            id="a cold start that is only estimated",
+        ),
+        pytest.param(
+            1,
+            {"waiting": waits(1_900) + waits(400, INTERACTIVE)},
+            {},
+            f"2,300 tokens wait (standard), {KNOWN}, 20 s are left",
+            {"replicas": 2, "raised_at": NOW},
+            id="both classes together",
+        ),
+    ],
+)
+def test_a_decision_says_why_and_hands_on_what_the_next_one_needs(
+    replicas: int, state: dict, changes: dict, reason: str, after: dict
+) -> None:
+    before = history(replicas, **{"changed_at": NOW - 100, "decided_at": NOW - 2, **changes})
+    found = decide(QueueState(NOW, **state), LIMITS, before)
+    is_needed = found.replicas != min(replicas, LIMITS.most)
+    changed_at = NOW if is_needed else before.changed_at
+    expected = replace(before, **({"decided_at": NOW, "changed_at": changed_at} | after))
+    assert found == Decision(expected.replicas, reason, expected)
 
 
 def test_the_least_is_kept_and_a_cold_start_is_measured() -> None:
