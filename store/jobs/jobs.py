@@ -122,8 +122,7 @@ _PURGED = text("""
 SELECT asked.tenant_id, asked.id
 FROM unnest(CAST(:tenants AS varchar[]), CAST(:ids AS varchar[])) AS asked(tenant_id, id)
 WHERE EXISTS (
-    SELECT FROM jobs WHERE jobs.tenant_id = asked.tenant_id AND jobs.id = asked.id
-        AND (input_purged_at IS NOT NULL OR output_purged_at IS NOT NULL)
+    SELECT FROM jobs WHERE jobs.tenant_id = asked.tenant_id AND jobs.id = asked.id AND output_purged_at IS NOT NULL
 ) OR EXISTS (
     SELECT FROM usage_ledger WHERE usage_ledger.tenant_id = asked.tenant_id AND job_id = asked.id
         AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = asked.id)
