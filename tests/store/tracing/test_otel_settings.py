@@ -3,7 +3,7 @@
 import pytest
 
 from store.errors import SettingsError
-from store.tracing.otel_settings import read_otel_settings
+from store.tracing.otel_settings import OtelSettings, read_otel_settings
 from store.tracing.tracing import OFF, open_tracing
 
 ON = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
@@ -70,3 +70,41 @@ def test_a_malformed_header_is_refused_without_its_value() -> None:
         read_otel_settings(ON | {"OTEL_EXPORTER_OTLP_HEADERS": "the-secret-token"})
     assert caught.value.message.startswith("OTEL_EXPORTER_OTLP_HEADERS: ")
     assert "secret" not in caught.value.message
+
+
+def test_tracing_has_the_defaults_of_the_standard() -> None:
+    url = "http://collector:4318/v1/traces"
+    assert read_otel_settings(ON) == OtelSettings(url, "parentbased_always_on", 1.0, 2048, 512, 5000, "")
+    small = read_otel_settings(ON | {"OTEL_BSP_MAX_QUEUE_SIZE": "9", "OTEL_TRACES_SAMPLER_ARG": "0.5"})
+    assert small == OtelSettings(url, "parentbased_always_on", 1.0, 9, 9, 5000, ""), "an argument of no sampler"
+    given = {
+        "OTEL_TRACES_SAMPLER": "TraceIdRatio",
+        "OTEL_TRACES_SAMPLER_ARG": "0",
+        "OTEL_BSP_MAX_QUEUE_SIZE": "100",
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100",
+        "OTEL_BSP_SCHEDULE_DELAY": "7",
+        "OTEL_SERVICE_NAME": " ours ",
+        "OTEL_RESOURCE_ATTRIBUTES": "service.name=theirs",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "GZIP",
+        "OTEL_EXPORTER_OTLP_HEADERS": "a=b, c=d",
+    }
+    assert read_otel_settings(ON | given) == OtelSettings(url, "traceidratio", 0.0, 100, 100, 7, "ours")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "x", "write http://HOST:PORT or https://HOST:PORT"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x", "write NAME=VALUE, with commas between several"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/none", "there is no file /none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "inf", "seconds above 0 (got 'inf')"),
+        ("OTEL_TRACES_SAMPLER_ARG", "-0.1", "a number from 0 to 1 (got '-0.1')"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "0", "a whole number above 0 (got '0')"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2049", "at most OTEL_BSP_MAX_QUEUE_SIZE, which is 2048"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "one of none, gzip, deflate (got 'zip')"),
+    ],
+)
+def test_a_refusal_says_what_to_write(name: str, value: str, said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_otel_settings(ON | {name: value})
+    assert refused.value.message == f"{name}: {said}"

@@ -3,13 +3,14 @@
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from store.tracing.spans import Attribute, TraceSpan
-from store.tracing.trace_context import TraceContext, read_traceparent
-from store.tracing.tracing import SpanCounts
+from store.tracing.spans import Attribute, SpanKind, TraceSpan, ns_of
+from store.tracing.trace_context import TraceContext, attempt_span_id, new_span_id, new_trace_id, read_traceparent
+from store.tracing.tracing import OFF, SpanCounts
 from tests.otlp import Collector
 from tests.processes import wait_for
 
@@ -96,3 +97,47 @@ def test_a_traceparent_is_read_and_written() -> None:
 def test_the_docs_list_every_attribute() -> None:
     rows = re.findall(r"^\| `([a-z_.]+\.[a-z_.]+)` \|", DOCS.read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(Attribute)
+
+
+def test_ids_of_spans_are_those_of_every_process() -> None:
+    assert attempt_span_id("job_1", 2) == "4774565c3fd24150"
+    assert (len(new_trace_id()), len(new_span_id())) == (32, 16)
+    child = SAMPLED.child()
+    assert (child.trace_id, child.is_sampled, child.span_id != SAMPLED.span_id) == (SAMPLED.trace_id, True, True)
+    assert SAMPLED.child("1" * 16).header == f"00-{SAMPLED.trace_id}-{'1' * 16}-01"
+    assert UNSAMPLED.header.endswith("-00")
+    assert ns_of(datetime(2026, 11, 29, microsecond=7, tzinfo=UTC)) == 1_795_910_400_000_007_000
+    assert (OFF.begin(SAMPLED), OFF.within(SAMPLED), OFF.begin(None), OFF.counts()) == (
+        SAMPLED,
+        SAMPLED,
+        None,
+        SpanCounts(),
+    )
+
+
+def test_a_span_is_exported_with_all_that_it_has(collector: Collector) -> None:
+    tracing = collector.tracing("api")
+    assert tracing.is_on
+    inside = tracing.within(SAMPLED)
+    assert inside is not None
+    assert (inside.trace_id, inside.span_id == SAMPLED.span_id, tracing.within(None)) == (SAMPLED.trace_id, False, None)
+    tracing.record(
+        TraceSpan(
+            "finish",
+            SAMPLED,
+            "1" * 16,
+            2_000,
+            1_000,
+            kind=SpanKind.CONSUMER,
+            attributes={Attribute.JOB_ID: "job_1", Attribute.MAX_TOKENS: 3},
+            links=(UNSAMPLED,),
+            error="poison",
+        )
+    )
+    tracing.record(span(UNSAMPLED))
+    tracing.stop()
+    wait_for(lambda: tracing.counts() == SpanCounts(exported=1), lambda: f"it is exported: {tracing.counts()}")
+    (found,) = collector.spans()
+    assert (found.name, found.span_id, found.parent_id) == ("finish", SAMPLED.span_id, "1" * 16)
+    assert (found.start_ns, found.end_ns, found.links, found.error) == (2_000, 2_000, (UNSAMPLED.span_id,), "poison")
+    assert found.attributes == {"headrace.job.id": "job_1", "gen_ai.request.max_tokens": 3, "error.type": "poison"}
