@@ -39,7 +39,7 @@ def series(page: bytes, *, zeros: bool = False) -> dict[str, float]:
 
 def began(page: bytes, name: str) -> list[str]:
     """The label sets of a metric that is at 0."""
-    return [label for label in re.findall(rf"^{name}{{([^}}]*)}} 0\.0$", page.decode(), re.MULTILINE)]
+    return list(re.findall(rf"^{name}{{([^}}]*)}} 0\.0$", page.decode(), re.MULTILINE))
 
 
 def test_the_page_of_an_api_process() -> None:
