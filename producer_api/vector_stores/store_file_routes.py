@@ -1,5 +1,7 @@
 """Routes of the files of OpenAI's vector stores, and of batches of them."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
@@ -107,7 +109,7 @@ async def change_store_file(
 
     def change() -> StoreFile:
         _current(runtime, tenant_id, vector_store_id, file_id)
-        attributes: Any = policed(runtime, tenant_id, dict(body.attributes or {}), "attributes")
+        attributes = _policed_attributes(runtime, tenant_id, body.attributes)
         return store_files.set_attributes(runtime.db, tenant_id, vector_store_id, file_id, attributes)
 
     return JsonResponse(file_object(await run_in_threadpool(change)))
@@ -233,18 +235,8 @@ def _listed(
     status: str | None,
     batch_id: str | None = None,
 ) -> StoreFileList:
-    found = store_files.list_files(
-        db,
-        tenant_id,
-        store_id,
-        limit=limit + 1,
-        batch_id=batch_id,
-        status=status,
-        after=after,
-        before=before,
-        descending=order == "desc",
-    )
-    return StoreFileList(**page_of(found, limit, file_object))
+    read = partial(store_files.list_files, db, tenant_id, store_id, batch_id=batch_id, status=status)
+    return StoreFileList(**page_of(read, file_object, limit, after, before, order))
 
 
 def _current(runtime: Runtime, tenant_id: str, store_id: str, file_id: str) -> StoreFile:
@@ -257,9 +249,14 @@ def _policed_entries(runtime: Runtime, tenant_id: str, entries: list[FileOfBatch
     """Return the files with their attributes after the tenant's policy. Raises InvalidRequest."""
     done: list[FileOfBatch] = []
     for one in entries:
-        attributes: Any = policed(runtime, tenant_id, dict(one.attributes or {}), "attributes")
+        attributes = _policed_attributes(runtime, tenant_id, one.attributes)
         done.append(one.model_copy(update={"attributes": attributes}))
     return done
+
+
+def _policed_attributes(runtime: Runtime, tenant_id: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    attributes: dict[str, Any] = policed(runtime, tenant_id, {"metadata": dict(given or {})}, "attributes")["metadata"]
+    return attributes
 
 
 async def _batch(runtime: Runtime, tenant_id: str, store_id: str, batch_id: str) -> Response:

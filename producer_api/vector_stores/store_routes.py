@@ -1,5 +1,6 @@
 """Routes of OpenAI's vector stores, and of the search in one."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
@@ -41,7 +42,10 @@ Before = Annotated[str | None, Query(description="`first_id` of the next page")]
 
 
 def policed(runtime: Runtime, tenant_id: str, fields: dict[str, Any], param: str) -> dict[str, Any]:
-    """Return texts beside files after the tenant's policy for all models. Raises InvalidRequest if it forbids them."""
+    """Return texts beside files after the tenant's policy for all models. Raises InvalidRequest if it forbids them.
+
+    Fields that the caller has named are in ``metadata``. A ``name`` would not be read: elsewhere it is an identifier.
+    """
     found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
     return fields if found is None else guarded(found.policy, fields, param)
 
@@ -55,12 +59,15 @@ async def create_vector_store(
 
     def create() -> VectorStore:
         model = model_for(runtime, principal, body.model)
-        own = {"name": body.name or "", "description": body.description, "metadata": dict(body.metadata or {})}
+        own = {"title": body.name or "", "description": body.description, "metadata": dict(body.metadata or {})}
+        told = policed(runtime, tenant_id, own, "name")
         return vector_stores.create(
             runtime.db,
             tenant_id,
             model,
-            **policed(runtime, tenant_id, own, "name"),
+            name=told["title"],
+            description=told["description"],
+            metadata=told["metadata"],
             expires_days=None if body.expires_after is None else body.expires_after.days,
         )
 
@@ -89,10 +96,8 @@ async def list_vector_stores(
     """Return the tenant's stores, newest first by default."""
 
     def read(db: Database) -> StoreList:
-        found = vector_stores.list_stores(
-            db, principal.tenant_id, limit=limit + 1, after=after, before=before, descending=order == "desc"
-        )
-        return StoreList(**page_of(found, limit, store_object))
+        read_stores = partial(vector_stores.list_stores, db, principal.tenant_id)
+        return StoreList(**page_of(read_stores, store_object, limit, after, before, order))
 
     return JsonResponse(await runtime.lists.read(principal, read))
 
@@ -111,12 +116,13 @@ async def change_vector_store(
     tenant_id = principal.tenant_id
 
     def change() -> VectorStore:
-        own = {"name": body.name, "metadata": body.metadata}
+        told = policed(runtime, tenant_id, {"title": body.name, "metadata": body.metadata}, "name")
         return vector_stores.update(
             runtime.db,
             tenant_id,
             vector_store_id,
-            **policed(runtime, tenant_id, own, "name"),
+            name=told["title"],
+            metadata=told["metadata"],
             sets_life="expires_after" in body.model_fields_set,
             expires_days=None if body.expires_after is None else body.expires_after.days,
         )

@@ -245,9 +245,22 @@ def _result(found: FoundPassage) -> SearchResult:
     )
 
 
-def page_of(found: Sequence[T], limit: int, show: Callable[[T], Any]) -> dict[str, Any]:
-    """Return the fields of a page, where ``found`` has up to ``limit + 1`` entries."""
-    data = [show(one) for one in found[:limit]]
+def page_of(
+    read: Callable[..., Sequence[T]],
+    show: Callable[[T], Any],
+    limit: int,
+    after: str | None,
+    before: str | None,
+    order: str,
+) -> dict[str, Any]:
+    """Return the fields of a page. ``read``: ``list_stores`` or ``list_files``, which is given where the page is.
+
+    With ``before`` alone the page is the one that ends at it, so it is read from its end.
+    """
+    is_backwards = before is not None and after is None
+    marks = {"after": before} if is_backwards else {"after": after, "before": before}
+    found = read(limit=limit + 1, descending=(order == "desc") is not is_backwards, **marks)
+    data = [show(one) for one in (found[:limit][::-1] if is_backwards else found[:limit])]
     return {
         "data": data,
         "first_id": data[0].id if data else None,
