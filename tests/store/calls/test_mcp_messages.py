@@ -105,7 +105,7 @@ def test_the_operators_commands_are_read_and_shown_by_name_alone() -> None:
         ('{"%s": ["/x"]}' % ("a" * 65), f"the name '{'a' * 65}' is not 1 to 64 letters, digits, `_` and `-`"),
         ('{"a": []}', f"the command a is not a list of texts, the program and its arguments: {example}"),
         ('{"a": ["/x", 1]}', f"the command a is not a list of texts, the program and its arguments: {example}"),
-        ('{"a": ["x"]}', "the program of the command a is no absolute path"),
+        ('{"a": ["./x"]}', "the program of the command a is no absolute path"),
         ('{"a": ["/x", "\\u0000"]}', "the command a has the character NUL"),
     ):
         with pytest.raises(ValueError, match=r".") as refused:

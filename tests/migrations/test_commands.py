@@ -1,0 +1,158 @@
+"""What the commands of migrations say: gaps in the isolation, indexes of vector stores, the next revision."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from migrations import vector_indexes
+from migrations.__main__ import main, passwords
+from migrations.gaps import find_gaps
+from migrations.roles import let_in
+from migrations.schema import head, history
+from store.db.database import Database
+from store.db.roles import API, OPERATOR, ROLES, WORKER
+from store.retrieval import vector_stores
+from store.retrieval.vector_stores import StoreModel
+from store.settings import Settings
+from store.tenants.api_keys import create_tenant
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        ([], []),
+        (
+            ["CREATE TABLE leak (tenant_id text)", "GRANT SELECT ON leak TO headrace_operator"],
+            ["leak: a tenant's, and without row-level security: let its revision call migrations.isolation"],
+        ),
+        (
+            [
+                "CREATE TABLE leak (job_id text REFERENCES jobs (id))",
+                "GRANT SELECT ON leak TO headrace_operator",
+                "ALTER TABLE leak ENABLE ROW LEVEL SECURITY",
+                "CREATE POLICY a ON leak TO headrace_api USING (true)",
+                "CREATE POLICY b ON leak TO headrace_worker, headrace_operator USING (true)",
+            ],
+            ["leak: a tenant's, and without row-level security: let its revision call migrations.isolation"],
+        ),
+        (
+            ["CREATE TABLE plain (n int)"],
+            ["plain: no role may read it: let its revision call migrations.isolation"],
+        ),
+        (
+            ["GRANT UPDATE ON audit_log TO headrace_worker"],
+            ["audit_log: may be rewritten: headrace_worker UPDATE"],
+        ),
+        (
+            ["GRANT TRUNCATE, DELETE ON audit_log TO headrace_operator"],
+            [
+                "audit_log: may be rewritten: headrace_operator DELETE",
+                "audit_log: may be rewritten: headrace_operator TRUNCATE",
+            ],
+        ),
+        (
+            ["GRANT CREATE ON SCHEMA public TO headrace_api"],
+            ["may make what is no tenant's: headrace_api tables"],
+        ),
+        (
+            ["GRANT EXECUTE ON FUNCTION lo_create(oid) TO headrace_worker"],
+            ["may make what is no tenant's: headrace_worker large objects"],
+        ),
+    ],
+    ids=["none", "a tenant's", "a job's", "unreadable", "updates", "deletes", "tables", "large objects"],
+)
+def test_a_gap_is_named_with_its_remedy(db: Database, statements: list[str], said: list[str]) -> None:
+    with db.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+        found = find_gaps(connection)
+        connection.rollback()
+    assert found == said
+
+
+def test_only_passwords_that_are_given_are_set() -> None:
+    settings = Settings(api_database_password="a", worker_database_password="", operator_database_password="c")
+    assert passwords(settings) == {API: "a", OPERATOR: "c"}
+    assert passwords(Settings(worker_database_password="b")) == {WORKER: "b"}
+
+
+def test_a_password_is_stored_as_its_verifier_and_a_role_without_one_keeps_its_own(db: Database) -> None:
+    def stored() -> dict[str, Any]:
+        names = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY(:roles)"
+        with db.autocommit() as connection:
+            return {row.rolname: row.rolpassword for row in connection.execute(text(names), {"roles": list(ROLES)})}
+
+    before = stored()
+    let_in(db, {})
+    assert stored() == before
+    assert all(value.startswith("SCRAM-SHA-256$") for value in before.values())
+
+
+@pytest.fixture
+def store_ids(db: Database) -> Iterator[list[str]]:
+    """Ids of stores: of four passages, of three, with vectors that are too long, and a deleted one."""
+    tenant = create_tenant(db, "acme")
+    stores = [vector_stores.create(db, tenant, StoreModel("m", 1, width)).id for width in (4, 4, 2001, 4)]
+    with db.begin() as connection:
+        connection.execute(text("INSERT INTO blobs (digest, num_bytes) VALUES ('d', 1)"))
+        connection.execute(
+            text(
+                "INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose) "
+                "VALUES ('file_1', :tenant, 'd', 1, 'a', 'assistants')"
+            ),
+            {"tenant": tenant},
+        )
+        for store_id, num in zip(stores, (4, 3, 9, 9), strict=True):
+            connection.execute(
+                text(
+                    "INSERT INTO vector_store_files (store_id, file_id, tenant_id, ticket, attributes, chunk_tokens, "
+                    "overlap_tokens, num_passages) VALUES (:id, 'file_1', :tenant, :id, '{}', 1, 0, :num)"
+                ),
+                {"id": store_id, "tenant": tenant, "num": num},
+            )
+    vector_stores.delete(db, tenant, stores[3], actor="tests")
+    yield stores
+    vector_indexes.refresh(db, fewest=10**9)
+
+
+def test_large_stores_that_are_there_get_an_index_and_small_ones_lose_it(db: Database, store_ids: list[str]) -> None:
+    large, small, *_ = store_ids
+    assert vector_indexes.refresh(db, fewest=4) == [f"built hnsw_{large}"]
+    assert vector_indexes.refresh(db, fewest=4) == [], "once"
+    built = vector_indexes.refresh(db, fewest=3)
+    assert built == [f"built hnsw_{small}"], "the other one stays"
+    assert vector_indexes.refresh(db, fewest=4) == [f"dropped hnsw_{small}"]
+    with db.autocommit() as connection:
+        found = connection.execute(text("SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'hnsw%'")).scalar_one()
+    assert re.search(r"USING hnsw \(\(\(embedding\)::vector\(4\)\) vector_cosine_ops\)", found)
+    assert f"store_id)::text = '{large}'" in found
+    assert (vector_indexes.FEWEST_PASSAGES, vector_indexes.MOST_NUMBERS) == (5000, 2000)
+
+
+def test_without_the_extension_it_says_so(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_indexes, "_HAS_EXTENSION", text("SELECT false"))
+    assert vector_indexes.refresh(db) == [
+        "pgvector is not there: every search compares all vectors of its store (docs/retrieval.md)"
+    ]
+
+
+def test_the_commands_say_what_they_found(
+    db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    said = []
+    for arguments in (["check"], ["vectors"]):
+        assert main(arguments) == 0
+        said.append(capsys.readouterr().out)
+    assert said == [
+        "the schema agrees with store.schema, and row security covers every tenant's tables\n",
+        "every large vector store has its index\n",
+    ]
+    first, *_, last = history(db)
+    assert first.startswith("0001  applied  ")
+    assert last.startswith(f"{head()}  applied  ")
+    assert len(list(Path("migrations/versions").glob(f"{head()}_*.py"))) == 1
