@@ -8,6 +8,7 @@ DATABASE_URL and REDIS_URL, if given, are used instead; since every test empties
 
 import importlib
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -21,6 +22,7 @@ from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
 from migrations.roles import let_in
 from migrations.schema import upgrade
+from store.db import database
 from store.db.database import Database, parse_url
 from store.db.roles import ROLES
 from store.encryption_keys import open_vault
@@ -58,8 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("DATABASE_URL, REDIS_URL: processes that empty one database need each their own: -n 0")
 
 
-# Tests that start stacks or compile kernels may exceed the limit in pyproject.toml; all tests with --full much more.
-_LONG = ("e2e", "models", "reliability")
+# Tests that start stacks or commands, or compile kernels, may exceed the limit in pyproject.toml; all tests with --full
+# much more.
+_LONG = ("cli", "e2e", "models", "reliability")
 _LONG_S, _FULL_S = 900, 3600
 
 # Folders with tests that mostly wait, the longest first. Compute-bound files run between them, to use the cores evenly
@@ -132,6 +135,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         if crashes:
             report.sections.append(("crashes of PostgreSQL in this run", "\n".join(crashes[-5:])))
     return report
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _patient_transactions() -> Iterator[None]:
+    """Let this process stand still in a transaction, as on a busy machine. Other processes keep their limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "IDLE_TIMEOUT_S", 60.0)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -229,10 +240,8 @@ def settings(request: pytest.FixtureRequest, services: Services, schema: Engine,
 @pytest.fixture
 def db(settings: Settings) -> Iterator[Database]:
     """The store's way into the emptied database."""
-    # A busy machine lets this process stand still for seconds; the tests of the bound itself have their own sessions.
-    database = Database(settings.database_url, application_name="tests", vault=open_vault(settings), idle_timeout_s=60)
-    yield database
-    database.close()
+    with closing(Database(settings.database_url, application_name="tests", vault=open_vault(settings))) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -57,7 +57,8 @@ class Database:
     """A pool of connections to one Postgres. Connects at the first use, and again after the server was away.
 
     ``vault`` encrypts the payload columns. A statement fails if it waits ``lock_timeout_s`` for a lock or takes
-    ``statement_timeout_s``. A transaction fails if the client is silent in it for ``idle_timeout_s``.
+    ``statement_timeout_s``. A transaction fails if the client is silent in it for ``idle_timeout_s``, by default
+    ``IDLE_TIMEOUT_S``.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Database:
         application_name: str,
         vault: Vault | None = None,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
-        idle_timeout_s: float = IDLE_TIMEOUT_S,
+        idle_timeout_s: float | None = None,
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     ) -> None:
         self.vault = vault or Vault()
+        idle_timeout_s = IDLE_TIMEOUT_S if idle_timeout_s is None else idle_timeout_s
         self._engine = create_engine(
             parse_url(url),
             pool_size=pool_size,

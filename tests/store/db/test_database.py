@@ -1,12 +1,13 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from sqlalchemy import make_url, text
 
 from store.db import database as module
-from store.db.database import Database, check_schema, dump_json, is_migrated, parse_url
+from store.db.database import IDLE_TIMEOUT_S, Database, check_schema, dump_json, is_migrated, parse_url
 from store.errors import InvalidRequest, SettingsError, Unavailable
 from store.schema.tables import REVISION
 from store.settings import Settings
@@ -84,9 +85,14 @@ def test_a_transaction_and_an_autocommit_can_follow_each_other_on_one_connection
     assert backend(small) == first[0]
 
 
-def test_the_session_is_named_and_bounded(small: Database) -> None:
+def test_the_session_is_named_and_bounded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The limit of the product, which a fixture of all tests sets higher.
+    monkeypatch.setattr("store.db.database.IDLE_TIMEOUT_S", IDLE_TIMEOUT_S)
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "application_name", "timezone")
-    with small.autocommit() as connection:
+    with (
+        closing(Database(settings.database_url, pool_size=1, application_name="small")) as small,
+        small.autocommit() as connection,
+    ):
         shown = [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names]
     assert shown == ["30s", "10s", "3s", "small", "UTC"]
 
