@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.families.llama import Rope, parse_config
+from models.families.llama import LlamaConfig, Rope, adaptable, parse_config
 from store.errors import ModelLoadError
 
 LLAMA = {
@@ -17,12 +17,44 @@ LLAMA = {
 
 
 def test_what_is_left_out_has_the_families_defaults() -> None:
-    config = parse_config(LLAMA)
-    assert (config.num_kv_heads, config.head_dim, config.num_layers) == (4, 16, 3)
-    assert config.rope == Rope(10_000.0)
-    assert not config.tie_embeddings
-    assert config.windows == (None, None, None)
+    config = parse_config({name: value for name, value in LLAMA.items() if name != "max_position_embeddings"})
+    assert config == LlamaConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=96,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=16,
+        rms_norm_eps=1e-6,
+        context_window=2048,
+        rope=Rope(10_000.0),
+        tie_embeddings=False,
+        windows=(None, None, None),
+    )
+    assert config.num_layers == 3
     assert parse_config(LLAMA | {"model_type": "qwen3"}).head_dim == 128
+
+
+def test_what_is_given_is_taken() -> None:
+    given = {
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 7e3,
+        "tie_word_embeddings": True,
+        "sliding_window": 9,
+    }
+    config = parse_config(LLAMA | given)
+    assert config == LlamaConfig(320, 64, 96, 4, 2, 32, 1e-5, 512, Rope(7e3), True, (None,) * 3), "Llama has no window"
+    assert adaptable(config) == {
+        "self_attn.q_proj": (64, 128),
+        "self_attn.k_proj": (64, 64),
+        "self_attn.v_proj": (64, 64),
+        "self_attn.o_proj": (128, 64),
+        "mlp.gate_proj": (64, 96),
+        "mlp.up_proj": (64, 96),
+        "mlp.down_proj": (96, 64),
+    }
 
 
 def test_both_spellings_of_rope_mean_the_same() -> None:
@@ -30,6 +62,9 @@ def test_both_spellings_of_rope_mean_the_same() -> None:
     old = parse_config(LLAMA | {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **scaling}})
     new = parse_config(LLAMA | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **scaling}})
     assert old == new
+    assert parse_config(LLAMA | {"rope_scaling": {"type": "linear", "factor": 2}}).rope == Rope(
+        10_000.0, "linear", 2.0, 1.0, 4.0, 8192
+    )
     assert old.rope == Rope(5e5, "llama3", 8.0, 1.0, 4.0, 64)
 
 
@@ -43,6 +78,7 @@ def test_both_spellings_of_rope_mean_the_same() -> None:
             {"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
             (None, None, 8),
         ),
+        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, (None, None, None)),
         (
             {
                 "model_type": "qwen3",
@@ -68,12 +104,18 @@ def test_attention_spans(changes: dict[str, object], windows: tuple[int | None, 
         ({"quantization_config": {"quant_method": "awq"}}, "the weights are quantized (awq)"),
         ({"hidden_size": "64"}, "hidden_size must be a positive whole number, not '64'"),
         ({"vocab_size": None}, "vocab_size must be a positive whole number"),
+        ({"vocab_size": True}, "vocab_size must be a positive whole number, not True"),
+        ({"rope_theta": 0}, "rope_theta must be a positive number, not 0"),
+        ({"rope_scaling": {"type": "linear", "factor": -1}}, "factor must be a positive number, not -1"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a positive number"),
         ({"num_key_value_heads": 3}, "4 attention heads cannot share 3"),
-        (
-            {"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True, "layer_types": ["new"] * 3},
-            "layer_types must name",
+        *(
+            (
+                {"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True, "layer_types": kinds},
+                "layer_types must name",
+            )
+            for kinds in (["new"] * 3, ["full_attention"] * 2)
         ),
     ],
 )

@@ -1,0 +1,129 @@
+"""An adapter's folder read number by number: the scale, the rank of each module, and what is refused."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.families.lora import CONFIG_FILE, MAX_RANK, WEIGHTS_FILE, adapter_digest, read_adapter
+from models.families.registry import Architecture, read_architecture
+from store.errors import ModelLoadError
+from tests.models.families.test_llama import LLAMA
+
+CONFIG: Mapping[str, object] = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
+
+
+def base() -> Architecture:
+    return read_architecture(Path(), LLAMA)
+
+
+def write(folder: Path, ranks: Mapping[tuple[int, str], int], **config: object) -> Path:
+    """Write an adapter of ones for ``q_proj`` or ``v_proj`` of some layers, with these ranks."""
+    (folder / CONFIG_FILE).write_text(json.dumps(CONFIG | config))
+    tensors = {}
+    for (layer, name), rank in ranks.items():
+        module = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+        tensors[f"{module}.lora_A.weight"] = torch.full((rank, 64), layer + 1.0)
+        tensors[f"{module}.lora_B.weight"] = torch.ones(64, rank)
+    save_file(tensors, folder / WEIGHTS_FILE)
+    return folder
+
+
+def scales(folder: Path) -> list[dict[str, tuple[int, float, float]]]:
+    """Return by layer and module the rank, a number of A, and one of B, which has the scale in it."""
+    return [
+        {name: (one.rank, float(one.a[0, 0]), round(float(one.b[0, 0]), 4)) for name, one in layer.items()}
+        for layer in read_adapter(folder, base())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({}, 3.0),
+        ({"use_rslora": True}, 4.2426),
+        ({"lora_alpha": 1.5}, 0.75),
+        ({"alpha_pattern": {"q_proj": 8, "self_attn": 1}}, 4.0),
+        ({"alpha_pattern": {"proj": 8}}, 3.0),
+        ({"alpha_pattern": {r"layers\.1\.self_attn\.q_proj": 8}}, 4.0),
+        ({"alpha_pattern": {r"layers\.0\.self_attn\.q_proj": 8}}, 3.0),
+        ({"alpha_pattern": None, "rank_pattern": {}, "bias": "none", "init_lora_weights": "eva"}, 3.0),
+        ({"lora_dropout": 0.5, "target_modules": ["x"], "use_dora": False, "modules_to_save": None}, 3.0),
+    ],
+)
+def test_b_has_the_scale_of_its_module(tmp_path: Path, config: dict[str, object], scale: float) -> None:
+    folder = write(tmp_path, {(1, "q_proj"): 2}, **config)
+    assert scales(folder) == [{}, {"self_attn.q_proj": (2, 2.0, scale)}, {}]
+
+
+def test_a_pattern_gives_a_module_a_rank_of_its_own(tmp_path: Path) -> None:
+    ranks = {(0, "q_proj"): 4, (0, "v_proj"): 2, (2, "q_proj"): 4}
+    folder = write(tmp_path, ranks, rank_pattern={"q_proj": 4})
+    assert scales(folder) == [
+        {"self_attn.q_proj": (4, 1.0, 1.5), "self_attn.v_proj": (2, 1.0, 3.0)},
+        {},
+        {"self_attn.q_proj": (4, 3.0, 1.5)},
+    ]
+
+
+def test_the_largest_rank_is_taken_and_the_next_is_not(tmp_path: Path) -> None:
+    assert scales(write(tmp_path, {(0, "q_proj"): MAX_RANK}, r=MAX_RANK, lora_alpha=MAX_RANK))[0] == {
+        "self_attn.q_proj": (512, 1.0, 1.0)
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"r": 513}, f"{CONFIG_FILE}: the rank is 1 to 512, not 513"),
+        ({"r": 0}, f"{CONFIG_FILE}: the rank is 1 to 512, not 0"),
+        ({"r": True}, f"{CONFIG_FILE}: the rank is 1 to 512, not True"),
+        ({"r": 2.0}, f"{CONFIG_FILE}: the rank is 1 to 512, not 2.0"),
+        ({"lora_alpha": float("inf")}, f"{CONFIG_FILE}: lora_alpha must be a number, not inf"),
+        ({"lora_alpha": None}, f"{CONFIG_FILE}: lora_alpha must be a number, not None"),
+        ({"rank_pattern": [1]}, f"{CONFIG_FILE}: rank_pattern must be an object, not [1]"),
+        (
+            {"alpha_pattern": {"(": 1}},
+            f"{CONFIG_FILE}: alpha_pattern: '(' is no pattern: missing ), unterminated subpattern at position 7",
+        ),
+        ({"bias": "lora_only"}, f"{CONFIG_FILE}: bias 'lora_only' is not supported; supported: 'none'"),
+        ({"peft_type": None}, f"{CONFIG_FILE}: peft_type None is not supported; supported: 'LORA'"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            f"{CONFIG_FILE}: init_lora_weights 'pissa_niter_4' changes the base's weights: convert the adapter to "
+            "plain LoRA when you save it, as PEFT's guide describes, or merge it into its base",
+        ),
+        (
+            {"layer_replication": [[0, 1]]},
+            f"{CONFIG_FILE}: the option layer_replication is not supported: merge the adapter into its base, and "
+            "register the folder as a model of its own",
+        ),
+    ],
+)
+def test_an_option_that_cannot_be_computed_is_refused(tmp_path: Path, config: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelLoadError) as refused:
+        read_adapter(write(tmp_path, {(0, "q_proj"): 2}, **config), base())
+    assert str(refused.value) == message
+
+
+def test_a_layer_or_a_module_that_the_base_has_not_is_refused(tmp_path: Path) -> None:
+    known = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    for place, what in (((3, "q_proj"), "layer 3, self_attn.q_proj"), ((0, "x_proj"), "layer 0, self_attn.x_proj")):
+        with pytest.raises(ModelLoadError) as refused:
+            read_adapter(write(tmp_path, {place: 2}), base())
+        assert str(refused.value) == (
+            f"{tmp_path} changes {what}; the base has 3 layers, and adapters may change {known}"
+        )
+
+
+def test_the_digest_is_of_both_files(tmp_path: Path) -> None:
+    folder = write(tmp_path, {(0, "q_proj"): 2})
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    assert adapter_digest(folder) == hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    (folder / CONFIG_FILE).unlink()
+    with pytest.raises(ModelLoadError, match=f"{CONFIG_FILE} cannot be read"):
+        adapter_digest(folder)

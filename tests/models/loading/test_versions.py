@@ -1,0 +1,203 @@
+"""What a version is loaded as: models without weights, number formats, faults, the files that count."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.engine.requests import EncodeRow
+from models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
+from models.fakes.fake_transcriber import FakeTranscriber
+from models.fakes.faults import FaultyEncoder
+from models.families import model_folder
+from models.families.model_folder import all_files_digest, folder_digest, weight_files
+from models.loading import host_memory, load
+from models.tensors.precision import activation_dtype, resolve_device, resolve_dtype
+from prompts.tasks.classify import FAKE as FAKE_CLASSIFIER
+from prompts.tasks.image_classify import FAKE as FAKE_IMAGES
+from store import failpoints
+from store.errors import CannotLoadHere, ModelLoadError
+from store.settings import Settings
+from tests.models.loading.test_load import version
+
+SETTINGS = Settings(device="cpu", fake_step_ms=250, kv_pool_tokens=512)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "kind"),
+    [
+        (lambda fake: load.load_encoder(fake, SETTINGS), FakeEncoder),
+        (lambda fake: load.load_classifier(fake, SETTINGS, FAKE_CLASSIFIER), FakeClassifier),
+        (lambda fake: load.load_image_classifier(fake, SETTINGS, FAKE_IMAGES)[0], FakeImageClassifier),
+        (lambda fake: load.load_image_encoder(fake, SETTINGS)[0], FakeEncoder),
+        (lambda fake: load.load_transcriber(fake, SETTINGS), FakeTranscriber),
+    ],
+)
+def test_a_model_without_weights_takes_the_time_that_the_settings_say(
+    loaded: Callable[[Any], Any], kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    found = loaded(replace(version(Path("fake"), "fake"), runner="fake"))
+    assert type(found) is kind
+    monkeypatch.setattr(found, "_sleep", slept.append)
+    assert found.run([]) == []
+    assert slept == [0.25]
+
+
+def test_the_fakes_of_images_prepare_by_digest() -> None:
+    fake = replace(version(Path("fake"), "fake"), runner="fake")
+    assert load.load_image_classifier(fake, SETTINGS, FAKE_IMAGES)[1] is fake_pixels
+    assert load.load_image_encoder(fake, SETTINGS)[1:] == (fake_pixels, 10.0)
+    assert load.adapter_loader(load.load_runner(fake, SETTINGS), fake) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "setting", "task", "expected"),
+    [
+        ("auto", "auto", "generate", "bfloat16"),
+        ("auto", "float32", "generate", "float32"),
+        ("int8", "float32", "generate", "int8"),
+        ("auto", "auto", "embed", "float32"),
+        ("auto", "bfloat16", "embed", "bfloat16"),
+        ("bfloat16", "auto", "embed", "bfloat16"),
+    ],
+)
+def test_the_number_format_is_the_versions_or_the_settings(given: str, setting: str, task: str, expected: str) -> None:
+    settings = SETTINGS.model_copy(update={"dtype": setting})
+    one = replace(version(Path("m"), "x", dtype=given), task=task)
+    assert load.number_format(one, settings) == expected
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1000"), ("7", "7")])
+def test_openmp_spins_briefly_unless_the_operator_says_otherwise(
+    before: str | None, after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {} if before is None else {"GOMP_SPINCOUNT": before}
+    monkeypatch.setattr("models.loading.load.os.environ", environment)
+    with pytest.raises(CannotLoadHere, match=f"tiny@1: {tmp_path / 'no'} is not a folder on this machine"):
+        load.checked_folder(version(tmp_path / "no", "x"))
+    assert environment == {"GOMP_SPINCOUNT": after}
+
+
+def test_an_encoder_has_faults_only_if_the_settings_say_so() -> None:
+    encoder = FakeEncoder()
+    assert load.with_encoder_faults(encoder, Settings(), str) is encoder
+    settings = Settings(environment="test", model_faults="nan:rotten", failpoints="batch.midway=raise@2")
+    failpoints.install(settings.failpoints)
+    try:
+        faulty = load.with_encoder_faults(encoder, settings, lambda tokens: bytes(tokens).decode())
+        assert isinstance(faulty, FaultyEncoder)
+        assert faulty.context_window == encoder.context_window
+        good, bad = (EncodeRow("r", tuple(text), None) for text in (b"good", b"a rotten egg"))
+        assert faulty.run([good, bad]) == [*encoder.run([good]), None]
+        with pytest.raises(failpoints.FailpointRaised):
+            faulty.run([good])
+    finally:
+        failpoints.install("")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".pkl", ".ckpt"])
+def test_pickles_of_every_name_are_refused(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"weights{suffix}").write_bytes(b"")
+    with pytest.raises(ModelLoadError) as refused:
+        weight_files(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path} holds pickled weights (weights{suffix}): convert them to safetensors first"
+    )
+
+
+def test_the_digest_of_a_folder_counts_its_index_weights_and_small_files(tmp_path: Path) -> None:
+    files = {
+        "config.json": '{"model_type": "llama"}',
+        "tokenizer.json": "{}",
+        "one.safetensors": "1",
+        "two.safetensors": "2",
+        "model.safetensors.index.json": '{"weight_map": {"a": "two.safetensors", "b": "one.safetensors"}}',
+    }
+    for name, content in {**files, "README.md": "read"}.items():
+        (tmp_path / name).write_text(content)
+    assert [path.name for path in weight_files(tmp_path)] == ["one.safetensors", "two.safetensors"]
+    digests = {name: hashlib.sha256(content.encode()).hexdigest() for name, content in files.items()}
+    assert folder_digest(tmp_path) == hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(ModelLoadError, match="has no weight_map"):
+        weight_files(tmp_path)
+
+
+def test_the_digest_of_any_files_leaves_out_what_python_compiles(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError) as refused:
+        all_files_digest(tmp_path)
+    assert str(refused.value) == f"{tmp_path} has no files: leave it out if the task needs none"
+    (tmp_path / "code" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "code" / "run.py").write_text("1")
+    (tmp_path / "table").write_text("2")
+    digests = {"code/run.py": hashlib.sha256(b"1").hexdigest(), "table": hashlib.sha256(b"2").hexdigest()}
+    expected = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "code" / "__pycache__" / "run.pyc").write_bytes(b"3")
+    assert all_files_digest(tmp_path) == expected
+    (tmp_path / "code" / "more").write_text("4")
+    assert all_files_digest(tmp_path) != expected
+    (tmp_path / "code" / "link").symlink_to(sys.executable)
+    with pytest.raises(ModelLoadError, match="is a link out of its folder"):
+        all_files_digest(tmp_path)
+
+
+def test_a_vocabulary_may_be_as_large_as_the_models_and_no_larger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {
+        "model_type": "llama",
+        "vocab_size": 3,
+        "hidden_size": 4,
+        "intermediate_size": 4,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "max_position_embeddings": 77,
+    }
+    monkeypatch.setattr(model_folder, "folder_digest", lambda folder: "digest")
+    words: dict[str, Any] = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": words}))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = model_folder.describe(tmp_path)
+    assert (found.runner, found.digest, found.context_window) == ("torch", "digest", 77)
+    assert sorted(found.files) == ["config.json", "tokenizer.json"]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 2}))
+    with pytest.raises(ModelLoadError) as refused:
+        model_folder.describe(tmp_path)
+    assert str(refused.value) == f"{tmp_path}: the tokenizer has 3 tokens, the model 2"
+
+
+def test_devices_and_formats_say_what_is_wrong_with_them() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    names = {name: resolve_dtype(name, cpu) for name in ("float32", "bfloat16", "float16", "int8")}
+    assert names == {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "int8": torch.int8,
+    }
+    assert [activation_dtype(each) for each in names.values()] == [
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+        torch.bfloat16,
+    ]
+    with pytest.raises(CannotLoadHere) as refused:
+        resolve_dtype("int8", cuda)
+    assert str(refused.value) == "dtype int8 runs on the CPU alone: use bfloat16 on cuda"
+    with pytest.raises(CannotLoadHere) as refused:
+        resolve_device("meta")
+    assert str(refused.value) == "device 'meta' is not supported: use auto, cpu, cuda or cuda:N"
+
+
+def test_the_memory_of_this_process_is_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_memory, "_lines", lambda path: ["VmPeak:  9 kB", "VmRSS:   123 kB", "VmSwap: 1 kB"])
+    assert host_memory.resident_bytes() == 123 * 1024
+    monkeypatch.setattr(host_memory, "_lines", lambda path: [])
+    assert host_memory.resident_bytes() is None
