@@ -1,0 +1,279 @@
+"""Plain numbers in and out: the models without weights, transcripts, images by shape, columns of attributes."""
+
+import struct
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.engine.requests import EncodeRow
+from models.fakes.fake import EOS, next_token
+from models.fakes.fake_encoder import (
+    FakeClassifier,
+    FakeEncoder,
+    FakeImageClassifier,
+    fake_pixels,
+    fake_scores,
+    fake_vector,
+)
+from models.fakes.fake_recommender import FakeRecommender
+from models.fakes.fake_tabular import FakeTabular
+from models.fakes.fake_transcriber import FakeTranscriber
+from models.runners.attribute_columns import AttributeColumns
+from models.runners.dense_network import DenseNetwork
+from models.runners.encoder import TorchEncoder, float32_bytes, padded
+from models.runners.image_rows import ImageRows, by_shape, dimensions_of, pixels_of
+from models.runners.integrated_gradients import integrated_gradients
+from models.runners.tabular import outputs_of
+from models.runners.transcription import ChunkOptions, ChunkTranscript, TokenSegment
+from prompts.tabular.feature_schema import EncodedRows
+from prompts.tabular.items import Item, Items
+from prompts.tasks.classify import FAKE as CLASSES
+from prompts.tasks.embed import Embedder, Pooling
+from prompts.tasks.image_classify import FAKE as IMAGE_CLASSES
+from prompts.tasks.predict import FAKE as TABLE
+from prompts.tasks.predict import Activation, Objective
+from prompts.tasks.recommend import FAKE_ITEMS, RecommendQuery
+from prompts.tasks.rerank import FAKE as RERANKING
+from prompts.tasks.token_classify import FAKE as TOKEN_CLASSES
+from store.tasks.recommend import AttributeCondition
+
+CPU = torch.device("cpu")
+
+
+def floats(packed: bytes | None) -> list[float]:
+    assert packed is not None
+    return [round(number, 5) for number in struct.unpack(f"<{len(packed) // 4}f", packed)]
+
+
+def rows(*inputs: tuple[int, ...], options: Any = None) -> list[EncodeRow]:
+    return [EncodeRow("r", one, options, index) for index, one in enumerate(inputs)]
+
+
+def test_a_fake_vector_is_a_hash_of_unit_length() -> None:
+    whole = floats(fake_vector((1, 2, 3)))
+    assert len(whole) == 8
+    assert sum(number**2 for number in whole) == pytest.approx(1, abs=1e-4)
+    short = floats(fake_vector((1, 2, 3), 3))
+    norm = sum(number**2 for number in whole[:3]) ** 0.5
+    assert short == pytest.approx([number / norm for number in whole[:3]], abs=1e-4)
+    found = FakeEncoder().run(rows((1, 2, 3), (4,), options=3))
+    assert found == [fake_vector((1, 2, 3), 3), fake_vector((4,), 3)]
+    assert fake_vector((4,)) != fake_vector((5,))
+
+
+def test_fake_scores_are_shares_of_one_label_or_of_all() -> None:
+    numbers = floats(fake_scores((1, 2), 3))
+    assert sum(numbers) == pytest.approx(1, abs=1e-4)
+    (single,) = floats(fake_scores((1, 2), 1))
+    assert 0 < single < 1
+    assert FakeClassifier(CLASSES).run(rows((1, 2), (3,))) == [fake_scores((1, 2), 3), fake_scores((3,), 3)]
+    assert FakeClassifier(RERANKING).run(rows((1, 2))) == [fake_scores((1, 2), 1)]
+    per_token = FakeClassifier(TOKEN_CLASSES).run(rows((1, 2)))
+    assert per_token == [fake_scores((1,), 3) + fake_scores((2,), 3)]
+    windows = [FakeClassifier(each).context_window for each in (CLASSES, RERANKING)]
+    assert [*windows, FakeImageClassifier(IMAGE_CLASSES).context_window] == [
+        CLASSES.context_window,
+        RERANKING.context_window,
+        50,
+    ]
+
+
+def test_fakes_of_images_read_the_pixels_and_of_texts_the_tokens() -> None:
+    pixels = tuple(fake_pixels(np.full((2, 2), shade, np.uint8)) for shade in (1, 2))
+    assert [len(each) for each in pixels] == [16, 16]
+    asked = rows((0,), (0,), (7, 8), options=ImageRows(pixels, 4))
+    expected = [fake_vector(numbers, 4) for numbers in (*pixels, (7, 8))]
+    assert FakeEncoder().run(asked) == expected
+    assert FakeImageClassifier(IMAGE_CLASSES).run(asked[:2]) == [fake_scores(each, 3) for each in pixels]
+
+
+def test_the_fake_table_gives_the_first_feature_all_of_the_score() -> None:
+    encoded = EncodedRows(((1.0,), (2.0,)), ((0,), (1,)))
+    asked = [EncodeRow("r", (0,), replace(encoded, explain=explain), 0) for explain in (False, True)]
+    plain, explained = FakeTabular().run(asked)
+    assert floats(FakeTabular().run([EncodeRow("r", (1,), encoded, 1)])[0]) != floats(plain)
+    (score,) = floats(plain)
+    assert 0 <= score < 1
+    others = [0.0] * (len(TABLE.features) - 1)
+    assert floats(explained) == pytest.approx([score, score - 0.5, *others, 0.5, 0.0], abs=1e-4)
+
+
+def test_the_fake_recommender_sorts_what_the_filter_lets_through() -> None:
+    query = RecommendQuery(vector=(1.0,), top_k=1000)
+    number = len(FAKE_ITEMS.items)
+
+    def ask(**changes: Any) -> tuple[list[int], list[float]]:
+        count, *rest = floats(FakeRecommender().run([EncodeRow("r", (0,), replace(query, **changes))])[0])
+        places, scores = rest[: int(count)], rest[int(count) :]
+        assert len(places) == len(scores) == count
+        return [int(place) for place in places], scores
+
+    places, scores = ask()
+    assert sorted(places) == list(range(number))
+    assert scores == sorted(scores, reverse=True)
+    assert ask(top_k=2) == (places[:2], scores[:2])
+    kept = {places[0], places[2]}
+    assert ask(only=kept)[0] == [places[0], places[2]]
+    assert ask(only=kept, without={places[0]})[0] == [places[2]]
+    assert ask(vector=(2.0,))[1] != scores
+
+
+def test_the_fake_transcriber_says_how_long_and_how_loud() -> None:
+    chunks = (struct.pack("<3f", 0.1, -0.5, 0.2) * 8000, b"")
+    found = FakeTranscriber().run(
+        [EncodeRow("r", (0,), ChunkOptions(chunks, language), index) for index, language in ((0, "de"), (1, None))]
+    )
+    assert [ChunkTranscript.from_bytes(one or b"") for one in found] == [
+        ChunkTranscript(2, (TokenSegment(0, 1500, tuple(b" 1500 ms at 50.")),)),
+        ChunkTranscript(1, (TokenSegment(0, 0, tuple(b" 0 ms at 0.")),)),
+    ]
+
+
+def test_a_transcript_is_numbers_and_comes_back() -> None:
+    whole = ChunkTranscript(7, (TokenSegment(10, 250, (1, 2)), TokenSegment(250, 300, ())))
+    assert whole.numbers == (7, 10, 250, 2, 1, 2, 250, 300, 0)
+    assert whole.as_bytes == struct.pack("<9i", *whole.numbers)
+    assert ChunkTranscript.from_bytes(whole.as_bytes) == ChunkTranscript.of(whole.numbers) == whole
+    assert ChunkTranscript.of([0]) == ChunkTranscript()
+    for wrong in ([], [7, 1], [7, 1, 2], [7, 1, 2, 3], [7, 1, 2, 2, 5], [7, 1, 2, -1]):
+        with pytest.raises(ValueError, match=r"a segment is cut off|at least one number"):
+            ChunkTranscript.of(wrong)
+
+
+def test_the_fake_model_writes_words_of_its_prompt() -> None:
+    output: list[int] = []
+    while not output or output[-1] != EOS:
+        output.append(next_token(b"a prompt", output))
+    assert output[-2] != ord(" "), "it ends after a word"
+    free: list[int] = []
+    while len(free) <= len(output):
+        free.append(next_token(b"a prompt", free, ends=False))
+    assert free[: len(output) - 1] == output[:-1]
+    assert free[len(output) - 1] == ord(" ")
+
+
+def test_images_of_one_shape_share_a_pass_and_texts_have_none() -> None:
+    shapes = ((3, 2, 2), (3, 4, 2), (3, 2, 2))
+    options = ImageRows(tuple(np.zeros(shape, np.float32) for shape in shapes), 5)
+    asked = [*rows((0,), (0,), (0,), (9, 9), options=options), EncodeRow("text", (1,), 7), EncodeRow("all", (1,), None)]
+    assert by_shape(asked) == [[0, 2], [1]]
+    assert [pixels_of(row) is None for row in asked] == [False, False, False, True, True, True]
+    assert [dimensions_of(row) for row in asked] == [5, 5, 5, 5, 7, None]
+
+
+def test_rows_are_padded_behind_and_masked() -> None:
+    values, mask = padded([(5, 6, 7), (8,)], 9, CPU)
+    assert (values.tolist(), mask.tolist()) == ([[5, 6, 7], [8, 9, 9]], [[1, 1, 1], [1, 0, 0]])
+    assert float32_bytes(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T) == struct.pack("<4f", 1, 3, 2, 4)
+
+
+STATES = [[[3.0, 4.0], [1.0, 2.0], [8.0, 0.0]], [[0.0, 5.0], [9.0, 9.0], [torch.nan, torch.inf]]]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "normalise", "dimensions", "expected"),
+    [
+        (Pooling.CLS, False, None, [[3.0, 4.0], [0.0, 5.0]]),
+        (Pooling.CLS, True, None, [[0.6, 0.8], [0.0, 1.0]]),
+        (Pooling.CLS, False, 1, [[3.0], [0.0]]),
+        (Pooling.CLS, True, 1, [[1.0], [0.0]]),
+        (Pooling.LAST, False, None, [[8.0, 0.0], [0.0, 5.0]]),
+        (Pooling.MAX, False, None, [[8.0, 4.0], [0.0, 5.0]]),
+        (Pooling.MEAN, False, None, [[4.0, 2.0], [0.0, 5.0]]),
+    ],
+)
+def test_states_are_pooled_without_those_of_padding(
+    pooling: Pooling, dimensions: int | None, expected: list[list[float]], *, normalise: bool
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def model(**given: Any) -> Any:
+        asked.append({name: value.tolist() for name, value in given.items()})
+        return SimpleNamespace(last_hidden_state=torch.tensor(STATES))
+
+    model.config = SimpleNamespace(pad_token_id=None)  # type: ignore[attr-defined]  # as a module of transformers
+    embedder = Embedder(context_window=9, width=2, pooling=pooling, normalise=normalise)
+    encoder = TorchEncoder(model, embedder, CPU)
+    assert encoder.context_window == 9
+    found = encoder.run(rows((5, 6, 7), (8,), options=dimensions))
+    assert [floats(one) for one in found] == [pytest.approx(each, abs=1e-5) for each in expected]
+    assert asked == [{"input_ids": [[5, 6, 7], [8, 0, 0]], "attention_mask": [[1, 1, 1], [1, 0, 0]]}]
+
+
+ITEMS = Items(
+    tuple(
+        Item(id=name, attributes=attributes)
+        for name, attributes in (
+            ("a", {"price": 5, "kind": "x", "new": True}),
+            ("b", {"price": 7.5, "kind": "y", "new": False}),
+            ("c", {}),
+        )
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "places"),
+    [
+        ({"attribute": "price", "minimum": 5}, [0, 1]),
+        ({"attribute": "price", "minimum": 5.1}, [1]),
+        ({"attribute": "price", "maximum": 7.5}, [0, 1]),
+        ({"attribute": "price", "minimum": 5, "maximum": 7}, [0]),
+        ({"attribute": "price", "one_of": [7.5, 3]}, [1]),
+        ({"attribute": "kind", "one_of": ["y", "z"]}, [1]),
+        ({"attribute": "kind", "one_of": ["z"]}, []),
+        ({"attribute": "new", "one_of": [False]}, [1]),
+        ({"attribute": "none", "maximum": 9}, []),
+    ],
+)
+def test_a_condition_is_compared_with_every_item(condition: dict[str, Any], places: list[int]) -> None:
+    columns = AttributeColumns(ITEMS, ["price", "kind", "new", "none"])
+    found = columns.matching(AttributeCondition.model_validate(condition))
+    assert found.nonzero()[:, 0].tolist() == places
+
+
+def test_the_last_numbers_become_what_the_objective_says() -> None:
+    last = torch.tensor([[0.0, 1.0], [2.0, 2.0]])
+    config: Any = SimpleNamespace(target_mean=10.0, target_scale=3.0)
+    config.objective = Objective.REGRESSION
+    assert outputs_of(config, last).tolist() == [[10.0, 13.0], [16.0, 16.0]]
+    config.objective = Objective.MULTICLASS
+    assert outputs_of(config, last)[1].tolist() == [0.5, 0.5]
+    config.objective = Objective.BINARY
+    assert outputs_of(config, last)[0].tolist() == pytest.approx([0.5, 0.731059])
+
+
+@pytest.mark.parametrize(("activation", "expected"), [(Activation.RELU, 2.0), (Activation.TANH, 1.0 + 0.0)])
+def test_a_network_activates_between_its_layers_only(activation: Activation, expected: float) -> None:
+    config: Any = SimpleNamespace(activation=activation, num_columns=1)
+    layers = (
+        (torch.tensor([[1.0, 1.0], [-100.0, -100.0]]), torch.zeros(2)),
+        (torch.tensor([[2.0, 1.0]]), torch.tensor([-2.0])),
+    )
+    network = DenseNetwork(config, (torch.tensor([[1.0], [3.0]]),), layers)
+    inputs = network.inputs([[1.0], [0.0]], [[0], [1]])
+    assert inputs.tolist() == [[1.0, 1.0], [0.0, 3.0]]
+    assert network.baseline().tolist() == [0.0, 2.0]
+    first = float(network.last(inputs)[0])
+    assert first == pytest.approx(expected if activation is Activation.RELU else 2 * np.tanh(2) - 1 - 2, abs=1e-5)
+    assert network.to(torch.float64).last(inputs.double()).dtype == torch.float64
+
+
+def test_contributions_sum_to_the_change_of_the_value_that_is_explained() -> None:
+    def function(inputs: torch.Tensor) -> torch.Tensor:
+        a, b = inputs.unbind(1)
+        return torch.stack([a * b + a, (50 * a).tanh() * b], dim=1)
+
+    inputs = torch.tensor([[2.0, 3.0], [1.0, -2.0], [0.0, 1.0]], dtype=torch.float64)
+    baseline = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    chosen = torch.tensor([0, 1, 0])
+    found = integrated_gradients(function, inputs, baseline, chosen)
+    values, start = function(inputs), function(baseline[None])[0]
+    change = values.gather(1, chosen[:, None])[:, 0] - start[chosen]
+    assert found.sum(1).tolist() == pytest.approx(change.tolist(), abs=1e-3)
+    assert found[0].tolist() == pytest.approx([6.0, 2.0], abs=1e-3)
+    assert found[2].tolist() == [0.0, 0.0]
