@@ -1,0 +1,148 @@
+"""Texts that come to a worker after a job was accepted: passages, results of calls, prompts with their logprobs."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, SampledLogprobs, SamplingParams
+from policy.documents import PolicyDocument
+from policy.policies import Policy
+from prompts.tokenizer import ByteTokenizer
+from store.errors import InvalidRequest
+from store.jobs.claims import Finish
+from store.payloads.job_payload import PinnedPolicy
+from store.payloads.retrieval import FileCitation
+from store.schema.job_states import JobState
+from tests.workers.runs.test_outcome import completion
+from workers.runs.document_policy import OF_CALLS, OF_PASSAGES, document_texts, policed_texts
+from workers.runs.logprobs import echoed, kept, kept_by_delta
+from workers.runs.retrieval import cited, is_search, with_text
+
+WANTED = {"vector_store_ids": ["vs_1"], "max_context_tokens": 40}
+
+
+def passage(name: str, text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "file_id": f"file_{name}",
+        "filename": name,
+        "text": text,
+        "score": 0.5,
+        "place": {"start": 1, "end": 9},
+        **more,
+    }
+
+
+def searched(*passages: dict[str, Any]) -> Finish:
+    return Finish("job_1", 1, JobState.SUCCEEDED, {"dimensions": 2, "passages": [*passages]}, None, None)
+
+
+def test_passages_are_numbered_on_and_one_that_does_not_fit_is_left_out() -> None:
+    """The room is 160 characters of JSON: the second passage is too long, the third fits into the rest."""
+    one, long, two = passage("a.md", "é" * 60), passage("b.md", "x" * 200), passage("c.md", "mill")
+    found = with_text(searched(one, long, two), WANTED, 4).output
+    lines = [
+        json.dumps({"number": number, "filename": name, "text": text}, ensure_ascii=False)
+        for number, name, text in ((4, "a.md", "é" * 60), (5, "c.md", "mill"))
+    ]
+    assert found == {"dimensions": 2, "passages": [one, two], "numbered_from": 4, "text": "\n".join(lines)}
+    exact = 160 - len(json.dumps({"number": 1, "filename": "a.md", "text": ""}))
+    for length, num in ((exact, 1), (exact + 1, 0)):
+        output = with_text(searched(passage("a.md", "x" * length)), WANTED, 1).output or {}
+        assert len(output["passages"]) == num
+    assert (with_text(searched(), WANTED, 1).output or {})["text"] == "Nothing was found."
+    for finish in (replace(searched(one), state=JobState.CANCELLED), replace(searched(one), output=None)):
+        assert with_text(finish, WANTED, 1) is finish
+
+
+def test_what_several_searches_found_is_cited_by_its_numbers() -> None:
+    place = {"start": 1, "end": 9}
+    outputs: dict[str, dict[str, Any]] = {
+        "answer:2": {"task": "embed", "output": {"passages": [passage("c.md", "c")], "numbered_from": 3}},
+        "answer:1": {
+            "task": "embed",
+            "output": {"passages": [passage("a.md", "a"), passage("b.md", "b")], "numbered_from": 1},
+        },
+        "other": {"task": "embed", "output": {"passages": [passage("d.md", "d")]}},
+        "call": {"task": "call_tool", "output": {"text": "x", "numbered_from": 1}},
+    }
+    assert cited(outputs) == tuple(
+        FileCitation.model_validate(
+            {"index": number, "file_id": f"file_{name}", "filename": name, "score": 0.5, "place": place}
+        )
+        for number, name in ((1, "a.md"), (2, "b.md"), (3, "c.md"))
+    )
+    assert [is_search(outputs[name]) for name in outputs] == [True, True, False, False]
+    assert cited({"other": outputs["other"]}) is None
+
+
+def policy(*rules: dict[str, Any]) -> Policy:
+    return Policy(PolicyDocument.model_validate({"rules": [{"stage": "input", **rule} for rule in rules]}))
+
+
+MAIL = {"id": "mail", "kinds": ["email"], "action": "redact"}
+
+
+def test_documents_are_read_as_the_policy_lets_them() -> None:
+    assert document_texts(policy(MAIL), ["ask ann@example.com", "no"], "this file") == ("ask <EMAIL_1>", "no")
+    with pytest.raises(InvalidRequest) as blocked:
+        document_texts(policy({**MAIL, "action": "block"}), ["no", "ask ann@example.com"], "this file")
+    assert (blocked.value.code, blocked.value.message) == (
+        "policy_blocked_input",
+        "the policy's rule mail does not let this file in",
+    )
+    with pytest.raises(InvalidRequest) as named:
+        document_texts(policy({"id": "who", "kinds": ["person"], "action": "redact"}), ["x"], "this file")
+    assert (named.value.code, named.value.message) == (
+        "policy_blocked_input",
+        "this tenant's policy looks for names, which is not done in files: take these kinds out, or this file",
+    )
+
+
+def test_values_of_the_input_keep_their_placeholders_and_new_ones_have_numbers_of_their_own() -> None:
+    pinned = PinnedPolicy(model="*", version=1, counts={"EMAIL": 3})
+    texts = ["ask ann@example.com", "or bob@example.com and ann@example.com"]
+    for after in (OF_CALLS, OF_PASSAGES):
+        first, second = f"<EMAIL_{after + 1}>", f"<EMAIL_{after + 2}>"
+        done = policed_texts(policy(MAIL), pinned, texts, "it", after=after)
+        assert done == (f"ask {first}", f"or {second} and {first}")
+    assert (OF_CALLS, OF_PASSAGES) == (100_000, 200_000)
+
+
+REQUEST = EngineRequest("r", (0x68, 0x6F, 0xC3), SamplingParams(4, logprobs=1, echo=True))
+SCORED = (SampledLogprobs(-0.5, (0x6F,), (-0.25,)), SampledLogprobs(-2.0000004))
+
+
+def scored(**changes: Any) -> CompletionOutput:
+    return replace(completion(FinishReason.STOP), **changes)
+
+
+def test_a_prompt_is_echoed_with_the_logprobs_of_all_tokens_but_the_first() -> None:
+    found = echoed(ByteTokenizer(), REQUEST, scored(prompt_logprobs=SCORED))
+    assert found is not None
+    top = {"token": "o", "logprob": -0.25, "bytes": (0x6F,)}
+    assert found.model_dump(exclude_none=True) == {
+        "text": "ho\ufffd",
+        "tokens": (
+            {"token": "h", "bytes": (0x68,), "top_logprobs": ()},
+            {"token": "o", "bytes": (0x6F,), "logprob": -0.5, "top_logprobs": (top,)},
+            {"token": "\ufffd", "bytes": (0xC3,), "logprob": -2.0, "top_logprobs": ()},
+        ),
+    }
+    cancelled = echoed(ByteTokenizer(), REQUEST, scored(prompt_logprobs=SCORED[:1]))
+    plain = echoed(ByteTokenizer(), replace(REQUEST, sampling=SamplingParams(4, echo=True)), scored())
+    assert [one and one.model_dump(exclude_none=True) for one in (cancelled, plain)] == [{"text": "ho\ufffd"}] * 2
+    assert echoed(ByteTokenizer(), replace(REQUEST, sampling=SamplingParams(4, logprobs=1)), scored()) is None
+
+
+def test_logprobs_of_tokens_without_a_text_are_left_out() -> None:
+    rows = [SampledLogprobs(-1.0 * number) for number in range(1, 5)]
+    by_delta = kept_by_delta([(1,), (2, 3)], rows)
+    assert [[(row.token_id, row.logprob) for row in group] for group in by_delta] == [
+        [(1, -1.0)],
+        [(2, -2.0), (3, -3.0)],
+    ]
+    assert kept_by_delta([(1,)], ()) == ()
+    with pytest.raises(ValueError, match="shorter"):
+        kept([1, 2], rows[:1])
