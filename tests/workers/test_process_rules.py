@@ -396,9 +396,9 @@ def test_a_worker_has_twice_as_many_threads_as_slots(
     monkeypatch.setattr(process, "WorkerRuntime", started.runtime)
     monkeypatch.setattr(process, "build_worker", started.worker)
     monkeypatch.setattr(process, "drain_on_signals", lambda _runtime: started.done.append("signals"))
-    monkeypatch.setattr(process.socket, "gethostname", lambda: "box")
-    monkeypatch.setattr(process.os, "getpid", lambda: 42)
-    monkeypatch.setattr(process.interpreter, "settle", lambda: None)
+    monkeypatch.setattr("socket.gethostname", lambda: "box")
+    monkeypatch.setattr("os.getpid", lambda: 42)
+    monkeypatch.setattr("workers.__main__.interpreter.settle", lambda: None)
     model: Any = SimpleNamespace(version=version, queue="fake@1", close=lambda: started.done.append("close"))
     assert process.run(Settings(max_slots=12), model, name=name, concurrency=concurrency) == 7
     hostname = f"{name or 'fake-42'}@box"
