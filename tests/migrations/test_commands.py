@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from migrations import vector_indexes
+from migrations import schema, vector_indexes
 from migrations.__main__ import main, passwords
 from migrations.gaps import find_gaps
 from migrations.roles import let_in
-from migrations.schema import head, history
+from migrations.schema import head, history, upgrade
 from store.db.database import Database
 from store.db.roles import API, OPERATOR, ROLES, WORKER
 from store.retrieval import vector_stores
@@ -156,3 +156,23 @@ def test_the_commands_say_what_they_found(
     assert first.startswith("0001  applied  ")
     assert last.startswith(f"{head()}  applied  ")
     assert len(list(Path("migrations/versions").glob(f"{head()}_*.py"))) == 1
+
+
+def test_a_revision_waits_a_second_for_locks_and_has_time_for_the_rest(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+
+    def shown(connection: Connection) -> list[str]:
+        return [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names]
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(
+        schema.command, "upgrade", lambda config, _: seen.append(shown(config.attributes["connection"]))
+    )
+    assert upgrade(db) == head()
+    assert seen == [["1s", "0", "2min"]]
+    with db.connection() as connection:
+        assert shown(connection) != seen[0], "the connection is as it was"
+        connection.rollback()
+    assert (schema.PATIENCE_S, f"{schema.MIGRATION_LOCK:x}") == (120.0, b"migrate!".hex())

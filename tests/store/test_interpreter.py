@@ -9,6 +9,8 @@ from store import interpreter
 interpreter.settle()
 assert sys.getswitchinterval() == interpreter.SWITCH_S, sys.getswitchinterval()
 assert gc.isenabled()
+assert gc.get_threshold() == (10_000, 20, 20), gc.get_threshold()
+assert interpreter.SWITCH_S == 0.0005
 assert gc.get_freeze_count() > 1000, gc.get_freeze_count()
 class Loop: pass
 loops = [Loop() for _ in range(30_000)]

@@ -13,6 +13,7 @@ from store.encryption.vault import Vault
 from store.encryption_keys import open_digests, open_vault
 from store.errors import HeadraceError, SettingsError
 from store.ids import first_id, new_id
+from store.ports import free_port
 from store.redis_address import SentinelAddress, is_sentinel, parse_sentinel
 from store.settings import Settings
 from store.supervisor import NOT_AGAIN, Supervisor
@@ -258,3 +259,7 @@ def test_an_unknown_scheme_is_refused(url: str, scheme: str) -> None:
         "REDIS_URL: needs redis://, rediss:// or unix://, or with Sentinel redis+sentinel:// or rediss+sentinel://, "
         f"not {scheme}:// (docs/deployment.md)"
     )
+
+
+def test_a_port_of_ours_is_none_that_the_system_gives_away() -> None:
+    assert {free_port("127.0.0.1", 0) in range(31_000, 32_768) for _ in range(8)} == {True}

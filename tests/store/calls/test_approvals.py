@@ -272,3 +272,20 @@ def test_approvals_are_listed_by_job_state_and_page(
     assert expire_due(db, 10) == 1
     (found,) = list_approvals(db, tenant, state=ApprovalState.EXPIRED)
     assert (found.id, found.decided_by, found.decided_at is None) == (third.id, None, False)
+
+
+def test_the_time_limits_that_are_over_for_longest_come_first(
+    db: Database, accept_flow: Callable[..., Flow], query: Query
+) -> None:
+    asked = [parked(accept_flow()) for _ in range(3)]
+    for hours, one in zip((1, 3, 2), asked, strict=True):
+        query(
+            "UPDATE tool_approvals SET expires_at = now() - make_interval(hours => :h) WHERE id = :id",
+            h=hours,
+            id=one.id,
+        )
+    for left in ([0, 2], [0], []):
+        assert expire_due(db, 1) == 1
+        waiting = query("SELECT id FROM tool_approvals WHERE state = 'pending' ORDER BY id")
+        assert [row["id"] for row in waiting] == [asked[number].id for number in left]
+    assert expire_due(db, 1) == 0

@@ -382,3 +382,18 @@ def test_the_resolver_of_this_machine_is_asked() -> None:
 
 def _not_found(host: str, port: int) -> Sequence[str]:
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def test_each_method_sends_what_it_is_given_and_keeps_what_it_may(receiver: Receiver) -> None:
+    client = GuardedClient(OPEN)
+    receiver.answer = lambda _: Answer(404, {"X-Odd": "Yes"}, b"body")
+    url, named = receiver.url("/a"), {"x-test": "1"}
+    got = client.get(url, headers=named, timeout_s=60, most_bytes=4)
+    assert (got.status, got.headers["x-odd"], got.body) == (404, "Yes", b"body")
+    gone = client.delete(url, headers=named, timeout_s=60)
+    sent = client.post(url, headers=named, body=b"{}", timeout_s=60)
+    assert [(one.status, one.body) for one in (gone, sent)] == [(404, b"")] * 2
+    assert [(call.headers["x-test"], call.body) for call in receiver.calls] == [("1", b""), ("1", b""), ("1", b"{}")]
+    with pytest.raises(AnswerTooLong) as too_long:
+        client.get(url, headers=named, timeout_s=60, most_bytes=3)
+    assert str(too_long.value) == "the answer has more than 3 bytes"

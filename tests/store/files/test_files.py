@@ -1,5 +1,6 @@
 """Files that expire or are deleted, beside others that stay."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,43 @@ def test_refusals_of_uploads_say_what_to_do(db: Database, tenant: str, tmp_path:
     query("UPDATE uploads SET expires_at = now() - interval '1 s' WHERE id = :id", id=other.id)
     assert (uploads.expire(db, limit=0), uploads.expire(db), uploads.expire(db)) == (0, 1, 0)
     assert query("SELECT id FROM uploads") == [{"id": made.id}]
+
+
+def test_contents_without_references_are_kept_for_ten_minutes_and_the_oldest_go_first(
+    db: Database, tenant: str, tmp_path: Path, query: Query
+) -> None:
+    blobs = FolderBlobs(tmp_path)
+    ids = {}
+    for age_s in (590, 620, 610):
+        file = upload(db, blobs, tenant, b"%d" % age_s)
+        ids[age_s] = file.digest
+        files.delete(db, tenant, file.id, actor="mia")
+        query(
+            "UPDATE blobs SET touched_at = now() - make_interval(secs => :s) WHERE digest = :digest",
+            s=age_s,
+            digest=file.digest,
+        )
+    for left in ([590, 610], [590], [590]):
+        files.remove_unreferenced(db, blobs, limit=1)
+        assert {row["digest"] for row in query("SELECT digest FROM blobs")} == {ids[age_s] for age_s in left}
+    purposes = {"batch", "user_data", "assistants", "vision", "fine-tune", "evals"}
+    assert purposes == files.UPLOADED, "what is made here alone is not uploaded"
+
+
+def test_a_storage_that_does_not_answer_is_named_by_its_reason(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path)
+    with pytest.raises(Unavailable) as missing:
+        blobs.open("a" * 64)
+    assert (missing.value.message, missing.value.code) == (
+        "the file storage is not available: No such file or directory",
+        "storage_unavailable",
+    )
+    for age_s, is_kept in ((86_000, True), (86_500, False)):
+        draft = blobs.create()
+        draft.write(b"a")
+        (path,) = (tmp_path / "drafts").iterdir()
+        written_at = path.stat().st_mtime - age_s
+        os.utime(path, (written_at, written_at))
+        blobs.sweep()
+        assert path.exists() is is_kept, age_s
+        draft.drop()

@@ -75,6 +75,8 @@ def test_the_work_of_a_queue_is_what_waits_and_what_runs(db: Database, accept_on
     assert read_waiting_work(db) == WaitingWork({}, {})
     running = accept_one(cost_tokens=20)
     claim(db, "w", "tiny@1", [running], 60)
+    claim(db, "w", "tiny@1", [accept_one(input_tokens=0, cost_tokens=0)], 60)
+    accept_one(queue="cache")
     accept_one(cost_tokens=13, service_class="batch")
     accept_one(cost_tokens=13, deadline_s=100.0)
     accept_one(queue="tiny@2", model_version=2, service_class="batch", deadline_s=None)
@@ -85,7 +87,7 @@ def test_the_work_of_a_queue_is_what_waits_and_what_runs(db: Database, accept_on
     found = read_waiting_work(db)
     assert (found.by_queue.keys(), found.workers) == ({"tiny@1", "tiny@2"}, {"tiny@1": 1})
     first, second = found.by_queue["tiny@1"], found.by_queue["tiny@2"]
-    assert (first.tokens, first.running_tokens, first.class_rank) == (26, 20, 1)
+    assert (first.tokens, first.running_tokens, first.class_rank) == (26, 21, 1), "each job counts"
     assert first.deadline_in_s is not None
     assert 0 < first.deadline_in_s <= 100
     assert (second.tokens, second.running_tokens, second.class_rank, second.deadline_in_s) == (13, 0, 2, None)
@@ -122,11 +124,12 @@ def test_of_two_hosts_one_starts_a_version(db: Database, query: Query) -> None:
     assert write_report(db, host("b"), [place("tiny@2")]).places == (place("tiny@2"),), "its own places are no bar"
     write_report(db, first)
     assert read_hosts(db) == [second, first]
-    query("UPDATE model_hosts SET seen_at = now() - interval '1 hour' WHERE name = 'b'")
+    query("UPDATE model_hosts SET seen_at = now() - interval '20 minutes' WHERE name = 'b'")
     assert read_hosts(db) == [second]
     assert last_report(db, "b") == first, "however old"
     third = write_report(db, host("c"), [place("tiny@1")])
     assert third.places == (place("tiny@1"),), "a host that is gone holds no place"
+    assert last_report(db, "b") == first, "and is not forgotten yet"
     query("UPDATE model_hosts SET seen_at = now() - interval '3 days' WHERE name = 'b'")
     write_report(db, host("c"))
     assert last_report(db, "b") is None

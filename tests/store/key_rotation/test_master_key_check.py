@@ -43,3 +43,25 @@ def test_a_process_without_keys_stores_nothing_beside_what_is_sealed(db: Databas
     forget_key(db, "k1")
     forget_key(db, "k2")
     check_keys(db, Vault())
+
+
+def test_refusals_say_what_to_run(db: Database) -> None:
+    check_keys(db, vault("k1", "k2"))
+    for refused, said in (
+        (
+            Vault(),
+            "no encryption key is set, but the database has values sealed with 'k1', 'k2': set "
+            "HEADRACE_ENCRYPTION_KEYS to the keys of the other processes; to stop encrypting, run `headrace encryption forget k1` and `headrace "
+            "encryption forget k2`",
+        ),
+        (
+            vault("k1"),
+            "the encryption key 'k1' is another than the one of this id that was given before: set that one, or give "
+            "the new key another id; if no value needs the old key, run `headrace encryption forget k1`",
+        ),
+    ):
+        with pytest.raises(SettingsError) as error:
+            check_keys(db, refused)
+        assert error.value.message == said
+    with pytest.raises(NotFound, match="no encryption key 'k9' is recorded"):
+        forget_key(db, "k9")

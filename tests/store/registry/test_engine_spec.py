@@ -35,6 +35,9 @@ def test_a_version_keeps_its_engine_and_follows_its_address(db: Database, query:
     assert (moved.version, moved.engine.url) == (1, "https://gpu.internal/llama")
     assert resolve(db, "served").engine == moved.engine
     assert register(db, engine_spec(SPEC | {"quantization": "fp8"}), digest="d2").version == 2
+    register(db, engine_spec(SPEC))
+    register(db, engine_spec(SPEC | {"url": "https://gpu.internal/llama/"}))
+    assert resolve(db, "served@2").engine.quantization == "fp8", "the other version keeps its engine"
     register_version(
         db,
         model="served",
@@ -47,8 +50,9 @@ def test_a_version_keeps_its_engine_and_follows_its_address(db: Database, query:
         actor="test",
     )
     assert list_models(db)[0].engines == {1: "vllm", 2: "vllm"}
-    told = query("SELECT detail FROM audit_log WHERE action = 'model.engine_set'")
-    assert told == [{"detail": {"url": "https://gpu.internal/llama"}}]
+    told = query("SELECT detail FROM audit_log WHERE action = 'model.engine_set' ORDER BY id")
+    moves = ["https://gpu.internal/llama", "http://10.0.0.7:8000", "https://gpu.internal/llama"]
+    assert told == [{"detail": {"url": url}} for url in moves]
 
 
 def test_a_runner_and_an_engine_that_do_not_belong_together_are_refused(db: Database) -> None:

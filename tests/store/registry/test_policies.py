@@ -41,6 +41,7 @@ def test_policies_have_a_most_and_are_on_record(
     db: Database, tenant: str, other_tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(db, other_tenant, "far", {}, "mia")
+    put(db, other_tenant, "tiny", {"n": 9}, "mia")
     monkeypatch.setattr(policies, "MAX_MODELS", 2)
     for model, number in (("", 1), ("tiny", 2), ("tiny", 3)):
         put(db, tenant, model, {"n": number}, "mia")

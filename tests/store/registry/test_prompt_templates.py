@@ -1,5 +1,6 @@
 """Prompt templates: each has its own versions, each tenant its own prompts."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from store.registry.prompt_templates import (
     Kind,
     add_version,
     canaries,
+    choose,
     create,
     delete,
     get,
@@ -21,6 +23,9 @@ from store.registry.prompt_templates import (
     remove_alias,
     set_alias,
 )
+from store.rollouts.changes import NewRollout, change, start_of_pipeline
+from store.rollouts.rollouts import RolloutKind, Step
+from store.rollouts.transitions import RolloutAction, Transition
 
 
 def test_versions_and_pages_are_a_prompts_and_a_tenants_own(db: Database, tenant: str, other_tenant: str) -> None:
@@ -174,3 +179,57 @@ def test_the_hash_of_a_template_is_on_record(db: Database, tenant: str) -> None:
         ("kai", "prompt.version_added", made.id, hash_of({"n": 2})),
         ("mia", "prompt.created", made.id, hash_of({"n": 1})),
     ]
+
+
+def test_what_a_rollout_divides_is_neither_moved_nor_removed(db: Database, tenant: str) -> None:
+    pipe = create(db, tenant, name="p", template={}, actor="mia", kind=Kind.PIPELINE)
+    add_version(db, tenant, "p", template={}, actor="mia", kind=Kind.PIPELINE)
+    for alias in ("live", "calm"):
+        set_alias(db, tenant, "p", alias, 1, actor="mia", kind=Kind.PIPELINE)
+    rollout = start_of_pipeline(db, NewRollout(pipe.id, 2, [Step(5, hold_s=1)], alias="live"), "mia", tenant)
+    assert (rollout.kind, rollout.stable_version, rollout.candidate_version) == (RolloutKind.PIPELINE, 1, 2)
+    named: Any = {"actor": "mia", "kind": Kind.PIPELINE}
+    for run in (
+        lambda: set_alias(db, tenant, "p", "live", 2, **named),
+        lambda: remove_alias(db, tenant, "p", "live", **named),
+        lambda: delete(db, tenant, "p", **named),
+    ):
+        assert answer(run) == (
+            f"the rollout {rollout.id} is active: end it first, with promote or abort",
+            "rollout_active",
+            None,
+        )
+    set_alias(db, tenant, "p", "calm", 2, **named)
+    remove_alias(db, tenant, "p", "calm", **named)
+    ended = change(db, rollout.id, Transition(RolloutAction.ROLL_BACK, "worse"), "mia", tenant_id=tenant)
+    assert (ended.percent, get(db, tenant, "p", "live", Kind.PIPELINE).version) == (0.0, 1)
+    again = NewRollout(pipe.id, 2, [Step(5, hold_s=1)], alias="live")
+    assert answer(lambda: start_of_pipeline(db, again, "mia", tenant)) == (
+        f"{pipe.id}@2 was rolled back ({rollout.id}): use `force` if it is right now",
+        "version_rolled_back",
+        None,
+    )
+    forced = start_of_pipeline(db, replace(again, force=True), "mia", tenant)
+    change(db, forced.id, Transition(RolloutAction.PROMOTE, "good"), "mia", tenant_id=tenant)
+    assert get(db, tenant, "p", "live", Kind.PIPELINE).version == 2
+
+
+def test_a_canary_gets_the_keys_below_its_percentage(db: Database, tenant: str) -> None:
+    pipe = create(db, tenant, name="p", template={"n": 1}, actor="mia", kind=Kind.PIPELINE)
+    add_version(db, tenant, "p", template={"n": 2}, actor="mia", kind=Kind.PIPELINE)
+    for alias in ("default", "live"):
+        set_alias(db, tenant, "p", alias, 1, actor="mia", kind=Kind.PIPELINE, canary=Canary(alias, 2, 25))
+    drawn: list[str] = []
+
+    def chosen(key: str, point: float) -> int:
+        return choose(db, tenant, key, Kind.PIPELINE, lambda text: drawn.append(text) or point).version
+
+    assert [chosen("p", point) for point in (24.9, 25.0)] == [2, 1]
+    assert [chosen("p@live", point) for point in (24.9, 25.0)] == [2, 1]
+    assert drawn == [f"{pipe.id} default 2"] * 2 + [f"{pipe.id} live 2"] * 2
+    assert (chosen("p@1", 0.0), chosen("p@latest", 99.0)) == (1, 2)
+    assert answer(lambda: get(db, tenant, "p@1", 2, Kind.PIPELINE)) == (
+        "the pipeline names a version, 1: leave out `version`",
+        "invalid_value",
+        "pipeline.version",
+    )

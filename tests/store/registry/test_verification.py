@@ -2,9 +2,10 @@
 
 import pytest
 
+from store.audit.audit import hash_of, list_entries
 from store.db.database import Database
 from store.errors import InvalidRequest, NotFound
-from store.registry.quality_bounds import keep_report, set_bound
+from store.registry.quality_bounds import keep_report, read_bound, set_bound
 from store.registry.quality_report import QualityBound, QualityReport, VersionFigures
 from store.registry.verification import Verification, VersionStanding
 from store.registry.verification_report import GoldenAnswer, VerificationReport, golden_answers, stored_golden
@@ -139,3 +140,21 @@ def test_golden_answers_that_cannot_be_compared_are_refused(given: object, place
         'golden answers are a list of {"prompt": "...", "tokens": [1, 2]}: ' + place
     )
     assert refused.value.param == "golden"
+
+
+def test_a_bound_is_on_record_with_both_states(db: Database, tenant: str) -> None:
+    register(db)
+    register(db, model="other")
+    loose, strict = QualityBound(max_kl=0.5), QualityBound(min_agreement=0.9, max_kl=0.25)
+    for bound in (loose, strict, None):
+        set_bound(db, "tiny", bound, "mia", tenant_id=tenant)
+        assert (read_bound(db, "tiny"), read_bound(db, "other")) == (bound, None)
+    hashes = [None, hash_of({"max_kl": 0.5}), hash_of({"min_agreement": 0.9, "max_kl": 0.25}), None]
+    told = [(e.resource, e.detail, e.before_hash, e.after_hash) for e in reversed(list_entries(db, tenant, 3))]
+    assert told == [
+        ("tiny", {"max_kl": "0.5"}, hashes[0], hashes[1]),
+        ("tiny", {"min_agreement": "0.9", "max_kl": "0.25"}, hashes[1], hashes[2]),
+        ("tiny", {}, hashes[2], hashes[3]),
+    ]
+    with pytest.raises(NotFound, match="no model 'nobody'"):
+        set_bound(db, "nobody", loose, "mia")

@@ -48,10 +48,19 @@ def test_a_version_that_an_alias_names_is_not_retired(db: Database, query: Query
     versions.retire(db, "tiny", 1, "test")
     with pytest.raises(NotFound):
         resolve(db, "tiny@1")
+    register(db, digest="d3")
+    versions.retire(db, "tiny", 3, "test")
     versions.revive(db, "tiny", 1, "test")
     assert resolve(db, "tiny@1").digest == "d1"
+    with pytest.raises(NotFound):
+        resolve(db, "tiny@3")
     rows = query("SELECT action FROM audit_log WHERE action <> 'model.registered' ORDER BY id")
-    assert [row["action"] for row in rows] == ["model.alias_set", "model.retired", "model.revived"], "once each"
+    assert [row["action"] for row in rows] == [
+        "model.alias_set",
+        "model.retired",
+        "model.retired",
+        "model.revived",
+    ], "once each"
 
 
 def test_an_alias_and_a_retirement_at_once_never_meet(db: Database) -> None:

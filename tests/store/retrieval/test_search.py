@@ -266,3 +266,41 @@ def test_a_deleted_store_is_removed_in_steps_and_no_other(
     assert [row["store_id"] for row in query("SELECT store_id FROM vector_store_passages")] == [kept.id]
     assert [row["id"] for row in query("SELECT id FROM vector_stores")] == [kept.id]
     assert len(query("SELECT FROM files")) == 2, "files stay"
+
+
+def test_a_search_returns_as_many_as_it_is_asked_for_with_scores_from_0_to_1(
+    db: Database, store: VectorStore, add_file: AddFile
+) -> None:
+    ahead, behind = (1.0, *[0.0] * 15), (-1.0, *[0.0] * 15)
+    file_id = add_file(store, [f"mill {n}" for n in range(60)], vectors=[ahead] * 59 + [behind])
+    by_vector = Query(store.id, ahead, "", 60, word_weight=0)
+    found = search.search(db, store.tenant_id, by_vector)
+    assert [one.position for one in found] == list(range(60)), "more than the usual candidates"
+    assert (found[0].score, found[-1].score, found[0].filename) == (pytest.approx(1.0), 0.0, "a.txt")
+    assert len(search.search(db, store.tenant_id, replace(by_vector, limit=3))) == 3
+    only_words = Query(store.id, ahead, "mill", 60, vector_weight=0)
+    assert len(keys(db, store, only_words)) == 60
+    assert keys(db, store, replace(only_words, words="  ")) == []
+    assert {key[0] for key in keys(db, store, only_words)} == {file_id}
+
+
+def test_a_short_passage_with_the_word_comes_before_a_long_one(
+    db: Database, store: VectorStore, add_file: AddFile
+) -> None:
+    long = "mill " + " ".join(f"word{n}" for n in range(200))
+    file_id = add_file(store, [long, "the mill turns"])
+    query = Query(store.id, (1.0, *[0.0] * 15), "mill", 9, vector_weight=0)
+    assert keys(db, store, query) == [(file_id, 1), (file_id, 0)]
+
+
+def test_a_use_is_noted_once_a_minute(db: Database, tenant: str, query: Rows) -> None:
+    for age_s, is_noted in ((50, False), (70, True)):
+        one = vector_stores.create(db, tenant, StoreModel("vectors", 1, WIDTH), expires_days=7)
+        query(
+            "UPDATE vector_stores SET last_active_at = now() - make_interval(secs => :s) WHERE id = :id",
+            s=age_s,
+            id=one.id,
+        )
+        before = vector_stores.get(db, tenant, one.id).last_active_at
+        vector_stores.touch(db, tenant, one.id)
+        assert (vector_stores.get(db, tenant, one.id).last_active_at > before) is is_noted

@@ -4,6 +4,7 @@ import struct
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from store.audit.audit import list_entries
 from store.db.database import Database
@@ -141,6 +142,12 @@ def test_refusals_of_store_files_name_what_is_missing(
         assert refused(run) == said
     with pytest.raises(NotFound):
         store_files.attach(db, tenant, store.id, [again(file_id), again("file_x")])
+    with db.begin() as connection:
+        connection.execute(text("UPDATE files SET expires_at = now() WHERE id = :id"), {"id": file_id})
+    assert refused(lambda: store_files.attach(db, tenant, store.id, [again(file_id)])) == (
+        f"no file {file_id}",
+        "file_id",
+    ), "it has expired"
     assert store_files.get(db, tenant, store.id, file_id).status == "completed", "all or none"
     assert store_files.detach(db, tenant, store.id, file_id, actor="mia") is None
     (entry, *_) = list_entries(db, tenant)

@@ -21,6 +21,7 @@ from store.tenants.api_keys import create_tenant
 from tests.store.making import AcceptOne, Query
 from workers.dispatcher.rollout_keeper import RolloutKeeper
 
+SEALED = '{"enc": {"k": "lost", "w": "", "d": ""}}'
 GREEDY = {"input": {"prompt": "hello"}, "sampling": {"max_tokens": 4, "temperature": 0}}
 
 
@@ -194,3 +195,51 @@ def test_shadow_mode_needs_a_tenant_that_exists_and_sources(db: Database, tenant
 )
 def test_agreement_is_the_common_beginning(one: str, other: str, share: float) -> None:
     assert agreement(one, other) == agreement(other, one) == share
+
+
+def test_contents_that_cannot_be_opened_get_no_mirror(tenant: str, shadow: Shadow, query: Query) -> None:
+    hidden = shadow.answer("one")
+    query("UPDATE jobs SET payload = :sealed WHERE id = :id", sealed=SEALED, id=hidden)
+    shown = shadow.answer("two")
+    shadow.look(tenant)
+    assert [row["payload"] for row in shadow.mirrors()] == [GREEDY]
+    (link,) = query("SELECT key FROM idempotency_keys WHERE route = 'shadow'")
+    assert link["key"] == shown
+
+
+def test_a_look_makes_at_most_fifty_mirrors_and_goes_on_behind_the_last(
+    tenant: str, shadow: Shadow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.rollouts.shadow._MOST_PER_TURN", 2)
+    for number in range(3):
+        shadow.answer(str(number))
+    assert [len(shadow.mirrors()) for _ in range(3) if shadow.look(tenant)] == [2, 3, 3]
+
+
+def test_nothing_is_mirrored_while_many_mirrors_wait(
+    tenant: str, shadow: Shadow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.rollouts.shadow._MOST_WAITING", 1)
+    shadow.answer("one")
+    shadow.look(tenant)
+    shadow.answer("two")
+    shadow.look(tenant)
+    assert len(shadow.mirrors()) == 1
+    shadow.end_mirror("one")
+    shadow.look(tenant)
+    assert len(shadow.mirrors()) == 2
+
+
+def test_refusals_of_shadow_mode_name_the_settings(db: Database) -> None:
+    with pytest.raises(InvalidRequest) as none_given:
+        check_shadow(db, "", [])
+    with pytest.raises(InvalidRequest) as unknown:
+        check_shadow(db, "ten_x", ["*"])
+    assert [(error.value.message, error.value.param) for error in (none_given, unknown)] == [
+        (
+            "shadow mode needs HEADRACE_SHADOW_TENANT, the id of a tenant that owns the copies, and "
+            "HEADRACE_SHADOW_SOURCES, the ids of the tenants whose jobs may be copied",
+            "mode",
+        ),
+        ("HEADRACE_SHADOW_TENANT: there is no tenant with the id ten_x", "mode"),
+    ]

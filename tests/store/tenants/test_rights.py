@@ -139,7 +139,9 @@ def made(db: Database, tenant: str, name: str, scopes: frozenset[str], **changes
     return api_key_admin.create(db, tenant, NewKey(name, scopes, **changes), actor="mia", grantor=grantor).key.id
 
 
-def test_what_a_grantor_may_not_is_said(db: Database, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_grantor_may_not_is_said(
+    db: Database, tenant: str, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weak = made(db, tenant, "weak", READ, models=TINY, until=3600)
 
     def create(scopes: frozenset[str] = READ, **changes: Any) -> Any:
@@ -166,6 +168,8 @@ def test_what_a_grantor_may_not_is_said(db: Database, tenant: str, monkeypatch: 
     endless = "a key cannot last that long"
     assert create(models=TINY, until=1e300) == (InvalidRequest, endless, "invalid_value", "expires_in_s")
     monkeypatch.setattr(api_key_admin, "MAX_KEYS", 2)
+    made(db, tenant, "ended", READ, until=3600)
+    query("UPDATE api_keys SET expires_at = now() WHERE name = 'ended'")
     assert made(db, tenant, "second", READ, models=TINY, until=60, grantor=weak)
     assert create(models=TINY, until=60) == (
         Conflict,

@@ -27,7 +27,7 @@ from store.tenants.tenant_limits import (
     set_limits,
     tenant_defaults,
 )
-from store.tenants.usage import Price, TimeBuckets, set_price
+from store.tenants.usage import DETAIL_S, Price, TimeBuckets, set_price
 from tests.store.making import Query
 
 
@@ -183,6 +183,7 @@ def test_a_month_ends_where_the_next_begins() -> None:
     assert month_end(datetime(2026, 12, 31, 23, 59, tzinfo=UTC)) == datetime(2027, 1, 1, tzinfo=UTC)
     assert month_end(datetime(2026, 11, 1, tzinfo=UTC)) == datetime(2026, 12, 1, tzinfo=UTC)
     assert TimeBuckets(100, 60, 3).end_s == 280
+    assert DETAIL_S == 604_800, "a week"
 
 
 def test_a_job_of_steps_is_counted_with_all_its_parts() -> None:

@@ -1,0 +1,127 @@
+"""Pages of a re-encryption: what is counted, what is sealed again, and what stays as it is."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.db.database import Database
+from store.encryption.vault import Vault
+from store.files import files
+from store.files.blob_storage import FolderBlobs
+from store.files.files import Purpose
+from store.key_rotation.reencryption import PLAIN, TARGETS, KeyUsage, Target, digests, pages, reseal_file
+from store.settings import Settings
+from store.tools import tools
+from tests.store.making import AcceptOne, Query
+from tests.store.tools.test_tools import definition
+
+OLD, NEW = {"old": bytes(32)}, {"new": bytes(range(32))}
+
+
+@pytest.fixture
+def sealing(settings: Settings) -> Iterator[Database]:
+    """The second key seals, and both open."""
+    database = Database(settings.database_url, pool_size=2, application_name="tests", vault=Vault({**NEW, **OLD}))
+    yield database
+    database.close()
+
+
+def target(table: str) -> Target:
+    return next(one for one in TARGETS if one.table == table)
+
+
+def test_pages_go_on_behind_the_last_row_and_count_by_key(
+    db: Database, settings: Settings, sealing: Database, tenant: str, query: Query
+) -> None:
+    old = Database(settings.database_url, pool_size=1, application_name="tests", vault=Vault(OLD))
+    made = [
+        tools.create(at, tenant, f"t{n}", definition(), actor="mia") for n, at in enumerate((db, old, old, sealing))
+    ]
+    seen = list(pages(sealing, target("tools"), limit=2))
+    assert [one.num_rows for one in seen] == [2, 2, 0], "a page that is full may not be the last"
+    assert sum((one.found for one in seen), Counter()) == Counter({PLAIN: 1, "old": 2, "new": 1})
+    assert {(one.num_resealed, one.errors) for one in seen} == {(0, ())}
+    before = query("SELECT id, definition #>> '{enc,d}' AS sealed FROM tools ORDER BY id")
+    done = list(pages(sealing, target("tools"), limit=9, reseal=True))
+    assert done == [KeyUsage(4, Counter({PLAIN: 1, "old": 2, "new": 1}), 3, ())]
+    assert next(iter(pages(sealing, target("tools"), limit=9, reseal=True))) == KeyUsage(4, Counter({"new": 4}), 0, ())
+    after = query("SELECT id, definition #>> '{enc,d}' AS sealed FROM tools ORDER BY id")
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True, True, True], (
+        "an encrypted value keeps its ciphertext"
+    )
+    assert tools.list_tools(sealing, tenant) == made
+    old.close()
+
+
+def test_a_key_that_is_missing_is_told_for_each_value_and_plain_errors_stay(
+    db: Database, settings: Settings, sealing: Database, tenant: str, accept_one: AcceptOne, query: Query
+) -> None:
+    old = Database(settings.database_url, pool_size=1, application_name="tests", vault=Vault(OLD))
+    tool = tools.create(old, tenant, "t", definition(), actor="mia")
+    old.close()
+    alone = Database(settings.database_url, pool_size=1, application_name="tests", vault=Vault(NEW))
+    (page,) = pages(alone, target("tools"), limit=9, reseal=True)
+    assert (page.num_resealed, page.errors) == (
+        0,
+        (
+            f"tools.definition of {tool.id} is sealed with the encryption key 'old', which this process was not given: "
+            "add it to HEADRACE_ENCRYPTION_KEYS",
+        ),
+    )
+    alone.close()
+    job = accept_one(metadata={"a": "b"})
+    query('UPDATE jobs SET error = \'{"code": "odd"}\' WHERE id = :id', id=job)
+    (page,) = pages(sealing, target("jobs"), limit=9, reseal=True)
+    assert (page.found, page.num_resealed) == (Counter({PLAIN: 2}), 2), "payload and metadata"
+    (row,) = query("SELECT payload, metadata, error FROM jobs")
+    assert (set(row["payload"]), set(row["metadata"]), row["error"]) == ({"enc"}, {"enc", "t"}, {"code": "odd"})
+
+
+def test_contents_are_written_again_and_kept_meanwhile(
+    sealing: Database, tenant: str, tmp_path: Path, query: Query
+) -> None:
+    blobs = FolderBlobs(tmp_path, Vault(OLD))
+    made = []
+    for content in (b"a", b"b"):
+        draft = blobs.create()
+        draft.write(content)
+        made.append(files.create(sealing, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=9).digest)
+    query("UPDATE blobs SET touched_at = now() - interval '1 day'")
+    query("UPDATE blobs SET removed_at = now() WHERE digest = :digest", digest=made[1])
+    assert digests(sealing) == made[:1]
+    newer = FolderBlobs(tmp_path, Vault({**NEW, **OLD}))
+    reseal_file(sealing, newer, made[0])
+    assert (newer.sealed_by(made[0]), newer.sealed_by(made[1])) == ("new", "old")
+    assert newer.open(made[0]).read() == b"a"
+    assert list((tmp_path / "drafts").iterdir()) == []
+    touched = query("SELECT digest FROM blobs WHERE touched_at > now() - interval '1 hour'")
+    assert touched == [{"digest": made[0]}]
+
+
+def test_every_sealed_column_is_a_target() -> None:
+    columns: dict[str, Any] = {one.table: (one.key, one.columns) for one in TARGETS}
+    assert (
+        columns.items()
+        >= {
+            "jobs": (("id",), ("payload", "metadata", "output", "error")),
+            "job_fallbacks": (("job_id",), ("payload",)),
+            "attempts": (("job_id", "epoch"), ("error",)),
+            "job_streams": (("job_id",), ("deltas", "logprobs")),
+            "job_checkpoints": (("job_id",), ("deltas", "token_ids", "logprobs")),
+            "responses": (("job_id",), ("input", "request")),
+            "conversations": (("id",), ("metadata",)),
+            "conversation_items": (("conversation_id", "id"), ("item",)),
+            "batches": (("id",), ("metadata", "errors")),
+            "batch_lines": (("batch_id", "line"), ("refusal",)),
+            "prompt_versions": (("prompt_id", "version"), ("template",)),
+            "vector_store_passages": (("store_id", "file_id", "position"), ("content",)),
+            "tools": (("id",), ("definition",)),
+            "tool_approvals": (("id",), ("reason",)),
+            "tenants": (("id",), ("webhook_secret",)),
+            "webhook_secrets": (("tenant_id",), ("secret", "old_secret")),
+            "webhook_endpoints": (("id",), ("secret", "old_secret")),
+        }.items()
+    )
