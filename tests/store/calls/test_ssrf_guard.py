@@ -15,6 +15,7 @@ import pytest
 from store.calls.ssrf_guard import (
     MAX_RESPONSE_BYTES,
     AddressRefused,
+    AnswerTooLong,
     CallFailed,
     CallTimedOut,
     GuardedClient,

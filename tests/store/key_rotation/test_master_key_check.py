@@ -51,8 +51,8 @@ def test_refusals_say_what_to_run(db: Database) -> None:
         (
             Vault(),
             "no encryption key is set, but the database has values sealed with 'k1', 'k2': set "
-            "HEADRACE_ENCRYPTION_KEYS to the keys of the other processes; to stop encrypting, run `headrace encryption forget k1` and `headrace "
-            "encryption forget k2`",
+            "HEADRACE_ENCRYPTION_KEYS to the keys of the other processes; to stop encrypting, run "
+            "`headrace encryption forget k1` and `headrace encryption forget k2`",
         ),
         (
             vault("k1"),
