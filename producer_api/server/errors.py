@@ -267,9 +267,12 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, ())))
 
 
-def from_validation(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
-    """Return the first wrong field of pydantic's errors as one sentence, with its path as ``param``."""
-    fields = _by_field(found)
+def from_validation(found: Sequence[Mapping[str, Any]], *, inside: str | None = None) -> InvalidRequest:
+    """Return the first wrong field of pydantic's errors as one sentence, with its path as ``param``.
+
+    ``inside``: the field whose value was checked; None: the whole body was.
+    """
+    fields = _by_field(found if inside is None else [{**one, "loc": (inside, *one["loc"])} for one in found])
     first, *others = next(iter(fields.values()))
     path = _path_of(first)
     sentences = [_sentence(first, path), *(_complaint(other) for other in others if other["type"] != first["type"])]

@@ -54,9 +54,7 @@ def retrieval_of(body: FlowStepBody) -> Retrieval | None:
     try:
         found = Retrieval.model_validate(given)
     except ValidationError as error:
-        complaint = from_validation(error.errors(include_input=False))
-        complaint.param = f"{FIELD}.{complaint.param}" if complaint.param else FIELD
-        raise complaint from None
+        raise from_validation(error.errors(include_input=False), inside=FIELD) from None
     check_retrieval(found, FIELD)
     if body.own_fields.get("n") not in (None, 1):
         raise InvalidRequest("`retrieval` goes with one answer: leave out `n`", param="n")

@@ -41,9 +41,7 @@ def server_tools_of(body: FlowStepBody) -> ServerTools | None:
     try:
         found = ServerTools.model_validate(given)
     except ValidationError as error:
-        complaint = from_validation(error.errors(include_input=False))
-        complaint.param = f"{FIELD}.{complaint.param}" if complaint.param else FIELD
-        raise complaint from None
+        raise from_validation(error.errors(include_input=False), inside=FIELD) from None
     if found.file_search is not None:
         check_retrieval(found.file_search, f"{FIELD}.{FILE_SEARCH}")
     if body.own_fields.get("n") not in (None, 1):
