@@ -36,7 +36,7 @@ from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill_step
 from producer_api.submission.tool_steps import FIELD, check_tools, server_tools_of, with_answered_calls, with_tools
 from producer_api.submission.vault_before import vault_before
-from store.errors import InvalidRequest, RequestError
+from store.errors import InvalidRequest, NoWorker, RequestError
 from store.jobs import jobs
 from store.jobs.jobs import Idempotency, NewJob
 from store.jobs.responses import NewResponse
@@ -96,7 +96,7 @@ class FlowSubmissions:
                     principal.tenant_id, lambda: with_answered_calls(self._parts, principal, as_flow(request), answered)
                 )
             return await self.submit(principal, sent, origin, response)
-        except RequestError as error:
+        except (RequestError, NoWorker) as error:
             raise as_one(error) from None
 
     async def check(self, principal: Principal, pipeline: Pipeline) -> None:

@@ -11,7 +11,7 @@ from policy.schemas import Validator, check_schema, first_problem
 from producer_api.submission.draft_job import Origin
 from producer_api.submission.input_policy import check_pipeline_text
 from producer_api.submission.submission_parts import SubmissionParts
-from store.errors import InvalidRequest, RequestError
+from store.errors import InvalidRequest, NoWorker, RequestError
 from store.ids import new_id
 from store.payloads.job_payload import JobTerms
 from store.payloads.prompt_reference import PromptUse
@@ -131,7 +131,7 @@ def at_place(place: str) -> Iterator[None]:
     """Put the place of a step before the field that an error names."""
     try:
         yield
-    except RequestError as error:
+    except (RequestError, NoWorker) as error:
         error.param = place if error.param is None else f"{place}.{error.param.removeprefix(f'{place}.')}"
         raise
 
@@ -141,7 +141,7 @@ def of_pipeline() -> Iterator[None]:
     """Say of an error about steps that the caller did not send that they are the pipeline's."""
     try:
         yield
-    except RequestError as error:
+    except (RequestError, NoWorker) as error:
         if error.param is not None and error.param.startswith("steps"):
             error.message = f"{error.param} of the pipeline: {error.message}"
             error.param = "pipeline"

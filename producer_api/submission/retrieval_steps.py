@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from producer_api.server.errors import from_validation
 from producer_api.submission.submission_parts import SubmissionParts
 from prompts.tasks.embed import Embedder, query_prompt_name
-from store.errors import Conflict, InvalidRequest, NotFound, RequestError
+from store.errors import Conflict, InvalidRequest, NotFound, NoWorker, RequestError
 from store.payloads.job_payload import JobTerms
 from store.payloads.references import MARK
 from store.payloads.retrieval import SEARCH_STEP, Retrieval
@@ -37,7 +37,7 @@ def as_flow(request: GenerateRequest) -> FlowRequest:
     return flow.model_copy(update={"steps": (step.made_from(request.prompt_use, request.template_place),)})
 
 
-def as_one(error: RequestError) -> RequestError:
+def as_one(error: RequestError | NoWorker) -> RequestError | NoWorker:
     """Return an error about the only step of ``as_flow`` with the name that the field has in its request."""
     if error.param is not None:
         name = error.param.removeprefix(f"{_ONE}.")

@@ -38,7 +38,7 @@ from producer_api.submission.tool_steps import (
     without_tools,
 )
 from prompts.prompt_template import FilledTemplate
-from store.errors import Conflict, HeadraceError, InvalidRequest, NotFound, Unavailable
+from store.errors import Conflict, HeadraceError, InvalidRequest, NotFound, NoWorker, Unavailable
 from store.jobs.responses import AnsweredCall, NewResponse
 from store.payloads.job_payload import PinnedPolicy, PolicyHit
 from store.payloads.prompt_reference import PromptUse, TemplatePlace
@@ -237,7 +237,8 @@ def test_a_version_of_a_policy_that_is_known_is_not_compiled_again(monkeypatch: 
 
     current = rows(1)
     monkeypatch.setattr(
-        input_policy.policies, "list_policies", lambda _, tenant_id: current if tenant_id == "acme" else []
+        "producer_api.submission.input_policy.policies.list_policies",
+        lambda _, tenant_id: current if tenant_id == "acme" else [],
     )
     kept = input_policy.ActivePolicies(nothing, clock=lambda: now[0])  # type: ignore[arg-type] # nothing reads it
     first = kept.policy_for("acme", "tiny")
@@ -373,9 +374,10 @@ def test_an_error_of_a_step_names_its_place(param: str | None, expected: str) ->
     ],
 )
 def test_an_error_of_a_pipeline_s_step_is_the_pipeline_s(param: str | None, expected: tuple[str, str | None]) -> None:
-    with pytest.raises(NotFound) as caught, of_pipeline():
-        raise NotFound("m", param=param)
-    assert (caught.value.message, caught.value.param) == expected
+    for kind in (NotFound, NoWorker):
+        with pytest.raises(kind) as caught, of_pipeline():
+            raise kind("m", param=param)
+        assert (caught.value.message, caught.value.param) == expected
 
 
 # The rows of a flow and of its steps.
@@ -521,6 +523,7 @@ def test_a_request_with_retrieval_is_a_flow_of_one_step() -> None:
     }
     for param, expected in errors.items():
         error = as_one(InvalidRequest(f"`{param}`: wrong", param=param))
+        assert as_one(NoWorker("none", param=param)).param == expected
         said = f"`{expected}`: wrong" if param.startswith("steps[0].") else f"`{param}`: wrong"
         assert (error.param, error.message) == (expected, said)
 
@@ -715,9 +718,9 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> dict[str, StoredTool]:
     def named(_db: object, tenant_id: str, names: Sequence[str]) -> dict[str, StoredTool]:
         return {name: found[name] for name in names if name in found} if tenant_id == "acme" else {}
 
-    monkeypatch.setattr(tool_steps.tools, "named", named)
+    monkeypatch.setattr("producer_api.submission.tool_steps.tools.named", named)
     models = [SimpleNamespace(name=name, task=task) for name, task in (("tiny", "generate"), ("tools", "call_tool"))]
-    monkeypatch.setattr(tool_steps.models, "list_models", lambda _: models)
+    monkeypatch.setattr("producer_api.submission.tool_steps.models.list_models", lambda _: models)
     return found
 
 
@@ -784,7 +787,7 @@ def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.Mo
     )
     assert refused(replace(PRINCIPAL, models=frozenset({"tiny"})))[1:] == (none, "invalid_value", "server_tools")
     several = [SimpleNamespace(name=name, task="call_tool") for name in ("one", "two")]
-    monkeypatch.setattr(tool_steps.models, "list_models", lambda _: several)
+    monkeypatch.setattr("producer_api.submission.tool_steps.models.list_models", lambda _: several)
     assert refused()[1:] == ("several models make calls (one, two): name one", "invalid_value", "server_tools.model")
     monkeypatch.setattr(tool_steps, "MAX_TOOLS", 1)
     assert refused(names=["weather", "pay"])[1:] == (
