@@ -1,0 +1,253 @@
+"""Threads beside the engine: queues of adapters that come and go, the watchdog, and claims without a message."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from store.errors import ModelLoadError, Unavailable
+from store.scheduling.dispatch_queries import Claimable
+from tests.processes import wait_for
+from tests.workers.engine_stub import EngineStub
+from tests.workers.runs.test_outcome import CLAIM
+from workers.celery import adapter_queues
+from workers.celery.adapter_queues import AGAIN_S, AdapterQueues
+from workers.celery.consumer import follow
+from workers.celery.fast_lane import num_spare
+from workers.celery.postgres_poller import BUSY_S, LOOK_S, PostgresPoller
+from workers.celery.watchdog import EngineWatchdog
+from workers.runs.engine_admission import EngineAdmission
+from workers.runs.in_flight import Attempt
+
+
+def adapter(name: str, number: int = 1) -> Any:
+    return SimpleNamespace(model=name, version=number)
+
+
+class Registry:
+    """The adapters of a version; some have no files here."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+        self.error: Exception | None = None
+        self.missing: set[str] = set()
+        self.checked: list[str] = []
+
+    def find(self) -> list[Any]:
+        if self.error is not None:
+            raise self.error
+        return self.found
+
+    def check(self, version: Any) -> None:
+        self.checked.append(version.model)
+        if version.model in self.missing:
+            raise ModelLoadError("no such folder")
+
+
+def test_adapters_are_served_while_their_files_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_queues, "POLL_S", 0.0)
+    now, registry, turns = [100.0], Registry(), threading.Semaphore(0)
+    registry.found, registry.missing = [adapter("a"), adapter("lost", 3)], {"lost"}
+    changes: list[tuple[str, ...]] = []
+
+    def find() -> list[Any]:
+        turns.release()
+        return registry.find()
+
+    queues = AdapterQueues(find, registry.check, clock=lambda: now[0])
+    queues.attach(lambda: changes.append(queues.names()))
+
+    def look_twice() -> None:
+        while turns.acquire(blocking=False):
+            pass
+        for _ in range(2):
+            assert turns.acquire(timeout=60)
+
+    with capture_logs() as logs:
+        queues.start()
+        try:
+            assert (queues.names(), changes) == (("a@1",), [("a@1",)])
+            look_twice()
+            assert registry.checked == ["a", "lost"], "one that is served or was refused is not checked again"
+            now[0] += AGAIN_S
+            registry.missing.clear()
+            wait_for(lambda: queues.names() == ("a@1", "lost@3"), "its files came")
+            registry.error = Unavailable("Postgres is away")
+            look_twice()
+            registry.error = KeyError("secret")
+            look_twice()
+            assert queues.names() == ("a@1", "lost@3"), "they stay while the registry is away"
+            registry.error, registry.found = None, [adapter("lost", 3)]
+            wait_for(lambda: queues.names() == ("lost@3",), "one was removed")
+        finally:
+            queues.stop()
+    assert changes == [("a@1",), ("a@1", "lost@3"), ("lost@3",)]
+    refused = [line for line in logs if line["event"] == "adapter_refused"]
+    assert [(line["adapter"], line["reason"]) for line in refused] == [("lost@3", "no such folder")]
+    assert {line["reason"] for line in logs if line["event"] == "adapters_not_read"} == {"Postgres is away", "KeyError"}
+
+
+def test_a_consumer_follows_the_queues_of_adapters() -> None:
+    told: list[tuple[str, str]] = []
+    consumer = SimpleNamespace(
+        app=SimpleNamespace(),
+        add_task_queue=lambda name: told.append(("add", name)),
+        cancel_task_queue=lambda name: told.append(("cancel", name)),
+    )
+    for names in (("a@1", "b@1"), ("b@1",), ()):
+        told.clear()
+        served: Any = SimpleNamespace(names=lambda names=names: names)
+        follow(consumer, served)
+        added = [("add", name) for name in names]
+        gone = {("a@1", "b@1"): [], ("b@1",): [("cancel", "a@1")], (): [("cancel", "b@1")]}[names]
+        assert sorted(told) == sorted(added + gone)
+
+
+class Dying(EngineStub):
+    """An engine that is healthy until a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.is_well = True
+        self.asked: list[float] = []
+
+    def is_healthy(self, max_step_s: float) -> bool:
+        self.asked.append(max_step_s)
+        return self.is_well
+
+
+def test_a_watchdog_tells_of_a_dead_engine_once_and_looks_at_once_if_it_is_asked() -> None:
+    engine, now, dead = Dying(), threading.Event(), []
+    watchdog = EngineWatchdog(engine, max_step_s=400.0, on_dead=lambda: dead.append(1), check_now=now)
+    watchdog.start()
+    now.set()
+    wait_for(lambda: engine.asked == [400.0], "it looks")
+    assert dead == []
+    engine.is_well = False
+    now.set()
+    wait_for(lambda: dead == [1], "it tells")
+    watchdog._thread.join(30)
+    assert not watchdog._thread.is_alive()
+    stopped = EngineWatchdog(engine, max_step_s=400.0, on_dead=lambda: dead.append(2), check_now=threading.Event())
+    stopped.start()
+    stopped.stop()
+    stopped._thread.join(30)
+    assert dead == [1]
+
+
+@pytest.mark.parametrize(("slots", "spare"), [(1, 0), (3, 0), (4, 1), (32, 8)])
+def test_a_quarter_of_the_slots_is_for_the_fast_lane(slots: int, spare: int) -> None:
+    assert num_spare(slots) == spare
+
+
+class Claims:
+    """The claims of a worker, as the poller asks for them."""
+
+    def __init__(self) -> None:
+        self.found = Claimable(suspects=False, others=False)
+        self.suspects: list[Attempt] = []
+        self.error: Exception | None = None
+        self.told: list[Any] = []
+
+    def give_back_lost(self) -> None:
+        self.told.append("lost")
+
+    def claimable(self) -> Claimable:
+        self.told.append("look")
+        if self.error is not None:
+            raise self.error
+        return self.found
+
+    def claim_waiting(self, most: int) -> list[Attempt]:
+        self.told.append(("waiting", most))
+        return []
+
+    def claim_suspect(self) -> Attempt | None:
+        return self.suspects.pop(0) if self.suspects else None
+
+    @contextmanager
+    def closing(self, *, heed_load: bool) -> Iterator[None]:
+        self.told.append(("closing", heed_load))
+        yield None
+
+
+class Poll:
+    """A poller that a test turns by hand."""
+
+    def __init__(self, *, room: int = 3) -> None:
+        self.now = 100.0
+        self.engine = EngineStub()
+        self.claims = Claims()
+        self.ran: list[str] = []
+        self.admission = EngineAdmission(self.engine, max_jobs=room, max_slots=room)
+        with self.admission.working_on(ticket := self.admission.take()):
+            self.admission.entered(1, 1)
+        self.admission.give_back(ticket)
+        given: Any = self.claims
+        runner: Any = SimpleNamespace(run_claimed=lambda attempt: self.ran.append(attempt.job_id))
+        self.poller = PostgresPoller(
+            given,
+            self.admission,
+            runner,
+            hand_on=lambda: None,
+            after_s=3.0,
+            patience_s=0.0,
+            clock=lambda: self.now,
+        )
+
+    def turn(self) -> float:
+        self.claims.told.clear()
+        return self.poller._turn()
+
+
+def test_jobs_are_claimed_without_a_message_only_after_a_silence() -> None:
+    one = Poll()
+    one.claims.found = Claimable(suspects=False, others=True)
+    assert (one.turn(), one.claims.told) == (LOOK_S, ["lost", "look"])
+    one.now += 2.9
+    assert one.turn() == LOOK_S
+    one.now += 0.1
+    assert (one.turn(), one.claims.told) == (BUSY_S, ["lost", "look", ("waiting", 3)])
+    assert one.admission.num_taken == 0, "places without a job are given back"
+    one.claims.found = Claimable(suspects=False, others=False)
+    assert (one.turn(), one.claims.told) == (LOOK_S, ["lost", "look"])
+    tickets = [one.admission.take() for _ in range(3)]
+    one.claims.found = Claimable(suspects=False, others=True)
+    assert one.turn() == LOOK_S, "messages came"
+    for ticket in tickets:
+        one.admission.give_back(ticket)
+    one.admission.close()
+    assert (one.turn(), one.claims.told) == (BUSY_S, ["lost"])
+
+
+def test_a_fault_of_a_poll_is_logged_and_the_next_one_comes_later() -> None:
+    one = Poll()
+    for error, event in ((Unavailable("away"), "direct_claim_waits"), (KeyError("secret"), "direct_claim_failed")):
+        one.claims.error = error
+        with capture_logs() as logs:
+            assert one.turn() == LOOK_S
+        assert [line["event"] for line in logs] == [event]
+        assert "secret" not in str(logs)
+
+
+def test_suspects_run_while_the_engine_takes_requests() -> None:
+    one = Poll()
+    one.claims.found = Claimable(suspects=True, others=False)
+    attempt = Attempt(CLAIM, 100.0, None, 100.0)
+    one.claims.suspects = [attempt, attempt]
+    one.engine.why_not = "its server is away"
+    one.turn()
+    assert one.ran == []
+    one.engine.why_not = None
+    one.turn()
+    assert (one.ran, len(one.claims.suspects), one.admission.num_taken) == (["job_1"], 1, 0), "its time is over"
+    busy = one.admission.take()
+    for heed_load in (True, True, True, False):
+        one.turn()
+        assert one.claims.told == ["lost", "look", ("closing", heed_load)]
+    one.admission.give_back(busy)
+    one.turn()
+    assert one.ran == ["job_1", "job_1"]
