@@ -3,20 +3,33 @@
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from store.errors import CannotLoadHere
 from store.payloads.prompt_reference import PromptUse, TemplatePlace
 from store.payloads.truncation import Truncated, Truncation
-from store.tasks.call_tool import CALL_TOOL, ToolCallInput, error_text
+from store.tasks.call_tool import CALL_TOOL, ToolCallInput, ToolCallOutput, error_text
+from store.tasks.classify import ClassifyPayload
+from store.tasks.embed import EmbedPayload
 from store.tasks.generate import (
+    MAX_CHOICES,
+    MAX_SAMPLES,
     AnswerShape,
+    GeneratedText,
     GenerateInput,
     GeneratePayload,
     GenerateRequest,
 )
-from store.tasks.image_zero_shot import ImageZeroShotInput
-from store.tasks.recommend import RecommendRequest
+from store.tasks.image_classify import ImageClassifyPayload
+from store.tasks.image_zero_shot import ImageZeroShotInput, ImageZeroShotPayload
+from store.tasks.predict import EXPLAINED_COST, Prediction, PredictPayload
+from store.tasks.recommend import (
+    ItemFilter,
+    RecommendedItem,
+    RecommendOutput,
+    RecommendPayload,
+    RecommendRequest,
+)
 from store.tasks.registry import (
     BULKY_OUTPUTS,
     FAKE_RUNNERS,
@@ -27,8 +40,10 @@ from store.tasks.registry import (
     is_from_outside,
     known_task,
 )
-from store.tasks.score import ScoreInput
-from store.tasks.transcribe import AudioSource, TranscribeRequest
+from store.tasks.rerank import RerankPayload
+from store.tasks.score import ScoreInput, ScorePayload
+from store.tasks.token_classify import Entity, TokenClassifyPayload
+from store.tasks.transcribe import AudioSource, TranscribeOutput, TranscribeRequest
 from store.tasks.turn_form import form_of
 
 REQUEST: TypeAdapter[Any] = TypeAdapter(JobRequest)
@@ -289,6 +304,62 @@ def test_a_request_that_no_model_takes_is_refused_at_its_field(
 )
 def test_the_largest_request_is_accepted(task: str, source: dict[str, Any] | None, more: dict[str, Any]) -> None:
     assert read(task, source, **more).task == task
+
+
+@pytest.mark.parametrize(
+    ("payload", "task", "own"),
+    [
+        (EmbedPayload, "embed", {"dimensions": None, "truncate": False, "prompt_name": None}),
+        (RerankPayload, "rerank", {"top_n": None, "truncate": None}),
+        (ClassifyPayload, "classify", {"top_k": None, "truncate": False}),
+        (
+            TokenClassifyPayload,
+            "token_classify",
+            {"aggregation_strategy": "simple", "ignore_labels": ("O",), "truncate": False},
+        ),
+        (ScorePayload, "score", {"truncate": False}),
+        (ImageClassifyPayload, "image_classify", {"top_k": None}),
+        (ImageZeroShotPayload, "image_zero_shot", {"top_k": None}),
+        (PredictPayload, "predict", {"explain": False}),
+        (RecommendPayload, "recommend", {"filter": ItemFilter(), "top_k": 10, "exclude_history": True}),
+    ],
+)
+def test_a_payload_that_was_stored_before_a_field_has_its_default(
+    payload: type[BaseModel], task: str, own: dict[str, Any]
+) -> None:
+    found = payload.model_validate({"input": SOURCES[task]})
+    assert {name: getattr(found, name) for name in type(found).model_fields if name != "input"} == own
+    with pytest.raises(ValidationError):
+        payload.model_validate({"input": SOURCES[task], "of_nobody": 1})
+
+
+def test_outputs_are_read_with_what_older_workers_left_out() -> None:
+    assert ToolCallOutput(text="a", is_error=False).model_dump() == {
+        "text": "a",
+        "is_error": False,
+        "status": None,
+        "tries": 0,
+    }
+    assert Prediction(score=0.5).model_dump() == {
+        "score": 0.5,
+        "label": None,
+        "probabilities": None,
+        "explanation": None,
+    }
+    item = RecommendedItem(id="a", score=1.0)
+    assert (item.attributes, RecommendOutput(items=(item,)).unknown_ids) == ({}, ())
+    entity = Entity(label="a", score=0.5, start=0, end=1, word="b")
+    assert entity.index is None
+    said = TranscribeOutput(text="a", duration=1.0, segments=())
+    assert (said.language, said.policy) == (None, None)
+    assert GeneratedText(text="a", finish_reason="stop").model_dump(exclude_none=True) == {
+        "text": "a",
+        "finish_reason": "stop",
+    }
+    for bad in ("done", "", None):
+        with pytest.raises(ValidationError):
+            GeneratedText.model_validate({"text": "a", "finish_reason": bad})
+    assert (MAX_SAMPLES, MAX_CHOICES, EXPLAINED_COST) == (16, 128, 16)
 
 
 def test_tasks_are_known_by_names_that_stored_versions_and_clients_have() -> None:
