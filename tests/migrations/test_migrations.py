@@ -171,6 +171,14 @@ class TestDrift:
             "- jobs.epoch bigint not null default 1",
         ]
 
+    def test_another_identity_is_found(self, migrated: Database) -> None:
+        with migrated.begin() as connection:
+            connection.execute(text("ALTER TABLE limit_overrides ALTER id DROP IDENTITY"))
+        assert find_drift(migrated) == [
+            "- limit_overrides.id bigint not null",
+            "+ limit_overrides.id bigint not null identity",
+        ]
+
     def test_another_check_is_found(self, migrated: Database) -> None:
         with migrated.begin() as connection:
             connection.execute(text("ALTER TABLE jobs DROP CONSTRAINT ck_jobs_running_has_lease"))

@@ -257,3 +257,10 @@ def test_heads_are_signed_and_read_line_by_line() -> None:
         with pytest.raises(InvalidRequest) as refused:
             read_heads([signed, line], "key")
         assert (refused.value.message, refused.value.param) == (said, "head")
+
+
+def test_the_newest_of_several_heads_shows_where_the_end_was_cut_off() -> None:
+    rows = write([{}] * 5)
+    heads = [head_of(rows[:4]), head_of(rows[:1]), head_of(rows[:3])]
+    assert places(verify(rows[:2], *heads)) == [(Problem.CUT, 3, None)]
+    assert verify(rows[:4], *heads) == []

@@ -115,7 +115,10 @@ def test_another_version_another_status_and_too_much_are_refused(receiver: Recei
     with pytest.raises(McpRefused, match="another version of MCP"):
         called(receiver)
     receiver.answer = lambda _: Answer(401, body=b"who are you")
-    with pytest.raises(McpStatus, match="401"):
+    with pytest.raises(McpStatus, match="the server answered with the status 401"):
+        called(receiver)
+    receiver.answer = lambda _: Answer(302, {"Location": "https://example.com/"})
+    with pytest.raises(McpStatus, match="302"):
         called(receiver)
     receiver.answer = server(lambda call: as_json(call, result={"content": [], "pad": "x" * 9000}))
     with pytest.raises(AnswerTooLong):

@@ -136,6 +136,7 @@ def test_refusals_of_uploads_say_what_to_do(db: Database, tenant: str, tmp_path:
     done, file = complete(made.id, foo, bar, md5="3858F62230AC3C915F300C664312C63F")
     assert (done.status, done.file_id, file.num_bytes, file.filename) == ("completed", file.id, 6, "a")
     assert complete(made.id) == (done, file)
+    assert query("SELECT id FROM upload_parts") == [], "its parts are a file now"
     for run in (lambda: add(made.id, b"x"), lambda: uploads.cancel(db, tenant, made.id)):
         assert refused(run) == (Conflict, f"the upload {made.id} is completed: begin a new one", None)
     files.delete(db, tenant, file.id, actor="mia")

@@ -12,7 +12,15 @@ from store.payloads.sampling_params import SamplingDefaults
 from store.registry import versions
 from store.registry.default_template import DefaultTemplate
 from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion, get_version, list_adapters, list_models, resolve, set_sampling
+from store.registry.models import (
+    ModelVersion,
+    get_version,
+    list_adapters,
+    list_models,
+    read_file,
+    resolve,
+    set_sampling,
+)
 from store.registry.verification import Verification
 from store.registry.verification_report import GoldenAnswer, VerificationReport
 from store.schema.version_states import VersionState
@@ -92,6 +100,36 @@ def test_an_adapter_is_ready_and_needs_a_base_in_use(db: Database) -> None:
         [2],
         {1: 2048, 2: 2048},
     )
+
+
+def test_a_base_is_not_deleted_before_its_retired_adapters(db: Database) -> None:
+    base = ready(db, register(db, runner="torch", digest="w"))
+    register(db, runner="fake", digest="f")
+    register(db, model="tone", runner="torch", digest="a", base=base)
+    register(db, model="tone", runner="fake", digest="f")
+    for name, version in (("tone", 1), ("tiny", 1)):
+        versions.set_alias(db, name, "default", 2, "test")
+        versions.retire(db, name, version, "test")
+    assert refused(lambda: versions.delete_version(db, "tiny", 1, "test"))[0] == (
+        "it is the base of tone@1: delete that first"
+    )
+    assert refused(lambda: versions.revive(db, "tone", 1, "test"))[0] == "its base tiny@1 is retired: revive that first"
+    assert refused(lambda: register(db, model="tone", runner="torch", digest="b", base=base)) == (
+        "the base tiny@1 is retired",
+        "version_in_use",
+        None,
+    )
+    (_, first) = versions.list_versions(db, "tiny")
+    assert (first.state, first.state_at) == (VersionState.RETIRED, first.retired_at)
+    versions.delete_version(db, "tone", 1, "test")
+    versions.delete_version(db, "tiny", 1, "test")
+
+
+def test_files_that_the_registry_has_are_kept(db: Database) -> None:
+    first = register(db, files={"a": b"one", "b": b"two"})
+    second = register(db, digest="d2", files={"b": b"three"}, kept_files=first.files)
+    assert (second.files["a"], second.files["b"] == first.files["b"]) == (first.files["a"], False)
+    assert read_file(db, second.files["b"]) == b"three"
 
 
 def test_golden_answers_are_given_with_the_first_registration(db: Database) -> None:

@@ -97,6 +97,8 @@ def test_words_and_vectors_are_fused_by_their_ranks(db: Database, store: VectorS
     assert keys(db, store, query)[0] == (file_id, 0), "first by vector, and found by a word"
     assert keys(db, store, replace(query, vector_weight=0)) == [(file_id, 2), (file_id, 0)]
     assert keys(db, store, replace(query, word_weight=0)) == [(file_id, 0), (file_id, 1), (file_id, 2)]
+    alternatives = replace(query, vector_weight=0, words="a castle or a mill")
+    assert keys(db, store, alternatives) == [(file_id, 2), (file_id, 0)], "a question has words that no answer has"
     assert keys(db, store, replace(query, words="the of it")) == keys(db, store, replace(query, word_weight=0))
     assert fused([([("a", 0), ("b", 0)], 1.0), ([("a", 0)], 1.0)]) == {
         ("a", 0): pytest.approx(1.0),

@@ -43,6 +43,9 @@ def test_a_store_is_what_was_asked_for_and_counts_its_files(
     add_file(first, ["häuser", "ab"])
     held = vector_stores.get(db, tenant, first.id)
     assert (held.num_files, held.num_bytes) == ({"completed": 1}, 7 + 2 + 2 * 4 * WIDTH)
+    add_file(second, ["a"])
+    add_file(second, ["b"])
+    assert vector_stores.get(db, tenant, second.id).num_files == {"completed": 2}
     ids = [third.id, second.id, first.id]
 
     def page(**ends: Any) -> list[str]:
@@ -84,6 +87,8 @@ def test_files_are_listed_by_age_batch_and_status(
     assert batch is not None
     assert {(one.status, one.num_passages, one.job_id) for one in files} == {("in_progress", 0, None)}
     jobs = [accept_one() for _ in others[:2]]
+    # A job of a file that is not of the batch.
+    store_files.note_jobs(db, tenant, {store_files.get(db, tenant, store.id, done).ticket: accept_one()})
     tickets = {one.file_id: one.ticket for one in files}
     store_files.note_jobs(db, tenant, dict(zip((tickets[one] for one in others), jobs, strict=False)))
     query("UPDATE jobs SET state = 'cancelled', completed_at = now() WHERE id = :id", id=jobs[1])

@@ -1,6 +1,7 @@
 """Evidence from real rows: jobs are accepted, claimed and finished, then read in windows."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -145,3 +146,21 @@ def test_a_version_with_errors_is_judged_bad_and_its_callers_cancels_are_not(
     verdict = judge(look(db, rollout), Bounds())
     assert verdict.is_bad
     assert (verdict.reason or "").startswith("errors: 50 % of the candidate's jobs, 0 % of the stable version's")
+
+
+def test_a_quarter_of_an_hour_without_the_candidate_is_read_at_once(db: Database, rollout: Rollout, jobs: Jobs) -> None:
+    assert look(db, rollout).read_until is None
+    old = replace(rollout, started_at=rollout.started_at - timedelta(minutes=20))
+    jobs.end(1, age_s=1000)
+    found = look(db, old)
+    assert (found.read_until, found.num_stable) == (old.started_at + timedelta(minutes=15), 0)
+    assert look(db, after(old, found)).read_until == found.read_until, "the next quarter is not over"
+
+
+def test_a_window_ends_half_a_minute_after_its_first_job(db: Database, rollout: Rollout, jobs: Jobs) -> None:
+    for version, age_s in ((2, 100), (2, 71), (2, 69), (1, 119), (1, 71), (1, 69)):
+        jobs.end(version, age_s=age_s)
+    found = look(db, rollout)
+    assert (found.num_candidate, found.num_stable) == (2, 2)
+    jobs.accept(2, age_s=119.5)
+    assert look(db, rollout).num_candidate == 0, "a job that runs holds its window"

@@ -1,5 +1,6 @@
 """Pairs of jobs, the values that the judge compares, and what is read from a row of ``jobs``. Pure."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from store.rollouts.bounds import Bounds
 from store.rollouts.evidence import Evidence, SideSums, outcome_of
 from store.rollouts.judge import Verdict, judge
 from store.rollouts.matched_pairs import MEASURES, JobOutcome, JobPair, PairedJobs, bound_of, pair_up
+from store.rollouts.sequential_test import log_e_value, log_mean, spread_between
 
 JOB = JobOutcome("a", input_tokens=5, first_token_s=1.0, token_s=0.5, output_tokens=9, disagreement=0.0)
 BOUNDS = Bounds()
@@ -219,3 +221,34 @@ def test_evidence_comes_back_as_it_was_stored() -> None:
     later["measures"]["of_a_later_release"] = later["measures"]["errors"]
     del later["mirrored_until"]
     assert Evidence.from_json(later) == replace(found, mirrored_until=None)
+
+
+def test_foreign_pairs_need_a_wider_margin_and_own_pairs_play_alone_too() -> None:
+    found = Evidence()
+    own = [JobPair(replace(JOB, error_code="engine_error"), JOB)] * 3
+    foreign = [JobPair(replace(JOB, tenant_id=name), replace(JOB, tenant_id="z")) for name in "abcd"]
+    found.add(PairedJobs(own=own, foreign=foreign), BOUNDS)
+    check = next(one for one in judge(found, BOUNDS).checks if one.name == "errors")
+    # Nothing is known of the tenants' spread: 0.1, three times, over four tenants on one side and one on the other.
+    margin = 0.005 + 3.0 * 0.1 * math.sqrt(1 / 4 + 1)
+    alone = log_e_value([({1.0: 3}, 0.005)])
+    both = log_e_value([({1.0: 3}, 0.005), ({0.0: 4}, margin)])
+    assert check.log_e == pytest.approx(log_mean([alone, both]) / math.log(10))
+    # Placebo pairs of five groups of tenants show the spread.
+    names = "abcdef"
+    placebo = [
+        JobPair(
+            replace(JOB, tenant_id=one, error_code="engine_error" if one == "a" else None), replace(JOB, tenant_id=two)
+        )
+        for one in names
+        for two in names
+        if one != two
+    ]
+    found.add(PairedJobs(placebo=placebo), BOUNDS)
+    groups = list(found.measures["errors"].placebo.values())
+    spread = spread_between(groups)
+    assert (len(groups), spread is not None and spread > 0) == (6, True)
+    margin = 0.005 + 3.0 * (spread or 0) * math.sqrt(1 / 4 + 1)
+    both = log_e_value([({1.0: 3}, 0.005), ({0.0: 4}, margin)])
+    check = next(one for one in judge(found, BOUNDS).checks if one.name == "errors")
+    assert check.log_e == pytest.approx(log_mean([alone, both]) / math.log(10))

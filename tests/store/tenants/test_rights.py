@@ -14,6 +14,7 @@ from store.tenants.api_keys import (
     Principal,
     Rights,
     authenticate,
+    bootstrap,
     check_rights,
     check_tenant_name,
     create_key,
@@ -255,3 +256,28 @@ def test_a_rotation_of_the_tenants_secret_is_on_record(db: Database, tenant: str
         f"the secret before this one still signs until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: rotate after "
         "that, or with `overlap_s` 0 to end both now"
     )
+
+
+def test_a_weak_key_may_rename_a_strong_one_and_change_no_right_of_it(db: Database, tenant: str) -> None:
+    made(db, tenant, "admin", frozenset({"admin"}))
+    strong, weak = made(db, tenant, "strong", BOTH), made(db, tenant, "weak", READ)
+
+    def change(**fields: Any) -> ApiKey:
+        return api_key_admin.update(db, tenant, strong, KeyChange(**fields), actor="mia", grantor=weak)
+
+    assert change(name="renamed").name == "renamed"
+    assert change(scopes=BOTH).rights == Rights(BOTH), "they are the same"
+    assert refused(lambda: change(models=TINY))[0] is Forbidden
+    assert refused(lambda: change(name="x", scopes=READ, until=0))[1].startswith("the key would have ended already")
+    assert change(scopes=READ, models=TINY, until=60).rights.expires_at is not None
+    assert api_key_admin.update(
+        db, tenant, strong, KeyChange(models=None, until=None), actor="mia", grantor=None
+    ).rights == Rights(READ)
+
+
+def test_the_first_key_is_the_systems_own(db: Database) -> None:
+    plaintext = bootstrap(db)
+    assert plaintext is not None
+    key = authenticate(db, plaintext)
+    told = [(e.actor, e.action, e.detail.get("name")) for e in list_entries(db, key.tenant_id)]
+    assert told == [("system", "api_key.created", "bootstrap"), ("system", "tenant.created", "default")]

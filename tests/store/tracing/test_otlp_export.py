@@ -116,7 +116,7 @@ def test_ids_of_spans_are_those_of_every_process() -> None:
 
 
 def test_a_span_is_exported_with_all_that_it_has(collector: Collector) -> None:
-    tracing = collector.tracing("api")
+    tracing = collector.tracing("api", OTEL_SERVICE_NAME="ours")
     assert tracing.is_on
     inside = tracing.within(SAMPLED)
     assert inside is not None
@@ -140,4 +140,5 @@ def test_a_span_is_exported_with_all_that_it_has(collector: Collector) -> None:
     (found,) = collector.spans()
     assert (found.name, found.span_id, found.parent_id) == ("finish", SAMPLED.span_id, "1" * 16)
     assert (found.start_ns, found.end_ns, found.links, found.error) == (2_000, 2_000, (UNSAMPLED.span_id,), "poison")
+    assert found.service == "ours"
     assert found.attributes == {"headrace.job.id": "job_1", "gen_ai.request.max_tokens": 3, "error.type": "poison"}

@@ -176,3 +176,19 @@ def test_each_tenant_has_a_secret(db: Database, tenant: str, other_tenant: str) 
         with pytest.raises(NotFound):
             touch()
     assert get_webhook_secret(db, create_tenant(db, "third")).secret not in secrets
+
+
+def test_a_change_forgets_no_failure(db: Database, tenant: str, query: Query) -> None:
+    made = create_endpoint(db, tenant, url=URL, actor="mia")
+    query("UPDATE webhook_endpoints SET failing_since = now(), disabled_at = now(), disabled_reason = 'failing'")
+    before = get_endpoint(db, tenant, made.id)
+    for changed in (
+        update_endpoint(db, tenant, made.id, url=f"{URL}/2", actor="mia"),
+        rotate_secret(db, tenant, made.id, overlap_s=0, actor="mia"),
+    ):
+        assert (changed.failing_since, changed.disabled_at, changed.disabled_reason) == (
+            before.failing_since,
+            before.disabled_at,
+            "failing",
+        )
+        assert changed.created_at == made.created_at

@@ -181,3 +181,15 @@ def test_events_are_missed_from_the_first_second_until_before_the_last(
     for since, until, num in ((1_700_000_000, 1_700_000_001, 1), (1_700_000_001, 1_700_000_002, 1)):
         asked = MissedEvents(since, until)
         assert recover(db, tenant, endpoint.id, asked, kept_s=None, limit=10, actor="mia") == num
+
+
+def test_events_whose_deliveries_may_be_deleted_soon_are_not_recovered(
+    db: Database, tenant: str, accept_one: AcceptOne, query: Query
+) -> None:
+    for age_s in (86_370, 86_300):
+        job_id = accept_one()
+        request_cancel(db, tenant, job_id)
+        query("UPDATE jobs SET completed_at = now() - make_interval(secs => :s) WHERE id = :id", s=age_s, id=job_id)
+    endpoint = create_endpoint(db, tenant, url=URL, actor="mia")
+    assert recover(db, tenant, endpoint.id, MissedEvents(0), kept_s=86_400, limit=9, actor="mia") == 1
+    assert [row.job_id for row in list_deliveries(db, tenant)] == [job_id]
