@@ -17,6 +17,10 @@ from models.engine.requests import (
     StepFailed,
 )
 from models.external.upstream import UpstreamBusy, UpstreamLost
+from policy.documents import PolicyDocument
+from policy.outputs import OutputFormat
+from policy.placeholders import PlaceholderMap
+from policy.policies import Policy
 from prompts.tokenizer import ByteTokenizer
 from prompts.tool_calls import call_id
 from store.errors import InvalidRequest
@@ -26,10 +30,11 @@ from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
 from store.schema.job_states import JobState
 from store.streams import checkpoints as stored
 from store.streams.checkpoints import Checkpoint
-from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
+from store.tasks.generate import GenerateInput, GeneratePayload, PromptEcho, ToolStyle
 from workers.runs import outcome
 from workers.runs.logprobs import emitted
 from workers.runs.outcome import Retry
+from workers.runs.output_policy import OutputRules
 from workers.tasks.generate import sampling_params
 
 CLAIM = Claim(
@@ -270,3 +275,78 @@ def test_an_unreadable_payload_names_the_field_and_quotes_nothing() -> None:
     assert caught.value.code == "invalid_payload"
     assert "secret" not in caught.value.message
     assert caught.value.__cause__ is None
+
+
+def test_the_ends_of_a_job_are_these() -> None:
+    """Every field: a forgotten one would be a default."""
+    plain = {"job_id": "job_1", "epoch": 4, "output": None, "usage": None, "deltas": (), "tenant_id": "ten_1"}
+    error = {"code": "broken", "message": "it broke", "retryable": False, "attempt": 2}
+    assert outcome.failed(CLAIM, "broken", "it broke") == Finish(**plain, state=JobState.FAILED, error=error)
+    assert outcome.cancelled(CLAIM) == Finish(**plain, state=JobState.CANCELLED, error=None)
+    used = {"output_tokens": 3}
+    blocked = outcome.blocked(CLAIM, "no-mill", used)
+    message = "the policy's rule no-mill does not let this output out"
+    told = {"code": "policy_blocked_output", "message": message, "retryable": False, "attempt": 2, "rule": "no-mill"}
+    assert blocked == Finish(**{**plain, "usage": used}, state=JobState.FAILED, error=told)
+    late = "the deadline passed while the job ran"
+    assert outcome.expiry_error(CLAIM) == {**error, "code": "deadline_exceeded", "message": late}
+
+
+def test_the_last_attempt_says_how_many_there_were_only_if_the_error_is_not_the_jobs_own() -> None:
+    last = replace(CLAIM, attempt=3)
+    found = [outcome.again(last, code, "it broke") for code in ("worker_lost", "internal_error", "out_of_memory")]
+    many = ("max_attempts_exceeded", "attempt 3 of 3: it broke")
+    assert [((one.error or {})["code"], (one.error or {})["message"]) for one in found if isinstance(one, Finish)] == [
+        many,
+        many,
+        ("out_of_memory", "it broke"),
+    ]
+    kept = Checkpoint(("x",), ((1,),))
+    assert outcome.again(CLAIM, "worker_lost", "it broke", kept) == Retry("worker_lost", "it broke", checkpoint=kept)
+
+
+def test_a_lost_server_at_the_last_attempt_is_charged_or_free() -> None:
+    last = replace(CLAIM, attempt=3, epoch=3)
+    assert outcome.refused(last, UpstreamLost("gone")) == Retry("worker_lost", "gone", charge=False)
+    many = replace(last, epoch=3 + outcome.FREE_LOSSES)
+    ended = outcome.refused(many, UpstreamLost("gone"))
+    assert isinstance(ended, Finish)
+    assert (ended.error or {})["code"] == "max_attempts_exceeded"
+    assert outcome.refused(many, UpstreamBusy("later")) == Retry("worker_lost", "later", charge=False)
+
+
+def test_a_retry_goes_back_with_its_flow_and_all_its_marks() -> None:
+    kept = Checkpoint(("x",), ((1,),))
+    retry = Retry("worker_lost", "gone", charge=True, crashed=True, cleared=True, checkpoint=kept, first_token_ms=4.0)
+    assert retry.release(replace(CLAIM, parent_id="job_0")) == Release(
+        "job_1", 4, True, True, True, kept, "ten_1", first_token_ms=4.0, parent_id="job_0"
+    )
+
+
+def test_what_was_shown_is_kept_with_its_time_and_nothing_is_nothing() -> None:
+    assert [outcome.shown(one, START, 1.0) for one in (None, EmittedOutput())] == [None, None]
+    progress = EmittedOutput(("a",), ((1,),), (SampledLogprobs(-1.0),), 0.5)
+    found = outcome.shown(progress, Checkpoint(lineage=((4, 0),)), 2.0)
+    assert found == Checkpoint(("a",), ((1,),), ((4, 0),), ((stored.LogprobRow(1, -1.0),),))
+    assert found is not None
+    assert found.first_token_s == 2.5
+    silent = outcome.shown(replace(progress, first_token_s=None), Checkpoint(), 2.0)
+    assert silent is not None
+    assert silent.first_token_s is None
+
+
+def test_logprobs_are_left_out_where_a_policy_may_change_the_text() -> None:
+    policy = Policy(
+        PolicyDocument.model_validate(
+            {"rules": [{"id": "m", "deny": {"phrases": ["zzz"]}, "action": "mask", "stage": "output"}]}
+        )
+    )
+    rules = OutputRules(policy, PlaceholderMap(), OutputFormat.TEXT)
+    rows = (SampledLogprobs(-1.0),) * 3
+    whole = replace(completion(FinishReason.STOP), logprobs=rows, delta_token_ids=((1,), (2, 3)))
+    finish = outcome.completed(CLAIM, PAYLOAD, whole, 0.125, START, ByteTokenizer(), rules, prompt=PromptEcho(text="x"))
+    assert isinstance(finish, Finish)
+    assert (finish.logprobs, finish.output) == (
+        (),
+        {"text": "the mill", "finish_reason": "stop", "prompt": {"text": "x"}},
+    )

@@ -2,7 +2,11 @@
 
 import os
 import sys
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,11 +17,19 @@ from prompts.audio.transcriber_folder import FAKE
 from prompts.tokenizer import ByteTokenizer
 from store.files.blob_storage import open_blobs
 from store.jobs.claims import Claim, Finish
+from store.metrics.worker_metrics import Served, WorkerMetrics
 from store.registry.models import ModelVersion
 from store.schema.job_states import JobState
 from store.settings import Settings
+from store.streams.checkpoints import Checkpoint
 from tests.workers.conftest import Bench, StartWorker
-from workers.tasks.encoding import completed
+from tests.workers.engine_stub import EngineStub
+from tests.workers.tools.test_tool_caller import value_of
+from workers.runs.attempt_spans import AttemptSpans
+from workers.runs.engine_admission import EngineAdmission
+from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
+from workers.runs.outcome import Retry
+from workers.tasks.encoding import EncodeJob, EncodeWork, completed
 from workers.tasks.self_test import run_all
 from workers.tasks.task_model import quiet_setup
 from workers.tasks.transcribe import TranscribeModel
@@ -67,3 +79,74 @@ def test_a_transcriber_gives_way_too(version: ModelVersion, settings: Settings) 
         setup = quiet_setup(settings.model_copy(update={"encode_gives_way": gives_way}), 1)
         run_all(model.new_engine(setup), [EncodeRequest("one", ((1,),), options)])
     assert found == [os.SCHED_IDLE, os.SCHED_OTHER]
+
+
+class OneRequest:
+    """Stands for an engine: it keeps the request, and its result is that of the test."""
+
+    def __init__(self, result: EncodeOutput) -> None:
+        self.result = result
+        self.requests: list[EncodeRequest] = []
+
+    def submit(self, request: EncodeRequest) -> Future[EncodeOutput]:
+        self.requests.append(request)
+        done: Future[EncodeOutput] = Future()
+        done.set_result(self.result)
+        return done
+
+
+def worked(claim: Claim, reason: FinishReason = FinishReason.STOP) -> tuple[Any, OneRequest, list[Any], WorkerMetrics]:
+    """Run a job of two inputs with passages; return its outcome, its engine, its frames and its metrics."""
+    engine = OneRequest(EncodeOutput("job_1", (b"one", b"two"), reason, 30, 0.5))
+    frames: list[Any] = []
+    metrics = WorkerMetrics(Served("tiny", "1", "embed"))
+    in_flight = InFlightAttempts()
+    attempt = Attempt(claim, 100.0, 150.0, 100.0)
+    in_flight.add(attempt)
+    stub: Any = engine
+    context: Any = SimpleNamespace(
+        admission=EngineAdmission(EngineStub(), max_jobs=1, max_slots=1),
+        in_flight=in_flight,
+        spans=AttemptSpans(),
+        frames=SimpleNamespace(put_start=lambda *given: frames.append(given)),
+        metrics=metrics,
+    )
+    stored: Any = lambda vectors: ("stored", vectors)  # noqa: E731 - a stub of one line
+    job = EncodeJob(((1, 2), (3,)), "options", lambda vectors: {"vectors": len(vectors)}, stored)
+    return EncodeWork(stub, context, lambda _claim, _context: job).compute(attempt), engine, frames, metrics
+
+
+def test_a_job_for_an_encoder_is_one_request_and_has_its_passages_if_it_succeeds() -> None:
+    claim = replace(CLAIM, class_rank=0, queued_s=2.0)
+    done, engine, frames, metrics = worked(claim)
+    assert engine.requests == [EncodeRequest(AttemptId("job_1", 1), ((1, 2), (3,)), "options", 150.0, class_rank=0)]
+    assert (done.passages, done.output, frames) == (("stored", (b"one", b"two")), {"vectors": 2}, [])
+    assert (done.job_id, done.epoch, done.tenant_id) == ("job_1", 1, "tnt_1")
+    used = done.usage
+    assert (used["input_tokens"], used["output_tokens"], used["queue_ms"], used["compute_ms"]) == (30, 0, 2000.0, 500.0)
+    interactive = {"class": "interactive"}
+    assert value_of(metrics, "headrace_prefill_seconds_sum", **interactive) == 0.5
+    assert value_of(metrics, "headrace_queue_seconds_count", **interactive) == 1
+    later, _, frames, metrics = worked(replace(claim, epoch=3))
+    assert frames == [(AttemptId("job_1", 3), Checkpoint(lineage=((3, 0),)))]
+    assert value_of(metrics, "headrace_queue_seconds_count", **interactive) == 0
+    assert later.passages is not None
+
+
+@pytest.mark.parametrize("reason", [FinishReason.CANCELLED, FinishReason.DEADLINE])
+def test_a_job_that_did_not_succeed_stores_no_passages(reason: FinishReason) -> None:
+    ended, *_ = worked(CLAIM, reason)
+    assert (ended.passages, ended.output, ended.usage["input_tokens"]) == (None, None, 30)
+    handed_back, *_ = worked(CLAIM, FinishReason.HANDED_BACK)
+    assert handed_back == Retry("handed_back", "the attempt was handed back for another to begin anew", charge=False)
+
+
+def test_an_error_of_an_expired_job_names_its_attempt() -> None:
+    found = completed(replace(CLAIM, attempt=2), EncodeOutput("job_1", (), FinishReason.DEADLINE, 3, 0.1), lambda _: {})
+    assert isinstance(found, Finish)
+    assert found.error == {
+        "code": "deadline_exceeded",
+        "message": "the deadline passed while the job ran",
+        "retryable": False,
+        "attempt": 2,
+    }
