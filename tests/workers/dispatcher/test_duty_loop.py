@@ -62,6 +62,8 @@ def test_each_duty_has_its_period_and_some_are_needed_only_if_there_is_work(make
     assert idle(one, changes=True) == ["top_up", "answer_sharers", "measure", "autoscale"]
     busy = make(dispatcher_port=9, autoscale=("tiny=0..1",))
     assert idle(busy, sharers=True) == seldom[:2]
+    busy._counter._measured.add("tiny@1")
+    assert idle(busy) == ["top_up", "answer_sharers"], "rates are to be written"
 
 
 def test_a_look_sets_how_soon_the_next_one_comes_and_wakes_the_sender(
