@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from models.engine.requests import EncodeRow
+from models.engine.requests import EncodeRow, EngineRequest, SamplingParams
+from models.engine.runner import Row, StepPlan
 from models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
 from models.fakes.fake_transcriber import FakeTranscriber
 from models.fakes.faults import FaultyEncoder
@@ -56,6 +57,57 @@ def test_a_model_without_weights_takes_the_time_that_the_settings_say(
     monkeypatch.setattr(found, "_sleep", slept.append)
     assert found.run([]) == []
     assert slept == [0.25]
+
+
+def test_a_generating_fake_takes_the_time_and_the_pool_that_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner: Any = load.load_runner(replace(version(Path("fake"), "fake"), runner="fake"), SETTINGS)
+    slept: list[float] = []
+    monkeypatch.setattr(runner, "_sleep", slept.append)
+    request = EngineRequest("r", (1,), SamplingParams(2))
+    runner.run(StepPlan((Row(request, (1,), 0, [0], (), sample=True),)))
+    assert (slept, runner.num_blocks, runner.block_tokens, runner.context_window) == ([0.25], 32, 16, 512)
+
+
+@pytest.mark.parametrize(
+    ("place", "loaded", "further"),
+    [
+        ("models.loading.torch_load.load_torch", lambda one: load.load_runner(one, SETTINGS), None),
+        ("models.runners.encoder.encoder_for", lambda one: load.load_encoder(one, SETTINGS), "bfloat16"),
+        (
+            "models.runners.classifier.classifier_for",
+            lambda one: load.load_classifier(one, SETTINGS, FAKE_CLASSIFIER),
+            "bfloat16",
+        ),
+        ("models.runners.transcriber.transcriber_for", lambda one: load.load_transcriber(one, SETTINGS), "bfloat16"),
+        (
+            "models.runners.images.image_classifier_for",
+            lambda one: load.load_image_classifier(one, SETTINGS, FAKE_IMAGES)[0],
+            "bfloat16",
+        ),
+        (
+            "models.runners.images.image_encoder_for",
+            lambda one: load.load_image_encoder(one, SETTINGS)[0],
+            "bfloat16",
+        ),
+    ],
+)
+def test_a_version_with_weights_is_loaded_from_its_folder_in_its_format(
+    place: str, loaded: Callable[[Any], Any], further: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def loader(*arguments: Any, dtype: str | None = None) -> Any:
+        asked.append((*arguments, dtype))
+        return ("made", 2.0)
+
+    monkeypatch.setattr(place, loader)
+    monkeypatch.setattr(load, "registered_folder", lambda one: Path(one.source))
+    monkeypatch.setattr("models.runners.images.image_processor", lambda folder: ("prepare", folder))
+    one = version(tmp_path, "digest", dtype="bfloat16")
+    assert loaded(one) in (("made", 2.0), "made")
+    assert asked == [(one, SETTINGS, None) if further is None else (tmp_path, SETTINGS, further)]
+    if "image_encoder" in place:
+        assert load.load_image_encoder(one, SETTINGS)[1:] == (("prepare", tmp_path), 2.0)
 
 
 def test_the_fakes_of_images_prepare_by_digest() -> None:

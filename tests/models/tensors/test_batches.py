@@ -130,7 +130,7 @@ def test_a_recorded_pass_is_filled_up_with_its_last_row() -> None:
         results.append(result)
         return lambda: result.copy_(compute()), result
 
-    loaded: Any = ModelWithCache(model, cache, SimpleNamespace())  # type: ignore[arg-type]
+    loaded: Any = ModelWithCache(model, cache, SimpleNamespace())
     graphs = DecodeGraphs(loaded, [1, 4, 2], context=7, device=CPU, record=record)
     assert (model.sizes, cleared) == ([4, 2, 1], [[0]]), "the largest first; recording has written to block 0"
     builder = BlockTableBatchBuilder(block_tokens=4, device=CPU)
