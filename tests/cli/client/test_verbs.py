@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.client import RequestRefused, ResourceMissing
+from headrace.client import ApiUnavailable, RequestRefused, ResourceMissing
 from store.errors import Conflict, InvalidRequest, NotFound
 from tests.cli.client.played import Commands, Request, api, headrace
 from tests.cli.client.verb_cases import APPROVAL, BOUND, CASES, TOOL, TWO_HOURS, VERSION
@@ -95,11 +95,11 @@ def test_a_verb_sends_and_tells(
         (
             "submit hi",
             {
-                "GET /v1/models": [{"id": "a"}, {"id": "b"}],
+                "GET /v1/models": [{"id": "a"}, {"id": "b"}, {"id": "c"}],
                 "GET /v1/queues": [{"name": "a@1", "workers": 1}, {"name": "b@1", "workers": 2}],
             },
             InvalidRequest,
-            "say which --model: one of a, b",
+            "say which --model: one of a, b, c",
         ),
         ("webhooks delete we_9", {}, ResourceMissing, "nothing here"),
         (
@@ -126,6 +126,26 @@ def test_an_alias_changes_only_from_the_version_that_is_expected(
     headrace(f"models alias tiny new 2 --expected {expected}", {"PUT /v1/models/tiny/aliases/new": {}})
     (sent,) = headrace.api.headers
     assert {name: value for name, value in sent.items() if name.startswith("if-")} == headers
+
+
+def test_a_conditional_change_is_sent_once_and_a_plain_one_again(headrace: Commands) -> None:
+    refused = (503, {"error": {"message": "not now", "code": "x", "param": None}})
+    with pytest.raises(ApiUnavailable):
+        headrace("models alias tiny new 2 --expected 1", {"PUT /v1/models/tiny/aliases/new": refused})
+    assert len(headrace.api.requests) == 1
+    answers = iter([refused, {}])
+    headrace("models alias tiny new 2", {"PUT /v1/models/tiny/aliases/new": lambda: next(answers)})
+    assert len(headrace.api.requests) == 2
+
+
+@pytest.mark.parametrize("state", ["rejected", "retired"])
+def test_a_version_out_of_use_does_not_stop_another_in_its_format(headrace: Commands, state: str) -> None:
+    before = VERSION | {"id": "tiny@3", "version": 3, "aliases": [], "dtype": "int8", "state": state}
+    answers: dict[str, Any] = {"GET /v1/model_versions": [VERSION, before], "POST /v1/models/tiny/versions": VERSION}
+    assert headrace("models quantize tiny --scheme int8", answers).startswith("tiny@2 is tiny@2 in int8; ")
+    auto = before | {"dtype": "auto", "state": "ready", "verification": {"dtype": "int8"}}
+    with pytest.raises(Conflict, match="tiny@3 has these files in int8 already, and is ready"):
+        headrace("models quantize tiny --scheme int8", answers | {"GET /v1/model_versions": [VERSION, auto]})
 
 
 def test_all_pages_of_a_recovery_are_counted(headrace: Commands) -> None:
@@ -206,6 +226,10 @@ def test_an_answer_is_waited_for_and_a_failed_job_is_exit_1(headrace: Commands) 
     answers |= {"GET /v1/jobs/job_1": FAILED, "GET /v1/jobs/job_1/events": sse(("job.failed", FAILED))}
     assert headrace("submit hi --model tiny --wait", answers) == ""
     assert (headrace.code, headrace.err.splitlines()[1:]) == (1, ["job_1 failed, 5 + 7 tokens, poison: it died"])
+    cancelled = JOB | {"status": "cancelled"}
+    answers["GET /v1/jobs/job_1"] = cancelled
+    assert json.loads(headrace("submit hi --model tiny --wait --json", answers)) == cancelled
+    assert headrace.code == 1
     assert headrace("watch job_1", answers) == "\n"
     assert (headrace.code, headrace.err.splitlines()) == (1, ["job_1 failed, 5 + 7 tokens, poison: it died"])
 

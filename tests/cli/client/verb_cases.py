@@ -132,11 +132,11 @@ CASES: list[Case] = [
         ["weather of job_1 is approved"],
     ),
     (
-        "approvals refuse apr_1",
+        "approvals refuse apr_1 --reason dear",
         {"GET /v1/approvals": [APPROVAL], "POST /v1/jobs/job_1/approvals/apr_1": {**APPROVAL, "status": "refused"}},
         [
             ("GET", "/v1/approvals?limit=100", None),
-            ("POST", "/v1/jobs/job_1/approvals/apr_1", {"approve": False, "reason": None}),
+            ("POST", "/v1/jobs/job_1/approvals/apr_1", {"approve": False, "reason": "dear"}),
         ],
         ["weather of job_1 is refused"],
     ),

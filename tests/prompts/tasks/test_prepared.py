@@ -1,0 +1,436 @@
+"""What a request of each task is stored as, what it costs, and the error for one that does not fit the model."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from prompts.audio.transcriber_folder import FAKE as TRANSCRIBER
+from prompts.chat_server import ChatServer
+from prompts.encoders.classifier_folder import Activation, ClassifierSettings
+from prompts.grammar import Grammars
+from prompts.tasks.classify import FAKE as CLASSIFIER
+from prompts.tasks.embed import FAKE as EMBEDDER
+from prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
+from prompts.tasks.predict import FAKE as TABULAR
+from prompts.tasks.recommend import FAKE as RECOMMENDER
+from prompts.tasks.registry import TASK_INPUTS, inputs_of_folder
+from prompts.tasks.rerank import FAKE as RERANKER
+from prompts.tasks.task_inputs import Prepared
+from prompts.tasks.token_classify import FAKE as TOKEN_CLASSIFIER
+from prompts.tokenizer import ApproximateTokenizer, ByteTokenizer, Tokenizer
+from store.errors import InvalidRequest
+from store.payloads.sampling_params import SamplingDefaults
+from store.tasks.registry import TASKS
+from tests.png import png, url_of
+
+
+@dataclass
+class Model:
+    """A model of bytes with these settings."""
+
+    settings: Any
+    window: int = 8192
+    context_window: int = 8192
+    tokenizer: Tokenizer = field(default_factory=ByteTokenizer)
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    grammars: Grammars = field(default_factory=lambda: Grammars(None, vocab_size=257, eos_token_ids=frozenset([256])))
+
+    def is_compiled(self, kind: str, text: str) -> bool:
+        return self.grammars.is_compiled(kind, text)
+
+
+def prepared(task: str, model: Model, **body: Any) -> Prepared:
+    request = TypeAdapter(TASKS[task].request).validate_python({"task": task, "model": "m", **body})
+    return TASK_INPUTS[task].prepare(request, model, None)
+
+
+def refused(task: str, model: Model, **body: Any) -> tuple[str, str | None, str | None]:
+    """Return message, code and param of the error."""
+    with pytest.raises(InvalidRequest) as error:
+        prepared(task, model, **body)
+    return error.value.message, error.value.code, error.value.param
+
+
+SMALL = replace(CLASSIFIER, context_window=6)
+PAIRS = {"query": "ab", "documents": ["cde", "f"]}
+TOO_LONG = "this model's maximum context length is 6 tokens, `{}` has {}: shorten it"
+LONG, INVALID = "context_length_exceeded", "invalid_value"
+IMAGE = {"url": url_of(png(2))}
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "body", "cost"),
+    [
+        ("rerank", RERANKER, {"input": PAIRS, "top_n": 1}, 8),
+        ("rerank", replace(RERANKER, context_window=4), {"input": PAIRS, "truncate": True}, 7),
+        ("classify", CLASSIFIER, {"input": {"texts": ["abc", ["de", "f"]]}, "top_k": 2}, 6),
+        (
+            "classify",
+            replace(CLASSIFIER, context_window=4),
+            {"input": {"texts": [["ab", "cdef"]]}, "truncate": True},
+            4,
+        ),
+        (
+            "token_classify",
+            TOKEN_CLASSIFIER,
+            {"input": {"texts": ["abc"]}, "ignore_labels": ["X"], "aggregation_strategy": "max"},
+            3,
+        ),
+        ("score", RERANKER, {"input": {"text_1": ["ab"], "text_2": ["c", "de"]}}, 7),
+        ("score", EMBEDDER, {"input": {"text_1": ["ab"], "text_2": ["c", "de"]}, "truncate": True}, 5),
+        ("embed", EMBEDDER, {"input": {"texts": ["ab", "c"]}, "dimensions": 4}, 3),
+        ("embed", EMBEDDER, {"input": {"token_ids": [[1, 2], [3]]}}, 3),
+        ("embed", EMBEDDER, {"input": {"images": [IMAGE, IMAGE]}}, 100),
+        ("image_classify", IMAGE_CLASSIFIER, {"input": {"images": [IMAGE] * 3}, "top_k": 1}, 150),
+        (
+            "image_zero_shot",
+            EMBEDDER,
+            {"input": {"images": [IMAGE], "candidate_labels": ["a", "bc"], "hypothesis_template": "{}"}, "top_k": 1},
+            53,
+        ),
+        ("predict", TABULAR, {"input": {"rows": [{"country": "ch"}, {"country": "de"}]}}, 2),
+        ("recommend", RECOMMENDER, {"input": {"vector": [1] * 8}, "top_k": 3, "exclude_history": False}, 1),
+    ],
+)
+def test_the_payload_has_the_fields_of_the_request(task: str, settings: Any, body: dict[str, Any], cost: int) -> None:
+    found = prepared(task, Model(settings), **body)
+    assert (found.num_tokens, found.max_tokens) == (cost, 0)
+    kept = found.payload.model_dump(mode="json", exclude_unset=True)
+    assert {name: kept[name] for name in body if name != "input"} == {
+        name: value for name, value in body.items() if name != "input"
+    }
+    assert kept["input"].keys() >= body["input"].keys()
+
+
+def test_explanations_of_rows_cost_more() -> None:
+    rows = {"rows": [{"country": "ch"}, {"country": "de"}]}
+    found = prepared("predict", Model(TABULAR), input=rows, explain=True)
+    assert found.payload.model_dump(exclude={"input"}) == {"explain": True}
+    assert found.num_tokens == 2 * 16
+
+
+def test_a_payload_that_is_not_truncated_is_one_for_older_workers() -> None:
+    assert prepared("rerank", Model(RERANKER), input=PAIRS).payload.model_dump(exclude_none=True) == {
+        "input": {"query": "ab", "documents": ("cde", "f")}
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "body", "error"),
+    [
+        (
+            "rerank",
+            SMALL,
+            {"input": {"query": "abcdef", "documents": ["x"]}, "truncate": True},
+            (TOO_LONG.format("input.query", 6), LONG, "input.query"),
+        ),
+        (
+            "rerank",
+            SMALL,
+            {"input": {"query": "abc", "documents": ["x", "defg"]}},
+            (TOO_LONG.format("input.documents[1]", 7), LONG, "input.documents[1]"),
+        ),
+        (
+            "classify",
+            SMALL,
+            {"input": {"texts": ["x", "abcdefg"]}},
+            (TOO_LONG.format("input.texts[1]", 7), LONG, "input.texts[1]"),
+        ),
+        (
+            "classify",
+            SMALL,
+            {"input": {"texts": [["abcdefg", "x"]]}, "truncate": True},
+            (TOO_LONG.format("input.texts[0]", 8), LONG, "input.texts[0]"),
+        ),
+        (
+            "token_classify",
+            SMALL,
+            {"input": {"texts": ["abcdefg"]}},
+            (TOO_LONG.format("input.texts[0]", 7), LONG, "input.texts[0]"),
+        ),
+        (
+            "score",
+            SMALL,
+            {"input": {"text_1": ["ab"], "text_2": ["c", "defgh"]}},
+            (TOO_LONG.format("input.text_2[1]", 7), LONG, "input.text_2[1]"),
+        ),
+        (
+            "score",
+            replace(EMBEDDER, context_window=6),
+            {"input": {"text_1": ["abcdefg"], "text_2": ["c"]}},
+            (TOO_LONG.format("input.text_1[0]", 7), LONG, "input.text_1[0]"),
+        ),
+        (
+            "score",
+            replace(EMBEDDER, has_texts=False),
+            {"input": {"text_1": ["a"], "text_2": ["c"]}},
+            ("this model embeds images alone: send `images`, or ask a model of texts", INVALID, "input"),
+        ),
+        (
+            "embed",
+            replace(EMBEDDER, image_tokens=None),
+            {"input": {"images": [IMAGE]}},
+            ("this model embeds no images: send texts, or ask a model of images", INVALID, "input"),
+        ),
+        (
+            "embed",
+            replace(EMBEDDER, has_texts=False),
+            {"input": {"texts": ["a"]}},
+            ("this model embeds images alone: send `images`, or ask a model of texts", INVALID, "input"),
+        ),
+        (
+            "embed",
+            EMBEDDER,
+            {"input": {"token_ids": [[1], [256, 257]]}},
+            (
+                "`input.token_ids[1]` has the token id 257, but this model's vocabulary ends at 256",
+                INVALID,
+                "input.token_ids[1]",
+            ),
+        ),
+        (
+            "embed",
+            replace(EMBEDDER, context_window=6),
+            {"input": {"token_ids": [[1] * 7]}},
+            (TOO_LONG.format("input.token_ids[0]", 7), LONG, "input.token_ids[0]"),
+        ),
+        (
+            "embed",
+            EMBEDDER,
+            {"input": {"texts": ["a"]}, "prompt_name": "query"},
+            ("this model has no prompt query; its prompts are: none", INVALID, "prompt_name"),
+        ),
+        (
+            "image_zero_shot",
+            replace(EMBEDDER, image_tokens=None),
+            {"input": {"images": [IMAGE], "candidate_labels": ["a", "b"]}},
+            ("this model does not embed images and texts in one space: ask a model such as CLIP", INVALID, "model"),
+        ),
+        (
+            "image_zero_shot",
+            replace(EMBEDDER, has_texts=False),
+            {"input": {"images": [IMAGE], "candidate_labels": ["a", "b"]}},
+            ("this model does not embed images and texts in one space: ask a model such as CLIP", INVALID, "model"),
+        ),
+        (
+            "image_zero_shot",
+            replace(EMBEDDER, context_window=6),
+            {"input": {"images": [IMAGE], "candidate_labels": ["a", "bcdefgh"], "hypothesis_template": "{}"}},
+            (TOO_LONG.format("input.candidate_labels[1]", 7), LONG, "input.candidate_labels[1]"),
+        ),
+        (
+            "recommend",
+            RECOMMENDER,
+            {"input": {"vector": [1] * 7}},
+            ("`input.vector` has 7 numbers, and the model's vectors have 8", INVALID, "input.vector"),
+        ),
+        (
+            "recommend",
+            RECOMMENDER,
+            {"input": {"features": {"a": 1}}},
+            ("`input.features`: this model has no user tower: give `vector` or `history`", INVALID, "input.features"),
+        ),
+        (
+            "transcribe",
+            TRANSCRIBER,
+            {"input": {"file_id": "f"}, "language": "fr"},
+            ("the model does not know 'fr': it knows de, en", INVALID, "language"),
+        ),
+        (
+            "transcribe",
+            replace(TRANSCRIBER, languages={}),
+            {"input": {"file_id": "f"}, "language": "de"},
+            ("the model does not know 'de': it knows en", INVALID, "language"),
+        ),
+    ],
+)
+def test_a_request_that_does_not_fit_is_told_its_place(
+    task: str, settings: Any, body: dict[str, Any], error: tuple[str, str | None, str | None]
+) -> None:
+    assert refused(task, Model(settings), **body) == error
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "text"),
+    [
+        ("classify", CLASSIFIER, "input.texts"),
+        ("token_classify", TOKEN_CLASSIFIER, "input.texts"),
+        ("embed", EMBEDDER, "input.texts"),
+    ],
+)
+def test_the_tokens_of_all_inputs_together_are_bounded(
+    task: str, settings: Any, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prompts.encoders.encoder_inputs.MAX_TOKENS_TOGETHER", 6)
+    assert prepared(task, Model(settings), input={"texts": ["abc", "def"]}).num_tokens == 6
+    assert refused(task, Model(settings), input={"texts": ["abc", "defg"]}) == (
+        f"`{text}` has 7 tokens, and one request may have 6: send several",
+        INVALID,
+        text,
+    )
+
+
+def test_audio_counts_its_positions_and_at_least_one() -> None:
+    assert [TRANSCRIBER.tokens_of(seconds) for seconds in (0.001, 1, 29.99, 61)] == [1, 50, 1500, 3050]
+
+
+GENERATE: dict[str, Any] = {"input": {"prompt": "ab"}}
+
+
+def generated(settings: Any = None, model: Model | None = None, **body: Any) -> Prepared:
+    return prepared("generate", model or Model(settings), **GENERATE | body)
+
+
+def test_a_generate_request_is_stored_with_the_tokens_that_it_may_make() -> None:
+    found = generated(sampling={"max_tokens": 5, "temperature": 0.5})
+    assert (found.num_tokens, found.max_tokens) == (2, 5)
+    assert found.payload.model_dump(mode="json", exclude_unset=True)["sampling"]["max_tokens"] == 5
+    assert generated().max_tokens == 1024
+    assert generated(model=Model(None, window=100)).max_tokens == 98
+    several = generated(input={"prompts": ["ab", "abcdef"]}, n=3, model=Model(None, window=100))
+    assert (several.num_tokens, several.max_tokens) == (8, 94 * 6)
+    assert generated(n=1).payload.model_dump()["n"] is None
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "error"),
+    [
+        (
+            Model(None, window=2),
+            {},
+            (
+                "the prompt is too long: this model's maximum context length is 2 tokens, and it has 2: shorten the "
+                "prompt (the model's own is 8192, but its workers hold no more)",
+                LONG,
+                "input",
+            ),
+        ),
+        (
+            Model(None, window=10, context_window=10),
+            {"sampling": {"max_tokens": 9}},
+            (
+                "this model's maximum context length is 10 tokens, the prompt has 2 and `max_tokens` is 9: at most 8 "
+                "tokens can be produced",
+                LONG,
+                "sampling.max_tokens",
+            ),
+        ),
+        (
+            Model(None, window=4, context_window=4),
+            {"input": {"prompts": ["ab", "abcd"]}},
+            (
+                "the prompt is too long: this model's maximum context length is 4 tokens, and it has 4: shorten the "
+                "prompt",
+                LONG,
+                "input.prompts[1]",
+            ),
+        ),
+        (
+            Model(None),
+            {"input": {"token_ids": [1, 257]}},
+            ("token id 257 is not in the model's vocabulary of 257", INVALID, "input.token_ids"),
+        ),
+        (
+            Model(None),
+            {"input": {"prompts": [[1], [257]]}},
+            ("token id 257 is not in the model's vocabulary of 257", INVALID, "input.prompts[1]"),
+        ),
+        (
+            Model(None),
+            {"sampling": {"min_tokens": 6, "max_tokens": 5}},
+            ("`sampling.min_tokens` is 6, and at most 5 tokens are produced", INVALID, "sampling.min_tokens"),
+        ),
+        (
+            Model(None),
+            {"sampling": {"stop_token_ids": [3, 257]}},
+            ("token id 257 is not in the model's vocabulary of 257", INVALID, "sampling.stop_token_ids"),
+        ),
+        (
+            Model(None),
+            {"sampling": {"logit_bias": {"257": 1}}},
+            ("token id 257 is not in the model's vocabulary of 257", INVALID, "sampling.logit_bias"),
+        ),
+        (
+            Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
+            {},
+            ("the server of this model takes conversations only: send `messages`", INVALID, "input.prompt"),
+        ),
+        *(
+            (
+                Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
+                {"input": {"messages": [{"role": "user", "content": "hi"}]}, "sampling": {name: value}},
+                (f"the server of this model has no `{name}`: leave it out", INVALID, f"sampling.{name}"),
+            )
+            for name, value in (
+                ("top_k", 3),
+                ("repetition_penalty", 1.1),
+                ("ignore_eos", True),
+                ("logprobs", 0),
+                ("min_p", 0.1),
+                ("min_tokens", 1),
+                ("stop_token_ids", [3]),
+                ("bad_words", ["x"]),
+            )
+        ),
+        (
+            Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
+            {"input": {"messages": [{"role": "user", "content": "hi"}], "reasoning": {"max_tokens": 5}}},
+            (
+                "the server of this model takes no number of tokens for reasoning: send the effort",
+                INVALID,
+                "input.reasoning.max_tokens",
+            ),
+        ),
+        (
+            Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
+            {
+                "input": {"messages": [{"role": "user", "content": "hi"}]},
+                "sampling": {"grammar": {"kind": "regex", "text": "a"}},
+            },
+            ("the server of this model takes a JSON schema for the answer, and no regex", INVALID, "sampling.grammar"),
+        ),
+        (
+            Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
+            {"truncation": "left"},
+            (
+                "the tokens of this model are only estimated, so no text can be cut at a token: use `oldest_turns`",
+                INVALID,
+                "truncation",
+            ),
+        ),
+    ],
+)
+def test_a_generate_request_that_does_not_fit_is_told_why(
+    model: Model, body: dict[str, Any], error: tuple[str, str | None, str | None]
+) -> None:
+    assert refused("generate", model, **GENERATE | body) == error
+
+
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        ({"model_type": "headrace-tabular"}, "predict"),
+        ({"model_type": "headrace-recommender"}, "recommend"),
+        ({"model_type": "whisper"}, "transcribe"),
+        ({"model_type": "bert", "architectures": ["BertForSequenceClassification"], "num_labels": 1}, "rerank"),
+        ({"model_type": "bert", "architectures": ["BertForSequenceClassification"], "id2label": {"0": "x"}}, "rerank"),
+        ({"model_type": "bert", "architectures": ["BertForSequenceClassification"]}, "classify"),
+        ({"model_type": "bert", "architectures": ["BertForTokenClassification"]}, "token_classify"),
+        ({"model_type": "vit", "architectures": ["ViTForImageClassification"]}, "image_classify"),
+        ({"model_type": "vit"}, "embed"),
+        ({"model_type": "clip"}, "embed"),
+        ({"model_type": "bert"}, "embed"),
+        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "generate"),
+        ({}, "generate"),
+    ],
+)
+def test_a_folder_serves_one_task(config: dict[str, Any], task: str) -> None:
+    assert inputs_of_folder(config).spec.name == task
+
+
+def test_the_models_without_weights_are_as_documented() -> None:
+    assert ClassifierSettings(8192, ("negative", "neutral", "positive"), Activation.SOFTMAX) == CLASSIFIER
+    assert (EMBEDDER.width, EMBEDDER.context_window, EMBEDDER.longest_input) == (8, 8192, 8192)
+    assert replace(EMBEDDER, context_window=7).longest_input == 50
