@@ -87,7 +87,6 @@ class Guard:
         self.whole_rules = tuple(rule for rule in rules if rule.needs_all)
         limits = [(rule.max_chars, rule) for rule in rules if rule.max_chars is not None]
         self.limit = min(limits, key=lambda limit: limit[0], default=None)
-        self.is_idle = not rules and not recognisers
 
     def look(
         self, text: str, start: int, done: Mapping[str, int] = NOTHING_DONE, budget: Budget | None = None

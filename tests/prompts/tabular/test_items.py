@@ -71,6 +71,11 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_line(content: bytes, sai
         ),
         ({"attribute": "brand", "maximum": 1}, "`filter.where[1]`: brand is a text: give `one_of`", "filter.where[1]"),
         (
+            {"attribute": "is_new", "minimum": 1},
+            "`filter.where[1]`: is_new is a boolean: give `one_of`",
+            "filter.where[1]",
+        ),
+        (
             {"attribute": "price", "one_of": [1, "x"]},
             "`filter.where[1].one_of`: price is a number",
             "filter.where[1].one_of",
@@ -98,6 +103,7 @@ def test_a_query_has_the_places_of_the_items_that_the_version_has() -> None:
     assert (query.only, query.without, query.vector, query.row) == ([9], [7, 3, 1], None, None)
     query = query_of(payload(exclude_history=False), FAKE, FAKE_ITEMS)
     assert (query.only, query.without) == (None, [])
+    assert query_of(payload(filter={"include_ids": []}), FAKE, FAKE_ITEMS).only == []
     by_vector = query_of(payload(input={"vector": [0.5] * 8}), FAKE, FAKE_ITEMS)
     assert (by_vector.vector, by_vector.history) == ((0.5,) * 8, [])
     with pytest.raises(InvalidRequest, match="no item of the history") as refused:

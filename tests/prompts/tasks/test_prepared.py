@@ -164,6 +164,12 @@ def test_a_payload_that_is_not_truncated_is_one_for_older_workers() -> None:
         ),
         (
             "score",
+            replace(EMBEDDER, context_window=6),
+            {"input": {"text_1": ["a"], "text_2": ["c", "abcdefg"]}},
+            (TOO_LONG.format("input.text_2[1]", 7), LONG, "input.text_2[1]"),
+        ),
+        (
+            "score",
             replace(EMBEDDER, has_texts=False),
             {"input": {"text_1": ["a"], "text_2": ["c"]}},
             ("this model embeds images alone: send `images`, or ask a model of texts", INVALID, "input"),

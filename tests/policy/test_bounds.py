@@ -1,0 +1,451 @@
+"""The bounds of a policy document, its budget of CPU time, and the parts of which a verdict is made."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from policy import budget as budgets
+from policy.budget import Budget, ScanTooLong
+from policy.deny import check_size
+from policy.documents import Action, PolicyDocument, Stage
+from policy.evaluation import read_cases
+from policy.guards import masked
+from policy.names import AnalyserFinder
+from policy.outputs import MissingFinder, OutputFormat
+from policy.placeholders import PlaceholderMap
+from policy.policies import Policy, apply_input, apply_output, output_stream
+from policy.schemas import MAX_SCHEMA_CHARS, check_schema, first_problem, is_json, is_valid
+from policy.streaming import Hit, counted
+from policy.text.escapes import Escapes
+from policy.text.languages import LangidFinder
+from policy.text.normalisation import normalise
+from policy.text.patterns import BadPattern, compiled
+from tests.policy.test_policies import policy
+
+EMAIL: dict[str, Any] = {"action": "flag", "kinds": ["email"]}
+
+
+def deny(**lists: Any) -> dict[str, Any]:
+    return {"action": "flag", "deny": lists}
+
+
+@pytest.mark.parametrize(
+    ("accepted", "refused", "said"),
+    [
+        (deny(phrases=["x" * 256]), deny(phrases=["x" * 257]), "at most 256 characters"),
+        (deny(phrases=["x"]), deny(phrases=[""]), "at least 1 character"),
+        (deny(phrases=["x"] * 100_000), deny(phrases=["x"] * 100_001), "at most 100000 items"),
+        (deny(patterns=["x" * 1000]), deny(patterns=["x" * 1001]), "at most 1000 characters"),
+        (deny(patterns=["x"]), deny(patterns=[""]), "at least 1 character"),
+        (deny(patterns=["x"]), deny(patterns=["x"] * 1001), "at most 1000 items"),
+        (
+            deny(patterns=["a{512}b{512}"]),
+            deny(patterns=["a", "a{512}b{513}"]),
+            "`patterns[1]` must match 1 to 1024 characters, not 1025",
+        ),
+        (deny(patterns=[r"\bx"]), deny(patterns=[r"\b"]), "`patterns[0]` must match 1 to 1024 characters, not 0"),
+        (EMAIL | {"kinds": ["email"] * 32}, EMAIL | {"kinds": ["email"] * 33}, "at most 32 items"),
+        (EMAIL | {"id": "a" * 64}, EMAIL | {"id": "a" * 65}, "should match pattern"),
+        (EMAIL | {"id": "0a_.-"}, EMAIL | {"id": ".a"}, "should match pattern"),
+        ({"action": "block", "max_chars": 1}, {"action": "block", "max_chars": 0}, "greater than or equal to 1"),
+        (
+            {"action": "block", "max_chars": 10**7},
+            {"action": "block", "max_chars": 10**7 + 1},
+            "less than or equal to 10000000",
+        ),
+        (
+            {"action": "flag", "categories": {"hate": 0}},
+            {"action": "flag", "categories": {"hate": -0.1}},
+            "greater than or equal to 0",
+        ),
+        (
+            {"action": "flag", "categories": {"hate": 1}},
+            {"action": "flag", "categories": {"hate": 1.1}},
+            "less than or equal to 1",
+        ),
+        (
+            {"action": "flag", "stage": "input", "languages": ["en"] * 64},
+            {"action": "flag", "stage": "input", "languages": ["en"] * 65},
+            "at most 64 items",
+        ),
+        (
+            {"action": "flag", "stage": "input", "languages": ["en"]},
+            {"action": "flag", "stage": "input", "languages": ["eng"]},
+            "should match pattern",
+        ),
+        (
+            {"action": "block", "stage": "input", "languages": ["en"]},
+            {"action": "block", "stage": "output", "languages": ["en"]},
+            "`stage` input",
+        ),
+        (
+            {"action": "flag", "stage": "input", "kinds": ["person"]},
+            {"action": "flag", "stage": "output", "kinds": ["person"]},
+            "`stage` input",
+        ),
+        (
+            {"action": "flag", "stage": "output", "json_schema": {}},
+            {"action": "flag", "stage": "input", "json_schema": {}},
+            "`stage` output",
+        ),
+        (
+            EMAIL | {"action": "redact", "restore": True},
+            EMAIL | {"action": "mask", "restore": True},
+            "redacted on its way in",
+        ),
+        (
+            {"action": "flag", "categories": {"hate": 0.5}},
+            {"action": "allow", "categories": {"hate": 0.5}},
+            "`action` is block or flag",
+        ),
+    ],
+)
+def test_a_document_has_bounds(accepted: dict[str, Any], refused: dict[str, Any], said: str) -> None:
+    PolicyDocument.model_validate({"rules": [{"id": "x", **accepted}]})
+    with pytest.raises(ValidationError) as refusal:
+        PolicyDocument.model_validate({"rules": [{"id": "x", **refused}]})
+    assert said in str(refusal.value)
+
+
+def test_a_document_has_at_most_256_rules_of_one_version() -> None:
+    rules = [{"id": f"r{number}", **EMAIL} for number in range(257)]
+    document = PolicyDocument.model_validate({"rules": rules[:256]})
+    assert (document.version, document.rules[0].stage, document.rules[0].restore) == (1, Stage.BOTH, False)
+    with pytest.raises(ValidationError, match="at most 256 items"):
+        PolicyDocument.model_validate({"rules": rules})
+    with pytest.raises(ValidationError, match="Input should be 1"):
+        PolicyDocument.model_validate({"version": 2, "rules": rules[:1]})
+    with pytest.raises(ValidationError, match="frozen"):
+        document.rules[0].action = Action.BLOCK  # type: ignore[misc]  # the model is frozen, which is tested
+
+
+def test_the_patterns_of_a_policy_have_a_size_together() -> None:
+    pattern = "foo.{0,64}bar"
+    size = compiled(f"(?i:{pattern})").programsize
+    fitting = 50_000 // size
+    rules = [{"id": "a", **deny(patterns=[pattern])}, {"id": "b", **deny(patterns=[pattern] * fitting)}]
+    check_size(PolicyDocument.model_validate({"rules": rules[1:]}))
+    with pytest.raises(BadPattern) as refused:
+        check_size(PolicyDocument.model_validate({"rules": rules}))
+    assert str(refused.value) == (
+        f"rule b: up to `patterns[{fitting - 1}]`, of {size} instructions, the policy's patterns have "
+        f"{size * (fitting + 1)} instructions, and 50000 are possible: bring the counts in {{m,n}} down, or deny words "
+        "as `phrases`"
+    )
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def test_a_budget_has_a_part_for_each_character_and_ends() -> None:
+    clock = Clock()
+    budget = Budget(1.0, a_character=0.5, clock=clock)
+    budget.begin(256)
+    clock.at = 129.0
+    budget.check()
+    budget.end()
+    budget.begin(300)  # 150 s more
+    clock.at += 150
+    budget.check()
+    clock.at += 0.5
+    with pytest.raises(ScanTooLong) as raised:
+        budget.check()
+    assert str(raised.value) == (
+        "scanning this text for the policy took more than 279.0 s of CPU time: send less text at once, or give the "
+        "policy simpler patterns"
+    )
+    for _ in range(2):
+        for _ in range(15):
+            budget.check_often()
+        with pytest.raises(ScanTooLong):
+            budget.check_often()
+    budget.end()
+    budget.check()
+
+
+def test_of_short_pieces_every_eighth_is_measured_for_all() -> None:
+    clock = Clock()
+    budget = Budget(8.0, a_character=0, clock=clock)
+    raised = []
+    for run in range(1, 25):
+        budget.begin(255)
+        clock.at += 0.5
+        try:
+            budget.check()
+        except ScanTooLong:
+            raised.append(run)
+        budget.end()
+    assert raised == [24]
+    assert (budgets.SECONDS, budgets.SECONDS_A_CHARACTER) == (2.0, 4e-6)
+    assert (budgets.OUTPUT_SECONDS, budgets.OUTPUT_SECONDS_A_CHARACTER) == (1.0, 2e-4)
+
+
+def test_all_texts_of_an_input_share_its_budget() -> None:
+    clock = Clock()
+
+    class Slow:
+        def find(self, _text: str) -> list[Any]:
+            clock.at += 1.5
+            return []
+
+    names = {"id": "n", "action": "flag", "stage": "input", "kinds": ["person", "email"]}
+    rules = Policy(PolicyDocument.model_validate({"rules": [names]}), finder=Slow())
+    text = "ann@example.com " * 20
+    assert len(apply_input(rules, [text, text], budget=Budget(3.5, a_character=0, clock=clock)).texts) == 2
+    with pytest.raises(ScanTooLong):
+        apply_input(rules, [text] * 4, budget=Budget(3.5, a_character=0, clock=clock))
+
+
+@pytest.mark.parametrize(
+    ("lists", "text", "redacted"),
+    [
+        ({"phrases": ["titan"]}, "ﬁx ßa titan", "ﬁx ßa <DENIED_1>"),
+        ({"phrases": ["titan"]}, "Titan TITAN", "<DENIED_1> <DENIED_1>"),
+        ({"patterns": [r"proj-\d\d"]}, "PROJ-12 proj-12 proj-13", "<DENIED_1> <DENIED_1> <DENIED_2>"),
+        ({"phrases": ["a b"]}, "a\u00a0b, a\tb, xa b, a bx", "<DENIED_1>, <DENIED_2>, xa b, a bx"),
+        ({"phrases": ["ห้าม"]}, "นี่ห้ามนะ", "นี่<DENIED_1>นะ"),
+        ({"phrases": ["ហាម"]}, "កហាមក", "ក<DENIED_1>ក"),
+        ({"phrases": ["ひみつ"]}, "これはひみつだ", "これは<DENIED_1>だ"),
+        ({"phrases": ["비밀"]}, "비밀 비밀번호", "<DENIED_1> 비밀번호"),
+        ({"phrases": ["豈更"]}, "車豈更車", "車<DENIED_1>車"),
+        ({"phrases": ["ab cd", "cd ef"]}, "x ab cd ef y", "x <DENIED_1> y"),
+        (
+            {"phrases": ["titan"]},
+            f"{'x ' * 2046}titan {'x ' * 2046}titan",
+            f"{'x ' * 2046}<DENIED_1> {'x ' * 2046}<DENIED_1>",
+        ),
+        ({"phrases": ["titan"], "inside_words": True}, "xtitany", "x<DENIED_1>y"),
+    ],
+)
+def test_a_phrase_is_found_whole(lists: Mapping[str, Any], text: str, redacted: str) -> None:
+    rules = policy({"deny": lists, "action": "redact"})
+    assert apply_output(rules, text).text == redacted
+    stream = output_stream(rules)
+    assert "".join(map(stream.feed, text)) + stream.finish() == redacted
+
+
+def test_placeholders_are_numbered_by_kind_and_value() -> None:
+    names = PlaceholderMap()
+    names.reserve(["<EMAIL_2> and <A_B_C_123456>, not <E_1> <email_3> <EMAIL_1234567>"])
+    assert names.taken == {"<EMAIL_2>", "<A_B_C_123456>"}
+    long = "x" * 4096
+    assert names.name("email", f"{long}a", "va", restorable=True) == "<EMAIL_1>"
+    assert names.name("email", f"{long}b", "vb", restorable=True) == "<EMAIL_1>"
+    assert names.name("phone", f"{long}a", "vp", restorable=False) == "<PHONE_1>"
+    assert names.name("email", "y", "vy", restorable=True) == "<EMAIL_3>"
+    names.number_after(7)
+    assert names.name("email", "z", "vz", restorable=False) == "<EMAIL_8>"
+    assert names.name("email", "w", "vw", restorable=False) == "<EMAIL_9>"
+    assert names.values == {"<EMAIL_1>": "va", "<EMAIL_3>": "vy"}
+    assert names.counts == {"EMAIL": 9, "PHONE": 1}
+    assert "va" not in repr(names)
+    assert long not in repr(names)
+    assert names.put_back("<EMAIL_3> <PHONE_1> <EMAIL_8>") == "vy <PHONE_1> <EMAIL_8>"
+    names.values["<EMAIL_3>"] = 'é"'
+    assert names.put_back('"<EMAIL_3>"', in_json=True) == '"é\\""'
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "shown"),
+    [
+        ("card", "4526-0181-5908-3012", "****-****-****-3012"),
+        ("iban", "DE89 3704 0044 0532 0130 00", "**** **** **** **** **30 00"),
+        ("phone", "+49 30 901820", "+** ** **1820"),
+        ("us_ssn", "374-24-9938", "***-**-9938"),
+        ("national_id", "X1234", "*1234"),
+        ("phone", "123", "123"),
+        ("api_key", "ab-12", "**-**"),
+        ("email", "a@b.c", "*@*.*"),
+    ],
+)
+def test_a_mask_keeps_the_last_four_of_numbers(kind: str, value: str, shown: str) -> None:
+    assert masked(kind, value) == shown
+
+
+def test_the_smallest_limit_of_characters_blocks() -> None:
+    rules = policy({"max_chars": 9, "action": "block"}, {"max_chars": 5, "action": "block"}, EMAIL)
+    verdict = apply_input(rules, ["abcde", "abcdef"])
+    assert (verdict.blocked_by, verdict.texts) == ("r1", ())
+    assert verdict.hits == ((), (Hit("r1", "max_chars", Action.BLOCK, 5, 5),))
+    stream = output_stream(policy({"max_chars": 5, "action": "block", "stage": "output"}))
+    assert (stream.feed("ab "), stream.feed("c "), stream.blocked_by, stream.feed("d")) == ("ab ", "c ", None, "")
+    assert stream.blocked_by == "r0"
+    assert stream.hits == [Hit("r0", "max_chars", Action.BLOCK, 5, 5)]
+
+
+def test_hits_are_counted_by_rule_kind_and_action() -> None:
+    hits = [
+        Hit("b", "email", Action.MASK, 0, 1),
+        Hit("a", "phone", Action.FLAG, 1, 2),
+        Hit("b", "email", Action.MASK, 3, 4),
+    ]
+    assert counted(hits) == [
+        {"rule": "a", "kind": "phone", "action": "flag", "count": 1},
+        {"rule": "b", "kind": "email", "action": "mask", "count": 2},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "properties"),
+    [
+        ([EMAIL], (False, True, False)),
+        ([EMAIL | {"stage": "input"}], (False, False, False)),
+        ([EMAIL | {"action": "allow"}], (False, True, False)),
+        ([EMAIL | {"action": "block"}], (False, True, True)),
+        ([EMAIL | {"action": "mask"}], (False, True, True)),
+        ([EMAIL | {"action": "redact", "stage": "input"}], (False, False, False)),
+        ([EMAIL | {"action": "redact", "stage": "input", "restore": True}], (True, True, True)),
+    ],
+)
+def test_a_policy_knows_what_it_does_to_outputs(rules: list[dict[str, Any]], properties: tuple[bool, ...]) -> None:
+    found = policy(*rules)
+    assert (found.restores, found.looks_at_outputs, found.changes_outputs) == properties
+
+
+def test_a_score_counts_from_its_bound_on() -> None:
+    for least, is_hit in ((0.7, True), (0.7001, False)):
+        rules = policy({"categories": {"harassment": least}, "action": "block", "stage": "output"})
+        stream = rules.guarded_output(PlaceholderMap())
+        assert stream.feed("nobody likes you") == ""
+        assert stream.finish() == ("" if is_hit else "nobody likes you")
+        assert stream.hits == ([Hit("r0", "harassment", Action.BLOCK, 0, 16)] if is_hit else [])
+        assert stream.blocked_by == ("r0" if is_hit else None)
+    flags = policy({"categories": {"harassment": 0.7}, "action": "flag", "stage": "output"}).guarded_output(
+        PlaceholderMap()
+    )
+    assert flags.feed("nobody likes you ") == "nobody likes you "
+    assert (flags.finish(), flags.blocked_by, [hit.kind for hit in flags.hits]) == ("", None, ["harassment"])
+
+
+def test_a_schema_is_held_against_the_text_that_leaves() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^<EMAIL_1>$"}}}
+    rules = policy(
+        {"kinds": ["email"], "action": "redact", "stage": "output"},
+        {"json_schema": schema, "action": "block", "stage": "output"},
+    )
+    for text, leaves in (('{"a": "ann@example.com"}', '{"a": "<EMAIL_1>"}'), ('{"a": "b"}', ""), ("no", "")):
+        stream = rules.guarded_output(PlaceholderMap(), OutputFormat.JSON)
+        assert stream.feed(text) + stream.finish() == leaves
+        assert stream.blocked_by == (None if leaves else "r1")
+
+
+def test_json_that_a_rule_breaks_does_not_leave() -> None:
+    rules = policy(EMAIL, {"kinds": ["card"], "action": "mask", "stage": "output"})
+    number = "4526018159083012"
+    for form, text, blocked_by in (
+        (OutputFormat.JSON, f'{{"a": {number}}}', "r1"),
+        (OutputFormat.JSON, f'{{"a": "{number}"}}', None),
+        (OutputFormat.JSON, f"{{a: {number}}}", None),
+        (OutputFormat.CALLS, f'{{"a": {number}}}', None),
+    ):
+        stream = rules.guarded_output(PlaceholderMap(), form)
+        stream.feed(text)
+        stream.finish()
+        assert (stream.blocked_by, stream.feed("more"), stream.finish() if blocked_by else "") == (
+            blocked_by,
+            "" if blocked_by else stream.feed(""),
+            "",
+        )
+
+
+def test_the_placeholders_of_an_earlier_turn_are_kept_and_not_changed() -> None:
+    rules = policy(EMAIL | {"action": "redact", "restore": True}, {"deny": {"phrases": ["stop"]}, "action": "block"})
+    first = apply_input(rules, ["ann@example.com"])
+    before = first.vault.model_copy(deep=True)
+    second = apply_input(rules, ["bob@example.com ann@example.com"], first.vault)
+    assert second.texts == ("<EMAIL_2> <EMAIL_1>",)
+    assert first.vault == before
+    assert second.vault.values == {"<EMAIL_1>": "ann@example.com", "<EMAIL_2>": "bob@example.com"}
+    blocked = apply_input(rules, ["stop"], first.vault)
+    assert (blocked.blocked_by, blocked.vault) == ("r1", PlaceholderMap())
+
+
+def test_a_rule_for_languages_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = policy({"languages": ["en"], "action": "block", "stage": "input"})
+    monkeypatch.setattr("policy.policies.installed", lambda: None)
+    with pytest.raises(MissingFinder, match=r"a rule with `languages` needs the extra `language` \(py3langid\)"):
+        rules.check()
+    policy(EMAIL).check()
+
+
+def test_a_language_is_known_from_a_probability_on() -> None:
+    class Identifier:
+        def __init__(self, *found: Any) -> None:
+            self.found = found
+
+        def classify(self, _text: str) -> tuple[Any, ...]:
+            return self.found
+
+    assert [LangidFinder(Identifier(*one)).find("x") for one in (("en", 0.5), ("en", 0.49), ("zxx", 0.9))] == [
+        "en",
+        None,
+        None,
+    ]
+
+
+def test_names_are_taken_from_a_score_on() -> None:
+    class Result:
+        def __init__(self, entity_type: str, score: float) -> None:
+            self.entity_type, self.start, self.end, self.score = entity_type, 1, 4, score
+
+    class Analyser:
+        asked: tuple[Any, ...] = ()
+
+        def analyze(self, *asked: Any) -> list[Result]:
+            self.asked = asked
+            return [Result("PERSON", 0.6), Result("LOCATION", 0.59), Result("LOCATION", 1), Result("ORGANIZATION", 1)]
+
+    analyser = Analyser()
+    assert list(AnalyserFinder(analyser, language="de").find("text")) == [
+        (1, 4, "person"),
+        (1, 4, "location"),
+        (1, 4, "organization"),
+    ]
+    assert analyser.asked == ("text", "de", ["PERSON", "LOCATION", "ORGANIZATION"])
+
+
+def test_a_schema_has_a_size_and_a_problem_has_its_place() -> None:
+    filler = MAX_SCHEMA_CHARS - len('{"title": ""}')
+    check_schema({"title": "x" * filler})
+    with pytest.raises(ValueError, match="`variables` is longer than 65536 characters"):
+        check_schema({"title": "x" * (filler + 1)}, "variables")
+    with pytest.raises(ValueError, match="`json_schema` is no schema that can be followed"):
+        check_schema({"pattern": "(?=a)b"})
+    validator = check_schema({"properties": {"a": {"items": {"properties": {"b": {"type": "string"}}}}}})
+    assert first_problem(validator, {"a": [{"b": "x"}]}) is None
+    assert first_problem(validator, {"a": [{"b": "x"}, {"b": 3141}]}) == ("a.1.b", 'the value is not of type "string"')
+    assert (is_valid(validator, '{"a": []}'), is_valid(validator, '{"a": [{"b": 1}]}')) == (True, False)
+    deep = "[" * 100_000
+    assert (is_valid(validator, deep), is_json(deep), is_json("{}"), is_json("{")) == (False, False, True, False)
+
+
+def test_signs_of_other_scripts_become_plain_ones() -> None:
+    signs = "a\ud800b\u2028c\u2796d\u30fce\uff0df\u3000g\u00a0h\u0663\u200bi\U0001d7d9\uff1a\ufe5a\u33c4"
+    assert normalise(signs).text == "a\ufffdb\nc-d-e-f g h3i1:)\u33c4"
+    assert normalise("\ufe3bx").text == "\ufe3bx"
+
+
+def test_an_escape_that_does_not_end_is_given_back_once() -> None:
+    escapes = Escapes()
+    assert (escapes.feed("a\\u00"), escapes.finish(), escapes.finish()) == ("a", "\\u00", "")
+
+
+def test_every_second_case_of_a_section_is_held_out() -> None:
+    source = "# note\n## one\na\nb\nc\n\n## two\n+ d\ne\\n\\u00e9\\t\\\\\nf{{card|4}}¦g\n"
+    cases = list(read_cases(source))
+    assert [(case.section, case.text, case.is_held_out) for case in cases] == [
+        ("one", "a", False),
+        ("one", "b", True),
+        ("one", "c", False),
+        ("two", "d", False),
+        ("two", "e\né\t\\", False),
+        ("two", "f4g", True),
+    ]
+    assert cases[-1].marked == {(1, 2, "card")}
