@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from prompts.prompt_template import FilledTemplate, RenderedTemplate, Template
 from store.errors import InvalidRequest
+from store.payloads.prompt_reference import MAX_VARIABLES
+from store.payloads.strict_model import MAX_TEXT_CHARS
 
 ANY = {"type": "object", "properties": {"x": {}, "big": {}, "y": {"default": None}}}
 
@@ -70,6 +73,112 @@ def test_filling_in_is_bounded(text: str, said: str) -> None:
     assert raised.value.param == "prompt.variables"
 
 
+SCHEMA: dict[str, Any] = {
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer", "default": 3}, "any": True},
+    "additionalProperties": True,
+}
+
+
+def test_values_are_declared_and_needed_unless_they_have_a_default() -> None:
+    template = Template(text="{{ city }} {{ days }}", variables=SCHEMA)
+    assert template.schema_of_values == {
+        "type": "object",
+        "required": ["city", "any"],
+        "properties": SCHEMA["properties"],
+        "additionalProperties": False,
+    }
+    rendered = RenderedTemplate(template)
+    assert rendered.fill({"city": "Rome"}).text == "Rome 3"
+    assert rendered.fill({"city": "Rome", "days": 5}).text == "Rome 5"
+    assert Template(text="{{ a }}", variables=("a", "b")).schema_of_values == {
+        "type": "object",
+        "required": ["a", "b"],
+        "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+        "additionalProperties": False,
+    }
+    own = Template(text="x", variables={"properties": {"a": {}}, "required": []})
+    assert own.schema_of_values["required"] == []
+
+
+def test_a_conversation_has_its_parts_in_order() -> None:
+    messages = [{"role": "user", "content": "{{ x }}?"}, {"role": "assistant", "content": "{{ x }}!\n"}]
+    template = Template.model_validate({"instructions": "Be {{ x }}.", "messages": messages, "variables": ["x"]})
+    assert RenderedTemplate(template).fill({"x": "kind"}) == FilledTemplate(
+        "Be kind.", (("user", "kind?"), ("assistant", "kind!\n")), None
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "give `instructions`, `messages` or both, or else `text`"),
+        ({"text": "a", "instructions": "b"}, "give `instructions`, `messages` or both, or else `text`"),
+        ({"text": ""}, "at least 1 character"),
+        ({"text": "x" * 100_001}, "at most 100000 characters"),
+        ({"messages": [{"role": "user", "content": "a"}] * 65}, "at most 64 items"),
+        (
+            {"messages": [{"role": "tool", "content": "a"}]},
+            "Input should be 'system', 'developer', 'user' or 'assistant'",
+        ),
+        (
+            {"text": "a", "variables": {"properties": {f"v{n}": {} for n in range(MAX_VARIABLES + 1)}}},
+            f"`variables.properties` is an object with at most {MAX_VARIABLES} members",
+        ),
+        ({"text": "a", "variables": {"properties": []}}, "`variables.properties` is an object"),
+    ],
+)
+def test_a_template_of_another_form_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Template.model_validate(fields)
+    assert said in str(refused.value)
+    Template.model_validate({"messages": [{"role": "user", "content": "a"}] * 64})
+    Template.model_validate({"text": "a", "variables": {"properties": {f"v{n}": {} for n in range(MAX_VARIABLES)}}})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a\n{{ z }}", "`text`: not declared in `variables`: z"),
+        (
+            "a\n{% set x = 1 %}",
+            "`text`, line 2: no `assign` in prompt templates, only values, `if`, `for` over a list, and filters",
+        ),
+        ("{{ x|sort }}", "`text`, line 1: no filter `sort`: use default, join, length, lower, tojson, trim, upper"),
+        ("{{ x|join(d=1) }}", "`text`, line 1: what a filter takes in brackets is written out, such as `join(', ')`"),
+        ("{% if x is even %}{% endif %}", "`text`, line 1: no test `even`: use defined, undefined, none"),
+        ("{% if x is defined(1) %}{% endif %}", "`text`, line 1: no test `defined`: use defined, undefined, none"),
+        ("{% for a, b in x %}{% endfor %}", "`text`, line 1: a loop is `for NAME in LIST`"),
+        ("{{ range }}", "`text`: not declared in `variables`: range"),
+        ("{{ x }}" * 4_001, "the template has 4001 tags: at most 4000 are accepted"),
+        ("{{ x|join('a') }}" * 3_400, "parts: at most 10000 are accepted"),
+    ],
+)
+def test_what_is_no_template_is_told_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        fill(text, x="a")
+    assert said in refused.value.message
+
+
+def test_a_line_end_behind_a_tag_is_not_written_and_marks_of_markup_are() -> None:
+    assert fill("{% if x %}\n<{{ x }}>\n{% endif %}\n", x="&") == "<&>\n"
+    assert fill("{{ x|trim }}|{{ x|lower }}|{{ y|default('d') }}", x=" Ä ") == "Ä| ä |null"
+
+
+def test_the_values_have_a_size_before_they_are_filled_in() -> None:
+    with pytest.raises(InvalidRequest, match=f"the values have over {MAX_TEXT_CHARS} characters") as refused:
+        fill("a", x="x" * MAX_TEXT_CHARS)
+    assert refused.value.param == "prompt.variables"
+    assert fill("a", x="x" * (MAX_TEXT_CHARS - 9)) == "a"
+
+
+def test_a_joined_list_is_measured_before_it_is_made() -> None:
+    with pytest.raises(InvalidRequest, match=f"it has over {MAX_TEXT_CHARS} characters"):
+        fill("{% if x|join('" + "-" * 90_000 + "') %}{% endif %}", x=[1] * 200)
+
+
 def test_the_digest_is_of_the_content() -> None:
     one, same, other = (Template(text=text, variables=names) for text, names in (("a", ()), ("a", []), ("a", ("x",))))
     assert one.content_digest == same.content_digest != other.content_digest
+    schemas = ({"properties": {"a": {}, "b": {}}}, {"properties": {"b": {}, "a": {}}})
+    first, second = (Template(text="a", variables=schema).content_digest for schema in schemas)
+    assert first == second

@@ -9,9 +9,11 @@ from pydantic import TypeAdapter
 from prompts.audio.transcriber_folder import FAKE as TRANSCRIBER
 from prompts.chat_server import ChatServer
 from prompts.encoders.classifier_folder import Activation, ClassifierSettings
+from prompts.encoders.encoder_inputs import cuts_of, fit_texts
 from prompts.grammar import Grammars
 from prompts.tasks.classify import FAKE as CLASSIFIER
 from prompts.tasks.embed import FAKE as EMBEDDER
+from prompts.tasks.embed import passage_prompt, passage_window, query_prompt_name
 from prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
 from prompts.tasks.predict import FAKE as TABULAR
 from prompts.tasks.recommend import FAKE as RECOMMENDER
@@ -282,6 +284,29 @@ def test_audio_counts_its_positions_and_at_least_one() -> None:
     assert [TRANSCRIBER.tokens_of(seconds) for seconds in (0.001, 1, 29.99, 61)] == [1, 50, 1500, 3050]
 
 
+def test_a_cut_input_keeps_its_beginning() -> None:
+    tokenizer = ByteTokenizer()
+    cut = fit_texts(tokenizer, "abcdef", 4, "p", truncate=True)
+    assert (cut.encoded.ids, cut.num_cut) == (tuple(b"abcd"), 2)
+    cut = fit_texts(tokenizer, ("ab", "cdef"), 3, "p", truncate=True)
+    assert (cut.encoded.ids, cut.encoded.text_of, cut.num_cut) == (tuple(b"abc"), (0, 0, 1), 3)
+    with pytest.raises(InvalidRequest, match="`p` has 6: shorten it"):
+        fit_texts(tokenizer, ("ab", "cdef"), 2, "p", truncate=True)
+    assert [(one.index, one.tokens) for one in cuts_of([0, 3, 0, 1]) or ()] == [(1, 3), (3, 1)]
+    assert cuts_of([0, 0]) is None
+
+
+def test_a_prompt_of_an_encoder_is_part_of_its_input() -> None:
+    embedder = replace(EMBEDDER, prompts={"query": "q: ", "document": "d: "}, default_prompt="x ")
+    named = prepared("embed", Model(embedder), input={"texts": ["ab"]}, prompt_name="query")
+    assert (named.num_tokens, named.payload.model_dump()["prompt_name"]) == (5, "query")
+    assert prepared("embed", Model(embedder), input={"texts": ["ab"]}).num_tokens == 4
+    assert prepared("score", Model(embedder), input={"text_1": ["a"], "text_2": ["b"]}).num_tokens == 6
+    assert (passage_prompt(embedder), query_prompt_name(embedder)) == ("d: ", "query")
+    assert (passage_prompt(EMBEDDER), query_prompt_name(EMBEDDER)) == ("", None)
+    assert passage_window(ByteTokenizer(), embedder) == 8192 - 3
+
+
 GENERATE: dict[str, Any] = {"input": {"prompt": "ab"}}
 
 
@@ -295,9 +320,13 @@ def test_a_generate_request_is_stored_with_the_tokens_that_it_may_make() -> None
     assert found.payload.model_dump(mode="json", exclude_unset=True)["sampling"]["max_tokens"] == 5
     assert generated().max_tokens == 1024
     assert generated(model=Model(None, window=100)).max_tokens == 98
+    assert generated(model=Model(None, window=100), sampling={"max_tokens": 98}).max_tokens == 98
     several = generated(input={"prompts": ["ab", "abcdef"]}, n=3, model=Model(None, window=100))
     assert (several.num_tokens, several.max_tokens) == (8, 94 * 6)
     assert generated(n=1).payload.model_dump()["n"] is None
+    server = Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer())
+    chat = generated(input={"messages": [{"role": "user", "content": "hi"}]}, n=2, model=server)
+    assert (chat.num_tokens, chat.max_tokens) == (3, 2048)
 
 
 @pytest.mark.parametrize(
