@@ -155,6 +155,8 @@ def test_what_was_never_sealed_stays_readable() -> None:
         assert vault.open(plain, PLACE) == plain
     assert vault.open_text("whsec_plain", PLACE) == "whsec_plain"
     assert Vault().seal({"text": "x"}, PLACE) == {"text": "x"}
+    assert [vault.seal(empty, PLACE) for empty in ({}, [], None, "")] == [{}, [], None, ""], "what is empty stays"
+    assert Vault().seal_text("x", PLACE) == "x"
 
 
 @pytest.mark.parametrize("value", ["a\0b", "\ud800"])

@@ -273,3 +273,17 @@ def test_changes_of_a_tenants_key_are_in_its_audit_log(db: Database, tenant: str
         ("model.retired", "tiny@2", {}, None, None),
         ("model.revived", "tiny@2", {}, None, None),
     ]
+
+
+def test_weights_are_shared_with_a_version_in_use_that_has_them(db: Database) -> None:
+    ready(db, register(db, runner="torch", digest="w"))
+    register(db, runner="torch", digest="v")
+    versions.set_alias(db, "tiny", "default", 2, "test", is_early=True)
+    versions.retire(db, "tiny", 1, "test")
+    made = register(db, runner="torch", digest="w", template=TEMPLATE)
+    assert (made.version, made.base, made.state) == (3, None, VersionState.REGISTERED), "the first one is retired"
+    ready(db, made)
+    other = TEMPLATE.model_copy(update={"digest": "t2"})
+    assert register(db, runner="torch", digest="w", template=other).base == "tiny@3"
+    assert register(db, runner="torch", digest="w", template=TEMPLATE).version == 3
+    assert register(db, model="small", runner="torch", digest="w", template=other).base is None, "of its own model"

@@ -214,3 +214,24 @@ def test_the_largest_filters_are_read() -> None:
     found = read_filter({"type": "and", "filters": [EQ, {"type": "gt", "key": "b", "value": "x"}]})
     assert found is not None
     assert found.values == {"filter_0": "a", "filter_1": "1", "filter_2": "b", "filter_3": '"x"'}
+
+
+def test_a_file_that_is_added_again_loses_its_passages_until_they_are_read_anew(
+    db: Database, tenant: str, store: VectorStore, add_file: AddFile
+) -> None:
+    file_id, kept = add_file(store, ["old"], attributes={"year": 1}), add_file(store, ["kept"])
+    before = store_files.get(db, tenant, store.id, file_id)
+    ((attached,), batch) = store_files.attach(db, tenant, store.id, [again(file_id, kind="mill")])
+    assert (attached.status, attached.attributes, attached.overlap_tokens, batch) == (
+        "in_progress",
+        {"kind": "mill"},
+        10,
+        None,
+    )
+    assert attached.ticket > before.ticket
+    found = {one: passages.read(db, tenant, store.id, one, limit=9) for one in (file_id, kept)}
+    assert [len(of_file) for of_file in found.values()] == [0, 1]
+    late = passages.FilePassages(before.ticket, tenant, (passages.Passage("late", 0, 4),), (bytes(4 * WIDTH),))
+    with db.begin() as connection:
+        passages.write(connection, [late], db.vault)
+    assert passages.read(db, tenant, store.id, file_id, limit=9) == [], "the job of the first attachment is too late"

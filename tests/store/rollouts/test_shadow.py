@@ -243,3 +243,21 @@ def test_refusals_of_shadow_mode_name_the_settings(db: Database) -> None:
         ),
         ("HEADRACE_SHADOW_TENANT: there is no tenant with the id ten_x", "mode"),
     ]
+
+
+def test_only_the_rollouts_share_of_fresh_computed_answers_is_mirrored(
+    tenant: str, shadow: Shadow, query: Query
+) -> None:
+    ids = [shadow.answer(str(number)) for number in range(4)]
+    query("UPDATE jobs SET cache = 'hit', cache_source = 'job_1' WHERE id = :id", id=ids[0])
+    query("UPDATE jobs SET task = 'embed' WHERE id = :id", id=ids[1])
+    query("UPDATE jobs SET completed_at = now() - interval '70 s' WHERE id = :id", id=ids[2])
+    shadow.look(tenant)
+    assert query("SELECT key FROM idempotency_keys WHERE route = 'shadow'") == [{"key": ids[3]}]
+
+
+def test_a_small_share_mirrors_no_other_job(tenant: str, shadow: Shadow) -> None:
+    shadow._rollout = replace(shadow._rollout, steps=(Step(1e-9, hold_s=3600),))
+    shadow.answer("one")
+    assert shadow.look(tenant).mirrored_until is not None
+    assert shadow.mirrors() == []

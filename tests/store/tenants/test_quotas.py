@@ -127,7 +127,7 @@ def test_a_month_is_over_when_it_is_over(db: Database, tenant: str, make_job: Ma
     end(db, first.id, num_input=4, num_output=5)
     (refused,) = accept(db, [second])
     assert isinstance(refused, QuotaExceeded)
-    assert "spent 9 of 10" in refused.message
+    assert refused.message.startswith("your organization has spent 9 of 10 this month, its open jobs may cost 0 more")
     assert "this one 10" in refused.message
     with db.begin() as connection:
         connection.execute(text("UPDATE spend_changes SET month = month - interval '1 month'"))

@@ -12,6 +12,7 @@ from store.errors import HeadraceError, InvalidRequest, NotFound, QuotaExceeded,
 from store.registry.models import register_version
 from store.settings import Settings
 from store.tenants import quotas
+from store.tenants.api_key_admin import revoke
 from store.tenants.api_keys import authenticate, create_key
 from store.tenants.quotas import QuotaPart, QuotaRequest, QuotaUsage, check_quota, month_end
 from store.tenants.tenant_limits import (
@@ -120,11 +121,14 @@ def test_limits_are_a_tenants_or_a_keys_own_and_on_record(db: Database, tenant: 
     with db.begin(tenant_id=tenant) as connection:
         copy_limits(connection, tenant, first, second, [SetBy.OPERATOR])
     assert limits_of(tenant, second) == LayeredLimits(key_defaults(settings), of_first.operator, Limits())
-    for owner, key in ((other_tenant, first), (tenant, "key_none")):
+    check_key(db, tenant, first)
+    revoked = authenticate(db, create_key(db, tenant, "c", ["jobs:read"], actor="t")).key_id
+    revoke(db, tenant, revoked, actor="t", grantor=None)
+    for owner, key in ((other_tenant, first), (tenant, "key_none"), (tenant, revoked)):
         with pytest.raises(NotFound) as missing:
             check_key(db, owner, key)
         assert (missing.value.message, missing.value.param) == (f"no API key {key} in force", "key_id")
-    newest, before, _, of_key = list_entries(db, tenant, limit=4)
+    newest, before, _, of_key = (e for e in list_entries(db, tenant) if e.action == "limits.set")
     assert (newest.resource, newest.request_id, newest.detail) == (
         tenant,
         "req_1",

@@ -17,7 +17,7 @@ from store.tenants.api_keys import create_tenant
 from store.tenants.webhook_secrets import get_webhook_secret
 from store.webhooks import outbox as webhooks
 from store.webhooks.delivery_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
-from store.webhooks.endpoints import create_endpoint, enable_endpoint, get_endpoint, lock_endpoint
+from store.webhooks.endpoints import create_endpoint, enable_endpoint, get_endpoint, list_endpoints, lock_endpoint
 from store.webhooks.outbox import (
     ATTEMPTS_KEPT,
     AttemptResult,
@@ -257,6 +257,13 @@ class TestDisabling:
         # Its owner's other endpoints hear of it, if they want to; it hears nothing more itself.
         (notice,) = list_deliveries(db, tenant, DeliveryFilter(type="webhook_endpoint.disabled"))
         assert (notice.url, notice.about_endpoint_id) == (f"{URL}/2", endpoint.id)
+        (second,) = (one for one in list_endpoints(db, tenant) if one.url == f"{URL}/2")
+        request_cancel(db, tenant, accept_one())
+        (other,) = (one for one in take_due(db, 10, 60) if one.endpoint_id == second.id and one.type.startswith("job."))
+        assert fail(db, other, 410, retry_in_s=None) == "gone"
+        notices = list_deliveries(db, tenant, DeliveryFilter(type="webhook_endpoint.disabled"))
+        assert [one.id for one in notices] == [notice.id], "an endpoint that is disabled hears nothing"
+        enable_endpoint(db, tenant, second.id, actor="mia")
         job_id = accept_one()
         request_cancel(db, tenant, job_id)
         assert [row.url for row in of_job(db, tenant, job_id)] == [f"{URL}/2"]
