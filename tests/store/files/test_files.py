@@ -170,7 +170,7 @@ def test_contents_without_references_are_kept_for_ten_minutes_and_the_oldest_go_
 ) -> None:
     blobs = FolderBlobs(tmp_path)
     ids = {}
-    for age_s in (590, 620, 610):
+    for age_s in (300, 700, 650):
         file = upload(db, blobs, tenant, b"%d" % age_s)
         ids[age_s] = file.digest
         files.delete(db, tenant, file.id, actor="mia")
@@ -179,7 +179,7 @@ def test_contents_without_references_are_kept_for_ten_minutes_and_the_oldest_go_
             s=age_s,
             digest=file.digest,
         )
-    for left in ([590, 610], [590], [590]):
+    for left in ([300, 650], [300], [300]):
         files.remove_unreferenced(db, blobs, limit=1)
         assert {row["digest"] for row in query("SELECT digest FROM blobs")} == {ids[age_s] for age_s in left}
     purposes = {"batch", "user_data", "assistants", "vision", "fine-tune", "evals"}

@@ -296,7 +296,7 @@ def test_a_short_passage_with_the_word_comes_before_a_long_one(
 
 
 def test_a_use_is_noted_once_a_minute(db: Database, tenant: str, query: Rows) -> None:
-    for age_s, is_noted in ((50, False), (70, True)):
+    for age_s, is_noted in ((10, False), (70, True)):
         one = vector_stores.create(db, tenant, StoreModel("vectors", 1, WIDTH), expires_days=7)
         query(
             "UPDATE vector_stores SET last_active_at = now() - make_interval(secs => :s) WHERE id = :id",

@@ -157,10 +157,19 @@ def test_a_quarter_of_an_hour_without_the_candidate_is_read_at_once(db: Database
     assert look(db, after(old, found)).read_until == found.read_until, "the next quarter is not over"
 
 
-def test_a_window_ends_half_a_minute_after_its_first_job(db: Database, rollout: Rollout, jobs: Jobs) -> None:
-    for version, age_s in ((2, 100), (2, 71), (2, 69), (1, 119), (1, 71), (1, 69)):
-        jobs.end(version, age_s=age_s)
+def test_a_window_ends_half_a_minute_after_its_first_job(
+    db: Database, rollout: Rollout, jobs: Jobs, query: Query
+) -> None:
+    def end(version: int, *, second: int) -> None:
+        """End a job that was accepted so many seconds after the rollout began."""
+        job_id = jobs.end(version, age_s=60)
+        at = rollout.started_at + timedelta(seconds=second)
+        query("UPDATE jobs SET created_at = :at WHERE id = :id", at=at, id=job_id)
+
+    for version, second in ((2, 20), (2, 49), (2, 51), (1, 1), (1, 49), (1, 51)):
+        end(version, second=second)
     found = look(db, rollout)
     assert (found.num_candidate, found.num_stable) == (2, 2)
-    jobs.accept(2, age_s=119.5)
+    assert found.read_until == rollout.started_at + timedelta(seconds=50)
+    jobs.accept(2, age_s=119)
     assert look(db, rollout).num_candidate == 0, "a job that runs holds its window"
