@@ -319,3 +319,28 @@ def test_the_oldest_of_the_background_does_not_hold_up_a_prompt() -> None:
     # A seeded request has its own random stream.
     bench.add("next", 50)
     assert bench.step() == [("oldest", 1), ("person", 1), ("next", FEWEST_TOKENS)]
+
+
+def learned_budget() -> PrefillBudget:
+    prefill_budget = PrefillBudget(1.8)
+    for _ in range(WINDOW):
+        prefill_budget.record(1, 0, 0.01)
+        prefill_budget.record(1, 40, 0.05)
+    return prefill_budget
+
+
+def test_all_prompts_of_the_background_share_its_tokens() -> None:
+    bench = Bench(step_tokens=64, prefill_budget=learned_budget())
+    for name in ("oldest", "second", "third"):
+        bench.add(name, 12, class_rank=2)
+    assert bench.step() == [("oldest", 12), ("second", FEWEST_TOKENS - 12)]
+
+
+def test_prompts_that_have_no_slot_yet_count_among_those_that_wait() -> None:
+    bench = Bench(max_slots=2, step_tokens=64, prefill_budget=learned_budget())
+    bench.add("stream", 3)
+    bench.step()
+    bench.add("prompt", 50)
+    bench.add("waits", 50)
+    assert bench.step() == [("stream", 1), ("prompt", 50)]
+    assert bench.waiting() == ["waits"]

@@ -1,0 +1,239 @@
+"""What a registration hands to the store, value by value, without a database."""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from models import external_registration, hub, own_registration
+from models.external_registration import add_engine_options, engine_of, register_external
+from models.families.model_folder import all_files_digest, folder_digest
+from models.own_registration import register_folder
+from store.errors import InvalidRequest, ModelLoadError
+from store.registry.engine_spec import EngineKind, EngineSpec, engine_digest
+from store.tasks.registry import OWN_TASKS
+from tests.models.loading.test_versions import SMALL
+
+NO_DB: Any = None
+URL = "http://gpu:8000"
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments with which versions were registered."""
+    found: list[dict[str, Any]] = []
+
+    def register(_db: object, **given: Any) -> Any:
+        found.append(given)
+        return SimpleNamespace(**given)
+
+    monkeypatch.setattr(external_registration, "register_version", register)
+    monkeypatch.setattr(own_registration, "register_version", register)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "tiny"
+    made.mkdir()
+    for name, content in SMALL.items():
+        (made / name).write_text(content)
+    return made
+
+
+def options(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    add_engine_options(parser)
+    return parser.parse_args(words)
+
+
+def test_the_options_make_an_engine() -> None:
+    assert engine_of(options("big")) is None
+    assert engine_of(options("big", "--engine", "vllm", "--url", f"{URL}/")) == EngineSpec(
+        kind=EngineKind.VLLM, served_model="big", url=URL
+    )
+    given = ["--served-model", "m", "--adapter", "a", "--revision", "r", "--quantization", "q"]
+    given += ["--context-window", "9", "--batch-invariant", "--url", URL]
+    assert engine_of(options("big", "--engine", "sglang", *given)) == EngineSpec(
+        kind=EngineKind.SGLANG,
+        served_model="m",
+        url=URL,
+        adapter="a",
+        revision="r",
+        quantization="q",
+        context_window=9,
+        batch_invariant=True,
+    )
+    with pytest.raises(InvalidRequest) as refused:
+        engine_of(options("big", *given, "--tokenizer", "x"))
+    assert str(refused.value) == (
+        "--url, --served-model, --adapter, --revision, --quantization, --context-window, --batch-invariant, "
+        "--tokenizer: only with --engine, the server that runs the model"
+    )
+
+
+def test_a_server_of_the_operator_is_stored_with_the_tokenizers_files(
+    stored: list[dict[str, Any]], folder: Path
+) -> None:
+    engine = EngineSpec(kind=EngineKind.VLLM, served_model="m", url=URL)
+    register_external(NO_DB, "big", engine, source=None, tokenizer=folder, actor="test")
+    files = {name: content.encode() for name, content in SMALL.items()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    assert stored == [
+        {
+            "model": "big",
+            "runner": "vllm",
+            "source": str(folder),
+            "digest": engine_digest(engine, digests),
+            "dtype": "auto",
+            "context_window": 77,
+            "files": files,
+            "actor": "test",
+            "engine": engine,
+        }
+    ]
+
+
+def test_weights_for_a_server_are_stored_with_their_digest(stored: list[dict[str, Any]], folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"weights")
+    engine = EngineSpec(kind=EngineKind.VLLM, served_model="m")
+    register_external(NO_DB, "big", engine, source=folder, tokenizer=None, actor="test")
+    (found,) = stored
+    assert found["engine"] == engine.model_copy(update={"weights_digest": folder_digest(folder)})
+    assert (found["source"], found["context_window"]) == (str(folder), 77)
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "window"),
+    [
+        ({"max_position_embeddings": 5, "n_positions": 6}, None, 5),
+        ({"n_positions": 6}, None, 6),
+        ({"max_sequence_length": 7}, None, 7),
+        ({"seq_length": 8}, None, 8),
+        ({"text_config": {"max_position_embeddings": 9}}, None, 9),
+        ({"max_position_embeddings": "many", "text_config": {"n_positions": 9}}, None, 9),
+        ({"max_position_embeddings": 5}, 4, 4),
+        ({"text_config": None}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_the_window_is_the_given_one_or_that_of_the_configuration(
+    stored: list[dict[str, Any]], folder: Path, config: dict[str, Any], given: int | None, window: int | None
+) -> None:
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 2}))
+    engine = EngineSpec(kind=EngineKind.VLLM, served_model="m", url=URL, context_window=given)
+    if window is not None:
+        register_external(NO_DB, "big", engine, source=None, tokenizer=folder, actor="test")
+        assert stored[0]["context_window"] == window
+        return
+    with pytest.raises(InvalidRequest) as refused:
+        register_external(NO_DB, "big", engine, source=None, tokenizer=folder, actor="test")
+    assert str(refused.value) == "the files do not say how many tokens the model takes: give --context-window"
+    assert stored == []
+
+
+def test_a_chat_server_needs_its_address_and_nothing_else(stored: list[dict[str, Any]]) -> None:
+    chat = EngineSpec(kind=EngineKind.OPENAI, served_model="m", url=URL, context_window=5)
+    register_external(NO_DB, "big", chat, source=None, tokenizer=None, actor="test")
+    assert (stored[0]["source"], stored[0]["files"], stored[0]["runner"]) == (URL, {}, "openai")
+    for engine, message in (
+        (
+            chat.model_copy(update={"url": None}),
+            "a worker cannot start a server of the kind openai: give its address with --url",
+        ),
+        (
+            EngineSpec(kind=EngineKind.VLLM, served_model="m"),
+            "give --url, the server's address, or a SOURCE folder on which workers start the server",
+        ),
+        (
+            EngineSpec(kind=EngineKind.VLLM, served_model="m", url=URL),
+            "give --tokenizer, a folder with the model's tokenizer.json, tokenizer_config.json, config.json and "
+            "generation_config.json: `hf download ORG/NAME --include '*.json' --local-dir FOLDER` fetches them",
+        ),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            register_external(NO_DB, "big", engine, source=None, tokenizer=None, actor="test")
+        assert str(refused.value) == message
+    assert len(stored) == 1
+
+
+def test_a_task_of_another_package_has_a_folder_or_nothing(stored: list[dict[str, Any]], folder: Path) -> None:
+    task = OWN_TASKS[0]
+    register_folder(NO_DB, "mine", None, task, actor="test")
+    register_folder(NO_DB, "mine", str(folder), task, actor="test")
+    same = {"model": "mine", "dtype": "auto", "context_window": task.declared.most_tokens, "actor": "test"}
+    assert stored == [
+        same | {"runner": task.fake_runner, "source": task.fake_runner, "digest": task.fake_runner},
+        same | {"runner": task.runner, "source": str(folder), "digest": all_files_digest(folder)},
+    ]
+
+
+class Hub:
+    """Stands for the client of the hub."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, sha: str | None, error: Exception | None = None) -> None:
+        self.asked: list[Any] = []
+        this = self
+
+        class Api:
+            def model_info(self, repository: str, *, revision: str | None) -> Any:
+                this.asked.append((repository, revision))
+                if error is not None:
+                    raise error
+                return SimpleNamespace(sha=sha)
+
+        monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+        monkeypatch.setattr(
+            huggingface_hub, "snapshot_download", lambda *words, **named: self.asked.append((*words, named))
+        )
+
+
+@pytest.mark.parametrize(("asked", "revision"), [("org/a.b-c", None), ("org/a.b-c@v1/x", "v1/x")])
+def test_a_model_of_the_hub_is_one_commit_without_pickles(
+    asked: str, revision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Hub(monkeypatch, "4f2b")
+    assert hub.fetch(asked, tmp_path) == tmp_path / "org--a.b-c" / "4f2b"
+    assert client.asked == [
+        ("org/a.b-c", revision),
+        (
+            "org/a.b-c",
+            {
+                "revision": "4f2b",
+                "local_dir": tmp_path / "org--a.b-c" / "4f2b",
+                "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
+                "ignore_patterns": ["consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*"],
+            },
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ("name", None, "--hub takes ORG/NAME or ORG/NAME@REVISION, and 'name' is neither"),
+        ("a/b/c", None, "--hub takes ORG/NAME or ORG/NAME@REVISION, and 'a/b/c' is neither"),
+        ("a/b@", None, "--hub takes ORG/NAME or ORG/NAME@REVISION, and 'a/b@' is neither"),
+        ("a/b", None, "the hub names no commit of a/b"),
+        (
+            "a/b",
+            OSError(" no network\nmore"),
+            "a/b could not be downloaded from the hub: no network (OSError). For a gated model set HF_TOKEN; without "
+            "a network bring a folder and give it as SOURCE",
+        ),
+        ("a/b", ImportError("no"), "--hub needs the worker's packages: install headrace[worker]"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_one_sentence(
+    asked: str, error: Exception | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hub(monkeypatch, None, error)
+    with pytest.raises(ModelLoadError) as refused:
+        hub.fetch(asked, tmp_path)
+    assert str(refused.value) == message
