@@ -146,4 +146,6 @@ def test_a_bad_batch_is_refused(api: httpx2.Client, subtests: pytest.Subtests) -
             response = api.post("/v1/messages/batches", json=body)
             error = error_of(response)
             assert (response.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+            if name == "one name twice":
+                assert error["message"] == "2 requests have the `custom_id` a: each needs its own"
     assert api.get("/v1/files").json()["data"] == []

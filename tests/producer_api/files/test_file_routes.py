@@ -1,6 +1,7 @@
 import io
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import httpx2
@@ -118,7 +119,10 @@ def test_another_tenant_s_file_is_not_there(api: httpx2.Client, make_client: Mak
         response = stranger.request(method, f"/v1/files/{file_id}{path}")
         assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
     assert stranger.get("/v1/files").json()["data"] == []
-    assert api.get(f"/v1/files/{file_id}/content").content == b"hello"
+    content = api.get(f"/v1/files/{file_id}/content")
+    assert (content.content, content.headers["content-type"]) == (b"hello", "application/octet-stream")
+    assert content.headers["content-length"] == "5"
+    assert content.headers["etag"].startswith(f'"{sha256(b"hello").hexdigest()}')
 
 
 def test_a_file_whose_time_is_over_is_gone(api: httpx2.Client, db: Database) -> None:

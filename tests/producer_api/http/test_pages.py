@@ -27,8 +27,13 @@ def test_the_documentation_needs_nothing_from_elsewhere(api: httpx2.Client) -> N
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith(kinds[file.rpartition(".")[2]])
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "public, max-age=3600"
     assert "SwaggerUIBundle" in api.get("/docs/swagger-ui-bundle.js").text
-    assert '"openapi.json"' in api.get("/docs/start.js").text
+    start = api.get("/docs/start.js").text
+    assert ('url: "openapi.json"' in start, 'dom_id: "#swagger-ui"' in start, "validatorUrl: null" in start) == (
+        True,
+    ) * 3
+    assert (page.headers["cache-control"], '<div id="swagger-ui"></div>' in page.text) == ("no-store", True)
     for path in ("/docs/other.js", "/docs/..%2f__init__.py", "/docs/"):
         assert api.get(path).status_code == 404, path
 

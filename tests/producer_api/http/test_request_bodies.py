@@ -68,8 +68,13 @@ def test_pages_of_named_origins_may_call(settings: Settings, model: object, key:
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, PAGE)
         assert "x-stainless-os" in allowed.headers["access-control-allow-headers"]
         assert "access-control-allow-credentials" not in allowed.headers
+        assert allowed.headers["access-control-allow-methods"] == "GET, POST, PUT, PATCH, DELETE"
         refused = httpx2.get(f"{server.url}/v1/models", headers={"Origin": PAGE})
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, PAGE)
+        assert refused.headers["access-control-expose-headers"] == (
+            "X-Request-Id, X-Job-Id, X-Model-Version, Location, Retry-After, Headrace-Warning, Headrace-Truncated, "
+            "X-Cache"
+        )
         for other in ("https://chat.example.com.evil.org", "http://chat.example.com", "null"):
             answer = httpx2.options(f"{server.url}/v1/jobs", headers={"Origin": other} | asks)
             assert answer.status_code == 400

@@ -1,7 +1,9 @@
 """Health, metrics and documents, and what the API does while a service it stands on is away."""
 
+import platform
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx2
@@ -45,7 +47,13 @@ def test_the_open_routes_need_no_key(api: httpx2.Client) -> None:
         assert anyone.get("/healthz").json() == {"status": "ok"}
         wait_for(lambda: anyone.get("/readyz").json()["status"] == "ready", "the hub is connected")
         assert anyone.get("/readyz").json() == {"status": "ready", "postgres": "ok", "redis": "ok", "streams": "ok"}
-        assert anyone.get("/version").json()["name"] == "headrace"
+        assert anyone.get("/health").json() == anyone.get("/readyz").json()
+        assert anyone.get("/version").json() == {
+            "name": "headrace",
+            "version": version("headrace"),
+            "python": platform.python_version(),
+        }
+        assert anyone.get("/metrics").headers["content-type"].startswith("text/plain")
         assert "swagger" in anyone.get("/docs").text.lower()
 
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from store.db.database import Database
-from store.schema.webhook_events import REGISTRY_EVENTS
+from store.schema.webhook_events import EVENT_TYPES, REGISTRY_EVENTS, TEST
 from store.tenants import api_keys
 from store.webhooks.outbox import AttemptResult, record_delivered, record_failed, take_due
 from tests.producer_api.calling import error_of, submit
@@ -131,6 +131,8 @@ def test_deliveries_are_listed_by_page_and_filter(api: httpx2.Client) -> None:
     for bad in ("status=gone", "type=job.exploded", "after=evt_x", "limit=0"):
         refused = api.get(f"{DELIVERIES}?{bad}")
         assert (refused.status_code, error_of(refused)["param"]) == (400, bad.partition("=")[0])
+    told = error_of(api.get(f"{DELIVERIES}?type=job.exploded"))["message"]
+    assert told == f"unknown event type: use {', '.join(sorted(EVENT_TYPES | {TEST}))}"
 
 
 def test_a_delivery_shows_its_tries_and_is_sent_again(api: httpx2.Client, db: Database) -> None:

@@ -1,0 +1,385 @@
+"""A submission from the request to the receipt, and what is read for it before, without services."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from policy.placeholders import PlaceholderMap
+from producer_api.access.rate_limits import begin_headers
+from producer_api.submission import audio_files, pipelines, template_filling, vault_before
+from producer_api.submission.audio_files import AudioFiles
+from producer_api.submission.draft_job import Receipt
+from producer_api.submission.pipelines import from_pipeline
+from producer_api.submission.prompt_preparation import PromptPreparation
+from producer_api.submission.template_filling import fill, fill_step
+from store.errors import (
+    Conflict,
+    Forbidden,
+    HeadraceError,
+    InvalidRequest,
+    NotFound,
+    NoWorker,
+    RateLimited,
+    Unavailable,
+)
+from store.jobs.jobs import Accepted
+from store.jobs.responses import NewResponse
+from store.payloads.prompt_reference import PromptUse, TemplatePlace
+from store.payloads.step_payload import Marks
+from store.registry.prompt_templates import Kind, PromptVersion
+from store.rollouts.rollouts import RolloutMode
+from store.schema.cache_results import CacheResult
+from store.tasks.flow import FlowStepBody, PipelineRequest
+from store.tasks.transcribe import TranscribeRequest
+from tests.producer_api.submission.test_making_jobs import (
+    AT,
+    PRINCIPAL,
+    SETTINGS,
+    VERSION,
+    Parts,
+    origin,
+    request,
+    submissions,
+)
+
+LIMITS = {"x-ratelimit-limit-requests": "1"}, {"x-ratelimit-limit-tokens": "2"}
+
+
+class Accepting(Parts):
+    """Parts that store jobs: ``outcome`` is that of each, ``over`` the error of the rate limits."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.stored: list[Any] = []
+        self.with_deadline: list[Any] = []
+        self.tokens: list[int] = []
+        self.outcome: Any = None
+        self.over: dict[str, Any] = {}
+        self.is_quickly = True
+
+        def accept(jobs: Sequence[Any], _store: object, *, with_deadline: Any) -> list[Any]:
+            self.stored += jobs
+            self.with_deadline += with_deadline
+            return [self.outcome or Accepted(job.id, replayed=False, announced=False) for job in jobs]
+
+        def spend_all_tokens(prompts: Sequence[Any]) -> list[Any]:
+            self.tokens += [number for _, number in prompts]
+            return [self.over.get("tokens", LIMITS[1]) for _ in prompts]
+
+        super().__init__(
+            rate_limits=SimpleNamespace(
+                held_by=lambda principal: None,
+                spend_requests=lambda principals: [self.over.get("requests", LIMITS[0]) for _ in principals],
+                spend_all_tokens=spend_all_tokens,
+            ),
+            queue_limits=SimpleNamespace(accept=accept),
+            enqueuer=SimpleNamespace(accept=None),
+            **changes,
+        )
+        self.catalog.is_loaded = lambda name: False
+        self.catalog.route = lambda name: SimpleNamespace(version=self.resolve(name), division=None)
+
+
+async def test_a_request_becomes_a_job_and_its_caller_is_told() -> None:
+    parts = Accepting(unserved={"tiny@3"})
+    noted = begin_headers()
+    receipt = await submissions(parts).submit(PRINCIPAL, request(deadline_ms=5), origin())
+    (job,) = parts.stored
+    headers = {**LIMITS[0], **LIMITS[1], "Headrace-Warning": "no worker serves tiny@3; the job waits until one starts"}
+    assert (receipt, noted) == (Receipt(job.id, False, headers), headers)
+    assert (parts.tokens, parts.with_deadline) == ([5], [job.id])
+    assert job.idempotency == parts.digests.idempotency("r", "k", request(deadline_ms=5), None)
+    assert job.fingerprint == parts.digests.fingerprints("f")[0]
+    read = parts.metrics.registry.get_sample_value
+    labels = {"model": "tiny", "version": "3", "task": "generate", "class": "standard"}
+    assert read("headrace_jobs_accepted_total", labels | {"replayed": "false"}) == 1
+    parts.outcome = Accepted("job_0", replayed=True, announced=False)
+    again = await submissions(parts).submit(PRINCIPAL, request(), origin())
+    replayed = {**LIMITS[0], **LIMITS[1], "Idempotent-Replayed": "true"}
+    assert (again.job_id, again.replayed, again.headers) == ("job_0", True, replayed)
+    assert parts.with_deadline == [job.id], "the default deadline is not the caller's"
+
+
+@pytest.mark.parametrize(
+    ("parts", "model", "error"),
+    [
+        (Accepting(), "rejected", Conflict),
+        (
+            Accepting(settings=SETTINGS.model_copy(update={"require_worker": True}), unserved={"tiny@3"}),
+            "tiny",
+            NoWorker,
+        ),
+    ],
+)
+async def test_a_version_that_nothing_runs_is_refused_unless_it_was_accepted_before(
+    monkeypatch: pytest.MonkeyPatch, parts: Accepting, model: str, error: type[HeadraceError]
+) -> None:
+    known: list[Any] = []
+
+    def is_known(_db: object, tenant_id: str, idempotency: Any) -> bool:
+        known.append((tenant_id, idempotency.key))
+        return len(known) > 1
+
+    monkeypatch.setattr("producer_api.submission.submit.jobs.is_known", is_known)
+    asked = request(model=model)
+    with pytest.raises(error):
+        await submissions(parts).submit(PRINCIPAL, asked, origin())
+    assert parts.stored == []
+    assert await submissions(parts).submit(PRINCIPAL, asked, origin())
+    assert (known, len(parts.stored)) == ([("acme", "k")] * 2, 1)
+
+
+async def test_limits_and_rights_are_checked_before_anything_is_stored() -> None:
+    for over, tokens in (("requests", []), ("tokens", [5])):
+        parts = Accepting()
+        parts.over = {over: RateLimited("slowly", retry_after_s=1)}
+        with pytest.raises(RateLimited):
+            await submissions(parts).submit(PRINCIPAL, request(), origin())
+        assert (parts.tokens, parts.stored) == (tokens, [])
+    parts = Accepting()
+    with pytest.raises(Forbidden):
+        await submissions(parts).submit(replace(PRINCIPAL, models=frozenset({"other"})), request(), origin())
+    parts.outcome = Unavailable("away")
+    with pytest.raises(Unavailable):
+        await submissions(parts).submit(PRINCIPAL, request(), origin())
+
+
+async def test_a_retry_without_a_key_finds_the_job_of_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "producer_api.submission.submit.jobs.find_duplicate", lambda db, *given: asked.append(given) or "job_9"
+    )
+    parts = Accepting()
+    retry = origin(is_retry=True, idempotency_key=None)
+    receipt = await submissions(parts).submit(PRINCIPAL, request(), retry)
+    assert receipt == Receipt("job_9", True, {**LIMITS[0], "Idempotent-Replayed": "true"})
+    assert (asked, parts.stored) == ([("acme", parts.digests.fingerprints("f"), 600.0)], [])
+    await submissions(parts).submit(PRINCIPAL, request(), replace(retry, idempotency_key="k"))
+    await submissions(parts).submit(PRINCIPAL, request(), replace(retry, is_retry=False))
+    assert (len(asked), len(parts.stored)) == (1, 2)
+
+
+async def test_the_answer_says_what_the_cache_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Accepting(settings=SETTINGS.model_copy(update={"response_cache": "on"}))
+    parts.outcome = Accepted("job_1", replayed=False, announced=False, cache=CacheResult.SHARED)
+    receipt = await submissions(parts).submit(PRINCIPAL, request(), origin())
+    assert (receipt.headers["X-Cache"], receipt.job) == ("shared", None)
+    assert parts.stored[0].lookup is not None
+
+
+# What is read before.
+
+
+def told(call: Any, *arguments: Any, **named: Any) -> tuple[type, str, str | None]:
+    with pytest.raises(HeadraceError) as caught:
+        call(*arguments, **named)
+    return type(caught.value), caught.value.message, caught.value.param
+
+
+def test_audio_is_a_file_of_the_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds: list[Any] = []
+
+    def get(_db: object, tenant_id: str, file_id: str) -> Any:
+        if (tenant_id, file_id) != ("acme", "file_1"):
+            raise NotFound(f"no file {file_id}")
+        return SimpleNamespace(digest="d")
+
+    def inspect(content: io.BytesIO, given: Any, param: str) -> Any:
+        bounds.append((content.read(), given, param))
+        return SimpleNamespace(num_frames=16_000, rate=16_000, seconds=1.00049)
+
+    @contextmanager
+    def opened(digest: str) -> Iterator[io.BytesIO]:
+        yield io.BytesIO(digest.encode())
+
+    monkeypatch.setattr(audio_files, "files", SimpleNamespace(get=get))
+    monkeypatch.setattr(audio_files, "inspect", inspect)
+    nothing: Any = None
+    found = AudioFiles(SETTINGS, nothing, SimpleNamespace(open=opened))  # type: ignore[arg-type] # of the test
+    asked = TranscribeRequest.model_validate({"task": "transcribe", "model": "ears", "input": {"file_id": "file_1"}})
+    read = found.read("acme", asked)
+    assert read.audio is not None
+    assert (read.audio.content, read.audio.num_frames, read.audio.rate, read.audio.seconds) == (
+        "d",
+        16_000,
+        16_000,
+        1.0,
+    )
+    ((content, given, param),) = bounds
+    assert (content, param) == (b"d", "input.file_id")
+    assert (given.most_s, given.most_channels, given.least_hz, given.most_hz) == (
+        SETTINGS.max_audio_s,
+        SETTINGS.max_audio_channels,
+        SETTINGS.min_audio_hz,
+        SETTINGS.max_audio_hz,
+    )
+    assert (found.is_needed(asked), found.is_needed(read), found.is_needed(request())) == (True, False, False)
+    assert told(found.read, "globex", asked) == (NotFound, "no file file_1", "input.file_id")
+
+
+def test_placeholders_are_those_of_the_response_or_conversation_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"policy": {"vault": {"values": {"<EMAIL_1>": "ann@example.com"}}}}
+    rows = {"job_1": values, "job_2": {}}
+    last: list[str | None] = ["resp_1"]
+
+    def one(_db: object, tenant_id: str, job_id: str) -> Any:
+        assert tenant_id == "acme"
+        return SimpleNamespace(payload=rows[job_id])
+
+    store = SimpleNamespace(
+        get=one, get_many=lambda db, tenant, ids: [one(db, tenant, id_) for id_ in ids if id_ in rows]
+    )
+    items = SimpleNamespace(read_items=lambda db, tenant, name: SimpleNamespace(last_response_id=last[0]))
+    monkeypatch.setattr(vault_before, "jobs", store)
+    monkeypatch.setattr(vault_before, "conversations", items)
+    nothing: Any = None
+
+    def before(response: NewResponse | None) -> PlaceholderMap | None:
+        return vault_before.vault_before(nothing, "acme", response)
+
+    alone = NewResponse(None, True, False, [], {})
+    expected = PlaceholderMap.model_validate(values["policy"]["vault"])
+    assert [before(None), before(alone), before(replace(alone, previous_id="resp_2"))] == [None] * 3
+    assert before(replace(alone, previous_id="resp_1")) == expected
+    goes_on = replace(alone, appends_to="conv_1", previous_id="resp_2")
+    assert before(goes_on) == expected, "a conversation goes first"
+    for last_id in (None, "resp_9", "resp_2"):
+        last[0] = last_id
+        assert before(goes_on) is None
+
+
+def test_a_template_is_filled_in_with_the_names_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = {"instructions": "Know {{ city }}.", "variables": ["city"]}
+
+    def get(_db: object, tenant_id: str, name: str, version: Any) -> PromptVersion:
+        if tenant_id != "acme":
+            raise NotFound(f"no prompt {name}", param="prompt")
+        return PromptVersion("prompt_1", "guide", 2, template, AT)
+
+    monkeypatch.setattr(template_filling, "prompt_templates", SimpleNamespace(get=get))
+    nothing: Any = None
+    asked = request(input={"template": {"id": "guide", "variables": {"city": "Rome"}}})
+    filled = fill(nothing, "acme", asked)
+    assert [one.content for one in filled.input.messages or ()] == ["Know Rome."]
+    assert (filled.prompt_use and filled.prompt_use.version, filled.template_place) == (2, TemplatePlace(1))
+    assert fill(nothing, "acme", request()).input.prompt == "hello"
+    assert told(fill, nothing, "globex", asked) == (NotFound, "no prompt guide", "input.template")
+    wrong = request(input={"template": {"id": "guide", "variables": {"city": 5}}})
+    kind, message, param = told(fill, nothing, "acme", wrong)
+    assert message.startswith("`input.template.variables.city` is not as the prompt declares it: ")
+    assert (kind, param) == (InvalidRequest, "input.template.variables.city")
+
+    def step(**fields: Any) -> FlowStepBody:
+        return FlowStepBody.model_validate({"name": "a", "model": "tiny", "input": {}} | fields)
+
+    made: Any = fill_step(nothing, "acme", step(), asked, Marks(), has_input=True)
+    assert [one.content for one in made.input.messages] == ["Know Rome."]
+    assert fill_step(nothing, "acme", step(), asked, Marks(), has_input=False) is asked
+    assert fill_step(nothing, "acme", step(), request(), Marks(), has_input=True).input.prompt == "hello"  # type: ignore[union-attr] # it generates
+    use = PromptUse(id="p", name="n", version=1, digest="d")
+    before: Any = fill_step(
+        nothing, "acme", step().made_from(use, TemplatePlace(2)), request(), Marks(), has_input=True
+    )
+    assert (before.prompt_use, before.template_place) == (use, TemplatePlace(2))
+    marks = Marks()
+    marks.mark("input.text")
+    fill_step(nothing, "acme", step(), asked, marks, has_input=True)
+    marks.mark("b.output.text")
+    assert told(fill_step, nothing, "acme", step(), asked, marks, has_input=True) == (
+        InvalidRequest,
+        "a step with a prompt template refers to the job's input only: its text is made now",
+        "input.template",
+    )
+
+
+PIPELINE = {"steps": [{"name": "only", "model": "tiny", "input": {"prompt": "x"}}]}
+
+
+@pytest.mark.parametrize(
+    ("found", "mode", "takes", "version", "rollout_id", "is_mirrored"),
+    [
+        (1, None, True, 1, None, False),
+        (1, RolloutMode.CANARY, False, 1, "rollout_1", False),
+        (1, RolloutMode.CANARY, True, 2, "rollout_1", False),
+        (1, RolloutMode.SHADOW, False, 1, "rollout_1", True),
+        (3, RolloutMode.CANARY, True, 3, None, False),
+    ],
+)
+def test_a_pipeline_s_rollout_divides_jobs_of_its_stable_version(
+    monkeypatch: pytest.MonkeyPatch,
+    found: int,
+    mode: RolloutMode | None,
+    takes: bool,
+    version: int,
+    rollout_id: str | None,
+    is_mirrored: bool,
+) -> None:
+    asked: list[Any] = []
+
+    def versions(number: int) -> PromptVersion:
+        return PromptVersion("pipe_1", "mine", number, PIPELINE, AT)
+
+    def choose(_db: object, tenant_id: str, name: str, kind: Kind, point: Any) -> PromptVersion:
+        asked.append((tenant_id, name, kind))
+        return versions(found)
+
+    store = SimpleNamespace(
+        choose=choose, DEFAULT="default", get=lambda db, tenant, name, number, kind: versions(number)
+    )
+    rollout = (
+        None if mode is None else SimpleNamespace(id="rollout_1", stable_version=1, candidate_version=2, mode=mode)
+    )
+
+    def active(_db: object, pipeline_id: str, alias: str) -> Any:
+        asked.append((pipeline_id, alias))
+        return rollout
+
+    def takes_candidate(_rollout: object, tenant_id: str, user: object, conversation: object, *, draw: str) -> bool:
+        asked.append((tenant_id, user, conversation, draw))
+        return takes
+
+    monkeypatch.setattr(pipelines, "prompt_templates", store)
+    monkeypatch.setattr(pipelines, "active_rollout", active)
+    monkeypatch.setattr(pipelines, "takes_candidate", takes_candidate)
+    parts: Any = SimpleNamespace(db=None)
+    for name, alias in (("mine", "default"), ("mine@stable", "stable")):
+        asked.clear()
+        sent = PipelineRequest.model_validate({"pipeline": name, "user": "u"})
+        used = from_pipeline(parts, PRINCIPAL, sent, origin())
+        assert (used.version.version, used.rollout_id, used.is_mirrored) == (version, rollout_id, is_mirrored)
+        assert asked[:2] == [("acme", name, Kind.PIPELINE), ("pipe_1", alias)]
+        assert asked[2:] == ([] if rollout_id is None else [("acme", None, None, "u")])
+    asked.clear()
+    from_pipeline(parts, PRINCIPAL, PipelineRequest.model_validate({"pipeline": "mine"}), origin(idempotency_key="k"))
+    assert asked[2:] in ([], [("acme", None, None, "k")])
+
+
+def test_a_short_text_is_neither_cut_nor_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[int] = []
+
+    class Inputs:
+        def cut_to_length(self, asked: Any, model: Any) -> Any:
+            cut.append(model.window)
+            return "shorter"
+
+        def is_quick(self, asked: Any, model: Any) -> bool:
+            return True
+
+    monkeypatch.setattr("producer_api.submission.prompt_preparation.TASK_INPUTS", {"generate": Inputs()})
+    nothing: Any = None
+    serving = SimpleNamespace(serving=lambda queue: SimpleNamespace(capacity=100))
+    audio = SimpleNamespace(is_needed=lambda asked: asked.user == "deaf")
+    preparation = PromptPreparation(nothing, serving, audio)  # type: ignore[arg-type] # of the test
+    around = len(request(input={"prompt": "x"}).model_dump_json(include={"input"})) - 1
+    fits, over = (request(input={"prompt": "x" * (400 - around + more)}) for more in (0, 1))
+    assert preparation.cut_to_length(fits, VERSION) is fits
+    assert (preparation.cut_to_length(over, VERSION), cut) == ("shorter", [100])
+    wider = PromptPreparation(nothing, SimpleNamespace(serving=lambda queue: None), audio)  # type: ignore[arg-type] # of the test
+    assert (wider.cut_to_length(request(input={"prompt": "x" * 4000}), VERSION), cut[-1]) == ("shorter", 512)
+    short = request(input={"prompt": "x" * 1000})
+    assert wider.cut_to_length(short, VERSION) is short
+    assert (wider.is_quick(request(), VERSION), wider.is_quick(request(user="deaf"), VERSION)) == (True, False)
