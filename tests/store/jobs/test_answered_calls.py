@@ -3,11 +3,15 @@
 from dataclasses import replace
 from functools import partial
 
+import pytest
+
+from store.audit.audit import list_entries
 from store.calls.approvals import ApprovalState, list_approvals, verdict_of
 from store.db.database import Database
 from store.db.group_commit import isolated
+from store.encryption.vault import Vault
 from store.errors import InvalidRequest
-from store.jobs.answered_calls import ANSWERED, ITEM
+from store.jobs.answered_calls import ANSWERED, ITEM, first_steps
 from store.jobs.jobs import Accepted, NewJob, accept
 from store.jobs.responses import NewResponse
 from tests.store.making import MakeJob, Query, new_flow
@@ -38,3 +42,42 @@ def test_of_two_answers_in_one_batch_the_first_is_stored(
     assert verdict is not None
     assert verdict.state is ApprovalState.APPROVED
     assert query("SELECT id FROM jobs WHERE id = :id OR parent_id = :id", id=second.id) == []
+
+
+def test_an_answer_is_stored_with_its_reason_and_written_down(
+    db: Database, tenant: str, make_job: MakeJob, query: Query
+) -> None:
+    db.vault = Vault({"k": bytes(32)})
+    flow = answering(make_job, "mcpr_1", "mcpr_2", approve=False)
+    assert flow.response is not None
+    first, second = flow.response.input
+    answers = [second | {"approve": True}, {"type": "message"}, first | {"reason": "too far"}]
+    flow = replace(flow, response=replace(flow.response, input=answers), api_key_id="key_1")
+    assert first_steps(2) == ("call_1", "call_2")
+    accept(db, [flow, make_job()])
+    found = {approval.id: approval for approval in list_approvals(db, tenant)}
+    said = {
+        name: (one.state, one.job_id, one.step_id, one.tool, one.reason, one.decided_by) for name, one in found.items()
+    }
+    call_1, call_2 = (step.id for step in flow.steps[:2])
+    assert said == {
+        "mcpr_1": (ApprovalState.REFUSED, flow.id, call_1, "weather", "too far", "key_1"),
+        "mcpr_2": (ApprovalState.APPROVED, flow.id, call_2, "weather", None, "key_1"),
+    }
+    assert all(one.decided_at is not None for one in found.values())
+    assert "far" not in str(query("SELECT reason FROM tool_approvals"))
+    noted = {
+        (one.action, one.resource, one.actor, one.detail["job"])
+        for one in list_entries(db, tenant)
+        if "tool" in one.action
+    }
+    assert noted == {
+        ("tool_call.refused", "mcpr_1", "key_1", flow.id),
+        ("tool_call.approved", "mcpr_2", "key_1", flow.id),
+    }
+    with pytest.raises(InvalidRequest) as caught:
+        accept(db, [answering(make_job, "mcpr_2", approve=False)])
+    assert (caught.value.message, caught.value.param) == (
+        "the approval mcpr_2 was answered before, by another response: the first answer holds",
+        "input",
+    )

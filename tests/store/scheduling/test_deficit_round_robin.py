@@ -168,3 +168,19 @@ def test_a_tenant_with_one_job_passes_a_tenant_with_a_thousand() -> None:
     newcomer = job(5000, "ten_b", cost=2000)
     left = [job for job in many if job not in chosen]
     assert "job_5000" in ids(choose([*left, newcomer], 2, turns, ageing_s=AGEING_S)[0])
+
+
+def test_a_job_is_late_at_the_time_and_the_longest_waiting_goes_first() -> None:
+    late = [job(0, rank=2, waited_s=AGEING_S), job(1, rank=2, waited_s=AGEING_S + 1)]
+    online = [job(n, rank=0) for n in range(10, 30)]
+    assert [everything([*late, *online])[turn] for turn in (7, 15)] == ["job_0001", "job_0000"]
+    chosen, turns = choose([*late, *online], 2, RoundRobinState(num_turns=7), ageing_s=AGEING_S)
+    assert (ids(chosen), turns.num_turns) == (["job_0001", "job_0010"], 9)
+
+
+def test_the_credit_of_too_many_flows_is_forgotten() -> None:
+    def credit(num_tenants: int) -> int:
+        waiting = [job(n, f"ten_{n:05}") for n in range(num_tenants + 1)]
+        return len(choose(waiting, 1, RoundRobinState(), ageing_s=AGEING_S)[1].credit)
+
+    assert (credit(10_000), credit(10_001)) == (10_000, 0)
