@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import Connection, text
 
 from migrations import schema, vector_indexes
@@ -167,9 +168,7 @@ def test_a_revision_waits_a_second_for_locks_and_has_time_for_the_rest(
         return [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names]
 
     seen: list[list[str]] = []
-    monkeypatch.setattr(
-        schema.command, "upgrade", lambda config, _: seen.append(shown(config.attributes["connection"]))
-    )
+    monkeypatch.setattr(command, "upgrade", lambda config, _: seen.append(shown(config.attributes["connection"])))
     assert upgrade(db) == head()
     assert seen == [["1s", "0", "2min"]]
     with db.connection() as connection:
