@@ -47,3 +47,21 @@ def test_nobody_waits_longer_than_a_reader_would_notice() -> None:
 @pytest.mark.parametrize("num_running", [1, 64, 1000])
 def test_without_a_bound_every_token_is_due(num_running: int) -> None:
     assert StreamThrottle(float("inf")).is_due(5.0, 5.0, num_running)
+
+
+@pytest.mark.parametrize(
+    ("shown_at", "now", "num_running", "is_due"),
+    [
+        (None, 1.0, 1000, True),
+        (1.0, 1.0625, 8, True),
+        (1.0, 1.0625, 9, False),
+        (1.0, 1.125, 16, True),
+        (1.0, 1.125, 17, False),
+        (1.0, 1.1875, 1000, False),
+        (1.0, 1.25, 1000, True),
+    ],
+)
+def test_a_pause_grows_with_the_streams_up_to_the_longest(
+    shown_at: float | None, now: float, num_running: int, *, is_due: bool
+) -> None:
+    assert StreamThrottle(128.0).is_due(shown_at, now, num_running) is is_due

@@ -9,7 +9,7 @@ import torch
 from models.engine.requests import SampledLogprobs
 from models.loading.torch_load import runner_for
 from models.quality import scores
-from models.quality.scores import Quality, compare, compare_shown, of_itself, score_texts
+from models.quality.scores import Quality, TextScores, compare, compare_shown, of_itself, score_texts
 from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
 from tests.models.driving import random_prompts
@@ -105,3 +105,30 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
             score_texts(one, texts)
     with pytest.raises(ValueError, match="129 tokens do not fit"):
         score_texts(one, [[5] * 129])
+
+
+def test_the_distance_of_few_shown_tokens_is_that_of_the_tokens_that_both_show() -> None:
+    def logs(*shares: float) -> tuple[float, ...]:
+        return tuple(math.log(share) for share in shares)
+
+    reference = [
+        TextScores(torch.tensor(logs(0.25, 0.5)), torch.tensor([[0, 1], [3, 2]]), torch.tensor([logs(0.5, 0.25)] * 2)),
+        TextScores(torch.tensor(logs(0.125)), torch.tensor([[4, 5]]), torch.tensor([logs(0.5, 0.25)])),
+    ]
+    shown = [
+        [
+            SampledLogprobs(math.log(0.1), (0, 2), logs(0.25, 0.2)),
+            SampledLogprobs(math.log(0.2), (2, 3), logs(0.5, 0.25)),
+        ]
+    ]
+    found = compare_shown(reference, shown)
+    first = 0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)
+    second = 0.25 * math.log(0.5) + 0.5 * math.log(2) + 0.25 * math.log(1.0)
+    assert (found.top1, found.num_tokens) == (0.5, 2)
+    assert found.kl == pytest.approx((first + second) / 2, abs=1e-6)
+    assert found.perplexity == pytest.approx(math.exp(-(math.log(0.1) + math.log(0.2)) / 2))
+    own = of_itself(reference)
+    assert (own.kl, own.top1, own.num_tokens) == (0.0, 1.0, 3)
+    assert own.perplexity == pytest.approx(4.0)
+    with pytest.raises(ValueError, match="zip"):
+        compare_shown(reference, [shown[0][:1]])

@@ -344,3 +344,15 @@ def test_prompts_that_have_no_slot_yet_count_among_those_that_wait() -> None:
     bench.add("waits", 50)
     assert bench.step() == [("stream", 1), ("prompt", 50)]
     assert bench.waiting() == ["waits"]
+
+
+def test_no_block_is_kept_for_a_token_that_a_request_may_not_have() -> None:
+    for max_tokens, num_blocks in ((2, 2), (3, 2), (9, 3)):
+        scheduler = Scheduler(BlockPool(64, 4), max_slots=8, step_tokens=16, lookahead_tokens=5)
+        request = seq(ask("pppp", max_tokens=max_tokens))
+        scheduler.add(request)
+        scheduler.postprocess(scheduler.schedule() or StepPlan(()))
+        request.add(ord("a"), now=0.0)
+        plan = scheduler.schedule()
+        assert plan is not None
+        assert len(plan.rows[0].blocks) == num_blocks, max_tokens
