@@ -1,0 +1,262 @@
+"""All that ``headrace top`` draws of one state, line by line, without a server."""
+
+import re
+from datetime import datetime
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cli import render
+from cli.bars import level, sparkline
+from cli.client.live_screen import LiveScreen
+from cli.client.waiting import what_for
+
+AT = datetime(2026, 11, 29, 9, 5, 7, 42_000).timestamp()  # noqa: DTZ001 - times are shown as the local time
+
+
+def job(number: int, rank: int, tokens: int, attempt: int = 1) -> dict[str, Any]:
+    return {"id": f"job_{number}", "class_rank": rank, "output_tokens": tokens, "max_tokens": 16, "attempt": attempt}
+
+
+WORKER: dict[str, Any] = {
+    "id": "celery@mill:7:boot",
+    "queue": "tiny@1",
+    "health": "late",
+    "slots": 4,
+    "total_blocks": 40,
+    "free_blocks": 10,
+    "lease_age_s": 7.6,
+    "lease_s": 10,
+    "seen_age_s": 2,
+    "engine": "vllm",
+    "jobs": [job(1, 0, 0), job(2, 1, 8), job(3, 2, 16)],
+}
+QUEUE: dict[str, Any] = {
+    "name": "tiny@1",
+    "paused_at": None,
+    "workers": 0,
+    "running": 1234,
+    "queued": {"jobs": 5678},
+    "oldest_age_s": 61.4,
+    "clears_in_s": 5400,
+    "by_class": {name: {"jobs": jobs} for jobs, name in enumerate(("interactive", "standard", "batch"), 1)},
+    "tenants": [{"id": "t_1", "name": "acme", "jobs": 4000}, {"id": "t_2", "name": None, "jobs": 1678}],
+    "scaling": {"workers": 3, "reason": "much waits"},
+}
+IDLE = QUEUE | {"name": "big@2", "queued": {"jobs": 0}, "paused_at": 1, "scaling": None, "oldest_age_s": None}
+POINT = {
+    "tokens_per_s": 1234.5,
+    "first_token_p50_ms": 250,
+    "first_token_p95_ms": 2500,
+    "occupancy": 0.5,
+}
+HOST: dict[str, Any] = {
+    "name": "mill",
+    "needed_bytes": 3 << 30,
+    "budget_bytes": 4 << 30,
+    "places": [{"queue": "tiny@1", "state": "ready"}, {"queue": "big@2", "state": "loading"}],
+    "events": [
+        {"kind": "started", "at": AT, "queue": "big@2", "reason": "waits"},
+        {"kind": "failed", "at": AT, "queue": "old@1", "reason": "no memory"},
+        {"kind": "draining", "at": AT, "queue": "tiny@1", "reason": "idle"},
+    ],
+}
+STATE: dict[str, Any] = {
+    "at": AT,
+    "share": "all",
+    "missing": ["redis"],
+    "problems": [{"kind": "no_worker", "text": "no worker serves tiny@1"}],
+    "queues": [QUEUE, IDLE],
+    "hosts": [HOST, HOST | {"name": "rest", "places": [], "events": []}],
+    "workers": [WORKER],
+}
+HISTORY = {"points": [POINT | {"tokens_per_s": 0}, POINT], "speeds": []}
+
+
+def drawn(screen: LiveScreen, width: int) -> list[str]:
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(screen)
+    return [re.sub(r" {2,}", "  ", line.strip()) for line in captured.get().splitlines()]
+
+
+def screen(state: dict[str, Any] | None = STATE) -> LiveScreen:
+    found = LiveScreen("http://api")
+    found.take("history", HISTORY)
+    found.take("note", {})
+    if state is not None:
+        found.take("live", state)
+    return found
+
+
+def test_a_wide_screen_has_every_figure() -> None:
+    assert drawn(screen(), 150) == [
+        "headrace  http://api  09:05:07  all tenants",
+        "the API cannot read redis",
+        "! no worker serves tiny@1",
+        "tokens/s  1,234  █",
+        "first token p50 250 ms  p95 2.5 s  ██",
+        "occupancy  50%  ▄▄",
+        "",
+        "queue  workers  running  waiting  oldest  clears in  interactive/standard/batch  most from",
+        "tiny@1  0  1,234  5,678  61 s  2 h  1/2/3  acme 4,000, t_2 1,678",
+        "big@2  paused  1,234  0  –  –  1/2/3  acme 4,000, t_2 1,678",
+        "scale tiny@1  workers wanted: 3; much waits",
+        "host mill  3.0 of 4.0 GiB  tiny@1 ready, big@2 loading",
+        "09:05:07  old@1 failed: no memory",
+        "host rest  3.0 of 4.0 GiB  no worker",
+        "",
+        "i interactive  s standard  b batch  ░ reads its prompt  · free slot",
+        "tiny@1  mill · 7  late  3 of 4 slots  KV 75%  lease 7.6 s of 10 s  heartbeat 2.0 s  vllm",
+        "i░s▄b█ ·",
+    ]
+
+
+def test_a_narrow_screen_leaves_columns_out_and_a_tenant_sees_no_other() -> None:
+    own = STATE | {"share": "own", "missing": [], "problems": [], "hosts": [], "queues": [QUEUE | {"scaling": None}]}
+    lines = drawn(screen(own), 120)
+    assert lines[0] == "headrace  http://api  09:05:07  your tenant only"
+    assert lines[5:7] == [
+        "queue  workers  running  waiting  oldest  clears in  interactive/standard/batch",
+        "tiny@1  0  1,234  5,678  61 s  2 h  1/2/3",
+    ]
+    assert drawn(screen(own), 99)[5] == "queue  workers  running  waiting  oldest  clears in"
+    assert drawn(screen(own), 59)[5:7] == ["queue  waiting  oldest", "tiny@1  5,678  61 s"]
+
+
+def test_what_is_not_known_is_said() -> None:
+    empty = LiveScreen("http://api")
+    assert drawn(empty, 100) == ["headrace  http://api"]
+    empty.lost = "no answer"
+    assert drawn(empty, 100)[1] == "no answer; it is tried again"
+    bare = STATE | {"missing": [], "problems": [], "queues": [], "hosts": [], "workers": []}
+    empty.take("live", bare)
+    assert drawn(empty, 100) == [
+        "headrace  http://api  09:05:07  all tenants",
+        "tokens/s  0",
+        "first token p50 –  p95 –",
+        "occupancy  –",
+        "",
+        "no queues: no model is registered",
+        "",
+        "i interactive  s standard  b batch  ░ reads its prompt  · free slot",
+        "no worker tells what it holds",
+    ]
+    few = {"health": "ok", "total_blocks": 0, "lease_age_s": None, "engine": None, "jobs": [], "slots": 1}
+    empty.take("live", bare | {"workers": [WORKER | few]})
+    assert drawn(empty, 100)[-2:] == ["tiny@1  mill · 7  0 of 1 slots  heartbeat 2.0 s", "·"]
+
+
+def test_a_job_keeps_its_cell_until_it_ends() -> None:
+    first = screen()
+    assert drawn(first, 150)[-1] == "i░s▄b█ ·"
+    first.take("live", STATE | {"workers": [WORKER | {"jobs": [job(3, 2, 16), job(4, 0, 1), job(2, 1, 8)]}]})
+    assert drawn(first, 150)[-1] == "i▁s▄b█ ·"
+    first.take("live", STATE | {"workers": [WORKER | {"jobs": [job(3, 2, 16)]}]})
+    assert drawn(first, 150)[-1] == "· ·b█ ·"
+    first.take("live", STATE | {"workers": []})
+    drawn(first, 150)
+    first.take("live", STATE | {"workers": [WORKER | {"jobs": [job(3, 2, 16)]}]})
+    assert drawn(first, 150)[-1] == "b█ · · ·"
+
+
+def test_bars_are_filled_by_their_share() -> None:
+    assert [level(share) for share in (-1, 0, 0.06, 0.07, 0.5, 0.94, 1, 2)] == [" ", " ", " ", "▁", "▄", "█", "█", "█"]
+    assert sparkline([0, None, 4, 8], 9, 8) == "  ▄█"
+    assert sparkline([1, 8, None, 2], 2, 8) == "█▂"
+    assert sparkline([0.0], 5, 0.0) == " "
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (None, "–"),
+        (0, "0 ms"),
+        (0.9994, "999 ms"),
+        (1, "1.0 s"),
+        (9.94, "9.9 s"),
+        (10, "10 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (5399, "90 min"),
+        (5400, "2 h"),
+        (129_599, "36 h"),
+        (129_600, "2 d"),
+        (10 * 86_400, "10 d"),
+    ],
+)
+def test_a_length_of_time_is_told_in_the_unit_that_fits(seconds: float | None, told: str) -> None:
+    assert render.duration(seconds) == told
+
+
+def test_times_and_workers_are_told_as_in_the_console() -> None:
+    assert (render.clock(AT), render.clock(AT, with_ms=True)) == ("09:05:07", "09:05:07.042")
+    assert render.worker_name("celery@mill:7:boot") == "mill · 7"
+    assert render.worker_name("plain") == "plain"
+
+
+VERSION: dict[str, Any] = {"state_reason": "rejected by hand", "verification": None}
+
+
+def test_a_verification_is_one_line() -> None:
+    assert render.verification_text(VERSION) == "rejected by hand"
+    assert render.verification_text(VERSION | {"state_reason": None}) == ""
+    found = {
+        "server": "vllm 0.32",
+        "dtype": "float32",
+        "load_s": 0.0,
+        "memory_bytes": 2.5e9,
+        "context_tokens": 8192,
+        "tokens_per_s": 99.6,
+        "golden": "agree",
+    }
+    assert render.verification_text({"state_reason": None, "verification": found}) == (
+        "vllm 0.32, float32, loaded in 0.0 s, 2.5 GB, 8,192 tokens a request, 100 tokens/s, golden answers agree"
+    )
+
+
+HOSTED = {"loads_in_s": None, "reason": "no memory"}
+
+
+@pytest.mark.parametrize(
+    ("position", "queues", "reason"),
+    [
+        (3, [{"name": "q@1", "paused_at": 1}], "the queue q@1 is paused (headrace queues resume q@1)"),
+        (
+            3,
+            [{"name": "q@1", "paused_at": None, "workers": 0}],
+            "no worker serves q@1; it waits until one starts (headrace worker --model q@1)",
+        ),
+        (
+            3,
+            [{"name": "q@1", "paused_at": None, "workers": 0, "host": HOSTED}],
+            "no worker serves q@1, and no model host starts one: no memory",
+        ),
+        (
+            3,
+            [{"name": "q@1", "paused_at": None, "workers": 0, "host": HOSTED | {"loads_in_s": 0.2}}],
+            "a model host loads q@1 in about 1 s",
+        ),
+        (
+            3,
+            [{"name": "q@1", "paused_at": None, "workers": 0, "host": HOSTED | {"loads_in_s": 9.6}}],
+            "a model host loads q@1 in about 10 s",
+        ),
+        (
+            3,
+            [{"name": "other", "paused_at": 1}, {"name": "q@1", "paused_at": None, "workers": 2, "running": 7}],
+            "place 3 in q@1, 7 running on 2 workers",
+        ),
+        (
+            None,
+            [{"name": "q@1", "paused_at": None, "workers": 2, "running": 7}],
+            "it waits in q@1, 7 running on 2 workers",
+        ),
+        (3, [{"name": "q@1", "paused_at": None, "running": 7}], "place 3 in q@1"),
+        (None, [], "it waits in q@1"),
+    ],
+)
+def test_a_wait_has_a_reason(position: int | None, queues: list[dict[str, Any]], reason: str) -> None:
+    waiting: Any = {"queue": {"name": "q@1", "position": position}}
+    assert what_for(waiting, queues) == reason
