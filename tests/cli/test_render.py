@@ -93,6 +93,8 @@ def test_queues_with_and_without_a_rate() -> None:
     queue: dict[str, Any] = {"name": "tiny@1", "workers": 2, "running": 8, "queued": {"jobs": 6}, "by_class": by_class}
     busy = queue | {"oldest_age_s": 3.21, "rate": {"jobs_per_s": 4.56}, "paused_at": ago(120)}
     idle = queue | {"oldest_age_s": None, "rate": None, "paused_at": None}
+    new = queue | {"oldest_age_s": 0.0, "rate": {"jobs_per_s": 0}, "paused_at": None}
+    assert stripped(render.queues_table([new])) == [["tiny@1", "2", "8", "6", "1/2/3", "0.0 s", "0.0"]]
     assert stripped(render.queues_table([busy, idle])) == [
         ["tiny@1", "2", "8", "6", "1/2/3", "3.2 s", "4.6", "2 min ago"],
         ["tiny@1", "2", "8", "6", "1/2/3"],

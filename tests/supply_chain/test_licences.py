@@ -23,6 +23,7 @@ def test_the_list_is_that_of_what_is_locked() -> None:
             r"| six | \1 | MIT AND (GPL-3.0-only OR MIT) |",
             "six: the licence GPL-3.0-only",
         ),
+        (r"(?m)^\| six \| (\S+) \| MIT \|", r"| six | \1 | GPL-2.0-only |", "six: the licence GPL-2.0-only"),
         (
             r"(?m)^\| six \| (\S+) \| MIT \|",
             rf"| six | \1 | {licences.NVIDIA} |",
