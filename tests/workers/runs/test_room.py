@@ -92,6 +92,7 @@ def test_a_gap_is_taken_only_when_no_job_is_left() -> None:
     with admission.working_on(late):
         assert admission.wait_for_turn()
     assert late.state is TicketState.PREPARING
+    admission.give_back(late)
     admission.close()
     with admission.reserved(gap_within_s=0.0) as is_reserved:
         assert not is_reserved
