@@ -86,7 +86,7 @@ def test_a_library_is_compiled_once_for_each_variant(tmp_path: Path, monkeypatch
         library.write_bytes(b"")
 
     monkeypatch.setattr(building, "_compile", make)
-    monkeypatch.setattr(building.shutil, "which", lambda name: "/bin/true" if name == "c++" else None)
+    monkeypatch.setattr("models.native.build.shutil.which", lambda name: "/bin/true" if name == "c++" else None)
     one, again, other = build(tmp_path), build(tmp_path), build(tmp_path, defines=["SMALL"])
     assert one == again != other
     assert one.parent == tmp_path
@@ -98,7 +98,7 @@ def test_a_library_is_compiled_once_for_each_variant(tmp_path: Path, monkeypatch
     assert {"-ffp-contract=off", "-march=native", "-O3"} <= set(compiled[0][1]), "the bits of a row depend on them"
     monkeypatch.setattr(building, "_cpu_features", lambda: "another CPU")
     assert build(tmp_path) != one
-    monkeypatch.setattr(building.shutil, "which", lambda name: None)
+    monkeypatch.setattr("models.native.build.shutil.which", lambda name: None)
     with pytest.raises(BuildFailed) as refused:
         build(tmp_path)
     assert str(refused.value) == "no C++ compiler (g++, c++, clang++) is on the PATH"
