@@ -11,7 +11,7 @@ from producer_api.caches import live_processes, model_catalog
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.caches.ttl_cache import LoadingCache, TtlCache
-from store.db.presence import Serving
+from store.db.presence import GONE_AFTER_S, Serving
 from store.errors import NotFound, Unavailable
 from store.payloads.sampling_params import SamplingDefaults
 from store.registry.models import ModelVersion
@@ -72,8 +72,8 @@ class Registry:
             self.read.append(f"digest of {model}@{version}")
             return self.names[f"{model}@{version}"]
 
-        patch.setattr(model_catalog.models, "resolve", resolve)
-        patch.setattr(model_catalog.models, "get_version", get_version)
+        patch.setattr("producer_api.caches.model_catalog.models.resolve", resolve)
+        patch.setattr("producer_api.caches.model_catalog.models.get_version", get_version)
         patch.setattr(model_catalog, "active_rollouts", lambda _: self.rollouts)
         nothing: Any = None
         self.now = 0.0
@@ -197,7 +197,7 @@ def test_a_missing_worker_is_looked_for_again_and_a_known_one_is_not(monkeypatch
     assert (found.known.serving("tiny@1"), found.num_reads) == (Serving(2, 64), 2)
     found.is_away = True
     assert (found.known.serving("other@1"), found.num_reads) == (Serving(), 3), "the last reading is used"
-    found.now += live_processes.GONE_AFTER_S
+    found.now += GONE_AFTER_S
     assert (found.known.serving("tiny@1"), found.known.is_unserved("other@1")) == (None, False)
     found.known.stop()
     assert [one.startswith("api_") for one in found.left] == [True]

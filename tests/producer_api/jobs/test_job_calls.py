@@ -20,6 +20,8 @@ from store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, Not
 from store.jobs.jobs import Accepted, Idempotency, Job, NewJob
 from store.metrics.api_metrics import ApiMetrics
 from store.registry.models import ModelVersion
+from store.registry.versions import ANY
+from store.rollouts.transitions import RolloutAction
 from store.schema.job_states import JobState
 from store.schema.version_states import VersionState
 from store.settings import Settings
@@ -478,7 +480,7 @@ class Changing:
 @pytest.mark.parametrize(
     ("if_match", "if_none_match", "expected"),
     [
-        (None, None, version_routes.ANY),
+        (None, None, ANY),
         ('"3"', None, 3),
         (" 3 ", None, 3),
         (None, " * ", 0),
@@ -492,7 +494,7 @@ async def test_an_alias_is_set_on_a_condition(
     monkeypatch: pytest.MonkeyPatch, if_match: str | None, if_none_match: str | None, expected: Any
 ) -> None:
     changing, runtime = Changing(), SimpleNamespace(db=None)
-    monkeypatch.setattr(version_routes.versions, "set_alias", changing.set_alias)
+    monkeypatch.setattr("producer_api.jobs.version_routes.versions.set_alias", changing.set_alias)
     body = version_routes.AliasRequest(version=2, force=True)
 
     async def ask() -> Any:
@@ -517,7 +519,7 @@ async def test_a_rollout_is_changed_on_a_condition(
 ) -> None:
     changing, runtime = Changing(), SimpleNamespace(db=None)
     monkeypatch.setattr(rollout_routes, "changes", changing)
-    action = rollout_routes.RolloutAction.PAUSE
+    action = RolloutAction.PAUSE
     with pytest.raises(HeadraceError) as caught:
         await rollout_routes.changed(runtime, PRINCIPAL, "rollout_1", action, reason, if_match)  # type: ignore[arg-type] # of the test
     if expected is None:

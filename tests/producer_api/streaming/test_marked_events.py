@@ -19,6 +19,7 @@ from producer_api.streaming.turns import (
     turns_of,
 )
 from store.errors import InvalidRequest
+from store.jobs.answered_calls import first_steps
 from store.jobs.flow_turns import TurnStep
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
@@ -137,7 +138,7 @@ def flow(**payload: Any) -> Any:
 
 
 def test_a_job_begins_with_the_calls_that_were_approved(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = turns.first_steps(2)
+    names = first_steps(2)
     body = [
         {"name": "answer", "server_tools": {"names": ["f"]}},
         *(
