@@ -153,7 +153,8 @@ def test_what_was_never_sealed_stays_readable() -> None:
     vault = Vault(dict([NEW]))
     for plain in ({"enc": "metadata may be called so"}, [1, 2], {}, None, "enc:of a caller's"):
         assert vault.open(plain, PLACE) == plain
-    assert vault.open_text("whsec_plain", PLACE) == "whsec_plain"
+    for text_ in ("whsec_plain", "enc:a:b", "enc:a:b:c:d", "x:a:b:c"):
+        assert vault.open_text(text_, PLACE) == text_
     assert Vault().seal({"text": "x"}, PLACE) == {"text": "x"}
     assert [vault.seal(empty, PLACE) for empty in ({}, [], None, "")] == [{}, [], None, ""], "what is empty stays"
     assert Vault().seal_text("x", PLACE) == "x"

@@ -1,6 +1,7 @@
 """Files that expire or are deleted, beside others that stay."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from store.errors import Conflict, HeadraceError, InvalidRequest, NotFound, Quot
 from store.files import files, uploads
 from store.files.blob_storage import Blobs, FolderBlobs
 from store.files.files import Purpose
+from tests.processes import wait_for
 from tests.store.making import Query
 
 
@@ -203,3 +205,22 @@ def test_a_storage_that_does_not_answer_is_named_by_its_reason(tmp_path: Path) -
         blobs.sweep()
         assert path.exists() is is_kept, age_s
         draft.drop()
+
+
+def test_files_that_are_added_at_the_same_time_are_counted_together(
+    db: Database, tenant: str, tmp_path: Path, query: Query
+) -> None:
+    blobs = FolderBlobs(tmp_path)
+    waiting = "SELECT count(*) AS num FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with ThreadPoolExecutor(1) as pool:
+        with db.begin(tenant_id=tenant) as connection:
+            files.lock_files(connection, tenant)
+            added = pool.submit(upload, db, blobs, tenant, b"a" * 600)
+            wait_for(lambda: query(waiting)[0]["num"], "the other one waits for the tenant's files")
+            draft = blobs.create()
+            draft.write(b"b" * 600)
+            files.keep_content(db, draft)
+            files.add(connection, tenant, draft, filename="b", purpose=Purpose.BATCH)
+        with pytest.raises(QuotaExceeded):
+            added.result(60)
+    assert [file.filename for file in files.list_files(db, tenant, limit=9)] == ["b"]
