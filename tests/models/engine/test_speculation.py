@@ -286,6 +286,15 @@ def test_the_longer_match_goes_before_the_later_one() -> None:
     assert lookup.draft(1) == [50]
 
 
+def test_of_matches_longer_than_eight_the_latest_counts_and_of_many_positions_the_last_four() -> None:
+    lookup = PromptLookup()
+    lookup.extend([50, *range(9), 60, 99, *range(1, 9), 61, *range(9)])
+    assert lookup.draft(1) == [61]
+    lookup = PromptLookup()
+    lookup.extend([7, 1, 2, 60, 8, 1, 2, 61, 8, 1, 2, 62, 8, 1, 2, 63, 8, 1, 2, 64, 7, 1, 2])
+    assert lookup.draft(1) == [64]
+
+
 def test_a_loop_goes_round() -> None:
     lookup = PromptLookup()
     lookup.extend([5, 1, 2, 1, 2])

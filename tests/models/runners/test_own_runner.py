@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from headrace.tasks import Task, TaskError
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.requests import EncodeRequest, OutOfMemory, RunnerFailed
+from models.engine.requests import EncodeRequest, EncodeRow, OutOfMemory, RunnerFailed
 from models.runners.own_runner import OwnRunner
 from tests.processes import WAIT_S
 
@@ -101,3 +101,25 @@ def test_a_runner_must_return_one_output_for_each_input(wrong: Any) -> None:
     assert {str(one) for one in found} == {
         "the runner of length must return a list with one output for each of its inputs"
     }
+
+
+def test_the_words_of_an_error_are_shown_for_its_own_input_and_cut(caplog: pytest.LogCaptureFixture) -> None:
+    long = "x" * 600
+
+    def refuse(_batch: Sequence[Words]) -> Any:
+        raise TaskError(long)
+
+    runner = OwnRunner(TASK, refuse)
+    assert runner.context_window == TASK.most_tokens
+    rows = [EncodeRow(f"{number}", (0,), Words(text="a")) for number in range(2)]
+    with pytest.raises(RunnerFailed) as alone:
+        runner.run(rows[:1])
+    assert str(alone.value) == long[:500]
+    with pytest.raises(RunnerFailed) as together:
+        runner.run(rows)
+    place = caplog.messages[-1].rpartition("place=")[2]
+    assert str(together.value) == f"the runner of the task length raised TaskError ({place})"
+    assert place.startswith("test_own_runner.py:")
+    assert caplog.messages[-1] == f"runner_failed task=length error=TaskError place={place}"
+    found = OwnRunner(TASK, lambda batch: [TaskError(long), Length(length=2)]).run(rows)
+    assert [str(found[0]), found[1]] == [long[:500], b'{"length": 2.0, "text": ""}']

@@ -1,5 +1,6 @@
 """The tensors of a pass, number by number: gathered groups and chunks, block tables, recorded passes, rotations."""
 
+import ctypes
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Row, StepPlan
+from models.engine.runner import Interrupt, Row, Sampled, StepPlan
 from models.families.llama import Rope
 from models.families.lora import LowRank
 from models.families.lora_torch import TorchAdapter, adapted_tokens
@@ -17,6 +18,7 @@ from models.families.model import ModelWithCache
 from models.families.rope import RopeTable, inverse_frequencies, rotate_
 from models.native.choose import supports
 from models.native.layout import interleave_gate_up, pack, pack_low_rank, round_up
+from models.native.library import pointer_of
 from models.runners.decode_graphs import DecodeGraphs, Replay, graph_sizes
 from models.tensors.block_table import BlockTableBatch, BlockTableBatchBuilder
 from models.tensors.kv_cache import KvCache
@@ -279,3 +281,32 @@ def test_an_adapter_adds_to_its_own_tokens_and_columns() -> None:
     stranger: Any = SimpleNamespace(key="theirs")
     with pytest.raises(TypeError, match="theirs was loaded for another model"):
         adapted_tokens([replace(rows[0], request=replace(rows[0].request, adapter=stranger))], [1], CPU)
+
+
+@pytest.mark.parametrize(
+    ("output", "start", "is_decode"),
+    [((), 2, False), ((7,), 2, False), ((7,), 3, True), ((7, 8), 3, False), ((7, 8), 4, True)],
+)
+def test_a_row_decodes_if_its_newest_token_alone_enters(
+    output: tuple[int, ...], start: int, *, is_decode: bool
+) -> None:
+    request = EngineRequest("r", (1, 2, 3), SamplingParams(9))
+    assert Row(request, [1], start, [0], output, sample=True).is_decode is is_decode
+
+
+def test_a_flag_is_a_c_int_at_its_address_and_only_contiguous_tensors_have_one() -> None:
+    interrupt = Interrupt()
+    flag = ctypes.cast(interrupt.address, ctypes.POINTER(ctypes.c_int))
+    assert (interrupt.is_set, flag[0]) == (False, 0)
+    interrupt.set()
+    assert (interrupt.is_set, flag[0]) == (True, 1)
+    tensor = torch.zeros(2, 3)
+    assert (pointer_of(None), pointer_of(tensor)) == (None, tensor.data_ptr())
+    with pytest.raises(ValueError, match="the kernels read contiguous tensors only"):
+        pointer_of(tensor.T)
+
+
+def test_a_sampled_row_has_its_accepted_drafts_before_its_token() -> None:
+    assert Sampled("r", 7, accepted=(5, 6)).tokens == (5, 6, 7)
+    assert Sampled("r", None, accepted=(5, 6)).tokens == (5, 6)
+    assert PLAN.num_tokens == 7
