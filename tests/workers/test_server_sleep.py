@@ -1,11 +1,11 @@
 """A vLLM server on this machine is put to sleep and woken, with a server that answers as a test says."""
 
 import json
+import socket
 
 import pytest
 
 from store.errors import Unavailable
-from store.ports import free_port
 from tests.workers.receiver import Answer, Call, Receiver
 from workers.server_sleep import fall_asleep, wake
 
@@ -65,7 +65,9 @@ def test_a_server_that_does_not_obey_is_told_of(sleeps: bool) -> None:
 
 
 def test_a_server_that_does_not_listen_yet_starts_awake() -> None:
-    port = free_port("127.0.0.1", 0)
-    wake("127.0.0.1", port, "key")
-    with pytest.raises(OSError, match="refused"):
-        fall_asleep("127.0.0.1", port, "key")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        wake("127.0.0.1", port, "key")
+        with pytest.raises(OSError, match="refused"):
+            fall_asleep("127.0.0.1", port, "key")
