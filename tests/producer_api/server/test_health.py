@@ -1,6 +1,7 @@
 """Health, metrics and documents, and what the API does while a service it stands on is away."""
 
 import platform
+import threading
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from cli.local.postgres import LocalPostgres
 from migrations.roles import let_in
 from migrations.schema import upgrade
 from models.catalog import register
+from producer_api.server.health import Health, HealthReport
 from store.db.database import Database
 from store.db.roles import ROLES
 from store.registry.models import ModelVersion, register_version
@@ -247,3 +249,26 @@ def test_an_error_of_ours_is_logged_without_its_values(
     assert "explode" in str(entry["where"])
     output = capsys.readouterr()
     assert "a-secret-prompt" not in str(logs) + response.text + output.out + output.err
+
+
+async def test_a_service_that_does_not_answer_is_named_and_only_postgres_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    let_go = threading.Event()
+
+    def hang() -> str:
+        assert let_go.wait(60)
+        return "ok"
+
+    monkeypatch.setattr("producer_api.server.health._ANSWER_WITHIN_S", 0.05)
+    health = Health(Settings(database_url="postgresql://nowhere/none", redis_url=NOWHERE))
+    monkeypatch.setattr(health, "postgres", hang)
+    monkeypatch.setattr(health, "redis", hang)
+    try:
+        report = await health.report()
+    finally:
+        let_go.set()
+        health.close()
+    said = "{} gave no answer within 0.05 s"
+    assert report == HealthReport(said.format("Postgres"), said.format("Redis"))
+    assert [HealthReport(*parts).is_ready for parts in (("ok", "away"), ("away", "ok"))] == [True, False]
