@@ -32,7 +32,7 @@ def test_events_have_the_forms_that_clients_read() -> None:
 
 def test_a_ping_is_due_when_nothing_was_sent_for_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("producer_api.server.sse.time.monotonic", lambda: now)
+    monkeypatch.setattr("producer_api.server.sse.time", SimpleNamespace(monotonic=lambda: now))
     heartbeat, due = Heartbeat(10.0), []
     for at in (109.9, 110.0, 110.1, 119.9, 120.0):
         now = at
