@@ -95,7 +95,10 @@ def sign_in(tab: Tab, key: str) -> None:
 
 def open_page(tab: Tab, key: str, page: str, ready: str) -> None:
     """Open a page of the console as if the tab had signed in before, and wait for an element of it."""
-    tab.run(f"sessionStorage.setItem('headrace.key', {json.dumps(key)})")
+    # A new page sets it as well: what the page before has written just now may not be there yet.
+    source = f"sessionStorage.setItem('headrace.key', {json.dumps(key)})"
+    tab.send("Page.addScriptToEvaluateOnNewDocument", source=source)
+    tab.run(source)
     tab.open(f"{tab.run('location.origin')}/console?signed-in#/{page}")
     tab.wait(f"document.querySelector({json.dumps(ready)}) !== null")
 

@@ -388,6 +388,7 @@ def test_a_chat_whose_calls_the_server_makes() -> None:
             }
         ],
     ]
+    answer.turn_ended({"text": CALL, "tool_calls": []}, [])
     assert choices_of([*answer.pieces("Wa"), *answer.pieces("rm."), *answer.closing(job)]) == [
         [{"index": 0, "delta": {"content": "\nWa"}, "logprobs": None, "finish_reason": None}],
         [{"index": 0, "delta": {"content": "rm."}, "logprobs": None, "finish_reason": None}],

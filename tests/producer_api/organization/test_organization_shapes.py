@@ -114,6 +114,7 @@ def test_a_request_for_a_key() -> None:
     assert (nothing.name, nothing.scopes, nothing.models, nothing.until) == (KEPT, KEPT, KEPT, KEPT)
     freed = KeyPatch.model_validate({"name": "x", "scopes": ["admin"], "models": None, "expires_at": None}).change
     assert (freed.name, freed.scopes, freed.models, freed.until) == ("x", frozenset(["admin"]), None, None)
+    assert KeyPatch(name="x").change.until is KEPT
     assert (KeyRotation().overlap_s, KeyRotation().until) == (86_400, KEPT)
 
 
@@ -349,6 +350,8 @@ def test_an_event() -> None:
     }
     (bare,) = event_page([replace(entry(), detail={})], has_more=False).model_dump()["data"]
     assert bare["api_key.created"] == {"id": "key_2"}
+    (updated,) = event_page([entry(action="api_key.updated")], has_more=False).model_dump()["data"]
+    assert updated["api_key.updated"] == {"id": "key_2", "changes_requested": {"scopes": ["admin"]}}
     assert event_page([], has_more=False).model_dump() == {
         "object": "list",
         "data": [],

@@ -773,6 +773,10 @@ def test_what_ends_without_text_has_no_items() -> None:
         {"type": "response.cancelled", "sequence_number": 2, "response": "cancelled"},
     ]
     assert output_items(queued) == []
+    stopped = replace(searching(), state=JobState.CANCELLED, output=None)
+    builder = ResponseEventBuilder(stopped, row_of())
+    list(builder.opening())
+    assert [one["type"] for one in builder.end(stopped, is_text_complete=True)] == ["response.cancelled"]
     half = ended("half", JobState.CANCELLED, "cancelled")
     builder = ResponseEventBuilder(half, row_of())
     list(builder.opening())

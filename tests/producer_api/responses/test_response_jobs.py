@@ -224,6 +224,8 @@ def test_items_become_messages() -> None:
         },
         {"role": "user", "content": "so?"},
     ]
+    after = read_items(items({**thought}, MCP, {"role": "assistant", "content": "So."}), {})
+    assert messages_of(None, after)[-1] == {"role": "assistant", "content": "So."}
     assert messages_of(None, [message("user", "hi")]) == [{"role": "user", "content": "hi"}]
 
 

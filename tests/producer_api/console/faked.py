@@ -1,0 +1,100 @@
+"""A tab whose page gets made-up answers instead of those of the API, at a fixed time, and tells what it has sent."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from benchmarks.console.chromium import Tab
+
+NOW = 1_795_600_000
+"""The time of the page, in Unix seconds: 2026-11-25 09:46:40 UTC."""
+
+# ``answers``: by method and path without the query. A path whose answer is a list of texts is a stream of events.
+_FAKE = """
+(() => {
+  const answers = %s;
+  Date.now = () => %d;
+  sessionStorage.setItem("headrace.key", "hr_faked");
+  window.asked = [];
+  const stream = (events) => new ReadableStream({ start: (control) => {
+    for (const event of events) control.enqueue(new TextEncoder().encode(event));
+  } });
+  // The message of an action stays, so that a test on a busy machine does not miss it.
+  const later = window.setTimeout;
+  window.setTimeout = (run, ms) => later(run, ms === 6000 ? 3_600_000 : ms);
+  const real = window.fetch;
+  window.fetch = async (url, options = {}) => {
+    const path = decodeURIComponent(new URL(url).pathname.replace(/^.*\\/v1\\//, ""));
+    const described = url.href?.endsWith("/openapi.json") ? answers["openapi.json"] : undefined;
+    if (described !== undefined) return Response.json(described);
+    if (!new URL(url).pathname.includes("/v1/")) return real(url, options);
+    const method = options.method ?? "GET";
+    const query = decodeURIComponent(new URL(url).search);
+    const match = options.headers["If-Match"] ?? null;
+    if (path !== "live") window.asked.push([method, path + query, options.body ?? null, match]);
+    const found = answers[`${method} ${path}`];
+    if (found === undefined) return Response.json({ error: { message: `no answer for ${path}` } }, { status: 404 });
+    if (found.refused !== undefined) return Response.json({ error: { message: found.refused } }, { status: 410 });
+    if (Array.isArray(found)) return new Response(stream(found));
+    return typeof found === "string" ? new Response(found) : Response.json(found);
+  };
+})()
+"""
+
+
+def sse(name: str, data: Any, number: int = 1) -> str:
+    return f"event: {name}\nid: {number}\ndata: {json.dumps(data)}\n\n"
+
+
+def open_faked(tab: Tab, page: str, answers: Mapping[str, Any], ready: str) -> None:
+    """Open a page of the console with these answers, and wait until this is true."""
+    fixed = {"GET live": [], **answers}
+    tab.send("Page.addScriptToEvaluateOnNewDocument", source=_FAKE % (json.dumps(fixed), NOW * 1000))
+    tab.send("Emulation.setTimezoneOverride", timezoneId="UTC")
+    tab.dress(width=1280, height=860)
+    tab.open(f"{tab.run('location.origin')}/console?{quote(page, '')}#/{page}")
+    tab.wait(ready)
+
+
+def asked(tab: Tab) -> list[list[str | None]]:
+    """What the page has sent: method, path with its query, body, and the revision that it expects."""
+    found: list[list[str | None]] = tab.run("asked")
+    return found
+
+
+def lines(tab: Tab, what: str = "main") -> list[str]:
+    """The lines of text of an element, without empty ones. Cells of a row are on one line."""
+    text: str = tab.run(f"document.querySelector({json.dumps(what)}).innerText")
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+def click(tab: Tab, name: str, number: int = 0) -> None:
+    """Press the enabled button with this text; of several the one with this number."""
+    found = _buttons(name)
+    tab.wait(f"{found}.length > {number}")
+    tab.run(f"{found}[{number}].click()")
+
+
+def _buttons(name: str) -> str:
+    every = "[...document.querySelectorAll('button:enabled')]"
+    return f"{every}.filter((one) => one.textContent.trim() === {json.dumps(name)})"
+
+
+def enter(tab: Tab, values: Mapping[str, str], name: str) -> None:
+    """Fill in fields and press a button at once: a page that is drawn between the two would empty the fields."""
+    fields = "".join(
+        f"document.querySelector('[name={field}]').value = {json.dumps(value)};" for field, value in values.items()
+    )
+    found = (
+        f"[...document.querySelectorAll('button:enabled')].find((one) => one.textContent.trim() === {json.dumps(name)})"
+    )
+    tab.wait(f"{found} !== undefined")
+    tab.run(f"(() => {{ {fields} {found}.click(); }})()")
+
+
+def sends(tab: Tab, method: str, path: str) -> list[str | None]:
+    """Wait until the page has sent this; return it."""
+    found = f"asked.find((one) => one[0] === {json.dumps(method)} && one[1] === {json.dumps(path)})"
+    sent: list[str | None] = tab.wait(found)
+    return sent
