@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from store.redis.key_notices import KEYS_CHANNEL
 from store.settings import Settings
+from store.streams.checkpoints import Checkpoint
 from store.streams.hub import Hub, HubError
 from store.streams.stream_log import Frame, StreamCursor, StreamPublisher, stream_key
 from tests.processes import until
@@ -417,3 +419,36 @@ async def test_a_follower_can_leave_at_any_moment(hub: Hub) -> None:
         _, still_there = await asyncio.wait({follower}, timeout=5)
         assert not still_there, "redis-py swallowed the cancellation"
     assert hub.num_channels == 0
+
+
+async def test_an_error_that_comes_again_and_again_is_counted_and_logged_once(
+    settings: Settings, publisher: StreamPublisher, redis_client: redis.Redis
+) -> None:
+    errors: list[HubError] = []
+    hub = Hub(named(settings.redis_url), on_error=errors.append)
+    await hub.start()
+    try:
+        with capture_logs() as logs:
+            reading = asyncio.create_task(collect(hub, "a"))
+            await until(lambda: subscribed_channels(redis_client) == {stream_key("a")}, "the hub listens")
+            for _ in range(3):
+                redis_client.publish(stream_key("a"), b"1-x secret")
+            publisher.publish(answer("a", 1, 1))
+            assert await reading == answer("a", 1, 1)
+    finally:
+        await hub.stop()
+    assert errors == [HubError.MESSAGE] * 3
+    assert logs == [{"event": "hub_error", "log_level": "warning", "what": HubError.MESSAGE, "error": "ValueError"}]
+
+
+async def test_a_start_in_the_log_replaces_what_came_before_it_also_for_a_reader_of_a_part(
+    hub: Hub, publisher: StreamPublisher
+) -> None:
+    begun = [Frame("a", 1, seq, f"w{seq} ", (seq,)) for seq in (1, 2, 3)]
+    known = Checkpoint(("w1 ", "w2 ", "w3 "), ((1,), (2,), (3,)), ((1, 0),))
+    again = Frame("a", 2, 0, None, checkpoint=known.continued_by(2))
+    rest = [Frame("a", 2, 4, "w4 "), Frame("a", 2, 5, None)]
+    publisher.publish([*begun, again, *rest])
+    assert await collect(hub, "a") == [again, *rest]
+    assert await collect(hub, "a", StreamCursor(2, 1)) == [again, *rest]
+    assert await collect(hub, "a", StreamCursor(2, 3)) == rest
