@@ -74,6 +74,7 @@ def test_both_spellings_of_rope_mean_the_same() -> None:
         ({"model_type": "mistral", "sliding_window": 8}, (8, 8, 8)),
         ({"model_type": "mistral", "sliding_window": None}, (None, None, None)),
         ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": False}, (None, None, None)),
+        ({"model_type": "qwen2", "sliding_window": 8, "max_window_layers": 1}, (None, None, None)),
         (
             {"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
             (None, None, 8),
