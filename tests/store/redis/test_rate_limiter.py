@@ -24,6 +24,7 @@ def test_a_burst_fits_and_the_next_is_told_when(limiter: Limiter) -> None:
     # Less by what the calls took.
     assert 0 < decisions[3].retry_after_s <= 1.0
     assert 2 < decisions[3].reset_s <= 3.0
+    assert 0 < decisions[0].reset_s <= 1.0, "with what it has spent itself"
 
 
 def test_a_request_costs_what_it_says(limiter: Limiter) -> None:
