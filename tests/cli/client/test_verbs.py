@@ -10,7 +10,7 @@ import pytest
 from headrace.client import ApiUnavailable, RequestRefused, ResourceMissing
 from store.errors import Conflict, InvalidRequest, NotFound
 from tests.cli.client.played import Commands, Request, api, headrace
-from tests.cli.client.verb_cases import APPROVAL, BOUND, CASES, TOOL, TWO_HOURS, VERSION
+from tests.cli.client.verb_cases import APPROVAL, BOUND, CASES, TOOL, TWO_DAYS, VERSION
 
 __all__ = ["api", "headrace"]
 
@@ -283,7 +283,7 @@ def test_a_definition_in_a_file_is_stored_or_made(headrace: Commands, tmp_path: 
 SHOWN: dict[str, Any] = JOB | {
     "model": "tiny",
     "model_version": 1,
-    "created_at": TWO_HOURS,
+    "created_at": TWO_DAYS,
     "started_at": None,
     "completed_at": None,
     "attempt": 0,
@@ -296,7 +296,7 @@ SHOWN: dict[str, Any] = JOB | {
 
 
 def test_a_job_is_shown_with_its_timeline_and_answer(headrace: Commands) -> None:
-    timeline = {"events": [{"kind": "queued", "at": TWO_HOURS, "detail": {}}], "attempts": []}
+    timeline = {"events": [{"kind": "queued", "at": TWO_DAYS, "detail": {}}], "attempts": []}
     answers: dict[str, Any] = {
         "GET /v1/jobs/job_1": SHOWN,
         "GET /v1/jobs/job_1/timeline": timeline,
@@ -306,7 +306,7 @@ def test_a_job_is_shown_with_its_timeline_and_answer(headrace: Commands) -> None
     assert told[:6] == [
         "job  job_1 succeeded",
         "model  tiny@1",
-        "created  2 h ago",
+        "created  2 d ago",
         "tokens  5 + 7",
         "waits for  an approval of weather {}: headrace approvals approve apr_1",
         "step  one running big@2",

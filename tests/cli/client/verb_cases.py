@@ -6,7 +6,7 @@ from typing import Any
 from tests.cli.client.played import Request
 
 NOW = datetime.now(UTC).timestamp()
-TWO_HOURS = NOW - 2 * 3600 - 60
+TWO_DAYS = NOW - 2 * 86_400 - 3600  # far from a change of its text, however long the tests run
 APPROVAL: dict[str, Any] = {
     "id": "apr_1",
     "job_id": "job_1",
@@ -24,7 +24,7 @@ DELIVERY: dict[str, Any] = {
     "registry_id": None,
     "status": "failed",
     "attempts": 2,
-    "created_at": TWO_HOURS,
+    "created_at": TWO_DAYS,
     "last_error": "answered 500",
     "url": "https://a.example/",
     "tries": [],
@@ -39,7 +39,7 @@ ROLLOUT: dict[str, Any] = {
     "percent": 12.5,
     "current_step": 0,
     "steps": [{}, {}, {}],
-    "started_at": TWO_HOURS,
+    "started_at": TWO_DAYS,
     "revision": 4,
     "reason": None,
     "warning": "no worker",
@@ -56,7 +56,7 @@ PROMPT: dict[str, Any] = {
     "instructions": "Be brief.",
     "messages": [{"role": "user", "content": "hi"}],
     "text": None,
-    "created_at": TWO_HOURS,
+    "created_at": TWO_DAYS,
 }
 STEPS = [{"name": "one", "model": "tiny"}, {"name": "two", "task": "embed", "model": "tiny", "needs": ["one"]}]
 PIPELINE: dict[str, Any] = {
@@ -68,7 +68,7 @@ PIPELINE: dict[str, Any] = {
     "canaries": [],
     "input_schema": {"properties": {"text": {}, "tone": {}}},
     "steps": STEPS,
-    "created_at": TWO_HOURS,
+    "created_at": TWO_DAYS,
 }
 BOUND: dict[str, Any] = {"model": "tiny", "min_agreement": 0.9, "max_kl": None, "max_perplexity_ratio": 1.05}
 VERSION: dict[str, Any] = {
@@ -99,7 +99,7 @@ TOOL: dict[str, Any] = {
     "timeout_ms": 600,
     "tools": [{"name": "now"}, {"name": "later"}],
 }
-LETTER = {"id": "job_1", "queue": "q@1", "code": "poison", "crashes": 3, "created_at": TWO_HOURS, "replayed_as": None}
+LETTER = {"id": "job_1", "queue": "q@1", "code": "poison", "crashes": 3, "created_at": TWO_DAYS, "replayed_as": None}
 
 Case = tuple[str, dict[str, Any], list[Request], list[str]]
 CASES: list[Case] = [
@@ -144,7 +144,7 @@ CASES: list[Case] = [
         "dead-letters --queue q@1 --code poison --limit 5",
         {"GET /v1/dead_letters": [LETTER]},
         [("GET", "/v1/dead_letters?queue=q@1&code=poison&limit=5", None)],
-        ["job  queue  code  crashes  given up  replayed as", "job_1  q@1  poison  3  2 h ago"],
+        ["job  queue  code  crashes  given up  replayed as", "job_1  q@1  poison  3  2 d ago"],
     ),
     ("dead-letters", {"GET /v1/dead_letters": []}, [("GET", "/v1/dead_letters?limit=20", None)], ["no dead letters"]),
     (
@@ -316,7 +316,7 @@ CASES: list[Case] = [
         "prompts",
         {"GET /v1/prompts": [PROMPT, {**PROMPT, "name": None, "variables": {"properties": {"x": {}}}}]},
         [("GET", "/v1/prompts?limit=100", None)],
-        ["prompt  version  variables  made", "guide  3  city, days  2 h ago", "pt_1  3  x  2 h ago"],
+        ["prompt  version  variables  made", "guide  3  city, days  2 d ago", "pt_1  3  x  2 d ago"],
     ),
     (
         "prompts show guide@new",
@@ -380,7 +380,7 @@ CASES: list[Case] = [
         "pipelines",
         {"GET /v1/pipelines": [PIPELINE]},
         [("GET", "/v1/pipelines?limit=100", None)],
-        ["pipeline  version  steps  made", "digest  2  one, two  2 h ago"],
+        ["pipeline  version  steps  made", "digest  2  one, two  2 d ago"],
     ),
     (
         "pipelines show digest",
@@ -418,7 +418,7 @@ CASES: list[Case] = [
         [("GET", "/v1/rollouts?model=tiny", None)],
         [
             "rollout  alias  versions  state  share  step  started",
-            "rollout_1  tiny@default  1 → 2  running  12.5 %  1 of 3  2 h ago",
+            "rollout_1  tiny@default  1 → 2  running  12.5 %  1 of 3  2 d ago",
         ],
     ),
     (
@@ -473,7 +473,7 @@ CASES: list[Case] = [
         [("GET", "/v1/rollouts/rollout_1", None)],
         [
             "rollout_1  tiny@default: version 1 → 2",
-            "running, 12.5 %, step 1 of 3, revision 4, started 2 h ago",
+            "running, 12.5 %, step 1 of 3, revision 4, started 2 d ago",
             "slow",
             "warning: no worker",
             "check  decision  evidence  bad from",
@@ -557,7 +557,7 @@ CASES: list[Case] = [
         [("GET", "/v1/webhook_deliveries?endpoint_id=we_1&job_id=job_1&status=failed&limit=3", None)],
         [
             "delivery  event  of  status  tries  created  last error",
-            "evt_1  job.failed  job_1  failed  2  2 h ago  answered 500",
+            "evt_1  job.failed  job_1  failed  2  2 d ago  answered 500",
         ],
     ),
     (
