@@ -359,8 +359,7 @@ class WorkerRuntime:
 
     def _new_lease_keeper(self) -> LeaseKeeper:
         claim_client = self._new_claim_client(self._connections.leases)
-        is_external = self._model.version.engine is not None
-        return LeaseKeeper(claim_client, self.in_flight, self.engine, lease_s=self._lease_s, is_patient=is_external)
+        return LeaseKeeper(claim_client, self.in_flight, self.engine, lease_s=self._lease_s)
 
     def _new_job_runner(self, max_steps: int) -> JobRunner:
         context = WorkContext(

@@ -5,6 +5,30 @@ from typing import Any
 
 from models.engine.requests import EngineStats, FinishReason, RequestId
 
+IDLE = EngineStats(
+    steps=0,
+    running=0,
+    waiting=0,
+    free_blocks=1,
+    total_blocks=1,
+    max_slots=1,
+    batch_rows=0,
+    padding_tokens=0,
+    prompt_tokens=0,
+    output_tokens=0,
+    completed=0,
+    failed=0,
+    preempted=0,
+    cached_tokens=0,
+    evicted_blocks=0,
+    drafted_tokens=0,
+    accepted_tokens=0,
+    mean_batch=0.0,
+    peak_batch=0,
+    last_step_age_s=0.0,
+)
+"""The statistics of an engine without requests."""
+
 
 class EngineStub:
     """Implements ``models.engine.protocol.Engine``."""

@@ -20,8 +20,7 @@ from store.schema.version_states import VersionState
 from store.settings import Settings
 from tests.processes import free_port, wait_for
 from tests.workers.conftest import Bench, StartHost
-from tests.workers.engine_stub import EngineStub
-from tests.workers.runs.test_leases import IDLE
+from tests.workers.engine_stub import IDLE, EngineStub
 from tests.workers.runs.test_outcome import CLAIM
 from workers import __main__ as process
 from workers import live_reporter, verification

@@ -1,7 +1,8 @@
 """Renews the leases of the jobs in flight, and stops the jobs that were cancelled or have lost their lease.
 
-Leases are renewed only while the engine makes progress: a worker with a hung engine loses its jobs. (An inference
-server shows nothing of a long prompt before its first token, so its jobs are kept until the watchdog ends the worker.)
+Leases are renewed also while an engine makes no step, because a long step and one that never ends look the same. The
+watchdog ends a worker whose engine hangs, and then its leases expire.
+
 A job without a lease stops computing, and this worker writes no outcome for it. Cancellation is a column that each
 renewal returns; Redis only makes it faster.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from models.engine.protocol import AnyEngine
-from models.engine.requests import EngineStats, FinishReason
+from models.engine.requests import FinishReason
 from store.errors import HeadraceError
 from workers.runs.claim_client import ClaimClient
 from workers.runs.in_flight import InFlightAttempts
@@ -21,24 +22,8 @@ from workers.runs.in_flight import InFlightAttempts
 log = structlog.get_logger(__name__)
 
 
-class StallDetector:
-    """Detects that the engine made no progress since the last call."""
-
-    def __init__(self) -> None:
-        self._steps = -1
-
-    def moved(self, stats: EngineStats) -> bool:
-        """Return True if a step has ended since the last call, or the engine is idle."""
-        moved = stats.steps != self._steps or stats.running + stats.waiting == 0
-        self._steps = stats.steps
-        return moved
-
-
 class LeaseKeeper:
-    """Renews every ``lease_s`` / 3 from its own thread; ``claim_client`` should have its own connection.
-
-    ``is_patient``: also while the engine makes no progress. The watchdog ends the worker of one that hangs.
-    """
+    """Renews every ``lease_s`` / 3 from its own thread; ``claim_client`` should have its own connection."""
 
     def __init__(
         self,
@@ -47,7 +32,6 @@ class LeaseKeeper:
         engine: AnyEngine,
         *,
         lease_s: float,
-        is_patient: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._claim_client = claim_client
@@ -55,7 +39,6 @@ class LeaseKeeper:
         self._engine = engine
         self._lease_s = lease_s
         self._clock = clock
-        self._stalls = None if is_patient else StallDetector()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self.num_lost = 0
@@ -80,9 +63,6 @@ class LeaseKeeper:
         """Renew all leases once, and act on the answer."""
         epochs = self._in_flight.epochs()
         if not epochs:
-            return
-        if self._stalls is not None and not self._stalls.moved(self._engine.stats()):
-            log.warning("leases_not_renewed", reason="the engine made no step", num_jobs=len(epochs))
             return
         sent_at = self._clock()
         try:

@@ -1,16 +1,16 @@
-"""Leases: renewed while the engine makes progress; a job without a lease stops."""
+"""Leases: renewed while the worker lives; a job without a lease stops."""
 
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from models.engine.requests import EngineStats, FinishReason, RequestId
+from models.engine.requests import FinishReason, RequestId
 from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs import claims, jobs, sweeps
@@ -25,47 +25,18 @@ from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 from workers.runs.leases import LeaseKeeper
 
 LEASE_S = 30.0
+SHORT_S = 2.0
 
 
 @dataclass
 class StubEngine(EngineStub):
     """An engine with scripted output that records cancelled requests."""
 
-    steps: int = 0
-    running: int = 1
-    waiting: int = 0
     cancelled: list[RequestId] = field(default_factory=list)
-
-    def stats(self) -> EngineStats:
-        return replace(IDLE, steps=self.steps, running=self.running, waiting=self.waiting)
 
     def cancel(self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED) -> bool:
         self.cancelled.append(request_id)
         return True
-
-
-IDLE = EngineStats(
-    steps=0,
-    running=0,
-    waiting=0,
-    free_blocks=1,
-    total_blocks=1,
-    max_slots=1,
-    batch_rows=0,
-    padding_tokens=0,
-    prompt_tokens=0,
-    output_tokens=0,
-    completed=0,
-    failed=0,
-    preempted=0,
-    cached_tokens=0,
-    evicted_blocks=0,
-    drafted_tokens=0,
-    accepted_tokens=0,
-    mean_batch=0.0,
-    peak_batch=0,
-    last_step_age_s=0.0,
-)
 
 
 class Desk:
@@ -121,10 +92,9 @@ def desk(bench: Bench, db: Database) -> Desk:
     return Desk(bench, db)
 
 
-def test_all_leases_are_renewed_while_the_engine_steps(desk: Desk) -> None:
+def test_all_leases_are_renewed_also_while_the_engine_makes_no_step(desk: Desk) -> None:
     attempts = desk.claim(3)
     before = [desk.expires(attempt) for attempt in attempts]
-    desk.engine.steps += 1
     desk.now += 5
     desk.keeper.renew_once()
     assert all(desk.expires(attempt) > then for attempt, then in zip(attempts, before, strict=True))
@@ -142,35 +112,9 @@ def test_a_lease_counts_from_before_the_renewal_was_sent(desk: Desk, monkeypatch
         return renewal
 
     monkeypatch.setattr(desk.claim_client, "renew", slow)
-    desk.engine.steps += 1
     desk.now += 5
     desk.keeper.renew_once()
     assert desk.in_flight.renewed_at(attempt) == 1005.0
-
-
-@pytest.mark.parametrize(("running", "waiting"), [(1, 0), (0, 1)])
-def test_a_hung_engine_renews_nothing_and_loses_its_jobs(desk: Desk, running: int, waiting: int) -> None:
-    desk.engine.running, desk.engine.waiting = running, waiting
-    (attempt,) = desk.claim(1)
-    desk.keeper.renew_once()
-    before = desk.expires(attempt)
-    desk.now += LEASE_S / 3
-    desk.keeper.renew_once()
-    assert desk.expires(attempt) == before, "no step since the last renewal"
-    desk.now += LEASE_S
-    desk.keeper.drop_expired()
-    assert desk.engine.cancelled == [attempt.id]
-    assert not desk.in_flight.owns(attempt)
-    assert desk.keeper.num_lost == 1
-
-
-def test_an_idle_engine_renews_what_is_still_tokenised_or_written(desk: Desk) -> None:
-    (attempt,) = desk.claim(1)
-    desk.engine.running = 0
-    desk.keeper.renew_once()
-    before = desk.expires(attempt)
-    desk.keeper.renew_once()
-    assert desk.expires(attempt) > before
 
 
 def test_a_job_that_is_not_ours_any_more_stops_alone(desk: Desk) -> None:
@@ -223,7 +167,6 @@ def test_a_lease_is_kept_by_a_renewal_after_the_lock(desk: Desk) -> None:
     with desk.locked(attempt.job_id):
         desk.keeper.renew_once()
     desk.now += LEASE_S / 3
-    desk.engine.steps += 1
     desk.keeper.renew_once()
     desk.now += LEASE_S - 1
     desk.keeper.drop_expired()
@@ -242,9 +185,9 @@ def test_a_locked_row_holds_up_no_other_claim_and_is_claimed_after_it(desk: Desk
     ids = desk.bench.submit(4)
     with desk.locked(ids[0]):
         first, *others = joined(desk.claim_client.claim, ids)
-        assert [other.result(5).job_id for other in others] == ids[1:]
+        assert [other.result(60).job_id for other in others] == ids[1:]
         assert not first.done()
-    assert first.result(5).job_id == ids[0]
+    assert first.result(60).job_id == ids[0]
 
 
 def test_a_row_that_stays_locked_is_left_to_the_dispatcher(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,9 +208,9 @@ def test_a_locked_row_holds_up_no_other_outcome_and_has_its_own_after_it(desk: D
 
     with desk.locked(ids[0]):
         first, *others = joined(finish, attempts)
-        assert [other.result(5) for other in others] == [True] * 3
+        assert [other.result(60) for other in others] == [True] * 3
         assert not first.done()
-    assert first.result(5) is True
+    assert first.result(60) is True
     assert desk.bench.states(ids) == {JobState.FAILED: 4}
     assert len(desk.bench.query("SELECT job_id FROM job_terminal")) == 4
 
@@ -317,7 +260,6 @@ def test_without_postgres_jobs_stop_when_their_lease_must_be_over(desk: Desk) ->
     desk.keeper.drop_expired()
     assert desk.in_flight.owns(attempt)
     desk.now += 2
-    desk.engine.steps += 1
     desk.keeper.renew_once()
     desk.keeper.drop_expired()
     assert desk.engine.cancelled == [attempt.id]
@@ -326,14 +268,14 @@ def test_without_postgres_jobs_stop_when_their_lease_must_be_over(desk: Desk) ->
 
 @pytest.fixture
 def running(bench: Bench, db: Database) -> Iterator[LeaseKeeper]:
-    claim_client = ClaimClient(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
+    claim_client = ClaimClient(db, owner="w1", queue=bench.queue, lease_s=SHORT_S, stopping=threading.Event())
     in_flight = InFlightAttempts()
-    engine = StubEngine(running=0)
+    engine = StubEngine()
     for job_id in bench.submit(2):
         attempt = claim_client.claim(job_id)
         assert attempt is not None
         in_flight.add(attempt)
-    keeper = LeaseKeeper(claim_client, in_flight, engine, lease_s=0.6)
+    keeper = LeaseKeeper(claim_client, in_flight, engine, lease_s=SHORT_S)
     keeper.start()
     yield keeper
     keeper.stop()
@@ -342,26 +284,29 @@ def running(bench: Bench, db: Database) -> Iterator[LeaseKeeper]:
 def test_the_thread_keeps_leases_alive_until_it_is_stopped(bench: Bench, running: LeaseKeeper) -> None:
     ends = "SELECT max(lease_expires_at) AS at FROM jobs"
     (first,) = bench.query(ends)
-    wait_for(lambda: (bench.query(ends)[0].at - first.at).total_seconds() > 1.2, "two leases' time went by", 10)
+    wait_for(lambda: (bench.query(ends)[0].at - first.at).total_seconds() > 1.5 * SHORT_S, "more than a lease went by")
     assert sweeps.sweep_leases(bench.db).requeued == 0
     running.stop()
-    wait_for(lambda: sweeps.sweep_leases(bench.db).requeued, "the leases ran out", 10)
+    wait_for(lambda: sweeps.sweep_leases(bench.db).requeued, "the leases ran out")
 
 
 def test_the_thread_stops_what_it_could_not_renew(bench: Bench, db: Database) -> None:
-    """A hung engine: the jobs are another worker's when the lease has run out, whatever this one believes."""
+    """Postgres is away: the jobs are another worker's when the lease has run out, whatever this one believes."""
     claim_client = ClaimClient(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
-    in_flight, engine = InFlightAttempts(), StubEngine(running=1)
+    in_flight, engine = InFlightAttempts(), StubEngine()
     attempt = claim_client.claim(*bench.submit(1))
     assert attempt is not None
     in_flight.add(attempt)
-    keeper = LeaseKeeper(claim_client, in_flight, engine, lease_s=0.6)
+    away = Database("postgresql://app@/postgres?host=/nowhere", application_name="tests")
+    renewing = ClaimClient(away, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
+    keeper = LeaseKeeper(renewing, in_flight, engine, lease_s=0.6)
     keeper.start()
     try:
         wait_for(lambda: engine.cancelled == [attempt.id], "the engine is told")
         assert not in_flight.owns(attempt)
     finally:
         keeper.stop()
+        away.close()
 
 
 def test_two_copies_of_a_hint_in_one_claim_are_one_attempt(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
