@@ -29,8 +29,8 @@ DONE: dict[str, Any] = {
     "model_version": 3,
     "model_digest": "d" * 64,
     "queue": {"name": "tiny@3", "position": None},
-    "created_at": ago(7200),
-    "started_at": ago(7100),
+    "created_at": ago(2 * 86_400 + 60),
+    "started_at": ago(2 * 86_400),
     "completed_at": ago(90_000),
     "attempt": 2,
     "max_attempts": 4,
@@ -60,13 +60,13 @@ def test_an_age_is_told_in_its_largest_unit(seconds: float, told: str) -> None:
 
 def test_jobs_one_by_one_and_each_alone() -> None:
     rows = stripped(render.jobs_table([DONE, WAITS]))
-    assert rows[0] == ["job_1", "succeeded", "tiny@3", "2 h ago", "5+7", "11 ms", "100 ms"]
-    assert rows[1] == ["job_1", "queued", "tiny@3", "2 h ago"]
+    assert rows[0] == ["job_1", "succeeded", "tiny@3", "2 d ago", "5+7", "11 ms", "100 ms"]
+    assert rows[1] == ["job_1", "queued", "tiny@3", "2 d ago"]
     assert render.job_facts(DONE).plain.splitlines() == [
         "job         job_1 succeeded",
         "model       tiny@3",
-        "created     2 h ago",
-        "started     2 h ago",
+        "created     2 d ago",
+        "started     2 d ago",
         "ended       1 d ago",
         "attempt     2 of at most 4",
         "tokens      5 + 7",
@@ -78,7 +78,7 @@ def test_jobs_one_by_one_and_each_alone() -> None:
         "job         job_1 queued",
         "model       tiny@3",
         "queue       place 4 in tiny@3",
-        "created     2 h ago",
+        "created     2 d ago",
         "error       poison: it died",
         "contents    are kept no longer",
     ]
