@@ -12,6 +12,7 @@ from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.schema.job_states import FLOW_TASK, JobState
+from tests.producer_api.expected_events import expected_events
 from tests.producer_api.openai.test_answers import CALL, CALLS, THINKS, USAGE, entry, job_of
 from tests.producer_api.responses.test_response_events import ended
 
@@ -37,29 +38,33 @@ def flow_of(text: str, payload: dict[str, Any], **output: Any) -> Job:
     return replace(job_of(text, payload, **output), task=FLOW_TASK)
 
 
+FIELDS_OF_EVERY_STATE = {
+    "id": "resp_1",
+    "object": "response",
+    "created_at": 1795564800,
+    "background": False,
+    "model": "tiny@1",
+    "metadata": {"a": "b"},
+    "previous_response_id": "resp_0",
+    "store": True,
+    "user": "ann",
+    "temperature": 0.2,
+    "top_p": 0.5,
+    "truncated": {"messages": 1},
+    "template": {"id": "p"},
+    "error": None,
+    "incomplete_details": None,
+}
+
+
 def test_a_whole_response() -> None:
     payload = {"sampling": {"temperature": 0.2, "seed": 1}, "truncated": {"messages": 1}, "template": {"id": "p"}}
     job = replace(job_of("Hi.", payload), metadata={"a": "b"})
     request = {"user": "ann", "temperature": 1.0, "top_p": 0.5, "listed": [], "answered": ["mcpr_1"]}
     row = StoredResponse("job_1", "resp_0", is_stored=True, is_background=False, request=request)
-    assert response_object(job, row) == {
-        "id": "resp_1",
-        "object": "response",
-        "created_at": 1795564800,
+    assert response_object(job, row) == FIELDS_OF_EVERY_STATE | {
         "status": "completed",
-        "background": False,
-        "model": "tiny@1",
-        "metadata": {"a": "b"},
-        "previous_response_id": "resp_0",
-        "store": True,
-        "user": "ann",
-        "temperature": 0.2,
-        "top_p": 0.5,
-        "truncated": {"messages": 1},
-        "template": {"id": "p"},
         "completed_at": 1795564800,
-        "error": None,
-        "incomplete_details": None,
         "output": [
             {
                 "id": "msg_1",
@@ -78,24 +83,9 @@ def test_a_whole_response() -> None:
         },
         "job": {"id": "job_1", "version": 1, "status": "succeeded", "attempt": 1, "error": None},
     }
-    assert initial_object(job, row, "queued") == {
-        "id": "resp_1",
-        "object": "response",
-        "created_at": 1795564800,
+    assert initial_object(job, row, "queued") == FIELDS_OF_EVERY_STATE | {
         "status": "queued",
-        "background": False,
-        "model": "tiny@1",
-        "metadata": {"a": "b"},
-        "previous_response_id": "resp_0",
-        "store": True,
-        "user": "ann",
-        "temperature": 0.2,
-        "top_p": 0.5,
-        "truncated": {"messages": 1},
-        "template": {"id": "p"},
         "completed_at": None,
-        "error": None,
-        "incomplete_details": None,
         "output": [],
         "usage": None,
     }
@@ -139,123 +129,15 @@ def test_an_error_has_a_code_of_openai() -> None:
 
 
 def test_the_events_of_an_answer_with_logprobs_and_citations() -> None:
+    expected = expected_events(__file__, "cited_answer")
     cited = [{"type": "file_citation", "index": 0}, {"type": "file_citation", "index": 2}]
     told = [entry("Hi"), entry(" all")]
     job = job_of("Hi all", logprobs=told, annotations=cited)
     builder = ResponseEventBuilder(job, row_of())
-    assert shown(builder.opening()) == [
-        {"type": "response.created", "sequence_number": 0, "response": "in_progress"},
-        {"type": "response.in_progress", "sequence_number": 1, "response": "in_progress"},
-    ]
+    assert shown(builder.opening()) == expected["opening"]
     assert [*builder.add_text("Hi", told[:1])] == []
-    assert [*builder.add_text(" all", told[1:])] == [
-        {
-            "type": "response.output_item.added",
-            "sequence_number": 2,
-            "output_index": 0,
-            "item": {"id": "msg_1", "type": "message", "status": "in_progress", "role": "assistant", "content": []},
-        },
-        {
-            "type": "response.content_part.added",
-            "sequence_number": 3,
-            "item_id": "msg_1",
-            "output_index": 0,
-            "content_index": 0,
-            "part": {"type": "output_text", "text": "", "annotations": [], "logprobs": []},
-        },
-        {
-            "type": "response.output_text.delta",
-            "sequence_number": 4,
-            "item_id": "msg_1",
-            "output_index": 0,
-            "content_index": 0,
-            "delta": "Hi ",
-            "logprobs": [
-                {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []},
-                {"token": " all", "logprob": -0.5, "bytes": [32, 97, 108, 108], "top_logprobs": []},
-            ],
-        },
-        {
-            "type": "response.output_text.delta",
-            "sequence_number": 5,
-            "item_id": "msg_1",
-            "output_index": 0,
-            "content_index": 0,
-            "delta": "all",
-            "logprobs": [],
-        },
-    ]
-    assert shown(builder.end(job, is_text_complete=True)) == [
-        {
-            "type": "response.output_text.annotation.added",
-            "sequence_number": 6,
-            "item_id": "msg_1",
-            "output_index": 0,
-            "content_index": 0,
-            "annotation_index": 0,
-            "annotation": {"type": "file_citation", "index": 0},
-        },
-        {
-            "type": "response.output_text.annotation.added",
-            "sequence_number": 7,
-            "item_id": "msg_1",
-            "output_index": 0,
-            "content_index": 0,
-            "annotation_index": 1,
-            "annotation": {"type": "file_citation", "index": 2},
-        },
-        {
-            "type": "response.output_text.done",
-            "sequence_number": 8,
-            "item_id": "msg_1",
-            "output_index": 0,
-            "content_index": 0,
-            "text": "Hi all",
-            "logprobs": [
-                {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []},
-                {"token": " all", "logprob": -0.5, "bytes": [32, 97, 108, 108], "top_logprobs": []},
-            ],
-        },
-        {
-            "type": "response.content_part.done",
-            "sequence_number": 9,
-            "item_id": "msg_1",
-            "output_index": 0,
-            "content_index": 0,
-            "part": {
-                "type": "output_text",
-                "text": "Hi all",
-                "annotations": [{"type": "file_citation", "index": 0}, {"type": "file_citation", "index": 2}],
-                "logprobs": [
-                    {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []},
-                    {"token": " all", "logprob": -0.5, "bytes": [32, 97, 108, 108], "top_logprobs": []},
-                ],
-            },
-        },
-        {
-            "type": "response.output_item.done",
-            "sequence_number": 10,
-            "output_index": 0,
-            "item": {
-                "id": "msg_1",
-                "type": "message",
-                "status": "completed",
-                "role": "assistant",
-                "content": [
-                    {
-                        "type": "output_text",
-                        "text": "Hi all",
-                        "annotations": [{"type": "file_citation", "index": 0}, {"type": "file_citation", "index": 2}],
-                        "logprobs": [
-                            {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []},
-                            {"token": " all", "logprob": -0.5, "bytes": [32, 97, 108, 108], "top_logprobs": []},
-                        ],
-                    }
-                ],
-            },
-        },
-        {"type": "response.completed", "sequence_number": 11, "response": "completed"},
-    ]
+    assert [*builder.add_text(" all", told[1:])] == expected["text"]
+    assert shown(builder.end(job, is_text_complete=True)) == expected["end"]
 
 
 @pytest.mark.parametrize("summary", [None, "detailed"])
@@ -299,7 +181,8 @@ def test_the_events_of_reasoning(summary: str | None) -> None:
 def test_the_events_of_a_call_of_a_namespace() -> None:
     tools = [{"type": "function", "name": "sky"}, {"type": "namespace", "name": "sky", "tools": []}]
     said = 'Hm\n{"name": "sky__f", "arguments": {"a": 1}}'
-    job = job_of(said, CALLS | {"input": CALLS["input"] | {"tools": [{"function": {"name": "sky__f"}}]}}, "tool_calls")
+    payload = CALLS | {"input": CALLS["input"] | {"tools": [{"function": {"name": "sky__f"}}]}}
+    job = job_of(said, payload, "tool_calls")
     builder = ResponseEventBuilder(job, row_of(tools=tools))
     list(builder.opening())
     list(builder.add_text(said))
@@ -334,7 +217,7 @@ def test_the_events_of_a_call_of_a_namespace() -> None:
             },
         },
     ]
-    cut = replace(job, output={**job.output, "finish_reason": "length"})  # type: ignore[dict-item] # it has an output
+    cut = job_of(said, payload, "length")
     assert [(one["type"], one["status"]) for one in output_items(cut, row_of(tools=tools))] == [
         ("message", "completed"),
         ("function_call", "incomplete"),
@@ -349,61 +232,16 @@ def searching(**output: Any) -> Job:
 
 
 def test_the_events_of_a_search() -> None:
+    expected = expected_events(__file__, "file_search")
     job = searching()
     passage = {"file_id": "f", "filename": "a.md", "score": 0.5, "text": "Oats", "attributes": {"a": 1}}
     builder = ResponseEventBuilder(job, row_of())
-    assert shown(builder.opening()) == [
-        {"type": "response.created", "sequence_number": 0, "response": "in_progress"},
-        {"type": "response.in_progress", "sequence_number": 1, "response": "in_progress"},
-        {
-            "type": "response.output_item.added",
-            "sequence_number": 2,
-            "output_index": 0,
-            "item": {
-                "id": "fs_1",
-                "type": "file_search_call",
-                "status": "in_progress",
-                "queries": ["Which?"],
-                "results": None,
-            },
-        },
-        {"type": "response.file_search_call.in_progress", "sequence_number": 3, "item_id": "fs_1", "output_index": 0},
-        {"type": "response.file_search_call.searching", "sequence_number": 4, "item_id": "fs_1", "output_index": 0},
-    ]
+    assert shown(builder.opening()) == expected["opening"]
     builder.set_found([{**passage, "place": {"page": 2}, "more": 1}])
-    assert [*builder.searched(), *builder.searched()] == [
-        {"type": "response.file_search_call.completed", "sequence_number": 5, "item_id": "fs_1", "output_index": 0},
-        {
-            "type": "response.output_item.done",
-            "sequence_number": 6,
-            "output_index": 0,
-            "item": {
-                "id": "fs_1",
-                "type": "file_search_call",
-                "status": "completed",
-                "queries": ["Which?"],
-                "results": [
-                    {
-                        "file_id": "f",
-                        "filename": "a.md",
-                        "score": 0.5,
-                        "text": "Oats",
-                        "attributes": None,
-                        "place": {"page": 2},
-                    }
-                ],
-            },
-        },
-    ]
+    assert [*builder.searched(), *builder.searched()] == expected["searched"]
     events = [*builder.add_text("Oats."), *builder.end(job, is_text_complete=True)]
     assert [(one["sequence_number"], one.get("output_index")) for one in events] == [
-        (7, 1),
-        (8, 1),
-        (9, 1),
-        (10, 1),
-        (11, 1),
-        (12, 1),
-        (13, 1),
+        *((number, 1) for number in range(7, 14)),
         (14, None),
     ]
     assert events[-1]["response"]["output"][0]["results"] == [
@@ -412,224 +250,22 @@ def test_the_events_of_a_search() -> None:
 
 
 def test_the_events_of_calls_of_the_server() -> None:
+    expected = expected_events(__file__, "server_calls")
     job = flow_of("Seven.", TURNS)
     builder = ResponseEventBuilder(job, row_of(listed=LISTED))
-    assert shown(builder.opening()) == [
-        {"type": "response.created", "sequence_number": 0, "response": "in_progress"},
-        {"type": "response.in_progress", "sequence_number": 1, "response": "in_progress"},
-        {
-            "type": "response.output_item.added",
-            "sequence_number": 2,
-            "output_index": 0,
-            "item": {"id": "mcpl_1", "type": "mcp_list_tools", "server_label": "S", "tools": [], "error": None},
-        },
-        {"type": "response.mcp_list_tools.in_progress", "sequence_number": 3, "item_id": "mcpl_1", "output_index": 0},
-        {"type": "response.mcp_list_tools.completed", "sequence_number": 4, "item_id": "mcpl_1", "output_index": 0},
-        {
-            "type": "response.output_item.done",
-            "sequence_number": 5,
-            "output_index": 0,
-            "item": {
-                "id": "mcpl_1",
-                "type": "mcp_list_tools",
-                "server_label": "S",
-                "tools": [{"name": "find"}, {"name": "f"}],
-                "error": None,
-            },
-        },
-    ]
+    assert shown(builder.opening()) == expected["opening"]
     one, two = TurnCall(0, "call_0", "job_2", "s__find", "{}"), TurnCall(1, "call_1", "job_3", "own", "[]")
     turn = TurnEnded({"text": f"Hm {CALLED}", "tool_calls": [{}, {}]}, (one, two))
     list(builder.add_text("Hm "))
-    assert shown(builder.turn_ended(turn)) == [
-        {
-            "type": "response.output_text.delta",
-            "sequence_number": 9,
-            "item_id": "msg_1_1",
-            "output_index": 1,
-            "content_index": 0,
-            "delta": " ",
-            "logprobs": [],
-        },
-        {
-            "type": "response.output_text.done",
-            "sequence_number": 10,
-            "item_id": "msg_1_1",
-            "output_index": 1,
-            "content_index": 0,
-            "text": "Hm ",
-            "logprobs": [],
-        },
-        {
-            "type": "response.content_part.done",
-            "sequence_number": 11,
-            "item_id": "msg_1_1",
-            "output_index": 1,
-            "content_index": 0,
-            "part": {"type": "output_text", "text": "Hm ", "annotations": []},
-        },
-        {
-            "type": "response.output_item.done",
-            "sequence_number": 12,
-            "output_index": 1,
-            "item": {
-                "id": "msg_1_1",
-                "type": "message",
-                "status": "completed",
-                "role": "assistant",
-                "content": [{"type": "output_text", "text": "Hm ", "annotations": []}],
-            },
-        },
-        {
-            "type": "response.output_item.added",
-            "sequence_number": 13,
-            "output_index": 2,
-            "item": {
-                "id": "mcp_1_2",
-                "type": "mcp_call",
-                "server_label": "S",
-                "name": "find",
-                "arguments": "",
-                "output": None,
-                "error": None,
-                "status": "in_progress",
-                "approval_request_id": None,
-            },
-        },
-        {"type": "response.mcp_call.in_progress", "sequence_number": 14, "item_id": "mcp_1_2", "output_index": 2},
-        {
-            "type": "response.mcp_call_arguments.delta",
-            "sequence_number": 15,
-            "item_id": "mcp_1_2",
-            "output_index": 2,
-            "delta": "{}",
-        },
-        {
-            "type": "response.mcp_call_arguments.done",
-            "sequence_number": 16,
-            "item_id": "mcp_1_2",
-            "output_index": 2,
-            "arguments": "{}",
-        },
-        {
-            "type": "response.output_item.added",
-            "sequence_number": 17,
-            "output_index": 3,
-            "item": {
-                "id": "mcp_1_3",
-                "type": "mcp_call",
-                "server_label": "headrace",
-                "name": "own",
-                "arguments": "",
-                "output": None,
-                "error": None,
-                "status": "in_progress",
-                "approval_request_id": None,
-            },
-        },
-        {"type": "response.mcp_call.in_progress", "sequence_number": 18, "item_id": "mcp_1_3", "output_index": 3},
-        {
-            "type": "response.mcp_call_arguments.delta",
-            "sequence_number": 19,
-            "item_id": "mcp_1_3",
-            "output_index": 3,
-            "delta": "[]",
-        },
-        {
-            "type": "response.mcp_call_arguments.done",
-            "sequence_number": 20,
-            "item_id": "mcp_1_3",
-            "output_index": 3,
-            "arguments": "[]",
-        },
-    ]
-    assert shown(builder.call_ended(CallEnded(two, "no", True))) == [
-        {"type": "response.mcp_call.failed", "sequence_number": 21, "item_id": "mcp_1_3", "output_index": 3},
-        {
-            "type": "response.output_item.done",
-            "sequence_number": 22,
-            "output_index": 3,
-            "item": {
-                "id": "mcp_1_3",
-                "type": "mcp_call",
-                "server_label": "headrace",
-                "name": "own",
-                "arguments": "[]",
-                "output": None,
-                "error": {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": "no"}]},
-                "status": "failed",
-                "approval_request_id": None,
-            },
-        },
-    ]
-    assert shown(builder.call_ended(CallEnded(one, "7", False))) == [
-        {"type": "response.mcp_call.completed", "sequence_number": 23, "item_id": "mcp_1_2", "output_index": 2},
-        {
-            "type": "response.output_item.done",
-            "sequence_number": 24,
-            "output_index": 2,
-            "item": {
-                "id": "mcp_1_2",
-                "type": "mcp_call",
-                "server_label": "S",
-                "name": "find",
-                "arguments": "{}",
-                "output": "7",
-                "error": None,
-                "status": "completed",
-                "approval_request_id": None,
-            },
-        },
-    ]
+    assert shown(builder.turn_ended(turn)) == expected["turn_ended"]
+    assert shown(builder.call_ended(CallEnded(two, "no", True))) == expected["failed_call_ended"]
+    assert shown(builder.call_ended(CallEnded(one, "7", False))) == expected["call_ended"]
     events = [*builder.add_text("Seven."), *builder.end(job, is_text_complete=True)]
-    assert events[-1]["response"]["output"] == [
-        {
-            "id": "mcpl_1",
-            "type": "mcp_list_tools",
-            "server_label": "S",
-            "tools": [{"name": "find"}, {"name": "f"}],
-            "error": None,
-        },
-        {
-            "id": "msg_1_1",
-            "type": "message",
-            "status": "completed",
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": 'Hm {"name": "s__find", "arguments": {}}', "annotations": []}],
-        },
-        {
-            "id": "mcp_1_2",
-            "type": "mcp_call",
-            "server_label": "S",
-            "name": "find",
-            "arguments": "{}",
-            "output": "7",
-            "error": None,
-            "status": "completed",
-            "approval_request_id": None,
-        },
-        {
-            "id": "mcp_1_3",
-            "type": "mcp_call",
-            "server_label": "headrace",
-            "name": "own",
-            "arguments": "[]",
-            "output": None,
-            "error": {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": "no"}]},
-            "status": "failed",
-            "approval_request_id": None,
-        },
-        {
-            "id": "msg_1_4",
-            "type": "message",
-            "status": "completed",
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": "Seven.", "annotations": []}],
-        },
-    ]
+    assert events[-1]["response"]["output"] == expected["output"]
 
 
 def test_the_last_calls_are_asked_for_or_have_failed() -> None:
+    expected = expected_events(__file__, "last_calls")
     names = ("s__find", "file_search", "s__f", "own")
     calls: list[dict[str, Any]] = [{"id": name, "function": {"name": name, "arguments": "{}"}} for name in names]
     calls[2]["fault"] = "the arguments do not match"
@@ -637,84 +273,7 @@ def test_the_last_calls_are_asked_for_or_have_failed() -> None:
     builder = ResponseEventBuilder(job, row_of(listed=LISTED))
     list(builder.opening())
     list(builder.add_text(CALLED))
-    assert shown(builder.end(job, is_text_complete=True)) == [
-        {
-            "type": "response.output_item.added",
-            "sequence_number": 6,
-            "output_index": 1,
-            "item": {
-                "id": "mcp_1_1",
-                "type": "mcp_call",
-                "server_label": "S",
-                "name": "f",
-                "arguments": "",
-                "output": None,
-                "error": None,
-                "status": "in_progress",
-                "approval_request_id": None,
-            },
-        },
-        {"type": "response.mcp_call.in_progress", "sequence_number": 7, "item_id": "mcp_1_1", "output_index": 1},
-        {
-            "type": "response.mcp_call_arguments.delta",
-            "sequence_number": 8,
-            "item_id": "mcp_1_1",
-            "output_index": 1,
-            "delta": "{}",
-        },
-        {
-            "type": "response.mcp_call_arguments.done",
-            "sequence_number": 9,
-            "item_id": "mcp_1_1",
-            "output_index": 1,
-            "arguments": "{}",
-        },
-        {"type": "response.mcp_call.failed", "sequence_number": 10, "item_id": "mcp_1_1", "output_index": 1},
-        {
-            "type": "response.output_item.done",
-            "sequence_number": 11,
-            "output_index": 1,
-            "item": {
-                "id": "mcp_1_1",
-                "type": "mcp_call",
-                "server_label": "S",
-                "name": "f",
-                "arguments": "{}",
-                "output": None,
-                "error": {
-                    "type": "mcp_tool_execution_error",
-                    "content": [{"type": "text", "text": "Error: the arguments do not match"}],
-                },
-                "status": "failed",
-                "approval_request_id": None,
-            },
-        },
-        {
-            "type": "response.output_item.added",
-            "sequence_number": 12,
-            "output_index": 2,
-            "item": {
-                "id": "mcpr_1_2",
-                "type": "mcp_approval_request",
-                "server_label": "S",
-                "name": "find",
-                "arguments": "{}",
-            },
-        },
-        {
-            "type": "response.output_item.done",
-            "sequence_number": 13,
-            "output_index": 2,
-            "item": {
-                "id": "mcpr_1_2",
-                "type": "mcp_approval_request",
-                "server_label": "S",
-                "name": "find",
-                "arguments": "{}",
-            },
-        },
-        {"type": "response.completed", "sequence_number": 14, "response": "completed"},
-    ]
+    assert shown(builder.end(job, is_text_complete=True)) == expected["end"]
 
 
 def test_a_response_that_begins_with_calls_says_which_approvals_they_have() -> None:
