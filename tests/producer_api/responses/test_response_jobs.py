@@ -1,4 +1,4 @@
-"""The jobs and rows that requests for a response become, whole, and what is said of the others. No server."""
+"""The jobs and rows that requests for a response become, whole. No server."""
 
 from typing import Any
 
@@ -12,29 +12,11 @@ from producer_api.responses.response_items import (
     read_items,
     references_of,
 )
-from producer_api.responses.response_request import ResponseContext, ResponseRequest, to_job
+from producer_api.responses.response_request import ResponseContext
 from prompts.prompt_template import FilledTemplate
 from store.errors import InvalidRequest
 from store.payloads.prompt_reference import PromptUse
-
-ASKED: dict[str, Any] = {"model": "m", "input": "hi"}
-FUNCTION: dict[str, Any] = {"type": "function", "name": "f"}
-SEARCH: dict[str, Any] = {"type": "file_search", "vector_store_ids": ["vs_1"]}
-WEB: dict[str, Any] = {"type": "web_search_preview"}
-CALL: dict[str, Any] = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
-MCP: dict[str, Any] = {"type": "mcp_call", "server_label": "s", "name": "g", "arguments": "{}"}
-
-
-def prepared(changes: dict[str, Any], context: ResponseContext | None = None) -> Any:
-    return to_job(ResponseRequest.model_validate(ASKED | changes), context or ResponseContext())
-
-
-def said(*parts: Any, **fields: Any) -> dict[str, Any]:
-    return {"input": [{"role": "user", "content": [*parts]} | fields]}
-
-
-def form(**fields: Any) -> dict[str, Any]:
-    return {"text": {"format": fields}}
+from tests.producer_api.responses.response_requests import CALL, FUNCTION, MCP, WEB, form, prepared
 
 
 def items(*given: dict[str, Any]) -> tuple[InputItem, ...]:
@@ -65,82 +47,67 @@ def given(job: Any) -> dict[str, Any]:
 
 
 DONE = {"status": "completed"}
-
-
-def test_items_are_stored_with_their_known_fields() -> None:
-    parts = [
-        {"type": "input_text", "text": "a"},
-        {"type": "input_image", "image_url": "https://x.example/a.png", "detail": "low", "more": 1},
-        {"type": "input_text", "text": "b"},
-        {"type": "input_image", "file_id": "file_1"},
-    ]
-    thought = {
-        "summary": [{"type": "summary_text", "text": "Hm"}],
-        "content": [{"type": "reasoning_text", "text": "x"}],
-    }
-    no = [{"type": "output_text", "text": "Well"}, {"type": "refusal", "refusal": ", no."}]
-    error = {"content": [{"text": "bad"}, {"text": "luck"}]}
-    found = read_items(
-        items(
-            {"role": "developer", "content": "In Latin.", "more": 1},
-            {"type": "message", "role": "user", "content": parts},
-            {"type": "reasoning", **thought},
-            {"type": "reasoning", "summary": []},
-            {**CALL, "namespace": "sky", "more": 1},
-            CALL,
-            {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "2"}, no[0]]},
-            {"role": "assistant", "content": no},
-            {"role": "assistant", "content": None},
-            {"type": "file_search_call", "queries": ["q"], "results": []},
-            {"type": "mcp_list_tools", "server_label": "s", "tools": [{"name": "x"}]},
-            {**MCP, "output": "7"},
-            {**MCP, "error": error},
-            {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": False, "reason": ""},
-        ),
-        {},
-    )
-    assert bare(found) == [
-        {"type": "message", **DONE, "role": "developer", "content": [{"type": "input_text", "text": "In Latin."}]},
+PARTS = [
+    {"type": "input_text", "text": "a"},
+    {"type": "input_image", "image_url": "https://x.example/a.png", "detail": "low", "more": 1},
+    {"type": "input_text", "text": "b"},
+    {"type": "input_image", "file_id": "file_1"},
+]
+STORED_PARTS = [
+    PARTS[0],
+    {"type": "input_image", "detail": "low", "image_url": "https://x.example/a.png"},
+    PARTS[2],
+    {"type": "input_image", "detail": "auto", "file_id": "file_1"},
+]
+THOUGHT = {
+    "summary": [{"type": "summary_text", "text": "Hm"}],
+    "content": [{"type": "reasoning_text", "text": "x"}],
+}
+REFUSAL = [{"type": "output_text", "text": "Well"}, {"type": "refusal", "refusal": ", no."}]
+MCP_ERROR = {"content": [{"text": "bad"}, {"text": "luck"}]}
+MESSAGE = {"type": "message", **DONE}
+OUTPUT = {"type": "function_call_output", "call_id": "c1"}
+APPROVAL = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": False}
+SENT_AND_STORED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {"role": "developer", "content": "In Latin.", "more": 1},
+        {**MESSAGE, "role": "developer", "content": [{"type": "input_text", "text": "In Latin."}]},
+    ),
+    ({"type": "message", "role": "user", "content": PARTS}, {**MESSAGE, "role": "user", "content": STORED_PARTS}),
+    ({"type": "reasoning", **THOUGHT}, {"type": "reasoning", **DONE, **THOUGHT}),
+    ({"type": "reasoning", "summary": []}, {"type": "reasoning", **DONE, "summary": [], "content": []}),
+    ({**CALL, "namespace": "sky", "more": 1}, {**CALL, **DONE, "namespace": "sky"}),
+    (CALL, {**CALL, **DONE}),
+    ({**OUTPUT, "output": [{"type": "input_text", "text": "2"}, REFUSAL[0]]}, {**OUTPUT, **DONE, "output": "2Well"}),
+    (
+        {"role": "assistant", "content": REFUSAL},
         {
-            "type": "message",
-            **DONE,
-            "role": "user",
-            "content": [
-                parts[0],
-                {"type": "input_image", "detail": "low", "image_url": "https://x.example/a.png"},
-                parts[2],
-                {"type": "input_image", "detail": "auto", "file_id": "file_1"},
-            ],
-        },
-        {"type": "reasoning", **DONE, **thought},
-        {"type": "reasoning", **DONE, "summary": [], "content": []},
-        {**CALL, **DONE, "namespace": "sky"},
-        {**CALL, **DONE},
-        {"type": "function_call_output", **DONE, "call_id": "c1", "output": "2Well"},
-        {
-            "type": "message",
-            **DONE,
+            **MESSAGE,
             "role": "assistant",
             "content": [{"type": "output_text", "text": "Well, no.", "annotations": []}],
         },
-        {
-            "type": "message",
-            **DONE,
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": "", "annotations": []}],
-        },
+    ),
+    (
+        {"role": "assistant", "content": None},
+        {**MESSAGE, "role": "assistant", "content": [{"type": "output_text", "text": "", "annotations": []}]},
+    ),
+    (
+        {"type": "file_search_call", "queries": ["q"], "results": []},
         {"type": "file_search_call", **DONE, "queries": ["q"], "results": None},
+    ),
+    (
+        {"type": "mcp_list_tools", "server_label": "s", "tools": [{"name": "x"}]},
         {"type": "mcp_list_tools", **DONE, "server_label": "s", "tools": []},
-        {**MCP, **DONE, "output": "7", "error": None},
-        {**MCP, **DONE, "output": None, "error": error},
-        {
-            "type": "mcp_approval_response",
-            **DONE,
-            "approval_request_id": "mcpr_1",
-            "approve": False,
-            "reason": None,
-        },
-    ]
+    ),
+    ({**MCP, "output": "7"}, {**MCP, **DONE, "output": "7", "error": None}),
+    ({**MCP, "error": MCP_ERROR}, {**MCP, **DONE, "output": None, "error": MCP_ERROR}),
+    ({**APPROVAL, "reason": ""}, {**APPROVAL, **DONE, "reason": None}),
+]
+
+
+def test_items_are_stored_with_their_known_fields() -> None:
+    found = read_items(items(*(sent for sent, _ in SENT_AND_STORED)), {})
+    assert bare(found) == [stored for _, stored in SENT_AND_STORED]
     assert [place for place, _ in images_in(found)] == ["items[1].content[1]", "items[1].content[3]"]
 
 
@@ -156,66 +123,61 @@ def test_a_reference_stands_for_the_item_of_an_answer() -> None:
         read_items(items({"id": "msg_1"}), {}, "items")
 
 
+SUMMARISED = {
+    "type": "reasoning",
+    "summary": [{"type": "summary_text", "text": "m"}],
+    "content": [{"type": "reasoning_text", "text": "H"}],
+}
+CONVERSATION: list[dict[str, Any]] = [
+    {"role": "developer", "content": "In Latin."},
+    {"role": "user", "content": "a"},
+    {"role": "system", "content": "Loud."},
+    SUMMARISED,
+    {**CALL, "namespace": "sky"},
+    {**CALL, "call_id": "c2"},
+    {"type": "function_call_output", "call_id": "c1", "output": "1"},
+    SUMMARISED,
+    {"role": "user", "content": "b"},
+    {"role": "assistant", "content": "c"},
+    {"role": "assistant", "content": "d"},
+    CALL,
+    {"type": "file_search_call", "queries": ["q"]},
+    {"type": "mcp_list_tools", "server_label": "s"},
+    {**MCP, "server_label": "my s", "name": "find.all", "output": "7"},
+    {**MCP, "name": "g" * 80, "error": MCP_ERROR},
+]
+ASKED_FOR: dict[str, Any] = {"type": "mcp_approval_request", "server_label": "s", "name": "f", "arguments": "{}"}
+APPROVALS: list[dict[str, Any]] = [
+    {"id": "mcpr_1", **ASKED_FOR},
+    {"id": "mcpr_2", **ASKED_FOR},
+    {"id": "mcpa_1", "type": "mcp_approval_response"},
+    {"id": "mcp_9", **MCP, "approval_request_id": "mcpr_1", "output": ""},
+]
+
+
+def called(**names: str) -> dict[str, Any]:
+    """The message of the assistant with a call of each function, by the id of the call."""
+    calls = [{"id": key, "function": {"name": name, "arguments": "{}"}} for key, name in names.items()]
+    return {"role": "assistant", "tool_calls": calls}
+
+
 def test_items_become_messages() -> None:
-    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "m"}]}
-    thought |= {"content": [{"type": "reasoning_text", "text": "H"}]}
-    asked = {"id": "mcpr_1", "type": "mcp_approval_request", "server_label": "s", "name": "f", "arguments": "{}"}
-    approved = {"id": "mcp_9", **MCP, "approval_request_id": "mcpr_1", "output": ""}
-    before = read_items(
-        items(
-            {"role": "developer", "content": "In Latin."},
-            {"role": "user", "content": "a"},
-            {"role": "system", "content": "Loud."},
-            thought,
-            {**CALL, "namespace": "sky"},
-            {**CALL, "call_id": "c2"},
-            {"type": "function_call_output", "call_id": "c1", "output": "1"},
-            thought,
-            {"role": "user", "content": "b"},
-            {"role": "assistant", "content": "c"},
-            {"role": "assistant", "content": "d"},
-            CALL,
-            {"type": "file_search_call", "queries": ["q"]},
-            {"type": "mcp_list_tools", "server_label": "s"},
-            {**MCP, "server_label": "my s", "name": "find.all", "output": "7"},
-            {**MCP, "name": "g" * 80, "error": {"content": [{"text": "bad"}, {"text": "luck"}]}},
-        ),
-        {},
-    )
+    before = read_items(items(*CONVERSATION), {})
     one, two = before[-2]["id"], before[-1]["id"]
-    answered = {"id": "mcpa_1", "type": "mcp_approval_response"}
-    last = [asked, {**asked, "id": "mcpr_2"}, answered, approved, message("user", "so?")]
-    assert messages_of("Go.", [*before, *last]) == [
+    assert messages_of("Go.", [*before, *APPROVALS, message("user", "so?")]) == [
         {"role": "system", "content": "Go.\n\nIn Latin."},
         {"role": "user", "content": "a"},
         {"role": "system", "content": "Loud."},
-        {
-            "role": "assistant",
-            "reasoning_content": "Hm",
-            "tool_calls": [
-                {"id": "c1", "function": {"name": "sky__f", "arguments": "{}"}},
-                {"id": "c2", "function": {"name": "f", "arguments": "{}"}},
-            ],
-        },
+        {**called(c1="sky__f", c2="f"), "reasoning_content": "Hm"},
         {"role": "tool", "tool_call_id": "c1", "content": "1"},
         {"role": "user", "content": "b"},
         {"role": "assistant", "content": "c"},
-        {
-            "role": "assistant",
-            "content": "d",
-            "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": "{}"}}],
-        },
-        {"role": "assistant", "tool_calls": [{"id": one, "function": {"name": "my_s__find_all", "arguments": "{}"}}]},
+        {**called(c1="f"), "content": "d"},
+        called(**{one: "my_s__find_all"}),
         {"role": "tool", "tool_call_id": one, "content": "7"},
-        {"role": "assistant", "tool_calls": [{"id": two, "function": {"name": f"s__{'g' * 61}", "arguments": "{}"}}]},
+        called(**{two: f"s__{'g' * 61}"}),
         {"role": "tool", "tool_call_id": two, "content": "bad\nluck"},
-        {
-            "role": "assistant",
-            "tool_calls": [
-                {"id": "mcpr_1", "function": {"name": "s__f", "arguments": "{}"}},
-                {"id": "mcpr_2", "function": {"name": "s__f", "arguments": "{}"}},
-            ],
-        },
+        called(mcpr_1="s__f", mcpr_2="s__f"),
         {"role": "tool", "tool_call_id": "mcpr_1", "content": "no result"},
         {
             "role": "tool",
@@ -224,7 +186,7 @@ def test_items_become_messages() -> None:
         },
         {"role": "user", "content": "so?"},
     ]
-    after = read_items(items({**thought}, MCP, {"role": "assistant", "content": "So."}), {})
+    after = read_items(items(SUMMARISED, MCP, {"role": "assistant", "content": "So."}), {})
     assert messages_of(None, after)[-1] == {"role": "assistant", "content": "So."}
     assert messages_of(None, [message("user", "hi")]) == [{"role": "user", "content": "hi"}]
 
@@ -258,43 +220,44 @@ ROW = {
 }
 
 
-def test_every_field_of_a_request_has_its_place_in_the_job_and_the_row() -> None:
-    shape = {"type": "json_schema", "name": "n", "schema": {"b": 1, "a": 2}, "strict": True}
-    inner = {"type": "function", "name": "g", "description": "d"}
-    asked: dict[str, Any] = {
-        "instructions": "Be brief.",
-        "background": True,
-        "max_output_tokens": 7,
-        "temperature": 0.5,
-        "top_p": 0.25,
-        "top_logprobs": 2,
-        "text": {"format": {**shape, "more": 1}, "verbosity": "medium", "more": 1},
-        "reasoning": {"effort": "low", "summary": "auto", "max_tokens": 9},
-        "tools": [{**FUNCTION, "strict": True, "more": 1}, WEB, {"type": "namespace", "name": "sky", "tools": [inner]}],
-        "tool_choice": {"type": "function", "name": "g", "namespace": "sky"},
-        "parallel_tool_calls": False,
-        "max_tool_calls": 3,
-        "truncation": "auto",
-        "metadata": {"a": 1},
-        "service_tier": "fast",
-        "user": "ann",
-        "safety_identifier": "mia",
-        "prompt_cache_key": "k",
-        "top_k": -1,
-        "seed": 3,
-        "stop": "END",
-        "presence_penalty": 0.1,
-        "frequency_penalty": 0.2,
-        "repetition_penalty": 1.1,
-        "min_p": 0.1,
-        "stop_token_ids": [1],
-        "logit_bias": {"7": 1},
-        "bad_words": ["x"],
-        "chat_template_kwargs": {"a": 1},
-        "job": {"priority": 2, "max_attempts": 1},
-    }
-    made = prepared(asked)
-    job = given(made.job)
+SHAPE = {"type": "json_schema", "name": "n", "schema": {"b": 1, "a": 2}, "strict": True}
+INNER = {"type": "function", "name": "g", "description": "d"}
+EVERY_FIELD: dict[str, Any] = {
+    "instructions": "Be brief.",
+    "background": True,
+    "max_output_tokens": 7,
+    "temperature": 0.5,
+    "top_p": 0.25,
+    "top_logprobs": 2,
+    "text": {"format": {**SHAPE, "more": 1}, "verbosity": "medium", "more": 1},
+    "reasoning": {"effort": "low", "summary": "auto", "max_tokens": 9},
+    "tools": [{**FUNCTION, "strict": True, "more": 1}, WEB, {"type": "namespace", "name": "sky", "tools": [INNER]}],
+    "tool_choice": {"type": "function", "name": "g", "namespace": "sky"},
+    "parallel_tool_calls": False,
+    "max_tool_calls": 3,
+    "truncation": "auto",
+    "metadata": {"a": 1},
+    "service_tier": "fast",
+    "user": "ann",
+    "safety_identifier": "mia",
+    "prompt_cache_key": "k",
+    "top_k": -1,
+    "seed": 3,
+    "stop": "END",
+    "presence_penalty": 0.1,
+    "frequency_penalty": 0.2,
+    "repetition_penalty": 1.1,
+    "min_p": 0.1,
+    "stop_token_ids": [1],
+    "logit_bias": {"7": 1},
+    "bad_words": ["x"],
+    "chat_template_kwargs": {"a": 1},
+    "job": {"priority": 2, "max_attempts": 1},
+}
+
+
+def test_every_field_of_a_request_has_its_place_in_the_job() -> None:
+    job = given(prepared(EVERY_FIELD).job)
     assert job.pop("input") == {
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}],
         "tools": [
@@ -332,7 +295,10 @@ def test_every_field_of_a_request_has_its_place_in_the_job_and_the_row() -> None
         "priority": 2,
         "max_attempts": 1,
     }
-    row = made.response
+
+
+def test_every_field_that_is_shown_again_has_its_place_in_the_row() -> None:
+    row = prepared(EVERY_FIELD).response
     assert bare(row.input) == [
         {"type": "message", **DONE, "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
     ]
@@ -348,12 +314,12 @@ def test_every_field_of_a_request_has_its_place_in_the_job_and_the_row() -> None
         "reasoning": {"effort": "low", "summary": "detailed"},
         "safety_identifier": "mia",
         "temperature": 0.5,
-        "text": {"format": shape, "verbosity": "medium"},
+        "text": {"format": SHAPE, "verbosity": "medium"},
         "tool_choice": {"type": "function", "name": "g"},
         "tools": [
             {**nothing, **FUNCTION, "strict": True},
             {**nothing, **WEB, "name": None},
-            {**nothing, "type": "namespace", "name": "sky", "tools": [{**nothing, **inner}]},
+            {**nothing, "type": "namespace", "name": "sky", "tools": [{**nothing, **INNER}]},
         ],
         "top_logprobs": 2,
         "top_p": 0.25,
@@ -423,354 +389,3 @@ def test_a_filled_prompt_comes_first_and_its_version_is_shown() -> None:
     assert made.response.request["instructions"] == "Be brief."
     own = prepared({"prompt": {"id": "pmpt_1"}, "instructions": ""}, ResponseContext(filled=filled, use=use))
     assert [one["content"] for one in given(own.job)["input"]["messages"]] == ["{x}", "hi"]
-
-
-REFUSED: list[tuple[dict[str, Any], str, str | None, str]] = [
-    ({"input": None}, "invalid_value", "input", "`input` is required"),
-    (
-        {"conversation": "conv_1", "store": False},
-        "invalid_value",
-        "store",
-        "a response of a conversation must be stored: leave out `store`",
-    ),
-    (
-        {"stream_options": {}},
-        "invalid_value",
-        "stream_options",
-        "`stream_options` is for streams: set `stream` to true",
-    ),
-    (
-        {"stream": False, "stream_options": {}},
-        "invalid_value",
-        "stream_options",
-        "`stream_options` is for streams: set `stream` to true",
-    ),
-    (
-        {"background": True, "store": False},
-        "invalid_value",
-        "store",
-        "a background response must be stored: leave out `store`",
-    ),
-    (
-        {"reasoning": {"summary": "concise"}},
-        "unsupported_parameter",
-        "reasoning.summary",
-        "`reasoning.summary` is not supported: the reasoning is shown as it is, and not shortened: send "
-        "auto or detailed",
-    ),
-    (
-        {"text": {"verbosity": "low"}},
-        "unsupported_parameter",
-        "text.verbosity",
-        "`text.verbosity` is not supported: put it into the instructions",
-    ),
-    (
-        {"max_tokens": 5},
-        "unsupported_parameter",
-        "max_tokens",
-        "`max_tokens` is not supported: send `max_output_tokens`",
-    ),
-    (
-        {"response_format": {"type": "json_object"}},
-        "unsupported_parameter",
-        "response_format",
-        "`response_format` is not supported: send `text.format`",
-    ),
-    (
-        {"json_schema": {"a": 1}},
-        "unsupported_parameter",
-        "json_schema",
-        "`json_schema` is not supported: send `text.format`",
-    ),
-    (
-        {"guided_json": {"a": 1}},
-        "unsupported_parameter",
-        "guided_json",
-        "`guided_json` is not supported: send `text.format` with a schema",
-    ),
-    (
-        {"structured_outputs": {"regex": "a"}},
-        "unsupported_parameter",
-        "structured_outputs",
-        "`structured_outputs` is not supported: send `text.format` with a schema",
-    ),
-    ({"regex": "a+"}, "unsupported_parameter", "regex", "`regex` is not supported: send `text.format` with a schema"),
-    ({"messages": []}, "unsupported_parameter", "messages", "`messages` is not supported: send `input`"),
-    (
-        {"reasoning_effort": "low"},
-        "unsupported_parameter",
-        "reasoning_effort",
-        "`reasoning_effort` is not supported: send `reasoning.effort`",
-    ),
-    (
-        {"thinking_budget": 4},
-        "unsupported_parameter",
-        "thinking_budget",
-        "`thinking_budget` is not supported: send `reasoning.max_tokens`",
-    ),
-    (
-        {"verbosity": "low"},
-        "unsupported_parameter",
-        "verbosity",
-        "`verbosity` is not supported: put it into the instructions",
-    ),
-    ({"logprobs": True}, "unsupported_parameter", "logprobs", "`logprobs` is not supported: send `top_logprobs`"),
-    (
-        {"functions": [{}]},
-        "unsupported_parameter",
-        "functions",
-        "`functions` is not supported: it is deprecated, give `tools` instead",
-    ),
-    (
-        {"function_call": {"name": "f"}},
-        "unsupported_parameter",
-        "function_call",
-        "`function_call` is not supported: it is deprecated, give `tool_choice` and `tools` instead",
-    ),
-    (
-        {"context_management": [{}]},
-        "unsupported_parameter",
-        "context_management",
-        "`context_management` is not supported: leave it out",
-    ),
-    (
-        {"background_options": {"completion_window": "later"}},
-        "unsupported_parameter",
-        "background_options",
-        "`background_options` is not supported: leave it out",
-    ),
-    (
-        {"max_new_tokens": 4},
-        "unsupported_parameter",
-        "max_new_tokens",
-        "`max_new_tokens` is not supported: send `max_output_tokens`",
-    ),
-    ({"stop_words": ["x"]}, "unsupported_parameter", "stop_words", "`stop_words` is not supported: send `stop`"),
-    (
-        {"max_output_token": 3},
-        "unsupported_parameter",
-        "max_output_token",
-        "unknown field `max_output_token`: did you mean `max_output_tokens`?",
-    ),
-    (
-        {"max_output_tokens": 0},
-        "invalid_value",
-        "max_output_tokens",
-        "`max_output_tokens`: it should be greater than or equal to 1: 0 is for `echo`",
-    ),
-    ({"temperature": 2.5}, "invalid_value", "temperature", "`temperature`: input should be less than or equal to 2"),
-    (
-        {"min_tokens": 3, "text": {"format": {"type": "json_object"}}},
-        "invalid_value",
-        "min_tokens",
-        "`min_tokens`: an answer that follows a grammar ends with it: leave out `min_tokens`",
-    ),
-    (
-        {"job": {"priority": 11}},
-        "invalid_value",
-        "job.priority",
-        "`job.priority`: input should be less than or equal to 9",
-    ),
-    ({"input": []}, "invalid_value", "input", "`input`: array should have at least 1 item, not 0"),
-    (
-        {"input": [], "previous_response_id": "resp_1"},
-        "invalid_value",
-        "input",
-        "`input`: array should have at least 1 item, not 0",
-    ),
-    (
-        form(type="xml"),
-        "unsupported_parameter",
-        "text.format.type",
-        "`text.format.type` 'xml' is not supported: text, json_object, json_schema",
-    ),
-    (form(type="json_schema", name="n"), "invalid_value", "text.format.schema", "`text.format.schema` is required"),
-    (
-        form(type="json_schema", schema={"a": "x" * 70_000}),
-        "invalid_json_schema",
-        "text.format.schema",
-        "`text.format.schema` has 70009 characters as text, and 1 to 65536 are accepted",
-    ),
-    (said(role=None), "invalid_value", "input[0].role", "`input[0].role` is required"),
-    (
-        said(role="narrator"),
-        "unsupported_parameter",
-        "input[0].role",
-        "`input[0].role` 'narrator' is not supported: system, developer, user, assistant",
-    ),
-    (said(content=None), "invalid_value", "input[0].content", "`input[0].content` is required"),
-    (
-        said({"type": "input_text", "text": "a"}, {"type": "input_audio"}),
-        "unsupported_parameter",
-        "input[0].content[1].type",
-        "`input[0].content[1].type` 'input_audio' is not supported: text alone",
-    ),
-    (
-        said({"type": "input_text", "text": "a"}, {"type": "input_image", "detail": "low"}),
-        "invalid_value",
-        "input[0].content[1].image_url",
-        "`input[0].content[1].image_url` is required, or a `file_id`",
-    ),
-    (
-        said({"type": "input_image", "file_id": "f"}, {"type": "input_text"}),
-        "unsupported_parameter",
-        "input[0].content[1].type",
-        "`input[0].content[1].type` 'input_text' is not supported: text alone",
-    ),
-    (
-        said({"type": "input_image", "image_url": "https://x.example/a.png"}, role="assistant"),
-        "unsupported_parameter",
-        "input[0].content[0].type",
-        "`input[0].content[0].type` 'input_image' is not supported: text alone; images stand in messages of the user",
-    ),
-    ({"input": [CALL | {"call_id": None}]}, "invalid_value", "input[0].call_id", "`input[0].call_id` is required"),
-    ({"input": [CALL | {"name": None}]}, "invalid_value", "input[0].name", "`input[0].name` is required"),
-    (
-        {"input": [CALL | {"arguments": None}]},
-        "invalid_value",
-        "input[0].arguments",
-        "`input[0].arguments` is required",
-    ),
-    (
-        {"input": [{"type": "function_call_output", "output": "1"}]},
-        "invalid_value",
-        "input[0].call_id",
-        "`input[0].call_id` is required",
-    ),
-    (
-        {"input": [{"type": "function_call_output", "call_id": "c1"}]},
-        "invalid_value",
-        "input[0].output",
-        "`input[0].output` is required",
-    ),
-    (
-        {"input": [{"type": "mcp_approval_response", "approval_request_id": "a"}]},
-        "invalid_value",
-        "input[0].approve",
-        "`input[0].approve` is required",
-    ),
-    (
-        {"input": [{"type": "mcp_list_tools"}]},
-        "invalid_value",
-        "input[0].server_label",
-        "`input[0].server_label` is required",
-    ),
-    (
-        {"input": [MCP | {"server_label": None}]},
-        "invalid_value",
-        "input[0].server_label",
-        "`input[0].server_label` is required",
-    ),
-    ({"input": [MCP | {"name": None}]}, "invalid_value", "input[0].name", "`input[0].name` is required"),
-    ({"input": [MCP | {"arguments": None}]}, "invalid_value", "input[0].arguments", "`input[0].arguments` is required"),
-    (
-        {"input": [MCP | {"output": [{"type": "input_image"}]}]},
-        "unsupported_parameter",
-        "input[0].output[0].type",
-        "`input[0].output[0].type` 'input_image' is not supported: text alone; images stand in messages of the user",
-    ),
-    (
-        {"input": [{"type": "computer_call"}]},
-        "unsupported_parameter",
-        "input[0].type",
-        "`input[0].type` 'computer_call' is not supported: message, function_call, "
-        "function_call_output, reasoning, file_search_call, mcp_call, mcp_list_tools, mcp_approval_response",
-    ),
-    (
-        {"input": [{"type": "reasoning", "summary": [{"type": "image"}]}]},
-        "unsupported_parameter",
-        "input[0].summary[0].type",
-        "`input[0].summary[0].type` 'image' is not supported: text alone; images stand in messages of the user",
-    ),
-    (
-        {"tools": [WEB]},
-        "unsupported_parameter",
-        "tools[0].type",
-        "`tools[0].type` 'web_search_preview' is not supported: the web is not searched here, it is "
-        "left out beside functions and `file_search` only",
-    ),
-    (
-        {"tools": [FUNCTION, {"type": "computer_use"}]},
-        "unsupported_parameter",
-        "tools[1].type",
-        "`tools[1].type` 'computer_use' is not supported: `file_search` and `mcp` are, and functions, "
-        "which the caller runs",
-    ),
-    (
-        {"tools": [{"type": "namespace", "name": "sky", "tools": [FUNCTION, WEB]}]},
-        "unsupported_parameter",
-        "tools[0].tools[1].type",
-        "`tools[0].tools[1].type` 'web_search_preview' is not supported: `file_search` and `mcp` are, "
-        "and functions, which the caller runs",
-    ),
-    (
-        {"tools": [{"type": "namespace", "tools": [FUNCTION]}]},
-        "invalid_value",
-        "tools[0].name",
-        "`tools[0].name` is required",
-    ),
-    (
-        {"tools": [FUNCTION, FUNCTION]},
-        "invalid_value",
-        "tools",
-        "`tools`: two functions are named f: each needs a name of its own",
-    ),
-    (
-        {"tools": [FUNCTION | {"name": "a b"}]},
-        "invalid_value",
-        "tools[0].name",
-        "`tools[0].name`: string should match pattern '^[a-zA-Z0-9_-]{1,64}$'",
-    ),
-    (
-        {"tools": [FUNCTION], "tool_choice": {"type": "web_search"}},
-        "unsupported_parameter",
-        "tool_choice",
-        "`tool_choice` is a mode or a function: other tools are not supported",
-    ),
-    (
-        {"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "g"}},
-        "invalid_value",
-        "tool_choice",
-        "`tool_choice`: no tool is named g",
-    ),
-    (
-        {"tools": [FUNCTION], "tool_choice": "sometimes"},
-        "invalid_value",
-        "tool_choice",
-        '`tool_choice`: it is one of `none`, `auto`, `required` or `{"type": "function", "function": {"name": ...}}`',
-    ),
-    ({"tool_choice": "required"}, "invalid_value", "tool_choice", "`tool_choice` needs `tools`"),
-    ({"tool_choice": {"type": "function", "name": "f"}}, "invalid_value", "tool_choice", "`tool_choice` needs `tools`"),
-    (
-        {"tools": [SEARCH, SEARCH]},
-        "unsupported_parameter",
-        "tools[1]",
-        "one `file_search` is supported: name all stores in it",
-    ),
-    (
-        {"tools": [SEARCH, {"type": "namespace", "name": "sky", "tools": [FUNCTION]}]},
-        "unsupported_parameter",
-        "tools[1]",
-        "`file_search` and functions do not go together in one response: send them in two",
-    ),
-    (
-        {"tools": [SEARCH | {"max_num_results": 51}]},
-        "invalid_value",
-        "tools[0].max_num_results",
-        "`max_num_results`: input should be less than or equal to 50",
-    ),
-    (
-        {"tools": [SEARCH | {"more": 1}]},
-        "unsupported_parameter",
-        "tools[0].more",
-        "`more` is not a field that is known here: remove it or correct its name",
-    ),
-]
-
-
-def test_an_error_names_the_field_of_the_request(subtests: pytest.Subtests) -> None:
-    for changes, code, param, text in REFUSED:
-        with subtests.test(text):
-            with pytest.raises(InvalidRequest) as raised:
-                prepared(changes)
-            assert (raised.value.code, raised.value.param, raised.value.message) == (code, param, text)
