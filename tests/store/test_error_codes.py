@@ -1,10 +1,12 @@
-"""The table of error codes is complete, and has no code that nothing raises."""
+"""The table of error codes is complete, has no code that nothing raises, and each error has its code."""
 
 import ast
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from store import errors
 from store.error_codes import ERROR_CODES
 from tests.producer_api.server.test_error_table import TABLE
 
@@ -42,3 +44,52 @@ def test_every_code_of_the_table_stands_in_the_source() -> None:
 
 def test_the_tested_answers_have_codes_of_the_table() -> None:
     assert TABLE.keys() - ERROR_CODES.keys() == set()
+
+
+CODES = {
+    errors.HeadraceError: "internal_error",
+    errors.RequestError: "invalid_value",
+    errors.InvalidRequest: "invalid_value",
+    errors.Unauthenticated: "invalid_api_key",
+    errors.Forbidden: "insufficient_scope",
+    errors.NotFound: "not_found",
+    errors.Gone: "result_expired",
+    errors.Conflict: "conflict",
+    errors.PreconditionFailed: "precondition_failed",
+    errors.IdempotencyKeyReused: "idempotency_key_reused",
+    errors.TooLarge: "request_too_large",
+    errors.Unavailable: "no_capacity",
+    errors.NoWorker: "no_worker",
+    errors.StatementTimeout: "database_unavailable",
+    errors.QuotaExceeded: "quota_exceeded",
+    errors.CannotOpen: "encryption_key_missing",
+    errors.SettingsError: "invalid_settings",
+    errors.ModelLoadError: "model_load_failed",
+    errors.CannotLoadHere: "model_load_failed",
+    errors.VersionRejected: "model_rejected",
+}
+
+
+def test_each_error_has_its_code_and_keeps_what_it_was_given() -> None:
+    assert {kind: kind("why").code for kind in CODES} == CODES
+    limited = errors.RateLimited("why", retry_after_s=3.5, param="a")
+    assert (limited.code, limited.retry_after_s, limited.param, str(limited)) == (
+        "rate_limit_exceeded",
+        3.5,
+        "a",
+        "why",
+    )
+    assert errors.RateLimited("why", retry_after_s=1, code="queue_full").code == "queue_full"
+    assert errors.QuotaExceeded("why").retry_after_s == math.inf
+    assert [kind("why").retry_after_s for kind in (errors.Unavailable, errors.NoWorker, errors.StatementTimeout)] == [
+        1.0,
+        10.0,
+        1.0,
+    ]
+    assert (errors.NoWorker("why", param="model").param, errors.Conflict("why", code="x", param="y").param) == (
+        "model",
+        "y",
+    )
+    assert issubclass(errors.QuotaExceeded, errors.RateLimited)
+    assert issubclass(errors.NoWorker, errors.Unavailable)
+    assert not issubclass(errors.Unavailable, errors.RequestError)

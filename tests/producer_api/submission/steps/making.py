@@ -1,0 +1,66 @@
+"""Requests, steps, policies and parts of the API that tests of single steps are made of."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from policy.documents import PolicyDocument
+from policy.policies import Policy
+from producer_api.submission.input_policy import ActivePolicy
+from store.errors import HeadraceError, NotFound
+from store.registry.models import ModelVersion
+from store.tasks.flow import FlowStepBody
+from store.tasks.generate import GenerateRequest
+from store.tenants.api_keys import Principal
+
+AT = datetime(2026, 11, 29, tzinfo=UTC)
+VERSION = ModelVersion("tiny", 3, "generate", "fake", "fake:tiny", "f00d", "float32", 512, {}, AT, None)
+CALLER = replace(VERSION, model="tools", version=1, task="call_tool")
+PRINCIPAL = Principal("acme", "key_1", frozenset())
+QUESTION = {"role": "user", "content": "What?"}
+
+
+def told(call: Any, *arguments: Any, **named: Any) -> tuple[type, str, str, str | None]:
+    """Return the error that a call raises."""
+    with pytest.raises(HeadraceError) as caught:
+        call(*arguments, **named)
+    error = caught.value
+    return type(error), error.message, error.code, error.param
+
+
+def request(source: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
+    return GenerateRequest.model_validate({"model": "tiny", "input": source or {"messages": [QUESTION]}} | fields)
+
+
+def step(name: str = "a", source: dict[str, Any] | None = None, **fields: Any) -> FlowStepBody:
+    given = {"name": name, "model": "tiny", "input": source or {"messages": [QUESTION]}}
+    return FlowStepBody.model_validate(given | fields)
+
+
+def policy(*rules: dict[str, Any]) -> Policy:
+    return Policy(PolicyDocument.model_validate({"version": 1, "rules": [*rules]}))
+
+
+REDACT = policy({"id": "mail", "kinds": ["email"], "action": "redact"})
+MAIL, OTHER = "ann@example.com", "bob@example.com"
+
+
+def active(rules: Policy) -> ActivePolicy:
+    stored: Any = SimpleNamespace(model="tiny", version=7, document=rules.document.model_dump(mode="json"))
+    return ActivePolicy(stored, "")
+
+
+STORES = {"vector_store_ids": ["vs_1"]}
+
+
+def parts(found: ModelVersion | None = None) -> Any:
+    def resolve(name: str) -> ModelVersion:
+        if found is None:
+            raise NotFound(f"no model {name}")
+        return found
+
+    catalog = SimpleNamespace(resolve=resolve, task_settings=lambda _: None)
+    return SimpleNamespace(db=None, catalog=catalog, settings=SimpleNamespace(max_steps=16))

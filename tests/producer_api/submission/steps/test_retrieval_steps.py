@@ -1,0 +1,145 @@
+"""Steps with retrieval, and the search steps before them. No services."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from producer_api.submission import retrieval_steps
+from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
+from store.errors import Conflict, InvalidRequest, NotFound, NoWorker
+from store.payloads.prompt_reference import PromptUse, TemplatePlace
+from store.payloads.retrieval import Retrieval
+from tests.producer_api.submission.steps.making import QUESTION, STORES, VERSION, parts, request, step, told
+
+
+def test_a_request_with_retrieval_is_a_flow_of_one_step() -> None:
+    sent = request(retrieval=STORES, priority=1, user="u", sampling={"max_tokens": 4}, n=1)
+    flow = as_flow(sent)
+    (only,) = flow.steps
+    assert (flow.priority, flow.user, only.name, only.model, only.task) == (1, "u", "answer", "tiny", "generate")
+    assert only.own_fields == {"retrieval": STORES, "sampling": {"max_tokens": 4}, "n": 1}
+    use = PromptUse(id="p", name="n", version=1, digest="d")
+    filled = as_flow(sent.filled_in(sent.input, use, TemplatePlace(1)))
+    assert filled.steps[0].filled_from == (use, TemplatePlace(1))
+    errors = {
+        "steps[0].input.messages": "input.messages",
+        "steps[0]": None,
+        "steps": None,
+        "model": "model",
+    }
+    for param, expected in errors.items():
+        error = as_one(InvalidRequest(f"`{param}`: wrong", param=param))
+        assert as_one(NoWorker("none", param=param)).param == expected
+        said = f"`{expected}`: wrong" if param.startswith("steps[0].") else f"`{param}`: wrong"
+        assert (error.param, error.message) == (expected, said)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "code", "param"),
+    [
+        (
+            {"retrieval": {"vector_store_ids": []}},
+            "`retrieval.vector_store_ids`: array should have at least 1 item, not 0",
+            "invalid_value",
+            "retrieval.vector_store_ids",
+        ),
+        ({"retrieval": 5}, "`retrieval`: input should be a valid object", "invalid_value", "retrieval"),
+        ({"retrieval": STORES, "n": 2}, "`retrieval` goes with one answer: leave out `n`", "invalid_value", "n"),
+        (
+            {"retrieval": STORES, "input": {"messages": [QUESTION], "tools": [{}]}},
+            "`retrieval` and `tools` do not go together in one step",
+            "invalid_value",
+            "input.tools",
+        ),
+        (
+            {"retrieval": STORES | {"ranking_options": {"ranker": "best"}}},
+            "passages for an answer are not reranked: leave `ranker` out, or send `auto`",
+            "unsupported_parameter",
+            "retrieval.ranking_options.ranker",
+        ),
+    ],
+)
+def test_a_retrieval_that_cannot_be_followed_is_refused(
+    fields: dict[str, Any], message: str, code: str, param: str
+) -> None:
+    _, said, found, field = told(retrieval_of, step(**fields))
+    assert (found, field) == (code, param)
+    assert said == message
+
+
+def test_a_retrieval_with_usual_options_is_taken() -> None:
+    for fields in ({}, {"n": 1}, {"n": None}):
+        assert retrieval_of(step(retrieval=STORES, **fields)) == Retrieval.model_validate(STORES)
+    for ranker in ("auto", "none", "default-2024"):
+        assert retrieval_of(step(retrieval=STORES | {"ranking_options": {"ranker": ranker}})) is not None
+    assert retrieval_of(step()) is None
+
+
+class Stores:
+    """Vector stores of a tenant by id, with the version of their vectors; it notes which were used."""
+
+    def __init__(self, **versions: tuple[str, int]) -> None:
+        self.versions, self.touched = versions, list[str]()
+
+    def get(self, _db: object, tenant_id: str, store_id: str) -> Any:
+        if tenant_id != "acme" or store_id not in self.versions:
+            raise NotFound(f"no vector store {store_id}")
+        model, number = self.versions[store_id]
+        return SimpleNamespace(model=model, model_version=number)
+
+    def touch(self, _db: object, _tenant_id: str, store_id: str) -> None:
+        self.touched.append(store_id)
+
+
+def test_a_search_embeds_the_last_question_with_the_version_of_the_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = Stores(vs_1=("org/vectors", 2), vs_2=("org/vectors", 2), vs_3=("other", 1))
+    monkeypatch.setattr(retrieval_steps, "vector_stores", stores)
+    vectors = replace(VERSION, model="org/vectors", version=2)
+    wanted = Retrieval.model_validate({"vector_store_ids": ["vs_1", "vs_2"]})
+    turns = [
+        {"role": "user", "content": "First?"},
+        {"role": "user", "content": "Last?"},
+        {"role": "assistant", "content": "No."},
+    ]
+    made = search_step(parts(vectors), "acme", step("a", {"messages": turns}, needs=("b",)), request(), wanted)
+    assert (made.name, made.task, made.model, made.needs, made.stream) == (
+        "a:search",
+        "embed",
+        "org/vectors@2",
+        ("b",),
+        False,
+    )
+    assert (made.input, made.own_fields, stores.touched) == ({"texts": ["Last?"]}, {"truncate": True}, ["vs_1", "vs_2"])
+    reference = {"$from": "b.output.text"}
+    made = search_step(
+        parts(vectors), "acme", step("a", {"messages": [{"role": "user", "content": reference}]}), request(), wanted
+    )
+    assert made.input == {"texts": [reference]}
+    filled = search_step(parts(vectors), "acme", step("a", {"template": {"id": "p"}}), request(), wanted)
+    assert filled.input == {"texts": ["What?"]}
+    message = "`retrieval` searches with the last message of the user: add one with a text"
+    for content in (" ", [{"type": "text", "text": "x"}]):
+        asked = step("a", {"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": content}]})
+        assert told(search_step, parts(vectors), "acme", asked, request(), wanted)[1:] == (
+            message,
+            "invalid_value",
+            "input.messages",
+        )
+    asked = step()
+    gone = Retrieval.model_validate({"vector_store_ids": ["vs_1", "vs_9"]})
+    assert told(search_step, parts(vectors), "acme", asked, request(), gone)[3] == "retrieval.vector_store_ids[1]"
+    mixed = Retrieval.model_validate({"vector_store_ids": ["vs_3", "vs_1"]})
+    assert told(search_step, parts(vectors), "acme", asked, request(), mixed) == (
+        InvalidRequest,
+        "the stores have vectors of different models (org/vectors@2, other@1): name stores of one",
+        "invalid_value",
+        "retrieval.vector_store_ids",
+    )
+    assert told(search_step, parts(), "acme", asked, request(), wanted) == (
+        Conflict,
+        "org/vectors@2, which makes the vectors of this store, is retired: add its files to a new store",
+        "conflict",
+        "retrieval.vector_store_ids",
+    )

@@ -1,0 +1,222 @@
+"""Steps with server tools, and calls that were approved. No services."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from producer_api.submission import tool_steps
+from producer_api.submission.retrieval_steps import as_flow
+from producer_api.submission.tool_steps import (
+    check_tools,
+    server_tools_of,
+    with_answered_calls,
+    with_tools,
+    without_tools,
+)
+from store.errors import InvalidRequest, NotFound
+from store.jobs.responses import AnsweredCall
+from store.payloads.tool_definition import HttpTool
+from store.registry.models import ModelVersion
+from store.tenants.api_keys import Principal
+from store.tools.tools import StoredTool
+from tests.producer_api.submission.steps.making import (
+    AT,
+    CALLER,
+    PRINCIPAL,
+    QUESTION,
+    STORES,
+    VERSION,
+    parts,
+    request,
+    step,
+    told,
+)
+
+TOOLS = {"names": ["weather"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "param"),
+    [
+        (
+            {"server_tools": TOOLS | {"max_tool_calls": -1}},
+            "`server_tools.max_tool_calls`: input should be greater than or equal to 0",
+            "server_tools.max_tool_calls",
+        ),
+        ({"server_tools": {"names": ["a", "a"]}}, "`server_tools.names`: a tool is named twice", "server_tools.names"),
+        ({"server_tools": TOOLS, "n": 2}, "`server_tools` goes with one answer: leave out `n`", "n"),
+        (
+            {"server_tools": TOOLS, "retrieval": STORES},
+            "`server_tools` and `retrieval` do not go together in one step",
+            "retrieval",
+        ),
+        (
+            {"server_tools": TOOLS, "input": {"messages": [QUESTION], "tool_choice": "auto"}},
+            "`server_tools` and `tool_choice` do not go together in one step",
+            "input.tool_choice",
+        ),
+        (
+            {"server_tools": TOOLS, "input": {"messages": [QUESTION], "tools": []}},
+            "`server_tools` and `tools` do not go together in one step",
+            "input.tools",
+        ),
+        (
+            {"server_tools": TOOLS, "input": {"prompt": "x"}},
+            "`server_tools` goes with `messages`: a raw prompt has no place for tools",
+            "server_tools",
+        ),
+    ],
+)
+def test_server_tools_that_do_not_go_are_refused(fields: dict[str, Any], message: str, param: str) -> None:
+    assert told(server_tools_of, step(**fields)) == (InvalidRequest, message, "invalid_value", param)
+
+
+def test_only_the_answer_has_tools_and_each_call_takes_two_steps() -> None:
+    calling, plain = step("a", server_tools=TOOLS | {"max_tool_calls": 7}), step("b")
+    check_tools([calling], calling, 15)
+    check_tools([plain, calling], calling, 16)
+    assert told(check_tools, [calling], calling, 14)[1:] == (
+        "each call may take two steps, and a job has at most 14 (HEADRACE_MAX_STEPS): at most 6 calls are accepted "
+        "here",
+        "invalid_value",
+        "steps[0].server_tools.max_tool_calls",
+    )
+    assert told(check_tools, [plain, calling], plain, 16)[1:] == (
+        "only the step with the answer may have `server_tools`: other steps would get the text before the calls",
+        "invalid_value",
+        "steps[1].server_tools",
+    )
+
+
+def stored(name: str, **fields: Any) -> StoredTool:
+    definition = HttpTool(url="https://tools.example.com/", description=f"About {name}.", **fields)
+    return StoredTool(f"tool_{name}", "acme", name, definition, AT, AT)
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> dict[str, StoredTool]:
+    """The tools of the tenant ``acme``, by name."""
+    found = {"weather": stored("weather"), "pay": stored("pay", require_approval="always")}
+
+    def named(_db: object, tenant_id: str, names: Sequence[str]) -> dict[str, StoredTool]:
+        return {name: found[name] for name in names if name in found} if tenant_id == "acme" else {}
+
+    monkeypatch.setattr("producer_api.submission.tool_steps.tools.named", named)
+    models = [SimpleNamespace(name=name, task=task) for name, task in (("tiny", "generate"), ("tools", "call_tool"))]
+    monkeypatch.setattr("producer_api.submission.tool_steps.models.list_models", lambda _: models)
+    return found
+
+
+def wanted(**fields: Any) -> Any:
+    return server_tools_of(step(server_tools=TOOLS | fields))
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_step_gets_its_tools_as_functions_and_what_may_follow() -> None:
+    body, then = with_tools(parts(CALLER), PRINCIPAL, step(), wanted(max_tool_calls=4))
+    function = {"name": "weather", "description": "About weather.", "parameters": {"type": "object", "properties": {}}}
+    assert body.input == {"messages": [QUESTION], "tools": [{"type": "function", "function": function}]}
+    assert then == {"kind": "tools", "calls_left": 4, "model": "tools", "version": 1}
+    body, _ = with_tools(parts(CALLER), PRINCIPAL, step(), wanted(tool_choice="required"))
+    assert body.input["tool_choice"] == "required"
+    body, _ = with_tools(parts(CALLER), PRINCIPAL, step(), wanted(max_tool_calls=0))
+    assert body.input["tool_choice"] == "none"
+    assert without_tools(body.input) == {"messages": [QUESTION]}
+
+
+@pytest.mark.usefixtures("tools")
+def test_calls_wait_for_an_approval_as_the_request_or_the_tool_says() -> None:
+    def waiting(ends: bool = False, **fields: Any) -> Any:
+        _, then = with_tools(parts(CALLER), PRINCIPAL, step(), wanted(approval_timeout_ms=1500, **fields), ends=ends)
+        return then["kind"], then.get("approval")
+
+    assert waiting() == ("tools", None)
+    kind = "tools_with_approval"
+    assert waiting(require_approval="always") == (kind, {"names": ["weather"], "within_s": 1.5})
+    assert waiting(names=["weather", "pay"], ends=True) == (kind, {"names": ["pay"], "within_s": 1.5, "ends": True})
+    by_name = {"always": {"tool_names": ["weather"]}}
+    assert waiting(names=["pay", "weather", "calculator"], require_approval=by_name) == (
+        kind,
+        {"names": ["pay", "weather"], "within_s": 1.5},
+    )
+
+
+@pytest.mark.usefixtures("tools")
+def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(principal: Principal = PRINCIPAL, found: ModelVersion = CALLER, **fields: Any) -> Any:
+        return told(with_tools, parts(found), principal, step(), wanted(**fields))
+
+    assert refused(names=["weather", "gone"]) == (
+        NotFound,
+        "no tool is named gone",
+        "not_found",
+        "server_tools.names[1]",
+    )
+    assert refused(Principal("globex", "key_2", frozenset()))[3] == "server_tools.names[0]"
+    assert refused(require_approval={"always": {"tool_names": ["pay"]}})[1:] == (
+        "the model gets no tool pay: it gets weather",
+        "invalid_value",
+        "server_tools.require_approval",
+    )
+    assert refused(found=VERSION)[1:] == (
+        f"the model tiny {VERSION.spec.purpose}",
+        "invalid_value",
+        "server_tools.model",
+    )
+    assert refused(replace(PRINCIPAL, models=frozenset({"tools"})), model="other")[2] == "model_not_allowed"
+    none = (
+        "no model here makes calls: let the operator run `headrace register tools --task call_tool` and "
+        "`headrace worker --model tools`"
+    )
+    assert refused(replace(PRINCIPAL, models=frozenset({"tiny"})))[1:] == (none, "invalid_value", "server_tools")
+    several = [SimpleNamespace(name=name, task="call_tool") for name in ("one", "two")]
+    monkeypatch.setattr("producer_api.submission.tool_steps.models.list_models", lambda _: several)
+    assert refused()[1:] == ("several models make calls (one, two): name one", "invalid_value", "server_tools.model")
+    monkeypatch.setattr(tool_steps, "MAX_TOOLS", 1)
+    assert refused(names=["weather", "pay"])[1:] == (
+        "these are 2 functions, and a model gets at most 1: name single tools of a server, as server__tool",
+        "invalid_value",
+        "server_tools.names",
+    )
+
+
+@pytest.mark.usefixtures("tools")
+def test_answered_calls_are_the_first_steps_of_the_next_job() -> None:
+    calls = [
+        {"id": name, "type": "function", "function": {"name": "x", "arguments": "{}"}}
+        for name in ("apr_1", "apr_2", "own")
+    ]
+    turns = [
+        QUESTION,
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        *({"role": "tool", "tool_call_id": name, "content": "y"} for name in ("apr_1", "apr_2", "own")),
+    ]
+    flow = as_flow(request({"messages": turns}, server_tools=TOOLS | {"max_tool_calls": 3}))
+    answered = [AnsweredCall("apr_1", "weather", '{"a": 1}'), AnsweredCall("apr_2", "pay", "{}", "no")]
+    answer, first, second = with_answered_calls(parts(CALLER), PRINCIPAL, flow, answered).steps
+    names = (first.name, second.name)
+    assert answer.needs == names
+    assert [(one.task, one.model) for one in (first, second)] == [("call_tool", "tools@1")] * 2
+    assert first.input == {"tool": "weather", "arguments": '{"a": 1}'}
+    assert second.input == {"tool": "pay", "arguments": "{}", "refusal": "no"}
+    assert answer.own_fields["server_tools"] == {"names": ["weather"], "max_tool_calls": 2}
+    messages = answer.input["messages"]
+    assert [one["function"]["name"] for one in messages[1]["tool_calls"]] == ["weather", "pay", "x"]
+    assert [one["content"] for one in messages[2:]] == [
+        {"$from": f"{names[0]}.output.text"},
+        {"$from": f"{names[1]}.output.text"},
+        "y",
+    ]
+    assert with_answered_calls(parts(CALLER), PRINCIPAL, flow, []) is flow
+    one = as_flow(request({"messages": turns}, server_tools=TOOLS | {"max_tool_calls": 1, "tool_choice": "required"}))
+    (answer, *_) = with_answered_calls(parts(CALLER), PRINCIPAL, one, answered).steps
+    assert answer.own_fields["server_tools"] == {"names": ["weather"], "max_tool_calls": 0, "tool_choice": "auto"}
+    none = as_flow(request({"messages": turns}, server_tools=TOOLS | {"max_tool_calls": 0}))
+    assert told(with_answered_calls, parts(CALLER), PRINCIPAL, none, answered)[1:] == (
+        "1 calls were approved, and `max_tool_calls` is 0: raise it, or refuse some of them",
+        "invalid_value",
+        "server_tools.max_tool_calls",
+    )

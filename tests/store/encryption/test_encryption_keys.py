@@ -1,0 +1,33 @@
+"""Keys from the settings: digests and key files."""
+
+from pathlib import Path
+
+import pytest
+
+from store.encryption.vault import Vault
+from store.encryption_keys import open_digests, open_vault
+from store.errors import SettingsError
+from store.settings import Settings
+
+
+def test_the_digests_of_the_settings_come_before_those_of_the_keys() -> None:
+    vault = Vault({"k1": bytes(32)})
+    given, derived = Settings(digest_keys=("a" * 32,)), Settings()
+    both = open_digests(given, vault).of("p", b"v")
+    assert both[1:] == open_digests(derived, vault).of("p", b"v")
+    assert both[:1] == open_digests(given, Vault()).of("p", b"v")
+    assert not open_digests(derived, Vault()).is_keyed
+
+
+def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    empty, binary = tmp_path / "empty", tmp_path / "binary"
+    empty.write_text("\n")
+    binary.write_bytes(b"\xff\xfe")
+    for path, said in (
+        (tmp_path / "none", "cannot read {}: No such file or directory"),
+        (binary, "cannot read {}: not a text"),
+        (empty, "{} has no keys"),
+    ):
+        with pytest.raises(SettingsError) as refused:
+            open_vault(Settings(encryption_key_file=path))
+        assert refused.value.message == f"HEADRACE_ENCRYPTION_KEY_FILE: {said.format(path)}"

@@ -1,0 +1,7 @@
+"""Ports of our own processes."""
+
+from store.ports import free_port
+
+
+def test_a_port_of_ours_is_none_that_the_system_gives_away() -> None:
+    assert {free_port("127.0.0.1", 0) in range(31_000, 32_768) for _ in range(8)} == {True}
