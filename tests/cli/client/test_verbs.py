@@ -9,8 +9,9 @@ import pytest
 
 from headrace.client import ApiUnavailable, RequestRefused, ResourceMissing
 from store.errors import Conflict, InvalidRequest, NotFound
+from tests.cli.client.api_objects import APPROVAL, BOUND, TOOL, TWO_DAYS, VERSION
 from tests.cli.client.played import Commands, Request, api, headrace
-from tests.cli.client.verb_cases import APPROVAL, BOUND, CASES, TOOL, TWO_DAYS, VERSION
+from tests.cli.client.verb_cases import CASES
 
 __all__ = ["api", "headrace"]
 

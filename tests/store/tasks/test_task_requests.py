@@ -3,9 +3,8 @@
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from store.errors import CannotLoadHere
 from store.payloads.prompt_reference import PromptUse, TemplatePlace
 from store.payloads.truncation import Truncated, Truncation
 from store.tasks.call_tool import CALL_TOOL, ToolCallInput, ToolCallOutput, error_text
@@ -23,57 +22,14 @@ from store.tasks.generate import (
 from store.tasks.image_classify import ImageClassifyPayload
 from store.tasks.image_zero_shot import ImageZeroShotInput, ImageZeroShotPayload
 from store.tasks.predict import EXPLAINED_COST, Prediction, PredictPayload
-from store.tasks.recommend import (
-    ItemFilter,
-    RecommendedItem,
-    RecommendOutput,
-    RecommendPayload,
-    RecommendRequest,
-)
-from store.tasks.registry import (
-    BULKY_OUTPUTS,
-    FAKE_RUNNERS,
-    MODEL_TASKS,
-    TASK_OF_RUNNER,
-    TASKS,
-    JobRequest,
-    is_from_outside,
-    known_task,
-)
+from store.tasks.recommend import ItemFilter, RecommendedItem, RecommendOutput, RecommendPayload, RecommendRequest
+from store.tasks.registry import TASKS
 from store.tasks.rerank import RerankPayload
 from store.tasks.score import ScoreInput, ScorePayload
 from store.tasks.token_classify import Entity, TokenClassifyPayload
 from store.tasks.transcribe import AudioSource, TranscribeOutput, TranscribeRequest
 from store.tasks.turn_form import form_of
-
-REQUEST: TypeAdapter[Any] = TypeAdapter(JobRequest)
-TEXTS = {"texts": ["a"]}
-IMAGE = "data:image/png;base64,iVBORw0KGgo="
-SOURCES: dict[str, dict[str, Any]] = {
-    "generate": {"prompt": "a"},
-    "embed": TEXTS,
-    "rerank": {"query": "a", "documents": ["b"]},
-    "classify": TEXTS,
-    "token_classify": TEXTS,
-    "score": {"text_1": ["a"], "text_2": ["b"]},
-    "image_classify": {"images": [IMAGE]},
-    "image_zero_shot": {"images": [IMAGE], "candidate_labels": ["a"]},
-    "predict": {"rows": [{"a": 1}]},
-    "recommend": {"history": [{"id": "a"}]},
-    "transcribe": {"file_id": "file_1"},
-    "call_tool": {"tool": "calculator"},
-}
-
-
-def read(task: str, source: dict[str, Any] | None = None, **more: Any) -> Any:
-    return REQUEST.validate_python({"task": task, "model": "m", "input": source or SOURCES[task], **more})
-
-
-def refused(task: str, source: dict[str, Any] | None = None, **more: Any) -> list[tuple[str, str]]:
-    """The places, without the tag of the task, and the messages."""
-    with pytest.raises(ValidationError) as error:
-        read(task, source, **more)
-    return [(".".join(map(str, one["loc"][1:])), one["msg"]) for one in error.value.errors()]
+from tests.store.tasks.making import AT_LEAST, AT_MOST, CHAT, IMAGE, NAMED, REQUEST, SOURCES, TOOL, read, refused
 
 
 @pytest.mark.parametrize(
@@ -107,9 +63,6 @@ def test_a_request_has_its_defaults(task: str, own: dict[str, Any]) -> None:
     assert found["task"] == task
     assert task in SOURCES
     assert TASKS.keys() >= SOURCES.keys()
-
-
-AT_LEAST, AT_MOST = "should have at least", "should have at most"
 
 
 @pytest.mark.parametrize(
@@ -362,61 +315,6 @@ def test_outputs_are_read_with_what_older_workers_left_out() -> None:
     assert (MAX_SAMPLES, MAX_CHOICES, EXPLAINED_COST) == (16, 128, 16)
 
 
-def test_tasks_are_known_by_names_that_stored_versions_and_clients_have() -> None:
-    shown = {
-        name: (spec.runner, spec.fake_runner, spec.urls, spec.served_by, spec.bulky_outputs, spec.has_many_texts)
-        for name, spec in TASKS.items()
-        if name in SOURCES
-    }
-    many = True
-    assert shown == {
-        "generate": (
-            "torch",
-            "fake",
-            ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
-            (),
-            (),
-            False,
-        ),
-        "embed": ("encoder", "fake-encoder", ("/v1/embeddings",), (), ("embeddings",), many),
-        "rerank": ("cross-encoder", "fake-cross-encoder", ("/v1/rerank",), (), (), many),
-        "classify": ("classifier", "fake-classifier", ("/v1/classify",), (), ("classifications",), many),
-        "token_classify": (
-            "token-classifier",
-            "fake-token-classifier",
-            ("/v1/token_classify",),
-            (),
-            ("entities",),
-            many,
-        ),
-        "score": ("", "", ("/v1/score",), ("rerank", "embed"), (), many),
-        "image_classify": (
-            "image-classifier",
-            "fake-image-classifier",
-            ("/v1/images/classify",),
-            (),
-            ("classifications",),
-            many,
-        ),
-        "image_zero_shot": ("", "", ("/v1/images/zero_shot",), ("embed",), ("classifications",), many),
-        "predict": ("tabular", "fake-tabular", ("/v1/tabular/predictions",), (), ("predictions",), False),
-        "recommend": ("recommender", "fake-recommender", ("/v1/recommendations",), (), ("items",), False),
-        "transcribe": ("transcriber", "fake-transcriber", ("/v1/audio/transcriptions",), (), ("segments",), False),
-        "call_tool": ("own:call_tool", "own:call_tool:without-files", ("/v1/tasks/call_tool",), (), (), False),
-    }
-    assert [name for name, spec in TASKS.items() if spec.has_sampling] == ["generate"]
-    assert {"score", "image_zero_shot"}.isdisjoint(MODEL_TASKS)
-    assert {TASK_OF_RUNNER[name].name for name in ("torch", "fake", "vllm", "sglang", "openai")} == {"generate"}
-    assert {"fake", "fake-encoder", "own:call_tool:without-files"} <= set(FAKE_RUNNERS)
-    assert {"", "torch"}.isdisjoint(FAKE_RUNNERS)
-    assert {"embeddings", "classifications", "entities", "predictions", "items", "segments"} <= BULKY_OUTPUTS
-    assert (is_from_outside("embed"), is_from_outside("call_tool"), is_from_outside("nobody")) == (False, True, True)
-    assert known_task("embed") is TASKS["embed"]
-    with pytest.raises(CannotLoadHere) as missing:
-        known_task("mood")
-    assert missing.value.message == "the task mood is not installed here: install its package where this process runs"
-
-
 @pytest.mark.parametrize("task", [1, None, "nobody"])
 def test_a_task_that_is_none_is_answered_with_all(task: object) -> None:
     with pytest.raises(ValidationError) as error:
@@ -424,105 +322,6 @@ def test_a_task_that_is_none_is_answered_with_all(task: object) -> None:
     (problem,) = error.value.errors()
     assert (problem["type"], problem["msg"]) == ("task_unknown", f"the task is one of {', '.join(TASKS)}")
     assert REQUEST.validate_python({"model": "m", "input": {"prompt": "a"}}).task == "generate"
-
-
-MESSAGE = {"role": "user", "content": "a"}
-CHAT = {"messages": [MESSAGE]}
-TOOL = {"type": "function", "function": {"name": "f"}}
-NAMED = {"type": "function", "function": {"name": "g"}}
-
-
-@pytest.mark.parametrize(
-    ("source", "place", "said"),
-    [
-        ({"prompts": ["a", [1]]}, ".prompts", "give texts or lists of token ids, not both in one request"),
-        ({"prompts": ["a"] * 129}, ".prompts", f"{AT_MOST} 128"),
-        (
-            {**CHAT, "tools": [TOOL, NAMED, TOOL]},
-            ".tools",
-            "two functions are named f: each needs a name of its own",
-        ),
-        (
-            {**CHAT, "tool_choice": "all"},
-            ".tool_choice",
-            'it is one of `none`, `auto`, `required` or `{"type": "function", "function": {"name": ...}}`',
-        ),
-        (
-            {**CHAT, "tool_choice": "required"},
-            ".tool_choice",
-            "there is nothing to choose from: give `tools` as well",
-        ),
-        ({**CHAT, "tools": [TOOL], "tool_choice": NAMED}, ".tool_choice", "no tool is named g"),
-        (
-            {"template": {"id": "x"}, "prompt": "a"},
-            "",
-            "a `template` goes with `messages` or alone: it makes the prompt itself",
-        ),
-        (
-            {"template": {"id": "x"}, "suffix": "a"},
-            "",
-            "a `template` goes with `messages` or alone: it makes the prompt itself",
-        ),
-        (
-            {"prompt": "a", "token_ids": [1]},
-            "",
-            "give exactly one of `messages`, `prompt`, `token_ids` and `prompts`, or a `template`",
-        ),
-        ({}, "", "give exactly one of `messages`, `prompt`, `token_ids` and `prompts`, or a `template`"),
-        (
-            {"token_ids": [1], "special_tokens": "text"},
-            "",
-            "`special_tokens` goes with `messages` or `prompt` as text",
-        ),
-        (
-            {"prompt": "a", "tools": [TOOL]},
-            "",
-            "`tools` go with `messages`: a raw prompt has no place for them",
-        ),
-        (
-            {"prompt": "a", "chat_template_kwargs": {"a": 1}},
-            "",
-            "`chat_template_kwargs` go with `messages`: a raw prompt has no template",
-        ),
-        (
-            {"token_ids": [1], "suffix": "b"},
-            "",
-            "`suffix` goes with `prompt` as text: it is what follows the gap",
-        ),
-        (
-            {"prompt": "a", "reasoning": {"effort": "low"}},
-            "",
-            "`reasoning` goes with `messages`: what continues a raw prompt is one text",
-        ),
-    ],
-)
-def test_an_input_that_makes_no_prompt_is_refused(source: dict[str, Any], place: str, said: str) -> None:
-    with pytest.raises(ValidationError) as error:
-        read("generate", source or {"suffix": None})
-    (problem,) = error.value.errors()
-    assert "".join(f".{part}" for part in problem["loc"][2:]) == place
-    assert said in problem["msg"]
-
-
-def test_a_chat_may_have_what_goes_with_it() -> None:
-    for source in (
-        {**CHAT, "tools": [TOOL, NAMED], "tool_choice": NAMED, "chat_template_kwargs": {"a": 1}},
-        {**CHAT, "tool_choice": "none"},
-        {**CHAT, "tool_choice": "auto", "special_tokens": "text", "reasoning": {"effort": "low"}},
-        {"prompt": "a", "suffix": "b", "special_tokens": "text"},
-        {"template": {"id": "x"}, "messages": [MESSAGE]},
-        {"template": {"id": "x"}},
-        {"prompts": ["a"] * 128},
-    ):
-        assert read("generate", source).has_steps is False
-    given = GenerateInput.model_validate({**CHAT, "tools": [TOOL, NAMED], "tool_choice": "none"})
-    assert given.callable_tools == ()
-    assert given.model_copy(update={"tool_choice": None}).callable_tools == given.tools
-    both = GenerateInput.model_validate({"prompts": ["a", "b"]})
-    assert both.each_prompt == (GenerateInput(prompt="a"), GenerateInput(prompt="b"))
-    ids = GenerateInput.model_validate({"prompts": [[1, 2]]})
-    assert ids.each_prompt == (GenerateInput(token_ids=(1, 2)),)
-    assert given.each_prompt == (given,)
 
 
 def test_answers_are_counted_over_all_prompts() -> None:
