@@ -10,8 +10,7 @@ from producer_api.anthropic.turns_message import TurnsMessageAnswer
 from producer_api.server.errors import JobUnanswered
 from producer_api.streaming.turns import CallEnded, TurnCall
 from store.schema.job_states import FLOW_TASK, JobState
-from tests.producer_api.openai.test_answers import CALL, CALLS, THINKS, TURNS, job_of
-from tests.producer_api.responses.test_response_events import ended
+from tests.producer_api.answered_jobs import CALL, CALLS, THINKS, TURNS, ended, job_of
 
 
 def test_a_whole_message() -> None:

@@ -12,9 +12,8 @@ from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.schema.job_states import FLOW_TASK, JobState
+from tests.producer_api.answered_jobs import CALL, CALLS, THINKS, USAGE, ended, entry, job_of
 from tests.producer_api.expected_events import expected_events
-from tests.producer_api.openai.test_answers import CALL, CALLS, THINKS, USAGE, entry, job_of
-from tests.producer_api.responses.test_response_events import ended
 
 LISTED = [{"server_label": "S", "tools": [{"name": "find", "function": "s__find"}, {"name": "f", "function": "s__f"}]}]
 TURNS: dict[str, Any] = {

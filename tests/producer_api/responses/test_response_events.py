@@ -1,7 +1,5 @@
 """A response's events are a function of its text: however it was computed, cut and read."""
 
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import given
@@ -13,9 +11,9 @@ from producer_api.responses.response_output import StableChunker
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.schema.job_states import JobState
+from tests.producer_api.answered_jobs import ended
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-AT = datetime(2026, 11, 25, tzinfo=UTC)
 PLAIN = ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
 DONE = ["response.output_text.done", "response.content_part.done", "response.output_item.done"]
 
@@ -24,41 +22,6 @@ def pieces_of(text: str, places: list[int]) -> list[str]:
     """Cut the text at these places."""
     ends = sorted({min(place, len(text)) for place in places} | {len(text)})
     return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def ended(text: str, state: JobState = JobState.SUCCEEDED, finish_reason: str = "stop", **changes: Any) -> Job:
-    job = Job(
-        id="job_1",
-        tenant_id="t",
-        task="generate",
-        state=state,
-        model="tiny",
-        model_version=1,
-        queue="tiny@1",
-        class_rank=0,
-        priority=5,
-        payload={},
-        input_tokens=3,
-        metadata={},
-        webhook=None,
-        epoch=1,
-        attempt=1,
-        max_attempts=3,
-        owner=None,
-        lease_expires_at=None,
-        announced_at=None,
-        cancel_requested_at=None,
-        deadline_at=None,
-        created_at=AT,
-        started_at=AT,
-        completed_at=AT,
-        output={"text": text, "finish_reason": finish_reason},
-        error=None,
-        usage={"input_tokens": 3, "output_tokens": 1},
-        num_deltas=1,
-        output_purged_at=None,
-    )
-    return replace(job, **changes)
 
 
 def told(job: Job, pieces: list[str], *, is_background: bool = False) -> list[dict[str, Any]]:

@@ -9,8 +9,7 @@ from producer_api.tasks.registry import TASK_URLS, read_task
 from producer_api.tasks.transcription_form import MemoryDraft, fields_of
 from store.errors import InvalidRequest
 from store.jobs.jobs import Job
-from tests.producer_api.openai.test_answers import job_of
-from tests.producer_api.responses.test_response_events import ended
+from tests.producer_api.answered_jobs import ended, job_of
 
 SERVER = "https://example.com/mill.jpg"
 ROW = {"amount": 1, "at": "2026-11-28T12:30:00Z"}

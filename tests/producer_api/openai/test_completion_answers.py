@@ -1,4 +1,4 @@
-"""Answers as clients see them, whole and streamed, field by field: chats, completions and transcripts. No server."""
+"""Completions as clients see them, chats and texts, whole and streamed, field by field. No server."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,40 +8,35 @@ import pytest
 from producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
 from producer_api.openai.choices_answer import answer_to
 from producer_api.openai.completion_answer import CompletionAnswer
-from producer_api.openai.transcript_answer import TranscriptAnswer, as_text
+from producer_api.openai.transcript_answer import TranscriptAnswer
 from producer_api.openai.turns_answer import TurnsChatAnswer
 from producer_api.server.errors import JobUnanswered
 from producer_api.streaming.turns import CallEnded, TurnCall
 from store.jobs.jobs import Job
 from store.schema.job_states import FLOW_TASK, JobState
-from tests.producer_api.responses.test_response_events import ended
+from tests.producer_api.answered_jobs import ASKED, CALL, CALLS, THINKS, TURNS, USAGE, ended, entry, job_of
 
-CALL = '{"name": "f", "arguments": {"a": 1}}'
-ASKED = {"input": {"messages": [{"role": "user", "content": "x"}], "tools": [{"function": {"name": "f"}}]}}
-CALLS: dict[str, Any] = {**ASKED, "sampling": {}, "tool_style": "json"}
-THINKS: dict[str, Any] = {"input": {"messages": ASKED["input"]["messages"]}, "sampling": {}}
-THINKS["reasoning"] = {"opening": "<t>", "closing": "</t>"}
-TURNS: dict[str, Any] = {
-    "tool_style": "json",
-    "calls": {"functions": ["f"], "left": 2},
-    "steps": [{"name": "answer", "server_tools": {"names": ["f"]}}],
+CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1795564800, "model": "tiny@1"}
+COMPLETION = {"id": "cmpl-1", "object": "text_completion", "created": 1795564800, "model": "tiny@1"}
+TOKEN_COUNTS = {
+    "prompt_tokens": 5,
+    "completion_tokens": 3,
+    "total_tokens": 8,
+    "prompt_tokens_details": {"cached_tokens": 2},
+    "completion_tokens_details": {"reasoning_tokens": 1},
 }
-USAGE = {"input_tokens": 5, "output_tokens": 3, "cached_tokens": 2, "reasoning_tokens": 1}
-
-
-def job_of(text: str, payload: dict[str, Any] | None = None, finish_reason: str = "stop", **output: Any) -> Job:
-    """A job that has ended with this text."""
-    made = {"text": text, "finish_reason": finish_reason, **output}
-    return ended(text, payload=payload or {}, output=made, usage=USAGE)
-
-
-def entry(token: str, logprob: float | None = -0.5, *others: dict[str, Any]) -> dict[str, Any]:
-    return {"token": token, "logprob": logprob, "bytes": [*token.encode()], "top_logprobs": [*others]}
 
 
 def choices_of(chunks: Any) -> list[Any]:
     """The choices of the chunks, the token counts of those without."""
     return [chunk["choices"] or chunk["usage"] for chunk in chunks]
+
+
+def choice(
+    delta: dict[str, Any], finish_reason: str | None = None, *, index: int = 0, logprobs: Any = None
+) -> dict[str, Any]:
+    """The choice of a chunk."""
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
 def streamed(answer: Answer, job: Job, *pieces: str) -> list[Any]:
@@ -71,13 +66,7 @@ def test_a_whole_chat_completion() -> None:
                 "finish_reason": "stop",
             }
         ],
-        "usage": {
-            "prompt_tokens": 5,
-            "completion_tokens": 3,
-            "total_tokens": 8,
-            "prompt_tokens_details": {"cached_tokens": 2},
-            "completion_tokens_details": {"reasoning_tokens": 1},
-        },
+        "usage": TOKEN_COUNTS,
     }
 
 
@@ -119,73 +108,44 @@ def test_a_streamed_chat() -> None:
     answer = ChatAnswer(job, shared={"system_fingerprint": "fp"})
     assert answer.pieces("Hel", [entry("Hel")]) == [
         {
-            "id": "chatcmpl-1",
-            "object": "chat.completion.chunk",
-            "created": 1795564800,
-            "model": "tiny@1",
+            **CHUNK,
             "system_fingerprint": "fp",
             "choices": [
-                {
-                    "index": 0,
-                    "delta": {"role": "assistant", "content": "Hel"},
-                    "logprobs": {
+                choice(
+                    {"role": "assistant", "content": "Hel"},
+                    logprobs={
                         "content": [{"token": "Hel", "logprob": -0.5, "bytes": [72, 101, 108], "top_logprobs": []}],
                         "refusal": None,
                     },
-                    "finish_reason": None,
-                }
+                )
             ],
         }
     ]
-    assert choices_of(answer.pieces("lo")) == [
-        [{"index": 0, "delta": {"content": "lo"}, "logprobs": None, "finish_reason": None}]
-    ]
-    assert choices_of(answer.closing(job)) == [[{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]]
+    assert choices_of(answer.pieces("lo")) == [[choice({"content": "lo"})]]
+    assert choices_of(answer.closing(job)) == [[choice({}, "stop")]]
 
 
 def test_a_streamed_chat_with_the_token_counts() -> None:
     job = job_of("", annotations=[{"type": "file_citation"}])
     assert ChatAnswer(job, with_usage=True).closing(job) == [
         {
-            "id": "chatcmpl-1",
-            "object": "chat.completion.chunk",
-            "created": 1795564800,
-            "model": "tiny@1",
+            **CHUNK,
             "choices": [
-                {
-                    "index": 0,
-                    "delta": {"role": "assistant", "content": "", "annotations": [{"type": "file_citation"}]},
-                    "logprobs": None,
-                    "finish_reason": "stop",
-                }
+                choice({"role": "assistant", "content": "", "annotations": [{"type": "file_citation"}]}, "stop")
             ],
             "usage": None,
         },
-        {
-            "id": "chatcmpl-1",
-            "object": "chat.completion.chunk",
-            "created": 1795564800,
-            "model": "tiny@1",
-            "choices": [],
-            "usage": {
-                "prompt_tokens": 5,
-                "completion_tokens": 3,
-                "total_tokens": 8,
-                "prompt_tokens_details": {"cached_tokens": 2},
-                "completion_tokens_details": {"reasoning_tokens": 1},
-            },
-        },
+        {**CHUNK, "choices": [], "usage": TOKEN_COUNTS},
     ]
 
 
 def test_a_streamed_chat_with_calls() -> None:
     job = job_of(f"Hi\n{CALL}\n{CALL}", CALLS, "tool_calls")
     assert streamed(ChatAnswer(job), job, "Hi", f"\n{CALL}", f"\n{CALL}") == [
-        [{"index": 0, "delta": {"role": "assistant", "content": "Hi"}, "logprobs": None, "finish_reason": None}],
+        [choice({"role": "assistant", "content": "Hi"})],
         [
-            {
-                "index": 0,
-                "delta": {
+            choice(
+                {
                     "tool_calls": [
                         {
                             "index": 0,
@@ -194,23 +154,13 @@ def test_a_streamed_chat_with_calls() -> None:
                             "function": {"name": "f", "arguments": ""},
                         }
                     ]
-                },
-                "logprobs": None,
-                "finish_reason": None,
-            }
+                }
+            )
         ],
+        [choice({"tool_calls": [{"index": 0, "function": {"arguments": '{"a": 1}'}}]})],
         [
-            {
-                "index": 0,
-                "delta": {"tool_calls": [{"index": 0, "function": {"arguments": '{"a": 1}'}}]},
-                "logprobs": None,
-                "finish_reason": None,
-            }
-        ],
-        [
-            {
-                "index": 0,
-                "delta": {
+            choice(
+                {
                     "tool_calls": [
                         {
                             "index": 1,
@@ -219,20 +169,11 @@ def test_a_streamed_chat_with_calls() -> None:
                             "function": {"name": "f", "arguments": ""},
                         }
                     ]
-                },
-                "logprobs": None,
-                "finish_reason": None,
-            }
+                }
+            )
         ],
-        [
-            {
-                "index": 0,
-                "delta": {"tool_calls": [{"index": 1, "function": {"arguments": '{"a": 1}'}}]},
-                "logprobs": None,
-                "finish_reason": None,
-            }
-        ],
-        [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "tool_calls"}],
+        [choice({"tool_calls": [{"index": 1, "function": {"arguments": '{"a": 1}'}}]})],
+        [choice({}, "tool_calls")],
     ]
 
 
@@ -240,43 +181,30 @@ def test_a_streamed_chat_with_reasoning_and_logprobs() -> None:
     job = job_of("<t>hm</t>Well", THINKS)
     answer = ChatAnswer(job)
     told = [entry(one) for one in ("<t>", "hm", "</t>", "We", "ll")]
-    assert choices_of(answer.pieces("<t>hm", told[:2])) == [
-        [
-            {
-                "index": 0,
-                "delta": {"role": "assistant", "reasoning_content": "hm"},
-                "logprobs": None,
-                "finish_reason": None,
-            }
-        ]
-    ]
+    assert choices_of(answer.pieces("<t>hm", told[:2])) == [[choice({"role": "assistant", "reasoning_content": "hm"})]]
     assert choices_of(answer.pieces("</t>We", told[2:4])) == [
         [
-            {
-                "index": 0,
-                "delta": {"content": "We"},
-                "logprobs": {
+            choice(
+                {"content": "We"},
+                logprobs={
                     "content": [{"token": "We", "logprob": -0.5, "bytes": [87, 101], "top_logprobs": []}],
                     "refusal": None,
                 },
-                "finish_reason": None,
-            }
+            )
         ]
     ]
     assert choices_of(answer.pieces("ll", told[4:])) == [
         [
-            {
-                "index": 0,
-                "delta": {"content": "ll"},
-                "logprobs": {
+            choice(
+                {"content": "ll"},
+                logprobs={
                     "content": [{"token": "ll", "logprob": -0.5, "bytes": [108, 108], "top_logprobs": []}],
                     "refusal": None,
                 },
-                "finish_reason": None,
-            }
+            )
         ]
     ]
-    assert choices_of(answer.closing(job)) == [[{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]]
+    assert choices_of(answer.closing(job)) == [[choice({}, "stop")]]
 
 
 def test_logprobs_of_a_whole_answer_are_those_behind_the_reasoning() -> None:
@@ -308,28 +236,14 @@ def test_several_answers_have_their_numbers() -> None:
                 "finish_reason": "length",
             },
         ],
-        "usage": {
-            "prompt_tokens": 5,
-            "completion_tokens": 3,
-            "total_tokens": 8,
-            "prompt_tokens_details": {"cached_tokens": 2},
-            "completion_tokens_details": {"reasoning_tokens": 1},
-        },
+        "usage": TOKEN_COUNTS,
     }
     answer: Any = answer_to(job, lambda job, number: ChatAnswer(job, number, with_usage=True))
-    assert choices_of(answer.pieces("b", (), 1)) == [
-        [{"index": 1, "delta": {"role": "assistant", "content": "b"}, "logprobs": None, "finish_reason": None}]
-    ]
+    assert choices_of(answer.pieces("b", (), 1)) == [[choice({"role": "assistant", "content": "b"}, index=1)]]
     assert choices_of(answer.closing(job)) == [
-        [{"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": "stop"}],
-        [{"index": 1, "delta": {}, "logprobs": None, "finish_reason": "length"}],
-        {
-            "prompt_tokens": 5,
-            "completion_tokens": 3,
-            "total_tokens": 8,
-            "prompt_tokens_details": {"cached_tokens": 2},
-            "completion_tokens_details": {"reasoning_tokens": 1},
-        },
+        [choice({"role": "assistant", "content": ""}, "stop")],
+        [choice({}, "length", index=1)],
+        TOKEN_COUNTS,
     ]
 
 
@@ -338,14 +252,11 @@ def test_a_chat_whose_calls_the_server_makes() -> None:
     answer = TurnsChatAnswer(job, with_usage=True)
     one, two = TurnCall(0, "call_0", "job_2", "f", "{}"), TurnCall(1, "call_1", "job_3", "f", '{"a": 1}')
     output = {"text": f"Hi\n{CALL}\n{CALL}", "tool_calls": [{}, {}]}
-    assert choices_of(answer.pieces(f"Hi\n{CALL}")) == [
-        [{"index": 0, "delta": {"role": "assistant", "content": "Hi"}, "logprobs": None, "finish_reason": None}]
-    ]
+    assert choices_of(answer.pieces(f"Hi\n{CALL}")) == [[choice({"role": "assistant", "content": "Hi"})]]
     assert choices_of(answer.turn_ended(output, [one, two])) == [
         [
-            {
-                "index": 0,
-                "delta": {
+            choice(
+                {
                     "server_tool_calls": [
                         {
                             "index": 0,
@@ -362,44 +273,22 @@ def test_a_chat_whose_calls_the_server_makes() -> None:
                             "job_id": "job_3",
                         },
                     ]
-                },
-                "logprobs": None,
-                "finish_reason": None,
-            }
+                }
+            )
         ]
     ]
     assert choices_of(
         [*answer.call_ended(CallEnded(one, "22", False)), *answer.call_ended(CallEnded(two, "no", True))]
     ) == [
-        [
-            {
-                "index": 0,
-                "delta": {"server_tool_calls": [{"index": 0, "status": "completed", "output": "22"}]},
-                "logprobs": None,
-                "finish_reason": None,
-            }
-        ],
-        [
-            {
-                "index": 0,
-                "delta": {"server_tool_calls": [{"index": 1, "status": "failed", "output": "no"}]},
-                "logprobs": None,
-                "finish_reason": None,
-            }
-        ],
+        [choice({"server_tool_calls": [{"index": 0, "status": "completed", "output": "22"}]})],
+        [choice({"server_tool_calls": [{"index": 1, "status": "failed", "output": "no"}]})],
     ]
     answer.turn_ended({"text": CALL, "tool_calls": []}, [])
     assert choices_of([*answer.pieces("Wa"), *answer.pieces("rm."), *answer.closing(job)]) == [
-        [{"index": 0, "delta": {"content": "\nWa"}, "logprobs": None, "finish_reason": None}],
-        [{"index": 0, "delta": {"content": "rm."}, "logprobs": None, "finish_reason": None}],
-        [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}],
-        {
-            "prompt_tokens": 5,
-            "completion_tokens": 3,
-            "total_tokens": 8,
-            "prompt_tokens_details": {"cached_tokens": 2},
-            "completion_tokens_details": {"reasoning_tokens": 1},
-        },
+        [choice({"content": "\nWa"})],
+        [choice({"content": "rm."})],
+        [choice({}, "stop")],
+        TOKEN_COUNTS,
     ]
 
 
@@ -407,10 +296,7 @@ def test_a_whole_text_completion() -> None:
     told = [entry("wä", -0.5, entry("b", -1.0)), {**entry("x"), "bytes": [0xE2]}, {**entry("y"), "bytes": [0x82, 0xAC]}]
     job = job_of("wä€", {"template": {"id": "p"}}, logprobs=told)
     assert CompletionAnswer(job, shared={"system_fingerprint": "fp"}).full_answer(job) == {
-        "id": "cmpl-1",
-        "object": "text_completion",
-        "created": 1795564800,
-        "model": "tiny@1",
+        **COMPLETION,
         "template": {"id": "p"},
         "system_fingerprint": "fp",
         "choices": [
@@ -426,13 +312,7 @@ def test_a_whole_text_completion() -> None:
                 "finish_reason": "stop",
             }
         ],
-        "usage": {
-            "prompt_tokens": 5,
-            "completion_tokens": 3,
-            "total_tokens": 8,
-            "prompt_tokens_details": {"cached_tokens": 2},
-            "completion_tokens_details": {"reasoning_tokens": 1},
-        },
+        "usage": TOKEN_COUNTS,
     }
 
 
@@ -465,10 +345,7 @@ def test_a_streamed_completion() -> None:
     answer = CompletionAnswer(job, with_usage=True)
     assert answer.pieces("w", [entry("w")]) == [
         {
-            "id": "cmpl-1",
-            "object": "text_completion",
-            "created": 1795564800,
-            "model": "tiny@1",
+            **COMPLETION,
             "choices": [
                 {
                     "index": 0,
@@ -502,95 +379,15 @@ def test_a_streamed_completion() -> None:
     ]
     assert answer.closing(job) == [
         {
-            "id": "cmpl-1",
-            "object": "text_completion",
-            "created": 1795564800,
-            "model": "tiny@1",
+            **COMPLETION,
             "choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}],
             "usage": None,
         },
-        {
-            "id": "cmpl-1",
-            "object": "text_completion",
-            "created": 1795564800,
-            "model": "tiny@1",
-            "choices": [],
-            "usage": {
-                "prompt_tokens": 5,
-                "completion_tokens": 3,
-                "total_tokens": 8,
-                "prompt_tokens_details": {"cached_tokens": 2},
-                "completion_tokens_details": {"reasoning_tokens": 1},
-            },
-        },
+        {**COMPLETION, "choices": [], "usage": TOKEN_COUNTS},
     ]
     assert CompletionAnswer(job).closing(job) == [
-        {
-            "id": "cmpl-1",
-            "object": "text_completion",
-            "created": 1795564800,
-            "model": "tiny@1",
-            "choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}],
-        }
+        {**COMPLETION, "choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}]}
     ]
-
-
-def transcript(*segments: tuple[float, float, str]) -> Job:
-    told = [{"start": start, "end": end, "text": text} for start, end, text in segments]
-    return job_of("All of it.", duration=61.2, language="en", segments=told)
-
-
-def test_a_transcript_in_json() -> None:
-    job = transcript((0.0, 1.5, " a"))
-    assert TranscriptAnswer().full_answer(job) == {"text": "All of it.", "usage": {"type": "duration", "seconds": 62}}
-    assert TranscriptAnswer("verbose_json").full_answer(job) == {
-        "task": "transcribe",
-        "language": "en",
-        "duration": 61.2,
-        "text": "All of it.",
-        "usage": {"type": "duration", "seconds": 62},
-        "segments": [{"id": 0, "seek": 0, "temperature": 0.0, "start": 0.0, "end": 1.5, "text": " a"}],
-    }
-    assert TranscriptAnswer().pieces("a") == [{"type": "transcript.text.delta", "delta": "a"}]
-    assert TranscriptAnswer().closing(job) == [
-        {
-            "type": "transcript.text.done",
-            "text": "All of it.",
-            "usage": {
-                "type": "tokens",
-                "input_tokens": 5,
-                "output_tokens": 3,
-                "total_tokens": 8,
-                "input_token_details": {"audio_tokens": 5, "text_tokens": 0},
-            },
-        }
-    ]
-    bare = ended("x", usage=None)
-    assert TranscriptAnswer().closing(bare)[0]["usage"] == {
-        "type": "tokens",
-        "input_tokens": 0,
-        "output_tokens": 0,
-        "total_tokens": 0,
-        "input_token_details": {"audio_tokens": 0, "text_tokens": 0},
-    }
-
-
-def test_a_transcript_in_text() -> None:
-    job = transcript((0.0, 1.9996, " one\n two"), (2.0, 3.0, " "), (59.9, 3661.5, "a --> <b> & c"))
-    assert as_text(job, "text") == "All of it.\n"
-    assert (
-        as_text(job, "srt")
-        == "1\n00:00:00,000 --> 00:00:02,000\none two\n\n2\n00:00:59,900 --> 01:01:01,500\na -> <b> & c\n"
-    )
-    assert as_text(job, "vtt") == (
-        "WEBVTT\n"
-        "\n"
-        "00:00:00.000 --> 00:00:02.000\n"
-        "one two\n"
-        "\n"
-        "00:00:59.900 --> 01:01:01.500\n"
-        "a --&gt; &lt;b&gt; &amp; c\n"
-    )
 
 
 @pytest.mark.parametrize(
