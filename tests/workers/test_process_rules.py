@@ -43,23 +43,66 @@ class Busy(EngineStub):
         return replace(IDLE, running=1, waiting=1, free_blocks=3, total_blocks=8)
 
 
-def test_a_snapshot_has_each_job_and_a_tick_the_tokens_since_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_reporter, "PERIOD_S", 0.0)
-    now, told, may_go = [100.0], list[tuple[WorkerSnapshot, WorkerTick | None]](), threading.Semaphore(0)
-    in_flight = InFlightAttempts()
-    counts = TokenCounts(in_flight, clock=lambda: now[0])
-    payload = {"sampling": {"max_tokens": 30}}
-    for number, given in enumerate((payload, {})):
-        in_flight.add(Attempt(replace(CLAIM, job_id=f"job_{number}", payload=given), 98.0, None, 98.0))
+JOB_SHOWN = {"tenant_id": "ten_1", "class_rank": 1, "attempt": 2, "age_s": 6.0, "input_tokens": 3}
+FIRST_SNAPSHOT = {
+    "id": "w1",
+    "queue": "fake@1",
+    "engine": "vLLM",
+    "slots": 4,
+    "running": 1,
+    "waiting": 1,
+    "free_blocks": 3,
+    "total_blocks": 8,
+    "lease_s": 10.0,
+    "lease_age_s": 6.0,
+    "jobs": [
+        {"id": "job_0", **JOB_SHOWN, "output_tokens": 2, "max_tokens": 30},
+        {"id": "job_1", **JOB_SHOWN, "output_tokens": 0, "max_tokens": 0},
+    ],
+    "quiet_s": 4.0,
+    "kept_s": KEEP_S,
+    "is_reserved": False,
+}
+TICK = WorkerTick(
+    worker="w1",
+    queue="fake@1",
+    tokens={"ten_1": 2, "": 1},
+    first_token_ms={"ten_1": [2500.0]},
+    running=1.0,
+    slots=4,
+)
+
+
+class StepwisePublisher:
+    """Keeps what is published, and holds each publication until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[WorkerSnapshot, WorkerTick | None]] = []
+        self.withdrawn: list[str] = []
+        self.may_go = threading.Semaphore(0)
+
+    def publish(self, snapshot: WorkerSnapshot, tick: WorkerTick | None) -> None:
+        self.told.append((snapshot, tick))
+        self.may_go.acquire(timeout=30)
+
+    def withdraw(self, owner: str) -> None:
+        self.withdrawn.append(owner)
+
+
+def two_attempts(counts: TokenCounts, in_flight: InFlightAttempts) -> None:
+    """Add two attempts since 98 s, of which one was renewed at 99 s, and count tokens of the other."""
+    for number, payload in enumerate(({"sampling": {"max_tokens": 30}}, {})):
+        in_flight.add(Attempt(replace(CLAIM, job_id=f"job_{number}", payload=payload), 98.0, None, 98.0))
     in_flight.renewed(frozenset({"job_1"}), 99.0)
     counts.count([Delta(AttemptId("job_0", 4), 1, "x", (1, 2)), Delta(AttemptId("gone", 1), 1, "x", ())])
 
-    def publish(snapshot: WorkerSnapshot, tick: WorkerTick | None) -> None:
-        told.append((snapshot, tick))
-        may_go.acquire(timeout=30)
 
-    withdrawn: list[str] = []
-    publisher: Any = SimpleNamespace(publish=publish, withdraw=withdrawn.append)
+def test_a_snapshot_has_each_job_and_a_tick_the_tokens_since_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_reporter, "PERIOD_S", 0.0)
+    now, in_flight = [100.0], InFlightAttempts()
+    counts = TokenCounts(in_flight, clock=lambda: now[0])
+    two_attempts(counts, in_flight)
+    publisher: Any = StepwisePublisher()
     reporter = LiveReporter(
         publisher,
         Busy(),
@@ -74,48 +117,18 @@ def test_a_snapshot_has_each_job_and_a_tick_the_tokens_since_the_last(monkeypatc
     )
     now[0] = 104.0
     reporter.start()
-    wait_for(lambda: len(told) == 1, "the first snapshot")
+    wait_for(lambda: len(publisher.told) == 1, "the first snapshot")
     now[0] = 105.0
-    may_go.release()
-    wait_for(lambda: len(told) == 2, "the second snapshot, with a tick")
+    publisher.may_go.release()
+    wait_for(lambda: len(publisher.told) == 2, "the second snapshot, with a tick")
     stop = threading.Thread(target=reporter.stop)
     stop.start()
-    for _ in range(1000):
-        may_go.release()
-    wait_for(lambda: withdrawn == ["w1"], "it withdraws its snapshot")
+    publisher.may_go.release(1000)
+    wait_for(lambda: publisher.withdrawn == ["w1"], "it withdraws its snapshot")
     stop.join(30)
-    job = {"tenant_id": "ten_1", "class_rank": 1, "attempt": 2, "age_s": 6.0, "input_tokens": 3}
-    first, tick = told[0]
-    assert (first.model_dump(), tick) == (
-        {
-            "id": "w1",
-            "queue": "fake@1",
-            "engine": "vLLM",
-            "slots": 4,
-            "running": 1,
-            "waiting": 1,
-            "free_blocks": 3,
-            "total_blocks": 8,
-            "lease_s": 10.0,
-            "lease_age_s": 6.0,
-            "jobs": [
-                {"id": "job_0", **job, "output_tokens": 2, "max_tokens": 30},
-                {"id": "job_1", **job, "output_tokens": 0, "max_tokens": 0},
-            ],
-            "quiet_s": 4.0,
-            "kept_s": KEEP_S,
-            "is_reserved": False,
-        },
-        None,
-    )
-    assert told[1][1] == WorkerTick(
-        worker="w1",
-        queue="fake@1",
-        tokens={"ten_1": 2, "": 1},
-        first_token_ms={"ten_1": [2500.0]},
-        running=1.0,
-        slots=4,
-    )
+    first, tick = publisher.told[0]
+    assert (first.model_dump(), tick) == (FIRST_SNAPSHOT, None)
+    assert publisher.told[1][1] == TICK
 
 
 def test_the_pages_of_a_process_and_no_other(settings: Settings) -> None:

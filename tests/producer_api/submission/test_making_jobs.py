@@ -103,6 +103,36 @@ def shown(job: NewJob, *names: str) -> dict[str, Any]:
     return {name: getattr(job, name) for name in names}
 
 
+LINE_AS_JOB = {
+    "tenant_id": "acme",
+    "task": "generate",
+    "model": "tiny",
+    "model_version": 3,
+    "model_digest": "f00d",
+    "queue": "tiny@3",
+    "service_class": ServiceClass.BATCH,
+    "priority": 1,
+    "input_tokens": 5,
+    "cost_tokens": 9,
+    "metadata": {"k": "v"},
+    "webhook": {"url": "https://example.com/"},
+    "max_attempts": 2,
+    "deadline_s": 1.5,
+    "idempotency": None,
+    "announce": False,
+    "fingerprint": None,
+    "api_key_id": "key_1",
+    "project_id": "p",
+    "user_id": "u",
+    "is_stored": False,
+    "traceparent": TRACE.header,
+    "limits": HELD,
+    "rollout_id": None,
+    "fallback": None,
+    "lookup": None,
+}
+
+
 def test_a_line_of_a_batch_is_a_job_with_all_that_it_asks_for() -> None:
     response = NewResponse(None, True, False, [], {})
     asked = request(
@@ -117,35 +147,7 @@ def test_a_line_of_a_batch_is_a_job_with_all_that_it_asks_for() -> None:
     job = submissions(Parts()).make_job(
         PRINCIPAL, asked, VERSION, project_id="p", response=response, is_stored=False, trace=TRACE
     )
-    expected = {
-        "tenant_id": "acme",
-        "task": "generate",
-        "model": "tiny",
-        "model_version": 3,
-        "model_digest": "f00d",
-        "queue": "tiny@3",
-        "service_class": ServiceClass.BATCH,
-        "priority": 1,
-        "input_tokens": 5,
-        "cost_tokens": 9,
-        "metadata": {"k": "v"},
-        "webhook": {"url": "https://example.com/"},
-        "max_attempts": 2,
-        "deadline_s": 1.5,
-        "idempotency": None,
-        "announce": False,
-        "fingerprint": None,
-        "api_key_id": "key_1",
-        "project_id": "p",
-        "user_id": "u",
-        "response": response,
-        "is_stored": False,
-        "traceparent": TRACE.header,
-        "limits": HELD,
-        "rollout_id": None,
-        "fallback": None,
-        "lookup": None,
-    }
+    expected = LINE_AS_JOB | {"response": response}
     assert shown(job, *expected) == expected
     assert job.payload["input"] == {"prompt": "hello"}, "what is not set is left out"
     plain = submissions(Parts()).make_job(PRINCIPAL, request(), VERSION)

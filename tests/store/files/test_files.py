@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,70 +102,89 @@ def test_a_file_is_what_was_given_and_pages_are_of_one_tenant(
     assert list_entries(db, tenant) == [entry, *rest], "nothing is recorded of it"
 
 
-def test_refusals_of_uploads_say_what_to_do(db: Database, tenant: str, tmp_path: Path, query: Query) -> None:
-    blobs = FolderBlobs(tmp_path)
+class Uploads:
+    """Uploads of one tenant into a folder."""
 
-    def begin(num_bytes: int = 6) -> uploads.Upload:
+    def __init__(self, db: Database, tenant: str, folder: Path) -> None:
+        self.db, self.tenant, self.folder, self.blobs = db, tenant, folder, FolderBlobs(folder)
+
+    def begin(self, num_bytes: int = 6) -> uploads.Upload:
         values: Any = {"filename": "a", "purpose": Purpose.BATCH, "most_bytes": 100}
-        return uploads.create(db, tenant, num_bytes=num_bytes, **values)
+        return uploads.create(self.db, self.tenant, num_bytes=num_bytes, **values)
 
-    def add(upload_id: str, content: bytes) -> str:
-        draft = blobs.create()
-        draft.write(content)
-        return uploads.add_part(db, tenant, upload_id, draft, most_bytes=100).id
+    def draft(self, content: bytes) -> Any:
+        made = self.blobs.create()
+        made.write(content)
+        return made
 
-    def complete(upload_id: str, *parts: str, md5: str | None = None) -> Any:
-        return uploads.complete(db, blobs, tenant, upload_id, parts, md5=md5, most_bytes=100)
+    def add(self, upload_id: str, content: bytes) -> str:
+        return uploads.add_part(self.db, self.tenant, upload_id, self.draft(content), most_bytes=100).id
 
-    made = begin()
+    def complete(self, upload_id: str, *parts: str, md5: str | None = None) -> Any:
+        return uploads.complete(self.db, self.blobs, self.tenant, upload_id, parts, md5=md5, most_bytes=100)
+
+
+@pytest.fixture
+def own(db: Database, tenant: str, tmp_path: Path) -> Uploads:
+    return Uploads(db, tenant, tmp_path)
+
+
+def test_an_upload_is_completed_with_all_of_its_parts_alone(own: Uploads) -> None:
+    made = own.begin()
     assert made.expires_at - made.created_at == timedelta(hours=1)
-    foo, bar = add(made.id, b"foo"), add(made.id, b"bar")
-    for run, said, param in (
-        (lambda: complete(made.id, foo, "part_x"), "'part_x' is not a part of this upload", "part_ids[1]"),
-        (lambda: complete(made.id, foo, bar, foo), f"{foo} is named twice: name each part once", "part_ids[2]"),
+    foo, bar = own.add(made.id, b"foo"), own.add(made.id, b"bar")
+    for parts, md5, said, param in (
+        ((foo, "part_x"), None, "'part_x' is not a part of this upload", "part_ids[1]"),
+        ((foo, bar, foo), None, f"{foo} is named twice: name each part once", "part_ids[2]"),
+        ((bar,), None, "the parts have 3 bytes, and the upload was begun for 6: name all parts", "part_ids"),
         (
-            lambda: complete(made.id, bar),
-            "the parts have 3 bytes, and the upload was begun for 6: name all parts",
-            "part_ids",
-        ),
-        (
-            lambda: complete(made.id, foo, bar, md5="0" * 32),
+            (foo, bar),
+            "0" * 32,
             "the parts have the MD5 3858f62230ac3c915f300c664312c63f: send again what differs",
             "md5",
         ),
     ):
-        assert refused(run) == (InvalidRequest, said, param)
-    assert list((tmp_path / "drafts").iterdir()) == [], "nothing is left of it"
-    done, file = complete(made.id, foo, bar, md5="3858F62230AC3C915F300C664312C63F")
+        assert refused(partial(own.complete, made.id, *parts, md5=md5)) == (InvalidRequest, said, param)
+    assert list((own.folder / "drafts").iterdir()) == [], "nothing is left of it"
+
+
+def test_an_upload_that_is_completed_stays_so(own: Uploads, query: Query) -> None:
+    made = own.begin()
+    foo, bar = own.add(made.id, b"foo"), own.add(made.id, b"bar")
+    done, file = own.complete(made.id, foo, bar, md5="3858F62230AC3C915F300C664312C63F")
     assert (done.status, done.file_id, file.num_bytes, file.filename) == ("completed", file.id, 6, "a")
-    assert complete(made.id) == (done, file)
+    assert own.complete(made.id) == (done, file)
     assert query("SELECT id FROM upload_parts") == [], "its parts are a file now"
-    for run in (lambda: add(made.id, b"x"), lambda: uploads.cancel(db, tenant, made.id)):
+    for run in (lambda: own.add(made.id, b"x"), lambda: uploads.cancel(own.db, own.tenant, made.id)):
         assert refused(run) == (Conflict, f"the upload {made.id} is completed: begin a new one", None)
-    files.delete(db, tenant, file.id, actor="mia")
-    assert complete(made.id) == (done, None)
-    missing = refused(lambda: uploads.get_pending(db, tenant, "upload_x"))
+    files.delete(own.db, own.tenant, file.id, actor="mia")
+    assert own.complete(made.id) == (done, None)
+    other = own.begin()
+    query("UPDATE uploads SET expires_at = now() - interval '1 s' WHERE id = :id", id=other.id)
+    assert (uploads.expire(own.db, limit=0), uploads.expire(own.db), uploads.expire(own.db)) == (0, 1, 0)
+    assert query("SELECT id FROM uploads") == [{"id": made.id}]
+
+
+def test_a_part_whose_content_was_removed_is_not_made(
+    own: Uploads, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = refused(lambda: uploads.get_pending(own.db, own.tenant, "upload_x"))
     assert missing == (NotFound, "no upload upload_x: an upload is kept for 1 hour", None)
-    other = begin()
-    assert uploads.get_pending(db, tenant, other.id) == other
-    draft = blobs.create()
-    draft.write(b"gone")
+    made = own.begin()
+    assert uploads.get_pending(own.db, own.tenant, made.id) == made
     keep = files.keep_content
 
     def keep_and_remove(database: Database, content: Any) -> None:
         keep(database, content)
         query("UPDATE blobs SET removed_at = now()")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "keep_content", keep_and_remove)
-        assert refused(lambda: uploads.add_part(db, tenant, other.id, draft, most_bytes=100)) == (
-            Unavailable,
-            "the content was removed before its part was made: send it again",
-            None,
-        )
-    query("UPDATE uploads SET expires_at = now() - interval '1 s' WHERE id = :id", id=other.id)
-    assert (uploads.expire(db, limit=0), uploads.expire(db), uploads.expire(db)) == (0, 1, 0)
-    assert query("SELECT id FROM uploads") == [{"id": made.id}]
+    draft = own.draft(b"gone")
+    monkeypatch.setattr(files, "keep_content", keep_and_remove)
+    assert refused(lambda: uploads.add_part(own.db, own.tenant, made.id, draft, most_bytes=100)) == (
+        Unavailable,
+        "the content was removed before its part was made: send it again",
+        None,
+    )
 
 
 def test_contents_without_references_are_kept_for_ten_minutes_and_the_oldest_go_first(

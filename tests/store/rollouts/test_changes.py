@@ -151,7 +151,7 @@ def test_steps_grow_and_hold_for_something() -> None:
 
 
 def test_a_rollout_is_what_was_started_and_each_change_is_on_record(
-    begin: StartRollout, db: Database, tenant: str, query: Query
+    begin: StartRollout, db: Database, tenant: str
 ) -> None:
     rollout = begin(mode=RolloutMode.SHADOW, sticky_key=StickyKey.TENANT, bounds={"errors": 0.25})
     assert (rollout.model, rollout.kind, rollout.alias, rollout.mode) == (
@@ -181,6 +181,13 @@ def test_a_rollout_is_what_was_started_and_each_change_is_on_record(
         rollout.id,
         {"alias": "tiny@default", "stable": 1, "candidate": 2, "state": "running", "step": 1},
     )
+
+
+def test_rollouts_are_listed_while_they_are_active_or_may_have_jobs(
+    begin: StartRollout, db: Database, query: Query
+) -> None:
+    rollout = begin(mode=RolloutMode.SHADOW)
+    change(db, rollout.id, Transition(RolloutAction.ADVANCE, "go"), "mia")
     note_evidence(db, rollout, {"at": 5})
     assert get_rollout(db, rollout.id).evidence == {"at": 5}
     found = active_rollout(db, "tiny", "default")

@@ -154,6 +154,22 @@ def expected(report: HostReport) -> dict[str, tuple[float | None, str | None]]:
     return {one.queue: (one.in_s, one.text) for one in report.outlooks}
 
 
+SWAP_METRICS = {
+    ("swaps_total", None): 1,
+    ("starts_total", "served"): 1,
+    ("place_wait_seconds_count", None): 1,
+    ("place_wait_seconds_sum", None): 6.0,
+}
+
+
+def metric(metrics: Any, name: str, outcome: str | None) -> float | None:
+    """Return the value of a metric of the host, with this outcome where it counts outcomes."""
+    value: float | None = metrics.registry.get_sample_value(
+        f"headrace_host_{name}", {} if outcome is None else {"outcome": outcome}
+    )
+    return value
+
+
 def test_one_place_goes_from_a_version_to_another(world: World) -> None:
     world.versions = [version("a"), version("b", adapters=("tone@1",)), version("c", memory=501)]
     host, metrics = model_hosted(world)
@@ -192,21 +208,7 @@ def test_one_place_goes_from_a_version_to_another(world: World) -> None:
     ]
     assert world.workers[1].state is PlaceState.DRAINING, "a host that stops drains its workers"
     assert (world.removed, first.name, first.budget_bytes) == (["h1"], "h1", 500)
-    values = {
-        name: metrics.registry.get_sample_value(f"headrace_host_{name}", labels)
-        for name, labels in (
-            ("swaps_total", {}),
-            ("starts_total", {"outcome": "served"}),
-            ("place_wait_seconds_count", {}),
-            ("place_wait_seconds_sum", {}),
-        )
-    }
-    assert values == {
-        "swaps_total": 1,
-        "starts_total": 1,
-        "place_wait_seconds_count": 1,
-        "place_wait_seconds_sum": 6.0,
-    }
+    assert {key: metric(metrics, *key) for key in SWAP_METRICS} == SWAP_METRICS
 
 
 def test_a_worker_that_dies_is_started_again_after_a_pause(world: World) -> None:
