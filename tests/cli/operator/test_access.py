@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.tree import app
@@ -46,7 +47,12 @@ def test_keys_are_made_listed_rotated_and_ended(verb: Verb, db: Database) -> Non
     # The secret may have an underscore of its own.
     assert not any(each.split("_", 2)[2] in "".join(lines) for each in (key, rotated, everything))
     assert verb("keys", "revoke", key) == f"{'_'.join(['key', key.split('_')[1]])} revoked\n"
-    assert "revoked" in verb("keys", "list").splitlines()[3]
+    with db.begin() as connection:
+        connection.execute(text("UPDATE api_keys SET expires_at = now() - interval '1 s' WHERE name = 'small'"))
+    in_force, ended, revoked = verb("keys", "list").splitlines()[1:]
+    assert " in force" in in_force
+    assert ended.rstrip().endswith("expired")
+    assert " revoked, replaced by " in revoked
     for words, refused, said in (
         (("keys", "revoke", key), NotFound, "in force"),
         (("keys", "create", "x", "--scope", "everything"), InvalidRequest, "unknown scopes: everything"),

@@ -43,6 +43,7 @@ def test_what_can_be_no_beginning_is_not_open() -> None:
         ("^a", "cannot be used: a stream has no end"),
         ("a$", r"use \b"),
         ("(?m:a)", "only i and s"),
+        ("(?-i:a)", "only i and s"),
         ("(a|" * 300 + "b" + ")" * 300, "nested too deeply"),
     ],
 )
