@@ -11,6 +11,7 @@ from producer_api.server.errors import JobUnanswered
 from producer_api.streaming.turns import CallEnded, TurnCall
 from store.schema.job_states import FLOW_TASK, JobState
 from tests.producer_api.answered_jobs import CALL, CALLS, THINKS, TURNS, ended, job_of
+from tests.producer_api.expected_events import expected_events
 
 
 def test_a_whole_message() -> None:
@@ -148,91 +149,19 @@ def test_counts_of_a_job_that_has_none() -> None:
 
 
 def test_the_blocks_of_calls_of_the_server() -> None:
+    expected = expected_events(__file__, "server_calls")
     job = replace(job_of("Warm.", TURNS), task=FLOW_TASK)
     answer = TurnsMessageAnswer(job)
     one, two = TurnCall(0, "call_0", "job_2", "s__find", "{}"), TurnCall(1, "call_1", "job_3", "f", '{"a": 1}')
     output = {"text": f"Hi\n{CALL}\n{CALL}", "tool_calls": [{}, {}]}
-    assert answer.pieces(f"Hi\n{CALL}") == [
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "", "citations": None}},
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
-    ]
-    assert answer.turn_ended(output, [one, two]) == [
-        {"type": "content_block_stop", "index": 0},
-        {
-            "type": "content_block_start",
-            "index": 1,
-            "content_block": {
-                "type": "mcp_tool_use",
-                "id": "mcptoolu_2",
-                "name": "find",
-                "server_name": "s",
-                "input": {},
-            },
-        },
-        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{}"}},
-        {"type": "content_block_stop", "index": 1},
-        {
-            "type": "content_block_start",
-            "index": 2,
-            "content_block": {
-                "type": "mcp_tool_use",
-                "id": "mcptoolu_3",
-                "name": "f",
-                "server_name": "headrace",
-                "input": {},
-            },
-        },
-        {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": '{"a": 1}'}},
-    ]
-    assert answer.call_ended(CallEnded(one, "22", False)) == [
-        {"type": "content_block_stop", "index": 2},
-        {
-            "type": "content_block_start",
-            "index": 3,
-            "content_block": {
-                "type": "mcp_tool_result",
-                "tool_use_id": "mcptoolu_2",
-                "is_error": False,
-                "content": [{"type": "text", "text": "22", "citations": None}],
-            },
-        },
-    ]
-    assert answer.call_ended(CallEnded(two, "no", True)) == [
-        {"type": "content_block_stop", "index": 3},
-        {
-            "type": "content_block_start",
-            "index": 4,
-            "content_block": {
-                "type": "mcp_tool_result",
-                "tool_use_id": "mcptoolu_3",
-                "is_error": True,
-                "content": [{"type": "text", "text": "no", "citations": None}],
-            },
-        },
-    ]
-    assert answer.pieces("Warm.") == [
-        {"type": "content_block_stop", "index": 4},
-        {"type": "content_block_start", "index": 5, "content_block": {"type": "text", "text": "", "citations": None}},
-        {"type": "content_block_delta", "index": 5, "delta": {"type": "text_delta", "text": "Warm."}},
-    ]
-    assert answer.full_answer(replace(job, output={"text": "", "finish_reason": "stop"}))["content"] == [
-        {"type": "text", "text": "Hi", "citations": None},
-        {"type": "mcp_tool_use", "id": "mcptoolu_2", "name": "find", "server_name": "s", "input": {}},
-        {"type": "mcp_tool_use", "id": "mcptoolu_3", "name": "f", "server_name": "headrace", "input": {"a": 1}},
-        {
-            "type": "mcp_tool_result",
-            "tool_use_id": "mcptoolu_2",
-            "is_error": False,
-            "content": [{"type": "text", "text": "22", "citations": None}],
-        },
-        {
-            "type": "mcp_tool_result",
-            "tool_use_id": "mcptoolu_3",
-            "is_error": True,
-            "content": [{"type": "text", "text": "no", "citations": None}],
-        },
-        {"type": "text", "text": "Warm.", "citations": None},
-    ]
+    assert answer.pieces(f"Hi\n{CALL}") == expected["first_pieces"]
+    assert answer.turn_ended(output, [one, two]) == expected["turn_ended"]
+    assert answer.call_ended(CallEnded(one, "22", False)) == expected["call_ended"]
+    assert answer.call_ended(CallEnded(two, "no", True)) == expected["failed_call_ended"]
+    assert answer.pieces("Warm.") == expected["last_pieces"]
+    assert (
+        answer.full_answer(replace(job, output={"text": "", "finish_reason": "stop"}))["content"] == expected["content"]
+    )
 
 
 def test_a_job_without_an_answer_has_no_message() -> None:

@@ -35,7 +35,7 @@ def given(job: Any) -> dict[str, Any]:
     return made
 
 
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "model": "m",
     "input": {
         "messages": [{"role": "user", "content": "hi"}],
@@ -47,11 +47,21 @@ PLAIN = {
 }
 
 
-def test_every_turn_has_its_place_in_the_job() -> None:
-    source = {"type": "base64", "media_type": "image/png", "data": "QUJD"}
-    said: list[Any] = [
-        [TEXT, {"type": "image", "source": source}, {"type": "text", "text": "y"}],
-        [
+PICTURE = {"type": "base64", "media_type": "image/png", "data": "QUJD"}
+LAST_TEXT = {"type": "text", "text": "y"}
+EVERY_TURN: list[dict[str, Any]] = [
+    {"role": "user", "content": [TEXT, {"type": "image", "source": PICTURE}, LAST_TEXT]},
+    {
+        "role": "user",
+        "content": [
+            {"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}},
+            {"type": "text", "text": "z"},
+            {"type": "image", "source": {"type": "file", "file_id": "file_1"}},
+        ],
+    },
+    {
+        "role": "assistant",
+        "content": [
             {"type": "thinking", "thinking": "hm"},
             {"type": "redacted_thinking", "data": "z"},
             {"type": "mcp_tool_use", "id": "m1", "name": "f", "input": {}},
@@ -60,22 +70,24 @@ def test_every_turn_has_its_place_in_the_job() -> None:
             {**USE, "input": {"q": "ö"}},
             {**USE, "id": "t2"},
         ],
-        [
+    },
+    {
+        "role": "user",
+        "content": [
             {**RESULT, "tool_use_id": "t2", "content": "ERROR x", "is_error": True},
-            {**RESULT, "content": [TEXT, {"type": "text", "text": "y"}], "is_error": True},
+            {**RESULT, "content": [TEXT, LAST_TEXT], "is_error": True},
             {"type": "text", "text": "and?"},
         ],
-    ]
-    asked = turns(*said)["messages"]
-    more = [
-        {"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}},
-        {"type": "text", "text": "z"},
-        {"type": "image", "source": {"type": "file", "file_id": "file_1"}},
-    ]
-    asked.insert(1, {"role": "user", "content": more})
-    asked += [{"role": "assistant", "content": []}, {"role": "user", "content": "now"}]
-    asked += [{"role": "system", "content": "Loud."}, {"role": "user", "content": "last"}]
-    made = message_job({"system": [TEXT, {"type": "text", "text": "y"}], "messages": asked})
+    },
+    {"role": "assistant", "content": []},
+    {"role": "user", "content": "now"},
+    {"role": "system", "content": "Loud."},
+    {"role": "user", "content": "last"},
+]
+
+
+def test_every_turn_has_its_place_in_the_job() -> None:
+    made = message_job({"system": [TEXT, LAST_TEXT], "messages": EVERY_TURN})
     assert given(made)["input"]["messages"] == [
         {"role": "system", "content": "x\ny"},
         {
@@ -187,7 +199,7 @@ CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("choice", "expected"), CHOICES)
 def test_a_choice_of_tools_becomes_that_of_a_job(choice: dict[str, Any], expected: dict[str, Any]) -> None:
     made = given(message_job({"tools": [TOOL], "tool_choice": choice}))["input"]
-    assert made == {**PLAIN["input"], "tools": [FUNCTION], **expected}  # type: ignore[dict-item] # a dict
+    assert made == {**PLAIN["input"], "tools": [FUNCTION], **expected}
 
 
 def test_tools_become_functions() -> None:

@@ -216,10 +216,22 @@ def spent(bucket: int, **by: Any) -> UsageGroup:
     return UsageGroup(bucket, {Dimension(name): value for name, value in by.items()}, 2, 30, 10, 5, Decimal("0.25"))
 
 
+SPAN = TimeBuckets(60, 60, 3)
+RESULT_OF_COMPLETIONS = {
+    "project_id": None,
+    "user_id": None,
+    "api_key_id": None,
+    "object": "organization.usage.completions.result",
+    "input_tokens": 30,
+    "input_cached_tokens": 10,
+    "output_tokens": 5,
+    "num_model_requests": 2,
+}
+
+
 def test_usage_is_shown_in_its_bucket() -> None:
-    span = TimeBuckets(60, 60, 3)
     found = [spent(0, model="m@1", class_rank=0, is_batch=False), spent(2, class_rank=2, is_batch=True)]
-    assert usage_views.page(span, found, usage_views.completions, "page_240").model_dump() == {
+    assert usage_views.page(SPAN, found, usage_views.completions, "page_240").model_dump() == {
         "object": "page",
         "data": [
             {
@@ -227,19 +239,7 @@ def test_usage_is_shown_in_its_bucket() -> None:
                 "start_time": 60,
                 "end_time": 120,
                 "results": [
-                    {
-                        "project_id": None,
-                        "user_id": None,
-                        "api_key_id": None,
-                        "object": "organization.usage.completions.result",
-                        "input_tokens": 30,
-                        "input_cached_tokens": 10,
-                        "output_tokens": 5,
-                        "num_model_requests": 2,
-                        "model": "m@1",
-                        "batch": False,
-                        "service_tier": "priority",
-                    }
+                    {**RESULT_OF_COMPLETIONS, "model": "m@1", "batch": False, "service_tier": "priority"},
                 ],
             },
             {"object": "bucket", "start_time": 120, "end_time": 180, "results": []},
@@ -247,26 +247,16 @@ def test_usage_is_shown_in_its_bucket() -> None:
                 "object": "bucket",
                 "start_time": 180,
                 "end_time": 240,
-                "results": [
-                    {
-                        "project_id": None,
-                        "user_id": None,
-                        "api_key_id": None,
-                        "object": "organization.usage.completions.result",
-                        "input_tokens": 30,
-                        "input_cached_tokens": 10,
-                        "output_tokens": 5,
-                        "num_model_requests": 2,
-                        "model": None,
-                        "batch": True,
-                        "service_tier": "flex",
-                    }
-                ],
+                "results": [{**RESULT_OF_COMPLETIONS, "model": None, "batch": True, "service_tier": "flex"}],
             },
         ],
         "has_more": True,
         "next_page": "page_240",
     }
+    assert usage_views.page(SPAN, [], usage_views.costs, None).has_more is False
+
+
+def test_usage_of_each_kind_has_its_fields() -> None:
     assert usage_views.completions(spent(0, class_rank=1)).service_tier == "default"
     assert usage_views.embeddings(spent(0, user_id="u", project_id="p", api_key_id="k")).model_dump() == {
         "project_id": "p",
@@ -285,7 +275,6 @@ def test_usage_is_shown_in_its_bucket() -> None:
         "amount": {"value": 0.25, "currency": "usd"},
         "line_item": "m@1",
     }
-    assert usage_views.page(span, [], usage_views.costs, None).has_more is False
 
 
 def entry(**changes: Any) -> AuditEntry:
@@ -308,7 +297,7 @@ def entry(**changes: Any) -> AuditEntry:
     return AuditEntry(**fields | changes)
 
 
-def test_an_event() -> None:
+def test_a_page_of_events() -> None:
     changed = entry(id=6, action="limits.set", actor="ann@host", address="ann@host")
     assert event_page([entry(), changed], has_more=True).model_dump() == {
         "object": "list",
@@ -348,10 +337,16 @@ def test_an_event() -> None:
         "last_id": "audit_6",
         "has_more": True,
     }
+
+
+def test_an_event_shows_its_detail_if_it_has_one() -> None:
     (bare,) = event_page([replace(entry(), detail={})], has_more=False).model_dump()["data"]
     assert bare["api_key.created"] == {"id": "key_2"}
     (updated,) = event_page([entry(action="api_key.updated")], has_more=False).model_dump()["data"]
     assert updated["api_key.updated"] == {"id": "key_2", "changes_requested": {"scopes": ["admin"]}}
+
+
+def test_a_page_without_events() -> None:
     assert event_page([], has_more=False).model_dump() == {
         "object": "list",
         "data": [],
