@@ -51,7 +51,7 @@ class Script:
         return self.info
 
     async def load(self) -> ServerLoad:
-        while self.is_silent:  # noqa: ASYNC110 - the test's thread ends it
+        while self.is_silent:  # noqa: ASYNC110 - a thread, which has no event of this loop, ends it
             await asyncio.sleep(0.001)
         self.num_asked += 1
         return self.now

@@ -16,6 +16,7 @@ from models.native import choose
 from models.native.build import BuildFailed, build
 from models.native.choose import native_loader
 from store.settings import Settings
+from tests.stand_ins import stand_in
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def architecture(*, native: str | None = llama.NATIVE, head_dim: int = 64) -> Any:
-    return Architecture(SimpleNamespace(NATIVE=native), SimpleNamespace(head_dim=head_dim))  # type: ignore[arg-type]  # parts of both
+    return Architecture(stand_in(NATIVE=native), stand_in(head_dim=head_dim))
 
 
 def test_the_familys_loader_gets_all_that_is_known(kernels: list[Path], tmp_path: Path) -> None:

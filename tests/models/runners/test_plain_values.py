@@ -195,9 +195,10 @@ def test_states_are_pooled_without_those_of_padding(
         asked.append({name: value.tolist() for name, value in given.items()})
         return SimpleNamespace(last_hidden_state=torch.tensor(STATES))
 
-    model.config = SimpleNamespace(pad_token_id=None)  # type: ignore[attr-defined]  # as a module of transformers
+    of_transformers: Any = model
+    of_transformers.config = SimpleNamespace(pad_token_id=None)
     embedder = Embedder(context_window=9, width=2, pooling=pooling, normalise=normalise)
-    encoder = TorchEncoder(model, embedder, CPU)
+    encoder = TorchEncoder(of_transformers, embedder, CPU)
     assert encoder.context_window == 9
     found = encoder.run(rows((5, 6, 7), (8,), options=dimensions))
     assert [floats(one) for one in found] == [pytest.approx(each, abs=1e-5) for each in expected]

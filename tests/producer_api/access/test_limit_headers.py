@@ -21,6 +21,7 @@ from store.errors import HeadraceError, InvalidRequest, RateLimited
 from store.redis.rate_limiter import Decision, Spend
 from store.tenants.api_keys import Principal
 from store.tenants.tenant_limits import Limits, RequestLimits
+from tests.stand_ins import stand_in
 
 ONE, OTHER = (Principal("tenant", key, frozenset({"jobs:read"})) for key in ("key_1", "key_2"))
 BOTH = RequestLimits(
@@ -46,9 +47,9 @@ class Answers:
 
 
 def limits_of(held: RequestLimits, *decisions: Decision) -> tuple[RateLimits, Answers]:
-    answers = Answers(*decisions)
-    cache: Any = SimpleNamespace(held_by=lambda principals: [held for _ in principals])
-    return RateLimits(cache, answers), answers  # type: ignore[arg-type] # it answers from a list
+    answers: Any = Answers(*decisions)
+    cache = stand_in(held_by=lambda principals: [held for _ in principals])
+    return RateLimits(cache, answers), answers
 
 
 def fits(remaining: int, reset_s: float = 0.5) -> Decision:
@@ -139,7 +140,7 @@ def asking(principal: Principal = ONE) -> Request:
 
 async def test_streams_are_counted_for_the_key_and_for_its_tenant() -> None:
     held = RequestLimits(tenant=Limits(concurrent_streams=3), key=Limits(concurrent_streams=2))
-    streams = StreamLimits(SimpleNamespace(cached=lambda _: held))  # type: ignore[arg-type] # all that it asks for
+    streams = StreamLimits(stand_in(cached=lambda _: held))
     first, second, third, of_other, last = asking(), asking(), asking(), asking(OTHER), asking(OTHER)
     assert [await streams.try_enter(one) for one in (first, first, second, third, of_other, last)] == [
         True,

@@ -15,6 +15,7 @@ from store.metrics.api_metrics import ApiMetrics
 from store.settings import Settings
 from store.tenants.api_keys import Principal
 from store.tracing.tracing import OFF
+from tests.stand_ins import stand_in
 
 PRINCIPAL = Principal("tenant", "key_1", frozenset())
 
@@ -82,7 +83,7 @@ def _meter(target: Target, refuses: bool = False) -> tuple[MeterWrites, list[str
         if refuses:
             raise OverRate("slowly", retry_after_s=30.0, headers={})
 
-    return MeterWrites(target, SimpleNamespace(rate_limits=SimpleNamespace(spend_request=spend))), counted  # type: ignore[arg-type] # the part of the runtime that it uses
+    return MeterWrites(target, stand_in(rate_limits=stand_in(spend_request=spend))), counted
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ async def test_a_key_is_in_one_of_two_headers(given: list[Any], expected: Any) -
         asked.append(authorization)
         return PRINCIPAL
 
-    layer = Authenticate(Target(), SimpleNamespace(authenticator=SimpleNamespace(principal=principal)))  # type: ignore[arg-type] # the part of the runtime that it uses
+    layer = Authenticate(Target(), stand_in(authenticator=stand_in(principal=principal)))
     state: dict[str, Any] = {}
     if isinstance(expected, tuple):
         with pytest.raises(InvalidRequest) as caught:
@@ -200,7 +201,7 @@ def _buffer(target: Target, **limits: int) -> tuple[BufferBody, FastAPI]:
     paths = "/v1/jobs", "/v1/embeddings", "/v1/files", "/v1/audio/transcriptions", "/v1/uploads/{id}/parts"
     app.router.routes[:] = [Route(path, lambda _: None, methods=["POST"]) for path in paths]
     settings = Settings(database_url="postgresql://x/y", redis_url="redis://x").model_copy(update=LIMITS | limits)
-    return BufferBody(target, SimpleNamespace(settings=settings)), app  # type: ignore[arg-type] # the part of the runtime that it uses
+    return BufferBody(target, stand_in(settings=settings)), app
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from store.streams.stream_log import Frame, StreamCursor
 from store.tenants.api_keys import Principal
 from store.tenants.tenant_limits import RequestLimits
 from store.tracing.tracing import OFF
+from tests.stand_ins import stand_in
 
 START = datetime(2026, 11, 29, tzinfo=UTC)
 PRINCIPAL = Principal("acme", "key_1", frozenset())
@@ -92,15 +93,16 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[Told], None]:
 
 
 def test_workers_and_streams_are_told_of_cancels(published: Callable[[Told], None]) -> None:
-    for runtime, running, ended, told in (
+    cases: list[tuple[Any, list[str], list[str], list[Any]]] = [
         (Told(), ["a", "b"], ["c"], [["c"], "a", "b"]),
         (Told(), ["a"], [], ["a"]),
         (Told(), [], ["c"], [["c"]]),
         (Told(is_away=True), ["a"], ["c"], []),
         (Told(fails=True), ["a"], ["c"], ["failed"]),
-    ):
+    ]
+    for runtime, running, ended, told in cases:
         published(runtime)
-        announce_cancelled(runtime, running, ended)  # type: ignore[arg-type] # of the test
+        announce_cancelled(runtime, running, ended)
         assert runtime.told == told
 
 
@@ -125,8 +127,9 @@ def test_a_cancel_reaches_the_steps_that_run_and_those_that_ended(
 
     store = SimpleNamespace(request_cancel=request_cancel, list_steps=lambda _, tenant, job_id: steps)
     monkeypatch.setattr(cancels, "jobs", store)
-    published(runtime := Told())
-    assert cancel(runtime, "acme", "job_1") is found  # type: ignore[arg-type] # of the test
+    runtime: Any = Told()
+    published(runtime)
+    assert cancel(runtime, "acme", "job_1") is found
     assert (runtime.told, asked) == (told, [("acme", "job_1")])
 
 
@@ -148,11 +151,12 @@ async def test_a_client_that_is_gone_leaves_its_job(
         return outcome
 
     monkeypatch.setattr(cancels, "jobs", SimpleNamespace(leave=leave))
-    published(runtime := Told())
+    runtime: Any = Told()
+    published(runtime)
     runtime.draining.set()
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
-            await abandon(runtime, job(), after_s=60.0)  # type: ignore[arg-type] # a drain does not wait
+            await abandon(runtime, job(), after_s=60.0)  # a drain does not wait
     assert (runtime.told, outcomes) == ([["job_1"]], [])
     assert [(line["event"], line["job_id"], line["reason"]) for line in logs] == [
         ("abandoned_job_not_cancelled", "job_1", "away")
@@ -493,12 +497,12 @@ class Changing:
 async def test_an_alias_is_set_on_a_condition(
     monkeypatch: pytest.MonkeyPatch, if_match: str | None, if_none_match: str | None, expected: Any
 ) -> None:
-    changing, runtime = Changing(), SimpleNamespace(db=None)
+    changing, runtime = Changing(), stand_in(db=None)
     monkeypatch.setattr("producer_api.jobs.version_routes.versions.set_alias", changing.set_alias)
     body = version_routes.AliasRequest(version=2, force=True)
 
     async def ask() -> Any:
-        return await version_routes.set_alias(body, runtime, PRINCIPAL, "tiny", "stable", if_match, if_none_match)  # type: ignore[arg-type] # of the test
+        return await version_routes.set_alias(body, runtime, PRINCIPAL, "tiny", "stable", if_match, if_none_match)
 
     if isinstance(expected, tuple):
         with pytest.raises(InvalidRequest) as caught:
@@ -517,11 +521,11 @@ async def test_an_alias_is_set_on_a_condition(
 async def test_a_rollout_is_changed_on_a_condition(
     monkeypatch: pytest.MonkeyPatch, reason: str | None, if_match: str | None, expected: tuple[str, int | None] | None
 ) -> None:
-    changing, runtime = Changing(), SimpleNamespace(db=None)
+    changing, runtime = Changing(), stand_in(db=None)
     monkeypatch.setattr(rollout_routes, "changes", changing)
     action = RolloutAction.PAUSE
     with pytest.raises(HeadraceError) as caught:
-        await rollout_routes.changed(runtime, PRINCIPAL, "rollout_1", action, reason, if_match)  # type: ignore[arg-type] # of the test
+        await rollout_routes.changed(runtime, PRINCIPAL, "rollout_1", action, reason, if_match)
     if expected is None:
         message = 'If-Match is the revision of the rollout, such as "3"'
         assert (caught.value.message, caught.value.param) == (message, "If-Match")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -35,6 +35,7 @@ from store.tasks.generate import GeneratePayload, GenerateRequest
 from store.tenants.api_keys import Principal
 from store.tenants.tenant_limits import RequestLimits
 from store.tracing.trace_context import TraceContext
+from tests.stand_ins import stand_in
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 VERSION = ModelVersion("tiny", 3, "generate", "fake", "fake:tiny", "f00d", "float32", 512, {}, AT, None)
@@ -95,8 +96,8 @@ def request(**changes: Any) -> GenerateRequest:
     return GenerateRequest.model_validate({"model": "tiny", "input": {"prompt": "hello"}} | changes)
 
 
-def submissions(parts: Parts) -> Submissions:
-    return Submissions(parts, cache=CacheLookups(parts.settings, Digests()))  # type: ignore[arg-type] # without services
+def submissions(parts: Any) -> Submissions:
+    return Submissions(parts, cache=CacheLookups(parts.settings, Digests()))
 
 
 def shown(job: NewJob, *names: str) -> dict[str, Any]:
@@ -241,9 +242,9 @@ def origin(**changes: Any) -> Origin:
     return Origin(**given | changes)
 
 
-def make(parts: Parts, asked: FlowRequest, **named: Any) -> tuple[NewJob, list[Any]]:
+def make(parts: Any, asked: FlowRequest, **named: Any) -> tuple[NewJob, list[Any]]:
     given: dict[str, Any] = {"origin": origin(), "response": None, "used": None}
-    return FlowSubmissions(parts).make(PRINCIPAL, asked, **given | named)  # type: ignore[arg-type] # without services
+    return FlowSubmissions(parts).make(PRINCIPAL, asked, **given | named)
 
 
 def test_a_flow_is_a_job_with_its_steps_in_the_order_of_the_request() -> None:
@@ -347,7 +348,7 @@ async def test_a_flow_is_stored_once_and_its_caller_is_told(monkeypatch: pytest.
         ),
         unserved={"tiny@3"},
     )
-    flows: Any = FlowSubmissions(parts)  # type: ignore[arg-type] # without services
+    flows: Any = FlowSubmissions(parts)
     noted = begin_headers()
     outcomes += [Accepted("job_1", replayed=False, announced=False)]
     receipt = await flows.submit(PRINCIPAL, flow(), origin())
@@ -423,8 +424,9 @@ class Enqueueing:
         patch.setattr(enqueue, "jobs", SimpleNamespace(accept=accept))
         patch.setattr(enqueue, "within_share", within)
         patch.setattr(enqueue, "HintAnnouncer", lambda _: SimpleNamespace(announce=self.hints.append))
-        nothing: Any = None
-        self.enqueuer = Enqueuer(nothing, self.depths, nothing, self.breaker, ready_window=2)  # type: ignore[arg-type] # of the test
+        no_service: Any = None
+        depths, breaker = cast(Any, self.depths), cast(Any, self.breaker)
+        self.enqueuer = Enqueuer(no_service, depths, no_service, breaker, ready_window=2)
 
 
 def new_job(
@@ -529,7 +531,7 @@ class Versions(Parts):
 def routed(percent: float, parts: Any = None, division: bool = True, **fields: Any) -> tuple[DraftJob, RolloutRouting]:
     parts = parts or Versions()
     route = SimpleNamespace(version=VERSION, division=(rollout(percent), CANDIDATE) if division else None)
-    routing = RolloutRouting(SimpleNamespace(route=lambda name: route), parts, parts.live_processes)  # type: ignore[arg-type] # of the test
+    routing = RolloutRouting(stand_in(route=lambda name: route), parts, parts.live_processes)
     draft = DraftJob(PRINCIPAL, request(input={"messages": [{"role": "user", "content": "hello"}]}), origin(), **fields)
     routing.look_up(draft)
     return draft, routing

@@ -46,6 +46,7 @@ from tests.producer_api.submission.test_making_jobs import (
     request,
     submissions,
 )
+from tests.stand_ins import stand_in
 
 LIMITS = {"x-ratelimit-limit-requests": "1"}, {"x-ratelimit-limit-tokens": "2"}
 
@@ -199,7 +200,7 @@ def test_audio_is_a_file_of_the_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio_files, "files", SimpleNamespace(get=get))
     monkeypatch.setattr(audio_files, "inspect", inspect)
     nothing: Any = None
-    found = AudioFiles(SETTINGS, nothing, SimpleNamespace(open=opened))  # type: ignore[arg-type] # of the test
+    found = AudioFiles(SETTINGS, nothing, stand_in(open=opened))
     asked = TranscribeRequest.model_validate({"task": "transcribe", "model": "ears", "input": {"file_id": "file_1"}})
     read = found.read("acme", asked)
     assert read.audio is not None
@@ -372,14 +373,14 @@ def test_a_short_text_is_neither_cut_nor_tokenized(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("producer_api.submission.prompt_preparation.TASK_INPUTS", {"generate": Inputs()})
     nothing: Any = None
-    serving = SimpleNamespace(serving=lambda queue: SimpleNamespace(capacity=100))
-    audio = SimpleNamespace(is_needed=lambda asked: asked.user == "deaf")
-    preparation = PromptPreparation(nothing, serving, audio)  # type: ignore[arg-type] # of the test
+    serving = stand_in(serving=lambda queue: stand_in(capacity=100))
+    audio = stand_in(is_needed=lambda asked: asked.user == "deaf")
+    preparation = PromptPreparation(nothing, serving, audio)
     around = len(request(input={"prompt": "x"}).model_dump_json(include={"input"})) - 1
     fits, over = (request(input={"prompt": "x" * (400 - around + more)}) for more in (0, 1))
     assert preparation.cut_to_length(fits, VERSION) is fits
     assert (preparation.cut_to_length(over, VERSION), cut) == ("shorter", [100])
-    wider = PromptPreparation(nothing, SimpleNamespace(serving=lambda queue: None), audio)  # type: ignore[arg-type] # of the test
+    wider = PromptPreparation(nothing, stand_in(serving=lambda queue: None), audio)
     assert (wider.cut_to_length(request(input={"prompt": "x" * 4000}), VERSION), cut[-1]) == ("shorter", 512)
     short = request(input={"prompt": "x" * 1000})
     assert wider.cut_to_length(short, VERSION) is short

@@ -128,12 +128,12 @@ ROW: dict[str, Any] = {
 
 
 def test_a_row_is_read_with_its_times_in_seconds() -> None:
-    whole = outcome_of(ROW)  # type: ignore[arg-type]  # a mapping stands in for the driver's row
+    whole = outcome_of(ROW)
     assert whole == JobOutcome("a", 2, 7, True, True, None, 0.1, 0.02, 11, None)
 
     def read(**changes: Any) -> JobOutcome:
         usage = ROW["usage"] | changes.pop("usage", {})
-        return outcome_of({**ROW, "usage": usage, **changes})  # type: ignore[arg-type]  # as above
+        return outcome_of({**ROW, "usage": usage, **changes})
 
     assert read(epoch=2) == replace(whole, first_token_s=None, token_s=None)
     assert read(state="failed", code="odd") == replace(whole, has_succeeded=False, error_code="odd")
@@ -147,7 +147,7 @@ def test_a_row_is_read_with_its_times_in_seconds() -> None:
     assert read(usage={"compute_ms": None}).token_s is None
     assert read(usage={"queue_ms": None}).first_token_s == 0.14
     assert read(usage={"queue_ms": 140.0}).first_token_s is None
-    no_times = outcome_of(ROW, disagreement=0.5, has_times=False)  # type: ignore[arg-type]  # as above
+    no_times = outcome_of(ROW, disagreement=0.5, has_times=False)
     assert no_times == replace(whole, first_token_s=None, token_s=None, disagreement=0.5)
 
 

@@ -1,5 +1,6 @@
 """The loop of the dispatcher: which duties there are, when each is due, and what becomes of one that fails."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,7 +97,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)  # type: ignore[attr-defined]  # its own import
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
 def test_a_duty_is_repeated_at_once_if_there_is_more_and_later_if_it_failed(

@@ -263,14 +263,14 @@ def test_a_version_that_is_not_verified_gets_a_place_for_it(world: World) -> Non
     assert expected(world.reports[0]).keys() == {"a@1"}
 
 
-def test_a_name_that_another_host_has_is_refused_after_a_while(world: World) -> None:
+def test_a_name_that_another_host_has_is_refused_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.is_held = False
     host, _ = model_hosted(world)
 
     def look() -> None:
         world.now += 6.0
 
-    host._look = look  # type: ignore[method-assign]  # time goes on
+    monkeypatch.setattr(host, "_look", look)
     with pytest.raises(Conflict, match="a host named h1 is running: stop it, or give another --name"):
         world.run(host)
     assert world.now == 1000.0 + 24.0, "20 s after its start, for a host that was killed a moment ago"
@@ -325,7 +325,7 @@ def test_workers_follow_what_is_decided_and_the_youngest_leave_first(world: Worl
 
 
 def test_a_scaled_worker_that_dies_is_replaced_after_its_pause_and_a_stop_hurries_those_that_are_left(
-    world: World,
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.versions = [version("a")]
     metrics = HostMetrics()
@@ -343,7 +343,7 @@ def test_a_scaled_worker_that_dies_is_replaced_after_its_pause_and_a_stop_hurrie
     def count_time() -> None:
         world.now += 1.0
 
-    host._pause = count_time  # type: ignore[method-assign]  # time goes on
+    monkeypatch.setattr(host, "_pause", count_time)
     world.run(host, lambda: decided(world, a=1), it_dies, lambda: None, pause_ends, drains_for_long)
     assert len(world.workers) == 2
     assert ("failed", "a@1", "no memory; again in 5 s") in world.told()

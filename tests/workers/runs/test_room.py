@@ -42,10 +42,10 @@ def test_a_job_on_the_way_needs_as_much_as_the_mean_of_the_last_ones() -> None:
     admission.take()
     assert admission.has_room()
     assert engine.asked == [(1, 1, 1, False), (16, 4, 2, False)], "means are rounded up, and both are counted"
-    many = admission_of(Asked(), max_jobs=200, max_slots=200)
+    engine = Asked()
+    many = admission_of(engine, max_jobs=200, max_slots=200)
     for number in range(65):
         enter(many, 0 if number == 0 else 64, 64)
-    engine = many._engine  # type: ignore[assignment]  # the stub
     assert many.has_room()
     assert engine.asked[-1] == (64, 64, 1, False), "of the last 64"
 

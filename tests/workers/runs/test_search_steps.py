@@ -53,7 +53,8 @@ def test_the_best_passages_of_all_stores_are_kept_once_each(monkeypatch: pytest.
         {"file_id": "a", "filename": "a.md", "text": "a2", "score": 0.5, "place": {"start": 2, "end": 11}},
         {"file_id": "b", "filename": "b.md", "text": "b1", "score": 0.5, "place": {"start": 1, "end": 10}},
     ]
-    query = Query("vs_1", (pytest.approx(0.6), pytest.approx(0.8)), "what is a mill?", 4)  # type: ignore[arg-type]  # near
+    near: Any = (pytest.approx(0.6), pytest.approx(0.8))
+    query = Query("vs_1", near, "what is a mill?", 4)
     assert stores.asked == [
         ("ten_1", "vs_1"),
         ("ten_1", query),

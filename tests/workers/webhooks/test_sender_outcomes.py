@@ -1,5 +1,6 @@
 """What a sender stores, counts and says of each answer, with an outbox and receivers that a test controls."""
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ from store.webhooks import outbox
 from store.webhooks.outbox import Delivery
 from tests.processes import wait_for
 from tests.workers.webhooks.test_delivery_rules import SENT
-from workers.webhooks import sender as module
 from workers.webhooks.sender import WebhookSender
 
 ANY: Any = None
@@ -40,7 +40,7 @@ class Outbox:
         monkeypatch.setattr(outbox, "record_delivered", lambda _db, one, result: self.note("delivered", one, result))
         monkeypatch.setattr(outbox, "record_refused", lambda _db, one: self.note("refused", one, None))
         monkeypatch.setattr(outbox, "record_failed", self.failed)
-        monkeypatch.setattr(module.random, "random", lambda: 0.5)  # type: ignore[attr-defined]  # its own import
+        monkeypatch.setattr(random, "random", lambda: 0.5)
 
     def take(self, _db: Any, limit: int, lease_s: float, *, busy: Any, busy_tenants: Any) -> list[Delivery]:
         with self.lock:
