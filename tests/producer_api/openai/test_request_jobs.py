@@ -5,14 +5,8 @@ from typing import Any
 import pytest
 
 from store.errors import InvalidRequest
-from store.payloads.strict_model import Strict
 from tests.producer_api.openai.openai_requests import CALL, TOOL, chat_job, completion_job, embed_job, form
-
-
-def given(job: Strict) -> dict[str, Any]:
-    """The fields that the request has set."""
-    return job.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-
+from tests.producer_api.request_outcomes import fields_set
 
 PLAIN: dict[str, Any] = {
     "model": "m",
@@ -95,7 +89,7 @@ INPUT_OF_EVERY_FIELD = {
 
 
 def test_every_field_of_a_chat_has_its_place_in_the_job() -> None:
-    made = given(chat_job(EVERY_FIELD))
+    made = fields_set(chat_job(EVERY_FIELD))
     assert made.pop("input") == INPUT_OF_EVERY_FIELD
     assert made.pop("sampling") == {
         "max_tokens": 8,
@@ -171,7 +165,7 @@ def test_a_chat_becomes_this_job(changes: dict[str, Any], expected: dict[str, An
         with pytest.raises(InvalidRequest, match="33 unknown fields: at most 32 are accepted"):
             chat_job(changes)
         changes.popitem()
-    assert given(chat_job(changes)) == PLAIN | (expected or {})
+    assert fields_set(chat_job(changes)) == PLAIN | (expected or {})
 
 
 def test_passages_and_tools_of_the_server_are_in_the_job() -> None:
@@ -200,7 +194,7 @@ def test_passages_and_tools_of_the_server_are_in_the_job() -> None:
 )
 def test_a_completion_becomes_this_job(changes: dict[str, Any], expected: dict[str, Any]) -> None:
     plain = PLAIN | {"input": {"prompt": "hi"}, "sampling": {"max_tokens": 16}}
-    assert given(completion_job(changes)) == plain | expected
+    assert fields_set(completion_job(changes)) == plain | expected
 
 
 @pytest.mark.parametrize(
@@ -228,4 +222,4 @@ def test_a_completion_becomes_this_job(changes: dict[str, Any], expected: dict[s
 )
 def test_embeddings_become_this_job(changes: dict[str, Any], expected: dict[str, Any]) -> None:
     plain = {"task": "embed", "model": "m", "input": {"texts": ["hi"]}, "truncate": False}
-    assert given(embed_job(changes)) == plain | {"service_class": "interactive", "metadata": {}} | expected
+    assert fields_set(embed_job(changes)) == plain | {"service_class": "interactive", "metadata": {}} | expected

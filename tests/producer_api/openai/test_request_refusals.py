@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from store.errors import InvalidRequest
 from tests.producer_api.openai.openai_requests import CALL, TOOL, chat_job, completion_job, embed_job, form
+from tests.producer_api.request_outcomes import refusal_of
 
 Refused = list[tuple[dict[str, Any], str, str | None, str]]
 
@@ -449,6 +449,4 @@ REFUSED_INPUTS: Refused = [
 def test_an_error_names_the_field_of_the_request(make: Any, cases: Refused, subtests: pytest.Subtests) -> None:
     for changes, code, param, message in cases:
         with subtests.test(message):
-            with pytest.raises(InvalidRequest) as raised:
-                make(changes)
-            assert (raised.value.code, raised.value.param, raised.value.message) == (code, param, message)
+            assert refusal_of(make, changes) == (code, param, message)

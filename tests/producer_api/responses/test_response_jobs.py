@@ -16,6 +16,7 @@ from producer_api.responses.response_request import ResponseContext
 from prompts.prompt_template import FilledTemplate
 from store.errors import InvalidRequest
 from store.payloads.prompt_reference import PromptUse
+from tests.producer_api.request_outcomes import fields_set
 from tests.producer_api.responses.response_requests import CALL, FUNCTION, MCP, WEB, form, prepared
 
 
@@ -38,12 +39,6 @@ def bare(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     assert all(one["id"].startswith(prefixes[one["type"]]) for one in found)
     assert len({one["id"] for one in found}) == len(found)
     return [{name: value for name, value in one.items() if name != "id"} for one in found]
-
-
-def given(job: Any) -> dict[str, Any]:
-    """The fields that the request has set."""
-    made: dict[str, Any] = job.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-    return made
 
 
 DONE = {"status": "completed"}
@@ -257,7 +252,7 @@ EVERY_FIELD: dict[str, Any] = {
 
 
 def test_every_field_of_a_request_has_its_place_in_the_job() -> None:
-    job = given(prepared(EVERY_FIELD).job)
+    job = fields_set(prepared(EVERY_FIELD).job)
     assert job.pop("input") == {
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}],
         "tools": [
@@ -355,14 +350,14 @@ def test_every_field_that_is_shown_again_has_its_place_in_the_row() -> None:
 )
 def test_a_request_becomes_this_job_and_row(changes: dict[str, Any], job: dict[str, Any], row: dict[str, Any]) -> None:
     made = prepared(changes)
-    assert (given(made.job), made.response.request) == (PLAIN | job, ROW | row)
+    assert (fields_set(made.job), made.response.request) == (PLAIN | job, ROW | row)
 
 
 def test_a_response_that_goes_on_stores_what_is_new() -> None:
     old, reply = message("user", "old"), message("assistant", "reply")
     request = {"previous_response_id": "resp_1", "store": False, "instructions": "Go."}
     made = prepared(request, ResponseContext((old,), (reply,)))
-    assert given(made.job)["input"]["messages"] == [
+    assert fields_set(made.job)["input"]["messages"] == [
         {"role": "system", "content": "Go."},
         {"role": "user", "content": "old"},
         {"role": "assistant", "content": "reply"},
@@ -376,16 +371,16 @@ def test_a_response_that_goes_on_stores_what_is_new() -> None:
     assert (made.response.appends_to, made.response.goes_on) == ("conv_1", False)
     assert made.response.request["conversation"] == {"id": "conv_1"}
     again = prepared({"conversation": "conv_1", "input": [{"id": old["id"]}, {"role": "user", "content": "hi"}]}, known)
-    assert [one["content"] for one in given(again.job)["input"]["messages"]] == ["old", "hi"]
+    assert [one["content"] for one in fields_set(again.job)["input"]["messages"]] == ["old", "hi"]
 
 
 def test_a_filled_prompt_comes_first_and_its_version_is_shown() -> None:
     filled = FilledTemplate("Be brief.", (("user", "{x}"),))
     use = PromptUse(id="pmpt_1", name="greeting", version=3, digest="d" * 64)
     made = prepared({"prompt": {"id": "pmpt_1"}}, ResponseContext(filled=filled, use=use))
-    assert [one["content"] for one in given(made.job)["input"]["messages"]] == ["Be brief.", "{x}", "hi"]
-    assert given(made.job)["input"]["special_tokens"] == "text"
+    assert [one["content"] for one in fields_set(made.job)["input"]["messages"]] == ["Be brief.", "{x}", "hi"]
+    assert fields_set(made.job)["input"]["special_tokens"] == "text"
     assert made.response.request["prompt"]["version"] == "3"
     assert made.response.request["instructions"] == "Be brief."
     own = prepared({"prompt": {"id": "pmpt_1"}, "instructions": ""}, ResponseContext(filled=filled, use=use))
-    assert [one["content"] for one in given(own.job)["input"]["messages"]] == ["{x}", "hi"]
+    assert [one["content"] for one in fields_set(own.job)["input"]["messages"]] == ["{x}", "hi"]

@@ -6,6 +6,7 @@ import pytest
 
 from producer_api.tasks.registry import read_task
 from store.errors import InvalidRequest
+from tests.producer_api.request_outcomes import refusal_of
 from tests.producer_api.tasks.task_bodies import ROW, SERVER, read
 
 REFUSED: list[tuple[tuple[str, dict[str, Any]], str, str | None, str]] = [
@@ -244,9 +245,7 @@ REFUSED: list[tuple[tuple[str, dict[str, Any]], str, str | None, str]] = [
 def test_an_error_names_the_field_of_the_body(subtests: pytest.Subtests) -> None:
     for (name, changes), code, param, message in REFUSED:
         with subtests.test(name, message=message):
-            with pytest.raises(InvalidRequest) as raised:
-                read(name, changes)
-            assert (raised.value.code, raised.value.param, raised.value.message) == (code, param, message)
+            assert refusal_of(read, name, changes) == (code, param, message)
     with pytest.raises(InvalidRequest, match="`url` must be one of /v1/audio/transcriptions, /v1/chat/completions, "):
         read_task("/v1/other", {})
 

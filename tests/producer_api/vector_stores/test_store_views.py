@@ -151,7 +151,7 @@ def test_a_batch() -> None:
     }
 
 
-def test_pages() -> None:
+def test_pages_of_the_text_of_a_file() -> None:
     texts = [(number, Passage(f"p{number}", 0, 2)) for number in (4, 5, 7)]
     assert content_page(texts, 2).model_dump() == {
         "object": "vector_store.file_content.page",
@@ -189,7 +189,7 @@ def test_a_result_of_a_search() -> None:
 
 STATIC = {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 50}
 FILE = {"file_id": "file_1"}
-FITS: list[tuple[type[BaseModel], dict[str, Any]]] = [
+WITHIN_BOUNDS: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (StoreLife, {"anchor": "last_active_at", "days": 1}),
     (StoreLife, {"anchor": "last_active_at", "days": 365}),
     (ChunkingStrategy, {"type": "static", "static": STATIC}),
@@ -201,7 +201,7 @@ FITS: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (SearchBody, {"query": "x" * 16_384, "max_num_results": 50}),
     (SearchBody, {"query": ["x"] * 16, "max_num_results": 1}),
 ]
-DOES_NOT: list[tuple[type[BaseModel], dict[str, Any]]] = [
+OUT_OF_BOUNDS: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (StoreLife, {"anchor": "last_active_at", "days": 0}),
     (StoreLife, {"anchor": "last_active_at", "days": 366}),
     (StoreLife, {"anchor": "created_at", "days": 1}),
@@ -233,12 +233,12 @@ DOES_NOT: list[tuple[type[BaseModel], dict[str, Any]]] = [
 
 
 def test_bodies_within_their_bounds_are_accepted() -> None:
-    for kind, body in FITS:
+    for kind, body in WITHIN_BOUNDS:
         kind.model_validate(body)
 
 
 def test_bodies_outside_their_bounds_are_refused(subtests: pytest.Subtests) -> None:
-    for number, (kind, body) in enumerate(DOES_NOT):
+    for number, (kind, body) in enumerate(OUT_OF_BOUNDS):
         with subtests.test(kind.__name__, number=number), pytest.raises(ValidationError):
             kind.model_validate(body)
 

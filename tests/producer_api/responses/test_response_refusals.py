@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from store.errors import InvalidRequest
+from tests.producer_api.request_outcomes import refusal_of
 from tests.producer_api.responses.response_requests import CALL, FUNCTION, MCP, SEARCH, WEB, form, prepared, said
 
 REFUSED: list[tuple[dict[str, Any], str, str | None, str]] = [
@@ -353,6 +353,4 @@ REFUSED: list[tuple[dict[str, Any], str, str | None, str]] = [
 def test_an_error_names_the_field_of_the_request(subtests: pytest.Subtests) -> None:
     for changes, code, param, text in REFUSED:
         with subtests.test(text):
-            with pytest.raises(InvalidRequest) as raised:
-                prepared(changes)
-            assert (raised.value.code, raised.value.param, raised.value.message) == (code, param, text)
+            assert refusal_of(prepared, changes) == (code, param, text)
