@@ -7,6 +7,7 @@ import pytest
 import redis
 from openai import OpenAI
 
+from producer_api.access import rate_limits
 from store.db.database import Database
 from store.registry.models import ModelVersion, register_version
 from store.settings import Settings
@@ -17,6 +18,13 @@ from tests.producer_api.serving import ApiServer, serving
 CONTEXT_WINDOW = 512
 
 MakeClient = Callable[[str | None], httpx2.Client]
+
+
+@pytest.fixture(autouse=True)
+def _no_headers_of_another_test() -> Iterator[None]:
+    """Forget the headers that a test has noted outside a request: they stay in the context of this thread."""
+    yield
+    rate_limits._noted.set(None)
 
 
 @pytest.fixture
