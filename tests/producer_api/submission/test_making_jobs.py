@@ -19,7 +19,7 @@ from producer_api.submission.rollout_routing import RolloutRouting
 from producer_api.submission.submit import Submissions
 from prompts.tasks.task_inputs import Prepared
 from store.encryption.keyed_digests import Digests
-from store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, NotFound, NoWorker, Unavailable
+from store.errors import Conflict, Forbidden, InvalidRequest, NotFound, NoWorker, Unavailable
 from store.jobs.jobs import Accepted, Fallback, NewJob
 from store.jobs.responses import NewResponse
 from store.metrics.api_metrics import ApiMetrics
@@ -35,6 +35,7 @@ from store.tasks.generate import GeneratePayload, GenerateRequest
 from store.tenants.api_keys import Principal
 from store.tenants.tenant_limits import RequestLimits
 from store.tracing.trace_context import TraceContext
+from tests.producer_api.submission.making import refused
 from tests.stand_ins import stand_in
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
@@ -160,12 +161,6 @@ def test_a_line_of_a_batch_is_a_job_with_all_that_it_asks_for() -> None:
         "project_id": None,
         "is_stored": None,
     }
-
-
-def refused(call: Any, *arguments: Any, **named: Any) -> tuple[type, str, str | None]:
-    with pytest.raises(HeadraceError) as caught:
-        call(*arguments, **named)
-    return type(caught.value), caught.value.message, caught.value.param
 
 
 def test_lines_that_cannot_be_jobs_are_refused() -> None:

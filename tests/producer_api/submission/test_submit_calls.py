@@ -36,6 +36,7 @@ from store.rollouts.rollouts import RolloutMode
 from store.schema.cache_results import CacheResult
 from store.tasks.flow import FlowStepBody, PipelineRequest
 from store.tasks.transcribe import TranscribeRequest
+from tests.producer_api.submission.making import refused
 from tests.producer_api.submission.test_making_jobs import (
     AT,
     PRINCIPAL,
@@ -175,12 +176,6 @@ async def test_the_answer_says_what_the_cache_did(monkeypatch: pytest.MonkeyPatc
 # What is read before.
 
 
-def told(call: Any, *arguments: Any, **named: Any) -> tuple[type, str, str | None]:
-    with pytest.raises(HeadraceError) as caught:
-        call(*arguments, **named)
-    return type(caught.value), caught.value.message, caught.value.param
-
-
 def test_audio_is_a_file_of_the_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
     bounds: list[Any] = []
 
@@ -219,7 +214,7 @@ def test_audio_is_a_file_of_the_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
         SETTINGS.max_audio_hz,
     )
     assert (found.is_needed(asked), found.is_needed(read), found.is_needed(request())) == (True, False, False)
-    assert told(found.read, "globex", asked) == (NotFound, "no file file_1", "input.file_id")
+    assert refused(found.read, "globex", asked) == (NotFound, "no file file_1", "input.file_id")
 
 
 def test_placeholders_are_those_of_the_response_or_conversation_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,9 +263,9 @@ def test_a_template_is_filled_in_with_the_names_of_a_job(monkeypatch: pytest.Mon
     assert [one.content for one in filled.input.messages or ()] == ["Know Rome."]
     assert (filled.prompt_use and filled.prompt_use.version, filled.template_place) == (2, TemplatePlace(1))
     assert fill(nothing, "acme", request()).input.prompt == "hello"
-    assert told(fill, nothing, "globex", asked) == (NotFound, "no prompt guide", "input.template")
+    assert refused(fill, nothing, "globex", asked) == (NotFound, "no prompt guide", "input.template")
     wrong = request(input={"template": {"id": "guide", "variables": {"city": 5}}})
-    kind, message, param = told(fill, nothing, "acme", wrong)
+    kind, message, param = refused(fill, nothing, "acme", wrong)
     assert message.startswith("`input.template.variables.city` is not as the prompt declares it: ")
     assert (kind, param) == (InvalidRequest, "input.template.variables.city")
 
@@ -291,7 +286,7 @@ def test_a_template_is_filled_in_with_the_names_of_a_job(monkeypatch: pytest.Mon
     marks.mark("input.text")
     fill_step(nothing, "acme", step(), asked, marks, has_input=True)
     marks.mark("b.output.text")
-    assert told(fill_step, nothing, "acme", step(), asked, marks, has_input=True) == (
+    assert refused(fill_step, nothing, "acme", step(), asked, marks, has_input=True) == (
         InvalidRequest,
         "a step with a prompt template refers to the job's input only: its text is made now",
         "input.template",

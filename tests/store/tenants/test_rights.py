@@ -7,7 +7,7 @@ import pytest
 
 from store.audit.audit import hash_of, list_entries
 from store.db.database import Database
-from store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, NotFound, Unauthenticated
+from store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from store.tenants import api_key_admin, tenants
 from store.tenants.api_key_admin import ApiKey, KeyChange, NewKey, covers
 from store.tenants.api_keys import (
@@ -25,18 +25,13 @@ from store.tenants.api_keys import (
     principal_of_key,
 )
 from store.tenants.webhook_secrets import rotate_webhook_secret
+from tests.refusals import refusal
 from tests.store.making import Query
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 READ, BOTH, ADMIN = frozenset({"jobs:read"}), frozenset({"jobs:read", "jobs:write"}), frozenset({"admin"})
 TINY, TWO = frozenset({"tiny"}), frozenset({"tiny", "large"})
-
-
-def refused(run: Any) -> tuple[type[HeadraceError], str, str, str | None]:
-    with pytest.raises(HeadraceError) as error:
-        run()
-    return type(error.value), error.value.message, error.value.code, error.value.param
 
 
 @pytest.mark.parametrize(
@@ -97,20 +92,20 @@ def test_a_key_is_in_force_until_its_end() -> None:
     ],
 )
 def test_rights_that_allow_nothing_are_refused(rights: Rights, said: str, param: str) -> None:
-    assert refused(lambda: check_rights(rights)) == (InvalidRequest, said, "invalid_value", param)
+    assert refusal(lambda: check_rights(rights)) == (InvalidRequest, said, "invalid_value", param)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 101, " a", "a ", "a\nb", "a\u200bb"])
 def test_a_tenants_name_is_read_as_it_is_written(name: str) -> None:
     said = "a tenant's name has 1 to 100 printable characters"
-    assert refused(lambda: check_tenant_name(name)) == (InvalidRequest, said, "invalid_value", "name")
+    assert refusal(lambda: check_tenant_name(name)) == (InvalidRequest, said, "invalid_value", "name")
     check_tenant_name("x" * 100)
 
 
 def test_a_model_that_a_key_may_not_use_is_named_with_those_that_it_may() -> None:
     may_not = "this API key may not use the model 'huge@2': it may use large, tiny"
     principal = Principal("ten_1", "key_1", READ, TWO)
-    assert refused(lambda: principal.check_model("huge@2")) == (Forbidden, may_not, "model_not_allowed", "model")
+    assert refusal(lambda: principal.check_model("huge@2")) == (Forbidden, may_not, "model_not_allowed", "model")
     Principal("ten_1", "key_1", READ).check_model("huge@2")
 
 
@@ -120,15 +115,15 @@ def test_work_of_a_key_goes_on_after_its_end_or_stops_with_it(
     key = authenticate(db, create_key(db, tenant, "a", ["jobs:read"], models=["tiny"], actor="mia"))
     assert (key.scopes, key.models) == (READ, TINY)
     assert (principal_of(db, tenant, key.key_id), principal_of_key(db, key.key_id)) == (key, key)
-    assert refused(lambda: principal_of(db, other_tenant, key.key_id))[:2] == (NotFound, f"no API key {key.key_id}")
+    assert refusal(lambda: principal_of(db, other_tenant, key.key_id))[:2] == (NotFound, f"no API key {key.key_id}")
     query("UPDATE api_keys SET expires_at = now()")
     assert principal_of(db, tenant, key.key_id) == key
-    gone = refused(lambda: principal_of_key(db, key.key_id))
+    gone = refusal(lambda: principal_of_key(db, key.key_id))
     assert gone[:2] == (NotFound, f"no valid API key {key.key_id}")
     assert find_tenant_of_key(db, key.key_id) == tenant
-    assert refused(lambda: find_tenant_of_key(db, "key_none"))[:2] == (NotFound, "no API key key_none")
+    assert refusal(lambda: find_tenant_of_key(db, "key_none"))[:2] == (NotFound, "no API key key_none")
     tenants.set_disabled(db, "acme", disabled=True, actor="mia")
-    assert refused(lambda: principal_of(db, tenant, key.key_id))[:3] == (
+    assert refusal(lambda: principal_of(db, tenant, key.key_id))[:3] == (
         Forbidden,
         "this tenant is disabled: ask the operator of this server",
         "tenant_disabled",
@@ -146,7 +141,7 @@ def test_what_a_grantor_may_not_is_said(
     weak = made(db, tenant, "weak", READ, models=TINY, until=3600)
 
     def create(scopes: frozenset[str] = READ, **changes: Any) -> Any:
-        return refused(lambda: made(db, tenant, "x", scopes, grantor=weak, **changes))
+        return refusal(lambda: made(db, tenant, "x", scopes, grantor=weak, **changes))
 
     assert create(BOTH | {"admin"}) == (
         Forbidden,
@@ -194,7 +189,7 @@ def test_changes_of_keys_are_on_record_with_both_states(db: Database, tenant: st
     old, issued = api_key_admin.rotate(db, tenant, key_id, overlap_s=60, actor="kai", grantor=None)
     assert (old.replaced_by, issued.key.name, issued.key.rights) == (issued.key.id, "c", changed.rights)
     assert old.rights.expires_at is not None
-    assert refused(lambda: api_key_admin.rotate(db, tenant, key_id, actor="kai", grantor=None)) == (
+    assert refusal(lambda: api_key_admin.rotate(db, tenant, key_id, actor="kai", grantor=None)) == (
         Conflict,
         f"{key_id} was rotated before: its successor is {issued.key.id}",
         "key_rotated",
@@ -202,7 +197,7 @@ def test_changes_of_keys_are_on_record_with_both_states(db: Database, tenant: st
     )
     at_once, _ = api_key_admin.rotate(db, tenant, issued.key.id, overlap_s=0, actor="kai", grantor=None)
     assert (at_once.revoked_at is None, at_once.rights.expires_at) == (False, None)
-    gone = refused(lambda: api_key_admin.revoke(db, tenant, at_once.id, actor="kai", grantor=None))
+    gone = refusal(lambda: api_key_admin.revoke(db, tenant, at_once.id, actor="kai", grantor=None))
     assert gone[:2] == (NotFound, f"no API key {at_once.id} in force")
     assert api_key_admin.get_key(db, tenant, neighbour).is_in_force(datetime.now(UTC))
     told = [e for e in reversed(list_entries(db, tenant)) if e.resource == key_id]
@@ -227,15 +222,15 @@ def test_tenants_are_renamed_and_named(db: Database, tenant: str, other_tenant: 
     assert tenants.read_names(db, [tenant]) == {tenant: "apex"}
     assert tenants.read_names(db, []) == {}
     taken = "there is a tenant 'globex' already"
-    assert refused(lambda: tenants.rename(db, "apex", "globex", actor="mia")) == (
+    assert refusal(lambda: tenants.rename(db, "apex", "globex", actor="mia")) == (
         InvalidRequest,
         taken,
         "invalid_value",
         "name",
     )
-    assert refused(lambda: create_tenant(db, "globex"))[1] == taken
+    assert refusal(lambda: create_tenant(db, "globex"))[1] == taken
     for run in (lambda: tenants.rename(db, "acme", "x", actor="mia"), lambda: find_tenant(db, "acme")):
-        assert refused(run) == (NotFound, "no tenant 'acme': `headrace tenants` lists the names", "not_found", "tenant")
+        assert refusal(run) == (NotFound, "no tenant 'acme': `headrace tenants` lists the names", "not_found", "tenant")
     tenants.set_disabled(db, "apex", disabled=True, actor="mia")
     (entry, *_) = list_entries(db, tenant)
     assert (entry.detail, entry.before_hash, entry.after_hash) == (
@@ -252,7 +247,7 @@ def test_a_rotation_of_the_tenants_secret_is_on_record(db: Database, tenant: str
     assert until is not None
     (entry, *_) = list_entries(db, tenant)
     assert (entry.action, entry.resource, entry.detail) == ("webhook_secret.rotated", tenant, {"overlap_s": 60})
-    assert refused(lambda: rotate_webhook_secret(db, tenant, overlap_s=1, actor="mia"))[1] == (
+    assert refusal(lambda: rotate_webhook_secret(db, tenant, overlap_s=1, actor="mia"))[1] == (
         f"the secret before this one still signs until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: rotate after "
         "that, or with `overlap_s` 0 to end both now"
     )
@@ -267,8 +262,8 @@ def test_a_weak_key_may_rename_a_strong_one_and_change_no_right_of_it(db: Databa
 
     assert change(name="renamed").name == "renamed"
     assert change(scopes=BOTH).rights == Rights(BOTH), "they are the same"
-    assert refused(lambda: change(models=TINY))[0] is Forbidden
-    assert refused(lambda: change(name="x", scopes=READ, until=0))[1].startswith("the key would have ended already")
+    assert refusal(lambda: change(models=TINY))[0] is Forbidden
+    assert refusal(lambda: change(name="x", scopes=READ, until=0))[1].startswith("the key would have ended already")
     assert change(scopes=READ, models=TINY, until=60).rights.expires_at is not None
     assert api_key_admin.update(
         db, tenant, strong, KeyChange(models=None, until=None), actor="mia", grantor=None

@@ -7,7 +7,7 @@ import pytest
 
 from store.errors import HeadraceError, InvalidRequest, SettingsError, Unavailable
 from store.settings import Settings
-from tests.workers.host.test_host_rules import version
+from tests.workers.host.test_displacement import version
 from workers.host import __main__ as host
 from workers.host.placement import Rules
 

@@ -19,7 +19,7 @@ from store.tracing.tracing import Tracing
 from store.webhooks import outbox
 from store.webhooks.outbox import Delivery
 from tests.processes import wait_for
-from tests.workers.webhooks.test_delivery_rules import SENT
+from tests.workers.webhooks.test_deliveries import SENT
 from workers.webhooks.sender import WebhookSender
 
 ANY: Any = None

@@ -5,12 +5,10 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from policy.documents import PolicyDocument
 from policy.policies import Policy
 from producer_api.submission.input_policy import ActivePolicy
-from store.errors import HeadraceError, NotFound
+from store.errors import NotFound
 from store.registry.models import ModelVersion
 from store.tasks.flow import FlowStepBody
 from store.tasks.generate import GenerateRequest
@@ -21,14 +19,6 @@ VERSION = ModelVersion("tiny", 3, "generate", "fake", "fake:tiny", "f00d", "floa
 CALLER = replace(VERSION, model="tools", version=1, task="call_tool")
 PRINCIPAL = Principal("acme", "key_1", frozenset())
 QUESTION = {"role": "user", "content": "What?"}
-
-
-def told(call: Any, *arguments: Any, **named: Any) -> tuple[type, str, str, str | None]:
-    """Return the error that a call raises."""
-    with pytest.raises(HeadraceError) as caught:
-        call(*arguments, **named)
-    error = caught.value
-    return type(error), error.message, error.code, error.param
 
 
 def request(source: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:

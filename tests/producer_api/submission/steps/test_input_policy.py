@@ -26,7 +26,8 @@ from store.jobs.responses import NewResponse
 from store.payloads.job_payload import PinnedPolicy, PolicyHit
 from store.registry.policies import StoredPolicy
 from store.tasks.generate import GenerateRequest
-from tests.producer_api.submission.steps.making import MAIL, OTHER, REDACT, active, policy, request, told
+from tests.producer_api.submission.steps.making import MAIL, OTHER, REDACT, active, policy, request
+from tests.refusals import refusal
 
 INPUT_ONLY = policy({"id": "mail", "kinds": ["email"], "action": "redact", "stage": "input"})
 FLAG = policy({"id": "mail", "kinds": ["email"], "action": "flag", "stage": "input"})
@@ -117,36 +118,44 @@ def test_flags_are_told_by_rule_with_their_number() -> None:
 def test_what_a_policy_cannot_let_in_is_refused(
     rules: Policy, sent: GenerateRequest, error: tuple[str, str, str]
 ) -> None:
-    assert told(applied, rules, sent) == (InvalidRequest, *error)
+    assert refusal(applied, rules, sent) == (InvalidRequest, *error)
 
 
 def test_texts_without_a_job_are_refused_if_a_policy_would_change_them() -> None:
     assert guarded(REDACT, {"metadata": {"a": MAIL}}, "metadata") == {"metadata": {"a": "<EMAIL_1>"}}
-    assert told(guarded, BLOCK, {"metadata": {"a": MAIL}}, "metadata")[1:] == (
+    assert refusal(guarded, BLOCK, {"metadata": {"a": MAIL}}, "metadata")[1:] == (
         REFUSED,
         "policy_blocked_input",
         "metadata",
     )
     assert (changed_by(REDACT, "ann", "user"), changed_by(REDACT, MAIL, "user")) == (None, "<EMAIL_1>")
     check_fixed(REDACT, "ann", "name")
-    assert told(check_fixed, REDACT, MAIL, "name")[1:] == (REFUSED, "policy_blocked_input", "name")
-    assert told(check_fixed, REDACT, "ann\\u0040example.com", "name")[1:] == (REFUSED, "policy_blocked_input", "name")
+    assert refusal(check_fixed, REDACT, MAIL, "name")[1:] == (REFUSED, "policy_blocked_input", "name")
+    assert refusal(check_fixed, REDACT, "ann\\u0040example.com", "name")[1:] == (
+        REFUSED,
+        "policy_blocked_input",
+        "name",
+    )
     document = {"messages": [{"role": "user", "content": MAIL}], "steps": [MAIL]}
     for check, param, what in (
         (check_template, "messages", "this template: let requests bring it, as a variable"),
         (check_pipeline_text, "steps", "this pipeline: let jobs bring it, in their input"),
     ):
         message = f"the policy's rule mail takes something out of {what}"
-        assert told(check, REDACT, document)[1:] == (message, "policy_blocked_input", param)
+        assert refusal(check, REDACT, document)[1:] == (message, "policy_blocked_input", param)
         check(FLAG, document)
     items = [{"role": "user", "content": MAIL}]
     message = "the policy's rule mail takes something out of these items: send them as the input of a response"
-    assert told(check_items, REDACT, items)[1:] == (message, "policy_blocked_input", "items")
-    assert told(check_items, REDACT, [{"role": "user", "name": MAIL}])[1:] == (REFUSED, "policy_blocked_input", "items")
+    assert refusal(check_items, REDACT, items)[1:] == (message, "policy_blocked_input", "items")
+    assert refusal(check_items, REDACT, [{"role": "user", "name": MAIL}])[1:] == (
+        REFUSED,
+        "policy_blocked_input",
+        "items",
+    )
     message = (
         "images cannot be checked by this tenant's policy: give the model a policy of its own, without rules for inputs"
     )
-    assert told(refuse_images, REDACT, "input")[1:] == (message, "invalid_value", "input")
+    assert refusal(refuse_images, REDACT, "input")[1:] == (message, "invalid_value", "input")
     refuse_images(OUTPUTS, "input")
 
 
@@ -194,7 +203,7 @@ def test_a_version_of_a_policy_that_is_known_is_not_compiled_again(monkeypatch: 
 def test_values_are_put_back_only_where_payloads_are_sealed() -> None:
     restoring = policy({"id": "mail", "kinds": ["email"], "action": "redact", "stage": "input", "restore": True})
     outcome = applied(restoring, request({"prompt": MAIL}))
-    assert told(pinned, active(restoring), outcome, is_sealed=False)[:2] == (
+    assert refusal(pinned, active(restoring), outcome, is_sealed=False)[:2] == (
         Unavailable,
         "this tenant's policy puts values back, and this server has no HEADRACE_ENCRYPTION_KEYS",
     )

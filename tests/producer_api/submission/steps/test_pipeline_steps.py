@@ -16,7 +16,8 @@ from store.payloads.step_payload import Marks
 from store.registry.prompt_templates import PromptVersion
 from store.settings import Settings
 from store.tasks.flow import FlowRequest, FlowStepBody, PipelineRequest
-from tests.producer_api.submission.steps.making import AT, PRINCIPAL, VERSION, request, step, told
+from tests.producer_api.submission.steps.making import AT, PRINCIPAL, VERSION, request, step
+from tests.refusals import refusal
 
 STORED = PromptVersion(
     "pipe_1",
@@ -48,7 +49,7 @@ def test_a_job_of_a_pipeline_has_its_steps_and_the_caller_s_terms() -> None:
     assert mirrored.payload_fields(has_policy=False) == named | {"mirrored_input": {"a": "x"}}
     assert mirrored.payload_fields(has_policy=True) == named
     wrong = PipelineRequest.model_validate({"pipeline": "mine", "input": {"a": 5}})
-    kind, message, code, param = told(used_pipeline, wrong, found)
+    kind, message, code, param = refusal(used_pipeline, wrong, found)
     assert message.startswith("`input.a` is not as the pipeline declares it: the value")
     assert (kind, code, param) == (InvalidRequest, "invalid_value", "input.a")
 

@@ -11,7 +11,8 @@ from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_o
 from store.errors import Conflict, InvalidRequest, NotFound, NoWorker
 from store.payloads.prompt_reference import PromptUse, TemplatePlace
 from store.payloads.retrieval import Retrieval
-from tests.producer_api.submission.steps.making import QUESTION, STORES, VERSION, parts, request, step, told
+from tests.producer_api.submission.steps.making import QUESTION, STORES, VERSION, parts, request, step
+from tests.refusals import refusal
 
 
 def test_a_request_with_retrieval_is_a_flow_of_one_step() -> None:
@@ -64,7 +65,7 @@ def test_a_request_with_retrieval_is_a_flow_of_one_step() -> None:
 def test_a_retrieval_that_cannot_be_followed_is_refused(
     fields: dict[str, Any], message: str, code: str, param: str
 ) -> None:
-    _, said, found, field = told(retrieval_of, step(**fields))
+    _, said, found, field = refusal(retrieval_of, step(**fields))
     assert (found, field) == (code, param)
     assert said == message
 
@@ -122,22 +123,22 @@ def test_a_search_embeds_the_last_question_with_the_version_of_the_stores(monkey
     message = "`retrieval` searches with the last message of the user: add one with a text"
     for content in (" ", [{"type": "text", "text": "x"}]):
         asked = step("a", {"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": content}]})
-        assert told(search_step, parts(vectors), "acme", asked, request(), wanted)[1:] == (
+        assert refusal(search_step, parts(vectors), "acme", asked, request(), wanted)[1:] == (
             message,
             "invalid_value",
             "input.messages",
         )
     asked = step()
     gone = Retrieval.model_validate({"vector_store_ids": ["vs_1", "vs_9"]})
-    assert told(search_step, parts(vectors), "acme", asked, request(), gone)[3] == "retrieval.vector_store_ids[1]"
+    assert refusal(search_step, parts(vectors), "acme", asked, request(), gone)[3] == "retrieval.vector_store_ids[1]"
     mixed = Retrieval.model_validate({"vector_store_ids": ["vs_3", "vs_1"]})
-    assert told(search_step, parts(vectors), "acme", asked, request(), mixed) == (
+    assert refusal(search_step, parts(vectors), "acme", asked, request(), mixed) == (
         InvalidRequest,
         "the stores have vectors of different models (org/vectors@2, other@1): name stores of one",
         "invalid_value",
         "retrieval.vector_store_ids",
     )
-    assert told(search_step, parts(), "acme", asked, request(), wanted) == (
+    assert refusal(search_step, parts(), "acme", asked, request(), wanted) == (
         Conflict,
         "org/vectors@2, which makes the vectors of this store, is retired: add its files to a new store",
         "conflict",

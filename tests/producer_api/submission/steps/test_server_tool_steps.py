@@ -32,8 +32,8 @@ from tests.producer_api.submission.steps.making import (
     parts,
     request,
     step,
-    told,
 )
+from tests.refusals import refusal
 
 TOOLS = {"names": ["weather"]}
 
@@ -71,20 +71,20 @@ TOOLS = {"names": ["weather"]}
     ],
 )
 def test_server_tools_that_do_not_go_are_refused(fields: dict[str, Any], message: str, param: str) -> None:
-    assert told(server_tools_of, step(**fields)) == (InvalidRequest, message, "invalid_value", param)
+    assert refusal(server_tools_of, step(**fields)) == (InvalidRequest, message, "invalid_value", param)
 
 
 def test_only_the_answer_has_tools_and_each_call_takes_two_steps() -> None:
     calling, plain = step("a", server_tools=TOOLS | {"max_tool_calls": 7}), step("b")
     check_tools([calling], calling, 15)
     check_tools([plain, calling], calling, 16)
-    assert told(check_tools, [calling], calling, 14)[1:] == (
+    assert refusal(check_tools, [calling], calling, 14)[1:] == (
         "each call may take two steps, and a job has at most 14 (HEADRACE_MAX_STEPS): at most 6 calls are accepted "
         "here",
         "invalid_value",
         "steps[0].server_tools.max_tool_calls",
     )
-    assert told(check_tools, [plain, calling], plain, 16)[1:] == (
+    assert refusal(check_tools, [plain, calling], plain, 16)[1:] == (
         "only the step with the answer may have `server_tools`: other steps would get the text before the calls",
         "invalid_value",
         "steps[1].server_tools",
@@ -147,7 +147,7 @@ def test_calls_wait_for_an_approval_as_the_request_or_the_tool_says() -> None:
 @pytest.mark.usefixtures("tools")
 def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(principal: Principal = PRINCIPAL, found: ModelVersion = CALLER, **fields: Any) -> Any:
-        return told(with_tools, parts(found), principal, step(), wanted(**fields))
+        return refusal(with_tools, parts(found), principal, step(), wanted(**fields))
 
     assert refused(names=["weather", "gone"]) == (
         NotFound,
@@ -215,7 +215,7 @@ def test_answered_calls_are_the_first_steps_of_the_next_job() -> None:
     (answer, *_) = with_answered_calls(parts(CALLER), PRINCIPAL, one, answered).steps
     assert answer.own_fields["server_tools"] == {"names": ["weather"], "max_tool_calls": 0, "tool_choice": "auto"}
     none = as_flow(request({"messages": turns}, server_tools=TOOLS | {"max_tool_calls": 0}))
-    assert told(with_answered_calls, parts(CALLER), PRINCIPAL, none, answered)[1:] == (
+    assert refusal(with_answered_calls, parts(CALLER), PRINCIPAL, none, answered)[1:] == (
         "1 calls were approved, and `max_tool_calls` is 0: raise it, or refuse some of them",
         "invalid_value",
         "server_tools.max_tool_calls",

@@ -10,7 +10,8 @@ from store.errors import InvalidRequest
 from store.payloads.prompt_reference import TemplatePlace
 from store.registry.prompt_templates import PromptVersion
 from store.tasks.generate import GenerateInput
-from tests.producer_api.submission.steps.making import AT, QUESTION, told
+from tests.producer_api.submission.steps.making import AT, QUESTION
+from tests.refusals import refusal
 
 TEMPLATE = {
     "instructions": "Know {{ city }}.",
@@ -43,12 +44,12 @@ def test_a_template_is_filled_with_the_values_that_it_declares() -> None:
     raw = FilledTemplate(None, (), "Once")
     source, place = combined(GenerateInput.model_validate({"template": {"id": "p"}}), raw)
     assert (source.prompt, source.special_tokens, source.template, place) == ("Once", "text", None, TemplatePlace(0))
-    refused = told(combined, GenerateInput.model_validate({"messages": [QUESTION]}), raw)
+    refused = refusal(combined, GenerateInput.model_validate({"messages": [QUESTION]}), raw)
     assert refused[1:] == ("the prompt is a raw text, which goes without `messages`", "invalid_value", "input.messages")
     with_tools = GenerateInput.model_validate(
         {"template": {"id": "p"}, "tools": [{"type": "function", "function": {"name": "f"}}]}
     )
-    assert told(combined, with_tools, raw)[1:] == (
+    assert refusal(combined, with_tools, raw)[1:] == (
         "the prompt makes an input that is refused: `tools` go with `messages`: a raw prompt has no place for them",
         "invalid_value",
         "input",
@@ -68,4 +69,4 @@ def test_a_template_is_filled_with_the_values_that_it_declares() -> None:
     ],
 )
 def test_values_that_a_template_does_not_declare_are_refused(values: dict[str, Any], message: str, param: str) -> None:
-    assert told(fill_version, version(), values) == (InvalidRequest, message, "invalid_value", param)
+    assert refusal(fill_version, version(), values) == (InvalidRequest, message, "invalid_value", param)

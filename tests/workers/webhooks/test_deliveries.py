@@ -1,4 +1,4 @@
-"""The form of an event, the verdict on an answer and the span of a delivery: whole values of pure functions."""
+"""The form of an event, the verdict on an answer and the span of a delivery, value by value."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,6 @@ from store.tracing.spans import SpanKind, ns_of
 from store.tracing.trace_context import TraceContext
 from store.webhooks.outbox import AttemptResult, Delivery
 from workers.webhooks.delivery_span import delivery_span
-from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
 from workers.webhooks.sender import DeliveryResult, body_of, headers_of, judge, retry_in_s
 
 AT = datetime(2026, 11, 25, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -129,37 +128,3 @@ def test_the_span_of_a_delivery_has_the_host_alone(
     assert (span.name, span.kind, span.error) == ("webhook", SpanKind.CLIENT, error)
     assert (span.start_ns, span.end_ns - span.start_ns) == (ns_of(NOW), 1_500_000_000)
     assert (span.parent_span_id, span.context.trace_id) == (accept.span_id, accept.trace_id)
-
-
-def test_a_breaker_knows_who_was_paused_since_the_last_answer() -> None:
-    breaker = ReceiverBreaker(threshold=2, first_s=5, longest_s=300)
-    breaker.failed("a", 10.0)
-    assert (breaker.has_paused("a"), breaker.has_paused("b")) == (False, False)
-    breaker.failed("a", 10.0)
-    assert (breaker.has_paused("a"), breaker.blocked_for_s("a", 12.0)) == (True, 3.0)
-    breaker.failed("a", 1000.0)
-    assert breaker.blocked_for_s("a", 1000.0) == 10.0
-    breaker.answered("a")
-    assert breaker.has_paused("a") is False
-    usual = ReceiverBreaker()
-    for _ in range(30):
-        usual.failed("a", 0.0)
-    assert usual.blocked_for_s("a", 0.0) == 300.0
-    usual.overloaded("b", 0.0)
-    assert usual.blocked_for_s("b", 0.0) == 5.0
-
-
-def test_a_tenant_is_full_with_as_many_waiting_as_may_run() -> None:
-    queues = ReceiverQueues(max_running=2, max_of_tenant=3, max_together=4)
-    for number in range(4):
-        if number == 2:
-            assert (queues.full(), queues.full_tenants()) == (frozenset({"ten_1 whe_1"}), frozenset())
-        queues.add(replace(SENT, id=f"evt_{number}", endpoint_id="whe_1" if number < 2 else "whe_2"))
-    assert queues.full_tenants() == {"ten_1"}
-    first = queues.next()
-    assert first is not None
-    assert (queues.num_waiting, queues.full_tenants(), queues.full()) == (3, {"ten_1"}, {"ten_1 whe_2"})
-    assert [one.id for one in queues.drop("ten_1 whe_2")] == ["evt_2", "evt_3"]
-    assert (queues.num_waiting, [one.id for one in queues.drop()]) == (1, ["evt_1"])
-    queues.done(first)
-    assert queues.next() is None

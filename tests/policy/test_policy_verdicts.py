@@ -1,206 +1,24 @@
-"""The bounds of a policy document, its budget of CPU time, and the parts of which a verdict is made."""
+"""The parts of which a policy's verdict is made: phrases, placeholders, masks, hits, schemas and languages."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from policy import budget as budgets
-from policy.budget import Budget, ScanTooLong
-from policy.deny import check_size
-from policy.documents import Action, PolicyDocument, Stage
+from policy.documents import Action
 from policy.evaluation import read_cases
 from policy.guards import masked
 from policy.names import AnalyserFinder
 from policy.outputs import MissingFinder, OutputFormat
 from policy.placeholders import PlaceholderMap
-from policy.policies import Policy, apply_input, apply_output, output_stream
+from policy.policies import apply_input, apply_output, output_stream
 from policy.schemas import MAX_SCHEMA_CHARS, check_schema, first_problem, is_json, is_valid
 from policy.streaming import Hit, counted
 from policy.text.escapes import Escapes
 from policy.text.languages import LangidFinder
 from policy.text.normalisation import normalise
-from policy.text.patterns import BadPattern, compiled
+from tests.policy.rule_fields import EMAIL
 from tests.policy.test_policies import policy
-
-EMAIL: dict[str, Any] = {"action": "flag", "kinds": ["email"]}
-
-
-def deny(**lists: Any) -> dict[str, Any]:
-    return {"action": "flag", "deny": lists}
-
-
-@pytest.mark.parametrize(
-    ("accepted", "refused", "said"),
-    [
-        (deny(phrases=["x" * 256]), deny(phrases=["x" * 257]), "at most 256 characters"),
-        (deny(phrases=["x"]), deny(phrases=[""]), "at least 1 character"),
-        (deny(phrases=["x"] * 100_000), deny(phrases=["x"] * 100_001), "at most 100000 items"),
-        (deny(patterns=["x" * 1000]), deny(patterns=["x" * 1001]), "at most 1000 characters"),
-        (deny(patterns=["x"]), deny(patterns=[""]), "at least 1 character"),
-        (deny(patterns=["x"]), deny(patterns=["x"] * 1001), "at most 1000 items"),
-        (
-            deny(patterns=["a{512}b{512}"]),
-            deny(patterns=["a", "a{512}b{513}"]),
-            "`patterns[1]` must match 1 to 1024 characters, not 1025",
-        ),
-        (deny(patterns=[r"\bx"]), deny(patterns=[r"\b"]), "`patterns[0]` must match 1 to 1024 characters, not 0"),
-        (EMAIL | {"kinds": ["email"] * 32}, EMAIL | {"kinds": ["email"] * 33}, "at most 32 items"),
-        (EMAIL | {"id": "a" * 64}, EMAIL | {"id": "a" * 65}, "should match pattern"),
-        (EMAIL | {"id": "0a_.-"}, EMAIL | {"id": ".a"}, "should match pattern"),
-        ({"action": "block", "max_chars": 1}, {"action": "block", "max_chars": 0}, "greater than or equal to 1"),
-        (
-            {"action": "block", "max_chars": 10**7},
-            {"action": "block", "max_chars": 10**7 + 1},
-            "less than or equal to 10000000",
-        ),
-        (
-            {"action": "flag", "categories": {"hate": 0}},
-            {"action": "flag", "categories": {"hate": -0.1}},
-            "greater than or equal to 0",
-        ),
-        (
-            {"action": "flag", "categories": {"hate": 1}},
-            {"action": "flag", "categories": {"hate": 1.1}},
-            "less than or equal to 1",
-        ),
-        (
-            {"action": "flag", "stage": "input", "languages": ["en"] * 64},
-            {"action": "flag", "stage": "input", "languages": ["en"] * 65},
-            "at most 64 items",
-        ),
-        (
-            {"action": "flag", "stage": "input", "languages": ["en"]},
-            {"action": "flag", "stage": "input", "languages": ["eng"]},
-            "should match pattern",
-        ),
-        (
-            {"action": "block", "stage": "input", "languages": ["en"]},
-            {"action": "block", "stage": "output", "languages": ["en"]},
-            "`stage` input",
-        ),
-        (
-            {"action": "flag", "stage": "input", "kinds": ["person"]},
-            {"action": "flag", "stage": "output", "kinds": ["person"]},
-            "`stage` input",
-        ),
-        (
-            {"action": "flag", "stage": "output", "json_schema": {}},
-            {"action": "flag", "stage": "input", "json_schema": {}},
-            "`stage` output",
-        ),
-        (
-            EMAIL | {"action": "redact", "restore": True},
-            EMAIL | {"action": "mask", "restore": True},
-            "redacted on its way in",
-        ),
-        (
-            {"action": "flag", "categories": {"hate": 0.5}},
-            {"action": "allow", "categories": {"hate": 0.5}},
-            "`action` is block or flag",
-        ),
-    ],
-)
-def test_a_document_has_bounds(accepted: dict[str, Any], refused: dict[str, Any], said: str) -> None:
-    PolicyDocument.model_validate({"rules": [{"id": "x", **accepted}]})
-    with pytest.raises(ValidationError) as refusal:
-        PolicyDocument.model_validate({"rules": [{"id": "x", **refused}]})
-    assert said in str(refusal.value)
-
-
-def test_a_document_has_at_most_256_rules_of_one_version() -> None:
-    rules = [{"id": f"r{number}", **EMAIL} for number in range(257)]
-    document = PolicyDocument.model_validate({"rules": rules[:256]})
-    assert (document.version, document.rules[0].stage, document.rules[0].restore) == (1, Stage.BOTH, False)
-    with pytest.raises(ValidationError, match="at most 256 items"):
-        PolicyDocument.model_validate({"rules": rules})
-    with pytest.raises(ValidationError, match="Input should be 1"):
-        PolicyDocument.model_validate({"version": 2, "rules": rules[:1]})
-    with pytest.raises(ValidationError, match="frozen"):
-        document.rules[0].action = Action.BLOCK  # type: ignore[misc]  # the model is frozen, which is tested
-
-
-def test_the_patterns_of_a_policy_have_a_size_together() -> None:
-    pattern = "foo.{0,64}bar"
-    size = compiled(f"(?i:{pattern})").programsize
-    fitting = 50_000 // size
-    rules = [{"id": "a", **deny(patterns=[pattern])}, {"id": "b", **deny(patterns=[pattern] * fitting)}]
-    check_size(PolicyDocument.model_validate({"rules": rules[1:]}))
-    with pytest.raises(BadPattern) as refused:
-        check_size(PolicyDocument.model_validate({"rules": rules}))
-    assert str(refused.value) == (
-        f"rule b: up to `patterns[{fitting - 1}]`, of {size} instructions, the policy's patterns have "
-        f"{size * (fitting + 1)} instructions, and 50000 are possible: bring the counts in {{m,n}} down, or deny words "
-        "as `phrases`"
-    )
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def __call__(self) -> float:
-        return self.at
-
-
-def test_a_budget_has_a_part_for_each_character_and_ends() -> None:
-    clock = Clock()
-    budget = Budget(1.0, a_character=0.5, clock=clock)
-    budget.begin(256)
-    clock.at = 129.0
-    budget.check()
-    budget.end()
-    budget.begin(300)  # 150 s more
-    clock.at += 150
-    budget.check()
-    clock.at += 0.5
-    with pytest.raises(ScanTooLong) as raised:
-        budget.check()
-    assert str(raised.value) == (
-        "scanning this text for the policy took more than 279.0 s of CPU time: send less text at once, or give the "
-        "policy simpler patterns"
-    )
-    for _ in range(2):
-        for _ in range(15):
-            budget.check_often()
-        with pytest.raises(ScanTooLong):
-            budget.check_often()
-    budget.end()
-    budget.check()
-
-
-def test_of_short_pieces_every_eighth_is_measured_for_all() -> None:
-    clock = Clock()
-    budget = Budget(8.0, a_character=0, clock=clock)
-    raised = []
-    for run in range(1, 25):
-        budget.begin(255)
-        clock.at += 0.5
-        try:
-            budget.check()
-        except ScanTooLong:
-            raised.append(run)
-        budget.end()
-    assert raised == [24]
-    assert (budgets.SECONDS, budgets.SECONDS_A_CHARACTER) == (2.0, 4e-6)
-    assert (budgets.OUTPUT_SECONDS, budgets.OUTPUT_SECONDS_A_CHARACTER) == (1.0, 2e-4)
-
-
-def test_all_texts_of_an_input_share_its_budget() -> None:
-    clock = Clock()
-
-    class Slow:
-        def find(self, _text: str) -> list[Any]:
-            clock.at += 1.5
-            return []
-
-    names = {"id": "n", "action": "flag", "stage": "input", "kinds": ["person", "email"]}
-    rules = Policy(PolicyDocument.model_validate({"rules": [names]}), finder=Slow())
-    text = "ann@example.com " * 20
-    assert len(apply_input(rules, [text, text], budget=Budget(3.5, a_character=0, clock=clock)).texts) == 2
-    with pytest.raises(ScanTooLong):
-        apply_input(rules, [text] * 4, budget=Budget(3.5, a_character=0, clock=clock))
 
 
 @pytest.mark.parametrize(

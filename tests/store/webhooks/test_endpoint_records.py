@@ -8,7 +8,7 @@ import pytest
 
 from store.audit.audit import hash_of, list_entries
 from store.db.database import Database
-from store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, NotFound
+from store.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from store.jobs.jobs import request_cancel
 from store.webhooks import endpoints
 from store.webhooks.delivery_log import get_delivery, list_deliveries, redeliver
@@ -22,16 +22,11 @@ from store.webhooks.endpoints import (
 )
 from store.webhooks.outbox import AttemptResult, oldest_due_s, record_failed, take_due
 from store.webhooks.redelivery import MissedEvents, recover, send_test
+from tests.refusals import refusal
 from tests.store.making import AcceptOne, Query
 
 URL = "https://Example.com/hook"
 FAILED = AttemptResult(datetime(2026, 11, 26, tzinfo=UTC), 3, 410, "answered 410")
-
-
-def refused(run: Any) -> tuple[type[HeadraceError], str, str, str | None]:
-    with pytest.raises(HeadraceError) as error:
-        run()
-    return type(error.value), error.value.message, error.value.code, error.value.param
 
 
 def told(db: Database, tenant: str, resource: str) -> list[tuple[str, str, dict[str, Any]]]:
@@ -78,9 +73,9 @@ def test_every_change_of_an_endpoint_is_on_record_with_both_states(db: Database,
 def test_refusals_say_what_to_do(db: Database, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = create_endpoint(db, tenant, url=URL, actor="mia")
     taken = (Conflict, "this URL is a webhook endpoint already", "conflict", "url")
-    assert refused(lambda: create_endpoint(db, tenant, url=URL, actor="mia")) == taken
+    assert refusal(lambda: create_endpoint(db, tenant, url=URL, actor="mia")) == taken
     other = create_endpoint(db, tenant, url=f"{URL}/2", events=["rollout.started"], actor="mia", is_operator=True)
-    assert refused(lambda: update_endpoint(db, tenant, made.id, url=other.url, actor="mia")) == taken
+    assert refusal(lambda: update_endpoint(db, tenant, made.id, url=other.url, actor="mia")) == taken
     foreign = (
         Forbidden,
         "rollout.started are events of all tenants' models: use a key that also has the scope registry:admin, and no "
@@ -93,19 +88,19 @@ def test_refusals_say_what_to_do(db: Database, tenant: str, monkeypatch: pytest.
         lambda: update_endpoint(db, tenant, other.id, url=f"{URL}/3", actor="mia"),
         lambda: update_endpoint(db, tenant, other.id, events=["job.failed"], actor="mia"),
     ):
-        assert refused(run) == foreign
+        assert refusal(run) == foreign
     update_endpoint(db, tenant, other.id, events=["job.failed"], actor="mia", is_operator=True)
     monkeypatch.setattr(endpoints, "MAX_ENDPOINTS", 2)
-    assert refused(lambda: create_endpoint(db, tenant, url=f"{URL}/3", actor="mia")) == (
+    assert refusal(lambda: create_endpoint(db, tenant, url=f"{URL}/3", actor="mia")) == (
         Conflict,
         "there are 2 webhook endpoints, which is the most: remove one first",
         "conflict",
         None,
     )
-    assert refused(lambda: get_endpoint(db, tenant, "we_none"))[:2] == (NotFound, "no webhook endpoint we_none")
-    assert refused(lambda: delete_endpoint(db, tenant, "we_none", actor="mia"))[1] == "no webhook endpoint we_none"
-    assert refused(lambda: get_delivery(db, tenant, "evt_none"))[1] == "no webhook delivery evt_none"
-    assert refused(lambda: list_deliveries(db, tenant, after="evt_none")) == (
+    assert refusal(lambda: get_endpoint(db, tenant, "we_none"))[:2] == (NotFound, "no webhook endpoint we_none")
+    assert refusal(lambda: delete_endpoint(db, tenant, "we_none", actor="mia"))[1] == "no webhook endpoint we_none"
+    assert refusal(lambda: get_delivery(db, tenant, "evt_none"))[1] == "no webhook delivery evt_none"
+    assert refusal(lambda: list_deliveries(db, tenant, after="evt_none")) == (
         InvalidRequest,
         "no webhook delivery evt_none: begin again without `after`",
         "invalid_value",
@@ -156,8 +151,8 @@ def test_a_delivery_shows_all_that_is_known_of_it(
     ]
     said = f"{endpoint.id} is disabled: enable it first, by POST /v1/webhook_endpoints/{endpoint.id}/enable"
     disabled = (Conflict, said, "endpoint_disabled", None)
-    assert refused(lambda: redeliver(db, tenant, theirs.id, actor="mia")) == disabled
-    assert refused(lambda: send_test(db, tenant, endpoint.id, actor="mia")) == disabled
+    assert refusal(lambda: redeliver(db, tenant, theirs.id, actor="mia")) == disabled
+    assert refusal(lambda: send_test(db, tenant, endpoint.id, actor="mia")) == disabled
     assert redeliver(db, tenant, own.id, actor="mia").state == "pending", "a job's own URL has no endpoint"
     assert told(db, tenant, own.id) == [
         ("mia", "webhook_delivery.redelivered", {"type": "job.cancelled", "was": "pending"})

@@ -1,0 +1,59 @@
+"""The adapter of each kind of server, and the question whether its model reads images."""
+
+import asyncio
+from base64 import b64decode
+from typing import Any
+
+import pytest
+
+from models.engine.requests import FinishReason, SamplingParams
+from models.external import image_probe
+from models.external.connect import connect
+from models.external.image_probe import PICTURE, why_no_images
+from models.external.openai_chat import OpenaiChatUpstream
+from models.external.sglang import SglangUpstream
+from models.external.upstream import Piece, UpstreamFailed, UpstreamLost, UpstreamRefused
+from models.external.vllm import VllmUpstream
+from store.registry.engine_spec import EngineKind, EngineSpec
+from tests.models.external.seeing_server import Eyes
+
+
+@pytest.mark.parametrize(
+    ("kind", "upstream"),
+    [
+        (EngineKind.OPENAI, OpenaiChatUpstream),
+        (EngineKind.SGLANG, SglangUpstream),
+        (EngineKind.VLLM, VllmUpstream),
+    ],
+)
+@pytest.mark.parametrize(("key", "header"), [("secret", "Bearer secret"), ("", None)])
+def test_each_kind_of_server_has_its_adapter(
+    kind: EngineKind, upstream: type[Any], key: str, header: str | None
+) -> None:
+    found: Any = connect(EngineSpec(kind=kind, served_model="m"), url="http://gpu:8000/base", api_key=key)
+    assert type(found) is upstream
+    assert found._http._http.headers.get("authorization") == header
+    assert str(found._http._http.base_url) == "http://gpu:8000/base/"
+    asyncio.run(found.close())
+
+
+def test_a_server_is_asked_about_one_white_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeing = Eyes(pieces=[Piece(text="white", finish=FinishReason.STOP)])
+    assert asyncio.run(why_no_images(seeing, "m")) is None
+    (asked,) = seeing.sent
+    assert (asked.id, asked.model, asked.prompt, asked.sampling) == ("image-probe", "m", (), SamplingParams(16))
+    messages: Any = asked.messages["messages"]
+    text, image = messages[0]["content"]
+    assert (messages[0]["role"], text) == ("user", {"type": "text", "text": "Name the colour."})
+    kind, _, data = image["image_url"]["url"].partition(",")
+    assert (image["type"], kind, b64decode(data)) == ("image_url", "data:image/png;base64", PICTURE)
+    for error in (UpstreamRefused("no eyes"), UpstreamFailed("no eyes")):
+        assert asyncio.run(why_no_images(Eyes(pieces=[error]), "m")) == (
+            "the version was registered with --accepts images, and its server takes none: no eyes"
+        )
+    with pytest.raises(UpstreamLost, match="away"):
+        asyncio.run(why_no_images(Eyes(pieces=[UpstreamLost("away")]), "m"))
+    monkeypatch.setattr(image_probe, "_LONGEST_S", 0.0)
+    with pytest.raises(UpstreamLost) as lost:
+        asyncio.run(why_no_images(Eyes(), "m"))
+    assert str(lost.value) == "the inference server gave no answer about a picture within 0 s"

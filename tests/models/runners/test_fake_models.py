@@ -1,0 +1,124 @@
+"""The models without weights: which numbers and words they make of their inputs."""
+
+import struct
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.engine.requests import EncodeRow
+from models.fakes.fake import EOS, next_token
+from models.fakes.fake_encoder import (
+    FakeClassifier,
+    FakeEncoder,
+    FakeImageClassifier,
+    fake_pixels,
+    fake_scores,
+    fake_vector,
+)
+from models.fakes.fake_recommender import FakeRecommender
+from models.fakes.fake_tabular import FakeTabular
+from models.fakes.fake_transcriber import FakeTranscriber
+from models.runners.image_rows import ImageRows
+from models.runners.transcription import ChunkOptions, ChunkTranscript, TokenSegment
+from prompts.tabular.feature_schema import EncodedRows
+from prompts.tasks.classify import FAKE as CLASSES
+from prompts.tasks.image_classify import FAKE as IMAGE_CLASSES
+from prompts.tasks.predict import FAKE as TABLE
+from prompts.tasks.recommend import FAKE_ITEMS, RecommendQuery
+from prompts.tasks.rerank import FAKE as RERANKING
+from prompts.tasks.token_classify import FAKE as TOKEN_CLASSES
+from tests.models.runners.making import floats, rows
+
+
+def test_a_fake_vector_is_a_hash_of_unit_length() -> None:
+    whole = floats(fake_vector((1, 2, 3)))
+    assert len(whole) == 8
+    assert sum(number**2 for number in whole) == pytest.approx(1, abs=1e-4)
+    short = floats(fake_vector((1, 2, 3), 3))
+    norm = sum(number**2 for number in whole[:3]) ** 0.5
+    assert short == pytest.approx([number / norm for number in whole[:3]], abs=1e-4)
+    found = FakeEncoder().run(rows((1, 2, 3), (4,), options=3))
+    assert found == [fake_vector((1, 2, 3), 3), fake_vector((4,), 3)]
+    assert fake_vector((4,)) != fake_vector((5,))
+
+
+def test_fake_scores_are_shares_of_one_label_or_of_all() -> None:
+    numbers = floats(fake_scores((1, 2), 3))
+    assert sum(numbers) == pytest.approx(1, abs=1e-4)
+    (single,) = floats(fake_scores((1, 2), 1))
+    assert 0 < single < 1
+    assert FakeClassifier(CLASSES).run(rows((1, 2), (3,))) == [fake_scores((1, 2), 3), fake_scores((3,), 3)]
+    assert FakeClassifier(RERANKING).run(rows((1, 2))) == [fake_scores((1, 2), 1)]
+    per_token = FakeClassifier(TOKEN_CLASSES).run(rows((1, 2)))
+    assert per_token == [fake_scores((1,), 3) + fake_scores((2,), 3)]
+    windows = [FakeClassifier(each).context_window for each in (CLASSES, RERANKING)]
+    assert [*windows, FakeImageClassifier(IMAGE_CLASSES).context_window] == [
+        CLASSES.context_window,
+        RERANKING.context_window,
+        50,
+    ]
+
+
+def test_fakes_of_images_read_the_pixels_and_of_texts_the_tokens() -> None:
+    pixels = tuple(fake_pixels(np.full((2, 2), shade, np.uint8)) for shade in (1, 2))
+    assert [len(each) for each in pixels] == [16, 16]
+    asked = rows((0,), (0,), (7, 8), options=ImageRows(pixels, 4))
+    expected = [fake_vector(numbers, 4) for numbers in (*pixels, (7, 8))]
+    assert FakeEncoder().run(asked) == expected
+    assert FakeImageClassifier(IMAGE_CLASSES).run(asked[:2]) == [fake_scores(each, 3) for each in pixels]
+
+
+def test_the_fake_table_gives_the_first_feature_all_of_the_score() -> None:
+    encoded = EncodedRows(((1.0,), (2.0,)), ((0,), (1,)))
+    asked = [EncodeRow("r", (0,), replace(encoded, explain=explain), 0) for explain in (False, True)]
+    plain, explained = FakeTabular().run(asked)
+    assert floats(FakeTabular().run([EncodeRow("r", (1,), encoded, 1)])[0]) != floats(plain)
+    (score,) = floats(plain)
+    assert 0 <= score < 1
+    others = [0.0] * (len(TABLE.features) - 1)
+    assert floats(explained) == pytest.approx([score, score - 0.5, *others, 0.5, 0.0], abs=1e-4)
+
+
+def test_the_fake_recommender_sorts_what_the_filter_lets_through() -> None:
+    query = RecommendQuery(vector=(1.0,), top_k=1000)
+    number = len(FAKE_ITEMS.items)
+
+    def ask(**changes: Any) -> tuple[list[int], list[float]]:
+        count, *rest = floats(FakeRecommender().run([EncodeRow("r", (0,), replace(query, **changes))])[0])
+        places, scores = rest[: int(count)], rest[int(count) :]
+        assert len(places) == len(scores) == count
+        return [int(place) for place in places], scores
+
+    places, scores = ask()
+    assert sorted(places) == list(range(number))
+    assert scores == sorted(scores, reverse=True)
+    assert ask(top_k=2) == (places[:2], scores[:2])
+    kept = {places[0], places[2]}
+    assert ask(only=kept)[0] == [places[0], places[2]]
+    assert ask(only=kept, without={places[0]})[0] == [places[2]]
+    assert ask(vector=(2.0,))[1] != scores
+
+
+def test_the_fake_transcriber_says_how_long_and_how_loud() -> None:
+    chunks = (struct.pack("<3f", 0.1, -0.5, 0.2) * 8000, b"")
+    found = FakeTranscriber().run(
+        [EncodeRow("r", (0,), ChunkOptions(chunks, language), index) for index, language in ((0, "de"), (1, None))]
+    )
+    assert [ChunkTranscript.from_bytes(one or b"") for one in found] == [
+        ChunkTranscript(2, (TokenSegment(0, 1500, tuple(b" 1500 ms at 50.")),)),
+        ChunkTranscript(1, (TokenSegment(0, 0, tuple(b" 0 ms at 0.")),)),
+    ]
+
+
+def test_the_fake_model_writes_words_of_its_prompt() -> None:
+    output: list[int] = []
+    while not output or output[-1] != EOS:
+        output.append(next_token(b"a prompt", output))
+    assert output[-2] != ord(" "), "it ends after a word"
+    free: list[int] = []
+    while len(free) <= len(output):
+        free.append(next_token(b"a prompt", free, ends=False))
+    assert free[: len(output) - 1] == output[:-1]
+    assert free[len(output) - 1] == ord(" ")

@@ -1,0 +1,84 @@
+"""Bodies that are packed, their bounds, and the number of their values."""
+
+import gzip
+from typing import Any
+
+import pytest
+from starlette.datastructures import Headers
+
+from producer_api.http.body_encoding import decompress, has_gzip, plain_json
+from producer_api.http.requests import check_counts
+from producer_api.server.errors import UnsupportedEncoding
+from store.errors import InvalidRequest, TooLarge
+from tests.refusals import refusal
+
+KIB = 1 << 10
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [(None, False), ("identity", False), (" Identity ", False), ("gzip", True), ("x-gzip", True), (" GZIP", True)],
+)
+def test_the_encodings_that_are_accepted(encoding: str | None, expected: bool) -> None:
+    headers = Headers({} if encoding is None else {"content-encoding": encoding})
+    assert has_gzip(headers, may=True) is expected
+
+
+def test_an_encoding_that_is_not_accepted_is_named() -> None:
+    long = "br-" + "x" * 40
+    assert refusal(has_gzip, Headers({"content-encoding": long}), may=True) == (
+        UnsupportedEncoding,
+        f"a body encoded as {long[:20]!r} is not accepted: send it gzip or uncompressed",
+        "unsupported_encoding",
+        None,
+    )
+    message = "a body encoded as 'gzip' is not accepted: send it uncompressed"
+    assert refusal(has_gzip, Headers({"content-encoding": "gzip"}), may=False)[1] == message
+
+
+def test_a_packed_body_may_be_as_large_as_a_plain_one_or_as_its_ratio_allows() -> None:
+    """The bound of a short body is 64 KiB, of a longer one 200 times its length, and never over that of the route."""
+    small = gzip.compress(b" " * (64 * KIB))
+    assert len(small) * 200 < 64 * KIB
+    assert decompress(small, 1 << 20) == b" " * (64 * KIB)
+    over = gzip.compress(b" " * (64 * KIB + 1))
+    assert refusal(decompress, over, 1 << 20) == (
+        TooLarge,
+        f"the decompressed body is over {64 * KIB} bytes, the most that is accepted of {len(over)} bytes",
+        "request_too_large",
+        None,
+    )
+    repeated = gzip.compress(b" " * 500_000)
+    assert refusal(decompress, repeated, 1 << 20)[1].startswith(f"the decompressed body is over {200 * len(repeated)} ")
+    assert decompress(gzip.compress(b"x" * 100), 100) == b"x" * 100
+    assert refusal(decompress, gzip.compress(b"x" * 101), 100)[1].startswith("the decompressed body is over 100 bytes")
+
+
+def test_a_body_that_is_not_one_gzip_stream_is_told_so() -> None:
+    packed, whole = gzip.compress(b"{}"), "the body is not one whole gzip stream: its end is missing, or more follows"
+    not_gzip = (InvalidRequest, "the body is not valid gzip, which its `Content-Encoding` says", "invalid_value", None)
+    assert refusal(decompress, b"{}", 100) == not_gzip
+    for content in (packed[:-1], packed + b"x", b""):
+        assert refusal(decompress, content, 100) == (InvalidRequest, whole, "invalid_value", None)
+
+
+def test_a_body_goes_on_as_plain_json() -> None:
+    kind, json = (b"content-type", b"application/vnd.x+json"), (b"content-type", b"application/json")
+    other = (b"accept", b"*/*")
+    assert plain_json([other, (b"content-encoding", b"gzip"), kind]) == [other, kind]
+    assert plain_json([(b"content-encoding", b"gzip")]) == [json]
+
+
+@pytest.mark.parametrize(
+    ("most", "what", "body"),
+    [
+        (16_384, "lists and objects", lambda count: b"[" * (count // 2) + b"{" * (count - count // 2)),
+        (16_384, "fields of objects", lambda count: b"{" + b'"a":1' * count + b"}"),
+        (262_144, "values", lambda count: b"[1" + b",1" * (count - 1) + b"]"),
+    ],
+)
+def test_a_body_has_as_many_values_as_the_limit(most: int, what: str, body: Any) -> None:
+    check_counts(body(most))
+    check_counts(body(most) + b'"[[::,,"')  # a text, whose signs do not count
+    message = f"the JSON body has {most + 1} {what}, and {most} are accepted: send less at once"
+    assert refusal(check_counts, body(most + 1)) == (InvalidRequest, message, "invalid_value", None)

@@ -1,0 +1,177 @@
+"""Drafts of jobs before they are stored: what they spend, their version, template and prompt. No services."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from producer_api.submission import unserved
+from producer_api.submission.default_templates import is_indifferent, with_default
+from producer_api.submission.draft_job import DraftJob, Receipt, known, run_each, spend_each
+from producer_api.submission.prompt_preparation import PromptPreparation, check_called_urls, check_task
+from store.errors import Conflict, InvalidRequest, NoWorker, RateLimited, Unavailable
+from store.hosts.host_reports import HostOutlook
+from store.payloads.sampling_params import SamplingDefaults
+from store.registry.default_template import DefaultTemplate
+from store.registry.models import ModelVersion
+from store.schema.version_states import VersionState
+from store.settings import Settings
+from store.tasks.embed import EmbedRequest
+from store.tasks.generate import GenerateRequest
+from tests.producer_api.submission.making import VERSION, draft, told
+from tests.stand_ins import stand_in
+
+
+def test_a_failure_is_the_draft_s_own_and_an_outage_is_for_all_that_go_on() -> None:
+    ended, receipt = draft(), Receipt("job_0", True, {})
+    ended.outcome = receipt
+    first, second, third = draft("1"), draft("2"), draft("3")
+    asked: list[str] = []
+
+    def step(one: DraftJob) -> None:
+        text: Any = one.request.input
+        asked.append(text.prompt)
+        if text.prompt == "1":
+            raise InvalidRequest("wrong")
+        if text.prompt == "2":
+            raise Unavailable("away")
+
+    run_each([ended, first, second, third], step)
+    assert asked == ["1", "2"], "an outage ends the step"
+    assert ended.outcome is receipt
+    assert [type(one.outcome) for one in (first, second, third)] == [InvalidRequest, Unavailable, Unavailable]
+    assert (type(draft().ended), third.ended) == (ValueError, third.outcome)
+    with pytest.raises(ValueError, match="a step was left out"):
+        known(None)
+    assert known(0) == 0
+
+
+def test_what_is_spent_is_told_to_each_draft() -> None:
+    ended, first, second = draft(), draft("1"), draft("2")
+    ended.outcome, first.headers = Receipt("job_0", True, {}), {"a": "1"}
+    asked: list[int] = []
+
+    def spend(going: Sequence[DraftJob]) -> list[Any]:
+        asked.append(len(going))
+        return [{"b": "2"}, RateLimited("over", retry_after_s=1)]
+
+    spend_each([ended, first, second], spend)
+    assert (asked, first.headers, first.outcome, ended.headers) == ([2], {"a": "1", "b": "2"}, None, {})
+    assert (type(second.outcome), second.headers) == (RateLimited, {})
+
+
+# Versions: what they serve, whether somebody does, and their default templates.
+
+
+def test_a_version_without_a_worker_is_told_with_what_hosts_do() -> None:
+    loading = HostOutlook.model_validate({"queue": "tiny@1", "in_s": 0.2})
+    never = HostOutlook.model_validate({"queue": "tiny@1", "text": "it is too large"})
+    unread = replace(VERSION, state=VersionState.REGISTERED)
+    assert unserved.warning(VERSION, None) == "no worker serves tiny@1; the job waits until one starts"
+    assert unserved.warning(VERSION, loading) == "no worker serves tiny@1; a model host loads it in about 1 s"
+    assert unserved.warning(VERSION, never) == (
+        "no worker serves tiny@1; the job waits until one starts, and no model host starts one: it is too large"
+    )
+    assert unserved.warning(unread, None) == "no worker has verified tiny@1; the job waits until one has"
+    rejected = replace(VERSION, state=VersionState.REJECTED, state_reason="its files are damaged")
+    message = "tiny@1 has failed its verification, so no worker runs it: its files are damaged"
+    assert told(unserved.rejected(rejected)) == (Conflict, message, "model_rejected", "model")
+    assert unserved.refusal("tiny@1", loading) is None, "a host starts a worker"
+    for outlook, why in ((None, ""), (never, " (it is too large)")):
+        message = f"no worker serves tiny@1{why}: start one, or ask for another model"
+        assert told(unserved.refusal("tiny@1", outlook)) == (NoWorker, message, "no_worker", "model")
+
+
+TEMPLATE = DefaultTemplate.model_validate(
+    {"id": "p", "name": "n", "version": 1, "digest": "d", "messages": [{"role": "system", "content": "Be brief."}]}
+)
+
+
+def chat(**source: Any) -> GenerateRequest:
+    messages = [{"role": "user", "content": "hi"}]
+    return GenerateRequest.model_validate({"model": "tiny", "input": {"messages": messages} | source})
+
+
+def test_a_default_template_comes_before_a_conversation_alone() -> None:
+    version = replace(VERSION, template=TEMPLATE)
+    filled: Any = with_default(chat(), version)
+    assert [one.content for one in filled.input.messages] == ["Be brief.", "hi"]
+    assert (filled.prompt_use, filled.template_place.head, filled.template_place.tail) == (TEMPLATE.use, 1, 0)
+    assert filled.input.special_tokens == "text"
+    for request in (draft().request, chat(template={"id": "p"}), filled):
+        assert with_default(request, version) is request
+    same = chat()
+    assert with_default(same, VERSION) is same
+
+
+def test_versions_that_differ_in_their_template_alone_are_alike_for_what_does_without_it() -> None:
+    other = replace(VERSION, version=2, base_model="tiny", base_version=1, template=TEMPLATE)
+    raw = draft().request
+    assert is_indifferent(raw, VERSION, other)
+    assert not is_indifferent(chat(), VERSION, other)
+    assert not is_indifferent(raw, VERSION, replace(other, sampling=SamplingDefaults(temperature=0.5)))
+    assert not is_indifferent(raw, VERSION, replace(other, base_version=3))
+    assert not is_indifferent(raw, VERSION, replace(VERSION, version=2))
+
+
+class Preparing(PromptPreparation):
+    """A preparation that notes what it prepares. ``capacity``: of the workers, by queue."""
+
+    def __init__(self, **capacity: int) -> None:
+        not_asked: Any = None
+        serving = stand_in(serving=lambda queue: stand_in(capacity=capacity.get(queue[-1:])))
+        super().__init__(not_asked, serving, not_asked)
+        self.again: list[ModelVersion] = []
+
+    def prepare(self, request: Any, version: ModelVersion, policy: Any) -> Any:
+        self.again.append(version)
+        return "again"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"a": "1"}},
+        {"runner": "torch"},
+        {"sampling": SamplingDefaults(temperature=0.5)},
+        {"template": TEMPLATE},
+        {"engine": SimpleNamespace(accepts=("image",))},
+        {"context_window": 1024},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_request_is_prepared_once_for_versions_that_are_alike(changes: dict[str, Any]) -> None:
+    prepared: Any = "prepared"
+    alike, other = replace(VERSION, version=2), replace(VERSION, version=2, **changes)
+    preparing = Preparing()
+    assert preparing.prepare_again(draft().request, VERSION, prepared, alike, None) == "prepared"
+    assert preparing.prepare_again(draft().request, VERSION, prepared, other, None) == "again"
+    assert preparing.again == [other]
+
+
+def test_a_request_is_prepared_again_for_smaller_workers() -> None:
+    prepared: Any = "prepared"
+    alike = replace(VERSION, version=2)
+    for capacity, expected in (("64", "again"), ("512", "prepared"), ("1024", "prepared")):
+        preparing = Preparing(**{"2": int(capacity)})
+        assert preparing.prepare_again(draft().request, VERSION, prepared, alike, None) == expected, capacity
+
+
+def test_a_version_serves_its_own_task() -> None:
+    embed = EmbedRequest.model_validate({"task": "embed", "model": "tiny", "input": {"texts": ["a"]}})
+    check_task(draft().request, VERSION)
+    with pytest.raises(InvalidRequest) as caught:
+        check_task(embed, VERSION)
+    assert told(caught.value)[1:] == (f"the model tiny {VERSION.spec.purpose}", "invalid_value", "model")
+
+
+def test_urls_are_checked_unless_a_part_is_not_known_yet() -> None:
+    settings = Settings(database_url="postgresql://x/y", redis_url="redis://x")
+    request: Any = SimpleNamespace(called_urls=lambda: [("input.images[0].url", "https://127.0.0.1/MARK.png")])
+    check_called_urls(request, settings, {"MARK"})
+    for unknown in ((), {"OTHER"}):
+        with pytest.raises(InvalidRequest) as caught:
+            check_called_urls(request, settings, unknown)
+        assert (caught.value.code, caught.value.param) == ("invalid_image", "input.images[0].url")

@@ -1,0 +1,200 @@
+"""A worker process: the pages that it serves, its row and statistics, and how it starts."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+
+from store.db import presence
+from store.registry.models import ModelVersion
+from store.settings import Settings
+from tests.processes import free_port, wait_for
+from tests.workers.conftest import Bench, StartHost
+from workers import __main__ as process
+from workers.health import HealthServer
+from workers.presence import PresenceReporter
+
+ANY: Any = None
+
+
+def test_the_pages_of_a_process_and_no_other(settings: Settings) -> None:
+    problem = ["ok"]
+    port = free_port()
+    server = HealthServer("127.0.0.1", port, lambda: b"a_metric 1\n", {"loop": lambda: problem[0]})
+    server.start()
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            found = {path: client.get(path) for path in ("/healthz", "/readyz?verbose", "/metrics", "/", "/readyz/x")}
+            problem[0] = "it hangs"
+            late = client.get("/readyz")
+    finally:
+        server.stop()
+    assert [(one.status_code, one.text) for one in found.values()] == [
+        (200, '{"status":"ok"}'),
+        (200, '{"status":"ready","loop":"ok"}'),
+        (200, "a_metric 1\n"),
+        *[(404, '{"status":"not found"}')] * 2,
+    ]
+    assert (late.status_code, late.json()) == (503, {"status": "not ready", "loop": "it hangs"})
+    assert found["/metrics"].headers["content-type"].startswith("text/plain; version=")
+    HealthServer("127.0.0.1", 0, lambda: b"", {}).start()
+
+
+def test_a_worker_that_is_not_able_has_no_row_and_its_adapters_have_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows: dict[str, tuple[str, int | None, int | None]] = {}
+    beats = threading.Semaphore(0)
+    monkeypatch.setattr("workers.presence.BEAT_S", 0.0)
+
+    def beat(_db: Any, row: str, queue: str, capacity: int | None, *, slots: int | None) -> None:
+        rows[row] = (queue, capacity, slots)
+
+    def leave(_db: Any, row: str) -> None:
+        rows.pop(row, None)
+
+    monkeypatch.setattr(presence, "beat_worker", beat)
+    monkeypatch.setattr(presence, "leave_worker", leave)
+    is_able, adapters, is_taking = [True], [("lora@1",)], [True]
+
+    def taking() -> bool:
+        beats.release()
+        return is_taking[0]
+
+    reporter = PresenceReporter(
+        ANY,
+        "base@1",
+        lambda: 512,
+        is_taking=taking,
+        is_able=lambda: is_able[0],
+        adapters=lambda: adapters[0],
+        slots=8,
+    )
+
+    def shown() -> list[tuple[str, int | None, int | None]]:
+        return sorted(rows.copy().values())
+
+    reporter.start()
+    assert shown() == [("base@1", 512, 8), ("lora@1", 512, 8)]
+    adapters[0] = ("other@2",)
+    wait_for(lambda: [name for name, _, _ in shown()] == ["base@1", "other@2"], "the adapter that is gone has no row")
+    is_able[0] = False
+    wait_for(lambda: shown() == [], "nothing can run")
+    is_able[0] = True
+    wait_for(lambda: len(shown()) == 2, "it can run again")
+    is_taking[0] = False
+    wait_for(lambda: shown() == [], "it stops")
+    reporter.stop()
+
+
+def test_the_statistics_of_the_engine_have_their_names(bench: Bench, start_host: StartHost) -> None:
+    running = start_host()
+    running.run_to_end(*bench.submit(2, prompt="a beginning of more than sixteen tokens"))
+    runtime = running.runtime
+    stats, info = runtime.engine.stats(), dict(runtime.engine_info())
+    assert float(info.pop("output tokens per second since start")) > 0
+    assert (stats.completed, stats.output_tokens, stats.prompt_tokens > 0) == (2, 32, True)
+    runtime.frames.flush(30)
+    assert info == {
+        "model version": "fake@1",
+        "model digest": "0" * 12,
+        "inference server": "",
+        "engine steps": stats.steps,
+        "requests running": 0,
+        "requests waiting": 0,
+        "KV blocks free": stats.free_blocks,
+        "KV blocks total": stats.total_blocks,
+        "slots": bench.settings.max_slots,
+        "slots beside them, for jobs that go ahead": bench.settings.max_slots // 4,
+        "batch mean": round(stats.mean_batch, 2),
+        "batch peak": stats.peak_batch,
+        "prompt tokens": stats.prompt_tokens,
+        "output tokens": 32,
+        "completed": 2,
+        "failed": 0,
+        "preempted": 0,
+        "prompt tokens found in the KV cache": stats.cached_tokens,
+        "KV blocks evicted": stats.evicted_blocks,
+        "tokens guessed": stats.drafted_tokens,
+        "guesses that were right": stats.accepted_tokens,
+        "frames published": info["frames published"],
+        "frames dropped": 0,
+        "leases lost": 0,
+    }
+
+
+class Started:
+    """Stands for a runtime and Celery's worker; notes how they were made and used."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+        self.done: list[str] = []
+        self.exitcode = 7
+
+    def runtime(self, settings: Settings, model: Any, **options: Any) -> "Started":
+        self.given.append((settings.max_slots, options))
+        return self
+
+    def worker(self, _settings: Settings, _runtime: Any, **options: Any) -> Any:
+        self.given.append(options)
+        return SimpleNamespace(start=lambda: self.done.append("celery"), exitcode=self.exitcode)
+
+    def start(self) -> None:
+        self.done.append("start")
+
+    def stop(self) -> None:
+        self.done.append("stop")
+
+
+@pytest.mark.parametrize(("concurrency", "name", "threads"), [(None, None, 24), (3, "mine", 3)])
+def test_a_worker_has_twice_as_many_threads_as_slots(
+    version: ModelVersion, monkeypatch: pytest.MonkeyPatch, concurrency: int | None, name: str | None, threads: int
+) -> None:
+    started = Started()
+    monkeypatch.setattr(process, "WorkerRuntime", started.runtime)
+    monkeypatch.setattr(process, "build_worker", started.worker)
+    monkeypatch.setattr(process, "drain_on_signals", lambda _runtime: started.done.append("signals"))
+    monkeypatch.setattr("socket.gethostname", lambda: "box")
+    monkeypatch.setattr("os.getpid", lambda: 42)
+    monkeypatch.setattr("workers.__main__.interpreter.settle", lambda: None)
+    model: Any = SimpleNamespace(version=version, queue="fake@1", close=lambda: started.done.append("close"))
+    assert process.run(Settings(max_slots=12), model, name=name, concurrency=concurrency) == 7
+    hostname = f"{name or 'fake-42'}@box"
+    (slots, options), of_celery = started.given
+    assert (slots, options["max_jobs"], options["owner"][: len(hostname) + 4]) == (12, threads, f"{hostname}:42:")
+    assert of_celery == {"queue": "fake@1", "hostname": hostname, "concurrency": threads}
+    assert started.done == ["signals", "start", "celery", "stop", "close"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ([], "--model"),
+        (["--model", "a", "--concurrency", "0"], "at least 1"),
+        (["--model", "a", "--engine", "native"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments_of_a_worker_are_refused(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        process.main(argv)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_settings_that_suit_a_device_are_those_that_nobody_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+    model = SimpleNamespace(default_settings={"max_slots": 256, "step_tokens": 9})
+    given = Settings(database_url="postgresql://x@y/z", redis_url="redis://y", step_tokens=700)
+    monkeypatch.setattr(process, "load_settings", lambda: given)
+    monkeypatch.setattr(process, "configure_logging", lambda _level: None)
+    monkeypatch.setattr(process, "load", lambda settings, name, server: ran.append((name, server)) or model)
+    monkeypatch.setattr(process, "run", lambda settings, model, **options: ran.append((settings, options)) or 0)
+    assert process.main(["--model", "a@2", "--name", "n", "--engine", "vllm", "--", "--seed", "3"]) == 0
+    (name, server), (settings, options) = ran
+    assert (name, server.kind, server.arguments, server.url) == ("a@2", "vllm", ("--seed", "3"), None)
+    assert (settings.max_slots, settings.step_tokens) == (256, 700)
+    assert (options["name"], options["concurrency"]) == ("n", None)
