@@ -1,11 +1,13 @@
 """Which module computes an architecture."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from models.families.model_config import UnsupportedArchitecture
 from models.families.registry import FALLBACK, FAMILIES, family_module, read_architecture
+from store.errors import ModelLoadError
 from tests.models.families.test_llama import LLAMA
 
 
@@ -14,6 +16,13 @@ def test_an_unregistered_architecture_names_the_registered_ones(model_type: obje
     with pytest.raises(UnsupportedArchitecture) as caught:
         family_module(model_type)
     assert str(caught.value) == f"model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
+
+
+def test_a_configuration_without_an_architecture_is_refused_with_one_sentence(tmp_path: Path) -> None:
+    raw = {name: value for name, value in LLAMA.items() if name != "model_type"}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ModelLoadError, match="names no architecture of transformers"):
+        read_architecture(tmp_path, raw)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

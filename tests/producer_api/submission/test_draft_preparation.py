@@ -62,7 +62,7 @@ def test_what_is_spent_is_told_to_each_draft() -> None:
     assert (type(second.outcome), second.headers) == (RateLimited, {})
 
 
-# Versions: what they serve, whether somebody does, and their default templates.
+# Versions: what they serve, whether a worker serves them, and their default templates.
 
 
 def test_a_version_without_a_worker_is_told_with_what_hosts_do() -> None:

@@ -9,12 +9,13 @@ from sqlalchemy import text
 from store.audit.audit import list_entries
 from store.db.database import Database
 from store.errors import HeadraceError, InvalidRequest, NotFound
+from store.jobs.claims import claim
 from store.retrieval import passages, store_files, vector_stores
 from store.retrieval.attribute_filters import read_filter
 from store.retrieval.passages import array_of, unit_vector
 from store.retrieval.store_files import NewStoreFile
 from store.retrieval.vector_stores import StoreModel, VectorStore
-from tests.store.making import AcceptOne, Query
+from tests.store.making import QUEUE, AcceptOne, Query
 from tests.store.retrieval.conftest import WIDTH, AddFile
 
 MODEL = StoreModel("vectors", 1, WIDTH)
@@ -116,7 +117,8 @@ def test_files_are_listed_by_age_batch_and_status(
     assert store_files.cancel_batch(db, tenant, store.id, batch) == jobs[:1], "the open jobs"
     cancelled = store_files.get_batch(db, tenant, store.id, batch).cancelled_at
     assert cancelled is not None
-    store_files.cancel_batch(db, tenant, store.id, batch)
+    assert jobs[0] in claim(db, "w", QUEUE, jobs[:1], 60.0)
+    assert store_files.cancel_batch(db, tenant, store.id, batch) == jobs[:1], "also one that runs"
     assert store_files.get_batch(db, tenant, store.id, batch).cancelled_at == cancelled, "the first time"
     one = store_files.get(db, tenant, store.id, done)
     assert (one.filename, one.file_bytes, one.attributes, one.chunk_tokens, one.num_passages) == (
