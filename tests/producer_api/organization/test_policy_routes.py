@@ -238,7 +238,11 @@ def test_a_prompt_template_and_a_user_hold_nothing_that_the_policy_takes_out(
     api: httpx2.Client, db: Database, redis_client: redis.Redis, tenant: str
 ) -> None:
     put(api, [*RULES, {"id": "ips", "kinds": ["ip_address"], "action": "flag", "stage": "input"}])
-    for template, rule in (({"instructions": f"Write to {RAW}"}, "pii"), ({"instructions": CARD}, "no-cards")):
+    for template, rule in (
+        ({"instructions": f"Write to {RAW}"}, "pii"),
+        ({"instructions": CARD}, "no-cards"),
+        ({"name": f"for-{CARD}", "instructions": "Write"}, "no-cards"),
+    ):
         refused = api.post("/v1/prompts", json=template)
         assert (refused.status_code, error_of(refused)["code"]) == (400, "policy_blocked_input")
         assert rule in error_of(refused)["message"]
