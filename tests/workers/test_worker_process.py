@@ -42,6 +42,16 @@ def test_the_pages_of_a_process_and_no_other(settings: Settings) -> None:
     HealthServer("127.0.0.1", 0, lambda: b"", {}).start()
 
 
+def test_a_worker_that_drains_is_not_ready(start_host: StartHost) -> None:
+    port = free_port()
+    host = start_host({"worker_metrics_port": port})
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+        wait_for(lambda: client.get("/readyz").status_code == 200, "it is ready")
+        host.runtime.drain.requested.set()
+        late = client.get("/readyz")
+    assert (late.status_code, late.json()["taking"]) == (503, "the worker is stopping")
+
+
 def test_a_worker_that_is_not_able_has_no_row_and_its_adapters_have_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
