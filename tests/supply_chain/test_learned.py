@@ -1,4 +1,4 @@
-"""What is imported and learned from other projects: key formats, words, triples of letters, licences."""
+"""Data from other projects: key formats, words, triples of letters, licences."""
 
 import json
 import re

@@ -54,7 +54,7 @@ TICK = WorkerTick(
 
 
 class StepwisePublisher:
-    """Keeps what is published, and holds each publication until the test lets it go."""
+    """Keeps the published frames, and holds each publication until the test lets it go."""
 
     def __init__(self) -> None:
         self.told: list[tuple[WorkerSnapshot, WorkerTick | None]] = []

@@ -19,7 +19,7 @@ from workers.verification import load_served, load_verified
 
 
 class Standing:
-    """The verification of ``tiny@1`` in a registry that answers as a test says; it notes what it is told."""
+    """The verification of ``tiny@1`` in a scripted registry; it notes each report."""
 
     name, worker, lease_s = "tiny@1", "w1", 60.0
 

@@ -1,4 +1,4 @@
-"""Each method of both clients: the request that it sends, to the letter, and what it makes of the answer."""
+"""Each method of both clients: its exact request, and its result for an answer."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the engines count, and what each request is told of itself: whole values, with a clock that stands still."""
+"""The counters of the engines and the statistics of each request, with a clock that stands still."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future

@@ -1,4 +1,4 @@
-"""What a request is refused for, when a server gets one more, and what is sent: an engine on a scripted server."""
+"""An engine on a scripted server: reasons to refuse a request, when the server gets one more, and the bodies sent."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence

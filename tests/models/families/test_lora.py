@@ -1,4 +1,4 @@
-"""An adapter's folder read number by number: the scale, the rank of each module, and what is refused."""
+"""An adapter's folder read number by number: the scale, the rank of each module, and the refusals."""
 
 import hashlib
 import json

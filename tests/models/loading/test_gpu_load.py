@@ -1,4 +1,4 @@
-"""What is measured and recorded when a model is loaded for a card, on CPU tensors."""
+"""The measurements and records of loading a model for a GPU, on CPU tensors."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a folder becomes a runner on this machine: its threads, its format, its positions, and what is wrong with it."""
+"""How a folder becomes a runner on this machine: threads, format, positions, and errors."""
 
 from pathlib import Path
 from types import SimpleNamespace

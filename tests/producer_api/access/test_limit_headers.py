@@ -1,4 +1,4 @@
-"""Rate limits of a key and of its tenant: which one is told, in headers and words; streams; the log of refusals."""
+"""Rate limits of a key and of its tenant: headers, messages, streams, and the log of refusals."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ BOTH = RequestLimits(
 
 
 class Answers:
-    """A limiter that answers from a list, and notes what it was asked."""
+    """A limiter that answers from a list, and notes each question."""
 
     def __init__(self, *decisions: Decision) -> None:
         self.decisions = list(decisions)

@@ -1,4 +1,4 @@
-"""A tab whose page gets made-up answers instead of those of the API, at a fixed time, and tells what it has sent."""
+"""A tab whose page gets prepared answers instead of those of the API, at a fixed time, and notes its requests."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Forms with a file as they are read, and what is shown of files, uploads, endpoints and deliveries. No services."""
+"""Reading of forms with a file, and the views of files, uploads, endpoints and deliveries. No services."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

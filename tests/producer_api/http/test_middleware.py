@@ -1,4 +1,4 @@
-"""The middleware by itself: which requests are counted, what is read of a body, and the headers of every answer."""
+"""The middleware by itself: counted requests, reading of bodies, and the headers of every answer."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Cancels, replays, waits and conditions of the native API, without services: who is told what, and when."""
+"""Cancels, replays, waits and conditions of the native API, without services: each notice and its time."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -67,7 +67,7 @@ def job(id_: str = "job_1", state: JobState = JobState.RUNNING, **fields: Any) -
 
 
 class Told(SimpleNamespace):
-    """A runtime that notes whom a cancel is told."""
+    """A runtime that notes the workers that get a cancel."""
 
     def __init__(self, is_away: bool = False, fails: bool = False) -> None:
         self.told: list[Any] = []
@@ -84,7 +84,7 @@ class Told(SimpleNamespace):
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[Told], None]:
-    """Let a runtime note the jobs whose workers are told."""
+    """Let a runtime note the jobs whose workers get a notice."""
 
     def note(runtime: Told) -> None:
         monkeypatch.setattr(cancels, "publish_cancel", lambda _, job_id: runtime.told.append(job_id))
@@ -167,7 +167,7 @@ async def test_a_client_that_is_gone_leaves_its_job(
 
 
 class Replaying(SimpleNamespace):
-    """A runtime with dead letters: what is replayed, spent and stored."""
+    """A runtime with dead letters that notes replays, spends and stored jobs."""
 
     def __init__(self, patch: pytest.MonkeyPatch, dead: Job, steps: list[Job] | None = None) -> None:
         self.spent: list[Any] = []

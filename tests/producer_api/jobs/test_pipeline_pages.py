@@ -1,4 +1,4 @@
-"""Pipelines and prompts over HTTP: whole objects, pages, versions, aliases, and what is rendered."""
+"""Pipelines and prompts over HTTP: whole objects, pages, versions, aliases, and rendered prompts."""
 
 from typing import Any
 

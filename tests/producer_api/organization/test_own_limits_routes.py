@@ -1,4 +1,4 @@
-"""An organization's limits, retention and keys over HTTP: whole answers, and what is passed on to the store."""
+"""An organization's limits, retention and keys over HTTP: whole answers, and the calls of the store."""
 
 from decimal import Decimal
 from typing import Any

@@ -201,7 +201,7 @@ def test_reads_have_no_span_but_the_trace_of_their_caller() -> None:
 
 
 def _job(traceparent: str | None) -> Any:
-    """A job, with the fields that are told of it."""
+    """A job, with the fields of its view."""
     told = {"id": "job_1", "tenant_id": "tenant", "queue": "tiny@1", "model": "tiny"}
     return SimpleNamespace(**told, service_class=ServiceClass.BATCH, traceparent=traceparent)
 

@@ -117,7 +117,7 @@ def test_versions_that_differ_in_their_template_alone_are_alike_for_what_does_wi
 
 
 class Preparing(PromptPreparation):
-    """A preparation that notes what it prepares. ``capacity``: of the workers, by queue."""
+    """A preparation that notes its jobs. ``capacity``: of the workers, by queue."""
 
     def __init__(self, **capacity: int) -> None:
         not_asked: Any = None

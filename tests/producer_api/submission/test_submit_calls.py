@@ -1,4 +1,4 @@
-"""A submission from the request to the receipt, and what is read for it before, without services."""
+"""A submission from the request to the receipt, with the reads before it, without services."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -173,7 +173,7 @@ async def test_the_answer_says_what_the_cache_did(monkeypatch: pytest.MonkeyPatc
     assert parts.stored[0].lookup is not None
 
 
-# What is read before.
+# The reads before a submission.
 
 
 def test_audio_is_a_file_of_the_tenant(monkeypatch: pytest.MonkeyPatch) -> None:

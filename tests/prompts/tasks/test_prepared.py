@@ -1,4 +1,4 @@
-"""What a request of each task is stored as, what it costs, and the error for one that does not fit the model."""
+"""The stored form and the cost of a request of each task, and the error for one that does not fit the model."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any

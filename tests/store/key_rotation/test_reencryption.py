@@ -1,4 +1,4 @@
-"""Pages of a re-encryption: what is counted, what is sealed again, and what stays as it is."""
+"""Pages of a re-encryption: the counts, the values that are sealed again, and those that stay."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Erasure and retention exactly: what each kind of erasure empties, after which time, and what is written down."""
+"""Erasure and retention exactly: the fields that each kind of erasure empties, the times, and the records."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Pairs of jobs, the values that the judge compares, and what is read from a row of ``jobs``. Pure."""
+"""Pairs of jobs, the values that the judge compares, and the reading of a row of ``jobs``. Pure."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Limits of a tenant and its keys, by source, and what is said when one is reached."""
+"""Limits of a tenant and its keys, by source, and the message when one is reached."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""The rows of tools: whose they are, what is on record, and the definition that answers a call."""
+"""The rows of tools: their tenant, their record, and the definition that answers a call."""
 
 from typing import Any
 

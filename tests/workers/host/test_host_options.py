@@ -1,4 +1,4 @@
-"""The command line of a host: what it makes of its options and settings, and what it refuses."""
+"""The command line of a host: options, settings and refusals."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The turns of a host, with workers and a store that do what a test says: what it starts, drains, notes and reports."""
+"""The turns of a host, with scripted workers and a scripted store: starts, drains, notes and reports."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

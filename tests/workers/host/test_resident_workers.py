@@ -18,7 +18,7 @@ HOME = Settings(home=Path("/nowhere"), drain_s=7.0)
 
 
 class Child:
-    """A process that does nothing, with what it was asked."""
+    """A process that does nothing, and notes the requests."""
 
     pid = 42
 

@@ -11,7 +11,7 @@ from workers.runs.engine_admission import EngineAdmission, LoopWaker, TicketStat
 
 
 class Asked(EngineStub):
-    """An engine that notes what it is asked, and has room or not."""
+    """An engine that notes its questions, and has room or not."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int, int, bool]] = []

@@ -32,7 +32,7 @@ DONE = Finish(
 
 
 class Office:
-    """The claims of a worker: what it gives and takes, and the frames behind it."""
+    """The claims of a worker: its leases, its releases, and the frames behind it."""
 
     def __init__(self) -> None:
         self.claimed: Attempt | None = Attempt(STEP, 100.0, None, 100.5)
