@@ -99,7 +99,7 @@ def shares(hits: Mapping[str, int], num_asked: int) -> str:
 
 
 def questions(client: OpenAI, model: str) -> None:
-    """Print recall at five over Python's reference, for the questions whose phrase is in the texts of this Python."""
+    """Print recall at five over Python's reference. Questions whose phrase this Python's texts lack are left out."""
     texts = reference()
     asked = [line.split("|") for line in QUESTIONS.read_text().splitlines()]
     known = [(question, phrase) for question, phrase in asked if any(phrase in one for one in map(joined, texts))]

@@ -228,9 +228,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="how tokens are chosen where a request does not say, such as temperature=0.2,top_p=0.9; for a version "
         "that is there already, it replaces what was set; by default what the model's generation_config.json says",
     )
-    golden_help = (
-        'JSON, a list of {"prompt": "...", "tokens": [1, 2]}: prompts with the tokens that the model must answer'
-    )
+    golden_help = 'JSON, a list of {"prompt": "...", "tokens": [1, 2]}: prompts with the expected tokens'
     registering.add_argument("--golden", type=Path, metavar="FILE", help=golden_help)
     add_task_options(registering)
     add_base_option(registering)

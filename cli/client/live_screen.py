@@ -66,7 +66,7 @@ class LiveScreen:
             yield _about(worker)
             yield _row(worker, self._cells.of(worker), has_colours=has_colours)
         if not self.state["workers"]:
-            yield Text("no worker tells what it holds", "dim")
+            yield Text("no worker reports its jobs", "dim")
 
     def _head(self, width: int) -> Text:
         found = [("headrace", "bold"), (self._address, "")]

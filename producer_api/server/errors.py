@@ -270,7 +270,7 @@ def _allowed(request: Request) -> str:
 def from_validation(found: Sequence[Mapping[str, Any]], *, inside: str | None = None) -> InvalidRequest:
     """Return the first wrong field of pydantic's errors as one sentence, with its path as ``param``.
 
-    ``inside``: the field whose value was checked; None: the whole body was.
+    ``inside``: the name of the field that was checked; None if it was the whole body.
     """
     fields = _by_field(found if inside is None else [{**one, "loc": (inside, *one["loc"])} for one in found])
     first, *others = next(iter(fields.values()))

@@ -12,7 +12,8 @@ from cli.bars import level, sparkline
 from cli.client.live_screen import LiveScreen
 from cli.client.waiting import what_for
 
-AT = datetime(2026, 11, 29, 9, 5, 7, 42_000).timestamp()  # noqa: DTZ001 - times are shown as the local time
+AT = datetime.fromisoformat("2026-11-29T09:05:07.042").timestamp()
+"""In the local time, in which the screen shows it."""
 
 
 def job(number: int, rank: int, tokens: int, attempt: int = 1) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def test_what_is_not_known_is_said() -> None:
         "no queues: no model is registered",
         "",
         "i interactive  s standard  b batch  ░ reads its prompt  · free slot",
-        "no worker tells what it holds",
+        "no worker reports its jobs",
     ]
     few = {"health": "ok", "total_blocks": 0, "lease_age_s": None, "engine": None, "jobs": [], "slots": 1}
     empty.take("live", bare | {"workers": [WORKER | few]})

@@ -72,7 +72,7 @@ def test_descendants_are_found_however_deep_and_forgotten_when_they_end(tmp_path
 def test_the_number_of_a_child_that_has_ended_is_not_killed(tmp_path: Path) -> None:
     child = Child(shell("sleep 60 & echo $!", tmp_path / "log"))
     wait_for(lambda: child.exit_code == 0, "the child has ended")
-    # Another program in the group of its number, as a stranger would be to whom the kernel gave the number again.
+    # Another program in the group of that number, as when the kernel has given the number to another process.
     stranger = int(child.log_tail())
     assert child.kill() == 0
     child.send(signal.SIGKILL)

@@ -184,7 +184,7 @@ FAILED = JOB | {"status": "failed", "output": None, "error": {"code": "poison", 
 
 
 def sse(*events: tuple[str, dict[str, Any]]) -> str:
-    """A stream of these events, whose ids are 1-1, 1-2 and so on."""
+    """A stream of these events. Their ids are 1-1, 1-2 and so on."""
     return "".join(
         f"id: 1-{i}\nevent: {name}\ndata: {json.dumps(data)}\n\n" for i, (name, data) in enumerate(events, 1)
     )

@@ -1,4 +1,4 @@
-"""The verbs of the API, each with what the API answers, the requests that are sent, and the text that is printed."""
+"""The verbs of the API, each with the answers of the API, the requests, and the printed text."""
 
 from typing import Any
 

@@ -22,7 +22,6 @@ from models.engine.requests import (
     EncodeRequest,
     EncodeRow,
     EngineRequest,
-    EngineStats,
     FinishReason,
     RequestInvalid,
     RequestTooLong,
@@ -36,30 +35,9 @@ from models.engine.step_runner import MAX_PASSES
 from models.fakes.fake import EOS, FakeRunner
 from models.fakes.fake_encoder import FakeEncoder, fake_vector
 from tests.models.engine.rig import WAIT_S, Bytes, Clock, Late, Watched, ask, seq, step, step_until_idle
+from tests.workers.engine_stub import IDLE
 
-NOTHING = EngineStats(
-    steps=0,
-    running=0,
-    waiting=0,
-    free_blocks=0,
-    total_blocks=0,
-    max_slots=0,
-    batch_rows=0,
-    padding_tokens=0,
-    prompt_tokens=0,
-    output_tokens=0,
-    completed=0,
-    failed=0,
-    preempted=0,
-    cached_tokens=0,
-    evicted_blocks=0,
-    drafted_tokens=0,
-    accepted_tokens=0,
-    mean_batch=0.0,
-    peak_batch=0,
-    last_step_age_s=0.0,
-    recent_batches=(),
-)
+NOTHING = replace(IDLE, free_blocks=0, total_blocks=0, max_slots=0)
 OTHERS: dict[str, Any] = dict.fromkeys(
     (
         "free_blocks",

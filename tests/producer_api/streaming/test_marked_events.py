@@ -27,7 +27,7 @@ from store.streams.choices import ChoiceEnd, ChoiceMark
 from store.streams.stream_log import Frame, StreamCursor
 from tests.producer_api.streaming.test_job_events import JOB_ID, JobRow, Story, read, runtime_of
 
-ROWS = tuple(((number, -0.5, ()),) for number in range(4))
+ROWS: Any = tuple(((number, -0.5, ()),) for number in range(4))
 MARKS = ChoiceMark(0), ChoiceMark(1), ChoiceMark(0, ChoiceEnd("stop", 1, 2)), ChoiceMark(1)
 
 
@@ -38,7 +38,7 @@ def running(epoch: int, **payload: Any) -> Any:
 def checkpoint(kept: int, lineage: Any) -> Checkpoint:
     """The first deltas of four."""
     deltas = ("a", "b", "c", "d")[:kept]
-    return Checkpoint(deltas, ((1,),) * kept, lineage, ROWS[:kept], MARKS[:kept])  # type: ignore[arg-type] # rows of logprobs
+    return Checkpoint(deltas, ((1,),) * kept, lineage, ROWS[:kept], MARKS[:kept])
 
 
 async def first_events(job: Any, after: StreamCursor, *frames: Frame) -> list[Any]:
@@ -56,13 +56,13 @@ async def test_what_a_new_attempt_kept_is_told_by_choice() -> None:
     start = Frame(JOB_ID, 2, 0, None, checkpoint=checkpoint(3, ((1, 0), (2, 2))))
     events = await first_events(
         running(2), StreamCursor(1, 4), start, Frame(JOB_ID, 2, 4, "e", (), None, ROWS[3], MARKS[3])
-    )  # type: ignore[arg-type] # rows of logprobs
-    kept = {0: KeptText("a", ROWS[0]), 1: KeptText("b", ROWS[1])}  # type: ignore[arg-type] # rows of logprobs
+    )
+    kept = {0: KeptText("a", ROWS[0]), 1: KeptText("b", ROWS[1])}
     restarted, third, fourth = events
-    assert restarted == Restarted(StreamCursor(2, 2), 2, 2, "a", ROWS[0], kept)  # type: ignore[arg-type] # rows of logprobs
+    assert restarted == Restarted(StreamCursor(2, 2), 2, 2, "a", ROWS[0], kept)
     assert [restarted.kept_of(choice) for choice in (0, 1, 2)] == [kept[0], kept[1], KeptText()]
-    assert third == TextPiece(StreamCursor(2, 3), "c", ROWS[2], MARKS[2])  # type: ignore[arg-type] # rows of logprobs
-    assert fourth == TextPiece(StreamCursor(2, 4), "e", ROWS[3], MARKS[3])  # type: ignore[arg-type] # rows of logprobs
+    assert third == TextPiece(StreamCursor(2, 3), "c", ROWS[2], MARKS[2])
+    assert fourth == TextPiece(StreamCursor(2, 4), "e", ROWS[3], MARKS[3])
     assert [event.choice for event in (third, fourth, TextPiece(StreamCursor(1, 1), "x"))] == [0, 1, 0]
 
 

@@ -333,8 +333,10 @@ class TestStoredChats:
             end(db, job_id)
         waiting = accept_one(is_stored=True)
 
-        def listed(wanted: ChatFilter = ChatFilter(), **page: Any) -> list[str]:  # noqa: B008 - it is immutable
-            return [job.id for job in stored_chats.list_chats(db, tenant, wanted, **{"limit": 9, **page})]
+        def listed(wanted: ChatFilter | None = None, **page: Any) -> list[str]:
+            return [
+                job.id for job in stored_chats.list_chats(db, tenant, wanted or ChatFilter(), **{"limit": 9, **page})
+            ]
 
         assert listed() == [*chats, elsewhere]
         assert listed(descending=True, limit=2) == [elsewhere, chats[3]]
