@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from producer_api.console import live_view
-from producer_api.console.live_objects import LiveQueue, TenantLoad
+from producer_api.console.live_objects import LiveProblem, LiveQueue, TenantLoad
 from store.redis.live_workers import KEEP_S, SnapshotPublisher, WorkerSnapshot
 
 _SNAPSHOT: dict[str, Any] = {
@@ -36,13 +36,18 @@ _JOB = {
 }
 
 
+def problems(
+    workers: list[tuple[WorkerSnapshot, float]], queue: dict[str, Any] | None, tenant_id: str | None = None
+) -> list[LiveProblem]:
+    queues = [] if queue is None else [_queue(**queue)]
+    found = live_view.live_workers(workers, tenant_id)
+    return live_view.live_state(0.0, queues, found, [], sees_all=tenant_id is None).problems
+
+
 def kinds(
     workers: list[tuple[WorkerSnapshot, float]], queue: dict[str, Any] | None = None, tenant_id: str | None = None
 ) -> list[str]:
-    queues = [] if queue is None else [_queue(**queue)]
-    found = live_view.live_workers(workers, tenant_id)
-    state = live_view.live_state(0.0, queues, found, [], sees_all=tenant_id is None)
-    return [problem.kind for problem in state.problems]
+    return [problem.kind for problem in problems(workers, queue, tenant_id)]
 
 
 def _queue(jobs: int = 30, **changes: Any) -> LiveQueue:
@@ -58,10 +63,10 @@ def _queue(jobs: int = 30, **changes: Any) -> LiveQueue:
         "rate": None,
         "host": None,
         "scaling": None,
+        "clears_in_s": 9.0,
+        "tenants": [],
     }
-    return LiveQueue.model_validate(
-        {"name": "tiny@1", "queued": load, "by_class": by_class, "clears_in_s": 9.0, "tenants": [], **fields, **changes}
-    )
+    return LiveQueue.model_validate({"name": "tiny@1", "queued": load, "by_class": by_class, **fields, **changes})
 
 
 def worker(num_jobs: int = 1, **changes: Any) -> WorkerSnapshot:
@@ -124,6 +129,104 @@ def test_a_flooding_tenant_is_named_if_it_has_many_jobs_and_most_of_the_tokens()
     assert kinds(taken, {"oldest_age_s": 1.0, "tenants": [load(25, 1600)]}) == ["flood"]
     assert kinds(taken, {"oldest_age_s": 1.0, "tenants": [load(25, 1400)]}) == []
     assert kinds(taken, {"oldest_age_s": 1.0, "tenants": [load(5, 1600)]}) == []
+
+
+WAIT = "30 jobs of tiny@1 wait"
+HELD = "worker mill · 7 of tiny@1 is"
+
+
+@pytest.mark.parametrize(
+    ("queue", "workers", "texts"),
+    [
+        ({"paused_at": 5}, [], [f"{WAIT}: the queue is paused. Resume it to start them."]),
+        ({"workers": 0}, [], [f"{WAIT}: no worker serves the queue. Start one."]),
+        (
+            {"workers": 0, "host": {"loads_in_s": None, "reason": "it is too large"}},
+            [],
+            [f"{WAIT}: no worker serves the queue, and no model host starts one: it is too large."],
+        ),
+        (
+            {"oldest_age_s": 89.4},
+            [(worker(4), 1.0)],
+            [f"{WAIT}, the oldest for 89 s: all slots are taken. It clears in about 9 s."],
+        ),
+        (
+            {"jobs": 1, "oldest_age_s": 90.0, "clears_in_s": None},
+            [(worker(free_blocks=2), 1.0), (worker(is_reserved=True), 1.0)],
+            [
+                "1 job of tiny@1 waits, the oldest for 2 min: jobs that lost their worker run alone first and "
+                "the KV cache is full."
+            ],
+        ),
+        (
+            {"jobs": 1200, "oldest_age_s": 5399.0},
+            [(worker(), 1.0)],
+            ["1,200 jobs of tiny@1 wait, the oldest for 90 min, and a worker has room. Does a dispatcher run?"],
+        ),
+        (
+            {"oldest_age_s": 5400.0},
+            [(worker(), 5.1)],
+            [
+                f"{HELD} late: last heartbeat 5 s ago, leases renewed 6 s ago. It holds 1 job.",
+                f"{WAIT}, the oldest for 2 h: none of its workers is well.",
+            ],
+        ),
+        (
+            None,
+            [(worker(2, lease_age_s=None), 7.0), (worker(0, id="alone", quiet_s=100.0), 1.0), (worker(), 16.0)],
+            [
+                f"{HELD} late: last heartbeat 7 s ago. It holds 2 jobs.",
+                "worker alone of tiny@1 is stalled: no new token for 2 min. It holds 0 jobs.",
+                f"{HELD} lost: no heartbeat for 16 s. It held 1 job: others run them.",
+            ],
+        ),
+        (
+            {"workers": 0, "host": {"loads_in_s": 5, "reason": None}, "tenants": [("acme", 20, 1501)]},
+            [],
+            ["tenant acme has 20 of the 30 jobs that wait in tiny@1."],
+        ),
+        (
+            {"oldest_age_s": 1.0, "tenants": [(None, 25, 1600), ("globex", 5, 1400)]},
+            [(worker(), 1.0)],
+            ["tenant ten_a has 25 of the 30 jobs that wait in tiny@1."],
+        ),
+    ],
+)
+def test_a_problem_is_a_sentence_with_its_cause(
+    queue: dict[str, Any] | None, workers: list[tuple[WorkerSnapshot, float]], texts: list[str]
+) -> None:
+    if queue is not None:
+        named = queue.get("tenants", [])
+        loads = [TenantLoad(id="ten_a", name=name, jobs=jobs, tokens=tokens) for name, jobs, tokens in named]
+        queue = queue | {"tenants": loads}
+    assert [problem.text for problem in problems(workers, queue)] == texts
+
+
+@pytest.mark.parametrize(
+    ("queue", "workers"),
+    [
+        ({"oldest_age_s": 5.0}, [(worker(4), 1.0)]),
+        ({"oldest_age_s": 20.0}, [(worker(1), 1.0)]),
+        ({"oldest_age_s": 20.0}, [(worker(37, slots=40), 1.0)]),
+        ({"oldest_age_s": 20.0}, [(worker(1, slots=2), 1.0)]),
+        ({"oldest_age_s": 20.0}, [(worker(1, free_blocks=0, total_blocks=0), 1.0)]),
+        ({"oldest_age_s": 1.0, "tenants": [TenantLoad(id="ten_a", name=None, jobs=25, tokens=1500)]}, [(worker(), 1)]),
+        ({"oldest_age_s": 1.0, "tenants": [TenantLoad(id="ten_a", name=None, jobs=19, tokens=1600)]}, [(worker(), 1)]),
+        (None, [(worker(lease_age_s=2.5, quiet_s=15.0), 5.0)]),
+    ],
+)
+def test_a_figure_at_its_limit_is_no_problem(
+    queue: dict[str, Any] | None, workers: list[tuple[WorkerSnapshot, float]]
+) -> None:
+    assert kinds(workers, queue) == []
+
+
+def test_the_room_of_a_worker_counts_for_its_own_queue() -> None:
+    other = worker(1, id="celery@mill:8:boot", queue="other@1")
+    assert kinds([(worker(4), 1.0), (other, 1.0)], {}) == ["full"]
+    assert kinds([(worker(38, slots=40), 1.0)], {}) == ["full"]
+    assert kinds([(worker(4), 1.0), (worker(1), 16.0)], {}) == ["worker_lost", "full"], "a lost one has no room"
+    assert kinds([(worker(1), 15.0)], None) == ["worker_late"], "it is lost later than that"
 
 
 def test_a_tenant_learns_nothing_of_others_load() -> None:

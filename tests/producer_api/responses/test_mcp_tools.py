@@ -10,8 +10,12 @@ import redis
 from openai import OpenAI
 
 from models.catalog import register
+from producer_api.responses.mcp_tools import CalledTools, called_by
+from producer_api.responses.response_request import ResponseRequest
 from store.db.database import Database
+from store.errors import InvalidRequest
 from store.jobs import jobs
+from store.payloads.server_tools import ServerTools
 from store.payloads.tool_definition import McpServer
 from store.registry.models import register_version
 from store.tasks.call_tool import CALL_TOOL
@@ -103,29 +107,123 @@ def test_a_response_goes_on_from_calls(
         assert turns[-3]["content"] == "Number 7."
 
 
+def request_of(*servers: Any, **fields: Any) -> ResponseRequest:
+    return ResponseRequest.model_validate(ASKING | {"tools": servers} | fields)
+
+
 @pytest.mark.parametrize(
-    ("changes", "param"),
+    ("changes", "fields", "wanted", "told"),
     [
-        ({"server_url": THEIRS}, "tools[0].server_url"),
-        ({"server_url": None}, "tools[0].server_label"),
-        ({"require_approval": "sometimes"}, "tools[0].require_approval"),
-        ({"require_approval": {"always": {"tool_names": ["gone"]}}}, "tools[0].require_approval"),
-        ({"authorization": "secret"}, "tools[0].authorization"),
-        ({"headers": {"X-Key": "secret"}}, "tools[0].headers"),
-        ({"allowed_tools": ["gone"]}, "tools[0].allowed_tools"),
-        ({"allowed_tools": []}, "tools[0].allowed_tools"),
-        ({"allowed_tools": {"read_only": True}}, "tools[0].allowed_tools"),
-        ({"connector_id": "connector_gmail"}, "tools[0].connector_id"),
+        ({}, {}, {"names": ["tracker"]}, ["find.all", "close"]),
+        ({"allowed_tools": ["find.all"]}, {}, {"names": ["tracker__find"]}, ["find.all"]),
+        (
+            {"allowed_tools": {"tool_names": ["close"]}, "require_approval": "always"},
+            {"tool_choice": "required", "max_tool_calls": 4},
+            {
+                "names": ["tracker__close"],
+                "require_approval": {"always": {"tool_names": ["tracker__close"]}},
+                "max_tool_calls": 4,
+                "tool_choice": "required",
+            },
+            ["close"],
+        ),
+        (
+            {"require_approval": {"never": {"tool_names": ["close"]}}},
+            {
+                "server_tools": {
+                    "names": ["calculator"],
+                    "max_tool_calls": 3,
+                    "approval_timeout_ms": 5000,
+                    "require_approval": {"never": {"tool_names": ["calculator"]}},
+                }
+            },
+            {
+                "names": ["calculator", "tracker"],
+                "max_tool_calls": 3,
+                "approval_timeout_ms": 5000,
+                "require_approval": {
+                    "always": {"tool_names": ["tracker__find"]},
+                    "never": {"tool_names": ["calculator", "tracker__close"]},
+                },
+            },
+            ["find.all", "close"],
+        ),
+    ],
+)
+def test_the_model_may_call_what_the_servers_of_the_request_allow(
+    db: Database, tenant: str, changes: dict[str, Any], fields: dict[str, Any], wanted: dict[str, Any], told: list[str]
+) -> None:
+    shorts = {"find.all": "tracker__find", "close": "tracker__close"}
+    listed = [
+        {"name": name, "description": "", "input_schema": SCHEMA, "annotations": None, "function": shorts[name]}
+        for name in told
+    ]
+    assert called_by(db, tenant, request_of(SERVER | changes, **fields)) == CalledTools(
+        ServerTools.model_validate(wanted), [{"server_label": "Issues", "tools": listed}]
+    )
+    assert called_by(db, tenant, request_of(SERVER | changes, **fields | {"tool_choice": "none"})) is None
+
+
+UNREGISTERED = (
+    "is that of no registered server of MCP: register it with `headrace tools put NAME --mcp URL`, or POST /v1/tools"
+)
+STORED = "is stored with the server: leave it out here, and give it to `headrace tools put`"
+NAMES = "is a list of names, or has them in `tool_names`"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"server_url": THEIRS}, "server_url", UNREGISTERED),
+        ({"server_url": None}, "server_label", UNREGISTERED),
+        ({"server_label": ""}, "server_label", "is required"),
+        (
+            {"require_approval": "sometimes"},
+            "require_approval",
+            "is `always`, `never` or by name: input should be 'always' or 'never', or input should be a valid object",
+        ),
+        (
+            {"require_approval": {"always": {"tool_names": ["gone"]}}},
+            "require_approval",
+            "names gone, which is no tool of the server",
+        ),
+        ({"authorization": "secret"}, "authorization", STORED),
+        ({"headers": {"X-Key": "secret"}}, "headers", STORED),
+        ({"allowed_tools": []}, "allowed_tools", "names no tool: name some, or leave it out for all"),
+        ({"allowed_tools": {"read_only": True}}, "allowed_tools", NAMES),
+        ({"allowed_tools": {"tool_names": ["close"], "read_only": True}}, "allowed_tools", NAMES),
+        ({"allowed_tools": {"tool_names": [1]}}, "allowed_tools", NAMES),
+        ({"connector_id": "connector_gmail"}, "connector_id", "is not supported: name a server"),
     ],
 )
 def test_a_server_that_is_not_registered_is_refused(
-    db: Database, api: httpx2.Client, changes: dict[str, Any], param: str
+    db: Database, api: httpx2.Client, changes: dict[str, Any], field: str, said: str
 ) -> None:
     refused = api.post("/v1/responses", json=ASKING | {"tools": [SERVER | changes]})
-    wanted = 404 if changes.keys() == {"server_url"} else 400
-    assert (refused.status_code, refused.json()["error"]["param"]) == (wanted, param), refused.text
-    assert "secret" not in refused.text
+    error, param = refused.json()["error"], f"tools[0].{field}"
+    assert (refused.status_code, error["param"]) == (404 if said == UNREGISTERED else 400, param)
+    assert error["message"] == f"`{param}` {said}"
     assert num_jobs(db) == 0
+
+
+def test_tools_that_do_not_go_together_are_named(db: Database, tenant: str) -> None:
+    function = {"type": "function", "name": "f"}
+    in_two = "tools that the server calls go with no others in one response: send them in two"
+    no_logprobs = "logprobs do not go with tools that the server calls: leave them out"
+    for request, param, message in (
+        (request_of(SERVER | {"allowed_tools": ["find.all", "gone"]}), "tools[0].allowed_tools",
+         "the server tracker has no tool gone"),
+        (request_of(SERVER, SERVER), "tools", "`names`: a tool is named twice"),
+        (request_of(SERVER, function), "tools[1]", in_two),
+        (request_of(SERVER, tool_choice=function), "tool_choice",
+         "`tool_choice` is a mode here: none, auto or required"),
+        (request_of(SERVER, max_tool_calls=128), "max_tool_calls",
+         "`max_tool_calls`: input should be less than or equal to 127"),
+        (request_of(SERVER, include=["message.output_text.logprobs"]), "top_logprobs", no_logprobs),
+    ):  # fmt: skip
+        with pytest.raises(InvalidRequest) as refused:
+            called_by(db, tenant, request)
+        assert (refused.value.param, str(refused.value)) == (param, message)
 
 
 @pytest.mark.parametrize(
