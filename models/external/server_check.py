@@ -77,7 +77,7 @@ def _of_values(spec: EngineSpec, info: ServerInfo) -> Sequence[str]:
         is_less = isinstance(wanted, int) and isinstance(said, int) and said < wanted
         is_other = isinstance(wanted, str) and said != wanted
         if wanted and said is not None and (is_less or is_other):
-            found.append(f"its {name} is {said}, and not {wanted}")
+            found.append(f"its {name} is {'empty' if said == '' else said}, and not {wanted}")
     return found
 
 

@@ -300,9 +300,9 @@ def resolve(db: Database, name: str, *, with_retired: bool = False) -> ModelVers
 
     ``with_retired``: a retired version is found by its number; a worker may run the jobs that it still has.
     """
-    model, _, reference = name.partition("@")
+    model, sign, reference = name.partition("@")
     number = int(reference) if reference.isascii() and reference.isdecimal() and len(reference) < 10 else None
-    values = {"model": model, "reference": reference or DEFAULT_ALIAS, "number": number}
+    values = {"model": model, "reference": reference if sign else DEFAULT_ALIAS, "number": number}
     values["with_retired"] = with_retired
     with db.autocommit() as connection:
         row = connection.execute(_RESOLVE, values).mappings().one_or_none()

@@ -63,6 +63,7 @@ class ClassifyOutput(Strict):
 CLASSIFY = TaskSpec(
     name="classify",
     request=ClassifyRequest,
+    output=ClassifyOutput,
     runner="classifier",
     fake_runner="fake-classifier",
     urls=("/v1/classify",),

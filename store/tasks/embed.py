@@ -85,6 +85,7 @@ class EmbedOutput(Strict):
 EMBED = TaskSpec(
     name="embed",
     request=EmbedRequest,
+    output=EmbedOutput,
     runner="encoder",
     fake_runner="fake-encoder",
     urls=("/v1/embeddings",),

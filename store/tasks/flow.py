@@ -5,7 +5,7 @@ A step is a job of a task: its ``input`` and the task's own fields are as in a j
 """
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -161,7 +161,7 @@ def check_steps(steps: Sequence[FlowStepBody], most: int) -> tuple[list[FlowStep
     for index, step in enumerate(steps):
         _check_fields(step, by_name, f"steps[{index}]")
     order = _in_order(steps)
-    _check_references(steps, _all_needs(order))
+    _check_references(steps, by_name, _all_needs(order))
     return order, _answer_of(steps)
 
 
@@ -198,16 +198,39 @@ def _all_needs(order: Sequence[FlowStepBody]) -> dict[str, set[str]]:
     return found
 
 
-def _check_references(steps: Sequence[FlowStepBody], all_needs: Mapping[str, set[str]]) -> None:
+def _check_references(
+    steps: Sequence[FlowStepBody], by_name: Mapping[str, FlowStepBody], all_needs: Mapping[str, set[str]]
+) -> None:
     for index, step in enumerate(steps):
         place = f"steps[{index}].input"
         try:
-            others = {name for path in references(step.input) if (name := step_of(path)) is not None}
+            others = {path: name for path in references(step.input) if (name := step_of(path)) is not None}
         except InvalidRequest as error:
             error.param = place
             raise
-        if missing := sorted(others - all_needs[step.name]):
+        if missing := sorted(set(others.values()) - all_needs[step.name]):
             raise InvalidRequest(f"it refers to the step `{missing[0]}`: name that in `needs`", param=place)
+        for path, name in others.items():
+            _check_output_field(path, by_name[name].task, place)
+
+
+def _check_output_field(path: str, task: str, place: str) -> None:
+    """Raise InvalidRequest if no output of the task can have the field after ``output`` in ``path``."""
+    fields = _output_fields(task)
+    field = path.split(".")[2:3]
+    if fields is not None and field and field[0] not in fields:
+        raise InvalidRequest(
+            f"it refers to `{path}`, and an output of the task {task} has only {', '.join(sorted(fields))}", param=place
+        )
+
+
+@cache
+def _output_fields(task: str) -> frozenset[str] | None:
+    """Return the names that the first level of a task's outputs can have; None if it can have any."""
+    schema = TASKS[task].output.model_json_schema(mode="serialization")
+    if "properties" not in schema or schema.get("additionalProperties"):
+        return None
+    return frozenset((*schema["properties"], "policy"))  # Headrace adds the last one itself.
 
 
 def _answer_of(steps: Sequence[FlowStepBody]) -> FlowStepBody:

@@ -334,6 +334,7 @@ class GenerateOutput(GeneratedText):
 GENERATE = TaskSpec(
     name="generate",
     request=GenerateRequest,
+    output=GenerateOutput,
     runner="torch",
     fake_runner="fake",
     urls=("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),

@@ -55,6 +55,7 @@ class ImageClassifyOutput(Strict):
 IMAGE_CLASSIFY = TaskSpec(
     name="image_classify",
     request=ImageClassifyRequest,
+    output=ImageClassifyOutput,
     runner="image-classifier",
     fake_runner="fake-image-classifier",
     urls=("/v1/images/classify",),

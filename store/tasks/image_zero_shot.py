@@ -91,6 +91,7 @@ class ImageZeroShotOutput(Strict):
 IMAGE_ZERO_SHOT = TaskSpec(
     name="image_zero_shot",
     request=ImageZeroShotRequest,
+    output=ImageZeroShotOutput,
     served_by=("embed",),
     urls=("/v1/images/zero_shot",),
     bulky_outputs=("classifications",),

@@ -130,6 +130,7 @@ def spec_of(task: Task) -> OwnTaskSpec:
     return OwnTaskSpec(
         name=name,
         request=request,
+        output=task.output,
         runner=f"own:{name}",
         fake_runner=f"own:{name}:without-files",
         urls=(url,),

@@ -74,6 +74,7 @@ _ROWS = [{"amount": 12.5, "country": "ch"}, {"amount": 9800, "country": "xx"}]
 PREDICT = TaskSpec(
     name="predict",
     request=PredictRequest,
+    output=PredictOutput,
     runner="tabular",
     fake_runner="fake-tabular",
     urls=("/v1/tabular/predictions",),

@@ -138,6 +138,7 @@ _HISTORY = [{"id": "item-1"}, {"id": "item-2", "weight": 0.5}]
 RECOMMEND = TaskSpec(
     name="recommend",
     request=RecommendRequest,
+    output=RecommendOutput,
     runner="recommender",
     fake_runner="fake-recommender",
     urls=("/v1/recommendations",),

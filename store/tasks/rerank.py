@@ -58,6 +58,7 @@ class RerankOutput(Strict):
 RERANK = TaskSpec(
     name="rerank",
     request=RerankRequest,
+    output=RerankOutput,
     runner="cross-encoder",
     fake_runner="fake-cross-encoder",
     urls=("/v1/rerank",),

@@ -68,6 +68,7 @@ class ScoreOutput(Strict):
 SCORE = TaskSpec(
     name="score",
     request=ScoreRequest,
+    output=ScoreOutput,
     served_by=("rerank", "embed"),
     urls=("/v1/score",),
     has_many_texts=True,

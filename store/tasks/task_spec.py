@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
+
 from store.payloads.job_payload import JobOrder
 
 
@@ -11,14 +13,15 @@ from store.payloads.job_payload import JobOrder
 class TaskSpec:
     """One task. The task's other parts have the same ``name``, in the ``tasks`` folder of each side.
 
-    ``request`` is the body of ``POST /v1/jobs`` for the task. ``urls`` are the paths of the API that make jobs of the
-    task, the main one first. ``runner`` and ``fake_runner`` are the kinds of model version that serve it, with weights
-    and without; a task without them is ``served_by`` the versions of other tasks. ``purpose`` continues the sentence
-    "the model NAME ..." in the refusal of another task's request.
+    ``request`` is the body of ``POST /v1/jobs`` for the task, ``output`` the schema of its outputs. ``urls`` are the
+    paths of the API that make jobs of the task, the main one first. ``runner`` and ``fake_runner`` are the kinds of
+    model version that serve it, with weights and without; a task without them is ``served_by`` the versions of other
+    tasks. ``purpose`` continues the sentence "the model NAME ..." in the refusal of another task's request.
     """
 
     name: str
     request: type[JobOrder]
+    output: type[BaseModel]
     urls: tuple[str, ...]
     runner: str = ""
     fake_runner: str = ""

@@ -81,6 +81,7 @@ class TokenClassifyOutput(Strict):
 TOKEN_CLASSIFY = TaskSpec(
     name="token_classify",
     request=TokenClassifyRequest,
+    output=TokenClassifyOutput,
     runner="token-classifier",
     fake_runner="fake-token-classifier",
     urls=("/v1/token_classify",),

@@ -84,6 +84,7 @@ class TranscribeOutput(Strict):
 TRANSCRIBE = TaskSpec(
     name="transcribe",
     request=TranscribeRequest,
+    output=TranscribeOutput,
     runner="transcriber",
     fake_runner="fake-transcriber",
     urls=("/v1/audio/transcriptions",),

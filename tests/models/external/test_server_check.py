@@ -24,7 +24,11 @@ INFO = ServerInfo(
         ({"revision": "def"}, {}, "its revision is abc, and not def"),
         ({}, {"quantization": "fp8"}, "its quantization is fp8, and not awq"),
         ({"context_window": 8193}, {}, "its context window is 8192, and not 8193"),
-        ({}, {"revision": "", "models": ("poet",)}, "it serves poet, and not llama; its revision is , and not abc"),
+        (
+            {},
+            {"revision": "", "models": ("poet",)},
+            "it serves poet, and not llama; its revision is empty, and not abc",
+        ),
         ({}, {"context_window": 2048}, "its context window is 2048, and not 4096"),
         ({"batch_invariant": True}, {"batch_invariant": False}, "its batch invariance is False, and not True"),
         (

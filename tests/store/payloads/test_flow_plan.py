@@ -28,6 +28,19 @@ class TestPlan:
     def test_an_output_may_be_referred_to_through_other_steps(self) -> None:
         check_steps([step("a"), step("b", "a"), step("c", "b", **of("a.output.text"))], 16)
 
+    @pytest.mark.parametrize(
+        ("task", "path"),
+        [
+            ("classify", "a.output.classifications.0.0.label"),
+            ("classify", "a.output.policy.0.rule"),
+            ("generate", "a.output.choices.1.text"),
+            ("generate", "a.output"),
+            ("call_tool", "a.output.status"),
+        ],
+    )
+    def test_a_reference_may_name_what_an_output_of_the_task_can_have(self, task: str, path: str) -> None:
+        check_steps([step("a", task=task), step("b", "a", **of(path))], 16)
+
     def test_of_several_last_steps_the_marked_one_has_the_answer(self) -> None:
         assert check_steps([step("a", stream=True), step("b")], 16)[1].name == "a"
 
@@ -69,6 +82,11 @@ class TestPlan:
                 "`stream` marks one step that no other step needs",
             ),
             ([step("a"), step("b", **of("a.output.text"))], "it refers to the step `a`: name that in `needs`"),
+            (
+                [step("a", task="classify"), step("b", "a", **of("a.output.label.0"))],
+                "it refers to `a.output.label.0`, and an output of the task classify has only classifications, labels, "
+                "policy, truncated",
+            ),
             ([step(f"s{n}") for n in range(4)], "the job has 4 steps, and at most 3 are accepted"),
         ],
     )

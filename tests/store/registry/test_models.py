@@ -83,7 +83,20 @@ def test_a_model_string_names_a_version_by_number_or_alias(db: Database) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["", "nobody", "tiny@9", "tiny@0", "tiny@-1", "tiny@latest", "@1", "tiny@1@1", "tiny@9999999999", "tiny@²"]
+    "name",
+    [
+        "",
+        "nobody",
+        "tiny@",
+        "tiny@9",
+        "tiny@0",
+        "tiny@-1",
+        "tiny@latest",
+        "@1",
+        "tiny@1@1",
+        "tiny@9999999999",
+        "tiny@²",
+    ],
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(db: Database, name: str) -> None:
     register(db)
