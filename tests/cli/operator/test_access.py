@@ -1,5 +1,6 @@
 """``headrace keys`` and ``headrace tenants``, run in this process. ``test_main`` runs other verbs in a subprocess."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,63 @@ def test_a_key_is_ended_by_whoever_knows_only_the_key(verb: Verb, db: Database) 
     assert list_entries(db, tenant_id)[0].action == "api_key.revoked"
     with pytest.raises(NotFound, match="no API key key_nosuch"):
         verb("keys", "revoke", "key_nosuch")
+
+
+def test_the_json_of_keys_is_that_of_the_api(verb: Verb, db: Database, redis_client: redis.Redis) -> None:
+    tenant_id = verb("tenants", "create", "acme").strip()
+    verb("keys", "create", "other")
+    words = ("--tenant", "acme", "--scope", "jobs:write", "--scope", "jobs:read", "--model", "tiny", "--model", "big")
+    made = json.loads(verb("keys", "create", "ci", *words, "--days", "2", "--json"))
+    assert authenticate(db, made["value"]).key_id == made["id"]
+    assert made == {
+        "id": made["id"],
+        "name": "ci",
+        "scopes": ["jobs:read", "jobs:write"],
+        "models": ["big", "tiny"],
+        "created_at": made["created_at"],
+        "expires_at": made["created_at"] + 2 * 86_400,
+        "last_used_at": None,
+        "revoked_at": None,
+        "replaced_by": None,
+        "value": made["value"],
+    }
+    with redis_client.pubsub(ignore_subscribe_messages=True) as told:
+        told.subscribe(KEYS_CHANNEL)
+        told.get_message(timeout=60)
+        kept = json.loads(verb("keys", "rotate", made["id"], "--json"))
+        assert kept["expires_at"] == made["expires_at"], "without --days the end stays"
+        message = told.get_message(timeout=60)
+        assert message is not None
+        assert message["data"].decode() == made["id"]
+        longer = json.loads(verb("keys", "rotate", kept["id"], "--overlap-hours", "2", "--days", "9", "--json"))
+        told.get_message(timeout=60)
+        assert longer["expires_at"] == longer["created_at"] + 9 * 86_400
+        revoked = json.loads(verb("keys", "revoke", longer["value"], "--json"))
+        assert revoked == {"id": longer["id"], "revoked": True}
+        message = told.get_message(timeout=60)
+        assert message is not None
+        assert message["data"].decode() == longer["id"]
+    newest, middle, oldest = json.loads(verb("keys", "list", "--tenant", "acme", "--json"))
+    assert [key["id"] for key in (newest, middle, oldest)] == [longer["id"], kept["id"], made["id"]]
+    assert (newest["revoked_at"] is None, middle["replaced_by"]) == (False, newest["id"])
+    assert middle["expires_at"] == longer["created_at"] + 2 * 3600
+    assert oldest["expires_at"] == kept["created_at"] + 24 * 3600, "the overlap of a rotation is a day"
+    listed = {one["name"]: one for one in json.loads(verb("tenants", "list", "--json"))}
+    assert listed["acme"] == {
+        "id": tenant_id,
+        "name": "acme",
+        "created_at": listed["acme"]["created_at"],
+        "keys_in_force": 2,
+        "disabled_at": None,
+    }
+    assert json.loads(verb("tenants", "disable", "acme", "--json")) == {
+        "id": tenant_id,
+        "name": "acme",
+        "disabled": True,
+    }
+    assert json.loads(verb("tenants", "rename", "acme", "new", "--json")) == {"id": tenant_id, "name": "new"}
+    listed = {one["name"]: one for one in json.loads(verb("tenants", "list", "--json"))}
+    assert listed["new"]["disabled_at"] >= listed["new"]["created_at"]
 
 
 def test_the_operator_may_end_the_last_admin(verb: Verb, db: Database) -> None:

@@ -9,10 +9,12 @@ from typer.testing import CliRunner
 
 from cli.operator.limits import money
 from cli.tree import app
+from store.audit.audit import list_entries
 from store.db.database import Database
 from store.errors import HeadraceError
 from store.settings import Settings
 from store.tenants.api_keys import authenticate, create_key, create_tenant, find_tenant
+from store.tenants.tenant_limits import Limits, SetBy, set_limits
 
 
 def test_the_operator_sets_limits_and_sees_them(
@@ -36,6 +38,36 @@ def test_the_operator_sets_limits_and_sees_them(
     assert "input_tokens_per_minute  2000000 (default 2000000)" in limits("show", "--key", authenticate(db, key).key_id)
     shown = orjson.loads(limits("show", "--json"))
     assert (shown["holds"]["monthly_cost"], shown["default_of_each_key"]["requests_per_minute"]) == ("12.50", 6000)
+    numbers = {
+        "requests_per_minute": 1,
+        "input_tokens_per_minute": 2,
+        "concurrent_jobs": 3,
+        "queued_tokens": 4,
+        "monthly_cost": "5",
+        "live_batches": 6,
+        "concurrent_streams": 7,
+    }
+    key_id = authenticate(db, key).key_id
+    words = [word for name, number in numbers.items() for word in (f"--{name.replace('_', '-')}", str(number))]
+    own = Limits(queued_tokens=2)
+    set_limits(db, find_tenant(db, "acme"), key_id, own, set_by=SetBy.TENANT, actor="tests")
+    assert orjson.loads(limits("set", *words, "--key", key_id, "--json")) == {
+        "tenant": find_tenant(db, "acme"),
+        "key": key_id,
+        "holds": numbers | {"queued_tokens": 2},
+        "default": {"requests_per_minute": 6000, "input_tokens_per_minute": 2_000_000, "concurrent_streams": 1000},
+        "operator": numbers,
+        "own": {"queued_tokens": 2},
+        "default_of_each_key": {},
+        "used": {"concurrent_jobs": 0, "queued_tokens": 0, "live_batches": 0, "cost": "0", "reserved_cost": "0"},
+    }
+    told = limits("show", "--key", key_id)
+    assert told.startswith(f"{key_id}\n")
+    assert "queued_tokens            2 (operator 4, own 2); used: 0" in told
+    assert list_entries(db, find_tenant(db, "acme"))[0].actor == "headrace limits"
+    assert orjson.loads(limits("show", "--json"))["operator"] == {"monthly_cost": "12.50"}, (
+        "only the key's have changed"
+    )
     assert "name a limit" in limits("set")
     assert "a limit is a number or 'default'" in limits("set", "--queued-tokens", "many")
     assert "a limit is a number from 0 up" in limits("set", "--queued-tokens", "-1")

@@ -1,5 +1,6 @@
 """The operator's word on contents: ``headrace retention``."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from store.errors import HeadraceError
 from store.jobs.acceptance import Accepted
 from store.jobs.jobs import accept, request_cancel
 from store.registry import prompt_templates
+from store.retention.retention import DAY_S, Retention, set_retention
 from store.settings import Settings
 from store.streams.stream_log import stream_key
+from store.tenants.tenant_limits import SetBy
 from tests.store.making import MakeJob
 
 
@@ -47,6 +50,18 @@ def test_the_operator_sets_retention_and_sees_it(db: Database, tenant: str) -> N
     assert "0 to 36500 days" in run("retention", "set", "--outputs-days", "-1")
     entry = audit.list_entries(db, tenant)[0]
     assert (entry.action, entry.detail["after"]) == ("retention.set", {"inputs_s": 43_200})
+    assert entry.actor == "headrace retention"
+    days = ("--inputs-days", "1", "--outputs-days", "2", "--deliveries-days", "3", "--files-days", "4")
+    held = {"inputs_s": DAY_S, "outputs_s": 2 * DAY_S, "deliveries_s": 3 * DAY_S, "files_s": 4 * DAY_S}
+    set_retention(db, tenant, Retention(outputs_s=DAY_S // 2), set_by=SetBy.TENANT, actor="tests")
+    assert json.loads(run("retention", "set", *days, "--json")) == {
+        "tenant": tenant,
+        "holds": held | {"outputs_s": DAY_S // 2},
+        "operator": held,
+        "own": {"outputs_s": DAY_S // 2},
+        "default": {"inputs_s": 7 * DAY_S, "outputs_s": 7 * DAY_S, "deliveries_s": 30 * DAY_S},
+    }
+    assert "outputs      0.5 days (operator 2, own 0.5, default 7)" in run("retention", "show")
 
 
 def test_a_purge_is_counted_before_it_is_done(
@@ -73,6 +88,10 @@ def test_a_purge_is_counted_before_it_is_done(
     assert "0 prompts, 0 conversations, 0 vector_stores: repeat with --yes" in said
     assert "1 jobs, or their batches, have not ended" in said
     assert "would purge 0 jobs" in run("retention", "purge", "--before", "2020-01-01")
+    assert "would purge 3 jobs" in run("retention", "purge", "--before", "2999-01-01T00:00:00")
+    nothing = {"files": 0, "uploads": 0, "batches": 0, "prompts": 0, "conversations": 0, "vector_stores": 0}
+    told = json.loads(run("retention", "purge", "--user", "ann", "--json"))
+    assert told == {"done": False, "jobs": 3, **nothing, "live": 1}
     assert left()
     assert redis_client.exists(*streams) == 3
     assert "purged 3 jobs" in run("retention", "purge", "--user", "ann", "--yes")

@@ -1,12 +1,22 @@
 """Verbs that become another program of Headrace: which one, with which words."""
 
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from cli.local.home import Home, StackRecord
 from cli.operator import admin
 from cli.tree import app
+from store.db.roles import API, OPERATOR, WORKER
+
+_ALL_OPTIONS = (
+    "--dtype auto --sampling top_k=1 --golden g --engine vllm --task own --source s --hub org/x --base b@1 "
+    "--url http://h --served-model m --tokenizer t --adapter a --revision r --quantization q "
+    "--context-window 9 --accepts images"
+)
 
 
 @pytest.mark.parametrize(
@@ -20,21 +30,41 @@ from cli.tree import app
         ("migrate roles", "migrations roles"),
         ("migrate history", "migrations history"),
         ("migrate check", "migrations check"),
+        ("migrate vectors", "migrations vectors"),
+        ("worker --model a --engine native", "workers --model a"),
+        ("worker --model a --engine vllm -- --x 1", "workers --model a --engine vllm -- --x 1"),
+        (
+            "host --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
+            "workers.host --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
+        ),
+        ("host --autoscale", "workers.host --autoscale"),
         ("models measure folder", "models.catalog measure folder"),
         ("models measure folder --json", "models.catalog measure folder --json"),
         (
             "models measure tiny@2 --against tiny@1 --texts f.jsonl",
             "workers.quality_command tiny@2 --against tiny@1 --texts f.jsonl",
         ),
+        ("models measure tiny@2 --json", "workers.quality_command tiny@2 --json"),
         (
             "plan history:tiny --workers 0..3 --wait-s 5 --json",
             "workers.planning history:tiny --workers 0..3 --wait-s 5.0 --json",
+        ),
+        (
+            "plan bursty --rates r --against a --fixed 1,2 --worker-hour 3 --within 4 --jobs 5 --hours 6 "
+            "--prompt-tokens 7 --output-tokens 8 --seed 9 --picture p",
+            "workers.planning bursty --rates r --against a --fixed 1,2 --worker-hour 3.0 --within 4.0 --jobs 5 "
+            "--hours 6.0 --prompt-tokens 7 --output-tokens 8 --seed 9 --picture p",
         ),
         ("register tiny folder", "models.catalog register tiny folder --dtype auto"),
         (
             "models register tiny folder --dtype int8 --sampling top_p=0.9 --json",
             "models.catalog register tiny folder --dtype int8 --sampling top_p=0.9 --json",
         ),
+        (
+            f"register tiny {_ALL_OPTIONS} --batch-invariant",
+            f"models.catalog register tiny {_ALL_OPTIONS} --batch-invariant",
+        ),
+        ("register tiny f --engine native", "models.catalog register tiny f --dtype auto"),
     ],
 )
 def test_a_verb_becomes_its_program(typed: str, became: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,3 +79,65 @@ def test_a_verb_becomes_its_program(typed: str, became: str, monkeypatch: pytest
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert CliRunner().invoke(app, typed.split()).exit_code == 7
     assert " ".join(ran) == became
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("host", "give --memory for many models in a budget, or --autoscale for many workers of a model"),
+        (
+            "host --memory 1GiB --autoscale",
+            "give --memory for many models in a budget, or --autoscale for many workers of a model",
+        ),
+        ("models measure folder --against tiny@1", "--against and --texts are for a version, such as smollm2@2"),
+        ("models measure folder --texts f", "--against and --texts are for a version, such as smollm2@2"),
+    ],
+)
+def test_options_that_do_not_fit_together_start_nothing(typed: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "run_module", lambda *_: pytest.fail("it was started"))
+    assert str(CliRunner().invoke(app, typed.split()).exception) == said
+
+
+@pytest.mark.parametrize(
+    ("module", "role"),
+    [
+        ("producer_api", API),
+        ("workers", WORKER),
+        ("workers.dispatcher", WORKER),
+        ("workers.host", WORKER),
+        ("workers.planning", OPERATOR),
+        ("models.catalog", OPERATOR),
+        ("migrations", "app"),
+    ],
+)
+def test_each_program_logs_in_to_the_stacks_database_as_its_own_role(
+    module: str, role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    ran: list[tuple[str, list[str]]] = []
+    adopted: dict[str, str] = {}
+    monkeypatch.setattr(admin.runpy, "run_module", lambda name, **_: ran.append((name, list(sys.argv))))
+    monkeypatch.setattr(admin, "adopt_environment", adopted.update)
+    monkeypatch.setattr(sys, "argv", ["headrace"])
+    with Home(tmp_path).locked():
+        Home(tmp_path).write_record(
+            StackRecord(
+                database_url="postgresql+psycopg://app@/postgres?host=s",
+                has_roles=True,
+                redis_url="unix://v",
+                api_url="a",
+                flower_url="f",
+                models=[],
+            )
+        )
+        with pytest.raises(SystemExit) as ended:
+            admin.run_module(module, "--x", "1")
+    assert ended.value.code == 0
+    assert ran == [(module, [module, "--x", "1"])]
+    assert adopted == {
+        "DATABASE_URL": f"postgresql+psycopg://{role}@/postgres?host=s",
+        "REDIS_URL": "unix://v",
+        "HEADRACE_HOME": str(tmp_path),
+    }
