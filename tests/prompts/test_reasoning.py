@@ -8,12 +8,12 @@ import pytest
 
 from prompts.answer_reader import reader_for
 from prompts.chat_template import ChatTemplate
-from prompts.reasoning import ReasoningPiece
+from prompts.reasoning import ReasoningPiece, ReasoningReader
 from prompts.tokenizer import load_tokenizer
 from prompts.tool_calls import ContentPiece
 from store.errors import InvalidRequest
 from store.payloads.conversation import ChatMessage, Role
-from store.payloads.reasoning import ReasoningFormat, ReasoningOptions
+from store.payloads.reasoning import ReasoningEffort, ReasoningFormat, ReasoningOptions
 from store.payloads.sampling_params import Sampling
 from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
 from tests.prompts.reasoning_templates import ALWAYS, LEVELS, SWITCHED, SWITCHED_ON
@@ -21,6 +21,7 @@ from tests.prompts.tool_templates import HERMES
 
 THINK = ReasoningFormat(opening="<think>", closing="</think>")
 ASKED = (ChatMessage(role=Role.USER, content="Why?"),)
+ONE_OF = "the reasoning effort of this model is one of {}"
 
 
 def rendered(template: str, **reasoning: Any) -> str:
@@ -42,6 +43,47 @@ def test_a_template_says_what_a_request_can_change(template: str, efforts: list[
     assert (list(support.efforts), support.is_default) == (efforts, is_default)
 
 
+LEVELS_WITH_NONE = (
+    "{{ 'effort: ' + (reasoning_effort or 'medium') }}{{ '[THINK]' }}"
+    "{% if reasoning_effort == 'none' %}{{ '[/THINK]\n' }}{% endif %}"
+)
+"""Levels, one of which switches the reasoning off."""
+
+
+SUPPORTED = {
+    "switched": SWITCHED,
+    "switched on": SWITCHED_ON,
+    "levels": LEVELS,
+    "always": ALWAYS,
+    "levels with none": LEVELS_WITH_NONE,
+    "seed": "{# </seed:think> #}",
+    "channels of another kind": "{# <|channel|> #}",
+    "none": HERMES,
+}
+
+
+def test_marks_switch_and_levels_are_found_by_rendering() -> None:
+    found = {name: ChatTemplate(source, {}).reasoning for name, source in SUPPORTED.items()}
+    assert {name: support and support.format.opening for name, support in found.items()} == {
+        "switched": "<think>",
+        "switched on": "<think>",
+        "levels": "<|channel|>analysis<|message|>",
+        "always": "<think>",
+        "levels with none": "[THINK]",
+        "seed": "<seed:think>",
+        "channels of another kind": None,
+        "none": None,
+    }
+    assert {name: (one.on, one.off, one.levels, one.is_controlled) for name, one in found.items() if one} == {
+        "switched": ({"enable_thinking": True}, {"enable_thinking": False}, (), True),
+        "switched on": ({"thinking": True}, {"thinking": False}, (), True),
+        "levels": ({}, None, ("low", "medium", "high"), True),
+        "always": ({}, None, (), False),
+        "levels with none": ({}, {"reasoning_effort": "none"}, ("low", "medium", "high"), True),
+        "seed": ({}, None, (), False),
+    }
+
+
 def test_an_effort_is_given_to_the_template_in_its_own_variables() -> None:
     assert rendered(SWITCHED, effort="none") == rendered(SWITCHED, effort="minimal") != rendered(SWITCHED)
     assert rendered(SWITCHED, effort="none").endswith("</think>\n\n")
@@ -52,21 +94,38 @@ def test_an_effort_is_given_to_the_template_in_its_own_variables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "reasoning", "param"),
+    ("template", "reasoning", "param", "said"),
     [
-        (HERMES, {"effort": "medium"}, "input.reasoning.effort"),
-        (HERMES, {"max_tokens": 5}, "input.reasoning.max_tokens"),
-        (LEVELS, {"effort": "none"}, "input.reasoning.effort"),
-        (LEVELS, {"effort": "xhigh"}, "input.reasoning.effort"),
-        (ALWAYS, {"effort": "none"}, "input.reasoning.effort"),
+        (
+            HERMES,
+            {"effort": "medium"},
+            "input.reasoning.effort",
+            "this model does not reason: leave out the effort medium, or send `none`",
+        ),
+        (
+            HERMES,
+            {"max_tokens": 5},
+            "input.reasoning.max_tokens",
+            "this model does not reason: leave out `input.reasoning.max_tokens`",
+        ),
+        (HERMES, {}, "input.reasoning", "this model does not reason"),
+        (LEVELS, {"effort": "none"}, "input.reasoning.effort", ONE_OF.format("minimal, low, medium, high")),
+        (LEVELS, {"effort": "xhigh"}, "input.reasoning.effort", ONE_OF.format("minimal, low, medium, high")),
+        (
+            ALWAYS,
+            {"effort": "none"},
+            "input.reasoning.effort",
+            ONE_OF.format("minimal, low, medium, high, xhigh"),
+        ),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_unless_it_is_optional(
-    template: str, reasoning: dict[str, Any], param: str
+    template: str, reasoning: dict[str, Any], param: str, said: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        rendered(template, **reasoning)
-    assert refused.value.param == param
+        ChatTemplate(template, {}).render(ASKED, reasoning=ReasoningOptions(**reasoning))
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", param)
+    assert refused.value.message == said
     assert rendered(template, optional=True, **reasoning)
     assert rendered(LEVELS, effort="xhigh", optional=True) == rendered(LEVELS, effort="high")
     assert rendered(HERMES, effort="none") == rendered(HERMES, effort="minimal") == rendered(HERMES)
@@ -76,7 +135,17 @@ def test_where_a_template_has_no_levels_an_effort_is_a_share_of_the_answer() -> 
     switched, levels = ChatTemplate(SWITCHED, {}).reasoning, ChatTemplate(LEVELS, {}).reasoning
     assert switched is not None
     assert levels is not None
-    assert switched.budget(ReasoningOptions.model_validate({"effort": "low"}), 1000) == 200
+    assert {effort: switched.budget(ReasoningOptions(effort=effort), 1000) for effort in ReasoningEffort} == {
+        "none": None,
+        "minimal": 100,
+        "low": 200,
+        "medium": 500,
+        "high": 800,
+        "xhigh": 950,
+    }
+    assert switched.budget(ReasoningOptions(effort=ReasoningEffort.MINIMAL), 9) == 1
+    assert switched.budget(ReasoningOptions(effort=ReasoningEffort.HIGH, max_tokens=3), 1000) == 3
+    assert (switched.budget(None, 1000), switched.budget(ReasoningOptions(), 1000)) == (None, None)
     assert levels.budget(ReasoningOptions.model_validate({"effort": "low"}), 1000) is None
     assert levels.budget(ReasoningOptions(max_tokens=7), 1000) == 7
 
@@ -138,6 +207,25 @@ def test_reasoning_and_answer_are_the_same_however_the_text_is_cut(
         cuts = sorted(draw.sample(range(len(text) + 1), min(4, len(text))))
         pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         assert read(marks, pieces) == expected, pieces
+
+
+@pytest.mark.parametrize(
+    ("marks", "text", "at"),
+    [
+        (THINK, "\n<think>é</think>\n yes", 20),
+        (THINK, "ü yes", 0),
+        (THINK, " yes", 0),
+        (THINK, "<think>é</think>\n", None),
+        (THINK, "<thi", None),
+        (THINK.model_copy(update={"is_open": True}), "é</think>yes", 10),
+    ],
+)
+def test_the_place_of_the_answer_is_counted_in_bytes(marks: ReasoningFormat, text: str, at: int | None) -> None:
+    for pieces in ([text], list(text)):
+        reader = ReasoningReader(marks)
+        for piece in pieces:
+            reader.add(piece)
+        assert reader.answer_at == at
 
 
 def test_calls_are_looked_for_after_the_reasoning_only() -> None:
