@@ -1,16 +1,20 @@
 """Prompts from inputs, and the context window."""
 
 import json
+from typing import Any
 
 import pytest
 
 from prompts.bad_words import banned_sequences
 from prompts.chat_template import MAX_RENDERED_CHARS, ChatTemplate
-from prompts.tasks.generate import DEFAULT_MAX_TOKENS, build_prompt, fit
+from prompts.fill_in_middle import around_gap
+from prompts.tasks.generate import DEFAULT_MAX_TOKENS, build_prompt, count_tokens, cut_to_length, fit, prepare, render
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
 from store.errors import InvalidRequest
 from store.payloads.conversation import ChatMessage, Role
-from store.tasks.generate import GenerateInput
+from store.payloads.truncation import Truncated, Truncation
+from store.tasks.generate import GenerateInput, GenerateRequest
+from tests.prompts.tasks.test_prepared import Model
 
 
 def test_messages_go_through_the_template_and_a_raw_prompt_does_not() -> None:
@@ -58,6 +62,36 @@ def test_a_gap_is_between_the_tokens_that_the_model_was_trained_with(smollm2_fil
     assert build_prompt(tokenizer, source) == [49152, *before, 49153, *after, 49154]
 
 
+class Vocabulary:
+    """A vocabulary of these added tokens."""
+
+    def __init__(self, *added: str) -> None:
+        self._added = added
+
+    def added_token_id(self, text: str) -> int | None:
+        return self._added.index(text) if text in self._added else None
+
+
+@pytest.mark.parametrize(
+    ("added", "prompt"),
+    [
+        ("<|fim_prefix|> <|fim_suffix|> <|fim_middle|>", "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"),
+        ("<fim-middle> <fim-prefix> <fim-suffix>", "<fim-prefix>a<fim-suffix>b<fim-middle>"),
+        ("<｜fim▁begin｜> <｜fim▁hole｜> <｜fim▁end｜>", "<｜fim▁begin｜>a<｜fim▁hole｜>b<｜fim▁end｜>"),
+    ],
+)
+def test_each_family_has_its_own_marks_around_the_gap(added: str, prompt: str) -> None:
+    tokenizer: Any = Vocabulary(*added.split())
+    assert around_gap(tokenizer, "a", "b") == prompt
+    some: Any = Vocabulary(*added.split()[:2])
+    with pytest.raises(InvalidRequest) as refused:
+        around_gap(some, "a", "b")
+    assert (refused.value.message, refused.value.param) == (
+        "this model has no tokens for filling in the middle of a text: leave out `input.suffix`",
+        "input.suffix",
+    )
+
+
 def test_bad_words_are_banned_at_the_start_of_a_text_and_after_a_space(smollm2_files: dict[str, bytes]) -> None:
     tokenizer = load_tokenizer(smollm2_files)
     words = banned_sequences(tokenizer, (" water", "water", "Schmetterling"))
@@ -89,3 +123,50 @@ def test_what_does_not_fit(prompt_len: int, max_tokens: int | None, param: str, 
     with pytest.raises(InvalidRequest, match=said) as caught:
         fit(100, prompt_len, max_tokens)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
+
+
+def requested(**fields: Any) -> GenerateRequest:
+    return GenerateRequest.model_validate({"model": "m", "input": {"prompt": "ab"}, **fields})
+
+
+@pytest.mark.parametrize(
+    ("num_chars", "n", "logprobs", "is_refused"),
+    [(131_072, 1, 0, False), (131_073, 1, 0, True), (65_536, 1, 1, False), (65_537, 1, 1, True), (65_537, 2, 0, True)],
+)
+def test_the_log_probabilities_of_a_prompt_are_bounded(num_chars: int, n: int, logprobs: int, is_refused: bool) -> None:
+    sampling = {"echo": True, "logprobs": logprobs, "max_tokens": 1}
+    request = requested(input={"prompt": "x" * num_chars}, n=n, sampling=sampling)
+    model = Model(None, window=1 << 20)
+    if not is_refused:
+        prepare(request, model, None)
+        return
+    with pytest.raises(InvalidRequest) as refused:
+        prepare(request, model, None)
+    assert refused.value.param == "sampling.logprobs"
+    assert refused.value.message == (
+        f"the prompt has {num_chars * n} tokens, and at most 131072 log probabilities of it are returned: ask for "
+        "fewer `sampling.logprobs`, or shorten the prompt"
+    )
+
+
+@pytest.mark.parametrize(
+    ("window", "max_tokens", "num_kept"), [(100, None, 75), (100, 30, 70), (4096, None, 3072), (8192, None, 7168)]
+)
+def test_a_shortened_prompt_leaves_room_for_its_answer(window: int, max_tokens: int | None, num_kept: int) -> None:
+    request = requested(
+        input={"prompt": "x" * 9000}, truncation="left", sampling={"max_tokens": max_tokens} if max_tokens else {}
+    )
+    model = Model(None, window=window)
+    cut = cut_to_length(request, model)
+    assert (cut.input.prompt, cut.truncated) == (
+        "x" * num_kept,
+        Truncated(strategy=Truncation.LEFT, tokens=9000 - num_kept),
+    )
+    assert count_tokens(request, model) == num_kept
+    assert prepare(request, model, None).num_tokens == num_kept
+
+
+def test_a_render_has_the_text_and_the_number_of_its_tokens() -> None:
+    model = Model(None)
+    assert render(GenerateInput(prompt="ab"), model) == ("ab", 2)
+    assert render(GenerateInput(messages=(ChatMessage(role=Role.USER, content="é"),)), model) == ("user: é\n", 9)
