@@ -83,7 +83,6 @@ class Guard:
             recognisers.append(PUT_BACK)
             self._by_name[PUT_BACK.name] = None
         self._scanner = Scanner(recognisers)
-        self.kinds = frozenset(self._by_kind)
         self.whole_rules = tuple(rule for rule in rules if rule.needs_all)
         limits = [(rule.max_chars, rule) for rule in rules if rule.max_chars is not None]
         self.limit = min(limits, key=lambda limit: limit[0], default=None)

@@ -22,6 +22,9 @@ _VALUES = frozenset({"enum", "const", "default", "examples"})
 _BY_NAME = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 """Keywords with a schema for each name: a name there is no keyword."""
 
+_COMBINING = frozenset({"allOf", "anyOf", "oneOf", "not", "if"})
+"""Keywords with more conditions, which one pattern of names does not express. A look-ahead becomes one of them."""
+
 _TIMES = ("time", "date-time")
 _KNOWN_FORMATS = frozenset(
     ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"]
@@ -187,6 +190,8 @@ def _is_any_text(names: Schema) -> bool:
 
 
 def _name_pattern(names: Schema) -> str | None:
+    if not _COMBINING.isdisjoint(names):
+        return None
     if isinstance(pattern := names.get("pattern"), str):
         return None if {"minLength", "maxLength"} & names.keys() or _LOOK_AHEAD.search(pattern) else pattern
     if "format" in names:

@@ -61,6 +61,11 @@ def test_of_short_pieces_every_eighth_is_measured_for_all() -> None:
     assert (budgets.OUTPUT_SECONDS, budgets.OUTPUT_SECONDS_A_CHARACTER) == (1.0, 2e-4)
 
 
+def test_an_output_has_more_time_for_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "Budget", lambda *given, **named: (given, named))
+    assert budgets.output_budget() == ((1.0,), {"a_character": 2e-4})
+
+
 def test_all_texts_of_an_input_share_its_budget() -> None:
     clock = Clock()
 

@@ -40,6 +40,8 @@ from tests.policy.test_policies import policy
             f"{'x ' * 2046}<DENIED_1> {'x ' * 2046}<DENIED_1>",
         ),
         ({"phrases": ["titan"], "inside_words": True}, "xtitany", "x<DENIED_1>y"),
+        # The longest phrase is held back, and one of invisible characters denies nothing.
+        ({"phrases": ["ab", "code red", "\u200b"]}, "x code red ab", "x <DENIED_1> <DENIED_2>"),
     ],
 )
 def test_a_phrase_is_found_whole(lists: Mapping[str, Any], text: str, redacted: str) -> None:

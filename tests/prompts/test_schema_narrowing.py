@@ -105,6 +105,7 @@ def test_a_pattern_stands_for_the_format_beside_it(grammars: Grammars) -> None:
         {"propertyNames": {"format": ["uuid"]}},
         {"propertyNames": {"minLength": "2"}},
         {"propertyNames": {"$ref": "#/$defs/nowhere"}},
+        {"propertyNames": {"pattern": r"^(?=ab)\w+$"}},
         {"propertyNames": {"enum": ["a"]}, "properties": {"b": {}}},
         {"type": "array", "uniqueItems": True, "items": {"$ref": 5}},
         {"type": "array", "uniqueItems": True, "items": {"enum": ["a", "a"]}},
