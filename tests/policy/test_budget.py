@@ -66,7 +66,7 @@ def test_an_output_has_more_time_for_a_character(monkeypatch: pytest.MonkeyPatch
     assert budgets.output_budget() == ((1.0,), {"a_character": 2e-4})
 
 
-def test_all_texts_of_an_input_share_its_budget() -> None:
+def test_all_texts_of_an_input_share_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
 
     class Slow:
@@ -80,3 +80,11 @@ def test_all_texts_of_an_input_share_its_budget() -> None:
     assert len(apply_input(rules, [text, text], budget=Budget(3.5, a_character=0, clock=clock)).texts) == 2
     with pytest.raises(ScanTooLong):
         apply_input(rules, [text] * 4, budget=Budget(3.5, a_character=0, clock=clock))
+    made: list[Budget] = []
+    monkeypatch.setattr(
+        "policy.policies.Budget", lambda: made.append(Budget(9.0, a_character=0, clock=clock)) or made[-1]
+    )
+    assert len(apply_input(rules, [text] * 6).texts) == 6
+    with pytest.raises(ScanTooLong):
+        apply_input(rules, [text] * 8)
+    assert len(made) == 2, "an input without a budget has one of its own, not one for each text"

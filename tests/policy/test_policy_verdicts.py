@@ -40,6 +40,7 @@ from tests.policy.test_policies import policy
             f"{'x ' * 2046}<DENIED_1> {'x ' * 2046}<DENIED_1>",
         ),
         ({"phrases": ["titan"], "inside_words": True}, "xtitany", "x<DENIED_1>y"),
+        ({"patterns": ["ab", r"code \d{1,9} red"]}, "x code 12345 red ab", "x <DENIED_1> <DENIED_2>"),
         # The longest phrase is held back, and one of invisible characters denies nothing.
         ({"phrases": ["ab", "code red", "\u200b"]}, "x code red ab", "x <DENIED_1> <DENIED_2>"),
     ],
@@ -158,7 +159,11 @@ def test_a_schema_is_held_against_the_text_that_leaves() -> None:
 
 def test_json_that_a_rule_breaks_does_not_leave() -> None:
     rules = policy(EMAIL, {"kinds": ["card"], "action": "mask", "stage": "output"})
+    redacting = policy({"kinds": ["email"], "action": "flag"}, {"kinds": ["card"], "action": "redact"})
     number = "4526018159083012"
+    broken = redacting.guarded_output(PlaceholderMap(), OutputFormat.JSON)
+    broken.feed(f'{{"a": {number}, "b": "a@example.com"}}')
+    assert (broken.finish(), broken.blocked_by) == ("", "r1")
     for form, text, blocked_by in (
         (OutputFormat.JSON, f'{{"a": {number}}}', "r1"),
         (OutputFormat.JSON, f'{{"a": "{number}"}}', None),

@@ -1,11 +1,13 @@
 """What a value is dressed up with does not hide it, and no word becomes another by it."""
 
 import unicodedata
+from collections.abc import Iterable
 
 import pytest
 
 from policy.documents import PolicyDocument
 from policy.policies import Policy, apply_output, output_stream
+from policy.text.letter_triples import as_signs, surprise
 from policy.text.normalisation import normalise
 
 CARD = "4526018159083012"
@@ -104,3 +106,49 @@ def test_whatever_unicode_takes_for_nothing_is_nothing() -> None:
 def test_an_accent_belongs_to_the_letter_before_it_though_that_came_earlier() -> None:
     assert normalise("\u0301 said", "e").text == "\u0301 said"
     assert normalise("\u0301 said", " ").text == normalise("\u0301 said").text == " said"
+
+
+def _ranges(codes: Iterable[int]) -> str:
+    found: list[list[int]] = []
+    for code in codes:
+        if found and found[-1][1] == code - 1:
+            found[-1][1] = code
+        else:
+            found.append([code, code])
+    return " ".join(f"{first:x}" if first == last else f"{first:x}-{last:x}" for first, last in found)
+
+
+def test_dashes_spaces_line_ends_and_signs_without_width_are_read_as_one() -> None:
+    """In Unicode's blocks that have such signs."""
+    codes = [*range(0x80, 0x3200), *range(0xFE00, 0x10000), *range(0x1BC00, 0x1BD00), *range(0x1D100, 0x1D200)]
+    codes += range(0xE0000, 0xE1000)
+    read = {code: normalise(f"a{chr(code)}").text[1:] for code in codes}
+    by_sign = {sign: _ranges(code for code, found in read.items() if found == sign) for sign in ("-", " ", "\n", "")}
+    assert by_sign == {
+        "-": "2d7 58a 1806 2010-2015 2043 2212 2796 2e3a-2e3b 30fc fe58 fe63 ff0d",
+        " ": "a0 1680 2000-200a 202f 205f 3000",
+        "\n": "85 2028-2029",
+        "": "ad 305 30d-30e 310 312 315-31a 31c-322 329-32c 32f 332-341 343-344 346-36f 61c 115f-1160 17b4-17b5 "
+        "180b-180f 1ab0-1aff 1dc0-1dff 200b-200f 202a-202e 2060-206f 20d0-20ff 3164 fe00-fe0f feff ffa0 "
+        "fff0-fffb 1bca0-1bca3 1d173-1d17a e0000-e0fff",
+    }
+    accents = [code for code in range(0x300, 0x370) if read[code] and normalise(f"1{chr(code)}").text == "1"]
+    assert _ranges(accents) == "300-304 306-30c 30f 311 313-314 31b 323-328 32d-32e 330-331 342 345"
+
+
+@pytest.mark.parametrize(
+    ("word", "letters", "shapes"),
+    [
+        ("aB9_", "__ab0__", "__aA0__"),
+        ("Añb-1", "__anb_0_", "__Aaa_0_"),
+        ("漢x", "__x_", "__a_"),
+        ("é٣ ", "__e0__", "__a0__"),
+    ],
+)
+def test_a_word_has_letters_and_shapes(word: str, letters: str, shapes: str) -> None:
+    assert as_signs(word) == (letters, shapes)
+
+
+def test_a_random_value_is_more_of_a_surprise_than_a_word() -> None:
+    words = ("password", "getUserById", "Xk29!plo", "pT4vZx91LqWk7Ghd2MbR")
+    assert [round(surprise(word), 2) for word in words] == [3.56, 5.25, 6.22, 11.38]

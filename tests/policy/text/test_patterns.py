@@ -29,8 +29,9 @@ def test_every_beginning_of_a_match_is_open_and_nothing_more(pattern: str, data:
 def test_what_can_be_no_beginning_is_not_open() -> None:
     shape = parse_pattern("foo(?:bar){1,2}")
     opening = compiled(rf"(?:{shape.opening})\z")
-    opens = {text: len(text) - opening.search(text).start() for text in ("fo", "xfoob", "foobarx", "foobar", "foob f")}
-    assert opens == {"fo": 2, "xfoob": 4, "foobarx": 0, "foobar": 6, "foob f": 1}
+    texts = ("fo", "xfoob", "foobarx", "foobar", "foobarba", "foobarbarb", "foob f")
+    opens = {text: len(text) - opening.search(text).start() for text in texts}
+    assert opens == {"fo": 2, "xfoob": 4, "foobarx": 0, "foobar": 6, "foobarba": 8, "foobarbarb": 0, "foob f": 1}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,8 @@ def test_a_pattern_that_cannot_be_used_is_refused_with_the_reason(pattern: str, 
         parse_pattern(pattern)
 
 
-@pytest.mark.parametrize(("pattern", "longest"), [("a{2,4}(?:bc|d)?", 6), ("a+", None), (r"\bx\b", 1), ("", 0)])
+@pytest.mark.parametrize(
+    ("pattern", "longest"), [("a{2,4}(?:bc|d)?", 6), ("a+", None), (r"\bx\b", 1), (r"\Bx", 1), ("a{0}b", 1), ("", 0)]
+)
 def test_the_longest_match_is_known(pattern: str, longest: int | None) -> None:
     assert parse_pattern(pattern).longest == longest
