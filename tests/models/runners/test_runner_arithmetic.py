@@ -10,12 +10,16 @@ import torch
 
 from models.engine.requests import EncodeRow
 from models.runners.attribute_columns import AttributeColumns
+from models.runners.classifier import TorchClassifier
 from models.runners.dense_network import DenseNetwork
 from models.runners.encoder import TorchEncoder, float32_bytes, padded
 from models.runners.image_rows import ImageRows, by_shape, dimensions_of, pixels_of
+from models.runners.images import TorchImageEncoder
 from models.runners.integrated_gradients import integrated_gradients
 from models.runners.tabular import outputs_of
 from models.runners.transcription import ChunkTranscript, TokenSegment
+from prompts.encoders.classifier_folder import Activation as Scores
+from prompts.encoders.classifier_folder import ClassifierSettings, Head
 from prompts.tabular.items import Item, Items
 from prompts.tasks.embed import Embedder, Pooling
 from prompts.tasks.predict import Activation, Objective
@@ -81,6 +85,54 @@ def test_states_are_pooled_without_those_of_padding(
     found = encoder.run(rows((5, 6, 7), (8,), options=dimensions))
     assert [floats(one) for one in found] == [pytest.approx(each, abs=1e-5) for each in expected]
     assert asked == [{"input_ids": [[5, 6, 7], [8, 0, 0]], "attention_mask": [[1, 1, 1], [1, 0, 0]]}]
+
+
+TYPED = ("albert", "bert", "deberta", "deberta-v2", "electra")
+
+
+@pytest.mark.parametrize("model_type", [*TYPED, "roberta"])
+def test_a_classifier_gives_token_types_to_the_families_that_are_told_them(model_type: str) -> None:
+    asked: list[dict[str, Any]] = []
+    numbers = torch.tensor([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [[6.0, 7.0], [torch.nan, 0.0], [0.0, 0.0]]])
+
+    def model(**given: Any) -> Any:
+        asked.append({name: value.tolist() for name, value in given.items()})
+        return SimpleNamespace(logits=numbers)
+
+    of_transformers: Any = model
+    of_transformers.config = SimpleNamespace(pad_token_id=4, model_type=model_type)
+    classifier = TorchClassifier(of_transformers, ClassifierSettings(9, ("a", "b"), Scores.IDENTITY, Head.TOKENS), CPU)
+    tokens = rows((5, 6, 7), (8,), options=((0, 1, 1), (1,)))
+    assert [floats(one) for one in classifier.run(tokens)] == [[0, 1, 2, 3, 4, 5], [6, 7]]
+    types = {"token_type_ids": [[0, 1, 1], [1, 0, 0]]} if model_type in TYPED else {}
+    assert asked == [{"input_ids": [[5, 6, 7], [8, 4, 4]], "attention_mask": [[1, 1, 1], [1, 0, 0]], **types}]
+    numbers[0, 2, 1] = torch.inf
+    assert [one is None for one in classifier.run(tokens)] == [True, False]
+    assert classifier.context_window == 9
+
+
+@pytest.mark.parametrize(("window", "longest"), [(7, 50), (70, 70)])
+def test_images_and_texts_of_one_pass_have_vectors_in_their_places(window: int, longest: int) -> None:
+    texts: list[Any] = []
+
+    def text_model(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        texts.append((input_ids.tolist(), attention_mask.tolist()))
+        return SimpleNamespace(pooler_output=input_ids[:, :2].float())
+
+    model = SimpleNamespace(
+        config=SimpleNamespace(model_type="clip", text_config=SimpleNamespace(pad_token_id=4)),
+        dtype=torch.float32,
+        vision_model=lambda pixel_values: SimpleNamespace(pooler_output=pixel_values.flatten(1)),
+        visual_projection=lambda pooled: pooled[:, 1:],
+        text_model=text_model,
+        text_projection=lambda pooled: pooled.flip(1),
+    )
+    encoder = TorchImageEncoder(model, Embedder(window, 3, image_tokens=50), CPU)
+    images = ImageRows((np.array([[[9, 3, 4, 5]]], np.float32), np.array([[[1, 0, np.nan, 1]]], np.float32)), 2)
+    first, image, bad, text = encoder.run([EncodeRow("t", (8,), None), *rows((0,), (0,), (4, 3, 5), options=images)])
+    assert (floats(image), bad, floats(first), floats(text)) == ([0.6, 0.8], None, [0.44721, 0.89443], [0.6, 0.8])
+    assert texts == [([[8, 4, 4], [4, 3, 5]], [[1, 0, 0], [1, 1, 1]])]
+    assert encoder.context_window == longest
 
 
 ITEMS = Items(
