@@ -102,6 +102,9 @@ def test_an_adapter_is_a_version_with_its_base(
     assert found.sampling.temperature == 0.5
     assert list_adapters(db, base) == [found]
     assert {one.name: one.bases for one in list_models(db)} == {"base": {}, "tone": {1: "base@1"}}
+    set_sampling(db, "tone", 1, SamplingDefaults(top_k=3), "test")
+    assert main(["register", "tone", str(folders[1]), "--base", "base"]) == 0
+    assert resolve(db, "tone").sampling.given() == {"top_k": 3}, "the adapter's own defaults stay"
 
 
 def test_a_base_stays_while_it_has_adapters(db: Database, base: ModelVersion, folders: tuple[Path, Path]) -> None:

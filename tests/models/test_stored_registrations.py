@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from models import external_registration, hub, own_registration
+from models import adapter_registration, external_registration, hub, own_registration
+from models.adapter_registration import register_adapter, register_adapter_given
 from models.external_registration import add_engine_options, engine_of, register_external
 from models.families.model_folder import all_files_digest, folder_digest
-from models.own_registration import register_folder
+from models.own_registration import register_folder, register_own
 from store.errors import InvalidRequest, ModelLoadError
 from store.registry.engine_spec import EngineKind, EngineSpec, engine_digest
 from store.tasks.registry import OWN_TASKS
+from tests.models.loading.test_load import version
 from tests.models.loading.test_versions import SMALL
 
 NO_DB: Any = None
@@ -172,6 +175,66 @@ def test_a_task_of_another_package_has_a_folder_or_nothing(stored: list[dict[str
         same | {"runner": task.fake_runner, "source": task.fake_runner, "digest": task.fake_runner},
         same | {"runner": task.runner, "source": str(folder), "digest": all_files_digest(folder)},
     ]
+
+
+PLAIN = {"name": "x", "source": "folder", "base": "base", "dtype": "auto"}
+NOTHING = dict.fromkeys(["engine", "fake", "golden", "sampling", "tokenizer", "url", "served_model", "adapter"])
+NOTHING |= dict.fromkeys(["revision", "quantization", "context_window", "batch_invariant", "accepts"])
+
+
+@pytest.mark.parametrize("given", [{"engine": "vllm"}, {"dtype": "int8"}, {"fake": "fake"}, {"golden": Path("g")}])
+def test_an_adapter_has_the_engine_and_the_format_of_its_base(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        register_adapter_given(NO_DB, argparse.Namespace(**(NOTHING | PLAIN | given)), actor="test")
+    assert refused.value.message == (
+        "--base needs SOURCE, the adapter's folder, and no --engine, --dtype, --golden or --fake"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"engine": EngineSpec(kind=EngineKind.SGLANG, served_model="m")},
+            "base@1 runs on sglang: register its adapter with --engine sglang and --adapter, its name in the server",
+        ),
+        ({"runner": "encoder"}, "base@1 has no adapters: they are for models that generate text"),
+        ({"runner": "fake"}, "base@1 has no adapters: they are for models that generate text"),
+        ({"model": "x"}, "an adapter needs a name of its own: x is the base's"),
+    ],
+)
+def test_a_base_that_has_no_adapters_is_refused_before_a_file_is_read(
+    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = replace(version(Path("gone"), "digest"), **({"model": "base"} | changes))
+    monkeypatch.setattr(adapter_registration, "resolve", lambda _db, name: base)
+    with pytest.raises(InvalidRequest) as refused:
+        register_adapter(NO_DB, "x", Path("gone"), "base", actor="test")
+    assert (refused.value.message, refused.value.param) == (message, "name" if "model" in changes else "base")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sampling": "top_k=1"},
+        {"golden": Path("g")},
+        {"base": "base"},
+        {"fake": "fake"},
+        {"engine": "vllm", "url": URL},
+        {"dtype": "float32"},
+    ],
+)
+def test_a_task_of_another_package_decides_all_but_its_folder(
+    stored: list[dict[str, Any]], given: dict[str, Any]
+) -> None:
+    words = NOTHING | {"name": "x", "source": None, "base": None, "dtype": "auto", "task": OWN_TASKS[0].name}
+    with pytest.raises(ModelLoadError) as refused:
+        register_own(NO_DB, argparse.Namespace(**(words | given)), actor="test")
+    assert refused.value.message == (
+        "with --task give a name and a folder alone: the package's runner decides all else"
+    )
+    register_own(NO_DB, argparse.Namespace(**words), actor="me")
+    assert [(one["model"], one["actor"]) for one in stored] == [("x", "me")]
 
 
 class Hub:

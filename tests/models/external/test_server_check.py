@@ -54,6 +54,15 @@ def test_the_same_is_accepted_and_described_once() -> None:
     assert (check.description, len(noted)) == (noted[0].replace("0.32.0", "0.33.0"), 2)
 
 
+def test_a_chat_server_need_not_say_what_is_an_adapter_and_its_number_format_is_described() -> None:
+    chat = EngineSpec(kind=EngineKind.OPENAI, served_model="llama", adapter="poet")
+    check = ServerCheck(chat, is_own=False)
+    assert check.refuse(replace(INFO, adapters=(), dtype="bfloat16", batch_invariant=True)) is None
+    assert check.description == (
+        "openai 0.32.0; poet; revision abc; quantization awq; dtype bfloat16; context window 8192; batch invariant"
+    )
+
+
 def test_what_a_server_does_not_say_is_not_compared_and_named() -> None:
     spec = SPEC.model_copy(update={"batch_invariant": True})
     silent = ServerInfo(None, ("llama",))

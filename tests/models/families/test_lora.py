@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models.families.lora import CONFIG_FILE, MAX_RANK, WEIGHTS_FILE, adapter_digest, read_adapter
 from models.families.registry import Architecture, read_architecture
 from store.errors import ModelLoadError
 from tests.models.families.test_llama import LLAMA
+from tests.stand_ins import stand_in
 
 CONFIG: Mapping[str, object] = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
 
@@ -118,6 +119,26 @@ def test_a_layer_or_a_module_that_the_base_has_not_is_refused(tmp_path: Path) ->
         assert str(refused.value) == (
             f"{tmp_path} changes {what}; the base has 3 layers, and adapters may change {known}"
         )
+
+
+def test_a_base_that_runs_no_adapters_is_refused(tmp_path: Path) -> None:
+    other = Architecture(stand_in(adaptable=lambda config: {}), base().config)
+    with pytest.raises(ModelLoadError) as refused:
+        read_adapter(write(tmp_path, {(0, "q_proj"): 2}), other)
+    assert str(refused.value) == ("the base has no adapters: they are for Llama, SmolLM2, Mistral, Qwen2 and Qwen3")
+
+
+def test_numbers_that_are_not_finite_are_refused_with_their_place(tmp_path: Path) -> None:
+    folder = write(tmp_path, {(1, "v_proj"): 2})
+    tensors = load_file(folder / WEIGHTS_FILE)
+    name = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"
+    tensors[name][3, 1] = torch.inf
+    save_file(tensors, folder / WEIGHTS_FILE)
+    with pytest.raises(ModelLoadError) as refused:
+        read_adapter(folder, base())
+    assert str(refused.value) == (
+        f"{WEIGHTS_FILE}: model.layers.1.self_attn.v_proj.lora_B has numbers that are NaN or infinite"
+    )
 
 
 def test_the_digest_is_of_both_files(tmp_path: Path) -> None:

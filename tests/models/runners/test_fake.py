@@ -161,6 +161,11 @@ def test_a_row_that_is_not_finite_is_told_even_before_its_last_chunk_and_what_it
     assert fake.run(StepPlan((chunk,))) == [Sampled("a", None, finite=False)]
     with pytest.raises(PlanError, match="hold what"):
         fake.run(StepPlan((replace(prefill("b"), tokens=PROMPT[8:], start=8),)))
+    sound = prefill("c", blocks=(3, 4, 5))
+    assert fake.run(StepPlan((chunk, sound))) == [
+        Sampled("a", None, finite=False),
+        Sampled("c", next_token(PROMPT, ())),
+    ]
 
 
 def test_a_step_takes_its_time_and_fails_as_told() -> None:

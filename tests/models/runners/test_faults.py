@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from models.engine.requests import EngineRequest, Grammar, RequestInvalid, SamplingParams
 from models.engine.runner import Row, Sampled, StepPlan
 from models.fakes.fake import FakeRunner
 from models.fakes.faults import EXIT_CODE, Fault, FaultyRunner
@@ -34,6 +35,24 @@ def faulty(exit_codes: list[int] | None = None) -> FaultyRunner:
 
 def test_a_step_without_a_mark_is_the_runners_own() -> None:
     assert faulty().run(plan("hello", "<x>")) == FakeRunner(num_blocks=8).run(plan("hello", "<x>"))
+
+
+def test_it_has_the_sizes_and_the_refusals_of_its_runner() -> None:
+    inner = FakeRunner(num_blocks=8, block_tokens=4, context_window=99, spare_tokens=3, lookahead_tokens=2)
+    inner.default_settings = {"max_slots": 7}
+    runner = FaultyRunner(inner, MARKS, decode=ByteTokenizer().decode)
+    names = [
+        "context_window",
+        "eos_token_ids",
+        "num_blocks",
+        "block_tokens",
+        "spare_tokens",
+        "lookahead_tokens",
+        "default_settings",
+    ]
+    assert {name: getattr(runner, name) for name in names} == {name: getattr(inner, name) for name in names}
+    with pytest.raises(RequestInvalid, match="cannot be followed"):
+        runner.check(EngineRequest("a", (1,), SamplingParams(max_tokens=5, grammar=Grammar("regex", "[a"))))
 
 
 def test_nan_meets_its_own_row() -> None:
