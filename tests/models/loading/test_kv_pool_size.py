@@ -18,6 +18,7 @@ from tests.models.driving import request, run_all
 from tests.models.loading.test_load import version
 from tests.models.on_cpu_tensors import device_runner
 from tests.models.tiny import build, save
+from tests.stand_ins import stand_in
 
 AUTO = Settings(device="cpu", dtype="float32", kv_pool_tokens="auto", max_slots=4)
 
@@ -47,6 +48,19 @@ def test_half_of_what_the_weights_and_the_headroom_leave(folder: Path, monkeypat
     assert blocks(folder, monkeypatch, free=free - 1)[0] == 4
     with pytest.raises(ModelLoadError, match="too little for weights and KV cache"):
         blocks(folder, monkeypatch, free=weight_bytes(folder) + HEADROOM + block)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 2), (torch.bfloat16, 1), (torch.int8, 1)])
+def test_half_a_gibibyte_is_left_beside_the_weights_as_they_are_in_memory(
+    dtype: torch.dtype, factor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files have at least two bytes a number."""
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(3 << 20)
+    config = stand_in(num_layers=1, num_kv_heads=1, head_dim=8, context_window=1 << 20)
+    monkeypatch.setattr(kv_pool_size, "free_bytes", lambda: (512 << 20) + factor * (3 << 20) + (2 << 20))
+    block_bytes = 16 * 2 * 8 * (4 if dtype == torch.float32 else 2)
+    assert num_blocks(tmp_path, config, AUTO, dtype) == (1 << 20) // block_bytes
 
 
 def test_no_more_than_every_slot_can_fill(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

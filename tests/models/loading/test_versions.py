@@ -246,6 +246,28 @@ def test_devices_and_formats_say_what_is_wrong_with_them() -> None:
     assert str(refused.value) == "device 'meta' is not supported: use auto, cpu, cuda or cuda:N"
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "found"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 2, "cuda"),
+        ("cuda", 1, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+        ("cuda:2", 2, "device 'cuda:2' is not there: this machine has 2 CUDA devices"),
+        ("cuda", 0, "device 'cuda' is not there: this machine has 0 CUDA devices"),
+    ],
+)
+def test_a_device_is_one_of_this_machine(name: str, count: int, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    if " " not in found:
+        assert str(resolve_device(name)) == found
+        return
+    with pytest.raises(CannotLoadHere) as refused:
+        resolve_device(name)
+    assert str(refused.value) == found
+
+
 def test_the_memory_of_this_process_is_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_memory, "_lines", lambda path: ["VmPeak:  9 kB", "VmRSS:   123 kB", "VmSwap: 1 kB"])
     assert host_memory.resident_bytes() == 123 * 1024

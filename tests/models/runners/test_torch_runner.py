@@ -97,6 +97,27 @@ def test_a_request_broken_in_an_early_chunk_is_broken_for_good(runner: TorchRunn
     assert runner.run(StepPlan((again,)))[0].finite
 
 
+def test_the_last_token_of_a_chunk_breaks_it_beside_a_row_that_samples(
+    runner: TorchRunner, model: PreTrainedModel
+) -> None:
+    good = one(runner, [9, 10], [0], request_id="good")
+    bad = Row(request([9, 11, POISON, 12], "bad"), [9, 11, POISON], 0, [1], [], sample=False)
+    sampled, broken = runner.run(StepPlan((good, bad)))
+    assert (sampled.token, sampled.finite) == (generate(model, (9, 10), 1)[0], True)
+    assert broken == Sampled("bad", None, finite=False)
+
+
+@pytest.mark.parametrize("is_on_gpu", [False, True])
+def test_scores_that_are_not_finite_break_a_request_whose_states_are(tmp_path: Path, *, is_on_gpu: bool) -> None:
+    poisoned = build("llama")
+    with torch.no_grad():
+        poisoned.lm_head.weight[5] = torch.nan
+    folder = save(poisoned, tmp_path)
+    runner = device_runner(folder, SETTINGS, tables=False) if is_on_gpu else runner_for(folder, SETTINGS)
+    rows = (one(runner, [9, 10], [0], request_id="a"), one(runner, [11], [1], request_id="b"))
+    assert runner.run(StepPlan(rows)) == [Sampled(name, None, finite=False) for name in ("a", "b")]
+
+
 def test_results_come_in_plan_order_whatever_the_mix(runner: TorchRunner, model: PreTrainedModel) -> None:
     """Chunks before single tokens, and rows that do not sample between."""
     prompts = [[9, 10, 11, 12, 13], [14], [15, 16], [17]]

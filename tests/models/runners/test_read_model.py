@@ -1,0 +1,151 @@
+"""How encoders of transformers are read from a folder: format, device, threads, layers beside them, and refusals."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.runners import encoder, transcriber
+from models.runners.encoder import read_dense, read_model
+from models.runners.images import image_processor
+from models.runners.torch_runner import translate_torch_errors
+from models.runners.transcriber import transcriber_for
+from prompts.tasks.embed import Dense
+from store.errors import ModelLoadError
+from store.settings import Settings
+from tests.models.runners.making import CPU
+
+
+class Reader:
+    """Stands for transformers' reader of folders: notes the formats, and misses a tensor of the pooler."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.dtypes: list[torch.dtype] = []
+        self.threads: list[int] = []
+        self.model = torch.nn.Linear(2, 2)
+        monkeypatch.setattr(encoder, "weight_files", lambda folder: [])
+        monkeypatch.setattr(encoder, "read_with_transformers", self.read)
+        monkeypatch.setattr(torch, "set_num_threads", self.threads.append)
+
+    def read(self, _auto: Any, _folder: Path, *, dtype: torch.dtype) -> Any:
+        self.dtypes.append(dtype)
+        return self.model, {"missing_keys": ["pooler.dense.weight"], "mismatched_keys": [], "error_msgs": []}
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "expected"),
+    [
+        ("auto", "auto", torch.float32),
+        ("bfloat16", "auto", torch.bfloat16),
+        ("bfloat16", "float32", torch.float32),
+        ("auto", "float16", torch.float16),
+    ],
+)
+def test_an_encoder_is_read_in_its_format_and_without_gradients(
+    setting: str, given: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader(monkeypatch)
+    settings = Settings(device="cpu", dtype=setting)
+    model, device = read_model(None, Path("m"), settings, dtype=given, unused="pooler.")
+    assert (reader.dtypes, device, reader.threads) == ([expected], CPU, [])
+    assert (model.training, model.weight.requires_grad) == (False, False)
+    read_model(None, Path("m"), Settings(device="cpu", torch_threads=3), dtype=given, unused="pooler.")
+    assert reader.threads == [3]
+
+
+@pytest.mark.parametrize("unused", [None, "cls."])
+def test_a_tensor_that_is_missing_and_used_is_refused(unused: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    Reader(monkeypatch)
+    with pytest.raises(ModelLoadError) as refused:
+        read_model(None, Path("m"), Settings(device="cpu"), dtype="auto", unused=unused)
+    assert str(refused.value) == "m has no tensor pooler.dense.weight"
+
+
+ROW = torch.tensor([[1.0, 2.0]])
+WEIGHT = torch.tensor([[3.0, 4.0], [0.5, -1.0], [0.0, 0.25]])
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("has_tanh", [True, False])
+def test_a_dense_layer_is_what_its_file_says(tmp_path: Path, *, has_bias: bool, has_tanh: bool) -> None:
+    (tmp_path / "2_Dense").mkdir()
+    tensors = {"linear.weight": WEIGHT.bfloat16()} | ({"linear.bias": torch.ones(3).half()} if has_bias else {})
+    save_file(tensors, tmp_path / "2_Dense" / "model.safetensors")
+    layer = read_dense(tmp_path, Dense("2_Dense", 3, has_tanh), CPU)
+    expected = torch.tensor([[11.0, -1.5, 0.5]]) + (1 if has_bias else 0)
+    assert torch.equal(layer(ROW), expected.tanh() if has_tanh else expected)
+    assert not any(tensor.requires_grad for tensor in layer.parameters())
+
+
+def test_a_dense_layer_without_weights_that_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "2_Dense" / "model.safetensors"
+    path.parent.mkdir()
+    with pytest.raises(ModelLoadError) as refused:
+        read_dense(tmp_path, Dense("2_Dense", 3, has_tanh=True), CPU)
+    assert str(refused.value) == f"{path} is missing: the weights of a dense layer must be safetensors"
+    for tensors in ({"linear.weight": WEIGHT[:2]}, {"weight": WEIGHT}, {"linear.weight": WEIGHT, "more": WEIGHT + 1}):
+        save_file(tensors, path)
+        with pytest.raises(ModelLoadError) as refused:
+            read_dense(tmp_path, Dense("2_Dense", 3, has_tanh=True), CPU)
+        assert str(refused.value).startswith(f"{path} cannot be read: ")
+
+
+def test_an_image_processor_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "Nobody's"}))
+    with pytest.raises(ModelLoadError) as refused:
+        image_processor(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path}: the image processor cannot be read: ")
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_transcriber_with_numbers_that_are_not_finite_is_refused(
+    number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(model.bias, number)
+    asked: list[Any] = []
+    monkeypatch.setattr(transcriber, "small_files", lambda folder: {})
+    monkeypatch.setattr(transcriber, "read_transcriber", lambda files: None)
+    monkeypatch.setattr(transcriber, "read_model", lambda *_, **given: asked.append(given) or (model, CPU))
+    with pytest.raises(ModelLoadError) as refused:
+        transcriber_for(Path("m"), Settings(device="cpu"), dtype="float16")
+    assert str(refused.value) == "m has weights that are not finite"
+    assert asked == [{"dtype": "float16", "unused": "proj_out."}]
+
+
+def test_a_transcriber_that_does_not_come_to_an_end_is_stopped() -> None:
+    rounds = transcriber._Rounds()
+    for _ in range(100):
+        rounds(torch.zeros(1))
+    with pytest.raises(RuntimeError, match=r"^a chunk was not transcribed in 100 rounds$"):
+        rounds(torch.zeros(1))
+
+
+def test_special_tokens_and_segments_without_text_are_no_part_of_a_transcript() -> None:
+    model: Any = SimpleNamespace(config=SimpleNamespace(eos_token_id=50))
+    settings: Any = SimpleNamespace(num_positions=100, languages={51: "en"}, rate=16_000)
+    found = transcriber.TorchTranscriber(model, None, settings, CPU)
+    segments = [
+        {"tokens": torch.tensor([50, 7, 49, 60]), "start": torch.tensor(0.5), "end": torch.tensor(1.2347)},
+        {"tokens": torch.tensor([60, 50]), "start": torch.tensor(2.0), "end": torch.tensor(3.0)},
+    ]
+    assert found._segments(segments) == (transcriber.TokenSegment(500, 1235, (7, 49)),)
+    assert found.context_window == 100
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.AcceleratorError("lost"), ("RunnerBroken", "the device failed: lost")),
+        (RuntimeError("DefaultCPUAllocator: can't"), ("MemoryError", "DefaultCPUAllocator: can't")),
+        (RuntimeError("shapes differ"), ("RuntimeError", "shapes differ")),
+    ],
+)
+def test_errors_of_torch_say_what_has_failed(error: Exception, expected: tuple[str, str]) -> None:
+    with pytest.raises(Exception) as found, translate_torch_errors():  # noqa: PT011 - the type is asserted
+        raise error
+    assert (type(found.value).__name__, str(found.value)) == expected
