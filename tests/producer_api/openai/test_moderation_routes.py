@@ -5,7 +5,11 @@ import openai as sdk
 import pytest
 from openai import OpenAI
 
+from store.db.database import Database
+from store.payloads.strict_model import MAX_TEXT_CHARS
+from store.tenants import api_keys
 from tests.producer_api.calling import error_of
+from tests.producer_api.conftest import MakeClient
 
 
 def test_the_official_client_reads_what_a_text_is_flagged_for(openai: OpenAI) -> None:
@@ -34,8 +38,34 @@ def test_pictures_and_unknown_models_are_refused(openai: OpenAI, api: httpx2.Cli
     with pytest.raises(sdk.NotFoundError) as unknown:
         openai.moderations.create(input="x", model="nobody")
     assert unknown.value.code == "model_not_found"
-    for body in ({"input": []}, {"input": ["x"] * 129}, {}, {"input": 5}, {"input": [1]}):
+    for body in (
+        {"input": []},
+        {"input": ["x"] * 129},
+        {"input": ["x", "x" * MAX_TEXT_CHARS]},
+        {},
+        {"input": 5},
+        {"input": [1]},
+    ):
         response = api.post("/v1/moderations", json=body)
         error = error_of(response)
         assert (response.status_code, error["code"]) == (400, "invalid_value")
         assert error["param"].startswith("input")
+
+
+def test_every_name_of_openai_means_the_classifier_here(
+    api: httpx2.Client, make_client: MakeClient, db: Database, tenant: str
+) -> None:
+    key = api_keys.create_key(db, tenant, "words", {"jobs:write"}, actor="tests", models=["headrace-words-1"])
+    names = ["omni-moderation-latest", "omni-moderation-2024-09-26", "text-moderation-latest", "text-moderation-stable"]
+    for name in [None, *names, "headrace-words-1"]:
+        body = {"input": ["x"] * 128} if name is None else {"input": ["x"] * 128, "model": name}
+        answer = make_client(key).post("/v1/moderations", json=body).raise_for_status().json()
+        assert (answer["model"], len(answer["results"])) == ("headrace-words-1", 128)
+    key = api_keys.create_key(db, tenant, "others", {"jobs:write"}, actor="tests", models=names)
+    refused = make_client(key).post("/v1/moderations", json={"input": "x"})
+    assert error_of(refused)["code"] == "model_not_allowed"
+    refused = api.post("/v1/moderations", json={"input": [{"type": "text", "text": "x"}, {"type": "text"}]})
+    assert (error_of(refused)["param"], error_of(refused)["message"]) == (
+        "input[1]",
+        "`input[1]`: the classifier reads parts of type text only",
+    )

@@ -228,6 +228,7 @@ REFUSED_CHATS: Refused = [
         "`messages[0].content[0].type` 'image_url' is not supported: only text parts are; images stand "
         "in messages of the user",
     ),
+    (turn(content=None, refusal="x"), "invalid_value", "messages[0].content", "`messages[0].content` is required"),
     (
         turn(role="system", content=[{"type": "refusal", "refusal": "x"}]),
         "unsupported_parameter",

@@ -5,10 +5,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from prompts.tokenizer import ByteTokenizer
 from store.db.database import Database
 from store.tenants import api_keys
 from tests.producer_api.calling import CHAT, error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
+from tests.producer_api.serving import ApiServer
 
 
 def test_a_prompt_and_a_conversation_become_tokens_and_text_again(api: httpx2.Client, db: Database) -> None:
@@ -42,6 +44,14 @@ def test_a_prompt_and_a_conversation_become_tokens_and_text_again(api: httpx2.Cl
             "messages[0].role",
         ),
         ("tokenize", CHAT | {"add_special_tokens": True}, "unsupported_parameter", "messages"),
+        ("tokenize", CHAT | {"messages": []}, "invalid_value", "messages"),
+        (
+            "tokenize",
+            {"model": "tiny", "prompt": "x", "return_token_str": True},
+            "unsupported_parameter",
+            "return_token_str",
+        ),
+        ("detokenize", {"model": "tiny", "tokens": [1.0]}, "invalid_value", "tokens[0]"),
         ("detokenize", {"model": "tiny"}, "invalid_value", "tokens"),
         ("detokenize", {"model": "tiny", "tokens": [257]}, "invalid_value", "tokens"),
         ("detokenize", {"model": "tiny", "tokens": [-1]}, "invalid_value", "tokens[0]"),
@@ -55,7 +65,30 @@ def test_what_has_no_tokens_is_refused(
     assert (error["code"], error["param"]) == (code, param)
 
 
+class SpecialTokens(ByteTokenizer):
+    """Bytes, with a token 0 before a prompt that asks for special tokens."""
+
+    def encode(self, text: str, add_special: bool) -> list[int]:
+        return [0, *super().encode(text, add_special)] if add_special else super().encode(text, add_special)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_prompt_has_special_tokens_unless_the_caller_does_not_want_them(
+    api: httpx2.Client, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.runtime.catalog, "tokenizer", lambda _version: SpecialTokens())
+    for wanted, ids in (
+        ({}, [0, 120]),
+        ({"add_special_tokens": True}, [0, 120]),
+        ({"add_special_tokens": False}, [120]),
+    ):
+        told = api.post("/v1/tokenize", json={"model": "tiny", "prompt": "x"} | wanted).json()
+        assert told == {"count": len(ids), "max_model_len": CONTEXT_WINDOW, "tokens": ids, "token_strs": None}
+
+
 def test_a_key_s_models_hold_here_too(make_client: MakeClient, db: Database, tenant: str, model: object) -> None:
     key = api_keys.create_key(db, tenant, "other", {"jobs:write"}, actor="tests", models=["other"])
     refused = make_client(key).post("/v1/tokenize", json={"model": "tiny", "prompt": "x"})
+    assert error_of(refused)["code"] == "model_not_allowed"
+    refused = make_client(key).post("/v1/detokenize", json={"model": "tiny", "tokens": [1]})
     assert error_of(refused)["code"] == "model_not_allowed"
