@@ -385,6 +385,9 @@ def test_a_streamed_completion() -> None:
         },
         {**COMPLETION, "choices": [], "usage": TOKEN_COUNTS},
     ]
+    assert choices_of(CompletionAnswer(job).pieces("w")) == [
+        [{"index": 0, "text": "w", "logprobs": None, "finish_reason": None}]
+    ]
     assert CompletionAnswer(job).closing(job) == [
         {**COMPLETION, "choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}]}
     ]

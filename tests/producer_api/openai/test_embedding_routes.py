@@ -1,11 +1,14 @@
 """What an embeddings request may ask, as which job it is stored, and how a refusal names the field that was sent."""
 
 import json
+import struct
+from base64 import b64encode
 from typing import Any
 
 import httpx2
 import openai as openai_errors
 import pytest
+import redis
 from openai import OpenAI
 
 from producer_api.app import create_app
@@ -18,6 +21,7 @@ from store.settings import Settings
 from store.tasks.registry import TASKS
 from tests.processes import wait_for
 from tests.producer_api.calling import cut_off
+from tests.producer_api.scripted_worker import ScriptedWorker
 
 CONTEXT_WINDOW = 8192
 
@@ -149,6 +153,29 @@ def test_a_native_job_of_either_task_is_checked_as_its_task(
     ):
         error = api.post("/v1/jobs", json=body | change).json()["error"]
         assert (error["code"], error["param"]) == (code, param), (change, error)
+
+
+def test_an_answer_has_a_vector_for_each_input_and_the_headers_of_its_job(
+    api: httpx2.Client, db: Database, tenant: str, encoder: ModelVersion, redis_client: redis.Redis
+) -> None:
+    vectors = [b64encode(struct.pack("<2f", *pair)).decode() for pair in ((1.0, -0.5), (0.25, 2.0))]
+    body: dict[str, Any] = {"model": "org/vectors", "input": ["ab", "c"]}
+    with ScriptedWorker(db, redis_client, "org/vectors@1").serve(lambda _: {"embeddings": vectors}):
+        numbers = api.post("/v1/embeddings", json=body)
+        packed = api.post("/v1/embeddings", json=body | {"encoding_format": "base64"})
+    assert numbers.json() == {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": 0, "embedding": [1.0, -0.5]},
+            {"object": "embedding", "index": 1, "embedding": [0.25, 2.0]},
+        ],
+        "model": "org/vectors@1",
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    }
+    assert [one["embedding"] for one in packed.json()["data"]] == vectors
+    ids = [job.id for job in jobs.list_jobs(db, tenant)]
+    told = [(answer.headers["x-job-id"], answer.headers["x-model-version"]) for answer in (packed, numbers)]
+    assert told == [(job_id, "1") for job_id in ids]
 
 
 def test_who_leaves_before_the_end_cancels_the_job(

@@ -4,7 +4,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import ValidationError
 
+from producer_api.openai.token_routes import DetokenizeRequest
 from prompts.tokenizer import ByteTokenizer
 from store.db.database import Database
 from store.tenants import api_keys
@@ -63,6 +65,13 @@ def test_what_has_no_tokens_is_refused(
 ) -> None:
     error = error_of(api.post(f"/v1/{path}", json=body))
     assert (error["code"], error["param"]) == (code, param)
+
+
+def test_ids_are_as_many_as_a_window_may_have() -> None:
+    most = DetokenizeRequest.model_validate({"model": "m", "tokens": [1] * 262_144})
+    assert len(most.tokens) == 262_144
+    with pytest.raises(ValidationError):
+        DetokenizeRequest.model_validate({"model": "m", "tokens": [1] * 262_145})
 
 
 class SpecialTokens(ByteTokenizer):

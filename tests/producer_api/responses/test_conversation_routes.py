@@ -81,6 +81,44 @@ def test_a_conversation_and_its_items(openai: OpenAI, db: Database, redis_client
     assert deeds == [made.id]
 
 
+def test_a_page_of_items_says_where_it_ends(api: httpx2.Client) -> None:
+    twenty = [{"role": "user", "content": str(number)} for number in range(20)]
+    metadata = {f"{number}": "x" * 512 for number in range(16)}
+    made = api.post("/v1/conversations", json={"items": twenty, "metadata": metadata}).raise_for_status().json()
+    assert made == {"id": made["id"], "object": "conversation", "created_at": made["created_at"], "metadata": metadata}
+    path = f"/v1/conversations/{made['id']}/items"
+    assert api.post(path, json={"items": twenty}).json()["has_more"] is False
+    whole = api.get(path, params={"limit": 100, "order": "asc"}).json()["data"]
+    assert [one["content"][0]["text"] for one in whole] == [one["content"] for one in twenty * 2]
+    ids = [one["id"] for one in reversed(whole)]
+    for asked, own, has_more in (
+        ({}, ids[:20], True),
+        ({"limit": 39}, ids[:39], True),
+        ({"limit": 40}, ids, False),
+        ({"after": ids[20]}, ids[21:], False),
+        ({"limit": 2, "order": "asc", "after": ids[2]}, ids[1::-1], False),
+    ):
+        page = api.get(path, params=asked).json()
+        assert [one["id"] for one in page.pop("data")] == own
+        assert page == {"object": "list", "first_id": own[0], "last_id": own[-1], "has_more": has_more}
+    assert api.get(path, params={"limit": 101}).status_code == 400
+    assert api.post(f"/v1/conversations/{made['id']}", json={"metadata": None}).json()["metadata"] == {}
+
+
+def test_an_answer_is_in_the_conversation_for_every_call_that_reads_it(
+    openai: OpenAI, api: httpx2.Client, worker: ScriptedWorker
+) -> None:
+    talk = openai.conversations.create().id
+    path = f"/v1/conversations/{talk}/items"
+    answers = [ask(openai, worker, talk, "one").output[0].id]
+    assert api.get(f"{path}/{answers[0]}").json()["content"][0]["text"] == "<one>"
+    answers.append(ask(openai, worker, talk, "two").output[0].id)
+    assert api.delete(f"{path}/{answers[1]}").json()["id"] == talk
+    ask(openai, worker, talk, "three")
+    assert api.post(path, json={"items": [HELLO]}).json()["data"][0]["content"][0]["text"] == "xyzzy"
+    assert texts(openai, talk) == ["one", "<one>", "two", "three", "<one <one> two three>", "xyzzy"]
+
+
 def test_responses_continue_it_and_add_what_is_new(openai: OpenAI, api: httpx2.Client, worker: ScriptedWorker) -> None:
     talk = openai.conversations.create(items=[HELLO]).id
     first = ask(openai, worker, talk, "one", instructions="Be brief.")
