@@ -467,6 +467,31 @@ class TestConversations:
         assert (undeclared.status_code, error_of(undeclared)["code"]) == (400, "invalid_value")
 
 
+def test_a_page_of_input_items_says_where_it_ends(api: httpx2.Client) -> None:
+    turns = [{"role": "user", "content": str(number)} for number in range(25)]
+    made = api.post("/v1/responses", json={"model": "tiny", "input": turns, "background": True}).json()
+    path = f"/v1/responses/{made['id']}/input_items"
+    whole = api.get(path, params={"limit": 100, "order": "asc"}).json()["data"]
+    assert [one["content"][0]["text"] for one in whole] == [one["content"] for one in turns]
+    ids = [one["id"] for one in reversed(whole)]
+    for asked, own, has_more in (
+        ({}, ids[:20], True),
+        ({"limit": 24}, ids[:24], True),
+        ({"limit": 25}, ids, False),
+        ({"after": ids[20]}, ids[21:], False),
+        ({"limit": 2, "order": "asc", "after": ids[2]}, ids[1::-1], False),
+        ({"after": ids[-1]}, [], False),
+    ):
+        page = api.get(path, params=asked).json()
+        assert [one["id"] for one in page.pop("data")] == own
+        first, last = (own[0], own[-1]) if own else (None, None)
+        assert page == {"object": "list", "first_id": first, "last_id": last, "has_more": has_more}
+    assert [api.get(path, params={"limit": limit}).status_code for limit in (0, 101)] == [400, 400]
+    refused = api.get(path, params={"after": "msg_1"})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "after")
+    assert error_of(refused)["message"] == "'msg_1' is not an item of this response"
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": None}, "invalid_value", "input"),
     ({"input": []}, "invalid_value", "input"),
