@@ -1,14 +1,19 @@
-"""The environment of a server that a worker starts."""
+"""A server that a worker starts: its environment and arguments, its log, and whether it is ready."""
 
+import os
+import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from store import machine
-from store.errors import SettingsError
+from store.errors import SettingsError, Unavailable
 from store.registry.engine_spec import EngineKind, EngineSpec
+from tests.workers.receiver import Answer, Receiver
 from workers.server_command import _program, check_arguments, server_environment
+from workers.server_process import ServerProcess, server_log
 
 
 def test_a_cpu_build_of_vllm_does_not_take_the_whole_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +93,45 @@ def test_arguments_that_only_the_worker_may_give_are_refused(
         check_arguments(kind, arguments)
     assert refused.value.message == reason
     check_arguments(EngineKind.VLLM, ["--seed", "3", "--model-path", "x"])
+
+
+NO_PROCESS = 2**22 + 1
+"""Above every process id of Linux."""
+
+
+def test_the_log_of_a_server_replaces_those_of_workers_that_have_ended(tmp_path: Path) -> None:
+    ended = [f"server-org_mill-{NO_PROCESS}.log", f"server-org_mill-{NO_PROCESS + 1}.log"]
+    others = [f"server-org_mill-{os.getpid()}.log", "server-org_mill-x.log", f"server-mill-{NO_PROCESS}.log"]
+    for name in (*ended, *others):
+        (tmp_path / name).touch()
+    assert server_log(tmp_path, "org/mill", 7) == tmp_path / "server-org_mill-7.log"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def process(tmp_path: Path, port: int = 1) -> ServerProcess:
+    argv = [sys.executable, "-c", "import time; time.sleep(600)"]
+    return ServerProcess("mill", argv, {"PATH": os.defpath}, tmp_path / "log", "127.0.0.1", port)
+
+
+def test_a_server_is_ready_when_its_health_page_says_so(tmp_path: Path) -> None:
+    child: Any = None
+    receiver = Receiver()
+    try:
+        server = process(tmp_path, receiver._server.server_port)
+        for status in (200, 503, 204):
+            receiver.answer = lambda _, status=status: Answer(status)  # type: ignore[misc]  # a default holds the value
+            assert server._answers(child) is (status == 200)
+        assert [call.path for call in receiver.calls] == ["/health"] * 3
+    finally:
+        receiver.close()
+    assert server._answers(child) is False
+
+
+def test_a_server_that_is_to_end_before_it_is_ready_is_ended(tmp_path: Path) -> None:
+    server = process(tmp_path)
+    server.ask_to_stop()
+    with pytest.raises(Unavailable) as ended:
+        server.start()
+    assert ended.value.message == "mill was asked to end before it was ready"
+    assert server.pid is None
+    server.stop()

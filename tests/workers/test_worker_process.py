@@ -1,18 +1,27 @@
 """A worker process: the pages that it serves, its row and statistics, and how it starts."""
 
+import signal
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+from celery import _state, signals
+from celery.worker import state
+from kombu.pidbox import Node
 
 from store.db import presence
+from store.redis.celery_queue import TASK
 from store.registry.models import ModelVersion
 from store.settings import Settings
 from tests.processes import free_port, wait_for
 from tests.workers.conftest import Bench, StartHost
 from workers import __main__ as process
+from workers import worker_app
+from workers.celery.consumer import ReadingNode
+from workers.celery.thread_pool import Drain
 from workers.health import HealthServer
 from workers.presence import PresenceReporter
 
@@ -208,3 +217,67 @@ def test_the_settings_that_suit_a_device_are_those_that_nobody_has_set(monkeypat
     assert (name, server.kind, server.arguments, server.url) == ("a@2", "vllm", ("--seed", "3"), None)
     assert (settings.max_slots, settings.step_tokens) == (256, 700)
     assert (options["name"], options["concurrency"]) == ("n", None)
+
+
+class RuntimeOfCelery:
+    """Stands for a runtime; notes what Celery's worker does with it."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+        self.drain = Drain(30.0)
+        self.adapters = None
+        self.admission = None
+        self.job_runner = SimpleNamespace(run=lambda job_id: self.told.append(("run", job_id)))
+        self.metrics = SimpleNamespace(junk=SimpleNamespace(inc=lambda: self.told.append("junk")))
+
+    def end_revoked(self, job_id: str) -> None:
+        self.told.append(("end", job_id))
+
+
+@pytest.mark.parametrize(("control", "node"), [("read", ReadingNode), ("full", Node)])
+def test_celery_takes_one_queue_and_one_message_a_thread_and_tells_of_what_it_discards(
+    control: str, node: type[Node], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr(worker_app, "_Worker", lambda app, **options: made.append((app, options)))
+    for signal_ in (signals.setup_logging, signals.worker_ready, signals.task_revoked):
+        monkeypatch.setattr(signal_, "receivers", [])
+    # Celery gives the tasks of one app to all apps that come after it.
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+    runtime: Any = RuntimeOfCelery()
+    given = settings.model_copy(update={"celery_control": control})
+    worker_app.build_worker(given, runtime, queue="q@1", hostname="n@h", concurrency=3)
+    ((app, options),) = made
+    assert options.pop("pool_cls").process is runtime
+    assert options == {
+        "hostname": "n@h",
+        "queues": ["q@1"],
+        "concurrency": 3,
+        "prefetch_multiplier": 1,
+        "task_events": False,
+        "quiet": True,
+        "loglevel": "WARNING",
+        "without_gossip": True,
+        "without_mingle": True,
+    }
+    assert app.control.mailbox.node_cls is node
+    assert app.tasks[TASK]("job_1") is None, "a job has no result in Celery"
+    app.amqp.Consumer.on_junk()
+    for number, ended in enumerate(({}, {"terminated": True}, {"expired": True})):
+        signals.task_revoked.send(sender=None, request=SimpleNamespace(id=f"job_{number}"), **ended)
+    assert runtime.told == [("run", "job_1"), "junk", ("end", "job_0")]
+    assert len(signals.setup_logging.receivers) == 1, "Celery leaves the logs as they are"
+
+
+def test_each_stop_signal_drains_and_the_second_ends_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[Callable[[], None], object]] = []
+    monkeypatch.setattr(worker_app, "on_stop_signals", lambda stop, numbers: heard.append((stop, numbers)))
+    monkeypatch.setattr(state, "should_stop", None)
+    runtime: Any = RuntimeOfCelery()
+    worker_app.drain_on_signals(runtime)
+    ((stop, numbers),) = heard
+    assert numbers == (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+    stop()
+    assert (state.should_stop, runtime.drain.requested.is_set(), runtime.drain.remaining_s > 0) == (0, True, True)
+    stop()
+    assert runtime.drain.remaining_s == 0

@@ -67,6 +67,18 @@ def test_a_redis_that_is_away_is_asked_once_in_a_while() -> None:
     assert resumer.checkpoint(CLAIM, 9.0) == IN_LOG
 
 
+def test_the_first_token_is_as_old_as_when_redis_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, logs = [100.0], Logs()
+
+    def fence(*_: object) -> list[Frame]:
+        now[0] += 0.5
+        return [Frame("job_1", 2, 1, "a", (1,), age_s=2.0)]
+
+    monkeypatch.setattr(logs, "fence", fence)
+    recovery = CheckpointRecovery(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # as above
+    assert recovery.checkpoint(CLAIM, 9.0).first_token_s == 9.0 + 0.5 - 2.0
+
+
 def test_a_redis_that_does_not_answer_delays_a_job_by_little() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"

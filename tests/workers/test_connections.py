@@ -1,0 +1,79 @@
+"""The connections of a worker process: their limits, their keys, and that none of them stays open."""
+
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from store.db.database import Database
+from store.redis.celery_queue import Hint, fast_lane_list
+from store.settings import Settings
+from store.streams.stream_log import Frame, stream_key
+from tests.processes import wait_for
+from workers.connections import Connections
+
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'headrace % w1'"
+
+
+@pytest.fixture
+def junk() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def connections(settings: Settings, junk: list[str]) -> Iterator[Connections]:
+    changes = {"encryption_keys": f"k1:{b64encode(bytes(32)).decode()}", "lease_s": 20.0, "stream_ttl_s": 77}
+    given = settings.model_copy(update={**changes, "stream_max_frames": 128})
+    with closing(Connections(given, "w1", "base@1", lambda: junk.append("junk"), lambda: ["lora@2"])) as opened:
+        yield opened
+
+
+def sessions(database: Database, most: int) -> set[tuple[str, str]]:
+    """The name and the limit for locks of so many sessions at once."""
+    asked = text("SELECT current_setting('application_name'), current_setting('lock_timeout')")
+    with ExitStack() as stack:
+        opened = [stack.enter_context(database.begin()) for _ in range(most)]
+        return {(row[0], row[1]) for connection in opened for row in connection.execute(asked)}
+
+
+def test_renewals_have_a_session_of_their_own_and_wait_less_than_a_third_of_a_lease(
+    connections: Connections, db: Database
+) -> None:
+    assert sessions(connections.jobs, 5) == {("headrace worker w1", "10s")}
+    assert sessions(connections.leases, 1) == {("headrace leases w1", "5s")}
+    assert sessions(connections.health, 2) == {("headrace health w1", "10s")}
+    assert connections.jobs.vault.sealing_key == "k1"
+    connections.close()
+
+    def left() -> int:
+        with db.begin() as connection:
+            return int(connection.execute(text(SESSIONS)).scalar_one())
+
+    wait_for(lambda: left() == 0, "Postgres has no session of the worker")
+
+
+def test_frames_are_sealed_kept_as_long_as_set_and_read_again_by_the_next_attempt(
+    connections: Connections, redis_client: redis.Redis
+) -> None:
+    frames = [Frame("job_1", 1, seq, "a word", (7,)) for seq in range(1, 601)]
+    assert connections.publisher.publish(frames) == 600
+    name = stream_key("job_1")
+    assert 128 <= redis_client.xlen(name) < 600
+    assert b"a word" not in str(redis_client.xrevrange(name, count=1)).encode()
+    assert 70 <= redis_client.ttl(name) <= 77
+    redis_client.persist(name)
+    assert connections.fenced_logs.fence("job_1", 2)[-1] == frames[-1]
+    assert 70 <= redis_client.ttl(name) <= 77
+
+
+def test_hints_of_adapters_are_taken_too_and_junk_among_them_is_counted(
+    connections: Connections, redis_client: redis.Redis, junk: list[str]
+) -> None:
+    redis_client.lpush(fast_lane_list("lora@2"), b"no hint")
+    assert (connections.fast_lane_hints.take(1.0), junk) == (None, ["junk"])
+    connections.step_signals.start()
+    connections.step_signals._hints.announce(Hint("job_1", "base@1", "x", goes_ahead=True))
+    assert connections.fast_lane_hints.take(20.0) == "job_1"
