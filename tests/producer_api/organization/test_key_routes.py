@@ -212,12 +212,15 @@ def test_the_last_admin_stays(admin: httpx2.Client, admin_key: str, make_client:
     make(admin, scopes=["admin"], models=["tiny"])
     all_refused()
     assert admin.patch(path, json={"name": "renamed"}).is_success
-    successor = make_client(admin.post(f"{path}/rotate").json()["value"])
+    rotated = admin.post(f"{path}/rotate").json()
+    successor = make_client(rotated["value"])
     assert successor.delete(path).json() == {"id": id_of(admin_key), "object": "organization.api_key", "deleted": True}
     assert admin.get(KEYS).status_code == 401
     assert successor.get(path).json()["revoked_at"]
     assert successor.delete(path).status_code == 404
     assert successor.delete(f"{KEYS}/{soon_gone['id']}").is_success
+    make(successor, scopes=["admin"], expires_in_s=8 * 86_400)
+    assert successor.delete(f"{KEYS}/{rotated['id']}").is_success, "the other one has all rights for the next 7 days"
 
 
 def test_a_change_reaches_the_other_processes_without_waiting(

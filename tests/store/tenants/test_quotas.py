@@ -102,7 +102,16 @@ def test_what_is_used_follows_a_jobs_life_whether_it_is_added_up_or_not(
     end(db, later.id, num_input=4, num_output=1)
     quotas.fold(db)
     assert quotas.usage_of(db, tenant, "key_a").spent == 7 + 5, "it is added to what was added up before"
-    assert quotas.delete_zero_totals(db) == 0
+    other = make_job(input_tokens=0, cost_tokens=10, api_key_id="key_a", model_version=2, queue="tiny@2")
+    gone = make_job(api_key_id="key_c")
+    accept(db, [other, gone])
+    of_both = QuotaUsage(2, 10, Decimal(10), Decimal(12))
+    assert quotas.usage_of(db, tenant, "key_a") == of_both, "a version without a price counts, and costs nothing"
+    claim(db, "w", "tiny@2", [other.id], 30)
+    end(db, gone.id, num_input=0, num_output=0)
+    quotas.fold(db)
+    assert [quotas.delete_zero_totals(db) for _ in range(2)] == [1, 0], "what runs is counted, also without a prompt"
+    assert quotas.usage_of(db, tenant, "key_a").jobs == 2
 
 
 @pytest.mark.usefixtures("priced")

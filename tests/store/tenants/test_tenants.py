@@ -10,7 +10,8 @@ from tests.store.making import Query
 def test_a_tenant_is_disabled_and_enabled_alone_and_it_is_said_once(
     db: Database, tenant: str, other_tenant: str, query: Query
 ) -> None:
-    kept, revoked, _ = (create_key(db, tenant, name, ["jobs:read"], actor="t") for name in ("a", "b", "c"))
+    kept, revoked, *_ = (create_key(db, tenant, name, ["jobs:read"], actor="t") for name in ("a", "b", "c", "d"))
+    create_key(db, tenant, "e", ["jobs:read"], actor="t", expires_s=3600)
     api_key_admin.revoke(db, tenant, authenticate(db, revoked).key_id, actor="t", grantor=None)
     query("UPDATE api_keys SET expires_at = now() WHERE name = 'c'")
 
@@ -20,7 +21,7 @@ def test_a_tenant_is_disabled_and_enabled_alone_and_it_is_said_once(
     for disabled in (True, False):
         for _ in range(2):
             tenants.set_disabled(db, "acme", disabled=disabled, actor="t")
-        assert listed() == [("acme", disabled, 1), ("globex", False, 0)]
+        assert listed() == [("acme", disabled, 3), ("globex", False, 0)], "keys in force"
     assert [entry.action for entry in list_entries(db, tenant)[:2]] == ["tenant.enabled", "tenant.disabled"]
     assert list_entries(db, tenant)[2].action == "api_key.revoked"
     assert authenticate(db, kept).tenant_id == tenant
