@@ -1,0 +1,69 @@
+"""Limits and times that the documents promise are those of the code."""
+
+from pathlib import Path
+
+import pytest
+
+from headrace.client.job_calls import MAX_RETRIES
+from headrace.client.job_stream import RECONNECTS
+from headrace.client.webhooks import TOLERANCE_S
+from store.calls.ssrf_guard import MAX_READ_BYTES, MAX_RESPONSE_BYTES
+from store.files.uploads import LIFE_S
+from store.registry import policies, prompt_templates
+from store.retrieval.search import NUM_CANDIDATES, RANK_OFFSET
+from store.retrieval.vector_stores import ROWS_AT_ONCE
+from store.rollouts.evidence import WINDOW_S
+from store.tenants import api_key_admin, webhook_secrets
+from store.tenants.quotas import FOLD_PAST, NEAR_JOBS, NEAR_TOKENS
+from store.tenants.usage import DETAIL_S
+from store.tools.tools import MAX_TOOLS
+from store.webhooks.endpoints import MAX_ENDPOINTS
+from store.webhooks.outbox import ATTEMPTS_KEPT
+
+DOCS = Path(__file__).parents[2] / "docs"
+DAY_S, HOUR_S = 86_400, 3600
+IN_WORDS: dict[float, str] = {1: "an hour", 7: "seven", 10: "ten"}
+
+
+def _rows(of: str, most: int, versions: int, num_bytes: int) -> str:
+    return f"| {of}; versions of all; bytes of all, as stored | {most:,}; {versions:,}; {num_bytes >> 20} MiB |"
+
+
+PROMISES = [
+    ("limits.md", f"| API keys in force | {api_key_admin.MAX_KEYS:,} |"),
+    (
+        "limits.md",
+        _rows("prompts", prompt_templates.MAX_PROMPTS, prompt_templates.MAX_VERSIONS, prompt_templates.MAX_BYTES),
+    ),
+    (
+        "limits.md",
+        _rows("models with a policy", policies.MAX_MODELS, policies.MAX_VERSIONS, policies.MAX_BYTES),
+    ),
+    ("limits.md", f"| webhook endpoints | {MAX_ENDPOINTS} |"),
+    ("limits.md", f"fewer than {NEAR_JOBS} jobs or {NEAR_TOKENS / 10**6:g} million tokens are left"),
+    ("limits.md", f"once more than {FOLD_PAST:,} changes wait"),
+    ("keys.md", f"[--overlap-hours {api_key_admin.DEFAULT_OVERLAP_S / HOUR_S:g}]"),
+    ("keys.md", f'{{"overlap_s": {api_key_admin.DEFAULT_OVERLAP_S}, '),
+    ("keys.md", f"would have the same rights for the next {IN_WORDS[api_key_admin.ADMIN_LEFT_FOR.days]} days"),
+    ("compatibility.md", f"older than {30 + DETAIL_S / DAY_S:g} days: only by day"),
+    (
+        "webhooks.md",
+        f'POST   /v1/webhook_secret/rotate                  {{"overlap_s": {webhook_secrets.DEFAULT_OVERLAP_S}}}',
+    ),
+    ("webhooks.md", f"with its last {ATTEMPTS_KEPT} attempts"),
+    ("webhooks.md", f"At most {MAX_RESPONSE_BYTES >> 10} KiB of\nthe answer's body and {MAX_READ_BYTES >> 10} KiB of"),
+    ("server-tools.md", f"A tenant has at most {MAX_TOOLS} tools."),
+    ("batches.md", f"is deleted with its upload {IN_WORDS[LIFE_S / HOUR_S]} after the"),
+    ("retrieval.md", f"| the {NUM_CANDIDATES} passages with the largest cosine |"),
+    ("retrieval.md", f"the sum of weight / ({RANK_OFFSET} + rank)"),
+    ("retrieval.md", f"deletes its rows in steps\nof {ROWS_AT_ONCE}."),
+    ("rollout-judge.md", f"Jobs accepted in the same {WINDOW_S:g} seconds are read together"),
+    ("client.md", f"max_retries={MAX_RETRIES}, "),
+    ("client.md", f"After {IN_WORDS[RECONNECTS]} reconnects in a row"),
+    ("client.md", f"tolerance_s={TOLERANCE_S:g})"),
+]
+
+
+@pytest.mark.parametrize(("page", "promise"), PROMISES)
+def test_a_limit_is_the_one_that_its_page_names(page: str, promise: str) -> None:
+    assert promise in (DOCS / page).read_text()
