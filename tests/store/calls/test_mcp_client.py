@@ -58,11 +58,35 @@ def test_a_session_begins_calls_and_ends(receiver: Receiver) -> None:
     ]
     assert sent[2]["params"] == {"name": "add", "arguments": {"a": 1}, "_meta": {"idempotency-key": "job_1"}}
     hello, *later = (call.headers for call in receiver.calls)
+    assert {(one["content-type"], one["accept"]) for one in (hello, *later)} == {
+        ("application/json", "application/json, text/event-stream")
+    }
     assert ("mcp-session-id" in hello, hello["x-key"]) == (False, "k")
     assert {(one["mcp-session-id"], one["mcp-protocol-version"], one["x-key"]) for one in later} == {
         ("s1", "2025-06-18", "k")
     }
     assert [call.headers.get("idempotency-key") for call in receiver.calls] == [None, None, "job_1", None]
+
+
+def test_a_server_without_a_session_is_told_no_end(receiver: Receiver) -> None:
+    def respond(call: Call) -> Answer:
+        if "id" not in orjson.loads(call.body):
+            return Answer(202)
+        told = as_json(call, result=WELCOME | {"content": []}).body
+        # The stream has no blank line behind its last event.
+        return Answer(
+            200, {"content-type": "text/event-stream; charset=utf-8"}, b"event: message\ndata: " + told + b"\n"
+        )
+
+    receiver.answer = respond
+    assert called(receiver) == WELCOME | {"content": []}
+    assert len(receiver.calls) == 3
+
+
+def test_a_server_that_does_not_answer_the_end_of_its_session_has_answered(receiver: Receiver) -> None:
+    respond = server(lambda call: as_json(call, result={"content": []}))
+    receiver.answer = lambda call: respond(call) if call.body else Answer(drip=b"no HTTP")
+    assert called(receiver) == {"content": []}
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
@@ -82,7 +106,7 @@ def test_a_stream_is_left_behind_the_answer(receiver: Receiver, line_end: bytes)
             b"id: 7",
             b"event: message",
             b"data: " + head + comma,
-            b"data: " + tail,
+            b"data:" + tail,
             b"",
             b"",
         ]
