@@ -86,6 +86,9 @@ def test_a_call_is_no_workers_before_the_answer(db: Database, accept_flow: Calla
         ACTOR,
     )
     assert verdict_of(db, flow.tenant, asked.step_id) == Verdict(made.state, "as you like")
+    (decided,) = (one for one in step_events(db, flow.tenant, flow.id, after=0) if one.kind == "approval_decided")
+    told = {"approval": asked.id, "step": "only:1", "job": asked.step_id, "tool": "weather", "state": made.state}
+    assert (decided.epoch, decided.detail) == (0, told)
     assert (kinds(flow), kinds(other)) == (["approval_requested", "approval_decided"], ["approval_requested"])
     flow.run("only:1", "only:3")
     assert flow.states()["flow"] == "succeeded"
@@ -252,6 +255,7 @@ def test_approvals_are_listed_by_job_state_and_page(
     assert (page(), page(descending=False)) == ([third.id, second.id, first.id], [first.id, second.id, third.id])
     assert (page(after=third.id), page(limit=1)) == ([second.id, first.id], [third.id])
     assert page(after=first.id, descending=False) == [second.id, third.id]
+    assert page(limit=1, descending=False) == [first.id]
     assert page(job_id=flows[1].id) == [second.id]
     answer(flows[0], first, approve=False)
     assert (page(state=ApprovalState.REFUSED), page(state=ApprovalState.PENDING)) == (
