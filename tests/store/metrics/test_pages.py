@@ -17,6 +17,7 @@ from store.rollouts.rollouts import RolloutState
 from store.scheduling.backlog import Load, TenantBacklog
 from store.scheduling.queue_ages import QueueAge
 from store.tracing.tracing import SpanCounts, Tracing
+from tests.metric_names import documented
 from tests.store.rollouts.test_transitions import ROLLOUT
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
@@ -221,12 +222,35 @@ def test_spans_are_counted_by_what_became_of_them() -> None:
     }
 
 
+def pages() -> dict[str, str]:
+    """The page of each kind of process, by its heading in docs/metrics.md."""
+    worker = WorkerMetrics(Served("tiny", "1", "generate"))
+    stats = SimpleNamespace(**dict.fromkeys([*ENGINE_GAUGES, *ENGINE_COUNTERS], 1))
+    worker.add_engine(lambda: stats, SimpleNamespace(num_published=1, num_dropped=1), lambda: 1)
+    found = {"API": ApiMetrics(), "Worker": worker, "Dispatcher": DispatcherMetrics(), "Model host": HostMetrics()}
+    return {name: (one.render(None) if name == "API" else one.render()).decode() for name, one in found.items()}
+
+
+def test_the_pages_have_every_metric_that_the_document_lists() -> None:
+    for process, page in pages().items():
+        kinds = dict(re.findall(r"^# TYPE (headrace_\w+) (\w+)$", page, re.MULTILINE))
+        assert set(kinds) == {name for name in documented(process) if name.startswith("headrace_")}, process
+        assert {name for name, kind in kinds.items() if kind == "counter"} == {n for n in kinds if n.endswith("_total")}
+
+
 def test_buckets_grow_from_what_is_short_to_what_is_long() -> None:
     for buckets, first, last in ((SECONDS, 0.01, 3600), (SHORT_SECONDS, 0.001, 300), (SIZES, 1, 512)):
         assert (buckets[0], buckets[-1], list(buckets)) == (first, last, sorted(set(buckets)))
-    page = WorkerMetrics(Served("tiny", "1", "generate")).render().decode()
-    longest = {
-        name: re.findall(rf'^headrace_{name}_seconds_bucket{{.*le="([0-9.]+)"', page, re.MULTILINE)[-1]
-        for name in ("queue", "inter_token", "job")
+    metrics = ApiMetrics()
+    metrics.commits.observer("accept")(1, 1.0)
+    metrics.latency.labels("GET", "/v1/jobs", "200").observe(1.0)
+    page = metrics.render(None).decode() + "".join(pages().values())
+    longest: dict[str, set[str]] = {}
+    for name, last in dict(re.findall(r'^headrace_(\w+)_bucket{(?:.*,)?le="([0-9.]+)"', page, re.MULTILINE)).items():
+        longest.setdefault(last, set()).add(name)
+    of_jobs = {f"{name}_seconds" for name in ("queue", "time_to_first_token", "prefill", "decode", "job")}
+    assert longest == {
+        "512.0": {"commit_jobs"},
+        "300.0": {"commit_seconds", "request_seconds", "event_loop_lag_seconds", "inter_token_seconds"},
+        "3600.0": {*of_jobs, "webhook_lag_seconds", "host_place_wait_seconds"},
     }
-    assert longest == {"queue": "3600.0", "inter_token": "300.0", "job": "3600.0"}
