@@ -150,12 +150,20 @@ def test_the_parts_of_a_version_are_loaded_once(monkeypatch: pytest.MonkeyPatch)
         assert catalog.tokenizer(VERSION) == "tokenizer 1"
         assert catalog.grammars(VERSION) is compiled
     assert (catalog.is_loaded("tiny"), catalog.is_loaded("other")) == (True, False)
+    registry.names["tiny@2"], registry.rollouts = CANDIDATE, {("tiny", "default"): rollout()}
+    registry.now = 2.0
+    catalog.resolve("tiny")
+    assert not catalog.is_loaded("tiny"), "a job may go to the candidate, whose tokenizer is not loaded"
     assert [catalog.is_compiled(VERSION, "regex", text) for text in "ab"] == [True, False]
     assert loads == ["sampling 1", "tokenizer 1", "grammars 1"]
-    for number in range(2, 18):
+    for number in range(2, 17):
         catalog.tokenizer(replace(VERSION, version=number))
     catalog.tokenizer(VERSION)
-    assert loads[-1] == "tokenizer 1", "sixteen versions are kept"
+    catalog.tokenizer(replace(VERSION, version=17))
+    catalog.tokenizer(VERSION)
+    assert loads[-2:] == ["tokenizer 16", "tokenizer 17"], "sixteen versions are kept, those that were used last"
+    catalog.tokenizer(replace(VERSION, version=2))
+    assert loads[-1] == "tokenizer 2"
     catalog.tokenizer(replace(VERSION, version=17))
     assert loads.count("tokenizer 17") == 1
 

@@ -60,6 +60,9 @@ def test_a_job_waits_until_its_call_is_answered(db: Database, api: httpx2.Client
     path, body = f"/v1/jobs/{job_id}/approvals/{asked['id']}", {"approve": approve, "reason": "no travel"}
     made = api.post(path, json=body)
     assert (made.status_code, made.json()["status"]) == (200, "approved" if approve else "refused"), made.text
+    assert made.json()["reason"] == "no travel"
+    assert made.json()["decided_by"].startswith("key_")
+    assert made.json()["decided_at"] >= asked["created_at"]
     assert api.post(path, json={"approve": approve}).json() == made.json()
     other = api.post(path, json={"approve": not approve})
     assert (other.status_code, error_of(other)["code"]) == (409, "approval_decided")
@@ -74,6 +77,37 @@ def test_a_job_waits_until_its_call_is_answered(db: Database, api: httpx2.Client
     assert [kind for kind in kinds if kind.startswith("approval")] == ["approval_requested", "approval_decided"]
     stream = api.get(f"/v1/jobs/{job_id}/events").text
     assert f'"approval_id":"{asked["id"]}","tool":"weather","state":"{made.json()["status"]}"' in stream
+
+
+def test_approvals_are_listed_by_page_in_both_orders(db: Database, api: httpx2.Client) -> None:
+    oldest_first = [wait(db, api)[1] for _ in range(3)]
+    path = "/v1/approvals"
+    for order, expected in (("desc", oldest_first[::-1]), ("asc", oldest_first)):
+        first = api.get(path, params={"limit": 2, "order": order}).json()
+        assert (first["data"], first["has_more"]) == (expected[:2], True)
+        assert (first["first_id"], first["last_id"]) == (expected[0]["id"], expected[1]["id"])
+        rest = api.get(path, params={"limit": 2, "order": order, "after": first["last_id"]}).json()
+        assert (rest["data"], rest["has_more"]) == (expected[2:], False)
+    whole = api.get(path, params={"limit": 3}).json()
+    assert (whole["data"], whole["has_more"]) == (oldest_first[::-1], False)
+    assert whole == api.get(path).json()
+    assert oldest_first[0] == {
+        "id": oldest_first[0]["id"],
+        "object": "approval",
+        "status": "pending",
+        "job_id": oldest_first[0]["job_id"],
+        "step": "answer:1",
+        "tool": "weather",
+        "arguments": ROME,
+        "created_at": oldest_first[0]["created_at"],
+        "expires_at": oldest_first[0]["created_at"] + 3600,
+        "decided_at": None,
+        "decided_by": None,
+        "reason": None,
+    }
+    for bad in ("limit=0", "limit=101", "order=up", "status=gone"):
+        refused = api.get(f"{path}?{bad}")
+        assert (refused.status_code, error_of(refused)["param"]) == (400, bad.partition("=")[0])
 
 
 def test_an_approval_is_its_tenants_and_needs_the_scope(

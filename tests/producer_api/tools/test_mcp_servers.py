@@ -1,13 +1,15 @@
 """Servers of MCP in the registry: what they tell is stored and shown, and what cannot be offered is refused."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import orjson
 import pytest
 
-from producer_api.tools.server_listing import server_with
+from producer_api.tools.server_listing import server_with, with_tools
 from store.db.database import Database
 from store.errors import InvalidRequest
 from store.payloads.tool_definition import McpEndpoint
@@ -136,6 +138,40 @@ def test_a_command_is_the_operators_or_refused(local: httpx2.Client) -> None:
     assert (listed["command"], listed["url"]) == ("clock", None)
 
 
+def test_a_server_is_asked_for_ten_seconds_at_most() -> None:
+    asked: list[float] = []
+
+    class Servers:
+        @contextmanager
+        def session(self, endpoint: McpEndpoint, timeout_s: float) -> Iterator[Any]:
+            asked.append(timeout_s)
+            yield SimpleNamespace(list_tools=lambda most_bytes: [{"name": "a", "title": "A.", "inputSchema": None}])
+
+    servers: Any = Servers()
+    for timeout_ms in (500, 10_000, 60_000):
+        made = with_tools(servers, "demo", ENDPOINT.model_copy(update={"timeout_ms": timeout_ms}))
+        assert made.timeout_ms == timeout_ms
+    assert asked == [0.5, 10.0, 10.0]
+    assert made.tools["a"].model_dump() == {
+        "name": "a",
+        "description": "A.",
+        "parameters": {"type": "object", "properties": {}},
+    }
+
+
+def test_names_that_the_server_does_not_have_are_refused_with_those_that_it_has() -> None:
+    for change, param in (
+        ({"only": ("c",)}, "only"),
+        ({"require_approval": {"always": {"tool_names": ["c"]}}}, "require_approval"),
+    ):
+        endpoint = McpEndpoint.model_validate(ENDPOINT.model_dump() | change)
+        with pytest.raises(InvalidRequest) as refused:
+            server_with("demo", endpoint, [{"name": "b"}, {"name": "a"}])
+        assert (refused.value.message, refused.value.param) == ("the server has no tool c: it has a, b", param)
+    one = McpEndpoint.model_validate(ENDPOINT.model_dump() | {"only": ("b",)})
+    assert [*server_with("demo", one, [{"name": "b"}, {"name": "a"}]).tools] == ["b"]
+
+
 @pytest.mark.parametrize(
     ("told", "why"),
     [
@@ -157,3 +193,4 @@ def test_what_cannot_be_offered_is_named(told: list[dict[str, Any]], why: str) -
     with pytest.raises(InvalidRequest, match=why) as refused:
         server_with("demo", ENDPOINT, orjson.loads(orjson.dumps(told)))
     assert str(refused.value).endswith("say in `only` which tools to take")
+    assert (refused.value.code, refused.value.param) == ("tool_server_failed", "only")

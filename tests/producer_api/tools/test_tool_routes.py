@@ -27,12 +27,23 @@ def test_a_tool_is_stored_replaced_and_deleted_and_tells_no_header(api: httpx2.C
     created = api.post(TOOLS, json=TOOL)
     assert created.status_code == 201, created.text
     made = created.json()
-    assert {name: made[name] for name in ("name", "parameters", "url", "headers", "timeout_ms")} == {
+    assert made == {
+        "id": made["id"],
+        "object": "tool",
         "name": "weather",
+        "type": "http",
+        "description": "The weather.",
         "parameters": SCHEMA,
+        "tools": None,
         "url": URL,
+        "command": None,
         "headers": ["Authorization"],
         "timeout_ms": 10_000,
+        "max_attempts": 2,
+        "max_result_bytes": 16_384,
+        "require_approval": "never",
+        "created_at": made["created_at"],
+        "updated_at": made["created_at"],
     }
     other = api.post(TOOLS, json=TOOL | {"name": "other"}).raise_for_status().json()
     one = f"{TOOLS}/{made['id']}"

@@ -220,6 +220,9 @@ def test_the_secret_for_a_jobs_own_url_stays_the_same_until_it_is_rotated(
     assert rotated.json()["secret"] != first.json()["secret"]
     assert rotated.json()["old_secret_expires_at"] is not None
     assert make_client(other_key).get("/v1/webhook_secret").json() == theirs
+    again = make_client(other_key).post("/v1/webhook_secret/rotate").raise_for_status().json()
+    day = again["old_secret_expires_at"] - datetime.now(UTC).timestamp()
+    assert 86_400 - 600 < day <= 86_400, "the old one signs for a day"
     for overlap_s in (-1, 10**9, "a day", False):
         assert api.post("/v1/webhook_secret/rotate", json={"overlap_s": overlap_s}).status_code == 400
 
