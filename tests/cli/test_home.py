@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.local.folders import private_folder, socket_folder
 from cli.local.home import Home, StackRecord, find_home
 from store.errors import SettingsError, Unavailable
 from store.ports import free_port
@@ -67,6 +68,32 @@ def test_a_home_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match=r"HEADRACE_HOME .* cannot be used"), Home(tmp_path / "file").locked():
         pass
+
+
+def test_a_folder_is_shut_to_others_and_anything_else_of_its_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    for folder in (tmp_path / "open", tmp_path / "new" / "below"):
+        assert private_folder(folder, None) == folder
+        assert stat.S_IMODE(folder.stat().st_mode) == PRIVATE
+    (tmp_path / "link").symlink_to(tmp_path / "open")
+    with pytest.raises(Unavailable, match=r"/link belongs to user \d+, not to \d+: remove it or set HEADRACE_HOME"):
+        private_folder(tmp_path / "link", None)
+
+
+def test_a_socket_has_its_folder_up_to_the_longest_path_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.local.folders.tempfile.gettempdir", lambda: str(tmp_path))
+    name = "x.sock"
+    fits = tmp_path / ("d" * (107 - len(str(tmp_path)) - len(name) - 2))
+    assert len(str(fits / name)) == 107
+    assert socket_folder(fits, name, None) == fits
+    elsewhere = socket_folder(fits.with_name(f"{fits.name}d"), name, None)
+    assert (elsewhere != fits, len(str(elsewhere / name)) <= 107) == (True, True)
+    other = socket_folder(fits.with_name(f"{fits.name}e"), name, None)
+    assert other != elsewhere, "each home has its own"
+    for made in (elsewhere, other):
+        made.rmdir()
 
 
 def test_a_taken_port_is_replaced_and_a_free_one_kept() -> None:

@@ -1,5 +1,7 @@
 """``headrace show``: the timeline of a job, drawn in a terminal of any width, and read from a real API."""
 
+import re
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -27,10 +29,12 @@ def run(start: float, end: float | None, outcome: str | None, first_token_ms: fl
     return {"started_at": start, "ended_at": end, "outcome": outcome, "first_token_ms": first_token_ms}
 
 
-def drawn(job: dict[str, Any], timeline: dict[str, Any], deliveries: list[dict[str, Any]], width: int) -> list[str]:
+def drawn(
+    job: dict[str, Any], timeline: dict[str, Any], deliveries: list[dict[str, Any]], width: int, now: float = 40.0
+) -> list[str]:
     console = Console(width=width, color_system=None)
     with console.capture() as captured:
-        console.print(TimelineChart(lanes(job, timeline, deliveries, 40.0), timeline["events"]))  # type: ignore[arg-type]
+        console.print(TimelineChart(lanes(job, timeline, deliveries, now), timeline["events"]))  # type: ignore[arg-type]
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
@@ -75,6 +79,32 @@ def test_each_attempt_and_each_webhook_has_a_line() -> None:
 def test_what_goes_on_is_drawn_up_to_now(timeline: dict[str, Any], lines: list[str]) -> None:
     found = drawn({"usage": None}, timeline, [], 53)
     assert found[: len(lines)] == lines
+
+
+def test_a_job_that_was_given_back_waits_again_and_each_try_of_a_webhook_has_a_point() -> None:
+    at = datetime.fromisoformat("2026-11-29T09:05:07.042").timestamp()
+    events = [
+        event("queued", at),
+        event("started", at + 10, attempt=1),
+        event("lease_expired", at + 20, first_token_ms=1.6),
+    ]
+    tries = [{"at": at + 25, "status": 299}, {"at": at + 30, "status": 300}, {"at": at + 35, "status": None}]
+    timeline = {"events": events, "attempts": [run(at + 10, at + 20, "released", None)]}
+    found = drawn({"usage": None}, timeline, [{"tries": tries}, {"tries": []}], 53, at + 40)
+    assert found[:3] == [
+        "attempt 1   ░░░░░░░░░░xxxxxxxxxx",
+        "waiting" + " " * 25 + "░" * 20,
+        "webhook" + " " * 30 + "●    ●    ●",
+    ]
+    assert [re.sub(r"(?<=\S) {2,}", "  ", line) for line in found[3:]] == [
+        " " * 12 + "09:05:07  40 s",
+        "░ waited  x given back  ● delivered  ● not delivered",
+        "",
+        "time  after  event  detail",
+        "09:05:07.042  0 ms  queued",
+        "09:05:17.042  10 s  started  attempt 1",
+        "09:05:27.042  20 s  lease expired  first_token_ms 2",
+    ]
 
 
 def test_a_job_is_shown_with_its_timeline_in_a_narrow_terminal(

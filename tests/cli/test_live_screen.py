@@ -162,6 +162,39 @@ def test_a_job_keeps_its_cell_until_it_ends() -> None:
     assert drawn(first, 150)[-1] == "b█ · · ·"
 
 
+def coloured(state: dict[str, Any]) -> dict[str, str]:
+    """The texts of a screen that have a colour of their own."""
+    console = Console(width=150, color_system="standard", force_terminal=True)
+    found = [one for line in console.render_lines(screen(state)) for one in line if one.style and one.style.color]
+    return {one.text.strip(): str(one.style) for one in found if one.text.strip()}
+
+
+def test_a_colour_says_that_a_person_shall_look() -> None:
+    problems = [{"kind": kind, "text": kind} for kind in ("no_worker", "lease_late")]
+    loud = coloured(STATE | {"problems": problems, "workers": [WORKER | {"health": "stalled", "seen_age_s": 5.1}]})
+    assert {name: colour for name, colour in loud.items() if name[:1] not in "▁▂▃▄▅▆▇█░"} == {
+        "the API cannot read redis": "bold red",
+        "! no_worker": "red",
+        "! lease_late": "yellow",
+        "0": "red",
+        "paused": "yellow",
+        "stalled": "bold red",
+        "lease 7.6 s of 10 s": "red",
+        "heartbeat 5.1 s": "red",
+    }
+    calm = WORKER | {"health": "ok", "lease_age_s": 7.5, "seen_age_s": 5.0}
+    queues = [QUEUE | {"queued": {"jobs": 0}}, QUEUE | {"workers": 1}]
+    quiet = coloured(STATE | {"missing": [], "problems": [], "queues": queues, "workers": [calm]})
+    assert [name for name in quiet if name[:1] not in "▁▂▃▄▅▆▇█░"] == []
+
+
+def test_lines_of_a_narrow_screen_end_at_its_edge() -> None:
+    many = STATE | {"hosts": [HOST | {"events": [HOST["events"][1] | {"reason": "n" * 99}]}], "workers": []}
+    assert drawn(screen(many), 30)[0] == "headrace  http://api  09:05:0…"
+    cut = [line for line in drawn(screen(many), 30) if line.startswith(("scale", "host", "09:05:07"))]
+    assert [line[-1] for line in cut] == ["…", "…", "…"]
+
+
 def test_bars_are_filled_by_their_share() -> None:
     assert [level(share) for share in (-1, 0, 0.06, 0.07, 0.5, 0.94, 1, 2)] == [" ", " ", " ", "▁", "▄", "█", "█", "█"]
     assert sparkline([0, None, 4, 8], 9, 8) == "  ▄█"

@@ -1,15 +1,21 @@
-"""Options that exclude each other, and small decisions of the local stack: all before a process starts."""
+"""Options that exclude each other, and decisions of the local stack: all before a process starts."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cli.local.stack import ServerChoice, served_as
+from cli.local import stack
+from cli.local.services import Services
+from cli.local.stack import ServerChoice, running_stack, served_as
 from cli.local.stopping import wait_until_ready
 from store.errors import HeadraceError, InvalidRequest, SettingsError, Unavailable
 from store.registry.engine_spec import EngineKind
+from store.settings import Settings
 from tests.cli.client.played import Commands, api, headrace
 
 __all__ = ["api", "headrace"]
@@ -122,3 +128,126 @@ def test_programs_that_do_not_get_ready_are_named() -> None:
     wait_until_ready([programs[0]] * 0, -1)
     ready: list[Any] = [Program("api", [True])]
     wait_until_ready(ready, -1)
+
+
+class Played:
+    """Stands for the program of a stack."""
+
+    def __init__(self, command: Any, is_ready: Any, stop_s: float) -> None:
+        self.name, self.child, self.log = command.name, None, command.log
+        self.argv = command.argv[len(stack.PYTHON) :]
+        self.env = command.env
+        self.ready, self.stop_s = is_ready, stop_s
+
+    def start(self) -> None:
+        happened.append(f"start {self.name}")
+
+    def stop(self) -> None:
+        happened.append(f"stop {self.name}")
+
+
+happened: list[str] = []
+limits_s: list[float] = []
+
+
+@pytest.fixture
+def played_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that yields a stack of played programs by their names, with the stack itself."""
+    (tmp_path / "python").touch()
+    happened.clear()
+    limits_s.clear()
+    settings = Settings(home=tmp_path, drain_s=5, api_port=81, flower_port=82, worker_metrics_port=83, host_port=84)
+
+    @contextmanager
+    def play(names: tuple[str, ...], *, has_roles: bool = True, **options: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+        spec = type("Spec", (), {"is_external": "server" in options})
+        versions: Any = [type("Version", (), {"engine": spec})]
+
+        @contextmanager
+        def services(*_: Any) -> Iterator[Services]:
+            yield Services("postgresql+psycopg://app@/db?host=s", "unix://v", (), has_roles=has_roles)
+
+        monkeypatch.setattr(stack, "running_services", services)
+        monkeypatch.setattr(stack, "_prepare", lambda *_: ("hr_key", versions, names))
+        monkeypatch.setattr(stack, "answers", lambda url: url)
+        monkeypatch.setattr(stack, "free_port", lambda _host, wanted: wanted or 99)
+        monkeypatch.setattr(stack, "Program", Played)
+        monkeypatch.setattr(stack, "wait_until_ready", lambda _programs, limit_s, _say: limits_s.append(limit_s))
+        # Without this process's own environment.
+        monkeypatch.setattr(stack, "child_environment", dict)
+        monkeypatch.setattr(stack, "redis_environment", dict)
+        monkeypatch.setattr(stack, "Supervisor", lambda programs, _say: programs)
+        with running_stack(settings, names, lambda _: None, {"HEADRACE_X": "x"}, **options) as running:
+            yield running, {program.name: program for program in running.supervisor}
+
+    return play
+
+
+def test_a_stack_gives_each_program_its_role_and_its_port(played_stack: Any, tmp_path: Path) -> None:
+    with played_stack(("fake", "org/b@2")) as (running, programs):
+        happened.append("runs")
+        assert json.loads((tmp_path / "stack.json").read_text()) == {
+            "pid": os.getpid(),
+            "database_url": "postgresql+psycopg://app@/db?host=s",
+            "has_roles": True,
+            "redis_url": "unix://v",
+            "api_url": "http://127.0.0.1:81",
+            "flower_url": "http://127.0.0.1:82",
+            "models": ["fake", "org/b@2"],
+        }
+    assert limits_s == [180.0, 180.0]
+    order = ["dispatcher", "worker-fake", "worker-org_b@2", "api", "flower"]
+    ends = ["api", "worker-org_b@2", "worker-fake", "dispatcher", "flower"]
+    assert happened == [f"start {name}" for name in order] + ["runs"] + [f"stop {name}" for name in ends]
+    assert (running.api_url, running.flower_url) == ("http://127.0.0.1:81", "http://127.0.0.1:82")
+    assert running.worker_metrics_urls == ("http://127.0.0.1:83/metrics", "http://127.0.0.1:99/metrics")
+    assert {name: (one.argv, one.stop_s) for name, one in programs.items()} == {
+        "flower": (["workers.flower"], 10.0),
+        "dispatcher": (["workers.dispatcher"], 10.0),
+        "worker-fake": (["workers", "--model", "fake"], 15.0),
+        "worker-org_b@2": (["workers", "--model", "org/b@2"], 15.0),
+        "api": (["producer_api"], 10.0),
+    }
+    assert [programs[name].ready for name in ("worker-fake", "api", "flower")] == [
+        "http://127.0.0.1:83/metrics",
+        "http://127.0.0.1:81/readyz",
+        "http://127.0.0.1:82/healthcheck",
+    ]
+    assert {one.log for one in programs.values()} == {tmp_path / "logs" / f"{name}.log" for name in programs}
+    shared = {"REDIS_URL": "unix://v", "PYTHONUNBUFFERED": "1"}
+    of_all = {**shared, "HEADRACE_HOME": str(tmp_path), "HEADRACE_X": "x"}
+    worker = {**of_all, "DATABASE_URL": "postgresql+psycopg://headrace_worker@/db?host=s"}
+    api = {**of_all, "DATABASE_URL": "postgresql+psycopg://headrace_api@/db?host=s"}
+    login = f"headrace:{running.flower_password}"
+    assert {name: one.env for name, one in programs.items()} == {
+        "flower": {**shared, "HEADRACE_FLOWER_PORT": "82", "HEADRACE_FLOWER_BASIC_AUTH": login},
+        "dispatcher": worker,
+        "worker-fake": worker | {"HEADRACE_WORKER_METRICS_PORT": "83"},
+        "worker-org_b@2": worker | {"HEADRACE_WORKER_METRICS_PORT": "99"},
+        "api": api | {"HEADRACE_API_PORT": "81"},
+    }
+
+
+def test_a_stack_on_a_given_database_or_an_inference_server_or_a_host(played_stack: Any, tmp_path: Path) -> None:
+    server = ServerChoice(EngineKind.VLLM, tmp_path / "python", ("--x",))
+    with played_stack(("mine",), has_roles=False, server=server) as (_, programs):
+        worker, api = programs["worker"], programs["api"]
+    assert limits_s == [1800.0, 1800.0], "a server reads and compiles a large model"
+    assert worker.argv == ["workers", "--model", "mine", "--engine", "vllm", "--", "--x"]
+    assert (worker.ready, worker.stop_s) == ("http://127.0.0.1:83/readyz", 25.0)
+    assert worker.env["HEADRACE_ENGINE_PYTHON"] == str(tmp_path / "python")
+    assert worker.env["DATABASE_URL"] == api.env["DATABASE_URL"] == "postgresql+psycopg://app@/db?host=s"
+    assert api.env["HEADRACE_ROW_SECURITY"] == "off", "its user may be the owner of the tables"
+    assert "HEADRACE_ROW_SECURITY" not in worker.env
+    for options, words in (({"memory": "4GiB"}, ["--memory", "4GiB"]), ({"autoscale": "0..4"}, ["--autoscale"])):
+        with played_stack(("a", "b", "a"), **options) as (running, programs):
+            host = programs["host"]
+        assert programs.keys() == {"flower", "dispatcher", "host", "api"}
+        assert (host.argv, host.ready, host.stop_s) == (["workers.host", *words], "http://127.0.0.1:84/readyz", 35.0)
+        assert (host.env["HEADRACE_HOST_PORT"], host.env["HEADRACE_HEALTH_HOST"]) == ("84", "127.0.0.1")
+        scaled = programs["dispatcher"].env.get("HEADRACE_AUTOSCALE")
+        assert scaled == ("a=0..4,b=0..4" if "autoscale" in options else None)
+        assert running.worker_metrics_urls == ()
+    missing = ServerChoice(EngineKind.VLLM, tmp_path / "none")
+    with pytest.raises(Unavailable, match=r"--engine-python .*/none is no file"), played_stack(("a",), server=missing):
+        pass

@@ -32,3 +32,21 @@ def test_the_picture_has_a_box_for_each_step_and_an_arrow_for_each_need() -> Non
     assert len(boxes) == len(STEPS)
     assert len({(box.get("x"), box.get("y")) for box in boxes}) == len(STEPS)
     assert len([path for path in drawn.iter(f"{SPACE}path") if path.get("stroke")]) == 3
+
+
+def test_the_picture_is_as_large_as_its_layers_and_names_have_an_end() -> None:
+    long = "n" * 24
+    steps = [
+        {"name": "a", "model": "m"},
+        {"name": f"{long}n", "model": "m"},
+        {"name": long, "needs": ["a", f"{long}n"], "model": "m"},
+    ]
+    drawn = ElementTree.fromstring(svg("t", steps))
+    assert drawn.get("viewBox") == "0 0 460 196"
+    boxes = [(box.get("x"), box.get("y")) for box in drawn.iter(f"{SPACE}rect") if box.get("rx")]
+    assert boxes == [("20", "40"), ("20", "120"), ("260", "40")]
+    assert [box.get("fill") for box in drawn.iter(f"{SPACE}rect") if box.get("rx")][2] == "#e3f1e6", "the answer"
+    arrows = [path.get("d") for path in drawn.iter(f"{SPACE}path") if path.get("stroke")]
+    assert arrows == ["M200 68C230 68 230 68 260 68", "M200 148C230 148 230 68 260 68"]
+    texts = [text.text for text in drawn.iter(f"{SPACE}text")]
+    assert texts[1::2] == ["a", f"{long[:23]}…", long]

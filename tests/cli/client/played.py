@@ -93,6 +93,11 @@ class Commands:
         out, self.err = self._capsys.readouterr()
         return out
 
+    def rest(self) -> tuple[str, str]:
+        """Return what the last command printed to stdout and to stderr before it failed."""
+        out, err = self._capsys.readouterr()
+        return out, err
+
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[tuple[PlayedApi, str]]:

@@ -3,13 +3,16 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cli.client import top
+from cli.client.pipeline_drawing import svg
 from headrace.client import ApiUnavailable, RequestRefused, ResourceMissing
 from store.errors import Conflict, InvalidRequest, NotFound
-from tests.cli.client.api_objects import APPROVAL, BOUND, TOOL, TWO_DAYS, VERSION
+from tests.cli.client.api_objects import APPROVAL, BOUND, CHECK, PIPELINE, ROLLOUT, TOOL, TWO_DAYS, VERSION
 from tests.cli.client.played import Commands, Request, api, headrace
 from tests.cli.client.verb_cases import CASES
 
@@ -87,6 +90,12 @@ def test_a_verb_sends_and_tells(
         ("prompts render guide --var days:=x", {}, InvalidRequest, "--var days:=: this is not JSON"),
         ("submit hi --var a=b", {}, InvalidRequest, "--var goes with --prompt"),
         ("submit hi --file x", {}, InvalidRequest, "give either a prompt or --file"),
+        ("submit", {}, InvalidRequest, "give either a prompt or --file"),
+        ("submit --job x --temperature 0", {}, InvalidRequest, "with --job everything stands in the file"),
+        ("submit --job x --webhook https://a", {}, InvalidRequest, "with --job everything stands in the file"),
+        ("models quality tiny --plot -", {}, ResourceMissing, "nothing here"),
+        ("rollout show rollout_1 --plot -", {}, ResourceMissing, "nothing here"),
+        ("models quantize tiny --scheme int7", {}, InvalidRequest, "no scheme 'int7': "),
         (
             "submit hi",
             {"GET /v1/models": []},
@@ -180,6 +189,7 @@ JOB: dict[str, Any] = {
     "usage": {"input_tokens": 5, "output_tokens": 7, "queue_ms": 1, "first_token_ms": None, "compute_ms": None},
     "error": None,
 }
+ROLLOUTS = {"GET /v1/rollouts/rollout_1": ROLLOUT | {"checks": [CHECK]}}
 FAILED = JOB | {"status": "failed", "output": None, "error": {"code": "poison", "message": "it died"}}
 
 
@@ -197,6 +207,113 @@ STREAM = sse(
     ("job.delta", {"text": "ter"}),
     ("job.succeeded", JOB),
 )
+
+
+MEASURED = {"quality": None, "not_measured": "too large"}
+
+
+@pytest.mark.parametrize(
+    ("line", "answers", "printed"),
+    [
+        ("models unalias tiny new", {"DELETE /v1/models/tiny/aliases/new": (204, {})}, {"model": "tiny"}),
+        (
+            "pipelines unalias digest new",
+            {"DELETE /v1/pipelines/digest/aliases/new": (204, {})},
+            {"pipeline": "digest"},
+        ),
+        ("prompts unalias guide new", {"DELETE /v1/prompts/guide/aliases/new": (204, {})}, {"prompt": "guide"}),
+    ],
+)
+def test_a_removed_alias_is_told_as_json(
+    headrace: Commands, line: str, answers: dict[str, Any], printed: dict[str, Any]
+) -> None:
+    assert json.loads(headrace(f"{line} --json", answers)) == printed | {"alias": "new", "removed": True}
+
+
+@pytest.mark.parametrize(
+    ("line", "answers", "printed"),
+    [
+        ("webhooks delete we_1", {"DELETE /v1/webhook_endpoints/we_1": (204, {})}, {"id": "we_1", "deleted": True}),
+        (
+            "webhooks recover we_1 --since 2026-11-26",
+            {"POST /v1/webhook_endpoints/we_1/recover": {"queued": 4, "has_more": False}},
+            {"queued": 4},
+        ),
+        (
+            "tools delete weather",
+            {"GET /v1/tools": [TOOL], "DELETE /v1/tools/tool_1": (204, {})},
+            {"name": "weather", "deleted": True},
+        ),
+        ("queues pause q@1", {"POST /v1/queues/q@1/pause": {"name": "q@1"}}, {"name": "q@1"}),
+        (
+            "models quality tiny@2",
+            {
+                "GET /v1/model_versions": [VERSION | {"verification": MEASURED, "quantized_from": "tiny@1"}],
+                "GET /v1/models/tiny/quality_bound": BOUND,
+            },
+            {
+                "data": [
+                    {
+                        "id": "tiny@2",
+                        "state": "ready",
+                        "state_reason": None,
+                        "dtype": "auto",
+                        "quantized_from": "tiny@1",
+                        **MEASURED,
+                    }
+                ],
+                "bound": BOUND,
+            },
+        ),
+    ],
+)
+def test_a_verb_tells_json(headrace: Commands, line: str, answers: dict[str, Any], printed: dict[str, Any]) -> None:
+    assert json.loads(headrace(f"{line} --json", answers)) == printed
+
+
+def test_pictures_and_definitions_are_files(headrace: Commands, tmp_path: Path) -> None:
+    headrace(
+        "models quality tiny --plot q.svg",
+        {
+            "GET /v1/models/tiny/quality_plot": "<svg/>",
+            "GET /v1/model_versions": [VERSION],
+            "GET /v1/models/tiny/quality_bound": BOUND,
+        },
+    )
+    headrace("rollout show rollout_1 --plot r.svg", {**ROLLOUTS, "GET /v1/rollouts/rollout_1/plot": "<svg>r</svg>"})
+    headrace("pipelines show digest --svg p.svg", {"GET /v1/pipelines/digest": PIPELINE})
+    assert [(tmp_path / name).read_text() for name in ("q.svg", "r.svg")] == ["<svg/>", "<svg>r</svg>"]
+    assert (tmp_path / "p.svg").read_text() == svg("digest@2", PIPELINE["steps"])
+    (tmp_path / "tool.json").write_text('{"headers": {"X": "1"}, "url": "https://b.example/"}')
+    made = {"GET /v1/tools": [], "POST /v1/tools": TOOL}
+    for options, definition in (
+        ("tool.json", {"headers": {"X": "1"}, "url": "https://b.example/"}),
+        ("tool.json --mcp https://a.example/", {"headers": {"X": "1"}, "type": "mcp", "url": "https://a.example/"}),
+    ):
+        headrace(f"tools put other {options}", made)
+        assert headrace.api.requests[1] == ("POST", "/v1/tools", {**definition, "name": "other"})
+
+
+def test_live_figures_are_lines_until_the_api_refuses(headrace: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(top, "time", SimpleNamespace(sleep=slept.append))
+    away = (503, {"error": {"message": "not now", "code": "x", "param": None}})
+    forbidden = (403, {"error": {"message": "no scope", "code": "y", "param": None}})
+    events = sse(("history", {"points": []}), ("live", {"at": 1}))
+    answers = iter([events, away, away, sse(("live", {"at": 2})), *[away] * 5, forbidden])
+    with pytest.raises(RequestRefused, match="no scope"):
+        headrace("top --json", {"GET /v1/live": lambda: next(answers)})
+    out, told = headrace.rest()
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"event": "history", "data": {"points": []}},
+        {"event": "live", "data": {"at": 1}},
+        {"event": "live", "data": {"at": 2}},
+    ]
+    assert slept == [0.5, 1.0, 2.0, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0], "longer while it fails, at once again after events"
+    ended, away_told = "has ended the connection; it is tried again", "! not now; it is tried again"
+    lines = told.splitlines()
+    assert [line.endswith(ended) for line in lines] == [True, False, False, True, *[False] * 5]
+    assert set(lines[1:3]) == set(lines[4:]) == {away_told}
 
 
 def test_a_stream_is_printed_as_it_comes(headrace: Commands) -> None:

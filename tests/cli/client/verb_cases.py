@@ -12,6 +12,7 @@ from tests.cli.client.api_objects import (
     PROMPT,
     ROLLOUT,
     TOOL,
+    TWO_DAYS,
     VERSION,
 )
 from tests.cli.client.played import Request
@@ -480,6 +481,25 @@ CASES: list[Case] = [
         {"GET /v1/webhook_deliveries/evt_1": DELIVERY},
         [("GET", "/v1/webhook_deliveries/evt_1", None)],
         ["evt_1 job.failed failed https://a.example/", "not tried yet"],
+    ),
+    (
+        "webhooks delivery evt_1",
+        {
+            "GET /v1/webhook_deliveries/evt_1": {
+                **DELIVERY,
+                "tries": [
+                    {"attempt": 1, "at": TWO_DAYS, "duration_ms": 12.6, "status": 500, "error": "answered 500"},
+                    {"attempt": 2, "at": TWO_DAYS, "duration_ms": None, "status": None, "error": None},
+                ],
+            }
+        },
+        [("GET", "/v1/webhook_deliveries/evt_1", None)],
+        [
+            "evt_1 job.failed failed https://a.example/",
+            "try  at  took  status  error",
+            "1  2 d ago  13 ms  500  answered 500",
+            "2  2 d ago",
+        ],
     ),
     (
         "webhooks redeliver evt_1",

@@ -82,23 +82,6 @@ def test_a_verb_becomes_its_program(typed: str, became: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        ("host", "give --memory for many models in a budget, or --autoscale for many workers of a model"),
-        (
-            "host --memory 1GiB --autoscale",
-            "give --memory for many models in a budget, or --autoscale for many workers of a model",
-        ),
-        ("models measure folder --against tiny@1", "--against and --texts are for a version, such as smollm2@2"),
-        ("models measure folder --texts f", "--against and --texts are for a version, such as smollm2@2"),
-    ],
-)
-def test_options_that_do_not_fit_together_start_nothing(typed: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "run_module", lambda *_: pytest.fail("it was started"))
-    assert str(CliRunner().invoke(app, typed.split()).exception) == said
-
-
-@pytest.mark.parametrize(
     ("module", "role"),
     [
         ("producer_api", API),

@@ -97,7 +97,9 @@ def test_redis_is_asked_again_when_it_is_back(redis_client: redis.Redis) -> None
     assert limiter.check("a", per_minute=60, cost=1, burst=4).remaining == 1
     redis_client.delete("headrace:limit:a")
     assert limiter.check("a", per_minute=60, cost=1, burst=4).remaining == 0
-    now = 2.0
+    now = 0.9
+    assert not limiter.check("a", per_minute=60, cost=1, burst=4).allowed, "its own share is spent"
+    now = 1.0
     assert limiter.check("a", per_minute=60, cost=1, burst=4).remaining == 3
 
 
