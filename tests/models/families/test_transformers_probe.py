@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from models.families import transformers_fallback, transformers_probe
 from models.families.model_folder import read_json
 from models.families.transformers_probe import ProbedConfig, probe
 from store.errors import ModelLoadError
 from tests.models.others import REFUSED, SUPPORTED, save_configuration
+from tests.stand_ins import stand_in
 
 
 def look(folder: Path) -> ProbedConfig:
@@ -82,6 +86,103 @@ def test_a_configuration_that_says_too_little_is_refused(
     raw = json.loads((folder / "config.json").read_bytes())
     (folder / "config.json").write_text(json.dumps(raw | changes))
     assert reason in refusal(folder)
+
+
+def attention(**changes: Any) -> dict[str, Any]:
+    """The arguments of an attention call that the paged cache supports."""
+    query, key = torch.zeros(1, 4, 3, 16), torch.zeros(1, 2, 3, 16)
+    given = {"query": query, "key": key, "value": key, "attention_mask": transformers_probe._MaskWindow(None)}
+    return {"module": stand_in(layer_idx=1)} | given | changes
+
+
+OF_TRAINING = {"is_causal": True, "position_ids": 1, "cache_position": 1, "use_cache": True, "dropout": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (OF_TRAINING | {"scaling": 0.5, "softcap": 5.0, "sliding_window": 9, "s_aux": None, "bias": False}, None),
+        ({"module": stand_in()}, "its attention does not know which layer it is in"),
+        ({"module": stand_in(layer_idx=None)}, "its attention does not know which layer it is in"),
+        ({"attention_mask": None}, "its attention mask is not made through transformers' mask interface"),
+        (
+            {"value": torch.zeros(1, 2, 3, 8)},
+            "its queries, keys and values differ in size, as in multi-head latent attention",
+        ),
+        (
+            {"query": torch.zeros(1, 4, 3, 8)},
+            "its queries, keys and values differ in size, as in multi-head latent attention",
+        ),
+        ({"s_aux": 1, "bias": 2}, "its attention needs bias, s_aux, which the paged attention does not have"),
+    ],
+)
+def test_an_attention_that_asks_for_more_is_refused(given: dict[str, Any], reason: str | None) -> None:
+    seen: list[Any] = []
+    token = transformers_probe._seen.set(seen)
+    try:
+        if reason is None:
+            assert transformers_probe._attention(**attention(**given))[0].shape == (1, 3, 4, 16)
+            assert seen == [transformers_probe._AttentionCall(1, 2, 16, None)]
+            return
+        with pytest.raises(transformers_probe._ProbeFailed) as refused:
+            transformers_probe._attention(**attention(**given))
+        assert (str(refused.value), seen) == (reason, [])
+    finally:
+        transformers_probe._seen.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "reason"),
+    [
+        (
+            {"max_position_embeddings": 0},
+            [(0, 2, 16), (1, 2, 16)],
+            "its configuration does not say how many positions it has",
+        ),
+        ({}, [(0, 2, 16), (1, 4, 16)], "its layers have key-value heads of different numbers or sizes"),
+        ({}, [(0, 2, 16), (1, 2, 8)], "its layers have key-value heads of different numbers or sizes"),
+        (
+            {},
+            [(1, 2, 16), (0, 2, 16)],
+            "2 of its 2 layers attend through transformers' attention interface, and only those keep their keys and "
+            "values in the paged cache",
+        ),
+    ],
+)
+def test_layers_must_be_alike_and_attend_in_order(
+    config: dict[str, Any], layers: list[tuple[int, int, int]], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [transformers_probe._AttentionCall(*layer, None) for layer in layers]
+    monkeypatch.setattr(transformers_probe, "_run", lambda _config, _context: (calls, 320))
+    with pytest.raises(transformers_probe._ProbeFailed) as refused:
+        transformers_probe._probed_config(
+            stand_in(**({"num_hidden_layers": 2, "max_position_embeddings": 64} | config))
+        )
+    assert str(refused.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("rope", "window"),
+    [
+        (None, 64),
+        ({"rope_type": "yarn", "original_max_position_embeddings": 8}, 64),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 8}, 8),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 128}, 64),
+        ({"rope_type": "longrope"}, 64),
+        ({"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 16}, "theta": 1.0}, 16),
+    ],
+)
+def test_a_context_ends_with_the_short_factors_of_long_rope(rope: dict[str, Any] | None, window: int) -> None:
+    config = stand_in(max_position_embeddings=64, rope_parameters=rope)
+    assert transformers_probe._context_window(config) == window
+
+
+def test_8_bits_are_for_the_llama_family_alone(tmp_path: Path) -> None:
+    config = ProbedConfig(320, 64, 2, 16, (None,))
+    with pytest.raises(ModelLoadError) as refused:
+        transformers_fallback.load(tmp_path, config, context=64, dtype=torch.int8, device=torch.device("cpu"))
+    assert str(refused.value) == f"{tmp_path}: int8 is for the Llama family alone; use bfloat16"
+    assert transformers_fallback.adaptable(config) == {}
 
 
 def test_code_beside_the_weights_is_never_run(tmp_path: Path) -> None:

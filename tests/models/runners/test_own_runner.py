@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 import pytest
@@ -88,6 +89,15 @@ def test_a_bad_input_fails_alone() -> None:
     assert "ValidationError" in said["misfit"]
     assert "secret" not in str(said)
     assert not any(one.retryable for one in found[1:-1])
+
+
+def test_what_json_has_no_type_for_is_written_as_pydantic_does() -> None:
+    class Made(BaseModel):
+        on: date
+
+    task = Task(name="made", input=Words, output=Made, runner="a.b:load", example={"text": "x"})
+    runner = OwnRunner(task, lambda batch: [{"on": date(2026, 1, 2)}])
+    assert runner.run([EncodeRow("r", (0,), Words(text="a"))]) == [b'{"on": "2026-01-02"}']
 
 
 def test_too_little_memory_is_told_as_such() -> None:

@@ -144,3 +144,22 @@ def test_a_folder_that_cannot_run_is_refused(tmp_path: Path) -> None:
     (folder / "items.jsonl").write_text(good + '\n{"id": "new"}')
     with pytest.raises(ModelLoadError, match=r"items\.weight has shape"):
         recommender_for(folder, SETTINGS)
+    with pytest.raises(ModelLoadError) as refused:
+        recommender_for(folder, SETTINGS, dtype="bfloat16")
+    assert refused.value.message == "a recommender runs in float32: register it without --dtype"
+
+
+def test_scores_that_are_not_finite_are_no_answer_and_spoil_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    folder = build_recommender(tmp_path / "model")
+    settings = SETTINGS.model_copy(update={"torch_threads": 3})
+    runner = recommender_for(folder, settings, dtype="float32")
+    rows = [
+        EncodeRow(f"{first}", (0,), RecommendQuery(vector=(first, *[1.0] * (DIMENSIONS - 1)), top_k=2))
+        for first in (1.0, float("inf"), 2.0)
+    ]
+    assert [one is None for one in runner.run(rows)] == [False, True, False]
+    assert threads == [3]

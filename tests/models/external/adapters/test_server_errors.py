@@ -45,7 +45,10 @@ LONG = "y" * 400
     ("status", "said", "kind", "message", "code"),
     [
         (408, {"error": {"message": "m"}}, UpstreamBusy, "takes no requests (HTTP 408): m", "worker_lost"),
+        (401, {"error": {"message": "m"}}, UpstreamBusy, "takes no requests (HTTP 401): m", "worker_lost"),
         (403, {"error": "m"}, UpstreamBusy, "takes no requests (HTTP 403): m", "worker_lost"),
+        (404, {"error": {"message": "m"}}, UpstreamRefused, "refuses the request: m", "invalid_value"),
+        (502, {"error": {"message": "m"}}, UpstreamBusy, "takes no requests (HTTP 502): m", "worker_lost"),
         (504, "gateway\nline", UpstreamBusy, "takes no requests (HTTP 504): gateway", "worker_lost"),
         (501, {"message": "m"}, UpstreamFailed, "failed (HTTP 501): m", "engine_error"),
         (422, {"detail": "d"}, UpstreamRefused, "refuses the request: d", "invalid_value"),
