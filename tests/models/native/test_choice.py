@@ -1,6 +1,7 @@
 """Whether the kernels run a model, and when they are compiled; nothing is compiled here."""
 
 import logging
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,13 +10,17 @@ from typing import Any
 import pytest
 import torch
 
+from models.engine.runner import Interrupted, Row, StepPlan
 from models.families import llama
 from models.families.registry import Architecture
 from models.native import build as building
 from models.native import choose
 from models.native.build import BuildFailed, build
 from models.native.choose import native_loader
+from models.native.library import INTERRUPTED, NO_MEMORY, Kernels
+from models.native.llama import NativeBatchBuilder, NativeLlama
 from store.settings import Settings
+from tests.models.driving import request
 from tests.stand_ins import stand_in
 
 CPU = torch.device("cpu")
@@ -66,6 +71,75 @@ def test_other_models_run_on_torch_and_the_log_says_why(
         found = native_loader(model, settings, changes.get("dtype", torch.bfloat16), changes.get("device", CPU))
     assert (found, kernels) == (None, [])
     assert caplog.messages == ([] if warning is None else [warning])
+
+
+def test_a_folder_that_cannot_be_written_and_a_compiler_that_hangs_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.native.build.shutil.which", lambda name: "/bin/true")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BuildFailed, match=rf"^the kernels cannot be built in {tmp_path}/file/native: "):
+        build(tmp_path / "file" / "native")
+    limits: list[float] = []
+
+    def hang(command: Sequence[str], **given: Any) -> Any:
+        if "timeout" not in given:  # the version of the compiler
+            return SimpleNamespace(stdout="1")
+        limits.append(given["timeout"])
+        raise subprocess.TimeoutExpired(command, given["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(BuildFailed, match="timed out after 300 seconds"):
+        build(tmp_path / "native")
+    assert (limits, list((tmp_path / "native").iterdir())) == ([300], [])
+
+
+def test_a_library_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"good": 4, "old": 3}
+
+    def opened(path: str) -> Any:
+        names = ["isa", "open", "close", "layers", "logits", "linear"]
+        functions = {f"headrace_{name}": SimpleNamespace() for name in names}
+        version = stand_in_function(versions[Path(path).name])
+        return SimpleNamespace(headrace_version=version, **functions)
+
+    monkeypatch.setattr("models.native.library.ctypes.CDLL", opened)
+    Kernels(tmp_path / "good")
+    with pytest.raises(OSError, match=rf"^{tmp_path}/old was built from other sources$"):
+        Kernels(tmp_path / "old")
+
+
+def stand_in_function(result: int) -> Any:
+    """A function to which attributes can be given, as those of ctypes."""
+
+    def function() -> int:
+        return result
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "said"),
+    [(NO_MEMORY, MemoryError, "no memory for a pass of 3 tokens"), (INTERRUPTED, Interrupted, ""), (0, None, "")],
+)
+def test_the_outcome_of_a_pass_is_an_error_or_its_states(
+    outcome: int, error: type[Exception] | None, said: str
+) -> None:
+    model: Any = NativeLlama.__new__(NativeLlama)
+    model.config = stand_in(vocab_size=9, hidden_size=70)
+    model._model, model._kernels = stand_in(), stand_in(layers=lambda *_: outcome, close=lambda space: None)
+    model._space = None
+    tensor = torch.zeros(1)
+    cache: Any = stand_in(keys=tensor, values=tensor, num_pages=1)
+    row = Row(request([0, 8, 3]), (0, 8, 3), 0, [0], (), sample=True)
+    batch = NativeBatchBuilder(1).build(StepPlan((row,)))
+    if error is None:
+        assert model.forward(batch, cache).shape == (3, 128), "padded to whole groups of 64"
+        assert model._model.threads == torch.get_num_threads()
+        return
+    with pytest.raises(error) as found:
+        model.forward(batch, cache)
+    assert str(found.value) == said
 
 
 def test_kernels_that_cannot_be_built_are_done_without(

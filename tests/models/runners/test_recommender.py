@@ -119,6 +119,48 @@ def test_the_best_items_are_those_of_a_plain_search(similarity: str, tmp_path: P
     assert found[-1] == [], "no item is let through"
 
 
+TOWER: dict[str, Any] = {
+    "features": [
+        {"name": "age", "type": "number", "mean": 40, "scale": 10},
+        {"name": "land", "type": "category", "categories": ["ch", "de"], "dimensions": 2},
+    ],
+    "hidden": [4],
+    "activation": "tanh",
+}
+
+
+def test_the_features_of_a_user_go_through_the_tower(tmp_path: Path) -> None:
+    folder = build_recommender(tmp_path / "model", user_tower=TOWER)
+    items, config = items_of(folder), read_config(RecommenderConfig, (folder / "config.json").read_bytes())
+    made = {name: torch.randn(*shape) for name, shape in (("embeddings.land.weight", (2, 2)),)}
+    made |= {"layers.0.weight": torch.randn(4, 3), "layers.0.bias": torch.randn(4)}
+    made |= {"layers.1.weight": torch.randn(DIMENSIONS, 4), "layers.1.bias": torch.randn(DIMENSIONS)}
+    vectors = load_file(folder / "model.safetensors")["items.weight"]
+    save_file(
+        {f"user_tower.{name}": tensor for name, tensor in made.items()} | {"items.weight": vectors},
+        folder / "model.safetensors",
+    )
+    bodies = [{"input": {"features": {"age": age, "land": land}}, "top_k": 3} for age, land in ((55, "de"), (20, "ch"))]
+    queries = [query_of(RecommendPayload.model_validate(body), config, items) for body in bodies]
+    for (number, row), answer in zip(
+        ((1.5, 1), (-2.0, 0)), run(recommender_for(folder, SETTINGS), items, queries), strict=True
+    ):
+        inputs = torch.cat([torch.tensor([number]), made["embeddings.land.weight"][row]])
+        hidden = (made["layers.0.weight"] @ inputs + made["layers.0.bias"]).tanh()
+        scores = vectors @ (made["layers.1.weight"] @ hidden + made["layers.1.bias"])
+        best, places = scores.topk(3)
+        assert [name for name, _ in answer] == [f"i{place}" for place in places.tolist()]
+        assert [score for _, score in answer] == pytest.approx(best.tolist(), abs=1e-4)
+    del made["layers.1.bias"]
+    save_file(
+        {f"user_tower.{name}": tensor for name, tensor in made.items()} | {"items.weight": vectors},
+        folder / "model.safetensors",
+    )
+    with pytest.raises(ModelLoadError) as refused:
+        recommender_for(folder, SETTINGS)
+    assert refused.value.message == f"{folder} has no tensor user_tower.layers.1.bias"
+
+
 def test_a_history_without_a_known_item_is_refused(tmp_path: Path) -> None:
     folder = build_recommender(tmp_path / "model")
     config = read_config(RecommenderConfig, (folder / "config.json").read_bytes())
