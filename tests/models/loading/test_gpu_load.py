@@ -89,7 +89,7 @@ def test_decode_passes_are_recorded_for_the_slots_and_a_quarter_more(
     runner = device_runner(folder, Settings(device="cpu", **given), tables=True)
     assert recorded.graphs == graphs
     assert recorded.plans == [], "the pool is a number, so nothing is measured"
-    assert (runner.spare_tokens, runner.lookahead_tokens) == (0, 1)
+    assert (runner.spare_tokens, runner.lookahead_tokens, runner.num_candidates) == (0, 1, 1024)
     recorded.graphs.clear()
     device_runner(folder, Settings(device="cpu", **given), tables=False)
     assert recorded.graphs == []

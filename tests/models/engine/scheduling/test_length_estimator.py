@@ -31,6 +31,12 @@ def test_never_more_than_the_request_may_have(values: list[int], num_output: int
     assert 0 <= lengths_of(values).remaining(num_output, num_output + more) <= more
 
 
+def test_the_last_256_outputs_count_once_16_have_ended() -> None:
+    assert (lengths_of([5] * 15).remaining(2, MANY), lengths_of([5] * 16).remaining(2, MANY)) == (MANY - 2, 3)
+    assert lengths_of([9, *[5] * 255]).remaining(5, MANY) == 4
+    assert lengths_of([9, *[5] * 256]).remaining(5, MANY) == 5, "the one that was longer is forgotten"
+
+
 def test_until_a_few_have_ended_each_may_use_all() -> None:
     lengths = lengths_of([5] * (FEWEST - 1))
     assert lengths.remaining(2, MANY) == MANY - 2

@@ -28,6 +28,12 @@ def test_similar_lengths_share_a_pass() -> None:
     assert pack([8, 200, 9, 190, 8], budget=4096) == [[1, 3], [2, 0, 4]]
 
 
+def test_as_much_padding_as_another_pass_costs_is_taken_and_no_more() -> None:
+    assert pack([200, 136, 136, 200], budget=4096) == [[0, 3, 1, 2]]
+    assert pack([200, 136, 135, 200], budget=4096) == [[0, 3, 1], [2]]
+    assert pack([200, 200, 200], budget=599) == [[0, 1], [2]]
+
+
 @given(
     st.lists(LENGTHS, min_size=1, max_size=6), st.lists(st.integers(0, 99), min_size=6, max_size=6), st.integers(1, 999)
 )

@@ -32,6 +32,16 @@ def test_a_pass_takes_its_time(limit_s: float, token_s: float, fixed_s: float, e
     assert learned(limit_s, token_s, fixed_s) == pytest.approx(expected, rel=0.02)
 
 
+def test_before_anything_is_known_a_pass_is_small_and_one_of_half_of_that_teaches() -> None:
+    assert PassTime(inf).budget(MOST) == MOST
+    times = PassTime(0.05)
+    assert (times.budget(MOST), times.budget(100)) == (256, 100)
+    times.record(127, 127 * 100e-6)
+    assert times.budget(MOST) == 256
+    times.record(128, 128 * 100e-6)
+    assert times.budget(MOST) == 500
+
+
 def test_one_slow_pass_changes_nothing_and_a_pass_that_is_too_small_is_not_measured() -> None:
     times = PassTime(0.05)
     for _ in range(5):

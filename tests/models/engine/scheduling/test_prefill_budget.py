@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.runner import Sampled, StepPlan
-from models.engine.scheduling.prefill_budget import BACKGROUND_S, FEWEST_TOKENS, WINDOW, PrefillBudget
+from models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
 from tests.models.engine.rig import Bytes, Watched, ask, step
 
 MOST = 512
@@ -126,8 +126,8 @@ def test_the_background_enters_in_short_pieces_and_hardly_at_all_beside_somebody
     learned = PrefillBudget(1.8)
     assert learned.background_budget(is_interactive=False) is None, "what a prompt token takes is not known"
     machine(learned, decode_s=0.01, token_s=0.0005)
-    assert learned.background_budget(is_interactive=False) == int(BACKGROUND_S / 0.0005)
-    assert learned.background_budget(is_interactive=True) == FEWEST_TOKENS
+    assert learned.background_budget(is_interactive=False) == 30, "15 ms"
+    assert learned.background_budget(is_interactive=True) == 16
     machine(learned, decode_s=0.1, token_s=1.0)
     assert learned.background_budget(is_interactive=False) == FEWEST_TOKENS
 
