@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts.tool_calls import CallPiece, ContentPiece, Reading, ToolCallReader, WrittenCall, call_id, merged
+from prompts.tool_calls import (
+    CallPiece,
+    ContentPiece,
+    Reading,
+    ToolCallReader,
+    WrittenCall,
+    call_id,
+    choice_name,
+    merged,
+)
 from store.tasks.generate import ToolStyle
 
 HERMES, LLAMA3, JSON = ToolStyle
@@ -60,6 +69,16 @@ CALLS: list[tuple[ToolStyle, str, Reading]] = [
         Reading("Done.", calls("{}", '{"a": {"b": {}}}')),
     ),
     (JSON, '{"name": "turn", "arguments": {}, "id": {"x": "}"}}!', Reading("!", calls("{}"))),
+    # Each style reads the other's word for arguments, and a bare call may be separated by a comma.
+    (HERMES, '<tool_call>{"name": "turn", "parameters": {"a": 1}}</tool_call>', Reading("", calls('{"a": 1}'))),
+    (LLAMA3, '{"name": "turn", "arguments": {"a": 1}}', Reading("", calls('{"a": 1}'))),
+    (
+        JSON,
+        '{"name": "turn", "arguments": {}}, {"name": "turn", "arguments": {"a": 1}}',
+        Reading("", calls("{}", '{"a": 1}')),
+    ),
+    (HERMES, 'a <tool_call>{"name":"turn","arguments":{}}</tool_call>, b', Reading("a\n, b", calls("{}"))),
+    (LLAMA3, 'Now <|python_tag|>{"name": "turn", "parameters": {}}', Reading("Now", calls("{}"))),
 ]
 
 CONTENT: list[tuple[ToolStyle, str]] = [
@@ -80,6 +99,11 @@ CONTENT: list[tuple[ToolStyle, str]] = [
     (JSON, '{"type": "object", "name": "turn", "arguments": {}}'),
     (JSON, '{"name": "turn" "arguments": {}}'),
     (JSON, '{{"name": "turn", "arguments": {}}}'),
+    (JSON, '{"type": "method", "name": "turn", "arguments": {}}'),
+    (JSON, '{"name": "turn", "arguments": [{}]}'),
+    (JSON, '{"name": "turn", "input": {}}'),
+    (LLAMA3, '<tool_call>{"name": "fly", "arguments": {}}</tool_call>'),
+    (JSON, '<|python_tag|>x {"name": "turn", "parameters": {}}'),
 ]
 
 
@@ -173,3 +197,6 @@ def test_ids_are_the_same_for_the_same_job_and_different_for_others() -> None:
     ids = {call_id(job_id, index) for job_id in ("job_1", "job_2") for index in range(3)}
     assert len(ids) == 6
     assert call_id("job_1", 2) in ids
+    # Rows and callers have these: the next release makes the same ones.
+    assert call_id("job_1", 2) == "call_cfe3a9d2f2d4ae433e3c647d"
+    assert [choice_name("job_1", choice) for choice in range(3)] == ["job_1", "job_1.1", "job_1.2"]

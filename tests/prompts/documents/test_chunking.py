@@ -45,3 +45,25 @@ def test_a_long_text_has_the_tokens_of_its_pieces() -> None:
 def test_pages_are_counted_from_one() -> None:
     assert [page_at((0, 10, 10, 25), at) for at in (0, 9, 10, 24, 25, 99)] == [1, 1, 3, 3, 4, 4]
     assert page_at((), 5) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "overlap", "passages"),
+    [
+        # The end of a paragraph, though a sentence ends behind it; of a sentence, though a word does; of a word.
+        ("aa bb. cc\n\ndd. ee ff gg", 18, 0, ["aa bb. cc", "dd. ee ff gg"]),
+        ("aa bb cc dd! ee ff gg hh", 18, 0, ["aa bb cc dd!", "ee ff gg hh"]),
+        ("aa bb cc dd ee ff", 9, 0, ["aa bb cc", "dd ee ff"]),
+        ("aa bb cc\ndd ee ff gg hh", 15, 0, ["aa bb cc", "dd ee ff gg hh"]),
+        # An end in the first half does not count.
+        ("aa. bbbb cccc dddd", 15, 0, ["aa. bbbb cccc", "dddd"]),
+        # The next one begins at a word, at most so many tokens before.
+        ("aa bb cc dd ee ff", 9, 4, ["aa bb cc", "cc dd", "dd ee ff"]),
+        ("aaaa bbbb cccc", 10, 3, ["aaaa bbbb", "cccc"]),
+        ("  aa  ", 9, 3, ["aa"]),
+        ("   ", 9, 3, []),
+    ],
+)
+def test_passages_end_where_a_thought_ends(text: str, size: int, overlap: int, passages: list[str]) -> None:
+    found = spans(text, token_starts(ByteTokenizer(), text), size, overlap)
+    assert [text[one.start : one.end].strip() for one in found] == passages

@@ -1,6 +1,8 @@
 """The text of documents: plain, HTML, PDF with pages; damaged and foreign files are refused with the reason."""
 
 import io
+import json
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prompts.documents import document_text
-from prompts.documents.document_text import read_document
+from prompts.documents.document_text import DocumentText, read_document
 from store.errors import InvalidRequest
 
 
@@ -93,3 +95,57 @@ def test_a_parser_has_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPa
     seen = read_document(io.BytesIO(pdf_of("x")), "a.pdf").text
     assert "LANG=C.UTF-8" in seen
     assert "s3cr3t" not in seen
+
+
+def told(monkeypatch: pytest.MonkeyPatch, folder: Path, **answer: object) -> DocumentText:
+    """The document that a parser makes of a file if it tells this."""
+    program = folder / "program.py"
+    program.write_text(f"print({json.dumps(answer)!r})")
+    monkeypatch.setattr(document_text, "_PROGRAM", program)
+    return read_document(io.BytesIO(b"PK"), "a.b.XLSX")
+
+
+def test_what_a_parser_tells_is_joined_with_the_places_of_its_pages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = told(monkeypatch, tmp_path, parts=["a\0b", "", "\ud800c"], has_pages=True)
+    assert found == DocumentText("ab\n\n\n\n?c", (0, 4, 6))
+    assert told(monkeypatch, tmp_path, parts=["a", "b"], has_pages=False) == DocumentText("a\n\nb", ())
+    with pytest.raises(InvalidRequest) as refused:
+        told(monkeypatch, tmp_path, error="it is broken", code="unsupported_file")
+    assert (refused.value.message, refused.value.code) == ("it is broken", "unsupported_file")
+
+
+def test_the_sizes_and_the_time_of_a_file_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds = (document_text.MOST_BYTES, document_text.MOST_CHARS, document_text.WALL_S)
+    assert bounds == (128 << 20, 8 << 20, 300.0)
+    monkeypatch.setattr(document_text, "MOST_BYTES", 3 << 20)
+    monkeypatch.setattr(document_text, "MOST_CHARS", 4)
+    assert read_document(io.BytesIO("éééé".encode()), "a").text == "éééé"
+    for data, said in (
+        (b"x" * 5, "the file's text has more than 4 characters: divide it"),
+        (b"x" * ((3 << 20) + 1), "the file has more than 3 MB: divide it"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            read_document(io.BytesIO(data), "a.txt")
+        assert (refused.value.message, refused.value.code) == (said, "invalid_file")
+
+    def slow(command: list[str], *, input: bytes, timeout: float, **_more: object) -> None:  # noqa: A002 - of subprocess
+        assert (command[-2:], input) == (["pdf", "standard"], b"%PDF")
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(document_text.subprocess, "run", slow)
+    with pytest.raises(InvalidRequest) as refused:
+        read_document(io.BytesIO(b"%PDF"), "a.pdf")
+    assert (refused.value.message, refused.value.code) == ("the file was not read within 300 s", "invalid_file")
+
+
+def test_each_end_of_a_name_has_its_parser() -> None:
+    assert document_text.PARSED == {
+        ".htm": "html",
+        ".html": "html",
+        ".pdf": "pdf",
+        ".docx": "word",
+        ".pptx": "slides",
+        ".xlsx": "sheets",
+    }
