@@ -119,11 +119,45 @@ def test_a_shorter_output_is_followed_from_the_beginning(grammars: Grammars, ids
     assert allowed(matcher.masks()[0]) == {*ids("b")}
 
 
+def test_a_grammar_may_begin_behind_the_beginning_of_the_output(
+    grammars: Grammars, ids: Callable[[str], list[int]]
+) -> None:
+    matcher = grammars.matcher("regex", "abc")
+    for output, allows in (("xy", "a"), ("xya", "b"), ("xyab", "c"), ("xya", "b")):
+        matcher.follow(ids(output), begin=2)
+        assert allowed(matcher.masks()[0]) == {*ids(allows)}
+
+
 def test_an_output_outside_of_the_grammar_is_stuck(grammars: Grammars, ids: Callable[[str], list[int]]) -> None:
     matcher = grammars.matcher("regex", "abc")
     matcher.follow(ids("ax"))
     assert matcher.is_stuck
     assert not grammars.matcher("regex", "abc").is_stuck
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        ("poem", "a", "the grammar cannot be followed: there is no kind poem"),
+        (
+            "regex",
+            "a" * (MAX_GRAMMAR_CHARS + 1),
+            f"the grammar cannot be followed: it is longer than {MAX_GRAMMAR_CHARS} characters",
+        ),
+        ("regex", "\udcff", "the grammar cannot be followed: it holds half a character"),
+        ("choice", "[]", "the grammar cannot be followed: a choice is a JSON array of texts, none of them empty"),
+        (
+            "json_schema",
+            '{"not":' * 3000 + "{}" + "}" * 3000,
+            "the JSON schema cannot be followed: it is nested too deeply",
+        ),
+    ],
+)
+def test_the_reason_of_a_refusal_is_a_sentence(grammars: Grammars, kind: str, text: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        grammars.check(kind, text)
+    assert (refused.value.message, refused.value.param) == (said, "sampling.grammar")
+    assert not grammars.is_compiled(kind, text)
 
 
 REFUSED = [

@@ -182,3 +182,38 @@ def test_the_digest_is_of_the_content() -> None:
     schemas = ({"properties": {"a": {}, "b": {}}}, {"properties": {"b": {}, "a": {}}})
     first, second = (Template(text="a", variables=schema).content_digest for schema in schemas)
     assert first == second
+
+
+def test_the_steps_and_the_time_of_a_template_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = "{% for a in x %}{% endfor %}"
+    assert fill(loop, x=[1] * 10_000) == ""
+    for text, num in ((loop, 10_001), (loop + "{{ y|length == 0 }}", 10_000)):
+        with pytest.raises(InvalidRequest) as refused:
+            fill(text, x=[1] * num, y="")
+        assert refused.value.message == (
+            "the prompt cannot be made with these values: its loops and filters take over 10000 steps: send shorter "
+            "values"
+        )
+    monkeypatch.setattr("prompts.prompt_template.CPU_S", -1.0)
+    with pytest.raises(InvalidRequest, match=r"it takes over -1\.0 s: send shorter values"):
+        fill(loop, x=[1])
+    assert fill("{{ x }}", x=1) == "1"
+
+
+def test_all_parts_of_a_template_share_its_bounds() -> None:
+    messages = [{"role": "user", "content": "{% for a in x %}{% endfor %}"}] * 2
+    template = Template.model_validate({"messages": messages, "variables": ANY})
+    RenderedTemplate(template).fill({"x": [1] * 5000, "big": ""})
+    with pytest.raises(InvalidRequest, match="steps"):
+        RenderedTemplate(template).fill({"x": [1] * 5001, "big": ""})
+
+
+def test_a_value_that_is_missing_is_named() -> None:
+    for text in ("{{ x|upper }}", "{{ x }}", "{{ big.city }}"):
+        with pytest.raises(InvalidRequest) as refused:
+            fill(text, big={"a": 1})
+        assert refused.value.message in (
+            "the prompt cannot be made with these values: 'x' is undefined",
+            "the prompt cannot be made with these values: 'dict object' has no attribute 'city'",
+        )
+    assert fill("{{ big.city|default('-') }}{{ x|default('+') }}", big={}) == "-+"

@@ -238,3 +238,12 @@ def test_earlier_reasoning_is_given_to_templates_that_keep_it() -> None:
     answer = ChatMessage(role=Role.ASSISTANT, content="4", reasoning_content="2 and 2")
     assert "<think>\n2 and 2\n</think>\n\n4" in ChatTemplate(SWITCHED, {}).render((*ASKED, answer, *ASKED))
     assert "2 and 2" not in ChatTemplate(HERMES, {}).render((*ASKED, answer, *ASKED))
+
+
+def test_the_variables_of_a_request_stand_beside_those_of_its_reasoning() -> None:
+    template = ChatTemplate(SWITCHED + "{{ style }}", {})
+    off = template.render(ASKED, variables={"style": "x", "enable_thinking": False})
+    assert off.endswith("</think>\n\nx")
+    effort = ReasoningOptions(effort=ReasoningEffort.LOW)
+    on = template.render(ASKED, variables={"style": "x", "enable_thinking": False}, reasoning=effort)
+    assert on.endswith("assistant\nx"), "what a request says of reasoning counts"

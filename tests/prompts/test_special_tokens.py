@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from prompts.special_tokens import divided
+from prompts.special_tokens import divided, with_marks
 from prompts.tasks.generate import build_prompt
 from prompts.tokenizer import FileTokenizer, load_tokenizer
+from store.errors import InvalidRequest
 from store.tasks.generate import GenerateInput
 from tests.models.tiny import save_tokenizer
 
@@ -49,3 +50,36 @@ def test_tokens_that_overlap_are_all_divided() -> None:
         parts = divided(text, special)
         assert "".join(parts) == text
         assert not [one for one in special for part in parts if len(one) > 1 and one in part]
+
+
+def halves(text: str) -> list[str]:
+    return text.split("|") if "|" in text else [text]
+
+
+def test_each_text_of_a_conversation_is_marked_between_its_parts() -> None:
+    messages = [
+        {"role": "user", "content": "a|b\ue000"},
+        {"role": "assistant", "content": "", "reasoning_content": "c|d"},
+        {"role": "user", "content": "e"},
+    ]
+    marked, mark = with_marks(GenerateInput.model_validate({"messages": messages}), halves)
+    assert mark == "\ue001", "the first character that stands in no text"
+    assert [(one.content, one.reasoning_content) for one in marked.messages or ()] == [
+        ("a\ue001b\ue000", None),
+        ("", "c\ue001d"),
+        ("e", None),
+    ]
+    plain = GenerateInput(prompt="a")
+    assert with_marks(plain, halves) == (plain, "")
+    assert with_marks(GenerateInput(prompt="a|b"), halves) == (GenerateInput(prompt="a\ue000b"), "\ue000")
+
+
+def test_a_text_with_every_private_character_is_refused() -> None:
+    most = "".join(map(chr, range(0xE000, 0xF8FE)))
+    assert with_marks(GenerateInput(prompt=f"a|{most}"), halves)[1] == "\uf8fe"
+    with pytest.raises(InvalidRequest) as refused:
+        with_marks(GenerateInput(prompt=f"a|{most}\uf8fe"), halves)
+    assert (refused.value.message, refused.value.param) == (
+        "the texts have every character for private use: leave one out",
+        "input",
+    )

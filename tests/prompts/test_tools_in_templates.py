@@ -168,3 +168,16 @@ def test_tags_that_no_text_shows_are_not_waited_for(
     assert tokenizer.tool_style is style
     read = asked(ROUND)
     assert "<tools>" in tokenizer.render(read.messages or (), read.callable_tools)
+
+
+def test_a_template_is_told_that_there_are_no_tools_and_writes_json_as_it_says() -> None:
+    message = asked(ROUND[:1]).messages or ()
+    source = "{{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}"
+    assert ChatTemplate(source, {}).render(message) == "True True True"
+    value = {"b": "<é>", "a": [1]}
+    written = (
+        "{{ x | tojson }} {{ x | tojson(sort_keys=true, separators=(',', ':')) }} {{ x | tojson(ensure_ascii=true) }}"
+    )
+    assert ChatTemplate(written, {}).render(message, variables={"x": value}) == (
+        '{"b": "<é>", "a": [1]} {"a":[1],"b":"<é>"} {"b": "<\\u00e9>", "a": [1]}'
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from prompts.audio.audio_file import AudioBounds, AudioInfo, inspect, read_mono
 from store.errors import InvalidRequest
@@ -63,6 +64,41 @@ def test_a_file_that_ends_early_is_noticed_while_it_is_read() -> None:
         with pytest.raises(InvalidRequest) as caught:
             list(read_mono(io.BytesIO(damaged), info.num_frames))
         assert caught.value.code == "audio_truncated"
+
+
+def test_no_more_is_read_than_was_found_and_channels_become_their_mean() -> None:
+    left = tone(25, 16_000)
+    stereo = io.BytesIO()
+    soundfile.write(stereo, np.stack([left, np.zeros_like(left)], axis=1), 16_000, format="WAV", subtype="FLOAT")
+    for num_frames in (1, 160_000, 160_001, 400_000):
+        blocks = [*read_mono(stereo, num_frames)]
+        assert np.array_equal(np.concatenate(blocks), left[:num_frames] / 2)
+        assert len(blocks) == -(-num_frames // 160_000)
+
+
+def test_a_refusal_says_what_is_there_and_what_is_accepted() -> None:
+    said = {name: refusal(content).message for name, (content, _) in cases().items()}
+    cut = "the audio is cut off: part of the file is missing, send it again"
+    assert said == {
+        "a text named .wav": "this is not audio that can be read: send WAV, FLAC, OGG or MP3",
+        "nothing": "this is not audio that can be read: send WAV, FLAC, OGG or MP3",
+        "a header alone": cut,
+        "another format": "AIFF files are not read: send WAV, FLAC, OGG or MP3",
+        "no seconds": "the audio is 0 seconds long: send one with sound",
+        "ten hours": "the audio is 36000 s long, and at most 60 s are accepted: divide it",
+        "half a WAV": cut,
+        "half a FLAC": cut,
+        "three channels": "the audio has 3 channels, and at most 2 are accepted: mix it down",
+        "too few samples a second": (
+            "the audio has a sample rate of 4000 Hz, and 8000 to 48000 are accepted: resample it"
+        ),
+        "too many samples a second": (
+            "the audio has a sample rate of 96000 Hz, and 8000 to 48000 are accepted: resample it"
+        ),
+    }
+    for rate in (8000, 48_000):
+        most = io.BytesIO(audio_file(np.zeros(60 * rate, np.float32), rate, channels=2))
+        assert inspect(most, BOUNDS, "file") == AudioInfo(60.0, 60 * rate, rate, 2)
 
 
 def test_an_unknown_size_is_the_rest_of_the_file() -> None:

@@ -45,6 +45,7 @@ def test_a_long_text_has_the_tokens_of_its_pieces() -> None:
 def test_pages_are_counted_from_one() -> None:
     assert [page_at((0, 10, 10, 25), at) for at in (0, 9, 10, 24, 25, 99)] == [1, 1, 3, 3, 4, 4]
     assert page_at((), 5) is None
+    assert page_at((5, 10), 4) is None
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,9 @@ class Vocabulary:
     def added_token_id(self, text: str) -> int | None:
         return self._added.index(text) if text in self._added else None
 
+    def encode(self, text: str, add_special: bool) -> list[int]:
+        return [self._added.index(part) for part in (["<s>"] if add_special else []) + text.split()]
+
 
 @pytest.mark.parametrize(
     ("added", "prompt"),
@@ -97,6 +100,8 @@ def test_bad_words_are_banned_at_the_start_of_a_text_and_after_a_space(smollm2_f
     words = banned_sequences(tokenizer, (" water", "water", "Schmetterling"))
     assert [tokenizer.decode(word) for word in words] == ["water", " water", "Schmetterling", " Schmetterling"]
     assert [len(word) > 1 for word in words] == [False, False, True, True]
+    own: Any = Vocabulary("<s>", "mill", "river")
+    assert banned_sequences(own, ("mill", " ", "river mill")) == ((1,), (2, 1))
 
 
 @pytest.mark.parametrize(
