@@ -8,11 +8,26 @@ import pytest
 from transformers import AutoTokenizer
 
 from prompts.detokenizer import spell
-from prompts.tokenizer import ByteTokenizer, eos_token_ids, load_tokenizer, tokenizer_for
+from prompts.encoded_texts import EncodedTexts
+from prompts.token_pieces import load_pieces, pieces_for
+from prompts.tokenizer import (
+    ApproximateTokenizer,
+    ByteTokenizer,
+    eos_token_ids,
+    load_tokenizer,
+    sampling_defaults_for,
+    special_token,
+    tokenizer_for,
+)
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Role
+from store.payloads.reasoning import ReasoningOptions
+from store.payloads.sampling_params import SamplingDefaults
 from store.registry.models import ModelVersion
 from store.streams.checkpoints import LogprobRow
+from store.tasks.generate import ToolStyle
+from tests.prompts.reasoning_templates import SWITCHED
+from tests.prompts.tool_templates import HERMES
 
 CONVERSATIONS = [
     [("user", "Name three colors.")],
@@ -188,3 +203,88 @@ def test_logprobs_are_spelled_for_the_tokens_of_the_text(smollm2_files: dict[str
     assert b"".join(bytes(one.bytes) for one in found).decode() == "🦆 a"
     assert [top.token for top in found[0].top_logprobs] == ["<|im_end|>", found[0].token]
     assert "\ufffd" in found[0].token
+
+
+def test_special_tokens_are_those_of_the_configuration_before_the_older_file() -> None:
+    older = {"bos_token": "<s>", "unk_token": {"content": "<unk>"}, "sep_token": 5}
+    newer = {"bos_token": {"content": "<b>"}, "cls_token": None}
+    files = {
+        "special_tokens_map.json": json.dumps(older).encode(),
+        "tokenizer_config.json": json.dumps(newer).encode(),
+    }
+    names = ("bos_token", "unk_token", "sep_token", "cls_token", "pad_token", "chat_template")
+    assert [special_token(files, name) for name in names] == ["<b>", "<unk>", None, None, None, None]
+
+
+def test_a_template_in_a_file_of_its_own_comes_first(smollm2_files: dict[str, bytes]) -> None:
+    files = with_template(smollm2_files, "inside", unk_token="<u>") | {
+        "chat_template.jinja": "{{ unk_token }}é".encode()
+    }
+    assert load_tokenizer(files).render(messages([("user", "x")])) == "<u>é"
+
+
+def test_a_server_without_a_tokenizer_has_an_estimate() -> None:
+    tokenizer = ApproximateTokenizer()
+    assert [len(tokenizer.encode(text, add_special=True)) for text in ("", "a", "abcd", "abcde", "éé")] == [
+        0,
+        1,
+        1,
+        2,
+        1,
+    ]
+    asked, hi = ReasoningOptions(max_tokens=4), messages([("user", "hi")])
+    assert tokenizer.render(hi, reasoning=asked) == "user: hi\n"
+    with pytest.raises(InvalidRequest, match="this model does not reason"):
+        ByteTokenizer().render(hi, reasoning=asked)
+
+
+def test_the_bytes_of_a_pair_have_their_text_and_their_characters() -> None:
+    assert ByteTokenizer().encode_texts("é", "ab") == EncodedTexts(
+        ids=(0xC3, 0xA9, 97, 98), type_ids=(0, 0, 1, 1), text_of=(0, 0, 1, 1), offsets=((0, 1), (0, 1), (0, 1), (1, 2))
+    )
+    assert ByteTokenizer().encode_texts("a").text_of == (0,)
+    assert ByteTokenizer().encode_texts("abc", "").keep([2, 0]).ids == (99, 97)
+
+
+def test_the_marks_of_reasoning_are_text_and_other_special_tokens_are_not(
+    byte_fallback_files: dict[str, bytes],
+) -> None:
+    backend = json.loads(byte_fallback_files["tokenizer.json"])
+    first = len(backend["model"]["vocab"])
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    for number, (mark, is_special) in enumerate((("<think>", True), ("</think>", True), ("<tool_call>", True))):
+        backend["added_tokens"].append({"id": first + number, "content": mark, "special": is_special, **plain})
+    files = byte_fallback_files | {"tokenizer.json": json.dumps(backend).encode()}
+    tokenizer = load_tokenizer(files | {"chat_template.jinja": SWITCHED.encode()})
+    hello = tokenizer.encode("Hello", add_special=False)
+    assert tokenizer.reasoning is not None
+    assert tokenizer.decode([first, *hello, first + 1, *hello, first + 2, 2]) == "<think>Hello</think>Hello"
+    assert [tokenizer.is_silent(first + number) for number in range(4)] == [False, False, True, True]
+    assert tokenizer.spelling(first + 1) == b"</think>"
+    # Calls between tags that are special tokens would be skipped with them.
+    hermes = {"chat_template.jinja": HERMES.encode()}
+    assert load_tokenizer(files | hermes).tool_style is ToolStyle.JSON
+    assert load_tokenizer(byte_fallback_files | hermes).tool_style is ToolStyle.HERMES
+
+
+def test_the_sampling_of_a_version_is_that_of_its_file() -> None:
+    stored = {"d": b'{"temperature": 0.5, "top_k": 3, "top_p": 7}'}
+    with_file = version("torch", {"generation_config.json": "d"})
+    found = sampling_defaults_for(with_file, stored.__getitem__)
+    assert (found.temperature, found.top_k, found.top_p) == (0.5, 3, SamplingDefaults().top_p)
+    assert sampling_defaults_for(version("torch", {}), stored.__getitem__) == SamplingDefaults()
+
+
+def test_pieces_are_spelled_and_joined_by_the_vocabulary(byte_fallback_files: dict[str, bytes]) -> None:
+    pieces = load_pieces(byte_fallback_files)
+    assert (pieces.unknown_id, pieces.marks_subwords, pieces.text(260), pieces.text(99_999)) == (0, False, "▁Hello", "")
+    assert pieces.join(["▁Hello", "▁wor", "ld"]) == "Hello world"
+    with pytest.raises(ModelLoadError, match=r"tokenizer\.json cannot be read: "):
+        load_pieces({"tokenizer.json": b"{"})
+    stored = {"d": byte_fallback_files["tokenizer.json"]}
+    assert (
+        pieces_for(version("torch", {"tokenizer.json": "d", "config.json": "e"}), stored.__getitem__).text(260)
+        == "▁Hello"
+    )
+    fake = pieces_for(version("fake", {}), stored.__getitem__)
+    assert (fake.unknown_id, fake.text(97), fake.join(["a", "b"])) == (None, "a", "ab")

@@ -13,7 +13,9 @@ LABELS = ("O", "B-PER", "I-PER")
 O, B, I = [0.75, 0.125, 0.125], [0.25, 0.5, 0.25], [0.0, 0.25, 0.75]  # noqa: E741 - the usual names of the tags
 
 
-def found(text: str, scores: Sequence[Sequence[float]], how: Aggregation) -> list[tuple[object, ...]]:
+def found(
+    text: str, scores: Sequence[Sequence[float]], how: Aggregation, labels: Sequence[str] = LABELS
+) -> list[tuple[object, ...]]:
     """The entities of a text of one byte a token, between two special tokens that have scores too."""
     num = len(text)
     encoded = EncodedTexts(
@@ -23,7 +25,7 @@ def found(text: str, scores: Sequence[Sequence[float]], how: Aggregation) -> lis
         offsets=((0, 0), *((at, at + 1) for at in range(num)), (0, 0)),
     )
     flat = [score for row in ([1.0, 0.0, 0.0], *scores, [1.0, 0.0, 0.0]) for score in row]
-    entities = entities_of(text, encoded, flat, LABELS, BytePieces(), how)
+    entities = entities_of(text, encoded, flat, labels, BytePieces(), how)
     return [(one.label, one.score, one.start, one.end, one.word, one.index) for one in entities]
 
 
@@ -42,6 +44,8 @@ def test_neighbours_of_one_label_are_one_and_a_beginning_begins_another() -> Non
         ("O", 0.75, 3, 4, "d", None),
         ("PER", 0.75, 4, 5, "e", None),
     ]
+    others = ("O", "I-AX", "I-BX")
+    assert [one[0] for one in found("ab", [B, I], Aggregation.SIMPLE, others)] == ["AX", "BX"]
 
 
 @pytest.mark.parametrize(
