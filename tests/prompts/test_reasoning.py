@@ -84,6 +84,48 @@ def test_marks_switch_and_levels_are_found_by_rendering() -> None:
     }
 
 
+BOTH = LEVELS_WITH_NONE + "{% if enable_thinking %}!{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "variables"),
+    [
+        (ALWAYS, [{}, None, {}, {}, {}, {}, {}]),
+        (SWITCHED, [{"enable_thinking": True}, *[{"enable_thinking": False}] * 2, *[{"enable_thinking": True}] * 4]),
+        (
+            LEVELS_WITH_NONE,
+            [{}, *[{"reasoning_effort": name} for name in ("none", "none", "low", "medium", "high")], None],
+        ),
+        (LEVELS, [{}, None, *[{"reasoning_effort": name} for name in ("low", "low", "medium", "high")], None]),
+        (
+            BOTH,
+            [
+                {"enable_thinking": True},
+                *[{"enable_thinking": False}] * 2,
+                *[{"enable_thinking": True, "reasoning_effort": name} for name in ("low", "medium", "high")],
+                None,
+            ],
+        ),
+    ],
+)
+def test_each_effort_is_said_in_the_variables_of_the_template(
+    template: str, variables: list[dict[str, Any] | None]
+) -> None:
+    """Without an effort, then each of them; None is refused, and optional it is the nearest one."""
+    support = ChatTemplate(template, {}).reasoning
+    assert support is not None
+    assert support.variables(None) == {}
+    efforts = (None, *ReasoningEffort)
+    for effort, wanted in zip(efforts, variables, strict=True):
+        if wanted is not None:
+            assert support.variables(ReasoningOptions(effort=effort)) == wanted
+            continue
+        with pytest.raises(InvalidRequest):
+            support.variables(ReasoningOptions(effort=effort))
+        nearest = variables[2] if effort is ReasoningEffort.NONE else variables[5]
+        assert support.variables(ReasoningOptions(effort=effort, optional=True)) == nearest
+
+
 def test_an_effort_is_given_to_the_template_in_its_own_variables() -> None:
     assert rendered(SWITCHED, effort="none") == rendered(SWITCHED, effort="minimal") != rendered(SWITCHED)
     assert rendered(SWITCHED, effort="none").endswith("</think>\n\n")
@@ -183,6 +225,7 @@ READ = [
     (THINK, "<", ("", "<")),
     (THINK, "<think>\n\n</think>\n\nAt once", ("", "At once")),
     (THINK, "<think>cut </thi", ("cut", "")),
+    (THINK, "<think>a <", ("a <", "")),
     (THINK, "<think>a < b </b ", ("a < b </b", "")),
     (THINK.model_copy(update={"is_open": True}), "\nso ü🦆</think>\nyes", ("so ü🦆", "yes")),
     (THINK.model_copy(update={"is_open": True}), "<think>so</think>yes", ("so", "yes")),
@@ -216,6 +259,7 @@ def test_reasoning_and_answer_are_the_same_however_the_text_is_cut(
         (THINK, "ü yes", 0),
         (THINK, " yes", 0),
         (THINK, "<think>é</think>\n", None),
+        (THINK, "<think>\ud800</think>yes", 18),
         (THINK, "<thi", None),
         (THINK.model_copy(update={"is_open": True}), "é</think>yes", 10),
     ],

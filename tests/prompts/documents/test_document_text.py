@@ -134,7 +134,7 @@ def test_the_sizes_and_the_time_of_a_file_are_bounded(monkeypatch: pytest.Monkey
         assert (command[-2:], input) == (["pdf", "standard"], b"%PDF")
         raise subprocess.TimeoutExpired(command, timeout)
 
-    monkeypatch.setattr(document_text.subprocess, "run", slow)
+    monkeypatch.setattr(subprocess, "run", slow)
     with pytest.raises(InvalidRequest) as refused:
         read_document(io.BytesIO(b"%PDF"), "a.pdf")
     assert (refused.value.message, refused.value.code) == ("the file was not read within 300 s", "invalid_file")
