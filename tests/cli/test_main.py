@@ -86,8 +86,13 @@ def test_an_address_that_is_given_is_not_mixed_with_a_local_stacks(tmp_path: Pat
                 database_url="postgresql://x@127.0.0.1:1/x", redis_url="r", api_url="a", flower_url="f", models=[]
             )
         )
-        assert located(Settings(home=tmp_path))["REDIS_URL"] == "r"
+        assert located(Settings(home=tmp_path)) == {
+            "DATABASE_URL": "postgresql://x@127.0.0.1:1/x",
+            "REDIS_URL": "r",
+            "HEADRACE_HOME": str(tmp_path),
+        }, "a database of the operator's has no user for each program"
         assert located(Settings(home=tmp_path, database_url="given")) == {"DATABASE_URL": "given"}
+        assert located(Settings(home=tmp_path, redis_url="given")) == {"REDIS_URL": "given"}
 
 
 @pytest.mark.parametrize("verb", ["api", "worker", "host", "dispatcher", "migrate"])

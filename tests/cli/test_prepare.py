@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from cli.local import stack
+from cli.local import prepare, stack
 from cli.local.home import Home
-from cli.local.prepare import CATALOGUE, ensure_model
+from cli.local.prepare import CATALOGUE, ensure_key, ensure_model
 from models.catalog import CATALOG, register
 from store.db.database import Database
 from store.errors import Unavailable
 from store.registry.models import ModelVersion
 from store.settings import Settings, child_environment
+from store.tenants.api_key_admin import revoke
+from store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, find_tenant
 
 
 def ensure(db: Database, settings: Settings, folder: Path, asked: str) -> ModelVersion:
@@ -39,6 +41,51 @@ def test_a_folder_is_registered_under_its_name_and_a_registered_name_is_found(
     assert second.version == 2
     assert stack.served_as("./mine", second) == "mine@2"
     assert stack.served_as("mine", found[0]) == "mine"
+
+
+def test_a_stack_keeps_its_key_while_it_is_valid(db: Database, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = ensure_key(db, home)
+    assert (ensure_key(db, home), home.api_key()) == (first, first)
+    tenant_id = find_tenant(db, DEFAULT_TENANT)
+    revoke(db, tenant_id, authenticate(db, first).key_id, actor="tests", grantor=None)
+    second = ensure_key(db, home)
+    home.write_api_key("hr_1_of-another-database")
+    third = ensure_key(db, home)
+    assert len({first, second, third}) == 3
+    for key in (second, third):
+        found = authenticate(db, key)
+        assert (found.tenant_id, found.scopes) == (tenant_id, SCOPES)
+    assert home.api_key() == third
+
+
+@pytest.mark.parametrize(
+    ("is_migrated", "can_log_in", "with_roles", "ran"),
+    [
+        (True, True, True, []),
+        (True, False, False, []),
+        (True, False, True, [["roles"]]),
+        (False, True, True, [["roles"]]),
+        (False, True, False, [[]]),
+    ],
+)
+def test_a_database_is_migrated_once_and_has_roles_if_they_are_used(
+    db: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_migrated: bool,
+    can_log_in: bool,
+    with_roles: bool,
+    ran: list[list[str]],
+) -> None:
+    started: list[list[str]] = []
+    said: list[str] = []
+    monkeypatch.setattr(prepare, "is_migrated", lambda _: is_migrated)
+    monkeypatch.setattr(prepare, "can_log_in", lambda _: can_log_in)
+    monkeypatch.setattr(prepare, "_run_module", lambda module, words, *_: started.append([module, *words]))
+    prepare.migrate(db, Home(tmp_path), {}, said.append, with_roles=with_roles)
+    assert started == [["migrations", *words] for words in ran]
+    assert said == ["schema migrated"] * len(ran)
 
 
 @pytest.mark.parametrize(

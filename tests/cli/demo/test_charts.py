@@ -1,16 +1,21 @@
-"""The demo's pictures and its webhook receiver."""
+"""The demo's pictures, its verdict, and its webhook receiver."""
 
 import io
+from contextlib import suppress
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import orjson
+import pytest
 from rich.console import Console
 from standardwebhooks import Webhook
 
-from cli.demo import charts, sampler
+from cli.demo import charts, demo, sampler
 from cli.demo.charts import Span
 from cli.demo.receiver import running_receiver
+from store.errors import Unavailable
 from store.tenants.webhook_secrets import new_secret
 
 
@@ -49,6 +54,64 @@ def test_gauges_are_read_by_their_short_names() -> None:
     occupancy = sampler.Occupancy()
     occupancy.add(sampler.read_gauges(page))
     assert (occupancy.running, occupancy.mean) == ([3], 2.5)
+
+
+JOB: dict[str, Any] = {
+    "id": "job_1",
+    "status": "succeeded",
+    "metadata": {"demo": "Why?"},
+    "usage": {"output_tokens": 7, "first_token_ms": 1500.0, "input_tokens": 3, "compute_ms": None},
+    "error": None,
+}
+EVENTS = [{"kind": "queued", "at": 11.0}, {"kind": "started", "at": 12.0}, {"kind": "succeeded", "at": 15.0}]
+
+
+def test_a_job_is_a_bar_from_its_acceptance_to_its_end() -> None:
+    job: Any = JOB
+    assert demo._span(job, EVENTS, 10.0) == Span("Why?", "7 tokens", 1.0, 2.0, 2.5, 5.0)
+    unstarted: Any = JOB | {"usage": None}
+    assert demo._span(unstarted, EVENTS[::2], 10.0) == Span("Why?", "0 tokens", 1.0, 5.0, 5.0, 5.0)
+
+
+class Received:
+    """Stands for the receiver of webhooks."""
+
+    def __init__(self, *job_ids: str, num_refused: int = 0) -> None:
+        self.num_refused, self._ids = num_refused, set(job_ids)
+
+    def wait_for(self, expected: set[str], timeout_s: float) -> set[str]:
+        return self._ids & expected if timeout_s else set()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "receiver", "said"),
+    [
+        (
+            [JOB, JOB | {"status": "failed", "error": {"code": "poison", "message": "died"}}],
+            Received("job_1"),
+            "1 of 2 jobs did not succeed, first: job_1 failed, 3 + 7 tokens, first token after 1500 ms, poison: died",
+        ),
+        ([JOB], Received(), "webhooks: 1 missing, 0 with a bad signature"),
+        ([JOB], Received("job_1", num_refused=2), "webhooks: 0 missing, 2 with a bad signature"),
+    ],
+)
+def test_a_demo_fails_if_a_part_of_it_did_not_work(jobs: Any, receiver: Any, said: str) -> None:
+    with pytest.raises(Unavailable) as failed:
+        demo._check(jobs, receiver)
+    assert failed.value.message == said
+
+
+def test_a_demo_has_its_endpoint_while_it_runs() -> None:
+    called: list[Any] = []
+    client: Any = SimpleNamespace(
+        create_webhook_endpoint=lambda *given: called.append(given) or {"id": "we_1", "secret": "whsec_x"},
+        delete_webhook_endpoint=called.append,
+    )
+    receiver: Any = SimpleNamespace(url="http://r", trust=called.append)
+    with suppress(Unavailable), demo._endpoint(client, receiver):
+        assert called == [("http://r", ["job.succeeded", "job.failed"]), "whsec_x"]
+        raise Unavailable("the burst failed")
+    assert called[2:] == ["we_1"]
 
 
 def test_the_receiver_counts_good_signatures_and_refuses_others() -> None:

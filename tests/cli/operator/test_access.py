@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -12,8 +13,10 @@ from typer.testing import CliRunner
 from cli.tree import app
 from store.audit.audit import list_entries
 from store.db.database import Database
-from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unauthenticated
+from store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, NotFound, Unauthenticated
 from store.redis.key_notices import KEYS_CHANNEL
+from store.registry import versions
+from store.registry.models import register_version
 from store.settings import Settings
 from store.tenants.api_keys import SCOPES, authenticate, create_key, find_tenant
 
@@ -170,3 +173,25 @@ def test_tenants_are_made_renamed_and_disabled(verb: Verb, db: Database, redis_c
     done = [(entry.action, entry.actor) for entry in list_entries(db, tenant_id) if entry.actor != "tests"]
     names = ["tenant.enabled", "tenant.disabled", "tenant.renamed", "tenant.created"]
     assert done == [(name, "headrace tenants") for name in names]
+
+
+def test_a_version_is_priced_and_deleted_by_its_number(verb: Verb, db: Database) -> None:
+    for digest in "012":
+        about: dict[str, Any] = {"dtype": "none", "context_window": 8, "files": {}, "actor": "tests"}
+        register_version(db, model="tiny", runner="fake", source="fake", digest=digest * 64, **about)
+    price = ("models", "price", "tiny@2", "--input", "0.15", "--output", "0.6", "--json")
+    priced = {"model": "tiny", "version": 2, "input": "0.15", "output": "0.6"}
+    assert json.loads(verb(*price)) == priced | {"cached_input": "0.15"}
+    assert json.loads(verb(*price, "--cached-input", "0.05")) == priced | {"cached_input": "0.05"}
+    versions.retire(db, "tiny", 2, "tests")
+    for words, refused, said in (
+        (("tiny@3",), Conflict, "tiny@3 is in use: retire it first"),
+        (("tiny@4",), NotFound, "no model 'tiny@4'"),
+    ):
+        with pytest.raises(refused, match=said):
+            verb("models", "delete", *words)
+    assert json.loads(verb("models", "delete", "tiny@2", "--json")) == {"model": "tiny", "version": 2, "deleted": True}
+    assert [one.version for one in versions.list_versions(db, "tiny")] == [3, 1]
+    with db.begin() as connection:
+        deleted = connection.execute(text("SELECT actor, resource FROM audit_log WHERE action = 'model.deleted'")).all()
+    assert deleted == [("headrace models delete", "tiny@2")]
