@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from producer_api.anthropic.message_request import as_sent
+from store.errors import InvalidRequest
 from tests.producer_api.anthropic.message_requests import RESULT, TEXT, TOOL, USE, message_job, schema, turns
 from tests.producer_api.request_outcomes import refusal_of
 
@@ -356,3 +358,70 @@ def test_an_error_names_the_field_of_the_request(subtests: pytest.Subtests) -> N
     for changes, code, param, message in REFUSED:
         with subtests.test(message):
             assert refusal_of(message_job, changes) == (code, param, message)
+
+
+OTHERS: dict[str, tuple[Any, Any, str]] = {
+    "guided_json": ({"a": 1}, None, "send `output_config.format`"),
+    "guided_choice": (["a"], None, "send `output_config.format`"),
+    "structured_outputs": ({"regex": "a"}, None, "send `output_config.format`"),
+    "output_format": ({"type": "json_schema"}, None, "send `output_config.format`"),
+    "response_format": ({"type": "json_object"}, {"type": "text"}, "send `output_config.format`"),
+    "json_schema": ({"a": 1}, {}, "send `output_config.format`"),
+    "min_p": (0.1, 0, "leave it out"),
+    "min_tokens": (1, 0, "leave it out"),
+    "stop_token_ids": ([1], [], "leave it out"),
+    "logit_bias": ({"7": 1}, {}, "leave it out"),
+    "ignore_eos": (True, False, "leave it out"),
+    "container": ("c", None, "leave it out"),
+    "context_management": (
+        {"edits": [{"type": "clear_tool_uses_20250919"}]},
+        {"edits": [{"type": "clear_thinking_20251015"}]},
+        "leave it out",
+    ),
+    "mcp_servers": ([{}], [], "register the servers, and name them in `server_tools`"),
+    "stop": (["x"], [], "send `stop_sequences`"),
+    "stop_words": (["x"], [], "send `stop_sequences`"),
+    "max_completion_tokens": (1, None, "send `max_tokens`"),
+    "max_tokens_to_sample": (1, None, "send `max_tokens`"),
+    "max_new_tokens": (1, None, "send `max_tokens`"),
+    "lora": ("x", "", "name a `model`"),
+    "functions": ([{}], [], "send `tools`"),
+    "reasoning_effort": ("low", "none", "send `output_config.effort`"),
+    "reasoning": ({"effort": "low"}, {}, "send `thinking`"),
+    "enable_thinking": (True, False, "send `thinking`"),
+    "thinking_budget": (5, 0, "send `thinking`"),
+    "n": (2, 1, "send one request for each answer"),
+}
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_a_field_of_another_api_is_refused_unless_it_means_nothing(field: str) -> None:
+    wrong, harmless, advice = OTHERS[field]
+    message = f"`{field}` is not supported: {advice}"
+    assert refusal_of(message_job, {field: wrong}) == ("unsupported_parameter", field, message)
+    assert message_job({field: harmless}) == message_job({})
+
+
+def test_an_error_of_the_job_names_the_field_that_was_sent() -> None:
+    names = {
+        "sampling.stop[2]": "stop_sequences[2]",
+        "sampling.temperature": "temperature",
+        "sampling.grammar.text": "output_config.format",
+        "sampling": "max_tokens",
+        "user": "metadata.user_id",
+        "input": "messages",
+        "input.token_ids": "messages",
+        "input.messages[0].content": "messages[0].content",
+        "input.reasoning": "thinking",
+        "input.reasoning.effort": "thinking.type",
+        "input.reasoning.max_tokens": "thinking.budget_tokens",
+        "input.parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+        "input.template.variables.city": "prompt.variables.city",
+        "input.tools[0].function.parameters": "tools[0].input_schema",
+        "input.tools[1].function.name": "tools[1].name",
+        "webhook.url": "job.webhook.url",
+    }
+    for param, name in names.items():
+        error = as_sent(InvalidRequest(f"`{param}` is wrong", param=param))
+        assert (error.param, error.message) == (name, f"`{name}` is wrong")
+    assert as_sent(InvalidRequest("all wrong")).param is None

@@ -15,10 +15,13 @@ from producer_api.server.errors import Draining
 from producer_api.server.sse import StreamAborted
 from store.errors import Unavailable
 from store.hosts.host_reports import HostReport
+from store.redis import live_workers
 from store.redis.live_workers import WorkerTick
+from store.scheduling import backlog, queues
 from store.scheduling.backlog import Backlog, Load, TenantBacklog
 from store.scheduling.queues import QueueView
 from store.scheduling.service_rate import Rate
+from store.tenants import tenants
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 QUEUE = QueueView("m@1", 0, 1, {"standard": Load(2, 30)}, 0, 2.0, None, None, None)
@@ -38,11 +41,11 @@ class Sources:
         self.is_away = False
         monkeypatch.setattr(live_poll, "PERIOD_S", 0.001)
         monkeypatch.setattr(live_poll, "read_hosts", self.hosts)
-        monkeypatch.setattr(live_poll.backlog, "read_backlog", lambda _db: BACKLOG)
-        monkeypatch.setattr(live_poll.queues, "view_queues", self.queues)
-        monkeypatch.setattr(live_poll.tenants, "read_names", self.names)
-        monkeypatch.setattr(live_poll.live_workers, "read_workers", lambda _client: [])
-        monkeypatch.setattr(live_poll.live_workers, "read_ticks", self.new_ticks)
+        monkeypatch.setattr(backlog, "read_backlog", lambda _db: BACKLOG)
+        monkeypatch.setattr(queues, "view_queues", self.queues)
+        monkeypatch.setattr(tenants, "read_names", self.names)
+        monkeypatch.setattr(live_workers, "read_workers", lambda _client: [])
+        monkeypatch.setattr(live_workers, "read_ticks", self.new_ticks)
 
     def hosts(self, _db: Any) -> list[HostReport]:
         if self.is_away:

@@ -5,8 +5,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from producer_api.openai.request_fields import MOST_UNKNOWN
+from producer_api.openai.chat_request import ChatRequest
+from producer_api.openai.completion_request import CompletionRequest
+from producer_api.openai.request_fields import MOST_UNKNOWN, TextRequest, as_sent
 from store.db.database import Database
+from store.errors import InvalidRequest
 from store.jobs import jobs
 from tests.producer_api.calling import CHAT, error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -140,3 +143,64 @@ def test_what_clients_send_beside_passes(api: httpx2.Client, worker: ScriptedWor
     many = {f"unknown {number}": number for number in range(MOST_UNKNOWN + 1)}
     refused = api.post("/v1/chat/completions", json=CHAT | many)
     assert (refused.status_code, error_of(refused)["code"]) == (400, "invalid_value")
+
+
+TEXT_NAMES = {
+    "sampling.temperature": "temperature",
+    "sampling.grammar.text": "response_format",
+    "sampling": "min_tokens",
+    "priority": "job.priority",
+    "webhook.url": "job.webhook.url",
+    "user": "user",
+}
+CHAT_NAMES = {
+    "sampling.max_tokens": "max_tokens",
+    "max_tokens": "max_tokens",
+    "input": "messages",
+    "input.messages[0].content": "messages[0].content",
+    "input.template.variables.city": "prompt.variables.city",
+    "input.reasoning.effort": "reasoning",
+    "input.reasoning.max_tokens": "reasoning",
+}
+SENT: list[tuple[TextRequest, dict[str, str]]] = [
+    (ChatRequest.model_validate(CHAT), TEXT_NAMES | CHAT_NAMES),
+    (
+        ChatRequest.model_validate(
+            CHAT | {"max_completion_tokens": 5, "ignore_eos": True, "guided_regex": "a", "reasoning_effort": "low"}
+        ),
+        {
+            "sampling.max_tokens": "max_completion_tokens",
+            "sampling": "ignore_eos",
+            "sampling.grammar": "guided_regex",
+            "input.reasoning.effort": "reasoning_effort",
+            "input.reasoning.max_tokens": "reasoning",
+        },
+    ),
+    (
+        ChatRequest.model_validate(CHAT | {"structured_outputs": {"regex": "a"}, "reasoning": {"effort": "low"}}),
+        {
+            "sampling.grammar": "structured_outputs",
+            "input.reasoning.effort": "reasoning.effort",
+            "input.reasoning.max_tokens": "reasoning.max_tokens",
+        },
+    ),
+    (
+        CompletionRequest.model_validate({"model": "m", "prompt": "x"}),
+        TEXT_NAMES
+        | {
+            "max_tokens": "max_tokens",
+            "input": "prompt",
+            "input.token_ids": "prompt",
+            "input.prompts[1]": "prompt[1]",
+            "input.prompts[1].token_ids": "prompt[1].token_ids",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("request_sent", "names"), SENT)
+def test_an_error_of_the_job_names_the_field_that_was_sent(request_sent: TextRequest, names: dict[str, str]) -> None:
+    for param, name in names.items():
+        error = as_sent(InvalidRequest(f"`{param}` is wrong", param=param), request_sent)
+        assert (error.param, error.message) == (name, f"`{name}` is wrong")
+    assert as_sent(InvalidRequest("all wrong"), request_sent).param is None

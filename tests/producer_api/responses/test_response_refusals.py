@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from producer_api.responses.field_names import as_sent
+from producer_api.responses.response_request import ResponseRequest
+from store.errors import InvalidRequest
 from tests.producer_api.request_outcomes import refusal_of
-from tests.producer_api.responses.response_requests import CALL, FUNCTION, MCP, SEARCH, WEB, form, prepared, said
+from tests.producer_api.responses.response_requests import ASKED, CALL, FUNCTION, MCP, SEARCH, WEB, form, prepared, said
 
 REFUSED: list[tuple[dict[str, Any], str, str | None, str]] = [
     ({"input": None}, "invalid_value", "input", "`input` is required"),
@@ -354,3 +357,43 @@ def test_an_error_names_the_field_of_the_request(subtests: pytest.Subtests) -> N
     for changes, code, param, text in REFUSED:
         with subtests.test(text):
             assert refusal_of(prepared, changes) == (code, param, text)
+
+
+JOB_NAMES = {
+    "sampling.max_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "sampling.logprobs": "top_logprobs",
+    "sampling": "min_tokens",
+    "sampling.temperature": "temperature",
+    "sampling.grammar.text": "text.format",
+    "input.tool_choice": "tool_choice",
+    "input.parallel_tool_calls": "parallel_tool_calls",
+    "input.tools[0].function.name": "tools[0].name",
+    "input.chat_template_kwargs.a": "chat_template_kwargs.a",
+    "input.reasoning.effort": "reasoning.effort",
+    "input.messages[1].content": "input",
+    "server_tools.max_tool_calls": "max_tool_calls",
+    "server_tools.names[0]": "tools",
+    "retrieval.filters": "tools.filters",
+    "deadline_ms": "job.deadline_ms",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, JOB_NAMES),
+        ({"input": None, "previous_response_id": "resp_1"}, {"input.messages": "previous_response_id"}),
+        ({"input": None, "conversation": "conv_1"}, {"input.messages": "conversation"}),
+        ({"tools": [WEB, SEARCH]}, {"retrieval.vector_store_ids[0]": "tools[1].vector_store_ids[0]"}),
+        ({"server_tools": {"names": ["calculator"]}}, {"server_tools.names[0]": "server_tools.names[0]"}),
+    ],
+)
+def test_an_error_of_the_job_names_the_field_that_was_sent(changes: dict[str, Any], names: dict[str, str]) -> None:
+    request = ResponseRequest.model_validate(ASKED | changes)
+    for param, name in names.items():
+        error = as_sent(InvalidRequest(f"`{param}` and `retrieval` are wrong", param=param), request)
+        assert (error.param, error.message) == (name, f"`{name}` and `file_search` are wrong")
+    assert as_sent(InvalidRequest("all wrong"), request).param is None
+    told = as_sent(InvalidRequest("`sampling.stop` and `max_tokens` are wrong", param="sampling.stop"), request)
+    assert told.message == "`stop` and `max_output_tokens` are wrong"
