@@ -125,3 +125,27 @@ def test_every_sealed_column_is_a_target() -> None:
             "webhook_endpoints": (("id",), ("secret", "old_secret")),
         }.items()
     )
+    plain = {one.table for one in TARGETS if one == Target(one.table, one.key, one.columns)}
+    of_others = {one.table: (one.tenant, one.never_plain) for one in TARGETS if one.tenant != "tenant_id"}
+    sealed = {
+        one.table: (one.sealed_for, one.sealed_as, one.is_text) for one in TARGETS if one.sealed_for or one.is_text
+    }
+    owner = "(SELECT tenant_id FROM {} AS owner WHERE owner.id = {})"
+    of_job = owner.format("jobs", "job_id")
+    assert plain >= {"responses", "conversations", "conversation_items", "batches", "tools", "tool_approvals"}
+    assert target("jobs").never_plain == ("error",)
+    assert of_others == {
+        "attempts": (of_job, ("error",)),
+        "job_streams": (of_job, ()),
+        "job_checkpoints": (of_job, ()),
+        "batch_lines": (owner.format("batches", "batch_id"), ()),
+        "prompt_versions": (owner.format("prompts", "prompt_id"), ()),
+        "tenants": ("id", ()),
+    }
+    assert sealed == {
+        "job_fallbacks": ("jobs", "", False),
+        "attempts": ("jobs", "", False),
+        "tenants": ("webhook_secrets", "secret", True),
+        "webhook_secrets": ("", "secret", True),
+        "webhook_endpoints": ("", "secret", True),
+    }

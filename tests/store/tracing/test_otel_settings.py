@@ -108,3 +108,23 @@ def test_a_refusal_says_what_to_write(name: str, value: str, said: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_otel_settings(ON | {name: value})
     assert refused.value.message == f"{name}: {said}"
+
+
+def test_all_that_the_standard_names_is_accepted_and_blank_is_unset() -> None:
+    always = [f"{of}always_{state}" for of in ("", "parentbased_") for state in ("on", "off")]
+    named = {
+        "OTEL_TRACES_SAMPLER": [*always, "traceidratio", "parentbased_traceidratio"],
+        "OTEL_TRACES_EXPORTER": ["otlp"],
+        "OTEL_SDK_DISABLED": ["false"],
+        "OTEL_EXPORTER_OTLP_PROTOCOL": ["http/protobuf"],
+        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": ["none", "gzip", "deflate"],
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": ["0.5"],
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": [__file__],
+        "OTEL_RESOURCE_ATTRIBUTES": ["a=b,", "a = b , c=d"],
+    }
+    for name, values in named.items():
+        for value in values:
+            found = read_otel_settings(ON | {name: value})
+            assert found is not None, name
+            assert found.sampler == (value if name == "OTEL_TRACES_SAMPLER" else "parentbased_always_on")
+    assert read_otel_settings(ON | dict.fromkeys(named, " ")) == read_otel_settings(ON)
