@@ -155,7 +155,10 @@ def test_a_content_names_the_key_that_seals_it(tmp_path: Path, kind: str) -> Non
 
 
 def test_the_settings_say_where(tmp_path: Path) -> None:
-    assert isinstance(open_blobs(Settings(home=tmp_path)), FolderBlobs)
+    local = open_blobs(Settings(home=tmp_path))
+    assert isinstance(local, FolderBlobs)
+    local.create().drop()
+    assert [path.name for path in (tmp_path / "files").iterdir()] == ["drafts"]
     assert isinstance(open_blobs(Settings(files_url=f"file://{tmp_path}")), ObjectBlobs)
     with pytest.raises(SettingsError, match="HEADRACE_FILES_URL"):
         open_blobs(Settings(files_url="nosuch://bucket"))

@@ -32,6 +32,10 @@ def test_files_expire_the_oldest_first(db: Database, tenant: str, tmp_path: Path
     newer, older, later, kept = (upload(db, blobs, tenant, b"a", ttl_s) for ttl_s in (3600, 3600, 3600, None))
     for hours, file in ((1, newer), (2, older)):
         query(f"UPDATE files SET expires_at = now() - interval '{hours} h' WHERE id = :id", id=file.id)
+    assert files.list_files(db, tenant, limit=9) == [kept, later]
+    assert refused(lambda: files.get(db, tenant, newer.id)) == (NotFound, f"no file {newer.id}", None)
+    whole = upload(db, blobs, tenant, b"b" * 998)  # of 1,000 bytes: expired files do not count
+    files.delete(db, tenant, whole.id, actor="tests")
     for left in ([newer, later, kept], [later, kept], [later, kept]):
         files.expire(db, limit=1)
         assert query("SELECT id FROM files ORDER BY id") == [{"id": file.id} for file in left]
