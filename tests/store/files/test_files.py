@@ -136,8 +136,9 @@ def own(db: Database, tenant: str, tmp_path: Path) -> Uploads:
 def test_an_upload_is_completed_with_all_of_its_parts_alone(own: Uploads) -> None:
     made = own.begin()
     assert made.expires_at - made.created_at == timedelta(hours=1)
-    foo, bar = own.add(made.id, b"foo"), own.add(made.id, b"bar")
+    foo, bar, far = own.add(made.id, b"foo"), own.add(made.id, b"bar"), own.add(own.begin().id, b"far")
     for parts, md5, said, param in (
+        ((foo, far), None, f"'{far}' is not a part of this upload", "part_ids[1]"),
         ((foo, "part_x"), None, "'part_x' is not a part of this upload", "part_ids[1]"),
         ((foo, bar, foo), None, f"{foo} is named twice: name each part once", "part_ids[2]"),
         ((bar,), None, "the parts have 3 bytes, and the upload was begun for 6: name all parts", "part_ids"),
@@ -155,15 +156,16 @@ def test_an_upload_is_completed_with_all_of_its_parts_alone(own: Uploads) -> Non
 def test_an_upload_that_is_completed_stays_so(own: Uploads, query: Query) -> None:
     made = own.begin()
     foo, bar = own.add(made.id, b"foo"), own.add(made.id, b"bar")
+    other = own.begin()
+    kept = own.add(other.id, b"kept")
     done, file = own.complete(made.id, foo, bar, md5="3858F62230AC3C915F300C664312C63F")
     assert (done.status, done.file_id, file.num_bytes, file.filename) == ("completed", file.id, 6, "a")
     assert own.complete(made.id) == (done, file)
-    assert query("SELECT id FROM upload_parts") == [], "its parts are a file now"
+    assert query("SELECT id FROM upload_parts") == [{"id": kept}], "its parts are a file now"
     for run in (lambda: own.add(made.id, b"x"), lambda: uploads.cancel(own.db, own.tenant, made.id)):
         assert refused(run) == (Conflict, f"the upload {made.id} is completed: begin a new one", None)
     files.delete(own.db, own.tenant, file.id, actor="mia")
     assert own.complete(made.id) == (done, None)
-    other = own.begin()
     query("UPDATE uploads SET expires_at = now() - interval '1 s' WHERE id = :id", id=other.id)
     assert (uploads.expire(own.db, limit=0), uploads.expire(own.db), uploads.expire(own.db)) == (0, 1, 0)
     assert query("SELECT id FROM uploads") == [{"id": made.id}]

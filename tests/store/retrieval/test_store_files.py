@@ -1,6 +1,7 @@
 """Vector stores and their files: counts, pages, batches, and the words of refusals."""
 
 import struct
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from store.audit.audit import list_entries
 from store.db.database import Database
 from store.errors import HeadraceError, InvalidRequest, NotFound
 from store.jobs.claims import claim
-from store.retrieval import passages, store_files, vector_stores
+from store.retrieval import passages, search, store_files, vector_stores
 from store.retrieval.attribute_filters import read_filter
 from store.retrieval.passages import array_of, unit_vector
 from store.retrieval.store_files import NewStoreFile
@@ -175,6 +176,37 @@ def test_passages_are_read_behind_a_position_and_vectors_have_length_one(
     assert unit_vector(struct.pack("<2f", 3.0, 4.0)) == (0.6, 0.8)
     assert unit_vector(struct.pack("<2f", 0.0, 0.0)) == (0.0, 0.0)
     assert array_of((0.1, -1 / 3, 1e-9)) == "{0.1,-0.333333333,1e-09}"
+
+
+def test_a_file_of_two_stores_is_one_of_its_own_in_each(
+    db: Database, tenant: str, store: VectorStore, add_file: AddFile
+) -> None:
+    other = vector_stores.create(db, tenant, MODEL)
+    file_id = add_file(store, ["mill"], attributes={"at": "first"})
+    ((attached,), batch) = store_files.attach(db, tenant, other.id, [again(file_id, at="second")], as_batch=True)
+    assert batch is not None
+    passage = passages.Passage("the mill", 3, 11, page=2)
+    made = passages.FilePassages(attached.ticket, tenant, (passage,), (bytes(4 * WIDTH),))
+    with db.begin() as connection:
+        passages.write(connection, [made], db.vault)
+
+    def found(in_store: VectorStore) -> list[tuple[str, str, dict[str, Any], int | None]]:
+        query = search.Query(in_store.id, (1.0, *[0.0] * 15), "mill", 9)
+        return [
+            (one.file_id, one.passage.text, one.attributes, one.passage.page)
+            for one in search.search(db, tenant, query)
+        ]
+
+    assert found(store) == [(file_id, "mill", {"at": "first"}, None)]
+    assert found(other) == [(file_id, "the mill", {"at": "second"}, 2)]
+    store_files.set_attributes(db, tenant, other.id, file_id, {"at": "third"})
+    assert store_files.get(db, tenant, store.id, file_id).attributes == {"at": "first"}
+    for run in (store_files.get_batch, store_files.cancel_batch):
+        said = f"no batch {batch} of files in the vector store {store.id}"
+        assert refused(partial(run, db, tenant, store.id, batch)) == (said, None)
+    assert store_files.get_batch(db, tenant, other.id, batch).num_files == {"completed": 1}
+    store_files.detach(db, tenant, other.id, file_id, actor="mia")
+    assert (len(found(store)), found(other)) == (1, [])
 
 
 EQ = {"type": "eq", "key": "a", "value": 1}
