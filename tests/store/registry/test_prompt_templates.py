@@ -42,6 +42,8 @@ def test_versions_and_pages_are_a_prompts_and_a_tenants_own(db: Database, tenant
     assert list_prompts(db, tenant, limit=1) == [second]
     assert list_prompts(db, tenant, limit=9, after=second.id) == [newest]
     assert list_prompts(db, other_tenant, limit=9) == [foreign]
+    namesake = create(db, other_tenant, name="a", template={"instructions": "theirs"}, actor="t")
+    assert (get(db, tenant, "a"), get(db, other_tenant, "a")) == (newest, namesake)
     for touch in (
         lambda: get(db, other_tenant, first.id),
         lambda: list_versions(db, other_tenant, first.id),
