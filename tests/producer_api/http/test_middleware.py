@@ -4,9 +4,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.access.rate_limits import OverRate, note_headers
 from producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, OverLimitKeys, RequestContext
@@ -273,11 +274,27 @@ async def test_a_body_without_a_route_is_not_read() -> None:
     assert [len(body) for body in target.bodies] == [3000] * 3
 
 
-def _context(target: Target) -> tuple[RequestContext, Any, list[Any]]:
+def _context(target: ASGIApp) -> tuple[RequestContext, Any, list[Any]]:
     left: list[Any] = []
     runtime: Any = SimpleNamespace(metrics=ApiMetrics(), tracing=OFF, streams=SimpleNamespace(leave=left.append))
     runtime.refusal_log = SimpleNamespace(note=lambda code, scope: left.append(code))
     return RequestContext(target, runtime), runtime, left
+
+
+@pytest.mark.parametrize(
+    ("given", "noted"),
+    [("a b", "a b"), ("x" * 512, "x" * 512), ("x" * 513, None), ("", None), ("a\x01", None), ("\xe9", None)],
+)
+async def test_the_callers_own_id_is_in_the_log(given: str, noted: str | None) -> None:
+    bound: list[dict[str, Any]] = []
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        bound.append(structlog.contextvars.get_contextvars())
+
+    context, _, _ = _context(app)
+    await ask(context, headers=[(b"x-client-request-id", given.encode("latin-1"))])
+    assert [one.get("client_request_id") for one in bound] == [noted]
+    assert bound[0]["request_id"].startswith("req_")
 
 
 @pytest.mark.parametrize(
@@ -311,4 +328,5 @@ async def test_anthropic_s_routes_name_the_request_as_its_clients_read_it() -> N
     headers = dict(start["headers"])
     assert headers[b"request-id"] == headers[b"x-request-id"]
     assert headers[b"content-security-policy"] == b"default-src 'none'; frame-ancestors 'none'"
+    assert (headers[b"x-content-type-options"], headers[b"cache-control"]) == (b"nosniff", b"no-store")
     assert headers[b"openai-processing-ms"].isdigit()

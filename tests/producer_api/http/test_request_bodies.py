@@ -49,6 +49,13 @@ def test_a_body_without_a_type_is_json(api: httpx2.Client) -> None:
         assert api.send(request).status_code == 202
 
 
+def test_a_project_has_a_longest_name(api: httpx2.Client, db: Database) -> None:
+    assert api.post("/v1/jobs", content=BODY, headers={"OpenAI-Project": "p" * 255}).status_code == 202
+    refused = api.post("/v1/jobs", content=BODY, headers={"OpenAI-Project": "p" * 256})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "OpenAI-Project")
+    assert num_jobs(db) == 1
+
+
 def test_other_spellings_of_a_path_are_the_same_route(api: httpx2.Client) -> None:
     models = api.get("/v1/models").json()
     assert [api.get(path).json() for path in ("/v1/models/", "/models", "/models/")] == [models] * 3
