@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from store.errors import Conflict
+from store.errors import Conflict, Unavailable
 from store.hosts.host_reports import HostPlace, HostReport, PlaceState
 from store.hosts.hosted_versions import HostedVersion, QueueWork, WaitingWork
 from store.metrics.host_metrics import HostMetrics
+from store.registry.engine_spec import EngineKind, EngineSpec
 from store.scheduling.scale_decisions import StoredDecision
 from store.settings import Settings
 from workers.host import host_loop, model_host, scaled_host
 from workers.host.host_loop import HostLoop
+from workers.host.kept_servers import ServerAddress
 from workers.host.model_host import ModelHost
 from workers.host.placement import Rules
 from workers.host.scaled_host import ScaledHost
@@ -109,6 +111,9 @@ class FakeWorker:
 
     def hurry(self) -> None:
         self.is_hurried = True
+
+    def kill(self) -> None:
+        self.died = "killed"
 
     def why_ended(self) -> str:
         return self.died or "it ended"
@@ -222,9 +227,11 @@ def test_a_worker_that_dies_is_started_again_after_a_pause(world: World) -> None
     def pause_ends() -> None:
         world.now += 4.0
 
-    world.run(host, lambda: None, it_dies, lambda: None, pause_ends, it_dies)
-    paused = world.reports[1]
-    assert placed(paused) == []
+    world.run(host, *[lambda: None] * 3, it_dies, lambda: None, pause_ends, lambda: None, it_dies)
+    paused = world.reports[3]
+    assert (placed(world.reports[2]), placed(paused)) == ([("a@1", "starting", 300, 0, 100)], [])
+    assert placed(world.reports[5]) == [("a@1", "starting", 300, 0, None)]
+    assert placed(world.reports[6]) == [("a@1", "starting", 300, 0, 101)], "without the memory of the one before"
     assert expected(paused) == {"a@1": (None, "its worker could not be started; it is tried again in 5 s")}
     assert [kind for kind, _, _ in world.told()] == ["started", "failed", "started", "failed"]
     assert [reason for _, _, reason in world.told()][1::2] == [
@@ -232,6 +239,94 @@ def test_a_worker_that_dies_is_started_again_after_a_pause(world: World) -> None
         "CUDA is not here; again in 10 s",
     ]
     assert metrics.registry.get_sample_value("headrace_host_starts_total", {"outcome": "failed"}) == 2
+
+
+class FakeServers:
+    """The servers that a host keeps: one may sleep after its worker, or fail."""
+
+    def __init__(self, _settings: Settings, _db: object, sleep_bytes: int) -> None:
+        self.told: list[object] = [sleep_bytes]
+        self.broken: str | None = None
+        self.asleep: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: self.told.append(name)
+
+    def keeps(self, version: HostedVersion) -> bool:
+        return version.engine is not None
+
+    def address_for(self, version: HostedVersion) -> ServerAddress:
+        return ServerAddress(f"http://{version.queue}", "key")
+
+    def tend(self, known: Any) -> None:
+        self.told.append(("tend", *known))
+
+    def used(self, _queue: str) -> int:
+        return 7
+
+    def failure(self, _queue: str) -> str | None:
+        return self.broken
+
+    def rests(self, queue: str, *, may_sleep: bool, weights: int) -> bool:
+        self.told.append((queue, may_sleep, weights))
+        self.asleep = (queue,) if may_sleep else ()
+        return True
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_server_that_the_host_keeps_sleeps_after_its_worker_or_fails_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    made: list[FakeServers] = []
+    monkeypatch.setattr(model_host, "KeptServers", lambda *given: made.append(FakeServers(*given)) or made[0])
+    world.versions = [version("a", engine=EngineSpec(kind=EngineKind.VLLM, served_model="a")), version("b")]
+    world.work = WaitingWork({"a@1": QueueWork(tokens=10, oldest_age_s=1.0)})
+    rules = Rules(500, residence_s=10, turn_s=60, drain_s=5, swap_share=0.5)
+    host = ModelHost(HOME, "h1", rules, HostMetrics(), sleep_bytes=9, clock=lambda: world.now)
+    (servers,) = made
+
+    def a_serves() -> None:
+        world.workers[0].is_ready = True
+
+    def work_for_b_comes_later() -> None:
+        world.now += 20.0
+        world.work = WaitingWork({"b@1": QueueWork(tokens=9000, oldest_age_s=3.0)})
+        servers.broken = "its server ended: no CUDA" if breaks else None
+
+    world.run(host, lambda: None, a_serves, work_for_b_comes_later, *[lambda: None] * 2)
+    assert world.workers[0].given[3] == {"start_limit_s": 1800.0, "server": ServerAddress("http://a@1", "key")}
+    assert servers.told[:2] == [9, ("tend", "a@1", "b@1")]
+    assert ("a@1", not breaks, 0) in servers.told
+    assert servers.told[-1] == "close"
+    assert "keep_none" in servers.told, "when the host ends no server sleeps"
+    if breaks:
+        assert ("failed", "a@1", "its server ended: no CUDA; again in 5 s") in world.told()
+        assert world.workers[0].died == "killed"
+    else:
+        assert placed(world.reports[2]) == [("a@1", "draining", 300, 107, 100)], "with the memory of its server"
+        assert ("ended", "a@1", "it has drained; its server sleeps") in world.told()
+        assert world.reports[-1].asleep == ("a@1",)
+
+
+def test_a_host_waits_for_workers_of_the_one_before_it_and_keeps_its_own_while_postgres_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = HostPlace(queue="a@1", state=PlaceState.SERVING, since=AT, memory_bytes=1)
+    before = HostReport(name="h1", started_at=AT, budget_bytes=1, places=(place, place.model_copy(update={"pid": 5})))
+    waited: list[tuple[str, list[int], float]] = []
+    monkeypatch.setattr(host_loop, "last_report", lambda _db, _name: before)
+    monkeypatch.setattr(host_loop, "end_left_over", lambda *given: len(waited.append(given) or given[1]))
+    world.versions = [version("a")]
+    world.work = WaitingWork({"a@1": QueueWork(tokens=10, oldest_age_s=1.0)})
+    host, _ = model_hosted(world)
+
+    def postgres_goes() -> None:
+        raise Unavailable("Postgres went away")
+
+    world.run(host, lambda: None, postgres_goes, lambda: None)
+    assert waited == [("h1", [5], 7.0 + 20.0)]
+    assert len(world.workers) == 1
+    assert placed(world.reports[-1]) == [("a@1", "starting", 300, 100, 100)]
 
 
 def test_a_version_that_another_serves_or_has_been_granted_is_not_started(world: World) -> None:

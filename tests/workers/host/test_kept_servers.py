@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -25,7 +26,7 @@ from tests.models.external.served import bytes_folder, fake_engine_python
 from tests.processes import StartProcess, python, wait_for
 from tests.workers.conftest import Bench, worker_environment
 from workers.host import kept_servers
-from workers.host.kept_servers import KeptServers, to_end
+from workers.host.kept_servers import KeptServers, ServerAddress, ServerState, to_end
 from workers.server_process import ServerProcess
 from workers.tasks.generate_external import ServerStart, load_external_model
 
@@ -148,6 +149,70 @@ def test_the_longest_asleep_ends_first_and_what_never_fits_does_not_sleep() -> N
     assert to_end(asleep, 5, 16) == ["b@1"]
     assert to_end(asleep, 12, 16) == ["b@1", "c@1"]
     assert to_end(asleep, 17, 16) is None
+
+
+class StillServer:
+    """A server that sleeps and ends at once."""
+
+    def __init__(self, told: list[tuple[str, int]], pid: int) -> None:
+        self.told, self.pid = told, pid
+        self.state = ServerState.UP
+        self.failure: str | None = None
+        self.used_bytes, self.asleep_since = 4, float(pid)
+        self.address = ServerAddress(f"http://{pid}", "key")
+
+    @property
+    def is_settled(self) -> bool:
+        return self.state in (ServerState.ASLEEP, ServerState.ENDED)
+
+    def use(self) -> None:
+        self.state = ServerState.UP
+
+    def sleep(self) -> None:
+        self.state = ServerState.ASLEEP
+
+    def end(self) -> None:
+        self.told.append(("end", self.pid))
+        self.state = ServerState.ENDED
+
+    def join(self) -> None:
+        self.told.append(("join", self.pid))
+
+
+def test_servers_end_for_one_that_falls_asleep_for_versions_that_are_gone_and_with_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[str, int]] = []
+    made: list[StillServer] = []
+    monkeypatch.setattr(
+        kept_servers, "KeptServer", lambda _make: made.append(StillServer(told, len(made) + 1)) or made[-1]
+    )
+    monkeypatch.setattr(kept_servers, "resolve", lambda _db, _queue, **_: None)
+    monkeypatch.setattr(kept_servers, "used_memory", lambda _pid: 4)
+    nothing: Any = None
+    servers = KeptServers(Settings(), nothing, 13)
+    engine = EngineSpec(kind=EngineKind.VLLM, served_model="a")
+    versions: dict[str, Any] = {
+        queue: SimpleNamespace(queue=queue, engine=engine) for queue in ("a@1", "b@1", "c@1", "d@1")
+    }
+    first = [servers.address_for(versions[queue]).url for queue in ("a@1", "b@1", "c@1")]
+    assert [servers.rests(queue, may_sleep=True) for queue in ("b@1", "a@1")] == [True, True]
+    assert (servers.asleep, told) == (("a@1", "b@1"), [])
+    assert servers.rests("c@1", may_sleep=True, weights=2), "6 bytes more, and 5 are free"
+    assert (servers.asleep, told) == (("b@1", "c@1"), [("end", 1)]), "the longest asleep ends"
+    assert servers.address_for(versions["b@1"]).url == first[1]
+    assert servers.asleep == ("c@1",), "the one that is used does not sleep"
+    servers.tend(["b@1"])
+    assert told == [("end", 1), ("end", 3)], "its version is gone"
+    made[1].failure = "no CUDA"
+    assert (servers.failure("b@1"), servers.failure("a@1")) == ("no CUDA", None)
+    made[1].state = ServerState.ENDING
+    assert servers.failure("b@1") is None, "its end was asked for"
+    servers.address_for(versions["d@1"])
+    servers.keep_none()
+    assert not servers.keeps(versions["d@1"])
+    servers.close()
+    assert told[2:] == [("end", 2), ("end", 4), ("join", 2), ("join", 4)]
 
 
 @pytest.mark.timeout(600)

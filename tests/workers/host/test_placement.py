@@ -46,6 +46,12 @@ def test_the_least_recently_used_leaves_and_its_memory_is_waited_for() -> None:
     assert moves(decide([load("c")], draining, RULES)) == ([], [])
 
 
+def test_of_two_versions_that_wait_each_gets_the_place_of_another() -> None:
+    idle = [serving("a", idle_s=12), serving("b", idle_s=20)]
+    plan = decide([load("c", tokens=900), load("d")], idle, RULES)
+    assert [(one.queue, one.by) for one in plan.drains] == [("b", "c"), ("a", "d")]
+
+
 def test_a_version_at_work_leaves_for_much_more_work_or_after_its_turn() -> None:
     residents = [serving("a", memory=4)]
     own = load("a", memory=4, wait_s=30)

@@ -80,7 +80,9 @@ PORTS = {"HEADRACE_WORKER_METRICS_PORT": "8123", "HEADRACE_HEALTH_HOST": "127.0.
 
 
 def test_a_worker_is_started_for_its_version_and_ends_with_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = Worker(monkeypatch).child.command
+    worker = Worker(monkeypatch)
+    assert worker.one.queue == "a/b@2"
+    command = worker.child.command
     argv = [sys.executable, "-P", "-m", "workers", "--model", "a/b@2", "--name"]
     assert (command.name, [*command.argv]) == ("h1/a/b.2", [*argv, "h1/a/b.2"])
     assert (command.log, command.on_parent_death) == (Path("/nowhere/logs/h1_a_b.2.log"), signal.SIGTERM)
@@ -120,6 +122,7 @@ def test_a_start_that_takes_too_long_is_killed_and_its_reason_is_its_last_line(
     worker = Worker(monkeypatch)
     worker.now += 300.1
     assert (worker.one.look(), worker.child.asked) == (False, ["kill"])
+    assert "the model is missing" in worker.one.why_ended(), "it is killed, and has not ended yet"
     worker.child.exit_code = -9
     assert worker.one.why_ended() == "it was ended by signal 9"
     worker.child.exit_code = 1

@@ -71,6 +71,8 @@ def test_other_workers_do_not_count_as_company(jobs: Sequence[EndedJob]) -> None
     found = fitted([*jobs, *twins], "tiny@1", cold_start_s=7.0, slots=9)
     assert found.decode_tokens_per_s == fitted(jobs, "tiny@1", cold_start_s=7.0).decode_tokens_per_s
     assert found.slots == 9
+    beside_one = [*jobs, *(replace(one, worker="second") for one in jobs[:5])]
+    assert fitted(beside_one, "tiny@1", cold_start_s=7.0).slots == 4, "the most that one of them ran at a time"
     # Many workers with a job each, at the time of the burst: each of these jobs runs alone.
     single = replace(jobs[0], created_at=at(65), started_at=at(65), ended_at=at(65) + (jobs[0].ended_at - BEGAN))
     beside = [*jobs, *(replace(single, worker=f"w{number}") for number in range(200))]
@@ -88,7 +90,14 @@ def test_the_trace_has_what_was_stored(jobs: Sequence[EndedJob]) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"is_typical": False}, {"output_tokens": 7}, {"first_token_s": None}, {"started_at": None}, {"worker": None}],
+    [
+        {"is_typical": False},
+        {"output_tokens": 7},
+        {"first_token_s": None},
+        {"started_at": None},
+        {"ended_at": None},
+        {"worker": None},
+    ],
 )
 def test_jobs_whose_times_say_nothing_are_refused(jobs: Sequence[EndedJob], changes: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest, match="give --rates"):

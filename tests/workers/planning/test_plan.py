@@ -15,7 +15,7 @@ from store.scheduling.job_history import read_ended
 from store.schema.job_states import JobState
 from store.settings import Settings
 from tests.workers.conftest import Bench
-from workers.planning.__main__ import main
+from workers.planning.__main__ import _arguments, main
 from workers.planning.arrivals import Arrival, Generated, Shape, generate, read_csv
 from workers.planning.forecast import MEASURED_ERROR, Forecast, advice, percentile
 
@@ -76,6 +76,8 @@ def test_the_table_has_a_line_for_each_capacity_and_the_advice(
         ("at_s,prompt_tokens,output_tokens\n1,2,3\n1,2\n", "line 3: each line has as many"),
         ("at_s,prompt_tokens,output_tokens\n-1,2,3\n", "line 2: at_s is a number of seconds"),
         ("at_s,prompt_tokens,output_tokens\n1,0,3\n", "prompt_tokens is a whole number of at least 1"),
+        ("at_s,prompt_tokens,output_tokens\n1,2.5,3\n", "prompt_tokens is a whole number of at least 1, not '2.5'"),
+        ("at_s,prompt_tokens,output_tokens\n1,2,٣\n", "output_tokens is a whole number of at least 1, not '٣'"),
         ("at_s,prompt_tokens,output_tokens,max_tokens\n1,2,9,3\n", "max_tokens is a whole number of at least 9"),
         ("at_s,prompt_tokens,output_tokens,service_class\n1,2,3,best\n", "'best' is not a valid ServiceClass"),
         ("at_s,prompt_tokens,output_tokens\n1,4000,900\n", "does not fit kv_tokens 4,096"),
@@ -105,6 +107,26 @@ def test_wrong_rates_are_refused(
     assert told in capsys.readouterr().err
     assert main([str(trace)]) == 1
     assert "give --rates" in capsys.readouterr().err
+
+
+def test_options_that_are_left_out_have_the_documented_values() -> None:
+    assert vars(_arguments(["diurnal"])) == {
+        "trace": "diurnal",
+        "rates": None,
+        "against": None,
+        "workers": (0, 4),
+        "fixed": (),
+        "wait_s": None,
+        "worker_hour": None,
+        "within": 24.0,
+        "jobs": 2000,
+        "hours": 24.0,
+        "prompt_tokens": 200,
+        "output_tokens": 150,
+        "seed": 1,
+        "picture": None,
+        "json": False,
+    }
 
 
 def test_columns_that_may_be_left_out_are_read_and_jobs_are_in_order(trace: Path) -> None:

@@ -145,6 +145,9 @@ def test_the_picture_has_the_bars_the_arrivals_and_the_workers(fixed: Run, scale
     assert [float(width) for width, _ in bars] == [
         pytest.approx(share * most, abs=0.1) for share in (2.3 / 9.1, 1, 2.55 / 9.3, 1, 1, 15.15 / 26.3)
     ]
+    rows = re.findall(r'y="([\d.]+)" width="[\d.]+" height="16"', drawn)
+    figures = [re.findall(rf'y="([\d.]+)"[^>]*>{figure}<', drawn) for figure in ("2.30 s", "9.10 s", "53", "30")]
+    assert (rows, figures) == (["96", "118"] * 3, [["109.0"], ["131.0"]] * 2), "each figure is beside its bar"
     assert [colour for _, colour in bars] == ["#1b6ca8", "#2a7f62"] * 3
     (path,) = re.findall(r'<path d="([^"]*)"', drawn)
     width = (960 - 190 - 20) / scaled.ended_at
@@ -152,6 +155,7 @@ def test_the_picture_has_the_bars_the_arrivals_and_the_workers(fixed: Run, scale
     assert [float(at) for at, _ in steps] == [pytest.approx(190 + width * at, abs=0.1) for at in (0, 2, 6, 12)]
     none, one, two, again = (float(high) for _, high in steps)
     assert (none - one, none - two, again) == (32, 64, one)
+    assert "worker-hours" in svg([replace(forecasts[0], cost=None), forecasts[1]], runs, advice="", error="")
     hours = svg([replace(one, cost=None) for one in forecasts], runs, advice="", error="")
     assert "worker-hours" in hours
     assert "0.01 h" in hours
@@ -288,3 +292,9 @@ def test_the_advice_names_both_sides() -> None:
     )
     cheaper = replace(FIXED, capacity="1 fixed", worker_hours=2.0)
     assert advice([FIXED, cheaper], 10.0).startswith("Keep fixed capacity (1 fixed of m)")
+    sooner = replace(FIXED, capacity="3 fixed", patience_p95_s=0.5)
+    assert advice([FIXED, sooner], 10.0).startswith("Keep fixed capacity (3 fixed of m)"), "at the same cost"
+    failing = replace(scaled, late=1, patience_p95_s=30.0)
+    assert advice([FIXED, failing, replace(failing, capacity="1..2 scaled", patience_p95_s=20.0)], 10.0).endswith(
+        "; 1..2 scaled of m does not keep it (95 % of the jobs start within 2.0 s, 1 late)."
+    )
