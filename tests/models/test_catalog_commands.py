@@ -269,7 +269,7 @@ class Pip:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, end: Exception | str | None) -> None:
         self.commands: list[tuple[list[str], float]] = []
         self.end = end
-        monkeypatch.setattr(catalog.subprocess, "run", self.run)
+        monkeypatch.setattr(subprocess, "run", self.run)
 
     def run(self, command: list[str], *, timeout: float, **_: object) -> subprocess.CompletedProcess[str]:
         self.commands.append((command, timeout))

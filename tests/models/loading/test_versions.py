@@ -13,12 +13,15 @@ import torch
 
 from models.engine.requests import EncodeRow, EngineRequest, SamplingParams
 from models.engine.runner import Row, StepPlan
+from models.fakes.fake import FakeRunner
 from models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
 from models.fakes.fake_transcriber import FakeTranscriber
 from models.fakes.faults import FaultyEncoder
 from models.families import model_folder
+from models.families.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
 from models.families.model_folder import all_files_digest, folder_digest, weight_files
-from models.loading import host_memory, load
+from models.loading import adapters, host_memory, load
+from models.runners.torch_runner import TorchRunner
 from models.tensors.precision import activation_dtype, resolve_device, resolve_dtype
 from prompts.tasks.classify import FAKE as FAKE_CLASSIFIER
 from prompts.tasks.image_classify import FAKE as FAKE_IMAGES
@@ -26,6 +29,7 @@ from store import failpoints
 from store.errors import CannotLoadHere, ModelLoadError
 from store.settings import Settings
 from tests.models.loading.test_load import version
+from tests.stand_ins import stand_in
 
 SMALL = {
     "config.json": '{"model_type": "llama", "vocab_size": 3, "hidden_size": 4, "intermediate_size": 4, '
@@ -60,12 +64,13 @@ def test_a_model_without_weights_takes_the_time_that_the_settings_say(
 
 
 def test_a_generating_fake_takes_the_time_and_the_pool_that_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner: Any = load.load_runner(replace(version(Path("fake"), "fake"), runner="fake"), SETTINGS)
+    settings = SETTINGS.model_copy(update={"kv_block_tokens": 8})
+    runner: Any = load.load_runner(replace(version(Path("fake"), "fake"), runner="fake"), settings)
     slept: list[float] = []
     monkeypatch.setattr(runner, "_sleep", slept.append)
     request = EngineRequest("r", (1,), SamplingParams(2))
     runner.run(StepPlan((Row(request, (1,), 0, [0], (), sample=True),)))
-    assert (slept, runner.num_blocks, runner.block_tokens, runner.context_window) == ([0.25], 32, 16, 512)
+    assert (slept, runner.num_blocks, runner.block_tokens, runner.context_window) == ([0.25], 64, 8, 512)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +120,43 @@ def test_the_fakes_of_images_prepare_by_digest() -> None:
     assert load.load_image_classifier(fake, SETTINGS, FAKE_IMAGES)[1] is fake_pixels
     assert load.load_image_encoder(fake, SETTINGS)[1:] == (fake_pixels, 10.0)
     assert load.adapter_loader(load.load_runner(fake, SETTINGS), fake) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "is_loaded"),
+    [(TorchRunner, ["mlp.up_proj"], True), (TorchRunner, [], False), (FakeRunner, ["mlp.up_proj"], False)],
+)
+def test_adapters_are_for_torch_and_for_families_that_have_them(
+    kind: type[Any], names: list[str], monkeypatch: pytest.MonkeyPatch, *, is_loaded: bool
+) -> None:
+    family = stand_in(adaptable=lambda config: dict.fromkeys(names, (1, 1)) if config == "its own" else {})
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        adapters,
+        "base_architecture",
+        lambda folder: asked.append((folder,)) or stand_in(family=family, config="its own"),
+    )
+    monkeypatch.setattr(adapters, "load_adapter", lambda *words, **named: asked.append((*words, named)))
+    runner = kind.__new__(kind)
+    found = load.adapter_loader(runner, version(Path("base"), "b"))
+    assert (found is not None, asked) == (is_loaded, [(Path("base"),)])
+    if found is not None:
+        found(version(Path("adapter"), "a"))
+        assert asked[1:] == [(runner, Path("adapter"), {"base": Path("base"), "digest": "a"})]
+
+
+def test_an_adapter_has_the_files_that_were_registered(tmp_path: Path) -> None:
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        (tmp_path / name).write_text(name)
+    one = version(tmp_path, adapter_digest(tmp_path))
+    load.check_adapter(one)
+    (tmp_path / WEIGHTS_FILE).write_text("others")
+    with pytest.raises(ModelLoadError) as refused:
+        load.check_adapter(one)
+    assert str(refused.value) == (
+        f"the adapter's files in {tmp_path} are not the ones that were registered; restore them or register the folder "
+        "as a new version"
+    )
 
 
 @pytest.mark.parametrize(

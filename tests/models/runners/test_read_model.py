@@ -14,6 +14,7 @@ from models.runners.encoder import read_dense, read_model
 from models.runners.images import image_processor
 from models.runners.torch_runner import translate_torch_errors
 from models.runners.transcriber import transcriber_for
+from models.runners.transcription import TokenSegment
 from prompts.tasks.embed import Dense
 from store.errors import ModelLoadError
 from store.settings import Settings
@@ -133,7 +134,7 @@ def test_special_tokens_and_segments_without_text_are_no_part_of_a_transcript() 
         {"tokens": torch.tensor([50, 7, 49, 60]), "start": torch.tensor(0.5), "end": torch.tensor(1.2347)},
         {"tokens": torch.tensor([60, 50]), "start": torch.tensor(2.0), "end": torch.tensor(3.0)},
     ]
-    assert found._segments(segments) == (transcriber.TokenSegment(500, 1235, (7, 49)),)
+    assert found._segments(segments) == (TokenSegment(500, 1235, (7, 49)),)
     assert found.context_window == 100
 
 
