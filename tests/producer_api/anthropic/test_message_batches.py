@@ -1,6 +1,7 @@
 """Message batches, made by Anthropic's client, on a server with a scripted worker."""
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import anthropic as sdk
@@ -12,10 +13,12 @@ from sqlalchemy import text
 
 from store.db.database import Database
 from store.jobs import sweeps
+from store.settings import Settings
 from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import serving
 
 
 def request(custom_id: str, content: str = "hi", **changes: Any) -> Any:
@@ -51,8 +54,11 @@ def test_a_batch_from_its_requests_to_its_results(client: Anthropic, worker: Scr
         done = ended(client, made)
     assert counts(done) == {"succeeded": 16, "errored": 4}
     assert done.ended_at is not None
-    results = {line.custom_id: line.result for line in client.messages.batches.results(made.id)}
-    assert results.keys() == {each["custom_id"] for each in asked}
+    lines = list(client.messages.batches.results(made.id))
+    refused = ["r3", "r4", "r5", "r6"]
+    answered = [each["custom_id"] for each in asked if each["custom_id"] not in refused]
+    assert [line.custom_id for line in lines] == answered + refused, "answers stand before errors"
+    results = {line.custom_id: line.result for line in lines}
     good = results["r7"]
     assert good.type == "succeeded"
     assert (good.message.content[0].type, good.message.usage.service_tier) == ("text", "batch")
@@ -129,6 +135,51 @@ def test_a_repeated_request_makes_one_batch_and_one_file(client: Anthropic, api:
     retried = client.messages.batches.create(**asked, extra_headers={"x-stainless-retry-count": "1"})
     assert first.id == second.id == retried.id
     assert len([file for file in api.get("/v1/files").json()["data"] if file["purpose"] == "batch"]) == 1
+
+
+@pytest.mark.usefixtures("model")
+def test_a_batch_that_has_not_begun_shows_its_requests_and_has_no_results(
+    settings: Settings, key: str, db: Database, tenant: str
+) -> None:
+    """No keeper runs here, so nothing of the batch is read or ended."""
+    set_limits(db, tenant, None, Limits(live_batches=1), set_by=SetBy.OPERATOR, actor="tests")
+    path, body = "/v1/messages/batches", {"requests": [request("a"), request("b", "line\nbreak"), request("c")]}
+    with (
+        serving(settings.model_copy(update={"keep_batches": "off"})) as server,
+        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as api,
+    ):
+        made = api.post(path, json=body).raise_for_status().json()
+        no_counts = dict.fromkeys(("succeeded", "errored", "canceled", "expired"), 0)
+        assert made["request_counts"] == {"processing": 3, **no_counts}
+        begun, ends = (datetime.fromisoformat(made[name]) for name in ("created_at", "expires_at"))
+        assert ends - begun == timedelta(days=1)
+        one = f"{path}/{made['id']}"
+        assert api.get(one).json() == made
+        assert api.get(path).json() == {
+            "data": [made],
+            "has_more": False,
+            "first_id": made["id"],
+            "last_id": made["id"],
+        }
+        refused = api.get(f"{one}/results")
+        assert (refused.status_code, error_of(refused)["message"]) == (
+            400,
+            "the batch has not ended, and has no results until then: ask again later",
+        )
+        (file,) = api.get("/v1/files").json()["data"]
+        assert (file["filename"], file["purpose"], file["expires_at"]) == ("message_batch.jsonl", "batch", None)
+        lines = api.get(f"/v1/files/{file['id']}/content").text.splitlines()
+        assert [json.loads(line) for line in lines] == [
+            {"custom_id": each["custom_id"], "method": "POST", "url": "/v1/messages", "body": each["params"]}
+            for each in body["requests"]
+        ]
+        full = api.post(path, json={"requests": [request("d")]})
+        assert (full.status_code, error_of(full)["type"]) == (429, "rate_limit_error")
+        assert api.get("/v1/files").json()["data"] == [file], "a batch that is refused leaves no file"
+        cancelling = api.post(f"{one}/cancel").json()
+        assert (cancelling["processing_status"], cancelling["request_counts"]) == ("canceling", made["request_counts"])
+        for bad in ("limit=0", "limit=1001"):
+            assert (api.get(f"{path}?{bad}").status_code, api.get(f"{path}?limit=1000").status_code) == (400, 200)
 
 
 def test_a_bad_batch_is_refused(api: httpx2.Client, subtests: pytest.Subtests) -> None:
