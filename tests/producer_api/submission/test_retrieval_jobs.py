@@ -14,6 +14,7 @@ from sqlalchemy import text
 from store.db.database import Database
 from store.errors import InvalidRequest
 from store.ids import new_id
+from store.jobs import jobs
 from store.jobs.claims import Claim, Finish, claim, finish
 from store.registry import policies
 from store.registry.models import ModelVersion, register_version
@@ -146,9 +147,13 @@ def test_the_budget_cuts_passages_and_never_the_question(
 ) -> None:
     """A token of the fake model is a byte; its window of 512 has room for a part of the second passage."""
     own = new_store(db, tenant, MILL, "The mill grinds corn. " * 40)
-    sent = api.post("/v1/jobs", json=asking([own], max_context_tokens=budget)).json()["id"]
+    asked = asking([own], max_context_tokens=budget)
+    sent = api.post("/v1/jobs", json=asked).json()["id"]
     ended(db, claimed(db, api, sent, "answer:search"))
     held = ended(db, claimed(db, api, sent, "answer"))
+    bare = api.post("/v1/jobs", json={name: asked[name] for name in ("model", "input", "sampling")}).json()["id"]
+    prompt, expected = (jobs.get(db, tenant, one).input_tokens for one in (bare, held.job_id))
+    assert expected == min(prompt + budget, 512 - 16), "the passages count until the worker knows them"
     assert held.payload["input"]["messages"][-1]["content"].endswith(QUESTION)
     cited = api.get(f"/v1/jobs/{sent}").json()["output"]["annotations"]
     assert len(cited) == num_cited
@@ -271,3 +276,4 @@ def test_the_searches_of_steps_count_as_steps(db: Database, api: httpx2.Client, 
     error = refused.json()["error"]
     assert (refused.status_code, error["param"]) == (400, "steps"), refused.text
     assert "18 steps with those that search, and at most 16" in error["message"]
+    assert api.post("/v1/jobs", json={"steps": steps[1:]}).status_code == 202

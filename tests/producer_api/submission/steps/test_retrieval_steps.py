@@ -8,6 +8,7 @@ import pytest
 
 from producer_api.submission import retrieval_steps
 from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
+from prompts.tasks.embed import Embedder
 from store.errors import Conflict, InvalidRequest, NotFound, NoWorker
 from store.payloads.prompt_reference import PromptUse, TemplatePlace
 from store.payloads.retrieval import Retrieval
@@ -113,6 +114,12 @@ def test_a_search_embeds_the_last_question_with_the_version_of_the_stores(monkey
         False,
     )
     assert (made.input, made.own_fields, stores.touched) == ({"texts": ["Last?"]}, {"truncate": True}, ["vs_1", "vs_2"])
+    prompted = parts(vectors)
+    prompted.catalog.task_settings = lambda _: Embedder(512, 8, prompts={"query": "query: "})
+    assert search_step(prompted, "acme", step(), request(), wanted).own_fields == {
+        "truncate": True,
+        "prompt_name": "query",
+    }
     reference = {"$from": "b.output.text"}
     made = search_step(
         parts(vectors), "acme", step("a", {"messages": [{"role": "user", "content": reference}]}), request(), wanted

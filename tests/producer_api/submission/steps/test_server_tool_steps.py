@@ -176,6 +176,7 @@ def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr("producer_api.submission.tool_steps.models.list_models", lambda _: several)
     assert refused()[1:] == ("several models make calls (one, two): name one", "invalid_value", "server_tools.model")
     monkeypatch.setattr(tool_steps, "MAX_TOOLS", 1)
+    with_tools(parts(CALLER), PRINCIPAL, step(), wanted(model="tools"))
     assert refused(names=["weather", "pay"])[1:] == (
         "these are 2 functions, and a model gets at most 1: name single tools of a server, as server__tool",
         "invalid_value",
@@ -211,6 +212,13 @@ def test_answered_calls_are_the_first_steps_of_the_next_job() -> None:
         "y",
     ]
     assert with_answered_calls(parts(CALLER), PRINCIPAL, flow, []) is flow
+    few = parts(CALLER)
+    for most_steps, left in ((6, 1), (5, 1), (4, 0)):
+        few.settings.max_steps = most_steps
+        (answer, *_) = with_answered_calls(few, PRINCIPAL, flow, answered).steps
+        assert answer.own_fields["server_tools"]["max_tool_calls"] == left, (
+            "a call and the turn behind it are two steps"
+        )
     one = as_flow(request({"messages": turns}, server_tools=TOOLS | {"max_tool_calls": 1, "tool_choice": "required"}))
     (answer, *_) = with_answered_calls(parts(CALLER), PRINCIPAL, one, answered).steps
     assert answer.own_fields["server_tools"] == {"names": ["weather"], "max_tool_calls": 0, "tool_choice": "auto"}
