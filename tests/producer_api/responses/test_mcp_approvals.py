@@ -10,10 +10,14 @@ from openai import OpenAI
 from openai.types.responses.response_input_param import McpApprovalResponse
 from openai.types.responses.response_output_item import McpApprovalRequest
 
-from producer_api.responses.mcp_approvals import merged_rule
+from producer_api.responses.mcp_approvals import ASKED, answered_calls, merged_rule
+from producer_api.responses.mcp_tools import CalledTools
+from producer_api.responses.response_request import ResponseRequest
 from store.audit import audit
 from store.calls.approvals import verdict_of
 from store.db.database import Database
+from store.errors import InvalidRequest, NotFound
+from store.jobs.responses import AnsweredCall
 from store.payloads.server_tools import ServerTools
 from store.payloads.tool_definition import McpServer
 from store.registry import policies
@@ -302,3 +306,71 @@ def test_a_response_that_is_not_stored_cannot_ask(db: Database, api: httpx2.Clie
     refused = api.post("/v1/responses", json=CAREFUL | {"store": False})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tools[0].require_approval")
     assert num_jobs(db) == 0
+
+
+def pending(approval_id: str, name: str, label: str = "Issues") -> dict[str, Any]:
+    return {"id": approval_id, "type": ASKED, "server_label": label, "name": name, "arguments": f"{{{name}}}"}
+
+
+ANSWER = [{"id": "msg_1", "type": "message"}, pending("mcpr_1", "find.all"), pending("mcpr_2", "own", "headrace")]
+LISTED = [
+    {"server_label": "Other", "tools": [{"name": "find.all", "function": "other__find"}]},
+    {"server_label": "Issues", "tools": [{"name": "find.all", "function": "tracker__find"}]},
+]
+CALLED = CalledTools(ServerTools(names=("tracker", "own")), LISTED)
+
+
+def answering(*answers: dict[str, Any], **fields: Any) -> ResponseRequest:
+    given = [{"type": "mcp_approval_response", **one} for one in answers]
+    own = {"names": ["own"]}
+    asked = {"model": "m", "input": given or "x", "previous_response_id": "resp_1", "server_tools": own}
+    return ResponseRequest.model_validate(asked | fields)
+
+
+YES, NO = (
+    {"approval_request_id": "mcpr_2", "approve": True},
+    {"approval_request_id": "mcpr_1", "approve": False, "reason": "Ask first."},
+)
+
+
+def test_the_calls_are_answered_in_the_order_in_which_the_model_asked() -> None:
+    assert answered_calls(answering(YES, NO), ANSWER, LISTED, CALLED) == (
+        AnsweredCall("mcpr_1", "tracker__find", "{find.all}", "Ask first."),
+        AnsweredCall("mcpr_2", "own", "{own}", None),
+    )
+    without_reason = {"approval_request_id": "mcpr_1", "approve": False}
+    first, _ = answered_calls(answering(YES, without_reason), ANSWER, LISTED, CALLED)
+    assert first.refusal == ""
+    assert answered_calls(answering(), ANSWER[:1], LISTED, None) == ()
+
+
+WHERE = "input[0].approval_request_id"
+
+
+@pytest.mark.parametrize(
+    ("request_sent", "called", "param", "message"),
+    [
+        (answering(NO), CALLED, "input",
+         "the previous response asked for the approval mcpr_2: answer it with an item `mcp_approval_response`"),
+        (answering({"approve": True}), CALLED, WHERE, f"`{WHERE}` is required"),
+        (answering(YES, YES), CALLED, "input[1].approval_request_id",
+         "`input[1].approval_request_id` is answered twice"),
+        (answering(YES, previous_response_id=None), CALLED, WHERE,
+         f"`{WHERE}` needs `previous_response_id`: the response that asked for the approval"),
+        (answering({"approval_request_id": "mcpr_3", "approve": True}, NO), CALLED, WHERE,
+         "the previous response did not ask for the approval mcpr_3"),
+        (answering(YES, NO), None, "tools",
+         "the call of tracker__find was answered, and the request has no such tool: send its tools again"),
+        (answering(YES, NO, server_tools=None), CALLED, "tools",
+         "the call of own was answered, and the request has no such tool: send its tools again"),
+        (answering(YES, NO, prompt={"id": "pmpt_1"}), CALLED, "prompt",
+         "`prompt` does not go with answers to approvals: leave it out"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_cannot_be_used_names_its_place(
+    request_sent: ResponseRequest, called: CalledTools | None, param: str, message: str
+) -> None:
+    with pytest.raises((InvalidRequest, NotFound)) as refused:
+        answered_calls(request_sent, ANSWER, LISTED, called)
+    assert (refused.value.param, refused.value.message) == (param, message)
+    assert isinstance(refused.value, NotFound) == message.startswith("the previous response did not")
