@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from rich.console import Console
 
 from cli import render
 from cli.bars import level, sparkline
+from cli.client import waiting
 from cli.client.live_screen import LiveScreen
 from cli.client.waiting import what_for
+from headrace.client import ConnectionLost
 
 AT = datetime.fromisoformat("2026-11-29T09:05:07.042").timestamp()
 """In the local time, in which the screen shows it."""
@@ -292,5 +295,30 @@ HOSTED = {"loads_in_s": None, "reason": "no memory"}
     ],
 )
 def test_a_wait_has_a_reason(position: int | None, queues: list[dict[str, Any]], reason: str) -> None:
-    waiting: Any = {"queue": {"name": "q@1", "position": position}}
-    assert what_for(waiting, queues) == reason
+    job: Any = {"queue": {"name": "q@1", "position": position}}
+    assert what_for(job, queues) == reason
+
+
+def test_a_reason_is_told_again_only_if_it_changes_and_more_and_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    pauses: list[float] = []
+    monkeypatch.setattr(waiting, "say", said.append)
+    queued = {"status": "queued", "queue": {"name": "q@1", "position": 3}}
+    first = {**queued, "queue": {"name": "q@1", "position": 1}}
+    states = iter([queued, queued, ConnectionLost("away"), first, first, first, {**first, "status": "running"}])
+
+    def job(_: str) -> Any:
+        found = next(states)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def wait(pause_s: float) -> bool:
+        pauses.append(pause_s)
+        return False
+
+    client: Any = SimpleNamespace(job=job, queues=list)
+    has_begun: Any = SimpleNamespace(wait=wait, is_set=lambda: False)
+    waiting._tell(client, "job_1", has_begun)
+    assert said == ["job_1 is queued: place 3 in q@1", "job_1 is queued: place 1 in q@1"]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]

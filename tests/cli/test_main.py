@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import StatementError
 
 from cli.local.home import Home, StackRecord
+from cli.main import _plainly
 from cli.operator.admin import located
+from headrace.client import ConnectionLost, RequestRefused
 from store.db.database import Database
 from store.db.roles import API
+from store.errors import InvalidRequest, SettingsError
 from store.registry.models import register_version
 from store.settings import Settings, child_environment
 from tests.roles import role_url
@@ -55,6 +59,42 @@ def test_one_line_and_no_stack_trace(
     assert done.stderr.count("\n") == 1
     assert done.returncode == exit_code
     assert not (tmp_path / "home" / "pg").exists()
+
+
+def denied(sqlstate: str) -> Exception:
+    """As SQLAlchemy raises an error of Postgres."""
+    refused = type("Refused", (Exception,), {"sqlstate": sqlstate})("permission denied for table tenants\nCONTEXT: x")
+    return StatementError("x", None, None, refused)
+
+
+NOT_ALLOWED = (
+    "the database lets the user of DATABASE_URL not do this (permission denied for table tenants): log in as "
+    "headrace_operator, or to migrate as the owner of the tables"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "exit_code"),
+    [
+        (SettingsError("a setting"), "a setting", 2),
+        (InvalidRequest("a value"), "a value", 1),
+        (RequestRefused("refused"), "refused", 1),
+        (ConnectionLost("no answer"), "no answer (is `headrace up` running?)", 1),
+        (
+            ModuleNotFoundError(name="torch"),
+            "the package torch is missing: install Headrace with its extra `local` (see README)",
+            1,
+        ),
+        (ModuleNotFoundError(name="store.nothing"), None, 1),
+        (denied("42501"), NOT_ALLOWED, 1),
+        (denied("23505"), None, 1),
+        (ValueError("a defect"), None, 1),
+    ],
+)
+def test_an_error_that_a_person_can_correct_is_a_sentence_and_a_defect_none(
+    error: Exception, told: str | None, exit_code: int
+) -> None:
+    assert _plainly(error) == (told, exit_code)
 
 
 def test_a_redis_that_is_away_is_said_and_the_postgres_started_for_it_is_stopped(

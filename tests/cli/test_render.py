@@ -137,3 +137,28 @@ def test_webhooks_with_their_deliveries_and_tries() -> None:
         ["1", "1 min ago", "12 ms", "no answer"],
         ["1", "1 min ago", "12 ms", "200"],
     ]
+
+
+def test_versions_say_what_runs_them_and_how_many_workers() -> None:
+    version: dict[str, Any] = {
+        "id": "tiny@2",
+        "state": "ready",
+        "aliases": ["default", "new"],
+        "engine": "vllm",
+        "base": None,
+        "shares_weights": False,
+        "dtype": "int8",
+        "context_window": 8192,
+        "digest": "0123456789abcdef",
+        "workers": 0,
+        "queued": 3,
+        "verification": None,
+        "state_reason": None,
+        "template": {"id": "pt_1", "name": None, "version": 3},
+    }
+    lora = version | {"base": "big@1", "workers": None, "template": None, "aliases": []}
+    assert stripped(render.versions_table([version, lora, lora | {"shares_weights": True}])) == [
+        ["tiny@2", "ready", "default, new", "vllm", "int8", "8,192", "0123456789ab", "0", "3", "pt_1@3"],
+        ["tiny@2", "ready", "adapter of big@1", "int8", "8,192", "0123456789ab", "?", "3"],
+        ["tiny@2", "ready", "weights of big@1", "int8", "8,192", "0123456789ab", "?", "3"],
+    ]

@@ -131,7 +131,7 @@ def test_steps_run_one_after_another_and_the_last_one_is_the_answer(
     assert [(row["task"], int(row["tokens"])) for row in query(billed)] == [("flow", 0), ("generate", 15)]
 
 
-@pytest.mark.parametrize("hindrance", [None, "batch", "waiting", "paused"])
+@pytest.mark.parametrize("hindrance", [None, "a worse class waits", "batch", "waiting", "paused"])
 def test_a_step_that_became_ready_is_announced_as_an_accepted_job_is(
     db: Database,
     make_job: MakeJob,
@@ -143,12 +143,15 @@ def test_a_step_that_became_ready_is_announced_as_an_accepted_job_is(
     (claimed,) = flow.start("first")
     if hindrance == "waiting":
         accept(db, [make_job(announce=False)])
+    if hindrance == "a worse class waits":
+        accept(db, [make_job(announce=False, service_class=ServiceClass.BATCH)])
     if hindrance == "paused":
         query("INSERT INTO queue_controls (queue, paused_by) VALUES (:queue, 'tests')", queue=QUEUE)
     announced: list[str] = []
     finish(db, [ended(claimed)], lambda settled: announced.extend(step.id for step in settled.announced))
     rows = query("SELECT id FROM jobs WHERE parent_id = :id AND announced_at IS NOT NULL", id=flow.id)
-    assert announced == [row["id"] for row in rows] == ([flow.steps["second"]] if hindrance is None else [])
+    is_free = hindrance in (None, "a worse class waits")
+    assert announced == [row["id"] for row in rows] == ([flow.steps["second"]] if is_free else [])
 
 
 def test_the_first_steps_are_announced_with_the_acceptance(db: Database, make_flow: Callable[..., NewJob]) -> None:

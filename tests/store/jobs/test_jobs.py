@@ -306,6 +306,7 @@ class TestReading:
             since = now - timedelta(minutes=1)
             assert [job.id for job in list_jobs(db, tenant, created_after=since, descending=descending)] == [late]
         assert list_jobs(db, tenant, created_after=now + timedelta(minutes=1)) == []
+        assert list_jobs(db, tenant, created_after=get(db, tenant, late).created_at) == [], "not one of that moment"
         assert len(list_jobs(db, tenant, created_after=datetime.fromtimestamp(0, UTC))) == 2
         assert first_id("job", now - timedelta(seconds=1)) < new_id("job") < first_id("job", now + timedelta(hours=1))
 

@@ -203,10 +203,11 @@ class TestDeadlines:
         assert finish(db, [late]) == set(), "its worker comes too late"
         assert query("SELECT outcome FROM attempts") == [{"outcome": "expired"}]
 
-    def test_no_more_than_the_limit_at_once(self, db: Database, accept_one: AcceptOne) -> None:
-        for _ in range(3):
-            accept_one(deadline_s=-1.0)
-        assert [len(expire_overdue(db, 2)) for _ in range(3)] == [2, 1, 0]
+    def test_no_more_than_the_limit_at_once_and_the_longest_overdue_first(
+        self, db: Database, accept_one: AcceptOne
+    ) -> None:
+        last, first, second = (accept_one(deadline_s=-seconds) for seconds in (10.0, 1000.0, 100.0))
+        assert [set(expire_overdue(db, 2)) for _ in range(3)] == [{first, second}, {last}, set()]
 
 
 class TestPurging:

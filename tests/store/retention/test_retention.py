@@ -263,7 +263,7 @@ class TestFilesAndBatches:
         assert query("SELECT FROM batches") == [], "its idempotency key is free again"
 
     @pytest.mark.parametrize("ended", ["failed", "completed", "expired", "cancelled"])
-    def test_however_a_batch_ended_its_words_go(
+    def test_however_a_batch_ended_its_words_go_and_later_its_row(
         self, db: Database, tenant: str, query: Query, settings: Settings, ended: str
     ) -> None:
         draft = open_blobs(settings).create()
@@ -275,6 +275,7 @@ class TestFilesAndBatches:
         query(f"UPDATE batches SET status = '{ended}', {ended}_at = now() - interval '200 s'")
         assert sweep(db, tenant, Retention(100, 100), 10).num_batch_rows == 1
         assert get_batch(db, tenant, batch.id).metadata is None
+        assert [purge(db, ttl_s, 300, 10) for ttl_s in (300, 100)] == [0, 1]
 
 
 def contents_of(db: Database, query: Query) -> list[str]:
