@@ -18,6 +18,30 @@ from tests.stand_ins import stand_in
 CONFIG: Mapping[str, object] = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
 
 
+AS_TRAINED: Mapping[str, object] = {
+    "auto_mapping": {"base_model_class": "LlamaForCausalLM"},
+    "base_model_name_or_path": "org/base",
+    "corda_config": {"corda_method": "kpm"},
+    "ensure_weight_tying": True,
+    "eva_config": {"rho": 2.0},
+    "exclude_modules": ["lm_head"],
+    "inference_mode": True,
+    "layers_pattern": "layers",
+    "layers_to_transform": [0, 1],
+    "loftq_config": {"loftq_bits": 4},
+    "lora_dropout": 0.05,
+    "lora_ga_config": {"direction": "ArB2r"},
+    "megatron_core": "megatron.core",
+    "peft_version": "0.18.0",
+    "qalora_group_size": 16,
+    "revision": "main",
+    "runtime_config": {"ephemeral_gpu_offload": False},
+    "target_modules": ["q_proj"],
+    "task_type": "CAUSAL_LM",
+}
+"""What PEFT writes of an adapter's training and place, none of which changes what it computes."""
+
+
 def base() -> Architecture:
     return read_architecture(Path(), LLAMA)
 
@@ -54,6 +78,8 @@ def scales(folder: Path) -> list[dict[str, tuple[int, float, float]]]:
         ({"alpha_pattern": {r"layers\.0\.self_attn\.q_proj": 8}}, 3.0),
         ({"alpha_pattern": None, "rank_pattern": {}, "bias": "none", "init_lora_weights": "eva"}, 3.0),
         ({"lora_dropout": 0.5, "target_modules": ["x"], "use_dora": False, "modules_to_save": None}, 3.0),
+        (AS_TRAINED, 3.0),
+        *(({"init_lora_weights": begun}, 3.0) for begun in (True, False, None, "gaussian", "orthogonal")),
     ],
 )
 def test_b_has_the_scale_of_its_module(tmp_path: Path, config: dict[str, object], scale: float) -> None:
@@ -97,6 +123,16 @@ def test_the_largest_rank_is_taken_and_the_next_is_not(tmp_path: Path) -> None:
             {"init_lora_weights": "pissa_niter_4"},
             f"{CONFIG_FILE}: init_lora_weights 'pissa_niter_4' changes the base's weights: convert the adapter to "
             "plain LoRA when you save it, as PEFT's guide describes, or merge it into its base",
+        ),
+        (
+            {"use_dora": True},
+            f"{CONFIG_FILE}: DoRA is not supported: train with use_dora=False, or merge the adapter into its base, and "
+            "register the folder as a model of its own",
+        ),
+        (
+            {"modules_to_save": ["lm_head"]},
+            f"{CONFIG_FILE}: it replaces whole modules (modules_to_save): merge the adapter into its base, and "
+            "register the folder as a model of its own",
         ),
         (
             {"layer_replication": [[0, 1]]},
