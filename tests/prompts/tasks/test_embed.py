@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from prompts.encoders.encoder_folder import is_encoder
-from prompts.tasks.embed import FAKE, Embedder, Pooling, check_dimensions, embed_inputs, read_embedder
+from prompts.tasks.embed import FAKE, Dense, Embedder, Pooling, check_dimensions, embed_inputs, read_embedder
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
 from store.errors import InvalidRequest, ModelLoadError
 from store.tasks.embed import EmbedInput
@@ -85,6 +85,13 @@ def test_the_first_tokens_state_may_stand_for_all(pooling: dict[str, object]) ->
         ),
         (files(BERT | {"hidden_size": "many"}), "hidden_size must be"),
         (files(BERT | {"matryoshka_dimensions": [64, 999]}), "up to 384"),
+        (
+            files(
+                modules=[{"path": "0_Transformer", "type": "a.Transformer"}, modules("a", "Pooling")[1]],
+                pooling=POOLING,
+            ),
+            "the model must be in the folder itself, its pooling in 1_Pooling and its dense layers in 2_Dense and",
+        ),
         ({"config.json": b"{"}, "not JSON"),
     ],
 )
@@ -105,29 +112,79 @@ def test_a_prompt_stands_before_each_text() -> None:
     assert refused.value.param == "prompt_name"
 
 
+def test_dense_layers_are_read_from_their_own_folders() -> None:
+    layers = {
+        f"{folder}/config.json": json.dumps({"out_features": width, "activation_function": f"torch.nn.{name}"}).encode()
+        for folder, width, name in (("2_Dense", 96, "Tanh"), ("3_Dense", 48, "Identity"))
+    }
+    given = files(modules=modules("Transformer", "Pooling", "Dense", "Dense", "Normalize"), pooling=POOLING) | layers
+    dense = (Dense("2_Dense", 96, has_tanh=True), Dense("3_Dense", 48, has_tanh=False))
+    assert read_embedder(given) == Embedder(512, 48, Pooling.MEAN, normalise=True, dense=dense)
+    one = files(modules=modules("Transformer", "Pooling", "Dense"), pooling=POOLING) | layers
+    assert read_embedder(one) == Embedder(512, 96, Pooling.MEAN, normalise=False, dense=dense[:1])
+
+
+def test_lower_case_is_the_folders_setting() -> None:
+    embedder = read_embedder(files(length={"do_lower_case": True}))
+    assert embed_inputs(ByteTokenizer(), embedder, EmbedInput(texts=("AB",))).inputs == (tuple(b"ab"),)
+
+
+@pytest.mark.parametrize(("pooling", "found"), [("mean", "mean"), ("max", "max"), ("lasttoken", "lasttoken")])
+def test_each_pooling_has_an_older_and_a_newer_name(pooling: str, found: str) -> None:
+    older = {"mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
+    names = ({"pooling_mode": pooling, "include_prompt": True}, {older.get(pooling, "pooling_mode_lasttoken"): True})
+    for config in names:
+        assert read_embedder(files(modules=modules("Transformer", "Pooling"), pooling=config)).pooling == Pooling(found)
+
+
+def test_a_folder_of_images_has_its_own_windows() -> None:
+    processor = {"preprocessor_config.json": b'{"size": 28}'}
+    vit = {"model_type": "vit", "hidden_size": 4, "patch_size": 14}
+    clip = {"model_type": "clip", "projection_dim": 6, "vision_config": {"patch_size": 7}}
+    assert read_embedder(files(vit) | processor) == Embedder(5, 4, image_tokens=5, has_texts=False)
+    assert read_embedder(files(clip) | processor) == Embedder(77, 6, image_tokens=17, has_texts=True)
+
+
 def test_decoders_are_no_encoders() -> None:
     assert is_encoder(BERT)
     assert not is_encoder({"model_type": "llama"})
 
 
 @pytest.mark.parametrize(
-    ("config", "allowed", "refused", "code"),
+    ("config", "allowed", "refused", "code", "said"),
     [
-        (BERT, [None, 384], 64, "unsupported_parameter"),
-        (BERT | {"matryoshka_dimensions": [64, 128]}, [None, 64, 128, 384], 100, "invalid_value"),
-        (BERT | {"is_matryoshka": True}, [None, 1, 100, 384], 385, "invalid_value"),
+        (
+            BERT,
+            [None, 384],
+            64,
+            "unsupported_parameter",
+            "this model's vectors have 384 numbers and cannot be shortened: leave `dimensions` out",
+        ),
+        (
+            BERT | {"matryoshka_dimensions": [128, 64, 384, 64]},
+            [None, 64, 128, 384],
+            100,
+            "invalid_value",
+            "`dimensions` is 100; this model's vectors have 64, 128 or 384",
+        ),
+        (
+            BERT | {"is_matryoshka": True},
+            [None, 1, 100, 384],
+            385,
+            "invalid_value",
+            "`dimensions` is 385; this model's vectors have 1 to 384",
+        ),
     ],
 )
 def test_vectors_are_cut_only_as_the_model_was_trained(
-    config: dict[str, Any], allowed: list[int | None], refused: int, code: str
+    config: dict[str, Any], allowed: list[int | None], refused: int, code: str, said: str
 ) -> None:
     embedder = read_embedder(files(config))
     for dimensions in allowed:
         check_dimensions(embedder, dimensions)
     with pytest.raises(InvalidRequest) as told:
         check_dimensions(embedder, refused)
-    assert (told.value.code, told.value.param) == (code, "dimensions")
-    assert "384" in told.value.message
+    assert (told.value.code, told.value.param, told.value.message) == (code, "dimensions", said)
 
 
 def test_texts_and_token_ids_become_the_same_inputs() -> None:

@@ -1,16 +1,28 @@
 """What the registry stores of a model's folder for each task, and which tasks have a tokenizer."""
 
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from headrace.tasks import Task
+from prompts.audio import transcriber_folder
+from prompts.audio.transcriber_folder import TranscriberSettings
+from prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head
+from prompts.tasks import classify, embed, image_classify, token_classify
+from prompts.tasks.embed import Embedder
 from prompts.tasks.own_task import num_tokens_of, own_inputs
 from prompts.tasks.registry import TASK_INPUTS
+from prompts.vision.image_folder import ImageClassifierSettings
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.job_payload import PinnedPolicy
+from store.registry.models import ModelVersion
 from store.tasks.own_task import spec_of
+from store.tasks.registry import TASKS
+from tests.prompts.tasks.test_prepared import Model
 
 SENTENCE_FILES = (
     "preprocessor_config.json",
@@ -93,3 +105,74 @@ def test_an_own_task_counts_its_input_within_its_bound() -> None:
             "context_length_exceeded",
             "input",
         )
+
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 4,
+    "max_position_embeddings": 9,
+    "num_labels": 1,
+    "architectures": ["BertForSequenceClassification"],
+}
+VIT = {"model_type": "vit", "hidden_size": 4, "patch_size": 14, "architectures": ["ViTForImageClassification"]}
+WHISPER = {"max_source_positions": 1500}
+STORED: dict[str, Any] = {
+    "config.json": BERT,
+    "sentence_bert_config.json": {"max_seq_length": 7},
+    "preprocessor_config.json": {"size": 28, "chunk_length": 30, "sampling_rate": 16_000},
+    "generation_config.json": {"no_timestamps_token_id": 1},
+}
+
+
+def read_settings(task: str, runner: str, **config: Any) -> Any:
+    """The settings of a registered version with these files, by their digests."""
+    stored = {f"digest of {name}": json.dumps(content).encode() for name, content in STORED.items()}
+    stored["digest of config.json"] = json.dumps(config).encode()
+    files = {name: f"digest of {name}" for name in (*STORED, "model.safetensors")}
+    version = ModelVersion("m", 1, task, runner, "", "", "auto", 64, files, datetime.now(UTC), None)
+    return TASK_INPUTS[task].read_settings(version, stored.__getitem__)
+
+
+def test_the_settings_of_a_version_are_those_of_its_stored_files() -> None:
+    tags = BERT | {"architectures": ["BertForTokenClassification"]}
+    found = {
+        "rerank": read_settings("rerank", "x", **BERT),
+        "classify": read_settings("classify", "x", **BERT),
+        "token_classify": read_settings("token_classify", "x", **tags),
+        "embed": read_settings("embed", "x", **BERT),
+        "image_classify": read_settings("image_classify", "x", **VIT),
+        "transcribe": read_settings("transcribe", "x", **WHISPER),
+    }
+    one = ("LABEL_0",)
+    assert found == {
+        "rerank": ClassifierSettings(9, one, Activation.SIGMOID),
+        "classify": ClassifierSettings(9, one, Activation.SIGMOID),
+        "token_classify": ClassifierSettings(9, one, Activation.SOFTMAX, Head.TOKENS),
+        "embed": Embedder(7, 4),
+        "image_classify": ImageClassifierSettings(5, ("LABEL_0", "LABEL_1"), Activation.SOFTMAX),
+        "transcribe": TranscriberSettings(30, 16_000, 1500, {}),
+    }
+    fakes = (classify.FAKE, token_classify.FAKE, embed.FAKE, image_classify.FAKE, transcriber_folder.FAKE)
+    tasks = ("classify", "token_classify", "embed", "image_classify", "transcribe")
+    assert tuple(read_settings(task, "fake") for task in tasks) == fakes
+    assert read_settings("score", "fake") is None
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "param"),
+    [
+        ("classify", {"texts": ["abcdefg"]}, "input.texts[0]"),
+        ("token_classify", {"texts": ["a", "abcdefg"]}, "input.texts[1]"),
+        ("rerank", {"query": "abc", "documents": ["defg"]}, "input.documents[0]"),
+        ("score", {"text_1": ["abc"], "text_2": ["defg"]}, "input.text_2[0]"),
+    ],
+)
+def test_what_is_too_long_is_refused_before_a_policy_reads_it(task: str, given: dict[str, Any], param: str) -> None:
+    model = Model(replace(classify.FAKE, context_window=6))
+    request = TypeAdapter(TASKS[task].request).validate_python({"task": task, "model": "m", "input": given})
+    with pytest.raises(InvalidRequest) as refused:
+        TASK_INPUTS[task].cut_to_length(request, model)
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", param)
+    may_cut = request.model_copy(update={"truncate": True})
+    assert TASK_INPUTS[task].cut_to_length(may_cut, model) is may_cut
+    assert TASK_INPUTS[task].is_quick(request, model)

@@ -1,0 +1,198 @@
+"""The stored form of requests whose model reasons, calls tools or is behind a server; images, rows and users."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from prompts.audio.transcriber_folder import FAKE as TRANSCRIBER
+from prompts.chat_server import ChatServer
+from prompts.reasoning import ReasoningSupport, find_support
+from prompts.tasks.classify import FAKE as CLASSIFIER
+from prompts.tasks.embed import FAKE as EMBEDDER
+from prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
+from prompts.tasks.predict import FAKE as TABULAR
+from prompts.tasks.recommend import FAKE_ITEMS, RecommenderConfig, query_of
+from prompts.tasks.registry import TASK_INPUTS
+from prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
+from store.errors import InvalidRequest
+from store.payloads.job_payload import PinnedPolicy
+from store.payloads.reasoning import ReasoningFormat
+from store.tasks.registry import TASKS
+from store.tasks.transcribe import AudioSource, TranscribePayload, TranscribeRequest
+from tests.png import png, url_of
+from tests.prompts.tasks.test_prepared import Model, prepared, refused
+
+IMAGE = {"url": url_of(png(2))}
+BAD = {"url": "data:image/png;base64,AAAA"}
+TOOLS = [{"type": "function", "function": {"name": "add"}}]
+GRAMMAR = {"grammar": {"kind": "regex", "text": "a"}}
+THINK = ReasoningFormat(opening="<think>", closing="</think>")
+
+
+class Thinking(ByteTokenizer):
+    """A tokenizer whose template ends with this text, and knows this of reasoning."""
+
+    def __init__(self, end: str, support: ReasoningSupport | None) -> None:
+        super().__init__()
+        self.reasoning = support
+        self._end = end
+
+    def render(self, *_given: Any, **_named: Any) -> str:
+        return f"hi{self._end}"
+
+
+def support(*, is_switched: bool = True) -> ReasoningSupport:
+    found = find_support("</think>", lambda variables: str(variables.get("thinking")) if is_switched else "")
+    assert found is not None
+    assert found.is_controlled is is_switched
+    return found
+
+
+def generated(model: Model, **body: Any) -> Any:
+    return prepared("generate", model, **{"input": {"messages": [{"role": "user", "content": "hi"}]}, **body}).payload
+
+
+@pytest.mark.parametrize(
+    ("end", "is_switched", "sampling", "found"),
+    [
+        ("", True, {}, {}),
+        ("<think>\n", True, {}, {"is_open": True}),
+        ("<think>\n\n</think>\n", True, {}, None),
+        # A grammar begins behind the reasoning: the opening is forced if the model certainly reasons.
+        ("", True, GRAMMAR, {"is_forced": True}),
+        ("<think>", True, GRAMMAR, {"is_open": True}),
+        ("", False, GRAMMAR, None),
+        ("<think>", False, GRAMMAR, {"is_open": True}),
+        ("", False, {}, {}),
+    ],
+)
+def test_the_reasoning_of_an_answer_follows_from_the_end_of_its_prompt(
+    end: str, is_switched: bool, sampling: dict[str, Any], found: dict[str, Any] | None
+) -> None:
+    model = Model(None, tokenizer=Thinking(end, support(is_switched=is_switched)))
+    expected = None if found is None else THINK.model_copy(update=found)
+    assert generated(model, sampling=sampling).reasoning == expected
+
+
+def test_the_budget_of_a_request_is_stored_and_a_raw_prompt_has_no_reasoning() -> None:
+    model = Model(None, tokenizer=Thinking("", support()))
+    asked = {"messages": [{"role": "user", "content": "hi"}], "reasoning": {"effort": "low"}}
+    assert generated(model, input=asked, sampling={"max_tokens": 50}).reasoning == THINK.model_copy(
+        update={"max_tokens": 10}
+    )
+    assert generated(model, input={"prompt": "hi"}).reasoning is None
+    # Where the model does not reason, the stored request has none of it.
+    plain = generated(Model(None), input=asked | {"reasoning": {"effort": "none"}})
+    assert (plain.input.reasoning, plain.reasoning) == (None, None)
+
+
+def test_a_server_is_asked_with_its_own_style_of_calls() -> None:
+    server = Model(ChatServer(takes_images=True), tokenizer=ApproximateTokenizer())
+    message = {"role": "user", "content": "hi"}
+    asked = {"messages": [message], "tools": TOOLS, "reasoning": {"effort": "low"}}
+    with_tools = generated(server, input=asked)
+    assert (with_tools.tool_style, with_tools.reasoning) == ("hermes", THINK)
+    assert with_tools.input.reasoning is not None
+    without = generated(server, input=asked | {"tool_choice": "none"})
+    assert (without.tool_style, without.reasoning) == (None, THINK)
+    pictures = {"messages": [{**message, "images": [IMAGE, {"file_id": "f", "detail": "low"}]}]}
+    assert prepared("generate", server, input=pictures).num_tokens == 3 + 576 + 85
+    assert refused("generate", server, input={"messages": [{**message, "images": [BAD]}]})[1:] == (
+        "invalid_image",
+        "input.messages.images[0]",
+    )
+
+
+def is_quick(model: Model, **body: Any) -> bool:
+    request = TypeAdapter(TASKS["generate"].request).validate_python({"task": "generate", "model": "m", **body})
+    return TASK_INPUTS["generate"].is_quick(request, model)
+
+
+def test_a_request_is_quick_unless_a_grammar_is_new_or_it_has_images() -> None:
+    model = Model(None)
+    message = {"role": "user", "content": "hi"}
+    assert is_quick(model, input={"prompt": "a"})
+    assert not is_quick(model, input={"prompt": "a"}, sampling=GRAMMAR)
+    model.grammars.check("regex", "a")
+    assert is_quick(model, input={"prompt": "a"}, sampling=GRAMMAR)
+    forced = {"messages": [message], "tools": TOOLS, "tool_choice": "required"}
+    assert not is_quick(model, input=forced)
+    assert is_quick(model, input=forced | {"tool_choice": "auto"})
+    server = Model(ChatServer(takes_images=True), tokenizer=ApproximateTokenizer())
+    assert is_quick(server, input=forced)
+    assert not is_quick(server, input={"messages": [{**message, "images": [{"file_id": "f"}]}]})
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "more"),
+    [
+        ("image_classify", IMAGE_CLASSIFIER, {}),
+        ("image_zero_shot", EMBEDDER, {"candidate_labels": ["a", "b"]}),
+        ("embed", EMBEDDER, {}),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_named(task: str, settings: Any, more: dict[str, Any]) -> None:
+    given = {"images": [IMAGE, BAD], **more}
+    assert refused(task, Model(settings), input=given)[1:] == ("invalid_image", "input.images[1]")
+
+
+def test_a_long_input_is_cut_if_the_request_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Model(EMBEDDER.__class__(context_window=3, width=8))
+    cut = prepared("embed", small, input={"texts": ["abcdef", "a"]}, truncate=True)
+    assert (cut.num_tokens, cut.payload.model_dump()["truncate"]) == (4, True)
+    monkeypatch.setattr("prompts.encoders.encoder_inputs.MAX_TOKENS_TOGETHER", 3)
+    for settings in (CLASSIFIER, EMBEDDER):
+        given = {"text_1": ["ab"], "text_2": ["cd"]}
+        assert refused("score", Model(settings), input=given) == (
+            "`input.text_2` has 4 tokens, and one request may have 3: send several",
+            "invalid_value",
+            "input.text_2",
+        )
+
+
+def test_rows_are_checked_before_a_policy_reads_them() -> None:
+    inputs = TASK_INPUTS["predict"]
+    request = inputs.spec.request.model_validate(
+        {"task": "predict", "model": "m", "input": {"rows": [{"amount": "x"}]}}
+    )
+    with pytest.raises(InvalidRequest) as wrong:
+        inputs.cut_to_length(request, Model(TABULAR))
+    assert wrong.value.param == "input.rows[0].amount"
+
+
+TOWER: dict[str, Any] = {
+    "model_type": "headrace-recommender",
+    "dimensions": 2,
+    "user_tower": {"features": [{"name": "age", "type": "number", "mean": 1, "scale": 2}]},
+}
+
+
+def test_a_user_may_be_a_row_of_features() -> None:
+    config = RecommenderConfig.model_validate(TOWER)
+    found = prepared("recommend", Model(config), input={"features": {"age": 5}}, top_k=3)
+    payload: Any = found.payload
+    query = query_of(payload, config, FAKE_ITEMS)
+    assert (found.num_tokens, query.row, query.vector, query.history) == (1, ((2.0,), ()), None, [])
+    by_vector: Any = prepared("recommend", Model(config), input={"vector": [1, 2]}, top_k=3).payload
+    assert (query_of(by_vector, config, FAKE_ITEMS).row, query_of(by_vector, config, FAKE_ITEMS).vector) == (
+        None,
+        (1, 2),
+    )
+    assert refused("recommend", Model(config), input={"features": {"age": "x"}}) == (
+        "`input.features.age`: it must be a number",
+        "invalid_value",
+        "input.features.age",
+    )
+
+
+def test_a_transcript_is_stored_with_its_audio_and_counts_its_positions() -> None:
+    audio = AudioSource(content="c", num_frames=32_000, rate=16_000, seconds=2)
+    inputs, model, policy = TASK_INPUTS["transcribe"], Model(TRANSCRIBER), PinnedPolicy(model="p", version=1)
+    body = {"task": "transcribe", "model": "m", "input": {"file_id": "f"}}
+    for language in (None, "de"):
+        request = TranscribeRequest.model_validate(body | {"language": language}).with_audio(audio)
+        found = inputs.prepare(request, model, policy)
+        expected = TranscribePayload(file_id="f", audio=audio, language=language, policy=policy)
+        assert (found.payload, found.num_tokens) == (expected, 100)
+        assert inputs.cut_to_length(request, model) is request
