@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from prompts.detokenizer import spell
@@ -102,7 +104,7 @@ def test_a_template_has_what_templates_are_written_for(smollm2_files: dict[str, 
 
 def test_a_list_of_templates_gives_the_default_one(smollm2_files: dict[str, bytes]) -> None:
     files = with_template(smollm2_files, "")
-    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
+    named: list[object] = [5, {"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
     files["tokenizer_config.json"] = json.dumps({"chat_template": named}).encode()
     assert load_tokenizer(files).render(messages([("user", "x")])) == "yes"
 
@@ -177,6 +179,20 @@ def test_the_byte_tokenizer_is_utf8() -> None:
     assert tokenizer.encode(text, add_special=True) == list(text.encode())
     assert tokenizer.decode([*text.encode(), 256]) == text
     assert tokenizer.render(messages([("system", "a"), ("user", "b")])) == "system: a\nuser: b\n"
+    assert (tokenizer.eos_token_ids, tokenizer.vocab_size, tokenizer.tool_style) == ({256}, 257, ToolStyle.JSON)
+    assert (tokenizer.spelling(97), tokenizer.token_bytes(97), tokenizer.token_bytes(256)) == (b"a", b"a", b"")
+
+
+def test_each_byte_has_its_letter() -> None:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = load_tokenizer({"tokenizer.json": backend.to_str().encode()})
+    text = "".join(map(chr, range(0x250)))
+    assert (
+        b"".join(tokenizer.token_bytes(one) or b"" for one in tokenizer.encode(text, add_special=False)).decode()
+        == text
+    )
 
 
 def test_a_token_spells_its_own_bytes_whatever_stands_beside_it(
@@ -252,14 +268,17 @@ def test_the_marks_of_reasoning_are_text_and_other_special_tokens_are_not(
     backend = json.loads(byte_fallback_files["tokenizer.json"])
     first = len(backend["model"]["vocab"])
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    for number, (mark, is_special) in enumerate((("<think>", True), ("</think>", True), ("<tool_call>", True))):
+    for number, (mark, is_special) in enumerate(
+        (("<think>", True), ("</think>", True), ("<tool_call>", True), ("<pad1>", False))
+    ):
         backend["added_tokens"].append({"id": first + number, "content": mark, "special": is_special, **plain})
     files = byte_fallback_files | {"tokenizer.json": json.dumps(backend).encode()}
     tokenizer = load_tokenizer(files | {"chat_template.jinja": SWITCHED.encode()})
     hello = tokenizer.encode("Hello", add_special=False)
     assert tokenizer.reasoning is not None
     assert tokenizer.decode([first, *hello, first + 1, *hello, first + 2, 2]) == "<think>Hello</think>Hello"
-    assert [tokenizer.is_silent(first + number) for number in range(4)] == [False, False, True, True]
+    assert [tokenizer.is_silent(first + number) for number in range(5)] == [False, False, True, False, True]
+    assert (tokenizer.is_byte_fallback(first + 3), tokenizer.vocab_size) == (False, first + 4)
     assert tokenizer.spelling(first + 1) == b"</think>"
     # Calls between tags that are special tokens would be skipped with them.
     hermes = {"chat_template.jinja": HERMES.encode()}

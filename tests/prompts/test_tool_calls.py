@@ -124,6 +124,7 @@ def test_what_is_no_call_stays_content_to_the_letter(style: ToolStyle, text: str
     [
         (HERMES, 'Now.\n<tool_call>\n{"name": "turn", "argum', "Now."),
         (HERMES, "Now. <tool_c", "Now. "),
+        (HERMES, "Now. <t", "Now. "),
         (HERMES, "<tool_call>", ""),
         (LLAMA3, 'Now.\n{"name": "turn", "param', "Now."),
         (JSON, '{"name": "tu', ""),

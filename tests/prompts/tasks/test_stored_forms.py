@@ -105,8 +105,9 @@ def test_a_server_is_asked_with_its_own_style_of_calls() -> None:
 
 
 def is_quick(model: Model, **body: Any) -> bool:
-    request = TypeAdapter(TASKS["generate"].request).validate_python({"task": "generate", "model": "m", **body})
-    return TASK_INPUTS["generate"].is_quick(request, model)
+    task = "generate"
+    request = TypeAdapter(TASKS[task].request).validate_python({"task": task, "model": "m", **body})
+    return TASK_INPUTS[task].is_quick(request, model)
 
 
 def test_a_request_is_quick_unless_a_grammar_is_new_or_it_has_images() -> None:
