@@ -268,6 +268,10 @@ def test_a_flow_is_replayed_with_the_steps_that_it_was_accepted_with(monkeypatch
     again: Any = Replaying(monkeypatch, replace(dead, payload={"steps": streamed}), [a, b])
     replay.replay(again, PRINCIPAL, "job_1")
     assert again.stored[0].answer_id == again.stored[0].steps[0].id
+    streams_last = [body[0], body[1] | {"stream": True, "needs": []}]
+    other: Any = Replaying(monkeypatch, replace(dead, payload={"steps": streams_last}), [a, b])
+    replay.replay(other, PRINCIPAL, "job_1")
+    assert other.stored[0].answer_id == other.stored[0].steps[1].id
     named: Any = Replaying(monkeypatch, replace(dead, payload={"steps": streamed}, answer_id="s2"), [a, b])
     replay.replay(named, PRINCIPAL, "job_1")
     assert named.stored[0].answer_id == named.stored[0].steps[1].id

@@ -176,6 +176,14 @@ def test_a_body_becomes_this_job(name: str, changes: dict[str, Any], expected: d
 
 
 @pytest.mark.parametrize(
+    ("truncate", "cuts"),
+    [(True, True), ("end", True), ("END", True), (False, False), ("none", False), ("NONE", False), (None, False)],
+)
+def test_inputs_are_cut_only_if_that_is_asked_for(truncate: object, cuts: bool) -> None:
+    assert job("rerank", {"truncate": truncate})["truncate"] == cuts
+
+
+@pytest.mark.parametrize(
     ("tier", "service_class"), [("auto", "interactive"), ("default", "standard"), ("flex", "batch")]
 )
 @pytest.mark.parametrize("name", ["rerank", "tabular/predictions", "audio/transcriptions"])
