@@ -223,6 +223,34 @@ def test_a_conversation_is_bounded(
     assert len(texts(openai, talk)) == 3
 
 
+def test_the_policy_for_every_model_reads_items_and_metadata(
+    api: httpx2.Client, make_client: MakeClient, other_key: str
+) -> None:
+    rule = {"id": "mail", "action": "redact", "stage": "input", "kinds": ["email"]}
+    assert api.put("/v1/policies", json={"document": {"version": 1, "rules": [rule]}}).is_success
+    mail = "ann@example.com"
+    written, metadata = [{"role": "user", "content": f"to {mail}"}], {"who": mail, "topic": "mills"}
+    made = api.post("/v1/conversations", json={"items": [HELLO], "metadata": metadata}).raise_for_status().json()
+    path = f"/v1/conversations/{made['id']}"
+    changed = api.post(path, json={"metadata": metadata}).json()
+    for shown in (made, api.get(path).json(), changed):
+        assert (shown["metadata"].keys(), shown["metadata"]["topic"]) == (metadata.keys(), "mills")
+        assert "ann@" not in shown["metadata"]["who"]
+    for url in ("/v1/conversations", f"{path}/items"):
+        refused = api.post(url, json={"items": written})
+        assert (refused.status_code, error_of(refused)["code"], error_of(refused)["param"]) == (
+            400,
+            "policy_blocked_input",
+            "items",
+        )
+        assert error_of(refused)["message"] == (
+            "the policy's rule mail takes something out of these items: send them as the input of a response"
+        )
+    assert len(api.get(f"{path}/items").json()["data"]) == 1
+    free = make_client(other_key).post("/v1/conversations", json={"items": written, "metadata": metadata})
+    assert free.raise_for_status().json()["metadata"] == metadata
+
+
 def test_another_tenants_conversation_is_not_there(
     openai: OpenAI, api: httpx2.Client, make_client: MakeClient, other_key: str
 ) -> None:
