@@ -40,6 +40,7 @@ def test_a_message(client: Anthropic, worker: ScriptedWorker) -> None:
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (counted - 4, 4, 2)
     assert usage.service_tier == "priority"
     assert message._request_id == raw.headers["x-request-id"]
+    assert raw.headers["x-model-version"] == "1"
 
 
 def test_the_order_of_events_on_the_wire(api: httpx2.Client, worker: ScriptedWorker) -> None:

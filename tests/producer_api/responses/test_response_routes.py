@@ -467,6 +467,36 @@ class TestConversations:
         assert (undeclared.status_code, error_of(undeclared)["code"]) == (400, "invalid_value")
 
 
+def test_every_answer_names_its_job_and_its_place(api: httpx2.Client) -> None:
+    made = api.post("/v1/responses", json=HELLO | {"background": True})
+    response_id = made.json()["id"]
+    path = f"/v1/responses/{response_id}"
+    cancelled = api.post(f"{path}/cancel")
+    body = HELLO | {"background": True, "stream": True}
+    with (
+        api.stream("GET", path, params={"stream": True}) as replay,
+        api.stream("POST", "/v1/responses", json=body) as new,
+    ):
+        answers = (made, api.get(path), cancelled, replay)
+        job = {"x-job-id": job_of(response_id), "x-model-version": "1", "content-location": path}
+        assert [{name: answer.headers[name] for name in job} for answer in answers] == [job] * 4
+        assert new.headers["content-location"] == f"/v1/responses/{new.headers['x-job-id'].replace('job_', 'resp_')}"
+    counted = api.post("/v1/responses/input_tokens", json=HELLO).json()
+    assert counted == {"object": "response.input_tokens", "input_tokens": len("user: hi\n")}
+    tools = {"server_tools": {"names": ["calculator"]}}
+    refused = api.post("/v1/responses/input_tokens", json=HELLO | tools)
+    assert (error_of(refused)["param"], error_of(refused)["message"]) == (
+        "tools",
+        "tokens of tools that the server calls are not counted: leave them out",
+    )
+    for number in ("x", "-1", "1.0", "9" * 16):
+        refused = api.get(path, params={"stream": True}, headers={"Last-Event-ID": number})
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "Last-Event-ID")
+    events = parse(api.get(path, params={"stream": True, "starting_after": 0}, headers={"Last-Event-ID": "1"}).content)
+    assert [event.id for event in events] == ["2"], "the header of the browser wins"
+    assert api.delete(path).json() == {"id": response_id, "object": "response", "deleted": True}
+
+
 def test_a_page_of_input_items_says_where_it_ends(api: httpx2.Client) -> None:
     turns = [{"role": "user", "content": str(number)} for number in range(25)]
     made = api.post("/v1/responses", json={"model": "tiny", "input": turns, "background": True}).json()
