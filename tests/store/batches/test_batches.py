@@ -209,7 +209,7 @@ def test_lines_are_stored_once_and_counted_by_their_outcome(
         db,
         [
             Finish(jobs[0].id, 1, JobState.SUCCEEDED, {"text": "a"}, None, usage),
-            Finish(jobs[1].id, 1, JobState.FAILED, None, {"code": "x", "message": "y"}, None),
+            Finish(jobs[1].id, 1, JobState.FAILED, None, {"code": "x", "message": "y"}, usage | {"input_tokens": 3}),
         ],
     )
     assert len(held) == 3
@@ -219,7 +219,7 @@ def test_lines_are_stored_once_and_counted_by_their_outcome(
         assert 3000 < found.remaining_s <= 3600
         counted = found.batch
         assert (counted.num_completed, counted.num_failed) == (1, 2)
-        assert (counted.input_tokens, counted.output_tokens) == (5, 2)
+        assert (counted.input_tokens, counted.output_tokens) == (8, 4), "those of failed lines too"
     other = create(db, tenant, new(), file)
     assert batches.count_outcomes(db, tenant, [made.id, other.id]) == {
         made.id: {"refused": 1, "succeeded": 1, "failed": 1},
@@ -294,6 +294,8 @@ def test_a_cancel_reaches_the_jobs_and_steps_of_the_batch_in_bounded_steps(
         request_cancel(db, other_tenant, made.id)
     asked = request_cancel(db, tenant, made.id)
     assert (asked.status, asked.cancelling_at is not None) == (BatchStatus.CANCELLING, True)
+    late = [ParsedLine(9, "late", make_job())]
+    assert add_lines(db, asked, late, next_line=10, next_offset=99) is None, "no more lines start"
     to_tell: set[str] = set()
     over: set[str] = set()
     for _ in range(4):

@@ -162,7 +162,9 @@ def test_the_first_steps_are_announced_with_the_acceptance(db: Database, make_fl
     assert outcome.hinted >= {left.id, right.id}
 
 
-def test_a_flow_is_stuck_without_a_step_that_runs_or_may_run(db: Database, accept_flow: Callable[..., Flow]) -> None:
+def test_a_flow_is_stuck_without_a_step_that_runs_or_may_run(
+    db: Database, accept_flow: Callable[..., Flow], query: Query
+) -> None:
     waiting, running, stuck = accept_flow(), accept_flow(), accept_flow()
     for flow in (waiting, running, stuck):
         flow.run("first")
@@ -173,6 +175,16 @@ def test_a_flow_is_stuck_without_a_step_that_runs_or_may_run(db: Database, accep
             text("UPDATE jobs SET queue = :unserved WHERE id = :id"),
             {"unserved": UNSERVED_QUEUE, "id": stuck.steps["second"]},
         )
+    assert count_stuck_flows(db) == 1
+    query(
+        "INSERT INTO tool_approvals (id, tenant_id, job_id, step_id, tool, expires_at) "
+        "VALUES ('apr_1', :tenant, :flow, :step, 'weather', now() + interval '1 h')",
+        tenant=stuck.tenant,
+        flow=stuck.id,
+        step=stuck.steps["second"],
+    )
+    assert count_stuck_flows(db) == 0, "it waits for a person"
+    query("UPDATE tool_approvals SET state = 'approved', decided_at = now(), decided_by = 'key_1'")
     assert count_stuck_flows(db) == 1
     request_cancel(db, stuck.tenant, stuck.id)
     assert count_stuck_flows(db) == 0

@@ -17,7 +17,7 @@ from store.files.blob_storage import open_blobs
 from store.files.files import Purpose
 from store.jobs import conversations
 from store.jobs.claims import Finish, Release, claim, finish, release
-from store.jobs.jobs import get, list_jobs, timeline
+from store.jobs.jobs import accept, get, list_jobs, timeline
 from store.jobs.responses import NewResponse
 from store.jobs.sweeps import purge
 from store.registry.prompt_templates import create as create_prompt
@@ -31,7 +31,7 @@ from store.schema.job_states import JobState
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from store.tenants.tenant_limits import SetBy
-from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
+from tests.store.making import CHAIN, QUEUE, AcceptOne, MakeJob, Query, new_flow
 
 ASKED, ANSWERED = "xyzzy-asked", "xyzzy-answered"
 CONTENTS = {
@@ -156,6 +156,7 @@ class TestForgetting:
                 draft.write(b"content")
                 files.create(db, owner, draft, filename=f"{number}", purpose=Purpose.BATCH, most_bytes=100)
         told(query)
+        query("UPDATE webhook_deliveries SET state = 'failed', delivered_at = NULL WHERE url LIKE '%/1'")
         for table, name in (("webhook_deliveries", "right(url, 1)"), ("files", "filename")):
             hours = f"make_interval(hours => CAST({name} AS int))"
             query(f"UPDATE {table} SET created_at = now() - interval '200 s' - {hours}")
@@ -249,6 +250,8 @@ class TestFilesAndBatches:
             erasure.purge_job(db, tenant, job.id, actor="tests")
         count_ended_lines(db, tenant, batch.id)
         finalize(db, tenant, batch.id)
+        with pytest.raises(Conflict, match="line of batch_"):
+            erasure.purge_job(db, tenant, job.id, actor="tests")
         assert end_batch(db, count_ended_lines(db, tenant, batch.id).batch, BatchStatus.COMPLETED, ResultFiles())
         query("UPDATE batches SET completed_at = completed_at - interval '200 s'")
         swept = [sweep(db, tenant, Retention(100, 100), 2) for _ in range(3)]
@@ -313,7 +316,7 @@ class TestPurges:
             after = found.after
 
     def test_of_a_user_or_of_a_time_only_those_go(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, make_job: MakeJob, query: Query
     ) -> None:
         def make(**changes: Any) -> str:
             job_id = accept_one(**changes)
@@ -343,6 +346,8 @@ class TestPurges:
         assert self.purge(db, Scope(tenant, before=row["created_at"])) == 0
         assert self.purge(db, Scope(tenant)) == 1
         assert query("SELECT count(*) AS n FROM jobs") == [{"n": 8}]
+        accept(db, [new_flow(make_job, CHAIN)])
+        assert count(db, Scope(tenant))["live"] == 2, "a job with steps is one"
 
     def test_files_batches_and_prompts_go_and_another_tenants_stay(
         self, db: Database, tenant: str, other_tenant: str, query: Query, settings: Settings
@@ -384,6 +389,8 @@ class TestPurges:
         found = count(db, Scope(tenant))
         assert (found["jobs"], found["live"]) == (0, 1)
         assert self.purge(db, Scope(tenant)) == 0, "the batch still has to read it"
+        assert self.purge(db, Scope(tenant), "batches") == 0
+        assert get_batch(db, tenant, batch_id).metadata == {}
         count_ended_lines(db, tenant, batch_id)
         finalize(db, tenant, batch_id)
         assert end_batch(db, count_ended_lines(db, tenant, batch_id).batch, BatchStatus.COMPLETED, ResultFiles())

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from threading import Barrier
 from typing import Any
 
+import pytest
 from sqlalchemy import Connection, text
 
 from store.db.database import Database
@@ -134,11 +135,12 @@ class CountingDatabase(Database):
 
 
 class TestFairOrder:
+    @pytest.mark.parametrize("tokens", [{"cost_tokens": 2048}, {"cost_tokens": 1, "input_tokens": 2048}])
     def test_tenants_share_by_tokens_and_go_on_where_they_stopped(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, tokens: dict[str, int]
     ) -> None:
         many = [accept_one(announce=False, cost_tokens=1024) for _ in range(9)]
-        few = [accept_one(announce=False, cost_tokens=2048, tenant_id=other_tenant) for _ in range(3)]
+        few = [accept_one(announce=False, tenant_id=other_tenant, **tokens) for _ in range(3)]
         round_robin = RoundRobin()
         order = [job_id for _ in range(12) for job_id in take_waiting(db, QUEUE, 1, round_robin)]
         if tenant < other_tenant:
@@ -252,6 +254,8 @@ class TestDirectClaims:
         assert claim_candidates(db, QUEUE, 9, older_than_s=30) == [batch]
         query("UPDATE jobs SET announced_at = created_at WHERE id = :id", id=announced)
         assert claim_candidates(db, QUEUE, 9, older_than_s=30) == [announced, batch]
+        hasty = RoundRobin(ageing_s=10)
+        assert claim_candidates(db, QUEUE, 9, older_than_s=60, round_robin=hasty) == [], "also if it waits long"
 
     def test_suspects_and_others_are_never_mixed(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
         good, suspect = accept_one(announce=False), accept_one(announce=False)
