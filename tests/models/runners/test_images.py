@@ -102,6 +102,7 @@ def test_vectors_are_those_of_transformers(name: str, tmp_path: Path) -> None:
         pooled = output.pooler_output.flatten() if name == "resnet" else output.last_hidden_state[0, 0]
         assert vector == pytest.approx(normalize(pooled, dim=0).tolist(), abs=MOST_APART)
     assert len(ours[0]) == model.embedder.width
+    assert (model.scale, model.encoder.context_window) == (1.0, model.embedder.image_tokens)
     with pytest.raises(InvalidRequest, match="images alone"):
         model.read({"input": {"texts": ["x"]}})
 

@@ -14,7 +14,7 @@ from models.runners.classifier import TorchClassifier
 from models.runners.dense_network import DenseNetwork
 from models.runners.encoder import TorchEncoder, float32_bytes, padded
 from models.runners.image_rows import ImageRows, by_shape, dimensions_of, pixels_of
-from models.runners.images import TorchImageEncoder
+from models.runners.images import TorchImageClassifier, TorchImageEncoder
 from models.runners.integrated_gradients import integrated_gradients
 from models.runners.tabular import outputs_of
 from models.runners.transcription import ChunkTranscript, TokenSegment
@@ -23,6 +23,7 @@ from prompts.encoders.classifier_folder import ClassifierSettings, Head
 from prompts.tabular.items import Item, Items
 from prompts.tasks.embed import Embedder, Pooling
 from prompts.tasks.predict import Activation, Objective
+from prompts.vision.image_folder import ImageClassifierSettings
 from store.tasks.recommend import AttributeCondition
 from tests.models.runners.making import CPU, floats, rows
 
@@ -75,7 +76,7 @@ def test_states_are_pooled_without_those_of_padding(
 
     def model(**given: Any) -> Any:
         asked.append({name: value.tolist() for name, value in given.items()})
-        return SimpleNamespace(last_hidden_state=torch.tensor(STATES))
+        return SimpleNamespace(last_hidden_state=torch.tensor(STATES, dtype=torch.bfloat16))
 
     of_transformers: Any = model
     of_transformers.config = SimpleNamespace(pad_token_id=None)
@@ -94,6 +95,7 @@ TYPED = ("albert", "bert", "deberta", "deberta-v2", "electra")
 def test_a_classifier_gives_token_types_to_the_families_that_are_told_them(model_type: str) -> None:
     asked: list[dict[str, Any]] = []
     numbers = torch.tensor([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [[6.0, 7.0], [torch.nan, 0.0], [0.0, 0.0]]])
+    numbers = numbers.bfloat16()
 
     def model(**given: Any) -> Any:
         asked.append({name: value.tolist() for name, value in given.items()})
@@ -117,11 +119,11 @@ def test_images_and_texts_of_one_pass_have_vectors_in_their_places(window: int, 
 
     def text_model(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         texts.append((input_ids.tolist(), attention_mask.tolist()))
-        return SimpleNamespace(pooler_output=input_ids[:, :2].float())
+        return SimpleNamespace(pooler_output=input_ids[:, :2].bfloat16())
 
     model = SimpleNamespace(
         config=SimpleNamespace(model_type="clip", text_config=SimpleNamespace(pad_token_id=4)),
-        dtype=torch.float32,
+        dtype=torch.bfloat16,
         vision_model=lambda pixel_values: SimpleNamespace(pooler_output=pixel_values.flatten(1)),
         visual_projection=lambda pooled: pooled[:, 1:],
         text_model=text_model,
@@ -133,6 +135,33 @@ def test_images_and_texts_of_one_pass_have_vectors_in_their_places(window: int, 
     assert (floats(image), bad, floats(first), floats(text)) == ([0.6, 0.8], None, [0.44721, 0.89443], [0.6, 0.8])
     assert texts == [([[8, 4, 4], [4, 3, 5]], [[1, 0, 0], [1, 1, 1]])]
     assert encoder.context_window == longest
+
+
+@pytest.mark.parametrize(
+    ("activation", "scores"),
+    [
+        (Scores.SOFTMAX, [0.26894, 0.73106]),
+        (Scores.SIGMOID, [0.5, 0.73106]),
+        (Scores.IDENTITY, [0.0, 1.0]),
+    ],
+)
+def test_images_of_any_shape_get_their_own_scores_in_float32(activation: Scores, scores: list[float]) -> None:
+    asked: list[tuple[tuple[int, ...], torch.dtype]] = []
+
+    def model(pixel_values: torch.Tensor) -> Any:
+        asked.append((tuple(pixel_values.shape), pixel_values.dtype))
+        return SimpleNamespace(logits=pixel_values.flatten(1)[:, :2])
+
+    of_transformers: Any = model
+    of_transformers.dtype = torch.bfloat16
+    classifier = TorchImageClassifier(of_transformers, ImageClassifierSettings(50, ("a", "b"), activation), CPU)
+    pixels = [np.full((1, 1, size), 9, np.float32) for size in (3, 2, 3)]
+    for picture, numbers in zip(pixels, ([0, 1], [np.nan, 1], [0, 1]), strict=True):
+        picture[0, 0, :2] = numbers
+    first, bad, last = classifier.run(rows((0,), (0,), (0,), options=ImageRows(tuple(pixels))))
+    assert (floats(first), bad, floats(last)) == (scores, None, scores)
+    assert asked == [((2, 1, 1, 3), torch.bfloat16), ((1, 1, 1, 2), torch.bfloat16)]
+    assert classifier.context_window == 50
 
 
 ITEMS = Items(
