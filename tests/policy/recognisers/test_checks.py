@@ -6,6 +6,7 @@ import pytest
 from stdnum import luhn
 
 from policy.recognisers.columns import column_sort
+from policy.recognisers.contacts import check_email, check_phone
 from policy.recognisers.networks import check_ipv4, check_ipv6
 from policy.recognisers.numbers import check_card, check_iban, check_ssn
 from policy.recognisers.recogniser import Spans, Words, as_written, letters_and_digits
@@ -210,3 +211,62 @@ TABLE = "id,user,password\n1,ann,"
 )
 def test_the_head_of_a_column_names_its_values(before: str, is_named: bool) -> None:
     assert (column_sort(before) is not None) is is_named
+
+
+@pytest.mark.parametrize(
+    ("candidate", "before", "address"),
+    [
+        ("ann@example.com", "", "ann@example.com"),
+        ("=ann@example.com", "", "ann@example.com"),
+        ("a='ann@example.com", "", "ann@example.com"),
+        ("x/ann@example.com", "", "ann@example.com"),
+        ("ann@example.comPhone", "", "ann@example.com"),
+        ("ann@example.com.", "", "ann@example.com"),
+        ("ann@example.com:x", "", "ann@example.com"),
+        ("ann%40example.com", "", "ann%40example.com"),
+        ("git@example.com:x", "", None),
+        ("git@example.com", "", "git@example.com"),
+        ("ann@example.png", "", None),
+        ("ann@example", "", None),
+        ("ann..b@example.com", "", None),
+        ("ann.@example.com", "", None),
+        ("ann@-example.com", "", None),
+        (f"ann@{'x' * 63}.com", "", f"ann@{'x' * 63}.com"),
+        (f"ann@{'x' * 64}.com", "", None),
+        ("ann@example.c", "", None),
+        ("ann@example.com", "@", None),
+        ("pw@example.com", "x://user:", None),
+        ("ann@example.com", "http://", None),
+    ],
+)
+def test_an_address_has_a_local_part_and_a_domain(candidate: str, before: str, address: str | None) -> None:
+    assert found(check_email, candidate, before) == ([] if address is None else [address])
+
+
+@pytest.mark.parametrize(
+    ("candidate", "before", "is_found"),
+    [
+        ("+14155552671", "", True),
+        ("+1 415 555 2671 ext 12", "", True),
+        ("0049 30 901820", "", True),
+        ("415-555-2671", "", True),
+        ("(415) 555-2671", "", True),
+        ("030 901820", "", True),
+        ("0176 1234567", "tel ", True),
+        ("4155552671", "phone ", True),
+        ("4155552671", "", False),
+        ("415-555-2671", "order ", False),
+        ("+14155552671", "order ", True),
+        *(("415-555-2671", before, False) for before in ("/", "#", "_", "@", "$ ", "€", "-", "=", "1.")),
+        ("+14155552671", "/", True),
+        ("415-555-2671", "tel=", True),
+        ("415-555-2671", "wa.me/", True),
+        ("415 555", "1,", False),
+        ("2026-11-28", "", False),
+        ("12.345.678", "", False),
+        ("00000000", "tel ", False),
+        ("1234567", "order ", False),
+    ],
+)
+def test_a_phone_number_is_written_or_announced_as_one(candidate: str, before: str, is_found: bool) -> None:
+    assert found(check_phone, candidate, before) == ([candidate] if is_found else [])
