@@ -15,8 +15,9 @@ from prompts.tokenizer import load_tokenizer
 from prompts.tool_calls import HERMES_TAGS, Reading, merged
 from prompts.tool_grammar import with_tools
 from store.errors import InvalidRequest
+from store.payloads.conversation import ToolChoiceMode
 from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
-from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
+from store.tasks.generate import AnswerShape, GenerateInput, GeneratePayload, ToolStyle
 
 
 class _Unit(StrEnum):
@@ -56,24 +57,24 @@ class Babbler:
     """A model that generates any tokens that a grammar allows."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        self._tokenizer = load_tokenizer(files)
-        (self._eos,) = self._tokenizer.eos_token_ids
-        self._grammars = Grammars(
+        self.tokenizer = load_tokenizer(files)
+        (self._eos,) = self.tokenizer.eos_token_ids
+        self.grammars = Grammars(
             files["tokenizer.json"],
-            vocab_size=self._tokenizer.vocab_size,
-            eos_token_ids=self._tokenizer.eos_token_ids,
+            vocab_size=self.tokenizer.vocab_size,
+            eos_token_ids=self.tokenizer.eos_token_ids,
         )
 
     def asked(self, style: ToolStyle, answer: GrammarSpec | None = None, **fields: Any) -> GeneratePayload:
         """The payload of a request with tools, if the model's style is this one."""
-        self._tokenizer.tool_style = style
+        self.tokenizer.tool_style = style
         body = {"messages": [{"role": "user", "content": "x"}], "tools": TOOLS, **fields}
         free = GeneratePayload(input=GenerateInput.model_validate(body), sampling=Sampling(grammar=answer))
-        return with_tools(free, self._tokenizer, self._grammars)
+        return with_tools(free, self.tokenizer, self.grammars)
 
     def say(self, grammar: GrammarSpec, seed: int) -> str:
         chance = random.Random(seed)
-        matcher = self._grammars.matcher(grammar.kind, grammar.text)
+        matcher = self.grammars.matcher(grammar.kind, grammar.text)
         said: list[int] = []
         while len(said) < 2_000:
             matcher.follow(said)
@@ -82,12 +83,12 @@ class Babbler:
             if not words or (words != allowed and chance.random() < 0.3):
                 break
             said.append(chance.choice(sorted(words)))
-        return self._tokenizer.decode(said)
+        return self.tokenizer.decode(said)
 
     def accepts(self, grammar: GrammarSpec, text: str) -> bool:
         """True if the text is a whole answer."""
-        matcher = self._grammars.matcher(grammar.kind, grammar.text)
-        tokens = self._tokenizer.encode(text, add_special=False)
+        matcher = self.grammars.matcher(grammar.kind, grammar.text)
+        tokens = self.tokenizer.encode(text, add_special=False)
         for length, token in enumerate([*tokens, self._eos]):
             matcher.follow(tokens[:length])
             if token not in _tokens_of(matcher.masks()[0]):
@@ -251,3 +252,50 @@ def test_schemas_that_are_too_long_together_are_refused(plain: Babbler) -> None:
     with pytest.raises(InvalidRequest, match="at most 65536") as caught:
         plain.asked(ToolStyle.JSON, tools=tools, tool_choice="required")
     assert caught.value.param == "input.tools"
+
+
+def test_a_payload_says_in_which_form_its_answer_is(plain: Babbler) -> None:
+    form = GrammarSpec(kind=GrammarKind.JSON_SCHEMA, text='{"type": "integer"}')
+    forms = {}
+    for choice in ("required", NAMED, "auto", "none"):
+        for answer in (None, form):
+            asked = plain.asked(ToolStyle.LLAMA3, answer, tool_choice=choice)
+            assert asked.tool_style is ToolStyle.LLAMA3
+            forms[str(choice), answer is None] = (asked.answer_shape, asked.sampling.grammar is not None)
+    calls, either = AnswerShape.CALLS, AnswerShape.ANSWER_OR_CALLS
+    assert forms == {
+        ("required", True): (calls, True),
+        ("required", False): (calls, True),
+        (str(NAMED), True): (calls, True),
+        (str(NAMED), False): (calls, True),
+        ("auto", True): (None, False),
+        ("auto", False): (either, True),
+        ("none", True): (None, False),
+        ("none", False): (either, True),
+    }
+
+
+def test_parameters_that_cannot_be_followed_are_named(plain: Babbler) -> None:
+    bad = {"properties": {"a": {"type": "strin"}}}
+    tools = [{"function": {"name": "f"}}, {"function": {"name": "g", "parameters": bad}}]
+    with pytest.raises(InvalidRequest) as refused:
+        plain.asked(ToolStyle.JSON, tools=tools, tool_choice="required")
+    assert (refused.value.code, refused.value.param) == ("invalid_json_schema", "input.tools[1].function.parameters")
+    assert refused.value.message == (
+        "calls of g cannot be held to its parameters: the JSON schema cannot be followed: Invalid type: strin"
+    )
+
+
+@pytest.mark.parametrize("name", ["ignore_eos", "min_tokens"])
+def test_a_grammar_of_calls_ends_the_answer(plain: Babbler, name: str) -> None:
+    asked = plain.asked(ToolStyle.JSON)
+    sampling = Sampling.model_validate({name: 1 if name == "min_tokens" else True})
+    free = asked.model_copy(update={"sampling": sampling})
+    assert with_tools(free, plain.tokenizer, plain.grammars).sampling == sampling
+    forced = free.model_copy(update={"input": free.input.model_copy(update={"tool_choice": ToolChoiceMode.REQUIRED})})
+    with pytest.raises(InvalidRequest) as refused:
+        with_tools(forced, plain.tokenizer, plain.grammars)
+    assert (refused.value.message, refused.value.param) == (
+        f"an answer that is held to tools ends with its calls: leave out `{name}`",
+        f"sampling.{name}",
+    )

@@ -8,6 +8,7 @@ from prompts.tasks.generate import build_prompt
 from prompts.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from prompts.truncation import truncate
 from store.payloads.conversation import ChatMessage, FunctionCall, Role, ToolCall, check_tool_results
+from store.payloads.prompt_reference import TemplatePlace
 from store.payloads.truncation import Truncated, Truncation
 from store.tasks.generate import GenerateInput
 
@@ -102,6 +103,35 @@ def test_a_long_text_of_a_real_model_fills_the_room(how: Truncation, smollm2_fil
 def test_what_cannot_be_shorter_stays_as_it_is(source: GenerateInput) -> None:
     assert cut(source, Truncation.OLDEST_TURNS, 5) == (source, None)
     assert cut(source, Truncation.LEFT, 0) == (source, None)
+
+
+@pytest.mark.parametrize(
+    ("how", "kept"),
+    [
+        (Truncation.OLDEST_TURNS, [*SAID[:3], SAID[5]]),
+        (Truncation.LEFT, [*SAID[:3], SAID[5]]),
+        # The only turn goes, because the message of the template behind it stays.
+        (Truncation.MIDDLE, [*SAID[:3], SAID[5]]),
+    ],
+)
+def test_the_messages_of_a_template_stay_and_no_text_is_cut(how: Truncation, kept: list[tuple[str, str]]) -> None:
+    place, source, least = TemplatePlace(3, 1), chat(SAID), chat(kept)
+    for room in (size(least), size(least) - 1, 1):
+        shorter, told = truncate(source, how, room, size, place)
+        assert (shorter, told) == (
+            least,
+            Truncated(strategy=how, tokens=size(source) - size(least), turns=1),
+        )
+    prompt = GenerateInput(prompt=CHARS)
+    assert truncate(prompt, how, 3, size, TemplatePlace(0)) == (prompt, None)
+
+
+def test_the_middle_keeps_the_first_turn_as_long_as_it_fits() -> None:
+    turns = [("user", f"{number}") for number in range(6)]
+    for num_left in range(5):
+        kept = [*turns[:1], *turns[1 + num_left :]]
+        assert cut(chat(turns), Truncation.MIDDLE, size(chat(kept)))[0] == chat(kept)
+    assert cut(chat(turns), Truncation.MIDDLE, size(chat(turns[-1:])))[0] == chat(turns[-1:])
 
 
 def test_reports_add_up() -> None:

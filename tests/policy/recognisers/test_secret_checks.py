@@ -83,7 +83,7 @@ CONNECTIONS = [
     ],
 )
 def test_the_secret_of_a_candidate(check: Check, case: tuple[str | None, ...]) -> None:
-    """Each case: the text before, then the parts of the candidate. The second one is the secret; None: there is none."""
+    """Each case: the text before, then the parts of the candidate. The second is the secret; None: there is none."""
     before, *parts = case
     is_secret = None not in parts
     candidate = "".join(part or "" for part in parts)

@@ -85,6 +85,16 @@ def test_a_malformed_data_url_is_refused(url: str) -> None:
         check_images([ImageInput(url=url)], "images")
 
 
+def test_a_data_url_is_one_in_any_case_and_its_fault_is_named() -> None:
+    check_images([ImageInput(url=data_url(KINDS["PNG"]).replace(";base64", ";BASE64")), ImageInput(file_id="f")])
+    form = "is a malformed data URL: send `data:image/png;base64,` and the file as base64"
+    digits = "is a data URL with malformed base64: encode the whole file"
+    for url, said in (("data:image/png,abc", form), ("data:;base64", form), ("data:;base64,YQ", digits)):
+        with pytest.raises(InvalidRequest) as refused:
+            check_images([ImageInput(file_id="f"), ImageInput(url=url)], "images")
+        assert (refused.value.message, refused.value.param) == (f"`images[1]` {said}", "images[1]")
+
+
 def test_a_picture_is_turned_as_its_file_says() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
