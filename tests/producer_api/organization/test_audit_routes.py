@@ -506,6 +506,10 @@ def test_the_official_client_pages_and_filters(
         assert ids(resource_ids=["tiny@1"], event_types=["queue.resumed"]) == all_ids[:6:2]
         assert ids(effective_at={"gte": oldest.effective_at, "lte": newest.effective_at}) == all_ids
         assert ids(effective_at={"gt": newest.effective_at}) == ids(effective_at={"lt": oldest.effective_at}) == []
+        far = 1 << 34
+        narrow: Any = ({"gt": far, "gte": 0}, {"gt": 0, "gte": far}, {"lt": far, "lte": 0}, {"lt": 0, "lte": far})
+        assert [ids(effective_at=bounds) for bounds in narrow] == [[]] * 4, "both bounds hold"
+        assert ids(effective_at={"gt": newest.effective_at - 1, "lt": newest.effective_at + 1})[0] == newest.id
         page = logs.list(before=all_ids[5], limit=2)
         assert ([event.id for event in page.data], page.has_more) == (all_ids[3:5], True)
     stranger = OpenAI(base_url=f"{server.url}/v1", api_key="x", admin_api_key=other_key, max_retries=0)
@@ -513,6 +517,24 @@ def test_the_official_client_pages_and_filters(
         theirs = [event.id for event in stranger.admin.organization.audit_logs.list()]
     assert theirs
     assert set(theirs).isdisjoint(all_ids)
+
+
+def test_a_page_has_twenty_events_unless_asked_otherwise(caller: Caller) -> None:
+    for _ in range(10):
+        caller.api.post("/v1/queues/tiny@1/pause")
+        caller.api.post("/v1/queues/tiny@1/resume")
+    whole = caller.api.get(LOGS, params={"limit": 100}).json()
+    ids = [one["id"] for one in whole["data"]]
+    assert (len(ids), whole["has_more"]) == (20 + len(MADE), False)
+    for asked, own, has_more in (
+        ({}, ids[:20], True),
+        ({"limit": len(ids)}, ids, False),
+        ({"after": ids[1]}, ids[2:], False),
+        ({"after": ids[1], "before": ids[9], "limit": 3}, ids[2:5], True),
+        ({"before": ids[2]}, ids[:2], False),
+    ):
+        page = caller.api.get(LOGS, params=asked).json()
+        assert ([one["id"] for one in page["data"]], page["has_more"]) == (own, has_more), asked
 
 
 # The newest first: the tenant, its key and the boss's.
@@ -524,6 +546,7 @@ def test_a_question_that_makes_no_sense_is_refused(caller: Caller) -> None:
         ("after=7", "after"),
         ("before=audit_x", "before"),
         ("limit=0", "limit"),
+        ("limit=101", "limit"),
         ("effective_at[gt]=-1", "effective_at[gt]"),
     ):
         response = caller.api.get(f"{LOGS}?{query}")

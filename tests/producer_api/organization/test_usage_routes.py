@@ -215,6 +215,31 @@ def test_pages_hold_every_bucket_once(api: httpx2.Client, db: Database, worker: 
     assert [len(bucket["results"]) for bucket in found] == [1, 0]
 
 
+@pytest.mark.parametrize(("route", "days"), [("usage/completions", 31), ("usage/embeddings", 31), ("costs", 180)])
+def test_a_page_has_so_many_buckets_of_a_width(api: httpx2.Client, route: str, days: int) -> None:
+    for width, default, most in (("1m", 60, 1440), ("1h", 24, 168), ("1d", 7, days)):
+        asked: dict[str, Any] = {"start_time": THEN, "bucket_width": width}
+        pages = [api.get(f"/v1/organization/{route}", params=asked | more) for more in ({}, {"limit": most})]
+        assert [len(page.json()["data"]) for page in pages] == [default, most], width
+        refused = api.get(f"/v1/organization/{route}", params=asked | {"limit": most + 1})
+        assert error_of(refused)["message"] == f"`limit` is at most {most} for buckets of {width}"
+
+
+@pytest.mark.parametrize(
+    ("route", "known"),
+    [
+        ("usage/completions", "project_id, user_id, api_key_id, model, batch, service_tier"),
+        ("usage/embeddings", "project_id, user_id, api_key_id, model"),
+        ("costs", "project_id, user_id, api_key_id, line_item"),
+    ],
+)
+def test_usage_is_grouped_by_what_the_route_knows(api: httpx2.Client, route: str, known: str) -> None:
+    asked: dict[str, Any] = {"start_time": THEN, "group_by": known.split(", ")}
+    assert api.get(f"/v1/organization/{route}", params=asked).status_code == 200
+    refused = api.get(f"/v1/organization/{route}", params=asked | {"group_by": "mood"})
+    assert error_of(refused)["message"] == f"usage can be grouped by {known}, not 'mood'"
+
+
 def test_nobody_sees_anothers_usage(
     api: httpx2.Client, db: Database, make_client: MakeClient, other_key: str, worker: ScriptedWorker
 ) -> None:
