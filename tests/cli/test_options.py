@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from cli.local import __main__ as with_services
 from cli.local import stack
+from cli.local.process import PYTHON
 from cli.local.services import Services
 from cli.local.stack import ServerChoice, running_stack, served_as
 from cli.local.stopping import wait_until_ready
@@ -135,7 +137,7 @@ class Played:
 
     def __init__(self, command: Any, is_ready: Any, stop_s: float) -> None:
         self.name, self.child, self.log = command.name, None, command.log
-        self.argv = command.argv[len(stack.PYTHON) :]
+        self.argv = command.argv[len(PYTHON) :]
         self.env = command.env
         self.ready, self.stop_s = is_ready, stop_s
 
@@ -178,7 +180,8 @@ def played_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(stack, "redis_environment", dict)
         monkeypatch.setattr(stack, "Supervisor", lambda programs, _say: programs)
         with running_stack(settings, names, lambda _: None, {"HEADRACE_X": "x"}, **options) as running:
-            yield running, {program.name: program for program in running.supervisor}
+            programs: Any = running.supervisor
+            yield running, {program.name: program for program in programs}
 
     return play
 
@@ -251,3 +254,40 @@ def test_a_stack_on_a_given_database_or_an_inference_server_or_a_host(played_sta
     missing = ServerChoice(EngineKind.VLLM, tmp_path / "none")
     with pytest.raises(Unavailable, match=r"--engine-python .*/none is no file"), played_stack(("a",), server=missing):
         pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_command_has_services_of_its_own_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    happened.clear()
+    folders: list[Path] = []
+
+    class Server:
+        def __init__(self, folder: Path, log: Path) -> None:
+            self.url = f"url of {folder.name}"
+            folders.append(folder.parent)
+
+        def start(self) -> None:
+            happened.append(f"start {self.url}")
+            if fails:
+                raise Unavailable("it is away")
+
+        def stop(self) -> None:
+            happened.append(f"stop {self.url}")
+
+    def run(argv: list[str], *, env: dict[str, str], check: bool) -> Any:
+        assert env == {"DATABASE_URL": "url of pg", "REDIS_URL": "url of kv"}
+        assert folders[0].stat().st_mode & 0o777 == 0o711, "the servers' user can enter"
+        happened.append(" ".join(argv))
+        return type("Done", (), {"returncode": 7})
+
+    for name in ("LocalPostgres", "LocalValkey"):
+        monkeypatch.setattr(with_services, name, Server)
+    monkeypatch.setattr(with_services, "child_environment", dict)
+    monkeypatch.setattr("cli.local.__main__.subprocess.run", run)
+    assert with_services.main(["make", "it"]) == (1 if fails else 7)
+    stops = ["stop url of kv", "stop url of pg"]
+    assert happened == ["start url of pg", *([] if fails else ["start url of kv", "make it"]), *stops]
+    assert capsys.readouterr().err == ("headrace: it is away\n" if fails else "")
+    assert not folders[0].exists()

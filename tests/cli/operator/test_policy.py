@@ -3,7 +3,13 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+from typer.testing import CliRunner
+
+from cli.operator import policy
+from policy.evaluation import Score
 from tests.cli.test_main import headrace
 
 
@@ -36,3 +42,32 @@ def test_a_policy_that_cannot_work_is_refused_in_one_line(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "rules.0.deny: `patterns[0]` has matches of any length" in done.stderr
+
+
+GOOD, FORGETS, INVENTS = Score("email", 100, 95, 5), Score("email", 100, 94, 0), Score("email", 100, 100, 6)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "held_out", "second", "code"),
+    [
+        (GOOD, GOOD, GOOD, 0),
+        (FORGETS, GOOD, GOOD, 0),
+        (GOOD, FORGETS, GOOD, 1),
+        (GOOD, INVENTS, GOOD, 1),
+        (GOOD, GOOD, FORGETS, 1),
+    ],
+)
+def test_a_recogniser_below_its_goal_on_texts_it_was_not_tuned_on_is_exit_1(
+    monkeypatch: pytest.MonkeyPatch, tuned: Score, held_out: Score, second: Score, code: int
+) -> None:
+    texts = [SimpleNamespace(is_held_out=is_held_out) for is_held_out in (False, True)]
+    found = {(False,): tuned, (True,): held_out, (): second}
+    monkeypatch.setattr(policy, "shipped", lambda: texts)
+    monkeypatch.setattr(policy, "second", list)
+    monkeypatch.setattr(policy, "evaluate", lambda cases: [found[tuple(case.is_held_out for case in cases)]])
+    done = CliRunner().invoke(policy.app, ["evaluate", "--json"])
+    scores = {
+        name: [{"kind": "email", "num_marked": 100, "num_right": one.num_right, "num_wrong": one.num_wrong}]
+        for name, one in (("tuned", tuned), ("held out", held_out), ("second set", second))
+    }
+    assert (done.exit_code, json.loads(done.stdout)) == (code, scores)

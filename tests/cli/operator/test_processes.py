@@ -101,7 +101,7 @@ def test_each_program_logs_in_to_the_stacks_database_as_its_own_role(
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
     ran: list[tuple[str, list[str]]] = []
     adopted: dict[str, str] = {}
-    monkeypatch.setattr(admin.runpy, "run_module", lambda name, **_: ran.append((name, list(sys.argv))))
+    monkeypatch.setattr("cli.operator.admin.runpy.run_module", lambda name, **_: ran.append((name, list(sys.argv))))
     monkeypatch.setattr(admin, "adopt_environment", adopted.update)
     monkeypatch.setattr(sys, "argv", ["headrace"])
     with Home(tmp_path).locked():

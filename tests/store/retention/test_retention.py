@@ -98,7 +98,9 @@ class TestForgetting:
         assert sweep(db, tenant, EVERYTHING, 10).counts() == dict.fromkeys(
             ("num_inputs", "num_outputs", "num_deliveries", "num_files", "num_batch_rows", "num_conversations"), 0
         ) | {"num_deliveries": 1}, "who waits for the end has a minute to read it"
-        age(query, 200)
+        age(query, 20)
+        assert sweep(db, tenant, EVERYTHING, 10).num_outputs == 0
+        age(query, 150)
         assert sweep(db, tenant, Retention(inputs_s=300, outputs_s=300), 10).counts()["num_inputs"] == 0
         assert sweep(db, tenant, Retention(inputs_s=100, outputs_s=300), 10).num_inputs == 2
         assert said()[ASKED] == []
@@ -205,9 +207,10 @@ class TestForgetting:
         stored = accept_one(payload=CONTENTS["payload"], response=response(is_stored=True))
         for job_id in (unstored, stored):
             end(db, tenant, job_id)
-        told(query)
         assert sweep_marked(db, 10).num_outputs == 0
         age(query, 61)
+        assert sweep_marked(db, 10).num_outputs == 0, "a webhook is to carry it"
+        told(query)
         assert sweep_marked(db, 10).job_ids == (unstored,)
         assert query("SELECT id FROM jobs WHERE output IS NOT NULL") == [{"id": stored}]
         erasure.delete_response(db, tenant, stored, actor="tests")

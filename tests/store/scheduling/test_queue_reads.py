@@ -140,6 +140,13 @@ class TestAges:
         assert late == QueueAge(QUEUE, BATCH_RANK, late.oldest_age_s, deadlines[batch])
         few = read_queue_ages(db, most=1)
         assert [one.earliest_deadline for one in few] == [None, None], "the next deadline is that of a running job"
+        query(
+            "UPDATE jobs SET state = 'expired', completed_at = now(), owner = NULL, lease_expires_at = NULL "
+            "WHERE id = :id",
+            id=running,
+        )
+        few = read_queue_ages(db, most=1)
+        assert [one.earliest_deadline for one in few] == [deadlines[hurried], None], "an ended job has none"
 
 
 class TestEndedJobs:
@@ -171,6 +178,8 @@ class TestQueueViews:
         ours, theirs = accept_one(), accept_one(tenant_id=other_tenant)
         accept_one(lookup=LOOKUP, service_class=ServiceClass.INTERACTIVE)
         accept_one(lookup=LOOKUP)
+        request_cancel(db, tenant, accept_one(queue="gone@1"))
+        fold(db)
         start(db, ours, theirs)
         beat_worker(db, "w", QUEUE, None)
         write_decisions(db, {QUEUE: Decision(2, "why", ScaleHistory())})
