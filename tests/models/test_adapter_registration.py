@@ -87,11 +87,11 @@ def test_an_adapter_is_a_version_with_its_base(
 ) -> None:
     set_sampling(db, "base", 1, SamplingDefaults(temperature=0.5), "test")
     assert main(["register", "tone", str(folders[1]), "--base", "base", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) | {"source": ""} == {
+    assert json.loads(capsys.readouterr().out) == {
         "model": "tone",
         "version": 1,
         "dtype": "float32",
-        "source": "",
+        "source": str(folders[1].resolve()),
         "engine": "native",
         "base": "base@1",
     }
@@ -101,6 +101,11 @@ def test_an_adapter_is_a_version_with_its_base(
     assert (found.files, found.context_window, found.dtype) == (base.files, base.context_window, base.dtype)
     assert found.sampling.temperature == 0.5
     assert list_adapters(db, base) == [found]
+    with db.begin() as connection:
+        actors = connection.exec_driver_sql(
+            "SELECT DISTINCT actor FROM audit_log WHERE starts_with(resource, 'tone')"
+        ).scalars()
+        assert actors.all() == ["models.catalog"]
     assert {one.name: one.bases for one in list_models(db)} == {"base": {}, "tone": {1: "base@1"}}
     set_sampling(db, "tone", 1, SamplingDefaults(top_k=3), "test")
     assert main(["register", "tone", str(folders[1]), "--base", "base"]) == 0
