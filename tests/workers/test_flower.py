@@ -1,5 +1,6 @@
 """Flower as a process: nothing without the password, and with it nothing but reading."""
 
+import errno
 import signal
 from base64 import b64encode
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from store.schema.job_states import JobState
 from store.settings import Settings
 from tests.processes import ROOT, StartProcess, free_port, python, wait_for
 from tests.workers.conftest import Bench, StartWorker, worker_environment
+from workers import flower as flower_process
 from workers.flower import credentials_of
 
 CREDENTIALS = ("watcher", "a long password")
@@ -78,6 +80,8 @@ def test_it_asks_for_the_password_and_knows_reading_alone(flower: httpx2.Client)
                 assert refused.status_code == 405, f"{method} {path}"
     for path in ("/", "/tasks", "/broker", "/api/workers", "/api/tasks", "/metrics"):
         assert flower.get(path, auth=CREDENTIALS).status_code == 200, path
+    assert flower.get("/").headers["WWW-Authenticate"] == 'Basic realm="headrace"', "a browser asks for the password"
+    assert flower.delete("/", auth=CREDENTIALS).headers["Allow"] == "GET, HEAD"
     good = b64encode(":".join(CREDENTIALS).encode()).decode()
     for header in (f"Bearer {good}", good, "Basic", "Basic ÿ".encode(), f"Basic {good[:-4]}", "Basic " + "A" * 5000):
         assert flower.get("/api/workers", headers={"Authorization": header}).status_code == 401, header
@@ -126,3 +130,28 @@ def test_it_is_not_started_without_a_password(credentials: str) -> None:
 
 def test_it_listens_on_this_machine_alone_unless_told() -> None:
     assert Settings().flower_host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"flower_basic_auth": "a:b"}, "cannot listen on 127.0.0.1:5555: Address already in use"),
+        ({}, "HEADRACE_FLOWER_BASIC_AUTH is not set to user:password: Flower is not started without one"),
+        ({"redis_url": ""}, "REDIS_URL is not set"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_one_line(
+    given: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Taken:
+        def listen_on(self, _host: str, _port: int) -> None:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    settings = Settings(**{"redis_url": "redis://localhost/1", **given})
+    monkeypatch.setattr(flower_process, "load_settings", lambda: settings)
+    monkeypatch.setattr(flower_process, "configure_logging", lambda _level: None)
+    monkeypatch.setattr(flower_process, "_flower", lambda *_: Taken())
+    assert flower_process.main() == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"headrace flower: {reason}")
+    assert told.count("\n") == 1

@@ -18,12 +18,14 @@ from store.registry.models import ModelVersion
 from store.settings import Settings
 from tests.processes import free_port, wait_for
 from tests.workers.conftest import Bench, StartHost
+from tests.workers.runs.test_outcome import CLAIM
 from workers import __main__ as process
 from workers import worker_app
 from workers.celery.consumer import ReadingNode
 from workers.celery.thread_pool import Drain
 from workers.health import HealthServer
 from workers.presence import PresenceReporter
+from workers.runs.in_flight import Attempt
 
 ANY: Any = None
 
@@ -59,6 +61,32 @@ def test_a_worker_that_drains_is_not_ready(start_host: StartHost) -> None:
         host.runtime.drain.requested.set()
         late = client.get("/readyz")
     assert (late.status_code, late.json()["taking"]) == (503, "the worker is stopping")
+
+
+def test_a_worker_is_idle_without_jobs_and_messages_and_names_what_is_wrong_with_its_engine(
+    start_host: StartHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = start_host({"max_step_s": 90.0}).runtime
+    is_idle, engine = runtime._drain_keeper._is_idle, runtime._health._checks["engine"]
+    held = Attempt(CLAIM, 1.0, None, 1.0)
+    assert is_idle()
+    ticket = runtime.admission.take()
+    assert not is_idle()
+    runtime.admission.give_back(ticket)
+    runtime.in_flight.add(held)
+    assert not is_idle()
+    runtime.in_flight.remove(held)
+    assert (is_idle(), engine()) == (True, "ok")
+    monkeypatch.setattr(type(runtime.engine), "why_not", "its server is away")
+    assert (engine(), runtime._presence._is_able()) == ("its server is away", False)
+    asked: list[float] = []
+    monkeypatch.setattr(runtime.engine, "is_healthy", lambda longest_s: bool(asked.append(longest_s)))
+    assert engine() == "the engine's thread is dead or has made no step for 90 s"
+    assert set(asked) == {90.0}
+    monkeypatch.undo()
+    runtime.hand_back()
+    assert not runtime._is_taking(), "it hands back, also without a request to drain"
+    assert (runtime.admission.is_closed, runtime.in_flight.is_closed) == (True, True)
 
 
 def test_a_worker_that_is_not_able_has_no_row_and_its_adapters_have_their_own(

@@ -1,5 +1,7 @@
 """Hints of the fast lane find a free slot although a flood uses all common slots."""
 
+from typing import Any
+
 import redis
 
 from store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app
@@ -61,3 +63,31 @@ def test_a_full_worker_takes_those_who_go_ahead_into_its_spare_places_and_no_oth
     wait_for(lambda: admission.num_taken == 8, "they have ended")
     publisher.close()
     hints.close()
+
+
+class TakenHints:
+    """Hints that close the worker when one is taken."""
+
+    def __init__(self, admission: EngineAdmission) -> None:
+        self.admission = admission
+        self.num_taken = 0
+
+    def take(self, _wait_s: float) -> str:
+        self.num_taken += 1
+        self.admission.close()
+        return "job_1"
+
+
+def test_no_hint_is_taken_while_celery_has_room_and_none_is_run_by_a_worker_that_closes() -> None:
+    admission = EngineAdmission(EngineStub(), max_jobs=64, max_slots=8, num_spare=2)
+    jobs = Jobs(admission)
+    hints: Any = TakenHints(admission)
+    lane = FastLane(hints, admission, jobs)
+    admission.full.set()
+    lane.start()
+    wait_for(lambda: not admission.full.is_set(), "it looks")
+    lane.stop()
+    lane._thread.join(60)
+    assert (lane._thread.is_alive(), hints.num_taken) == (False, 0)
+    lane._take()
+    assert (hints.num_taken, jobs.ran, admission.num_taken) == (1, [], 0)

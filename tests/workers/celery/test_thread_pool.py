@@ -247,6 +247,32 @@ def test_a_stuck_event_loop_does_not_keep_the_process(ends_by_itself: bool) -> N
         assert happened == ["woken", "handed back", 0]
 
 
+@pytest.mark.parametrize("is_idle", [True, False])
+def test_a_drain_ends_before_its_time_when_nothing_runs_or_the_process_ends_by_itself(is_idle: bool) -> None:
+    happened: list[str] = []
+    drain = Drain(600.0)
+
+    def hand_back() -> None:
+        happened.append("handed back")
+        keeper.stop()
+
+    keeper = DrainKeeper(
+        drain,
+        wake=lambda: happened.append("woken"),
+        is_idle=lambda: is_idle,
+        hand_back=hand_back,
+        exit_now=lambda code: happened.append(f"exit {code}"),
+    )
+    keeper.start()
+    drain.request()
+    wait_for(lambda: happened, "it has begun")
+    if not is_idle:
+        keeper.stop()
+    keeper._thread.join(60)
+    assert not keeper._thread.is_alive()
+    assert happened == (["woken", "handed back"] if is_idle else ["woken"])
+
+
 def finish_as(state: JobState, code: str | None = None) -> Finish:
     error = None if code is None else {"code": code, "message": "what the owner may read"}
     return Finish("job_1", 1, state, output=None, error=error, usage=None)

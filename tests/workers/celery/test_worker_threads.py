@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.worker.consumer.tasks import Tasks
 from structlog.testing import capture_logs
 
 from store.errors import ModelLoadError, Unavailable
@@ -16,7 +17,7 @@ from tests.workers.engine_stub import EngineStub
 from tests.workers.runs.test_outcome import CLAIM
 from workers.celery import adapter_queues
 from workers.celery.adapter_queues import AGAIN_S, AdapterQueues
-from workers.celery.consumer import follow
+from workers.celery.consumer import admission_step, follow
 from workers.celery.fast_lane import num_spare
 from workers.celery.postgres_poller import BUSY_S, LOOK_S, PostgresPoller
 from workers.celery.watchdog import EngineWatchdog
@@ -107,6 +108,34 @@ def test_a_consumer_follows_the_queues_of_adapters() -> None:
         assert sorted(told) == sorted(added + gone)
 
 
+def test_celery_asks_for_room_before_each_message_and_serves_the_adapters_of_the_moment() -> None:
+    admission = EngineAdmission(EngineStub(), max_jobs=1, max_slots=1)
+    queues: Any = SimpleNamespace(names=lambda: ("a@1",), attach=lambda on_change: changes.append(on_change))
+    changes: list[Any] = []
+    called: list[Any] = []
+    told: list[str] = []
+    answers = [True, False]
+    qos = SimpleNamespace(can_consume=lambda: answers.pop(0))
+    celery_consumer: Any = SimpleNamespace(
+        app=SimpleNamespace(),
+        hub=SimpleNamespace(call_soon=lambda *call: called.append(call)),
+        task_consumer=SimpleNamespace(channel=SimpleNamespace(qos=qos)),
+        add_task_queue=told.append,
+    )
+    step = admission_step(admission, queues)
+    assert step.requires == (Tasks,), "Celery's own consumer is there before"
+    step(SimpleNamespace()).start(celery_consumer)
+    assert told == ["a@1"]
+    assert [qos.can_consume(), qos.can_consume()] == [True, False]
+    ticket = admission.take()
+    assert (qos.can_consume(), answers) == (False, []), "without room kombu is not asked"
+    admission.give_back(ticket)
+    assert len(called) == 1, "new room wakes the event loop"
+    (on_change,) = changes
+    on_change()
+    assert called[1] == (follow, celery_consumer, queues)
+
+
 class Dying(EngineStub):
     """An engine that is healthy until a test says otherwise."""
 
@@ -131,11 +160,14 @@ def test_a_watchdog_tells_of_a_dead_engine_once_and_looks_at_once_if_it_is_asked
     wait_for(lambda: dead == [1], "it tells")
     watchdog._thread.join(30)
     assert not watchdog._thread.is_alive()
+    looks: Any = EngineWatchdog(engine, max_step_s=0.1, on_dead=lambda: dead.append(3), check_now=threading.Event())
+    looks.start()
+    wait_for(lambda: dead == [1, 3], "it looks by itself too")
     stopped = EngineWatchdog(engine, max_step_s=400.0, on_dead=lambda: dead.append(2), check_now=threading.Event())
     stopped.start()
     stopped.stop()
     stopped._thread.join(30)
-    assert dead == [1]
+    assert dead == [1, 3]
 
 
 @pytest.mark.parametrize(("slots", "spare"), [(1, 0), (3, 0), (4, 1), (32, 8)])
