@@ -10,6 +10,7 @@ from policy.recognisers.commands import check_command_password
 from policy.recognisers.connections import check_connection
 from policy.recognisers.recogniser import Spans
 from policy.recognisers.secrets import check_jwt, check_url_password, check_user_password
+from policy.recognisers.unannounced import check_generated, check_random, check_url_path
 from tests.policy.recognisers.test_checks import found
 
 Check = Callable[[str, str], Spans]
@@ -73,6 +74,34 @@ CONNECTIONS = [
 ]
 
 
+DRAWN = "pT4vZx91LqWk7Ghd2MbR"
+MADE = "qT7#vZ!x91LpWk"
+GENERATED = [
+    ("", "", MADE),
+    ("", "", MADE, "."),
+    ("", "", "kQ7vZx-1pW9m2-Lb4dRt"),
+    ("", "", "q#T!7$v%Z^x&9*"),
+    *(("", "", value, None) for value in ("qT7vZx91LpWk", "qt7#vz!x91lpwk", "Maple#4264river", "kq7vzx-1pw9m2-lb4drt")),
+    *(("", "", value, None) for value in ("qT7#" * 11, "71#92!83Zq4567", f"your-{MADE}", "qT7&amp;vZ!x91LpWk")),
+    *((before, "", MADE, None) for before in ("sha256: ", "/", "=", "&", "%", ".", ":")),
+]
+RANDOM = [
+    ("", "", DRAWN),
+    ("", "", DRAWN, "--"),
+    *((before, "", DRAWN, None) for before in ("sha256:", "commit ", "https://a.example/x/", "https://a.example/x?k=")),
+    *(("", prefix, DRAWN, None) for prefix in ("chatcmpl-", "user/", "MII")),
+    ("", "", DRAWN[:-1], None),
+]
+PATHS = [
+    ("", "https://a.example/reset-password/", DRAWN),
+    ("", "https://a.example/invite/", DRAWN, "."),
+    ("", "https://mainnet.infura.io/v3/", "3f7a91c05b2e4d869a1fc04e7b62d815"),
+    ("", "https://a.example/articles/", DRAWN, None),
+    ("", "https://a.example/reset/", "3f7a91c0-5b2e-4d86-9a1f-c04e7b62d815", None),
+    ("", "https://a.example/invite/", "hello-world", None),
+]
+
+
 @pytest.mark.parametrize(
     ("check", "case"),
     [
@@ -80,6 +109,9 @@ CONNECTIONS = [
         *((check_user_password, case) for case in USERS),
         *((check_url_password, case) for case in URLS),
         *((check_connection, case) for case in CONNECTIONS),
+        *((check_generated, case) for case in GENERATED),
+        *((check_random, case) for case in RANDOM),
+        *((check_url_path, case) for case in PATHS),
     ],
 )
 def test_the_secret_of_a_candidate(check: Check, case: tuple[str | None, ...]) -> None:

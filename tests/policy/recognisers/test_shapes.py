@@ -43,6 +43,8 @@ LOOKS = {
         ("Maple#4264", "chosen mixed secret"),
         ("Maple#river", "mixed"),
         ("user@host.Com1", "chosen secret"),
+        ("Xk29!plo", "chosen mixed secret"),
+        ("Xk29!pl", ""),
         ("Winter2024", "plain chosen secret"),
         ("aaaaaaaa1A!", "chosen"),
         ("river.into.maple.stone", "name plain secret"),
@@ -51,6 +53,9 @@ LOOKS = {
         ("9f8e7d6c5b4a", "chosen"),
         ("qwzkvjxhpfbgmntyrdlc", "plain gibberish"),
         ("pT4vZx91LqWk7Ghd2MbR", "chosen drawn gibberish random secret"),
+        ("pT4vZx91LqWk7Ghd2Mb", "chosen gibberish secret"),
+        # A key in base64 that begins as a path does.
+        ("/pT4vZx91LqWk7Ghd2MbRyU8sNc3eJf6aKw5tHv0oXg=", "drawn gibberish random secret"),
         ("A1B2C3D4E5F6G7H8J9K0", "chosen drawn gibberish random secret"),
         ("sk_live_3f7a91c05b2e4d869a1fc04e7b62d815", "chosen drawn random secret"),
         ("3f7a91c05b2e4d869a1fc04e7b62d815", "chosen drawn secret"),
