@@ -61,12 +61,18 @@ def test_the_environment_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pip: Pip, has_card: bool, installed: list[str]
 ) -> None:
     monkeypatch.setattr(engine_environment, "has_nvidia_card", lambda: has_card)
-    home = Home(tmp_path)
-    python = ensure_environment(VLLM, home, {}, lambda _: None)
+    home, said = Home(tmp_path), list[str]()
+    python = ensure_environment(VLLM, home, {}, said.append)
+    package = installed[0].removeprefix("install ")
+    assert said[0] == f"installing {package} into {tmp_path}/engines/vllm (once; some gigabytes)"
+    assert [line.partition(" in ")[0] for line in said[1:]] == [f"{package} installed"]
     assert python == tmp_path / "engines" / "vllm" / "bin" / "python"
     assert [line.partition("--no-input ")[2] for line in pip.ran[1:]] == installed
     assert ensure_environment(VLLM, home, {}, lambda _: None) == python
     assert len(pip.ran) == 1 + len(installed), "nothing more was run"
+    monkeypatch.setattr(engine_environment, "has_nvidia_card", lambda: not has_card)
+    ensure_environment(VLLM, home, {}, said.append)
+    assert sum("venv" in line for line in pip.ran) == 2, "another machine needs another package"
 
 
 def test_a_failed_installation_is_said_and_begun_anew(tmp_path: Path, pip: Pip) -> None:

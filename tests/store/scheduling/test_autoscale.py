@@ -174,10 +174,18 @@ KNOWN = "100 tokens/s of a worker"
         pytest.param(
             3,
             {"waiting": waits(1)},
-            {"held_at": NOW - 30, "peak": 2},
+            {"held_at": NOW - 30, "peak": 2, "busy_at": 0.0},
             "1 would do; the number stays for 30 s",
+            {"busy_at": NOW},
+            id="a smaller need is no new peak, and what waits keeps a queue busy",
+        ),
+        pytest.param(
+            2,
+            {"waiting": waits(4_000), "workers": 1},
+            {"raised_at": NOW - 3},
+            f"4,000 tokens wait (standard), {KNOWN}",
             {},
-            id="a smaller need is no new peak",
+            id="a start that is pending is counted from its beginning",
         ),
         pytest.param(
             3,
