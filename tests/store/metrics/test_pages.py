@@ -227,7 +227,12 @@ def pages() -> dict[str, str]:
     worker = WorkerMetrics(Served("tiny", "1", "generate"))
     stats = SimpleNamespace(**dict.fromkeys([*ENGINE_GAUGES, *ENGINE_COUNTERS], 1))
     worker.add_engine(lambda: stats, SimpleNamespace(num_published=1, num_dropped=1), lambda: 1)
-    found = {"API": ApiMetrics(), "Worker": worker, "Dispatcher": DispatcherMetrics(), "Model host": HostMetrics()}
+    found: dict[str, Any] = {
+        "API": ApiMetrics(),
+        "Worker": worker,
+        "Dispatcher": DispatcherMetrics(),
+        "Model host": HostMetrics(),
+    }
     return {name: (one.render(None) if name == "API" else one.render()).decode() for name, one in found.items()}
 
 
