@@ -238,6 +238,19 @@ def test_a_grammar_that_cannot_be_followed_is_refused_before_it_runs(monkeypatch
     assert len(masks) == 0
 
 
+def test_after_a_draft_that_a_grammar_forbids_everything_is_allowed() -> None:
+    row = position(drafts=(ord("a"), ord("x"), ord("b")), grammar=Grammar("regex", "ab")).row
+    masks = grammar_masks.GrammarMasks(grammars(), 257, CPU)
+    logits, is_open = masks.apply(torch.zeros(4, 257), [SamplePosition(row, count) for count in range(4)], [0] * 4)
+    assert [each.isfinite().nonzero()[:, 0].tolist() for each in logits] == [
+        [ord("a")],
+        [ord("b")],
+        list(range(257)),
+        list(range(257)),
+    ]
+    assert is_open == [True] * 4
+
+
 def test_a_ban_may_leave_nothing_of_a_grammar_and_a_request_is_forgotten_whole() -> None:
     sampler = Sampler(257, CPU, grammars(), {256})
     banned = position(name="banned", grammar=A, bad_words=("a",), banned=((ord("a"),),))

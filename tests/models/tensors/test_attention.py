@@ -4,6 +4,7 @@ import logging
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,6 +143,14 @@ def test_the_first_kernel_with_right_numbers_is_used(caplog: pytest.LogCaptureFi
     assert said.startswith("block_table_attention_unused reason=old: RuntimeError: compute capability 7.5 is too old; ")
     assert "plain: TypeError" in said
     assert "wrong: its numbers are wrong by" in said
+
+
+def test_the_kernels_of_torch_are_for_16_bits(caplog: pytest.LogCaptureFixture) -> None:
+    wide = replace(SHAPE, dtype=torch.float32)
+    with caplog.at_level(logging.INFO):
+        assert find_varlen_attention(wide) is None
+    assert caplog.messages == ["block_table_attention_unused reason=the kernels take no torch.float32"]
+    assert find_varlen_attention(wide, lambda: iter([("given", varlen_reference)])) is not None
 
 
 def test_rows_of_very_different_context_are_not_padded_to_the_longest() -> None:
