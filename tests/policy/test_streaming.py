@@ -12,7 +12,7 @@ from policy.documents import PolicyDocument
 from policy.evaluation import STRUCTURED, shipped
 from policy.placeholders import PlaceholderMap
 from policy.policies import Policy, apply_input, apply_output, output_stream
-from policy.recognisers.recogniser import MAX_MATCH_CHARS
+from policy.recognisers.recogniser import CONTEXT_CHARS, MAX_MATCH_CHARS, MOST_CONTEXT_CHARS
 
 
 def policy(action: str, max_chars: int | None = None) -> Policy:
@@ -94,6 +94,7 @@ def test_a_key_without_end_is_held_only_so_long_and_none_of_it_leaves(size: int)
         most = max(most, stream.num_held)
     assert out + stream.finish() == whole.text
     assert most <= MAX_MATCH_CHARS * 17 // 16 + 97
+    assert (CONTEXT_CHARS, MOST_CONTEXT_CHARS, MAX_MATCH_CHARS) == (64, 512, 8192)
 
 
 def test_whatever_comes_a_bounded_part_is_held() -> None:
