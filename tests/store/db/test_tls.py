@@ -111,7 +111,9 @@ def test_who_is_not_of_the_trusted_authority_or_has_another_name_is_not_spoken_t
         {"database_url": "postgresql://a@db.example.com:5432,localhost:5432/x?target_session_attrs=read-write"},
         {"redis_url": "redis://redis.example.com/0"},
         {"redis_url": "rediss://redis.example.com/0?ssl_cert_reqs=none"},
+        {"redis_url": "rediss://redis.example.com/0?ssl_cert_reqs=optional"},
         {"redis_url": "rediss://redis.example.com/0?ssl_check_hostname=false"},
+        {"redis_url": "redis://0.0.0.0/0"},
         {"redis_url": "redis+sentinel://localhost,sentinel.example.com/main"},
         {"redis_url": "rediss+sentinel://sentinel.example.com/main?ssl_cert_reqs=none"},
     ],
@@ -152,7 +154,11 @@ def test_what_is_verified_or_stays_on_this_machine_is_good(address: dict[str, st
         ({"redis_url": "sentinel://h:26379/main"}, r"REDIS_URL: needs redis://.*redis\+sentinel://.*not sentinel://"),
         ({"redis_url": "redis+sentinel://h:26379"}, "REDIS_URL: needs the service"),
         ({"redis_url": "rediss+sentinel://h/main?ssl_ca_certs=/no/ca"}, "REDIS_URL: ssl_ca_certs: cannot read /no/ca"),
+        ({"redis_url": "rediss://h/0?ssl_keyfile=/no/key"}, "REDIS_URL: ssl_keyfile: cannot read /no/key"),
+        ({"redis_url": "rediss://h/0?ssl_certfile=/no/cert"}, "REDIS_URL: ssl_certfile: cannot read /no/cert"),
         ({"database_url": "postgresql://a@h/x?sslrootcert=/no/ca"}, "DATABASE_URL: sslrootcert: cannot read /no/ca"),
+        ({"database_url": "postgresql://a@h/x?sslcert=/no/cert"}, "DATABASE_URL: sslcert: cannot read /no/cert"),
+        ({"database_url": "postgresql://a@h/x?sslkey=/no/key"}, "DATABASE_URL: sslkey: cannot read /no/key"),
     ],
 )
 def test_an_option_that_would_not_hold_stops_the_process(address: dict[str, str], words: str) -> None:

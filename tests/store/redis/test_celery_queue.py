@@ -13,7 +13,7 @@ from celery import Celery
 from kombu.connection import Connection
 
 from store.errors import Unavailable
-from store.redis.celery_queue import TASK, Hint, HintPublisher, celery_app, encode
+from store.redis.celery_queue import TASK, Hint, HintPublisher, celery_app, encode, hint_of
 from store.redis.connection import broker_options
 from store.settings import Settings
 
@@ -79,6 +79,18 @@ def test_a_message_says_what_celery_would_have_said(app: Celery, redis_client: r
     # The omitted headers are empty (no time, group or stamps), except the sender, which is not used.
     left_out = theirs["headers"].keys() - json.loads(encode(hint))["headers"].keys() - {"origin"}
     assert not any(value for name in left_out if (value := theirs["headers"][name]) != [None, None])
+
+
+def test_a_hint_that_would_wait_expire_or_be_unpacked_is_none() -> None:
+    def read(job_id: str = "job_1", **headers: object) -> str | None:
+        message = json.loads(encode(Hint(job_id, QUEUE, "")))
+        message["headers"] |= headers
+        return hint_of(message)
+
+    assert read(eta=None, expires=None, timelimit=None, compression=None) == "job_1"
+    never = {"eta": "2026-11-29", "expires": 9, "timelimit": [1, None], "compression": "gzip"}
+    assert [read(**{name: value}) for name, value in never.items()] == [None] * 4
+    assert [read("j" * 128), read("j" * 129), read("a b"), read("é")] == ["j" * 128, None, None, None]
 
 
 def test_hints_are_taken_in_the_order_they_were_sent(publisher: HintPublisher, app: Celery) -> None:

@@ -62,6 +62,11 @@ def test_the_time_of_the_first_token_is_found_and_handed_on(publisher: StreamPub
     assert (later.num_deltas, later.first_token_s) == (3, found.first_token_s)
 
 
+@pytest.mark.parametrize(("age_s", "first_token_s"), [(3.0, 7.0), (10.5, 0.0), (None, None)])
+def test_the_first_token_came_so_long_after_the_acceptance(age_s: float | None, first_token_s: float | None) -> None:
+    assert recover([replace(delta(1, 1), age_s=age_s), delta(1, 2)], job_age_s=10.0).first_token_s == first_token_s
+
+
 def test_a_log_that_was_never_written_or_was_wiped_is_sealed_too(
     publisher: StreamPublisher, logs: FencedLogs, redis_client: redis.Redis
 ) -> None:
