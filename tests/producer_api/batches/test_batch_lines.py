@@ -9,7 +9,7 @@ import pytest
 
 from producer_api.batches.batch_input import LineRefused, custom_id_of, first_bytes, model_of, read_lines, read_request
 from producer_api.batches.batch_lines import LineReader
-from producer_api.batches.line_targets import ModelTarget, target_of
+from producer_api.batches.line_targets import ModelTarget, PipelineTarget, target_of
 from producer_api.tasks.registry import read_task
 from store.batches.batch_steps import ParsedLine
 from store.batches.batches import Batch
@@ -210,3 +210,44 @@ def test_a_line_keeps_the_version_of_the_start() -> None:
     made = ModelTarget(submissions, no_pipelines, wanted, VERSION)
     made.make_job(replace(BATCH, project_id=None), PRINCIPAL, trace)
     assert submissions.made[0][-1] == {"project_id": None, "response": None, "is_stored": None, "trace": trace}
+
+
+class Flows:
+    """Makes jobs of several steps; it notes for whom and with what."""
+
+    db = "db"
+
+    def __init__(self) -> None:
+        self.made: list[Any] = []
+
+    def make_one(self, owner: Principal, job: Any, version: ModelVersion, **fields: Any) -> None:
+        self.made.append((owner.key_id, job.service_class, job.webhook, version.name, fields))
+
+    def make_job(self, owner: Principal, job: Any, version: Any, models: Any, **fields: Any) -> None:
+        self.made.append((owner.key_id, job.service_class, job.webhook, version, models, fields))
+
+    def models_of(self, owner: Principal, _version: Any) -> dict[str, str]:
+        assert owner is PRINCIPAL
+        return {"tiny": "tiny@3"}
+
+
+def test_lines_of_several_steps_count_for_the_project_of_their_batch() -> None:
+    flows: Any = Flows()
+    submissions: Any = Submitting()
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "server_tools": {"names": ["calculator"]}}
+    calling: Any = read_task("/v1/chat/completions", asked)
+    response: Any = object()
+    ModelTarget(submissions, flows, replace(calling, response=response), VERSION).make_job(BATCH, PRINCIPAL, None)
+    fields = {"project_id": "project", "response": response}
+    assert flows.made == [("key_1", ServiceClass.BATCH, None, "tiny@3", fields)]
+    assert submissions.made == []
+    url = "/v1/pipelines/digest/jobs"
+    piped: Any = read_task(url, {"input": {"text": "x"}, "webhook": {"url": "https://example.com/"}})
+    version: Any = SimpleNamespace(pinned="pl_1@2")
+    target = PipelineTarget(flows, piped, version, url)
+    assert (target.model, target.policed_model) == (None, "")
+    assert target.pins(PRINCIPAL) == {url: "pl_1@2", "tiny": "tiny@3"}
+    for models in ({"tiny": "tiny@3"}, None):
+        target.make_job(replace(BATCH, model_versions=models), PRINCIPAL, None)
+        of_job = ("key_1", ServiceClass.BATCH, None, version, models or {}, {"project_id": "project"})
+        assert flows.made[-1] == of_job
