@@ -5,8 +5,9 @@ import pytest
 
 from store.db.database import Database
 from store.errors import Conflict, HeadraceError, NotFound, PreconditionFailed
+from store.payloads.sampling_params import SamplingDefaults
 from store.registry import versions
-from store.registry.models import list_models, read_file, resolve
+from store.registry.models import get_version, list_models, read_file, resolve, set_sampling
 from tests.store.making import AcceptOne, Query
 from tests.store.registry.test_models import register
 
@@ -50,7 +51,8 @@ def test_a_version_that_an_alias_names_is_not_retired(db: Database, query: Query
         resolve(db, "tiny@1")
     register(db, digest="d3")
     versions.retire(db, "tiny", 3, "test")
-    versions.revive(db, "tiny", 1, "test")
+    for _ in range(2):
+        versions.revive(db, "tiny", 1, "test")
     assert resolve(db, "tiny@1").digest == "d1"
     with pytest.raises(NotFound):
         resolve(db, "tiny@3")
@@ -129,3 +131,26 @@ def test_a_version_is_deleted_when_nothing_uses_it_and_its_number_stays_used(
         read_file(db, second.files["b"])
     assert read_file(db, second.files["a"]) == shared
     assert register(db, digest="d3").version == 3
+
+
+def test_a_change_of_a_version_is_of_no_other_model(db: Database, accept_one: AcceptOne) -> None:
+    sampling = SamplingDefaults(top_k=5)
+    for model in ("tiny", "other"):
+        for digest in ("d1", "d2"):
+            register(db, model=model, digest=digest)
+        versions.set_alias(db, model, "stable", 1, "test")
+        set_sampling(db, model, 2, sampling, "test")
+    accept_one(model="other", model_version=2, queue="other@2")
+    versions.remove_alias(db, "tiny", "stable", "test")
+    versions.retire(db, "tiny", 2, "test")
+    listed = [(one.version, one.aliases, one.retired_at, one.num_queued) for one in versions.list_versions(db, "other")]
+    assert listed == [(2, (), None, 1), (1, ("default", "stable"), None, 0)]
+    versions.retire(db, "other", 2, "test")
+    versions.revive(db, "tiny", 2, "test")
+    assert [one.retired_at is None for one in versions.list_versions(db, "other")] == [False, True]
+    versions.retire(db, "tiny", 2, "test")
+    versions.delete_version(db, "tiny", 2, "test")
+    kept = [get_version(db, model, version) for model, version in (("tiny", 1), ("other", 1), ("other", 2))]
+    assert [one.sampling for one in kept] == [SamplingDefaults(), SamplingDefaults(), sampling]
+    assert register(db, digest="d3").version == 3
+    assert register(db, model="other", digest="d3").version == 3

@@ -46,6 +46,11 @@ def test_an_alias_has_one_active_rollout_and_is_not_moved_by_hand(begin: StartRo
     assert code_of(begin) == "rollout_active"
     assert code_of(versions.set_alias, db, "tiny", "default", 2, "tests") == "rollout_active"
     assert code_of(versions.retire, db, "tiny", 2, "tests") == "rollout_active"
+    for digest in ("d1", "d2"):
+        register(db, model="beside", digest=digest)
+    for version in (2, 1):
+        versions.set_alias(db, "beside", "default", version, "tests")
+    versions.retire(db, "beside", 2, "tests")
     versions.set_alias(db, "tiny", "other", 1, "tests")
     assert begin(alias="other").id != rollout.id, "another alias"
     change(db, rollout.id, STOP, "tests")
@@ -96,6 +101,9 @@ def test_a_version_that_was_rolled_back_needs_force(begin: StartRollout, db: Dat
     assert resolve(db, "tiny").version == 1
     assert code_of(versions.set_alias, db, "tiny", "default", 2, "tests") == "version_rolled_back"
     assert code_of(begin) == "version_rolled_back"
+    for digest in ("d1", "d2"):
+        register(db, model="beside", digest=digest)
+    versions.set_alias(db, "beside", "default", 2, "tests")
     change(db, begin(force=True).id, STOP, "tests")
     versions.set_alias(db, "tiny", "default", 2, "tests", force=True)
     assert resolve(db, "tiny").version == 2

@@ -154,6 +154,7 @@ class TestRecovering:
         accept_one()  # has not ended
         batch = _batch(query, tenant, "completed")
         _batch(query, tenant, "failed")
+        _batch(query, other_tenant, "completed")
         enable_endpoint(db, tenant, endpoint.id, actor="mia")
 
         for num, expected in ((2, 2), (2, 2), (2, 0)):
