@@ -95,6 +95,7 @@ def test_aliases_and_canaries_name_versions_of_their_prompt(db: Database, tenant
     )
     assert [one.version for one in list_prompts(db, tenant, limit=9, kind=Kind.PIPELINE)] == [1]
     assert delete(db, tenant, "a", actor="mia") == first.id
+    assert list_prompts(db, tenant, limit=9, kind=Kind.PIPELINE) == [other]
     with pytest.raises(NotFound):
         list_versions(db, tenant, first.id)
     told = [(e.action, e.detail) for e in reversed(list_entries(db, tenant)) if e.resource == first.id]
@@ -191,11 +192,14 @@ def test_what_a_rollout_divides_is_neither_moved_nor_removed(db: Database, tenan
     rollout = start_of_pipeline(db, NewRollout(pipe.id, 2, [Step(5, hold_s=1)], alias="live"), "mia", tenant)
     assert (rollout.kind, rollout.stable_version, rollout.candidate_version) == (RolloutKind.PIPELINE, 1, 2)
     named: Any = {"actor": "mia", "kind": Kind.PIPELINE}
-    for run in (
+    changes = (
         lambda: set_alias(db, tenant, "p", "live", 2, **named),
         lambda: remove_alias(db, tenant, "p", "live", **named),
         lambda: delete(db, tenant, "p", **named),
-    ):
+    )
+    for number, run in enumerate((*changes, *changes)):
+        if number == len(changes):
+            change(db, rollout.id, Transition(RolloutAction.PAUSE, "look"), "mia", tenant_id=tenant)
         assert answer(run) == (
             f"the rollout {rollout.id} is active: end it first, with promote or abort",
             "rollout_active",

@@ -21,10 +21,16 @@ BOUND = QualityBound(min_agreement=0.97, max_kl=0.02)
 
 
 def served(db: Database, kind: EngineKind) -> None:
-    """Register ``tiny@1`` on Headrace's engine, and ``tiny@2`` on a server that was accepted."""
+    """Register ``tiny@1`` on Headrace's engine, and ``tiny@2`` on a server that was accepted.
+
+    Another model has versions of the same numbers.
+    """
     register(db)
     spec = EngineSpec(kind=kind, url="http://127.0.0.1:9", served_model="tiny", context_window=64)
     register(db, digest="d2", runner=kind.value, engine=spec)
+    for digest in ("d1", "d2"):
+        register(db, model="beside", digest=digest, runner=kind.value, engine=spec)
+    set_bound(db, "beside", BOUND, "tests")
     verification = Verification(db, "tiny", 2, worker="w", lease_s=60)
     verification.claim()
     verification.accept_server(kind.value)

@@ -22,9 +22,10 @@ QUALITY = QualityReport(
 
 
 def two(db: Database) -> tuple[Verification, Verification]:
-    """A version to be verified, with a neighbour, and two workers that want to."""
+    """A version to be verified, with neighbours, and two workers that want to."""
     register(db, runner="torch")
     register(db, runner="torch", digest="d2")
+    register(db, model="other", runner="torch")
     return (
         Verification(db, "tiny", 1, worker="w1", lease_s=60),
         Verification(db, "tiny", 1, worker="w2", lease_s=60),
@@ -33,7 +34,8 @@ def two(db: Database) -> tuple[Verification, Verification]:
 
 def shown(db: Database) -> VersionSummary:
     second, first = list_versions(db, "tiny")
-    assert (second.state, second.state_reason, second.verification) == (VersionState.REGISTERED, None, None)
+    for one in (second, *list_versions(db, "other")):
+        assert (one.state, one.state_reason, one.verification) == (VersionState.REGISTERED, None, None)
     return first
 
 
@@ -47,12 +49,13 @@ def test_the_lease_belongs_to_one_worker_until_it_is_over(db: Database, query: Q
     assert second.claim() == VersionStanding(registered, None, (), is_ours=False, bound=bound)
     assert first.claim().is_ours, "it has the lease already"
     assert (first.renew(), second.renew()) == (True, False)
-    lease = "SELECT extract(epoch FROM verifying_until - now()) AS s FROM model_versions WHERE version = 1"
+    of_tiny = "WHERE model = 'tiny' AND version = 1"
+    lease = f"SELECT extract(epoch FROM verifying_until - now()) AS s FROM model_versions {of_tiny}"
     assert 0 < query(lease)[0]["s"] <= 60
     second.give_up("not mine")
     assert (second.accept(REPORT), second.reject("no", REPORT)) == (False, False)
     assert shown(db).state is VersionState.VERIFYING
-    query("UPDATE model_versions SET verifying_until = now() WHERE version = 1")
+    query(f"UPDATE model_versions SET verifying_until = now() {of_tiny}")
     assert second.claim().is_ours, "the lease was over"
     assert (first.renew(), first.accept(REPORT), second.renew()) == (False, False, True)
     second.give_up("no memory")
@@ -68,7 +71,7 @@ def test_the_verdict_is_written_once_and_is_on_record(db: Database, query: Query
     found = shown(db)
     assert (found.state, found.state_reason, found.verification) == (VersionState.REJECTED, "a wrong answer", REPORT)
     assert found.state_at > found.created_at
-    assert not first.accept(REPORT)
+    assert (first.accept(REPORT), keep_report(db, "tiny", 1, QUALITY)) == (False, False)
     second.accept_server("vllm")
     assert shown(db).state is VersionState.REJECTED
     register(db, runner="torch")
@@ -91,7 +94,9 @@ def test_the_verdict_is_written_once_and_is_on_record(db: Database, query: Query
 
 def test_a_later_report_is_kept_with_a_version_that_is_ready(db: Database) -> None:
     first, _ = two(db)
-    assert not keep_report(db, "tiny", 1, QUALITY), "nothing is verified"
+    assert register(db, model="plain").state is VersionState.READY
+    for model in ("tiny", "plain"):
+        assert not keep_report(db, model, 1, QUALITY), "nothing is verified"
     first.claim()
     first.accept(VerificationReport(worker="w1", not_measured="the reference is away"))
     assert keep_report(db, "tiny", 1, QUALITY)

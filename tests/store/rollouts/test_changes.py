@@ -46,6 +46,9 @@ def test_an_alias_has_one_active_rollout_and_is_not_moved_by_hand(begin: StartRo
     assert code_of(begin) == "rollout_active"
     assert code_of(versions.set_alias, db, "tiny", "default", 2, "tests") == "rollout_active"
     assert code_of(versions.retire, db, "tiny", 2, "tests") == "rollout_active"
+    change(db, rollout.id, Transition(RolloutAction.PAUSE, "look"), "tests")
+    assert code_of(begin) == "rollout_active", "it is paused"
+    assert code_of(versions.set_alias, db, "tiny", "default", 2, "tests") == "rollout_active"
     for digest in ("d1", "d2"):
         register(db, model="beside", digest=digest)
     for version in (2, 1):
