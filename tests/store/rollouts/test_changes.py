@@ -184,7 +184,8 @@ def test_a_rollout_is_what_was_started_and_each_change_is_on_record(
         None,
         None,
     )
-    change(db, rollout.id, Transition(RolloutAction.ADVANCE, "go"), "mia", tenant_id=tenant)
+    advanced = change(db, rollout.id, Transition(RolloutAction.ADVANCE, "go"), "mia", tenant_id=tenant)
+    assert (get_rollout(db, rollout.id), advanced.step_since > rollout.step_since) == (advanced, True)
     (entry, *_) = list_entries(db, tenant)
     assert (entry.actor, entry.action, entry.resource, entry.detail) == (
         "mia",
@@ -209,6 +210,7 @@ def test_rollouts_are_listed_while_they_are_active_or_may_have_jobs(
     assert [one.evidence for one in rollouts_under_way(db)] == [{"at": 5}]
     ended = change(db, rollout.id, STOP, "tests")
     assert (ended.reason, ended.revision) == ("enough", 3)
+    assert (active_rollout(db, "tiny", "default"), active_rollouts(db)) == (None, {})
     assert [(one.id, one.evidence) for one in rollouts_under_way(db)] == [(rollout.id, {})], "it may have queued jobs"
     later = begin(alias="default")
     assert [one.id for one in list_rollouts(db)] == [later.id, rollout.id]
