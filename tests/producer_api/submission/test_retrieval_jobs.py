@@ -175,6 +175,8 @@ def test_what_was_found_is_kept_for_a_second_attempt(db: Database, api: httpx2.C
     """A worker dies between the steps, and the store is deleted: the prompt is the one of the first attempt."""
     own = new_store(db, tenant, MILL)
     job_id = api.post("/v1/jobs", json=asking([own])).json()["id"]
+    needs = {one["name"]: one["needs"] for one in api.get(f"/v1/jobs/{job_id}").json()["steps"]}
+    assert needs == {"answer:search": [], "answer": ["answer:search"]}
     ended(db, claimed(db, api, job_id, "answer:search"))
     assert api.delete(f"/v1/vector_stores/{own}").status_code == 200
     held = claimed(db, api, job_id, "answer")
