@@ -374,7 +374,7 @@ OTHERS: dict[str, tuple[Any, Any, str]] = {
     "ignore_eos": (True, False, "leave it out"),
     "container": ("c", None, "leave it out"),
     "context_management": (
-        {"edits": [{"type": "clear_tool_uses_20250919"}]},
+        {"edits": [{"type": "clear_thinking_20251015"}, {"type": "clear_tool_uses_20250919"}]},
         {"edits": [{"type": "clear_thinking_20251015"}]},
         "leave it out",
     ),
@@ -400,6 +400,11 @@ def test_a_field_of_another_api_is_refused_unless_it_means_nothing(field: str) -
     message = f"`{field}` is not supported: {advice}"
     assert refusal_of(message_job, {field: wrong}) == ("unsupported_parameter", field, message)
     assert message_job({field: harmless}) == message_job({})
+
+
+def test_a_management_of_the_context_without_edits_means_nothing() -> None:
+    for harmless in ({}, {"edits": None}, {"edits": []}):
+        assert message_job({"context_management": harmless}) == message_job({})
 
 
 def test_an_error_of_the_job_names_the_field_that_was_sent() -> None:

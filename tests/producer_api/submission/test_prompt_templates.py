@@ -112,6 +112,9 @@ def test_versions_aliases_and_names(
     for alias in ("default", "live"):
         named = api.put(f"/v1/prompts/say/aliases/{alias}", json={"version": 1})
         assert (named.json()["version"], alias in named.json()["aliases"]) == (1, True)
+    for wrong in (0, "1", 1.5, None):
+        refused = api.put("/v1/prompts/say/aliases/live", json={"version": wrong})
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "version")
     assert (text_of("say"), text_of("say@live"), text_of("say", version=2)) == ("1 one v", "1 one v", "2 two v")
     assert api.delete("/v1/prompts/say/aliases/default").status_code == 204
     assert api.get("/v1/prompts/say").json()["version"] == 2
