@@ -15,7 +15,7 @@ from store.scheduling.dispatch_queries import Claimable
 from tests.processes import wait_for
 from tests.workers.engine_stub import EngineStub
 from tests.workers.runs.test_outcome import CLAIM
-from workers.celery import adapter_queues
+from workers.celery import adapter_queues, postgres_poller
 from workers.celery.adapter_queues import AGAIN_S, AdapterQueues
 from workers.celery.consumer import admission_step, follow
 from workers.celery.fast_lane import num_spare
@@ -183,6 +183,7 @@ class Claims:
         self.suspects: list[Attempt] = []
         self.error: Exception | None = None
         self.told: list[Any] = []
+        self.closer: Any = None
 
     def give_back_lost(self) -> None:
         self.told.append("lost")
@@ -201,15 +202,15 @@ class Claims:
         return self.suspects.pop(0) if self.suspects else None
 
     @contextmanager
-    def closing(self, *, heed_load: bool) -> Iterator[None]:
+    def closing(self, *, heed_load: bool) -> Iterator[Any]:
         self.told.append(("closing", heed_load))
-        yield None
+        yield self.closer
 
 
 class Poll:
     """A poller that a test turns by hand."""
 
-    def __init__(self, *, room: int = 3) -> None:
+    def __init__(self, *, room: int = 3, patience_s: float = 0.0) -> None:
         self.now = 100.0
         self.engine = EngineStub()
         self.claims = Claims()
@@ -226,7 +227,7 @@ class Poll:
             runner,
             hand_on=lambda: None,
             after_s=3.0,
-            patience_s=0.0,
+            patience_s=patience_s,
             clock=lambda: self.now,
         )
 
@@ -283,3 +284,25 @@ def test_suspects_run_while_the_engine_takes_requests() -> None:
     one.admission.give_back(busy)
     one.turn()
     assert one.ran == ["job_1", "job_1"]
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_a_worker_that_makes_a_gap_runs_its_suspects_if_no_other_has_run_them(
+    is_needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_poller, "LOOK_S", 0.0)
+    one = Poll(patience_s=0.01)
+    busy = one.admission.take()
+    asked: list[bool] = []
+
+    def others_end() -> bool:
+        asked.append(one.admission.is_reserved)
+        one.admission.give_back(busy)
+        return is_needed
+
+    one.claims.found = Claimable(suspects=True, others=False)
+    one.claims.suspects = [Attempt(CLAIM, 100.0, None, 100.0)] * 2
+    one.claims.closer = SimpleNamespace(is_needed=others_end)
+    one.turn()
+    assert (asked, one.admission.is_reserved) == ([True], False), "nothing else is admitted meanwhile"
+    assert one.ran == (["job_1"] * 2 if is_needed else []), "all of them in one gap, while its time is not over"
