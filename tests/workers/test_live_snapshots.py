@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,3 +110,34 @@ def test_a_snapshot_has_each_job_and_a_tick_the_tokens_since_the_last(monkeypatc
     first, tick = publisher.told[0]
     assert (first.model_dump(), tick) == (FIRST_SNAPSHOT, None)
     assert publisher.told[1][1] == TICK
+
+
+def test_a_worker_is_quiet_since_its_last_token_or_since_it_was_idle_and_a_tick_counts_from_the_last() -> None:
+    now, in_flight, running = [100.0], InFlightAttempts(), [0]
+    counts = TokenCounts(in_flight, clock=lambda: now[0])
+    two_attempts(counts, in_flight)
+    told: list[tuple[WorkerSnapshot, WorkerTick | None]] = []
+    publisher: Any = SimpleNamespace(publish=lambda *given: told.append(given))
+    engine: Any = SimpleNamespace(stats=lambda: replace(IDLE, running=running[0]))
+    options: dict[str, Any] = {"owner": "w1", "queue": "fake@1", "slots": 4, "lease_s": 10.0}
+    reporter = LiveReporter(
+        publisher, engine, in_flight, counts, engine_description=lambda: None, clock=lambda: now[0], **options
+    )
+    for now[0], running[0] in ((103.0, 0), (104.0, 1), (105.0, 1), (110.0, 1)):
+        reporter._report()
+    assert [snapshot.quiet_s for snapshot, _ in told] == [None, 1.0, 2.0, 7.0]
+    assert [tick and round(tick.running, 3) for _, tick in told] == [None, None, 0.667, 1.0]
+
+
+def test_a_tick_has_a_bounded_number_of_first_tokens_of_a_tenant() -> None:
+    in_flight = InFlightAttempts()
+    counts = TokenCounts(in_flight, clock=lambda: 2.0)
+    attempts = [Attempt(replace(CLAIM, job_id=f"job_{number}"), 0.0, None, 0.0) for number in range(201)]
+    for attempt in attempts:
+        in_flight.add(attempt)
+    counts.count([Delta(attempt.id, 1, "x", (1,)) for attempt in attempts])
+    tokens, first_token_ms = counts.take()
+    assert (tokens, {tenant: len(times) for tenant, times in first_token_ms.items()}) == (
+        {CLAIM.tenant_id: 201},
+        {CLAIM.tenant_id: 200},
+    )

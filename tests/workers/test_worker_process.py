@@ -20,7 +20,7 @@ from tests.processes import free_port, wait_for
 from tests.workers.conftest import Bench, StartHost
 from tests.workers.runs.test_outcome import CLAIM
 from workers import __main__ as process
-from workers import worker_app
+from workers import health, worker_app
 from workers.celery.consumer import ReadingNode
 from workers.celery.thread_pool import Drain
 from workers.health import HealthServer
@@ -50,7 +50,20 @@ def test_the_pages_of_a_process_and_no_other(settings: Settings) -> None:
     ]
     assert (late.status_code, late.json()) == (503, {"status": "not ready", "loop": "it hangs"})
     assert found["/metrics"].headers["content-type"].startswith("text/plain; version=")
+    shown = [(one.headers["server"], one.headers["content-length"]) for one in found.values()]
+    assert shown == [("headrace", str(len(one.content))) for one in found.values()], "no version of any software"
     HealthServer("127.0.0.1", 0, lambda: b"", {}).start()
+
+
+@pytest.mark.parametrize(("host", "kind"), [("127.0.0.1", "IPv4"), ("localhost", "IPv4"), ("::1", "IPv6")])
+def test_the_pages_are_served_on_the_address_that_is_set(host: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, tuple[str, int]]] = []
+    server = SimpleNamespace(serve_forever=lambda: None, shutdown=lambda: None, server_close=lambda: None)
+    monkeypatch.setattr(health, "ThreadingHTTPServer", lambda at, _handler: made.append(("IPv4", at)) or server)
+    monkeypatch.setattr(health, "_Ipv6Server", lambda at, _handler: made.append(("IPv6", at)) or server)
+    HealthServer(host, 9101, lambda: b"", {}).start()
+    HealthServer(host, 0, lambda: b"", {}).start()
+    assert made == [(kind, (host, 9101))]
 
 
 def test_a_worker_that_drains_is_not_ready(start_host: StartHost) -> None:

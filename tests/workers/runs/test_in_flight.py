@@ -56,6 +56,7 @@ def test_what_settles_is_not_taken_and_nothing_is_added_after_the_close() -> Non
     assert table.close() == [settling, running]
     assert (table.is_closed, table.add(attempt("c"))) == (True, False)
     assert table.drop("a", 1) is None
+    assert table.all() == [settling, running], "its lease counts until its outcome is written"
     assert table.take_rest() == [running]
     assert table.get("a") is settling
 
