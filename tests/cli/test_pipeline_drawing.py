@@ -34,6 +34,13 @@ def test_the_picture_has_a_box_for_each_step_and_an_arrow_for_each_need() -> Non
     assert len([path for path in drawn.iter(f"{SPACE}path") if path.get("stroke")]) == 3
 
 
+def test_the_picture_is_as_high_as_its_fullest_layer() -> None:
+    steps = [{"name": "a", "model": "m"}, *({"name": name, "model": "m", "needs": ["a"]} for name in "bcd")]
+    drawn = ElementTree.fromstring(svg("t", steps))
+    assert drawn.get("viewBox") == "0 0 460 276"
+    assert max(int(str(box.get("y"))) for box in drawn.iter(f"{SPACE}rect") if box.get("rx")) == 200
+
+
 def test_the_picture_is_as_large_as_its_layers_and_names_have_an_end() -> None:
     long = "n" * 24
     steps = [

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from store.schema.webhook_events import REGISTRY_EVENTS
 from tests.cli.client.api_objects import (
     APPROVAL,
     BOUND,
@@ -459,6 +460,12 @@ CASES: list[Case] = [
         "webhooks create https://a.example/ --event job.failed --event job.succeeded",
         {"POST /v1/webhook_endpoints": {"id": "we_1", "secret": "whsec_x"}},
         [("POST", "/v1/webhook_endpoints", {"url": "https://a.example/", "events": ["job.failed", "job.succeeded"]})],
+        ["we_1", "secret: whsec_x"],
+    ),
+    (
+        "webhooks create https://a.example/ --operator",
+        {"POST /v1/webhook_endpoints": {"id": "we_1", "secret": "whsec_x"}},
+        [("POST", "/v1/webhook_endpoints", {"url": "https://a.example/", "events": sorted(REGISTRY_EVENTS)})],
         ["we_1", "secret: whsec_x"],
     ),
     (

@@ -21,6 +21,8 @@ def flagged(text: str) -> set[str]:
         ("She is a nurse and draws blood; the battle killed many.", set()),
         ("You are a worthless moron", {"harassment"}),
         ("you are such an utter idiot", {"harassment"}),
+        ("you are such an utter ｉｄｉｏｔ", {"harassment"}),
+        ("I will ki\u200bll you", {"harassment", "harassment/threatening", "violence"}),
     ],
 )
 def test_what_is_flagged(text: str, categories: set[str]) -> None:

@@ -36,6 +36,8 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
     [
         (f"The API key is: {drawn(24)}.", "The API key is: <API_KEY_1>."),
         (f"mein API-Schlüssel: {drawn(24)}", "mein API-Schlüssel: <API_KEY_1>"),
+        (f"备用验证码: {drawn(24)}", "备用验证码: <API_KEY_1>"),
+        (f"гасло: {drawn(12)}", "гасло: <API_KEY_1>"),
         (f"<apikey>{drawn(24)}</apikey>", "<apikey><API_KEY_1></apikey>"),
         (f"“token={drawn(24)}”", "“token=<API_KEY_1>”"),
         (f"**password={drawn(24)}**", "**password=<API_KEY_1>**"),

@@ -133,9 +133,9 @@ async def test_each_reader_gets_the_share_of_its_own_tenant(sources: Sources, ru
     await own.aclose()
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
     num_reads = len(sources.audiences)
-    again = poll.follow("ten_b")
+    again = poll.follow("ten_a")
     await until(again, "live")
-    assert sources.audiences[num_reads:] == ["ten_b"], "without a reader nothing is read"
+    assert sources.audiences[num_reads:] == ["ten_a"], "without a reader nothing is read, and nothing old is kept"
     await again.aclose()
 
 

@@ -85,6 +85,7 @@ def test_a_tenant_s_files_have_a_bound_together(api: httpx2.Client, make_client:
         ({"purpose": "batch_output"}, "purpose"),
         ({"expires_after[anchor]": "created_at", "expires_after[seconds]": "3599"}, "expires_after.seconds"),
         ({"expires_after[seconds]": "3600"}, "expires_after.anchor"),
+        ({"expires_after[anchor]": "created_at"}, "expires_after.seconds"),
     ],
 )
 def test_a_field_that_is_wrong_is_named(api: httpx2.Client, fields: dict[str, str], param: str) -> None:

@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 
 from producer_api.app import create_app
-from producer_api.http.openapi_text import EXAMPLES, FIELDS, PARAMETERS
+from producer_api.http.openapi_text import EXAMPLES, FIELDS, PARAMETERS, describe
 from store.settings import Settings
 
 
@@ -60,6 +60,14 @@ def test_every_field_parameter_and_model_is_described() -> None:
 
 def described(schema: dict[str, Any]) -> bool:
     return bool(schema.get("description"))
+
+
+def test_the_description_beside_a_field_is_kept() -> None:
+    name = next(name for name in FIELDS if "." not in name)
+    properties = {name: {"description": "its own"}, "mode": {"const": "x"}}
+    shown = describe({"components": {"schemas": {"Any": {"properties": properties}}}, "paths": {}})
+    described = shown["components"]["schemas"]["Any"]["properties"]
+    assert [described[field]["description"] for field in (name, "mode")] == ["its own", "always `x`"]
 
 
 def test_no_word_is_left_over() -> None:

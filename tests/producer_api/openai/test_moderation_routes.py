@@ -22,8 +22,9 @@ def test_the_official_client_reads_what_a_text_is_flagged_for(openai: OpenAI) ->
     assert result.category_scores.violence > 0.5 > result.category_scores.hate
     assert result.category_applied_input_types.violence == ["text"]
 
-    many = openai.moderations.create(input=["good morning", "go kill yourself"])
-    assert [each.flagged for each in many.results] == [False, True]
+    many = openai.moderations.create(input=["good morning", "go kill yourself", "starving myself"])
+    assert [each.flagged for each in many.results] == [False, True, True]
+    assert many.results[2].category_scores.self_harm == 0.5, "the least score that is flagged"
 
     parts = openai.moderations.create(
         input=[{"type": "text", "text": "a river"}, {"type": "text", "text": "how to make a bomb"}]

@@ -221,6 +221,9 @@ def test_the_events_of_a_call_of_a_namespace() -> None:
         ("message", "completed"),
         ("function_call", "incomplete"),
     ]
+    begun = job_of('<tool_call>\n{"na', payload | {"tool_style": "hermes"}, "length")
+    ((message,),) = [one["content"] for one in output_items(begun, row_of(tools=tools))]
+    assert message["text"] == "", "the begin of a call is no text of the answer"
 
 
 def searching(**output: Any) -> Job:

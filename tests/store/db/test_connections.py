@@ -211,6 +211,10 @@ def test_the_role_of_the_api_is_bound_to_its_tenant(db: Database, settings: Sett
             "DATABASE_URL: h1 is another host: say sslmode=verify-full, and sslrootcert for a CA of your own",
         ),
         (
+            {"database_url": "postgresql://a@h/x?sslmode=verify-ca"},
+            "DATABASE_URL: h is another host: say sslmode=verify-full, and sslrootcert for a CA of your own",
+        ),
+        (
             {"redis_url": "redis+sentinel://localhost,s.example.com/main"},
             "REDIS_URL: s.example.com is another host: say rediss+sentinel://, and ssl_ca_certs for a CA of your own",
         ),

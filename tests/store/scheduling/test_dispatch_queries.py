@@ -278,6 +278,14 @@ class TestDirectClaims:
         assert claimable(db, QUEUE) == Claimable(suspects=True, others=False)
         assert claimable(db, "other@1") == Claimable(suspects=False, others=True)
 
+    def test_an_announced_job_that_no_worker_has_waits_while_its_queue_is_paused(
+        self, db: Database, accept_one: AcceptOne, query: Query
+    ) -> None:
+        announced = accept_one()
+        assert claim_candidates(db, QUEUE, 9) == [announced]
+        query("INSERT INTO queue_controls (queue, paused_by) VALUES (:queue, 'test')", queue=QUEUE)
+        assert claim_candidates(db, QUEUE, 9) == []
+
     def test_a_paused_queue_has_none_and_others_have(
         self, db: Database, make_job: MakeJob, accept_one: AcceptOne, query: Query
     ) -> None:

@@ -45,6 +45,8 @@ def test_the_largest_filter_is_accepted(more: dict[str, Any]) -> None:
     ("task", "source", "place", "said"),
     [
         ("recommend", {"features": dict.fromkeys(map(str, range(1001)), 1)}, "features", f"{AT_MOST} 1000"),
+        ("embed", {"texts": ["a", ""]}, "texts.1", AT_LEAST),
+        ("rerank", {"query": "", "documents": ["b"]}, "query", AT_LEAST),
         ("generate", {"messages": []}, "messages", AT_LEAST),
         ("generate", CHAT | {"tools": []}, "tools", AT_LEAST),
         ("generate", {"token_ids": []}, "token_ids", AT_LEAST),

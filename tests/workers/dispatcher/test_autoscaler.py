@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from store.db.database import Database
 from store.db.presence import beat_worker
+from store.jobs.claims import claim
 from store.metrics.dispatcher_metrics import DispatcherMetrics
 from store.payloads.job_payload import ServiceClass
 from store.registry import models
+from store.registry.models import ModelVersion
 from store.scheduling import queues
 from store.scheduling.autoscale import WaitingClass
 from store.scheduling.backlog import Backlog, Load, TenantBacklog
@@ -33,8 +36,9 @@ def make(db: Database, settings: Settings) -> Make:
     return make
 
 
-def register(db: Database, settings: Settings, name: str) -> Bench:
-    given = {"runner": "fake", "source": "", "digest": "0" * 64, "dtype": "none", "context_window": 8192}
+def register(db: Database, settings: Settings, name: str, base: ModelVersion | None = None) -> Bench:
+    given: dict[str, Any] = {"runner": "fake", "source": "", "digest": "0" * 64, "dtype": "none", "base": base}
+    given["context_window"] = 8192
     return Bench(db, settings, models.register_version(db, model=name, actor="tests", **given))
 
 
@@ -65,6 +69,18 @@ def test_it_decides_for_its_queues_from_what_waits_and_runs(db: Database, settin
     assert read_decisions(db)["one@1"].replicas == 0, "the jobs of a paused queue are not to be started"
     assert read_histories(db, ["two@1"]) == {}
     for bench in (one, two):
+        bench.close()
+
+
+def test_workers_stay_while_they_run_jobs_of_adapters(db: Database, settings: Settings, make: Make) -> None:
+    base = register(db, settings, "one")
+    tone = register(db, settings, "tone", base=base.version)
+    (job_id,) = tone.submit(1)
+    assert claim(db, "worker", "tone@1", [job_id], 60.0)
+    make("one=0..4").turn()
+    found = read_decisions(db)["one@1"]
+    assert (found.replicas, found.reason) == (1, "1 jobs run")
+    for bench in (base, tone):
         bench.close()
 
 

@@ -24,7 +24,7 @@ from workers.planning.drawing import svg
 from workers.planning.forecast import Forecast, advice, forecast
 from workers.planning.rates import Rates, read_rates
 from workers.planning.simulation import Capacity, QueueRules, Run, grain_of, simulate, too_long
-from workers.planning.virtual_worker import coarse
+from workers.planning.virtual_worker import VirtualRunner, coarse
 
 STANDARD = CLASS_RANKS[ServiceClass.STANDARD]
 SLOW = RATES.model_copy(update={"prefill_tokens_per_s": 200.0, "overhead_s": 0.1, "cold_start_s": 3.0})
@@ -270,6 +270,12 @@ def test_a_job_of_the_whole_pool_fits_and_a_long_trace_has_a_grain_with_a_bound(
     assert grain_of(many, RATES) == 3, "160,000 tokens in grains of 60,000"
     assert grain_of(many, RATES.model_copy(update={"slots": 128})) == 2, "a block for every slot"
     assert grain_of([replace(one, output_tokens=16) for one in many] * 10, RATES) == 2, "eight tokens of an output"
+
+
+def test_a_pool_has_a_block_for_each_sixteen_tokens_and_for_each_as_many_as_a_grain_stands_for() -> None:
+    rates = RATES.model_copy(update={"kv_tokens": 960})
+    sizes = [(runner.num_blocks, runner.context_window) for runner in (VirtualRunner(rates, n) for n in (1, 3, 100))]
+    assert sizes == [(60, 960), (20, 320), (1, 16)]
 
 
 def test_the_advice_names_both_sides() -> None:
