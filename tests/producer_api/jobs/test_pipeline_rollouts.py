@@ -9,7 +9,7 @@ from sqlalchemy import text
 from store.db.database import Database
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
-from tests.producer_api.jobs.test_pipelines import digest, submit
+from tests.producer_api.jobs.test_pipelines import ONE, digest, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 
 __all__ = ["digest"]
@@ -109,6 +109,10 @@ def test_the_alias_and_the_pipeline_stay_while_a_rollout_runs(
     other = make_client(other_key)
     hidden = [other.get(rollout), other.post(f"{rollout}/abort"), other.get(f"{digest}/rollouts"), start(other, digest)]
     assert {one.status_code for one in hidden} == {404}
+    assert api.post("/v1/pipelines", json={"name": "other", **ONE}).status_code == 201
+    elsewhere = rollout.replace(digest, "/v1/pipelines/other")
+    of_other = [api.get(elsewhere), api.post(f"{elsewhere}/abort")]
+    assert {(one.status_code, error_of(one)["code"]) for one in of_other} == {(404, "rollout_not_found")}
     assert api.put(f"{digest}/aliases/stable", json={"version": 1}).status_code == 200
     assert api.get(rollout).json()["state"] == "running"
 
