@@ -34,7 +34,7 @@ def drawn(
 ) -> list[str]:
     console = Console(width=width, color_system=None)
     with console.capture() as captured:
-        console.print(TimelineChart(lanes(job, timeline, deliveries, now), timeline["events"]))  # type: ignore[arg-type]
+        console.print(TimelineChart(lanes(job, timeline, deliveries, now), timeline["events"]))  # type: ignore[arg-type]  # of JSON
     return [line.rstrip() for line in captured.get().splitlines()]
 
 

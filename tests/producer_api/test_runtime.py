@@ -50,7 +50,7 @@ async def test_the_hub_forgets_changed_keys_and_counts_its_errors(runtime: Runti
 
 
 class Part:
-    """A part that notes what is done to it."""
+    """A part that notes its calls."""
 
     def __init__(self, told: list[str], name: str) -> None:
         self._told, self._name = told, name

@@ -1,4 +1,4 @@
-"""The form of each narrowed schema, without a grammar: what stays, what is written in another way, what is left out."""
+"""The form of each narrowed schema, without a grammar: the parts that stay, are rewritten, and are left out."""
 
 from typing import Any
 

@@ -170,7 +170,7 @@ def test_tags_that_no_text_shows_are_not_waited_for(
     assert "<tools>" in tokenizer.render(read.messages or (), read.callable_tools)
 
 
-def test_a_template_is_told_that_there_are_no_tools_and_writes_json_as_it_says() -> None:
+def test_a_template_sees_that_there_are_no_tools_and_writes_json_as_it_says() -> None:
     message = asked(ROUND[:1]).messages or ()
     source = "{{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}"
     assert ChatTemplate(source, {}).render(message) == "True True True"

@@ -76,7 +76,7 @@ def test_a_worker_that_drains_is_not_ready(start_host: StartHost) -> None:
     assert (late.status_code, late.json()["taking"]) == (503, "the worker is stopping")
 
 
-def test_a_worker_is_idle_without_jobs_and_messages_and_names_what_is_wrong_with_its_engine(
+def test_a_worker_is_idle_without_jobs_and_messages_and_names_the_fault_of_its_engine(
     start_host: StartHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = start_host({"max_step_s": 90.0}).runtime
@@ -261,7 +261,7 @@ def test_the_settings_that_suit_a_device_are_those_that_nobody_has_set(monkeypat
 
 
 class RuntimeOfCelery:
-    """Stands for a runtime; notes what Celery's worker does with it."""
+    """Stands for a runtime; notes the calls of Celery's worker."""
 
     def __init__(self) -> None:
         self.told: list[object] = []
@@ -276,7 +276,7 @@ class RuntimeOfCelery:
 
 
 @pytest.mark.parametrize(("control", "node"), [("read", ReadingNode), ("full", Node)])
-def test_celery_takes_one_queue_and_one_message_a_thread_and_tells_of_what_it_discards(
+def test_celery_takes_one_queue_and_one_message_a_thread_and_reports_messages_that_it_discards(
     control: str, node: type[Node], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[Any, dict[str, Any]]] = []

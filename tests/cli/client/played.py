@@ -94,7 +94,7 @@ class Commands:
         return out
 
     def rest(self) -> tuple[str, str]:
-        """Return what the last command printed to stdout and to stderr before it failed."""
+        """Return the texts on stdout and stderr of the last command, which failed."""
         out, err = self._capsys.readouterr()
         return out, err
 

@@ -224,7 +224,7 @@ MEASURED = {"quality": None, "not_measured": "too large"}
         ("prompts unalias guide new", {"DELETE /v1/prompts/guide/aliases/new": (204, {})}, {"prompt": "guide"}),
     ],
 )
-def test_a_removed_alias_is_told_as_json(
+def test_a_removed_alias_is_printed_as_json(
     headrace: Commands, line: str, answers: dict[str, Any], printed: dict[str, Any]
 ) -> None:
     assert json.loads(headrace(f"{line} --json", answers)) == printed | {"alias": "new", "removed": True}

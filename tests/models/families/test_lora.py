@@ -39,7 +39,7 @@ AS_TRAINED: Mapping[str, object] = {
     "target_modules": ["q_proj"],
     "task_type": "CAUSAL_LM",
 }
-"""What PEFT writes of an adapter's training and place, none of which changes what it computes."""
+"""Fields that PEFT writes about an adapter's training and place. None changes its results."""
 
 
 def base() -> Architecture:

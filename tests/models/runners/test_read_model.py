@@ -72,7 +72,7 @@ WEIGHT = torch.tensor([[3.0, 4.0], [0.5, -1.0], [0.0, 0.25]])
 
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("has_tanh", [True, False])
-def test_a_dense_layer_is_what_its_file_says(tmp_path: Path, *, has_bias: bool, has_tanh: bool) -> None:
+def test_a_dense_layer_is_read_from_its_file(tmp_path: Path, *, has_bias: bool, has_tanh: bool) -> None:
     (tmp_path / "2_Dense").mkdir()
     tensors = {"linear.weight": WEIGHT.bfloat16()} | ({"linear.bias": torch.ones(3).half()} if has_bias else {})
     save_file(tensors, tmp_path / "2_Dense" / "model.safetensors")
@@ -146,7 +146,7 @@ def test_special_tokens_and_segments_without_text_are_no_part_of_a_transcript() 
         (RuntimeError("shapes differ"), ("RuntimeError", "shapes differ")),
     ],
 )
-def test_errors_of_torch_say_what_has_failed(error: Exception, expected: tuple[str, str]) -> None:
+def test_errors_of_torch_become_errors_with_a_reason(error: Exception, expected: tuple[str, str]) -> None:
     with pytest.raises(Exception) as found, translate_torch_errors():  # noqa: PT011 - the type is asserted
         raise error
     assert (type(found.value).__name__, str(found.value)) == expected

@@ -92,7 +92,7 @@ TYPED = ("albert", "bert", "deberta", "deberta-v2", "electra")
 
 
 @pytest.mark.parametrize("model_type", [*TYPED, "roberta"])
-def test_a_classifier_gives_token_types_to_the_families_that_are_told_them(model_type: str) -> None:
+def test_a_classifier_gives_token_types_to_the_families_that_take_them(model_type: str) -> None:
     asked: list[dict[str, Any]] = []
     numbers = torch.tensor([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [[6.0, 7.0], [torch.nan, 0.0], [0.0, 0.0]]])
     numbers = numbers.bfloat16()

@@ -1,4 +1,4 @@
-"""How sure the word before a value and what joins the two must be, for each look of a value."""
+"""How sure the word before a value and the sign between them must be, for each look of a value."""
 
 import pytest
 

@@ -25,7 +25,7 @@ VALIDATING = replace(BATCH, status=BatchStatus.VALIDATING)
 
 
 class World:
-    """The store, the storage and the lines of a keeper. ``told``: what the keeper did with them in the last turn."""
+    """The store, the storage and the lines of a keeper. ``told``: the actions of the keeper in the last turn."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.told: list[Any] = []
@@ -62,7 +62,7 @@ class World:
         self.live[id_] = BatchProgress(replace(batch, id=id_, tenant_id=tenant_id), num_unfinished, 9.0)
 
     def turn(self) -> tuple[float, list[Any]]:
-        """Run a turn, of one round; return the pause after it and what the keeper did."""
+        """Run a turn, of one round; return the pause after it and the actions of the keeper."""
         self.told.clear()
         return self.keeper._turn(), [*self.told]
 

@@ -213,7 +213,7 @@ def test_a_line_keeps_the_version_of_the_start() -> None:
 
 
 class Flows:
-    """Makes jobs of several steps; it notes for whom and with what."""
+    """Makes jobs of several steps; it notes the caller and the arguments."""
 
     db = "db"
 

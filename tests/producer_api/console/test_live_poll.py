@@ -1,4 +1,4 @@
-"""The shared poll of the live figures: what each reader gets, when, and until when. Without Postgres and Redis."""
+"""The shared poll of the live figures: the events of each reader, and their end. Without Postgres and Redis."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ BACKLOG = Backlog(
 
 
 class Sources:
-    """Stands for Postgres and Redis: notes what is asked for."""
+    """Stands for Postgres and Redis: notes the calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.audiences: list[str | None] = []

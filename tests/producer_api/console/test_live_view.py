@@ -1,4 +1,4 @@
-"""The live figures: what an operator sees, what one tenant sees of the same, and which seconds a figure covers."""
+"""The live figures: those of an operator, those of one tenant, and the seconds that a figure covers."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -46,7 +46,7 @@ async def test_a_caller_gets_the_job_that_has_ended() -> None:
     assert await connection(ended("x")).wait(request()) == ended("x")
 
 
-async def test_a_caller_that_waited_too_long_is_told_where_its_job_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_caller_that_waited_too_long_gets_the_id_of_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Draining) as stopping:
         await connection(WAITING, stops=True).wait(request())
     assert (stopping.value.message, stopping.value.job_id) == (

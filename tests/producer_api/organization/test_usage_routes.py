@@ -233,7 +233,7 @@ def test_a_page_has_so_many_buckets_of_a_width(api: httpx2.Client, route: str, d
         ("costs", "project_id, user_id, api_key_id, line_item"),
     ],
 )
-def test_usage_is_grouped_by_what_the_route_knows(api: httpx2.Client, route: str, known: str) -> None:
+def test_usage_is_grouped_by_the_fields_of_the_route(api: httpx2.Client, route: str, known: str) -> None:
     asked: dict[str, Any] = {"start_time": THEN, "group_by": known.split(", ")}
     assert api.get(f"/v1/organization/{route}", params=asked).status_code == 200
     refused = api.get(f"/v1/organization/{route}", params=asked | {"group_by": "mood"})

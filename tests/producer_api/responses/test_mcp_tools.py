@@ -150,7 +150,7 @@ def request_of(*servers: Any, **fields: Any) -> ResponseRequest:
         ),
     ],
 )
-def test_the_model_may_call_what_the_servers_of_the_request_allow(
+def test_the_model_may_call_the_tools_that_the_request_allows(
     db: Database, tenant: str, changes: dict[str, Any], fields: dict[str, Any], wanted: dict[str, Any], told: list[str]
 ) -> None:
     shorts = {"find.all": "tracker__find", "close": "tracker__close"}

@@ -29,7 +29,7 @@ STORE: Any = SimpleNamespace(id="vs_1", model="vectors", model_version=3)
 
 
 class Adding:
-    """The parts that files are added with. ``told``: what happened to the files and jobs; ``refused``: by file."""
+    """The parts that files are added with. ``told``: the changes of files and jobs; ``refused``: by file."""
 
     def __init__(self, patch: pytest.MonkeyPatch, window: int = 1000) -> None:
         self.told: list[Any] = []

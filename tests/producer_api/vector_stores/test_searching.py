@@ -1,4 +1,4 @@
-"""A search without services: the jobs that it submits, what is searched for, and how results are put together."""
+"""A search without services: the jobs that it submits, the queries, and the order of results."""
 
 import struct
 from base64 import b64encode
@@ -30,7 +30,7 @@ def passage(file_id: str, position: int, score: float) -> FoundPassage:
 
 
 class Searching:
-    """A store and its models. ``queries``: what was searched for; ``jobs``: what was submitted, and from where."""
+    """A store and its models. ``queries``: of the searches; ``jobs``: that were submitted, with their origins."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.queries: list[Query] = []

@@ -76,7 +76,7 @@ def test_no_more_is_read_than_was_found_and_channels_become_their_mean() -> None
         assert len(blocks) == -(-num_frames // 160_000)
 
 
-def test_a_refusal_says_what_is_there_and_what_is_accepted() -> None:
+def test_a_refusal_names_the_given_and_the_accepted_formats() -> None:
     said = {name: refusal(content).message for name, (content, _) in cases().items()}
     cut = "the audio is cut off: part of the file is missing, send it again"
     assert said == {

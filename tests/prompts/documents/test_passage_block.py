@@ -59,7 +59,7 @@ def test_without_a_passage_that_fits_the_input_is_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(("num_chars", "num_kept"), [(40, 40), (39, None), (99, 99), (70, 70)])
-def test_the_last_passage_is_cut_to_what_fits_and_nothing_comes_behind_it(num_chars: int, num_kept: int | None) -> None:
+def test_the_last_passage_is_cut_to_fit_and_nothing_comes_behind_it(num_chars: int, num_kept: int | None) -> None:
     found = [passage("a" * 10), passage("b" * 100), passage("c")]
     made, used = with_passages(SOURCE, found, "k", lambda one: block(one).count("b" * (num_chars + 1)) == 0)
     assert [one.place for one in used] == [

@@ -1,4 +1,4 @@
-"""The folder of an encoder with a classification head: its labels, its window, and what makes scores."""
+"""The folder of an encoder with a classification head: its labels, its window, and the function of its scores."""
 
 import json
 from typing import Any
@@ -47,7 +47,7 @@ def read(**more: Any) -> ClassifierSettings:
         (TAGS | {"num_labels": 1}, ("LABEL_0",), "Softmax"),
     ],
 )
-def test_a_folder_has_its_labels_and_what_makes_scores(
+def test_a_folder_has_its_labels_and_the_function_of_its_scores(
     more: dict[str, Any], labels: tuple[str, ...], activation: str
 ) -> None:
     head = Head.TOKENS if "BertForTokenClassification" in more.get("architectures", ()) else Head.SEQUENCE

@@ -1,4 +1,4 @@
-"""Images in the messages of a conversation: who takes them, their tokens, and what a chat server is sent."""
+"""Images in the messages of a conversation: the models that take them, their tokens, and requests to chat servers."""
 
 from typing import Any
 

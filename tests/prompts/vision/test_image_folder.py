@@ -1,4 +1,4 @@
-"""The folder of a model of images: what of it is read, and how many tokens an image counts."""
+"""The folder of a model of images: the files that are read, and the number of tokens of an image."""
 
 import json
 from typing import Any
@@ -84,7 +84,7 @@ def test_the_vector_of_an_image_is_as_wide_as_the_last_layer(config: dict[str, A
     assert width_of(folder(config)) == width
 
 
-def test_the_kinds_of_folders_are_told_apart() -> None:
+def test_each_folder_has_its_kind() -> None:
     kinds = {name: {"model_type": name} for name in (*CLS_TYPES, *POOLED_TYPES, "clip", "bert")}
     assert [name for name, one in kinds.items() if is_image_encoder(one)] == [*CLS_TYPES, *POOLED_TYPES]
     assert [name for name, one in kinds.items() if is_clip(one)] == ["clip"]
@@ -113,7 +113,7 @@ def test_the_kinds_of_folders_are_told_apart() -> None:
         ({"problem_type": "single_label_classification"}, ("LABEL_0", "LABEL_1"), Activation.SOFTMAX),
     ],
 )
-def test_a_classifier_has_its_labels_and_what_makes_scores(
+def test_a_classifier_has_its_labels_and_the_function_of_its_scores(
     more: dict[str, Any], labels: tuple[str, ...], activation: Activation
 ) -> None:
     files = folder(VIT | CLASSIFIES | more, {"size": 28})

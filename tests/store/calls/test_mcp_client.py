@@ -68,7 +68,7 @@ def test_a_session_begins_calls_and_ends(receiver: Receiver) -> None:
     assert [call.headers.get("idempotency-key") for call in receiver.calls] == [None, None, "job_1", None]
 
 
-def test_a_server_without_a_session_is_told_no_end(receiver: Receiver) -> None:
+def test_a_server_without_a_session_gets_no_request_at_the_end(receiver: Receiver) -> None:
     def respond(call: Call) -> Answer:
         if "id" not in orjson.loads(call.body):
             return Answer(202)

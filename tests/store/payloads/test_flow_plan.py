@@ -38,7 +38,7 @@ class TestPlan:
             ("call_tool", "a.output.status"),
         ],
     )
-    def test_a_reference_may_name_what_an_output_of_the_task_can_have(self, task: str, path: str) -> None:
+    def test_a_reference_may_name_any_field_of_the_outputs_of_the_task(self, task: str, path: str) -> None:
         check_steps([step("a", task=task), step("b", "a", **of(path))], 16)
 
     def test_of_several_last_steps_the_marked_one_has_the_answer(self) -> None:

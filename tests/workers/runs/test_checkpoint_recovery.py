@@ -59,7 +59,7 @@ def test_an_attempt_begins_at_the_newest_that_is_known(
 def test_a_redis_that_is_away_is_asked_once_in_a_while() -> None:
     now = [0.0]
     logs = Logs(is_away=True)
-    resumer = CheckpointRecovery(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # as above
+    resumer = CheckpointRecovery(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # logs: only the one method that is called
     for _ in range(10):
         resumer.checkpoint(CLAIM, 9.0)
     assert logs.num_asked == 1
@@ -75,7 +75,7 @@ def test_the_first_token_is_as_old_as_when_redis_answered(monkeypatch: pytest.Mo
         return [Frame("job_1", 2, 1, "a", (1,), age_s=2.0)]
 
     monkeypatch.setattr(logs, "fence", fence)
-    recovery = CheckpointRecovery(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # as above
+    recovery = CheckpointRecovery(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # logs: only the one method that is called
     assert recovery.checkpoint(CLAIM, 9.0).first_token_s == 9.0 + 0.5 - 2.0
 
 
@@ -117,6 +117,6 @@ def test_an_attempt_goes_on_from_so_many_deltas_not_tokens() -> None:
 @pytest.mark.parametrize(("restarts_after", "found"), [(1, IN_LOG), (2, Checkpoint())])
 def test_what_another_version_has_emitted_is_not_continued(restarts_after: int, found: Checkpoint) -> None:
     logs = Logs()
-    recovery = CheckpointRecovery(logs)  # type: ignore[arg-type]  # as above
+    recovery = CheckpointRecovery(logs)  # type: ignore[arg-type]  # logs: only the one method that is called
     assert recovery.checkpoint(replace(CLAIM, epoch=3, restarts_after=restarts_after), 9.0) == found
     assert logs.num_asked == 1, "the log is closed for a worker that was only paused"
