@@ -1,4 +1,4 @@
-"""Reading of forms with a file, and the views of files, uploads, endpoints and deliveries. No services."""
+"""Reading of forms with a file, and the views of files and uploads. No services."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
@@ -14,21 +13,9 @@ from producer_api.files.file_form import FileForm, read_form
 from producer_api.files.file_routes import check_life_s, purpose_of
 from producer_api.files.file_views import file_list
 from producer_api.files.upload_views import part_object, upload_object
-from producer_api.webhooks.webhook_views import (
-    NewEndpoint,
-    Recovery,
-    SecretRotation,
-    delivery_detail,
-    delivery_list,
-    endpoint_object,
-    secret_object,
-)
 from store.errors import HeadraceError, InvalidRequest, TooLarge
 from store.files.files import File, Purpose
 from store.files.uploads import Upload, UploadPart, UploadStatus
-from store.tenants.webhook_secrets import TenantSecret
-from store.webhooks.delivery_log import AttemptRecord, DeliveryRecord
-from store.webhooks.endpoints import Endpoint
 
 START = datetime.fromtimestamp(1_800_000_000, UTC)
 FORM = "multipart/form-data; boundary=b"
@@ -219,105 +206,3 @@ def test_files_and_uploads_are_shown_whole() -> None:
         "created_at": 1_800_000_004,
         "upload_id": "up_1",
     }
-
-
-def test_an_endpoint_is_shown_whole_and_its_secret_once() -> None:
-    endpoint = Endpoint("we_1", "acme", "https://x/", at(1), ("job.failed",), at(2), at(3), "gone", at(4), "whsec_1")
-    shown = {
-        "id": "we_1",
-        "object": "webhook_endpoint",
-        "url": "https://x/",
-        "events": ["job.failed"],
-        "created_at": 1_800_000_002,
-        "disabled_at": 1_800_000_003,
-        "disabled_reason": "gone",
-        "failing_since": 1_800_000_004,
-        "old_secret_expires_at": 1_800_000_001,
-        "secret": None,
-    }
-    assert endpoint_object(endpoint).model_dump() == shown
-    assert endpoint_object(endpoint, show_secret=True).model_dump() == shown | {"secret": "whsec_1"}
-    assert secret_object(TenantSecret("whsec_2", at(5))).model_dump() == {
-        "object": "webhook_secret",
-        "secret": "whsec_2",
-        "old_secret_expires_at": 1_800_000_005,
-    }
-
-
-def test_a_delivery_is_shown_whole() -> None:
-    delivery = DeliveryRecord(
-        id="evt_1",
-        endpoint_id="we_1",
-        url="https://x/",
-        job_id="job_1",
-        batch_id="batch_1",
-        about_endpoint_id="we_2",
-        registry_id="tiny@3",
-        type="job.failed",
-        state="pending",
-        attempts=4,
-        next_attempt_at=at(1),
-        last_status=500,
-        last_error="answered 500",
-        created_at=at(2),
-        delivered_at=at(3),
-    )
-    shown = {
-        "id": "evt_1",
-        "object": "webhook_delivery",
-        "endpoint_id": "we_1",
-        "url": "https://x/",
-        "job_id": "job_1",
-        "batch_id": "batch_1",
-        "about_endpoint_id": "we_2",
-        "registry_id": "tiny@3",
-        "type": "job.failed",
-        "status": "pending",
-        "attempts": 4,
-        "next_attempt_at": 1_800_000_001,
-        "last_status": 500,
-        "last_error": "answered 500",
-        "created_at": 1_800_000_002,
-        "delivered_at": 1_800_000_003,
-    }
-    ended = replace(delivery, id="evt_2", state="failed", delivered_at=None)
-    page = delivery_list([delivery, ended], 2).model_dump()
-    assert page == {
-        "object": "list",
-        "data": [shown, shown | {"id": "evt_2", "status": "failed", "next_attempt_at": None, "delivered_at": None}],
-        "first_id": "evt_1",
-        "last_id": "evt_2",
-        "has_more": False,
-    }
-    assert delivery_list([delivery, ended], 1).has_more
-    tried = delivery_detail(delivery, [AttemptRecord(2, at(1.5), 30, None, "no answer")])
-    assert tried.model_dump() == shown | {
-        "tries": [{"attempt": 2, "at": 1_800_000_001.5, "duration_ms": 30, "status": None, "error": "no answer"}]
-    }
-
-
-@pytest.mark.parametrize(
-    ("kind", "given"),
-    [
-        (SecretRotation, {"overlap_s": -1}),
-        (SecretRotation, {"overlap_s": 2_592_001}),
-        (Recovery, {"since": 5, "until": 5}),
-        (Recovery, {"since": 5, "until": 4}),
-        (Recovery, {"since": 1 << 35}),
-        (Recovery, {"since": 5, "limit": 0}),
-        (Recovery, {"since": 5, "limit": 1001}),
-        (NewEndpoint, {"url": "https://x/", "events": ["x"] * 33}),
-        (NewEndpoint, {"url": "https://x/", "events": ["x" * 65]}),
-    ],
-)
-def test_wishes_outside_their_bounds_are_refused(kind: Any, given: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        kind.model_validate(given)
-
-
-def test_wishes_at_their_bounds_are_taken_and_have_defaults() -> None:
-    assert [SecretRotation(overlap_s=given).overlap_s for given in (0, 2_592_000)] == [0, 2_592_000]
-    assert (SecretRotation().overlap_s, NewEndpoint(url="https://x/").events) == (86_400, ("*",))
-    found = Recovery.model_validate({"since": 5, "until": 6, "delivered_before": 7})
-    assert (found.since, found.until, found.delivered_before, found.limit) == (5, 6, 7, 1000)
-    assert Recovery.model_validate({"since": (1 << 35) - 1, "limit": 1}).until is None

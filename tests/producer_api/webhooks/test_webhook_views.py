@@ -129,10 +129,12 @@ def test_bodies_have_defaults_and_bounds() -> None:
     for body, fields in accepted:
         body(**fields)
     refused: list[tuple[type[Any], dict[str, Any]]] = [
+        (SecretRotation, {"overlap_s": -1}),
         (SecretRotation, {"overlap_s": 30 * 86_400 + 1}),
         (Recovery, {"since": 1 << 35}),
         (Recovery, {"since": 0, "limit": 0}),
-        (Recovery, {"since": 5, "until": 4}),
+        (Recovery, {"since": 0, "limit": 1001}),
+        (Recovery, {"since": 5, "until": 5}),
         (NewEndpoint, {"url": URL, "events": ["job.failed"] * 33}),
         (NewEndpoint, {"url": URL, "events": ["x" * 65]}),
     ]
