@@ -25,6 +25,9 @@ _BY_NAME = frozenset({"properties", "patternProperties", "$defs", "definitions"}
 _COMBINING = frozenset({"allOf", "anyOf", "oneOf", "not", "if"})
 """Keywords with more conditions, which one pattern of names does not express. A look-ahead becomes one of them."""
 
+_LISTING = frozenset({"enum", "const", "type", "title", "description", "default", "examples"})
+"""Keywords of a schema that lists its values without a further condition on them."""
+
 _TIMES = ("time", "date-time")
 _KNOWN_FORMATS = frozenset(
     ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"]
@@ -177,6 +180,8 @@ def _by_key_names(schema: Schema, root: Schema) -> Schema:
         return schema
     value = schema.get("additionalProperties", True)
     if (allowed := _values(names)) is not None:
+        if names.keys() - _LISTING:
+            return schema
         named = {name: value for name in allowed if isinstance(name, str)}
         return others | {"properties": named, "additionalProperties": False}
     pattern = _name_pattern(names)

@@ -24,6 +24,8 @@ from store.tools.tools import StoredTool
 if TYPE_CHECKING:
     from producer_api.responses.response_request import ResponseRequest
 
+_LOGPROBS: Final = "message.output_text.logprobs"
+
 LISTED: Final = "listed"
 """The field of a stored request that has the tools of its servers. No answer shows it as such."""
 
@@ -99,8 +101,9 @@ def _check_beside(request: "ResponseRequest") -> None:
     if request.conversation is not None:
         message = "`conversation` does not go with tools that the server calls: send `previous_response_id` instead"
         raise unsupported(message, "conversation")
-    if request.top_logprobs or "message.output_text.logprobs" in (request.include or ()):
-        raise unsupported("logprobs do not go with tools that the server calls: leave them out", "top_logprobs")
+    if request.top_logprobs or _LOGPROBS in (request.include or ()):
+        place = "top_logprobs" if request.top_logprobs else f"include[{(request.include or ()).index(_LOGPROBS)}]"
+        raise unsupported("logprobs do not go with tools that the server calls: leave them out", place)
 
 
 def _registered(stored: Sequence[StoredTool], tool: FunctionTool, param: str) -> tuple[str, McpServer]:

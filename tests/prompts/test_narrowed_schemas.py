@@ -122,6 +122,7 @@ def orders(*arrays: list[object]) -> list[dict[str, Any]]:
             ({"propertyNames": names, **more},) * 2
             for names, more in (
                 ({"format": "email"}, {}),
+                ({"enum": ["a", "bc"], "minLength": 2}, {}),
                 ({"pattern": "^b", "minLength": 2}, {}),
                 ({"pattern": "^b", "not": {"const": "bc"}}, {}),
                 ({"pattern": "(?=a)b"}, {}),

@@ -219,7 +219,8 @@ def test_tools_that_do_not_go_together_are_named(db: Database, tenant: str) -> N
          "`tool_choice` is a mode here: none, auto or required"),
         (request_of(SERVER, max_tool_calls=128), "max_tool_calls",
          "`max_tool_calls`: input should be less than or equal to 127"),
-        (request_of(SERVER, include=["message.output_text.logprobs"]), "top_logprobs", no_logprobs),
+        (request_of(SERVER, top_logprobs=1), "top_logprobs", no_logprobs),
+        (request_of(SERVER, include=["message.output_text.logprobs"]), "include[0]", no_logprobs),
     ):  # fmt: skip
         with pytest.raises(InvalidRequest) as refused:
             called_by(db, tenant, request)
