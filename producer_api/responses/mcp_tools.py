@@ -102,8 +102,8 @@ def _check_beside(request: "ResponseRequest") -> None:
         message = "`conversation` does not go with tools that the server calls: send `previous_response_id` instead"
         raise unsupported(message, "conversation")
     if request.top_logprobs or _LOGPROBS in (request.include or ()):
-        place = "top_logprobs" if request.top_logprobs else f"include[{(request.include or ()).index(_LOGPROBS)}]"
-        raise unsupported("logprobs do not go with tools that the server calls: leave them out", place)
+        asked = "top_logprobs" if request.top_logprobs else f"include[{(request.include or ()).index(_LOGPROBS)}]"
+        raise unsupported("logprobs do not go with tools that the server calls: leave them out", asked)
 
 
 def _registered(stored: Sequence[StoredTool], tool: FunctionTool, param: str) -> tuple[str, McpServer]:
