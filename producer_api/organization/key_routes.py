@@ -32,8 +32,6 @@ from store.tenants.api_key_admin import ApiKey, IssuedKey
 
 router = APIRouter(prefix="/v1/organization/api_keys", tags=["keys"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
-_NEVER_STORED = {"Cache-Control": "no-store"}
-
 KeyId = Annotated[str, Path(examples=["key_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 
 
@@ -45,7 +43,7 @@ async def create_key(runtime: RuntimeOf, principal: Admin, body: KeyRequest) -> 
             runtime.db, principal.tenant_id, body.wanted, actor=principal.key_id, grantor=principal.key_id
         )
     )
-    return JsonResponse(issued_key_object(issued), status_code=201, headers=_NEVER_STORED)
+    return JsonResponse(issued_key_object(issued), status_code=201)
 
 
 @router.get("", response_model=KeyList, summary="List API keys")
@@ -99,7 +97,7 @@ async def rotate_key(runtime: RuntimeOf, principal: Admin, key_id: KeyId, body: 
 
     old, issued = await run_in_threadpool(rotate)
     await _invalidate(runtime, key_id)
-    return JsonResponse(rotated_key_object(old, issued), status_code=201, headers=_NEVER_STORED)
+    return JsonResponse(rotated_key_object(old, issued), status_code=201)
 
 
 @router.delete("/{key_id}", response_model=Deleted, summary="Revoke an API key")

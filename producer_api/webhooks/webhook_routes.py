@@ -42,8 +42,6 @@ from store.webhooks.redelivery import MissedEvents
 
 router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
-_NEVER_STORED = {"Cache-Control": "no-store"}
-
 EndpointId = Annotated[str, Path(examples=["we_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 DeliveryId = Annotated[str, Path(examples=["evt_5b3f0c2a3b4d4d518e9a2b6c7d8e9f01"])]
 _ENDPOINT = "/webhook_endpoints/{endpoint_id}"
@@ -66,7 +64,7 @@ async def create_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, body: Ne
         is_operator=_is_operator(principal),
     )
     view = endpoint_object(endpoint, show_secret=True)
-    return JsonResponse(view, status_code=201, headers=_NEVER_STORED)
+    return JsonResponse(view, status_code=201)
 
 
 def _is_operator(principal: Principal) -> bool:
@@ -130,7 +128,7 @@ async def rotate_secret(
         overlap_s=(body or SecretRotation()).overlap_s,
         actor=principal.key_id,
     )
-    return JsonResponse(endpoint_object(rotated, show_secret=True), headers=_NEVER_STORED)
+    return JsonResponse(endpoint_object(rotated, show_secret=True))
 
 
 @router.post(f"{_ENDPOINT}/test", status_code=202, response_model=DeliveryObject, summary="Send a test event")
@@ -181,7 +179,7 @@ async def recover(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: End
 async def get_webhook_secret(runtime: RuntimeOf, principal: WebhooksAdmin) -> Response:
     """Return the tenant's secret, which signs calls to a job's own `webhook.url`."""
     found = await run_in_threadpool(webhook_secrets.get_webhook_secret, runtime.db, principal.tenant_id)
-    return JsonResponse(secret_object(found), headers=_NEVER_STORED)
+    return JsonResponse(secret_object(found))
 
 
 @router.post("/webhook_secret/rotate", response_model=WebhookSecret, summary="Rotate the secret for URLs of jobs")
@@ -196,7 +194,7 @@ async def rotate_webhook_secret(
         overlap_s=(body or SecretRotation()).overlap_s,
         actor=principal.key_id,
     )
-    return JsonResponse(secret_object(rotated), headers=_NEVER_STORED)
+    return JsonResponse(secret_object(rotated))
 
 
 @router.get("/webhook_deliveries", response_model=DeliveryList, summary="List deliveries")
