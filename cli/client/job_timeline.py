@@ -3,7 +3,7 @@
 What was not recorded is not drawn: an attempt without a first token is one bar.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -139,4 +139,6 @@ def _event(event: Json, start: float) -> tuple[str, str, str, str]:
 def _value(name: str, value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}"
+    if isinstance(value, Mapping):  # the usage of a step
+        return f"{value.get('input_tokens', 0)} + {value.get('output_tokens', 0)} tokens"
     return worker_name(str(value)) if name == "worker" else str(value)

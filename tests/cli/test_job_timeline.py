@@ -87,6 +87,7 @@ def test_a_job_that_was_given_back_waits_again_and_each_try_of_a_webhook_has_a_p
         event("queued", at),
         event("started", at + 10, attempt=1),
         event("lease_expired", at + 20, first_token_ms=1.6),
+        event("step_finished", at + 22, usage={"input_tokens": 5, "output_tokens": 7, "queue_ms": 1.5}),
     ]
     tries = [{"at": at + 25, "status": 299}, {"at": at + 30, "status": 300}, {"at": at + 35, "status": None}]
     timeline = {"events": events, "attempts": [run(at + 10, at + 20, "released", None)]}
@@ -104,6 +105,8 @@ def test_a_job_that_was_given_back_waits_again_and_each_try_of_a_webhook_has_a_p
         "09:05:07.042  0 ms  queued",
         "09:05:17.042  10 s  started  attempt 1",
         "09:05:27.042  20 s  lease expired  first_token_ms 2",
+        "09:05:29.042  22 s  step finished  usage 5 + 7",
+        " " * 36 + "tokens",
     ]
 
 
