@@ -30,11 +30,11 @@ def run(start: float, end: float | None, outcome: str | None, first_token_ms: fl
 
 
 def drawn(
-    job: dict[str, Any], timeline: dict[str, Any], deliveries: list[dict[str, Any]], width: int, now: float = 40.0
+    job: Any, timeline: dict[str, Any], deliveries: list[dict[str, Any]], width: int, now: float = 40.0
 ) -> list[str]:
     console = Console(width=width, color_system=None)
     with console.capture() as captured:
-        console.print(TimelineChart(lanes(job, timeline, deliveries, now), timeline["events"]))  # type: ignore[arg-type]  # of JSON
+        console.print(TimelineChart(lanes(job, timeline, deliveries, now), timeline["events"]))
     return [line.rstrip() for line in captured.get().splitlines()]
 
 

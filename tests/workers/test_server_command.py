@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from store import machine
 from store.errors import SettingsError, Unavailable
 from store.registry.engine_spec import EngineKind, EngineSpec
-from tests.workers.receiver import Answer, Receiver
+from tests.workers.receiver import Answer, Call, Receiver
 from workers.server_command import _program, check_arguments, server_environment
 from workers.server_process import ServerProcess, server_log
 
@@ -33,6 +34,10 @@ def test_a_cpu_build_of_vllm_uses_numbers_that_the_processor_has_instructions_fo
     monkeypatch.setattr("workers.server_command.has_nvidia_card", lambda: False)
     argv = _program(EngineSpec(kind=EngineKind.VLLM), tmp_path, 1)
     assert [word for before, word in pairwise(argv) if before == "--dtype"] == chosen
+
+
+def answers_with(status: int) -> Callable[[Call], Answer]:
+    return lambda _: Answer(status)
 
 
 def _argv(tmp_path: Path, spec: EngineSpec) -> list[str]:
@@ -119,7 +124,7 @@ def test_a_server_is_ready_when_its_health_page_says_so(tmp_path: Path) -> None:
     try:
         server = process(tmp_path, receiver._server.server_port)
         for status in (200, 503, 204):
-            receiver.answer = lambda _, status=status: Answer(status)  # type: ignore[misc]  # a default holds the value
+            receiver.answer = answers_with(status)
             assert server._answers(child) is (status == 200)
         assert [call.path for call in receiver.calls] == ["/health"] * 3
     finally:

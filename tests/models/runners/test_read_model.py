@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.engine.runner import RunnerBroken
 from models.runners import encoder, transcriber
 from models.runners.encoder import read_dense, read_model
 from models.runners.images import image_processor
@@ -139,14 +140,14 @@ def test_special_tokens_and_segments_without_text_are_no_part_of_a_transcript() 
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("error", "kind", "said"),
     [
-        (torch.AcceleratorError("lost"), ("RunnerBroken", "the device failed: lost")),
-        (RuntimeError("DefaultCPUAllocator: can't"), ("MemoryError", "DefaultCPUAllocator: can't")),
-        (RuntimeError("shapes differ"), ("RuntimeError", "shapes differ")),
+        (torch.AcceleratorError("lost"), RunnerBroken, "the device failed: lost"),
+        (RuntimeError("DefaultCPUAllocator: can't"), MemoryError, "DefaultCPUAllocator: can't"),
+        (RuntimeError("shapes differ"), RuntimeError, "shapes differ"),
     ],
 )
-def test_errors_of_torch_become_errors_with_a_reason(error: Exception, expected: tuple[str, str]) -> None:
-    with pytest.raises(Exception) as found, translate_torch_errors():  # noqa: PT011 - the type is asserted
+def test_errors_of_torch_become_errors_with_a_reason(error: Exception, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind) as found, translate_torch_errors():
         raise error
-    assert (type(found.value).__name__, str(found.value)) == expected
+    assert (type(found.value), str(found.value)) == (kind, said)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,9 +131,9 @@ def test_the_sizes_and_the_time_of_a_file_are_bounded(monkeypatch: pytest.Monkey
             read_document(io.BytesIO(data), "a.txt")
         assert (refused.value.message, refused.value.code) == (said, "invalid_file")
 
-    def slow(command: list[str], *, input: bytes, timeout: float, **_more: object) -> None:  # noqa: A002 - of subprocess
-        assert (command[-2:], input) == (["pdf", "standard"], b"%PDF")
-        raise subprocess.TimeoutExpired(command, timeout)
+    def slow(command: list[str], **given: Any) -> None:
+        assert (command[-2:], given["input"]) == (["pdf", "standard"], b"%PDF")
+        raise subprocess.TimeoutExpired(command, given["timeout"])
 
     monkeypatch.setattr(subprocess, "run", slow)
     with pytest.raises(InvalidRequest) as refused:

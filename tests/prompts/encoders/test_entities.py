@@ -10,7 +10,7 @@ from prompts.token_pieces import BytePieces
 from store.tasks.token_classify import Aggregation
 
 LABELS = ("O", "B-PER", "I-PER")
-O, B, I = [0.75, 0.125, 0.125], [0.25, 0.5, 0.25], [0.0, 0.25, 0.75]  # noqa: E741 - the usual names of the tags
+OUT, BEGIN, INSIDE = [0.75, 0.125, 0.125], [0.25, 0.5, 0.25], [0.0, 0.25, 0.75]
 
 
 def found(
@@ -30,7 +30,7 @@ def found(
 
 
 def test_without_aggregation_each_token_has_its_place_in_the_input() -> None:
-    assert found("abc", [O, B, I], Aggregation.NONE) == [
+    assert found("abc", [OUT, BEGIN, INSIDE], Aggregation.NONE) == [
         ("O", 0.75, 0, 1, "a", 1),
         ("B-PER", 0.5, 1, 2, "b", 2),
         ("I-PER", 0.75, 2, 3, "c", 3),
@@ -38,14 +38,14 @@ def test_without_aggregation_each_token_has_its_place_in_the_input() -> None:
 
 
 def test_neighbours_of_one_label_are_one_and_a_beginning_begins_another() -> None:
-    assert found("abcde", [I, B, I, O, I], Aggregation.SIMPLE) == [
+    assert found("abcde", [INSIDE, BEGIN, INSIDE, OUT, INSIDE], Aggregation.SIMPLE) == [
         ("PER", 0.75, 0, 1, "a", None),
         ("PER", 0.625, 1, 3, "bc", None),
         ("O", 0.75, 3, 4, "d", None),
         ("PER", 0.75, 4, 5, "e", None),
     ]
     others = ("O", "I-AX", "I-BX")
-    assert [one[0] for one in found("ab", [B, I], Aggregation.SIMPLE, others)] == ["AX", "BX"]
+    assert [one[0] for one in found("ab", [BEGIN, INSIDE], Aggregation.SIMPLE, others)] == ["AX", "BX"]
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_neighbours_of_one_label_are_one_and_a_beginning_begins_another() -> Non
     ],
 )
 def test_the_tokens_of_a_word_have_one_label(how: Aggregation, before: list[tuple[object, ...]]) -> None:
-    assert found("ab c", [B, O, O, I], how) == [*before, ("PER", 0.75, 3, 4, "c", None)]
+    assert found("ab c", [BEGIN, OUT, OUT, INSIDE], how) == [*before, ("PER", 0.75, 3, 4, "c", None)]

@@ -3,6 +3,7 @@
 import socket
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -50,16 +51,16 @@ NEWER = Checkpoint(("x",), ((9,),), ((1, 0), (3, 1)))
 def test_an_attempt_begins_at_the_newest_that_is_known(
     epoch: int, stored: Checkpoint | None, is_away: bool, found: Checkpoint, num_asked: int
 ) -> None:
-    logs = Logs(is_away=is_away)
-    resumer = CheckpointRecovery(logs)  # type: ignore[arg-type]  # the one method that is called
+    logs: Any = Logs(is_away=is_away)
+    resumer = CheckpointRecovery(logs)
     assert resumer.checkpoint(replace(CLAIM, epoch=epoch, checkpoint=stored), 9.0) == found
     assert logs.num_asked == num_asked
 
 
 def test_a_redis_that_is_away_is_asked_once_in_a_while() -> None:
     now = [0.0]
-    logs = Logs(is_away=True)
-    resumer = CheckpointRecovery(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # logs: only the one method that is called
+    logs: Any = Logs(is_away=True)
+    resumer = CheckpointRecovery(logs, clock=lambda: now[0])
     for _ in range(10):
         resumer.checkpoint(CLAIM, 9.0)
     assert logs.num_asked == 1
@@ -75,7 +76,7 @@ def test_the_first_token_is_as_old_as_when_redis_answered(monkeypatch: pytest.Mo
         return [Frame("job_1", 2, 1, "a", (1,), age_s=2.0)]
 
     monkeypatch.setattr(logs, "fence", fence)
-    recovery = CheckpointRecovery(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # logs: only the one method that is called
+    recovery = CheckpointRecovery(logs, clock=lambda: now[0])
     assert recovery.checkpoint(CLAIM, 9.0).first_token_s == 9.0 + 0.5 - 2.0
 
 
@@ -116,7 +117,7 @@ def test_an_attempt_goes_on_from_so_many_deltas_not_tokens() -> None:
 
 @pytest.mark.parametrize(("restarts_after", "found"), [(1, IN_LOG), (2, Checkpoint())])
 def test_what_another_version_has_emitted_is_not_continued(restarts_after: int, found: Checkpoint) -> None:
-    logs = Logs()
-    recovery = CheckpointRecovery(logs)  # type: ignore[arg-type]  # logs: only the one method that is called
+    logs: Any = Logs()
+    recovery = CheckpointRecovery(logs)
     assert recovery.checkpoint(replace(CLAIM, epoch=3, restarts_after=restarts_after), 9.0) == found
     assert logs.num_asked == 1, "the log is closed for a worker that was only paused"
