@@ -59,23 +59,29 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.enter():
             self._json(503, {"error": {"message": "no slot is free"}})
             return
+        streamed = bool(body.get("stream"))
         try:
-            self._answer(body)
+            self._compute(streamed)
         finally:
+            # Before the end is sent: a caller that has read it may send its next request at once.
             self.server.leave()
+        self._finish(streamed)
 
-    def _answer(self, body: dict[str, object]) -> None:
-        if not body.get("stream"):
-            time.sleep(STEP_S * len(WORDS))
+    def _compute(self, streamed: bool) -> None:
+        if streamed:
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
+        for word in WORDS:
+            time.sleep(STEP_S)
+            if streamed:
+                self._event({"choices": [{"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}]})
+
+    def _finish(self, streamed: bool) -> None:
+        if not streamed:
             message = {"role": "assistant", "content": " ".join(WORDS)}
             self._json(200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": _USAGE})
             return
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.end_headers()
-        for word in WORDS:
-            time.sleep(STEP_S)
-            self._event({"choices": [{"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}]})
         self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         self._event({"choices": [], "usage": _USAGE})
         self.wfile.write(b"data: [DONE]\n\n")
