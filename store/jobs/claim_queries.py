@@ -195,4 +195,4 @@ WHERE state = 'running'
 """)
 
 # Read the running jobs of an owner.
-OWNED = text("SELECT id, epoch FROM jobs WHERE state = 'running' AND owner = :owner")
+OWNED = text("SELECT id, epoch, parent_id FROM jobs WHERE state = 'running' AND owner = :owner")

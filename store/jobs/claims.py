@@ -292,7 +292,8 @@ def still_running(db: Database, held: Mapping[str, int]) -> set[str]:
         )
 
 
-def owned(db: Database, owner: str) -> dict[str, int]:
-    """Return every running job of the owner, with its epoch."""
+def owned(db: Database, owner: str) -> list[Release]:
+    """Return every running job of the owner, as ``release`` gives it back uncharged."""
     with db.autocommit() as connection:
-        return {row.id: row.epoch for row in connection.execute(claim_queries.OWNED, {"owner": owner})}
+        rows = connection.execute(claim_queries.OWNED, {"owner": owner}).all()
+    return [Release(row.id, row.epoch, parent_id=row.parent_id) for row in rows]

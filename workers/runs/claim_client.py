@@ -193,7 +193,7 @@ class ClaimClient:
             return
         with self._claiming:
             owned = claims.owned(self._db, self._owner)
-            lost = [Release(job_id, epoch) for job_id, epoch in owned.items() if (job_id, epoch) not in self._known]
+            lost = [one for one in owned if (one.job_id, one.epoch) not in self._known]
             if lost:
                 log.warning("lost_claims_given_back", num_jobs=len(lost))
                 claims.release(self._db, lost)

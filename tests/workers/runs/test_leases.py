@@ -12,7 +12,6 @@ from sqlalchemy import text
 
 from models.engine.requests import FinishReason, RequestId
 from store.db.database import Database
-from store.errors import Unavailable
 from store.jobs import claims, jobs, sweeps
 from store.jobs.claims import Claim
 from store.schema.job_states import JobState
@@ -353,40 +352,6 @@ def test_a_table_that_handed_back_takes_nothing_more(desk: Desk) -> None:
     assert not desk.in_flight.wait_empty(0.01)
     desk.in_flight.remove(settling)
     assert desk.in_flight.wait_empty(0.01)
-
-
-def test_a_claim_whose_answer_was_lost_is_made_again_uncharged(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    (held,) = desk.claim(1)
-    claim, answers = claims.claim, [Unavailable("the connection died after the commit")]
-
-    def lost(*args: Any, **options: Any) -> dict[str, Claim]:
-        found = claim(*args, **options)
-        if answers:
-            raise answers.pop()
-        return found
-
-    monkeypatch.setattr(claims, "claim", lost)
-    (attempt,) = desk.claim(1)
-    assert (attempt.epoch, attempt.claim.attempt, attempt.claim.crashes) == (2, 1, 0)
-    assert (desk.bench.job(held.job_id).epoch, desk.bench.job(held.job_id).state) == (1, JobState.RUNNING)
-
-
-def test_what_was_claimed_unnoticed_goes_back_without_a_new_claim(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    (job_id,) = desk.bench.submit()
-    desk.bench.query("UPDATE jobs SET announced_at = NULL WHERE id = :id RETURNING id", id=job_id)
-    claim = claims.claim
-
-    def lost(*args: Any, **options: Any) -> dict[str, Claim]:
-        claim(*args, **options)
-        raise Unavailable("the connection died after the commit")
-
-    monkeypatch.setattr(claims, "claim", lost)
-    with pytest.raises(Unavailable):
-        desk.claim_client.claim_waiting(1)
-    assert desk.bench.states([job_id]) == {JobState.RUNNING: 1}
-    desk.claim_client.give_back_lost()
-    row = desk.bench.query("SELECT state, attempt, crashes, is_suspect FROM jobs WHERE id = :id", id=job_id)
-    assert row == [("queued", 0, 0, False)]
 
 
 def test_a_slow_claim_makes_no_lease_longer_and_no_deadline_earlier(
