@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 import structlog
+from sqlalchemy import URL
 
 from store.db.database import parse_url
 from store.errors import SettingsError
@@ -43,12 +44,21 @@ def _postgres(address: str) -> str | None:
     url = parse_url(address)
     query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
     _check_files("DATABASE_URL", query, _POSTGRES_FILES)
-    given = url.host or url.query.get("host", "")
-    hosts = [given] if isinstance(given, str) else [host.rpartition(":")[0] or host for host in given]
-    away = [host for host in hosts if host not in _HERE and not host.startswith("/")]
+    away = [host for host in _postgres_hosts(url) if host not in _HERE and not host.startswith("/")]
     if not away or query.get("sslmode") == "verify-full":
         return None
     return f"DATABASE_URL: {away[0]} is another host: say sslmode=verify-full, and sslrootcert for a CA of your own"
+
+
+def _postgres_hosts(url: URL) -> list[str]:
+    """Return all hosts that the driver may connect to. The options ``host`` and ``hostaddr`` go before the address."""
+    named = [host.rpartition(":")[0] or host for host in _listed(url, "host")]
+    return [*(named or [url.host or ""]), *_listed(url, "hostaddr")]
+
+
+def _listed(url: URL, name: str) -> list[str]:
+    value = url.query.get(name) or ()
+    return [one for part in ([value] if isinstance(value, str) else value) for one in part.split(",")]
 
 
 def _redis(address: str) -> str | None:

@@ -214,6 +214,13 @@ def test_the_role_of_the_api_is_bound_to_its_tenant(db: Database, settings: Sett
             {"database_url": "postgresql://a@h/x?sslmode=verify-ca"},
             "DATABASE_URL: h is another host: say sslmode=verify-full, and sslrootcert for a CA of your own",
         ),
+        *(
+            (
+                {"database_url": f"postgresql://a@{written}"},
+                "DATABASE_URL: far is another host: say sslmode=verify-full, and sslrootcert for a CA of your own",
+            )
+            for written in ("localhost/x?host=far", "localhost/x?hostaddr=far", "/x?host=/run,far:5433", "far/x?host=")
+        ),
         (
             {"redis_url": "redis+sentinel://localhost,s.example.com/main"},
             "REDIS_URL: s.example.com is another host: say rediss+sentinel://, and ssl_ca_certs for a CA of your own",
@@ -243,6 +250,7 @@ def test_a_way_that_is_not_verified_is_named(address: dict[str, str], why: str) 
         {"database_url": "", "redis_url": ""},
         {"redis_url": "rediss://r.example.com/0?ssl_cert_reqs=CERT_REQUIRED&ssl_check_hostname=True"},
         {"database_url": "postgresql://a@/x?host=/run&host=localhost"},
+        {"database_url": "postgresql://a@h/x?host=localhost:5433&hostaddr=127.0.0.1"},
     ],
 )
 def test_this_machine_and_a_verified_host_are_good(address: dict[str, str]) -> None:

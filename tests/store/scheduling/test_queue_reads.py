@@ -61,6 +61,7 @@ class TestWorkers:
         beat_worker(db, "d", "x@1", None)
         query("UPDATE worker_processes SET seen_at = now() - interval '11 s' WHERE id = 'dead'")
         assert read_serving(db) == {QUEUE: Serving(2, 200), "x@1": Serving(2, None)}
+        query("UPDATE worker_processes SET seen_at = now() - interval '11 s' WHERE id = 'a'")
         beat_worker(db, "a", QUEUE, 300, slots=9)
         leave_worker(db, "b")
         assert read_serving(db)[QUEUE] == Serving(1, 300)
@@ -75,7 +76,7 @@ class TestWorkers:
 
     def test_live_processes_of_the_api_are_counted(self, db: Database, query: Query) -> None:
         assert [beat(db, name) for name in ("a", "b", "a", "c")] == [1, 2, 2, 3]
-        query("UPDATE api_processes SET seen_at = now() - interval '11 s' WHERE id = 'b'")
+        query("UPDATE api_processes SET seen_at = now() - interval '11 s' WHERE id IN ('a', 'b')")
         query("UPDATE api_processes SET seen_at = now() - interval '61 s' WHERE id = 'c'")
         assert beat(db, "a") == 1
         assert {row["id"] for row in query("SELECT id FROM api_processes")} == {"a", "b"}
