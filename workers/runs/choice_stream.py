@@ -33,4 +33,5 @@ class ChoiceStream:
             start.lineage,
             logprobs if any(logprobs) else (),
             (*start.marks, *(frame.mark or ChoiceMark(0) for frame in frames)),
+            start.first_token_s,
         )

@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from models.engine.protocol import Engine
-from models.engine.requests import EngineError, FinishReason
+from models.engine.requests import EngineError, EngineStopped, FinishReason
 from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Finish
 from store.metrics.worker_metrics import WorkerMetrics
@@ -94,7 +94,8 @@ class EngineClient(Generic[RequestT, ResultT]):
 
         At most ``choices_at_once`` of the admission are in the engine. After a result with ``is_last`` no more are
         submitted: those have no result. ``on_result`` is called on the engine's thread, behind the deltas of a request.
-        After the first error the other requests are cancelled, and it is raised when they have ended.
+        After the first error the other requests are cancelled, and it is raised when they have ended. An error of a
+        request that was in the engine goes before that of one which an engine that had died did not take.
         """
         waiting = deque(enumerate(requests))
         running: dict[Future[ResultT], int] = {}
@@ -111,7 +112,7 @@ class EngineClient(Generic[RequestT, ResultT]):
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     position = running.pop(future)
                     if (error := future.exception()) is not None:
-                        failure = failure or error
+                        failure = error if failure is None or not _was_inside(failure) else failure
                         self.cancel(attempt)
                     else:
                         results[position] = future.result()
@@ -290,6 +291,10 @@ class JobRunner:
     def _too_late(self, attempt: Attempt) -> Callable[[], float]:
         # One lease after the end of the lease the sweeper has taken the job, and a write would be refused.
         return lambda: self._in_flight.renewed_at(attempt) + 2 * self._lease_s
+
+
+def _was_inside(failure: BaseException) -> bool:
+    return not isinstance(failure, EngineStopped) or failure.progress is not None
 
 
 def _named(attempt: Attempt) -> dict[str, object]:

@@ -243,7 +243,8 @@ def refused(claim: Claim, error: HeadraceError | EngineError, checkpoint: Checkp
         return Retry(error.code, str(error), charge=was_inside, crashed=was_inside, checkpoint=checkpoint)
     if isinstance(error, UpstreamLost):
         # The server was away or restarted, which is most likely no fault of the job.
-        is_free = isinstance(error, UpstreamBusy) or claim.epoch - claim.attempt < FREE_LOSSES
+        num_uncharged = claim.epoch - claim.restarts_after - claim.attempt
+        is_free = isinstance(error, UpstreamBusy) or num_uncharged < FREE_LOSSES
         if is_free or claim.attempt < claim.max_attempts:
             return Retry(error.code, str(error), charge=not is_free, crashed=not is_free, checkpoint=checkpoint)
     if error.retryable:

@@ -241,6 +241,7 @@ def test_a_stream_goes_on_behind_its_start_and_has_logprobs_only_if_there_are_so
     whole = stream.checkpoint()
     assert (whole.deltas, whole.token_ids, whole.lineage) == (("the ", "a ", ""), ((1,), (5,), ()), START.lineage)
     assert (whole.logprobs, whole.marks) == (((), (row,), ()), (ChoiceMark(0), ChoiceMark(1), ChoiceMark(1, STOP)))
+    assert whole.first_token_s == 0.25, "that of the attempt that began the answer"
     assert ChoiceStream(START).checkpoint().logprobs == ()
 
 

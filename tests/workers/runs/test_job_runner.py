@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from models.engine.requests import FinishReason, RequestTooLong, StepFailed
+from models.engine.requests import EmittedOutput, EngineStopped, FinishReason, RequestTooLong, StepFailed
 from store.errors import InvalidRequest, Unavailable
 from store.jobs.claims import Finish, Release
 from store.metrics.worker_metrics import Served, WorkerMetrics
@@ -230,6 +230,8 @@ class Engine(EngineStub):
             self.futures[request].set_result(request)
         if request.startswith("fails"):
             self.futures[request].set_exception(StepFailed(request))
+        if request == "late":
+            raise EngineStopped("not taken")
         if request == "refused":
             raise RequestTooLong("refused")
         return self.futures[request]
@@ -237,7 +239,13 @@ class Engine(EngineStub):
     def cancel(self, request_id: Any, reason: FinishReason = FinishReason.CANCELLED) -> bool:
         self.cancelled.append((request_id, reason))
         for name, future in self.futures.items():
-            if not future.done():
+            if future.done():
+                continue
+            if name == "dies":
+                died = EngineStopped("inside")
+                died.progress = EmittedOutput()
+                future.set_exception(died)
+            else:
                 future.set_result(f"{name} cancelled")
         return True
 
@@ -304,3 +312,11 @@ def test_the_first_error_of_a_choice_cancels_the_others_and_is_raised(office: Of
         group(one, attempt, "waits", bad, "never")
     assert engine.cancelled == [(attempt.id, FinishReason.CANCELLED)]
     assert "never" not in engine.futures
+
+
+def test_of_an_engine_that_died_the_error_of_a_choice_that_was_inside_is_raised(office: Office) -> None:
+    engine = Engine()
+    attempt = Attempt(CLAIM, 100.0, None, 100.0)
+    office.in_flight.add(attempt)
+    with pytest.raises(EngineStopped, match="inside"):
+        group(client(engine, office, slots=4), attempt, "dies", "late", "never")

@@ -223,7 +223,9 @@ def test_a_lost_server_counts_as_a_crash_only_for_a_job_that_lost_many() -> None
     lost.progress = EmittedOutput(("Hel",), ((1,),))
     verdicts = [
         outcome.refused(
-            replace(CLAIM, epoch=CLAIM.attempt + num_free), error, outcome.shown(error.progress, START, 1.0)
+            replace(CLAIM, epoch=5 + CLAIM.attempt + num_free, restarts_after=5),
+            error,
+            outcome.shown(error.progress, START, 1.0),
         )
         for error, num_free in (
             (lost, outcome.FREE_LOSSES - 1),
