@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.processes import WAIT_S
+
 
 @dataclass(frozen=True)
 class Call:
@@ -49,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         call = Call(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
         receiver.note(call)
         if call.path.startswith("/slow"):
-            receiver.released.wait(30)
+            receiver.released.wait(WAIT_S)
         try:
             self._reply(receiver.answer(call), receiver.released)
         except OSError:
@@ -96,7 +98,7 @@ class Receiver:
         """Where it listens."""
         return f"{self._scheme}://{host}:{self._server.server_port}{path}"
 
-    def wait_calls(self, count: int, path: str = "", timeout_s: float = 20.0) -> list[Call]:
+    def wait_calls(self, count: int, path: str = "", timeout_s: float = WAIT_S) -> list[Call]:
         """Wait for that many calls with a path that starts with ``path``."""
 
         def matching() -> list[Call]:

