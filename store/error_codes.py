@@ -106,7 +106,7 @@ JOB_CODES: Final[Mapping[str, str]] = {
     "handed_back": "the attempt went back to the queue for another worker or another time",
     "image_unavailable": "the file or the URL of an image could not be read when the job ran",
     "max_attempts_exceeded": "all attempts failed for reasons outside of the job",
-    "numerical_error": "the model computed invalid numbers",
+    "numerical_error": "the model's output is not finite: NaN or infinity",
     "out_of_memory": "the worker has not enough memory for the job",
     "poison": "the job ran in several workers that crashed",
     "policy_blocked_output": "a rule of the tenant's policy blocked the output",

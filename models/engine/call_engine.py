@@ -22,6 +22,7 @@ from models.engine.requests import (
     EngineError,
     EngineStats,
     FinishReason,
+    NumericalError,
     RequestInvalid,
 )
 from models.engine.runner import Encoder
@@ -141,7 +142,9 @@ class CallEngine(BatchingEngine[EncodeRequest, EncodeOutput, CallState]):
             for vector in self._encoder.run(rows):
                 if isinstance(vector, Exception):
                     raise vector
-                vectors.append(vector or b"")
+                if vector is None:
+                    raise NumericalError
+                vectors.append(vector)
         except EngineError as error:
             return error
         except Exception as error:  # noqa: BLE001 - every error becomes the outcome of its request

@@ -183,7 +183,7 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
             num_passes += 1
             if not isinstance(vectors, Exception):
                 for index, vector in zip(batch, vectors, strict=True):
-                    found[index] = vector or NumericalError("the model's numbers were not finite")
+                    found[index] = vector or NumericalError()
             elif len(batch) == 1 or num_passes > MAX_PASSES:
                 for index in batch:
                     found[index] = vectors

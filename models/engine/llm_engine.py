@@ -186,7 +186,7 @@ class LLMEngine(GenerationEngine):
             seq = self._active[one.request_id]
             num_before = len(seq.output)
             if not one.finite:
-                self._fail(seq, NumericalError("the model's logits were not finite"), outbox)
+                self._fail(seq, NumericalError(), outbox)
             elif one.token is None:
                 self._fail(seq, GrammarStuck("no token could follow within the grammar"), outbox)
             else:

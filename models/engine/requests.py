@@ -322,9 +322,16 @@ class CheckpointMismatch(EngineError):
 
 
 class NumericalError(EngineError):
-    """The model's logits for this request were not finite."""
+    """The model's output for this request is not finite, whatever the task."""
 
     code = "numerical_error"
+
+    def __init__(
+        self,
+        message: str = "the model's output is not finite (NaN or infinity): check the input, and the weights and the "
+        "number format of the version",
+    ) -> None:
+        super().__init__(message)
 
 
 class GrammarStuck(EngineError):

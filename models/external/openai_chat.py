@@ -15,10 +15,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import orjson
-
 from models.engine.requests import FinishReason, Grammar
-from models.external.server_client import ServerClient, error_of, quoted
+from models.external.server_client import ServerClient, error_of, parsed_answer, quoted
 from models.external.upstream import (
     Capabilities,
     Piece,
@@ -111,7 +109,7 @@ class OpenaiChatUpstream:
         async with aclosing(self._http.stream(_CHAT, self._body(request), request.headers)) as events:
             async for data in events:
                 if data != _DONE:
-                    yield answer.take(orjson.loads(data))
+                    yield answer.take(parsed_answer(data))
                 elif answer.finish is not None:
                     yield answer.last()
         if answer.finish is not None:

@@ -4,16 +4,17 @@ An answer is bounded in size, and every error becomes one of three: the request 
 the server is away.
 """
 
+import json
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any, NoReturn
 
 import httpx2
 import orjson
 
-from models.engine.requests import EngineError
+from models.engine.requests import EngineError, NumericalError
 from models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
 
 _CONNECT_S = 5.0
@@ -161,6 +162,24 @@ def quoted(message: str) -> str:
     for sign in ("'input'", "input_value", '"input"', ";base64"):
         message = message.partition(sign)[0]
     return message.strip().partition("\n")[0][:_MAX_QUOTED]
+
+
+def parsed_answer(data: bytes) -> Any:
+    """Return the JSON value of an answer, or of an event of one.
+
+    Raises NumericalError for NaN and Infinity, which JSON does not have and some servers write, and UpstreamLost for
+    anything else that is not JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        with suppress(ValueError, RecursionError):
+            json.loads(data, parse_constant=_refuse_number)
+        return _parsed(data)
+
+
+def _refuse_number(_name: str) -> NoReturn:
+    raise NumericalError
 
 
 def _parsed(body: bytes) -> Any:

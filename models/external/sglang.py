@@ -14,10 +14,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import orjson
-
 from models.engine.requests import EngineError, FinishReason, Grammar, SampledLogprobs
-from models.external.server_client import ServerClient, error_of, quoted
+from models.external.server_client import ServerClient, error_of, parsed_answer, quoted
 from models.external.upstream import (
     Capabilities,
     Piece,
@@ -25,6 +23,7 @@ from models.external.upstream import (
     ServerLoad,
     UpstreamLost,
     UpstreamRequest,
+    sent_logprobs,
 )
 
 _LLGUIDANCE = "llguidance"  # Headrace's own grammar library, so every grammar means the same
@@ -99,7 +98,7 @@ class SglangUpstream:
             async for data in events:
                 if data == b"[DONE]":
                     return
-                piece = _piece(orjson.loads(data), num_seen, request.sampling.logprobs)
+                piece = _piece(parsed_answer(data), num_seen, request.sampling.logprobs)
                 num_seen += len(piece.token_ids)
                 yield piece
 
@@ -219,7 +218,7 @@ def _logprobs(meta: Mapping[str, Any], num_new: int, num_top: int) -> tuple[Samp
     chosen = meta["output_token_logprobs"][-num_new:]
     tops = meta["output_top_logprobs"][-num_new:] if num_top else [[]] * num_new
     return tuple(
-        SampledLogprobs(one[0], tuple(each[1] for each in top or ()), tuple(each[0] for each in top or ()))
+        sent_logprobs(one[0], [(token, value) for value, token, *_ in top or ()])
         for one, top in zip(chosen, tops, strict=True)
     )
 

@@ -8,11 +8,12 @@
 All methods run on one asyncio loop. An adapter keeps no state of requests; ``external_engine`` does.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Protocol
 
-from models.engine.requests import EngineError, FinishReason, SampledLogprobs, SamplingParams
+from models.engine.requests import EngineError, FinishReason, NumericalError, SampledLogprobs, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,18 @@ class Piece:
     prompt_logprobs: tuple[SampledLogprobs, ...] = ()
     num_reasoning: int = 0
     num_reasoning_tokens: int | None = None
+
+
+def sent_logprobs(logprob: float | None, tops: Iterable[tuple[int, float | None]]) -> SampledLogprobs:
+    """Return the logprobs of a token as a server sends them. ``tops``: the most likely tokens, best first.
+
+    JSON has no NaN and no infinity, and servers write null for both. An alternative with null is a token that the
+    server has ruled out. Raises NumericalError if the token itself has no finite logprob.
+    """
+    if logprob is None or not isfinite(logprob):
+        raise NumericalError
+    known = [(token, -inf if value is None else value) for token, value in tops]
+    return SampledLogprobs(logprob, tuple(token for token, _ in known), tuple(value for _, value in known))
 
 
 class UpstreamRefused(EngineError):

@@ -10,13 +10,14 @@ follows llguidance's grammars: its API does not say so.
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.engine.requests import EngineError, FinishReason, Grammar, SampledLogprobs, SamplingParams
-from models.external.server_client import ServerClient, error_of, quoted
+from models.external.server_client import ServerClient, error_of, parsed_answer, quoted
 from models.external.upstream import (
     Capabilities,
     Piece,
@@ -26,6 +27,7 @@ from models.external.upstream import (
     UpstreamLost,
     UpstreamRefused,
     UpstreamRequest,
+    sent_logprobs,
 )
 from prompts.grammar import narrowed
 
@@ -285,7 +287,7 @@ def _constraint(grammar: Grammar) -> Any:
 
 def _message_of(data: bytes) -> dict[str, Any]:
     """Return an event's message. Raises the error that it may be."""
-    message = orjson.loads(data)
+    message = parsed_answer(data)
     error = message.get("error")
     if error:
         raise _stream_error(error)
@@ -318,9 +320,9 @@ def _logprobs(found: dict[str, Any], count: int) -> Iterator[SampledLogprobs]:
         yield _likely(logprob, {int(name.partition(":")[2]): value for name, value in tops.items()}, count)
 
 
-def _likely(logprob: float, tops: dict[int, float], count: int) -> SampledLogprobs:
-    best = sorted(tops.items(), key=lambda top: -top[1])[:count]
-    return SampledLogprobs(logprob, tuple(token for token, _ in best), tuple(value for _, value in best))
+def _likely(logprob: float | None, tops: dict[int, float | None], count: int) -> SampledLogprobs:
+    best = sorted(tops.items(), key=lambda top: inf if top[1] is None else -top[1])[:count]
+    return sent_logprobs(logprob, best)
 
 
 def _likely_of(row: dict[str, Any], token: int, count: int) -> SampledLogprobs:

@@ -3,7 +3,7 @@
 A token classifier has a row of scores for each token. Rows are padded to the longest and masked.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from models.engine.requests import EncodeRow
 from models.families.model_folder import small_files
-from models.runners.encoder import float32_bytes, padded, read_model
+from models.runners.encoder import finite_bytes, padded, read_model
 from models.runners.torch_runner import translate_torch_errors
 from prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head, read_classifier
 from store.settings import Settings
@@ -43,7 +43,7 @@ class TorchClassifier:
 
     @torch.inference_mode()
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
-        """Return each row's scores as little-endian float32, None where one is not finite.
+        """Return each row's scores as little-endian float32, None where one or its logit is not finite.
 
         They are one for each label. Of a token classifier they are those of the first token, then of the next.
         """
@@ -53,12 +53,12 @@ class TorchClassifier:
             if self._has_types:
                 types["token_type_ids"], _ = padded([row.options[row.index] for row in rows], 0, self._device)
             numbers = self._model(input_ids=ids, attention_mask=mask, **types).logits.float()
-            scores = self._activation(numbers).cpu()
-            own = [
-                scores[place, : len(row.tokens)] if self._is_per_token else scores[place]
-                for place, row in enumerate(rows)
-            ]
-            return [float32_bytes(each.flatten()) if each.isfinite().all() else None for each in own]
+            scores = self._activation(numbers)
+            return finite_bytes(self._of_rows(scores.cpu(), rows), self._of_rows(numbers.cpu(), rows))
+
+    def _of_rows(self, numbers: torch.Tensor, rows: Sequence[EncodeRow]) -> Iterator[torch.Tensor]:
+        for own, row in zip(numbers, rows, strict=True):
+            yield own[: len(row.tokens)].flatten() if self._is_per_token else own
 
 
 def classifier_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchClassifier:

@@ -4,7 +4,7 @@ Rows are padded to the longest row and masked. ``prompts.tasks.embed.Embedder`` 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,8 @@ class TorchEncoder:
             pooled = self._pool(hidden, mask)
             for dense in self._dense:
                 pooled = dense(pooled)
-            vectors = [self._shaped(vector, row.options) for vector, row in zip(pooled, rows, strict=True)]
-            finite = torch.stack([vector.isfinite().all() for vector in vectors]).tolist()
-            return [
-                float32_bytes(vector) if is_finite else None for vector, is_finite in zip(vectors, finite, strict=True)
-            ]
+            vectors = (self._shaped(vector, row.options) for vector, row in zip(pooled, rows, strict=True))
+            return finite_bytes(vectors, (states[: len(row.tokens)] for states, row in zip(hidden, rows, strict=True)))
 
     def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return (rows, width) of hidden states (rows, longest, width)."""
@@ -84,6 +81,18 @@ def float32_bytes(vector: torch.Tensor) -> bytes:
     return (numbers if sys.byteorder == "little" else numbers.byteswap()).tobytes()
 
 
+def finite_bytes(answers: Iterable[torch.Tensor], computed: Iterable[torch.Tensor]) -> list[bytes | None]:
+    """Return each answer as ``float32_bytes``, None where it is not finite, or what the model computed for it.
+
+    ``computed`` are the model's own numbers for each answer. An answer can be finite without them: a sigmoid makes 1 of
+    an infinite logit.
+    """
+    pairs = list(zip(answers, computed, strict=True))
+    # In one transfer, because each read by the host waits for the device.
+    is_finite = torch.stack([answer.isfinite().all() & own.isfinite().all() for answer, own in pairs]).tolist()
+    return [float32_bytes(answer) if known else None for (answer, _), known in zip(pairs, is_finite, strict=True)]
+
+
 def encoder_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchEncoder:
     """Return an encoder for an unregistered model folder. ``dtype`` overrides the setting. ``auto`` is float32.
 
@@ -96,7 +105,10 @@ def encoder_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> Tor
 
 
 def read_dense(folder: Path, dense: Dense, device: torch.device) -> torch.nn.Module:
-    """Return a layer after the pooling, in float32. Raises ModelLoadError if its weights are missing or do not fit."""
+    """Return a layer after the pooling, in float32.
+
+    Raises ModelLoadError if its weights are missing, do not fit, or are not finite: a tanh would hide that.
+    """
     path = folder / dense.folder / "model.safetensors"
     if not path.is_file():
         raise ModelLoadError(f"{path} is missing: the weights of a dense layer must be safetensors")
@@ -107,6 +119,8 @@ def read_dense(folder: Path, dense: Dense, device: torch.device) -> torch.nn.Mod
         layer.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in tensors.items()})
     except Exception as error:  # the library raises errors of any type
         raise ModelLoadError(f"{path} cannot be read: {error}") from error
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ModelLoadError(f"{path} has weights that are not finite")
     layers = (layer, torch.nn.Tanh()) if dense.has_tanh else (layer,)
     return torch.nn.Sequential(*layers).eval().requires_grad_(False).to(device)
 

@@ -5,6 +5,7 @@ engine's thread only computes.
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 from models.engine.requests import EncodeRow
 from models.families.model_folder import small_files
 from models.runners.classifier import ACTIVATIONS
-from models.runners.encoder import float32_bytes, padded, read_model
+from models.runners.encoder import finite_bytes, padded, read_model
 from models.runners.image_rows import PrepareImage, by_shape, dimensions_of, pixels_of
 from models.runners.torch_runner import translate_torch_errors
 from prompts.tasks.embed import Embedder, read_embedder
@@ -48,12 +49,15 @@ class TorchImageClassifier:
 
     @torch.inference_mode()
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
-        """Return each image's scores, one for each label, as little-endian float32; None where one is not finite."""
+        """Return each image's scores, one for each label, as little-endian float32.
+
+        None where a score or its logit is not finite.
+        """
         with translate_torch_errors():
             found: list[bytes | None] = [None] * len(rows)
             for places in by_shape(rows):
                 numbers = self._model(pixel_values=_batch(self._model, rows, places, self._device)).logits.float()
-                _put(found, places, self._activation(numbers))
+                _put(found, places, self._activation(numbers), numbers)
             return found
 
 
@@ -73,11 +77,12 @@ class TorchImageEncoder:
         with translate_torch_errors():
             found: list[bytes | None] = [None] * len(rows)
             for places in by_shape(rows):
-                pixels = _batch(self._model, rows, places, self._device)
-                _put(found, places, self._shaped(self._of_images(pixels), rows, places))
+                vectors = self._of_images(_batch(self._model, rows, places, self._device))
+                _put(found, places, self._shaped(vectors, rows, places), vectors)
             texts = [place for place, row in enumerate(rows) if pixels_of(row) is None]
             if texts:
-                _put(found, texts, self._shaped(self._of_texts([rows[place].tokens for place in texts]), rows, texts))
+                vectors = self._of_texts([rows[place].tokens for place in texts])
+                _put(found, texts, self._shaped(vectors, rows, texts), vectors)
             return found
 
     def _of_images(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -112,10 +117,14 @@ def _batch(model: Any, rows: Sequence[EncodeRow], places: Sequence[int], device:
     return pixels.to(device, model.dtype)
 
 
-def _put(found: list[bytes | None], places: Sequence[int], vectors: Sequence[torch.Tensor] | torch.Tensor) -> None:
-    for place, vector in zip(places, vectors, strict=True):
-        own = vector.cpu()
-        found[place] = float32_bytes(own) if own.isfinite().all() else None
+def _put(
+    found: list[bytes | None],
+    places: Sequence[int],
+    answers: Sequence[torch.Tensor] | torch.Tensor,
+    computed: torch.Tensor,
+) -> None:
+    for place, answer in zip(places, finite_bytes(answers, computed), strict=True):
+        found[place] = answer
 
 
 def image_classifier_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchImageClassifier:
@@ -137,4 +146,6 @@ def image_encoder_for(folder: Path, settings: Settings, *, dtype: str = "auto") 
     # A pooler over the first token is for classifying: a folder may lack it.
     model, device = read_model(AutoModel, folder, settings, dtype=dtype, unused="pooler.")
     scale = float(model.logit_scale.exp()) if embedder.has_texts else 1.0
+    if not isfinite(scale):
+        raise ModelLoadError(f"{folder}: the weight logit_scale has no finite exponential")
     return TorchImageEncoder(model, embedder, device), scale

@@ -28,7 +28,10 @@ class OwnRunner:
         self._runner = runner
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | Exception | None]:
-        """Return each row's output as JSON, or why it has none. Raises RunnerFailed if the whole batch failed."""
+        """Return each row's output as JSON, or why it has none; None for one with a number that is not finite.
+
+        Raises RunnerFailed if the whole batch failed.
+        """
         try:
             found = run_batch(self._task, self._runner, [row.options for row in rows])
         except (Exception, SystemExit) as error:  # `sys.exit` of foreign code must not end the worker
@@ -37,11 +40,15 @@ class OwnRunner:
             raise self._failed(error, is_alone=len(rows) == 1) from error
         return [self._written(one) for one in found]
 
-    def _written(self, found: Any) -> bytes | Exception:
+    def _written(self, found: Any) -> bytes | Exception | None:
         try:
             if isinstance(found, Exception):
                 raise found
-            text = json.dumps(found.model_dump(mode="json"), allow_nan=False)
+            output = found.model_dump(mode="json")
+            try:
+                text = json.dumps(output, allow_nan=False)
+            except ValueError:
+                return None
             if "\\u0000" in text:
                 raise TaskError("the output has the character U+0000, which cannot be stored")
             return text.encode()

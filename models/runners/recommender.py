@@ -16,7 +16,7 @@ from models.families.model_folder import small_files
 from models.families.safetensors_reader import Weights
 from models.runners.attribute_columns import AttributeColumns
 from models.runners.dense_network import DenseNetwork, read_network
-from models.runners.encoder import float32_bytes
+from models.runners.encoder import finite_bytes
 from models.runners.torch_runner import translate_torch_errors
 from models.tensors.precision import resolve_device
 from prompts.tabular.feature_schema import read_config
@@ -49,7 +49,8 @@ class TorchRecommender:
         with translate_torch_errors():
             users = torch.stack([self._user(row.options) for row in rows])
             scores = (normalize(users, dim=1) if self._is_cosine else users) @ self._vectors.T
-            return [self._best(row.options, found) for row, found in zip(rows, scores, strict=True)]
+            best = [self._best(row.options, found) for row, found in zip(rows, scores, strict=True)]
+            return finite_bytes(best, scores)
 
     def _user(self, query: RecommendQuery) -> torch.Tensor:
         if query.vector is not None:
@@ -60,14 +61,12 @@ class TorchRecommender:
         weights = self._vectors.new_tensor(query.weights)
         return (weights[:, None] * self._vectors[list(query.history)]).sum(0) / weights.sum()
 
-    def _best(self, query: RecommendQuery, scores: torch.Tensor) -> bytes | None:
-        if not scores.isfinite().all():
-            return None
+    def _best(self, query: RecommendQuery, scores: torch.Tensor) -> torch.Tensor:
         allowed = self._allowed(query, scores.device)
         best, places = (scores if allowed is None else scores[allowed]).sort(descending=True, stable=True)
         best, places = best[: query.top_k], places[: query.top_k]
         chosen = places if allowed is None else allowed[places]
-        return float32_bytes(torch.cat([best.new_tensor([len(best)]), chosen.float(), best]))
+        return torch.cat([best.new_tensor([len(best)]), chosen.float(), best])
 
     def _allowed(self, query: RecommendQuery, device: torch.device) -> torch.Tensor | None:
         """Return the places of the items that the filter lets through, None for all."""

@@ -14,7 +14,7 @@ from models.engine.requests import EncodeRow
 from models.families.model_folder import small_files
 from models.families.safetensors_reader import Weights
 from models.runners.dense_network import DenseNetwork, read_network
-from models.runners.encoder import float32_bytes
+from models.runners.encoder import finite_bytes
 from models.runners.integrated_gradients import integrated_gradients
 from models.runners.torch_runner import translate_torch_errors
 from models.tensors.precision import resolve_device
@@ -40,23 +40,24 @@ class TorchTabular:
 
     @torch.no_grad()
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
-        """Return the vector of each row as little-endian float32, None where it is not finite."""
+        """Return the vector of each row as little-endian float32.
+
+        None where it is not finite, or an output of the network.
+        """
         with translate_torch_errors():
             numbers = [row.options.numbers[row.index] for row in rows]
             categories = [row.options.categories[row.index] for row in rows]
-            outputs = outputs_of(self._config, self._network.last(self._network.inputs(numbers, categories))).cpu()
+            last = self._network.last(self._network.inputs(numbers, categories)).cpu()
+            outputs = outputs_of(self._config, last)
             explained = [place for place, row in enumerate(rows) if row.options.explain]
             more: dict[int, torch.Tensor] = {}
             if explained:
                 found = self._explained([numbers[one] for one in explained], [categories[one] for one in explained])
                 more = dict(zip(explained, found, strict=True))
-            finite = outputs.isfinite().all(1).tolist()
             vectors = (
                 torch.cat([vector, more[place]]) if place in more else vector for place, vector in enumerate(outputs)
             )
-            return [
-                float32_bytes(vector) if is_finite else None for vector, is_finite in zip(vectors, finite, strict=True)
-            ]
+            return finite_bytes(vectors, last)
 
     def _explained(self, numbers: Sequence[Sequence[float]], categories: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return (rows, features + 2): the contributions, the score of the baseline, and the error of their sum."""

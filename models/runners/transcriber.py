@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from models.engine.requests import EncodeRow
+from models.engine.requests import EncodeRow, NumericalError
 from models.families.model_folder import small_files
 from models.runners.encoder import read_model
 from models.runners.torch_runner import translate_torch_errors
@@ -52,6 +52,7 @@ class TorchTranscriber:
                 return_timestamps=True,
                 return_segments=True,
                 monitor_progress=_Rounds(),
+                logits_processor=[_Finite(is_alone=len(rows) == 1)],
                 **options,
             )
             return [
@@ -84,6 +85,22 @@ class TorchTranscriber:
             if tokens:
                 found.append(TokenSegment(round(1000 * float(one["start"])), round(1000 * float(one["end"])), tokens))
         return tuple(found)
+
+
+class _Finite:
+    """Ends a pass with logits that are not finite. They would become tokens that mean nothing.
+
+    A chunk that ``is_alone`` in its pass fails with NumericalError. Several chunks are computed again, each apart.
+    """
+
+    def __init__(self, *, is_alone: bool) -> None:
+        self._is_alone = is_alone
+
+    def __call__(self, _ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        # Whisper's own rules make minus infinity of tokens that may not follow.
+        if not logits.amax(dim=-1).isfinite().all():
+            raise NumericalError if self._is_alone else RuntimeError("the logits of a chunk are not finite")
+        return logits
 
 
 class _Rounds:

@@ -37,8 +37,11 @@ class HistoryItem(Strict):
 ONE_USER = "give exactly one of `vector`, `history` and `features`"
 
 
+VectorNumber = Annotated[FiniteFloat, Field(ge=-1e15, le=1e15)]
+"""Larger ones would be lost in float32, where the squares of 4,096 numbers must have a sum."""
+
 UserVector = Annotated[
-    Annotated[tuple[FiniteFloat, ...], Field(min_length=1, max_length=MAX_DIMENSIONS)] | None,
+    Annotated[tuple[VectorNumber, ...], Field(min_length=1, max_length=MAX_DIMENSIONS)] | None,
     Field(description="the user's own vector"),
 ]
 History = Annotated[

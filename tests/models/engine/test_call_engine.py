@@ -13,6 +13,7 @@ from models.engine.requests import (
     EncodeRequest,
     EncodeRow,
     FinishReason,
+    NumericalError,
     RunnerFailed,
     StepFailed,
 )
@@ -36,6 +37,8 @@ class Calls:
             raise ValueError("secret")
         if name == "refuse":
             return [RunnerFailed("no")]
+        if name == "nan":
+            return [None]
         self.begun.add(name)
         assert self.gates[name].wait(WAIT_S)
         return [name.encode()]
@@ -120,3 +123,8 @@ def test_what_hangs_ends_at_its_limits_and_keeps_its_slot(engine: CallEngine, ca
     begun(calls, "a", "b", "c")
     clock.now = 15.0
     assert isinstance(slow.exception(WAIT_S), CallTimedOut)
+
+
+def test_an_output_that_is_not_finite_fails_its_call(engine: CallEngine) -> None:
+    with pytest.raises(NumericalError):
+        submit(engine, "nan").result(WAIT_S)

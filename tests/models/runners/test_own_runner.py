@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from headrace.tasks import Task, TaskError
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.requests import EncodeRequest, EncodeRow, OutOfMemory, RunnerFailed
+from models.engine.requests import EncodeRequest, EncodeRow, NumericalError, OutOfMemory, RunnerFailed
 from models.runners.own_runner import OwnRunner
 from tests.processes import WAIT_S
 
@@ -78,16 +78,17 @@ def test_a_bad_input_fails_alone() -> None:
     assert outcomes(["a", "bb", "ccc"], counted) == [b'{"length": %d.0, "text": ""}' % size for size in (1, 2, 3)]
     assert sizes == [3]
 
-    bad = ["raise", "exit", "refused", "nan", "nul", "misfit"]
-    found = outcomes(["a", *bad, "bb"])
-    assert [type(one) for one in found] == [bytes, *[RunnerFailed] * len(bad), bytes]
-    said = dict(zip(bad, map(str, found[1:-1]), strict=True))
+    bad = ["raise", "exit", "refused", "nul", "misfit"]
+    found = outcomes(["a", *bad, "nan", "bb"])
+    assert [type(one) for one in found] == [bytes, *[RunnerFailed] * len(bad), NumericalError, bytes]
+    said = dict(zip(bad, map(str, found[1:-2]), strict=True))
     assert said["raise"].startswith("the runner of the task length raised ValueError (test_own_runner.py:")
     assert said["refused"] == "no numbers"
     assert said["nul"] == "the output has the character U+0000, which cannot be stored"
     assert "SystemExit" in said["exit"]
     assert "ValidationError" in said["misfit"]
     assert "secret" not in str(said)
+    assert "not finite" in str(found[-2])
     assert not any(one.retryable for one in found[1:-1])
 
 

@@ -18,6 +18,7 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({}, None),
     ({"history": HISTORY, "vector": VECTOR}, None),
     ({"vector": VECTOR[1:]}, "vector"),
+    ({"vector": [1e16, *VECTOR[1:]]}, "vector[0]"),
     ({"features": {"age": 30}}, "features"),
     ({"history": []}, "history"),
     ({"history": [{"id": "item-1", "weight": 0}]}, "history[0].weight"),

@@ -1,0 +1,126 @@
+"""One rule for every task: a row whose model computed a number that is not finite has no answer, and spoils no other.
+
+The activations, poolings and normalisations of these cases would make a finite answer of an infinite number.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.engine.requests import EncodeRow, NumericalError
+from models.runners import images
+from models.runners.classifier import TorchClassifier
+from models.runners.encoder import TorchEncoder, read_dense
+from models.runners.image_rows import ImageRows
+from models.runners.images import TorchImageClassifier, TorchImageEncoder, image_encoder_for
+from models.runners.tabular import tabular_for
+from models.runners.transcriber import transcriber_for
+from models.runners.transcription import ChunkOptions
+from prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head
+from prompts.tabular.feature_schema import encode_rows
+from prompts.tasks.embed import Dense, Embedder, Pooling
+from prompts.vision.image_folder import ImageClassifierSettings
+from store.errors import ModelLoadError
+from store.settings import Settings
+from tests.models.runners.making import CPU, rows
+from tests.models.runners.test_tabular import ROWS, build_tabular, config_of
+from tests.models.tiny_whisper import RATE, WINDOW_S, build_whisper
+
+SETTINGS = Settings(device="cpu")
+INF, NAN = torch.inf, torch.nan
+LOGITS = [[0.0, 1.0], [INF, 0.0], [0.0, -INF], [NAN, 0.0]]
+ONLY_FIRST = [True, False, False, False]
+
+
+def answered(runner: Any, asked: list[EncodeRow]) -> list[bool]:
+    return [one is not None for one in runner.run(asked)]
+
+
+def of_transformers(config: dict[str, Any], **outputs: Any) -> Any:
+    """A model that always has the same outputs."""
+
+    def model(**_given: Any) -> Any:
+        return SimpleNamespace(**outputs)
+
+    made: Any = model
+    made.config, made.dtype = SimpleNamespace(**config), torch.float32
+    return made
+
+
+@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("head", Head)
+def test_a_classifier(activation: Activation, head: Head) -> None:
+    logits = torch.tensor(LOGITS)
+    numbers = torch.stack([torch.zeros_like(logits), logits], dim=1) if head is Head.TOKENS else logits
+    model = of_transformers({"pad_token_id": 0, "model_type": "roberta"}, logits=numbers)
+    classifier = TorchClassifier(model, ClassifierSettings(9, ("a", "b"), activation, head), CPU)
+    assert answered(classifier, rows(*[(5, 6)] * 4)) == ONLY_FIRST
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_a_classifier_of_images(activation: Activation) -> None:
+    model = of_transformers({}, logits=torch.tensor(LOGITS))
+    classifier = TorchImageClassifier(model, ImageClassifierSettings(50, ("a", "b"), activation), CPU)
+    pixels = ImageRows((np.zeros((1, 2, 2), np.float32),) * 4)
+    assert answered(classifier, rows(*[(0,)] * 4, options=pixels)) == ONLY_FIRST
+
+
+@pytest.mark.parametrize("pooling", Pooling)
+def test_an_encoder(pooling: Pooling) -> None:
+    """The second token decides the vector of no pooling here, or not with minus infinity."""
+    states = torch.tensor([[[1.0, 0.0], own, [1.0, 0.0]] for own in LOGITS])
+    model = of_transformers({"pad_token_id": 0}, last_hidden_state=states)
+    encoder = TorchEncoder(model, Embedder(context_window=9, width=2, pooling=pooling), CPU)
+    assert answered(encoder, rows(*[(5, 6, 7)] * 4)) == ONLY_FIRST
+
+
+def test_an_encoder_of_images_also_beyond_the_dimensions_that_are_asked_for() -> None:
+    vectors = torch.tensor([[1.0, *own] for own in LOGITS])
+    model = of_transformers({"model_type": "vit"}, pooler_output=vectors, last_hidden_state=vectors[:, None])
+    encoder = TorchImageEncoder(model, Embedder(9, 3, has_texts=False, image_tokens=5), CPU)
+    pixels = ImageRows((np.zeros((1, 2, 2), np.float32),) * 4, 1)
+    assert answered(encoder, rows(*[(0,)] * 4, options=pixels)) == ONLY_FIRST
+
+
+@pytest.mark.parametrize("objective", ["binary", "multiclass", "regression"])
+def test_a_tabular_model(objective: str, tmp_path: Path) -> None:
+    folder = build_tabular(tmp_path / "model", objective, hidden=[])
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embeddings.country.weight"][2] = INF
+    tensors["layers.0.weight"] = tensors["layers.0.weight"].abs()
+    save_file(tensors, folder / "model.safetensors")
+    runner = tabular_for(folder, SETTINGS)
+    for explain, expected in ((False, [True, False, True]), (True, [False] * 3)):  # the baseline is a mean
+        asked = encode_rows(config_of(folder), ROWS, explain=explain)
+        assert answered(runner, [EncodeRow("a", (n,), asked, n) for n in range(3)]) == expected
+
+
+def test_a_transcriber(tmp_path: Path) -> None:
+    transcriber = transcriber_for(build_whisper(tmp_path / "ears"), SETTINGS)
+    audio = np.zeros(RATE * WINDOW_S, "<f4").tobytes()
+    asked = [EncodeRow("a", (0,), ChunkOptions((audio, audio), "en"), number) for number in range(2)]
+    assert answered(transcriber, asked) == [True, True]
+    transcriber._model.model.decoder.layer_norm.weight.fill_(NAN)
+    with pytest.raises(RuntimeError, match="the logits of a chunk are not finite"):
+        transcriber.run(asked)
+    with pytest.raises(NumericalError, match=r"^the model's output is not finite"):
+        transcriber.run(asked[:1])
+
+
+def test_weights_that_an_activation_would_hide_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "2_Dense" / "model.safetensors"
+    path.parent.mkdir()
+    save_file({"linear.weight": torch.tensor([[INF, 0.0]])}, path)
+    with pytest.raises(ModelLoadError, match="weights that are not finite"):
+        read_dense(tmp_path, Dense("2_Dense", 1, has_tanh=True), CPU)
+    model = SimpleNamespace(logit_scale=torch.tensor(100.0))
+    monkeypatch.setattr(images, "small_files", lambda _folder: {})
+    monkeypatch.setattr(images, "read_embedder", lambda _files: Embedder(9, 2, image_tokens=5))
+    monkeypatch.setattr(images, "read_model", lambda *_args, **_given: (model, CPU))
+    with pytest.raises(ModelLoadError, match="logit_scale has no finite exponential"):
+        image_encoder_for(tmp_path, SETTINGS)
