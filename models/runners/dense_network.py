@@ -33,8 +33,6 @@ class DenseNetwork:
         """Return the inputs of the first layer, (rows, width), for encoded rows."""
         like = self.layers[0][0]
         columns = torch.tensor(numbers, dtype=like.dtype).to(like.device).reshape(len(numbers), -1)
-        if not self.embeddings:
-            return columns
         chosen = torch.tensor(categories).to(like.device)
         parts = [table[chosen[:, place]] for place, table in enumerate(self.embeddings)]
         return torch.cat([columns, *parts], dim=1)

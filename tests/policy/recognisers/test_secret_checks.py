@@ -99,6 +99,9 @@ PATHS = [
     ("", "https://a.example/articles/", DRAWN, None),
     ("", "https://a.example/reset/", "3f7a91c0-5b2e-4d86-9a1f-c04e7b62d815", None),
     ("", "https://a.example/invite/", "hello-world", None),
+    # A UUID that looks drawn at random, as one of a hundred does, is a key of a known host, and elsewhere only an id.
+    ("", "https://x.quiknode.pro/", "aa2ca1af-6a10-1b75-a77f-6cbdcc22af58"),
+    ("", "https://a.example/reset/", "aa2ca1af-6a10-1b75-a77f-6cbdcc22af58", None),
 ]
 
 
