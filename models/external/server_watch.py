@@ -86,7 +86,8 @@ class ServerWatch:
 
     async def _look(self) -> bool:
         """Ask the server; return False if it is refused. Raises UpstreamLost."""
-        if self._info is None:
+        info = self._info
+        if info is None:
             info = await self._upstream.describe()
             refusal = self._refuse(info)
             if refusal is not None:
@@ -94,7 +95,7 @@ class ServerWatch:
                 return False
             log.info("server_accepted engine_version=%s models=%s", info.engine_version, ",".join(info.models))
             self._info = info
-        info, asked_at = self._info, self._clock()
+        asked_at = self._clock()
         load = await self._upstream.load()
         if self._info is not info:
             raise UpstreamLost("a request was lost meanwhile")
