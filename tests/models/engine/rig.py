@@ -13,7 +13,7 @@ from models.engine.sequence import SequenceState
 from models.engine.stop_strings import TokenDecoder
 from models.fakes.fake import EOS, FakeRunner, PlanError, next_token
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 _ids = itertools.count(1)
 

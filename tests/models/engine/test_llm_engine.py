@@ -186,12 +186,14 @@ def test_callbacks_that_raise_change_nothing(start: Start, error: BaseException)
     def fail(*_: object) -> None:
         raise error
 
-    engine = start(FakeRunner(), on_deltas=fail)
+    gate = Gate()
+    engine = start(FakeRunner(fault=gate), on_deltas=fail)
     engine.on_room = fail
     requests = [ask(f"{n}") for n in range(4)]
     futures = [engine.submit(request) for request in requests]
     for future in futures:
-        future.add_done_callback(fail)
+        future.add_done_callback(fail)  # before it is done, or it would be called here
+    gate.open()
     check_answers(requests, futures)
     assert engine.is_healthy(WAIT_S)
 

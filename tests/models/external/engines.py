@@ -15,6 +15,7 @@ from typing import Any
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import CompletionOutput, Delta, EngineRequest, FinishReason, SamplingParams
+from models.engine.runner import Sampled, StepPlan
 from models.external.external_engine import ExternalConfig, ExternalEngine
 from models.external.openai_chat import OpenaiChatUpstream
 from models.external.sglang import SglangUpstream
@@ -36,7 +37,9 @@ from tests.models.external.fake_vllm import MODEL, FakeVllm
 from tests.models.tiny import build, save, save_tokenizer
 
 WAIT_S = 60.0  # never reached, unless a test fails
-WINDOW = 512  # of the engines in this process
+WINDOW = 1536  # of the fakes: a request that fills it takes seconds, so that a test on a busy machine ends it before
+NATIVE_WINDOW = 512
+NATIVE_STEP_S = 0.01  # a step of the native engine's longest requests takes so much longer, for the same reason
 REAL_WINDOW = 8192  # of real servers, which go on while a busy machine runs no test
 ALL = Capabilities(
     grammars=frozenset(GrammarKind),
@@ -139,6 +142,14 @@ def native() -> Iterator[Rig]:
         folder = save_tokenizer(save(model, Path(name)))
         runner = runner_for(folder, Settings(device="cpu", dtype="float32", kv_pool_tokens=4096))
         tokenizer = load_tokenizer(small_files(folder))
+    run = runner.run
+
+    def run_slowly(plan: StepPlan) -> list[Sampled]:
+        if any(row.request.sampling.max_tokens >= NATIVE_WINDOW - 40 for row in plan.rows):
+            time.sleep(NATIVE_STEP_S)
+        return run(plan)
+
+    runner.run = run_slowly
     engine = LLMEngine(runner, lambda: Detokenizer(tokenizer), EngineConfig(max_slots=8), on_deltas=deltas.extend)
 
     def direct(request: EngineRequest) -> tuple[int, ...]:
@@ -146,7 +157,8 @@ def native() -> Iterator[Rig]:
         ends = [number for number, token in enumerate(found, 1) if token in runner.eos_token_ids]
         return tuple(found[: ends[0]] if ends and not request.sampling.ignore_eos else found)
 
-    yield from started(Rig(engine, ALL, direct, deltas, lambda: Detokenizer(tokenizer), runner.eos_token_ids))
+    eos = runner.eos_token_ids
+    yield from started(Rig(engine, ALL, direct, deltas, lambda: Detokenizer(tokenizer), eos, window=NATIVE_WINDOW))
 
 
 @contextmanager

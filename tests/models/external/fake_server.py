@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tests.models.external.fake_model import Call
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Answer:
@@ -90,7 +90,8 @@ class FakeServer(ABC):
     @property
     def running(self) -> list[Call]:
         """The requests that generate: the first ones in the order of priority and age."""
-        ordered = sorted((call for call, _ in self._open.values()), key=lambda call: call.priority)
+        # A copy: the server's thread may add a request meanwhile.
+        ordered = sorted((call for call, _ in list(self._open.values())), key=lambda call: call.priority)
         return ordered[: self.max_running]
 
     @property

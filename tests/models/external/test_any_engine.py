@@ -18,7 +18,7 @@ from tests.models.external.engines import ENGINES, WAIT_S, wait_until
 class Case:
     engine: AnyEngine
     ask: Callable[..., Any]
-    """A request with this id, of this many tokens, with a deadline; it takes a while."""
+    """A request with this id, of this many tokens, with a deadline; it takes seconds."""
 
 
 @pytest.fixture(params=["encoder", *ENGINES])
@@ -26,12 +26,16 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     if request.param == "encoder":
         engine = EncodeEngine(FakeEncoder(step_s=0.05), EncodeConfig(max_slots=8, step_tokens=8))
         engine.start()
-        yield Case(engine, lambda name, size=100, deadline=None: EncodeRequest(name, ((7,) * size,), deadline=deadline))
+
+        def encode(name: str, size: int = 100, deadline: float | None = None) -> Any:
+            return EncodeRequest(name, ((7,) * size,) * 100, deadline=deadline)
+
+        yield Case(engine, encode)
         engine.stop(WAIT_S)
         return
     with ENGINES[request.param]() as rig:
 
-        def ask(name: str, size: int = 300, deadline: float | None = None) -> Any:
+        def ask(name: str, size: int = rig.long, deadline: float | None = None) -> Any:
             return replace(rig.ask(max_tokens=size, ignore_eos=True), id=name, deadline=deadline)
 
         yield Case(rig.engine, ask)

@@ -1,7 +1,6 @@
 """The contract of an engine, row by row, for every engine. ``docs/engines.md`` shows what each of them can do."""
 
 import re
-import threading
 import time
 from dataclasses import replace
 from itertools import chain
@@ -285,7 +284,8 @@ def test_a_stopped_engine_fails_its_requests_and_leaves_nothing_running(rig: Rig
             future.result(0)
         assert stopped.value.progress is not None
     rig.wait_idle()
-    assert not {"engine", "network"} & {thread.name for thread in threading.enumerate()}
+    threads = [rig.engine._thread, *([rig.engine._network._thread] if isinstance(rig.engine, ExternalEngine) else [])]
+    assert not any(thread.is_alive() for thread in threads)
     with pytest.raises(EngineStopped):
         rig.engine.submit(rig.ask())
 
@@ -345,14 +345,13 @@ def test_a_hung_server_makes_the_engine_unhealthy(breakable: Rig) -> None:
 
 
 def test_a_slow_server_leaves_the_engine_healthy(served: Rig) -> None:
-    """Steps of 0.1 s, and a limit of 2 s: a look at every moment of a second, and the steps count."""
+    """Steps of 0.1 s, and a limit of 0.5 s: after more than that it is healthy, because its steps count."""
     served.server.step_s = 0.1
-    served.engine.submit(served.ask(max_tokens=served.long, ignore_eos=True))
-    steps = served.engine.stats().steps
-    for _ in range(50):
-        assert served.engine.is_healthy(2.0)
-        time.sleep(0.02)
-    assert served.engine.stats().steps > steps
+    request = served.ask(max_tokens=served.long, ignore_eos=True)
+    began = time.monotonic()
+    served.engine.submit(request)
+    served.wait_for_text(request, num_deltas=8)
+    wait_until(lambda: time.monotonic() - began > 0.6 and served.engine.is_healthy(0.5))
 
 
 def test_a_server_that_computes_a_long_prompt_moves_the_engine(served: Rig) -> None:
@@ -362,8 +361,12 @@ def test_a_server_that_computes_a_long_prompt_moves_the_engine(served: Rig) -> N
     served.server.hang()
     served.engine.submit(served.ask(max_tokens=served.long, ignore_eos=True))
     wait_until(lambda: not served.engine.is_healthy(0.3))
-    served.server.num_tokens += 512
-    wait_until(lambda: served.engine.is_healthy(0.3))
+
+    def is_seen_to_compute() -> bool:
+        served.server.num_tokens += 512
+        return served.engine.is_healthy(0.3)
+
+    wait_until(is_seen_to_compute)
 
 
 def test_the_tenants_salt_and_the_class_are_sent(served: Rig) -> None:
@@ -390,7 +393,8 @@ def test_a_server_with_a_queue_gets_no_more(served: Rig) -> None:
         served.engine.submit(request)
     wait_until(lambda: served.server.num_waiting == 1)
     wait_until(lambda: not served.engine.can_admit(1, 1))
-    served.engine.cancel(requests[0].id)
+    for request in requests[:2]:
+        served.engine.cancel(request.id)
     wait_until(lambda: served.engine.can_admit(1, 1))
 
 
@@ -415,7 +419,7 @@ def test_a_server_with_a_full_kv_cache_gets_no_more(served: Rig) -> None:
     served.server.kv_tokens = WINDOW
     request = served.ask(max_tokens=served.long, ignore_eos=True)
     wait_until(lambda: served.engine.stats().total_blocks == WINDOW)
-    assert served.engine.can_admit(20, 100)
+    wait_until(lambda: served.engine.can_admit(20, 100))
     served.engine.submit(request)
     assert not served.engine.can_admit(20, served.long), "it is counted before the server's next answer"
 

@@ -52,11 +52,13 @@ def test_the_end_of_a_stream_does_not_end_a_later_request_with_the_same_id() -> 
         upstream.may_end.set()
         wait_until(lambda: len(second) == 2)
         assert isinstance(second[1], EngineError), "its own stream has ended without a finish reason"
-        assert upstream.aborted == ["one"]
-        assert len(first) == 1
+        wait_until(lambda: upstream.num_ended == 2)
     finally:
         network.stop(WAIT_S)
     assert not network._thread.is_alive()
+    # A request's error comes before its abort, which a stop waits for.
+    assert upstream.aborted == ["one"]
+    assert len(first) == 1
 
 
 def test_requests_that_end_together_are_aborted_in_one_call_and_again_by_a_stop() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from models.engine.requests import FinishReason, Grammar
 from models.external.upstream import UpstreamLost, UpstreamRefused
-from tests.models.external.engines import WAIT_S, Rig, sglang
+from tests.models.external.engines import WAIT_S, Rig, sglang, wait_until
 from tests.models.external.fake_sglang import FakeSglang
 from tests.models.external.sglang_exchanges import exchanges, play
 
@@ -61,17 +61,24 @@ def sglang_rig() -> Iterator[Rig]:
 
 def test_the_end_of_a_first_attempt_leaves_the_tenth_alone(sglang_rig: Rig) -> None:
     """SGLang ends every request whose id begins with the given one."""
-    first, tenth = (replace(sglang_rig.ask(max_tokens=200, ignore_eos=True), id=("job", epoch)) for epoch in (1, 10))
+    first, tenth = (
+        replace(sglang_rig.ask(max_tokens=sglang_rig.long, ignore_eos=True), id=("job", epoch)) for epoch in (1, 10)
+    )
     futures = [sglang_rig.engine.submit(request) for request in (first, tenth)]
     sglang_rig.wait_for_text(first)
     sglang_rig.engine.cancel(first.id)
-    assert [future.result(WAIT_S).finish_reason for future in futures] == [FinishReason.CANCELLED, FinishReason.LENGTH]
+    assert futures[0].result(WAIT_S).finish_reason is FinishReason.CANCELLED
+    wait_until(lambda: len(sglang_rig.server.aborted) == 1)
+    num_seen = len(sglang_rig.deltas)
+    wait_until(lambda: len(sglang_rig.deltas) > num_seen + 3)
+    assert not futures[1].done()
+    assert sglang_rig.engine.cancel(tenth.id)
     sglang_rig.wait_idle()
-    assert len(sglang_rig.server.aborted) == 1
+    assert len(sglang_rig.server.aborted) == 2
 
 
 def test_an_abort_that_is_not_ours_is_retried(sglang_rig: Rig) -> None:
-    request = sglang_rig.ask(max_tokens=200, ignore_eos=True)
+    request = sglang_rig.ask(max_tokens=sglang_rig.long, ignore_eos=True)
     future = sglang_rig.engine.submit(request)
     sglang_rig.wait_for_text(request)
     (call,) = sglang_rig.server.running

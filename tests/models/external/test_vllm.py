@@ -13,7 +13,7 @@ import pytest
 from models.engine.requests import BACKGROUND_RANK, EngineError, FinishReason, Grammar, SamplingParams
 from models.external.upstream import Piece, ServerInfo, UpstreamFailed, UpstreamLost, UpstreamRefused, UpstreamRequest
 from models.external.vllm import VllmUpstream
-from tests.models.external.engines import WINDOW, continued, vllm, wait_until
+from tests.models.external.engines import WAIT_S, WINDOW, continued, vllm, wait_until
 from tests.models.external.fake_server import Answer
 from tests.models.external.fake_vllm import MODEL, FakeVllm
 from tests.models.external.vllm_exchanges import exchanges, play, shape
@@ -166,11 +166,11 @@ def test_an_answer_that_cannot_be_read_loses_the_request_and_not_the_engine(garb
 
 def test_a_cancelled_request_is_aborted_by_its_id() -> None:
     with vllm() as rig:
-        request = replace(rig.ask(max_tokens=400, ignore_eos=True), id=("job-7", 3))
+        request = replace(rig.ask(max_tokens=rig.long, ignore_eos=True), id=("job-7", 3))
         future = rig.engine.submit(request)
         rig.wait_for_text(request)
         rig.engine.cancel(request.id)
-        future.result(10)
+        future.result(WAIT_S)
         wait_until(lambda: rig.server.abort_calls)
         assert rig.server.abort_calls == ["generate-tokens-job-7-3"]
 
