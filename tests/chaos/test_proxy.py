@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,11 +33,11 @@ def _accept(listener: socket.socket) -> None:
 def _echo(link: socket.socket) -> None:
     with suppress(OSError), link:
         while data := link.recv(4096):
+            link.sendall(data)
             if data == b"reset me":
                 # Closed with bytes unread, which on a Unix socket is a reset.
                 link.recv(1, socket.MSG_PEEK)
                 return
-            link.sendall(data)
 
 
 @pytest.fixture
@@ -116,8 +115,7 @@ def test_reset_is_an_error_and_not_an_end(proxies: ProxyThread, proxy: FaultProx
 def test_a_reset_by_the_server_reaches_the_client(proxy: FaultProxy) -> None:
     with connect(proxy) as link:
         assert say(link, b"before") == b"before"
-        link.sendall(b"reset me")
-        time.sleep(0.05)  # so that the next bytes are not read together with these
+        assert say(link, b"reset me") == b"reset me"  # answered: the next bytes are not read together with these
         link.sendall(b"unread")
         with pytest.raises(ConnectionResetError):
             link.recv(10)

@@ -73,8 +73,10 @@ def test_a_wait_ends_in_time_and_the_job_goes_on(client: Client, worker: Scripte
         client.result(job["id"], timeout_s=0.2)
     assert isinstance(raised.value, TimeoutError)
     assert raised.value.job["status"] == "queued"
-    threading.Timer(0.2, lambda: worker.succeed(worker.claim(job["id"]))).start()
+    ending = threading.Timer(0.2, lambda: worker.succeed(worker.claim(job["id"])))
+    ending.start()
     assert client.wait(job["id"])["status"] == "succeeded"
+    ending.join()
 
 
 @pytest.mark.parametrize("is_ended", [False, True], ids=["while it runs", "after its end"])

@@ -24,8 +24,8 @@ def headers(*, age_s: float = 0, secret: str = SECRET, **changes: str) -> dict[s
 
 def two_signatures() -> dict[str, str]:
     """As while a secret is rotated, and with one of a version that does not exist yet."""
-    mine, others = headers()["Webhook-Signature"], headers(secret=OTHER)["Webhook-Signature"]
-    return headers(signature=f"v1a,xyz v1,? {others} {mine}")
+    mine, others = headers(), headers(secret=OTHER)["Webhook-Signature"]
+    return mine | {"Webhook-Signature": f"v1a,xyz v1,? {others} {mine['Webhook-Signature']}"}
 
 
 # Made when a test runs: it may be long after the collection.
