@@ -39,6 +39,9 @@ from tests.roles import ROLE_PASSWORD, role_url
 LEASE_S = 2.0
 SWEEP_S = 0.5
 PAUSE_S = 2 * LEASE_S
+LONG_LEASE_S = 6.0
+"""For tests in which a job may lose its worker twice: a lease that a busy machine loses would count as the third time,
+and so as poison."""
 WAIT_S = 90.0
 
 Arm = Callable[[int], str]

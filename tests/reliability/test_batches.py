@@ -7,7 +7,7 @@ from tests.processes import wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_ended_once
-from tests.reliability.rig import Arm, Stack
+from tests.reliability.rig import LONG_LEASE_S, Arm, Stack
 
 MODEL = "batched"
 URL = "/v1/chat/completions"
@@ -25,10 +25,12 @@ def test_every_line_is_answered_once_whoever_is_killed(stack: Stack, is_full: bo
     if is_full:
         more = ["lines.before_commit=kill@2", "lines.committed=kill@8", "lines.before_commit=kill@7"]
         api_points = [*more, "lines.committed=kill@5", *api_points]
-    api, client = stack.api(arm=in_turn(*api_points))
+    api, client = stack.api(arm=in_turn(*api_points), lease_s=LONG_LEASE_S)
     # Two deaths of a worker at most: three would make a job that was there each time a suspect of having caused them.
-    worker = stack.worker(MODEL, arm=in_turn("finish.committed=kill@4", "batch.midway=kill@30"))
-    dispatcher = stack.dispatcher(arm=in_turn("hint.before_publish=kill@2", "sweep.midway=kill@1"))
+    deaths = in_turn("finish.committed=kill@4", "batch.midway=kill@30")
+    worker = stack.worker(MODEL, arm=deaths, lease_s=LONG_LEASE_S)
+    deaths = in_turn("hint.before_publish=kill@2", "sweep.midway=kill@1")
+    dispatcher = stack.dispatcher(arm=deaths, lease_s=LONG_LEASE_S)
     ended = run_batch(client, num_lines)
     assert ended["status"] == "completed"
     assert ended["request_counts"] == {"total": num_lines, "completed": num_lines, "failed": 0}

@@ -52,7 +52,7 @@ def test_p8_one_end_each(databases: Databases, folder: Path, is_full: bool, repo
         answers = race(stack, client, ids)
         ended = stack.wait_ended(ids)
         ends = check_ended_once(stack, ids)
-        wait_for(lambda: is_empty(port), lambda: f"the engine's room is returned: {engine(port)}", 20)
+        wait_for(lambda: is_empty(port), lambda: f"the engine's room is returned: {engine(port)}")
         figures = {**ends, "engine_at_the_end": engine(port)}
         client.close()
     check_fair_race(ended, answers, report, figures, has_redis=has_redis)
@@ -110,7 +110,7 @@ def in_ms(ended: list[Job]) -> dict[str, int]:
 
 def engine(port: int) -> dict[str, int]:
     """How many are inside the engine, and its blocks."""
-    text = httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    text = httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=60).text
     lines = [line.removeprefix("headrace_engine_").rpartition(" ") for line in text.splitlines() if line[0] != "#"]
     found = {name.partition("{")[0]: value for name, _, value in lines}
     return {name: int(float(found[name])) for name in ROOM}

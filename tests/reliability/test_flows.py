@@ -16,7 +16,7 @@ from tests.processes import wait_for
 from tests.reliability.client import Seen
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import answer, check_ended_once
-from tests.reliability.rig import WAIT_S, Stack
+from tests.reliability.rig import LONG_LEASE_S, WAIT_S, Stack
 from tests.reliability.test_batches import in_turn
 
 MODEL = "flowing"
@@ -84,9 +84,9 @@ def test_each_step_ends_once_whoever_is_killed(stack: Stack, is_full: bool, repo
         pytest.skip("one seed and few kills, except with --full")
     num_flows, kills = (167, many(seed)) if is_full else (8, FEW)
     stack.register(MODEL)
-    api, client = stack.api(arm=in_turn(*kills.api))
-    worker = stack.worker(MODEL, arm=in_turn(*kills.worker))
-    dispatcher = stack.dispatcher(arm=in_turn(*kills.dispatcher))
+    api, client = stack.api(arm=in_turn(*kills.api), lease_s=LONG_LEASE_S)
+    worker = stack.worker(MODEL, arm=in_turn(*kills.worker), lease_s=LONG_LEASE_S)
+    dispatcher = stack.dispatcher(arm=in_turn(*kills.dispatcher), lease_s=LONG_LEASE_S)
     with ThreadPoolExecutor(16) as readers:
         ids: list[str] = []
         streams: list[Future[Seen]] = []

@@ -230,7 +230,7 @@ def strike_dispatcher(stack: Stack, cell: Cell) -> None:
         # Held by a worker that is gone.
         assert len(claim(stack.db, "gone", queue_name(version.model, version.version), ids, 0.1)) == NUM_JOBS
     worker = stack.worker(cell.model)
-    dispatcher = stack.dispatcher(arm=once(cell.failpoints), webhook_timeout_s=1, webhook_concurrency=64)
+    dispatcher = stack.dispatcher(arm=once(cell.failpoints), webhook_timeout_s=3, webhook_concurrency=64)
     for prompt, job in zip(prompts, stack.wait_ended(ids), strict=True):
         check_answer(job, prompt, 20)
     if webhook:

@@ -49,6 +49,7 @@ def test_p3_nor_while_the_newer_attempt_still_runs(stack: Stack) -> None:
     (job,) = stack.wait_ended([job_id])
     check_answer(job, "slowly", NUM_TOKENS)
     check_ended_once(stack, [job_id])
+    wait_for(lambda: other.events("job_finished"), "the end is logged, after it was stored")
     assert [event["job_id"] for event in other.events("job_finished")] == [job_id]
 
 

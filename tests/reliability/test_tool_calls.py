@@ -19,7 +19,7 @@ from tests.processes import wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import answer, check_ended_once
-from tests.reliability.rig import WAIT_S, Kept, Stack, once
+from tests.reliability.rig import LONG_LEASE_S, WAIT_S, Kept, Stack, once
 from tests.workers.receiver import Answer, Receiver
 
 MODEL = "asking"
@@ -28,8 +28,6 @@ RESULT = "22 degrees"
 CALL = '{"name": "weather", "arguments": {}}'
 STEPS = ["answer", "answer:1", "answer:2"]
 NUM_TOKENS = 100
-LEASE_S = 5.0
-"""Longer than the rig's: a lease that a busy machine loses would count as a third death, and so as poison."""
 
 
 @pytest.fixture
@@ -79,11 +77,11 @@ def test_a_chat_with_a_tool_ends_once_whoever_is_killed(
 ) -> None:
     if not is_full:
         pytest.skip("four processes and nine deaths: with --full; the chaos run has such chats too")
-    api, client = stack.api(lease_s=LEASE_S)
-    dispatcher = stack.dispatcher(lease_s=LEASE_S)
+    api, client = stack.api(lease_s=LONG_LEASE_S)
+    dispatcher = stack.dispatcher(lease_s=LONG_LEASE_S)
     register(stack, client, tool)
     # The call takes fewer passes; so this one is in the middle of the last answer.
-    model = stack.worker(MODEL, arm=once("batch.midway=kill@80"), lease_s=LEASE_S)
+    model = stack.worker(MODEL, arm=once("batch.midway=kill@80"), lease_s=LONG_LEASE_S)
     with ThreadPoolExecutor(1) as readers:
         job_id = chat(client)
         stream = readers.submit(client.follow, job_id)
@@ -91,7 +89,7 @@ def test_a_chat_with_a_tool_ends_once_whoever_is_killed(
         (waiting,) = wait_for(lambda: stack.query(waits), "the call waits in its queue") or []
         kill(api, dispatcher)
         # In its second life the tool has answered, and the result is gone with the process.
-        caller = stack.worker("tools", arm=lambda life: "finish.before=kill" if life == 1 else "", lease_s=LEASE_S)
+        caller = stack.worker("tools", arm=lambda life: "finish.before=kill" if life == 1 else "", lease_s=LONG_LEASE_S)
         tool.wait_calls(1, timeout_s=WAIT_S)
         kill(api, dispatcher, caller)
         tool.wait_calls(2, timeout_s=WAIT_S)
