@@ -25,8 +25,8 @@ from store.child_process import Child, Command
 
 ROOT = Path(__file__).parents[1]
 
-WAIT_S = 60.0
-"""How long a test waits for events that take milliseconds on an idle machine."""
+WAIT_S = 120.0
+"""How long a test waits for events that take milliseconds, or the start of a process, on an idle machine."""
 
 _LOOK_S = 0.02
 # A process that was asked to stop may take this long before it counts as leaked.

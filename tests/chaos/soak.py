@@ -25,7 +25,7 @@ from tests.chaos.load import Load, LoadThread, Order, marked, orders, with_flows
 from tests.chaos.nemesis import KINDS, Nemesis, schedule
 from tests.chaos.report import Json, report_of
 
-QUIET_S = 75.0
+QUIET_S = 150.0
 """Longest time for all jobs to end after the last fault; usually a few seconds."""
 
 TICK_S = 0.03

@@ -18,6 +18,7 @@ from store.errors import Unavailable
 from store.ids import new_id
 from store.schema.tables import REVISION, metadata
 from store.settings import Settings
+from tests.processes import WAIT_S
 from tests.roles import ROLE_PASSWORD
 
 
@@ -108,14 +109,14 @@ def test_migrators_that_start_together_migrate_once(empty_url: str) -> None:
 
     def migrate(n: int) -> str | None:
         db = Database(empty_url, pool_size=2, application_name=f"migrator-{n}")
-        barrier.wait(10)
+        barrier.wait(WAIT_S)
         try:
             return upgrade(db)
         finally:
             db.close()
 
     with ThreadPoolExecutor(4) as pool:
-        before = list(pool.map(migrate, range(4), timeout=110))
+        before = list(pool.map(migrate, range(4), timeout=250))
     assert (before.count(None), before.count(REVISION)) == (1, 3)
 
 
@@ -238,7 +239,7 @@ class TestCommand:
     def test_an_absent_server_is_one_line_and_exit_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgresql://app@127.0.0.1:1/x")
         command = [sys.executable, "-m", "migrations"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert result.returncode == 1
         assert result.stdout == ""
         assert result.stderr.count("\n") == 1

@@ -21,6 +21,7 @@ from migrations.schema import upgrade
 from store.db.database import Database
 from store.ids import new_id
 from store.settings import Settings
+from tests.processes import WAIT_S
 
 RELEASED = "0016"
 """The last revision of before the rules."""
@@ -224,18 +225,18 @@ def test_a_lock_that_is_not_free_is_tried_for_again(filled: Database) -> None:
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             connection.execute(text("SELECT count(*) FROM responses"))
             is_held.set()
-            may_end.wait(30)
+            may_end.wait(WAIT_S)
 
     reader = threading.Thread(target=read_for_long)
     event.listen(Engine, "before_cursor_execute", count)
     try:
         reader.start()
-        assert is_held.wait(10)
+        assert is_held.wait(WAIT_S)
         upgrade(filled, "0021")
     finally:
         event.remove(Engine, "before_cursor_execute", count)
         may_end.set()
-        reader.join(10)
+        reader.join(WAIT_S)
     assert waits > 1
 
 

@@ -97,7 +97,7 @@ def test_a_model_of_the_hub_is_registered_at_its_commit_without_pickles_and_code
 
     def register(asked: str, *more: str) -> tuple[int, str]:
         registering = start_process(python("-m", "models.catalog", "register", "mill", "--hub", asked, *more), given)
-        return registering.wait_exit(), registering.log()
+        return registering.wait_exit(240), registering.log()
 
     code, said = register("acme/mill@v1")
     assert (code, said.splitlines()[-1]) == (0, "mill@1"), said
