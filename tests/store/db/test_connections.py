@@ -23,12 +23,12 @@ from tests.roles import as_api
 
 @pytest.fixture
 def single(settings: Settings) -> Iterator[Database]:
-    """A pool with one connection, whose statements may take a tenth of a second."""
+    """A pool with one connection, whose statements may take a little over a second."""
     database = Database(
         settings.database_url,
         pool_size=1,
         application_name="single",
-        statement_timeout_s=0.1,
+        statement_timeout_s=1.25,
         lock_timeout_s=1.5,
         idle_timeout_s=60.5,
     )
@@ -72,7 +72,7 @@ def test_a_statement_that_takes_too_long_is_given_up(single: Database) -> None:
             connection.execute(text(f"SHOW {name}")).scalar_one()
             for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
         ]
-    assert shown == ["100ms", "1500ms", "60500ms"]
+    assert shown == ["1250ms", "1500ms", "60500ms"]
 
 
 def test_a_value_that_cannot_be_encoded_is_refused_in_these_words() -> None:

@@ -323,7 +323,6 @@ class TestTwoDispatchers:
 
         with lead(db, 1, silence_s=1) as leads:
             assert leads
-            assert not takes_over()
             wait_for(takes_over, "the standby leads")
             with pytest.raises(Unavailable, match="lead"):
                 leads.check()

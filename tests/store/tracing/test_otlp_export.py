@@ -49,6 +49,8 @@ def test_a_collector_that_hangs_delays_nothing_and_lost_spans_are_counted(collec
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.url("/slow"),
         "OTEL_BSP_MAX_QUEUE_SIZE": "4",
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4",
+        # Only four together are sent: a moment between two of them is no end of the batch.
+        "OTEL_BSP_SCHEDULE_DELAY": "3600000",
     }
     tracing = collector.tracing("api", **environment)
     for _ in range(4):
