@@ -4,8 +4,9 @@ It allocates block numbers; the tensors are ``models.tensors.kv_cache``. The pre
 hashes of their tokens.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 
 from models.engine.sequence import SequenceState
 
@@ -78,6 +79,11 @@ class BlockPool:
     def num_cached_of(self, blocks: Iterable[int]) -> int:
         """Return how many of ``blocks`` have no owner: sharing these leaves fewer to allocate."""
         return sum(self._ref_counts[block] == 0 for block in blocks)
+
+    def left_by(self, tables: Iterable[Sequence[int]]) -> set[int]:
+        """Return the blocks that have no owner beside ``tables``: they would be free without these."""
+        owners = Counter(chain.from_iterable(tables))
+        return {block for block, count in owners.items() if self._ref_counts[block] == count}
 
     def share(self, blocks: Iterable[int]) -> None:
         """Add an owner to each of the ``blocks`` that ``lookup`` has found."""
@@ -162,9 +168,9 @@ class BlockTables:
         self._pool = pool
         self.num_found = 0  # prompt tokens that were in the prefix cache, of all requests
 
-    def num_needed(self, seq: SequenceState) -> int:
-        """Return how many free blocks a request needs to begin."""
-        found = self._lookup(seq, 0)
+    def num_needed(self, seq: SequenceState, left: Collection[int] = ()) -> int:
+        """Return how many free blocks a request needs to begin. Blocks ``left`` by their owners count as free."""
+        found = [block for block in self._lookup(seq, 0) if block not in left]
         return self._pool.num_cached_of(found) + self._pool.blocks_for(seq.num_tokens) - len(found)
 
     def allocate(self, seq: SequenceState) -> None:
@@ -238,7 +244,6 @@ class BlockTables:
         self._pool.free(seq.blocks)
         seq.blocks = []
         seq.num_cached = 0
-        seq.num_registered = 0
 
     def invalidate(self, seq: SequenceState) -> None:
         """Remove a request's blocks from the prefix cache. Other owners of shared blocks keep them."""

@@ -7,6 +7,7 @@ often quotes the input.
 import json
 import logging
 import traceback
+from asyncio import CancelledError
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ class OwnRunner:
         """
         try:
             found = run_batch(self._task, self._runner, [row.options for row in rows])
-        except (Exception, SystemExit) as error:  # `sys.exit` of foreign code must not end the worker
+        except (Exception, SystemExit, CancelledError) as error:  # foreign code must not end the worker
             if isinstance(error, Exception) and is_out_of_memory(error):
                 raise
             raise self._failed(error, is_alone=len(rows) == 1) from error

@@ -165,8 +165,8 @@ class Scheduler:
         """Preempt requests of worse classes until ``seq`` fits; False, and no change, if all of them are too few."""
         worse = [other for other in self._running if other.order_key[0] > seq.order_key[0]]
         num_better = len(self._running) - len(worse)
-        most_free = self._pool.num_free + sum(len(other.blocks) for other in worse)
-        if self._tables.num_needed(seq) + num_better > most_free:
+        left = self._pool.left_by(other.blocks for other in worse)
+        if self._tables.num_needed(seq, left) + num_better > self._pool.num_free + len(left):
             return False
         for _ in worse:
             self._preempt_last()

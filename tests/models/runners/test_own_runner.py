@@ -1,5 +1,6 @@
 """The runner of a task of another package in the engine of encoders: faults stay with their inputs."""
 
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -34,6 +35,8 @@ def measure(batch: Sequence[Words]) -> list[Any]:
                 raise ValueError("secret")
             case "exit":
                 raise SystemExit(3)
+            case "cancelled":
+                raise CancelledError
             case "memory":
                 raise MemoryError
             case "refused":
@@ -78,7 +81,7 @@ def test_a_bad_input_fails_alone() -> None:
     assert outcomes(["a", "bb", "ccc"], counted) == [b'{"length": %d.0, "text": ""}' % size for size in (1, 2, 3)]
     assert sizes == [3]
 
-    bad = ["raise", "exit", "refused", "nul", "misfit"]
+    bad = ["raise", "exit", "cancelled", "refused", "nul", "misfit"]
     found = outcomes(["a", *bad, "nan", "bb"])
     assert [type(one) for one in found] == [bytes, *[RunnerFailed] * len(bad), NumericalError, bytes]
     said = dict(zip(bad, map(str, found[1:-2]), strict=True))
@@ -86,6 +89,7 @@ def test_a_bad_input_fails_alone() -> None:
     assert said["refused"] == "no numbers"
     assert said["nul"] == "the output has the character U+0000, which cannot be stored"
     assert "SystemExit" in said["exit"]
+    assert "CancelledError" in said["cancelled"]
     assert "ValidationError" in said["misfit"]
     assert "secret" not in str(said)
     assert "not finite" in str(found[-2])

@@ -1,5 +1,7 @@
 """Single decisions of the scheduler: which requests run, in which order, and which are preempted."""
 
+import pytest
+
 from models.engine.block_manager import BlockPool
 from models.engine.runner import StepPlan
 from models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
@@ -147,6 +149,22 @@ def test_a_better_class_takes_the_place_of_a_worse_one_if_that_makes_room() -> N
     bench.add("small", 8, class_rank=0)
     bench.step()
     assert (bench.running(), bench.waiting()) == (["oldest", "small"], ["batch", "later batch"])
+
+
+@pytest.mark.parametrize(("oldest", "salt", "most"), [("b", "a", 24), ("b", "b", 40), ("o", "b", 40)])
+def test_nobody_gives_way_in_vain_whatever_blocks_are_shared(oldest: str, salt: str, most: int) -> None:
+    """Of 12 blocks 5 are free, 4 are of all requests with the salt "b", and each request has one of its own."""
+    for num_prompt, waiting in ((most, ["batch", "later batch"]), (most + 1, ["person"])):
+        bench = Bench(num_blocks=12, block_tokens=4, step_tokens=64)
+        bench.add("oldest", 17 if oldest == "b" else 1, salt=oldest, class_rank=2)
+        for name in ("batch", "later batch"):
+            bench.add(name, 17, salt="b", class_rank=2)
+        for _ in range(3):
+            bench.step()
+        assert (len(bench.running()), bench.pool.num_free) == (3, 5)
+        bench.add("person", num_prompt, salt=salt)
+        bench.step()
+        assert bench.waiting() == waiting
 
 
 def test_a_slot_is_taken_from_a_worse_class_and_not_from_an_equal() -> None:
