@@ -36,6 +36,7 @@ _TOO_COMPLEX = (
 _LIMITS_REACHED = ("limits.", "too many expressions", "too many states", "Too many items", "fuel", "too big")
 _TRIALS = Trials()
 atexit.register(_TRIALS.close)
+_A_SCHEMA = 'give a schema, such as {"type": "object"}'
 TOO_DEEP = "it is nested too deeply"
 
 
@@ -100,7 +101,7 @@ class Grammars:
             num_bytes = _TRIALS.run(self._vocabulary, source)
             if num_bytes is None:
                 raise _refusal(_TOO_COMPLEX, kind)
-            return _CachedGrammar(_compile(tokenizer, source, kind), num_bytes + len(text) + _LEAST_BYTES)
+            return _CachedGrammar(_compile(tokenizer, source, kind, text), num_bytes + len(text) + _LEAST_BYTES)
         except UnicodeEncodeError:
             return _CachedGrammar(_refusal("it holds half a character", kind), len(text) + _LEAST_BYTES)
         except InvalidRequest as refused:
@@ -172,20 +173,21 @@ def grammars_for(version: "ModelVersion", tokenizer: Tokenizer, read_file: Calla
     return Grammars(file, vocab_size=tokenizer.vocab_size, eos_token_ids=tokenizer.eos_token_ids)
 
 
-def _compile(tokenizer: LLTokenizer, source: str, kind: str) -> LLMatcher:
+def _compile(tokenizer: LLTokenizer, source: str, kind: str, text: str) -> LLMatcher:
     matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits())
     # Some grammars allow no token at all, which shows only at the first mask.
     matcher.compute_bitmask()
     if matcher.is_error():
-        raise _refusal(_in_our_words(matcher.get_error()), kind)
+        schema = json.loads(text) if kind == GrammarKind.JSON_SCHEMA else None
+        raise _refusal(_in_our_words(matcher.get_error(), schema), kind)
     return matcher
 
 
-def _in_our_words(error: str) -> str:
+def _in_our_words(error: str, schema: Any) -> str:
     """Return the error of llguidance. For its limits, add the remedy."""
     if any(sign in error for sign in _LIMITS_REACHED):
         return _TOO_COMPLEX
-    return in_our_words(error).replace("NoExtensionBias", "it allows no answer")
+    return in_our_words(error, schema).replace("NoExtensionBias", "it allows no answer")
 
 
 def _source(kind: str, text: str) -> str:
@@ -216,13 +218,20 @@ def _from_schema(text: str) -> str:
         raise _refusal(TOO_DEEP, GrammarKind.JSON_SCHEMA) from None
 
 
-def narrowed(schema: Any) -> Any:
-    """Return a schema, or a part of one, as ``schema_narrowing`` writes it for llguidance.
+def narrowed(schema: Any) -> dict[str, Any]:
+    """Return a schema as ``schema_narrowing`` writes it for llguidance, ``true`` as the empty one.
 
-    Raises InvalidRequest if the schema is nested too deeply.
+    Raises InvalidRequest if the schema is ``false`` or no object, or is nested too deeply.
     """
+    if schema is True:
+        return {}
+    if schema is False or schema == {"not": {}}:
+        raise _refusal(f"{json.dumps(schema)} allows no value: {_A_SCHEMA}", GrammarKind.JSON_SCHEMA)
+    if not isinstance(schema, dict):
+        raise _refusal(f"it is not a JSON object: {_A_SCHEMA}", GrammarKind.JSON_SCHEMA)
     try:
-        return narrow(schema)
+        found: dict[str, Any] = narrow(schema)
+        return found
     except RecursionError:
         raise _refusal(TOO_DEEP, GrammarKind.JSON_SCHEMA) from None
 

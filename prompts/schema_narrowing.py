@@ -28,7 +28,6 @@ _COMBINING = frozenset({"allOf", "anyOf", "oneOf", "not", "if"})
 _LISTING = frozenset({"enum", "const", "type", "title", "description", "default", "examples"})
 """Keywords of a schema that lists its values without a further condition on them."""
 
-_TIMES = ("time", "date-time")
 _KNOWN_FORMATS = frozenset(
     ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"]
 )
@@ -221,9 +220,7 @@ def _values(schema: Any) -> list[Any] | None:
 def _distinct(schema: Schema, root: Schema) -> Schema:
     """Write ``uniqueItems`` of a few listed values as all the arrays that they can make."""
     others = {key: value for key, value in schema.items() if key != "uniqueItems"}
-    if not schema.get("uniqueItems"):
-        return others
-    if _bound(schema, "maxItems", 2) <= 1:
+    if not schema.get("uniqueItems") or _bound(schema, "maxItems", 2) <= 1:
         return others
     values = _values(_resolved(schema.get("items"), root))
     if values is None or len(values) > _MOST_UNIQUE or len({json.dumps(value) for value in values}) != len(values):
@@ -280,7 +277,7 @@ def _of_pattern(schema: Schema, _root: Schema) -> Schema:
     """Write look-aheads at the start of a pattern as patterns that hold together."""
     pattern = schema.get("pattern")
     if not isinstance(pattern, str):
-        return schema | {"pattern": r"^([^:]*:){2}[0-5]"} if schema.get("format") in _TIMES else schema
+        return schema | {"pattern": r"^([^:]*:){2}[0-5]"} if schema.get("format") in ("time", "date-time") else schema
     if schema.get("format") == "duration" and pattern == _ZOD_DURATION:
         return {key: value for key, value in schema.items() if key != "pattern"}
     first, *others = map(_printable, _split(pattern))
@@ -330,8 +327,10 @@ def _printable(pattern: str) -> str:
     return _NEGATED_CLASS.sub(lambda found: found[1] or r"[^\x00-\x1f", pattern)
 
 
-def in_our_words(error: str) -> str:
+def in_our_words(error: str, schema: Any = None) -> str:
     """Return what an error of llguidance about a schema means, and what the caller can do."""
+    if found := re.match("Unsatisfiable schema: (.*)", error):
+        return f"no value matches it: {_why_no_value(found[1], schema)}"
     if found := re.match(r"Unimplemented keys: \[(.*?)\]", error):
         keys = ", ".join(f"`{key}`" for key in json.loads(f"[{found[1]}]"))
         return f"{keys} cannot be followed while an answer is written: leave it out{_HINTS.get(keys, '')}"
@@ -344,6 +343,57 @@ def in_our_words(error: str) -> str:
     return error
 
 
+def _why_no_value(reason: str, schema: Any) -> str:
+    place = _place_of_false(schema, schema, set())
+    if place is not None:
+        return f"`{'.'.join(place)}` is `false`, which allows no value: give a schema there, or do not require it"
+    if found := re.match("required property '(.*)' is unsatisfiable", reason):
+        return f"the required property `{found[1]}` can have no value: give it a schema in `properties` that allows one"
+    return _REASONS.get(reason, reason)
+
+
+def _place_of_false(part: Any, root: Schema, seen: set[str], place: tuple[str, ...] = ()) -> tuple[str, ...] | None:
+    """Return the first place of ``false`` that every value would have to match, None if there is none.
+
+    ``seen``: the references that were followed. A malformed keyword counts as absent.
+    """
+    if part is False or part == {"not": {}}:
+        return place
+    reference = part.get("$ref") if isinstance(part, dict) else None
+    if isinstance(reference, str):
+        if reference in seen:
+            return None
+        seen.add(reference)
+        return _place_of_false(_resolved(part, root), root, seen, tuple(reference.removeprefix("#/").split("/")))
+    found = [_place_of_false(one, root, seen, (*place, *steps)) for steps, one in _needed(part)]
+    for keyword in ("anyOf", "oneOf"):
+        parts = [_place_of_false(one, root, seen, (*place, *steps)) for steps, one in _parts(part, keyword)]
+        found += [] if None in parts else parts
+    return next((one for one in found if one is not None), None)
+
+
+def _needed(part: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the place of each schema in a schema that some part of every value must match, and that schema."""
+    named, least = (part.get("properties"), _bound(part, "minItems", 0)) if isinstance(part, dict) else (None, 0)
+    for _, name in _parts(part, "required") if isinstance(named, dict) else ():
+        yield ("properties", str(name)), named.get(str(name))
+    first = list(_parts(part, "prefixItems"))
+    yield from (*_parts(part, "allOf"), *first[:least])
+    if least > len(first):
+        yield ("items",), part.get("items")
+
+
+def _parts(part: Any, keyword: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    listed = part.get(keyword) if isinstance(part, dict) else None
+    yield from (((keyword, str(at)), one) for at, one in enumerate(listed if isinstance(listed, list) else ()))
+
+
+_REASONS: Mapping[str, str] = {
+    "required item is unsatisfiable": "`minItems` requires an item, and `items` allows none",
+    "schema is false": "a `$ref` leads to `false`, which allows no value: leave out what refers to it",
+    "anyOf is empty": "an `anyOf`, `enum` or `type` is an empty list",
+    "incompatible types": "its keywords allow no common type, such as a `const` that is not of the `type`",
+}
 _HINTS: Mapping[str, str] = {
     "`uniqueItems`": ", give at most five values as `enum` of the items, or `maxItems` 1 (pydantic: a list, no set)",
     "`propertyNames`": ", or write it as `properties` or `patternProperties`",

@@ -61,7 +61,7 @@ def with_tools(payload: GeneratePayload, tokenizer: Tokenizer, grammars: Grammar
     """
     grammar = grammar_for(payload.input, tokenizer, payload.sampling.grammar)
     if grammar is not None:
-        _check(grammar, payload.input.callable_tools, grammars)
+        _check(grammar, payload.input.callable_tools, payload.sampling.grammar, grammars)
         for name in ("ignore_eos", "min_tokens"):
             if getattr(payload.sampling, name):
                 raise InvalidRequest(
@@ -147,8 +147,7 @@ def _answer_or_calls(answer: GrammarSpec, writing: _Writing, tools: Sequence[Too
             "let `tool_choice` be `none` or `required`, or give a JSON schema",
             param="input.tool_choice",
         )
-    schema = narrowed(json.loads(answer.text))
-    compact = {**(schema if isinstance(schema, dict) else {}), "x-guidance": _NO_SPACING}
+    compact = {**narrowed(json.loads(answer.text)), "x-guidance": _NO_SPACING}
     rules = _calls(writing, tools, _strict_schemas(tools))
     return f"start: answer | {_row_of_calls(most)}\nanswer: %json {json.dumps(compact)}\n{rules}"
 
@@ -205,13 +204,15 @@ def _spec(lark: str) -> GrammarSpec:
     return GrammarSpec(kind=GrammarKind.LARK, text=lark)
 
 
-def _check(grammar: GrammarSpec, tools: Sequence[Tool], grammars: Grammars) -> None:
-    """Raise InvalidRequest if the model cannot follow the grammar, with the function that is to blame if one is."""
+def _check(grammar: GrammarSpec, tools: Sequence[Tool], answer: GrammarSpec | None, grammars: Grammars) -> None:
+    """Raise InvalidRequest if the model cannot follow the grammar, with the schema that is to blame if one is."""
     try:
         grammars.check(grammar.kind, grammar.text)
     except InvalidRequest as error:
         for index, tool in enumerate(tools):
             _check_parameters(index, tool.function, grammars)
+        if answer is not None:
+            grammars.check(answer.kind, answer.text)
         raise InvalidRequest(error.message, param="input.tools") from error
 
 

@@ -208,7 +208,7 @@ def _sampling(request: UpstreamRequest) -> dict[str, object]:
 def _without_white_space(schema: str) -> str:
     """Return a schema whose answers have no white space to choose: a small model may write nothing else."""
     value = json.loads(schema)
-    return json.dumps({"x-guidance": {"whitespace_flexible": False}, **value}) if isinstance(value, dict) else schema
+    return json.dumps({"x-guidance": {"whitespace_flexible": False}, **({} if value is True else value)})
 
 
 def _logprobs(meta: Mapping[str, Any], num_new: int, num_top: int) -> tuple[SampledLogprobs, ...]:

@@ -199,3 +199,43 @@ def test_a_schema_is_written_as_the_grammar_library_can_follow_it(given: Any, ma
 )
 def test_an_error_of_the_library_says_what_to_do(error: str, said: str) -> None:
     assert in_our_words(error) == said
+
+
+_CYCLE = {"anyOf": [{"$ref": "#/$defs/x"}, {"$ref": "#/$defs/x"}]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"required": ["b", "a"], "properties": {"a": {"not": {}}, "b": True}}, "properties.a"),
+        ({"allOf": [{}, {"items": False, "minItems": 1}]}, "allOf.1.items"),
+        ({"prefixItems": [{}, False], "minItems": 2}, "prefixItems.1"),
+        ({"prefixItems": [{}], "items": False, "minItems": 2}, "items"),
+        ({"anyOf": [False, {"allOf": [False]}]}, "anyOf.0"),
+        ({"oneOf": [False]}, "oneOf.0"),
+        ({"allOf": [{"$ref": "#/$defs/x"}], "$defs": {"x": False}}, "$defs.x"),
+        ({"allOf": [{"$ref": "#/$defs/x"}, False], "$defs": {"x": _CYCLE}}, "allOf.1"),
+        ({"required": ["b"], "properties": {"a": False}, "items": False}, None),
+        ({"prefixItems": [{}, False], "items": False, "minItems": 1}, None),
+        ({"anyOf": [False, {}], "additionalProperties": False}, None),
+        ({"required": 5, "properties": 5, "allOf": {}, "prefixItems": "x", "minItems": "y"}, None),
+    ],
+)
+def test_the_place_of_a_schema_that_allows_no_value_is_named(schema: dict[str, object], place: str | None) -> None:
+    said = in_our_words("Unsatisfiable schema: for a reason\nand more", schema)
+    named = f"`{place}` is `false`, which allows no value: give a schema there, or do not require it"
+    assert said == f"no value matches it: {'for a reason' if place is None else named}"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("required property 'a b' is unsatisfiable", "the required property `a b` can have no value: give it a schema"),
+        ("schema is false", "a `$ref` leads to `false`"),
+        ("anyOf is empty", "an `anyOf`, `enum` or `type` is an empty list"),
+        ("incompatible types", "its keywords allow no common type"),
+        ("minimum (5) is greater than maximum (3)", "minimum (5) is greater than maximum (3)"),
+    ],
+)
+def test_a_schema_without_a_value_says_why(reason: str, said: str) -> None:
+    assert in_our_words(f"Unsatisfiable schema: {reason}", {}).startswith(f"no value matches it: {said}")
