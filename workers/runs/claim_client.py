@@ -255,7 +255,7 @@ class ClaimClient:
             released = claims.release(self._db, given)
             all_released |= released
             answers = self._accepted(given, released)
-            given = [one for one, answer in zip(given, answers, strict=True) if isinstance(answer, RowLocked)]
+            given = [one for one, answer in zip(given, answers, strict=True) if isinstance(answer, Unavailable)]
             if given:
                 time.sleep(MOMENT_S)
         return all_released
@@ -264,33 +264,42 @@ class ClaimClient:
         """Renew the leases of all jobs. Raises Unavailable."""
         return claims.renew(self._db, self._owner, epochs, self._lease_s)
 
-    def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | RowLocked | None]:
+    def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | Unavailable | None]:
         found = self._claim(job_ids)
         missing = [job_id for job_id in job_ids if job_id not in found]
-        locked: set[str] = set()
-        if missing:
-            locked = claims.still_open(
-                self._db, self._queue, missing, capacity=self._capacity(), adapters=self._adapters()
-            )
+        try:
+            locked = self._still_open(missing) if missing else set()
+        except Unavailable as error:
+            # The claims are stored, so they go to their callers. Only the others try again.
+            return [found.pop(job_id, error) for job_id in job_ids]
         # Of two hints for one job in a batch the first gets the claim, the second None.
         return [RowLocked(job_id) if job_id in locked else found.pop(job_id, None) for job_id in job_ids]
 
-    def _finish_all(self, finishes: Sequence[Finish]) -> list[bool | RowLocked]:
+    def _still_open(self, missing: Sequence[str]) -> set[str]:
+        return claims.still_open(self._db, self._queue, missing, capacity=self._capacity(), adapters=self._adapters())
+
+    def _finish_all(self, finishes: Sequence[Finish]) -> list[bool | Unavailable]:
         accepted: set[str] = set()
         for part in parts(finishes, _num_bulky_chars, MAX_FINISHED_CHARS):
             accepted |= claims.finish(self._db, part, self._signals.settled)
         return self._accepted(finishes, accepted)
 
-    def _release_all(self, releases: Sequence[Release]) -> list[bool | RowLocked]:
+    def _release_all(self, releases: Sequence[Release]) -> list[bool | Unavailable]:
         accepted: set[str] = set()
         for part in parts(releases, num_checkpoint_tokens, MAX_RELEASED_TOKENS):
             accepted |= claims.release(self._db, part)
         return self._accepted(releases, accepted)
 
-    def _accepted(self, given: Sequence[Finish | Release], accepted: Collection[str]) -> list[bool | RowLocked]:
-        """Return for each row whether it was accepted; RowLocked if the row was locked and can be retried."""
+    def _accepted(self, given: Sequence[Finish | Release], accepted: Collection[str]) -> list[bool | Unavailable]:
+        """Return for each row whether it was accepted; an error if it was not, and can be tried again.
+
+        RowLocked: its row was locked.
+        """
         missing = {one.job_id: one.epoch for one in given if one.job_id not in accepted}
-        locked = claims.still_running(self._db, missing) if missing else set()
+        try:
+            locked = claims.still_running(self._db, missing) if missing else set()
+        except Unavailable as error:
+            return [one.job_id in accepted or error for one in given]
         return [RowLocked(one.job_id) if one.job_id in locked else one.job_id in accepted for one in given]
 
 

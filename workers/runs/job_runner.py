@@ -277,8 +277,10 @@ class JobRunner:
         if finish.state is JobState.SUCCEEDED:
             took_s = attempt.claim.queued_s + time.monotonic() - attempt.claimed_at
             self._metrics.times[class_rank].total.observe(took_s)
-        for hit in (finish.output or {}).get("policy") or ():
-            self._metrics.count_policy_action(hit["action"], hit["count"])
+        output = finish.output or {}
+        for one in (output, *(output.get("choices") or ())):
+            for hit in one.get("policy") or ():
+                self._metrics.count_policy_action(hit["action"], hit["count"])
 
     def _release(self, attempt: Attempt, retry: Retry) -> bool:
         about = {"code": retry.code, "charged": retry.charge}

@@ -8,6 +8,7 @@
     error, retryable         ──▶ Retry while attempts are left
     engine died              ──▶ Retry: charged, and in isolation next time
     server went away         ──▶ Retry, not charged the first times; then as if the engine had died
+    no key for a value       ──▶ Retry, not charged, a while later
     any other error          ──▶ failed with the error's code
 
 Output and usage of a cancelled or expired job are kept. A Retry carries the emitted output, from which the next attempt
@@ -24,7 +25,7 @@ from models.external.upstream import UpstreamBusy, UpstreamLost
 from prompts.answer_reader import read_answer
 from prompts.detokenizer import spell
 from prompts.tokenizer import Tokenizer
-from store.errors import HeadraceError, Unavailable
+from store.errors import CannotOpen, HeadraceError, Unavailable
 from store.jobs.claims import Claim, Finish, Release
 from store.payloads.job_payload import BlockedBody, JobErrorBody, Usage
 from store.schema.job_states import JobState
@@ -68,6 +69,7 @@ class Retry:
     cleared: bool = False
     checkpoint: Checkpoint | None = None
     first_token_ms: float | None = None
+    later: bool = False
 
     def release(self, claim: Claim) -> Release:
         """Return how the job goes back to the queue."""
@@ -79,6 +81,7 @@ class Retry:
             self.cleared,
             self.checkpoint,
             claim.tenant_id,
+            later=self.later,
             first_token_ms=self.first_token_ms,
             parent_id=claim.parent_id,
         )
@@ -233,10 +236,8 @@ def stopped(claim: Claim, error: EngineError, waited_s: float, start: Checkpoint
 
 def refused(claim: Claim, error: HeadraceError | EngineError, checkpoint: Checkpoint | None = None) -> Finish | Retry:
     """Return the outcome of a request that failed. ``checkpoint``: the output that was shown."""
-    if isinstance(error, Unavailable):
-        return again(claim, error.code, error.message)
     if not isinstance(error, EngineError):
-        return failed(claim, error.code, error.message)
+        return _refused_outside(claim, error)
     if isinstance(error, EngineStopped):
         # A request that was not in the engine yet cannot be the cause.
         was_inside = error.progress is not None
@@ -250,6 +251,16 @@ def refused(claim: Claim, error: HeadraceError | EngineError, checkpoint: Checkp
     if error.retryable:
         return again(claim, error.code, str(error), checkpoint)
     return failed(claim, error.code, str(error))
+
+
+def _refused_outside(claim: Claim, error: HeadraceError) -> Finish | Retry:
+    """Return the outcome of a request that failed outside of the engine."""
+    if isinstance(error, Unavailable):
+        return again(claim, error.code, error.message)
+    if isinstance(error, CannotOpen) and error.code == CannotOpen.default_code:
+        # For a worker that has the key, as with a payload that cannot be opened.
+        return Retry(error.code, error.message, charge=False, later=True)
+    return failed(claim, error.code, error.message)
 
 
 def again(claim: Claim, code: str, message: str, checkpoint: Checkpoint | None = None) -> Finish | Retry:

@@ -1,6 +1,7 @@
 """Claims without a message, repeats and signals of a worker, over a store that answers as a test says."""
 
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from store.jobs.claims import Claim, Finish, Release, RowLocked
 from store.jobs.flow_settling import AnnouncedStep, Settled
 from store.redis.celery_queue import Hint
 from store.scheduling import dispatch_queries
+from store.scheduling.dispatch_queries import RoundRobin
 from store.schema.job_states import JobState
 from tests.processes import wait_for
 from tests.workers.runs.test_outcome import CLAIM
@@ -32,9 +34,11 @@ class Store:
         self.waiting: dict[str, list[str]] = {}
         self.taken: set[str] = set()
         self.answers: list[Any] = []
+        self.failing: list[Exception] = []
+        self.turns: list[RoundRobin | None] = []
         monkeypatch.setattr(dispatch_queries, "claim_candidates", self.candidates)
         monkeypatch.setattr(claims, "claim", self.claim)
-        monkeypatch.setattr(claims, "still_open", lambda _db, _queue, ids, **_: set())
+        monkeypatch.setattr(claims, "still_open", lambda *_, **__: self.looked_up())
         monkeypatch.setattr(claims, "still_running", self.still_running)
         monkeypatch.setattr(claims, "finish", self.write)
         monkeypatch.setattr(claims, "release", self.write)
@@ -43,6 +47,7 @@ class Store:
 
     def candidates(self, _db: Any, queue: str, most: int, **how: Any) -> list[str]:
         self.asked.append((queue, most, how.get("suspects", False)))
+        self.turns.append(how.get("round_robin"))
         return self.waiting.get(queue, [])[:most]
 
     def claim(self, _db: Any, owner: str, queue: str, ids: Any, lease_s: float, **how: Any) -> dict[str, Claim]:
@@ -57,7 +62,12 @@ class Store:
         return set(answer)
 
     def still_running(self, _db: Any, missing: dict[str, int]) -> set[str]:
-        return {one for one in missing if one.startswith("locked")}
+        return self.looked_up(one for one in missing if one.startswith("locked"))
+
+    def looked_up(self, found: Iterable[str] = ()) -> set[str]:
+        if self.failing:
+            raise self.failing.pop()
+        return set(found)
 
 
 @pytest.fixture
@@ -80,12 +90,16 @@ def client(now: list[float], *adapters: str, stopping: threading.Event | None = 
 
 def test_the_queues_of_a_worker_share_its_room(store: Store) -> None:
     store.waiting = {"base@1": ["a"], "one@1": ["b", "c", "d"], "two@1": ["e", "f", "g", "h", "i"]}
-    found = client([100.0], "one@1", "two@1").claim_waiting(8)
+    one = client([100.0], "one@1", "two@1")
+    found = one.claim_waiting(8)
     assert store.asked[:3] == [("base@1", 3, False), ("one@1", 4, False), ("two@1", 4, False)]
     assert store.asked[3] == ("w1", "base@1", tuple("abcdefgh"), 10.0, False, 512, ("one@1", "two@1"))
     assert [(one.job_id, one.claimed_at, one.deadline, one.answered_at) for one in found][:1] == [
         ("a", 100.0, 105.0, 100.0)
     ]
+    one.claim_waiting(1)
+    assert store.turns[0] is not None
+    assert all(turns is store.turns[0] for turns in store.turns), "tenants keep their turns from one claim to the next"
 
 
 def test_a_suspect_is_looked_for_in_each_queue_until_one_is_ours(store: Store) -> None:
@@ -104,6 +118,13 @@ def test_a_suspect_is_looked_for_in_each_queue_until_one_is_ours(store: Store) -
     assert client([100.0], stopping=stopping).claim_waiting(3) == []
     assert client([100.0], stopping=stopping).claim("a") is None
     assert [one for one in store.asked if len(one) == 7] == []
+
+
+def test_only_an_urgent_claim_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, told = client([100.0]), list[bool]()
+    monkeypatch.setattr(one._claims, "join", lambda _job_id, *, urgent=False: told.append(urgent))
+    assert [one.claim("a", urgent=True), one.claim("a")] == [None, None]
+    assert told == [True, False]
 
 
 DONE = Finish("job_1", 4, JobState.SUCCEEDED, None, None, None)
@@ -176,6 +197,21 @@ def test_long_outputs_are_written_in_parts(store: Store, monkeypatch: pytest.Mon
     found = client([100.0])._finish_all(rows)
     assert (found, store.asked) == ([True] * 3, [("job_0", "job_1"), ("job_2",)])
     assert parts([3, 4, 5], lambda size: size, 7) == [[3, 4], [5]]
+
+
+def test_what_was_written_counts_although_the_others_could_not_be_looked_up(store: Store) -> None:
+    one, away = client([100.0]), Unavailable("away")
+    store.taken, store.failing = {"b"}, [away]
+    first, second = one._claim_all(["a", "b"])
+    assert isinstance(first, Claim)
+    assert (first.job_id, second) == ("a", away)
+    other = replace(DONE, job_id="job_2")
+    store.answers, store.failing = [["job_1"], ["job_2"], []], [away]
+    assert one._finish_all([DONE, other]) == [True, away]
+    held: Any = [SimpleNamespace(job_id=name, epoch=4, claim=CLAIM) for name in ("job_1", "job_2")]
+    store.failing = [away]
+    assert one.release(held, charge=False) == {"job_2"}
+    assert store.asked[-2:] == [("job_1", "job_2"), ("job_1",)], "what was not released is tried again"
 
 
 class Signals:

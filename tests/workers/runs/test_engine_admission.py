@@ -65,6 +65,8 @@ def test_jobs_inside_are_counted_by_the_engine_alone() -> None:
     assert not admission.has_credit()
     with admission.working_on(second):
         admission.left()
+    admission.entered(32, 32)
+    assert second.state.name == "FINISHING", "the thread has another job now"
     engine.promised -= 4
     assert admission.has_credit(), "a job whose outcome is being written holds nothing of the engine"
 

@@ -46,6 +46,8 @@ def test_a_lease_is_never_younger_than_its_last_renewal() -> None:
     for at, renewed_at in ((150.0, 150.0), (120.0, 150.0)):
         table.renewed(frozenset({"a", "unknown"}), at)
         assert table.renewed_at(one) == renewed_at
+    table.remove(one)
+    assert table.renewed_at(one) == 100.0, "nothing is left of it"
 
 
 def test_what_settles_is_not_taken_and_nothing_is_added_after_the_close() -> None:

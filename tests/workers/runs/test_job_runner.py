@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,12 @@ def test_an_outcome_is_written_then_the_stream_ends_and_it_is_counted(office: Of
     assert len(office.in_flight) == 0
 
 
+def test_the_findings_of_a_policy_are_counted_in_each_choice(office: Office) -> None:
+    output = {"text": "x", "choices": [{"text": "x", "policy": HITS}, {"text": "y"}, {"text": "z", "policy": HITS[:1]}]}
+    assert office.runner(lambda _attempt: replace(DONE, output=output)).run("job_1") is not None
+    assert [office.count("output_policy_actions_total", action=name) for name in ("mask", "flag")] == [6, 1]
+
+
 def test_only_a_job_that_succeeded_has_a_whole_time_and_an_error_has_its_code(office: Office) -> None:
     failed = office.runner(raising(RequestTooLong("too long"))).run("job_1")
     assert isinstance(failed, Finish)
@@ -210,11 +217,31 @@ def test_an_attempt_that_lost_its_lease_meanwhile_writes_nothing(office: Office)
     assert [verb for verb, *_ in office.told] == ["claim", "forget"]
 
 
+def test_nothing_is_raised_to_celery_and_no_text_is_logged(office: Office) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("secret prompt")
+
+    runner = office.runner(raising(AssertionError("not run")))
+    office.claim = office.release = fail
+    office.in_flight.close()
+    with capture_logs() as logs:
+        assert runner.run("job_1") is None
+        runner.cancel_queued("job_2")
+        runner.run_claimed(Attempt(CLAIM, 100.0, None, 100.0))
+    told = [(line["event"], line["job_id"], line["error"]) for line in logs]
+    assert told == [("job_error", name, "KeyError") for name in ("job_1", "job_2", "job_1")]
+    assert "secret" not in str(logs)
+
+
 def test_a_revoked_job_ends_as_cancelled(office: Office) -> None:
     office.runner(raising(AssertionError("not run"))).cancel_queued("job_1")
     (_, finish, _) = office.told[1]
     assert finish == replace(outcome.cancelled(STEP), is_source=True, parent_id="job_0")
     assert finish.state is JobState.CANCELLED
+
+
+STOPPED = {"inside": EngineStopped("inside"), "outside": EngineStopped("outside")}
+STOPPED["inside"].progress = EmittedOutput()
 
 
 class Engine(EngineStub):
@@ -230,8 +257,8 @@ class Engine(EngineStub):
             self.futures[request].set_result(request)
         if request.startswith("fails"):
             self.futures[request].set_exception(StepFailed(request))
-        if request == "late":
-            raise EngineStopped("not taken")
+        if request in STOPPED:
+            self.futures[request].set_exception(STOPPED[request])
         if request == "refused":
             raise RequestTooLong("refused")
         return self.futures[request]
@@ -241,10 +268,8 @@ class Engine(EngineStub):
         for name, future in self.futures.items():
             if future.done():
                 continue
-            if name == "dies":
-                died = EngineStopped("inside")
-                died.progress = EmittedOutput()
-                future.set_exception(died)
+            if (error := STOPPED.get(name.removeprefix("then "))) is not None:
+                future.set_exception(error)
             else:
                 future.set_result(f"{name} cancelled")
         return True
@@ -291,8 +316,10 @@ def test_choices_run_a_few_at_a_time_until_the_last_one(office: Office) -> None:
     engine = Engine()
     attempt = Attempt(CLAIM, 100.0, None, 100.0)
     office.in_flight.add(attempt)
-    one = client(engine, office, slots=4)
+    one, traced = client(engine, office, slots=4), []
+    one._spans = SimpleNamespace(computed=lambda _attempt, result, _at: traced.append(result))
     results, seen = group(one, attempt, *(f"now {number}" for number in range(5)))
+    assert traced == ["now 0"], "the phases of the first stand for all"
     assert results == {number: f"now {number}" for number in range(5)}
     assert sorted(seen) == sorted(results.items())
     results, _ = group(one, attempt, "now a", "now b", "now c", "now d", last="now a")
@@ -314,9 +341,11 @@ def test_the_first_error_of_a_choice_cancels_the_others_and_is_raised(office: Of
     assert "never" not in engine.futures
 
 
-def test_of_an_engine_that_died_the_error_of_a_choice_that_was_inside_is_raised(office: Office) -> None:
-    engine = Engine()
+@pytest.mark.parametrize("requests", [("inside", "then outside"), ("outside", "then inside")])
+def test_of_an_engine_that_died_the_error_of_a_choice_that_was_inside_is_raised(
+    office: Office, requests: tuple[str, str]
+) -> None:
     attempt = Attempt(CLAIM, 100.0, None, 100.0)
     office.in_flight.add(attempt)
     with pytest.raises(EngineStopped, match="inside"):
-        group(client(engine, office, slots=4), attempt, "dies", "late", "never")
+        group(client(Engine(), office, slots=4), attempt, *requests, "never")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -278,6 +279,16 @@ def running(bench: Bench, db: Database) -> Iterator[LeaseKeeper]:
     keeper.start()
     yield keeper
     keeper.stop()
+
+
+def test_the_thread_renews_three_times_in_a_lease() -> None:
+    client: Any = None
+    waits: list[float] = []
+    stopped: Any = SimpleNamespace(wait=lambda wait_s: waits.append(wait_s) or len(waits) > 2)
+    keeper = LeaseKeeper(client, InFlightAttempts(), StubEngine(), lease_s=LEASE_S)
+    keeper._stopped = stopped
+    keeper._run()
+    assert waits == [10.0, 10.0, 10.0]
 
 
 def test_the_thread_keeps_leases_alive_until_it_is_stopped(bench: Bench, running: LeaseKeeper) -> None:

@@ -23,7 +23,7 @@ from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
 from prompts.tokenizer import ByteTokenizer
 from prompts.tool_calls import call_id
-from store.errors import InvalidRequest
+from store.errors import CannotOpen, InvalidRequest
 from store.jobs.claims import Claim, Finish, Release
 from store.payloads.job_payload import read_payload
 from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
@@ -277,6 +277,16 @@ def test_an_unreadable_payload_names_the_field_and_quotes_nothing() -> None:
     assert caught.value.code == "invalid_payload"
     assert "secret" not in caught.value.message
     assert caught.value.__cause__ is None
+
+
+def test_a_job_waits_for_a_worker_that_has_the_key_of_a_value() -> None:
+    last = replace(CLAIM, attempt=3)
+    given_back = outcome.refused(last, CannotOpen("no key"))
+    assert given_back == Retry("encryption_key_missing", "no key", charge=False, later=True)
+    assert given_back.release(last) == Release("job_1", 4, tenant_id="ten_1", later=True)
+    changed = outcome.refused(CLAIM, CannotOpen("changed", code="encryption_value_invalid"))
+    assert isinstance(changed, Finish)
+    assert (changed.error or {})["code"] == "encryption_value_invalid"
 
 
 def test_the_ends_of_a_job_are_these() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, SampledLogprobs, SamplingParams
 from policy.documents import PolicyDocument
-from policy.policies import Policy
+from policy.policies import Policy, apply_input
 from prompts.tokenizer import ByteTokenizer
 from store.errors import InvalidRequest
 from store.jobs.claims import Finish
@@ -93,7 +93,7 @@ def test_documents_are_read_as_the_policy_lets_them() -> None:
         "the policy's rule mail does not let this file in",
     )
     with pytest.raises(InvalidRequest) as named:
-        document_texts(policy({"id": "who", "kinds": ["person"], "action": "redact"}), ["x"], "this file")
+        document_texts(policy(MAIL, {"id": "who", "kinds": ["person"], "action": "redact"}), ["x"], "this file")
     assert (named.value.code, named.value.message) == (
         "policy_blocked_input",
         "this tenant's policy looks for names, which is not done in files: take these kinds out, or this file",
@@ -108,6 +108,10 @@ def test_values_of_the_input_keep_their_placeholders_and_new_ones_have_numbers_o
         done = policed_texts(policy(MAIL), pinned, texts, "it", after=after)
         assert done == (f"ask {first}", f"or {second} and {first}")
     assert (OF_CALLS, OF_PASSAGES) == (100_000, 200_000)
+    known = apply_input(policy(MAIL), ["ann@example.com"]).vault.model_dump()
+    pinned = PinnedPolicy(model="*", version=1, vault=known)
+    done = policed_texts(policy(MAIL), pinned, texts, "it", after=OF_CALLS)
+    assert done == ("ask <EMAIL_1>", f"or <EMAIL_{OF_CALLS + 1}> and <EMAIL_1>")
 
 
 REQUEST = EngineRequest("r", (0x68, 0x6F, 0xC3), SamplingParams(4, logprobs=1, echo=True))
