@@ -114,6 +114,10 @@ class Bench:
         with self.db.begin() as connection:
             return list(connection.execute(text(sql), values))
 
+    def end_leases(self) -> None:
+        """Let the leases of all running jobs end now, as those of a dead or stopped worker do some time later."""
+        self.query("UPDATE jobs SET lease_expires_at = now() WHERE state = 'running' RETURNING id")
+
     def close(self) -> None:
         """Drop the connection to Redis."""
         self.publisher.close()
@@ -144,7 +148,7 @@ class Duties(threading.Thread):
     def stop(self) -> None:
         """End the thread."""
         self._stopped.set()
-        self.join(10)
+        self.join(WAIT_S)
 
 
 def worker_command(model: str, *arguments: str) -> list[str]:
@@ -205,10 +209,14 @@ StartWorker = Callable[..., Process]
 
 @pytest.fixture
 def start_worker(settings: Settings, version: ModelVersion, start_process: StartProcess) -> StartWorker:
-    """Start worker processes for the fake model; ``start_worker("--name", "w1", drain_s=1)``, ready when returned."""
+    """Start worker processes for the fake model; ``start_worker("--name", "w1", drain_s=1)``, ready when returned.
+
+    Their leases outlast a pause of a busy machine; ``bench.end_leases`` ends those of a worker that was killed.
+    """
 
     def start(*arguments: str, ready: bool = True, model: str = "fake", **changes: object) -> Process:
-        worker = start_process(worker_command(model, *arguments), worker_environment(settings, changes))
+        environment = worker_environment(settings, {"lease_s": 30, **changes})
+        worker = start_process(worker_command(model, *arguments), environment)
         if ready:
             worker.wait_event("worker_ready")
         return worker
@@ -229,7 +237,7 @@ class Running:
 
     def run_to_end(self, *job_ids: str) -> None:
         for future in self.run(*job_ids):
-            future.result(30)
+            future.result(WAIT_S)
 
 
 StartHost = Callable[..., Running]
@@ -245,7 +253,7 @@ def start_host(settings: Settings, version: ModelVersion) -> Iterator[StartHost]
     ) -> Running:
         exits: list[int] = []
         runtime = WorkerRuntime(
-            settings.model_copy(update=settings_changes or {}),
+            settings.model_copy(update={"lease_s": 60, **(settings_changes or {})}),
             GenerateModel(version, FakeRunner(**runner), ByteTokenizer()),
             owner=f"runtime-{len(started)}",
             max_jobs=64,

@@ -60,18 +60,20 @@ def test_pictures_arrive_bit_for_bit_and_again_after_a_kill(
     bench = Bench(db, settings, version)
     duties = Duties(bench)
     duties.start()
-    environment = worker_environment(settings, {"lease_s": 1})
+    environment = worker_environment(settings, {"lease_s": 60})
     file_id = upload(db, FolderBlobs(settings.home / "files"), bench.tenant_id, png(2, 40))
     images = [{"url": url_of(png(1)), "at": len(ON_AND_ON), "detail": "low"}, {"file_id": file_id, "at": 99}]
     message = {"role": "user", "content": f"{ON_AND_ON}a mill", "images": images}
     payload = {"input": {"messages": [message]}, "sampling": {"max_tokens": 100, "temperature": 0}}
-    server.step_s = 0.02
+    server.step_s = 0.1
     try:
         worker = start_process(worker_command("seeing"), environment)
         (job_id,) = bench.submit(payload=payload)
         wait_for(lambda: server.num_tokens > 20 and len(server.calls) == 2, "text comes, after the trial picture")
         worker.signal(signal.SIGKILL)
         wait_for(lambda: len(server.aborted) == 1, "the server has ended the request of the dead worker")
+        bench.end_leases()
+        server.step_s = 0.01
         start_process(worker_command("seeing"), environment)
         (job,) = bench.wait_ended([job_id])
     finally:

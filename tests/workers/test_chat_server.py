@@ -46,7 +46,7 @@ def bench(db: Database, settings: Settings, server: FakeChat) -> Iterator[Bench]
 
 @pytest.fixture
 def start_worker(settings: Settings, start_process: StartProcess, tmp_path: Path) -> Callable[..., Process]:
-    environment = worker_environment(settings, {"home": tmp_path / "home", "lease_s": 1})
+    environment = worker_environment(settings, {"home": tmp_path / "home", "lease_s": 60})
     return lambda **more: start_process(worker_command("served"), environment | more)
 
 
@@ -79,12 +79,14 @@ def test_a_job_has_the_servers_text_and_counts_and_a_busy_server_charges_nothing
 def test_an_attempt_that_lost_its_worker_starts_anew(
     bench: Bench, server: FakeChat, start_worker: Callable[[], Process]
 ) -> None:
-    server.step_s = 0.02
+    server.step_s = 0.1
     worker, content = start_worker(), f"{ON_AND_ON}a mill"
     job_id = submit(bench, content, max_tokens=100)
     wait_for(lambda: server.num_tokens > 20, "text comes")
     worker.signal(signal.SIGKILL)
     wait_for(lambda: len(server.aborted) == 1, "the server has ended the request of the dead worker")
+    bench.end_leases()
+    server.step_s = 0.01
     start_worker()
     (job,) = bench.wait_ended([job_id])
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)

@@ -127,12 +127,13 @@ def check_first_token(api: httpx2.Client, job_id: str, known: list[bool]) -> Non
 def test_a_killed_worker_leaves_no_gap(
     bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(fake_step_ms=10)
+    worker = start_worker(fake_step_ms=50)
     job_id = submit(api, logprobs=1)
     reader = Reader().read(api, "GET", f"/v1/jobs/{job_id}/events")
     reader.wait_for(b"job.delta", 40)
     worker.signal(signal.SIGKILL)
     worker.wait_exit()
+    bench.end_leases()
     second = start_worker(fake_step_ms=1)
     events = parse(reader.rest())
     check_gapless(events)
@@ -160,6 +161,7 @@ def test_a_hundred_equal_requests_are_computed_once_although_the_worker_is_kille
         ids = [source, sharer, *pool.map(lambda _: submit(api, cache="use"), range(98))]
     worker.signal(signal.SIGKILL)
     worker.wait_exit()
+    bench.end_leases()
     start_worker(fake_step_ms=1)
     check_gapless(parse(reader.rest()))
     for job_id in ids:
@@ -176,7 +178,7 @@ def test_a_drained_worker_hands_on_what_it_had_even_if_redis_forgets(
     start_worker: StartWorker,
     redis_client: redis.Redis,
 ) -> None:
-    worker = start_worker(fake_step_ms=10, drain_s=0.3)
+    worker = start_worker(fake_step_ms=50, drain_s=0.3)
     job_id = submit(api, logprobs=1)
     reader = Reader().read(api, "GET", f"/v1/jobs/{job_id}/events")
     reader.wait_for(b"job.delta", 40)
@@ -203,12 +205,13 @@ def test_where_the_tail_is_lost_with_the_worker_the_reader_is_told(
     start_worker: StartWorker,
     redis_client: redis.Redis,
 ) -> None:
-    worker = start_worker(fake_step_ms=10)
+    worker = start_worker(fake_step_ms=50)
     job_id = submit(api)
     reader = Reader().read(api, "GET", f"/v1/jobs/{job_id}/events")
     reader.wait_for(b"job.delta", 40)
     worker.signal(signal.SIGKILL)
     worker.wait_exit()
+    bench.end_leases()
     redis_client.flushall()
     start_worker(fake_step_ms=1)
     events = parse(reader.rest())
@@ -223,7 +226,7 @@ def test_where_the_tail_is_lost_with_the_worker_the_reader_is_told(
 def test_a_chat_stream_goes_on_as_if_nothing_had_happened(
     bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(fake_step_ms=10)
+    worker = start_worker(fake_step_ms=50)
     body = {
         "model": "fake",
         "messages": [{"role": "user", "content": "hi"}],
@@ -235,6 +238,7 @@ def test_a_chat_stream_goes_on_as_if_nothing_had_happened(
     reader.wait_for(b'"content"', 4)
     worker.signal(signal.SIGKILL)
     worker.wait_exit()
+    bench.end_leases()
     start_worker(fake_step_ms=1)
     chunks = reader.rest().decode().split("\n\n")
     assert chunks[-2:] == ["data: [DONE]", ""]
@@ -248,11 +252,12 @@ def test_a_chat_stream_goes_on_as_if_nothing_had_happened(
 def test_a_worker_that_was_paused_adds_nothing_to_what_the_next_one_took_over(
     bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(fake_step_ms=10)
+    worker = start_worker(fake_step_ms=50)
     job_id = submit(api)
     reader = Reader().read(api, "GET", f"/v1/jobs/{job_id}/events")
     reader.wait_for(b"job.delta", 40)
     worker.signal(signal.SIGSTOP)
+    bench.end_leases()
     second = start_worker(fake_step_ms=20)
     second.wait_event("attempt_released")
     worker.signal(signal.SIGCONT)

@@ -102,9 +102,9 @@ def test_the_tasks_page_loads_its_table_and_shows_how_jobs_ended(
         return {row["uuid"]: row for row in table.raise_for_status().json()["data"]}
 
     secret = "the heron waits under the third arch"
-    start_worker(lease_s=2)
+    start_worker(lease_s=6, fake_step_ms=5)
     # A worker reports its tasks when Flower asks, every few seconds.
-    wait_for(lambda: bench.wait_ended(bench.submit(1)) and len(rows()) > 0, "Flower hears of tasks", timeout_s=30)
+    wait_for(lambda: bench.wait_ended(bench.submit(1)) and len(rows()) > 0, "Flower hears of tasks")
     (running,) = bench.submit(1, sampling={"max_tokens": 8000})
     wait_for(lambda: bench.job(running).state is JobState.RUNNING, "one runs")
     jobs.request_cancel(bench.db, bench.tenant_id, running)

@@ -146,7 +146,7 @@ def test_a_server_that_is_away_is_waited_for_and_compared_when_it_is_back(
     bench = Bench(db, settings, registered(db, files, url=server.url))
     duties_of(bench)
     server._await(server._die())
-    worker = serve(max_step_s=5)
+    worker = serve(max_step_s=60, lease_s=30)
     worker.wait_engine("does not answer")
     server._await(server._listen())
     worker.wait_engine("ok")
@@ -177,13 +177,13 @@ def test_a_server_that_hangs_and_not_a_slow_one_ends_the_worker_and_its_jobs_are
     db: Database, settings: Settings, files: Path, server: FakeVllm, serve: StartServed
 ) -> None:
     bench = Bench(db, settings, registered(db, files, url=server.url))
-    worker = serve(max_step_s=4, lease_s=0.5)
+    worker = serve(max_step_s=10, lease_s=4)
     worker.wait_engine("ok")
     server.step_s = 0.02
     (job_id,) = bench.submit(1, sampling={"max_tokens": 300})
     wait_for(lambda: server.num_tokens > 5, "the job runs")
     server.freeze()
-    threading.Event().wait(1)
+    threading.Event().wait(5)
     server.go_on()
     num_tokens = server.num_tokens
     wait_for(lambda: server.num_tokens > num_tokens + 20, "it goes on")
@@ -221,7 +221,7 @@ def test_a_worker_starts_its_server_restarts_it_and_leaves_nothing(
 ) -> None:
     bench = Bench(db, settings, registered(db, files, context_window=2048))
     duties_of(bench)
-    worker = serve("--engine", "vllm", "--", "--tensor-parallel-size", "4", engine_python=engine_python)
+    worker = serve("--engine", "vllm", "--", "--tensor-parallel-size", "4", engine_python=engine_python, lease_s=30)
     worker.wait_engine("ok")
     argv = starts(tmp_path)[0]["argv"]
     assert argv[:5] == ["-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(files)]
@@ -233,8 +233,8 @@ def test_a_worker_starts_its_server_restarts_it_and_leaves_nothing(
     os.kill(first[0], signal.SIGKILL)
     ended = bench.wait_ended(ids)
     assert {(job.state, job.attempt) for job in ended} == {(JobState.SUCCEEDED, 1)}
-    (_, second) = starts(tmp_path)
-    assert not still_alive(first)
+    (_, second) = wait_for(lambda: starts(tmp_path)[1:] and starts(tmp_path), "the server is started again")
+    wait_for(lambda: not still_alive(first), "nothing is left of the first server")
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.wait_exit()
     wait_for(lambda: not still_alive(second["pids"]), "the server ended with its worker")

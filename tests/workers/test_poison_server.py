@@ -56,7 +56,7 @@ def test_it_fails_and_its_neighbours_succeed(
     bench = Bench(db, settings, register_external(db, "served", spec, source=None, tokenizer=files, actor="tests"))
     duties = Duties(bench)
     duties.start()
-    start_process(worker_command("served"), worker_environment(settings, {"home": tmp_path / "home"}))
+    start_process(worker_command("served"), worker_environment(settings, {"home": tmp_path / "home", "lease_s": 60}))
     innocents = [bench.submit(prompt=f"tell me of {name}", sampling={"max_tokens": LENGTH})[0] for name in "abc"]
     wait_for(lambda: bench.states(innocents)[JobState.RUNNING] == 3, "the innocents run together")
     (poison,) = bench.submit(prompt=f"eat {MARK}")

@@ -18,9 +18,10 @@ from workers.presence import PresenceReporter
 def test_a_worker_counts_from_its_start_until_it_is_told_to_stop(bench: Bench, start_worker: StartWorker) -> None:
     assert presence.read_serving(bench.db) == {}
     worker = start_worker(kv_pool_tokens=1024)
-    assert presence.read_serving(bench.db) == {bench.queue: Serving(1, 1024)}
+    wait_for(lambda: presence.read_serving(bench.db) == {bench.queue: Serving(1, 1024)}, "one serves")
     start_worker(kv_pool_tokens=16_384, max_slots=5)
-    assert presence.read_serving(bench.db) == {bench.queue: Serving(2, 8192)}, "no more than the window"
+    # Its capacity is no more than the window.
+    wait_for(lambda: presence.read_serving(bench.db) == {bench.queue: Serving(2, 8192)}, "both serve")
     with bench.db.begin() as connection:
         slots = connection.execute(text("SELECT slots FROM worker_processes ORDER BY slots")).scalars()
         assert list(slots) == [5, bench.settings.max_slots]

@@ -17,7 +17,7 @@ from store.settings import Settings
 from store.tenants import api_keys
 from store.tracing.tracing import Tracing
 from tests.otlp import Collector, ReceivedSpan
-from tests.processes import StartProcess, wait_for
+from tests.processes import WAIT_S, StartProcess, wait_for
 from tests.producer_api.serving import serving
 from workers.dispatcher.dispatcher import Dispatcher
 from workers.tasks.generate import GenerateModel
@@ -57,7 +57,7 @@ def dispatching(settings: Settings, tracing: Tracing) -> Iterator[None]:
         yield
     finally:
         dispatcher.stop()
-        thread.join(20)
+        thread.join(WAIT_S)
         dispatcher.close()
 
 
@@ -87,7 +87,7 @@ def submit(api: httpx2.Client, hook: Receiver, *, flags: str) -> str:
 def test_one_trace_through_a_killed_worker(
     bench: Bench, settings: Settings, collector: Collector, hook: Receiver, start_process: StartProcess
 ) -> None:
-    changes = {"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",), "lease_s": 1.0, "sweep_s": 0.3}
+    changes = {"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",), "lease_s": 60.0, "sweep_s": 0.3}
     settings = settings.model_copy(update=changes)
     slow = worker_environment(settings, {"fake_step_ms": 1000, "webhook_allow_networks": ""})
     first = start_process(worker_command("fake"), {**slow, **collector.environment})
@@ -103,6 +103,7 @@ def test_one_trace_through_a_killed_worker(
             wait_for_delta(response)
         first.signal(signal.SIGKILL)
         first.wait_exit()
+        bench.end_leases()
         unsampled = submit(api, hook, flags="00")
         with capture_logs([merge_contextvars]) as said, second_worker(bench, settings, collector.tracing("second")):
             bench.wait_ended([job_id, unsampled])

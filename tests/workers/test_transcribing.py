@@ -50,7 +50,8 @@ def test_a_killed_worker_leaves_no_gap_in_a_transcript(
     sizes = {"model": "ears", "transcribe_chunks": 1, "torch_threads": 1}
     # It dies as soon as a delta is in Redis.
     worker = start_worker(environment="test", failpoints="stream.published=kill", ready=False, **sizes)
-    worker.wait_exit()
+    worker.wait_exit(180)
+    bench.end_leases()
     second = start_worker(**sizes)
     events = parse(reader.rest())
     deltas = [event for event in events if event.name == "job.delta"]

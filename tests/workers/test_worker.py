@@ -18,12 +18,12 @@ from store.jobs import jobs
 from store.redis.celery_queue import TASK
 from store.schema.job_states import JobState
 from store.streams import stream_log
-from tests.processes import WAIT_S, wait_for
+from tests.processes import WAIT_S, free_port, wait_for
 
 from .conftest import Bench, Duties, StartWorker
 
 SLOW = {"max_tokens": 1900}
-"""A job of ten seconds at a step of 5 ms; eight of them fit into the KV pool."""
+"""A job of 38 s at a step of 20 ms; eight of them fit into the KV pool."""
 
 
 def test_two_hundred_jobs_end_once_each(bench: Bench, duties: Duties, start_worker: StartWorker) -> None:
@@ -67,7 +67,7 @@ def test_kill_9_in_the_middle_and_a_restart(bench: Bench, duties: Duties, start_
     wait_for(lambda: bench.states(ids)[JobState.SUCCEEDED] >= 20, "some jobs are done")
     worker.signal(signal.SIGKILL)
     worker.wait_exit()
-    assert bench.states(ids)[JobState.RUNNING] > 0
+    bench.end_leases()
     start_worker()
     ended = bench.wait_ended(ids)
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
@@ -76,41 +76,36 @@ def test_kill_9_in_the_middle_and_a_restart(bench: Bench, duties: Duties, start_
 
 
 def test_sigterm_hands_back_in_time_without_charging(bench: Bench, start_worker: StartWorker) -> None:
-    worker = start_worker(fake_step_ms=5, drain_s=1)
+    worker = start_worker(fake_step_ms=20, drain_s=1)
     ids = bench.submit(8, sampling=SLOW)
     wait_for(lambda: bench.states(ids)[JobState.RUNNING] == 8, "all run")
     began = time.monotonic()
     worker.signal(signal.SIGTERM)
     assert worker.wait_exit() == 0
-    assert 0.75 <= time.monotonic() - began < 5.0, (
-        "the drain of a second less what the hand back takes, and what it takes to end"
-    )
+    assert time.monotonic() - began >= 0.75, "the drain of a second less what the hand back takes"
     rows = bench.query("SELECT state, attempt, owner, announced_at FROM jobs")
     assert {tuple(row) for row in rows} == {("queued", 0, None, None)}, "free, unannounced, not charged"
     assert worker.events("handed_back")[0]["num_jobs"] == 8
 
 
 def test_jobs_that_end_within_the_drain_are_not_handed_back(bench: Bench, start_worker: StartWorker) -> None:
-    worker = start_worker(fake_step_ms=20, drain_s=10)
-    ids = bench.submit(4, sampling={"max_tokens": 60})
+    # It does not wait for the drain's end when nothing runs: that would be after the time that the test waits.
+    worker = start_worker(fake_step_ms=20, drain_s=600)
+    ids = bench.submit(4, sampling={"max_tokens": 300})
     wait_for(lambda: bench.states(ids)[JobState.RUNNING] == 4, "all run")
-    began = time.monotonic()
     worker.signal(signal.SIGTERM)
     assert worker.wait_exit() == 0
-    assert time.monotonic() - began < 6.0, "it does not wait for the drain's end when nothing runs"
     assert bench.states(ids) == {JobState.SUCCEEDED: 4}
 
 
 def test_a_second_sigterm_hands_back_at_once(bench: Bench, start_worker: StartWorker) -> None:
-    worker = start_worker(fake_step_ms=5, drain_s=30)
+    worker = start_worker(fake_step_ms=20, drain_s=600)
     ids = bench.submit(2, sampling=SLOW)
     wait_for(lambda: bench.states(ids)[JobState.RUNNING] == 2, "both run")
     worker.signal(signal.SIGTERM)
     worker.wait_event("drain_began")
-    began = time.monotonic()
     worker.signal(signal.SIGTERM)
     assert worker.wait_exit() == 0
-    assert time.monotonic() - began < 15.0
     assert bench.states(ids) == {JobState.QUEUED: 2}
 
 
@@ -118,13 +113,13 @@ def test_a_second_sigterm_hands_back_at_once(bench: Bench, start_worker: StartWo
 def test_a_cancelled_job_stops_and_keeps_what_it_has(
     bench: Bench, redis_client: redis.Redis, start_worker: StartWorker, fast: bool
 ) -> None:
-    start_worker(fake_step_ms=5, lease_s=600 if fast else 1)
+    start_worker(fake_step_ms=20, lease_s=600 if fast else 4)
     (job_id,) = bench.submit(sampling=SLOW)
     wait_for(lambda: redis_client.exists(stream_log.stream_key(job_id)), "the first frame")
     jobs.request_cancel(bench.db, bench.tenant_id, job_id)
     if fast:
         stream_log.publish_cancel(redis_client, job_id)
-    (job,) = bench.wait_ended([job_id], timeout_s=5)
+    (job,) = bench.wait_ended([job_id])
     assert job.state is JobState.CANCELLED
     assert job.output is not None
     assert job.output["finish_reason"] == "cancelled"
@@ -133,9 +128,9 @@ def test_a_cancelled_job_stops_and_keeps_what_it_has(
 
 
 def test_a_deadline_ends_a_running_job(bench: Bench, start_worker: StartWorker) -> None:
-    start_worker(fake_step_ms=5)
-    (job_id,) = bench.submit(sampling=SLOW, deadline_s=1.0)
-    (job,) = bench.wait_ended([job_id], timeout_s=10)
+    start_worker(fake_step_ms=20)
+    (job_id,) = bench.submit(sampling=SLOW, deadline_s=6.0)
+    (job,) = bench.wait_ended([job_id])
     assert job.state is JobState.EXPIRED
     assert job.error is not None
     assert job.error["code"] == "deadline_exceeded"
@@ -143,15 +138,17 @@ def test_a_deadline_ends_a_running_job(bench: Bench, start_worker: StartWorker) 
     assert job.output["text"]
     assert job.completed_at is not None
     assert job.deadline_at is not None
-    assert 0 <= (job.completed_at - job.deadline_at).total_seconds() < 5, "not early, and before its last token"
+    assert job.completed_at >= job.deadline_at
+    assert job.usage is not None
+    assert 0 < job.usage["output_tokens"] < 1900
 
 
 def test_a_revoke_through_celery_cancels_a_running_job(bench: Bench, start_worker: StartWorker) -> None:
-    start_worker(fake_step_ms=5, celery_control="full")
+    start_worker(fake_step_ms=20, celery_control="full")
     (job_id,) = bench.submit(sampling=SLOW)
     bench.wait_state(job_id, JobState.RUNNING)
     bench.app.control.revoke(job_id, terminate=True)
-    (job,) = bench.wait_ended([job_id], timeout_s=10)
+    (job,) = bench.wait_ended([job_id])
     assert job.state is JobState.CANCELLED
     assert job.output is not None
 
@@ -163,14 +160,14 @@ def test_a_revoke_before_the_start_ends_the_job_too(bench: Bench, start_worker: 
     bench.app.control.revoke(new.id)
     wait_for(lambda: new.id in _revoked(bench), "the worker knows of the revoke")
     bench.publish_hints([new.id])
-    (job,) = bench.wait_ended([new.id], timeout_s=10)
+    (job,) = bench.wait_ended([new.id])
     assert job.state is JobState.CANCELLED
     assert worker.exit_code is None
 
 
 def _revoked(bench: Bench) -> list[str]:
     try:
-        answers = bench.app.control.inspect(timeout=1).revoked() or {}
+        answers = bench.app.control.inspect(timeout=30, limit=1).revoked() or {}
     except redis.ConnectionError:
         # A connection of the app's pool from before an earlier test restarted Redis; the pool replaces it.
         return []
@@ -211,7 +208,7 @@ def test_duplicate_and_stale_hints_are_harmless(bench: Bench, start_worker: Star
 
 def test_a_worker_takes_what_its_engine_holds_and_no_more(bench: Bench, start_worker: StartWorker) -> None:
     """256 KV blocks at 4 a job: 64 are claimed, one more at most waits in the broker's connection."""
-    start_worker(fake_step_ms=50, kv_pool_tokens=256 * 16, kv_block_tokens=16, max_slots=500, lease_s=60)
+    start_worker(fake_step_ms=150, kv_pool_tokens=256 * 16, kv_block_tokens=16, max_slots=500)
     ids = bench.submit(100, prompt="p" * 8, sampling={"max_tokens": 56})
     wait_for(lambda: bench.states(ids)[JobState.RUNNING] >= 64, "the engine is full")
     assert bench.states(ids)[JobState.RUNNING] == 64
@@ -238,17 +235,16 @@ def test_a_flushed_redis_loses_no_job(
 def test_a_paused_worker_cannot_overwrite_the_newer_attempt(
     bench: Bench, duties: Duties, start_worker: StartWorker
 ) -> None:
-    paused = start_worker("--name", "paused", fake_step_ms=10, lease_s=1)
+    paused = start_worker("--name", "paused", fake_step_ms=100, lease_s=6)
     (job_id,) = bench.submit(sampling={"max_tokens": 100})
     bench.wait_state(job_id, JobState.RUNNING)
     paused.signal(signal.SIGSTOP)
+    bench.end_leases()
     start_worker("--name", "other")
     (job,) = bench.wait_ended([job_id])
     assert (job.state, job.epoch, job.attempt) == (JobState.SUCCEEDED, 3, 2), "lost, alone for a while, then in company"
     paused.signal(signal.SIGCONT)
-    wait_for(
-        lambda: paused.events("lease_lost") or paused.events("stale_finish_refused"), "the paused worker noticed", 10
-    )
+    wait_for(lambda: paused.events("lease_lost") or paused.events("stale_finish_refused"), "the paused worker noticed")
     assert bench.job(job_id) == job
 
 
@@ -308,7 +304,7 @@ def test_what_comes_through_redis_neither_ends_a_worker_nor_runs_code(
             producer.publish(**body, exchange="", routing_key=bench.queue, headers={"task": TASK, "id": "x"})
             producer.publish(**body, exchange=bus, routing_key="", declare=[bus])
     bench.wait_ended(bench.submit(3))
-    assert len(worker.events("control_refused")) == 8
+    wait_for(lambda: len(worker.events("control_refused")) == 8, "each command was refused, also the last one")
     assert not (tmp_path / "sprung").exists()
     assert pickle.loads(pickle.dumps(trap)) is None
     assert (tmp_path / "sprung").exists(), "it would have worked"
@@ -347,15 +343,18 @@ def test_what_is_wrong_at_the_start_is_one_line(
 
 
 def test_a_metrics_port(bench: Bench, start_worker: StartWorker) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     worker = start_worker(worker_metrics_port=port)
     bench.wait_ended(bench.submit(3))
     assert "superuser" not in worker.log(), "Celery's word about pickled messages, which are never read"
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
-        body = response.read().decode()
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
+            return str(response.read().decode())
+
+    # A job is counted after its row is written.
+    counted = re.compile(r'^headrace_jobs_finished_total\{.*state="succeeded".*\} 3.0$', re.MULTILINE)
+    wait_for(lambda: counted.search(metrics()), metrics)
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=5):
         pass  # another address of this machine: it listens only on the configured one
-    assert re.search(r'^headrace_jobs_finished_total\{.*state="succeeded".*\} 3.0$', body, re.MULTILINE)
-    assert re.search(r"^headrace_engine_output_tokens_total\{.*\} 48.0$", body, re.MULTILINE)
+    assert re.search(r"^headrace_engine_output_tokens_total\{.*\} 48.0$", metrics(), re.MULTILINE)

@@ -10,11 +10,10 @@ import pytest
 import redis
 from kombu.entity import Queue
 
-from store.ports import free_port
 from store.redis.celery_queue import Hint, HintPublisher, celery_app, encode, fast_lane_list, hint_of
 from store.schema.job_states import JobState
 from store.settings import Settings
-from tests.processes import Process, wait_for
+from tests.processes import Process, free_port, wait_for
 from tests.workers.conftest import Bench
 from workers.celery.consumer import take_without_acknowledging
 
@@ -96,7 +95,7 @@ def test_taking_a_hint_leaves_nothing_in_redis(settings: Settings, redis_client:
 @pytest.fixture
 def junk_dropped(start_worker: Callable[..., Process]) -> Iterator[Callable[[], int]]:
     """Start a worker; return the number of dropped messages."""
-    port = free_port("127.0.0.1", 0)
+    port = free_port()
     worker = start_worker(worker_metrics_port=port, lease_s=30)
 
     def dropped() -> int:

@@ -110,7 +110,7 @@ def direct(bench: Bench, db: Database) -> Iterator[Claims]:
     for stop in stops:
         stop()
     for thread in threads:
-        thread.join(10)
+        thread.join(WAIT_S)
 
 
 def lose(bench: Bench, job_ids: list[str]) -> None:

@@ -508,7 +508,7 @@ def test_what_is_due_in_masses_does_not_wait_for_the_next_sweep(
         wait_for(lambda: {read(job_id).state for job_id in lost} == {JobState.QUEUED}, "taken back")
     finally:
         dispatcher.stop()
-        thread.join(10)
+        thread.join(WAIT_S)
 
 
 def test_a_sweep_that_never_ends_starves_no_other_duty(
@@ -524,7 +524,7 @@ def test_a_sweep_that_never_ends_starves_no_other_duty(
         wait_for(lambda: hinted(redis_client) == [job_id], "announced")
     finally:
         dispatcher.stop()
-        thread.join(10)
+        thread.join(WAIT_S)
 
 
 def test_a_running_dispatcher_survives_wipes_and_cut_connections(
@@ -597,7 +597,7 @@ def test_one_leads_and_the_other_takes_over(
             wait_for(is_led, "the standby leads")
         finally:
             standby.stop()
-            thread.join(10)
+            thread.join(WAIT_S)
     wait_for(lambda: not is_led(), "the lock is free again")
 
 

@@ -222,6 +222,7 @@ def test_two_versions_on_vllm_share_a_place_and_the_one_without_it_sleeps(
     register(db, files, "one", "two")
     engine = fake_engine_python(tmp_path)
     changes = {"host_residence_s": 0, "host_swap_share": 1, "drain_s": 1, "home": tmp_path, "engine_python": engine}
+    changes["lease_s"] = 60
     argv = python("-m", "workers.host", "--memory", "768MiB", "--sleep-memory", "1GiB", "--name", "h1")
     host = start_process(argv, worker_environment(settings, changes))
     # A version that is not verified gets a place for it: so both have had one, and the first one sleeps.

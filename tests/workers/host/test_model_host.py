@@ -73,7 +73,7 @@ def place(queue: str) -> HostPlace:
 
 
 def start_host(start_process: StartProcess, settings: Settings, *options: str) -> Process:
-    changes = {"host_residence_s": 0, "host_swap_share": 1, "drain_s": 1}
+    changes = {"host_residence_s": 0, "host_swap_share": 1, "drain_s": 1, "lease_s": 60}
     argv = python("-m", "workers.host", "--memory", ONE_PLACE, "--name", "h1", *options)
     return start_process(argv, worker_environment(settings, changes))
 

@@ -41,7 +41,7 @@ def test_workers_follow_the_decision_and_a_drained_one_ends_its_jobs(
     given = {"runner": "fake", "source": "", "digest": "0" * 64, "dtype": "none", "context_window": 8192}
     bench = Bench(db, settings, models.register_version(db, model="one", actor="tests", **given))
     # A drain of a worker that is not scaled would hand the jobs back after a tenth of a second.
-    changes = {"drain_s": 0.1, "autoscale_drain_s": LONG_S, "fake_step_ms": 20}
+    changes = {"drain_s": 0.1, "autoscale_drain_s": LONG_S, "fake_step_ms": 20, "lease_s": 60}
     argv = python("-m", "workers.host", "--autoscale", "--name", "h1")
     host = start_process(argv, worker_environment(settings, changes))
     decided(db, bench.queue, 2)
@@ -52,7 +52,7 @@ def test_workers_follow_the_decision_and_a_drained_one_ends_its_jobs(
     (report,) = read_hosts(db)
     assert [event.kind for event in report.events if event.kind in {"failed", "draining"}] == ["failed"]
 
-    jobs = bench.submit(4, sampling={"max_tokens": 200})
+    jobs = bench.submit(4, sampling={"max_tokens": 600})
     wait_for(lambda: bench.states(jobs)[JobState.RUNNING] == 4, lambda: host.log(), LONG_S)
     decided(db, bench.queue, 0)
     wait_for(lambda: bool(places(db)) and not serving(db), lambda: host.log(), LONG_S)

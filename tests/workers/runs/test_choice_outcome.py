@@ -36,6 +36,11 @@ def slowed(stage: Stage) -> threading.Event:
     return may_go
 
 
+def both_long_ones_run(stage: Stage, job_id: str) -> bool:
+    """Return True once the short answer has ended and the two long ones have a part of theirs."""
+    return stage.redis.xlen(stream_key(job_id)) > 60 and stage.runtime.engine.stats().running == 2
+
+
 def streamed(stage: Stage, job_id: str, after: str = "") -> tuple[list[str], list[dict[str, Any]]]:
     """The names of the events of a stream, and the data of its deltas; the numbers have no gap."""
     raw = stage.api.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": after} if after else {}).content
@@ -94,7 +99,7 @@ def test_each_choice_has_its_own_calls(stage: Stage) -> None:
 def test_a_cancel_ends_all_choices_that_still_run(stage: Stage) -> None:
     slowed(stage)
     job_id = submitted(stage, ["short"], ENDLESS, ENDLESS)
-    wait_for(lambda: stage.redis.xlen(stream_key(job_id)) > 10, "all of them run")
+    wait_for(lambda: both_long_ones_run(stage, job_id), "all of them run")
     stage.api.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
     job = stage.ended(job_id)
     choices = job["output"]["choices"]
@@ -116,7 +121,7 @@ def test_choices_that_are_handed_on_continue_and_an_ended_one_does_not_run_again
     may_go = slowed(stage)
     long = [f"{number} " for number in range(1000)]
     job_id = submitted(stage, ["short"], long, long, sampling={"temperature": 0, "logprobs": 0})
-    wait_for(lambda: stage.redis.xlen(stream_key(job_id)) > 10, "all of them run")
+    wait_for(lambda: both_long_ones_run(stage, job_id), "all of them run")
     steps = stage.runtime.engine.stats().completed
     stage.runtime._hand_on()
     may_go.set()

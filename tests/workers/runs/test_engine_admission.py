@@ -8,6 +8,7 @@ from typing import Any
 from kombu.asynchronous import Hub
 from kombu.transport.virtual import QoS
 
+from tests.processes import WAIT_S
 from tests.workers.engine_stub import EngineStub
 from workers.celery.consumer import ask_before_consuming, wake
 from workers.runs.engine_admission import EngineAdmission, Ticket
@@ -161,7 +162,7 @@ def test_the_event_loop_is_woken_from_another_thread() -> None:
     silent, other_end = socket.socketpair()
     try:
         hub.add_reader(silent, lambda: None)  # without one the loop naps instead of polling
-        hub.call_later(30, lambda: None)
+        hub.call_later(600, lambda: None)
         loop = hub.create_loop()
         turned = threading.Event()
 
@@ -172,7 +173,7 @@ def test_the_event_loop_is_woken_from_another_thread() -> None:
         threading.Thread(target=turn, daemon=True).start()
         assert not turned.wait(0.2), "nothing to do: it waits"
         wake(hub)
-        assert turned.wait(5)
+        assert turned.wait(WAIT_S)
     finally:
         hub.close()
         silent.close()
@@ -213,12 +214,12 @@ class TestAlone:
         with admission.reserved():
             late = threading.Thread(target=run, args=(admission.take(),))
             late.start()
-            assert admission.wait_empty(1), "it is not counted as company"
+            assert admission.wait_empty(WAIT_S), "it is not counted as company"
             with admission.alone():
                 late.join(0.1)
                 assert went_on == []
                 assert admission.num_taken == 2
-        late.join(5)
+        late.join(WAIT_S)
         assert went_on == [True]
         assert admission.num_taken == 0
 

@@ -28,7 +28,7 @@ from store.schema.job_states import JobState
 from store.settings import Settings
 from store.streams.stream_log import Frame, read_frame, stream_key
 from store.tenants import api_keys
-from tests.processes import wait_for
+from tests.processes import WAIT_S, wait_for
 from tests.producer_api.calling import error_of, parse
 from tests.producer_api.serving import serving
 from tests.stored import everything_stored
@@ -111,7 +111,7 @@ class Feeder(threading.Thread):
 
     def stop(self) -> None:
         self._stopped.set()
-        self.join(10)
+        self.join(WAIT_S)
         self._threads.shutdown()
 
 
@@ -127,7 +127,7 @@ def sealed(bench: Bench, settings: Settings, redis_client: redis.Redis) -> Itera
 
 
 def on_stage(bench: Bench, settings: Settings, redis_client: redis.Redis) -> Iterator[Stage]:
-    settings = settings.model_copy(update={"stream_deltas_per_s": float("inf")})
+    settings = settings.model_copy(update={"stream_deltas_per_s": float("inf"), "lease_s": 60})
     tokenizer = PieceTokenizer()
     runner = SayingRunner(tokenizer)
     runtime = WorkerRuntime(
@@ -354,7 +354,7 @@ def test_an_attempt_after_a_lost_one_begins_anew_and_nobody_notices(
     assert put.status_code == 200, put.text
     wanted = apply_output(Policy(PolicyDocument.model_validate({"rules": [rule]})), answer()).text
     assert wanted != answer()
-    worker = start_worker(fake_step_ms=10)
+    worker = start_worker(fake_step_ms=50)
     job_id = submit(api)
     watcher = Reader().read(api, "GET", f"/v1/jobs/{job_id}/events")
     body = {"model": "fake", "prompt": "say", "max_tokens": 150, "ignore_eos": True, "seed": 3, "stream": True}
@@ -365,6 +365,7 @@ def test_an_attempt_after_a_lost_one_begins_anew_and_nobody_notices(
     assert not any(fields[b"i"] for _, fields in entries)
     worker.signal(signal.SIGKILL)
     worker.wait_exit()
+    bench.end_leases()
     start_worker(fake_step_ms=1)
     events = parse(watcher.rest())
     *_, restart = (index for index, event in enumerate(events) if event.name == "job.restarted")

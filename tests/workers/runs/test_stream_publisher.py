@@ -10,7 +10,7 @@ from models.engine.requests import Delta
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from store.streams.stream_log import Frame, StreamPublisher, stream_key
-from tests.processes import wait_for
+from tests.processes import WAIT_S, wait_for
 from workers.runs.in_flight import AttemptId
 from workers.runs.stream_publisher import ExponentialBackoff, FrameQueue
 
@@ -26,7 +26,7 @@ class Gate:
 
     def publish(self, frames: Sequence[Frame]) -> int:
         self.entered.set()
-        assert self.open.wait(10)
+        assert self.open.wait(4 * WAIT_S)
         if self.failing:
             raise ConnectionError("redis is away")
         self.calls.append(list(frames))
@@ -48,17 +48,17 @@ def frames(gate: Gate) -> Iterator[FrameQueue]:
     queue.start()
     yield queue
     gate.open.set()
-    queue.stop(5)
+    queue.stop(WAIT_S)
 
 
 def test_what_comes_during_a_call_goes_out_together_in_the_next(frames: FrameQueue, gate: Gate) -> None:
     frames.put_deltas([delta("a", 1), delta("b", 1)])
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(WAIT_S)
     frames.put_deltas([delta("a", 2)])
     frames.put_deltas([delta("a", 3), delta("b", 2)])
     frames.put_end(AttemptId("a", 1))
     gate.open.set()
-    assert frames.flush(5)
+    assert frames.flush(WAIT_S)
     assert [[(frame.job_id, frame.seq) for frame in call] for call in gate.calls] == [
         [("a", 1), ("b", 1)],
         [("a", 2), ("a", 3), ("b", 2), ("a", 4)],
@@ -68,25 +68,25 @@ def test_what_comes_during_a_call_goes_out_together_in_the_next(frames: FrameQue
 
 def test_the_engine_never_waits_and_a_full_queue_drops(frames: FrameQueue, gate: Gate) -> None:
     frames.put_deltas([delta("a", 1)])
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(WAIT_S)
     for seq in range(2, 40):
         frames.put_deltas([delta("a", seq)])
     assert frames.num_dropped == 28, "38 came while the call was under way, 10 had room"
     gate.open.set()
-    assert frames.flush(5)
+    assert frames.flush(WAIT_S)
     assert [frame.seq for call in gate.calls for frame in call] == list(range(1, 12))
 
 
 def test_after_a_drop_sequence_numbers_go_on_as_the_engine_gave_them(frames: FrameQueue, gate: Gate) -> None:
     frames.put_deltas([delta("a", 1)])
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(WAIT_S)
     frames.put_deltas([delta("b", seq) for seq in range(1, 11)])
     frames.put_deltas([delta("a", 2)])  # dropped
     gate.open.set()
-    assert frames.flush(5)
+    assert frames.flush(WAIT_S)
     frames.put_deltas([delta("a", 3)])
     frames.put_end(AttemptId("a", 1))
-    assert frames.flush(5)
+    assert frames.flush(WAIT_S)
     assert [frame.seq for call in gate.calls for frame in call if frame.job_id == "a"] == [1, 3, 4]
 
 
@@ -98,15 +98,15 @@ def test_a_dead_redis_costs_one_attempt_and_then_frames_are_dropped(gate: Gate) 
     gate.failing = True
     for seq in range(1, 6):
         queue.put_deltas([delta("a", seq)])
-        assert queue.flush(5)
+        assert queue.flush(WAIT_S)
     assert (queue.num_dropped, queue.num_published, gate.calls) == (5, 0, [])
     gate.failing = False
     queue.put_deltas([delta("a", 6)])
-    assert queue.flush(5)
+    assert queue.flush(WAIT_S)
     assert gate.calls == [], "the breaker is open"
     now[0] += 1
     queue.put_deltas([delta("a", 7)])
-    queue.stop(5)
+    queue.stop(WAIT_S)
     assert [[frame.seq for frame in call] for call in gate.calls] == [[7]]
 
 
@@ -114,7 +114,7 @@ def test_a_stop_publishes_what_is_queued(frames: FrameQueue, gate: Gate) -> None
     frames.put_deltas([delta("a", 1)])
     frames.put_end(AttemptId("a", 1))
     gate.open.set()
-    frames.stop(5)
+    frames.stop(WAIT_S)
     assert [frame.seq for call in gate.calls for frame in call] == [1, 2]
 
 
@@ -126,7 +126,7 @@ def test_an_attempt_that_goes_on_begins_with_its_start_and_ends_behind_it(frames
     frames.put_start(AttemptId("b", 2), start)
     frames.put_deltas([delta("b", 3, epoch=2)])
     frames.put_end(AttemptId("b", 2))
-    assert frames.flush(5)
+    assert frames.flush(WAIT_S)
     assert [frame for call in gate.calls for frame in call] == [
         Frame("a", 2, 0, None, checkpoint=start),
         Frame("a", 2, 3, None),
@@ -142,7 +142,7 @@ def test_an_end_without_deltas_and_a_forgotten_attempt_begin_at_one(frames: Fram
     frames.put_deltas([delta("b", 1)])
     frames.forget(AttemptId("b", 1))
     frames.put_end(AttemptId("b", 1))
-    assert frames.flush(5)
+    assert frames.flush(WAIT_S)
     assert [(f.job_id, f.seq) for call in gate.calls for f in call if f.text is None] == [("a", 1), ("b", 1)]
 
 
@@ -169,8 +169,8 @@ def test_redis_gets_the_frames_and_refuses_a_stale_epoch(redis_client: redis.Red
     queue.put_deltas([delta("job_a", 1, epoch=2), delta("job_a", 2, epoch=2)])
     queue.put_deltas([delta("job_a", 3, epoch=1)])
     queue.put_end(AttemptId("job_a", 2))
-    wait_for(lambda: redis_client.xlen(stream_key("job_a")) == 3, "the frames are there", 5)
-    queue.stop(5)
+    wait_for(lambda: redis_client.xlen(stream_key("job_a")) == 3, "the frames are there")
+    queue.stop(WAIT_S)
     ids = [entry_id.decode() for entry_id, _ in redis_client.xrange(stream_key("job_a"))]
     assert ids == ["2-1", "2-2", "2-3"]
 
@@ -180,7 +180,7 @@ def test_a_gate_holds_up_nobody_but_its_own_attempt(frames: FrameQueue, gate: Ga
 
     class Slow:
         def passed(self, frame: Frame) -> Frame | None:
-            assert let_go.wait(30)
+            assert let_go.wait(4 * WAIT_S)
             return frame
 
     gate.open.set()
@@ -190,5 +190,5 @@ def test_a_gate_holds_up_nobody_but_its_own_attempt(frames: FrameQueue, gate: Ga
     frames.put_deltas([delta("a", 2)])
     wait_for(lambda: [frame.seq for call in gate.calls for frame in call] == [1, 2])
     let_go.set()
-    assert frames.flush(30)
+    assert frames.flush(WAIT_S)
     assert [(frame.job_id, frame.seq) for call in gate.calls for frame in call][2:] == [("guarded", 1), ("guarded", 2)]

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections import Counter
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +24,8 @@ from store.registry.models import ModelVersion
 from store.schema.job_states import JobState
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
-from tests.workers.conftest import Bench, StartWorker
+from tests.processes import wait_for
+from tests.workers.conftest import StartWorker
 from tests.workers.engine_stub import EngineStub
 from tests.workers.tools.test_tool_caller import value_of
 from workers.runs.attempt_spans import AttemptSpans
@@ -59,14 +62,21 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 
 @linux_only
 @pytest.mark.parametrize("version", ["fake-encoder"], indirect=True)
-def test_only_the_computing_thread_of_an_encoders_worker_gives_way(bench: Bench, start_worker: StartWorker) -> None:
+def test_only_the_computing_thread_of_an_encoders_worker_gives_way(start_worker: StartWorker) -> None:
+    """No job is run: on a busy machine a thread that gives way may not get a turn for a minute."""
     worker = start_worker(encode_gives_way=True)
-    (job,) = bench.wait_ended(bench.submit())
-    assert job.state is JobState.SUCCEEDED
-    threads = [int(thread.name) for thread in Path(f"/proc/{worker.pid}/task").iterdir()]
-    policies = [os.sched_getscheduler(thread) for thread in threads]
-    assert policies.count(os.SCHED_IDLE) == 1
-    assert policies.count(os.SCHED_OTHER) == len(policies) - 1 > 1
+
+    def policies() -> Counter[int]:
+        found: Counter[int] = Counter()
+        for thread in Path(f"/proc/{worker.pid}/task").iterdir():
+            with suppress(ProcessLookupError):
+                found[os.sched_getscheduler(int(thread.name))] += 1
+        return found
+
+    found = wait_for(lambda: (found := policies())[os.SCHED_IDLE] and found, "the engine's thread gives way")
+    assert isinstance(found, Counter)
+    assert found.keys() == {os.SCHED_IDLE, os.SCHED_OTHER}
+    assert found[os.SCHED_IDLE] == 1 < found[os.SCHED_OTHER]
 
 
 @linux_only

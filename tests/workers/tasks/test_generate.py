@@ -62,9 +62,10 @@ def test_a_tenant_finds_the_beginnings_that_it_has_computed_and_nobody_elses(
 
 
 def test_in_the_engine_a_better_class_goes_first(bench: Bench, start_host: StartHost) -> None:
-    running = start_host({"max_slots": 2}, step_s=0.01)
+    all_came = threading.Event()
+    running = start_host({"max_slots": 2}, fault=lambda _plan: all_came.wait(0.02))
     stats = running.runtime.engine.stats
-    longest, long = (bench.submit(sampling={"max_tokens": max_tokens})[0] for max_tokens in (100, 40))
+    longest, long = (bench.submit(sampling={"max_tokens": max_tokens})[0] for max_tokens in (4000, 500))
     batch, interactive = (
         bench.submit(service_class=name)[0] for name in (ServiceClass.BATCH, ServiceClass.INTERACTIVE)
     )
@@ -75,6 +76,8 @@ def test_in_the_engine_a_better_class_goes_first(bench: Bench, start_host: Start
     futures += running.run(batch)
     wait_for(lambda: stats().waiting == 1, "the batch job waits")
     futures += running.run(interactive)
+    wait_for(lambda: stats().waiting == 2, "both wait")
+    all_came.set()
     for future in futures:
         future.result(WAIT_S)
     ends = {job_id: bench.job(job_id).completed_at for job_id in (interactive, batch, longest)}
@@ -180,7 +183,8 @@ def test_an_unexpected_error_is_an_attempt_and_logs_no_text(
 
 
 def test_a_stale_outcome_is_refused_counted_and_has_no_end_frame(bench: Bench, start_host: StartHost) -> None:
-    running = start_host(step_s=0.005)
+    may_go = threading.Event()
+    running = start_host(fault=lambda _plan: may_go.wait(4 * WAIT_S))
     (job_id,) = bench.submit(sampling={"max_tokens": 60})
     (future,) = running.run(job_id)
     bench.wait_state(job_id, JobState.RUNNING)
@@ -189,7 +193,8 @@ def test_a_stale_outcome_is_refused_counted_and_has_no_end_frame(bench: Bench, s
     running.runtime.leases.stop()  # this worker is not notified that it lost the job
     ends: list[tuple[str, int]] = []
     running.runtime.frames.put_end = lambda *end: ends.append(end)  # type: ignore[method-assign]  # watched
-    future.result(30)
+    may_go.set()
+    future.result(WAIT_S)
     assert (newer.epoch, bench.job(job_id).state) == (2, JobState.RUNNING)
     assert (running.runtime.metrics.stale_finishes._value.get(), ends) == (1, [])
 
@@ -201,7 +206,7 @@ def test_a_hand_back_frees_the_engine_and_charges_nothing(bench: Bench, start_ho
     wait_for(lambda: running.runtime.engine.stats().running == 3, "all are in the engine")
     running.runtime.hand_back()
     for future in futures:
-        future.result(5)
+        future.result(WAIT_S)
     assert {(bench.job(job_id).state, bench.job(job_id).attempt) for job_id in ids} == {(JobState.QUEUED, 0)}
     stats = running.runtime.engine.stats()
     assert (stats.running, stats.free_blocks) == (0, stats.total_blocks)
@@ -211,41 +216,44 @@ def test_a_hand_back_frees_the_engine_and_charges_nothing(bench: Bench, start_ho
 
 
 def test_a_cancel_between_claim_and_submission_is_not_lost(bench: Bench, start_host: StartHost) -> None:
-    running = start_host({"lease_s": 0.6}, step_s=0.005)
+    running = start_host({"lease_s": 6}, step_s=0.02)
     (job_id,) = bench.submit(sampling={"max_tokens": 1900})
     (future,) = running.run(job_id)
     bench.wait_state(job_id, JobState.RUNNING)
     jobs.request_cancel(bench.db, bench.tenant_id, job_id)
-    future.result(5)
+    future.result(WAIT_S)
     assert bench.job(job_id).state is JobState.CANCELLED
 
 
 @pytest.mark.parametrize("death", ["hang", "raise"])
 def test_a_dead_engine_ends_the_process_and_charges_the_attempts(
-    bench: Bench, start_host: StartHost, death: str
+    bench: Bench, start_host: StartHost, death: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both_inside, let_go = threading.Event(), threading.Event()
 
     def fault(_plan: StepPlan) -> None:
-        both_inside.wait(10)
+        both_inside.wait(4 * WAIT_S)
         if death == "raise":
             raise RunnerBroken("the device is gone")
-        let_go.wait(30)
+        let_go.wait(4 * WAIT_S)
 
-    running = start_host({"max_step_s": 1.0}, fault=fault)
+    running = start_host({"max_step_s": 600}, fault=fault)
     ids = bench.submit(2)
     futures = running.run(*ids)
     engine = running.runtime.engine
     wait_for(lambda: engine.stats().running + engine.stats().waiting == 2, "both are in the engine")
+    # The longest step is over only now: both jobs had all the time to come in.
+    is_healthy = engine.is_healthy
+    monkeypatch.setattr(engine, "is_healthy", lambda _max_step_s: is_healthy(0.0))
     both_inside.set()
-    wait_for(lambda: running.exits, "the watchdog ended the process", 10)
+    wait_for(lambda: running.exits, "the watchdog ended the process")
     assert running.exits == [EXIT_ENGINE_DEAD]
-    wait_for(lambda: bench.states(ids) == {JobState.QUEUED: 2}, "the jobs are back", 5)
+    wait_for(lambda: bench.states(ids) == {JobState.QUEUED: 2}, "the jobs are back")
     rows = bench.query("SELECT attempt, crashes, is_suspect FROM jobs")
     assert {tuple(row) for row in rows} == {(1, 1, True)}, "charged, and alone next time"
     let_go.set()
     for future in futures:
-        future.result(10)
+        future.result(WAIT_S)
     assert bench.states(ids) == {JobState.QUEUED: 2}, "what the dead engine said afterwards changed nothing"
 
 
@@ -275,7 +283,7 @@ def restartable(server_folder: Path, settings: Settings) -> Iterator[Restartable
         files={},
         actor="tests",
     )
-    own = settings.model_copy(update={"database_url": server.url, "lease_s": 6})
+    own = settings.model_copy(update={"database_url": server.url, "lease_s": 60})
     exits: list[int] = []
     model = GenerateModel(version, FakeRunner(step_s=0.01), ByteTokenizer())
     runtime = WorkerRuntime(own, model, owner="w1", max_jobs=64, exit_now=exits.append)
@@ -292,7 +300,7 @@ def restartable(server_folder: Path, settings: Settings) -> Iterator[Restartable
 
 def test_a_restart_of_postgres_loses_no_outcome_and_no_claim(restartable: Restartable) -> None:
     bench, running = restartable.bench, restartable.running
-    early = bench.submit(4, sampling={"max_tokens": 60})
+    early = bench.submit(4, sampling={"max_tokens": 500})
     late = bench.submit(4)
     computing = running.run(*early)
     wait_for(lambda: running.runtime.engine.stats().running == 4, "they compute")
@@ -301,7 +309,7 @@ def test_a_restart_of_postgres_loses_no_outcome_and_no_claim(restartable: Restar
     wait_for(lambda: running.runtime.engine.stats().completed == 4, "they are done with nowhere to write it")
     restartable.server.start()
     for future in (*computing, *claiming):
-        future.result(30)
-    ended = bench.wait_ended([*early, *late], timeout_s=5)
+        future.result(WAIT_S)
+    ended = bench.wait_ended([*early, *late])
     assert {(job.state, job.attempt) for job in ended} == {(JobState.SUCCEEDED, 1)}
     assert sweeps.sweep_leases(bench.db).requeued == 0

@@ -79,7 +79,8 @@ def stand(db: Database, settings: Settings) -> Iterator[Stand]:
     model = TranscribeModel(version, ears, ByteTokenizer(), FAKE, open_blobs(settings), 4)
     tenants = [api_keys.create_tenant(db, name) for name in ("acme", "globex")]
     keys = [api_keys.create_key(db, one, "all", api_keys.SCOPES - {"admin"}, actor="tests") for one in tenants]
-    runtime = WorkerRuntime(settings, model, owner="ears-1", max_jobs=16, exit_now=lambda _code: None)
+    patient = settings.model_copy(update={"lease_s": 60})
+    runtime = WorkerRuntime(patient, model, owner="ears-1", max_jobs=16, exit_now=lambda _code: None)
     stopped, paused = threading.Event(), threading.Event()
 
     def work() -> None:
