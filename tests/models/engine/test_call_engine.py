@@ -82,7 +82,10 @@ def begun(calls: Calls, *names: str) -> None:
     wait_for(lambda: calls.begun == set(names), lambda: f"{names} began, not only {calls.begun}")
 
 
-def test_calls_run_side_by_side_and_end_in_their_own_time(engine: CallEngine, calls: Calls) -> None:
+def test_calls_run_side_by_side_and_end_in_their_own_time(
+    engine: CallEngine, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.engine.call_engine.TICK_S", NEVER_S)  # nothing waits for the next look
     first, second = submit(engine, "a"), submit(engine, "b")
     begun(calls, "a", "b")
     assert not engine.can_admit(1, 1)

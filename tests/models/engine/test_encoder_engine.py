@@ -25,7 +25,7 @@ from models.engine.requests import (
 )
 from models.engine.runner import RunnerBroken
 from models.fakes.fake_encoder import FakeEncoder, fake_vector
-from tests.models.engine.rig import WAIT_S, Clock
+from tests.models.engine.rig import WAIT_S, Clock, Ticking
 
 BAD = (13,)
 Fault = Callable[[Sequence[EncodeRow]], None]
@@ -216,6 +216,25 @@ def test_a_short_request_waits_for_one_pass_of_a_long_one(start: Start) -> None:
     assert len(passes.seen) in (50, 51), "no input was computed twice"
 
 
+def test_what_a_request_has_left_and_what_passes_took_decide_the_next_passes() -> None:
+    seen: list[str] = []
+    encoder = FakeEncoder(fault=lambda rows: seen.append("".join(row.request_id for row in rows)))
+    engine = EncodeEngine(encoder, EncodeConfig(step_tokens=1000))
+    engine.submit(ask("o", *[(1,) * 300] * 4))
+    engine.submit(ask("a", (1,) * 600, (1,) * 20))
+    engine.step()
+    engine.submit(ask("b", (1,) * 150))
+    engine.step()
+    assert seen == ["a", "o", "a", "oo", "b"], "with 620, 1200, 20, 900 and 150 tokens left; the oldest comes second"
+
+    # Each pass takes 0.002 s by this clock. One of 256 tokens is the first; then about 1050 take 0.0082 s.
+    engine = EncodeEngine(FakeEncoder(), EncodeConfig(step_tokens=4096, pass_s=0.0082), clock=Ticking())
+    engine.submit(ask("long", *[(1,) * 64] * 128))
+    for _ in range(2):
+        engine.step()
+    assert engine.stats().recent_batches == (*[4] * 16, *[16] * 4)
+
+
 def test_the_oldest_request_gets_on_beside_arrivals_of_better_classes(start: Start) -> None:
     passes = Passes(1)
 
@@ -266,7 +285,7 @@ def test_room_is_slots_and_what_waits_already(start: Start) -> None:
     [
         (EncodeRequest("none", ()), RequestInvalid),
         (EncodeRequest("empty", ((1,), ())), RequestInvalid),
-        (EncodeRequest("long", ((1,) * 9000,)), RequestTooLong),
+        (EncodeRequest("long", ((1,), (1,) * 9000)), RequestTooLong),
     ],
 )
 def test_what_can_never_be_computed_is_refused(start: Start, request_: EncodeRequest, error: type[EngineError]) -> None:

@@ -69,4 +69,5 @@ def test_the_best_pass_is_first_and_the_oldest_request_is_in_one_of_the_first_tw
     batch, interactive = (2, 900), (0, 900)
     ranks = [batch, batch, batch, batch, (0, 10), interactive]
     assert in_order(passes, ranks) == [[4], [0, 3], [5], [1, 2]]
+    assert in_order([[1], [2], [0]], [batch, interactive, interactive]) == [[1], [0], [2]]
     assert in_order([[0, 1]], [batch, batch]) == [[0, 1]]
