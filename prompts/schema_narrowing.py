@@ -374,10 +374,10 @@ def _place_of_false(part: Any, root: Schema, seen: set[str], place: tuple[str, .
 
 def _needed(part: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield the place of each schema in a schema that some part of every value must match, and that schema."""
-    named, least = (part.get("properties"), _bound(part, "minItems", 0)) if isinstance(part, dict) else (None, 0)
-    for _, name in _parts(part, "required") if isinstance(named, dict) else ():
-        yield ("properties", str(name)), named.get(str(name))
-    first = list(_parts(part, "prefixItems"))
+    part = part if isinstance(part, dict) else {}
+    named, least, first = part.get("properties"), _bound(part, "minItems", 0), list(_parts(part, "prefixItems"))
+    if isinstance(named, dict):
+        yield from ((("properties", str(name)), named.get(str(name))) for _, name in _parts(part, "required"))
     yield from (*_parts(part, "allOf"), *first[:least])
     if least > len(first):
         yield ("items",), part.get("items")

@@ -75,7 +75,9 @@ class FileBatchObject(BaseModel):
     object: Literal["vector_store.files_batch"] = "vector_store.files_batch"
     created_at: int
     vector_store_id: str = Field(description="the store")
-    status: Literal["in_progress", "completed", "cancelled", "failed"] = Field(description="how far it is")
+    status: Literal["in_progress", "completed", "cancelling", "cancelled", "failed"] = Field(
+        description="how far it is; `cancelling` until no file of a cancelled batch is in progress"
+    )
     file_counts: FileCounts = Field(description="its files by status")
 
 
@@ -199,11 +201,11 @@ def _error(found: StoreFile) -> FileError | None:
 
 
 def batch_object(found: FileBatch) -> FileBatchObject:
-    """Return the batch. It has failed only if every file has."""
+    """Return the batch. It has failed only if every file has, and is cancelled when no file is in progress."""
     counts = _counts(found.num_files)
-    status: Literal["in_progress", "completed", "cancelled", "failed"] = "completed"
+    status: Literal["in_progress", "completed", "cancelling", "cancelled", "failed"] = "completed"
     if found.cancelled_at is not None:
-        status = "cancelled"
+        status = "cancelling" if counts.in_progress else "cancelled"
     elif counts.in_progress:
         status = "in_progress"
     elif counts.total and counts.failed == counts.total:

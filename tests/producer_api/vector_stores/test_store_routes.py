@@ -170,6 +170,23 @@ def test_a_cancelled_batch_keeps_what_was_read_and_touches_no_other(
     assert read(api, f"{store_id}/file_batches/{second['id']}")["status"] == "in_progress"
 
 
+def test_a_batch_is_cancelling_while_a_worker_reads_one_of_its_files(
+    api: httpx2.Client, db: Database, encoder: ModelVersion, redis_client: redis.Redis
+) -> None:
+    store_id = created(api)["id"]
+    batch = api.post(f"{STORES}/{store_id}/file_batches", json={"file_ids": [upload(api), upload(api)]}).json()
+    path = f"{store_id}/file_batches/{batch['id']}"
+    running, _ = read(api, f"{path}/files")["data"]
+    worker = ScriptedWorker(db, redis_client, QUEUE)
+    attempt = worker.claim(running["job_id"])
+    stopped = api.post(f"{STORES}/{path}/cancel").raise_for_status().json()
+    assert (stopped["status"], stopped["file_counts"]["in_progress"]) == ("cancelling", 1)
+    assert read(api, path) == stopped
+    worker.obey_cancel(attempt)
+    ended = read(api, path)
+    assert (ended["status"], ended["file_counts"]["cancelled"]) == ("cancelled", 2)
+
+
 def texts_of(api: httpx2.Client, file: dict[str, Any]) -> list[str]:
     return [one["text"] for one in read(api, f"{file['vector_store_id']}/files/{file['id']}/content")["data"]]
 

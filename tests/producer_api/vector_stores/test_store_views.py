@@ -128,7 +128,7 @@ def test_a_file() -> None:
     ("is_cancelled", "counts", "status"),
     [
         (False, {"in_progress": 1, "failed": 1}, "in_progress"),
-        (True, {"in_progress": 1}, "cancelled"),
+        (True, {"in_progress": 1, "completed": 1}, "cancelling"),
         (True, {"completed": 1, "cancelled": 1}, "cancelled"),
         (False, {"failed": 2}, "failed"),
         (False, {"failed": 1, "completed": 1}, "completed"),
