@@ -36,7 +36,7 @@ class ApiServer:
 
     def start(self) -> None:
         self._thread.start()
-        httpx2.get(f"{self.url}/healthz", timeout=20).raise_for_status()
+        httpx2.get(f"{self.url}/healthz", timeout=60).raise_for_status()
 
     def drain(self) -> None:
         """Run the process's first action on a stop signal."""
@@ -45,7 +45,7 @@ class ApiServer:
     def stop(self) -> None:
         self.drain()
         self._server.should_exit = True
-        self._thread.join(timeout=15)
+        self._thread.join(timeout=60)
         assert not self._thread.is_alive()
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from statistics import median
 
 import httpx2
 import pytest
@@ -91,20 +90,21 @@ def test_submit_and_poll_go_on_and_wait_for_nothing(
         # The first request may run into the timeout.
         first, _ = timed(lambda: api.post("/v1/jobs", json=PROMPT))
         assert first.status_code == 202
-        all_took_s = []
+        submits_took_s, polls_took_s = [], []
         for _ in range(12):
             answer, took_s = timed(lambda: api.post("/v1/jobs", json=PROMPT))
-            all_took_s.append(took_s)
+            submits_took_s.append(took_s)
             assert answer.status_code == 202
             job_id = answer.json()["id"]
             succeed(db, job_id)
             answer, took_s = timed(lambda job_id=job_id: api.get(f"/v1/jobs/{job_id}", params={"wait": 5}))
-            all_took_s.append(took_s)
+            polls_took_s.append(took_s)
             assert answer.json()["status"] == "succeeded"
-        cancelled, took_s = timed(lambda: api.post(f"/v1/jobs/{first.json()['id']}/cancel"))
+        cancelled = api.post(f"/v1/jobs/{first.json()['id']}/cancel")
         assert cancelled.json()["status"] == "cancelled"
-        # A time-out would show in each of them; one may take long on a busy machine.
-        assert median([*all_took_s, took_s]) < QUICK_S, all_took_s
+        # A time-out would show in each of them; most may take long on a busy machine.
+        assert min(submits_took_s) < QUICK_S, submits_took_s
+        assert min(polls_took_s) < QUICK_S, polls_took_s
 
     def is_announced() -> bool:
         job_id = api.post("/v1/jobs", json=PROMPT).json()["id"]
@@ -113,7 +113,7 @@ def test_submit_and_poll_go_on_and_wait_for_nothing(
 
     for job in api.get("/v1/jobs", params={"status": "queued"}).json()["data"]:
         succeed(db, job["id"])  # so that no request waits before it
-    wait_for(is_announced, "its hint goes to Redis again", 15)
+    wait_for(is_announced, "its hint goes to Redis again")
 
 
 def timed(call: Callable[[], httpx2.Response]) -> tuple[httpx2.Response, float]:
@@ -138,7 +138,7 @@ def test_the_watch_notices_the_way_back(valkey: LocalValkey) -> None:
             watch.failed()
             assert watch.is_away
             assert not wait_shortly(lambda: not watch.is_away), "no answer, so nobody asks"
-        wait_for(lambda: not watch.is_away, "it answers again", 10)
+        wait_for(lambda: not watch.is_away, "it answers again")
     finally:
         watch.stop()
 

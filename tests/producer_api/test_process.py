@@ -9,12 +9,14 @@ from functools import partial
 
 import httpx2
 import pytest
+import redis
 
 from store.db.database import Database
 from store.encryption.vault import Vault, new_key
 from store.key_rotation.master_key_check import check_keys
 from store.settings import Settings
-from tests.processes import Process, StartProcess
+from store.streams.stream_log import stream_key
+from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.calling import streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import environment, start_api, url_of
@@ -54,28 +56,28 @@ def test_it_serves_and_ends_when_told(settings: Settings, key: str, start: Start
     _end(process)
 
 
-def test_a_stop_cuts_streams_and_ends_polls(settings: Settings, key: str, worker: ScriptedWorker, start: Start) -> None:
+def test_a_stop_cuts_streams_and_ends_polls(
+    settings: Settings, key: str, worker: ScriptedWorker, redis_client: redis.Redis, start: Start
+) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     process = start(environment(settings, HEADRACE_DRAIN_S="2"))
     url = url_of(process)
     with httpx2.Client(base_url=url, headers=headers, timeout=60) as api:
         job_id = submit(api)
         worker.say(worker.claim(job_id), "half")
+        polled_id = submit(api)
+        worker.claim(polled_id)
         polled: list[str] = []
-        is_connected = threading.Event()
 
         def poll() -> None:
             with httpx2.Client(base_url=url, headers=headers, timeout=60) as other:
-                other.get("/readyz")
-                is_connected.set()
-                polled.append(other.get(f"/v1/jobs/{job_id}", params={"wait": 55}).json()["status"])
+                polled.append(other.get(f"/v1/jobs/{polled_id}", params={"wait": 55}).json()["status"])
 
         polling = threading.Thread(target=poll)
         polling.start()
         with streaming(api, job_id) as stream:
             stream.until("job.delta")
-            assert is_connected.wait(30)
-            time.sleep(0.5)  # the start of a poll is not observable
+            wait_for(lambda: redis_client.pubsub_numsub(stream_key(polled_id))[0][1], "the poll follows its job")
             told_at = time.monotonic()
             process.signal(signal.SIGTERM)
             with pytest.raises(httpx2.RemoteProtocolError):
@@ -132,6 +134,6 @@ def test_a_user_whom_row_level_security_does_not_bind_is_refused_unless_that_is_
 
 def test_a_redis_that_is_away_is_mentioned_once(settings: Settings, start: Start) -> None:
     process = start(environment(settings) | {"REDIS_URL": "redis://127.0.0.1:1/0"})
-    assert httpx2.get(f"{url_of(process)}/readyz").status_code == 200
+    assert httpx2.get(f"{url_of(process)}/readyz", timeout=60).status_code == 200
     assert process.events()[0]["event"] == "redis_unavailable"
     _end(process)

@@ -46,7 +46,8 @@ def test_a_message(client: Anthropic, worker: ScriptedWorker) -> None:
 def test_the_order_of_events_on_the_wire(api: httpx2.Client, worker: ScriptedWorker) -> None:
     with worker.serve(lambda _: ["wa", "ter"]):
         response = api.post("/v1/messages", json=ASKED | {"stream": True})
-    events = parse(response.content)
+    # Without the pings of a slow machine.
+    events = [event for event in parse(response.content) if event.name != "ping"]
     assert [event.name for event in events] == [event.data["type"] for event in events]
     assert [event.name for event in events] == [
         "message_start",

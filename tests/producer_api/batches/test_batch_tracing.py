@@ -43,13 +43,18 @@ def test_each_line_is_a_trace_with_a_link_to_the_request(
         monkeypatch.setattr("store.batches.batches.create", fail)
         with pytest.raises(InternalServerError):
             make(openai, [line("a")])
+        wait_for(lambda: len(requests(collector)) == 2, lambda: f"both requests came: {collector.spans()}")
     assert {span.attributes["headrace.batch.id"] for span in accepts(collector)} == {batch.id}
-    request, failed = [span for span in collector.spans() if span.name == "POST /v1/batches"]
+    request, failed = requests(collector)
     assert (request.trace_id, request.parent_id, request.error) == (TRACE_ID, CALLER_ID, None)
     assert (failed.attributes["http.response.status_code"], failed.error) == (500, "500")
     assert [span.links for span in accepts(collector)] == [(request.span_id,)] * 2
     assert len({TRACE_ID, *(span.trace_id for span in accepts(collector))}) == 3
     assert [span.parent_id for span in accepts(collector)] == ["", ""]
+
+
+def requests(collector: Collector) -> list[ReceivedSpan]:
+    return [span for span in collector.spans() if span.name == "POST /v1/batches"]
 
 
 def accepts(collector: Collector) -> list[ReceivedSpan]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from producer_api.caches.live_processes import CONFIRM_S, LiveProcesses
 from store.db import presence
@@ -35,6 +36,13 @@ FACES = {
 }
 
 
+def beat(db: Database, worker: str, capacity: int | None) -> None:
+    """Record a live worker, for as long as the test takes."""
+    presence.beat_worker(db, worker, QUEUE, capacity)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE worker_processes SET seen_at = now() + interval '1 hour'"))
+
+
 def test_a_submission_without_a_worker_says_so_on_every_face(
     api: httpx2.Client, server: ApiServer, db: Database, worker: ScriptedWorker, subtests: pytest.Subtests
 ) -> None:
@@ -43,7 +51,7 @@ def test_a_submission_without_a_worker_says_so_on_every_face(
             with subtests.test(face):
                 answer = api.post(path, json=body)
                 assert (answer.is_success, answer.headers.get("headrace-warning")) == (True, WARNING)
-        presence.beat_worker(db, "w1", QUEUE, None)
+        beat(db, "w1", None)
         wait_for(lambda: not server.runtime.live_processes.is_unserved(QUEUE), "the worker is known")
         for face, (path, body) in FACES.items():
             with subtests.test(f"{face}, served"):
@@ -54,7 +62,7 @@ def test_a_submission_without_a_worker_says_so_on_every_face(
 def test_an_answer_that_does_not_come_in_time_says_why(settings: Settings, model: ModelVersion, key: str) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     with serving(settings.model_copy(update={"sync_timeout_s": 0.1})) as server:
-        answer = httpx2.post(f"{server.url}/v1/chat/completions", json=CHAT, headers=headers)
+        answer = httpx2.post(f"{server.url}/v1/chat/completions", json=CHAT, headers=headers, timeout=60)
     assert (error_of(answer)["code"], answer.headers["headrace-warning"]) == ("sync_timeout", WARNING)
 
 
@@ -76,7 +84,7 @@ def test_by_a_setting_it_is_refused_before_anything_is_stored(
             assert (refused.status_code, error_of(refused)["code"]) == (503, "no_worker")
             assert (QUEUE in error_of(refused)["message"], refused.headers["retry-after"]) == (True, "10")
     assert num_jobs(db) == 0
-    presence.beat_worker(db, "w1", QUEUE, None)
+    beat(db, "w1", None)
     once = {"Idempotency-Key": "once"}
     wait_for(lambda: strict.post("/v1/jobs", json=PROMPT, headers=once).status_code == 202, "it is taken")
     presence.leave_worker(db, "w1")
@@ -105,8 +113,8 @@ def test_a_queue_shows_its_workers_and_what_they_run(
     running = api.post("/v1/jobs", json=PROMPT).json()["id"]
     api.post("/v1/jobs", json=PROMPT).raise_for_status()
     worker.claim(running)
-    presence.beat_worker(db, "w1", QUEUE, None)
-    presence.beat_worker(db, "w2", QUEUE, 64)
+    beat(db, "w1", None)
+    beat(db, "w2", 64)
     (mine,) = (queue for queue in api.get("/v1/queues").json()["data"] if queue["name"] == QUEUE)
     assert (mine["workers"], mine["running"], mine["share"]) == (2, 1, "all")
 
@@ -124,7 +132,7 @@ def test_a_request_is_as_long_as_the_largest_worker_can_hold(
 
     # "hello" is 5 tokens for the fake model. No worker is known: the model's context window counts.
     assert api.post("/v1/jobs", json=prompt(CONTEXT_WINDOW - 5)).status_code == 202
-    presence.beat_worker(db, "small", QUEUE, 64)
+    beat(db, "small", 64)
     wait_for(lambda: capacity_is(64), "the small worker is known")
     assert api.post("/v1/jobs", json=prompt(59)).status_code == 202
     for body in (prompt(60), PROMPT | {"input": {"prompt": "x" * 64}}):
@@ -135,6 +143,6 @@ def test_a_request_is_as_long_as_the_largest_worker_can_hold(
     assert api.post("/v1/completions", json={"model": "tiny", "prompt": "x" * 64}).status_code == 400
     job = jobs.get(db, tenant, api.post("/v1/jobs", json=PROMPT).json()["id"])
     assert job.payload["sampling"]["max_tokens"] == 59, "what is left of it"
-    presence.beat_worker(db, "large", QUEUE, 256)
+    beat(db, "large", 256)
     wait_for(lambda: capacity_is(256), "the large worker is known")
     assert api.post("/v1/jobs", json=prompt(251)).status_code == 202

@@ -12,7 +12,7 @@ IMPORT = re.compile(r"""(?:^import\s(?:[^"']*?from\s)?|\bimport\()["']([^"']+)["
 
 
 def test_the_page_and_its_scripts_need_nothing_from_elsewhere(api: httpx2.Client) -> None:
-    page = httpx2.get(f"{api.base_url}/console")  # without a key
+    page = httpx2.get(f"{api.base_url}/console", timeout=60)  # without a key
     assert page.headers["content-type"].startswith("text/html")
     policy = dict(part.strip().partition(" ")[::2] for part in page.headers["content-security-policy"].split(";"))
     nothing = dict.fromkeys(("default-src", "base-uri", "form-action", "frame-ancestors"), "'none'")
@@ -49,4 +49,4 @@ def test_other_paths_are_not_found(settings: Settings, api: httpx2.Client) -> No
         assert api.get(f"/console/{path}").status_code == 404, path
     closed = settings.model_copy(update={"open_pages": ("docs",)})
     with serving(closed) as server:
-        assert httpx2.get(f"{server.url}/console").status_code == 404
+        assert httpx2.get(f"{server.url}/console", timeout=60).status_code == 404

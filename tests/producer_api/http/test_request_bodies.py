@@ -76,7 +76,7 @@ def test_pages_of_named_origins_may_call(settings: Settings, model: object, key:
         assert "x-stainless-os" in allowed.headers["access-control-allow-headers"]
         assert "access-control-allow-credentials" not in allowed.headers
         assert allowed.headers["access-control-allow-methods"] == "GET, POST, PUT, PATCH, DELETE"
-        refused = httpx2.get(f"{server.url}/v1/models", headers={"Origin": PAGE})
+        refused = httpx2.get(f"{server.url}/v1/models", headers={"Origin": PAGE}, timeout=60)
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, PAGE)
         assert refused.headers["access-control-expose-headers"] == (
             "X-Request-Id, X-Job-Id, X-Model-Version, Location, Retry-After, Headrace-Warning, Headrace-Truncated, "

@@ -1,5 +1,6 @@
 """The native routes, beside streams and bad input."""
 
+import asyncio
 import json
 import threading
 import time
@@ -9,12 +10,14 @@ from typing import Any
 import httpx2
 import pytest
 import redis
+from sqlalchemy import text
 
 from store.db.database import Database
 from store.jobs import jobs
 from tests.producer_api.calling import PROMPT, error_of, num_jobs, state_of, submit
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import ApiServer
 
 
 def test_a_submit_is_stored_as_it_was_meant(api: httpx2.Client, db: Database, tenant: str) -> None:
@@ -69,10 +72,16 @@ def test_jobs_past_the_ready_window_wait_in_postgres(
     assert jobs.get(db, tenant, behind).announced_at is None, "it would overtake the one that waits"
 
 
-def test_a_queued_job_knows_its_place(api: httpx2.Client) -> None:
+def test_a_queued_job_knows_its_place(api: httpx2.Client, db: Database) -> None:
     first, second = submit(api), submit(api)
+
+    def made(ago: str) -> None:
+        with db.begin() as connection:
+            connection.execute(text(f"UPDATE jobs SET created_at = now() - interval '{ago}'"))
+
+    made("-1 hour")
     assert api.get(f"/v1/jobs/{second}").json()["queue"]["position"] is None, "not looked up for a job this young"
-    time.sleep(0.6)
+    made("1 s")
     assert api.get(f"/v1/jobs/{first}").json()["queue"]["position"] == 1
     assert api.get(f"/v1/jobs/{second}").json()["queue"]["position"] == 2
 
@@ -94,13 +103,27 @@ def test_prefer_wait_that_is_too_short_answers_202(api: httpx2.Client) -> None:
     assert (response.status_code, response.json()["status"]) == (202, "queued")
 
 
-def test_a_long_poll_whose_time_is_over_shows_the_job_as_it_is_then(api: httpx2.Client, worker: ScriptedWorker) -> None:
+def test_a_long_poll_whose_time_is_over_shows_the_job_as_it_is_then(
+    api: httpx2.Client, server: ApiServer, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, has_begun, is_claimed = server.runtime.reader.get, threading.Event(), threading.Event()
+
+    async def look(tenant_id: str, job_id: str) -> jobs.Job:
+        """Read the job; each look but the first one waits until a worker has it."""
+        if has_begun.is_set():
+            assert await asyncio.to_thread(is_claimed.wait, 60)
+        found = await read(tenant_id, job_id)
+        has_begun.set()
+        return found
+
     job_id = submit(api)
-    timer = threading.Timer(0.4, worker.claim, [job_id])
-    timer.start()
-    job = api.get(f"/v1/jobs/{job_id}", params={"wait": 2}).json()
-    timer.join()
-    assert job["status"] == "running", "it was queued when the poll began"
+    monkeypatch.setattr(server.runtime.reader, "get", look)
+    with ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(api.get, f"/v1/jobs/{job_id}", params={"wait": 0.5})
+        assert has_begun.wait(60)
+        worker.claim(job_id)
+        is_claimed.set()
+        assert poll.result().json()["status"] == "running", "it was queued when the poll began"
 
 
 @pytest.mark.usefixtures("no_ticks")

@@ -13,7 +13,7 @@ from store.db.database import Database
 from store.jobs import jobs
 from store.settings import Settings
 from tests.processes import wait_for
-from tests.producer_api.calling import CHAT, cut_off, error_of, num_jobs, state_of
+from tests.producer_api.calling import CHAT, cut_off, error_of, num_jobs, split, state_of
 from tests.producer_api.scripted_worker import Attempt, ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 
@@ -54,7 +54,8 @@ def test_an_answer_says_the_tier_that_was_asked_for(
 ) -> None:
     with worker.serve(lambda _: []):
         answer = api.post("/v1/chat/completions", json=CHAT | {"service_tier": "flex", "stream": is_stream})
-    (said, *_) = answer.text.removeprefix("data: ").split("\n")
+    (said, *_) = split(answer.content) if is_stream else [answer.content]
+    said = said.removeprefix(b"data: ")
     assert json.loads(said)["service_tier"] == "flex"
     (choice,) = json.loads(said)["choices"]
     message = choice["delta" if is_stream else "message"]
@@ -256,7 +257,7 @@ def test_a_job_that_ends_otherwise_is_no_answer(
 def test_a_caller_waits_only_so_long(settings: Settings, model: object, key: str, db: Database) -> None:
     with serving(settings.model_copy(update={"sync_timeout_s": 0.5})) as server:
         response = httpx2.post(
-            f"{server.url}/v1/chat/completions", json=CHAT, headers={"Authorization": f"Bearer {key}"}
+            f"{server.url}/v1/chat/completions", json=CHAT, headers={"Authorization": f"Bearer {key}"}, timeout=60
         )
     error = error_of(response)
     assert (response.status_code, error["code"]) == (504, "sync_timeout")

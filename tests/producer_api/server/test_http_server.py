@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -32,6 +33,24 @@ def hasty(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
 def _connect(server: ApiServer) -> socket.socket:
     address = urlsplit(server.url)
     return socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60)
+
+
+def _begin(server: ApiServer, data: bytes) -> socket.socket:
+    """Connect and send before the server looks: a test that is slow must not be taken for a slow client."""
+    stands_still, may_go_on = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        stands_still.set()
+        may_go_on.wait(60)
+
+    server.runtime.hub._tasks[0].get_loop().call_soon_threadsafe(stand_still)
+    assert stands_still.wait(60)
+    try:
+        connection = _connect(server)
+        connection.sendall(data)
+    finally:
+        may_go_on.set()
+    return connection
 
 
 def _rest(connection: socket.socket) -> bytes:
@@ -80,17 +99,15 @@ def test_a_head_without_end_is_cut_off_and_a_large_one_passes(server: ApiServer,
     with _connect(server) as connection:
         connection.sendall(HEAD + b"X: " + b"y" * BoundedHttp.head_bytes + b"\r\n\r\n")
         assert _refusal(_rest(connection)) == (431, "headers_too_large")
-    assert httpx2.get(f"{server.url}/healthz", headers={"X": "y" * 60_000}).status_code == 200
+    assert httpx2.get(f"{server.url}/healthz", headers={"X": "y" * 60_000}, timeout=60).status_code == 200
 
 
 def test_who_does_not_finish_a_head_is_hung_up_on(hasty: ApiServer, subtests: pytest.Subtests) -> None:
     for begun in (b"", b"\r\n", b"GET /healthz HTTP/1.1\r\nHost:"):
-        with subtests.test(repr(begun)), _connect(hasty) as connection:
-            connection.sendall(begun)
+        with subtests.test(repr(begun)), _begin(hasty, begun) as connection:
             answer = _rest(connection)
             assert _refusal(answer) == (408, "request_timeout") if begun.strip() else answer == b""
-    with subtests.test("the second request of a connection"), _connect(hasty) as connection:
-        connection.sendall(HEAD + b"\r\n")
+    with subtests.test("the second request of a connection"), _begin(hasty, HEAD + b"\r\n") as connection:
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
         time.sleep(0.4)  # longer than a head may take: a connection that is kept alive is not one that is slow
         connection.sendall(HEAD)
@@ -101,8 +118,7 @@ def test_half_a_head_does_not_end_the_response_before_it(hasty: ApiServer, api: 
     job_id = submit(api)
     poll = f"GET /v1/jobs/{job_id}?wait=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
     for rest, after in ((HEAD, b"HTTP/1.1 408"), (b"\x16\x03\x01 no HTTP\r\n\r\n", None)):
-        with _connect(hasty) as connection:
-            connection.sendall(poll.encode() + rest)
+        with _begin(hasty, poll.encode() + rest) as connection:
             first, separator, second = _rest(connection).partition(b"}HTTP/1.1 ")
             if after is None:  # data that is not HTTP closes the connection, and does not get into another answer
                 assert b"400" not in first
@@ -131,7 +147,7 @@ def test_an_address_is_the_connection_s_unless_a_trusted_proxy_says_another(
         with serving(settings.model_copy(update={"trusted_proxies": trusted})) as server:
             headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": forwarded}
             body = {"instructions": "Answer."}
-            httpx2.post(f"{server.url}/v1/prompts", json=body, headers=headers).raise_for_status()
+            httpx2.post(f"{server.url}/v1/prompts", json=body, headers=headers, timeout=60).raise_for_status()
         return list_entries(db, tenant, limit=1)[0].address
 
     assert noted((), "203.0.113.7") == "127.0.0.1"
@@ -142,8 +158,8 @@ def test_an_address_is_the_connection_s_unless_a_trusted_proxy_says_another(
 def test_a_body_that_does_not_come_is_given_up(hasty: ApiServer, key: str, subtests: pytest.Subtests) -> None:
     for path in ("/v1/jobs", "/v1/files"):
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 100\r\n"
-        with subtests.test(path), _connect(hasty) as connection:
-            connection.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n")
+        begun = head.encode() + b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        with subtests.test(path), _begin(hasty, begun) as connection:
             assert _refusal(_rest(connection)) == (408, "request_timeout")
 
 
