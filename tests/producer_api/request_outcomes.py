@@ -7,6 +7,9 @@ import pytest
 
 from store.errors import InvalidRequest
 
+Refused = list[tuple[dict[str, Any], str, str | None, str]]
+"""The changes to a request, and the code, the parameter and the message of its error."""
+
 
 def fields_set(job: Any) -> dict[str, Any]:
     """The fields of the job that the request has set, as JSON values, without those that are null."""
@@ -19,3 +22,10 @@ def refusal_of(make: Callable[..., Any], *given: Any) -> tuple[str, str | None, 
     with pytest.raises(InvalidRequest) as raised:
         make(*given)
     return raised.value.code, raised.value.param, raised.value.message
+
+
+def refuse_all(make: Callable[..., Any], cases: Refused, subtests: pytest.Subtests) -> None:
+    """Hold the error of each case to what it should be."""
+    for changes, code, param, message in cases:
+        with subtests.test(message):
+            assert refusal_of(make, changes) == (code, param, message)

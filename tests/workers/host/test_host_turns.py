@@ -1,8 +1,6 @@
-"""The turns of a host, with scripted workers and a scripted store: starts, drains, notes and reports."""
+"""The turns of a host within a memory budget, with scripted workers and a scripted store."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,151 +10,18 @@ from store.hosts.host_reports import HostPlace, HostReport, PlaceState
 from store.hosts.hosted_versions import HostedVersion, QueueWork, WaitingWork
 from store.metrics.host_metrics import HostMetrics
 from store.registry.engine_spec import EngineKind, EngineSpec
-from store.scheduling.scale_decisions import StoredDecision
 from store.settings import Settings
-from workers.host import host_loop, model_host, scaled_host
-from workers.host.host_loop import HostLoop
+from tests.workers.host.scripted_host import AT, HOME, World, expected, placed, version
+from workers.host import host_loop, model_host
 from workers.host.kept_servers import ServerAddress
 from workers.host.model_host import ModelHost
 from workers.host.placement import Rules
-from workers.host.scaled_host import ScaledHost
-
-AT = datetime(2026, 11, 29, tzinfo=UTC)
-HOME = Settings(database_url="postgresql://nobody@localhost/none", drain_s=7.0, autoscale_drain_s=90.0)
-
-
-class World:
-    """The clock, the store and the workers of one host. ``turns``: what happens before each turn of the host."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.turns: list[Callable[[], None]] = []
-        self.host: HostLoop | None = None
-        self.versions: list[HostedVersion] = []
-        self.work = WaitingWork()
-        self.others: list[HostReport] = []
-        self.taken: set[str] = set()
-        self.decisions: dict[str, StoredDecision] = {}
-        self.workers: list[FakeWorker] = []
-        self.reports: list[HostReport] = []
-        self.is_held = True
-        self.removed: list[str] = []
-
-    @contextmanager
-    def lead(self, _db: object, _key: int) -> Iterator[Any]:
-        yield self if self.is_held else None
-
-    def check(self) -> None:
-        """Go on to the next turn, or stop the host."""
-        self.now += 1.0
-        if self.turns:
-            self.turns.pop(0)()
-        else:
-            assert self.host is not None
-            self.host.stop()
-
-    def write_report(self, _db: object, report: HostReport, wanted: list[HostPlace]) -> HostReport:
-        granted = tuple(place for place in wanted if place.queue not in self.taken)
-        self.reports.append(report.model_copy(update={"places": (*report.places, *granted)}))
-        return self.reports[-1]
-
-    def new_worker(self, settings: Settings, host: str, queue: str, **options: Any) -> "FakeWorker":
-        self.workers.append(FakeWorker(self, settings, host, queue, options))
-        return self.workers[-1]
-
-    def run(self, host: HostLoop, *turns: Callable[[], None]) -> None:
-        self.host, self.turns = host, [*turns]
-        host.run()
-
-    def told(self) -> list[tuple[str, str, str]]:
-        """The events of the last report, the oldest first."""
-        return [(event.kind, event.queue, event.reason) for event in reversed(self.reports[-1].events)]
-
-
-class FakeWorker:
-    """A worker process: it is ready, ends or dies when a test says so; a drain ends it at the next look but one."""
-
-    def __init__(self, world: World, settings: Settings, host: str, queue: str, options: dict[str, Any]) -> None:
-        self._world = world
-        self.given = (host, queue, settings.drain_s, options)
-        self.queue = queue
-        self.pid = 100 + len(world.workers)
-        self.state = PlaceState.STARTING
-        self.since = world.now
-        self.is_ready = self.is_hurried = False
-        self.died: str | None = None
-        self.looks_left = 2
-        self.exit_code: int | None = None
-
-    @property
-    def in_state_s(self) -> float:
-        return self._world.now - self.since
-
-    @property
-    def has_drained(self) -> bool:
-        return self.state is PlaceState.DRAINING and self.exit_code == 0
-
-    def look(self) -> bool:
-        if self.died is not None:
-            self.exit_code = 1
-        elif self.state is PlaceState.DRAINING:
-            self.looks_left -= 1
-            self.exit_code = None if self.looks_left else 0
-        elif self.is_ready and self.state is PlaceState.STARTING:
-            self.state, self.since = PlaceState.SERVING, self._world.now
-        return self.exit_code is None
-
-    def drain(self) -> None:
-        self.state, self.since = PlaceState.DRAINING, self._world.now
-
-    def hurry(self) -> None:
-        self.is_hurried = True
-
-    def kill(self) -> None:
-        self.died = "killed"
-
-    def why_ended(self) -> str:
-        return self.died or "it ended"
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World()
-    for name in ("LOOK_S", "_RETRY_S", "_END_LOOK_S"):
-        monkeypatch.setattr(host_loop, name, 0.0)
-    monkeypatch.setattr(host_loop, "lead", world.lead)
-    monkeypatch.setattr(host_loop, "last_report", lambda _db, _name: None)
-    monkeypatch.setattr(host_loop, "remove_report", lambda _db, name: world.removed.append(name))
-    for module in (model_host, scaled_host):
-        monkeypatch.setattr(module, "read_hosted_versions", lambda _db: world.versions)
-        monkeypatch.setattr(module, "write_report", world.write_report)
-        monkeypatch.setattr(module, "ResidentWorker", world.new_worker)
-        monkeypatch.setattr(module, "used_memory", lambda pid: pid)
-        monkeypatch.setattr(module, "now", lambda: AT)
-    monkeypatch.setattr(model_host, "read_waiting_work", lambda _db: world.work)
-    monkeypatch.setattr(model_host, "read_hosts", lambda _db: world.others)
-    monkeypatch.setattr(scaled_host, "read_decisions", lambda _db: world.decisions)
-    return world
-
-
-def version(name: str, memory: int = 300, **changes: Any) -> HostedVersion:
-    values: dict[str, Any] = {"source": "", "dtype": "float16", "engine": None, "memory_bytes": memory, "load_s": 6.0}
-    values |= {"is_unverified": False, "created_at": AT}
-    return HostedVersion(model=name, version=1, queue=f"{name}@1", **values | changes)
 
 
 def model_hosted(world: World, budget: int = 500) -> tuple[ModelHost, HostMetrics]:
     metrics = HostMetrics()
     rules = Rules(budget, residence_s=10, turn_s=60, drain_s=5, swap_share=0.5)
     return ModelHost(HOME, "h1", rules, metrics, clock=lambda: world.now), metrics
-
-
-def placed(report: HostReport) -> list[tuple[str, str, int, int, int | None]]:
-    return [(one.queue, one.state.value, one.memory_bytes, one.used_bytes, one.pid) for one in report.places]
-
-
-def expected(report: HostReport) -> dict[str, tuple[float | None, str | None]]:
-    return {one.queue: (one.in_s, one.text) for one in report.outlooks}
 
 
 SWAP_METRICS = {
@@ -370,79 +235,3 @@ def test_a_name_that_another_host_has_is_refused_after_a_while(world: World, mon
         world.run(host)
     assert world.now == 1000.0 + 24.0, "20 s after its start, for a host that was killed a moment ago"
     assert world.removed == [], "the report is that of the other one"
-
-
-def decided(world: World, **numbers: int) -> None:
-    world.decisions = {
-        f"{name}@1": StoredDecision(f"{name}@1", number, "jobs wait", AT) for name, number in numbers.items()
-    }
-
-
-def test_workers_follow_what_is_decided_and_the_youngest_leave_first(world: World) -> None:
-    world.versions = [version("a", adapters=("tone@1",)), version("b")]
-    metrics = HostMetrics()
-    host = ScaledHost(HOME, "h1", metrics, is_ours=lambda one: one.model != "b", clock=lambda: world.now)
-
-    def first_serves() -> None:
-        world.workers[0].is_ready = True
-        world.now += 5.0
-
-    def second_serves() -> None:
-        world.workers[1].is_ready = True
-        world.now += 5.0
-
-    world.run(
-        host,
-        lambda: decided(world, a=2, b=3),
-        first_serves,
-        second_serves,
-        lambda: decided(world, a=1),
-        lambda: None,
-        lambda: decided(world),
-    )
-    assert [one.given for one in world.workers] == [
-        ("h1", "a@1", 90.0, {"start_limit_s": 300.0, "number": number}) for number in (1, 2)
-    ]
-    assert placed(world.reports[0]) == [("a@1", "starting", 0, 0, None)]
-    assert placed(world.reports[2]) == [("a@1", "serving", 100, 100, 100), ("a@1", "serving", 101, 101, 101)]
-    assert placed(world.reports[4]) == [("a@1", "serving", 100, 100, 100), ("a@1", "draining", 101, 101, 101)]
-    assert placed(world.reports[5]) == [("a@1", "serving", 100, 100, 100)], "without a decision it stays"
-    assert expected(world.reports[0]) == {"a@1": (10.0, None), "tone@1": (10.0, None)}
-    assert expected(world.reports[2])["a@1"] == (12.0, None), "as the last start took"
-    assert world.told() == [
-        *[("started", "a@1", "2 are wanted: jobs wait")] * 2,
-        ("serving", "a@1", "ready after 6.0 s"),
-        ("serving", "a@1", "ready after 12.0 s"),
-        ("draining", "a@1", "1 are wanted: jobs wait"),
-        ("ended", "a@1", "it has drained"),
-    ]
-    assert [one.is_hurried for one in world.workers] == [False, False]
-
-
-def test_a_scaled_worker_that_dies_is_replaced_after_its_pause_and_a_stop_hurries_those_that_are_left(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.versions = [version("a")]
-    metrics = HostMetrics()
-    host = ScaledHost(HOME, "h1", metrics, clock=lambda: world.now)
-
-    def it_dies() -> None:
-        world.workers[0].died = "no memory"
-
-    def pause_ends() -> None:
-        world.now += 5.0
-
-    def drains_for_long() -> None:
-        world.workers[-1].looks_left = 50
-
-    def count_time() -> None:
-        world.now += 1.0
-
-    monkeypatch.setattr(host, "_pause", count_time)
-    world.run(host, lambda: decided(world, a=1), it_dies, lambda: None, pause_ends, drains_for_long)
-    assert len(world.workers) == 2
-    assert ("failed", "a@1", "no memory; again in 5 s") in world.told()
-    assert expected(world.reports[1]) == {"a@1": (None, "its worker could not be started; it is tried again in 5 s")}
-    assert [one.is_hurried for one in world.workers] == [False, True]
-    assert world.removed == ["h1"]
-    assert metrics.registry.get_sample_value("headrace_host_starts_total", {"outcome": "failed"}) == 1
