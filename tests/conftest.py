@@ -16,6 +16,7 @@ from uuid import uuid4
 import hypothesis
 import pytest
 import redis
+from hypothesis.internal.conjecture import providers
 from sqlalchemy import Connection, Engine, create_engine, make_url
 
 from cli.local.postgres import LocalPostgres
@@ -55,6 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("ci", max_examples=40, derandomize=True, deadline=None)
     if not config.option.full:
         hypothesis.settings.load_profile("ci")
+        # It also draws numbers and texts from the source of every module of ours that is loaded. So the examples would
+        # depend on the tests that ran before in this process, and on each constant of the product.
+        providers._get_local_constants = lambda: providers._local_constants
     given = load_settings()
     if getattr(config.option, "numprocesses", None) and (given.database_url or given.redis_url):
         raise pytest.UsageError("DATABASE_URL, REDIS_URL: processes that empty one database need each their own: -n 0")
