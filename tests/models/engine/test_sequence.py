@@ -3,11 +3,14 @@
 Hashes are equal for equal beginnings of the same salt, and for nothing else.
 """
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.requests import FinishReason
+from models.engine.requests import FinishReason, SampledLogprobs, SamplingParams
+from models.engine.runner import Sampled
 from models.engine.sequence import BlockHasher
 from models.fakes.fake import EOS
 from tests.models.engine.rig import Late, ask, seq
@@ -62,6 +65,16 @@ def test_pending_tokens_go_on_from_the_prompt_into_the_output() -> None:
     assert bytes(request.pending(2)) == b"ut"
     request.num_cached = 8
     assert (request.is_decoding, bytes(request.pending(1))) == (True, b"t")
+
+
+@pytest.mark.parametrize(("prompt", "is_scored"), [("a", False), ("ab", True)])
+def test_the_tokens_after_the_first_are_scored_until_their_logprobs_are_known(prompt: str, is_scored: bool) -> None:
+    sampling = SamplingParams(1, echo=True, logprobs=0)
+    request = seq(replace(ask(prompt), sampling=sampling))
+    assert request.is_scoring_prompt is is_scored
+    request.take(Sampled(request.id, ord("c"), prompt_logprobs=(SampledLogprobs(-1.0),)), now=1.0)
+    assert not request.is_scoring_prompt
+    assert not seq(replace(ask(prompt), sampling=replace(sampling, logprobs=None))).is_scoring_prompt
 
 
 TOKENS = st.lists(st.integers(0, 2), max_size=14)

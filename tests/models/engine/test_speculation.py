@@ -16,7 +16,7 @@ from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest, EngineStats, FinishReason
 from models.engine.runner import Sampled, StepPlan
 from models.engine.scheduling.scheduler import Scheduler
-from models.engine.speculation import AcceptanceStatistics, PromptLookup, Speculation, StepCosts
+from models.engine.speculation import AcceptanceStatistics, PromptLookup, Speculation, StepCosts, _PassEstimate
 from tests.models.engine.rig import (
     Bytes,
     Clock,
@@ -169,6 +169,16 @@ def test_a_chance_is_what_became_of_the_drafts_before_and_of_the_last_above_all(
         luck.record(4, 0, 0)
     assert after_one > 0.8
     assert luck.chance < 0.2
+
+
+def test_a_draft_is_worth_a_token_at_the_pace_of_the_pass() -> None:
+    """4 tokens in 8 + 4 · 1 s: a draft for 1 s more must be accepted in more than a third of all cases."""
+    estimate = _PassEstimate(base=8.0, each=1.0, tokens=4.0, expected=4.0)
+    assert not estimate.add(1 / 3 - 1e-9)
+    assert estimate.best_gain(2) == pytest.approx((6 / 4) / (14 / 12))
+    assert estimate.add(0.34)
+    assert (estimate.tokens, estimate.expected) == (5.0, 4.34)
+    assert not estimate.add(4.34 / 13 - 1e-9)
 
 
 def test_after_failures_a_single_draft_is_tried_less_and_less_often() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import CompletionOutput, EngineError, EngineRequest, NumericalError, OutOfMemory, StepFailed
-from models.engine.runner import StepPlan
-from models.engine.step_runner import CALM_STEPS, MAX_PASSES
+from models.engine.runner import Row, Sampled, StepPlan
+from models.engine.step_runner import CALM_STEPS, MAX_PASSES, StepRunner
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, check_answers, step, step_until_idle
 
 
@@ -117,6 +117,27 @@ def test_a_device_that_always_fails_is_not_asked_for_ever() -> None:
     step(engine)
     assert MAX_PASSES == 64 <= len(runner.plans) < 128
     assert all(isinstance(future.exception(0), StepFailed) for future in futures)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_right"),
+    [
+        ([Sampled("b", 65)], True),
+        ([Sampled("a", None, finite=False), Sampled("b", 65)], True),
+        ([Sampled("a", 65), Sampled("b", 65)], False),
+        ([Sampled("b", 65), Sampled("a", None, finite=False)], False),
+        ([Sampled("b", 65), Sampled("b", 65)], False),
+        ([], False),
+    ],
+)
+def test_a_token_for_a_row_that_asked_for_none_fails_the_pass(told: list[Sampled], is_right: bool) -> None:
+    """A row within a prompt has an entry only if its numbers are not finite."""
+    runner = Watched()
+    runner.run = lambda plan: told  # type: ignore[method-assign]  # the answer of a wrong runner
+    requests = [ask(name, request_id=name) for name in ("a", "b")]
+    rows = [Row(one, (1,), 0, (0,), (), sample=number > 0) for number, one in enumerate(requests)]
+    found = StepRunner(runner, lambda: None)._run_pass(StepPlan(tuple(rows)))
+    assert (found.sampled, type(found.error)) == ((tuple(told), type(None)) if is_right else ((), ValueError))
 
 
 def test_want_of_memory_makes_passes_small_for_a_while() -> None:
