@@ -302,11 +302,11 @@ class PromptEcho(Strict):
 class GeneratedText(Strict):
     """One answer. ``text`` is complete; a cancelled job has the text up to then.
 
-    If the model called tools or reasoned, ``text`` has the calls and the reasoning with its marks too, and ``content``
-    is the text without them. ``reasoning`` is the text between the marks. ``logprobs``, if
-    the job asked for them, are of each token of the text, without the token that ended it. ``stop_text`` is the text of
-    ``stop`` that ended the answer, if one did. ``policy`` lists the findings of rules; ``text`` is the text after the
-    rules. ``prompt`` is there if the job asked for an ``echo``, ``annotations`` if it asked for passages.
+    If the model called tools, began a call that was cut off, or reasoned, ``text`` has the calls and the reasoning with
+    its marks too, and ``content`` is the text without them. ``reasoning`` is the text between the marks. ``logprobs``,
+    if the job asked for them, are of each token of the text, without the token that ended it. ``stop_text`` is the text
+    of ``stop`` that ended the answer, if one did. ``policy`` lists the findings of rules; ``text`` is the text after
+    the rules. ``prompt`` is there if the job asked for an ``echo``, ``annotations`` if it asked for passages.
     """
 
     text: str

@@ -153,8 +153,8 @@ def answer(payload: GeneratePayload, job_id: str, text: str, reason: FinishReaso
     """Return the output for the job's owner: the text, and the reasoning and the tool calls in it."""
     read = read_answer(payload, job_id, text, is_cut=reason is not FinishReason.STOP)
     if not read.calls:
-        is_plain = payload.reasoning is None or read.content == text
-        content = None if is_plain else read.content
+        # It is another one after reasoning, and if the end of the text cut off the beginning of a call.
+        content = None if read.content == text else read.content
         return GenerateOutput(text=text, finish_reason=reason.value, content=content, reasoning=read.reasoning)
     finish_reason = "tool_calls" if reason is FinishReason.STOP else reason.value
     return GenerateOutput(

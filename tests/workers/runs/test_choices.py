@@ -190,6 +190,13 @@ def test_a_rule_that_blocks_one_choice_fails_the_job_and_one_that_masks_takes_th
     assert ("policy" in second, "logprobs" in first, "logprobs" in second) == (False, False, False)
     assert masked.logprobs == ()
     assert [mark.end for mark in masked.marks if mark.end] == [STOP, LENGTH]
+    cut = {name: getattr(STREAM, name)[:-1] for name in ("token_ids", "logprobs", "marks")}
+    cut["deltas"] = (*STREAM.deltas[:-2], "the")
+    stopped = outcome_of(
+        ONE_PROMPT, [ended[0], result(FinishReason.CANCELLED)], replace(STREAM, **cut), rules=rules("mask")
+    )
+    assert isinstance(stopped, Finish)
+    assert (stopped.output or {})["choices"][1]["text"] == "a the", "what was held back of a choice without an end"
     flagged = outcome_of(ONE_PROMPT, ended, rules=rules("flag"))
     assert isinstance(flagged, Finish)
     assert (flagged.deltas, flagged.marks, flagged.logprobs) == (STREAM.deltas, STREAM.marks, STREAM.logprobs)

@@ -26,6 +26,7 @@ from prompts.tool_calls import call_id
 from store.errors import CannotOpen, InvalidRequest
 from store.jobs.claims import Claim, Finish, Release
 from store.payloads.job_payload import read_payload
+from store.payloads.reasoning import ReasoningFormat
 from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
 from store.schema.job_states import JobState
 from store.streams import checkpoints as stored
@@ -123,6 +124,17 @@ def test_calls_are_told_apart_from_content_and_the_text_is_kept(reason: FinishRe
     assert finish.output == {"text": text, "finish_reason": said, "content": "The mill.", "tool_calls": (call,)}
     alone = outcome.answer(payload, "job_1", text.partition("\n")[2], reason)
     assert (alone.content, len(alone.tool_calls or ())) == (None, 1)
+    tagged = payload.model_copy(update={"tool_style": ToolStyle.HERMES})
+    cut = outcome.answer(tagged, "job_1", 'The mill.\n<tool_call>{"na', reason)
+    assert (cut.tool_calls, cut.content) == (None, None if reason is FinishReason.STOP else "The mill.")
+
+
+def test_reasoning_is_told_apart_from_content() -> None:
+    payload = PAYLOAD.model_copy(update={"reasoning": ReasoningFormat(opening="<think>", closing="</think>")})
+    found = outcome.answer(payload, "job_1", "<think>hm</think>yes", FinishReason.STOP)
+    assert (found.text, found.content, found.reasoning) == ("<think>hm</think>yes", "yes", "hm")
+    plain = outcome.answer(payload, "job_1", "yes", FinishReason.STOP)
+    assert (plain.text, plain.content, plain.reasoning) == ("yes", None, None)
 
 
 @pytest.mark.parametrize(("known_s", "told_ms"), [(0.25, 250.0), (None, None)])

@@ -150,6 +150,14 @@ def test_fields_are_filtered_in_depth_and_only_those_that_are_named() -> None:
     assert rules(FLAG).apply_to_fields(output, None).output == output
     assert rules(BLOCK).apply_to_fields(output, None).blocked_by == "words"
     assert rules(BLOCK).apply_to_fields(output, ["score"]).blocked_by is None
+    assert rules(BLOCK).apply_to_fields({"first": "is fine", "second": "the mill"}, None).blocked_by == "words"
+
+
+def test_each_use_of_the_rules_numbers_its_placeholders_from_the_same_one() -> None:
+    one = rules({"id": "mail", "kinds": ["email"], "action": "redact", "stage": "output"})
+    for value in ("ann@example.com", "bob@example.com"):
+        assert one.apply_to_fields({"text": value}, None).output == {"text": "<EMAIL_1>"}
+        assert one.apply([value]).text == "<EMAIL_1>"
 
 
 def gate(*documents: dict[str, Any]) -> tuple[StreamFilter, list[str]]:

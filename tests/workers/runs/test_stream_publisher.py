@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -192,3 +193,20 @@ def test_a_gate_holds_up_nobody_but_its_own_attempt(frames: FrameQueue, gate: Ga
     let_go.set()
     assert frames.flush(WAIT_S)
     assert [(frame.job_id, frame.seq) for call in gate.calls for frame in call][2:] == [("guarded", 1), ("guarded", 2)]
+
+
+def test_what_comes_late_of_a_guarded_attempt_is_not_shown_and_of_another_is_no_gap(gate: Gate) -> None:
+    gate.open.set()
+    gaps: list[float] = []
+    queue = FrameQueue(gate, on_gap=lambda _attempt_id, per_token_s: gaps.append(per_token_s))
+    queue.start()
+    guarded, plain = AttemptId("guarded", 1), AttemptId("a", 1)
+    queue.put_filter(guarded, SimpleNamespace(passed=lambda frame: frame))
+    for seq in (1, 2):
+        queue.put_deltas([delta("guarded", seq), delta("a", seq)])
+        queue.forget(guarded)
+        queue.forget(plain)
+    assert queue.flush(30)
+    queue.stop(5)
+    shown = [(frame.job_id, frame.seq) for call in gate.calls for frame in call]
+    assert (sorted(shown), gaps) == ([("a", 1), ("a", 2), ("guarded", 1)], [])
