@@ -40,7 +40,7 @@ def two_versions(stack: Stack) -> None:
 def test_a_roll_back_under_load_fails_no_job_and_mixes_no_answer(stack: Stack) -> None:
     two_versions(stack)
     stack.worker(f"{MODEL}@1")
-    candidate = stack.worker(f"{MODEL}@2", max_slots=2, fake_step_ms=30)
+    candidate = stack.worker(f"{MODEL}@2", max_slots=2, fake_step_ms=100)  # it has jobs left when it is killed
     dispatcher = stack.dispatcher(arm=once("rollout.moving=kill"))
     _, client = stack.api()
     candidate.wait_ready()
