@@ -36,7 +36,7 @@ from tests.processes import ROOT, free_port, wait_for
 from tests.reliability.client import Client
 from tests.roles import ROLE_PASSWORD, role_url
 
-LEASE_S = 2.0
+LEASE_S = 4.0
 SWEEP_S = 0.5
 PAUSE_S = 2 * LEASE_S
 LONG_LEASE_S = 6.0
@@ -120,7 +120,9 @@ class Kept:
 
     def events(self, name: str, **fields: object) -> list[dict[str, Any]]:
         """The log lines of one event that have these fields."""
-        lines = [json.loads(line) for line in self.log().splitlines() if f'"{name}"' in line and line[0] == "{"]
+        # The last line may not be complete yet.
+        complete = (line for line in self.log().splitlines(keepends=True) if line.endswith("\n"))
+        lines = [json.loads(line) for line in complete if f'"{name}"' in line and line[0] == "{"]
         return [line for line in lines if line["event"] == name and fields.items() <= line.items()]
 
     def _keep(self) -> None:

@@ -19,7 +19,7 @@ def test_a_bad_row_fails_alone(stack: Stack, fault: str, code: str) -> None:
     ids = stack.accept([stack.new_job(version, prompt, NUM_TOKENS) for prompt in prompts])
     (bad,) = stack.accept([stack.new_job(version, f"this is {MARK}", NUM_TOKENS, max_attempts=1)])
     stack.dispatcher()
-    worker = stack.worker(MODEL, model_faults=f"{fault}:{MARK}")
+    worker = stack.worker(MODEL, model_faults=f"{fault}:{MARK}", lease_s=60)
     *neighbours, spoiled = stack.wait_ended([*ids, bad])
     assert spoiled.state is JobState.FAILED
     assert (spoiled.error or {})["code"] == code

@@ -47,7 +47,7 @@ def test_p8_one_end_each(databases: Databases, folder: Path, is_full: bool, repo
         api.wait_ready()
         if not has_redis:
             valkey.stop()
-        lengths = [Random(f"{SEED}/{n}").randint(5, 120) for n in range(num_jobs)]
+        lengths = [Random(f"{SEED}/{n}").randint(5, 600) for n in range(num_jobs)]
         ids = stack.accept([stack.new_job(version, f"job {n}", length) for n, length in enumerate(lengths)])
         answers = race(stack, client, ids)
         ended = stack.wait_ended(ids)
@@ -64,7 +64,7 @@ def race(stack: Stack, client: Client, ids: list[str]) -> list[int]:
     def cancel(numbered: tuple[int, str]) -> int:
         number, job_id = numbered
         wait_for(lambda: started(stack, job_id), "the job has started, or ended")
-        time.sleep(Random(f"{SEED}/cancel/{number}").uniform(0, 0.6))
+        time.sleep(Random(f"{SEED}/cancel/{number}").uniform(0, 2.0))
         return client.insist("POST", f"/v1/jobs/{job_id}/cancel").status_code
 
     with ThreadPoolExecutor(24) as threads:

@@ -18,8 +18,8 @@ MARK = "a step without an end"
 DAY_S = 86_400
 NUM_EACH = 4
 SLOW_TOKENS = 4000
-TOLERANCE_S = 10.0
-"""How late a sweep may come to its turn on a busy machine. A hung step lasts six times as long."""
+TOLERANCE_S = 30.0
+"""How late a sweep may come to its turn on a busy machine. A hung step lasts four times as long."""
 
 
 def late_s(job: Job) -> float:
@@ -39,7 +39,7 @@ def check_expired(jobs: list[Job], bound_s: float) -> list[float]:
 
 def test_p9_a_hung_step_holds_no_deadline_up(stack: Stack, report: Report) -> None:
     version = stack.register(MODEL)
-    stack.worker(MODEL, model_faults=f"hang:{MARK}", max_step_s=60).wait_ready()
+    stack.worker(MODEL, model_faults=f"hang:{MARK}", max_step_s=4 * TOLERANCE_S).wait_ready()
     stack.dispatcher().wait_ready()
     prompts = [MARK, "beside it 1", "beside it 2"]
     ids = stack.accept([stack.new_job(version, prompt, SLOW_TOKENS, deadline_s=3.0) for prompt in prompts])

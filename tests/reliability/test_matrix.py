@@ -204,8 +204,9 @@ def strike_api(stack: Stack, cell: Cell) -> None:
 
 def run_jobs(stack: Stack, client: Client, cell: Cell, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Submit, follow each stream, and compare it with the expected one."""
-    # A drain gives jobs that are nearly done the time to end.
-    num_tokens = 3 * NUM_TOKENS if cell.point == "drain.midway" else NUM_TOKENS
+    # A drain gives jobs that are nearly done the time to end, and a lease is renewed a third of it after it began.
+    is_beside = cell.point in {"drain.midway", "renew.before"}
+    num_tokens = 6 * NUM_TOKENS if is_beside else NUM_TOKENS
     prompts = {f"{cell} {number}": number for number in range(NUM_JOBS)}
     with ThreadPoolExecutor(NUM_JOBS) as threads:
         ids = list(threads.map(lambda prompt: client.submit(cell.model, prompt, num_tokens, key=prompt), prompts))

@@ -13,7 +13,7 @@ ASKED = {"model": "tiny", "input": "What does the water do all day?", "max_outpu
 def test_a_killed_worker_is_not_seen_in_a_stream(stack: Stack) -> None:
     stack.register("tiny")
     api, client = stack.api()
-    worker = stack.worker("tiny", fake_step_ms=20)
+    worker = stack.worker("tiny", fake_step_ms=40)
     for process in (api, worker, stack.dispatcher()):
         process.wait_ready()
     with closing(client), OpenAI(base_url=f"{client.url}/v1", api_key=stack.key, max_retries=0, timeout=90) as openai:
