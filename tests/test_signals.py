@@ -47,7 +47,7 @@ def told_at_the_worst_moment(start: StartProcess, env: Mapping[str, str], module
 
 def test_the_api(settings: Settings, start_process: StartProcess) -> None:
     process = told_at_the_worst_moment(start_process, environment(settings), "producer_api")
-    assert process.wait_exit() == 0, process.log()
+    assert process.wait_exit(180) == 0, process.log()
     names = [event["event"] for event in process.events()]
     assert (names[0], names[-1]) == ("api_started", "api_stopped"), process.log()
 
@@ -55,36 +55,34 @@ def test_the_api(settings: Settings, start_process: StartProcess) -> None:
 def test_a_worker(settings: Settings, version: ModelVersion, start_process: StartProcess) -> None:
     env = worker_environment(settings, {})
     process = told_at_the_worst_moment(start_process, env, "workers", "--model", version.model)
-    assert process.wait_exit() == 0, process.log()
+    assert process.wait_exit(180) == 0, process.log()
     assert process.events("drain_began")
 
 
 def test_a_dispatcher(settings: Settings, start_process: StartProcess) -> None:
     process = told_at_the_worst_moment(start_process, worker_environment(settings, {}), "workers.dispatcher")
-    assert process.wait_exit() == 0, process.log()
+    assert process.wait_exit(180) == 0, process.log()
 
 
 def test_flower(settings: Settings, start_process: StartProcess) -> None:
     changes = {"flower_port": free_port(), "flower_basic_auth": "watcher:a long password"}
     process = told_at_the_worst_moment(start_process, worker_environment(settings, changes), "workers.flower")
-    assert process.wait_exit() == 0, process.log()
+    assert process.wait_exit(180) == 0, process.log()
 
 
 @pytest.fixture
 def home() -> Iterator[dict[str, str]]:
     """The environment of a stack in a home of its own."""
     with reachable_folder() as folder:
-        flower_port = str(free_port())
-        env = child_environment(
-            {"HEADRACE_HOME": str(folder), "HEADRACE_API_PORT": str(free_port()), "HEADRACE_FLOWER_PORT": flower_port}
-        )
+        ports = {f"HEADRACE_{name}_PORT": str(free_port()) for name in ("API", "FLOWER", "WORKER_METRICS")}
+        env = child_environment({"HEADRACE_HOME": str(folder), **ports})
         yield {name: value for name, value in env.items() if name not in ("DATABASE_URL", "REDIS_URL")}
 
 
 @pytest.mark.parametrize(("verb", "code"), [("up", 0), ("demo", 130)])
 def test_a_stack(home: dict[str, str], start_process: StartProcess, verb: str, code: int) -> None:
     process = told_at_the_worst_moment(start_process, home, "cli.main", verb, "--model", "fake")
-    assert process.wait_exit() == code, process.log()
+    assert process.wait_exit(180) == code, process.log()
     assert "PostgreSQL started" not in process.log(), "it went on although it was told to stop"
 
 
@@ -95,5 +93,5 @@ def test_a_demo_that_waits_for_its_jobs(home: dict[str, str], start_process: Sta
     started = descendants(process.pid)
     assert len(started) > 5
     process.signal(signal.SIGTERM)
-    assert process.wait_exit() == 130, process.log()
+    assert process.wait_exit(180) == 130, process.log()
     assert still_alive(started) == set()

@@ -88,14 +88,14 @@ class TlsFront:
         started = asyncio.run_coroutine_threadsafe(
             asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls), self._loop
         )
-        self._server = started.result(10)
+        self._server = started.result(60)
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
         """Cut every connection and end."""
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     async def _end(self) -> None:

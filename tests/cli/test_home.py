@@ -13,6 +13,7 @@ from cli.local.home import Home, StackRecord, find_home
 from store.errors import SettingsError, Unavailable
 from store.ports import free_port
 from store.settings import Settings
+from tests import processes
 
 PRIVATE = 0o700
 RECORD = StackRecord(database_url="d", redis_url="r", api_url="http://a", flower_url="http://f", models=["m"])
@@ -40,7 +41,7 @@ def test_the_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
         "import os, sys; from pathlib import Path; from cli.local.home import Home\n"
         "with Home(Path(sys.argv[1])).locked(): os.kill(os.getpid(), 9)\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=30)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=processes.WAIT_S)
     assert (tmp_path / "lock").exists()
     with Home(tmp_path).locked():
         pass
@@ -97,10 +98,9 @@ def test_a_socket_has_its_folder_up_to_the_longest_path_of_the_kernel(
 
 
 def test_a_taken_port_is_replaced_and_a_free_one_kept() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        taken = listener.getsockname()[1]
+    # Not one of the system's choice, which may give it to an outgoing connection meanwhile.
+    taken = processes.free_port()
+    with socket.create_server(("127.0.0.1", taken)):
         # Above are the ports of outgoing connections.
         assert 31_000 <= free_port("127.0.0.1", taken) < 32_768
     assert free_port("127.0.0.1", taken) == taken

@@ -26,7 +26,7 @@ def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
     for name in ("DATABASE_URL", "REDIS_URL"):
         base.pop(name, None)
     argv = [sys.executable, "-m", "cli.main", *arguments]
-    return subprocess.run(argv, env=base | env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, env=base | env, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.mark.parametrize(

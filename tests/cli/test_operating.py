@@ -38,7 +38,7 @@ class Verb:
 
     def __call__(self, *arguments: str) -> str:
         argv = self.argv(*arguments)
-        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=180, check=True).stdout
 
 
 @pytest.fixture

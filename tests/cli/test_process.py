@@ -13,11 +13,10 @@ from cli.local.process import answers
 from cli.local.stopping import wait_until_ready
 from store.child_process import Child, Command, descendants, last_line, still_alive
 from store.errors import Unavailable
-from store.ports import free_port
 from store.supervisor import NOT_AGAIN, Program, Supervisor
-from tests.processes import wait_for
+from tests.processes import WAIT_S, free_port, wait_for
 
-SLEEP = ["/bin/sleep", "60"]
+SLEEP = ["/bin/sleep", "600"]
 DEAF = [
     sys.executable,
     "-c",
@@ -45,9 +44,9 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=WAIT_S)
     assert done.returncode == -signal.SIGKILL
-    assert ended_within(int(done.stdout), 5)
+    assert ended_within(int(done.stdout), WAIT_S)
 
 
 def test_stop_asks_first_and_then_insists(tmp_path: Path) -> None:
@@ -59,13 +58,13 @@ def test_stop_asks_first_and_then_insists(tmp_path: Path) -> None:
 
 
 def test_descendants_are_found_however_deep_and_forgotten_when_they_end(tmp_path: Path) -> None:
-    child = Child(shell("sleep 60 & sleep 60 & wait", tmp_path / "log"))
+    child = Child(shell("sleep 600 & sleep 600 & wait", tmp_path / "log"))
     while len(below := descendants(child.pid)) < 2:
         assert child.exit_code is None
     assert {child.pid, *below} <= descendants(os.getpid())
     assert still_alive(below) == below
     child.kill()
-    assert all(ended_within(pid, 5) for pid in below)
+    assert all(ended_within(pid, WAIT_S) for pid in below)
     assert still_alive(below) == set()
 
 
@@ -84,7 +83,7 @@ def test_a_log_shows_what_this_process_wrote(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("from before\n")
     child = Child(shell("echo one; echo it is an error: two; echo three", log))
-    assert ended_within(child.pid, 5)
+    assert ended_within(child.pid, WAIT_S)
     assert child.exit_code == 0
     assert child.log_tail().splitlines() == ["one", "it is an error: two", "three"]
     assert last_line(child.log_tail()) == "it is an error: two"
@@ -95,7 +94,7 @@ def test_a_log_that_has_grown_is_put_aside(tmp_path: Path, monkeypatch: pytest.M
     log = tmp_path / "log"
     for word in ("one " * 10, "two", "three"):
         child = Child(shell(f"echo {word}", log))
-        assert ended_within(child.pid, 5)
+        assert ended_within(child.pid, WAIT_S)
         assert child.exit_code == 0
     assert (tmp_path / "log.1").read_text().startswith("one one")
     assert log.read_text() == "two\nthree\n"
@@ -105,7 +104,7 @@ def test_a_program_that_ends_before_it_serves_is_told_with_its_last_words(tmp_pa
     program = Program(shell("echo the model is damaged; exit 1", tmp_path / "log", "worker"), lambda _child: False)
     program.start()
     with pytest.raises(Unavailable, match=r"^worker ended: the model is damaged \(log: .*\)$"):
-        wait_until_ready([program], 10)
+        wait_until_ready([program], WAIT_S)
 
 
 def test_a_program_that_never_serves_is_named(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_a_program_that_never_serves_is_named(tmp_path: Path) -> None:
 
 
 def test_a_program_is_not_ready_because_another_one_answers_at_its_port(tmp_path: Path) -> None:
-    port = free_port("127.0.0.1", 0)
+    port = free_port()
     is_ready = answers(f"http://127.0.0.1:{port}/")
     serve = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", tmp_path, str(port)]
     other, late = Child(Command("other", serve, tmp_path / "other")), Child(Command("api", SLEEP, tmp_path / "log"))
@@ -138,7 +137,7 @@ def test_who_ends_is_started_again_after_a_growing_pause(tmp_path: Path) -> None
 
     def run_until_it_ended() -> int:
         assert program.child
-        assert ended_within(program.child.pid, 5)
+        assert ended_within(program.child.pid, WAIT_S)
         supervisor.tend()
         return program.child.pid
 
@@ -168,7 +167,7 @@ def test_who_must_not_be_restarted_is_named_once(tmp_path: Path) -> None:
     supervisor = Supervisor([program], said.append, clock=lambda: now[0])
     program.start()
     assert program.child
-    assert ended_within(program.child.pid, 5)
+    assert ended_within(program.child.pid, WAIT_S)
     for now[0] in (0.0, 100.0):
         supervisor.tend()
     assert said == ["worker ended: was rejected; it is not started again"]
@@ -180,7 +179,7 @@ def test_who_was_killed_is_not_said_to_have_ended_of_its_last_words(tmp_path: Pa
     supervisor = Supervisor([program], said.append, clock=lambda: 0.0)
     program.start()
     assert program.child
-    assert ended_within(program.child.pid, 5)
+    assert ended_within(program.child.pid, WAIT_S)
     with pytest.raises(Unavailable, match=r"^worker ended: signal 9 \(log: "):
         program.is_ready()
     supervisor.tend()
@@ -198,7 +197,7 @@ def test_who_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
         def stop(self) -> None: ...
 
     now, said = [0.0], list[str]()
-    assert ended_within(Broken.child.pid, 5)
+    assert ended_within(Broken.child.pid, WAIT_S)
     supervisor = Supervisor([Broken()], said.append, clock=lambda: now[0])
     for at_s in (0.0, 1.0, 2.9, 3.0):
         now[0] = at_s

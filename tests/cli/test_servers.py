@@ -18,6 +18,7 @@ from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
 from store.child_process import Child, Command
 from store.errors import Unavailable
+from tests.processes import WAIT_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,7 +97,7 @@ def test_postgres_removes_a_pid_file_whose_number_belongs_to_another_program(
     postgres.start()
     postgres.stop()
     # Of the server's own user: it would take any other for a stale one by itself.
-    other = Child(Command("sleep", ["/bin/sleep", "60"], folder / "sleep.log", user=unprivileged_user()))
+    other = Child(Command("sleep", ["/bin/sleep", "600"], folder / "sleep.log", user=unprivileged_user()))
     try:
         (folder / "pg" / "data" / "postmaster.pid").write_text(f"{other.pid}\n")
         postgres.start()
@@ -214,7 +215,7 @@ def test_both_run_as_a_normal_user(folder: Path) -> None:
         os.chown(folder, uid, uid)
         may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
         argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *may_read, *argv]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
     assert done.stderr == ""
     assert done.stdout.split() == [str(uid), str(uid)]
 
@@ -224,7 +225,7 @@ def test_both_end_when_their_parent_is_killed(folder: Path) -> None:
         "print(postgres.child.pid, valkey.child.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == -signal.SIGKILL
     for pid in map(int, done.stdout.split()):
@@ -239,4 +240,4 @@ def await_end(pid: int) -> None:
     except ProcessLookupError:
         return
     with os.fdopen(fd) as file:
-        assert select.select([file], [], [], 5)[0], f"process {pid} still runs"
+        assert select.select([file], [], [], WAIT_S)[0], f"process {pid} still runs"

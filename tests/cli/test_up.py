@@ -57,10 +57,8 @@ class Up:
 
     def __init__(self, start: StartProcess, home: Path, *arguments: str, **env: str) -> None:
         self.home = Home(home)
-        flower_port = str(free_port())
-        self.env = child_environment(
-            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": str(free_port()), "HEADRACE_FLOWER_PORT": flower_port}
-        )
+        ports = {f"HEADRACE_{name}_PORT": str(free_port()) for name in ("API", "FLOWER", "WORKER_METRICS")}
+        self.env = child_environment({"HEADRACE_HOME": str(home), **ports})
         for name in ("DATABASE_URL", "REDIS_URL"):
             self.env.pop(name, None)
         self.env |= env
@@ -86,7 +84,7 @@ class Up:
     def stop(self, number: signal.Signals = signal.SIGINT) -> str:
         """Send a signal and return all output once it has ended."""
         self.process.signal(number)
-        self.process.wait_exit()
+        self.process.wait_exit(START_S)
         return self.process.log()
 
     def wait_exit(self) -> int:
@@ -101,7 +99,7 @@ class Up:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_S,
             check=False,
         )
         assert done.returncode == expect, f"exit {done.returncode}: {done.stdout}{done.stderr}"
@@ -111,7 +109,7 @@ class Up:
         record, key = self.home.record(), self.home.api_key()
         assert record
         headers = {"Authorization": f"Bearer {key}"}
-        return httpx2.get(record.api_url + path, headers=headers, trust_env=False, timeout=30).json()
+        return httpx2.get(record.api_url + path, headers=headers, trust_env=False, timeout=START_S).json()
 
 
 @contextmanager
@@ -230,7 +228,7 @@ def test_verbs_find_the_running_stack_from_any_folder_and_say_which(shared: Up, 
         (("keys", "--json"), f"· the stack in {shared.home.path}\n"),
     ):
         done = subprocess.run(
-            [*HEADRACE, *words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            [*HEADRACE, *words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=START_S, check=False
         )
         assert (done.returncode, done.stderr) == (0, said)
         assert isinstance(orjson.loads(done.stdout), list)
@@ -321,10 +319,15 @@ def test_flower_asks_for_its_password_and_shows_the_engine(shared: Up) -> None:
     record = shared.home.record()
     assert record
     url = record.flower_url + "/api/workers?refresh=1"
-    assert httpx2.get(url, trust_env=False).status_code == 401
+    assert httpx2.get(url, trust_env=False, timeout=60).status_code == 401
     good = ("headrace", shared.home.flower_password())
-    workers = httpx2.get(url, auth=good, trust_env=False, timeout=30).json()
-    (stats,) = [worker["stats"] for worker in workers.values()]
+
+    def told() -> list[dict[str, Any]]:
+        """Return the statistics of the workers that answered Flower within its second."""
+        workers = httpx2.get(url, auth=good, trust_env=False, timeout=60).json()
+        return [worker["stats"] for worker in workers.values() if worker.get("stats")]
+
+    (stats,) = wait_for(told, "the worker answers")
     assert stats["pool"]["model version"] == "fake@1"
     commands = [cmdline(pid) for pid in descendants(shared.process.pid)]
     assert not any(shared.home.flower_password().encode() in command for command in commands)

@@ -30,7 +30,7 @@ class Running:
     def flower(self, path: str) -> httpx2.Response:
         """A page of Flower."""
         auth = (self.stack.flower_user, self.stack.flower_password)
-        return httpx2.get(self.stack.flower_url + path, auth=auth, timeout=30).raise_for_status()
+        return httpx2.get(self.stack.flower_url + path, auth=auth, timeout=60).raise_for_status()
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def running_smollm2(
     with reachable_folder() as folder:
         (folder / "models").symlink_to(models)
         (folder / "native").symlink_to(kernels)
-        settings = Settings(home=folder, api_port=0, flower_port=free_port())
+        settings = Settings(home=folder, api_port=free_port(), flower_port=free_port(), worker_metrics_port=free_port())
         with running_stack(settings, ["smollm2", *beside], say, changes) as stack:
             home = Home(folder)
             record = home.record()

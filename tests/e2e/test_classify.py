@@ -51,7 +51,7 @@ def test_labels_by_the_route_natively_and_in_a_batch(
         worker(start_process, settings, "sentiment"),
     ):
         answer = client.post("/classify", body=body, cast_to=httpx2.Response).json()
-        waiting: Any = {"headers": {"Prefer": "wait=20"}}
+        waiting: Any = {"headers": {"Prefer": "wait=60"}}
         job = client.post("/jobs", body=native, options=waiting, cast_to=httpx2.Response).json()
         in_batch = ended_batch(client, "/v1/classify", body)
     assert [one["index"] for one in answer["data"]] == [0, 1, 2]

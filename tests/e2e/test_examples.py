@@ -2,6 +2,7 @@
 
 import io
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from examples.image_pipeline.describe import described
 from examples.image_pipeline.train import SHAPES, SIZE, drawn, train
 from examples.nightly_batch.night import KINDS, MESSAGES, night
 from examples.vllm_queue.burst import directly, through_the_queue
-from examples.vllm_queue.server import small_server
+from examples.vllm_queue.server import SmallServer, _Handler, small_server
 from headrace.client import Client
 from models.catalog import register
 from models.external_registration import register_external
@@ -30,7 +31,7 @@ from store.registry.engine_spec import engine_spec
 from store.settings import Settings
 from store.tenants import api_keys
 from tests.e2e.test_embeddings import worker
-from tests.processes import StartProcess
+from tests.processes import WAIT_S, StartProcess
 from tests.producer_api.serving import serving
 from workers.tasks.encoding import numbers_of
 from workers.webhooks.sender import WebhookSender
@@ -138,8 +139,27 @@ def test_a_night_classifies_each_message_and_ends_by_a_webhook(
     assert endpoints == []
 
 
+@pytest.fixture
+def too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a small server compute nothing before it has refused a request: callers may come one by one."""
+    enter, compute, refused = SmallServer.enter, _Handler._compute, threading.Event()
+
+    def watched_enter(server: SmallServer) -> bool:
+        has_entered = enter(server)
+        if not has_entered:
+            refused.set()
+        return has_entered
+
+    def held_compute(handler: _Handler, streamed: bool) -> None:
+        refused.wait(WAIT_S)
+        compute(handler, streamed)
+
+    monkeypatch.setattr(SmallServer, "enter", watched_enter)
+    monkeypatch.setattr(_Handler, "_compute", held_compute)
+
+
 def test_a_burst_that_a_server_refuses_is_answered_behind_the_queue(
-    settings: Settings, db: Database, key: str, start_process: StartProcess
+    settings: Settings, db: Database, key: str, start_process: StartProcess, too_small: None
 ) -> None:
     with small_server(slots=2) as small:
         alone = directly(small.url, 12)

@@ -124,12 +124,13 @@ def told(request: pytest.FixtureRequest) -> Iterator[Told]:
         "HEADRACE_WEBHOOK_ALLOW_HTTP": "true",
         "HEADRACE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
         "HEADRACE_LOG_LEVEL": "DEBUG",
-        "HEADRACE_LEASE_S": "2",
+        "HEADRACE_LEASE_S": "10",
         "HEADRACE_SWEEP_S": "0.2",
         "HEADRACE_ENCRYPTION_KEYS": keys,
     }
     with reachable_folder() as folder, closing(Receiver()) as receiver:
-        settings = Settings(home=folder, api_port=0, flower_port=free_port(), encryption_keys=keys)
+        ports = {name: free_port() for name in ("api_port", "flower_port", "worker_metrics_port")}
+        settings = Settings(home=folder, encryption_keys=keys, **ports)
         with running_stack(settings, ["fake"], lambda _: None, changes) as stack:
             words = Words()
             with _tenant(stack) as api:
@@ -303,6 +304,7 @@ def _redis(told: Told) -> Iterator[tuple[str, str]]:
 
 
 _READ: dict[bytes, Any] = {
+    b"none": lambda *_: None,  # it has expired meanwhile
     b"string": lambda client, key: client.get(key),
     b"list": lambda client, key: client.lrange(key, 0, -1),
     b"hash": lambda client, key: client.hgetall(key),

@@ -42,7 +42,7 @@ CHANGES = {
 def stack() -> Iterator[Stack]:
     """All processes, with the models without weights."""
     with reachable_folder() as folder:
-        settings = Settings(home=folder, api_port=0, flower_port=free_port())
+        settings = Settings(home=folder, api_port=free_port(), flower_port=free_port(), worker_metrics_port=free_port())
         with running_stack(settings, ["fake", "fake-encoder"], lambda _: None, CHANGES) as stack:
             yield stack
 

@@ -75,6 +75,7 @@ def test_a_caller_gets_its_predictions_although_the_worker_dies(
             wait_for(lambda: bench.query("SELECT FROM jobs WHERE state = 'running'"), "the job runs")
             first.signal(signal.SIGKILL)
             first.wait_exit()
+            bench.end_leases()
         with worker(start_process, settings, "fraud"):
             answer = asked.result(90).json()
     duties.stop()

@@ -35,7 +35,7 @@ def test_scores_by_the_route_natively_and_in_a_batch(
             native = client.post(
                 "/jobs",
                 body={"task": "rerank", "model": "reranker", "input": {"query": QUERY, "documents": DOCUMENTS}},
-                options={"headers": {"Prefer": "wait=20"}},
+                options={"headers": {"Prefer": "wait=60"}},
                 cast_to=httpx2.Response,
             ).json()
             pairs = {"model": "reranker", "text_1": QUERY, "text_2": DOCUMENTS}

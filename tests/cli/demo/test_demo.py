@@ -15,10 +15,8 @@ pytestmark = pytest.mark.timeout(600)
 def test_the_demo_shows_every_part_and_ends_with_nothing_left() -> None:
     argv = [sys.executable, "-m", "cli.main", "demo", "--model", "fake"]
     with reachable_folder() as home:
-        flower_port = str(free_port())
-        env = child_environment(
-            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": str(free_port()), "HEADRACE_FLOWER_PORT": flower_port}
-        )
+        ports = {f"HEADRACE_{name}_PORT": str(free_port()) for name in ("API", "FLOWER", "WORKER_METRICS")}
+        env = child_environment({"HEADRACE_HOME": str(home), **ports})
         env = {name: value for name, value in env.items() if name not in ("DATABASE_URL", "REDIS_URL")}
         done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
