@@ -158,6 +158,5 @@ def read_payload(kind: type[P], stored: Mapping[str, Any]) -> P:
     try:
         return kind.model_validate(stored)
     except ValidationError as error:
-        problems = error.errors(include_input=False, include_url=False, include_context=False)
-        where = sorted({".".join(str(part) for part in problem["loc"]) for problem in problems})
+        where = sorted({".".join(str(part) for part in problem["loc"]) for problem in error.errors()})
         raise InvalidRequest(f"the stored payload cannot be read: {', '.join(where)}", code="invalid_payload") from None

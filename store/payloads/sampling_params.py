@@ -153,7 +153,7 @@ def parse_defaults(text: str) -> SamplingDefaults:
         try:
             SamplingDefaults.model_validate({name: value})
         except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
+            reason = error.errors()[0]["msg"]
             raise InvalidRequest(f"{name}={value}: {reason[:1].lower()}{reason[1:]}", param="sampling") from None
     return SamplingDefaults.model_validate(given)
 

@@ -248,6 +248,7 @@ def test_a_way_that_is_not_verified_is_named(address: dict[str, str], why: str) 
     [
         {"database_url": "postgresql://a@[::1]/x", "redis_url": "redis://[::1]/0"},
         {"database_url": "", "redis_url": ""},
+        {"database_url": "postgresql://a@/x"},
         {"redis_url": "rediss://r.example.com/0?ssl_cert_reqs=CERT_REQUIRED&ssl_check_hostname=True"},
         {"database_url": "postgresql://a@/x?host=/run&host=localhost"},
         {"database_url": "postgresql://a@h/x?host=localhost:5433&hostaddr=127.0.0.1"},

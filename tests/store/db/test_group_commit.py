@@ -78,9 +78,12 @@ class TestThreads:
 
     def test_a_batch_takes_at_most_its_size_in_the_order_of_arrival(self) -> None:
         gate = Gate(double)
-        futures = gather(GroupCommit(gate, max_size=2), gate, [1, 2, 3, 4, 5, 6])
+        sizes: list[int] = []
+        group = GroupCommit(gate, max_size=2, on_batch=lambda size, _took_s: sizes.append(size))
+        futures = gather(group, gate, [1, 2, 3, 4, 5, 6])
         assert [future.result(10) for future in futures] == [2, 4, 6, 8, 10, 12]
         assert gate.calls == [[1], [2, 3], [4, 5], [6]]
+        assert sizes[:3] == [1, 2, 2], "each is observed before the next one runs"
 
     def test_keys_take_turns_when_more_wait_than_a_batch_takes(self) -> None:
         gate = Gate(double)
@@ -282,6 +285,27 @@ class TestCoroutines:
         group: GroupCommit[int, int] = GroupCommit(gate)
         assert await asyncio.gather(*map(group.join_async, range(50))) == [2 * item for item in range(50)]
         assert gate.calls == [[*range(50)]]
+
+    async def test_callers_who_come_before_its_thread_runs_start_no_other(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two threads would run batches side by side."""
+        targets: list[Callable[[], None]] = []
+
+        class Late(threading.Thread):
+            def start(self) -> None:
+                targets.append(super().start)
+
+        monkeypatch.setattr("store.db.group_commit.Thread", Late)
+        group: GroupCommit[int, int] = GroupCommit(double)
+        waiting = []
+        for item in (2, 4):
+            waiting.append(asyncio.create_task(group.join_async(item)))
+            for _ in range(3):
+                await asyncio.sleep(0)  # it waits, and then it wakes the thread
+        (start,) = targets
+        start()
+        assert await asyncio.gather(*waiting) == [4, 8]
 
     async def test_a_batch_starts_when_enough_items_wait_or_its_time_has_come(self) -> None:
         gate = Gate(double, opened=True)

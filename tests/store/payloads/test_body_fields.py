@@ -14,6 +14,7 @@ from store.payloads.reasoning import ReasoningOptions
 from store.payloads.retrieval import RankingOptions, Retrieval
 from store.payloads.sampling_params import Sampling
 from store.payloads.server_tools import ServerTools
+from store.payloads.strict_model import Strict
 from store.payloads.tool_approval import ApprovalByName
 from store.payloads.tool_definition import HttpTool, McpEndpoint
 from tests.store.payloads.making import MCP, SOURCE, TOOL, call, nested, numbered
@@ -220,6 +221,7 @@ def test_a_body_with_its_required_fields_alone_has_these_defaults(
             'the arguments of a function are a JSON object: its schema has `"type": "object"`',
         ),
         (FunctionSpec, {"name": "f", "parameters": nested(65)}, "a schema has at most 64 levels"),
+        (FunctionSpec, {"name": "f", "parameters": {"a": [[nested(62)]]}}, "a schema has at most 64 levels"),
         (FunctionSpec, {"name": "f", "parameters": {"a": "x" * 65_528}}, "a schema has at most 65536 characters"),
         (Image, {}, "an image is a URL, or an object with one of `url` and `file_id`"),
         (Image, {"url": "u", "file_id": "f"}, "an image is a URL, or an object with one of `url` and `file_id`"),
@@ -310,8 +312,32 @@ def test_fields_that_do_not_go_together_are_refused_in_these_words(
 def test_nearly_too_much_is_accepted() -> None:
     assert FunctionSpec(name="f", parameters=nested(64)).parameters == nested(64)
     assert FunctionSpec(name="f", parameters={"a": "x" * 65_527}).parameters == {"a": "x" * 65_527}
+    assert FunctionSpec(name="f", parameters={"a": [nested(62)]}).parameters == {"a": [nested(62)]}
     assert Sampling.model_validate({"max_tokens": 0, "echo": True, "logprobs": 0}).scores_prompt
     assert not Sampling.model_validate({"echo": True}).scores_prompt
     assert not Sampling.model_validate({"logprobs": 1}).scores_prompt
     assert ServerTools.model_validate({"names": ["a"], "tool_choice": "required", "max_tool_calls": 1}).names == ("a",)
-    assert RankingOptions.model_validate({"hybrid_search": {"embedding_weight": 0, "text_weight": 1000}}).hybrid_search
+    for weights in ({"embedding_weight": 0, "text_weight": 1000}, {"embedding_weight": 1, "text_weight": 0}):
+        assert RankingOptions.model_validate({"hybrid_search": weights}).hybrid_search
+    assert ReasoningOptions.model_validate({"effort": "none"}).max_tokens is None
+    assert McpEndpoint.model_validate({"type": "mcp", "command": "c"}).headers == {}
+
+
+def test_a_list_has_one_error_however_many_of_its_items_are_wrong() -> None:
+    class Inner(Strict):
+        metadata: dict[str, int]  # fields whose names are keywords of pydantic's schemas
+        fields: tuple[int, ...]
+
+    class Outer(Strict):
+        numbers: frozenset[int]
+        several: list[Inner] | None
+
+    wrong = ["a", "b"]
+    inner = {"metadata": dict.fromkeys(wrong, "c"), "fields": wrong}
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"numbers": wrong, "several": [inner, inner]})
+    assert [problem["loc"] for problem in caught.value.errors()] == [
+        ("numbers", 0),
+        ("several", 0, "metadata", "a"),
+        ("several", 0, "fields", 0),
+    ]
