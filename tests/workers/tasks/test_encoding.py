@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import suppress
@@ -32,11 +33,12 @@ from workers.runs.attempt_spans import AttemptSpans
 from workers.runs.engine_admission import EngineAdmission
 from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 from workers.runs.outcome import Retry
-from workers.tasks.encoding import EncodeJob, EncodeWork, completed
+from workers.tasks.encoding import EncodeJob, EncodeWork, completed, new_call_engine
 from workers.tasks.self_test import run_all
 from workers.tasks.task_model import quiet_setup
 from workers.tasks.transcribe import TranscribeModel
 
+ANY: Any = None
 CLAIM = Claim("job_1", "tnt_1", 1, 1, 1, "tiny", 1, {}, 1, None, 0.0, 3, task="embed")
 
 
@@ -91,6 +93,12 @@ def test_a_transcriber_gives_way_too(version: ModelVersion, settings: Settings) 
     assert found == [os.SCHED_IDLE, os.SCHED_OTHER]
 
 
+def test_an_engine_for_calls_says_that_it_died_and_has_room() -> None:
+    setup = replace(quiet_setup(Settings(), 3), on_room=lambda: None, on_failed=lambda _error: None)
+    engine = new_call_engine(ANY, setup, 5.0)
+    assert (engine.on_room, engine.on_failed) == (setup.on_room, setup.on_failed)
+
+
 class OneRequest:
     """Stands for an engine: it keeps the request, and its result is that of the test."""
 
@@ -127,19 +135,20 @@ def worked(claim: Claim, reason: FinishReason = FinishReason.STOP) -> tuple[Any,
 
 
 def test_a_job_for_an_encoder_is_one_request_and_has_its_passages_if_it_succeeds() -> None:
-    claim = replace(CLAIM, class_rank=0, queued_s=2.0)
+    claim = replace(CLAIM, class_rank=2, queued_s=2.0)
     done, engine, frames, metrics = worked(claim)
-    assert engine.requests == [EncodeRequest(AttemptId("job_1", 1), ((1, 2), (3,)), "options", 150.0, class_rank=0)]
+    assert engine.requests == [EncodeRequest(AttemptId("job_1", 1), ((1, 2), (3,)), "options", 150.0, class_rank=2)]
     assert (done.passages, done.output, frames) == (("stored", (b"one", b"two")), {"vectors": 2}, [])
     assert (done.job_id, done.epoch, done.tenant_id) == ("job_1", 1, "tnt_1")
     used = done.usage
     assert (used["input_tokens"], used["output_tokens"], used["queue_ms"], used["compute_ms"]) == (30, 0, 2000.0, 500.0)
-    interactive = {"class": "interactive"}
-    assert value_of(metrics, "headrace_prefill_seconds_sum", **interactive) == 0.5
-    assert value_of(metrics, "headrace_queue_seconds_count", **interactive) == 1
+    batch = {"class": "batch"}
+    assert value_of(metrics, "headrace_prefill_seconds_sum", **batch) == 0.5
+    assert value_of(metrics, "headrace_queue_seconds_count", **batch) == 1
+    assert value_of(metrics, "headrace_queue_seconds_sum", **batch) <= 2.0 + time.monotonic() - 100.0
     later, _, frames, metrics = worked(replace(claim, epoch=3))
     assert frames == [(AttemptId("job_1", 3), Checkpoint(lineage=((3, 0),)))]
-    assert value_of(metrics, "headrace_queue_seconds_count", **interactive) == 0
+    assert value_of(metrics, "headrace_queue_seconds_count", **batch) == 0
     assert later.passages is not None
 
 

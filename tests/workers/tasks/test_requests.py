@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,13 @@ from models.engine.requests import (
     FinishReason,
     StepFailed,
 )
-from prompts.tokenizer import ByteTokenizer
+from policy.documents import PolicyDocument
+from policy.policies import Policy
+from prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
 from store.errors import InvalidRequest
 from store.jobs.claims import Claim, Finish
 from store.metrics.worker_metrics import Served, WorkerMetrics
+from store.payloads.reasoning import ReasoningFormat
 from store.payloads.sampling_params import Sampling
 from store.registry.engine_spec import EngineKind
 from store.streams.checkpoints import Checkpoint, LogprobRow
@@ -28,6 +32,7 @@ from workers.runs.attempt_spans import AttemptSpans
 from workers.runs.in_flight import Attempt, AttemptId, ChoiceId
 from workers.runs.outcome import Retry
 from workers.tasks.generate import Generating
+from workers.tasks.reasoning_tokens import reasoning_tokens
 from workers.tasks.seeds import sample_seed, seeded
 
 ANY: Any = None
@@ -120,7 +125,7 @@ def test_a_job_is_one_request_of_its_tenant_and_class() -> None:
     )
     assert tuple(b"ab") in request.banned
     assert (request.sampling.max_tokens, request.sampling.seed, request.sampling.temperature) == (8, 5, 0.5)
-    assert (engine.sizes, engine.frames) == ([(5, 8)], [])
+    assert (engine.sizes, engine.frames, found.lineage) == ([(5, 8)], [], ((1, 0),))
     usage = found.usage or {}
     assert (usage["queue_ms"], usage["first_token_ms"], usage["attempt_first_token_ms"]) == (2000.0, 6000.0, 4000.0)
 
@@ -154,6 +159,34 @@ def test_an_answer_has_the_room_that_the_prompt_leaves() -> None:
     with pytest.raises(InvalidRequest) as refused:
         generating(engine).compute(attempt(input={"prompt": "x" * 60}))
     assert refused.value.code == "context_length_exceeded"
+
+
+def test_marks_of_reasoning_are_tokens_without_those_that_begin_a_prompt() -> None:
+    tokenizer: Any = SimpleNamespace(encode=lambda text, *, add_special: [0] * add_special + [*text.encode()])
+    marks = ReasoningFormat(opening="a", closing="b", direct="c", is_forced=True, max_tokens=9)
+    expected = ReasoningTokens((97,), (98,), (99,), is_open=False, is_forced=True, budget=9)
+    assert reasoning_tokens(marks, tokenizer) == expected
+
+
+def test_only_a_chat_server_knows_whether_a_prompt_fits() -> None:
+    chat = Engine()
+    one = generating(chat, tokenizer=ApproximateTokenizer(), kind=EngineKind.OPENAI, chat_fields=lambda *_: {})
+    one.compute(attempt(input={"prompt": "word " * 500}))
+    assert [(len(request.prompt), request.sampling.max_tokens) for request in chat.requests] == [(56, 8)]
+
+
+@pytest.mark.parametrize("choices", [{}, {"n": 2}])
+@pytest.mark.parametrize(("action", "changes_text"), [("mask", True), ("flag", False)])
+def test_what_a_policy_may_change_is_filtered_in_the_stream_and_never_continued(
+    choices: dict[str, int], action: str, changes_text: bool
+) -> None:
+    rule = {"id": "words", "deny": {"phrases": ["mill"]}, "action": action, "stage": "output"}
+    policies = SimpleNamespace(get=lambda *_: Policy(PolicyDocument.model_validate({"rules": [rule]})))
+    engine = Engine()
+    later = attempt(LATER, policy={"model": "*", "version": 1}, **choices)
+    generating(engine, policies=policies).compute(later)
+    filtered = [attempt_id for name, attempt_id, *_ in engine.frames if name == "put_filter"]
+    assert (filtered, bool(engine.ages)) == ([later.id] if changes_text else [], not changes_text)
 
 
 def test_each_prompt_has_its_choices_with_seeds_of_their_own() -> None:

@@ -13,6 +13,7 @@ from store.payloads.sampling_params import Sampling
 from store.registry.models import ModelVersion
 from store.registry.verification_report import GoldenAnswer
 from store.settings import Settings
+from tests.processes import WAIT_S
 from tests.workers.runs.test_outcome import completion
 from workers.tasks.generate import GenerateModel
 from workers.tasks.quality_reading import NUM_ANSWERS, answers_of, beginnings, continuation
@@ -73,7 +74,9 @@ def test_without_golden_answers_the_self_test_continues_its_prompts_within_the_w
 
     def tested(golden: Sequence[GoldenAnswer]) -> SelfTest:
         engine = model.new_engine(quiet_setup(Settings(), 3))
-        return generate_test(engine, model.tokenizer, golden, context_window=window, dtype="float32")
+        found = generate_test(engine, model.tokenizer, golden, context_window=window, dtype="float32")
+        assert not engine.is_healthy(WAIT_S), "it is stopped"
+        return found
 
     found = tested(())
     assert [one.prompt for one in found.answers] == list(PROMPTS)
