@@ -188,12 +188,13 @@ async def test_those_who_wait_in_silence_are_woken_together(
         await (is_time.wait() if seconds == _TICK_S else sleep(seconds))
         is_time.clear()
 
+    monkeypatch.setattr(asyncio, "sleep", sleep_until_told)
+    hub = Hub(named(settings.redis_url))
+
     async def woken(index: int) -> None:
         async with aclosing(hub.follow(f"job{index}")) as stream:
             assert await anext(stream) is None
 
-    monkeypatch.setattr(asyncio, "sleep", sleep_until_told)
-    hub = Hub(named(settings.redis_url))
     await hub.start()
     waiting = [asyncio.create_task(woken(index)) for index in range(10)]
     try:
