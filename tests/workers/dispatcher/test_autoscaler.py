@@ -15,13 +15,14 @@ from store.payloads.job_payload import ServiceClass
 from store.registry import models
 from store.registry.models import ModelVersion
 from store.scheduling import queues
-from store.scheduling.autoscale import WaitingClass
+from store.scheduling.autoscale import QueueState, WaitingClass, decide
 from store.scheduling.backlog import Backlog, Load, TenantBacklog
 from store.scheduling.queue_ages import QueueAge
 from store.scheduling.scale_decisions import read_decisions, read_histories, read_slots
 from store.scheduling.service_rate import Interval
 from store.settings import Settings
 from tests.workers.conftest import Bench
+from workers.dispatcher import autoscaler
 from workers.dispatcher.autoscaler import Autoscaler, WorkerMeter, waiting
 
 Make = Callable[..., Autoscaler]
@@ -72,6 +73,26 @@ def test_it_decides_for_its_queues_from_what_waits_and_runs(db: Database, settin
         bench.close()
 
 
+def test_a_decision_knows_how_long_jobs_wait_and_what_a_worker_does(
+    db: Database, settings: Settings, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[QueueState] = []
+    monkeypatch.setattr(autoscaler, "decide", lambda state, *given: states.append(state) or decide(state, *given))
+    bench, scaler = register(db, settings, "one"), make("one=0..4")
+    beat_worker(db, "a", "one@1", None, slots=8)
+    bench.submit(1)
+    bench.query("UPDATE jobs SET created_at = now() - interval '50 s' RETURNING 1")
+    scaler.turn()
+    for second in range(1, 11):
+        scaler.observe("one@1", Interval(states[0].at + 600 + second, 100, 4, 4, 40))
+    beat_worker(db, "a", "one@1", None, slots=8)
+    scaler.turn()
+    (waiting_class,) = states[1].waiting
+    assert waiting_class.oldest_age_s >= 50
+    assert (states[1].workers, states[1].slots, states[1].worker_tokens_per_s) == (1, 8, pytest.approx(40))
+    bench.close()
+
+
 def test_workers_stay_while_they_run_jobs_of_adapters(db: Database, settings: Settings, make: Make) -> None:
     base = register(db, settings, "one")
     tone = register(db, settings, "tone", base=base.version)
@@ -108,8 +129,8 @@ def test_the_rate_is_that_of_one_worker_and_the_load_that_of_all() -> None:
     assert meter.take_rate() is None, "no news"
     assert meter.load(30.0) == pytest.approx(20), "1,200 tokens in a minute"
     meter.has_workers(30.0, 4)
-    for second in range(31, 151):
-        meter.observe(Interval(at=second, num_before=100, num_left=8, started_jobs=8, started_tokens=80))
+    for second in range(32, 152, 2):
+        meter.observe(Interval(at=second, num_before=100, num_left=16, started_jobs=16, started_tokens=160))
     assert meter.take_rate() == pytest.approx(20), "twice as many workers start twice as much"
     assert meter.load(300.0) == 0
 

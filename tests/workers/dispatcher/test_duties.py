@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from store.audit import export
+from store.audit.hash_chain import Head
 from store.calls import approvals
 from store.errors import Unavailable
 from store.jobs import response_cache, sharers, sweeps
@@ -27,6 +29,7 @@ from store.tracing.spans import SpanKind, TraceSpan, ns_of
 from store.tracing.trace_context import TraceContext, attempt_span_id
 from store.tracing.tracing import Tracing
 from workers.dispatcher import queue_gauges
+from workers.dispatcher.audit_heads import AuditHeads
 from workers.dispatcher.autoscaler import WorkerMeter, waiting
 from workers.dispatcher.job_sweeper import SWEEP_ROWS, JobSweeper, OutageGrace
 from workers.dispatcher.lost_attempt_spans import lost_attempt_spans
@@ -281,6 +284,19 @@ def test_the_gauges_are_those_of_the_queues_and_their_workers(
         metrics.registry.get_sample_value(f"headrace_{name}") for name in ("flows_stuck", "webhook_oldest_due_seconds")
     ]
     assert values == [4, 12.5]
+
+
+def test_the_head_of_a_chain_is_logged_when_it_has_moved(answers: Answers) -> None:
+    one, two, moved = (
+        Head(chain, 1, digest, "2026-11-29") for chain, digest in (("a", "h1"), ("b", "h2"), ("b", "h3"))
+    )
+    answers.to(export, "heads", [one, two], [one, moved])
+    db: Any = None
+    duty = AuditHeads(db, "")
+    with capture_logs() as logs:
+        for _ in range(3):
+            duty.log_heads()
+    assert [(line["chain"], line["hash"]) for line in logs] == [("a", "h1"), ("b", "h2"), ("b", "h3")]
 
 
 ERASED = ErasureCounts(num_inputs=2, job_ids=("job_1",), more=True)
