@@ -200,7 +200,7 @@ class ScriptedWorker:
             yield
         finally:
             stop.set()
-            thread.join(timeout=10)
+            thread.join(timeout=60)
 
     def _serve(self, answer: Answer, stop: threading.Event) -> None:
         while not stop.wait(0.01):

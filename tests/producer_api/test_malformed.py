@@ -26,7 +26,7 @@ _WAITED = {"sync_timeout"}
 def answer(server: ApiServer, case: Case) -> bytes:
     """Send the case; return what came back, or nothing if the server hung up."""
     address = urlsplit(server.url)
-    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=20) as connection:
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60) as connection:
         try:
             connection.sendall(case.data)
             if not case.must_answer:

@@ -54,4 +54,4 @@ def obeying(worker: ScriptedWorker, attempt: Attempt, db: Database, tenant: str)
     thread = threading.Thread(target=obey)
     thread.start()
     yield
-    thread.join(timeout=20)
+    thread.join(timeout=60)
