@@ -74,6 +74,8 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name, the command itself and the arguments left; exits with usage if there is no such command."""
+        # Typer suggests those with a similar name.
+        self.commands = {one: self.get_command(ctx, one) for one in self.nodes}
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and self.nodes[str(name)].load(str(name)), rest
 

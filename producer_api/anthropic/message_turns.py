@@ -183,8 +183,9 @@ def _read(turn: MessageTurn, param: str) -> Iterator[_Placed]:
 def _part(role: str, block: ContentBlock, param: str) -> str | ImagePart | _Thought | _Placed | dict[str, Any]:
     """Return a block's text or image, its thinking, its result of a tool, or its tool call."""
     match role, block.type:
-        case _, "text" if block.text is not None:
-            return block.text
+        case _, "text":
+            _require(block.text, f"{param}.text")
+            return block.text or ""
         case "assistant", "thinking" | "redacted_thinking":
             return _Thought(block.thinking or "")
         case "assistant", "mcp_tool_use" | "mcp_tool_result":
@@ -233,9 +234,9 @@ def _result(block: ContentBlock, param: str) -> dict[str, Any]:
 
 def _text_of(parts: Sequence[TextPart], param: str) -> str:
     for index, part in enumerate(parts):
-        if part.type != "text" or part.text is None:
-            where = f"{param}[{index}].type"
-            raise not_text(where, part.type, "only text blocks are")
+        if part.type != "text":
+            raise not_text(f"{param}[{index}].type", part.type, "only text blocks are")
+        _require(part.text, f"{param}[{index}].text")
     return "\n".join(part.text or "" for part in parts)
 
 

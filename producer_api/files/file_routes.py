@@ -96,7 +96,8 @@ def policed_filename(runtime: Runtime, tenant_id: str, filename: str) -> str:
 def purpose_of(given: str | None) -> Purpose:
     """Return the purpose of an upload; raise InvalidRequest if it is none of those."""
     if given not in UPLOADED:
-        raise InvalidRequest(f"`purpose` is required: one of {', '.join(sorted(UPLOADED))}", param="purpose")
+        fault = "is required" if given is None else "is unknown"
+        raise InvalidRequest(f"`purpose` {fault}: one of {', '.join(sorted(UPLOADED))}", param="purpose")
     return Purpose(given)
 
 

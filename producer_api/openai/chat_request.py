@@ -292,7 +292,11 @@ def _content(turn: ChatTurn, param: str) -> dict[str, Any]:
         return {"content": turn.refusal if turn.role == "assistant" else None}
     if isinstance(turn.content, str):
         return {"content": turn.content}
-    return joined(_part(turn.role, part, f"{param}[{index}].type") for index, part in enumerate(turn.content))
+    return joined(_part(turn.role, part, f"{param}[{index}]") for index, part in enumerate(turn.content))
+
+
+_HELD_IN = {"text": "text", "refusal": "refusal", "image_url": "image_url", "file": "file.file_id"}
+"""The field of a part that holds its content, by the type of the part."""
 
 
 def _part(role: str, part: MessagePart, where: str) -> str | ImagePart:
@@ -305,7 +309,10 @@ def _part(role: str, part: MessagePart, where: str) -> str | ImagePart:
             return ImagePart({"url": part.image_url.url, "detail": part.image_url.detail})
         case "user", "file" if part.file is not None and part.file.file_id is not None:
             return ImagePart({"file_id": part.file.file_id})
+        case (_, "text") | ("assistant", "refusal") | ("user", "image_url" | "file"):
+            param = f"{where}.{_HELD_IN[part.type]}"
+            raise InvalidRequest(f"`{param}` is required", param=param)
         case "user", other:
-            raise not_text(where, other, "parts of the user are text, image_url, and file with a file_id")
+            raise not_text(f"{where}.type", other, "parts of the user are text, image_url, and file with a file_id")
         case _, other:
-            raise not_text(where, other, "only text parts are")
+            raise not_text(f"{where}.type", other, "only text parts are")

@@ -211,8 +211,10 @@ def _text(content: str | tuple[ContentPart, ...] | None, param: str, first: int 
         return content
     parts = _required(content, param)
     for index, part in enumerate(parts, first):
-        if part.type not in (*_TEXTS, "refusal") or (part.text is None and part.refusal is None):
+        if part.type not in (*_TEXTS, "refusal"):
             raise not_text(f"{param}[{index}].type", part.type, "text alone")
+        if part.text is None and part.refusal is None:
+            _required(None, f"{param}[{index}].{'refusal' if part.type == 'refusal' else 'text'}")
     return "".join(part.text or part.refusal or "" for part in parts)
 
 

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from producer_api.server.anthropic_errors import error_object, is_anthropic
+from producer_api.server.misplaced_fields import object_of
 from store import errors as store
 from store.errors import HeadraceError, InvalidRequest
 from store.tasks.registry import TASK_TAG
@@ -273,7 +274,10 @@ def from_validation(found: Sequence[Mapping[str, Any]], *, inside: str | None = 
     ``inside``: the name of the field that was checked; None if it was the whole body.
     """
     fields = _by_field(found if inside is None else [{**one, "loc": (inside, *one["loc"])} for one in found])
-    first, *others = next(iter(fields.values()))
+    misplaced = [errors for errors in fields.values() if object_of(errors[0]) is not None]
+    first, *others = (misplaced or [*fields.values()])[0]
+    if misplaced:  # what lacks them is no second mistake
+        fields = {place: errors for place, errors in fields.items() if errors[0]["type"] != "missing"}
     path = _path_of(first)
     sentences = [_sentence(first, path), *(_complaint(other) for other in others if other["type"] != first["type"])]
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
@@ -321,6 +325,9 @@ def _sentence(error: Mapping[str, Any], path: str) -> str:
     match error["type"]:
         case "json_invalid":
             return f"the body is not valid JSON: {error.get('ctx', {}).get('error', 'it does not parse')}"
+        case "extra_forbidden" if (outer := object_of(error)) is not None:
+            inner = f"{path.removesuffix(str(error['loc'][-1]))}{outer}.{error['loc'][-1]}"
+            return f"`{path}` is a part of `{outer}`: send it as `{inner}`"
         case "extra_forbidden":
             return f"`{path}` is not a field that is known here: remove it or correct its name"
         case "missing":

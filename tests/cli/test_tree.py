@@ -57,6 +57,10 @@ def test_help_names_every_group_and_a_noun_alone_shows_its_list(tmp_path: Path) 
     assert alone.stderr.startswith("headrace: DATABASE_URL is not set")
 
 
+def test_a_command_with_a_similar_name_is_suggested(tmp_path: Path) -> None:
+    assert "Did you mean 'submit'?" in headrace(tmp_path, "submitt").stderr
+
+
 def test_the_version_is_printed(tmp_path: Path) -> None:
     assert re.fullmatch(r"headrace \d+\.\d+\.\d+\n", headrace(tmp_path, "--version").stdout)
 

@@ -41,6 +41,8 @@ RESULT = {"role": "tool", "tool_call_id": "c1", "content": "1"}
 BAD_JOBS: dict[str, tuple[Any, str | None, str]] = {
     "no model": ({"input": {"prompt": "x"}}, "model", "is required"),
     "no input": ({"model": "tiny"}, "input", "is required"),
+    "messages beside input": ({"model": "tiny", "messages": [USER]}, "messages", "send it as `input.messages`"),
+    "max_tokens beside sampling": (PROMPT | {"max_tokens": 5}, "max_tokens", "send it as `sampling.max_tokens`"),
     "unknown model": (PROMPT | {"model": "huge"}, "model", "known: tiny"),
     "unknown version": (PROMPT | {"model": "tiny@9"}, "model", "no model"),
     "unknown alias": (PROMPT | {"model": "tiny@canary"}, "model", "no model"),

@@ -59,9 +59,9 @@ REFUSED: list[tuple[dict[str, Any], str, str | None, str]] = [
     ),
     (
         turns([{"type": "text"}]),
-        "unsupported_parameter",
-        "messages[0].content[0].type",
-        "`messages[0].content[0].type` 'text' is not supported: blocks of the user are text, image and tool_result",
+        "invalid_value",
+        "messages[0].content[0].text",
+        "`messages[0].content[0].text` is required",
     ),
     (
         turns([{"type": "document"}]),

@@ -144,8 +144,9 @@ def test_a_purpose_and_a_life_are_checked() -> None:
     for given in (None, "", "batch_output", "Batch"):
         with pytest.raises(InvalidRequest) as caught:
             purpose_of(given)
+        fault = "required" if given is None else "unknown"
         assert (caught.value.message, caught.value.param) == (
-            "`purpose` is required: one of assistants, batch, evals, fine-tune, user_data, vision",
+            f"`purpose` is {fault}: one of assistants, batch, evals, fine-tune, user_data, vision",
             "purpose",
         )
     assert [check_life_s("created_at", given, "x") for given in (3600, 2_592_000)] == [3600.0, 2_592_000.0]

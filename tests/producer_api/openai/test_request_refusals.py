@@ -201,17 +201,21 @@ REFUSED_CHATS: Refused = [
     ),
     (
         turn(content=[{"type": "text"}]),
-        "unsupported_parameter",
-        "messages[0].content[0].type",
-        "`messages[0].content[0].type` 'text' is not supported: parts of the user are text, image_url, "
-        "and file with a file_id",
+        "invalid_value",
+        "messages[0].content[0].text",
+        "`messages[0].content[0].text` is required",
+    ),
+    (
+        turn(content=[{"type": "image_url"}]),
+        "invalid_value",
+        "messages[0].content[0].image_url",
+        "`messages[0].content[0].image_url` is required",
     ),
     (
         turn(content=[{"type": "file", "file": {}}]),
-        "unsupported_parameter",
-        "messages[0].content[0].type",
-        "`messages[0].content[0].type` 'file' is not supported: parts of the user are text, image_url, "
-        "and file with a file_id",
+        "invalid_value",
+        "messages[0].content[0].file.file_id",
+        "`messages[0].content[0].file.file_id` is required",
     ),
     (
         turn(role="assistant", content=[{"type": "image_url", "image_url": {"url": "x"}}]),

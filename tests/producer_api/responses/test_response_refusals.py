@@ -198,9 +198,9 @@ REFUSED: list[tuple[dict[str, Any], str, str | None, str]] = [
     ),
     (
         said({"type": "input_image", "file_id": "f"}, {"type": "input_text"}),
-        "unsupported_parameter",
-        "input[0].content[1].type",
-        "`input[0].content[1].type` 'input_text' is not supported: text alone",
+        "invalid_value",
+        "input[0].content[1].text",
+        "`input[0].content[1].text` is required",
     ),
     (
         said({"type": "input_image", "image_url": "https://x.example/a.png"}, role="assistant"),
