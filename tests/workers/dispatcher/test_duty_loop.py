@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -148,6 +149,19 @@ def test_a_duty_is_repeated_at_once_if_there_is_more_and_later_if_it_failed(
         for name in ("fails", "locked")
     ]
     assert failures == [1, 2]
+
+
+def test_a_dispatcher_that_waited_for_postgres_blames_no_worker(
+    make: Callable[..., Dispatcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    one = make()
+    clock.now += 3600
+    monkeypatch.setattr(module, "check_schema", lambda _db: None)
+    monkeypatch.setattr(module, "check_keys", lambda _db, _vault: one.stop())
+    monkeypatch.setattr(module.sweeps, "leader_lock", lambda _db: nullcontext())
+    one.run()
+    assert not one._outage_grace.blames(clock.now)
 
 
 def test_without_postgres_the_leader_stops_leading(make: Callable[..., Dispatcher]) -> None:
