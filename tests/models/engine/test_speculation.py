@@ -4,7 +4,7 @@ Prompt lookup is compared with a slow search through the whole text, the learned
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from models.engine.block_manager import BlockPool
 from models.engine.llm_engine import EngineConfig, LLMEngine
+from models.engine.reasoning import ReasoningTokens
 from models.engine.requests import EngineRequest, EngineStats, FinishReason
 from models.engine.runner import Sampled, StepPlan
 from models.engine.scheduling.scheduler import Scheduler
@@ -169,6 +170,19 @@ def test_a_chance_is_what_became_of_the_drafts_before_and_of_the_last_above_all(
         luck.record(4, 0, 0)
     assert after_one > 0.8
     assert luck.chance < 0.2
+
+
+@pytest.mark.parametrize(("budget", "output", "has_drafts"), [(9, "", False), (9, "!", True), (None, "", True)])
+def test_none_is_guessed_where_the_end_of_the_reasoning_may_be_forced(
+    budget: int | None, output: str, has_drafts: bool
+) -> None:
+    marks = ReasoningTokens((ord("?"),), (ord("!"),), is_open=True, budget=budget)
+    request = seq(replace(ask("abcdabcdabcd"), reasoning=marks))
+    for token in f"{output}abcd".encode():
+        request.add(token, now=1.0)
+    speculation = Speculation(16)
+    speculation.begin(1)
+    assert bool(speculation.draft(request, 4)) is has_drafts
 
 
 def test_a_draft_is_worth_a_token_at_the_pace_of_the_pass() -> None:

@@ -294,6 +294,7 @@ class TestCoroutines:
 
         class Late(threading.Thread):
             def start(self) -> None:
+                assert self.daemon, "it keeps no process from its end"
                 targets.append(super().start)
 
         monkeypatch.setattr("store.db.group_commit.Thread", Late)
