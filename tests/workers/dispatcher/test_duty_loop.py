@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from store.errors import SettingsError, Unavailable
+from store.jobs import sweeps
 from store.scheduling.work_probe import PendingWork
 from store.settings import Settings
 from workers.dispatcher import dispatcher as module
@@ -159,7 +160,7 @@ def test_a_dispatcher_that_waited_for_postgres_blames_no_worker(
     clock.now += 3600
     monkeypatch.setattr(module, "check_schema", lambda _db: None)
     monkeypatch.setattr(module, "check_keys", lambda _db, _vault: one.stop())
-    monkeypatch.setattr(module.sweeps, "leader_lock", lambda _db: nullcontext())
+    monkeypatch.setattr(sweeps, "leader_lock", lambda _db: nullcontext())
     one.run()
     assert not one._outage_grace.blames(clock.now)
 
