@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 import structlog
+from psycopg.pq import Conninfo
 from sqlalchemy import URL
 
 from store.db.database import parse_url
@@ -51,9 +52,14 @@ def _postgres(address: str) -> str | None:
 
 
 def _postgres_hosts(url: URL) -> list[str]:
-    """Return all hosts that the driver may connect to. The options ``host`` and ``hostaddr`` go before the address."""
+    """Return all hosts that the driver may connect to.
+
+    The options ``host`` and ``hostaddr`` go before the address, and the address before the defaults of libpq, which
+    PGHOST, PGHOSTADDR and PGSERVICE change.
+    """
+    defaults = {one.keyword: (one.val or b"").decode() for one in Conninfo.get_defaults()}
     named = [host.rpartition(":")[0] or host for host in _listed(url, "host")]
-    return [*(named or [url.host or ""]), *_listed(url, "hostaddr")]
+    return [*(named or [url.host or defaults[b"host"]]), *(_listed(url, "hostaddr") or [defaults[b"hostaddr"]])]
 
 
 def _listed(url: URL, name: str) -> list[str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection
 
 import structlog
+from pydantic import ValidationError
 
 from store.db.database import Database
 from store.errors import Conflict, RequestError
@@ -80,6 +81,15 @@ class RolloutKeeper:
 
     def _judge(self, rollout: Rollout) -> Judgement | None:
         """Take the rollout forward; return how it stands if it runs and stays in its step."""
+        try:
+            return self._judge_by_bounds(rollout)
+        except ValidationError as error:
+            # Another release has stored bounds that this one does not know. The other rollouts must still be judged.
+            wrong = sorted({".".join(map(str, one["loc"])) for one in error.errors(include_input=False)})
+            log.error("rollout.bounds_unreadable", rollout=rollout.id, bounds=wrong)
+            return None
+
+    def _judge_by_bounds(self, rollout: Rollout) -> Judgement | None:
         evidence = self._read_evidence(rollout)
         with self._db.autocommit() as connection:
             progress = read_progress(connection, rollout)

@@ -247,6 +247,21 @@ def test_a_way_that_is_not_verified_is_named(address: dict[str, str], why: str) 
 
 
 @pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("PGHOST", "postgresql://a@/x"),
+        ("PGHOSTADDR", "postgresql://a@/x"),
+        ("PGHOSTADDR", "postgresql://a@localhost/x"),
+    ],
+)
+def test_a_host_in_the_variables_of_the_driver_is_checked(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
+    monkeypatch.setenv(name, "far")
+    with pytest.raises(SettingsError, match="DATABASE_URL: far is another host"):
+        check_transport(Settings(database_url=url, redis_url="", require_tls="on"))
+    check_transport(Settings(database_url=f"{url}?host=localhost&hostaddr=::1", redis_url="", require_tls="on"))
+
+
+@pytest.mark.parametrize(
     "address",
     [
         {"database_url": "postgresql://a@[::1]/x", "redis_url": "redis://[::1]/0"},

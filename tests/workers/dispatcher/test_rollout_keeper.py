@@ -2,6 +2,7 @@
 
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from store.db import presence
 from store.db.database import Database
@@ -93,6 +94,27 @@ def test_a_version_with_errors_is_rolled_back_and_its_queued_jobs_move(
     assert [entry["percent"] for entry in ended.evidence["history"]]
     assert resolve(db, "tiny").version == 1, "the alias is where it was"
     assert query("SELECT queue FROM jobs WHERE id = :id", id=waiting) == [{"queue": "tiny@1"}]
+
+
+def test_bounds_of_another_release_stop_the_judgement_of_their_own_rollout_only(
+    begin: StartRollout, db: Database, accept_one: AcceptOne, keeper: RolloutKeeper
+) -> None:
+    rollout = begin(steps=[Step(50, hold_s=3600)])
+    with db.begin() as connection:
+        other = connection.execute(
+            text("""
+            INSERT INTO rollouts SELECT (jsonb_populate_record(rollouts, jsonb_build_object(
+                'id', 'ro_0', 'alias', 'other', 'bounds', jsonb '{"of_a_newer_release": 0.5}'))).*
+            FROM rollouts RETURNING id
+            """)
+        ).scalar_one()
+    run_jobs(db, accept_one, rollout, candidate_fails=True)
+    with capture_logs() as logs:
+        keeper.turn()
+    assert get_rollout(db, rollout.id).state is RolloutState.ROLLED_BACK
+    assert get_rollout(db, other).state is RolloutState.RUNNING
+    refused = [line for line in logs if line["event"] == "rollout.bounds_unreadable"]
+    assert [(line["rollout"], line["bounds"]) for line in refused] == [(other, ["of_a_newer_release"])]
 
 
 def test_a_version_like_the_stable_one_goes_through_its_steps_to_the_alias(
