@@ -113,7 +113,7 @@ def run(
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m workers", description="Run jobs of one model version.")
+    parser = argparse.ArgumentParser(prog="headrace worker", description="Run jobs of one model version.")
     parser.add_argument("--model", required=True, help="name, name@version or name@alias")
     parser.add_argument("--concurrency", type=_positive, help="jobs in flight at most; by default twice the slots")
     parser.add_argument("--name", help="node name in Flower; by default the model's name and the process id")

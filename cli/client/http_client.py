@@ -42,6 +42,10 @@ class OperatorClient(Client):
         body = {name: value for name, value in filters.items() if value is not None}
         return self._list("POST", "/v1/dead_letters/replay", json=body)
 
+    def replay_dead_letter(self, job_id: str) -> Json:
+        """Replay a dead letter. Returns its new job, the same one for every call."""
+        return self.request("POST", f"/v1/dead_letters/{quote(job_id, safe='')}/replay")
+
     def queues(self) -> list[Json]:
         """Return the statistics of the queues."""
         return self._list("GET", "/v1/queues")

@@ -26,6 +26,9 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue, such as smollm2@1.")]
 QueueOption = Annotated[str | None, typer.Option(help="Only this queue's, such as smollm2@1.")]
 CodeOption = Annotated[str | None, typer.Option(help="poison or max_attempts_exceeded.")]
+DeadLettersArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="JOB", help="The ids of dead letters; without one, all that match.")
+]
 VarOption = Annotated[
     list[str] | None, typer.Option("--var", help="A variable of the template: name=text, or name:=JSON.")
 ]
@@ -173,11 +176,20 @@ def list_dead_letters(
 
 
 def replay(
-    queue: QueueOption = None, code: CodeOption = None, limit: LimitOption = 20, as_json: JsonOption = False
+    jobs: DeadLettersArgument = None,
+    queue: QueueOption = None,
+    code: CodeOption = None,
+    limit: LimitOption = 20,
+    as_json: JsonOption = False,
 ) -> None:
-    """Replay dead letters that were not replayed yet, as new jobs, oldest first."""
+    """Replay dead letters as new jobs: these, or the oldest ones that were not replayed yet."""
+    if jobs and (queue or code):
+        raise InvalidRequest("give the ids of jobs, or --queue and --code")
     with connect() as client:
-        found = client.replay_dead_letters(queue=queue, code=code, limit=limit)
+        if jobs:
+            found = [client.replay_dead_letter(job) for job in jobs]
+        else:
+            found = client.replay_dead_letters(queue=queue, code=code, limit=limit)
     show(found, render.replays_table(found) if found else "nothing to replay", as_json=as_json)
 
 

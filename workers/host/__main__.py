@@ -105,7 +105,7 @@ def _is_named(models: tuple[str, ...], version: HostedVersion) -> bool:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m workers.host", description="Serve many models in little memory.")
+    parser = argparse.ArgumentParser(prog="headrace host", description="Serve many models in little memory.")
     kinds = parser.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--memory", type=_memory, help="memory for all workers, such as 4GiB: a place for each version")
     kinds.add_argument("--autoscale", action="store_true", help="as many workers as HEADRACE_AUTOSCALE decides")

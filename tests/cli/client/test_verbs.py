@@ -91,6 +91,7 @@ def test_a_verb_sends_and_tells(
         ("submit hi --var a=b", {}, InvalidRequest, "--var goes with --prompt"),
         ("submit hi --file x", {}, InvalidRequest, "give either a prompt or --file"),
         ("submit", {}, InvalidRequest, "give either a prompt or --file"),
+        ("dead-letters replay job_1 --code poison", {}, InvalidRequest, "give the ids of jobs, or --queue and --code"),
         ("submit --job x --temperature 0", {}, InvalidRequest, "with --job everything stands in the file"),
         ("submit --job x --webhook https://a", {}, InvalidRequest, "with --job everything stands in the file"),
         ("models quality tiny --plot -", {}, ResourceMissing, "nothing here"),

@@ -71,6 +71,15 @@ CASES: list[Case] = [
         ["dead letter  new job", "job_1  job_2"],
     ),
     (
+        "dead-letters replay job_3 job_1",
+        {
+            "POST /v1/dead_letters/job_1/replay": {"id": "job_1", "job_id": "job_2", "replayed": False},
+            "POST /v1/dead_letters/job_3/replay": {"id": "job_3", "job_id": "job_4", "replayed": True},
+        },
+        [("POST", "/v1/dead_letters/job_3/replay", None), ("POST", "/v1/dead_letters/job_1/replay", None)],
+        ["dead letter  new job", "job_3  job_4", "job_1  job_2"],
+    ),
+    (
         "queues pause a/b@1",
         {"POST /v1/queues/a/b@1/pause": {}},
         [("POST", "/v1/queues/a/b@1/pause", None)],
