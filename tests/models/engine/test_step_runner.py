@@ -120,7 +120,7 @@ def test_a_device_that_always_fails_is_not_asked_for_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "is_right"),
+    ("sampled", "is_right"),
     [
         ([Sampled("b", 65)], True),
         ([Sampled("a", None, finite=False), Sampled("b", 65)], True),
@@ -130,14 +130,16 @@ def test_a_device_that_always_fails_is_not_asked_for_ever() -> None:
         ([], False),
     ],
 )
-def test_a_token_for_a_row_that_asked_for_none_fails_the_pass(told: list[Sampled], is_right: bool) -> None:
+def test_a_token_for_a_row_that_asked_for_none_fails_the_pass(
+    monkeypatch: pytest.MonkeyPatch, sampled: list[Sampled], is_right: bool
+) -> None:
     """A row within a prompt has an entry only if its numbers are not finite."""
     runner = Watched()
-    runner.run = lambda plan: told  # type: ignore[method-assign]  # the answer of a wrong runner
+    monkeypatch.setattr(runner, "run", lambda plan: sampled)
     requests = [ask(name, request_id=name) for name in ("a", "b")]
     rows = [Row(one, (1,), 0, (0,), (), sample=number > 0) for number, one in enumerate(requests)]
     found = StepRunner(runner, lambda: None)._run_pass(StepPlan(tuple(rows)))
-    assert (found.sampled, type(found.error)) == ((tuple(told), type(None)) if is_right else ((), ValueError))
+    assert (found.sampled, type(found.error)) == ((tuple(sampled), type(None)) if is_right else ((), ValueError))
 
 
 def test_want_of_memory_makes_passes_small_for_a_while() -> None:

@@ -38,8 +38,8 @@ class TestConversations:
             [("system", "Be loud."), *turns, ("user", "again")],
         ]
         assert second.previous_response_id == first.id
-        listed = list(here.responses.input_items.list(second.id, limit=2, order="asc"))
-        said = [(item.role, item.content[0].text) for item in listed]  # type: ignore[union-attr]
+        listed: list[Any] = list(here.responses.input_items.list(second.id, limit=2, order="asc"))
+        said = [(item.role, item.content[0].text) for item in listed]
         assert said == turns[:3]
         assert [item.id for item in here.responses.input_items.list(second.id)] == [item.id for item in listed[::-1]]
         for gone in (first.id, third.id, "resp_none", job_of(second.id)):
@@ -133,13 +133,15 @@ class TestConversations:
             )
         assert [turn["content"] for turn in seen[0]] == ["You guide through Rome {{greeting}}.", "Ave!", "Where to?"]
         assert [turn["content"] for turn in seen[1]] == ["You know Oslo.", "hi"]
-        assert (first.prompt.version, newest.prompt.version) == ("1", "2")  # type: ignore[union-attr]
+        used: list[Any] = [first.prompt, newest.prompt]
+        assert [prompt.version for prompt in used] == ["1", "2"]
         for variables in ({}, {"city": "x", "more": "y"}):
             with pytest.raises(sdk.BadRequestError) as raised:
                 openai.responses.create(model="tiny", prompt={"id": prompt_id, "variables": variables}, input="x")
             assert raised.value.param == "prompt.variables"
-        for wrong in ({"id": "pmpt_none"}, {"id": prompt_id, "version": "3"}, {"id": prompt_id, "version": "one"}):
+        unknown: Any = ({"id": "pmpt_none"}, {"id": prompt_id, "version": "3"}, {"id": prompt_id, "version": "one"})
+        for wrong in unknown:
             with pytest.raises(sdk.NotFoundError):
-                openai.responses.create(model="tiny", prompt=wrong, input="x")  # type: ignore[arg-type]
+                openai.responses.create(model="tiny", prompt=wrong, input="x")
         undeclared = api.post("/v1/prompts", json={"instructions": "{{x}}"})
         assert (undeclared.status_code, error_of(undeclared)["code"]) == (400, "invalid_value")
