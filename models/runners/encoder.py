@@ -82,7 +82,7 @@ def float32_bytes(vector: torch.Tensor) -> bytes:
 
 
 def finite_bytes(answers: Iterable[torch.Tensor], computed: Iterable[torch.Tensor]) -> list[bytes | None]:
-    """Return each answer as ``float32_bytes``, None where it is not finite, or what the model computed for it.
+    """Return each answer as ``float32_bytes``, None where it or the model's numbers for it are not finite.
 
     ``computed`` are the model's own numbers for each answer. An answer can be finite without them: a sigmoid makes 1 of
     an infinite logit.

@@ -25,7 +25,7 @@ def refusal_of(make: Callable[..., Any], *given: Any) -> tuple[str, str | None, 
 
 
 def refuse_all(make: Callable[..., Any], cases: Refused, subtests: pytest.Subtests) -> None:
-    """Hold the error of each case to what it should be."""
+    """Assert the error of each case."""
     for changes, code, param, message in cases:
         with subtests.test(message):
             assert refusal_of(make, changes) == (code, param, message)

@@ -1,4 +1,4 @@
-"""Short walks of the state machine of ``test_model`` that lead to each end of a job, for what chance may leave out."""
+"""Short walks of the state machine of ``test_model``, one to each end of a job: random walks may leave one out."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A response as the official client asks for it, and what the tests read of its events."""
+"""A response as the official client asks for it, and the parts of its events that the tests read."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Responses that continue others, and what their input may be, asked by the official client."""
+"""Responses that continue others, and the kinds of their input, asked by the official client."""
 
 from typing import Any
 

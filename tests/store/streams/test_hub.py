@@ -201,7 +201,7 @@ async def test_those_who_wait_in_silence_are_woken_together(
         await until(lambda: len(subscribed_channels(redis_client)) == 10, "all are followed")
         await until(lambda: all(_is_asleep(hub, index) for index in range(10)), "all wait")
         is_time.set()
-        for _ in range(10):  # turns of the loop, in which no other timer can wake anybody
+        for _ in range(10):  # turns of the loop, in which no other timer wakes a follower
             await sleep(0)
         assert not any(_is_asleep(hub, index) for index in range(10))
         async with asyncio.timeout(PATIENCE_S):

@@ -1,4 +1,4 @@
-"""A host with scripted workers and a scripted store: the clock, and what a test reads of reports."""
+"""A host with scripted workers and a scripted store: the clock, and the reports as a test reads them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ HOME = Settings(database_url="postgresql://nobody@localhost/none", drain_s=7.0, 
 
 
 class World:
-    """The clock, the store and the workers of one host. ``turns``: what happens before each turn of the host."""
+    """The clock, the store and the workers of one host. ``turns``: called before each turn of the host."""
 
     def __init__(self) -> None:
         self.now = 1000.0
