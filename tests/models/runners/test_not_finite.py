@@ -1,4 +1,4 @@
-"""One rule for every task: a row whose model computed a number that is not finite has no answer, and spoils no other.
+"""One rule for every task: a row with NaN or infinity in the model's output has no answer, and spoils no other.
 
 The activations, poolings and normalisations of these cases would make a finite answer of an infinite number.
 """

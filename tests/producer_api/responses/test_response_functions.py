@@ -22,7 +22,7 @@ from tests.producer_api.scripted_worker import ScriptedWorker
 WEATHER: Any = {
     "type": "function",
     "name": "weather",
-    "description": "What the sky does.",
+    "description": "The weather in a city.",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     "strict": False,
 }

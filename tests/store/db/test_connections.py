@@ -23,7 +23,7 @@ from tests.roles import as_api
 
 @pytest.fixture
 def single(settings: Settings) -> Iterator[Database]:
-    """A pool with one connection, whose statements may take a little over a second."""
+    """A pool with one connection. A statement may take a little over a second."""
     database = Database(
         settings.database_url,
         pool_size=1,

@@ -325,7 +325,7 @@ def test_nearly_too_much_is_accepted() -> None:
 
 def test_a_list_has_one_error_however_many_of_its_items_are_wrong() -> None:
     class Inner(Strict):
-        metadata: dict[str, int]  # fields whose names are keywords of pydantic's schemas
+        metadata: dict[str, int]  # fields that are named as keywords of pydantic's schemas
         fields: tuple[int, ...]
 
     class Outer(Strict):

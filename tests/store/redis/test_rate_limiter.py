@@ -25,7 +25,7 @@ def test_a_burst_fits_and_the_next_is_told_when(limiter: Limiter) -> None:
     # Less by what the calls took.
     assert 0 < decisions[3].retry_after_s <= 60
     assert 120 < decisions[3].reset_s <= 180
-    assert 0 < decisions[0].reset_s <= 60, "with what it has spent itself"
+    assert 0 < decisions[0].reset_s <= 60, "the first call has spent one unit, which is whole again after a minute"
 
 
 def test_a_request_costs_what_it_says(limiter: Limiter) -> None:

@@ -126,7 +126,7 @@ def _fail_over(servers: SentinelSet, app: Celery) -> None:
         _retry(lambda: hints.publish([HINT]))
         wait_for(lambda: not breaker.is_away, "the circuit breaker has closed")
         assert servers.primary() is not first
-        # A call whose answer was lost was made again: a hint may come twice.
+        # The publisher repeats a call if its answer was lost: a hint may come twice.
         assert hints.depth(QUEUE) >= 2
         _take_all(app, hints, lane)
     finally:

@@ -1,4 +1,4 @@
-"""A host whose workers and store a test scripts."""
+"""A host with workers and a store that a test scripts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The turns of a host whose numbers of workers are decided elsewhere: starts, drains and reports."""
+"""The turns of a host that starts as many workers as the dispatcher decided: starts, drains and reports."""
 
 import pytest
 
