@@ -60,7 +60,8 @@ def _items(runtime: Runtime, tenant_id: str, given: Items) -> list[Item]:
 
 
 def _check_image(part: ImagePart, place: str, settings: Settings) -> None:
-    """Raise InvalidRequest for an image that no response could use. A file or a server is read by the worker."""
+    """Raise InvalidRequest for an image that no response could use, by its header. The worker decodes it, and reads a
+    file or a server."""
     try:
         image = MessageImage.model_validate({name: value for name, value in part.fields.items() if value is not None})
     except ValidationError as error:
@@ -90,7 +91,7 @@ async def create_conversation(runtime: RuntimeOf, principal: JobsWriter, body: N
         items, metadata = _items(runtime, tenant_id, body.items or ()), _metadata(runtime, tenant_id, body.metadata)
         return conversation_object(conversations.create(runtime.db, tenant_id, metadata=metadata, items=items))
 
-    return JsonResponse(await run_in_threadpool(create))
+    return JsonResponse(await runtime.submissions.tenant_threads.run(tenant_id, create))
 
 
 @router.get("/{conversation_id}", response_model=ConversationObject, summary="Retrieve a conversation")
@@ -111,7 +112,7 @@ async def update_conversation(
         metadata = _metadata(runtime, tenant_id, body.metadata)
         return conversation_object(conversations.set_metadata(runtime.db, tenant_id, conversation_id, metadata))
 
-    return JsonResponse(await run_in_threadpool(update))
+    return JsonResponse(await runtime.submissions.tenant_threads.run(tenant_id, update))
 
 
 @router.delete("/{conversation_id}", response_model=Deleted, summary="Delete a conversation")
@@ -135,7 +136,7 @@ async def add_items(
         conversations.add_items(runtime.db, tenant_id, conversation_id, items)
         return items
 
-    items = await run_in_threadpool(add)
+    items = await runtime.submissions.tenant_threads.run(tenant_id, add)
     return JsonResponse(item_list(items, len(items)))
 
 

@@ -1,26 +1,26 @@
-"""Images of a request: those that it brings are checked before it is stored; the worker reads the others."""
+"""Images of a request: the headers of those that it brings are checked before it is stored. The worker decodes them."""
 
 import binascii
 from base64 import b64decode
 from collections.abc import Sequence
 
-from prompts.vision.pictures import read_picture, refused
+from prompts.vision.pictures import check_header, refused
 from store.payloads.image_input import Image
 
 
 def check_images(images: Sequence[Image], param: str = "input.images") -> None:
-    """Raise InvalidRequest (code ``invalid_image``) that names the first image that cannot be used.
+    """Raise InvalidRequest (code ``invalid_image``) that names the first image whose header is refused.
 
-    An image that is a file or the URL of a server is checked by the worker, which reads it.
+    An image that is a file or the URL of a server is checked by the worker, which reads it. So are all pixels.
     """
     for index, image in enumerate(images):
         check_image(image, f"{param}[{index}]")
 
 
 def check_image(image: Image, param: str) -> None:
-    """Raise InvalidRequest (code ``invalid_image``) for a data URL with an image that cannot be used."""
+    """Raise InvalidRequest (code ``invalid_image``) for a data URL with an image whose header is refused."""
     if (content := content_of(image, param)) is not None:
-        read_picture(content, param, is_trial=True)
+        check_header(content, param)
 
 
 def content_of(image: Image, param: str) -> bytes | None:

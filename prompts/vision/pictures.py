@@ -1,8 +1,10 @@
 """Files of images: the media type by the content, the bounds, and the pixels. The one place that uses Pillow.
 
-The bounds are checked by the header, before a decoder reserves memory for the pixels.
+The bounds are checked by the header, before a decoder reserves memory for the pixels. The API checks headers alone: a
+file of a kilobyte may have 25 million pixels, which take a second of CPU time and 100 MB. A worker decodes.
 """
 
+import struct
 from io import BytesIO
 from typing import Any, Final, TypeAlias
 
@@ -16,27 +18,45 @@ Picture: TypeAlias = Any
 
 _BEGINNINGS: Final = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"GIF8": "image/gif"}
 _WEBP_HEADER = 30
+_MOST_SEGMENTS = 1000
+"""Of a JPEG file before its size. Cameras write some tens, of up to 64 KB; a file may have millions of empty ones."""
+
+_SIZES_OF_JPEG = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_WITHOUT_CONTENT = frozenset((0x01, *range(0xD0, 0xD8)))
+_SCAN, _END = 0xDA, 0xD9
 
 
-def read_picture(content: bytes, param: str, *, is_trial: bool = False) -> Picture:
-    """Return the pixels of a PNG, JPEG or WebP file, or of the first frame of a GIF file, upright and in RGB.
+def check_header(content: bytes, param: str) -> None:
+    """Raise InvalidRequest (code ``invalid_image``) that names ``param`` for a file that is no PNG, JPEG, WebP or GIF
+    file by its header, and for one over the bounds.
 
-    ``is_trial``: the pixels are not used, so a JPEG file is decoded in a smaller size, which takes less time.
-    Raises InvalidRequest (code ``invalid_image``) that names ``param`` for any other file, one that is damaged or cut
-    off, and one over the bounds.
+    Nothing is decoded. A file that is damaged or cut off behind its header is refused by ``read_picture`` alone.
     """
     if len(content) > MAX_IMAGE_BYTES:
         raise refused(param, f"has {len(content)} bytes, and {MAX_IMAGE_BYTES} are accepted: send a smaller image")
-    _check_size(_webp_size(content), param)
-    # A process that never gets an image does not load it.
+    try:
+        size = _size_of(content)
+    except (struct.error, IndexError):
+        raise refused(param, "is damaged or cut off (its header has no size): send the whole file") from None
+    if size is None:
+        raise refused(param, "is no PNG, JPEG, WebP or GIF file: send one of these")
+    _check_size(size, param)
+
+
+def read_picture(content: bytes, param: str) -> Picture:
+    """Return the pixels of a PNG, JPEG or WebP file, or of the first frame of a GIF file, upright and in RGB.
+
+    Raises InvalidRequest as ``check_header``, and for a file that is damaged or cut off. Up to a second and 200 MB: a
+    worker calls it, the API never.
+    """
+    check_header(content, param)
+    # A process that never decodes an image does not load it.
     from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415 - see above
 
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound is above the one here, and warns only
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as picture:
             _check_size(picture.size, param)
-            if is_trial:
-                picture.draft("RGB", (1, 1))
             picture.load()
             return ImageOps.exif_transpose(picture).convert("RGB")
     except InvalidRequest:
@@ -67,14 +87,48 @@ def _check_size(size: tuple[int, int], param: str) -> None:
         )
 
 
-def _webp_size(content: bytes) -> tuple[int, int]:
-    """Return the size in the header of a WebP file: Pillow reserves memory for its pixels when it opens one.
+def _size_of(content: bytes) -> tuple[int, int] | None:
+    """Return width and height by the header; None for a file of another kind. Raises IndexError, struct.error."""
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _pair(">II", content, 16)
+    if content.startswith((b"GIF87a", b"GIF89a")):
+        return _pair("<HH", content, 6)
+    if content.startswith(b"\xff\xd8\xff"):
+        return _jpeg_size(content)
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return _webp_size(content)
+    return None
 
-    Any other file has the size 0 here.
-    """
+
+def _pair(form: str, content: bytes, at: int) -> tuple[int, int]:
+    first, second = struct.unpack_from(form, content, at)
+    return first, second
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    """Return the size in the first frame header, which stands behind segments of any other content."""
+    at = 2
+    for _ in range(_MOST_SEGMENTS):
+        at = content.find(b"\xff", at) + 1
+        if not at:
+            break
+        kind = content[at]
+        if kind in (_SCAN, _END):
+            break
+        if kind in _SIZES_OF_JPEG:
+            height, width = _pair(">HH", content, at + 4)
+            return width, height
+        # 0xFF fills, and 0 is no marker: both are passed over, one step each.
+        has_content = kind not in (0x00, 0xFF) and kind not in _WITHOUT_CONTENT
+        at += 1 + int.from_bytes(content[at + 1 : at + 3]) if has_content else int(kind != 0xFF)
+    raise IndexError("no frame header")
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Return the size in the header of a WebP file: Pillow reserves memory for its pixels when it opens one."""
     head = content[:_WEBP_HEADER]
-    if len(head) < _WEBP_HEADER or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
-        return 0, 0
+    if len(head) < _WEBP_HEADER:
+        raise IndexError("no header")
     kind = head[12:16]
     if kind == b"VP8X":
         return _number(head[24:27]) + 1, _number(head[27:30]) + 1

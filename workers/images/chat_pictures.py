@@ -36,7 +36,7 @@ class ChatPictures:
             content = content_of(image, param)
             if content is None:
                 content = self._source.read(db, tenant_id, image, until)
-                read_picture(content, param, is_trial=True)
+            read_picture(content, param)
             num_bytes += len(content)
             if num_bytes > MAX_ALL_BYTES:
                 raise InvalidRequest(

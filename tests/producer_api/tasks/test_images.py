@@ -20,7 +20,7 @@ from store.tasks.registry import TASKS
 
 SERVER = "https://example.com/mill.jpg"
 TEXT = "data:image/png;base64,YSB0ZXh0"
-CUT = EXAMPLE_IMAGE[:70] + "=="
+CUT = EXAMPLE_IMAGE[:42]  # within its header
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/images/classify": {"model": "image_classify", "images": [EXAMPLE_IMAGE]},
     "/v1/images/zero_shot": {"model": "embed", "images": [EXAMPLE_IMAGE], "candidate_labels": ["a mill", "bread"]},

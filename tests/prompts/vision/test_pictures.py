@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from prompts.vision.image_sources import check_images
-from prompts.vision.pictures import _webp_size, media_type, read_picture
+from prompts.vision.pictures import check_header, media_type, read_picture
 from store.errors import InvalidRequest
 from store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from store.payloads.image_input import Image as ImageInput
@@ -49,13 +49,21 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         f"has {MAX_IMAGE_BYTES + len(KINDS['PNG'])} bytes",
     ),
     "too many pixels": (lambda: encoded(WIDE), "pixels"),
+    "a JPEG file of segments without an end": (
+        lambda: b"\xff\xd8" + b"\xff\xe1\x00\x02" * (MAX_IMAGE_BYTES // 4 - 1),
+        "is damaged or cut off",
+    ),
+    "a JPEG file of filling": (lambda: b"\xff\xd8" + b"\xff" * (MAX_IMAGE_BYTES - 2), "is damaged or cut off"),
     "a header that says many pixels": (lambda: _png_that_says(100_000, 100_000), "has 100000 x 100000 pixels"),
     "a large canvas": (lambda: _webp_that_says(16_383, 16_383), "has 16383 x 16383 pixels"),
     **{
-        f"{kind}, cut off": (lambda content=content: content[: len(content) // 4], "is damaged or cut off")
-        for kind, content in KINDS.items()
+        f"{kind}, cut off in its header": (lambda content=content, end=end: content[:end], "is damaged or cut off")
+        for kind, content, end in zip(KINDS, KINDS.values(), (20, 20, 20, 8), strict=True)
     },
-    "JPEG without its last bytes": (lambda: KINDS["JPEG"][:-40], "is damaged or cut off"),
+}
+DAMAGED = {
+    **{f"{kind}, cut off": content[: len(content) // 4] for kind, content in KINDS.items()},
+    "JPEG without its last bytes": KINDS["JPEG"][:-40],
 }
 
 
@@ -69,14 +77,24 @@ def test_the_first_frame_of_each_kind_is_read_whatever_type_is_named(kind: str) 
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("is_trial", [True, False])
-def test_what_is_no_whole_image_within_the_bounds_is_refused(name: str, is_trial: bool) -> None:
+@pytest.mark.parametrize("look", [check_header, read_picture])
+def test_what_is_no_image_within_the_bounds_by_its_header_is_refused(
+    name: str, look: Callable[[bytes, str], object]
+) -> None:
     make, words = REFUSED[name]
     with pytest.raises(InvalidRequest) as caught:
-        read_picture(make(), "images[3]", is_trial=is_trial)
+        look(make(), "images[3]")
     assert (caught.value.code, caught.value.param) == ("invalid_image", "images[3]")
     assert caught.value.message.startswith("`images[3]` ")
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_pixels_are_looked_at_by_the_worker_alone(name: str) -> None:
+    check_images([ImageInput(url=data_url(DAMAGED[name]))])
+    with pytest.raises(InvalidRequest) as caught:
+        read_picture(DAMAGED[name], "images[3]")
+    assert (caught.value.code, caught.value.param) == ("invalid_image", "images[3]")
 
 
 @pytest.mark.parametrize("url", ["data:image/png,abc", "data:image/png;base64", "data:;base64,%%%", "DATA:;base64,YQ="])
@@ -102,10 +120,27 @@ def test_a_picture_is_turned_as_its_file_says() -> None:
     assert found.size == PICTURE.size[::-1]
 
 
-@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"quality": 50, "exif": b"Exif\0\0II*\0"}])
-def test_the_size_in_the_header_of_webp_is_that_of_the_picture(options: dict[str, object]) -> None:
-    content = encoded(picture(3, (300, 77)), "WEBP", **options)
-    assert _webp_size(content) == Image.open(io.BytesIO(content)).size == (300, 77)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("WEBP", {"lossless": True}),
+        ("WEBP", {"quality": 50}),
+        ("WEBP", {"quality": 50, "exif": b"Exif\0\0II*\0"}),
+        ("PNG", {}),
+        ("GIF", {}),
+        ("JPEG", {"progressive": True, "icc_profile": bytes(200_000)}),
+        ("JPEG", {"exif": b"Exif\0\0II*\0", "comment": b"\xff\xc0 a mill"}),
+    ],
+)
+def test_a_bound_is_of_the_size_in_the_header(
+    monkeypatch: pytest.MonkeyPatch, kind: str, options: dict[str, object]
+) -> None:
+    content = encoded(picture(3, (300, 77)), kind, **options)
+    assert Image.open(io.BytesIO(content)).size == (300, 77)
+    check_header(content, "image")
+    monkeypatch.setattr("prompts.vision.pictures.MAX_IMAGE_PIXELS", 300 * 77 - 1)
+    with pytest.raises(InvalidRequest, match="has 300 x 77 pixels"):
+        check_header(content, "image")
 
 
 def test_the_media_type_is_that_of_the_content() -> None:
