@@ -9,12 +9,14 @@ import hashlib
 import json
 from pathlib import Path
 
-from models.families.model_folder import check_folder, folder_digest, small_files
+from models.families.model_folder import check_folder, folder_digest, small_files, task_inputs
 from prompts.tokenizer import load_tokenizer
 from store.db.database import Database
 from store.errors import InvalidRequest, ModelLoadError
 from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind, EngineSpec, engine_digest, engine_spec
 from store.registry.models import ModelVersion, register_version
+from store.tasks.generate import GENERATE
+from store.tasks.own_task import OWN_TASK_ADVICE
 
 _WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _OPTIONS = (
@@ -93,6 +95,16 @@ def _tokenizer_files(folder: Path | None, engine: EngineSpec) -> dict[str, bytes
             "generation_config.json: `hf download ORG/NAME --include '*.json' --local-dir FOLDER` fetches them"
         )
     files = small_files(folder)
+    if "config.json" in files and (task := task_inputs(folder).spec) is not GENERATE:
+        raise ModelLoadError(
+            f"{folder} serves the task {task.name}, and Headrace asks an inference server for generated text alone: "
+            "leave out --engine and its options, so that Headrace's own engine runs it"
+        )
+    if engine.kind is not EngineKind.OPENAI and json.loads(files.get("config.json", b"{}")).get("is_encoder_decoder"):
+        raise ModelLoadError(
+            f"{folder} is of an encoder-decoder, and Headrace sends the tokens of a prompt to decoders alone; "
+            f"{OWN_TASK_ADVICE}"
+        )
     try:
         load_tokenizer(files)
     except ModelLoadError as error:

@@ -14,6 +14,7 @@ from models.families.transformers_model import TransformersModel
 from models.tensors.kv_cache import KvCache
 from models.tensors.torch_batch import TorchBatch, TorchBatchBuilder
 from store.errors import ModelLoadError
+from store.registry.engine_spec import SERVER_ADVICE
 
 _BLOCK_TOKENS = 4
 _STEPS = ((5, 7), (9, 1), (1, 1), (1, 6), (8, 1))
@@ -37,13 +38,14 @@ def page_checked(model: TransformersModel, *, dtype: torch.dtype, device: torch.
     try:
         found = _paged_logits(model, texts, dtype, device)
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:
-        raise ModelLoadError(f"this architecture does not run over the paged cache: {error}") from error
+        raise ModelLoadError(f"this architecture does not run over the paged cache; {SERVER_ADVICE}") from error
     for ours, theirs in zip(found, expected, strict=True):
         spread = theirs - theirs.mean(dim=-1, keepdim=True)
         off = ((ours - theirs).norm() / spread.norm()).item()
         if not off < _TOLERANCE[dtype]:  # also True for NaN
             raise ModelLoadError(
-                f"this architecture cannot run over the paged cache: its logits are {off:.1%} off the original's"
+                f"this architecture cannot run over the paged cache: its logits are {off:.1%} off the original's; "
+                f"{SERVER_ADVICE}"
             )
     return model
 

@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+)
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils import logging
 
 from models.families.model_config import quantized_elsewhere
 from store.errors import ModelLoadError
+from store.registry.engine_spec import SERVER_ADVICE
+from store.tasks.own_task import OWN_TASK_ADVICE
 
 _NAME = "headrace_probe"
 _HONOURED = ("scaling", "softcap")
@@ -62,7 +70,11 @@ class _AttentionCall:
 
 
 class _ProbeFailed(Exception):
-    """The reason why an architecture cannot run here, as the end of a sentence."""
+    """The reason why an architecture cannot run here, and ``advice``: the end of the sentence, what can be done."""
+
+    def __init__(self, reason: str, advice: str = f"; {SERVER_ADVICE}; {OWN_TASK_ADVICE}") -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 _seen: ContextVar[list[_AttentionCall]] = ContextVar("seen")
@@ -80,18 +92,23 @@ def probe(folder: Path, raw: Mapping[str, Any]) -> ProbedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library raises errors of any type
-        if "auto_map" in raw:
-            raise ModelLoadError(
-                f"{folder} brings code of its own, and code that comes with weights is not run"
-            ) from error
-        raise ModelLoadError(
-            f"{folder / 'config.json'} names no architecture of transformers: {_brief(error)}"
-        ) from error
+        raise ModelLoadError(_why_unreadable(folder, raw, error)) from error
     try:
         _refuse_by_config(config)
         return _probed_config(config)
     except _ProbeFailed as reason:
-        raise ModelLoadError(f"model_type {config.model_type!r} cannot run here: {reason}") from reason
+        raise ModelLoadError(f"model_type {config.model_type!r} cannot run here: {reason}{reason.advice}") from reason
+
+
+def _why_unreadable(folder: Path, raw: Mapping[str, Any], error: Exception) -> str:
+    kind, advice = raw.get("model_type"), f"{SERVER_ADVICE}; {OWN_TASK_ADVICE}"
+    if "auto_map" in raw:
+        return f"{folder} brings code of its own, and code that comes with weights is not run here; {advice}"
+    if kind is None:
+        return f"{folder / 'config.json'} names no model_type, so nothing says what the weights are: add it"
+    if kind not in CONFIG_MAPPING:
+        return f"{folder / 'config.json'}: transformers, as installed here, knows no model_type {kind!r}; {advice}"
+    return f"{folder / 'config.json'} cannot be read by transformers: {_brief(error)}"
 
 
 def silence() -> None:
@@ -118,16 +135,18 @@ def _context_window(config: Any) -> int | None:
 
 def _brief(error: Exception) -> str:
     """Return the first line of the message of a library."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0][:200]}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _refuse_by_config(config: Any) -> None:
     if config.is_encoder_decoder:
-        raise _ProbeFailed("it is an encoder-decoder, and only decoders run here")
+        raise _ProbeFailed("it is an encoder-decoder, and only decoders run here", f"; {OWN_TASK_ADVICE}")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and config.get_text_config() is config:
+        raise _ProbeFailed("transformers has no model of this type that generates text", f"; {OWN_TASK_ADVICE}")
     if config.get_text_config() is not config:
         raise _ProbeFailed("it reads more than text; give the folder of its text model")
     if quantization := getattr(config, "quantization_config", None):
-        raise _ProbeFailed(quantized_elsewhere(quantization))
+        raise _ProbeFailed(quantized_elsewhere(quantization), "")
 
 
 def _probed_config(config: Any) -> ProbedConfig:
@@ -154,20 +173,28 @@ def _run(config: Any, context: int) -> tuple[list[_AttentionCall], int]:
     try:
         # bfloat16, because the grouped products of torch, for mixtures of experts, support no other type here.
         with torch.device("meta"), torch.inference_mode():
-            build: Any = AutoModelForCausalLM.from_config
-            model = build(config, attn_implementation=_NAME, dtype=torch.bfloat16).eval()
+            model = _build(config)
             ids = torch.zeros((1, 3), dtype=torch.long)
             found = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False)
     except _ProbeFailed:
         raise
     except Exception as error:  # the library raises errors of any type
-        raise _ProbeFailed(
-            f"its code does not leave attention and masks to transformers' interfaces ({_brief(error)})"
-        ) from error
+        # Not the error's own words: they are about the probe.
+        raise _ProbeFailed("its code does not leave attention and masks to transformers' interfaces") from error
     finally:
         _seen.reset(tokens[0])
         _context.reset(tokens[1])
     return seen, found.logits.shape[-1]
+
+
+def _build(config: Any) -> Any:
+    try:
+        build: Any = AutoModelForCausalLM.from_config
+        return build(config, attn_implementation=_NAME, dtype=torch.bfloat16).eval()
+    except Exception as error:
+        if _NAME in str(error):
+            raise  # it looks for the attention function in a list of its own
+        raise _ProbeFailed(f"transformers cannot make it of this config.json ({_brief(error)})") from error
 
 
 def _mask(*, mask_function: Callable[..., torch.Tensor], **_: Any) -> _MaskWindow:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from prompts.encoders.encoder_folder import is_encoder, json_object, num_positions
 from store.errors import ModelLoadError
+from store.tasks.own_task import OWN_TASK_ADVICE
 
 Files: TypeAlias = Mapping[str, bytes]
 
@@ -102,5 +103,7 @@ def _of_cross_encoder(config: Mapping[str, Any]) -> Activation:
     name = named or config.get("sbert_ce_default_activation_function") or Activation.SIGMOID
     short = str(name).rpartition(".")[2]
     if short not in (Activation.SIGMOID, Activation.IDENTITY):
-        raise ModelLoadError(f"config.json: the activation function {name} cannot run here: Sigmoid and Identity can")
+        raise ModelLoadError(
+            f"config.json: the activation function {name} cannot run here: Sigmoid and Identity can; {OWN_TASK_ADVICE}"
+        )
     return Activation(short)

@@ -28,6 +28,7 @@ from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.ingest_order import IngestOrder, IngestPayload
 from store.payloads.job_payload import PinnedPolicy
 from store.tasks.embed import EMBED, EmbedInput, EmbedPayload, EmbedRequest
+from store.tasks.own_task import OWN_TASK_ADVICE
 
 if TYPE_CHECKING:
     from store.registry.models import ModelVersion
@@ -259,7 +260,7 @@ def _modules(files: Mapping[str, bytes]) -> tuple[str, ...]:
 def _unknown_modules(names: Sequence[str]) -> str:
     return (
         f"{_MODULES}: {', '.join(names)} cannot run here: a transformer, pooling, dense layers and normalising can, in "
-        "this order"
+        f"this order; {OWN_TASK_ADVICE}"
     )
 
 
@@ -269,7 +270,9 @@ def _dense(files: Mapping[str, bytes], folder: str) -> Dense:
     config = json_object(files, name)
     activation = str(config.get("activation_function")).rpartition(".")[2]
     if activation not in ("Tanh", "Identity"):
-        raise ModelLoadError(f"{name}: the activation {activation} cannot run here: Tanh and Identity can")
+        raise ModelLoadError(
+            f"{name}: the activation {activation} cannot run here: Tanh and Identity can; {OWN_TASK_ADVICE}"
+        )
     return Dense(folder, whole_number(config, "out_features"), activation == "Tanh")
 
 
@@ -280,7 +283,9 @@ def _prompts(config: Mapping[str, Any], pooling: Mapping[str, Any]) -> tuple[dic
     if default and default not in prompts:
         raise ModelLoadError(f"{_PROMPTS}: default_prompt_name is {default}, and prompts has no such name")
     if any(prompts.values()) and pooling.get("include_prompt") is False:
-        raise ModelLoadError(f"{_POOLING_FILE}: include_prompt false cannot run here: a prompt is a part of its input")
+        raise ModelLoadError(
+            f"{_POOLING_FILE}: include_prompt false cannot run here: a prompt is a part of its input; {OWN_TASK_ADVICE}"
+        )
     return prompts, prompts[default] if default else ""
 
 
@@ -296,7 +301,8 @@ def _pooling(config: Mapping[str, Any]) -> Pooling:
     )
     if len(found) != 1 or found[0] not in tuple(Pooling):
         raise ModelLoadError(
-            f"{_POOLING_FILE}: pooling by {', '.join(found) or 'nothing'} is not supported: {', '.join(Pooling)} are"
+            f"{_POOLING_FILE}: pooling by {', '.join(found) or 'nothing'} is not supported: {', '.join(Pooling)} are; "
+            f"{OWN_TASK_ADVICE}"
         )
     return Pooling(found[0])
 

@@ -1,7 +1,8 @@
 """The inputs of every task. A new task is one more entry of ``_INPUTS``."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from prompts.tasks.classify import CLASSIFY_INPUTS
 from prompts.tasks.embed import EMBED_INPUTS
@@ -16,9 +17,11 @@ from prompts.tasks.score import SCORE_INPUTS
 from prompts.tasks.task_inputs import TaskInputs
 from prompts.tasks.token_classify import TOKEN_CLASSIFY_INPUTS
 from prompts.tasks.transcribe import TRANSCRIBE_INPUTS
+from store.errors import ModelLoadError
+from store.tasks.own_task import OWN_TASK_ADVICE
 from store.tasks.registry import OWN_TASKS
 
-# A model folder belongs to the first task that takes it; generating takes every folder.
+# A model folder belongs to the first task that takes it; generating takes every folder, and its class is checked then.
 _INPUTS: tuple[TaskInputs[Any], ...] = (
     PREDICT_INPUTS,
     RECOMMEND_INPUTS,
@@ -39,5 +42,26 @@ TASK_INPUTS: Mapping[str, TaskInputs[Any]] = {
 
 
 def inputs_of_folder(config: Mapping[str, Any]) -> TaskInputs[Any]:
-    """Return the inputs of the task that a model folder with this ``config.json`` serves."""
-    return next(inputs for inputs in _INPUTS if inputs.is_folder(config))
+    """Return the inputs of the task that a model folder with this ``config.json`` serves.
+
+    Raises ModelLoadError, with the way out, for a class of model that no task computes.
+    """
+    inputs = next(inputs for inputs in _INPUTS if inputs.is_folder(config))
+    name = str(next(iter(config.get("architectures") or ()), ""))
+    unfit = _UNFIT.get(inputs.spec.name)
+    if unfit is not None and unfit.search(name):
+        raise ModelLoadError(f"config.json names the class {name}, for which Headrace has no task; {OWN_TASK_ADVICE}")
+    return inputs
+
+
+# By the names of transformers and of vLLM. The weights of another class would load, and answer with noise or without
+# their last layer.
+_UNFIT: Final[Mapping[str, re.Pattern[str]]] = {
+    GENERATE_INPUTS.spec.name: re.compile(
+        r"For(?!CausalLM|ConditionalGeneration)[A-Z]"
+        r"|(?<!LMHead)(?<!LM)(?<!MT)(?<!Chat)(?<!ChatGLM)(?<!Omni)(?<!Audio)(?<!Ultravox)Model$"
+    ),
+    EMBED_INPUTS.spec.name: re.compile(r"For(?!MaskedLM|PreTraining|MaskedImageModeling)[A-Z]|LMHeadModel$"),
+    TRANSCRIBE_INPUTS.spec.name: re.compile(r"For(?!ConditionalGeneration)[A-Z]"),
+}
+"""The classes that a task cannot compute, although the type of the model is its own, by the task's name."""

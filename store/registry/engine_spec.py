@@ -32,6 +32,9 @@ class EngineKind(StrEnum):
     OPENAI = "openai"  # any server with OpenAI's chat completions: no token ids
 
 
+SERVER_ADVICE = "vLLM may run it: register it with `--engine vllm` (docs/engines.md)"
+"""The end of a refusal of a model that Headrace's own engine does not run."""
+
 EXTERNAL_KINDS = tuple(kind for kind in EngineKind if kind is not EngineKind.NATIVE)
 
 

@@ -19,6 +19,9 @@ from store.tasks.task_spec import TaskSpec
 GROUP = "headrace.tasks"
 MAX_TOKENS = 131_072
 MAX_CALL_S = 3600
+OWN_TASK_ADVICE = "a task of your own can compute it: `headrace new-task` begins one (docs/extending.md)"
+"""The end of a refusal of a model that no engine here runs."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _RUNNER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 

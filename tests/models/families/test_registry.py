@@ -21,7 +21,7 @@ def test_an_unregistered_architecture_names_the_registered_ones(model_type: obje
 def test_a_configuration_without_an_architecture_is_refused_with_one_sentence(tmp_path: Path) -> None:
     raw = {name: value for name, value in LLAMA.items() if name != "model_type"}
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(ModelLoadError, match="names no architecture of transformers"):
+    with pytest.raises(ModelLoadError, match="names no model_type"):
         read_architecture(tmp_path, raw)
 
 

@@ -74,9 +74,9 @@ def test_long_rope_ends_where_a_neighbour_would_change_the_angles(tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_type": "newest"}, "names no architecture of transformers"),
+        ({"model_type": "newest"}, "knows no model_type 'newest'"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "the weights are quantized (gptq)"),
-        ({"n_head": 5}, "does not leave attention and masks"),
+        ({"n_head": 5}, "cannot make it of this config.json"),
     ],
 )
 def test_a_configuration_that_says_too_little_is_refused(

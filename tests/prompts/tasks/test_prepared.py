@@ -457,7 +457,10 @@ def test_a_generate_request_that_does_not_fit_is_told_why(
         ({"model_type": "vit"}, "embed"),
         ({"model_type": "clip"}, "embed"),
         ({"model_type": "bert"}, "embed"),
-        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "generate"),
+        ({"model_type": "mpnet", "architectures": ["MPNetForMaskedLM"]}, "embed"),
+        ({"model_type": "chatglm", "architectures": ["ChatGLMModel"]}, "generate"),
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "generate"),
+        ({"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]}, "generate"),
         ({}, "generate"),
     ],
 )
