@@ -96,7 +96,7 @@ class WorkerRuntime:
         self.admission = self._new_admission(max_jobs)
         self._claim_client = self._new_claim_client(self._connections.jobs)
         self.leases = self._new_lease_keeper()
-        self.job_runner = self._new_job_runner(settings.max_steps)
+        self.job_runner = self._new_job_runner(settings)
         self._sources = self._new_sources(settings)
         self.drain = Drain(settings.drain_s)
         self._watchdog = self._new_watchdog(settings.max_step_s)
@@ -361,7 +361,7 @@ class WorkerRuntime:
         claim_client = self._new_claim_client(self._connections.leases)
         return LeaseKeeper(claim_client, self.in_flight, self.engine, lease_s=self._lease_s)
 
-    def _new_job_runner(self, max_steps: int) -> JobRunner:
+    def _new_job_runner(self, settings: Settings) -> JobRunner:
         context = WorkContext(
             self.in_flight,
             self.admission,
@@ -376,8 +376,8 @@ class WorkerRuntime:
             in_flight=self.in_flight,
             work=FilledWork(
                 self._model.new_work(self.engine, context),
-                StepInputs(self._connections.jobs),
-                most_steps=max_steps,
+                StepInputs(self._connections.jobs, most_chars=settings.max_body_bytes),
+                most_steps=settings.max_steps,
             ),
             admission=self.admission,
             frames=self.frames,

@@ -41,7 +41,7 @@ from store.jobs import jobs
 from store.jobs.jobs import Idempotency, NewJob
 from store.jobs.responses import NewResponse
 from store.payloads.job_payload import JobTerms
-from store.payloads.references import OF_INPUT, look_up, replaced, step_of
+from store.payloads.references import OF_INPUT, look_up_all, references, replaced, step_of
 from store.payloads.retrieval import SEARCH_STEP
 from store.payloads.step_payload import SEARCH, Marks
 from store.registry.models import queue_name
@@ -272,11 +272,13 @@ class FlowSubmissions:
             if refusal is not None:
                 raise refusal
         marks = Marks()
+        texts: dict[str, str] = {}
+        if request is not None:
+            of_input = (path for path in references(body.input) if step_of(path) is None)
+            texts = look_up_all({OF_INPUT: request.input}, of_input, self._parts.settings.max_body_bytes)
 
         def text_of(path: str) -> str:
-            if request is None or step_of(path) is not None:
-                return marks.mark(path)
-            return look_up({OF_INPUT: request.input}, path)
+            return texts[path] if path in texts else marks.mark(path)
 
         terms = {} if request is None else {"service_class": request.service_class, "priority": request.priority}
         sent = {**body.own_fields, **terms, "task": body.task, "model": body.model}

@@ -9,7 +9,8 @@ of a value is read again as a reference.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -19,6 +20,8 @@ from store.errors import InvalidRequest
 MARK: Final = "$from"
 OF_INPUT: Final = "input"
 MAX_PATH_CHARS: Final = 300
+MAX_FILLED_CHARS: Final = 1 << 20
+"""Of all values that the references of one step stand for, unless the API's bound of a body is another."""
 
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9_-]{1,64}){0,15}")
 
@@ -78,3 +81,24 @@ def look_up(value: Any, path: str) -> str:
     if value is None:
         raise InvalidRequest(f"there is no `{path}`: it is null")
     return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def look_up_all(value: Any, paths: Iterable[str], most_chars: int = MAX_FILLED_CHARS) -> dict[str, str]:
+    """Return what each of the paths names in ``value``, as text. A path stands in ``paths`` as often as it is referred
+    to.
+
+    Raises InvalidRequest as ``look_up``, and if the texts, each as often as it is referred to, have more characters
+    together than ``most_chars``. Nothing is copied before that is known: one value may be referred to thousands of
+    times.
+    """
+    texts: dict[str, str] = {}
+    num_chars = 0
+    for path, times in Counter(paths).items():
+        texts[path] = look_up(value, path)
+        num_chars += len(texts[path]) * times
+        if num_chars > most_chars:
+            raise InvalidRequest(
+                f"its references stand for more than {most_chars} characters together: refer to less or fewer times",
+                param="input",
+            )
+    return texts

@@ -22,7 +22,7 @@ from store.jobs.claims import Claim, Finish
 from store.jobs.flow_values import read_outputs
 from store.payloads.job_payload import JobOrder, PinnedPolicy
 from store.payloads.prompt_reference import PromptUse, TemplatePlace
-from store.payloads.references import look_up, step_of
+from store.payloads.references import MAX_FILLED_CHARS, look_up_all, step_of
 from store.payloads.retrieval import SEARCH_STEP, FileCitation
 from store.payloads.sampling_params import SamplingDefaults
 from store.payloads.step_payload import (
@@ -80,10 +80,11 @@ class _StepModel:
 
 
 class StepInputs:
-    """Fills in steps. Called from many threads at once."""
+    """Fills in steps. Called from many threads at once. ``most_chars``: of what the references of a step stand for."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, most_chars: int = MAX_FILLED_CHARS) -> None:
         self._db = db
+        self._most_chars = most_chars
         self._lock = threading.Lock()
         self._models: OrderedDict[str, _StepModel] = OrderedDict()
         self._policies = CompiledPolicies(db)
@@ -101,7 +102,8 @@ class StepInputs:
         searched = SEARCH_STEP.format(claim.step) if claim.payload.get("retrieval") else None
         names |= set() if searched is None else {searched}
         outputs = read_outputs(self._db, claim.tenant_id, claim.parent_id, names)
-        texts = {mark: look_up(outputs, path) for mark, path in paths.items()}
+        found = look_up_all(outputs, paths.values(), self._most_chars)
+        texts = {mark: found[path] for mark, path in paths.items()}
         policy = claim.payload.get("policy")
         pinned = None if policy is None else PinnedPolicy.model_validate(policy)
         outside = [mark for mark, path in paths.items() if _is_from_outside(outputs, path)]
@@ -114,8 +116,8 @@ class StepInputs:
             texts |= zip(outside, seen, strict=True)
         request, model, citations = _request(claim, texts), self._model(claim), cited(outputs)
         if searched is not None and isinstance(request, GenerateRequest):
-            found = outputs[searched]["output"][PASSAGES]
-            request, citations = in_context(claim, request, found, model, compiled)
+            passages = outputs[searched]["output"][PASSAGES]
+            request, citations = in_context(claim, request, passages, model, compiled)
         prepared = TASK_INPUTS[claim.task].prepare(request, model, pinned)
         filled = prepared.payload.model_dump(mode="json", exclude_none=True)
         claim.payload.clear()

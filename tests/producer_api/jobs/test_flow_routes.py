@@ -1,6 +1,7 @@
 """Jobs of several steps over HTTP: what is stored, what is refused, and what their owner sees."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from store.registry.policies import EVERY_MODEL
 from store.tenants.quotas import QuotaUsage, usage_of
 from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.processes import wait_for
-from tests.producer_api.calling import bury, error_of, parse, split, streaming
+from tests.producer_api.calling import bury, error_of, num_jobs, parse, split, streaming
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -40,6 +41,23 @@ def flow(**changes: Any) -> dict[str, Any]:
         "sampling": {"max_tokens": 4},
     }
     return {"input": {"text": "a long story"}, "steps": [first, second], **changes}
+
+
+@pytest.mark.parametrize("times", [2, 16_000])
+def test_what_references_stand_for_is_counted_before_anything_is_copied(
+    api: httpx2.Client, db: Database, times: int
+) -> None:
+    value = ["x" * 500_000] * (2 if times == 2 else 1)
+    steps = [{"name": "one", "task": "embed", "model": "tiny", "input": {"texts": [of("input.value")] * times}}]
+    tracemalloc.start()
+    try:
+        refused = api.post("/v1/jobs", json={"input": {"value": value}, "steps": steps})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "steps[0].input"), refused.text
+    assert peak < 100 << 20, peak
+    assert num_jobs(db) == 0
 
 
 @pytest.fixture

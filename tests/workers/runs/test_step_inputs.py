@@ -100,6 +100,18 @@ def test_an_input_that_became_too_long_fails_the_step(db: Database, second: Seco
     assert refused.value.code == "context_length_exceeded"
 
 
+def test_what_references_stand_for_is_bounded_before_anything_is_filled_in(db: Database, second: Second) -> None:
+    claimed = second("the river")
+    other = Marks()
+    claimed.payload["input"] = {"prompt": "".join(other.mark("first.output.text") for _ in range(5))}
+    claimed.payload[REFERENCES] = other.paths
+    with pytest.raises(InvalidRequest) as refused:
+        StepInputs(db, most_chars=5 * len("the river") - 1).fill(claimed)
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "input")
+    StepInputs(db, most_chars=5 * len("the river")).fill(claimed)
+    assert claimed.payload["input"] == {"prompt": "the river" * 5}
+
+
 SAID = "ask ann@example.com"
 
 
