@@ -137,7 +137,7 @@ class NoWorker(Unavailable):
 
 
 class StatementTimeout(Unavailable):
-    """Postgres cancelled a statement that took too long."""
+    """Postgres cancelled a statement that took too long, or waited too long for a lock."""
 
     default_code = "database_unavailable"
 

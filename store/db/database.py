@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import orjson
-from psycopg.errors import FeatureNotSupported, QueryCanceled
+from psycopg.errors import FeatureNotSupported, LockNotAvailable, QueryCanceled
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
@@ -96,8 +96,8 @@ class Database:
         ``tenant_id`` or ``tenant_ids``: the tenants that the transaction may see. Without one, the API's role sees no
         rows of tenants. Setting them costs no round trip.
 
-        Raises Unavailable if Postgres cannot be reached or gave up waiting (StatementTimeout: on a statement),
-        InvalidRequest if it refuses a value.
+        Raises Unavailable if Postgres cannot be reached or gave up waiting (StatementTimeout: on a statement or for a
+        lock), InvalidRequest if it refuses a value.
         """
         with _translated_errors(), self._engine.begin() as connection:
             yield _with_tenants(connection, tenant_id, tenant_ids)
@@ -247,7 +247,7 @@ def _translated_errors() -> Iterator[None]:
         # From None: the driver's message quotes the refused value.
         raise InvalidRequest("a value cannot be stored: it contains U+0000 or is out of range") from None
     except _AWAY as error:
-        if isinstance(getattr(error, "orig", None), QueryCanceled):
+        if isinstance(getattr(error, "orig", None), QueryCanceled | LockNotAvailable):
             raise StatementTimeout("Postgres gave up on a statement that took too long") from error
         raise Unavailable(f"Postgres is not available: {_reason(error)}", code="database_unavailable") from error
 

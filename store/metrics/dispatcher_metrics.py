@@ -35,7 +35,9 @@ class DispatcherMetrics:
         self.queues = QueueGauges(registry)
         self.leading = Gauge("headrace_dispatcher_leading", "1 while this dispatcher leads", registry=registry)
         self.turn_age = Gauge(
-            "headrace_dispatcher_turn_age_seconds", "time since the loop's last turn", registry=registry
+            "headrace_dispatcher_turn_age_seconds",
+            "how long the longest duty under way has been running, or the loop that keeps the lead has not turned",
+            registry=registry,
         )
         self.duty_failures = Counter(
             "headrace_dispatcher_duty_failures", "turns of a duty that failed", ["duty"], registry=registry

@@ -1,8 +1,8 @@
 """The dispatcher runs the periodic duties that no request triggers: ``python -m workers.dispatcher``.
 
 One process leads, a standby waits for a lock in Postgres. Each duty is a decision and one statement. It may safely run
-twice, and its failure does not affect other duties: the failure is logged in one line, and the duty is retried at its
-next turn. The dispatcher runs no model; the meaning of job states is ``store``'s.
+twice, and neither its failure nor its wait for a lock affects other duties (``workers.dispatcher.duties``). The
+dispatcher runs no model; the meaning of job states is ``store``'s.
 """
 
 import os
@@ -10,8 +10,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -21,7 +19,7 @@ from store.db.database import Database, check_schema
 from store.db.leader_election import Leadership
 from store.db.tls import check_transport
 from store.encryption_keys import open_vault
-from store.errors import HeadraceError, SettingsError, Unavailable
+from store.errors import HeadraceError, SettingsError
 from store.jobs import sweeps
 from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
@@ -37,13 +35,14 @@ from store.tracing.tracing import OFF, Tracing, open_tracing
 from store.webhooks.addresses import parse_networks
 from workers.dispatcher.audit_heads import AuditHeads
 from workers.dispatcher.autoscaler import Autoscaler
+from workers.dispatcher.duties import Duty, DutyGroup, DutyThreads
 from workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
 from workers.dispatcher.queue_gauges import QueueMeasurement
 from workers.dispatcher.queue_stats import QueueStats
 from workers.dispatcher.ready_window import ReadyWindow
 from workers.dispatcher.retention import RetentionThread
 from workers.dispatcher.rollout_keeper import RolloutKeeper
-from workers.health import HealthServer, LoopHeartbeat
+from workers.health import OK, HealthServer, LoopHeartbeat
 from workers.webhooks.sender import WebhookSender
 
 log = structlog.get_logger(__name__)
@@ -52,32 +51,16 @@ LOOK_S = 0.1
 IDLE_LOOK_S = 0.25
 TOP_UP_S = 0.1
 COUNT_S = 0.25
-LEAD_S = 2.0
+LEAD_S = 1.0
 MEASURE_S = 2.0
 ROLLOUT_S = 2.0
 # The webhook sender is notified when deliveries are due; it polls as well, in case a notification is lost.
 _SENDER_LOOKS_S = 1.0
-# Duties that are due within this time run at once, so that the process wakes up once for all of them.
-_TOGETHER_S = 0.05
 _STOP_S = 0.5
 # A duty may wait for Postgres. After this time it counts as hung, and a supervisor may restart the process.
 _LONGEST_TURN_S = 60.0
-_RETRY_S = 1.0
-
-
-@dataclass(slots=True)
-class Duty:
-    """A task that runs every ``period_s`` seconds if it is needed then, or at once after ``run`` has returned True.
-
-    ``run`` does a batch and returns whether there may be more to do. The other duties run in between.
-    """
-
-    name: str
-    period_s: float
-    run: Callable[[], bool | None]
-    is_needed: Callable[[], bool] = lambda: True
-    due_at: float = 0.0
-    is_failing: bool = False
+# The duties have a thread each, and so have the senders of webhooks and the retention.
+_POOL_SIZE = 20
 
 
 class Dispatcher:
@@ -90,7 +73,9 @@ class Dispatcher:
         self._tracing = tracing
         self.metrics = DispatcherMetrics(tracing)
         vault = open_vault(settings)
-        self._db = Database(settings.database_url, application_name="headrace-dispatcher", vault=vault)
+        self._db = Database(
+            settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-dispatcher", vault=vault
+        )
         self._redis = connect(settings.redis_url, timeout_s=2.0)
         streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.ready_window = ReadyWindow(
@@ -105,32 +90,43 @@ class Dispatcher:
         )
         self._stopping = threading.Event()
         self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)
-        self.metrics.turn_age.set_function(lambda: self.heartbeat.age_s)
         self._measurement = QueueMeasurement(self._db, self.metrics, num_tenants=settings.metrics_tenants)
         self._autoscaler = Autoscaler(self._db, settings, self.metrics)
         self._counter = QueueStats(self._db, on_interval=self._autoscaler.observe)
         self._due = PendingWork()
         self._sender: WebhookSender | None = None
-        self._leadership: Leadership | None = None
         self._look = Duty("look", LOOK_S, self.look)
-        self._duties = (
-            Duty("check_lead", min(settings.sweep_s, LEAD_S), self._check_leadership),
-            Duty("notice_wipe", min(settings.sweep_s, 1.0), self.ready_window.notice_wipe),
-            self._look,
-            Duty("top_up", TOP_UP_S, self.ready_window.top_up, lambda: self._due.jobs),
-            Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
-            Duty("sweep_leases", settings.sweep_s, self.sweeper.sweep_leases),
-            Duty("expire_deadlines", settings.sweep_s, self.sweeper.expire_deadlines),
-            Duty("expire_approvals", settings.sweep_s, self.sweeper.expire_approvals),
-            Duty("fail_rejected", settings.sweep_s, self.sweeper.fail_rejected),
-            Duty("answer_sharers", settings.sweep_s, self.sweeper.answer_sharers, lambda: self._due.sharers),
-            Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),
-            Duty("autoscale", MEASURE_S, self._autoscaler.turn, lambda: self._autoscaler.is_needed),
-            Duty("advance_rollouts", ROLLOUT_S, self._rollout_keeper().turn),
-            Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),
-        )
+        self.duties = DutyThreads([DutyGroup(duties, self._note_failure) for duties in self._duty_groups()])
+        self.metrics.turn_age.set_function(lambda: max(self.heartbeat.age_s, self.duties.longest_s))
 
-        begin(self.metrics.duty_failures, *(duty.name for duty in self._duties))
+    def _duty_groups(self) -> tuple[tuple[Duty, ...], ...]:
+        """Return the duties. Those that share state in memory are one group; no other duty waits for them."""
+        settings, sweeper = self._settings, self.sweeper
+        sweep_s = settings.sweep_s
+        groups = (
+            (
+                Duty("notice_wipe", min(sweep_s, 1.0), self.ready_window.notice_wipe),
+                self._look,
+                Duty("top_up", TOP_UP_S, self.ready_window.top_up, lambda: self._due.jobs),
+            ),
+            (
+                Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
+                Duty("autoscale", MEASURE_S, self._autoscaler.turn, lambda: self._autoscaler.is_needed),
+            ),
+            (Duty("sweep_leases", sweep_s, sweeper.sweep_leases),),
+            (Duty("expire_deadlines", sweep_s, sweeper.expire_deadlines),),
+            (Duty("expire_approvals", sweep_s, sweeper.expire_approvals),),
+            (Duty("fail_rejected", sweep_s, sweeper.fail_rejected),),
+            (Duty("answer_sharers", sweep_s, sweeper.answer_sharers, lambda: self._due.sharers),),
+            (Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),),
+            (Duty("advance_rollouts", ROLLOUT_S, self._rollout_keeper().turn),),
+            (Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),),
+        )
+        begin(self.metrics.duty_failures, *(duty.name for group in groups for duty in group))
+        return groups
+
+    def _note_failure(self, name: str) -> None:
+        self.metrics.duty_failures.labels(name).inc()
 
     def _rollout_keeper(self) -> RolloutKeeper:
         settings = self._settings
@@ -142,8 +138,20 @@ class Dispatcher:
         """Make ``run`` return within about a second."""
         self._stopping.set()
 
+    def check(self) -> str:
+        """Return ``ok``, or what has been running for so long that it counts as hung."""
+        hung = self.duties.check(_LONGEST_TURN_S)
+        return self.heartbeat.check() if hung == OK else hung
+
     def run(self) -> None:
-        """Lead, or wait to lead, until stopped. Raises SettingsError for a wrong encryption key."""
+        """Lead, or wait to lead, until stopped. Raises SettingsError for a wrong encryption key. Call it once."""
+        self.duties.start()
+        try:
+            self._lead_in_turn()
+        finally:
+            self.duties.stop()
+
+    def _lead_in_turn(self) -> None:
         while not self._stopping.is_set():
             self.heartbeat.beat()
             try:
@@ -167,10 +175,9 @@ class Dispatcher:
         self._tracing.stop()
 
     def _lead(self, lead: Leadership) -> None:
-        """Run the duties until stopped, or until the leadership is lost or Postgres is away. Raises Unavailable."""
+        """Let the duties run until stopped, or until the lead is lost. Raises Unavailable."""
         log.info("dispatcher.leading")
         self.metrics.leading.set(1)
-        self._leadership = lead
         self._sender = sender = WebhookSender(
             self._db,
             self._settings,
@@ -181,57 +188,19 @@ class Dispatcher:
         forgetting = RetentionThread(self._db, self._settings, partial(stream_log.forget, self._redis))
         sender.start()
         forgetting.start()
+        self.duties.switch_on()
         try:
-            while not self._stopping.is_set():
-                next_due_at = self._run_due()
-                self._stopping.wait(max(0.0, next_due_at - time.monotonic()))
+            while not self._stopping.wait(min(self._settings.sweep_s, LEAD_S)):
+                self.heartbeat.beat()
+                lead.check()
         finally:
-            self._sender = self._leadership = None
+            self.duties.switch_off(_STOP_S)
+            self._sender = None
             self.metrics.leading.set(0)
             self.metrics.clear()
             forgetting.stop(_STOP_S)
             sender.stop(_STOP_S)
             log.info("dispatcher.stopped_leading")
-
-    def _run_due(self) -> float:
-        """Run each due duty once; return when the next one is due. Raises Unavailable if Postgres is away."""
-        for duty in self._duties:
-            self.heartbeat.beat()
-            is_due = duty.due_at <= time.monotonic() + _TOGETHER_S and duty.is_needed()
-            if is_due and not self._stopping.is_set():
-                has_more = self._run_one(duty)
-                pause_s = max(duty.period_s, _RETRY_S) if duty.is_failing else duty.period_s
-                duty.due_at = time.monotonic() + (0.0 if has_more else pause_s)
-        return min(duty.due_at for duty in self._duties if duty.is_needed())
-
-    def _run_one(self, duty: Duty) -> bool:
-        """Run a duty once; return whether it has more to do. Raises Unavailable if Postgres is away."""
-        has_more = None
-        try:
-            has_more = duty.run()
-        except Unavailable as error:
-            self.metrics.duty_failures.labels(duty.name).inc()
-            # Logged once, not at every try of a long outage.
-            if not duty.is_failing:
-                log.warning("dispatcher.duty_failed", duty=duty.name, error=error.message)
-            duty.is_failing = True
-            if error.code == "database_unavailable":
-                raise
-        except Exception:
-            # A defect in one duty must not stop the others.
-            self.metrics.duty_failures.labels(duty.name).inc()
-            log.exception("dispatcher.duty_failed", duty=duty.name)
-            duty.is_failing = True
-        else:
-            if duty.is_failing:
-                log.info("dispatcher.duty_recovered", duty=duty.name)
-            duty.is_failing = False
-        return bool(has_more)
-
-    def _check_leadership(self) -> None:
-        """Raise Unavailable if the server has ended the connection with the lock: another process may lead now."""
-        if self._leadership is not None:
-            self._leadership.check()
 
     def look(self) -> None:
         """Ask Postgres which work is due: the only query while there is none."""
@@ -239,8 +208,8 @@ class Dispatcher:
         self._due = PendingWork()
         self._due = due = probe(self._db)
         self._look.period_s = LOOK_S if due.jobs or due.deliveries else IDLE_LOOK_S
-        if due.deliveries and self._sender is not None:
-            self._sender.notify_due()
+        if due.deliveries and (sender := self._sender) is not None:
+            sender.notify_due()
 
 
 def main() -> int:
@@ -252,12 +221,12 @@ def main() -> int:
         failpoints.install(settings.failpoints)
         tracing = open_tracing("headrace-dispatcher", f"{socket.gethostname()}:{os.getpid()}")
         dispatcher = Dispatcher(settings, tracing)
-        # Only the loop is checked: a restart would not repair Postgres.
+        # Only the loop and the duties are checked: a restart would not repair Postgres.
         health = HealthServer(
             settings.health_host,
             settings.dispatcher_port,
             dispatcher.metrics.render,
-            {"loop": dispatcher.heartbeat.check},
+            {"loop": dispatcher.check},
         )
         health.start()
     except (SettingsError, ValueError) as error:

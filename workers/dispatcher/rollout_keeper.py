@@ -5,13 +5,14 @@ number in each transaction. All of it is in Postgres, so another dispatcher goes
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import structlog
 from pydantic import ValidationError
 
 from store.db.database import Database
-from store.errors import Conflict, RequestError
+from store.errors import Conflict, RequestError, Unavailable
 from store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement
 from store.registry.quality_report import BELOW_BOUND, NOT_MEASURED
 from store.rollouts import changes, moves, shadow
@@ -63,10 +64,29 @@ class RolloutKeeper:
         self._metrics.show_rollouts(active)
         self._noted_at = {rollout.id: self._noted_at.get(rollout.id, float("-inf")) for rollout in active}
         # Every ended rollout gets its share of each turn.
-        moved = [self._move(rollout) for rollout in found if not rollout.state.is_active]
-        judged = [self._judge(rollout) for rollout in active]
+        has_more = False
+        for rollout in found:
+            if not rollout.state.is_active:
+                with self._apart(rollout):
+                    has_more |= self._move(rollout)
+        judged: list[Judgement | None] = []
+        for rollout in active:
+            with self._apart(rollout):
+                judged.append(self._judge(rollout))
         self._metrics.show_judgements(one for one in judged if one is not None)
-        return any(moved)
+        return has_more
+
+    @contextmanager
+    def _apart(self, rollout: Rollout) -> Iterator[None]:
+        """Log and count what the block raises: the other rollouts go on."""
+        try:
+            yield
+        except Unavailable as error:
+            log.warning("rollout.not_looked_at", rollout=rollout.id, error=error.message)
+            self._metrics.duty_failures.labels("advance_rollouts").inc()
+        except Exception:
+            log.exception("rollout.not_looked_at", rollout=rollout.id)
+            self._metrics.duty_failures.labels("advance_rollouts").inc()
 
     def _move(self, rollout: Rollout) -> bool:
         if rollout.mode is RolloutMode.SHADOW or rollout.kind is RolloutKind.PIPELINE:

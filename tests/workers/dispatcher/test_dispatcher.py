@@ -511,20 +511,51 @@ def test_what_is_due_in_masses_does_not_wait_for_the_next_sweep(
         thread.join(WAIT_S)
 
 
-def test_a_sweep_that_never_ends_starves_no_other_duty(
-    dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+def test_a_duty_that_waits_for_a_lock_holds_up_no_other(
+    db: Database, make: Make, submit: Submit, read: Read, redis_client: redis.Redis, tenant: str
 ) -> None:
-    for duty in dispatcher._duties:
-        if duty.name in ("expire_deadlines", "sweep_leases"):
-            monkeypatch.setattr(duty, "run", lambda: True)
+    """The steps of an overdue flow are locked, as by a transaction whose client was stopped."""
+    dispatcher = make(sweep_s=0.2)
+    (flow,) = submit(1, task="flow", queue="flows", deadline_s=0.01)
+    (step,) = submit(1)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE jobs SET parent_id = :flow WHERE id = :step"), {"flow": flow, "step": step})
     thread = threading.Thread(target=dispatcher.run)
-    thread.start()
-    try:
-        (job_id,) = submit(1)
-        wait_for(lambda: hinted(redis_client) == [job_id], "announced")
-    finally:
-        dispatcher.stop()
-        thread.join(WAIT_S)
+
+    def others_run_beside() -> bool:
+        """Whether a lease was swept and a job announced while the duty waited."""
+        waits_since = waiting_since(db)
+        (lost,) = submit(1)
+        claim(db, "dead", QUEUE, [lost], lease_s=0.0)
+        wait_for(lambda: read(lost).state is JobState.QUEUED, "its lease was swept")
+        (waiting,) = submit(1)
+        wait_for(lambda: waiting in hinted(redis_client), "announced")
+        return waits_since is not None and waiting_since(db) == waits_since
+
+    with db.connection() as locking, capture_logs() as logs:
+        locking.execute(text("SELECT FROM jobs WHERE id = :id FOR UPDATE"), {"id": step})
+        thread.start()
+        try:
+            wait_for(others_run_beside, "the other duties do not wait")
+            wait_for(lambda: "dispatcher.duty_failed" in [log["event"] for log in logs], "the duty gives up")
+            (waiting,) = submit(1)
+            wait_for(lambda: waiting in hinted(redis_client), "announced")
+            assert "dispatcher.stopped_leading" not in [log["event"] for log in logs]
+        finally:
+            locking.rollback()
+            dispatcher.stop()
+            thread.join(WAIT_S)
+
+
+_WAITS = text("""
+SELECT min(query_start) FROM pg_stat_activity
+WHERE application_name = 'headrace-dispatcher' AND wait_event_type = 'Lock'
+""")
+
+
+def waiting_since(db: Database) -> object:
+    with db.autocommit() as connection:
+        return connection.execute(_WAITS).scalar_one()
 
 
 def test_a_running_dispatcher_survives_wipes_and_cut_connections(

@@ -117,6 +117,25 @@ def test_bounds_of_another_release_stop_the_judgement_of_their_own_rollout_only(
     assert [(line["rollout"], line["bounds"]) for line in refused] == [(other, ["of_a_newer_release"])]
 
 
+def test_a_rollout_whose_judgement_fails_stops_no_other(
+    begin: StartRollout, db: Database, accept_one: AcceptOne, keeper: RolloutKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = begin(steps=[Step(50, hold_s=3600)])
+    with db.begin() as connection:
+        other = connection.execute(
+            text("""
+            INSERT INTO rollouts SELECT (jsonb_populate_record(rollouts, jsonb_build_object(
+                'id', 'ro_0', 'alias', 'other', 'evidence', jsonb '{"history": 0}'))).*
+            FROM rollouts RETURNING id
+            """)
+        ).scalar_one()
+    run_jobs(db, accept_one, rollout, candidate_fails=True)
+    with capture_logs() as logs:
+        keeper.turn()
+    assert get_rollout(db, rollout.id).state is RolloutState.ROLLED_BACK
+    assert [line["rollout"] for line in logs if line["event"] == "rollout.not_looked_at"] == [other]
+
+
 def test_a_version_like_the_stable_one_goes_through_its_steps_to_the_alias(
     begin: StartRollout, db: Database, accept_one: AcceptOne, keeper: RolloutKeeper
 ) -> None:
