@@ -43,7 +43,7 @@ class Block:
         if self.signature is not None:
             return {"type": "thinking", "thinking": text, "signature": self.signature if is_whole else ""}
         if self.tool is None:
-            return {"type": "text", "text": text, "citations": None}
+            return {"type": "text", "text": text}
         tool_use_id, name = self.tool
         return {"type": "tool_use", "id": tool_use_id, "name": name, "input": input_of(text)}
 

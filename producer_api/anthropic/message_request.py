@@ -172,6 +172,9 @@ _REFUSED: Mapping[str, IsHarmless] = {
     "container": is_one_of(),
     "context_management": _keeps_the_prompt,
     "mcp_servers": is_one_of([]),
+    "thread": is_one_of(),
+    "fallbacks": is_one_of([], "default"),  # "default": none for a model that has none
+    "speed": is_one_of("standard"),
     "output_format": is_one_of(),
     "stop": is_one_of([]),
     "max_completion_tokens": is_one_of(),
@@ -180,8 +183,13 @@ _REFUSED: Mapping[str, IsHarmless] = {
     "structured_outputs": is_one_of(),
     "functions": is_one_of([]),
 }
+_NO_COUNT: Mapping[str, IsHarmless] = {"compaction": is_one_of()}
+"""What changes an answer, and not the count of the tokens before it."""
 # What another field of this API means; for every other one the advice is to leave it out.
 _INSTEAD = {
+    "thread": "no conversation is held here, send all of its messages",
+    "fallbacks": "send another request with another `model`",
+    "compaction": "send the messages that should stay, or `truncation`",
     **dict.fromkeys(("stop", "stop_strings", "stop_words", "stop_regex"), "send `stop_sequences`"),
     **{name: text for name, text in INSTEAD.items() if text in ("send `max_tokens`", "name a `model`")},
     **dict.fromkeys(("max_completion_tokens", "max_tokens_to_sample"), "send `max_tokens`"),
@@ -230,8 +238,9 @@ def to_job(request: CountTokensRequest) -> GenerateRequest:
 
 
 def _check(request: CountTokensRequest) -> None:
-    refuse_unsupported(request, _REFUSED, _INSTEAD)
-    refuse_near_misses(request, {*_REFUSED, *MessageRequest.model_fields})
+    of_answer = _NO_COUNT if isinstance(request, MessageRequest) else {}
+    refuse_unsupported(request, {**_REFUSED, **of_answer}, _INSTEAD)
+    refuse_near_misses(request, {*_REFUSED, *_NO_COUNT, *MessageRequest.model_fields})
 
 
 _EFFORTS = {"max": "xhigh", **{effort.value: effort.value for effort in ReasoningEffort}}

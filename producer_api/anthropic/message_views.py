@@ -17,6 +17,9 @@ class AnthropicErrorDetail(BaseModel):
     message: str
     param: str | None = None
     code: str
+    details: dict[str, str] | None = Field(
+        None, description="`error_code`: Anthropic's code, where its clients act upon it; absent otherwise"
+    )
 
 
 class AnthropicError(BaseModel):
@@ -34,7 +37,6 @@ class AnswerBlock(BaseModel):
     thinking: str | None = Field(None, description="of a thinking block")
     signature: str | None = Field(None, description="of a thinking block; it has no meaning here")
     text: str | None = Field(None, description="of a text block")
-    citations: None = Field(None, description="always null, of a text block")
     id: str | None = Field(None, description="of a tool use: the `tool_use_id` of its result")
     name: str | None = Field(None, description="of a tool use: the tool")
     server_name: str | None = Field(None, description="of an `mcp_tool_use`: the server of MCP, or headrace")
@@ -84,7 +86,7 @@ _MESSAGE = {
     "type": "message",
     "role": "assistant",
     "model": "smollm2@1",
-    "content": [{"type": "text", "text": "Hello!", "citations": None}],
+    "content": [{"type": "text", "text": "Hello!"}],
     "stop_reason": "end_turn",
     "stop_sequence": None,
     "usage": {

@@ -42,7 +42,7 @@ class _Result(Block):
 
     def as_json(self, text: str, *, is_whole: bool = True) -> dict[str, Any]:
         use_id, _ = self.tool or ("", "")
-        content = [{"type": "text", "text": self.text, "citations": None}]
+        content = [{"type": "text", "text": self.text}]
         return {"type": "mcp_tool_result", "tool_use_id": use_id, "is_error": self.is_error, "content": content}
 
 

@@ -2,7 +2,7 @@
 
 The inner object has ``code`` and ``param`` as well, as errors of all other routes. The shape is chosen by the path
 alone, so errors of the middleware have it too. ``/v1/models`` is a route of two APIs: there the header
-``anthropic-version`` decides.
+``anthropic-version`` decides. Some refusals have Anthropic's own code in ``details.error_code``: its clients act upon it.
 """
 
 from collections.abc import Mapping
@@ -24,6 +24,9 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+# What a field that is not supported is called there. By this code a client that continues a conversation which the
+# server should hold (``thread``) sends the whole conversation instead.
+_DETAILS = {("unsupported_parameter", "thread"): {"error_code": "thread_unsupported_request"}}
 ERROR_TYPES = ("invalid_request_error", *dict.fromkeys(_TYPES.values()), "api_error")
 
 
@@ -46,4 +49,6 @@ def error_type(status: int) -> str:
 
 def error_object(status: int, error: Mapping[str, Any], request_id: str | None) -> dict[str, Any]:
     """Return the body of an error. ``error``: the inner object of the other routes' body."""
-    return {"type": "error", "error": {**error, "type": error_type(status)}, "request_id": request_id}
+    details = _DETAILS.get((error.get("code"), error.get("param")))
+    inner = {**error, "type": error_type(status), **({} if details is None else {"details": details})}
+    return {"type": "error", "error": inner, "request_id": request_id}

@@ -21,7 +21,7 @@ def test_a_whole_message() -> None:
         "type": "message",
         "role": "assistant",
         "model": "tiny@1",
-        "content": [{"type": "text", "text": "Hi.", "citations": None}],
+        "content": [{"type": "text", "text": "Hi."}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
         "truncated": {"messages": 1},
@@ -77,7 +77,7 @@ def test_the_events_of_a_message() -> None:
         }
     ]
     assert answer.pieces("Hi") == [
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "", "citations": None}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
     ]
     assert answer.pieces(".") == [
@@ -112,18 +112,18 @@ def test_blocks_of_thinking_text_and_tools() -> None:
         {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "m"}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "sig_1"}},
         {"type": "content_block_stop", "index": 0},
-        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": "", "citations": None}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Well"}},
         {"type": "content_block_stop", "index": 1},
     ]
     assert MessageAnswer(job).full_answer(job)["content"] == [
         {"type": "thinking", "thinking": "hm", "signature": "sig_1"},
-        {"type": "text", "text": "Well", "citations": None},
+        {"type": "text", "text": "Well"},
     ]
     called = job_of(f"{CALL}\nSo.\n{CALL}", CALLS, "tool_calls")
     assert MessageAnswer(called).full_answer(called)["content"] == [
         {"type": "tool_use", "id": "toolu_e1b7ae25762ba392d148ff3f", "name": "f", "input": {"a": 1}},
-        {"type": "text", "text": "So.", "citations": None},
+        {"type": "text", "text": "So."},
         {"type": "tool_use", "id": "toolu_e8e48d2481d7a06e26ace89c", "name": "f", "input": {"a": 1}},
     ]
     cut = job_of('{"name": "f", "arguments": {"a": 1, "b": "x', CALLS, "length")

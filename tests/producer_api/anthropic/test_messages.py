@@ -32,7 +32,7 @@ def test_a_message(client: Anthropic, worker: ScriptedWorker) -> None:
         raw = client.messages.with_raw_response.create(**ASKED)
     message = raw.parse()
     assert message.id == f"msg_{raw.headers['x-job-id'].removeprefix('job_')}"
-    assert [block.to_dict() for block in message.content] == [{"type": "text", "text": "water", "citations": None}]
+    assert [block.to_dict() for block in message.content] == [{"type": "text", "text": "water"}]
     assert (message.role, message.model, message.type) == ("assistant", "tiny@1", "message")
     assert (message.stop_reason, message.stop_sequence) == ("end_turn", None)
     usage = message.usage
@@ -61,7 +61,7 @@ def test_the_order_of_events_on_the_wire(api: httpx2.Client, worker: ScriptedWor
     start, block, first, _, stop, delta, _ = (event.data for event in events)
     assert start["message"]["content"] == []
     assert start["message"]["usage"]["output_tokens"] == 0
-    assert (block["index"], block["content_block"]) == (0, {"type": "text", "text": "", "citations": None})
+    assert (block["index"], block["content_block"]) == (0, {"type": "text", "text": ""})
     assert (first["index"], first["delta"]) == (0, {"type": "text_delta", "text": "wa"})
     assert stop["index"] == 0
     assert delta["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
@@ -140,6 +140,21 @@ def test_every_field_reaches_the_job(api: httpx2.Client, worker: ScriptedWorker,
     assert (job.service_class, job.priority) == ("standard", 2)
     with db.begin() as connection:
         assert connection.execute(text("SELECT user_id FROM jobs")).scalar_one() == "u1"
+
+
+@pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_0"}])
+def test_a_thread_is_refused_by_the_code_upon_which_clients_send_all_messages(
+    api: httpx2.Client, db: Database, thread: Any
+) -> None:
+    for asked in (ASKED, ASKED | {"stream": True}):
+        refused = api.post("/v1/messages", json=asked | {"thread": thread})
+        error = error_of(refused)
+        assert (refused.status_code, error["type"], error["param"]) == (400, "invalid_request_error", "thread")
+        assert error["details"] == {"error_code": "thread_unsupported_request"}
+    assert num_jobs(db) == 0
+    # A count is of the messages alone, whatever becomes of them.
+    counted = {name: ASKED[name] for name in ("model", "messages")} | {"compaction": {"type": "summarize"}}
+    assert api.post("/v1/messages/count_tokens", json=counted).status_code == 200
 
 
 def test_a_job_that_fails_in_a_stream_raises(
