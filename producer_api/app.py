@@ -187,6 +187,8 @@ def create_app(settings: Settings, tracing: Tracing = OFF) -> FastAPI:
         redoc_url=None,
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException, Exception), on_error),
     )
+    # FastAPI would have made a route of it. An unknown route's error says where the routes are listed.
+    app.openapi_url = "/openapi.json" if with_docs else None
     app.state.batch_keeper = keeper
     app.state.live_poll = LivePoll(runtime)
     for router in (router for task in TASK_ROUTES for router in task.routers):

@@ -186,12 +186,13 @@ _REFUSED: Mapping[str, IsHarmless] = {
 _NO_COUNT: Mapping[str, IsHarmless] = {"compaction": is_one_of()}
 """What changes an answer, and not the count of the tokens before it."""
 # What another field of this API means; for every other one the advice is to leave it out.
+_SAME = ("send `max_tokens`", "name a `model`", "send `seed`", "send `truncation`", INSTEAD["priority"])
 _INSTEAD = {
     "thread": "no conversation is held here, send all of its messages",
     "fallbacks": "send another request with another `model`",
     "compaction": "send the messages that should stay, or `truncation`",
     **dict.fromkeys(("stop", "stop_strings", "stop_words", "stop_regex"), "send `stop_sequences`"),
-    **{name: text for name, text in INSTEAD.items() if text in ("send `max_tokens`", "name a `model`")},
+    **{name: text for name, text in INSTEAD.items() if text in _SAME},
     **dict.fromkeys(("max_completion_tokens", "max_tokens_to_sample"), "send `max_tokens`"),
     **dict.fromkeys(("response_format", "output_format", "structured_outputs", *GUIDED), "send `output_config.format`"),
     **dict.fromkeys(("json_schema", "format", "json_object", "guided_json_object"), "send `output_config.format`"),

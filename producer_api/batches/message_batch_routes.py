@@ -24,7 +24,7 @@ from producer_api.batches.message_batch_views import (
     message_result,
     own_id,
 )
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from producer_api.http.requests import BaseUrlOf, OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.runtime import Runtime
 from producer_api.submission.draft_job import Origin
@@ -50,7 +50,12 @@ _FILENAME = "message_batch.jsonl"
 
 @router.post("", response_model=MessageBatch, summary="Create a message batch")
 async def create_message_batch(
-    runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, body: MessageBatchRequest, origin: OriginOf
+    runtime: RuntimeOf,
+    keeper: KeeperOf,
+    principal: JobsWriter,
+    body: MessageBatchRequest,
+    origin: OriginOf,
+    base_url: BaseUrlOf,
 ) -> Response:
     """Run each request within 24 hours, at lower priority than interactive requests.
 
@@ -59,7 +64,7 @@ async def create_message_batch(
     _check_names(body.requests)
     batch = await run_in_threadpool(_create, runtime, principal, body, origin)
     keeper.wake()
-    return JsonResponse(message_batch(batch, len(body.requests), {}))
+    return JsonResponse(message_batch(batch, len(body.requests), {}, base_url))
 
 
 def _check_names(requests: Sequence[MessageBatchItem]) -> None:
@@ -107,6 +112,7 @@ def _store_file(runtime: Runtime, tenant_id: str, requests: Sequence[MessageBatc
 async def list_message_batches(
     runtime: RuntimeOf,
     principal: JobsReader,
+    base_url: BaseUrlOf,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     after_id: Annotated[str | None, Query(description="the page after this batch")] = None,
     before_id: Annotated[str | None, Query(description="the page before this batch")] = None,
@@ -119,26 +125,32 @@ async def list_message_batches(
             db, principal.tenant_id, limit=limit + 1, after=after, before=before, url=MESSAGES_URL
         )
         page = found[:limit] if before is None else found[-limit:]
-        return message_batch_list(_shown(runtime, db, principal.tenant_id, page), has_more=len(found) > limit)
+        return message_batch_list(_shown(runtime, db, principal.tenant_id, page, base_url), has_more=len(found) > limit)
 
     return JsonResponse(await runtime.lists.read(principal, read))
 
 
 @router.get("/{message_batch_id}", response_model=MessageBatch, summary="Retrieve a message batch")
-async def get_message_batch(runtime: RuntimeOf, principal: JobsReader, message_batch_id: MessageBatchId) -> Response:
+async def get_message_batch(
+    runtime: RuntimeOf, principal: JobsReader, message_batch_id: MessageBatchId, base_url: BaseUrlOf
+) -> Response:
     """Return the message batch."""
-    return JsonResponse(await run_in_threadpool(_read, runtime, principal.tenant_id, message_batch_id))
+    return JsonResponse(await run_in_threadpool(_read, runtime, principal.tenant_id, message_batch_id, base_url))
 
 
 @router.post("/{message_batch_id}/cancel", response_model=MessageBatch, summary="Cancel a message batch")
 async def cancel_message_batch(
-    runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, message_batch_id: MessageBatchId
+    runtime: RuntimeOf,
+    keeper: KeeperOf,
+    principal: JobsWriter,
+    message_batch_id: MessageBatchId,
+    base_url: BaseUrlOf,
 ) -> Response:
     """Cancel the remaining requests. The results have what was answered before."""
     found = await run_in_threadpool(_find, runtime, principal.tenant_id, message_batch_id)
     await run_in_threadpool(batches.request_cancel, runtime.db, principal.tenant_id, found.id)
     keeper.wake()
-    return JsonResponse(await run_in_threadpool(_read, runtime, principal.tenant_id, message_batch_id))
+    return JsonResponse(await run_in_threadpool(_read, runtime, principal.tenant_id, message_batch_id, base_url))
 
 
 @router.delete("/{message_batch_id}", response_model=DeletedMessageBatch, summary="Delete a message batch")
@@ -190,13 +202,13 @@ def _find(runtime: Runtime, tenant_id: str, message_batch_id: str) -> Batch:
     return batch
 
 
-def _read(runtime: Runtime, tenant_id: str, message_batch_id: str) -> MessageBatch:
-    return _shown(runtime, runtime.db, tenant_id, [_find(runtime, tenant_id, message_batch_id)])[0]
+def _read(runtime: Runtime, tenant_id: str, message_batch_id: str, base_url: str) -> MessageBatch:
+    return _shown(runtime, runtime.db, tenant_id, [_find(runtime, tenant_id, message_batch_id)], base_url)[0]
 
 
-def _shown(runtime: Runtime, db: Database, tenant_id: str, found: Sequence[Batch]) -> list[MessageBatch]:
+def _shown(runtime: Runtime, db: Database, tenant_id: str, found: Sequence[Batch], base_url: str) -> list[MessageBatch]:
     outcomes = batches.count_outcomes(db, tenant_id, [batch.id for batch in found])
-    return [message_batch(batch, _num_requests(runtime, batch), outcomes[batch.id]) for batch in found]
+    return [message_batch(batch, _num_requests(runtime, batch), outcomes[batch.id], base_url) for batch in found]
 
 
 def _num_requests(runtime: Runtime, batch: Batch) -> int:

@@ -81,7 +81,7 @@ class MessageBatch(BaseModel):
     ended_at: str | None = Field(description="when it ended")
     cancel_initiated_at: str | None = Field(description="when cancellation was requested")
     archived_at: None = Field(None, description="always null")
-    results_url: str | None = Field(description="the path of the results; null until the batch has ended")
+    results_url: str | None = Field(description="the address of the results; null until the batch has ended")
 
 
 class MessageBatchList(BaseModel):
@@ -111,8 +111,11 @@ def own_id(message_batch_id: str) -> str:
     return _OWN_PREFIX + message_batch_id.removeprefix(_PREFIX) if is_ours else message_batch_id
 
 
-def message_batch(batch: Batch, num_requests: int, outcomes: Mapping[str, int]) -> MessageBatch:
-    """Return the message batch. ``outcomes``: its lines by their outcome in the database."""
+def message_batch(batch: Batch, num_requests: int, outcomes: Mapping[str, int], base_url: str) -> MessageBatch:
+    """Return the message batch.
+
+    ``outcomes``: its lines by their outcome in the database. ``base_url``: the server's address, without a last slash.
+    """
     batch_id = message_batch_id(batch.id)
     has_ended = batch.status.is_terminal
     status: Literal["in_progress", "canceling", "ended"] = "ended" if has_ended else "in_progress"
@@ -127,7 +130,7 @@ def message_batch(batch: Batch, num_requests: int, outcomes: Mapping[str, int]) 
         expires_at=_rfc3339(batch.expires_at),
         ended_at=None if ended_at is None else _rfc3339(ended_at),
         cancel_initiated_at=None if batch.cancelling_at is None else _rfc3339(batch.cancelling_at),
-        results_url=f"/v1/messages/batches/{batch_id}/results" if has_ended else None,
+        results_url=f"{base_url}/v1/messages/batches/{batch_id}/results" if has_ended else None,
     )
 
 

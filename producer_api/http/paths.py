@@ -1,7 +1,8 @@
 """Paths of requests: other spellings of a route's path, and whether a route takes a request.
 
-Some clients put a slash at the end of a path, and inference servers have a few routes outside of ``/v1``. Both are
-served in place: a redirect would go to the host that the request names, with the key and the body.
+Some clients put a slash at the end of a path, and inference servers have a few routes outside of ``/v1``, or under the
+``/v2`` of the API that they have taken a route from. All are served in place: a redirect would go to the host that the
+request names, with the key and the body.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from producer_api.runtime import Runtime
 
 _API = "/v1/"
 # As vLLM and others have them. They need a key here, because all under ``/v1/`` does.
-_OUTSIDE = frozenset({"/models", "/tokenize", "/detokenize"})
+_OUTSIDE = frozenset({"/models", "/tokenize", "/detokenize", "/rerank"})
+# Cohere's second API has the same request and answer as its first, which are Jina's as well.
+_SECOND = {"/v2/rerank": "/v1/rerank"}
 
 
 class CanonicalPath:
@@ -32,6 +35,8 @@ def canonical(path: str) -> str:
     """Return the path under ``/v1``, without a last slash; any other path as it is."""
     inside = path if path.startswith(_API) else f"/v1{path}"
     inside = inside.removesuffix("/")
+    if (first := _SECOND.get(path.removesuffix("/"))) is not None:
+        return first
     is_known = path.startswith((_API, "/models/")) or inside.removeprefix("/v1") in _OUTSIDE
     return inside if is_known else path
 

@@ -50,6 +50,21 @@ async def _runtime(request: Request) -> Runtime:
 RuntimeOf = Annotated[Runtime, Depends(_runtime)]
 
 
+async def _base_url(request: Request) -> str:
+    """Return the address by which the caller knows this server, without a last slash.
+
+    A proxy may pass it on. Any caller may send these headers, and changes nothing by them but its own answer.
+    """
+    url = request.base_url
+    scheme = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip()
+    host = request.headers.get("x-forwarded-host", "").partition(",")[0].strip()
+    known = {"scheme": scheme if scheme in ("http", "https") else "", "netloc": host}
+    return str(url.replace(**{name: value for name, value in known.items() if value})).rstrip("/")
+
+
+BaseUrlOf = Annotated[str, Depends(_base_url)]
+
+
 @dataclass(frozen=True, slots=True)
 class OriginHeaders:
     """What a request's headers and its key say about where it came from; its route must be known."""

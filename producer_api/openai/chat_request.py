@@ -5,7 +5,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, not_text, unsupported
+from producer_api.openai.foreign_fields import (
+    FOREIGN,
+    INSTEAD_OF_FILES,
+    IsHarmless,
+    is_one_of,
+    not_text,
+    unsupported,
+)
 from producer_api.openai.message_parts import ImagePart, joined
 from producer_api.openai.reasoning_fields import (
     ReasoningField,
@@ -152,7 +159,7 @@ class ChatRequest(TextRequest):
         "modalities": is_one_of(["text"]),
         "audio": is_one_of(),
         "prediction": is_one_of(),
-        "web_search_options": is_one_of(),
+        "add_special_tokens": is_one_of(False),
         "system": is_one_of(""),
     }
 
@@ -309,6 +316,9 @@ def _part(role: str, part: MessagePart, where: str) -> str | ImagePart:
             return ImagePart({"url": part.image_url.url, "detail": part.image_url.detail})
         case "user", "file" if part.file is not None and part.file.file_id is not None:
             return ImagePart({"file_id": part.file.file_id})
+        case "user", "file" if part.file is not None and (part.file.model_extra or {}).get("file_data"):
+            param = f"{where}.file.file_data"
+            raise unsupported(f"`{param}` is not supported: {INSTEAD_OF_FILES}", param)
         case (_, "text") | ("assistant", "refusal") | ("user", "image_url" | "file"):
             param = f"{where}.{_HELD_IN[part.type]}"
             raise InvalidRequest(f"`{param}` is required", param=param)

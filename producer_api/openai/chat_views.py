@@ -70,7 +70,9 @@ class AnswerFrame(BaseModel):
     system_fingerprint: str | None = Field(
         None, description="version and digest of the model; absent in the results of batches"
     )
-    service_tier: str | None = Field(None, description="as the request says it; absent if it says nothing")
+    service_tier: str | None = Field(
+        None, description="as the request says it, in a batch flex; absent if it says nothing"
+    )
 
 
 class ChatCompletion(AnswerFrame):

@@ -28,6 +28,7 @@ class CompletionRequest(TextRequest):
     refused: ClassVar[Mapping[str, IsHarmless]] = {
         **FOREIGN,
         "messages": is_one_of(),
+        "add_special_tokens": is_one_of(True),
     }
 
     prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...] | PromptReference = Field(

@@ -140,6 +140,11 @@ def _image(given: object, index: int) -> object:
     """Return what an object with an image stands for, as Jina's API writes it."""
     if not isinstance(given, dict) or given.keys() != {"image"}:
         name = f"input[{index}]"
+        if isinstance(given, dict) and "text" in given:
+            raise InvalidRequest(
+                f"`{name}` is an object with a text: send the text itself, and images in a request of their own",
+                param=name,
+            )
         raise InvalidRequest(
             f'`{name}` must be an image as `{{"image": "https://…"}}`, like the first entry', param=name
         )

@@ -13,7 +13,16 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, ValidationInfo
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 
 from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, refuse_unsupported, unsupported
@@ -38,7 +47,7 @@ _LONGEST_NAME = 40
 # Similarity by ``difflib``: ``max_token``, ``temprature`` and ``models`` are above it, ``store`` and ``stop`` below.
 _CLOSE = 0.8
 
-ServiceTier = Literal["auto", "default", "priority", "flex"]
+ServiceTier = Literal["auto", "default", "priority", "fast", "flex"]
 
 JOB_FIELDS = ("priority", "deadline_ms", "max_attempts", "webhook")
 
@@ -47,6 +56,7 @@ CLASSES: Mapping[ServiceTier | None, ServiceClass] = {
     None: ServiceClass.INTERACTIVE,
     "auto": ServiceClass.INTERACTIVE,
     "priority": ServiceClass.INTERACTIVE,
+    "fast": ServiceClass.INTERACTIVE,  # OpenAI's newer name
     "default": ServiceClass.STANDARD,
     "flex": ServiceClass.BATCH,
 }
@@ -157,7 +167,9 @@ class TextRequest(Body):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = Field(None, description="an extension, same as in vLLM")
-    seed: int | None = None
+    seed: int | None = Field(
+        None, validation_alias=AliasChoices("seed", "random_seed"), description="Mistral's `random_seed` is the same"
+    )
     stop: str | tuple[str, ...] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None

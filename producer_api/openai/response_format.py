@@ -33,6 +33,12 @@ class ResponseFormat(Body):
 
     type: str
     json_schema: JsonSchemaFormat | None = None
+    schema_: dict[str, Any] | StrictBool | None = Field(
+        None, alias="schema", description="an extension: of json_object, the schema of the object, as in llama.cpp"
+    )
+    value: dict[str, Any] | StrictBool | None = Field(
+        None, description="an extension: the same by the name of text-generation-inference"
+    )
 
 
 class StructuredOutputs(Body):
@@ -102,7 +108,7 @@ def _of_format(asked: ResponseFormat) -> GrammarSpec | None:
         case "text":
             return None
         case "json_object":
-            return json_grammar({"type": "object"}, "response_format")
+            return _of_object(asked)
         case "json_schema":
             schema = None if asked.json_schema is None else asked.json_schema.schema_
             if schema is None:
@@ -115,6 +121,18 @@ def _of_format(asked: ResponseFormat) -> GrammarSpec | None:
                 code="unsupported_parameter",
                 param="response_format.type",
             )
+
+
+def _of_object(asked: ResponseFormat) -> GrammarSpec:
+    """Return the grammar of any JSON object, or of one whose schema stands beside the type."""
+    inner = None if asked.json_schema is None else asked.json_schema.schema_
+    beside = {"schema": asked.schema_, "value": asked.value, "json_schema.schema": inner}
+    given = {f"response_format.{name}": schema for name, schema in beside.items() if schema is not None}
+    if len(given) > 1:
+        first, second = list(given)[:2]
+        raise InvalidRequest(f"give one of `{first}` and `{second}`: an answer follows one schema", param=second)
+    param, schema = next(iter(given.items()), ("response_format", {"type": "object"}))
+    return json_grammar(schema, param)
 
 
 def _of_structured(asked: StructuredOutputs) -> GrammarSpec:

@@ -29,6 +29,7 @@ from producer_api.openai.request_fields import (
     CLASSES,
     JobOptions,
     MetadataText,
+    ServiceTier,
     is_kept,
     job_fields,
     refuse_near_misses,
@@ -151,7 +152,7 @@ class ResponseRequest(_LenientBody):
     truncation: Truncation | None = None
     include: tuple[Includable, ...] | None = None
     metadata: dict[str, MetadataText] | None = None
-    service_tier: Literal["auto", "default", "priority", "fast", "flex"] | None = None
+    service_tier: ServiceTier | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -185,7 +186,7 @@ _REFUSED: Mapping[str, IsHarmless] = {
     **dict.fromkeys(GUIDED, is_one_of()),
     "ignore_eos": is_one_of(False),
     "context_management": is_one_of([]),
-    **dict.fromkeys(("moderation", "image", "access_programs", "messages", "structured_outputs"), is_one_of()),
+    **dict.fromkeys(("image", "access_programs", "messages", "structured_outputs"), is_one_of()),
     "background_options": is_one_of({}, {"completion_window": "soonest"}),
     **dict.fromkeys(("max_tokens", "max_completion_tokens"), is_one_of()),
     "response_format": is_one_of({"type": "text"}),
@@ -210,7 +211,7 @@ _SAMPLING = (
     *("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"),
     *("min_p", "min_tokens", "stop_token_ids", "logit_bias", "bad_words"),
 )
-# The tier that the answer reports.
+# The tier that the answer reports if the request names none.
 _TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "default", ServiceClass.BATCH: "flex"}
 
 
@@ -313,7 +314,7 @@ def _check(request: ResponseRequest) -> None:
 def _service_class(request: ResponseRequest) -> ServiceClass:
     if request.background and request.service_tier in (None, "auto"):
         return ServiceClass.STANDARD  # no client waits for it
-    return CLASSES["priority" if request.service_tier == "fast" else request.service_tier]
+    return CLASSES[request.service_tier]
 
 
 def _sampling(request: ResponseRequest) -> dict[str, Any]:
@@ -334,7 +335,8 @@ def _grammar(request: ResponseRequest) -> GrammarSpec | None:
         case "text":
             return None
         case "json_object":
-            return json_grammar({"type": "object"}, "text.format")
+            schema = None if text_format is None else text_format.schema_
+            return json_grammar({"type": "object"} if schema is None else schema, "text.format")
         case "json_schema" if text_format is not None and text_format.schema_ is not None:
             return json_grammar(text_format.schema_, "text.format.schema")
         case "json_schema":
@@ -373,7 +375,7 @@ def _new_response(
         "prompt_cache_key": request.prompt_cache_key,
         "reasoning": _shown_reasoning(request.reasoning),
         "safety_identifier": request.safety_identifier,
-        "service_tier": _TIERS[_service_class(request)],
+        "service_tier": request.service_tier or _TIERS[_service_class(request)],
         "temperature": 1.0 if request.temperature is None else request.temperature,
         "text": {"format": {"type": "text"}} | text,
         "tool_choice": _known_choice(request.tool_choice) or "auto",

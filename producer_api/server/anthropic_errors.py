@@ -2,7 +2,7 @@
 
 The inner object has ``code`` and ``param`` as well, as errors of all other routes. The shape is chosen by the path
 alone, so errors of the middleware have it too. ``/v1/models`` is a route of two APIs: there the header
-``anthropic-version`` decides. Some refusals have Anthropic's own code in ``details.error_code``: its clients act upon it.
+``anthropic-version`` decides. A refusal that Anthropic's clients act upon has its code in ``details.error_code``.
 """
 
 from collections.abc import Mapping
@@ -49,6 +49,6 @@ def error_type(status: int) -> str:
 
 def error_object(status: int, error: Mapping[str, Any], request_id: str | None) -> dict[str, Any]:
     """Return the body of an error. ``error``: the inner object of the other routes' body."""
-    details = _DETAILS.get((error.get("code"), error.get("param")))
+    details = _DETAILS.get((str(error.get("code")), str(error.get("param"))))
     inner = {**error, "type": error_type(status), **({} if details is None else {"details": details})}
     return {"type": "error", "error": inner, "request_id": request_id}

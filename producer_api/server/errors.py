@@ -24,6 +24,7 @@ from starlette.types import Scope
 
 from producer_api.server.anthropic_errors import error_object, is_anthropic
 from producer_api.server.misplaced_fields import object_of
+from producer_api.server.other_protocols import instead_of
 from store import errors as store
 from store.errors import HeadraceError, InvalidRequest
 from store.tasks.registry import TASK_TAG
@@ -254,11 +255,13 @@ def internal_error(error: BaseException) -> HeadraceError:
 def from_http(request: Request, error: HTTPException) -> HeadraceError:
     """Return our error for an error of the framework, such as no such route or method."""
     kind, code = _HTTP.get(error.status_code, (InvalidRequest, "invalid_value"))
+    path = request.url.path
+    instead = instead_of(path)
     if code == "not_found":
         where = "; the routes are listed at /docs" if request.app.openapi_url else ""
-        return kind(f"no such route: {request.method} {request.url.path}{where}", code=code)
+        return kind(f"no such route: {request.method} {path}{where if instead is None else f'; {instead}'}", code=code)
     if code == "method_not_allowed":
-        return kind(f"{request.method} is not allowed on {request.url.path}", code=code)
+        return kind(f"{request.method} is not allowed on {path}{'' if instead is None else f'; {instead}'}", code=code)
     return kind(str(error.detail), code=code)
 
 

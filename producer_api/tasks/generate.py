@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from producer_api.anthropic import message_routes
@@ -11,10 +12,10 @@ from producer_api.anthropic.message_request import as_sent as message_as_sent
 from producer_api.anthropic.message_request import to_job as message_job
 from producer_api.anthropic.turns_message import TurnsMessageAnswer
 from producer_api.openai import text_routes
-from producer_api.openai.chat_answer import ChatAnswer, answer_of
+from producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
 from producer_api.openai.chat_request import ChatRequest
 from producer_api.openai.chat_request import to_job as chat_job
-from producer_api.openai.choices_answer import NewAnswer, answer_to
+from producer_api.openai.choices_answer import answer_to
 from producer_api.openai.completion_answer import CompletionAnswer
 from producer_api.openai.completion_request import CompletionRequest
 from producer_api.openai.completion_request import to_job as completion_job
@@ -37,19 +38,23 @@ from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.tasks.generate import GENERATE, GenerateRequest
 
+_BATCH_TIER = "flex"
+"""The ``service_tier`` of every line of a batch, whatever it has asked for."""
+
 RequestType = TypeVar("RequestType", bound=TextRequest)
 
 
 def _text(
-    shape: type[RequestType], to_job: Callable[[RequestType], GenerateRequest], new_answer: NewAnswer
+    shape: type[RequestType], to_job: Callable[[RequestType], GenerateRequest], new_answer: Callable[..., Answer]
 ) -> ParseBody:
     """Return the reader of a request for text."""
 
     def parse(body: Mapping[str, Any]) -> ParsedRequest:
         request = shape.model_validate(body)
+        shared = {} if request.service_tier is None else {"service_tier": _BATCH_TIER}
         return ParsedRequest(
             to_job(request),
-            lambda job: answer_to(job, new_answer).full_answer(job),
+            lambda job: answer_to(job, partial(new_answer, shared=shared)).full_answer(job),
             lambda error: as_sent(error, request),
             is_stored=request.store if isinstance(request, ChatRequest) else None,
         )
@@ -68,7 +73,7 @@ def _response(body: Mapping[str, Any]) -> ParsedRequest:
 
 def _parsed_response(request: ResponseRequest, context: ResponseContext) -> ParsedRequest:
     prepared = response_job(request, context)
-    response = replace(prepared.response, request={**prepared.response.request, "service_tier": "flex"})
+    response = replace(prepared.response, request={**prepared.response.request, "service_tier": _BATCH_TIER})
 
     def answer(job: Job) -> dict[str, Any]:
         answer_of(job)

@@ -102,7 +102,7 @@ def _llm_quick_start(interpreter: Path, api_url: str, api_key: str) -> list[str]
 
 CLIENTS = (
     Client("openai (Python)", lambda _: Path(sys.executable), _python("openai_python.py", "openai_python_jobs.py")),
-    Client("anthropic (Python)", lambda _: Path(sys.executable), _python("anthropic_python.py")),
+    _in_python("anthropic (Python)", "anthropic_python.py"),
     Client("openai (Node)", lambda say: node_with("openai-node", say), _node("openai_node.mjs"), _node_quick_start),
     replace(_in_python("LangChain", "langchain_chat.py"), quick_start=_langchain_quick_start),
     _in_python("LiteLLM", "litellm_client.py"),

@@ -1,4 +1,5 @@
-// Vercel's AI SDK with its OpenAI provider (responses and chat) and the provider for compatible servers.
+// Vercel's AI SDK with its providers for OpenAI (responses and chat), for compatible servers and for Anthropic.
+import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, embed, generateObject, generateText, Output, stepCountIs, streamObject, streamText, tool } from "ai";
@@ -8,7 +9,8 @@ import { check, main, MODEL } from "./reporting.mjs";
 const at = { baseURL: process.env.OPENAI_BASE_URL, apiKey: process.env.OPENAI_API_KEY };
 const openai = createOpenAI(at);
 const compatible = createOpenAICompatible({ ...at, name: "headrace", supportsStructuredOutputs: true });
-const models = [openai(MODEL), openai.chat(MODEL), compatible(MODEL)];
+const anthropic = createAnthropic(at);
+const models = [openai(MODEL), openai.chat(MODEL), compatible(MODEL), anthropic(MODEL)];
 const asked = { prompt: "What is the capital of France?", temperature: 0, maxOutputTokens: 60, maxRetries: 0 };
 const City = z.object({ name: z.string().max(30), inhabitants: z.number().int().min(0).max(99_999_999) });
 const tools = {
@@ -82,7 +84,7 @@ await main({
   },
 
   async "error: unknown model"() {
-    for (const model of [openai("nobody"), openai.chat("nobody"), compatible("nobody")]) {
+    for (const model of [openai("nobody"), openai.chat("nobody"), compatible("nobody"), anthropic("nobody")]) {
       try {
         await generateText({ ...asked, model });
       } catch (error) {

@@ -5,7 +5,7 @@ import json
 import time
 
 import anthropic
-from anthropic import Anthropic, AsyncAnthropic
+from anthropic import Anthropic, AsyncAnthropic, beta_tool
 from pydantic import BaseModel, Field
 from reporting import CAPITAL, CUTTING_URL, LONG_ANSWER, MODEL, TOO_LONG, feature, main, wait_for_state
 
@@ -108,6 +108,29 @@ def tools_streamed() -> None:
         (use,) = stream.get_final_message().content
     assert len(parts) > 1
     assert json.loads("".join(parts)) == use.input
+
+
+@feature("messages, tool runner")
+def tool_runner() -> None:
+    asked = []
+
+    @beta_tool
+    def get_weather(city: str) -> str:
+        """Return the weather in a city.
+
+        Args:
+            city: its name
+        """
+        asked.append(city)
+        return "It rains."
+
+    changes = {"tools": [get_weather], "max_iterations": 3}
+    turns = list(client.beta.messages.tool_runner(**FORCED | {"max_tokens": 128} | changes))
+    # The client sends all messages again once it is told that no thread is held.
+    assert [len(turn.content) for turn in turns] == [1, 1, 1]
+    assert len(asked) >= 2
+    sizes = [turn.usage.input_tokens + turn.usage.cache_read_input_tokens for turn in turns]
+    assert sizes[0] < sizes[1] < sizes[2], sizes
 
 
 @feature("messages, structured output")

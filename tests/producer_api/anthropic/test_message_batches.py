@@ -54,6 +54,10 @@ def test_a_batch_from_its_requests_to_its_results(client: Anthropic, worker: Scr
         done = ended(client, made)
     assert counts(done) == {"succeeded": 16, "errored": 4}
     assert done.ended_at is not None
+    assert done.results_url == f"{str(client.base_url).rstrip('/')}/v1/messages/batches/{made.id}/results"
+    passed_on = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "headrace.example"}
+    shown = client.messages.batches.retrieve(made.id, extra_headers=passed_on).results_url or ""
+    assert shown.startswith("https://headrace.example/v1/messages/batches/")
     lines = list(client.messages.batches.results(made.id))
     refused = ["r3", "r4", "r5", "r6"]
     answered = [each["custom_id"] for each in asked if each["custom_id"] not in refused]

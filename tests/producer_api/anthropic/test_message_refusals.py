@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from producer_api.anthropic.message_request import as_sent
+from producer_api.openai.foreign_fields import INSTEAD_OF_FILES
 from store.errors import InvalidRequest
 from tests.producer_api.anthropic.message_requests import RESULT, TEXT, TOOL, USE, message_job, schema, turns
 from tests.producer_api.request_outcomes import refusal_of
@@ -67,7 +68,8 @@ REFUSED: list[tuple[dict[str, Any], str, str | None, str]] = [
         turns([{"type": "document"}]),
         "unsupported_parameter",
         "messages[0].content[0].type",
-        "`messages[0].content[0].type` 'document' is not supported: blocks of the user are text, image and tool_result",
+        "`messages[0].content[0].type` 'document' is not supported: blocks of the user are text, image and "
+        f"tool_result; {INSTEAD_OF_FILES}",
     ),
     (
         turns([{"type": "image", "source": {"type": "base64", "data": "x"}}]),

@@ -20,6 +20,8 @@ from store.schema.batch_states import BatchStatus
 from store.tracing.trace_context import TraceContext
 from tests.producer_api.batches.making import BATCH, URL, at
 
+ADDRESS = "https://headrace.example"
+
 
 def asked(**changes: Any) -> BatchRequest:
     given = {"input_file_id": "file_1", "endpoint": URL, "completion_window": "24h"}
@@ -118,7 +120,7 @@ def test_a_batch_is_shown_whole() -> None:
 def test_a_message_batch_is_shown_whole() -> None:
     times = dict.fromkeys(("completed_at", "failed_at", "expired_at", "cancelled_at", "cancelling_at"))
     running = replace(BATCH, status=BatchStatus.IN_PROGRESS, **times)
-    shown = message_batch(running, 7, {"failed": 5}).model_dump()
+    shown = message_batch(running, 7, {"failed": 5}, ADDRESS).model_dump()
     assert shown == {
         "id": "msgbatch_1",
         "type": "message_batch",
@@ -131,14 +133,17 @@ def test_a_message_batch_is_shown_whole() -> None:
         "archived_at": None,
         "results_url": None,
     }
-    cancelling = message_batch(replace(running, status=BatchStatus.CANCELLING, cancelling_at=at(6)), 7, {})
+    cancelling = message_batch(replace(running, status=BatchStatus.CANCELLING, cancelling_at=at(6)), 7, {}, ADDRESS)
     assert (cancelling.processing_status, cancelling.cancel_initiated_at) == ("canceling", "2027-01-15T08:00:06Z")
-    ended = message_batch(replace(running, status=BatchStatus.COMPLETED, completed_at=at(3)), 7, {})
+    ended = message_batch(replace(running, status=BatchStatus.COMPLETED, completed_at=at(3)), 7, {}, ADDRESS)
     assert (ended.processing_status, ended.ended_at) == ("ended", "2027-01-15T08:00:03Z")
-    assert ended.results_url == "/v1/messages/batches/msgbatch_1/results"
+    assert ended.results_url == f"{ADDRESS}/v1/messages/batches/msgbatch_1/results"
     for name in ("failed_at", "expired_at", "cancelled_at"):
         status = BatchStatus(name.removesuffix("_at"))
-        assert message_batch(replace(running, status=status, **{name: at(9)}), 7, {}).ended_at == "2027-01-15T08:00:09Z"
+        assert (
+            message_batch(replace(running, status=status, **{name: at(9)}), 7, {}, ADDRESS).ended_at
+            == "2027-01-15T08:00:09Z"
+        )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_a_message_batch_is_shown_whole() -> None:
 def test_the_requests_of_an_ended_message_batch_are_counted_once(
     status: BatchStatus, outcomes: dict[str, int], counts: tuple[int, ...]
 ) -> None:
-    found = message_batch(replace(BATCH, status=status), 7, outcomes).request_counts
+    found = message_batch(replace(BATCH, status=status), 7, outcomes, ADDRESS).request_counts
     assert (found.succeeded, found.errored, found.canceled, found.expired, found.processing) == (*counts, 0)
 
 
@@ -163,7 +168,7 @@ def test_a_message_batch_has_results_and_ids_of_its_own() -> None:
         "batch_1",
         "batch_1",
     )
-    shown = [message_batch(replace(BATCH, id=f"batch_{number}"), 1, {}) for number in range(2)]
+    shown = [message_batch(replace(BATCH, id=f"batch_{number}"), 1, {}, ADDRESS) for number in range(2)]
     page = message_batch_list(shown, has_more=True)
     assert (page.first_id, page.last_id, page.has_more) == ("msgbatch_0", "msgbatch_1", True)
     assert message_batch_list([], has_more=False).first_id is None

@@ -68,6 +68,24 @@ def test_an_unknown_route_is_not_found_whatever_is_sent(api: httpx2.Client) -> N
         assert error_of(api.post("/v1/horses", content=content, headers=headers))["code"] == "not_found"
 
 
+def test_an_unknown_route_says_where_to_go(api: httpx2.Client) -> None:
+    told = error_of(api.get("/v1/horses"))["message"]
+    assert "/docs" in told
+    assert api.get("/docs").status_code == 200
+    others = {
+        "POST /api/chat": "Ollama",
+        "GET /api/tags": "Ollama",
+        "GET /v2/health/ready": "KServe",
+        "POST /v2/models/tiny/infer": "KServe",
+        "POST /v1/models/tiny:predict": "KServe",
+        "POST /v2/chat": "Cohere",
+    }
+    for asked, name in others.items():
+        refused = api.request(*asked.split())
+        assert refused.status_code in (404, 405), asked
+        assert name in error_of(refused)["message"], asked
+
+
 def test_pages_of_named_origins_may_call(settings: Settings, model: object, key: str) -> None:
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-stainless-os"}
     with serving(settings.model_copy(update={"cors_origins": (PAGE,)})) as server:

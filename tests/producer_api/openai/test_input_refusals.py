@@ -64,10 +64,16 @@ REFUSED_INPUTS: Refused = [
         '`input[1]` must be an image as `{"image": "https://…"}`, like the first entry',
     ),
     (
+        {"input": [{"text": "t"}]},
+        "invalid_value",
+        "input[0]",
+        "`input[0]` is an object with a text: send the text itself, and images in a request of their own",
+    ),
+    (
         {"input": [{"image": "x", "text": "t"}]},
         "invalid_value",
         "input[0]",
-        '`input[0]` must be an image as `{"image": "https://…"}`, like the first entry',
+        "`input[0]` is an object with a text: send the text itself, and images in a request of their own",
     ),
     ({"input": ""}, "invalid_value", "input", "`input`: string should have at least 1 character"),
     ({"input": ["a", ""]}, "invalid_value", "input[1]", "`input[1]`: string should have at least 1 character"),

@@ -42,7 +42,6 @@ BESIDE = {
     "prompt_cache_retention": "24h",
     "skip_special_tokens": True,
     "add_special_tokens": False,
-    "cache_salt": "s",
     "request_id": "r",
     "user_id": "u",
     "session_id": "s",
@@ -60,6 +59,9 @@ BESIDE = {
     "lora_path": None,
     "chat_template_kwargs": {},
     "return_token_ids": False,
+    "priority": 0,
+    "models": [],
+    "search_parameters": {"mode": "off"},
 }
 FOREIGN: dict[str, object] = {
     "regex": "a+",
@@ -85,6 +87,17 @@ FOREIGN: dict[str, object] = {
     "n_probs": 1,
     "allowed_token_ids": [1],
     "logits_processors": ["x"],
+    # What is asked for beside the answer.
+    "moderation": {"model": "omni-moderation-latest"},
+    "web_search": True,
+    "web_search_options": {},
+    "plugins": [{"id": "web"}],
+    "models": ["a", "b"],
+    "priority": 1,
+    "cache_salt": "s",
+    "logprob_token_ids": [1],
+    "kv_transfer_params": {"do_remote_decode": True},
+    "data_parallel_rank": 0,
 }
 
 
@@ -271,11 +284,18 @@ def test_a_field_for_a_text_passes_with_a_value_that_means_nothing() -> None:
             "n best_of num_beams num_return_sequences typical_p typical length_penalty tfs_z tfs repeat_penalty",
             "encoder_repetition_penalty guidance_scale repetition_penalty_range",
         ),
-        "": fields("truncate_prompt_tokens retrieval server_tools max_new_tokens max_gen_len max_length num_predict"),
+        "one": {"stream_interval"},
+        "": fields(
+            "truncate_prompt_tokens retrieval server_tools max_new_tokens max_gen_len max_length num_predict",
+            "random_seed context_length_exceeded_behavior mm_payload web_search_options data_parallel_rank",
+            "routed_dp_rank disagg_prefill_dp_rank",
+        ),
+        "no-fields": {"search_parameters"},
         "minus-one": {"n_predict"},
         "zero minus-one": {"top_n_sigma"},
         "true": fields(
-            "add_generation_prompt include_reasoning separate_reasoning stream_reasoning skip_special_tokens"
+            "add_generation_prompt include_reasoning separate_reasoning stream_reasoning skip_special_tokens",
+            "spaces_between_special_tokens",
         ),
         "false": {"enable_thinking"},
         "false disabled adaptive": {"thinking"},
@@ -294,6 +314,19 @@ def test_a_field_for_a_text_passes_with_a_value_that_means_nothing() -> None:
             "audio_data video_data thinking_budget thinking_token_budget reasoning_budget reasoning_format",
             "return_token_ids return_tokens_as_token_ids return_hidden_states return_logprob top_logprobs_num n_probs",
             "options parameters sampling_params generation_config extra_body",
+            "input_ids prompt_mode task translation_options prompt_truncate_len mm_processor_kwargs media_io_kwargs",
+            "images_config video_config max_dynamic_patch min_dynamic_patch use_audio_in_video",
+            "vl_high_resolution_images image_config transforms logprob_token_ids top_prompt_logprobs",
+            "sampling_logprobs_mode return_mm_kwargs return_prompt_text return_prompt_token_ids return_token_offsets",
+            "raw_output return_weight_versions return_routed_experts routed_experts_prompt_start",
+            "routed_experts_start_len return_sampling_mask return_meta_info return_cached_tokens_details",
+            "return_spec_tokens_details return_input_ids_in_sglext return_output_ids_in_sglext",
+            "return_flat_raw_output_top_logprobs post_sampling_probs response_fields moderation guardrails safe_prompt",
+            "safety_model safety_settings compliance web_search enable_search enable_code_interpreter search_settings",
+            "search_options plugins connectors citation_options deferred_tools stop_server_tools_when debug preset",
+            "provider models priority cache_salt extra_key custom_labels session_params custom_params",
+            "kv_transfer_params ec_transfer_params vllm_xargs bootstrap_host bootstrap_port bootstrap_room watermark",
+            "watermarking repetition_detection early_stopping t_max_predict_ms n_indent",
         ),
     }
 
@@ -303,13 +336,16 @@ def test_a_field_for_vectors_passes_with_a_value_that_means_nothing() -> None:
         OFF: fields(
             "prompt_name instruction input_type task task_type title prefix messages prompt chat_template",
             "chat_template_kwargs images content lora lora_name lora_request adapter adapter_id late_chunking",
-            "rank_fields options parameters extra_body",
+            "rank_fields options parameters extra_body mm_processor_kwargs media_io_kwargs late_chunking_params",
+            "embed_overrides priority cache_salt",
         ),
         "": fields(
             "truncate_prompt_tokens max_chunks_per_doc max_tokens_per_doc max_length normalize pooling pooling_type",
             "use_activation activation softmax output_dimension output_dimensionality dims raw_scores",
+            "max_tokens_per_query truncation_side",
         ),
         "right Right": {"truncation_direction"},
+        "false": {"padding"},
         "true": {"add_special_tokens"},
         "float one-float": fields("embedding_types embedding_type"),
         "float float32": fields("embed_dtype output_dtype"),

@@ -128,6 +128,8 @@ def test_every_field_of_a_chat_has_its_place_in_the_job() -> None:
         ({}, {}),
         ({"service_tier": "auto"}, {}),
         ({"service_tier": "priority"}, {}),
+        ({"service_tier": "fast"}, {}),
+        ({"random_seed": 7}, {"sampling": {"seed": 7}}),
         ({"service_tier": "flex", "user": "ann"}, {"service_class": "batch", "user": "ann"}),
         ({"best_of": 1, "user": "", "metadata": {}}, {}),
         ({"logprobs": True}, {"sampling": {"logprobs": 0}}),

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from producer_api.openai.foreign_fields import INSTEAD, INSTEAD_OF_FILES
 from tests.producer_api.openai.openai_requests import CALL, TOOL, chat_job, form
 from tests.producer_api.request_outcomes import Refused, refuse_all
 
@@ -212,6 +213,18 @@ REFUSED_CHATS: Refused = [
         "`messages[0].content[0].image_url` is required",
     ),
     (
+        {"response_format": {"type": "json_object", "schema": {}, "value": {}}},
+        "invalid_value",
+        "response_format.value",
+        "give one of `response_format.schema` and `response_format.value`: an answer follows one schema",
+    ),
+    (
+        turn(content=[{"type": "file", "file": {"file_data": "data:application/pdf;base64,AA=="}}]),
+        "unsupported_parameter",
+        "messages[0].content[0].file.file_data",
+        f"`messages[0].content[0].file.file_data` is not supported: {INSTEAD_OF_FILES}",
+    ),
+    (
         turn(content=[{"type": "file", "file": {}}]),
         "invalid_value",
         "messages[0].content[0].file.file_id",
@@ -322,7 +335,7 @@ REFUSED_CHATS: Refused = [
         {"web_search_options": {}},
         "unsupported_parameter",
         "web_search_options",
-        "`web_search_options` is not supported: leave it out",
+        f"`web_search_options` is not supported: {INSTEAD['web_search_options']}",
     ),
     (
         {"Max-Tokens": 1},

@@ -32,6 +32,9 @@ def test_every_way_to_ask_for_a_form_reaches_the_job_as_a_grammar(
         ({"extra_body": {"structured_outputs": {"choice": ["ja", "é"]}}}, {"kind": "choice", "text": '["ja", "é"]'}),
         ({"extra_body": {"structured_outputs": {"grammar": 'start: "a"'}}}, {"kind": "lark", "text": 'start: "a"'}),
         ({"extra_body": {"guided_json": SCHEMA}}, None),
+        # In the words of llama.cpp and of text-generation-inference.
+        ({"extra_body": {"response_format": {"type": "json_object", "schema": SCHEMA}}}, None),
+        ({"extra_body": {"response_format": {"type": "json_object", "value": SCHEMA}}}, None),
         ({"extra_body": {"guided_json": SCHEMA, "structured_outputs": {"json": SCHEMA}}}, None),
     ]
     with worker.serve(lambda _: ["x"]):

@@ -48,6 +48,14 @@ def test_what_is_refused_names_what_was_sent_and_nothing_is_stored(
     assert jobs.list_jobs(db, tenant) == []
 
 
+@pytest.mark.parametrize("path", ["/rerank", "/v2/rerank"])
+def test_the_paths_of_jina_and_cohere_are_the_same_route(api: httpx2.Client, reranker: ModelVersion, path: str) -> None:
+    body = {"model": "reranker", "query": "x", "documents": ["x", ""]}
+    answer = api.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "documents[1]")
+    assert api.post(path, json=body, headers={"Authorization": ""}).status_code == 401
+
+
 def test_other_tasks_are_told_the_route(api: httpx2.Client, reranker: ModelVersion) -> None:
     answer = api.post("/v1/embeddings", json={"model": "reranker", "input": "x"})
     assert "use /v1/rerank" in answer.json()["error"]["message"]

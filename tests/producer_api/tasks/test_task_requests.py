@@ -321,6 +321,8 @@ def test_what_is_stored_beside_the_job_of_a_line() -> None:
     assert response.response.request["service_tier"] == "flex"
     assert (response.response.is_background, response.with_tools, response.read_answer) == (True, None, None)
     assert response.answer(job_of("Hi."))["service_tier"] == "flex"
+    for asked, told in (({"service_tier": "priority"}, "flex"), ({}, None)):
+        assert read("chat/completions", asked).answer(job_of("Hi.")).get("service_tier") == told
     calls = read("responses", {"server_tools": {"names": ["calculator"]}})
     assert None not in (calls.with_tools, calls.read_answer)
     assert read("messages", {"server_tools": {"names": ["calculator"]}}).read_answer is not None
