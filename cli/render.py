@@ -119,13 +119,14 @@ def _job_row(job: JobInfo) -> Sequence[RenderableType]:
     )
 
 
-def job_facts(job: JobInfo) -> Text:
+def job_facts(job: JobInfo, waits_because: str = "") -> Text:
     """The details of one job."""
     place, usage, error, template = job["queue"], job["usage"], job["error"], job.get("template")
     facts: dict[str, str | Text] = {
         "job": Text.assemble(job["id"], " ", status_text(job["status"])),
         "model": f"{job['model']}@{job['model_version']}",
         "queue": f"place {place['position']} in {place['name']}" if place["position"] else "",
+        "waits": waits_because,
         "created": ago(job["created_at"]),
         "started": ago(job["started_at"]) if job["started_at"] else "",
         "ended": ago(job["completed_at"]) if job["completed_at"] else "",

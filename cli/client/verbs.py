@@ -15,7 +15,7 @@ from rich.text import Text
 from cli import render
 from cli.client.http_client import OperatorClient
 from cli.client.job_timeline import TimelineChart, lanes
-from cli.client.waiting import waiting
+from cli.client.waiting import waiting, what_for
 from cli.local.home import find_home
 from cli.render import JsonOption, out, say, show, warn
 from headrace.client import JobBody, JobInfo
@@ -108,14 +108,16 @@ def submit(
 
 
 def show_job(job: JobArgument, as_json: JsonOption = False) -> None:
-    """Show a job: state, position, times, tokens, error, timeline and answer."""
+    """Show a job: state, position, why it waits, times, tokens, error, timeline and answer."""
     with connect() as client:
         found = client.job(job)
         if as_json:
             show(found, "", as_json=True)
             return
         timeline, deliveries = client.whole_timeline(job), client.job_deliveries(job)
-    out.print(render.job_facts(found), soft_wrap=True)
+        waits_alone = found["status"] == "queued" and not found.get("steps")
+        reason = what_for(found, client.live()["state"]) if waits_alone else ""
+    out.print(render.job_facts(found, reason), soft_wrap=True)
     out.print(TimelineChart(lanes(found, timeline, deliveries, datetime.now(UTC).timestamp()), timeline["events"]))
     if answer := (found["output"] or {}).get("text"):
         out.print(Text(f"\n{answer}"), soft_wrap=True)

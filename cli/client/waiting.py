@@ -13,6 +13,7 @@ from headrace.client import ClientError, JobInfo
 
 _FIRST_S = 1.0
 _LONGEST_S = 30.0
+_WAYS_OUT = {"paused": " (headrace queues resume {name})", "no_worker": " (headrace worker --model {name})"}
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def _tell(client: OperatorClient, job_id: str, has_begun: threading.Event) -> No
             job = client.job(job_id)
             if job["status"] != "queued":
                 return
-            reason = what_for(job, client.queues())
+            reason = what_for(job, client.live()["state"])
         except (ClientError, RuntimeError):
             continue  # the API does not answer, or the client is closed: the command reports it
         if reason != said and not has_begun.is_set():
@@ -52,19 +53,18 @@ def _tell(client: OperatorClient, job_id: str, has_begun: threading.Event) -> No
             said = reason
 
 
-def what_for(job: JobInfo, queues: list[dict[str, Any]]) -> str:
-    """Return the reason of a queued job's wait."""
+def what_for(job: JobInfo, state: dict[str, Any]) -> str:
+    """Return the reason of a queued job's wait, as the live figures ``state`` give it."""
     name, position = job["queue"]["name"], job["queue"].get("position")
-    queue = next((queue for queue in queues if queue["name"] == name), None)
-    if queue and queue["paused_at"]:
-        return f"the queue {name} is paused (headrace queues resume {name})"
-    if queue and queue.get("workers") == 0 and (host := queue.get("host")) is not None:
-        if host["loads_in_s"] is not None:
-            return f"a model host loads {name} in about {max(1, round(host['loads_in_s']))} s"
-        return f"no worker serves {name}, and no model host starts one: {host['reason']}"
-    if queue and queue.get("workers") == 0:
-        return f"no worker serves {name}; it waits until one starts (headrace worker --model {name})"
+    if job.get("parent_id") and not position:
+        return f"steps of {job['parent_id']} must end before"
+    for problem in state["problems"]:
+        if problem["queue"] == name and problem["cause"] is not None:
+            return str(problem["cause"]) + _WAYS_OUT.get(problem["kind"], "").format(name=name)
     place = f"place {position} in {name}" if position else f"it waits in {name}"
-    return (
-        f"{place}, {queue['running']} running on {queue['workers']} workers" if queue and "workers" in queue else place
-    )
+    queue = next((queue for queue in state["queues"] if queue["name"] == name), None)
+    if queue is None:
+        return place
+    if queue["host"] is not None and queue["host"]["loads_in_s"] is not None:
+        return f"a model host loads {name} in about {max(1, round(queue['host']['loads_in_s']))} s"
+    return f"{place}, {queue['running']} running on {queue['workers']} workers"

@@ -78,6 +78,7 @@ class LiveProblem(BaseModel):
     kind: ProblemKind = Field(description="what it is")
     queue: str = Field(description="the queue that it is about, or that the worker serves")
     worker: str | None = Field(None, description="id of the worker that it is about")
+    cause: str | None = Field(None, description="why the jobs of the queue wait; null: the problem is another one")
     text: str = Field(description="a sentence for people")
 
 

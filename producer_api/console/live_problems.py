@@ -3,9 +3,9 @@
 The console and ``headrace top`` show the same sentences.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
-from producer_api.console.live_objects import Health, LiveProblem, LiveQueue, LiveWorker, ProblemKind
+from producer_api.console.live_objects import Health, LiveProblem, LiveQueue, LiveWorker, ProblemKind, TenantLoad
 
 LATE_AFTER_S = 5.0
 """A worker tells what it holds every second. After this time without it, it is late."""
@@ -43,20 +43,24 @@ def health(seen_age_s: float, quiet_s: float | None, lease_age_s: float | None, 
 
 def problems(queues: Iterable[LiveQueue], workers: Sequence[LiveWorker]) -> list[LiveProblem]:
     """Return the problems: those of workers first, then each queue's."""
-    found = [problem for worker in workers if (problem := _of_worker(worker)) is not None]
+    served = {worker.queue for worker in workers if worker.health != "lost"}
+    found = [problem for worker in workers if (problem := _of_worker(worker, served)) is not None]
     for queue in queues:
         found += _of_queue(queue, [one for one in workers if one.queue == queue.name and one.health != "lost"])
     return found
 
 
-def _of_worker(worker: LiveWorker) -> LiveProblem | None:
+def _of_worker(worker: LiveWorker, served: Container[str]) -> LiveProblem | None:
+    """Return what is wrong with a worker. ``served``: the queues that have a worker which is not lost."""
     about, held = f"worker {_name(worker.id)} of {worker.queue}", _count(len(worker.jobs), "job")
     kind: ProblemKind
     match worker.health:
         case "ok":
             return None
         case "lost":
-            kind, told = "worker_lost", f"no heartbeat for {_time(worker.seen_age_s)}. It held {held}: others run them."
+            fate = "others run them" if worker.queue in served else "they wait, no other worker serves the queue"
+            told = f"no heartbeat for {_time(worker.seen_age_s)}. It held {held}{f': {fate}' if worker.jobs else ''}."
+            kind = "worker_lost"
         case "stalled":
             kind, told = "worker_stalled", f"no new token for {_time(worker.quiet_s)}. It holds {held}."
         case "late":
@@ -69,45 +73,50 @@ def _of_queue(queue: LiveQueue, workers: Sequence[LiveWorker]) -> Iterator[LiveP
     if not queue.queued.jobs:
         return
     jobs = _count(queue.queued.jobs, "job")
-    waits = f"{jobs} of {queue.name} {'waits' if queue.queued.jobs == 1 else 'wait'}"
-    if queue.paused_at is not None:
-        yield LiveProblem(
-            kind="paused", queue=queue.name, text=f"{waits}: the queue is paused. Resume it to start them."
-        )
-    elif queue.workers == 0:
-        if queue.host is None:
-            yield LiveProblem(
-                kind="no_worker", queue=queue.name, text=f"{waits}: no worker serves the queue. Start one."
-            )
-        elif queue.host.loads_in_s is None:
-            told = f"{waits}: no worker serves the queue, and no model host starts one: {queue.host.reason}."
-            yield LiveProblem(kind="no_worker", queue=queue.name, text=told)
-    elif (queue.oldest_age_s or 0.0) > WAITS_S:
-        yield from _behind(queue, workers, waits)
-    if queue.tenants and queue.tenants[0].jobs >= FLOOD_JOBS and 2 * queue.tenants[0].tokens > queue.queued.tokens:
-        first = queue.tenants[0]
+    if (found := _wait_of(queue, workers)) is not None:
+        kind, cause = found
+        waits = f"{jobs} of {queue.name} {'waits' if queue.queued.jobs == 1 else 'wait'}"
+        oldest = "" if queue.oldest_age_s is None else f", the oldest for {_time(queue.oldest_age_s)}"
+        clears = kind == "full" and queue.clears_in_s is not None
+        told = f"{waits}{oldest}: {cause}.{f' It clears in about {_time(queue.clears_in_s)}.' if clears else ''}"
+        yield LiveProblem(kind=kind, queue=queue.name, cause=cause, text=told)
+    # A tenant whose jobs wait alone keeps no other tenant waiting.
+    if len(queue.tenants) > 1 and _floods(first := queue.tenants[0], queue):
         told = f"tenant {first.name or first.id} has {first.jobs} of the {jobs} that wait in {queue.name}."
         yield LiveProblem(kind="flood", queue=queue.name, text=told)
 
 
-def _behind(queue: LiveQueue, workers: Sequence[LiveWorker], waits: str) -> Iterator[LiveProblem]:
-    """Say why the jobs of a served queue wait. A key that sees one tenant's share cannot know it."""
-    known = [one for one in workers if one.running is not None]
-    if not known:
-        return
-    waits += f", the oldest for {_time(queue.oldest_age_s)}"
+def _floods(tenant: TenantLoad, queue: LiveQueue) -> bool:
+    return tenant.jobs >= FLOOD_JOBS and 2 * tenant.tokens > queue.queued.tokens
+
+
+def _wait_of(queue: LiveQueue, workers: Sequence[LiveWorker]) -> tuple[ProblemKind, str] | None:
+    """Return why the jobs of a queue wait; None: it is not known, or they have just come."""
+    if queue.paused_at is not None:
+        return "paused", "the queue is paused"
+    if queue.workers:
+        # A key that sees one tenant's share knows nothing of the workers.
+        known = [one for one in workers if one.running is not None]
+        return _behind(queue.oldest_age_s or 0.0, known) if known else None
+    if queue.host is None:
+        return "no_worker", "no worker serves the queue"
+    if queue.host.loads_in_s is not None:
+        return None
+    return "no_worker", f"no worker serves the queue, and no model host starts one: {queue.host.reason}"
+
+
+def _behind(oldest_age_s: float, workers: Sequence[LiveWorker]) -> tuple[ProblemKind, str] | None:
+    """Return why the jobs of a served queue wait. ``oldest_age_s``: how long the oldest has waited, in seconds."""
+    if oldest_age_s <= WAITS_S:
+        return None
     # A sick worker takes nothing, whatever room it has.
-    well = [one for one in known if one.health == "ok"]
+    well = [one for one in workers if one.health == "ok"]
     full = [reason for one in well if (reason := _full(one)) is not None]
     if not well:
-        yield LiveProblem(kind="no_worker", queue=queue.name, text=f"{waits}: none of its workers is well.")
-    elif len(full) == len(well):
-        clears = "" if queue.clears_in_s is None else f" It clears in about {_time(queue.clears_in_s)}."
-        told = f"{waits}: {' and '.join(sorted(set(full)))}.{clears}"
-        yield LiveProblem(kind="full", queue=queue.name, text=told)
-    elif (queue.oldest_age_s or 0.0) > NOT_TAKEN_S:
-        told = f"{waits}, and a worker has room. Does a dispatcher run?"
-        yield LiveProblem(kind="not_taken", queue=queue.name, text=told)
+        return "no_worker", "none of its workers is well"
+    if len(full) == len(well):
+        return "full", " and ".join(sorted(set(full)))
+    return ("not_taken", "a worker has room, so perhaps no dispatcher runs") if oldest_age_s > NOT_TAKEN_S else None
 
 
 def _full(worker: LiveWorker) -> str | None:

@@ -73,11 +73,16 @@ def live_queues(
     return [
         LiveQueue(
             **queue_object(queue, share="all" if sees_all else "own", hosts=hosts).model_dump(),
-            clears_in_s=rounded(backlog.wait_s(queue.name, backlog.queued(queue=queue.name))),
+            clears_in_s=_clears_in_s(queue, backlog),
             tenants=_largest(backlog, queue.name, names) if sees_all else [],
         )
         for queue in found
     ]
+
+
+def _clears_in_s(queue: QueueView, backlog: Backlog) -> float | None:
+    # The rate is known for a while after the last worker has gone, but nothing is served at it.
+    return rounded(backlog.wait_s(queue.name, backlog.queued(queue=queue.name))) if queue.workers else None
 
 
 def largest_tenants(backlog: Backlog) -> set[str]:

@@ -253,50 +253,34 @@ def test_a_verification_is_one_line() -> None:
     )
 
 
-HOSTED = {"loads_in_s": None, "reason": "no memory"}
+Q = {"name": "q@1", "workers": 2, "running": 7, "host": None}
+PAUSED = {"queue": "q@1", "kind": "paused", "cause": "the queue is paused"}
+NO_WORKER = {"queue": "q@1", "kind": "no_worker", "cause": "no worker serves the queue"}
+FULL = {"queue": "q@1", "kind": "full", "cause": "all slots are taken"}
+LATE = {"queue": "q@1", "kind": "worker_late", "cause": None}
+ELSEWHERE = {**PAUSED, "queue": "other"}
 
 
 @pytest.mark.parametrize(
-    ("position", "queues", "reason"),
+    ("changes", "problems", "reason"),
     [
-        (3, [{"name": "q@1", "paused_at": 1}], "the queue q@1 is paused (headrace queues resume q@1)"),
+        ({}, [LATE, PAUSED], "the queue is paused (headrace queues resume q@1)"),
+        ({}, [NO_WORKER], "no worker serves the queue (headrace worker --model q@1)"),
+        ({}, [FULL], "all slots are taken"),
+        ({}, [ELSEWHERE, LATE], "place 3 in q@1, 7 running on 2 workers"),
+        ({"queue": {"name": "q@1", "position": None}}, [], "it waits in q@1, 7 running on 2 workers"),
+        ({"queue": {"name": "gone@1", "position": None}}, [], "it waits in gone@1"),
         (
-            3,
-            [{"name": "q@1", "paused_at": None, "workers": 0}],
-            "no worker serves q@1; it waits until one starts (headrace worker --model q@1)",
+            {"queue": {"name": "q@1", "position": None}, "parent_id": "job_p"},
+            [PAUSED],
+            "steps of job_p must end before",
         ),
-        (
-            3,
-            [{"name": "q@1", "paused_at": None, "workers": 0, "host": HOSTED}],
-            "no worker serves q@1, and no model host starts one: no memory",
-        ),
-        (
-            3,
-            [{"name": "q@1", "paused_at": None, "workers": 0, "host": HOSTED | {"loads_in_s": 0.2}}],
-            "a model host loads q@1 in about 1 s",
-        ),
-        (
-            3,
-            [{"name": "q@1", "paused_at": None, "workers": 0, "host": HOSTED | {"loads_in_s": 9.6}}],
-            "a model host loads q@1 in about 10 s",
-        ),
-        (
-            3,
-            [{"name": "other", "paused_at": 1}, {"name": "q@1", "paused_at": None, "workers": 2, "running": 7}],
-            "place 3 in q@1, 7 running on 2 workers",
-        ),
-        (
-            None,
-            [{"name": "q@1", "paused_at": None, "workers": 2, "running": 7}],
-            "it waits in q@1, 7 running on 2 workers",
-        ),
-        (3, [{"name": "q@1", "paused_at": None, "running": 7}], "place 3 in q@1"),
-        (None, [], "it waits in q@1"),
+        ({"parent_id": "job_p"}, [PAUSED], "the queue is paused (headrace queues resume q@1)"),
     ],
 )
-def test_a_wait_has_a_reason(position: int | None, queues: list[dict[str, Any]], reason: str) -> None:
-    job: Any = {"queue": {"name": "q@1", "position": position}}
-    assert what_for(job, queues) == reason
+def test_a_wait_has_a_reason(changes: dict[str, Any], problems: list[dict[str, Any]], reason: str) -> None:
+    job: Any = {"queue": {"name": "q@1", "position": 3}, "parent_id": None, **changes}
+    assert what_for(job, {"problems": problems, "queues": [{**Q, "name": "other"}, Q]}) == reason
 
 
 def test_a_reason_is_repeated_only_if_it_changes_and_more_and_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +301,7 @@ def test_a_reason_is_repeated_only_if_it_changes_and_more_and_more_rarely(monkey
         pauses.append(pause_s)
         return False
 
-    client: Any = SimpleNamespace(job=job, queues=list)
+    client: Any = SimpleNamespace(job=job, live=lambda: {"state": {"problems": [], "queues": []}})
     has_begun: Any = SimpleNamespace(wait=wait, is_set=lambda: False)
     waiting._tell(client, "job_1", has_begun)
     assert said == ["job_1 is queued: place 3 in q@1", "job_1 is queued: place 1 in q@1"]

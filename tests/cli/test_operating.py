@@ -113,7 +113,8 @@ def test_a_wait_says_what_for_and_ctrl_c_says_how_to_come_back(
     job_id = re.search(r"· (job_\w+) accepted; Ctrl-C", waiting.wait_log("accepted; Ctrl-C"))[1]
     said = waiting.wait_log(f"{job_id} is queued: ")
     assert "! no worker serves tiny@1; the job waits until one starts" in said
-    assert f"{job_id} is queued: no worker serves tiny@1" in said
+    assert f"{job_id} is queued: no worker serves the queue" in said
+    assert "waits       no worker serves the queue" in operator[1]("show", job_id)
     waiting.signal(signal.SIGINT)
     assert waiting.wait_exit() == 130
     assert f"`headrace watch {job_id}` comes back" in waiting.log()

@@ -3,6 +3,7 @@
 import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { get, post, readEvents } from "./api.js";
 import { clock, count, duration, milliseconds, moment, now, readable, shortId, workerName } from "./format.js";
+import { useLive } from "./live_store.js";
 import { curl, node, python } from "./snippets.js";
 import { Timeline, lanes } from "./timeline.js";
 import { Act, ErrorNote, Heading, State, copy, useLoad, useNow } from "./ui.js";
@@ -27,6 +28,7 @@ export default function JobPage({ rest: [id] }) {
     </div>
     <${ErrorNote} error=${error} />
     ${job.error !== null && html`<p class="note bad"><strong>${job.error.code}</strong>: ${job.error.message}</p>`}
+    <${Wait} job=${job} />
     ${job.waiting_for !== null && html`<${Approvals} job=${job} reload=${reload} />`}
     <section class="card" aria-labelledby="timeline">
       <div class="title"><h2 id="timeline">Timeline</h2></div>
@@ -39,6 +41,17 @@ export default function JobPage({ rest: [id] }) {
       <${Answer} job=${job} text=${text} />
     </div>
     <${Events} timeline=${timeline} />`;
+}
+
+// Why the job waits, as the Live page tells it of the job's queue. A step without a place waits for others before it.
+function Wait({ job }) {
+  const { live } = useLive();
+  if (job.status !== "queued" || job.steps !== null) return null;
+  if (job.parent_id !== null && job.queue.position === null) {
+    return html`<p class="note">It waits: steps of <a href=${`#/job/${job.parent_id}`}>its job</a> must end before.</p>`;
+  }
+  const found = live?.problems.find((problem) => problem.queue === job.queue.name && problem.cause !== null);
+  return found !== undefined && html`<p class="note warn">It waits: ${found.cause}.</p>`;
 }
 
 async function load(path, id, signal) {

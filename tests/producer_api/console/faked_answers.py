@@ -67,8 +67,8 @@ LIVE: dict[str, Any] = {
     "at": NOW, "share": "all", "missing": ["redis"], "queues": QUEUES, "hosts": [HOST], "cache_hit_rate": 0.256,
     "workers": [WORKER, WORKER | {"id": "w2", "health": "lost", "jobs": [HELD], "is_reserved": False, "waiting": 0}],
     "problems": [
-        {"kind": "not_taken", "queue": "m@3", "worker": None, "text": "Nobody takes it."},
-        {"kind": "worker_late", "queue": "m@3", "worker": "w", "text": "It is late."},
+        {"kind": "not_taken", "queue": "m@3", "worker": None, "cause": "nobody takes it", "text": "Nobody takes it."},
+        {"kind": "worker_late", "queue": "m@3", "worker": "w", "cause": None, "text": "It is late."},
     ],
 }  # fmt: skip
 POINT = {"tokens_per_s": 10, "first_token_p50_ms": 5.0, "first_token_p95_ms": 5.0, "occupancy": 0.1}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks.console.chromium import Tab
-from tests.producer_api.console.faked_answers import JOB, JOB_ID, RUNNING
+from tests.producer_api.console.faked_answers import JOB, JOB_ID, LIVE, RUNNING
 from tests.producer_api.console.faked_api import (
     NOW,
     asked,
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.timeout(240)
 MODELS = {"data": [{"root": "m", "id": "m@3"}, {"root": "m", "id": "m"}, {"root": "n", "id": "n@1"}]}
 NO_EVENTS = {"events": [], "attempts": []}
 ACCEPTED_AT = NOW - 100
+IS_LIVE = "document.querySelector('nav .status').innerText === 'no redis'"
 TIMELINE_IS_SHOWN = "document.querySelector('.timeline') !== null"
 
 
@@ -196,12 +197,28 @@ def test_a_job_of_steps_that_waits_for_an_approval(tab: Tab) -> None:
 
 def test_a_job_that_waits(tab: Tab) -> None:
     queued = RUNNING | {"status": "queued", "started_at": None, "parent_id": None, "cache": None, "truncated": None}
-    queued |= {"queue": {"position": 4, "estimated_start_at": NOW + 61}, "created_at": NOW - 7}
+    queued |= {"queue": {"name": "m@3", "position": 4, "estimated_start_at": NOW + 61}, "created_at": NOW - 7}
     answers = {
+        "GET live": [sse("live", LIVE)],
         f"GET jobs/{JOB_ID}": queued,
         f"GET jobs/{JOB_ID}/timeline": NO_EVENTS,
         f"GET jobs/{JOB_ID}/request": {"refused": "it is no longer kept"},
         f"GET jobs/{JOB_ID}/events": [],
     }
-    open_faked(tab, f"job/{JOB_ID}", answers, TIMELINE_IS_SHOWN)
+    open_faked(tab, f"job/{JOB_ID}", answers, f"{TIMELINE_IS_SHOWN} && document.querySelector('.note.warn') !== null")
     assert lines(tab) == page_text("job_queued")
+
+
+def test_a_step_that_waits_for_other_steps(tab: Tab) -> None:
+    queued = RUNNING | {"status": "queued", "queue": {"name": "m@3", "position": None, "estimated_start_at": None}}
+    answers = {
+        "GET live": [sse("live", LIVE)],
+        f"GET jobs/{JOB_ID}": queued,
+        f"GET jobs/{JOB_ID}/timeline": NO_EVENTS,
+        f"GET jobs/{JOB_ID}/request": {"refused": "it is no longer kept"},
+        f"GET jobs/{JOB_ID}/events": [],
+    }
+    open_faked(tab, f"job/{JOB_ID}", answers, f"{TIMELINE_IS_SHOWN} && {IS_LIVE}")
+    assert tab.run("[...document.querySelectorAll('main .note')].map((one) => one.innerText)") == [
+        "It waits: steps of its job must end before."
+    ]

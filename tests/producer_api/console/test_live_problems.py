@@ -125,21 +125,25 @@ def test_a_flooding_tenant_is_named_if_it_has_many_jobs_and_most_of_the_tokens()
     def load(jobs: int, tokens: int) -> TenantLoad:
         return TenantLoad(id="ten_a", name="acme", jobs=jobs, tokens=tokens)
 
-    taken = [(worker(1), 1.0)]
-    assert kinds(taken, {"oldest_age_s": 1.0, "tenants": [load(25, 1600)]}) == ["flood"]
-    assert kinds(taken, {"oldest_age_s": 1.0, "tenants": [load(25, 1400)]}) == []
-    assert kinds(taken, {"oldest_age_s": 1.0, "tenants": [load(5, 1600)]}) == []
+    def told(jobs: int, tokens: int, *others: TenantLoad) -> list[str]:
+        return kinds([(worker(1), 1.0)], {"oldest_age_s": 1.0, "tenants": [load(jobs, tokens), *others]})
+
+    other = TenantLoad(id="ten_b", name=None, jobs=1, tokens=1)
+    assert told(25, 1600, other) == ["flood"]
+    assert told(25, 1400, other) == []
+    assert told(5, 1600, other) == []
+    assert told(25, 1600) == [], "the jobs of one tenant alone keep no other tenant waiting"
 
 
-WAIT = "30 jobs of tiny@1 wait"
+WAIT = "30 jobs of tiny@1 wait, the oldest for 60 s"
 HELD = "worker mill · 7 of tiny@1 is"
 
 
 @pytest.mark.parametrize(
     ("queue", "workers", "texts"),
     [
-        ({"paused_at": 5}, [], [f"{WAIT}: the queue is paused. Resume it to start them."]),
-        ({"workers": 0}, [], [f"{WAIT}: no worker serves the queue. Start one."]),
+        ({"paused_at": 5}, [], [f"{WAIT}: the queue is paused."]),
+        ({"workers": 0}, [], [f"{WAIT}: no worker serves the queue."]),
         (
             {"workers": 0, "host": {"loads_in_s": None, "reason": "it is too large"}},
             [],
@@ -148,7 +152,7 @@ HELD = "worker mill · 7 of tiny@1 is"
         (
             {"oldest_age_s": 89.4},
             [(worker(4), 1.0)],
-            [f"{WAIT}, the oldest for 89 s: all slots are taken. It clears in about 9 s."],
+            ["30 jobs of tiny@1 wait, the oldest for 89 s: all slots are taken. It clears in about 9 s."],
         ),
         (
             {"jobs": 1, "oldest_age_s": 90.0, "clears_in_s": None},
@@ -161,14 +165,14 @@ HELD = "worker mill · 7 of tiny@1 is"
         (
             {"jobs": 1200, "oldest_age_s": 5399.0},
             [(worker(), 1.0)],
-            ["1,200 jobs of tiny@1 wait, the oldest for 90 min, and a worker has room. Does a dispatcher run?"],
+            ["1,200 jobs of tiny@1 wait, the oldest for 90 min: a worker has room, so perhaps no dispatcher runs."],
         ),
         (
             {"oldest_age_s": 5400.0},
             [(worker(), 5.1)],
             [
                 f"{HELD} late: last heartbeat 5 s ago, leases renewed 6 s ago. It holds 1 job.",
-                f"{WAIT}, the oldest for 2 h: none of its workers is well.",
+                "30 jobs of tiny@1 wait, the oldest for 2 h: none of its workers is well.",
             ],
         ),
         (
@@ -181,7 +185,12 @@ HELD = "worker mill · 7 of tiny@1 is"
             ],
         ),
         (
-            {"workers": 0, "host": {"loads_in_s": 5, "reason": None}, "tenants": [("acme", 20, 1501)]},
+            None,
+            [(worker(2), 16.0), (worker(id="celery@mill:9:boot", queue="other@1"), 1.0)],
+            [f"{HELD} lost: no heartbeat for 16 s. It held 2 jobs: they wait, no other worker serves the queue."],
+        ),
+        (
+            {"workers": 0, "host": {"loads_in_s": 5, "reason": None}, "tenants": [("acme", 20, 1501), ("b", 10, 1499)]},
             [],
             ["tenant acme has 20 of the 30 jobs that wait in tiny@1."],
         ),
@@ -202,6 +211,10 @@ def test_a_problem_is_a_sentence_with_its_cause(
     assert [problem.text for problem in problems(workers, queue)] == texts
 
 
+def loaded(jobs: int, tokens: int) -> TenantLoad:
+    return TenantLoad(id="ten_a", name=None, jobs=jobs, tokens=tokens)
+
+
 @pytest.mark.parametrize(
     ("queue", "workers"),
     [
@@ -210,8 +223,8 @@ def test_a_problem_is_a_sentence_with_its_cause(
         ({"oldest_age_s": 20.0}, [(worker(37, slots=40), 1.0)]),
         ({"oldest_age_s": 20.0}, [(worker(1, slots=2), 1.0)]),
         ({"oldest_age_s": 20.0}, [(worker(1, free_blocks=0, total_blocks=0), 1.0)]),
-        ({"oldest_age_s": 1.0, "tenants": [TenantLoad(id="ten_a", name=None, jobs=25, tokens=1500)]}, [(worker(), 1)]),
-        ({"oldest_age_s": 1.0, "tenants": [TenantLoad(id="ten_a", name=None, jobs=19, tokens=1600)]}, [(worker(), 1)]),
+        ({"oldest_age_s": 1.0, "tenants": [loaded(25, 1500), loaded(5, 1500)]}, [(worker(), 1)]),
+        ({"oldest_age_s": 1.0, "tenants": [loaded(19, 1600), loaded(5, 1400)]}, [(worker(), 1)]),
         (None, [(worker(lease_age_s=2.5, quiet_s=15.0), 5.0)]),
     ],
 )

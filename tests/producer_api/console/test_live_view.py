@@ -1,5 +1,6 @@
 """The live figures: those of an operator, those of one tenant, and the seconds that a figure covers."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_a_queue_names_its_five_largest_tenants_for_an_operator_alone() -> None:
     shares = [share("m@1", f"ten_{n}", jobs=n, tokens=10 * n) for n in range(1, 6)]
     shares += [share("m@1", "ten_0", 9, 50), share("m@1", "ten_1", 1, 100, class_rank=2), share("n@1", "ten_9", 1, 999)]
     backlog = Backlog(tuple(shares), {"m@1": Rate(1.0, 7.0)}, frozenset(), AT)
-    queue = QueueView("m@1", 0, 1, {"standard": Load(25, 300)}, 0, 2.0, None, None, None)
+    queue = QueueView("m@1", 1, 1, {"standard": Load(25, 300)}, 0, 2.0, None, None, None)
     host = HostReport(name="mill", started_at=AT, budget_bytes=9, outlooks=(HostOutlook(queue="m@1", in_s=4.0),))
     (whole,) = live_view.live_queues([queue], backlog, {"ten_1": "acme"}, [host], sees_all=True)
     assert [(one.id, one.name, one.jobs, one.tokens) for one in whole.tenants] == [
@@ -97,7 +98,10 @@ def test_a_queue_names_its_five_largest_tenants_for_an_operator_alone() -> None:
         ("ten_3", None, 3, 30),
     ]
     assert (whole.share, whole.clears_in_s) == ("all", 42.857), "300 tokens at 7 a second"
-    assert whole.model_dump()["host"] == {"loads_in_s": 4.0, "reason": None}
+    idle = replace(queue, workers=0)
+    (unserved,) = live_view.live_queues([idle], backlog, {}, [host], sees_all=True)
+    assert unserved.model_dump()["host"] == {"loads_in_s": 4.0, "reason": None}
+    assert unserved.clears_in_s is None, "the rate is that of a worker that has gone"
     (own,) = live_view.live_queues([queue], backlog, {"ten_1": "acme"}, [host], sees_all=False)
     assert (own.share, own.tenants) == ("own", [])
     assert live_view.largest_tenants(backlog) == {"ten_1", "ten_0", "ten_5", "ten_4", "ten_3", "ten_9"}
