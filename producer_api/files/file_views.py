@@ -67,11 +67,25 @@ class RequestCounts(BaseModel):
     failed: int
 
 
+class BatchInputDetails(BaseModel):
+    """Parts of the input tokens."""
+
+    cached_tokens: int = Field(description="found in a prefix cache")
+
+
+class BatchOutputDetails(BaseModel):
+    """Parts of the output tokens."""
+
+    reasoning_tokens: int = Field(description="of reasoning before the answer")
+
+
 class BatchTokens(BaseModel):
     """The tokens of the lines that have ended."""
 
     input_tokens: int
+    input_tokens_details: BatchInputDetails
     output_tokens: int
+    output_tokens_details: BatchOutputDetails
     total_tokens: int
 
 
@@ -157,7 +171,13 @@ def batch_object(batch: Batch) -> BatchObject:
         cancelling_at=seconds(batch.cancelling_at),
         cancelled_at=seconds(batch.cancelled_at),
         request_counts=RequestCounts(total=batch.num_total, completed=batch.num_completed, failed=batch.num_failed),
-        usage=BatchTokens(input_tokens=tokens_in, output_tokens=tokens_out, total_tokens=tokens_in + tokens_out),
+        usage=BatchTokens(
+            input_tokens=tokens_in,
+            input_tokens_details=BatchInputDetails(cached_tokens=batch.cached_tokens),
+            output_tokens=tokens_out,
+            output_tokens_details=BatchOutputDetails(reasoning_tokens=batch.reasoning_tokens),
+            total_tokens=tokens_in + tokens_out,
+        ),
         metadata=batch.metadata,
     )
 

@@ -77,7 +77,9 @@ UPDATE batches SET
     num_completed = num_completed + (SELECT count(*) FROM ended WHERE state = 'succeeded'),
     num_failed = num_failed + (SELECT count(*) FROM ended WHERE state <> 'succeeded'),
     input_tokens = input_tokens + (SELECT COALESCE(sum((usage ->> 'input_tokens')::bigint), 0) FROM ended),
-    output_tokens = output_tokens + (SELECT COALESCE(sum((usage ->> 'output_tokens')::bigint), 0) FROM ended)
+    output_tokens = output_tokens + (SELECT COALESCE(sum((usage ->> 'output_tokens')::bigint), 0) FROM ended),
+    cached_tokens = cached_tokens + (SELECT COALESCE(sum((usage ->> 'cached_tokens')::bigint), 0) FROM ended),
+    reasoning_tokens = reasoning_tokens + (SELECT COALESCE(sum((usage ->> 'reasoning_tokens')::bigint), 0) FROM ended)
 WHERE id = :id AND EXISTS (SELECT FROM ended)
 """)
 

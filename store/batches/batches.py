@@ -50,6 +50,8 @@ class Batch:
     num_failed: int
     input_tokens: int
     output_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
     output_file_id: str | None
     error_file_id: str | None
     created_at: datetime

@@ -127,6 +127,9 @@ batches = Table(
     Column("num_failed", Integer, nullable=False, server_default=text("0")),
     Column("input_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("output_tokens", BigInteger, nullable=False, server_default=text("0")),
+    # Parts of the two: what a prefix cache had of the input, and the reasoning of the output.
+    Column("cached_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("output_file_id", String),
     Column("error_file_id", String),
     timestamp("created_at", required=True),

@@ -99,7 +99,13 @@ def test_a_batch_is_shown_whole() -> None:
         "cancelling_at": 1_800_000_006,
         "cancelled_at": 1_800_000_007,
         "request_counts": {"total": 7, "completed": 3, "failed": 2},
-        "usage": {"input_tokens": 10, "output_tokens": 20, "total_tokens": 30},
+        "usage": {
+            "input_tokens": 10,
+            "input_tokens_details": {"cached_tokens": 4},
+            "output_tokens": 20,
+            "output_tokens_details": {"reasoning_tokens": 6},
+            "total_tokens": 30,
+        },
         "metadata": {"k": "v"},
     }
     assert batch_object(replace(BATCH, errors=None)).errors is None

@@ -92,6 +92,8 @@ def test_a_new_batch_has_all_that_was_asked(db: Database, tenant: str, file: fil
         "num_completed": 0,
         "num_failed": 0,
         "input_tokens": 0,
+        "cached_tokens": 0,
+        "reasoning_tokens": 0,
         "output_tokens": 0,
         "output_file_id": None,
         "error_file_id": None,
@@ -204,7 +206,7 @@ def test_lines_are_stored_once_and_counted_by_their_outcome(
     assert list_lines(db, started, 2, 3) == [StoredLine(2, "two", None, refusal), StoredLine(3, "3", jobs[1].id, None)]
     assert "secret" not in str(query("SELECT refusal::text AS r FROM batch_lines"))
     held = claim(db, "worker", QUEUE, [job.id for job in jobs], 60.0)
-    usage = {"input_tokens": 5, "output_tokens": 2}
+    usage = {"input_tokens": 5, "output_tokens": 2, "cached_tokens": 3, "reasoning_tokens": 1}
     finish(
         db,
         [
@@ -220,6 +222,7 @@ def test_lines_are_stored_once_and_counted_by_their_outcome(
         counted = found.batch
         assert (counted.num_completed, counted.num_failed) == (1, 2)
         assert (counted.input_tokens, counted.output_tokens) == (8, 4), "those of failed lines too"
+        assert (counted.cached_tokens, counted.reasoning_tokens) == (6, 2)
     other = create(db, tenant, new(), file)
     assert batches.count_outcomes(db, tenant, [made.id, other.id]) == {
         made.id: {"refused": 1, "succeeded": 1, "failed": 1},
