@@ -39,8 +39,8 @@ function Row({ event }) {
   return html`<tr>
     <td class="nowrap">${moment(event.effective_at)}</td>
     <td>${event.type}</td>
-    <td class="mono" title=${actor}>${shortId(String(actor))}</td>
+    <td class="mono nowrap" title=${actor}>${shortId(String(actor))}</td>
     <td class="opt mono">${event.ip_address ?? "–"}</td>
-    <td class="opt small muted">${about || "–"}</td>
+    <td class="opt small muted whole">${about || "–"}</td>
   </tr>`;
 }

@@ -35,7 +35,7 @@ function Endpoint({ endpoint, reload }) {
     return `${queued} events of the last day are sent again`;
   };
   return html`<tr>
-    <td><span class="mono">${endpoint.url}</span><div class="sub">${shortId(endpoint.id)}</div></td>
+    <td><span class="mono whole">${endpoint.url}</span><div class="sub">${shortId(endpoint.id)}</div></td>
     <td>${endpoint.disabled_at !== null
       ? html`<span class="badge bad">disabled: ${endpoint.disabled_reason}</span>`
       : endpoint.failing_since !== null
@@ -88,7 +88,7 @@ function Delivery({ delivery, reload }) {
     </td>
     <td><${State} of=${delivery.status} /></td>
     <td class="num opt">${delivery.attempts}</td>
-    <td class="opt mono">${delivery.url}</td>
+    <td class="opt mono whole">${delivery.url}</td>
     <td class="small">${delivery.last_status ?? delivery.last_error ?? "–"}</td>
     <td class="opt nowrap" title=${moment(delivery.created_at)}>${ago(delivery.created_at)}</td>
     <td class="actions"><${Act} kind="small" action=${again} done="It is sent again">Redeliver<//></td>

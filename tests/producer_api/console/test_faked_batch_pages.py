@@ -27,6 +27,7 @@ BATCH = {
     "created_at": NOW - 3600,
     "output_file_id": None,
     "error_file_id": "f2",
+    "errors": None,
 }
 DONE_BATCH = BATCH | {"id": "batch_2", "status": "completed", "output_file_id": "f1", "error_file_id": None}
 EMPTY_BATCH = BATCH | {
@@ -35,6 +36,9 @@ EMPTY_BATCH = BATCH | {
     "request_counts": {"total": 0, "completed": 0, "failed": 0},
     "error_file_id": None,
 }
+ERROR = {"code": "duplicate_custom_id", "message": "a twice", "param": "custom_id", "line": 2}
+NO_FILE = {"code": "empty_file", "message": "no line", "param": None, "line": None}
+FAILED_BATCH = EMPTY_BATCH | {"id": "batch_4", "status": "failed", "errors": {"data": [NO_FILE, *[ERROR] * 6]}}
 DEAD_LETTER = {
     "id": JOB_ID,
     "code": "poison",
@@ -49,12 +53,21 @@ DEAD_LETTER = {
 
 def test_the_batches(tab: Tab) -> None:
     answers = {
-        "GET batches": {"data": [BATCH, DONE_BATCH, EMPTY_BATCH], "has_more": False, "last_id": "batch_3"},
+        "GET batches": {
+            "data": [BATCH, DONE_BATCH, EMPTY_BATCH, FAILED_BATCH],
+            "has_more": False,
+            "last_id": "batch_4",
+        },
         f"POST batches/{BATCH['id']}/cancel": {},
     }
-    open_faked(tab, "batches", answers, rows(3))
+    open_faked(tab, "batches", answers, rows(5))
     assert lines(tab) == page_text("batches")
-    assert tab.run("[...document.querySelectorAll('.split i')].map((one) => one.style.width)") == ["50%", "50%", "0%"]
+    assert tab.run("[...document.querySelectorAll('.split i')].map((one) => one.style.width)") == [
+        "50%",
+        "50%",
+        "0%",
+        "0%",
+    ]
     click(tab, "Cancel")
     sends(tab, "POST", f"batches/{BATCH['id']}/cancel")
 

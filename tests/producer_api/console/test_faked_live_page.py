@@ -74,6 +74,22 @@ def test_the_live_page(tab: Tab) -> None:
     sends(tab, "POST", "queues/a@1/resume")
 
 
+HIDDEN = (
+    "[...document.querySelectorAll('nav.side a, td.actions button')].map((one) => [one, one.getBoundingClientRect()])"
+    ".filter(([, box]) => box.left < 0 || box.right > innerWidth || box.width === 0).map(([one]) => one.innerText)"
+)
+
+
+def test_a_phone_shows_every_page_of_the_navigation_and_the_whole_buttons(tab: Tab) -> None:
+    answers = {"GET live": [sse("history", HISTORY), sse("live", LIVE)]}
+    open_faked(tab, "live", answers, "document.querySelectorAll('.worker').length === 2")
+    tab.dress(width=390, height=844, phone=True)
+    tab.wait("innerWidth === 390")
+    assert tab.run(HIDDEN) == []
+    assert tab.run("document.querySelectorAll('td.actions button').length") == len(QUEUES)
+    assert tab.run("document.documentElement.scrollWidth") == 390
+
+
 def test_the_live_page_of_a_tenant(tab: Tab) -> None:
     idle = {"health": "ok", "total_blocks": None, "engine": None, "waiting": None, "lease_age_s": None, "jobs": []}
     own = LIVE | {
