@@ -1,10 +1,12 @@
-"""Serves the console: ``/console`` is its page, ``/console/...`` are its scripts and styles, all from this package.
+"""Serves the console: ``/console`` is its page, ``/console/...`` are its scripts and styles, all from this package, and
+``/console/scopes.js`` with the scopes of API keys.
 
 The page needs no key: it has no data. It asks for a key and calls the public API with it. The policy of the page
 allows no inline script and no inline style, and nothing of another server.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,10 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from store.tenants.api_keys import SCOPES
+
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_STATIC = resources.files("producer_api.console") / "static"
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "txt": "text/plain"}
 
 
@@ -63,7 +68,11 @@ def _answer(request: Request, name: str) -> Response:
 
 @cache
 def _files() -> Mapping[str, PageFile]:
-    return {name: _read(file) for name, file in _walk(resources.files("producer_api.console") / "static", "")}
+    found = {name: _page_file(name, file.read_bytes()) for name, file in _walk(_STATIC, "")}
+    # The form of a key offers the scopes that the server knows.
+    return found | {
+        "scopes.js": _page_file("scopes.js", f"export const SCOPES = {json.dumps(sorted(SCOPES))};\n".encode())
+    }
 
 
 def _walk(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
@@ -76,7 +85,6 @@ def _walk(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
     return found
 
 
-def _read(file: Traversable) -> PageFile:
-    content = file.read_bytes()
+def _page_file(name: str, content: bytes) -> PageFile:
     digest = hashlib.sha256(content).hexdigest()[:20]
-    return PageFile(content, _TYPES[file.name.rpartition(".")[2]], f'"{digest}"')
+    return PageFile(content, _TYPES[name.rpartition(".")[2]], f'"{digest}"')

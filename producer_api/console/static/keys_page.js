@@ -3,11 +3,9 @@
 import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { call, get, post } from "./api.js";
 import { ago, count, moment, now } from "./format.js";
+import { SCOPES } from "./scopes.js";
 import { Act, ErrorNote, Heading, ListCard, copy, useLoad, usePages } from "./ui.js";
 
-const SCOPES = [
-  "jobs:read", "jobs:write", "models:read", "models:admin", "queues:admin", "usage:read", "webhooks:admin", "audit:read", "admin",
-];
 const DAY_S = 86_400;
 
 export default function KeysPage() {
@@ -79,11 +77,14 @@ function Dialog({ label, onClose, children }) {
 
 function NewKey({ onIssued, onClose }) {
   const [error, setError] = useState(null);
+  const models = useLoad((signal) => get("models", { signal }), []);
+  const names = [...new Set((models.data?.data ?? []).map((model) => model.root))].sort();
   const submit = async (event) => {
     event.preventDefault();
     const fields = new FormData(event.currentTarget);
     const days = Number(fields.get("days"));
     const body = { name: fields.get("name"), scopes: fields.getAll("scope") };
+    if (fields.has("model")) body.models = fields.getAll("model");
     if (days > 0) body.expires_in_s = days * DAY_S;
     try {
       onIssued(await post("organization/api_keys", body));
@@ -100,8 +101,11 @@ function NewKey({ onIssued, onClose }) {
           <input type="checkbox" name="scope" value=${scope} defaultChecked=${scope.startsWith("jobs:")} /> ${scope}
         </label>`)}
       </fieldset>
+      <fieldset class="choices"><legend class="small muted">Models, none chosen: every model, also later ones</legend>
+        ${names.map((name) => html`<label class="row small" key=${name}><input type="checkbox" name="model" value=${name} /> ${name}</label>`)}
+      </fieldset>
       <label class="field">Days until it expires, empty: never <input name="days" type="number" min="1" max="3650" /></label>
-      <${ErrorNote} error=${error} />
+      <${ErrorNote} error=${error ?? models.error} />
       <div class="row"><button class="primary">Make the key</button><button type="button" onClick=${onClose}>Close</button></div>
     </form>
   <//>`;

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks.console.chromium import Tab
+from store.tenants.api_keys import SCOPES
 from tests.producer_api.console.faked_answers import JOB_ID
 from tests.producer_api.console.faked_api import NOW, click, enter, lines, open_faked, page_text, rows, sends, sent_body
 
@@ -100,6 +101,7 @@ def test_keys_and_limits(tab: Tab) -> None:
     answers = {
         "GET organization/api_keys": {"data": KEYS, "has_more": False, "last_id": "key_4"},
         "GET organization/limits": {"limits": LIMITS, "used": USED},
+        "GET models": {"data": [{"root": "n"}, {"root": "m"}, {"root": "n"}]},
         "POST organization/api_keys": KEY | {"value": "hr_1_secret"},
         "POST organization/api_keys/key_1/rotate": KEY | {"value": "hr_2_secret", "name": "next"},
         "DELETE organization/api_keys/key_1": {},
@@ -119,8 +121,10 @@ def test_keys_and_limits(tab: Tab) -> None:
     tab.wait("document.querySelector('dialog pre')?.innerText === 'hr_2_secret'")
     click(tab, "Close")
     click(tab, "New key")
-    tab.wait("document.querySelector('dialog [name=days]') !== null")
+    tab.wait("document.querySelectorAll('dialog [name=model]').length === 2")
+    assert tab.run("[...document.querySelectorAll('dialog [name=scope]')].map((one) => one.value)") == sorted(SCOPES)
+    tab.run("document.querySelector('dialog [name=model][value=n]').click()")
     enter(tab, {"name": "x", "days": "2"}, "Make the key")
     made = sent_body(tab, "organization/api_keys")
-    assert made == {"name": "x", "scopes": ["jobs:read", "jobs:write"], "expires_in_s": 172_800}
+    assert made == {"name": "x", "scopes": ["jobs:read", "jobs:write"], "models": ["n"], "expires_in_s": 172_800}
     assert tab.wait("document.querySelector('dialog pre')?.innerText") == "hr_1_secret"
