@@ -1,30 +1,68 @@
 // Jobs: search, newest first, one keyset page at a time. The filters are in the address, so a search can be sent on.
 
-import { html, useState } from "./vendor/htm-preact.js";
-import { get } from "./api.js";
+import { html, useEffect, useState } from "./vendor/htm-preact.js";
+import { get, post } from "./api.js";
 import { ago, count, duration, moment, now, shortId } from "./format.js";
-import { ErrorNote, Heading, ListCard, State, useLoad, usePages } from "./ui.js";
+import { Act, ErrorNote, Heading, ListCard, State, useLoad, usePages } from "./ui.js";
 
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expired"];
 const OPEN = ["queued", "running"];
 const AGES = { "": "any time", 900: "15 minutes", 3600: "hour", 86400: "day", 604800: "week" };
 const PAGE = 50;
+const REFRESH_MS = 5000;
 
 export default function JobsPage({ query }) {
   const filter = Object.fromEntries(["status", "model", "age", "metadata", "id"].map((name) => [name, query.get(name) ?? ""]));
   const list = usePages((after, signal) => search(filter, after, signal), Object.values(filter));
+  const [isLive, setLive] = useState(false);
+  const [chosen, setChosen] = useState(new Set());
+  useEffect(() => {
+    const timer = isLive ? setInterval(() => document.hidden || list.reload(), REFRESH_MS) : 0;
+    return () => clearInterval(timer);
+  }, [isLive]);
+  // Only what is shown can be acted on: another page or search leaves the choice behind.
+  const shown = list.data?.data ?? [];
+  const choose = (ids, isChosen) => {
+    const kept = new Set(shown.map((job) => job.id).filter((id) => chosen.has(id)));
+    ids.forEach((id) => (isChosen ? kept.add(id) : kept.delete(id)));
+    setChosen(kept);
+  };
+  const marked = shown.filter((job) => chosen.has(job.id));
+  const all = html`<input
+    type="checkbox" aria-label="All jobs of this page" checked=${shown.length > 0 && marked.length === shown.length}
+    onChange=${(event) => choose(shown.map((job) => job.id), event.target.checked)}
+  />`;
   return html`<div class="head">
       <${Heading}>Jobs<//>
       <span class="grow"></span>
+      <${Bulk} jobs=${marked} reload=${list.reload} />
+      <label class="row small"><input type="checkbox" checked=${isLive} onChange=${(event) => setLive(event.target.checked)} /> refresh every 5 s</label>
       <button type="button" onClick=${list.reload} disabled=${list.isBusy}>Refresh</button>
     </div>
     <${Filters} key=${query.toString()} filter=${filter} />
     <${ListCard}
       list=${list} label="Jobs" empty="No job matches."
-      head=${html`<th>Job</th><th>State</th><th class="opt">Model</th><th class="opt">Class</th><th>Accepted</th>
+      head=${html`<th class="pick">${all}</th><th>Job</th><th>State</th><th class="opt">Model</th><th class="opt">Class</th><th>Accepted</th>
         <th class="num opt">Waited</th><th class="num">Took</th><th class="num opt">Tokens in</th><th class="num opt">Out</th>`}
-      row=${(job) => html`<${Row} key=${job.id} job=${job} />`}
+      row=${(job) => html`<${Row} key=${job.id} job=${job} isChosen=${chosen.has(job.id)} choose=${choose} />`}
     />`;
+}
+
+// What can be done with the chosen jobs: those that have not ended are cancelled, the others are submitted again.
+function Bulk({ jobs, reload }) {
+  const open = jobs.filter((job) => OPEN.includes(job.status));
+  const ended = jobs.filter((job) => !OPEN.includes(job.status));
+  const cancel = (job) => post(`jobs/${job.id}/cancel`);
+  const again = async (job) => post("jobs", (await get(`jobs/${job.id}/request`)).body);
+  const act = (wanted, run, told) => async () => {
+    const refused = [];
+    // One after the other, as the limits of the key count requests.
+    for (const job of wanted) await run(job).catch((error) => refused.push(error));
+    reload();
+    return `${told} ${wanted.length - refused.length} of ${wanted.length} jobs${refused.length > 0 ? `: ${refused[0].message}` : ""}`;
+  };
+  return html`${open.length > 0 && html`<${Act} kind="danger" action=${act(open, cancel, "Cancelled")} confirm=${`Cancel ${open.length} jobs?`}>Cancel ${open.length}<//>`}
+    ${ended.length > 0 && html`<${Act} action=${act(ended, again, "Submitted again")} confirm=${`Submit ${ended.length} jobs again?`}>Replay ${ended.length}<//>`}`;
 }
 
 async function search(filter, after, signal) {
@@ -94,16 +132,19 @@ function waitedWhole(job) {
   return OPEN.includes(job.status) && seconds >= 1 ? seconds : null;
 }
 
-function Row({ job }) {
+function Row({ job, isChosen, choose }) {
   const waited = job.usage?.queue_ms != null ? job.usage.queue_ms / 1000 : waitedWhole(job);
   const took = job.usage?.compute_ms != null ? job.usage.compute_ms / 1000 : null;
   const metadata = Object.entries(job.metadata).map(([name, value]) => `${name}=${value}`).join(" ");
   return html`<tr>
+    <td class="pick"><input
+      type="checkbox" aria-label=${`Choose ${job.id}`} checked=${isChosen} onChange=${(event) => choose([job.id], event.target.checked)}
+    /></td>
     <td>
       <a class="mono" href=${`#/job/${job.id}`} aria-label=${`Job ${job.id}`}>${shortId(job.id)}</a>
       ${metadata !== "" && html`<div class="sub">${metadata}</div>`}
     </td>
-    <td><${State} of=${job.status} />${job.attempt > 1 && html`<div class="sub">attempt ${job.attempt}</div>`}</td>
+    <td><${State} of=${job.status} />${job.error !== null && html`<div class="sub mono" title=${job.error.message}>${job.error.code}</div>`}${job.attempt > 1 && html`<div class="sub">attempt ${job.attempt}</div>`}</td>
     <td class="opt">${job.model}@${job.model_version}<div class="sub">${job.task}</div></td>
     <td class="opt">${job.service_class}</td>
     <td class="nowrap"><time datetime=${new Date(job.created_at * 1000).toISOString()} title=${moment(job.created_at)}>${ago(job.created_at)}</time></td>

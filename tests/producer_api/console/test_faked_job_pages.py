@@ -54,6 +54,30 @@ def test_the_list_of_jobs(tab: Tab) -> None:
     tab.wait("location.hash === '#/job/job_7'")
 
 
+def test_chosen_jobs_are_cancelled_and_replayed(tab: Tab) -> None:
+    failed = JOB | {"id": "job_f", "status": "failed", "error": {"code": "poison", "message": "it broke 3 workers"}}
+    purged = failed | {"id": "job_p"}
+    answers = {
+        "GET models": MODELS,
+        "GET jobs": {"data": [RUNNING | {"id": "job_r"}, failed, purged], "has_more": False, "last_id": "job_p"},
+        "GET jobs/job_f/request": {"body": BODY},
+        "GET jobs/job_p/request": {"refused": "the input is no longer kept"},
+        "POST jobs": JOB,
+        "POST jobs/job_r/cancel": {},
+    }
+    open_faked(tab, "jobs", answers, rows(3))
+    assert lines(tab, "tbody tr:nth-child(2) td:nth-child(3)") == ["failed", "poison", "attempt 2"]
+    tab.run("document.querySelector('thead input').click()")
+    click(tab, "Cancel 1")
+    toast_says(tab, "Cancelled 1 of 1 jobs")
+    click(tab, "Replay 2")
+    toast_says(tab, "Submitted again 1 of 2 jobs: the input is no longer kept")
+    assert [one[1] for one in asked(tab) if one[0] == "POST"] == ["jobs/job_r/cancel", "jobs"]
+    assert sent_body(tab, "jobs") == BODY
+    tab.run("asked.length = 0; document.querySelector('.head input').click()")
+    sends(tab, "GET", "jobs?limit=50")
+
+
 ENDED_TIMELINE = {
     "attempts": [
         {
