@@ -11,5 +11,6 @@ export const PAGES = [
   { name: "webhooks", title: "Webhooks", load: () => import("./webhooks_page.js") },
   { name: "dead-letters", title: "Dead letters", load: () => import("./dead_letters_page.js") },
   { name: "keys", title: "Keys and limits", load: () => import("./keys_page.js") },
+  { name: "usage", title: "Usage", load: () => import("./usage_page.js") },
   { name: "audit", title: "Audit", load: () => import("./audit_page.js") },
 ];

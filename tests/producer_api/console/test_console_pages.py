@@ -4,6 +4,7 @@ On each page ``check_access`` looks at names, contrast, the Tab key and the widt
 """
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import httpx2
@@ -21,6 +22,7 @@ from store.registry.verification import Verification
 from store.registry.verification_report import VerificationReport
 from store.tasks.image_classify import EXAMPLE_IMAGE, IMAGE_CLASSIFY
 from store.tenants.api_keys import create_key
+from store.tenants.usage import Price, set_price
 from tests.processes import wait_for
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.conftest import MakeClient
@@ -282,6 +284,34 @@ def test_a_key_is_made_shown_once_and_revoked(tab: Tab, other_key: str, make_cli
     tab.run(f"{row}.querySelector('button.danger').dataset.wanted = 'yes'")
     press(tab, "[data-wanted]")
     tab.wait(f"{row}.querySelector('.badge').textContent === 'revoked'")
+
+
+def test_usage_is_told_by_key_model_and_day(
+    tab: Tab, api: httpx2.Client, db: Database, tenant: str, worker: ScriptedWorker
+) -> None:
+    set_price(db, "tiny", 1, Price(Decimal(10**6), Decimal(10**6), Decimal(10**6)), actor="tests")
+    second = create_key(db, tenant, "nightly", ["jobs:write"], actor="t")
+    body = {"model": "tiny", "input": {"prompt": "x"}}
+    made = [submit(api), api.post("/v1/jobs", json=body, headers={"Authorization": f"Bearer {second}"}).json()["id"]]
+    used = []
+    for job_id in made:
+        attempt = worker.claim(job_id)
+        worker.say(attempt, "well")
+        worker.succeed(attempt)
+        used.append(api.get(f"/v1/jobs/{job_id}").json()["usage"])
+    boss = create_key(db, tenant, "boss", ["admin"], actor="t")
+    open_page(tab, boss, "usage", "[aria-label=Keys] tbody tr")
+    check_access(tab)
+    rows = [
+        row.split()
+        for row in tab.run("[...document.querySelectorAll('[aria-label=Keys] tbody tr')].map((row) => row.innerText)")
+    ]
+    tokens = {row[0]: (row[-6], row[-5], row[-3]) for row in rows}
+    assert tokens["nightly"] == ("1", str(used[1]["input_tokens"]), str(used[1]["output_tokens"]))
+    total = [sum(one[name] for one in used) for name in ("input_tokens", "output_tokens")]
+    assert tokens["The"] == ("2", *map(str, total))
+    assert rows[-1][-1] == f"${sum(total):.2f}"
+    assert [row.split()[0] for row in texts(tab, "[aria-label=Models] tbody tr td:first-child")] == ["tiny@1"]
 
 
 def test_an_audit_event_is_found(tab: Tab, api: httpx2.Client, key: str) -> None:
