@@ -103,6 +103,10 @@ FOREIGN: Mapping[str, IsHarmless] = {
     **dict.fromkeys(("bootstrap_host", "bootstrap_port", "bootstrap_room"), is_off),
     **dict.fromkeys(("data_parallel_rank", "routed_dp_rank", "disagg_prefill_dp_rank"), _NEVER),  # 0 is one of them
     **dict.fromkeys(("watermark", "watermarking"), is_off),
+    # Of responses, which have them as their own.
+    **dict.fromkeys(("input", "instructions", "previous_response_id", "conversation", "text", "include"), is_off),
+    **dict.fromkeys(("previous_input_messages", "enable_response_messages", "background"), is_off),
+    **dict.fromkeys(("max_output_tokens", "max_tool_calls"), _NEVER),
     # Fields of other APIs that have others inside.
     **dict.fromkeys(("options", "parameters", "sampling_params", "generation_config", "extra_body"), is_off),
 }
@@ -162,6 +166,11 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("structural_tag", "guided_structural_tag"), "send `tools`"),
     **dict.fromkeys(("stop_regex", "stop_strings", "stop_sequences", "stop_words"), "send `stop`"),
     **dict.fromkeys(("max_new_tokens", "max_gen_len", "max_length", "num_predict", "n_predict"), "send `max_tokens`"),
+    "max_output_tokens": "send `max_tokens`",
+    "instructions": "send them in a message of the system",
+    **dict.fromkeys(("previous_response_id", "conversation"), "no conversation is held here, send all of its messages"),
+    "text": "send `response_format`",
+    "background": "send the request to /v1/jobs or /v1/responses",
     **dict.fromkeys(("min_new_tokens", "min_length"), "send `min_tokens`"),
     "repeat_penalty": "send `repetition_penalty`",
     "random_seed": "send `seed`",

@@ -114,6 +114,8 @@ def test_a_slip_of_the_pen_is_refused_with_what_was_meant(
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 def test_what_other_servers_call_things_is_refused_with_what_to_send(api: httpx2.Client, path: str) -> None:
     others = {"chat_template_kwargs": {"a": 1}} if path == "/v1/completions" else {"echo": True, "suffix": "x"}
+    of_responses = {"previous_response_id": "resp_0", "instructions": "Be brief.", "max_output_tokens": 3}
+    others |= {} if path == "/v1/responses" else of_responses
     for field, value in (FOREIGN | others).items():
         error = error_of(api.post(path, json=BODIES[path] | {field: value}))
         assert (error["code"], error["param"]) == ("unsupported_parameter", field)
@@ -288,7 +290,7 @@ def test_a_field_for_a_text_passes_with_a_value_that_means_nothing() -> None:
         "": fields(
             "truncate_prompt_tokens retrieval server_tools max_new_tokens max_gen_len max_length num_predict",
             "random_seed context_length_exceeded_behavior mm_payload web_search_options data_parallel_rank",
-            "routed_dp_rank disagg_prefill_dp_rank",
+            "routed_dp_rank disagg_prefill_dp_rank max_output_tokens max_tool_calls",
         ),
         "no-fields": {"search_parameters"},
         "minus-one": {"n_predict"},
@@ -326,7 +328,8 @@ def test_a_field_for_a_text_passes_with_a_value_that_means_nothing() -> None:
             "search_options plugins connectors citation_options deferred_tools stop_server_tools_when debug preset",
             "provider models priority cache_salt extra_key custom_labels session_params custom_params",
             "kv_transfer_params ec_transfer_params vllm_xargs bootstrap_host bootstrap_port bootstrap_room watermark",
-            "watermarking repetition_detection early_stopping t_max_predict_ms n_indent",
+            "watermarking repetition_detection early_stopping t_max_predict_ms n_indent input instructions background",
+            "previous_response_id conversation text include previous_input_messages enable_response_messages",
         ),
     }
 
