@@ -17,7 +17,7 @@ from headrace.client import answers
 from headrace.client.errors import ClientError, JobUnsuccessful, RequestRefused, WaitExpired
 from headrace.client.job_data import TERMINAL, JobBody, JobInfo, JobPage, Json
 from headrace.client.job_stream import JobStream
-from headrace.client.retries import Retries, Warn
+from headrace.client.retries import OUTAGE_S, Retries, Warn
 
 T = TypeVar("T")
 
@@ -56,25 +56,29 @@ class JobCalls:
         self.base_url = base_url.rstrip("/")
         self.max_retries = max_retries
         self.on_warning = on_warning
+        self._has_answered = False
 
     def send(self, call: Call, expected: Set[str] = frozenset()) -> Steps[Json]:
         """Send a request, repeat it if that is safe and can help, and return the JSON of its answer."""
         retries = Retries(self.max_retries, self.on_warning)
         while True:
-            answer = yield call
             try:
-                if not isinstance(answer, httpx2.Response):
-                    raise answers.lost(cast(httpx2.TransportError, answer), self.base_url) from answer
-                body = answers.read(answer, self.base_url, expected)
+                return (yield from self._send_once(call, expected))
             except ClientError as error:
                 # After 429 the server has done nothing; after other failures it may have.
                 if not call.is_repeatable and error.status != httpx2.codes.TOO_MANY_REQUESTS:
                     raise
                 yield retries.pause_s(error)
-            else:
-                if warning := answer.headers.get("headrace-warning"):
-                    self.on_warning(warning)
-                return body
+
+    def _send_once(self, call: Call, expected: Set[str]) -> Steps[Json]:
+        answer = yield call
+        if not isinstance(answer, httpx2.Response):
+            raise answers.lost(cast(httpx2.TransportError, answer), self.base_url) from answer
+        body = answers.read(answer, self.base_url, expected)
+        self._has_answered = True
+        if warning := answer.headers.get("headrace-warning"):
+            self.on_warning(warning)
+        return body
 
     def request(
         self, method: str, path: str, params: Mapping[str, Any] | None, json: Any, idempotency_key: str | None
@@ -92,15 +96,23 @@ class JobCalls:
 
     def job(self, job_id: str, wait_s: float) -> Steps[JobInfo]:
         """Read a job; wait for its end for at most ``wait_s``."""
-        return self._job(Call("GET", job_path(job_id), {"wait": wait_s} if wait_s > 0 else None))
+        return self._job(_poll(job_id, wait_s))
 
     def wait(self, job_id: str, timeout_s: float | None) -> Steps[JobInfo]:
-        """Wait for the end of a job."""
+        """Wait for the end of a job, also while the server is away for a time."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        retries = self._patient_retries(until)
         while True:
             polled_at = time.monotonic()
             left_s = LONG_POLL_S if until is None else until - polled_at
-            job = yield from self.job(job_id, min(LONG_POLL_S, left_s))
+            try:
+                found = yield from self._send_once(_poll(job_id, min(LONG_POLL_S, left_s)), _JOB)
+            except ClientError as error:
+                yield retries.pause_s(error)
+                continue
+            retries.reset()
+            retries.be_patient()
+            job = cast(JobInfo, found)
             if job["status"] in TERMINAL:
                 return job
             now = time.monotonic()
@@ -152,8 +164,16 @@ class JobCalls:
             job_path(job_id, "events"),
             after,
             base_url=self.base_url,
-            retries=Retries(self.max_retries, self.on_warning),
+            retries=self._patient_retries(),
         )
+
+    def _patient_retries(self, until: float | None = None) -> Retries:
+        outage_s = OUTAGE_S if self._has_answered else 0.0
+        return Retries(self.max_retries, self.on_warning, until=until, outage_s=outage_s)
 
     def _job(self, call: Call) -> Steps[JobInfo]:
         return cast(JobInfo, (yield from self.send(call, _JOB)))
+
+
+def _poll(job_id: str, wait_s: float) -> Call:
+    return Call("GET", job_path(job_id), {"wait": wait_s} if wait_s > 0 else None)

@@ -10,9 +10,6 @@ from headrace.client.errors import ApiUnavailable, ClientError
 from headrace.client.job_data import StreamEvent
 from headrace.client.retries import Retries
 
-RECONNECTS = 10
-"""Reconnects in a row without an event, once a stream was open."""
-
 _STEADY_S = 5.0
 
 
@@ -46,7 +43,7 @@ class JobStream:
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise ApiUnavailable(f"{self._base_url} answered, but not as Headrace does", status=response.status_code)
         self._opened_at = time.monotonic()
-        self._retries.most = max(self._retries.most, RECONNECTS)
+        self._retries.be_patient()
 
     def read(self, sent: httpx2.ServerSentEvent) -> StreamEvent:
         """Return an event, and move the cursor to it."""

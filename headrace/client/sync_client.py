@@ -20,6 +20,8 @@ class Client:
     """A client of one API with one key, for any number of threads. Every method raises ClientError.
 
     A request that fails in passing (429, 502, 503, 504, no answer) is repeated up to ``max_retries`` times.
+    ``wait``, ``result`` and ``stream`` go on for longer: until ``timeout_s``; without it, for 300 s if the server has
+    answered before.
     ``on_warning`` gets the warnings of answers, such as one for a model without a worker, and long pauses before a
     repeat. Raises InvalidBaseUrl.
     """

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from headrace.client.job_calls import MAX_RETRIES
-from headrace.client.job_stream import RECONNECTS
+from headrace.client.retries import OUTAGE_S
 from headrace.client.webhooks import TOLERANCE_S
 from store.calls.ssrf_guard import MAX_READ_BYTES, MAX_RESPONSE_BYTES
 from store.files.uploads import LIFE_S
@@ -59,7 +59,7 @@ PROMISES = [
     ("retrieval.md", f"deletes its rows in steps\nof {ROWS_AT_ONCE}."),
     ("rollout-judge.md", f"Jobs accepted in the same {WINDOW_S:g} seconds are read together"),
     ("client.md", f"max_retries={MAX_RETRIES}, "),
-    ("client.md", f"After {IN_WORDS[RECONNECTS]} reconnects in a row"),
+    ("client.md", f"After {OUTAGE_S:g} s without a connection or an event"),
     ("client.md", f"tolerance_s={TOLERANCE_S:g})"),
 ]
 

@@ -21,7 +21,6 @@ from headrace.client import (
     ResourceMissing,
     TooManyRequests,
 )
-from headrace.client.job_stream import RECONNECTS
 from tests.headrace.client.conftest import Connect
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -209,10 +208,37 @@ def test_a_broken_stream_goes_on_after_the_last_event(connect: Connect) -> None:
     assert played.header("last-event-id") == [None, "1-1", "1-1", "1-1", "1-1"]
 
 
-def test_a_stream_that_never_brings_an_event_is_given_up(connect: Connect) -> None:
+def test_a_stream_that_never_brings_an_event_is_given_up(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.client.retries.OUTAGE_S", 0.3)
     with playing(reply(200, b"", content_type="text/event-stream")) as played, pytest.raises(ConnectionLost):
         list(connect(played.url, "k", max_retries=0).stream("job_1"))
-    assert len(played.requests) == 1 + RECONNECTS
+    assert len(played.requests) > 1
+
+
+def test_waiters_go_on_through_an_outage_of_the_server(connect: Connect) -> None:
+    away = [hang_up, error(503)] * 4
+    stream = reply(200, sse(("1-1", "job.succeeded", JOB)), content_type="text/event-stream")
+    running, ended = reply(200, JOB | {"status": "running"}), reply(200, JOB | {"output": {"text": "Water"}})
+    with playing(*away, ended) as played:
+        assert connect(played.url, "k", max_retries=1).result("job_1", timeout_s=60) == {"text": "Water"}
+    with playing(running, *away, ended, *away, stream) as played:
+        client = connect(played.url, "k", max_retries=1)
+        assert client.wait("job_1")["status"] == "succeeded"
+        assert [event.name for event in client.stream("job_1")] == ["job.succeeded"]
+
+
+def test_a_waiter_ends_at_its_limit_and_at_an_error_that_stays(connect: Connect) -> None:
+    with playing(hang_up) as played:
+        client = connect(played.url, "k", max_retries=50)
+        began = time.monotonic()
+        with pytest.raises(ConnectionLost):
+            client.wait("job_1", timeout_s=0.5)
+        assert 0.5 <= time.monotonic() - began < 30
+    with playing(hang_up, error(404)) as played, pytest.raises(ResourceMissing):
+        connect(played.url, "k").wait("job_1", timeout_s=300)
+    with playing(hang_up) as played, pytest.raises(ConnectionLost):
+        connect(played.url, "k", max_retries=2).wait("job_1")
+    assert len(played.requests) == 3, "an address that never answered"
 
 
 def test_a_stream_with_nothing_left_is_empty(connect: Connect) -> None:
