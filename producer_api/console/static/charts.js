@@ -1,7 +1,9 @@
 // Small charts of the last ten minutes, drawn by uPlot. A chart is a picture: its figures stand beside it as text.
+// Its scale is text as well: the value at the top, and the times of both ends.
 
 import { html, useEffect, useRef } from "./vendor/htm-preact.js";
 import uPlot from "./vendor/uplot.js";
+import { clock } from "./format.js";
 
 const SPAN_S = 600;
 // While less is known, what is known fills the picture, from two minutes on.
@@ -11,18 +13,36 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-function options(element, lines, most) {
+const ROUND = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10];
+
+// The value at the top: a round one that is not below the highest of the data, and not below `least`.
+function topOf(highest, least) {
+  const value = Math.max(highest, least);
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * ROUND.find((one) => one * power >= value * 0.999999);
+}
+
+const highestOf = (data) => data.slice(1).flat().reduce((most, value) => Math.max(most, value ?? 0), 0);
+const spanOf = (low, high) => [Math.max(high - SPAN_S, Math.min(low, high - LEAST_S)), high];
+
+function options(element, lines, least) {
   return {
     width: element.clientWidth,
     height: element.clientHeight,
-    padding: [4, 0, 0, 0],
+    padding: [1, 0, 1, 0],
     legend: { show: false },
     cursor: { show: false },
     scales: {
-      x: { time: false, range: (_plot, low, high) => [Math.max(high - SPAN_S, Math.min(low, high - LEAST_S)), high] },
-      y: { range: (_plot, _low, high) => [0, Math.max(most, (high || 0) * 1.15)] },
+      x: { time: false, range: (_plot, low, high) => spanOf(low, high) },
+      y: { range: (_plot, _low, high) => [0, topOf(high || 0, least)] },
     },
-    axes: [{ show: false }, { show: false }],
+    axes: [
+      { show: false },
+      {
+        size: 0, gap: 0, ticks: { show: false }, values: () => [],
+        splits: (_plot, _axis, low, high) => [low, high / 2, high], grid: { stroke: () => colour("--line"), width: 1 },
+      },
+    ],
     series: [
       {},
       ...lines.map(({ name, fill }) => ({
@@ -35,12 +55,13 @@ function options(element, lines, most) {
   };
 }
 
-// `lines`: [{name: a CSS colour variable, fill}], `data`: [times, values, ...]; null values are gaps.
-export function Chart({ lines, data, most = 1, label }) {
+// `lines`: [{name: a CSS colour variable, fill}], `data`: [times, values, ...]; null values are gaps. `tell` returns a
+// value as text.
+export function Chart({ lines, data, least = 1, label, tell }) {
   const place = useRef(null);
   const plot = useRef(null);
   useEffect(() => {
-    plot.current = new uPlot(options(place.current, lines, most), data, place.current);
+    plot.current = new uPlot(options(place.current, lines, least), data, place.current);
     const resized = new ResizeObserver(() => {
       plot.current.setSize({ width: place.current.clientWidth, height: place.current.clientHeight });
     });
@@ -55,5 +76,14 @@ export function Chart({ lines, data, most = 1, label }) {
     };
   }, []);
   useEffect(() => plot.current.setData(data), [data]);
-  return html`<div class="chart" role="img" aria-label=${label}><div ref=${place}></div></div>`;
+  const times = data[0];
+  const [from, to] = times.length === 0 ? [null, null] : spanOf(times[0], times[times.length - 1]);
+  return html`<div class="chart" role="img" aria-label=${label}>
+    <div ref=${place}></div>
+    ${from !== null && html`
+      <span>${tell(topOf(highestOf(data), least))}</span>
+      <span>0</span>
+      <span>${clock(from).slice(0, 5)}</span>
+      <span>${clock(to).slice(0, 5)}</span>`}
+  </div>`;
 }

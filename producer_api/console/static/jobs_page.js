@@ -43,7 +43,7 @@ export default function JobsPage({ query }) {
     <${ListCard}
       list=${list} label="Jobs" empty="No job matches."
       head=${html`<th class="pick">${all}</th><th>Job</th><th>State</th><th class="opt">Model</th><th class="opt">Class</th><th>Accepted</th>
-        <th class="num opt">Waited</th><th class="num">Took</th><th class="num opt">Tokens in</th><th class="num opt">Out</th>`}
+        <th class="num opt">Waited</th><th class="num opt">Took</th><th class="num opt">Tokens in</th><th class="num opt">Out</th>`}
       row=${(job) => html`<${Row} key=${job.id} job=${job} isChosen=${chosen.has(job.id)} choose=${choose} />`}
     />`;
 }
@@ -149,7 +149,7 @@ function Row({ job, isChosen, choose }) {
     <td class="opt">${job.service_class}</td>
     <td class="nowrap"><time datetime=${new Date(job.created_at * 1000).toISOString()} title=${moment(job.created_at)}>${ago(job.created_at)}</time></td>
     <td class="num opt">${duration(waited)}</td>
-    <td class="num">${duration(took)}</td>
+    <td class="num opt">${duration(took)}</td>
     <td class="num opt">${count(job.usage?.input_tokens)}</td>
     <td class="num opt">${count(job.usage?.output_tokens)}</td>
   </tr>`;

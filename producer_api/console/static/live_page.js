@@ -63,19 +63,19 @@ function Figures({ live, history }) {
     <div class="card figure">
       <div class="name">Tokens per second</div>
       <div class="value">${count(last.tokens_per_s)}</div>
-      <${Chart} lines=${TOKENS} data=${tokens} label=${`Tokens per second over ten minutes, now ${count(last.tokens_per_s)}`} />
+      <${Chart} tell=${count} lines=${TOKENS} data=${tokens} label=${`Tokens per second over ten minutes, now ${count(last.tokens_per_s)}`} />
     </div>
     <div class="card figure">
       <div class="name">First token <span class="row small"><span class="key c1">p50</span><span class="key c2">p95</span></span></div>
       <div class="value">
         ${milliseconds(last.first_token_p50_ms)} <small>${milliseconds(last.first_token_p95_ms)}</small>
       </div>
-      <${Chart} lines=${FIRST} data=${first} label=${`Time to the first token over ten minutes, now p50 ${milliseconds(last.first_token_p50_ms)}, p95 ${milliseconds(last.first_token_p95_ms)}`} />
+      <${Chart} tell=${milliseconds} lines=${FIRST} data=${first} label=${`Time to the first token over ten minutes, now p50 ${milliseconds(last.first_token_p50_ms)}, p95 ${milliseconds(last.first_token_p95_ms)}`} />
     </div>
     <div class="card figure">
       <div class="name">Occupancy</div>
       <div class="value">${percent(last.occupancy)}</div>
-      <${Chart} lines=${OCCUPANCY} data=${occupancy} label=${`Share of the slots in use over ten minutes, now ${percent(last.occupancy)}`} />
+      <${Chart} tell=${percent} lines=${OCCUPANCY} data=${occupancy} label=${`Share of the slots in use over ten minutes, now ${percent(last.occupancy)}`} />
     </div>
     <${Backlog} queues=${live.queues} />
   </section>`;
@@ -113,7 +113,7 @@ function Queues({ queues, sharesAll }) {
       : html`<div class="scroll"><table aria-labelledby="queues">
           <thead><tr>
             <th>Queue</th><th class="opt">Waiting</th><th class="num">Jobs</th><th class="num opt">Tokens</th>
-            <th class="num">Oldest</th><th class="num opt">Rate</th><th class="num">Clears in</th>
+            <th class="num opt">Oldest</th><th class="num opt">Rate</th><th class="num">Clears in</th>
             ${sharesAll && html`<th class="opt">Most from</th>`}<th><span class="hidden">Actions</span></th>
           </tr></thead>
           <tbody>${queues.map((queue) => html`<${Queue} key=${queue.name} queue=${queue} sharesAll=${sharesAll} />`)}</tbody>
@@ -140,7 +140,7 @@ function Queue({ queue, sharesAll }) {
     </td>
     <td class="num">${count(queue.queued.jobs)}</td>
     <td class="num opt">${count(queue.queued.tokens)}</td>
-    <td class="num">${queue.queued.jobs > 0 ? duration(queue.oldest_age_s) : "–"}</td>
+    <td class="num opt">${queue.queued.jobs > 0 ? duration(queue.oldest_age_s) : "–"}</td>
     <td class="num opt">${queue.rate === null ? "–" : `${count(queue.rate.tokens_per_s)} tok/s`}</td>
     <td class="num">${clears(queue)}</td>
     ${sharesAll && html`<td class="opt small">${queue.tenants.map(tenantLoad).join(" · ") || html`<span class="muted">–</span>`}</td>`}

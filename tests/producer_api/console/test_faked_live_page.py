@@ -8,6 +8,7 @@ from tests.producer_api.console.faked_api import click, lines, open_faked, page_
 
 pytestmark = pytest.mark.timeout(240)
 
+SCALES_ARE_SHOWN = "document.querySelectorAll('.chart > span').length === 12"
 LATE = "[...document.querySelectorAll('.worker .late')].map((one) => one.innerText)"
 CELLS = (
     "[...document.querySelectorAll('.cells li > *')].map((one) => [one.className.trim(), one.title, "
@@ -60,7 +61,7 @@ def test_the_live_page(tab: Tab) -> None:
         "POST queues/m@3/pause": {},
         "POST queues/a@1/resume": {},
     }
-    open_faked(tab, "live", answers, "document.querySelectorAll('.worker').length === 2")
+    open_faked(tab, "live", answers, f"document.querySelectorAll('.worker').length === 2 && {SCALES_ARE_SHOWN}")
     assert lines(tab) == page_text("live")
     assert lines(tab, "nav.side .status") == ["no redis"]
     assert tab.run(LATE) == [*["lease 8.0 s of 10 s", "heartbeat 6.0 s"] * 2]
@@ -101,5 +102,10 @@ def test_the_live_page_of_a_tenant(tab: Tab) -> None:
         "cache_hit_rate": None,
         "workers": [WORKER | idle],
     }
-    open_faked(tab, "live", {"GET live": [sse("live", own)]}, "document.querySelectorAll('.worker').length === 1")
+    open_faked(
+        tab,
+        "live",
+        {"GET live": [sse("live", own)]},
+        "document.querySelectorAll('.worker').length === 1",
+    )
     assert lines(tab) == page_text("live_of_a_tenant")
