@@ -1,10 +1,10 @@
 """The connection pool of Postgres, transactions, row-level security, and the translation of driver errors.
 
-The tenants of a transaction are set in the same round trip as its first statement. The setting lasts for one
-transaction, so a connection in the pool has no tenant.
+The tenants of a transaction are set in the same round trip as its BEGIN, or as the only statement. The setting lasts
+for one transaction, so a connection in the pool has no tenant.
 
     autocommit:  [ set tenant ▸ statement ]   [ set tenant ▸ statement ]        one message to the server each
-    begin:       [ BEGIN ▸ set tenant ▸ first statement ]  second …  COMMIT
+    begin:       [ BEGIN ▸ set tenant ]  first statement  second …  COMMIT
 
 There is no statement here apart from the schema check; the statements stand in the modules of their subjects.
 """
@@ -18,7 +18,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import orjson
-from psycopg.errors import FeatureNotSupported, LockNotAvailable, QueryCanceled
+from psycopg import ClientCursor
+from psycopg.errors import FeatureNotSupported, LockNotAvailable, QueryCanceled, error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
@@ -278,9 +280,10 @@ def _with_tenants(connection: Connection, tenant_id: str | None, tenant_ids: Col
 
 
 def with_setting(connection: Connection, setting: str, *parameters: str) -> Connection:
-    """Send ``setting``, which sets something for one transaction, before the first statement, in the same message.
+    """Send ``setting``, which sets something for one transaction, in one message with its BEGIN.
 
-    With autocommit it is sent before each statement. A connection has one such setting: a new one replaces it.
+    With autocommit it is sent before each statement, in the same message. A connection has one such setting: a new one
+    replaces it.
     """
     each = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
     return connection.execution_options(**{_OPTION: _Setting(setting, parameters, each_statement=each)})
@@ -306,8 +309,21 @@ def _preceded(cursor: Any, context: Any, execute: Callable[[], object]) -> bool:
     if first is None or not first.is_due:
         return False
     first.is_due = first.each_statement
-    # A pipeline is one message, and with autocommit one transaction.
-    with cursor.connection.pipeline(), cursor.connection.cursor() as before:
-        before.execute(first.statement, first.parameters)
-        execute()
-    return True
+    connection = cursor.connection
+    if first.each_statement:
+        # A pipeline is one message, and with autocommit one transaction.
+        with connection.pipeline(), connection.cursor() as before:
+            before.execute(first.statement, first.parameters)
+            execute()
+        return True
+    # No pipeline: the driver ends one with a Flush, which stops the server's clock of an idle transaction.
+    _begin_with(connection, ClientCursor(connection).mogrify(first.statement, first.parameters))
+    return False
+
+
+def _begin_with(connection: Any, statement: str) -> None:
+    """Send ``statement`` in one message with the BEGIN that the driver would send before the first statement."""
+    begin = "BEGIN; " if connection.info.transaction_status == TransactionStatus.IDLE else ""
+    result = connection.pgconn.exec_(f"{begin}{statement}".encode())
+    if result.status not in {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}:
+        raise error_from_result(result)

@@ -97,6 +97,24 @@ def test_the_session_is_named_and_bounded(settings: Settings, monkeypatch: pytes
     assert shown == ["30s", "10s", "3s", "small", "UTC"]
 
 
+def test_the_server_ends_a_transaction_of_a_tenant_whose_client_is_silent(
+    settings: Settings, db: Database, tenant: str
+) -> None:
+    silent = Database(settings.database_url, pool_size=1, application_name="silent", idle_timeout_s=0.3)
+    lock = text("SELECT FROM tenants WHERE id = :id FOR UPDATE")
+
+    def hold_a_row() -> None:
+        with silent.begin(tenant_id=tenant) as connection:
+            connection.execute(lock, {"id": tenant})
+            # The row is free again only because the server has ended the silent transaction.
+            with db.begin() as other:
+                other.execute(lock, {"id": tenant})
+            connection.execute(lock, {"id": tenant})
+
+    with closing(silent), pytest.raises(Unavailable, match="idle-in-transaction"):
+        hold_a_row()
+
+
 def test_an_absent_server_is_told_in_one_line_without_the_password() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused for as long as the test runs
