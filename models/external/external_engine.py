@@ -104,7 +104,12 @@ class ExternalEngine(GenerationEngine):
         self._num_cached_tokens = 0
         self._parts: dict[RequestId, SentPart] = {}  # of the requests that are sent in parts
         self._watch = ServerWatch(
-            upstream, refuse=refuse, on_change=self._server_moved, poll_s=config.poll_s, clock=clock
+            upstream,
+            refuse=refuse,
+            on_change=self._server_moved,
+            on_restart=self._server_restarted,
+            poll_s=config.poll_s,
+            clock=clock,
         )
         self._network = NetworkThread(upstream, self._watch.run)
 
@@ -324,6 +329,13 @@ class ExternalEngine(GenerationEngine):
             self._note_progress()
             self._counters.count_pass()
         call_out("on_room", self.on_room)
+
+    def _server_restarted(self) -> None:
+        """Fail the active requests: the server that has them is gone. Their connections may not say so."""
+        with self._changed:
+            active = [*self._active.values()]
+        for seq in active:
+            self._arrived(seq, UpstreamLost("the inference server has restarted"))
 
     def _upstream_request(self, state: SequenceState) -> UpstreamRequest:
         request, num_known = state.request, len(state.output)

@@ -5,6 +5,7 @@ the server is away.
 """
 
 import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -19,6 +20,15 @@ from models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost,
 
 _CONNECT_S = 5.0
 _ANSWER_S = 10.0
+# Detects within half a minute that the server's machine is gone. A stream that waits for a token sends nothing, so
+# without this it would wait for ever.
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
 _MAX_LINE_BYTES = 4 << 20
 _MAX_ANSWER_BYTES = 16 << 20
 _MAX_QUOTED = 300
@@ -45,9 +55,13 @@ class ServerClient:
             base_url=url,
             headers=headers,
             timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, pool=None),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
             trust_env=False,
-            verify=ssl.create_default_context() if url.startswith("https") else False,
+            transport=httpx2.AsyncHTTPTransport(
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
+                trust_env=False,
+                verify=ssl.create_default_context() if url.startswith("https") else False,
+                socket_options=_KEEPALIVE,
+            ),
         )
 
     @property

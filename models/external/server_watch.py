@@ -4,7 +4,9 @@
        ▲         └──▶ refused: it runs something else            │
        └─────────────── no answer, or a lost request ────────────┘
 
-A server that was away may have come back with another model, so it is described again.
+A server that was away may have come back with another model, so it is described again. If it has restarted, also while
+it was away, ``on_restart`` is called: the requests that were sent before are lost, although a connection that is half
+open says nothing.
 """
 
 import asyncio
@@ -38,7 +40,8 @@ class ServerWatch:
     """``run`` on the network's loop; other threads read ``latest`` and call ``doubt``.
 
     ``refuse`` returns why the version's requests must not be sent to such a server, or None. ``on_change`` is called
-    after each answer that differs from the one before.
+    after each answer that differs from the one before, ``on_restart`` after the first answer of a server that has
+    restarted.
     """
 
     def __init__(
@@ -47,16 +50,19 @@ class ServerWatch:
         *,
         refuse: Callable[[ServerInfo], str | None],
         on_change: Callable[[], None],
+        on_restart: Callable[[], None] = lambda: None,
         poll_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._upstream = upstream
         self._refuse = refuse
         self._on_change = on_change
+        self._on_restart = on_restart
         self._poll_s = poll_s
         self._clock = clock
         self._info: ServerInfo | None = None
         self._latest: Observation | None = None
+        self._load: ServerLoad | None = None  # of the last answer, also while the server is away
         self.why_not = "the inference server was not asked yet"
         """Why nothing is known of the server, or why it is refused."""
 
@@ -99,8 +105,11 @@ class ServerWatch:
         load = await self._upstream.load()
         if self._info is not info:
             raise UpstreamLost("a request was lost meanwhile")
-        if self._latest is not None and _has_restarted(self._latest.load, load):
-            raise UpstreamLost("the inference server has restarted")
+        previous, self._load = self._load, load
+        if previous is not None and _has_restarted(previous, load):
+            self._on_restart()
+            if self._latest is not None:  # so it was not described since
+                raise UpstreamLost("the inference server has restarted")
         before = self._latest
         is_same = before is not None and before.load == load
         self._latest = Observation(info, load, asked_at, before.changed_at if before and is_same else asked_at)

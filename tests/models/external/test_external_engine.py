@@ -56,6 +56,9 @@ class Script:
         self.num_asked += 1
         return self.now
 
+    async def silence(self) -> ServerLoad:
+        raise UpstreamLost("it is silent")
+
     async def generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
         self.sent.append(request)
         for piece in self.pieces:
