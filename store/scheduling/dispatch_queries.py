@@ -166,12 +166,15 @@ WHERE queue = :queue AND state = 'queued' AND announced_at <= now() - make_inter
 ORDER BY announced_at, id LIMIT :n
 """)
 
-# Find suspects in the order to run them.
+# Find suspects in the order to run them: first those that lost the fewest workers, charged or not. A job that kills its
+# worker is among the last, and the others do not wait while it kills the next.
 _SUSPECTS = text("""
 SELECT id FROM jobs
 WHERE queue = :queue AND state = 'queued' AND is_suspect AND created_at <= now() - make_interval(secs => :older_than_s)
     AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
-ORDER BY class_rank, priority, deadline_at, id LIMIT :n
+ORDER BY crashes,
+    (SELECT count(*) FROM attempts WHERE attempts.job_id = jobs.id AND outcome = 'worker_lost'),
+    class_rank, priority, deadline_at, id LIMIT :n
 """)
 
 

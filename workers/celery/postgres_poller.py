@@ -39,6 +39,9 @@ MOST_CLAIMED = 64
 MOST_SHUT = 6
 """A worker is closed for this multiple of ``patience_s``; then its running jobs are handed on."""
 
+PASS = 3
+"""Suspects run alone for this multiple of ``patience_s``; then other jobs have their turn."""
+
 _MOST_PASSES = 3  # how often a worker leaves the closing to a less loaded one
 
 
@@ -199,8 +202,8 @@ class PostgresPoller:
         return True
 
     def _run_them_alone(self) -> None:
-        """Run suspects one after the other, for about ``patience_s``."""
-        until = self._clock() + self._patience_s
+        """Run suspects one after the other, for about ``PASS`` times ``patience_s``."""
+        until = self._clock() + PASS * self._patience_s
         while not self._admission.is_closed and self._run_suspect() and self._clock() < until:
             pass
 

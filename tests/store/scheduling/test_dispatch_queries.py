@@ -11,6 +11,7 @@ from store.db.database import Database
 from store.db.presence import beat_worker
 from store.jobs.claims import claim
 from store.jobs.jobs import Accepted, accept, get
+from store.jobs.sweeps import sweep_leases
 from store.payloads.job_payload import ServiceClass
 from store.scheduling.dispatch_queries import (
     Claimable,
@@ -277,6 +278,17 @@ class TestDirectClaims:
         assert claim_candidates(db, QUEUE, 9) == []
         assert claimable(db, QUEUE) == Claimable(suspects=True, others=False)
         assert claimable(db, "other@1") == Claimable(suspects=False, others=True)
+
+    def test_a_suspect_that_lost_more_workers_waits_for_the_others(
+        self, db: Database, accept_one: AcceptOne, query: Query
+    ) -> None:
+        """Also if the loss was not charged, because Postgres was away then."""
+        twice, uncharged, fresh = accept_one(priority=0), accept_one(priority=1), accept_one(priority=9)
+        for job_id in (uncharged, twice):
+            claim(db, "dead", QUEUE, [job_id], 0.0)
+            sweep_leases(db, blame=job_id == twice)
+        query("UPDATE jobs SET is_suspect = true, crashes = CASE id WHEN :id THEN 2 ELSE 1 END", id=twice)
+        assert claim_candidates(db, QUEUE, 9, suspects=True) == [fresh, uncharged, twice]
 
     def test_an_announced_job_that_no_worker_has_waits_while_its_queue_is_paused(
         self, db: Database, accept_one: AcceptOne, query: Query
