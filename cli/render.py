@@ -95,9 +95,17 @@ def summary(job: JobInfo) -> str:
             parts.append(f"first token after {usage['first_token_ms']:.0f} ms")
         if usage["compute_ms"] is not None:
             parts.append(f"computed {usage['compute_ms']:.0f} ms")
+    if cut := _cut(job):
+        parts.append(f"the answer {cut}")
     if error := job["error"]:
         parts.append(f"{error['code']}: {error['message']}")
     return ", ".join(parts)
+
+
+def _cut(job: JobInfo) -> str:
+    """What to say of an answer that the limit of tokens ended, which nothing else of a success shows; else nothing."""
+    is_cut = (job["output"] or {}).get("finish_reason") == "length"
+    return "was cut at its limit of tokens: --max-tokens sets it" if is_cut else ""
 
 
 def jobs_table(jobs: Sequence[JobInfo]) -> Table:
@@ -134,6 +142,7 @@ def job_facts(job: JobInfo, waits_because: str = "") -> Text:
         "tokens": f"{usage['input_tokens']} + {usage['output_tokens']}" if usage else "",
         "first token": _took(usage and usage["first_token_ms"]),
         "computed": _took(usage and usage["compute_ms"]),
+        "answer": _cut(job),
         "error": f"{error['code']}: {error['message']}" if error else "",
         "prompt": f"{template['name'] or template['id']}@{template['version']}" if template else "",
         "contents": "are kept no longer" if job["purged_at"] else "",

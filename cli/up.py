@@ -13,6 +13,7 @@ from cli.local.stopping import hear_stop_signals, pause
 from cli.render import say
 from store.child_process import descendants
 from store.errors import SettingsError
+from store.machine import parse_memory
 from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion
 from store.scale_bounds import parse_range
@@ -60,6 +61,7 @@ def up(
     if memory is not None and server is not None:
         raise SettingsError("--memory is for models on Headrace's own engine or registered servers: leave --engine out")
     scaled = _workers_of_each(autoscale, memory, server)
+    _check_memory(memory)
     hear_stop_signals()
     try:
         with running_stack(settings, models, say, server=server, memory=memory, autoscale=scaled) as stack:
@@ -80,6 +82,15 @@ def _workers_of_each(given: str | None, memory: str | None, server: ServerChoice
     except ValueError as error:
         raise SettingsError(f"--autoscale: {error}") from None
     return f"{least}..{most}"
+
+
+def _check_memory(given: str | None) -> None:
+    """Raise SettingsError unless the option is a size that a model host accepts."""
+    if given is not None:
+        try:
+            parse_memory(given)
+        except ValueError as error:
+            raise SettingsError(f"--memory: {error}") from None
 
 
 def _server(

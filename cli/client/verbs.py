@@ -44,7 +44,13 @@ def connect() -> OperatorClient:
             raise SettingsError("no API key: HEADRACE_API_URL needs HEADRACE_API_KEY beside it")
         return OperatorClient(settings.api_url, settings.api_key, on_warning=warn)
     home = find_home(settings)
-    record = home.record()
+    record = home.running()
+    if record is None and not settings.api_key:
+        state = "the stack is still starting" if home.is_locked() else "no stack is running"
+        raise SettingsError(
+            f"{state} in {home.path}: wait until `headrace up` says that it is ready, or name a server with "
+            "HEADRACE_API_URL and HEADRACE_API_KEY"
+        )
     url = record.api_url if record else f"http://127.0.0.1:{settings.api_port}"
     key = settings.api_key or home.api_key()
     if not key:

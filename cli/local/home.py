@@ -64,6 +64,8 @@ class Home:
                 record = self.record()
                 who = f" (pid {record.pid}, API at {record.api_url})" if record else ""
                 raise Unavailable(f"another stack{who} is already running on {self.path}: stop it first") from error
+            # The stack that wrote it has ended: it must not be taken for this one, which has no address yet.
+            (self.path / "stack.json").unlink(missing_ok=True)
             yield
 
     def is_locked(self) -> bool:

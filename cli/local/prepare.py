@@ -3,7 +3,7 @@
 A step that is already done is skipped without starting another Python process, so that the next start is quick.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cli.local.home import Home
@@ -49,6 +49,21 @@ def ensure_key(db: Database, home: Home) -> str:
     key = bootstrap(db) or create_key(db, find_tenant(db, DEFAULT_TENANT), "local stack", SCOPES, actor="headrace up")
     home.write_api_key(key)
     return key
+
+
+def check_paths(models: Sequence[str]) -> None:
+    """Raise Unavailable, with advice, for a path that is no folder of a model. It needs no service."""
+    for asked in models:
+        if _is_path(asked) and not Path(asked).expanduser().is_dir():
+            raise Unavailable(_unknown(asked))
+
+
+def check_names(db: Database, models: Sequence[str]) -> None:
+    """Raise Unavailable, with advice, if a model has no source. Call it before the first of them is fetched."""
+    for asked in models:
+        is_there = asked in _WITHOUT_FILES or asked in CATALOGUE or Path(asked).expanduser().is_dir()
+        if not is_there and _usable(db, asked) is None:
+            raise Unavailable(_unknown(asked))
 
 
 def ensure_model(db: Database, asked: str, home: Home, env: Mapping[str, str], say: Say) -> ModelVersion:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cli.local.engine_environment import ensure_environment
 from cli.local.home import Home, StackRecord
-from cli.local.prepare import ensure_key, ensure_model, ensure_server_model, migrate
+from cli.local.prepare import check_names, check_paths, ensure_key, ensure_model, ensure_server_model, migrate
 from cli.local.process import PYTHON, answers
 from cli.local.services import Services, running_services
 from cli.local.stopping import wait_until_ready
@@ -94,6 +94,7 @@ def running_stack(
     Unavailable if a part cannot be started; the parts that were started are stopped then.
     """
     check_installed()
+    check_paths(models)
     home = Home(settings.home)
     with ExitStack() as cleanup:
         cleanup.enter_context(home.locked())
@@ -194,6 +195,7 @@ def _prepare(
     try:
         migrate(db, home, env, say, with_roles=services.has_roles)
         check_keys(db, vault)
+        check_names(db, models)
         if server is None:
             versions = tuple(ensure_model(db, model, home, env, say) for model in models)
             names = tuple(served_as(model, version) for model, version in zip(models, versions, strict=True))

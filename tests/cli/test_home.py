@@ -33,7 +33,7 @@ def test_one_stack_at_a_time_and_the_second_is_told_who(tmp_path: Path) -> None:
     assert home.running() is None
     assert home.record() == RECORD
     with home.locked():
-        pass
+        assert other.running() is None, "the record of the stack before is not taken for one that starts"
 
 
 def test_the_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
         (["up"], {"HEADRACE_API_PORT": "http"}, "HEADRACE_API_PORT: ", 2),
         (["up"], {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}, "Postgres is not available: ", 1),
         (["up"], {"DATABASE_URL": "mysql://x"}, "DATABASE_URL: needs postgresql://", 2),
-        (["jobs"], {}, "no API key: set HEADRACE_API_KEY", 2),
+        (["up", "--memory", "lots"], {}, "--memory: 'lots' is no size", 2),
+        (["up", "--model", "./nowhere"], {}, "there is no folder ./nowhere", 1),
+        (["jobs"], {}, "no stack is running in ", 2),
         (["jobs"], {"HEADRACE_API_KEY": "k", "HEADRACE_API_URL": "localhost"}, "HEADRACE_API_URL: not an address", 2),
         (
             ["jobs"],

@@ -107,6 +107,17 @@ def test_what_is_no_model_is_told_the_next_step(
     assert said in raised.value.message
 
 
+def test_every_name_is_known_before_the_first_model_is_fetched(settings: Settings, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    told: list[str] = []
+    with (
+        pytest.raises(Unavailable, match="no model 'gpt-9' is registered"),
+        stack.running_stack(settings.model_copy(update={"home": home}), ["smollm2", "gpt-9"], told.append),
+    ):
+        pass
+    assert not (home / "models").exists()
+
+
 def test_a_registered_model_whose_folder_is_gone_is_said(
     db: Database, settings: Settings, smollm2: Path, tmp_path: Path
 ) -> None:

@@ -86,6 +86,11 @@ def test_jobs_one_by_one_and_each_alone() -> None:
     assert render.summary(failed) == "job_1 queued, poison: it died"
     plain = DONE | {"usage": {"input_tokens": 1, "output_tokens": 0, "first_token_ms": None, "compute_ms": None}}
     assert render.summary(plain) == "job_1 succeeded, 1 + 0 tokens"
+    for reason, is_said in (("length", True), ("stop", False)):
+        ended = DONE | {"output": {"text": "a", "finish_reason": reason}}
+        assert ["--max-tokens" in said for said in (render.summary(ended), render.job_facts(ended).plain)] == [
+            is_said
+        ] * 2
 
 
 def test_queues_with_and_without_a_rate() -> None:

@@ -10,8 +10,6 @@ import socket
 import sys
 from functools import partial
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
-
 from store.db.database import Database, check_schema
 from store.db.tls import check_transport
 from store.encryption_keys import open_vault
@@ -19,6 +17,7 @@ from store.errors import HeadraceError, InvalidRequest, SettingsError
 from store.hosts.hosted_versions import HostedVersion
 from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
+from store.machine import parse_memory
 from store.metrics.host_metrics import HostMetrics
 from store.redis.connection import connect, ping
 from store.registry.models import resolve
@@ -30,7 +29,6 @@ from workers.host.model_host import ModelHost
 from workers.host.placement import Rules
 from workers.host.scaled_host import ScaledHost
 
-_LEAST_BYTES = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -122,12 +120,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _memory(given: str) -> int:
     try:
-        num_bytes = int(TypeAdapter(ByteSize).validate_python(given))
-    except ValidationError:
-        raise argparse.ArgumentTypeError(f"{given!r} is no size: write 4GiB or 512MiB") from None
-    if num_bytes < _LEAST_BYTES:
-        raise argparse.ArgumentTypeError(f"{given!r} is too little for a worker: write 4GiB or 512MiB")
-    return num_bytes
+        return parse_memory(given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _models(given: str) -> tuple[str, ...]:
