@@ -50,7 +50,8 @@ class Plan:
     @property
     def body(self) -> Json:
         """The request."""
-        sampling: Json = {"max_tokens": self.max_tokens, "temperature": 0}
+        # Without the penalty that the version has as its default, which `generate` is not given.
+        sampling: Json = {"max_tokens": self.max_tokens, "temperature": 0, "repetition_penalty": 1}
         if not self.is_greedy:
             sampling |= {"temperature": 0.8, "top_p": 0.9, "seed": self.number}
         return {"input": {"messages": [{"role": "user", "content": self.prompt}]}, "sampling": sampling}

@@ -104,7 +104,7 @@ def summary(job: JobInfo) -> str:
 
 def _cut(job: JobInfo) -> str:
     """What to say of an answer that the limit of tokens ended, which nothing else of a success shows; else nothing."""
-    is_cut = (job["output"] or {}).get("finish_reason") == "length"
+    is_cut = (job.get("output") or {}).get("finish_reason") == "length"
     return "was cut at its limit of tokens: --max-tokens sets it" if is_cut else ""
 
 

@@ -88,15 +88,18 @@ FLOW_EXAMPLES: Final[Mapping[str, Any]] = {
     "steps": {
         "summary": "Several steps",
         "value": {
-            "input": {"text": "The mill is by the river. It has ground corn since 1840."},
+            "input": {
+                "text": "The old mill stands by the river. Since 1840 it has ground the corn of the whole valley. "
+                "Last year it was closed, because the river has too little water in summer."
+            },
             "steps": [
                 {
                     "name": "summary",
                     "model": "smollm2",
                     "input": {
                         "messages": [
-                            {"role": "system", "content": "Summarize the text in one sentence."},
                             {"role": "user", "content": {MARK: "input.text"}},
+                            {"role": "user", "content": "Summarize this text in one sentence."},
                         ]
                     },
                     "sampling": {"max_tokens": 64, "temperature": 0},
@@ -107,11 +110,11 @@ FLOW_EXAMPLES: Final[Mapping[str, Any]] = {
                     "needs": ["summary"],
                     "input": {
                         "messages": [
-                            {"role": "system", "content": "Give the text a title of three words."},
                             {"role": "user", "content": {MARK: "summary.output.text"}},
+                            {"role": "user", "content": "Write a headline for this text."},
                         ]
                     },
-                    "sampling": {"max_tokens": 16, "temperature": 0},
+                    "sampling": {"max_tokens": 24, "temperature": 0},
                 },
             ],
         },

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from models import catalog
-from models.catalog import fetch, main, register
+from models.catalog import CATALOG, fetch, main, register
 from models.families.model_folder import folder_digest
 from prompts.tokenizer import load_tokenizer
 from store.db.database import Database
@@ -162,7 +162,7 @@ def test_a_version_is_given_what_its_makers_recommend_and_what_the_operator_says
     (tmp_path / "models").symlink_to(smollm2.parent)
     fetched = ["register", "smollm2", str(tmp_path / "models" / "smollm2")]
     assert main(fetched) == 0
-    assert resolve(db, "smollm2").sampling.given() == {"temperature": 0.2, "top_p": 0.9}
+    assert resolve(db, "smollm2").sampling.given() == CATALOG["smollm2"].sampling.given()
     assert main([*fetched, "--sampling", "temperature=0"]) == 0
     assert main(fetched) == 0
     assert resolve(db, "smollm2@1").sampling.given() == {"temperature": 0.0}

@@ -370,7 +370,9 @@ def test_only_models_of_the_catalog_in_their_own_place_have_recommended_paramete
         str(place): catalog._recommended(str(tmp_path / place), settings)
         for place in ("models/smollm2", "models/minilm", "models/mine", "other/smollm2", "models/more/smollm2")
     }
-    assert found == dict.fromkeys(found) | {"models/smollm2": SamplingDefaults(temperature=0.2, top_p=0.9)}
+    assert found == dict.fromkeys(found) | {
+        "models/smollm2": SamplingDefaults(temperature=0.2, top_p=0.9, repetition_penalty=1.05)
+    }
 
 
 def test_a_file_of_a_wheel_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
