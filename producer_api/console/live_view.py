@@ -49,6 +49,9 @@ def live_state(
     sees_all: bool,
 ) -> LiveState:
     """Return the state with its problems."""
+    # A dead worker counts for some seconds more. Until then, as without any, nothing is served at the recent rate.
+    sick = {one.queue for one in workers} - {one.queue for one in workers if one.health == "ok"}
+    queues = [one.model_copy(update={"clears_in_s": None}) if one.name in sick else one for one in queues]
     return LiveState(
         at=at,
         share="all" if sees_all else "own",

@@ -135,6 +135,14 @@ def test_a_flooding_tenant_is_named_if_it_has_many_jobs_and_most_of_the_tokens()
     assert told(25, 1600) == [], "the jobs of one tenant alone keep no other tenant waiting"
 
 
+def test_a_queue_clears_in_no_known_time_while_none_of_its_workers_is_well() -> None:
+    def clears(*ages_s: float) -> float | None:
+        found = live_view.live_workers([(worker(), age_s) for age_s in ages_s], None)
+        return live_view.live_state(0.0, [_queue()], found, [], sees_all=True).queues[0].clears_in_s
+
+    assert (clears(), clears(1.0), clears(6.0, 1.0), clears(6.0, 16.0)) == (9.0, 9.0, 9.0, None)
+
+
 WAIT = "30 jobs of tiny@1 wait, the oldest for 60 s"
 HELD = "worker mill · 7 of tiny@1 is"
 
