@@ -5,7 +5,8 @@ tenant (``batch_round_robin``), chooses its next step (``next_step``, pure) and 
 tenant blocks another. After each turn the thread sleeps three times as long as it worked, so API requests are not
 delayed. Progress of the two long steps (validation and writing results) is only in memory: a new leader starts them
 again. Each change that must happen exactly once is one transaction in ``store.batches.batch_steps``. The thread makes
-the copies of shadow rollouts of pipelines too (``producer_api.pipelines.pipeline_mirrors``).
+the copies of shadow rollouts of pipelines too (``producer_api.pipelines.pipeline_mirrors``). Files and contents are
+removed on a second thread: it may wait for a lock or for the storage, and no batch waits for it.
 """
 
 import threading
@@ -133,10 +134,10 @@ class BatchKeeper:
         self._blobs = blobs
         self._queue_limits = queue_limits
         self._on_cancelled = on_cancelled
-        # One connection for the leader lock and one for queries, separate from the routes' connection pool.
+        # One connection for the leader lock, one for queries and one to remove files, apart from the routes' pool.
         self._db = Database(
             settings.database_url,
-            pool_size=2,
+            pool_size=3,
             application_name="headrace-batches",
             vault=open_vault(settings),
             # A file's content is deleted from storage, possibly over the network, within the database transaction.
@@ -151,6 +152,7 @@ class BatchKeeper:
         self._stopping = threading.Event()
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+        self._removing: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread if ``keep_batches`` is ``on``."""
@@ -163,6 +165,8 @@ class BatchKeeper:
         self._woken.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
+        if self._removing is not None:
+            self._removing.join(timeout=5)
         self._db.close()
 
     def wake(self) -> None:
@@ -196,7 +200,7 @@ class BatchKeeper:
 
     def _turn(self) -> float:
         """Run one piece for at least one batch of each tenant; return the shortest useful pause in seconds."""
-        self._remove_expired_files()
+        self._begin_to_remove_files()
         self._mirrors.turn()
         found = batch_steps.list_live(self._db)
         self._round_robin.keep(found)
@@ -324,24 +328,37 @@ class BatchKeeper:
             raw, taken = raw[:num_lines], taken[:num_lines]
         return len(raw)
 
-    def _remove_expired_files(self) -> None:
-        """At intervals delete expired files and unreferenced contents."""
+    def _begin_to_remove_files(self) -> None:
+        """At intervals delete expired files and unreferenced contents on a thread, unless the last one still runs."""
         now = time.monotonic()
-        if now < self._next_expiry_check_at:
+        if now < self._next_expiry_check_at or (self._removing is not None and self._removing.is_alive()):
             return
         self._next_expiry_check_at = now + EXPIRY_CHECK_S
-        try:
-            files.expire(self._db)
-            uploads.expire(self._db)
-            while vector_stores.remove_ended(self._db) and not self._stopping.is_set():
-                pass
-            while files.remove_unreferenced(self._db, self._blobs) and not self._stopping.is_set():
-                pass
-            if now >= self._next_sweep_at:
-                self._next_sweep_at = now + SWEEP_S
-                self._blobs.sweep()
-        except Unavailable as error:
-            _log.warning("files_not_tidied", reason=error.message)
+        steps: list[Callable[[], object]] = [
+            lambda: files.expire(self._db),
+            lambda: uploads.expire(self._db),
+            lambda: self._repeat(lambda: vector_stores.remove_ended(self._db)),
+            lambda: self._repeat(lambda: files.remove_unreferenced(self._db, self._blobs)),
+        ]
+        if now >= self._next_sweep_at:
+            self._next_sweep_at = now + SWEEP_S
+            steps.append(self._blobs.sweep)
+        self._removing = threading.Thread(target=self._remove_files, args=(steps,), name="batch-files", daemon=True)
+        self._removing.start()
+
+    def _remove_files(self, steps: Sequence[Callable[[], object]]) -> None:
+        """Run the steps; one that fails is tried again after ``EXPIRY_CHECK_S``, and the others run."""
+        for step in steps:
+            try:
+                step()
+            except Unavailable as error:
+                _log.warning("files_not_tidied", reason=error.message)
+            except Exception as defect:  # noqa: BLE001 - the other steps must run
+                internal_error(defect)
+
+    def _repeat(self, step: Callable[[], object]) -> None:
+        while step() and not self._stopping.is_set():
+            pass
 
     def _stop_task(self, batch_id: str) -> None:
         self._long_tasks.pop(batch_id).pieces.close()

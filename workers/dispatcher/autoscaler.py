@@ -50,6 +50,8 @@ class WorkerMeter:
         """Add what happened to the queue. Its times are seconds of Postgres."""
         self._run_until(interval.at)
         self._started.append((interval.at, interval.started_tokens))
+        # Here too: nothing asks for the load of a queue without bounds.
+        self._forget(interval.at)
         # The clock of the meter is that of all workers together, so its rate is that of one.
         if self._workers:
             self._is_new |= self._meter.observe(replace(interval, at=self._worker_s))
@@ -61,8 +63,7 @@ class WorkerMeter:
 
     def load(self, at: float) -> float:
         """Return the tokens that started in a second, of the last ``LOAD_S``."""
-        while self._started and self._started[0][0] < at - LOAD_S:
-            self._started.popleft()
+        self._forget(at)
         return sum(tokens for _, tokens in self._started) / LOAD_S
 
     def take_rate(self) -> float | None:
@@ -70,6 +71,10 @@ class WorkerMeter:
         is_new, self._is_new = self._is_new, False
         rate = self._meter.rate(known_after_s=_KNOWN_AFTER_S)
         return rate.tokens_per_s or None if rate is not None and is_new else None
+
+    def _forget(self, at: float) -> None:
+        while self._started and self._started[0][0] < at - LOAD_S:
+            self._started.popleft()
 
     def _run_until(self, at: float) -> None:
         if self._read_at is not None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from store.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, 
 from store.batches.batches import Batch
 from store.errors import InvalidRequest, StatementTimeout, Unavailable
 from store.schema.batch_states import BatchStatus
+from tests.processes import WAIT_S, wait_for
 from tests.producer_api.batches.making import BATCH, PRINCIPAL, SETTINGS
 
 LINES = [b'{"custom_id": "%d"}\n' % number for number in range(1, 6)]
@@ -65,6 +67,13 @@ class World:
         """Run a turn, of one round; return the pause after it and the actions of the keeper."""
         self.told.clear()
         return self.keeper._turn(), [*self.told]
+
+    def tidy(self) -> float:
+        """Run a turn and wait until files are removed; return the pause after it."""
+        pause_s = self.keeper._turn()
+        if self.keeper._removing is not None:
+            self.keeper._removing.join(WAIT_S)
+        return pause_s
 
     @contextmanager
     def open(self, _digest: str) -> Iterator[io.BytesIO]:
@@ -249,30 +258,62 @@ def test_files_are_tidied_each_minute_and_the_storage_swept_each_hour(
     monkeypatch.setattr(batch_keeper, "vector_stores", SimpleNamespace(remove_ended=note("stores", stores)))
     monkeypatch.setattr(world, "sweep", note("sweep"), raising=False)
     monkeypatch.setattr(world.keeper, "_next_expiry_check_at", 0.0)
-    world.turn()
+    world.tidy()
     everything = ["files", "uploads", *["stores"] * 3, *["contents"] * 2]
     assert told == [*everything, "sweep"]
     told.clear()
     world.now += 55.0
-    world.turn()
+    world.tidy()
     assert told == []
     world.now += 5.0
-    world.turn()
+    world.tidy()
     assert told == ["files", "uploads", "stores", "contents"]
     told.clear()
     world.now += 3500.0
-    world.turn()
+    world.tidy()
     assert "sweep" not in told
     world.now += 100.0
-    world.turn()
+    world.tidy()
     assert told[-1] == "sweep"
 
     def away(_: object) -> None:
         raise Unavailable("away")
 
-    monkeypatch.setattr(batch_keeper, "files", SimpleNamespace(expire=away))
+    contents = iter([False])
+    monkeypatch.setattr(
+        batch_keeper, "files", SimpleNamespace(expire=away, remove_unreferenced=note("contents", contents))
+    )
+    told.clear()
     world.now += 60.0
-    assert world.turn() == (IDLE_S, []), "the batches do not wait for it"
+    assert world.tidy() == IDLE_S
+    assert told == ["uploads", "stores", "contents"], "one that fails stops no other"
+
+
+def test_batches_go_on_while_the_removal_of_contents_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, may_end = threading.Event(), threading.Event()
+
+    def remove(*_: object) -> int:
+        waits.set()
+        assert may_end.wait(WAIT_S)
+        return 0
+
+    nothing = SimpleNamespace(expire=lambda _: 0, remove_ended=lambda _: False)
+    monkeypatch.setattr(batch_keeper, "files", SimpleNamespace(expire=lambda _: 0, remove_unreferenced=remove))
+    monkeypatch.setattr(batch_keeper, "uploads", nothing)
+    monkeypatch.setattr(batch_keeper, "vector_stores", nothing)
+    monkeypatch.setattr(world, "sweep", lambda: None, raising=False)
+    monkeypatch.setattr(world.keeper, "_next_expiry_check_at", 0.0)
+    world.add("a", RUNNING)
+    turning = threading.Thread(target=world.turn)
+    turning.start()
+    try:
+        assert waits.wait(WAIT_S)
+        wait_for(lambda: not turning.is_alive(), "the turn ended")
+        assert world.told[0][0] == ["1", "2", "3", "4", "5"]
+    finally:
+        may_end.set()
+        turning.join(WAIT_S)
+        world.tidy()
 
 
 def test_the_thread_runs_only_if_this_process_keeps_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The duty that decides the numbers of workers, on real Postgres; and the rate of one of several workers."""
 
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -133,6 +134,19 @@ def test_the_rate_is_that_of_one_worker_and_the_load_that_of_all() -> None:
         meter.observe(Interval(at=second, num_before=100, num_left=16, started_jobs=16, started_tokens=160))
     assert meter.take_rate() == pytest.approx(20), "twice as many workers start twice as much"
     assert meter.load(300.0) == 0
+
+
+def test_a_queue_without_bounds_costs_no_more_memory_each_hour() -> None:
+    """Nothing asks for its load."""
+    meter = WorkerMeter()
+    sizes = []
+    tracemalloc.start()
+    for hour in range(3):
+        for second in range(3600):
+            meter.observe(Interval(hour * 3600 + second, 10, 1, 1, 600))
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert sizes[2] - sizes[1] < 50_000
 
 
 def test_a_paused_queue_of_an_adapter_neither_waits_nor_is_old() -> None:
