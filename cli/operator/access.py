@@ -22,7 +22,14 @@ from store.redis.key_notices import publish_change
 from store.settings import load_settings
 from store.tenants import api_key_admin, tenants
 from store.tenants.api_key_admin import DEFAULT_OVERLAP_S, ApiKey, IssuedKey, NewKey
-from store.tenants.api_keys import DEFAULT_TENANT, SCOPES, create_tenant, find_tenant, find_tenant_of_key
+from store.tenants.api_keys import (
+    DEFAULT_TENANT,
+    OPERATION_SCOPES,
+    SCOPES,
+    create_tenant,
+    find_tenant,
+    find_tenant_of_key,
+)
 
 keys = noun("API keys: what each may do, which models it may use, until when.")
 tenants_app = noun("Tenants: who has keys and jobs of their own.")
@@ -48,7 +55,10 @@ def list_keys(tenant: TenantOption = DEFAULT_TENANT, as_json: JsonOption = False
 def create(
     name: Annotated[str, typer.Argument(help="What to remember it by.")],
     tenant: TenantOption = DEFAULT_TENANT,
-    scope: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable; default: all; those of the operator only for the tenant `default`."),
+    ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Repeatable: a model that it may use; default: every model.")
     ] = None,
@@ -56,7 +66,8 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Create a key and print it; it is shown only once."""
-    wanted = NewKey(name, frozenset(scope or SCOPES), frozenset(model) if model else None, _seconds(days))
+    scopes = SCOPES if tenant == DEFAULT_TENANT else SCOPES - OPERATION_SCOPES
+    wanted = NewKey(name, frozenset(scope or scopes), frozenset(model) if model else None, _seconds(days))
     with _database() as db:
         issued = api_key_admin.create(db, _tenant(db, tenant), wanted, actor=_KEYS, grantor=None)
     _show_issued(issued, as_json=as_json)

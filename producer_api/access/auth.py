@@ -73,12 +73,12 @@ _documented = HTTPBearer(auto_error=False, bearerFormat="hr_<id>_<secret>", desc
 
 
 def may(principal: Principal, scope: str) -> bool:
-    """True if the key has ``scope``, or ``admin``, with which it may do everything."""
-    return scope in principal.scopes or "admin" in principal.scopes
+    """True if the key has ``scope``, or ``admin`` if that includes it."""
+    return api_keys.includes(principal.scopes, scope)
 
 
 def require(scope: str) -> Callable[..., Awaitable[Principal]]:
-    """Return the dependency of a route that requires ``scope``; a key with ``admin`` may do everything."""
+    """Return the dependency of a route that requires ``scope``."""
     if scope not in api_keys.SCOPES:
         raise ValueError(f"no such scope: {scope}")
 
@@ -87,7 +87,8 @@ def require(scope: str) -> Callable[..., Awaitable[Principal]]:
         principal: Principal = request.state.principal
         if may(principal, scope):
             return principal
-        raise Forbidden(f"this API key lacks the scope {scope}: use one that has it")
+        operation = ", which `admin` does not include" if scope in api_keys.OPERATION_SCOPES else ""
+        raise Forbidden(f"this API key lacks the scope {scope}{operation}: use one that has it")
 
     return check
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, QueuesAdmin
+from producer_api.access.auth import JobsReader, QueuesAdmin, may
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.jobs.queue_views import QueueList, QueueObject, QueueScalingObject, queue_object, scaling_object
@@ -70,7 +70,7 @@ def _read_scaling(runtime: Runtime, name: str) -> QueueScalingObject:
 
 
 def _read_queues(runtime: Runtime, principal: Principal, name: str | None = None) -> list[QueueObject]:
-    sees_all = bool(principal.scopes & {"queues:admin", "admin"})
+    sees_all = may(principal, "queues:admin")
     tenant_id = None if sees_all else principal.tenant_id
     found = queues.view_queues(runtime.db, backlog.read_backlog(runtime.db), tenant_id=tenant_id, name=name)
     hosts = read_hosts(runtime.db)

@@ -15,6 +15,7 @@ from store.registry.engine_spec import EngineKind, EngineSpec, Modality, engine_
 from store.registry.models import ModelVersion, queue_name
 from store.registry.number_formats import NumberFormat
 from store.registry.verification_report import GoldenAnswer
+from store.webhooks.addresses import check_server_url
 
 
 class VersionEngine(Body):
@@ -87,6 +88,7 @@ def new_version(model: str, body: VersionRequest, files_of: ModelVersion | None)
         return _as_it_is(files_of)
     if body.engine is None:
         return _native(model, body, files_of)
+    check_server_url(body.engine.url)
     spec = engine_spec({"served_model": model, **body.engine.model_dump(exclude_none=True)})
     return _served(model, body, files_of, spec)
 

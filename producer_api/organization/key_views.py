@@ -9,16 +9,15 @@ from pydantic import BaseModel, Field, model_validator
 from producer_api.http.views import seconds
 from store.payloads.strict_model import Strict
 from store.tenants.api_key_admin import DEFAULT_OVERLAP_S, ApiKey, IssuedKey, KeyChange, NewKey, Unchanged, Until
-from store.tenants.api_keys import SCOPES
+from store.tenants.api_keys import OPERATION_SCOPES, SCOPES
 
 MOST_MODELS = 100
 LONGEST_LIFE_S = 10 * 365 * 86_400
 LONGEST_OVERLAP_S = 30 * 86_400
 
 Name = Annotated[str, Field(min_length=1, max_length=200, description="a display name")]
-Scopes = Annotated[
-    list[str], Field(min_length=1, max_length=32, description=f"of {', '.join(sorted(SCOPES))}; `admin` includes all")
-]
+_SCOPES = f"of {', '.join(sorted(SCOPES))}; `admin` includes all but {' and '.join(sorted(OPERATION_SCOPES))}"
+Scopes = Annotated[list[str], Field(min_length=1, max_length=32, description=_SCOPES)]
 ModelName = Annotated[str, Field(min_length=1, max_length=128)]
 Models = Annotated[
     list[ModelName] | None,

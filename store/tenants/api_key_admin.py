@@ -21,7 +21,7 @@ from sqlalchemy import Connection, RowMapping, text
 from store.audit.audit import record
 from store.db.database import Database
 from store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
-from store.tenants.api_keys import Rights, check_rights, insert_key
+from store.tenants.api_keys import Rights, check_rights, includes, insert_key
 from store.tenants.tenant_limits import SetBy, copy_limits
 
 ADMIN_LEFT_FOR = timedelta(days=7)
@@ -152,7 +152,7 @@ def covers(holder: Rights, wanted: Rights) -> bool:
 
 def _lacking(holder: Rights, wanted: Rights) -> Forbidden | None:
     """Return the error for a right that the holder lacks, or None."""
-    if "admin" not in holder.scopes and (missing := sorted(wanted.scopes - holder.scopes)):
+    if missing := sorted(scope for scope in wanted.scopes if not includes(holder.scopes, scope)):
         return Forbidden(f"a key gives no scope that it lacks: this one lacks {', '.join(missing)}", param="scopes")
     if holder.models is not None and (wanted.models is None or wanted.models - holder.models):
         may = ", ".join(sorted(holder.models))

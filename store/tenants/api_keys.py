@@ -35,6 +35,9 @@ SCOPES: frozenset[str] = frozenset(
     }
 )
 
+OPERATION_SCOPES: frozenset[str] = frozenset({"queues:admin", "registry:admin"})
+"""Scopes over what belongs to no tenant: queues, hosts, model versions. ``admin`` does not include them."""
+
 DEFAULT_TENANT = "default"
 _LONGEST_TENANT = 100
 _PREFIX = "hr"
@@ -107,6 +110,11 @@ SELECT key.tenant_id, key.scopes, key.models, tenants.disabled_at IS NOT NULL AS
 FROM api_keys AS key JOIN tenants ON tenants.id = key.tenant_id
 WHERE key.id = :id AND key.tenant_id = :tenant_id
 """)
+
+
+def includes(scopes: frozenset[str], scope: str) -> bool:
+    """True if a key with ``scopes`` has ``scope``: ``admin`` includes all scopes but those of the operation."""
+    return scope in scopes or ("admin" in scopes and scope not in OPERATION_SCOPES)
 
 
 def base_model(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Rules for the addresses that webhooks may call (against SSRF). This module resolves and connects nothing.
+"""Rules for the addresses of webhooks and inference servers (against SSRF). This module resolves and connects nothing.
 
 The standard library's ``is_global`` is not sufficient: on Python 3.11 it accepts 192.0.0.192 and some private IPv4
 addresses inside IPv6 ones. For IPv6 only the global unicast block is allowed, without its reserved parts. So all other
@@ -54,6 +54,13 @@ _DENIED_V6 = tuple(
         "3fff::/20",  # documentation
     )
 )
+# Where an inference server may be beside the public addresses: private networks, without the metadata services in them.
+_SERVER_NETWORKS: tuple[Network, ...] = (
+    *(IPv4Network(block) for block in ("10.0.0.0/8", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
+    *IPv4Network("100.64.0.0/10").address_exclude(IPv4Network("100.100.100.200/32")),
+    IPv6Network("::1/128"),
+    *IPv6Network("fc00::/7").address_exclude(IPv6Network("fd00:ec2::254/128")),
+)
 # ISATAP (RFC 5214) ends in 0000:5efe or 0200:5efe and an IPv4 address, under any prefix.
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
@@ -102,6 +109,17 @@ def check_url(
         split_url(url, allow_http=settings.webhook_allow_http, exempt=parse_networks(settings.webhook_allow_networks))
     except ValueError as error:
         raise InvalidRequest(f"`{param}`: {error}", code=code, param=param) from error
+
+
+def check_server_url(url: str, *, param: str = "url") -> None:
+    """Raise InvalidRequest if no inference server can be at this address, such as a cloud's metadata service.
+
+    Private addresses are allowed. A name is not resolved.
+    """
+    try:
+        split_url(url, allow_http=True, exempt=_SERVER_NETWORKS)
+    except ValueError as error:
+        raise InvalidRequest(f"the engine's url: {error}", param=param) from error
 
 
 def split_url(url: str, *, allow_http: bool, exempt: Sequence[Network]) -> SplitResult:

@@ -162,9 +162,27 @@ def test_a_missing_scope_is_said_before_the_body_is_judged(make_client: MakeClie
     assert "jobs:write" in error_of(response)["message"]
 
 
-def test_an_admin_may_do_everything(make_client: MakeClient, db: Database, tenant: str) -> None:
+def test_an_admin_may_do_all_in_its_tenant(make_client: MakeClient, db: Database, tenant: str) -> None:
     client = make_client(api_keys.create_key(db, tenant, "admin", ["admin"], actor="tests"))
     assert client.post("/v1/jobs", json=PROMPT).status_code == 202
+
+
+def test_a_tenants_admin_does_not_operate(
+    server: ApiServer, make_client: MakeClient, db: Database, tenant: str, subtests: pytest.Subtests
+) -> None:
+    """``admin`` includes every scope of its tenant, and can neither use nor grant those over what all tenants share."""
+    admin = make_client(api_keys.create_key(db, tenant, "admin", ["admin"], actor="tests"))
+    for operation in operations(server.app):
+        with subtests.test(f"{operation.method} {operation.path}"):
+            is_operation = operation.scopes[0] in ("queues:admin", "registry:admin")
+            assert (operation.call(admin).status_code == 403) is is_operation
+    assert {one["share"] for one in admin.get("/v1/queues").json()["data"]} <= {"own"}
+    keys = "/v1/organization/api_keys"
+    body = {"name": "more", "scopes": ["admin", "queues:admin"]}
+    refused = admin.post(keys, json=body)
+    assert (refused.status_code, error_of(refused)["param"]) == (403, "scopes")
+    both = make_client(api_keys.create_key(db, tenant, "both", ["admin", "queues:admin"], actor="tests"))
+    assert both.post(keys, json=body).status_code == 201
 
 
 SHARED = {"/v1/models/", "/v1/queues/", "/v1/model_versions/", "/v1/rollouts/"}

@@ -174,6 +174,8 @@ def test_versions_are_registered_without_folders(api: httpx2.Client, db: Databas
         (400, {"files_of": "real@1", "engine": server, "dtype": "float32"}),
         (400, {"engine": server}),
         (400, {"engine": server | {"url": "ftp://x"}}),
+        (400, {"engine": server | {"url": "http://169.254.169.254"}}),
+        (400, {"engine": server | {"url": "http://2852039166:8000"}}),
         (400, {"engine": {"kind": "openai", "url": "http://127.0.0.1:9"}}),
         (404, {"files_of": "real@99"}),
         (409, {"files_of": "tiny@1"}),

@@ -268,7 +268,7 @@ def test_a_key_that_may_not_see_all_rollouts_neither_subscribes_to_them_nor_move
 ) -> None:
     path = f"{HOOKS}/{api.post(HOOKS, json={'url': URL, 'events': ['rollout.rolled_back']}).json()['id']}"
     tenants_key = api_keys.create_key(db, tenant, "hooks", {"webhooks:admin"}, actor="tests")
-    one_models = api_keys.create_key(db, tenant, "one", {"admin"}, models=["tiny"], actor="tests")
+    one_models = api_keys.create_key(db, tenant, "one", {"admin", "registry:admin"}, models=["tiny"], actor="tests")
     for client in (make_client(tenants_key), make_client(one_models)):
         plain = client.post(HOOKS, json={"url": f"{URL}/2"}).json()["id"]
         for refused in (
