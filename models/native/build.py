@@ -4,6 +4,7 @@ The file name has a digest of the sources, the flags, the compiler and the CPU f
 a folder. ``python -m models.native.build FOLDER`` compiles ahead of time.
 """
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -12,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
@@ -38,8 +40,28 @@ def build(folder: Path, *, defines: Sequence[str] = ()) -> Path:
         raise BuildFailed(f"no C++ compiler ({', '.join(_COMPILERS)}) is on the PATH")
     library = folder / f"kernels-{_digest(compiler, flags)}.so"
     if not library.is_file():
-        _compile(compiler, flags, library)
+        with _locked(library):
+            # The process that had the lock before has compiled it.
+            if not library.is_file():
+                _compile(compiler, flags, library)
     return library
+
+
+@contextmanager
+def _locked(library: Path) -> Iterator[None]:
+    """Hold the lock of the library: of the processes that need it at once, one compiles and the others wait.
+
+    The kernel frees the lock of a process that ends. Raises BuildFailed if the folder cannot be written.
+    """
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        lock = library.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise BuildFailed(f"the kernels cannot be built in {library.parent}: {error}") from error
+    with lock:
+        with suppress(OSError):  # a file system without locks: each process compiles the same file
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _digest(compiler: str, flags: Sequence[str]) -> str:
@@ -63,7 +85,6 @@ def _compile(compiler: str, flags: Sequence[str], library: Path) -> None:
     sys.stderr.flush()
     started = time.monotonic()
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch) / library.name
             command = [compiler, *flags, "-o", str(made), str(SOURCES / "forward.cpp")]
@@ -71,7 +92,7 @@ def _compile(compiler: str, flags: Sequence[str], library: Path) -> None:
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or ["it printed nothing"]
                 raise BuildFailed(f"{compiler} failed: {lines[0]}")
-            # Atomic. Another process that compiles at the same time makes the same file.
+            # Atomic: a process on a file system without locks may compile the same file at the same time.
             os.replace(made, library)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildFailed(f"the kernels cannot be built in {library.parent}: {error}") from error
