@@ -9,13 +9,16 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLTokenizer
 
+from prompts import grammar_trial
 from prompts.grammar_trial import TrialFailed, Trials, Vocabulary, limits
+from prompts.sandbox.process import Program, start
 from prompts.schema_narrowing import in_our_words, narrow
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, Unavailable
@@ -34,7 +37,7 @@ _TOO_COMPLEX = (
     "smaller bounds"
 )
 _LIMITS_REACHED = ("limits.", "too many expressions", "too many states", "Too many items", "fuel", "too big")
-_TRIALS = Trials()
+_TRIALS = Trials(partial(start, Program(Path(grammar_trial.__file__))))
 atexit.register(_TRIALS.close)
 _A_SCHEMA = 'give a schema, such as {"type": "object"}'
 TOO_DEEP = "it is nested too deeply"

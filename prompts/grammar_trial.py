@@ -4,7 +4,7 @@
 
 An expression of a few kilobytes can cost minutes and gigabytes before the fuel limit of llguidance applies. A grammar
 that passes the trial is then compiled in the calling process, at the same bounded cost. The program imports little, so
-that it is small, and it ends at the end of its standard input.
+that it is small, and it ends at the end of its standard input. It is started in confinement (``prompts.sandbox``).
 """
 
 import json
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,9 +85,13 @@ class _Bytes:
 
 
 class Trials:
-    """Starts the program when needed, and again after it has ended. Thread-safe; one trial at a time."""
+    """Starts the program when needed, and again after it has ended. Thread-safe; one trial at a time.
 
-    def __init__(self) -> None:
+    ``start`` starts this file as a program, with the arguments of ``Popen`` for its pipes.
+    """
+
+    def __init__(self, start: Callable[..., subprocess.Popen[str]]) -> None:
+        self._start = start
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
@@ -125,8 +130,7 @@ class Trials:
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
             self._end()
-            command = [sys.executable, "-P", __file__]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._process = self._start(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self._process
 
     def _end(self) -> None:

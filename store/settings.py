@@ -388,6 +388,15 @@ def environment_of_others() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
+def bare_environment(*names: str) -> dict[str, str]:
+    """Return what a program of a sandbox needs of this process's environment, and the variables of these names.
+
+    No other variable: it may be a secret, also one of a library.
+    """
+    kept = {"PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", *names}
+    return {name: value for name, value in os.environ.items() if name in kept or name.startswith("LC_")}
+
+
 _OF_REDIS = ("environment", "home", "log_level", "require_tls", "flower_host", "flower_port", "flower_basic_auth")
 
 

@@ -1,19 +1,19 @@
 """The text of a document, with the places of its pages.
 
 Plain text is decoded here. Other formats need parsers of other packages, and a file may be made to hurt them. So
-``parse_program`` runs them in a process of its own, with limits of time and memory, for one file.
+``parse_program`` runs them in a process of its own for one file, in confinement (``prompts.sandbox``).
 """
 
 import json
-import subprocess
-import sys
+import resource
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
+from prompts.sandbox.process import Program, answer_of
 from store.errors import InvalidRequest, SettingsError
-from store.settings import environment_of_others
+from store.settings import bare_environment
 
 MOST_BYTES = 128 << 20
 """Of a file."""
@@ -22,7 +22,18 @@ MOST_CHARS = 8 << 20
 """Of its text."""
 
 WALL_S = 300.0
-"""The timeout of a parser in seconds, for a busy machine. Its limit of CPU time is in ``parse_program``."""
+"""The timeout of a parser in seconds, for a busy machine."""
+
+LIMITS = {
+    "standard": ((resource.RLIMIT_CPU, 120), (resource.RLIMIT_AS, 2 << 30)),
+    # The libraries of torch alone fill an address space of 3 GiB with files that they hardly read. So the limit is of
+    # the memory that the process can write. Its models compute on four threads.
+    "docling": ((resource.RLIMIT_CPU, 1200), (resource.RLIMIT_DATA, 6 << 30)),
+}
+"""The limits of a process by the reader: seconds of CPU time, bytes of memory."""
+
+_NICE = 10
+"""The niceness of a parser: what the engine computes goes before it."""
 
 PARSED = {
     ".htm": "html",
@@ -37,7 +48,7 @@ PARSED = {
 STANDARD, DOCLING = "standard", "docling"
 """The readers, values of ``Settings.document_reader``. Both read HTML by the same parser."""
 
-# The process of docling downloads nothing, leaves the GPU to the worker, and its memory does not grow with the cores.
+# A process of docling downloads nothing, leaves the GPU to the worker, and its memory does not grow with the cores.
 _ENVIRONMENT = {
     STANDARD: {},
     DOCLING: {"HF_HUB_OFFLINE": "1", "DOCLING_DEVICE": "cpu", "OMP_NUM_THREADS": "4", "DOCLING_NUM_THREADS": "4"},
@@ -106,16 +117,25 @@ def invalid_file(message: str) -> InvalidRequest:
 
 def _parsed(data: bytes, kind: str, reader: str) -> DocumentText:
     """Return what a parser finds, in a process of its own. Raises InvalidRequest."""
-    command = [sys.executable, "-P", str(_PROGRAM), kind, reader]
-    env = environment_of_others() | _ENVIRONMENT[reader]  # a parser that a file takes over finds no secrets in it
+    environment = bare_environment("DOCLING_ARTIFACTS_PATH") if reader == DOCLING else {}
+    models = environment.get("DOCLING_ARTIFACTS_PATH")
+    program = Program(
+        _PROGRAM,
+        limits=LIMITS[reader],
+        environment=environment | _ENVIRONMENT[reader],
+        readable=[] if models is None else [models],
+        nice=_NICE,
+    )
     try:
-        done = subprocess.run(command, input=data, capture_output=True, timeout=WALL_S, check=False, env=env)
-    except subprocess.TimeoutExpired:
-        raise invalid_file(f"the file was not read within {WALL_S:.0f} s") from None
+        answer = answer_of(program, kind, reader, data=data, wall_s=WALL_S)
+    except TimeoutError:
+        raise invalid_file(f"the file was not read within {WALL_S:.0f} s: divide it, or send its text") from None
     try:
-        told = json.loads(done.stdout)
+        told = json.loads(answer)
     except ValueError:
-        raise invalid_file("the parser was stopped: the file needs too much time or memory, or is damaged") from None
+        raise invalid_file(
+            "the parser was stopped: the file needs too much time or memory, or is damaged: divide it, or send its text"
+        ) from None
     if "error" in told:
         raise InvalidRequest(told["error"], code=told["code"])
     # What Postgres cannot store: U+0000, and halves of surrogate pairs, which parsers of PDF may return.

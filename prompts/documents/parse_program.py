@@ -2,26 +2,27 @@
 
     {"parts": ["text of page 1", …], "has_pages": true}        or        {"error": "…", "code": "invalid_file"}
 
-It is started by ``document_text`` for each file, imports nothing of Headrace, and ends by itself at its limits.
+It is started by ``document_text`` for each file, in confinement, and imports nothing of Headrace.
 """
 
 import io
 import json
 import logging
 import re
-import resource
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from contextlib import suppress
+from functools import partial, reduce
+from typing import IO, Any
+from xml.parsers import expat
 
-LIMITS = {
-    "standard": ((resource.RLIMIT_CPU, 120), (resource.RLIMIT_AS, 3 << 30)),
-    # The libraries of torch alone fill an address space of 3 GiB with files that they hardly read. So the limit is of
-    # the memory that the process can write. Its models compute on four threads.
-    "docling": ((resource.RLIMIT_CPU, 1200), (resource.RLIMIT_DATA, 6 << 30)),
-}
-"""The limits of a process by the reader: seconds of CPU time, bytes of memory."""
+MOST_CELLS = 500_000
+"""Of all sheets of a workbook, with the empty cells between others: in Markdown they are over 3 MB, which take half a
+minute and a GiB."""
+
+_PLACE = re.compile("([A-Z]{1,3})([0-9]{1,7})")
 
 Parts = tuple[Sequence[str], bool]
 """The parts of a text, and whether they are pages."""
@@ -69,6 +70,7 @@ def slides(data: bytes) -> Parts:
 
 def sheets(data: bytes) -> Parts:
     """Return each sheet of a workbook of Excel as Markdown, under its name."""
+    check_cells(data)
     return _divided(r"^(?=## )", _markdown(data, ".xlsx"))
 
 
@@ -86,6 +88,53 @@ def _markdown(data: bytes, extension: str) -> str:
         raise Unreadable(f"the file is damaged, encrypted, or no {extension} as its name says") from error
 
 
+def check_cells(data: bytes) -> None:
+    """Raise Unreadable for a workbook whose sheets reach over more than MOST_CELLS.
+
+    Parsers make a table of each sheet: two cells, in the first and the last corner, would be 17 thousand million. Only
+    the places of cells are read here, as they stand in the file.
+    """
+    num_cells = 0
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    num_cells += _reach(member)
+                if num_cells > MOST_CELLS:
+                    raise Unreadable(
+                        f"the sheets reach over more than {MOST_CELLS} cells, with the empty ones between others: "
+                        "delete what stands far from the table, divide the file, or send it as CSV"
+                    )
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError):
+        return  # The parser says what is wrong.
+
+
+def _reach(member: IO[bytes]) -> int:
+    """Return the number of cells from the first one of a sheet to its last row and column; 0 for another part."""
+    last, at = [0, 0], [0, 0]
+
+    def see(name: str, attributes: dict[str, str]) -> None:
+        match name.rpartition(":")[2]:
+            case "row":
+                row = attributes.get("r", "")
+                at[:] = [int(row) if row.isdecimal() else at[0] + 1, 0]
+            case "c":
+                place = _PLACE.fullmatch(attributes.get("r", ""))
+                if place is None:
+                    at[1] += 1
+                else:
+                    at[:] = [int(place[2]), reduce(lambda number, letter: number * 26 + ord(letter) - 64, place[1], 0)]
+                last[:] = map(max, last, at)
+            case _:
+                pass
+
+    reader = expat.ParserCreate()
+    reader.StartElementHandler = see
+    with suppress(expat.ExpatError):  # another part of the workbook, as a picture
+        reader.ParseFile(member)
+    return last[0] * last[1]
+
+
 def _divided(begin: str, text: str) -> Parts:
     """Return the parts that begin where ``begin`` matches; nothing but space stands before the first."""
     before, *parts = re.split(begin, text, flags=re.MULTILINE)
@@ -98,6 +147,8 @@ def by_docling(data: bytes, extension: str) -> Parts:
     from docling.document_converter import DocumentConverter
     from docling_core.types.doc import ContentLayer, GroupLabel
 
+    if extension == "xlsx":
+        check_cells(data)
     converter = DocumentConverter(allowed_formats=[InputFormat(extension)])
     if extension == "pdf":
         _load_models(converter)
@@ -176,10 +227,7 @@ def answer(kind: str, data: bytes, reader: str) -> dict[str, object]:
 
 def main() -> None:
     """Read, parse and write."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     kind, reader = sys.argv[1:]
-    for limit, most in LIMITS[reader]:
-        resource.setrlimit(limit, (most, most))
     # Parsers complain on their loggers, and some print; only the answer goes to the real standard output.
     logging.disable(logging.CRITICAL)
     out, sys.stdout = sys.stdout, sys.stderr

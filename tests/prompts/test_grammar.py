@@ -4,13 +4,17 @@ import json
 import resource
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from prompts import grammar_trial
 from prompts.grammar import Grammars
 from prompts.grammar_trial import Trials
+from prompts.sandbox.process import Program, start
 from store.errors import InvalidRequest, Unavailable
 from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind
 
@@ -232,7 +236,7 @@ def test_what_is_kept_is_bounded_by_its_memory(grammars: Grammars, monkeypatch: 
 def test_a_trial_that_cannot_be_held_says_nothing_about_the_grammar(
     backend: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trials = Trials()
+    trials = Trials(partial(start, Program(Path(grammar_trial.__file__))))
     monkeypatch.setattr("prompts.grammar._TRIALS", trials)
     one = Grammars(backend.to_str().encode(), vocab_size=300, eos_token_ids=frozenset({EOS}))
     monkeypatch.setattr(sys, "executable", "/bin/false")

@@ -11,6 +11,7 @@ from store.errors import SettingsError
 from store.settings import (
     Settings,
     adopt_environment,
+    bare_environment,
     child_environment,
     environment_of_others,
     load_settings,
@@ -340,6 +341,7 @@ def test_a_program_gets_no_more_of_the_environment_than_it_needs(
 
     assert of_ours(redis_environment()) == {"REDIS_URL", "HEADRACE_LOG_LEVEL", "HEADRACE_FLOWER_BASIC_AUTH"}
     assert of_ours(environment_of_others()) == {"AWS_SECRET_ACCESS_KEY", "OTEL_SERVICE_NAME"}
+    assert not of_ours(bare_environment())
     assert otel_environment() == {"OTEL_SERVICE_NAME": "ours"}
     ours = child_environment({})
     assert of_ours(ours) == set(environment)

@@ -39,6 +39,7 @@ class TicketState(Enum):
     BLOCKED = auto()  # not claimed: the engine is reserved for a suspect
     PREPARING = auto()  # claimed and tokenised: counted here, by the mean need
     IN_ENGINE = auto()  # the engine counts its blocks
+    OUTSIDE = auto()  # it waits for a program beside the engine, as a reader of files: it uses a thread
     FINISHING = auto()  # its outcome is being written: it uses a thread, and nothing of the engine
 
 
@@ -86,7 +87,7 @@ class EngineAdmission:
     """Counts the jobs that were taken, and decides whether another one may be.
 
         take ──▶ preparing ──entered──▶ in engine ──left──▶ finishing ──▶ give_back
-          └──▶ blocked ─▲  while ``alone`` has the engine
+          └──▶ blocked ─▲ ▲──▶ outside
 
     Invariant: every ticket is counted in exactly one state until it is given back, in whatever state.
     """
@@ -233,6 +234,15 @@ class EngineAdmission:
             yield
         finally:
             self._here.ticket = None
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Let the calling thread's job use nothing of the engine during the block, neither a slot nor an estimate."""
+        self._move(TicketState.OUTSIDE)
+        try:
+            yield
+        finally:
+            self._move(TicketState.PREPARING)
 
     def entered(self, num_prompt: int, max_tokens: int) -> None:
         """Note that the calling thread's job is in the engine now, and the size of its request in tokens."""

@@ -59,7 +59,7 @@ class EmbedModel(EncoderModel):
         if claim.task in self.other_readers:
             return self.other_readers[claim.task](claim.payload)
         if is_ingest(claim.payload) and self.files is not None:
-            return self.files.read(claim, context.db)
+            return self.files.read(claim, context.db, context.admission.outside)
         read_all = partial(self.images.of_job, context.db, claim.tenant_id) if self.images else None
         if claim.task == IMAGE_ZERO_SHOT.name and read_all is not None:
             return read_candidates(self._texts(), self.embedder, self.scale, claim.payload, read_all)

@@ -3,15 +3,21 @@
     file ──▶ text (a process of its own) ──▶ the tenant's policy ──▶ passages ──▶ engine ──▶ rows, with the job's end
 
 The policy sees the text as one input, before it is cut: no value is hidden at the end of a passage.
+
+A few files are read at the same time, by turns of the tenants, and meanwhile use nothing of the engine. A job that
+waits too long for its turn goes back to the queue, as one that waits for an adapter does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from models.engine.requests import EngineStopped
 from prompts.documents.chunking import page_at, spans, token_starts
 from prompts.documents.document_text import DocumentText, check_reader, invalid_file, read_document
+from prompts.sandbox.turns import SandboxBusy, Turns
 from prompts.tasks.embed import Embedder, passage_prompt, text_tokens
 from prompts.tokenizer import Tokenizer
 from store.db.database import Database
@@ -27,6 +33,18 @@ from workers.runs.document_policy import document_texts
 from workers.runs.output_policy import CompiledPolicies
 from workers.tasks.encoding import EncodeJob
 
+MOST_AT_ONCE = 3
+"""Files that a worker reads at the same time: each may take a core and some GiB of memory."""
+
+WAIT_S = 5.0
+"""How long a job waits for its turn before it goes back to the queue: meanwhile it may be cancelled, or become late."""
+
+
+class ReadersBusy(EngineStopped):
+    """Other files were read for too long. The job goes back to the queue and is not charged."""
+
+    code = "handed_back"
+
 
 class FileReader:
     """Reads the files of jobs for one embedding model. Opens the file storage with the first of them.
@@ -40,16 +58,27 @@ class FileReader:
         self._embedder = embedder
         self._settings = settings
         self._policies: CompiledPolicies | None = None
+        self._turns = Turns(MOST_AT_ONCE, wait_s=WAIT_S)
 
     @cached_property
     def _blobs(self) -> Blobs:
         return open_blobs(self._settings)
 
-    def read(self, claim: Claim, db: Database) -> EncodeJob:
-        """Return the job of a claim. Raises InvalidRequest with the reason for a bad file, NotFound, Unavailable."""
+    def read(
+        self,
+        claim: Claim,
+        db: Database,
+        outside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> EncodeJob:
+        """Return the job of a claim. ``outside``: what is entered while its file is read.
+
+        Raises InvalidRequest with the reason for a bad file, NotFound, Unavailable, ReadersBusy.
+        """
         payload = read_payload(IngestPayload, claim.payload)
         source = payload.ingest
-        document = self._policed(claim.tenant_id, payload.policy, self._document(claim.tenant_id, source, db), db)
+        with self._turn(claim.tenant_id), outside():
+            document = self._document(claim.tenant_id, source, db)
+        document = self._policed(claim.tenant_id, payload.policy, document, db)
         passages = self._passages(document, source)
         prompt = passage_prompt(self._embedder)
         inputs = tuple(
@@ -70,6 +99,14 @@ class FileReader:
             return FilePassages(source.ticket, claim.tenant_id, passages, tuple(vectors))
 
         return EncodeJob(inputs, None, output, stored)
+
+    @contextmanager
+    def _turn(self, tenant_id: str) -> Iterator[None]:
+        try:
+            with self._turns.turn(tenant_id):
+                yield
+        except SandboxBusy as error:
+            raise ReadersBusy(f"other files are read here: {error}") from None
 
     def _document(self, tenant_id: str, source: IngestSource, db: Database) -> DocumentText:
         try:

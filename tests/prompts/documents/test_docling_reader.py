@@ -47,7 +47,7 @@ def test_a_missing_extra_is_named_at_the_start_and_for_a_file(monkeypatch: pytes
 def test_the_process_of_docling_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(
-        '#!/bin/sh\necho "{\\"parts\\": [\\"$4 $HF_HUB_OFFLINE $DOCLING_DEVICE\\"], \\"has_pages\\": false}"\n'
+        '#!/bin/sh\necho "{\\"parts\\": [\\"$6 $HF_HUB_OFFLINE $DOCLING_DEVICE\\"], \\"has_pages\\": false}"\n'
     )
     python.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(python))

@@ -112,5 +112,3 @@ def test_each_format_names_the_extra_that_has_its_parser() -> None:
     standard = dict.fromkeys(("pdf", "html"), "headrace[retrieval]") | office
     assert extras["standard"] == standard
     assert extras["docling"] == dict.fromkeys(standard, "headrace[docling]") | {"html": standard["html"]}
-    limits = {name: [most for _, most in found] for name, found in parse_program.LIMITS.items()}
-    assert limits == {"standard": [120, 3 << 30], "docling": [1200, 6 << 30]}

@@ -47,6 +47,17 @@ def test_nothing_is_known_before_the_first_job_so_they_come_one_at_a_time() -> N
     assert admission.has_credit()
 
 
+def test_a_job_that_waits_outside_of_the_engine_uses_a_thread_alone() -> None:
+    admission = admission_of(Blocks(256), max_jobs=2, max_slots=1)
+    reading = admission.take()
+    with admission.working_on(reading), admission.outside():
+        assert admission.has_credit(), "also before the first job has reached the engine"
+        other = admission.take()
+        assert not admission.has_credit(), "there are two threads"
+        admission.give_back(other)
+    assert not admission.has_credit(), "it is on its way to the only slot"
+
+
 def test_jobs_on_the_way_are_counted_by_the_mean_need() -> None:
     engine = Blocks(256)
     admission = admission_of(engine)

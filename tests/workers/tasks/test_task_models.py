@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,16 +35,19 @@ from store.schema.job_states import JobState
 from store.settings import Settings
 from store.tasks.call_tool import CALL_TOOL
 from store.tools import tools
+from tests.processes import wait_for
 from tests.workers.engine_stub import EngineStub
 from tests.workers.tasks.test_encoding import OneRequest
+from workers.runs import outcome
 from workers.runs.attempt_spans import AttemptSpans
 from workers.runs.engine_admission import EngineAdmission
 from workers.runs.in_flight import Attempt, InFlightAttempts
+from workers.runs.outcome import Retry
 from workers.runs.output_policy import CompiledPolicies, OutputRules
 from workers.tasks import call_tool, generate_external, ingest, own_task
 from workers.tasks.call_tool import ToolModel
 from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
-from workers.tasks.ingest import FileReader
+from workers.tasks.ingest import FileReader, ReadersBusy
 from workers.tasks.own_task import OwnWork
 from workers.tools.tool_results import ToolOrder
 
@@ -235,6 +239,37 @@ def test_a_policy_reads_a_file_page_by_page_and_pages_keep_their_places(monkeypa
     single = Documents(monkeypatch, "ann@example.com")
     (only,) = single.job(policy=pinned).stored(()).passages
     assert (only.text, only.page) == ("<EMAIL_1>", None)
+
+
+def test_few_files_are_read_at_once_and_another_tenant_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "WAIT_S", 0.2)
+    found, end = Documents(monkeypatch, "The mill"), threading.Event()
+    reading: list[str] = []
+
+    def read(*_: Any) -> DocumentText:
+        reading.append("x")
+        end.wait(60)
+        return found.document
+
+    monkeypatch.setattr(ingest, "read_document", read)
+    threads = [threading.Thread(target=found.job) for _ in range(ingest.MOST_AT_ONCE - 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_for(lambda: len(reading) == len(threads), "the tenant's files are read")
+        with pytest.raises(ReadersBusy) as busy:
+            found.job()
+        again = outcome.refused(CLAIM, busy.value)
+        assert isinstance(again, Retry)
+        assert (again.charge, again.crashed, len(reading)) == (False, False, len(threads))
+        monkeypatch.setattr(ingest, "read_document", found.read)
+        stranger = replace(CLAIM, task="embed", tenant_id="ten_2", payload={"ingest": SOURCE})
+        assert found.reader.read(stranger, ANY).inputs
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join(60)
+    assert found.job().inputs
 
 
 def test_a_file_that_is_gone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
