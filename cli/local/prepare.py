@@ -3,12 +3,14 @@
 A step that is already done is skipped without starting another Python process, so that the next start is quick.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cli.local.home import Home
 from cli.local.process import PYTHON, run_step
-from store.child_process import last_line
+from cli.local.stopping import pause
+from store.child_process import Child, Command, last_line
 from store.db.database import Database, is_migrated
 from store.db.roles import can_log_in
 from store.errors import NotFound, Unauthenticated, Unavailable
@@ -22,6 +24,7 @@ Say = Callable[[str], None]
 CATALOGUE = ("minilm", "smollm2")
 """Models that ``models.catalog`` can fetch. It is not imported here."""
 
+_LOOK_S = 0.1
 _WITHOUT_FILES = ("fake", "fake-encoder")
 
 
@@ -87,6 +90,27 @@ def ensure_model(db: Database, asked: str, home: Home, env: Mapping[str, str], s
     raise Unavailable(_unknown(asked))
 
 
+@contextmanager
+def fetched_beside(models: Sequence[str], home: Home, env: Mapping[str, str], say: Say) -> Iterator[None]:
+    """Fetch the models of the catalogue while the body runs, and wait for the rest of it after the body.
+
+    If a model cannot be fetched, ``ensure_server_model`` tries again and says why. Raises KeyboardInterrupt.
+    """
+    names = [name for name in dict.fromkeys(models) if name in CATALOGUE and not (home.models / name).is_dir()]
+    if names:
+        say(f"fetching {', '.join(names)} meanwhile (once)")
+    argv = [*PYTHON, "models.catalog", "fetch"]
+    commands = [Command("fetch", [*argv, name, "--into", home.models], home.log("models"), env=env) for name in names]
+    children = [Child(command) for command in commands]
+    try:
+        yield
+        while any(child.exit_code is None for child in children):
+            pause(_LOOK_S)
+    finally:
+        for child in children:
+            child.stop()
+
+
 def ensure_server_model(
     db: Database, asked: str, kind: EngineKind, home: Home, env: Mapping[str, str], say: Say
 ) -> str:
@@ -101,9 +125,10 @@ def ensure_server_model(
     if known is not None:
         name, folder = known.model, Path(known.source)
     elif asked in CATALOGUE:
-        say(f"fetching {asked} (once)")
-        _run_module("models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
         folder = home.models / asked
+        if not folder.is_dir():
+            say(f"fetching {asked} (once)")
+            _run_module("models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
     elif folder.is_dir():
         name = folder.resolve().name
     if not folder.is_dir():

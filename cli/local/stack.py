@@ -13,7 +13,15 @@ from pathlib import Path
 
 from cli.local.engine_environment import ensure_environment
 from cli.local.home import Home, StackRecord
-from cli.local.prepare import check_names, check_paths, ensure_key, ensure_model, ensure_server_model, migrate
+from cli.local.prepare import (
+    check_names,
+    check_paths,
+    ensure_key,
+    ensure_model,
+    ensure_server_model,
+    fetched_beside,
+    migrate,
+)
 from cli.local.process import PYTHON, answers
 from cli.local.services import Services, running_services
 from cli.local.stopping import wait_until_ready
@@ -37,8 +45,8 @@ _FLOWER_USER = "headrace"
 _OF_LOCAL = ("uvicorn", "fastapi", "torch", "flower")
 # The first start imports torch from a cold disk and reads the model.
 _READY_S = 180.0
-# An inference server compiles, and reads a large model.
-_SERVER_READY_S = 1800.0
+# Without progress: an inference server that compiles, or reads a large model, is waited for (``wait_until_ready``).
+_SERVER_READY_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def running_stack(
     home = Home(settings.home)
     with ExitStack() as cleanup:
         cleanup.enter_context(home.locked())
-        engine = {} if server is None else {"HEADRACE_ENGINE_PYTHON": str(_engine_python(server, home, say))}
+        engine = {} if server is None else {"HEADRACE_ENGINE_PYTHON": str(_engine_python(server, home, models, say))}
         services = cleanup.enter_context(running_services(settings, home, say))
         env = _environment(services, home, {**engine, **(changes or {})})
         key, versions, names = _prepare(services, models, server, home, env, say, open_vault(settings))
@@ -142,10 +150,15 @@ def _environment(services: Services, home: Home, changes: Mapping[str, str]) -> 
     )
 
 
-def _engine_python(server: ServerChoice, home: Home, say: Say) -> Path:
-    """Return the Python of the server's environment. Raises Unavailable if it is missing and cannot be made."""
+def _engine_python(server: ServerChoice, home: Home, models: Sequence[str], say: Say) -> Path:
+    """Return the Python of the server's environment. Raises Unavailable if it is missing and cannot be made.
+
+    The models are fetched meanwhile.
+    """
     if server.python is None:
-        return ensure_environment(server.kind, home, child_environment({}), say)
+        env = child_environment({})
+        with fetched_beside(models, home, env, say):
+            return ensure_environment(server.kind, home, env, say)
     if not server.python.is_file():
         raise Unavailable(f"--engine-python {server.python} is no file: give the Python of an environment")
     return server.python.absolute()

