@@ -83,9 +83,9 @@ class BatchTokens(BaseModel):
     """The tokens of the lines that have ended."""
 
     input_tokens: int
-    input_tokens_details: BatchInputDetails
+    input_tokens_details: BatchInputDetails = Field(description="parts of the input tokens")
     output_tokens: int
-    output_tokens_details: BatchOutputDetails
+    output_tokens_details: BatchOutputDetails = Field(description="parts of the output tokens")
     total_tokens: int
 
 
