@@ -30,7 +30,7 @@ from store.tracing.tracing import OFF, Tracing
 from store.webhooks import outbox
 from store.webhooks.outbox import GONE, AttemptResult, Delivery
 from workers.webhooks.delivery_span import delivery_span
-from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
+from workers.webhooks.receiver_fairness import SLOW_S, ReceiverBreaker, ReceiverQueues
 
 log = structlog.get_logger(__name__)
 
@@ -175,6 +175,7 @@ class WebhookSender:
             max_running=max_running,
             max_of_tenant=max(1, self._num_threads // 2),
             max_together=self._num_threads - self._num_threads // 4,
+            max_slow=self._num_threads,
         )
         self._breaker = ReceiverBreaker()
         self._changed = threading.Condition()
@@ -184,7 +185,7 @@ class WebhookSender:
     def start(self) -> None:
         """Start the threads. They are daemons, so a receiver that does not answer cannot delay the end of the
         process."""
-        targets: list[Callable[[], None]] = [self._take_loop, *[self._send_loop] * self._num_threads]
+        targets: list[Callable[[], None]] = [self._take_loop, *[self._send_loop] * (2 * self._num_threads)]
         self._threads = [threading.Thread(target=target, name="webhooks", daemon=True) for target in targets]
         for thread in self._threads:
             thread.start()
@@ -269,10 +270,11 @@ class WebhookSender:
     def _send_loop(self) -> None:
         while True:
             with self._changed:
-                delivery = self._queues.next()
+                delivery = self._queues.next(time.monotonic())
                 while delivery is None and not self._is_stopping:
-                    self._changed.wait()
-                    delivery = self._queues.next()
+                    # A delivery that turns out to be slow makes room without a notification.
+                    self._changed.wait(SLOW_S / 2 if self._queues.num_waiting else None)
+                    delivery = self._queues.next(time.monotonic())
                 if delivery is None:
                     return
                 self._changed.notify_all()
@@ -298,7 +300,7 @@ class WebhookSender:
             log.exception("webhook.settle_failed", delivery_id=delivery.id)
         finally:
             with self._changed:
-                self._queues.done(delivery)
+                self._queues.done(delivery, time.monotonic())
                 self._changed.notify_all()
 
     def _try(self, delivery: Delivery, now: datetime) -> DeliveryResult:
