@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from itertools import count
 
+from store.db.presence import GONE_AFTER_S
 from store.hosts.host_reports import HostOutlook, HostPlace, HostReport, PlaceState, now, write_report
 from store.hosts.hosted_versions import HostedVersion, read_hosted_versions
 from store.metrics.host_metrics import HostMetrics
@@ -24,6 +25,7 @@ from workers.host.version_needs import VersionNeeds, used_memory
 
 _REGISTRY_S = 2.0
 _MEMORY_S = 2.0
+_BETWEEN_S = 2.0  # of two hosts that report in time, one's last report is at most so much older than the other's
 _STEADY_S = 60.0
 _SLOWEST_START_S = 300.0
 
@@ -49,6 +51,7 @@ class ScaledHost(HostLoop):
         self._needs = VersionNeeds()
         self._numbers = count(1)
         self._read_registry_at = self._read_memory_at = float("-inf")
+        self._reported_at = self._asks_from = clock()
 
     def _running(self) -> Collection[ResidentWorker]:
         return self._workers
@@ -67,9 +70,17 @@ class ScaledHost(HostLoop):
                 worker.drain()
                 self._note("draining", queue, f"{decisions[queue].replicas} are wanted: {decisions[queue].reason}")
         startable = [queue for queue, number in missing.items() if number > 0 and self._obstacle(queue) is None]
-        # Another host may serve the queue: of two, one is granted the place.
-        wanted = [HostPlace(queue=one, state=PlaceState.STARTING, since=now(), memory_bytes=0) for one in startable]
+        # Another host may serve the queue: of two, one is granted the place. After a time without Postgres the reports
+        # of all hosts are old, so this host asks for no place until those that live have had time to report.
+        if self._clock() - self._reported_at > GONE_AFTER_S - _BETWEEN_S:
+            self._asks_from = self._clock() + GONE_AFTER_S
+        wanted = [
+            HostPlace(queue=one, state=PlaceState.STARTING, since=now(), memory_bytes=0)
+            for one in startable
+            if self._clock() >= self._asks_from
+        ]
         stored = write_report(self._db, self._report(decisions), wanted)
+        self._reported_at = self._clock()
         granted = {place.queue for place in stored.places}
         for queue in startable:
             for _ in range(missing[queue] if queue in granted else 0):

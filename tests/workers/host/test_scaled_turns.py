@@ -2,6 +2,7 @@
 
 import pytest
 
+from store.db.presence import GONE_AFTER_S
 from store.metrics.host_metrics import HostMetrics
 from store.scheduling.scale_decisions import StoredDecision
 from tests.workers.host.scripted_host import AT, HOME, World, expected, placed, version
@@ -82,3 +83,30 @@ def test_a_scaled_worker_that_dies_is_replaced_after_its_pause_and_a_stop_hurrie
     assert [one.is_hurried for one in world.workers] == [False, True]
     assert world.removed == ["h1"]
     assert metrics.registry.get_sample_value("headrace_host_starts_total", {"outcome": "failed"}) == 1
+
+
+def test_after_a_time_without_postgres_a_host_leaves_the_places_to_those_that_had_them(world: World) -> None:
+    """The report of the other host is as old as its own, and would not count."""
+    world.versions, world.taken = [version("a")], {"a@1"}
+    host = ScaledHost(HOME, "h2", HostMetrics(), clock=lambda: world.now)
+    decided(world, a=2)
+
+    def postgres_comes_back() -> None:
+        world.now += GONE_AFTER_S
+        world.taken = set()
+
+    def other_reports() -> None:
+        world.taken = {"a@1"}
+
+    def other_is_gone() -> None:
+        world.taken = set()
+
+    def time_passes() -> None:
+        world.now += GONE_AFTER_S / 2 - 1
+
+    world.run(host, lambda: None, postgres_comes_back, other_reports, other_is_gone, time_passes)
+    assert world.workers == []
+    host = ScaledHost(HOME, "h3", HostMetrics(), clock=lambda: world.now)
+    passes = [time_passes] * 3
+    world.run(host, postgres_comes_back, lambda: None, *passes)
+    assert len(world.workers) == 2, "nobody else has the place"
