@@ -105,6 +105,8 @@ class RealVllm:
         command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--dtype", "float32", "--max-model-len", str(REAL_WINDOW), "--max-num-seqs", "8", "--enforce-eager"]
         command += ["--enable-scale-out", "--enable-prompt-tokens-details", "--scheduling-policy", "priority"]
+        # As a worker starts it. With the default, vLLM 0.33 refuses grammars of another kind than the first one.
+        command += ["--structured-outputs-config", '{"backend":"guidance","disable_any_whitespace":true}']
         command += self._arguments
         environment = os.environ | _SETTINGS  # noqa: TID251 - another project's program
         return self._launched(command, environment)
