@@ -154,7 +154,8 @@ def read_steps(text: str) -> list[dict[str, Any]]:
             )
         percent, number, unit, jobs = found.groups()
         hold_s = int(number) * _UNITS[unit] if number else 0
-        steps.append({"percent": float(percent), "hold_s": hold_s, "min_jobs": int(jobs or 0)})
+        # Without a number the server's own applies: time alone is no evidence.
+        steps.append({"percent": float(percent), "hold_s": hold_s} | ({"min_jobs": int(jobs)} if jobs else {}))
     return steps
 
 
@@ -165,6 +166,8 @@ def rollout_facts(one: Json) -> RenderableType:
         f"{one['state']}, {one['percent']:g} %, step {one['current_step'] + 1} of {len(one['steps'])}, "
         f"revision {one['revision']}, started {ago(one['started_at'])}",
         *([one["reason"]] if one["reason"] else []),
+        *([f"waits for {one['waits_for']}"] if one.get("waits_for") else []),
+        *([f"{one['job_percent']:.3g} % of the newest jobs"] if one.get("job_percent") is not None else []),
         *_warnings(one),
     ]
     rows = [

@@ -25,7 +25,7 @@ class StepObject(BaseModel):
 
     percent: float = Field(gt=0, le=100, description="share of the sticky keys that goes to the candidate")
     hold_s: float = Field(0.0, ge=0, le=_LONGEST_HOLD_S, description="seconds that it holds")
-    min_jobs: int = Field(0, ge=0, le=1_000_000, description="jobs of the candidate that must have ended in it")
+    min_jobs: int = Field(50, ge=0, le=1_000_000, description="jobs of the candidate that must have ended in it")
 
 
 class RolloutTerms(BaseModel):
@@ -112,6 +112,11 @@ class RolloutObject(RolloutSummary):
 
     checks: list[RolloutCheck] = Field(description="the judge's last verdict")
     judged_at: int | None = Field(description="when the judge looked last")
+    waits_for: str | None = Field(description="what the step waits for; after its time the rollout stays where it is")
+    job_percent: float | None = Field(
+        description="the candidate's share of the newest jobs of this step; it differs from `percent` where few keys "
+        "bring much of the load; null without jobs"
+    )
 
 
 class RolloutList(BaseModel):
@@ -145,6 +150,8 @@ def rollout_object(rollout: Rollout) -> RolloutObject:
         **dict(rollout_summary(rollout)),
         checks=[RolloutCheck.model_validate(check) for check in evidence.get("checks", ())],
         judged_at=evidence.get("at"),
+        waits_for=evidence.get("waits_for") if rollout.state is RolloutState.RUNNING else None,
+        job_percent=evidence.get("job_percent"),
     )
 
 

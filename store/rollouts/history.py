@@ -12,8 +12,18 @@ MAX_ENTRIES: Final = 240
 """When the history is full, every second entry is dropped: it stays as long as the rollout, and gets coarser."""
 
 
-def with_verdict(rollout: Rollout, evidence: Evidence, verdict: Verdict, now: datetime) -> dict[str, Any]:
+def with_verdict(
+    rollout: Rollout,
+    evidence: Evidence,
+    verdict: Verdict,
+    now: datetime,
+    *,
+    waits_for: str | None = None,
+    job_percent: float | None = None,
+) -> dict[str, Any]:
     """Return the evidence to store: ``at``, ``summary``, ``is_bad``, ``checks``, ``history`` and ``counts``.
+
+    ``waits_for``: what the step still waits for. ``job_percent``: the candidate's share of the step's newest jobs.
 
     An entry of the history has ``at``, ``percent``, ``log_e`` by check, and the summary.
     """
@@ -28,6 +38,8 @@ def with_verdict(rollout: Rollout, evidence: Evidence, verdict: Verdict, now: da
     return {
         "at": at,
         "is_bad": verdict.is_bad,
+        "waits_for": waits_for,
+        "job_percent": job_percent,
         "summary": dict(summary),
         "checks": checks,
         "history": history,

@@ -43,6 +43,17 @@ class Check:
     decision: Literal["undecided", "good", "bad"]
     text: str
 
+    @property
+    def is_doubtful(self) -> bool:
+        """True while the check is not decided, and what it has seen of the candidate is beyond the bound."""
+        if self.decision != "undecided" or self.stable is None or self.candidate is None:
+            return False
+        measure = MEASURES[self.name]
+        if measure.is_share:
+            return self.candidate - self.stable > self.bound
+        larger, smaller = (self.stable, self.candidate) if measure.less_is_worse else (self.candidate, self.stable)
+        return larger > self.bound * smaller
+
     def as_json(self) -> dict[str, Any]:
         """Return the check as JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
@@ -54,6 +65,16 @@ class Verdict:
 
     is_bad: bool
     checks: tuple[Check, ...] = ()
+
+    @property
+    def num_pairs(self) -> int:
+        """The pairs of jobs that were compared, of the check that has most."""
+        return max((check.num_pairs for check in self.checks), default=0)
+
+    @property
+    def doubts(self) -> str | None:
+        """The sentences of the doubtful checks; None if there are none."""
+        return "; ".join(check.text for check in self.checks if check.is_doubtful) or None
 
     @property
     def reason(self) -> str | None:

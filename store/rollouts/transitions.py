@@ -9,6 +9,9 @@ from store.rollouts.judge import Verdict
 from store.rollouts.progress import Progress
 from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState
 
+_ENOUGH_PAIRS = 30
+"""Pairs of jobs without which nothing is promoted, unless the last step asks for fewer jobs."""
+
 
 class RolloutAction(StrEnum):
     """What can happen to an active rollout; each is the last part of its audit action and of its log event."""
@@ -33,7 +36,7 @@ def next_transition(rollout: Rollout, progress: Progress, verdict: Verdict) -> T
     """Return what is to happen now, or None. A bad verdict counts in a pause too; a shadow ends without a promotion."""
     if verdict.is_bad:
         return Transition(RolloutAction.ROLL_BACK, verdict.reason or "the candidate is worse than the stable version")
-    if rollout.state is RolloutState.PAUSED or not _has_passed(rollout, progress):
+    if rollout.state is RolloutState.PAUSED or waits_for(rollout, progress, verdict) is not None:
         return None
     if rollout.current_step + 1 < len(rollout.steps):
         return Transition(RolloutAction.ADVANCE, f"step {rollout.current_step + 1} has passed")
@@ -42,11 +45,30 @@ def next_transition(rollout: Rollout, progress: Progress, verdict: Verdict) -> T
     return Transition(RolloutAction.PROMOTE, "the last step has passed")
 
 
-def _has_passed(rollout: Rollout, progress: Progress) -> bool:
-    """Return True if the step has held for its time and its jobs. Without a worker of the candidate no step passes."""
-    is_over = progress.now >= _end_of_hold(rollout)
+def waits_for(rollout: Rollout, progress: Progress, verdict: Verdict) -> str | None:
+    """Return what the step still waits for, in a sentence; None if it has passed.
+
+    Time alone promotes nothing: the last step of a canary also waits for pairs of jobs, and for doubtful checks.
+    """
+    if progress.now < _end_of_hold(rollout):
+        return "the time of the step"
+    if not progress.is_served:
+        return "a worker that serves the candidate"
     min_jobs = rollout.steps[rollout.current_step].min_jobs
-    return is_over and progress.is_served and progress.num_in_step >= min_jobs
+    if progress.num_in_step < min_jobs:
+        return f"jobs of the candidate: fewer than {min_jobs} have ended in this step"
+    if rollout.current_step + 1 < len(rollout.steps) or rollout.mode is RolloutMode.SHADOW:
+        return None
+    return _missing_evidence(min_jobs, verdict)
+
+
+def _missing_evidence(min_jobs: int, verdict: Verdict) -> str | None:
+    enough = max(1, min(min_jobs, _ENOUGH_PAIRS))
+    if verdict.num_pairs < enough:
+        return f"pairs of jobs to compare: there are {verdict.num_pairs} of {enough}. Or promote or abort it yourself"
+    if verdict.doubts is not None:
+        return f"a decision of the judge, or yours: {verdict.doubts}"
+    return None
 
 
 def _end_of_hold(rollout: Rollout) -> datetime:

@@ -8,7 +8,7 @@ from store.errors import InvalidRequest
 
 def test_steps_have_a_time_a_number_of_jobs_or_both() -> None:
     assert read_steps("0.5:90s, 10:500jobs,50:2h+20jobs") == [
-        {"percent": 0.5, "hold_s": 90, "min_jobs": 0},
+        {"percent": 0.5, "hold_s": 90},
         {"percent": 10.0, "hold_s": 0, "min_jobs": 500},
         {"percent": 50.0, "hold_s": 7200, "min_jobs": 20},
     ]

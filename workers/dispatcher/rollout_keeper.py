@@ -19,9 +19,9 @@ from store.rollouts import changes, moves, shadow
 from store.rollouts.evidence import Evidence, read_evidence
 from store.rollouts.history import with_verdict
 from store.rollouts.judge import Bounds, Verdict, judge
-from store.rollouts.progress import Progress, read_progress
+from store.rollouts.progress import Progress, read_job_percent, read_progress
 from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, rollouts_under_way
-from store.rollouts.transitions import RolloutAction, Transition, next_transition, overdue_s
+from store.rollouts.transitions import RolloutAction, Transition, next_transition, overdue_s, waits_for
 
 log = structlog.get_logger(__name__)
 
@@ -116,10 +116,18 @@ class RolloutKeeper:
         verdict = judge(evidence, Bounds.model_validate(rollout.bounds))
         transition = next_transition(rollout, progress, verdict)
         counts = evidence.as_json()
-        has_news = transition is not None or counts != rollout.evidence.get("counts")
+        waiting = waits_for(rollout, progress, verdict)
+        has_news = (
+            transition is not None
+            or counts != rollout.evidence.get("counts")
+            or waiting != rollout.evidence.get("waits_for")
+        )
         if has_news or self._clock() >= self._noted_at[rollout.id] + NOTE_S:
             self._noted_at[rollout.id] = self._clock()
-            changes.note_evidence(self._db, rollout, with_verdict(rollout, evidence, verdict, progress.now))
+            with self._db.autocommit() as connection:
+                job_percent = read_job_percent(connection, rollout)
+            noted = with_verdict(rollout, evidence, verdict, progress.now, waits_for=waiting, job_percent=job_percent)
+            changes.note_evidence(self._db, rollout, noted)
         if transition is None:
             return _judgement(rollout, progress, verdict) if rollout.state is RolloutState.RUNNING else None
         try:

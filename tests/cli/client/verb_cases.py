@@ -362,7 +362,7 @@ CASES: list[Case] = [
                 "/v1/rollouts",
                 {
                     "version": 2,
-                    "steps": [{"percent": 1.0, "hold_s": 600, "min_jobs": 0}],
+                    "steps": [{"percent": 1.0, "hold_s": 600}],
                     "mode": "shadow",
                     "force": True,
                     "alias": "new",
@@ -383,7 +383,7 @@ CASES: list[Case] = [
                 "/v1/rollouts",
                 {
                     "version": 2,
-                    "steps": [{"percent": 1.0, "hold_s": 86400, "min_jobs": 0}],
+                    "steps": [{"percent": 1.0, "hold_s": 86400}],
                     "mode": "canary",
                     "force": False,
                     "model": "tiny",

@@ -12,7 +12,9 @@ from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutSt
 from store.rollouts.transitions import RolloutAction, Transition, after, next_transition, overdue_s
 
 BEGAN = datetime(2026, 11, 28, 12, tzinfo=UTC)
-GOOD = Verdict(is_bad=False)
+FINE = Check("errors", 0.0, 0.0, 0.005, 5, -0.1, 3.0, "undecided", "no errors yet")
+LONGER = Check("longer_answers", 100.0, 300.0, 1.25, 40, 1.0, 3.0, "undecided", "answers three times as long")
+GOOD = Verdict(is_bad=False, checks=(FINE,))
 BAD = Verdict(
     is_bad=True, checks=(Check("errors", 0.0, 0.2, 0.005, 9, 4.0, 3.0, "bad", "the candidate fails more often"),)
 )
@@ -56,6 +58,21 @@ def test_a_step_passes_when_its_time_its_jobs_and_a_worker_are_there() -> None:
     assert action(LAST, is_served=False) is None
     assert action(replace(LAST, state=RolloutState.PAUSED)) is None
     assert action(replace(LAST, mode=RolloutMode.SHADOW)) is RolloutAction.ABORT, "a shadow moves no alias"
+
+
+def test_nothing_is_promoted_without_evidence_or_against_what_was_seen() -> None:
+    by_time = replace(LAST, steps=(Step(10, hold_s=60), Step(50, hold_s=60)))
+    assert action(by_time) is RolloutAction.PROMOTE
+    assert action(by_time, Verdict(is_bad=False)) is None, "no pair of jobs was compared"
+    assert action(LAST, Verdict(is_bad=False, checks=(replace(FINE, num_pairs=4),))) is None, "the step asks for five"
+    doubtful = Verdict(is_bad=False, checks=(FINE, LONGER))
+    assert action(LAST, doubtful) is None
+    assert action(ROLLOUT, doubtful) is RolloutAction.ADVANCE, "a step before the last passes"
+    assert action(LAST, replace(doubtful, checks=(FINE, replace(LONGER, decision="good")))) is RolloutAction.PROMOTE
+    shorter = replace(LONGER, name="shorter_answers")
+    assert action(LAST, replace(doubtful, checks=(FINE, shorter))) is RolloutAction.PROMOTE
+    failing = replace(FINE, candidate=0.2)
+    assert action(LAST, replace(doubtful, checks=(failing,))) is None
 
 
 def test_a_bad_verdict_rolls_back_at_any_time() -> None:

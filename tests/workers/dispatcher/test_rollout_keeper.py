@@ -155,15 +155,33 @@ def test_a_version_like_the_stable_one_goes_through_its_steps_to_the_alias(
     assert resolve(db, "tiny").version == 2
 
 
+def test_time_alone_promotes_nothing_and_the_rollout_says_what_it_waits_for(
+    begin: StartRollout, db: Database, accept_one: AcceptOne, keeper: RolloutKeeper
+) -> None:
+    rollout = begin(steps=[Step(50, hold_s=60)])
+    serve(db)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE rollouts SET step_since = step_since - interval '11 min'"))
+    keeper.turn()
+    waiting = get_rollout(db, rollout.id)
+    assert (waiting.state, resolve(db, "tiny").version) == (RolloutState.RUNNING, 1)
+    assert waiting.evidence["waits_for"]
+    assert waiting.evidence["job_percent"] is None
+    run_jobs(db, accept_one, rollout, candidate_fails=False)
+    keeper.turn()
+    ended = get_rollout(db, rollout.id)
+    assert (ended.state, ended.evidence["waits_for"]) == (RolloutState.PROMOTED, None)
+    assert ended.evidence["job_percent"] == 50
+
+
 def test_a_promotion_outside_the_quality_bound_is_a_pause_until_the_candidate_is_measured(
-    db: Database, keeper: RolloutKeeper
+    db: Database, accept_one: AcceptOne, keeper: RolloutKeeper
 ) -> None:
     on_server.served(db, EngineKind.VLLM)
     rollout = on_server.begin(db)
     set_bound(db, "tiny", on_server.BOUND, "tests")
     serve(db)
-    with db.begin() as connection:
-        connection.execute(text("UPDATE rollouts SET step_since = step_since - interval '11 min'"))
+    run_jobs(db, accept_one, get_rollout(db, rollout), candidate_fails=False)
     keeper.turn()
     paused = get_rollout(db, rollout)
     assert (paused.state, resolve(db, "tiny").version) == (RolloutState.PAUSED, 1)
