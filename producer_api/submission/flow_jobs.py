@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
@@ -36,7 +37,7 @@ from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.template_filling import fill_step
 from producer_api.submission.tool_steps import FIELD, check_tools, server_tools_of, with_answered_calls, with_tools
 from producer_api.submission.vault_before import vault_before
-from store.errors import InvalidRequest, NoWorker, RequestError
+from store.errors import InvalidRequest, NotFound, NoWorker, RequestError
 from store.jobs import jobs
 from store.jobs.jobs import Idempotency, NewJob
 from store.jobs.responses import NewResponse
@@ -80,6 +81,16 @@ class FlowSubmissions:
             return await self._parts.tenant_threads.run(
                 principal.tenant_id, lambda: self._submit(principal, request, origin, response, headers)
             )
+        except NotFound:
+            # What the request names may be gone since its key was accepted: the key still has its job.
+            idempotency = self._idempotency(request, origin, response)
+            if idempotency is None:
+                raise
+            found = await run_in_threadpool(jobs.job_of_key, self._parts.db, principal.tenant_id, idempotency)
+            if found is None:
+                raise
+            headers["Idempotent-Replayed"] = "true"
+            return Receipt(found, True, headers)
         finally:
             note_headers(headers)
 
@@ -353,12 +364,7 @@ class FlowSubmissions:
             bodies = {} if used else {"steps": tuple(map(FlowStepBody.model_validate, payload["steps"]))}
             asked, origin = asked.model_copy(update={"input": {}, **bodies}), replace(origin, fingerprint="")
         response = last.response
-        if isinstance(asked, FlowRequest) and response is not None and response.appends_to is not None:
-            # What the conversation has is no part of the request: it may be more when that is sent again.
-            asked = asked.model_copy(
-                update={"steps": tuple(body.model_copy(update={"input": {}}) for body in asked.steps)}
-            )
-        idempotency = self._parts.digests.idempotency(origin.route, origin.idempotency_key, asked, response)
+        idempotency = self._idempotency(asked, origin, response)
         for policy in policies:
             request, origin, idempotency = self._guard_names(principal, policy, request, origin, idempotency)
         row = flow_row(self._parts.settings, principal, request, origin, last)
@@ -373,6 +379,14 @@ class FlowSubmissions:
             answer_id=made[last.body.name].id,
             **({} if used is None else used.columns),
         )
+
+    def _idempotency(self, asked: JobTerms, origin: Origin, response: NewResponse | None) -> Idempotency | None:
+        if isinstance(asked, FlowRequest) and response is not None and response.appends_to is not None:
+            # What the conversation has is no part of the request: it may be more when that is sent again.
+            asked = asked.model_copy(
+                update={"steps": tuple(body.model_copy(update={"input": {}}) for body in asked.steps)}
+            )
+        return self._parts.digests.idempotency(origin.route, origin.idempotency_key, asked, response)
 
     def _guard_names(
         self,

@@ -98,14 +98,27 @@ class Submissions:
         start_ns = now_ns()
         draft = DraftJob(principal, request, origin, response, is_stored, self._tracing.within(origin.trace))
         try:
-            return await self._join_batch(draft)
-        except NeedsTenantThread:
-            draft.outcome = None
-            await self.tenant_threads.run(principal.tenant_id, lambda: self._guard_and_prepare(draft))
-            return await self._join_batch(draft)
+            return await self._submit(draft)
+        except NotFound:
+            # What the request names may be gone since its key was accepted: the key still has its job.
+            if draft.idempotency is None:
+                raise
+            found = await run_in_threadpool(jobs.job_of_key, self._db, principal.tenant_id, draft.idempotency)
+            if found is None:
+                raise
+            draft.headers["Idempotent-Replayed"] = "true"
+            return Receipt(found, True, draft.headers)
         finally:
             note_headers(draft.headers)
             record_accept(self._tracing, draft.job, start_ns, parent=origin.trace)
+
+    async def _submit(self, draft: DraftJob) -> Receipt:
+        try:
+            return await self._join_batch(draft)
+        except NeedsTenantThread:
+            draft.outcome = None
+            await self.tenant_threads.run(draft.principal.tenant_id, lambda: self._guard_and_prepare(draft))
+            return await self._join_batch(draft)
 
     async def _join_batch(self, draft: DraftJob) -> Receipt:
         """Store a draft in a batch with others. A draft that would delay them is prepared alone first."""

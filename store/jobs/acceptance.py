@@ -314,6 +314,18 @@ def is_known(db: Database, tenant_id: str, idempotency: Idempotency) -> bool:
         return connection.execute(_HOLDERS, values).first() is not None
 
 
+def job_of_key(db: Database, tenant_id: str, idempotency: Idempotency) -> str | None:
+    """Return the job that was accepted with this key and this body, which has one more caller now; else None."""
+    values = {"tenants": [tenant_id], "routes": [idempotency.route], "keys": [idempotency.key]}
+    with db.begin(tenant_id=tenant_id) as connection:
+        row = connection.execute(_HOLDERS, values).one_or_none()
+        if row is None or row.fingerprint not in (idempotency.fingerprint, *idempotency.also):
+            return None
+        connection.execute(_ADD_CALLERS, {"ids": [row.job_id]})
+    found: str = row.job_id
+    return found
+
+
 def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> dict[str, Accepted | HeadraceError]:
     outcomes: dict[str, Accepted | HeadraceError] = {}
     rows = [_row(job, vault) for job in jobs]

@@ -16,7 +16,7 @@ from store.db.database import Database
 from store.encryption.vault import EncryptionContext, Vault, metadata_filters, open_columns
 from store.errors import CannotOpen, Conflict, Gone, NotFound
 from store.ids import first_id
-from store.jobs.acceptance import Accepted, Fallback, Idempotency, NewJob, accept, is_known
+from store.jobs.acceptance import Accepted, Fallback, Idempotency, NewJob, accept, is_known, job_of_key
 from store.jobs.flow_settling import settle
 from store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
 from store.jobs.terminal import conclude
@@ -41,6 +41,7 @@ __all__ = [
     "get_each",
     "get_many",
     "is_known",
+    "job_of_key",
     "just_accepted",
     "leave",
     "list_jobs",
@@ -57,12 +58,14 @@ TenantAndId = tuple[str, str]
 
 
 # Find the newest job with one of these fingerprints and count one more caller of it. Cancelled jobs are left out: a
-# chat's job is cancelled when its caller disconnects, and the caller's retry needs a new job.
+# chat's job is cancelled when its caller disconnects, and the caller's retry needs a new job. So does the retry of a
+# job that has failed or expired: an old failure is no answer to it.
 _FIND_DUPLICATE = text("""
 WITH found AS (
     SELECT id FROM jobs
     WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
         AND created_at > now() - make_interval(secs => :within_s) AND cancel_requested_at IS NULL
+        AND state IN ('queued', 'running', 'succeeded')
     ORDER BY id DESC LIMIT 1
 )
 UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM found
@@ -247,7 +250,9 @@ def list_steps(db: Database, tenant_id: str, job_id: str) -> list[Job]:
 
 
 def find_duplicate(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> str | None:
-    """Return the newest job with one of these fingerprints, made in the last ``within_s`` seconds and not cancelled.
+    """Return the newest job with one of these fingerprints, made in the last ``within_s`` seconds.
+
+    A job that was cancelled, has failed or has expired is not found.
 
     The job is counted to have one more caller: see ``leave``.
     """

@@ -146,6 +146,10 @@ INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version)
 ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version, updated_at = now()
 """)
 
+_CREATE_ALIAS = text("""
+INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version) ON CONFLICT (model, alias) DO NOTHING
+""")
+
 
 def queue_name(model: str, version: int) -> str:
     """Return the Celery queue of a model version."""
@@ -355,6 +359,12 @@ def set_sampling(db: Database, model: str, version: int, sampling: SamplingDefau
 def point(connection: Connection, model: str, alias: str, version: int) -> None:
     """Set an alias, without a check and without a row in the audit log."""
     connection.execute(_POINT, {"model": model, "alias": alias, "version": version})
+
+
+def create_alias(connection: Connection, model: str, alias: str, version: int) -> bool:
+    """Create an alias as ``point`` does; return False if it exists, also since a moment ago."""
+    values = {"model": model, "alias": alias, "version": version}
+    return connection.execute(_CREATE_ALIAS, values).rowcount == 1
 
 
 def read_file(db: Database, digest: str) -> bytes:

@@ -17,7 +17,7 @@ from store.db.database import Database
 from store.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed
 from store.payloads.prompt_reference import PromptUse
 from store.registry.engine_spec import EngineKind
-from store.registry.models import DEFAULT_ALIAS, point, queue_name, version_of
+from store.registry.models import DEFAULT_ALIAS, create_alias, point, queue_name, version_of
 from store.registry.quality_bounds import check_served_quality
 from store.registry.verification_report import VerificationReport
 from store.schema.version_states import STATE_SQL, VersionState
@@ -194,7 +194,11 @@ def set_alias(
         _refuse_rollout(connection, model, alias=alias)
         if not force:
             refuse_rolled_back(connection, model, version)
-        point(connection, model, alias, version)
+        if expected != 0:
+            point(connection, model, alias, version)
+        elif not create_alias(connection, model, alias, version):
+            # Two callers that create one alias have both read that there is none. The later insert decides.
+            raise _alias_changed(f"{model}@{alias} exists since a moment ago")
         detail = {"version": version} if before is None else {"version": version, "from_version": before}
         name = f"{model}@{alias}"
         record(connection, tenant_id, actor, "model.alias_set", name, detail, before=before, after=version)
@@ -273,8 +277,12 @@ def _check_alias(connection: Connection, model: str, alias: str, expected: int) 
     before: int | None = connection.execute(_POINTED, {"model": model, "alias": alias}).scalar_one_or_none()
     if expected not in {ANY, before or 0}:
         now = f"names version {before}" if before else "does not exist"
-        raise PreconditionFailed(f"{model}@{alias} {now}: read it again, then decide", code="alias_changed")
+        raise _alias_changed(f"{model}@{alias} {now}")
     return before
+
+
+def _alias_changed(state: str) -> PreconditionFailed:
+    return PreconditionFailed(f"{state}: read it again, then decide", code="alias_changed")
 
 
 def check_ready(connection: Connection, model: str, version: int, *, is_early: bool = False) -> None:

@@ -1,10 +1,13 @@
 """Versions and aliases over HTTP: changes with conditions, and who may make them."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from store.audit.audit import list_entries
 from store.db.database import Database
@@ -281,6 +284,42 @@ def test_conditions_are_held(api: httpx2.Client) -> None:
     assert api.delete(url, headers={"If-Match": '"2"'}).status_code == 412
     assert api.delete(url, headers={"If-Match": '"1"'}).status_code == 204
     assert error_of(api.delete(url))["code"] == "alias_not_found"
+
+
+@pytest.mark.usefixtures("second")
+def test_one_of_two_that_create_an_alias_at_once_is_told_so(
+    api: httpx2.Client, db: Database, model: ModelVersion
+) -> None:
+    url = f"/v1/models/{model.model}/aliases/stable"
+    with ThreadPoolExecutor() as pool, db.begin() as connection:
+        # Both callers read that there is no alias, and wait for this transaction to insert theirs.
+        insert = "INSERT INTO aliases (model, alias, version) VALUES (:model, 'stable', 1)"
+        connection.execute(text(insert), {"model": model.model})
+        put = partial(api.put, url, headers={"If-None-Match": "*"})
+        answers = [pool.submit(put, json={"version": version}) for version in (1, 2)]
+        wait_for(lambda: num_waiting(db) >= 2, "both callers insert")
+        connection.rollback()
+    assert sorted(one.result().status_code for one in answers) == [200, 412]
+
+
+def num_waiting(db: Database) -> int:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ILIKE '%INTO aliases%'"
+    with db.autocommit() as connection:
+        return int(connection.execute(text(waiting)).scalar_one())
+
+
+@pytest.mark.usefixtures("second")
+def test_a_known_key_has_its_job_after_its_version_was_retired(api: httpx2.Client, model: ModelVersion) -> None:
+    once, body = {"Idempotency-Key": "once"}, {"model": f"{model.model}@1", "input": {"prompt": "hi"}}
+    first = api.post("/v1/jobs", json=body, headers=once)
+    assert api.put(f"/v1/models/{model.model}/aliases/default", json={"version": 2}).status_code == 200
+    assert api.post(f"/v1/model_versions/{model.model}@1/retire").status_code == 200
+    wait_for(lambda: api.post("/v1/jobs", json=body).status_code == 404, "new jobs of the version are refused")
+    again = api.post("/v1/jobs", json=body, headers=once)
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+    assert again.headers["idempotent-replayed"] == "true"
+    other = api.post("/v1/jobs", json={**body, "priority": 1}, headers=once)
+    assert other.status_code == 404, "another body is no replay"
 
 
 @pytest.mark.usefixtures("second")

@@ -203,3 +203,13 @@ def test_a_server_of_mcp_is_all_its_tools_or_one_of_them(db: Database, api: http
     gone = {"model": "wide", "input": {"messages": [QUESTION]}, "server_tools": {"names": ["tracker__gone"]}}
     refused = api.post("/v1/jobs", json=gone)
     assert (refused.status_code, error_of(refused)["param"]) == (404, "server_tools.names[0]")
+
+
+def test_a_known_key_has_its_job_after_its_tool_was_deleted(db: Database, api: httpx2.Client, tenant: str) -> None:
+    body = {"model": "wide", "input": {"messages": [QUESTION]}, "server_tools": {"names": ["weather"]}}
+    first = api.post("/v1/jobs", json=body, headers={"Idempotency-Key": "once"})
+    assert first.status_code == 202, first.text
+    tools.delete(db, tenant, tools.named(db, tenant, ["weather"])["weather"].id, actor="t")
+    assert api.post("/v1/jobs", json=body).status_code >= 400
+    again = api.post("/v1/jobs", json=body, headers={"Idempotency-Key": "once"})
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])

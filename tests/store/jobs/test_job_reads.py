@@ -138,6 +138,16 @@ class TestDuplicates:
         assert find_duplicate(db, tenant, ["h"], 7200.0) is None
         assert callers(query) == {old: 2, first: 2, second: 2, foreign: 1, other: 2}
 
+    @pytest.mark.parametrize("state", [JobState.FAILED, JobState.EXPIRED])
+    def test_a_failure_is_no_answer_to_a_retry(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query, state: JobState
+    ) -> None:
+        good, bad = (accept_one(fingerprint="f") for _ in range(2))
+        query("UPDATE jobs SET state = :state, completed_at = now() WHERE id = :id", id=bad, state=state)
+        assert find_duplicate(db, tenant, ["f"], 600.0) == good
+        query("UPDATE jobs SET state = :state, completed_at = now() WHERE id = :id", id=good, state=state)
+        assert find_duplicate(db, tenant, ["f"], 600.0) is None
+
     def test_the_last_caller_cancels_and_the_most_are_not_counted(
         self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:
