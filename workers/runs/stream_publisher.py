@@ -39,7 +39,8 @@ _FILTER_BATCH = 64
 """Frames that are filtered before they are put into the queue together."""
 
 _ENDED_KEPT = 10_000
-"""Filtered attempts that are over and remembered: late deltas of them from a stuck engine must not be shown."""
+"""Attempts that are over and remembered, and as many filtered ones. Late deltas from a stuck engine make no state for
+them again, and those of filtered attempts are not shown."""
 
 
 class FrameFilter(Protocol):
@@ -108,6 +109,7 @@ class FrameQueue:
         self._filters: dict[AttemptId, FrameFilter] = {}
         self._choices: dict[AttemptId, ChoiceStream] = {}
         self._ended: OrderedDict[AttemptId, None] = OrderedDict()  # filtered attempts that are over
+        self._over: OrderedDict[AttemptId, None] = OrderedDict()  # attempts of which nothing is kept any more
         self._last_seq: dict[AttemptId, int] = {}
         self._last_at: dict[AttemptId, float] = {}
         self._wake = threading.Condition()
@@ -140,9 +142,10 @@ class FrameQueue:
     def _show(self, found: Sequence[tuple[AttemptId, Frame]]) -> None:
         with self._wake:
             frames = list(self._numbered(found))
-            self._last_seq.update((attempt_id, frame.seq) for attempt_id, frame in frames)
+            current = [one for one in frames if one[0] not in self._over]
+            self._last_seq.update((attempt_id, frame.seq) for attempt_id, frame in current)
             self._put([(attempt_id, frame) for attempt_id, frame in frames if attempt_id not in self._ended])
-            gaps = self._gaps(frames)
+            gaps = self._gaps(current)
         for attempt_id, per_token_s in gaps:
             self._on_gap(attempt_id, per_token_s)
 
@@ -198,10 +201,9 @@ class FrameQueue:
             self._last_seq.pop(attempt_id, None)
             self._last_at.pop(attempt_id, None)
             self._choices.pop(attempt_id, None)
+            _remember(self._over, attempt_id)
             if self._filters.pop(attempt_id, None) is not None:
-                self._ended[attempt_id] = None
-                while len(self._ended) > _ENDED_KEPT:
-                    self._ended.popitem(last=False)
+                _remember(self._ended, attempt_id)
 
     def _put(self, frames: Sequence[tuple[AttemptId, Frame]]) -> None:
         room = max(0, self._max_frames - len(self._queue) - len(self._unfiltered))
@@ -272,6 +274,12 @@ class FrameQueue:
         else:
             self.num_published += len(batch)
             self._backoff.succeeded()
+
+
+def _remember(attempts: OrderedDict[AttemptId, None], attempt_id: AttemptId) -> None:
+    attempts[attempt_id] = None
+    while len(attempts) > _ENDED_KEPT:
+        attempts.popitem(last=False)
 
 
 def _frame(delta: Delta) -> tuple[AttemptId, Frame]:
