@@ -194,5 +194,13 @@ FROM jobs JOIN unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS named(
 WHERE state = 'running'
 """)
 
+# Read whether this attempt has ended so. An attempt that the sweeper has ended has the outcome of a lost worker.
+HAS_ENDED = text("""
+SELECT EXISTS (
+    SELECT FROM jobs JOIN attempts ON attempts.job_id = jobs.id AND attempts.epoch = jobs.epoch
+    WHERE jobs.id = :id AND jobs.epoch = :epoch AND jobs.state = :state
+        AND attempts.outcome IS DISTINCT FROM 'worker_lost')
+""")
+
 # Read the running jobs of an owner.
 OWNED = text("SELECT id, epoch, parent_id FROM jobs WHERE state = 'running' AND owner = :owner")

@@ -202,23 +202,27 @@ def finish(
 ) -> set[str]:
     """End the jobs; return the ids of those that ended. Stale epochs and locked rows are left out.
 
-    ``on_settled`` is called after the commit if steps have ended.
+    So are steps of a flow with a locked row. ``on_settled`` is called after the commit if steps have ended.
     """
     failpoint("finish.before")
     rows = _end_rows(finishes, db.vault)
     sources = [finish for finish in finishes if finish.is_source]
     steps = {finish.job_id: finish.parent_id for finish in finishes if finish.parent_id is not None}
     files = [finish for finish in finishes if finish.passages is not None]
+    flows = frozenset[str]()
     # Most jobs are no sources and no steps: then it is one statement, which is its own transaction.
     with db.begin() if sources or steps or files else db.autocommit() as connection:
-        flow_settling.lock(connection, {*steps.values()})
+        if steps:
+            flows = flow_settling.lock_free(connection, {*steps.values()})
+            finishes = [one for one in finishes if one.parent_id is None or one.parent_id in flows]
+            rows = _end_rows(finishes, db.vault)
         if any(finish.added is not None for finish in finishes):
             finishes = flow_growth.bounded(connection, finishes)
             rows = _end_rows(finishes, db.vault)
         ended = set(connection.execute(claim_queries.FINISH, {"rows": rows, "dead": list(DEAD_LETTER_CODES)}).scalars())
         sharers.answer_from(connection, [finish for finish in sources if finish.job_id in ended], db.vault)
         flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.vault)
-        settled = flow_settling.settle(connection, {*steps.values()}, db.vault, ended=steps.keys() & ended)
+        settled = flow_settling.settle(connection, flows, db.vault, ended=steps.keys() & ended)
         passages.write(connection, [one.passages for one in files if one.passages and one.job_id in ended], db.vault)
         if steps:
             failpoint("flow.before_commit")
@@ -235,15 +239,17 @@ def _end_rows(finishes: Sequence[Finish], vault: Vault) -> str:
 
 
 def release(db: Database, releases: Sequence[Release]) -> set[str]:
-    """Give jobs back to the queue; return their ids. Stale epochs and locked rows are left out."""
-    rows = [_release_row(release, db.vault) for release in releases]
+    """Give jobs back to the queue; return their ids. Stale epochs, locked rows and steps of flows with a locked row are
+    left out."""
     steps = {release.job_id: release.parent_id for release in releases if release.parent_id is not None}
     with db.begin() as connection:
-        flow_settling.lock(connection, {*steps.values()})
+        flows = flow_settling.lock_free(connection, {*steps.values()})
+        free = [release for release in releases if release.parent_id is None or release.parent_id in flows]
+        rows = [_release_row(release, db.vault) for release in free]
         found = connection.execute(claim_queries.RELEASE, {"rows": encode(rows)}).all()
         ended = [row.id for row in found if row.state != JobState.QUEUED]
         conclude(connection, ended)
-        flow_settling.settle(connection, {*steps.values()}, db.vault, ended=steps.keys() & set(ended))
+        flow_settling.settle(connection, flows, db.vault, ended=steps.keys() & set(ended))
     return {row.id for row in found}
 
 
@@ -290,6 +296,13 @@ def still_running(db: Database, held: Mapping[str, int]) -> set[str]:
                 claim_queries.STILL_RUNNING, {"ids": list(held), "epochs": list(held.values())}
             ).scalars()
         )
+
+
+def has_ended(db: Database, finish: Finish) -> bool:
+    """Return whether ``finish`` has ended its job. For an end whose answer was lost; the sweeper's end is another."""
+    values = {"id": finish.job_id, "epoch": finish.epoch, "state": finish.state.value}
+    with db.autocommit() as connection:
+        return bool(connection.execute(claim_queries.HAS_ENDED, values).scalar_one())
 
 
 def owned(db: Database, owner: str) -> list[Release]:

@@ -1,6 +1,7 @@
 """Settles flows: writes what follows from the states of their steps, in the transaction that changed them.
 
-Every transaction that ends a step locks the flow first, then the step: ``lock``, the change, ``settle``. So of two
+Every transaction that ends a step locks the flow first, then the step: ``lock``, the change, ``settle``. A worker
+waits for no locked flow (``lock_free``): it ends the step a moment later. So of two
 steps that end together the second sees the first, and no two transactions wait for each other. What follows is decided
 by ``store.jobs.flow_decisions``.
 """
@@ -32,6 +33,10 @@ FLOW_RUNS = f"state = 'running', owner = 'flow', lease_expires_at = {FLOW_LEASE}
 _LOCK = text("""
 SELECT id, tenant_id, state, cancel_requested_at IS NOT NULL AS is_cancelled, answer_id FROM jobs
 WHERE id = ANY(CAST(:ids AS text[])) AND task = 'flow' ORDER BY id FOR NO KEY UPDATE
+""")
+
+_LOCK_FREE = text("""
+SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS text[])) AND task = 'flow' ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 _STEPS = text("""
@@ -147,6 +152,13 @@ def lock(connection: Connection, flow_ids: Collection[str]) -> None:
     """Lock these flows, in the order of their ids, before any of their steps is changed. Waits for other changes."""
     if flow_ids:
         connection.execute(_LOCK, {"ids": list(flow_ids)})
+
+
+def lock_free(connection: Connection, flow_ids: Collection[str]) -> frozenset[str]:
+    """Lock those of these flows that no other transaction has locked; return them. Waits for none."""
+    if not flow_ids:
+        return frozenset()
+    return frozenset(connection.execute(_LOCK_FREE, {"ids": list(flow_ids)}).scalars())
 
 
 def settle(

@@ -97,6 +97,13 @@ class ClaimClient:
         self._releases: GroupCommit[Release, bool] = GroupCommit(
             isolated(self._release_all), on_batch=observer("release")
         )
+        # Steps apart: what follows for their flows may wait for rows that other transactions have locked.
+        self._step_finishes: GroupCommit[Finish, bool] = GroupCommit(
+            isolated(self._finish_all), pace_s=FINISH_PACE_S, on_batch=observer("finish")
+        )
+        self._step_releases: GroupCommit[Release, bool] = GroupCommit(
+            isolated(self._release_all), on_batch=observer("release")
+        )
 
     def claim(self, job_id: str, *, urgent: bool = False) -> Attempt | None:
         """Claim a job. ``urgent``: without waiting for others to share the statement.
@@ -206,18 +213,25 @@ class ClaimClient:
         """Write an outcome; False if this attempt does not own the job any more.
 
         Raises Unavailable if Postgres is still away at ``until()``, a reading of the monotonic clock: the sweeper has
-        taken the job by then. The sweeper cannot take a job with a locked row, so for a locked row it retries for as
-        long as the worker runs.
+        taken the job by then. The sweeper cannot take a job with a locked row, so for a locked row (its own or its
+        flow's) it retries for as long as the worker runs.
         """
+        commit = self._finishes if finish.parent_id is None else self._step_finishes
+        is_in_doubt, pause_s = False, MOMENT_S
         while True:
             try:
-                return self._finishes.join(finish)
+                return commit.join(finish) or (is_in_doubt and claims.has_ended(self._db, finish))
             except Unavailable as error:
-                waits_for_row = isinstance(error, RowLocked) and not self._stopping.is_set()
+                is_locked = isinstance(error, RowLocked)
+                # The end may be stored although its answer was lost.
+                is_in_doubt |= not is_locked
+                waits_for_row = is_locked and not self._stopping.is_set()
                 if self._clock() > until() and not waits_for_row:
                     raise
                 log.warning("finish_waits", job_id=finish.job_id, error=error.message)
-                time.sleep(RETRY_S)
+                # Soon at first: two steps of a flow often end together.
+                time.sleep(pause_s if is_locked else RETRY_S)
+                pause_s = min(RETRY_S, pause_s * 2)
 
     def give_back(self, release: Release, *, until: Callable[[], float]) -> bool:
         """Put a job back into the queue with its output so far; False if this attempt does not own it any more.
@@ -225,10 +239,11 @@ class ClaimClient:
         Raises Unavailable if Postgres is still away, or the row locked, at ``until()`` or when the worker is stopping;
         a stopping worker tries a locked row ``LAST_TRIES`` times.
         """
+        commit = self._releases if release.parent_id is None else self._step_releases
         num_last = 0
         while True:
             try:
-                return self._releases.join(release)
+                return commit.join(release)
             except Unavailable as error:
                 if isinstance(error, RowLocked) and self._stopping.is_set() and num_last < LAST_TRIES:
                     num_last += 1
@@ -244,10 +259,15 @@ class ClaimClient:
 
         Jobs with a row that is still locked after ``LAST_TRIES`` are left to the dispatcher.
         """
-        given = [
+        releases = [
             Release(one.job_id, one.epoch, charge=charge, crashed=crashed, parent_id=one.claim.parent_id)
             for one in attempts
         ]
+        # Steps last and apart: what follows for their flows may wait for rows that other transactions have locked.
+        plain = [release for release in releases if release.parent_id is None]
+        return self._release_now(plain) | self._release_now([one for one in releases if one.parent_id is not None])
+
+    def _release_now(self, given: Sequence[Release]) -> set[str]:
         all_released: set[str] = set()
         for _ in range(LAST_TRIES):
             if not given:

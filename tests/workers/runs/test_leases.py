@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +13,12 @@ from sqlalchemy import text
 
 from models.engine.requests import FinishReason, RequestId
 from store.db.database import Database
+from store.errors import Unavailable
 from store.jobs import claims, jobs, sweeps
 from store.jobs.claims import Claim
 from store.schema.job_states import JobState
 from tests.processes import wait_for
+from tests.store.making import new_flow
 from tests.workers.conftest import Bench
 from tests.workers.engine_stub import EngineStub
 from workers.runs import outcome
@@ -213,6 +215,50 @@ def test_a_locked_row_holds_up_no_other_outcome_and_has_its_own_after_it(desk: D
     assert first.result(60) is True
     assert desk.bench.states(ids) == {JobState.FAILED: 4}
     assert len(desk.bench.query("SELECT job_id FROM job_terminal")) == 4
+
+
+def test_a_locked_flow_holds_up_no_other_outcome_and_is_settled_after_it(desk: Desk) -> None:
+    flow = new_flow(desk.bench.new_job, {"only": ()})
+    jobs.accept(desk.bench.db, [replace(flow, steps=(replace(flow.steps[0], queue=desk.bench.queue),))])
+    step = desk.claim_client.claim(flow.steps[0].id)
+    assert step is not None
+    plain = desk.claim(3)
+
+    def finish(attempt: Attempt) -> bool:
+        failed = outcome.failed(attempt.claim, "broken", "it broke")
+        ended = replace(failed, parent_id=attempt.claim.parent_id)
+        return desk.claim_client.finish(ended, until=lambda: desk.now - 1)
+
+    with desk.locked(flow.id):
+        (first,) = joined(finish, [step])
+        others = joined(finish, plain[:2])
+        assert [other.result(60) for other in others] == [True] * 2
+        assert desk.claim_client.release([step, plain[2]], charge=False) == {plain[2].job_id}
+        assert not first.done()
+    assert first.result(60) is True
+    assert desk.bench.states([flow.id, step.job_id]) == {JobState.FAILED: 2}
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_an_outcome_whose_answer_was_lost_is_known_when_it_is_tried_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    (attempt,) = desk.claim(1)
+    finish, lost = claims.finish, [True]
+
+    def answerless(*args: Any) -> set[str]:
+        if lost.pop() if lost else False:
+            if is_ours:
+                finish(*args)
+            else:
+                desk.lose(attempt)
+            raise Unavailable("the answer was lost")
+        return finish(*args)
+
+    monkeypatch.setattr(claims, "finish", answerless)
+    ended = outcome.failed(attempt.claim, "broken", "it broke")
+    assert desk.claim_client.finish(ended, until=lambda: desk.now + 60) is is_ours
+    assert desk.bench.job(attempt.job_id).state is (JobState.FAILED if is_ours else JobState.QUEUED)
 
 
 def test_a_locked_row_holds_up_no_other_that_is_given_back(desk: Desk) -> None:
