@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import orjson
-from psycopg import ClientCursor
+import psycopg
 from psycopg.errors import FeatureNotSupported, LockNotAvailable, QueryCanceled, error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.types.json import set_json_loads
@@ -317,7 +317,7 @@ def _preceded(cursor: Any, context: Any, execute: Callable[[], object]) -> bool:
             execute()
         return True
     # No pipeline: the driver ends one with a Flush, which stops the server's clock of an idle transaction.
-    _begin_with(connection, ClientCursor(connection).mogrify(first.statement, first.parameters))
+    _begin_with(connection, psycopg.ClientCursor(connection).mogrify(first.statement, first.parameters))
     return False
 
 
@@ -326,4 +326,6 @@ def _begin_with(connection: Any, statement: str) -> None:
     begin = "BEGIN; " if connection.info.transaction_status == TransactionStatus.IDLE else ""
     result = connection.pgconn.exec_(f"{begin}{statement}".encode())
     if result.status not in {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}:
-        raise error_from_result(result)
+        error = error_from_result(result)
+        # A server that goes away without a word leaves no SQLSTATE, by which the driver chooses the class.
+        raise error if error.sqlstate else psycopg.OperationalError(str(error))

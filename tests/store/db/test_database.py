@@ -1,3 +1,4 @@
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from sqlalchemy import make_url, text
 
 from store.db import database as module
 from store.db.database import IDLE_TIMEOUT_S, Database, check_schema, dump_json, is_migrated, parse_url
-from store.errors import InvalidRequest, SettingsError, Unavailable
+from store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
 from store.schema.tables import REVISION
 from store.settings import Settings
 
@@ -186,8 +187,21 @@ def test_one_statement_fails_when_a_migration_changed_its_columns_and_none_after
 def test_a_lock_that_cannot_be_had_is_unavailable(db: Database, tenant: str) -> None:
     with db.begin() as holder:
         holder.execute(text("SELECT FROM tenants WHERE id = :id FOR UPDATE"), {"id": tenant})
-        with pytest.raises(Unavailable, match="lock timeout"):
+        with pytest.raises(StatementTimeout):
             lock_briefly(db, tenant)
+
+
+def test_a_connection_that_ends_without_a_word_is_unavailable(db: Database, tenant: str) -> None:
+    def read(*, is_cut: bool) -> None:
+        with db.begin(tenant_id=tenant) as connection:
+            if is_cut:
+                with socket.socket(fileno=os.dup(connection.connection.fileno())) as wire:
+                    wire.shutdown(socket.SHUT_RDWR)
+            connection.execute(text("SELECT 1"))
+
+    with pytest.raises(Unavailable):
+        read(is_cut=True)
+    read(is_cut=False)
 
 
 def test_a_pool_that_stays_busy_is_unavailable(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
