@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from store.encryption.key_order import restored
 from store.errors import CannotOpen, InvalidRequest, SettingsError
 
 KEY_BYTES = 32
@@ -43,6 +44,8 @@ _FIELDS = frozenset({"k", "w", "d"})
 # U+0000 as orjson writes it, but not an escaped backslash followed by u0000. jsonb refuses U+0000, so we do too.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _JOBS_CACHED = 4096
+# Columns with schemas of functions: of jobs, and of the tools of a tenant.
+_WITH_SCHEMAS = frozenset({"payload", "definition"})
 _TOKEN_BYTES = 15
 
 TOKENS = "t"
@@ -110,7 +113,8 @@ class Vault:
     def open(self, stored: Any, context: EncryptionContext) -> Any:
         """Return the value that was sealed; a value in plaintext is returned unchanged. Raises CannotOpen."""
         envelope = envelope_of(stored)
-        return stored if envelope is None else orjson.loads(self._open_bytes(envelope, context))
+        value = stored if envelope is None else orjson.loads(self._open_bytes(envelope, context))
+        return restored(value) if context.column in _WITH_SCHEMAS else value
 
     def seal_text(self, value: str, context: EncryptionContext) -> str:
         """Like ``seal``, for a text column."""
