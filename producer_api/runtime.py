@@ -18,6 +18,7 @@ from producer_api.reads.job_loader import JobLoader
 from producer_api.reads.list_queries import ListQueries
 from producer_api.server.health import Health
 from producer_api.server.loop_lag import LoopLag
+from producer_api.server.metrics_page import MetricsPage
 from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission.audio_files import AudioFiles
 from producer_api.submission.cache_lookup import CacheLookups
@@ -64,6 +65,7 @@ class Runtime:
         self.blobs = open_blobs(settings)
         vault = open_vault(settings)
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
+        self.metrics_page = MetricsPage(self.db, self.metrics)
         self.audio_files = AudioFiles(settings, self.db, self.blobs)
         self._connect_redis(vault)
         self.catalog = ModelCatalog(self.db)

@@ -49,11 +49,10 @@ class Settings(BaseSettings):
     api_key: str = Field("", repr=False)
     api_threads: int = Field(96, ge=4)
     # Pages that need no key, beside /healthz and /readyz: /docs with /openapi.json, /metrics, /version, and /console,
-    # which asks for a key itself.
+    # which asks for a key itself. Without `metrics`, /metrics answers callers of the same machine alone.
     open_pages: Annotated[tuple[Literal["console", "docs", "metrics", "version"], ...], NoDecode] = (
         "console",
         "docs",
-        "metrics",
         "version",
     )
     # Proxies in front of the API, as addresses or networks: of their connections alone `X-Forwarded-For` is believed.

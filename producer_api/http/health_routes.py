@@ -1,16 +1,15 @@
 """Health, metrics and version of the process. These routes need no API key."""
 
-import asyncio
 import platform
 from importlib.metadata import version
+from ipaddress import ip_address
 
-import structlog
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from producer_api.access.auth import address_of
 from producer_api.http.requests import RuntimeOf
 from producer_api.http.views import ObjectResponse
 from producer_api.runtime import Runtime
@@ -18,13 +17,10 @@ from producer_api.server.errors import Draining, ErrorBody, body_of, respond
 from producer_api.server.health import OK
 from store.errors import HeadraceError, Unavailable
 from store.metrics.registry import CONTENT_TYPE
-from store.scheduling.backlog import TenantBacklog, read_backlog
 
 router = APIRouter(tags=["health"])
 
-_log = structlog.get_logger("producer_api")
 _VERSION = version("headrace")
-_READ_S = 2.0
 
 
 @router.get("/healthz", summary="Is the process alive")
@@ -65,30 +61,26 @@ async def readyz(request: Request, runtime: RuntimeOf) -> Response:
 
 
 @router.get("/metrics", response_class=PlainTextResponse, summary="Metrics for Prometheus")
-async def metrics(runtime: RuntimeOf) -> Response:
-    """Return the counters; queue depths are left out while Postgres is away or slow."""
-    _require_open("metrics", runtime)
-    return Response(runtime.metrics.render(await _shares(runtime)), media_type=CONTENT_TYPE)
+async def metrics(request: Request, runtime: RuntimeOf) -> Response:
+    """Return the counters, at most a second old; queue depths are left out while Postgres is away or slow.
+
+    Without `metrics` in `HEADRACE_OPEN_PAGES` only callers of the same machine get them.
+    """
+    if not _is_local(request):
+        _require_open("metrics", runtime)
+    return Response(await runtime.metrics_page.read(), media_type=CONTENT_TYPE)
+
+
+def _is_local(request: Request) -> bool:
+    """Return True for a caller on this machine, and not for one behind a proxy on it."""
+    address = address_of(request.scope)
+    is_forwarded = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip"))
+    return address is not None and ip_address(address).is_loopback and not is_forwarded
 
 
 def _require_open(page: str, runtime: Runtime) -> None:
     if page not in runtime.settings.open_pages:
         raise HTTPException(404)  # as if there were no such route
-
-
-async def _shares(runtime: Runtime) -> tuple[TenantBacklog, ...] | None:
-    """Return the backlog; None if Postgres does not give it within ``_READ_S``, so that the other series are kept."""
-    reading = asyncio.ensure_future(run_in_threadpool(_read_shares, runtime))
-    done, _ = await asyncio.wait([reading], timeout=_READ_S)
-    return reading.result() if done else None
-
-
-def _read_shares(runtime: Runtime) -> tuple[TenantBacklog, ...] | None:
-    try:
-        return read_backlog(runtime.db).computed
-    except Unavailable as error:
-        _log.warning("queue_depths_unknown", reason=error.message)
-        return None
 
 
 @router.get("/version", summary="Which version this is")

@@ -39,7 +39,7 @@ from store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
-PromptId = Annotated[str, Path(description="id or name of the prompt", examples=["greeting"])]
+PromptId = Annotated[str, Path(max_length=300, description="id or name of the prompt", examples=["greeting"])]
 AliasName = Annotated[str, Path(pattern=ALIAS_PATTERN, description="`default` or a name of your own")]
 
 T = TypeVar("T")

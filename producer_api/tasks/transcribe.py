@@ -138,6 +138,7 @@ async def _submitted(
         job = receipt.job or await runtime.reader.get(tenant_id, receipt.job_id)
     finally:
         await threads.run(tenant_id, lambda: _settled(runtime, tenant_id, file.id, job_id))
+        draft.drop()  # the job may wait for hours, and its audio is in the file
     return job, {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
 
 

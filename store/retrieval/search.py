@@ -59,31 +59,34 @@ class FoundPassage:
 
 _HAS_EXTENSION = text("SELECT to_regtype('vector') IS NOT NULL")
 
-_OF_FILES = """ AND file_id IN (
-    SELECT file_id FROM vector_store_files WHERE tenant_id = :tenant_id AND store_id = :store_id AND {condition})"""
+# The one condition that keeps a search within its tenant and its store: every statement below has it from here.
+_IN_STORE = "tenant_id = :tenant_id AND store_id = :store_id"
 
-_VECTORS = """
-SELECT file_id, position, {similarity} AS score FROM vector_store_passages
-WHERE tenant_id = :tenant_id AND store_id = :store_id{of_files}
-ORDER BY {order} LIMIT :limit
+_OF_FILES = f""" AND file_id IN (
+    SELECT file_id FROM vector_store_files WHERE {_IN_STORE} AND {{condition}})"""
+
+_VECTORS = f"""
+SELECT file_id, position, {{similarity}} AS score FROM vector_store_passages
+WHERE {_IN_STORE}{{of_files}}
+ORDER BY {{order}} LIMIT :limit
 """
 
 # The words of the query are alternatives: a question has words that no answer has.
-_WORDS = """
+_WORDS = f"""
 WITH asked AS (
-    SELECT CAST(replace(CAST(plainto_tsquery('{config}', :words) AS text), '&', '|') AS tsquery) AS query)
+    SELECT CAST(replace(CAST(plainto_tsquery('{FULL_TEXT}', :words) AS text), '&', '|') AS tsquery) AS query)
 SELECT file_id, position, ts_rank(terms, query, 1) AS score FROM vector_store_passages CROSS JOIN asked
-WHERE tenant_id = :tenant_id AND store_id = :store_id AND terms @@ query{of_files}
+WHERE {_IN_STORE} AND terms @@ query{{of_files}}
 ORDER BY score DESC, file_id, position LIMIT :limit
 """
 
-_READ = text("""
+_READ = text(f"""
 SELECT found.store_id, found.file_id, found.position, found.tenant_id, found.content, attached.attributes,
     files.filename
-FROM vector_store_passages AS found
+FROM (SELECT * FROM vector_store_passages WHERE {_IN_STORE}) AS found
 JOIN vector_store_files AS attached USING (tenant_id, store_id, file_id)
 JOIN files ON files.tenant_id = found.tenant_id AND files.id = found.file_id
-WHERE found.tenant_id = :tenant_id AND found.store_id = :store_id AND (found.file_id, found.position) IN (
+WHERE (found.file_id, found.position) IN (
     SELECT * FROM unnest(CAST(:file_ids AS text[]), CAST(:positions AS int[])))
 """)
 
@@ -149,7 +152,7 @@ def _by_vectors(connection: Connection, tenant_id: str, query: Query) -> Mapping
 
 def _by_words(connection: Connection, tenant_id: str, query: Query) -> Mapping[Key, float]:
     of_files, values = _parameters(tenant_id, query)
-    statement = text(_WORDS.format(config=FULL_TEXT, of_files=of_files))
+    statement = text(_WORDS.format(of_files=of_files))
     rows = connection.execute(statement, values | {"words": query.words}).all()
     return {(row.file_id, row.position): row.score for row in rows}
 

@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "api_url": "",
     "api_key": "",
     "api_threads": 96,
-    "open_pages": ("console", "docs", "metrics", "version"),
+    "open_pages": ("console", "docs", "version"),
     "trusted_proxies": (),
     "cors_origins": (),
     "max_body_bytes": 1048576,

@@ -185,6 +185,17 @@ def test_a_tenants_admin_does_not_operate(
     assert both.post(keys, json=body).status_code == 201
 
 
+def test_no_id_in_a_path_is_an_error_of_the_server(
+    server: ApiServer, make_client: MakeClient, db: Database, tenant: str, subtests: pytest.Subtests
+) -> None:
+    client = make_client(api_keys.create_key(db, tenant, "all", api_keys.SCOPES, actor="tests"))
+    for operation in operations(server.app):
+        if operation.has_id:
+            with subtests.test(f"{operation.method} {operation.path}"):
+                for id_ in ("x" * 301, "x%00", "x%0A", "%ED%A0%80"):
+                    assert operation.call(client, id_).status_code < 500, id_
+
+
 SHARED = {"/v1/models/", "/v1/queues/", "/v1/model_versions/", "/v1/rollouts/"}
 """What belongs to no tenant."""
 

@@ -186,10 +186,29 @@ def test_every_answer_is_guarded_and_no_other_origin_let_in(api: httpx2.Client) 
         assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
+def test_metrics_are_for_this_machine_unless_they_are_opened(settings: Settings) -> None:
+    for changes, local, proxied in (
+        ({}, 200, 404),
+        ({"trusted_proxies": ("127.0.0.1",)}, 200, 404),
+        ({"open_pages": ("metrics",)}, 200, 200),
+    ):
+        served = serving(settings.model_copy(update=changes))
+        with served as server, httpx2.Client(base_url=server.url, timeout=60) as client:
+            assert client.get("/metrics").status_code == local
+            headers = {"X-Forwarded-For": "203.0.113.7"}
+            assert client.get("/metrics", headers=headers).status_code == proxied
+
+
+def test_metrics_are_rendered_once_a_second_for_all(api: httpx2.Client) -> None:
+    started = time.monotonic()
+    pages = {api.get("/metrics").content for _ in range(30)}  # each request changes the figures of requests
+    assert len(pages) <= 2 + time.monotonic() - started
+
+
 def test_pages_are_closed_on_demand(settings: Settings) -> None:
     closed = settings.model_copy(update={"open_pages": ()})
     with serving(closed) as server, httpx2.Client(base_url=server.url, timeout=60) as client:
-        for path in ("/docs", "/openapi.json", "/metrics", "/version"):
+        for path in ("/docs", "/openapi.json", "/version"):
             response = client.get(path)
             assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
             assert "/docs" not in error_of(response)["message"].removeprefix("no such route: GET /docs")

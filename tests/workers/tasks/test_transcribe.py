@@ -22,6 +22,8 @@ from models.fakes.fake_transcriber import FakeTranscriber
 from models.families.model_folder import describe, small_files
 from models.runners.transcriber import transcriber_for
 from models.runners.transcription import ChunkOptions, ChunkTranscript
+from producer_api.tasks import transcribe
+from producer_api.tasks.transcription_form import MemoryDraft
 from prompts.audio.transcriber_folder import FAKE
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
 from store.db.database import Database
@@ -107,6 +109,35 @@ def stand(db: Database, settings: Settings) -> Iterator[Stand]:
 
 def said(*chunks: tuple[int, int]) -> str:
     return "".join(f" {length} ms at {level}." for length, level in chunks).strip()
+
+
+def test_audio_that_waits_is_not_in_the_memory_of_the_api(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    drafts: list[MemoryDraft] = []
+
+    class Watched(MemoryDraft):
+        def __init__(self) -> None:
+            super().__init__()
+            drafts.append(self)
+
+    monkeypatch.setattr(transcribe, "MemoryDraft", Watched)
+    stand.paused.set()
+    audio = audio_file(spoken([20], RATE, pause_s=1), kind="FLAC")
+    answers: list[int] = []
+
+    def send(stream: str) -> None:
+        files = {"file": ("talk.flac", audio)}
+        answers.append(stand.api.post(URL, files=files, data={"model": "ears", "stream": stream}).status_code)
+
+    waiting = [threading.Thread(target=send, args=(stream,)) for stream in ("true", "false")]
+    for thread in waiting:
+        thread.start()
+    wait_for(lambda: len(stand.jobs()) == len(waiting), "both jobs are stored")
+    wait_for(lambda: not any(one.data for one in drafts), "the audio has left the memory")
+    assert (answers, len(drafts)) == ([], len(waiting))
+    stand.paused.clear()
+    for thread in waiting:
+        thread.join()
+    assert answers == [200, 200]
 
 
 def test_the_official_client_reads_every_format(stand: Stand) -> None:
