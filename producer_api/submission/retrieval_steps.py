@@ -129,7 +129,7 @@ def _version_of(parts: SubmissionParts, tenant_id: str, wanted: Retrieval, field
     names = set()
     for number, store_id in enumerate(wanted.vector_store_ids):
         try:
-            store = vector_stores.get(parts.db, tenant_id, store_id)
+            store = vector_stores.find(parts.db, tenant_id, store_id)
         except NotFound as error:
             error.param = f"{field}.vector_store_ids[{number}]"
             raise

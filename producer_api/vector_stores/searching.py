@@ -47,7 +47,7 @@ async def search_store(
     reranker = options.reranker
     # A retry of the request must not find a job of it that was cached as the whole answer.
     origin = replace(origin, idempotency_key=None, fingerprint="", is_retry=False)
-    store = await run_in_threadpool(vector_stores.get, runtime.db, principal.tenant_id, store_id)
+    store = await run_in_threadpool(vector_stores.find, runtime.db, principal.tenant_id, store_id)
     vectors = await _vectors(runtime, request, principal, store, body, origin)
     if vectors is None:
         return None

@@ -57,7 +57,7 @@ async def add_file(
     A file that is there already is read anew.
     """
     tenant_id = principal.tenant_id
-    store = await run_in_threadpool(vector_stores.get, runtime.db, tenant_id, vector_store_id)
+    store = await run_in_threadpool(vector_stores.find, runtime.db, tenant_id, vector_store_id)
     fields = {"attributes": body.attributes, "chunking_strategy": body.chunking_strategy}
     entries = await run_in_threadpool(
         _policed_entries, runtime, tenant_id, [FileOfBatch(file_id=body.file_id, **fields)]
@@ -81,7 +81,7 @@ async def list_store_files(
     """Return the store's files, newest first by default."""
 
     def read(db: Database) -> StoreFileList:
-        vector_stores.get(db, principal.tenant_id, vector_store_id)
+        vector_stores.find(db, principal.tenant_id, vector_store_id)
         return _listed(db, principal.tenant_id, vector_store_id, limit, after, before, order, status)
 
     return JsonResponse(await runtime.lists.read(principal, read))
@@ -169,7 +169,7 @@ async def create_file_batch(
 ) -> Response:
     """Add up to 500 files, all or none. Each is read by a job of its own, and a bad one fails alone."""
     tenant_id = principal.tenant_id
-    store = await run_in_threadpool(vector_stores.get, runtime.db, tenant_id, vector_store_id)
+    store = await run_in_threadpool(vector_stores.find, runtime.db, tenant_id, vector_store_id)
     entries = await run_in_threadpool(_policed_entries, runtime, tenant_id, body.entries)
     _, batch_id = await add_files(runtime, principal, store, entries, headers, as_batch=True)
     return await _batch(runtime, tenant_id, vector_store_id, batch_id or "")
@@ -241,7 +241,7 @@ def _listed(
 
 def _current(runtime: Runtime, tenant_id: str, store_id: str, file_id: str) -> StoreFile:
     """Return the file. Raises NotFound, also for a store that was deleted or has expired."""
-    vector_stores.get(runtime.db, tenant_id, store_id)
+    vector_stores.find(runtime.db, tenant_id, store_id)
     return store_files.get(runtime.db, tenant_id, store_id, file_id)
 
 
@@ -261,7 +261,7 @@ def _policed_attributes(runtime: Runtime, tenant_id: str, given: Mapping[str, An
 
 async def _batch(runtime: Runtime, tenant_id: str, store_id: str, batch_id: str) -> Response:
     def read() -> FileBatch:
-        vector_stores.get(runtime.db, tenant_id, store_id)
+        vector_stores.find(runtime.db, tenant_id, store_id)
         return store_files.get_batch(runtime.db, tenant_id, store_id, batch_id)
 
     return JsonResponse(batch_object(await run_in_threadpool(read)))

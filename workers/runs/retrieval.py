@@ -49,7 +49,7 @@ def with_found(db: Database, claim: Claim, wanted: Mapping[str, Any], finish: Fi
     least = (None if options is None else options.score_threshold) or 0.0
     best: dict[tuple[str, int], FoundPassage] = {}
     for store_id in asked.vector_store_ids:
-        vector_stores.get(db, claim.tenant_id, store_id)
+        vector_stores.find(db, claim.tenant_id, store_id)
         query = _query(asked, store_id, vector, words)
         for one in search.search(db, claim.tenant_id, query):
             key = (one.file_id, one.position)

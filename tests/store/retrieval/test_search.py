@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from migrations import vector_indexes
 from migrations.drift import find_drift
@@ -307,3 +308,9 @@ def test_a_use_is_noted_once_a_minute(db: Database, tenant: str, query: Rows) ->
         before = vector_stores.get(db, tenant, one.id).last_active_at
         vector_stores.touch(db, tenant, one.id)
         assert (vector_stores.get(db, tenant, one.id).last_active_at > before) is is_noted
+
+
+def test_a_store_is_found_without_a_read_of_its_files(db: Database, tenant: str, store: VectorStore) -> None:
+    with db.begin() as holder:
+        holder.execute(text("LOCK TABLE vector_store_files IN ACCESS EXCLUSIVE MODE"))
+        assert vector_stores.find(db, tenant, store.id).dimensions == WIDTH

@@ -33,7 +33,7 @@ class Stores:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **passages: list[FoundPassage]) -> None:
         self._passages = passages
         self.asked: list[Any] = []
-        monkeypatch.setattr(vector_stores, "get", lambda _db, tenant, store: self.asked.append((tenant, store)))
+        monkeypatch.setattr(vector_stores, "find", lambda _db, tenant, store: self.asked.append((tenant, store)))
         monkeypatch.setattr(search, "search", self.search)
 
     def search(self, _db: Any, tenant_id: str, query: Query) -> list[FoundPassage]:

@@ -85,7 +85,7 @@ class Stores:
     def __init__(self, **versions: tuple[str, int]) -> None:
         self.versions, self.touched = versions, list[str]()
 
-    def get(self, _db: object, tenant_id: str, store_id: str) -> Any:
+    def find(self, _db: object, tenant_id: str, store_id: str) -> Any:
         if tenant_id != "acme" or store_id not in self.versions:
             raise NotFound(f"no vector store {store_id}")
         model, number = self.versions[store_id]
