@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from store.encryption.key_order import restored
+from store.encryption.key_order import kept, restored
 from store.errors import CannotOpen, InvalidRequest, SettingsError
 
 KEY_BYTES = 32
@@ -101,12 +101,14 @@ class Vault:
         return tuple(self._keys)
 
     def seal(self, value: object, context: EncryptionContext, *, outside: Iterable[str] = ()) -> Any:
-        """Return a JSON value sealed; the value itself if it is empty or there are no keys.
+        """Return a JSON value sealed; if there are no keys the value, which keeps the order of schemas (``key_order``).
 
         The fields of an object that are named in ``outside`` are copied beside the envelope, where SQL can read them.
         """
-        if not value or not self._keys:
+        if not value:
             return value
+        if not self._keys:
+            return kept(value) if context.column in _WITH_SCHEMAS else value
         seen = {name: value[name] for name in outside if name in value} if isinstance(value, Mapping) else {}
         return {ENVELOPE: self._seal_bytes(_dump(value), context), **seen}
 

@@ -25,7 +25,7 @@ from tests.chaos.proxy import FaultProxy, Mode
 from tests.chaos.tools import CALLER
 
 # It knows flows and calls of tools, and not the newest revision of the schema.
-OLD_RELEASE = "0f70d444"
+OLD_RELEASE = "5d32f3f9"
 DAY_S = 86_400
 _LONGEST_S = 60.0
 _STALE_TRIES = 5

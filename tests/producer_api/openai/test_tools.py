@@ -139,6 +139,18 @@ def test_a_round_from_question_to_answer(
                 assert (again.choices[0].finish_reason, again.choices[0].message.tool_calls) == ("stop", None)
 
 
+def test_a_model_reads_the_schema_of_a_tool_as_it_was_sent(openai: OpenAI, workers: dict[str, ScriptedWorker]) -> None:
+    read: list[str] = []
+
+    def say(payload: dict[str, Any]) -> Sequence[str]:
+        read.append(json.dumps(payload["input"]["tools"][0]["function"]["parameters"]))
+        return ["It is"]
+
+    with workers["hermes"].serve(say):
+        openai.chat.completions.create(model="hermes", messages=QUESTION, tools=TOOLS)
+    assert read == [json.dumps(WEATHER["function"]["parameters"])]
+
+
 def test_a_streamed_call(openai: OpenAI, workers: dict[str, ScriptedWorker], subtests: pytest.Subtests) -> None:
     with agents(workers, "I look.\n"):
         for model in workers:
