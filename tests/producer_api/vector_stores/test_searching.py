@@ -43,11 +43,11 @@ class Searching:
         self.embedder = Embedder(512, 2)
         stored = SimpleNamespace(id="vs_1", model="vectors", model_version=3)
 
-        def get(db: object, *of: str) -> Any:
-            self.told.append(("get", *of))
+        def find(db: object, *of: str) -> Any:
+            self.told.append(("find", *of))
             return stored
 
-        stores = SimpleNamespace(get=get, touch=lambda db, *of: self.told.append(("touch", *of)))
+        stores = SimpleNamespace(find=find, touch=lambda db, *of: self.told.append(("touch", *of)))
         patch.setattr(searching, "vector_stores", stores)
         patch.setattr(searching, "search", SimpleNamespace(search=self.search))
         patch.setattr(searching, "submit_and_wait", self.submit)
@@ -110,7 +110,7 @@ async def test_a_question_is_embedded_by_a_job_that_no_retry_finds(world: Search
     assert (query.store_id, query.words, query.limit, query.is_exact) == ("vs_1", "mill", 7, False)
     assert (query.vector_weight, query.word_weight) == (0.25, 2.0)
     assert query.attributes is not None
-    assert world.told == [("get", "acme", "vs_1"), ("thread", "acme"), ("touch", "acme", "vs_1")]
+    assert world.told == [("find", "acme", "vs_1"), ("thread", "acme"), ("touch", "acme", "vs_1")]
     await world.results()
     assert (world.queries[1].limit, world.queries[1].attributes) == (10, None)
     assert (world.queries[1].vector_weight, world.queries[1].word_weight) == (1.0, 1.0)
