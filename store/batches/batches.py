@@ -118,6 +118,8 @@ WHERE tenant_id = :tenant_id AND status IN ({", ".join(repr(str(one)) for one in
 """)
 
 _FULL_RETRY_S = 10.0
+# Jobs that a transaction marks while a batch is deleted.
+_DELETE_STEP = 1_000
 
 
 # The newest recent batch with one of the fingerprints that was not cancelled.
@@ -148,10 +150,11 @@ SELECT batch_id, outcome, count(*) AS num_lines FROM batch_lines
 WHERE batch_id = ANY(CAST(:ids AS text[])) AND outcome IS NOT NULL GROUP BY batch_id, outcome
 """)
 
-# Erases the contents of the batch's jobs, soon.
+# Erases the contents of some of the batch's jobs, soon. Returns their number.
 _ERASE_JOBS = text("""
-UPDATE jobs SET purge_when_ended = true FROM batch_lines
-WHERE batch_lines.batch_id = :id AND jobs.id = batch_lines.job_id
+UPDATE jobs SET purge_when_ended = true WHERE id = ANY (ARRAY(
+    SELECT jobs.id FROM batch_lines JOIN jobs ON jobs.id = batch_lines.job_id
+    WHERE batch_lines.batch_id = :id AND NOT purge_when_ended LIMIT :limit))
 """)
 
 _DELETE_FILES = text("DELETE FROM files WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[]))")
@@ -291,14 +294,18 @@ def count_outcomes(db: Database, tenant_id: str, batch_ids: Sequence[str]) -> Ma
 def delete(db: Database, tenant_id: str, batch_id: str, *, actor: str) -> None:
     """Delete an ended batch with its files. The contents of its jobs are erased soon; rows stay for a while.
 
-    Raises NotFound, or Conflict if the batch has not ended.
+    The jobs are marked in steps, so that no other transaction waits long. If a step fails the batch is still there, and
+    a second call goes on. Raises NotFound, or Conflict if the batch has not ended.
     """
+    num_marked = 1
+    while num_marked:
+        with db.begin(tenant_id=tenant_id) as connection:
+            batch = _get(connection, db.vault, tenant_id, batch_id)
+            if not batch.status.is_terminal:
+                raise Conflict(f"batch {batch_id} is {batch.status}: cancel it, and delete it when it has ended")
+            num_marked = connection.execute(_ERASE_JOBS, {"id": batch_id, "limit": _DELETE_STEP}).rowcount
     with db.begin(tenant_id=tenant_id) as connection:
-        batch = _get(connection, db.vault, tenant_id, batch_id)
-        if not batch.status.is_terminal:
-            raise Conflict(f"batch {batch_id} is {batch.status}: cancel it, and delete it when it has ended")
         ids = [each for each in (batch.input_file_id, batch.output_file_id, batch.error_file_id) if each is not None]
-        connection.execute(_ERASE_JOBS, {"id": batch_id})
         connection.execute(_DELETE_FILES, {"tenant_id": tenant_id, "ids": ids})
         connection.execute(_ERASE, {"tenant_id": tenant_id, "id": batch_id})
         record(connection, tenant_id, actor, "batch.deleted", batch_id, {"url": batch.url})

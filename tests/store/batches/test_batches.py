@@ -1,10 +1,12 @@
 """Batches exactly: how they are created, listed, cancelled, deleted, and what each step writes."""
 
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from store.audit.audit import list_entries
 from store.batches import batches
@@ -28,7 +30,7 @@ from store.batches.batch_steps import (
 from store.batches.batches import Batch, NewBatch, create, find_duplicate, get, list_batches, request_cancel
 from store.db.database import Database
 from store.encryption.vault import Vault
-from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
+from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited, StatementTimeout
 from store.files import files
 from store.files.blob_storage import open_blobs
 from store.files.files import Purpose
@@ -338,6 +340,12 @@ def test_an_ended_batch_is_deleted_with_its_files_and_its_jobs_soon(
     assert end(db, get(db, tenant, made.id), BatchStatus.COMPLETED, ResultFiles(output=draft))
     with pytest.raises(NotFound):
         batches.delete(db, other_tenant, made.id, actor="key_1")
+    hasty = Database(settings.database_url, pool_size=1, application_name="hasty", lock_timeout_s=0.2)
+    with closing(hasty), db.begin() as holder:
+        holder.execute(text("SELECT FROM files FOR UPDATE"))
+        with pytest.raises(StatementTimeout):
+            batches.delete(hasty, tenant, made.id, actor="key_1")
+    assert query("SELECT id FROM jobs WHERE purge_when_ended") == [{"id": job.id}], "done before, and not for nothing"
     batches.delete(db, tenant, made.id, actor="key_1")
     assert query("SELECT id FROM files") == []
     assert query("SELECT id FROM jobs WHERE purge_when_ended") == [{"id": job.id}]
