@@ -92,6 +92,7 @@ THE_SYSTEMS_OWN = {
         "hosted_versions.read_waiting_work",
         "claims.claim",
         "claims.finish",
+        "claims.has_ended",
         "claims.release",
         "claims.renew",
         "claims.owned",

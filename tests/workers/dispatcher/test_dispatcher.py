@@ -500,7 +500,8 @@ def test_what_is_due_in_masses_does_not_wait_for_the_next_sweep(
     monkeypatch.setattr("workers.dispatcher.job_sweeper.SWEEP_ROWS", 5)
     overdue, lost = submit(23, deadline_s=0.01), submit(23)
     claim(db, "dead", QUEUE, lost, lease_s=0.0)
-    dispatcher = make(sweep_s=600)
+    # Of five sweeps each kind of job would need four minutes. One sweep more is for rows that were being announced.
+    dispatcher = make(sweep_s=60)
     thread = threading.Thread(target=dispatcher.run)
     thread.start()
     try:
