@@ -25,6 +25,9 @@ OF_A_SIDE = 2
 MOST_USERS = 60
 """More than chance needs to put two of them on each side."""
 
+WIDE: dict[str, float] = dict.fromkeys(("first_token", "token_time", "longer_answers", "shorter_answers"), 10)
+"""What keeps a promotion from waiting for a decision on jobs whose times the faults lengthen."""
+
 BEFORE, AFTER = "rollout.before_commit=kill", "rollout.committed=kill"
 NUM_STEPS = {1: 1, 2: 2, 3: 3}
 """The steps of each version of the pipeline."""
@@ -61,9 +64,9 @@ def make_versions(client: Client, *aliases: str) -> None:
         assert named.status_code == 200, named.text
 
 
-def start(client: Client, alias: str, version: int, **step: int) -> str:
+def start(client: Client, alias: str, version: int, bounds: dict[str, float] | None = None, **step: int) -> str:
     """Start a rollout of an alias with one step; return its id."""
-    body = {"alias": alias, "version": version, "steps": [{"percent": 50, **step}]}
+    body = {"alias": alias, "version": version, "steps": [{"percent": 50, **step}], "bounds": bounds or {}}
     started = client.insist("POST", f"{PIPELINE}/rollouts", json=body)
     assert started.status_code == 201, started.text
     return str(started.json()["id"])
@@ -115,7 +118,7 @@ def test_each_job_keeps_its_version_and_each_change_happens_once_whoever_is_kill
     stack.worker(MODEL)
     make_versions(client, "good", "bad", "asked")
     rollouts = {
-        "good": start(client, "good", 2, min_jobs=OF_A_SIDE),
+        "good": start(client, "good", 2, WIDE, min_jobs=OF_A_SIDE),
         "bad": start(client, "bad", 3, hold_s=3600),
         "asked": start(client, "asked", 2, hold_s=3600),
     }

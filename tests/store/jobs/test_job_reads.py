@@ -219,8 +219,9 @@ class TestPurged:
         ours, theirs = accept_one(), accept_one(tenant_id=other_tenant)
         db.vault = Vault({"k2": b"l" * 32})
         newer = accept_one()
-        found = get_each(db, [(tenant, ours), (other_tenant, theirs), (tenant, newer)])
-        assert [type(one) for one in found.values()] == [CannotOpen, CannotOpen, Job]
+        asked = [(tenant, ours), (other_tenant, theirs), (tenant, newer)]
+        found = get_each(db, asked)
+        assert [type(found[pair]) for pair in asked] == [CannotOpen, CannotOpen, Job]
         assert [job.id for job in get_many(db, tenant, [newer, "job_x", theirs])] == [newer]
         with pytest.raises(CannotOpen):
             get_many(db, tenant, [newer, ours])
