@@ -63,13 +63,15 @@ class Client:
         while True:
             try:
                 response = self._http.request(method, path, **request)
-            except httpx2.TransportError:
-                response = None
-            if response is not None and response.status_code < 500:
-                return response
+            except httpx2.TransportError as error:
+                failure = repr(error)
+            else:
+                if response.status_code < 500:
+                    return response
+                failure = f"{response.status_code} {response.text}"
             with self._lock:
                 self.num_failed_tries += 1
-            assert time.monotonic() < deadline, f"{method} {path}: no answer within {PATIENCE_S:g} s"
+            assert time.monotonic() < deadline, f"{method} {path}: no answer within {PATIENCE_S:g} s: {failure}"
             time.sleep(_AGAIN_S)
 
     def submit(self, model: str, prompt: str, max_tokens: int, *, key: str | None = None, **fields: Any) -> str:

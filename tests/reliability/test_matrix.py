@@ -196,7 +196,11 @@ def strike_api(stack: Stack, cell: Cell) -> None:
     worker = stack.worker(cell.model)
     api, client = stack.api(arm=once(cell.failpoints))
     with closing(client):
-        run_jobs(stack, client, cell)
+        try:
+            run_jobs(stack, client, cell)
+        except AssertionError as error:
+            error.add_note(f"exits of the API: {api.exits}, the end of its log: {api.log()[-3000:]}")
+            raise
         check_struck(api, cell)
     api.stop()
     worker.stop()
