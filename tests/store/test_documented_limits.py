@@ -14,7 +14,6 @@ from store.retrieval.search import NUM_CANDIDATES, RANK_OFFSET
 from store.retrieval.vector_stores import ROWS_AT_ONCE
 from store.rollouts.evidence import WINDOW_S
 from store.tenants import api_key_admin, webhook_secrets
-from store.tenants.quotas import FOLD_PAST, NEAR_JOBS, NEAR_TOKENS
 from store.tenants.usage import DETAIL_S
 from store.tools.tools import MAX_TOOLS
 from store.webhooks.endpoints import MAX_ENDPOINTS
@@ -40,8 +39,6 @@ PROMISES = [
         _rows("models with a policy", policies.MAX_MODELS, policies.MAX_VERSIONS, policies.MAX_BYTES),
     ),
     ("limits.md", f"| webhook endpoints | {MAX_ENDPOINTS} |"),
-    ("limits.md", f"fewer than {NEAR_JOBS} jobs or {NEAR_TOKENS / 10**6:g} million tokens are left"),
-    ("limits.md", f"once more than {FOLD_PAST:,} changes wait"),
     ("keys.md", f"[--overlap-hours {api_key_admin.DEFAULT_OVERLAP_S / HOUR_S:g}]"),
     ("keys.md", f'{{"overlap_s": {api_key_admin.DEFAULT_OVERLAP_S}, '),
     ("keys.md", f"would have the same rights for the next {IN_WORDS[api_key_admin.ADMIN_LEFT_FOR.days]} days"),
