@@ -3,7 +3,7 @@
 // If the team has one thread for each CPU, each thread is pinned to one CPU. Without pinning, Linux may queue a thread
 // that wakes up behind the thread that waits for it, while its own CPU is idle. But a pinned thread cannot move away
 // from a CPU that another process uses. So a waiting thread swaps CPUs with a preempted one: the work goes on at once,
-// and the other process keeps the CPU of the thread that has nothing to do. Measured: docs/decisions/0230.
+// and the other process keeps the CPU of the thread that has nothing to do. Measured: docs/decisions/0006.
 #pragma once
 
 #include <atomic>
