@@ -64,24 +64,13 @@ def test_the_readme_names_the_main_commands() -> None:
     assert {"demo", "test", "up"} <= set(re.findall(MENTION.format("make"), code, re.MULTILINE))
 
 
-def test_each_row_of_the_compatibility_table_names_a_proof_that_exists() -> None:
-    text = (ROOT / "docs" / "compatibility.md").read_text()
-    rows = re.findall(r"^\|(?! *\|)(?!---).*\|$", text, re.MULTILINE)
-    programs = "".join(
-        path.read_text() for path in (ROOT / "tests" / "clients" / "programs").iterdir() if path.is_file()
-    )
-    for row in rows:
-        proof = row.split("|")[-2]
-        if "`" not in proof:
-            assert row.startswith("| client |"), f"no proof: {row}"
-        source = ROOT / "tests"
-        for path, test in re.findall(r"`([\w/.]*)(?:::(?:\w+::)?(\w+))?`", proof.partition("clients:")[0]):
-            # Without a path it is another test of the same file.
-            source = ROOT / "tests" / path if path else source
-            assert source.is_file(), path
-            assert not test or re.search(rf"(def|class) {test}\b", source.read_text()), f"{source} has no {test}"
-        for feature in re.findall(r"`([^`]+)`", proof.partition("clients:")[2]):
-            assert f'feature("{feature}")' in programs, f"no programme has the feature {feature!r}"
+def test_the_tests_that_the_pages_name_exist() -> None:
+    named = {
+        (page.name, path)
+        for page in (ROOT / "docs").glob("*.md")
+        for path in re.findall(r"`(tests/[\w/.]+)(?:::\w+)?`", page.read_text())
+    }
+    assert [one for one in sorted(named) if not (ROOT / one[1]).exists()] == []
 
 
 def test_the_reference_of_jobs_names_every_field_of_the_body() -> None:

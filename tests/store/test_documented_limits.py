@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from headrace.client.job_calls import MAX_RETRIES
-from headrace.client.retries import OUTAGE_S
 from headrace.client.webhooks import TOLERANCE_S
 from store.calls.ssrf_guard import MAX_READ_BYTES, MAX_RESPONSE_BYTES
 from store.files.uploads import LIFE_S
@@ -55,9 +54,8 @@ PROMISES = [
     ("retrieval.md", f"the sum of weight / ({RANK_OFFSET} + rank)"),
     ("retrieval.md", f"deletes its rows in steps\nof {ROWS_AT_ONCE}."),
     ("rollout-judge.md", f"Jobs accepted in the same {WINDOW_S:g} seconds are read together"),
-    ("client.md", f"max_retries={MAX_RETRIES}, "),
-    ("client.md", f"After {OUTAGE_S:g} s without a connection or an event"),
-    ("client.md", f"tolerance_s={TOLERANCE_S:g})"),
+    ("clients.md", f"max_retries={MAX_RETRIES}, "),
+    ("clients.md", f"tolerance_s={TOLERANCE_S:g})"),
 ]
 
 

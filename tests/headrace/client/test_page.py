@@ -1,4 +1,4 @@
-"""The Python programs of docs/client.md and of the README run as they stand, but on the fake model."""
+"""The programs of the README, and of docs/clients.md for Headrace's own client, run as they stand on the fake model."""
 
 import re
 from pathlib import Path
@@ -13,11 +13,12 @@ from tests.readme import here
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/client.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/clients.md"])
 def test_the_programs_run(
     page: str, server: ApiServer, key: str, worker: ScriptedWorker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    text = (ROOT / page).read_text().rpartition("\n## Headrace's own client\n")[2]
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     with worker.serve(lambda _payload: ["runs ", "downhill"]):
         for block in blocks:
@@ -25,4 +26,4 @@ def test_the_programs_run(
         names["client"].close()
     said = capsys.readouterr().out
     assert "runs downhill" in said
-    assert ("invalid_value priority req_" in said) == (page == "docs/client.md")
+    assert ("invalid_value priority req_" in said) == (page == "docs/clients.md")
