@@ -11,7 +11,6 @@ from store.files.uploads import LIFE_S
 from store.registry import policies, prompt_templates
 from store.retrieval.search import NUM_CANDIDATES, RANK_OFFSET
 from store.retrieval.vector_stores import ROWS_AT_ONCE
-from store.rollouts.evidence import WINDOW_S
 from store.tenants import api_key_admin, webhook_secrets
 from store.tenants.usage import DETAIL_S
 from store.tools.tools import MAX_TOOLS
@@ -53,7 +52,6 @@ PROMISES = [
     ("retrieval.md", f"| the {NUM_CANDIDATES} passages with the largest cosine |"),
     ("retrieval.md", f"the sum of weight / ({RANK_OFFSET} + rank)"),
     ("retrieval.md", f"deletes its rows in steps\nof {ROWS_AT_ONCE}."),
-    ("rollout-judge.md", f"Jobs accepted in the same {WINDOW_S:g} seconds are read together"),
     ("clients.md", f"max_retries={MAX_RETRIES}, "),
     ("clients.md", f"tolerance_s={TOLERANCE_S:g})"),
 ]
