@@ -10,7 +10,6 @@ from store.calls.ssrf_guard import MAX_READ_BYTES, MAX_RESPONSE_BYTES
 from store.files.uploads import LIFE_S
 from store.registry import policies, prompt_templates
 from store.retrieval.search import NUM_CANDIDATES, RANK_OFFSET
-from store.retrieval.vector_stores import ROWS_AT_ONCE
 from store.tenants import api_key_admin, webhook_secrets
 from store.tenants.usage import DETAIL_S
 from store.tools.tools import MAX_TOOLS
@@ -51,7 +50,6 @@ PROMISES = [
     ("batches.md", f"is deleted with its upload {IN_WORDS[LIFE_S / HOUR_S]} after the"),
     ("retrieval.md", f"| the {NUM_CANDIDATES} passages with the largest cosine |"),
     ("retrieval.md", f"the sum of weight / ({RANK_OFFSET} + rank)"),
-    ("retrieval.md", f"deletes its rows in steps\nof {ROWS_AT_ONCE}."),
     ("clients.md", f"max_retries={MAX_RETRIES}, "),
     ("clients.md", f"tolerance_s={TOLERANCE_S:g})"),
 ]
