@@ -16,8 +16,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from store.db.database import Database
-from store.errors import Unavailable
+from store.errors import SettingsError, Unavailable
 
+VERSIONS = Path(__file__).parent / "versions"
+"""The folder of the revisions."""
 # "migrate!" in ASCII; any constant that no other lock on the server uses.
 MIGRATION_LOCK = 0x6D696772_61746521
 PATIENCE_S = 120.0
@@ -32,19 +34,15 @@ def upgrade(db: Database, revision: str = "head") -> str | None:
     """Apply missing revisions, and return the former revision (None: empty schema).
 
     A revision is applied completely, or can be repeated if it has steps of ``migrations.online``. Raises Unavailable if
-    Postgres does not answer, or if a lock was not available in time; earlier revisions stay applied.
+    Postgres does not answer, or if a lock was not available in time; earlier revisions stay applied. Raises
+    SettingsError, and changes nothing, if this version does not know the revision of the schema.
     """
     with _our_turn(db):
         with db.begin() as connection:
             before = current(connection)
+        _refuse_unknown(before)
         _patiently(db, lambda connection: command.upgrade(_config(connection), revision))
     return before
-
-
-def downgrade(db: Database, revision: str) -> None:
-    """Downgrade to ``revision``; ``base`` is the empty schema."""
-    with _our_turn(db):
-        _patiently(db, lambda connection: command.downgrade(_config(connection), revision))
 
 
 def write_revision(db: Database, message: str) -> Path:
@@ -71,6 +69,21 @@ def history(db: Database) -> list[str]:
         at = current(connection) or ""
     scripts = reversed(list(_scripts().walk_revisions()))
     return [f"{s.revision}  {'applied' if s.revision <= at else 'missing'}  {s.doc}" for s in scripts]
+
+
+def _refuse_unknown(found: str | None) -> None:
+    known = [script.revision for script in _scripts().walk_revisions()]
+    if found is None or found in known:
+        return
+    if found > head():
+        raise SettingsError(
+            f"the schema is at {found}, and this version knows no revision after {head()}: run `headrace migrate` of "
+            f"the version that made it, or of a newer one"
+        )
+    raise SettingsError(
+        f"the schema is at {found}, from before the first version, which begins at {min(known)}. It was not changed, "
+        f"and it cannot be migrated: use an empty database, or see docs/migrations.md"
+    )
 
 
 @contextmanager
@@ -130,6 +143,7 @@ def _connection(db: Database) -> Iterator[Connection]:
 def _config(connection: Connection | None = None) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("version_locations", str(VERSIONS))
     config.set_main_option("path_separator", "os")
     config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
     config.attributes["connection"] = connection

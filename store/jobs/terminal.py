@@ -1,7 +1,6 @@
 """The rows that every terminal transition writes: terminal row, closed attempt, event, dead letter, webhook deliveries.
 
-The row of the usage ledger is written by a trigger, so that jobs which an older release ends are counted too (revision
-0005).
+The row of the usage ledger is written by a trigger, so that jobs which an older release ends are counted too.
 
 A cancel, a sweep and a release call ``conclude`` in the transaction that moved the job rows. A finish has ``CONCLUDED``
 in its own statement. A second terminal row for a job violates the primary key, which rolls the transaction back.

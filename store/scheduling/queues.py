@@ -1,6 +1,6 @@
 """Queues for the API and the operator: counts, rates, pause and resume.
 
-Triggers on ``jobs`` keep the counts (migration 0002): each statement that moves jobs in or out of a queue inserts rows
+Triggers on ``jobs`` keep the counts: each statement that moves jobs in or out of a queue inserts rows
 of ``queue_changes``. ``fold`` adds those rows to ``queue_totals``. Two processes may fold at once: the statement that
 deletes a row adds it. The order within a queue is ``store.scheduling.dispatch_queries``.
 """

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0064"
+REVISION = "0100"
 
 metadata = MetaData(
     naming_convention={

@@ -23,7 +23,7 @@ ENDPOINT_DISABLED = "webhook_endpoint.disabled"
 REGISTRY_EVENTS: frozenset[str] = frozenset(
     {"rollout.started", "rollout.promoted", "rollout.rolled_back", "rollout.aborted", "version.rejected"}
 )
-"""Events of models, which belong to no tenant. Triggers write them (revision 0047), to endpoints that name them."""
+"""Events of models, which belong to no tenant. Triggers write them, to endpoints that name them."""
 
 EVENT_TYPES: frozenset[str] = (
     JOB_EVENTS

@@ -95,7 +95,7 @@ INSERT INTO api_keys (id, tenant_id, name, secret_hash, scopes, models, expires_
 VALUES (:id, :tenant_id, :name, :hash, CAST(:scopes AS varchar[]), CAST(:models AS varchar[]), :expires_at)
 """)
 
-# The key, its tenant and its hash. The tenant is not known yet, so a function of the schema's owner reads it (0014).
+# The key, its tenant and its hash. The tenant is not known yet, so a function of the schema's owner reads it.
 _FIND = text("SELECT * FROM headrace_find_key(:id)")
 
 # Records the minute of the key's last use, without waiting for a locked row.

@@ -1,7 +1,7 @@
 """The webhook outbox: it hands out deliveries that are due, and records the result of each attempt.
 
 ``store.jobs.terminal`` writes deliveries in the transaction that ends a job, ``store.batches.batch_steps`` in that of a
-batch, triggers in that of a rollout or a version (revision 0047). The sender (``workers.webhooks``) sends, signs and
+batch, triggers in that of a rollout or a version. The sender (``workers.webhooks``) sends, signs and
 schedules retries. This module disables an endpoint that answers 410 Gone or has failed for days.
 
     pending ──▶ delivered
@@ -76,7 +76,7 @@ class AttemptResult:
     error: str | None
 
 
-# The receiver of a delivery, as in its index (revision 0016).
+# The receiver of a delivery, as in its index.
 _RECEIVER = "(tenant_id || ' ' || COALESCE(endpoint_id, lower(split_part(url, '/', 3))))"
 
 # Number of oldest deliveries to look at first. If all of them are for busy receivers, the search goes by receiver.

@@ -5,26 +5,27 @@ its transaction locks against readers or writers, and how many pages of large ta
 """
 
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event, make_url, text
 from sqlalchemy.exc import IntegrityError
 
 from migrations import schema
 from migrations.drift import find_drift
-from migrations.schema import upgrade
+from migrations.schema import head, upgrade
 from store.db.database import Database
 from store.ids import new_id
 from store.settings import Settings
 from tests.processes import WAIT_S
 
-RELEASED = "0016"
-"""The last revision of before the rules."""
+FIRST = "0100"
+"""The revision that makes the tables, which are empty then."""
 
 ROWS = 4000
 MOST_PAGES = 20
@@ -168,14 +169,14 @@ def audited() -> Iterator[Audit]:
 
 @pytest.fixture
 def filled(db: Database, settings: Settings) -> Iterator[Database]:
-    """A database of this test's own at the last released revision, with full tables."""
+    """A database of this test's own at the first revision, with full tables."""
     name = new_id("test")
     with db.autocommit() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
     url = make_url(settings.database_url).set(database=name).render_as_string(hide_password=False)
     database = Database(url, pool_size=3, application_name="tests")
     try:
-        upgrade(database, RELEASED)
+        upgrade(database, FIRST)
         fill(database)
         yield database
     finally:
@@ -184,31 +185,62 @@ def filled(db: Database, settings: Settings) -> Iterator[Database]:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
-def test_no_revision_makes_others_wait_for_long(filled: Database) -> None:
-    scripts = ScriptDirectory.from_config(schema._config())
-    revisions = [script.revision for script in scripts.walk_revisions()][::-1]
-    for revision in revisions[revisions.index(RELEASED) + 1 :]:
+# As a revision of the next release might be: two steps outside a transaction, then a statement in one.
+NEXT = """
+from alembic import op
+
+from migrations import online
+
+revision, down_revision = "{revision}", "{before}"
+
+
+def upgrade():
+    online.add_index("ix_jobs_made_up", "jobs", ["completed_at", "id"])
+    online.add_constraint("attempts", "ck_attempts_made_up", "CHECK (attempt < 1000)")
+    op.execute("ALTER TABLE jobs ADD COLUMN made_up varchar")
+"""
+
+
+@pytest.fixture
+def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A revision after the newest, which only the test that asks for it has."""
+    before = head()
+    revision = f"{int(before) + 1:04}"
+    folder = tmp_path / "versions"
+    shutil.copytree(schema.VERSIONS, folder)
+    (folder / f"{revision}_made_up.py").write_text(NEXT.format(revision=revision, before=before))
+    monkeypatch.setattr(schema, "VERSIONS", folder)
+    return revision
+
+
+def test_no_revision_makes_others_wait_for_long(filled: Database, next_revision: str) -> None:
+    revisions = [line.split()[0] for line in schema.history(filled)]
+    assert (revisions[0], revisions[-1]) == (FIRST, next_revision)
+    for revision in revisions[1:]:
         with audited() as audit:
             upgrade(filled, revision)
         assert audit.findings == [], f"revision {revision}: see docs/migrations.md"
 
 
-def test_a_revision_that_was_broken_off_between_two_steps_begins_anew(filled: Database) -> None:
-    upgrade(filled, "0020")
-    stray = text("UPDATE responses SET tenant_id = :tenant WHERE job_id = 'jobs-1'")
+def test_a_revision_that_was_broken_off_between_two_steps_begins_anew(filled: Database, next_revision: str) -> None:
     with filled.begin() as connection:
-        connection.execute(stray, {"tenant": "ten_2"})
-    with pytest.raises(IntegrityError, match="fk_responses_tenant_id_job_id"):
-        upgrade(filled, "0021")
+        connection.execute(text("UPDATE attempts SET attempt = 1000 WHERE job_id = 'jobs-1'"))
+    with pytest.raises(IntegrityError, match="ck_attempts_made_up"):
+        upgrade(filled)
     with filled.begin() as connection:
-        assert schema.current(connection) == "0020"
-        connection.execute(stray, {"tenant": "ten_1"})
+        assert schema.current(connection) != next_revision
+        connection.execute(text("UPDATE attempts SET attempt = 1"))
     upgrade(filled)
-    assert find_drift(filled) == []
+    with filled.begin() as connection:
+        assert schema.current(connection) == next_revision
+    index, constraint, column = sorted(find_drift(filled))
+    assert index == "- CREATE INDEX ix_jobs_made_up ON jobs USING btree (completed_at, id)"
+    assert constraint == "- attempts ck_attempts_made_up: CHECK ((attempt < 1000))", "validated"
+    assert column == "- jobs.made_up character varying"
 
 
+@pytest.mark.usefixtures("next_revision")
 def test_a_lock_that_is_not_free_is_tried_for_again(filled: Database) -> None:
-    upgrade(filled, "0020")
     waits = 0
 
     def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -223,7 +255,7 @@ def test_a_lock_that_is_not_free_is_tried_for_again(filled: Database) -> None:
         with filled.begin() as connection:
             # On a busy machine the revision comes late, and Postgres would end this connection meanwhile.
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            connection.execute(text("SELECT count(*) FROM responses"))
+            connection.execute(text("SELECT count(*) FROM attempts"))
             is_held.set()
             may_end.wait(WAIT_S)
 
@@ -232,7 +264,7 @@ def test_a_lock_that_is_not_free_is_tried_for_again(filled: Database) -> None:
     try:
         reader.start()
         assert is_held.wait(WAIT_S)
-        upgrade(filled, "0021")
+        upgrade(filled)
     finally:
         event.remove(Engine, "before_cursor_execute", count)
         may_end.set()

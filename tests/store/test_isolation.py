@@ -78,7 +78,7 @@ THE_SYSTEMS_OWN = {
         "verification.Verification.give_up",
         "verification.Verification.renew",
     },
-    "views of revision 0014 that show what fair order counts, or what has ended or is referred to": {
+    "views that show what fair order counts, or what has ended or is referred to": {
         "backlog.read_backlog",
         "batch_steps.list_live",
         "fair_share.within_share",
