@@ -6,7 +6,6 @@ import pytest
 
 from headrace.client.job_calls import MAX_RETRIES
 from headrace.client.webhooks import TOLERANCE_S
-from store.calls.ssrf_guard import MAX_READ_BYTES, MAX_RESPONSE_BYTES
 from store.files.uploads import LIFE_S
 from store.registry import policies, prompt_templates
 from store.retrieval.search import NUM_CANDIDATES, RANK_OFFSET
@@ -45,7 +44,6 @@ PROMISES = [
         f'POST   /v1/webhook_secret/rotate                  {{"overlap_s": {webhook_secrets.DEFAULT_OVERLAP_S}}}',
     ),
     ("webhooks.md", f"with its last {ATTEMPTS_KEPT} attempts"),
-    ("webhooks.md", f"At most {MAX_RESPONSE_BYTES >> 10} KiB of\nthe answer's body and {MAX_READ_BYTES >> 10} KiB of"),
     ("server-tools.md", f"A tenant has at most {MAX_TOOLS} tools."),
     ("batches.md", f"is deleted with its upload {IN_WORDS[LIFE_S / HOUR_S]} after the"),
     ("retrieval.md", f"| the {NUM_CANDIDATES} passages with the largest cosine |"),

@@ -208,7 +208,7 @@ def test_the_receivers_of_the_documentation_take_what_arrives_and_nothing_else(
 ) -> None:
     page = Path(__file__).parents[3] / "docs" / "webhooks.md"
     programs = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(programs) == 3
+    assert programs
     end_job(db, tenant, receiver.url())
     (call,) = receiver.wait_calls(1)
     monkeypatch.setenv("WEBHOOK_SECRET", get_webhook_secret(db, tenant).secret)
