@@ -62,15 +62,14 @@ _DECLARED = {
     "triton": "MIT",
 }
 
-_ROW = re.compile(r"\| ([\w.-]+) \| (\d\S*) \| (.+) \| ([\w, ]+) \|")
+_LINE = re.compile(r"- ([^:]+): (.+)")
 _HEADER = """# Licences
 
-Everything that is locked, with its licence as its own metadata says it. Written by `make licences`; `make check` holds
-it against the lock files and `supply_chain/licences.py`, which has the list of what is permitted.
-
-| package | version | licence | in |
-|---|---|---|---|
+Everything that is locked, by its licence as its own metadata says it. Written by `make licences`; `make check` holds it
+against the lock files and `supply_chain/licences.py`, which has the list of what is permitted.
 """
+_RELEASED = frozenset({"control", "worker", "torch"})
+"""The lock files of what a release installs; the others are for development."""
 
 
 def normalised(said: str) -> str:
@@ -94,20 +93,32 @@ def locked() -> dict[str, tuple[Pin, list[str]]]:
     return dict(sorted(found.items()))
 
 
+def read_list(text: str) -> dict[str, tuple[str, str]]:
+    """Return the version and the licence of each package in the list."""
+    found = {}
+    for line in text.splitlines():
+        if row := _LINE.fullmatch(line):
+            for each in row[2].split(", "):
+                name, _, version = each.partition(" ")
+                found[name] = (version, row[1])
+    return found
+
+
 def complaints(text: str) -> Iterator[str]:
     """Yield a sentence for each error in the list."""
-    listed = {row[1]: row for line in text.splitlines() if (row := _ROW.fullmatch(line))}
+    listed = read_list(text)
     wanted = locked()
     for name in sorted(set(listed) ^ set(wanted)):
         yield f"{name} is {'not locked' if name in listed else 'missing'}"
     for name, (pin, files) in wanted.items():
-        if (row := listed.get(name)) is None:
+        if name not in listed:
             continue
-        if row[2] != str(pin.version):
-            yield f"{name} is listed as {row[2]}, locked as {pin.version}"
-        if (row[3] == NVIDIA and files == ["torch"]) or (row[3] in _BESIDE and set(files) <= {"dev", "tools"}):
+        version, licence = listed[name]
+        if version != str(pin.version):
+            yield f"{name} is listed as {version}, locked as {pin.version}"
+        if (licence == NVIDIA and files == ["torch"]) or (licence in _BESIDE and set(files) <= {"dev", "tools"}):
             continue
-        yield from (f"{name}: the licence {part} is not permitted" for part in forbidden(row[3]))
+        yield from (f"{name}: the licence {part} is not permitted" for part in forbidden(licence))
     yield from vendored.complaints(text)
 
 
@@ -120,15 +131,20 @@ def check(text: str | None = None) -> None:
 
 def table(licences: Mapping[str, str]) -> str:
     """Return the list; ``licences`` are by package. Raises LockError for a package without a known licence."""
-    rows = []
+    sections: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
     for name, (pin, files) in locked().items():
         licence = (
             _DECLARED.get(name) or licences.get(name) or (NVIDIA if name.startswith(("nvidia-", "cuda-")) else None)
         )
         if licence is None:
             raise LockError(f"the licence of {name} is not known: read it, and declare it in supply_chain/licences.py")
-        rows.append(f"| {name} | {pin.version} | {normalised(licence)} | {', '.join(sorted(files))} |\n")
-    return _HEADER + "".join(rows) + vendored.section()
+        by_licence = sections[not _RELEASED.isdisjoint(files)]
+        by_licence.setdefault(normalised(licence), []).append(f"{name} {pin.version}")
+    text = _HEADER
+    for is_released, by_licence in sections.items():
+        text += f"\n## {'Packages of a release' if is_released else 'For development and tests alone'}\n\n"
+        text += "".join(f"- {licence}: {', '.join(names)}\n" for licence, names in sorted(by_licence.items()))
+    return text + vendored.section()
 
 
 def _read(path: Path) -> dict[str, str]:
