@@ -82,9 +82,7 @@ def test_the_reference_of_jobs_names_every_field_of_the_body() -> None:
 
 
 def test_each_term_of_the_glossary_is_in_the_module_that_it_names() -> None:
-    rows = re.findall(
-        r"^\| ([^|]+?) \| [^|]+ \| `([^`]+)` \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE
-    )
+    rows = re.findall(r"^- \*\*(.+?)\*\*: .+ \(`([^`]+)`\)$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
     assert len(rows) > 50
     assert len({term for term, _ in rows}) == len(rows), "a term stands twice"
 
