@@ -6,7 +6,6 @@ import pytest
 
 from headrace.client.job_calls import MAX_RETRIES
 from headrace.client.webhooks import TOLERANCE_S
-from store.files.uploads import LIFE_S
 from store.registry import policies, prompt_templates
 from store.retrieval.search import NUM_CANDIDATES, RANK_OFFSET
 from store.tenants import api_key_admin, webhook_secrets
@@ -17,7 +16,7 @@ from store.webhooks.outbox import ATTEMPTS_KEPT
 
 DOCS = Path(__file__).parents[2] / "docs"
 DAY_S, HOUR_S = 86_400, 3600
-IN_WORDS: dict[float, str] = {1: "an hour", 7: "seven", 10: "ten"}
+IN_WORDS: dict[float, str] = {7: "seven", 10: "ten"}
 
 
 def _rows(of: str, most: int, versions: int, num_bytes: int) -> str:
@@ -45,7 +44,6 @@ PROMISES = [
     ),
     ("webhooks.md", f"with its last {ATTEMPTS_KEPT} attempts"),
     ("server-tools.md", f"A tenant has at most {MAX_TOOLS} tools."),
-    ("batches.md", f"is deleted with its upload {IN_WORDS[LIFE_S / HOUR_S]} after the"),
     ("retrieval.md", f"| the {NUM_CANDIDATES} passages with the largest cosine |"),
     ("retrieval.md", f"the sum of weight / ({RANK_OFFSET} + rank)"),
     ("clients.md", f"max_retries={MAX_RETRIES}, "),
