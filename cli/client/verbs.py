@@ -142,8 +142,14 @@ def list_jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest jobs."""
+    found: list[JobInfo] = []
     with connect() as client:
-        found = client.jobs(status=status, model=model, limit=limit)["data"]
+        # A page may have few jobs or none although older ones match.
+        after, has_more = None, True
+        while has_more and len(found) < limit:
+            page = client.jobs(status=status, model=model, limit=limit - len(found), after=after)
+            found += page["data"]
+            after, has_more = page["last_id"], page["has_more"]
     show(found, render.jobs_table(found) if found else "no jobs", as_json=as_json)
 
 

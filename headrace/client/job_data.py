@@ -131,7 +131,10 @@ class JobInfo(TypedDict):
 
 
 class JobPage(TypedDict):
-    """A page of jobs. The next page is ``after=page["last_id"]``."""
+    """A page of jobs. The next page is ``after=page["last_id"]``.
+
+    With filters a page may have no jobs although ``has_more`` is true.
+    """
 
     object: Literal["list"]
     data: list[JobInfo]

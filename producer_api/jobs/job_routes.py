@@ -139,11 +139,12 @@ async def list_jobs(
 ) -> Response:
     """Return the tenant's jobs, newest first by default. `metadata[key]=value` is also a filter.
 
-    Jobs with steps are listed without them, unless `steps` or `parent_id` asks for steps.
+    Jobs with steps are listed without them, unless `steps` or `parent_id` asks for steps. A page looks at up to 5,000
+    jobs, so with filters it may have few or none although `has_more` is true: go on after its `last_id`.
     """
     metadata = metadata_filters(request, _FILTERS)
 
-    def read(db: Database) -> list[Job]:
+    def read(db: Database) -> JobList:
         found = jobs.list_jobs(
             db,
             principal.tenant_id,
@@ -158,9 +159,9 @@ async def list_jobs(
             after=after,
             descending=order == "desc",
         )
-        return [*map(restored, found)]
+        return job_views.job_list([*map(restored, found)], limit, found.read_to)
 
-    return JsonResponse(job_views.job_list(await runtime.lists.read(principal, read), limit))
+    return JsonResponse(await runtime.lists.read(principal, read))
 
 
 @router.get("/{job_id}", response_model=JobObject, summary="Retrieve a job")

@@ -133,7 +133,7 @@ class JobList(BaseModel):
     object: Literal["list"] = "list"
     data: list[JobObject]
     first_id: str | None
-    last_id: str | None
+    last_id: str | None = Field(description="the last job that was looked at: the next page is `after` this id")
     has_more: bool
 
 
@@ -318,14 +318,15 @@ def _usage(job: Job) -> UsageObject | None:
     )
 
 
-def job_list(found: Sequence[Job], limit: int) -> JobList:
-    """Return a page of jobs; ``found`` has up to ``limit + 1`` of them."""
+def job_list(found: Sequence[Job], limit: int, read_to: str | None = None) -> JobList:
+    """Return a page of jobs; ``found`` has up to ``limit + 1`` of them. ``read_to``: as in ``store.jobs.jobs``."""
     page = [job_object(job) for job in found[:limit]]
+    last_id = page[-1].id if page else None
     return JobList(
         data=page,
         first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=len(found) > limit,
+        last_id=read_to or last_id,
+        has_more=len(found) > limit or read_to is not None,
     )
 
 

@@ -41,7 +41,7 @@ export default function JobsPage({ query }) {
     </div>
     <${Filters} key=${query.toString()} filter=${filter} />
     <${ListCard}
-      list=${list} label="Jobs" empty="No job matches."
+      list=${list} label="Jobs" empty=${list.older === null ? "No job matches." : "None of these jobs matches: see older ones."}
       head=${html`<th class="pick">${all}</th><th>Job</th><th>State</th><th class="opt">Model</th><th class="opt">Class</th><th>Accepted</th>
         <th class="num opt">Waited</th><th class="num opt">Took</th><th class="num opt">Tokens in</th><th class="num opt">Out</th>`}
       row=${(job) => html`<${Row} key=${job.id} job=${job} isChosen=${chosen.has(job.id)} choose=${choose} />`}

@@ -94,8 +94,14 @@ CASES: list[Case] = [
     ("queues", {"GET /v1/queues": []}, [("GET", "/v1/queues", None)], ["no queues: no model is registered"]),
     (
         "jobs list --status failed --model tiny --limit 3",
-        {"GET /v1/jobs": {"data": [], "has_more": False}},
-        [("GET", "/v1/jobs?status=failed&model=tiny&limit=3", None)],
+        {
+            "GET /v1/jobs?status=failed&model=tiny&limit=3": {"data": [], "has_more": True, "last_id": "job_7"},
+            "GET /v1/jobs": {"data": [], "has_more": False, "last_id": None},
+        },
+        [
+            ("GET", "/v1/jobs?status=failed&model=tiny&limit=3", None),
+            ("GET", "/v1/jobs?status=failed&model=tiny&limit=3&after=job_7", None),
+        ],
         ["no jobs"],
     ),
     (

@@ -201,6 +201,12 @@ def test_a_page_has_one_entry_less_than_was_read() -> None:
         "last_id": "apr_1",
         "has_more": True,
     }
+    ended_early = job_list(others[:1], 2, "job_9")
+    assert ([one.id for one in ended_early.data], ended_early.last_id, ended_early.has_more) == (
+        ["job_0"],
+        "job_9",
+        True,
+    )
     empty = job_list([], 1), approval_list([], 1)
     assert [(one.first_id, one.last_id, one.has_more) for one in empty] == [(None, None, False)] * 2
 

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Barrier
 from typing import Any
 
@@ -17,6 +18,7 @@ from store.jobs.claims import Finish, Release, claim, finish, release
 from store.jobs.jobs import (
     Accepted,
     Idempotency,
+    JobList,
     NewJob,
     accept,
     find_duplicate,
@@ -292,6 +294,40 @@ class TestReading:
         assert found(metadata={"run": "7"}) == {tagged, other}
         assert found(metadata={"run": "7", "by": "me"}) == {tagged}
         assert found(state=JobState.SUCCEEDED, metadata={"run": "7"}) == set()
+
+    def test_a_list_that_matches_little_looks_at_some_jobs_and_says_where_to_go_on(
+        self,
+        settings: Settings,
+        db: Database,
+        tenant: str,
+        other_tenant: str,
+        accept_one: AcceptOne,
+        query: Query,
+    ) -> None:
+        wanted = accept_one(model="rare", metadata={"run": "7"})
+        copy = (
+            "INSERT INTO jobs SELECT (jsonb_populate_record(jobs, jsonb_build_object('id', :prefix || number))).*"
+            " FROM jobs, generate_series(CAST(:first AS int), CAST(:first AS int) + 3999) AS number WHERE id = :id"
+        )
+        # Newer jobs of the tenant, and still newer ones of another tenant.
+        for prefix, copied in (("job_a", accept_one()), ("job_b", accept_one(tenant_id=other_tenant))):
+            for first in (10_000, 14_000, 18_000):
+                query(copy, prefix=prefix, first=first, id=copied)
+        with db.autocommit() as connection:
+            connection.execute(text("VACUUM ANALYZE jobs"))
+        with closing(Database(as_api(settings).database_url, pool_size=1, application_name="api")) as api:
+            pages: list[JobList] = []
+
+            def look(**filters: Any) -> None:
+                pages.append(list_jobs(api, tenant, **filters))
+
+            assert rows_read(api, look) <= 10_000, "of an unfiltered list, which has newer jobs of another tenant"
+            for filters in ({"model": "rare"}, {"metadata": {"run": "7"}}):
+                pages.clear()
+                while not pages or pages[-1].read_to is not None:
+                    after = pages[-1].read_to if pages else None
+                    assert rows_read(api, partial(look, **filters, after=after)) <= 10_000
+                assert [job.id for page in pages for job in page] == [wanted]
 
     def test_a_time_bounds_what_is_looked_at_by_the_ids(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         now = datetime.now(UTC)
