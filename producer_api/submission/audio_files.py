@@ -1,12 +1,13 @@
 """The audio of transcribe requests: a tenant's file, whose header is read before a job is made of it."""
 
-from typing import BinaryIO, TypeGuard
+from typing import TypeGuard
 
 from prompts.audio.audio_file import AudioBounds, inspect
 from store.db.database import Database
 from store.errors import NotFound
 from store.files import files
 from store.files.blob_storage import Blobs
+from store.files.files import File
 from store.settings import Settings
 from store.tasks.registry import JobRequest
 from store.tasks.transcribe import AudioSource, TranscribeRequest
@@ -39,10 +40,12 @@ class AudioFiles:
         except NotFound as error:
             error.param = _FILE_ID
             raise
-        with self._blobs.open(file.digest) as content:
-            return request.with_audio(self.inspect(content, file.digest, _FILE_ID))
+        return request.with_audio(self.inspect(file, _FILE_ID))
 
-    def inspect(self, content: BinaryIO, name: str, param: str) -> AudioSource:
-        """Return what a content holds; ``name`` is its name in the storage. Raises InvalidRequest with ``param``."""
-        found = inspect(content, self._bounds, param)
-        return AudioSource(content=name, num_frames=found.num_frames, rate=found.rate, seconds=round(found.seconds, 3))
+    def inspect(self, file: File, param: str) -> AudioSource:
+        """Return what a file holds. Raises InvalidRequest with ``param`` if it is not accepted, Unavailable."""
+        with self._blobs.open(file.digest) as content:
+            found = inspect(content, self._bounds, param)
+        return AudioSource(
+            content=file.digest, num_frames=found.num_frames, rate=found.rate, seconds=round(found.seconds, 3)
+        )

@@ -1,11 +1,11 @@
 """The API of the task ``transcribe``: OpenAI's ``POST /v1/audio/transcriptions``, whole or as a stream."""
 
-import io
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import Field, StringConstraints, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,9 +24,10 @@ from producer_api.server.sse import PING, data_only
 from producer_api.submission.draft_job import Origin
 from producer_api.tasks.task_body import TaskBody, as_sent, order_of
 from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from producer_api.tasks.transcription_form import FORM, MemoryDraft, fields_of
+from producer_api.tasks.transcription_form import FORM, fields_of
 from store.errors import HeadraceError
 from store.files import files
+from store.files.blob_storage import BlobWriter
 from store.files.files import File, Purpose
 from store.jobs.jobs import Job
 from store.tasks.transcribe import LANGUAGE_FIELD, TRANSCRIBE, AudioSource, Language, TranscribeRequest
@@ -94,10 +95,13 @@ async def create_transcription(
     cancels the job, unless `job[on_disconnect]` is `continue`.
     """
     await runtime.streams.enter(request)
-    form = await read_form(request, MemoryDraft, runtime.settings.max_audio_bytes)
-    asked = _read(fields_of(form.fields))
-    _refuse(asked)
-    job, answer_headers = await _submitted(runtime, principal, form, asked, headers)
+    form = await read_form(request, runtime.blobs.create, runtime.settings.max_audio_bytes)
+    try:
+        asked = _read(fields_of(form.fields))
+        _refuse(asked)
+        job, answer_headers = await _submitted(runtime, principal, form, asked, headers)
+    finally:
+        await run_in_threadpool(form.draft.drop)
     if asked.stream:
         responder = CompletionResponder(
             runtime, job, TranscriptAnswer(), is_kept=is_kept(asked.job), stream_format=_STREAM
@@ -121,24 +125,28 @@ def _read(fields: Mapping[str, Any]) -> TranscriptionBody:
 async def _submitted(
     runtime: Runtime,
     principal: Principal,
-    form: FileForm[MemoryDraft],
+    form: FileForm[BlobWriter],
     asked: TranscriptionBody,
     headers: OriginHeaders,
 ) -> tuple[Job, dict[str, str]]:
-    """Keep the audio as a file, and store its job. Without a job the file is deleted again."""
-    draft, tenant_id = form.draft, principal.tenant_id
+    """Keep the audio as a file, and store its job. Without a job the file is deleted again.
+
+    The audio is streamed to the storage and read from there, so that uploads are not in the memory of the API.
+    """
+    tenant_id, sha256 = principal.tenant_id, form.draft.digest
     threads = runtime.submissions.tenant_threads
-    origin = headers.origin([*(f"{name}={form.fields[name]}".encode() for name in sorted(form.fields)), draft.data], 0)
-    file, audio = await threads.run(tenant_id, lambda: _kept(runtime, principal, form, asked))
+    fields = [f"{name}={form.fields[name]}".encode() for name in sorted(form.fields)]
+    origin = headers.origin([*fields, sha256.encode()], 0)
+    file = await threads.run(tenant_id, lambda: _kept(runtime, principal, form, asked))
     job_id = None
     try:
-        order = to_job(asked, file.id, audio, draft.sha256)
+        audio = await threads.run(tenant_id, lambda: runtime.audio_files.inspect(file, "file"))
+        order = to_job(asked, file.id, audio, sha256)
         receipt = await _submit(runtime, principal, order, origin)
         job_id = None if receipt.replayed else receipt.job_id
         job = receipt.job or await runtime.reader.get(tenant_id, receipt.job_id)
     finally:
         await threads.run(tenant_id, lambda: _settled(runtime, tenant_id, file.id, job_id))
-        draft.drop()  # the job may wait for hours, and its audio is in the file
     return job, {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
 
 
@@ -149,28 +157,18 @@ async def _submit(runtime: Runtime, principal: Principal, order: TranscribeReque
         raise as_sent(error) from error
 
 
-def _kept(
-    runtime: Runtime, principal: Principal, form: FileForm[MemoryDraft], asked: TranscriptionBody
-) -> tuple[File, AudioSource]:
-    """Keep the audio as a file of the tenant, if it is accepted and the model may be used. Blocks."""
+def _kept(runtime: Runtime, principal: Principal, form: FileForm[BlobWriter], asked: TranscriptionBody) -> File:
+    """Keep the audio as a file of the tenant, if the model may be used. Blocks."""
     runtime.submissions.version_of(principal, asked.model)
-    audio = runtime.audio_files.inspect(io.BytesIO(form.draft.data), "", "file")
-    filename = policed_filename(runtime, principal.tenant_id, form.filename)
-    draft = runtime.blobs.create()
-    try:
-        draft.write(form.draft.data)
-        file = files.create(
-            runtime.db,
-            principal.tenant_id,
-            draft,
-            filename=filename,
-            purpose=Purpose.USER_DATA,
-            most_bytes=runtime.settings.tenant_stored_bytes,
-            ttl_s=runtime.settings.audio_ttl_s,
-        )
-    finally:
-        draft.drop()
-    return file, audio.model_copy(update={"content": file.digest})
+    return files.create(
+        runtime.db,
+        principal.tenant_id,
+        form.draft,
+        filename=policed_filename(runtime, principal.tenant_id, form.filename),
+        purpose=Purpose.USER_DATA,
+        most_bytes=runtime.settings.tenant_stored_bytes,
+        ttl_s=runtime.settings.audio_ttl_s,
+    )
 
 
 def _settled(runtime: Runtime, tenant_id: str, file_id: str, job_id: str | None) -> None:

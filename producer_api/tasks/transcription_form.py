@@ -1,9 +1,5 @@
-"""The multipart form of a transcription: its fields as those of a JSON body, and the audio in memory.
+"""The multipart form of a transcription: its fields as those of a JSON body."""
 
-The audio is bounded by ``max_audio_bytes``, and it is checked before anything of it is stored.
-"""
-
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -47,33 +43,6 @@ FORM = {
     }
 }
 """For OpenAPI."""
-
-
-class MemoryDraft:
-    """A file that is kept in memory."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self.num_bytes = 0
-
-    def write(self, data: bytes) -> None:
-        """Append."""
-        self._data += data
-        self.num_bytes += len(data)
-
-    def drop(self) -> None:
-        """Forget what was written."""
-        self._data.clear()
-
-    @property
-    def data(self) -> bytes:
-        """All that was written."""
-        return bytes(self._data)
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the data, in hex."""
-        return hashlib.sha256(self._data).hexdigest()
 
 
 def fields_of(form: Mapping[str, str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from producer_api.tasks.registry import TASK_URLS
-from producer_api.tasks.transcription_form import MemoryDraft, fields_of
+from producer_api.tasks.transcription_form import fields_of
 from store.jobs.jobs import Job
 from tests.producer_api.answered_jobs import ended, job_of
 from tests.producer_api.tasks.task_bodies import PLAIN, SERVER, read
@@ -350,9 +350,3 @@ def test_a_form_is_read_as_json() -> None:
         "other[x]": "1",
         "metadata[kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk]": "v",
     }
-    draft = MemoryDraft()
-    draft.write(b"ab")
-    draft.write(b"c")
-    assert (draft.data, draft.num_bytes, draft.sha256[:12]) == (b"abc", 3, "ba7816bf8f01")
-    draft.drop()
-    assert draft.data == b""
