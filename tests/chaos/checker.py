@@ -175,7 +175,7 @@ def poison(history: History) -> Iterator[str]:
     for job in (one for one in history.rows if not one.is_flow):
         mark = marks.get(job.prompt)
         if mark in POISONOUS:
-            # The previous release does not know the marks, so on its worker the job is harmless.
+            # A worker of the previous release ignores the marks, so the job is harmless there.
             if job.state in TERMINAL and job.code != "poison" and job.id not in by_old:
                 yield f"{job.id} ({mark}) is {job.state} {job.code}, not poison"
             if job.crashes > 3:

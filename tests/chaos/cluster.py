@@ -41,8 +41,8 @@ HOST_MEMORY = "520MiB"
 MARKS = {"exit": "##exit##", "hang": "##hang##", "raise": "##raise##", "oom": "##oom##", "nan": "##nan##"}
 """Marks in a prompt that trigger this fault in its engine step."""
 
-# Settings that the previous release does not know and would refuse.
-_NOT_IN_OLD = {"HEADRACE_ENVIRONMENT", "HEADRACE_MODEL_FAULTS"}
+# Without them a worker of the previous release ignores the marks, and so serves for as long as its strike lasts.
+_NOT_FOR_OLD = {"HEADRACE_ENVIRONMENT", "HEADRACE_MODEL_FAULTS"}
 
 SHORT_TIMES = {
     "LEASE_S": "3",
@@ -191,7 +191,7 @@ class Cluster:
         }.get(kind, ["workers", "--model", model, "--name", name])
         env = self._environment(kind, port, proxies)
         if is_old:
-            env = {name: value for name, value in env.items() if name not in _NOT_IN_OLD}
+            env = {name: value for name, value in env.items() if name not in _NOT_FOR_OLD}
 
         def command(extra: Mapping[str, str]) -> Command:
             argv: list[str | Path] = [sys.executable, "-m", *module]

@@ -24,8 +24,8 @@ from tests.chaos.nemesis import OURS, Strike
 from tests.chaos.proxy import FaultProxy, Mode
 from tests.chaos.tools import CALLER
 
-# It knows flows and calls of tools, and not the newest revision of the schema.
-OLD_RELEASE = "5d32f3f9"
+# The first commit with the schema of the first version (revision 0100).
+OLD_RELEASE = "4a2d50c2"
 DAY_S = 86_400
 _LONGEST_S = 60.0
 _STALE_TRIES = 5
