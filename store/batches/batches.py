@@ -25,7 +25,7 @@ class Batch:
     """A row of ``batches``. ``next_line`` and ``next_offset``: the first line of the input without a job yet.
 
     ``model_versions``: the version of each model string of the lines, as ``name@3``. None before the start of the
-    batch, and of a batch that an earlier release has started: its lines go to the version of the moment.
+    batch.
     """
 
     id: str

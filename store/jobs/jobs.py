@@ -301,8 +301,7 @@ def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | N
         row = connection.execute(_STREAM, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
     if row is None:
         return None
-    # A stream without a lineage was stored by a release before lineages: all of it is from the last attempt.
-    lineage = lineage_from_json(row["lineage"]) or ((row["epoch"], 0),)
+    lineage = lineage_from_json(row["lineage"])
     opened = open_columns(db.vault, EncryptionContext(tenant_id, "job_streams", "", job_id), row, "deltas", "logprobs")
     deltas, marks = deltas_from_json(opened["deltas"])
     return StoredStream(row["epoch"], list(deltas), lineage, read_groups(opened["logprobs"]), marks)

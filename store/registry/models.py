@@ -392,8 +392,7 @@ _FIELDS = tuple(one.name for one in fields(ModelVersion))
 
 
 def _read_version(row: RowMapping) -> ModelVersion:
-    known = {name: row[name] for name in _FIELDS if name not in {"sampling", "engine", "task", "state", "template"}}
-    known["task"] = row["task"] or TASK_OF_RUNNER[row["runner"]].name
+    known = {name: row[name] for name in _FIELDS if name not in {"sampling", "engine", "state", "template"}}
     known["state"] = VersionState(row["shown_state"])
     engine = NATIVE if row["engine"] is None else EngineSpec.model_validate(row["engine"])
     known["template"] = None if row["template"] is None else DefaultTemplate.model_validate(row["template"])

@@ -30,8 +30,8 @@ ANY: Final = -1
 # All versions of a model, or of all models, with what names them and what they still have to do.
 _VERSIONS = text(f"""
 SELECT
-    model, version, COALESCE(one.task, models.task) AS task, digest, dtype, context_window, one.created_at, retired_at,
-    {STATE_SQL} AS state, COALESCE(retired_at, state_at, one.created_at) AS state_at, state_reason, verification,
+    model, version, task, digest, dtype, context_window, created_at, retired_at,
+    {STATE_SQL} AS state, COALESCE(retired_at, state_at) AS state_at, state_reason, verification,
     engine ->> 'kind' AS engine,
     base_model || '@' || base_version AS base, COALESCE(base_model = model, false) AS shares_weights, quantized_from,
     template - 'messages' AS template,
@@ -41,7 +41,7 @@ SELECT
     COALESCE((
         SELECT sum(jobs) FROM queue_counts WHERE queue = one.model || '@' || one.version
     ), 0)::bigint AS num_queued
-FROM model_versions AS one JOIN models ON models.name = one.model
+FROM model_versions AS one
 WHERE CAST(:model AS text) IS NULL OR model = :model
 ORDER BY model, version DESC
 """)
@@ -115,7 +115,7 @@ class VersionSummary:
     """A version with its aliases and the number of its jobs that wait. ``engine``: the kind of its server, if any.
 
     ``state_at``: since when it has the state. ``state_reason``: why, one sentence, if there is something to say.
-    ``verification``: None if it has none, as versions without weights and those of earlier releases.
+    ``verification``: None if it has none, as versions without weights.
     ``base``: the version whose workers run it, as ``name@3``, if it is a LoRA adapter or shares that version's weights.
     ``quantized_from``: the version whose files it has in another number format. ``template``: its default template.
     """

@@ -23,7 +23,7 @@ from store.schema.tables import metadata, timestamp
 blobs = Table(
     "blobs",
     metadata,
-    # The content's name: its SHA-256, a dot and a random number. Older releases wrote the SHA-256 alone.
+    # The content's name: its SHA-256, a dot and a random number.
     Column("digest", String, primary_key=True),
     Column("num_bytes", BigInteger, nullable=False),
     # When a process last prepared a reference to it. A content without references is removed some time after that.

@@ -112,7 +112,7 @@ worker_processes = Table(
     Column("queue", String, nullable=False),
     # The most tokens (prompt and ``max_tokens``) of one request; null: the version's context window.
     Column("capacity_tokens", Integer),
-    # Requests that run together; null: a worker of an earlier release.
+    # Requests that run together; null: not reported.
     Column("slots", Integer),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

@@ -51,7 +51,6 @@ model_versions = Table(
     timestamp("retired_at"),
     # ``store.registry.engine_spec.EngineSpec``; NULL: Headrace's own engine.
     Column("engine", JSONB),
-    # NULL: registered by a release that did not know the column; then it follows from the runner.
     Column("task", String),
     # ``store.schema.version_states.VersionState``, as far as it is stored.
     Column("state", String, nullable=False, server_default=text("'ready'")),

@@ -43,7 +43,6 @@ webhook_endpoints = Table(
     Column("events", ARRAY(String), nullable=False),
     timestamp("created_at", required=True),
     timestamp("disabled_at"),
-    # Null also if an older release disabled the endpoint.
     Column("disabled_reason", String),
     # Since when every attempt has failed; null after a success.
     timestamp("failing_since"),
