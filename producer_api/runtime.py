@@ -19,7 +19,6 @@ from producer_api.reads.list_queries import ListQueries
 from producer_api.server.health import Health
 from producer_api.server.loop_lag import LoopLag
 from producer_api.server.metrics_page import MetricsPage
-from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission.audio_files import AudioFiles
 from producer_api.submission.cache_lookup import CacheLookups
 from producer_api.submission.enqueue import Enqueuer
@@ -31,6 +30,7 @@ from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submission_parts import SubmissionParts
 from producer_api.submission.submit import Submissions
+from prompts.sandbox.turns import Turns
 from store.db.database import Database
 from store.encryption.vault import Vault
 from store.encryption_keys import open_digests, open_vault
@@ -46,6 +46,8 @@ from store.tenants.quotas import fold_for_the_dispatcher
 from store.tracing.tracing import OFF, Tracing
 
 _POOL_SIZE = 16
+# The most tenants whose calls that may take long are made at the same time.
+_TENANT_THREADS = 8
 _TOOL_THREADS = 4
 # A request can do without Redis, so it waits only this long, without a retry.
 _REDIS_TIMEOUT_S = 0.5
@@ -120,13 +122,13 @@ class Runtime:
             digests=self.digests,
             live_processes=self.live_processes,
             preparation=PromptPreparation(self.catalog, self.live_processes, self.audio_files),
-            tenant_threads=TenantThreads(),
+            tenant_threads=Turns(_TENANT_THREADS, most_of_one=1),
         )
         self.submissions = Submissions(parts, cache=CacheLookups(settings, digests), tracing=self.tracing)
         self.flow_submissions = FlowSubmissions(parts)
         self.pipeline_lines = PipelineLines(parts, self.flow_submissions)
         # Of their own, because a tenant's server of MCP may be slow to tell its tools.
-        self.tool_threads = TenantThreads(_TOOL_THREADS)
+        self.tool_threads = Turns(_TOOL_THREADS, most_of_one=1)
 
     async def start(self) -> None:
         """Start the background threads and the hub. An unavailable Redis does not prevent it."""

@@ -19,6 +19,7 @@ from llguidance import LLMatcher, LLTokenizer
 from prompts import grammar_trial
 from prompts.grammar_trial import TrialFailed, Trials, Vocabulary, limits
 from prompts.sandbox.process import Program, start
+from prompts.sandbox.turns import Turns, tenant_at_work
 from prompts.schema_narrowing import in_our_words, narrow
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, Unavailable
@@ -39,6 +40,7 @@ _TOO_COMPLEX = (
 _LIMITS_REACHED = ("limits.", "too many expressions", "too many states", "Too many items", "fuel", "too big")
 _TRIALS = Trials(partial(start, Program(Path(grammar_trial.__file__))))
 atexit.register(_TRIALS.close)
+_TURNS = Turns(1)
 _A_SCHEMA = 'give a schema, such as {"type": "object"}'
 TOO_DEEP = "it is nested too deeply"
 
@@ -47,8 +49,8 @@ class Grammars:
     """A cache of compiled grammars for the tokenizer of one model. Thread-safe.
 
     The tokenizer is built at the first grammar, because that takes a quarter of a second. A new grammar is tried in
-    another process and then compiled here: up to a second each, without the GIL. Results and errors are kept, up to
-    MOST_BYTES.
+    another process and then compiled here: up to a second each, without the GIL. One new grammar at a time, by turns of
+    the tenants (``prompts.sandbox.turns``). Results and errors are kept, up to MOST_BYTES.
     """
 
     def __init__(self, tokenizer: bytes | None, *, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
@@ -82,8 +84,10 @@ class Grammars:
             if kept is not None:
                 self._kept.move_to_end((kind, text))
         if kept is None:
-            kept = self._make(kind, text)
-            self._keep((kind, text), kept)
+            with _TURNS.turn(tenant_at_work()):
+                # Another one may have made it meanwhile.
+                kept = self._kept.get((kind, text)) or self._make(kind, text)
+                self._keep((kind, text), kept)
         if isinstance(kept.found, InvalidRequest):
             # A new error for each caller: one object in many threads would chain their tracebacks.
             raise InvalidRequest(kept.found.message, code=kept.found.code, param=kept.found.param)

@@ -29,6 +29,7 @@ from producer_api.server.request_spans import record_accept
 from producer_api.submission.pipeline_lines import PipelineLines
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
+from prompts.sandbox.turns import on_behalf_of
 from store.batches import batch_steps
 from store.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, ParsedLine
 from store.batches.batches import Batch
@@ -41,6 +42,7 @@ from store.files.blob_storage import Blobs
 from store.retrieval import vector_stores
 from store.schema.batch_states import BatchStatus
 from store.settings import Settings
+from store.tenants.api_keys import Principal
 from store.tracing.spans import now_ns
 from store.tracing.trace_context import read_traceparent
 from store.tracing.tracing import OFF, Tracing
@@ -56,6 +58,9 @@ SLEEP_FACTOR = 3.0
 
 MAX_LINES_PER_TURN = 64
 MAX_BYTES_PER_TURN = 1 << 20
+MAX_TAKING_S = 0.5
+"""No further line is taken in a turn after this: a grammar, a policy or a template may take a second or two."""
+
 MIN_UNDER_WAY = 8
 MAX_LONG_TASKS = 4
 """Most batches of one tenant in validation or result writing at a time: each holds an open file and some memory."""
@@ -297,12 +302,21 @@ class BatchKeeper:
             return 0
         owner = self._lines.owner(batch)
         start_ns = now_ns()
-        taken = [self._lines.take(batch, owner, line, progress.remaining_s) for line in raw]
-        num_stored = self._store(batch, raw, taken)
+        taken = self._taken(batch, owner, raw, progress.remaining_s)
+        num_stored = self._store(batch, raw[: len(taken)], taken)
         link = read_traceparent(batch.traceparent)
         for line in taken[:num_stored]:
             record_accept(self._tracing, line.job, start_ns, batch_id=batch.id, link=link)
         return num_stored
+
+    def _taken(self, batch: Batch, owner: Principal, raw: Sequence[RawLine], remaining_s: float) -> list[ParsedLine]:
+        """Return the first line and those after it that are read within ``MAX_TAKING_S``."""
+        ends_at = time.monotonic() + MAX_TAKING_S
+        taken: list[ParsedLine] = []
+        with on_behalf_of(batch.tenant_id):
+            while len(taken) < len(raw) and (not taken or time.monotonic() < ends_at):
+                taken.append(self._lines.take(batch, owner, raw[len(taken)], remaining_s))
+        return taken
 
     def _store(self, batch: Batch, raw: Sequence[RawLine], taken: Sequence[ParsedLine]) -> int:
         """Store as many of the lines as possible, in order; return their number."""

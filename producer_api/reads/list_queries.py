@@ -11,7 +11,7 @@ from anyio import fail_after
 from starlette.concurrency import run_in_threadpool
 
 from producer_api.access.rate_limits import RateLimits
-from producer_api.server.tenant_threads import TenantThreads
+from prompts.sandbox.turns import Turns
 from store.db.database import Database
 from store.encryption_keys import open_vault
 from store.errors import StatementTimeout, Unavailable
@@ -31,7 +31,7 @@ class ListQueries:
     def __init__(self, settings: Settings, rate_limits: RateLimits) -> None:
         self._timeout_s = settings.list_timeout_s
         self._rate_limits = rate_limits
-        self._tenant_threads = TenantThreads(_NUM_THREADS)
+        self._tenant_threads = Turns(_NUM_THREADS, most_of_one=1)
         self._db = Database(
             settings.database_url,
             pool_size=_NUM_THREADS,

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from producer_api.access.rate_limits import RateLimits
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
-from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies
 from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
+from prompts.sandbox.turns import Turns
 from store.db.database import Database
 from store.metrics.api_metrics import ApiMetrics
 from store.settings import Settings
@@ -18,7 +18,7 @@ from store.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class SubmissionParts:
-    """What checks a request, and what stores it. ``tenant_threads``: for what may take long."""
+    """What checks a request, and what stores it. ``tenant_threads``: for calls that may take long."""
 
     settings: Settings
     db: Database
@@ -31,4 +31,4 @@ class SubmissionParts:
     digests: RequestDigests
     live_processes: LiveProcesses
     preparation: PromptPreparation
-    tenant_threads: TenantThreads
+    tenant_threads: Turns

@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from prompts import grammar_trial
+from prompts import grammar, grammar_trial
 from prompts.grammar import Grammars
 from prompts.grammar_trial import Trials
 from prompts.sandbox.process import Program, start
+from prompts.sandbox.turns import on_behalf_of
 from store.errors import InvalidRequest, Unavailable
 from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind
+from tests.processes import wait_for
 
 EOS = 256
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -248,3 +251,29 @@ def test_a_trial_that_cannot_be_held_says_nothing_about_the_grammar(
     trials.close()
     one.check("regex", "b")
     trials.close()
+
+
+def test_new_grammars_of_one_tenant_do_not_hold_up_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = Grammars(None, vocab_size=257, eos_token_ids=frozenset({EOS}))
+    tried: list[str] = []
+    let_go = threading.Event()
+
+    def slowly(_vocabulary: object, source: str) -> int:
+        tried.append(next(letter for letter in "abcz" if f"{letter}{{7}}" in source))
+        assert let_go.wait(60)
+        return 0
+
+    def check(tenant_id: str, letter: str) -> None:
+        with on_behalf_of(tenant_id):
+            grammars.check("regex", f"{letter}{{7}}")
+
+    monkeypatch.setattr(grammar._TRIALS, "run", slowly)
+    asked = [("many", "a"), ("many", "b"), ("many", "c"), ("many", "a"), ("other", "z")]
+    threads = [threading.Thread(target=check, args=each) for each in asked]
+    for number, thread in enumerate(threads):
+        thread.start()
+        wait_for(lambda n=number: tried and sum(map(len, grammar._TURNS._waiting.values())) == n, "it waits")
+    let_go.set()
+    for thread in threads:
+        thread.join(60)
+    assert tried == ["a", "z", "b", "c"], "the next turn is of the other tenant, and a grammar is made once"

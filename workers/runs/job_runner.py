@@ -22,6 +22,7 @@ import structlog
 
 from models.engine.protocol import Engine
 from models.engine.requests import EngineError, EngineStopped, FinishReason
+from prompts.sandbox.turns import on_behalf_of
 from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Finish
 from store.metrics.worker_metrics import WorkerMetrics
@@ -226,7 +227,7 @@ class JobRunner:
             self._claim_client.release([attempt], charge=False)
             return None
         # Every event of this thread has them from here on.
-        with structlog.contextvars.bound_contextvars(**_named(attempt)):
+        with structlog.contextvars.bound_contextvars(**_named(attempt)), on_behalf_of(attempt.claim.tenant_id):
             try:
                 verdict = self._guarded(attempt, compute)
                 return self._conclude(attempt, verdict) if self._in_flight.settle(attempt) else None

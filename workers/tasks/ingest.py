@@ -58,7 +58,7 @@ class FileReader:
         self._embedder = embedder
         self._settings = settings
         self._policies: CompiledPolicies | None = None
-        self._turns = Turns(MOST_AT_ONCE, wait_s=WAIT_S)
+        self._turns = Turns(MOST_AT_ONCE)
 
     @cached_property
     def _blobs(self) -> Blobs:
@@ -103,7 +103,7 @@ class FileReader:
     @contextmanager
     def _turn(self, tenant_id: str) -> Iterator[None]:
         try:
-            with self._turns.turn(tenant_id):
+            with self._turns.turn(tenant_id, wait_s=WAIT_S):
                 yield
         except SandboxBusy as error:
             raise ReadersBusy(f"other files are read here: {error}") from None

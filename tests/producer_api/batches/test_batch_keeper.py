@@ -35,6 +35,7 @@ class World:
         self.faults: dict[str, Exception] = {}
         self.content, self.slack, self.now, self.num_pieces = b"".join(LINES), 99, 1000.0, 1
         self.at_once, self.not_storable, self.rows = 99, set[str](), iter(())
+        self.a_line_s = 0.0
         here: Any = self
         none: Any = None
         limits: Any = SimpleNamespace(slack=lambda _tenant_id: self.slack)
@@ -84,6 +85,7 @@ class World:
 
     def take(self, _batch: Batch, owner: Any, line: Any, remaining_s: float) -> ParsedLine:
         assert (owner, remaining_s) == (PRINCIPAL, 9.0)
+        self.now += self.a_line_s
         return ParsedLine(line.number, str(line.number), None)
 
     def refuse(self, line: Any) -> ParsedLine:
@@ -159,6 +161,14 @@ def test_a_turn_takes_the_next_lines_within_the_bounds(world: World, monkeypatch
     world.content = b"".join(LINES)
     world.add("a", replace(RUNNING, num_total=99), num_unfinished=6)
     assert world.turn()[1][0][0] == ["1", "2"], "eight of the tenant are under way"
+
+
+def test_lines_that_take_long_to_read_do_not_hold_up_another_tenant(world: World) -> None:
+    world.add("a", RUNNING)
+    world.add("b", RUNNING, tenant_id="globex")
+    world.a_line_s = 2.0  # each has a new grammar
+    told = world.turn()[1]
+    assert [names for names, *_ in told if isinstance(names, list)] == [["1"], ["1"]]
 
 
 def test_lines_that_are_not_stored_wait_or_fail_alone(world: World) -> None:

@@ -1,6 +1,5 @@
 """What one tenant's policy and grammars cost is paid by that tenant: others' requests do not wait for it."""
 
-import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +8,6 @@ import httpx2
 import pytest
 
 from policy.budget import Budget
-from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission import submit
 from producer_api.submission.input_policy import applied
 from prompts.grammar import Grammars
@@ -103,41 +101,3 @@ def test_patterns_that_are_too_much_together_are_refused_with_the_one_that_is(ap
     error = error_of(response)
     assert (response.status_code, error["param"]) == (400, "document")
     assert "bring the counts in {m,n} down" in error["message"]
-
-
-def test_a_tenant_has_one_call_at_a_time_though_some_wait_when_one_ends() -> None:
-    async def run() -> None:
-        threads = TenantThreads(4)
-        began: list[str] = []
-        ends = {"first": threading.Event(), "second": threading.Event(), "third": threading.Event()}
-
-        def call(name: str) -> None:
-            began.append(name)
-            assert ends[name].wait(30)
-
-        first, second = (asyncio.create_task(threads.run("a", lambda name=name: call(name))) for name in [*ends][:2])  # type: ignore[misc]
-        await asyncio.sleep(0.05)
-        ends["first"].set()
-        await first
-        third = asyncio.create_task(threads.run("a", lambda: call("third")))
-        await asyncio.wait([third], timeout=0.2)
-        assert "third" not in began
-        for end in ends.values():
-            end.set()
-        await asyncio.gather(second, third)
-        assert began == [*ends]
-
-    asyncio.run(run())
-
-
-def test_a_lane_is_forgotten_when_nobody_is_in_it() -> None:
-    async def run() -> int:
-        threads = TenantThreads(2)
-        order: list[int] = []
-        await asyncio.gather(*(threads.run("a", lambda n=n: order.append(n)) for n in range(5)))  # type: ignore[misc]
-        with pytest.raises(ZeroDivisionError):
-            await threads.run("b", lambda: 1 / 0)
-        assert order == [0, 1, 2, 3, 4]
-        return len(threads._queues)
-
-    assert asyncio.run(run()) == 0

@@ -1,5 +1,6 @@
 """Turns of tenants: how many pieces are at work, and whose is next."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -43,7 +44,7 @@ class Work:
 
 @pytest.fixture
 def work() -> Iterator[Work]:
-    work = Work(Turns(3, wait_s=60))
+    work = Work(Turns(3))
     yield work
     work.close()
 
@@ -65,13 +66,42 @@ def test_no_tenant_has_all_places_and_the_next_turn_is_of_the_one_with_the_fewes
 
 
 def test_a_piece_without_a_place_is_not_begun_after_a_while() -> None:
-    turns = Turns(2, wait_s=0.05)
+    turns = Turns(2)
     with ExitStack() as held:
         held.enter_context(turns.turn("a"))
-        with pytest.raises(SandboxBusy), turns.turn("a"):
+        with pytest.raises(SandboxBusy), turns.turn("a", wait_s=0.05):
             pytest.fail("all but one place are of this tenant")
         held.enter_context(turns.turn("b"))
-        with pytest.raises(SandboxBusy), turns.turn("c"):
+        with pytest.raises(SandboxBusy), turns.turn("c", wait_s=0.05):
             pytest.fail("there is no place")
     with turns.turn("c"):
         pass
+
+
+def test_coroutines_and_threads_have_the_same_places() -> None:
+    turns, let_go = Turns(2, most_of_one=1), threading.Event()
+    order: list[str] = []
+
+    async def run() -> None:
+        def call(name: str) -> None:
+            order.append(name)
+            assert let_go.wait(60)
+
+        with turns.turn("a"):
+            tasks = [asyncio.create_task(turns.run("a", lambda n=n: call(f"a{n}"))) for n in range(3)]
+            tasks.append(asyncio.create_task(turns.run("b", lambda: call("b"))))
+            await asyncio.to_thread(wait_for, lambda: order, "a call has begun")
+            assert order == ["b"], "the one place of the first tenant is a thread's"
+            tasks[0].cancel()
+            await asyncio.wait([tasks[0]])
+        await asyncio.to_thread(wait_for, lambda: len(order) == 2, "the place of the thread is free")
+        assert order == ["b", "a1"], "the cancelled wait has left no gap"
+        let_go.set()
+        await asyncio.gather(*tasks[1:])
+        with pytest.raises(ZeroDivisionError):
+            await turns.run("c", lambda: 1 / 0)
+
+    asyncio.run(run())
+    assert order == ["b", "a1", "a2"]
+    assert not turns._waiting
+    assert not turns._at_work, "tenants without pieces are forgotten"

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from models.engine.requests import EmittedOutput, EngineStopped, FinishReason, RequestTooLong, StepFailed
+from prompts.sandbox.turns import tenant_at_work
 from store.errors import InvalidRequest, Unavailable
 from store.jobs.claims import Finish, Release
 from store.metrics.worker_metrics import Served, WorkerMetrics
@@ -120,6 +121,17 @@ def test_an_outcome_is_written_then_the_stream_ends_and_it_is_counted(office: Of
     actions = [office.count("output_policy_actions_total", action=name) for name in ("mask", "flag", "redact")]
     assert actions == [3, 1, 0]
     assert len(office.in_flight) == 0
+
+
+def test_what_a_job_computes_is_done_on_behalf_of_its_tenant(office: Office) -> None:
+    seen: list[str] = []
+
+    def compute(_attempt: Attempt) -> Finish:
+        seen.append(tenant_at_work())
+        return DONE
+
+    office.runner(compute).run("job_1")
+    assert (seen, tenant_at_work()) == ([CLAIM.tenant_id], "")
 
 
 def test_the_findings_of_a_policy_are_counted_in_each_choice(office: Office) -> None:
