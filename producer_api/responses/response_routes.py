@@ -27,12 +27,12 @@ from producer_api.responses.response_views import DOCUMENTED_RESPONSE, DOCUMENTE
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from producer_api.streaming.turns import has_turns
-from producer_api.submission.draft_job import Receipt
+from producer_api.submission.draft_job import Origin, Receipt
 from producer_api.webhooks.webhook_views import Deleted
-from store.errors import HeadraceError, InvalidRequest
-from store.jobs import responses
+from store.errors import Gone, HeadraceError, InvalidRequest, NotFound
+from store.jobs import jobs, responses
 from store.jobs.jobs import Job
-from store.jobs.responses import StoredResponse, response_id
+from store.jobs.responses import NewResponse, StoredResponse, response_id
 from store.retention import erasure
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -82,12 +82,12 @@ async def create_response(
     tenant_id = principal.tenant_id
     if body.stream or not body.background:
         await runtime.streams.enter(request)
-    prepared = await _prepared(runtime, tenant_id, body)
-    receipt = await _submit(runtime, principal, body, prepared, origin)
+    receipt, new = await _accepted(runtime, principal, body, origin)
     job = receipt.job or await runtime.reader.get(tenant_id, receipt.job_id)
-    row = StoredResponse.of(job.id, prepared.response)
-    if receipt.replayed:
+    if new is None:
         row = await run_in_threadpool(responses.get, runtime.db, tenant_id, job.id, unstored=True)
+    else:
+        row = StoredResponse.of(job.id, new)
     connection = ClientConnection(runtime, job, is_kept=body.is_kept)
     headers = receipt.headers | _headers(job)
     is_shown = RESULTS in (body.include or ())
@@ -100,6 +100,30 @@ async def create_response(
         return Response()  # the client is gone
     answer_of(ended)
     return ObjectResponse(response_object(ended, await _whole(runtime, ended, row, is_shown)), headers=headers)
+
+
+async def _accepted(
+    runtime: Runtime, principal: JobsWriter, body: ResponseRequest, origin: Origin
+) -> tuple[Receipt, NewResponse | None]:
+    """Store the job and return it with its response, or a job of before without one."""
+    try:
+        prepared = await _prepared(runtime, principal.tenant_id, body)
+    except (NotFound, Gone):
+        # What the request names may be gone since its key was accepted: the key still has its job.
+        found = await run_in_threadpool(_repeated, runtime, principal.tenant_id, origin)
+        if found is None:
+            raise
+        return Receipt(found, True, {"Idempotent-Replayed": "true"}), None
+    receipt = await _submit(runtime, principal, body, prepared, origin)
+    return receipt, None if receipt.replayed else prepared.response
+
+
+def _repeated(runtime: Runtime, tenant_id: str, origin: Origin) -> str | None:
+    """Return the job that a request with this key and these bytes made. Blocks."""
+    if origin.idempotency_key is None:
+        return None
+    fingerprints = runtime.digests.fingerprints(origin.fingerprint)
+    return jobs.job_of_repeated_body(runtime.db, tenant_id, origin.route, origin.idempotency_key, fingerprints)
 
 
 async def _submit(

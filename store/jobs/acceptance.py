@@ -235,6 +235,13 @@ JOIN unnest(CAST(:tenants AS text[]), CAST(:routes AS text[]), CAST(:keys AS tex
     USING (tenant_id, route, key)
 """)
 
+# Find the stored job of an idempotency key whose request had the same bytes.
+_REPEATED = text("""
+SELECT jobs.id FROM idempotency_keys AS held JOIN jobs ON jobs.tenant_id = held.tenant_id AND jobs.id = held.job_id
+WHERE held.tenant_id = :tenant_id AND held.route = :route AND held.key = :key
+    AND jobs.fingerprint = ANY(CAST(:fingerprints AS text[]))
+""")
+
 # Count one more caller of each replayed job, up to the largest value of the column. Rows are locked in the order of
 # their ids, as in every batch. A job that was replayed twice in one batch is counted once.
 _ADD_CALLERS = text("""
@@ -323,6 +330,19 @@ def job_of_key(db: Database, tenant_id: str, idempotency: Idempotency) -> str | 
             return None
         connection.execute(_ADD_CALLERS, {"ids": [row.job_id]})
     found: str = row.job_id
+    return found
+
+
+def job_of_repeated_body(db: Database, tenant_id: str, route: str, key: str, fingerprints: Sequence[str]) -> str | None:
+    """Return the job that was accepted with this key and one of these ``NewJob.fingerprint``; else None.
+
+    For a request that can no longer be prepared. The job has one more caller now.
+    """
+    values = {"tenant_id": tenant_id, "route": route, "key": key, "fingerprints": [*fingerprints]}
+    with db.begin(tenant_id=tenant_id) as connection:
+        found: str | None = connection.execute(_REPEATED, values).scalar_one_or_none()
+        if found is not None:
+            connection.execute(_ADD_CALLERS, {"ids": [found]})
     return found
 
 

@@ -16,7 +16,16 @@ from store.db.database import Database
 from store.encryption.vault import EncryptionContext, Vault, metadata_filters, open_columns
 from store.errors import CannotOpen, Conflict, Gone, NotFound
 from store.ids import first_id
-from store.jobs.acceptance import Accepted, Fallback, Idempotency, NewJob, accept, is_known, job_of_key
+from store.jobs.acceptance import (
+    Accepted,
+    Fallback,
+    Idempotency,
+    NewJob,
+    accept,
+    is_known,
+    job_of_key,
+    job_of_repeated_body,
+)
 from store.jobs.flow_settling import settle
 from store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
 from store.jobs.terminal import conclude
@@ -43,6 +52,7 @@ __all__ = [
     "get_many",
     "is_known",
     "job_of_key",
+    "job_of_repeated_body",
     "just_accepted",
     "leave",
     "list_jobs",

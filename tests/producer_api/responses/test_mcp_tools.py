@@ -271,3 +271,18 @@ def test_a_call_may_be_required_of_tools_by_name_alone(
     made = openai.responses.create(model="wide", input="how many?", background=True, **asked)
     held = worker_of(db, redis_client, api, made.id).say("answer", "Five.")
     assert held.payload["input"]["tool_choice"] == "required"
+
+
+def test_a_known_key_has_its_response_after_its_tools_were_deleted(
+    db: Database, api: httpx2.Client, tenant: str
+) -> None:
+    body, key = ASKING | {"background": True}, {"Idempotency-Key": "once"}
+    first = api.post("/v1/responses", json=body, headers=key)
+    assert first.status_code == 200, first.text
+    before = num_jobs(db)
+    tools.delete(db, tenant, tools.named(db, tenant, ["tracker"])["tracker"].id, actor="t")
+    for changes, headers in (({}, {}), ({}, {"Idempotency-Key": "other"}), ({"input": "Another question"}, key)):
+        assert api.post("/v1/responses", json=body | changes, headers=headers).status_code == 404
+    again = api.post("/v1/responses", json=body, headers=key)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert (again.headers["idempotent-replayed"], num_jobs(db)) == ("true", before)
