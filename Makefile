@@ -41,7 +41,7 @@ check-walls: $(STAMP)
 	@$(BIN)/lint-imports --no-logo
 
 check-migrations: $(STAMP)
-	@$(BIN)/python -m cli.local sh -c '$(BIN)/python -m migrations && $(BIN)/python -m migrations check'
+	@$(BIN)/python -m headrace.cli.local sh -c '$(BIN)/python -m headrace.migrations && $(BIN)/python -m headrace.migrations check'
 
 check-style: $(STAMP)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }

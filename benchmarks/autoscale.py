@@ -19,8 +19,8 @@ from typing import Any
 import httpx2
 from rich.console import Console
 
-from cli.local.stack import running_stack
-from store.settings import load_settings
+from headrace.cli.local.stack import running_stack
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 

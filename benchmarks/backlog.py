@@ -27,12 +27,12 @@ from benchmarks.queue import headrace
 from benchmarks.queue.headrace import Stack
 from benchmarks.queue.load import Plan, run_load
 from benchmarks.queue.services import Services, running_services
-from store.db.database import Database
-from store.jobs import claims
-from store.jobs.claims import Release
-from store.redis.connection import connect
-from store.scheduling import dispatch_queries
-from store.scheduling.dispatch_queries import RoundRobin
+from headrace.store.db.database import Database
+from headrace.store.jobs import claims
+from headrace.store.jobs.claims import Release
+from headrace.store.redis.connection import connect
+from headrace.store.scheduling import dispatch_queries
+from headrace.store.scheduling.dispatch_queries import RoundRobin
 
 console = Console(stderr=True)
 Say = Callable[[str], None]

@@ -17,16 +17,16 @@ import torch
 import transformers
 
 from benchmarks.workload import ChatJob, chat_jobs
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
-from models.engine.runner import Runner
-from models.loading.load import load_runner
-from prompts.detokenizer import Detokenizer
-from prompts.tasks.generate import build_prompt
-from prompts.tokenizer import Tokenizer, tokenizer_for
-from store.db.database import Database
-from store.registry.models import ModelVersion, read_file, resolve
-from store.settings import Settings, load_settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
+from headrace.models.engine.runner import Runner
+from headrace.models.loading.load import load_runner
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tasks.generate import build_prompt
+from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
+from headrace.store.db.database import Database
+from headrace.store.registry.models import ModelVersion, read_file, resolve
+from headrace.store.settings import Settings, load_settings
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.workload import chat_jobs
-from cli.local.stack import running_stack
-from store.settings import load_settings
+from headrace.cli.local.stack import running_stack
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Row, StepPlan
-from models.families.llama import LlamaConfig, Rope
-from models.families.safetensors_reader import Weights
-from models.native.build import build
-from models.native.library import Kernels
-from models.native.llama import NativeBatchBuilder, NativeKvCache, NativeLlama
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.families.llama import LlamaConfig, Rope
+from headrace.models.families.safetensors_reader import Weights
+from headrace.models.native.build import build
+from headrace.models.native.library import Kernels
+from headrace.models.native.llama import NativeBatchBuilder, NativeKvCache, NativeLlama
 
 _CONFIG = LlamaConfig(4096, 576, 1536, 9, 3, 64, 1e-5, 2048, Rope(10_000.0), tie_embeddings=True, windows=(None,) * 30)
 _ROWS, _START, _BLOCKS = 8, 200, 16

@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.engine.quiet import QUIET_CPUS, wait_until_quiet, watched
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, Delta, EngineRequest, SamplingParams
-from models.engine.runner import Runner
-from models.loading.torch_load import runner_for
-from store.settings import load_settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, Delta, EngineRequest, SamplingParams
+from headrace.models.engine.runner import Runner
+from headrace.models.loading.torch_load import runner_for
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 VOCAB = 40_000

@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cli.local.postgres import LocalPostgres
-from migrations.roles import let_in
-from migrations.schema import upgrade
-from store.db.database import Database
-from store.db.roles import API, url_of
-from store.ids import new_id
-from store.jobs import jobs
-from store.jobs.jobs import NewJob
-from store.payloads.job_payload import ServiceClass
-from store.tenants import api_keys
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.migrations.roles import let_in
+from headrace.migrations.schema import upgrade
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, url_of
+from headrace.store.ids import new_id
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.tenants import api_keys
 
 ROUNDS = 300
 TENANTS = 64

@@ -20,17 +20,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.workload import chat_jobs
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Runner
-from models.families.model_folder import small_files
-from models.loading.torch_load import runner_for
-from prompts.detokenizer import Detokenizer
-from prompts.tasks.generate import build_prompt
-from prompts.tokenizer import Tokenizer, load_tokenizer
-from store.payloads.conversation import ChatMessage, Role
-from store.settings import Settings
-from store.tasks.generate import GenerateInput
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Runner
+from headrace.models.families.model_folder import small_files
+from headrace.models.loading.torch_load import runner_for
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tasks.generate import build_prompt
+from headrace.prompts.tokenizer import Tokenizer, load_tokenizer
+from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.settings import Settings
+from headrace.store.tasks.generate import GenerateInput
 
 console = Console(stderr=True)
 

@@ -20,9 +20,9 @@ from rich.table import Table
 
 from benchmarks.peers import measure
 from benchmarks.workload import ChatJob, chat_jobs
-from cli.local.home import Home, StackRecord
-from cli.local.stack import Stack, running_stack
-from store.settings import load_settings
+from headrace.cli.local.home import Home, StackRecord
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 MODEL = "smollm2"

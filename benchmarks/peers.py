@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from benchmarks.workload import ChatJob
-from cli.local.home import StackRecord
-from store.settings import child_environment
+from headrace.cli.local.home import StackRecord
+from headrace.store.settings import child_environment
 
 
 def measure(kind: str, record: StackRecord, model: str, jobs: list[ChatJob]) -> dict[str, Any]:

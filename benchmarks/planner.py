@@ -18,17 +18,17 @@ from random import Random
 import httpx2
 from rich.console import Console
 
-from cli.local.home import Home
-from cli.local.stack import Stack, running_stack
-from store.db.database import Database
-from store.scheduling.autoscale import ScaleLimits
-from store.scheduling.job_history import EndedJob, read_ended
-from store.scheduling.scale_decisions import read_decisions, read_histories, read_slots
-from store.settings import load_settings
-from workers.planning.fitting import arrivals_of, fitted
-from workers.planning.forecast import percentile
-from workers.planning.rates import Rates
-from workers.planning.simulation import Capacity, simulate
+from headrace.cli.local.home import Home
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.db.database import Database
+from headrace.store.scheduling.autoscale import ScaleLimits
+from headrace.store.scheduling.job_history import EndedJob, read_ended
+from headrace.store.scheduling.scale_decisions import read_decisions, read_histories, read_slots
+from headrace.store.settings import load_settings
+from headrace.workers.planning.fitting import arrivals_of, fitted
+from headrace.workers.planning.forecast import percentile
+from headrace.workers.planning.rates import Rates
+from headrace.workers.planning.simulation import Capacity, simulate
 
 console = Console(stderr=True)
 

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.workload import chat_jobs
-from cli.local.stack import Stack, running_stack
-from policy.evaluation import STRUCTURED
-from store.settings import load_settings
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.policy.evaluation import STRUCTURED
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 FOLLOWED_AFTER_S = 6.0

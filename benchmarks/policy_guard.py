@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.policy import POLICIES
-from policy.budget import Budget
-from policy.documents import PolicyDocument
-from policy.policies import Policy, output_stream
-from policy.recognisers.catalogue import RECOGNISERS
-from policy.scanning import Scanner
+from headrace.policy.budget import Budget
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.policies import Policy, output_stream
+from headrace.policy.recognisers.catalogue import RECOGNISERS
+from headrace.policy.scanning import Scanner
 
 console = Console(stderr=True)
 PIECE_CHARS = 4

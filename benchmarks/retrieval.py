@@ -32,10 +32,10 @@ import psutil
 from openai import OpenAI
 from sqlalchemy import text
 
-from cli.local.home import Home
-from cli.local.stack import running_stack
-from store.db.database import Database
-from store.settings import load_settings
+from headrace.cli.local.home import Home
+from headrace.cli.local.stack import running_stack
+from headrace.store.db.database import Database
+from headrace.store.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 HALVES = {"fused": (1.0, 1.0), "vectors": (1.0, 0.0), "words": (0.0, 1.0)}

@@ -24,14 +24,14 @@ from benchmarks.external import stream_load
 from benchmarks.queue import headrace, load
 from benchmarks.queue.costs import cpu_s
 from benchmarks.queue.services import Services, running_services
-from cli.local.stopping import wait_until_ready
-from store.child_process import Command
-from store.db.database import Database
-from store.db.roles import API, WORKER, url_of
-from store.ids import new_id
-from store.jobs.acceptance import NewJob, accept
-from store.ports import free_port
-from store.supervisor import Program
+from headrace.cli.local.stopping import wait_until_ready
+from headrace.store.child_process import Command
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, WORKER, url_of
+from headrace.store.ids import new_id
+from headrace.store.jobs.acceptance import NewJob, accept
+from headrace.store.ports import free_port
+from headrace.store.supervisor import Program
 
 Json = dict[str, Any]
 console = Console(stderr=True, log_path=False)

@@ -22,11 +22,11 @@ import psutil
 from rich.console import Console
 
 from benchmarks.interference import VOCAB, Letters
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
-from models.fakes.fake import FakeRunner
-from models.loading.torch_load import runner_for
-from store.settings import load_settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
+from headrace.models.fakes.fake import FakeRunner
+from headrace.models.loading.torch_load import runner_for
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 BARS = "▁▂▃▄▅▆▇█"

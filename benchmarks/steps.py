@@ -23,13 +23,13 @@ from rich.table import Table
 from benchmarks.engine.quiet import wait_until_quiet
 from benchmarks.engine.workloads import SHAPES, requests_of
 from benchmarks.interference import Letters, Watch, request
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Runner
-from models.families.model_folder import small_files
-from models.loading.torch_load import runner_for
-from prompts.tokenizer import load_tokenizer
-from store.settings import load_settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Runner
+from headrace.models.families.model_folder import small_files
+from headrace.models.loading.torch_load import runner_for
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 POOL_TOKENS = 40_960

@@ -26,11 +26,11 @@ import httpx2
 from rich.console import Console
 from rich.table import Table
 
-from cli.local.home import Home
-from cli.local.stack import Stack, running_stack
-from store.db.database import Database
-from store.settings import load_settings
-from store.tenants.api_keys import create_key, create_tenant
+from headrace.cli.local.home import Home
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.db.database import Database
+from headrace.store.settings import load_settings
+from headrace.store.tenants.api_keys import create_key, create_tenant
 
 console = Console(stderr=True)
 

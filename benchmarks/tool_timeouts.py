@@ -21,12 +21,12 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from store.calls.ssrf_guard import GuardedClient
-from store.logs import configure_logging
-from store.payloads.tool_definition import HttpTool
-from store.settings import Settings
-from workers.tools.tool_caller import ToolCaller
-from workers.tools.tool_results import ToolOrder
+from headrace.store.calls.ssrf_guard import GuardedClient
+from headrace.store.logs import configure_logging
+from headrace.store.payloads.tool_definition import HttpTool
+from headrace.store.settings import Settings
+from headrace.workers.tools.tool_caller import ToolCaller
+from headrace.workers.tools.tool_results import ToolOrder
 
 MOST_S = 1.0
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"

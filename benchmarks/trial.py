@@ -25,10 +25,10 @@ from rich.table import Table
 
 from benchmarks.peers import measure
 from benchmarks.workload import ChatJob
-from cli.local.home import Home, StackRecord
-from cli.local.stack import Stack, running_stack
-from store.redis.connection import connect
-from store.settings import load_settings
+from headrace.cli.local.home import Home, StackRecord
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.redis.connection import connect
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 
@@ -155,7 +155,7 @@ class Client:
 def kill_workers() -> None:
     """Kill every worker of this stack without a word."""
     for process in psutil.Process().children(recursive=True):
-        if process.cmdline()[1:5] == ["-P", "-m", "workers", "--model"]:
+        if process.cmdline()[1:5] == ["-P", "-m", "headrace.workers", "--model"]:
             process.send_signal(signal.SIGKILL)
 
 

@@ -27,18 +27,18 @@ from safetensors.numpy import load_file
 from sqlalchemy import text
 from tokenizers import Tokenizer
 
-from cli.local.postgres import LocalPostgres
-from migrations import vector_indexes
-from migrations.schema import upgrade
-from models.catalog import fetch
-from store.db.database import Database
-from store.ids import new_id
-from store.retrieval import passages, search, store_files, vector_stores
-from store.retrieval.passages import FilePassages, Passage
-from store.retrieval.search import Query
-from store.retrieval.store_files import NewStoreFile
-from store.retrieval.vector_stores import StoreModel, VectorStore
-from store.tenants.api_keys import create_tenant
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.migrations import vector_indexes
+from headrace.migrations.schema import upgrade
+from headrace.models.catalog import fetch
+from headrace.store.db.database import Database
+from headrace.store.ids import new_id
+from headrace.store.retrieval import passages, search, store_files, vector_stores
+from headrace.store.retrieval.passages import FilePassages, Passage
+from headrace.store.retrieval.search import Query
+from headrace.store.retrieval.store_files import NewStoreFile
+from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
+from headrace.store.tenants.api_keys import create_tenant
 
 WIDTH = 384
 NUM_QUERIES = 200

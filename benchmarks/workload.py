@@ -8,9 +8,9 @@ import math
 import random
 from dataclasses import dataclass
 
-from store.payloads.conversation import ChatMessage, Role
-from store.payloads.sampling_params import Sampling
-from store.tasks.generate import GenerateInput, GeneratePayload
+from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.tasks.generate import GenerateInput, GeneratePayload
 
 _TEXT = (
     "the river runs down from a hill and turns old wheel while people in town bake bread sell wool write letters ask "

@@ -16,7 +16,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        importlib.import_module("cli.tree").app(prog_name="headrace")
+        importlib.import_module("headrace.cli.tree").app(prog_name="headrace")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -36,7 +36,7 @@ _OF_EXTRAS = {"fastapi", "uvicorn", "multipart", "torch", "transformers", "safet
 
 def _plainly(error: Exception) -> tuple[str | None, int]:
     """Return an error's message (None for a defect) and the exit code."""
-    errors = importlib.import_module("store.errors")
+    errors = importlib.import_module("headrace.store.errors")
     if isinstance(error, errors.HeadraceError):
         return error.message, 2 if isinstance(error, errors.SettingsError) else 1
     client = importlib.import_module("headrace.client")

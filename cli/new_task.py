@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cli.render import say
-from store.errors import InvalidRequest
-from store.schema.job_states import FLOW_TASK
-from store.tasks.registry import TASKS
+from headrace.cli.render import say
+from headrace.store.errors import InvalidRequest
+from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.tasks.registry import TASKS
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 

@@ -8,49 +8,49 @@ from typing import Annotated
 
 import typer
 
-from cli.groups import LazyGroup, Node
+from headrace.cli.groups import LazyGroup, Node
 
 _HERE, _JOBS, _SERVING = "This machine", "Jobs", "Models, queues, webhooks"
 _TENANTS, _OPERATING, _PROCESSES = "Tenants", "Operating", "Processes"
 
 _JOB = {
-    "list": Node("List the newest jobs.", "cli.client.verbs:list_jobs"),
-    "submit": Node("Submit a prompt.", "cli.client.verbs:submit"),
-    "show": Node("Show a job: its state, times and answer.", "cli.client.verbs:show_job"),
-    "watch": Node("Print a job's answer while it is generated.", "cli.client.verbs:watch"),
-    "cancel": Node("Cancel a job.", "cli.client.verbs:cancel"),
+    "list": Node("List the newest jobs.", "headrace.cli.client.verbs:list_jobs"),
+    "submit": Node("Submit a prompt.", "headrace.cli.client.verbs:submit"),
+    "show": Node("Show a job: its state, times and answer.", "headrace.cli.client.verbs:show_job"),
+    "watch": Node("Print a job's answer while it is generated.", "headrace.cli.client.verbs:watch"),
+    "cancel": Node("Cancel a job.", "headrace.cli.client.verbs:cancel"),
 }
 _DEAD_LETTERS = {
-    "list": Node("List the dead letters (jobs that failed for good).", "cli.client.verbs:list_dead_letters"),
-    "replay": Node("Replay dead letters as new jobs.", "cli.client.verbs:replay"),
+    "list": Node("List the dead letters (jobs that failed for good).", "headrace.cli.client.verbs:list_dead_letters"),
+    "replay": Node("Replay dead letters as new jobs.", "headrace.cli.client.verbs:replay"),
 }
 _MODELS = {
-    "list": Node("List the models.", "cli.client.verbs:list_models"),
-    "show": Node("Show the versions of a model.", "cli.client.models:show_model"),
-    "alias": Node("Let an alias name a version.", "cli.client.models:set_alias"),
-    "unalias": Node("Remove an alias.", "cli.client.models:remove_alias"),
-    "retire": Node("Retire a version: it takes no new jobs.", "cli.client.models:retire"),
-    "revive": Node("Take a retired version back into use.", "cli.client.models:revive"),
-    "delete": Node("Delete a retired version without jobs.", "cli.operator.admin:delete_version"),
-    "register": Node("Register a model's files as its next version.", "cli.operator.processes:register"),
-    "quantize": Node("Register a version's files in another number format.", "cli.client.quality:quantize"),
-    "prompt": Node("Register a version's weights with a default template.", "cli.client.models:set_prompt"),
-    "quality": Node("Show the quality reports of a model's versions.", "cli.client.quality:quality"),
-    "bound": Node("Show or set what the quality of versions must keep.", "cli.client.quality:set_bound"),
-    "measure": Node("Measure a version, or the formats of a folder.", "cli.operator.processes:measure"),
-    "price": Node("Set the price of a model version.", "cli.operator.admin:price"),
+    "list": Node("List the models.", "headrace.cli.client.verbs:list_models"),
+    "show": Node("Show the versions of a model.", "headrace.cli.client.models:show_model"),
+    "alias": Node("Let an alias name a version.", "headrace.cli.client.models:set_alias"),
+    "unalias": Node("Remove an alias.", "headrace.cli.client.models:remove_alias"),
+    "retire": Node("Retire a version: it takes no new jobs.", "headrace.cli.client.models:retire"),
+    "revive": Node("Take a retired version back into use.", "headrace.cli.client.models:revive"),
+    "delete": Node("Delete a retired version without jobs.", "headrace.cli.operator.admin:delete_version"),
+    "register": Node("Register a model's files as its next version.", "headrace.cli.operator.processes:register"),
+    "quantize": Node("Register a version's files in another number format.", "headrace.cli.client.quality:quantize"),
+    "prompt": Node("Register a version's weights with a default template.", "headrace.cli.client.models:set_prompt"),
+    "quality": Node("Show the quality reports of a model's versions.", "headrace.cli.client.quality:quality"),
+    "bound": Node("Show or set what the quality of versions must keep.", "headrace.cli.client.quality:set_bound"),
+    "measure": Node("Measure a version, or the formats of a folder.", "headrace.cli.operator.processes:measure"),
+    "price": Node("Set the price of a model version.", "headrace.cli.operator.admin:price"),
 }
 _QUEUES = {
-    "list": Node("Show waiting and running jobs of each queue.", "cli.client.verbs:list_queues"),
-    "pause": Node("Pause a queue.", "cli.client.verbs:pause"),
-    "resume": Node("Resume a queue.", "cli.client.verbs:resume"),
+    "list": Node("Show waiting and running jobs of each queue.", "headrace.cli.client.verbs:list_queues"),
+    "pause": Node("Pause a queue.", "headrace.cli.client.verbs:pause"),
+    "resume": Node("Resume a queue.", "headrace.cli.client.verbs:resume"),
 }
 _MIGRATE = {
-    "upgrade": Node("Upgrade the database schema.", "cli.operator.processes:upgrade"),
-    "roles": Node("The same, and let the processes' roles log in.", "cli.operator.processes:roles"),
-    "history": Node("List the revisions.", "cli.operator.processes:history"),
-    "check": Node("Compare the schema with the code's tables.", "cli.operator.processes:check"),
-    "vectors": Node("Build the search indexes of vector stores.", "cli.operator.processes:vectors"),
+    "upgrade": Node("Upgrade the database schema.", "headrace.cli.operator.processes:upgrade"),
+    "roles": Node("The same, and let the processes' roles log in.", "headrace.cli.operator.processes:roles"),
+    "history": Node("List the revisions.", "headrace.cli.operator.processes:history"),
+    "check": Node("Compare the schema with the code's tables.", "headrace.cli.operator.processes:check"),
+    "vectors": Node("Build the search indexes of vector stores.", "headrace.cli.operator.processes:vectors"),
 }
 
 
@@ -59,8 +59,8 @@ def _of(panel: str, node: Node) -> Node:
 
 
 TREE = {
-    "up": Node("Run everything on this machine until Ctrl-C.", "cli.up:up", panel=_HERE),
-    "demo": Node("Run a burst of jobs on this machine as a demonstration.", "cli.demo.demo:demo", panel=_HERE),
+    "up": Node("Run everything on this machine until Ctrl-C.", "headrace.cli.up:up", panel=_HERE),
+    "demo": Node("Run a burst of jobs on this machine as a demonstration.", "headrace.cli.demo.demo:demo", panel=_HERE),
     "submit": _of(_JOBS, _JOB["submit"]),
     "watch": _of(_JOBS, _JOB["watch"]),
     "show": _of(_JOBS, _JOB["show"]),
@@ -68,34 +68,44 @@ TREE = {
     "cancel": _of(_JOBS, _JOB["cancel"]),
     "jobs": Node("Jobs: list, submit, show, watch, cancel.", parts=_JOB, panel=_JOBS),
     "dead-letters": Node("Dead letters: list, replay.", parts=_DEAD_LETTERS, panel=_JOBS),
-    "top": Node("Show queues, workers and speeds as they change.", "cli.client.top:top", panel=_SERVING),
+    "top": Node("Show queues, workers and speeds as they change.", "headrace.cli.client.top:top", panel=_SERVING),
     "models": Node("Models: list, show, register, alias, retire, …", parts=_MODELS, panel=_SERVING),
     "register": _of(_SERVING, _MODELS["register"]),
-    "new-task": Node("Write the package of a task of your own.", "cli.new_task:new_task", panel=_SERVING),
+    "new-task": Node("Write the package of a task of your own.", "headrace.cli.new_task:new_task", panel=_SERVING),
     "queues": Node("Queues: list, pause, resume.", parts=_QUEUES, panel=_SERVING),
-    "rollout": Node("Rollouts: list, start, show, pause, promote, abort.", "cli.client.rollouts:app", panel=_SERVING),
-    "prompts": Node("Prompt templates: list, show, put, render, …", "cli.client.prompts:app", panel=_SERVING),
-    "tools": Node("Tools that the server calls: list, put, delete.", "cli.client.tools:app", panel=_SERVING),
-    "approvals": Node("Calls of tools that wait: list, approve, refuse.", "cli.client.approvals:app", panel=_JOBS),
-    "pipelines": Node("Pipelines: list, show, add, alias, remove.", "cli.client.pipelines:app", panel=_SERVING),
-    "webhooks": Node("Webhooks: endpoints, deliveries, redelivery.", "cli.client.webhooks:app", panel=_SERVING),
-    "plan": Node("Forecast waits and cost of fixed and scaled workers.", "cli.operator.plan:plan", panel=_SERVING),
-    "tenants": Node(
-        "Tenants: list, create, rename, disable, enable.", "cli.operator.access:tenants_app", panel=_TENANTS
+    "rollout": Node(
+        "Rollouts: list, start, show, pause, promote, abort.", "headrace.cli.client.rollouts:app", panel=_SERVING
     ),
-    "keys": Node("API keys: list, create, rotate, revoke.", "cli.operator.access:keys", panel=_TENANTS),
-    "limits": Node("Limits of tenants and keys: show, set.", "cli.operator.limits:limits", panel=_TENANTS),
-    "retention": Node("Retention of contents: show, set, purge.", "cli.operator.privacy:app", panel=_TENANTS),
-    "policy": Node("Try policies out: test, evaluate.", "cli.operator.policy:app", panel=_TENANTS),
-    "audit": Node("The audit log: export, verify, head.", "cli.operator.audit:app", panel=_OPERATING),
+    "prompts": Node("Prompt templates: list, show, put, render, …", "headrace.cli.client.prompts:app", panel=_SERVING),
+    "tools": Node("Tools that the server calls: list, put, delete.", "headrace.cli.client.tools:app", panel=_SERVING),
+    "approvals": Node(
+        "Calls of tools that wait: list, approve, refuse.", "headrace.cli.client.approvals:app", panel=_JOBS
+    ),
+    "pipelines": Node(
+        "Pipelines: list, show, add, alias, remove.", "headrace.cli.client.pipelines:app", panel=_SERVING
+    ),
+    "webhooks": Node(
+        "Webhooks: endpoints, deliveries, redelivery.", "headrace.cli.client.webhooks:app", panel=_SERVING
+    ),
+    "plan": Node(
+        "Forecast waits and cost of fixed and scaled workers.", "headrace.cli.operator.plan:plan", panel=_SERVING
+    ),
+    "tenants": Node(
+        "Tenants: list, create, rename, disable, enable.", "headrace.cli.operator.access:tenants_app", panel=_TENANTS
+    ),
+    "keys": Node("API keys: list, create, rotate, revoke.", "headrace.cli.operator.access:keys", panel=_TENANTS),
+    "limits": Node("Limits of tenants and keys: show, set.", "headrace.cli.operator.limits:limits", panel=_TENANTS),
+    "retention": Node("Retention of contents: show, set, purge.", "headrace.cli.operator.privacy:app", panel=_TENANTS),
+    "policy": Node("Try policies out: test, evaluate.", "headrace.cli.operator.policy:app", panel=_TENANTS),
+    "audit": Node("The audit log: export, verify, head.", "headrace.cli.operator.audit:app", panel=_OPERATING),
     "encryption": Node(
-        "Master keys: status, new-key, rotate, forget.", "cli.operator.encryption:app", panel=_OPERATING
+        "Master keys: status, new-key, rotate, forget.", "headrace.cli.operator.encryption:app", panel=_OPERATING
     ),
     "migrate": Node("The database's schema: upgrade, roles, history, check.", parts=_MIGRATE, panel=_OPERATING),
-    "api": Node("Run only the API.", "cli.operator.processes:api", panel=_PROCESSES),
-    "worker": Node("Run one worker.", "cli.operator.processes:worker", panel=_PROCESSES),
-    "host": Node("Run a model host.", "cli.operator.processes:host", panel=_PROCESSES),
-    "dispatcher": Node("Run a dispatcher.", "cli.operator.processes:dispatcher", panel=_PROCESSES),
+    "api": Node("Run only the API.", "headrace.cli.operator.processes:api", panel=_PROCESSES),
+    "worker": Node("Run one worker.", "headrace.cli.operator.processes:worker", panel=_PROCESSES),
+    "host": Node("Run a model host.", "headrace.cli.operator.processes:host", panel=_PROCESSES),
+    "dispatcher": Node("Run a dispatcher.", "headrace.cli.operator.processes:dispatcher", panel=_PROCESSES),
 }
 
 

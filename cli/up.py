@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.local.stack import ServerChoice, Stack, running_stack
-from cli.local.stopping import hear_stop_signals, pause
-from cli.render import say
-from store.child_process import descendants
-from store.errors import SettingsError
-from store.machine import parse_memory
-from store.registry.engine_spec import EngineKind
-from store.registry.models import ModelVersion
-from store.scale_bounds import parse_range
-from store.settings import Settings, load_settings
+from headrace.cli import render
+from headrace.cli.local.stack import ServerChoice, Stack, running_stack
+from headrace.cli.local.stopping import hear_stop_signals, pause
+from headrace.cli.render import say
+from headrace.store.child_process import descendants
+from headrace.store.errors import SettingsError
+from headrace.store.machine import parse_memory
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import ModelVersion
+from headrace.store.scale_bounds import parse_range
+from headrace.store.settings import Settings, load_settings
 
 _TEND_S = 0.2
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cli.local.stack import running_stack
-from store.settings import load_settings
+from headrace.cli.local.stack import running_stack
+from headrace.store.settings import load_settings
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,19 @@
-"""``python -m migrations [upgrade | roles | check | history | vectors | new MESSAGE]``: see or change the schema."""
+"""``python -m headrace.migrations [upgrade | roles | check | history | vectors | new MESSAGE]``: the schema."""
 
 import argparse
 import sys
 from collections.abc import Mapping
 
-from migrations import vector_indexes
-from migrations.drift import find_drift
-from migrations.gaps import find_gaps
-from migrations.roles import let_in
-from migrations.schema import head, history, upgrade, write_revision
-from store.db.database import Database
-from store.db.roles import API, OPERATOR, ROLES, WORKER
-from store.errors import HeadraceError, SettingsError
-from store.logs import configure_logging
-from store.settings import Settings, load_settings
+from headrace.migrations import vector_indexes
+from headrace.migrations.drift import find_drift
+from headrace.migrations.gaps import find_gaps
+from headrace.migrations.roles import let_in
+from headrace.migrations.schema import head, history, upgrade, write_revision
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, OPERATOR, ROLES, WORKER
+from headrace.store.errors import HeadraceError, SettingsError
+from headrace.store.logs import configure_logging
+from headrace.store.settings import Settings, load_settings
 
 _VARIABLES = {API: "API", WORKER: "WORKER", OPERATOR: "OPERATOR"}
 
@@ -43,7 +43,9 @@ def _run(db: Database, asked: argparse.Namespace, settings: Settings) -> int:
             with db.begin() as connection:
                 lines += find_gaps(connection)
             code = 1 if lines else 0
-            lines = lines or ["the schema agrees with store.schema, and row security covers every tenant's tables"]
+            lines = lines or [
+                "the schema agrees with headrace.store.schema, and row security covers every tenant's tables"
+            ]
         case "history":
             lines = history(db)
         case "new":
@@ -88,14 +90,14 @@ def passwords(settings: Settings) -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m migrations", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m headrace.migrations", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("upgrade", help="bring the schema to the newest revision (the default)")
     commands.add_parser(
         "roles", help="upgrade, and let the roles log in, with passwords from HEADRACE_..._DATABASE_PASSWORD"
     )
     commands.add_parser(
-        "check", help="compare the schema with store.schema.tables, and find tables without walls; exit 1 then"
+        "check", help="compare the schema with headrace.store.schema.tables, and find tables without walls; exit 1 then"
     )
     commands.add_parser("history", help="list the revisions and which are applied")
     commands.add_parser("vectors", help="build the indexes of large vector stores, and drop those of deleted ones")

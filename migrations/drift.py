@@ -7,9 +7,9 @@ types, defaults, checks, foreign keys and partial indexes.
 from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.schema import CreateSchema
 
-from migrations.vector_indexes import PREFIX
-from store.db.database import Database
-from store.schema.all_tables import metadata as declared
+from headrace.migrations.vector_indexes import PREFIX
+from headrace.store.db.database import Database
+from headrace.store.schema.all_tables import metadata as declared
 
 _SCRATCH = "headrace_drift_check"
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from store.schema.all_tables import metadata
+from headrace.store.schema.all_tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -5,7 +5,7 @@ A table belongs to tenants if it has ``tenant_id``, or refers to such a table; `
 
 from sqlalchemy import Connection, text
 
-from store.db.roles import API, OPERATOR, WORKER
+from headrace.store.db.roles import API, OPERATOR, WORKER
 
 _TABLES = """
 WITH RECURSIVE tables AS (
@@ -61,11 +61,11 @@ def find_gaps(connection: Connection) -> list[str]:
         return ["the roles are not there: upgrade"]
     return [
         *(
-            f"{table}: a tenant's, and without row-level security: let its revision call migrations.isolation"
+            f"{table}: a tenant's, and without row-level security: let its revision call headrace.migrations.isolation"
             for table in connection.execute(_WITHOUT_WALLS, roles | {"api": API}).scalars()
         ),
         *(
-            f"{table}: no role may read it: let its revision call migrations.isolation"
+            f"{table}: no role may read it: let its revision call headrace.migrations.isolation"
             for table in connection.execute(_NOT_GRANTED, {"operator": OPERATOR}).scalars()
         ),
         *(f"audit_log: may be rewritten: {granted}" for granted in connection.execute(_REWRITABLE, roles).scalars()),

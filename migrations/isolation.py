@@ -4,15 +4,16 @@
     headrace_worker     workers and dispatcher: rows of all tenants, no API keys
     headrace_operator   the operator's commands: rows of all tenants
 
-Each revision that creates a table calls ``isolate``, ``isolate_by_parent`` or ``share``; ``python -m migrations check``
-fails for other tables. These functions are part of released revisions: do not change them, add new ones.
+Each revision that creates a table calls ``isolate``, ``isolate_by_parent`` or ``share``;
+``python -m headrace.migrations check`` fails for other tables. These functions are part of released revisions: do not
+change them, add new ones.
 """
 
 from typing import Final
 
 from alembic import op
 
-from store.db.roles import API, OPERATOR, ROLES, WORKER
+from headrace.store.db.roles import API, OPERATOR, ROLES, WORKER
 
 READ: Final = "SELECT"
 CHANGE: Final = "SELECT, INSERT, UPDATE, DELETE"

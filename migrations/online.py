@@ -62,7 +62,9 @@ def add_constraint(table: str, name: str, definition: str) -> None:
 def _outside_a_transaction() -> Iterator[None]:
     begun = op.get_bind().execute(sa.text("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")).scalar_one()
     if begun:
-        raise RuntimeError("call the steps of migrations.online before anything else that the revision changes")
+        raise RuntimeError(
+            "call the steps of headrace.migrations.online before anything else that the revision changes"
+        )
     with op.get_context().autocommit_block():
         yield
 

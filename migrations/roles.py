@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from store.db.database import Database
-from store.db.roles import ROLES
+from headrace.store.db.database import Database
+from headrace.store.db.roles import ROLES
 
 
 def let_in(db: Database, passwords: Mapping[str, str]) -> None:

@@ -15,8 +15,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from store.db.database import Database
-from store.errors import SettingsError, Unavailable
+from headrace.store.db.database import Database
+from headrace.store.errors import SettingsError, Unavailable
 
 VERSIONS = Path(__file__).parent / "versions"
 """The folder of the revisions."""

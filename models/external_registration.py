@@ -9,14 +9,14 @@ import hashlib
 import json
 from pathlib import Path
 
-from models.families.model_folder import check_folder, folder_digest, small_files, task_inputs
-from prompts.tokenizer import load_tokenizer
-from store.db.database import Database
-from store.errors import InvalidRequest, ModelLoadError
-from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind, EngineSpec, engine_digest, engine_spec
-from store.registry.models import ModelVersion, register_version
-from store.tasks.generate import GENERATE
-from store.tasks.own_task import OWN_TASK_ADVICE
+from headrace.models.families.model_folder import check_folder, folder_digest, small_files, task_inputs
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.registry.engine_spec import EXTERNAL_KINDS, EngineKind, EngineSpec, engine_digest, engine_spec
+from headrace.store.registry.models import ModelVersion, register_version
+from headrace.store.tasks.generate import GENERATE
+from headrace.store.tasks.own_task import OWN_TASK_ADVICE
 
 _WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _OPTIONS = (

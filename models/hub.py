@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from store.errors import ModelLoadError
+from headrace.store.errors import ModelLoadError
 
 _ASKED: Final = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 

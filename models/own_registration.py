@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from models.external_registration import engine_of
-from models.families.model_folder import all_files_digest, check_folder
-from store.db.database import Database
-from store.errors import ModelLoadError
-from store.registry.models import ModelVersion, register_version
-from store.tasks.own_task import OwnTaskSpec
-from store.tasks.registry import OWN_TASKS
+from headrace.models.external_registration import engine_of
+from headrace.models.families.model_folder import all_files_digest, check_folder
+from headrace.store.db.database import Database
+from headrace.store.errors import ModelLoadError
+from headrace.store.registry.models import ModelVersion, register_version
+from headrace.store.tasks.own_task import OwnTaskSpec
+from headrace.store.tasks.registry import OWN_TASKS
 
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:

@@ -6,11 +6,11 @@ from unicodedata import normalize
 
 from ahocorasick_rs import AhoCorasick
 
-from policy.budget import Budget
-from policy.documents import MAX_PATTERN_MATCH_CHARS, DenyList, PolicyDocument
-from policy.recognisers.recogniser import Recogniser
-from policy.text.normalisation import is_word_character, normalise
-from policy.text.patterns import BadPattern, compiled, parse_pattern
+from headrace.policy.budget import Budget
+from headrace.policy.documents import MAX_PATTERN_MATCH_CHARS, DenyList, PolicyDocument
+from headrace.policy.recognisers.recogniser import Recogniser
+from headrace.policy.text.normalisation import is_word_character, normalise
+from headrace.policy.text.patterns import BadPattern, compiled, parse_pattern
 
 DENIED = "denied"
 MOST_INSTRUCTIONS = 50_000

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, model_validator
 
-from policy.recognisers.recogniser import FOUND_BY_NAME, Kind
-from policy.schemas import check_schema
-from policy.text.normalisation import normalise
-from policy.text.patterns import BadPattern, parse_pattern
+from headrace.policy.recognisers.recogniser import FOUND_BY_NAME, Kind
+from headrace.policy.schemas import check_schema
+from headrace.policy.text.normalisation import normalise
+from headrace.policy.text.patterns import BadPattern, parse_pattern
 
 MAX_PATTERN_MATCH_CHARS = 1024
 """The longest match that a deny pattern may have. A stream may have to hold back as many characters."""

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
-from policy.documents import Action, PolicyDocument, Rule, Stage
-from policy.guards import Guard, group_overlaps, resolve_overlaps
-from policy.recognisers.recogniser import FOUND_BY_NAME, Kind
-from policy.text.normalisation import normalise
+from headrace.policy.documents import Action, PolicyDocument, Rule, Stage
+from headrace.policy.guards import Guard, group_overlaps, resolve_overlaps
+from headrace.policy.recognisers.recogniser import FOUND_BY_NAME, Kind
+from headrace.policy.text.normalisation import normalise
 
 STRUCTURED = tuple(kind for kind in Kind if kind not in FOUND_BY_NAME)
 
@@ -66,7 +66,7 @@ def second() -> list[Case]:
 
 
 def _cases(name: str) -> list[Case]:
-    return list(read_cases((files("policy") / "data" / name).read_text()))
+    return list(read_cases((files("headrace.policy") / "data" / name).read_text()))
 
 
 def read_cases(source: str) -> Iterator[Case]:

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from policy.budget import Budget
-from policy.deny import DENIED, PRIORITY, PhraseList, pattern_recognisers
-from policy.documents import Action, PolicyDocument, Rule, Stage
-from policy.placeholders import PATTERN
-from policy.recognisers.catalogue import RECOGNISERS
-from policy.recognisers.recogniser import Kind, Recogniser
-from policy.scanning import PatternCandidate, Scanner
+from headrace.policy.budget import Budget
+from headrace.policy.deny import DENIED, PRIORITY, PhraseList, pattern_recognisers
+from headrace.policy.documents import Action, PolicyDocument, Rule, Stage
+from headrace.policy.placeholders import PATTERN
+from headrace.policy.recognisers.catalogue import RECOGNISERS
+from headrace.policy.recognisers.recogniser import Kind, Recogniser
+from headrace.policy.scanning import PatternCandidate, Scanner
 
 _KEEP_LAST_FOUR = frozenset([Kind.CARD, Kind.IBAN, Kind.PHONE, Kind.US_SSN, Kind.NATIONAL_ID])
 _FINDER_PRIORITY = 40

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from policy.outputs import MissingFinder
-from policy.recognisers.recogniser import EntityFinder, Kind
+from headrace.policy.outputs import MissingFinder
+from headrace.policy.recognisers.recogniser import EntityFinder, Kind
 
 _KINDS = {"PERSON": Kind.PERSON, "LOCATION": Kind.LOCATION, "ORGANIZATION": Kind.ORGANIZATION}
 

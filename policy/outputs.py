@@ -11,15 +11,15 @@ placeholder that may be restored, so that placeholders can be restored piece by 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from policy.budget import output_budget
-from policy.classification.classifiers import Classifier
-from policy.documents import Action, Rule
-from policy.guards import Guard
-from policy.placeholders import PlaceholderMap
-from policy.schemas import Validator, check_schema, is_json, is_valid
-from policy.streaming import GuardedText, Hit
-from policy.text.escapes import Escapes, written
-from policy.text.languages import LanguageFinder
+from headrace.policy.budget import output_budget
+from headrace.policy.classification.classifiers import Classifier
+from headrace.policy.documents import Action, Rule
+from headrace.policy.guards import Guard
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.schemas import Validator, check_schema, is_json, is_valid
+from headrace.policy.streaming import GuardedText, Hit
+from headrace.policy.text.escapes import Escapes, written
+from headrace.policy.text.languages import LanguageFinder
 
 _CHANGING = (Action.MASK, Action.REDACT)
 

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from policy.budget import Budget, output_budget
-from policy.classification.classifiers import Classifier, WordListClassifier
-from policy.documents import Action, PolicyDocument, Stage
-from policy.guards import Guard
-from policy.outputs import GuardedOutput, OutputFormat, WholeRules, blocking
-from policy.placeholders import PlaceholderMap
-from policy.recognisers.recogniser import EntityFinder
-from policy.streaming import GuardedText, Hit
-from policy.text.escapes import STAND_INS, unescaped, written
-from policy.text.languages import LanguageFinder, installed
+from headrace.policy.budget import Budget, output_budget
+from headrace.policy.classification.classifiers import Classifier, WordListClassifier
+from headrace.policy.documents import Action, PolicyDocument, Stage
+from headrace.policy.guards import Guard
+from headrace.policy.outputs import GuardedOutput, OutputFormat, WholeRules, blocking
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.recognisers.recogniser import EntityFinder
+from headrace.policy.streaming import GuardedText, Hit
+from headrace.policy.text.escapes import STAND_INS, unescaped, written
+from headrace.policy.text.languages import LanguageFinder, installed
 
 
 class Policy:

@@ -11,9 +11,9 @@ from typing import Any
 
 import re2
 
-from policy.budget import Budget
-from policy.recognisers.recogniser import MAX_MATCH_CHARS, Recogniser
-from policy.text.patterns import MAX_MEM, ParsedPattern, compiled, options, parse_pattern
+from headrace.policy.budget import Budget
+from headrace.policy.recognisers.recogniser import MAX_MATCH_CHARS, Recogniser
+from headrace.policy.text.patterns import MAX_MEM, ParsedPattern, compiled, options, parse_pattern
 
 _WINDOW = 8192
 """The bytes of one search with a tenant's pattern. A search cannot be stopped, so the budget is checked between two.

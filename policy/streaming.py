@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from policy.budget import Budget
-from policy.documents import Action, Rule, Stage
-from policy.guards import Guard, Match, blocking_rule, group_overlaps, masked, resolve_overlaps
-from policy.placeholders import MOST_COMPARED_CHARS, PlaceholderMap
-from policy.recognisers.recogniser import MAX_MATCH_CHARS, MOST_CONTEXT_CHARS, EntityFinder, Recogniser
-from policy.scanning import last_unsplit
-from policy.text.normalisation import NormalisedText, normalise
+from headrace.policy.budget import Budget
+from headrace.policy.documents import Action, Rule, Stage
+from headrace.policy.guards import Guard, Match, blocking_rule, group_overlaps, masked, resolve_overlaps
+from headrace.policy.placeholders import MOST_COMPARED_CHARS, PlaceholderMap
+from headrace.policy.recognisers.recogniser import MAX_MATCH_CHARS, MOST_CONTEXT_CHARS, EntityFinder, Recogniser
+from headrace.policy.scanning import last_unsplit
+from headrace.policy.text.normalisation import NormalisedText, normalise
 
 _LONG = 256
 _SHARE = 4

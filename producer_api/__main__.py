@@ -1,4 +1,4 @@
-"""``python -m producer_api``: the API as a process. An error that prevents the start is one line on stderr."""
+"""``python -m headrace.producer_api``: the API as a process. An error that prevents the start is one line on stderr."""
 
 import logging
 import os
@@ -10,23 +10,23 @@ import structlog
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
-from producer_api.app import create_app
-from producer_api.runtime import Runtime
-from producer_api.server.health import OK, Health
-from producer_api.server.http_server import server_config
-from store import failpoints, interpreter
-from store.db.database import Database
-from store.db.roles import API, is_bound
-from store.db.tls import check_transport
-from store.encryption_keys import open_vault
-from store.errors import HeadraceError, SettingsError
-from store.key_rotation.master_key_check import check_keys
-from store.logs import configure_logging
-from store.settings import Settings, load_settings, require_services
-from store.tracing.tracing import Tracing, open_tracing
-from store.webhooks.addresses import parse_networks
+from headrace.producer_api.app import create_app
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.health import OK, Health
+from headrace.producer_api.server.http_server import server_config
+from headrace.store import failpoints, interpreter
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, is_bound
+from headrace.store.db.tls import check_transport
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import HeadraceError, SettingsError
+from headrace.store.key_rotation.master_key_check import check_keys
+from headrace.store.logs import configure_logging
+from headrace.store.settings import Settings, load_settings, require_services
+from headrace.store.tracing.tracing import Tracing, open_tracing
+from headrace.store.webhooks.addresses import parse_networks
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 _BACKLOG = 2048
 

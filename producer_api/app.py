@@ -15,16 +15,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producer_api.batches import batch_routes, message_batch_routes
-from producer_api.batches.batch_keeper import BatchKeeper
-from producer_api.console import live_routes, page_files
-from producer_api.console.live_poll import LivePoll
-from producer_api.files import file_routes, upload_routes
-from producer_api.http import health_routes, pages
-from producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
-from producer_api.http.openapi_text import describe
-from producer_api.http.paths import CanonicalPath
-from producer_api.jobs import (
+from headrace.producer_api.batches import batch_routes, message_batch_routes
+from headrace.producer_api.batches.batch_keeper import BatchKeeper
+from headrace.producer_api.console import live_routes, page_files
+from headrace.producer_api.console.live_poll import LivePoll
+from headrace.producer_api.files import file_routes, upload_routes
+from headrace.producer_api.http import health_routes, pages
+from headrace.producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
+from headrace.producer_api.http.openapi_text import describe
+from headrace.producer_api.http.paths import CanonicalPath
+from headrace.producer_api.jobs import (
     dead_letter_routes,
     host_routes,
     job_routes,
@@ -35,10 +35,10 @@ from producer_api.jobs import (
     stream_routes,
     version_routes,
 )
-from producer_api.jobs.cancel import announce_cancelled
-from producer_api.jobs.fast_routes import FastRoutes
-from producer_api.openai import moderation_routes, token_routes
-from producer_api.organization import (
+from headrace.producer_api.jobs.cancel import announce_cancelled
+from headrace.producer_api.jobs.fast_routes import FastRoutes
+from headrace.producer_api.openai import moderation_routes, token_routes
+from headrace.producer_api.organization import (
     audit_routes,
     key_routes,
     limit_routes,
@@ -46,17 +46,17 @@ from producer_api.organization import (
     retention_routes,
     usage_routes,
 )
-from producer_api.pipelines import pipeline_rollouts, pipeline_routes
-from producer_api.responses import conversation_routes, prompt_routes
-from producer_api.runtime import Runtime
-from producer_api.server.errors import on_error
-from producer_api.tasks.registry import TASK_ROUTES
-from producer_api.tools import approval_routes, tool_routes
-from producer_api.vector_stores import store_file_routes, store_routes
-from producer_api.webhooks import webhook_routes
-from store.errors import HeadraceError
-from store.settings import Settings
-from store.tracing.tracing import OFF, Tracing
+from headrace.producer_api.pipelines import pipeline_rollouts, pipeline_routes
+from headrace.producer_api.responses import conversation_routes, prompt_routes
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import on_error
+from headrace.producer_api.tasks.registry import TASK_ROUTES
+from headrace.producer_api.tools import approval_routes, tool_routes
+from headrace.producer_api.vector_stores import store_file_routes, store_routes
+from headrace.producer_api.webhooks import webhook_routes
+from headrace.store.errors import HeadraceError
+from headrace.store.settings import Settings
+from headrace.store.tracing.tracing import OFF, Tracing
 
 _LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
 _ROUTES = (

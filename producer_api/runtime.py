@@ -9,41 +9,41 @@ from functools import partial
 
 import anyio.to_thread
 
-from producer_api.access.auth import Authenticator, RefusalLog
-from producer_api.access.rate_limits import LimitCache, RateLimits, StreamLimits
-from producer_api.caches.live_processes import LiveProcesses
-from producer_api.caches.model_catalog import ModelCatalog
-from producer_api.caches.ttl_cache import CacheRefresher
-from producer_api.reads.job_loader import JobLoader
-from producer_api.reads.list_queries import ListQueries
-from producer_api.server.health import Health
-from producer_api.server.loop_lag import LoopLag
-from producer_api.server.metrics_page import MetricsPage
-from producer_api.submission.audio_files import AudioFiles
-from producer_api.submission.cache_lookup import CacheLookups
-from producer_api.submission.enqueue import Enqueuer
-from producer_api.submission.flow_jobs import FlowSubmissions
-from producer_api.submission.idempotency import RequestDigests
-from producer_api.submission.input_policy import ActivePolicies
-from producer_api.submission.pipeline_lines import PipelineLines
-from producer_api.submission.prompt_preparation import PromptPreparation
-from producer_api.submission.queue_limits import QueueLimits
-from producer_api.submission.submission_parts import SubmissionParts
-from producer_api.submission.submit import Submissions
-from prompts.sandbox.turns import Turns
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.encryption_keys import open_digests, open_vault
-from store.files.blob_storage import open_blobs
-from store.metrics.api_metrics import ApiMetrics
-from store.redis import connection as redis_store
-from store.redis.celery_queue import HintPublisher, celery_app
-from store.redis.rate_limiter import Limiter
-from store.settings import Settings
-from store.streams.hub import Hub
-from store.streams.stream_log import StreamPublisher
-from store.tenants.quotas import fold_for_the_dispatcher
-from store.tracing.tracing import OFF, Tracing
+from headrace.producer_api.access.auth import Authenticator, RefusalLog
+from headrace.producer_api.access.rate_limits import LimitCache, RateLimits, StreamLimits
+from headrace.producer_api.caches.live_processes import LiveProcesses
+from headrace.producer_api.caches.model_catalog import ModelCatalog
+from headrace.producer_api.caches.ttl_cache import CacheRefresher
+from headrace.producer_api.reads.job_loader import JobLoader
+from headrace.producer_api.reads.list_queries import ListQueries
+from headrace.producer_api.server.health import Health
+from headrace.producer_api.server.loop_lag import LoopLag
+from headrace.producer_api.server.metrics_page import MetricsPage
+from headrace.producer_api.submission.audio_files import AudioFiles
+from headrace.producer_api.submission.cache_lookup import CacheLookups
+from headrace.producer_api.submission.enqueue import Enqueuer
+from headrace.producer_api.submission.flow_jobs import FlowSubmissions
+from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.input_policy import ActivePolicies
+from headrace.producer_api.submission.pipeline_lines import PipelineLines
+from headrace.producer_api.submission.prompt_preparation import PromptPreparation
+from headrace.producer_api.submission.queue_limits import QueueLimits
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submit import Submissions
+from headrace.prompts.sandbox.turns import Turns
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.encryption_keys import open_digests, open_vault
+from headrace.store.files.blob_storage import open_blobs
+from headrace.store.metrics.api_metrics import ApiMetrics
+from headrace.store.redis import connection as redis_store
+from headrace.store.redis.celery_queue import HintPublisher, celery_app
+from headrace.store.redis.rate_limiter import Limiter
+from headrace.store.settings import Settings
+from headrace.store.streams.hub import Hub
+from headrace.store.streams.stream_log import StreamPublisher
+from headrace.store.tenants.quotas import fold_for_the_dispatcher
+from headrace.store.tracing.tracing import OFF, Tracing
 
 _POOL_SIZE = 16
 # The most tenants whose calls that may take long are made at the same time.

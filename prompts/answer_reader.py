@@ -7,12 +7,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from prompts.reasoning import ReasoningPiece, ReasoningReader
-from prompts.tool_calls import CallPiece, ContentPiece, ToolCallReader, WrittenCall, call_id, merged
-from store.payloads.conversation import FunctionCall, ToolCall
-from store.payloads.reasoning import ReasoningFormat
-from store.tasks.generate import GeneratePayload, ToolStyle
-from store.tasks.turn_form import TurnForm
+from headrace.prompts.reasoning import ReasoningPiece, ReasoningReader
+from headrace.prompts.tool_calls import CallPiece, ContentPiece, ToolCallReader, WrittenCall, call_id, merged
+from headrace.store.payloads.conversation import FunctionCall, ToolCall
+from headrace.store.payloads.reasoning import ReasoningFormat
+from headrace.store.tasks.generate import GeneratePayload, ToolStyle
+from headrace.store.tasks.turn_form import TurnForm
 
 AnswerPiece = ReasoningPiece | ContentPiece | CallPiece
 

@@ -6,7 +6,7 @@ model can still spell the text with other tokens: only these sequences are ruled
 
 from collections.abc import Iterable
 
-from prompts.tokenizer import Tokenizer
+from headrace.prompts.tokenizer import Tokenizer
 
 
 def banned_sequences(tokenizer: Tokenizer, bad_words: Iterable[str]) -> tuple[tuple[int, ...], ...]:

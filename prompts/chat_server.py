@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from store.errors import InvalidRequest
-from store.payloads.conversation import ChatMessage
-from store.payloads.sampling_params import GrammarKind, Sampling
-from store.tasks.generate import GenerateInput, ToolStyle
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.conversation import ChatMessage
+from headrace.store.payloads.sampling_params import GrammarKind, Sampling
+from headrace.store.tasks.generate import GenerateInput, ToolStyle
 
 ChatFields: TypeAlias = Callable[[str, GenerateInput], dict[str, object]]
 """Returns the fields of a chat completion for the input of a tenant's job. Raises InvalidRequest, Unavailable."""

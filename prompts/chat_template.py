@@ -21,13 +21,13 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from prompts.reasoning import check_without_reasoning, find_support
-from prompts.tool_calls import ToolCallReader, merged
-from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.conversation import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall
-from store.payloads.reasoning import ReasoningOptions
-from store.payloads.strict_model import MAX_TEXT_CHARS
-from store.tasks.generate import ToolStyle
+from headrace.prompts.reasoning import check_without_reasoning, find_support
+from headrace.prompts.tool_calls import ToolCallReader, merged
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.payloads.conversation import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall
+from headrace.store.payloads.reasoning import ReasoningOptions
+from headrace.store.payloads.strict_model import MAX_TEXT_CHARS
+from headrace.store.tasks.generate import ToolStyle
 
 Turn = dict[str, Any]
 Variables = Mapping[str, Any] | None

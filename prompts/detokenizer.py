@@ -3,9 +3,9 @@
 import codecs
 from collections.abc import Iterable
 
-from prompts.tokenizer import Tokenizer
-from store.streams.checkpoints import LogprobRow
-from store.tasks.generate import TokenLogprob, TopLogprob
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.streams.checkpoints import LogprobRow
+from headrace.store.tasks.generate import TokenLogprob, TopLogprob
 
 
 def spell(tokenizer: Tokenizer, logprobs: Iterable[LogprobRow]) -> tuple[TokenLogprob, ...]:

@@ -3,8 +3,8 @@
 The order is prefix, suffix, middle (PSM, Bavarian et al. 2022), the usual one: the answer begins where the prompt ends.
 """
 
-from prompts.tokenizer import Tokenizer
-from store.errors import InvalidRequest
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.errors import InvalidRequest
 
 _MARKS = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen 2.5 Coder, CodeGemma

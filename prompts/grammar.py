@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLTokenizer
 
-from prompts import grammar_trial
-from prompts.grammar_trial import TrialFailed, Trials, Vocabulary, limits
-from prompts.sandbox.process import Program, start
-from prompts.sandbox.turns import Turns, tenant_at_work
-from prompts.schema_narrowing import in_our_words, narrow
-from prompts.tokenizer import Tokenizer
-from store.errors import InvalidRequest, Unavailable
-from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind
+from headrace.prompts import grammar_trial
+from headrace.prompts.grammar_trial import TrialFailed, Trials, Vocabulary, limits
+from headrace.prompts.sandbox.process import Program, start
+from headrace.prompts.sandbox.turns import Turns, tenant_at_work
+from headrace.prompts.schema_narrowing import in_our_words, narrow
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.errors import InvalidRequest, Unavailable
+from headrace.store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 MOST_BYTES = 64 << 20
 """The memory limit for all grammars of one model, in bytes."""

@@ -22,9 +22,9 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from store.errors import InvalidRequest
-from store.payloads.prompt_reference import MAX_VARIABLES, VariableName
-from store.payloads.strict_model import MAX_TEXT_CHARS, Strict
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.prompt_reference import MAX_VARIABLES, VariableName
+from headrace.store.payloads.strict_model import MAX_TEXT_CHARS, Strict
 
 MAX_STEPS = 10_000
 """Most iterations of all loops of a template together, and calls of filters."""

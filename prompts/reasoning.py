@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from store.errors import InvalidRequest
-from store.payloads.reasoning import ReasoningEffort, ReasoningFormat, ReasoningOptions
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.reasoning import ReasoningEffort, ReasoningFormat, ReasoningOptions
 
 Render = Callable[[Mapping[str, Any]], str | None]
 """Returns the text of a short conversation with these variables of the template; None if it refuses them."""

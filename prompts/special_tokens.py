@@ -8,9 +8,9 @@ special token gets no mark: its prompt is encoded as a whole, as always.
 import re
 from collections.abc import Callable, Sequence
 
-from store.errors import InvalidRequest
-from store.payloads.conversation import ChatMessage
-from store.tasks.generate import GenerateInput
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.conversation import ChatMessage
+from headrace.store.tasks.generate import GenerateInput
 
 _MARKS = range(0xE000, 0xF8FF)
 """Characters for private use: no text and no chat template means one of them."""

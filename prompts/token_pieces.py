@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import tokenizers
 
-from prompts.tokenizer import ByteTokenizer, special_token
-from store.errors import ModelLoadError
+from headrace.prompts.tokenizer import ByteTokenizer, special_token
+from headrace.store.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Protocol
 import tokenizers
 from tokenizers import decoders
 
-from prompts.chat_template import ChatTemplate, Variables, in_plain_json
-from prompts.encoded_texts import EncodedTexts
-from prompts.reasoning import ReasoningSupport, check_without_reasoning, tags_of
-from prompts.special_tokens import divided
-from prompts.tool_calls import HERMES_TAGS
-from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.conversation import ChatMessage, Tool
-from store.payloads.reasoning import ReasoningOptions
-from store.payloads.sampling_params import SamplingDefaults, read_generation
-from store.tasks.generate import ToolStyle
+from headrace.prompts.chat_template import ChatTemplate, Variables, in_plain_json
+from headrace.prompts.encoded_texts import EncodedTexts
+from headrace.prompts.reasoning import ReasoningSupport, check_without_reasoning, tags_of
+from headrace.prompts.special_tokens import divided
+from headrace.prompts.tool_calls import HERMES_TAGS
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.payloads.conversation import ChatMessage, Tool
+from headrace.store.payloads.reasoning import ReasoningOptions
+from headrace.store.payloads.sampling_params import SamplingDefaults, read_generation
+from headrace.store.tasks.generate import ToolStyle
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 _GENERATION = "generation_config.json"
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
 
-from prompts.partial_json import JsonCursor, Mismatch, TextEnded, Walk
-from store.tasks.generate import AnswerShape, ToolStyle
+from headrace.prompts.partial_json import JsonCursor, Mismatch, TextEnded, Walk
+from headrace.store.tasks.generate import AnswerShape, ToolStyle
 
 
 @dataclass(frozen=True, slots=True)

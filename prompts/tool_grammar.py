@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prompts.grammar import Grammars, narrowed
-from prompts.tokenizer import Tokenizer
-from prompts.tool_calls import HERMES_TAGS
-from store.errors import InvalidRequest
-from store.payloads.conversation import FunctionSpec, NamedTool, Tool, ToolChoiceMode
-from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
-from store.tasks.generate import AnswerShape, GenerateInput, GeneratePayload, ToolStyle
+from headrace.prompts.grammar import Grammars, narrowed
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.prompts.tool_calls import HERMES_TAGS
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.conversation import FunctionSpec, NamedTool, Tool, ToolChoiceMode
+from headrace.store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
+from headrace.store.tasks.generate import AnswerShape, GenerateInput, GeneratePayload, ToolStyle
 
 _MOST_CALLS = 8
 """The maximum number of calls in an answer that a grammar limits, because a small model would never stop."""

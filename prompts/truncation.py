@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from store.payloads.conversation import ChatMessage, Role
-from store.payloads.prompt_reference import TemplatePlace
-from store.payloads.truncation import Truncated, Truncation
-from store.tasks.generate import GenerateInput
+from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.payloads.prompt_reference import TemplatePlace
+from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.tasks.generate import GenerateInput
 
 Measure = Callable[[GenerateInput], int]
 """Returns the tokens of an input with one prompt."""

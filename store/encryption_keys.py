@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from store.encryption.keyed_digests import Digests
-from store.encryption.vault import Vault, parse_keys
-from store.errors import SettingsError
-from store.settings import Settings
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.encryption.vault import Vault, parse_keys
+from headrace.store.errors import SettingsError
+from headrace.store.settings import Settings
 
 
 def open_vault(settings: Settings) -> Vault:

@@ -15,12 +15,11 @@ from typing import Any
 
 import structlog
 
-from store.errors import HeadraceError
+from headrace.store.errors import HeadraceError
 
 # Chatty at INFO, and their records hold addresses of tenants or the names of every task.
 _QUIET = ("alembic", "celery.app.trace", "celery.worker.strategy", "httpcore2", "httpx2", "kombu")
 # The loggers with DEBUG records. Those of libraries would show their arguments: bodies, rows, messages.
-_OURS = ("cli", "migrations", "models", "policy", "producer_api", "prompts", "store", "workers")
 # Exceptions with messages about code, memory or the operating system. Others, such as ValueError and the database's,
 # quote values.
 _PLAIN = (
@@ -69,8 +68,7 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.INFO))
-    for name in _OURS:
-        logging.getLogger(name).setLevel(number)
+    logging.getLogger("headrace").setLevel(number)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(capture=True)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from store.errors import SettingsError
+from headrace.store.errors import SettingsError
 
 _SCHEMES: Final = frozenset({"redis+sentinel", "rediss+sentinel"})
 _DIRECT: Final = frozenset({"redis", "rediss", "unix"})

@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from store.encryption.vault import parse_keys
-from store.errors import SettingsError
-from store.failpoints import parse_failpoints, parse_model_faults
-from store.mcp_commands import check_commands
-from store.scale_bounds import parse_bounds
+from headrace.store.encryption.vault import parse_keys
+from headrace.store.errors import SettingsError
+from headrace.store.failpoints import parse_failpoints, parse_model_faults
+from headrace.store.mcp_commands import check_commands
+from headrace.store.scale_bounds import parse_bounds
 
 _PREFIX = "HEADRACE_"
 _OTEL = "OTEL_"
@@ -232,7 +232,7 @@ class Settings(BaseSettings):
 
     # "on" refuses to connect to Postgres or Redis on another host without a verified certificate; "off" warns.
     require_tls: Literal["on", "off"] = "off"
-    # Passwords that `python -m migrations roles` sets for the database roles; nothing else reads them.
+    # Passwords that `python -m headrace.migrations roles` sets for the database roles; nothing else reads them.
     api_database_password: str = Field("", repr=False)
     worker_database_password: str = Field("", repr=False)
     operator_database_password: str = Field("", repr=False)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from store.child_process import Child, Command, last_line
-from store.errors import HeadraceError, Unavailable
+from headrace.store.child_process import Child, Command, last_line
+from headrace.store.errors import HeadraceError, Unavailable
 
 NOT_AGAIN = 65  # EX_DATAERR
 """The exit code of a process that must not be restarted, such as a worker whose model version was rejected."""

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from itertools import product
 from pathlib import Path
 
-from policy.text.letter_triples import LETTERS, SHAPES, TARGET, as_signs
+from headrace.policy.text.letter_triples import LETTERS, SHAPES, TARGET, as_signs
 
 _SOURCE = """\
 # Bits of surprise of each letter behind two others, see supply_chain/letter_triples.py. Learned from the source of

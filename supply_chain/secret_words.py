@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from policy.recognisers.secret_words import LEARNED, is_known, is_loose
-from policy.text.normalisation import normalise
+from headrace.policy.recognisers.secret_words import LEARNED, is_known, is_loose
+from headrace.policy.text.normalisation import normalise
 
 _LABELS = {
     "password": frozenset(["Password", "password", "Passphrase", "passphrase"]),

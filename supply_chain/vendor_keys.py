@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from policy.text.patterns import BadPattern, parse_pattern
+from headrace.policy.text.patterns import BadPattern, parse_pattern
 
 TARGET = Path(__file__).parents[1] / "policy/data/vendor_keys.json"
 

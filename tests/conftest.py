@@ -19,17 +19,17 @@ import redis
 from hypothesis.internal.conjecture import providers
 from sqlalchemy import Connection, Engine, create_engine, make_url
 
-from cli.local.postgres import LocalPostgres
-from cli.local.valkey import LocalValkey
-from migrations.roles import let_in
-from migrations.schema import upgrade
-from store.db import database
-from store.db.database import Database, parse_url
-from store.db.roles import ROLES
-from store.encryption_keys import open_vault
-from store.redis.connection import connect
-from store.schema.all_tables import metadata
-from store.settings import Settings, load_settings
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.cli.local.valkey import LocalValkey
+from headrace.migrations.roles import let_in
+from headrace.migrations.schema import upgrade
+from headrace.store.db import database
+from headrace.store.db.database import Database, parse_url
+from headrace.store.db.roles import ROLES
+from headrace.store.encryption_keys import open_vault
+from headrace.store.redis.connection import connect
+from headrace.store.schema.all_tables import metadata
+from headrace.store.settings import Settings, load_settings
 from tests.folders import reachable_folder
 from tests.processes import StartProcess, none_left, processes
 from tests.roles import ROLE_PASSWORD

@@ -7,7 +7,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from store.tracing.tracing import Tracing, open_tracing
+from headrace.store.tracing.tracing import Tracing, open_tracing
 from tests.workers.receiver import Answer, Receiver
 
 

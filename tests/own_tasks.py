@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cli.new_task import new_task
+from headrace.cli.new_task import new_task
 
 
 def installed(folder: Path, entry: str) -> Path:

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from prompts import grammar_trial
-from store.child_process import Child, Command
+from headrace.prompts import grammar_trial
+from headrace.store.child_process import Child, Command
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from store.errors import HeadraceError
+from headrace.store.errors import HeadraceError
 
 
 def refusal(call: Any, *arguments: Any, **named: Any) -> tuple[type[HeadraceError], str, str, str | None]:

@@ -1,7 +1,7 @@
 """Settings of each process with its own database role, as in the shipped deployment."""
 
-from store.db.roles import API, WORKER, url_of
-from store.settings import Settings
+from headrace.store.db.roles import API, WORKER, url_of
+from headrace.store.settings import Settings
 
 ROLE_PASSWORD = "of the roles, where the server asks"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import redis
 
-from cli.local.valkey import find_server
-from store.child_process import Child, Command
+from headrace.cli.local.valkey import find_server
+from headrace.store.child_process import Child, Command
 from tests.processes import free_port, wait_for
 
 SERVICE = "headrace"

@@ -11,8 +11,8 @@ from typing import Any
 import redis
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.schema.tables import metadata
+from headrace.store.db.database import Database
+from headrace.store.schema.tables import metadata
 
 _HEX = re.compile(r"(?<![0-9a-f])(?:[0-9a-f]{2}){8,}(?![0-9a-f])")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from headrace.workers.planning.__main__ import main
 from tests import metric_names
-from workers.planning.__main__ import main
 
 PATH = Path(__file__).parents[1] / "docs" / "choosing.md"
 PAGE = PATH.read_text()

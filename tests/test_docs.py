@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.tree import TREE
-from store.payloads.sampling_params import Sampling
-from store.settings import Settings
-from store.tasks.embed import EmbedInput, EmbedRequest
-from store.tasks.generate import GenerateInput, GenerateRequest
+from headrace.cli.tree import TREE
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.settings import Settings
+from headrace.store.tasks.embed import EmbedInput, EmbedRequest
+from headrace.store.tasks.generate import GenerateInput, GenerateRequest
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")

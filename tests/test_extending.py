@@ -4,15 +4,15 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from models.engine.requests import EngineStats, SamplingParams
-from producer_api.tasks.registry import TASK_ROUTES, TASK_URLS
-from prompts.tasks.registry import TASK_INPUTS
-from store.metrics.worker_metrics import ENGINE_COUNTERS, ENGINE_GAUGES
-from store.payloads.sampling_params import Sampling, SamplingDefaults
-from store.schema.webhook_events import EVENT_TYPES
-from store.tasks.call_tool import CALL_TOOL
-from store.tasks.registry import MODEL_TASKS, TASKS
-from workers.tasks.registry import MODEL_LOADERS
+from headrace.models.engine.requests import EngineStats, SamplingParams
+from headrace.producer_api.tasks.registry import TASK_ROUTES, TASK_URLS
+from headrace.prompts.tasks.registry import TASK_INPUTS
+from headrace.store.metrics.worker_metrics import ENGINE_COUNTERS, ENGINE_GAUGES
+from headrace.store.payloads.sampling_params import Sampling, SamplingDefaults
+from headrace.store.schema.webhook_events import EVENT_TYPES
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tasks.registry import MODEL_TASKS, TASKS
+from headrace.workers.tasks.registry import MODEL_LOADERS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cli.new_task import new_task
+from headrace.cli.new_task import new_task
 from headrace.tasks import try_out
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text().partition("\n## Headrace itself\n")[0]

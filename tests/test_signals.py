@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from store.child_process import descendants, still_alive
-from store.registry.models import ModelVersion
-from store.settings import Settings, child_environment
+from headrace.store.child_process import descendants, still_alive
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings, child_environment
 from tests.folders import reachable_folder
 from tests.processes import Process, StartProcess, free_port, python
 from tests.producer_api.serving import environment
@@ -60,13 +60,13 @@ def test_a_worker(settings: Settings, version: ModelVersion, start_process: Star
 
 
 def test_a_dispatcher(settings: Settings, start_process: StartProcess) -> None:
-    process = told_at_the_worst_moment(start_process, worker_environment(settings, {}), "workers.dispatcher")
+    process = told_at_the_worst_moment(start_process, worker_environment(settings, {}), "headrace.workers.dispatcher")
     assert process.wait_exit(180) == 0, process.log()
 
 
 def test_flower(settings: Settings, start_process: StartProcess) -> None:
     changes = {"flower_port": free_port(), "flower_basic_auth": "watcher:a long password"}
-    process = told_at_the_worst_moment(start_process, worker_environment(settings, changes), "workers.flower")
+    process = told_at_the_worst_moment(start_process, worker_environment(settings, changes), "headrace.workers.flower")
     assert process.wait_exit(180) == 0, process.log()
 
 
@@ -81,14 +81,14 @@ def home() -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize(("verb", "code"), [("up", 0), ("demo", 130)])
 def test_a_stack(home: dict[str, str], start_process: StartProcess, verb: str, code: int) -> None:
-    process = told_at_the_worst_moment(start_process, home, "cli.main", verb, "--model", "fake")
+    process = told_at_the_worst_moment(start_process, home, "headrace.cli.main", verb, "--model", "fake")
     assert process.wait_exit(180) == code, process.log()
     assert "PostgreSQL started" not in process.log(), "it went on although it was told to stop"
 
 
 def test_a_demo_that_waits_for_its_jobs(home: dict[str, str], start_process: StartProcess) -> None:
     env = home | {"HEADRACE_FAKE_STEP_MS": "5000", "HEADRACE_DRAIN_S": "1"}
-    process = start_process(python("-m", "cli.main", "demo", "--model", "fake"), env)
+    process = start_process(python("-m", "headrace.cli.main", "demo", "--model", "fake"), env)
     process.wait_log("jobs submitted", 180)
     started = descendants(process.pid)
     assert len(started) > 5

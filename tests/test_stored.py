@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 from tests.stored import everything_stored
 
 NEEDLE = "ann.unique@example.com"

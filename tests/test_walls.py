@@ -11,23 +11,24 @@ import pytest
 
 # Between them these load all of store and prompts.
 LIGHT = [
-    "cli.tree",
-    "cli.operator.admin",
-    "cli.demo.demo",
-    "cli.operator.policy",
-    "migrations.__main__",
-    "producer_api.__main__",
-    "workers.dispatcher.dispatcher",
-    "workers.flower",
-    "workers.host.__main__",
+    "headrace.cli.tree",
+    "headrace.cli.operator.admin",
+    "headrace.cli.demo.demo",
+    "headrace.cli.operator.policy",
+    "headrace.migrations.__main__",
+    "headrace.producer_api.__main__",
+    "headrace.workers.dispatcher.dispatcher",
+    "headrace.workers.flower",
+    "headrace.workers.host.__main__",
 ]
 HEAVY = {"torch", "transformers", "safetensors"}
 
 
 @cache
 def loaded_by(module: str) -> set[str]:
-    """The top-level modules of a fresh interpreter that imported ``module``."""
-    script = f"import json, sys, {module}; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
+    """The top-level modules of a fresh interpreter that imported ``module``, and the parts of Headrace among them."""
+    names = "[name.removeprefix('headrace.').partition('.')[0] for name in sys.modules]"
+    script = f"import json, sys, {module}; print(json.dumps({names}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
@@ -39,33 +40,47 @@ def test_no_neural_library_is_loaded(module: str) -> None:
 
 
 def test_the_api_loads_no_models_and_no_worker() -> None:
-    assert loaded_by("producer_api.__main__") & {"models", "workers", "cli", "migrations"} == set()
+    assert loaded_by("headrace.producer_api.__main__") & {"models", "workers", "cli", "migrations"} == set()
 
 
 @pytest.mark.parametrize(
-    "module", ["cli.operator.admin", "cli.demo.demo", "cli.operator.processes", "cli.client.verbs"]
+    "module",
+    [
+        "headrace.cli.operator.admin",
+        "headrace.cli.demo.demo",
+        "headrace.cli.operator.processes",
+        "headrace.cli.client.verbs",
+    ],
 )
 def test_the_command_line_loads_none_of_what_it_starts(module: str) -> None:
     assert loaded_by(module) & {"producer_api", "workers", "models", "migrations", "fastapi", "uvicorn"} == set()
 
 
-@pytest.mark.parametrize("module", ["cli.tree", "cli.client.verbs", "cli.client.webhooks", "cli.operator.processes"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "headrace.cli.tree",
+        "headrace.cli.client.verbs",
+        "headrace.cli.client.webhooks",
+        "headrace.cli.operator.processes",
+    ],
+)
 def test_verbs_that_speak_to_the_api_and_help_load_no_database(module: str) -> None:
     assert loaded_by(module) & {"sqlalchemy", "psycopg", "redis", "celery"} == set()
 
 
 def test_the_client_loads_httpx2_alone() -> None:
     ours = loaded_by("headrace.client") - loaded_by("httpx2")
-    assert ours <= set(sys.stdlib_module_names) | {"headrace"}
+    assert ours <= set(sys.stdlib_module_names) | {"headrace", "client"}
 
 
 def test_the_command_loads_nothing_before_it_runs() -> None:
     """So that an early Ctrl-C finds ``main`` running, which ends without a trace."""
-    assert loaded_by("cli.main") & {"typer", "rich", "pydantic", "store", "headrace"} == set()
+    assert loaded_by("headrace.cli.main") & {"typer", "rich", "pydantic", "store", "client"} == set()
 
 
 def test_the_engine_decides_with_the_standard_library() -> None:
-    ours = loaded_by("models.engine.llm_engine") - loaded_by("models.engine")
+    ours = loaded_by("headrace.models.engine.llm_engine") - loaded_by("headrace.models.engine")
     assert ours <= set(sys.stdlib_module_names) | {"models"}
 
 

@@ -1,4 +1,4 @@
-"""``python -m workers --model NAME``: one process, one model version, one queue.
+"""``python -m headrace.workers --model NAME``: one process, one model version, one queue.
 
 Exit codes: 0 after a drain, 1 if a service or the model is missing, or its inference server runs something else (no
 job was taken), 2 for a wrong setting or argument, 65 if the version is rejected, 70 if the engine died.
@@ -10,28 +10,28 @@ import socket
 import sys
 from functools import partial
 
-from store import failpoints, interpreter
-from store.db.database import Database, check_schema
-from store.db.tls import check_transport
-from store.encryption_keys import open_vault
-from store.errors import HeadraceError, ModelLoadError, SettingsError, VersionRejected
-from store.ids import new_id
-from store.key_rotation.master_key_check import check_keys
-from store.logs import configure_logging
-from store.redis.connection import connect, ping
-from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind
-from store.registry.models import queue_name, read_file, resolve
-from store.registry.verification import Verification
-from store.settings import Settings, load_settings, require_services
-from store.supervisor import NOT_AGAIN
-from store.tracing.tracing import OFF, Tracing, open_tracing
-from workers.quality import QualityCheck
-from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
-from workers.tasks.registry import loader_of
-from workers.tasks.task_model import TaskModel
-from workers.verification import load_served, load_verified
-from workers.worker_app import build_worker, drain_on_signals
-from workers.worker_runtime import WorkerRuntime
+from headrace.store import failpoints, interpreter
+from headrace.store.db.database import Database, check_schema
+from headrace.store.db.tls import check_transport
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import HeadraceError, ModelLoadError, SettingsError, VersionRejected
+from headrace.store.ids import new_id
+from headrace.store.key_rotation.master_key_check import check_keys
+from headrace.store.logs import configure_logging
+from headrace.store.redis.connection import connect, ping
+from headrace.store.registry.engine_spec import EXTERNAL_KINDS, EngineKind
+from headrace.store.registry.models import queue_name, read_file, resolve
+from headrace.store.registry.verification import Verification
+from headrace.store.settings import Settings, load_settings, require_services
+from headrace.store.supervisor import NOT_AGAIN
+from headrace.store.tracing.tracing import OFF, Tracing, open_tracing
+from headrace.workers.quality import QualityCheck
+from headrace.workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
+from headrace.workers.tasks.registry import loader_of
+from headrace.workers.tasks.task_model import TaskModel
+from headrace.workers.verification import load_served, load_verified
+from headrace.workers.worker_app import build_worker, drain_on_signals
+from headrace.workers.worker_runtime import WorkerRuntime
 
 
 def main(argv: list[str] | None = None) -> int:

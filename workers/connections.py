@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
-from store.db.database import Database
-from store.encryption_keys import open_vault
-from store.redis.celery_queue import FastLaneHints, HintPublisher, celery_app
-from store.redis.connection import connect
-from store.redis.hint_announcer import HintAnnouncer
-from store.redis.live_workers import SnapshotPublisher
-from store.settings import Settings
-from store.streams.fencing import FencedLogs
-from store.streams.stream_log import StreamPublisher
-from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S
-from workers.runs.step_signals import RedisSignals
+from headrace.store.db.database import Database
+from headrace.store.encryption_keys import open_vault
+from headrace.store.redis.celery_queue import FastLaneHints, HintPublisher, celery_app
+from headrace.store.redis.connection import connect
+from headrace.store.redis.hint_announcer import HintAnnouncer
+from headrace.store.redis.live_workers import SnapshotPublisher
+from headrace.store.settings import Settings
+from headrace.store.streams.fencing import FencedLogs
+from headrace.store.streams.stream_log import StreamPublisher
+from headrace.workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S
+from headrace.workers.runs.step_signals import RedisSignals
 
 
 class Connections:

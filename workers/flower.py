@@ -1,4 +1,4 @@
-"""Flower on this broker, read-only and with a password: ``python -m workers.flower``.
+"""Flower on this broker, read-only and with a password: ``python -m headrace.workers.flower``.
 
 It is not started by ``celery flower``, which also takes options from ``FLOWER_…`` variables and runs a
 ``flowerconfig.py`` of the working directory: both could remove the restrictions. Flower reads Celery's events and
@@ -20,12 +20,12 @@ from tornado.httputil import HTTPServerRequest
 from tornado.netutil import bind_sockets
 from tornado.web import RequestHandler
 
-from store.db.tls import check_transport
-from store.errors import HeadraceError, SettingsError
-from store.logs import configure_logging
-from store.redis.celery_queue import celery_app
-from store.settings import Settings, load_settings, require_services
-from store.stop_signals import on_stop_signals
+from headrace.store.db.tls import check_transport
+from headrace.store.errors import HeadraceError, SettingsError
+from headrace.store.logs import configure_logging
+from headrace.store.redis.celery_queue import celery_app
+from headrace.store.settings import Settings, load_settings, require_services
+from headrace.store.stop_signals import on_stop_signals
 
 _READING = frozenset({"GET", "HEAD"})
 # A POST that only reads: Flower's page loads the table of tasks by it.

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import orjson
 
-from store.db.database import Database, check_schema
-from store.errors import Unavailable
-from store.metrics.registry import CONTENT_TYPE
+from headrace.store.db.database import Database, check_schema
+from headrace.store.errors import Unavailable
+from headrace.store.metrics.registry import CONTENT_TYPE
 
 _IDLE_S = 10
 

@@ -8,10 +8,10 @@ from typing import cast
 
 import structlog
 
-from models.engine.protocol import AnyEngine
-from models.engine.requests import Delta
-from store.redis.connection import AWAY
-from store.redis.live_workers import (
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import Delta
+from headrace.store.redis.connection import AWAY
+from headrace.store.redis.live_workers import (
     KEEP_S,
     PERIOD_S,
     TICK_S,
@@ -20,7 +20,7 @@ from store.redis.live_workers import (
     WorkerSnapshot,
     WorkerTick,
 )
-from workers.runs.in_flight import Attempt, AttemptId, ChoiceId, InFlightAttempts
+from headrace.workers.runs.in_flight import Attempt, AttemptId, ChoiceId, InFlightAttempts
 
 log = structlog.get_logger(__name__)
 

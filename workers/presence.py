@@ -6,11 +6,11 @@ from functools import partial
 
 import structlog
 
-from store.db import presence
-from store.db.database import Database
-from store.db.presence import BEAT_S
-from store.errors import HeadraceError
-from store.ids import new_id
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.db.presence import BEAT_S
+from headrace.store.errors import HeadraceError
+from headrace.store.ids import new_id
 
 log = structlog.get_logger(__name__)
 

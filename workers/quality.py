@@ -16,18 +16,18 @@ from typing import Final, Self
 
 import structlog
 
-from models.engine.requests import EngineError
-from models.families.model_folder import weight_files
-from models.loading.host_memory import forget_peak, resident_bytes
-from models.quality.texts import TEXTS
-from prompts.tasks.task_inputs import ReadFile
-from store.errors import CannotLoadHere, ModelLoadError, NotFound
-from store.registry.models import ModelVersion
-from store.registry.quality_report import BELOW_BOUND, QualityBound, QualityReport, VersionFigures, outside
-from store.settings import Settings
-from workers.tasks.quality_reading import Reading
-from workers.tasks.registry import loader_of
-from workers.tasks.task_model import TaskModel
+from headrace.models.engine.requests import EngineError
+from headrace.models.families.model_folder import weight_files
+from headrace.models.loading.host_memory import forget_peak, resident_bytes
+from headrace.models.quality.texts import TEXTS
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.store.errors import CannotLoadHere, ModelLoadError, NotFound
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.quality_report import BELOW_BOUND, QualityBound, QualityReport, VersionFigures, outside
+from headrace.store.settings import Settings
+from headrace.workers.tasks.quality_reading import Reading
+from headrace.workers.tasks.registry import loader_of
+from headrace.workers.tasks.task_model import TaskModel
 
 log = structlog.get_logger(__name__)
 
@@ -201,7 +201,7 @@ def _read(loaded: Loaded, settings: Settings, texts: Sequence[str], reference: R
 
 
 def _free() -> None:
-    from models.quality.scores import free_memory  # noqa: PLC0415 - a worker of the fake has no torch
+    from headrace.models.quality.scores import free_memory  # noqa: PLC0415 - a worker of the fake has no torch
 
     free_memory()
     forget_peak()

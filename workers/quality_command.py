@@ -1,4 +1,4 @@
-"""``python -m workers.quality_command NAME@VERSION``: measures the quality of a version on this machine.
+"""``python -m headrace.workers.quality_command NAME@VERSION``: measures the quality of a version on this machine.
 
 A report over the texts of Headrace against the version's own reference is stored with it; others are only printed.
 """
@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from models.engine.requests import EngineError
-from prompts.tasks.task_inputs import ReadFile
-from store.db.database import Database
-from store.errors import Conflict, HeadraceError, InvalidRequest
-from store.registry.engine_spec import EngineKind
-from store.registry.models import ModelVersion, queue_name, read_file, resolve
-from store.registry.quality_bounds import keep_report
-from store.registry.quality_report import QualityReport
-from store.registry.quality_view import report_rows
-from store.settings import Settings, load_settings, require_services
-from workers.quality import Loaded, read_reference, reference_of, report_of
-from workers.tasks.generate_external import NO_SERVER, load_external_model
-from workers.tasks.registry import loader_of
-from workers.tasks.task_model import TaskModel
+from headrace.models.engine.requests import EngineError
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, HeadraceError, InvalidRequest
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import ModelVersion, queue_name, read_file, resolve
+from headrace.store.registry.quality_bounds import keep_report
+from headrace.store.registry.quality_report import QualityReport
+from headrace.store.registry.quality_view import report_rows
+from headrace.store.settings import Settings, load_settings, require_services
+from headrace.workers.quality import Loaded, read_reference, reference_of, report_of
+from headrace.workers.tasks.generate_external import NO_SERVER, load_external_model
+from headrace.workers.tasks.registry import loader_of
+from headrace.workers.tasks.task_model import TaskModel
 
 _MAX_TEXTS = 1000
 
@@ -80,7 +80,7 @@ def measure(
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; return the exit code. Errors are one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m workers.quality_command", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m headrace.workers.quality_command", description=__doc__)
     parser.add_argument("version", help="name@version or name@alias")
     parser.add_argument("--against", help="the version to compare with; by default what it was quantized from")
     parser.add_argument("--texts", type=Path, help='a JSON object {"text": "..."} on each line')

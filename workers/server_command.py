@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models.families.model_folder import registered_folder
-from store.errors import ModelLoadError, SettingsError
-from store.machine import has_bfloat16, has_nvidia_card
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion, queue_name
-from store.settings import Settings, environment_of_others
+from headrace.models.families.model_folder import registered_folder
+from headrace.store.errors import ModelLoadError, SettingsError
+from headrace.store.machine import has_bfloat16, has_nvidia_card
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.settings import Settings, environment_of_others
 
 HOST = "127.0.0.1"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import structlog
 
-from store.child_process import Child, Command, still_alive
-from store.errors import Unavailable
-from store.process_guard import ON_PARENT_DEATH, guarded, kill_session
-from store.supervisor import Program, Supervisor
+from headrace.store.child_process import Child, Command, still_alive
+from headrace.store.errors import Unavailable
+from headrace.store.process_guard import ON_PARENT_DEATH, guarded, kill_session
+from headrace.store.supervisor import Program, Supervisor
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ The server must have been started with ``--enable-sleep-mode`` and VLLM_SERVER_D
 import json
 from http.client import HTTPConnection, HTTPException
 
-from store.errors import Unavailable
+from headrace.store.errors import Unavailable
 
 _OK = 200
 _MOVE_S = 120.0

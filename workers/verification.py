@@ -18,17 +18,17 @@ from functools import partial
 
 import structlog
 
-from models.engine.requests import EngineError, NumericalError
-from store.db.database import Database
-from store.errors import CannotLoadHere, HeadraceError, ModelLoadError, Unavailable, VersionRejected
-from store.failpoints import failpoint
-from store.registry.verification import Verification, VersionStanding
-from store.registry.verification_report import VerificationReport
-from store.schema.version_states import VersionState
-from store.settings import Settings
-from workers.quality import UNMEASURED, Loaded, QualityCheck, quality_fault, report_of
-from workers.tasks.self_test import SelfTest
-from workers.tasks.task_model import TaskModel
+from headrace.models.engine.requests import EngineError, NumericalError
+from headrace.store.db.database import Database
+from headrace.store.errors import CannotLoadHere, HeadraceError, ModelLoadError, Unavailable, VersionRejected
+from headrace.store.failpoints import failpoint
+from headrace.store.registry.verification import Verification, VersionStanding
+from headrace.store.registry.verification_report import VerificationReport
+from headrace.store.schema.version_states import VersionState
+from headrace.store.settings import Settings
+from headrace.workers.quality import UNMEASURED, Loaded, QualityCheck, quality_fault, report_of
+from headrace.workers.tasks.self_test import SelfTest
+from headrace.workers.tasks.task_model import TaskModel
 
 log = structlog.get_logger(__name__)
 

@@ -16,12 +16,12 @@ from celery.exceptions import SecurityWarning
 from celery.platforms import EX_OK
 from celery.worker import state
 
-from store.redis.celery_queue import TASK, celery_app
-from store.settings import Settings
-from store.stop_signals import on_stop_signals
-from workers.celery.consumer import admission_step, only_reading, take_without_acknowledging
-from workers.celery.thread_pool import pool_class
-from workers.worker_runtime import WorkerRuntime
+from headrace.store.redis.celery_queue import TASK, celery_app
+from headrace.store.settings import Settings
+from headrace.store.stop_signals import on_stop_signals
+from headrace.workers.celery.consumer import admission_step, only_reading, take_without_acknowledging
+from headrace.workers.celery.thread_pool import pool_class
+from headrace.workers.worker_runtime import WorkerRuntime
 
 log = structlog.get_logger(__name__)
 

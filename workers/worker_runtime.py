@@ -13,36 +13,36 @@ from functools import partial
 
 import structlog
 
-from models.engine.protocol import AnyEngine
-from models.engine.requests import Delta, FinishReason
-from store.db.database import Database
-from store.errors import HeadraceError
-from store.failpoints import failpoint
-from store.jobs.claims import Finish
-from store.metrics.worker_metrics import Served, WorkerMetrics
-from store.registry.models import ModelVersion, list_adapters
-from store.settings import Settings
-from store.streams.stream_log import CancelListener
-from store.tracing.tracing import OFF, Tracing
-from workers.celery.adapter_queues import AdapterQueues
-from workers.celery.fast_lane import FastLane, num_spare
-from workers.celery.postgres_poller import PostgresPoller
-from workers.celery.thread_pool import PUMP_S, SETTLE_S, Drain, Scalar
-from workers.celery.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
-from workers.connections import Connections
-from workers.health import OK, HealthServer, postgres_check
-from workers.live_reporter import LiveReporter, TokenCounts
-from workers.presence import PresenceReporter
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.claim_client import ClaimClient
-from workers.runs.engine_admission import EngineAdmission, LoopWaker
-from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
-from workers.runs.job_runner import JobRunner
-from workers.runs.leases import LeaseKeeper
-from workers.runs.outcome import Retry
-from workers.runs.step_inputs import FilledWork, StepInputs
-from workers.runs.stream_publisher import FrameQueue
-from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import Delta, FinishReason
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError
+from headrace.store.failpoints import failpoint
+from headrace.store.jobs.claims import Finish
+from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
+from headrace.store.registry.models import ModelVersion, list_adapters
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import CancelListener
+from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.workers.celery.adapter_queues import AdapterQueues
+from headrace.workers.celery.fast_lane import FastLane, num_spare
+from headrace.workers.celery.postgres_poller import PostgresPoller
+from headrace.workers.celery.thread_pool import PUMP_S, SETTLE_S, Drain, Scalar
+from headrace.workers.celery.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
+from headrace.workers.connections import Connections
+from headrace.workers.health import OK, HealthServer, postgres_check
+from headrace.workers.live_reporter import LiveReporter, TokenCounts
+from headrace.workers.presence import PresenceReporter
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.claim_client import ClaimClient
+from headrace.workers.runs.engine_admission import EngineAdmission, LoopWaker
+from headrace.workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
+from headrace.workers.runs.job_runner import JobRunner
+from headrace.workers.runs.leases import LeaseKeeper
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.step_inputs import FilledWork, StepInputs
+from headrace.workers.runs.stream_publisher import FrameQueue
+from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 
 log = structlog.get_logger(__name__)
 

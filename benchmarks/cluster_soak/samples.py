@@ -7,7 +7,7 @@ import psutil
 import psycopg
 import redis
 
-from store.child_process import descendants
+from headrace.store.child_process import descendants
 from tests.chaos.cluster import Cluster
 from tests.chaos.soak import database_of
 

@@ -26,7 +26,7 @@ from benchmarks.compare.nemesis import Kind, Nemesis, schedule
 from benchmarks.queue.contestants import DoesNotRun
 from benchmarks.queue.services import running_services
 from benchmarks.venvs import CannotInstall, versions
-from store.errors import HeadraceError
+from headrace.store.errors import HeadraceError
 
 _TICK_S = 0.05
 _KILLS = (Kind.KILL_WORKER, Kind.KILL_ONE)

@@ -18,10 +18,10 @@ from benchmarks.queue.contestants import wait_until_answering
 from benchmarks.queue.load import Dialect
 from benchmarks.queue.services import Services
 from benchmarks.venvs import environment
-from store.child_process import Child, Command
-from store.ports import free_port
-from store.redis.connection import broker_options, connect
-from store.settings import child_environment
+from headrace.store.child_process import Child, Command
+from headrace.store.ports import free_port
+from headrace.store.redis.connection import broker_options, connect
+from headrace.store.settings import child_environment
 
 APPS = Path(__file__).parent
 NUM_WORKERS = 2
@@ -116,7 +116,7 @@ def _headrace(services: Services, say: Say) -> Iterator[Running]:
         workers, logs = [], []
         for number in range(NUM_WORKERS):
             logs.append(services.folder / f"headrace-worker-{number}.log")
-            argv = [sys.executable, "-m", "workers", "--model", "fake"]
+            argv = [sys.executable, "-m", "headrace.workers", "--model", "fake"]
             workers.append(Kept(Command(f"worker-{number}", argv, logs[-1], env=stack.env)))
             cleanup.callback(workers[-1].stop)
         yield Running(

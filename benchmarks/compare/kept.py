@@ -2,7 +2,7 @@
 
 import time
 
-from store.child_process import Child, Command
+from headrace.store.child_process import Child, Command
 
 _AGAIN_S = 1.0
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from benchmarks.compare.kept import Kept
-from cli.local.valkey import LocalValkey
-from store.child_process import descendants
-from store.redis.connection import AWAY, connect
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.child_process import descendants
+from headrace.store.redis.connection import AWAY, connect
 
 
 class Kind(StrEnum):

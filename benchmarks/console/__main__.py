@@ -17,8 +17,8 @@ from rich.console import Console
 
 from benchmarks.console import load, measure, pictures
 from benchmarks.console.chromium import find_chromium, running_chromium
-from cli.local.stack import running_stack
-from store.settings import load_settings
+from headrace.cli.local.stack import running_stack
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 

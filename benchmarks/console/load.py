@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import psycopg
 
-from cli.local.home import Home
-from store.db.database import Database
-from store.tenants.api_keys import create_key, create_tenant
+from headrace.cli.local.home import Home
+from headrace.store.db.database import Database
+from headrace.store.tenants.api_keys import create_key, create_tenant
 
 MODEL = "fake"
 _QUESTIONS = ("Tell me of the mill", "Name three rivers near", "Describe the bridge at", "Who lives beside the gate of")

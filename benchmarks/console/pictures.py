@@ -11,8 +11,8 @@ import psutil
 
 from benchmarks.console import load
 from benchmarks.console.chromium import Chromium, Tab, running_chromium
-from cli.local.stack import Stack, running_stack
-from store.settings import load_settings
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.settings import load_settings
 
 Say = Callable[[str], object]
 
@@ -70,7 +70,7 @@ def _stop_a_worker(stack: Stack, say: Say) -> str:
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return process.cmdline()[-4:-2] == ["-m", "workers"]  # then come --model and its name
+        return process.cmdline()[-4:-2] == ["-m", "headrace.workers"]  # then come --model and its name
     except psutil.Error:
         return False
 

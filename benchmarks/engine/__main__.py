@@ -20,10 +20,10 @@ from benchmarks.engine.plot import Point, svg
 from benchmarks.engine.report import Found, draw, rows, summary
 from benchmarks.engine.turns import OPEN_LOOP, Field, Quiet
 from benchmarks.engine.workloads import SHAPES, Shape
-from models.catalog import fetch
-from models.families.model_folder import small_files
-from prompts.tokenizer import load_tokenizer
-from store.settings import load_settings
+from headrace.models.catalog import fetch
+from headrace.models.families.model_folder import small_files
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import load_settings
 
 MODEL = "smollm2"
 OURS = "headrace-bf16"

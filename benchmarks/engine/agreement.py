@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from benchmarks.engine.peers.wire import Answer, Request
 from benchmarks.engine.workloads import Encode
-from models.quality.texts import TEXTS
+from headrace.models.quality.texts import TEXTS
 
 _LEAST_TOKENS = 8
 _SEED = 11

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.venvs import CannotInstall, environment, run
-from models.catalog import CATALOG
+from headrace.models.catalog import CATALOG
 
 FOLDER = Path("build/engine-models")
 

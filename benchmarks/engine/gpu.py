@@ -22,10 +22,10 @@ from benchmarks.engine.measured import WrongAnswer, measured
 from benchmarks.engine.peers.wire import Request
 from benchmarks.engine.process import DoesNotRun, PeerProcess
 from benchmarks.engine.workloads import Encode, Shape, requests_of
-from models.catalog import fetch
-from models.families.model_folder import small_files
-from prompts.tokenizer import load_tokenizer
-from store.settings import load_settings
+from headrace.models.catalog import fetch
+from headrace.models.families.model_folder import small_files
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import load_settings
 
 SLOTS = 256
 _WARM_UP = Shape(requests=32, prompt=(16, 300), output=(4, 24))

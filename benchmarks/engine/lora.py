@@ -25,12 +25,12 @@ from safetensors.torch import save_file
 
 from benchmarks.interference import request
 from benchmarks.steps import run
-from models.engine.llm_engine import EngineConfig
-from models.engine.requests import Adapter, EngineRequest
-from models.families.lora import adapter_digest
-from models.loading.adapters import base_architecture, load_adapter
-from models.loading.torch_load import runner_for
-from store.settings import load_settings
+from headrace.models.engine.llm_engine import EngineConfig
+from headrace.models.engine.requests import Adapter, EngineRequest
+from headrace.models.families.lora import adapter_digest
+from headrace.models.loading.adapters import base_architecture, load_adapter
+from headrace.models.loading.torch_load import runner_for
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 ROWS = 16

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from benchmarks.engine.peers.wire import Answer, Ask, Request, decode_answer, encode_ask
 from benchmarks.engine.quiet import mark
-from store.settings import child_environment
+from headrace.store.settings import child_environment
 
 _LOGS = Path("build/engine-logs")
 _TAIL_CHARS = 300

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx2
 
 from benchmarks.venvs import environment
-from cli.local.stopping import wait_until_ready
-from store.child_process import Command
-from store.machine import has_bfloat16
-from store.ports import free_port
-from store.supervisor import Program
+from headrace.cli.local.stopping import wait_until_ready
+from headrace.store.child_process import Command
+from headrace.store.machine import has_bfloat16
+from headrace.store.ports import free_port
+from headrace.store.supervisor import Program
 
 _LOAD_S = 400
 

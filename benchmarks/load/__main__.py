@@ -22,11 +22,11 @@ from benchmarks.load.aiperf import ARRIVALS, NoReport, Stream, command, read, st
 from benchmarks.load.drawing import svg
 from benchmarks.path import cpu_name
 from benchmarks.venvs import CannotInstall, environment, versions
-from cli.local.home import Home
-from cli.local.stack import Stack, running_stack
-from store.db.database import Database
-from store.settings import load_settings
-from store.tenants.api_keys import create_key, create_tenant
+from headrace.cli.local.home import Home
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.db.database import Database
+from headrace.store.settings import load_settings
+from headrace.store.tenants.api_keys import create_key, create_tenant
 
 console = Console(stderr=True, width=150)
 CHAT, EMBEDDINGS = "smollm2", "minilm"

@@ -26,8 +26,8 @@ from rich.table import Table
 
 from benchmarks.many_models.drawing import svg
 from benchmarks.many_models.models import ADAPTERS, MODELS, Model, make_folders, register_all, wait_verified
-from cli.local.stack import Stack, running_stack
-from store.settings import Settings, load_settings
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.settings import Settings, load_settings
 
 console = Console(stderr=True)
 
@@ -110,7 +110,7 @@ class Run:
         """Kill a worker that has jobs, or the host; return False if there is none now."""
         processes = psutil.Process().children(recursive=True)
         commands = {one.pid: one.cmdline() for one in processes if one.is_running()}
-        wanted = "workers.host" if what == "host" else "workers"
+        wanted = "headrace.workers.host" if what == "host" else "workers"
         found = [pid for pid, words in commands.items() if wanted in words]
         if what == "worker":
             states = self.places[-1][1] if self.places else {}

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.engine.lora import make_adapter
-from store.settings import child_environment
+from headrace.store.settings import child_environment
 
 RANK = 8
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -86,7 +86,7 @@ def register_all(folders: Path, home: Path) -> None:
     """Register every model and adapter on the stack of this home folder."""
     for model in (*MODELS, *ADAPTERS):
         given = ["--base", model.base] if model.base else ["--dtype", model.dtype]
-        argv = [sys.executable, "-m", "cli.main", "register", model.name, str(folders / model.folder), *given]
+        argv = [sys.executable, "-m", "headrace.cli.main", "register", model.name, str(folders / model.folder), *given]
         subprocess.run(argv, check=True, env=child_environment({"HEADRACE_HOME": str(home)}), capture_output=True)
 
 

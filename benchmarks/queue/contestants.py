@@ -18,10 +18,10 @@ from benchmarks.queue import headrace
 from benchmarks.queue.load import Dialect
 from benchmarks.queue.services import Services
 from benchmarks.venvs import environment
-from store.child_process import Child, Command, descendants, still_alive
-from store.ports import free_port
-from store.redis.connection import broker_options
-from store.settings import child_environment
+from headrace.store.child_process import Child, Command, descendants, still_alive
+from headrace.store.ports import free_port
+from headrace.store.redis.connection import broker_options
+from headrace.store.settings import child_environment
 
 APPS = Path(__file__).parent / "apps"
 _READY_S = 90.0

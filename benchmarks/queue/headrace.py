@@ -9,16 +9,16 @@ import httpx2
 
 from benchmarks.queue.load import Dialect
 from benchmarks.queue.services import Services
-from cli.local.home import Home
-from cli.local.prepare import ensure_key, migrate
-from cli.local.process import run_step
-from cli.local.stopping import wait_until_ready
-from store.child_process import Child, Command
-from store.db.database import Database
-from store.db.roles import API, WORKER, url_of
-from store.ports import free_port
-from store.settings import child_environment
-from store.supervisor import Program
+from headrace.cli.local.home import Home
+from headrace.cli.local.prepare import ensure_key, migrate
+from headrace.cli.local.process import run_step
+from headrace.cli.local.stopping import wait_until_ready
+from headrace.store.child_process import Child, Command
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, WORKER, url_of
+from headrace.store.ports import free_port
+from headrace.store.settings import child_environment
+from headrace.store.supervisor import Program
 
 Say = Callable[[str], None]
 
@@ -78,7 +78,7 @@ def running(
         more["DATABASE_URL"] = url_of(services.database_url, API if name == "api" else WORKER)
         return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, 20)
 
-    programs = {"dispatcher": program("dispatcher", ["workers.dispatcher"], lambda _child: True)}
+    programs = {"dispatcher": program("dispatcher", ["headrace.workers.dispatcher"], lambda _child: True)}
     if with_worker:
         ready = answers(metrics_port, "/metrics")
         programs["worker"] = program(
@@ -111,7 +111,7 @@ def _prepare(services: Services, home: Home, env: dict[str, str], say: Say, regi
     try:
         migrate(db, home, env, say, with_roles=True)
         log = home.log("register")
-        if run_step([sys.executable, "-m", "models.catalog", "register", *register], env, log):
+        if run_step([sys.executable, "-m", "headrace.models.catalog", "register", *register], env, log):
             raise SystemExit(f"{' '.join(register)} was not registered: {log.read_text()[-500:]}")
         return ensure_key(db, home)
     finally:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psycopg
 
-from cli.local.postgres import LocalPostgres
-from cli.local.valkey import LocalValkey
-from store.redis.connection import connect
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.redis.connection import connect
 
 
 @dataclass(frozen=True)

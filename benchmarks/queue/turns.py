@@ -10,7 +10,7 @@ from benchmarks.queue.costs import PostgresCounters, cpu_s
 from benchmarks.queue.load import Measured, Plan, run_load
 from benchmarks.queue.services import Services
 from benchmarks.venvs import CannotInstall
-from store.errors import HeadraceError
+from headrace.store.errors import HeadraceError
 
 Say = Callable[[str], None]
 

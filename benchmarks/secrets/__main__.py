@@ -17,10 +17,10 @@ from pathlib import Path
 from benchmarks.secrets import mined_cases
 from benchmarks.secrets.compose import PARTS, compose
 from benchmarks.secrets.negatives import negatives, package_texts
-from policy.documents import Action, PolicyDocument, Rule, Stage
-from policy.evaluation import Case, Finder
-from policy.guards import Guard
-from policy.text.normalisation import normalise
+from headrace.policy.documents import Action, PolicyDocument, Rule, Stage
+from headrace.policy.evaluation import Case, Finder
+from headrace.policy.guards import Guard
+from headrace.policy.text.normalisation import normalise
 
 _Z = 1.96
 _KINDS = ("api_key", "jwt", "private_key")

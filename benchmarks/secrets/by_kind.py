@@ -16,7 +16,7 @@ from benchmarks.secrets.disputes import dispute
 from benchmarks.secrets.mining import PROGRAMS, lines_without, read
 from benchmarks.secrets.package_cases import compose
 from benchmarks.secrets.package_mining import PERSONAL, files, half, package_of, places
-from policy.evaluation import Case, Finder
+from headrace.policy.evaluation import Case, Finder
 
 SECRET_KINDS = frozenset(["api_key", "jwt", "private_key"])
 _CHARS = 30_000

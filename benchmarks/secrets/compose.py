@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from policy.evaluation import Case
+from headrace.policy.evaluation import Case
 
 PARTS = ("tuned", "held", "fresh", "mined", "packages")
 _OWN_FILES = ("fresh", "mined", "packages")

@@ -6,7 +6,7 @@ value only. So they cannot depend on whether the value is found. Figures are giv
 
 import re
 
-from policy.evaluation import Case
+from headrace.policy.evaluation import Case
 
 _DISPUTES: tuple[tuple[str, str, str], ...] = (
     ("part of a command or a template", r"(?:(?:^|\s)(?:cut|echo|cat|printf|grep|awk)\b[^|]*|\{\{[^}]*)\|\s*$", ""),

@@ -7,7 +7,7 @@ from random import Random
 
 from benchmarks.secrets.compose import key_of, plain_key, some, vendors
 from benchmarks.secrets.mining import Context, contexts, half, lines_without
-from policy.evaluation import Case
+from headrace.policy.evaluation import Case
 
 _ALNUM = string.ascii_letters + string.digits
 _BASE64URL = _ALNUM + "-_"

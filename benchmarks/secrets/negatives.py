@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.secrets.compose import sections, some
-from policy.evaluation import Case
+from headrace.policy.evaluation import Case
 
 _ALNUM, _HEX = string.ascii_letters + string.digits, "0123456789abcdef"
 _LETTERS = {

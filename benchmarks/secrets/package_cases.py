@@ -15,7 +15,7 @@ from random import Random
 from benchmarks.secrets.compose import Vendor, key_of, plain_key, some, vendors
 from benchmarks.secrets.mined_cases import spoken
 from benchmarks.secrets.package_mining import PERSONAL, SECRETS, Place, half
-from policy.evaluation import Case
+from headrace.policy.evaluation import Case
 
 _ALNUM = string.ascii_letters + string.digits
 _HEX = "0123456789abcdef"

@@ -31,19 +31,19 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from benchmarks.tasks.encoding import sentences
 from benchmarks.venvs import CannotInstall, environment, versions
-from models.catalog import fetch
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.requests import EncodeRequest
-from models.engine.runner import Encoder
-from models.families.model_folder import small_files
-from models.runners.classifier import classifier_for
-from models.runners.encoder import encoder_for
-from prompts.encoders.classifier_folder import read_classifier
-from prompts.encoders.encoder_inputs import fit_texts
-from prompts.tasks.embed import embed_inputs, read_embedder
-from prompts.tokenizer import load_tokenizer
-from store.settings import Settings, load_settings
-from store.tasks.embed import EmbedInput
+from headrace.models.catalog import fetch
+from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from headrace.models.engine.requests import EncodeRequest
+from headrace.models.engine.runner import Encoder
+from headrace.models.families.model_folder import small_files
+from headrace.models.runners.classifier import classifier_for
+from headrace.models.runners.encoder import encoder_for
+from headrace.prompts.encoders.classifier_folder import read_classifier
+from headrace.prompts.encoders.encoder_inputs import fit_texts
+from headrace.prompts.tasks.embed import embed_inputs, read_embedder
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import Settings, load_settings
+from headrace.store.tasks.embed import EmbedInput
 
 BATCH = 32
 BUDGET_TOKENS = 16_384

@@ -26,16 +26,16 @@ from rich.table import Table
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
-from models.catalog import fetch
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.requests import EncodeOutput, EncodeRequest
-from models.families.model_folder import small_files
-from models.quality.texts import TEXTS
-from models.runners.encoder import encoder_for
-from prompts.tasks.embed import embed_inputs, read_embedder
-from prompts.tokenizer import load_tokenizer
-from store.settings import load_settings
-from store.tasks.embed import EmbedInput
+from headrace.models.catalog import fetch
+from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from headrace.models.engine.requests import EncodeOutput, EncodeRequest
+from headrace.models.families.model_folder import small_files
+from headrace.models.quality.texts import TEXTS
+from headrace.models.runners.encoder import encoder_for
+from headrace.prompts.tasks.embed import embed_inputs, read_embedder
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import load_settings
+from headrace.store.tasks.embed import EmbedInput
 
 BATCH = 32
 MOST_CHARS = 500

@@ -20,8 +20,8 @@ from benchmarks.tasks.encoding import sentences
 from benchmarks.tasks.images import build, pictures
 from examples.fraud_scoring.payments import payments
 from examples.fraud_scoring.train import train
-from models.catalog import fetch
-from store.settings import load_settings
+from headrace.models.catalog import fetch
+from headrace.store.settings import load_settings
 from tests.models.tiny_whisper import build_whisper
 
 _CLIP_S = 4

@@ -36,8 +36,8 @@ from rich.table import Table
 from benchmarks.batch import First, first_token
 from benchmarks.path import cpu_name
 from benchmarks.tasks.flood_requests import FLOODS, Flood
-from cli.local.stack import Stack, running_stack
-from store.settings import load_settings
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True, width=140)
 

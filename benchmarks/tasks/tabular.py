@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.path import cpu_name
-from cli.local.stack import Stack, running_stack
 from examples.fraud_scoring.payments import payments
 from examples.fraud_scoring.train import train
-from store.settings import load_settings
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 

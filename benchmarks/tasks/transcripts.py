@@ -24,14 +24,14 @@ from transformers import (
     pipeline,
 )
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import small_files
-from models.runners.transcriber import transcriber_for
-from models.runners.transcription import ChunkOptions, ChunkTranscript
-from prompts.audio.audio_file import AudioBounds, inspect, read_mono
-from prompts.audio.cutting import resampled
-from prompts.tokenizer import load_tokenizer
-from store.settings import Settings
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import small_files
+from headrace.models.runners.transcriber import transcriber_for
+from headrace.models.runners.transcription import ChunkOptions, ChunkTranscript
+from headrace.prompts.audio.audio_file import AudioBounds, inspect, read_mono
+from headrace.prompts.audio.cutting import resampled
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import Settings
 
 RATE = 16_000
 IN_A_PASS = 4

@@ -22,8 +22,8 @@ from rich.console import Console
 
 from benchmarks.traces.collector import SpanStore, collecting
 from benchmarks.traces.drawing import svg
-from cli.local.stack import Stack, running_stack
-from store.settings import load_settings
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.settings import load_settings
 
 console = Console(stderr=True)
 

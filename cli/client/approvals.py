@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.client.verbs import LimitOption, connect
-from cli.groups import noun
-from cli.render import Json, JsonOption, duration, show, table
-from store.errors import NotFound
+from headrace.cli.client.verbs import LimitOption, connect
+from headrace.cli.groups import noun
+from headrace.cli.render import Json, JsonOption, duration, show, table
+from headrace.store.errors import NotFound
 
 app = noun("Calls of tools that wait for an approval: list, approve, refuse.")
 

@@ -9,7 +9,7 @@ import orjson
 
 from headrace.client import ApiUnavailable, Client, ConnectionLost, InvalidApiKey, InvalidBaseUrl, answers
 from headrace.client.job_calls import Call
-from store.errors import SettingsError
+from headrace.store.errors import SettingsError
 
 Json = dict[str, Any]
 

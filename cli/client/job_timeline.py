@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from cli.render import Json, clock, duration, table, worker_name
+from headrace.cli.render import Json, clock, duration, table, worker_name
 from headrace.client import JobInfo
 
 _NAME = 12

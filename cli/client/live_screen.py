@@ -9,8 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from cli.bars import level, sparkline
-from cli.render import Json, clock, duration, table, worker_name
+from headrace.cli.bars import level, sparkline
+from headrace.cli.render import Json, clock, duration, table, worker_name
 
 CLASSES = ("interactive", "standard", "batch")
 COLOURS = ("blue", "green", "yellow")

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.client.verbs import connect
-from cli.render import JsonOption, show
-from store.errors import InvalidRequest, NotFound
+from headrace.cli import render
+from headrace.cli.client.verbs import connect
+from headrace.cli.render import JsonOption, show
+from headrace.store.errors import InvalidRequest, NotFound
 
 ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="default, stable or a name of your own.")]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from cli.render import Json
-from store.errors import InvalidRequest
+from headrace.cli.render import Json
+from headrace.store.errors import InvalidRequest
 
 
 def read_object(file: Path) -> Json:

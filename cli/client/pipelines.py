@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from cli.client.object_files import read_object
-from cli.client.pipeline_drawing import svg, text_lines
-from cli.client.verbs import connect
-from cli.groups import noun
-from cli.render import Json, JsonOption, ago, show, table
+from headrace.cli.client.object_files import read_object
+from headrace.cli.client.pipeline_drawing import svg, text_lines
+from headrace.cli.client.verbs import connect
+from headrace.cli.groups import noun
+from headrace.cli.render import Json, JsonOption, ago, show, table
 from headrace.client import ResourceMissing
-from store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest
 
 app = noun("Pipelines: list, show, add, alias, unalias, remove.")
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from cli.client.object_files import read_object
-from cli.client.verbs import VarOption, connect, read_variables
-from cli.groups import noun
-from cli.render import Json, JsonOption, ago, show, table
+from headrace.cli.client.object_files import read_object
+from headrace.cli.client.verbs import VarOption, connect, read_variables
+from headrace.cli.groups import noun
+from headrace.cli.render import Json, JsonOption, ago, show, table
 from headrace.client import ResourceMissing
 
 app = noun("Prompt templates: list, show, put, render, alias, delete.")

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group, RenderableType
 
-from cli.client.models import ModelArgument
-from cli.client.verbs import connect
-from cli.render import Json, JsonOption, show, table, write_text
-from store.errors import Conflict, InvalidRequest, NotFound
-from store.registry.number_formats import FORMATS
-from store.registry.quality_view import report_rows
+from headrace.cli.client.models import ModelArgument
+from headrace.cli.client.verbs import connect
+from headrace.cli.render import Json, JsonOption, show, table, write_text
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.registry.number_formats import FORMATS
+from headrace.store.registry.quality_view import report_rows
 
 _SCHEMES = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group, RenderableType
 
-from cli.client.verbs import connect
-from cli.groups import noun
-from cli.render import Json, JsonOption, ago, show, table, write_text
-from store.errors import InvalidRequest
+from headrace.cli.client.verbs import connect
+from headrace.cli.groups import noun
+from headrace.cli.render import Json, JsonOption, ago, show, table, write_text
+from headrace.store.errors import InvalidRequest
 
 app = noun("Rollouts of model versions: in steps, with a judge.")
 

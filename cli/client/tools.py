@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from cli.client.http_client import OperatorClient
-from cli.client.object_files import read_object
-from cli.client.verbs import connect
-from cli.groups import noun
-from cli.render import Json, JsonOption, show, table
-from store.errors import NotFound
+from headrace.cli.client.http_client import OperatorClient
+from headrace.cli.client.object_files import read_object
+from headrace.cli.client.verbs import connect
+from headrace.cli.groups import noun
+from headrace.cli.render import Json, JsonOption, show, table
+from headrace.store.errors import NotFound
 
 app = noun("Tools that the server calls: list, put, delete.")
 

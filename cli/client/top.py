@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
-from cli.client.http_client import OperatorClient
-from cli.client.live_screen import LiveScreen
-from cli.client.verbs import connect
-from cli.render import Json, JsonOption, out, print_line, show, warn
+from headrace.cli.client.http_client import OperatorClient
+from headrace.cli.client.live_screen import LiveScreen
+from headrace.cli.client.verbs import connect
+from headrace.cli.render import Json, JsonOption, out, print_line, show, warn
 from headrace.client import ClientError, RequestRefused
 
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)

@@ -12,15 +12,15 @@ from typing import Annotated, Any, cast
 import typer
 from rich.text import Text
 
-from cli import render
-from cli.client.http_client import OperatorClient
-from cli.client.job_timeline import TimelineChart, lanes
-from cli.client.waiting import waiting, what_for
-from cli.local.home import find_home
-from cli.render import JsonOption, out, say, show, warn
+from headrace.cli import render
+from headrace.cli.client.http_client import OperatorClient
+from headrace.cli.client.job_timeline import TimelineChart, lanes
+from headrace.cli.client.waiting import waiting, what_for
+from headrace.cli.local.home import find_home
+from headrace.cli.render import JsonOption, out, say, show, warn
 from headrace.client import JobBody, JobInfo
-from store.errors import InvalidRequest, SettingsError
-from store.settings import load_settings
+from headrace.store.errors import InvalidRequest, SettingsError
+from headrace.store.settings import load_settings
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue, such as smollm2@1.")]

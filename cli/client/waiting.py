@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from cli.client.http_client import OperatorClient
-from cli.render import say
+from headrace.cli.client.http_client import OperatorClient
+from headrace.cli.render import say
 from headrace.client import ClientError, JobInfo
 
 _FIRST_S = 1.0

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 from rich.console import Group
 
-from cli import render
-from cli.client.verbs import connect
-from cli.groups import noun
-from cli.render import JsonOption, show
-from store.errors import InvalidRequest
-from store.schema.webhook_events import EVERY_EVENT, REGISTRY_EVENTS
+from headrace.cli import render
+from headrace.cli.client.verbs import connect
+from headrace.cli.groups import noun
+from headrace.cli.render import JsonOption, show
+from headrace.store.errors import InvalidRequest
+from headrace.store.schema.webhook_events import EVERY_EVENT, REGISTRY_EVENTS
 
 app = noun("Webhooks: endpoints, deliveries, and what is sent again.")
 

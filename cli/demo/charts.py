@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from cli.bars import sparkline
+from headrace.cli.bars import sparkline
 
 _WIDTH = 48
 _LABEL = 30

@@ -13,19 +13,19 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import render
-from cli.client.http_client import OperatorClient
-from cli.demo import charts
-from cli.demo.charts import Span
-from cli.demo.receiver import Receiver, running_receiver
-from cli.demo.sampler import Occupancy, sampled
-from cli.local.stack import Stack, running_stack
-from cli.local.stopping import hear_stop_signals, run_until_stopped
-from cli.render import say
+from headrace.cli import render
+from headrace.cli.client.http_client import OperatorClient
+from headrace.cli.demo import charts
+from headrace.cli.demo.charts import Span
+from headrace.cli.demo.receiver import Receiver, running_receiver
+from headrace.cli.demo.sampler import Occupancy, sampled
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.cli.local.stopping import hear_stop_signals, run_until_stopped
+from headrace.cli.render import say
 from headrace.client import JobInfo
-from store.child_process import descendants, still_alive
-from store.errors import Unavailable
-from store.settings import load_settings
+from headrace.store.child_process import descendants, still_alive
+from headrace.store.errors import Unavailable
+from headrace.store.settings import load_settings
 
 Json = dict[str, Any]
 

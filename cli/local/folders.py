@@ -13,7 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from store.errors import Unavailable
+from headrace.store.errors import Unavailable
 
 # The kernel's sun_path has 108 bytes, the last of them NUL.
 MAX_SOCKET_PATH_BYTES = 107

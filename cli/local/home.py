@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from cli.local.folders import private_folder
-from store.errors import SettingsError, Unavailable
-from store.settings import Settings, runtime_folder
+from headrace.cli.local.folders import private_folder
+from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.settings import Settings, runtime_folder
 
 
 class StackRecord(BaseModel):

@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from cli.local.folders import reachable_folder, socket_folder, unprivileged_user
-from cli.local.stopping import pause
-from store.child_process import Child, Command, last_line, working_folder
-from store.errors import Unavailable
+from headrace.cli.local.folders import reachable_folder, socket_folder, unprivileged_user
+from headrace.cli.local.stopping import pause
+from headrace.store.child_process import Child, Command, last_line, working_folder
+from headrace.store.errors import Unavailable
 
 _SOCKET = ".s.PGSQL.5432"
 # Not the caller's environment: PGPORT, PGDATA or a locale in it would change what the server does.

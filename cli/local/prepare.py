@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.local.home import Home
-from cli.local.process import PYTHON, run_step
-from cli.local.stopping import pause
-from store.child_process import Child, Command, last_line
-from store.db.database import Database, is_migrated
-from store.db.roles import can_log_in
-from store.errors import NotFound, Unauthenticated, Unavailable
-from store.registry.engine_spec import EngineKind
-from store.registry.models import ModelVersion, resolve
-from store.registry.versions import set_alias
-from store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, bootstrap, create_key, find_tenant
+from headrace.cli.local.home import Home
+from headrace.cli.local.process import PYTHON, run_step
+from headrace.cli.local.stopping import pause
+from headrace.store.child_process import Child, Command, last_line
+from headrace.store.db.database import Database, is_migrated
+from headrace.store.db.roles import can_log_in
+from headrace.store.errors import NotFound, Unauthenticated, Unavailable
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import ModelVersion, resolve
+from headrace.store.registry.versions import set_alias
+from headrace.store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, bootstrap, create_key, find_tenant
 
 Say = Callable[[str], None]
 
@@ -35,7 +35,7 @@ def migrate(db: Database, home: Home, env: Mapping[str, str], say: Say, *, with_
     """
     if is_migrated(db) and (not with_roles or can_log_in(db)):
         return
-    _run_module("migrations", ["roles"] if with_roles else [], env, home.log("migrate"))
+    _run_module("headrace.migrations", ["roles"] if with_roles else [], env, home.log("migrate"))
     say("schema migrated")
 
 
@@ -82,7 +82,7 @@ def ensure_model(db: Database, asked: str, home: Home, env: Mapping[str, str], s
     if asked in CATALOGUE and not _is_path(asked):
         say(f"fetching {asked} (once)")
         # To the terminal, because it draws a progress bar.
-        _run_module("models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
+        _run_module("headrace.models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
         return _register(db, asked, str(home.models / asked), env, home, say)
     folder = Path(asked).expanduser()
     if folder.is_dir():
@@ -99,7 +99,7 @@ def fetched_beside(models: Sequence[str], home: Home, env: Mapping[str, str], sa
     names = [name for name in dict.fromkeys(models) if name in CATALOGUE and not (home.models / name).is_dir()]
     if names:
         say(f"fetching {', '.join(names)} meanwhile (once)")
-    argv = [*PYTHON, "models.catalog", "fetch"]
+    argv = [*PYTHON, "headrace.models.catalog", "fetch"]
     commands = [Command("fetch", [*argv, name, "--into", home.models], home.log("models"), env=env) for name in names]
     children = [Child(command) for command in commands]
     try:
@@ -128,7 +128,7 @@ def ensure_server_model(
         folder = home.models / asked
         if not folder.is_dir():
             say(f"fetching {asked} (once)")
-            _run_module("models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
+            _run_module("headrace.models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
     elif folder.is_dir():
         name = folder.resolve().name
     if not folder.is_dir():
@@ -143,7 +143,7 @@ def ensure_server_model(
 def _register(
     db: Database, name: str, source: str, env: Mapping[str, str], home: Home, say: Say, *options: str
 ) -> ModelVersion:
-    said = _run_module("models.catalog", ["register", name, source, *options], env, home.log("models"))
+    said = _run_module("headrace.models.catalog", ["register", name, source, *options], env, home.log("models"))
     # Its last line is NAME@VERSION; NAME alone may mean another version.
     version = resolve(db, said.split()[-1])
     say(f"model {name} registered")

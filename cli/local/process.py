@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx2
 
-from cli.local.stopping import wait_for_end
-from store.child_process import Child, die_with_parent
+from headrace.cli.local.stopping import wait_for_end
+from headrace.store.child_process import Child, die_with_parent
 
 PYTHON = (sys.executable, "-P", "-m")
 """Runs a module of Headrace without the current folder on the path, which may contain a ``models.py``."""

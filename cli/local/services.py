@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from cli.local.home import Home
-from cli.local.postgres import LocalPostgres
-from cli.local.valkey import LocalValkey
-from store.db.database import Database
-from store.db.roles import url_of
-from store.redis.connection import connect, ping
-from store.settings import Settings
-from store.supervisor import Supervised
+from headrace.cli.local.home import Home
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.db.database import Database
+from headrace.store.db.roles import url_of
+from headrace.store.redis.connection import connect, ping
+from headrace.store.settings import Settings
+from headrace.store.supervisor import Supervised
 
 
 @dataclass(frozen=True)

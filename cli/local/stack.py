@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cli.local.engine_environment import ensure_environment
-from cli.local.home import Home, StackRecord
-from cli.local.prepare import (
+from headrace.cli.local.engine_environment import ensure_environment
+from headrace.cli.local.home import Home, StackRecord
+from headrace.cli.local.prepare import (
     check_names,
     check_paths,
     ensure_key,
@@ -22,21 +22,21 @@ from cli.local.prepare import (
     fetched_beside,
     migrate,
 )
-from cli.local.process import PYTHON, answers
-from cli.local.services import Services, running_services
-from cli.local.stopping import wait_until_ready
-from store.child_process import Child, Command
-from store.db.database import Database
-from store.db.roles import API, WORKER
-from store.encryption.vault import Vault
-from store.encryption_keys import open_vault
-from store.errors import Unavailable
-from store.key_rotation.master_key_check import check_keys
-from store.ports import free_port
-from store.registry.engine_spec import EngineKind
-from store.registry.models import ModelVersion, resolve
-from store.settings import Settings, child_environment, redis_environment
-from store.supervisor import Program, Supervisor
+from headrace.cli.local.process import PYTHON, answers
+from headrace.cli.local.services import Services, running_services
+from headrace.cli.local.stopping import wait_until_ready
+from headrace.store.child_process import Child, Command
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, WORKER
+from headrace.store.encryption.vault import Vault
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import Unavailable
+from headrace.store.key_rotation.master_key_check import check_keys
+from headrace.store.ports import free_port
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import ModelVersion, resolve
+from headrace.store.settings import Settings, child_environment, redis_environment
+from headrace.store.supervisor import Program, Supervisor
 
 Say = Callable[[str], None]
 
@@ -246,15 +246,15 @@ def _programs(
     program = partial(_program, home, envs)
     flower = program(
         _FLOWER,
-        ["workers.flower"],
+        ["headrace.workers.flower"],
         answers(_url(settings.flower_host, ports.flower) + "/healthcheck"),
         HEADRACE_FLOWER_PORT=str(ports.flower),
         HEADRACE_FLOWER_BASIC_AUTH=f"{_FLOWER_USER}:{home.flower_password()}",
     )
-    dispatcher = program("dispatcher", ["workers.dispatcher"], lambda _child: True)
+    dispatcher = program("dispatcher", ["headrace.workers.dispatcher"], lambda _child: True)
     api = program(
         "api",
-        ["producer_api"],
+        ["headrace.producer_api"],
         answers(_url(settings.api_host, ports.api) + "/readyz"),
         HEADRACE_API_PORT=str(ports.api),
     )
@@ -274,7 +274,7 @@ def _workers(
     return [
         program(
             "worker" if len(models) == 1 else f"worker-{model.replace('/', '_')}",
-            ["workers", "--model", model, *([] if server is None else server.options())],
+            ["headrace.workers", "--model", model, *([] if server is None else server.options())],
             # The page exists once the model is loaded and all threads run.
             answers(f"http://127.0.0.1:{port}/{'metrics' if server is None else 'readyz'}"),
             # Its own inference server has some seconds to end.
@@ -293,7 +293,7 @@ def _host(settings: Settings, kind: Sequence[str], home: Home, envs: Mapping[str
             home,
             envs,
             "host",
-            ["workers.host", *kind],
+            ["headrace.workers.host", *kind],
             answers(f"http://127.0.0.1:{port}/readyz"),
             # Its workers drain, and inference servers of their own have some seconds to end.
             stop_s=settings.drain_s + 30,

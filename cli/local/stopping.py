@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from store.child_process import cpu_time_below
-from store.errors import Unavailable
-from store.stop_signals import on_stop_signals
-from store.supervisor import Program
+from headrace.store.child_process import cpu_time_below
+from headrace.store.errors import Unavailable
+from headrace.store.stop_signals import on_stop_signals
+from headrace.store.supervisor import Program
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ import socket
 import time
 from pathlib import Path
 
-from cli.local.folders import private_folder, socket_folder
-from cli.local.stopping import pause
-from store.child_process import Child, Command
-from store.errors import Unavailable
+from headrace.cli.local.folders import private_folder, socket_folder
+from headrace.cli.local.stopping import pause
+from headrace.store.child_process import Child, Command
+from headrace.store.errors import Unavailable
 
 _SOCKET = "valkey.sock"
 

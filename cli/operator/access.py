@@ -12,17 +12,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.groups import noun
-from cli.operator.admin import database, located
-from cli.render import JsonOption, show, table
-from store.db.database import Database
-from store.errors import HeadraceError, NotFound
-from store.redis.connection import connect
-from store.redis.key_notices import publish_change
-from store.settings import load_settings
-from store.tenants import api_key_admin, tenants
-from store.tenants.api_key_admin import DEFAULT_OVERLAP_S, ApiKey, IssuedKey, NewKey
-from store.tenants.api_keys import (
+from headrace.cli.groups import noun
+from headrace.cli.operator.admin import database, located
+from headrace.cli.render import JsonOption, show, table
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, NotFound
+from headrace.store.redis.connection import connect
+from headrace.store.redis.key_notices import publish_change
+from headrace.store.settings import load_settings
+from headrace.store.tenants import api_key_admin, tenants
+from headrace.store.tenants.api_key_admin import DEFAULT_OVERLAP_S, ApiKey, IssuedKey, NewKey
+from headrace.store.tenants.api_keys import (
     DEFAULT_TENANT,
     OPERATION_SCOPES,
     SCOPES,

@@ -11,17 +11,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli.local.home import find_home
-from cli.render import JsonOption, say_stack, show
-from store.db.database import Database, check_schema
-from store.db.roles import API, OPERATOR, WORKER, url_of
-from store.encryption_keys import open_vault
-from store.errors import HeadraceError, InvalidRequest, SettingsError
-from store.key_rotation.master_key_check import check_keys
-from store.registry import versions
-from store.registry.models import resolve
-from store.settings import Settings, adopt_environment, load_settings
-from store.tenants.usage import Price, set_price
+from headrace.cli.local.home import find_home
+from headrace.cli.render import JsonOption, say_stack, show
+from headrace.store.db.database import Database, check_schema
+from headrace.store.db.roles import API, OPERATOR, WORKER, url_of
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import HeadraceError, InvalidRequest, SettingsError
+from headrace.store.key_rotation.master_key_check import check_keys
+from headrace.store.registry import versions
+from headrace.store.registry.models import resolve
+from headrace.store.settings import Settings, adopt_environment, load_settings
+from headrace.store.tenants.usage import Price, set_price
 
 
 def located(settings: Settings, role: str | None = OPERATOR) -> dict[str, str]:
@@ -42,11 +42,11 @@ def located(settings: Settings, role: str | None = OPERATOR) -> dict[str, str]:
 
 
 _ROLES = {
-    "producer_api": API,
-    "workers": WORKER,
-    "workers.dispatcher": WORKER,
-    "workers.host": WORKER,
-    "migrations": None,
+    "headrace.producer_api": API,
+    "headrace.workers": WORKER,
+    "headrace.workers.dispatcher": WORKER,
+    "headrace.workers.host": WORKER,
+    "headrace.migrations": None,
 }
 
 

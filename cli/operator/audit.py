@@ -16,15 +16,15 @@ import orjson
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cli.operator.admin import database
-from cli.render import JsonOption, err, show
-from store.audit import export as audit_log
-from store.audit.chain_heads import head_fields, read_heads
-from store.audit.hash_chain import Head, Row, Verifier, canonical
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.settings import load_settings
-from store.tenants.api_keys import find_tenant
+from headrace.cli.operator.admin import database
+from headrace.cli.render import JsonOption, err, show
+from headrace.store.audit import export as audit_log
+from headrace.store.audit.chain_heads import head_fields, read_heads
+from headrace.store.audit.hash_chain import Head, Row, Verifier, canonical
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.settings import load_settings
+from headrace.store.tenants.api_keys import find_tenant
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The audit log: export, verify, head.")
 

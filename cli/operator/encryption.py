@@ -12,20 +12,20 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, TextColumn
 
-from cli.groups import noun
-from cli.operator.admin import database, located
-from cli.render import JsonOption, err, show
-from store.db.database import Database
-from store.encryption import vault as encryption
-from store.encryption.vault import Vault
-from store.errors import CannotOpen, InvalidRequest, Unavailable
-from store.files.blob_storage import Blobs, open_blobs
-from store.key_rotation import reencryption
-from store.key_rotation.master_key_check import forget_key
-from store.key_rotation.reencryption import PLAIN, TARGETS, Target
-from store.redis.connection import connect
-from store.settings import load_settings
-from store.streams import stream_log
+from headrace.cli.groups import noun
+from headrace.cli.operator.admin import database, located
+from headrace.cli.render import JsonOption, err, show
+from headrace.store.db.database import Database
+from headrace.store.encryption import vault as encryption
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import CannotOpen, InvalidRequest, Unavailable
+from headrace.store.files.blob_storage import Blobs, open_blobs
+from headrace.store.key_rotation import reencryption
+from headrace.store.key_rotation.master_key_check import forget_key
+from headrace.store.key_rotation.reencryption import PLAIN, TARGETS, Target
+from headrace.store.redis.connection import connect
+from headrace.store.settings import load_settings
+from headrace.store.streams import stream_log
 
 app = noun("Master keys: see which are needed, make one, seal under the newest.")
 

@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from cli.groups import noun
-from cli.operator.admin import database
-from cli.render import JsonOption
-from cli.render import show as show_found
-from store.batches.batches import num_live
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.settings import load_settings
-from store.tenants.api_keys import DEFAULT_TENANT, find_tenant
-from store.tenants.quotas import usage_of
-from store.tenants.tenant_limits import (
+from headrace.cli.groups import noun
+from headrace.cli.operator.admin import database
+from headrace.cli.render import JsonOption
+from headrace.cli.render import show as show_found
+from headrace.store.batches.batches import num_live
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.settings import load_settings
+from headrace.store.tenants.api_keys import DEFAULT_TENANT, find_tenant
+from headrace.store.tenants.quotas import usage_of
+from headrace.store.tenants.tenant_limits import (
     NAMES,
     LayeredLimits,
     Limits,

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from cli.operator.processes import become, words
-from cli.render import JsonOption
-from store.errors import Unavailable
+from headrace.cli.operator.processes import become, words
+from headrace.cli.render import JsonOption
+from headrace.store.errors import Unavailable
 
 
 def plan(
@@ -58,4 +58,4 @@ def plan(
         "--seed": seed,
         "--picture": picture,
     }
-    become("workers.planning", trace, *words(given), *(["--json"] if as_json else []))
+    become("headrace.workers.planning", trace, *words(given), *(["--json"] if as_json else []))

@@ -14,16 +14,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cli.render import JsonOption, show
-from policy.budget import ScanTooLong
-from policy.deny import check_size
-from policy.documents import Action, PolicyDocument, Rule
-from policy.evaluation import STRUCTURED, Score, evaluate, second, shipped
-from policy.outputs import MissingFinder
-from policy.policies import Policy, apply_input, apply_output
-from policy.streaming import Hit
-from policy.text.patterns import BadPattern
-from store.errors import InvalidRequest
+from headrace.cli.render import JsonOption, show
+from headrace.policy.budget import ScanTooLong
+from headrace.policy.deny import check_size
+from headrace.policy.documents import Action, PolicyDocument, Rule
+from headrace.policy.evaluation import STRUCTURED, Score, evaluate, second, shipped
+from headrace.policy.outputs import MissingFinder
+from headrace.policy.policies import Policy, apply_input, apply_output
+from headrace.policy.streaming import Hit
+from headrace.policy.text.patterns import BadPattern
+from headrace.store.errors import InvalidRequest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Try policies out.")
 

@@ -11,22 +11,22 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cli.groups import noun
-from cli.operator.admin import database, located
-from cli.render import JsonOption, err
-from cli.render import show as show_found
-from store.db.database import Database
-from store.encryption_keys import open_digests
-from store.errors import HeadraceError, InvalidRequest
-from store.redis.connection import connect
-from store.retention import purge as purges
-from store.retention import retention
-from store.retention.purge import KINDS, Scope
-from store.retention.retention import DAY_S, NAMES, Retention
-from store.settings import load_settings
-from store.streams import stream_log
-from store.tenants.api_keys import DEFAULT_TENANT, find_tenant
-from store.tenants.tenant_limits import SetBy
+from headrace.cli.groups import noun
+from headrace.cli.operator.admin import database, located
+from headrace.cli.render import JsonOption, err
+from headrace.cli.render import show as show_found
+from headrace.store.db.database import Database
+from headrace.store.encryption_keys import open_digests
+from headrace.store.errors import HeadraceError, InvalidRequest
+from headrace.store.redis.connection import connect
+from headrace.store.retention import purge as purges
+from headrace.store.retention import retention
+from headrace.store.retention.purge import KINDS, Scope
+from headrace.store.retention.retention import DAY_S, NAMES, Retention
+from headrace.store.settings import load_settings
+from headrace.store.streams import stream_log
+from headrace.store.tenants.api_keys import DEFAULT_TENANT, find_tenant
+from headrace.store.tenants.tenant_limits import SetBy
 
 app = noun("How long tenants' contents are kept, and forgetting them now.")
 

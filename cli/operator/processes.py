@@ -7,17 +7,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli.operator import register_options as options
-from cli.render import JsonOption
-from store.errors import InvalidRequest
-from store.registry.engine_spec import EngineKind
+from headrace.cli.operator import register_options as options
+from headrace.cli.render import JsonOption
+from headrace.store.errors import InvalidRequest
+from headrace.store.registry.engine_spec import EngineKind
 
 _AS_JSON = {True: ["--json"], False: []}
 
 
 def api() -> None:
     """Run only the API, with DATABASE_URL, REDIS_URL and HEADRACE_API_PORT, or those of the running stack."""
-    become("producer_api")
+    become("headrace.producer_api")
 
 
 def worker(
@@ -38,7 +38,7 @@ def worker(
     """Run one worker for one model version, with DATABASE_URL and REDIS_URL, or those of the running stack."""
     kind = None if engine in (None, EngineKind.NATIVE) else engine.value
     given = {"--model": model, "--concurrency": concurrency, "--name": name, "--engine": kind}
-    become("workers", *words(given), *(["--", *server_arguments] if server_arguments else []))
+    become("headrace.workers", *words(given), *(["--", *server_arguments] if server_arguments else []))
 
 
 def host(
@@ -60,38 +60,38 @@ def host(
     if (memory is None) != autoscale:
         raise InvalidRequest("give --memory for many models in a budget, or --autoscale for many workers of a model")
     given = words({"--memory": memory, "--sleep-memory": sleep_memory, "--models": models, "--name": name})
-    become("workers.host", *given, *(["--autoscale"] if autoscale else []))
+    become("headrace.workers.host", *given, *(["--autoscale"] if autoscale else []))
 
 
 def dispatcher() -> None:
     """Run a dispatcher, with DATABASE_URL and REDIS_URL, or those of the running stack. A second one is a standby."""
-    become("workers.dispatcher")
+    become("headrace.workers.dispatcher")
 
 
 def upgrade() -> None:
     """Upgrade the schema of the database at DATABASE_URL; it may be in use."""
-    become("migrations", "upgrade")
+    become("headrace.migrations", "upgrade")
 
 
 def roles() -> None:
     """Upgrade, and let the processes' roles log in, with passwords from HEADRACE_API_DATABASE_PASSWORD, _WORKER_…
     and _OPERATOR_…."""
-    become("migrations", "roles")
+    become("headrace.migrations", "roles")
 
 
 def history() -> None:
     """List the revisions, with a mark for those that are applied."""
-    become("migrations", "history")
+    become("headrace.migrations", "history")
 
 
 def check() -> None:
     """Compare the schema with the code's tables, and check tenant isolation; exit 1 for a difference."""
-    become("migrations", "check")
+    become("headrace.migrations", "check")
 
 
 def vectors() -> None:
     """Build the search indexes of large vector stores, and drop those of deleted ones; the database may be in use."""
-    become("migrations", "vectors")
+    become("headrace.migrations", "vectors")
 
 
 def register(
@@ -140,7 +140,7 @@ def register(
         "--accepts": accepts,
     }
     flags = [*_AS_JSON[as_json], *(["--batch-invariant"] if batch_invariant else [])]
-    become("models.catalog", "register", name, *([str(source)] if source else []), *words(given), *flags)
+    become("headrace.models.catalog", "register", name, *([str(source)] if source else []), *words(given), *flags)
 
 
 def measure(
@@ -160,9 +160,9 @@ def measure(
     if "@" not in source:
         if against is not None or texts is not None:
             raise InvalidRequest("--against and --texts are for a version, such as smollm2@2")
-        become("models.catalog", "measure", source, *_AS_JSON[as_json])
+        become("headrace.models.catalog", "measure", source, *_AS_JSON[as_json])
     given = {"--against": against, "--texts": texts}
-    become("workers.quality_command", source, *words(given), *_AS_JSON[as_json])
+    become("headrace.workers.quality_command", source, *words(given), *_AS_JSON[as_json])
 
 
 def words(given: Mapping[str, object]) -> list[str]:
@@ -175,6 +175,6 @@ def become(module: str, *arguments: str) -> NoReturn:
     # The program needs a second or more for its imports, before it handles signals.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from cli.operator.admin import run_module  # noqa: PLC0415 - brings SQLAlchemy, which help does not need
+    from headrace.cli.operator.admin import run_module  # noqa: PLC0415 - brings SQLAlchemy, which help does not need
 
     run_module(module, *arguments)

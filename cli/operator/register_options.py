@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from store.registry.engine_spec import EngineKind
+from headrace.store.registry.engine_spec import EngineKind
 
 Source = Annotated[
     Path | None, typer.Argument(help="A folder in the Hugging Face layout, with safetensors.", show_default=False)

@@ -11,8 +11,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.isolation import CHANGE, READ, expose, isolate, isolate_by_parent, make_roles, share
-from store.db.roles import API, OPERATOR, ROLES, WORKER
+from headrace.migrations.isolation import CHANGE, READ, expose, isolate, isolate_by_parent, make_roles, share
+from headrace.store.db.roles import API, OPERATOR, ROLES, WORKER
 
 revision = "0100"
 down_revision = None

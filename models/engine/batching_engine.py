@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from models.engine.requests import (
+from headrace.models.engine.requests import (
     Delta,
     EncodeRequest,
     EngineError,
@@ -33,8 +33,8 @@ from models.engine.requests import (
     RequestInvalid,
     StepFailed,
 )
-from models.engine.sequence import ActiveRequest
-from models.engine.step_runner import is_out_of_memory
+from headrace.models.engine.sequence import ActiveRequest
+from headrace.models.engine.step_runner import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 
-from models.engine.sequence import SequenceState
+from headrace.models.engine.sequence import SequenceState
 
 
 class BlockPool:

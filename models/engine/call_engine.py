@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.engine.batching_engine import BatchingEngine, failure_of, ignore
-from models.engine.requests import (
+from headrace.models.engine.batching_engine import BatchingEngine, failure_of, ignore
+from headrace.models.engine.requests import (
     CallTimedOut,
     EncodeOutput,
     EncodeRequest,
@@ -25,8 +25,8 @@ from models.engine.requests import (
     NumericalError,
     RequestInvalid,
 )
-from models.engine.runner import Encoder
-from models.engine.sequence import ActiveRequest
+from headrace.models.engine.runner import Encoder
+from headrace.models.engine.sequence import ActiveRequest
 
 TICK_S = 0.1
 """A cancelled or late request ends after this time at the latest."""

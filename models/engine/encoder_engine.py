@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from models.engine.batching_engine import BatchingEngine, failure_of, ignore
-from models.engine.give_way import PATIENCE, give_way
-from models.engine.requests import (
+from headrace.models.engine.batching_engine import BatchingEngine, failure_of, ignore
+from headrace.models.engine.give_way import PATIENCE, give_way
+from headrace.models.engine.requests import (
     EncodeOutput,
     EncodeRequest,
     EncodeRow,
@@ -30,11 +30,11 @@ from models.engine.requests import (
     RequestInvalid,
     RequestTooLong,
 )
-from models.engine.runner import Encoder, RunnerBroken
-from models.engine.scheduling.packing import PendingInputs, choose, in_order, pack
-from models.engine.scheduling.pass_time import PassTime
-from models.engine.sequence import ActiveRequest
-from models.engine.step_runner import MAX_PASSES
+from headrace.models.engine.runner import Encoder, RunnerBroken
+from headrace.models.engine.scheduling.packing import PendingInputs, choose, in_order, pack
+from headrace.models.engine.scheduling.pass_time import PassTime
+from headrace.models.engine.sequence import ActiveRequest
+from headrace.models.engine.step_runner import MAX_PASSES
 
 log = logging.getLogger(__name__)
 

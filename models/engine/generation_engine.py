@@ -8,8 +8,8 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 
-from models.engine.batching_engine import BatchingEngine, Outbox
-from models.engine.requests import (
+from headrace.models.engine.batching_engine import BatchingEngine, Outbox
+from headrace.models.engine.requests import (
     MAX_TOP_LOGPROBS,
     CompletionOutput,
     Delta,
@@ -19,9 +19,9 @@ from models.engine.requests import (
     RequestInvalid,
     RequestTooLong,
 )
-from models.engine.scheduling.length_estimator import LengthEstimator
-from models.engine.sequence import SequenceState
-from models.engine.stop_strings import TokenDecoder
+from headrace.models.engine.scheduling.length_estimator import LengthEstimator
+from headrace.models.engine.sequence import SequenceState
+from headrace.models.engine.stop_strings import TokenDecoder
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from models.engine.batching_engine import Outbox, call_out, failure_of, ignore
-from models.engine.block_manager import BlockPool
-from models.engine.generation_engine import GenerationEngine
-from models.engine.requests import (
+from headrace.models.engine.batching_engine import Outbox, call_out, failure_of, ignore
+from headrace.models.engine.block_manager import BlockPool
+from headrace.models.engine.generation_engine import GenerationEngine
+from headrace.models.engine.requests import (
     BACKGROUND_RANK,
     CompletionOutput,
     Delta,
@@ -28,13 +28,13 @@ from models.engine.requests import (
     NumericalError,
     RequestId,
 )
-from models.engine.runner import Interrupt, Runner, Sampled, StepPlan
-from models.engine.scheduling.prefill_budget import PrefillBudget
-from models.engine.scheduling.scheduler import Scheduler
-from models.engine.sequence import SequenceState
-from models.engine.speculation import Speculation
-from models.engine.step_runner import PassResult, StepRunner
-from models.engine.stop_strings import TokenDecoder
+from headrace.models.engine.runner import Interrupt, Runner, Sampled, StepPlan
+from headrace.models.engine.scheduling.prefill_budget import PrefillBudget
+from headrace.models.engine.scheduling.scheduler import Scheduler
+from headrace.models.engine.sequence import SequenceState
+from headrace.models.engine.speculation import Speculation
+from headrace.models.engine.step_runner import PassResult, StepRunner
+from headrace.models.engine.stop_strings import TokenDecoder
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ A callback must not block. If it raises, the error is logged and changes nothing
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from models.engine.requests import EngineStats, FinishReason, RequestId
+from headrace.models.engine.requests import EngineStats, FinishReason, RequestId
 
 RequestT = TypeVar("RequestT", contravariant=True)
 ResultT = TypeVar("ResultT")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
-from models.engine.reasoning import ReasoningTokens
+from headrace.models.engine.reasoning import ReasoningTokens
 
 RequestId: TypeAlias = Hashable
 """Names a request. The engine only compares ids and gives them back; a worker uses ``workers.runs.in_flight``'s."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.engine.requests import EncodeRow, EngineRequest, RequestId, SampledLogprobs
+from headrace.models.engine.requests import EncodeRow, EngineRequest, RequestId, SampledLogprobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from models.engine.reasoning import ReasoningTracker
-from models.engine.requests import (
+from headrace.models.engine.reasoning import ReasoningTracker
+from headrace.models.engine.requests import (
     CheckpointMismatch,
     CompletionOutput,
     Delta,
@@ -16,8 +16,8 @@ from models.engine.requests import (
     RequestId,
     SampledLogprobs,
 )
-from models.engine.runner import Sampled
-from models.engine.stop_strings import OutputText, TokenDecoder
+from headrace.models.engine.runner import Sampled
+from headrace.models.engine.stop_strings import OutputText, TokenDecoder
 
 HASH_BYTES = 16
 

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from models.engine.requests import RequestId
-from models.engine.sequence import SequenceState
+from headrace.models.engine.requests import RequestId
+from headrace.models.engine.sequence import SequenceState
 
 NUM_MATCHED = 2  # tokens that must match; a longer match is preferred
 _MAX_MATCHED = 8

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.engine.runner import Interrupted, Runner, RunnerBroken, Sampled, StepPlan
+from headrace.models.engine.runner import Interrupted, Runner, RunnerBroken, Sampled, StepPlan
 
 log = logging.getLogger(__name__)
 

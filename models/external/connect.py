@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from models.external.openai_chat import OpenaiChatUpstream
-from models.external.sglang import SglangUpstream
-from models.external.upstream import Upstream
-from models.external.vllm import VllmUpstream
-from store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.models.external.openai_chat import OpenaiChatUpstream
+from headrace.models.external.sglang import SglangUpstream
+from headrace.models.external.upstream import Upstream
+from headrace.models.external.vllm import VllmUpstream
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 
 UPSTREAMS: Mapping[EngineKind, Callable[[EngineSpec, str, str | None], Upstream]] = {
     EngineKind.OPENAI: lambda _spec, url, api_key: OpenaiChatUpstream(url, api_key=api_key),

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
-from models.engine.batching_engine import Outbox, call_out, ignore
-from models.engine.generation_engine import GenerationEngine
-from models.engine.requests import (
+from headrace.models.engine.batching_engine import Outbox, call_out, ignore
+from headrace.models.engine.generation_engine import GenerationEngine
+from headrace.models.engine.requests import (
     BACKGROUND_RANK,
     CheckpointMismatch,
     CompletionOutput,
@@ -32,12 +32,12 @@ from models.engine.requests import (
     SampledLogprobs,
     SamplingParams,
 )
-from models.engine.sequence import SequenceState
-from models.engine.stop_strings import TokenDecoder
-from models.external.network_thread import NetworkThread
-from models.external.reasoning_part import SentPart, next_part, reasoning_part
-from models.external.server_watch import ServerWatch
-from models.external.upstream import Capabilities, Piece, ServerInfo, Upstream, UpstreamLost, UpstreamRequest
+from headrace.models.engine.sequence import SequenceState
+from headrace.models.engine.stop_strings import TokenDecoder
+from headrace.models.external.network_thread import NetworkThread
+from headrace.models.external.reasoning_part import SentPart, next_part, reasoning_part
+from headrace.models.external.server_watch import ServerWatch
+from headrace.models.external.upstream import Capabilities, Piece, ServerInfo, Upstream, UpstreamLost, UpstreamRequest
 
 _TICK_S = 0.05  # deadlines are looked at as often
 _STALE_S = 2.0  # what the server said longer ago is not used

@@ -5,8 +5,8 @@ from base64 import b64decode, b64encode
 from contextlib import aclosing
 from typing import Final
 
-from models.engine.requests import SamplingParams
-from models.external.upstream import Upstream, UpstreamFailed, UpstreamLost, UpstreamRefused, UpstreamRequest
+from headrace.models.engine.requests import SamplingParams
+from headrace.models.external.upstream import Upstream, UpstreamFailed, UpstreamLost, UpstreamRefused, UpstreamRequest
 
 PICTURE: Final = b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAATUlEQVR42u3PQQ0AAAgEILV/5zOFDzdoQCepz6aeExAQEBAQEBAQ"

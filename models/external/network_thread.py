@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
-from models.engine.requests import EngineError
-from models.external.upstream import Piece, Upstream, UpstreamLost, UpstreamRequest
+from headrace.models.engine.requests import EngineError
+from headrace.models.external.upstream import Piece, Upstream, UpstreamLost, UpstreamRequest
 
 log = logging.getLogger(__name__)
 

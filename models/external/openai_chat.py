@@ -15,9 +15,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from models.engine.requests import FinishReason, Grammar
-from models.external.server_client import ServerClient, error_of, parsed_answer, quoted
-from models.external.upstream import (
+from headrace.models.engine.requests import FinishReason, Grammar
+from headrace.models.external.server_client import ServerClient, error_of, parsed_answer, quoted
+from headrace.models.external.upstream import (
     Capabilities,
     Piece,
     ServerInfo,
@@ -27,8 +27,8 @@ from models.external.upstream import (
     UpstreamRefused,
     UpstreamRequest,
 )
-from prompts.reasoning import THINK_TAGS
-from prompts.tool_calls import HERMES_TAGS
+from headrace.prompts.reasoning import THINK_TAGS
+from headrace.prompts.tool_calls import HERMES_TAGS
 
 _MODELS = "/v1/models"
 _CHAT = "/v1/chat/completions"

@@ -5,8 +5,8 @@ part 1: the reasoning, up to its end or its budget ──▶ forced tokens ─�
 
 from dataclasses import dataclass, replace
 
-from models.engine.sequence import SequenceState
-from models.external.upstream import UpstreamRequest
+from headrace.models.engine.sequence import SequenceState
+from headrace.models.external.upstream import UpstreamRequest
 
 _NEVER = -100.0  # the bias of a token that must not come
 

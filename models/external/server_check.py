@@ -6,8 +6,8 @@ What the server does not say cannot be compared: it is named in the server's des
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from models.external.upstream import ServerInfo
-from store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.models.external.upstream import ServerInfo
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 
 
 def why_refused(spec: EngineSpec, info: ServerInfo) -> str | None:

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import httpx2
 import orjson
 
-from models.engine.requests import EngineError, NumericalError
-from models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
+from headrace.models.engine.requests import EngineError, NumericalError
+from headrace.models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
 
 _CONNECT_S = 5.0
 _ANSWER_S = 10.0

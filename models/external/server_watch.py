@@ -14,8 +14,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.engine.requests import EngineError
-from models.external.upstream import ServerInfo, ServerLoad, Upstream, UpstreamLost
+from headrace.models.engine.requests import EngineError
+from headrace.models.external.upstream import ServerInfo, ServerLoad, Upstream, UpstreamLost
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from models.engine.requests import EngineError, FinishReason, Grammar, SampledLogprobs
-from models.external.server_client import ServerClient, error_of, parsed_answer, quoted
-from models.external.upstream import (
+from headrace.models.engine.requests import EngineError, FinishReason, Grammar, SampledLogprobs
+from headrace.models.external.server_client import ServerClient, error_of, parsed_answer, quoted
+from headrace.models.external.upstream import (
     Capabilities,
     Piece,
     ServerInfo,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Protocol
 
-from models.engine.requests import EngineError, FinishReason, NumericalError, SampledLogprobs, SamplingParams
+from headrace.models.engine.requests import EngineError, FinishReason, NumericalError, SampledLogprobs, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

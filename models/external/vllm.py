@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from models.engine.requests import EngineError, FinishReason, Grammar, SampledLogprobs, SamplingParams
-from models.external.server_client import ServerClient, error_of, parsed_answer, quoted
-from models.external.upstream import (
+from headrace.models.engine.requests import EngineError, FinishReason, Grammar, SampledLogprobs, SamplingParams
+from headrace.models.external.server_client import ServerClient, error_of, parsed_answer, quoted
+from headrace.models.external.upstream import (
     Capabilities,
     Piece,
     ServerInfo,
@@ -29,7 +29,7 @@ from models.external.upstream import (
     UpstreamRequest,
     sent_logprobs,
 )
-from prompts.grammar import narrowed
+from headrace.prompts.grammar import narrowed
 
 _GENERATE = "/inference/v1/generate"
 _ABORT = "/inference/v1/abort_requests"

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
-from models.engine.reasoning import ReasoningTracker
-from models.engine.requests import EngineRequest, Grammar, RequestId, RequestInvalid, SampledLogprobs
-from models.engine.runner import Row, Sampled, StepPlan
-from prompts.grammar import Grammars, Matcher
-from store.errors import InvalidRequest
+from headrace.models.engine.reasoning import ReasoningTracker
+from headrace.models.engine.requests import EngineRequest, Grammar, RequestId, RequestInvalid, SampledLogprobs
+from headrace.models.engine.runner import Row, Sampled, StepPlan
+from headrace.prompts.grammar import Grammars, Matcher
+from headrace.store.errors import InvalidRequest
 
 EOS = 256
 """The tokens 0 to 255 are bytes; this one ends a sequence."""

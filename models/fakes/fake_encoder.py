@@ -11,11 +11,11 @@ from hashlib import blake2b
 from math import sqrt
 from typing import Any
 
-from models.engine.requests import EncodeRow
-from models.runners.image_rows import dimensions_of, pixels_of
-from prompts.encoders.classifier_folder import ClassifierSettings, Head
-from prompts.tasks.embed import FAKE
-from prompts.vision.image_folder import ImageClassifierSettings
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.runners.image_rows import dimensions_of, pixels_of
+from headrace.prompts.encoders.classifier_folder import ClassifierSettings, Head
+from headrace.prompts.tasks.embed import FAKE
+from headrace.prompts.vision.image_folder import ImageClassifierSettings
 
 
 class FakeEncoder:

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
-from models.engine.requests import EncodeRow
-from prompts.tasks.recommend import FAKE_ITEMS, RecommendQuery
-from store.tasks.recommend import MAX_TOP_K
+from headrace.models.engine.requests import EncodeRow
+from headrace.prompts.tasks.recommend import FAKE_ITEMS, RecommendQuery
+from headrace.store.tasks.recommend import MAX_TOP_K
 
 
 class FakeRecommender:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
-from models.engine.requests import EncodeRow
-from prompts.tasks.predict import FAKE
-from store.tasks.predict import MAX_ROWS
+from headrace.models.engine.requests import EncodeRow
+from headrace.prompts.tasks.predict import FAKE
+from headrace.store.tasks.predict import MAX_ROWS
 
 _BASELINE = 0.5
 

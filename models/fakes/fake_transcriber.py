@@ -4,9 +4,9 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 
-from models.engine.requests import EncodeRow
-from models.runners.transcription import ChunkOptions, ChunkTranscript, TokenSegment
-from prompts.audio.transcriber_folder import FAKE
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.runners.transcription import ChunkOptions, ChunkTranscript, TokenSegment
+from headrace.prompts.audio.transcriber_folder import FAKE
 
 
 class FakeTranscriber:

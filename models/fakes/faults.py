@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
-from models.engine.requests import EncodeRow, EngineRequest, RequestId
-from models.engine.runner import Encoder, Row, Runner, Sampled, StepPlan
+from headrace.models.engine.requests import EncodeRow, EngineRequest, RequestId
+from headrace.models.engine.runner import Encoder, Row, Runner, Sampled, StepPlan
 
 EXIT_CODE = 86
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.families.model_config import UnsupportedArchitecture, quantized_elsewhere
-from store.errors import ModelLoadError
+from headrace.models.families.model_config import UnsupportedArchitecture, quantized_elsewhere
+from headrace.store.errors import ModelLoadError
 
 if TYPE_CHECKING:
     import torch
 
-    from models.families.llama_torch import LlamaModel
+    from headrace.models.families.llama_torch import LlamaModel
 
-NATIVE = "models.native.llama"
+NATIVE = "headrace.models.native.llama"
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
@@ -170,8 +170,8 @@ def load(
     folder: Path, config: LlamaConfig, *, context: int, dtype: "torch.dtype", device: "torch.device"
 ) -> "LlamaModel":
     """Return the model on torch. As ``registry.Family.load``."""
-    from models.families.llama_torch import LlamaModel  # noqa: PLC0415 - torch takes seconds to import
-    from models.families.safetensors_reader import Weights  # noqa: PLC0415 - as above
+    from headrace.models.families.llama_torch import LlamaModel  # noqa: PLC0415 - torch takes seconds to import
+    from headrace.models.families.safetensors_reader import Weights  # noqa: PLC0415 - as above
 
     with Weights(folder) as weights:
         return LlamaModel(config, weights, context=context, dtype=dtype, device=device)

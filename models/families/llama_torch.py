@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch.nn.functional import embedding, rms_norm, silu
 
-from models.engine.requests import Adapter
-from models.families.llama import LlamaConfig, adaptable
-from models.families.lora import AdapterLayers
-from models.families.lora_torch import AdaptedTokens, TorchAdapter, adapted_tokens
-from models.families.rope import RopeTable, rotate_
-from models.families.safetensors_reader import Weights
-from models.tensors.attention import attend
-from models.tensors.block_table import BlockTableBatch
-from models.tensors.kv_cache import KvCache
-from models.tensors.linear import Linear, make_linear
-from models.tensors.precision import activation_dtype
-from models.tensors.torch_batch import TorchBatch
+from headrace.models.engine.requests import Adapter
+from headrace.models.families.llama import LlamaConfig, adaptable
+from headrace.models.families.lora import AdapterLayers
+from headrace.models.families.lora_torch import AdaptedTokens, TorchAdapter, adapted_tokens
+from headrace.models.families.rope import RopeTable, rotate_
+from headrace.models.families.safetensors_reader import Weights
+from headrace.models.tensors.attention import attend
+from headrace.models.tensors.block_table import BlockTableBatch
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.linear import Linear, make_linear
+from headrace.models.tensors.precision import activation_dtype
+from headrace.models.tensors.torch_batch import TorchBatch
 
 Attend = Callable[[torch.Tensor, int, Any, KvCache, int, int | None], torch.Tensor]
 """As ``models.tensors.attention.attend``, for the batches of one builder."""

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from models.families.model_folder import check_folder, file_digest, read_json
-from models.families.registry import Architecture
-from store.errors import ModelLoadError
+from headrace.models.families.model_folder import check_folder, file_digest, read_json
+from headrace.models.families.registry import Architecture
+from headrace.store.errors import ModelLoadError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.runner import Row
-from models.families.lora import AdapterLayers, LowRank
+from headrace.models.engine.runner import Row
+from headrace.models.families.lora import AdapterLayers, LowRank
 
 JOINED: Mapping[str, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

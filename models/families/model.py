@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 import torch
 
-from models.engine.requests import Adapter
-from models.engine.runner import Row, StepPlan
-from models.families.lora import AdapterLayers
-from models.families.model_config import ModelConfig
+from headrace.models.engine.requests import Adapter
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.families.lora import AdapterLayers
+from headrace.models.families.model_config import ModelConfig
 
 
 class ForwardBatch(Protocol):

@@ -6,7 +6,7 @@ Imports neither torch nor transformers, so that the API can read it.
 from collections.abc import Mapping
 from typing import Protocol
 
-from store.errors import ModelLoadError
+from headrace.store.errors import ModelLoadError
 
 
 class UnsupportedArchitecture(ModelLoadError):

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.families.registry import read_architecture
-from prompts.tasks.registry import TASK_INPUTS, inputs_of_folder
-from prompts.tasks.task_inputs import TaskInputs
-from prompts.tokenizer import TOKENIZER_FILES, load_tokenizer
-from store.errors import CannotLoadHere, ModelLoadError
-from store.registry.models import ModelVersion
+from headrace.models.families.registry import read_architecture
+from headrace.prompts.tasks.registry import TASK_INPUTS, inputs_of_folder
+from headrace.prompts.tasks.task_inputs import TaskInputs
+from headrace.prompts.tokenizer import TOKENIZER_FILES, load_tokenizer
+from headrace.store.errors import CannotLoadHere, ModelLoadError
+from headrace.store.registry.models import ModelVersion
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

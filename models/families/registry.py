@@ -11,23 +11,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from models.families.model_config import ModelConfig, UnsupportedArchitecture
-from store.errors import CannotLoadHere
+from headrace.models.families.model_config import ModelConfig, UnsupportedArchitecture
+from headrace.store.errors import CannotLoadHere
 
 if TYPE_CHECKING:
     import torch
 
-    from models.families.model import CausalModel
+    from headrace.models.families.model import CausalModel
 
 FAMILIES: Mapping[str, str] = {
-    "llama": "models.families.llama",
-    "mistral": "models.families.llama",
-    "qwen2": "models.families.llama",
-    "qwen3": "models.families.llama",
+    "llama": "headrace.models.families.llama",
+    "mistral": "headrace.models.families.llama",
+    "qwen2": "headrace.models.families.llama",
+    "qwen3": "headrace.models.families.llama",
 }
 """The module of the family of each ``model_type``."""
 
-FALLBACK = "models.families.transformers_fallback"
+FALLBACK = "headrace.models.families.transformers_fallback"
 """The module for every other architecture, and for options that a family does not support."""
 
 

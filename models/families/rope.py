@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from models.families.llama import Rope
+from headrace.models.families.llama import Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> torch.Tensor:

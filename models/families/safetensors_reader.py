@@ -7,8 +7,8 @@ from typing import Any, Self
 import torch
 from safetensors import SafetensorError, safe_open
 
-from models.families.model_folder import weight_files
-from store.errors import ModelLoadError
+from headrace.models.families.model_folder import weight_files
+from headrace.store.errors import ModelLoadError
 
 
 class Weights:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import torch
 
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Row, StepPlan
-from models.families.transformers_model import TransformersModel
-from models.tensors.kv_cache import KvCache
-from models.tensors.torch_batch import TorchBatch, TorchBatchBuilder
-from store.errors import ModelLoadError
-from store.registry.engine_spec import SERVER_ADVICE
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.families.transformers_model import TransformersModel
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.torch_batch import TorchBatch, TorchBatchBuilder
+from headrace.store.errors import ModelLoadError
+from headrace.store.registry.engine_spec import SERVER_ADVICE
 
 _BLOCK_TOKENS = 4
 _STEPS = ((5, 7), (9, 1), (1, 1), (1, 6), (8, 1))

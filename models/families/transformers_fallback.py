@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.families.model_config import ModelConfig
-from store.errors import ModelLoadError
+from headrace.models.families.model_config import ModelConfig
+from headrace.store.errors import ModelLoadError
 
 if TYPE_CHECKING:
     import torch
 
-    from models.families.transformers_model import TransformersModel
+    from headrace.models.families.transformers_model import TransformersModel
 
 NATIVE = None
 
 
 def read_config(folder: Path, raw: Mapping[str, Any]) -> ModelConfig:
     """Return the configuration that the probe finds. As ``registry.Family.read_config``."""
-    from models.families.transformers_probe import probe  # noqa: PLC0415 - transformers takes seconds to import
+    from headrace.models.families.transformers_probe import probe  # noqa: PLC0415 - transformers takes seconds to import
 
     return probe(folder, raw)
 
@@ -38,8 +38,8 @@ def load(
     del context  # the positions are computed by transformers' code
     import torch  # noqa: PLC0415 - see the module's docstring
 
-    from models.families.transformers_check import page_checked  # noqa: PLC0415 - transformers takes seconds to import
-    from models.families.transformers_model import read_transformers_model  # noqa: PLC0415 - as above
+    from headrace.models.families.transformers_check import page_checked  # noqa: PLC0415 - transformers takes seconds to import
+    from headrace.models.families.transformers_model import read_transformers_model  # noqa: PLC0415 - as above
 
     if dtype == torch.int8:
         raise ModelLoadError(f"{folder}: int8 is for the Llama family alone; use bfloat16")

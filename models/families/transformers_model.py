@@ -16,17 +16,17 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from models.engine.requests import Adapter
-from models.families.lora import AdapterLayers
-from models.families.model_config import ModelConfig
-from models.families.model_folder import weight_files
-from models.families.transformers_probe import silence
-from models.families.transformers_reader import read_with_transformers, refuse_faults
-from models.tensors.attention import ScoreOptions, attend
-from models.tensors.kv_cache import KvCache
-from models.tensors.linear import can_pack, make_linear
-from models.tensors.torch_batch import TorchBatch
-from store.errors import ModelLoadError
+from headrace.models.engine.requests import Adapter
+from headrace.models.families.lora import AdapterLayers
+from headrace.models.families.model_config import ModelConfig
+from headrace.models.families.model_folder import weight_files
+from headrace.models.families.transformers_probe import silence
+from headrace.models.families.transformers_reader import read_with_transformers, refuse_faults
+from headrace.models.tensors.attention import ScoreOptions, attend
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.linear import can_pack, make_linear
+from headrace.models.tensors.torch_batch import TorchBatch
+from headrace.store.errors import ModelLoadError
 
 _PAGED = "headrace_paged"
 

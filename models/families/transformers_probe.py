@@ -23,10 +23,10 @@ from transformers import (
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils import logging
 
-from models.families.model_config import quantized_elsewhere
-from store.errors import ModelLoadError
-from store.registry.engine_spec import SERVER_ADVICE
-from store.tasks.own_task import OWN_TASK_ADVICE
+from headrace.models.families.model_config import quantized_elsewhere
+from headrace.store.errors import ModelLoadError
+from headrace.store.registry.engine_spec import SERVER_ADVICE
+from headrace.store.tasks.own_task import OWN_TASK_ADVICE
 
 _NAME = "headrace_probe"
 _HONOURED = ("scaling", "softcap")

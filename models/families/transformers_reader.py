@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from store.errors import ModelLoadError
+from headrace.store.errors import ModelLoadError
 
 
 def read_with_transformers(

@@ -3,12 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from models.engine.requests import Adapter
-from models.families.lora import adapter_digest, read_adapter
-from models.families.model_folder import read_json
-from models.families.registry import Architecture, read_architecture
-from models.runners.torch_runner import TorchRunner
-from store.errors import ModelLoadError
+from headrace.models.engine.requests import Adapter
+from headrace.models.families.lora import adapter_digest, read_adapter
+from headrace.models.families.model_folder import read_json
+from headrace.models.families.registry import Architecture, read_architecture
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.store.errors import ModelLoadError
 
 
 def load_adapter(runner: TorchRunner, folder: Path, *, base: Path, digest: str) -> Adapter:

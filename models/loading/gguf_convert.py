@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from models.families.model_folder import SINGLE_FILE
-from store.errors import ModelLoadError
+from headrace.models.families.model_folder import SINGLE_FILE
+from headrace.store.errors import ModelLoadError
 
 Array = NDArray[np.float32]
 

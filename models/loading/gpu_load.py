@@ -11,23 +11,23 @@ from pathlib import Path
 
 import torch
 
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Row, StepPlan
-from models.families.llama_torch import LlamaModel
-from models.families.model import CausalModel, ModelWithCache
-from models.families.model_config import ModelConfig
-from models.families.registry import Architecture
-from models.loading.kv_pool_size import GPU_SLOTS, gpu_blocks, gpu_slots, token_bytes
-from models.runners.decode_graphs import CudaRecorder, DecodeGraphs, Record, graph_sizes
-from models.runners.device_runner import DeviceRunner
-from models.tensors.block_table import BlockTableBatchBuilder
-from models.tensors.kv_cache import KvCache
-from models.tensors.precision import activation_dtype
-from models.tensors.torch_batch import TorchBatchBuilder
-from models.tensors.varlen_attention import AttentionShape, VarlenAttention, find_varlen_attention
-from prompts.grammar import Grammars
-from store.errors import CannotLoadHere
-from store.settings import Settings
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.families.llama_torch import LlamaModel
+from headrace.models.families.model import CausalModel, ModelWithCache
+from headrace.models.families.model_config import ModelConfig
+from headrace.models.families.registry import Architecture
+from headrace.models.loading.kv_pool_size import GPU_SLOTS, gpu_blocks, gpu_slots, token_bytes
+from headrace.models.runners.decode_graphs import CudaRecorder, DecodeGraphs, Record, graph_sizes
+from headrace.models.runners.device_runner import DeviceRunner
+from headrace.models.tensors.block_table import BlockTableBatchBuilder
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.precision import activation_dtype
+from headrace.models.tensors.torch_batch import TorchBatchBuilder
+from headrace.models.tensors.varlen_attention import AttentionShape, VarlenAttention, find_varlen_attention
+from headrace.prompts.grammar import Grammars
+from headrace.store.errors import CannotLoadHere
+from headrace.store.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from models.families.model_config import ModelConfig
-from models.families.model_folder import weight_files
-from models.loading.host_memory import free_bytes
-from models.tensors.precision import activation_dtype
-from store.errors import CannotLoadHere
-from store.settings import Settings
+from headrace.models.families.model_config import ModelConfig
+from headrace.models.families.model_folder import weight_files
+from headrace.models.loading.host_memory import free_bytes
+from headrace.models.tensors.precision import activation_dtype
+from headrace.store.errors import CannotLoadHere
+from headrace.store.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from models.engine.requests import Adapter
-from models.engine.runner import Encoder, Runner
-from models.fakes.fake import FakeRunner
-from models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
-from models.fakes.fake_transcriber import FakeTranscriber
-from models.fakes.faults import Fault, FaultyEncoder, FaultyRunner
-from models.families.model_folder import registered_folder
-from models.runners.image_rows import PrepareImage
-from prompts.encoders.classifier_folder import ClassifierSettings
-from prompts.vision.image_folder import ImageClassifierSettings
-from store.failpoints import failpoint, parse_model_faults
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.models.engine.requests import Adapter
+from headrace.models.engine.runner import Encoder, Runner
+from headrace.models.fakes.fake import FakeRunner
+from headrace.models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
+from headrace.models.fakes.fake_transcriber import FakeTranscriber
+from headrace.models.fakes.faults import Fault, FaultyEncoder, FaultyRunner
+from headrace.models.families.model_folder import registered_folder
+from headrace.models.runners.image_rows import PrepareImage
+from headrace.prompts.encoders.classifier_folder import ClassifierSettings
+from headrace.prompts.vision.image_folder import ImageClassifierSettings
+from headrace.store.failpoints import failpoint, parse_model_faults
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
 
 
 def load_runner(version: ModelVersion, settings: Settings) -> Runner:
@@ -36,7 +36,7 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
             step_s=settings.fake_step_ms / 1000,
         )
     _limit_openmp_spinning()
-    from models.loading.torch_load import load_torch  # noqa: PLC0415 - a worker of the fake has no torch
+    from headrace.models.loading.torch_load import load_torch  # noqa: PLC0415 - a worker of the fake has no torch
 
     return load_torch(version, settings)
 
@@ -48,8 +48,8 @@ def adapter_loader(runner: Runner, base: ModelVersion) -> Callable[[ModelVersion
     """
     if base.is_fake:
         return None
-    from models.loading.adapters import base_architecture, load_adapter  # noqa: PLC0415 - imports torch
-    from models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - imports torch
+    from headrace.models.loading.adapters import base_architecture, load_adapter  # noqa: PLC0415 - imports torch
+    from headrace.models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - imports torch
 
     folder = Path(base.source)
     architecture = base_architecture(folder)
@@ -60,7 +60,7 @@ def adapter_loader(runner: Runner, base: ModelVersion) -> Callable[[ModelVersion
 
 def check_adapter(version: ModelVersion) -> None:
     """Raise ModelLoadError unless the files of an adapter are on this machine and are those that were registered."""
-    from models.loading.adapters import check_files  # noqa: PLC0415 - imports torch
+    from headrace.models.loading.adapters import check_files  # noqa: PLC0415 - imports torch
 
     check_files(Path(version.source), version.digest)
 
@@ -70,7 +70,7 @@ def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
     if version.is_fake:
         return FakeEncoder(step_s=settings.fake_step_ms / 1000)
     folder = checked_folder(version)
-    from models.runners.encoder import encoder_for  # noqa: PLC0415 - imports torch
+    from headrace.models.runners.encoder import encoder_for  # noqa: PLC0415 - imports torch
 
     return encoder_for(folder, settings, dtype=version.dtype)
 
@@ -83,7 +83,7 @@ def load_classifier(version: ModelVersion, settings: Settings, found: Classifier
     if version.is_fake:
         return FakeClassifier(found, step_s=settings.fake_step_ms / 1000)
     folder = checked_folder(version)
-    from models.runners.classifier import classifier_for  # noqa: PLC0415 - imports torch
+    from headrace.models.runners.classifier import classifier_for  # noqa: PLC0415 - imports torch
 
     return classifier_for(folder, settings, dtype=version.dtype)
 
@@ -98,7 +98,7 @@ def load_image_classifier(
     if version.is_fake:
         return FakeImageClassifier(found, step_s=settings.fake_step_ms / 1000), fake_pixels
     folder = checked_folder(version)
-    from models.runners.images import image_classifier_for, image_processor  # noqa: PLC0415 - imports torch
+    from headrace.models.runners.images import image_classifier_for, image_processor  # noqa: PLC0415 - imports torch
 
     return image_classifier_for(folder, settings, dtype=version.dtype), image_processor(folder)
 
@@ -112,7 +112,7 @@ def load_image_encoder(version: ModelVersion, settings: Settings) -> tuple[Encod
         encoder = FakeEncoder(step_s=settings.fake_step_ms / 1000)
         return encoder, fake_pixels, encoder.scale
     folder = checked_folder(version)
-    from models.runners.images import image_encoder_for, image_processor  # noqa: PLC0415 - imports torch
+    from headrace.models.runners.images import image_encoder_for, image_processor  # noqa: PLC0415 - imports torch
 
     made, scale = image_encoder_for(folder, settings, dtype=version.dtype)
     return made, image_processor(folder), scale
@@ -123,7 +123,7 @@ def load_transcriber(version: ModelVersion, settings: Settings) -> Encoder:
     if version.is_fake:
         return FakeTranscriber(step_s=settings.fake_step_ms / 1000)
     folder = checked_folder(version)
-    from models.runners.transcriber import transcriber_for  # noqa: PLC0415 - imports torch
+    from headrace.models.runners.transcriber import transcriber_for  # noqa: PLC0415 - imports torch
 
     return transcriber_for(folder, settings, dtype=version.dtype)
 
@@ -131,7 +131,7 @@ def load_transcriber(version: ModelVersion, settings: Settings) -> Encoder:
 def number_format(version: ModelVersion, settings: Settings) -> str:
     """Return the number format in which a worker computes the version, such as ``bfloat16``. Imports torch."""
     _limit_openmp_spinning()
-    from models.tensors.precision import resolve_device, resolve_dtype  # noqa: PLC0415 - imports torch
+    from headrace.models.tensors.precision import resolve_device, resolve_dtype  # noqa: PLC0415 - imports torch
 
     name = settings.dtype if version.dtype == "auto" else version.dtype
     if name == "auto" and not version.spec.has_sampling:

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import torch
 
-from models.families.model import ModelWithCache
-from models.families.model_folder import read_json, registered_folder, small_files
-from models.families.registry import Architecture, read_architecture
-from models.loading import gpu_load, kv_pool_size
-from models.native.choose import native_loader
-from models.runners.torch_runner import TorchRunner
-from models.tensors.kv_cache import KvCache
-from models.tensors.precision import activation_dtype, resolve_device, resolve_dtype
-from models.tensors.torch_batch import TorchBatchBuilder
-from prompts.grammar import Grammars
-from prompts.tokenizer import eos_token_ids
-from store.errors import CannotLoadHere
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.models.families.model import ModelWithCache
+from headrace.models.families.model_folder import read_json, registered_folder, small_files
+from headrace.models.families.registry import Architecture, read_architecture
+from headrace.models.loading import gpu_load, kv_pool_size
+from headrace.models.native.choose import native_loader
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.precision import activation_dtype, resolve_device, resolve_dtype
+from headrace.models.tensors.torch_batch import TorchBatchBuilder
+from headrace.prompts.grammar import Grammars
+from headrace.prompts.tokenizer import eos_token_ids
+from headrace.store.errors import CannotLoadHere
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
 
 
 def load_torch(version: ModelVersion, settings: Settings) -> TorchRunner:

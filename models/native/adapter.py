@@ -4,10 +4,10 @@ import ctypes
 
 import torch
 
-from models.families.llama import LlamaConfig
-from models.families.lora import AdapterLayers
-from models.native.layout import PAGE, PANEL, pack_low_rank
-from models.native.library import LowRankStruct, pointer_of
+from headrace.models.families.llama import LlamaConfig
+from headrace.models.families.lora import AdapterLayers
+from headrace.models.native.layout import PAGE, PANEL, pack_low_rank
+from headrace.models.native.library import LowRankStruct, pointer_of
 
 _INTERLEAVED = {"mlp.gate_proj": 0, "mlp.up_proj": PAGE}
 _ORDER = (

@@ -1,7 +1,7 @@
 """Compile the kernels for this CPU, once, into a folder. Without a compiler, models run on torch.
 
 The file name has a digest of the sources, the flags, the compiler and the CPU features. So different machines can share
-a folder. ``python -m models.native.build FOLDER`` compiles ahead of time.
+a folder. ``python -m headrace.models.native.build FOLDER`` compiles ahead of time.
 """
 
 import fcntl

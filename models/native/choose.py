@@ -9,13 +9,13 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from models.families.model import ModelWithCache
-from models.families.model_config import ModelConfig
-from models.families.registry import Architecture
-from models.native.build import BuildFailed, build
-from models.native.layout import PAGE
-from models.native.library import Kernels
-from store.settings import Settings
+from headrace.models.families.model import ModelWithCache
+from headrace.models.families.model_config import ModelConfig
+from headrace.models.families.registry import Architecture
+from headrace.models.native.build import BuildFailed, build
+from headrace.models.native.layout import PAGE
+from headrace.models.native.library import Kernels
+from headrace.store.settings import Settings
 
 log = logging.getLogger(__name__)
 

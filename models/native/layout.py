@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import pad
 
-from models.tensors.quantised import GROUP, quantise
+from headrace.models.tensors.quantised import GROUP, quantise
 
 PANEL = 32
 PAGE = 16

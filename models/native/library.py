@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from models.native.layout import Packed
+from headrace.models.native.layout import Packed
 
 _VERSION = 4
 

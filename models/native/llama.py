@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from models.engine.runner import Interrupt, Interrupted, Row, StepPlan
-from models.families.llama import LlamaConfig
-from models.families.lora import AdapterLayers
-from models.families.model import ModelWithCache
-from models.families.rope import inverse_frequencies
-from models.families.safetensors_reader import Weights
-from models.native.adapter import NativeAdapter
-from models.native.layout import PAGE, Packed, interleave_gate_up, pack, round_up
-from models.native.library import (
+from headrace.models.engine.runner import Interrupt, Interrupted, Row, StepPlan
+from headrace.models.families.llama import LlamaConfig
+from headrace.models.families.lora import AdapterLayers
+from headrace.models.families.model import ModelWithCache
+from headrace.models.families.rope import inverse_frequencies
+from headrace.models.families.safetensors_reader import Weights
+from headrace.models.native.adapter import NativeAdapter
+from headrace.models.native.layout import PAGE, Packed, interleave_gate_up, pack, round_up
+from headrace.models.native.library import (
     INTERRUPTED,
     NO_MEMORY,
     Kernels,
@@ -29,9 +29,9 @@ from models.native.library import (
     PassStruct,
     pointer_of,
 )
-from models.tensors.huge_pages import Arena, zeros
-from models.tensors.precision import activation_dtype
-from models.tensors.quantised import GROUP
+from headrace.models.tensors.huge_pages import Arena, zeros
+from headrace.models.tensors.precision import activation_dtype
+from headrace.models.tensors.quantised import GROUP
 
 
 class NativeKvCache:

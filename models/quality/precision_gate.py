@@ -8,14 +8,14 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from models.families.model_folder import folder_digest, small_files
-from models.loading.torch_load import runner_for
-from models.quality.scores import Quality, compare, free_memory, score_texts
-from models.quality.texts import TEXTS
-from models.tensors.quantised import SCHEME
-from prompts.tokenizer import load_tokenizer
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.families.model_folder import folder_digest, small_files
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.quality.scores import Quality, compare, free_memory, score_texts
+from headrace.models.quality.texts import TEXTS
+from headrace.models.tensors.quantised import SCHEME
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 
 MAX_KL = 0.012
 MIN_TOP1 = 0.94

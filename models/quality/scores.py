@@ -14,8 +14,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from models.engine.requests import SampledLogprobs
-from models.runners.torch_runner import TorchRunner
+from headrace.models.engine.requests import SampledLogprobs
+from headrace.models.runners.torch_runner import TorchRunner
 
 P = ParamSpec("P")
 T = TypeVar("T")

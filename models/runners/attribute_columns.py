@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from prompts.tabular.items import Items
-from store.tasks.recommend import AttributeCondition
+from headrace.prompts.tabular.items import Items
+from headrace.store.tasks.recommend import AttributeCondition
 
 _MISSING = -1
 

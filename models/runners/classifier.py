@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import small_files
-from models.runners.encoder import finite_bytes, padded, read_model
-from models.runners.torch_runner import translate_torch_errors
-from prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head, read_classifier
-from store.settings import Settings
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import small_files
+from headrace.models.runners.encoder import finite_bytes, padded, read_model
+from headrace.models.runners.torch_runner import translate_torch_errors
+from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head, read_classifier
+from headrace.store.settings import Settings
 
 _TYPED_FAMILIES = ("albert", "bert", "deberta", "deberta-v2", "electra")
 """Those that are told for each token which text of the pair it is of; the tokenizers of the others do not mark it."""

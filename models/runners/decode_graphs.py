@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from models.families.model import ModelWithCache
-from models.tensors.block_table import BlockTableBatch
+from headrace.models.families.model import ModelWithCache
+from headrace.models.tensors.block_table import BlockTableBatch
 
 log = logging.getLogger(__name__)
 

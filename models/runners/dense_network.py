@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch.nn.functional import linear
 
-from models.families.safetensors_reader import Weights
-from prompts.tasks.predict import Activation, DenseConfig
+from headrace.models.families.safetensors_reader import Weights
+from headrace.prompts.tasks.predict import Activation, DenseConfig
 
 _ACTIVATIONS = {
     Activation.RELU: torch.relu,

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from models.engine.requests import RequestId
-from models.engine.runner import Row, Sampled, StepPlan
-from models.families.model import ModelWithCache
-from models.runners.decode_graphs import DecodeGraphs
-from models.runners.torch_runner import TorchRunner, translate_torch_errors
-from models.sampling.device_sampler import NUM_CANDIDATES, SamplingInput, choose, is_simple, sampling_input
-from models.sampling.sampler import draw
-from models.tensors.transfer import HostCopy
-from prompts.grammar import Grammars
+from headrace.models.engine.requests import RequestId
+from headrace.models.engine.runner import Row, Sampled, StepPlan
+from headrace.models.families.model import ModelWithCache
+from headrace.models.runners.decode_graphs import DecodeGraphs
+from headrace.models.runners.torch_runner import TorchRunner, translate_torch_errors
+from headrace.models.sampling.device_sampler import NUM_CANDIDATES, SamplingInput, choose, is_simple, sampling_input
+from headrace.models.sampling.sampler import draw
+from headrace.models.tensors.transfer import HostCopy
+from headrace.prompts.grammar import Grammars
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 from transformers import AutoModel
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import small_files, weight_files
-from models.families.transformers_probe import silence
-from models.families.transformers_reader import read_with_transformers, refuse_faults
-from models.runners.torch_runner import translate_torch_errors
-from models.tensors.precision import resolve_device, resolve_dtype
-from prompts.tasks.embed import Dense, Embedder, Pooling, read_embedder
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import small_files, weight_files
+from headrace.models.families.transformers_probe import silence
+from headrace.models.families.transformers_reader import read_with_transformers, refuse_faults
+from headrace.models.runners.torch_runner import translate_torch_errors
+from headrace.models.tensors.precision import resolve_device, resolve_dtype
+from headrace.prompts.tasks.embed import Dense, Embedder, Pooling, read_embedder
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 
 
 class TorchEncoder:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from models.engine.requests import EncodeRow
+from headrace.models.engine.requests import EncodeRow
 
 PrepareImage: TypeAlias = Callable[[Any], Any]
 """Returns a decoded picture (``prompts.vision.pictures``) as the model takes it. Called from many threads at once."""

@@ -13,16 +13,16 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import small_files
-from models.runners.classifier import ACTIVATIONS
-from models.runners.encoder import finite_bytes, padded, read_model
-from models.runners.image_rows import PrepareImage, by_shape, dimensions_of, pixels_of
-from models.runners.torch_runner import translate_torch_errors
-from prompts.tasks.embed import Embedder, read_embedder
-from prompts.vision.image_folder import CLS_TYPES, ImageClassifierSettings, read_image_classifier
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import small_files
+from headrace.models.runners.classifier import ACTIVATIONS
+from headrace.models.runners.encoder import finite_bytes, padded, read_model
+from headrace.models.runners.image_rows import PrepareImage, by_shape, dimensions_of, pixels_of
+from headrace.models.runners.torch_runner import translate_torch_errors
+from headrace.prompts.tasks.embed import Embedder, read_embedder
+from headrace.prompts.vision.image_folder import CLS_TYPES, ImageClassifierSettings, read_image_classifier
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 
 
 def image_processor(folder: Path) -> PrepareImage:

@@ -11,9 +11,9 @@ from asyncio import CancelledError
 from collections.abc import Sequence
 from typing import Any
 
+from headrace.models.engine.requests import EncodeRow, RunnerFailed
+from headrace.models.engine.step_runner import is_out_of_memory
 from headrace.tasks import Runner, Task, TaskError, run_batch
-from models.engine.requests import EncodeRow, RunnerFailed
-from models.engine.step_runner import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -11,20 +11,20 @@ from typing import Final
 import torch
 from torch.nn.functional import normalize
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import small_files
-from models.families.safetensors_reader import Weights
-from models.runners.attribute_columns import AttributeColumns
-from models.runners.dense_network import DenseNetwork, read_network
-from models.runners.encoder import finite_bytes
-from models.runners.torch_runner import translate_torch_errors
-from models.tensors.precision import resolve_device
-from prompts.tabular.feature_schema import read_config
-from prompts.tabular.items import Items, read_items
-from prompts.tasks.recommend import ITEMS_FILE, RecommenderConfig, RecommendQuery, Similarity
-from store.errors import ModelLoadError
-from store.settings import Settings
-from store.tasks.recommend import MAX_TOP_K
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import small_files
+from headrace.models.families.safetensors_reader import Weights
+from headrace.models.runners.attribute_columns import AttributeColumns
+from headrace.models.runners.dense_network import DenseNetwork, read_network
+from headrace.models.runners.encoder import finite_bytes
+from headrace.models.runners.torch_runner import translate_torch_errors
+from headrace.models.tensors.precision import resolve_device
+from headrace.prompts.tabular.feature_schema import read_config
+from headrace.prompts.tabular.items import Items, read_items
+from headrace.prompts.tasks.recommend import ITEMS_FILE, RecommenderConfig, RecommendQuery, Similarity
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
+from headrace.store.tasks.recommend import MAX_TOP_K
 
 NUMBER_FORMAT: Final = "float32"
 _ITEMS: Final = "items.weight"

@@ -10,19 +10,19 @@ from typing import Final
 
 import torch
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import small_files
-from models.families.safetensors_reader import Weights
-from models.runners.dense_network import DenseNetwork, read_network
-from models.runners.encoder import finite_bytes
-from models.runners.integrated_gradients import integrated_gradients
-from models.runners.torch_runner import translate_torch_errors
-from models.tensors.precision import resolve_device
-from prompts.tabular.feature_schema import read_config
-from prompts.tasks.predict import Objective, TabularConfig
-from store.errors import ModelLoadError
-from store.settings import Settings
-from store.tasks.predict import MAX_ROWS
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import small_files
+from headrace.models.families.safetensors_reader import Weights
+from headrace.models.runners.dense_network import DenseNetwork, read_network
+from headrace.models.runners.encoder import finite_bytes
+from headrace.models.runners.integrated_gradients import integrated_gradients
+from headrace.models.runners.torch_runner import translate_torch_errors
+from headrace.models.tensors.precision import resolve_device
+from headrace.prompts.tabular.feature_schema import read_config
+from headrace.prompts.tasks.predict import Objective, TabularConfig
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
+from headrace.store.tasks.predict import MAX_ROWS
 
 NUMBER_FORMAT: Final = "float32"
 

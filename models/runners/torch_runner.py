@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.requests import EngineRequest, RequestId, SamplingParams
-from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
-from models.families.model import CausalModel, ForwardBatch, ModelWithCache
-from models.sampling.prompt_scores import PromptScores
-from models.sampling.sample_positions import num_accepted, sample_positions
-from models.sampling.sampler import Choice, Sampler
-from prompts.grammar import Grammars
+from headrace.models.engine.requests import EngineRequest, RequestId, SamplingParams
+from headrace.models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
+from headrace.models.families.model import CausalModel, ForwardBatch, ModelWithCache
+from headrace.models.sampling.prompt_scores import PromptScores
+from headrace.models.sampling.sample_positions import num_accepted, sample_positions
+from headrace.models.sampling.sampler import Choice, Sampler
+from headrace.prompts.grammar import Grammars
 
 _SPARE_TOKENS = 16
 """Up to this number of tokens, a pass on a CPU is bound by memory bandwidth, not by arithmetic."""

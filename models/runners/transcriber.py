@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from models.engine.requests import EncodeRow, NumericalError
-from models.families.model_folder import small_files
-from models.runners.encoder import read_model
-from models.runners.torch_runner import translate_torch_errors
-from models.runners.transcription import ChunkTranscript, TokenSegment
-from prompts.audio.transcriber_folder import TranscriberSettings, read_transcriber
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.engine.requests import EncodeRow, NumericalError
+from headrace.models.families.model_folder import small_files
+from headrace.models.runners.encoder import read_model
+from headrace.models.runners.torch_runner import translate_torch_errors
+from headrace.models.runners.transcription import ChunkTranscript, TokenSegment
+from headrace.prompts.audio.transcriber_folder import TranscriberSettings, read_transcriber
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 
 _MOST_ROUNDS: Final = 100
 """The model goes on where its last segment of a chunk ended. More rounds for 30 s come of a model that is stuck."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.requests import SamplingParams
-from models.sampling.sampler import kept_weights, number, pick, pick_whole, reduced, sum_of
+from headrace.models.engine.requests import SamplingParams
+from headrace.models.sampling.sampler import kept_weights, number, pick, pick_whole, reduced, sum_of
 
 NUM_CANDIDATES = 1024
 """How many of the most likely tokens top-k and top-p look at."""

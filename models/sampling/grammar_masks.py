@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import torch
 
-from models.engine.requests import EngineRequest, RequestId, RequestInvalid
-from models.sampling.sample_positions import SamplePosition
-from prompts.grammar import Grammars, Matcher
-from store.errors import InvalidRequest
+from headrace.models.engine.requests import EngineRequest, RequestId, RequestInvalid
+from headrace.models.sampling.sample_positions import SamplePosition
+from headrace.prompts.grammar import Grammars, Matcher
+from headrace.store.errors import InvalidRequest
 
 _MAX_CHECKED = 4096
 """The most matchers of requests that were checked and have not started. A request may never be submitted."""

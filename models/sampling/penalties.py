@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from models.engine.requests import EngineRequest, RequestId
-from models.sampling.sample_positions import SamplePosition
+from headrace.models.engine.requests import EngineRequest, RequestId
+from headrace.models.sampling.sample_positions import SamplePosition
 
 
 class _TokenCounts:

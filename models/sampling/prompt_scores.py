@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from models.engine.requests import RequestId, SampledLogprobs
-from models.engine.runner import Row, Sampled
-from models.sampling.sampler import logprobs_of
+from headrace.models.engine.requests import RequestId, SampledLogprobs
+from headrace.models.engine.runner import Row, Sampled
+from headrace.models.sampling.sampler import logprobs_of
 
 _POSITIONS = 64
 

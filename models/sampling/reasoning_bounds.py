@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from models.engine.reasoning import ReasoningTracker
-from models.engine.requests import RequestId
-from models.sampling.sample_positions import SamplePosition
+from headrace.models.engine.reasoning import ReasoningTracker
+from headrace.models.engine.requests import RequestId
+from headrace.models.sampling.sample_positions import SamplePosition
 
 
 class ReasoningBounds:

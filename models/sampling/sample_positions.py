@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from models.engine.runner import Row
+from headrace.models.engine.runner import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.requests import EngineRequest, RequestId, SampledLogprobs, SamplingParams
-from models.sampling.grammar_masks import GrammarMasks
-from models.sampling.penalties import Penalties
-from models.sampling.reasoning_bounds import ReasoningBounds
-from models.sampling.sample_positions import SamplePosition
-from models.sampling.token_rules import add_bias_, forbid_banned_, forbid_early_ends_
-from prompts.grammar import Grammars
+from headrace.models.engine.requests import EngineRequest, RequestId, SampledLogprobs, SamplingParams
+from headrace.models.sampling.grammar_masks import GrammarMasks
+from headrace.models.sampling.penalties import Penalties
+from headrace.models.sampling.reasoning_bounds import ReasoningBounds
+from headrace.models.sampling.sample_positions import SamplePosition
+from headrace.models.sampling.token_rules import add_bias_, forbid_banned_, forbid_early_ends_
+from headrace.prompts.grammar import Grammars
 
 CHUNK = 512
 _CANDIDATES = (128, 1024)  # on the CPU, top-k and top-p try this many tokens before the whole vocabulary

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import torch
 
-from models.sampling.sample_positions import SamplePosition
+from headrace.models.sampling.sample_positions import SamplePosition
 
 
 def add_bias_(logits: torch.Tensor, indices: Sequence[int], positions: Sequence[SamplePosition]) -> None:

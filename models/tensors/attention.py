@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.tensors.kv_cache import KvCache
-from models.tensors.torch_batch import DecodeGroup, PrefillChunk, TorchBatch
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.torch_batch import DecodeGroup, PrefillChunk, TorchBatch
 
 
 @dataclass(frozen=True, slots=True)

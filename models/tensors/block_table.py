@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.runner import Row, StepPlan
-from models.tensors.transfer import to_device
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.tensors.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)

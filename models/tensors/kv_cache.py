@@ -12,7 +12,7 @@ blocks of a failed request before another request gets them.
 
 import torch
 
-from models.tensors.huge_pages import zeros
+from headrace.models.tensors.huge_pages import zeros
 
 
 def _zeros(num_values: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

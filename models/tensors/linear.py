@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch.nn import functional
 
-from models.tensors.quantised import RoundedLinear
+from headrace.models.tensors.quantised import RoundedLinear
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """Rows (n, in) to rows (n, out)."""

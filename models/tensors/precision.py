@@ -2,7 +2,7 @@
 
 import torch
 
-from store.errors import CannotLoadHere, ModelLoadError
+from headrace.store.errors import CannotLoadHere, ModelLoadError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 

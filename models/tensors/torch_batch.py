@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.runner import Row, StepPlan
-from models.tensors.transfer import to_device
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.tensors.transfer import to_device
 
 Masks = dict[int | None, torch.Tensor | None]
 """The attention mask for each sliding window (``ModelConfig.windows``). None is the plain causal mask."""

@@ -13,12 +13,12 @@ from importlib import import_module
 
 import torch
 
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Row, StepPlan
-from models.tensors.attention import attend
-from models.tensors.block_table import BlockTableBatch, BlockTableBatchBuilder
-from models.tensors.kv_cache import KvCache
-from models.tensors.torch_batch import TorchBatchBuilder
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.tensors.attention import attend
+from headrace.models.tensors.block_table import BlockTableBatch, BlockTableBatchBuilder
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.torch_batch import TorchBatchBuilder
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import re2
 
-from policy.classification.category_words import WEIGHTED
-from policy.text.normalisation import normalise
-from policy.text.patterns import options
+from headrace.policy.classification.category_words import WEIGHTED
+from headrace.policy.text.normalisation import normalise
+from headrace.policy.text.patterns import options
 
 CATEGORIES = (
     "harassment",

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from policy.recognisers.secret_words import NO_QUALIFIER, NO_SECRET_KEY, QUALIFIER, WORD, names_secret
-from policy.recognisers.shapes import (
+from headrace.policy.recognisers.secret_words import NO_QUALIFIER, NO_SECRET_KEY, QUALIFIER, WORD, names_secret
+from headrace.policy.recognisers.shapes import (
     DOTTED,
     PLACEHOLDER,
     REFERENCE,
@@ -24,9 +24,9 @@ from policy.recognisers.shapes import (
     looks_secret,
     num_sorts,
 )
-from policy.recognisers.unannounced import KNOWN
-from policy.text.letter_triples import surprise
-from policy.text.patterns import compiled
+from headrace.policy.recognisers.unannounced import KNOWN
+from headrace.policy.text.letter_triples import surprise
+from headrace.policy.text.patterns import compiled
 
 PIN_LENGTHS = (4, 5, 8)
 MOST_DIGITS = 40

@@ -6,8 +6,8 @@ A check sees only text before a value, so the head is searched upwards from the 
 from itertools import takewhile
 from typing import Any
 
-from policy.recognisers.secret_words import WORD
-from policy.text.patterns import compiled
+from headrace.policy.recognisers.secret_words import WORD
+from headrace.policy.text.patterns import compiled
 
 _SEPARATORS = ("|", "\t", ";", ",")
 _SPACES = "  "

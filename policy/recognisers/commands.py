@@ -7,8 +7,15 @@ password: -p is a port, a path, a package or a project elsewhere.
 import re
 from collections.abc import Iterator
 
-from policy.recognisers.recogniser import Kind, Recogniser, Spans
-from policy.recognisers.shapes import is_plain, looks_chosen, looks_gibberish, looks_mixed, looks_random, looks_secret
+from headrace.policy.recognisers.recogniser import Kind, Recogniser, Spans
+from headrace.policy.recognisers.shapes import (
+    is_plain,
+    looks_chosen,
+    looks_gibberish,
+    looks_mixed,
+    looks_random,
+    looks_secret,
+)
 
 # The option, the programs that take a password by it, and whether a space may stand between the two.
 _OPTIONS = (

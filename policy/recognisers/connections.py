@@ -7,9 +7,9 @@ Azure's services separate by a semicolon, libpq by a space.
 
 import re
 
-from policy.recognisers.recogniser import MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
-from policy.recognisers.secret_words import names_secret
-from policy.recognisers.shapes import PLACEHOLDER, is_date, is_name
+from headrace.policy.recognisers.recogniser import MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
+from headrace.policy.recognisers.secret_words import names_secret
+from headrace.policy.recognisers.shapes import PLACEHOLDER, is_date, is_name
 
 # Settings of connections, from the manuals of ADO.NET, ODBC's drivers, JDBC, Npgsql, MySqlConnector, Azure and libpq.
 _SETTING = (

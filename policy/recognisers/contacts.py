@@ -11,9 +11,9 @@ import phonenumbers
 import re2
 from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumber
 
-from policy.recognisers.recogniser import Kind, Recogniser, Spans, Words, letters_and_digits
-from policy.text.normalisation import normalise
-from policy.text.patterns import options
+from headrace.policy.recognisers.recogniser import Kind, Recogniser, Spans, Words, letters_and_digits
+from headrace.policy.text.normalisation import normalise
+from headrace.policy.text.patterns import options
 
 _LETTERS = (
     r"a-zA-Z\u00c0-\u024f\u0300-\u036f\u0370-\u03ff\u0400-\u04ff\u0531-\u0587\u05d0-\u05ea\u0621-\u064a\u066e-\u06d3"

@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from stdnum import get_cc_module
 
-from policy.recognisers.recogniser import Kind, Recogniser, Spans, Words, letters_and_digits
+from headrace.policy.recognisers.recogniser import Kind, Recogniser, Spans, Words, letters_and_digits
 
 _NOT_PEOPLE = "order invoice part serial sku tracking version build ticket batch lot isbn ean imei vin phone tel fax"
 _ANYWHERE = r" national\sid identity\s(?:number|card|no)"

@@ -2,8 +2,8 @@
 
 from stdnum import luhn
 
-from policy.recognisers.national_ids import Proof, anything, national_id, of_stdnum
-from policy.recognisers.recogniser import Recogniser, letters_and_digits
+from headrace.policy.recognisers.national_ids import Proof, anything, national_id, of_stdnum
+from headrace.policy.recognisers.recogniser import Recogniser, letters_and_digits
 
 _ITSELF, _GROUPED, _ANNOUNCED = Proof.ITSELF, Proof.GROUPED, Proof.ANNOUNCED
 

@@ -3,7 +3,7 @@
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
-from policy.recognisers.recogniser import Kind, Recogniser, Spans, Words
+from headrace.policy.recognisers.recogniser import Kind, Recogniser, Spans, Words
 
 _VERSIONS = Words(
     r"ip ipv4 address addr host server client from",

@@ -4,7 +4,7 @@ import re
 
 from stdnum import iban, luhn
 
-from policy.recognisers.recogniser import Kind, Recogniser, Spans, Words, letters_and_digits
+from headrace.policy.recognisers.recogniser import Kind, Recogniser, Spans, Words, letters_and_digits
 
 _GROUP = re.compile(r"\d+")
 _USUAL_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 5, 6)}

@@ -2,9 +2,9 @@
 
 import re
 
-from policy.recognisers.recogniser import Kind, Recogniser, Spans
-from policy.recognisers.shapes import PLACEHOLDER, num_sorts
-from policy.text.letter_triples import surprise
+from headrace.policy.recognisers.recogniser import Kind, Recogniser, Spans
+from headrace.policy.recognisers.shapes import PLACEHOLDER, num_sorts
+from headrace.policy.text.letter_triples import surprise
 
 _NAME = (
     r"(?i:pass ?-?phrase|pass ?word|passwort|kennwort|contraseña|mot de passe|senha|wachtwoord|passwd|pwd"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from policy.text.normalisation import normalise
-from policy.text.patterns import compiled
+from headrace.policy.text.normalisation import normalise
+from headrace.policy.text.patterns import compiled
 
 CONTEXT_CHARS = 64
 """The number of characters before a candidate that its check reads, unless the recogniser has its own number."""

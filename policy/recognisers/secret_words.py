@@ -5,10 +5,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from policy.text.normalisation import normalise
-from policy.text.patterns import compiled
+from headrace.policy.text.normalisation import normalise
+from headrace.policy.text.patterns import compiled
 
-LEARNED = Path(str(files("policy") / "data/secret_words.txt"))
+LEARNED = Path(str(files("headrace.policy") / "data/secret_words.txt"))
 """Words from translations: a sort and a word, normalised, in a line. ``supply_chain.secret_words`` writes it."""
 
 

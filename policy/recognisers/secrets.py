@@ -6,11 +6,11 @@ import json
 import re
 from typing import Any
 
-from policy.recognisers.commands import COMMAND_PASSWORD
-from policy.recognisers.connections import CONNECTION
-from policy.recognisers.phrases import LINE, PHRASE, SEED
-from policy.recognisers.recogniser import MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
-from policy.recognisers.shapes import (
+from headrace.policy.recognisers.commands import COMMAND_PASSWORD
+from headrace.policy.recognisers.connections import CONNECTION
+from headrace.policy.recognisers.phrases import LINE, PHRASE, SEED
+from headrace.policy.recognisers.recogniser import MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
+from headrace.policy.recognisers.shapes import (
     LEAST_BITS,
     PLACEHOLDER,
     REFERENCE,
@@ -25,11 +25,11 @@ from policy.recognisers.shapes import (
     looks_mixed,
     looks_secret,
 )
-from policy.recognisers.stated import SAID_AFTER, STATED
-from policy.recognisers.unannounced import GENERATED, RANDOM, URL_PATH
-from policy.recognisers.vendor_keys import NAMED, VENDORS
-from policy.text.letter_triples import surprise
-from policy.text.patterns import compiled
+from headrace.policy.recognisers.stated import SAID_AFTER, STATED
+from headrace.policy.recognisers.unannounced import GENERATED, RANDOM, URL_PATH
+from headrace.policy.recognisers.vendor_keys import NAMED, VENDORS
+from headrace.policy.text.letter_triples import surprise
+from headrace.policy.text.patterns import compiled
 
 _LEAST_SURPRISE = 6.0
 _SENTENCE = re.compile(r"(?:\.|-{2,})+$")

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 
-from policy.text.letter_triples import surprise
+from headrace.policy.text.letter_triples import surprise
 
 LEAST_BITS = 2.5
 """Bits a character that the random part of a key has at least: xxxxxxxx and 12345 in documentation have fewer."""

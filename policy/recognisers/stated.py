@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from policy.recognisers.announced import (
+from headrace.policy.recognisers.announced import (
     HASHED,
     LITERAL,
     MOST_DIGITS,
@@ -23,10 +23,10 @@ from policy.recognisers.announced import (
     is_short_key,
     is_typed,
 )
-from policy.recognisers.columns import column_sort
-from policy.recognisers.labels import goes_on, is_label
-from policy.recognisers.recogniser import CONTEXT_CHARS, MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
-from policy.recognisers.secret_words import (
+from headrace.policy.recognisers.columns import column_sort
+from headrace.policy.recognisers.labels import goes_on, is_label
+from headrace.policy.recognisers.recogniser import CONTEXT_CHARS, MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
+from headrace.policy.recognisers.secret_words import (
     BARE_PAIR,
     BOTH,
     CALL,
@@ -40,7 +40,7 @@ from policy.recognisers.secret_words import (
     USERS,
     WORD,
 )
-from policy.recognisers.shapes import (
+from headrace.policy.recognisers.shapes import (
     DOTTED,
     PLACEHOLDER,
     REFERENCE,
@@ -54,8 +54,8 @@ from policy.recognisers.shapes import (
     looks_mixed,
     looks_secret,
 )
-from policy.text.letter_triples import surprise
-from policy.text.patterns import compiled
+from headrace.policy.text.letter_triples import surprise
+from headrace.policy.text.patterns import compiled
 
 # ASCII and the alphabets of Latin, Greek and Cyrillic letters, without quotes, brackets and signs between values.
 _LETTERS = r"\u00a1-\u00aa\u00ac-\u00ba\u00bc-\u052f"

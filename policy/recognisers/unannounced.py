@@ -2,9 +2,9 @@
 
 import re
 
-from policy.recognisers.recogniser import Kind, Recogniser, Spans
-from policy.recognisers.shapes import PLACEHOLDER, UUID, looks_drawn, looks_random, num_sorts
-from policy.text.letter_triples import surprise
+from headrace.policy.recognisers.recogniser import Kind, Recogniser, Spans
+from headrace.policy.recognisers.shapes import PLACEHOLDER, UUID, looks_drawn, looks_random, num_sorts
+from headrace.policy.text.letter_triples import surprise
 
 KNOWN = re.compile(
     r"(?i)(?:\b|_)(?:sha-?\d*|md5|blake\w*|digest|checksum|integrity|hash|etag|commit|revision|rev|fingerprint|nonce"

@@ -114,7 +114,7 @@ _MORE = (
     r"(?:sdk|api|mob)-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}",
 )
 
-_TAKEN: Any = json.loads((files("policy") / "data/vendor_keys.json").read_text())
+_TAKEN: Any = json.loads((files("headrace.policy") / "data/vendor_keys.json").read_text())
 
 VENDORS: tuple[str, ...] = (*dict.fromkeys(_TAKEN["alone"].values()), *_MORE)
 """Keys that identify their vendor."""

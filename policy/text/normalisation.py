@@ -8,7 +8,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from policy.text.escapes import STAND_INS
+from headrace.policy.text.escapes import STAND_INS
 
 # Unicode's Default_Ignorable_Code_Point, and combining marks that enclose a character.
 _INVISIBLE = frozenset(

@@ -23,13 +23,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import Scope
 
-from producer_api.caches.ttl_cache import TtlCache
-from store.db.database import Database
-from store.errors import Forbidden, Unauthenticated
-from store.tenants import api_keys
-from store.tenants.api_keys import Principal
+from headrace.producer_api.caches.ttl_cache import TtlCache
+from headrace.store.db.database import Database
+from headrace.store.errors import Forbidden, Unauthenticated
+from headrace.store.tenants import api_keys
+from headrace.store.tenants.api_keys import Principal
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 KEEP_S = 10.0
 REFUSAL_CODES = frozenset({"invalid_api_key", "insufficient_scope", "model_not_allowed"})

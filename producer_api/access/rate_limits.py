@@ -18,13 +18,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import Scope
 
-from producer_api.caches.ttl_cache import LoadingCache
-from store.db.database import Database
-from store.errors import HeadraceError, InvalidRequest, RateLimited
-from store.redis.rate_limiter import Decision, Limiter, Spend
-from store.settings import Settings
-from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import Limits, RequestLimits, read_limits
+from headrace.producer_api.caches.ttl_cache import LoadingCache
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, InvalidRequest, RateLimited
+from headrace.store.redis.rate_limiter import Decision, Limiter, Spend
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tenants.tenant_limits import Limits, RequestLimits, read_limits
 
 KEEP_S = 2.0
 """The longest time until a changed limit takes effect in every process."""

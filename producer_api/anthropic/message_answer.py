@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from producer_api.openai.chat_answer import Entries, answer_of, answer_reader, is_cut, made_of_input
-from prompts.answer_reader import AnswerPiece
-from prompts.reasoning import ReasoningPiece
-from prompts.tool_calls import CallPiece, ContentPiece, call_id
-from store.jobs.jobs import Job
-from store.payloads.job_payload import ServiceClass
+from headrace.producer_api.openai.chat_answer import Entries, answer_of, answer_reader, is_cut, made_of_input
+from headrace.prompts.answer_reader import AnswerPiece
+from headrace.prompts.reasoning import ReasoningPiece
+from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.job_payload import ServiceClass
 
 Event = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
 
-from producer_api.anthropic.message_turns import LenientBody, MessageTurn, TextPart, messages_of
-from producer_api.openai.foreign_fields import (
+from headrace.producer_api.anthropic.message_turns import LenientBody, MessageTurn, TextPart, messages_of
+from headrace.producer_api.openai.foreign_fields import (
     FOREIGN,
     INSTEAD,
     IsHarmless,
@@ -20,17 +20,23 @@ from producer_api.openai.foreign_fields import (
     refuse_unsupported,
     unsupported,
 )
-from producer_api.openai.request_fields import JOB_FIELDS, JobOptions, job_fields, refuse_near_misses, turns_beside
-from producer_api.openai.response_format import GUIDED, json_grammar
-from producer_api.server.errors import from_validation
-from store.errors import HeadraceError, InvalidRequest
-from store.payloads.job_payload import ServiceClass
-from store.payloads.prompt_reference import PromptReference
-from store.payloads.reasoning import ReasoningEffort
-from store.payloads.sampling_params import GrammarSpec
-from store.payloads.server_tools import ServerTools
-from store.payloads.truncation import Truncation
-from store.tasks.generate import GenerateRequest
+from headrace.producer_api.openai.request_fields import (
+    JOB_FIELDS,
+    JobOptions,
+    job_fields,
+    refuse_near_misses,
+    turns_beside,
+)
+from headrace.producer_api.openai.response_format import GUIDED, json_grammar
+from headrace.producer_api.server.errors import from_validation
+from headrace.store.errors import HeadraceError, InvalidRequest
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.payloads.prompt_reference import PromptReference
+from headrace.store.payloads.reasoning import ReasoningEffort
+from headrace.store.payloads.sampling_params import GrammarSpec
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.truncation import Truncation
+from headrace.store.tasks.generate import GenerateRequest
 
 
 class MessageTool(LenientBody):

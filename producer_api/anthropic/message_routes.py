@@ -7,20 +7,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.anthropic.message_answer import MessageAnswer
-from producer_api.anthropic.message_request import CountTokensRequest, MessageRequest, as_sent, to_job
-from producer_api.anthropic.message_views import DOCUMENTED_ERRORS, DOCUMENTED_MESSAGE, MessageTokensCount
-from producer_api.anthropic.turns_message import TurnsMessageAnswer
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.openai.request_fields import is_kept
-from producer_api.openai.synchronous import CompletionResponder, StreamFormat
-from producer_api.server.anthropic_errors import error_object
-from producer_api.server.errors import body_of, status_of
-from producer_api.server.sse import named
-from producer_api.streaming.turns import has_turns
-from store.errors import HeadraceError
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.anthropic.message_answer import MessageAnswer
+from headrace.producer_api.anthropic.message_request import CountTokensRequest, MessageRequest, as_sent, to_job
+from headrace.producer_api.anthropic.message_views import DOCUMENTED_ERRORS, DOCUMENTED_MESSAGE, MessageTokensCount
+from headrace.producer_api.anthropic.turns_message import TurnsMessageAnswer
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.openai.request_fields import is_kept
+from headrace.producer_api.openai.synchronous import CompletionResponder, StreamFormat
+from headrace.producer_api.server.anthropic_errors import error_object
+from headrace.producer_api.server.errors import body_of, status_of
+from headrace.producer_api.server.sse import named
+from headrace.producer_api.streaming.turns import has_turns
+from headrace.store.errors import HeadraceError
 
 router = APIRouter(prefix="/v1/messages", tags=["anthropic"], route_class=StrictJsonRoute, responses=DOCUMENTED_ERRORS)
 

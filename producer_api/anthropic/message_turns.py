@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictBool
 
-from producer_api.openai.foreign_fields import not_text, unsupported
-from producer_api.openai.message_parts import ImagePart, joined
-from store.errors import InvalidRequest
-from store.payloads.strict_model import Body
+from headrace.producer_api.openai.foreign_fields import not_text, unsupported
+from headrace.producer_api.openai.message_parts import ImagePart, joined
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.strict_model import Body
 
 _BLOCKS = {"user": "text, image and tool_result", "assistant": "text, thinking and tool_use", "system": "text"}
 _FAILED = "Error: "

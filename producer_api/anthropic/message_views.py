@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from producer_api.server.anthropic_errors import ERROR_TYPES, error_type
-from producer_api.server.errors import DOCUMENTED
-from store.payloads.prompt_reference import PromptUse
-from store.payloads.truncation import Truncated
+from headrace.producer_api.server.anthropic_errors import ERROR_TYPES, error_type
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.payloads.truncation import Truncated
 
 
 class AnthropicErrorDetail(BaseModel):

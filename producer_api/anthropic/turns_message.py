@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from producer_api.anthropic.message_answer import Block, Event, MessageAnswer, input_of
-from producer_api.openai.chat_answer import Entries
-from producer_api.openai.turns_answer import TurnReaders
-from producer_api.streaming.turns import CallEnded, TurnCall
-from prompts.answer_reader import AnswerPiece
-from prompts.tool_calls import CallPiece, ContentPiece
-from store.jobs.jobs import Job
-from store.payloads.tool_definition import SEPARATOR, server_of
+from headrace.producer_api.anthropic.message_answer import Block, Event, MessageAnswer, input_of
+from headrace.producer_api.openai.chat_answer import Entries
+from headrace.producer_api.openai.turns_answer import TurnReaders
+from headrace.producer_api.streaming.turns import CallEnded, TurnCall
+from headrace.prompts.answer_reader import AnswerPiece
+from headrace.prompts.tool_calls import CallPiece, ContentPiece
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.tool_definition import SEPARATOR, server_of
 
 OWN_SERVER = "headrace"
 """The ``server_name`` of tools that are no server's."""

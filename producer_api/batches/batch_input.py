@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from producer_api.http.requests import check_counts
-from producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
-from producer_api.tasks.registry import read_task
-from producer_api.tasks.task_routes import ParsedRequest
-from store.encryption.vault import has_nul
-from store.errors import HeadraceError, InvalidRequest
+from headrace.producer_api.http.requests import check_counts
+from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
+from headrace.producer_api.tasks.registry import read_task
+from headrace.producer_api.tasks.task_routes import ParsedRequest
+from headrace.store.encryption.vault import has_nul
+from headrace.store.errors import HeadraceError, InvalidRequest
 
 MAX_ERRORS = 100
 """Most errors reported for one input file."""

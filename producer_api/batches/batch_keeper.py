@@ -18,36 +18,36 @@ from itertools import islice
 
 import structlog
 
-from producer_api.batches.batch_input import RawLine, first_bytes, read_lines
-from producer_api.batches.batch_lines import LineReader
-from producer_api.batches.batch_results import publish
-from producer_api.batches.batch_round_robin import WAITING_S, BatchRoundRobin
-from producer_api.batches.batch_validation import validate
-from producer_api.pipelines.pipeline_mirrors import PipelineMirrors
-from producer_api.server.errors import internal_error
-from producer_api.server.request_spans import record_accept
-from producer_api.submission.pipeline_lines import PipelineLines
-from producer_api.submission.queue_limits import QueueLimits
-from producer_api.submission.submit import Submissions
-from prompts.sandbox.turns import on_behalf_of
-from store.batches import batch_steps
-from store.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, ParsedLine
-from store.batches.batches import Batch
-from store.db.database import Database
-from store.db.leader_election import Leadership
-from store.encryption_keys import open_vault
-from store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
-from store.files import files, uploads
-from store.files.blob_storage import Blobs
-from store.retrieval import vector_stores
-from store.schema.batch_states import BatchStatus
-from store.settings import Settings
-from store.tenants.api_keys import Principal
-from store.tracing.spans import now_ns
-from store.tracing.trace_context import read_traceparent
-from store.tracing.tracing import OFF, Tracing
+from headrace.producer_api.batches.batch_input import RawLine, first_bytes, read_lines
+from headrace.producer_api.batches.batch_lines import LineReader
+from headrace.producer_api.batches.batch_results import publish
+from headrace.producer_api.batches.batch_round_robin import WAITING_S, BatchRoundRobin
+from headrace.producer_api.batches.batch_validation import validate
+from headrace.producer_api.pipelines.pipeline_mirrors import PipelineMirrors
+from headrace.producer_api.server.errors import internal_error
+from headrace.producer_api.server.request_spans import record_accept
+from headrace.producer_api.submission.pipeline_lines import PipelineLines
+from headrace.producer_api.submission.queue_limits import QueueLimits
+from headrace.producer_api.submission.submit import Submissions
+from headrace.prompts.sandbox.turns import on_behalf_of
+from headrace.store.batches import batch_steps
+from headrace.store.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, ParsedLine
+from headrace.store.batches.batches import Batch
+from headrace.store.db.database import Database
+from headrace.store.db.leader_election import Leadership
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
+from headrace.store.files import files, uploads
+from headrace.store.files.blob_storage import Blobs
+from headrace.store.retrieval import vector_stores
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.spans import now_ns
+from headrace.store.tracing.trace_context import read_traceparent
+from headrace.store.tracing.tracing import OFF, Tracing
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 TURN_S = 0.02
 """Shortest time between two turns with work. A turn that ends earlier runs another round."""

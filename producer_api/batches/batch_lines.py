@@ -7,24 +7,31 @@ from typing import Any
 
 import structlog
 
-from producer_api.batches.batch_input import LineRefused, RawLine, Request, custom_id_of, model_of, read_request
-from producer_api.batches.line_targets import LineTarget, target_of
-from producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
-from producer_api.server.errors import body_of, internal_error, status_of
-from producer_api.submission.input_policy import check_fixed, guarded
-from producer_api.submission.pipeline_lines import PipelineLines
-from producer_api.submission.submit import Submissions
-from store.batches.batch_steps import ParsedLine
-from store.batches.batches import Batch
-from store.db.database import Database
-from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unavailable
-from store.jobs.jobs import Accepted, NewJob
-from store.settings import Settings
-from store.tenants.api_keys import Principal, principal_of
-from store.tracing.trace_context import TraceContext, read_traceparent
-from store.tracing.tracing import OFF, Tracing
+from headrace.producer_api.batches.batch_input import (
+    LineRefused,
+    RawLine,
+    Request,
+    custom_id_of,
+    model_of,
+    read_request,
+)
+from headrace.producer_api.batches.line_targets import LineTarget, target_of
+from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
+from headrace.producer_api.server.errors import body_of, internal_error, status_of
+from headrace.producer_api.submission.input_policy import check_fixed, guarded
+from headrace.producer_api.submission.pipeline_lines import PipelineLines
+from headrace.producer_api.submission.submit import Submissions
+from headrace.store.batches.batch_steps import ParsedLine
+from headrace.store.batches.batches import Batch
+from headrace.store.db.database import Database
+from headrace.store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unavailable
+from headrace.store.jobs.jobs import Accepted, NewJob
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import Principal, principal_of
+from headrace.store.tracing.trace_context import TraceContext, read_traceparent
+from headrace.store.tracing.tracing import OFF, Tracing
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 # No webhook per line: only the end of the batch sends an event.
 _NO_EVENTS = {"events": list[str]()}

@@ -12,21 +12,21 @@ from typing import Any
 
 import orjson
 
-from producer_api.batches.batch_input import RawLine, custom_id_of, first_bytes, read_lines, read_request
-from producer_api.server.errors import body_of, internal_error, status_of
-from producer_api.tasks.task_routes import ParsedRequest
-from store.batches import batch_steps
-from store.batches.batch_steps import ResultFiles, StoredLine
-from store.batches.batches import Batch
-from store.db.database import Database
-from store.errors import HeadraceError
-from store.files import files
-from store.files.blob_storage import Blobs, BlobWriter
-from store.jobs import jobs
-from store.jobs.jobs import Job
-from store.schema.batch_states import BatchStatus
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.producer_api.batches.batch_input import RawLine, custom_id_of, first_bytes, read_lines, read_request
+from headrace.producer_api.server.errors import body_of, internal_error, status_of
+from headrace.producer_api.tasks.task_routes import ParsedRequest
+from headrace.store.batches import batch_steps
+from headrace.store.batches.batch_steps import ResultFiles, StoredLine
+from headrace.store.batches.batches import Batch
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError
+from headrace.store.files import files
+from headrace.store.files.blob_storage import Blobs, BlobWriter
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
 
 OK = 200
 _LINES_PER_PIECE = 64

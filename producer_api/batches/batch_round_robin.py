@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from store.batches.batch_steps import LiveBatch
+from headrace.store.batches.batch_steps import LiveBatch
 
 WAITING_S = 0.1
 LONGEST_WAIT_S = 1.0

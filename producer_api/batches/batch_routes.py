@@ -12,29 +12,29 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.batches.batch_keeper import BatchKeeper
-from producer_api.files.file_routes import check_life_s
-from producer_api.files.file_views import BatchList, BatchObject, batch_list, batch_object
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.submission.draft_job import Origin
-from producer_api.submission.idempotency import MAX_KEY_CHARS
-from producer_api.submission.input_policy import guarded
-from producer_api.submission.submit import RETRY_WITHIN_S
-from producer_api.tasks.registry import parser_of
-from store.batches import batches
-from store.batches.batches import Batch, NewBatch
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.files import files
-from store.files.files import File, Purpose
-from store.payloads.job_payload import MetadataKey, MetadataValue
-from store.payloads.strict_model import Body
-from store.registry.policies import EVERY_MODEL
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.batches.batch_keeper import BatchKeeper
+from headrace.producer_api.files.file_routes import check_life_s
+from headrace.producer_api.files.file_views import BatchList, BatchObject, batch_list, batch_object
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.submission.idempotency import MAX_KEY_CHARS
+from headrace.producer_api.submission.input_policy import guarded
+from headrace.producer_api.submission.submit import RETRY_WITHIN_S
+from headrace.producer_api.tasks.registry import parser_of
+from headrace.store.batches import batches
+from headrace.store.batches.batches import Batch, NewBatch
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.files import files
+from headrace.store.files.files import File, Purpose
+from headrace.store.payloads.job_payload import MetadataKey, MetadataValue
+from headrace.store.payloads.strict_model import Body
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -4,13 +4,13 @@ from collections.abc import Generator
 from hashlib import blake2b
 from typing import Any
 
-from producer_api.batches.batch_input import MAX_ERRORS, LineRefused, RawLine, read_lines
-from producer_api.batches.batch_lines import LineReader
-from store.batches import batch_steps
-from store.batches.batches import Batch
-from store.db.database import Database
-from store.files.blob_storage import Blobs
-from store.settings import Settings
+from headrace.producer_api.batches.batch_input import MAX_ERRORS, LineRefused, RawLine, read_lines
+from headrace.producer_api.batches.batch_lines import LineReader
+from headrace.store.batches import batch_steps
+from headrace.store.batches.batches import Batch
+from headrace.store.db.database import Database
+from headrace.store.files.blob_storage import Blobs
+from headrace.store.settings import Settings
 
 MESSAGES_URL = "/v1/messages"
 """Anthropic's batches begin with whatever they have: a bad line is an error of that line, in the results."""

@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
-from producer_api.submission.pipeline_lines import PipelineLines
-from producer_api.submission.pipelines import PipelineVersion
-from producer_api.submission.submit import Submissions
-from producer_api.tasks.task_routes import ParsedRequest
-from store.batches.batches import Batch
-from store.errors import NotFound
-from store.jobs.jobs import NewJob
-from store.payloads.job_payload import ServiceClass
-from store.registry.models import ModelVersion, queue_name
-from store.registry.policies import EVERY_MODEL
-from store.tasks.generate import GenerateRequest
-from store.tenants.api_keys import Principal
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
+from headrace.producer_api.submission.pipeline_lines import PipelineLines
+from headrace.producer_api.submission.pipelines import PipelineVersion
+from headrace.producer_api.submission.submit import Submissions
+from headrace.producer_api.tasks.task_routes import ParsedRequest
+from headrace.store.batches.batches import Batch
+from headrace.store.errors import NotFound
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.trace_context import TraceContext
 
 _OF_BATCH: Final[dict[str, Any]] = {"service_class": ServiceClass.BATCH, "webhook": None}
 

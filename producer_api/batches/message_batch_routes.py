@@ -9,11 +9,11 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.anthropic.message_views import DOCUMENTED_ERRORS
-from producer_api.batches.batch_routes import BatchRequest, KeeperOf, new_batch, store_batch
-from producer_api.batches.batch_validation import MESSAGES_URL
-from producer_api.batches.message_batch_views import (
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.anthropic.message_views import DOCUMENTED_ERRORS
+from headrace.producer_api.batches.batch_routes import BatchRequest, KeeperOf, new_batch, store_batch
+from headrace.producer_api.batches.batch_validation import MESSAGES_URL
+from headrace.producer_api.batches.message_batch_views import (
     DeletedMessageBatch,
     MessageBatch,
     MessageBatchItem,
@@ -24,17 +24,17 @@ from producer_api.batches.message_batch_views import (
     message_result,
     own_id,
 )
-from producer_api.http.requests import BaseUrlOf, OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.runtime import Runtime
-from producer_api.submission.draft_job import Origin
-from store.batches import batches
-from store.batches.batches import Batch
-from store.db.database import Database
-from store.errors import InvalidRequest, NotFound
-from store.files import files
-from store.files.files import File, Purpose
-from store.tenants.api_keys import Principal
+from headrace.producer_api.http.requests import BaseUrlOf, OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.store.batches import batches
+from headrace.store.batches.batches import Batch
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.files import files
+from headrace.store.files.files import File, Purpose
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(
     prefix="/v1/messages/batches", tags=["anthropic"], route_class=StrictJsonRoute, responses=DOCUMENTED_ERRORS

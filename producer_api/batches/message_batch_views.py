@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from producer_api.batches.batch_results import BATCH_CANCELLED, OK
-from producer_api.server.anthropic_errors import error_object
-from store.batches.batches import Batch
-from store.payloads.strict_model import Body
-from store.schema.batch_states import BatchStatus
+from headrace.producer_api.batches.batch_results import BATCH_CANCELLED, OK
+from headrace.producer_api.server.anthropic_errors import error_object
+from headrace.store.batches.batches import Batch
+from headrace.store.payloads.strict_model import Body
+from headrace.store.schema.batch_states import BatchStatus
 
 _PREFIX, _OWN_PREFIX = "msgbatch_", "batch_"
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from store.db import presence
-from store.db.database import Database
-from store.db.presence import BEAT_S, GONE_AFTER_S, Serving
-from store.errors import HeadraceError
-from store.hosts.host_reports import HostOutlook, HostReport, outlook_of, read_hosts
-from store.ids import new_id
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.db.presence import BEAT_S, GONE_AFTER_S, Serving
+from headrace.store.errors import HeadraceError
+from headrace.store.hosts.host_reports import HostOutlook, HostReport, outlook_of, read_hosts
+from headrace.store.ids import new_id
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 _UNKNOWN = 8
 """The number of API processes until it was read; high, so that their shares of a limit are not too large."""

@@ -15,16 +15,16 @@ from typing import Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.caches.ttl_cache import LoadingCache
-from prompts.grammar import Grammars, grammars_for
-from prompts.tasks.registry import TASK_INPUTS
-from prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
-from store.db.database import Database
-from store.errors import NotFound
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry import models
-from store.registry.models import DEFAULT_ALIAS, ModelVersion, queue_name
-from store.rollouts.rollouts import Rollout, active_rollouts
+from headrace.producer_api.caches.ttl_cache import LoadingCache
+from headrace.prompts.grammar import Grammars, grammars_for
+from headrace.prompts.tasks.registry import TASK_INPUTS
+from headrace.prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
+from headrace.store.db.database import Database
+from headrace.store.errors import NotFound
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry import models
+from headrace.store.registry.models import DEFAULT_ALIAS, ModelVersion, queue_name
+from headrace.store.rollouts.rollouts import Rollout, active_rollouts
 
 T = TypeVar("T")
 

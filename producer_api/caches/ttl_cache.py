@@ -14,9 +14,9 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from store.errors import HeadraceError
+from headrace.store.errors import HeadraceError
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from producer_api.jobs.host_views import HostObject
-from producer_api.jobs.queue_views import QueueObject
-from store.redis.live_workers import TICK_S
+from headrace.producer_api.jobs.host_views import HostObject
+from headrace.producer_api.jobs.queue_views import QueueObject
+from headrace.store.redis.live_workers import TICK_S
 
 Health = Literal["ok", "late", "stalled", "lost"]
 ProblemKind = Literal[

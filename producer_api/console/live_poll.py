@@ -15,21 +15,21 @@ import structlog
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.console import live_view
-from producer_api.console.live_objects import LiveQueue, LiveState
-from producer_api.console.live_view import Tick
-from producer_api.runtime import Runtime
-from producer_api.server.errors import Draining
-from producer_api.server.sse import StreamAborted
-from store.errors import HeadraceError
-from store.hosts.host_reports import HostReport, read_hosts
-from store.redis import live_workers
-from store.redis.connection import AWAY
-from store.redis.live_workers import HISTORY_S, WorkerSnapshot
-from store.scheduling import backlog, queues
-from store.tenants import tenants
+from headrace.producer_api.console import live_view
+from headrace.producer_api.console.live_objects import LiveQueue, LiveState
+from headrace.producer_api.console.live_view import Tick
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import Draining
+from headrace.producer_api.server.sse import StreamAborted
+from headrace.store.errors import HeadraceError
+from headrace.store.hosts.host_reports import HostReport, read_hosts
+from headrace.store.redis import live_workers
+from headrace.store.redis.connection import AWAY
+from headrace.store.redis.live_workers import HISTORY_S, WorkerSnapshot
+from headrace.store.scheduling import backlog, queues
+from headrace.store.tenants import tenants
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 PERIOD_S = 1.0
 

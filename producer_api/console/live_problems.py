@@ -5,7 +5,14 @@ The console and ``headrace top`` show the same sentences.
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 
-from producer_api.console.live_objects import Health, LiveProblem, LiveQueue, LiveWorker, ProblemKind, TenantLoad
+from headrace.producer_api.console.live_objects import (
+    Health,
+    LiveProblem,
+    LiveQueue,
+    LiveWorker,
+    ProblemKind,
+    TenantLoad,
+)
 
 LATE_AFTER_S = 5.0
 """A worker tells what it holds every second. After this time without it, it is late."""

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Depends, Header
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, may
-from producer_api.console.live_objects import LiveSnapshot
-from producer_api.console.live_poll import LivePoll
-from producer_api.http.requests import RuntimeOf
-from producer_api.server.errors import DOCUMENTED
-from producer_api.server.sse import EventStream
+from headrace.producer_api.access.auth import JobsReader, may
+from headrace.producer_api.console.live_objects import LiveSnapshot
+from headrace.producer_api.console.live_poll import LivePoll
+from headrace.producer_api.http.requests import RuntimeOf
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.server.sse import EventStream
 
 router = APIRouter(prefix="/v1/live", tags=["live"], responses=DOCUMENTED)
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from producer_api.console.live_objects import (
+from headrace.producer_api.console.live_objects import (
     HistoryPoint,
     LiveHistory,
     LiveJob,
@@ -15,14 +15,14 @@ from producer_api.console.live_objects import (
     QueueSpeed,
     TenantLoad,
 )
-from producer_api.console.live_problems import health, problems
-from producer_api.http.views import rounded
-from producer_api.jobs.host_views import host_object
-from producer_api.jobs.queue_views import queue_object
-from store.hosts.host_reports import HostReport
-from store.redis.live_workers import HISTORY_S, TICK_S, WorkerSnapshot, WorkerTick
-from store.scheduling.backlog import Backlog
-from store.scheduling.queues import QueueView
+from headrace.producer_api.console.live_problems import health, problems
+from headrace.producer_api.http.views import rounded
+from headrace.producer_api.jobs.host_views import host_object
+from headrace.producer_api.jobs.queue_views import queue_object
+from headrace.store.hosts.host_reports import HostReport
+from headrace.store.redis.live_workers import HISTORY_S, TICK_S, WorkerSnapshot, WorkerTick
+from headrace.store.scheduling.backlog import Backlog
+from headrace.store.scheduling.queues import QueueView
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from store.errors import InvalidRequest, TooLarge
+from headrace.store.errors import InvalidRequest, TooLarge
 
 if TYPE_CHECKING:
     # Does not exist at run time.

@@ -9,20 +9,20 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.files.file_form import read_form
-from producer_api.files.file_views import FileDeleted, FileList, FileObject, file_list, file_object
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.submission.input_policy import guarded
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.files import files
-from store.files.blob_storage import read_blocks
-from store.files.files import UPLOADED, File, Purpose
-from store.registry.policies import EVERY_MODEL
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.files.file_form import read_form
+from headrace.producer_api.files.file_views import FileDeleted, FileList, FileObject, file_list, file_object
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.submission.input_policy import guarded
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.files import files
+from headrace.store.files.blob_storage import read_blocks
+from headrace.store.files.files import UPLOADED, File, Purpose
+from headrace.store.registry.policies import EVERY_MODEL
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

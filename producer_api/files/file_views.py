@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from producer_api.http.views import seconds
-from store.batches.batches import Batch
-from store.files.files import File, Purpose
-from store.schema.batch_states import BatchStatus
+from headrace.producer_api.http.views import seconds
+from headrace.store.batches.batches import Batch
+from headrace.store.files.files import File, Purpose
+from headrace.store.schema.batch_states import BatchStatus
 
 
 class FileObject(BaseModel):

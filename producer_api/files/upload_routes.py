@@ -7,10 +7,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.files.file_form import read_form
-from producer_api.files.file_routes import check_life_s, policed_filename, purpose_of
-from producer_api.files.upload_views import (
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.files.file_form import read_form
+from headrace.producer_api.files.file_routes import check_life_s, policed_filename, purpose_of
+from headrace.producer_api.files.upload_views import (
     NewUpload,
     UploadCompletion,
     UploadObject,
@@ -18,12 +18,12 @@ from producer_api.files.upload_views import (
     part_object,
     upload_object,
 )
-from producer_api.http.middleware import MOST_PART_BYTES
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.server.errors import DOCUMENTED
-from store.errors import TooLarge
-from store.files import uploads
+from headrace.producer_api.http.middleware import MOST_PART_BYTES
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.errors import TooLarge
+from headrace.store.files import uploads
 
 router = APIRouter(prefix="/v1/uploads", tags=["files"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

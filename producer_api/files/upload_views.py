@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
-from producer_api.files.file_views import FileObject, file_object
-from store.files.files import File, Purpose
-from store.files.uploads import MOST_PARTS, Upload, UploadPart, UploadStatus
-from store.payloads.strict_model import Body
+from headrace.producer_api.files.file_views import FileObject, file_object
+from headrace.store.files.files import File, Purpose
+from headrace.store.files.uploads import MOST_PARTS, Upload, UploadPart, UploadStatus
+from headrace.store.payloads.strict_model import Body
 
 
 class FileLife(Body):

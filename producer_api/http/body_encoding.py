@@ -4,8 +4,8 @@ import zlib
 
 from starlette.datastructures import Headers
 
-from producer_api.server.errors import UnsupportedEncoding
-from store.errors import InvalidRequest, TooLarge
+from headrace.producer_api.server.errors import UnsupportedEncoding
+from headrace.store.errors import InvalidRequest, TooLarge
 
 _LEAST_BYTES = 64 << 10
 _MOST_RATIO = 200

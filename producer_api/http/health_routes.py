@@ -9,14 +9,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from producer_api.access.auth import address_of
-from producer_api.http.requests import RuntimeOf
-from producer_api.http.views import ObjectResponse
-from producer_api.runtime import Runtime
-from producer_api.server.errors import Draining, ErrorBody, body_of, respond
-from producer_api.server.health import OK
-from store.errors import HeadraceError, Unavailable
-from store.metrics.registry import CONTENT_TYPE
+from headrace.producer_api.access.auth import address_of
+from headrace.producer_api.http.requests import RuntimeOf
+from headrace.producer_api.http.views import ObjectResponse
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import Draining, ErrorBody, body_of, respond
+from headrace.producer_api.server.health import OK
+from headrace.store.errors import HeadraceError, Unavailable
+from headrace.store.metrics.registry import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from starlette.requests import Request
 
-from store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest
 
 _METADATA = re.compile(r"metadata\[(.{1,64})\]")
 

@@ -20,24 +20,24 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer_api.access.auth import address_of
-from producer_api.access.rate_limits import OverRate, begin_headers, has_spent_request
-from producer_api.http.body_encoding import decompress, has_gzip, plain_json
-from producer_api.http.paths import RouteTable
-from producer_api.http.requests import check_counts
-from producer_api.runtime import Runtime
-from producer_api.server.anthropic_errors import is_anthropic
-from producer_api.server.errors import Draining, SlowBody, internal_error, respond
-from producer_api.server.request_spans import RequestTrace
-from producer_api.server.sse import StreamAborted
-from store.audit.audit import bind_caller
-from store.errors import HeadraceError, InvalidRequest, TooLarge
-from store.ids import new_id
-from store.tasks.registry import TASKS
-from store.tasks.transcribe import TRANSCRIBE
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.auth import address_of
+from headrace.producer_api.access.rate_limits import OverRate, begin_headers, has_spent_request
+from headrace.producer_api.http.body_encoding import decompress, has_gzip, plain_json
+from headrace.producer_api.http.paths import RouteTable
+from headrace.producer_api.http.requests import check_counts
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.anthropic_errors import is_anthropic
+from headrace.producer_api.server.errors import Draining, SlowBody, internal_error, respond
+from headrace.producer_api.server.request_spans import RequestTrace
+from headrace.producer_api.server.sse import StreamAborted
+from headrace.store.audit.audit import bind_caller
+from headrace.store.errors import HeadraceError, InvalidRequest, TooLarge
+from headrace.store.ids import new_id
+from headrace.store.tasks.registry import TASKS
+from headrace.store.tasks.transcribe import TRANSCRIBE
+from headrace.store.tenants.api_keys import Principal
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 _HAS_BODY = frozenset({"POST", "PUT", "PATCH"})
 _WRITES = _HAS_BODY | {"DELETE"}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producer_api.runtime import Runtime
+from headrace.producer_api.runtime import Runtime
 
 _API = "/v1/"
 # As vLLM and others have them. They need a key here, because all under ``/v1/`` does.

@@ -18,12 +18,12 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.runtime import Runtime
-from producer_api.server.sse import until_disconnected
-from producer_api.submission.cache_lookup import ASK_HEADER, CacheWish, read_wish
-from producer_api.submission.draft_job import Origin
-from store.errors import InvalidRequest
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.sse import until_disconnected
+from headrace.producer_api.submission.cache_lookup import ASK_HEADER, CacheWish, read_wish
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.store.errors import InvalidRequest
+from headrace.store.tracing.trace_context import TraceContext
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from producer_api.http.views import seconds
-from store.calls.approvals import Approval, ApprovalState
-from store.payloads.strict_model import Strict
-from store.tasks.call_tool import MOST_REASON_CHARS
+from headrace.producer_api.http.views import seconds
+from headrace.store.calls.approvals import Approval, ApprovalState
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.call_tool import MOST_REASON_CHARS
 
 
 class ApprovalAnswer(Strict):

@@ -10,17 +10,17 @@ from contextlib import suppress
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.runtime import Runtime
-from store.errors import Conflict, HeadraceError, NotFound, Unavailable
-from store.jobs import jobs
-from store.jobs.jobs import Job
-from store.schema.job_states import FLOW_TASK, JobState
-from store.streams.stream_log import publish_cancel
+from headrace.producer_api.runtime import Runtime
+from headrace.store.errors import Conflict, HeadraceError, NotFound, Unavailable
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.streams.stream_log import publish_cancel
 
 RETRY_GRACE_S = 1.5
 """The official client retries an unanswered request after 0.5 s, and once more after 1 s."""
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 
 def cancel(runtime: Runtime, tenant_id: str, job_id: str) -> Job:

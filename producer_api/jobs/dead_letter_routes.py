@@ -8,16 +8,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.jobs.job_routes import JobId
-from producer_api.jobs.replay import ReplayedJob, replay, replay_many
-from producer_api.server.errors import DOCUMENTED
-from store.db.database import Database
-from store.jobs import dead_letters
-from store.jobs.dead_letters import DeadLetter
-from store.payloads.strict_model import Strict
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.job_routes import JobId
+from headrace.producer_api.jobs.replay import ReplayedJob, replay, replay_many
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.db.database import Database
+from headrace.store.jobs import dead_letters
+from headrace.store.jobs.dead_letters import DeadLetter
+from headrace.store.payloads.strict_model import Strict
 
 router = APIRouter(prefix="/v1/dead_letters", tags=["dead letters"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -13,14 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producer_api.access.auth import may
-from producer_api.http.middleware import BufferedBody
-from producer_api.http.requests import MAX_PROJECT_CHARS, read_origin, read_origin_headers
-from producer_api.jobs import job_routes, stream_routes
-from producer_api.runtime import Runtime
-from producer_api.server.errors import from_validation, respond
-from producer_api.submission.cache_lookup import ASK_HEADER
-from store.tasks.flow import JobOrFlowRequest
+from headrace.producer_api.access.auth import may
+from headrace.producer_api.http.middleware import BufferedBody
+from headrace.producer_api.http.requests import MAX_PROJECT_CHARS, read_origin, read_origin_headers
+from headrace.producer_api.jobs import job_routes, stream_routes
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import from_validation, respond
+from headrace.producer_api.submission.cache_lookup import ASK_HEADER
+from headrace.store.tasks.flow import JobOrFlowRequest
 
 _JOB_REQUEST: TypeAdapter[JobOrFlowRequest] = TypeAdapter(JobOrFlowRequest)
 _ROUTES = {getattr(route, "name", ""): route for route in (*job_routes.router.routes, *stream_routes.router.routes)}

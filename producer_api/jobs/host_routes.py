@@ -4,12 +4,12 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import QueuesAdmin
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.jobs.host_views import HostList, host_object
-from producer_api.server.errors import DOCUMENTED
-from store.hosts.host_reports import read_hosts
+from headrace.producer_api.access.auth import QueuesAdmin
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.host_views import HostList, host_object
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.hosts.host_reports import read_hosts
 
 router = APIRouter(prefix="/v1/hosts", tags=["queues"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from producer_api.http.views import seconds
-from store.hosts.host_reports import HostEvent, HostPlace, HostReport, PlaceState
+from headrace.producer_api.http.views import seconds
+from headrace.store.hosts.host_reports import HostEvent, HostPlace, HostReport, PlaceState
 
 
 class HostPlaceObject(BaseModel):

@@ -12,32 +12,32 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.metadata_filters import metadata_filters
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
-from producer_api.http.views import JsonResponse
-from producer_api.jobs import cancel, job_views
-from producer_api.jobs.job_views import JobBodyObject, JobDeleted, JobList, JobObject, Timeline
-from producer_api.reads.job_loader import restored
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.streaming.job_events import wait_until_ended
-from producer_api.submission.draft_job import Origin, Receipt
-from store.calls import approvals
-from store.calls.approvals import Approval, ApprovalState
-from store.db.database import Database
-from store.errors import Unavailable
-from store.jobs import jobs
-from store.jobs.jobs import Job
-from store.payloads.job_payload import JobOrder
-from store.retention import erasure
-from store.schema.job_states import FLOW_TASK, JobState
-from store.streams import stream_log
-from store.tasks.call_tool import CALL_TOOL
-from store.tasks.flow import FLOW_EXAMPLES, FlowRequest, JobOrFlowRequest, PipelineRequest
-from store.tasks.generate import GenerateRequest
-from store.tasks.registry import TASKS
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.metadata_filters import metadata_filters
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs import cancel, job_views
+from headrace.producer_api.jobs.job_views import JobBodyObject, JobDeleted, JobList, JobObject, Timeline
+from headrace.producer_api.reads.job_loader import restored
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.streaming.job_events import wait_until_ended
+from headrace.producer_api.submission.draft_job import Origin, Receipt
+from headrace.store.calls import approvals
+from headrace.store.calls.approvals import Approval, ApprovalState
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.retention import erasure
+from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.streams import stream_log
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tasks.flow import FLOW_EXAMPLES, FlowRequest, JobOrFlowRequest, PipelineRequest
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tasks.registry import TASKS
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -8,20 +8,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from producer_api.http.views import rounded, seconds
-from producer_api.jobs.approval_views import ApprovalObject, approval_object
-from store.calls.approvals import Approval
-from store.errors import Gone
-from store.jobs.jobs import Job, JobEvent
-from store.payloads.job_payload import JobOrder, PolicyHit, ServiceClass
-from store.payloads.prompt_reference import PromptUse
-from store.payloads.truncation import Truncated
-from store.registry.models import queue_name
-from store.scheduling.backlog import QueuePosition
-from store.schema.cache_results import CacheResult
-from store.schema.job_states import FLOW_TASK, JobState
-from store.streams.stream_log import StreamCursor
-from store.tasks.registry import TASKS
+from headrace.producer_api.http.views import rounded, seconds
+from headrace.producer_api.jobs.approval_views import ApprovalObject, approval_object
+from headrace.store.calls.approvals import Approval
+from headrace.store.errors import Gone
+from headrace.store.jobs.jobs import Job, JobEvent
+from headrace.store.payloads.job_payload import JobOrder, PolicyHit, ServiceClass
+from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.payloads.truncation import Truncated
+from headrace.store.registry.models import queue_name
+from headrace.store.scheduling.backlog import QueuePosition
+from headrace.store.schema.cache_results import CacheResult
+from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.streams.stream_log import StreamCursor
+from headrace.store.tasks.registry import TASKS
 
 
 class QueuePlace(BaseModel):

@@ -7,10 +7,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import ModelsReader
-from producer_api.http.requests import RuntimeOf
-from producer_api.http.views import JsonResponse
-from producer_api.jobs.model_views import (
+from headrace.producer_api.access.auth import ModelsReader
+from headrace.producer_api.http.requests import RuntimeOf
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.model_views import (
     AnthropicModel,
     AnthropicModelList,
     ModelList,
@@ -21,11 +21,11 @@ from producer_api.jobs.model_views import (
     model_objects,
     reasoning_abilities,
 )
-from producer_api.runtime import Runtime
-from producer_api.server.anthropic_errors import is_anthropic
-from producer_api.server.errors import DOCUMENTED
-from store.registry import models as registry
-from store.tasks.generate import GENERATE
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.anthropic_errors import is_anthropic
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.registry import models as registry
+from headrace.store.tasks.generate import GENERATE
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=DOCUMENTED)
 

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from prompts.reasoning import ReasoningSupport
-from store.payloads.reasoning import ReasoningEffort
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry.engine_spec import EngineKind, Modality
-from store.registry.models import DEFAULT_ALIAS, ModelSummary
-from store.tasks.registry import TASKS
+from headrace.prompts.reasoning import ReasoningSupport
+from headrace.store.payloads.reasoning import ReasoningEffort
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry.engine_spec import EngineKind, Modality
+from headrace.store.registry.models import DEFAULT_ALIAS, ModelSummary
+from headrace.store.tasks.registry import TASKS
 
 
 class ModelObject(BaseModel):

@@ -7,16 +7,16 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import ModelsReader, RegistryAdmin
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.jobs.version_routes import ModelName
-from producer_api.server.errors import DOCUMENTED
-from store.errors import NotFound
-from store.registry.quality_bounds import read_bound, set_bound
-from store.registry.quality_report import QualityBound
-from store.registry.quality_view import quality_svg
-from store.registry.versions import list_versions
+from headrace.producer_api.access.auth import ModelsReader, RegistryAdmin
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.version_routes import ModelName
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.errors import NotFound
+from headrace.store.registry.quality_bounds import read_bound, set_bound
+from headrace.store.registry.quality_report import QualityBound
+from headrace.store.registry.quality_view import quality_svg
+from headrace.store.registry.versions import list_versions
 
 router = APIRouter(tags=["models"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -7,17 +7,23 @@ from fastapi import APIRouter, Path
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, QueuesAdmin, may
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.jobs.queue_views import QueueList, QueueObject, QueueScalingObject, queue_object, scaling_object
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from store.hosts.host_reports import read_hosts
-from store.registry.models import queue_name, resolve
-from store.scheduling import backlog, queues
-from store.scheduling.scale_decisions import require_decision
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.auth import JobsReader, QueuesAdmin, may
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.queue_views import (
+    QueueList,
+    QueueObject,
+    QueueScalingObject,
+    queue_object,
+    scaling_object,
+)
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.hosts.host_reports import read_hosts
+from headrace.store.registry.models import queue_name, resolve
+from headrace.store.scheduling import backlog, queues
+from headrace.store.scheduling.scale_decisions import require_decision
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

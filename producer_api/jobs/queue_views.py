@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from producer_api.http.views import rounded, seconds
-from store.hosts.host_reports import HostReport, outlook_of
-from store.payloads.job_payload import ServiceClass
-from store.scheduling.backlog import Load
-from store.scheduling.queues import QueueView
-from store.scheduling.scale_decisions import StoredDecision
+from headrace.producer_api.http.views import rounded, seconds
+from headrace.store.hosts.host_reports import HostReport, outlook_of
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.scheduling.backlog import Load
+from headrace.store.scheduling.queues import QueueView
+from headrace.store.scheduling.scale_decisions import StoredDecision
 
 
 class LoadObject(BaseModel):

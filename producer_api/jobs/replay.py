@@ -7,20 +7,20 @@ Blocking: called in a thread.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from producer_api.runtime import Runtime
-from producer_api.server.request_spans import record_accept
-from store.errors import Conflict, NotFound, RateLimited, Unavailable
-from store.ids import new_id
-from store.jobs import dead_letters, jobs
-from store.jobs.flow_growth import is_added
-from store.jobs.jobs import Idempotency, Job, NewJob
-from store.registry.models import queue_name
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import FLOW_TASK
-from store.schema.version_states import VersionState
-from store.tenants.api_keys import Principal
-from store.tracing.spans import now_ns
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.request_spans import record_accept
+from headrace.store.errors import Conflict, NotFound, RateLimited, Unavailable
+from headrace.store.ids import new_id
+from headrace.store.jobs import dead_letters, jobs
+from headrace.store.jobs.flow_growth import is_added
+from headrace.store.jobs.jobs import Idempotency, Job, NewJob
+from headrace.store.registry.models import queue_name
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.schema.version_states import VersionState
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.spans import now_ns
+from headrace.store.tracing.trace_context import TraceContext
 
 _ROUTE = "POST /v1/dead_letters/{job_id}/replay"
 

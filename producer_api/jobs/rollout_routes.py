@@ -7,10 +7,10 @@ from fastapi import APIRouter, Header, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import RegistryAdmin
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.jobs.rollout_views import (
+from headrace.producer_api.access.auth import RegistryAdmin
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.rollout_views import (
     RolloutList,
     RolloutObject,
     RolloutRequest,
@@ -18,15 +18,15 @@ from producer_api.jobs.rollout_views import (
     rollout_object,
     rollout_summary,
 )
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from store.errors import InvalidRequest, NotFound
-from store.rollouts import changes
-from store.rollouts.evidence_plot import evidence_svg
-from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, get_rollout, list_rollouts
-from store.rollouts.shadow import check_shadow
-from store.rollouts.transitions import RolloutAction, Transition
-from store.tenants.api_keys import Principal
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.rollouts import changes
+from headrace.store.rollouts.evidence_plot import evidence_svg
+from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, get_rollout, list_rollouts
+from headrace.store.rollouts.shadow import check_shadow
+from headrace.store.rollouts.transitions import RolloutAction, Transition
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(tags=["models"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from producer_api.http.views import seconds
-from store.registry.models import DEFAULT_ALIAS
-from store.rollouts.bounds import Bounds
-from store.rollouts.changes import MAX_STEPS, NewRollout
-from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
+from headrace.producer_api.http.views import seconds
+from headrace.store.registry.models import DEFAULT_ALIAS
+from headrace.store.rollouts.bounds import Bounds
+from headrace.store.rollouts.changes import MAX_STEPS, NewRollout
+from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 
 _LONGEST_HOLD_S = 30 * 86_400
 

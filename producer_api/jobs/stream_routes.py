@@ -8,13 +8,13 @@ from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader
-from producer_api.http.requests import RuntimeOf
-from producer_api.jobs.job_routes import JobId
-from producer_api.jobs.job_views import job_object
-from producer_api.server.errors import DOCUMENTED
-from producer_api.server.sse import PING, EventStream, Heartbeat, event
-from producer_api.streaming.job_events import (
+from headrace.producer_api.access.auth import JobsReader
+from headrace.producer_api.http.requests import RuntimeOf
+from headrace.producer_api.jobs.job_routes import JobId
+from headrace.producer_api.jobs.job_views import job_object
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.server.sse import PING, EventStream, Heartbeat, event
+from headrace.producer_api.streaming.job_events import (
     Ended,
     Event,
     Events,
@@ -28,10 +28,10 @@ from producer_api.streaming.job_events import (
     has_everything,
     logprob_formatter,
 )
-from store.errors import InvalidRequest
-from store.jobs.jobs import JobEvent
-from store.streams.choices import ChoiceMark
-from store.streams.stream_log import StreamCursor
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.jobs import JobEvent
+from headrace.store.streams.choices import ChoiceMark
+from headrace.store.streams.stream_log import StreamCursor
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DOCUMENTED)
 

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from store.errors import Conflict, InvalidRequest
-from store.payloads.prompt_reference import PromptReference
-from store.payloads.strict_model import Body
-from store.registry.engine_spec import EngineKind, EngineSpec, Modality, engine_digest, engine_spec
-from store.registry.models import ModelVersion, queue_name
-from store.registry.number_formats import NumberFormat
-from store.registry.verification_report import GoldenAnswer
-from store.webhooks.addresses import check_server_url
+from headrace.store.errors import Conflict, InvalidRequest
+from headrace.store.payloads.prompt_reference import PromptReference
+from headrace.store.payloads.strict_model import Body
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec, Modality, engine_digest, engine_spec
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.registry.number_formats import NumberFormat
+from headrace.store.registry.verification_report import GoldenAnswer
+from headrace.store.webhooks.addresses import check_server_url
 
 
 class VersionEngine(Body):

@@ -10,22 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import ModelsReader, RegistryAdmin
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse, seconds
-from producer_api.jobs.version_registration import VersionRequest, new_version
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.submission.default_templates import snapshot
-from store.errors import InvalidRequest, NotFound
-from store.payloads.prompt_reference import PromptUse
-from store.registry import versions
-from store.registry.models import get_version, read_file, register_version
-from store.registry.number_formats import check_format
-from store.registry.verification_report import VerificationReport
-from store.registry.versions import ANY, VersionSummary
-from store.schema.version_states import VersionState
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.auth import ModelsReader, RegistryAdmin
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse, seconds
+from headrace.producer_api.jobs.version_registration import VersionRequest, new_version
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.submission.default_templates import snapshot
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.registry import versions
+from headrace.store.registry.models import get_version, read_file, register_version
+from headrace.store.registry.number_formats import check_format
+from headrace.store.registry.verification_report import VerificationReport
+from headrace.store.registry.versions import ANY, VersionSummary
+from headrace.store.schema.version_states import VersionState
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(tags=["models"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -6,15 +6,15 @@ Also removes from a stream the text that a second attempt repeats. No HTTP and n
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from producer_api.server.errors import JobUnanswered
-from prompts.answer_reader import AnswerPiece, AnswerReader, reader_for
-from prompts.reasoning import ReasoningPiece, ReasoningReader
-from prompts.tool_calls import CallPiece, ContentPiece, call_id, choice_name
-from store.jobs.jobs import Job
-from store.payloads.reasoning import ReasoningFormat
-from store.schema.job_states import FLOW_TASK, JobState
-from store.streams.checkpoints import Logprobs
-from store.tasks.generate import GeneratePayload
+from headrace.producer_api.server.errors import JobUnanswered
+from headrace.prompts.answer_reader import AnswerPiece, AnswerReader, reader_for
+from headrace.prompts.reasoning import ReasoningPiece, ReasoningReader
+from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id, choice_name
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.reasoning import ReasoningFormat
+from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.streams.checkpoints import Logprobs
+from headrace.store.tasks.generate import GeneratePayload
 
 
 class Diverged(Exception):

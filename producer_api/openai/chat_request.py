@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from producer_api.openai.foreign_fields import (
+from headrace.producer_api.openai.foreign_fields import (
     FOREIGN,
     INSTEAD_OF_FILES,
     IsHarmless,
@@ -13,22 +13,22 @@ from producer_api.openai.foreign_fields import (
     not_text,
     unsupported,
 )
-from producer_api.openai.message_parts import ImagePart, joined
-from producer_api.openai.reasoning_fields import (
+from headrace.producer_api.openai.message_parts import ImagePart, joined
+from headrace.producer_api.openai.reasoning_fields import (
     ReasoningField,
     check_reasoning,
     check_verbosity,
     reasoning_of,
 )
-from producer_api.openai.request_fields import TextRequest, job_of, turns_beside
-from store.errors import InvalidRequest
-from store.payloads.prompt_reference import PromptReference
-from store.payloads.reasoning import ReasoningEffort
-from store.payloads.retrieval import Retrieval
-from store.payloads.sampling_params import MAX_TOP_LOGPROBS
-from store.payloads.server_tools import ServerTools
-from store.payloads.strict_model import Body
-from store.tasks.generate import GenerateRequest
+from headrace.producer_api.openai.request_fields import TextRequest, job_of, turns_beside
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.prompt_reference import PromptReference
+from headrace.store.payloads.reasoning import ReasoningEffort
+from headrace.store.payloads.retrieval import Retrieval
+from headrace.store.payloads.sampling_params import MAX_TOP_LOGPROBS
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.strict_model import Body
+from headrace.store.tasks.generate import GenerateRequest
 
 
 class ImageUrl(Body):

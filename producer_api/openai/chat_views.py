@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from store.payloads.conversation import ToolCall
-from store.payloads.prompt_reference import PromptUse
-from store.payloads.retrieval import FileCitation
-from store.payloads.truncation import Truncated
-from store.tasks.generate import TokenLogprob
+from headrace.store.payloads.conversation import ToolCall
+from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.payloads.retrieval import FileCitation
+from headrace.store.payloads.truncation import Truncated
+from headrace.store.tasks.generate import TokenLogprob
 
 
 class AnswerMessage(BaseModel):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from producer_api.openai.chat_answer import Answer, Entries, answer_of
-from store.jobs.jobs import Job
-from store.tasks.generate import GeneratePayload
+from headrace.producer_api.openai.chat_answer import Answer, Entries, answer_of
+from headrace.store.jobs.jobs import Job
+from headrace.store.tasks.generate import GeneratePayload
 
 NewAnswer = Callable[[Job, int], Answer]
 """Makes the answer of a job's choice with this number."""

@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, unsupported
-from producer_api.openai.request_fields import TextRequest, job_of
-from store.payloads.prompt_reference import PromptReference
-from store.payloads.sampling_params import MAX_TOP_LOGPROBS
-from store.tasks.generate import GenerateRequest
+from headrace.producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, unsupported
+from headrace.producer_api.openai.request_fields import TextRequest, job_of
+from headrace.store.payloads.prompt_reference import PromptReference
+from headrace.store.payloads.sampling_params import MAX_TOP_LOGPROBS
+from headrace.store.tasks.generate import GenerateRequest
 
 
 class CompletionRequest(TextRequest):

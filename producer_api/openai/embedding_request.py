@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
-from producer_api.openai.chat_answer import answer_of
-from producer_api.openai.foreign_fields import ENCODING_INSTEAD, FOREIGN_ENCODING, refuse_unsupported
-from producer_api.openai.request_fields import (
+from headrace.producer_api.openai.chat_answer import answer_of
+from headrace.producer_api.openai.foreign_fields import ENCODING_INSTEAD, FOREIGN_ENCODING, refuse_unsupported
+from headrace.producer_api.openai.request_fields import (
     CLASSES,
     JOB_FIELDS,
     JobOptions,
@@ -22,12 +22,12 @@ from producer_api.openai.request_fields import (
     job_fields,
     refuse_near_misses,
 )
-from producer_api.server.errors import from_validation
-from store.errors import HeadraceError, InvalidRequest
-from store.jobs.jobs import Job
-from store.payloads.image_input import MAX_IMAGES
-from store.payloads.strict_model import Body
-from store.tasks.embed import MAX_EMBED_INPUTS, EmbedRequest
+from headrace.producer_api.server.errors import from_validation
+from headrace.store.errors import HeadraceError, InvalidRequest
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.image_input import MAX_IMAGES
+from headrace.store.payloads.strict_model import Body
+from headrace.store.tasks.embed import MAX_EMBED_INPUTS, EmbedRequest
 
 _MANY = {"type": "array", "minItems": 1, "maxItems": MAX_EMBED_INPUTS}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}

@@ -8,15 +8,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
-from producer_api.openai.embedding_views import EmbeddingList
-from producer_api.openai.request_fields import is_kept
-from producer_api.openai.synchronous import submit_and_wait
-from producer_api.server.errors import DOCUMENTED
-from store.errors import HeadraceError
-from store.jobs.jobs import Job
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
+from headrace.producer_api.openai.embedding_views import EmbeddingList
+from headrace.producer_api.openai.request_fields import is_kept
+from headrace.producer_api.openai.synchronous import submit_and_wait
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.errors import HeadraceError
+from headrace.store.jobs.jobs import Job
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from store.payloads.encoder_inputs import CutInput
-from store.payloads.image_input import FailedImage
+from headrace.store.payloads.encoder_inputs import CutInput
+from headrace.store.payloads.image_input import FailedImage
 
 
 class EmbeddingObject(BaseModel):

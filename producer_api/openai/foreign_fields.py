@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from pydantic import BaseModel
 
-from store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest
 
 IsHarmless = Callable[[object], bool]
 

@@ -7,14 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from policy.classification.classifiers import FLAGGED_FROM, Classifier, WordListClassifier
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.server.errors import DOCUMENTED
-from store.errors import InvalidRequest, NotFound
-from store.ids import new_id
-from store.payloads.strict_model import MAX_TEXT_CHARS, Body
+from headrace.policy.classification.classifiers import FLAGGED_FROM, Classifier, WordListClassifier
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.ids import new_id
+from headrace.store.payloads.strict_model import MAX_TEXT_CHARS, Body
 
 router = APIRouter(prefix="/v1/moderations", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from producer_api.openai.foreign_fields import unsupported
-from store.errors import InvalidRequest
-from store.payloads.reasoning import ReasoningEffort
-from store.payloads.strict_model import Body
+from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.reasoning import ReasoningEffort
+from headrace.store.payloads.strict_model import Body
 
 _SUMMARIES = (None, "auto", "detailed")
 

@@ -25,20 +25,20 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, refuse_unsupported, unsupported
-from producer_api.openai.response_format import (
+from headrace.producer_api.openai.foreign_fields import FOREIGN, IsHarmless, refuse_unsupported, unsupported
+from headrace.producer_api.openai.response_format import (
     GUIDED,
     ResponseFormat,
     StructuredOutputs,
     grammar_of,
     structured_of,
 )
-from producer_api.server.errors import from_validation
-from store.errors import HeadraceError, InvalidRequest
-from store.payloads.job_payload import MetadataKey, MetadataValue, ServiceClass, WebhookSpec
-from store.payloads.strict_model import Body, Strict
-from store.payloads.truncation import Truncation
-from store.tasks.generate import MAX_SAMPLES, GenerateRequest
+from headrace.producer_api.server.errors import from_validation
+from headrace.store.errors import HeadraceError, InvalidRequest
+from headrace.store.payloads.job_payload import MetadataKey, MetadataValue, ServiceClass, WebhookSpec
+from headrace.store.payloads.strict_model import Body, Strict
+from headrace.store.payloads.truncation import Truncation
+from headrace.store.tasks.generate import MAX_SAMPLES, GenerateRequest
 
 MOST_UNKNOWN = 32
 """Most unknown fields in one request: comparing names takes time, and no client sends so many."""

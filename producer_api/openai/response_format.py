@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StrictBool, StringConstraints, ValidationError
 
-from store.errors import InvalidRequest
-from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
-from store.payloads.strict_model import Body
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
+from headrace.store.payloads.strict_model import Body
 
 
 class JsonSchemaFormat(Body):

@@ -12,15 +12,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.http.requests import unless_gone
-from producer_api.http.views import ObjectResponse
-from producer_api.jobs.cancel import RETRY_GRACE_S, abandon
-from producer_api.openai.chat_answer import Answer, Diverged, TextDeduplicator, TokenDeduplicator
-from producer_api.openai.choices_answer import ChoicesAnswer, num_choices_of
-from producer_api.runtime import Runtime
-from producer_api.server.errors import Draining, JobUnanswered, SyncTimeout, body_of
-from producer_api.server.sse import PING, EventStream, Heartbeat, StreamAborted, data_only
-from producer_api.streaming.job_events import (
+from headrace.producer_api.http.requests import unless_gone
+from headrace.producer_api.http.views import ObjectResponse
+from headrace.producer_api.jobs.cancel import RETRY_GRACE_S, abandon
+from headrace.producer_api.openai.chat_answer import Answer, Diverged, TextDeduplicator, TokenDeduplicator
+from headrace.producer_api.openai.choices_answer import ChoicesAnswer, num_choices_of
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import Draining, JobUnanswered, SyncTimeout, body_of
+from headrace.producer_api.server.sse import PING, EventStream, Heartbeat, StreamAborted, data_only
+from headrace.producer_api.streaming.job_events import (
     Ended,
     Event,
     FormatLogprobs,
@@ -30,14 +30,14 @@ from producer_api.streaming.job_events import (
     logprob_formatter,
     wait_until_ended,
 )
-from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, TurnEvent, follow_turns, turns_of
-from producer_api.submission.draft_job import Origin
-from store.db.database import Database
-from store.errors import HeadraceError
-from store.jobs.jobs import Job
-from store.payloads.job_payload import JobOrder
-from store.streams.checkpoints import Logprobs
-from store.tenants.api_keys import Principal
+from headrace.producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, TurnEvent, follow_turns, turns_of
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.streams.checkpoints import Logprobs
+from headrace.store.tenants.api_keys import Principal
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,27 +7,27 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.openai.chat_answer import Answer, ChatAnswer
-from producer_api.openai.chat_request import ChatRequest
-from producer_api.openai.chat_request import to_job as chat_job
-from producer_api.openai.chat_views import DOCUMENTED_COMPLETION, DOCUMENTED_TEXT_COMPLETION
-from producer_api.openai.choices_answer import answer_to
-from producer_api.openai.completion_answer import CompletionAnswer
-from producer_api.openai.completion_request import CompletionRequest
-from producer_api.openai.completion_request import to_job as completion_job
-from producer_api.openai.request_fields import TextRequest, as_sent, is_kept
-from producer_api.openai.synchronous import CompletionResponder
-from producer_api.openai.turns_answer import TurnsChatAnswer
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.streaming.turns import has_turns
-from producer_api.submission.draft_job import Origin
-from store.errors import HeadraceError
-from store.jobs.jobs import Job
-from store.tasks.generate import GenerateRequest
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.openai.chat_answer import Answer, ChatAnswer
+from headrace.producer_api.openai.chat_request import ChatRequest
+from headrace.producer_api.openai.chat_request import to_job as chat_job
+from headrace.producer_api.openai.chat_views import DOCUMENTED_COMPLETION, DOCUMENTED_TEXT_COMPLETION
+from headrace.producer_api.openai.choices_answer import answer_to
+from headrace.producer_api.openai.completion_answer import CompletionAnswer
+from headrace.producer_api.openai.completion_request import CompletionRequest
+from headrace.producer_api.openai.completion_request import to_job as completion_job
+from headrace.producer_api.openai.request_fields import TextRequest, as_sent, is_kept
+from headrace.producer_api.openai.synchronous import CompletionResponder
+from headrace.producer_api.openai.turns_answer import TurnsChatAnswer
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.streaming.turns import has_turns
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.store.errors import HeadraceError
+from headrace.store.jobs.jobs import Job
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tenants.api_keys import Principal
 
 _DIGEST_CHARS = 12
 

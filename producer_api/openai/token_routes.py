@@ -7,23 +7,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.openai.chat_request import ChatRequest, ChatTool, ChatTurn
-from producer_api.openai.chat_request import to_job as chat_job
-from producer_api.openai.foreign_fields import unsupported
-from producer_api.openai.request_fields import as_sent, refuse_near_misses
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED, from_validation
-from prompts.tasks.generate import build_prompt
-from prompts.tokenizer import Tokenizer
-from store.errors import HeadraceError, InvalidRequest
-from store.payloads.image_input import images_of
-from store.payloads.job_payload import TokenId
-from store.payloads.strict_model import Body, Text
-from store.registry.models import ModelVersion
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.openai.chat_request import ChatRequest, ChatTool, ChatTurn
+from headrace.producer_api.openai.chat_request import to_job as chat_job
+from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.producer_api.openai.request_fields import as_sent, refuse_near_misses
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED, from_validation
+from headrace.prompts.tasks.generate import build_prompt
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.errors import HeadraceError, InvalidRequest
+from headrace.store.payloads.image_input import images_of
+from headrace.store.payloads.job_payload import TokenId
+from headrace.store.payloads.strict_model import Body, Text
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

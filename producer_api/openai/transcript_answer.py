@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from producer_api.openai.chat_answer import Entries, answer_of
-from store.jobs.jobs import Job
+from headrace.producer_api.openai.chat_answer import Entries, answer_of
+from headrace.store.jobs.jobs import Job
 
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt"]
 

@@ -8,14 +8,14 @@ do with ``tool_calls``, get one object for each call. ``tool_calls`` are never t
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from producer_api.openai.chat_answer import ChatAnswer
-from producer_api.streaming.turns import CallEnded, TurnCall, form_of_turns
-from prompts.answer_reader import AnswerPiece, AnswerReader, turn_reader
-from prompts.reasoning import ReasoningPiece
-from prompts.tool_calls import CallPiece, ContentPiece
-from store.jobs.jobs import Job
-from store.payloads.reasoning import ReasoningFormat
-from store.tasks.generate import ToolStyle
+from headrace.producer_api.openai.chat_answer import ChatAnswer
+from headrace.producer_api.streaming.turns import CallEnded, TurnCall, form_of_turns
+from headrace.prompts.answer_reader import AnswerPiece, AnswerReader, turn_reader
+from headrace.prompts.reasoning import ReasoningPiece
+from headrace.prompts.tool_calls import CallPiece, ContentPiece
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.reasoning import ReasoningFormat
+from headrace.store.tasks.generate import ToolStyle
 
 
 class TurnReaders:

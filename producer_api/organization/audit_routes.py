@@ -7,15 +7,15 @@ from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from producer_api.access.auth import AuditReader
-from producer_api.http.requests import RuntimeOf
-from producer_api.http.views import JsonResponse
-from producer_api.organization.audit_views import AuditEventList, entry_id, event_page
-from producer_api.server.errors import DOCUMENTED
-from store.audit import audit, export
-from store.audit.audit import AuditEntry, EntryFilter
-from store.audit.hash_chain import canonical
-from store.db.database import Database
+from headrace.producer_api.access.auth import AuditReader
+from headrace.producer_api.http.requests import RuntimeOf
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.organization.audit_views import AuditEventList, entry_id, event_page
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.audit import audit, export
+from headrace.store.audit.audit import AuditEntry, EntryFilter
+from headrace.store.audit.hash_chain import canonical
+from headrace.store.db.database import Database
 
 router = APIRouter(prefix="/v1/organization/audit_logs", tags=["audit"], responses=DOCUMENTED)
 

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from producer_api.http.views import seconds
-from store.audit.audit import AuditEntry
-from store.errors import InvalidRequest
+from headrace.producer_api.http.views import seconds
+from headrace.store.audit.audit import AuditEntry
+from headrace.store.errors import InvalidRequest
 
 _ID_PREFIX = "audit_"
 _KEY_PREFIX = "key_"

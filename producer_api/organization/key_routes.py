@@ -6,10 +6,10 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import Admin
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.organization.key_views import (
+from headrace.producer_api.access.auth import Admin
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.organization.key_views import (
     IssuedKeyObject,
     KeyList,
     KeyObject,
@@ -22,13 +22,13 @@ from producer_api.organization.key_views import (
     key_object,
     rotated_key_object,
 )
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.webhooks.webhook_views import Deleted
-from store.errors import Unavailable
-from store.redis.key_notices import publish_change
-from store.tenants import api_key_admin
-from store.tenants.api_key_admin import ApiKey, IssuedKey
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.webhooks.webhook_views import Deleted
+from headrace.store.errors import Unavailable
+from headrace.store.redis.key_notices import publish_change
+from headrace.store.tenants import api_key_admin
+from headrace.store.tenants.api_key_admin import ApiKey, IssuedKey
 
 router = APIRouter(prefix="/v1/organization/api_keys", tags=["keys"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

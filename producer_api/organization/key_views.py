@@ -6,10 +6,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from producer_api.http.views import seconds
-from store.payloads.strict_model import Strict
-from store.tenants.api_key_admin import DEFAULT_OVERLAP_S, ApiKey, IssuedKey, KeyChange, NewKey, Unchanged, Until
-from store.tenants.api_keys import OPERATION_SCOPES, SCOPES
+from headrace.producer_api.http.views import seconds
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tenants.api_key_admin import (
+    DEFAULT_OVERLAP_S,
+    ApiKey,
+    IssuedKey,
+    KeyChange,
+    NewKey,
+    Unchanged,
+    Until,
+)
+from headrace.store.tenants.api_keys import OPERATION_SCOPES, SCOPES
 
 MOST_MODELS = 100
 LONGEST_LIFE_S = 10 * 365 * 86_400

@@ -13,17 +13,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import Admin, UsageReader
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.organization.usage_views import CURRENCY
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from store.batches import batches
-from store.payloads.strict_model import Body
-from store.tenants import quotas, tenant_limits
-from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import LayeredLimits, Limits, SetBy
+from headrace.producer_api.access.auth import Admin, UsageReader
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.organization.usage_views import CURRENCY
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.batches import batches
+from headrace.store.payloads.strict_model import Body
+from headrace.store.tenants import quotas, tenant_limits
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tenants.tenant_limits import LayeredLimits, Limits, SetBy
 
 router = APIRouter(prefix="/v1/organization", tags=["limits"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

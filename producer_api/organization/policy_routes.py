@@ -7,19 +7,19 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from policy.deny import check_size
-from policy.documents import PolicyDocument
-from policy.outputs import MissingFinder
-from policy.text.patterns import BadPattern
-from producer_api.access.auth import ModelsAdmin
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse, seconds
-from producer_api.server.errors import DOCUMENTED
-from producer_api.submission.input_policy import compiled
-from store.errors import InvalidRequest
-from store.payloads.strict_model import Strict
-from store.registry import policies
-from store.registry.policies import EVERY_MODEL, StoredPolicy
+from headrace.policy.deny import check_size
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.outputs import MissingFinder
+from headrace.policy.text.patterns import BadPattern
+from headrace.producer_api.access.auth import ModelsAdmin
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse, seconds
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.submission.input_policy import compiled
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.registry import policies
+from headrace.store.registry.policies import EVERY_MODEL, StoredPolicy
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -8,16 +8,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import Admin, JobsReader
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from store.payloads.strict_model import Body
-from store.retention import retention
-from store.retention.retention import DAY_S, LONGEST_S, LayeredRetention, Retention
-from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import SetBy
+from headrace.producer_api.access.auth import Admin, JobsReader
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.payloads.strict_model import Body
+from headrace.store.retention import retention
+from headrace.store.retention.retention import DAY_S, LONGEST_S, LayeredRetention, Retention
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tenants.tenant_limits import SetBy
 
 router = APIRouter(prefix="/v1/organization", tags=["retention"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

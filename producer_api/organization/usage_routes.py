@@ -15,17 +15,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import UsageReader
-from producer_api.http.requests import RuntimeOf
-from producer_api.http.views import JsonResponse
-from producer_api.organization import usage_views
-from producer_api.organization.usage_views import Result, UsagePage
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from store.errors import InvalidRequest
-from store.tenants import usage
-from store.tenants.api_keys import Principal
-from store.tenants.usage import Dimension, TimeBuckets, UsageGroup, Value
+from headrace.producer_api.access.auth import UsageReader
+from headrace.producer_api.http.requests import RuntimeOf
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.organization import usage_views
+from headrace.producer_api.organization.usage_views import Result, UsagePage
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.errors import InvalidRequest
+from headrace.store.tenants import usage
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tenants.usage import Dimension, TimeBuckets, UsageGroup, Value
 
 router = APIRouter(prefix="/v1/organization", tags=["usage"], responses=DOCUMENTED)
 

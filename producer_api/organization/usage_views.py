@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from store.tenants.usage import Dimension, TimeBuckets, UsageGroup
+from headrace.store.tenants.usage import Dimension, TimeBuckets, UsageGroup
 
 CURRENCY = "usd"
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from producer_api.jobs.job_views import job_object
-from producer_api.openai.chat_answer import answer_of
-from producer_api.reads.job_loader import restored
-from store.errors import HeadraceError
-from store.jobs.jobs import Job
-from store.payloads.job_payload import JobTerms
-from store.tasks.flow import PipelineRequest
+from headrace.producer_api.jobs.job_views import job_object
+from headrace.producer_api.openai.chat_answer import answer_of
+from headrace.producer_api.reads.job_loader import restored
+from headrace.store.errors import HeadraceError
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.job_payload import JobTerms
+from headrace.store.tasks.flow import PipelineRequest
 
 _URL = re.compile(r"/v1/pipelines/([A-Za-z0-9][A-Za-z0-9._-]{0,127}(?:@[A-Za-z0-9._-]{1,64})?)/jobs")
 

@@ -11,22 +11,22 @@ from typing import Any
 
 import structlog
 
-from producer_api.server.errors import internal_error
-from producer_api.submission.pipeline_lines import PipelineLines
-from producer_api.submission.pipelines import MIRRORED_INPUT, PipelineVersion
-from store.db.database import Database
-from store.errors import HeadraceError, InvalidRequest, RequestError
-from store.jobs.jobs import NewJob
-from store.rollouts.evidence import Evidence
-from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, active_rollouts
-from store.rollouts.shadow import EVERY_TENANT, as_mirror, check_shadow, mirror
-from store.settings import Settings
-from store.tasks.flow import PipelineRequest
-from store.tasks.generate import GENERATE
-from store.tasks.pipeline import Pipeline
-from store.tenants.api_keys import Principal, principal_of_key
+from headrace.producer_api.server.errors import internal_error
+from headrace.producer_api.submission.pipeline_lines import PipelineLines
+from headrace.producer_api.submission.pipelines import MIRRORED_INPUT, PipelineVersion
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, InvalidRequest, RequestError
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.rollouts.evidence import Evidence
+from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, active_rollouts
+from headrace.store.rollouts.shadow import EVERY_TENANT, as_mirror, check_shadow, mirror
+from headrace.store.settings import Settings
+from headrace.store.tasks.flow import PipelineRequest
+from headrace.store.tasks.generate import GENERATE
+from headrace.store.tasks.pipeline import Pipeline
+from headrace.store.tenants.api_keys import Principal, principal_of_key
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 LOOK_S = 1.0
 """Seconds between two looks for jobs to copy."""

@@ -7,23 +7,29 @@ from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.jobs.rollout_routes import IfMatch, Reason, RolloutId, changed, rollout_answer
-from producer_api.jobs.rollout_views import RolloutList, RolloutObject, RolloutTerms, new_rollout, rollout_summary
-from producer_api.pipelines.pipeline_mirrors import check_mirrored
-from producer_api.pipelines.pipeline_routes import PipelineId
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.submission.pipelines import version_of
-from store.errors import NotFound
-from store.registry import prompt_templates
-from store.registry.prompt_templates import ALIAS_PATTERN, DEFAULT, Kind
-from store.rollouts import changes
-from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, StickyKey, get_rollout, list_rollouts
-from store.rollouts.transitions import RolloutAction
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.rollout_routes import IfMatch, Reason, RolloutId, changed, rollout_answer
+from headrace.producer_api.jobs.rollout_views import (
+    RolloutList,
+    RolloutObject,
+    RolloutTerms,
+    new_rollout,
+    rollout_summary,
+)
+from headrace.producer_api.pipelines.pipeline_mirrors import check_mirrored
+from headrace.producer_api.pipelines.pipeline_routes import PipelineId
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.submission.pipelines import version_of
+from headrace.store.errors import NotFound
+from headrace.store.registry import prompt_templates
+from headrace.store.registry.prompt_templates import ALIAS_PATTERN, DEFAULT, Kind
+from headrace.store.rollouts import changes
+from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, StickyKey, get_rollout, list_rollouts
+from headrace.store.rollouts.transitions import RolloutAction
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(
     prefix="/v1/pipelines/{pipeline_id}/rollouts",

@@ -8,13 +8,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.jobs.job_routes import Prefer, submitted
-from producer_api.jobs.job_views import JobObject
-from producer_api.pipelines.pipeline_jobs import PipelineJob, request_of
-from producer_api.pipelines.pipeline_views import (
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.job_routes import Prefer, submitted
+from headrace.producer_api.jobs.job_views import JobObject
+from headrace.producer_api.pipelines.pipeline_jobs import PipelineJob, request_of
+from headrace.producer_api.pipelines.pipeline_views import (
     NewPipeline,
     PipelineAlias,
     PipelineBody,
@@ -25,9 +25,9 @@ from producer_api.pipelines.pipeline_views import (
     pipeline_list,
     pipeline_object,
 )
-from producer_api.server.errors import DOCUMENTED
-from store.registry import prompt_templates
-from store.registry.prompt_templates import ALIAS_PATTERN, Canary, Kind
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.registry import prompt_templates
+from headrace.store.registry.prompt_templates import ALIAS_PATTERN, Canary, Kind
 
 router = APIRouter(prefix="/v1/pipelines", tags=["pipelines"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -14,12 +14,12 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
-from policy.placeholders import PlaceholderMap
-from store.db.database import Database
-from store.db.group_commit import GroupCommit, OnBatch, unobserved
-from store.errors import HeadraceError, NotFound
-from store.jobs import jobs
-from store.jobs.jobs import Job, TenantAndId
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.store.db.database import Database
+from headrace.store.db.group_commit import GroupCommit, OnBatch, unobserved
+from headrace.store.errors import HeadraceError, NotFound
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Job, TenantAndId
 
 MOST = 500
 """Callers that share one query. If more wait, tenants take turns, so that a tenant with many reads delays no other."""

@@ -10,13 +10,13 @@ from typing import TypeVar
 from anyio import fail_after
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.access.rate_limits import RateLimits
-from prompts.sandbox.turns import Turns
-from store.db.database import Database
-from store.encryption_keys import open_vault
-from store.errors import StatementTimeout, Unavailable
-from store.settings import Settings
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.rate_limits import RateLimits
+from headrace.prompts.sandbox.turns import Turns
+from headrace.store.db.database import Database
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import StatementTimeout, Unavailable
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import Principal
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse, ObjectResponse
-from producer_api.openai.message_parts import ImagePart
-from producer_api.responses.conversation_views import (
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse, ObjectResponse
+from headrace.producer_api.openai.message_parts import ImagePart
+from headrace.producer_api.responses.conversation_views import (
     ConversationChanges,
     ConversationItemList,
     ConversationObject,
@@ -21,20 +21,20 @@ from producer_api.responses.conversation_views import (
     conversation_object,
     item_list,
 )
-from producer_api.responses.response_items import Item, images_in, read_items
-from producer_api.responses.response_jobs import settle
-from producer_api.responses.response_request import Includable
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED, from_validation
-from producer_api.submission.input_policy import check_items, guarded, refuse_images
-from producer_api.webhooks.webhook_views import Deleted
-from prompts.vision.image_sources import check_image
-from store.errors import InvalidRequest
-from store.jobs import conversations
-from store.payloads.image_input import MAX_IMAGES, MessageImage
-from store.registry.policies import EVERY_MODEL
-from store.settings import Settings
-from store.webhooks.addresses import check_url
+from headrace.producer_api.responses.response_items import Item, images_in, read_items
+from headrace.producer_api.responses.response_jobs import settle
+from headrace.producer_api.responses.response_request import Includable
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED, from_validation
+from headrace.producer_api.submission.input_policy import check_items, guarded, refuse_images
+from headrace.producer_api.webhooks.webhook_views import Deleted
+from headrace.prompts.vision.image_sources import check_image
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs import conversations
+from headrace.store.payloads.image_input import MAX_IMAGES, MessageImage
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.settings import Settings
+from headrace.store.webhooks.addresses import check_url
 
 router = APIRouter(prefix="/v1/conversations", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

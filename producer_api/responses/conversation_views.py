@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from producer_api.openai.request_fields import Metadata
-from producer_api.responses.response_items import InputItem
-from store.jobs.conversations import Conversation
-from store.payloads.strict_model import Body
+from headrace.producer_api.openai.request_fields import Metadata
+from headrace.producer_api.responses.response_items import InputItem
+from headrace.store.jobs.conversations import Conversation
+from headrace.store.payloads.strict_model import Body
 
 Items = Annotated[tuple[InputItem, ...], Field(max_length=20)]
 

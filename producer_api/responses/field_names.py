@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from producer_api.openai.request_fields import JOB_FIELDS
-from producer_api.responses.file_searches import place_of
-from store.errors import HeadraceError
+from headrace.producer_api.openai.request_fields import JOB_FIELDS
+from headrace.producer_api.responses.file_searches import place_of
+from headrace.store.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from producer_api.responses.response_request import ResponseRequest
+    from headrace.producer_api.responses.response_request import ResponseRequest
 
 _RENAMED = {
     "sampling.max_tokens": "max_output_tokens",

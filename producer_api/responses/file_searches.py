@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from producer_api.server.errors import from_validation
-from store.errors import InvalidRequest
-from store.jobs.jobs import Job
-from store.payloads.retrieval import Retrieval
+from headrace.producer_api.server.errors import from_validation
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.retrieval import Retrieval
 
 if TYPE_CHECKING:
-    from producer_api.responses.response_tools import FunctionTool
+    from headrace.producer_api.responses.response_tools import FunctionTool
 
 FILE_SEARCH = "file_search"
 RESULTS = "file_search_call.results"

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from producer_api.openai.foreign_fields import unsupported
-from producer_api.responses.response_tools import FunctionTool
-from producer_api.server.errors import from_validation
-from store.errors import InvalidRequest, NotFound
-from store.jobs.answered_calls import ITEM
-from store.jobs.responses import AnsweredCall
-from store.payloads.server_tools import ServerTools
-from store.payloads.tool_approval import ApprovalByName, RequireApproval, named_in, needs_approval
-from store.payloads.tool_definition import server_of
-from store.tools.builtin import FILE_SEARCH
+from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.producer_api.responses.response_tools import FunctionTool
+from headrace.producer_api.server.errors import from_validation
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.jobs.answered_calls import ITEM
+from headrace.store.jobs.responses import AnsweredCall
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.tool_approval import ApprovalByName, RequireApproval, named_in, needs_approval
+from headrace.store.payloads.tool_definition import server_of
+from headrace.store.tools.builtin import FILE_SEARCH
 
 if TYPE_CHECKING:
-    from producer_api.responses.mcp_tools import CalledTools
-    from producer_api.responses.response_request import ResponseRequest
+    from headrace.producer_api.responses.mcp_tools import CalledTools
+    from headrace.producer_api.responses.response_request import ResponseRequest
 
 ASKED: Final = "mcp_approval_request"
 

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from producer_api.responses.mcp_tools import label_of
-from producer_api.streaming.turns import CallEnded, TurnCall, has_turns, turns_of
-from store.db.database import Database
-from store.jobs.jobs import Job
-from store.jobs.responses import StoredResponse
-from store.payloads.step_payload import FAULT
-from store.schema.job_states import JobState
-from store.tasks.call_tool import error_text
-from store.tools.builtin import FILE_SEARCH
+from headrace.producer_api.responses.mcp_tools import label_of
+from headrace.producer_api.streaming.turns import CallEnded, TurnCall, has_turns, turns_of
+from headrace.store.db.database import Database
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import StoredResponse
+from headrace.store.payloads.step_payload import FAULT
+from headrace.store.schema.job_states import JobState
+from headrace.store.tasks.call_tool import error_text
+from headrace.store.tools.builtin import FILE_SEARCH
 
 Item = dict[str, Any]
 

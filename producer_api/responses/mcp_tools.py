@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from producer_api.openai.foreign_fields import unsupported
-from producer_api.responses.mcp_approvals import merged_rule, waiting_in
-from producer_api.responses.response_tools import MCP, FunctionTool
-from producer_api.server.errors import from_validation
-from store.db.database import Database
-from store.errors import InvalidRequest, NotFound
-from store.payloads.server_tools import ServerTools
-from store.payloads.tool_definition import SEPARATOR, McpServer
-from store.tools import tools
-from store.tools.tools import StoredTool
+from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.producer_api.responses.mcp_approvals import merged_rule, waiting_in
+from headrace.producer_api.responses.response_tools import MCP, FunctionTool
+from headrace.producer_api.server.errors import from_validation
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.tool_definition import SEPARATOR, McpServer
+from headrace.store.tools import tools
+from headrace.store.tools.tools import StoredTool
 
 if TYPE_CHECKING:
-    from producer_api.responses.response_request import ResponseRequest
+    from headrace.producer_api.responses.response_request import ResponseRequest
 
 _LOGPROBS: Final = "message.output_text.logprobs"
 

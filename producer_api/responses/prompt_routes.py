@@ -11,10 +11,10 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.responses.prompt_views import (
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.responses.prompt_views import (
     NewPrompt,
     PromptAlias,
     PromptDeleted,
@@ -26,16 +26,16 @@ from producer_api.responses.prompt_views import (
     prompt_list,
     prompt_object,
 )
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.submission import input_policy, template_filling
-from prompts.prompt_template import Template
-from store.payloads.prompt_reference import PromptReference
-from store.registry import prompt_templates
-from store.registry.policies import EVERY_MODEL
-from store.registry.prompt_templates import ALIAS_PATTERN, PromptVersion
-from store.tasks.generate import GenerateInput, GenerateRequest
-from store.tenants.api_keys import Principal
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.submission import input_policy, template_filling
+from headrace.prompts.prompt_template import Template
+from headrace.store.payloads.prompt_reference import PromptReference
+from headrace.store.registry import prompt_templates
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.registry.prompt_templates import ALIAS_PATTERN, PromptVersion
+from headrace.store.tasks.generate import GenerateInput, GenerateRequest
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from producer_api.http.views import seconds
-from prompts.prompt_template import Template
-from store.payloads.prompt_reference import PromptUse, VariableName
-from store.payloads.strict_model import Strict
-from store.registry.prompt_templates import NAME_PATTERN, PromptVersion
+from headrace.producer_api.http.views import seconds
+from headrace.prompts.prompt_template import Template
+from headrace.store.payloads.prompt_reference import PromptUse, VariableName
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.registry.prompt_templates import NAME_PATTERN, PromptVersion
 
 
 def _is_no_id(name: str) -> str:

@@ -8,14 +8,14 @@ succeeded   completed; incomplete at the token limit                  expired   
 
 from typing import Any
 
-from producer_api.http.views import seconds
-from producer_api.openai.chat_answer import made_of_input
-from producer_api.responses.mcp_tools import LISTED
-from producer_api.responses.response_output import output_items
-from store.jobs.answered_calls import ANSWERED
-from store.jobs.jobs import Job
-from store.jobs.responses import StoredResponse, response_id
-from store.schema.job_states import JobState
+from headrace.producer_api.http.views import seconds
+from headrace.producer_api.openai.chat_answer import made_of_input
+from headrace.producer_api.responses.mcp_tools import LISTED
+from headrace.producer_api.responses.response_output import output_items
+from headrace.store.jobs.answered_calls import ANSWERED
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import StoredResponse, response_id
+from headrace.store.schema.job_states import JobState
 
 # OpenAI's codes for ours; the job's own error is in ``job.error``.
 _ERROR_CODES = {"policy_blocked_input": "invalid_prompt", "policy_blocked_output": "invalid_prompt"}

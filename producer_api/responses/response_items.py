@@ -21,15 +21,15 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictBool
 
-from producer_api.openai.foreign_fields import not_text
-from producer_api.openai.message_parts import ImagePart, joined
-from producer_api.responses.mcp_approvals import ASKED
-from producer_api.responses.response_tools import flat_name
-from store.errors import InvalidRequest
-from store.ids import new_id
-from store.jobs.answered_calls import ITEM
-from store.payloads.strict_model import Body
-from store.tasks.call_tool import MOST_REASON_CHARS
+from headrace.producer_api.openai.foreign_fields import not_text
+from headrace.producer_api.openai.message_parts import ImagePart, joined
+from headrace.producer_api.responses.mcp_approvals import ASKED
+from headrace.producer_api.responses.response_tools import flat_name
+from headrace.store.errors import InvalidRequest
+from headrace.store.ids import new_id
+from headrace.store.jobs.answered_calls import ITEM
+from headrace.store.payloads.strict_model import Body
+from headrace.store.tasks.call_tool import MOST_REASON_CHARS
 
 Item = dict[str, Any]
 

@@ -6,33 +6,33 @@ from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.jobs.cancel import cancel
-from producer_api.responses.file_searches import searched_step
-from producer_api.responses.mcp_approvals import answered_calls
-from producer_api.responses.mcp_items import with_turns
-from producer_api.responses.mcp_tools import LISTED, called_by
-from producer_api.responses.response_items import Item, references_of
-from producer_api.responses.response_output import output_items, response_of
-from producer_api.responses.response_request import (
+from headrace.producer_api.jobs.cancel import cancel
+from headrace.producer_api.responses.file_searches import searched_step
+from headrace.producer_api.responses.mcp_approvals import answered_calls
+from headrace.producer_api.responses.mcp_items import with_turns
+from headrace.producer_api.responses.mcp_tools import LISTED, called_by
+from headrace.producer_api.responses.response_items import Item, references_of
+from headrace.producer_api.responses.response_output import output_items, response_of
+from headrace.producer_api.responses.response_request import (
     PreparedResponse,
     ResponseContext,
     ResponseRequest,
     to_job,
 )
-from producer_api.runtime import Runtime
-from producer_api.streaming.job_events import wait_until_ended
-from producer_api.submission.template_filling import read_and_fill
-from prompts.prompt_template import FilledTemplate
-from store.db.database import Database
-from store.errors import Conflict, Gone, InvalidRequest, NotFound
-from store.jobs import conversations, jobs, responses
-from store.jobs.flow_values import read_outputs
-from store.jobs.jobs import Job
-from store.jobs.responses import job_id_of
-from store.payloads.prompt_reference import PromptReference, PromptUse
-from store.payloads.retrieval import SEARCH_STEP
-from store.payloads.step_payload import PASSAGES
-from store.schema.job_states import JobState
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.streaming.job_events import wait_until_ended
+from headrace.producer_api.submission.template_filling import read_and_fill
+from headrace.prompts.prompt_template import FilledTemplate
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
+from headrace.store.jobs import conversations, jobs, responses
+from headrace.store.jobs.flow_values import read_outputs
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import job_id_of
+from headrace.store.payloads.prompt_reference import PromptReference, PromptUse
+from headrace.store.payloads.retrieval import SEARCH_STEP
+from headrace.store.payloads.step_payload import PASSAGES
+from headrace.store.schema.job_states import JobState
 
 _CANCEL_WAIT_S = 2.0
 """How long a cancel waits for the worker, which reacts at its next decode step."""

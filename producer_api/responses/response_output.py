@@ -14,21 +14,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from producer_api.openai.chat_answer import answer_entries, answer_reader, is_cut
-from producer_api.openai.turns_answer import TurnReaders
-from producer_api.responses.file_searches import question_of, shown_results
-from producer_api.responses.mcp_approvals import ASKED
-from producer_api.responses.mcp_items import begun_call, call_result, last_calls, shown_list
-from producer_api.responses.mcp_tools import LISTED
-from producer_api.responses.response_tools import name_fields
-from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, first_calls, has_turns
-from prompts.answer_reader import AnswerPiece
-from prompts.reasoning import ReasoningPiece
-from prompts.tool_calls import CallPiece, ContentPiece, call_id
-from store.jobs.answered_calls import ANSWERED
-from store.jobs.jobs import Job
-from store.jobs.responses import StoredResponse, response_id
-from store.schema.job_states import JobState
+from headrace.producer_api.openai.chat_answer import answer_entries, answer_reader, is_cut
+from headrace.producer_api.openai.turns_answer import TurnReaders
+from headrace.producer_api.responses.file_searches import question_of, shown_results
+from headrace.producer_api.responses.mcp_approvals import ASKED
+from headrace.producer_api.responses.mcp_items import begun_call, call_result, last_calls, shown_list
+from headrace.producer_api.responses.mcp_tools import LISTED
+from headrace.producer_api.responses.response_tools import name_fields
+from headrace.producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, first_calls, has_turns
+from headrace.prompts.answer_reader import AnswerPiece
+from headrace.prompts.reasoning import ReasoningPiece
+from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id
+from headrace.store.jobs.answered_calls import ANSWERED
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import StoredResponse, response_id
+from headrace.store.schema.job_states import JobState
 
 _CHUNK_BYTES = 3
 """A chunk ends as soon as it has this many bytes of UTF-8, so at most two letters are held back."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
 
-from producer_api.openai.foreign_fields import (
+from headrace.producer_api.openai.foreign_fields import (
     FOREIGN,
     INSTEAD,
     IsHarmless,
@@ -18,14 +18,14 @@ from producer_api.openai.foreign_fields import (
     refuse_unsupported,
     unsupported,
 )
-from producer_api.openai.reasoning_fields import (
+from headrace.producer_api.openai.reasoning_fields import (
     ReasoningField,
     check_reasoning,
     check_verbosity,
     reasoning_of,
     shows_summary,
 )
-from producer_api.openai.request_fields import (
+from headrace.producer_api.openai.request_fields import (
     CLASSES,
     JobOptions,
     MetadataText,
@@ -34,25 +34,25 @@ from producer_api.openai.request_fields import (
     job_fields,
     refuse_near_misses,
 )
-from producer_api.openai.response_format import GUIDED, json_grammar
-from producer_api.responses.conversation_views import ConversationRef
-from producer_api.responses.field_names import as_sent
-from producer_api.responses.file_searches import retrieval_of
-from producer_api.responses.mcp_tools import LISTED, CalledTools
-from producer_api.responses.response_items import Input, Item, message, messages_of, read_items
-from producer_api.responses.response_tools import FunctionTool, shown_tools, tools_of
-from producer_api.server.errors import from_validation
-from prompts.prompt_template import FilledTemplate
-from store.errors import InvalidRequest
-from store.jobs.answered_calls import ANSWERED
-from store.jobs.responses import AnsweredCall, NewResponse
-from store.payloads.job_payload import ServiceClass
-from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
-from store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec
-from store.payloads.server_tools import ServerTools
-from store.payloads.strict_model import Body
-from store.payloads.truncation import Truncation
-from store.tasks.generate import GenerateRequest
+from headrace.producer_api.openai.response_format import GUIDED, json_grammar
+from headrace.producer_api.responses.conversation_views import ConversationRef
+from headrace.producer_api.responses.field_names import as_sent
+from headrace.producer_api.responses.file_searches import retrieval_of
+from headrace.producer_api.responses.mcp_tools import LISTED, CalledTools
+from headrace.producer_api.responses.response_items import Input, Item, message, messages_of, read_items
+from headrace.producer_api.responses.response_tools import FunctionTool, shown_tools, tools_of
+from headrace.producer_api.server.errors import from_validation
+from headrace.prompts.prompt_template import FilledTemplate
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.answered_calls import ANSWERED
+from headrace.store.jobs.responses import AnsweredCall, NewResponse
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
+from headrace.store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.strict_model import Body
+from headrace.store.payloads.truncation import Truncation
+from headrace.store.tasks.generate import GenerateRequest
 
 Includable = Literal[
     "file_search_call.results",

@@ -11,29 +11,29 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse, ObjectResponse
-from producer_api.openai.chat_answer import answer_of
-from producer_api.openai.synchronous import ClientConnection
-from producer_api.responses.field_names import as_sent
-from producer_api.responses.file_searches import RESULTS
-from producer_api.responses.mcp_items import with_turns
-from producer_api.responses.response_answer import response_object
-from producer_api.responses.response_jobs import cancel_response, prepare, read_found, read_response
-from producer_api.responses.response_request import Includable, PreparedResponse, ResponseRequest
-from producer_api.responses.response_stream import BEFORE_ALL, read_events
-from producer_api.responses.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE_OR_EVENTS
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.streaming.turns import has_turns
-from producer_api.submission.draft_job import Origin, Receipt
-from producer_api.webhooks.webhook_views import Deleted
-from store.errors import Gone, HeadraceError, InvalidRequest, NotFound
-from store.jobs import jobs, responses
-from store.jobs.jobs import Job
-from store.jobs.responses import NewResponse, StoredResponse, response_id
-from store.retention import erasure
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse, ObjectResponse
+from headrace.producer_api.openai.chat_answer import answer_of
+from headrace.producer_api.openai.synchronous import ClientConnection
+from headrace.producer_api.responses.field_names import as_sent
+from headrace.producer_api.responses.file_searches import RESULTS
+from headrace.producer_api.responses.mcp_items import with_turns
+from headrace.producer_api.responses.response_answer import response_object
+from headrace.producer_api.responses.response_jobs import cancel_response, prepare, read_found, read_response
+from headrace.producer_api.responses.response_request import Includable, PreparedResponse, ResponseRequest
+from headrace.producer_api.responses.response_stream import BEFORE_ALL, read_events
+from headrace.producer_api.responses.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE_OR_EVENTS
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.streaming.turns import has_turns
+from headrace.producer_api.submission.draft_job import Origin, Receipt
+from headrace.producer_api.webhooks.webhook_views import Deleted
+from headrace.store.errors import Gone, HeadraceError, InvalidRequest, NotFound
+from headrace.store.jobs import jobs, responses
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import NewResponse, StoredResponse, response_id
+from headrace.store.retention import erasure
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.openai.chat_answer import Diverged, TextDeduplicator, TokenDeduplicator
-from producer_api.responses.file_searches import searched_step
-from producer_api.responses.response_events import Event as ResponseEvent
-from producer_api.responses.response_events import ResponseEventBuilder
-from producer_api.responses.response_jobs import read_found
-from producer_api.runtime import Runtime
-from producer_api.server.errors import JobUnanswered
-from producer_api.server.sse import LINE_PING, Heartbeat, event
-from producer_api.streaming.job_events import (
+from headrace.producer_api.openai.chat_answer import Diverged, TextDeduplicator, TokenDeduplicator
+from headrace.producer_api.responses.file_searches import searched_step
+from headrace.producer_api.responses.response_events import Event as ResponseEvent
+from headrace.producer_api.responses.response_events import ResponseEventBuilder
+from headrace.producer_api.responses.response_jobs import read_found
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import JobUnanswered
+from headrace.producer_api.server.sse import LINE_PING, Heartbeat, event
+from headrace.producer_api.streaming.job_events import (
     Ended,
     Event,
     FormatLogprobs,
@@ -28,12 +28,12 @@ from producer_api.streaming.job_events import (
     follow,
     logprob_formatter,
 )
-from producer_api.streaming.turns import CallEnded, TurnEnded, TurnEvent, follow_turns, has_turns
-from store.jobs.jobs import Job
-from store.jobs.responses import StoredResponse
-from store.payloads.retrieval import SEARCH_STEP
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Logprobs
+from headrace.producer_api.streaming.turns import CallEnded, TurnEnded, TurnEvent, follow_turns, has_turns
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import StoredResponse
+from headrace.store.payloads.retrieval import SEARCH_STEP
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Logprobs
 
 BEFORE_ALL = -1
 

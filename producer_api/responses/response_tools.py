@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
-from producer_api.openai.foreign_fields import unsupported
-from producer_api.responses.file_searches import FILE_SEARCH, place_of, shown_search
-from store.errors import InvalidRequest
-from store.payloads.strict_model import Body
+from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.producer_api.responses.file_searches import FILE_SEARCH, place_of, shown_search
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.strict_model import Body
 
 _SEARCHES = "web_search"
 MCP: Final = "mcp"

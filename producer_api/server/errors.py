@@ -22,14 +22,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from producer_api.server.anthropic_errors import error_object, is_anthropic
-from producer_api.server.misplaced_fields import object_of
-from producer_api.server.other_protocols import instead_of
-from store import errors as store
-from store.errors import HeadraceError, InvalidRequest
-from store.tasks.registry import TASK_TAG
+from headrace.producer_api.server.anthropic_errors import error_object, is_anthropic
+from headrace.producer_api.server.misplaced_fields import object_of
+from headrace.producer_api.server.other_protocols import instead_of
+from headrace.store import errors as store
+from headrace.store.errors import HeadraceError, InvalidRequest
+from headrace.store.tasks.registry import TASK_TAG
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 # The official client gives up at once on a longer wait.
 _LONGEST_RETRY_S = 120

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from store.db.database import Database, check_schema
-from store.errors import HeadraceError, Unavailable
-from store.redis import connection as redis_store
-from store.settings import Settings
+from headrace.store.db.database import Database, check_schema
+from headrace.store.errors import HeadraceError, Unavailable
+from headrace.store.redis import connection as redis_store
+from headrace.store.settings import Settings
 
 _ANSWER_WITHIN_S = 6.0
 _REDIS_TIMEOUT_S = 2.0

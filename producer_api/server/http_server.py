@@ -11,9 +11,9 @@ import orjson
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from producer_api.server.errors import BadHttp, body_of, status_of
-from store.errors import HeadraceError
-from store.settings import Settings
+from headrace.producer_api.server.errors import BadHttp, body_of, status_of
+from headrace.store.errors import HeadraceError
+from headrace.store.settings import Settings
 
 # Longer than that of usual proxies, so that the proxy closes an idle connection first.
 _KEEP_ALIVE_S = 75

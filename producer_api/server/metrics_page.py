@@ -6,12 +6,12 @@ import time
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from store.db.database import Database
-from store.errors import Unavailable
-from store.metrics.api_metrics import ApiMetrics
-from store.scheduling.backlog import TenantBacklog, read_backlog
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.metrics.api_metrics import ApiMetrics
+from headrace.store.scheduling.backlog import TenantBacklog, read_backlog
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 _RENDER_AGAIN_AFTER_S = 1.0
 _READ_S = 2.0

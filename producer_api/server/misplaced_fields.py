@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from store.tasks.registry import TASK_TAG, TASKS
+from headrace.store.tasks.registry import TASK_TAG, TASKS
 
 
 def object_of(error: Mapping[str, Any]) -> str | None:

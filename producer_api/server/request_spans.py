@@ -3,10 +3,10 @@
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from store.jobs.jobs import NewJob
-from store.tracing.spans import Attribute, AttributeValue, SpanKind, TraceSpan, now_ns
-from store.tracing.trace_context import TraceContext, read_traceparent
-from store.tracing.tracing import Tracing
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.tracing.spans import Attribute, AttributeValue, SpanKind, TraceSpan, now_ns
+from headrace.store.tracing.trace_context import TraceContext, read_traceparent
+from headrace.store.tracing.tracing import Tracing
 
 _DEFECT = 500
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})

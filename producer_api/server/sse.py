@@ -15,9 +15,9 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from store.errors import HeadraceError
+from headrace.store.errors import HeadraceError
 
-_log = structlog.get_logger("producer_api")
+_log = structlog.get_logger("headrace.producer_api")
 
 PING = b": ping\n\n"
 

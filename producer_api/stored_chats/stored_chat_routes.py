@@ -8,15 +8,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.metadata_filters import metadata_filters
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse, ObjectResponse
-from producer_api.openai.text_routes import fingerprint_of
-from producer_api.reads.job_loader import restored
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.stored_chats.stored_chat_views import (
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.metadata_filters import metadata_filters
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse, ObjectResponse
+from headrace.producer_api.openai.text_routes import fingerprint_of
+from headrace.producer_api.reads.job_loader import restored
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.stored_chats.stored_chat_views import (
     StoredChat,
     StoredChatChanges,
     StoredChatList,
@@ -25,16 +25,16 @@ from producer_api.stored_chats.stored_chat_views import (
     page_of,
     stored_chat,
 )
-from producer_api.submission.input_policy import guarded
-from producer_api.webhooks.webhook_views import Deleted
-from store.db.database import Database
-from store.errors import InvalidRequest, NotFound, Unavailable
-from store.jobs import stored_chats
-from store.jobs.jobs import Job
-from store.jobs.stored_chats import ChatFilter
-from store.retention import erasure
-from store.streams import stream_log
-from store.tenants.api_keys import Principal
+from headrace.producer_api.submission.input_policy import guarded
+from headrace.producer_api.webhooks.webhook_views import Deleted
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, NotFound, Unavailable
+from headrace.store.jobs import stored_chats
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.stored_chats import ChatFilter
+from headrace.store.retention import erasure
+from headrace.store.streams import stream_log
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

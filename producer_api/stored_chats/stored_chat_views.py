@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from producer_api.openai.chat_answer import ChatAnswer
-from producer_api.openai.chat_views import ChatCompletion
-from producer_api.openai.choices_answer import answer_to
-from producer_api.openai.request_fields import Metadata
-from store.jobs.jobs import Job
-from store.jobs.stored_chats import chat_id
-from store.payloads.conversation import ChatMessage, ToolCall
-from store.payloads.image_input import MessageImage
-from store.payloads.strict_model import Body
+from headrace.producer_api.openai.chat_answer import ChatAnswer
+from headrace.producer_api.openai.chat_views import ChatCompletion
+from headrace.producer_api.openai.choices_answer import answer_to
+from headrace.producer_api.openai.request_fields import Metadata
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.stored_chats import chat_id
+from headrace.store.payloads.conversation import ChatMessage, ToolCall
+from headrace.store.payloads.image_input import MessageImage
+from headrace.store.payloads.strict_model import Body
 
 
 class StoredChat(ChatCompletion):

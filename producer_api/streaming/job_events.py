@@ -24,18 +24,18 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.reads.job_loader import restorer_of
-from producer_api.runtime import Runtime
-from producer_api.server.errors import Draining
-from prompts.detokenizer import spell
-from store.errors import InvalidRequest, Unavailable
-from store.jobs import jobs
-from store.jobs.jobs import Job, JobEvent
-from store.registry.models import queue_name
-from store.schema.job_states import FLOW_TASK, JobState
-from store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs, num_kept
-from store.streams.choices import ChoiceMark, Marks
-from store.streams.stream_log import Frame, StreamCursor
+from headrace.producer_api.reads.job_loader import restorer_of
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import Draining
+from headrace.prompts.detokenizer import spell
+from headrace.store.errors import InvalidRequest, Unavailable
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Job, JobEvent
+from headrace.store.registry.models import queue_name
+from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs, num_kept
+from headrace.store.streams.choices import ChoiceMark, Marks
+from headrace.store.streams.stream_log import Frame, StreamCursor
 
 # Longest Postgres outage before the stream ends with an error. Text still flows meanwhile.
 _PATIENCE_S = 10.0

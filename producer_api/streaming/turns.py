@@ -17,19 +17,19 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.runtime import Runtime
-from producer_api.streaming.job_events import Event, Restarted, StepHappened, TextPiece, follow
-from store.db.database import Database
-from store.errors import Unavailable
-from store.jobs.answered_calls import CALL_STEP, first_steps
-from store.jobs.flow_turns import TurnStep, number_of, read_steps
-from store.jobs.flow_values import read_outputs
-from store.jobs.jobs import Job
-from store.schema.job_states import JobState
-from store.streams.stream_log import StreamCursor
-from store.tasks.call_tool import CALL_TOOL
-from store.tasks.generate import GENERATE
-from store.tasks.turn_form import CALLS, TurnForm
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.streaming.job_events import Event, Restarted, StepHappened, TextPiece, follow
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.jobs.answered_calls import CALL_STEP, first_steps
+from headrace.store.jobs.flow_turns import TurnStep, number_of, read_steps
+from headrace.store.jobs.flow_values import read_outputs
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.stream_log import StreamCursor
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tasks.generate import GENERATE
+from headrace.store.tasks.turn_form import CALLS, TurnForm
 
 _PATIENCE_S = 10.0
 _RETRY_S = 0.25

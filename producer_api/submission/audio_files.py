@@ -2,15 +2,15 @@
 
 from typing import TypeGuard
 
-from prompts.audio.audio_file import AudioBounds, inspect
-from store.db.database import Database
-from store.errors import NotFound
-from store.files import files
-from store.files.blob_storage import Blobs
-from store.files.files import File
-from store.settings import Settings
-from store.tasks.registry import JobRequest
-from store.tasks.transcribe import AudioSource, TranscribeRequest
+from headrace.prompts.audio.audio_file import AudioBounds, inspect
+from headrace.store.db.database import Database
+from headrace.store.errors import NotFound
+from headrace.store.files import files
+from headrace.store.files.blob_storage import Blobs
+from headrace.store.files.files import File
+from headrace.store.settings import Settings
+from headrace.store.tasks.registry import JobRequest
+from headrace.store.tasks.transcribe import AudioSource, TranscribeRequest
 
 _FILE_ID = "input.file_id"
 

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import orjson
 
-from store.encryption.keyed_digests import Digests
-from store.errors import InvalidRequest
-from store.jobs.response_cache import CacheLookup
-from store.payloads.image_input import images_of, urls_of
-from store.registry.engine_spec import EngineKind
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.generate import GeneratePayload
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.response_cache import CacheLookup
+from headrace.store.payloads.image_input import images_of, urls_of
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.generate import GeneratePayload
 
 ASK_HEADER: Final = "Headrace-Cache"
 """The caller's wish: ``use`` or ``bypass``."""

@@ -5,14 +5,14 @@ A request that names a template, or that is no conversation, does without it.
 
 from typing import TypeGuard, overload
 
-from producer_api.submission.template_filling import messages_of, preceded, read_and_fill
-from store.db.database import Database
-from store.errors import InvalidRequest, RequestError
-from store.payloads.prompt_reference import PromptReference
-from store.registry.default_template import DefaultTemplate
-from store.registry.models import ModelVersion
-from store.tasks.generate import GenerateRequest
-from store.tasks.registry import JobRequest
+from headrace.producer_api.submission.template_filling import messages_of, preceded, read_and_fill
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, RequestError
+from headrace.store.payloads.prompt_reference import PromptReference
+from headrace.store.registry.default_template import DefaultTemplate
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tasks.registry import JobRequest
 
 
 def snapshot(db: Database, tenant_id: str, reference: PromptReference) -> DefaultTemplate:

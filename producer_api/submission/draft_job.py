@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from producer_api.access.rate_limits import Headers
-from producer_api.submission.cache_lookup import CacheWish
-from store.errors import HeadraceError, Unavailable
-from store.jobs.jobs import Fallback, Idempotency, Job, NewJob
-from store.jobs.responses import NewResponse
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.strict_model import Strict
-from store.payloads.truncation import Truncated
-from store.registry.models import ModelVersion
-from store.tasks.generate import GeneratePayload
-from store.tasks.registry import JobRequest
-from store.tenants.api_keys import Principal
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.access.rate_limits import Headers
+from headrace.producer_api.submission.cache_lookup import CacheWish
+from headrace.store.errors import HeadraceError, Unavailable
+from headrace.store.jobs.jobs import Fallback, Idempotency, Job, NewJob
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.payloads.truncation import Truncated
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tasks.generate import GeneratePayload
+from headrace.store.tasks.registry import JobRequest
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.trace_context import TraceContext
 
 T = TypeVar("T")
 

@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 
-from store.db.database import Database
-from store.db.group_commit import isolated
-from store.errors import HeadraceError, Unavailable
-from store.jobs import jobs
-from store.jobs.jobs import Accepted, NewJob
-from store.payloads.job_payload import ServiceClass
-from store.redis.celery_queue import Hint, HintPublisher
-from store.redis.connection import CircuitBreaker
-from store.redis.hint_announcer import HintAnnouncer
-from store.registry.models import shadow_name
-from store.scheduling.fair_share import LaneCandidate, RecentMaximum, within_share
-from store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.db.database import Database
+from headrace.store.db.group_commit import isolated
+from headrace.store.errors import HeadraceError, Unavailable
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Accepted, NewJob
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.redis.celery_queue import Hint, HintPublisher
+from headrace.store.redis.connection import CircuitBreaker
+from headrace.store.redis.hint_announcer import HintAnnouncer
+from headrace.store.registry.models import shadow_name
+from headrace.store.scheduling.fair_share import LaneCandidate, RecentMaximum, within_share
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
 
 _MAX_JOBS = 256  # of one transaction
 

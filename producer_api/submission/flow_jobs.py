@@ -13,16 +13,22 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy
-from producer_api.access.rate_limits import WARNING_HEADER, note_headers
-from producer_api.server.errors import from_validation
-from producer_api.submission import unserved
-from producer_api.submission.default_templates import with_default
-from producer_api.submission.draft_job import Origin, Receipt
-from producer_api.submission.input_policy import applied, guarded, pinned
-from producer_api.submission.pipelines import UsedPipeline, at_place, check_pipeline, from_pipeline, of_pipeline
-from producer_api.submission.prepared_step import (
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
+from headrace.producer_api.access.rate_limits import WARNING_HEADER, note_headers
+from headrace.producer_api.server.errors import from_validation
+from headrace.producer_api.submission import unserved
+from headrace.producer_api.submission.default_templates import with_default
+from headrace.producer_api.submission.draft_job import Origin, Receipt
+from headrace.producer_api.submission.input_policy import applied, guarded, pinned
+from headrace.producer_api.submission.pipelines import (
+    UsedPipeline,
+    at_place,
+    check_pipeline,
+    from_pipeline,
+    of_pipeline,
+)
+from headrace.producer_api.submission.prepared_step import (
     FORM,
     PreparedStep,
     flow_payload,
@@ -31,29 +37,35 @@ from producer_api.submission.prepared_step import (
     turns_form,
     unprepared_payload,
 )
-from producer_api.submission.prompt_preparation import check_called_urls, check_task
-from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
-from producer_api.submission.submission_parts import SubmissionParts
-from producer_api.submission.template_filling import fill_step
-from producer_api.submission.tool_steps import FIELD, check_tools, server_tools_of, with_answered_calls, with_tools
-from producer_api.submission.vault_before import vault_before
-from store.errors import InvalidRequest, NotFound, NoWorker, RequestError
-from store.jobs import jobs
-from store.jobs.jobs import Idempotency, NewJob
-from store.jobs.responses import NewResponse
-from store.payloads.job_payload import JobTerms
-from store.payloads.references import OF_INPUT, look_up_all, references, replaced, step_of
-from store.payloads.retrieval import SEARCH_STEP
-from store.payloads.step_payload import SEARCH, Marks
-from store.registry.models import queue_name
-from store.schema.job_states import FLOW_TASK
-from store.schema.version_states import VersionState
-from store.tasks.flow import FlowRequest, FlowStepBody, PipelineRequest, check_steps
-from store.tasks.generate import GenerateRequest
-from store.tasks.pipeline import Pipeline
-from store.tasks.registry import TASKS, is_from_outside
-from store.tenants.api_keys import Principal
-from store.webhooks.addresses import check_url
+from headrace.producer_api.submission.prompt_preparation import check_called_urls, check_task
+from headrace.producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.template_filling import fill_step
+from headrace.producer_api.submission.tool_steps import (
+    FIELD,
+    check_tools,
+    server_tools_of,
+    with_answered_calls,
+    with_tools,
+)
+from headrace.producer_api.submission.vault_before import vault_before
+from headrace.store.errors import InvalidRequest, NotFound, NoWorker, RequestError
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Idempotency, NewJob
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.job_payload import JobTerms
+from headrace.store.payloads.references import OF_INPUT, look_up_all, references, replaced, step_of
+from headrace.store.payloads.retrieval import SEARCH_STEP
+from headrace.store.payloads.step_payload import SEARCH, Marks
+from headrace.store.registry.models import queue_name
+from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.schema.version_states import VersionState
+from headrace.store.tasks.flow import FlowRequest, FlowStepBody, PipelineRequest, check_steps
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tasks.pipeline import Pipeline
+from headrace.store.tasks.registry import TASKS, is_from_outside
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.webhooks.addresses import check_url
 
 RETRY_WITHIN_S = 600.0
 

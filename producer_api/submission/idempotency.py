@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import orjson
 
-from policy.policies import Policy
-from producer_api.submission.input_policy import changed_by
-from store.encryption.keyed_digests import Digests
-from store.errors import InvalidRequest
-from store.jobs.acceptance import Idempotency
-from store.jobs.responses import NewResponse
-from store.payloads.job_payload import JobTerms
+from headrace.policy.policies import Policy
+from headrace.producer_api.submission.input_policy import changed_by
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.acceptance import Idempotency
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.job_payload import JobTerms
 
 MAX_KEY_CHARS = 255
 

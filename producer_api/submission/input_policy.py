@@ -15,24 +15,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from policy.budget import Budget, ScanTooLong
-from policy.documents import Action, PolicyDocument, Stage
-from policy.names import load_finder
-from policy.outputs import MissingFinder
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy, apply_input
-from policy.recognisers.recogniser import FOUND_BY_NAME
-from policy.streaming import GuardedText, counted
-from policy.text.escapes import unescaped
-from producer_api.caches.ttl_cache import LoadingCache
-from store.db.database import Database
-from store.errors import InvalidRequest, Unavailable
-from store.jobs.responses import NewResponse
-from store.payloads.image_input import images_of
-from store.payloads.job_payload import PinnedPolicy, PolicyHit
-from store.registry import policies
-from store.registry.policies import EVERY_MODEL, StoredPolicy
-from store.tasks.registry import JobRequest
+from headrace.policy.budget import Budget, ScanTooLong
+from headrace.policy.documents import Action, PolicyDocument, Stage
+from headrace.policy.names import load_finder
+from headrace.policy.outputs import MissingFinder
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy, apply_input
+from headrace.policy.recognisers.recogniser import FOUND_BY_NAME
+from headrace.policy.streaming import GuardedText, counted
+from headrace.policy.text.escapes import unescaped
+from headrace.producer_api.caches.ttl_cache import LoadingCache
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, Unavailable
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.image_input import images_of
+from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
+from headrace.store.registry import policies
+from headrace.store.registry.policies import EVERY_MODEL, StoredPolicy
+from headrace.store.tasks.registry import JobRequest
 
 KEEP_S = 5.0
 """The longest time until a changed policy takes effect in every process."""

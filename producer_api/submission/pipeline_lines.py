@@ -5,22 +5,22 @@ Lines of batches keep the versions of the batch's start.
 
 from collections.abc import Mapping, Sequence
 
-from producer_api.caches.model_catalog import KEEP_S
-from producer_api.caches.ttl_cache import LoadingCache
-from producer_api.submission.draft_job import Origin
-from producer_api.submission.flow_jobs import FlowSubmissions
-from producer_api.submission.pipelines import PipelineVersion, at_place, of_pipeline, used_pipeline, version_of
-from producer_api.submission.retrieval_steps import as_flow, as_one
-from producer_api.submission.submission_parts import SubmissionParts
-from store.errors import RequestError
-from store.jobs.jobs import NewJob
-from store.jobs.responses import NewResponse
-from store.registry import prompt_templates
-from store.registry.models import ModelVersion, queue_name
-from store.registry.prompt_templates import Kind
-from store.tasks.flow import PipelineRequest
-from store.tasks.generate import GenerateRequest
-from store.tenants.api_keys import Principal
+from headrace.producer_api.caches.model_catalog import KEEP_S
+from headrace.producer_api.caches.ttl_cache import LoadingCache
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.submission.flow_jobs import FlowSubmissions
+from headrace.producer_api.submission.pipelines import PipelineVersion, at_place, of_pipeline, used_pipeline, version_of
+from headrace.producer_api.submission.retrieval_steps import as_flow, as_one
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.store.errors import RequestError
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.registry import prompt_templates
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.registry.prompt_templates import Kind
+from headrace.store.tasks.flow import PipelineRequest
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tenants.api_keys import Principal
 
 _MAX_VERSIONS = 64
 

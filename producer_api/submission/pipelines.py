@@ -7,22 +7,22 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from policy.schemas import Validator, check_schema, first_problem
-from producer_api.submission.draft_job import Origin
-from producer_api.submission.input_policy import check_pipeline_text
-from producer_api.submission.submission_parts import SubmissionParts
-from store.errors import InvalidRequest, NoWorker, RequestError
-from store.ids import new_id
-from store.payloads.job_payload import JobTerms
-from store.payloads.prompt_reference import PromptUse
-from store.registry import prompt_templates
-from store.registry.policies import EVERY_MODEL
-from store.registry.prompt_templates import Kind, PromptVersion
-from store.rollouts.rollouts import RolloutMode, active_rollout
-from store.rollouts.routing import point_of, takes_candidate
-from store.tasks.flow import FlowRequest, PipelineRequest, check_steps
-from store.tasks.pipeline import Pipeline, check_inputs
-from store.tenants.api_keys import Principal
+from headrace.policy.schemas import Validator, check_schema, first_problem
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.submission.input_policy import check_pipeline_text
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.store.errors import InvalidRequest, NoWorker, RequestError
+from headrace.store.ids import new_id
+from headrace.store.payloads.job_payload import JobTerms
+from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.registry import prompt_templates
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.registry.prompt_templates import Kind, PromptVersion
+from headrace.store.rollouts.rollouts import RolloutMode, active_rollout
+from headrace.store.rollouts.routing import point_of, takes_candidate
+from headrace.store.tasks.flow import FlowRequest, PipelineRequest, check_steps
+from headrace.store.tasks.pipeline import Pipeline, check_inputs
+from headrace.store.tenants.api_keys import Principal
 
 MIRRORED_INPUT = "mirrored_input"
 """The field of a job's payload with the input that the pipeline got, for a copy in shadow mode. Else it is in no row:

@@ -4,25 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from policy.policies import Policy
-from producer_api.submission.draft_job import Origin
-from producer_api.submission.tool_steps import without_tools
-from store.ids import new_id
-from store.jobs.jobs import NewJob
-from store.jobs.responses import NewResponse
-from store.payloads.job_payload import JobOrder, PinnedPolicy
-from store.payloads.references import MARK, step_of
-from store.payloads.retrieval import Retrieval
-from store.payloads.step_payload import REFERENCES, TEMPLATE, TEMPLATE_PLACE, THEN, Marks, with_references
-from store.registry.models import ModelVersion, queue_name
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import FLOW_TASK
-from store.settings import Settings
-from store.tasks.flow import FlowRequest, FlowStepBody
-from store.tasks.generate import GeneratePayload, GenerateRequest
-from store.tasks.registry import JobRequest
-from store.tasks.turn_form import CALLS, form_of
-from store.tenants.api_keys import Principal
+from headrace.policy.policies import Policy
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.submission.tool_steps import without_tools
+from headrace.store.ids import new_id
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy
+from headrace.store.payloads.references import MARK, step_of
+from headrace.store.payloads.retrieval import Retrieval
+from headrace.store.payloads.step_payload import REFERENCES, TEMPLATE, TEMPLATE_PLACE, THEN, Marks, with_references
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.settings import Settings
+from headrace.store.tasks.flow import FlowRequest, FlowStepBody
+from headrace.store.tasks.generate import GeneratePayload, GenerateRequest
+from headrace.store.tasks.registry import JobRequest
+from headrace.store.tasks.turn_form import CALLS, form_of
+from headrace.store.tenants.api_keys import Principal
 
 FORM = ("policy", "sampling", "tool_style", "reasoning", "template")
 """The fields of a payload that a reader of the answer needs: the form of calls and reasoning in its text, the values to

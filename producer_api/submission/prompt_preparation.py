@@ -7,25 +7,25 @@ The version's default template comes in here, after the tenant's policy: it is t
 from collections.abc import Collection
 from typing import Any
 
-from producer_api.caches.live_processes import LiveProcesses
-from producer_api.caches.model_catalog import ModelCatalog
-from producer_api.submission.audio_files import AudioFiles
-from producer_api.submission.default_templates import with_default
-from prompts.grammar import Grammars
-from prompts.tasks import generate
-from prompts.tasks.registry import TASK_INPUTS
-from prompts.tasks.task_inputs import Prepared
-from prompts.tokenizer import Tokenizer
-from prompts.vision.chat_images import no_images
-from store.errors import InvalidRequest
-from store.payloads.image_input import images_of
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry.models import ModelVersion, queue_name
-from store.settings import Settings
-from store.tasks.generate import GenerateRequest
-from store.tasks.registry import TASKS, JobRequest
-from store.webhooks.addresses import check_url
+from headrace.producer_api.caches.live_processes import LiveProcesses
+from headrace.producer_api.caches.model_catalog import ModelCatalog
+from headrace.producer_api.submission.audio_files import AudioFiles
+from headrace.producer_api.submission.default_templates import with_default
+from headrace.prompts.grammar import Grammars
+from headrace.prompts.tasks import generate
+from headrace.prompts.tasks.registry import TASK_INPUTS
+from headrace.prompts.tasks.task_inputs import Prepared
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.prompts.vision.chat_images import no_images
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.image_input import images_of
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.settings import Settings
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tasks.registry import TASKS, JobRequest
+from headrace.store.webhooks.addresses import check_url
 
 _CHARS_A_TOKEN = 4
 """A prompt with more characters for each token of the context window is tokenized before any other check."""

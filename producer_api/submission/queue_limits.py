@@ -12,14 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from threading import Lock
 
-from store.db.database import Database
-from store.errors import InvalidRequest, RateLimited
-from store.jobs.jobs import Accepted, Job, NewJob, is_known
-from store.scheduling import backlog
-from store.scheduling.backlog import Backlog, Load, QueuePosition
-from store.scheduling.service_rate import Rate
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, RateLimited
+from headrace.store.jobs.jobs import Accepted, Job, NewJob, is_known
+from headrace.store.scheduling import backlog
+from headrace.store.scheduling.backlog import Backlog, Load, QueuePosition
+from headrace.store.scheduling.service_rate import Rate
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
 
 KEEP_S = 0.25
 """A snapshot is used for this long, or longer if reading one takes more than a twentieth of that."""

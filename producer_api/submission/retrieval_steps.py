@@ -9,20 +9,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from producer_api.server.errors import from_validation
-from producer_api.submission.submission_parts import SubmissionParts
-from prompts.tasks.embed import Embedder, query_prompt_name
-from store.errors import Conflict, InvalidRequest, NotFound, NoWorker, RequestError
-from store.payloads.job_payload import JobTerms
-from store.payloads.references import MARK
-from store.payloads.retrieval import SEARCH_STEP, Retrieval
-from store.registry.models import ModelVersion, queue_name
-from store.retrieval import vector_stores
-from store.retrieval.attribute_filters import read_filter
-from store.tasks.embed import EMBED
-from store.tasks.flow import FlowRequest, FlowStepBody
-from store.tasks.generate import GenerateRequest
-from store.tasks.registry import JobRequest
+from headrace.producer_api.server.errors import from_validation
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.prompts.tasks.embed import Embedder, query_prompt_name
+from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker, RequestError
+from headrace.store.payloads.job_payload import JobTerms
+from headrace.store.payloads.references import MARK
+from headrace.store.payloads.retrieval import SEARCH_STEP, Retrieval
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.retrieval import vector_stores
+from headrace.store.retrieval.attribute_filters import read_filter
+from headrace.store.tasks.embed import EMBED
+from headrace.store.tasks.flow import FlowRequest, FlowStepBody
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tasks.registry import JobRequest
 
 FIELD = "retrieval"
 _ONE = "steps[0]"

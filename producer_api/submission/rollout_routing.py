@@ -9,16 +9,16 @@ without it is not divided: it would be the same on both.
 import secrets
 from contextlib import suppress
 
-from producer_api.caches.live_processes import LiveProcesses
-from producer_api.caches.model_catalog import ModelCatalog
-from producer_api.submission.default_templates import is_indifferent
-from producer_api.submission.draft_job import DraftJob, known
-from producer_api.submission.prompt_preparation import PromptPreparation
-from prompts.tasks.task_inputs import Prepared
-from store.errors import InvalidRequest, ModelLoadError
-from store.jobs.jobs import Fallback
-from store.registry.models import queue_name
-from store.rollouts.routing import takes_candidate
+from headrace.producer_api.caches.live_processes import LiveProcesses
+from headrace.producer_api.caches.model_catalog import ModelCatalog
+from headrace.producer_api.submission.default_templates import is_indifferent
+from headrace.producer_api.submission.draft_job import DraftJob, known
+from headrace.producer_api.submission.prompt_preparation import PromptPreparation
+from headrace.prompts.tasks.task_inputs import Prepared
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.jobs.jobs import Fallback
+from headrace.store.registry.models import queue_name
+from headrace.store.rollouts.routing import takes_candidate
 
 
 class RolloutRouting:

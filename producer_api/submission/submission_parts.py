@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 
-from producer_api.access.rate_limits import RateLimits
-from producer_api.caches.live_processes import LiveProcesses
-from producer_api.caches.model_catalog import ModelCatalog
-from producer_api.submission.enqueue import Enqueuer
-from producer_api.submission.idempotency import RequestDigests
-from producer_api.submission.input_policy import ActivePolicies
-from producer_api.submission.prompt_preparation import PromptPreparation
-from producer_api.submission.queue_limits import QueueLimits
-from prompts.sandbox.turns import Turns
-from store.db.database import Database
-from store.metrics.api_metrics import ApiMetrics
-from store.settings import Settings
+from headrace.producer_api.access.rate_limits import RateLimits
+from headrace.producer_api.caches.live_processes import LiveProcesses
+from headrace.producer_api.caches.model_catalog import ModelCatalog
+from headrace.producer_api.submission.enqueue import Enqueuer
+from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.input_policy import ActivePolicies
+from headrace.producer_api.submission.prompt_preparation import PromptPreparation
+from headrace.producer_api.submission.queue_limits import QueueLimits
+from headrace.prompts.sandbox.turns import Turns
+from headrace.store.db.database import Database
+from headrace.store.metrics.api_metrics import ApiMetrics
+from headrace.store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,37 +14,45 @@ from dataclasses import replace
 
 from starlette.concurrency import run_in_threadpool
 
-from policy.policies import Policy
-from producer_api.access.rate_limits import CACHE_HEADER, TRUNCATED_HEADER, WARNING_HEADER, note_headers
-from producer_api.server.request_spans import record_accept
-from producer_api.submission import unserved
-from producer_api.submission.cache_lookup import BYPASS, CacheLookups, CacheWish
-from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
-from producer_api.submission.input_policy import ActivePolicy, applied, pinned
-from producer_api.submission.prompt_preparation import check_called_urls
-from producer_api.submission.recent_tenants import RecentTenants
-from producer_api.submission.rollout_routing import RolloutRouting
-from producer_api.submission.submission_parts import SubmissionParts
-from producer_api.submission.template_filling import fill, has_template
-from producer_api.submission.vault_before import vault_before
-from store.db.group_commit import GroupCommit
-from store.errors import InvalidRequest, NotFound
-from store.ids import new_id
-from store.jobs import jobs
-from store.jobs.jobs import Accepted, NewJob
-from store.jobs.responses import NewResponse
-from store.payloads.ingest_order import IngestOrder
-from store.registry.models import ModelVersion, queue_name
-from store.registry.policies import EVERY_MODEL
-from store.schema.cache_results import CacheResult
-from store.schema.version_states import VersionState
-from store.tasks.generate import GenerateRequest
-from store.tasks.registry import JobRequest
-from store.tenants.api_keys import Principal
-from store.tracing.spans import now_ns
-from store.tracing.trace_context import TraceContext
-from store.tracing.tracing import OFF, Tracing
-from store.webhooks.addresses import check_url
+from headrace.policy.policies import Policy
+from headrace.producer_api.access.rate_limits import CACHE_HEADER, TRUNCATED_HEADER, WARNING_HEADER, note_headers
+from headrace.producer_api.server.request_spans import record_accept
+from headrace.producer_api.submission import unserved
+from headrace.producer_api.submission.cache_lookup import BYPASS, CacheLookups, CacheWish
+from headrace.producer_api.submission.draft_job import (
+    DraftJob,
+    NeedsTenantThread,
+    Origin,
+    Receipt,
+    known,
+    run_each,
+    spend_each,
+)
+from headrace.producer_api.submission.input_policy import ActivePolicy, applied, pinned
+from headrace.producer_api.submission.prompt_preparation import check_called_urls
+from headrace.producer_api.submission.recent_tenants import RecentTenants
+from headrace.producer_api.submission.rollout_routing import RolloutRouting
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.template_filling import fill, has_template
+from headrace.producer_api.submission.vault_before import vault_before
+from headrace.store.db.group_commit import GroupCommit
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.ids import new_id
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Accepted, NewJob
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.ingest_order import IngestOrder
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.schema.cache_results import CacheResult
+from headrace.store.schema.version_states import VersionState
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tasks.registry import JobRequest
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.spans import now_ns
+from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.store.webhooks.addresses import check_url
 
 RETRY_WITHIN_S = 600.0
 """A retry without an Idempotency-Key finds the job of its first request for this long."""

@@ -11,20 +11,20 @@ from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
-from policy.schemas import Validator, check_schema, first_problem
-from producer_api.server.errors import from_validation
-from prompts.prompt_template import FilledTemplate, RenderedTemplate, Template, rendered
-from store.db.database import Database
-from store.errors import InvalidRequest, RequestError
-from store.payloads.conversation import ChatMessage, Role
-from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
-from store.payloads.references import step_of
-from store.payloads.step_payload import Marks
-from store.registry import prompt_templates
-from store.registry.prompt_templates import PromptVersion
-from store.tasks.flow import FlowStepBody
-from store.tasks.generate import GenerateInput, GenerateRequest
-from store.tasks.registry import JobRequest
+from headrace.policy.schemas import Validator, check_schema, first_problem
+from headrace.producer_api.server.errors import from_validation
+from headrace.prompts.prompt_template import FilledTemplate, RenderedTemplate, Template, rendered
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, RequestError
+from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
+from headrace.store.payloads.references import step_of
+from headrace.store.payloads.step_payload import Marks
+from headrace.store.registry import prompt_templates
+from headrace.store.registry.prompt_templates import PromptVersion
+from headrace.store.tasks.flow import FlowStepBody
+from headrace.store.tasks.generate import GenerateInput, GenerateRequest
+from headrace.store.tasks.registry import JobRequest
 
 _VARIABLES = "prompt.variables"
 _ROLES = {"developer": Role.SYSTEM}

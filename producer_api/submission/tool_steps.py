@@ -8,27 +8,27 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from producer_api.server.errors import from_validation
-from producer_api.submission.retrieval_steps import check_retrieval, embedding_of
-from producer_api.submission.submission_parts import SubmissionParts
-from store.errors import InvalidRequest, NotFound
-from store.jobs.answered_calls import first_steps
-from store.jobs.responses import AnsweredCall
-from store.payloads.conversation import MAX_TOOLS
-from store.payloads.references import MARK
-from store.payloads.retrieval import Retrieval
-from store.payloads.server_tools import ServerTools
-from store.payloads.step_payload import SEARCH, TOOLS, TOOLS_WITH_APPROVAL
-from store.payloads.tool_approval import named_in, needs_approval
-from store.payloads.tool_definition import SEPARATOR, McpServer, server_of
-from store.registry import models
-from store.registry.models import ModelVersion, queue_name
-from store.tasks.call_tool import CALL_TOOL
-from store.tasks.flow import FlowRequest, FlowStepBody
-from store.tenants.api_keys import Principal
-from store.tools import tools
-from store.tools.builtin import BUILT_IN, FILE_SEARCH
-from store.tools.tools import StoredTool
+from headrace.producer_api.server.errors import from_validation
+from headrace.producer_api.submission.retrieval_steps import check_retrieval, embedding_of
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.jobs.answered_calls import first_steps
+from headrace.store.jobs.responses import AnsweredCall
+from headrace.store.payloads.conversation import MAX_TOOLS
+from headrace.store.payloads.references import MARK
+from headrace.store.payloads.retrieval import Retrieval
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.step_payload import SEARCH, TOOLS, TOOLS_WITH_APPROVAL
+from headrace.store.payloads.tool_approval import named_in, needs_approval
+from headrace.store.payloads.tool_definition import SEPARATOR, McpServer, server_of
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tasks.flow import FlowRequest, FlowStepBody
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tools import tools
+from headrace.store.tools.builtin import BUILT_IN, FILE_SEARCH
+from headrace.store.tools.tools import StoredTool
 
 FIELD = "server_tools"
 

@@ -1,9 +1,9 @@
 """What a caller reads of a version that no worker serves: a refusal, or a warning with the outlook of a model host."""
 
-from store.errors import Conflict, NoWorker
-from store.hosts.host_reports import HostOutlook
-from store.registry.models import ModelVersion, queue_name
-from store.schema.version_states import VersionState
+from headrace.store.errors import Conflict, NoWorker
+from headrace.store.hosts.host_reports import HostOutlook
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.schema.version_states import VersionState
 
 
 def refusal(queue: str, outlook: HostOutlook | None) -> NoWorker | None:

@@ -1,10 +1,10 @@
 """The placeholders that a response's input has already: those of the response or the conversation that it continues."""
 
-from policy.placeholders import PlaceholderMap
-from producer_api.reads.job_loader import vault_of
-from store.db.database import Database
-from store.jobs import conversations, jobs
-from store.jobs.responses import NewResponse, job_id_of
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.producer_api.reads.job_loader import vault_of
+from headrace.store.db.database import Database
+from headrace.store.jobs import conversations, jobs
+from headrace.store.jobs.responses import NewResponse, job_id_of
 
 
 def vault_before(db: Database, tenant_id: str, response: NewResponse | None) -> PlaceholderMap | None:

@@ -8,17 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.openai.chat_answer import answer_of
-from producer_api.server.errors import DOCUMENTED
-from producer_api.tasks.encoding_body import EncodingAnswer, EncodingBody, encoding_answer, encoding_order
-from producer_api.tasks.run_job import run_job
-from producer_api.tasks.task_body import as_sent
-from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from store.errors import HeadraceError
-from store.jobs.jobs import Job
-from store.tasks.classify import CLASSIFY, MAX_CLASSIFY_INPUTS, ClassifyRequest, LabelScore
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.openai.chat_answer import answer_of
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.tasks.encoding_body import EncodingAnswer, EncodingBody, encoding_answer, encoding_order
+from headrace.producer_api.tasks.run_job import run_job
+from headrace.producer_api.tasks.task_body import as_sent
+from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
+from headrace.store.errors import HeadraceError
+from headrace.store.jobs.jobs import Job
+from headrace.store.tasks.classify import CLASSIFY, MAX_CLASSIFY_INPUTS, ClassifyRequest, LabelScore
 
 router = APIRouter(prefix="/v1", tags=["classify"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from producer_api.openai import embedding_routes
-from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
-from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from store.tasks.embed import EMBED
+from headrace.producer_api.openai import embedding_routes
+from headrace.producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
+from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
+from headrace.store.tasks.embed import EMBED
 
 
 def _parse(body: Mapping[str, Any]) -> ParsedRequest:

@@ -5,38 +5,38 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from producer_api.anthropic import message_routes
-from producer_api.anthropic.message_answer import MessageAnswer
-from producer_api.anthropic.message_request import MessageRequest
-from producer_api.anthropic.message_request import as_sent as message_as_sent
-from producer_api.anthropic.message_request import to_job as message_job
-from producer_api.anthropic.turns_message import TurnsMessageAnswer
-from producer_api.openai import text_routes
-from producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
-from producer_api.openai.chat_request import ChatRequest
-from producer_api.openai.chat_request import to_job as chat_job
-from producer_api.openai.choices_answer import answer_to
-from producer_api.openai.completion_answer import CompletionAnswer
-from producer_api.openai.completion_request import CompletionRequest
-from producer_api.openai.completion_request import to_job as completion_job
-from producer_api.openai.foreign_fields import unsupported
-from producer_api.openai.request_fields import TextRequest, as_sent
-from producer_api.openai.synchronous import read_turns
-from producer_api.responses import response_routes
-from producer_api.responses.field_names import as_sent as response_as_sent
-from producer_api.responses.mcp_approvals import answered_calls
-from producer_api.responses.mcp_items import with_turns
-from producer_api.responses.mcp_tools import called_by, calls_tools
-from producer_api.responses.response_answer import response_object
-from producer_api.responses.response_request import ResponseContext, ResponseRequest
-from producer_api.responses.response_request import to_job as response_job
-from producer_api.stored_chats import stored_chat_routes
-from producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
-from store.db.database import Database
-from store.jobs import responses
-from store.jobs.jobs import Job
-from store.jobs.responses import StoredResponse
-from store.tasks.generate import GENERATE, GenerateRequest
+from headrace.producer_api.anthropic import message_routes
+from headrace.producer_api.anthropic.message_answer import MessageAnswer
+from headrace.producer_api.anthropic.message_request import MessageRequest
+from headrace.producer_api.anthropic.message_request import as_sent as message_as_sent
+from headrace.producer_api.anthropic.message_request import to_job as message_job
+from headrace.producer_api.anthropic.turns_message import TurnsMessageAnswer
+from headrace.producer_api.openai import text_routes
+from headrace.producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
+from headrace.producer_api.openai.chat_request import ChatRequest
+from headrace.producer_api.openai.chat_request import to_job as chat_job
+from headrace.producer_api.openai.choices_answer import answer_to
+from headrace.producer_api.openai.completion_answer import CompletionAnswer
+from headrace.producer_api.openai.completion_request import CompletionRequest
+from headrace.producer_api.openai.completion_request import to_job as completion_job
+from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.producer_api.openai.request_fields import TextRequest, as_sent
+from headrace.producer_api.openai.synchronous import read_turns
+from headrace.producer_api.responses import response_routes
+from headrace.producer_api.responses.field_names import as_sent as response_as_sent
+from headrace.producer_api.responses.mcp_approvals import answered_calls
+from headrace.producer_api.responses.mcp_items import with_turns
+from headrace.producer_api.responses.mcp_tools import called_by, calls_tools
+from headrace.producer_api.responses.response_answer import response_object
+from headrace.producer_api.responses.response_request import ResponseContext, ResponseRequest
+from headrace.producer_api.responses.response_request import to_job as response_job
+from headrace.producer_api.stored_chats import stored_chat_routes
+from headrace.producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
+from headrace.store.db.database import Database
+from headrace.store.jobs import responses
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import StoredResponse
+from headrace.store.tasks.generate import GENERATE, GenerateRequest
 
 _BATCH_TIER = "flex"
 """The ``service_tier`` of every line of a batch, whatever it has asked for."""

@@ -8,17 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.openai.chat_answer import answer_of
-from producer_api.server.errors import DOCUMENTED
-from producer_api.tasks.run_job import run_job
-from producer_api.tasks.task_body import TaskBody, as_sent, order_of
-from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from store.jobs.jobs import Job
-from store.payloads.image_input import FailedImage, Images
-from store.tasks.classify import LabelScore, TopK
-from store.tasks.image_classify import EXAMPLE_IMAGE, IMAGE_CLASSIFY, ImageClassifyInput, ImageClassifyRequest
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.openai.chat_answer import answer_of
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.tasks.run_job import run_job
+from headrace.producer_api.tasks.task_body import TaskBody, as_sent, order_of
+from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
+from headrace.store.jobs.jobs import Job
+from headrace.store.payloads.image_input import FailedImage, Images
+from headrace.store.tasks.classify import LabelScore, TopK
+from headrace.store.tasks.image_classify import EXAMPLE_IMAGE, IMAGE_CLASSIFY, ImageClassifyInput, ImageClassifyRequest
 
 router = APIRouter(prefix="/v1/images", tags=["images"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

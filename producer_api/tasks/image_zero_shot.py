@@ -8,17 +8,17 @@ from pydantic import ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.server.errors import DOCUMENTED
-from producer_api.tasks.image_classify import ImageLabelsList, labels_answer
-from producer_api.tasks.run_job import run_job
-from producer_api.tasks.task_body import TaskBody, as_sent, order_of
-from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from store.payloads.image_input import Images
-from store.tasks.classify import TopK
-from store.tasks.image_classify import EXAMPLE_IMAGE
-from store.tasks.image_zero_shot import (
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.tasks.image_classify import ImageLabelsList, labels_answer
+from headrace.producer_api.tasks.run_job import run_job
+from headrace.producer_api.tasks.task_body import TaskBody, as_sent, order_of
+from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
+from headrace.store.payloads.image_input import Images
+from headrace.store.tasks.classify import TopK
+from headrace.store.tasks.image_classify import EXAMPLE_IMAGE
+from headrace.store.tasks.image_zero_shot import (
     DEFAULT_TEMPLATE,
     IMAGE_ZERO_SHOT,
     Candidates,

@@ -8,15 +8,23 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.openai.chat_answer import answer_of
-from producer_api.server.errors import DOCUMENTED
-from producer_api.tasks.run_job import run_job
-from producer_api.tasks.task_body import TaskBody, as_sent, order_of
-from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from store.jobs.jobs import Job
-from store.tasks.predict import EXPLAINED_COST, PREDICT, Explain, PredictInput, Prediction, PredictRequest, Rows
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.openai.chat_answer import answer_of
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.tasks.run_job import run_job
+from headrace.producer_api.tasks.task_body import TaskBody, as_sent, order_of
+from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
+from headrace.store.jobs.jobs import Job
+from headrace.store.tasks.predict import (
+    EXPLAINED_COST,
+    PREDICT,
+    Explain,
+    PredictInput,
+    Prediction,
+    PredictRequest,
+    Rows,
+)
 
 router = APIRouter(prefix="/v1/tabular", tags=["tabular"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -8,23 +8,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from producer_api.pipelines.pipeline_jobs import ParsedPipelineJob, reader_of
-from producer_api.server.errors import from_validation
-from producer_api.tasks.classify import CLASSIFY_ROUTES
-from producer_api.tasks.embed import EMBED_ROUTES
-from producer_api.tasks.generate import GENERATE_ROUTES
-from producer_api.tasks.image_classify import IMAGE_CLASSIFY_ROUTES
-from producer_api.tasks.image_zero_shot import IMAGE_ZERO_SHOT_ROUTES
-from producer_api.tasks.own_task import own_routes
-from producer_api.tasks.predict import PREDICT_ROUTES
-from producer_api.tasks.recommend import RECOMMEND_ROUTES
-from producer_api.tasks.rerank import RERANK_ROUTES
-from producer_api.tasks.score import SCORE_ROUTES
-from producer_api.tasks.task_routes import ParseBody, ParsedRequest
-from producer_api.tasks.token_classify import TOKEN_CLASSIFY_ROUTES
-from producer_api.tasks.transcribe import TRANSCRIBE_ROUTES
-from store.errors import InvalidRequest
-from store.tasks.registry import OWN_TASKS
+from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob, reader_of
+from headrace.producer_api.server.errors import from_validation
+from headrace.producer_api.tasks.classify import CLASSIFY_ROUTES
+from headrace.producer_api.tasks.embed import EMBED_ROUTES
+from headrace.producer_api.tasks.generate import GENERATE_ROUTES
+from headrace.producer_api.tasks.image_classify import IMAGE_CLASSIFY_ROUTES
+from headrace.producer_api.tasks.image_zero_shot import IMAGE_ZERO_SHOT_ROUTES
+from headrace.producer_api.tasks.own_task import own_routes
+from headrace.producer_api.tasks.predict import PREDICT_ROUTES
+from headrace.producer_api.tasks.recommend import RECOMMEND_ROUTES
+from headrace.producer_api.tasks.rerank import RERANK_ROUTES
+from headrace.producer_api.tasks.score import SCORE_ROUTES
+from headrace.producer_api.tasks.task_routes import ParseBody, ParsedRequest
+from headrace.producer_api.tasks.token_classify import TOKEN_CLASSIFY_ROUTES
+from headrace.producer_api.tasks.transcribe import TRANSCRIBE_ROUTES
+from headrace.store.errors import InvalidRequest
+from headrace.store.tasks.registry import OWN_TASKS
 
 TASK_ROUTES = (
     GENERATE_ROUTES,

@@ -3,13 +3,13 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf
-from producer_api.http.views import ObjectResponse
-from producer_api.openai.request_fields import JobOptions, is_kept
-from producer_api.openai.synchronous import submit_and_wait
-from producer_api.tasks.task_routes import ParsedRequest
-from store.errors import HeadraceError
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf
+from headrace.producer_api.http.views import ObjectResponse
+from headrace.producer_api.openai.request_fields import JobOptions, is_kept
+from headrace.producer_api.openai.synchronous import submit_and_wait
+from headrace.producer_api.tasks.task_routes import ParsedRequest
+from headrace.store.errors import HeadraceError
 
 
 async def run_job(

@@ -8,11 +8,18 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from producer_api.openai.request_fields import CLASSES, JOB_FIELDS, JobOptions, MetadataText, ServiceTier, job_fields
-from producer_api.server.errors import from_validation
-from store.errors import HeadraceError
-from store.payloads.job_payload import JobOrder
-from store.payloads.strict_model import Strict
+from headrace.producer_api.openai.request_fields import (
+    CLASSES,
+    JOB_FIELDS,
+    JobOptions,
+    MetadataText,
+    ServiceTier,
+    job_fields,
+)
+from headrace.producer_api.server.errors import from_validation
+from headrace.store.errors import HeadraceError
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.payloads.strict_model import Strict
 
 Order = TypeVar("Order", bound=JobOrder)
 

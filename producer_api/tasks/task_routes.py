@@ -6,12 +6,12 @@ from typing import Any, TypeAlias
 
 from fastapi import APIRouter
 
-from store.db.database import Database
-from store.errors import HeadraceError
-from store.jobs.jobs import Job
-from store.jobs.responses import NewResponse
-from store.tasks.registry import JobRequest
-from store.tasks.task_spec import TaskSpec
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.tasks.registry import JobRequest
+from headrace.store.tasks.task_spec import TaskSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.openai.chat_answer import answer_of
-from producer_api.server.errors import DOCUMENTED
-from producer_api.tasks.classify import sent_input
-from producer_api.tasks.encoding_body import EncodingAnswer, EncodingBody, encoding_answer, encoding_order
-from producer_api.tasks.run_job import run_job
-from producer_api.tasks.task_body import as_sent
-from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from store.errors import HeadraceError
-from store.jobs.jobs import Job
-from store.tasks.token_classify import (
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.openai.chat_answer import answer_of
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.tasks.classify import sent_input
+from headrace.producer_api.tasks.encoding_body import EncodingAnswer, EncodingBody, encoding_answer, encoding_order
+from headrace.producer_api.tasks.run_job import run_job
+from headrace.producer_api.tasks.task_body import as_sent
+from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
+from headrace.store.errors import HeadraceError
+from headrace.store.jobs.jobs import Job
+from headrace.store.tasks.token_classify import (
     MAX_TOKEN_CLASSIFY_INPUTS,
     TOKEN_CLASSIFY,
     Aggregation,

@@ -9,29 +9,29 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsWriter
-from producer_api.files.file_form import FileForm, read_form
-from producer_api.files.file_routes import policed_filename
-from producer_api.http.requests import OriginHeaders, OriginHeadersOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import ObjectResponse
-from producer_api.openai.foreign_fields import unsupported
-from producer_api.openai.request_fields import is_kept
-from producer_api.openai.synchronous import ClientConnection, CompletionResponder, StreamFormat
-from producer_api.openai.transcript_answer import MEDIA_TYPES, ResponseFormat, TranscriptAnswer, as_text
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED, body_of, from_validation
-from producer_api.server.sse import PING, data_only
-from producer_api.submission.draft_job import Origin
-from producer_api.tasks.task_body import TaskBody, as_sent, order_of
-from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
-from producer_api.tasks.transcription_form import FORM, fields_of
-from store.errors import HeadraceError
-from store.files import files
-from store.files.blob_storage import BlobWriter
-from store.files.files import File, Purpose
-from store.jobs.jobs import Job
-from store.tasks.transcribe import LANGUAGE_FIELD, TRANSCRIBE, AudioSource, Language, TranscribeRequest
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.files.file_form import FileForm, read_form
+from headrace.producer_api.files.file_routes import policed_filename
+from headrace.producer_api.http.requests import OriginHeaders, OriginHeadersOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import ObjectResponse
+from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.producer_api.openai.request_fields import is_kept
+from headrace.producer_api.openai.synchronous import ClientConnection, CompletionResponder, StreamFormat
+from headrace.producer_api.openai.transcript_answer import MEDIA_TYPES, ResponseFormat, TranscriptAnswer, as_text
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED, body_of, from_validation
+from headrace.producer_api.server.sse import PING, data_only
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.tasks.task_body import TaskBody, as_sent, order_of
+from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
+from headrace.producer_api.tasks.transcription_form import FORM, fields_of
+from headrace.store.errors import HeadraceError
+from headrace.store.files import files
+from headrace.store.files.blob_storage import BlobWriter
+from headrace.store.files.files import File, Purpose
+from headrace.store.jobs.jobs import Job
+from headrace.store.tasks.transcribe import LANGUAGE_FIELD, TRANSCRIBE, AudioSource, Language, TranscribeRequest
+from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1", tags=["audio"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

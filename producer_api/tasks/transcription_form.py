@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest
 
 _NESTED = re.compile(r"(metadata|job)\[([^\[\]]{1,64})\]")
 _FIELDS: dict[str, dict[str, Any]] = {

@@ -7,21 +7,21 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.jobs.approval_views import (
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.approval_views import (
     ApprovalAnswer,
     ApprovalList,
     ApprovalObject,
     approval_list,
     approval_object,
 )
-from producer_api.jobs.job_routes import JobId
-from producer_api.server.errors import DOCUMENTED
-from store.calls import approvals
-from store.calls.approvals import Approval, ApprovalState
-from store.db.database import Database
+from headrace.producer_api.jobs.job_routes import JobId
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.store.calls import approvals
+from headrace.store.calls.approvals import Approval, ApprovalState
+from headrace.store.db.database import Database
 
 router = APIRouter(prefix="/v1", tags=["tools"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

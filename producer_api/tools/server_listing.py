@@ -5,15 +5,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from policy.schemas import check_schema
-from store.calls.mcp_client import McpRefused, McpStatus
-from store.calls.mcp_servers import McpServers
-from store.calls.mcp_stdio import CommandUnknown
-from store.calls.ssrf_guard import CallFailed
-from store.errors import InvalidRequest
-from store.payloads.conversation import FunctionSpec
-from store.payloads.tool_approval import named_in
-from store.payloads.tool_definition import (
+from headrace.policy.schemas import check_schema
+from headrace.store.calls.mcp_client import McpRefused, McpStatus
+from headrace.store.calls.mcp_servers import McpServers
+from headrace.store.calls.mcp_stdio import CommandUnknown
+from headrace.store.calls.ssrf_guard import CallFailed
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.conversation import FunctionSpec
+from headrace.store.payloads.tool_approval import named_in
+from headrace.store.payloads.tool_definition import (
     MOST_SERVER_TOOLS,
     MOST_TOLD_CHARS,
     SEPARATOR,

@@ -7,14 +7,14 @@ from fastapi import APIRouter, Body, Path
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from policy.schemas import check_schema
-from producer_api.access.auth import WebhooksAdmin
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.tools.server_listing import with_tools
-from producer_api.tools.tool_views import (
+from headrace.policy.schemas import check_schema
+from headrace.producer_api.access.auth import WebhooksAdmin
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.tools.server_listing import with_tools
+from headrace.producer_api.tools.tool_views import (
     HTTP_EXAMPLE,
     MCP_EXAMPLE,
     NewTool,
@@ -24,13 +24,13 @@ from producer_api.tools.tool_views import (
     ToolObject,
     tool_object,
 )
-from store.calls.mcp_servers import servers_of
-from store.calls.ssrf_guard import GuardedClient
-from store.errors import InvalidRequest
-from store.payloads.tool_definition import Definition, HttpTool, McpEndpoint
-from store.tools import tools
-from store.tools.tools import StoredTool
-from store.webhooks.addresses import check_url
+from headrace.store.calls.mcp_servers import servers_of
+from headrace.store.calls.ssrf_guard import GuardedClient
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.tool_definition import Definition, HttpTool, McpEndpoint
+from headrace.store.tools import tools
+from headrace.store.tools.tools import StoredTool
+from headrace.store.webhooks.addresses import check_url
 
 router = APIRouter(prefix="/v1/tools", tags=["tools"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -5,22 +5,22 @@ from collections.abc import Sequence
 
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.http.requests import OriginHeaders
-from producer_api.jobs.cancel import cancel
-from producer_api.runtime import Runtime
-from producer_api.submission.draft_job import Origin, Receipt
-from producer_api.vector_stores.store_bodies import ChunkingStrategy, FileOfBatch
-from prompts.tasks.embed import Embedder, check_texts, passage_window
-from store.errors import Conflict, InvalidRequest, NotFound
-from store.payloads.ingest_order import DEFAULT_CHUNK, IngestOrder, IngestSource
-from store.payloads.job_payload import ServiceClass
-from store.registry import models
-from store.registry.models import ModelVersion, queue_name
-from store.retrieval import store_files, vector_stores
-from store.retrieval.store_files import NewStoreFile, StoreFile
-from store.retrieval.vector_stores import StoreModel, VectorStore
-from store.tasks.embed import EMBED
-from store.tenants.api_keys import Principal
+from headrace.producer_api.http.requests import OriginHeaders
+from headrace.producer_api.jobs.cancel import cancel
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.submission.draft_job import Origin, Receipt
+from headrace.producer_api.vector_stores.store_bodies import ChunkingStrategy, FileOfBatch
+from headrace.prompts.tasks.embed import Embedder, check_texts, passage_window
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.payloads.ingest_order import DEFAULT_CHUNK, IngestOrder, IngestSource
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.retrieval import store_files, vector_stores
+from headrace.store.retrieval.store_files import NewStoreFile, StoreFile
+from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
+from headrace.store.tasks.embed import EMBED
+from headrace.store.tenants.api_keys import Principal
 
 
 def model_for(runtime: Runtime, principal: Principal, asked: str | None) -> StoreModel:

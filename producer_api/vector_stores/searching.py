@@ -7,26 +7,26 @@ from dataclasses import replace
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from producer_api.http.requests import OriginOf
-from producer_api.openai.chat_answer import answer_of
-from producer_api.openai.synchronous import submit_and_wait
-from producer_api.runtime import Runtime
-from producer_api.submission.draft_job import Origin
-from producer_api.vector_stores.adding_files import store_version
-from producer_api.vector_stores.store_bodies import SearchBody
-from prompts.tasks.embed import Embedder, query_prompt_name
-from store.errors import HeadraceError, InvalidRequest
-from store.payloads.job_payload import ServiceClass
-from store.payloads.retrieval import HybridWeights, RankingOptions
-from store.registry.models import queue_name
-from store.retrieval import search, vector_stores
-from store.retrieval.attribute_filters import AttributeFilter, read_filter
-from store.retrieval.passages import unit_vector
-from store.retrieval.search import FoundPassage, Query
-from store.retrieval.vector_stores import VectorStore
-from store.tasks.embed import EmbedRequest
-from store.tasks.rerank import RerankRequest
-from store.tenants.api_keys import Principal
+from headrace.producer_api.http.requests import OriginOf
+from headrace.producer_api.openai.chat_answer import answer_of
+from headrace.producer_api.openai.synchronous import submit_and_wait
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.vector_stores.adding_files import store_version
+from headrace.producer_api.vector_stores.store_bodies import SearchBody
+from headrace.prompts.tasks.embed import Embedder, query_prompt_name
+from headrace.store.errors import HeadraceError, InvalidRequest
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.payloads.retrieval import HybridWeights, RankingOptions
+from headrace.store.registry.models import queue_name
+from headrace.store.retrieval import search, vector_stores
+from headrace.store.retrieval.attribute_filters import AttributeFilter, read_filter
+from headrace.store.retrieval.passages import unit_vector
+from headrace.store.retrieval.search import FoundPassage, Query
+from headrace.store.retrieval.vector_stores import VectorStore
+from headrace.store.tasks.embed import EmbedRequest
+from headrace.store.tasks.rerank import RerankRequest
+from headrace.store.tenants.api_keys import Principal
 
 NUM_RERANKED = 50
 """The best passages of a search that a rerank model orders."""

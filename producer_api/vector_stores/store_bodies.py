@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from producer_api.openai.request_fields import Metadata
-from store.payloads.ingest_order import LARGEST_CHUNK, SMALLEST_CHUNK
-from store.payloads.retrieval import RankingOptions
-from store.payloads.strict_model import Strict
+from headrace.producer_api.openai.request_fields import Metadata
+from headrace.store.payloads.ingest_order import LARGEST_CHUNK, SMALLEST_CHUNK
+from headrace.store.payloads.retrieval import RankingOptions
+from headrace.store.payloads.strict_model import Strict
 
 MOST_FILES = 500
 MOST_RESULTS = 50

@@ -8,15 +8,15 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import OriginHeadersOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.vector_stores.adding_files import add_files, cancel_jobs
-from producer_api.vector_stores.store_bodies import FileChanges, FileOfBatch, NewFileBatch, NewStoreFileBody
-from producer_api.vector_stores.store_routes import After, Before, Limit, StoreId, policed
-from producer_api.vector_stores.store_views import (
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import OriginHeadersOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.vector_stores.adding_files import add_files, cancel_jobs
+from headrace.producer_api.vector_stores.store_bodies import FileChanges, FileOfBatch, NewFileBatch, NewStoreFileBody
+from headrace.producer_api.vector_stores.store_routes import After, Before, Limit, StoreId, policed
+from headrace.producer_api.vector_stores.store_views import (
     FileBatchObject,
     FileContentPage,
     StoreFileList,
@@ -26,10 +26,10 @@ from producer_api.vector_stores.store_views import (
     file_object,
     page_of,
 )
-from producer_api.webhooks.webhook_views import Deleted
-from store.db.database import Database
-from store.retrieval import passages, store_files, vector_stores
-from store.retrieval.store_files import FileBatch, StoreFile
+from headrace.producer_api.webhooks.webhook_views import Deleted
+from headrace.store.db.database import Database
+from headrace.store.retrieval import passages, store_files, vector_stores
+from headrace.store.retrieval.store_files import FileBatch, StoreFile
 
 router = APIRouter(
     prefix="/v1/vector_stores", tags=["vector stores"], route_class=StrictJsonRoute, responses=DOCUMENTED

@@ -8,16 +8,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http.requests import OriginHeadersOf, OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.runtime import Runtime
-from producer_api.server.errors import DOCUMENTED
-from producer_api.submission.input_policy import guarded
-from producer_api.vector_stores.adding_files import add_files, model_for
-from producer_api.vector_stores.searching import search_store
-from producer_api.vector_stores.store_bodies import FileOfBatch, NewStore, SearchBody, StoreChanges
-from producer_api.vector_stores.store_views import (
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import OriginHeadersOf, OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.submission.input_policy import guarded
+from headrace.producer_api.vector_stores.adding_files import add_files, model_for
+from headrace.producer_api.vector_stores.searching import search_store
+from headrace.producer_api.vector_stores.store_bodies import FileOfBatch, NewStore, SearchBody, StoreChanges
+from headrace.producer_api.vector_stores.store_views import (
     SearchPage,
     StoreList,
     StoreObject,
@@ -25,11 +25,11 @@ from producer_api.vector_stores.store_views import (
     search_page,
     store_object,
 )
-from producer_api.webhooks.webhook_views import Deleted
-from store.db.database import Database
-from store.registry.policies import EVERY_MODEL
-from store.retrieval import vector_stores
-from store.retrieval.vector_stores import VectorStore
+from headrace.producer_api.webhooks.webhook_views import Deleted
+from headrace.store.db.database import Database
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.retrieval import vector_stores
+from headrace.store.retrieval.vector_stores import VectorStore
 
 router = APIRouter(
     prefix="/v1/vector_stores", tags=["vector stores"], route_class=StrictJsonRoute, responses=DOCUMENTED

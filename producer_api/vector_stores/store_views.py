@@ -5,12 +5,12 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
-from producer_api.http.views import seconds
-from producer_api.vector_stores.store_bodies import ChunkingStrategy, StaticChunking, StoreLife
-from store.retrieval.passages import Passage
-from store.retrieval.search import FoundPassage
-from store.retrieval.store_files import STATUSES, FileBatch, StoreFile
-from store.retrieval.vector_stores import VectorStore
+from headrace.producer_api.http.views import seconds
+from headrace.producer_api.vector_stores.store_bodies import ChunkingStrategy, StaticChunking, StoreLife
+from headrace.store.retrieval.passages import Passage
+from headrace.store.retrieval.search import FoundPassage
+from headrace.store.retrieval.store_files import STATUSES, FileBatch, StoreFile
+from headrace.store.retrieval.vector_stores import VectorStore
 
 T = TypeVar("T")
 

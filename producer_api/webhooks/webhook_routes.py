@@ -6,11 +6,11 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api.access.auth import WebhooksAdmin, may
-from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse
-from producer_api.server.errors import DOCUMENTED
-from producer_api.webhooks.webhook_views import (
+from headrace.producer_api.access.auth import WebhooksAdmin, may
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.webhooks.webhook_views import (
     Deleted,
     DeliveryDetail,
     DeliveryList,
@@ -29,16 +29,16 @@ from producer_api.webhooks.webhook_views import (
     endpoint_object,
     secret_object,
 )
-from store.errors import InvalidRequest
-from store.retention import retention
-from store.schema.webhook_events import EVENT_TYPES, TEST
-from store.tenants import webhook_secrets
-from store.tenants.api_keys import Principal
-from store.webhooks import delivery_log, redelivery
-from store.webhooks import endpoints as webhook_endpoints
-from store.webhooks.addresses import check_url
-from store.webhooks.delivery_log import DeliveryFilter
-from store.webhooks.redelivery import MissedEvents
+from headrace.store.errors import InvalidRequest
+from headrace.store.retention import retention
+from headrace.store.schema.webhook_events import EVENT_TYPES, TEST
+from headrace.store.tenants import webhook_secrets
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.webhooks import delivery_log, redelivery
+from headrace.store.webhooks import endpoints as webhook_endpoints
+from headrace.store.webhooks.addresses import check_url
+from headrace.store.webhooks.delivery_log import DeliveryFilter
+from headrace.store.webhooks.redelivery import MissedEvents
 
 router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from producer_api.http.views import seconds
-from store.payloads.job_payload import WebhookUrl
-from store.payloads.strict_model import Strict
-from store.schema.webhook_events import EVENT_TYPES, EVERY_EVENT
-from store.tenants.webhook_secrets import DEFAULT_OVERLAP_S, TenantSecret
-from store.webhooks.delivery_log import AttemptRecord, DeliveryRecord
-from store.webhooks.endpoints import Endpoint
+from headrace.producer_api.http.views import seconds
+from headrace.store.payloads.job_payload import WebhookUrl
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.schema.webhook_events import EVENT_TYPES, EVERY_EVENT
+from headrace.store.tenants.webhook_secrets import DEFAULT_OVERLAP_S, TenantSecret
+from headrace.store.webhooks.delivery_log import AttemptRecord, DeliveryRecord
+from headrace.store.webhooks.endpoints import Endpoint
 
 LONGEST_OVERLAP_S = 30 * 86_400
 MOST_RECOVERED = 1000

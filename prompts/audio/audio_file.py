@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest
 
 Samples = npt.NDArray[np.float32]
 """Samples of one channel, from -1 to 1."""

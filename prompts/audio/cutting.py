@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from prompts.audio.audio_file import Samples
+from headrace.prompts.audio.audio_file import Samples
 
 FRAME_S: Final = 0.02
 _SHORTEST_SILENCE_S = 0.2

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prompts.encoders.encoder_folder import json_object, whole_number
-from store.errors import ModelLoadError
+from headrace.prompts.encoders.encoder_folder import json_object, whole_number
+from headrace.store.errors import ModelLoadError
 
 GENERATION: Final = "generation_config.json"
 PREPROCESSOR: Final = "preprocessor_config.json"

@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from prompts.tokenizer import Tokenizer
+from headrace.prompts.tokenizer import Tokenizer
 
 _PIECE_CHARS = 100_000
 """A long text is encoded in pieces that end at a space, so that no list of tokens is longer than it must be."""

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
-from prompts.sandbox.process import Program, answer_of
-from store.errors import InvalidRequest, SettingsError
-from store.settings import bare_environment
+from headrace.prompts.sandbox.process import Program, answer_of
+from headrace.store.errors import InvalidRequest, SettingsError
+from headrace.store.settings import bare_environment
 
 MOST_BYTES = 128 << 20
 """Of a file."""

@@ -5,9 +5,9 @@ The system message stays as it is. The marks have a key that no document can kno
 
 from collections.abc import Callable, Sequence
 
-from store.payloads.conversation import Role
-from store.payloads.retrieval import FileCitation, RetrievedPassage
-from store.tasks.generate import GenerateInput
+from headrace.store.payloads.conversation import Role
+from headrace.store.payloads.retrieval import FileCitation, RetrievedPassage
+from headrace.store.tasks.generate import GenerateInput
 
 _LEAST_CHARS = 40
 """A passage is cut to no fewer characters; then it is left out."""

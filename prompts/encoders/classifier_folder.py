@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from prompts.encoders.encoder_folder import is_encoder, json_object, num_positions
-from store.errors import ModelLoadError
-from store.tasks.own_task import OWN_TASK_ADVICE
+from headrace.prompts.encoders.encoder_folder import is_encoder, json_object, num_positions
+from headrace.store.errors import ModelLoadError
+from headrace.store.tasks.own_task import OWN_TASK_ADVICE
 
 Files: TypeAlias = Mapping[str, bytes]
 

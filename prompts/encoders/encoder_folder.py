@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from store.errors import ModelLoadError
+from headrace.store.errors import ModelLoadError
 
 # The first position embedding of these types comes after that of the padding token.
 _OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prompts.encoded_texts import EncodedTexts
-from prompts.tokenizer import Tokenizer
-from store.errors import InvalidRequest
-from store.payloads.encoder_inputs import MAX_TOKENS_TOGETHER, CutInput
+from headrace.prompts.encoded_texts import EncodedTexts
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.encoder_inputs import MAX_TOKENS_TOGETHER, CutInput
 
 
 @dataclass(frozen=True, slots=True)

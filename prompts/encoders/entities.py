@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
 
-from prompts.encoded_texts import EncodedTexts
-from prompts.token_pieces import TokenPieces
-from store.tasks.token_classify import Aggregation, Entity
+from headrace.prompts.encoded_texts import EncodedTexts
+from headrace.prompts.token_pieces import TokenPieces
+from headrace.store.tasks.token_classify import Aggregation, Entity
 
 
 @dataclass(frozen=True, slots=True)

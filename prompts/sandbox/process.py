@@ -17,9 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-from prompts.sandbox import confined
-from prompts.sandbox.confined import Order, hide_from_others, landlock_version
-from store.settings import bare_environment
+from headrace.prompts.sandbox import confined
+from headrace.prompts.sandbox.confined import Order, hide_from_others, landlock_version
+from headrace.store.settings import bare_environment
 
 MOST_ANSWERED = 128 << 20
 """Bytes of an answer and of each file that a program writes: 8 Mi characters in JSON have at most 96 MiB."""

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import AwareDatetime, Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 
-from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.strict_model import Strict
-from store.tasks.predict import MAX_FEATURES, FeatureValue
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.predict import MAX_FEATURES, FeatureValue
 
 _LARGEST = 3e38  # of float32
 _DAY_S = 86_400.0

@@ -7,9 +7,9 @@ from functools import cached_property
 
 from pydantic import Field, ValidationError
 
-from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.strict_model import Strict
-from store.tasks.recommend import AttributeCondition, AttributeValue, ItemFilter, ItemId
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.recommend import AttributeCondition, AttributeValue, ItemFilter, ItemId
 
 
 class AttributeType(StrEnum):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prompts.encoders.classifier_folder import (
+from headrace.prompts.encoders.classifier_folder import (
     FAKE_WINDOW,
     Activation,
     ClassifierSettings,
@@ -11,14 +11,14 @@ from prompts.encoders.classifier_folder import (
     head_of,
     read_classifier,
 )
-from prompts.encoders.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
-from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
-from prompts.tokenizer import Tokenizer
-from store.payloads.job_payload import PinnedPolicy
-from store.tasks.classify import CLASSIFY, ClassifyInput, ClassifyPayload, ClassifyRequest
+from headrace.prompts.encoders.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.tasks.classify import CLASSIFY, ClassifyInput, ClassifyPayload, ClassifyRequest
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 FAKE = ClassifierSettings(FAKE_WINDOW, ("negative", "neutral", "positive"), Activation.SOFTMAX)
 """Of the classifier without weights."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from prompts.encoders.encoder_folder import is_encoder, json_array, json_object, num_positions, whole_number
-from prompts.encoders.encoder_inputs import check_total, fit_texts, too_long
-from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
-from prompts.tokenizer import Tokenizer
-from prompts.vision.image_folder import (
+from headrace.prompts.encoders.encoder_folder import is_encoder, json_array, json_object, num_positions, whole_number
+from headrace.prompts.encoders.encoder_inputs import check_total, fit_texts, too_long
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.prompts.vision.image_folder import (
     PROCESSOR_FILE,
     clip_window,
     is_clip,
@@ -23,15 +23,15 @@ from prompts.vision.image_folder import (
     num_tokens_of,
     width_of,
 )
-from prompts.vision.image_sources import check_images
-from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.ingest_order import IngestOrder, IngestPayload
-from store.payloads.job_payload import PinnedPolicy
-from store.tasks.embed import EMBED, EmbedInput, EmbedPayload, EmbedRequest
-from store.tasks.own_task import OWN_TASK_ADVICE
+from headrace.prompts.vision.image_sources import check_images
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.payloads.ingest_order import IngestOrder, IngestPayload
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.tasks.embed import EMBED, EmbedInput, EmbedPayload, EmbedRequest
+from headrace.store.tasks.own_task import OWN_TASK_ADVICE
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 _MODULES = "modules.json"
 _POOLING = "1_Pooling"

@@ -3,25 +3,25 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prompts.chat_server import CALL_STYLE, ChatServer, check_fields, least_tokens
-from prompts.fill_in_middle import around_gap
-from prompts.reasoning import THINK_TAGS, ends_with
-from prompts.special_tokens import with_marks
-from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
-from prompts.tokenizer import ApproximateTokenizer, Tokenizer
-from prompts.tool_grammar import grammar_for, with_tools
-from prompts.truncation import truncate
-from prompts.vision.chat_images import check_message_images, image_tokens
-from store.errors import InvalidRequest
-from store.payloads.image_input import images_of
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.reasoning import ReasoningFormat
-from store.payloads.sampling_params import Sampling
-from store.registry.engine_spec import EngineKind
-from store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, GenerateRequest
+from headrace.prompts.chat_server import CALL_STYLE, ChatServer, check_fields, least_tokens
+from headrace.prompts.fill_in_middle import around_gap
+from headrace.prompts.reasoning import THINK_TAGS, ends_with
+from headrace.prompts.special_tokens import with_marks
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
+from headrace.prompts.tokenizer import ApproximateTokenizer, Tokenizer
+from headrace.prompts.tool_grammar import grammar_for, with_tools
+from headrace.prompts.truncation import truncate
+from headrace.prompts.vision.chat_images import check_message_images, image_tokens
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.image_input import images_of
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.reasoning import ReasoningFormat
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, GenerateRequest
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 DEFAULT_MAX_TOKENS = 1024
 """What a request without ``max_tokens`` may produce, if the context window leaves as much."""

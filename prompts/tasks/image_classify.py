@@ -2,21 +2,21 @@
 
 from typing import TYPE_CHECKING, Final
 
-from prompts.encoders.classifier_folder import Activation
-from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
-from prompts.vision.image_folder import (
+from headrace.prompts.encoders.classifier_folder import Activation
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
+from headrace.prompts.vision.image_folder import (
     PROCESSOR_FILE,
     ImageClassifierSettings,
     is_image_classifier,
     num_tokens_of,
     read_image_classifier,
 )
-from prompts.vision.image_sources import check_images
-from store.payloads.job_payload import PinnedPolicy
-from store.tasks.image_classify import IMAGE_CLASSIFY, ImageClassifyPayload, ImageClassifyRequest
+from headrace.prompts.vision.image_sources import check_images
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.tasks.image_classify import IMAGE_CLASSIFY, ImageClassifyPayload, ImageClassifyRequest
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 FAKE: Final = ImageClassifierSettings(50, ("bread", "mill", "river"), Activation.SOFTMAX)
 """Of the image classifier without weights."""

@@ -1,12 +1,12 @@
 """Requests for labels in words: the images and the sentences of the labels, for a model that embeds both."""
 
-from prompts.tasks.embed import Embedder, EmbedTokens, text_tokens
-from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs, no_folder, no_settings
-from prompts.tokenizer import Tokenizer
-from prompts.vision.image_sources import check_images
-from store.errors import InvalidRequest
-from store.payloads.job_payload import PinnedPolicy
-from store.tasks.image_zero_shot import (
+from headrace.prompts.tasks.embed import Embedder, EmbedTokens, text_tokens
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs, no_folder, no_settings
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.prompts.vision.image_sources import check_images
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.tasks.image_zero_shot import (
     IMAGE_ZERO_SHOT,
     ImageZeroShotInput,
     ImageZeroShotPayload,

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs, no_folder, no_settings
-from store.errors import InvalidRequest
-from store.payloads.job_payload import JobOrder, PinnedPolicy
-from store.tasks.own_task import OwnTaskSpec
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs, no_folder, no_settings
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy
+from headrace.store.tasks.own_task import OwnTaskSpec
 
 
 def own_inputs(spec: OwnTaskSpec) -> TaskInputs[Any]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, FiniteFloat, StringConstraints, model_validator
 
-from prompts.tabular.feature_schema import FeatureSchema, encode_rows, read_config
-from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
-from store.payloads.job_payload import PinnedPolicy
-from store.tasks.predict import EXPLAINED_COST, MAX_ROWS, PREDICT, PredictPayload, PredictRequest
+from headrace.prompts.tabular.feature_schema import FeatureSchema, encode_rows, read_config
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.tasks.predict import EXPLAINED_COST, MAX_ROWS, PREDICT, PredictPayload, PredictRequest
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 MODEL_TYPE: Final = "headrace-tabular"
 """The ``model_type`` in the ``config.json`` of such a folder."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
 
-from prompts.tabular.feature_schema import EncodedRow, read_config
-from prompts.tabular.items import AttributeType, Item, Items, check_filter, read_items
-from prompts.tasks.predict import DenseConfig
-from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
-from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.strict_model import Strict
-from store.tasks.recommend import (
+from headrace.prompts.tabular.feature_schema import EncodedRow, read_config
+from headrace.prompts.tabular.items import AttributeType, Item, Items, check_filter, read_items
+from headrace.prompts.tasks.predict import DenseConfig
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.recommend import (
     MAX_DIMENSIONS,
     MAX_TOP_K,
     RECOMMEND,
@@ -27,7 +27,7 @@ from store.tasks.recommend import (
 )
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 MODEL_TYPE: Final = "headrace-recommender"
 """The ``model_type`` in the ``config.json`` of such a folder."""

@@ -4,22 +4,22 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from prompts.tasks.classify import CLASSIFY_INPUTS
-from prompts.tasks.embed import EMBED_INPUTS
-from prompts.tasks.generate import GENERATE_INPUTS
-from prompts.tasks.image_classify import IMAGE_CLASSIFY_INPUTS
-from prompts.tasks.image_zero_shot import IMAGE_ZERO_SHOT_INPUTS
-from prompts.tasks.own_task import own_inputs
-from prompts.tasks.predict import PREDICT_INPUTS
-from prompts.tasks.recommend import RECOMMEND_INPUTS
-from prompts.tasks.rerank import RERANK_INPUTS
-from prompts.tasks.score import SCORE_INPUTS
-from prompts.tasks.task_inputs import TaskInputs
-from prompts.tasks.token_classify import TOKEN_CLASSIFY_INPUTS
-from prompts.tasks.transcribe import TRANSCRIBE_INPUTS
-from store.errors import ModelLoadError
-from store.tasks.own_task import OWN_TASK_ADVICE
-from store.tasks.registry import OWN_TASKS
+from headrace.prompts.tasks.classify import CLASSIFY_INPUTS
+from headrace.prompts.tasks.embed import EMBED_INPUTS
+from headrace.prompts.tasks.generate import GENERATE_INPUTS
+from headrace.prompts.tasks.image_classify import IMAGE_CLASSIFY_INPUTS
+from headrace.prompts.tasks.image_zero_shot import IMAGE_ZERO_SHOT_INPUTS
+from headrace.prompts.tasks.own_task import own_inputs
+from headrace.prompts.tasks.predict import PREDICT_INPUTS
+from headrace.prompts.tasks.recommend import RECOMMEND_INPUTS
+from headrace.prompts.tasks.rerank import RERANK_INPUTS
+from headrace.prompts.tasks.score import SCORE_INPUTS
+from headrace.prompts.tasks.task_inputs import TaskInputs
+from headrace.prompts.tasks.token_classify import TOKEN_CLASSIFY_INPUTS
+from headrace.prompts.tasks.transcribe import TRANSCRIBE_INPUTS
+from headrace.store.errors import ModelLoadError
+from headrace.store.tasks.own_task import OWN_TASK_ADVICE
+from headrace.store.tasks.registry import OWN_TASKS
 
 # A model folder belongs to the first task that takes it; generating takes every folder, and its class is checked then.
 _INPUTS: tuple[TaskInputs[Any], ...] = (

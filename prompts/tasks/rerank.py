@@ -3,16 +3,23 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prompts.encoders.classifier_folder import FAKE_WINDOW, Activation, ClassifierSettings, Head, head_of, num_labels
-from prompts.encoders.classifier_folder import read_classifier as read_settings
-from prompts.encoders.encoder_inputs import FittedInput, fit_texts, num_tokens, too_long
-from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
-from prompts.tokenizer import Tokenizer
-from store.payloads.job_payload import PinnedPolicy
-from store.tasks.rerank import RERANK, RerankInput, RerankPayload, RerankRequest
+from headrace.prompts.encoders.classifier_folder import (
+    FAKE_WINDOW,
+    Activation,
+    ClassifierSettings,
+    Head,
+    head_of,
+    num_labels,
+)
+from headrace.prompts.encoders.classifier_folder import read_classifier as read_settings
+from headrace.prompts.encoders.encoder_inputs import FittedInput, fit_texts, num_tokens, too_long
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.tasks.rerank import RERANK, RerankInput, RerankPayload, RerankRequest
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 FAKE = ClassifierSettings(FAKE_WINDOW, ("LABEL_0",), Activation.SIGMOID)
 """Of the cross-encoder without weights."""

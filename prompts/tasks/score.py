@@ -1,12 +1,12 @@
 """Requests for scores of pairs: pairs for a reranker, single texts for an encoder of vectors."""
 
-from prompts.encoders.classifier_folder import ClassifierSettings
-from prompts.encoders.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
-from prompts.tasks.embed import Embedder, EmbedTokens, check_texts, text_tokens
-from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs, no_folder, no_settings
-from prompts.tokenizer import Tokenizer
-from store.payloads.job_payload import PinnedPolicy
-from store.tasks.score import SCORE, ScoreInput, ScorePayload, ScoreRequest
+from headrace.prompts.encoders.classifier_folder import ClassifierSettings
+from headrace.prompts.encoders.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
+from headrace.prompts.tasks.embed import Embedder, EmbedTokens, check_texts, text_tokens
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs, no_folder, no_settings
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.tasks.score import SCORE, ScoreInput, ScorePayload, ScoreRequest
 
 
 def score_pairs(

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
-from prompts.grammar import Grammars
-from prompts.tokenizer import Tokenizer
-from store.payloads.job_payload import JobOrder, PinnedPolicy
-from store.payloads.sampling_params import SamplingDefaults
-from store.payloads.strict_model import Strict
-from store.tasks.task_spec import TaskSpec
+from headrace.prompts.grammar import Grammars
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.task_spec import TaskSpec
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 RequestT = TypeVar("RequestT", bound=JobOrder)
 

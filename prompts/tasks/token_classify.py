@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prompts.encoders.classifier_folder import (
+from headrace.prompts.encoders.classifier_folder import (
     FAKE_WINDOW,
     Activation,
     ClassifierSettings,
@@ -11,11 +11,11 @@ from prompts.encoders.classifier_folder import (
     head_of,
     read_classifier,
 )
-from prompts.encoders.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
-from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
-from prompts.tokenizer import Tokenizer
-from store.payloads.job_payload import PinnedPolicy
-from store.tasks.token_classify import (
+from headrace.prompts.encoders.encoder_inputs import FittedInput, check_total, fit_texts, num_tokens
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.tasks.token_classify import (
     TOKEN_CLASSIFY,
     TokenClassifyInput,
     TokenClassifyPayload,
@@ -23,7 +23,7 @@ from store.tasks.token_classify import (
 )
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 FAKE = ClassifierSettings(FAKE_WINDOW, ("O", "B-PER", "I-PER"), Activation.SOFTMAX, Head.TOKENS)
 """Of the token classifier without weights."""

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from prompts.audio.transcriber_folder import (
+from headrace.prompts.audio.transcriber_folder import (
     FAKE,
     GENERATION,
     PREPROCESSOR,
@@ -10,13 +10,13 @@ from prompts.audio.transcriber_folder import (
     is_transcriber,
     read_transcriber,
 )
-from prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
-from store.errors import InvalidRequest
-from store.payloads.job_payload import PinnedPolicy
-from store.tasks.transcribe import TRANSCRIBE, TranscribePayload, TranscribeRequest
+from headrace.prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.tasks.transcribe import TRANSCRIBE, TranscribePayload, TranscribeRequest
 
 if TYPE_CHECKING:
-    from store.registry.models import ModelVersion
+    from headrace.store.registry.models import ModelVersion
 
 _FILES = ("config.json", GENERATION, PREPROCESSOR)
 

@@ -2,10 +2,10 @@
 
 from typing import Any, Final
 
-from prompts.vision.image_sources import check_images
-from store.errors import InvalidRequest
-from store.payloads.image_input import MESSAGE_IMAGES, images_of
-from store.tasks.generate import GenerateInput
+from headrace.prompts.vision.image_sources import check_images
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.image_input import MESSAGE_IMAGES, images_of
+from headrace.store.tasks.generate import GenerateInput
 
 TOKENS: Final = 576
 """An image is taken to be so many tokens, as in LLaVA 1.5 with its 24 x 24 patches. Only the server knows."""

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prompts.encoders.classifier_folder import Activation, Files, labels_of
-from prompts.encoders.encoder_folder import json_object, whole_number
-from store.errors import ModelLoadError
+from headrace.prompts.encoders.classifier_folder import Activation, Files, labels_of
+from headrace.prompts.encoders.encoder_folder import json_object, whole_number
+from headrace.store.errors import ModelLoadError
 
 PROCESSOR_FILE: Final = "preprocessor_config.json"
 """How transformers' image processor prepares an image for the model."""

@@ -4,8 +4,8 @@ import binascii
 from base64 import b64decode
 from collections.abc import Sequence
 
-from prompts.vision.pictures import check_header, refused
-from store.payloads.image_input import Image
+from headrace.prompts.vision.pictures import check_header, refused
+from headrace.store.payloads.image_input import Image
 
 
 def check_images(images: Sequence[Image], param: str = "input.images") -> None:

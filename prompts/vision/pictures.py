@@ -8,8 +8,8 @@ import struct
 from io import BytesIO
 from typing import Any, Final, TypeAlias
 
-from store.errors import InvalidRequest
-from store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 

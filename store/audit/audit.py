@@ -21,8 +21,8 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, text
 
-from store.db.database import Database, dump_json
-from store.errors import InvalidRequest
+from headrace.store.db.database import Database, dump_json
+from headrace.store.errors import InvalidRequest
 
 # A caller's address, or user@host.
 MAX_ADDRESS_CHARS = 255

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from store.audit.hash_chain import Head, canonical
-from store.errors import InvalidRequest
+from headrace.store.audit.hash_chain import Head, canonical
+from headrace.store.errors import InvalidRequest
 
 EVENT = "audit_head"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import TextClause, text
 
-from store.audit.hash_chain import Head, Row, chain_of
-from store.db.database import Database
+from headrace.store.audit.hash_chain import Head, Row, chain_of
+from headrace.store.db.database import Database
 
 PAGE_ROWS = 2000
 

@@ -12,19 +12,19 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from store.batches.batches import COLUMNS, Batch, from_row
-from store.db.database import Database, dump_json
-from store.db.leader_election import Leadership, lead
-from store.encryption.vault import EncryptionContext, Vault
-from store.errors import HeadraceError
-from store.failpoints import failpoint
-from store.files.blob_storage import BlobWriter
-from store.files.files import Purpose, add
-from store.jobs.acceptance import Accepted, NewJob, accept_within
-from store.jobs.flow_settling import settle
-from store.jobs.terminal import conclude
-from store.schema.batch_states import BatchStatus
-from store.schema.job_states import FLOW_TASK
+from headrace.store.batches.batches import COLUMNS, Batch, from_row
+from headrace.store.db.database import Database, dump_json
+from headrace.store.db.leader_election import Leadership, lead
+from headrace.store.encryption.vault import EncryptionContext, Vault
+from headrace.store.errors import HeadraceError
+from headrace.store.failpoints import failpoint
+from headrace.store.files.blob_storage import BlobWriter
+from headrace.store.files.files import Purpose, add
+from headrace.store.jobs.acceptance import Accepted, NewJob, accept_within
+from headrace.store.jobs.flow_settling import settle
+from headrace.store.jobs.terminal import conclude
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.job_states import FLOW_TASK
 
 # "batches!" in ASCII; any constant that no other lock on the server uses.
 KEEPER_LOCK = 0x62617463_68657321

@@ -10,14 +10,14 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.encryption.vault import EncryptionContext, Vault, open_columns
-from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
-from store.files.files import IS_KEPT, File
-from store.ids import new_id
-from store.schema.batch_states import NEXT, BatchStatus
-from store.tenants.tenant_limits import RequestLimits
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault, open_columns
+from headrace.store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
+from headrace.store.files.files import IS_KEPT, File
+from headrace.store.ids import new_id
+from headrace.store.schema.batch_states import NEXT, BatchStatus
+from headrace.store.tenants.tenant_limits import RequestLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.encryption.vault import EncryptionContext, Vault
-from store.errors import Conflict, NotFound
-from store.failpoints import failpoint
-from store.jobs.flow_settling import lock, settle
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault
+from headrace.store.errors import Conflict, NotFound
+from headrace.store.failpoints import failpoint
+from headrace.store.jobs.flow_settling import lock, settle
 
 
 class ApprovalState(StrEnum):

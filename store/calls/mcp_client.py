@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from store.calls.ssrf_guard import CallFailed, GuardedClient, Reply
+from headrace.store.calls.ssrf_guard import CallFailed, GuardedClient, Reply
 
 # Later versions let a server end the stream of an answer early, to be asked again for the rest of it.
 _OFFERED: Final = "2025-06-18"

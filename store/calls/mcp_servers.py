@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
-from store.calls.mcp_client import McpSession, mcp_session
-from store.calls.mcp_stdio import CommandUnknown, mcp_process
-from store.calls.ssrf_guard import GuardedClient
-from store.mcp_commands import Commands, parse_commands
-from store.payloads.tool_definition import McpEndpoint
-from store.settings import Settings
+from headrace.store.calls.mcp_client import McpSession, mcp_session
+from headrace.store.calls.mcp_stdio import CommandUnknown, mcp_process
+from headrace.store.calls.ssrf_guard import GuardedClient
+from headrace.store.mcp_commands import Commands, parse_commands
+from headrace.store.payloads.tool_definition import McpEndpoint
+from headrace.store.settings import Settings
 
 
 class McpServers:

@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import orjson
 
-from store.calls.mcp_client import McpAnswer, McpSession
-from store.calls.ssrf_guard import MAX_READ_BYTES, AnswerTooLong, CallFailed, CallTimedOut
-from store.child_process import die_with_parent
-from store.process_guard import NOT_STARTED, ON_PARENT_DEATH, guarded
+from headrace.store.calls.mcp_client import McpAnswer, McpSession
+from headrace.store.calls.ssrf_guard import MAX_READ_BYTES, AnswerTooLong, CallFailed, CallTimedOut
+from headrace.store.child_process import die_with_parent
+from headrace.store.process_guard import NOT_STARTED, ON_PARENT_DEATH, guarded
 
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _CHUNK: Final = 65_536

@@ -18,8 +18,8 @@ from typing import Any
 
 import httpcore2
 
-from store.settings import Settings
-from store.webhooks.addresses import Network, is_allowed, parse_networks, split_url
+from headrace.store.settings import Settings
+from headrace.store.webhooks.addresses import Network, is_allowed, parse_networks, split_url
 
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_READ_BYTES = 256 * 1024

@@ -35,9 +35,9 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from store.encryption.vault import Vault, refuse_nul
-from store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
-from store.schema.tables import REVISION
+from headrace.store.encryption.vault import Vault, refuse_nul
+from headrace.store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
+from headrace.store.schema.tables import REVISION
 
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 10.0

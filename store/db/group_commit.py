@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from threading import Condition, Lock, Thread
 from typing import Generic, TypeVar
 
-from store.errors import HeadraceError, Unavailable
+from headrace.store.errors import HeadraceError, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from store.db.database import Database
-from store.errors import Unavailable
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
 
 SILENCE_S = 15.0
 """A leader that does not call ``check`` for so long loses the lead."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 
 GONE_AFTER_S = 10.0
 """A process without a heartbeat for so long counts as dead."""

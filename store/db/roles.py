@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import text
 
-from store.db.database import Database, parse_url
+from headrace.store.db.database import Database, parse_url
 
 API: Final = "headrace_api"
 WORKER: Final = "headrace_worker"
@@ -39,6 +39,6 @@ def is_bound(db: Database) -> bool:
 
 
 def can_log_in(db: Database) -> bool:
-    """Return whether every role may log in (``python -m migrations roles`` allows it)."""
+    """Return whether every role may log in (``python -m headrace.migrations roles`` allows it)."""
     with db.autocommit() as connection:
         return bool(connection.execute(_CAN_LOG_IN, {"roles": list(ROLES)}).scalar_one() == len(ROLES))

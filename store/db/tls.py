@@ -15,12 +15,12 @@ import structlog
 from psycopg.pq import Conninfo
 from sqlalchemy import URL
 
-from store.db.database import parse_url
-from store.errors import SettingsError
-from store.redis_address import TLS_OPTIONS, is_sentinel, parse_sentinel
-from store.settings import Settings
+from headrace.store.db.database import parse_url
+from headrace.store.errors import SettingsError
+from headrace.store.redis_address import TLS_OPTIONS, is_sentinel, parse_sentinel
+from headrace.store.settings import Settings
 
-_log = structlog.get_logger("store")
+_log = structlog.get_logger("headrace.store")
 
 _HERE: Final = frozenset({"", "localhost", "127.0.0.1", "::1"})
 _REDIS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")

@@ -13,8 +13,8 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from store.encryption.vault import NONCE_BYTES, Vault
-from store.errors import CannotOpen
+from headrace.store.encryption.vault import NONCE_BYTES, Vault
+from headrace.store.errors import CannotOpen
 
 CHUNK_BYTES = 1 << 16
 _TAG_BYTES = 16

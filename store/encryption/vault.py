@@ -31,8 +31,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from store.encryption.key_order import kept, restored
-from store.errors import CannotOpen, InvalidRequest, SettingsError
+from headrace.store.encryption.key_order import kept, restored
+from headrace.store.errors import CannotOpen, InvalidRequest, SettingsError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12

@@ -20,11 +20,11 @@ from uuid import uuid4
 
 import fsspec
 
-from store.encryption.encrypted_files import CHUNK_BYTES, SealedReader, SealedWriter, read_header
-from store.encryption.vault import Vault
-from store.encryption_keys import open_vault
-from store.errors import CannotOpen, SettingsError, Unavailable
-from store.settings import Settings
+from headrace.store.encryption.encrypted_files import CHUNK_BYTES, SealedReader, SealedWriter, read_header
+from headrace.store.encryption.vault import Vault
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import CannotOpen, SettingsError, Unavailable
+from headrace.store.settings import Settings
 
 T = TypeVar("T")
 

@@ -14,11 +14,11 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import NotFound, QuotaExceeded, Unavailable
-from store.files.blob_storage import Blobs, BlobWriter
-from store.ids import new_id
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import NotFound, QuotaExceeded, Unavailable
+from headrace.store.files.blob_storage import Blobs, BlobWriter
+from headrace.store.ids import new_id
 
 UNREFERENCED_S = 600.0
 """A content without references is removed if it was not touched for this long."""

@@ -12,12 +12,12 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.db.database import Database
-from store.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from store.files import files
-from store.files.blob_storage import Blobs, BlobWriter, read_blocks
-from store.files.files import IS_KEPT, File, Purpose
-from store.ids import new_id
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from headrace.store.files import files
+from headrace.store.files.blob_storage import Blobs, BlobWriter, read_blocks
+from headrace.store.files.files import IS_KEPT, File, Purpose
+from headrace.store.ids import new_id
 
 LIFE_S = 3600.0
 """How long after its creation parts may be added to an upload."""

@@ -12,8 +12,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 
-from store.db.database import Database, dump_json
-from store.db.presence import GONE_AFTER_S
+from headrace.store.db.database import Database, dump_json
+from headrace.store.db.presence import GONE_AFTER_S
 
 # The first of the transaction-level advisory locks of hosts: reports are written one after the other.
 _REPORT_LOCK = 0x4D6F64656C486F73

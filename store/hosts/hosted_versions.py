@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import Row, text
 
-from store.db.database import Database
-from store.db.presence import read_serving
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.registry.engine_spec import EngineSpec
-from store.registry.verification_report import VerificationReport
-from store.scheduling.queue_ages import read_queue_ages
-from store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.db.database import Database
+from headrace.store.db.presence import read_serving
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.registry.engine_spec import EngineSpec
+from headrace.store.registry.verification_report import VerificationReport
+from headrace.store.scheduling.queue_ages import read_queue_ages
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
 
 _MOST_LOOKED_AT = 100
 

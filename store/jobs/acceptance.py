@@ -12,20 +12,20 @@ from typing import Any, TypeGuard
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from store.db.database import Database, dump_json
-from store.encryption.vault import EncryptionContext, Vault, seal_columns, seal_job
-from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
-from store.failpoints import failpoint
-from store.jobs import response_cache, sharers
-from store.jobs.answered_calls import store_answers
-from store.jobs.response_cache import CacheLookup
-from store.jobs.responses import NewResponse
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.schema import tables
-from store.schema.cache_results import CacheResult
-from store.tenants import quotas
-from store.tenants.quotas import QuotaPart, QuotaRequest
-from store.tenants.tenant_limits import RequestLimits
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault, seal_columns, seal_job
+from headrace.store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
+from headrace.store.failpoints import failpoint
+from headrace.store.jobs import response_cache, sharers
+from headrace.store.jobs.answered_calls import store_answers
+from headrace.store.jobs.response_cache import CacheLookup
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.schema import tables
+from headrace.store.schema.cache_results import CacheResult
+from headrace.store.tenants import quotas
+from headrace.store.tenants.quotas import QuotaPart, QuotaRequest
+from headrace.store.tenants.tenant_limits import RequestLimits
 
 # A key can be purged after another job has won it and before that job's id is read. Then the job is inserted again.
 _ROUNDS = 3

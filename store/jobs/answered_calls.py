@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, text
 
-from store.audit.audit import record
-from store.db.database import dump_json
-from store.encryption.vault import EncryptionContext, Vault
-from store.errors import InvalidRequest
+from headrace.store.audit.audit import record
+from headrace.store.db.database import dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault
+from headrace.store.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from store.jobs.acceptance import NewJob
+    from headrace.store.jobs.acceptance import NewJob
 
 ANSWERED: Final = "answered"
 """The field of a stored request of a response: the ids of the approvals that it answers, in the order of the calls."""

@@ -5,7 +5,7 @@ A statement that changes jobs skips rows that another transaction has locked, an
 
 from sqlalchemy import text
 
-from store.jobs.terminal import COMPLETED_AFTER, CONCLUDED, ENDED, ERROR_AFTER, STATE_AFTER, blamed, verdict
+from headrace.store.jobs.terminal import COMPLETED_AFTER, CONCLUDED, ENDED, ERROR_AFTER, STATE_AFTER, blamed, verdict
 
 # A job that is too long for this worker is left to a live worker that can hold it. If there is none, this worker takes
 # the job and refuses it.

@@ -16,23 +16,23 @@ from typing import Any
 import structlog
 from sqlalchemy import RowMapping
 
-from store.db.database import Database
-from store.db.presence import GONE_AFTER_S
-from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns
-from store.errors import CannotOpen, Unavailable
-from store.failpoints import failpoint
-from store.jobs import claim_queries, flow_beginnings, flow_growth, flow_settling, sharers
-from store.jobs.finish_rows import Added as Added
-from store.jobs.finish_rows import AddedStep as AddedStep
-from store.jobs.finish_rows import AskedApproval as AskedApproval
-from store.jobs.finish_rows import Finish as Finish
-from store.jobs.finish_rows import encode, row_of
-from store.jobs.flow_beginnings import BegunStep
-from store.jobs.flow_settling import Settled as Settled
-from store.jobs.terminal import DEAD_LETTER_CODES, conclude
-from store.retrieval import passages
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint
+from headrace.store.db.database import Database
+from headrace.store.db.presence import GONE_AFTER_S
+from headrace.store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns
+from headrace.store.errors import CannotOpen, Unavailable
+from headrace.store.failpoints import failpoint
+from headrace.store.jobs import claim_queries, flow_beginnings, flow_growth, flow_settling, sharers
+from headrace.store.jobs.finish_rows import Added as Added
+from headrace.store.jobs.finish_rows import AddedStep as AddedStep
+from headrace.store.jobs.finish_rows import AskedApproval as AskedApproval
+from headrace.store.jobs.finish_rows import Finish as Finish
+from headrace.store.jobs.finish_rows import encode, row_of
+from headrace.store.jobs.flow_beginnings import BegunStep
+from headrace.store.jobs.flow_settling import Settled as Settled
+from headrace.store.jobs.terminal import DEAD_LETTER_CODES, conclude
+from headrace.store.retrieval import passages
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint
 
 log = structlog.get_logger(__name__)
 

@@ -15,15 +15,15 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.encryption.vault import EncryptionContext, Vault
-from store.errors import InvalidRequest, NotFound
-from store.ids import new_id
-from store.jobs.job_rows import Job, job_of, select_jobs
-from store.jobs.responses import MAX_BYTES, StoredResponse, response_id
-from store.schema import tables
-from store.schema.job_states import JobState
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.ids import new_id
+from headrace.store.jobs.job_rows import Job, job_of, select_jobs
+from headrace.store.jobs.responses import MAX_BYTES, StoredResponse, response_id
+from headrace.store.schema import tables
+from headrace.store.schema.job_states import JobState
 
 MOST_ITEMS = 1024
 """The most items of one conversation to which more may be added."""

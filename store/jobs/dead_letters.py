@@ -10,10 +10,10 @@ from datetime import datetime
 
 from sqlalchemy import RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.encryption.vault import EncryptionContext
-from store.errors import NotFound
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import EncryptionContext
+from headrace.store.errors import NotFound
 
 _SELECT = """
 SELECT letter.job_id, letter.queue, letter.code, jobs.error,

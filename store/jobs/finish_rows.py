@@ -6,14 +6,14 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from store.db.database import dump_json
-from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns, seal_job
-from store.errors import InvalidRequest
-from store.ids import new_id
-from store.retrieval.passages import FilePassages
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Lineage, Logprobs, groups_as_json, lineage_from_json, read_groups
-from store.streams.choices import Marks, deltas_as_json, deltas_from_json
+from headrace.store.db.database import dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns, seal_job
+from headrace.store.errors import InvalidRequest
+from headrace.store.ids import new_id
+from headrace.store.retrieval.passages import FilePassages
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Lineage, Logprobs, groups_as_json, lineage_from_json, read_groups
+from headrace.store.streams.choices import Marks, deltas_as_json, deltas_from_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.jobs.flow_settling import FLOW_RUNS
+from headrace.store.db.database import Database
+from headrace.store.jobs.flow_settling import FLOW_RUNS
 
 _TRIES = 3
 _AGAIN_S = 0.02

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from store.schema.job_states import JobState
+from headrace.store.schema.job_states import JobState
 
 
 @dataclass(frozen=True, slots=True)

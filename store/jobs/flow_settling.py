@@ -14,15 +14,15 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, RowMapping, text
 
-from store.encryption.vault import Vault
-from store.errors import CannotOpen
-from store.jobs.claim_queries import FINISH_FLOWS
-from store.jobs.finish_rows import Finish, encode, opened, row_of
-from store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
-from store.jobs.terminal import DEAD_LETTER_CODES, conclude
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import JobState
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import CannotOpen
+from headrace.store.jobs.claim_queries import FINISH_FLOWS
+from headrace.store.jobs.finish_rows import Finish, encode, opened, row_of
+from headrace.store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
+from headrace.store.jobs.terminal import DEAD_LETTER_CODES, conclude
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import JobState
 
 log = structlog.get_logger(__name__)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.encryption.vault import EncryptionContext
-from store.jobs.flow_growth import MARK
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import EncryptionContext
+from headrace.store.jobs.flow_growth import MARK
+from headrace.store.schema.job_states import JobState
 
 # Read these steps of a flow.
 _STEPS = text("""

@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.encryption.vault import EncryptionContext
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import EncryptionContext
 
 _OUTPUTS = text("""
 SELECT id, step, task, output FROM jobs

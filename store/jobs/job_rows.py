@@ -7,12 +7,12 @@ from typing import Any
 from sqlalchemy import RowMapping, Select, Text, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from store.encryption.vault import Vault, open_job
-from store.jobs.acceptance import AcceptedTimes, NewJob
-from store.payloads.job_payload import CLASS_NAMES, ServiceClass
-from store.schema import model_tables, tables
-from store.schema.job_states import JobState
-from store.tasks.registry import BULKY_OUTPUTS
+from headrace.store.encryption.vault import Vault, open_job
+from headrace.store.jobs.acceptance import AcceptedTimes, NewJob
+from headrace.store.payloads.job_payload import CLASS_NAMES, ServiceClass
+from headrace.store.schema import model_tables, tables
+from headrace.store.schema.job_states import JobState
+from headrace.store.tasks.registry import BULKY_OUTPUTS
 
 
 @dataclass(frozen=True, slots=True)

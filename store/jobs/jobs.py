@@ -12,11 +12,11 @@ from sqlalchemy import Connection, Select, String, and_, any_, bindparam, func, 
 from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from store.db.database import Database
-from store.encryption.vault import EncryptionContext, Vault, metadata_filters, open_columns
-from store.errors import CannotOpen, Conflict, Gone, NotFound
-from store.ids import first_id
-from store.jobs.acceptance import (
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import EncryptionContext, Vault, metadata_filters, open_columns
+from headrace.store.errors import CannotOpen, Conflict, Gone, NotFound
+from headrace.store.ids import first_id
+from headrace.store.jobs.acceptance import (
     Accepted,
     Fallback,
     Idempotency,
@@ -26,14 +26,14 @@ from store.jobs.acceptance import (
     job_of_key,
     job_of_repeated_body,
 )
-from store.jobs.flow_settling import settle
-from store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
-from store.jobs.terminal import conclude
-from store.schema import tables
-from store.schema.job_states import FLOW_TASK, JobState
-from store.streams.checkpoints import Lineage, Logprobs, lineage_from_json, read_groups
-from store.streams.choices import Marks, deltas_from_json
-from store.tasks.registry import BULKY_OUTPUTS
+from headrace.store.jobs.flow_settling import settle
+from headrace.store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
+from headrace.store.jobs.terminal import conclude
+from headrace.store.schema import tables
+from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.streams.checkpoints import Lineage, Logprobs, lineage_from_json, read_groups
+from headrace.store.streams.choices import Marks, deltas_from_json
+from headrace.store.tasks.registry import BULKY_OUTPUTS
 
 __all__ = [
     "Accepted",

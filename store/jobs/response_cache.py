@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
-from store.db.database import Database, dump_json
-from store.schema.cache_results import UNSERVED_QUEUE, CacheResult
+from headrace.store.db.database import Database, dump_json
+from headrace.store.schema.cache_results import UNSERVED_QUEUE, CacheResult
 
 if TYPE_CHECKING:
-    from store.jobs.acceptance import NewJob
+    from headrace.store.jobs.acceptance import NewJob
 
 SHARED_FAILURES = ("policy_blocked_output",)
 """Codes of failures that every computation of the request has: sharers get them too."""

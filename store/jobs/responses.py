@@ -12,9 +12,9 @@ from typing import Any, Self
 import orjson
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.encryption.vault import EncryptionContext
-from store.errors import InvalidRequest, NotFound
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import EncryptionContext
+from headrace.store.errors import InvalidRequest, NotFound
 
 PREFIX = "resp_"
 _JOB_PREFIX = "job_"

@@ -13,14 +13,14 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, RowMapping, text
 
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import CannotOpen
-from store.jobs.claim_queries import FINISH_SHARERS
-from store.jobs.finish_rows import Finish, encode, opened, row_of
-from store.jobs.response_cache import HAS_ANSWER, SHARED_FAILURES
-from store.jobs.terminal import DEAD_LETTER_CODES
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import CannotOpen
+from headrace.store.jobs.claim_queries import FINISH_SHARERS
+from headrace.store.jobs.finish_rows import Finish, encode, opened, row_of
+from headrace.store.jobs.response_cache import HAS_ANSWER, SHARED_FAILURES
+from headrace.store.jobs.terminal import DEAD_LETTER_CODES
+from headrace.store.schema.job_states import JobState
 
 log = structlog.get_logger(__name__)
 

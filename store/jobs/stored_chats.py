@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from sqlalchemy import Select, or_, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.db.database import Database, dump_json
-from store.encryption.vault import EncryptionContext, metadata_filters, seal_metadata
-from store.errors import Gone, NotFound
-from store.jobs.job_rows import Job, job_of, select_jobs
-from store.schema import tables
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import EncryptionContext, metadata_filters, seal_metadata
+from headrace.store.errors import Gone, NotFound
+from headrace.store.jobs.job_rows import Job, job_of, select_jobs
+from headrace.store.schema import tables
 
 PREFIX = "chatcmpl-"
 _JOB_PREFIX = "job_"

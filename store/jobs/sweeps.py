@@ -12,12 +12,12 @@ from typing import Any
 
 from sqlalchemy import Row, text
 
-from store.db.database import Database
-from store.db.leader_election import Leadership, lead
-from store.failpoints import failpoint
-from store.jobs.flow_settling import note_usage, settle
-from store.jobs.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, blamed, conclude, verdict
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.db.leader_election import Leadership, lead
+from headrace.store.failpoints import failpoint
+from headrace.store.jobs.flow_settling import note_usage, settle
+from headrace.store.jobs.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, blamed, conclude, verdict
+from headrace.store.schema.job_states import JobState
 
 # "head" + "race" in ASCII. It may be any constant that no other program locks on this server.
 LEADER_LOCK = 0x68656164_72616365

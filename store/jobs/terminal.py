@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from store.jobs.responses import EVENT_TYPE
+from headrace.store.jobs.responses import EVENT_TYPE
 
 MAX_CRASHES = 3
 """A job is poison after so many of its workers died; the last one ran it alone."""

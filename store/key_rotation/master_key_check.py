@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, text
 
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import NotFound, SettingsError
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import NotFound, SettingsError
 
 # Records a key that is new.
 _ADD = text("INSERT INTO encryption_keys (id, check_value) VALUES (:id, :check_value) ON CONFLICT (id) DO NOTHING")

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.db.database import Database, dump_json
-from store.encryption.vault import (
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import (
     ENVELOPE,
     OUTSIDE,
     EncryptionContext,
@@ -25,8 +25,8 @@ from store.encryption.vault import (
     sealed_text,
     text_envelope_of,
 )
-from store.errors import CannotOpen
-from store.files.blob_storage import Blobs, read_blocks
+from headrace.store.errors import CannotOpen
+from headrace.store.files.blob_storage import Blobs, read_blocks
 
 PLAIN: Final = ""
 """Instead of a key id: the value is in plaintext."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from store.metrics.registry import SHORT_SECONDS, CommitMetrics, begin, new_registry, render
-from store.payloads.job_payload import CLASS_NAMES, ServiceClass
-from store.scheduling.backlog import TenantBacklog
-from store.tracing.tracing import OFF, Tracing
+from headrace.store.metrics.registry import SHORT_SECONDS, CommitMetrics, begin, new_registry, render
+from headrace.store.payloads.job_payload import CLASS_NAMES, ServiceClass
+from headrace.store.scheduling.backlog import TenantBacklog
+from headrace.store.tracing.tracing import OFF, Tracing
 
 
 class ApiMetrics:

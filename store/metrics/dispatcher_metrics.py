@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from store.metrics.registry import SECONDS, begin, new_registry, render
-from store.payloads.job_payload import CLASS_NAMES
-from store.rollouts.rollouts import Rollout
-from store.scheduling.backlog import TenantBacklog
-from store.scheduling.queue_ages import QueueAge
-from store.tracing.tracing import OFF, Tracing
+from headrace.store.metrics.registry import SECONDS, begin, new_registry, render
+from headrace.store.payloads.job_payload import CLASS_NAMES
+from headrace.store.rollouts.rollouts import Rollout
+from headrace.store.scheduling.backlog import TenantBacklog
+from headrace.store.scheduling.queue_ages import QueueAge
+from headrace.store.tracing.tracing import OFF, Tracing
 
 
 class Judgement(NamedTuple):

@@ -2,9 +2,9 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from store.hosts.host_reports import HostReport, PlaceState
-from store.metrics.registry import SECONDS, begin, new_registry, render
-from store.tracing.tracing import OFF
+from headrace.store.hosts.host_reports import HostReport, PlaceState
+from headrace.store.metrics.registry import SECONDS, begin, new_registry, render
+from headrace.store.tracing.tracing import OFF
 
 
 class HostMetrics:

@@ -18,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from store.tracing.tracing import Tracing
+from headrace.store.tracing.tracing import Tracing
 
 # A series with the time of creation beside each counter would double the page; Prometheus does not read them.
 disable_created_metrics()  # type: ignore[no-untyped-call]

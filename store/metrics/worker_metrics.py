@@ -9,11 +9,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from store.jobs.terminal import DEAD_LETTER_CODES
-from store.metrics.registry import SECONDS, SHORT_SECONDS, CommitMetrics, begin, new_registry, render
-from store.payloads.job_payload import CLASS_NAMES
-from store.schema.job_states import JobState
-from store.tracing.tracing import OFF, Tracing
+from headrace.store.jobs.terminal import DEAD_LETTER_CODES
+from headrace.store.metrics.registry import SECONDS, SHORT_SECONDS, CommitMetrics, begin, new_registry, render
+from headrace.store.payloads.job_payload import CLASS_NAMES
+from headrace.store.schema.job_states import JobState
+from headrace.store.tracing.tracing import OFF, Tracing
 
 ENGINE_GAUGES = {
     "running": "requests in the engine's batch",

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from store.payloads.image_input import MAX_IMAGES, MessageImage
-from store.payloads.strict_model import MAX_TEXT_CHARS, Strict
+from headrace.store.payloads.image_input import MAX_IMAGES, MessageImage
+from headrace.store.payloads.strict_model import MAX_TEXT_CHARS, Strict
 
 MAX_MESSAGES = 1024
 MAX_TOOLS = 128

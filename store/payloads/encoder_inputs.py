@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.strict_model import Strict
 
 MAX_TOKENS_TOGETHER = 300_000
 """Tokens of all inputs of one request, as in OpenAI's API."""

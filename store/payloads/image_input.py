@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, WithJsonSchema, model_validator
 
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.strict_model import Strict
 
 MAX_IMAGES = 64
 """Images of one request."""

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, StringConstraints
 
-from store.payloads.job_payload import JobOrder, PinnedPolicy
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy
+from headrace.store.payloads.strict_model import Strict
 
 MAX_PASSAGES = 2048
 """Of one file."""

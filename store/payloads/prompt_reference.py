@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictInt, StringConstraints, model_validator
 
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.strict_model import Strict
 
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 

@@ -5,8 +5,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from store.payloads.sampling_params import MAX_NEW_TOKENS
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.sampling_params import MAX_NEW_TOKENS
+from headrace.store.payloads.strict_model import Strict
 
 ReasoningBudget = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)]
 

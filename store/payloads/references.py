@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest
 
 MARK: Final = "$from"
 OF_INPUT: Final = "input"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.strict_model import Strict
 
 DEFAULT_CONTEXT_TOKENS: Final = 2048
 

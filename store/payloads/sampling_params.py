@@ -12,8 +12,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator, model_validator
 
-from store.errors import InvalidRequest
-from store.payloads.strict_model import Strict
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.strict_model import Strict
 
 MAX_NEW_TOKENS = 131_072
 MAX_TOP_LOGPROBS = 20

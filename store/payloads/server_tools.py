@@ -4,10 +4,10 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from store.payloads.conversation import FunctionName
-from store.payloads.retrieval import Retrieval
-from store.payloads.strict_model import Strict
-from store.payloads.tool_approval import RequireApproval
+from headrace.store.payloads.conversation import FunctionName
+from headrace.store.payloads.retrieval import Retrieval
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.payloads.tool_approval import RequireApproval
 
 DEFAULT_CALLS: Final = 6
 MOST_NAMES: Final = 32

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.strict_model import Strict
 
 MOST_NAMES: Final = 128
 

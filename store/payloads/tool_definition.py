@@ -6,11 +6,11 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, field_validator, model_validator
 
-from store.mcp_commands import COMMAND_NAME
-from store.payloads.conversation import FunctionName, FunctionSpec
-from store.payloads.job_payload import WebhookUrl
-from store.payloads.strict_model import Strict
-from store.payloads.tool_approval import RequireApproval, Rule, needs_approval
+from headrace.store.mcp_commands import COMMAND_NAME
+from headrace.store.payloads.conversation import FunctionName, FunctionSpec
+from headrace.store.payloads.job_payload import WebhookUrl
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.payloads.tool_approval import RequireApproval, Rule, needs_approval
 
 TOOL_NAME: Final = r"^[A-Za-z0-9_-]{1,64}$"
 """As of a function, so that a model can call it."""

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.strict_model import Strict
 
 
 class Truncation(StrEnum):

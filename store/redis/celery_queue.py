@@ -19,10 +19,10 @@ import orjson
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
-from store.errors import Unavailable
-from store.failpoints import failpoint
-from store.ids import new_id
-from store.redis.connection import (
+from headrace.store.errors import Unavailable
+from headrace.store.failpoints import failpoint
+from headrace.store.ids import new_id
+from headrace.store.redis.connection import (
     AWAY,
     CONNECT_TIMEOUT_S,
     HEALTH_CHECK_S,
@@ -31,7 +31,7 @@ from store.redis.connection import (
     connect,
     unavailable,
 )
-from store.settings import Settings
+from headrace.store.settings import Settings
 
 TASK = "headrace.run"
 

@@ -17,14 +17,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
-from store.errors import Unavailable
-from store.redis.sentinel import (
+from headrace.store.errors import Unavailable
+from headrace.store.redis.sentinel import (
     connect_async_through_sentinel,
     connect_through_sentinel,
     sentinel_options,
     tls_options,
 )
-from store.redis_address import SentinelAddress, is_sentinel, parse_sentinel
+from headrace.store.redis_address import SentinelAddress, is_sentinel, parse_sentinel
 
 CONNECT_TIMEOUT_S = 5.0
 SOCKET_TIMEOUT_S = 30.0

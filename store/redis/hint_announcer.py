@@ -5,8 +5,8 @@ from threading import Thread
 
 import structlog
 
-from store.errors import Unavailable
-from store.redis.celery_queue import Hint, HintPublisher
+from headrace.store.errors import Unavailable
+from headrace.store.redis.celery_queue import Hint, HintPublisher
 
 _log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ A lost notice costs only time, because the caches expire soon.
 
 import redis
 
-from store.redis.connection import translated_errors
+from headrace.store.redis.connection import translated_errors
 
 KEYS_CHANNEL = "headrace:keys"
 

@@ -15,7 +15,7 @@ from threading import Lock
 
 import redis
 
-from store.redis.connection import AWAY, CircuitBreaker
+from headrace.store.redis.connection import AWAY, CircuitBreaker
 
 _SCRIPT = Path(__file__).with_name("gcra.lua")
 FALLBACK_SHARE = 0.5

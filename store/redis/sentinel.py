@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from store.redis_address import SentinelAddress, parse_sentinel
+from headrace.store.redis_address import SentinelAddress, parse_sentinel
 
 ASK_TIMEOUT_S = 1.0
 """Longest time for one Sentinel to accept a connection, and to answer; the next one is asked then."""

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from store.payloads.conversation import ChatMessage
-from store.payloads.prompt_reference import PromptUse
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.conversation import ChatMessage
+from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.payloads.strict_model import Strict
 
 
 class DefaultTemplate(Strict):

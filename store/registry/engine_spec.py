@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
-from store.errors import InvalidRequest
-from store.payloads.strict_model import Strict
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.strict_model import Strict
 
 Modality = Literal["images"]
 """What a server takes beside text."""

@@ -13,18 +13,18 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.errors import Conflict, InvalidRequest, NotFound
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry import registration_queries
-from store.registry.default_template import DefaultTemplate
-from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
-from store.registry.verification_report import GoldenAnswer, stored_golden
-from store.schema.model_tables import model_versions
-from store.schema.version_states import STATE_SQL, VersionState
-from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER, known_task
-from store.tasks.task_spec import TaskSpec
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry import registration_queries
+from headrace.store.registry.default_template import DefaultTemplate
+from headrace.store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
+from headrace.store.registry.verification_report import GoldenAnswer, stored_golden
+from headrace.store.schema.model_tables import model_versions
+from headrace.store.schema.version_states import STATE_SQL, VersionState
+from headrace.store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER, known_task
+from headrace.store.tasks.task_spec import TaskSpec
 
 DEFAULT_ALIAS = "default"
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from store.errors import InvalidRequest
-from store.tasks.task_spec import TaskSpec
+from headrace.store.errors import InvalidRequest
+from headrace.store.tasks.task_spec import TaskSpec
 
 NumberFormat = Literal["float32", "bfloat16", "float16", "int8"]
 

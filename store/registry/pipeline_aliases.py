@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-from store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
 
 # The pipeline, locked, so that its alias is not moved while a rollout starts.
 _LOCK = text("SELECT id FROM prompts WHERE id = :id AND tenant_id = :tenant_id AND kind = 'pipeline' FOR UPDATE")

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.errors import Conflict, NotFound
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.errors import Conflict, NotFound
 
 EVERY_MODEL = ""
 

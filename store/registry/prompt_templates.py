@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.encryption.vault import EncryptionContext, Vault
-from store.errors import Conflict, InvalidRequest, NotFound
-from store.ids import new_id
-from store.registry.pipeline_aliases import refuse_rollout
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.ids import new_id
+from headrace.store.registry.pipeline_aliases import refuse_rollout
 
 
 class Kind(StrEnum):

@@ -6,12 +6,12 @@ rollout would give it jobs.
 
 from sqlalchemy import Connection, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.errors import Conflict, NotFound
-from store.registry.engine_spec import EngineKind
-from store.registry.models import queue_name
-from store.registry.quality_report import BELOW_BOUND, NOT_MEASURED, QualityBound, QualityReport, outside
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.errors import Conflict, NotFound
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import queue_name
+from headrace.store.registry.quality_report import BELOW_BOUND, NOT_MEASURED, QualityBound, QualityReport, outside
 
 _READ = text("SELECT quality_bound FROM models WHERE name = :model")
 

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from store.payloads.strict_model import Strict
+from headrace.store.payloads.strict_model import Strict
 
 BELOW_BOUND: Final = "quality_below_bound"
 """The code of a version that was rejected, or gets no alias, because of its quality report."""

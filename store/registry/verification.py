@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.errors import NotFound
-from store.registry.models import queue_name
-from store.registry.quality_report import QualityBound
-from store.registry.verification_report import GoldenAnswer, VerificationReport, golden_answers
-from store.schema.version_states import VersionState
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.errors import NotFound
+from headrace.store.registry.models import queue_name
+from headrace.store.registry.quality_report import QualityBound
+from headrace.store.registry.verification_report import GoldenAnswer, VerificationReport, golden_answers
+from headrace.store.schema.version_states import VersionState
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from store.db.database import dump_json
-from store.errors import InvalidRequest
-from store.payloads.strict_model import Strict
-from store.registry.quality_report import QualityReport
+from headrace.store.db.database import dump_json
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.registry.quality_report import QualityReport
 
 
 class GoldenAnswer(Strict):

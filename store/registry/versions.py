@@ -12,15 +12,15 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed
-from store.payloads.prompt_reference import PromptUse
-from store.registry.engine_spec import EngineKind
-from store.registry.models import DEFAULT_ALIAS, create_alias, point, queue_name, version_of
-from store.registry.quality_bounds import check_served_quality
-from store.registry.verification_report import VerificationReport
-from store.schema.version_states import STATE_SQL, VersionState
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed
+from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import DEFAULT_ALIAS, create_alias, point, queue_name, version_of
+from headrace.store.registry.quality_bounds import check_served_quality
+from headrace.store.registry.verification_report import VerificationReport
+from headrace.store.schema.version_states import STATE_SQL, VersionState
 
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 

@@ -15,13 +15,13 @@ from typing import Final
 
 from sqlalchemy import Connection, TextClause, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import Conflict
-from store.jobs import stored_chats
-from store.jobs.jobs import why_missing
-from store.jobs.responses import not_found, response_id
-from store.schema.job_states import JobState
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict
+from headrace.store.jobs import stored_chats
+from headrace.store.jobs.jobs import why_missing
+from headrace.store.jobs.responses import not_found, response_id
+from headrace.store.schema.job_states import JobState
 
 MIN_RETENTION_S: Final = 60.0
 """Minimum retention after a job's end, so that a waiting client can read the result."""

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from sqlalchemy import text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.encryption.keyed_digests import Digests
-from store.retention.erasure import NOT_IN_LIVE_BATCH, erase
-from store.retention.retention import erase_batches
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.retention.erasure import NOT_IN_LIVE_BATCH, erase
+from headrace.store.retention.retention import erase_batches
 
 KINDS: Final = ("jobs", "files", "uploads", "batches", "prompts", "conversations", "vector_stores")
 

@@ -18,10 +18,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.retention.erasure import (
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.retention.erasure import (
     MIN_RETENTION_S,
     NO_PENDING_DELIVERY,
     NOT_IN_LIVE_BATCH,
@@ -30,8 +30,8 @@ from store.retention.erasure import (
     erase_inputs,
     erase_outputs,
 )
-from store.settings import Settings
-from store.tenants.tenant_limits import SetBy
+from headrace.store.settings import Settings
+from headrace.store.tenants.tenant_limits import SetBy
 
 DAY_S: Final = 86_400
 LONGEST_S: Final = 36_500 * DAY_S

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.db.database import Database, dump_json
-from store.encryption.vault import EncryptionContext, Vault
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault
 
 FULL_TEXT = "english"
 """Postgres's configuration for words: they are compared by their stems, and frequent ones are left out."""

@@ -12,13 +12,13 @@ from typing import Any
 
 from sqlalchemy import RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.encryption.vault import EncryptionContext, Vault
-from store.errors import NotFound
-from store.ids import new_id
-from store.retrieval.file_status import STATUS, STATUS_JOIN
-from store.retrieval.vector_stores import IS_CURRENT, not_found
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault
+from headrace.store.errors import NotFound
+from headrace.store.ids import new_id
+from headrace.store.retrieval.file_status import STATUS, STATUS_JOIN
+from headrace.store.retrieval.vector_stores import IS_CURRENT, not_found
 
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 Attributes = Mapping[str, str | float | bool]

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.errors import NotFound
-from store.ids import new_id
-from store.retrieval.file_status import STATUS, STATUS_JOIN
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.errors import NotFound
+from headrace.store.ids import new_id
+from headrace.store.retrieval.file_status import STATUS, STATUS_JOIN
 
 ROWS_AT_ONCE = 500
 """Passages that are deleted in one transaction."""

@@ -8,18 +8,18 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, text
 
-from store.audit.audit import record
-from store.db import presence
-from store.db.database import Database, dump_json
-from store.errors import Conflict, InvalidRequest, NotFound, NoWorker, PreconditionFailed
-from store.failpoints import failpoint
-from store.ids import new_id
-from store.registry import pipeline_aliases
-from store.registry.models import DEFAULT_ALIAS, ModelVersion, point, queue_name, version_of
-from store.registry.quality_bounds import check_served_quality
-from store.registry.versions import check_ready, refuse_rolled_back
-from store.rollouts.rollouts import COLUMNS, Rollout, RolloutKind, RolloutMode, Step, StickyKey, read_rollout
-from store.rollouts.transitions import RolloutAction, Transition, after
+from headrace.store.audit.audit import record
+from headrace.store.db import presence
+from headrace.store.db.database import Database, dump_json
+from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker, PreconditionFailed
+from headrace.store.failpoints import failpoint
+from headrace.store.ids import new_id
+from headrace.store.registry import pipeline_aliases
+from headrace.store.registry.models import DEFAULT_ALIAS, ModelVersion, point, queue_name, version_of
+from headrace.store.registry.quality_bounds import check_served_quality
+from headrace.store.registry.versions import check_ready, refuse_rolled_back
+from headrace.store.rollouts.rollouts import COLUMNS, Rollout, RolloutKind, RolloutMode, Step, StickyKey, read_rollout
+from headrace.store.rollouts.transitions import RolloutAction, Transition, after
 
 log = structlog.get_logger(__name__)
 

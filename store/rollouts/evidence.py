@@ -14,11 +14,11 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, RowMapping, TextClause, text
 
-from store.rollouts.bounds import Bounds
-from store.rollouts.matched_pairs import MEASURES, JobOutcome, JobPair, PairedJobs, bound_of, pair_up
-from store.rollouts.rollouts import Rollout, RolloutKind
-from store.rollouts.sequential_test import GroupSums
-from store.schema.job_states import JobState
+from headrace.store.rollouts.bounds import Bounds
+from headrace.store.rollouts.matched_pairs import MEASURES, JobOutcome, JobPair, PairedJobs, bound_of, pair_up
+from headrace.store.rollouts.rollouts import Rollout, RolloutKind
+from headrace.store.rollouts.sequential_test import GroupSums
+from headrace.store.schema.job_states import JobState
 
 WINDOW_S = 30.0
 """Seconds of acceptances that are read together."""

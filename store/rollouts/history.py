@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from store.rollouts.evidence import Evidence
-from store.rollouts.judge import Verdict
-from store.rollouts.rollouts import Rollout
+from headrace.store.rollouts.evidence import Evidence
+from headrace.store.rollouts.judge import Verdict
+from headrace.store.rollouts.rollouts import Rollout
 
 MAX_ENTRIES: Final = 240
 """When the history is full, every second entry is dropped: it stays as long as the rollout, and gets coarser."""

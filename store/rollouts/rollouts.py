@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import RowMapping, text
 
-from store.db.database import Database
-from store.errors import NotFound
+from headrace.store.db.database import Database
+from headrace.store.errors import NotFound
 
 
 class RolloutMode(StrEnum):

@@ -17,19 +17,19 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, text
 
-from store.db.database import Database
-from store.encryption.vault import Vault, open_job
-from store.errors import CannotOpen, HeadraceError, InvalidRequest
-from store.ids import new_id
-from store.jobs.acceptance import Accepted, Idempotency, NewJob, accept
-from store.payloads.job_payload import ServiceClass
-from store.registry.models import queue_name
-from store.rollouts.bounds import Bounds
-from store.rollouts.evidence import Evidence, outcome_of
-from store.rollouts.matched_pairs import JobPair, PairedJobs
-from store.rollouts.rollouts import Rollout, RolloutKind
-from store.rollouts.routing import point_of
-from store.schema.job_states import FLOW_TASK
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault, open_job
+from headrace.store.errors import CannotOpen, HeadraceError, InvalidRequest
+from headrace.store.ids import new_id
+from headrace.store.jobs.acceptance import Accepted, Idempotency, NewJob, accept
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry.models import queue_name
+from headrace.store.rollouts.bounds import Bounds
+from headrace.store.rollouts.evidence import Evidence, outcome_of
+from headrace.store.rollouts.matched_pairs import JobPair, PairedJobs
+from headrace.store.rollouts.rollouts import Rollout, RolloutKind
+from headrace.store.rollouts.routing import point_of
+from headrace.store.schema.job_states import FLOW_TASK
 
 EVERY_TENANT = "*"
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from store.errors import Conflict
-from store.rollouts.judge import Verdict
-from store.rollouts.progress import Progress
-from store.rollouts.rollouts import Rollout, RolloutMode, RolloutState
+from headrace.store.errors import Conflict
+from headrace.store.rollouts.judge import Verdict
+from headrace.store.rollouts.progress import Progress
+from headrace.store.rollouts.rollouts import Rollout, RolloutMode, RolloutState
 
 _ENOUGH_PAIRS = 30
 """Pairs of jobs without which nothing is promoted, unless the last step asks for fewer jobs."""

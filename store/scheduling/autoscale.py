@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from store.payloads.job_payload import CLASS_NAMES, CLASS_RANKS, ServiceClass
+from headrace.store.payloads.job_payload import CLASS_NAMES, CLASS_RANKS, ServiceClass
 
 PATIENCE: Mapping[int, float] = {
     CLASS_RANKS[ServiceClass.INTERACTIVE]: 0.25,

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from store.db.database import Database, with_setting
-from store.scheduling.dispatch_queries import BY_INDEX
+from headrace.store.db.database import Database, with_setting
+from headrace.store.scheduling.dispatch_queries import BY_INDEX
 
 _RECENT_S = 1.0
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 
 MOST_JOBS = 50_000
 

@@ -11,15 +11,15 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.db.presence import Serving, read_serving
-from store.errors import NotFound
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.scheduling.backlog import Backlog, Load
-from store.scheduling.scale_decisions import StoredDecision, read_decisions
-from store.scheduling.service_rate import Interval, Rate
-from store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.db.presence import Serving, read_serving
+from headrace.store.errors import NotFound
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.scheduling.backlog import Backlog, Load
+from headrace.store.scheduling.scale_decisions import StoredDecision, read_decisions
+from headrace.store.scheduling.service_rate import Interval, Rate
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
 
 # Move changes into the totals; return what happened to each queue. ``num_before`` is read from the snapshot, before
 # this statement's changes. Rows are added in the order of their key, so that two concurrent folds cannot deadlock.

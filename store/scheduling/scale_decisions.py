@@ -9,10 +9,10 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from store.db.database import Database, dump_json
-from store.db.presence import GONE_AFTER_S
-from store.errors import NotFound
-from store.scheduling.autoscale import Decision, ScaleHistory
+from headrace.store.db.database import Database, dump_json
+from headrace.store.db.presence import GONE_AFTER_S
+from headrace.store.errors import NotFound
+from headrace.store.scheduling.autoscale import Decision, ScaleHistory
 
 FRESH_S = 30.0
 """An older decision is none: no dispatcher decides for the queue any more."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 
 # Find the kinds of work. These are scalar subqueries, because the planner drops the ORDER BY of an EXISTS and then
 # reads a table full of dead rows from its beginning.

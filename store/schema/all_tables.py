@@ -1,6 +1,6 @@
 """Every table: importing this module is enough for ``metadata`` to hold all of them."""
 
-from store.schema import (  # noqa: F401 - importing them adds their tables to the metadata
+from headrace.store.schema import (  # noqa: F401 - importing them adds their tables to the metadata
     cache_tables,
     check_tables,
     file_tables,
@@ -16,4 +16,4 @@ from store.schema import (  # noqa: F401 - importing them adds their tables to t
     usage_tables,
     webhook_tables,
 )
-from store.schema.tables import metadata as metadata
+from headrace.store.schema.tables import metadata as metadata

@@ -13,7 +13,7 @@ from sqlalchemy import (
     func,
 )
 
-from store.schema.tables import metadata
+from headrace.store.schema.tables import metadata
 
 cache_entries = Table(
     "cache_entries",

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, DateTime, String, Table
 
-from store.schema.tables import metadata, timestamp
+from headrace.store.schema.tables import metadata, timestamp
 
 encryption_keys = Table(
     "encryption_keys",

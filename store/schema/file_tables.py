@@ -16,8 +16,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.schema.batch_states import BatchStatus
-from store.schema.tables import metadata, timestamp
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.tables import metadata, timestamp
 
 # The contents in the storage. A row is inserted before its content is written and deleted after its content.
 blobs = Table(

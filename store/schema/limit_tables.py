@@ -22,7 +22,7 @@ from sqlalchemy import (
     func,
 )
 
-from store.schema.tables import metadata
+from headrace.store.schema.tables import metadata
 
 # Limits of the tenant (``api_key_id`` is null) or of one key. Both the operator's row and the tenant's own row hold;
 # a null value is no limit.

@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.schema.tables import metadata, timestamp
+from headrace.store.schema.tables import metadata, timestamp
 
 # The files of a model that the API needs (tokenizer, chat template), so that an API host needs no model folder.
 model_files = Table(

@@ -3,7 +3,7 @@
 from sqlalchemy import CheckConstraint, Column, DateTime, ForeignKey, Integer, PrimaryKeyConstraint, String, Table, func
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.schema.tables import metadata
+from headrace.store.schema.tables import metadata
 
 policies = Table(
     "policies",

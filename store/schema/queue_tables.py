@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Column, Double, Identity, Integer, PrimaryKeyConstraint, SmallInteger, String, Table
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.schema.tables import metadata, timestamp
+from headrace.store.schema.tables import metadata, timestamp
 
 # A trigger on ``jobs`` inserts a row for the jobs that join or leave a queue, so that jobs need not be counted. Rows
 # are never updated: an updated counter would be a row lock, which a paused process could hold.

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.schema.tables import metadata, of_its_tenant
+from headrace.store.schema.tables import metadata, of_its_tenant
 
 # A job of the Responses API: ``resp_0197…`` is ``job_0197…``.
 responses = Table(

@@ -12,7 +12,7 @@ from sqlalchemy import (
     func,
 )
 
-from store.schema.tables import metadata
+from headrace.store.schema.tables import metadata
 
 # In seconds. Null: the operator's row, or the settings, decide.
 retention_overrides = Table(

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, TSVECTOR
 
-from store.schema.tables import metadata, of_its_tenant, timestamp
+from headrace.store.schema.tables import metadata, of_its_tenant, timestamp
 
 _NO_FIELDS = text("'{}'::jsonb")
 

@@ -3,7 +3,7 @@
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, String, Table, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.schema.tables import metadata, timestamp
+from headrace.store.schema.tables import metadata, timestamp
 
 _ACTIVE = "state IN ('running', 'paused')"
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from store.schema.job_states import JobState
+from headrace.store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
 REVISION = "0100"

@@ -3,7 +3,7 @@
 from sqlalchemy import CheckConstraint, Column, DateTime, ForeignKey, Index, String, Table, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.schema.tables import metadata, of_its_tenant, timestamp
+from headrace.store.schema.tables import metadata, of_its_tenant, timestamp
 
 # Tools that the server calls for the models of a tenant.
 tools = Table(

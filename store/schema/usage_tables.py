@@ -17,7 +17,7 @@ from sqlalchemy import (
     text,
 )
 
-from store.schema.tables import metadata
+from headrace.store.schema.tables import metadata
 
 # Per million tokens. A version without a row has no known price.
 model_prices = Table(

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from store.errors import InvalidRequest
-from store.schema.batch_states import BatchStatus
-from store.schema.job_states import JobState
+from headrace.store.errors import InvalidRequest
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.job_states import JobState
 
 RESPONSE_EVENTS = frozenset(f"response.{end}" for end in ("completed", "incomplete", "failed", "cancelled"))
 """The end of a response, sent beside the ``job.*`` event of its job."""

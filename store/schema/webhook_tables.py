@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from store.schema.tables import metadata, of_its_tenant, timestamp
+from headrace.store.schema.tables import metadata, of_its_tenant, timestamp
 
 # The secret that signs calls to jobs' own URLs, if it was rotated; otherwise ``tenants.webhook_secret`` signs.
 webhook_secrets = Table(

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from store.streams.choices import ChoiceEnd, Marks, deltas_as_json, deltas_from_json
+from headrace.store.streams.choices import ChoiceEnd, Marks, deltas_as_json, deltas_from_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from store.encryption.vault import Vault
-from store.redis.connection import connect, translated_errors
-from store.streams.checkpoints import Checkpoint, Lineage, Logprobs
-from store.streams.choices import ChoiceMark
-from store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
+from headrace.store.encryption.vault import Vault
+from headrace.store.redis.connection import connect, translated_errors
+from headrace.store.streams.checkpoints import Checkpoint, Lineage, Logprobs
+from headrace.store.streams.choices import ChoiceMark
+from headrace.store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
 
 _SCRIPT = Path(__file__).with_suffix(".lua")
 

@@ -22,11 +22,11 @@ import redis
 import structlog
 from redis.asyncio.client import PubSub
 
-from store.encryption.vault import Vault
-from store.errors import CannotOpen
-from store.redis.connection import AWAY, connect_async
-from store.redis.key_notices import KEYS_CHANNEL
-from store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import CannotOpen
+from headrace.store.redis.connection import AWAY, connect_async
+from headrace.store.redis.key_notices import KEYS_CHANNEL
+from headrace.store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
 
 _log = structlog.get_logger(__name__)
 

@@ -22,12 +22,12 @@ from typing import Any, Self
 
 import redis
 
-from store.encryption.vault import Vault, frame_key_id
-from store.failpoints import failpoint
-from store.ids import new_id
-from store.redis.connection import AWAY, connect, translated_errors
-from store.streams.checkpoints import Checkpoint, Logprobs, read_logprobs
-from store.streams.choices import ChoiceMark, marked_as_json, marked_from_json
+from headrace.store.encryption.vault import Vault, frame_key_id
+from headrace.store.failpoints import failpoint
+from headrace.store.ids import new_id
+from headrace.store.redis.connection import AWAY, connect, translated_errors
+from headrace.store.streams.checkpoints import Checkpoint, Logprobs, read_logprobs
+from headrace.store.streams.choices import ChoiceMark, marked_as_json, marked_from_json
 
 CANCEL_CHANNEL = "headrace:cancel"
 GENERATION_KEY = "headrace:generation"

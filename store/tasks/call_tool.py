@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
+from headrace.store.payloads.conversation import FunctionName
+from headrace.store.payloads.tool_definition import LONGEST_CALL_MS
+from headrace.store.tasks.own_task import spec_of
 from headrace.tasks import Task
-from store.payloads.conversation import FunctionName
-from store.payloads.tool_definition import LONGEST_CALL_MS
-from store.tasks.own_task import spec_of
 
 MOST_REASON_CHARS: Final = 1000
 """Of an answer to an approval."""
@@ -62,7 +62,7 @@ CALL_TOOL: Final = spec_of(
         input=ToolCallInput,
         output=ToolCallOutput,
         # Not loaded by this name: the worker has the caller itself.
-        runner="workers.tasks.call_tool:load_tool_model",
+        runner="headrace.workers.tasks.call_tool:load_tool_model",
         example={"tool": "calculator", "arguments": {"expression": "2 * (3 + 4)"}},
         count_tokens=_count,
         most_tokens=_MOST_TOKENS,

@@ -4,10 +4,10 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from store.payloads.encoder_inputs import Cuts, Truncate
-from store.payloads.job_payload import JobOrder
-from store.payloads.strict_model import Strict, Text
-from store.tasks.task_spec import TaskSpec
+from headrace.store.payloads.encoder_inputs import Cuts, Truncate
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.payloads.strict_model import Strict, Text
+from headrace.store.tasks.task_spec import TaskSpec
 
 MAX_CLASSIFY_INPUTS = 8192
 

@@ -4,11 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from store.payloads.encoder_inputs import Cuts, Truncate
-from store.payloads.image_input import Failures, Images, urls_of
-from store.payloads.job_payload import JobOrder, TokenId
-from store.payloads.strict_model import Strict, Text
-from store.tasks.task_spec import TaskSpec
+from headrace.store.payloads.encoder_inputs import Cuts, Truncate
+from headrace.store.payloads.image_input import Failures, Images, urls_of
+from headrace.store.payloads.job_payload import JobOrder, TokenId
+from headrace.store.payloads.strict_model import Strict, Text
+from headrace.store.tasks.task_spec import TaskSpec
 
 MAX_EMBED_INPUTS = 2048
 MAX_EMBED_TOKENS = 131_072

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, StringConstraints, Tag
 
-from store.errors import InvalidRequest
-from store.payloads.job_payload import JobOrder, JobTerms
-from store.payloads.prompt_reference import PromptUse, TemplatePlace
-from store.payloads.references import MARK, OF_INPUT, references, step_of
-from store.payloads.strict_model import Body
-from store.schema.job_states import FLOW_TASK
-from store.tasks.generate import GENERATE
-from store.tasks.registry import MEMBERS, TASK_TAG, TASKS, by_task, tag_of
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import JobOrder, JobTerms
+from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
+from headrace.store.payloads.references import MARK, OF_INPUT, references, step_of
+from headrace.store.payloads.strict_model import Body
+from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.tasks.generate import GENERATE
+from headrace.store.tasks.registry import MEMBERS, TASK_TAG, TASKS, by_task, tag_of
 
 MAX_STEPS: Final = 256
 """Most steps that the setting ``max_steps`` may allow."""

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from store.payloads.conversation import (
+from headrace.store.payloads.conversation import (
     MAX_MESSAGES,
     MAX_TOOLS,
     ChatMessage,
@@ -23,17 +23,17 @@ from store.payloads.conversation import (
     ToolChoiceMode,
     check_messages,
 )
-from store.payloads.image_input import MESSAGE_IMAGES, images_of, urls_of
-from store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit, TokenId
-from store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
-from store.payloads.reasoning import ReasoningFormat, ReasoningOptions
-from store.payloads.retrieval import FileCitation, Retrieval
-from store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling
-from store.payloads.server_tools import ServerTools
-from store.payloads.strict_model import Strict, Text
-from store.payloads.template_variables import TemplateVariables
-from store.payloads.truncation import Truncated, Truncation
-from store.tasks.task_spec import TaskSpec
+from headrace.store.payloads.image_input import MESSAGE_IMAGES, images_of, urls_of
+from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit, TokenId
+from headrace.store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
+from headrace.store.payloads.reasoning import ReasoningFormat, ReasoningOptions
+from headrace.store.payloads.retrieval import FileCitation, Retrieval
+from headrace.store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.strict_model import Strict, Text
+from headrace.store.payloads.template_variables import TemplateVariables
+from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.tasks.task_spec import TaskSpec
 
 MAX_SAMPLES = 16
 """Most answers to one prompt."""

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from store.payloads.image_input import Failures, Images, urls_of
-from store.payloads.job_payload import JobOrder
-from store.payloads.strict_model import Strict
-from store.tasks.classify import LabelScore, TopK
-from store.tasks.task_spec import TaskSpec
+from headrace.store.payloads.image_input import Failures, Images, urls_of
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.classify import LabelScore, TopK
+from headrace.store.tasks.task_spec import TaskSpec
 
 EXAMPLE_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAA"

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from store.payloads.image_input import Failures, Images, urls_of
-from store.payloads.job_payload import JobOrder
-from store.payloads.strict_model import Strict
-from store.tasks.classify import LabelScore, TopK
-from store.tasks.image_classify import EXAMPLE_IMAGE
-from store.tasks.task_spec import TaskSpec
+from headrace.store.payloads.image_input import Failures, Images, urls_of
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.classify import LabelScore, TopK
+from headrace.store.tasks.image_classify import EXAMPLE_IMAGE
+from headrace.store.tasks.task_spec import TaskSpec
 
 MAX_CANDIDATES = 256
 

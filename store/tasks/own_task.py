@@ -11,10 +11,10 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.task_spec import TaskSpec
 from headrace.tasks import Task
-from store.payloads.job_payload import JobOrder, PinnedPolicy
-from store.payloads.strict_model import Strict
-from store.tasks.task_spec import TaskSpec
 
 GROUP = "headrace.tasks"
 MAX_TOKENS = 131_072

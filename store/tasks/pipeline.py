@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final
 import orjson
 from pydantic import Field, StringConstraints
 
-from store.errors import InvalidRequest
-from store.payloads.references import OF_INPUT, references, step_of
-from store.payloads.strict_model import Strict
-from store.tasks.flow import MAX_STEPS, FlowStepBody
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.references import OF_INPUT, references, step_of
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.flow import MAX_STEPS, FlowStepBody
 
 PIPELINE_EXAMPLE: Final[dict[str, Any]] = {
     "input_schema": {

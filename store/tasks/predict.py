@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, StrictBool, StrictInt, StrictStr
 
-from store.payloads.job_payload import JobOrder
-from store.payloads.strict_model import Strict
-from store.tasks.task_spec import TaskSpec
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.task_spec import TaskSpec
 
 MAX_ROWS = 1000
 MAX_FEATURES = 1000

@@ -13,10 +13,10 @@ from pydantic import (
     model_validator,
 )
 
-from store.payloads.job_payload import JobOrder
-from store.payloads.strict_model import Strict
-from store.tasks.predict import Row
-from store.tasks.task_spec import TaskSpec
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.predict import Row
+from headrace.store.tasks.task_spec import TaskSpec
 
 MAX_TOP_K = 1000
 MAX_IDS = 10_000

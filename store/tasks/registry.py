@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Discriminator, Tag
 
-from store.errors import CannotLoadHere
-from store.payloads.job_payload import JobOrder
-from store.schema.job_states import FLOW_TASK
-from store.tasks.call_tool import CALL_TOOL
-from store.tasks.classify import CLASSIFY
-from store.tasks.embed import EMBED
-from store.tasks.generate import GENERATE
-from store.tasks.image_classify import IMAGE_CLASSIFY
-from store.tasks.image_zero_shot import IMAGE_ZERO_SHOT
-from store.tasks.own_task import OwnTaskSpec, find_own_tasks
-from store.tasks.predict import PREDICT
-from store.tasks.recommend import RECOMMEND
-from store.tasks.rerank import RERANK
-from store.tasks.score import SCORE
-from store.tasks.task_spec import TaskSpec
-from store.tasks.token_classify import TOKEN_CLASSIFY
-from store.tasks.transcribe import TRANSCRIBE
+from headrace.store.errors import CannotLoadHere
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tasks.classify import CLASSIFY
+from headrace.store.tasks.embed import EMBED
+from headrace.store.tasks.generate import GENERATE
+from headrace.store.tasks.image_classify import IMAGE_CLASSIFY
+from headrace.store.tasks.image_zero_shot import IMAGE_ZERO_SHOT
+from headrace.store.tasks.own_task import OwnTaskSpec, find_own_tasks
+from headrace.store.tasks.predict import PREDICT
+from headrace.store.tasks.recommend import RECOMMEND
+from headrace.store.tasks.rerank import RERANK
+from headrace.store.tasks.score import SCORE
+from headrace.store.tasks.task_spec import TaskSpec
+from headrace.store.tasks.token_classify import TOKEN_CLASSIFY
+from headrace.store.tasks.transcribe import TRANSCRIBE
 
 DEFAULT_TASK = GENERATE
 """The task of a request that names none."""

@@ -7,10 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from store.payloads.encoder_inputs import Cuts, Truncate
-from store.payloads.job_payload import JobOrder
-from store.payloads.strict_model import Strict, Text
-from store.tasks.task_spec import TaskSpec
+from headrace.store.payloads.encoder_inputs import Cuts, Truncate
+from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.payloads.strict_model import Strict, Text
+from headrace.store.tasks.task_spec import TaskSpec
 
 MAX_SCORE_PAIRS = 1000
 

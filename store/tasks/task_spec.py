@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from store.payloads.job_payload import JobOrder
+from headrace.store.payloads.job_payload import JobOrder
 
 
 @dataclass(frozen=True, slots=True)

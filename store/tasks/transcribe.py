@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, StringConstraints
 
-from store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit
-from store.payloads.strict_model import Strict
-from store.tasks.task_spec import TaskSpec
+from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.task_spec import TaskSpec
 
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
 LANGUAGE_FIELD = "ISO 639-1 code of the language that is spoken, such as `en`; without it the model detects it"

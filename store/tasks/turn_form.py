@@ -6,8 +6,8 @@ Such a job has several turns: answers with calls, then the answer in words. A tu
 from collections.abc import Sequence
 from typing import Final
 
-from store.payloads.strict_model import Strict
-from store.tasks.generate import AnswerShape, GenerateInput, GeneratePayload
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.tasks.generate import AnswerShape, GenerateInput, GeneratePayload
 
 CALLS: Final = "calls"
 """The field of the payload of a job with such turns."""

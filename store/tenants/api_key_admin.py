@@ -18,11 +18,11 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
-from store.tenants.api_keys import Rights, check_rights, includes, insert_key
-from store.tenants.tenant_limits import SetBy, copy_limits
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
+from headrace.store.tenants.api_keys import Rights, check_rights, includes, insert_key
+from headrace.store.tenants.tenant_limits import SetBy, copy_limits
 
 ADMIN_LEFT_FOR = timedelta(days=7)
 """After a change of an admin key another key must have the same rights for this long, or as long as the changed one."""

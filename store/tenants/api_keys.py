@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
-from store.ids import new_id
-from store.tenants.webhook_secrets import new_secret, secret_context
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
+from headrace.store.ids import new_id
+from headrace.store.tenants.webhook_secrets import new_secret, secret_context
 
 SCOPES: frozenset[str] = frozenset(
     {

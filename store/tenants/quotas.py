@@ -20,9 +20,9 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from store.db.database import Database
-from store.errors import HeadraceError, InvalidRequest, QuotaExceeded, RateLimited
-from store.tenants.tenant_limits import Limits, RequestLimits
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, InvalidRequest, QuotaExceeded, RateLimited
+from headrace.store.tenants.tenant_limits import Limits, RequestLimits
 
 NEAR_JOBS: Final = 4096
 NEAR_TOKENS: Final = 16_000_000

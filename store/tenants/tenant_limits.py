@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import InvalidRequest, NotFound
-from store.settings import Settings
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.settings import Settings
 
 _MOST: Final = 1 << 53
 

@@ -11,10 +11,10 @@ from datetime import datetime
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import IntegrityError
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import InvalidRequest, NotFound
-from store.tenants.api_keys import check_tenant_name
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.tenants.api_keys import check_tenant_name
 
 
 @dataclass(frozen=True, slots=True)

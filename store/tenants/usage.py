@@ -13,11 +13,11 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, String, cast, extract, func, literal, or_, select, text, union_all
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import InvalidRequest, NotFound
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.schema.usage_tables import usage_days, usage_ledger
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.schema.usage_tables import usage_days, usage_ledger
 
 DETAIL_S = 7 * 86_400.0
 """Seconds between the deletion of a job's row and the roll-up of its line in the ledger into the day's total."""

@@ -11,10 +11,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection, RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.encryption.vault import EncryptionContext
-from store.errors import Conflict, NotFound
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import EncryptionContext
+from headrace.store.errors import Conflict, NotFound
 
 DEFAULT_OVERLAP_S = 86_400
 

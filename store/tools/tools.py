@@ -12,13 +12,13 @@ from typing import Final
 from pydantic import ValidationError
 from sqlalchemy import RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database, dump_json
-from store.encryption.vault import EncryptionContext, Vault
-from store.errors import Conflict, InvalidRequest, NotFound
-from store.ids import new_id
-from store.payloads.tool_definition import Definition, McpServer, read_definition, server_of
-from store.tools.builtin import BUILT_IN
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database, dump_json
+from headrace.store.encryption.vault import EncryptionContext, Vault
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.ids import new_id
+from headrace.store.payloads.tool_definition import Definition, McpServer, read_definition, server_of
+from headrace.store.tools.builtin import BUILT_IN
 
 MAX_TOOLS: Final = 100
 """Maximum number of a tenant."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from store.errors import SettingsError
+from headrace.store.errors import SettingsError
 
 ON = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """The variable that turns tracing on; ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` does so too, and goes before it."""

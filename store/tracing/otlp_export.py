@@ -28,10 +28,10 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace.status import Status, StatusCode
 
-from store.tracing.otel_settings import OtelSettings
-from store.tracing.spans import Attribute, TraceSpan
-from store.tracing.trace_context import TraceContext, new_span_id, new_trace_id
-from store.tracing.tracing import STOP_S, SpanCounts, Tracing
+from headrace.store.tracing.otel_settings import OtelSettings
+from headrace.store.tracing.spans import Attribute, TraceSpan
+from headrace.store.tracing.trace_context import TraceContext, new_span_id, new_trace_id
+from headrace.store.tracing.tracing import STOP_S, SpanCounts, Tracing
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
-from store.tracing.trace_context import TraceContext
+from headrace.store.tracing.trace_context import TraceContext
 
 PROVIDER = "headrace"
 """The value of ``gen_ai.provider.name``."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from store.errors import SettingsError
-from store.settings import otel_environment
-from store.tracing.otel_settings import ON, read_otel_settings
-from store.tracing.spans import TraceSpan
-from store.tracing.trace_context import TraceContext
+from headrace.store.errors import SettingsError
+from headrace.store.settings import otel_environment
+from headrace.store.tracing.otel_settings import ON, read_otel_settings
+from headrace.store.tracing.spans import TraceSpan
+from headrace.store.tracing.trace_context import TraceContext
 
 STOP_S = 3.0
 """How long a process that stops waits for its last spans."""
@@ -63,7 +63,7 @@ def open_tracing(service: str, instance: str, environment: Mapping[str, str] | N
     if settings is None:
         return OFF
     try:
-        export: Any = import_module("store.tracing.otlp_export")
+        export: Any = import_module("headrace.store.tracing.otlp_export")
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"{ON} needs the package {error.name}: `pip install 'headrace[otel]'`, or unset the variable"

@@ -11,8 +11,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from store.errors import InvalidRequest, SettingsError
-from store.settings import Settings
+from headrace.store.errors import InvalidRequest, SettingsError
+from headrace.store.settings import Settings
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address

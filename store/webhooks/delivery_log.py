@@ -5,9 +5,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult, RowMapping, text
 from sqlalchemy.exc import IntegrityError
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.errors import Conflict, Forbidden, NotFound
-from store.ids import new_id
-from store.schema.webhook_events import EVERY_EVENT, REGISTRY_EVENTS, check_events
-from store.tenants.webhook_secrets import DEFAULT_OVERLAP_S, new_secret, overlapping, secret_context
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, Forbidden, NotFound
+from headrace.store.ids import new_id
+from headrace.store.schema.webhook_events import EVERY_EVENT, REGISTRY_EVENTS, check_events
+from headrace.store.tenants.webhook_secrets import DEFAULT_OVERLAP_S, new_secret, overlapping, secret_context
 
 MAX_ENDPOINTS = 100
 """Maximum number of a tenant. The end of a job may write a row for each of them."""

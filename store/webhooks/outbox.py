@@ -17,12 +17,12 @@ from datetime import datetime
 import structlog
 from sqlalchemy import Connection, RowMapping, text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import CannotOpen
-from store.schema.webhook_events import ENDPOINT_DISABLED, EVERY_EVENT
-from store.tenants.webhook_secrets import secret_context
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import CannotOpen
+from headrace.store.schema.webhook_events import ENDPOINT_DISABLED, EVERY_EVENT
+from headrace.store.tenants.webhook_secrets import secret_context
 
 log = structlog.get_logger(__name__)
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from store.audit.audit import record
-from store.db.database import Database
-from store.ids import new_id
-from store.jobs.terminal import ENDED, EVENTS_OF_ENDED
-from store.schema.batch_states import BatchStatus
-from store.schema.webhook_events import EVERY_EVENT, TEST
-from store.webhooks.delivery_log import RESTARTED, DeliveryRecord, disabled, get_delivery
-from store.webhooks.endpoints import lock_endpoint
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
+from headrace.store.ids import new_id
+from headrace.store.jobs.terminal import ENDED, EVENTS_OF_ENDED
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.webhook_events import EVERY_EVENT, TEST
+from headrace.store.webhooks.delivery_log import RESTARTED, DeliveryRecord, disabled, get_delivery
+from headrace.store.webhooks.endpoints import lock_endpoint
 
 # The row of an event may be older than the end of its job by this much.
 _MARGIN_S = 60.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import redis
 
-from store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
 from tests.alerts.stage import Stage, during
 
 QUEUE = "fake@1"

@@ -12,8 +12,8 @@ from typing import Any
 import httpx2
 import yaml
 
-from store.child_process import Child, Command
-from store.ports import free_port
+from headrace.store.child_process import Child, Command
+from headrace.store.ports import free_port
 from tests.chaos.cluster import ROOT, Cluster, Member
 
 RULES = ROOT / "deploy" / "prometheus" / "headrace.rules.yaml"

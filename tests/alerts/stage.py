@@ -12,9 +12,9 @@ from typing import Any
 import httpx2
 from sqlalchemy import text
 
-from models.catalog import register
-from store.db.database import Database
-from store.registry.models import register_version
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.registry.models import register_version
 from tests.chaos.cluster import Cluster, Member
 from tests.chaos.faults import Faults
 from tests.chaos.load import Order, marked

@@ -10,7 +10,7 @@ from benchmarks.secrets.compose import PARTS, compose
 from benchmarks.secrets.disputes import dispute
 from benchmarks.secrets.negatives import negatives
 from benchmarks.secrets.package_mining import places
-from policy.evaluation import Case, Finder
+from headrace.policy.evaluation import Case, Finder
 
 SECRETS = {"api_key", "jwt"}
 

@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from store.child_process import Child, Command
-from store.db.database import Database
-from store.payloads.tool_definition import HttpTool
-from store.ports import free_port
-from store.registry.models import register_version
-from store.settings import child_environment
-from store.tasks.call_tool import CALL_TOOL
-from store.tools import tools
+from headrace.store.child_process import Child, Command
+from headrace.store.db.database import Database
+from headrace.store.payloads.tool_definition import HttpTool
+from headrace.store.ports import free_port
+from headrace.store.registry.models import register_version
+from headrace.store.settings import child_environment
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tools import tools
 from tests.chaos.cluster import ROOT, Cluster
 from tests.chaos.tools import CALLER, MODEL, TOOL
 

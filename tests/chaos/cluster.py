@@ -17,17 +17,17 @@ from pathlib import Path
 
 import httpx2
 
-from cli.local.folders import socket_folder, unprivileged_user
-from cli.local.postgres import LocalPostgres
-from cli.local.process import run_step
-from cli.local.valkey import LocalValkey
-from store.child_process import Child, Command, descendants
-from store.db.database import Database
-from store.db.roles import API, WORKER
-from store.ports import free_port
-from store.settings import child_environment
-from store.tenants.api_keys import SCOPES, create_key, create_tenant
-from store.tenants.webhook_secrets import get_webhook_secret
+from headrace.cli.local.folders import socket_folder, unprivileged_user
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.cli.local.process import run_step
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.child_process import Child, Command, descendants
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, WORKER
+from headrace.store.ports import free_port
+from headrace.store.settings import child_environment
+from headrace.store.tenants.api_keys import SCOPES, create_key, create_tenant
+from headrace.store.tenants.webhook_secrets import get_webhook_secret
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import FaultProxy, ProxyThread
 from tests.folders import reachable_folder
@@ -162,7 +162,7 @@ class Cluster:
         env = child_environment({"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url})
         log = self.folder / "logs" / "prepare.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        for arguments in (["migrations", "roles"], ["models.catalog", "register", "fake", "fake"]):
+        for arguments in (["headrace.migrations", "roles"], ["headrace.models.catalog", "register", "fake", "fake"]):
             if run_step([sys.executable, "-m", *arguments], env, log) != 0:
                 raise RuntimeError(f"{arguments} failed: {log.read_text()[-2000:]}")
         db = Database(self.database_url, pool_size=1, application_name="chaos setup")
@@ -185,10 +185,10 @@ class Cluster:
         port = free_port("127.0.0.1", 0)
         proxies = self._proxies_of(name)
         module = {
-            "api": ["producer_api"],
-            "dispatcher": ["workers.dispatcher"],
-            "host": ["workers.host", "--memory", HOST_MEMORY, "--models", model, "--name", name],
-        }.get(kind, ["workers", "--model", model, "--name", name])
+            "api": ["headrace.producer_api"],
+            "dispatcher": ["headrace.workers.dispatcher"],
+            "host": ["headrace.workers.host", "--memory", HOST_MEMORY, "--models", model, "--name", name],
+        }.get(kind, ["headrace.workers", "--model", model, "--name", name])
         env = self._environment(kind, port, proxies)
         if is_old:
             env = {name: value for name, value in env.items() if name not in _NOT_FOR_OLD}

@@ -12,9 +12,9 @@ from typing import Any
 import psycopg
 from sqlalchemy import make_url
 
-from store.child_process import Child, Command
-from store.ports import free_port
-from store.settings import child_environment
+from headrace.store.child_process import Child, Command
+from headrace.store.ports import free_port
+from headrace.store.settings import child_environment
 from tests.chaos.caller import CallingCluster
 from tests.chaos.checker import Findings, check
 from tests.chaos.cluster import ROOT, Cluster, Shape, running_cluster

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from models.fakes.fake import EOS, next_token
+from headrace.models.fakes.fake import EOS, next_token
 from tests.chaos.journal import Journal, read_journal
 from tests.chaos.nemesis import KINDS, Nemesis, Strike, schedule
 from tests.chaos.oracle import answer

@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from prompts.tokenizer import ByteTokenizer
-from store.payloads.conversation import ChatMessage, FunctionCall, Role, ToolCall
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.payloads.conversation import ChatMessage, FunctionCall, Role, ToolCall
 from tests.chaos.checker import check
 from tests.chaos.history import Attempt, History, Job
 from tests.chaos.load import Order

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psycopg
 
-from store.settings import child_environment
+from headrace.store.settings import child_environment
 from tests.chaos.checker import Findings, check
 from tests.chaos.cluster import ROOT, Cluster, Member, Shape, Tenant, running_cluster
 from tests.chaos.faults import unpack_old_release
@@ -119,7 +119,7 @@ def expand(run: Run) -> float:
     """Apply green's revisions while blue serves; return the seconds. Raises RuntimeError if they fail."""
     began = time.monotonic()
     env = child_environment({"DATABASE_URL": run.cluster.database_url, "REDIS_URL": run.cluster.redis_url})
-    argv = [sys.executable, "-m", "migrations", "roles"]
+    argv = [sys.executable, "-m", "headrace.migrations", "roles"]
     with (run.cluster.folder / "logs" / "expand.log").open("wb+") as log:
         process = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
         while process.poll() is None and time.monotonic() - began < _MIGRATE_S:

@@ -26,7 +26,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *arguments],
+            [sys.executable, "-m", "headrace.cli.main", *arguments],
             # The size is the terminal's, whatever variables say where the tests run.
             env={name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
             | {"TERM": "xterm-256color"},

@@ -9,19 +9,19 @@ from typing import Any
 import httpx2
 import pytest
 
-from cli.local import engine_environment
-from cli.local.engine_environment import ensure_environment
-from cli.local.home import Home
-from cli.local.prepare import ensure_server_model, fetched_beside
-from cli.local.stack import ServerChoice, running_stack
-from cli.up import _server
-from models.catalog import register
-from store.child_process import still_alive
-from store.db.database import Database
-from store.errors import SettingsError, Unavailable
-from store.registry.engine_spec import EngineKind
-from store.registry.models import resolve
-from store.settings import Settings, child_environment
+from headrace.cli.local import engine_environment
+from headrace.cli.local.engine_environment import ensure_environment
+from headrace.cli.local.home import Home
+from headrace.cli.local.prepare import ensure_server_model, fetched_beside
+from headrace.cli.local.stack import ServerChoice, running_stack
+from headrace.cli.up import _server
+from headrace.models.catalog import register
+from headrace.store.child_process import still_alive
+from headrace.store.db.database import Database
+from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import resolve
+from headrace.store.settings import Settings, child_environment
 from tests.models.external.served import bytes_folder, fake_engine_python
 from tests.processes import wait_for
 
@@ -96,7 +96,7 @@ def test_a_model_is_fetched_beside_the_installation(tmp_path: Path, monkeypatch:
     script.write_text(
         'mkdir -p "$5/$3"; touch "$5/began"; while [ ! -e "$5/go" ]; do sleep 0.05; done; touch "$5/$3/end"'
     )
-    monkeypatch.setattr("cli.local.prepare.PYTHON", ("/bin/sh", script))
+    monkeypatch.setattr("headrace.cli.local.prepare.PYTHON", ("/bin/sh", script))
     with home.locked(), fetched_beside(["smollm2", "mine"], home, {"PATH": os.defpath}, lambda _: None):
         wait_for((home.models / "began").exists)
         (home.models / "go").touch()

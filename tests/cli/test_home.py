@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.local.folders import private_folder, socket_folder
-from cli.local.home import Home, StackRecord, find_home
-from store.errors import SettingsError, Unavailable
-from store.ports import free_port
-from store.settings import Settings
+from headrace.cli.local.folders import private_folder, socket_folder
+from headrace.cli.local.home import Home, StackRecord, find_home
+from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.ports import free_port
+from headrace.store.settings import Settings
 from tests import processes
 
 PRIVATE = 0o700
@@ -38,7 +38,7 @@ def test_one_stack_at_a_time_and_the_second_is_told_who(tmp_path: Path) -> None:
 
 def test_the_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from cli.local.home import Home\n"
+        "import os, sys; from pathlib import Path; from headrace.cli.local.home import Home\n"
         "with Home(Path(sys.argv[1])).locked(): os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=processes.WAIT_S)
@@ -84,7 +84,7 @@ def test_a_folder_is_shut_to_others_and_anything_else_of_its_name_is_refused(tmp
 def test_a_socket_has_its_folder_up_to_the_longest_path_of_the_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.local.folders.tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("headrace.cli.local.folders.tempfile.gettempdir", lambda: str(tmp_path))
     name = "x.sock"
     fits = tmp_path / ("d" * (107 - len(str(tmp_path)) - len(name) - 2))
     assert len(str(fits / name)) == 107
@@ -122,7 +122,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pointers.mkdir(mode=PRIVATE)
     folder.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(pointers))
-    monkeypatch.setattr("cli.local.home.tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("headrace.cli.local.home.tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("HEADRACE_HOME", raising=False)
     monkeypatch.chdir(folder)
     return pointers / "headrace"
@@ -168,14 +168,14 @@ def test_a_folder_that_others_could_have_filled_is_not_believed(
             elsewhere.rename(tmp_path / "real")
             elsewhere.symlink_to(tmp_path / "real")
         else:
-            monkeypatch.setattr("cli.local.home.os.geteuid", lambda: 4711)
+            monkeypatch.setattr("headrace.cli.local.home.os.geteuid", lambda: 4711)
         assert find_home(Settings()).path == Path.cwd() / ".headrace"
 
 
 def test_without_a_runtime_folder_it_is_one_in_the_temporary_folder(
     tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.local.home.runtime_folder", lambda: tmp_path / "none")
+    monkeypatch.setattr("headrace.cli.local.home.runtime_folder", lambda: tmp_path / "none")
     home = Home(tmp_path / "home")
     with home.locked(), home.pointed_to():
         (folder,) = tmp_path.glob("headrace-*")

@@ -10,11 +10,11 @@ import redis
 from rich.cells import cell_len
 from rich.console import Console
 
-from cli.client.job_timeline import TimelineChart, lanes
-from store.db.database import Database
-from store.registry.models import register_version
-from store.settings import Settings, child_environment
-from store.tenants import api_keys
+from headrace.cli.client.job_timeline import TimelineChart, lanes
+from headrace.store.db.database import Database
+from headrace.store.registry.models import register_version
+from headrace.store.settings import Settings, child_environment
+from headrace.store.tenants import api_keys
 from tests.cli.terminal import terminal
 from tests.producer_api.calling import submit
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cli import render
-from cli.bars import level, sparkline
-from cli.client import waiting
-from cli.client.live_screen import LiveScreen
-from cli.client.waiting import what_for
+from headrace.cli import render
+from headrace.cli.bars import level, sparkline
+from headrace.cli.client import waiting
+from headrace.cli.client.live_screen import LiveScreen
+from headrace.cli.client.waiting import what_for
 from headrace.client import ConnectionLost
 
 AT = datetime.fromisoformat("2026-11-29T09:05:07.042").timestamp()

@@ -9,15 +9,15 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import StatementError
 
-from cli.local.home import Home, StackRecord
-from cli.main import _plainly
-from cli.operator.admin import located
+from headrace.cli.local.home import Home, StackRecord
+from headrace.cli.main import _plainly
+from headrace.cli.operator.admin import located
 from headrace.client import ConnectionLost, RequestRefused
-from store.db.database import Database
-from store.db.roles import API
-from store.errors import InvalidRequest, SettingsError
-from store.registry.models import register_version
-from store.settings import Settings, child_environment
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API
+from headrace.store.errors import InvalidRequest, SettingsError
+from headrace.store.registry.models import register_version
+from headrace.store.settings import Settings, child_environment
 from tests.roles import role_url
 
 
@@ -25,7 +25,7 @@ def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
     base = child_environment({"HEADRACE_HOME": str(home)})
     for name in ("DATABASE_URL", "REDIS_URL"):
         base.pop(name, None)
-    argv = [sys.executable, "-m", "cli.main", *arguments]
+    argv = [sys.executable, "-m", "headrace.cli.main", *arguments]
     return subprocess.run(argv, env=base | env, capture_output=True, text=True, timeout=180, check=False)
 
 

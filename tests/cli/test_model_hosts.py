@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cli.client.live_screen import LiveScreen
-from cli.client.waiting import what_for
+from headrace.cli.client.live_screen import LiveScreen
+from headrace.cli.client.waiting import what_for
 
 GIB = 1 << 30
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.new_task import new_task
-from store.errors import InvalidRequest
-from store.settings import child_environment
+from headrace.cli.new_task import new_task
+from headrace.store.errors import InvalidRequest
+from headrace.store.settings import child_environment
 
 
 def test_the_package_passes_its_own_test(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.registry.models import register_version
-from store.settings import Settings, child_environment
-from store.tenants import api_keys
-from store.webhooks.endpoints import create_endpoint
-from store.webhooks.outbox import AttemptResult, record_failed, take_due
+from headrace.store.db.database import Database
+from headrace.store.registry.models import register_version
+from headrace.store.settings import Settings, child_environment
+from headrace.store.tenants import api_keys
+from headrace.store.webhooks.endpoints import create_endpoint
+from headrace.store.webhooks.outbox import AttemptResult, record_failed, take_due
 from tests.processes import StartProcess
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.serving import serving
@@ -34,7 +34,7 @@ class Verb:
 
     @staticmethod
     def argv(*arguments: str) -> list[str]:
-        return [sys.executable, "-m", "cli.main", *arguments]
+        return [sys.executable, "-m", "headrace.cli.main", *arguments]
 
     def __call__(self, *arguments: str) -> str:
         argv = self.argv(*arguments)

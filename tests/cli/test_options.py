@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from cli.local import __main__ as with_services
-from cli.local import stack
-from cli.local.process import PYTHON
-from cli.local.services import Services
-from cli.local.stack import ServerChoice, running_stack, served_as
-from cli.local.stopping import wait_until_ready
-from store.errors import HeadraceError, InvalidRequest, SettingsError, Unavailable
-from store.registry.engine_spec import EngineKind
-from store.settings import Settings
+from headrace.cli.local import __main__ as with_services
+from headrace.cli.local import stack
+from headrace.cli.local.process import PYTHON
+from headrace.cli.local.services import Services
+from headrace.cli.local.stack import ServerChoice, running_stack, served_as
+from headrace.cli.local.stopping import wait_until_ready
+from headrace.store.errors import HeadraceError, InvalidRequest, SettingsError, Unavailable
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.settings import Settings
 from tests.cli.client.played import Commands, api, headrace
 
 __all__ = ["api", "headrace"]
@@ -205,8 +205,8 @@ def test_a_stack_gives_each_program_its_role_and_its_port(played_stack: Any, tmp
     assert (running.api_url, running.flower_url) == ("http://127.0.0.1:81", "http://127.0.0.1:82")
     assert running.worker_metrics_urls == ("http://127.0.0.1:83/metrics", "http://127.0.0.1:99/metrics")
     assert {name: (one.argv, one.stop_s) for name, one in programs.items()} == {
-        "flower": (["workers.flower"], 10.0),
-        "dispatcher": (["workers.dispatcher"], 10.0),
+        "flower": (["headrace.workers.flower"], 10.0),
+        "dispatcher": (["headrace.workers.dispatcher"], 10.0),
         "worker-fake": (["workers", "--model", "fake"], 15.0),
         "worker-org_b@2": (["workers", "--model", "org/b@2"], 15.0),
         "api": (["producer_api"], 10.0),
@@ -246,7 +246,11 @@ def test_a_stack_on_a_given_database_or_an_inference_server_or_a_host(played_sta
         with played_stack(("a", "b", "a"), **options) as (running, programs):
             host = programs["host"]
         assert programs.keys() == {"flower", "dispatcher", "host", "api"}
-        assert (host.argv, host.ready, host.stop_s) == (["workers.host", *words], "http://127.0.0.1:84/readyz", 35.0)
+        assert (host.argv, host.ready, host.stop_s) == (
+            ["headrace.workers.host", *words],
+            "http://127.0.0.1:84/readyz",
+            35.0,
+        )
         assert (host.env["HEADRACE_HOST_PORT"], host.env["HEADRACE_HEALTH_HOST"]) == ("84", "127.0.0.1")
         scaled = programs["dispatcher"].env.get("HEADRACE_AUTOSCALE")
         assert scaled == ("a=0..4,b=0..4" if "autoscale" in options else None)
@@ -285,7 +289,7 @@ def test_a_command_has_services_of_its_own_and_leaves_nothing(
     for name in ("LocalPostgres", "LocalValkey"):
         monkeypatch.setattr(with_services, name, Server)
     monkeypatch.setattr(with_services, "child_environment", dict)
-    monkeypatch.setattr("cli.local.__main__.subprocess.run", run)
+    monkeypatch.setattr("headrace.cli.local.__main__.subprocess.run", run)
     assert with_services.main(["make", "it"]) == (1 if fails else 7)
     stops = ["stop url of kv", "stop url of pg"]
     assert happened == ["start url of pg", *([] if fails else ["start url of kv", "make it"]), *stops]

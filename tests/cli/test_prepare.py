@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from cli.local import prepare, stack
-from cli.local.home import Home
-from cli.local.prepare import CATALOGUE, ensure_key, ensure_model
-from models.catalog import CATALOG, register
-from store.db.database import Database
-from store.errors import Unavailable
-from store.registry.models import ModelVersion
-from store.settings import Settings, child_environment
-from store.tenants.api_key_admin import revoke
-from store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, find_tenant
+from headrace.cli.local import prepare, stack
+from headrace.cli.local.home import Home
+from headrace.cli.local.prepare import CATALOGUE, ensure_key, ensure_model
+from headrace.models.catalog import CATALOG, register
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings, child_environment
+from headrace.store.tenants.api_key_admin import revoke
+from headrace.store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, find_tenant
 
 
 def ensure(db: Database, settings: Settings, folder: Path, asked: str) -> ModelVersion:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from cli.local.process import answers
-from cli.local.stopping import wait_until_ready
-from store.child_process import Child, Command, cpu_time_below, descendants, last_line, still_alive
-from store.errors import Unavailable
-from store.supervisor import NOT_AGAIN, Program, Supervisor
+from headrace.cli.local.process import answers
+from headrace.cli.local.stopping import wait_until_ready
+from headrace.store.child_process import Child, Command, cpu_time_below, descendants, last_line, still_alive
+from headrace.store.errors import Unavailable
+from headrace.store.supervisor import NOT_AGAIN, Program, Supervisor
 from tests.processes import WAIT_S, free_port, wait_for
 
 SLEEP = ["/bin/sleep", "600"]
@@ -41,7 +41,7 @@ def ended_within(pid: int, seconds: float) -> bool:
 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
-        "import os; from pathlib import Path; from store.child_process import Child, Command\n"
+        "import os; from pathlib import Path; from headrace.store.child_process import Child, Command\n"
         f"child = Child(Command('sleep', {SLEEP!r}, Path({str(tmp_path / 'log')!r})))\n"
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
@@ -92,7 +92,7 @@ def test_a_log_shows_what_this_process_wrote(tmp_path: Path) -> None:
 
 
 def test_a_log_that_has_grown_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.child_process._MAX_LOG_BYTES", 10)
+    monkeypatch.setattr("headrace.store.child_process._MAX_LOG_BYTES", 10)
     log = tmp_path / "log"
     for word in ("one " * 10, "two", "three"):
         child = Child(shell(f"echo {word}", log))

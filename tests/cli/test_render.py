@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cli import render
+from headrace.cli import render
 
 
 def ago(seconds: float) -> float:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cli.client.rollouts import read_steps
-from store.errors import InvalidRequest
+from headrace.cli.client.rollouts import read_steps
+from headrace.store.errors import InvalidRequest
 
 
 def test_steps_have_a_time_a_number_of_jobs_or_both() -> None:

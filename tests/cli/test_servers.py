@@ -13,11 +13,11 @@ import pytest
 import redis
 from sqlalchemy import create_engine, text
 
-from cli.local.folders import MAX_SOCKET_PATH_BYTES, unprivileged_user
-from cli.local.postgres import LocalPostgres
-from cli.local.valkey import LocalValkey
-from store.child_process import Child, Command
-from store.errors import Unavailable
+from headrace.cli.local.folders import MAX_SOCKET_PATH_BYTES, unprivileged_user
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.child_process import Child, Command
+from headrace.store.errors import Unavailable
 from tests.processes import WAIT_S
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_an_old_postgres_of_the_system_is_refused_before_it_makes_anything(
     old.parent.mkdir()
     old.write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)'\n")
     old.chmod(0o755)
-    monkeypatch.setattr("cli.local.postgres.find_binaries", lambda: old.parent)
+    monkeypatch.setattr("headrace.cli.local.postgres.find_binaries", lambda: old.parent)
     with pytest.raises(Unavailable, match=r"the PostgreSQL 15 in \S+ is too old .* needs 17: install Headrace"):
         LocalPostgres(folder / "pg", folder / "pg.log").start()
     assert list((folder / "pg").iterdir()) == []
@@ -110,7 +110,7 @@ def test_postgres_removes_a_pid_file_whose_number_belongs_to_another_program(
 def test_postgres_refuses_a_folder_that_another_one_uses(
     postgres: LocalPostgres, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.local.postgres.FORMER_S", 0.2)
+    monkeypatch.setattr("headrace.cli.local.postgres.FORMER_S", 0.2)
     postgres.start()
     assert postgres.child
     second = LocalPostgres(folder / "pg", folder / "second.log")
@@ -194,9 +194,9 @@ def test_as_root_a_barred_home_is_stood_in_for_and_no_mode_is_changed(folder: Pa
 AS_A_USER = """
 import os, sys
 from pathlib import Path
-from cli.local.postgres import LocalPostgres
-from store.child_process import Child, Command
-from cli.local.valkey import LocalValkey
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.store.child_process import Child, Command
+from headrace.cli.local.valkey import LocalValkey
 folder = Path(sys.argv[1])
 postgres, valkey = LocalPostgres(folder / "pg", folder / "pg.log"), LocalValkey(folder / "kv", folder / "kv.log")
 postgres.start()

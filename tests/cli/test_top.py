@@ -8,11 +8,11 @@ import pytest
 import redis
 from rich.cells import cell_len
 
-from store.db.database import Database
-from store.redis.live_workers import SnapshotJob, SnapshotPublisher, WorkerSnapshot, WorkerTick
-from store.registry.models import register_version
-from store.settings import Settings, child_environment
-from store.tenants import api_keys
+from headrace.store.db.database import Database
+from headrace.store.redis.live_workers import SnapshotJob, SnapshotPublisher, WorkerSnapshot, WorkerTick
+from headrace.store.registry.models import register_version
+from headrace.store.settings import Settings, child_environment
+from headrace.store.tenants import api_keys
 from tests.cli.terminal import terminal
 from tests.processes import free_port
 from tests.producer_api.serving import serving
@@ -101,7 +101,7 @@ def test_without_colours_and_in_a_narrow_terminal_nothing_is_lost(settings: Sett
 def test_json_is_one_object_once_and_a_line_for_each_event(settings: Settings, key: str) -> None:
     with serving(settings) as server:
         env = environment(settings, server.url, key)
-        argv = [sys.executable, "-m", "cli.main", "top", "--json"]
+        argv = [sys.executable, "-m", "headrace.cli.main", "top", "--json"]
         printed = subprocess.run([*argv, "--once"], env=env, capture_output=True, timeout=60, check=True).stdout
         with terminal("top", "--json", env=env, columns=200) as seen:
             seen.wait('{"event":"live"')

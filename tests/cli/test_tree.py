@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from cli.groups import Node
-from cli.tree import TREE
-from store.settings import child_environment
+from headrace.cli.groups import Node
+from headrace.cli.tree import TREE
+from headrace.store.settings import child_environment
 from tests.cli.test_main import headrace
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_words_are_completed(tmp_path: Path, words: str, found: str) -> None:
 def test_ctrl_c_before_the_imports_are_done_leaves_no_trace(arguments: list[str], module: str, tmp_path: Path) -> None:
     program = f"""
         import signal, sys
-        import cli.main
+        import headrace.cli.main
 
         class Finder:
             def find_spec(self, name, path=None, target=None):
@@ -85,7 +85,7 @@ def test_ctrl_c_before_the_imports_are_done_leaves_no_trace(arguments: list[str]
 
         sys.meta_path.insert(0, Finder())
         sys.argv = ["headrace", *{arguments!r}]
-        cli.main.main()
+        headrace.cli.main.main()
     """
     env = child_environment({"HEADRACE_HOME": str(tmp_path)})
     done = subprocess.run(

@@ -17,12 +17,12 @@ import httpx2
 import orjson
 import pytest
 
-from cli.local.home import Home
-from cli.up import example
-from store.child_process import descendants, still_alive
-from store.db.database import Database
-from store.registry.models import register_version
-from store.settings import Settings, child_environment
+from headrace.cli.local.home import Home
+from headrace.cli.up import example
+from headrace.store.child_process import descendants, still_alive
+from headrace.store.db.database import Database
+from headrace.store.registry.models import register_version
+from headrace.store.settings import Settings, child_environment
 from tests.folders import reachable_folder
 from tests.processes import StartProcess, free_port, processes, wait_for
 
@@ -341,7 +341,7 @@ def cmdline(pid: int) -> bytes:
 
 
 def test_flower_is_given_redis_and_no_secret_of_another_process(shared: Up) -> None:
-    (pid,) = (pid for pid in descendants(shared.process.pid) if b"workers.flower" in cmdline(pid))
+    (pid,) = (pid for pid in descendants(shared.process.pid) if b"headrace.workers.flower" in cmdline(pid))
     environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"REDIS_URL=" in environment
     assert b"DATABASE_URL" not in environment

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.venvs import CannotInstall, Say
-from store.settings import child_environment
+from headrace.store.settings import child_environment
 from tests.clients.adder import LOCAL, serving_adder
 from tests.clients.cutting import cutting
 from tests.clients.environments import node_with, python_with

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from openai import OpenAI
 
-from store.settings import child_environment
+from headrace.store.settings import child_environment
 from tests.e2e.running import Running
 
 LOCAL = {"HEADRACE_WEBHOOK_ALLOW_HTTP": "true", "HEADRACE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
@@ -19,7 +19,7 @@ LOCAL = {"HEADRACE_WEBHOOK_ALLOW_HTTP": "true", "HEADRACE_WEBHOOK_ALLOW_NETWORKS
 def serving_adder(running: Running) -> Iterator[str]:
     """Yield the address of the server, which is registered as ``adder`` and whose calls a worker of the stack makes."""
     env = child_environment({"HEADRACE_HOME": str(running.home.path), **LOCAL})
-    headrace = [sys.executable, "-m", "cli.main"]
+    headrace = [sys.executable, "-m", "headrace.cli.main"]
     subprocess.run([*headrace, "register", "tools", "--task", "call_tool"], env=env, check=True, capture_output=True)
     server = [sys.executable, "-m", "tests.workers.tools.mcp_server"]
     with (

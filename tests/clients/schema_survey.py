@@ -22,10 +22,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from models.catalog import fetch
-from prompts.grammar import Grammars
-from prompts.tokenizer import eos_token_ids, load_tokenizer
-from store.errors import HeadraceError, InvalidRequest
+from headrace.models.catalog import fetch
+from headrace.prompts.grammar import Grammars
+from headrace.prompts.tokenizer import eos_token_ids, load_tokenizer
+from headrace.store.errors import HeadraceError, InvalidRequest
 from tests.clients.environments import FOLDER
 from tests.e2e.running import REPOSITORY
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from store.settings import Settings
+from headrace.store.settings import Settings
 from tests.alerts import companions
 from tests.alerts.cases import CASES
 from tests.alerts.prometheus import RULES, all_rules, program, run_promtool

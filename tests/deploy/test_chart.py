@@ -10,10 +10,10 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from producer_api.jobs.queue_routes import router as queue_router
-from producer_api.jobs.queue_views import QueueScalingObject
-from store.scale_bounds import ScaleBounds, parse_bounds
-from store.settings import Settings
+from headrace.producer_api.jobs.queue_routes import router as queue_router
+from headrace.producer_api.jobs.queue_views import QueueScalingObject
+from headrace.store.scale_bounds import ScaleBounds, parse_bounds
+from headrace.store.settings import Settings
 from tests.deploy import chart
 
 ROOT = Path(__file__).parents[2]

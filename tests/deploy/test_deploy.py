@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from store.settings import Settings
+from headrace.store.settings import Settings
 from tests.deploy import chart
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +26,9 @@ SERVICE_NAMES = {"DATABASE_URL", "REDIS_URL"}
 THEIRS = {"postgres", "valkey", "vllm"}
 # Ports that only who watches over a process asks.
 OWN_PAGES = {
-    "workers": "HEADRACE_WORKER_METRICS_PORT",
-    "workers.dispatcher": "HEADRACE_DISPATCHER_PORT",
-    "workers.host": "HEADRACE_HOST_PORT",
+    "headrace.workers": "HEADRACE_WORKER_METRICS_PORT",
+    "headrace.workers.dispatcher": "HEADRACE_DISPATCHER_PORT",
+    "headrace.workers.host": "HEADRACE_HOST_PORT",
 }
 LOCKS = {"Dockerfile.control": {"control"}, "Dockerfile.worker": {"worker", "torch"}}
 
@@ -150,20 +150,26 @@ def test_every_setting_exists_and_its_value_parses(unit: Unit) -> None:
     assert set(ours) <= set(FIELDS), set(ours) - set(FIELDS)
     given = {FIELDS[key]: value for key, value in ours.items() if value is not None}
     assert Settings(**given)
-    needed = {"REDIS_URL"} if "workers.flower" in unit.command else SERVICE_NAMES
+    needed = {"REDIS_URL"} if "headrace.workers.flower" in unit.command else SERVICE_NAMES
     assert needed <= set(unit.env) or unit.where.startswith("Dockerfile")
 
 
 def test_whoever_seals_or_opens_can_be_given_the_keys() -> None:
     deployed = [unit for unit in UNITS if not unit.where.startswith("Dockerfile")]
-    modules = {"producer_api", "workers", "workers.dispatcher", "workers.host", "cli.main"}
+    modules = {
+        "headrace.producer_api",
+        "headrace.workers",
+        "headrace.workers.dispatcher",
+        "headrace.workers.host",
+        "headrace.cli.main",
+    }
     sealing = [unit for unit in deployed if unit.command[2] in modules]
     assert {unit.command[2] for unit in sealing} == modules
     assert [unit.where for unit in sealing if "HEADRACE_ENCRYPTION_KEYS" not in unit.env] == []
 
 
 def test_flower_is_given_redis_and_its_own_settings_alone() -> None:
-    units = [unit for unit in UNITS if "workers.flower" in unit.command]
+    units = [unit for unit in UNITS if "headrace.workers.flower" in unit.command]
     assert len(units) == 2
     names = {"REDIS_URL", "HEADRACE_FLOWER_BASIC_AUTH", "HEADRACE_FLOWER_HOST", "HEADRACE_FLOWER_PORT"}
     assert [set(unit.env) for unit in units] == [names, names]
@@ -172,8 +178,8 @@ def test_flower_is_given_redis_and_its_own_settings_alone() -> None:
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.where)
 def test_every_port_is_the_one_the_process_listens_on(unit: Unit) -> None:
     listening = {
-        "producer_api": int(unit.env.get("HEADRACE_API_PORT") or Settings().api_port),
-        "workers.flower": int(unit.env.get("HEADRACE_FLOWER_PORT") or Settings().flower_port),
+        "headrace.producer_api": int(unit.env.get("HEADRACE_API_PORT") or Settings().api_port),
+        "headrace.workers.flower": int(unit.env.get("HEADRACE_FLOWER_PORT") or Settings().flower_port),
     }
     if unit.where == "Dockerfile.control":
         assert sorted(unit.ports) == sorted(listening.values())
@@ -214,7 +220,7 @@ def test_every_probe_asks_a_route_that_exists() -> None:
 
 def _openapi() -> str:
     program = (
-        "import json; from producer_api.app import create_app; from store.settings import Settings;"
+        "import json; from headrace.producer_api.app import create_app; from headrace.store.settings import Settings;"
         "settings = Settings(database_url='postgresql://nobody@localhost/none', redis_url='redis://localhost');"
         "print(json.dumps(create_app(settings).openapi()))"
     )

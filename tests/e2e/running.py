@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx2
 from openai import OpenAI
 
-from cli.local.home import Home, StackRecord
-from cli.local.stack import Stack, running_stack
-from models.catalog import fetch
-from store.settings import Settings
+from headrace.cli.local.home import Home, StackRecord
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.models.catalog import fetch
+from headrace.store.settings import Settings
 from tests.folders import reachable_folder
 from tests.processes import free_port
 

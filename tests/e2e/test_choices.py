@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from models.catalog import register
-from store.db.database import Database
-from store.settings import Settings
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.settings import Settings
 from tests.e2e.test_embeddings import calling, worker
 from tests.models.tiny import build, save, save_tokenizer
 from tests.processes import StartProcess

@@ -9,12 +9,12 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from models.catalog import register
-from models.fakes.fake_encoder import fake_scores
-from prompts.tasks.classify import FAKE
-from store.db.database import Database
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.models.fakes.fake_encoder import fake_scores
+from headrace.prompts.tasks.classify import FAKE
+from headrace.store.db.database import Database
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.e2e.test_embeddings import calling, worker
 from tests.processes import StartProcess
 

@@ -12,14 +12,14 @@ import httpx2
 from openai import OpenAI
 from openai.types import CreateEmbeddingResponse
 
-from models.catalog import register
-from models.fakes.fake_encoder import fake_vector
-from models.families.model_folder import small_files
-from prompts.tokenizer import load_tokenizer
-from store.db.database import Database
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.models.fakes.fake_encoder import fake_vector
+from headrace.models.families.model_folder import small_files
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.db.database import Database
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.models.runners.test_encoder import MOST_APART, apart, build, reference
 from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.serving import serving

@@ -6,18 +6,18 @@ from typing import Any
 import httpx2
 import pytest
 
-from models.catalog import register
-from models.fakes.fake_encoder import fake_pixels, fake_scores, fake_vector
-from prompts.tasks.image_classify import FAKE
-from prompts.vision.pictures import read_picture
-from store.db.database import Database
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.models.fakes.fake_encoder import fake_pixels, fake_scores, fake_vector
+from headrace.prompts.tasks.image_classify import FAKE
+from headrace.prompts.vision.pictures import read_picture
+from headrace.store.db.database import Database
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.workers.tasks.encoding import numbers_of
 from tests.e2e.test_classify import ended_batch
 from tests.e2e.test_embeddings import calling, worker
 from tests.models.runners.tiny_images import data_url, encoded, picture
 from tests.processes import StartProcess
-from workers.tasks.encoding import numbers_of
 
 FILES = [encoded(picture(1)), encoded(picture(2, (90, 30)), "JPEG")]
 URLS = [data_url(content) for content in FILES]

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from models.catalog import register
-from store.db.database import Database
-from store.registry.models import register_version
-from store.settings import Settings
-from store.tasks.call_tool import CALL_TOOL
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.registry.models import register_version
+from headrace.store.settings import Settings
+from headrace.store.tasks.call_tool import CALL_TOOL
 from tests.e2e.test_embeddings import calling
 from tests.processes import StartProcess, python
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment

@@ -19,11 +19,11 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from cli.local.home import Home
-from cli.local.stack import Stack, running_stack
-from store.db.database import Database
-from store.encryption.vault import new_key
-from store.settings import Settings
+from headrace.cli.local.home import Home
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import new_key
+from headrace.store.settings import Settings
 from tests.folders import reachable_folder
 from tests.processes import free_port
 from tests.workers.receiver import Answer, Receiver

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from cli.local.stack import Stack, running_stack
-from store.settings import Settings, child_environment
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.store.settings import Settings, child_environment
 from tests.e2e.running import REPOSITORY
 from tests.folders import reachable_folder
 from tests.processes import free_port

@@ -9,11 +9,11 @@ import pytest
 from openai import OpenAI
 
 from headrace.client import Client, RequestRefused
-from store.db.database import Database
-from store.registry import policies
-from store.registry.policies import EVERY_MODEL
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.store.db.database import Database
+from headrace.store.registry import policies
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.own_tasks import new_package
 from tests.processes import StartProcess, python, wait_for
 from tests.producer_api.serving import environment, start_api, url_of
@@ -88,7 +88,7 @@ def url(settings: Settings, package: Path, start_process: StartProcess) -> Itera
     api = environment(settings, **path)
     given = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url} | path
     for name, source in (("mood", ["--source", str(package / "model")]), ("ask", [])):
-        register = ["-m", "models.catalog", "register", name, "--task", name, *source]
+        register = ["-m", "headrace.models.catalog", "register", name, "--task", name, *source]
         registering = start_process(python(*register), given | {"HEADRACE_HOME": str(settings.home)})
         assert registering.wait_exit() == 0, registering.log()
         assert registering.log().strip() == f"{name}@1"

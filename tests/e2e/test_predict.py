@@ -11,14 +11,14 @@ import torch
 from examples.fraud_scoring.score import predictions, report
 from examples.fraud_scoring.train import area_under_roc, divided, tensors, train
 from headrace.client import Client
-from models.catalog import register
-from prompts.tabular.feature_schema import encode_rows, read_config
-from prompts.tasks.predict import TabularConfig
-from store.db.database import Database
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tasks.predict import EXPLAINED_COST
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.prompts.tabular.feature_schema import encode_rows, read_config
+from headrace.prompts.tasks.predict import TabularConfig
+from headrace.store.db.database import Database
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tasks.predict import EXPLAINED_COST
+from headrace.store.tenants import api_keys
 from tests.e2e.test_embeddings import calling, worker
 from tests.processes import StartProcess, wait_for
 from tests.producer_api.serving import serving

@@ -8,11 +8,11 @@ from examples.recommendation.recommend import recommended, report
 from examples.recommendation.shop import items, visits
 from examples.recommendation.train import hit_rate, most_clicked, train
 from headrace.client import Client
-from models.catalog import register
-from store.db.database import Database
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.e2e.test_embeddings import worker
 from tests.processes import StartProcess, wait_for
 from tests.producer_api.serving import serving

@@ -8,10 +8,10 @@ import httpx2
 import pytest
 import torch
 
-from models.catalog import register
-from store.db.database import Database
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.e2e.test_embeddings import calling, worker
 from tests.models.runners.test_cross_encoder import DOCUMENTS, QUERY, build_cross_encoder, reference_scores
 from tests.processes import StartProcess

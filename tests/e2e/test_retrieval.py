@@ -7,9 +7,9 @@ from openai import OpenAI
 from openai.types.chat.chat_completion_message import Annotation
 from openai.types.responses import ResponseFileSearchToolCall, ResponseOutputMessage
 
-from models.catalog import register
-from store.db.database import Database
-from store.settings import Settings
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.settings import Settings
 from tests.e2e.test_embeddings import calling, worker
 from tests.e2e.test_vector_stores import MILL, upload
 from tests.processes import StartProcess

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 from openai import NotFoundError, OpenAI
 
-from models.catalog import register
-from store.db.database import Database
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.e2e.office_files import read_office_files
 from tests.e2e.test_embeddings import calling, worker
 from tests.processes import StartProcess

@@ -11,9 +11,9 @@ from typing import Any
 
 import psycopg
 
-from cli.local.folders import private_folder, unprivileged_user
-from cli.local.postgres import LocalPostgres, find_binaries
-from store.child_process import Child, Command, descendants
+from headrace.cli.local.folders import private_folder, unprivileged_user
+from headrace.cli.local.postgres import LocalPostgres, find_binaries
+from headrace.store.child_process import Child, Command, descendants
 from tests.processes import wait_for
 
 PORT = 5432

@@ -9,17 +9,17 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, text
 
-from migrations import schema, vector_indexes
-from migrations.__main__ import main, passwords
-from migrations.gaps import find_gaps
-from migrations.roles import let_in
-from migrations.schema import head, history, upgrade
-from store.db.database import Database
-from store.db.roles import API, OPERATOR, ROLES, WORKER
-from store.retrieval import vector_stores
-from store.retrieval.vector_stores import StoreModel
-from store.settings import Settings
-from store.tenants.api_keys import create_tenant
+from headrace.migrations import schema, vector_indexes
+from headrace.migrations.__main__ import main, passwords
+from headrace.migrations.gaps import find_gaps
+from headrace.migrations.roles import let_in
+from headrace.migrations.schema import head, history, upgrade
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, OPERATOR, ROLES, WORKER
+from headrace.store.retrieval import vector_stores
+from headrace.store.retrieval.vector_stores import StoreModel
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import create_tenant
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from store.tenants.api_keys import create_tenant
         ([], []),
         (
             ["CREATE TABLE leak (tenant_id text)", "GRANT SELECT ON leak TO headrace_operator"],
-            ["leak: a tenant's, and without row-level security: let its revision call migrations.isolation"],
+            ["leak: a tenant's, and without row-level security: let its revision call headrace.migrations.isolation"],
         ),
         (
             [
@@ -38,11 +38,11 @@ from store.tenants.api_keys import create_tenant
                 "CREATE POLICY a ON leak TO headrace_api USING (true)",
                 "CREATE POLICY b ON leak TO headrace_worker, headrace_operator USING (true)",
             ],
-            ["leak: a tenant's, and without row-level security: let its revision call migrations.isolation"],
+            ["leak: a tenant's, and without row-level security: let its revision call headrace.migrations.isolation"],
         ),
         (
             ["CREATE TABLE plain (n int)"],
-            ["plain: no role may read it: let its revision call migrations.isolation"],
+            ["plain: no role may read it: let its revision call headrace.migrations.isolation"],
         ),
         (
             ["GRANT UPDATE ON audit_log TO headrace_worker"],
@@ -150,7 +150,7 @@ def test_the_commands_say_what_they_found(
         assert main(arguments) == 0
         said.append(capsys.readouterr().out)
     assert said == [
-        "the schema agrees with store.schema, and row security covers every tenant's tables\n",
+        "the schema agrees with headrace.store.schema, and row security covers every tenant's tables\n",
         "every large vector store has its index\n",
     ]
     lines = history(db)

@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import Column, Index, Integer, MetaData, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from migrations.__main__ import main
-from migrations.drift import find_drift
-from migrations.schema import head, upgrade
-from store.db.database import Database, check_schema
-from store.errors import Unavailable
-from store.ids import new_id
-from store.schema.tables import REVISION, metadata
-from store.settings import Settings
+from headrace.migrations.__main__ import main
+from headrace.migrations.drift import find_drift
+from headrace.migrations.schema import head, upgrade
+from headrace.store.db.database import Database, check_schema
+from headrace.store.errors import Unavailable
+from headrace.store.ids import new_id
+from headrace.store.schema.tables import REVISION, metadata
+from headrace.store.settings import Settings
 from tests.processes import WAIT_S
 from tests.roles import ROLE_PASSWORD
 
@@ -231,7 +231,7 @@ class TestCommand:
 
     def test_an_absent_server_is_one_line_and_exit_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgresql://app@127.0.0.1:1/x")
-        command = [sys.executable, "-m", "migrations"]
+        command = [sys.executable, "-m", "headrace.migrations"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert result.returncode == 1
         assert result.stdout == ""

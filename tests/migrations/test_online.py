@@ -16,12 +16,12 @@ import pytest
 from sqlalchemy import Engine, event, make_url, text
 from sqlalchemy.exc import IntegrityError
 
-from migrations import schema
-from migrations.drift import find_drift
-from migrations.schema import head, upgrade
-from store.db.database import Database
-from store.ids import new_id
-from store.settings import Settings
+from headrace.migrations import schema
+from headrace.migrations.drift import find_drift
+from headrace.migrations.schema import head, upgrade
+from headrace.store.db.database import Database
+from headrace.store.ids import new_id
+from headrace.store.settings import Settings
 from tests.processes import WAIT_S
 
 FIRST = "0100"
@@ -189,7 +189,7 @@ def filled(db: Database, settings: Settings) -> Iterator[Database]:
 NEXT = """
 from alembic import op
 
-from migrations import online
+from headrace.migrations import online
 
 revision, down_revision = "{revision}", "{before}"
 

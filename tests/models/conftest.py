@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from models.catalog import fetch
-from models.families.model_folder import small_files
-from models.loading.torch_load import runner_for
-from models.runners.torch_runner import TorchRunner
-from prompts.tokenizer import Tokenizer, load_tokenizer
-from store.settings import Settings
+from headrace.models.catalog import fetch
+from headrace.models.families.model_folder import small_files
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.prompts.tokenizer import Tokenizer, load_tokenizer
+from headrace.store.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -7,9 +7,9 @@ from functools import cache
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Runner
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Runner
 
 NEAR_TIE = 1e-4
 """Logits closer than this may swap with the order of additions; only the reference's own two best are excused."""

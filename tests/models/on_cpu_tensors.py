@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from models.families.model_folder import read_json, small_files
-from models.families.registry import read_architecture
-from models.loading.gpu_load import GpuCalls, load
-from models.runners.device_runner import DeviceRunner
-from models.tensors.varlen_attention import AttentionShape, VarlenAttention, find_varlen_attention
-from prompts.grammar import Grammars
-from prompts.tokenizer import eos_token_ids
-from store.settings import Settings
+from headrace.models.families.model_folder import read_json, small_files
+from headrace.models.families.registry import read_architecture
+from headrace.models.loading.gpu_load import GpuCalls, load
+from headrace.models.runners.device_runner import DeviceRunner
+from headrace.models.tensors.varlen_attention import AttentionShape, VarlenAttention, find_varlen_attention
+from headrace.prompts.grammar import Grammars
+from headrace.prompts.tokenizer import eos_token_ids
+from headrace.store.settings import Settings
 from tests.models.varlen import varlen_reference
 
 CPU = torch.device("cpu")

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.catalog import main, register
-from models.families.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
-from store.db.database import Database
-from store.errors import Conflict, NotFound
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry import versions
-from store.registry.models import ModelVersion, list_adapters, list_models, resolve, set_sampling
-from store.settings import Settings
+from headrace.models.catalog import main, register
+from headrace.models.families.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, NotFound
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry import versions
+from headrace.store.registry.models import ModelVersion, list_adapters, list_models, resolve, set_sampling
+from headrace.store.settings import Settings
 from tests.models import tiny
 from tests.models.adapters import ATTENTION, adapt
 
@@ -105,7 +105,7 @@ def test_an_adapter_is_a_version_with_its_base(
         actors = connection.exec_driver_sql(
             "SELECT DISTINCT actor FROM audit_log WHERE starts_with(resource, 'tone')"
         ).scalars()
-        assert actors.all() == ["models.catalog"]
+        assert actors.all() == ["headrace.models.catalog"]
     assert {one.name: one.bases for one in list_models(db)} == {"base": {}, "tone": {1: "base@1"}}
     set_sampling(db, "tone", 1, SamplingDefaults(top_k=3), "test")
     assert main(["register", "tone", str(folders[1]), "--base", "base"]) == 0

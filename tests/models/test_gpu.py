@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.engine.requests import EngineRequest, Grammar
-from models.families.llama_torch import LlamaModel
-from models.loading.torch_load import runner_for
-from models.runners.device_runner import DeviceRunner
-from models.tensors.block_table import BlockTableBatchBuilder
-from store.settings import Settings
+from headrace.models.engine.requests import EngineRequest, Grammar
+from headrace.models.families.llama_torch import LlamaModel
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.device_runner import DeviceRunner
+from headrace.models.tensors.block_table import BlockTableBatchBuilder
+from headrace.store.settings import Settings
 from tests.models.driving import count_near_ties, random_prompts, request, run_all
 from tests.models.tiny import MODELS, VOCAB, build, save, save_tokenizer
 

@@ -12,15 +12,22 @@ from typing import Any
 
 import pytest
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, Grammar, GrammarStuck, RequestInvalid
-from models.families.model_folder import small_files
-from models.loading.torch_load import runner_for
-from models.runners.torch_runner import TorchRunner
-from prompts.detokenizer import Detokenizer
-from prompts.grammar import Grammars
-from prompts.tokenizer import load_tokenizer
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import (
+    CompletionOutput,
+    EngineRequest,
+    FinishReason,
+    Grammar,
+    GrammarStuck,
+    RequestInvalid,
+)
+from headrace.models.families.model_folder import small_files
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.grammar import Grammars
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
 from tests.models.tiny import VOCAB, build, save, save_tokenizer
 
@@ -216,7 +223,7 @@ def test_the_engine_compiles_no_grammar_and_a_too_complex_one_fails_alone(
     monkeypatch.setattr(
         Grammars, "_make", lambda *args: (makers.append(threading.current_thread().name), make(*args))[1]
     )
-    monkeypatch.setattr("prompts.grammar.MOST_BYTES", 0)
+    monkeypatch.setattr("headrace.prompts.grammar.MOST_BYTES", 0)
     tokenizer = load_tokenizer(small_files(folder))
     config = EngineConfig(max_slots=16, step_tokens=64)
     engine = LLMEngine(

@@ -9,9 +9,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from store.db.database import Database
-from store.registry.models import resolve
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.registry.models import resolve
+from headrace.store.settings import Settings
 from tests.models.tiny import build, save, save_tokenizer
 from tests.processes import StartProcess, python
 
@@ -96,7 +96,9 @@ def test_a_model_of_the_hub_is_registered_at_its_commit_without_pickles_and_code
     }
 
     def register(asked: str, *more: str) -> tuple[int, str]:
-        registering = start_process(python("-m", "models.catalog", "register", "mill", "--hub", asked, *more), given)
+        registering = start_process(
+            python("-m", "headrace.models.catalog", "register", "mill", "--hub", asked, *more), given
+        )
         return registering.wait_exit(240), registering.log()
 
     code, said = register("acme/mill@v1")

@@ -11,12 +11,12 @@ _REPORT = "; import sys; sys.exit('torch' in sys.modules or 'transformers' in sy
 @pytest.mark.parametrize(
     "code",
     [
-        "import models.catalog",
-        "import models.families.model_folder",
-        "import prompts.tokenizer, prompts.tasks.generate",
-        "from datetime import *; from models.loading.load import load_runner; "
-        "from store.registry.models import ModelVersion; "
-        "from store.settings import Settings; now = datetime.now(timezone.utc); "
+        "import headrace.models.catalog",
+        "import headrace.models.families.model_folder",
+        "import headrace.prompts.tokenizer, headrace.prompts.tasks.generate",
+        "from datetime import *; from headrace.models.loading.load import load_runner; "
+        "from headrace.store.registry.models import ModelVersion; "
+        "from headrace.store.settings import Settings; now = datetime.now(timezone.utc); "
         "load_runner(ModelVersion('f', 1, 'generate', 'fake', '', '', 'auto', 64, {}, now, None), Settings())",
     ],
 )

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason
-from models.loading.torch_load import runner_for
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason
+from headrace.models.loading.torch_load import runner_for
+from headrace.store.settings import Settings
 from tests.models.driving import NoText, random_prompts, request
 from tests.models.tiny import VOCAB, build, save
 

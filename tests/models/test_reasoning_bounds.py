@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.reasoning import ReasoningTokens, ReasoningTracker
-from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, Grammar, SamplingParams
-from models.families.model_folder import small_files
-from models.loading.torch_load import runner_for
-from models.runners.torch_runner import TorchRunner
-from prompts.detokenizer import Detokenizer
-from prompts.tokenizer import load_tokenizer
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.reasoning import ReasoningTokens, ReasoningTracker
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, FinishReason, Grammar, SamplingParams
+from headrace.models.families.model_folder import small_files
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import Settings
 from tests.models.tiny import build, save, save_tokenizer
 from tests.prompts.reasoning_templates import SWITCHED
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import EngineRequest, FinishReason, Grammar, RequestInvalid
-from models.families.model_folder import small_files
-from models.loading.torch_load import runner_for
-from prompts.detokenizer import Detokenizer
-from prompts.tokenizer import load_tokenizer
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import EngineRequest, FinishReason, Grammar, RequestInvalid
+from headrace.models.families.model_folder import small_files
+from headrace.models.loading.torch_load import runner_for
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import Settings
 from tests.models.driving import random_prompts, request
 from tests.models.tiny import VOCAB, build, save, save_tokenizer
 from tests.schemas import Schema, a_double, random_schemas

@@ -12,19 +12,19 @@ from typing import Any, cast
 import pytest
 import torch
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason, Grammar
-from models.engine.runner import Row, StepPlan
-from models.engine.sequence import SequenceState
-from models.engine.speculation import Speculation
-from models.families.model import ModelWithCache
-from models.loading.torch_load import runner_for
-from models.native.llama import NativeLlama
-from models.runners.torch_runner import TorchRunner
-from models.sampling.sample_positions import num_accepted
-from models.tensors.kv_cache import KvCache
-from models.tensors.torch_batch import TorchBatch, TorchBatchBuilder
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason, Grammar
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.engine.sequence import SequenceState
+from headrace.models.engine.speculation import Speculation
+from headrace.models.families.model import ModelWithCache
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.native.llama import NativeLlama
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.models.sampling.sample_positions import num_accepted
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.torch_batch import TorchBatch, TorchBatchBuilder
+from headrace.store.settings import Settings
 from tests.models.driving import count_near_ties, random_prompts, request
 from tests.models.engine.rig import Ticking
 from tests.models.tiny import MODELS, VOCAB, build, save, save_tokenizer
@@ -82,7 +82,7 @@ class Oracle(Speculation):
 @pytest.fixture
 def oracle(monkeypatch: pytest.MonkeyPatch) -> type[Oracle]:
     """Many drafts that hold and some that do not, which no small model would give."""
-    monkeypatch.setattr("models.engine.llm_engine.Speculation", Oracle)
+    monkeypatch.setattr("headrace.models.engine.llm_engine.Speculation", Oracle)
     return Oracle
 
 

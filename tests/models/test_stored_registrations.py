@@ -11,14 +11,14 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from models import adapter_registration, external_registration, hub, own_registration
-from models.adapter_registration import register_adapter, register_adapter_given
-from models.external_registration import add_engine_options, engine_of, register_external
-from models.families.model_folder import all_files_digest, folder_digest
-from models.own_registration import register_folder, register_own
-from store.errors import InvalidRequest, ModelLoadError
-from store.registry.engine_spec import EngineKind, EngineSpec, engine_digest
-from store.tasks.registry import OWN_TASKS
+from headrace.models import adapter_registration, external_registration, hub, own_registration
+from headrace.models.adapter_registration import register_adapter, register_adapter_given
+from headrace.models.external_registration import add_engine_options, engine_of, register_external
+from headrace.models.families.model_folder import all_files_digest, folder_digest
+from headrace.models.own_registration import register_folder, register_own
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec, engine_digest
+from headrace.store.tasks.registry import OWN_TASKS
 from tests.models.loading.test_load import version
 from tests.models.loading.test_versions import SMALL
 

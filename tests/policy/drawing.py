@@ -10,7 +10,7 @@ was measured before its misses were fixed: see benchmarks/results/2026-11-27-rec
 import argparse
 import sys
 
-from policy.evaluation import Case, Finder, Score, evaluate
+from headrace.policy.evaluation import Case, Finder, Score, evaluate
 from tests.policy.held import HELD
 from tests.policy.lines import line_cases
 from tests.policy.making import ALNUM, IBANS, Draw, drawn, password, ssn, v4, v6

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from random import Random
 
-from policy.evaluation import Case
+from headrace.policy.evaluation import Case
 from tests.policy.line_values import drawn_value
 
 _KINDS = {

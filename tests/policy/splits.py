@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
-from policy.documents import PolicyDocument
-from policy.evaluation import STRUCTURED, Case, second, shipped
-from policy.outputs import OutputFormat
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.evaluation import STRUCTURED, Case, second, shipped
+from headrace.policy.outputs import OutputFormat
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
 
 _UNSEEN = ("\u200b", "\u200f", "\u2060", "\u00ad", "\ufeff")
 _LONG = 400

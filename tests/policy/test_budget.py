@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from policy import budget as budgets
-from policy.budget import Budget, ScanTooLong
-from policy.documents import PolicyDocument
-from policy.policies import Policy, apply_input
+from headrace.policy import budget as budgets
+from headrace.policy.budget import Budget, ScanTooLong
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.policies import Policy, apply_input
 
 
 class Clock:
@@ -82,7 +82,7 @@ def test_all_texts_of_an_input_share_its_budget(monkeypatch: pytest.MonkeyPatch)
         apply_input(rules, [text] * 4, budget=Budget(3.5, a_character=0, clock=clock))
     made: list[Budget] = []
     monkeypatch.setattr(
-        "policy.policies.Budget", lambda: made.append(Budget(9.0, a_character=0, clock=clock)) or made[-1]
+        "headrace.policy.policies.Budget", lambda: made.append(Budget(9.0, a_character=0, clock=clock)) or made[-1]
     )
     assert len(apply_input(rules, [text] * 6).texts) == 6
     with pytest.raises(ScanTooLong):

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from policy.deny import check_size
-from policy.documents import Action, PolicyDocument, Stage
-from policy.text.patterns import BadPattern, compiled
+from headrace.policy.deny import check_size
+from headrace.policy.documents import Action, PolicyDocument, Stage
+from headrace.policy.text.patterns import BadPattern, compiled
 from tests.policy.rule_fields import EMAIL, deny
 
 

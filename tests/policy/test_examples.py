@@ -6,12 +6,12 @@ context words. Most numbers are published examples or unassigned.
 
 import pytest
 
-from policy.budget import Budget
-from policy.recognisers.catalogue import RECOGNISERS
-from policy.recognisers.numbers import CARD
-from policy.recognisers.recogniser import Recogniser
-from policy.scanning import Scanner
-from policy.text.normalisation import normalise
+from headrace.policy.budget import Budget
+from headrace.policy.recognisers.catalogue import RECOGNISERS
+from headrace.policy.recognisers.numbers import CARD
+from headrace.policy.recognisers.recogniser import Recogniser
+from headrace.policy.scanning import Scanner
+from headrace.policy.text.normalisation import normalise
 
 EXAMPLES = {
     "email": ("{kim@naver.com}です。", "kim@naver"),

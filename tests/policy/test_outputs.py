@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy.documents import PolicyDocument
-from policy.outputs import OutputFormat
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy, apply_input, apply_output
-from policy.text.escapes import Escapes, written
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.outputs import OutputFormat
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy, apply_input, apply_output
+from headrace.policy.text.escapes import Escapes, written
 
 
 def policy(*rules: dict[str, Any]) -> Policy:

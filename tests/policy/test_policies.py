@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from policy.documents import PolicyDocument
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy, apply_input, apply_output
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy, apply_input, apply_output
 
 KINDS = ["email", "phone", "card", "iban", "us_ssn", "national_id", "ip_address", "api_key", "jwt", "private_key"]
 

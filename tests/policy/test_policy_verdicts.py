@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 
-from policy.documents import Action, Rule
-from policy.evaluation import read_cases
-from policy.guards import Match, blocking_rule, group_overlaps, masked, resolve_overlaps
-from policy.names import AnalyserFinder
-from policy.outputs import MissingFinder, OutputFormat
-from policy.placeholders import PlaceholderMap
-from policy.policies import apply_input, apply_output, output_stream
-from policy.recognisers.recogniser import Kind, Recogniser
-from policy.schemas import MAX_SCHEMA_CHARS, check_schema, first_problem, is_json, is_valid
-from policy.streaming import Hit, counted
-from policy.text.escapes import Escapes
-from policy.text.languages import LangidFinder
-from policy.text.normalisation import normalise
+from headrace.policy.documents import Action, Rule
+from headrace.policy.evaluation import read_cases
+from headrace.policy.guards import Match, blocking_rule, group_overlaps, masked, resolve_overlaps
+from headrace.policy.names import AnalyserFinder
+from headrace.policy.outputs import MissingFinder, OutputFormat
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import apply_input, apply_output, output_stream
+from headrace.policy.recognisers.recogniser import Kind, Recogniser
+from headrace.policy.schemas import MAX_SCHEMA_CHARS, check_schema, first_problem, is_json, is_valid
+from headrace.policy.streaming import Hit, counted
+from headrace.policy.text.escapes import Escapes
+from headrace.policy.text.languages import LangidFinder
+from headrace.policy.text.normalisation import normalise
 from tests.policy.rule_fields import EMAIL
 from tests.policy.test_policies import policy
 
@@ -195,7 +195,7 @@ def test_the_placeholders_of_an_earlier_turn_are_kept_and_not_changed() -> None:
 
 def test_a_rule_for_languages_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = policy({"languages": ["en"], "action": "block", "stage": "input"})
-    monkeypatch.setattr("policy.policies.installed", lambda: None)
+    monkeypatch.setattr("headrace.policy.policies.installed", lambda: None)
     with pytest.raises(MissingFinder, match=r"a rule with `languages` needs the extra `language` \(py3langid\)"):
         rules.check()
     policy(EMAIL).check()

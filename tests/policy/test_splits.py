@@ -2,9 +2,9 @@
 
 import pytest
 
-from policy.evaluation import Case, second
-from policy.outputs import OutputFormat
-from policy.streaming import GuardedText
+from headrace.policy.evaluation import Case, second
+from headrace.policy.outputs import OutputFormat
+from headrace.policy.streaming import GuardedText
 from tests.policy.splits import guarding, leak, run
 
 MARKED = [case for case in second() if case.marked and len(case.text) < 120]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy.documents import PolicyDocument
-from policy.evaluation import STRUCTURED, shipped
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy, apply_input, apply_output, output_stream
-from policy.recognisers.recogniser import CONTEXT_CHARS, MAX_MATCH_CHARS, MOST_CONTEXT_CHARS
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.evaluation import STRUCTURED, shipped
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy, apply_input, apply_output, output_stream
+from headrace.policy.recognisers.recogniser import CONTEXT_CHARS, MAX_MATCH_CHARS, MOST_CONTEXT_CHARS
 
 
 def policy(action: str, max_chars: int | None = None) -> Policy:

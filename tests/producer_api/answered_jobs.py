@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from store.jobs.jobs import Job
-from store.schema.job_states import JobState
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.job_states import JobState
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 CALL = '{"name": "f", "arguments": {"a": 1}}'

@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.jobs.claims import claim
-from store.jobs.sweeps import sweep_leases
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import claim
+from headrace.store.jobs.sweeps import sweep_leases
 
 PROMPT = {"model": "tiny", "input": {"prompt": "hello"}}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}

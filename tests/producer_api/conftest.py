@@ -7,11 +7,11 @@ import pytest
 import redis
 from openai import OpenAI
 
-from producer_api.access import rate_limits
-from store.db.database import Database
-from store.registry.models import ModelVersion, register_version
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.producer_api.access import rate_limits
+from headrace.store.db.database import Database
+from headrace.store.registry.models import ModelVersion, register_version
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 
@@ -60,7 +60,7 @@ def encoder(db: Database) -> ModelVersion:
 @pytest.fixture
 def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams wake up only on published frames. Use with ``usefixtures``, before the server starts."""
-    monkeypatch.setattr("store.streams.hub._TICK_S", 3600.0)
+    monkeypatch.setattr("headrace.store.streams.hub._TICK_S", 3600.0)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest
 
 Refused = list[tuple[dict[str, Any], str, str | None, str]]
 """The changes to a request, and the code, the parameter and the message of its error."""

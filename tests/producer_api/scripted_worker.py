@@ -14,17 +14,17 @@ from typing import Any
 
 import redis
 
-from models.engine.requests import FinishReason
-from prompts.detokenizer import spell
-from prompts.tokenizer import ByteTokenizer
-from store.db.database import Database
-from store.jobs.claims import Added, Claim, Finish, Release, claim, finish, release, still_open, still_running
-from store.scheduling import dispatch_queries
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs
-from store.streams.stream_log import Frame, StreamPublisher
-from store.tasks.generate import GeneratePayload
-from workers.runs.outcome import answer
+from headrace.models.engine.requests import FinishReason
+from headrace.prompts.detokenizer import spell
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import Added, Claim, Finish, Release, claim, finish, release, still_open, still_running
+from headrace.store.scheduling import dispatch_queries
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs
+from headrace.store.streams.stream_log import Frame, StreamPublisher
+from headrace.store.tasks.generate import GeneratePayload
+from headrace.workers.runs.outcome import answer
 
 Answer = Callable[[dict[str, Any]], Sequence[str] | dict[str, Any]]
 """Returns the deltas of a job, or its whole output, for its payload."""

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import httpx2
 import uvicorn
 
-from producer_api.app import create_app
-from producer_api.runtime import Runtime
-from producer_api.server.http_server import server_config
-from store.settings import Settings
-from store.tracing.tracing import OFF, Tracing
+from headrace.producer_api.app import create_app
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.http_server import server_config
+from headrace.store.settings import Settings
+from headrace.store.tracing.tracing import OFF, Tracing
 from tests.processes import Process, StartProcess, python
 from tests.roles import as_api
 
@@ -72,8 +72,8 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 
 
 def start_api(start: StartProcess, environ: dict[str, str]) -> Process:
-    """Start ``python -m producer_api``, which may not be ready yet."""
-    return start(python("-m", "producer_api"), environ)
+    """Start ``python -m headrace.producer_api``, which may not be ready yet."""
+    return start(python("-m", "headrace.producer_api"), environ)
 
 
 def url_of(process: Process) -> str:

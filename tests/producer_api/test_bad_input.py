@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import redis
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW
 from tests.producer_api.serving import ApiServer

@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 
 NEVER: dict[str, Any] = {"type": "object", "properties": {"city": False}, "required": ["city"]}

@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from store.db.database import Database
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tenants import api_keys
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.store.db.database import Database
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.producer_api.malformed import Case, Generator
 from tests.producer_api.serving import ApiServer, serving
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from cli.local.valkey import LocalValkey
-from store.db.database import Database
-from store.jobs import jobs
-from store.jobs.claims import Finish, claim, finish
-from store.redis.connection import CircuitBreaker, connect
-from store.registry.models import ModelVersion
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.redis.connection import CircuitBreaker, connect
+from headrace.store.registry.models import ModelVersion
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
 from tests.folders import reachable_folder
 from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT

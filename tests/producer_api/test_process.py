@@ -1,4 +1,4 @@
-"""``python -m producer_api`` as users start it: how it begins, how it ends, and the one line when it cannot."""
+"""``python -m headrace.producer_api`` as users start it: how it begins and ends, and the one line when it cannot."""
 
 import signal
 import socket
@@ -11,11 +11,11 @@ import httpx2
 import pytest
 import redis
 
-from store.db.database import Database
-from store.encryption.vault import Vault, new_key
-from store.key_rotation.master_key_check import check_keys
-from store.settings import Settings
-from store.streams.stream_log import stream_key
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault, new_key
+from headrace.store.key_rotation.master_key_check import check_keys
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import stream_key
 from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.calling import streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -6,8 +6,8 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from producer_api.runtime import Runtime
-from store.settings import Settings
+from headrace.producer_api.runtime import Runtime
+from headrace.store.settings import Settings
 
 
 @pytest.fixture

@@ -6,20 +6,20 @@ from typing import Any
 import httpx2
 import redis
 
-from models.catalog import register
-from models.engine.requests import FinishReason
-from store.db.database import Database
-from store.jobs.claims import Claim, Finish, Release, claim, finish, release
-from store.payloads.tool_definition import HttpTool
-from store.registry.models import register_version
-from store.schema.job_states import JobState
-from store.streams.stream_log import Frame, StreamPublisher
-from store.tasks.call_tool import CALL_TOOL
-from store.tasks.generate import GeneratePayload
-from store.tools import tools
-from workers.runs.in_flight import Attempt
-from workers.runs.outcome import answer
-from workers.runs.step_inputs import FilledWork, StepInputs
+from headrace.models.catalog import register
+from headrace.models.engine.requests import FinishReason
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release
+from headrace.store.payloads.tool_definition import HttpTool
+from headrace.store.registry.models import register_version
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.stream_log import Frame, StreamPublisher
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tasks.generate import GeneratePayload
+from headrace.store.tools import tools
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.outcome import answer
+from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 
 
 class TurnWorker:

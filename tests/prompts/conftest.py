@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from models.catalog import fetch
-from models.families.model_folder import small_files
+from headrace.models.catalog import fetch
+from headrace.models.families.model_folder import small_files
 
 REPOSITORY = Path(__file__).parents[2]
 

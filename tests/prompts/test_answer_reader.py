@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from prompts.answer_reader import AnswerReader, ReadAnswer, read_answer, reader_for, turn_reader
-from prompts.reasoning import ReasoningReader
-from prompts.tool_calls import CallPiece, ContentPiece, call_id
-from store.payloads.conversation import FunctionCall, ToolCall
-from store.payloads.reasoning import ReasoningFormat
-from store.payloads.sampling_params import Sampling
-from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
-from store.tasks.turn_form import TurnForm
+from headrace.prompts.answer_reader import AnswerReader, ReadAnswer, read_answer, reader_for, turn_reader
+from headrace.prompts.reasoning import ReasoningReader
+from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id
+from headrace.store.payloads.conversation import FunctionCall, ToolCall
+from headrace.store.payloads.reasoning import ReasoningFormat
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
+from headrace.store.tasks.turn_form import TurnForm
 
 THINK = ReasoningFormat(opening="<think>", closing="</think>")
 CALL = '{"name": "add", "arguments": {"a": 1}}'

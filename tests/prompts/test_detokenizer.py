@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from prompts.detokenizer import Detokenizer
-from prompts.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 TEXTS = [
     "plain words, then more words.",

@@ -12,13 +12,13 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from prompts import grammar, grammar_trial
-from prompts.grammar import Grammars
-from prompts.grammar_trial import Trials
-from prompts.sandbox.process import Program, start
-from prompts.sandbox.turns import on_behalf_of
-from store.errors import InvalidRequest, Unavailable
-from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind
+from headrace.prompts import grammar, grammar_trial
+from headrace.prompts.grammar import Grammars
+from headrace.prompts.grammar_trial import Trials
+from headrace.prompts.sandbox.process import Program, start
+from headrace.prompts.sandbox.turns import on_behalf_of
+from headrace.store.errors import InvalidRequest, Unavailable
+from headrace.store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind
 from tests.processes import wait_for
 
 EOS = 256
@@ -227,7 +227,7 @@ def test_a_grammar_that_would_take_minutes_and_gigabytes_is_refused_in_time(
 
 
 def test_what_is_kept_is_bounded_by_its_memory(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prompts.grammar.MOST_BYTES", 8_000_000)
+    monkeypatch.setattr("headrace.prompts.grammar.MOST_BYTES", 8_000_000)
     small = [f"{number}[a-z]+" for number in range(20)]
     for text in small:
         grammars.check("regex", text)
@@ -240,13 +240,13 @@ def test_a_trial_that_cannot_be_held_says_nothing_about_the_grammar(
     backend: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = Trials(partial(start, Program(Path(grammar_trial.__file__))))
-    monkeypatch.setattr("prompts.grammar._TRIALS", trials)
+    monkeypatch.setattr("headrace.prompts.grammar._TRIALS", trials)
     one = Grammars(backend.to_str().encode(), vocab_size=300, eos_token_ids=frozenset({EOS}))
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(Unavailable, match="could not be checked"):
         one.check("regex", "a")
     monkeypatch.undo()
-    monkeypatch.setattr("prompts.grammar._TRIALS", trials)
+    monkeypatch.setattr("headrace.prompts.grammar._TRIALS", trials)
     one.check("regex", "a")
     trials.close()
     one.check("regex", "b")

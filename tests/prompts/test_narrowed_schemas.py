@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prompts.schema_narrowing import in_our_words, narrow
+from headrace.prompts.schema_narrowing import in_our_words, narrow
 
 _TAG = {"discriminator": {"propertyName": "t"}, "oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}]}
 _BASE64 = r"^(?:[0-9a-zA-Z+/]{4})*(?:[0-9a-zA-Z+/][AQgw]==|[0-9a-zA-Z+/]{2}[AEIMQUYcgkosw048]=)?$"

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prompts.prompt_template import FilledTemplate, RenderedTemplate, Template
-from store.errors import InvalidRequest
-from store.payloads.prompt_reference import MAX_VARIABLES
-from store.payloads.strict_model import MAX_TEXT_CHARS
+from headrace.prompts.prompt_template import FilledTemplate, RenderedTemplate, Template
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.prompt_reference import MAX_VARIABLES
+from headrace.store.payloads.strict_model import MAX_TEXT_CHARS
 
 ANY = {"type": "object", "properties": {"x": {}, "big": {}, "y": {"default": None}}}
 
@@ -194,7 +194,7 @@ def test_the_steps_and_the_time_of_a_template_are_bounded(monkeypatch: pytest.Mo
             "the prompt cannot be made with these values: its loops and filters take over 10000 steps: send shorter "
             "values"
         )
-    monkeypatch.setattr("prompts.prompt_template.CPU_S", -1.0)
+    monkeypatch.setattr("headrace.prompts.prompt_template.CPU_S", -1.0)
     with pytest.raises(InvalidRequest, match=r"it takes over -1\.0 s: send shorter values"):
         fill(loop, x=[1])
     assert fill("{{ x }}", x=1) == "1"

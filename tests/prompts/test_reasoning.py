@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from prompts.answer_reader import reader_for
-from prompts.chat_template import ChatTemplate
-from prompts.reasoning import ReasoningPiece, ReasoningReader
-from prompts.tokenizer import load_tokenizer
-from prompts.tool_calls import ContentPiece
-from store.errors import InvalidRequest
-from store.payloads.conversation import ChatMessage, Role
-from store.payloads.reasoning import ReasoningEffort, ReasoningFormat, ReasoningOptions
-from store.payloads.sampling_params import Sampling
-from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
+from headrace.prompts.answer_reader import reader_for
+from headrace.prompts.chat_template import ChatTemplate
+from headrace.prompts.reasoning import ReasoningPiece, ReasoningReader
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.prompts.tool_calls import ContentPiece
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.payloads.reasoning import ReasoningEffort, ReasoningFormat, ReasoningOptions
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
 from tests.prompts.reasoning_templates import ALWAYS, LEVELS, SWITCHED, SWITCHED_ON
 from tests.prompts.tool_templates import HERMES
 

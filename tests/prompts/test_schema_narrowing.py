@@ -9,8 +9,8 @@ import jsonschema_rs
 import pytest
 from pydantic import TypeAdapter
 
-from prompts.grammar import Grammars
-from store.errors import InvalidRequest
+from headrace.prompts.grammar import Grammars
+from headrace.store.errors import InvalidRequest
 from tests.prompts.pydantic_models import REFUSED, TYPES, WIDER
 from tests.schemas import a_double
 

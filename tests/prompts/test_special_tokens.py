@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from prompts.special_tokens import divided, with_marks
-from prompts.tasks.generate import build_prompt
-from prompts.tokenizer import FileTokenizer, load_tokenizer
-from store.errors import InvalidRequest
-from store.tasks.generate import GenerateInput
+from headrace.prompts.special_tokens import divided, with_marks
+from headrace.prompts.tasks.generate import build_prompt
+from headrace.prompts.tokenizer import FileTokenizer, load_tokenizer
+from headrace.store.errors import InvalidRequest
+from headrace.store.tasks.generate import GenerateInput
 from tests.models.tiny import save_tokenizer
 
 CHAT = "{% for m in messages %}<s>{{ m.role }}: {{ m.content | trim }}</s>{% endfor %}"

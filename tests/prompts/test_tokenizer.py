@@ -9,10 +9,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
-from prompts.detokenizer import spell
-from prompts.encoded_texts import EncodedTexts
-from prompts.token_pieces import load_pieces, pieces_for
-from prompts.tokenizer import (
+from headrace.prompts.detokenizer import spell
+from headrace.prompts.encoded_texts import EncodedTexts
+from headrace.prompts.token_pieces import load_pieces, pieces_for
+from headrace.prompts.tokenizer import (
     ApproximateTokenizer,
     ByteTokenizer,
     eos_token_ids,
@@ -21,13 +21,13 @@ from prompts.tokenizer import (
     special_token,
     tokenizer_for,
 )
-from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.conversation import ChatMessage, Role
-from store.payloads.reasoning import ReasoningOptions
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry.models import ModelVersion
-from store.streams.checkpoints import LogprobRow
-from store.tasks.generate import ToolStyle
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.payloads.reasoning import ReasoningOptions
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry.models import ModelVersion
+from headrace.store.streams.checkpoints import LogprobRow
+from headrace.store.tasks.generate import ToolStyle
 from tests.prompts.reasoning_templates import SWITCHED
 from tests.prompts.tool_templates import HERMES
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts.tool_calls import (
+from headrace.prompts.tool_calls import (
     CallPiece,
     ContentPiece,
     Reading,
@@ -16,7 +16,7 @@ from prompts.tool_calls import (
     choice_name,
     merged,
 )
-from store.tasks.generate import ToolStyle
+from headrace.store.tasks.generate import ToolStyle
 
 HERMES, LLAMA3, JSON = ToolStyle
 NAMES = ("turn", "get_weather")

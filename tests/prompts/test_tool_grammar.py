@@ -9,15 +9,15 @@ import pytest
 import tokenizers
 from pydantic import BaseModel, ConfigDict, Field
 
-from prompts.answer_reader import reader_for
-from prompts.grammar import Grammars
-from prompts.tokenizer import load_tokenizer
-from prompts.tool_calls import HERMES_TAGS, Reading, merged
-from prompts.tool_grammar import with_tools
-from store.errors import InvalidRequest
-from store.payloads.conversation import ToolChoiceMode
-from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
-from store.tasks.generate import AnswerShape, GenerateInput, GeneratePayload, ToolStyle
+from headrace.prompts.answer_reader import reader_for
+from headrace.prompts.grammar import Grammars
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.prompts.tool_calls import HERMES_TAGS, Reading, merged
+from headrace.prompts.tool_grammar import with_tools
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.conversation import ToolChoiceMode
+from headrace.store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
+from headrace.store.tasks.generate import AnswerShape, GenerateInput, GeneratePayload, ToolStyle
 
 
 class _Unit(StrEnum):

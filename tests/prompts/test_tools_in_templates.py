@@ -8,11 +8,11 @@ import pytest
 import tokenizers
 from transformers import AutoTokenizer
 
-from prompts.chat_template import ChatTemplate
-from prompts.tokenizer import load_tokenizer
-from prompts.tool_calls import HERMES_TAGS
-from store.errors import InvalidRequest
-from store.tasks.generate import GenerateInput, ToolStyle
+from headrace.prompts.chat_template import ChatTemplate
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.prompts.tool_calls import HERMES_TAGS
+from headrace.store.errors import InvalidRequest
+from headrace.store.tasks.generate import GenerateInput, ToolStyle
 from tests.prompts.tool_templates import ALTERNATING, HERMES, LLAMA3, SILENT
 
 TOOLS = [

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from prompts.tasks.generate import build_prompt
-from prompts.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
-from prompts.truncation import truncate
-from store.payloads.conversation import ChatMessage, FunctionCall, Role, ToolCall, check_tool_results
-from store.payloads.prompt_reference import TemplatePlace
-from store.payloads.truncation import Truncated, Truncation
-from store.tasks.generate import GenerateInput
+from headrace.prompts.tasks.generate import build_prompt
+from headrace.prompts.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from headrace.prompts.truncation import truncate
+from headrace.store.payloads.conversation import ChatMessage, FunctionCall, Role, ToolCall, check_tool_results
+from headrace.store.payloads.prompt_reference import TemplatePlace
+from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.tasks.generate import GenerateInput
 
 SAID = [
     ("system", "be brief"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from store.db.database import parse_url
+from headrace.store.db.database import parse_url
 from tests.conftest import Services
 from tests.figures import Report, is_full, report
 from tests.folders import reachable_folder

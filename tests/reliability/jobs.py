@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from models.fakes.fake import next_token
-from store.jobs.jobs import Job
-from store.schema.job_states import JobState
+from headrace.models.fakes.fake import next_token
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.job_states import JobState
 from tests.reliability.client import Seen
 from tests.reliability.rig import Stack
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from store.jobs.terminal import MAX_CRASHES
-from store.schema.job_states import JobState
+from headrace.store.jobs.terminal import MAX_CRASHES
+from headrace.store.schema.job_states import JobState
 
 LEASE_S = 1000
 STALE_S = 3000

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from store.jobs.terminal import MAX_CRASHES
-from store.schema.job_states import JobState
+from headrace.store.jobs.terminal import MAX_CRASHES
+from headrace.store.schema.job_states import JobState
 
 
 def see_everything(make: Callable[[], Any]) -> None:

@@ -19,19 +19,19 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import Engine, text
 
-from migrations.roles import let_in
-from migrations.schema import upgrade
-from store.child_process import Child, Command
-from store.db.database import Database
-from store.db.roles import API, ROLES, WORKER
-from store.ids import new_id
-from store.jobs import jobs
-from store.jobs.jobs import NewJob
-from store.payloads.job_payload import ServiceClass
-from store.redis.connection import connect
-from store.registry import models
-from store.registry.models import ModelVersion, queue_name
-from store.tenants import api_keys
+from headrace.migrations.roles import let_in
+from headrace.migrations.schema import upgrade
+from headrace.store.child_process import Child, Command
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, ROLES, WORKER
+from headrace.store.ids import new_id
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.redis.connection import connect
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.tenants import api_keys
 from tests.processes import ROOT, free_port, wait_for
 from tests.reliability.client import Client
 from tests.roles import ROLE_PASSWORD, role_url
@@ -199,18 +199,18 @@ class Stack:
     ) -> Kept:
         """Start a worker of ``model``; ``extra`` are variables that are no settings of ours."""
         env = {**self.environment(**changes), **extra}
-        return self._keep("workers", "--model", model, env=env, ready="worker_ready", arm=arm, pause_s=pause_s)
+        return self._keep("headrace.workers", "--model", model, env=env, ready="worker_ready", arm=arm, pause_s=pause_s)
 
     def dispatcher(self, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> Kept:
         """Start a dispatcher."""
         env = self.environment(**changes)
-        return self._keep("workers.dispatcher", env=env, ready="dispatcher.leading", arm=arm, pause_s=pause_s)
+        return self._keep("headrace.workers.dispatcher", env=env, ready="dispatcher.leading", arm=arm, pause_s=pause_s)
 
     def api(self, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> tuple[Kept, Client]:
         """Start an API on a port that it keeps over its lives; return it with a client that has a key."""
         port = free_port()
         env = self.environment(api_port=port, **changes) | {"DATABASE_URL": role_url(self._database_url, API)}
-        kept = self._keep("producer_api", env=env, ready="api_started", arm=arm, pause_s=pause_s)
+        kept = self._keep("headrace.producer_api", env=env, ready="api_started", arm=arm, pause_s=pause_s)
         return kept, Client(f"http://127.0.0.1:{port}", self.key)
 
     def _keep(self, module: str, *arguments: str, env: dict[str, str], ready: str, arm: Arm, pause_s: float) -> Kept:

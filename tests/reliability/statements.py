@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.errors import Conflict
-from store.jobs import claims, jobs, sweeps
-from store.jobs.claims import Finish, Release
-from store.scheduling import dispatch_queries
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict
+from headrace.store.jobs import claims, jobs, sweeps
+from headrace.store.jobs.claims import Finish, Release
+from headrace.store.scheduling import dispatch_queries
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint
 from tests.reliability.model import GRACE_S, LEASE_S, STALE_S, GivenBack, Held, Model, Row, facts
 from tests.store.making import QUEUE, MakeJob
 

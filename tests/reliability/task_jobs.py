@@ -3,10 +3,10 @@
 from copy import deepcopy
 from typing import Any
 
-from models.catalog import register
-from store.jobs.jobs import Job
-from store.schema.job_states import JobState
-from store.tasks.registry import TASKS
+from headrace.models.catalog import register
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.job_states import JobState
+from headrace.store.tasks.registry import TASKS
 from tests.prompts.audio.signals import audio_file, spoken
 from tests.reliability.client import Client
 from tests.reliability.rig import Stack

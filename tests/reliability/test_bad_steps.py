@@ -2,7 +2,7 @@
 
 import pytest
 
-from store.schema.job_states import JobState
+from headrace.store.schema.job_states import JobState
 from tests.reliability.jobs import check_answer, check_ended_once
 from tests.reliability.rig import Stack
 

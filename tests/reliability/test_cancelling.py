@@ -11,8 +11,8 @@ from random import Random
 import httpx2
 import pytest
 
-from cli.local.valkey import LocalValkey
-from store.jobs.jobs import Job
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.jobs.jobs import Job
 from tests.processes import free_port, wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report

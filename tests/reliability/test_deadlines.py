@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from store.jobs.jobs import Job
-from store.schema.job_states import JobState
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.job_states import JobState
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_answer, check_ended_once
 from tests.reliability.rig import LEASE_S, SWEEP_S, Stack

@@ -17,15 +17,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.errors import Conflict
-from store.jobs.claims import Claim, Finish, Release, claim, finish, release
-from store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
-from store.jobs.jobs import accept, request_cancel
-from store.jobs.stuck_flows import count_stuck_flows
-from store.jobs.sweeps import expire_overdue, sweep_leases
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict
+from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release
+from headrace.store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
+from headrace.store.jobs.jobs import accept, request_cancel
+from headrace.store.jobs.stuck_flows import count_stuck_flows
+from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import JobState
 from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, new_flow
 
 SHAPES = (CHAIN, JOIN, {"first": (), "left": ("first",), "right": ("first",), "last": ("left", "right")})
@@ -358,6 +358,6 @@ def _fields(found: FlowDecision) -> dict[str, Any]:
 def test_a_wrong_decision_would_be_noticed(
     db: Database, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Decide], Decide]
 ) -> None:
-    monkeypatch.setattr("store.jobs.flow_settling.decide", broken(decide))
+    monkeypatch.setattr("headrace.store.jobs.flow_settling.decide", broken(decide))
     with pytest.raises(AssertionError):
         walk(Tables(db, make_job))

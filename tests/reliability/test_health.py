@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from store.db.database import Database
+from headrace.store.db.database import Database
+from headrace.workers.celery.watchdog import EXIT_ENGINE_DEAD
+from headrace.workers.health import OK, postgres_check, readiness
 from tests.processes import free_port, wait_for
 from tests.reliability.conftest import Report
 from tests.reliability.rig import Kept, Stack
 from tests.reliability.test_cancelling import engine
-from workers.celery.watchdog import EXIT_ENGINE_DEAD
-from workers.health import OK, postgres_check, readiness
 
 MODEL = "health"
 MARK = "the mill that stands still"

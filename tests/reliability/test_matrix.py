@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from store.jobs.claims import claim
-from store.registry.models import queue_name
+from headrace.store.jobs.claims import claim
+from headrace.store.registry.models import queue_name
 from tests.processes import wait_for
 from tests.reliability import task_jobs
 from tests.reliability.client import Client

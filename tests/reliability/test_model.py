@@ -22,9 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from store.db.database import Database
-from store.jobs.terminal import MAX_CRASHES
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.jobs.terminal import MAX_CRASHES
+from headrace.store.schema.job_states import JobState
 from tests.reliability.conftest import Report
 from tests.reliability.model import GRACE_S, STALE_S, GivenBack, Held, Model, Row, Store
 from tests.reliability.model_walks import see_everything

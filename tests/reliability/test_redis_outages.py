@@ -20,9 +20,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from cli.local.valkey import LocalValkey
-from store.jobs.jobs import Job
-from store.redis.connection import connect
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.jobs.jobs import Job
+from headrace.store.redis.connection import connect
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_answer, check_ended_once

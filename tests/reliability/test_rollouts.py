@@ -4,9 +4,9 @@ import signal
 
 import pytest
 
-from models.fakes.fake import next_token
-from store.registry.models import register_version
-from store.schema.job_states import JobState
+from headrace.models.fakes.fake import next_token
+from headrace.store.registry.models import register_version
+from headrace.store.schema.job_states import JobState
 from tests.processes import wait_for
 from tests.reliability.rig import Stack, once
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.ids import new_id
-from store.jobs.jobs import Accepted, NewJob, accept
-from store.payloads.job_payload import ServiceClass
-from store.tenants.api_keys import create_tenant
+from headrace.store.db.database import Database
+from headrace.store.ids import new_id
+from headrace.store.jobs.jobs import Accepted, NewJob, accept
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.tenants.api_keys import create_tenant
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 

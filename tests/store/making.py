@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.ids import new_id
-from store.jobs.jobs import NewJob
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import FLOW_TASK
+from headrace.store.db.database import Database
+from headrace.store.ids import new_id
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import FLOW_TASK
 
 QUEUE = "tiny@1"
 

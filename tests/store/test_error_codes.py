@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from store import errors
-from store.error_codes import ERROR_CODES
+from headrace.store import errors
+from headrace.store.error_codes import ERROR_CODES
 from tests.producer_api.server.test_error_table import TABLE
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from store import failpoints
-from store.failpoints import EXIT_CODE, Arming, FailpointRaised, ModelFault, failpoint
+from headrace.store import failpoints
+from headrace.store.failpoints import EXIT_CODE, Arming, FailpointRaised, ModelFault, failpoint
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +62,8 @@ def test_a_sleep_goes_on_afterwards() -> None:
 
 
 def child(action: str) -> subprocess.Popen[bytes]:
-    code = (
-        f"from store import failpoints; failpoints.install('claim.done={action}@2'); failpoints.failpoint('claim.done')"
-    )
+    code = "from headrace.store import failpoints; "
+    code += f"failpoints.install('claim.done={action}@2'); failpoints.failpoint('claim.done')"
     return subprocess.Popen([sys.executable, "-c", f"{code}; failpoints.failpoint('claim.done'); print('went on')"])
 
 
@@ -91,7 +90,7 @@ def test_a_process_stands_still_there(action: str, state: int) -> None:
 
 STOPS_OFTEN = """
 import os, threading
-from store import failpoints
+from headrace.store import failpoints
 
 failpoints.install("claim.done=stop*")
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from store.ids import first_id, new_id
+from headrace.store.ids import first_id, new_id
 
 
 def test_ids_sort_by_their_time() -> None:

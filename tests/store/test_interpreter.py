@@ -5,7 +5,7 @@ import sys
 
 _PROGRAM = """
 import gc, sys
-from store import interpreter
+from headrace.store import interpreter
 interpreter.settle()
 assert sys.getswitchinterval() == interpreter.SWITCH_S, sys.getswitchinterval()
 assert gc.isenabled()

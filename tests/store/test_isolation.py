@@ -9,27 +9,27 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-from migrations.gaps import find_gaps
-from store.batches import batch_steps, batches
-from store.batches.batch_steps import ParsedLine
-from store.batches.batches import NewBatch
-from store.db.database import Database
-from store.db.roles import API, OPERATOR, WORKER, is_bound
-from store.files import files, uploads
-from store.jobs import conversations
-from store.jobs.acceptance import Idempotency
-from store.jobs.jobs import accept, get_many, request_cancel
-from store.jobs.responses import NewResponse
-from store.payloads.tool_definition import HttpTool
-from store.registry import policies, prompt_templates
-from store.retrieval import store_files, vector_stores
-from store.rollouts.changes import NewRollout, start
-from store.rollouts.rollouts import Step
-from store.settings import Settings
-from store.tenants import api_key_admin, tenant_limits, webhook_secrets
-from store.tenants.api_keys import authenticate, create_key
-from store.tools import tools
-from store.webhooks import endpoints
+from headrace.migrations.gaps import find_gaps
+from headrace.store.batches import batch_steps, batches
+from headrace.store.batches.batch_steps import ParsedLine
+from headrace.store.batches.batches import NewBatch
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API, OPERATOR, WORKER, is_bound
+from headrace.store.files import files, uploads
+from headrace.store.jobs import conversations
+from headrace.store.jobs.acceptance import Idempotency
+from headrace.store.jobs.jobs import accept, get_many, request_cancel
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.tool_definition import HttpTool
+from headrace.store.registry import policies, prompt_templates
+from headrace.store.retrieval import store_files, vector_stores
+from headrace.store.rollouts.changes import NewRollout, start
+from headrace.store.rollouts.rollouts import Step
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_key_admin, tenant_limits, webhook_secrets
+from headrace.store.tenants.api_keys import authenticate, create_key
+from headrace.store.tools import tools
+from headrace.store.webhooks import endpoints
 from tests.roles import role_url
 from tests.store.making import MakeJob, Query, ask_approval
 from tests.store.registry.test_models import register

@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 
-from store.logs import configure_logging
+from headrace.store.logs import configure_logging
 from tests.log_events import logged
 
 ROOT = Path(__file__).parents[2]
 
 
 def lines_of(code: str, level: str = "INFO") -> list[dict[str, Any]]:
-    program = (
-        f"import logging, structlog\nfrom store.logs import configure_logging\nconfigure_logging({level!r})\n{code}"
-    )
+    program = "import logging, structlog\n"
+    program += f"from headrace.store.logs import configure_logging\nconfigure_logging({level!r})\n{code}"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True, timeout=30, text=True
     )
@@ -49,7 +48,7 @@ def test_control_characters_cannot_forge_a_line_or_move_a_cursor() -> None:
         [
             sys.executable,
             "-c",
-            f"import structlog\nfrom store.logs import configure_logging\nconfigure_logging('INFO')\n"
+            f"import structlog\nfrom headrace.store.logs import configure_logging\nconfigure_logging('INFO')\n"
             f"structlog.get_logger().info('e', text='{hostile}')",
         ],
         cwd=ROOT,
@@ -89,9 +88,8 @@ for group in (False, True):
 
 
 def test_what_nobody_catches_is_a_line_too() -> None:
-    program = (
-        "from store.logs import configure_logging\nconfigure_logging('INFO')\nimport asyncio, threading, warnings\n"
-    )
+    program = "from headrace.store.logs import configure_logging\nconfigure_logging('INFO')\n"
+    program += "import asyncio, threading, warnings\n"
     hostile = '\'a\\n{"event": "forged"}\''
     program += f"""
 thread = threading.Thread(target=lambda: {{}}[{hostile}])
@@ -116,7 +114,7 @@ raise ValueError({hostile})
 
 
 def test_debugging_of_libraries_is_not_written() -> None:
-    code = "logging.getLogger('lib').debug('a body')\nstructlog.get_logger('store.x').debug('ours')"
+    code = "logging.getLogger('lib').debug('a body')\nstructlog.get_logger('headrace.x').debug('ours')"
     assert [line["event"] for line in lines_of(code, "DEBUG")] == ["ours"]
 
 
@@ -148,7 +146,7 @@ def test_the_page_lists_every_event_of_the_source_and_no_other() -> None:
 def test_on_a_terminal_an_event_is_text_and_controls_it_no_more_than_json_does() -> None:
     hostile = "a\\nb\\x1b[2J\\x9b1m\\u2028"
     program = (
-        "import logging, structlog\nfrom store.logs import configure_logging\nconfigure_logging('INFO')\n"
+        "import logging, structlog\nfrom headrace.store.logs import configure_logging\nconfigure_logging('INFO')\n"
         f"structlog.get_logger('x').info('job.done', job_id='job_1', text='{hostile}')\n"
         f"logging.getLogger('lib').error('{hostile}')\n"
         "try:\n    1 / 0\nexcept ZeroDivisionError:\n    structlog.get_logger().exception('e')"

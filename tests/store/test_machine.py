@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from store import machine
+from headrace.store import machine
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from store.settings import child_environment
-from store.tasks.own_task import find_own_tasks
+from headrace.store.settings import child_environment
+from headrace.store.tasks.own_task import find_own_tasks
 from tests.own_tasks import installed
 
 TASK = """
@@ -91,7 +91,7 @@ def test_an_output_leaves_the_name_of_the_policy_free(tmp_path: Path) -> None:
 
 def test_a_process_ends_with_one_line(tmp_path: Path) -> None:
     write(tmp_path, "name='Mood'")
-    argv = [sys.executable, "-P", "-m", "workers", "--model", "mood"]
+    argv = [sys.executable, "-P", "-m", "headrace.workers", "--model", "mood"]
     env = child_environment({"PYTHONPATH": str(tmp_path)})
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr

@@ -1,6 +1,6 @@
 """Ports of our own processes."""
 
-from store.ports import free_port
+from headrace.store.ports import free_port
 
 
 def test_a_port_of_ours_is_none_that_the_system_gives_away() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from store.child_process import Child, Command
-from store.process_guard import ON_PARENT_DEATH, guarded, kill_session
+from headrace.store.child_process import Child, Command
+from headrace.store.process_guard import ON_PARENT_DEATH, guarded, kill_session
 from tests.cli.test_process import ended_within
 
 # A program with a child in a process group of its own. Both ignore the request to stop if they are deaf.
@@ -75,7 +75,7 @@ def test_all_end_when_the_parent_is_killed(tmp_path: Path, manner: str) -> None:
     script = textwrap.dedent(f"""
         import os
         from pathlib import Path
-        from store.child_process import Child
+        from headrace.store.child_process import Child
         from tests.store.test_process_guard import command, started
         child = Child(command(Path({str(tmp_path / "log")!r}), {manner!r}))
         print(child.pid, *started(child), flush=True)

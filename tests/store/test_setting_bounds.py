@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from store.errors import SettingsError
-from store.settings import (
+from headrace.store.errors import SettingsError
+from headrace.store.settings import (
     Settings,
     adopt_environment,
     bare_environment,

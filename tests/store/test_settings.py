@@ -2,8 +2,8 @@
 
 import pytest
 
-from store.errors import SettingsError
-from store.settings import Settings, load_settings, require_services
+from headrace.store.errors import SettingsError
+from headrace.store.settings import Settings, load_settings, require_services
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from store.errors import HeadraceError
-from store.supervisor import NOT_AGAIN, Supervisor
+from headrace.store.errors import HeadraceError
+from headrace.store.supervisor import NOT_AGAIN, Supervisor
 
 
 class Ended:

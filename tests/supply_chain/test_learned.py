@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from policy.text.letter_triples import LETTERS, SHAPES
-from policy.text.patterns import BadPattern
+from headrace.policy.text.letter_triples import LETTERS, SHAPES
+from headrace.policy.text.patterns import BadPattern
 from supply_chain import letter_triples, licences, secret_words, vendor_keys, vendored
 
 END = r"""(?:[\x60'"\s;]|\\[nr]|$)"""

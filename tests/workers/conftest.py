@@ -12,25 +12,25 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from models.fakes.fake import FakeRunner
-from prompts.tokenizer import ByteTokenizer
-from store.db.database import Database
-from store.errors import HeadraceError
-from store.ids import new_id
-from store.jobs import jobs, sharers, sweeps
-from store.jobs.jobs import Job, NewJob
-from store.payloads.job_payload import ServiceClass
-from store.redis.celery_queue import Hint, HintPublisher, celery_app
-from store.registry import models
-from store.registry.models import ModelVersion, queue_name, shadow_name
-from store.scheduling import dispatch_queries
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.fakes.fake import FakeRunner
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError
+from headrace.store.ids import new_id
+from headrace.store.jobs import jobs, sharers, sweeps
+from headrace.store.jobs.jobs import Job, NewJob
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.redis.celery_queue import Hint, HintPublisher, celery_app
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion, queue_name, shadow_name
+from headrace.store.scheduling import dispatch_queries
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.workers.tasks.generate import GenerateModel
+from headrace.workers.worker_runtime import WorkerRuntime
 from tests.processes import WAIT_S, Process, StartProcess, python, wait_for
 from tests.roles import as_worker
-from workers.tasks.generate import GenerateModel
-from workers.worker_runtime import WorkerRuntime
 
 
 class Bench:
@@ -153,7 +153,7 @@ class Duties(threading.Thread):
 
 def worker_command(model: str, *arguments: str) -> list[str]:
     """The command of a worker process."""
-    return python("-W", "error::DeprecationWarning", "-m", "workers", "--model", model, *arguments)
+    return python("-W", "error::DeprecationWarning", "-m", "headrace.workers", "--model", model, *arguments)
 
 
 def worker_environment(settings: Settings, changes: Mapping[str, object]) -> dict[str, str]:

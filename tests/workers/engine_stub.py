@@ -3,7 +3,7 @@
 from concurrent.futures import Future
 from typing import Any
 
-from models.engine.requests import EngineStats, FinishReason, RequestId
+from headrace.models.engine.requests import EngineStats, FinishReason, RequestId
 
 IDLE = EngineStats(
     steps=0,

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from models.engine.runner import Row
-from models.fakes.fake import EOS, FakeRunner
-from prompts.tokenizer import ByteTokenizer
+from headrace.models.engine.runner import Row
+from headrace.models.fakes.fake import EOS, FakeRunner
+from headrace.prompts.tokenizer import ByteTokenizer
 
 _FIRST = 1000
 

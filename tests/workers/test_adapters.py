@@ -6,25 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from models.adapter_registration import register_adapter
-from models.catalog import register
-from models.engine.requests import EngineRequest
-from models.families.model_folder import small_files
-from models.loading.adapters import load_adapter
-from models.loading.torch_load import runner_for
-from prompts.detokenizer import Detokenizer
-from prompts.tasks.generate import build_prompt
-from prompts.tokenizer import load_tokenizer
-from store.db import presence
-from store.db.database import Database
-from store.jobs import jobs
-from store.payloads.conversation import ChatMessage, Role
-from store.redis.celery_queue import Hint
-from store.registry.default_template import DefaultTemplate
-from store.registry.models import ModelVersion, queue_name, register_version, shadow_name
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tasks.generate import GenerateInput
+from headrace.models.adapter_registration import register_adapter
+from headrace.models.catalog import register
+from headrace.models.engine.requests import EngineRequest
+from headrace.models.families.model_folder import small_files
+from headrace.models.loading.adapters import load_adapter
+from headrace.models.loading.torch_load import runner_for
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tasks.generate import build_prompt
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.redis.celery_queue import Hint
+from headrace.store.registry.default_template import DefaultTemplate
+from headrace.store.registry.models import ModelVersion, queue_name, register_version, shadow_name
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tasks.generate import GenerateInput
 from tests.models import tiny
 from tests.models.adapters import ALL, adapt
 from tests.models.driving import request, run_all

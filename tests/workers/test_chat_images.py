@@ -6,26 +6,26 @@ from typing import Any
 
 import pytest
 
-from models.external_registration import register_external
-from store.calls.ssrf_guard import GuardedClient
-from store.db.database import Database
-from store.errors import InvalidRequest, ModelLoadError
-from store.files import files
-from store.files.blob_storage import FolderBlobs
-from store.payloads.image_input import Image
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.external_registration import register_external
+from headrace.store.calls.ssrf_guard import GuardedClient
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.files import files
+from headrace.store.files.blob_storage import FolderBlobs
+from headrace.store.payloads.image_input import Image
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.workers.images.chat_pictures import ChatPictures
+from headrace.workers.images.image_reader import ImageSource
+from headrace.workers.tasks.generate_external import NO_SERVER, load_external_model
 from tests.models.external.fake_chat import MODEL, ON_AND_ON, FakeChat
 from tests.png import png, url_of
 from tests.processes import StartProcess, wait_for
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
 from tests.workers.receiver import Answer, Receiver
-from workers.images.chat_pictures import ChatPictures
-from workers.images.image_reader import ImageSource
-from workers.tasks.generate_external import NO_SERVER, load_external_model
 
 
 @pytest.fixture

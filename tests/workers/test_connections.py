@@ -8,12 +8,12 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.redis.celery_queue import Hint, fast_lane_list
-from store.settings import Settings
-from store.streams.stream_log import Frame, stream_key
+from headrace.store.db.database import Database
+from headrace.store.redis.celery_queue import Hint, fast_lane_list
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import Frame, stream_key
+from headrace.workers.connections import Connections
 from tests.processes import wait_for
-from workers.connections import Connections
 
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'headrace % w1'"
 

@@ -12,11 +12,11 @@ import httpx2
 import pytest
 import redis
 
-from models.fakes.fake import next_token
-from store.jobs import jobs
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.fakes.fake import next_token
+from headrace.store.jobs import jobs
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import Sse, parse
 from tests.producer_api.serving import serving

@@ -11,14 +11,14 @@ import httpx2
 import pytest
 from flower.urls import handlers
 
-from store.errors import SettingsError
-from store.jobs import jobs
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.store.errors import SettingsError
+from headrace.store.jobs import jobs
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.workers import flower as flower_process
+from headrace.workers.flower import credentials_of
 from tests.processes import ROOT, StartProcess, free_port, python, wait_for
 from tests.workers.conftest import Bench, StartWorker, worker_environment
-from workers import flower as flower_process
-from workers.flower import credentials_of
 
 CREDENTIALS = ("watcher", "a long password")
 NODE = "w1@host"
@@ -43,7 +43,7 @@ def flower(settings: Settings, tmp_path: Path, start_process: StartProcess) -> I
     changes = {"flower_port": port, "flower_basic_auth": ":".join(CREDENTIALS)}
     environment = worker_environment(settings, changes) | OPENING | {"PYTHONPATH": str(ROOT)}
     del environment["DATABASE_URL"]  # it needs Redis alone
-    process = start_process(python("-m", "workers.flower"), environment, cwd=tmp_path)
+    process = start_process(python("-m", "headrace.workers.flower"), environment, cwd=tmp_path)
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         wait_for(lambda: process.exit_code is not None or _answers(client), "Flower answers")
         assert process.exit_code is None, process.log()

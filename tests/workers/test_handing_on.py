@@ -4,15 +4,15 @@ from math import inf
 
 import redis
 
-from models.engine.runner import StepPlan
-from models.fakes.fake import next_token
-from store.jobs import claims, jobs
-from store.jobs.claims import Release
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint
-from store.streams.fencing import FencedLogs
-from store.streams.stream_log import Frame
-from workers.runs.claim_client import parts
+from headrace.models.engine.runner import StepPlan
+from headrace.models.fakes.fake import next_token
+from headrace.store.jobs import claims, jobs
+from headrace.store.jobs.claims import Release
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.streams.fencing import FencedLogs
+from headrace.store.streams.stream_log import Frame
+from headrace.workers.runs.claim_client import parts
 
 from .conftest import Bench, StartHost
 

@@ -14,22 +14,22 @@ from typing import Any
 
 import pytest
 
-from models.external_registration import register_external
-from store.child_process import still_alive
-from store.db import presence
-from store.db.database import Database
-from store.errors import HeadraceError, ModelLoadError, SettingsError
-from store.jobs import jobs
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion, read_file
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.models.external_registration import register_external
+from headrace.store.child_process import still_alive
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, ModelLoadError, SettingsError
+from headrace.store.jobs import jobs
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion, read_file
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.workers.celery.watchdog import EXIT_ENGINE_DEAD
+from headrace.workers.tasks.generate_external import ServerStart, load_external_model
 from tests.models.external.fake_vllm import MODEL, FakeVllm
 from tests.models.external.served import bytes_folder, fake_engine_python
 from tests.processes import Process, StartProcess, free_port, wait_for
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
-from workers.celery.watchdog import EXIT_ENGINE_DEAD
-from workers.tasks.generate_external import ServerStart, load_external_model
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import redis
 
-from models.engine.requests import Delta
-from store.redis import live_workers
-from store.redis.live_workers import WorkerSnapshot, WorkerTick
+from headrace.models.engine.requests import Delta
+from headrace.store.redis import live_workers
+from headrace.store.redis.live_workers import WorkerSnapshot, WorkerTick
+from headrace.workers.live_reporter import LiveReporter, TokenCounts
+from headrace.workers.runs.in_flight import Attempt, ChoiceId, InFlightAttempts
 from tests.processes import wait_for
 from tests.workers.conftest import Bench, StartWorker
 from tests.workers.runs.test_outcome import CLAIM
-from workers.live_reporter import LiveReporter, TokenCounts
-from workers.runs.in_flight import Attempt, ChoiceId, InFlightAttempts
 
 
 def test_a_worker_tells_what_it_holds_and_what_it_has_done(

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import Delta
-from store.redis.live_workers import KEEP_S, WorkerSnapshot, WorkerTick
+from headrace.models.engine.requests import Delta
+from headrace.store.redis.live_workers import KEEP_S, WorkerSnapshot, WorkerTick
+from headrace.workers import live_reporter
+from headrace.workers.live_reporter import LiveReporter, TokenCounts
+from headrace.workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 from tests.processes import wait_for
 from tests.workers.engine_stub import IDLE, EngineStub
 from tests.workers.runs.test_outcome import CLAIM
-from workers import live_reporter
-from workers.live_reporter import LiveReporter, TokenCounts
-from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 
 
 class Busy(EngineStub):

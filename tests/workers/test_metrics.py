@@ -7,8 +7,8 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
 from tests.metric_names import documented
 from tests.processes import StartProcess, free_port, python, wait_for
 from tests.workers.conftest import Bench, StartWorker, worker_environment
@@ -37,7 +37,7 @@ def dispatcher(settings: Settings, start_process: StartProcess) -> int:
     """The port of a dispatcher process."""
     port = free_port()
     changes = {"dispatcher_port": port, "metrics_tenants": 1, "sweep_s": 0.5}
-    start_process(python("-m", "workers.dispatcher"), worker_environment(settings, changes))
+    start_process(python("-m", "headrace.workers.dispatcher"), worker_environment(settings, changes))
     return port
 
 
@@ -45,7 +45,9 @@ def test_every_documented_metric_is_exported_and_no_other(
     settings: Settings, dispatcher: int, start_process: StartProcess, start_worker: StartWorker
 ) -> None:
     worker, api = free_port(), free_port()
-    start_process(python("-m", "producer_api"), worker_environment(settings, {"api_port": api, "row_security": "off"}))
+    start_process(
+        python("-m", "headrace.producer_api"), worker_environment(settings, {"api_port": api, "row_security": "off"})
+    )
     start_worker(worker_metrics_port=worker)
     for process, port in (("Worker", worker), ("Dispatcher", dispatcher), ("API", api)):
         wait_for(lambda port=port: _page(port), f"the {process} answers")  # type: ignore[misc]

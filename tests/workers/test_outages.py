@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from cli.local.postgres import LocalPostgres
-from cli.local.valkey import LocalValkey
-from migrations.roles import let_in
-from migrations.schema import upgrade
-from store.db.database import Database
-from store.db.roles import ROLES
-from store.errors import Unavailable
-from store.jobs import jobs
-from store.redis.connection import connect
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.cli.local.valkey import LocalValkey
+from headrace.migrations.roles import let_in
+from headrace.migrations.schema import upgrade
+from headrace.store.db.database import Database
+from headrace.store.db.roles import ROLES
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import jobs
+from headrace.store.redis.connection import connect
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
 from tests.conftest import empty_tables
 from tests.folders import reachable_folder
 from tests.processes import Process, none_left, wait_for

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import httpx2
 
-from models.fakes.faults import EXIT_CODE
-from store.child_process import Child, Command
-from store.jobs import dead_letters, jobs
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.supervisor import Program, Supervisor
-from store.tenants import api_keys
+from headrace.models.fakes.faults import EXIT_CODE
+from headrace.store.child_process import Child, Command
+from headrace.store.jobs import dead_letters, jobs
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.supervisor import Program, Supervisor
+from headrace.store.tenants import api_keys
+from headrace.workers.dispatcher.dispatcher import Dispatcher
 from tests.figures import Report, report
 from tests.processes import ROOT, WAIT_S, wait_for
 from tests.producer_api.serving import serving
-from workers.dispatcher.dispatcher import Dispatcher
 
 from .conftest import Bench, worker_environment
 
@@ -123,7 +123,7 @@ def supervised_worker(settings: Settings, log: Path, changes: dict[str, object])
     def is_ready(_child: Child) -> bool:
         return True
 
-    argv = [sys.executable, "-m", "workers", "--model", "fake"]
+    argv = [sys.executable, "-m", "headrace.workers", "--model", "fake"]
     program = Program(Command("worker", argv, log, env=worker_environment(settings, changes), cwd=ROOT), is_ready)
 
     def tend() -> None:

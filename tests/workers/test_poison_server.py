@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from models.external_registration import register_external
-from store.db.database import Database
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.models.external_registration import register_external
+from headrace.store.db.database import Database
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.workers.runs.outcome import FREE_LOSSES
 from tests.models.external.fake_model import answer
 from tests.models.external.fake_server import Answer
 from tests.models.external.fake_vllm import MODEL, FakeVllm
 from tests.models.external.served import bytes_folder
 from tests.processes import StartProcess, wait_for
-from workers.runs.outcome import FREE_LOSSES
 
 from .conftest import Bench, Duties, worker_command, worker_environment
 from .test_poison import attempts_beside

@@ -5,14 +5,14 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from store.db import presence
-from store.db.database import Database
-from store.db.presence import Serving
-from store.jobs import jobs
-from store.schema.job_states import JobState
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.db.presence import Serving
+from headrace.store.jobs import jobs
+from headrace.store.schema.job_states import JobState
+from headrace.workers.presence import PresenceReporter
 from tests.processes import wait_for
 from tests.workers.conftest import Bench, StartHost, StartWorker
-from workers.presence import PresenceReporter
 
 
 def test_a_worker_counts_from_its_start_until_it_is_told_to_stop(bench: Bench, start_worker: StartWorker) -> None:

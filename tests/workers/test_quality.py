@@ -6,22 +6,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from models.catalog import register
-from models.families.model_folder import describe, small_files
-from models.tensors import quantised
-from prompts.tokenizer import load_tokenizer
-from store.db.database import Database
-from store.errors import CannotLoadHere, InvalidRequest, VersionRejected
-from store.registry.models import register_version
-from store.registry.quality_bounds import set_bound
-from store.registry.quality_report import QualityBound, QualityReport
-from store.registry.versions import VersionSummary, list_versions
-from store.schema.version_states import VersionState
-from store.settings import Settings
+from headrace.models.catalog import register
+from headrace.models.families.model_folder import describe, small_files
+from headrace.models.tensors import quantised
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.db.database import Database
+from headrace.store.errors import CannotLoadHere, InvalidRequest, VersionRejected
+from headrace.store.registry.models import register_version
+from headrace.store.registry.quality_bounds import set_bound
+from headrace.store.registry.quality_report import QualityBound, QualityReport
+from headrace.store.registry.versions import VersionSummary, list_versions
+from headrace.store.schema.version_states import VersionState
+from headrace.store.settings import Settings
+from headrace.workers import quality, quality_command
+from headrace.workers.__main__ import load
 from tests.models.tiny import build, save, save_tokenizer
 from tests.roles import as_worker
-from workers import quality, quality_command
-from workers.__main__ import load
 
 WINDOW = 64
 TEXTS = ("The river is wide here, and the ferry is late again.", "def add(a, b):\n    return a + b  # of numbers")

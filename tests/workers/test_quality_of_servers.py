@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from models.catalog import register
-from models.external_registration import register_external
-from store.db.database import Database
-from store.errors import Conflict
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion
-from store.registry.quality_report import QualityBound, outside
-from store.registry.quality_view import quality_svg, report_line, report_rows
-from store.registry.verification import Verification
-from store.settings import Settings
+from headrace.models.catalog import register
+from headrace.models.external_registration import register_external
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.quality_report import QualityBound, outside
+from headrace.store.registry.quality_view import quality_svg, report_line, report_rows
+from headrace.store.registry.verification import Verification
+from headrace.store.settings import Settings
+from headrace.workers import quality, quality_command
 from tests.models.external.fake_sglang import FakeSglang
 from tests.models.external.fake_vllm import FakeVllm
 from tests.models.tiny import build, save, save_tokenizer
-from workers import quality, quality_command
 
 # Without the tokens of two letters, which the fake servers do not have.
 TEXTS = ("A boat was on a long, slow path to the coast.", "x = y + z  # sums of two")

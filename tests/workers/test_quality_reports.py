@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import NumericalError
-from store.errors import CannotLoadHere, Conflict, InvalidRequest, ModelLoadError, NotFound
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion
-from store.registry.quality_report import QualityBound, QualityReport, VersionFigures
-from store.settings import Settings
-from workers import quality, quality_command
-from workers.quality import Loaded, QualityCheck, Reference, quality_fault, reference_of, report_of
-from workers.tasks.quality_reading import Answers, Reading
+from headrace.models.engine.requests import NumericalError
+from headrace.store.errors import CannotLoadHere, Conflict, InvalidRequest, ModelLoadError, NotFound
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.quality_report import QualityBound, QualityReport, VersionFigures
+from headrace.store.settings import Settings
+from headrace.workers import quality, quality_command
+from headrace.workers.quality import Loaded, QualityCheck, Reference, quality_fault, reference_of, report_of
+from headrace.workers.tasks.quality_reading import Answers, Reading
 
 ANY: Any = None
 VLLM = EngineSpec(kind=EngineKind.VLLM, served_model="x", url="http://gpu:8000")

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from models.engine.runner import Row
-from prompts.tokenizer import ByteTokenizer
-from store.db.database import Database
-from store.jobs.jobs import accept
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.registry import models
-from store.registry.models import ModelVersion
-from store.rollouts.changes import NewRollout, start
-from store.rollouts.rollouts import Rollout, RolloutState, Step, get_rollout
-from workers.dispatcher.rollout_keeper import RolloutKeeper
+from headrace.models.engine.runner import Row
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.db.database import Database
+from headrace.store.jobs.jobs import accept
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion
+from headrace.store.rollouts.changes import NewRollout, start
+from headrace.store.rollouts.rollouts import Rollout, RolloutState, Step, get_rollout
+from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 
 from .conftest import Bench, StartHost
 

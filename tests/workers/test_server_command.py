@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from store import machine
-from store.errors import SettingsError, Unavailable
-from store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store import machine
+from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.workers.server_command import _program, check_arguments, server_environment
+from headrace.workers.server_process import ServerProcess, server_log
 from tests.workers.receiver import Answer, Call, Receiver
-from workers.server_command import _program, check_arguments, server_environment
-from workers.server_process import ServerProcess, server_log
 
 
 def test_a_cpu_build_of_vllm_does_not_take_the_whole_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,7 @@ def test_a_cpu_build_of_vllm_uses_numbers_that_the_processor_has_instructions_fo
     cpu_info = tmp_path / "cpuinfo"
     cpu_info.write_text(f"processor : 0\nflags : {flags}\n")
     monkeypatch.setattr(machine, "_CPU_INFO", cpu_info)
-    monkeypatch.setattr("workers.server_command.has_nvidia_card", lambda: False)
+    monkeypatch.setattr("headrace.workers.server_command.has_nvidia_card", lambda: False)
     argv = _program(EngineSpec(kind=EngineKind.VLLM), tmp_path, 1, tmp_path / "bin" / "python")
     assert [word for before, word in pairwise(argv) if before == "--dtype"] == chosen
 
@@ -45,7 +45,7 @@ def _argv(tmp_path: Path, spec: EngineSpec) -> list[str]:
 
 
 def test_a_server_is_started_with_what_was_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.server_command.has_nvidia_card", lambda: True)
+    monkeypatch.setattr("headrace.workers.server_command.has_nvidia_card", lambda: True)
     given = {"served_model": "org/mill", "quantization": "fp8", "revision": "main", "context_window": 4096}
     where = ["--host", "127.0.0.1", "--port", "8123", "--served-model-name", "org/mill"]
     wanted = ["--quantization", "fp8", "--revision", "main"]
@@ -71,7 +71,7 @@ def test_a_server_is_started_with_what_was_registered(tmp_path: Path, monkeypatc
 
 def test_the_environment_of_a_server_has_its_key_and_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "workers.server_command.environment_of_others", lambda: {"DO_NOT_TRACK": "0", "VLLM_API_KEY": "x"}
+        "headrace.workers.server_command.environment_of_others", lambda: {"DO_NOT_TRACK": "0", "VLLM_API_KEY": "x"}
     )
     plain = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "0", "PYTHONUNBUFFERED": "1", "VLLM_CPU_KVCACHE_SPACE": "4"}
     vllm = EngineSpec(kind=EngineKind.VLLM)

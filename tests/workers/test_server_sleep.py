@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from store.errors import Unavailable
+from headrace.store.errors import Unavailable
+from headrace.workers.server_sleep import fall_asleep, wake
 from tests.workers.receiver import Answer, Call, Receiver
-from workers.server_sleep import fall_asleep, wake
 
 
 class Server(Receiver):

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from store.jobs import jobs
-from store.jobs.jobs import NewJob
-from store.registry import policies
-from store.registry.policies import EVERY_MODEL
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.registry import policies
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import FLOW_TASK, JobState
 from tests.reliability.jobs import answer
 from tests.workers.conftest import Bench, StartHost, StartWorker
 

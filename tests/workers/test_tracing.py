@@ -10,18 +10,18 @@ import pytest
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from models.fakes.fake import FakeRunner, next_token
-from prompts.tokenizer import ByteTokenizer
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys
-from store.tracing.tracing import Tracing
+from headrace.models.fakes.fake import FakeRunner, next_token
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.store.tracing.tracing import Tracing
+from headrace.workers.dispatcher.dispatcher import Dispatcher
+from headrace.workers.tasks.generate import GenerateModel
+from headrace.workers.worker_runtime import WorkerRuntime
 from tests.otlp import Collector, ReceivedSpan
 from tests.processes import WAIT_S, StartProcess, wait_for
 from tests.producer_api.serving import serving
-from workers.dispatcher.dispatcher import Dispatcher
-from workers.tasks.generate import GenerateModel
-from workers.worker_runtime import WorkerRuntime
 
 from .conftest import Bench, worker_command, worker_environment
 from .receiver import Receiver

@@ -6,12 +6,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from models.catalog import register
-from store.db.database import Database
-from store.registry.models import ModelVersion
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.registry.models import ModelVersion
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.models.tiny_whisper import RATE, WINDOW_S, build_whisper
 from tests.producer_api.calling import parse
 from tests.producer_api.serving import serving

@@ -10,14 +10,14 @@ from itertools import count
 import pytest
 import redis
 
-from store.db.leader_election import lead
-from store.jobs import jobs
-from store.jobs.claims import Finish, claim, finish
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.streams.stream_log import start_generation
+from headrace.store.db.leader_election import lead
+from headrace.store.jobs import jobs
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import start_generation
+from headrace.workers.dispatcher.dispatcher import Dispatcher
 from tests.processes import WAIT_S, wait_for
-from workers.dispatcher.dispatcher import Dispatcher
 
 from .conftest import Bench
 from .receiver import Receiver
@@ -28,7 +28,7 @@ WINDOW = 20
 @pytest.fixture
 def both_lead(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     locks = count(1)
-    monkeypatch.setattr("store.jobs.sweeps.leader_lock", lambda db: lead(db, next(locks)))
+    monkeypatch.setattr("headrace.store.jobs.sweeps.leader_lock", lambda db: lead(db, next(locks)))
     allowed = {
         "webhook_allow_http": True,
         "webhook_allow_networks": ("127.0.0.0/8",),

@@ -6,16 +6,16 @@ from typing import Any, cast
 
 import pytest
 
-from store.errors import CannotLoadHere, ModelLoadError, Unavailable, VersionRejected
-from store.registry.verification import VersionStanding
-from store.registry.verification_report import GoldenAnswer, VerificationReport
-from store.schema.version_states import VersionState
-from store.settings import Settings
-from workers import verification
-from workers.quality import UNMEASURED
-from workers.tasks.self_test import SelfTest
-from workers.tasks.task_model import TaskModel
-from workers.verification import load_served, load_verified
+from headrace.store.errors import CannotLoadHere, ModelLoadError, Unavailable, VersionRejected
+from headrace.store.registry.verification import VersionStanding
+from headrace.store.registry.verification_report import GoldenAnswer, VerificationReport
+from headrace.store.schema.version_states import VersionState
+from headrace.store.settings import Settings
+from headrace.workers import verification
+from headrace.workers.quality import UNMEASURED
+from headrace.workers.tasks.self_test import SelfTest
+from headrace.workers.tasks.task_model import TaskModel
+from headrace.workers.verification import load_served, load_verified
 
 
 class Standing:

@@ -10,23 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.catalog import register
-from models.families.model_folder import describe
-from store.db.database import Database
-from store.errors import CannotLoadHere, Unavailable, VersionRejected
-from store.registry.models import register_version
-from store.registry.verification import Verification
-from store.registry.verification_report import GoldenAnswer, VerificationReport
-from store.registry.versions import VersionSummary, list_versions
-from store.schema.version_states import VersionState
-from store.settings import Settings
-from store.supervisor import NOT_AGAIN
+from headrace.models.catalog import register
+from headrace.models.families.model_folder import describe
+from headrace.store.db.database import Database
+from headrace.store.errors import CannotLoadHere, Unavailable, VersionRejected
+from headrace.store.registry.models import register_version
+from headrace.store.registry.verification import Verification
+from headrace.store.registry.verification_report import GoldenAnswer, VerificationReport
+from headrace.store.registry.versions import VersionSummary, list_versions
+from headrace.store.schema.version_states import VersionState
+from headrace.store.settings import Settings
+from headrace.store.supervisor import NOT_AGAIN
+from headrace.workers.__main__ import load, main
+from headrace.workers.tasks.task_model import TaskModel
+from headrace.workers.verification import load_verified
 from tests.models.tiny import build, save, save_tokenizer
 from tests.processes import StartProcess, wait_for
 from tests.roles import as_worker
-from workers.__main__ import load, main
-from workers.tasks.task_model import TaskModel
-from workers.verification import load_verified
 
 from .conftest import worker_command, worker_environment
 
@@ -234,7 +234,7 @@ def test_a_worker_of_a_rejected_version_says_why_and_asks_not_to_be_restarted(
 ) -> None:
     registered(db, folder)
     flip_a_byte(folder)
-    monkeypatch.setattr("workers.__main__.load_settings", lambda: worker_settings)
-    monkeypatch.setattr("workers.__main__.configure_logging", lambda _level: None)
+    monkeypatch.setattr("headrace.workers.__main__.load_settings", lambda: worker_settings)
+    monkeypatch.setattr("headrace.workers.__main__.configure_logging", lambda _level: None)
     assert main(["--model", "tiny"]) == NOT_AGAIN
     assert capsys.readouterr().err.startswith("headrace worker: tiny@1 was rejected: ")

@@ -14,10 +14,10 @@ import redis
 from kombu.entity import Exchange
 from kombu.messaging import Producer
 
-from store.jobs import jobs
-from store.redis.celery_queue import TASK
-from store.schema.job_states import JobState
-from store.streams import stream_log
+from headrace.store.jobs import jobs
+from headrace.store.redis.celery_queue import TASK
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams import stream_log
 from tests.processes import WAIT_S, free_port, wait_for
 
 from .conftest import Bench, Duties, StartWorker
@@ -272,7 +272,7 @@ def test_flower_sees_the_engine_and_no_prompt(bench: Bench, start_worker: StartW
     assert pool["engine steps"] > 0
     assert pool["KV blocks free"] == pool["KV blocks total"] == 1024
     assert pool["output tokens"] == 16
-    assert pool["implementation"] == "workers.celery.thread_pool:EnginePool"
+    assert pool["implementation"] == "headrace.workers.celery.thread_pool:EnginePool"
     assert all(isinstance(value, str | int | float) for value in pool.values())
     assert secret not in str(received) + str(stats)
 

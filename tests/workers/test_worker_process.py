@@ -12,20 +12,20 @@ from celery import _state, signals
 from celery.worker import state
 from kombu.pidbox import Node
 
-from store.db import presence
-from store.redis.celery_queue import TASK
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.store.db import presence
+from headrace.store.redis.celery_queue import TASK
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.workers import __main__ as process
+from headrace.workers import health, worker_app
+from headrace.workers.celery.consumer import ReadingNode
+from headrace.workers.celery.thread_pool import Drain
+from headrace.workers.health import HealthServer
+from headrace.workers.presence import PresenceReporter
+from headrace.workers.runs.in_flight import Attempt
 from tests.processes import free_port, wait_for
 from tests.workers.conftest import Bench, StartHost
 from tests.workers.runs.test_outcome import CLAIM
-from workers import __main__ as process
-from workers import health, worker_app
-from workers.celery.consumer import ReadingNode
-from workers.celery.thread_pool import Drain
-from workers.health import HealthServer
-from workers.presence import PresenceReporter
-from workers.runs.in_flight import Attempt
 
 ANY: Any = None
 
@@ -107,7 +107,7 @@ def test_a_worker_that_is_not_able_has_no_row_and_its_adapters_have_their_own(
 ) -> None:
     rows: dict[str, tuple[str, int | None, int | None]] = {}
     beats = threading.Semaphore(0)
-    monkeypatch.setattr("workers.presence.BEAT_S", 0.0)
+    monkeypatch.setattr("headrace.workers.presence.BEAT_S", 0.0)
 
     def beat(_db: Any, row: str, queue: str, capacity: int | None, *, slots: int | None) -> None:
         rows[row] = (queue, capacity, slots)
@@ -218,7 +218,7 @@ def test_a_worker_has_twice_as_many_threads_as_slots(
     monkeypatch.setattr(process, "drain_on_signals", lambda _runtime: started.done.append("signals"))
     monkeypatch.setattr("socket.gethostname", lambda: "box")
     monkeypatch.setattr("os.getpid", lambda: 42)
-    monkeypatch.setattr("workers.__main__.interpreter.settle", lambda: None)
+    monkeypatch.setattr("headrace.workers.__main__.interpreter.settle", lambda: None)
     model: Any = SimpleNamespace(version=version, queue="fake@1", close=lambda: started.done.append("close"))
     assert process.run(Settings(max_slots=12), model, name=name, concurrency=concurrency) == 7
     hostname = f"{name or 'fake-42'}@box"

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from store.errors import HeadraceError, ModelLoadError
-from store.registry.models import ModelVersion, queue_name
+from headrace.store.errors import HeadraceError, ModelLoadError
+from headrace.store.registry.models import ModelVersion, queue_name
 
 log = structlog.get_logger(__name__)
 

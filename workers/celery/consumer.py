@@ -25,9 +25,9 @@ from celery.worker.consumer.tasks import Tasks
 from kombu.messaging import Consumer
 from kombu.pidbox import Node
 
-from store.redis.celery_queue import hint_of
-from workers.celery.adapter_queues import AdapterQueues
-from workers.runs.engine_admission import EngineAdmission
+from headrace.store.redis.celery_queue import hint_of
+from headrace.workers.celery.adapter_queues import AdapterQueues
+from headrace.workers.runs.engine_admission import EngineAdmission
 
 log = structlog.get_logger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import structlog
 
-from store.errors import Unavailable
-from store.redis.celery_queue import FastLaneHints
-from workers.runs.engine_admission import EngineAdmission, Ticket
+from headrace.store.errors import Unavailable
+from headrace.store.redis.celery_queue import FastLaneHints
+from headrace.workers.runs.engine_admission import EngineAdmission, Ticket
 
 log = structlog.get_logger(__name__)
 

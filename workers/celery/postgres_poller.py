@@ -20,11 +20,11 @@ from typing import Protocol
 
 import structlog
 
-from store.errors import Unavailable
-from store.scheduling.dispatch_queries import Closer
-from workers.runs.claim_client import ClaimClient
-from workers.runs.engine_admission import EngineAdmission, Ticket
-from workers.runs.in_flight import Attempt
+from headrace.store.errors import Unavailable
+from headrace.store.scheduling.dispatch_queries import Closer
+from headrace.workers.runs.claim_client import ClaimClient
+from headrace.workers.runs.engine_admission import EngineAdmission, Ticket
+from headrace.workers.runs.in_flight import Attempt
 
 log = structlog.get_logger(__name__)
 

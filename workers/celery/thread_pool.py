@@ -19,12 +19,12 @@ from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.exceptions import Retry as RetryLater
 from celery.worker.request import Terminated
 
-from store.failpoints import failpoint
-from store.jobs.claims import Finish
-from store.redis.celery_queue import TASK
-from store.schema.job_states import JobState
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.outcome import Retry
+from headrace.store.failpoints import failpoint
+from headrace.store.jobs.claims import Finish
+from headrace.store.redis.celery_queue import TASK
+from headrace.store.schema.job_states import JobState
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.outcome import Retry
 
 log = structlog.get_logger(__name__)
 

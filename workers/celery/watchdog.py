@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import structlog
 
-from models.engine.protocol import AnyEngine
-from workers.celery.thread_pool import Drain
+from headrace.models.engine.protocol import AnyEngine
+from headrace.workers.celery.thread_pool import Drain
 
 log = structlog.get_logger(__name__)
 

@@ -1,7 +1,7 @@
-"""``python -m workers.dispatcher``: the dispatcher as a process."""
+"""``python -m headrace.workers.dispatcher``: the dispatcher as a process."""
 
 import sys
 
-from workers.dispatcher.dispatcher import main
+from headrace.workers.dispatcher.dispatcher import main
 
 sys.exit(main())

@@ -2,9 +2,9 @@
 
 import structlog
 
-from store.audit import export
-from store.audit.chain_heads import EVENT, head_fields
-from store.db.database import Database
+from headrace.store.audit import export
+from headrace.store.audit.chain_heads import EVENT, head_fields
+from headrace.store.db.database import Database
 
 log = structlog.get_logger(__name__)
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from store.db.database import Database
-from store.db.presence import read_serving
-from store.errors import HeadraceError
-from store.hosts.hosted_versions import HostedVersion, read_hosted_versions
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.registry.models import queue_name, resolve
-from store.scale_bounds import parse_bounds
-from store.scheduling.autoscale import QueueState, ScaleHistory, ScaleLimits, WaitingClass, decide
-from store.scheduling.backlog import Backlog, read_backlog
-from store.scheduling.queue_ages import QueueAge, read_queue_ages
-from store.scheduling.scale_decisions import read_histories, read_running, read_slots, write_decisions
-from store.scheduling.service_rate import Interval, RateMeter
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.db.presence import read_serving
+from headrace.store.errors import HeadraceError
+from headrace.store.hosts.hosted_versions import HostedVersion, read_hosted_versions
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.registry.models import queue_name, resolve
+from headrace.store.scale_bounds import parse_bounds
+from headrace.store.scheduling.autoscale import QueueState, ScaleHistory, ScaleLimits, WaitingClass, decide
+from headrace.store.scheduling.backlog import Backlog, read_backlog
+from headrace.store.scheduling.queue_ages import QueueAge, read_queue_ages
+from headrace.store.scheduling.scale_decisions import read_histories, read_running, read_slots, write_decisions
+from headrace.store.scheduling.service_rate import Interval, RateMeter
+from headrace.store.settings import Settings
 
 log = structlog.get_logger(__name__)
 

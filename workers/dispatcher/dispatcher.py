@@ -1,4 +1,4 @@
-"""The dispatcher runs the periodic duties that no request triggers: ``python -m workers.dispatcher``.
+"""The dispatcher runs the periodic duties that no request triggers: ``python -m headrace.workers.dispatcher``.
 
 One process leads, a standby waits for a lock in Postgres. Each duty is a decision and one statement. It may safely run
 twice, and neither its failure nor its wait for a lock affects other duties (``workers.dispatcher.duties``). The
@@ -14,36 +14,36 @@ from functools import partial
 
 import structlog
 
-from store import failpoints
-from store.db.database import Database, check_schema
-from store.db.leader_election import Leadership
-from store.db.tls import check_transport
-from store.encryption_keys import open_vault
-from store.errors import HeadraceError, SettingsError
-from store.jobs import sweeps
-from store.key_rotation.master_key_check import check_keys
-from store.logs import configure_logging
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.metrics.registry import begin
-from store.redis.connection import connect
-from store.scheduling.work_probe import PendingWork, probe
-from store.settings import Settings, load_settings, require_services
-from store.stop_signals import on_stop_signals
-from store.streams import stream_log
-from store.streams.stream_log import StreamPublisher
-from store.tracing.tracing import OFF, Tracing, open_tracing
-from store.webhooks.addresses import parse_networks
-from workers.dispatcher.audit_heads import AuditHeads
-from workers.dispatcher.autoscaler import Autoscaler
-from workers.dispatcher.duties import Duty, DutyGroup, DutyThreads
-from workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
-from workers.dispatcher.queue_gauges import QueueMeasurement
-from workers.dispatcher.queue_stats import QueueStats
-from workers.dispatcher.ready_window import ReadyWindow
-from workers.dispatcher.retention import RetentionThread
-from workers.dispatcher.rollout_keeper import RolloutKeeper
-from workers.health import OK, HealthServer, LoopHeartbeat
-from workers.webhooks.sender import WebhookSender
+from headrace.store import failpoints
+from headrace.store.db.database import Database, check_schema
+from headrace.store.db.leader_election import Leadership
+from headrace.store.db.tls import check_transport
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import HeadraceError, SettingsError
+from headrace.store.jobs import sweeps
+from headrace.store.key_rotation.master_key_check import check_keys
+from headrace.store.logs import configure_logging
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.metrics.registry import begin
+from headrace.store.redis.connection import connect
+from headrace.store.scheduling.work_probe import PendingWork, probe
+from headrace.store.settings import Settings, load_settings, require_services
+from headrace.store.stop_signals import on_stop_signals
+from headrace.store.streams import stream_log
+from headrace.store.streams.stream_log import StreamPublisher
+from headrace.store.tracing.tracing import OFF, Tracing, open_tracing
+from headrace.store.webhooks.addresses import parse_networks
+from headrace.workers.dispatcher.audit_heads import AuditHeads
+from headrace.workers.dispatcher.autoscaler import Autoscaler
+from headrace.workers.dispatcher.duties import Duty, DutyGroup, DutyThreads
+from headrace.workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
+from headrace.workers.dispatcher.queue_gauges import QueueMeasurement
+from headrace.workers.dispatcher.queue_stats import QueueStats
+from headrace.workers.dispatcher.ready_window import ReadyWindow
+from headrace.workers.dispatcher.retention import RetentionThread
+from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
+from headrace.workers.health import OK, HealthServer, LoopHeartbeat
+from headrace.workers.webhooks.sender import WebhookSender
 
 log = structlog.get_logger(__name__)
 

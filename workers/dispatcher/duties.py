@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from store.errors import Unavailable
+from headrace.store.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 

@@ -5,16 +5,16 @@ from collections.abc import Iterable
 
 import structlog
 
-from store.calls import approvals
-from store.db.database import Database
-from store.errors import Unavailable
-from store.jobs import sharers, sweeps
-from store.jobs.sweeps import LostAttempt
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.streams.stream_log import StreamPublisher
-from store.tracing.trace_context import read_traceparent
-from store.tracing.tracing import OFF, Tracing
-from workers.dispatcher.lost_attempt_spans import lost_attempt_spans
+from headrace.store.calls import approvals
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import sharers, sweeps
+from headrace.store.jobs.sweeps import LostAttempt
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.streams.stream_log import StreamPublisher
+from headrace.store.tracing.trace_context import read_traceparent
+from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.workers.dispatcher.lost_attempt_spans import lost_attempt_spans
 
 log = structlog.get_logger(__name__)
 

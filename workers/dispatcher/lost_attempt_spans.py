@@ -1,8 +1,8 @@
 """The spans of an attempt that its worker did not end: the process is dead or cut off, and writes none itself."""
 
-from store.jobs.sweeps import LostAttempt
-from store.tracing.spans import PROVIDER, Attribute, AttributeValue, SpanKind, TraceSpan, ns_of
-from store.tracing.trace_context import TraceContext, attempt_span_id
+from headrace.store.jobs.sweeps import LostAttempt
+from headrace.store.tracing.spans import PROVIDER, Attribute, AttributeValue, SpanKind, TraceSpan, ns_of
+from headrace.store.tracing.trace_context import TraceContext, attempt_span_id
 
 _CODE = "worker_lost"
 

@@ -1,12 +1,12 @@
 """The duty that measures for the metrics page: the queues, jobs of several steps that are stuck, due webhooks."""
 
-from store.db.database import Database
-from store.db.presence import read_serving
-from store.jobs.stuck_flows import count_stuck_flows
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.scheduling.backlog import read_backlog
-from store.scheduling.queue_ages import read_queue_ages
-from store.webhooks.outbox import oldest_due_s
+from headrace.store.db.database import Database
+from headrace.store.db.presence import read_serving
+from headrace.store.jobs.stuck_flows import count_stuck_flows
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.scheduling.backlog import read_backlog
+from headrace.store.scheduling.queue_ages import read_queue_ages
+from headrace.store.webhooks.outbox import oldest_due_s
 
 
 class QueueMeasurement:

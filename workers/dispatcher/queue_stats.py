@@ -7,10 +7,10 @@ the rates of its predecessor stay. ``store.scheduling.backlog`` reads them.
 import time
 from collections.abc import Callable
 
-from store.db.database import Database
-from store.scheduling import queues
-from store.scheduling.service_rate import Interval, RateMeter
-from store.tenants import quotas
+from headrace.store.db.database import Database
+from headrace.store.scheduling import queues
+from headrace.store.scheduling.service_rate import Interval, RateMeter
+from headrace.store.tenants import quotas
 
 RECORD_S = 1.0
 """Least time between two writes of the rates, in seconds."""

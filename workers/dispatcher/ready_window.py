@@ -4,14 +4,14 @@ from collections.abc import Callable, Set
 
 import structlog
 
-from store.db.database import Database
-from store.errors import Unavailable
-from store.redis.celery_queue import Hint, HintPublisher, celery_app
-from store.registry.models import shadow_name
-from store.scheduling import dispatch_queries
-from store.scheduling.dispatch_queries import QueueDepth, RoundRobin
-from store.scheduling.fair_share import RecentMaximum, read_candidates, within_share
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.redis.celery_queue import Hint, HintPublisher, celery_app
+from headrace.store.registry.models import shadow_name
+from headrace.store.scheduling import dispatch_queries
+from headrace.store.scheduling.dispatch_queries import QueueDepth, RoundRobin
+from headrace.store.scheduling.fair_share import RecentMaximum, read_candidates, within_share
+from headrace.store.settings import Settings
 
 log = structlog.get_logger(__name__)
 

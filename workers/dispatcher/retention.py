@@ -13,14 +13,14 @@ from functools import partial
 
 import structlog
 
-from store.db.database import Database
-from store.errors import Unavailable
-from store.jobs import response_cache, sweeps
-from store.retention import retention
-from store.retention.retention import ErasureCounts
-from store.scheduling import queues
-from store.settings import Settings
-from store.tenants import quotas, usage
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import response_cache, sweeps
+from headrace.store.retention import retention
+from headrace.store.retention.retention import ErasureCounts
+from headrace.store.scheduling import queues
+from headrace.store.settings import Settings
+from headrace.store.tenants import quotas, usage
 
 log = structlog.get_logger(__name__)
 

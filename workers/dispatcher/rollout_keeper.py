@@ -11,17 +11,17 @@ from contextlib import contextmanager
 import structlog
 from pydantic import ValidationError
 
-from store.db.database import Database
-from store.errors import Conflict, RequestError, Unavailable
-from store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement
-from store.registry.quality_report import BELOW_BOUND, NOT_MEASURED
-from store.rollouts import changes, moves, shadow
-from store.rollouts.evidence import Evidence, read_evidence
-from store.rollouts.history import with_verdict
-from store.rollouts.judge import Bounds, Verdict, judge
-from store.rollouts.progress import Progress, read_job_percent, read_progress
-from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, rollouts_under_way
-from store.rollouts.transitions import RolloutAction, Transition, next_transition, overdue_s, waits_for
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, RequestError, Unavailable
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement
+from headrace.store.registry.quality_report import BELOW_BOUND, NOT_MEASURED
+from headrace.store.rollouts import changes, moves, shadow
+from headrace.store.rollouts.evidence import Evidence, read_evidence
+from headrace.store.rollouts.history import with_verdict
+from headrace.store.rollouts.judge import Bounds, Verdict, judge
+from headrace.store.rollouts.progress import Progress, read_job_percent, read_progress
+from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, rollouts_under_way
+from headrace.store.rollouts.transitions import RolloutAction, Transition, next_transition, overdue_s, waits_for
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""``python -m workers.host --memory 4GiB``, or ``--autoscale``: the model host of one machine.
+"""``python -m headrace.workers.host --memory 4GiB``, or ``--autoscale``: the model host of one machine.
 
 Exit codes: 0 after its workers have drained, 1 if a service is missing or another host has the name, 2 for a wrong
 setting or argument.
@@ -10,24 +10,24 @@ import socket
 import sys
 from functools import partial
 
-from store.db.database import Database, check_schema
-from store.db.tls import check_transport
-from store.encryption_keys import open_vault
-from store.errors import HeadraceError, InvalidRequest, SettingsError
-from store.hosts.hosted_versions import HostedVersion
-from store.key_rotation.master_key_check import check_keys
-from store.logs import configure_logging
-from store.machine import parse_memory
-from store.metrics.host_metrics import HostMetrics
-from store.redis.connection import connect, ping
-from store.registry.models import resolve
-from store.settings import Settings, load_settings, require_services
-from store.stop_signals import on_stop_signals
-from workers.health import HealthServer
-from workers.host.host_loop import HostLoop
-from workers.host.model_host import ModelHost
-from workers.host.placement import Rules
-from workers.host.scaled_host import ScaledHost
+from headrace.store.db.database import Database, check_schema
+from headrace.store.db.tls import check_transport
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import HeadraceError, InvalidRequest, SettingsError
+from headrace.store.hosts.hosted_versions import HostedVersion
+from headrace.store.key_rotation.master_key_check import check_keys
+from headrace.store.logs import configure_logging
+from headrace.store.machine import parse_memory
+from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.redis.connection import connect, ping
+from headrace.store.registry.models import resolve
+from headrace.store.settings import Settings, load_settings, require_services
+from headrace.store.stop_signals import on_stop_signals
+from headrace.workers.health import HealthServer
+from headrace.workers.host.host_loop import HostLoop
+from headrace.workers.host.model_host import ModelHost
+from headrace.workers.host.placement import Rules
+from headrace.workers.host.scaled_host import ScaledHost
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 

@@ -13,14 +13,14 @@ from typing import Literal
 
 import structlog
 
-from store.db.database import Database
-from store.db.leader_election import Leadership, lead
-from store.errors import Conflict, HeadraceError, Unavailable
-from store.hosts.host_reports import HostEvent, PlaceState, last_report, now, remove_report
-from store.metrics.host_metrics import HostMetrics
-from store.settings import Settings
-from workers.health import LoopHeartbeat
-from workers.host.resident_workers import ResidentWorker, end_left_over
+from headrace.store.db.database import Database
+from headrace.store.db.leader_election import Leadership, lead
+from headrace.store.errors import Conflict, HeadraceError, Unavailable
+from headrace.store.hosts.host_reports import HostEvent, PlaceState, last_report, now, remove_report
+from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.settings import Settings
+from headrace.workers.health import LoopHeartbeat
+from headrace.workers.host.resident_workers import ResidentWorker, end_left_over
 
 log = structlog.get_logger(__name__)
 

@@ -20,17 +20,17 @@ from typing import Final
 
 import structlog
 
-from store.db.database import Database
-from store.errors import HeadraceError
-from store.hosts.hosted_versions import HostedVersion
-from store.ports import free_port
-from store.registry.engine_spec import EngineKind
-from store.registry.models import ModelVersion, resolve
-from store.settings import Settings
-from workers.host.version_needs import used_memory
-from workers.server_command import HOST, server_argv, server_environment
-from workers.server_process import ServerProcess, server_log
-from workers.server_sleep import fall_asleep
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError
+from headrace.store.hosts.hosted_versions import HostedVersion
+from headrace.store.ports import free_port
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import ModelVersion, resolve
+from headrace.store.settings import Settings
+from headrace.workers.host.version_needs import used_memory
+from headrace.workers.server_command import HOST, server_argv, server_environment
+from headrace.workers.server_process import ServerProcess, server_log
+from headrace.workers.server_sleep import fall_asleep
 
 log = structlog.get_logger(__name__)
 

@@ -8,17 +8,34 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from store.errors import NotFound
-from store.hosts.host_reports import HostOutlook, HostPlace, HostReport, PlaceState, now, read_hosts, write_report
-from store.hosts.hosted_versions import HostedVersion, WaitingWork, read_hosted_versions, read_waiting_work
-from store.metrics.host_metrics import HostMetrics
-from store.settings import Settings
-from workers.host.host_loop import HostLoop
-from workers.host.kept_servers import KeptServers
-from workers.host.placement import Displacement, PlacementPlan, Resident, Rules, Start, VersionLoad, decide, forecast
-from workers.host.resident_workers import ResidentWorker
-from workers.host.version_history import VersionHistory
-from workers.host.version_needs import VersionNeeds, used_memory
+from headrace.store.errors import NotFound
+from headrace.store.hosts.host_reports import (
+    HostOutlook,
+    HostPlace,
+    HostReport,
+    PlaceState,
+    now,
+    read_hosts,
+    write_report,
+)
+from headrace.store.hosts.hosted_versions import HostedVersion, WaitingWork, read_hosted_versions, read_waiting_work
+from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.settings import Settings
+from headrace.workers.host.host_loop import HostLoop
+from headrace.workers.host.kept_servers import KeptServers
+from headrace.workers.host.placement import (
+    Displacement,
+    PlacementPlan,
+    Resident,
+    Rules,
+    Start,
+    VersionLoad,
+    decide,
+    forecast,
+)
+from headrace.workers.host.resident_workers import ResidentWorker
+from headrace.workers.host.version_history import VersionHistory
+from headrace.workers.host.version_needs import VersionNeeds, used_memory
 
 _REGISTRY_S = 2.0
 _MEMORY_S = 2.0

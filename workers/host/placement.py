@@ -16,8 +16,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from store.hosts.host_reports import PlaceState
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.hosts.host_reports import PlaceState
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 
 CLASS_WEIGHT: Mapping[int, int] = {
     CLASS_RANKS[ServiceClass.INTERACTIVE]: 16,

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from store.child_process import Child, Command, last_line, still_alive
-from store.hosts.host_reports import PlaceState
-from store.ports import free_port
-from store.settings import Settings, child_environment
-from workers.host.kept_servers import ServerAddress
+from headrace.store.child_process import Child, Command, last_line, still_alive
+from headrace.store.hosts.host_reports import PlaceState
+from headrace.store.ports import free_port
+from headrace.store.settings import Settings, child_environment
+from headrace.workers.host.kept_servers import ServerAddress
 
 _ASK_S = 1.0
 _OK = 200
@@ -51,7 +51,7 @@ class ResidentWorker:
         self._stop_limit_s = settings.drain_s + _GRACE_S
         self._port = free_port("127.0.0.1", 0)
         name = node_name(host, queue) + ("" if number is None else f".{number}")
-        argv = [sys.executable, "-P", "-m", "workers", "--model", queue, "--name", name]
+        argv = [sys.executable, "-P", "-m", "headrace.workers", "--model", queue, "--name", name]
         changes = {"HEADRACE_WORKER_METRICS_PORT": str(self._port), "HEADRACE_HEALTH_HOST": "127.0.0.1"}
         if server is not None:
             argv += ["--server-url", server.url]

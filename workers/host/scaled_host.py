@@ -12,16 +12,16 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from itertools import count
 
-from store.db.presence import GONE_AFTER_S
-from store.hosts.host_reports import HostOutlook, HostPlace, HostReport, PlaceState, now, write_report
-from store.hosts.hosted_versions import HostedVersion, read_hosted_versions
-from store.metrics.host_metrics import HostMetrics
-from store.scheduling.scale_decisions import StoredDecision, read_decisions
-from store.settings import Settings
-from workers.host.host_loop import HostLoop
-from workers.host.resident_workers import ResidentWorker
-from workers.host.version_history import VersionHistory
-from workers.host.version_needs import VersionNeeds, used_memory
+from headrace.store.db.presence import GONE_AFTER_S
+from headrace.store.hosts.host_reports import HostOutlook, HostPlace, HostReport, PlaceState, now, write_report
+from headrace.store.hosts.hosted_versions import HostedVersion, read_hosted_versions
+from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.scheduling.scale_decisions import StoredDecision, read_decisions
+from headrace.store.settings import Settings
+from headrace.workers.host.host_loop import HostLoop
+from headrace.workers.host.resident_workers import ResidentWorker
+from headrace.workers.host.version_history import VersionHistory
+from headrace.workers.host.version_needs import VersionNeeds, used_memory
 
 _REGISTRY_S = 2.0
 _MEMORY_S = 2.0

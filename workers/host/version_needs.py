@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from store.child_process import descendants
-from store.hosts.hosted_versions import PROCESS_START_S, HostedVersion
+from headrace.store.child_process import descendants
+from headrace.store.hosts.hosted_versions import PROCESS_START_S, HostedVersion
 
 _PROCESS_BYTES = 512 << 20
 """A worker without weights: Python, torch, connections."""

@@ -7,12 +7,12 @@ from base64 import b64encode
 from collections.abc import Sequence
 from typing import Final
 
-from prompts.vision.image_sources import content_of
-from prompts.vision.pictures import media_type, read_picture
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.payloads.image_input import MESSAGE_IMAGES, Image
-from workers.images.image_reader import ImageSource, deadline
+from headrace.prompts.vision.image_sources import content_of
+from headrace.prompts.vision.pictures import media_type, read_picture
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.image_input import MESSAGE_IMAGES, Image
+from headrace.workers.images.image_reader import ImageSource, deadline
 
 MAX_ALL_BYTES: Final = 32 << 20
 """Bytes of all pictures of one request to a server: a worker holds those of many requests in memory."""

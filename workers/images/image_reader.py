@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from models.runners.image_rows import PrepareImage
-from prompts.vision.image_sources import content_of
-from prompts.vision.pictures import read_picture
-from store.calls.ssrf_guard import AnswerTooLong, CallFailed, GuardedClient
-from store.db.database import Database
-from store.errors import HeadraceError, InvalidRequest, NotFound
-from store.files import files
-from store.files.blob_storage import Blobs, open_blobs, read_blocks
-from store.payloads.image_input import MAX_IMAGE_BYTES, FailedImage, Image
-from store.settings import Settings
+from headrace.models.runners.image_rows import PrepareImage
+from headrace.prompts.vision.image_sources import content_of
+from headrace.prompts.vision.pictures import read_picture
+from headrace.store.calls.ssrf_guard import AnswerTooLong, CallFailed, GuardedClient
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, InvalidRequest, NotFound
+from headrace.store.files import files
+from headrace.store.files.blob_storage import Blobs, open_blobs, read_blocks
+from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, FailedImage, Image
+from headrace.store.settings import Settings
 
 CALLS_S = 30.0
 """For all calls of a job to servers of images."""

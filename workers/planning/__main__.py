@@ -1,4 +1,4 @@
-"""``python -m workers.planning TRACE``: forecasts waits and cost for fixed and scaled capacity (docs/planning.md).
+"""``python -m headrace.workers.planning TRACE``: forecasts waits and cost of capacity (docs/planning.md).
 
 Exit codes: 0 with a forecast, 1 for a wrong trace or rates, 2 for wrong usage or settings.
 """
@@ -10,21 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from store.db.database import Database
-from store.errors import HeadraceError, InvalidRequest, SettingsError
-from store.hosts.hosted_versions import read_hosted_versions
-from store.registry.models import queue_name, resolve
-from store.scale_bounds import parse_range
-from store.scheduling.autoscale import ScaleLimits
-from store.scheduling.job_history import read_ended
-from store.scheduling.scale_decisions import read_histories, read_slots
-from store.settings import Settings, load_settings, require_services
-from workers.planning.arrivals import Arrival, Generated, Shape, generate, read_csv
-from workers.planning.drawing import svg
-from workers.planning.fitting import arrivals_of, fitted
-from workers.planning.forecast import MEASURED_ERROR, Forecast, advice, forecast
-from workers.planning.rates import Rates, read_rates
-from workers.planning.simulation import Capacity, QueueRules, Run, simulate, too_long
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, InvalidRequest, SettingsError
+from headrace.store.hosts.hosted_versions import read_hosted_versions
+from headrace.store.registry.models import queue_name, resolve
+from headrace.store.scale_bounds import parse_range
+from headrace.store.scheduling.autoscale import ScaleLimits
+from headrace.store.scheduling.job_history import read_ended
+from headrace.store.scheduling.scale_decisions import read_histories, read_slots
+from headrace.store.settings import Settings, load_settings, require_services
+from headrace.workers.planning.arrivals import Arrival, Generated, Shape, generate, read_csv
+from headrace.workers.planning.drawing import svg
+from headrace.workers.planning.fitting import arrivals_of, fitted
+from headrace.workers.planning.forecast import MEASURED_ERROR, Forecast, advice, forecast
+from headrace.workers.planning.rates import Rates, read_rates
+from headrace.workers.planning.simulation import Capacity, QueueRules, Run, simulate, too_long
 
 Fitting = Callable[[], list[Rates]]
 

@@ -8,8 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from random import Random
 
-from store.errors import InvalidRequest
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 
 _MOST_JOBS = 1_000_000
 _REQUIRED = ("at_s", "prompt_tokens", "output_tokens")

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from textwrap import wrap
 
-from workers.planning.arrivals import Arrival
-from workers.planning.forecast import Forecast
-from workers.planning.simulation import Run
+from headrace.workers.planning.arrivals import Arrival
+from headrace.workers.planning.forecast import Forecast
+from headrace.workers.planning.simulation import Run
 
 _WIDTH, _ROW, _TOP, _LABELS, _GAP = 960, 22, 96, 190, 20
 _LINE_CHARS, _LINE_H = 145, 16

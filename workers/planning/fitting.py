@@ -8,10 +8,10 @@ from itertools import accumulate, pairwise
 from math import inf
 from statistics import linear_regression, median
 
-from store.errors import InvalidRequest
-from store.scheduling.job_history import EndedJob
-from workers.planning.arrivals import Arrival, in_order
-from workers.planning.rates import Rates
+from headrace.store.errors import InvalidRequest
+from headrace.store.scheduling.job_history import EndedJob
+from headrace.workers.planning.arrivals import Arrival, in_order
+from headrace.workers.planning.rates import Rates
 
 _FEWEST = 3
 """Jobs that must have run beside so many others before a speed is believed."""

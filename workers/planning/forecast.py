@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from store.scheduling.autoscale import PATIENCE
-from workers.planning.simulation import Run
+from headrace.store.scheduling.autoscale import PATIENCE
+from headrace.workers.planning.simulation import Run
 
 MEASURED_ERROR = "p95 wait of three live bursts +2 %, +7 % and +9 % (benchmarks/results/2026-11-28-planner.md)"
 """How far the p95 wait of forecasts was from that of live bursts: ``make bench-planner``."""

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from store.errors import InvalidRequest
-from store.payloads.strict_model import Strict
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.strict_model import Strict
 
 Positive = Annotated[float, Field(gt=0, lt=1e12)]
 

@@ -14,16 +14,16 @@ from math import inf
 
 import simpy
 
-from store.scheduling.autoscale import QueueState, ScaleHistory, ScaleLimits, WaitingClass, decide
-from store.scheduling.deficit_round_robin import AGED_EVERY, Candidate
-from store.scheduling.dispatch_queries import BATCH_RANK, QueueDepth, RoundRobin
-from store.scheduling.service_rate import Interval
-from workers.dispatcher.autoscaler import WorkerMeter
-from workers.dispatcher.dispatcher import COUNT_S, MEASURE_S, TOP_UP_S
-from workers.dispatcher.ready_window import num_of_batch, num_to_announce
-from workers.planning.arrivals import Arrival
-from workers.planning.rates import Rates
-from workers.planning.virtual_worker import Process, SimulatedJob, VirtualRunner, VirtualWorker, coarse
+from headrace.store.scheduling.autoscale import QueueState, ScaleHistory, ScaleLimits, WaitingClass, decide
+from headrace.store.scheduling.deficit_round_robin import AGED_EVERY, Candidate
+from headrace.store.scheduling.dispatch_queries import BATCH_RANK, QueueDepth, RoundRobin
+from headrace.store.scheduling.service_rate import Interval
+from headrace.workers.dispatcher.autoscaler import WorkerMeter
+from headrace.workers.dispatcher.dispatcher import COUNT_S, MEASURE_S, TOP_UP_S
+from headrace.workers.dispatcher.ready_window import num_of_batch, num_to_announce
+from headrace.workers.planning.arrivals import Arrival
+from headrace.workers.planning.rates import Rates
+from headrace.workers.planning.virtual_worker import Process, SimulatedJob, VirtualRunner, VirtualWorker, coarse
 
 _MOST_TOKENS = 60_000
 """A simulation with more tokens than this gets a coarser grain."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import simpy
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, SamplingParams
-from models.engine.runner import Sampled, StepPlan
-from workers.planning.arrivals import Arrival
-from workers.planning.rates import Rates
-from workers.runs.engine_admission import EngineAdmission, Ticket
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, FinishReason, SamplingParams
+from headrace.models.engine.runner import Sampled, StepPlan
+from headrace.workers.planning.arrivals import Arrival
+from headrace.workers.planning.rates import Rates
+from headrace.workers.runs.engine_admission import EngineAdmission, Ticket
 
 _BLOCK_TOKENS = 16
 _EOS = 1

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from store.errors import InvalidRequest
-from store.jobs.claims import Claim, Finish
-from store.schema.job_states import JobState
-from workers.runs.tool_steps import TOOLS, TOOLS_WITH_APPROVAL, after_answer
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.schema.job_states import JobState
+from headrace.workers.runs.tool_steps import TOOLS, TOOLS_WITH_APPROVAL, after_answer
 
 AddSteps: TypeAlias = Callable[[Claim, Mapping[str, Any], Finish], Finish]
 """Returns the end of a step with what it adds; the mapping is the payload's ``then``.

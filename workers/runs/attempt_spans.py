@@ -15,13 +15,13 @@ answer.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from models.engine.requests import CompletionOutput, EncodeOutput
-from store.jobs.claims import Claim, Finish
-from store.tracing.spans import PROVIDER, Attribute, AttributeValue, SpanKind, TraceSpan, ns_of
-from store.tracing.trace_context import TraceContext, attempt_span_id, read_traceparent
-from store.tracing.tracing import OFF, Tracing
-from workers.runs.in_flight import Attempt
-from workers.runs.outcome import Retry
+from headrace.models.engine.requests import CompletionOutput, EncodeOutput
+from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.tracing.spans import PROVIDER, Attribute, AttributeValue, SpanKind, TraceSpan, ns_of
+from headrace.store.tracing.trace_context import TraceContext, attempt_span_id, read_traceparent
+from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.outcome import Retry
 
 _SAMPLING = {
     "max_tokens": Attribute.MAX_TOKENS,

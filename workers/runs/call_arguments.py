@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from policy.schemas import check_schema, first_problem
-from store.tasks.call_tool import MOST_REASON_CHARS
+from headrace.policy.schemas import check_schema, first_problem
+from headrace.store.tasks.call_tool import MOST_REASON_CHARS
 
 
 def arguments_of(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import structlog
 
-from store.errors import CannotOpen, Unavailable
-from store.jobs.claims import Claim
-from store.streams.checkpoints import Checkpoint
-from store.streams.fencing import FencedLogs, newest, recover
-from workers.runs.stream_publisher import ExponentialBackoff
+from headrace.store.errors import CannotOpen, Unavailable
+from headrace.store.jobs.claims import Claim
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.streams.fencing import FencedLogs, newest, recover
+from headrace.workers.runs.stream_publisher import ExponentialBackoff
 
 log = structlog.get_logger(__name__)
 

@@ -11,20 +11,20 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from models.engine.reasoning import num_reasoning_tokens
-from models.engine.requests import CompletionOutput, EngineRequest, FinishReason
-from prompts.detokenizer import spell
-from prompts.tokenizer import Tokenizer
-from prompts.tool_calls import choice_name
-from store.jobs.claims import Claim, Finish
-from store.payloads.job_payload import Usage
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint
-from store.streams.choices import ChoiceEnd
-from store.tasks.generate import GeneratedText, GenerateOutput, GeneratePayload, PromptEcho
-from workers.runs import outcome
-from workers.runs.outcome import PROBATION_TOKENS, STATES, Retry
-from workers.runs.output_policy import FilteredChoices, FilteredOutput, OutputRules
+from headrace.models.engine.reasoning import num_reasoning_tokens
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, FinishReason
+from headrace.prompts.detokenizer import spell
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.prompts.tool_calls import choice_name
+from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.payloads.job_payload import Usage
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.streams.choices import ChoiceEnd
+from headrace.store.tasks.generate import GeneratedText, GenerateOutput, GeneratePayload, PromptEcho
+from headrace.workers.runs import outcome
+from headrace.workers.runs.outcome import PROBATION_TOKENS, STATES, Retry
+from headrace.workers.runs.output_policy import FilteredChoices, FilteredOutput, OutputRules
 
 # The first of these that a choice has is the job's.
 _UNFINISHED = (FinishReason.HANDED_BACK, FinishReason.CANCELLED, FinishReason.DEADLINE)

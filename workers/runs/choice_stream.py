@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from store.streams.checkpoints import Checkpoint
-from store.streams.choices import ChoiceMark
-from store.streams.stream_log import Frame
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.streams.choices import ChoiceMark
+from headrace.store.streams.stream_log import Frame
 
 
 class ChoiceStream:

@@ -13,16 +13,16 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from store.db.database import Database
-from store.db.group_commit import GroupCommit, OnBatch, isolated, unobserved
-from store.errors import Unavailable
-from store.jobs import claims
-from store.jobs.claims import Claim, Finish, Release, Renewal, RowLocked
-from store.scheduling import dispatch_queries
-from store.scheduling.dispatch_queries import Claimable, Closer, RoundRobin
-from store.tasks.registry import BULKY_OUTPUTS
-from workers.runs.in_flight import Attempt
-from workers.runs.step_signals import NO_SIGNALS, StepSignals
+from headrace.store.db.database import Database
+from headrace.store.db.group_commit import GroupCommit, OnBatch, isolated, unobserved
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import claims
+from headrace.store.jobs.claims import Claim, Finish, Release, Renewal, RowLocked
+from headrace.store.scheduling import dispatch_queries
+from headrace.store.scheduling.dispatch_queries import Claimable, Closer, RoundRobin
+from headrace.store.tasks.registry import BULKY_OUTPUTS
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.step_signals import NO_SIGNALS, StepSignals
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from policy.budget import ScanTooLong
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy, apply_input
-from policy.recognisers.recogniser import FOUND_BY_NAME
-from store.errors import InvalidRequest
-from store.payloads.job_payload import PinnedPolicy
+from headrace.policy.budget import ScanTooLong
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy, apply_input
+from headrace.policy.recognisers.recogniser import FOUND_BY_NAME
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import PinnedPolicy
 
 OF_CALLS = 100_000
 """Behind this number: placeholders in texts that other steps returned."""

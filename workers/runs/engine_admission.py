@@ -20,8 +20,8 @@ from enum import Enum, auto
 from math import ceil
 from statistics import fmean
 
-from models.engine.protocol import AnyEngine
-from store.tasks.generate import MAX_SAMPLES
+from headrace.models.engine.protocol import AnyEngine
+from headrace.store.tasks.generate import MAX_SAMPLES
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from store.jobs.claims import Claim
+from headrace.store.jobs.claims import Claim
 
 
 class AttemptId(NamedTuple):

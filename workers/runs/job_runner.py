@@ -20,21 +20,21 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from models.engine.protocol import Engine
-from models.engine.requests import EngineError, EngineStopped, FinishReason
-from prompts.sandbox.turns import on_behalf_of
-from store.errors import HeadraceError, Unavailable
-from store.jobs.claims import Finish
-from store.metrics.worker_metrics import WorkerMetrics
-from store.schema.job_states import JobState
-from store.tracing.trace_context import read_traceparent
-from workers.runs import outcome
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.claim_client import ClaimClient
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.in_flight import Attempt, InFlightAttempts
-from workers.runs.outcome import Retry
-from workers.runs.stream_publisher import FrameQueue
+from headrace.models.engine.protocol import Engine
+from headrace.models.engine.requests import EngineError, EngineStopped, FinishReason
+from headrace.prompts.sandbox.turns import on_behalf_of
+from headrace.store.errors import HeadraceError, Unavailable
+from headrace.store.jobs.claims import Finish
+from headrace.store.metrics.worker_metrics import WorkerMetrics
+from headrace.store.schema.job_states import JobState
+from headrace.store.tracing.trace_context import read_traceparent
+from headrace.workers.runs import outcome
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.claim_client import ClaimClient
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.in_flight import Attempt, InFlightAttempts
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.stream_publisher import FrameQueue
 
 log = structlog.get_logger(__name__)
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import structlog
 
-from models.engine.protocol import AnyEngine
-from models.engine.requests import FinishReason
-from store.errors import HeadraceError
-from workers.runs.claim_client import ClaimClient
-from workers.runs.in_flight import InFlightAttempts
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import FinishReason
+from headrace.store.errors import HeadraceError
+from headrace.workers.runs.claim_client import ClaimClient
+from headrace.workers.runs.in_flight import InFlightAttempts
 
 log = structlog.get_logger(__name__)
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
-from models.engine.requests import CompletionOutput, EngineRequest, SampledLogprobs
-from prompts.tokenizer import Tokenizer
-from store.streams import checkpoints as stored
-from store.streams.checkpoints import Logprobs
-from store.tasks.generate import PromptEcho, PromptToken, TopLogprob
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, SampledLogprobs
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.streams import checkpoints as stored
+from headrace.store.streams.checkpoints import Logprobs
+from headrace.store.tasks.generate import PromptEcho, PromptToken, TopLogprob
 
 _DECIMALS = 6
 """More decimals are noise for a model in half precision, and every digit is sent and stored."""

@@ -20,19 +20,19 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from models.engine.requests import CompletionOutput, EmittedOutput, EngineError, EngineStopped, FinishReason
-from models.external.upstream import UpstreamBusy, UpstreamLost
-from prompts.answer_reader import read_answer
-from prompts.detokenizer import spell
-from prompts.tokenizer import Tokenizer
-from store.errors import CannotOpen, HeadraceError, Unavailable
-from store.jobs.claims import Claim, Finish, Release
-from store.payloads.job_payload import BlockedBody, JobErrorBody, Usage
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint, Logprobs
-from store.tasks.generate import GenerateOutput, GeneratePayload, PromptEcho, TokenLogprob
-from workers.runs.logprobs import kept_by_delta
-from workers.runs.output_policy import FilteredOutput, OutputRules
+from headrace.models.engine.requests import CompletionOutput, EmittedOutput, EngineError, EngineStopped, FinishReason
+from headrace.models.external.upstream import UpstreamBusy, UpstreamLost
+from headrace.prompts.answer_reader import read_answer
+from headrace.prompts.detokenizer import spell
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.errors import CannotOpen, HeadraceError, Unavailable
+from headrace.store.jobs.claims import Claim, Finish, Release
+from headrace.store.payloads.job_payload import BlockedBody, JobErrorBody, Usage
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint, Logprobs
+from headrace.store.tasks.generate import GenerateOutput, GeneratePayload, PromptEcho, TokenLogprob
+from headrace.workers.runs.logprobs import kept_by_delta
+from headrace.workers.runs.output_policy import FilteredOutput, OutputRules
 
 STATES: Mapping[FinishReason, JobState] = {
     FinishReason.STOP: JobState.SUCCEEDED,

@@ -20,18 +20,18 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from policy.documents import PolicyDocument
-from policy.outputs import GuardedOutput, OutputFormat
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy
-from policy.streaming import counted
-from store.db.database import Database
-from store.payloads.job_payload import PinnedPolicy, PolicyHit
-from store.payloads.sampling_params import GrammarKind
-from store.registry import policies
-from store.streams.choices import ChoiceMark, Marks
-from store.streams.stream_log import Frame
-from store.tasks.generate import GeneratePayload
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.outputs import GuardedOutput, OutputFormat
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
+from headrace.policy.streaming import counted
+from headrace.store.db.database import Database
+from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
+from headrace.store.payloads.sampling_params import GrammarKind
+from headrace.store.registry import policies
+from headrace.store.streams.choices import ChoiceMark, Marks
+from headrace.store.streams.stream_log import Frame
+from headrace.store.tasks.generate import GeneratePayload
 
 log = structlog.get_logger(__name__)
 

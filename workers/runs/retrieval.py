@@ -13,23 +13,23 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from policy.policies import Policy
-from prompts.documents.passage_block import with_passages
-from prompts.tasks.generate import DEFAULT_MAX_TOKENS, count_tokens
-from prompts.tasks.task_inputs import InputModel
-from store.db.database import Database
-from store.jobs.claims import Claim, Finish
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.retrieval import FileCitation, HybridWeights, PassagePlace, Retrieval, RetrievedPassage
-from store.payloads.step_payload import NUMBERED_FROM, PASSAGES
-from store.retrieval import search, vector_stores
-from store.retrieval.attribute_filters import read_filter
-from store.retrieval.passages import unit_vector
-from store.retrieval.search import FoundPassage, Query
-from store.schema.job_states import JobState
-from store.tasks.embed import EMBED
-from store.tasks.generate import GenerateInput, GenerateRequest
-from workers.runs.document_policy import OF_PASSAGES, policed_texts
+from headrace.policy.policies import Policy
+from headrace.prompts.documents.passage_block import with_passages
+from headrace.prompts.tasks.generate import DEFAULT_MAX_TOKENS, count_tokens
+from headrace.prompts.tasks.task_inputs import InputModel
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.retrieval import FileCitation, HybridWeights, PassagePlace, Retrieval, RetrievedPassage
+from headrace.store.payloads.step_payload import NUMBERED_FROM, PASSAGES
+from headrace.store.retrieval import search, vector_stores
+from headrace.store.retrieval.attribute_filters import read_filter
+from headrace.store.retrieval.passages import unit_vector
+from headrace.store.retrieval.search import FoundPassage, Query
+from headrace.store.schema.job_states import JobState
+from headrace.store.tasks.embed import EMBED
+from headrace.store.tasks.generate import GenerateInput, GenerateRequest
+from headrace.workers.runs.document_policy import OF_PASSAGES, policed_texts
 
 _KEY_CHARS = 12
 _CHARS_A_TOKEN = 4

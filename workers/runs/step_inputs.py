@@ -13,19 +13,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prompts.grammar import Grammars, grammars_for
-from prompts.tasks.registry import TASK_INPUTS
-from prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.jobs.claims import Claim, Finish
-from store.jobs.flow_values import read_outputs
-from store.payloads.job_payload import JobOrder, PinnedPolicy
-from store.payloads.prompt_reference import PromptUse, TemplatePlace
-from store.payloads.references import MAX_FILLED_CHARS, look_up_all, step_of
-from store.payloads.retrieval import SEARCH_STEP, FileCitation
-from store.payloads.sampling_params import SamplingDefaults
-from store.payloads.step_payload import (
+from headrace.prompts.grammar import Grammars, grammars_for
+from headrace.prompts.tasks.registry import TASK_INPUTS
+from headrace.prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.jobs.flow_values import read_outputs
+from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy
+from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
+from headrace.store.payloads.references import MAX_FILLED_CHARS, look_up_all, step_of
+from headrace.store.payloads.retrieval import SEARCH_STEP, FileCitation
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.payloads.step_payload import (
     NUMBERED_FROM,
     PASSAGES,
     REFERENCES,
@@ -35,17 +35,17 @@ from store.payloads.step_payload import (
     THEN,
     with_texts,
 )
-from store.registry import models
-from store.registry.models import ModelVersion, queue_name
-from store.tasks.generate import GenerateRequest
-from store.tasks.registry import TASKS, is_from_outside
-from workers.runs.added_steps import KINDS, AddSteps, with_added
-from workers.runs.document_policy import OF_CALLS, policed_texts
-from workers.runs.in_flight import Attempt
-from workers.runs.job_runner import Work
-from workers.runs.outcome import Retry
-from workers.runs.output_policy import CompiledPolicies
-from workers.runs.retrieval import cited, in_context, is_search, with_found, with_text
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tasks.registry import TASKS, is_from_outside
+from headrace.workers.runs.added_steps import KINDS, AddSteps, with_added
+from headrace.workers.runs.document_policy import OF_CALLS, policed_texts
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.job_runner import Work
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.output_policy import CompiledPolicies
+from headrace.workers.runs.retrieval import cited, in_context, is_search, with_found, with_text
 
 _MOST_VERSIONS = 16
 _NOT_OF_TASK = (REFERENCES, TEMPLATE, TEMPLATE_PLACE, "policy")

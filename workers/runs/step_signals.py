@@ -11,12 +11,12 @@ from typing import Final, Protocol
 
 import structlog
 
-from store.errors import HeadraceError
-from store.jobs.claims import Settled
-from store.redis.celery_queue import Hint
-from store.redis.hint_announcer import HintAnnouncer
-from store.registry.models import shadow_name
-from store.streams.stream_log import StreamPublisher
+from headrace.store.errors import HeadraceError
+from headrace.store.jobs.claims import Settled
+from headrace.store.redis.celery_queue import Hint
+from headrace.store.redis.hint_announcer import HintAnnouncer
+from headrace.store.registry.models import shadow_name
+from headrace.store.streams.stream_log import StreamPublisher
 
 log = structlog.get_logger(__name__)
 

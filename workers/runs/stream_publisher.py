@@ -22,13 +22,13 @@ from typing import Protocol
 
 import structlog
 
-from models.engine.requests import Delta
-from store.streams.checkpoints import Checkpoint
-from store.streams.choices import ChoiceEnd, ChoiceMark
-from store.streams.stream_log import Frame
-from workers.runs.choice_stream import ChoiceStream
-from workers.runs.in_flight import AttemptId, ChoiceId
-from workers.runs.logprobs import kept
+from headrace.models.engine.requests import Delta
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.stream_log import Frame
+from headrace.workers.runs.choice_stream import ChoiceStream
+from headrace.workers.runs.in_flight import AttemptId, ChoiceId
+from headrace.workers.runs.logprobs import kept
 
 log = structlog.get_logger(__name__)
 

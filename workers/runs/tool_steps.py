@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from store.jobs.claims import Added, AddedStep, AskedApproval, Claim, Finish
-from store.jobs.flow_growth import names_after
-from store.payloads.step_payload import (
+from headrace.store.jobs.claims import Added, AddedStep, AskedApproval, Claim, Finish
+from headrace.store.jobs.flow_growth import names_after
+from headrace.store.payloads.step_payload import (
     FAULT,
     NUMBERED_FROM,
     REFERENCES,
@@ -27,10 +27,10 @@ from store.payloads.step_payload import (
     TOOLS_WITH_APPROVAL,
     Marks,
 )
-from store.tasks.call_tool import CALL_TOOL
-from store.tasks.embed import EMBED
-from store.tools.builtin import FILE_SEARCH, MAX_QUERY_CHARS
-from workers.runs.call_arguments import fault_of
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tasks.embed import EMBED
+from headrace.store.tools.builtin import FILE_SEARCH, MAX_QUERY_CHARS
+from headrace.workers.runs.call_arguments import fault_of
 
 __all__ = ["TOOLS", "TOOLS_WITH_APPROVAL", "after_answer"]
 

@@ -15,15 +15,15 @@ from typing import TypeAlias
 
 import structlog
 
-from models.engine.protocol import Engine
-from models.engine.requests import Adapter, CompletionOutput, EngineError, EngineRequest, EngineStopped
-from store.errors import ModelLoadError
-from store.registry.models import ModelVersion, get_version, queue_name
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.in_flight import Attempt, InFlightAttempts
-from workers.runs.job_runner import EngineClient
-from workers.tasks.task_model import WorkContext
+from headrace.models.engine.protocol import Engine
+from headrace.models.engine.requests import Adapter, CompletionOutput, EngineError, EngineRequest, EngineStopped
+from headrace.store.errors import ModelLoadError
+from headrace.store.registry.models import ModelVersion, get_version, queue_name
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.in_flight import Attempt, InFlightAttempts
+from headrace.workers.runs.job_runner import EngineClient
+from headrace.workers.tasks.task_model import WorkContext
 
 log = structlog.get_logger(__name__)
 

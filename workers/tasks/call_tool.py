@@ -4,24 +4,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.engine.protocol import AnyEngine
-from prompts.tasks.own_task import num_tokens_of
-from prompts.tasks.task_inputs import ReadFile
-from store.calls.approvals import ApprovalState, Verdict, verdict_of
-from store.calls.ssrf_guard import GuardedClient
-from store.jobs.claims import Claim
-from store.mcp_commands import parse_commands
-from store.payloads.job_payload import read_payload
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.call_tool import ToolCallInput
-from store.tasks.own_task import OwnTaskSpec
-from store.tools import tools
-from workers.tasks.encoding import EncodeJob
-from workers.tasks.own_task import OwnModel, OwnWork, output_of
-from workers.tasks.task_model import WorkContext
-from workers.tools.tool_caller import ToolCaller
-from workers.tools.tool_results import ToolOrder, refusal_of
+from headrace.models.engine.protocol import AnyEngine
+from headrace.prompts.tasks.own_task import num_tokens_of
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.store.calls.approvals import ApprovalState, Verdict, verdict_of
+from headrace.store.calls.ssrf_guard import GuardedClient
+from headrace.store.jobs.claims import Claim
+from headrace.store.mcp_commands import parse_commands
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.call_tool import ToolCallInput
+from headrace.store.tasks.own_task import OwnTaskSpec
+from headrace.store.tools import tools
+from headrace.workers.tasks.encoding import EncodeJob
+from headrace.workers.tasks.own_task import OwnModel, OwnWork, output_of
+from headrace.workers.tasks.task_model import WorkContext
+from headrace.workers.tools.tool_caller import ToolCaller
+from headrace.workers.tools.tool_results import ToolOrder, refusal_of
 
 
 @dataclass(frozen=True, slots=True)

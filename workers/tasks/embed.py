@@ -6,28 +6,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from models.loading.load import load_encoder, load_image_encoder, with_encoder_faults
-from models.runners.image_rows import ImageRows
-from prompts.encoders.encoder_inputs import cuts_of
-from prompts.tasks.embed import Embedder, check_texts, embed_inputs, embedder_for
-from prompts.tasks.task_inputs import ReadFile
-from prompts.tokenizer import Tokenizer, tokenizer_for
-from store.errors import InvalidRequest
-from store.jobs.claims import Claim
-from store.payloads.ingest_order import is_ingest
-from store.payloads.job_payload import read_payload
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.embed import EmbedOutput, EmbedPayload
-from store.tasks.image_classify import EXAMPLE_IMAGE
-from store.tasks.image_zero_shot import IMAGE_ZERO_SHOT
-from store.tasks.score import SCORE
-from workers.images.image_reader import ImageReader, ReadAll, ReadImages
-from workers.tasks.encoding import FLOAT_BYTES, EncodeJob, EncoderModel, ReadJob
-from workers.tasks.image_zero_shot import read_candidates
-from workers.tasks.ingest import FileReader
-from workers.tasks.score import read_texts
-from workers.tasks.task_model import WorkContext
+from headrace.models.loading.load import load_encoder, load_image_encoder, with_encoder_faults
+from headrace.models.runners.image_rows import ImageRows
+from headrace.prompts.encoders.encoder_inputs import cuts_of
+from headrace.prompts.tasks.embed import Embedder, check_texts, embed_inputs, embedder_for
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.claims import Claim
+from headrace.store.payloads.ingest_order import is_ingest
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.embed import EmbedOutput, EmbedPayload
+from headrace.store.tasks.image_classify import EXAMPLE_IMAGE
+from headrace.store.tasks.image_zero_shot import IMAGE_ZERO_SHOT
+from headrace.store.tasks.score import SCORE
+from headrace.workers.images.image_reader import ImageReader, ReadAll, ReadImages
+from headrace.workers.tasks.encoding import FLOAT_BYTES, EncodeJob, EncoderModel, ReadJob
+from headrace.workers.tasks.image_zero_shot import read_candidates
+from headrace.workers.tasks.ingest import FileReader
+from headrace.workers.tasks.score import read_texts
+from headrace.workers.tasks.task_model import WorkContext
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,26 +12,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from models.engine.call_engine import CallConfig, CallEngine
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.protocol import AnyEngine, Engine
-from models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
-from models.engine.runner import Encoder
-from models.loading.load import number_format
-from prompts.encoders.encoder_inputs import FittedInput
-from store.jobs.claims import Claim, Finish
-from store.payloads.job_payload import JobErrorBody, Usage
-from store.registry.models import ModelVersion
-from store.registry.verification_report import GoldenAnswer
-from store.retrieval.passages import FilePassages
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.streams.checkpoints import Checkpoint
-from workers.runs.in_flight import Attempt
-from workers.runs.job_runner import EngineClient
-from workers.runs.outcome import STATES, Retry
-from workers.tasks.self_test import SelfTest, run_all
-from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
+from headrace.models.engine.call_engine import CallConfig, CallEngine
+from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from headrace.models.engine.protocol import AnyEngine, Engine
+from headrace.models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
+from headrace.models.engine.runner import Encoder
+from headrace.models.loading.load import number_format
+from headrace.prompts.encoders.encoder_inputs import FittedInput
+from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.payloads.job_payload import JobErrorBody, Usage
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.verification_report import GoldenAnswer
+from headrace.store.retrieval.passages import FilePassages
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.job_runner import EngineClient
+from headrace.workers.runs.outcome import STATES, Retry
+from headrace.workers.tasks.self_test import SelfTest, run_all
+from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
 
 FLOAT_BYTES = 4
 

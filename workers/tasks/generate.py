@@ -13,9 +13,9 @@ from functools import partial
 
 import structlog
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.protocol import AnyEngine, Engine
-from models.engine.requests import (
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.protocol import AnyEngine, Engine
+from headrace.models.engine.requests import (
     Adapter,
     CheckpointMismatch,
     CompletionOutput,
@@ -25,43 +25,43 @@ from models.engine.requests import (
     Grammar,
     SamplingParams,
 )
-from models.engine.runner import Runner
-from models.loading.load import adapter_loader, check_adapter, load_runner, number_format, with_faults
-from policy.budget import ScanTooLong
-from prompts.bad_words import banned_sequences
-from prompts.chat_server import ChatFields
-from prompts.detokenizer import Detokenizer
-from prompts.tasks.generate import build_prompt, fit
-from prompts.tasks.task_inputs import ReadFile
-from prompts.tokenizer import ApproximateTokenizer, Tokenizer, tokenizer_for
-from store.errors import Unavailable
-from store.jobs.claims import Finish
-from store.metrics.worker_metrics import WorkerMetrics
-from store.payloads.job_payload import read_payload
-from store.payloads.sampling_params import Sampling
-from store.registry.engine_spec import EngineKind
-from store.registry.models import ModelVersion
-from store.registry.verification_report import GoldenAnswer
-from store.settings import Settings
-from store.streams.checkpoints import Checkpoint
-from store.tasks.generate import GeneratePayload
-from workers.runs import choice_outcome, outcome
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.checkpoint_recovery import CheckpointRecovery
-from workers.runs.choice_stream import ChoiceStream
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.in_flight import Attempt, ChoiceId, InFlightAttempts
-from workers.runs.job_runner import EngineClient
-from workers.runs.logprobs import echoed, emitted
-from workers.runs.outcome import Retry
-from workers.runs.output_policy import CompiledPolicies, OutputRules, StreamFilter, output_rules
-from workers.runs.stream_publisher import FrameQueue
-from workers.tasks.adapted import adapting_client
-from workers.tasks.quality_reading import NUM_ANSWERS, Reading, read_texts
-from workers.tasks.reasoning_tokens import reasoning_tokens
-from workers.tasks.seeds import sample_seed, seeded
-from workers.tasks.self_test import PROMPTS, SelfTest, generate_test
-from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
+from headrace.models.engine.runner import Runner
+from headrace.models.loading.load import adapter_loader, check_adapter, load_runner, number_format, with_faults
+from headrace.policy.budget import ScanTooLong
+from headrace.prompts.bad_words import banned_sequences
+from headrace.prompts.chat_server import ChatFields
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tasks.generate import build_prompt, fit
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.prompts.tokenizer import ApproximateTokenizer, Tokenizer, tokenizer_for
+from headrace.store.errors import Unavailable
+from headrace.store.jobs.claims import Finish
+from headrace.store.metrics.worker_metrics import WorkerMetrics
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.verification_report import GoldenAnswer
+from headrace.store.settings import Settings
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.tasks.generate import GeneratePayload
+from headrace.workers.runs import choice_outcome, outcome
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.checkpoint_recovery import CheckpointRecovery
+from headrace.workers.runs.choice_stream import ChoiceStream
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.in_flight import Attempt, ChoiceId, InFlightAttempts
+from headrace.workers.runs.job_runner import EngineClient
+from headrace.workers.runs.logprobs import echoed, emitted
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.output_policy import CompiledPolicies, OutputRules, StreamFilter, output_rules
+from headrace.workers.runs.stream_publisher import FrameQueue
+from headrace.workers.tasks.adapted import adapting_client
+from headrace.workers.tasks.quality_reading import NUM_ANSWERS, Reading, read_texts
+from headrace.workers.tasks.reasoning_tokens import reasoning_tokens
+from headrace.workers.tasks.seeds import sample_seed, seeded
+from headrace.workers.tasks.self_test import PROMPTS, SelfTest, generate_test
+from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
 
 log = structlog.get_logger(__name__)
 

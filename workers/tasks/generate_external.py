@@ -14,34 +14,34 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from models.engine.protocol import AnyEngine
-from models.engine.requests import EngineError
-from models.external.connect import connect
-from models.external.external_engine import ExternalConfig, ExternalEngine
-from models.external.image_probe import why_no_images
-from models.external.server_check import ServerCheck
-from models.external.upstream import Upstream, UpstreamLost
-from prompts.chat_server import chat_fields
-from prompts.detokenizer import Detokenizer
-from prompts.tasks.task_inputs import ReadFile
-from prompts.tokenizer import Tokenizer, tokenizer_for
-from store.db.database import Database
-from store.errors import ModelLoadError, SettingsError
-from store.payloads.image_input import images_of
-from store.ports import free_port
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion, queue_name
-from store.settings import Settings
-from store.tasks.generate import GenerateInput
-from workers.images.chat_pictures import ChatPictures
-from workers.images.image_reader import ImageSource
-from workers.server_command import HOST, server_argv, server_environment
-from workers.server_process import ServerProcess, server_log
-from workers.server_sleep import wake
-from workers.tasks.generate import Generating, generating
-from workers.tasks.quality_reading import NUM_ANSWERS, Reading
-from workers.tasks.server_reading import read_on_server
-from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import EngineError
+from headrace.models.external.connect import connect
+from headrace.models.external.external_engine import ExternalConfig, ExternalEngine
+from headrace.models.external.image_probe import why_no_images
+from headrace.models.external.server_check import ServerCheck
+from headrace.models.external.upstream import Upstream, UpstreamLost
+from headrace.prompts.chat_server import chat_fields
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
+from headrace.store.db.database import Database
+from headrace.store.errors import ModelLoadError, SettingsError
+from headrace.store.payloads.image_input import images_of
+from headrace.store.ports import free_port
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.settings import Settings
+from headrace.store.tasks.generate import GenerateInput
+from headrace.workers.images.chat_pictures import ChatPictures
+from headrace.workers.images.image_reader import ImageSource
+from headrace.workers.server_command import HOST, server_argv, server_environment
+from headrace.workers.server_process import ServerProcess, server_log
+from headrace.workers.server_sleep import wake
+from headrace.workers.tasks.generate import Generating, generating
+from headrace.workers.tasks.quality_reading import NUM_ANSWERS, Reading
+from headrace.workers.tasks.server_reading import read_on_server
+from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
 
 log = structlog.get_logger(__name__)
 

@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from models.loading.load import load_image_classifier, with_encoder_faults
-from models.runners.image_rows import ImageRows
-from prompts.tasks.image_classify import settings_for
-from prompts.tasks.task_inputs import ReadFile
-from prompts.vision.image_folder import ImageClassifierSettings
-from store.jobs.claims import Claim
-from store.payloads.job_payload import read_payload
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.classify import LabelScore
-from store.tasks.image_classify import EXAMPLE_IMAGE, ImageClassifyOutput, ImageClassifyPayload
-from workers.images.image_reader import ImageReader, ReadAll
-from workers.tasks.classify import best_labels
-from workers.tasks.encoding import EncodeJob, EncoderModel, numbers_of
-from workers.tasks.task_model import WorkContext
+from headrace.models.loading.load import load_image_classifier, with_encoder_faults
+from headrace.models.runners.image_rows import ImageRows
+from headrace.prompts.tasks.image_classify import settings_for
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.prompts.vision.image_folder import ImageClassifierSettings
+from headrace.store.jobs.claims import Claim
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.classify import LabelScore
+from headrace.store.tasks.image_classify import EXAMPLE_IMAGE, ImageClassifyOutput, ImageClassifyPayload
+from headrace.workers.images.image_reader import ImageReader, ReadAll
+from headrace.workers.tasks.classify import best_labels
+from headrace.workers.tasks.encoding import EncodeJob, EncoderModel, numbers_of
+from headrace.workers.tasks.task_model import WorkContext
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,16 @@ from math import exp, fsum
 from operator import mul
 from typing import Any
 
-from models.runners.image_rows import ImageRows
-from prompts.tasks.embed import Embedder
-from prompts.tasks.image_zero_shot import label_tokens
-from prompts.tokenizer import Tokenizer
-from store.payloads.job_payload import read_payload
-from store.tasks.classify import LabelScore
-from store.tasks.image_zero_shot import ImageZeroShotOutput, ImageZeroShotPayload
-from workers.images.image_reader import ReadAll
-from workers.tasks.classify import best_labels
-from workers.tasks.encoding import EncodeJob, numbers_of
+from headrace.models.runners.image_rows import ImageRows
+from headrace.prompts.tasks.embed import Embedder
+from headrace.prompts.tasks.image_zero_shot import label_tokens
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.tasks.classify import LabelScore
+from headrace.store.tasks.image_zero_shot import ImageZeroShotOutput, ImageZeroShotPayload
+from headrace.workers.images.image_reader import ReadAll
+from headrace.workers.tasks.classify import best_labels
+from headrace.workers.tasks.encoding import EncodeJob, numbers_of
 
 
 def read_candidates(

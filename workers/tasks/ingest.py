@@ -14,24 +14,24 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from models.engine.requests import EngineStopped
-from prompts.documents.chunking import page_at, spans, token_starts
-from prompts.documents.document_text import DocumentText, check_reader, invalid_file, read_document
-from prompts.sandbox.turns import SandboxBusy, Turns
-from prompts.tasks.embed import Embedder, passage_prompt, text_tokens
-from prompts.tokenizer import Tokenizer
-from store.db.database import Database
-from store.errors import NotFound
-from store.files import files
-from store.files.blob_storage import Blobs, open_blobs
-from store.jobs.claims import Claim
-from store.payloads.ingest_order import MAX_PASSAGES, IngestOutput, IngestPayload, IngestSource
-from store.payloads.job_payload import PinnedPolicy, read_payload
-from store.retrieval.passages import FilePassages, Passage
-from store.settings import Settings
-from workers.runs.document_policy import document_texts
-from workers.runs.output_policy import CompiledPolicies
-from workers.tasks.encoding import EncodeJob
+from headrace.models.engine.requests import EngineStopped
+from headrace.prompts.documents.chunking import page_at, spans, token_starts
+from headrace.prompts.documents.document_text import DocumentText, check_reader, invalid_file, read_document
+from headrace.prompts.sandbox.turns import SandboxBusy, Turns
+from headrace.prompts.tasks.embed import Embedder, passage_prompt, text_tokens
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.db.database import Database
+from headrace.store.errors import NotFound
+from headrace.store.files import files
+from headrace.store.files.blob_storage import Blobs, open_blobs
+from headrace.store.jobs.claims import Claim
+from headrace.store.payloads.ingest_order import MAX_PASSAGES, IngestOutput, IngestPayload, IngestSource
+from headrace.store.payloads.job_payload import PinnedPolicy, read_payload
+from headrace.store.retrieval.passages import FilePassages, Passage
+from headrace.store.settings import Settings
+from headrace.workers.runs.document_policy import document_texts
+from headrace.workers.runs.output_policy import CompiledPolicies
+from headrace.workers.tasks.encoding import EncodeJob
 
 MOST_AT_ONCE = 3
 """Files that a worker reads at the same time: each may take a core and some GiB of memory."""

@@ -6,31 +6,31 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from headrace.models.engine.call_engine import CallEngine
+from headrace.models.engine.encoder_engine import EncodeEngine
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import EncodeRequest
+from headrace.models.engine.runner import Encoder
+from headrace.models.loading.load import checked_folder, with_encoder_faults
+from headrace.models.runners.own_runner import OwnRunner
+from headrace.policy.budget import ScanTooLong
+from headrace.prompts.tasks.own_task import num_tokens_of
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.store.errors import CannotLoadHere, ModelLoadError, Unavailable
+from headrace.store.jobs.claims import Finish
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.verification_report import GoldenAnswer
+from headrace.store.settings import Settings
+from headrace.store.tasks.own_task import OwnTaskSpec
 from headrace.tasks import load_runner
-from models.engine.call_engine import CallEngine
-from models.engine.encoder_engine import EncodeEngine
-from models.engine.protocol import AnyEngine
-from models.engine.requests import EncodeRequest
-from models.engine.runner import Encoder
-from models.loading.load import checked_folder, with_encoder_faults
-from models.runners.own_runner import OwnRunner
-from policy.budget import ScanTooLong
-from prompts.tasks.own_task import num_tokens_of
-from prompts.tasks.task_inputs import ReadFile
-from store.errors import CannotLoadHere, ModelLoadError, Unavailable
-from store.jobs.claims import Finish
-from store.payloads.job_payload import read_payload
-from store.registry.models import ModelVersion
-from store.registry.verification_report import GoldenAnswer
-from store.settings import Settings
-from store.tasks.own_task import OwnTaskSpec
-from workers.runs import outcome
-from workers.runs.in_flight import Attempt
-from workers.runs.outcome import Retry
-from workers.runs.output_policy import CompiledPolicies, rules_for
-from workers.tasks.encoding import EncodeJob, EncoderModel, EncodeWork, new_call_engine
-from workers.tasks.self_test import SelfTest, run_all
-from workers.tasks.task_model import EngineSetup, WorkContext, quiet_setup
+from headrace.workers.runs import outcome
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.output_policy import CompiledPolicies, rules_for
+from headrace.workers.tasks.encoding import EncodeJob, EncoderModel, EncodeWork, new_call_engine
+from headrace.workers.tasks.self_test import SelfTest, run_all
+from headrace.workers.tasks.task_model import EngineSetup, WorkContext, quiet_setup
 
 
 @dataclass(frozen=True, slots=True)

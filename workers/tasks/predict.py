@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from models.engine.runner import Encoder
-from models.fakes.fake_tabular import FakeTabular
-from models.loading.load import checked_folder, with_encoder_faults
-from prompts.tabular.feature_schema import encode_rows
-from prompts.tasks.predict import Objective, TabularConfig, config_for
-from prompts.tasks.task_inputs import ReadFile
-from store.payloads.job_payload import read_payload
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.predict import EXPLAINED_COST, Explanation, Prediction, PredictOutput, PredictPayload
-from workers.tasks.encoding import EncodeJob, EncoderModel
+from headrace.models.engine.runner import Encoder
+from headrace.models.fakes.fake_tabular import FakeTabular
+from headrace.models.loading.load import checked_folder, with_encoder_faults
+from headrace.prompts.tabular.feature_schema import encode_rows
+from headrace.prompts.tasks.predict import Objective, TabularConfig, config_for
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.predict import EXPLAINED_COST, Explanation, Prediction, PredictOutput, PredictPayload
+from headrace.workers.tasks.encoding import EncodeJob, EncoderModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def _load(version: ModelVersion, settings: Settings) -> Encoder:
     if version.is_fake:
         return FakeTabular(step_s=settings.fake_step_ms / 1000)
     folder = checked_folder(version)
-    from models.runners.tabular import tabular_for  # noqa: PLC0415 - a worker of a fake has no torch
+    from headrace.models.runners.tabular import tabular_for  # noqa: PLC0415 - a worker of a fake has no torch
 
     return tabular_for(folder, settings, dtype=version.dtype)
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from models.engine.protocol import AnyEngine
-from models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
-from models.engine.runner import Runner
-from prompts.tokenizer import Tokenizer
-from workers.tasks.self_test import run_all
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
+from headrace.models.engine.runner import Runner
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.workers.tasks.self_test import run_all
 
 if TYPE_CHECKING:
-    from models.quality.scores import Quality, TextScores
+    from headrace.models.quality.scores import Quality, TextScores
 
 TEXT_TOKENS = 512
 """Of a longer text the beginning is read: the probabilities of all tokens of a text are in memory together."""
@@ -69,8 +69,8 @@ def read_texts(
 
     ``reference``: the reading of the version to compare with. Raises EngineError.
     """
-    from models.quality.scores import compare, of_itself, score_texts  # noqa: PLC0415 - a worker of the fake has no torch
-    from models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - imports torch, which a worker of the fake has not
+    from headrace.models.quality.scores import compare, of_itself, score_texts  # noqa: PLC0415 - a worker of the fake has no torch
+    from headrace.models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - imports torch, which a worker of the fake has not
 
     if not isinstance(runner, TorchRunner):
         return None

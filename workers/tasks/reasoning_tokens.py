@@ -1,8 +1,8 @@
 """The marks of reasoning of a request, as the engine takes them."""
 
-from models.engine.reasoning import ReasoningTokens
-from prompts.tokenizer import Tokenizer
-from store.payloads.reasoning import ReasoningFormat
+from headrace.models.engine.reasoning import ReasoningTokens
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.payloads.reasoning import ReasoningFormat
 
 
 def reasoning_tokens(marks: ReasoningFormat | None, tokenizer: Tokenizer) -> ReasoningTokens | None:

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from models.engine.runner import Encoder
-from models.fakes.fake_recommender import FakeRecommender
-from models.loading.load import checked_folder, with_encoder_faults
-from prompts.tabular.items import Items
-from prompts.tasks.recommend import RecommenderConfig, config_for, items_for, query_of
-from prompts.tasks.task_inputs import ReadFile
-from store.payloads.job_payload import read_payload
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.recommend import RecommendedItem, RecommendOutput, RecommendPayload
-from workers.tasks.encoding import EncodeJob, EncoderModel
+from headrace.models.engine.runner import Encoder
+from headrace.models.fakes.fake_recommender import FakeRecommender
+from headrace.models.loading.load import checked_folder, with_encoder_faults
+from headrace.prompts.tabular.items import Items
+from headrace.prompts.tasks.recommend import RecommenderConfig, config_for, items_for, query_of
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.recommend import RecommendedItem, RecommendOutput, RecommendPayload
+from headrace.workers.tasks.encoding import EncodeJob, EncoderModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def _load(version: ModelVersion, settings: Settings) -> Encoder:
     if version.is_fake:
         return FakeRecommender(step_s=settings.fake_step_ms / 1000)
     folder = checked_folder(version)
-    from models.runners.recommender import recommender_for  # noqa: PLC0415 - a worker of a fake has no torch
+    from headrace.models.runners.recommender import recommender_for  # noqa: PLC0415 - a worker of a fake has no torch
 
     return recommender_for(folder, settings, dtype=version.dtype)
 

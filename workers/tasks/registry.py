@@ -3,30 +3,30 @@
 from collections.abc import Mapping
 from functools import partial
 
-from store.registry.models import ModelVersion
-from store.tasks.call_tool import CALL_TOOL
-from store.tasks.classify import CLASSIFY
-from store.tasks.embed import EMBED
-from store.tasks.generate import GENERATE
-from store.tasks.image_classify import IMAGE_CLASSIFY
-from store.tasks.predict import PREDICT
-from store.tasks.recommend import RECOMMEND
-from store.tasks.registry import OWN_TASKS, known_task
-from store.tasks.rerank import RERANK
-from store.tasks.token_classify import TOKEN_CLASSIFY
-from store.tasks.transcribe import TRANSCRIBE
-from workers.tasks.call_tool import load_tool_model
-from workers.tasks.classify import load_classify_model
-from workers.tasks.embed import load_embed_model
-from workers.tasks.generate import load_generate_model
-from workers.tasks.image_classify import load_image_classify_model
-from workers.tasks.own_task import load_own_model
-from workers.tasks.predict import load_predict_model
-from workers.tasks.recommend import load_recommend_model
-from workers.tasks.rerank import load_rerank_model
-from workers.tasks.task_model import LoadModel
-from workers.tasks.token_classify import load_token_classify_model
-from workers.tasks.transcribe import load_transcribe_model
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tasks.classify import CLASSIFY
+from headrace.store.tasks.embed import EMBED
+from headrace.store.tasks.generate import GENERATE
+from headrace.store.tasks.image_classify import IMAGE_CLASSIFY
+from headrace.store.tasks.predict import PREDICT
+from headrace.store.tasks.recommend import RECOMMEND
+from headrace.store.tasks.registry import OWN_TASKS, known_task
+from headrace.store.tasks.rerank import RERANK
+from headrace.store.tasks.token_classify import TOKEN_CLASSIFY
+from headrace.store.tasks.transcribe import TRANSCRIBE
+from headrace.workers.tasks.call_tool import load_tool_model
+from headrace.workers.tasks.classify import load_classify_model
+from headrace.workers.tasks.embed import load_embed_model
+from headrace.workers.tasks.generate import load_generate_model
+from headrace.workers.tasks.image_classify import load_image_classify_model
+from headrace.workers.tasks.own_task import load_own_model
+from headrace.workers.tasks.predict import load_predict_model
+from headrace.workers.tasks.recommend import load_recommend_model
+from headrace.workers.tasks.rerank import load_rerank_model
+from headrace.workers.tasks.task_model import LoadModel
+from headrace.workers.tasks.token_classify import load_token_classify_model
+from headrace.workers.tasks.transcribe import load_transcribe_model
 
 MODEL_LOADERS: Mapping[str, LoadModel] = {
     GENERATE.name: load_generate_model,

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from models.loading.load import load_classifier, with_encoder_faults
-from prompts.encoders.classifier_folder import ClassifierSettings
-from prompts.encoders.encoder_inputs import cuts_of
-from prompts.tasks.rerank import rerank_pairs, settings_for
-from prompts.tasks.task_inputs import ReadFile
-from prompts.tokenizer import Tokenizer, tokenizer_for
-from store.payloads.job_payload import read_payload
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.rerank import RerankOutput, RerankPayload, RerankResult
-from store.tasks.score import SCORE
-from workers.tasks.encoding import EncodeJob, EncoderModel, ReadJob, job_of, numbers_of
-from workers.tasks.score import read_pairs
+from headrace.models.loading.load import load_classifier, with_encoder_faults
+from headrace.prompts.encoders.classifier_folder import ClassifierSettings
+from headrace.prompts.encoders.encoder_inputs import cuts_of
+from headrace.prompts.tasks.rerank import rerank_pairs, settings_for
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.rerank import RerankOutput, RerankPayload, RerankResult
+from headrace.store.tasks.score import SCORE
+from headrace.workers.tasks.encoding import EncodeJob, EncoderModel, ReadJob, job_of, numbers_of
+from headrace.workers.tasks.score import read_pairs
 
 
 @dataclass(frozen=True, slots=True)

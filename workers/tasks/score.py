@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
-from prompts.encoders.classifier_folder import ClassifierSettings
-from prompts.encoders.encoder_inputs import cuts_of
-from prompts.tasks.embed import Embedder
-from prompts.tasks.score import score_pairs, score_texts
-from prompts.tokenizer import Tokenizer
-from store.payloads.job_payload import read_payload
-from store.tasks.score import ScoreOutput, ScorePayload
-from workers.tasks.encoding import EncodeJob, job_of, numbers_of
+from headrace.prompts.encoders.classifier_folder import ClassifierSettings
+from headrace.prompts.encoders.encoder_inputs import cuts_of
+from headrace.prompts.tasks.embed import Embedder
+from headrace.prompts.tasks.score import score_pairs, score_texts
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.tasks.score import ScoreOutput, ScorePayload
+from headrace.workers.tasks.encoding import EncodeJob, job_of, numbers_of
 
 
 def read_pairs(tokenizer: Tokenizer, settings: ClassifierSettings, payload: Mapping[str, Any]) -> EncodeJob:

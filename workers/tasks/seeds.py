@@ -2,7 +2,7 @@
 
 import hashlib
 
-from store.payloads.sampling_params import Sampling
+from headrace.store.payloads.sampling_params import Sampling
 
 _SEEDS = 2**63
 

@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
-from models.engine.protocol import AnyEngine
-from models.engine.requests import MAX_TOP_LOGPROBS, CompletionOutput, EngineRequest, SamplingParams
-from prompts.tokenizer import Tokenizer
-from store.errors import CannotLoadHere
-from store.registry.verification_report import GoldenAnswer
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import MAX_TOP_LOGPROBS, CompletionOutput, EngineRequest, SamplingParams
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.errors import CannotLoadHere
+from headrace.store.registry.verification_report import GoldenAnswer
 
 PROMPTS: Final = ("The capital of France is", "def add(a, b):\n    return", "1, 2, 3, 4,")
 NUM_TOKENS: Final = 12

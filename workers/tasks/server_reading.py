@@ -8,11 +8,17 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from models.engine.requests import MAX_TOP_LOGPROBS, CompletionOutput, EngineRequest, SampledLogprobs, SamplingParams
-from models.external.external_engine import ExternalEngine
-from prompts.tokenizer import Tokenizer
-from store.errors import CannotLoadHere
-from workers.tasks.quality_reading import NUM_ALONE, NUM_ANSWERS, Reading, answers_of, beginnings, continuation
+from headrace.models.engine.requests import (
+    MAX_TOP_LOGPROBS,
+    CompletionOutput,
+    EngineRequest,
+    SampledLogprobs,
+    SamplingParams,
+)
+from headrace.models.external.external_engine import ExternalEngine
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.errors import CannotLoadHere
+from headrace.workers.tasks.quality_reading import NUM_ALONE, NUM_ANSWERS, Reading, answers_of, beginnings, continuation
 
 LONGEST_S: Final = 300.0
 """A server that has not answered a request by then is given up."""
@@ -27,7 +33,7 @@ def read_on_server(
 
     Raises EngineError, and CannotLoadHere if the server does not answer.
     """
-    from models.quality.scores import compare_shown  # noqa: PLC0415 - a worker of a server has no torch
+    from headrace.models.quality.scores import compare_shown  # noqa: PLC0415 - a worker of a server has no torch
 
     tokens = [tokenizer.encode(text, add_special=True) for text in texts]
     tokens = [text for text in tokens if len(text) > 1]

@@ -5,23 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from models.engine.protocol import AnyEngine
-from models.engine.requests import Delta
-from prompts.tasks.task_inputs import ReadFile
-from store.db.database import Database
-from store.errors import ModelLoadError
-from store.metrics.worker_metrics import WorkerMetrics
-from store.registry.models import ModelVersion, queue_name
-from store.registry.verification_report import GoldenAnswer
-from store.settings import Settings
-from store.streams.fencing import FencedLogs
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.in_flight import InFlightAttempts
-from workers.runs.job_runner import Work
-from workers.runs.stream_publisher import FrameQueue
-from workers.tasks.quality_reading import Reading
-from workers.tasks.self_test import SelfTest
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import Delta
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.store.db.database import Database
+from headrace.store.errors import ModelLoadError
+from headrace.store.metrics.worker_metrics import WorkerMetrics
+from headrace.store.registry.models import ModelVersion, queue_name
+from headrace.store.registry.verification_report import GoldenAnswer
+from headrace.store.settings import Settings
+from headrace.store.streams.fencing import FencedLogs
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.in_flight import InFlightAttempts
+from headrace.workers.runs.job_runner import Work
+from headrace.workers.runs.stream_publisher import FrameQueue
+from headrace.workers.tasks.quality_reading import Reading
+from headrace.workers.tasks.self_test import SelfTest
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.loading.load import load_classifier, with_encoder_faults
-from prompts.encoders.classifier_folder import ClassifierSettings
-from prompts.encoders.encoder_inputs import FittedInput, cuts_of
-from prompts.encoders.entities import entities_of
-from prompts.tasks.task_inputs import ReadFile
-from prompts.tasks.token_classify import settings_for, token_classify_inputs
-from prompts.token_pieces import TokenPieces, pieces_for
-from prompts.tokenizer import Tokenizer, tokenizer_for
-from store.payloads.job_payload import read_payload
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.token_classify import Aggregation, Entity, TokenClassifyOutput, TokenClassifyPayload
-from workers.tasks.encoding import EncodeJob, EncoderModel, job_of, numbers_of
+from headrace.models.loading.load import load_classifier, with_encoder_faults
+from headrace.prompts.encoders.classifier_folder import ClassifierSettings
+from headrace.prompts.encoders.encoder_inputs import FittedInput, cuts_of
+from headrace.prompts.encoders.entities import entities_of
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.prompts.tasks.token_classify import settings_for, token_classify_inputs
+from headrace.prompts.token_pieces import TokenPieces, pieces_for
+from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.token_classify import Aggregation, Entity, TokenClassifyOutput, TokenClassifyPayload
+from headrace.workers.tasks.encoding import EncodeJob, EncoderModel, job_of, numbers_of
 
 
 @dataclass(frozen=True, slots=True)

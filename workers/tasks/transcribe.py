@@ -16,38 +16,38 @@ from typing import Any
 
 import structlog
 
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.protocol import AnyEngine
-from models.engine.requests import Delta, EncodeOutput, EncodeRequest, EngineError, FinishReason
-from models.engine.runner import Encoder
-from models.loading.load import load_transcriber, number_format, with_encoder_faults
-from models.runners.transcription import ChunkOptions, ChunkTranscript
-from policy.budget import ScanTooLong
-from prompts.audio.audio_file import read_mono
-from prompts.audio.cutting import Chunk, chunks, resampled
-from prompts.audio.transcriber_folder import TranscriberSettings
-from prompts.tasks.task_inputs import ReadFile
-from prompts.tasks.transcribe import settings_for
-from prompts.tokenizer import Tokenizer, tokenizer_for
-from store.errors import NotFound, Unavailable
-from store.files import files
-from store.files.blob_storage import Blobs, open_blobs
-from store.jobs.claims import Finish
-from store.payloads.job_payload import Usage, read_payload
-from store.registry.models import ModelVersion
-from store.registry.verification_report import GoldenAnswer
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.streams.checkpoints import Checkpoint
-from store.tasks.transcribe import Segment, TranscribeOutput, TranscribePayload
-from workers.runs import outcome
-from workers.runs.checkpoint_recovery import CheckpointRecovery
-from workers.runs.in_flight import Attempt
-from workers.runs.job_runner import EngineClient
-from workers.runs.outcome import STATES, Retry
-from workers.runs.output_policy import CompiledPolicies, FilteredOutput, OutputRules, StreamFilter, text_rules
-from workers.tasks.self_test import SelfTest, run_all
-from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
+from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import Delta, EncodeOutput, EncodeRequest, EngineError, FinishReason
+from headrace.models.engine.runner import Encoder
+from headrace.models.loading.load import load_transcriber, number_format, with_encoder_faults
+from headrace.models.runners.transcription import ChunkOptions, ChunkTranscript
+from headrace.policy.budget import ScanTooLong
+from headrace.prompts.audio.audio_file import read_mono
+from headrace.prompts.audio.cutting import Chunk, chunks, resampled
+from headrace.prompts.audio.transcriber_folder import TranscriberSettings
+from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.prompts.tasks.transcribe import settings_for
+from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
+from headrace.store.errors import NotFound, Unavailable
+from headrace.store.files import files
+from headrace.store.files.blob_storage import Blobs, open_blobs
+from headrace.store.jobs.claims import Finish
+from headrace.store.payloads.job_payload import Usage, read_payload
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.verification_report import GoldenAnswer
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.tasks.transcribe import Segment, TranscribeOutput, TranscribePayload
+from headrace.workers.runs import outcome
+from headrace.workers.runs.checkpoint_recovery import CheckpointRecovery
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.job_runner import EngineClient
+from headrace.workers.runs.outcome import STATES, Retry
+from headrace.workers.runs.output_policy import CompiledPolicies, FilteredOutput, OutputRules, StreamFilter, text_rules
+from headrace.workers.tasks.self_test import SelfTest, run_all
+from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
 
 log = structlog.get_logger(__name__)
 

@@ -17,17 +17,17 @@ from typing import Any, Final
 
 import structlog
 
-from models.engine.requests import EncodeRow
-from store.calls.mcp_client import McpRefused, McpStatus
-from store.calls.mcp_servers import McpServers
-from store.calls.mcp_stdio import CommandUnknown
-from store.calls.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, CallTimedOut, GuardedClient
-from store.mcp_commands import Commands
-from store.payloads.tool_definition import Definition, HttpTool, McpServer
-from store.tools.builtin import CALCULATOR, CALCULATOR_PARAMETERS, FILE_SEARCH, FILE_SEARCH_PARAMETERS
-from workers.runs.call_arguments import arguments_of
-from workers.tools import calculator
-from workers.tools.tool_results import (
+from headrace.models.engine.requests import EncodeRow
+from headrace.store.calls.mcp_client import McpRefused, McpStatus
+from headrace.store.calls.mcp_servers import McpServers
+from headrace.store.calls.mcp_stdio import CommandUnknown
+from headrace.store.calls.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, CallTimedOut, GuardedClient
+from headrace.store.mcp_commands import Commands
+from headrace.store.payloads.tool_definition import Definition, HttpTool, McpServer
+from headrace.store.tools.builtin import CALCULATOR, CALCULATOR_PARAMETERS, FILE_SEARCH, FILE_SEARCH_PARAMETERS
+from headrace.workers.runs.call_arguments import arguments_of
+from headrace.workers.tools import calculator
+from headrace.workers.tools.tool_results import (
     CallResult,
     ToolOrder,
     ToolResult,
@@ -35,7 +35,7 @@ from workers.tools.tool_results import (
     read_mcp_result,
     read_reply,
 )
-from workers.webhooks.receiver_fairness import ReceiverBreaker
+from headrace.workers.webhooks.receiver_fairness import ReceiverBreaker
 
 log = structlog.get_logger(__name__)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from store.calls.approvals import ApprovalState, Verdict
-from store.calls.ssrf_guard import Reply
-from store.payloads.tool_definition import SEPARATOR, Definition, McpServer, McpTool
-from store.tasks.call_tool import error_text
-from store.tools.builtin import BUILT_IN
+from headrace.store.calls.approvals import ApprovalState, Verdict
+from headrace.store.calls.ssrf_guard import Reply
+from headrace.store.payloads.tool_definition import SEPARATOR, Definition, McpServer, McpTool
+from headrace.store.tasks.call_tool import error_text
+from headrace.store.tools.builtin import BUILT_IN
 
 MOST_SHOWN: Final = 500
 """Characters of the body of an error that a model gets."""

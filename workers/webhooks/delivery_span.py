@@ -2,9 +2,9 @@
 
 from urllib.parse import urlsplit
 
-from store.tracing.spans import Attribute, AttributeValue, SpanKind, TraceSpan, ns_of
-from store.tracing.trace_context import TraceContext
-from store.webhooks.outbox import AttemptResult, Delivery
+from headrace.store.tracing.spans import Attribute, AttributeValue, SpanKind, TraceSpan, ns_of
+from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.webhooks.outbox import AttemptResult, Delivery
 
 _UNANSWERED = "unanswered"
 

@@ -7,7 +7,7 @@ job it is the tenant's host and port. A slow or dead receiver uses a few sender 
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 
-from store.webhooks.outbox import Delivery
+from headrace.store.webhooks.outbox import Delivery
 
 MAX_REMEMBERED = 10_000
 

@@ -18,19 +18,19 @@ import orjson
 import structlog
 from standardwebhooks import Webhook
 
-from store.calls.ssrf_guard import CallFailed, CallTimedOut, GuardedClient, Reply
-from store.db.database import Database
-from store.errors import Unavailable
-from store.failpoints import failpoint
-from store.jobs.responses import response_id
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.settings import Settings
-from store.tracing.trace_context import read_traceparent
-from store.tracing.tracing import OFF, Tracing
-from store.webhooks import outbox
-from store.webhooks.outbox import GONE, AttemptResult, Delivery
-from workers.webhooks.delivery_span import delivery_span
-from workers.webhooks.receiver_fairness import SLOW_S, ReceiverBreaker, ReceiverQueues
+from headrace.store.calls.ssrf_guard import CallFailed, CallTimedOut, GuardedClient, Reply
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.failpoints import failpoint
+from headrace.store.jobs.responses import response_id
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.settings import Settings
+from headrace.store.tracing.trace_context import read_traceparent
+from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.store.webhooks import outbox
+from headrace.store.webhooks.outbox import GONE, AttemptResult, Delivery
+from headrace.workers.webhooks.delivery_span import delivery_span
+from headrace.workers.webhooks.receiver_fairness import SLOW_S, ReceiverBreaker, ReceiverQueues
 
 log = structlog.get_logger(__name__)
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from safetensors import safe_open
 
 from benchmarks.engine.peers.wire import Ask, Clock, Loaded, Request, serve, submit_on_time
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, Delta, EngineRequest, SamplingParams
-from models.families.llama import parse_config
-from models.families.model_folder import read_json, small_files
-from models.loading.torch_load import runner_for
-from prompts.detokenizer import Detokenizer
-from prompts.tokenizer import load_tokenizer
-from store.settings import load_settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, Delta, EngineRequest, SamplingParams
+from headrace.models.families.llama import parse_config
+from headrace.models.families.model_folder import read_json, small_files
+from headrace.models.loading.torch_load import runner_for
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.settings import load_settings
 
 _SLOTS = 64
 _POOL_TOKENS = 40_960

@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import psutil
 
 from benchmarks.engine.peers.wire import Ask, Clock, Loaded, Request, in_threads, serve
-from cli.local.stack import Stack, running_stack
-from models.catalog import fetch
-from models.families.model_folder import small_files
-from prompts.tokenizer import Tokenizer, load_tokenizer
-from store.settings import load_settings
+from headrace.cli.local.stack import Stack, running_stack
+from headrace.models.catalog import fetch
+from headrace.models.families.model_folder import small_files
+from headrace.prompts.tokenizer import Tokenizer, load_tokenizer
+from headrace.store.settings import load_settings
 
 _SLOTS = 64
 _POOL_TOKENS = 40_960

@@ -17,12 +17,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from math import inf
 
-from models.engine.block_manager import BlockPool, BlockTables
-from models.engine.requests import BACKGROUND_RANK
-from models.engine.runner import Interrupt, Row, Sampled, StepPlan
-from models.engine.scheduling.prefill_budget import PrefillBudget
-from models.engine.sequence import SequenceState
-from models.engine.speculation import Speculation
+from headrace.models.engine.block_manager import BlockPool, BlockTables
+from headrace.models.engine.requests import BACKGROUND_RANK
+from headrace.models.engine.runner import Interrupt, Row, Sampled, StepPlan
+from headrace.models.engine.scheduling.prefill_budget import PrefillBudget
+from headrace.models.engine.sequence import SequenceState
+from headrace.models.engine.speculation import Speculation
 
 _OLDEST = -1  # class rank of the oldest request: better than any class
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from cli.tree import app
+from headrace.cli.tree import app
 
 Request = tuple[str, str, Any]
 """Method, path with query, and the JSON of the body, None without one."""

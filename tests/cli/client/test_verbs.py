@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cli.client import top
-from cli.client.pipeline_drawing import svg
+from headrace.cli.client import top
+from headrace.cli.client.pipeline_drawing import svg
 from headrace.client import ApiUnavailable, RequestRefused, ResourceMissing
-from store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from tests.cli.client.api_objects import APPROVAL, BOUND, CHECK, PIPELINE, ROLLOUT, TOOL, TWO_DAYS, VERSION
 from tests.cli.client.played import Commands, Request, api, headrace
 from tests.cli.client.verb_cases import CASES

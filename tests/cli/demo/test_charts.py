@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from standardwebhooks import Webhook
 
-from cli.demo import charts, demo, sampler
-from cli.demo.charts import Span
-from cli.demo.receiver import running_receiver
-from store.errors import Unavailable
-from store.tenants.webhook_secrets import new_secret
+from headrace.cli.demo import charts, demo, sampler
+from headrace.cli.demo.charts import Span
+from headrace.cli.demo.receiver import running_receiver
+from headrace.store.errors import Unavailable
+from headrace.store.tenants.webhook_secrets import new_secret
 
 
 def drawn(renderable: object) -> list[str]:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from store.settings import child_environment
+from headrace.store.settings import child_environment
 from tests.folders import reachable_folder
 from tests.processes import free_port
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_the_demo_shows_every_part_and_ends_with_nothing_left() -> None:
-    argv = [sys.executable, "-m", "cli.main", "demo", "--model", "fake"]
+    argv = [sys.executable, "-m", "headrace.cli.main", "demo", "--model", "fake"]
     with reachable_folder() as home:
         ports = {f"HEADRACE_{name}_PORT": str(free_port()) for name in ("API", "FLOWER", "WORKER_METRICS")}
         env = child_environment({"HEADRACE_HOME": str(home), **ports})

@@ -10,15 +10,15 @@ import redis
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from cli.tree import app
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, NotFound, Unauthenticated
-from store.redis.key_notices import KEYS_CHANNEL
-from store.registry import versions
-from store.registry.models import register_version
-from store.settings import Settings
-from store.tenants.api_keys import SCOPES, authenticate, create_key, find_tenant
+from headrace.cli.tree import app
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, NotFound, Unauthenticated
+from headrace.store.redis.key_notices import KEYS_CHANNEL
+from headrace.store.registry import versions
+from headrace.store.registry.models import register_version
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import SCOPES, authenticate, create_key, find_tenant
 
 Verb = Callable[..., str]
 

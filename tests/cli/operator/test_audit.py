@@ -13,14 +13,14 @@ import structlog
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
-from cli.tree import app
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.registry.models import ModelVersion, register_version
-from store.scheduling.queues import pause
-from store.settings import Settings
-from store.tenants import api_keys
-from workers.dispatcher.audit_heads import AuditHeads
+from headrace.cli.tree import app
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.registry.models import ModelVersion, register_version
+from headrace.store.scheduling.queues import pause
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.workers.dispatcher.audit_heads import AuditHeads
 
 ROOT = Path(__file__).parents[3]
 

@@ -4,31 +4,31 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from cli.tree import app
-from store.batches import batches
-from store.calls.approvals import decide
-from store.db.database import Database
-from store.encryption.vault import new_key
-from store.encryption_keys import open_vault
-from store.errors import CannotOpen
-from store.files import files
-from store.files.blob_storage import open_blobs, read_blocks
-from store.files.files import Purpose
-from store.ids import new_id
-from store.jobs import conversations, jobs, responses
-from store.jobs.acceptance import Accepted
-from store.jobs.claims import Finish, Release, claim, finish, release
-from store.jobs.responses import NewResponse
-from store.payloads.tool_definition import HttpTool
-from store.registry import prompt_templates
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.streams.checkpoints import Checkpoint, LogprobRow
-from store.streams.stream_log import Frame, StreamPublisher
-from store.tenants.webhook_secrets import rotate_webhook_secret
-from store.tools import tools
-from store.webhooks.endpoints import create_endpoint, rotate_secret
-from store.webhooks.outbox import take_due
+from headrace.cli.tree import app
+from headrace.store.batches import batches
+from headrace.store.calls.approvals import decide
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import new_key
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import CannotOpen
+from headrace.store.files import files
+from headrace.store.files.blob_storage import open_blobs, read_blocks
+from headrace.store.files.files import Purpose
+from headrace.store.ids import new_id
+from headrace.store.jobs import conversations, jobs, responses
+from headrace.store.jobs.acceptance import Accepted
+from headrace.store.jobs.claims import Finish, Release, claim, finish, release
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.tool_definition import HttpTool
+from headrace.store.registry import prompt_templates
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
+from headrace.store.streams.stream_log import Frame, StreamPublisher
+from headrace.store.tenants.webhook_secrets import rotate_webhook_secret
+from headrace.store.tools import tools
+from headrace.store.webhooks.endpoints import create_endpoint, rotate_secret
+from headrace.store.webhooks.outbox import take_due
 from tests.store.making import QUEUE, MakeJob, ask_approval
 
 HANDED_BACK = Checkpoint(("said",), ((1,),), logprobs=((LogprobRow(1, -0.5),),))

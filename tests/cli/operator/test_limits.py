@@ -7,14 +7,14 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from cli.operator.limits import money
-from cli.tree import app
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.errors import HeadraceError
-from store.settings import Settings
-from store.tenants.api_keys import authenticate, create_key, create_tenant, find_tenant
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.cli.operator.limits import money
+from headrace.cli.tree import app
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import authenticate, create_key, create_tenant, find_tenant
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 
 
 def test_the_operator_sets_limits_and_sees_them(

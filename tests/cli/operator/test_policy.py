@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from cli.operator import policy
-from policy.evaluation import Score
+from headrace.cli.operator import policy
+from headrace.policy.evaluation import Score
 from tests.cli.test_main import headrace
 
 

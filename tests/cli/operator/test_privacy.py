@@ -8,18 +8,18 @@ import redis
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from cli.tree import app
-from store.audit import audit
-from store.db.database import Database
-from store.encryption.keyed_digests import Digests
-from store.errors import HeadraceError
-from store.jobs.acceptance import Accepted
-from store.jobs.jobs import accept, request_cancel
-from store.registry import prompt_templates
-from store.retention.retention import DAY_S, Retention, set_retention
-from store.settings import Settings
-from store.streams.stream_log import stream_key
-from store.tenants.tenant_limits import SetBy
+from headrace.cli.tree import app
+from headrace.store.audit import audit
+from headrace.store.db.database import Database
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.errors import HeadraceError
+from headrace.store.jobs.acceptance import Accepted
+from headrace.store.jobs.jobs import accept, request_cancel
+from headrace.store.registry import prompt_templates
+from headrace.store.retention.retention import DAY_S, Retention, set_retention
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import stream_key
+from headrace.store.tenants.tenant_limits import SetBy
 from tests.store.making import MakeJob
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.local.home import Home, StackRecord
-from cli.operator import admin
-from cli.tree import app
-from store.db.roles import API, OPERATOR, WORKER
+from headrace.cli.local.home import Home, StackRecord
+from headrace.cli.operator import admin
+from headrace.cli.tree import app
+from headrace.store.db.roles import API, OPERATOR, WORKER
 
 _ALL_OPTIONS = (
     "--dtype auto --sampling top_k=1 --golden g --engine vllm --task own --source s --hub org/x --base b@1 "
@@ -23,7 +23,7 @@ _ALL_OPTIONS = (
     ("typed", "became"),
     [
         ("api", "producer_api"),
-        ("dispatcher", "workers.dispatcher"),
+        ("dispatcher", "headrace.workers.dispatcher"),
         ("worker --model tiny", "workers --model tiny"),
         ("worker --model a@1 --concurrency 3 --name w", "workers --model a@1 --concurrency 3 --name w"),
         ("migrate upgrade", "migrations upgrade"),
@@ -35,36 +35,36 @@ _ALL_OPTIONS = (
         ("worker --model a --engine vllm -- --x 1", "workers --model a --engine vllm -- --x 1"),
         (
             "host --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
-            "workers.host --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
+            "headrace.workers.host --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
         ),
-        ("host --autoscale", "workers.host --autoscale"),
-        ("models measure folder", "models.catalog measure folder"),
-        ("models measure folder --json", "models.catalog measure folder --json"),
+        ("host --autoscale", "headrace.workers.host --autoscale"),
+        ("models measure folder", "headrace.models.catalog measure folder"),
+        ("models measure folder --json", "headrace.models.catalog measure folder --json"),
         (
             "models measure tiny@2 --against tiny@1 --texts f.jsonl",
-            "workers.quality_command tiny@2 --against tiny@1 --texts f.jsonl",
+            "headrace.workers.quality_command tiny@2 --against tiny@1 --texts f.jsonl",
         ),
-        ("models measure tiny@2 --json", "workers.quality_command tiny@2 --json"),
+        ("models measure tiny@2 --json", "headrace.workers.quality_command tiny@2 --json"),
         (
             "plan history:tiny --workers 0..3 --wait-s 5 --json",
-            "workers.planning history:tiny --workers 0..3 --wait-s 5.0 --json",
+            "headrace.workers.planning history:tiny --workers 0..3 --wait-s 5.0 --json",
         ),
         (
             "plan bursty --rates r --against a --fixed 1,2 --worker-hour 3 --within 4 --jobs 5 --hours 6 "
             "--prompt-tokens 7 --output-tokens 8 --seed 9 --picture p",
-            "workers.planning bursty --rates r --against a --fixed 1,2 --worker-hour 3.0 --within 4.0 --jobs 5 "
-            "--hours 6.0 --prompt-tokens 7 --output-tokens 8 --seed 9 --picture p",
+            "headrace.workers.planning bursty --rates r --against a --fixed 1,2 --worker-hour 3.0 --within 4.0 "
+            "--jobs 5 --hours 6.0 --prompt-tokens 7 --output-tokens 8 --seed 9 --picture p",
         ),
-        ("register tiny folder", "models.catalog register tiny folder --dtype auto"),
+        ("register tiny folder", "headrace.models.catalog register tiny folder --dtype auto"),
         (
             "models register tiny folder --dtype int8 --sampling top_p=0.9 --json",
-            "models.catalog register tiny folder --dtype int8 --sampling top_p=0.9 --json",
+            "headrace.models.catalog register tiny folder --dtype int8 --sampling top_p=0.9 --json",
         ),
         (
             f"register tiny {_ALL_OPTIONS} --batch-invariant",
-            f"models.catalog register tiny {_ALL_OPTIONS} --batch-invariant",
+            f"headrace.models.catalog register tiny {_ALL_OPTIONS} --batch-invariant",
         ),
-        ("register tiny f --engine native", "models.catalog register tiny f --dtype auto"),
+        ("register tiny f --engine native", "headrace.models.catalog register tiny f --dtype auto"),
     ],
 )
 def test_a_verb_becomes_its_program(typed: str, became: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +86,10 @@ def test_a_verb_becomes_its_program(typed: str, became: str, monkeypatch: pytest
     [
         ("producer_api", API),
         ("workers", WORKER),
-        ("workers.dispatcher", WORKER),
-        ("workers.host", WORKER),
-        ("workers.planning", OPERATOR),
-        ("models.catalog", OPERATOR),
+        ("headrace.workers.dispatcher", WORKER),
+        ("headrace.workers.host", WORKER),
+        ("headrace.workers.planning", OPERATOR),
+        ("headrace.models.catalog", OPERATOR),
         ("migrations", "app"),
     ],
 )
@@ -101,7 +101,9 @@ def test_each_program_logs_in_to_the_stacks_database_as_its_own_role(
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
     ran: list[tuple[str, list[str]]] = []
     adopted: dict[str, str] = {}
-    monkeypatch.setattr("cli.operator.admin.runpy.run_module", lambda name, **_: ran.append((name, list(sys.argv))))
+    monkeypatch.setattr(
+        "headrace.cli.operator.admin.runpy.run_module", lambda name, **_: ran.append((name, list(sys.argv)))
+    )
     monkeypatch.setattr(admin, "adopt_environment", adopted.update)
     monkeypatch.setattr(sys, "argv", ["headrace"])
     with Home(tmp_path).locked():

@@ -22,13 +22,13 @@ from headrace.client import (
     WaitExpired,
 )
 from headrace.client.job_data import QueueInfo, TaskName
-from producer_api.jobs.job_views import JobObject, QueuePlace, UsageObject
-from store.db.database import Database
-from store.payloads.job_payload import JobTerms
-from store.settings import Settings
-from store.tasks.flow import FlowRequest
-from store.tasks.registry import TASKS
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.producer_api.jobs.job_views import JobObject, QueuePlace, UsageObject
+from headrace.store.db.database import Database
+from headrace.store.payloads.job_payload import JobTerms
+from headrace.store.settings import Settings
+from headrace.store.tasks.flow import FlowRequest
+from headrace.store.tasks.registry import TASKS
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.clients.cutting import cutting
 from tests.headrace.client.conftest import Connect
 from tests.headrace.client.cut_proxy import cut_proxy

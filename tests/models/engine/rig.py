@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from models.engine.llm_engine import LLMEngine
-from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, RequestId, SamplingParams
-from models.engine.runner import Sampled, StepPlan
-from models.engine.sequence import SequenceState
-from models.engine.stop_strings import TokenDecoder
-from models.fakes.fake import EOS, FakeRunner, PlanError, next_token
+from headrace.models.engine.llm_engine import LLMEngine
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, FinishReason, RequestId, SamplingParams
+from headrace.models.engine.runner import Sampled, StepPlan
+from headrace.models.engine.sequence import SequenceState
+from headrace.models.engine.stop_strings import TokenDecoder
+from headrace.models.fakes.fake import EOS, FakeRunner, PlanError, next_token
 
 WAIT_S = 60.0
 

@@ -2,9 +2,9 @@
 
 from collections import deque
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import EngineRequest
-from models.engine.scheduling.length_estimator import FEWEST
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import EngineRequest
+from headrace.models.engine.scheduling.length_estimator import FEWEST
 from tests.models.engine.rig import Bytes, Watched, alone, ask, step, step_until_idle
 
 MAX_TOKENS = 1024

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from models.engine.block_manager import BlockPool, BlockTables
+from headrace.models.engine.block_manager import BlockPool, BlockTables
 from tests.models.engine.rig import ask, seq
 
 

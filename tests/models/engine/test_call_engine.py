@@ -6,8 +6,8 @@ from threading import Event
 
 import pytest
 
-from models.engine.call_engine import CallConfig, CallEngine
-from models.engine.requests import (
+from headrace.models.engine.call_engine import CallConfig, CallEngine
+from headrace.models.engine.requests import (
     CallTimedOut,
     EncodeOutput,
     EncodeRequest,
@@ -85,7 +85,7 @@ def begun(calls: Calls, *names: str) -> None:
 def test_calls_run_side_by_side_and_end_in_their_own_time(
     engine: CallEngine, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.engine.call_engine.TICK_S", NEVER_S)  # nothing waits for the next look
+    monkeypatch.setattr("headrace.models.engine.call_engine.TICK_S", NEVER_S)  # nothing waits for the next look
     first, second = submit(engine, "a"), submit(engine, "b")
     begun(calls, "a", "b")
     assert not engine.can_admit(1, 1)

@@ -8,8 +8,8 @@ from math import inf
 
 import pytest
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import (
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import (
     CheckpointMismatch,
     CompletionOutput,
     Delta,
@@ -19,8 +19,8 @@ from models.engine.requests import (
     FinishReason,
     RequestInvalid,
 )
-from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
-from models.fakes.fake import EOS, FakeRunner
+from headrace.models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
+from headrace.models.fakes.fake import EOS, FakeRunner
 from tests.models.engine.rig import Bytes, Late, Watched, alone, ask, seq, step, step_until_idle
 
 

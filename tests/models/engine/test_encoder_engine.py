@@ -9,8 +9,8 @@ from math import inf
 
 import pytest
 
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.requests import (
+from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from headrace.models.engine.requests import (
     EncodeOutput,
     EncodeRequest,
     EncodeRow,
@@ -23,8 +23,8 @@ from models.engine.requests import (
     RequestTooLong,
     StepFailed,
 )
-from models.engine.runner import RunnerBroken
-from models.fakes.fake_encoder import FakeEncoder, fake_vector
+from headrace.models.engine.runner import RunnerBroken
+from headrace.models.fakes.fake_encoder import FakeEncoder, fake_vector
 from tests.models.engine.rig import WAIT_S, Clock, Ticking
 
 BAD = (13,)

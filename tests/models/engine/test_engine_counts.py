@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from models.engine.batching_engine import EngineCounters, Outbox, failure_of
-from models.engine.call_engine import CallConfig, CallEngine
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import (
+from headrace.models.engine.batching_engine import EngineCounters, Outbox, failure_of
+from headrace.models.engine.call_engine import CallConfig, CallEngine
+from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import (
     CallTimedOut,
     CompletionOutput,
     Delta,
@@ -29,11 +29,11 @@ from models.engine.requests import (
     SamplingParams,
     StepFailed,
 )
-from models.engine.runner import Sampled
-from models.engine.scheduling.length_estimator import FEWEST
-from models.engine.step_runner import MAX_PASSES
-from models.fakes.fake import EOS, FakeRunner
-from models.fakes.fake_encoder import FakeEncoder, fake_vector
+from headrace.models.engine.runner import Sampled
+from headrace.models.engine.scheduling.length_estimator import FEWEST
+from headrace.models.engine.step_runner import MAX_PASSES
+from headrace.models.fakes.fake import EOS, FakeRunner
+from headrace.models.fakes.fake_encoder import FakeEncoder, fake_vector
 from tests.models.engine.rig import WAIT_S, Bytes, Clock, Late, Watched, ask, seq, step, step_until_idle
 from tests.workers.engine_stub import IDLE
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-import models.external.upstream  # noqa: F401 - its errors are errors of an engine
-from models.engine.requests import EngineError
+import headrace.models.external.upstream  # noqa: F401 - its errors are errors of an engine
+from headrace.models.engine.requests import EngineError
 
 
 def kinds(kind: type[EngineError] = EngineError) -> Iterator[type[EngineError]]:
@@ -13,7 +13,9 @@ def kinds(kind: type[EngineError] = EngineError) -> Iterator[type[EngineError]]:
 
 
 def test_only_what_may_go_away_is_tried_again() -> None:
-    told = {(kind.__name__, kind.code, kind.retryable) for kind in kinds() if kind.__module__.startswith("models.")}
+    told = {
+        (kind.__name__, kind.code, kind.retryable) for kind in kinds() if kind.__module__.startswith("headrace.models.")
+    }
     assert told == {
         ("EngineError", "engine_error", False),
         ("RequestInvalid", "invalid_value", False),

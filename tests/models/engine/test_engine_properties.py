@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import (
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import (
     CompletionOutput,
     Delta,
     EmittedOutput,
@@ -27,7 +27,7 @@ from models.engine.requests import (
     RequestTooLong,
     StepFailed,
 )
-from models.engine.runner import StepPlan
+from headrace.models.engine.runner import StepPlan
 from tests.models.engine.rig import Bytes, Watched, alone, ask, step, step_until_idle
 
 PROMPTS = st.text("ab ", min_size=1, max_size=40) | st.integers(1, 40).map(

@@ -7,9 +7,9 @@ from math import inf
 
 import pytest
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.runner import Interrupted, Sampled, StepPlan
-from models.fakes.fake import FakeRunner
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.runner import Interrupted, Sampled, StepPlan
+from headrace.models.fakes.fake import FakeRunner
 from tests.models.engine.rig import WAIT_S, Bytes, ask, check_answers
 
 

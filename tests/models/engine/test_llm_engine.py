@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import (
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import (
     CompletionOutput,
     Delta,
     EngineError,
@@ -21,8 +21,8 @@ from models.engine.requests import (
     OutOfMemory,
     StepFailed,
 )
-from models.engine.runner import RunnerBroken, Sampled, StepPlan
-from models.fakes.fake import FakeRunner
+from headrace.models.engine.runner import RunnerBroken, Sampled, StepPlan
+from headrace.models.fakes.fake import FakeRunner
 from tests.models.engine.rig import WAIT_S, Bytes, Clock, Watched, alone, ask, check_answers
 
 Start = Callable[..., LLMEngine]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.requests import FinishReason, SampledLogprobs, SamplingParams
-from models.engine.runner import Sampled
-from models.engine.sequence import BlockHasher
-from models.fakes.fake import EOS
+from headrace.models.engine.requests import FinishReason, SampledLogprobs, SamplingParams
+from headrace.models.engine.runner import Sampled
+from headrace.models.engine.sequence import BlockHasher
+from headrace.models.fakes.fake import EOS
 from tests.models.engine.rig import Late, ask, seq
 
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.block_manager import BlockPool
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.reasoning import ReasoningTokens
-from models.engine.requests import EngineRequest, EngineStats, FinishReason
-from models.engine.runner import Sampled, StepPlan
-from models.engine.scheduling.scheduler import Scheduler
-from models.engine.speculation import AcceptanceStatistics, PromptLookup, Speculation, StepCosts, _PassEstimate
+from headrace.models.engine.block_manager import BlockPool
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.reasoning import ReasoningTokens
+from headrace.models.engine.requests import EngineRequest, EngineStats, FinishReason
+from headrace.models.engine.runner import Sampled, StepPlan
+from headrace.models.engine.scheduling.scheduler import Scheduler
+from headrace.models.engine.speculation import AcceptanceStatistics, PromptLookup, Speculation, StepCosts, _PassEstimate
 from tests.models.engine.rig import (
     Bytes,
     Clock,

@@ -5,10 +5,17 @@ from concurrent.futures import Future
 
 import pytest
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, EngineError, EngineRequest, NumericalError, OutOfMemory, StepFailed
-from models.engine.runner import Row, Sampled, StepPlan
-from models.engine.step_runner import CALM_STEPS, MAX_PASSES, StepRunner
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import (
+    CompletionOutput,
+    EngineError,
+    EngineRequest,
+    NumericalError,
+    OutOfMemory,
+    StepFailed,
+)
+from headrace.models.engine.runner import Row, Sampled, StepPlan
+from headrace.models.engine.step_runner import CALM_STEPS, MAX_PASSES, StepRunner
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, check_answers, step, step_until_idle
 
 

@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from models.engine.stop_strings import OutputText, StopFilter
+from headrace.models.engine.stop_strings import OutputText, StopFilter
 from tests.models.engine.rig import Bytes, Late, cut_at_stop
 
 LETTERS = st.text("ab", max_size=24)

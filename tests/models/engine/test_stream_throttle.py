@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from models.engine.generation_engine import LONGEST_PAUSE_S, StreamThrottle
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Delta
+from headrace.models.engine.generation_engine import LONGEST_PAUSE_S, StreamThrottle
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import Delta
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, step
 
 STEP_S = 0.02

@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.queue import headrace
 from benchmarks.queue.services import running_services
 from headrace.client import Client
-from models.families.model_folder import small_files
-from prompts.detokenizer import Detokenizer
-from prompts.tokenizer import Tokenizer, load_tokenizer
+from headrace.models.families.model_folder import small_files
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tokenizer import Tokenizer, load_tokenizer
 from tests.models.external.demo_on_vllm import MAX_TOKENS, TOPICS, say
 from tests.models.external.real_vllm import MODEL, RealVllm
 

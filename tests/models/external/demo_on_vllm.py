@@ -12,8 +12,8 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from models.engine.requests import EngineRequest, FinishReason, SamplingParams
-from models.external.upstream import UpstreamLost
+from headrace.models.engine.requests import EngineRequest, FinishReason, SamplingParams
+from headrace.models.external.upstream import UpstreamLost
 from tests.models.external.engines import Rig, wait_until
 from tests.models.external.real_vllm import RealVllm, real_vllm
 

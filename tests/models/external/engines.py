@@ -13,21 +13,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, Delta, EngineRequest, FinishReason, SamplingParams
-from models.engine.runner import Sampled, StepPlan
-from models.external.external_engine import ExternalConfig, ExternalEngine
-from models.external.openai_chat import OpenaiChatUpstream
-from models.external.sglang import SglangUpstream
-from models.external.upstream import Capabilities, ServerInfo, ServerLoad, Upstream
-from models.external.vllm import VllmUpstream
-from models.fakes.fake import FakeRunner
-from models.families.model_folder import small_files
-from models.loading.torch_load import runner_for
-from prompts.detokenizer import Detokenizer
-from prompts.tokenizer import load_tokenizer
-from store.payloads.sampling_params import GrammarKind
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, Delta, EngineRequest, FinishReason, SamplingParams
+from headrace.models.engine.runner import Sampled, StepPlan
+from headrace.models.external.external_engine import ExternalConfig, ExternalEngine
+from headrace.models.external.openai_chat import OpenaiChatUpstream
+from headrace.models.external.sglang import SglangUpstream
+from headrace.models.external.upstream import Capabilities, ServerInfo, ServerLoad, Upstream
+from headrace.models.external.vllm import VllmUpstream
+from headrace.models.fakes.fake import FakeRunner
+from headrace.models.families.model_folder import small_files
+from headrace.models.loading.torch_load import runner_for
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.payloads.sampling_params import GrammarKind
+from headrace.store.settings import Settings
 from tests.models.driving import generate
 from tests.models.engine.rig import Bytes, alone
 from tests.models.external import fake_chat, fake_model, fake_sglang

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from prompts.grammar import Grammars, Matcher
+from headrace.prompts.grammar import Grammars, Matcher
 
 EOS = 256
 VOCAB = EOS + 1

@@ -3,7 +3,7 @@
 from contextlib import aclosing
 from typing import Any
 
-from store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest
 from tests.models.external.fake_model import EOS, VOCAB, Call
 from tests.models.external.fake_server import Answer, FakeServer
 

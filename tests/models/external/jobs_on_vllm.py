@@ -27,7 +27,7 @@ import psutil
 import psycopg
 import redis
 
-from cli.local.home import Home, StackRecord
+from headrace.cli.local.home import Home, StackRecord
 from headrace.client import Client, ClientError, JobInfo
 
 RECOVERY_S = 600.0  # the longest wait for jobs after a fault

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from models.engine.requests import EngineRequest
-from models.external.sglang import SglangUpstream
-from models.families.model_folder import small_files
-from prompts.detokenizer import Detokenizer
-from prompts.tokenizer import load_tokenizer
+from headrace.models.engine.requests import EngineRequest
+from headrace.models.external.sglang import SglangUpstream
+from headrace.models.families.model_folder import small_files
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tokenizer import load_tokenizer
 from tests.models.external.engines import REAL_WINDOW, Rig, external
 from tests.models.external.real_vllm import PROMPTS, RealVllm
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from models.external.vllm import VllmUpstream
-from models.families.model_folder import small_files
-from prompts.detokenizer import Detokenizer
-from prompts.tokenizer import load_tokenizer
-from store.ports import free_port
+from headrace.models.external.vllm import VllmUpstream
+from headrace.models.families.model_folder import small_files
+from headrace.prompts.detokenizer import Detokenizer
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.ports import free_port
 from tests.models.external.engines import REAL_WINDOW, Rig, external
 from tests.models.tiny import build, save, save_tokenizer
 

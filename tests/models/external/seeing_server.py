@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from models.external.upstream import Piece, UpstreamRequest
+from headrace.models.external.upstream import Piece, UpstreamRequest
 from tests.models.external.test_external_engine import Script
 
 

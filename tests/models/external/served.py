@@ -11,7 +11,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from prompts.tokenizer import _byte_of_letter
+from headrace.prompts.tokenizer import _byte_of_letter
 from tests.models.external import fake_vllm_program
 from tests.models.external.fake_model import EOS
 from tests.processes import ROOT

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.protocol import AnyEngine
-from models.engine.requests import EncodeRequest, EngineStopped, FinishReason, RequestInvalid, RequestTooLong
-from models.fakes.fake_encoder import FakeEncoder
+from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from headrace.models.engine.protocol import AnyEngine
+from headrace.models.engine.requests import EncodeRequest, EngineStopped, FinishReason, RequestInvalid, RequestTooLong
+from headrace.models.fakes.fake_encoder import FakeEncoder
 from tests.models.external.engines import ENGINES, WAIT_S, wait_until
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from models.engine.reasoning import ReasoningTokens
-from models.engine.requests import (
+from headrace.models.engine.reasoning import ReasoningTokens
+from headrace.models.engine.requests import (
     CheckpointMismatch,
     EngineStopped,
     FinishReason,
@@ -18,8 +18,8 @@ from models.engine.requests import (
     RequestTooLong,
     SamplingParams,
 )
-from models.external.external_engine import ExternalEngine
-from models.external.upstream import UpstreamLost
+from headrace.models.external.external_engine import ExternalEngine
+from headrace.models.external.upstream import UpstreamLost
 from tests.models.external.engines import WAIT_S, WINDOW, Rig, continued, shortened, wait_until
 from tests.models.external.fake_server import FakeServer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.external.upstream import Capabilities
+from headrace.models.external.upstream import Capabilities
 from tests.models.external.engines import ENGINES, Rig
 from tests.models.external.test_engine_contract import STATES
 

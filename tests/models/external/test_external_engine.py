@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import (
+from headrace.models.engine.requests import (
     CheckpointMismatch,
     EngineError,
     EngineRequest,
@@ -17,8 +17,8 @@ from models.engine.requests import (
     SampledLogprobs,
     SamplingParams,
 )
-from models.external.external_engine import ExternalConfig, ExternalEngine
-from models.external.upstream import (
+from headrace.models.external.external_engine import ExternalConfig, ExternalEngine
+from headrace.models.external.upstream import (
     Capabilities,
     Piece,
     ServerInfo,

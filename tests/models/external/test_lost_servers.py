@@ -12,11 +12,18 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import EngineError, FinishReason, SamplingParams
-from models.external.network_thread import NetworkThread
-from models.external.server_client import ServerClient
-from models.external.server_watch import ServerWatch
-from models.external.upstream import Piece, ServerInfo, ServerLoad, UpstreamFailed, UpstreamLost, UpstreamRequest
+from headrace.models.engine.requests import EngineError, FinishReason, SamplingParams
+from headrace.models.external.network_thread import NetworkThread
+from headrace.models.external.server_client import ServerClient
+from headrace.models.external.server_watch import ServerWatch
+from headrace.models.external.upstream import (
+    Piece,
+    ServerInfo,
+    ServerLoad,
+    UpstreamFailed,
+    UpstreamLost,
+    UpstreamRequest,
+)
 from tests.models.external.engines import WAIT_S, wait_until
 from tests.models.external.seeing_server import Eyes
 from tests.models.external.test_external_engine import Clocked, Script, ask, on

@@ -4,9 +4,9 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Sequence
 
-from models.engine.requests import EngineError, FinishReason, SamplingParams
-from models.external.network_thread import NetworkThread
-from models.external.upstream import Capabilities, Piece, ServerInfo, ServerLoad, UpstreamRequest
+from headrace.models.engine.requests import EngineError, FinishReason, SamplingParams
+from headrace.models.external.network_thread import NetworkThread
+from headrace.models.external.upstream import Capabilities, Piece, ServerInfo, ServerLoad, UpstreamRequest
 from tests.models.external.engines import WAIT_S, wait_until
 
 

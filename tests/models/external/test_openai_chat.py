@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import CompletionOutput, EngineError, FinishReason
-from models.external.upstream import UpstreamFailed, UpstreamLost, UpstreamRefused
-from prompts.tool_calls import ToolCallReader
-from store.tasks.generate import ToolStyle
+from headrace.models.engine.requests import CompletionOutput, EngineError, FinishReason
+from headrace.models.external.upstream import UpstreamFailed, UpstreamLost, UpstreamRefused
+from headrace.prompts.tool_calls import ToolCallReader
+from headrace.store.tasks.generate import ToolStyle
 from tests.models.external.engines import Rig, chat, wait_until
 from tests.models.external.fake_model import answer
 

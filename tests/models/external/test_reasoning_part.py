@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from models.engine.reasoning import ReasoningTokens
-from models.engine.requests import EngineRequest, Grammar, SamplingParams
-from models.engine.sequence import SequenceState
-from models.external.reasoning_part import SentPart, next_part, reasoning_part
-from models.external.upstream import UpstreamRequest
+from headrace.models.engine.reasoning import ReasoningTokens
+from headrace.models.engine.requests import EngineRequest, Grammar, SamplingParams
+from headrace.models.engine.sequence import SequenceState
+from headrace.models.external.reasoning_part import SentPart, next_part, reasoning_part
+from headrace.models.external.upstream import UpstreamRequest
 from tests.models.engine.rig import Bytes
 
 MARKS = ReasoningTokens((1,), (2, 3), is_open=True, budget=5)

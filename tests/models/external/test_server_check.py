@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from models.external.server_check import ServerCheck
-from models.external.upstream import ServerInfo
-from store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.models.external.server_check import ServerCheck
+from headrace.models.external.upstream import ServerInfo
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 
 SPEC = EngineSpec(kind=EngineKind.VLLM, served_model="llama", revision="abc", quantization="awq", context_window=4096)
 INFO = ServerInfo(

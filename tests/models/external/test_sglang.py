@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import FinishReason, Grammar
-from models.external.upstream import UpstreamLost, UpstreamRefused
+from headrace.models.engine.requests import FinishReason, Grammar
+from headrace.models.external.upstream import UpstreamLost, UpstreamRefused
 from tests.models.external.engines import WAIT_S, Rig, sglang, wait_until
 from tests.models.external.fake_sglang import FakeSglang
 from tests.models.external.sglang_exchanges import exchanges, play

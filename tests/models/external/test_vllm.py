@@ -10,9 +10,16 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import BACKGROUND_RANK, EngineError, FinishReason, Grammar, SamplingParams
-from models.external.upstream import Piece, ServerInfo, UpstreamFailed, UpstreamLost, UpstreamRefused, UpstreamRequest
-from models.external.vllm import VllmUpstream
+from headrace.models.engine.requests import BACKGROUND_RANK, EngineError, FinishReason, Grammar, SamplingParams
+from headrace.models.external.upstream import (
+    Piece,
+    ServerInfo,
+    UpstreamFailed,
+    UpstreamLost,
+    UpstreamRefused,
+    UpstreamRequest,
+)
+from headrace.models.external.vllm import VllmUpstream
 from tests.models.external.engines import WAIT_S, WINDOW, continued, vllm, wait_until
 from tests.models.external.fake_server import Answer
 from tests.models.external.fake_vllm import MODEL, FakeVllm

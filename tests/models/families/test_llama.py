@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.families.llama import LlamaConfig, Rope, adaptable, parse_config
-from store.errors import ModelLoadError
+from headrace.models.families.llama import LlamaConfig, Rope, adaptable, parse_config
+from headrace.store.errors import ModelLoadError
 
 LLAMA = {
     "model_type": "llama",

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.families.lora import CONFIG_FILE, MAX_RANK, WEIGHTS_FILE, adapter_digest, read_adapter
-from models.families.registry import Architecture, read_architecture
-from store.errors import ModelLoadError
+from headrace.models.families.lora import CONFIG_FILE, MAX_RANK, WEIGHTS_FILE, adapter_digest, read_adapter
+from headrace.models.families.registry import Architecture, read_architecture
+from headrace.store.errors import ModelLoadError
 from tests.models.families.test_llama import LLAMA
 from tests.stand_ins import stand_in
 

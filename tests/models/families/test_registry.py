@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from models.families.model_config import UnsupportedArchitecture
-from models.families.registry import FALLBACK, FAMILIES, family_module, read_architecture
-from store.errors import ModelLoadError
+from headrace.models.families.model_config import UnsupportedArchitecture
+from headrace.models.families.registry import FALLBACK, FAMILIES, family_module, read_architecture
+from headrace.store.errors import ModelLoadError
 from tests.models.families.test_llama import LLAMA
 
 

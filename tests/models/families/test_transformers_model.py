@@ -8,16 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models.families import transformers_model
-from models.families.llama import LlamaConfig
-from models.families.model_folder import read_json
-from models.families.registry import read_architecture
-from models.families.transformers_model import TransformersModel
-from models.loading.torch_load import runner_for
-from models.runners.torch_runner import TorchRunner
-from models.tensors.attention import DEFAULT_SCORES
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.families import transformers_model
+from headrace.models.families.llama import LlamaConfig
+from headrace.models.families.model_folder import read_json
+from headrace.models.families.registry import read_architecture
+from headrace.models.families.transformers_model import TransformersModel
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.models.tensors.attention import DEFAULT_SCORES
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 from tests.models.driving import random_prompts
 from tests.models.others import VOCAB, build_other
 from tests.models.tiny import save

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from models.families import transformers_fallback, transformers_probe
-from models.families.model_folder import read_json
-from models.families.transformers_probe import ProbedConfig, probe
-from store.errors import ModelLoadError
+from headrace.models.families import transformers_fallback, transformers_probe
+from headrace.models.families.model_folder import read_json
+from headrace.models.families.transformers_probe import ProbedConfig, probe
+from headrace.store.errors import ModelLoadError
 from tests.models.others import REFUSED, SUPPORTED, save_configuration
 from tests.stand_ins import stand_in
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
-from models.loading.torch_load import runner_for
-from models.runners.torch_runner import TorchRunner
-from prompts.tasks.generate import build_prompt
-from prompts.tokenizer import Tokenizer
-from store.payloads.conversation import ChatMessage, Role
-from store.settings import Settings
-from store.tasks.generate import GenerateInput
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.prompts.tasks.generate import build_prompt
+from headrace.prompts.tokenizer import Tokenizer
+from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.settings import Settings
+from headrace.store.tasks.generate import GenerateInput
 from tests.models.driving import request, run_all
 from tests.models.fidelity.conftest import AssertAnswers
 from tests.models.fidelity.ways import WAYS, Way, drive, prompts_by_answer

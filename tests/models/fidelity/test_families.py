@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
-from models.loading.torch_load import runner_for
-from models.native.llama import NativeLlama
-from models.runners.torch_runner import TorchRunner
-from store.settings import Settings
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.native.llama import NativeLlama
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.store.settings import Settings
 from tests.models.driving import generate, request
 from tests.models.fidelity.conftest import FAMILIES, AssertAnswers
 from tests.models.fidelity.ways import (
@@ -64,7 +64,7 @@ def test_a_family_says_the_same_whatever_is_on(
     prompts = mixed_prompts(VOCAB, 10 if is_full else 6, longest=11 * size)
     requests = [request(prompt, name, max_tokens=3 * size) for name, prompt in prompts.items()]
     answers = {name: generate(model, tuple(prompt), 3 * size) for name, prompt in prompts.items()}
-    monkeypatch.setattr("models.engine.llm_engine.Speculation", guessing(answers))
+    monkeypatch.setattr("headrace.models.engine.llm_engine.Speculation", guessing(answers))
     driven = drive(load, requests, WAYS[way])
     assert_answers(model, prompts_by_answer(prompts, driven), driven.answers)
     check_happened(driven, WAYS[way], sum(map(len, prompts.values())))

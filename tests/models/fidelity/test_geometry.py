@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from models.loading.torch_load import runner_for
-from models.runners.torch_runner import TorchRunner
-from store.settings import Settings
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
 from tests.models.fidelity.conftest import AssertAnswers
 from tests.models.tiny import VOCAB, build, save

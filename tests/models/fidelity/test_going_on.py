@@ -6,11 +6,11 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, EngineRequest, FinishReason
-from models.loading.torch_load import runner_for
-from models.runners.torch_runner import TorchRunner
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, FinishReason
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.store.settings import Settings
 from tests.models.driving import random_prompts, request
 from tests.models.tiny import VOCAB, build, save
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.engine.runner import Row, StepPlan
-from models.loading.torch_load import runner_for
-from models.native.llama import NativeLlama
-from models.runners.torch_runner import TorchRunner
-from store.settings import Settings
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.native.llama import NativeLlama
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.store.settings import Settings
 from tests.models.driving import request
 from tests.models.fidelity.ways import Way, drive, mixed_prompts
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Adapter, EngineRequest
-from models.engine.runner import Row, StepPlan
-from models.families.lora import adapter_digest
-from models.loading.adapters import load_adapter
-from models.loading.torch_load import runner_for
-from models.native.llama import NativeLlama
-from models.runners.torch_runner import TorchRunner
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import Adapter, EngineRequest
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.families.lora import adapter_digest
+from headrace.models.loading.adapters import load_adapter
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.native.llama import NativeLlama
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.store.settings import Settings
 from tests.models import tiny
 from tests.models.adapters import ALL, ATTENTION, adapt
 from tests.models.driving import NEAR_TIE, NoText, random_prompts, request, run_all

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.loading.torch_load import runner_for
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.loading.torch_load import runner_for
+from headrace.store.settings import Settings
 from tests.models.driving import NoText, random_prompts, request
 from tests.models.fidelity.conftest import AssertAnswers
 from tests.models.tiny import VOCAB, build, save

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason
-from models.engine.sequence import SequenceState
-from models.engine.speculation import Speculation
-from models.runners.torch_runner import TorchRunner
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason
+from headrace.models.engine.sequence import SequenceState
+from headrace.models.engine.speculation import Speculation
+from headrace.models.runners.torch_runner import TorchRunner
 from tests.models.driving import random_prompts
 from tests.models.engine.rig import Ticking
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from models.loading import gguf_convert
-from models.loading.gguf_convert import convert
-from store.errors import ModelLoadError
+from headrace.models.loading import gguf_convert
+from headrace.models.loading.gguf_convert import convert
+from headrace.store.errors import ModelLoadError
 
 NAMES = {
     "token_embd.weight": ("model.embed_tokens.weight", (5, 8)),

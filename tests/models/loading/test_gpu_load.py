@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from models.engine.runner import Row, StepPlan
-from models.loading import gpu_load
-from models.loading.kv_pool_size import gpu_blocks, num_blocks
-from models.loading.torch_load import runner_for
-from models.runners.device_runner import DeviceRunner
-from store.errors import CannotLoadHere
-from store.settings import Settings
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.loading import gpu_load
+from headrace.models.loading.kv_pool_size import gpu_blocks, num_blocks
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.device_runner import DeviceRunner
+from headrace.store.errors import CannotLoadHere
+from headrace.store.settings import Settings
 from tests.models.driving import request
 from tests.models.on_cpu_tensors import device_runner
 from tests.models.tiny import build, save
@@ -129,11 +129,11 @@ def test_a_pass_ahead_that_finds_no_memory_is_not_made(folder: Path, monkeypatch
 
 
 def test_a_pool_ends_where_every_slot_has_its_whole_context(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.loading.kv_pool_size.free_bytes", lambda: 1 << 40)
+    monkeypatch.setattr("headrace.models.loading.kv_pool_size.free_bytes", lambda: 1 << 40)
     config: Any = type("Config", (), {"context_window": 100, "num_layers": 1, "num_kv_heads": 1, "head_dim": 8})
     settings = Settings(device="cpu", kv_pool_tokens="auto", max_slots=3, kv_block_tokens=16)
     assert num_blocks(folder, config, settings, torch.float32) == 21, "seven blocks hold 100 tokens"
-    monkeypatch.setattr("models.loading.kv_pool_size.free_bytes", lambda: 5 << 20)
+    monkeypatch.setattr("headrace.models.loading.kv_pool_size.free_bytes", lambda: 5 << 20)
     with pytest.raises(CannotLoadHere) as refused:
         num_blocks(folder, config, settings, torch.float32)
     assert str(refused.value) == f"{folder}: 5 MiB are free on cpu, too little for weights and KV cache"

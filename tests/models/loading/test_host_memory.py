@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.loading.host_memory import free_bytes
+from headrace.models.loading.host_memory import free_bytes
 
 MEMINFO = "MemTotal:       16000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
 FREE = 8000 * 1024

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.families.model_config import ModelConfig
-from models.families.model_folder import read_json
-from models.families.registry import read_architecture
-from models.loading import kv_pool_size
-from models.loading.kv_pool_size import GPU_SLOTS, HEADROOM, gpu_blocks, gpu_slots, num_blocks, token_bytes
-from models.loading.load import load_runner
-from models.loading.torch_load import runner_for
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.families.model_config import ModelConfig
+from headrace.models.families.model_folder import read_json
+from headrace.models.families.registry import read_architecture
+from headrace.models.loading import kv_pool_size
+from headrace.models.loading.kv_pool_size import GPU_SLOTS, HEADROOM, gpu_blocks, gpu_slots, num_blocks, token_bytes
+from headrace.models.loading.load import load_runner
+from headrace.models.loading.torch_load import runner_for
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 from tests.models.driving import request, run_all
 from tests.models.loading.test_load import version
 from tests.models.on_cpu_tensors import device_runner

@@ -9,16 +9,16 @@ import gguf
 import pytest
 import torch
 
-from models.fakes.fake import FakeRunner
-from models.families.llama_torch import LlamaModel
-from models.families.model_folder import describe, folder_digest
-from models.loading.gguf_convert import convert
-from models.loading.load import load_runner
-from models.runners.torch_runner import TorchRunner
-from models.tensors.precision import resolve_device, resolve_dtype
-from store.errors import ModelLoadError
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.models.fakes.fake import FakeRunner
+from headrace.models.families.llama_torch import LlamaModel
+from headrace.models.families.model_folder import describe, folder_digest
+from headrace.models.loading.gguf_convert import convert
+from headrace.models.loading.load import load_runner
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.models.tensors.precision import resolve_device, resolve_dtype
+from headrace.store.errors import ModelLoadError
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
 from tests.models.driving import request, run_all
 from tests.models.tiny import build, save
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from models.families.model_config import quantized_elsewhere
-from models.families.model_folder import check_folder, read_json, weight_files
-from models.families.registry import read_architecture
-from models.families.safetensors_reader import Weights
-from models.families.transformers_reader import read_with_transformers, refuse_faults
-from models.loading.torch_load import runner_for
-from store.errors import CannotLoadHere, ModelLoadError
-from store.settings import Settings
+from headrace.models.families.model_config import quantized_elsewhere
+from headrace.models.families.model_folder import check_folder, read_json, weight_files
+from headrace.models.families.registry import read_architecture
+from headrace.models.families.safetensors_reader import Weights
+from headrace.models.families.transformers_reader import read_with_transformers, refuse_faults
+from headrace.models.loading.torch_load import runner_for
+from headrace.store.errors import CannotLoadHere, ModelLoadError
+from headrace.store.settings import Settings
 from tests.models.families.test_llama import LLAMA
 from tests.models.tiny import build, save
 
@@ -41,7 +41,7 @@ class Loads:
                 raise error
             return SimpleNamespace(config=config)
 
-        monkeypatch.setattr("models.families.llama.load", load)
+        monkeypatch.setattr("headrace.models.families.llama.load", load)
         monkeypatch.setattr(torch, "set_num_threads", self.threads.append)
 
 
@@ -205,7 +205,7 @@ def test_a_family_without_the_package_of_the_others_says_so(monkeypatch: pytest.
     def missing(_folder: Path, _raw: object) -> Any:
         raise ImportError("no", name="transformers")
 
-    monkeypatch.setattr("models.families.transformers_fallback.read_config", missing)
+    monkeypatch.setattr("headrace.models.families.transformers_fallback.read_config", missing)
     with pytest.raises(CannotLoadHere) as refused:
         read_architecture(Path(), LLAMA | {"hidden_act": "gelu"})
     assert str(refused.value) == (

@@ -11,23 +11,23 @@ from typing import Any
 import pytest
 import torch
 
-from models.engine.requests import EncodeRow, EngineRequest, SamplingParams
-from models.engine.runner import Row, StepPlan
-from models.fakes.fake import FakeRunner
-from models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
-from models.fakes.fake_transcriber import FakeTranscriber
-from models.fakes.faults import FaultyEncoder
-from models.families import model_folder
-from models.families.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
-from models.families.model_folder import all_files_digest, folder_digest, weight_files
-from models.loading import adapters, host_memory, load
-from models.runners.torch_runner import TorchRunner
-from models.tensors.precision import activation_dtype, resolve_device, resolve_dtype
-from prompts.tasks.classify import FAKE as FAKE_CLASSIFIER
-from prompts.tasks.image_classify import FAKE as FAKE_IMAGES
-from store import failpoints
-from store.errors import CannotLoadHere, ModelLoadError
-from store.settings import Settings
+from headrace.models.engine.requests import EncodeRow, EngineRequest, SamplingParams
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.fakes.fake import FakeRunner
+from headrace.models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
+from headrace.models.fakes.fake_transcriber import FakeTranscriber
+from headrace.models.fakes.faults import FaultyEncoder
+from headrace.models.families import model_folder
+from headrace.models.families.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
+from headrace.models.families.model_folder import all_files_digest, folder_digest, weight_files
+from headrace.models.loading import adapters, host_memory, load
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.models.tensors.precision import activation_dtype, resolve_device, resolve_dtype
+from headrace.prompts.tasks.classify import FAKE as FAKE_CLASSIFIER
+from headrace.prompts.tasks.image_classify import FAKE as FAKE_IMAGES
+from headrace.store import failpoints
+from headrace.store.errors import CannotLoadHere, ModelLoadError
+from headrace.store.settings import Settings
 from tests.models.loading.test_load import version
 from tests.stand_ins import stand_in
 
@@ -76,21 +76,25 @@ def test_a_generating_fake_takes_the_time_and_the_pool_that_the_settings_say(mon
 @pytest.mark.parametrize(
     ("place", "loaded", "further"),
     [
-        ("models.loading.torch_load.load_torch", lambda one: load.load_runner(one, SETTINGS), None),
-        ("models.runners.encoder.encoder_for", lambda one: load.load_encoder(one, SETTINGS), "bfloat16"),
+        ("headrace.models.loading.torch_load.load_torch", lambda one: load.load_runner(one, SETTINGS), None),
+        ("headrace.models.runners.encoder.encoder_for", lambda one: load.load_encoder(one, SETTINGS), "bfloat16"),
         (
-            "models.runners.classifier.classifier_for",
+            "headrace.models.runners.classifier.classifier_for",
             lambda one: load.load_classifier(one, SETTINGS, FAKE_CLASSIFIER),
             "bfloat16",
         ),
-        ("models.runners.transcriber.transcriber_for", lambda one: load.load_transcriber(one, SETTINGS), "bfloat16"),
         (
-            "models.runners.images.image_classifier_for",
+            "headrace.models.runners.transcriber.transcriber_for",
+            lambda one: load.load_transcriber(one, SETTINGS),
+            "bfloat16",
+        ),
+        (
+            "headrace.models.runners.images.image_classifier_for",
             lambda one: load.load_image_classifier(one, SETTINGS, FAKE_IMAGES)[0],
             "bfloat16",
         ),
         (
-            "models.runners.images.image_encoder_for",
+            "headrace.models.runners.images.image_encoder_for",
             lambda one: load.load_image_encoder(one, SETTINGS)[0],
             "bfloat16",
         ),
@@ -107,7 +111,7 @@ def test_a_version_with_weights_is_loaded_from_its_folder_in_its_format(
 
     monkeypatch.setattr(place, loader)
     monkeypatch.setattr(load, "registered_folder", lambda one: Path(one.source))
-    monkeypatch.setattr("models.runners.images.image_processor", lambda folder: ("prepare", folder))
+    monkeypatch.setattr("headrace.models.runners.images.image_processor", lambda folder: ("prepare", folder))
     one = version(tmp_path, "digest", dtype="bfloat16")
     assert loaded(one) in (("made", 2.0), "made")
     assert asked == [(one, SETTINGS, None) if further is None else (tmp_path, SETTINGS, further)]
@@ -181,7 +185,7 @@ def test_openmp_spins_briefly_unless_the_operator_says_otherwise(
     before: str | None, after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {} if before is None else {"GOMP_SPINCOUNT": before}
-    monkeypatch.setattr("models.loading.load.os.environ", environment)
+    monkeypatch.setattr("headrace.models.loading.load.os.environ", environment)
     with pytest.raises(CannotLoadHere, match=f"tiny@1: {tmp_path / 'no'} is not a folder on this machine"):
         load.checked_folder(version(tmp_path / "no", "x"))
     assert environment == {"GOMP_SPINCOUNT": after}

@@ -23,7 +23,7 @@ def test_processes_that_start_at_once_compile_the_kernels_once(tmp_path: Path) -
     compiler.write_text(_COMPILER)
     compiler.chmod(0o755)
     env = {"PATH": f"{programs}:{os.defpath}", "COMPILATIONS": str(log)}
-    command = [sys.executable, "-m", "models.native.build", str(tmp_path / "kernels")]
+    command = [sys.executable, "-m", "headrace.models.native.build", str(tmp_path / "kernels")]
     started = [subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) for _ in range(5)]
     paths = {process.communicate(timeout=120)[0].strip() for process in started}
     assert [process.returncode for process in started] == [0] * len(started)

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from models.engine.runner import Interrupted, Row, StepPlan
-from models.families import llama
-from models.families.registry import Architecture
-from models.native import build as building
-from models.native import choose
-from models.native.build import BuildFailed, build
-from models.native.choose import native_loader
-from models.native.library import INTERRUPTED, NO_MEMORY, Kernels
-from models.native.llama import NativeBatchBuilder, NativeLlama
-from store.settings import Settings
+from headrace.models.engine.runner import Interrupted, Row, StepPlan
+from headrace.models.families import llama
+from headrace.models.families.registry import Architecture
+from headrace.models.native import build as building
+from headrace.models.native import choose
+from headrace.models.native.build import BuildFailed, build
+from headrace.models.native.choose import native_loader
+from headrace.models.native.library import INTERRUPTED, NO_MEMORY, Kernels
+from headrace.models.native.llama import NativeBatchBuilder, NativeLlama
+from headrace.store.settings import Settings
 from tests.models.driving import request
 from tests.stand_ins import stand_in
 
@@ -76,7 +76,7 @@ def test_other_models_run_on_torch_and_the_log_says_why(
 def test_a_folder_that_cannot_be_written_and_a_compiler_that_hangs_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.native.build.shutil.which", lambda name: "/bin/true")
+    monkeypatch.setattr("headrace.models.native.build.shutil.which", lambda name: "/bin/true")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(BuildFailed, match=rf"^the kernels cannot be built in {tmp_path}/file/native: "):
         build(tmp_path / "file" / "native")
@@ -103,7 +103,7 @@ def test_a_library_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pyt
         version = stand_in_function(versions[Path(path).name])
         return SimpleNamespace(headrace_version=version, **functions)
 
-    monkeypatch.setattr("models.native.library.ctypes.CDLL", opened)
+    monkeypatch.setattr("headrace.models.native.library.ctypes.CDLL", opened)
     Kernels(tmp_path / "good")
     with pytest.raises(OSError, match=rf"^{tmp_path}/old was built from other sources$"):
         Kernels(tmp_path / "old")
@@ -161,7 +161,9 @@ def test_a_library_is_compiled_once_for_each_variant(tmp_path: Path, monkeypatch
         library.write_bytes(b"")
 
     monkeypatch.setattr(building, "_compile", make)
-    monkeypatch.setattr("models.native.build.shutil.which", lambda name: "/bin/true" if name == "c++" else None)
+    monkeypatch.setattr(
+        "headrace.models.native.build.shutil.which", lambda name: "/bin/true" if name == "c++" else None
+    )
     one, again, other = build(tmp_path), build(tmp_path), build(tmp_path, defines=["SMALL"])
     assert one == again != other
     assert one.parent == tmp_path
@@ -173,7 +175,7 @@ def test_a_library_is_compiled_once_for_each_variant(tmp_path: Path, monkeypatch
     assert {"-ffp-contract=off", "-march=native", "-O3"} <= set(compiled[0][1]), "the bits of a row depend on them"
     monkeypatch.setattr(building, "_cpu_features", lambda: "another CPU")
     assert build(tmp_path) != one
-    monkeypatch.setattr("models.native.build.shutil.which", lambda name: None)
+    monkeypatch.setattr("headrace.models.native.build.shutil.which", lambda name: None)
     with pytest.raises(BuildFailed) as refused:
         build(tmp_path)
     assert str(refused.value) == "no C++ compiler (g++, c++, clang++) is on the PATH"

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.engine.runner import Interrupt, Interrupted, Row, StepPlan
-from models.loading.torch_load import runner_for
-from models.native import choose
-from models.native.build import _FLAGS, SOURCES, BuildFailed, build
-from models.native.layout import pack
-from models.native.library import Kernels
-from models.native.llama import NativeLlama
-from models.runners.torch_runner import TorchRunner
-from models.tensors.quantised import round_to_int8
-from store.settings import Settings
+from headrace.models.engine.runner import Interrupt, Interrupted, Row, StepPlan
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.native import choose
+from headrace.models.native.build import _FLAGS, SOURCES, BuildFailed, build
+from headrace.models.native.layout import pack
+from headrace.models.native.library import Kernels
+from headrace.models.native.llama import NativeLlama
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.models.tensors.quantised import round_to_int8
+from headrace.store.settings import Settings
 from tests.models import tiny
 from tests.models.driving import count_near_ties, random_prompts, request, run_all
 
@@ -271,7 +271,7 @@ def test_older_instruction_sets_keep_the_same_promises(
     )
     folder = tiny.save(tiny.build("mistral, sliding window"), tmp_path / "model")
     for march in marches:
-        monkeypatch.setattr("models.native.build._FLAGS", (*_FLAGS, f"-march={march}"))
+        monkeypatch.setattr("headrace.models.native.build._FLAGS", (*_FLAGS, f"-march={march}"))
         older = Kernels(build(tmp_path))
         assert older.isa in {"AVX2", "AVX-512", "AVX-512 BF16"}
         monkeypatch.setattr(choose, "_kernels", lambda _, older=older: older)

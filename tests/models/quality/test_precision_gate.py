@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from models.catalog import main
-from models.quality import precision_gate
-from models.quality.scores import Quality
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.catalog import main
+from headrace.models.quality import precision_gate
+from headrace.models.quality.scores import Quality
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 
 GOOD = Quality(perplexity=15.8, kl=0.007, top1=0.95, num_tokens=5000)
 FAR = Quality(perplexity=18.7, kl=0.05, top1=0.88, num_tokens=5000)

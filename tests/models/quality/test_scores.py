@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.engine.requests import SampledLogprobs
-from models.loading.torch_load import runner_for
-from models.quality import scores
-from models.quality.scores import Quality, TextScores, compare, compare_shown, of_itself, score_texts
-from models.runners.torch_runner import TorchRunner
-from store.settings import Settings
+from headrace.models.engine.requests import SampledLogprobs
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.quality import scores
+from headrace.models.quality.scores import Quality, TextScores, compare, compare_shown, of_itself, score_texts
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.store.settings import Settings
 from tests.models.driving import random_prompts
 from tests.models.tiny import VOCAB, build, save
 

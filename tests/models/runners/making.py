@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.engine.requests import EncodeRow
+from headrace.models.engine.requests import EncodeRow
 
 CPU = torch.device("cpu")
 

@@ -22,16 +22,16 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import describe, small_files
-from models.runners.classifier import classifier_for
-from prompts.encoded_texts import EncodedTexts
-from prompts.encoders.classifier_folder import Activation, read_classifier
-from prompts.tasks.rerank import is_cross_encoder, rerank_pairs
-from prompts.tokenizer import load_tokenizer
-from store.errors import InvalidRequest, ModelLoadError
-from store.settings import Settings
-from store.tasks.rerank import RerankInput
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import describe, small_files
+from headrace.models.runners.classifier import classifier_for
+from headrace.prompts.encoded_texts import EncodedTexts
+from headrace.prompts.encoders.classifier_folder import Activation, read_classifier
+from headrace.prompts.tasks.rerank import is_cross_encoder, rerank_pairs
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.settings import Settings
+from headrace.store.tasks.rerank import RerankInput
 from tests.models.runners.test_encoder import _DISTILBERT, _SIZES, MOST_APART
 from tests.models.tiny import save, save_tokenizer
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from models.engine.requests import EngineRequest, Grammar, RequestId
-from models.engine.runner import Row, StepPlan
-from models.families.llama_torch import LlamaModel
-from models.loading.torch_load import runner_for
-from models.runners.decode_graphs import graph_sizes
-from models.runners.device_runner import DeviceRunner
-from store.settings import Settings
+from headrace.models.engine.requests import EngineRequest, Grammar, RequestId
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.families.llama_torch import LlamaModel
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.decode_graphs import graph_sizes
+from headrace.models.runners.device_runner import DeviceRunner
+from headrace.store.settings import Settings
 from tests.models.driving import generate, random_prompts, request, run_all
 from tests.models.on_cpu_tensors import device_runner
 from tests.models.tiny import VOCAB, build, save, save_tokenizer

@@ -23,15 +23,15 @@ from transformers import (
     RobertaModel,
 )
 
-from models.catalog import fetch, main, register
-from models.engine.requests import EncodeRow
-from models.families.model_folder import folder_digest, small_files
-from models.loading.load import load_encoder
-from models.runners.encoder import TorchEncoder, encoder_for
-from prompts.tokenizer import load_tokenizer
-from store.db.database import Database
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.catalog import fetch, main, register
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import folder_digest, small_files
+from headrace.models.loading.load import load_encoder
+from headrace.models.runners.encoder import TorchEncoder, encoder_for
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.db.database import Database
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 from tests.models.tiny import save, save_tokenizer
 
 REPOSITORY = Path(__file__).parents[3]

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from models.engine.requests import EngineRequest, Grammar, RequestInvalid, SamplingParams
-from models.engine.runner import Row, Sampled, StepPlan
-from models.fakes.fake import EOS, FakeRunner, PlanError, next_token
+from headrace.models.engine.requests import EngineRequest, Grammar, RequestInvalid, SamplingParams
+from headrace.models.engine.runner import Row, Sampled, StepPlan
+from headrace.models.fakes.fake import EOS, FakeRunner, PlanError, next_token
 
 PROMPT = tuple(b"hello world")
 

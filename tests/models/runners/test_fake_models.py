@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.engine.requests import EncodeRow
-from models.fakes.fake import EOS, next_token
-from models.fakes.fake_encoder import (
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.fakes.fake import EOS, next_token
+from headrace.models.fakes.fake_encoder import (
     FakeClassifier,
     FakeEncoder,
     FakeImageClassifier,
@@ -17,18 +17,18 @@ from models.fakes.fake_encoder import (
     fake_scores,
     fake_vector,
 )
-from models.fakes.fake_recommender import FakeRecommender
-from models.fakes.fake_tabular import FakeTabular
-from models.fakes.fake_transcriber import FakeTranscriber
-from models.runners.image_rows import ImageRows
-from models.runners.transcription import ChunkOptions, ChunkTranscript, TokenSegment
-from prompts.tabular.feature_schema import EncodedRows
-from prompts.tasks.classify import FAKE as CLASSES
-from prompts.tasks.image_classify import FAKE as IMAGE_CLASSES
-from prompts.tasks.predict import FAKE as TABLE
-from prompts.tasks.recommend import FAKE_ITEMS, RecommendQuery
-from prompts.tasks.rerank import FAKE as RERANKING
-from prompts.tasks.token_classify import FAKE as TOKEN_CLASSES
+from headrace.models.fakes.fake_recommender import FakeRecommender
+from headrace.models.fakes.fake_tabular import FakeTabular
+from headrace.models.fakes.fake_transcriber import FakeTranscriber
+from headrace.models.runners.image_rows import ImageRows
+from headrace.models.runners.transcription import ChunkOptions, ChunkTranscript, TokenSegment
+from headrace.prompts.tabular.feature_schema import EncodedRows
+from headrace.prompts.tasks.classify import FAKE as CLASSES
+from headrace.prompts.tasks.image_classify import FAKE as IMAGE_CLASSES
+from headrace.prompts.tasks.predict import FAKE as TABLE
+from headrace.prompts.tasks.recommend import FAKE_ITEMS, RecommendQuery
+from headrace.prompts.tasks.rerank import FAKE as RERANKING
+from headrace.prompts.tasks.token_classify import FAKE as TOKEN_CLASSES
 from tests.models.runners.making import floats, rows
 
 

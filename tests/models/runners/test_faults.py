@@ -4,15 +4,15 @@ import threading
 
 import pytest
 
-from models.engine.requests import EngineRequest, Grammar, RequestInvalid, SamplingParams
-from models.engine.runner import Row, Sampled, StepPlan
-from models.fakes.fake import FakeRunner
-from models.fakes.faults import EXIT_CODE, Fault, FaultyRunner
-from models.loading.load import with_faults
-from prompts.tokenizer import ByteTokenizer
-from store import failpoints
-from store.failpoints import FailpointRaised
-from store.settings import Settings
+from headrace.models.engine.requests import EngineRequest, Grammar, RequestInvalid, SamplingParams
+from headrace.models.engine.runner import Row, Sampled, StepPlan
+from headrace.models.fakes.fake import FakeRunner
+from headrace.models.fakes.faults import EXIT_CODE, Fault, FaultyRunner
+from headrace.models.loading.load import with_faults
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store import failpoints
+from headrace.store.failpoints import FailpointRaised
+from headrace.store.settings import Settings
 from tests.models.engine.rig import ask
 
 MARKS = {"<e>": Fault.EXIT, "<r>": Fault.RAISE, "<o>": Fault.OOM, "<n>": Fault.NAN, "<h>": Fault.HANG}

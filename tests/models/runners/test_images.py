@@ -10,15 +10,20 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, PreTrainedTokenizerFast, pipeline
 
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.requests import EncodeRequest, EncodeRow
-from models.families.model_folder import describe, small_files
-from models.runners.images import image_classifier_for, image_encoder_for, image_processor
-from prompts.tasks.embed import read_embedder
-from prompts.tokenizer import load_tokenizer
-from prompts.vision.image_folder import read_image_classifier
-from store.errors import InvalidRequest, ModelLoadError
-from store.settings import Settings
+from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from headrace.models.engine.requests import EncodeRequest, EncodeRow
+from headrace.models.families.model_folder import describe, small_files
+from headrace.models.runners.images import image_classifier_for, image_encoder_for, image_processor
+from headrace.prompts.tasks.embed import read_embedder
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.prompts.vision.image_folder import read_image_classifier
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.settings import Settings
+from headrace.workers.images.image_reader import ImageReader
+from headrace.workers.tasks.embed import EmbedModel
+from headrace.workers.tasks.encoding import EncodeJob, EncoderModel, numbers_of
+from headrace.workers.tasks.image_classify import ImageClassifyModel
+from headrace.workers.tasks.image_zero_shot import read_candidates
 from tests.models.runners.tiny_images import (
     CLASSIFIERS,
     ENCODERS,
@@ -30,11 +35,6 @@ from tests.models.runners.tiny_images import (
     encoded,
     picture,
 )
-from workers.images.image_reader import ImageReader
-from workers.tasks.embed import EmbedModel
-from workers.tasks.encoding import EncodeJob, EncoderModel, numbers_of
-from workers.tasks.image_classify import ImageClassifyModel
-from workers.tasks.image_zero_shot import read_candidates
 
 MOST_APART = 1e-5
 SETTINGS = Settings(device="cpu")

@@ -12,21 +12,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.engine.requests import EncodeRow, NumericalError
-from models.runners import images
-from models.runners.classifier import TorchClassifier
-from models.runners.encoder import TorchEncoder, read_dense
-from models.runners.image_rows import ImageRows
-from models.runners.images import TorchImageClassifier, TorchImageEncoder, image_encoder_for
-from models.runners.tabular import tabular_for
-from models.runners.transcriber import transcriber_for
-from models.runners.transcription import ChunkOptions
-from prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head
-from prompts.tabular.feature_schema import encode_rows
-from prompts.tasks.embed import Dense, Embedder, Pooling
-from prompts.vision.image_folder import ImageClassifierSettings
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.engine.requests import EncodeRow, NumericalError
+from headrace.models.runners import images
+from headrace.models.runners.classifier import TorchClassifier
+from headrace.models.runners.encoder import TorchEncoder, read_dense
+from headrace.models.runners.image_rows import ImageRows
+from headrace.models.runners.images import TorchImageClassifier, TorchImageEncoder, image_encoder_for
+from headrace.models.runners.tabular import tabular_for
+from headrace.models.runners.transcriber import transcriber_for
+from headrace.models.runners.transcription import ChunkOptions
+from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head
+from headrace.prompts.tabular.feature_schema import encode_rows
+from headrace.prompts.tasks.embed import Dense, Embedder, Pooling
+from headrace.prompts.vision.image_folder import ImageClassifierSettings
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 from tests.models.runners.making import CPU, rows
 from tests.models.runners.test_tabular import ROWS, build_tabular, config_of
 from tests.models.tiny_whisper import RATE, WINDOW_S, build_whisper

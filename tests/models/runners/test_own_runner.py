@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from headrace.models.engine.requests import EncodeRequest, EncodeRow, NumericalError, OutOfMemory, RunnerFailed
+from headrace.models.runners.own_runner import OwnRunner
 from headrace.tasks import Task, TaskError
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.requests import EncodeRequest, EncodeRow, NumericalError, OutOfMemory, RunnerFailed
-from models.runners.own_runner import OwnRunner
 from tests.processes import WAIT_S
 
 

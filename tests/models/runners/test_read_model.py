@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.engine.runner import RunnerBroken
-from models.runners import encoder, transcriber
-from models.runners.encoder import read_dense, read_model
-from models.runners.images import image_processor
-from models.runners.torch_runner import translate_torch_errors
-from models.runners.transcriber import transcriber_for
-from models.runners.transcription import TokenSegment
-from prompts.tasks.embed import Dense
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.engine.runner import RunnerBroken
+from headrace.models.runners import encoder, transcriber
+from headrace.models.runners.encoder import read_dense, read_model
+from headrace.models.runners.images import image_processor
+from headrace.models.runners.torch_runner import translate_torch_errors
+from headrace.models.runners.transcriber import transcriber_for
+from headrace.models.runners.transcription import TokenSegment
+from headrace.prompts.tasks.embed import Dense
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 from tests.models.runners.making import CPU
 
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import describe
-from models.runners.recommender import TorchRecommender, recommender_for
-from prompts.tabular.feature_schema import read_config
-from prompts.tabular.items import Items, read_items
-from prompts.tasks.recommend import RecommenderConfig, RecommendQuery, query_of
-from store.errors import InvalidRequest, ModelLoadError
-from store.settings import Settings
-from store.tasks.recommend import RecommendPayload
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import describe
+from headrace.models.runners.recommender import TorchRecommender, recommender_for
+from headrace.prompts.tabular.feature_schema import read_config
+from headrace.prompts.tabular.items import Items, read_items
+from headrace.prompts.tasks.recommend import RecommenderConfig, RecommendQuery, query_of
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.settings import Settings
+from headrace.store.tasks.recommend import RecommendPayload
 
 SETTINGS = Settings(device="cpu")
 NUM_ITEMS = 200

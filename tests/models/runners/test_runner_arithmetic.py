@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from models.engine.requests import EncodeRow
-from models.runners.attribute_columns import AttributeColumns
-from models.runners.classifier import TorchClassifier
-from models.runners.dense_network import DenseNetwork
-from models.runners.encoder import TorchEncoder, float32_bytes, padded
-from models.runners.image_rows import ImageRows, by_shape, dimensions_of, pixels_of
-from models.runners.images import TorchImageClassifier, TorchImageEncoder
-from models.runners.integrated_gradients import integrated_gradients
-from models.runners.tabular import outputs_of
-from models.runners.transcription import ChunkTranscript, TokenSegment
-from prompts.encoders.classifier_folder import Activation as Scores
-from prompts.encoders.classifier_folder import ClassifierSettings, Head
-from prompts.tabular.items import Item, Items
-from prompts.tasks.embed import Embedder, Pooling
-from prompts.tasks.predict import Activation, Objective
-from prompts.vision.image_folder import ImageClassifierSettings
-from store.tasks.recommend import AttributeCondition
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.runners.attribute_columns import AttributeColumns
+from headrace.models.runners.classifier import TorchClassifier
+from headrace.models.runners.dense_network import DenseNetwork
+from headrace.models.runners.encoder import TorchEncoder, float32_bytes, padded
+from headrace.models.runners.image_rows import ImageRows, by_shape, dimensions_of, pixels_of
+from headrace.models.runners.images import TorchImageClassifier, TorchImageEncoder
+from headrace.models.runners.integrated_gradients import integrated_gradients
+from headrace.models.runners.tabular import outputs_of
+from headrace.models.runners.transcription import ChunkTranscript, TokenSegment
+from headrace.prompts.encoders.classifier_folder import Activation as Scores
+from headrace.prompts.encoders.classifier_folder import ClassifierSettings, Head
+from headrace.prompts.tabular.items import Item, Items
+from headrace.prompts.tasks.embed import Embedder, Pooling
+from headrace.prompts.tasks.predict import Activation, Objective
+from headrace.prompts.vision.image_folder import ImageClassifierSettings
+from headrace.store.tasks.recommend import AttributeCondition
 from tests.models.runners.making import CPU, floats, rows
 
 

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import describe
-from models.runners.tabular import TorchTabular, tabular_for
-from prompts.tabular.feature_schema import EncodedRows, encode_rows, read_config
-from prompts.tasks.predict import TabularConfig
-from store.errors import ModelLoadError
-from store.settings import Settings
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import describe
+from headrace.models.runners.tabular import TorchTabular, tabular_for
+from headrace.prompts.tabular.feature_schema import EncodedRows, encode_rows, read_config
+from headrace.prompts.tasks.predict import TabularConfig
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
 
 SETTINGS = Settings(device="cpu")
 FEATURES: list[dict[str, Any]] = [

@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import NumericalError
-from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
-from models.families.llama_torch import LlamaModel
-from models.loading.torch_load import runner_for
-from models.runners.torch_runner import TorchRunner
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import NumericalError
+from headrace.models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
+from headrace.models.families.llama_torch import LlamaModel
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.store.settings import Settings
 from tests.models.driving import NoText, generate, random_prompts, request, run_all
 from tests.models.on_cpu_tensors import device_runner
 from tests.models.tiny import VOCAB, build, save

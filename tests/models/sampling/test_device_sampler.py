@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from models.engine.requests import Grammar, SamplingParams
-from models.sampling.device_sampler import NUM_CANDIDATES, SamplingInput, choose, is_simple, sampling_input
-from models.sampling.sampler import draw, uniform
+from headrace.models.engine.requests import Grammar, SamplingParams
+from headrace.models.sampling.device_sampler import NUM_CANDIDATES, SamplingInput, choose, is_simple, sampling_input
+from headrace.models.sampling.sampler import draw, uniform
 from tests.models.sampling.test_sampler import CUTS
 
 COUNT = 50

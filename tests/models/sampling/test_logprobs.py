@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CheckpointMismatch, CompletionOutput, Delta, EngineRequest, RequestInvalid
-from models.loading.torch_load import runner_for
-from models.runners.torch_runner import TorchRunner
-from store.settings import Settings
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.requests import CheckpointMismatch, CompletionOutput, Delta, EngineRequest, RequestInvalid
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.runners.torch_runner import TorchRunner
+from headrace.store.settings import Settings
 from tests.models.driving import random_prompts, request
 from tests.models.tiny import VOCAB, build, save
 
@@ -93,7 +93,7 @@ def test_they_are_the_log_softmax_of_the_reference(model: PreTrainedModel, runne
 
 
 def test_nothing_is_computed_for_those_who_do_not_ask(runner: TorchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("models.sampling.sampler.logprobs_of")
+    monkeypatch.delattr("headrace.models.sampling.sampler.logprobs_of")
     done, _ = run(runner, [each for each in asked() if each.sampling.logprobs is None])
     assert [len(each.token_ids) for each in done.values()] == [13]
 

@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 import torch
 
-from models.engine.reasoning import ReasoningTokens, ReasoningTracker
-from models.engine.requests import EngineRequest, Grammar, RequestInvalid, SampledLogprobs, SamplingParams
-from models.engine.runner import Row, Sampled
-from models.engine.speculation import AcceptanceStatistics, Speculation
-from models.sampling import grammar_masks
-from models.sampling.device_sampler import is_simple
-from models.sampling.penalties import Penalties
-from models.sampling.prompt_scores import PromptScores
-from models.sampling.reasoning_bounds import ReasoningBounds
-from models.sampling.sample_positions import SamplePosition, num_accepted, sample_positions
-from models.sampling.sampler import Sampler, kept_weights, logprobs_of, pick
-from models.sampling.token_rules import add_bias_, forbid_banned_, forbid_early_ends_
-from prompts.grammar import Grammars
+from headrace.models.engine.reasoning import ReasoningTokens, ReasoningTracker
+from headrace.models.engine.requests import EngineRequest, Grammar, RequestInvalid, SampledLogprobs, SamplingParams
+from headrace.models.engine.runner import Row, Sampled
+from headrace.models.engine.speculation import AcceptanceStatistics, Speculation
+from headrace.models.sampling import grammar_masks
+from headrace.models.sampling.device_sampler import is_simple
+from headrace.models.sampling.penalties import Penalties
+from headrace.models.sampling.prompt_scores import PromptScores
+from headrace.models.sampling.reasoning_bounds import ReasoningBounds
+from headrace.models.sampling.sample_positions import SamplePosition, num_accepted, sample_positions
+from headrace.models.sampling.sampler import Sampler, kept_weights, logprobs_of, pick
+from headrace.models.sampling.token_rules import add_bias_, forbid_banned_, forbid_early_ends_
+from headrace.prompts.grammar import Grammars
 from tests.models.engine.rig import ask, seq
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ def test_a_row_has_a_position_for_each_draft_up_to_the_first_that_is_rejected() 
 def test_a_prompts_scores_come_once_and_a_row_that_runs_again_replaces_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("models.sampling.prompt_scores._POSITIONS", 2)
+    monkeypatch.setattr("headrace.models.sampling.prompt_scores._POSITIONS", 2)
     prompt = (0, 1, 2, 3, 1)
     request = EngineRequest("r", prompt, SamplingParams(1, echo=True, logprobs=1))
     sizes: list[int] = []

@@ -18,12 +18,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Row
-from models.loading.torch_load import runner_for
-from models.sampling.sample_positions import SamplePosition
-from models.sampling.sampler import CHUNK, Sampler, draw, highest_of, inside, uniform
-from store.settings import Settings
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Row
+from headrace.models.loading.torch_load import runner_for
+from headrace.models.sampling.sample_positions import SamplePosition
+from headrace.models.sampling.sampler import CHUNK, Sampler, draw, highest_of, inside, uniform
+from headrace.store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
 from tests.models.tiny import VOCAB, build, save
 

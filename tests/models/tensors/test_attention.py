@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Row, StepPlan
-from models.families.model import BatchBuilder
-from models.tensors.attention import DEFAULT_SCORES, ScoreOptions, attend
-from models.tensors.block_table import BlockTableBatchBuilder
-from models.tensors.kv_cache import KvCache
-from models.tensors.torch_batch import TorchBatchBuilder
-from models.tensors.varlen_attention import AttentionShape, Kernel, VarlenAttention, find_varlen_attention
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Row, StepPlan
+from headrace.models.families.model import BatchBuilder
+from headrace.models.tensors.attention import DEFAULT_SCORES, ScoreOptions, attend
+from headrace.models.tensors.block_table import BlockTableBatchBuilder
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.torch_batch import TorchBatchBuilder
+from headrace.models.tensors.varlen_attention import AttentionShape, Kernel, VarlenAttention, find_varlen_attention
 from tests.models.varlen import varlen_reference
 
 CPU = torch.device("cpu")

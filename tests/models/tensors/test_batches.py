@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Interrupt, Row, Sampled, StepPlan
-from models.families.llama import Rope
-from models.families.lora import LowRank
-from models.families.lora_torch import TorchAdapter, adapted_tokens
-from models.families.model import ModelWithCache
-from models.families.rope import RopeTable, inverse_frequencies, rotate_
-from models.native.choose import supports
-from models.native.layout import interleave_gate_up, pack, pack_low_rank, round_up
-from models.native.library import pointer_of
-from models.runners.decode_graphs import DecodeGraphs, Replay, graph_sizes
-from models.tensors.block_table import BlockTableBatch, BlockTableBatchBuilder
-from models.tensors.kv_cache import KvCache
-from models.tensors.quantised import GROUP, RoundedLinear, hadamard, quantise, round_to_int8
-from models.tensors.torch_batch import TorchBatchBuilder
+from headrace.models.engine.requests import EngineRequest, SamplingParams
+from headrace.models.engine.runner import Interrupt, Row, Sampled, StepPlan
+from headrace.models.families.llama import Rope
+from headrace.models.families.lora import LowRank
+from headrace.models.families.lora_torch import TorchAdapter, adapted_tokens
+from headrace.models.families.model import ModelWithCache
+from headrace.models.families.rope import RopeTable, inverse_frequencies, rotate_
+from headrace.models.native.choose import supports
+from headrace.models.native.layout import interleave_gate_up, pack, pack_low_rank, round_up
+from headrace.models.native.library import pointer_of
+from headrace.models.runners.decode_graphs import DecodeGraphs, Replay, graph_sizes
+from headrace.models.tensors.block_table import BlockTableBatch, BlockTableBatchBuilder
+from headrace.models.tensors.kv_cache import KvCache
+from headrace.models.tensors.quantised import GROUP, RoundedLinear, hadamard, quantise, round_to_int8
+from headrace.models.tensors.torch_batch import TorchBatchBuilder
 
 CPU = torch.device("cpu")
 

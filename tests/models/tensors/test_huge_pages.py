@@ -5,7 +5,7 @@ import mmap
 import pytest
 import torch
 
-from models.tensors.huge_pages import Arena, zeros
+from headrace.models.tensors.huge_pages import Arena, zeros
 
 _HUGE = 2 << 20
 

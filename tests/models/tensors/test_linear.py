@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.tensors import linear
-from models.tensors.linear import can_pack, make_linear
+from headrace.models.tensors import linear
+from headrace.models.tensors.linear import can_pack, make_linear
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from policy.classification.classifiers import CATEGORIES, FLAGGED_FROM, WordListClassifier
+from headrace.policy.classification.classifiers import CATEGORIES, FLAGGED_FROM, WordListClassifier
 
 
 def flagged(text: str) -> set[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policy.recognisers.announced import Announced, is_believed, is_in_column, is_short_key, is_typed
+from headrace.policy.recognisers.announced import Announced, is_believed, is_in_column, is_short_key, is_typed
 
 WORDS = {"key": "token", "password": "password", "short": "db_pass", "loose": "auth"}
 LINKS = {

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 from stdnum import luhn
 
-from policy.recognisers.columns import column_sort
-from policy.recognisers.contacts import check_email, check_phone
-from policy.recognisers.networks import check_ipv4, check_ipv6
-from policy.recognisers.numbers import check_card, check_iban, check_ssn
-from policy.recognisers.recogniser import Spans, Words, as_written, letters_and_digits
+from headrace.policy.recognisers.columns import column_sort
+from headrace.policy.recognisers.contacts import check_email, check_phone
+from headrace.policy.recognisers.networks import check_ipv4, check_ipv6
+from headrace.policy.recognisers.numbers import check_card, check_iban, check_ssn
+from headrace.policy.recognisers.recogniser import Spans, Words, as_written, letters_and_digits
 
 
 def found(check: Callable[[str, str], Spans], candidate: str, before: str = "") -> list[str]:

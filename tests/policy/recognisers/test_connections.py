@@ -2,7 +2,7 @@
 
 import pytest
 
-from policy.evaluation import Finder
+from headrace.policy.evaluation import Finder
 
 FINDER = Finder()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policy.recognisers.catalogue import RECOGNISERS
+from headrace.policy.recognisers.catalogue import RECOGNISERS
 from tests.policy.recognisers.test_checks import found
 
 BY_NAME = {one.name.removeprefix("national_id."): one for one in RECOGNISERS}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policy.evaluation import STRUCTURED, Case, Finder, evaluate, read_cases, second, shipped
+from headrace.policy.evaluation import STRUCTURED, Case, Finder, evaluate, read_cases, second, shipped
 
 Counts = dict[str, tuple[int, int, int]]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from policy.recognisers.commands import check_command_password
-from policy.recognisers.connections import check_connection
-from policy.recognisers.recogniser import Spans
-from policy.recognisers.secrets import check_jwt, check_url_password, check_user_password
-from policy.recognisers.unannounced import check_generated, check_random, check_url_path
+from headrace.policy.recognisers.commands import check_command_password
+from headrace.policy.recognisers.connections import check_connection
+from headrace.policy.recognisers.recogniser import Spans
+from headrace.policy.recognisers.secrets import check_jwt, check_url_password, check_user_password
+from headrace.policy.recognisers.unannounced import check_generated, check_random, check_url_path
 from tests.policy.recognisers.test_checks import found
 
 Check = Callable[[str, str], Spans]

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from policy.documents import PolicyDocument
-from policy.evaluation import STRUCTURED
-from policy.policies import Policy, apply_output, output_stream
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.evaluation import STRUCTURED
+from headrace.policy.policies import Policy, apply_output, output_stream
 
 RULES = Policy(
     PolicyDocument.model_validate(

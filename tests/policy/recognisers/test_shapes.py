@@ -2,8 +2,8 @@
 
 import pytest
 
-from policy.recognisers import shapes
-from policy.recognisers.shapes import bits_per_character, has_odd_part, num_sorts
+from headrace.policy.recognisers import shapes
+from headrace.policy.recognisers.shapes import bits_per_character, has_odd_part, num_sorts
 
 LOOKS = {
     "date": shapes.is_date,

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from policy.documents import PolicyDocument
-from policy.policies import Policy, apply_output, output_stream
-from policy.text.letter_triples import as_signs, surprise
-from policy.text.normalisation import normalise
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.policies import Policy, apply_output, output_stream
+from headrace.policy.text.letter_triples import as_signs, surprise
+from headrace.policy.text.normalisation import normalise
 
 CARD = "4526018159083012"
 PHRASES = ["café noir", "an\u0303o", "straße", "ΟΔΟΣ", "ışık", "titan"]

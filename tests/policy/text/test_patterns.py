@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policy.recognisers.catalogue import RECOGNISERS
-from policy.text.patterns import BadPattern, compiled, parse_pattern
+from headrace.policy.recognisers.catalogue import RECOGNISERS
+from headrace.policy.text.patterns import BadPattern, compiled, parse_pattern
 
 PATTERNS = [r"\bab{2,3}(?:c|de)*f\b", r"(?i:x[a-c]{0,4}) ?y+", r"a.?b|abc?d", r"(?:ab?){1,3}[^\d\s]z"]
 

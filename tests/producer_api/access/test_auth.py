@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from sqlalchemy import text
 
-from producer_api.access.auth import KEEP_S, Authenticator
-from store.db.database import Database
-from store.errors import Forbidden, Unauthenticated
-from store.retrieval import vector_stores
-from store.retrieval.vector_stores import StoreModel
-from store.tenants import api_key_admin, api_keys, tenants
+from headrace.producer_api.access.auth import KEEP_S, Authenticator
+from headrace.store.db.database import Database
+from headrace.store.errors import Forbidden, Unauthenticated
+from headrace.store.retrieval import vector_stores
+from headrace.store.retrieval.vector_stores import StoreModel
+from headrace.store.tenants import api_key_admin, api_keys, tenants
 from tests.processes import ROOT
 from tests.producer_api.calling import PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
@@ -90,7 +90,9 @@ def test_every_route_says_which_scope_it_needs(server: ApiServer) -> None:
     assert {path for path in documented if not path.startswith("/v1/")} == OPEN
     assert not any("security" in told for path in OPEN for told in documented[path].values())
     for operation in operations(server.app):
-        assert len(operation.scopes) == 1, f"{operation}: take the principal by one of producer_api.access.auth's"
+        assert len(operation.scopes) == 1, (
+            f"{operation}: take the principal by one of headrace.producer_api.access.auth's"
+        )
         assert operation.scopes[0] in api_keys.SCOPES
     hidden = {route.path_format for route in server.app.routes if isinstance(route, APIRoute)} - set(documented)
     assert hidden == set(), "a route that is not in the document is not in this matrix"

@@ -8,8 +8,8 @@ import pytest
 import structlog
 from starlette.requests import Request
 
-from producer_api.access.auth import RefusalLog, may, require
-from producer_api.access.rate_limits import (
+from headrace.producer_api.access.auth import RefusalLog, may, require
+from headrace.producer_api.access.rate_limits import (
     OverRate,
     RateLimits,
     StreamLimits,
@@ -17,10 +17,10 @@ from producer_api.access.rate_limits import (
     has_spent_request,
     note_headers,
 )
-from store.errors import HeadraceError, InvalidRequest, RateLimited
-from store.redis.rate_limiter import Decision, Spend
-from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import Limits, RequestLimits
+from headrace.store.errors import HeadraceError, InvalidRequest, RateLimited
+from headrace.store.redis.rate_limiter import Decision, Spend
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tenants.tenant_limits import Limits, RequestLimits
 from tests.stand_ins import stand_in
 
 ONE, OTHER = (Principal("tenant", key, frozenset({"jobs:read"})) for key in ("key_1", "key_2"))

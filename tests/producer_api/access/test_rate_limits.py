@@ -7,13 +7,13 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from producer_api.access.rate_limits import LimitCache, RateLimits
-from store.db.database import Database
-from store.errors import RateLimited
-from store.redis.connection import connect
-from store.redis.rate_limiter import Limiter
-from store.settings import Settings
-from store.tenants import api_keys, quotas
+from headrace.producer_api.access.rate_limits import LimitCache, RateLimits
+from headrace.store.db.database import Database
+from headrace.store.errors import RateLimited
+from headrace.store.redis.connection import connect
+from headrace.store.redis.rate_limiter import Limiter
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys, quotas
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 from tests.producer_api.serving import serving

@@ -7,10 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from store.db.database import Database
-from store.jobs.jobs import list_jobs
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.jobs.jobs import list_jobs
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs, streaming, submit
 from tests.producer_api.serving import serving

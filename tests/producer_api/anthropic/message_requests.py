@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from producer_api.anthropic.message_request import MessageRequest, to_job
+from headrace.producer_api.anthropic.message_request import MessageRequest, to_job
 
 ASKED: dict[str, Any] = {"model": "m", "max_tokens": 99, "messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"type": "text", "text": "x"}

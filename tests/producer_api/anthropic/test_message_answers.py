@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from producer_api.anthropic.message_answer import MessageAnswer, input_of
-from producer_api.anthropic.turns_message import TurnsMessageAnswer
-from producer_api.server.errors import JobUnanswered
-from producer_api.streaming.turns import CallEnded, TurnCall
-from store.schema.job_states import FLOW_TASK, JobState
+from headrace.producer_api.anthropic.message_answer import MessageAnswer, input_of
+from headrace.producer_api.anthropic.turns_message import TurnsMessageAnswer
+from headrace.producer_api.server.errors import JobUnanswered
+from headrace.producer_api.streaming.turns import CallEnded, TurnCall
+from headrace.store.schema.job_states import FLOW_TASK, JobState
 from tests.producer_api.answered_jobs import CALL, CALLS, THINKS, TURNS, ended, job_of
 from tests.producer_api.expected_events import expected_events
 

@@ -11,10 +11,10 @@ from anthropic import Anthropic
 from anthropic.types.messages import MessageBatch
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.jobs import sweeps
-from store.settings import Settings
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.store.db.database import Database
+from headrace.store.jobs import sweeps
+from headrace.store.settings import Settings
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from producer_api.anthropic.message_request import CountTokensRequest, to_job
+from headrace.producer_api.anthropic.message_request import CountTokensRequest, to_job
 from tests.producer_api.anthropic.message_requests import ASKED, FUNCTION, RESULT, TEXT, TOOL, USE, message_job, schema
 from tests.producer_api.request_outcomes import fields_set
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from producer_api.anthropic.message_request import as_sent
-from producer_api.openai.foreign_fields import INSTEAD_OF_FILES
-from store.errors import InvalidRequest
+from headrace.producer_api.anthropic.message_request import as_sent
+from headrace.producer_api.openai.foreign_fields import INSTEAD_OF_FILES
+from headrace.store.errors import InvalidRequest
 from tests.producer_api.anthropic.message_requests import RESULT, TEXT, TOOL, USE, message_job, schema, turns
 from tests.producer_api.request_outcomes import refusal_of
 

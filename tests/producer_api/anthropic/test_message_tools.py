@@ -8,9 +8,9 @@ import pytest
 import redis
 from anthropic import Anthropic
 
-from producer_api.anthropic.message_answer import MessageAnswer
-from store.db.database import Database
-from store.jobs import jobs
+from headrace.producer_api.anthropic.message_answer import MessageAnswer
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
 from tests.producer_api.openai.test_tools import SAID, TWICE, agents, register_styles
 from tests.producer_api.scripted_worker import ScriptedWorker
 

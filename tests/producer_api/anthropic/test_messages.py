@@ -8,9 +8,9 @@ import pytest
 from anthropic import Anthropic
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.jobs import jobs
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.settings import Settings
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, num_jobs, parse
 from tests.producer_api.conftest import MakeClient

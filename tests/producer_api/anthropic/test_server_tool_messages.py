@@ -7,7 +7,7 @@ import pytest
 import redis
 from anthropic import Anthropic
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 from tests.producer_api.calling import error_of
 from tests.producer_api.turn_worker import TurnWorker, add_weather
 

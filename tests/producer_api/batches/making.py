@@ -4,11 +4,11 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from producer_api.batches.batch_input import RawLine
-from store.batches.batches import Batch
-from store.schema.batch_states import BatchStatus
-from store.settings import Settings
-from store.tenants.api_keys import Principal
+from headrace.producer_api.batches.batch_input import RawLine
+from headrace.store.batches.batches import Batch
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import Principal
 
 URL = "/v1/completions"
 BODY = {"model": "tiny", "prompt": "hi"}

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from producer_api.batches import batch_results, batch_validation
-from producer_api.batches.batch_input import LineRefused, RawLine, Request
-from producer_api.batches.batch_results import publish
-from producer_api.batches.batch_validation import MESSAGES_URL, validate
-from store.batches.batch_steps import ResultFiles, StoredLine
-from store.batches.batches import Batch
-from store.errors import InvalidRequest
-from store.schema.batch_states import BatchStatus
-from store.schema.job_states import JobState
-from store.tenants.api_keys import Principal
+from headrace.producer_api.batches import batch_results, batch_validation
+from headrace.producer_api.batches.batch_input import LineRefused, RawLine, Request
+from headrace.producer_api.batches.batch_results import publish
+from headrace.producer_api.batches.batch_validation import MESSAGES_URL, validate
+from headrace.store.batches.batch_steps import ResultFiles, StoredLine
+from headrace.store.batches.batches import Batch
+from headrace.store.errors import InvalidRequest
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.job_states import JobState
+from headrace.store.tenants.api_keys import Principal
 from tests.producer_api.batches.making import BATCH, PRINCIPAL, SETTINGS, at, line
 
 # The validation of an input.

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from producer_api.batches import batch_keeper
-from producer_api.batches.batch_keeper import IDLE_S, MAX_LONG_TASKS, TURN_S, BatchKeeper, next_step
-from producer_api.batches.batch_round_robin import WAITING_S, BatchRoundRobin
-from store.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, ParsedLine
-from store.batches.batches import Batch
-from store.errors import InvalidRequest, StatementTimeout, Unavailable
-from store.schema.batch_states import BatchStatus
+from headrace.producer_api.batches import batch_keeper
+from headrace.producer_api.batches.batch_keeper import IDLE_S, MAX_LONG_TASKS, TURN_S, BatchKeeper, next_step
+from headrace.producer_api.batches.batch_round_robin import WAITING_S, BatchRoundRobin
+from headrace.store.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, ParsedLine
+from headrace.store.batches.batches import Batch
+from headrace.store.errors import InvalidRequest, StatementTimeout, Unavailable
+from headrace.store.schema.batch_states import BatchStatus
 from tests.processes import WAIT_S, wait_for
 from tests.producer_api.batches.making import BATCH, PRINCIPAL, SETTINGS
 

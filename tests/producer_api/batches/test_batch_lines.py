@@ -7,17 +7,24 @@ from typing import Any
 
 import pytest
 
-from producer_api.batches.batch_input import LineRefused, custom_id_of, first_bytes, model_of, read_lines, read_request
-from producer_api.batches.batch_lines import LineReader
-from producer_api.batches.line_targets import ModelTarget, PipelineTarget, target_of
-from producer_api.tasks.registry import read_task
-from store.batches.batch_steps import ParsedLine
-from store.batches.batches import Batch
-from store.errors import InvalidRequest, NotFound, Unavailable
-from store.payloads.job_payload import ServiceClass
-from store.registry.models import ModelVersion
-from store.tenants.api_keys import Principal
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.batches.batch_input import (
+    LineRefused,
+    custom_id_of,
+    first_bytes,
+    model_of,
+    read_lines,
+    read_request,
+)
+from headrace.producer_api.batches.batch_lines import LineReader
+from headrace.producer_api.batches.line_targets import ModelTarget, PipelineTarget, target_of
+from headrace.producer_api.tasks.registry import read_task
+from headrace.store.batches.batch_steps import ParsedLine
+from headrace.store.batches.batches import Batch
+from headrace.store.errors import InvalidRequest, NotFound, Unavailable
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.trace_context import TraceContext
 from tests.producer_api.batches.making import BATCH, BODY, PRINCIPAL, SETTINGS, START, URL, line, raw
 
 
@@ -138,7 +145,9 @@ class Draft(SimpleNamespace):
 
 
 def reader(submissions: Any, monkeypatch: pytest.MonkeyPatch) -> LineReader:
-    monkeypatch.setattr("producer_api.batches.batch_lines.replace", lambda one, **changes: one.__replace__(**changes))
+    monkeypatch.setattr(
+        "headrace.producer_api.batches.batch_lines.replace", lambda one, **changes: one.__replace__(**changes)
+    )
     nothing: Any = None
     return LineReader(SETTINGS, nothing, submissions, nothing)
 

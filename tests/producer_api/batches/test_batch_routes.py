@@ -16,31 +16,31 @@ from openai import OpenAI
 from openai.types import Batch
 from sqlalchemy import Connection, text
 
-from producer_api.batches import batch_keeper, batch_validation
-from producer_api.batches.batch_keeper import MAX_LONG_TASKS, BatchStep, next_step, num_to_take
-from producer_api.batches.batch_lines import LineReader
-from producer_api.batches.batch_round_robin import BatchRoundRobin
-from producer_api.http.requests import MOST_CONTAINERS
-from store.batches import batch_steps, batches
-from store.batches.batch_steps import BatchProgress, LiveBatch, ResultFiles
-from store.batches.batches import Batch as StoredBatch
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.encryption_keys import open_vault
-from store.errors import InvalidRequest
-from store.files.blob_storage import Blobs
-from store.jobs import sweeps
-from store.jobs.acceptance import accept_within
-from store.jobs.claims import Finish, claim, finish
-from store.jobs.jobs import NewJob
-from store.registry import versions
-from store.registry.models import ModelVersion
-from store.schema.batch_states import BatchStatus
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys, quotas
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
-from store.webhooks.outbox import take_due
+from headrace.producer_api.batches import batch_keeper, batch_validation
+from headrace.producer_api.batches.batch_keeper import MAX_LONG_TASKS, BatchStep, next_step, num_to_take
+from headrace.producer_api.batches.batch_lines import LineReader
+from headrace.producer_api.batches.batch_round_robin import BatchRoundRobin
+from headrace.producer_api.http.requests import MOST_CONTAINERS
+from headrace.store.batches import batch_steps, batches
+from headrace.store.batches.batch_steps import BatchProgress, LiveBatch, ResultFiles
+from headrace.store.batches.batches import Batch as StoredBatch
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import InvalidRequest
+from headrace.store.files.blob_storage import Blobs
+from headrace.store.jobs import sweeps
+from headrace.store.jobs.acceptance import accept_within
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.registry import versions
+from headrace.store.registry.models import ModelVersion
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys, quotas
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.store.webhooks.outbox import take_due
 from tests import processes
 from tests.producer_api.calling import CHAT, error_of
 from tests.producer_api.conftest import MakeClient

@@ -6,8 +6,8 @@ import httpx2
 import pytest
 from openai import InternalServerError, OpenAI
 
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
 from tests.otlp import Collector, ReceivedSpan
 from tests.processes import wait_for
 from tests.producer_api.serving import serving
@@ -40,7 +40,7 @@ def test_each_line_is_a_trace_with_a_link_to_the_request(
             batch = make(openai.with_options(default_headers=headers), [line("a"), line("b")])
         wait_for(lambda: len(accepts(collector)) == 2, lambda: f"the sampled lines came: {collector.spans()}")
         wait_for(lambda: len(api.get("/v1/jobs").json()["data"]) == 4, "the unsampled lines are jobs too")
-        monkeypatch.setattr("store.batches.batches.create", fail)
+        monkeypatch.setattr("headrace.store.batches.batches.create", fail)
         with pytest.raises(InternalServerError):
             make(openai, [line("a")])
         wait_for(lambda: len(requests(collector)) == 2, lambda: f"both requests came: {collector.spans()}")

@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 
-from producer_api.batches.batch_routes import BatchRequest, new_batch
-from producer_api.batches.message_batch_views import (
+from headrace.producer_api.batches.batch_routes import BatchRequest, new_batch
+from headrace.producer_api.batches.message_batch_views import (
     message_batch,
     message_batch_id,
     message_batch_list,
     message_result,
     own_id,
 )
-from producer_api.files.file_views import batch_list, batch_object
-from producer_api.submission.draft_job import Origin
-from store.errors import InvalidRequest
-from store.schema.batch_states import BatchStatus
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.files.file_views import batch_list, batch_object
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.store.errors import InvalidRequest
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.tracing.trace_context import TraceContext
 from tests.producer_api.batches.making import BATCH, URL, at
 
 ADDRESS = "https://headrace.example"

@@ -7,9 +7,9 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.tenants import quotas
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.store.db.database import Database
+from headrace.store.tenants import quotas
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.processes import wait_for
 from tests.producer_api.batches.test_batch_routes import make, read, wait
 from tests.producer_api.batches.test_batch_routes import wait_for as wait_for_status

@@ -7,12 +7,12 @@ import pytest
 import redis
 from openai import OpenAI
 
-from models.catalog import register
-from store.db.database import Database
-from store.payloads.tool_definition import McpServer
-from store.registry.models import register_version
-from store.tasks.call_tool import CALL_TOOL
-from store.tools import tools
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.payloads.tool_definition import McpServer
+from headrace.store.registry.models import register_version
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tools import tools
 from tests.processes import wait_for
 from tests.producer_api.batches.test_batch_routes import make, read
 from tests.producer_api.batches.test_batch_routes import wait_for as wait_for_status

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from producer_api.caches import live_processes, model_catalog
-from producer_api.caches.live_processes import LiveProcesses
-from producer_api.caches.model_catalog import ModelCatalog
-from producer_api.caches.ttl_cache import LoadingCache, TtlCache
-from store.db.presence import GONE_AFTER_S, Serving
-from store.errors import NotFound, Unavailable
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry.models import ModelVersion
+from headrace.producer_api.caches import live_processes, model_catalog
+from headrace.producer_api.caches.live_processes import LiveProcesses
+from headrace.producer_api.caches.model_catalog import ModelCatalog
+from headrace.producer_api.caches.ttl_cache import LoadingCache, TtlCache
+from headrace.store.db.presence import GONE_AFTER_S, Serving
+from headrace.store.errors import NotFound, Unavailable
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry.models import ModelVersion
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 VERSION = ModelVersion("tiny", 1, "generate", "fake", "fake:tiny", "d1", "float32", 512, {}, AT, None)
@@ -72,8 +72,8 @@ class Registry:
             self.read.append(f"digest of {model}@{version}")
             return self.names[f"{model}@{version}"]
 
-        patch.setattr("producer_api.caches.model_catalog.models.resolve", resolve)
-        patch.setattr("producer_api.caches.model_catalog.models.get_version", get_version)
+        patch.setattr("headrace.producer_api.caches.model_catalog.models.resolve", resolve)
+        patch.setattr("headrace.producer_api.caches.model_catalog.models.get_version", get_version)
         patch.setattr(model_catalog, "active_rollouts", lambda _: self.rollouts)
         nothing: Any = None
         self.now = 0.0

@@ -6,14 +6,14 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from producer_api.caches.live_processes import CONFIRM_S, LiveProcesses
-from store.db import presence
-from store.db.database import Database
-from store.db.presence import GONE_AFTER_S
-from store.errors import Unavailable
-from store.jobs import jobs
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.producer_api.caches.live_processes import CONFIRM_S, LiveProcesses
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.db.presence import GONE_AFTER_S
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import jobs
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 import pytest
 from sqlalchemy import Engine, event
 
-from producer_api.access.rate_limits import LimitCache
-from producer_api.caches import ttl_cache
-from producer_api.caches.model_catalog import KEEP_S, ModelCatalog
-from producer_api.caches.ttl_cache import RECENT_S, CacheRefresher, LoadingCache
-from producer_api.submission.input_policy import ActivePolicies
-from store.db.database import Database
-from store.errors import HeadraceError, NotFound, Unavailable
-from store.registry import models
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tenants import api_keys
-from store.tenants.api_keys import Principal
+from headrace.producer_api.access.rate_limits import LimitCache
+from headrace.producer_api.caches import ttl_cache
+from headrace.producer_api.caches.model_catalog import KEEP_S, ModelCatalog
+from headrace.producer_api.caches.ttl_cache import RECENT_S, CacheRefresher, LoadingCache
+from headrace.producer_api.submission.input_policy import ActivePolicies
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, NotFound, Unavailable
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.store.tenants.api_keys import Principal
 
 
 class Caches:

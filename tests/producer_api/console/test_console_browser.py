@@ -5,7 +5,7 @@ import pytest
 import redis
 
 from benchmarks.console.chromium import Tab
-from store.redis.live_workers import SnapshotJob, SnapshotPublisher, WorkerSnapshot
+from headrace.store.redis.live_workers import SnapshotJob, SnapshotPublisher, WorkerSnapshot
 from tests.processes import wait_for
 from tests.producer_api.calling import submit
 from tests.producer_api.console.console_tab import check_access, fill, focus, sign_in

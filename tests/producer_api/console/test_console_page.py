@@ -5,7 +5,7 @@ import re
 
 import httpx2
 
-from store.settings import Settings
+from headrace.store.settings import Settings
 from tests.producer_api.serving import serving
 
 IMPORT = re.compile(r"""(?:^import\s(?:[^"']*?from\s)?|\bimport\()["']([^"']+)["']""", re.MULTILINE)

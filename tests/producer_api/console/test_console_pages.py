@@ -12,17 +12,17 @@ import pytest
 import redis
 
 from benchmarks.console.chromium import Tab
-from models.catalog import register
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.hosts.host_reports import HostOutlook, HostReport, now
-from store.registry.models import register_version
-from store.registry.quality_report import QualityReport, VersionFigures
-from store.registry.verification import Verification
-from store.registry.verification_report import VerificationReport
-from store.tasks.image_classify import EXAMPLE_IMAGE, IMAGE_CLASSIFY
-from store.tenants.api_keys import create_key
-from store.tenants.usage import Price, set_price
+from headrace.models.catalog import register
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.hosts.host_reports import HostOutlook, HostReport, now
+from headrace.store.registry.models import register_version
+from headrace.store.registry.quality_report import QualityReport, VersionFigures
+from headrace.store.registry.verification import Verification
+from headrace.store.registry.verification_report import VerificationReport
+from headrace.store.tasks.image_classify import EXAMPLE_IMAGE, IMAGE_CLASSIFY
+from headrace.store.tenants.api_keys import create_key
+from headrace.store.tenants.usage import Price, set_price
 from tests.processes import wait_for
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.conftest import MakeClient

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks.console.chromium import Tab
-from store.tenants.api_keys import SCOPES
+from headrace.store.tenants.api_keys import SCOPES
 from tests.producer_api.console.faked_answers import JOB_ID
 from tests.producer_api.console.faked_api import NOW, click, enter, lines, open_faked, page_text, rows, sends, sent_body
 

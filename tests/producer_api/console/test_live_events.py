@@ -7,13 +7,13 @@ from typing import Any
 import httpx2
 import redis
 
-from producer_api.console import live_view
-from producer_api.console.live_poll import PERIOD_S
-from store.db.database import Database
-from store.redis.live_workers import TICK_S, SnapshotJob, SnapshotPublisher, WorkerSnapshot, WorkerTick
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.producer_api.console import live_view
+from headrace.producer_api.console.live_poll import PERIOD_S
+from headrace.store.db.database import Database
+from headrace.store.redis.live_workers import TICK_S, SnapshotJob, SnapshotPublisher, WorkerSnapshot, WorkerTick
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.producer_api.calling import LiveStream, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import serving

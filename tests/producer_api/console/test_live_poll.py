@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from producer_api.console import live_poll
-from producer_api.console.live_poll import LivePoll
-from producer_api.server.errors import Draining
-from producer_api.server.sse import StreamAborted
-from store.errors import Unavailable
-from store.hosts.host_reports import HostReport
-from store.redis import live_workers
-from store.redis.live_workers import WorkerTick
-from store.scheduling import backlog, queues
-from store.scheduling.backlog import Backlog, Load, TenantBacklog
-from store.scheduling.queues import QueueView
-from store.scheduling.service_rate import Rate
-from store.tenants import tenants
+from headrace.producer_api.console import live_poll
+from headrace.producer_api.console.live_poll import LivePoll
+from headrace.producer_api.server.errors import Draining
+from headrace.producer_api.server.sse import StreamAborted
+from headrace.store.errors import Unavailable
+from headrace.store.hosts.host_reports import HostReport
+from headrace.store.redis import live_workers
+from headrace.store.redis.live_workers import WorkerTick
+from headrace.store.scheduling import backlog, queues
+from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
+from headrace.store.scheduling.queues import QueueView
+from headrace.store.scheduling.service_rate import Rate
+from headrace.store.tenants import tenants
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 QUEUE = QueueView("m@1", 0, 1, {"standard": Load(2, 30)}, 0, 2.0, None, None, None)

@@ -6,9 +6,9 @@ import httpx2
 import pytest
 import redis
 
-from producer_api.console import live_view
-from producer_api.console.live_objects import LiveProblem, LiveQueue, TenantLoad
-from store.redis.live_workers import KEEP_S, SnapshotPublisher, WorkerSnapshot
+from headrace.producer_api.console import live_view
+from headrace.producer_api.console.live_objects import LiveProblem, LiveQueue, TenantLoad
+from headrace.store.redis.live_workers import KEEP_S, SnapshotPublisher, WorkerSnapshot
 
 _SNAPSHOT: dict[str, Any] = {
     "id": "celery@mill:7:boot",

@@ -4,13 +4,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from producer_api.console import live_view
-from producer_api.console.live_objects import HistoryPoint, QueueSpeed
-from store.hosts.host_reports import HostOutlook, HostReport
-from store.redis.live_workers import SnapshotJob, WorkerSnapshot, WorkerTick
-from store.scheduling.backlog import Backlog, Load, TenantBacklog
-from store.scheduling.queues import QueueView
-from store.scheduling.service_rate import Rate
+from headrace.producer_api.console import live_view
+from headrace.producer_api.console.live_objects import HistoryPoint, QueueSpeed
+from headrace.store.hosts.host_reports import HostOutlook, HostReport
+from headrace.store.redis.live_workers import SnapshotJob, WorkerSnapshot, WorkerTick
+from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
+from headrace.store.scheduling.queues import QueueView
+from headrace.store.scheduling.service_rate import Rate
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 JOB = {

@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from benchmarks.console.chromium import Tab
-from models.catalog import register
-from store.db.database import Database
-from store.tasks.registry import TASKS
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.tasks.registry import TASKS
 from tests.processes import wait_for
 from tests.producer_api.console.console_tab import check_access, fill, open_page, press
 from tests.producer_api.scripted_worker import ScriptedWorker

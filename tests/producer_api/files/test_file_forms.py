@@ -9,13 +9,13 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from producer_api.files.file_form import FileForm, read_form
-from producer_api.files.file_routes import check_life_s, purpose_of
-from producer_api.files.file_views import file_list
-from producer_api.files.upload_views import part_object, upload_object
-from store.errors import HeadraceError, InvalidRequest, TooLarge
-from store.files.files import File, Purpose
-from store.files.uploads import Upload, UploadPart, UploadStatus
+from headrace.producer_api.files.file_form import FileForm, read_form
+from headrace.producer_api.files.file_routes import check_life_s, purpose_of
+from headrace.producer_api.files.file_views import file_list
+from headrace.producer_api.files.upload_views import part_object, upload_object
+from headrace.store.errors import HeadraceError, InvalidRequest, TooLarge
+from headrace.store.files.files import File, Purpose
+from headrace.store.files.uploads import Upload, UploadPart, UploadStatus
 
 START = datetime.fromtimestamp(1_800_000_000, UTC)
 FORM = "multipart/form-data; boundary=b"

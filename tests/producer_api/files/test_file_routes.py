@@ -9,9 +9,9 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from producer_api.files.file_form import _BLOCK_BYTES
-from store.db.database import Database
-from store.settings import Settings
+from headrace.producer_api.files.file_form import _BLOCK_BYTES
+from headrace.store.db.database import Database
+from headrace.store.settings import Settings
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 

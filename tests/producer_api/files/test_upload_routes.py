@@ -12,11 +12,11 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from producer_api.http import middleware
-from store.db.database import Database
-from store.files import files, uploads
-from store.files.blob_storage import FolderBlobs
-from store.settings import Settings
+from headrace.producer_api.http import middleware
+from headrace.store.db.database import Database
+from headrace.store.files import files, uploads
+from headrace.store.files.blob_storage import FolderBlobs
+from headrace.store.settings import Settings
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 

@@ -7,9 +7,9 @@ import orjson
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from producer_api.http.middleware import RequestContext
-from producer_api.runtime import Runtime
-from store.settings import Settings
+from headrace.producer_api.http.middleware import RequestContext
+from headrace.producer_api.runtime import Runtime
+from headrace.store.settings import Settings
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 

@@ -9,13 +9,13 @@ from fastapi import FastAPI
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer_api.access.rate_limits import OverRate, note_headers
-from producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, OverLimitKeys, RequestContext
-from store.errors import HeadraceError, InvalidRequest, NotFound, TooLarge
-from store.metrics.api_metrics import ApiMetrics
-from store.settings import Settings
-from store.tenants.api_keys import Principal
-from store.tracing.tracing import OFF
+from headrace.producer_api.access.rate_limits import OverRate, note_headers
+from headrace.producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, OverLimitKeys, RequestContext
+from headrace.store.errors import HeadraceError, InvalidRequest, NotFound, TooLarge
+from headrace.store.metrics.api_metrics import ApiMetrics
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.tracing import OFF
 from tests.stand_ins import stand_in
 
 PRINCIPAL = Principal("tenant", "key_1", frozenset())

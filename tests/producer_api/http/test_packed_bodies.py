@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from producer_api.http.body_encoding import decompress, has_gzip, plain_json
-from producer_api.http.requests import check_counts
-from producer_api.server.errors import UnsupportedEncoding
-from store.errors import InvalidRequest, TooLarge
+from headrace.producer_api.http.body_encoding import decompress, has_gzip, plain_json
+from headrace.producer_api.http.requests import check_counts
+from headrace.producer_api.server.errors import UnsupportedEncoding
+from headrace.store.errors import InvalidRequest, TooLarge
 from tests.refusals import refusal
 
 KIB = 1 << 10

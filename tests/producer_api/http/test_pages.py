@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from producer_api.http import openapi_text
+from headrace.producer_api.http import openapi_text
 
 
 def test_the_documentation_needs_nothing_from_elsewhere(api: httpx2.Client) -> None:
@@ -65,7 +65,7 @@ def test_others_are_answered_while_the_openapi_document_is_made(
         assert answered.wait(20), "no other request was answered meanwhile"
         return describe(document)
 
-    monkeypatch.setattr("producer_api.app.describe", describe_slowly)
+    monkeypatch.setattr("headrace.producer_api.app.describe", describe_slowly)
     with ThreadPoolExecutor(1) as pool:
         document = pool.submit(api.get, "/openapi.json")
         assert begun.wait(20)

@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from producer_api.app import create_app
-from producer_api.http.openapi_text import EXAMPLES, FIELDS, PARAMETERS, describe
-from store.settings import Settings
+from headrace.producer_api.app import create_app
+from headrace.producer_api.http.openapi_text import EXAMPLES, FIELDS, PARAMETERS, describe
+from headrace.store.settings import Settings
 
 
 @cache

@@ -6,8 +6,8 @@ import json
 import httpx2
 import pytest
 
-from store.db.database import Database
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.settings import Settings
 from tests.producer_api.calling import PROMPT, error_of, num_jobs
 from tests.producer_api.serving import serving
 

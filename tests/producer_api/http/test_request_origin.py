@@ -4,14 +4,14 @@ import pytest
 from starlette.requests import Request
 from starlette.routing import Route
 
-from producer_api.http.metadata_filters import metadata_filters
-from producer_api.http.paths import RouteTable, canonical
-from producer_api.http.requests import OriginHeaders, read_origin_headers
-from producer_api.http.views import rounded, seconds
-from producer_api.submission.cache_lookup import CacheWish
-from store.errors import InvalidRequest
-from store.tenants.api_keys import Principal
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.http.metadata_filters import metadata_filters
+from headrace.producer_api.http.paths import RouteTable, canonical
+from headrace.producer_api.http.requests import OriginHeaders, read_origin_headers
+from headrace.producer_api.http.views import rounded, seconds
+from headrace.producer_api.submission.cache_lookup import CacheWish
+from headrace.store.errors import InvalidRequest
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.trace_context import TraceContext
 from tests.refusals import refusal
 
 

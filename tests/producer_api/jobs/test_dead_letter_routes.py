@@ -7,13 +7,13 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.jobs import jobs
-from store.jobs.claims import claim
-from store.jobs.dead_letters import note_replay
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.jobs.claims import claim
+from headrace.store.jobs.dead_letters import note_replay
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
 from tests.producer_api.calling import bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import serving

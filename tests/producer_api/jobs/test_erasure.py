@@ -4,15 +4,15 @@ import httpx2
 import redis
 from sqlalchemy import text
 
-from store.audit import audit
-from store.db.database import Database
-from store.files.blob_storage import open_blobs
-from store.files.files import remove_unreferenced
-from store.retention.retention import Retention, set_retention
-from store.settings import Settings
-from store.streams.stream_log import stream_key
-from store.tenants import api_keys
-from store.tenants.tenant_limits import SetBy
+from headrace.store.audit import audit
+from headrace.store.db.database import Database
+from headrace.store.files.blob_storage import open_blobs
+from headrace.store.files.files import remove_unreferenced
+from headrace.store.retention.retention import Retention, set_retention
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import stream_key
+from headrace.store.tenants import api_keys
+from headrace.store.tenants.tenant_limits import SetBy
 from tests.producer_api.calling import error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -7,12 +7,12 @@ import httpx2
 import pytest
 from fastapi.routing import APIRoute
 
-from producer_api import app
-from producer_api.jobs.fast_routes import FastRoutes
-from store.db.database import Database
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.producer_api import app
+from headrace.producer_api.jobs.fast_routes import FastRoutes
+from headrace.store.db.database import Database
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.producer_api.calling import PROMPT, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import serving

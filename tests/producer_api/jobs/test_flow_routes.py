@@ -10,16 +10,16 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from producer_api.reads.job_loader import restored
-from store.db.database import Database
-from store.jobs.claims import Added, AddedStep
-from store.jobs.jobs import get as get_job
-from store.jobs.jobs import list_steps
-from store.payloads.step_payload import REFERENCES
-from store.registry import policies
-from store.registry.policies import EVERY_MODEL
-from store.tenants.quotas import QuotaUsage, usage_of
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.producer_api.reads.job_loader import restored
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import Added, AddedStep
+from headrace.store.jobs.jobs import get as get_job
+from headrace.store.jobs.jobs import list_steps
+from headrace.store.payloads.step_payload import REFERENCES
+from headrace.store.registry import policies
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.tenants.quotas import QuotaUsage, usage_of
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.processes import wait_for
 from tests.producer_api.calling import bury, error_of, num_jobs, parse, split, streaming
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient

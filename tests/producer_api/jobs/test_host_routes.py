@@ -3,11 +3,19 @@
 import httpx2
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.hosts.host_reports import HostEvent, HostOutlook, HostPlace, HostReport, PlaceState, now, write_report
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.store.db.database import Database
+from headrace.store.hosts.host_reports import (
+    HostEvent,
+    HostOutlook,
+    HostPlace,
+    HostReport,
+    PlaceState,
+    now,
+    write_report,
+)
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of, num_jobs
 from tests.producer_api.conftest import MakeClient

@@ -11,24 +11,24 @@ import pytest
 import structlog
 from starlette.requests import Request
 
-from producer_api.jobs import cancel as cancels
-from producer_api.jobs import job_routes, replay, rollout_routes, version_routes
-from producer_api.jobs.cancel import abandon, announce_cancelled, cancel
-from producer_api.jobs.replay import ReplayedJob, replay_many
-from producer_api.streaming.job_events import has_everything, logprob_formatter, wait_until_ended
-from store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, NotFound, RateLimited, Unavailable
-from store.jobs.jobs import Accepted, Idempotency, Job, NewJob
-from store.metrics.api_metrics import ApiMetrics
-from store.registry.models import ModelVersion
-from store.registry.versions import ANY
-from store.rollouts.transitions import RolloutAction
-from store.schema.job_states import JobState
-from store.schema.version_states import VersionState
-from store.settings import Settings
-from store.streams.stream_log import Frame, StreamCursor
-from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import RequestLimits
-from store.tracing.tracing import OFF
+from headrace.producer_api.jobs import cancel as cancels
+from headrace.producer_api.jobs import job_routes, replay, rollout_routes, version_routes
+from headrace.producer_api.jobs.cancel import abandon, announce_cancelled, cancel
+from headrace.producer_api.jobs.replay import ReplayedJob, replay_many
+from headrace.producer_api.streaming.job_events import has_everything, logprob_formatter, wait_until_ended
+from headrace.store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, NotFound, RateLimited, Unavailable
+from headrace.store.jobs.jobs import Accepted, Idempotency, Job, NewJob
+from headrace.store.metrics.api_metrics import ApiMetrics
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.versions import ANY
+from headrace.store.rollouts.transitions import RolloutAction
+from headrace.store.schema.job_states import JobState
+from headrace.store.schema.version_states import VersionState
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import Frame, StreamCursor
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tenants.tenant_limits import RequestLimits
+from headrace.store.tracing.tracing import OFF
 from tests.stand_ins import stand_in
 
 START = datetime(2026, 11, 29, tzinfo=UTC)
@@ -502,7 +502,7 @@ async def test_an_alias_is_set_on_a_condition(
     monkeypatch: pytest.MonkeyPatch, if_match: str | None, if_none_match: str | None, expected: Any
 ) -> None:
     changing, runtime = Changing(), stand_in(db=None)
-    monkeypatch.setattr("producer_api.jobs.version_routes.versions.set_alias", changing.set_alias)
+    monkeypatch.setattr("headrace.producer_api.jobs.version_routes.versions.set_alias", changing.set_alias)
     body = version_routes.AliasRequest(version=2, force=True)
 
     async def ask() -> Any:

@@ -12,8 +12,8 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.jobs import jobs
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
 from tests.producer_api.calling import PROMPT, error_of, num_jobs, state_of, submit
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker

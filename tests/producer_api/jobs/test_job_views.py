@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from producer_api.jobs.approval_views import approval_list
-from producer_api.jobs.job_views import body_object, job_list, job_object, timeline
-from producer_api.jobs.stream_routes import stream_events
-from producer_api.server.sse import EventStream
-from producer_api.streaming.job_events import (
+from headrace.producer_api.jobs.approval_views import approval_list
+from headrace.producer_api.jobs.job_views import body_object, job_list, job_object, timeline
+from headrace.producer_api.jobs.stream_routes import stream_events
+from headrace.producer_api.server.sse import EventStream
+from headrace.producer_api.streaming.job_events import (
     Ended,
     Event,
     KeptText,
@@ -21,14 +21,14 @@ from producer_api.streaming.job_events import (
     StepHappened,
     TextPiece,
 )
-from store.calls.approvals import Approval, ApprovalState
-from store.errors import Gone
-from store.jobs.jobs import Job, JobEvent
-from store.scheduling.backlog import QueuePosition
-from store.schema.job_states import JobState
-from store.streams.choices import ChoiceEnd, ChoiceMark
-from store.streams.stream_log import StreamCursor
-from store.tenants.api_keys import Principal
+from headrace.store.calls.approvals import Approval, ApprovalState
+from headrace.store.errors import Gone
+from headrace.store.jobs.jobs import Job, JobEvent
+from headrace.store.scheduling.backlog import QueuePosition
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.stream_log import StreamCursor
+from headrace.store.tenants.api_keys import Principal
 from tests.producer_api.jobs.start_time import START, at
 
 JOB = Job(
@@ -292,7 +292,7 @@ async def sent(*events: Event | None, logprobs: bool = False) -> list[bytes]:
     )
     request: Any = None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("producer_api.jobs.stream_routes.follow", follow)
+        patch.setattr("headrace.producer_api.jobs.stream_routes.follow", follow)
         made = await stream_events(request, streams, Principal("acme", "key_1", frozenset()), "job_1", "1-0", "9-9")
         assert isinstance(made, EventStream)
         assert (made.headers["x-job-id"], made.headers["x-model-version"]) == ("job_1", "3")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from producer_api.jobs.model_views import anthropic_model, anthropic_models, model_objects, reasoning_abilities
-from store.payloads.reasoning import ReasoningEffort
-from store.registry.models import ModelSummary
+from headrace.producer_api.jobs.model_views import anthropic_model, anthropic_models, model_objects, reasoning_abilities
+from headrace.store.payloads.reasoning import ReasoningEffort
+from headrace.store.registry.models import ModelSummary
 from tests.producer_api.jobs.start_time import at
 
 SUMMARY = ModelSummary(

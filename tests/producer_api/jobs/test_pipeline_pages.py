@@ -6,10 +6,10 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from producer_api.pipelines.pipeline_jobs import reader_of
-from store.audit import audit
-from store.db.database import Database
-from store.tenants import api_keys
+from headrace.producer_api.pipelines.pipeline_jobs import reader_of
+from headrace.store.audit import audit
+from headrace.store.db.database import Database
+from headrace.store.tenants import api_keys
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.jobs.test_pipelines import FIRST, ONE, TWO, digest

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.jobs.test_pipelines import ONE, digest, submit

@@ -7,22 +7,22 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.jobs import jobs
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.registry import policies, prompt_templates
-from store.registry.models import ModelVersion
-from store.registry.policies import EVERY_MODEL
-from store.registry.prompt_templates import Kind
-from store.retention.retention import sweep_marked
-from store.settings import Settings
-from store.tenants.api_keys import create_tenant
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.registry import policies, prompt_templates
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.registry.prompt_templates import Kind
+from headrace.store.retention.retention import sweep_marked
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of
 from tests.producer_api.jobs.test_pipelines import FIRST, digest, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
-from workers.dispatcher.rollout_keeper import RolloutKeeper
 
 __all__ = ["digest"]
 

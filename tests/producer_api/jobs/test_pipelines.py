@@ -5,10 +5,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from store.db.database import Database
-from store.jobs import jobs
-from store.registry import policies
-from store.registry.policies import EVERY_MODEL
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.registry import policies
+from headrace.store.registry.policies import EVERY_MODEL
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient

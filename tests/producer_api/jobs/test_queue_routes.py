@@ -6,14 +6,14 @@ from typing import Any
 import httpx2
 import pytest
 
-from producer_api.submission.queue_limits import KEEP_S
-from store.db.database import Database
-from store.scheduling import queues
-from store.scheduling.autoscale import Decision, ScaleHistory
-from store.scheduling.scale_decisions import write_decisions
-from store.scheduling.service_rate import Rate
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.producer_api.submission.queue_limits import KEEP_S
+from headrace.store.db.database import Database
+from headrace.store.scheduling import queues
+from headrace.store.scheduling.autoscale import Decision, ScaleHistory
+from headrace.store.scheduling.scale_decisions import write_decisions
+from headrace.store.scheduling.service_rate import Rate
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from producer_api.jobs.host_views import host_object
-from producer_api.jobs.queue_views import queue_object
-from store.hosts.host_reports import HostReport
-from store.payloads.job_payload import ServiceClass
-from store.scheduling.backlog import Load
-from store.scheduling.queues import QueueView
-from store.scheduling.scale_decisions import StoredDecision
-from store.scheduling.service_rate import Rate
+from headrace.producer_api.jobs.host_views import host_object
+from headrace.producer_api.jobs.queue_views import queue_object
+from headrace.store.hosts.host_reports import HostReport
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.scheduling.backlog import Load
+from headrace.store.scheduling.queues import QueueView
+from headrace.store.scheduling.scale_decisions import StoredDecision
+from headrace.store.scheduling.service_rate import Rate
 from tests.producer_api.jobs.start_time import at
 
 QUEUE = QueueView(

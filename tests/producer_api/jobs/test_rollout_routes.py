@@ -3,8 +3,8 @@
 import httpx2
 import pytest
 
-from store.db.database import Database
-from store.tenants.api_keys import create_key
+from headrace.store.db.database import Database
+from headrace.store.tenants.api_keys import create_key
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.jobs.test_version_routes import second

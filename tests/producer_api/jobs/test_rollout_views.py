@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from producer_api.jobs.rollout_views import RolloutRequest, new_rollout, rollout_object, rollout_summary
-from store.rollouts.changes import NewRollout
-from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
+from headrace.producer_api.jobs.rollout_views import RolloutRequest, new_rollout, rollout_object, rollout_summary
+from headrace.store.rollouts.changes import NewRollout
+from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 from tests.producer_api.jobs.start_time import at
 
 ROLLOUT = Rollout(

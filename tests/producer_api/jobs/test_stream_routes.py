@@ -6,9 +6,9 @@ import httpx2
 import pytest
 import redis
 
-from store.db.database import Database
-from store.errors import Unavailable
-from store.jobs.jobs import Job
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.jobs.jobs import Job
 from tests.processes import wait_for
 from tests.producer_api.calling import LiveStream, Sse, error_of, parse, split, streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from producer_api.jobs.version_registration import VersionRequest, new_version
-from store.errors import Conflict, InvalidRequest
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion
+from headrace.producer_api.jobs.version_registration import VersionRequest, new_version
+from headrace.store.errors import Conflict, InvalidRequest
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion
 from tests.producer_api.jobs.start_time import START
 
 SOURCE = ModelVersion(

@@ -9,17 +9,17 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry import models
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion, get_version, register_version
-from store.registry.quality_report import QualityBound, QualityReport
-from store.registry.verification import Verification
-from store.registry.verification_report import VerificationReport
-from store.schema.version_states import VersionState
-from store.tenants import api_keys
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry import models
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion, get_version, register_version
+from headrace.store.registry.quality_report import QualityBound, QualityReport
+from headrace.store.registry.verification import Verification
+from headrace.store.registry.verification_report import VerificationReport
+from headrace.store.schema.version_states import VersionState
+from headrace.store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, submit
 from tests.producer_api.conftest import MakeClient

@@ -9,9 +9,9 @@ import openai as sdk
 import pytest
 from openai import OpenAI
 
-from store.db.database import Database
-from store.jobs import jobs
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.settings import Settings
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, cut_off, error_of, num_jobs, split, state_of
 from tests.producer_api.scripted_worker import Attempt, ScriptedWorker

@@ -8,23 +8,23 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
-from models import catalog
-from policy.documents import PolicyDocument
-from producer_api.submission.cache_lookup import has_one_answer
-from producer_api.submission.input_policy import applied, compiled
-from store.db import presence
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.jobs import jobs
-from store.payloads.conversation import ChatMessage
-from store.payloads.image_input import MAX_IMAGES
-from store.registry import policies
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import register_version
-from store.registry.policies import EVERY_MODEL
-from store.rollouts.changes import NewRollout, start
-from store.rollouts.rollouts import Step
-from store.tasks.generate import GeneratePayload, GenerateRequest
+from headrace.models import catalog
+from headrace.policy.documents import PolicyDocument
+from headrace.producer_api.submission.cache_lookup import has_one_answer
+from headrace.producer_api.submission.input_policy import applied, compiled
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs import jobs
+from headrace.store.payloads.conversation import ChatMessage
+from headrace.store.payloads.image_input import MAX_IMAGES
+from headrace.store.registry import policies
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import register_version
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.rollouts.changes import NewRollout, start
+from headrace.store.rollouts.rollouts import Step
+from headrace.store.tasks.generate import GeneratePayload, GenerateRequest
 from tests.png import png, url_of
 from tests.processes import wait_for as wait_until
 from tests.producer_api.batches.test_batch_routes import line, make, read, wait_for

@@ -6,13 +6,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from models.engine.requests import FinishReason, SamplingParams
-from models.external.openai_chat import OpenaiChatUpstream
-from models.external.upstream import Piece, UpstreamRequest
-from store.db.database import Database
-from store.jobs import jobs
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import register_version
+from headrace.models.engine.requests import FinishReason, SamplingParams
+from headrace.models.external.openai_chat import OpenaiChatUpstream
+from headrace.models.external.upstream import Piece, UpstreamRequest
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import register_version
 from tests.processes import wait_for
 from tests.producer_api.calling import cut_off, error_of, num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker

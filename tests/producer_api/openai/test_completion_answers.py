@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
-from producer_api.openai.choices_answer import answer_to
-from producer_api.openai.completion_answer import CompletionAnswer
-from producer_api.openai.transcript_answer import TranscriptAnswer
-from producer_api.openai.turns_answer import TurnsChatAnswer
-from producer_api.server.errors import JobUnanswered
-from producer_api.streaming.turns import CallEnded, TurnCall
-from store.jobs.jobs import Job
-from store.schema.job_states import FLOW_TASK, JobState
+from headrace.producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
+from headrace.producer_api.openai.choices_answer import answer_to
+from headrace.producer_api.openai.completion_answer import CompletionAnswer
+from headrace.producer_api.openai.transcript_answer import TranscriptAnswer
+from headrace.producer_api.openai.turns_answer import TurnsChatAnswer
+from headrace.producer_api.server.errors import JobUnanswered
+from headrace.producer_api.streaming.turns import CallEnded, TurnCall
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.job_states import FLOW_TASK, JobState
 from tests.producer_api.answered_jobs import ASKED, CALL, CALLS, THINKS, TURNS, USAGE, ended, entry, job_of
 
 CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1795564800, "model": "tiny@1"}

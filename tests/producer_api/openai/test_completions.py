@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from store.db.database import Database
-from store.jobs import jobs
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
 from tests.producer_api.scripted_worker import ScriptedWorker
 
 SAID = ["wä", "ter ", "wheel"]

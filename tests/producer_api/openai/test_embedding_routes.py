@@ -11,14 +11,14 @@ import pytest
 import redis
 from openai import OpenAI
 
-from producer_api.app import create_app
-from store.db.database import Database
-from store.jobs import jobs
-from store.registry.models import ModelVersion
-from store.registry.versions import set_alias
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tasks.registry import TASKS
+from headrace.producer_api.app import create_app
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.versions import set_alias
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tasks.registry import TASKS
 from tests.processes import wait_for
 from tests.producer_api.calling import cut_off
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -5,9 +5,9 @@ import openai as sdk
 import pytest
 from openai import OpenAI
 
-from store.db.database import Database
-from store.payloads.strict_model import MAX_TEXT_CHARS
-from store.tenants import api_keys
+from headrace.store.db.database import Database
+from headrace.store.payloads.strict_model import MAX_TEXT_CHARS
+from headrace.store.tenants import api_keys
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 

@@ -9,10 +9,10 @@ import redis
 from anthropic import Anthropic
 from openai import BadRequestError, OpenAI
 
-from store.db.database import Database
-from store.jobs import jobs
-from store.jobs.responses import job_id_of
-from store.registry.models import register_version
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.jobs.responses import job_id_of
+from headrace.store.registry.models import register_version
 from tests.producer_api.conftest import CONTEXT_WINDOW
 from tests.producer_api.openai.test_tools import FLAT, SAID, TOOLS, template_files
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -8,13 +8,13 @@ import httpx2
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from producer_api.openai import foreign_fields
-from producer_api.openai.chat_request import ChatRequest
-from producer_api.openai.completion_request import CompletionRequest
-from producer_api.openai.request_fields import MOST_UNKNOWN, TextRequest, as_sent
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.jobs import jobs
+from headrace.producer_api.openai import foreign_fields
+from headrace.producer_api.openai.chat_request import ChatRequest
+from headrace.producer_api.openai.completion_request import CompletionRequest
+from headrace.producer_api.openai.request_fields import MOST_UNKNOWN, TextRequest, as_sent
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs import jobs
 from tests.producer_api.calling import CHAT, error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest
 from tests.producer_api.openai.openai_requests import CALL, TOOL, chat_job, completion_job, embed_job, form
 from tests.producer_api.request_outcomes import fields_set
 

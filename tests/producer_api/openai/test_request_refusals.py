@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from producer_api.openai.foreign_fields import INSTEAD, INSTEAD_OF_FILES
+from headrace.producer_api.openai.foreign_fields import INSTEAD, INSTEAD_OF_FILES
 from tests.producer_api.openai.openai_requests import CALL, TOOL, chat_job, form
 from tests.producer_api.request_outcomes import Refused, refuse_all
 

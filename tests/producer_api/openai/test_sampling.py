@@ -8,11 +8,11 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.jobs import jobs
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry import models
-from store.registry.models import ModelVersion
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion
 from tests.producer_api.batches.test_batch_routes import make, wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -8,7 +8,7 @@ import pytest
 import redis
 from openai import OpenAI
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 from tests.producer_api.turn_worker import TurnWorker, add_weather
 
 CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'

@@ -6,9 +6,9 @@ from typing import Any
 import httpx2
 from openai import OpenAI
 
-from store.db.database import Database
-from store.jobs import jobs
-from store.registry.models import ModelVersion
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.registry.models import ModelVersion
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker
 

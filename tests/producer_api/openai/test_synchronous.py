@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from producer_api.jobs.cancel import RETRY_GRACE_S
-from producer_api.openai import synchronous
-from producer_api.openai.synchronous import OPENAI_FORMAT, ClientConnection
-from producer_api.server.errors import Draining, JobUnanswered, SyncTimeout
-from store.jobs.jobs import Job
-from store.schema.job_states import JobState
+from headrace.producer_api.jobs.cancel import RETRY_GRACE_S
+from headrace.producer_api.openai import synchronous
+from headrace.producer_api.openai.synchronous import OPENAI_FORMAT, ClientConnection
+from headrace.producer_api.server.errors import Draining, JobUnanswered, SyncTimeout
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.job_states import JobState
 from tests.producer_api.answered_jobs import ended
 from tests.stand_ins import stand_in
 

@@ -6,10 +6,10 @@ import httpx2
 import pytest
 from pydantic import ValidationError
 
-from producer_api.openai.token_routes import DetokenizeRequest
-from prompts.tokenizer import ByteTokenizer
-from store.db.database import Database
-from store.tenants import api_keys
+from headrace.producer_api.openai.token_routes import DetokenizeRequest
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.db.database import Database
+from headrace.store.tenants import api_keys
 from tests.producer_api.calling import CHAT, error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.serving import ApiServer

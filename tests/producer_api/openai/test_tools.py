@@ -13,10 +13,10 @@ import tokenizers
 from openai import OpenAI
 from tokenizers import decoders, models, pre_tokenizers
 
-from prompts.tool_calls import call_id
-from store.db.database import Database
-from store.jobs import jobs
-from store.registry.models import register_version
+from headrace.prompts.tool_calls import call_id
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.registry.models import register_version
 from tests.producer_api.calling import parse
 from tests.producer_api.conftest import CONTEXT_WINDOW
 from tests.producer_api.scripted_worker import ScriptedWorker

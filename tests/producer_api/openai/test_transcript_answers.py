@@ -1,7 +1,7 @@
 """Transcripts as clients see them, in each format. No server."""
 
-from producer_api.openai.transcript_answer import TranscriptAnswer, as_text
-from store.jobs.jobs import Job
+from headrace.producer_api.openai.transcript_answer import TranscriptAnswer, as_text
+from headrace.store.jobs.jobs import Job
 from tests.producer_api.answered_jobs import ended, job_of
 
 

@@ -11,14 +11,14 @@ import structlog
 from openai import OpenAI
 from sqlalchemy import text
 
-from models.catalog import register
-from producer_api.access.auth import LOG_AGAIN_AFTER_S, RefusalLog
-from store.audit import audit
-from store.audit.hash_chain import Problem, Verifier
-from store.db.database import Database
-from store.ids import new_id
-from store.registry.models import register_version
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.producer_api.access.auth import LOG_AGAIN_AFTER_S, RefusalLog
+from headrace.store.audit import audit
+from headrace.store.audit.hash_chain import Problem, Verifier
+from headrace.store.db.database import Database
+from headrace.store.ids import new_id
+from headrace.store.registry.models import register_version
+from headrace.store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import bury, error_of, submit
 from tests.producer_api.conftest import MakeClient

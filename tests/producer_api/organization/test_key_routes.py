@@ -7,14 +7,14 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from producer_api.batches import batch_round_robin
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tenants import api_key_admin, api_keys, tenants
-from store.tenants.api_keys import OPERATION_SCOPES, SCOPES
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.producer_api.batches import batch_round_robin
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_key_admin, api_keys, tenants
+from headrace.store.tenants.api_keys import OPERATION_SCOPES, SCOPES
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient

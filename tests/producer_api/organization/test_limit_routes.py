@@ -7,13 +7,13 @@ import pytest
 import redis
 from openai import OpenAI, RateLimitError
 
-from store.audit import audit
-from store.db import presence
-from store.db.database import Database
-from store.settings import Settings
-from store.tenants import api_keys
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
-from store.tenants.usage import Price, set_price
+from headrace.store.audit import audit
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.store.tenants.usage import Price, set_price
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient

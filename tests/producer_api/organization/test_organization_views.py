@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from producer_api.organization import usage_views
-from producer_api.organization.audit_views import entry_id, event_page
-from producer_api.organization.key_views import (
+from headrace.producer_api.organization import usage_views
+from headrace.producer_api.organization.audit_views import entry_id, event_page
+from headrace.producer_api.organization.key_views import (
     KeyPatch,
     KeyRequest,
     KeyRotation,
@@ -19,15 +19,15 @@ from producer_api.organization.key_views import (
     key_object,
     rotated_key_object,
 )
-from producer_api.organization.limit_routes import LimitValues
-from producer_api.organization.retention_routes import RetentionValues
-from producer_api.organization.usage_routes import UsageQuery, Width
-from store.audit.audit import AuditEntry
-from store.errors import InvalidRequest
-from store.retention.retention import LONGEST_S
-from store.tenants.api_key_admin import ApiKey, IssuedKey, Unchanged
-from store.tenants.api_keys import Rights
-from store.tenants.usage import Dimension, TimeBuckets, UsageGroup
+from headrace.producer_api.organization.limit_routes import LimitValues
+from headrace.producer_api.organization.retention_routes import RetentionValues
+from headrace.producer_api.organization.usage_routes import UsageQuery, Width
+from headrace.store.audit.audit import AuditEntry
+from headrace.store.errors import InvalidRequest
+from headrace.store.retention.retention import LONGEST_S
+from headrace.store.tenants.api_key_admin import ApiKey, IssuedKey, Unchanged
+from headrace.store.tenants.api_keys import Rights
+from headrace.store.tenants.usage import Dimension, TimeBuckets, UsageGroup
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 DAY_S = 86_400

@@ -7,12 +7,12 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from producer_api.organization.audit_views import entry_id
-from store.audit import audit
-from store.db.database import Database
-from store.retention.retention import Retention, set_retention
-from store.tenants import api_keys
-from store.tenants.tenant_limits import Limits, SetBy, set_limits
+from headrace.producer_api.organization.audit_views import entry_id
+from headrace.store.audit import audit
+from headrace.store.db.database import Database
+from headrace.store.retention.retention import Retention, set_retention
+from headrace.store.tenants import api_keys
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.producer_api.calling import error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.organization.test_key_routes import KEYS, id_of

@@ -12,16 +12,16 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
-from producer_api.runtime import Runtime
-from producer_api.submission.input_policy import KEEP_S, ActivePolicies
-from store.audit import audit
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.jobs import jobs
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.generate import GenerateInput, GenerateRequest
-from store.tenants import api_keys
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.submission.input_policy import KEEP_S, ActivePolicies
+from headrace.store.audit import audit
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs import jobs
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.generate import GenerateInput, GenerateRequest
+from headrace.store.tenants import api_keys
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -314,7 +314,9 @@ def test_names_are_found_by_the_model_of_the_settings(
         def find(self, text: str) -> list[tuple[int, int, str]]:
             return [(found.start(), found.end(), "person") for found in re.finditer("Ann", text)]
 
-    monkeypatch.setattr("producer_api.submission.input_policy.load_finder", {Path("/names"): Ann()}.__getitem__)
+    monkeypatch.setattr(
+        "headrace.producer_api.submission.input_policy.load_finder", {Path("/names"): Ann()}.__getitem__
+    )
     headers = {"Authorization": f"Bearer {key}"}
     with (
         serving(settings.model_copy(update={"names_model": "/names"})) as server,

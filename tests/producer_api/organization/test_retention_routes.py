@@ -1,9 +1,9 @@
 """How long an organization keeps contents: its own times beside the operator's, in days."""
 
-from store.db.database import Database
-from store.retention.retention import Retention, set_retention
-from store.tenants import api_keys
-from store.tenants.tenant_limits import SetBy
+from headrace.store.db.database import Database
+from headrace.store.retention.retention import Retention, set_retention
+from headrace.store.tenants import api_keys
+from headrace.store.tenants.tenant_limits import SetBy
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 

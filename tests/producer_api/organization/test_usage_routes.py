@@ -10,12 +10,12 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.jobs.sweeps import purge
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tenants import api_keys, usage
-from store.tenants.usage import Price, set_price
+from headrace.store.db.database import Database
+from headrace.store.jobs.sweeps import purge
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys, usage
+from headrace.store.tenants.usage import Price, set_price
 from tests.producer_api.calling import CHAT, PROMPT, error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker

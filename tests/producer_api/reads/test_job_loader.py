@@ -5,17 +5,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from producer_api.reads import job_loader
-from producer_api.reads.job_loader import JobLoader
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import CannotOpen, NotFound, Unavailable
-from store.ids import new_id
-from store.jobs import jobs
-from store.jobs.jobs import Job, NewJob, TenantAndId
-from store.payloads.job_payload import ServiceClass
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.producer_api.reads import job_loader
+from headrace.producer_api.reads.job_loader import JobLoader
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import CannotOpen, NotFound, Unavailable
+from headrace.store.ids import new_id
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Job, NewJob, TenantAndId
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.roles import as_api
 
 

@@ -9,11 +9,11 @@ import pytest
 import redis
 from sqlalchemy import Connection, text
 
-from producer_api.reads import list_queries
-from store.db.database import Database
-from store.jobs import jobs
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.producer_api.reads import list_queries
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
 from tests.producer_api.calling import PROMPT, error_of, submit
 from tests.producer_api.serving import serving
 

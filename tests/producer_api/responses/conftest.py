@@ -6,8 +6,8 @@ from contextlib import ExitStack
 import pytest
 from openai import OpenAI
 
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
 from tests.producer_api.serving import serving
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from openai import OpenAI
 
-from store.db.database import Database
-from store.jobs import jobs
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
 from tests.processes import wait_for
 from tests.producer_api.scripted_worker import Attempt, ScriptedWorker
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from producer_api.responses.response_request import ResponseContext, ResponseRequest, to_job
+from headrace.producer_api.responses.response_request import ResponseContext, ResponseRequest, to_job
 
 ASKED: dict[str, Any] = {"model": "m", "input": "hi"}
 FUNCTION: dict[str, Any] = {"type": "function", "name": "f"}

@@ -10,13 +10,13 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
-from store.audit import audit
-from store.db.database import Database
-from store.encryption.vault import new_key
-from store.jobs import conversations
-from store.jobs.responses import job_id_of
-from store.retention.retention import Retention, sweep
-from store.settings import Settings
+from headrace.store.audit import audit
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import new_key
+from headrace.store.jobs import conversations
+from headrace.store.jobs.responses import job_id_of
+from headrace.store.retention.retention import Retention, sweep
+from headrace.store.settings import Settings
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -7,10 +7,10 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from store.db.database import Database, dump_json
-from store.jobs import responses, sweeps
-from store.jobs.responses import job_id_of
-from store.retention import erasure
+from headrace.store.db.database import Database, dump_json
+from headrace.store.jobs import responses, sweeps
+from headrace.store.jobs.responses import job_id_of
+from headrace.store.retention import erasure
 from tests.producer_api.calling import error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.stored import everything_stored

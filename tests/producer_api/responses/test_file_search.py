@@ -8,11 +8,11 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.registry import policies
-from store.registry.policies import EVERY_MODEL
-from store.retention import erasure
-from store.tenants.api_keys import create_tenant
+from headrace.store.db.database import Database
+from headrace.store.registry import policies
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.retention import erasure
+from headrace.store.tenants.api_keys import create_tenant
 from tests.producer_api.calling import num_jobs
 from tests.producer_api.submission.test_retrieval_jobs import MILL, QUESTION, claimed, ended, new_store
 

@@ -10,24 +10,24 @@ from openai import OpenAI
 from openai.types.responses.response_input_param import McpApprovalResponse
 from openai.types.responses.response_output_item import McpApprovalRequest
 
-from producer_api.responses.mcp_approvals import ASKED, answered_calls, merged_rule
-from producer_api.responses.mcp_tools import CalledTools
-from producer_api.responses.response_request import ResponseRequest
-from store.audit import audit
-from store.calls.approvals import verdict_of
-from store.db.database import Database
-from store.errors import InvalidRequest, NotFound
-from store.jobs.responses import AnsweredCall
-from store.payloads.server_tools import ServerTools
-from store.payloads.tool_definition import McpServer
-from store.registry import policies
-from store.registry.policies import EVERY_MODEL
-from store.tenants.api_keys import create_key, create_tenant
-from store.tools import tools
+from headrace.producer_api.responses.mcp_approvals import ASKED, answered_calls, merged_rule
+from headrace.producer_api.responses.mcp_tools import CalledTools
+from headrace.producer_api.responses.response_request import ResponseRequest
+from headrace.store.audit import audit
+from headrace.store.calls.approvals import verdict_of
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.jobs.responses import AnsweredCall
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.tool_definition import McpServer
+from headrace.store.registry import policies
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.tenants.api_keys import create_key, create_tenant
+from headrace.store.tools import tools
+from headrace.workers.tools.tool_results import refusal_of
 from tests.producer_api.calling import num_jobs
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.responses.test_mcp_tools import ASKING, CALL, SERVER, tracker, until, worker_of
-from workers.tools.tool_results import refusal_of
 
 __all__ = ["tracker"]  # a fixture
 

@@ -9,18 +9,18 @@ import pytest
 import redis
 from openai import OpenAI
 
-from models.catalog import register
-from producer_api.responses.mcp_tools import CalledTools, called_by
-from producer_api.responses.response_request import ResponseRequest
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.jobs import jobs
-from store.payloads.server_tools import ServerTools
-from store.payloads.tool_definition import McpServer
-from store.registry.models import register_version
-from store.tasks.call_tool import CALL_TOOL
-from store.tenants.api_keys import create_tenant
-from store.tools import tools
+from headrace.models.catalog import register
+from headrace.producer_api.responses.mcp_tools import CalledTools, called_by
+from headrace.producer_api.responses.response_request import ResponseRequest
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs import jobs
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.tool_definition import McpServer
+from headrace.store.registry.models import register_version
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.store.tools import tools
 from tests.producer_api.calling import num_jobs
 from tests.producer_api.turn_worker import TurnWorker
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from producer_api.responses.response_answer import initial_object, response_object, status_of
-from producer_api.responses.response_events import ResponseEventBuilder
-from producer_api.responses.response_output import output_items, response_of
-from producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded
-from store.jobs.jobs import Job
-from store.jobs.responses import StoredResponse
-from store.schema.job_states import FLOW_TASK, JobState
+from headrace.producer_api.responses.response_answer import initial_object, response_object, status_of
+from headrace.producer_api.responses.response_events import ResponseEventBuilder
+from headrace.producer_api.responses.response_output import output_items, response_of
+from headrace.producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import StoredResponse
+from headrace.store.schema.job_states import FLOW_TASK, JobState
 from tests.producer_api.answered_jobs import CALL, CALLS, THINKS, USAGE, ended, entry, job_of
 from tests.producer_api.expected_events import expected_events
 

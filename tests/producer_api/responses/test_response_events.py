@@ -5,12 +5,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer_api.responses.response_answer import response_object
-from producer_api.responses.response_events import ResponseEventBuilder
-from producer_api.responses.response_output import StableChunker
-from store.jobs.jobs import Job
-from store.jobs.responses import StoredResponse
-from store.schema.job_states import JobState
+from headrace.producer_api.responses.response_answer import response_object
+from headrace.producer_api.responses.response_events import ResponseEventBuilder
+from headrace.producer_api.responses.response_output import StableChunker
+from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.responses import StoredResponse
+from headrace.store.schema.job_states import JobState
 from tests.producer_api.answered_jobs import ended
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

@@ -7,8 +7,8 @@ import openai as sdk
 import pytest
 from openai import OpenAI
 
-from store.db.database import Database
-from store.registry.models import ModelVersion, register_version
+from headrace.store.db.database import Database
+from headrace.store.registry.models import ModelVersion, register_version
 from tests.producer_api.responses.response_calls import (
     ENDING,
     HELLO,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from producer_api.responses.response_items import (
+from headrace.producer_api.responses.response_items import (
     InputItem,
     images_in,
     message,
@@ -12,10 +12,10 @@ from producer_api.responses.response_items import (
     read_items,
     references_of,
 )
-from producer_api.responses.response_request import ResponseContext
-from prompts.prompt_template import FilledTemplate
-from store.errors import InvalidRequest
-from store.payloads.prompt_reference import PromptUse
+from headrace.producer_api.responses.response_request import ResponseContext
+from headrace.prompts.prompt_template import FilledTemplate
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.prompt_reference import PromptUse
 from tests.producer_api.request_outcomes import fields_set
 from tests.producer_api.responses.response_requests import CALL, FUNCTION, MCP, WEB, form, prepared
 

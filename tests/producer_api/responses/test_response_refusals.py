@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from producer_api.responses.field_names import as_sent
-from producer_api.responses.response_request import ResponseRequest
-from store.errors import InvalidRequest
+from headrace.producer_api.responses.field_names import as_sent
+from headrace.producer_api.responses.response_request import ResponseRequest
+from headrace.store.errors import InvalidRequest
 from tests.producer_api.request_outcomes import refusal_of
 from tests.producer_api.responses.response_requests import ASKED, CALL, FUNCTION, MCP, SEARCH, WEB, form, prepared, said
 

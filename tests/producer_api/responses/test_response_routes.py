@@ -9,9 +9,9 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
-from store.db.database import Database
-from store.errors import Gone
-from store.jobs import jobs
+from headrace.store.db.database import Database
+from headrace.store.errors import Gone
+from headrace.store.jobs import jobs
 from tests.producer_api.calling import error_of, num_jobs, parse, state_of
 from tests.producer_api.responses.response_calls import (
     ENDING,

@@ -8,7 +8,7 @@ import pytest
 import redis
 from openai import OpenAI
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 from tests.processes import wait_for
 from tests.producer_api.calling import parse, state_of
 from tests.producer_api.responses.response_calls import (

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from producer_api.server.errors import JobUnanswered, respond, status_of
-from store.db.database import Database
-from store.error_codes import JOB_CODES
-from store.errors import RateLimited
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tenants import api_keys, tenants
+from headrace.producer_api.server.errors import JobUnanswered, respond, status_of
+from headrace.store.db.database import Database
+from headrace.store.error_codes import JOB_CODES
+from headrace.store.errors import RateLimited
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys, tenants
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, submit
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient

@@ -7,8 +7,8 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from producer_api.server.anthropic_errors import ERROR_TYPES, error_type, is_anthropic
-from producer_api.server.errors import (
+from headrace.producer_api.server.anthropic_errors import ERROR_TYPES, error_type, is_anthropic
+from headrace.producer_api.server.errors import (
     DOCUMENTED,
     BadHttp,
     Draining,
@@ -23,8 +23,8 @@ from producer_api.server.errors import (
     respond,
     status_of,
 )
-from store import errors as store
-from store.errors import HeadraceError
+from headrace.store import errors as store
+from headrace.store.errors import HeadraceError
 
 SCOPE = {"type": "http", "path": "/v1/jobs", "headers": []}
 NEVER = {"x-should-retry": "false"}

@@ -13,17 +13,17 @@ import redis
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from cli.local.postgres import LocalPostgres
-from migrations.roles import let_in
-from migrations.schema import upgrade
-from models.catalog import register
-from producer_api.server.health import Health, HealthReport
-from store.db.database import Database
-from store.db.roles import ROLES
-from store.registry.models import ModelVersion, register_version
-from store.settings import Settings
-from store.tasks.registry import TASKS
-from store.tenants import api_keys
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.migrations.roles import let_in
+from headrace.migrations.schema import upgrade
+from headrace.models.catalog import register
+from headrace.producer_api.server.health import Health, HealthReport
+from headrace.store.db.database import Database
+from headrace.store.db.roles import ROLES
+from headrace.store.registry.models import ModelVersion, register_version
+from headrace.store.settings import Settings
+from headrace.store.tasks.registry import TASKS
+from headrace.store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -240,7 +240,7 @@ def test_an_error_of_ours_is_logged_without_its_values(
     def explode(*_: object) -> None:
         raise RuntimeError("a-secret-prompt")
 
-    monkeypatch.setattr("prompts.tasks.generate.build_prompt", explode)
+    monkeypatch.setattr("headrace.prompts.tasks.generate.build_prompt", explode)
     with structlog.testing.capture_logs() as logs:
         response = api.post("/v1/jobs", json={"model": "tiny", "input": {"prompt": "a-secret-prompt"}})
     error = error_of(response)
@@ -263,7 +263,7 @@ async def test_a_service_that_does_not_answer_is_named_and_only_postgres_is_need
         assert let_go.wait(60)
         return "ok"
 
-    monkeypatch.setattr("producer_api.server.health._ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr("headrace.producer_api.server.health._ANSWER_WITHIN_S", 0.05)
     health = Health(Settings(database_url="postgresql://nowhere/none", redis_url=NOWHERE))
     monkeypatch.setattr(health, "postgres", hang)
     monkeypatch.setattr(health, "redis", hang)

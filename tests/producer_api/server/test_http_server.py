@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from producer_api.http import middleware
-from producer_api.server.http_server import BoundedHttp
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.registry.models import ModelVersion
-from store.settings import Settings
+from headrace.producer_api.http import middleware
+from headrace.producer_api.server.http_server import BoundedHttp
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
 from tests.producer_api.calling import error_of, submit
 from tests.producer_api.serving import ApiServer, serving
 

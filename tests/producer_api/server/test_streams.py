@@ -10,17 +10,17 @@ import pytest
 from starlette.routing import Route
 from starlette.types import Message
 
-from producer_api.server import loop_lag, sse
-from producer_api.server.http_server import BoundedHttp, server_config
-from producer_api.server.loop_lag import LoopLag
-from producer_api.server.request_spans import RequestTrace, record_accept
-from producer_api.server.sse import EventStream, Heartbeat, StreamAborted
-from store.errors import Unavailable
-from store.payloads.job_payload import ServiceClass
-from store.settings import Settings
-from store.tracing.spans import Attribute, SpanKind, TraceSpan
-from store.tracing.trace_context import TraceContext
-from store.tracing.tracing import Tracing
+from headrace.producer_api.server import loop_lag, sse
+from headrace.producer_api.server.http_server import BoundedHttp, server_config
+from headrace.producer_api.server.loop_lag import LoopLag
+from headrace.producer_api.server.request_spans import RequestTrace, record_accept
+from headrace.producer_api.server.sse import EventStream, Heartbeat, StreamAborted
+from headrace.store.errors import Unavailable
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.settings import Settings
+from headrace.store.tracing.spans import Attribute, SpanKind, TraceSpan
+from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import Tracing
 
 
 def test_events_have_the_forms_that_clients_read() -> None:
@@ -32,7 +32,7 @@ def test_events_have_the_forms_that_clients_read() -> None:
 
 def test_a_ping_is_due_when_nothing_was_sent_for_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("producer_api.server.sse.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("headrace.producer_api.server.sse.time", SimpleNamespace(monotonic=lambda: now))
     heartbeat, due = Heartbeat(10.0), []
     for at in (109.9, 110.0, 110.1, 119.9, 120.0):
         now = at

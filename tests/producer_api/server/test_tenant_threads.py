@@ -7,11 +7,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from policy.budget import Budget
-from producer_api.submission import submit
-from producer_api.submission.input_policy import applied
-from prompts.grammar import Grammars
-from store.db.database import Database
+from headrace.policy.budget import Budget
+from headrace.producer_api.submission import submit
+from headrace.producer_api.submission.input_policy import applied
+from headrace.prompts.grammar import Grammars
+from headrace.store.db.database import Database
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 
@@ -63,9 +63,9 @@ def test_a_text_that_takes_too_long_does_not_pass(
     api: httpx2.Client, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_policy(api, DENY)
-    monkeypatch.setattr("producer_api.submission.input_policy.Budget", lambda: Budget(0.0, a_character=0.0))
-    monkeypatch.setattr("policy.scanning._WINDOW", 8)
-    monkeypatch.setattr("policy.budget._SHORT", 100)  # of shorter calls, every eighth is timed
+    monkeypatch.setattr("headrace.producer_api.submission.input_policy.Budget", lambda: Budget(0.0, a_character=0.0))
+    monkeypatch.setattr("headrace.policy.scanning._WINDOW", 8)
+    monkeypatch.setattr("headrace.policy.budget._SHORT", 100)  # of shorter calls, every eighth is timed
     response = api.post("/v1/jobs", json=ASK | {"input": {"prompt": "ab" * 50}})
     error = error_of(response)
     assert (response.status_code, error["code"], error["param"]) == (400, "policy_scan_too_long", "input")

@@ -9,14 +9,14 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
-from store.audit import audit
-from store.db.database import Database
-from store.encryption.vault import new_key
-from store.jobs.stored_chats import job_id_of
-from store.registry.models import register_version
-from store.retention.retention import Retention, sweep, sweep_marked
-from store.settings import Settings
-from store.streams.stream_log import stream_key
+from headrace.store.audit import audit
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import new_key
+from headrace.store.jobs.stored_chats import job_id_of
+from headrace.store.registry.models import register_version
+from headrace.store.retention.retention import Retention, sweep, sweep_marked
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import stream_key
 from tests.producer_api.calling import CHAT, error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer_api.runtime import Runtime
-from producer_api.streaming import job_events
-from producer_api.streaming.job_events import Ended, Event, Queued, Restarted, Started, TextPiece, follow
-from store.errors import Unavailable
-from store.jobs import jobs
-from store.jobs.jobs import Job, StoredStream
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint
-from store.streams.stream_log import Frame, StreamCursor
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.streaming import job_events
+from headrace.producer_api.streaming.job_events import Ended, Event, Queued, Restarted, Started, TextPiece, follow
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import jobs
+from headrace.store.jobs.jobs import Job, StoredStream
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.streams.stream_log import Frame, StreamCursor
 
 JOB_ID = "job_1"
 AWAY = "away"

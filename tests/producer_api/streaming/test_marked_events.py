@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from producer_api.server.errors import Draining
-from producer_api.streaming import turns
-from producer_api.streaming.job_events import KeptText, Restarted, TextPiece, follow
-from producer_api.streaming.turns import (
+from headrace.producer_api.server.errors import Draining
+from headrace.producer_api.streaming import turns
+from headrace.producer_api.streaming.job_events import KeptText, Restarted, TextPiece, follow
+from headrace.producer_api.streaming.turns import (
     CallEnded,
     Told,
     TurnCall,
@@ -18,13 +18,13 @@ from producer_api.streaming.turns import (
     turn_events,
     turns_of,
 )
-from store.errors import InvalidRequest
-from store.jobs.answered_calls import first_steps
-from store.jobs.flow_turns import TurnStep
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint
-from store.streams.choices import ChoiceEnd, ChoiceMark
-from store.streams.stream_log import Frame, StreamCursor
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.answered_calls import first_steps
+from headrace.store.jobs.flow_turns import TurnStep
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.stream_log import Frame, StreamCursor
 from tests.producer_api.streaming.test_job_events import JOB_ID, JobRow, Story, read, runtime_of
 
 ROWS: Any = tuple(((number, -0.5, ()),) for number in range(4))

@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import pytest
 
-from producer_api.runtime import Runtime
-from producer_api.streaming import turns
-from producer_api.streaming.job_events import Restarted, TextPiece
-from producer_api.streaming.turns import CallEnded, TurnEnded, follow_turns
-from store.jobs.flow_turns import TurnStep
-from store.jobs.jobs import Job
-from store.schema.job_states import JobState
-from store.streams.stream_log import StreamCursor
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.streaming import turns
+from headrace.producer_api.streaming.job_events import Restarted, TextPiece
+from headrace.producer_api.streaming.turns import CallEnded, TurnEnded, follow_turns
+from headrace.store.jobs.flow_turns import TurnStep
+from headrace.store.jobs.jobs import Job
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.stream_log import StreamCursor
 
 CALLED = [{"id": "call_0", "function": {"name": "f", "arguments": "{}"}}]
 STEPS = [

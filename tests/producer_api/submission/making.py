@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from producer_api.submission.draft_job import DraftJob, Origin
-from store.errors import HeadraceError
-from store.registry.models import ModelVersion
-from store.tasks.generate import GenerateRequest
-from store.tenants.api_keys import Principal
+from headrace.producer_api.submission.draft_job import DraftJob, Origin
+from headrace.store.errors import HeadraceError
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tenants.api_keys import Principal
 from tests.refusals import refusal
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)

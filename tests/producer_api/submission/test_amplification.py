@@ -9,14 +9,14 @@ from typing import Any
 import httpx2
 import pytest
 
-from producer_api.app import create_app
-from producer_api.http import middleware
-from producer_api.http.requests import MOST_CONTAINERS, MOST_FIELDS, MOST_VALUES, check_counts
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.producer_api.app import create_app
+from headrace.producer_api.http import middleware
+from headrace.producer_api.http.requests import MOST_CONTAINERS, MOST_FIELDS, MOST_VALUES, check_counts
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 from tests.producer_api.calling import PROMPT, error_of, num_jobs
 from tests.producer_api.serving import ApiServer, serving
 

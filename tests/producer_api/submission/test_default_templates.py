@@ -5,14 +5,14 @@ from typing import Any
 import httpx2
 import pytest
 
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.jobs import jobs
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry import models
-from store.registry.models import ModelVersion, get_version
-from store.rollouts.changes import NewRollout, start
-from store.rollouts.rollouts import RolloutMode, Step
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs import jobs
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion, get_version
+from headrace.store.rollouts.changes import NewRollout, start
+from headrace.store.rollouts.rollouts import RolloutMode, Step
 from tests.producer_api.calling import error_of
 from tests.producer_api.serving import ApiServer
 from tests.producer_api.submission.test_rollout_routing import begin, serve

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from producer_api.submission import unserved
-from producer_api.submission.default_templates import is_indifferent, with_default
-from producer_api.submission.draft_job import DraftJob, Receipt, known, run_each, spend_each
-from producer_api.submission.prompt_preparation import PromptPreparation, check_called_urls, check_task
-from store.errors import Conflict, InvalidRequest, NoWorker, RateLimited, Unavailable
-from store.hosts.host_reports import HostOutlook
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry.default_template import DefaultTemplate
-from store.registry.models import ModelVersion
-from store.schema.version_states import VersionState
-from store.settings import Settings
-from store.tasks.embed import EmbedRequest
-from store.tasks.generate import GenerateRequest
+from headrace.producer_api.submission import unserved
+from headrace.producer_api.submission.default_templates import is_indifferent, with_default
+from headrace.producer_api.submission.draft_job import DraftJob, Receipt, known, run_each, spend_each
+from headrace.producer_api.submission.prompt_preparation import PromptPreparation, check_called_urls, check_task
+from headrace.store.errors import Conflict, InvalidRequest, NoWorker, RateLimited, Unavailable
+from headrace.store.hosts.host_reports import HostOutlook
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry.default_template import DefaultTemplate
+from headrace.store.registry.models import ModelVersion
+from headrace.store.schema.version_states import VersionState
+from headrace.store.settings import Settings
+from headrace.store.tasks.embed import EmbedRequest
+from headrace.store.tasks.generate import GenerateRequest
 from tests.producer_api.submission.making import VERSION, draft, told
 from tests.stand_ins import stand_in
 

@@ -5,10 +5,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from store.db.database import Database
-from store.jobs.claims import Claim, Finish, finish
-from store.registry import policies
-from store.registry.policies import EVERY_MODEL
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import Claim, Finish, finish
+from headrace.store.registry import policies
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.producer_api.submission.test_retrieval_jobs import MILL, Ends, claimed, new_store
 from tests.producer_api.submission.test_tool_jobs import (
     QUESTION,
@@ -18,8 +20,6 @@ from tests.producer_api.submission.test_tool_jobs import (
     run,
     weather,
 )
-from workers.runs.in_flight import Attempt
-from workers.runs.step_inputs import FilledWork, StepInputs
 
 __all__ = ["caller_model", "weather"]  # fixtures
 

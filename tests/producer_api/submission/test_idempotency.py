@@ -9,10 +9,10 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.encryption.vault import new_key
-from store.settings import Settings
-from store.tenants.api_keys import SCOPES, create_key
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import new_key
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import SCOPES, create_key
 from tests.producer_api.calling import error_of
 from tests.producer_api.serving import serving
 

@@ -8,33 +8,33 @@ from typing import Any, cast
 
 import pytest
 
-from producer_api.access.rate_limits import begin_headers
-from producer_api.submission import enqueue
-from producer_api.submission.cache_lookup import CacheLookups, CacheWish
-from producer_api.submission.draft_job import DraftJob, Origin
-from producer_api.submission.enqueue import Enqueuer
-from producer_api.submission.flow_jobs import FlowSubmissions
-from producer_api.submission.idempotency import RequestDigests
-from producer_api.submission.rollout_routing import RolloutRouting
-from producer_api.submission.submit import Submissions
-from prompts.tasks.task_inputs import Prepared
-from store.encryption.keyed_digests import Digests
-from store.errors import Conflict, Forbidden, InvalidRequest, NotFound, NoWorker, Unavailable
-from store.jobs.jobs import Accepted, Fallback, NewJob
-from store.jobs.responses import NewResponse
-from store.metrics.api_metrics import ApiMetrics
-from store.payloads.job_payload import ServiceClass
-from store.redis.celery_queue import Hint
-from store.registry.models import ModelVersion
-from store.rollouts.rollouts import RolloutMode, RolloutState, Step, StickyKey
-from store.schema.cache_results import CacheResult
-from store.schema.version_states import VersionState
-from store.settings import Settings
-from store.tasks.flow import FlowRequest
-from store.tasks.generate import GeneratePayload, GenerateRequest
-from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import RequestLimits
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.access.rate_limits import begin_headers
+from headrace.producer_api.submission import enqueue
+from headrace.producer_api.submission.cache_lookup import CacheLookups, CacheWish
+from headrace.producer_api.submission.draft_job import DraftJob, Origin
+from headrace.producer_api.submission.enqueue import Enqueuer
+from headrace.producer_api.submission.flow_jobs import FlowSubmissions
+from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.rollout_routing import RolloutRouting
+from headrace.producer_api.submission.submit import Submissions
+from headrace.prompts.tasks.task_inputs import Prepared
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, NoWorker, Unavailable
+from headrace.store.jobs.jobs import Accepted, Fallback, NewJob
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.metrics.api_metrics import ApiMetrics
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.redis.celery_queue import Hint
+from headrace.store.registry.models import ModelVersion
+from headrace.store.rollouts.rollouts import RolloutMode, RolloutState, Step, StickyKey
+from headrace.store.schema.cache_results import CacheResult
+from headrace.store.schema.version_states import VersionState
+from headrace.store.settings import Settings
+from headrace.store.tasks.flow import FlowRequest
+from headrace.store.tasks.generate import GeneratePayload, GenerateRequest
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tenants.tenant_limits import RequestLimits
+from headrace.store.tracing.trace_context import TraceContext
 from tests.producer_api.submission.making import refused
 from tests.stand_ins import stand_in
 
@@ -364,7 +364,8 @@ async def test_a_flow_is_stored_once_and_its_caller_is_told(monkeypatch: pytest.
     # A retry without a key finds the job of the first try, for ten minutes.
     asked: list[Any] = []
     monkeypatch.setattr(
-        "producer_api.submission.flow_jobs.jobs.find_duplicate", lambda db, *given: asked.append(given) or "job_9"
+        "headrace.producer_api.submission.flow_jobs.jobs.find_duplicate",
+        lambda db, *given: asked.append(given) or "job_9",
     )
     retry = await flows.submit(PRINCIPAL, flow(), origin(is_retry=True, idempotency_key=None))
     assert (retry.job_id, retry.replayed, retry.headers["Idempotent-Replayed"]) == ("job_9", True, "true")

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker

@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from producer_api.submission import queue_limits
-from producer_api.submission.queue_limits import KEEP_FAR_S, KEEP_S, QueueLimits
-from store.db.database import Database
-from store.ids import new_id
-from store.jobs import jobs
-from store.jobs.acceptance import Idempotency
-from store.jobs.jobs import Accepted, NewJob
-from store.payloads.job_payload import ServiceClass
-from store.scheduling import backlog
-from store.scheduling.backlog import Backlog
-from store.settings import Settings
+from headrace.producer_api.submission import queue_limits
+from headrace.producer_api.submission.queue_limits import KEEP_FAR_S, KEEP_S, QueueLimits
+from headrace.store.db.database import Database
+from headrace.store.ids import new_id
+from headrace.store.jobs import jobs
+from headrace.store.jobs.acceptance import Idempotency
+from headrace.store.jobs.jobs import Accepted, NewJob
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.scheduling import backlog
+from headrace.store.scheduling.backlog import Backlog
+from headrace.store.settings import Settings
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from producer_api.submission import queue_limits
-from producer_api.submission.queue_limits import KEEP_S, QueueLimits
-from store.errors import InvalidRequest, RateLimited, Unavailable
-from store.jobs.acceptance import Idempotency
-from store.jobs.jobs import Accepted
-from store.scheduling.backlog import Backlog, Load, TenantBacklog
-from store.scheduling.service_rate import Rate
-from store.settings import Settings
-from store.tenants.tenant_limits import Limits, RequestLimits
+from headrace.producer_api.submission import queue_limits
+from headrace.producer_api.submission.queue_limits import KEEP_S, QueueLimits
+from headrace.store.errors import InvalidRequest, RateLimited, Unavailable
+from headrace.store.jobs.acceptance import Idempotency
+from headrace.store.jobs.jobs import Accepted
+from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
+from headrace.store.scheduling.service_rate import Rate
+from headrace.store.settings import Settings
+from headrace.store.tenants.tenant_limits import Limits, RequestLimits
 from tests.producer_api.submission.making import AT, told
 
 

@@ -1,6 +1,6 @@
 """Whose request starts a batch at once: a tenant's first one to a model for a moment."""
 
-from producer_api.submission.recent_tenants import IDLE_S, RecentTenants
+from headrace.producer_api.submission.recent_tenants import IDLE_S, RecentTenants
 
 
 def test_requests_to_another_model_or_of_another_tenant_make_none_wait() -> None:

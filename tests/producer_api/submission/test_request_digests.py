@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from policy.documents import PolicyDocument
-from policy.policies import Policy
-from producer_api.submission.cache_lookup import CacheLookups, CacheWish, has_one_answer, read_wish
-from producer_api.submission.idempotency import RequestDigests
-from store.encryption.keyed_digests import Digests
-from store.errors import InvalidRequest
-from store.jobs.response_cache import CacheLookup
-from store.jobs.responses import NewResponse
-from store.registry.engine_spec import EngineKind
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.generate import GeneratePayload, GenerateRequest
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.policies import Policy
+from headrace.producer_api.submission.cache_lookup import CacheLookups, CacheWish, has_one_answer, read_wish
+from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.response_cache import CacheLookup
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.generate import GeneratePayload, GenerateRequest
 from tests.producer_api.submission.making import VERSION, draft, told
 from tests.stand_ins import stand_in
 

@@ -8,12 +8,12 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from store.db.database import Database
-from store.jobs import sharers
-from store.registry import policies
-from store.registry.models import ModelVersion
-from store.retention.purge import Scope, purge_step
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.jobs import sharers
+from headrace.store.registry import policies
+from headrace.store.registry.models import ModelVersion
+from headrace.store.retention.purge import Scope, purge_step
+from headrace.store.settings import Settings
 from tests.processes import wait_for
 from tests.producer_api.batches.test_batch_routes import line, make, read
 from tests.producer_api.batches.test_batch_routes import wait_for as wait_for_batch

@@ -12,7 +12,7 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from store.db.database import Database
+from headrace.store.db.database import Database
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, cut_off, num_jobs, split, submit
 from tests.producer_api.conftest import MakeClient

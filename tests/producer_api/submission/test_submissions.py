@@ -7,9 +7,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from producer_api.submission import submit
-from store.db.database import Database
-from store.errors import Unavailable
+from headrace.producer_api.submission import submit
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
 from tests.producer_api.calling import PROMPT, num_jobs
 from tests.producer_api.serving import ApiServer
 

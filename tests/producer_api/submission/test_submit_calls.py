@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from policy.placeholders import PlaceholderMap
-from producer_api.access.rate_limits import begin_headers
-from producer_api.submission import audio_files, pipelines, template_filling, vault_before
-from producer_api.submission.audio_files import AudioFiles
-from producer_api.submission.draft_job import Receipt
-from producer_api.submission.pipelines import from_pipeline
-from producer_api.submission.prompt_preparation import PromptPreparation
-from producer_api.submission.template_filling import fill, fill_step
-from store.errors import (
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.producer_api.access.rate_limits import begin_headers
+from headrace.producer_api.submission import audio_files, pipelines, template_filling, vault_before
+from headrace.producer_api.submission.audio_files import AudioFiles
+from headrace.producer_api.submission.draft_job import Receipt
+from headrace.producer_api.submission.pipelines import from_pipeline
+from headrace.producer_api.submission.prompt_preparation import PromptPreparation
+from headrace.producer_api.submission.template_filling import fill, fill_step
+from headrace.store.errors import (
     Conflict,
     Forbidden,
     HeadraceError,
@@ -27,15 +27,15 @@ from store.errors import (
     RateLimited,
     Unavailable,
 )
-from store.jobs.jobs import Accepted
-from store.jobs.responses import NewResponse
-from store.payloads.prompt_reference import PromptUse, TemplatePlace
-from store.payloads.step_payload import Marks
-from store.registry.prompt_templates import Kind, PromptVersion
-from store.rollouts.rollouts import RolloutMode
-from store.schema.cache_results import CacheResult
-from store.tasks.flow import FlowStepBody, PipelineRequest
-from store.tasks.transcribe import TranscribeRequest
+from headrace.store.jobs.jobs import Accepted
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
+from headrace.store.payloads.step_payload import Marks
+from headrace.store.registry.prompt_templates import Kind, PromptVersion
+from headrace.store.rollouts.rollouts import RolloutMode
+from headrace.store.schema.cache_results import CacheResult
+from headrace.store.tasks.flow import FlowStepBody, PipelineRequest
+from headrace.store.tasks.transcribe import TranscribeRequest
 from tests.producer_api.submission.making import refused
 from tests.producer_api.submission.test_making_jobs import (
     AT,
@@ -126,7 +126,7 @@ async def test_a_version_that_nothing_runs_is_refused_unless_it_was_accepted_bef
         known.append((tenant_id, idempotency.key))
         return len(known) > 1
 
-    monkeypatch.setattr("producer_api.submission.submit.jobs.is_known", is_known)
+    monkeypatch.setattr("headrace.producer_api.submission.submit.jobs.is_known", is_known)
     asked = request(model=model)
     with pytest.raises(error):
         await submissions(parts).submit(PRINCIPAL, asked, origin())
@@ -153,7 +153,7 @@ async def test_limits_and_rights_are_checked_before_anything_is_stored() -> None
 async def test_a_retry_without_a_key_finds_the_job_of_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(
-        "producer_api.submission.submit.jobs.find_duplicate", lambda db, *given: asked.append(given) or "job_9"
+        "headrace.producer_api.submission.submit.jobs.find_duplicate", lambda db, *given: asked.append(given) or "job_9"
     )
     parts = Accepting()
     retry = origin(is_retry=True, idempotency_key=None)
@@ -366,7 +366,7 @@ def test_a_short_text_is_neither_cut_nor_tokenized(monkeypatch: pytest.MonkeyPat
         def is_quick(self, asked: Any, model: Any) -> bool:
             return True
 
-    monkeypatch.setattr("producer_api.submission.prompt_preparation.TASK_INPUTS", {"generate": Inputs()})
+    monkeypatch.setattr("headrace.producer_api.submission.prompt_preparation.TASK_INPUTS", {"generate": Inputs()})
     nothing: Any = None
     serving = stand_in(serving=lambda queue: stand_in(capacity=100))
     audio = stand_in(is_needed=lambda asked: asked.user == "deaf")

@@ -6,8 +6,8 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from store.db.database import Database
-from store.jobs import jobs
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
 from tests.producer_api.submission.test_default_templates import register
 from tests.producer_api.submission.test_retrieval_jobs import MILL, QUESTION, claimed, ended, new_store
 

@@ -7,21 +7,21 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from models.catalog import register
-from store.db.database import Database
-from store.jobs.claims import Claim, Finish, finish
-from store.payloads.tool_definition import HttpTool, McpServer
-from store.registry import policies
-from store.registry.models import ModelVersion, register_version
-from store.registry.policies import EVERY_MODEL
-from store.schema.job_states import JobState
-from store.tasks.call_tool import CALL_TOOL
-from store.tenants.api_keys import create_tenant
-from store.tools import tools
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import Claim, Finish, finish
+from headrace.store.payloads.tool_definition import HttpTool, McpServer
+from headrace.store.registry import policies
+from headrace.store.registry.models import ModelVersion, register_version
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.schema.job_states import JobState
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.store.tools import tools
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.producer_api.calling import error_of
 from tests.producer_api.submission.test_retrieval_jobs import claimed
-from workers.runs.in_flight import Attempt
-from workers.runs.step_inputs import FilledWork, StepInputs
 
 QUESTION = {"role": "user", "content": "What is the weather in Rome?"}
 URL = "https://tools.example.com/"

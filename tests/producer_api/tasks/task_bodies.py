@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from producer_api.tasks.registry import read_task
+from headrace.producer_api.tasks.registry import read_task
 
 SERVER = "https://example.com/mill.jpg"
 ROW = {"amount": 1, "at": "2026-11-28T12:30:00Z"}

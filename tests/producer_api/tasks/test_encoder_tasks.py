@@ -6,12 +6,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from models.catalog import register
-from store.db.database import Database
-from store.jobs import jobs
-from store.tasks.classify import MAX_CLASSIFY_INPUTS
-from store.tasks.registry import TASKS
-from store.tasks.score import MAX_SCORE_PAIRS
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.tasks.classify import MAX_CLASSIFY_INPUTS
+from headrace.store.tasks.registry import TASKS
+from headrace.store.tasks.score import MAX_SCORE_PAIRS
 
 CONTEXT_WINDOW = 8192
 LONG = "x" * (CONTEXT_WINDOW + 1)

@@ -8,15 +8,15 @@ from typing import Any
 import httpx2
 import pytest
 
-from models.catalog import register
-from producer_api.submission.cache_lookup import has_one_answer
-from producer_api.tasks.registry import read_task
-from store.db.database import Database
-from store.jobs import jobs
-from store.payloads.image_input import MAX_IMAGES
-from store.tasks.image_classify import EXAMPLE_IMAGE, ImageClassifyPayload
-from store.tasks.image_zero_shot import ImageZeroShotRequest
-from store.tasks.registry import TASKS
+from headrace.models.catalog import register
+from headrace.producer_api.submission.cache_lookup import has_one_answer
+from headrace.producer_api.tasks.registry import read_task
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.payloads.image_input import MAX_IMAGES
+from headrace.store.tasks.image_classify import EXAMPLE_IMAGE, ImageClassifyPayload
+from headrace.store.tasks.image_zero_shot import ImageZeroShotRequest
+from headrace.store.tasks.registry import TASKS
 
 SERVER = "https://example.com/mill.jpg"
 TEXT = "data:image/png;base64,YSB0ZXh0"

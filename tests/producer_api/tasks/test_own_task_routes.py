@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from headrace.producer_api.tasks.own_task import own_routes
+from headrace.store.errors import InvalidRequest
+from headrace.store.tasks.own_task import spec_of
 from headrace.tasks import Task
-from producer_api.tasks.own_task import own_routes
-from store.errors import InvalidRequest
-from store.tasks.own_task import spec_of
 from tests.producer_api.answered_jobs import ended
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from models.catalog import register
-from producer_api.tasks.registry import read_task
-from store.db.database import Database
-from store.jobs import jobs
-from store.registry.models import ModelVersion
-from store.tasks.predict import EXPLAINED_COST, MAX_ROWS, PredictRequest
+from headrace.models.catalog import register
+from headrace.producer_api.tasks.registry import read_task
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tasks.predict import EXPLAINED_COST, MAX_ROWS, PredictRequest
 from tests.models.runners.test_tabular import ROWS, build_tabular
 
 GOOD = ROWS[0]

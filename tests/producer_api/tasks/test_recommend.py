@@ -5,11 +5,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from models.catalog import register
-from producer_api.tasks.registry import read_task
-from store.db.database import Database
-from store.jobs import jobs
-from store.tasks.recommend import RecommendPayload
+from headrace.models.catalog import register
+from headrace.producer_api.tasks.registry import read_task
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.tasks.recommend import RecommendPayload
 
 HISTORY = [{"id": "item-1"}, {"id": "item-2", "weight": 0.5}]
 VECTOR = [0.5] * 8

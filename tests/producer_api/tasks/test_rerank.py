@@ -5,11 +5,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from models.catalog import register
-from store.db.database import Database
-from store.jobs import jobs
-from store.registry.models import ModelVersion
-from store.tasks.rerank import MAX_DOCUMENTS
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.jobs import jobs
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tasks.rerank import MAX_DOCUMENTS
 
 CONTEXT_WINDOW = 8192
 

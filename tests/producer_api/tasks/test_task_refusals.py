@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from producer_api.tasks.registry import read_task
-from store.errors import InvalidRequest
+from headrace.producer_api.tasks.registry import read_task
+from headrace.store.errors import InvalidRequest
 from tests.producer_api.request_outcomes import refusal_of
 from tests.producer_api.tasks.task_bodies import ROW, SERVER, read
 

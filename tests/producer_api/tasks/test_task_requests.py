@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from producer_api.tasks.registry import TASK_URLS
-from producer_api.tasks.transcription_form import fields_of
-from store.jobs.jobs import Job
+from headrace.producer_api.tasks.registry import TASK_URLS
+from headrace.producer_api.tasks.transcription_form import fields_of
+from headrace.store.jobs.jobs import Job
 from tests.producer_api.answered_jobs import ended, job_of
 from tests.producer_api.tasks.task_bodies import PLAIN, SERVER, read
 

@@ -5,15 +5,17 @@ from typing import Any
 import httpx2
 import pytest
 
-from store.calls.approvals import verdict_of
-from store.db.database import Database
-from store.jobs.claims import claim
-from store.payloads.tool_definition import HttpTool, McpServer
-from store.registry.models import ModelVersion
-from store.settings import Settings
-from store.tasks.call_tool import CALL_TOOL
-from store.tenants.api_keys import create_key, create_tenant
-from store.tools import tools
+from headrace.store.calls.approvals import verdict_of
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import claim
+from headrace.store.payloads.tool_definition import HttpTool, McpServer
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tenants.api_keys import create_key, create_tenant
+from headrace.store.tools import tools
+from headrace.workers.tasks.call_tool import load_tool_model
+from headrace.workers.tools.tool_results import CallResult, ToolOrder, refusal_of
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.submission.test_tool_jobs import (
@@ -26,8 +28,6 @@ from tests.producer_api.submission.test_tool_jobs import (
     submitted,
     weather,
 )
-from workers.tasks.call_tool import load_tool_model
-from workers.tools.tool_results import CallResult, ToolOrder, refusal_of
 
 __all__ = ["caller_model", "weather"]  # fixtures
 

@@ -9,12 +9,12 @@ import httpx2
 import orjson
 import pytest
 
-from producer_api.tools.server_listing import server_with, with_tools
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.payloads.tool_definition import McpEndpoint
-from store.settings import Settings
-from store.tools import tools
+from headrace.producer_api.tools.server_listing import server_with, with_tools
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.tool_definition import McpEndpoint
+from headrace.store.settings import Settings
+from headrace.store.tools import tools
 from tests.producer_api.calling import error_of
 from tests.producer_api.serving import serving
 from tests.store.calls.test_mcp_client import as_json, server

@@ -6,8 +6,8 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.tools import tools
+from headrace.store.db.database import Database
+from headrace.store.tools import tools
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 

@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from producer_api.http.requests import OriginHeaders
-from producer_api.submission.draft_job import Origin, Receipt
-from producer_api.vector_stores import adding_files
-from producer_api.vector_stores.adding_files import add_files, cancel_jobs, new_files
-from producer_api.vector_stores.store_bodies import ChunkingStrategy, FileOfBatch
-from prompts.tasks.embed import Embedder
-from store.errors import Conflict, InvalidRequest, NotFound, RateLimited
-from store.payloads.ingest_order import IngestOrder
-from store.payloads.job_payload import ServiceClass
-from store.registry.models import ModelVersion
-from store.retrieval.store_files import NewStoreFile, StoreFile
-from store.tenants.api_keys import Principal
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.http.requests import OriginHeaders
+from headrace.producer_api.submission.draft_job import Origin, Receipt
+from headrace.producer_api.vector_stores import adding_files
+from headrace.producer_api.vector_stores.adding_files import add_files, cancel_jobs, new_files
+from headrace.producer_api.vector_stores.store_bodies import ChunkingStrategy, FileOfBatch
+from headrace.prompts.tasks.embed import Embedder
+from headrace.store.errors import Conflict, InvalidRequest, NotFound, RateLimited
+from headrace.store.payloads.ingest_order import IngestOrder
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry.models import ModelVersion
+from headrace.store.retrieval.store_files import NewStoreFile, StoreFile
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.trace_context import TraceContext
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 VERSION = ModelVersion("vectors", 3, "embed", "fake-encoder", "fake", "f00d", "float32", 512, {}, AT, None)

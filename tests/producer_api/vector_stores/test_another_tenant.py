@@ -6,8 +6,8 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.tenants.api_keys import create_tenant
+from headrace.store.db.database import Database
+from headrace.store.tenants.api_keys import create_tenant
 from tests.producer_api.calling import num_jobs
 from tests.producer_api.submission.test_retrieval_jobs import MILL, QUESTION, claimed, ended, new_store
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from producer_api.submission.draft_job import Origin
-from producer_api.vector_stores import searching
-from producer_api.vector_stores.searching import search_store
-from producer_api.vector_stores.store_bodies import SearchBody
-from prompts.tasks.embed import Embedder
-from store.errors import InvalidRequest
-from store.payloads.job_payload import ServiceClass
-from store.retrieval.passages import Passage
-from store.retrieval.search import FoundPassage, Query
-from store.tenants.api_keys import Principal
-from store.tracing.trace_context import TraceContext
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.vector_stores import searching
+from headrace.producer_api.vector_stores.searching import search_store
+from headrace.producer_api.vector_stores.store_bodies import SearchBody
+from headrace.prompts.tasks.embed import Embedder
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.retrieval.passages import Passage
+from headrace.store.retrieval.search import FoundPassage, Query
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tracing.trace_context import TraceContext
 
 PRINCIPAL = Principal("acme", "key_1", frozenset())
 TRACE = TraceContext("1" * 32, "2" * 16, True)

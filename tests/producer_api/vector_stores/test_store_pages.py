@@ -7,12 +7,12 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from producer_api.vector_stores import store_file_routes
-from store.db.database import Database
-from store.registry.models import ModelVersion
-from store.retrieval import passages, store_files
-from store.retrieval.passages import FilePassages, Passage
-from store.retrieval.store_files import NewStoreFile
+from headrace.producer_api.vector_stores import store_file_routes
+from headrace.store.db.database import Database
+from headrace.store.registry.models import ModelVersion
+from headrace.store.retrieval import passages, store_files
+from headrace.store.retrieval.passages import FilePassages, Passage
+from headrace.store.retrieval.store_files import NewStoreFile
 from tests.producer_api.calling import error_of, num_jobs, state_of
 from tests.producer_api.vector_stores.test_store_routes import STATIC, STORES, created, read, upload
 

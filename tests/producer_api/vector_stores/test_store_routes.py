@@ -11,23 +11,23 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from models.catalog import register
-from store.db.database import Database
-from store.registry import policies
-from store.registry.models import ModelVersion, read_file
-from store.registry.policies import EVERY_MODEL
-from store.retrieval import passages, store_files
-from store.retrieval.passages import FilePassages, Passage
-from store.retrieval.store_files import NewStoreFile
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.store.db.database import Database
+from headrace.store.registry import policies
+from headrace.store.registry.models import ModelVersion, read_file
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.retrieval import passages, store_files
+from headrace.store.retrieval.passages import FilePassages, Passage
+from headrace.store.retrieval.store_files import NewStoreFile
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.workers.tasks.embed import load_embed_model
+from headrace.workers.worker_runtime import WorkerRuntime
 from tests.producer_api.calling import bury, error_of, state_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import serving
 from tests.roles import as_worker
-from workers.tasks.embed import load_embed_model
-from workers.worker_runtime import WorkerRuntime
 
 QUEUE = "org/vectors@1"
 STORES = "/v1/vector_stores"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from producer_api.vector_stores.store_bodies import (
+from headrace.producer_api.vector_stores.store_bodies import (
     ChunkingStrategy,
     FileChanges,
     NewFileBatch,
@@ -15,17 +15,17 @@ from producer_api.vector_stores.store_bodies import (
     SearchBody,
     StoreLife,
 )
-from producer_api.vector_stores.store_views import (
+from headrace.producer_api.vector_stores.store_views import (
     batch_object,
     content_page,
     file_object,
     search_page,
     store_object,
 )
-from store.retrieval.passages import Passage
-from store.retrieval.search import FoundPassage
-from store.retrieval.store_files import FileBatch, StoreFile
-from store.retrieval.vector_stores import VectorStore
+from headrace.store.retrieval.passages import Passage
+from headrace.store.retrieval.search import FoundPassage
+from headrace.store.retrieval.store_files import FileBatch, StoreFile
+from headrace.store.retrieval.vector_stores import VectorStore
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 

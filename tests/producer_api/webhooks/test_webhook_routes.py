@@ -7,14 +7,14 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.schema.webhook_events import EVENT_TYPES, REGISTRY_EVENTS, TEST
-from store.tenants import api_keys
-from store.webhooks.outbox import AttemptResult, record_delivered, record_failed, take_due
+from headrace.store.db.database import Database
+from headrace.store.schema.webhook_events import EVENT_TYPES, REGISTRY_EVENTS, TEST
+from headrace.store.tenants import api_keys
+from headrace.store.webhooks.outbox import AttemptResult, record_delivered, record_failed, take_due
+from headrace.workers.webhooks.sender import body_of
 from tests.producer_api.calling import error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.jobs.test_version_routes import second
-from workers.webhooks.sender import body_of
 
 __all__ = ["second"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from producer_api.webhooks.webhook_views import (
+from headrace.producer_api.webhooks.webhook_views import (
     NewEndpoint,
     Recovery,
     SecretRotation,
@@ -17,9 +17,9 @@ from producer_api.webhooks.webhook_views import (
     endpoint_object,
     secret_object,
 )
-from store.tenants.webhook_secrets import TenantSecret
-from store.webhooks.delivery_log import AttemptRecord, DeliveryRecord
-from store.webhooks.endpoints import Endpoint
+from headrace.store.tenants.webhook_secrets import TenantSecret
+from headrace.store.webhooks.delivery_log import AttemptRecord, DeliveryRecord
+from headrace.store.webhooks.endpoints import Endpoint
 
 URL = "https://hooks.example.com/headrace"
 

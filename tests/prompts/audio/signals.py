@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import soundfile
 
-from prompts.audio.audio_file import Samples
+from headrace.prompts.audio.audio_file import Samples
 
 
 def tone(seconds: float, rate: int, *, hz: float = 440.0) -> Samples:

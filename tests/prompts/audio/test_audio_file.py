@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from prompts.audio.audio_file import AudioBounds, AudioInfo, inspect, read_mono
-from store.errors import InvalidRequest
+from headrace.prompts.audio.audio_file import AudioBounds, AudioInfo, inspect, read_mono
+from headrace.store.errors import InvalidRequest
 
 from .signals import audio_file, ten_hours, tone
 

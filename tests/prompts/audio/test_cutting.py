@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prompts.audio.cutting import Chunk, chunks, cut_at, resampled
+from headrace.prompts.audio.cutting import Chunk, chunks, cut_at, resampled
 
 from .signals import spoken, tone
 

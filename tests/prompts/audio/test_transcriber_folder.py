@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from prompts.audio.transcriber_folder import TranscriberSettings, read_transcriber
-from store.errors import ModelLoadError
+from headrace.prompts.audio.transcriber_folder import TranscriberSettings, read_transcriber
+from headrace.store.errors import ModelLoadError
 
 FILES: dict[str, dict[str, Any]] = {
     "config.json": {"max_source_positions": 1500},

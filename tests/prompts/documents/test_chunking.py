@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from prompts.documents.chunking import page_at, spans, token_starts
-from prompts.tokenizer import ByteTokenizer
+from headrace.prompts.documents.chunking import page_at, spans, token_starts
+from headrace.prompts.tokenizer import ByteTokenizer
 
 TEXT = "Water runs downhill. The mill turns, and grinds corn!\n\nBread is baked of it: é and ü count twice.\n" * 12
 

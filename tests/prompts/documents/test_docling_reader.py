@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from prompts.documents import document_text
-from prompts.documents.document_text import DOCLING, check_reader, read_document
-from store.errors import InvalidRequest, SettingsError
-from store.settings import load_settings
+from headrace.prompts.documents import document_text
+from headrace.prompts.documents.document_text import DOCLING, check_reader, read_document
+from headrace.store.errors import InvalidRequest, SettingsError
+from headrace.store.settings import load_settings
+from headrace.workers.tasks.ingest import FileReader
 from tests.e2e.office_files import sheets_file, slides_file, word_file
 from tests.prompts.documents.test_document_text import pdf_of
-from workers.tasks.ingest import FileReader
 
 needs_docling = pytest.mark.skipif(find_spec("docling") is None, reason="the extra `docling` is in no lock file")
 

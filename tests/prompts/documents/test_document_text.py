@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from openpyxl import Workbook
 
-from prompts.documents import document_text
-from prompts.documents.document_text import DocumentText, read_document
-from store.errors import InvalidRequest
+from headrace.prompts.documents import document_text
+from headrace.prompts.documents.document_text import DocumentText, read_document
+from headrace.store.errors import InvalidRequest
 
 
 def pdf_of(*pages: str) -> bytes:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pypdf import PdfReader, PdfWriter
 
-from prompts.documents import parse_program
-from prompts.documents.parse_program import ModelsMissing, Unreadable, answer
+from headrace.prompts.documents import parse_program
+from headrace.prompts.documents.parse_program import ModelsMissing, Unreadable, answer
 from tests.e2e.office_files import sheets_file, slides_file, word_file
 from tests.prompts.documents.test_document_text import pdf_of
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from prompts.documents.passage_block import with_passages
-from store.payloads.retrieval import FileCitation, PassagePlace, RetrievedPassage
-from store.tasks.generate import GenerateInput
+from headrace.prompts.documents.passage_block import with_passages
+from headrace.store.payloads.retrieval import FileCitation, PassagePlace, RetrievedPassage
+from headrace.store.tasks.generate import GenerateInput
 
 SOURCE = GenerateInput.model_validate(
     {

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head, read_classifier
-from store.errors import ModelLoadError
+from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head, read_classifier
+from headrace.store.errors import ModelLoadError
 
 BERT: dict[str, Any] = {
     "model_type": "bert",

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from prompts.encoded_texts import EncodedTexts
-from prompts.encoders.entities import entities_of
-from prompts.token_pieces import BytePieces
-from store.tasks.token_classify import Aggregation
+from headrace.prompts.encoded_texts import EncodedTexts
+from headrace.prompts.encoders.entities import entities_of
+from headrace.prompts.token_pieces import BytePieces
+from headrace.store.tasks.token_classify import Aggregation
 
 LABELS = ("O", "B-PER", "I-PER")
 OUT, BEGIN, INSIDE = [0.75, 0.125, 0.125], [0.25, 0.5, 0.25], [0.0, 0.25, 0.75]

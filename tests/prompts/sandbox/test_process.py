@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from prompts.sandbox import process
-from prompts.sandbox.confined import landlock_version
-from prompts.sandbox.process import Program, answer_of
+from headrace.prompts.sandbox import process
+from headrace.prompts.sandbox.confined import landlock_version
+from headrace.prompts.sandbox.process import Program, answer_of
 from tests.processes import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems confine no process")

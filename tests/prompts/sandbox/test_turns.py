@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from prompts.sandbox.turns import SandboxBusy, Turns
+from headrace.prompts.sandbox.turns import SandboxBusy, Turns
 from tests.processes import wait_for
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from prompts.tabular.feature_schema import FeatureSchema, encode_rows, read_config
-from prompts.tasks.predict import FAKE, TabularConfig
-from store.errors import InvalidRequest, ModelLoadError
+from headrace.prompts.tabular.feature_schema import FeatureSchema, encode_rows, read_config
+from headrace.prompts.tasks.predict import FAKE, TabularConfig
+from headrace.store.errors import InvalidRequest, ModelLoadError
 
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC).timestamp()
 PLAIN: list[dict[str, Any]] = [

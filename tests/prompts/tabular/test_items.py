@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from prompts.tabular.items import AttributeType, Item, check_filter, read_items
-from prompts.tasks.recommend import FAKE, FAKE_ITEMS, RecommenderConfig, query_of
-from store.errors import InvalidRequest, ModelLoadError
-from store.tasks.recommend import AttributeCondition, ItemFilter, RecommendPayload
+from headrace.prompts.tabular.items import AttributeType, Item, check_filter, read_items
+from headrace.prompts.tasks.recommend import FAKE, FAKE_ITEMS, RecommenderConfig, query_of
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.tasks.recommend import AttributeCondition, ItemFilter, RecommendPayload
 
 TYPES = {"price": AttributeType.NUMBER, "brand": AttributeType.TEXT, "is_new": AttributeType.BOOLEAN}
 ITEM = Item(id="i", attributes={"price": 5, "brand": "x", "is_new": True})

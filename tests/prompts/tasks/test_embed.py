@@ -8,11 +8,11 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
-from prompts.encoders.encoder_folder import is_encoder
-from prompts.tasks.embed import FAKE, Dense, Embedder, Pooling, check_dimensions, embed_inputs, read_embedder
-from prompts.tokenizer import ByteTokenizer, load_tokenizer
-from store.errors import InvalidRequest, ModelLoadError
-from store.tasks.embed import EmbedInput
+from headrace.prompts.encoders.encoder_folder import is_encoder
+from headrace.prompts.tasks.embed import FAKE, Dense, Embedder, Pooling, check_dimensions, embed_inputs, read_embedder
+from headrace.prompts.tokenizer import ByteTokenizer, load_tokenizer
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.tasks.embed import EmbedInput
 
 BERT = {"model_type": "bert", "hidden_size": 384, "max_position_embeddings": 512, "pad_token_id": 0}
 POOLING = {"word_embedding_dimension": 384, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
+from headrace.prompts.audio import transcriber_folder
+from headrace.prompts.audio.transcriber_folder import TranscriberSettings
+from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head
+from headrace.prompts.tasks import classify, embed, image_classify, token_classify
+from headrace.prompts.tasks.embed import Embedder
+from headrace.prompts.tasks.own_task import num_tokens_of, own_inputs
+from headrace.prompts.tasks.registry import TASK_INPUTS
+from headrace.prompts.vision.image_folder import ImageClassifierSettings
+from headrace.store.errors import InvalidRequest, ModelLoadError
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tasks.own_task import spec_of
+from headrace.store.tasks.registry import TASKS
 from headrace.tasks import Task
-from prompts.audio import transcriber_folder
-from prompts.audio.transcriber_folder import TranscriberSettings
-from prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head
-from prompts.tasks import classify, embed, image_classify, token_classify
-from prompts.tasks.embed import Embedder
-from prompts.tasks.own_task import num_tokens_of, own_inputs
-from prompts.tasks.registry import TASK_INPUTS
-from prompts.vision.image_folder import ImageClassifierSettings
-from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.job_payload import PinnedPolicy
-from store.registry.models import ModelVersion
-from store.tasks.own_task import spec_of
-from store.tasks.registry import TASKS
 from tests.prompts.tasks.test_prepared import Model
 
 SENTENCE_FILES = (

@@ -5,15 +5,23 @@ from typing import Any
 
 import pytest
 
-from prompts.bad_words import banned_sequences
-from prompts.chat_template import MAX_RENDERED_CHARS, ChatTemplate
-from prompts.fill_in_middle import around_gap
-from prompts.tasks.generate import DEFAULT_MAX_TOKENS, build_prompt, count_tokens, cut_to_length, fit, prepare, render
-from prompts.tokenizer import ByteTokenizer, load_tokenizer
-from store.errors import InvalidRequest
-from store.payloads.conversation import ChatMessage, Role
-from store.payloads.truncation import Truncated, Truncation
-from store.tasks.generate import GenerateInput, GenerateRequest
+from headrace.prompts.bad_words import banned_sequences
+from headrace.prompts.chat_template import MAX_RENDERED_CHARS, ChatTemplate
+from headrace.prompts.fill_in_middle import around_gap
+from headrace.prompts.tasks.generate import (
+    DEFAULT_MAX_TOKENS,
+    build_prompt,
+    count_tokens,
+    cut_to_length,
+    fit,
+    prepare,
+    render,
+)
+from headrace.prompts.tokenizer import ByteTokenizer, load_tokenizer
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.tasks.generate import GenerateInput, GenerateRequest
 from tests.prompts.tasks.test_prepared import Model
 
 

@@ -6,25 +6,25 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from prompts.audio.transcriber_folder import FAKE as TRANSCRIBER
-from prompts.chat_server import ChatServer
-from prompts.encoders.classifier_folder import Activation, ClassifierSettings
-from prompts.encoders.encoder_inputs import cuts_of, fit_texts
-from prompts.grammar import Grammars
-from prompts.tasks.classify import FAKE as CLASSIFIER
-from prompts.tasks.embed import FAKE as EMBEDDER
-from prompts.tasks.embed import passage_prompt, passage_window, query_prompt_name
-from prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
-from prompts.tasks.predict import FAKE as TABULAR
-from prompts.tasks.recommend import FAKE as RECOMMENDER
-from prompts.tasks.registry import TASK_INPUTS, inputs_of_folder
-from prompts.tasks.rerank import FAKE as RERANKER
-from prompts.tasks.task_inputs import Prepared
-from prompts.tasks.token_classify import FAKE as TOKEN_CLASSIFIER
-from prompts.tokenizer import ApproximateTokenizer, ByteTokenizer, Tokenizer
-from store.errors import InvalidRequest
-from store.payloads.sampling_params import SamplingDefaults
-from store.tasks.registry import TASKS
+from headrace.prompts.audio.transcriber_folder import FAKE as TRANSCRIBER
+from headrace.prompts.chat_server import ChatServer
+from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings
+from headrace.prompts.encoders.encoder_inputs import cuts_of, fit_texts
+from headrace.prompts.grammar import Grammars
+from headrace.prompts.tasks.classify import FAKE as CLASSIFIER
+from headrace.prompts.tasks.embed import FAKE as EMBEDDER
+from headrace.prompts.tasks.embed import passage_prompt, passage_window, query_prompt_name
+from headrace.prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
+from headrace.prompts.tasks.predict import FAKE as TABULAR
+from headrace.prompts.tasks.recommend import FAKE as RECOMMENDER
+from headrace.prompts.tasks.registry import TASK_INPUTS, inputs_of_folder
+from headrace.prompts.tasks.rerank import FAKE as RERANKER
+from headrace.prompts.tasks.task_inputs import Prepared
+from headrace.prompts.tasks.token_classify import FAKE as TOKEN_CLASSIFIER
+from headrace.prompts.tokenizer import ApproximateTokenizer, ByteTokenizer, Tokenizer
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.tasks.registry import TASKS
 from tests.png import png, url_of
 
 
@@ -271,7 +271,7 @@ def test_a_request_that_does_not_fit_is_told_its_place(
 def test_the_tokens_of_all_inputs_together_are_bounded(
     task: str, settings: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prompts.encoders.encoder_inputs.MAX_TOKENS_TOGETHER", 6)
+    monkeypatch.setattr("headrace.prompts.encoders.encoder_inputs.MAX_TOKENS_TOGETHER", 6)
     assert prepared(task, Model(settings), input={"texts": ["abc", "def"]}).num_tokens == 6
     assert refused(task, Model(settings), input={"texts": ["abc", "defg"]}) == (
         f"`{text}` has 7 tokens, and one request may have 6: send several",

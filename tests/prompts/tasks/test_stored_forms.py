@@ -5,21 +5,21 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from prompts.audio.transcriber_folder import FAKE as TRANSCRIBER
-from prompts.chat_server import ChatServer
-from prompts.reasoning import ReasoningSupport, find_support
-from prompts.tasks.classify import FAKE as CLASSIFIER
-from prompts.tasks.embed import FAKE as EMBEDDER
-from prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
-from prompts.tasks.predict import FAKE as TABULAR
-from prompts.tasks.recommend import FAKE_ITEMS, RecommenderConfig, query_of
-from prompts.tasks.registry import TASK_INPUTS
-from prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
-from store.errors import InvalidRequest
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.reasoning import ReasoningFormat
-from store.tasks.registry import TASKS
-from store.tasks.transcribe import AudioSource, TranscribePayload, TranscribeRequest
+from headrace.prompts.audio.transcriber_folder import FAKE as TRANSCRIBER
+from headrace.prompts.chat_server import ChatServer
+from headrace.prompts.reasoning import ReasoningSupport, find_support
+from headrace.prompts.tasks.classify import FAKE as CLASSIFIER
+from headrace.prompts.tasks.embed import FAKE as EMBEDDER
+from headrace.prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
+from headrace.prompts.tasks.predict import FAKE as TABULAR
+from headrace.prompts.tasks.recommend import FAKE_ITEMS, RecommenderConfig, query_of
+from headrace.prompts.tasks.registry import TASK_INPUTS
+from headrace.prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.reasoning import ReasoningFormat
+from headrace.store.tasks.registry import TASKS
+from headrace.store.tasks.transcribe import AudioSource, TranscribePayload, TranscribeRequest
 from tests.png import png, url_of
 from tests.prompts.tasks.test_prepared import Model, prepared, refused
 
@@ -142,7 +142,7 @@ def test_a_long_input_is_cut_if_the_request_says_so(monkeypatch: pytest.MonkeyPa
     small = Model(EMBEDDER.__class__(context_window=3, width=8))
     cut = prepared("embed", small, input={"texts": ["abcdef", "a"]}, truncate=True)
     assert (cut.num_tokens, cut.payload.model_dump()["truncate"]) == (4, True)
-    monkeypatch.setattr("prompts.encoders.encoder_inputs.MAX_TOKENS_TOGETHER", 3)
+    monkeypatch.setattr("headrace.prompts.encoders.encoder_inputs.MAX_TOKENS_TOGETHER", 3)
     for settings in (CLASSIFIER, EMBEDDER):
         given = {"text_1": ["ab"], "text_2": ["cd"]}
         assert refused("score", Model(settings), input=given) == (

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from prompts.chat_server import ChatServer, chat_fields
-from prompts.vision.chat_images import check_message_images, image_tokens
-from store.errors import InvalidRequest
-from store.tasks.generate import GenerateInput
+from headrace.prompts.chat_server import ChatServer, chat_fields
+from headrace.prompts.vision.chat_images import check_message_images, image_tokens
+from headrace.store.errors import InvalidRequest
+from headrace.store.tasks.generate import GenerateInput
 from tests.png import png, url_of
 
 GOOD, BAD = url_of(png(2)), "data:image/png;base64,AAAA"

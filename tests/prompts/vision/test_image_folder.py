@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from prompts.encoders.classifier_folder import Activation
-from prompts.vision.image_folder import (
+from headrace.prompts.encoders.classifier_folder import Activation
+from headrace.prompts.vision.image_folder import (
     CLS_TYPES,
     POOLED_TYPES,
     ImageClassifierSettings,
@@ -18,7 +18,7 @@ from prompts.vision.image_folder import (
     read_image_classifier,
     width_of,
 )
-from store.errors import ModelLoadError
+from headrace.store.errors import ModelLoadError
 
 VIT: dict[str, Any] = {"model_type": "vit", "patch_size": 14, "image_size": 28, "hidden_size": 384}
 CLASSIFIES = {"architectures": ["ViTForImageClassification"]}

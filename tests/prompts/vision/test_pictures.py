@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prompts.vision.image_sources import check_images
-from prompts.vision.pictures import check_header, media_type, read_picture
-from store.errors import InvalidRequest
-from store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
-from store.payloads.image_input import Image as ImageInput
+from headrace.prompts.vision.image_sources import check_images
+from headrace.prompts.vision.pictures import check_header, media_type, read_picture
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from headrace.store.payloads.image_input import Image as ImageInput
 from tests.models.runners.tiny_images import data_url, encoded, picture
 
 ORIENTATION = 0x0112
@@ -138,7 +138,7 @@ def test_a_bound_is_of_the_size_in_the_header(
     content = encoded(picture(3, (300, 77)), kind, **options)
     assert Image.open(io.BytesIO(content)).size == (300, 77)
     check_header(content, "image")
-    monkeypatch.setattr("prompts.vision.pictures.MAX_IMAGE_PIXELS", 300 * 77 - 1)
+    monkeypatch.setattr("headrace.prompts.vision.pictures.MAX_IMAGE_PIXELS", 300 * 77 - 1)
     with pytest.raises(InvalidRequest, match="has 300 x 77 pixels"):
         check_header(content, "image")
 

@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from store.audit import audit, export
-from store.audit.hash_chain import Finding, Head, Problem, Verifier, row_hash
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.ids import new_id
-from store.settings import Settings, child_environment
+from headrace.store.audit import audit, export
+from headrace.store.audit.hash_chain import Finding, Head, Problem, Verifier, row_hash
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.ids import new_id
+from headrace.store.settings import Settings, child_environment
 from tests.store.making import Query
 
 OFF = "ALTER TABLE audit_log DISABLE TRIGGER USER"
@@ -170,8 +170,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
-from store.audit.audit import record
-from store.db.database import Database
+from headrace.store.audit.audit import record
+from headrace.store.db.database import Database
 
 db = Database(sys.argv[1], pool_size=5, application_name="tests")
 

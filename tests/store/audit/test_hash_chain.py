@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.audit.chain_heads import head_fields, read_heads
-from store.audit.hash_chain import Finding, Head, Problem, Verifier, canonical
-from store.errors import InvalidRequest
+from headrace.store.audit.chain_heads import head_fields, read_heads
+from headrace.store.audit.hash_chain import Finding, Head, Problem, Verifier, canonical
+from headrace.store.errors import InvalidRequest
 
 Row = dict[str, Any]
 

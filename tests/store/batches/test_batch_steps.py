@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from store.batches.batch_steps import (
+from headrace.store.batches.batch_steps import (
     LinesOverLimit,
     ParsedLine,
     ResultFiles,
@@ -19,18 +19,18 @@ from store.batches.batch_steps import (
     list_live,
     start,
 )
-from store.batches.batches import Batch, NewBatch, create, get, request_cancel
-from store.db.database import Database
-from store.files import files
-from store.files.blob_storage import open_blobs
-from store.files.files import Purpose
-from store.jobs.claims import Finish, claim, finish
-from store.schema.batch_states import BatchStatus
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants.tenant_limits import Limits, RequestLimits
-from store.webhooks.delivery_log import list_deliveries
-from store.webhooks.endpoints import create_endpoint
+from headrace.store.batches.batches import Batch, NewBatch, create, get, request_cancel
+from headrace.store.db.database import Database
+from headrace.store.files import files
+from headrace.store.files.blob_storage import open_blobs
+from headrace.store.files.files import Purpose
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants.tenant_limits import Limits, RequestLimits
+from headrace.store.webhooks.delivery_log import list_deliveries
+from headrace.store.webhooks.endpoints import create_endpoint
 from tests.store.making import QUEUE, MakeJob, Query
 
 USAGE = {"input_tokens": 5, "output_tokens": 2}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store.audit.audit import list_entries
-from store.batches import batches
-from store.batches.batch_steps import (
+from headrace.store.audit.audit import list_entries
+from headrace.store.batches import batches
+from headrace.store.batches.batch_steps import (
     KEEPER_LOCK,
     LiveBatch,
     ParsedLine,
@@ -27,21 +27,21 @@ from store.batches.batch_steps import (
     list_live,
     start,
 )
-from store.batches.batches import Batch, NewBatch, create, find_duplicate, get, list_batches, request_cancel
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited, StatementTimeout
-from store.files import files
-from store.files.blob_storage import open_blobs
-from store.files.files import Purpose
-from store.jobs.claims import Finish, claim, finish
-from store.jobs.jobs import get as get_job
-from store.jobs.jobs import timeline
-from store.schema.batch_states import BatchStatus
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants.tenant_limits import Limits, RequestLimits
-from store.webhooks.endpoints import create_endpoint
+from headrace.store.batches.batches import Batch, NewBatch, create, find_duplicate, get, list_batches, request_cancel
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited, StatementTimeout
+from headrace.store.files import files
+from headrace.store.files.blob_storage import open_blobs
+from headrace.store.files.files import Purpose
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.jobs.jobs import get as get_job
+from headrace.store.jobs.jobs import timeline
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants.tenant_limits import Limits, RequestLimits
+from headrace.store.webhooks.endpoints import create_endpoint
 from tests.store.making import CHAIN, QUEUE, MakeJob, Query, new_flow
 
 NEW = NewBatch("/v1/completions", "24h", 3600.0, {"a": "b"}, 60, ["f1"], None, "key_1", "proj_1", traceparent="trace")

@@ -11,17 +11,25 @@ from typing import Any
 
 import pytest
 
-from store.calls.approvals import Approval, ApprovalState, Verdict, decide, expire_due, list_approvals, verdict_of
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import Conflict, NotFound
-from store.jobs.claims import Added, AddedStep, AskedApproval, finish
-from store.jobs.jobs import NewJob, accept, list_steps, request_cancel, step_events
-from store.jobs.stuck_flows import count_stuck_flows
-from store.jobs.sweeps import expire_overdue
-from store.retention.erasure import purge_job
-from store.settings import Settings
-from store.webhooks import endpoints
+from headrace.store.calls.approvals import (
+    Approval,
+    ApprovalState,
+    Verdict,
+    decide,
+    expire_due,
+    list_approvals,
+    verdict_of,
+)
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import Conflict, NotFound
+from headrace.store.jobs.claims import Added, AddedStep, AskedApproval, finish
+from headrace.store.jobs.jobs import NewJob, accept, list_steps, request_cancel, step_events
+from headrace.store.jobs.stuck_flows import count_stuck_flows
+from headrace.store.jobs.sweeps import expire_overdue
+from headrace.store.retention.erasure import purge_job
+from headrace.store.settings import Settings
+from headrace.store.webhooks import endpoints
 from tests.processes import StartProcess, python
 from tests.roles import role_url
 from tests.store.jobs.test_flows import Flow, ended
@@ -157,9 +165,9 @@ def test_a_time_limit_is_a_refusal_and_the_flow_goes_on(
 
 KILLED = """
 import sys
-from store import failpoints
-from store.calls.approvals import decide, expire_due
-from store.db.database import Database
+from headrace.store import failpoints
+from headrace.store.calls.approvals import decide, expire_due
+from headrace.store.db.database import Database
 
 failpoints.install("approval.before_commit=kill")
 url, tenant, job_id, approval_id = sys.argv[1:]

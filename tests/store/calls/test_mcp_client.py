@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 import pytest
 
-from store.calls.mcp_client import McpRefused, McpStatus, mcp_session
-from store.calls.ssrf_guard import AnswerTooLong, CallTimedOut, GuardedClient
-from store.settings import Settings
+from headrace.store.calls.mcp_client import McpRefused, McpStatus, mcp_session
+from headrace.store.calls.ssrf_guard import AnswerTooLong, CallTimedOut, GuardedClient
+from headrace.store.settings import Settings
 from tests.workers.receiver import Answer, Call, Receiver
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))

@@ -6,14 +6,14 @@ from typing import Any
 import orjson
 import pytest
 
-from store.calls.mcp_client import McpAnswer, McpRefused, McpSession
-from store.calls.mcp_servers import servers_of
-from store.calls.mcp_stdio import CommandUnknown
-from store.calls.ssrf_guard import AddressRefused, CallFailed, GuardedClient
-from store.mcp_commands import check_commands, parse_commands
-from store.payloads.tool_definition import McpEndpoint
-from store.scale_bounds import ScaleBounds, parse_bounds, parse_range
-from store.settings import Settings
+from headrace.store.calls.mcp_client import McpAnswer, McpRefused, McpSession
+from headrace.store.calls.mcp_servers import servers_of
+from headrace.store.calls.mcp_stdio import CommandUnknown
+from headrace.store.calls.ssrf_guard import AddressRefused, CallFailed, GuardedClient
+from headrace.store.mcp_commands import check_commands, parse_commands
+from headrace.store.payloads.tool_definition import McpEndpoint
+from headrace.store.scale_bounds import ScaleBounds, parse_bounds, parse_range
+from headrace.store.settings import Settings
 
 
 class Wire:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from store.calls.ssrf_guard import (
+from headrace.store.calls.ssrf_guard import (
     MAX_RESPONSE_BYTES,
     AddressRefused,
     AnswerTooLong,
@@ -21,7 +21,7 @@ from store.calls.ssrf_guard import (
     GuardedClient,
     resolve,
 )
-from store.settings import Settings
+from headrace.store.settings import Settings
 from tests.workers.receiver import Answer, Receiver
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store.db import leader_election
-from store.db.database import Database, check_schema, dump_json, is_migrated, parse_url, with_setting
-from store.db.leader_election import lead
-from store.db.roles import API, ROLES, can_log_in, is_bound, url_of
-from store.db.tls import check_transport
-from store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
-from store.redis.connection import connect
-from store.redis.rate_limiter import Decision, Limiter, Spend
-from store.schema.tables import REVISION
-from store.settings import Settings
+from headrace.store.db import leader_election
+from headrace.store.db.database import Database, check_schema, dump_json, is_migrated, parse_url, with_setting
+from headrace.store.db.leader_election import lead
+from headrace.store.db.roles import API, ROLES, can_log_in, is_bound, url_of
+from headrace.store.db.tls import check_transport
+from headrace.store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
+from headrace.store.redis.connection import connect
+from headrace.store.redis.rate_limiter import Decision, Limiter, Spend
+from headrace.store.schema.tables import REVISION
+from headrace.store.settings import Settings
 from tests.roles import as_api
 
 

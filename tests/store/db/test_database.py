@@ -7,11 +7,11 @@ from contextlib import closing
 import pytest
 from sqlalchemy import make_url, text
 
-from store.db import database as module
-from store.db.database import IDLE_TIMEOUT_S, Database, check_schema, dump_json, is_migrated, parse_url
-from store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
-from store.schema.tables import REVISION
-from store.settings import Settings
+from headrace.store.db import database as module
+from headrace.store.db.database import IDLE_TIMEOUT_S, Database, check_schema, dump_json, is_migrated, parse_url
+from headrace.store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
+from headrace.store.schema.tables import REVISION
+from headrace.store.settings import Settings
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_transaction_and_an_autocommit_can_follow_each_other_on_one_connection
 
 def test_the_session_is_named_and_bounded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     # The limit of the product, which a fixture of all tests sets higher.
-    monkeypatch.setattr("store.db.database.IDLE_TIMEOUT_S", IDLE_TIMEOUT_S)
+    monkeypatch.setattr("headrace.store.db.database.IDLE_TIMEOUT_S", IDLE_TIMEOUT_S)
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "application_name", "timezone")
     with (
         closing(Database(settings.database_url, pool_size=1, application_name="small")) as small,

@@ -8,8 +8,8 @@ from threading import Condition
 
 import pytest
 
-from store.db.group_commit import URGENT_EVERY_S, GroupCommit, isolated
-from store.errors import HeadraceError, InvalidRequest, Unavailable
+from headrace.store.db.group_commit import URGENT_EVERY_S, GroupCommit, isolated
+from headrace.store.errors import HeadraceError, InvalidRequest, Unavailable
 
 
 class Gate:
@@ -142,7 +142,7 @@ class TestThreads:
         assert not group._waiting
 
     def test_its_thread_ends_when_no_caller_comes_and_starts_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("store.db.group_commit._IDLE_S", 0.01)
+        monkeypatch.setattr("headrace.store.db.group_commit._IDLE_S", 0.01)
         group: GroupCommit[int, int] = GroupCommit(double)
         for item in (1, 2):
             assert group.join(item) == item * 2
@@ -297,7 +297,7 @@ class TestCoroutines:
                 assert self.daemon, "it keeps no process from its end"
                 targets.append(super().start)
 
-        monkeypatch.setattr("store.db.group_commit.Thread", Late)
+        monkeypatch.setattr("headrace.store.db.group_commit.Thread", Late)
         group: GroupCommit[int, int] = GroupCommit(double)
         waiting = []
         for item in (2, 4):

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.settings import Settings
 
 
 @pytest.fixture

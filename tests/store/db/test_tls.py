@@ -10,13 +10,13 @@ from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 from sqlalchemy import make_url, text
 
-from store.db.database import Database
-from store.db.roles import API
-from store.db.tls import check_transport
-from store.errors import SettingsError, Unavailable
-from store.redis.celery_queue import celery_app
-from store.redis.connection import broker_options, connect, connect_async, ping
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API
+from headrace.store.db.tls import check_transport
+from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.redis.celery_queue import celery_app
+from headrace.store.redis.connection import broker_options, connect, connect_async, ping
+from headrace.store.settings import Settings
 from tests.roles import role_url
 from tests.tls import Authority, TlsFront
 

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from store.db.database import Database
-from store.encryption.vault import Vault, new_key, parse_keys
-from store.errors import CannotOpen
-from store.jobs.jobs import request_cancel
-from store.settings import Settings
-from store.tenants.api_keys import create_tenant
-from store.tenants.webhook_secrets import get_webhook_secret, rotate_webhook_secret
-from store.webhooks.endpoints import create_endpoint, list_endpoints, rotate_secret
-from store.webhooks.outbox import Delivery, take_due
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault, new_key, parse_keys
+from headrace.store.errors import CannotOpen
+from headrace.store.jobs.jobs import request_cancel
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.store.tenants.webhook_secrets import get_webhook_secret, rotate_webhook_secret
+from headrace.store.webhooks.endpoints import create_endpoint, list_endpoints, rotate_secret
+from headrace.store.webhooks.outbox import Delivery, take_due
 from tests.store.making import AcceptOne, Query
 
 KEYS = parse_keys(f"k:{new_key()}", "keys")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from store.encryption.vault import Vault
-from store.encryption_keys import open_digests, open_vault
-from store.errors import SettingsError
-from store.settings import Settings
+from headrace.store.encryption.vault import Vault
+from headrace.store.encryption_keys import open_digests, open_vault
+from headrace.store.errors import SettingsError
+from headrace.store.settings import Settings
 
 
 def test_the_digests_of_the_settings_come_before_those_of_the_keys() -> None:

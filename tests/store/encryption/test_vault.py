@@ -7,10 +7,10 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.encryption.encrypted_files import SealedReader, SealedWriter
-from store.encryption.keyed_digests import Digests
-from store.encryption.vault import (
+from headrace.store.db.database import Database
+from headrace.store.encryption.encrypted_files import SealedReader, SealedWriter
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.encryption.vault import (
     EncryptionContext,
     Vault,
     frame_key_id,
@@ -23,11 +23,11 @@ from store.encryption.vault import (
     seal_columns,
     seal_job,
 )
-from store.encryption_keys import open_vault
-from store.errors import CannotOpen, InvalidRequest, SettingsError
-from store.jobs import claims, jobs
-from store.schema.job_states import JobState
-from store.settings import Settings, load_settings
+from headrace.store.encryption_keys import open_vault
+from headrace.store.errors import CannotOpen, InvalidRequest, SettingsError
+from headrace.store.jobs import claims, jobs
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings, load_settings
 from tests.store.making import MakeJob
 
 OLD, NEW = parse_keys(f"old:{new_key()},new:{new_key()}", "keys").items()

@@ -10,16 +10,16 @@ import fsspec
 import pytest
 from sqlalchemy import text
 
-from store.batches import batches
-from store.batches.batches import NewBatch
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import NotFound, SettingsError, Unavailable
-from store.files import files
-from store.files.blob_storage import Blobs, FolderBlobs, ObjectBlobs, open_blobs, read_blocks
-from store.files.files import Purpose
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.store.batches import batches
+from headrace.store.batches.batches import NewBatch
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import NotFound, SettingsError, Unavailable
+from headrace.store.files import files
+from headrace.store.files.blob_storage import Blobs, FolderBlobs, ObjectBlobs, open_blobs, read_blocks
+from headrace.store.files.files import Purpose
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
 
 CONTENT = b"line\n" * 300_000  # more than a block
 
@@ -111,7 +111,7 @@ class TestContract:
         left.append(blobs.create())
         left[-1].write(b"and this one as well")
         left[-1]._sync()
-        monkeypatch.setattr("store.files.blob_storage._ABANDONED_S", -60.0)
+        monkeypatch.setattr("headrace.store.files.blob_storage._ABANDONED_S", -60.0)
         keeper.sweep()
         for draft in left[1:]:
             with pytest.raises(FileNotFoundError):

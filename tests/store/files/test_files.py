@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import list_entries
-from store.batches.batch_steps import fail
-from store.batches.batches import NewBatch, create, get
-from store.db.database import Database
-from store.errors import Conflict, HeadraceError, InvalidRequest, NotFound, QuotaExceeded, Unavailable
-from store.files import files, uploads
-from store.files.blob_storage import Blobs, FolderBlobs
-from store.files.files import Purpose
+from headrace.store.audit.audit import list_entries
+from headrace.store.batches.batch_steps import fail
+from headrace.store.batches.batches import NewBatch, create, get
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFound, QuotaExceeded, Unavailable
+from headrace.store.files import files, uploads
+from headrace.store.files.blob_storage import Blobs, FolderBlobs
+from headrace.store.files.files import Purpose
 from tests.processes import wait_for
 from tests.store.making import Query
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from store.db import presence
-from store.db.database import Database
-from store.hosts.host_reports import (
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.hosts.host_reports import (
     HostOutlook,
     HostPlace,
     HostReport,
@@ -18,12 +18,12 @@ from store.hosts.host_reports import (
     remove_report,
     write_report,
 )
-from store.hosts.hosted_versions import QueueWork, WaitingWork, read_hosted_versions, read_waiting_work
-from store.jobs.claims import claim
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.verification import Verification
-from store.registry.verification_report import VerificationReport
-from store.registry.versions import retire
+from headrace.store.hosts.hosted_versions import QueueWork, WaitingWork, read_hosted_versions, read_waiting_work
+from headrace.store.jobs.claims import claim
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.verification import Verification
+from headrace.store.registry.verification_report import VerificationReport
+from headrace.store.registry.versions import retire
 from tests.store.making import AcceptOne, Query
 from tests.store.registry.test_models import register
 
@@ -119,7 +119,7 @@ def host(name: str, *places: HostPlace) -> HostReport:
 
 
 def test_of_two_hosts_one_starts_a_version(db: Database, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.hosts.host_reports.GONE_AFTER_S", 600)  # a busy machine may be slow
+    monkeypatch.setattr("headrace.store.hosts.host_reports.GONE_AFTER_S", 600)  # a busy machine may be slow
     first = write_report(db, host("b", place("tiny@1", used_bytes=4)), [place("tiny@2", used_bytes=1)])
     assert [one.queue for one in first.places] == ["tiny@1", "tiny@2"]
     assert (first.needed_bytes, first.used_bytes) == (20, 5)

@@ -5,15 +5,15 @@ from functools import partial
 
 import pytest
 
-from store.audit.audit import list_entries
-from store.calls.approvals import ApprovalState, list_approvals, verdict_of
-from store.db.database import Database
-from store.db.group_commit import isolated
-from store.encryption.vault import Vault
-from store.errors import InvalidRequest
-from store.jobs.answered_calls import ANSWERED, ITEM, first_steps
-from store.jobs.jobs import Accepted, NewJob, accept
-from store.jobs.responses import NewResponse
+from headrace.store.audit.audit import list_entries
+from headrace.store.calls.approvals import ApprovalState, list_approvals, verdict_of
+from headrace.store.db.database import Database
+from headrace.store.db.group_commit import isolated
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.answered_calls import ANSWERED, ITEM, first_steps
+from headrace.store.jobs.jobs import Accepted, NewJob, accept
+from headrace.store.jobs.responses import NewResponse
 from tests.store.making import MakeJob, Query, new_flow
 
 

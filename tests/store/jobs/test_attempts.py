@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from store.db.database import Database
-from store.db.presence import beat_worker
-from store.encryption.vault import Vault
-from store.errors import Unavailable
-from store.jobs import flow_beginnings, response_cache, sharers
-from store.jobs.claims import (
+from headrace.store.db.database import Database
+from headrace.store.db.presence import beat_worker
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import flow_beginnings, response_cache, sharers
+from headrace.store.jobs.claims import (
     Claim,
     Finish,
     Release,
@@ -28,19 +28,19 @@ from store.jobs.claims import (
     still_open,
     still_running,
 )
-from store.jobs.jobs import Accepted, accept, get, request_cancel, timeline
-from store.jobs.response_cache import CacheLookup
-from store.jobs.responses import NewResponse
-from store.jobs.sweeps import LostAttempt, SweepResult, expire_overdue, fail_rejected, purge, sweep_leases
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.registry.models import register_version
-from store.registry.verification import Verification
-from store.registry.verification_report import VerificationReport
-from store.retention.erasure import erase
-from store.schema.cache_results import CacheResult
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint
-from store.webhooks.endpoints import create_endpoint
+from headrace.store.jobs.jobs import Accepted, accept, get, request_cancel, timeline
+from headrace.store.jobs.response_cache import CacheLookup
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.jobs.sweeps import LostAttempt, SweepResult, expire_overdue, fail_rejected, purge, sweep_leases
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.registry.models import register_version
+from headrace.store.registry.verification import Verification
+from headrace.store.registry.verification_report import VerificationReport
+from headrace.store.retention.erasure import erase
+from headrace.store.schema.cache_results import CacheResult
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.webhooks.endpoints import create_endpoint
 from tests.store.making import CHAIN, JOIN, QUEUE, AcceptOne, MakeJob, Query, new_flow
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from store.db.database import Database
-from store.db.presence import GONE_AFTER_S, beat_worker
-from store.jobs.claims import Claim, Finish, Release, claim, finish, release, renew, still_running
-from store.jobs.jobs import get, request_cancel, stored_deltas, timeline
-from store.jobs.sweeps import expire_overdue, sweep_leases
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass, WebhookSpec
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint, LogprobRow
-from store.webhooks.endpoints import create_endpoint
+from headrace.store.db.database import Database
+from headrace.store.db.presence import GONE_AFTER_S, beat_worker
+from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release, renew, still_running
+from headrace.store.jobs.jobs import get, request_cancel, stored_deltas, timeline
+from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass, WebhookSpec
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
+from headrace.store.webhooks.endpoints import create_endpoint
 from tests.store.making import QUEUE, AcceptOne, Query
 
 

@@ -8,19 +8,30 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import InvalidRequest
-from store.jobs.claims import Added, AddedStep, AskedApproval, Claim, Finish, Release, Settled, claim, finish, release
-from store.jobs.flow_beginnings import BegunStep, note_begun
-from store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
-from store.jobs.flow_growth import is_added, names_after
-from store.jobs.flow_settling import AnnouncedStep
-from store.jobs.jobs import accept, get, list_steps, request_cancel, stored_deltas, timeline
-from store.jobs.stuck_flows import count_stuck_flows
-from store.payloads.job_payload import ServiceClass
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.claims import (
+    Added,
+    AddedStep,
+    AskedApproval,
+    Claim,
+    Finish,
+    Release,
+    Settled,
+    claim,
+    finish,
+    release,
+)
+from headrace.store.jobs.flow_beginnings import BegunStep, note_begun
+from headrace.store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
+from headrace.store.jobs.flow_growth import is_added, names_after
+from headrace.store.jobs.flow_settling import AnnouncedStep
+from headrace.store.jobs.jobs import accept, get, list_steps, request_cancel, stored_deltas, timeline
+from headrace.store.jobs.stuck_flows import count_stuck_flows
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import JobState
 from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, Query, new_flow
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import Conflict
-from store.jobs.claims import Added, AddedStep, Claim, Finish, Release, claim, finish, release
-from store.jobs.dead_letters import list_dead_letters
-from store.jobs.flow_growth import names_after
-from store.jobs.jobs import (
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import Conflict
+from headrace.store.jobs.claims import Added, AddedStep, Claim, Finish, Release, claim, finish, release
+from headrace.store.jobs.dead_letters import list_dead_letters
+from headrace.store.jobs.flow_growth import names_after
+from headrace.store.jobs.jobs import (
     Accepted,
     Idempotency,
     NewJob,
@@ -29,17 +29,17 @@ from store.jobs.jobs import (
     stored_deltas,
     timeline,
 )
-from store.jobs.stuck_flows import count_stuck_flows
-from store.jobs.sweeps import expire_overdue, sweep_leases
-from store.payloads.job_payload import ServiceClass
-from store.registry.models import register_version
-from store.retention.erasure import purge_job
-from store.scheduling.dispatch_queries import waiting_queues
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants.quotas import usage_of
-from store.tenants.usage import Price, set_price
+from headrace.store.jobs.stuck_flows import count_stuck_flows
+from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry.models import register_version
+from headrace.store.retention.erasure import purge_job
+from headrace.store.scheduling.dispatch_queries import waiting_queues
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants.quotas import usage_of
+from headrace.store.tenants.usage import Price, set_price
 from tests.processes import wait_for
 from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, Query, new_flow
 

@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.errors import CannotOpen, Conflict, Gone, HeadraceError, InvalidRequest, NotFound
-from store.jobs import conversations, responses, stored_chats
-from store.jobs.acceptance import Fallback, is_known
-from store.jobs.claims import Finish, claim, finish
-from store.jobs.dead_letters import get_dead_letter, list_dead_letters, note_replay
-from store.jobs.flow_turns import TurnStep, number_of, read_steps
-from store.jobs.flow_values import read_outputs
-from store.jobs.jobs import (
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import CannotOpen, Conflict, Gone, HeadraceError, InvalidRequest, NotFound
+from headrace.store.jobs import conversations, responses, stored_chats
+from headrace.store.jobs.acceptance import Fallback, is_known
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.jobs.dead_letters import get_dead_letter, list_dead_letters, note_replay
+from headrace.store.jobs.flow_turns import TurnStep, number_of, read_steps
+from headrace.store.jobs.flow_values import read_outputs
+from headrace.store.jobs.jobs import (
     Accepted,
     Idempotency,
     Job,
@@ -32,14 +32,14 @@ from store.jobs.jobs import (
     stored_deltas,
     timeline,
 )
-from store.jobs.response_cache import CacheLookup
-from store.jobs.responses import NewResponse, StoredResponse
-from store.jobs.stored_chats import ChatFilter
-from store.jobs.sweeps import purge
-from store.payloads.job_payload import ServiceClass
-from store.retention.erasure import erase, erase_outputs
-from store.schema.job_states import JobState
-from store.streams.checkpoints import LogprobRow
+from headrace.store.jobs.response_cache import CacheLookup
+from headrace.store.jobs.responses import NewResponse, StoredResponse
+from headrace.store.jobs.stored_chats import ChatFilter
+from headrace.store.jobs.sweeps import purge
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.retention.erasure import erase, erase_outputs
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import LogprobRow
 from tests.store.making import CHAIN, JOIN, QUEUE, AcceptOne, MakeJob, Needs, Query, new_flow
 
 VAULT = {"k1": b"k" * 32}

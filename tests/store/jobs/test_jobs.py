@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.db.group_commit import GroupCommit, isolated
-from store.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
-from store.ids import first_id, new_id
-from store.jobs.claims import Finish, Release, claim, finish, release
-from store.jobs.jobs import (
+from headrace.store.db.database import Database
+from headrace.store.db.group_commit import GroupCommit, isolated
+from headrace.store.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
+from headrace.store.ids import first_id, new_id
+from headrace.store.jobs.claims import Finish, Release, claim, finish, release
+from headrace.store.jobs.jobs import (
     Accepted,
     Idempotency,
     JobList,
@@ -31,10 +31,10 @@ from store.jobs.jobs import (
     stored_deltas,
     timeline,
 )
-from store.payloads.job_payload import ServiceClass
-from store.scheduling.dispatch_queries import take_waiting
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.scheduling.dispatch_queries import take_waiting
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
 from tests.roles import as_api
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 

@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.db.leader_election import lead
-from store.errors import Unavailable
-from store.jobs.claims import Finish, Release, claim, finish, release, renew
-from store.jobs.jobs import Idempotency, get, request_cancel, timeline
-from store.jobs.sweeps import SweepResult, expire_overdue, fail_rejected, leader_lock, purge, sweep_leases
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import register_version
-from store.registry.verification import Verification
-from store.registry.verification_report import VerificationReport
-from store.retention.erasure import purge_job
-from store.scheduling.dispatch_queries import take_waiting
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.db.leader_election import lead
+from headrace.store.errors import Unavailable
+from headrace.store.jobs.claims import Finish, Release, claim, finish, release, renew
+from headrace.store.jobs.jobs import Idempotency, get, request_cancel, timeline
+from headrace.store.jobs.sweeps import SweepResult, expire_overdue, fail_rejected, leader_lock, purge, sweep_leases
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import register_version
+from headrace.store.registry.verification import Verification
+from headrace.store.registry.verification_report import VerificationReport
+from headrace.store.retention.erasure import purge_job
+from headrace.store.scheduling.dispatch_queries import take_waiting
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
 from tests.processes import wait_for
 from tests.store.making import QUEUE, AcceptOne, Query
 
@@ -300,7 +300,7 @@ class TestTwoDispatchers:
     def test_a_leader_notices_that_its_connection_was_ended(
         self, db: Database, query: Query, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("store.db.leader_election._CHECK_S", 0)
+        monkeypatch.setattr("headrace.store.db.leader_election._CHECK_S", 0)
         with leader_lock(db) as leads:
             assert leads
             leads.check()
@@ -314,7 +314,7 @@ class TestTwoDispatchers:
         self, db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As one that is stopped: its connection stays open, for its kernel answers for it."""
-        monkeypatch.setattr("store.db.leader_election._CHECK_S", 0)
+        monkeypatch.setattr("headrace.store.db.leader_election._CHECK_S", 0)
         standby = Database(settings.database_url, application_name="standby")
 
         def takes_over() -> bool:

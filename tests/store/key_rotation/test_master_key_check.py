@@ -2,10 +2,10 @@
 
 import pytest
 
-from store.db.database import Database
-from store.encryption.vault import Vault, new_key, parse_keys
-from store.errors import NotFound, SettingsError
-from store.key_rotation.master_key_check import check_keys, forget_key
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault, new_key, parse_keys
+from headrace.store.errors import NotFound, SettingsError
+from headrace.store.key_rotation.master_key_check import check_keys, forget_key
 from tests.store.making import Query
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.files import files
-from store.files.blob_storage import FolderBlobs
-from store.files.files import Purpose
-from store.key_rotation.reencryption import PLAIN, TARGETS, KeyUsage, Target, digests, pages, reseal_file
-from store.settings import Settings
-from store.tools import tools
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.files import files
+from headrace.store.files.blob_storage import FolderBlobs
+from headrace.store.files.files import Purpose
+from headrace.store.key_rotation.reencryption import PLAIN, TARGETS, KeyUsage, Target, digests, pages, reseal_file
+from headrace.store.settings import Settings
+from headrace.store.tools import tools
 from tests.store.making import AcceptOne, Query
 from tests.store.tools.test_tools import definition
 

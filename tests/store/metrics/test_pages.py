@@ -6,17 +6,17 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from store.hosts.host_reports import HostPlace, HostReport, PlaceState
-from store.metrics.api_metrics import ApiMetrics
-from store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement, largest
-from store.metrics.host_metrics import HostMetrics
-from store.metrics.registry import SECONDS, SHORT_SECONDS, SIZES
-from store.metrics.worker_metrics import ENGINE_COUNTERS, ENGINE_GAUGES, Served, WorkerMetrics
-from store.payloads.job_payload import ServiceClass
-from store.rollouts.rollouts import RolloutState
-from store.scheduling.backlog import Load, TenantBacklog
-from store.scheduling.queue_ages import QueueAge
-from store.tracing.tracing import SpanCounts, Tracing
+from headrace.store.hosts.host_reports import HostPlace, HostReport, PlaceState
+from headrace.store.metrics.api_metrics import ApiMetrics
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement, largest
+from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.metrics.registry import SECONDS, SHORT_SECONDS, SIZES
+from headrace.store.metrics.worker_metrics import ENGINE_COUNTERS, ENGINE_GAUGES, Served, WorkerMetrics
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.rollouts.rollouts import RolloutState
+from headrace.store.scheduling.backlog import Load, TenantBacklog
+from headrace.store.scheduling.queue_ages import QueueAge
+from headrace.store.tracing.tracing import SpanCounts, Tracing
 from tests.metric_names import documented
 from tests.store.rollouts.test_transitions import ROLLOUT
 

@@ -5,18 +5,18 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from store.payloads.conversation import ChatMessage, FunctionSpec, ToolCall
-from store.payloads.image_input import Image, MessageImage
-from store.payloads.ingest_order import IngestSource
-from store.payloads.job_payload import JobTerms, WebhookSpec
-from store.payloads.prompt_reference import PromptReference
-from store.payloads.reasoning import ReasoningOptions
-from store.payloads.retrieval import RankingOptions, Retrieval
-from store.payloads.sampling_params import Sampling
-from store.payloads.server_tools import ServerTools
-from store.payloads.strict_model import Strict
-from store.payloads.tool_approval import ApprovalByName
-from store.payloads.tool_definition import HttpTool, McpEndpoint
+from headrace.store.payloads.conversation import ChatMessage, FunctionSpec, ToolCall
+from headrace.store.payloads.image_input import Image, MessageImage
+from headrace.store.payloads.ingest_order import IngestSource
+from headrace.store.payloads.job_payload import JobTerms, WebhookSpec
+from headrace.store.payloads.prompt_reference import PromptReference
+from headrace.store.payloads.reasoning import ReasoningOptions
+from headrace.store.payloads.retrieval import RankingOptions, Retrieval
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.strict_model import Strict
+from headrace.store.payloads.tool_approval import ApprovalByName
+from headrace.store.payloads.tool_definition import HttpTool, McpEndpoint
 from tests.store.payloads.making import MCP, SOURCE, TOOL, call, nested, numbered
 
 DEFAULT_TERMS = {

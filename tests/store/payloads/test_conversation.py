@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from store.payloads.conversation import ChatMessage, check_messages, check_tool_results
-from store.payloads.image_input import Image, images_of, urls_of
+from headrace.store.payloads.conversation import ChatMessage, check_messages, check_tool_results
+from headrace.store.payloads.image_input import Image, images_of, urls_of
 from tests.store.payloads.making import call
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from store.errors import InvalidRequest
-from store.payloads.encoder_inputs import CutInput
-from store.payloads.ingest_order import IngestOrder, IngestSource, is_ingest
-from store.payloads.job_payload import CLASS_NAMES, CLASS_RANKS, JobTerms, PinnedPolicy, Usage, read_payload
-from store.payloads.retrieval import RankingOptions
-from store.payloads.sampling_params import Sampling
-from store.payloads.truncation import Truncated, Truncation
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.encoder_inputs import CutInput
+from headrace.store.payloads.ingest_order import IngestOrder, IngestSource, is_ingest
+from headrace.store.payloads.job_payload import CLASS_NAMES, CLASS_RANKS, JobTerms, PinnedPolicy, Usage, read_payload
+from headrace.store.payloads.retrieval import RankingOptions
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.payloads.truncation import Truncated, Truncation
 from tests.store.payloads.making import SOURCE
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from store.errors import InvalidRequest
-from store.payloads.references import look_up, references, replaced, step_of
-from store.payloads.step_payload import Marks, with_references, with_texts
-from store.payloads.template_variables import TemplateVariables
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.references import look_up, references, replaced, step_of
+from headrace.store.payloads.step_payload import Marks, with_references, with_texts
+from headrace.store.payloads.template_variables import TemplateVariables
 from tests.store.payloads.making import nested, numbered
 
 

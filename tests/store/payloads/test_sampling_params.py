@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from store.errors import InvalidRequest
-from store.payloads.sampling_params import Sampling, SamplingDefaults, parse_defaults, read_generation
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.sampling_params import Sampling, SamplingDefaults, parse_defaults, read_generation
 
 
 @pytest.mark.parametrize(

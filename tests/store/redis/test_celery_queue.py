@@ -13,10 +13,10 @@ import redis
 from celery import Celery
 from kombu.connection import Connection
 
-from store.errors import Unavailable
-from store.redis.celery_queue import TASK, Hint, HintPublisher, celery_app, encode, hint_of
-from store.redis.connection import broker_options
-from store.settings import Settings
+from headrace.store.errors import Unavailable
+from headrace.store.redis.celery_queue import TASK, Hint, HintPublisher, celery_app, encode, hint_of
+from headrace.store.redis.connection import broker_options
+from headrace.store.settings import Settings
 from tests.processes import wait_for
 
 QUEUE = "tiny@1"

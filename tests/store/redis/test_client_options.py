@@ -10,17 +10,17 @@ import redis
 from celery import Celery
 from structlog.testing import capture_logs
 
-from store.encryption.vault import Vault
-from store.errors import SettingsError, Unavailable
-from store.redis import live_workers
-from store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app, encode, fast_lane_list
-from store.redis.connection import address, broker_options, connect, connect_async, unavailable
-from store.redis.hint_announcer import HintAnnouncer
-from store.redis.key_notices import publish_change
-from store.redis.live_workers import SnapshotJob, SnapshotPublisher, WorkerSnapshot, WorkerTick
-from store.redis_address import SentinelAddress, parse_sentinel
-from store.settings import Settings
-from store.streams.stream_log import Frame, StreamPublisher, forget, sealing_keys, stream_key
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.redis import live_workers
+from headrace.store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app, encode, fast_lane_list
+from headrace.store.redis.connection import address, broker_options, connect, connect_async, unavailable
+from headrace.store.redis.hint_announcer import HintAnnouncer
+from headrace.store.redis.key_notices import publish_change
+from headrace.store.redis.live_workers import SnapshotJob, SnapshotPublisher, WorkerSnapshot, WorkerTick
+from headrace.store.redis_address import SentinelAddress, parse_sentinel
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import Frame, StreamPublisher, forget, sealing_keys, stream_key
 from tests.processes import wait_for
 
 TCP, SOCKET, SENTINEL = "redis://h:7/3", "unix:///p.sock", "redis+sentinel://u:p@a,b:2/main/2"

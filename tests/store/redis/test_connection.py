@@ -6,8 +6,8 @@ import pytest
 import redis
 import uvloop
 
-from store.redis.connection import connect_async
-from store.settings import Settings
+from headrace.store.redis.connection import connect_async
+from headrace.store.settings import Settings
 
 
 @pytest.mark.parametrize("blocking", [False, True])

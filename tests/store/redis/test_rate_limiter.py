@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.local.valkey import LocalValkey
-from store.redis.connection import connect
-from store.redis.rate_limiter import Decision, Limiter, Spend
+from headrace.cli.local.valkey import LocalValkey
+from headrace.store.redis.connection import connect
+from headrace.store.redis.rate_limiter import Decision, Limiter, Spend
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from store.errors import SettingsError
-from store.redis_address import SentinelAddress, is_sentinel, parse_sentinel
+from headrace.store.errors import SettingsError
+from headrace.store.redis_address import SentinelAddress, is_sentinel, parse_sentinel
 
 
 def test_an_address_of_sentinels_is_read_with_all_its_parts() -> None:

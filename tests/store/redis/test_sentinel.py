@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from store.errors import SettingsError, Unavailable
-from store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app
-from store.redis.connection import CircuitBreaker, connect, connect_async, ping
-from store.redis_address import parse_sentinel
-from store.settings import Settings
-from store.streams.hub import Hub
-from store.streams.stream_log import Frame, StreamPublisher
+from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app
+from headrace.store.redis.connection import CircuitBreaker, connect, connect_async, ping
+from headrace.store.redis_address import parse_sentinel
+from headrace.store.settings import Settings
+from headrace.store.streams.hub import Hub
+from headrace.store.streams.stream_log import Frame, StreamPublisher
 from tests.processes import until, wait_for
 from tests.sentinel import SentinelSet, running_sentinels
 

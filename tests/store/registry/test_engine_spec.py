@@ -4,10 +4,17 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec, engine_digest, engine_spec
-from store.registry.models import ModelVersion, list_models, register_version, resolve
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.registry.engine_spec import (
+    EXTERNAL_KINDS,
+    NATIVE,
+    EngineKind,
+    EngineSpec,
+    engine_digest,
+    engine_spec,
+)
+from headrace.store.registry.models import ModelVersion, list_models, register_version, resolve
 from tests.store.making import Query
 
 SPEC = {"kind": "vllm", "url": "http://10.0.0.7:8000", "served_model": "llama", "quantization": "awq"}

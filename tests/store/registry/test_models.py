@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import hash_of, list_entries
-from store.db.database import Database
-from store.errors import InvalidRequest, NotFound
-from store.registry.models import (
+from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.registry.models import (
     ModelVersion,
     get_version,
     list_models,
@@ -18,7 +18,7 @@ from store.registry.models import (
     resolve,
     shadow_name,
 )
-from store.registry.versions import retire, set_alias
+from headrace.store.registry.versions import retire, set_alias
 from tests.store.making import Query
 
 

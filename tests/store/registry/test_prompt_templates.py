@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import hash_of, list_entries
-from store.db.database import Database
-from store.errors import Conflict, HeadraceError, InvalidRequest, NotFound
-from store.registry import pipeline_aliases, prompt_templates
-from store.registry.prompt_templates import (
+from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFound
+from headrace.store.registry import pipeline_aliases, prompt_templates
+from headrace.store.registry.prompt_templates import (
     Canary,
     Kind,
     add_version,
@@ -23,9 +23,9 @@ from store.registry.prompt_templates import (
     remove_alias,
     set_alias,
 )
-from store.rollouts.changes import NewRollout, change, start_of_pipeline
-from store.rollouts.rollouts import RolloutKind, Step
-from store.rollouts.transitions import RolloutAction, Transition
+from headrace.store.rollouts.changes import NewRollout, change, start_of_pipeline
+from headrace.store.rollouts.rollouts import RolloutKind, Step
+from headrace.store.rollouts.transitions import RolloutAction, Transition
 
 
 def test_versions_and_pages_are_a_prompts_and_a_tenants_own(db: Database, tenant: str, other_tenant: str) -> None:

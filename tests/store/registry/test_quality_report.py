@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from store.registry.quality_report import QualityBound, QualityReport, VersionFigures, outside
-from store.registry.quality_view import quality_svg, report_line, report_rows
+from headrace.store.registry.quality_report import QualityBound, QualityReport, VersionFigures, outside
+from headrace.store.registry.quality_view import quality_svg, report_line, report_rows
 
 REPORT = QualityReport(
     against="tiny@1",

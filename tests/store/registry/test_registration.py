@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import hash_of, list_entries
-from store.db.database import Database
-from store.errors import Conflict, InvalidRequest
-from store.payloads.conversation import ChatMessage
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry import versions
-from store.registry.default_template import DefaultTemplate
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import (
+from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, InvalidRequest
+from headrace.store.payloads.conversation import ChatMessage
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry import versions
+from headrace.store.registry.default_template import DefaultTemplate
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import (
     ModelVersion,
     get_version,
     list_adapters,
@@ -21,9 +21,9 @@ from store.registry.models import (
     resolve,
     set_sampling,
 )
-from store.registry.verification import Verification
-from store.registry.verification_report import GoldenAnswer, VerificationReport
-from store.schema.version_states import VersionState
+from headrace.store.registry.verification import Verification
+from headrace.store.registry.verification_report import GoldenAnswer, VerificationReport
+from headrace.store.schema.version_states import VersionState
 from tests.store.making import AcceptOne, Query
 from tests.store.registry.test_models import register
 

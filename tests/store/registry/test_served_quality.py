@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.errors import Conflict
-from store.registry import versions
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import resolve
-from store.registry.quality_bounds import keep_report, set_bound
-from store.registry.quality_report import QualityBound, QualityReport, VersionFigures
-from store.registry.verification import Verification
-from store.rollouts.changes import NewRollout, change, start
-from store.rollouts.rollouts import RolloutMode, Step
-from store.rollouts.transitions import RolloutAction, Transition
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict
+from headrace.store.registry import versions
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import resolve
+from headrace.store.registry.quality_bounds import keep_report, set_bound
+from headrace.store.registry.quality_report import QualityBound, QualityReport, VersionFigures
+from headrace.store.registry.verification import Verification
+from headrace.store.rollouts.changes import NewRollout, change, start
+from headrace.store.rollouts.rollouts import RolloutMode, Step
+from headrace.store.rollouts.transitions import RolloutAction, Transition
 from tests.store.registry.test_models import register
 
 BOUND = QualityBound(min_agreement=0.97, max_kl=0.02)

@@ -2,15 +2,15 @@
 
 import pytest
 
-from store.audit.audit import hash_of, list_entries
-from store.db.database import Database
-from store.errors import InvalidRequest, NotFound
-from store.registry.quality_bounds import keep_report, read_bound, set_bound
-from store.registry.quality_report import QualityBound, QualityReport, VersionFigures
-from store.registry.verification import Verification, VersionStanding
-from store.registry.verification_report import GoldenAnswer, VerificationReport, golden_answers, stored_golden
-from store.registry.versions import VersionSummary, list_versions
-from store.schema.version_states import VersionState
+from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.registry.quality_bounds import keep_report, read_bound, set_bound
+from headrace.store.registry.quality_report import QualityBound, QualityReport, VersionFigures
+from headrace.store.registry.verification import Verification, VersionStanding
+from headrace.store.registry.verification_report import GoldenAnswer, VerificationReport, golden_answers, stored_golden
+from headrace.store.registry.versions import VersionSummary, list_versions
+from headrace.store.schema.version_states import VersionState
 from tests.store.making import Query
 from tests.store.registry.test_models import register
 

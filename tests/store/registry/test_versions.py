@@ -3,11 +3,11 @@ from threading import Barrier
 
 import pytest
 
-from store.db.database import Database
-from store.errors import Conflict, HeadraceError, NotFound, PreconditionFailed
-from store.payloads.sampling_params import SamplingDefaults
-from store.registry import versions
-from store.registry.models import get_version, list_models, read_file, resolve, set_sampling
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, HeadraceError, NotFound, PreconditionFailed
+from headrace.store.payloads.sampling_params import SamplingDefaults
+from headrace.store.registry import versions
+from headrace.store.registry.models import get_version, list_models, read_file, resolve, set_sampling
 from tests.store.making import AcceptOne, Query
 from tests.store.registry.test_models import register
 

@@ -6,26 +6,26 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.encryption.keyed_digests import Digests
-from store.errors import Conflict, Gone, InvalidRequest, NotFound
-from store.files import files
-from store.files.blob_storage import open_blobs
-from store.files.files import Purpose
-from store.jobs import conversations
-from store.jobs.acceptance import Fallback
-from store.jobs.claims import Finish, claim, finish
-from store.jobs.jobs import get, request_cancel
-from store.jobs.response_cache import CacheLookup
-from store.jobs.responses import NewResponse, response_id
-from store.jobs.stored_chats import chat_id
-from store.retention import erasure, retention
-from store.retention.purge import PurgeStep, Scope, purge_step, record_purge
-from store.retention.retention import DAY_S, ErasureCounts, LayeredRetention, Retention, sweep, sweep_marked
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants.tenant_limits import SetBy
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
+from headrace.store.files import files
+from headrace.store.files.blob_storage import open_blobs
+from headrace.store.files.files import Purpose
+from headrace.store.jobs import conversations
+from headrace.store.jobs.acceptance import Fallback
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.jobs.jobs import get, request_cancel
+from headrace.store.jobs.response_cache import CacheLookup
+from headrace.store.jobs.responses import NewResponse, response_id
+from headrace.store.jobs.stored_chats import chat_id
+from headrace.store.retention import erasure, retention
+from headrace.store.retention.purge import PurgeStep, Scope, purge_step, record_purge
+from headrace.store.retention.retention import DAY_S, ErasureCounts, LayeredRetention, Retention, sweep, sweep_marked
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants.tenant_limits import SetBy
 from tests.store.making import QUEUE, AcceptOne, Query, ask_approval
 
 ERROR = {"code": "poison", "message": "secret", "retryable": False, "attempt": 1, "rule": "secret"}

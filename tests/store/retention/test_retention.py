@@ -5,32 +5,48 @@ from typing import Any
 
 import pytest
 
-from store.batches.batch_steps import ParsedLine, ResultFiles, add_lines, count_ended_lines, fail, finalize, start
-from store.batches.batch_steps import end as end_batch
-from store.batches.batches import NewBatch
-from store.batches.batches import create as create_batch
-from store.batches.batches import get as get_batch
-from store.db.database import Database
-from store.errors import Conflict, Gone, InvalidRequest, NotFound
-from store.files import files, uploads
-from store.files.blob_storage import open_blobs
-from store.files.files import Purpose
-from store.jobs import conversations
-from store.jobs.claims import Finish, Release, claim, finish, release
-from store.jobs.jobs import accept, get, list_jobs, timeline
-from store.jobs.responses import NewResponse
-from store.jobs.sweeps import purge
-from store.registry.prompt_templates import create as create_prompt
-from store.retention import erasure, retention
-from store.retention.purge import Scope, count, purge_step
-from store.retention.retention import DAY_S, Retention, read_all, read_retention, set_retention, sweep, sweep_marked
-from store.retrieval import vector_stores
-from store.retrieval.vector_stores import StoreModel
-from store.schema.batch_states import BatchStatus
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.streams.checkpoints import Checkpoint
-from store.tenants.tenant_limits import SetBy
+from headrace.store.batches.batch_steps import (
+    ParsedLine,
+    ResultFiles,
+    add_lines,
+    count_ended_lines,
+    fail,
+    finalize,
+    start,
+)
+from headrace.store.batches.batch_steps import end as end_batch
+from headrace.store.batches.batches import NewBatch
+from headrace.store.batches.batches import create as create_batch
+from headrace.store.batches.batches import get as get_batch
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
+from headrace.store.files import files, uploads
+from headrace.store.files.blob_storage import open_blobs
+from headrace.store.files.files import Purpose
+from headrace.store.jobs import conversations
+from headrace.store.jobs.claims import Finish, Release, claim, finish, release
+from headrace.store.jobs.jobs import accept, get, list_jobs, timeline
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.jobs.sweeps import purge
+from headrace.store.registry.prompt_templates import create as create_prompt
+from headrace.store.retention import erasure, retention
+from headrace.store.retention.purge import Scope, count, purge_step
+from headrace.store.retention.retention import (
+    DAY_S,
+    Retention,
+    read_all,
+    read_retention,
+    set_retention,
+    sweep,
+    sweep_marked,
+)
+from headrace.store.retrieval import vector_stores
+from headrace.store.retrieval.vector_stores import StoreModel
+from headrace.store.schema.batch_states import BatchStatus
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.tenants.tenant_limits import SetBy
 from tests.store.making import CHAIN, QUEUE, AcceptOne, MakeJob, Query, new_flow
 
 ASKED, ANSWERED = "xyzzy-asked", "xyzzy-answered"

@@ -9,12 +9,12 @@ from typing import Protocol
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.ids import new_id
-from store.retrieval import passages, store_files, vector_stores
-from store.retrieval.passages import FilePassages, Passage
-from store.retrieval.store_files import NewStoreFile
-from store.retrieval.vector_stores import StoreModel, VectorStore
+from headrace.store.db.database import Database
+from headrace.store.ids import new_id
+from headrace.store.retrieval import passages, store_files, vector_stores
+from headrace.store.retrieval.passages import FilePassages, Passage
+from headrace.store.retrieval.store_files import NewStoreFile
+from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
 
 WIDTH = 16
 

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from migrations import vector_indexes
-from migrations.drift import find_drift
-from store.db.database import Database
-from store.db.roles import API
-from store.encryption.vault import KEY_BYTES, Vault
-from store.errors import InvalidRequest, NotFound
-from store.retrieval import passages, search, vector_stores
-from store.retrieval.attribute_filters import read_filter
-from store.retrieval.search import Query, fused
-from store.retrieval.vector_stores import StoreModel, VectorStore
-from store.settings import Settings
+from headrace.migrations import vector_indexes
+from headrace.migrations.drift import find_drift
+from headrace.store.db.database import Database
+from headrace.store.db.roles import API
+from headrace.store.encryption.vault import KEY_BYTES, Vault
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.retrieval import passages, search, vector_stores
+from headrace.store.retrieval.attribute_filters import read_filter
+from headrace.store.retrieval.search import Query, fused
+from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
+from headrace.store.settings import Settings
 from tests.roles import role_url
 from tests.store.making import Query as Rows
 from tests.store.retrieval.conftest import WIDTH, AddFile, random_vector

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.errors import HeadraceError, InvalidRequest, NotFound
-from store.jobs.claims import claim
-from store.retrieval import passages, search, store_files, vector_stores
-from store.retrieval.attribute_filters import read_filter
-from store.retrieval.passages import array_of, unit_vector
-from store.retrieval.store_files import NewStoreFile
-from store.retrieval.vector_stores import StoreModel, VectorStore
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, InvalidRequest, NotFound
+from headrace.store.jobs.claims import claim
+from headrace.store.retrieval import passages, search, store_files, vector_stores
+from headrace.store.retrieval.attribute_filters import read_filter
+from headrace.store.retrieval.passages import array_of, unit_vector
+from headrace.store.retrieval.store_files import NewStoreFile
+from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
 from tests.store.making import QUEUE, AcceptOne, Query
 from tests.store.retrieval.conftest import WIDTH, AddFile
 

@@ -4,9 +4,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from store.db.database import Database
-from store.rollouts.changes import NewRollout, start
-from store.rollouts.rollouts import Rollout, Step, StickyKey
+from headrace.store.db.database import Database
+from headrace.store.rollouts.changes import NewRollout, start
+from headrace.store.rollouts.rollouts import Rollout, Step, StickyKey
 from tests.store.registry.test_models import register
 
 

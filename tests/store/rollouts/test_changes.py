@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import list_entries
-from store.db import presence
-from store.db.database import Database
-from store.errors import Conflict, HeadraceError, InvalidRequest, PreconditionFailed
-from store.registry import versions
-from store.registry.models import resolve
-from store.rollouts.changes import change, check_steps, note_evidence
-from store.rollouts.progress import read_progress
-from store.rollouts.rollouts import (
+from headrace.store.audit.audit import list_entries
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, PreconditionFailed
+from headrace.store.registry import versions
+from headrace.store.registry.models import resolve
+from headrace.store.rollouts.changes import change, check_steps, note_evidence
+from headrace.store.rollouts.progress import read_progress
+from headrace.store.rollouts.rollouts import (
     RolloutKind,
     RolloutMode,
     RolloutState,
@@ -25,7 +25,7 @@ from store.rollouts.rollouts import (
     list_rollouts,
     rollouts_under_way,
 )
-from store.rollouts.transitions import RolloutAction, Transition
+from headrace.store.rollouts.transitions import RolloutAction, Transition
 from tests.store.making import AcceptOne, Query
 from tests.store.registry.test_models import register
 from tests.store.rollouts.conftest import StartRollout

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.jobs.claims import Finish, claim, finish
-from store.jobs.jobs import request_cancel
-from store.rollouts.evidence import Evidence, read_evidence
-from store.rollouts.judge import Bounds, judge
-from store.rollouts.rollouts import Rollout, read_rollout
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.jobs.jobs import request_cancel
+from headrace.store.rollouts.evidence import Evidence, read_evidence
+from headrace.store.rollouts.judge import Bounds, judge
+from headrace.store.rollouts.rollouts import Rollout, read_rollout
+from headrace.store.schema.job_states import JobState
 from tests.store.making import AcceptOne, Query
 
 USAGE = {"input_tokens": 5, "output_tokens": 11, "queue_ms": 40.0, "first_token_ms": 140.0, "compute_ms": 300.0}

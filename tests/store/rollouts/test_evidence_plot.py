@@ -4,11 +4,11 @@ from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
-from store.rollouts.bounds import Bounds
-from store.rollouts.evidence import Evidence
-from store.rollouts.evidence_plot import evidence_svg
-from store.rollouts.history import MAX_ENTRIES, with_verdict
-from store.rollouts.judge import judge
+from headrace.store.rollouts.bounds import Bounds
+from headrace.store.rollouts.evidence import Evidence
+from headrace.store.rollouts.evidence_plot import evidence_svg
+from headrace.store.rollouts.history import MAX_ENTRIES, with_verdict
+from headrace.store.rollouts.judge import judge
 from tests.store.rollouts.test_transitions import BEGAN, ROLLOUT
 
 SVG = "{http://www.w3.org/2000/svg}"

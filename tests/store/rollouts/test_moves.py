@@ -1,11 +1,11 @@
 """Queued jobs of a candidate that was rolled back go to the stable version."""
 
-from store.db.database import Database
-from store.jobs import claims
-from store.jobs.claims import Release
-from store.jobs.jobs import Fallback
-from store.rollouts.moves import move_queued
-from store.streams.checkpoints import Checkpoint
+from headrace.store.db.database import Database
+from headrace.store.jobs import claims
+from headrace.store.jobs.claims import Release
+from headrace.store.jobs.jobs import Fallback
+from headrace.store.rollouts.moves import move_queued
+from headrace.store.streams.checkpoints import Checkpoint
 from tests.store.making import AcceptOne, Query
 from tests.store.rollouts.conftest import StartRollout
 

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.jobs.claims import Finish, claim, finish
-from store.jobs.jobs import list_jobs
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.rollouts.bounds import Bounds
-from store.rollouts.evidence import Evidence
-from store.rollouts.judge import judge
-from store.rollouts.rollouts import Rollout, RolloutMode, Step, get_rollout
-from store.rollouts.shadow import agreement, check_shadow, look
-from store.schema.job_states import JobState
-from store.tenants.api_keys import create_tenant
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.jobs.jobs import list_jobs
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.rollouts.bounds import Bounds
+from headrace.store.rollouts.evidence import Evidence
+from headrace.store.rollouts.judge import judge
+from headrace.store.rollouts.rollouts import Rollout, RolloutMode, Step, get_rollout
+from headrace.store.rollouts.shadow import agreement, check_shadow, look
+from headrace.store.schema.job_states import JobState
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 from tests.store.making import AcceptOne, Query
-from workers.dispatcher.rollout_keeper import RolloutKeeper
 
 SEALED = '{"enc": {"k": "lost", "w": "", "d": ""}}'
 GREEDY = {"input": {"prompt": "hello"}, "sampling": {"max_tokens": 4, "temperature": 0}}
@@ -210,7 +210,7 @@ def test_contents_that_cannot_be_opened_get_no_mirror(tenant: str, shadow: Shado
 def test_a_look_makes_at_most_fifty_mirrors_and_goes_on_behind_the_last(
     tenant: str, shadow: Shadow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.rollouts.shadow._MOST_PER_TURN", 2)
+    monkeypatch.setattr("headrace.store.rollouts.shadow._MOST_PER_TURN", 2)
     for number in range(3):
         shadow.answer(str(number))
     assert [len(shadow.mirrors()) for _ in range(3) if shadow.look(tenant)] == [2, 3, 3]
@@ -219,7 +219,7 @@ def test_a_look_makes_at_most_fifty_mirrors_and_goes_on_behind_the_last(
 def test_nothing_is_mirrored_while_many_mirrors_wait(
     tenant: str, shadow: Shadow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.rollouts.shadow._MOST_WAITING", 1)
+    monkeypatch.setattr("headrace.store.rollouts.shadow._MOST_WAITING", 1)
     shadow.answer("one")
     shadow.look(tenant)
     shadow.answer("two")

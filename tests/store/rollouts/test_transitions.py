@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from store.errors import Conflict
-from store.rollouts.judge import Check, Verdict
-from store.rollouts.progress import Progress
-from store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
-from store.rollouts.transitions import RolloutAction, Transition, after, next_transition, overdue_s
+from headrace.store.errors import Conflict
+from headrace.store.rollouts.judge import Check, Verdict
+from headrace.store.rollouts.progress import Progress
+from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
+from headrace.store.rollouts.transitions import RolloutAction, Transition, after, next_transition, overdue_s
 
 BEGAN = datetime(2026, 11, 28, 12, tzinfo=UTC)
 FINE = Check("errors", 0.0, 0.0, 0.005, 5, -0.1, 3.0, "undecided", "no errors yet")

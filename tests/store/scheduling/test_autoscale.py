@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.scheduling.autoscale import Decision, QueueState, ScaleHistory, ScaleLimits, WaitingClass, decide
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.scheduling.autoscale import Decision, QueueState, ScaleHistory, ScaleLimits, WaitingClass, decide
 
 STANDARD, BATCH = CLASS_RANKS[ServiceClass.STANDARD], CLASS_RANKS[ServiceClass.BATCH]
 INTERACTIVE = CLASS_RANKS[ServiceClass.INTERACTIVE]

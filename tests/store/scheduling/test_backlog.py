@@ -3,10 +3,10 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from store.scheduling.backlog import Backlog, Load, TenantBacklog
-from store.scheduling.fair_share import RecentMaximum
-from store.scheduling.service_rate import HALF_LIFE_S, Interval, Rate, RateMeter
-from store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
+from headrace.store.scheduling.fair_share import RecentMaximum
+from headrace.store.scheduling.service_rate import HALF_LIFE_S, Interval, Rate, RateMeter
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 

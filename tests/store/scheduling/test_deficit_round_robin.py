@@ -10,7 +10,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.scheduling.deficit_round_robin import AGED_EVERY, QUANTUM, Candidate, RoundRobinState, choose
+from headrace.store.scheduling.deficit_round_robin import AGED_EVERY, QUANTUM, Candidate, RoundRobinState, choose
 
 AGEING_S = 60.0
 BIGGEST = 3 * QUANTUM

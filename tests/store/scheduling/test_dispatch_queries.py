@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from store.db.database import Database
-from store.db.presence import beat_worker
-from store.jobs.claims import claim
-from store.jobs.jobs import Accepted, accept, get
-from store.jobs.sweeps import sweep_leases
-from store.payloads.job_payload import ServiceClass
-from store.scheduling.dispatch_queries import (
+from headrace.store.db.database import Database
+from headrace.store.db.presence import beat_worker
+from headrace.store.jobs.claims import claim
+from headrace.store.jobs.jobs import Accepted, accept, get
+from headrace.store.jobs.sweeps import sweep_leases
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.scheduling.dispatch_queries import (
     Claimable,
     QueueDepth,
     RoundRobin,
@@ -24,7 +24,7 @@ from store.scheduling.dispatch_queries import (
     take_waiting,
     waiting_queues,
 )
-from store.settings import Settings
+from headrace.store.settings import Settings
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 

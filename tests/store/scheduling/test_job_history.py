@@ -1,10 +1,10 @@
 """What a forecast reads of ended jobs: times and tokens of one queue, of all tenants."""
 
-from store.db.database import Database
-from store.jobs.claims import Finish, Release, claim, finish, release
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.scheduling.job_history import read_ended
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import Finish, Release, claim, finish, release
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.scheduling.job_history import read_ended
+from headrace.store.schema.job_states import JobState
 from tests.store.making import QUEUE, AcceptOne, Query
 
 USAGE = {"input_tokens": 5, "output_tokens": 7, "first_token_ms": 1500.0, "queue_ms": 1.0, "compute_ms": 2.0}

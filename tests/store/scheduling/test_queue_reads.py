@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.db.presence import Serving, beat, beat_worker, leave, leave_worker, read_serving
-from store.errors import NotFound
-from store.jobs.claims import Finish, claim, finish
-from store.jobs.jobs import accept, get, request_cancel
-from store.jobs.response_cache import CacheLookup
-from store.payloads.job_payload import ServiceClass
-from store.registry.models import register_version
-from store.scheduling.autoscale import Decision, ScaleHistory
-from store.scheduling.backlog import Load, find_position, read_backlog, too_long_a_wait_s
-from store.scheduling.dispatch_queries import (
+from headrace.store.db.database import Database
+from headrace.store.db.presence import Serving, beat, beat_worker, leave, leave_worker, read_serving
+from headrace.store.errors import NotFound
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.jobs.jobs import accept, get, request_cancel
+from headrace.store.jobs.response_cache import CacheLookup
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry.models import register_version
+from headrace.store.scheduling.autoscale import Decision, ScaleHistory
+from headrace.store.scheduling.backlog import Load, find_position, read_backlog, too_long_a_wait_s
+from headrace.store.scheduling.dispatch_queries import (
     BATCH_RANK,
     Claimable,
     QueueDepth,
@@ -27,11 +27,11 @@ from store.scheduling.dispatch_queries import (
     task_of,
     waiting_queues,
 )
-from store.scheduling.fair_share import LaneCandidate, RecentMaximum, read_candidates, within_share
-from store.scheduling.job_history import EndedJob, read_ended
-from store.scheduling.queue_ages import QueueAge, read_queue_ages
-from store.scheduling.queues import fold, forget_empty, pause, record_rates, resume, view_queues
-from store.scheduling.scale_decisions import (
+from headrace.store.scheduling.fair_share import LaneCandidate, RecentMaximum, read_candidates, within_share
+from headrace.store.scheduling.job_history import EndedJob, read_ended
+from headrace.store.scheduling.queue_ages import QueueAge, read_queue_ages
+from headrace.store.scheduling.queues import fold, forget_empty, pause, record_rates, resume, view_queues
+from headrace.store.scheduling.scale_decisions import (
     StoredDecision,
     read_decisions,
     read_histories,
@@ -40,9 +40,9 @@ from store.scheduling.scale_decisions import (
     require_decision,
     write_decisions,
 )
-from store.scheduling.service_rate import Rate
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import JobState
+from headrace.store.scheduling.service_rate import Rate
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import JobState
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 LOOKUP = CacheLookup("d", 3600.0)

@@ -7,18 +7,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.errors import NotFound
-from store.jobs.claims import Release, claim, release
-from store.jobs.jobs import accept, get, request_cancel
-from store.jobs.sweeps import expire_overdue, sweep_leases
-from store.payloads.job_payload import ServiceClass
-from store.scheduling import backlog as backlogs
-from store.scheduling.backlog import Backlog, Load, QueuePosition, find_position, read_backlog, too_long_a_wait_s
-from store.scheduling.dispatch_queries import take_waiting
-from store.scheduling.queues import fold, forget_empty, pause, record_rates, resume, view_queues
-from store.scheduling.service_rate import KNOWN_FOR_S, Rate
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import NotFound
+from headrace.store.jobs.claims import Release, claim, release
+from headrace.store.jobs.jobs import accept, get, request_cancel
+from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.scheduling import backlog as backlogs
+from headrace.store.scheduling.backlog import (
+    Backlog,
+    Load,
+    QueuePosition,
+    find_position,
+    read_backlog,
+    too_long_a_wait_s,
+)
+from headrace.store.scheduling.dispatch_queries import take_waiting
+from headrace.store.scheduling.queues import fold, forget_empty, pause, record_rates, resume, view_queues
+from headrace.store.scheduling.service_rate import KNOWN_FOR_S, Rate
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 COUNTED = """

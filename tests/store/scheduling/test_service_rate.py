@@ -2,7 +2,7 @@
 
 import pytest
 
-from store.scheduling.service_rate import KNOWN_FOR_S, Interval, Rate, RateMeter
+from headrace.store.scheduling.service_rate import KNOWN_FOR_S, Interval, Rate, RateMeter
 
 
 def busy(at: float, started: int, tokens: int = 0) -> Interval:

@@ -2,12 +2,12 @@
 
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.jobs.jobs import request_cancel
-from store.scheduling import queues, work_probe
-from store.scheduling.work_probe import PendingWork
-from store.tenants import quotas
-from store.webhooks.outbox import take_due
+from headrace.store.db.database import Database
+from headrace.store.jobs.jobs import request_cancel
+from headrace.store.scheduling import queues, work_probe
+from headrace.store.scheduling.work_probe import PendingWork
+from headrace.store.tenants import quotas
+from headrace.store.webhooks.outbox import take_due
 from tests.store.making import AcceptOne
 
 _SPENT = text("""

@@ -2,12 +2,12 @@
 
 import pytest
 
-from store.errors import InvalidRequest
-from store.schema.batch_states import NEXT, BatchStatus
-from store.schema.cache_results import UNSERVED_QUEUE, CacheResult
-from store.schema.job_states import FLOW_TASK, TRANSITIONS, JobState
-from store.schema.version_states import VersionState
-from store.schema.webhook_events import (
+from headrace.store.errors import InvalidRequest
+from headrace.store.schema.batch_states import NEXT, BatchStatus
+from headrace.store.schema.cache_results import UNSERVED_QUEUE, CacheResult
+from headrace.store.schema.job_states import FLOW_TASK, TRANSITIONS, JobState
+from headrace.store.schema.version_states import VersionState
+from headrace.store.schema.webhook_events import (
     APPROVAL_REQUIRED,
     ENDPOINT_DISABLED,
     EVENT_TYPES,

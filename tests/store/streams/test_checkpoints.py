@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from store.encryption.vault import Vault
-from store.errors import CannotOpen
-from store.streams.checkpoints import (
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import CannotOpen
+from headrace.store.streams.checkpoints import (
     Checkpoint,
     LogprobRow,
     groups_as_json,
@@ -15,7 +15,7 @@ from store.streams.checkpoints import (
     read_groups,
     read_logprobs,
 )
-from store.streams.choices import (
+from headrace.store.streams.choices import (
     ChoiceEnd,
     ChoiceMark,
     deltas_as_json,
@@ -23,8 +23,8 @@ from store.streams.choices import (
     marked_as_json,
     marked_from_json,
 )
-from store.streams.fencing import recover
-from store.streams.stream_log import HIGHEST_SEQ, Frame, StreamCursor, read_frame, stream_key
+from headrace.store.streams.fencing import recover
+from headrace.store.streams.stream_log import HIGHEST_SEQ, Frame, StreamCursor, read_frame, stream_key
 
 ROW = LogprobRow(7, -0.25, ((7, -0.25), (3, -1.5)))
 END = ChoiceEnd("stop", 5, 2, "###")

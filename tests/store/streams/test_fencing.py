@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import redis
 
-from store.errors import Unavailable
-from store.settings import Settings
-from store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, num_kept
-from store.streams.fencing import FencedLogs, newest, recover
-from store.streams.stream_log import Frame, StreamCursor, StreamPublisher, stream_key
+from headrace.store.errors import Unavailable
+from headrace.store.settings import Settings
+from headrace.store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, num_kept
+from headrace.store.streams.fencing import FencedLogs, newest, recover
+from headrace.store.streams.stream_log import Frame, StreamCursor, StreamPublisher, stream_key
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import threading
 import pytest
 import redis
 
-from store.encryption.vault import Vault
-from store.errors import Unavailable
-from store.redis.connection import connect
-from store.settings import Settings
-from store.streams.stream_log import (
+from headrace.store.encryption.vault import Vault
+from headrace.store.errors import Unavailable
+from headrace.store.redis.connection import connect
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import (
     CANCEL_CHANNEL,
     CancelListener,
     Frame,

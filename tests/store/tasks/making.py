@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from store.tasks.registry import JobRequest
+from headrace.store.tasks.registry import JobRequest
 
 REQUEST: TypeAdapter[Any] = TypeAdapter(JobRequest)
 TEXTS = {"texts": ["a"]}

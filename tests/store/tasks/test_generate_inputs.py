@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from store.tasks.generate import GenerateInput
+from headrace.store.tasks.generate import GenerateInput
 from tests.store.tasks.making import AT_MOST, CHAT, MESSAGE, NAMED, TOOL, read
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from store.errors import CannotLoadHere
-from store.tasks.registry import (
+from headrace.store.errors import CannotLoadHere
+from headrace.store.tasks.registry import (
     BULKY_OUTPUTS,
     FAKE_RUNNERS,
     MODEL_TASKS,

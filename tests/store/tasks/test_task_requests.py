@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from store.payloads.prompt_reference import PromptUse, TemplatePlace
-from store.payloads.truncation import Truncated, Truncation
-from store.tasks.call_tool import CALL_TOOL, ToolCallInput, ToolCallOutput, error_text
-from store.tasks.classify import ClassifyPayload
-from store.tasks.embed import EmbedPayload
-from store.tasks.generate import (
+from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
+from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.tasks.call_tool import CALL_TOOL, ToolCallInput, ToolCallOutput, error_text
+from headrace.store.tasks.classify import ClassifyPayload
+from headrace.store.tasks.embed import EmbedPayload
+from headrace.store.tasks.generate import (
     MAX_CHOICES,
     MAX_SAMPLES,
     AnswerShape,
@@ -19,16 +19,22 @@ from store.tasks.generate import (
     GeneratePayload,
     GenerateRequest,
 )
-from store.tasks.image_classify import ImageClassifyPayload
-from store.tasks.image_zero_shot import ImageZeroShotInput, ImageZeroShotPayload
-from store.tasks.predict import EXPLAINED_COST, Prediction, PredictPayload
-from store.tasks.recommend import ItemFilter, RecommendedItem, RecommendOutput, RecommendPayload, RecommendRequest
-from store.tasks.registry import TASKS
-from store.tasks.rerank import RerankPayload
-from store.tasks.score import ScoreInput, ScorePayload
-from store.tasks.token_classify import Entity, TokenClassifyPayload
-from store.tasks.transcribe import AudioSource, TranscribeOutput, TranscribeRequest
-from store.tasks.turn_form import form_of
+from headrace.store.tasks.image_classify import ImageClassifyPayload
+from headrace.store.tasks.image_zero_shot import ImageZeroShotInput, ImageZeroShotPayload
+from headrace.store.tasks.predict import EXPLAINED_COST, Prediction, PredictPayload
+from headrace.store.tasks.recommend import (
+    ItemFilter,
+    RecommendedItem,
+    RecommendOutput,
+    RecommendPayload,
+    RecommendRequest,
+)
+from headrace.store.tasks.registry import TASKS
+from headrace.store.tasks.rerank import RerankPayload
+from headrace.store.tasks.score import ScoreInput, ScorePayload
+from headrace.store.tasks.token_classify import Entity, TokenClassifyPayload
+from headrace.store.tasks.transcribe import AudioSource, TranscribeOutput, TranscribeRequest
+from headrace.store.tasks.turn_form import form_of
 from tests.store.tasks.making import AT_LEAST, AT_MOST, CHAT, IMAGE, NAMED, REQUEST, SOURCES, TOOL, read, refused
 
 

@@ -4,11 +4,19 @@ from threading import Barrier
 
 import pytest
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
-from store.tenants import api_key_admin
-from store.tenants.api_keys import SCOPES, Principal, authenticate, bootstrap, create_key, create_tenant, find_tenant
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
+from headrace.store.tenants import api_key_admin
+from headrace.store.tenants.api_keys import (
+    SCOPES,
+    Principal,
+    authenticate,
+    bootstrap,
+    create_key,
+    create_tenant,
+    find_tenant,
+)
 from tests.processes import wait_for
 from tests.store.making import Query
 

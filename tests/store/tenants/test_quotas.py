@@ -6,17 +6,17 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.errors import InvalidRequest, QuotaExceeded, RateLimited
-from store.jobs.claims import Finish, claim, finish
-from store.jobs.jobs import Accepted, Idempotency, accept
-from store.registry.models import register_version
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import quotas
-from store.tenants.quotas import QuotaUsage
-from store.tenants.tenant_limits import Limits, RequestLimits
-from store.tenants.usage import Price, set_price
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest, QuotaExceeded, RateLimited
+from headrace.store.jobs.claims import Finish, claim, finish
+from headrace.store.jobs.jobs import Accepted, Idempotency, accept
+from headrace.store.registry.models import register_version
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import quotas
+from headrace.store.tenants.quotas import QuotaUsage
+from headrace.store.tenants.tenant_limits import Limits, RequestLimits
+from headrace.store.tenants.usage import Price, set_price
 from tests.store.making import MakeJob
 
 NONE = Limits()

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import hash_of, list_entries
-from store.db.database import Database
-from store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
-from store.tenants import api_key_admin, tenants
-from store.tenants.api_key_admin import ApiKey, KeyChange, NewKey, covers
-from store.tenants.api_keys import (
+from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
+from headrace.store.tenants import api_key_admin, tenants
+from headrace.store.tenants.api_key_admin import ApiKey, KeyChange, NewKey, covers
+from headrace.store.tenants.api_keys import (
     Principal,
     Rights,
     authenticate,
@@ -24,7 +24,7 @@ from store.tenants.api_keys import (
     principal_of,
     principal_of_key,
 )
-from store.tenants.webhook_secrets import rotate_webhook_secret
+from headrace.store.tenants.webhook_secrets import rotate_webhook_secret
 from tests.refusals import refusal
 from tests.store.making import Query
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import hash_of, list_entries
-from store.db.database import Database
-from store.errors import HeadraceError, InvalidRequest, NotFound, QuotaExceeded, RateLimited
-from store.registry.models import register_version
-from store.settings import Settings
-from store.tenants import quotas
-from store.tenants.api_key_admin import revoke
-from store.tenants.api_keys import authenticate, create_key
-from store.tenants.quotas import QuotaPart, QuotaRequest, QuotaUsage, check_quota, month_end
-from store.tenants.tenant_limits import (
+from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import HeadraceError, InvalidRequest, NotFound, QuotaExceeded, RateLimited
+from headrace.store.registry.models import register_version
+from headrace.store.settings import Settings
+from headrace.store.tenants import quotas
+from headrace.store.tenants.api_key_admin import revoke
+from headrace.store.tenants.api_keys import authenticate, create_key
+from headrace.store.tenants.quotas import QuotaPart, QuotaRequest, QuotaUsage, check_quota, month_end
+from headrace.store.tenants.tenant_limits import (
     LayeredLimits,
     Limits,
     RequestLimits,
@@ -28,7 +28,7 @@ from store.tenants.tenant_limits import (
     set_limits,
     tenant_defaults,
 )
-from store.tenants.usage import DETAIL_S, Price, TimeBuckets, set_price
+from headrace.store.tenants.usage import DETAIL_S, Price, TimeBuckets, set_price
 from tests.store.making import Query
 
 

@@ -1,9 +1,9 @@
 """Tenants that are disabled and enabled beside others."""
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.tenants import api_key_admin, tenants
-from store.tenants.api_keys import authenticate, create_key
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.tenants import api_key_admin, tenants
+from headrace.store.tenants.api_keys import authenticate, create_key
 from tests.store.making import Query
 
 

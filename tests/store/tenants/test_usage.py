@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.tenants.usage import Dimension, TimeBuckets, UsageGroup, roll_up, usage_by
+from headrace.store.db.database import Database
+from headrace.store.tenants.usage import Dimension, TimeBuckets, UsageGroup, roll_up, usage_by
 from tests.store.making import Query
 
 START = 1_700_000_000

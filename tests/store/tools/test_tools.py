@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import hash_of, list_entries
-from store.db.database import Database
-from store.errors import Conflict, HeadraceError, InvalidRequest, NotFound
-from store.payloads.tool_definition import Definition, read_definition
-from store.tools import tools
-from store.tools.builtin import BUILT_IN
+from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFound
+from headrace.store.payloads.tool_definition import Definition, read_definition
+from headrace.store.tools import tools
+from headrace.store.tools.builtin import BUILT_IN
 from tests.store.making import Query
 
 HTTP = {"type": "http", "url": "https://tools.example.com/a?token=1", "headers": {"X-Key": "k"}}

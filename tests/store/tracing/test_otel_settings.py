@@ -2,9 +2,9 @@
 
 import pytest
 
-from store.errors import SettingsError
-from store.tracing.otel_settings import OtelSettings, read_otel_settings
-from store.tracing.tracing import OFF, open_tracing
+from headrace.store.errors import SettingsError
+from headrace.store.tracing.otel_settings import OtelSettings, read_otel_settings
+from headrace.store.tracing.tracing import OFF, open_tracing
 
 ON = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
 

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from store.tracing.spans import Attribute, SpanKind, TraceSpan, ns_of
-from store.tracing.trace_context import TraceContext, attempt_span_id, new_span_id, new_trace_id, read_traceparent
-from store.tracing.tracing import OFF, SpanCounts
+from headrace.store.tracing.spans import Attribute, SpanKind, TraceSpan, ns_of
+from headrace.store.tracing.trace_context import (
+    TraceContext,
+    attempt_span_id,
+    new_span_id,
+    new_trace_id,
+    read_traceparent,
+)
+from headrace.store.tracing.tracing import OFF, SpanCounts
 from tests.otlp import Collector
 from tests.processes import wait_for
 

@@ -4,9 +4,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from store.errors import InvalidRequest, SettingsError
-from store.settings import Settings
-from store.webhooks.addresses import check_url, is_allowed, is_public, parse_networks
+from headrace.store.errors import InvalidRequest, SettingsError
+from headrace.store.settings import Settings
+from headrace.store.webhooks.addresses import check_url, is_allowed, is_public, parse_networks
 
 PUBLIC = ["8.8.8.8", "93.184.216.34", "1.1.1.1", "2606:4700:4700::1111", "2a00:1450:4001:81b::200e", "192.0.1.1"]
 # The neighbours of the blocks that are refused.

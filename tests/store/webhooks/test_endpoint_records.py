@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from store.audit.audit import hash_of, list_entries
-from store.db.database import Database
-from store.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from store.jobs.jobs import request_cancel
-from store.webhooks import endpoints
-from store.webhooks.delivery_log import get_delivery, list_deliveries, redeliver
-from store.webhooks.endpoints import (
+from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from headrace.store.jobs.jobs import request_cancel
+from headrace.store.webhooks import endpoints
+from headrace.store.webhooks.delivery_log import get_delivery, list_deliveries, redeliver
+from headrace.store.webhooks.endpoints import (
     create_endpoint,
     delete_endpoint,
     enable_endpoint,
@@ -20,8 +20,8 @@ from store.webhooks.endpoints import (
     rotate_secret,
     update_endpoint,
 )
-from store.webhooks.outbox import AttemptResult, oldest_due_s, record_failed, take_due
-from store.webhooks.redelivery import MissedEvents, recover, send_test
+from headrace.store.webhooks.outbox import AttemptResult, oldest_due_s, record_failed, take_due
+from headrace.store.webhooks.redelivery import MissedEvents, recover, send_test
 from tests.refusals import refusal
 from tests.store.making import AcceptOne, Query
 

@@ -5,15 +5,15 @@ import base64
 import pytest
 import standardwebhooks
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.errors import Conflict, InvalidRequest, NotFound
-from store.jobs.jobs import request_cancel
-from store.tenants.api_keys import create_tenant
-from store.tenants.webhook_secrets import get_webhook_secret, new_secret, rotate_webhook_secret
-from store.webhooks import endpoints
-from store.webhooks.delivery_log import list_deliveries
-from store.webhooks.endpoints import (
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.jobs.jobs import request_cancel
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.store.tenants.webhook_secrets import get_webhook_secret, new_secret, rotate_webhook_secret
+from headrace.store.webhooks import endpoints
+from headrace.store.webhooks.delivery_log import list_deliveries
+from headrace.store.webhooks.endpoints import (
     create_endpoint,
     delete_endpoint,
     enable_endpoint,
@@ -22,7 +22,7 @@ from store.webhooks.endpoints import (
     rotate_secret,
     update_endpoint,
 )
-from store.webhooks.outbox import take_due
+from headrace.store.webhooks.outbox import take_due
 from tests.store.making import AcceptOne, Query
 
 URL = "https://example.com/hook"

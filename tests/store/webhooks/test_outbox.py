@@ -8,17 +8,23 @@ from threading import Barrier
 import pytest
 from sqlalchemy import text
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.jobs.jobs import request_cancel
-from store.jobs.responses import NewResponse
-from store.schema.job_states import JobState
-from store.tenants.api_keys import create_tenant
-from store.tenants.webhook_secrets import get_webhook_secret
-from store.webhooks import outbox as webhooks
-from store.webhooks.delivery_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
-from store.webhooks.endpoints import create_endpoint, enable_endpoint, get_endpoint, list_endpoints, lock_endpoint
-from store.webhooks.outbox import (
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.jobs.jobs import request_cancel
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.schema.job_states import JobState
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.store.tenants.webhook_secrets import get_webhook_secret
+from headrace.store.webhooks import outbox as webhooks
+from headrace.store.webhooks.delivery_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
+from headrace.store.webhooks.endpoints import (
+    create_endpoint,
+    enable_endpoint,
+    get_endpoint,
+    list_endpoints,
+    lock_endpoint,
+)
+from headrace.store.webhooks.outbox import (
     ATTEMPTS_KEPT,
     AttemptResult,
     Delivery,

@@ -5,18 +5,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from store.audit.audit import list_entries
-from store.db.database import Database
-from store.errors import Conflict, InvalidRequest, NotFound
-from store.ids import new_id
-from store.jobs.jobs import request_cancel
-from store.jobs.responses import NewResponse
-from store.retention.erasure import erase_inputs
-from store.webhooks.delivery_log import DeliveryFilter, get_delivery, list_deliveries, redeliver
-from store.webhooks.endpoints import Endpoint, create_endpoint, delete_endpoint, enable_endpoint
-from store.webhooks.outbox import AttemptResult, Delivery, record_delivered, record_failed, take_due
-from store.webhooks.redelivery import _RESTART as RESTART
-from store.webhooks.redelivery import MissedEvents, recover, send_test
+from headrace.store.audit.audit import list_entries
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.ids import new_id
+from headrace.store.jobs.jobs import request_cancel
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.retention.erasure import erase_inputs
+from headrace.store.webhooks.delivery_log import DeliveryFilter, get_delivery, list_deliveries, redeliver
+from headrace.store.webhooks.endpoints import Endpoint, create_endpoint, delete_endpoint, enable_endpoint
+from headrace.store.webhooks.outbox import AttemptResult, Delivery, record_delivered, record_failed, take_due
+from headrace.store.webhooks.redelivery import _RESTART as RESTART
+from headrace.store.webhooks.redelivery import MissedEvents, recover, send_test
 from tests.store.making import AcceptOne, Query
 
 URL = "https://example.com/hook"

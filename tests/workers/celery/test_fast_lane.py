@@ -4,12 +4,12 @@ from typing import Any
 
 import redis
 
-from store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app
-from store.settings import Settings
+from headrace.store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app
+from headrace.store.settings import Settings
+from headrace.workers.celery.fast_lane import FastLane, num_spare
+from headrace.workers.runs.engine_admission import EngineAdmission
 from tests.processes import wait_for
 from tests.workers.engine_stub import EngineStub
-from workers.celery.fast_lane import FastLane, num_spare
-from workers.runs.engine_admission import EngineAdmission
 
 QUEUE = "tiny@1"
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from store.db.database import Database
-from store.jobs.claims import claim
-from store.jobs.sweeps import sweep_leases
-from store.scheduling.dispatch_queries import Claimable
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.jobs.claims import claim
+from headrace.store.jobs.sweeps import sweep_leases
+from headrace.store.scheduling.dispatch_queries import Claimable
+from headrace.store.schema.job_states import JobState
+from headrace.workers.celery.postgres_poller import LOOK_S, PostgresPoller, SilenceDetector
+from headrace.workers.runs.claim_client import ClaimClient
+from headrace.workers.runs.engine_admission import EngineAdmission, Ticket
+from headrace.workers.runs.in_flight import Attempt
 from tests.processes import WAIT_S, wait_for
 from tests.workers.conftest import Bench
 from tests.workers.engine_stub import EngineStub
-from workers.celery.postgres_poller import LOOK_S, PostgresPoller, SilenceDetector
-from workers.runs.claim_client import ClaimClient
-from workers.runs.engine_admission import EngineAdmission, Ticket
-from workers.runs.in_flight import Attempt
 
 
 class TestSilence:
@@ -252,7 +252,7 @@ def test_while_a_suspect_runs_alone_no_other_worker_shuts_its_door(bench: Bench,
 def test_what_still_runs_when_a_door_was_shut_for_long_is_handed_on(
     bench: Bench, direct: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.celery.postgres_poller.MOST_SHUT", 1)
+    monkeypatch.setattr("headrace.workers.celery.postgres_poller.MOST_SHUT", 1)
     recorder, admission = direct(after_s=0.2, patience_s=0.2)
     bench.submit(2)
     wait_for(lambda: len(recorder.running) == 2, "two jobs run that do not end by themselves")

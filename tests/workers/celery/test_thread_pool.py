@@ -11,15 +11,15 @@ from celery.concurrency.base import BasePool
 from celery.concurrency.thread import TaskPool
 from kombu.asynchronous import Hub
 
-from store.jobs.claims import Finish
-from store.redis.celery_queue import TASK
-from store.schema.job_states import JobState
+from headrace.store.jobs.claims import Finish
+from headrace.store.redis.celery_queue import TASK
+from headrace.store.schema.job_states import JobState
+from headrace.workers.celery.thread_pool import HAND_BACK_S, Drain, EnginePool, Scalar, pool_class
+from headrace.workers.celery.watchdog import DrainKeeper
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.outcome import Retry
 from tests.processes import WAIT_S, wait_for
 from tests.workers.engine_stub import EngineStub
-from workers.celery.thread_pool import HAND_BACK_S, Drain, EnginePool, Scalar, pool_class
-from workers.celery.watchdog import DrainKeeper
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.outcome import Retry
 
 
 class FakeProcess:
@@ -76,7 +76,7 @@ def test_it_is_a_threads_pool_that_celery_takes_as_a_class(process: FakeProcess)
     made = pool_class(process)
     assert issubclass(made, TaskPool)
     assert issubclass(made, BasePool)
-    assert (made.__module__, made.__name__) == ("workers.celery.thread_pool", "EnginePool")
+    assert (made.__module__, made.__name__) == ("headrace.workers.celery.thread_pool", "EnginePool")
     assert made.uses_semaphore is False, "with it Celery would go round on_apply's count"
 
 

@@ -10,19 +10,19 @@ import pytest
 from celery.worker.consumer.tasks import Tasks
 from structlog.testing import capture_logs
 
-from store.errors import ModelLoadError, Unavailable
-from store.scheduling.dispatch_queries import Claimable
+from headrace.store.errors import ModelLoadError, Unavailable
+from headrace.store.scheduling.dispatch_queries import Claimable
+from headrace.workers.celery import adapter_queues, postgres_poller
+from headrace.workers.celery.adapter_queues import AGAIN_S, AdapterQueues
+from headrace.workers.celery.consumer import admission_step, follow
+from headrace.workers.celery.fast_lane import num_spare
+from headrace.workers.celery.postgres_poller import BUSY_S, LOOK_S, PostgresPoller
+from headrace.workers.celery.watchdog import EngineWatchdog
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.in_flight import Attempt
 from tests.processes import wait_for
 from tests.workers.engine_stub import EngineStub
 from tests.workers.runs.test_outcome import CLAIM
-from workers.celery import adapter_queues, postgres_poller
-from workers.celery.adapter_queues import AGAIN_S, AdapterQueues
-from workers.celery.consumer import admission_step, follow
-from workers.celery.fast_lane import num_spare
-from workers.celery.postgres_poller import BUSY_S, LOOK_S, PostgresPoller
-from workers.celery.watchdog import EngineWatchdog
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.in_flight import Attempt
 
 
 def adapter(name: str, number: int = 1) -> Any:

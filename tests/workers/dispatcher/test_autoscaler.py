@@ -8,23 +8,23 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from store.db.database import Database
-from store.db.presence import beat_worker
-from store.jobs.claims import claim
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.payloads.job_payload import ServiceClass
-from store.registry import models
-from store.registry.models import ModelVersion
-from store.scheduling import queues
-from store.scheduling.autoscale import QueueState, WaitingClass, decide
-from store.scheduling.backlog import Backlog, Load, TenantBacklog
-from store.scheduling.queue_ages import QueueAge
-from store.scheduling.scale_decisions import read_decisions, read_histories, read_slots
-from store.scheduling.service_rate import Interval
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.db.presence import beat_worker
+from headrace.store.jobs.claims import claim
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion
+from headrace.store.scheduling import queues
+from headrace.store.scheduling.autoscale import QueueState, WaitingClass, decide
+from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
+from headrace.store.scheduling.queue_ages import QueueAge
+from headrace.store.scheduling.scale_decisions import read_decisions, read_histories, read_slots
+from headrace.store.scheduling.service_rate import Interval
+from headrace.store.settings import Settings
+from headrace.workers.dispatcher import autoscaler
+from headrace.workers.dispatcher.autoscaler import Autoscaler, WorkerMeter, waiting
 from tests.workers.conftest import Bench
-from workers.dispatcher import autoscaler
-from workers.dispatcher.autoscaler import Autoscaler, WorkerMeter, waiting
 
 Make = Callable[..., Autoscaler]
 

@@ -17,34 +17,34 @@ import redis
 from sqlalchemy import create_engine, make_url, text
 from structlog.testing import capture_logs
 
-from store.db.database import Database
-from store.db.leader_election import Leadership
-from store.encryption.vault import Vault, new_key
-from store.errors import SettingsError, Unavailable
-from store.ids import new_id
-from store.jobs import sweeps
-from store.jobs.claims import claim
-from store.jobs.jobs import Job, NewJob, accept, get
-from store.key_rotation.master_key_check import check_keys
-from store.payloads.job_payload import ServiceClass
-from store.scheduling import queues
-from store.scheduling.backlog import read_backlog
-from store.scheduling.dispatch_queries import QueueDepth, claim_candidates
-from store.scheduling.service_rate import Rate
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.streams import stream_log
-from store.streams.hub import Hub
-from store.streams.stream_log import GENERATION_KEY, stream_key
-from store.tenants.api_keys import create_tenant
+from headrace.store.db.database import Database
+from headrace.store.db.leader_election import Leadership
+from headrace.store.encryption.vault import Vault, new_key
+from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.ids import new_id
+from headrace.store.jobs import sweeps
+from headrace.store.jobs.claims import claim
+from headrace.store.jobs.jobs import Job, NewJob, accept, get
+from headrace.store.key_rotation.master_key_check import check_keys
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.scheduling import queues
+from headrace.store.scheduling.backlog import read_backlog
+from headrace.store.scheduling.dispatch_queries import QueueDepth, claim_candidates
+from headrace.store.scheduling.service_rate import Rate
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.streams import stream_log
+from headrace.store.streams.hub import Hub
+from headrace.store.streams.stream_log import GENERATION_KEY, stream_key
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.workers.dispatcher.dispatcher import Dispatcher
+from headrace.workers.dispatcher.job_sweeper import OutageGrace
+from headrace.workers.dispatcher.ready_window import num_of_batch, num_to_announce, num_to_repeat
+from headrace.workers.dispatcher.retention import RetentionThread
+from headrace.workers.health import LoopHeartbeat, readiness
 from tests.processes import WAIT_S, Process, StartProcess, free_port, python, until, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
-from workers.dispatcher.dispatcher import Dispatcher
-from workers.dispatcher.job_sweeper import OutageGrace
-from workers.dispatcher.ready_window import num_of_batch, num_to_announce, num_to_repeat
-from workers.dispatcher.retention import RetentionThread
-from workers.health import LoopHeartbeat, readiness
 
 ROOT = Path(__file__).parents[3]
 QUEUE = "tiny@1"
@@ -408,7 +408,7 @@ async def test_an_open_stream_is_told_at_once_that_its_job_expired(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Nothing else wakes a follower.
-    monkeypatch.setattr("store.streams.hub._TICK_S", 3600.0)
+    monkeypatch.setattr("headrace.store.streams.hub._TICK_S", 3600.0)
     (job_id,) = submit(1, deadline_s=0.01)
     hub = Hub(settings.redis_url)
     await hub.start()
@@ -454,7 +454,7 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
         partial(stream_log.forget, redis_client),
     )
     # More than a piece of each kind: a round ends when nothing is left.
-    monkeypatch.setattr("workers.dispatcher.retention.ROWS", 3)
+    monkeypatch.setattr("headrace.workers.dispatcher.retention.ROWS", 3)
     forgetting.round()
     assert set(prompts().values()) == {"never shown"}
     for age_s, kept in ((110, dict.fromkeys(ended)), (100, {})):
@@ -482,7 +482,7 @@ def test_the_loop_goes_on_while_something_is_forgotten(
         assert may_end.wait(4 * WAIT_S)
         return 0
 
-    monkeypatch.setattr("store.jobs.sweeps.purge", slow)
+    monkeypatch.setattr("headrace.store.jobs.sweeps.purge", slow)
     request.getfixturevalue("running")
     try:
         assert begun.wait(WAIT_S), "the first round has come to the rows"
@@ -497,7 +497,7 @@ def test_the_loop_goes_on_while_something_is_forgotten(
 def test_what_is_due_in_masses_does_not_wait_for_the_next_sweep(
     make: Make, submit: Submit, db: Database, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.dispatcher.job_sweeper.SWEEP_ROWS", 5)
+    monkeypatch.setattr("headrace.workers.dispatcher.job_sweeper.SWEEP_ROWS", 5)
     overdue, lost = submit(23, deadline_s=0.01), submit(23)
     claim(db, "dead", QUEUE, lost, lease_s=0.0)
     # Of five sweeps each kind of job would need four minutes. One sweep more is for rows that were being announced.
@@ -615,7 +615,7 @@ def test_one_leads_and_the_other_takes_over(
 
     submit(1)
     wait_for(lambda: hinted(redis_client), "the first leads, and has said so")
-    monkeypatch.setattr("store.jobs.sweeps.leader_lock", watched)
+    monkeypatch.setattr("headrace.store.jobs.sweeps.leader_lock", watched)
     standby = make()
     thread = threading.Thread(target=standby.run)
     with capture_logs() as logs:
@@ -663,7 +663,7 @@ def start(settings: Settings, start_process: StartProcess) -> Callable[..., Proc
             "HEADRACE_SWEEP_S": "0.2",
         }
         given = {name: value for name, value in {**environment, **changes}.items() if value}
-        return start_process(python("-m", "workers.dispatcher"), given)
+        return start_process(python("-m", "headrace.workers.dispatcher"), given)
 
     return start
 

@@ -8,34 +8,34 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from store.audit import export
-from store.audit.hash_chain import Head
-from store.calls import approvals
-from store.errors import Unavailable
-from store.jobs import response_cache, sharers, sweeps
-from store.jobs.sharers import SharersSwept
-from store.jobs.sweeps import LostAttempt, SweepResult
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.retention import retention
-from store.retention.retention import ErasureCounts
-from store.scheduling import queues
-from store.scheduling.autoscale import WaitingClass
-from store.scheduling.backlog import Backlog, Load, TenantBacklog
-from store.scheduling.queue_ages import QueueAge
-from store.scheduling.service_rate import Interval, Rate
-from store.settings import Settings
-from store.tenants import quotas, usage
-from store.tracing.spans import SpanKind, TraceSpan, ns_of
-from store.tracing.trace_context import TraceContext, attempt_span_id
-from store.tracing.tracing import Tracing
-from workers.dispatcher import queue_gauges
-from workers.dispatcher.audit_heads import AuditHeads
-from workers.dispatcher.autoscaler import WorkerMeter, waiting
-from workers.dispatcher.job_sweeper import SWEEP_ROWS, JobSweeper, OutageGrace
-from workers.dispatcher.lost_attempt_spans import lost_attempt_spans
-from workers.dispatcher.queue_gauges import QueueMeasurement
-from workers.dispatcher.queue_stats import QueueStats
-from workers.dispatcher.retention import ROWS, RetentionThread
+from headrace.store.audit import export
+from headrace.store.audit.hash_chain import Head
+from headrace.store.calls import approvals
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import response_cache, sharers, sweeps
+from headrace.store.jobs.sharers import SharersSwept
+from headrace.store.jobs.sweeps import LostAttempt, SweepResult
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.retention import retention
+from headrace.store.retention.retention import ErasureCounts
+from headrace.store.scheduling import queues
+from headrace.store.scheduling.autoscale import WaitingClass
+from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
+from headrace.store.scheduling.queue_ages import QueueAge
+from headrace.store.scheduling.service_rate import Interval, Rate
+from headrace.store.settings import Settings
+from headrace.store.tenants import quotas, usage
+from headrace.store.tracing.spans import SpanKind, TraceSpan, ns_of
+from headrace.store.tracing.trace_context import TraceContext, attempt_span_id
+from headrace.store.tracing.tracing import Tracing
+from headrace.workers.dispatcher import queue_gauges
+from headrace.workers.dispatcher.audit_heads import AuditHeads
+from headrace.workers.dispatcher.autoscaler import WorkerMeter, waiting
+from headrace.workers.dispatcher.job_sweeper import SWEEP_ROWS, JobSweeper, OutageGrace
+from headrace.workers.dispatcher.lost_attempt_spans import lost_attempt_spans
+from headrace.workers.dispatcher.queue_gauges import QueueMeasurement
+from headrace.workers.dispatcher.queue_stats import QueueStats
+from headrace.workers.dispatcher.retention import ROWS, RetentionThread
 
 AT = datetime(2026, 11, 29, 12, tzinfo=UTC)
 TRACE, ACCEPT = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174"

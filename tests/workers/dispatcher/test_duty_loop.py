@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from store.errors import SettingsError, Unavailable
-from store.jobs import sweeps
-from store.scheduling.work_probe import PendingWork
-from store.settings import Settings
-from workers.dispatcher import dispatcher as module
-from workers.dispatcher.dispatcher import Dispatcher, main
-from workers.dispatcher.duties import Duty, DutyGroup
+from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.jobs import sweeps
+from headrace.store.scheduling.work_probe import PendingWork
+from headrace.store.settings import Settings
+from headrace.workers.dispatcher import dispatcher as module
+from headrace.workers.dispatcher.dispatcher import Dispatcher, main
+from headrace.workers.dispatcher.duties import Duty, DutyGroup
 
 ADDRESSES = {"database_url": "postgresql://nobody@localhost/none", "redis_url": "redis://localhost:1/0"}
 

@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.redis.celery_queue import Hint
-from store.rollouts import moves
-from store.rollouts.rollouts import RolloutKind, RolloutMode
-from store.scheduling import dispatch_queries
-from store.scheduling.dispatch_queries import QueueDepth
-from store.settings import Settings
-from workers.dispatcher import ready_window, rollout_keeper
-from workers.dispatcher.ready_window import ReadyWindow
-from workers.dispatcher.rollout_keeper import MOVED_ROWS, RolloutKeeper
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.redis.celery_queue import Hint
+from headrace.store.rollouts import moves
+from headrace.store.rollouts.rollouts import RolloutKind, RolloutMode
+from headrace.store.scheduling import dispatch_queries
+from headrace.store.scheduling.dispatch_queries import QueueDepth
+from headrace.store.settings import Settings
+from headrace.workers.dispatcher import ready_window, rollout_keeper
+from headrace.workers.dispatcher.ready_window import ReadyWindow
+from headrace.workers.dispatcher.rollout_keeper import MOVED_ROWS, RolloutKeeper
 
 ANY: Any = None
 

@@ -4,27 +4,27 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from store.db import presence
-from store.db.database import Database
-from store.jobs import claims
-from store.jobs.claims import Finish
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.registry import prompt_templates
-from store.registry.engine_spec import EngineKind
-from store.registry.models import resolve
-from store.registry.prompt_templates import Kind
-from store.registry.quality_bounds import set_bound
-from store.rollouts.changes import NewRollout, change, start_of_pipeline
-from store.rollouts.matched_pairs import MEASURES
-from store.rollouts.rollouts import Rollout, RolloutState, Step, StickyKey, get_rollout
-from store.rollouts.transitions import RolloutAction, Transition
-from store.schema.job_states import JobState
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.jobs import claims
+from headrace.store.jobs.claims import Finish
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.registry import prompt_templates
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.models import resolve
+from headrace.store.registry.prompt_templates import Kind
+from headrace.store.registry.quality_bounds import set_bound
+from headrace.store.rollouts.changes import NewRollout, change, start_of_pipeline
+from headrace.store.rollouts.matched_pairs import MEASURES
+from headrace.store.rollouts.rollouts import Rollout, RolloutState, Step, StickyKey, get_rollout
+from headrace.store.rollouts.transitions import RolloutAction, Transition
+from headrace.store.schema.job_states import JobState
+from headrace.workers.dispatcher import queue_gauges
+from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 from tests.store.conftest import accept_one, make_job, query, tenant
 from tests.store.making import AcceptOne, Query
 from tests.store.registry import test_served_quality as on_server
 from tests.store.rollouts.conftest import StartRollout, begin
-from workers.dispatcher import queue_gauges
-from workers.dispatcher.rollout_keeper import RolloutKeeper
 
 __all__ = ["accept_one", "begin", "make_job", "query", "tenant"]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from headrace.workers.host import host_loop, model_host, scaled_host
 from tests.workers.host.scripted_host import AT, World
-from workers.host import host_loop, model_host, scaled_host
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from store.hosts.host_reports import HostPlace, HostReport, PlaceState
-from store.hosts.hosted_versions import HostedVersion, WaitingWork
-from store.scheduling.scale_decisions import StoredDecision
-from store.settings import Settings
-from workers.host.host_loop import HostLoop
+from headrace.store.hosts.host_reports import HostPlace, HostReport, PlaceState
+from headrace.store.hosts.hosted_versions import HostedVersion, WaitingWork
+from headrace.store.scheduling.scale_decisions import StoredDecision
+from headrace.store.settings import Settings
+from headrace.workers.host.host_loop import HostLoop
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 HOME = Settings(database_url="postgresql://nobody@localhost/none", drain_s=7.0, autoscale_drain_s=90.0)

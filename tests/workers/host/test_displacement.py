@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from store.hosts.host_reports import PlaceState
-from store.hosts.hosted_versions import PROCESS_START_S, HostedVersion
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.hosts.host_reports import PlaceState
+from headrace.store.hosts.hosted_versions import PROCESS_START_S, HostedVersion
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.workers.host.placement import Displacement, Resident, Rules, Start, VersionLoad, decide, forecast
+from headrace.workers.host.version_history import VersionHistory
+from headrace.workers.host.version_needs import VersionNeeds
 from tests.workers.host.test_placement import RULES, load, moves, serving
-from workers.host.placement import Displacement, Resident, Rules, Start, VersionLoad, decide, forecast
-from workers.host.version_history import VersionHistory
-from workers.host.version_needs import VersionNeeds
 
 MIB = 1 << 20
 AT = datetime(2026, 11, 29, tzinfo=UTC)

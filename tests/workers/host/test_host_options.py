@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from store.errors import HeadraceError, InvalidRequest, SettingsError, Unavailable
-from store.settings import Settings
+from headrace.store.errors import HeadraceError, InvalidRequest, SettingsError, Unavailable
+from headrace.store.settings import Settings
+from headrace.workers.host import __main__ as host
+from headrace.workers.host.placement import Rules
 from tests.workers.host.test_displacement import version
-from workers.host import __main__ as host
-from workers.host.placement import Rules
 
 GIVEN = Settings(
     database_url="postgresql://x@localhost/y",

@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from store.errors import Conflict, Unavailable
-from store.hosts.host_reports import HostPlace, HostReport, PlaceState
-from store.hosts.hosted_versions import HostedVersion, QueueWork, WaitingWork
-from store.metrics.host_metrics import HostMetrics
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.settings import Settings
+from headrace.store.errors import Conflict, Unavailable
+from headrace.store.hosts.host_reports import HostPlace, HostReport, PlaceState
+from headrace.store.hosts.hosted_versions import HostedVersion, QueueWork, WaitingWork
+from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.settings import Settings
+from headrace.workers.host import host_loop, model_host
+from headrace.workers.host.kept_servers import ServerAddress
+from headrace.workers.host.model_host import ModelHost
+from headrace.workers.host.placement import Rules
 from tests.workers.host.scripted_host import AT, HOME, World, expected, placed, version
-from workers.host import host_loop, model_host
-from workers.host.kept_servers import ServerAddress
-from workers.host.model_host import ModelHost
-from workers.host.placement import Rules
 
 
 def model_hosted(world: World, budget: int = 500) -> tuple[ModelHost, HostMetrics]:

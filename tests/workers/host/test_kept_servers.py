@@ -13,22 +13,22 @@ from typing import Any, cast
 
 import pytest
 
-from models.external_registration import register_external
-from store.child_process import still_alive
-from store.db.database import Database
-from store.hosts.host_reports import read_hosts
-from store.hosts.hosted_versions import HostedVersion, read_hosted_versions
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion, read_file, resolve
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.models.external_registration import register_external
+from headrace.store.child_process import still_alive
+from headrace.store.db.database import Database
+from headrace.store.hosts.host_reports import read_hosts
+from headrace.store.hosts.hosted_versions import HostedVersion, read_hosted_versions
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion, read_file, resolve
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.workers.host import kept_servers
+from headrace.workers.host.kept_servers import KeptServers, ServerAddress, ServerState, to_end
+from headrace.workers.server_process import ServerProcess
+from headrace.workers.tasks.generate_external import ServerStart, load_external_model
 from tests.models.external.served import bytes_folder, fake_engine_python
 from tests.processes import StartProcess, python, wait_for
 from tests.workers.conftest import Bench, worker_environment
-from workers.host import kept_servers
-from workers.host.kept_servers import KeptServers, ServerAddress, ServerState, to_end
-from workers.server_process import ServerProcess
-from workers.tasks.generate_external import ServerStart, load_external_model
 
 MIB = 1 << 20
 ROOM = 1024 * MIB
@@ -223,7 +223,7 @@ def test_two_versions_on_vllm_share_a_place_and_the_one_without_it_sleeps(
     engine = fake_engine_python(tmp_path)
     changes = {"host_residence_s": 0, "host_swap_share": 1, "drain_s": 1, "home": tmp_path, "engine_python": engine}
     changes["lease_s"] = 60
-    argv = python("-m", "workers.host", "--memory", "768MiB", "--sleep-memory", "1GiB", "--name", "h1")
+    argv = python("-m", "headrace.workers.host", "--memory", "768MiB", "--sleep-memory", "1GiB", "--name", "h1")
     host = start_process(argv, worker_environment(settings, changes))
     # A version that is not verified gets a place for it: so both have had one, and the first one sleeps.
     wait_for(lambda: any(found.asleep for found in read_hosts(db)), lambda: host.log(), 200)

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from store.child_process import still_alive
-from store.db.database import Database
-from store.hosts.host_reports import (
+from headrace.store.child_process import still_alive
+from headrace.store.db.database import Database
+from headrace.store.hosts.host_reports import (
     HostOutlook,
     HostPlace,
     HostReport,
@@ -21,18 +21,18 @@ from store.hosts.host_reports import (
     read_hosts,
     write_report,
 )
-from store.hosts.hosted_versions import read_hosted_versions, read_waiting_work
-from store.jobs.jobs import accept
-from store.metrics.host_metrics import HostMetrics
-from store.registry import models
-from store.registry.models import ModelVersion
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.store.hosts.hosted_versions import read_hosted_versions, read_waiting_work
+from headrace.store.jobs.jobs import accept
+from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.registry import models
+from headrace.store.registry.models import ModelVersion
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.workers.host.__main__ import main
+from headrace.workers.host.version_history import VersionHistory
 from tests.metric_names import documented
 from tests.processes import Process, StartProcess, python, wait_for
 from tests.workers.conftest import Bench, worker_environment
-from workers.host.__main__ import main
-from workers.host.version_history import VersionHistory
 
 GIB = 1 << 30
 # Three workers start one after the other, which takes some seconds each, and far longer on a busy machine.
@@ -74,7 +74,7 @@ def place(queue: str) -> HostPlace:
 
 def start_host(start_process: StartProcess, settings: Settings, *options: str) -> Process:
     changes = {"host_residence_s": 0, "host_swap_share": 1, "drain_s": 1, "lease_s": 60}
-    argv = python("-m", "workers.host", "--memory", ONE_PLACE, "--name", "h1", *options)
+    argv = python("-m", "headrace.workers.host", "--memory", ONE_PLACE, "--name", "h1", *options)
     return start_process(argv, worker_environment(settings, changes))
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.hosts.host_reports import PlaceState
-from workers.host.placement import (
+from headrace.store.hosts.host_reports import PlaceState
+from headrace.workers.host.placement import (
     PlacementPlan,
     Resident,
     Rules,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from store.child_process import Command
-from store.hosts.host_reports import PlaceState
-from store.settings import Settings
-from workers.host import resident_workers as module
-from workers.host.kept_servers import ServerAddress
-from workers.host.resident_workers import ResidentWorker, end_left_over, node_name
+from headrace.store.child_process import Command
+from headrace.store.hosts.host_reports import PlaceState
+from headrace.store.settings import Settings
+from headrace.workers.host import resident_workers as module
+from headrace.workers.host.kept_servers import ServerAddress
+from headrace.workers.host.resident_workers import ResidentWorker, end_left_over, node_name
 
 HOME = Settings(home=Path("/nowhere"), drain_s=7.0)
 
@@ -83,7 +83,7 @@ def test_a_worker_is_started_for_its_version_and_ends_with_the_host(monkeypatch:
     worker = Worker(monkeypatch)
     assert worker.one.queue == "a/b@2"
     command = worker.child.command
-    argv = [sys.executable, "-P", "-m", "workers", "--model", "a/b@2", "--name"]
+    argv = [sys.executable, "-P", "-m", "headrace.workers", "--model", "a/b@2", "--name"]
     assert (command.name, [*command.argv]) == ("h1/a/b.2", [*argv, "h1/a/b.2"])
     assert (command.log, command.on_parent_death) == (Path("/nowhere/logs/h1_a_b.2.log"), signal.SIGTERM)
     assert command.env == PORTS

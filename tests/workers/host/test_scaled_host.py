@@ -6,13 +6,13 @@ import signal
 import pytest
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.hosts.host_reports import HostPlace, PlaceState, read_hosts
-from store.registry import models
-from store.scheduling.autoscale import Decision, ScaleHistory
-from store.scheduling.scale_decisions import write_decisions
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.store.db.database import Database
+from headrace.store.hosts.host_reports import HostPlace, PlaceState, read_hosts
+from headrace.store.registry import models
+from headrace.store.scheduling.autoscale import Decision, ScaleHistory
+from headrace.store.scheduling.scale_decisions import write_decisions
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
 from tests.processes import StartProcess, python, wait_for
 from tests.workers.conftest import Bench, worker_environment
 
@@ -42,7 +42,7 @@ def test_workers_follow_the_decision_and_a_drained_one_ends_its_jobs(
     bench = Bench(db, settings, models.register_version(db, model="one", actor="tests", **given))
     # A drain of a worker that is not scaled would hand the jobs back after a tenth of a second.
     changes = {"drain_s": 0.1, "autoscale_drain_s": LONG_S, "fake_step_ms": 20, "lease_s": 60}
-    argv = python("-m", "workers.host", "--autoscale", "--name", "h1")
+    argv = python("-m", "headrace.workers.host", "--autoscale", "--name", "h1")
     host = start_process(argv, worker_environment(settings, changes))
     decided(db, bench.queue, 2)
     wait_for(lambda: len(serving(db)) == 2, lambda: host.log(), LONG_S)

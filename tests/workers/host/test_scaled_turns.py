@@ -2,11 +2,11 @@
 
 import pytest
 
-from store.db.presence import GONE_AFTER_S
-from store.metrics.host_metrics import HostMetrics
-from store.scheduling.scale_decisions import StoredDecision
+from headrace.store.db.presence import GONE_AFTER_S
+from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.scheduling.scale_decisions import StoredDecision
+from headrace.workers.host.scaled_host import ScaledHost
 from tests.workers.host.scripted_host import AT, HOME, World, expected, placed, version
-from workers.host.scaled_host import ScaledHost
 
 
 def decided(world: World, **numbers: int) -> None:

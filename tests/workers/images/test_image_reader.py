@@ -4,17 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from store.calls.ssrf_guard import GuardedClient
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.files import files
-from store.files.blob_storage import FolderBlobs
-from store.payloads.image_input import MAX_IMAGE_BYTES, Image
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.store.calls.ssrf_guard import GuardedClient
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.files import files
+from headrace.store.files.blob_storage import FolderBlobs
+from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, Image
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.workers.images.image_reader import ImageReader
 from tests.models.runners.tiny_images import data_url, encoded, picture
 from tests.workers.receiver import Answer, Receiver
-from workers.images.image_reader import ImageReader
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
 GOOD = encoded(picture(1))

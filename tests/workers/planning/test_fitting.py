@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from store.errors import InvalidRequest
-from store.scheduling.job_history import EndedJob
-from workers.planning.arrivals import Arrival
-from workers.planning.fitting import arrivals_of, fitted
-from workers.planning.rates import Rates
-from workers.planning.simulation import Capacity, Run, simulate
+from headrace.store.errors import InvalidRequest
+from headrace.store.scheduling.job_history import EndedJob
+from headrace.workers.planning.arrivals import Arrival
+from headrace.workers.planning.fitting import arrivals_of, fitted
+from headrace.workers.planning.rates import Rates
+from headrace.workers.planning.simulation import Capacity, Run, simulate
 
 BEGAN = datetime(2026, 11, 28, tzinfo=UTC)
 RATES = Rates(decode_tokens_per_s={1: 20, 4: 60}, prefill_tokens_per_s=2000, overhead_s=0.1, slots=4, kv_tokens=16_384)

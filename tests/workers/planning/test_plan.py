@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store.jobs import claims
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.scheduling.job_history import read_ended
-from store.schema.job_states import JobState
-from store.settings import Settings
+from headrace.store.jobs import claims
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.scheduling.job_history import read_ended
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.workers.planning.__main__ import _arguments, main
+from headrace.workers.planning.arrivals import Arrival, Generated, Shape, generate, read_csv
+from headrace.workers.planning.forecast import MEASURED_ERROR, Forecast, advice, percentile
 from tests.workers.conftest import Bench
-from workers.planning.__main__ import _arguments, main
-from workers.planning.arrivals import Arrival, Generated, Shape, generate, read_csv
-from workers.planning.forecast import MEASURED_ERROR, Forecast, advice, percentile
 
 RATES = {"decode_tokens_per_s": {"1": 20, "4": 80}, "cold_start_s": 6, "slots": 4, "kv_tokens": 4096}
 TRACE = "at_s,prompt_tokens,output_tokens\n" + "5,10,20\n" * 30
@@ -183,7 +183,7 @@ def test_a_percentile_is_one_of_the_values() -> None:
 def test_the_history_of_a_model_is_trace_and_speed(
     bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("workers.planning.__main__.load_settings", lambda: settings)
+    monkeypatch.setattr("headrace.workers.planning.__main__.load_settings", lambda: settings)
     words = [f"history:{bench.version.model}", "--workers", "1..1", "--json"]
     assert main(words) == 1
     assert "no job has ended" in capsys.readouterr().err

@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from store.errors import InvalidRequest
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.scheduling.autoscale import PATIENCE
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.scheduling.autoscale import PATIENCE
+from headrace.workers.planning.__main__ import main
+from headrace.workers.planning.arrivals import Arrival, Generated, Shape, generate, read_csv
+from headrace.workers.planning.drawing import svg
+from headrace.workers.planning.forecast import Forecast, advice, forecast
+from headrace.workers.planning.rates import Rates, read_rates
+from headrace.workers.planning.simulation import Capacity, QueueRules, Run, grain_of, simulate, too_long
+from headrace.workers.planning.virtual_worker import VirtualRunner, coarse
 from tests.workers.planning.test_plan import FIXED
 from tests.workers.planning.test_plan import RATES as WRITTEN
 from tests.workers.planning.test_simulation import BATCH, INTERACTIVE, LIMITS, RATES
-from workers.planning.__main__ import main
-from workers.planning.arrivals import Arrival, Generated, Shape, generate, read_csv
-from workers.planning.drawing import svg
-from workers.planning.forecast import Forecast, advice, forecast
-from workers.planning.rates import Rates, read_rates
-from workers.planning.simulation import Capacity, QueueRules, Run, grain_of, simulate, too_long
-from workers.planning.virtual_worker import VirtualRunner, coarse
 
 STANDARD = CLASS_RANKS[ServiceClass.STANDARD]
 SLOW = RATES.model_copy(update={"prefill_tokens_per_s": 200.0, "overhead_s": 0.1, "cold_start_s": 3.0})

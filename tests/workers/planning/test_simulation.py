@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.scheduling.autoscale import ScaleLimits
-from workers.planning import simulation
-from workers.planning.arrivals import Arrival
-from workers.planning.rates import Rates
-from workers.planning.simulation import Capacity, QueueRules, Run, grain_of, simulate, too_long
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from headrace.store.scheduling.autoscale import ScaleLimits
+from headrace.workers.planning import simulation
+from headrace.workers.planning.arrivals import Arrival
+from headrace.workers.planning.rates import Rates
+from headrace.workers.planning.simulation import Capacity, QueueRules, Run, grain_of, simulate, too_long
 
 # A step takes 50 ms with one sequence and with four.
 RATES = Rates(name="fake@1", decode_tokens_per_s={1: 20, 4: 80}, cold_start_s=6, overhead_s=0, slots=4, kv_tokens=4096)

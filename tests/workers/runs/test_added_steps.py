@@ -6,13 +6,13 @@ from typing import Any, cast
 
 import pytest
 
-from store.errors import InvalidRequest
-from store.jobs.claims import Added, AddedStep, Claim, Finish
-from store.payloads.step_payload import THEN
-from store.schema.job_states import JobState
-from workers.runs.in_flight import Attempt
-from workers.runs.outcome import Retry
-from workers.runs.step_inputs import FilledWork, StepInputs
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.claims import Added, AddedStep, Claim, Finish
+from headrace.store.payloads.step_payload import THEN
+from headrace.store.schema.job_states import JobState
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 
 CLAIM = Claim("job_1", "tnt_1", 1, 1, 1, "tiny", 1, {}, 1, None, 0.0, 3, parent_id="job_0", step="only")
 DONE = Finish("job_1", 1, JobState.SUCCEEDED, {"text": "call it"}, None, None)

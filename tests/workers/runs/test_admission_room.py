@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from headrace.workers.runs.engine_admission import EngineAdmission, LoopWaker, TicketState
 from tests.processes import wait_for
 from tests.workers.engine_stub import EngineStub
-from workers.runs.engine_admission import EngineAdmission, LoopWaker, TicketState
 
 
 class Asked(EngineStub):

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import EncodeOutput, FinishReason
-from store.jobs.claims import Finish
-from store.schema.job_states import JobState
-from store.tracing.spans import Attribute, SpanKind, TraceSpan, ns_of
-from store.tracing.trace_context import TraceContext, attempt_span_id, read_traceparent
-from store.tracing.tracing import Tracing
+from headrace.models.engine.requests import EncodeOutput, FinishReason
+from headrace.store.jobs.claims import Finish
+from headrace.store.schema.job_states import JobState
+from headrace.store.tracing.spans import Attribute, SpanKind, TraceSpan, ns_of
+from headrace.store.tracing.trace_context import TraceContext, attempt_span_id, read_traceparent
+from headrace.store.tracing.tracing import Tracing
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.outcome import Retry
 from tests.workers.runs.test_outcome import CLAIM, completion
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.in_flight import Attempt
-from workers.runs.outcome import Retry
 
 TRACE = "5b8efff798038103d269b633813fc60c"
 ACCEPT = "eee19b7ec3c1b174"

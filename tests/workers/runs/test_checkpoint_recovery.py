@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from store.errors import Unavailable
-from store.jobs.claims import Release
-from store.streams.checkpoints import Checkpoint
-from store.streams.fencing import FencedLogs
-from store.streams.stream_log import Frame
+from headrace.store.errors import Unavailable
+from headrace.store.jobs.claims import Release
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.streams.fencing import FencedLogs
+from headrace.store.streams.stream_log import Frame
+from headrace.workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S, CheckpointRecovery
+from headrace.workers.runs.claim_client import num_checkpoint_tokens, parts
 from tests.workers.runs.test_outcome import CLAIM
-from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S, CheckpointRecovery
-from workers.runs.claim_client import num_checkpoint_tokens, parts
 
 
 class Logs:

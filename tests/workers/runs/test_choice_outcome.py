@@ -4,9 +4,9 @@ import json
 import threading
 from typing import Any
 
-from models.engine.runner import StepPlan
-from store.jobs import jobs
-from store.streams.stream_log import stream_key
+from headrace.models.engine.runner import StepPlan
+from headrace.store.jobs import jobs
+from headrace.store.streams.stream_log import stream_key
 from tests.processes import wait_for
 from tests.producer_api.calling import parse
 from tests.workers.runs.test_output_policy import ASK, SECRET, Stage

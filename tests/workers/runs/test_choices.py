@@ -6,28 +6,28 @@ from typing import Any
 
 import pytest
 
-from models.engine.reasoning import ReasoningTokens
-from models.engine.requests import CompletionOutput, Delta, EngineRequest, FinishReason, SamplingParams
-from policy.documents import PolicyDocument
-from policy.outputs import OutputFormat
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy
-from prompts.tokenizer import ByteTokenizer
-from store.jobs.claims import Finish
-from store.payloads.sampling_params import Sampling
-from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint, LogprobRow
-from store.streams.choices import ChoiceEnd, ChoiceMark
-from store.streams.stream_log import Frame
-from store.tasks.generate import GenerateInput, GeneratePayload, PromptEcho
+from headrace.models.engine.reasoning import ReasoningTokens
+from headrace.models.engine.requests import CompletionOutput, Delta, EngineRequest, FinishReason, SamplingParams
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.outputs import OutputFormat
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.jobs.claims import Finish
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
+from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.stream_log import Frame
+from headrace.store.tasks.generate import GenerateInput, GeneratePayload, PromptEcho
+from headrace.workers.runs import choice_outcome
+from headrace.workers.runs.choice_stream import ChoiceStream
+from headrace.workers.runs.in_flight import AttemptId, ChoiceId
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.output_policy import OutputRules
+from headrace.workers.runs.stream_publisher import FrameQueue
 from tests.workers.runs.test_outcome import CLAIM, completion
 from tests.workers.runs.test_stream_publisher import Gate
-from workers.runs import choice_outcome
-from workers.runs.choice_stream import ChoiceStream
-from workers.runs.in_flight import AttemptId, ChoiceId
-from workers.runs.outcome import Retry
-from workers.runs.output_policy import OutputRules
-from workers.runs.stream_publisher import FrameQueue
 
 TWO_PROMPTS = GeneratePayload(input=GenerateInput(prompts=("x", "y")), n=2, sampling=Sampling())
 STOP = ChoiceEnd("stop", 5, 3)

@@ -8,10 +8,10 @@ from typing import Any
 from kombu.asynchronous import Hub
 from kombu.transport.virtual import QoS
 
+from headrace.workers.celery.consumer import ask_before_consuming, wake
+from headrace.workers.runs.engine_admission import EngineAdmission, Ticket
 from tests.processes import WAIT_S
 from tests.workers.engine_stub import EngineStub
-from workers.celery.consumer import ask_before_consuming, wake
-from workers.runs.engine_admission import EngineAdmission, Ticket
 
 
 class Blocks(EngineStub):

@@ -2,8 +2,8 @@
 
 import threading
 
-from store.jobs.claims import Claim
-from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
+from headrace.store.jobs.claims import Claim
+from headrace.workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 
 
 def attempt(job_id: str, epoch: int = 1, claimed_at: float = 100.0) -> Attempt:

@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from models.engine.requests import EmittedOutput, EngineStopped, FinishReason, RequestTooLong, StepFailed
-from prompts.sandbox.turns import tenant_at_work
-from store.errors import InvalidRequest, Unavailable
-from store.jobs.claims import Finish, Release
-from store.metrics.worker_metrics import Served, WorkerMetrics
-from store.schema.job_states import JobState
+from headrace.models.engine.requests import EmittedOutput, EngineStopped, FinishReason, RequestTooLong, StepFailed
+from headrace.prompts.sandbox.turns import tenant_at_work
+from headrace.store.errors import InvalidRequest, Unavailable
+from headrace.store.jobs.claims import Finish, Release
+from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
+from headrace.store.schema.job_states import JobState
+from headrace.workers.runs import outcome
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.in_flight import Attempt, InFlightAttempts
+from headrace.workers.runs.job_runner import EngineClient, JobRunner
+from headrace.workers.runs.outcome import Retry
 from tests.workers.engine_stub import EngineStub
 from tests.workers.runs.test_outcome import CLAIM
 from tests.workers.tools.test_tool_caller import value_of
-from workers.runs import outcome
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.in_flight import Attempt, InFlightAttempts
-from workers.runs.job_runner import EngineClient, JobRunner
-from workers.runs.outcome import Retry
 
 LEASE_S = 10.0
 STEP = replace(CLAIM, parent_id="job_0", is_source=True, queued_s=2.0)

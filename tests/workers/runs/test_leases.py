@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from models.engine.requests import FinishReason, RequestId
-from store.db.database import Database
-from store.errors import Unavailable
-from store.jobs import claims, jobs, sweeps
-from store.jobs.claims import Claim
-from store.schema.job_states import JobState
+from headrace.models.engine.requests import FinishReason, RequestId
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import claims, jobs, sweeps
+from headrace.store.jobs.claims import Claim
+from headrace.store.schema.job_states import JobState
+from headrace.workers.runs import outcome
+from headrace.workers.runs.claim_client import ClaimClient
+from headrace.workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
+from headrace.workers.runs.leases import LeaseKeeper
 from tests.processes import wait_for
 from tests.store.making import new_flow
 from tests.workers.conftest import Bench
 from tests.workers.engine_stub import EngineStub
-from workers.runs import outcome
-from workers.runs.claim_client import ClaimClient
-from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
-from workers.runs.leases import LeaseKeeper
 
 LEASE_S = 30.0
 SHORT_S = 6.0
@@ -193,7 +193,7 @@ def test_a_locked_row_holds_up_no_other_claim_and_is_claimed_after_it(desk: Desk
 
 
 def test_a_row_that_stays_locked_is_left_to_the_dispatcher(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.runs.claim_client.LOCKED_S", -1.0)
+    monkeypatch.setattr("headrace.workers.runs.claim_client.LOCKED_S", -1.0)
     (job_id,) = desk.bench.submit()
     with desk.locked(job_id):
         assert desk.claim_client.claim(job_id) is None
@@ -281,7 +281,7 @@ def test_a_worker_that_stops_gives_back_what_was_locked_for_a_moment(
         return still_running(db, held)
 
     monkeypatch.setattr(claims, "still_running", noted)
-    monkeypatch.setattr("workers.runs.claim_client.LAST_TRIES", 10_000)
+    monkeypatch.setattr("headrace.workers.runs.claim_client.LAST_TRIES", 10_000)
     ours = outcome.Retry("worker_draining", "the worker stops", charge=False).release(one.claim)
     with desk.locked(one.job_id), desk.locked(other.job_id):
         (given,) = joined(lambda release: desk.claim_client.give_back(release, until=lambda: desk.now - 1), [ours])

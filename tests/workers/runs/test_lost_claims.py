@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.errors import Unavailable
-from store.jobs import claims, jobs
-from store.jobs.claims import Claim
-from store.schema.job_states import JobState
+from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
+from headrace.store.jobs import claims, jobs
+from headrace.store.jobs.claims import Claim
+from headrace.store.schema.job_states import JobState
+from headrace.workers.runs.claim_client import ClaimClient
 from tests.store.making import new_flow
 from tests.workers.conftest import Bench
-from workers.runs.claim_client import ClaimClient
 
 ClaimJobs = Callable[..., dict[str, Claim]]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.engine.requests import (
+from headrace.models.engine.requests import (
     CompletionOutput,
     EmittedOutput,
     EngineStopped,
@@ -16,27 +16,27 @@ from models.engine.requests import (
     SampledLogprobs,
     StepFailed,
 )
-from models.external.upstream import UpstreamBusy, UpstreamLost
-from policy.documents import PolicyDocument
-from policy.outputs import OutputFormat
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy
-from prompts.tokenizer import ByteTokenizer
-from prompts.tool_calls import call_id
-from store.errors import CannotOpen, InvalidRequest
-from store.jobs.claims import Claim, Finish, Release
-from store.payloads.job_payload import read_payload
-from store.payloads.reasoning import ReasoningFormat
-from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
-from store.schema.job_states import JobState
-from store.streams import checkpoints as stored
-from store.streams.checkpoints import Checkpoint
-from store.tasks.generate import GenerateInput, GeneratePayload, PromptEcho, ToolStyle
-from workers.runs import outcome
-from workers.runs.logprobs import emitted
-from workers.runs.outcome import Retry
-from workers.runs.output_policy import OutputRules
-from workers.tasks.generate import sampling_params
+from headrace.models.external.upstream import UpstreamBusy, UpstreamLost
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.outputs import OutputFormat
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.prompts.tool_calls import call_id
+from headrace.store.errors import CannotOpen, InvalidRequest
+from headrace.store.jobs.claims import Claim, Finish, Release
+from headrace.store.payloads.job_payload import read_payload
+from headrace.store.payloads.reasoning import ReasoningFormat
+from headrace.store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
+from headrace.store.schema.job_states import JobState
+from headrace.store.streams import checkpoints as stored
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.tasks.generate import GenerateInput, GeneratePayload, PromptEcho, ToolStyle
+from headrace.workers.runs import outcome
+from headrace.workers.runs.logprobs import emitted
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.output_policy import OutputRules
+from headrace.workers.tasks.generate import sampling_params
 
 CLAIM = Claim(
     job_id="job_1",

@@ -17,17 +17,20 @@ import redis
 from openai import APIError, BadRequestError, OpenAI
 from sqlalchemy import text
 
-from policy.budget import Budget
-from policy.documents import PolicyDocument
-from policy.evaluation import STRUCTURED, shipped
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy, apply_output
-from store.jobs import jobs
-from store.scheduling import dispatch_queries
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.streams.stream_log import Frame, read_frame, stream_key
-from store.tenants import api_keys
+from headrace.policy.budget import Budget
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.evaluation import STRUCTURED, shipped
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy, apply_output
+from headrace.store.jobs import jobs
+from headrace.store.scheduling import dispatch_queries
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import Frame, read_frame, stream_key
+from headrace.store.tenants import api_keys
+from headrace.workers.runs.output_policy import StreamFilter
+from headrace.workers.tasks.generate import GenerateModel
+from headrace.workers.worker_runtime import WorkerRuntime
 from tests.processes import WAIT_S, wait_for
 from tests.producer_api.calling import error_of, parse
 from tests.producer_api.serving import serving
@@ -36,9 +39,6 @@ from tests.workers.conftest import Bench, Duties, StartWorker
 from tests.workers.scripted_model import PieceTokenizer, SayingRunner
 from tests.workers.test_continuing import Reader, answer, submit
 from tests.workers.test_continuing import api as api
-from workers.runs.output_policy import StreamFilter
-from workers.tasks.generate import GenerateModel
-from workers.worker_runtime import WorkerRuntime
 
 KEYS = {"encryption_keys": f"k1:{base64.b64encode(bytes(32)).decode()}"}
 NO_TITAN = {"id": "no-titan", "deny": {"phrases": ["project titan"]}, "action": "block", "stage": "output"}
@@ -383,7 +383,7 @@ def test_an_answer_that_takes_too_long_to_look_through_does_not_leave(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.rule(NO_TITAN)
-    monkeypatch.setattr("policy.outputs.output_budget", lambda: Budget(0.0, a_character=0.0))
+    monkeypatch.setattr("headrace.policy.outputs.output_budget", lambda: Budget(0.0, a_character=0.0))
     job_id = stage.submit(["nothing of this " * 1000, "may leave"])
     job = stage.ended(job_id)
     assert (job["status"], job["output"], job["error"]["code"]) == ("failed", None, "policy_scan_too_long")

@@ -6,19 +6,19 @@ import pytest
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
-from policy.documents import PolicyDocument
-from policy.outputs import OutputFormat
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.reasoning import ReasoningFormat
-from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
-from store.registry import policies
-from store.streams.choices import ChoiceEnd, ChoiceMark
-from store.streams.stream_log import Frame
-from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
-from workers.runs import output_policy
-from workers.runs.output_policy import (
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.outputs import OutputFormat
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.reasoning import ReasoningFormat
+from headrace.store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
+from headrace.store.registry import policies
+from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.stream_log import Frame
+from headrace.store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
+from headrace.workers.runs import output_policy
+from headrace.workers.runs.output_policy import (
     CompiledPolicies,
     FilteredOutput,
     OutputRules,

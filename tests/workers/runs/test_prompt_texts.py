@@ -6,19 +6,25 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, SampledLogprobs, SamplingParams
-from policy.documents import PolicyDocument
-from policy.policies import Policy, apply_input
-from prompts.tokenizer import ByteTokenizer
-from store.errors import InvalidRequest
-from store.jobs.claims import Finish
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.retrieval import FileCitation
-from store.schema.job_states import JobState
+from headrace.models.engine.requests import (
+    CompletionOutput,
+    EngineRequest,
+    FinishReason,
+    SampledLogprobs,
+    SamplingParams,
+)
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.policies import Policy, apply_input
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.claims import Finish
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.retrieval import FileCitation
+from headrace.store.schema.job_states import JobState
+from headrace.workers.runs.document_policy import OF_CALLS, OF_PASSAGES, document_texts, policed_texts
+from headrace.workers.runs.logprobs import echoed, kept, kept_by_delta
+from headrace.workers.runs.retrieval import cited, is_search, with_text
 from tests.workers.runs.test_outcome import completion
-from workers.runs.document_policy import OF_CALLS, OF_PASSAGES, document_texts, policed_texts
-from workers.runs.logprobs import echoed, kept, kept_by_delta
-from workers.runs.retrieval import cited, is_search, with_text
 
 WANTED = {"vector_store_ids": ["vs_1"], "max_context_tokens": 40}
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from store.jobs.claims import Finish
-from store.retrieval import search, vector_stores
-from store.retrieval.passages import Passage
-from store.retrieval.search import FoundPassage, Query
-from store.schema.job_states import JobState
+from headrace.store.jobs.claims import Finish
+from headrace.store.retrieval import search, vector_stores
+from headrace.store.retrieval.passages import Passage
+from headrace.store.retrieval.search import FoundPassage, Query
+from headrace.store.schema.job_states import JobState
+from headrace.workers.runs.retrieval import with_found
 from tests.workers.runs.test_outcome import CLAIM
-from workers.runs.retrieval import with_found
 
 ANY: Any = None
 VECTOR = b64encode(struct.pack("<2f", 3.0, 4.0)).decode()

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from store.db.database import Database
-from store.errors import InvalidRequest
-from store.ids import new_id
-from store.jobs.claims import Claim, Finish, claim, finish
-from store.jobs.jobs import NewJob, accept
-from store.payloads.job_payload import ServiceClass
-from store.payloads.step_payload import REFERENCES, Marks
-from store.registry import policies
-from store.registry.models import register_version
-from store.registry.policies import EVERY_MODEL
-from store.schema.cache_results import UNSERVED_QUEUE
-from store.schema.job_states import FLOW_TASK, JobState
-from store.tenants.api_keys import create_tenant
-from workers.runs.step_inputs import StepInputs
+from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
+from headrace.store.ids import new_id
+from headrace.store.jobs.claims import Claim, Finish, claim, finish
+from headrace.store.jobs.jobs import NewJob, accept
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.payloads.step_payload import REFERENCES, Marks
+from headrace.store.registry import policies
+from headrace.store.registry.models import register_version
+from headrace.store.registry.policies import EVERY_MODEL
+from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.workers.runs.step_inputs import StepInputs
 
 QUEUE = "tiny@1"
 MARKS = Marks()

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from models.engine.requests import Delta
-from store.settings import Settings
-from store.streams.checkpoints import Checkpoint
-from store.streams.stream_log import Frame, StreamPublisher, stream_key
+from headrace.models.engine.requests import Delta
+from headrace.store.settings import Settings
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.streams.stream_log import Frame, StreamPublisher, stream_key
+from headrace.workers.runs.in_flight import AttemptId
+from headrace.workers.runs.stream_publisher import ExponentialBackoff, FrameQueue
 from tests.processes import WAIT_S, wait_for
-from workers.runs.in_flight import AttemptId
-from workers.runs.stream_publisher import ExponentialBackoff, FrameQueue
 
 
 class Gate:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from store.jobs.claims import Added, AddedStep, Claim, Finish
-from store.jobs.finish_rows import AskedApproval
-from store.payloads.step_payload import FAULT, NUMBERED_FROM, REFERENCES, SEARCH, THEN
-from store.schema.job_states import JobState
+from headrace.store.jobs.claims import Added, AddedStep, Claim, Finish
+from headrace.store.jobs.finish_rows import AskedApproval
+from headrace.store.payloads.step_payload import FAULT, NUMBERED_FROM, REFERENCES, SEARCH, THEN
+from headrace.store.schema.job_states import JobState
+from headrace.workers.runs.call_arguments import arguments_of, fault_of
+from headrace.workers.runs.tool_steps import OVER_LIMIT, after_answer
 from tests.workers.runs.test_outcome import CLAIM
-from workers.runs.call_arguments import arguments_of, fault_of
-from workers.runs.tool_steps import OVER_LIMIT, after_answer
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 ASKED: dict[str, Any] = {

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from models.engine.requests import Adapter
-from store.errors import ModelLoadError
+from headrace.models.engine.requests import Adapter
+from headrace.store.errors import ModelLoadError
+from headrace.workers.tasks.adapted import AdapterCache, AdapterNotLoaded, AdaptersBusy
 from tests.processes import wait_for
-from workers.tasks.adapted import AdapterCache, AdapterNotLoaded, AdaptersBusy
 
 
 class Loads:

@@ -30,20 +30,20 @@ from transformers import (
     pipeline,
 )
 
-from models.engine.requests import EncodeRow
-from models.families.model_folder import describe, small_files
-from models.runners.classifier import classifier_for
-from prompts.encoders.classifier_folder import read_classifier
-from prompts.token_pieces import load_pieces
-from prompts.tokenizer import load_tokenizer
-from store.errors import ModelLoadError
-from store.settings import Settings
-from store.tasks.token_classify import Aggregation
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.families.model_folder import describe, small_files
+from headrace.models.runners.classifier import classifier_for
+from headrace.prompts.encoders.classifier_folder import read_classifier
+from headrace.prompts.token_pieces import load_pieces
+from headrace.prompts.tokenizer import load_tokenizer
+from headrace.store.errors import ModelLoadError
+from headrace.store.settings import Settings
+from headrace.store.tasks.token_classify import Aggregation
+from headrace.workers.tasks.classify import ClassifyModel
+from headrace.workers.tasks.encoding import EncoderModel
+from headrace.workers.tasks.token_classify import TokenClassifyModel
 from tests.models.runners.test_encoder import _DISTILBERT, _SIZES
 from tests.models.tiny import save, save_tokenizer
-from workers.tasks.classify import ClassifyModel
-from workers.tasks.encoding import EncoderModel
-from workers.tasks.token_classify import TokenClassifyModel
 
 MOST_APART = 1e-5
 LABELS = ("no", "maybe", "yes")

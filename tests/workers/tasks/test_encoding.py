@@ -13,30 +13,30 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
-from models.fakes.fake_transcriber import FakeTranscriber
-from models.runners.transcription import ChunkOptions
-from prompts.audio.transcriber_folder import FAKE
-from prompts.tokenizer import ByteTokenizer
-from store.files.blob_storage import open_blobs
-from store.jobs.claims import Claim, Finish
-from store.metrics.worker_metrics import Served, WorkerMetrics
-from store.registry.models import ModelVersion
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.streams.checkpoints import Checkpoint
+from headrace.models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
+from headrace.models.fakes.fake_transcriber import FakeTranscriber
+from headrace.models.runners.transcription import ChunkOptions
+from headrace.prompts.audio.transcriber_folder import FAKE
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.files.blob_storage import open_blobs
+from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
+from headrace.store.registry.models import ModelVersion
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.tasks.encoding import EncodeJob, EncodeWork, completed, new_call_engine
+from headrace.workers.tasks.self_test import run_all
+from headrace.workers.tasks.task_model import quiet_setup
+from headrace.workers.tasks.transcribe import TranscribeModel
 from tests.processes import wait_for
 from tests.workers.conftest import StartWorker
 from tests.workers.engine_stub import EngineStub
 from tests.workers.tools.test_tool_caller import value_of
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
-from workers.runs.outcome import Retry
-from workers.tasks.encoding import EncodeJob, EncodeWork, completed, new_call_engine
-from workers.tasks.self_test import run_all
-from workers.tasks.task_model import quiet_setup
-from workers.tasks.transcribe import TranscribeModel
 
 ANY: Any = None
 CLAIM = Claim("job_1", "tnt_1", 1, 1, 1, "tiny", 1, {}, 1, None, 0.0, 3, task="embed")

@@ -9,30 +9,30 @@ from typing import Any
 
 import pytest
 
-from cli.local.postgres import LocalPostgres
-from migrations.schema import upgrade
-from models.engine.requests import (
+from headrace.cli.local.postgres import LocalPostgres
+from headrace.migrations.schema import upgrade
+from headrace.models.engine.requests import (
     CompletionOutput,
     FinishReason,
 )
-from models.engine.runner import Row, RunnerBroken, StepPlan
-from models.fakes.fake import FakeRunner
-from prompts.tokenizer import ByteTokenizer
-from store.db.database import Database
-from store.ids import new_id
-from store.jobs import claims, jobs, sweeps
-from store.jobs.claims import Release
-from store.payloads.job_payload import ServiceClass
-from store.registry.models import register_version
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.engine.runner import Row, RunnerBroken, StepPlan
+from headrace.models.fakes.fake import FakeRunner
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.db.database import Database
+from headrace.store.ids import new_id
+from headrace.store.jobs import claims, jobs, sweeps
+from headrace.store.jobs.claims import Release
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry.models import register_version
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.workers.celery.watchdog import EXIT_ENGINE_DEAD
+from headrace.workers.tasks.generate import GenerateModel
+from headrace.workers.worker_runtime import WorkerRuntime
 from tests.processes import WAIT_S, wait_for
 from tests.workers.conftest import Bench, Running, StartHost
 from tests.workers.runs.test_outcome import completion
-from workers.celery.watchdog import EXIT_ENGINE_DEAD
-from workers.tasks.generate import GenerateModel
-from workers.worker_runtime import WorkerRuntime
 
 
 def test_greedy_output_is_the_same_alone_and_in_a_batch(bench: Bench, start_host: StartHost) -> None:

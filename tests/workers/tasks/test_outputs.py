@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 
-from models.runners.image_rows import ImageRows
-from prompts.encoders.classifier_folder import Activation, ClassifierSettings
-from prompts.tasks import classify, image_classify, predict, recommend, rerank
-from prompts.tasks.embed import Embedder
-from prompts.tasks.predict import TabularConfig
-from prompts.tokenizer import ByteTokenizer
-from store.errors import InvalidRequest
-from store.payloads.image_input import FailedImage
-from store.tasks.predict import EXPLAINED_COST
-from workers.images.image_reader import ReadImages
-from workers.tasks.classify import ClassifyModel, best_labels
-from workers.tasks.embed import EmbedModel
-from workers.tasks.image_classify import ImageClassifyModel
-from workers.tasks.image_zero_shot import read_candidates
-from workers.tasks.predict import PredictModel
-from workers.tasks.recommend import RecommendModel
-from workers.tasks.rerank import RerankModel
-from workers.tasks.score import read_pairs, read_texts
+from headrace.models.runners.image_rows import ImageRows
+from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings
+from headrace.prompts.tasks import classify, image_classify, predict, recommend, rerank
+from headrace.prompts.tasks.embed import Embedder
+from headrace.prompts.tasks.predict import TabularConfig
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.image_input import FailedImage
+from headrace.store.tasks.predict import EXPLAINED_COST
+from headrace.workers.images.image_reader import ReadImages
+from headrace.workers.tasks.classify import ClassifyModel, best_labels
+from headrace.workers.tasks.embed import EmbedModel
+from headrace.workers.tasks.image_classify import ImageClassifyModel
+from headrace.workers.tasks.image_zero_shot import read_candidates
+from headrace.workers.tasks.predict import PredictModel
+from headrace.workers.tasks.recommend import RecommendModel
+from headrace.workers.tasks.rerank import RerankModel
+from headrace.workers.tasks.score import read_pairs, read_texts
 
 ANY: Any = None
 TOKENIZER = ByteTokenizer()

@@ -7,33 +7,33 @@ from typing import Any
 
 import pytest
 
-from models.engine.reasoning import ReasoningTokens
-from models.engine.requests import (
+from headrace.models.engine.reasoning import ReasoningTokens
+from headrace.models.engine.requests import (
     CheckpointMismatch,
     CompletionOutput,
     EngineRequest,
     FinishReason,
     StepFailed,
 )
-from policy.documents import PolicyDocument
-from policy.policies import Policy
-from prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
-from store.errors import InvalidRequest
-from store.jobs.claims import Claim, Finish
-from store.metrics.worker_metrics import Served, WorkerMetrics
-from store.payloads.reasoning import ReasoningFormat
-from store.payloads.sampling_params import Sampling
-from store.registry.engine_spec import EngineKind
-from store.streams.checkpoints import Checkpoint, LogprobRow
-from store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.policies import Policy
+from headrace.prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
+from headrace.store.errors import InvalidRequest
+from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
+from headrace.store.payloads.reasoning import ReasoningFormat
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
+from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.in_flight import Attempt, AttemptId, ChoiceId
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.tasks.generate import Generating
+from headrace.workers.tasks.reasoning_tokens import reasoning_tokens
+from headrace.workers.tasks.seeds import sample_seed, seeded
 from tests.workers.runs.test_outcome import CLAIM, completion
 from tests.workers.tools.test_tool_caller import value_of
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.in_flight import Attempt, AttemptId, ChoiceId
-from workers.runs.outcome import Retry
-from workers.tasks.generate import Generating
-from workers.tasks.reasoning_tokens import reasoning_tokens
-from workers.tasks.seeds import sample_seed, seeded
 
 ANY: Any = None
 FIRST = replace(CLAIM, epoch=1, attempt=1, queued_s=2.0)

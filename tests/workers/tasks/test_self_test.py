@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import FinishReason, SampledLogprobs
-from models.fakes.fake import FakeRunner
-from prompts.tokenizer import ByteTokenizer
-from store.payloads.sampling_params import Sampling
-from store.registry.models import ModelVersion
-from store.registry.verification_report import GoldenAnswer
-from store.settings import Settings
+from headrace.models.engine.requests import FinishReason, SampledLogprobs
+from headrace.models.fakes.fake import FakeRunner
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.payloads.sampling_params import Sampling
+from headrace.store.registry.models import ModelVersion
+from headrace.store.registry.verification_report import GoldenAnswer
+from headrace.store.settings import Settings
+from headrace.workers.tasks.generate import GenerateModel
+from headrace.workers.tasks.quality_reading import NUM_ANSWERS, answers_of, beginnings, continuation
+from headrace.workers.tasks.seeds import sample_seed, seeded
+from headrace.workers.tasks.self_test import NUM_TOKENS, PROMPTS, SelfTest, difference, generate_test
+from headrace.workers.tasks.task_model import quiet_setup
 from tests.processes import WAIT_S
 from tests.workers.runs.test_outcome import completion
-from workers.tasks.generate import GenerateModel
-from workers.tasks.quality_reading import NUM_ANSWERS, answers_of, beginnings, continuation
-from workers.tasks.seeds import sample_seed, seeded
-from workers.tasks.self_test import NUM_TOKENS, PROMPTS, SelfTest, difference, generate_test
-from workers.tasks.task_model import quiet_setup
 
 GOLDEN = GoldenAnswer(prompt="The capital of France is a town on a river, of course", tokens=(65, 66, 67))
 

@@ -12,44 +12,44 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import EncodeOutput, FinishReason
-from models.external.upstream import UpstreamLost
-from policy.budget import ScanTooLong
-from policy.documents import PolicyDocument
-from policy.outputs import OutputFormat
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy
-from prompts.documents.document_text import DocumentText
-from prompts.tasks.embed import Embedder
-from prompts.tokenizer import ByteTokenizer
-from store.calls.approvals import ApprovalState, Verdict
-from store.errors import InvalidRequest, ModelLoadError, NotFound, SettingsError, Unavailable
-from store.files import files
-from store.jobs.claims import Claim, Finish
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.tool_definition import HttpTool
-from store.registry.engine_spec import EngineKind, EngineSpec
-from store.registry.models import ModelVersion
-from store.retrieval.passages import FilePassages
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tasks.call_tool import CALL_TOOL
-from store.tools import tools
+from headrace.models.engine.requests import EncodeOutput, FinishReason
+from headrace.models.external.upstream import UpstreamLost
+from headrace.policy.budget import ScanTooLong
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.outputs import OutputFormat
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
+from headrace.prompts.documents.document_text import DocumentText
+from headrace.prompts.tasks.embed import Embedder
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.calls.approvals import ApprovalState, Verdict
+from headrace.store.errors import InvalidRequest, ModelLoadError, NotFound, SettingsError, Unavailable
+from headrace.store.files import files
+from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.tool_definition import HttpTool
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.models import ModelVersion
+from headrace.store.retrieval.passages import FilePassages
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.store.tools import tools
+from headrace.workers.runs import outcome
+from headrace.workers.runs.attempt_spans import AttemptSpans
+from headrace.workers.runs.engine_admission import EngineAdmission
+from headrace.workers.runs.in_flight import Attempt, InFlightAttempts
+from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.output_policy import CompiledPolicies, OutputRules
+from headrace.workers.tasks import call_tool, generate_external, ingest, own_task
+from headrace.workers.tasks.call_tool import ToolModel
+from headrace.workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
+from headrace.workers.tasks.ingest import FileReader, ReadersBusy
+from headrace.workers.tasks.own_task import OwnWork
+from headrace.workers.tools.tool_results import ToolOrder
 from tests.processes import wait_for
 from tests.workers.engine_stub import EngineStub
 from tests.workers.tasks.test_encoding import OneRequest
-from workers.runs import outcome
-from workers.runs.attempt_spans import AttemptSpans
-from workers.runs.engine_admission import EngineAdmission
-from workers.runs.in_flight import Attempt, InFlightAttempts
-from workers.runs.outcome import Retry
-from workers.runs.output_policy import CompiledPolicies, OutputRules
-from workers.tasks import call_tool, generate_external, ingest, own_task
-from workers.tasks.call_tool import ToolModel
-from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
-from workers.tasks.ingest import FileReader, ReadersBusy
-from workers.tasks.own_task import OwnWork
-from workers.tools.tool_results import ToolOrder
 
 ANY: Any = None
 CLAIM = Claim("job_1", "ten_1", 1, 1, 1, "tools", 1, {}, 1, None, 0.0, 3, task="call_tool")

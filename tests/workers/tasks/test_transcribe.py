@@ -17,27 +17,27 @@ from openai import BadRequestError, OpenAI
 from sqlalchemy import Row, text
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
-from models.catalog import register
-from models.engine.requests import EncodeRow
-from models.fakes.fake_transcriber import FakeTranscriber
-from models.families.model_folder import describe, small_files
-from models.runners.transcriber import transcriber_for
-from models.runners.transcription import ChunkOptions, ChunkTranscript
-from prompts.audio.transcriber_folder import FAKE
-from prompts.tokenizer import ByteTokenizer, load_tokenizer
-from store.db.database import Database
-from store.files.blob_storage import open_blobs
-from store.jobs import jobs
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants import api_keys
+from headrace.models.catalog import register
+from headrace.models.engine.requests import EncodeRow
+from headrace.models.fakes.fake_transcriber import FakeTranscriber
+from headrace.models.families.model_folder import describe, small_files
+from headrace.models.runners.transcriber import transcriber_for
+from headrace.models.runners.transcription import ChunkOptions, ChunkTranscript
+from headrace.prompts.audio.transcriber_folder import FAKE
+from headrace.prompts.tokenizer import ByteTokenizer, load_tokenizer
+from headrace.store.db.database import Database
+from headrace.store.files.blob_storage import open_blobs
+from headrace.store.jobs import jobs
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants import api_keys
+from headrace.workers.tasks.transcribe import TranscribeModel
+from headrace.workers.worker_runtime import WorkerRuntime
 from tests.models.tiny_whisper import RATE, WINDOW_S, build_whisper
 from tests.processes import wait_for
 from tests.producer_api.serving import serving
 from tests.prompts.audio.signals import audio_file, spoken, ten_hours, tone
 from tests.readme import here
-from workers.tasks.transcribe import TranscribeModel
-from workers.worker_runtime import WorkerRuntime
 
 URL = "/v1/audio/transcriptions"
 

@@ -1,10 +1,10 @@
 """A transcript as it grows, chunk by chunk: its texts, times, numbers and what the next attempt continues."""
 
-from models.runners.transcription import ChunkTranscript, TokenSegment
-from prompts.tokenizer import ByteTokenizer
-from store.streams.checkpoints import Checkpoint
-from store.tasks.transcribe import Segment
-from workers.tasks.transcribe import Transcript
+from headrace.models.runners.transcription import ChunkTranscript, TokenSegment
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.streams.checkpoints import Checkpoint
+from headrace.store.tasks.transcribe import Segment
+from headrace.workers.tasks.transcribe import Transcript
 
 START = Checkpoint(lineage=((1, 0), (2, 0)))
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from producer_api.tools.server_listing import with_tools
-from store.calls.mcp_servers import servers_of
-from store.calls.ssrf_guard import GuardedClient
-from store.payloads.tool_definition import McpEndpoint, McpServer
-from store.settings import Settings
+from headrace.producer_api.tools.server_listing import with_tools
+from headrace.store.calls.mcp_servers import servers_of
+from headrace.store.calls.ssrf_guard import GuardedClient
+from headrace.store.payloads.tool_definition import McpEndpoint, McpServer
+from headrace.store.settings import Settings
+from headrace.workers.tools.tool_caller import ToolCaller
+from headrace.workers.tools.tool_results import ToolOrder, ToolResult, read_mcp_result
 from tests.processes import StartProcess, python
 from tests.workers.receiver import Receiver
-from workers.tools.tool_caller import ToolCaller
-from workers.tools.tool_results import ToolOrder, ToolResult, read_mcp_result
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
 LONG_MS = 60_000

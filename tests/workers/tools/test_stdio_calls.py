@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from producer_api.tools.server_listing import with_tools
-from store.calls.mcp_servers import McpServers
-from store.calls.mcp_stdio import mcp_process
-from store.calls.ssrf_guard import CallTimedOut, GuardedClient
-from store.child_process import still_alive
-from store.payloads.tool_definition import McpEndpoint, McpServer
-from store.settings import Settings
+from headrace.producer_api.tools.server_listing import with_tools
+from headrace.store.calls.mcp_servers import McpServers
+from headrace.store.calls.mcp_stdio import mcp_process
+from headrace.store.calls.ssrf_guard import CallTimedOut, GuardedClient
+from headrace.store.child_process import still_alive
+from headrace.store.payloads.tool_definition import McpEndpoint, McpServer
+from headrace.store.settings import Settings
+from headrace.workers.tools.tool_caller import ToolCaller
+from headrace.workers.tools.tool_results import ToolOrder, ToolResult
 from tests.processes import StartProcess, python, wait_for
 from tests.workers.tools import mcp_server
-from workers.tools.tool_caller import ToolCaller
-from workers.tools.tool_results import ToolOrder, ToolResult
 
 REAL = (sys.executable, mcp_server.__file__, "--stdio")
 ENDPOINT = McpEndpoint(type="mcp", command="demo", timeout_ms=60_000, max_attempts=1, max_result_bytes=10_000)
@@ -34,7 +34,7 @@ wait
 """
 CALLER = """
 import sys, tempfile
-from store.calls.mcp_stdio import mcp_process
+from headrace.store.calls.mcp_stdio import mcp_process
 tempfile.tempdir = sys.argv[1]
 with mcp_process(sys.argv[2:], 1000):
     pass

@@ -11,18 +11,18 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from store.calls.ssrf_guard import GuardedClient
-from store.metrics.worker_metrics import Served, WorkerMetrics
-from store.payloads.tool_definition import HttpTool
-from store.settings import Settings
-from store.tasks.call_tool import CALL_TOOL
+from headrace.store.calls.ssrf_guard import GuardedClient
+from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
+from headrace.store.payloads.tool_definition import HttpTool
+from headrace.store.settings import Settings
+from headrace.store.tasks.call_tool import CALL_TOOL
+from headrace.workers.tasks.call_tool import ToolModel
+from headrace.workers.tools.calculator import compute
+from headrace.workers.tools.tool_caller import ToolCaller
+from headrace.workers.tools.tool_results import ToolOrder, ToolResult
 from tests.metric_names import documented
 from tests.processes import wait_for
 from tests.workers.receiver import Answer, Receiver
-from workers.tasks.call_tool import ToolModel
-from workers.tools.calculator import compute
-from workers.tools.tool_caller import ToolCaller
-from workers.tools.tool_results import ToolOrder, ToolResult
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

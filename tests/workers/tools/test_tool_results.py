@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from store.calls.approvals import ApprovalState, Verdict
-from store.calls.ssrf_guard import GuardedClient, Reply
-from store.payloads.tool_definition import HttpTool, McpServer
-from store.settings import Settings
-from workers.tools.calculator import compute
-from workers.tools.tool_caller import ToolCaller
-from workers.tools.tool_results import (
+from headrace.store.calls.approvals import ApprovalState, Verdict
+from headrace.store.calls.ssrf_guard import GuardedClient, Reply
+from headrace.store.payloads.tool_definition import HttpTool, McpServer
+from headrace.store.settings import Settings
+from headrace.workers.tools.calculator import compute
+from headrace.workers.tools.tool_caller import ToolCaller
+from headrace.workers.tools.tool_results import (
     MOST_SHOWN,
     CallResult,
     ToolOrder,

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import standardwebhooks
 
-from store.calls.ssrf_guard import Reply
-from store.schema.job_states import JobState
-from store.tracing.spans import SpanKind, ns_of
-from store.tracing.trace_context import TraceContext
-from store.webhooks.outbox import AttemptResult, Delivery
-from workers.webhooks.delivery_span import delivery_span
-from workers.webhooks.sender import DeliveryResult, body_of, headers_of, judge, retry_in_s
+from headrace.store.calls.ssrf_guard import Reply
+from headrace.store.schema.job_states import JobState
+from headrace.store.tracing.spans import SpanKind, ns_of
+from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.webhooks.outbox import AttemptResult, Delivery
+from headrace.workers.webhooks.delivery_span import delivery_span
+from headrace.workers.webhooks.sender import DeliveryResult, body_of, headers_of, judge, retry_in_s
 
 AT = datetime(2026, 11, 25, 12, 0, 0, 250_000, tzinfo=UTC)
 NOW = datetime(2026, 11, 25, 12, 1, 30, 900_000, tzinfo=UTC)

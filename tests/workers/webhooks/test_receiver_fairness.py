@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from headrace.workers.webhooks.receiver_fairness import SLOW_S, ReceiverBreaker, ReceiverQueues
 from tests.workers.webhooks.test_deliveries import SENT
-from workers.webhooks.receiver_fairness import SLOW_S, ReceiverBreaker, ReceiverQueues
 
 
 def test_a_breaker_knows_who_was_paused_since_the_last_answer() -> None:

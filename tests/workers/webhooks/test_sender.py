@@ -15,27 +15,27 @@ import standardwebhooks
 from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import text
 
-from store.calls.ssrf_guard import Reply
-from store.db.database import Database
-from store.encryption.vault import Vault
-from store.ids import new_id
-from store.jobs.jobs import NewJob, accept, request_cancel
-from store.jobs.responses import NewResponse
-from store.payloads.job_payload import ServiceClass
-from store.schema.job_states import JobState
-from store.settings import Settings
-from store.tenants.api_keys import create_tenant
-from store.tenants.webhook_secrets import get_webhook_secret, rotate_webhook_secret
-from store.webhooks.delivery_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
-from store.webhooks.endpoints import create_endpoint, get_endpoint, list_endpoints, rotate_secret
-from store.webhooks.outbox import Delivery, take_due
-from store.webhooks.redelivery import send_test
+from headrace.store.calls.ssrf_guard import Reply
+from headrace.store.db.database import Database
+from headrace.store.encryption.vault import Vault
+from headrace.store.ids import new_id
+from headrace.store.jobs.jobs import NewJob, accept, request_cancel
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.schema.job_states import JobState
+from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import create_tenant
+from headrace.store.tenants.webhook_secrets import get_webhook_secret, rotate_webhook_secret
+from headrace.store.webhooks.delivery_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
+from headrace.store.webhooks.endpoints import create_endpoint, get_endpoint, list_endpoints, rotate_secret
+from headrace.store.webhooks.outbox import Delivery, take_due
+from headrace.store.webhooks.redelivery import send_test
+from headrace.workers.webhooks import receiver_fairness
+from headrace.workers.webhooks import sender as sender_module
+from headrace.workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
+from headrace.workers.webhooks.sender import RETRY_S, WebhookSender, headers_of, judge, retry_after_s, retry_in_s
 from tests.processes import WAIT_S, wait_for
 from tests.workers.receiver import Answer, Receiver
-from workers.webhooks import receiver_fairness
-from workers.webhooks import sender as sender_module
-from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
-from workers.webhooks.sender import RETRY_S, WebhookSender, headers_of, judge, retry_after_s, retry_in_s
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 PAUSE_S = 900.0

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from store.calls.ssrf_guard import CallFailed, CallTimedOut, Reply
-from store.errors import Unavailable
-from store.metrics.dispatcher_metrics import DispatcherMetrics
-from store.settings import Settings
-from store.tracing.spans import TraceSpan
-from store.tracing.tracing import Tracing
-from store.webhooks import outbox
-from store.webhooks.outbox import Delivery
+from headrace.store.calls.ssrf_guard import CallFailed, CallTimedOut, Reply
+from headrace.store.errors import Unavailable
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.settings import Settings
+from headrace.store.tracing.spans import TraceSpan
+from headrace.store.tracing.tracing import Tracing
+from headrace.store.webhooks import outbox
+from headrace.store.webhooks.outbox import Delivery
+from headrace.workers.webhooks.sender import WebhookSender
 from tests.processes import wait_for
 from tests.workers.webhooks.test_deliveries import SENT
-from workers.webhooks.sender import WebhookSender
 
 ANY: Any = None
 TRACED = replace(SENT, traceparent="00-5b8efff798038103d269b633813fc60c-eee19b7ec3c1b174-01")

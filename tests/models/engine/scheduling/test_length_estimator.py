@@ -5,7 +5,7 @@ from statistics import fmean
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.scheduling.length_estimator import FEWEST, WINDOW, LengthEstimator
+from headrace.models.engine.scheduling.length_estimator import FEWEST, WINDOW, LengthEstimator
 
 MANY = 10_000
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.scheduling.packing import PASS_COST, PendingInputs, choose, in_order, pack
+from headrace.models.engine.scheduling.packing import PASS_COST, PendingInputs, choose, in_order, pack
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=40)
 

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from models.engine.scheduling.pass_time import FEWEST_TOKENS, PassTime
+from headrace.models.engine.scheduling.pass_time import FEWEST_TOKENS, PassTime
 
 MOST = 4096
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.runner import Sampled, StepPlan
-from models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
+from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
+from headrace.models.engine.runner import Sampled, StepPlan
+from headrace.models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
 from tests.models.engine.rig import Bytes, Watched, ask, step
 
 MOST = 512

@@ -2,11 +2,11 @@
 
 import pytest
 
-from models.engine.block_manager import BlockPool
-from models.engine.runner import StepPlan
-from models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
-from models.engine.scheduling.scheduler import Scheduler
-from models.engine.sequence import SequenceState
+from headrace.models.engine.block_manager import BlockPool
+from headrace.models.engine.runner import StepPlan
+from headrace.models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
+from headrace.models.engine.scheduling.scheduler import Scheduler
+from headrace.models.engine.sequence import SequenceState
 from tests.models.engine.rig import ask, seq
 
 

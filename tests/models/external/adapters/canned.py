@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from models.engine.requests import EngineError, SamplingParams
-from models.external.upstream import UpstreamRequest
+from headrace.models.engine.requests import EngineError, SamplingParams
+from headrace.models.external.upstream import UpstreamRequest
 from tests.models.external.fake_server import Answer, FakeServer
 
 

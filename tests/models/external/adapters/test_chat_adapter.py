@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import EngineError, FinishReason, Grammar
-from models.external.openai_chat import OpenaiChatUpstream
-from models.external.upstream import Piece, ServerInfo, ServerLoad, UpstreamFailed, UpstreamLost, UpstreamRefused
+from headrace.models.engine.requests import EngineError, FinishReason, Grammar
+from headrace.models.external.openai_chat import OpenaiChatUpstream
+from headrace.models.external.upstream import (
+    Piece,
+    ServerInfo,
+    ServerLoad,
+    UpstreamFailed,
+    UpstreamLost,
+    UpstreamRefused,
+)
 from tests.models.external.adapters.canned import DONE, PLAIN, REQUEST, STREAMED, Canned, use
 
 

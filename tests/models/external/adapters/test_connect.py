@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import FinishReason, SamplingParams
-from models.external import image_probe
-from models.external.connect import connect
-from models.external.image_probe import PICTURE, why_no_images
-from models.external.openai_chat import OpenaiChatUpstream
-from models.external.sglang import SglangUpstream
-from models.external.upstream import Piece, UpstreamFailed, UpstreamLost, UpstreamRefused
-from models.external.vllm import VllmUpstream
-from store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.models.engine.requests import FinishReason, SamplingParams
+from headrace.models.external import image_probe
+from headrace.models.external.connect import connect
+from headrace.models.external.image_probe import PICTURE, why_no_images
+from headrace.models.external.openai_chat import OpenaiChatUpstream
+from headrace.models.external.sglang import SglangUpstream
+from headrace.models.external.upstream import Piece, UpstreamFailed, UpstreamLost, UpstreamRefused
+from headrace.models.external.vllm import VllmUpstream
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from tests.models.external.seeing_server import Eyes
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import NumericalError, SampledLogprobs
-from models.external.openai_chat import OpenaiChatUpstream
-from models.external.sglang import SglangUpstream
-from models.external.upstream import UpstreamLost
-from models.external.vllm import VllmUpstream
+from headrace.models.engine.requests import NumericalError, SampledLogprobs
+from headrace.models.external.openai_chat import OpenaiChatUpstream
+from headrace.models.external.sglang import SglangUpstream
+from headrace.models.external.upstream import UpstreamLost
+from headrace.models.external.vllm import VllmUpstream
 from tests.models.external.adapters.canned import DONE, PLAIN, REQUEST, Canned, use
 
 GENERATE = "/inference/v1/generate"

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import EngineError
-from models.external.server_client import ServerClient
-from models.external.sglang import SglangUpstream
-from models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
-from models.external.vllm import VllmUpstream
+from headrace.models.engine.requests import EngineError
+from headrace.models.external.server_client import ServerClient
+from headrace.models.external.sglang import SglangUpstream
+from headrace.models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
+from headrace.models.external.vllm import VllmUpstream
 from tests.models.external.adapters.canned import DONE, PLAIN, Canned, use
 
 
@@ -117,7 +117,7 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_says(
 
 
 def test_an_answer_is_bounded_and_its_last_line_counts(server: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.external.server_client._MAX_ANSWER_BYTES", 10)
+    monkeypatch.setattr("headrace.models.external.server_client._MAX_ANSWER_BYTES", 10)
     server.said = {
         "/ten": "0123456789",
         "/more": "0123456789x",

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import FinishReason, SampledLogprobs, SamplingParams
-from models.external.sglang import SglangUpstream
-from models.external.upstream import Capabilities, Piece, ServerInfo, ServerLoad, UpstreamLost, UpstreamRefused
+from headrace.models.engine.requests import FinishReason, SampledLogprobs, SamplingParams
+from headrace.models.external.sglang import SglangUpstream
+from headrace.models.external.upstream import Capabilities, Piece, ServerInfo, ServerLoad, UpstreamLost, UpstreamRefused
 from tests.models.external.adapters.canned import ANY, CARDS, DONE, PLAIN, REQUEST, Canned, use
 
 OPTIONS = {

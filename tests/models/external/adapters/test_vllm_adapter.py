@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import FinishReason, SampledLogprobs
-from models.external.upstream import Capabilities, Piece, ServerInfo, ServerLoad, UpstreamLost
-from models.external.vllm import VllmUpstream
+from headrace.models.engine.requests import FinishReason, SampledLogprobs
+from headrace.models.external.upstream import Capabilities, Piece, ServerInfo, ServerLoad, UpstreamLost
+from headrace.models.external.vllm import VllmUpstream
 from tests.models.external.adapters.canned import ANY, CARDS, DONE, PLAIN, REQUEST, STREAMED, Canned, use
 
 

@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from policy.documents import PolicyDocument
-from policy.policies import Policy
-from producer_api.submission.input_policy import ActivePolicy
-from store.errors import NotFound
-from store.registry.models import ModelVersion
-from store.tasks.flow import FlowStepBody
-from store.tasks.generate import GenerateRequest
-from store.tenants.api_keys import Principal
+from headrace.policy.documents import PolicyDocument
+from headrace.policy.policies import Policy
+from headrace.producer_api.submission.input_policy import ActivePolicy
+from headrace.store.errors import NotFound
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tasks.flow import FlowStepBody
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tenants.api_keys import Principal
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 VERSION = ModelVersion("tiny", 3, "generate", "fake", "fake:tiny", "f00d", "float32", 512, {}, AT, None)

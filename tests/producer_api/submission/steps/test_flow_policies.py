@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from policy.policies import Policy
-from producer_api.submission.idempotency import RequestDigests
-from prompts.tasks.task_inputs import Prepared
-from store.encryption.keyed_digests import Digests
-from store.errors import Unavailable
-from store.jobs.jobs import NewJob
-from store.registry.models import ModelVersion
-from store.tasks.flow import FlowRequest
-from store.tasks.generate import GenerateRequest
+from headrace.policy.policies import Policy
+from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.prompts.tasks.task_inputs import Prepared
+from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.errors import Unavailable
+from headrace.store.jobs.jobs import NewJob
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tasks.flow import FlowRequest
+from headrace.store.tasks.generate import GenerateRequest
 from tests.producer_api.submission.steps.making import MAIL, OTHER, REDACT, active, policy
 from tests.producer_api.submission.test_making_jobs import Parts, flow, make, origin
 from tests.refusals import refusal

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from policy.placeholders import PlaceholderMap
-from policy.policies import Policy
-from producer_api.submission import input_policy
-from producer_api.submission.input_policy import (
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
+from headrace.producer_api.submission import input_policy
+from headrace.producer_api.submission.input_policy import (
     PolicyOutcome,
     applied,
     changed_by,
@@ -21,11 +21,11 @@ from producer_api.submission.input_policy import (
     pinned,
     refuse_images,
 )
-from store.errors import InvalidRequest, Unavailable
-from store.jobs.responses import NewResponse
-from store.payloads.job_payload import PinnedPolicy, PolicyHit
-from store.registry.policies import StoredPolicy
-from store.tasks.generate import GenerateRequest
+from headrace.store.errors import InvalidRequest, Unavailable
+from headrace.store.jobs.responses import NewResponse
+from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
+from headrace.store.registry.policies import StoredPolicy
+from headrace.store.tasks.generate import GenerateRequest
 from tests.producer_api.submission.steps.making import MAIL, OTHER, REDACT, active, policy, request
 from tests.refusals import refusal
 
@@ -183,7 +183,7 @@ def test_a_version_of_a_policy_that_is_known_is_not_compiled_again(monkeypatch: 
 
     current = rows(1)
     monkeypatch.setattr(
-        "producer_api.submission.input_policy.policies.list_policies",
+        "headrace.producer_api.submission.input_policy.policies.list_policies",
         lambda _, tenant_id: current if tenant_id == "acme" else [],
     )
     kept = input_policy.ActivePolicies(no_services, clock=lambda: now[0])

@@ -6,16 +6,22 @@ from typing import Any
 
 import pytest
 
-from producer_api.submission.draft_job import Origin
-from producer_api.submission.pipelines import at_place, of_pipeline, used_pipeline, version_of
-from producer_api.submission.prepared_step import PreparedStep, flow_payload, flow_row, new_step, unprepared_payload
-from store.errors import InvalidRequest, NotFound, NoWorker
-from store.payloads.job_payload import PinnedPolicy
-from store.payloads.prompt_reference import PromptUse, TemplatePlace
-from store.payloads.step_payload import Marks
-from store.registry.prompt_templates import PromptVersion
-from store.settings import Settings
-from store.tasks.flow import FlowRequest, FlowStepBody, PipelineRequest
+from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.submission.pipelines import at_place, of_pipeline, used_pipeline, version_of
+from headrace.producer_api.submission.prepared_step import (
+    PreparedStep,
+    flow_payload,
+    flow_row,
+    new_step,
+    unprepared_payload,
+)
+from headrace.store.errors import InvalidRequest, NotFound, NoWorker
+from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
+from headrace.store.payloads.step_payload import Marks
+from headrace.store.registry.prompt_templates import PromptVersion
+from headrace.store.settings import Settings
+from headrace.store.tasks.flow import FlowRequest, FlowStepBody, PipelineRequest
 from tests.producer_api.submission.steps.making import AT, PRINCIPAL, VERSION, request, step
 from tests.refusals import refusal
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from producer_api.submission import retrieval_steps
-from producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
-from prompts.tasks.embed import Embedder
-from store.errors import Conflict, InvalidRequest, NotFound, NoWorker
-from store.payloads.prompt_reference import PromptUse, TemplatePlace
-from store.payloads.retrieval import Retrieval
+from headrace.producer_api.submission import retrieval_steps
+from headrace.producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
+from headrace.prompts.tasks.embed import Embedder
+from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker
+from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
+from headrace.store.payloads.retrieval import Retrieval
 from tests.producer_api.submission.steps.making import QUESTION, STORES, VERSION, parts, request, step
 from tests.refusals import refusal
 

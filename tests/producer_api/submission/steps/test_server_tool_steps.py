@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from producer_api.submission import tool_steps
-from producer_api.submission.retrieval_steps import as_flow
-from producer_api.submission.tool_steps import (
+from headrace.producer_api.submission import tool_steps
+from headrace.producer_api.submission.retrieval_steps import as_flow
+from headrace.producer_api.submission.tool_steps import (
     check_tools,
     server_tools_of,
     with_answered_calls,
     with_tools,
     without_tools,
 )
-from store.errors import InvalidRequest, NotFound
-from store.jobs.responses import AnsweredCall
-from store.payloads.tool_definition import HttpTool
-from store.registry.models import ModelVersion
-from store.tenants.api_keys import Principal
-from store.tools.tools import StoredTool
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.jobs.responses import AnsweredCall
+from headrace.store.payloads.tool_definition import HttpTool
+from headrace.store.registry.models import ModelVersion
+from headrace.store.tenants.api_keys import Principal
+from headrace.store.tools.tools import StoredTool
 from tests.producer_api.submission.steps.making import (
     AT,
     CALLER,
@@ -104,9 +104,9 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> dict[str, StoredTool]:
     def named(_db: object, tenant_id: str, names: Sequence[str]) -> dict[str, StoredTool]:
         return {name: found[name] for name in names if name in found} if tenant_id == "acme" else {}
 
-    monkeypatch.setattr("producer_api.submission.tool_steps.tools.named", named)
+    monkeypatch.setattr("headrace.producer_api.submission.tool_steps.tools.named", named)
     models = [SimpleNamespace(name=name, task=task) for name, task in (("tiny", "generate"), ("tools", "call_tool"))]
-    monkeypatch.setattr("producer_api.submission.tool_steps.models.list_models", lambda _: models)
+    monkeypatch.setattr("headrace.producer_api.submission.tool_steps.models.list_models", lambda _: models)
     return found
 
 
@@ -173,7 +173,7 @@ def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.Mo
     )
     assert refused(replace(PRINCIPAL, models=frozenset({"tiny"})))[1:] == (none, "invalid_value", "server_tools")
     several = [SimpleNamespace(name=name, task="call_tool") for name in ("one", "two")]
-    monkeypatch.setattr("producer_api.submission.tool_steps.models.list_models", lambda _: several)
+    monkeypatch.setattr("headrace.producer_api.submission.tool_steps.models.list_models", lambda _: several)
     assert refused()[1:] == ("several models make calls (one, two): name one", "invalid_value", "server_tools.model")
     monkeypatch.setattr(tool_steps, "MAX_TOOLS", 1)
     with_tools(parts(CALLER), PRINCIPAL, step(), wanted(model="tools"))

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from producer_api.submission.template_filling import combined, fill_version, messages_of
-from prompts.prompt_template import FilledTemplate
-from store.errors import InvalidRequest
-from store.payloads.prompt_reference import TemplatePlace
-from store.registry.prompt_templates import PromptVersion
-from store.tasks.generate import GenerateInput
+from headrace.producer_api.submission.template_filling import combined, fill_version, messages_of
+from headrace.prompts.prompt_template import FilledTemplate
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.prompt_reference import TemplatePlace
+from headrace.store.registry.prompt_templates import PromptVersion
+from headrace.store.tasks.generate import GenerateInput
 from tests.producer_api.submission.steps.making import AT, QUESTION
 from tests.refusals import refusal
 
