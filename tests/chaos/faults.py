@@ -25,7 +25,7 @@ from tests.chaos.proxy import FaultProxy, Mode
 from tests.chaos.tools import CALLER
 
 # The first commit with the schema of the first version (revision 0100).
-OLD_RELEASE = "4a2d50c2"
+OLD_RELEASE = "ec534175"
 DAY_S = 86_400
 _LONGEST_S = 60.0
 _STALE_TRIES = 5
