@@ -75,6 +75,10 @@ _WAITING = ("e2e", "cli", "reliability", "workers")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.option.full and not any("::" in given for given in config.args):
+        later = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=later)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
     folders = {item.path: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
     for item in items:
         if config.option.full:
