@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from headrace.workers.planning.__main__ import main
-from tests import metric_names
 
 PATH = Path(__file__).parents[1] / "docs" / "choosing.md"
 PAGE = PATH.read_text()
@@ -27,11 +26,6 @@ def test_each_figure_of_a_row_is_in_its_source(cells: str, date: str, source: st
 def test_each_row_of_figures_names_its_source() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.endswith("| source |")]
     assert len(rows) == len(ROWS) > 0
-
-
-def test_each_metric_that_it_names_exists() -> None:
-    named = set(re.findall(r"`(headrace_\w+)`", PAGE))
-    assert named <= {name for row in metric_names.rows() for name in row.names}
 
 
 def test_its_commands_give_the_advice_that_it_shows(
