@@ -162,8 +162,9 @@ def worker_environment(settings: Settings, changes: Mapping[str, object]) -> dic
 
 
 def _changed(settings: Settings) -> dict[str, object]:
-    defaults = Settings()
-    return {name: value for name, value in settings if value != getattr(defaults, name)}
+    # Not Settings(): that reads the environment of the tests, which the process does not get.
+    fields = Settings.model_fields
+    return {name: value for name, value in settings if value != fields[name].get_default(call_default_factory=True)}
 
 
 def _environment(values: dict[str, object]) -> dict[str, str]:
