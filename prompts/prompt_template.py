@@ -4,8 +4,8 @@
 
 Tenants write them, so a template may use only the parts of jinja2 below: the values, conditions, loops over lists and a
 few filters. There is no arithmetic, no call, no assignment and no range, so a template can neither reach the process
-nor repeat a text other than in a loop. Loops and filters look at the bounds of steps and of CPU time, and the output
-has a bound of its own. A value is data: template text inside it stays as it is. No I/O.
+nor repeat a text other than in a loop. Loops and filters look at the bounds of steps and of CPU time, comparisons at
+that of CPU time, and the output has a bound of its own. A value is data: template text inside it stays as it is.
 """
 
 import hashlib
@@ -144,6 +144,9 @@ class _Budget:
         self._steps -= 1
         if self._steps < 0:
             raise _TooLong(f"its loops and filters take over {MAX_STEPS} steps")
+        self.look()
+
+    def look(self) -> None:
         if time.thread_time() > self._until:
             raise _TooLong(f"it takes over {CPU_S} s")
 
@@ -180,6 +183,13 @@ def _elements(context: Context, value: Any) -> Iterator[Any]:
     for one in value:
         context[_BUDGET].step()
         yield one
+
+
+@pass_context
+def _operand(context: Context, value: Any) -> Any:
+    """Return what a value is compared with: it may be a list that takes ten milliseconds to look through."""
+    context[_BUDGET].look()
+    return value
 
 
 def _joined(values: Any, separator: str = "") -> str:
@@ -219,7 +229,7 @@ def _environment() -> _Environment:
     )
     environment.globals.clear()
     own = {name: _bounded(name) for name in _FILTERS if name != "default"}
-    environment.filters = {"default": environment.filters["default"], "elements": _elements, **own}
+    environment.filters = {"default": environment.filters["default"], "elements": _elements, "operand": _operand, **own}
     environment.tests = {name: environment.tests[name] for name in _TESTS}
     return environment
 
@@ -227,29 +237,31 @@ def _environment() -> _Environment:
 _ENVIRONMENT = _environment()
 
 
-def _parsed(text: str, where: str, declared: Mapping[str, Any]) -> nodes.Template:
-    """Parse a text of a template. Raises ValueError for what templates may not have."""
+def _parsed(text: str, where: str, declared: Mapping[str, Any], most_nodes: int) -> tuple[nodes.Template, int]:
+    """Parse a text of a template, and count its parts. Raises ValueError for what templates may not have."""
     try:
         tree = _ENVIRONMENT.parse(text)
     except (TemplateSyntaxError, ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
         raise ValueError(f"`{where}`{line}: {str(error)[:200]}") from None
     found = list(tree.find_all(nodes.Node))
-    if len(found) > _MAX_NODES:
-        raise ValueError(f"`{where}` has {len(found)} parts: at most {_MAX_NODES} are accepted")
+    if len(found) > most_nodes:
+        raise ValueError(f"with `{where}` the template has over {_MAX_NODES} parts: at most {_MAX_NODES} are accepted")
     for node in found:
         _check(node, where)
     if undeclared := sorted(find_undeclared_variables(tree) - set(declared)):
         raise ValueError(f"`{where}`: not declared in `variables`: {', '.join(undeclared)[:200]}")
-    return tree
+    return tree, len(found)
 
 
 def _check(node: nodes.Node, where: str) -> None:
-    """Raise ValueError for a part of jinja2 that templates may not have; let loops count their steps."""
+    """Raise ValueError for a part of jinja2 that templates may not have; let loops and comparisons look at bounds."""
     if (found := _forbidden(node)) is not None:
         raise ValueError(f"`{where}`, line {node.lineno}: {found}")
     if isinstance(node, nodes.For):
         node.iter = nodes.Filter(node.iter, "elements", [], [], None, None, lineno=node.lineno)
+    if isinstance(node, nodes.Operand):
+        node.expr = nodes.Filter(node.expr, "operand", [], [], None, None, lineno=node.lineno)
 
 
 def _forbidden(node: nodes.Node) -> str | None:
@@ -302,11 +314,13 @@ class RenderedTemplate:
             name: one["default"] for name, one in properties.items() if isinstance(one, dict) and "default" in one
         }
         try:
-            self._parts = {
-                where: _ENVIRONMENT.from_string(_parsed(text, where, properties))
-                for where, text in texts.items()
-                if text is not None
-            }
+            self._parts = {}
+            left = _MAX_NODES
+            for where, text in texts.items():
+                if text is not None:
+                    tree, num_nodes = _parsed(text, where, properties, left)
+                    left -= num_nodes
+                    self._parts[where] = _ENVIRONMENT.from_string(tree)
         except (TemplateError, RecursionError, SyntaxError, MemoryError) as error:
             raise ValueError(f"the template cannot be compiled: {str(error)[:200]}") from None
 

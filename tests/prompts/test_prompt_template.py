@@ -200,12 +200,21 @@ def test_the_steps_and_the_time_of_a_template_are_bounded(monkeypatch: pytest.Mo
     assert fill("{{ x }}", x=1) == "1"
 
 
+def test_comparisons_with_long_lists_end_at_the_bound_of_time() -> None:
+    text = ("{% if " + " or ".join(["y in x"] * 6) + " %}{% endif %}") * 150
+    with pytest.raises(InvalidRequest, match=r"it takes over 0\.5 s: send shorter values"):
+        fill(text, x=[1] * 300_000, y=0.5)
+
+
 def test_all_parts_of_a_template_share_its_bounds() -> None:
     messages = [{"role": "user", "content": "{% for a in x %}{% endfor %}"}] * 2
     template = Template.model_validate({"messages": messages, "variables": ANY})
     RenderedTemplate(template).fill({"x": [1] * 5000, "big": ""})
     with pytest.raises(InvalidRequest, match="steps"):
         RenderedTemplate(template).fill({"x": [1] * 5001, "big": ""})
+    messages = [{"role": "user", "content": "{% if " + " or ".join(["x"] * 150) + " %}{% endif %}"}] * 64
+    with pytest.raises(InvalidRequest, match="at most 10000 are accepted"):
+        RenderedTemplate(Template.model_validate({"messages": messages, "variables": ANY}))
 
 
 def test_a_value_that_is_missing_is_named() -> None:
