@@ -44,8 +44,8 @@ _FIELDS = frozenset({"k", "w", "d"})
 # U+0000 as orjson writes it, but not an escaped backslash followed by u0000. jsonb refuses U+0000, so we do too.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _JOBS_CACHED = 4096
-# Columns with schemas of functions: of jobs, and of the tools of a tenant.
-_WITH_SCHEMAS = frozenset({"payload", "definition"})
+# Columns with objects of callers that a model may read: of jobs, of tools, of templates and pipelines.
+_KEEPING_ORDER = frozenset({"payload", "definition", "template"})
 _TOKEN_BYTES = 15
 
 TOKENS = "t"
@@ -101,22 +101,23 @@ class Vault:
         return tuple(self._keys)
 
     def seal(self, value: object, context: EncryptionContext, *, outside: Iterable[str] = ()) -> Any:
-        """Return a JSON value sealed; if there are no keys the value, which keeps the order of schemas (``key_order``).
+        """Return a JSON value sealed; if there are no keys the value, which keeps the order of keys (``key_order``).
 
         The fields of an object that are named in ``outside`` are copied beside the envelope, where SQL can read them.
         """
         if not value:
             return value
         if not self._keys:
-            return kept(value) if context.column in _WITH_SCHEMAS else value
+            return kept(value) if context.column in _KEEPING_ORDER else value
         seen = {name: value[name] for name in outside if name in value} if isinstance(value, Mapping) else {}
         return {ENVELOPE: self._seal_bytes(_dump(value), context), **seen}
 
     def open(self, stored: Any, context: EncryptionContext) -> Any:
         """Return the value that was sealed; a value in plaintext is returned unchanged. Raises CannotOpen."""
         envelope = envelope_of(stored)
-        value = stored if envelope is None else orjson.loads(self._open_bytes(envelope, context))
-        return restored(value) if context.column in _WITH_SCHEMAS else value
+        if envelope is not None:
+            return orjson.loads(self._open_bytes(envelope, context))
+        return restored(stored) if context.column in _KEEPING_ORDER else stored
 
     def seal_text(self, value: str, context: EncryptionContext) -> str:
         """Like ``seal``, for a text column."""

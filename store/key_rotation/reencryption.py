@@ -175,7 +175,8 @@ def _resealed(vault: Vault, target: Target, row: RowMapping, column: str) -> dic
     if (target.table, column) == ("jobs", "metadata"):
         return {column: seal_metadata(vault, vault.open(stored, context), context)}
     if envelope is None:
-        return {column: vault.seal(stored, context, outside=OUTSIDE.get(column, ()) if target.table == "jobs" else ())}
+        outside = OUTSIDE.get(column, ()) if target.table == "jobs" else ()
+        return {column: vault.seal(vault.open(stored, context), context, outside=outside)}
     return {column: {**stored, ENVELOPE: vault.rewrap(envelope, str(context))}}
 
 

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,6 +13,7 @@ from sqlalchemy import text
 
 from headrace.store.db.database import Database
 from headrace.store.db.group_commit import GroupCommit, isolated
+from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
 from headrace.store.ids import first_id, new_id
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
@@ -32,6 +34,8 @@ from headrace.store.jobs.jobs import (
     timeline,
 )
 from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.registry.prompt_templates import Kind, create
+from headrace.store.registry.prompt_templates import get as read_version
 from headrace.store.scheduling.dispatch_queries import take_waiting
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
@@ -268,6 +272,24 @@ class TestReading:
             num_read = rows_read(api, lambda: get_each(api, [(tenant, job.id) for job in jobs[-16:]]))
         query("ALTER TABLE jobs RESET (autovacuum_enabled)")
         assert num_read <= 100, "of 16 jobs among 1024"
+
+    @pytest.mark.parametrize("keys", [{}, {"k1": b"k" * 32}], ids=["plain", "sealed"])
+    def test_objects_of_a_caller_keep_the_order_of_their_keys(
+        self, db: Database, tenant: str, accept_one: AcceptOne, keys: dict[str, bytes]
+    ) -> None:
+        db.vault = Vault(keys)
+        sent = {"temperature": 21, "at": {"zone": "Z", "day": 1}}
+        texts = {"as_sent": '{"b": 1}'}
+        given = [
+            {"input": {"record": sent, "as_sent": texts, "records": [[sent], {"a": 1}, texts]}},
+            {"input": {"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"about": sent}}},
+            {"steps": [{"name": "a", "input": {"template": {"id": "p", "variables": {"weather": sent}}}}]},
+        ]
+        for payload in given:
+            assert json.dumps(get(db, tenant, accept_one(payload=payload)).payload) == json.dumps(payload)
+        for number, body in enumerate(given):
+            made = create(db, tenant, name=f"p{number}", template=body, actor="t", kind=Kind.PIPELINE)
+            assert json.dumps(read_version(db, tenant, made.id, kind=Kind.PIPELINE).template) == json.dumps(body)
 
     def test_pages_follow_each_other_in_both_directions(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         ids = [accept_one() for _ in range(5)]
