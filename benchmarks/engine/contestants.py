@@ -19,7 +19,8 @@ class Contestant:
     """One row of the tables. ``argv`` prepares the process and returns the command of its process.
 
     ``slots`` describes its own limit of requests that run together, if it ignores ours; ``most`` is
-    how many requests of a workload it is given, evenly spread, if computing all would take too long.
+    how many requests of a workload it is given, evenly spread, if computing all would take too long. ``tells_tokens``:
+    its answers have token ids, so that they can be compared with the reference.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Contestant:
     argv: Callable[[Path, Say], Sequence[str | Path]]
     slots: int | None = None
     most: int | None = None
+    tells_tokens: bool = True
 
 
 def _ours(dtype: str, *flags: str) -> Callable[[Path, Say], Sequence[str | Path]]:
@@ -67,7 +69,9 @@ CONTESTANTS = (
     replace(_OURS, name="headrace-int8", dtype="int8, groups of 64", argv=_ours("int8")),
     replace(_OURS, name="torch-bf16", what="Headrace without compiled kernels", argv=_ours("bfloat16", "--no-native")),
     replace(_OURS, name="headrace-fp32", dtype="fp32", argv=_ours("float32")),
-    replace(_OURS, name="path-bf16", what="Headrace, HTTP to stored result", argv=_path("bfloat16")),
+    replace(
+        _OURS, name="path-bf16", what="Headrace, HTTP to stored result", argv=_path("bfloat16"), tells_tokens=False
+    ),
     Contestant("vllm-bf16", "vLLM on CPU, compiled", "bf16", _vllm),
     Contestant("openvino-bf16", "OpenVINO GenAI", "bf16, KV u8", partial(_openvino, "fp16"), slots=64),
     Contestant("openvino-int8", "OpenVINO GenAI", "int8 weights, KV u8", partial(_openvino, "int8"), slots=64),

@@ -110,15 +110,16 @@ class Field:
             self._play(contestants, Round(OPEN_LOOP, some, slots, number, load))
 
     def agreements(self, contestants: Sequence[Contestant], reference: Contestant, count: int) -> dict[str, float]:
-        """Return the share of ``count`` next tokens in which each contestant agrees with the reference."""
+        """Return the share of ``count`` next tokens in which each contestant that tells its tokens agrees."""
         asked = beginnings(self._encode, count)
         self._say(f"{reference.name} finds {count} next tokens")
         with self.running([reference]):
             expected = self.ask(reference, SLOTS, asked)
         if expected is None:
             return {}
-        with self.running([each for each in contestants if each.name not in self.refusals]):
-            answers = {each.name: self.ask(each, SLOTS, asked) for each in contestants}
+        compared = [each for each in contestants if each.tells_tokens and each.name not in self.refusals]
+        with self.running(compared):
+            answers = {each.name: self.ask(each, SLOTS, asked) for each in compared}
         return {name: round(agreement(expected, answer), 4) for name, answer in answers.items() if answer is not None}
 
     def ask(self, contestant: Contestant, slots: int, requests: Sequence[Request]) -> Answer | None:
