@@ -366,7 +366,9 @@ class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
         with self._locked() as outbox:
             self._stopping = True
             for state in self._active.values():
-                self._add_failure(state, EngineStopped("the engine stopped before the request ended"), outbox)
+                error = EngineStopped("the engine stopped before the request ended")
+                error.has_begun = state.has_begun
+                self._add_failure(state, error, outbox)
             self._reset()
             self._active.clear()
             self._futures.clear()

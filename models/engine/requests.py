@@ -353,10 +353,14 @@ class CallTimedOut(EngineError):
 
 
 class EngineStopped(EngineError):
-    """The engine is stopping or has died; the request may be retried elsewhere."""
+    """The engine is stopping or has died; the request may be retried elsewhere.
+
+    ``has_begun``: False for an accepted request that was in no step, so it cannot be what ended the engine.
+    """
 
     code = "worker_lost"
     retryable = True
+    has_begun = True
 
 
 class StepFailed(EngineError):

@@ -45,6 +45,11 @@ class ActiveRequest:
         """The output that was shown so far."""
         return EmittedOutput()
 
+    @property
+    def has_begun(self) -> bool:
+        """True unless it is certain that the request was in no step yet."""
+        return True
+
     def forced_end(self, now: float) -> FinishReason | None:
         """Return why the request must end before the next step, or None."""
         if self.ending is not None:
@@ -265,6 +270,11 @@ class SequenceState(ActiveRequest):
             tuple(self._logprobs[: self._num_shown_tokens]),
             self._first_token_s,
         )
+
+    @property
+    def has_begun(self) -> bool:
+        """True once tokens of the request were in a step."""
+        return self.started_at is not None
 
     @property
     def _first_token_s(self) -> float | None:

@@ -38,7 +38,8 @@ def test_p6_one_poison_job_and_its_31_neighbours(
     patient = settings.model_copy(update={"lease_s": 60})
     with dispatching(patient), supervised_worker(settings, tmp_path / "worker.log", changes) as said:
         wait_for(lambda: bench.states(innocents)[JobState.RUNNING] == 31, "the innocents run together")
-        (poison,) = bench.submit(prompt=f"eat {MARK}", max_attempts=9)
+        # Its priority is no reason to run it before them.
+        (poison,) = bench.submit(prompt=f"eat {MARK}", max_attempts=9, priority=0)
         wait_for(lambda: end_leases_of_the_dead(bench) or bench.job(poison).state.is_terminal, "the poison fails", 150)
         ended = bench.wait_ended([*innocents, poison], timeout_s=150)
     crashes = sum(f"(exit {EXIT_CODE})" in line for line in said)
@@ -60,6 +61,8 @@ def test_p6_one_poison_job_and_its_31_neighbours(
     assert (letter.job_id, letter.code, letter.crashes) == (poison, "poison", 3)
     assert bench.query("SELECT max(crashes) AS most FROM jobs WHERE id <> :poison", poison=poison)[0].most == 1
     assert attempts_beside(bench, poison) == [], "nobody else was running in its second and third attempt"
+    began = bench.query("SELECT job_id FROM attempts WHERE epoch = 2 ORDER BY started_at")
+    assert began[-1].job_id == poison, "the innocents run again before it ends the next worker"
 
 
 def end_leases_of_the_dead(bench: Bench) -> None:

@@ -36,8 +36,9 @@ BUSY_S = 0.05
 
 MOST_CLAIMED = 64
 
-MOST_SHUT = 6
-"""A worker is closed for this multiple of ``patience_s``; then its running jobs are handed on."""
+MOST_SHUT = 2
+"""A worker is closed for this multiple of ``patience_s``; then its running jobs are handed on. It bounds how long a
+suspect waits where the jobs of all workers are long."""
 
 PASS = 3
 """Suspects run alone for this multiple of ``patience_s``; then other jobs have their turn."""

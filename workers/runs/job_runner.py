@@ -96,7 +96,7 @@ class EngineClient(Generic[RequestT, ResultT]):
         At most ``choices_at_once`` of the admission are in the engine. After a result with ``is_last`` no more are
         submitted: those have no result. ``on_result`` is called on the engine's thread, behind the deltas of a request.
         After the first error the other requests are cancelled, and it is raised when they have ended. An error of a
-        request that was in the engine goes before that of one which an engine that had died did not take.
+        request that had begun goes before that of one which waited in an engine that died, or which it did not take.
         """
         waiting = deque(enumerate(requests))
         running: dict[Future[ResultT], int] = {}
@@ -113,7 +113,7 @@ class EngineClient(Generic[RequestT, ResultT]):
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     position = running.pop(future)
                     if (error := future.exception()) is not None:
-                        failure = error if failure is None or not _was_inside(failure) else failure
+                        failure = error if failure is None else max(failure, error, key=_blame)
                         self.cancel(attempt)
                     else:
                         results[position] = future.result()
@@ -296,8 +296,11 @@ class JobRunner:
         return lambda: self._in_flight.renewed_at(attempt) + 2 * self._lease_s
 
 
-def _was_inside(failure: BaseException) -> bool:
-    return not isinstance(failure, EngineStopped) or failure.progress is not None
+def _blame(failure: BaseException) -> int:
+    """Return how far a request had come: 0 if the engine did not take it, 1 in the engine, 2 in a step."""
+    if not isinstance(failure, EngineStopped):
+        return 2
+    return 0 if failure.progress is None else 1 + failure.has_begun
 
 
 def _named(attempt: Attempt) -> dict[str, object]:

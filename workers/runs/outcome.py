@@ -239,9 +239,11 @@ def refused(claim: Claim, error: HeadraceError | EngineError, checkpoint: Checkp
     if not isinstance(error, EngineError):
         return _refused_outside(claim, error)
     if isinstance(error, EngineStopped):
-        # A request that was not in the engine yet cannot be the cause.
+        # A request that was in no step yet cannot be the cause. In the engine it is charged all the same: its attempts
+        # bound what no step has ended.
         was_inside = error.progress is not None
-        return Retry(error.code, str(error), charge=was_inside, crashed=was_inside, checkpoint=checkpoint)
+        crashed = was_inside and error.has_begun
+        return Retry(error.code, str(error), charge=was_inside, crashed=crashed, checkpoint=checkpoint)
     if isinstance(error, UpstreamLost):
         # The server was away or restarted, which is most likely no fault of the job.
         num_uncharged = claim.epoch - claim.restarts_after - claim.attempt

@@ -290,6 +290,19 @@ class TestDirectClaims:
         query("UPDATE jobs SET is_suspect = true, crashes = CASE id WHEN :id THEN 2 ELSE 1 END", id=twice)
         assert claim_candidates(db, QUEUE, 9, suspects=True) == [fresh, uncharged, twice]
 
+    def test_the_newest_suspects_of_each_lost_worker_come_last(self, db: Database, accept_one: AcceptOne) -> None:
+        """Whatever their class and priority: a job mostly ends its worker in its first steps."""
+        hurried: dict[str, Any] = {"service_class": ServiceClass.INTERACTIVE, "priority": 0}
+        killers = [accept_one(**hurried), accept_one(**hurried)]
+        innocents = [accept_one(priority=9) for _ in range(3)]
+        began = [("first", innocents[0]), ("first", killers[0])]
+        began += [("second", job_id) for job_id in (*innocents[1:], killers[1])]
+        for owner, job_id in began:
+            claim(db, owner, QUEUE, [job_id], 0.0)
+        sweep_leases(db)
+        found = claim_candidates(db, QUEUE, 9, suspects=True)
+        assert (set(found[:3]), found[3:]) == (set(innocents), killers)
+
     def test_an_announced_job_that_no_worker_has_waits_while_its_queue_is_paused(
         self, db: Database, accept_one: AcceptOne, query: Query
     ) -> None:

@@ -90,7 +90,12 @@ def direct(bench: Bench, db: Database) -> Iterator[Claims]:
     threads: list[threading.Thread] = []
 
     def start(
-        *, room: int = 100, after_s: float = 0.2, patience_s: float = 0.2, owner: str = "direct"
+        *,
+        room: int = 100,
+        after_s: float = 0.2,
+        patience_s: float = 0.2,
+        owner: str = "direct",
+        clock: Callable[[], float] = time.monotonic,
     ) -> tuple[Recorder, EngineAdmission]:
         admission = EngineAdmission(Room(room), max_jobs=1000, max_slots=1000)
         with admission.working_on(first := admission.take()):
@@ -99,7 +104,13 @@ def direct(bench: Bench, db: Database) -> Iterator[Claims]:
         claim_client = ClaimClient(db, owner=owner, queue=bench.queue, lease_s=60, stopping=threading.Event())
         recorder = Recorder()
         claims = PostgresPoller(
-            claim_client, admission, recorder, hand_on=recorder.may_end.set, after_s=after_s, patience_s=patience_s
+            claim_client,
+            admission,
+            recorder,
+            hand_on=recorder.may_end.set,
+            after_s=after_s,
+            patience_s=patience_s,
+            clock=clock,
         )
         claims.start()
         stops.extend((claims.stop, admission.close, recorder.may_end.set))
@@ -249,15 +260,24 @@ def test_while_a_suspect_runs_alone_no_other_worker_shuts_its_door(bench: Bench,
         assert admission.has_room()
 
 
-def test_what_still_runs_when_a_door_was_shut_for_long_is_handed_on(
-    bench: Bench, direct: Claims, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("headrace.workers.celery.postgres_poller.MOST_SHUT", 1)
-    recorder, admission = direct(after_s=0.2, patience_s=0.2)
+def test_what_still_runs_when_a_door_was_shut_for_long_is_handed_on(bench: Bench, direct: Claims) -> None:
+    """After twice its patience, so that long jobs do not keep a suspect waiting."""
+    now, asked = [0.0], [0]
+
+    def clock() -> float:
+        asked[0] += 1
+        return now[0]
+
+    recorder, admission = direct(after_s=0.0, patience_s=0.1, clock=clock)
     bench.submit(2)
     wait_for(lambda: len(recorder.running) == 2, "two jobs run that do not end by themselves")
     suspect = bench.submit()
     lose(bench, suspect)
+    wait_for(lambda: not admission.has_credit(), "the door is shut")
+    before = asked[0]
+    wait_for(lambda: asked[0] > before + 1, "it has noted since when, and has looked at the time again")
+    assert recorder.ended == []
+    now[0] = 0.25
     wait_for(lambda: len(recorder.ended) == 3, "they were handed on, and the suspect ran")
     assert [attempt.job_id for attempt in recorder.ended[2:]] == suspect
     assert recorder.most == 2

@@ -252,8 +252,9 @@ def test_a_revoked_job_ends_as_cancelled(office: Office) -> None:
     assert finish.state is JobState.CANCELLED
 
 
-STOPPED = {"inside": EngineStopped("inside"), "outside": EngineStopped("outside")}
-STOPPED["inside"].progress = EmittedOutput()
+STOPPED = {name: EngineStopped(name) for name in ("inside", "waiting", "outside")}
+STOPPED["inside"].progress = STOPPED["waiting"].progress = EmittedOutput()
+STOPPED["waiting"].has_begun = False
 
 
 class Engine(EngineStub):
@@ -353,7 +354,10 @@ def test_the_first_error_of_a_choice_cancels_the_others_and_is_raised(office: Of
     assert "never" not in engine.futures
 
 
-@pytest.mark.parametrize("requests", [("inside", "then outside"), ("outside", "then inside")])
+@pytest.mark.parametrize(
+    "requests",
+    [("inside", "then outside"), ("outside", "then inside"), ("inside", "then waiting"), ("waiting", "then inside")],
+)
 def test_of_an_engine_that_died_the_error_of_a_choice_that_was_inside_is_raised(
     office: Office, requests: tuple[str, str]
 ) -> None:

@@ -229,9 +229,10 @@ def test_a_cancel_between_claim_and_submission_is_not_lost(bench: Bench, start_h
 def test_a_dead_engine_ends_the_process_and_charges_the_attempts(
     bench: Bench, start_host: StartHost, death: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both_inside, let_go = threading.Event(), threading.Event()
+    in_step, both_inside, let_go = threading.Event(), threading.Event(), threading.Event()
 
     def fault(_plan: StepPlan) -> None:
+        in_step.set()
         both_inside.wait(4 * WAIT_S)
         if death == "raise":
             raise RunnerBroken("the device is gone")
@@ -239,7 +240,9 @@ def test_a_dead_engine_ends_the_process_and_charges_the_attempts(
 
     running = start_host({"max_step_s": 600}, fault=fault)
     ids = bench.submit(2)
-    futures = running.run(*ids)
+    futures = running.run(ids[0])
+    assert in_step.wait(WAIT_S)
+    futures += running.run(ids[1])
     engine = running.runtime.engine
     wait_for(lambda: engine.stats().running + engine.stats().waiting == 2, "both are in the engine")
     # The longest step is over only now: both jobs had all the time to come in.
@@ -249,8 +252,10 @@ def test_a_dead_engine_ends_the_process_and_charges_the_attempts(
     wait_for(lambda: running.exits, "the watchdog ended the process")
     assert running.exits == [EXIT_ENGINE_DEAD]
     wait_for(lambda: bench.states(ids) == {JobState.QUEUED: 2}, "the jobs are back")
-    rows = bench.query("SELECT attempt, crashes, is_suspect FROM jobs")
-    assert {tuple(row) for row in rows} == {(1, 1, True)}, "charged, and alone next time"
+    rows = bench.query("SELECT id, attempt, crashes, is_suspect FROM jobs ORDER BY id")
+    assert [tuple(row) for row in rows] == [(ids[0], 1, 1, True), (ids[1], 1, 0, False)], (
+        "both are charged; only the one in the step may have ended it, and runs alone next time"
+    )
     let_go.set()
     for future in futures:
         future.result(WAIT_S)
