@@ -45,8 +45,9 @@ def told_at_the_worst_moment(start: StartProcess, env: Mapping[str, str], module
     return start(python("-c", AT_THE_WORST_MOMENT, module, *arguments), env)
 
 
+@pytest.mark.full
 def test_the_api(settings: Settings, start_process: StartProcess) -> None:
-    process = told_at_the_worst_moment(start_process, environment(settings), "producer_api")
+    process = told_at_the_worst_moment(start_process, environment(settings), "headrace.producer_api")
     assert process.wait_exit(180) == 0, process.log()
     names = [event["event"] for event in process.events()]
     assert (names[0], names[-1]) == ("api_started", "api_stopped"), process.log()
@@ -54,16 +55,18 @@ def test_the_api(settings: Settings, start_process: StartProcess) -> None:
 
 def test_a_worker(settings: Settings, version: ModelVersion, start_process: StartProcess) -> None:
     env = worker_environment(settings, {})
-    process = told_at_the_worst_moment(start_process, env, "workers", "--model", version.model)
+    process = told_at_the_worst_moment(start_process, env, "headrace.workers", "--model", version.model)
     assert process.wait_exit(180) == 0, process.log()
     assert process.events("drain_began")
 
 
+@pytest.mark.full
 def test_a_dispatcher(settings: Settings, start_process: StartProcess) -> None:
     process = told_at_the_worst_moment(start_process, worker_environment(settings, {}), "headrace.workers.dispatcher")
     assert process.wait_exit(180) == 0, process.log()
 
 
+@pytest.mark.full
 def test_flower(settings: Settings, start_process: StartProcess) -> None:
     changes = {"flower_port": free_port(), "flower_basic_auth": "watcher:a long password"}
     process = told_at_the_worst_moment(start_process, worker_environment(settings, changes), "headrace.workers.flower")
@@ -80,12 +83,14 @@ def home() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("verb", "code"), [("up", 0), ("demo", 130)])
+@pytest.mark.full
 def test_a_stack(home: dict[str, str], start_process: StartProcess, verb: str, code: int) -> None:
     process = told_at_the_worst_moment(start_process, home, "headrace.cli.main", verb, "--model", "fake")
     assert process.wait_exit(180) == code, process.log()
     assert "PostgreSQL started" not in process.log(), "it went on although it was told to stop"
 
 
+@pytest.mark.full
 def test_a_demo_that_waits_for_its_jobs(home: dict[str, str], start_process: StartProcess) -> None:
     env = home | {"HEADRACE_FAKE_STEP_MS": "5000", "HEADRACE_DRAIN_S": "1"}
     process = start_process(python("-m", "headrace.cli.main", "demo", "--model", "fake"), env)

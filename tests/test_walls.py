@@ -7,66 +7,50 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 # Between them these load all of store and prompts.
 LIGHT = [
-    "headrace.cli.tree",
-    "headrace.cli.operator.admin",
-    "headrace.cli.demo.demo",
     "headrace.cli.operator.policy",
     "headrace.migrations.__main__",
-    "headrace.producer_api.__main__",
     "headrace.workers.dispatcher.dispatcher",
     "headrace.workers.flower",
     "headrace.workers.host.__main__",
 ]
+OPERATORS = ["headrace.cli.operator.admin", "headrace.cli.demo.demo"]
+VERBS = [
+    "headrace.cli.tree",
+    "headrace.cli.client.verbs",
+    "headrace.cli.client.webhooks",
+    "headrace.cli.operator.processes",
+]
+API = "headrace.producer_api.__main__"
 HEAVY = {"torch", "transformers", "safetensors"}
+STARTED = {"producer_api", "workers", "models", "migrations", "fastapi", "uvicorn"}
 
 
 @cache
-def loaded_by(module: str) -> set[str]:
-    """The top-level modules of a fresh interpreter that imported ``module``, and the parts of Headrace among them."""
+def loaded_by(*modules: str) -> set[str]:
+    """The top-level modules of a fresh interpreter that imported ``modules``, and the parts of Headrace among them."""
     names = "[name.removeprefix('headrace.').partition('.')[0] for name in sys.modules]"
-    script = f"import json, sys, {module}; print(json.dumps({names}))"
+    script = f"import json, sys, {', '.join(modules)}; print(json.dumps({names}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_no_neural_library_is_loaded(module: str) -> None:
-    assert loaded_by(module) & HEAVY == set()
+def test_no_neural_library_is_loaded() -> None:
+    assert loaded_by(*LIGHT) & HEAVY == set()
 
 
 def test_the_api_loads_no_models_and_no_worker() -> None:
-    assert loaded_by("headrace.producer_api.__main__") & {"models", "workers", "cli", "migrations"} == set()
+    assert loaded_by(API) & {"models", "workers", "cli", "migrations", *HEAVY} == set()
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "headrace.cli.operator.admin",
-        "headrace.cli.demo.demo",
-        "headrace.cli.operator.processes",
-        "headrace.cli.client.verbs",
-    ],
-)
-def test_the_command_line_loads_none_of_what_it_starts(module: str) -> None:
-    assert loaded_by(module) & {"producer_api", "workers", "models", "migrations", "fastapi", "uvicorn"} == set()
+def test_the_command_line_loads_none_of_what_it_starts() -> None:
+    assert loaded_by(*OPERATORS) & (STARTED | HEAVY) == set()
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "headrace.cli.tree",
-        "headrace.cli.client.verbs",
-        "headrace.cli.client.webhooks",
-        "headrace.cli.operator.processes",
-    ],
-)
-def test_verbs_that_speak_to_the_api_and_help_load_no_database(module: str) -> None:
-    assert loaded_by(module) & {"sqlalchemy", "psycopg", "redis", "celery"} == set()
+def test_verbs_that_speak_to_the_api_and_help_load_no_database() -> None:
+    assert loaded_by(*VERBS) & {"sqlalchemy", "psycopg", "redis", "celery", *STARTED, *HEAVY} == set()
 
 
 def test_the_client_loads_httpx2_alone() -> None:

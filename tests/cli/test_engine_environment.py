@@ -143,6 +143,7 @@ def test_a_model_has_its_servers_version_beside_its_own(
         ensure("gpt-9")
 
 
+@pytest.mark.full
 def test_the_whole_stack_runs_on_a_server_and_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     folder, python = bytes_folder(tmp_path / "mine"), fake_engine_python(tmp_path)
     said: list[str] = []

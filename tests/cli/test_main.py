@@ -18,6 +18,7 @@ from headrace.store.db.roles import API
 from headrace.store.errors import InvalidRequest, SettingsError
 from headrace.store.registry.models import register_version
 from headrace.store.settings import Settings, child_environment
+from tests.full_runs import full
 from tests.roles import role_url
 
 
@@ -33,24 +34,31 @@ def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
     ("arguments", "env", "said", "exit_code"),
     [
         (["up"], {"HEADRACE_PROT": "1"}, "unknown setting HEADRACE_PROT", 2),
-        (["up"], {"HEADRACE_API_PORT": "http"}, "HEADRACE_API_PORT: ", 2),
-        (["up"], {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}, "Postgres is not available: ", 1),
-        (["up"], {"DATABASE_URL": "mysql://x"}, "DATABASE_URL: needs postgresql://", 2),
-        (["up", "--memory", "lots"], {}, "--memory: 'lots' is no size", 2),
-        (["up", "--model", "./nowhere"], {}, "there is no folder ./nowhere", 1),
         (["jobs"], {}, "no stack is running in ", 2),
-        (["jobs"], {"HEADRACE_API_KEY": "k", "HEADRACE_API_URL": "localhost"}, "HEADRACE_API_URL: not an address", 2),
-        (
-            ["jobs"],
-            {"HEADRACE_API_KEY": "k", "HEADRACE_API_URL": "http://127.0.0.1:1"},
-            "no answer from http://127.0.0.1:1",
-            1,
-        ),
         (["submit"], {"HEADRACE_API_KEY": "k"}, "give either a prompt or --file", 1),
-        (["submit", "hi", "--job", "x.json"], {"HEADRACE_API_KEY": "k"}, "with --job everything stands in the file", 1),
-        (["submit", "-f", "/nowhere"], {"HEADRACE_API_KEY": "k"}, "/nowhere cannot be read", 1),
-        (["keys", "create", "me"], {}, "DATABASE_URL is not set", 2),
         (["keys", "create", "me"], {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "Postgres is not available", 1),
+        *full(
+            (["up"], {"HEADRACE_API_PORT": "http"}, "HEADRACE_API_PORT: ", 2),
+            (["up"], {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}, "Postgres is not available: ", 1),
+            (["up"], {"DATABASE_URL": "mysql://x"}, "DATABASE_URL: needs postgresql://", 2),
+            (["up", "--memory", "lots"], {}, "--memory: 'lots' is no size", 2),
+            (["up", "--model", "./nowhere"], {}, "there is no folder ./nowhere", 1),
+            (
+                ["jobs"],
+                {"HEADRACE_API_KEY": "k", "HEADRACE_API_URL": "localhost"},
+                "HEADRACE_API_URL: not an address",
+                2,
+            ),
+            (
+                ["jobs"],
+                {"HEADRACE_API_KEY": "k", "HEADRACE_API_URL": "http://127.0.0.1:1"},
+                "no answer from http://127.0.0.1:1",
+                1,
+            ),
+            (["submit", "hi", "--job", "x.json"], {"HEADRACE_API_KEY": "k"}, "with --job everything stands in", 1),
+            (["submit", "-f", "/nowhere"], {"HEADRACE_API_KEY": "k"}, "/nowhere cannot be read", 1),
+            (["keys", "create", "me"], {}, "DATABASE_URL is not set", 2),
+        ),
     ],
 )
 def test_one_line_and_no_stack_trace(
@@ -99,6 +107,7 @@ def test_an_error_that_a_person_can_correct_is_a_sentence_and_a_defect_none(
     assert _plainly(error) == (told, exit_code)
 
 
+@pytest.mark.full
 def test_a_redis_that_is_away_is_said_and_the_postgres_started_for_it_is_stopped(
     tmp_path: Path, settings: Settings
 ) -> None:
@@ -137,7 +146,7 @@ def test_an_address_that_is_given_is_not_mixed_with_a_local_stacks(tmp_path: Pat
         assert located(Settings(home=tmp_path, redis_url="given")) == {"REDIS_URL": "given"}
 
 
-@pytest.mark.parametrize("verb", ["api", "worker", "host", "dispatcher", "migrate"])
+@pytest.mark.parametrize("verb", ["worker", *full("api", "host", "dispatcher", "migrate")])
 def test_each_process_without_its_services_says_what_is_missing(tmp_path: Path, verb: str) -> None:
     arguments = {"worker": ["--model", "fake"], "host": ["--memory", "1GiB"]}
     done = headrace(tmp_path, verb, *arguments.get(verb, []))
@@ -146,7 +155,7 @@ def test_each_process_without_its_services_says_what_is_missing(tmp_path: Path, 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["api", "worker", "host", "dispatcher", "migrate"])
+@pytest.mark.parametrize("verb", ["worker", *full("api", "host", "dispatcher", "migrate")])
 def test_the_help_of_a_process_starts_nothing(tmp_path: Path, settings: Settings, verb: str) -> None:
     env = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url, "HEADRACE_API_PORT": "0"}
     done = headrace(tmp_path, verb, "--help", **env)

@@ -20,6 +20,7 @@ from headrace.store.settings import Settings, child_environment
 from headrace.store.tenants import api_keys
 from headrace.store.webhooks.endpoints import create_endpoint
 from headrace.store.webhooks.outbox import AttemptResult, record_failed, take_due
+from tests.full_runs import full
 from tests.processes import StartProcess
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.serving import serving
@@ -81,6 +82,7 @@ def test_they_are_listed_and_replayed_once(operator: tuple[list[str], Verb]) -> 
     assert verb("dead-letters", "--queue", "other@1").strip() == "no dead letters"
 
 
+@pytest.mark.full
 def test_webhooks_are_shown_tried_and_sent_again(operator: tuple[list[str], Verb], db: Database) -> None:
     (exhausted, _), verb = operator
     assert verb("webhooks", "endpoints").strip() == "no webhook endpoints"
@@ -105,7 +107,7 @@ def test_webhooks_are_shown_tried_and_sent_again(operator: tuple[list[str], Verb
     assert delivery["id"] in listed
 
 
-@pytest.mark.parametrize("way", ["--wait", "--stream"])
+@pytest.mark.parametrize("way", ["--wait", *full("--stream")])
 def test_a_wait_says_what_for_and_ctrl_c_says_how_to_come_back(
     operator: tuple[list[str], Verb], start_process: StartProcess, way: str
 ) -> None:
@@ -121,12 +123,12 @@ def test_a_wait_says_what_for_and_ctrl_c_says_how_to_come_back(
     assert operator[1]("cancel", job_id).strip() == f"{job_id} cancelled"
 
 
-@pytest.mark.parametrize("way", [("--wait",), ("--stream",), ("--wait", "--json"), ("--stream", "--json")])
+@pytest.mark.parametrize("way", ["--stream --json", *full("--wait", "--stream", "--wait --json")])
 def test_a_job_that_fails_is_exit_1(
-    operator: tuple[list[str], Verb], start_process: StartProcess, db: Database, way: tuple[str, ...]
+    operator: tuple[list[str], Verb], start_process: StartProcess, db: Database, way: str
 ) -> None:
     (exhausted, _), verb = operator
-    waiting = start_process(verb.argv("submit", "hello", *way), verb.env)
+    waiting = start_process(verb.argv("submit", "hello", *way.split()), verb.env)
     job_id = re.search(r"· (job_\w+) accepted; Ctrl-C", waiting.wait_log("accepted; Ctrl-C"))[1]
     bury(db, job_id)
     assert waiting.wait_exit() == 1
@@ -135,6 +137,7 @@ def test_a_job_that_fails_is_exit_1(
     assert watching.wait_exit() == 1
 
 
+@pytest.mark.full
 def test_a_queue_is_shown_stopped_and_let_go_on(operator: tuple[list[str], Verb]) -> None:
     _, verb = operator
     header, row = verb("queues").splitlines()
@@ -154,6 +157,7 @@ def test_a_queue_is_shown_stopped_and_let_go_on(operator: tuple[list[str], Verb]
     assert "no queue 'nobody@1'" in refused.value.stderr
 
 
+@pytest.mark.full
 def test_a_second_version_is_made_the_default_and_the_first_is_retired_and_kept_for_its_jobs(
     operator: tuple[list[str], Verb], db: Database, settings: Settings
 ) -> None:
@@ -183,6 +187,7 @@ def test_a_second_version_is_made_the_default_and_the_first_is_retired_and_kept_
     assert "tiny@1 has jobs that are kept" in refused.value.stderr
 
 
+@pytest.mark.full
 def test_a_version_is_quantized_once_and_its_model_gets_a_bound(
     operator: tuple[list[str], Verb], db: Database, tmp_path: Path
 ) -> None:
@@ -211,6 +216,7 @@ def test_a_version_is_quantized_once_and_its_model_gets_a_bound(
     assert drawn.read_text().startswith("<svg")
 
 
+@pytest.mark.full
 def test_a_prompt_template_is_stored_rendered_and_used(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
     _, verb = operator
     file = tmp_path / "guide.json"
@@ -243,6 +249,7 @@ def test_a_prompt_template_is_stored_rendered_and_used(operator: tuple[list[str]
     assert verb("prompts").startswith("no prompts")
 
 
+@pytest.mark.full
 def test_a_tool_is_put_listed_and_deleted_by_its_name(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
     _, verb = operator
     file = tmp_path / "weather.yaml"
@@ -265,6 +272,7 @@ def test_a_tool_is_put_listed_and_deleted_by_its_name(operator: tuple[list[str],
     assert "the address is not public" in asked.stderr  # so the API was asked, without a file
 
 
+@pytest.mark.full
 def test_a_call_that_waits_is_listed_and_refused(operator: tuple[list[str], Verb], db: Database) -> None:
     _, verb = operator
     job_id = orjson.loads(verb("submit", "hi", "--json"))["id"]
@@ -277,6 +285,7 @@ def test_a_call_that_waits_is_listed_and_refused(operator: tuple[list[str], Verb
     assert orjson.loads(verb("approvals", "list", "--status", "all", "--json"))[0]["reason"] == "too dear"
 
 
+@pytest.mark.full
 def test_a_job_with_steps_is_submitted_from_a_file(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
     _, verb = operator
     step = {"model": "tiny", "input": {"prompt": "hi"}, "sampling": {"max_tokens": 2}}
@@ -296,6 +305,7 @@ steps:
 """
 
 
+@pytest.mark.full
 def test_a_pipeline_is_stored_and_drawn(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
     _, verb = operator
     file, picture = tmp_path / "pipeline.yaml", tmp_path / "pipeline.svg"

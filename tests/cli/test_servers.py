@@ -70,6 +70,7 @@ def test_postgres_comes_back_after_it_was_killed(postgres: LocalPostgres) -> Non
     assert query(postgres.url, "SELECT what FROM kept") == "water"
 
 
+@pytest.mark.full
 def test_postgres_refuses_a_folder_of_another_major_version(postgres: LocalPostgres, folder: Path) -> None:
     postgres.start()
     postgres.stop()
@@ -91,6 +92,7 @@ def test_an_old_postgres_of_the_system_is_refused_before_it_makes_anything(
     assert list((folder / "pg").iterdir()) == []
 
 
+@pytest.mark.full
 def test_postgres_removes_a_pid_file_whose_number_belongs_to_another_program(
     postgres: LocalPostgres, folder: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_postgres_removes_a_pid_file_whose_number_belongs_to_another_program(
         other.stop()
 
 
+@pytest.mark.full
 def test_postgres_refuses_a_folder_that_another_one_uses(
     postgres: LocalPostgres, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +122,7 @@ def test_postgres_refuses_a_folder_that_another_one_uses(
     assert query(postgres.url, "SELECT 1") == 1
 
 
+@pytest.mark.full
 def test_postgres_says_why_it_did_not_start(postgres: LocalPostgres, folder: Path) -> None:
     postgres.start()
     postgres.stop()
@@ -127,6 +131,7 @@ def test_postgres_says_why_it_did_not_start(postgres: LocalPostgres, folder: Pat
         postgres.start()
 
 
+@pytest.mark.full
 def test_an_interrupted_initdb_leaves_nothing_behind(postgres: LocalPostgres, folder: Path) -> None:
     (folder / "pg" / "data.new").mkdir()
     (folder / "pg" / "data.new" / "half").touch()
@@ -145,12 +150,14 @@ def test_valkey_keeps_its_data_over_a_restart(valkey: LocalValkey) -> None:
         assert client.get("what") == b"water"
 
 
+@pytest.mark.full
 def test_valkey_refuses_a_folder_that_another_one_uses(valkey: LocalValkey, folder: Path) -> None:
     valkey.start()
     with pytest.raises(Unavailable, match="another Valkey is already running"):
         LocalValkey(folder / "kv", folder / "second.log").start()
 
 
+@pytest.mark.full
 def test_a_deep_home_gets_sockets_with_a_short_path(folder: Path) -> None:
     deep = folder / ("d" * 90) / ("e" * 90)
     deep.mkdir(parents=True)
@@ -172,6 +179,7 @@ def test_a_deep_home_gets_sockets_with_a_short_path(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root meets folders that the server's user cannot walk to")
+@pytest.mark.full
 def test_as_root_a_barred_home_is_stood_in_for_and_no_mode_is_changed(folder: Path) -> None:
     barred = folder / "barred"
     barred.mkdir(mode=0o700)
@@ -207,6 +215,7 @@ postgres.stop()
 """
 
 
+@pytest.mark.full
 def test_both_run_as_a_normal_user(folder: Path) -> None:
     """As root, become one that may read everything, since the interpreter may lie in root's own folder."""
     argv = [sys.executable, "-c", AS_A_USER, str(folder)]

@@ -88,6 +88,7 @@ def test_a_lost_api_is_shown_and_tried_again_until_ctrl_c(settings: Settings, ke
     assert "Traceback" not in seen.text
 
 
+@pytest.mark.full
 def test_without_colours_and_in_a_narrow_terminal_nothing_is_lost(settings: Settings, key: str) -> None:
     with serving(settings) as server:
         env = environment(settings, server.url, key) | {"NO_COLOR": "1"}
@@ -98,6 +99,7 @@ def test_without_colours_and_in_a_narrow_terminal_nothing_is_lost(settings: Sett
     assert max(map(cell_len, seen.text.splitlines())) <= 36
 
 
+@pytest.mark.full
 def test_json_is_one_object_once_and_a_line_for_each_event(settings: Settings, key: str) -> None:
     with serving(settings) as server:
         env = environment(settings, server.url, key)

@@ -15,6 +15,7 @@ from headrace.cli.groups import Node
 from headrace.cli.tree import TREE
 from headrace.store.settings import child_environment
 from tests.cli.test_main import headrace
+from tests.full_runs import full
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,14 +66,18 @@ def test_the_version_is_printed(tmp_path: Path) -> None:
     assert re.fullmatch(r"headrace \d+\.\d+\.\d+\n", headrace(tmp_path, "--version").stdout)
 
 
-@pytest.mark.parametrize(("words", "found"), [("headrace dead", "dead-letters"), ("headrace queues pa", "pause")])
+@pytest.mark.parametrize(
+    ("words", "found"), [("headrace queues pa", "pause"), *full(("headrace dead", "dead-letters"))]
+)
 def test_words_are_completed(tmp_path: Path, words: str, found: str) -> None:
     number = str(len(words.split()) - 1)
     said = headrace(tmp_path, _HEADRACE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=number).stdout
     assert said.split() == [found]
 
 
-@pytest.mark.parametrize(("arguments", "module"), [(["jobs"], "typer"), (["jobs"], "httpx2"), (["api"], "uvicorn")])
+@pytest.mark.parametrize(
+    ("arguments", "module"), [(["jobs"], "typer"), *full((["jobs"], "httpx2"), (["api"], "uvicorn"))]
+)
 def test_ctrl_c_before_the_imports_are_done_leaves_no_trace(arguments: list[str], module: str, tmp_path: Path) -> None:
     program = f"""
         import signal, sys

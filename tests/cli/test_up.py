@@ -189,6 +189,7 @@ def check_handed_back(up: Up, job_id: str) -> None:
     assert "lease_expired" not in kinds
 
 
+@pytest.mark.full
 def test_who_dies_is_started_again_and_nothing_outlives_a_kill(start_up: StartUp) -> None:
     up = start_up()
     up.read_until("ready; Ctrl-C stops everything")
@@ -206,6 +207,7 @@ def test_who_dies_is_started_again_and_nothing_outlives_a_kill(start_up: StartUp
     assert "no process left" in again.stop()
 
 
+@pytest.mark.full
 def test_given_services_are_used_and_left_alone(start_up: StartUp, settings: Settings) -> None:
     up = start_up(DATABASE_URL=settings.database_url, REDIS_URL=settings.redis_url)
     said = up.read_until("ready; Ctrl-C stops everything")
@@ -218,6 +220,7 @@ def test_given_services_are_used_and_left_alone(start_up: StartUp, settings: Set
     assert not (up.home.path / "pg").exists()
 
 
+@pytest.mark.full
 def test_verbs_find_the_running_stack_from_any_folder_and_say_which(shared: Up, tmp_path: Path) -> None:
     record = shared.home.record()
     assert record
@@ -234,12 +237,14 @@ def test_verbs_find_the_running_stack_from_any_folder_and_say_which(shared: Up, 
         assert isinstance(orjson.loads(done.stdout), list)
 
 
+@pytest.mark.full
 def test_without_a_model_it_is_the_only_one_that_is_served(shared: Up) -> None:
     assert shared.verb("register", "other", "fake", "--json").startswith('{"model": "other", "version": 1,')
     assert shared.verb("submit", "hello", "--max-tokens", "4", "--wait")
     assert shared.verb("show", shared.verb("submit", "hello", "--max-tokens", "4").strip()).count("fake@1")
 
 
+@pytest.mark.full
 def test_each_event_of_a_stream_is_one_line_of_json(shared: Up) -> None:
     said = shared.verb("submit", "hello", "--max-tokens", "4", "--stream", "--json")
     events = [orjson.loads(line) for line in said.splitlines()]
@@ -251,6 +256,7 @@ def test_each_event_of_a_stream_is_one_line_of_json(shared: Up) -> None:
     assert shown.rstrip().endswith(deltas)
 
 
+@pytest.mark.full
 def test_a_second_stack_on_one_home_is_refused(shared: Up, start_process: StartProcess) -> None:
     second = Up(start_process, shared.home.path)
     assert second.wait_exit() == 1
@@ -258,6 +264,7 @@ def test_a_second_stack_on_one_home_is_refused(shared: Up, start_process: StartP
     assert re.search(rf"^headrace: another stack \(pid {shared.process.pid}, API at \S+\) is already running", said)
 
 
+@pytest.mark.full
 def test_a_worker_that_cannot_load_its_model_stops_the_start(
     start_up: StartUp, settings: Settings, db: Database, tmp_path: Path
 ) -> None:
@@ -278,6 +285,7 @@ def test_a_worker_that_cannot_load_its_model_stops_the_start(
     assert "worker-broken ended: headrace worker: " in told
 
 
+@pytest.mark.full
 def test_ctrl_c_while_it_starts_leaves_nothing(start_up: StartUp) -> None:
     up = start_up()
     up.read_until("Valkey started")
@@ -315,6 +323,7 @@ def test_the_example_is_what_the_model_is_for(db: Database, runner: str, said: l
         assert orjson.loads(words[-1])["model"] == "m"
 
 
+@pytest.mark.full
 def test_flower_asks_for_its_password_and_shows_the_engine(shared: Up) -> None:
     record = shared.home.record()
     assert record
@@ -340,6 +349,7 @@ def cmdline(pid: int) -> bytes:
         return b""
 
 
+@pytest.mark.full
 def test_flower_is_given_redis_and_no_secret_of_another_process(shared: Up) -> None:
     (pid,) = (pid for pid in descendants(shared.process.pid) if b"headrace.workers.flower" in cmdline(pid))
     environment = Path(f"/proc/{pid}/environ").read_bytes()

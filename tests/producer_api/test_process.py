@@ -16,6 +16,7 @@ from headrace.store.encryption.vault import Vault, new_key
 from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import stream_key
+from tests.full_runs import full
 from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.calling import streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -48,6 +49,7 @@ def _end(process: Process) -> None:
     assert "Traceback" not in process.log()
 
 
+@pytest.mark.full
 def test_it_serves_and_ends_when_told(settings: Settings, key: str, start: Start) -> None:
     process = start(environment(settings))
     with httpx2.Client(base_url=url_of(process), headers={"Authorization": f"Bearer {key}"}, timeout=60) as api:
@@ -89,6 +91,7 @@ def test_a_stop_cuts_streams_and_ends_polls(
     assert "Traceback" not in process.log()
 
 
+@pytest.mark.full
 def test_a_port_in_use_is_said_in_one_line(settings: Settings, start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -99,14 +102,16 @@ def test_a_port_in_use_is_said_in_one_line(settings: Settings, start: Start) -> 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
-        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
-        ({"DATABASE_URL": "postgresql://app@127.0.0.1:1/x"}, "Postgres is not available"),
-        ({"REDIS_URL": ""}, "REDIS_URL is not set"),
-        ({"HEADRACE_API_PORT": "many"}, "HEADRACE_API_PORT"),
         ({"HEADRACE_COLOUR": "red"}, "unknown setting HEADRACE_COLOUR"),
-        ({"HEADRACE_LOG_LEVEL": "LOUD"}, "HEADRACE_LOG_LEVEL"),
-        ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "here"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS"),
+        *full(
+            ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+            ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
+            ({"DATABASE_URL": "postgresql://app@127.0.0.1:1/x"}, "Postgres is not available"),
+            ({"REDIS_URL": ""}, "REDIS_URL is not set"),
+            ({"HEADRACE_API_PORT": "many"}, "HEADRACE_API_PORT"),
+            ({"HEADRACE_LOG_LEVEL": "LOUD"}, "HEADRACE_LOG_LEVEL"),
+            ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "here"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS"),
+        ),
     ],
 )
 def test_what_keeps_it_from_starting_is_said_in_one_line(
@@ -115,6 +120,7 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
     assert words in _refused(start(environment(settings) | changes))
 
 
+@pytest.mark.full
 def test_another_encryption_key_of_a_known_id_is_refused(settings: Settings, db: Database, start: Start) -> None:
     check_keys(db, Vault({"k1": bytes(32)}))
     process = start(environment(settings, HEADRACE_ENCRYPTION_KEYS=f"k1:{new_key()}"))
@@ -132,6 +138,7 @@ def test_a_user_whom_row_level_security_does_not_bind_is_refused_unless_that_is_
     _end(process)
 
 
+@pytest.mark.full
 def test_a_redis_that_is_away_is_mentioned_once(settings: Settings, start: Start) -> None:
     process = start(environment(settings) | {"REDIS_URL": "redis://127.0.0.1:1/0"})
     assert httpx2.get(f"{url_of(process)}/readyz", timeout=60).status_code == 200

@@ -135,6 +135,7 @@ def fake(db: Database, settings: Settings) -> Iterator[Bench]:
     bench.close()
 
 
+@pytest.mark.full
 def test_a_model_without_adapters_also_serves_its_versions_with_templates(
     fake: Bench, start_worker: StartWorker
 ) -> None:

@@ -54,6 +54,7 @@ def parts_of(body: dict[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
+@pytest.mark.full
 def test_pictures_arrive_bit_for_bit_and_again_after_a_kill(
     db: Database, settings: Settings, version: ModelVersion, server: FakeChat, start_process: StartProcess
 ) -> None:

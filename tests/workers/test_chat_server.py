@@ -76,6 +76,7 @@ def test_a_job_has_the_servers_text_and_counts_and_a_busy_server_charges_nothing
     assert (usage["input_tokens"], usage["output_tokens"]) == (1234, 567)
 
 
+@pytest.mark.full
 def test_an_attempt_that_lost_its_worker_starts_anew(
     bench: Bench, server: FakeChat, start_worker: Callable[[], Process]
 ) -> None:
@@ -94,6 +95,7 @@ def test_an_attempt_that_lost_its_worker_starts_anew(
     assert [call.body["messages"] for call in server.calls] == [[{"role": "user", "content": content}]] * 2
 
 
+@pytest.mark.full
 def test_the_server_gets_the_trace_of_the_attempt_if_tracing_is_on(
     bench: Bench, server: FakeChat, start_worker: Callable[..., Process], collector: Collector
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_killed_worker_leaves_no_gap(
     check_logprobs(bench, job_id, late)
 
 
+@pytest.mark.full
 def test_a_hundred_equal_requests_are_computed_once_although_the_worker_is_killed(
     bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_hundred_equal_requests_are_computed_once_although_the_worker_is_kille
     assert bench.query("SELECT count(*) AS n FROM job_terminal")[0].n == 100
 
 
+@pytest.mark.full
 def test_a_drained_worker_hands_on_what_it_had_even_if_redis_forgets(
     bench: Bench,
     duties: Duties,
@@ -198,6 +200,7 @@ def test_a_drained_worker_hands_on_what_it_had_even_if_redis_forgets(
     check_first_token(api, job_id, [True, True])
 
 
+@pytest.mark.full
 def test_where_the_tail_is_lost_with_the_worker_the_reader_is_told(
     bench: Bench,
     duties: Duties,
@@ -223,6 +226,7 @@ def test_where_the_tail_is_lost_with_the_worker_the_reader_is_told(
     check_stored(bench, job_id)
 
 
+@pytest.mark.full
 def test_a_chat_stream_goes_on_as_if_nothing_had_happened(
     bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
@@ -249,6 +253,7 @@ def test_a_chat_stream_goes_on_as_if_nothing_had_happened(
     assert job.epoch > 1
 
 
+@pytest.mark.full
 def test_a_worker_that_was_paused_adds_nothing_to_what_the_next_one_took_over(
     bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:

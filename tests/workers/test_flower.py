@@ -90,6 +90,7 @@ def test_it_asks_for_the_password_and_knows_reading_alone(flower: httpx2.Client)
     assert "Revoke" not in page
 
 
+@pytest.mark.full
 def test_the_tasks_page_loads_its_table_and_shows_how_jobs_ended(
     flower: httpx2.Client, bench: Bench, start_worker: StartWorker
 ) -> None:

@@ -107,6 +107,7 @@ def starts(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.full
 def test_jobs_run_on_the_operators_server_and_record_it(
     db: Database, settings: Settings, files: Path, server: FakeVllm, serve: StartServed
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_server_with_something_else_is_refused_at_the_start(
         load_external_model(registered(db, files, url=server.url), settings, partial(read_file, db), ServerStart())
 
 
+@pytest.mark.full
 def test_a_server_that_is_away_is_waited_for_and_compared_when_it_is_back(
     db: Database,
     settings: Settings,
@@ -173,6 +175,7 @@ def test_a_server_that_is_away_is_waited_for_and_compared_when_it_is_back(
     bench.close()
 
 
+@pytest.mark.full
 def test_a_server_that_hangs_and_not_a_slow_one_ends_the_worker_and_its_jobs_are_charged(
     db: Database, settings: Settings, files: Path, server: FakeVllm, serve: StartServed
 ) -> None:
@@ -241,6 +244,7 @@ def test_a_worker_starts_its_server_restarts_it_and_leaves_nothing(
     bench.close()
 
 
+@pytest.mark.full
 def test_a_worker_that_is_asked_to_stop_ends_its_server(
     db: Database, files: Path, serve: StartServed, engine_python: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 import redis
 
 from headrace.models.engine.requests import Delta
@@ -15,6 +16,7 @@ from tests.workers.conftest import Bench, StartWorker
 from tests.workers.runs.test_outcome import CLAIM
 
 
+@pytest.mark.full
 def test_a_worker_tells_what_it_holds_and_what_it_has_done(
     bench: Bench, start_worker: StartWorker, redis_client: redis.Redis
 ) -> None:

@@ -54,6 +54,7 @@ def test_every_documented_metric_is_exported_and_no_other(
         assert _names(_page(port)) == documented(process), process
 
 
+@pytest.mark.full
 def test_a_worker_counts_the_times_and_outcomes_of_its_jobs(
     bench: Bench, start_worker: StartWorker, dispatcher: int
 ) -> None:

@@ -109,6 +109,7 @@ def can_ring(bench: Bench) -> bool:
     return True
 
 
+@pytest.mark.full
 def test_jobs_finish_while_redis_is_dead_also_those_that_come_then(
     servers: Servers, bench: Bench, duties: Duties, start_worker: StartWorker
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_restart_of_both_servers_loses_nothing(
     assert worker.exit_code is None
 
 
+@pytest.mark.full
 def test_a_drain_without_redis_hands_back_in_time(servers: Servers, bench: Bench, start_worker: StartWorker) -> None:
     worker, ids = running_worker(bench, start_worker)
     with away(servers.valkey):
@@ -148,6 +150,7 @@ def test_a_drain_without_redis_hands_back_in_time(servers: Servers, bench: Bench
         assert bench.states(ids) == {JobState.QUEUED: 3}
 
 
+@pytest.mark.full
 def test_a_drain_without_postgres_ends_in_time_and_leaves_the_leases(
     servers: Servers, bench: Bench, start_worker: StartWorker
 ) -> None:
@@ -159,6 +162,7 @@ def test_a_drain_without_postgres_ends_in_time_and_leaves_the_leases(
     assert bench.states(ids) == {JobState.RUNNING: 3}
 
 
+@pytest.mark.full
 def test_a_drain_hands_back_what_was_claimed_without_a_message(bench: Bench, start_worker: StartWorker) -> None:
     worker = start_worker()
     ids = accept(bench, 3, sampling={"max_tokens": 1900})
@@ -168,6 +172,7 @@ def test_a_drain_hands_back_what_was_claimed_without_a_message(bench: Bench, sta
     assert {bench.job(job_id).attempt for job_id in ids} == {0}
 
 
+@pytest.mark.full
 def test_a_drain_gives_time_to_what_was_claimed_without_a_message(bench: Bench, start_worker: StartWorker) -> None:
     worker = start_worker(drain_s=600)
     ids = accept(bench, 3, sampling={"max_tokens": 300})
@@ -191,6 +196,7 @@ def drain(worker: Process) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.full
 def test_every_stop_signal_is_a_drain(bench: Bench, start_worker: StartWorker, number: int) -> None:
     worker, ids = running_worker(bench, start_worker)
     worker.signal(number)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from headrace.models.fakes.faults import EXIT_CODE
 from headrace.store.child_process import Child, Command
@@ -88,6 +89,7 @@ def attempts_beside(bench: Bench, poison: str, *, epoch: int = 2) -> list[str]:
     return [row.job_id for row in overlaps]
 
 
+@pytest.mark.full
 def test_a_replay_after_the_cure_succeeds(bench: Bench, settings: Settings, tmp_path: Path) -> None:
     (poison,) = bench.submit(prompt=f"eat {MARK}", max_attempts=1)
     with dispatching(settings):

@@ -48,6 +48,7 @@ def server() -> Iterator[MortalVllm]:
     server.close()
 
 
+@pytest.mark.full
 def test_it_fails_and_its_neighbours_succeed(
     db: Database, settings: Settings, server: MortalVllm, start_process: StartProcess, tmp_path: Path
 ) -> None:

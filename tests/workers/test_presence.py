@@ -15,6 +15,7 @@ from tests.processes import wait_for
 from tests.workers.conftest import Bench, StartHost, StartWorker
 
 
+@pytest.mark.full
 def test_a_worker_counts_from_its_start_until_it_is_told_to_stop(bench: Bench, start_worker: StartWorker) -> None:
     assert presence.read_serving(bench.db) == {}
     worker = start_worker(kv_pool_tokens=1024)

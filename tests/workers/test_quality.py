@@ -138,6 +138,7 @@ def test_damaged_scales_are_rejected_and_verified_anew_when_they_are_mended(
     assert good.agreement > bad.agreement
 
 
+@pytest.mark.full
 def test_a_bound_measures_every_version_against_float32(db: Database, folder: Path, worker_settings: Settings) -> None:
     register(db, "tiny", str(folder), "bfloat16", actor="tests")
     set_bound(db, "tiny", QualityBound(max_kl=1e-9), "tests")
@@ -177,6 +178,7 @@ def test_a_machine_that_cannot_read_the_reference_judges_nothing(
         assert summary(db, 2).state is VersionState.REGISTERED
 
 
+@pytest.mark.full
 def test_a_version_is_measured_later_and_on_the_users_texts(
     db: Database, folder: Path, settings: Settings, worker_settings: Settings, tmp_path: Path
 ) -> None:

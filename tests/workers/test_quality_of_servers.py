@@ -73,6 +73,7 @@ def test_a_vllm_server_is_measured_by_the_log_probabilities_of_prompts(
     assert len(scored) == len(TEXTS)
 
 
+@pytest.mark.full
 def test_a_server_without_them_has_the_continuations_alone_and_says_why(
     db: Database, folder: Path, measuring: Settings
 ) -> None:

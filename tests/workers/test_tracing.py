@@ -84,6 +84,7 @@ def submit(api: httpx2.Client, hook: Receiver, *, flags: str) -> str:
     return str(answer.json()["id"])
 
 
+@pytest.mark.full
 def test_one_trace_through_a_killed_worker(
     bench: Bench, settings: Settings, collector: Collector, hook: Receiver, start_process: StartProcess
 ) -> None:

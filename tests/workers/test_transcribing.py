@@ -38,6 +38,7 @@ def api(bench: Bench, settings: Settings) -> Iterator[httpx2.Client]:
             yield client
 
 
+@pytest.mark.full
 def test_a_killed_worker_leaves_no_gap_in_a_transcript(
     bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:

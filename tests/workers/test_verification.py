@@ -213,6 +213,7 @@ def test_one_of_two_workers_verifies_and_the_other_one_waits(
             second.result(60)
 
 
+@pytest.mark.full
 def test_a_killed_verifier_is_replaced(
     db: Database, folder: Path, worker_settings: Settings, settings: Settings, start_process: StartProcess
 ) -> None:

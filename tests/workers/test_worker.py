@@ -18,6 +18,7 @@ from headrace.store.jobs import jobs
 from headrace.store.redis.celery_queue import TASK
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams import stream_log
+from tests.full_runs import full
 from tests.processes import WAIT_S, free_port, wait_for
 
 from .conftest import Bench, Duties, StartWorker
@@ -26,6 +27,7 @@ SLOW = {"max_tokens": 1900}
 """A job of 38 s at a step of 20 ms; eight of them fit into the KV pool."""
 
 
+@pytest.mark.full
 def test_two_hundred_jobs_end_once_each(bench: Bench, duties: Duties, start_worker: StartWorker) -> None:
     ids = bench.submit(200)
     start_worker()
@@ -45,6 +47,7 @@ def test_two_hundred_jobs_end_once_each(bench: Bench, duties: Duties, start_work
     assert "".join(stored.deltas) == one.output["text"] != ""
 
 
+@pytest.mark.full
 def test_frames_and_the_end_reach_redis(bench: Bench, redis_client: redis.Redis, start_worker: StartWorker) -> None:
     start_worker()
     (job_id,) = bench.submit()
@@ -57,7 +60,7 @@ def test_frames_and_the_end_reach_redis(bench: Bench, redis_client: redis.Redis,
     assert b"".join(fields[b"t"] for _, fields in entries).decode() == job.output["text"]
 
 
-@pytest.mark.parametrize("version", ["fake", "fake-encoder"], indirect=True)
+@pytest.mark.parametrize("version", ["fake", *full("fake-encoder")], indirect=True)
 def test_kill_9_in_the_middle_and_a_restart(bench: Bench, duties: Duties, start_worker: StartWorker) -> None:
     encodes = bench.version.task == "embed"
     # Long enough for an encoder that each is a pass of its own; generating takes a step for each token anyway. The
@@ -88,6 +91,7 @@ def test_sigterm_hands_back_in_time_without_charging(bench: Bench, start_worker:
     assert worker.events("handed_back")[0]["num_jobs"] == 8
 
 
+@pytest.mark.full
 def test_jobs_that_end_within_the_drain_are_not_handed_back(bench: Bench, start_worker: StartWorker) -> None:
     # It does not wait for the drain's end when nothing runs: that would be after the time that the test waits.
     worker = start_worker(fake_step_ms=20, drain_s=600)
@@ -98,6 +102,7 @@ def test_jobs_that_end_within_the_drain_are_not_handed_back(bench: Bench, start_
     assert bench.states(ids) == {JobState.SUCCEEDED: 4}
 
 
+@pytest.mark.full
 def test_a_second_sigterm_hands_back_at_once(bench: Bench, start_worker: StartWorker) -> None:
     worker = start_worker(fake_step_ms=20, drain_s=600)
     ids = bench.submit(2, sampling=SLOW)
@@ -110,6 +115,7 @@ def test_a_second_sigterm_hands_back_at_once(bench: Bench, start_worker: StartWo
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["redis", "lease renewal"])
+@pytest.mark.full
 def test_a_cancelled_job_stops_and_keeps_what_it_has(
     bench: Bench, redis_client: redis.Redis, start_worker: StartWorker, fast: bool
 ) -> None:
@@ -127,6 +133,7 @@ def test_a_cancelled_job_stops_and_keeps_what_it_has(
     assert 0 < job.usage["output_tokens"] < 1900
 
 
+@pytest.mark.full
 def test_a_deadline_ends_a_running_job(bench: Bench, start_worker: StartWorker) -> None:
     start_worker(fake_step_ms=20)
     (job_id,) = bench.submit(sampling=SLOW, deadline_s=6.0)
@@ -143,6 +150,7 @@ def test_a_deadline_ends_a_running_job(bench: Bench, start_worker: StartWorker) 
     assert 0 < job.usage["output_tokens"] < 1900
 
 
+@pytest.mark.full
 def test_a_revoke_through_celery_cancels_a_running_job(bench: Bench, start_worker: StartWorker) -> None:
     start_worker(fake_step_ms=20, celery_control="full")
     (job_id,) = bench.submit(sampling=SLOW)
@@ -153,6 +161,7 @@ def test_a_revoke_through_celery_cancels_a_running_job(bench: Bench, start_worke
     assert job.output is not None
 
 
+@pytest.mark.full
 def test_a_revoke_before_the_start_ends_the_job_too(bench: Bench, start_worker: StartWorker) -> None:
     worker = start_worker(celery_control="full")
     new = bench.new_job()
@@ -174,6 +183,7 @@ def _revoked(bench: Bench) -> list[str]:
     return [job_id for ids in answers.values() for job_id in ids]
 
 
+@pytest.mark.full
 def test_poison_fails_alone(bench: Bench, start_worker: StartWorker) -> None:
     worker = start_worker()
     secret = "the heron waits under the third arch"
@@ -192,6 +202,7 @@ def test_poison_fails_alone(bench: Bench, start_worker: StartWorker) -> None:
     assert secret not in worker.log()
 
 
+@pytest.mark.full
 def test_duplicate_and_stale_hints_are_harmless(bench: Bench, start_worker: StartWorker) -> None:
     start_worker()
     ids = bench.submit(20)
@@ -206,6 +217,7 @@ def test_duplicate_and_stale_hints_are_harmless(bench: Bench, start_worker: Star
     assert row.runs == 20
 
 
+@pytest.mark.full
 def test_a_worker_takes_what_its_engine_holds_and_no_more(bench: Bench, start_worker: StartWorker) -> None:
     """256 KV blocks at 4 a job: 64 are claimed, one more at most waits in the broker's connection."""
     start_worker(fake_step_ms=150, kv_pool_tokens=256 * 16, kv_block_tokens=16, max_slots=500)
@@ -220,6 +232,7 @@ def test_a_worker_takes_what_its_engine_holds_and_no_more(bench: Bench, start_wo
     assert (stats["pool"]["batch peak"], stats["pool"]["preempted"]) == (64, 0)
 
 
+@pytest.mark.full
 def test_a_flushed_redis_loses_no_job(
     bench: Bench, duties: Duties, redis_client: redis.Redis, start_worker: StartWorker
 ) -> None:
@@ -232,6 +245,7 @@ def test_a_flushed_redis_loses_no_job(
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
 
 
+@pytest.mark.full
 def test_a_paused_worker_cannot_overwrite_the_newer_attempt(
     bench: Bench, duties: Duties, start_worker: StartWorker
 ) -> None:
@@ -248,6 +262,7 @@ def test_a_paused_worker_cannot_overwrite_the_newer_attempt(
     assert bench.job(job_id) == job
 
 
+@pytest.mark.full
 def test_flower_sees_the_engine_and_no_prompt(bench: Bench, start_worker: StartWorker) -> None:
     start_worker("--name", "w1")
     secret = "nobody shall read this prompt"
@@ -310,6 +325,7 @@ def test_what_comes_through_redis_neither_ends_a_worker_nor_runs_code(
     assert (tmp_path / "sprung").exists(), "it would have worked"
 
 
+@pytest.mark.full
 def test_a_model_that_is_not_there_takes_no_job(bench: Bench, start_worker: StartWorker) -> None:
     (job_id,) = bench.submit()
     worker = start_worker(ready=False, model="phantom")
@@ -324,12 +340,14 @@ def test_a_model_that_is_not_there_takes_no_job(bench: Bench, start_worker: Star
 @pytest.mark.parametrize(
     ("changes", "code", "says"),
     [
-        ({"database_url": "postgresql://app@/postgres?host=/nowhere"}, 1, "Postgres"),
-        ({"redis_url": "unix:///nowhere/redis.sock"}, 1, "Redis"),
-        ({"database_url": ""}, 2, "DATABASE_URL"),
-        ({"lease_s": "soon"}, 2, "LEASE_S"),
         ({"laese_s": 5}, 2, "HEADRACE_LAESE_S"),
-        ({"log_level": "LOUD"}, 2, "LOUD"),
+        *full(
+            ({"database_url": "postgresql://app@/postgres?host=/nowhere"}, 1, "Postgres"),
+            ({"redis_url": "unix:///nowhere/redis.sock"}, 1, "Redis"),
+            ({"database_url": ""}, 2, "DATABASE_URL"),
+            ({"lease_s": "soon"}, 2, "LEASE_S"),
+            ({"log_level": "LOUD"}, 2, "LOUD"),
+        ),
     ],
 )
 def test_what_is_wrong_at_the_start_is_one_line(
@@ -342,6 +360,7 @@ def test_what_is_wrong_at_the_start_is_one_line(
     assert line.startswith("headrace worker: ")
 
 
+@pytest.mark.full
 def test_a_metrics_port(bench: Bench, start_worker: StartWorker) -> None:
     port = free_port()
     worker = start_worker(worker_metrics_port=port)

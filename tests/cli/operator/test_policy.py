@@ -13,6 +13,7 @@ from headrace.policy.evaluation import Score
 from tests.cli.test_main import headrace
 
 
+@pytest.mark.full
 def test_evaluate_prints_every_recogniser_for_every_set(tmp_path: Path) -> None:
     done = headrace(tmp_path, "policy", "evaluate")
     assert (done.returncode, done.stderr) == (0, "")

@@ -123,6 +123,7 @@ def test_junk_in_the_queue_costs_no_worker_its_life(
     wait_for(lambda: junk_dropped() == 2 * len(JUNK), lambda: f"{junk_dropped()} of {2 * len(JUNK)}")
 
 
+@pytest.mark.full
 def test_junk_in_the_mailbox_costs_no_worker_its_life(
     settings: Settings, bench: Bench, redis_client: redis.Redis, junk_dropped: Callable[[], int]
 ) -> None:

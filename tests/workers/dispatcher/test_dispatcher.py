@@ -42,6 +42,7 @@ from headrace.workers.dispatcher.job_sweeper import OutageGrace
 from headrace.workers.dispatcher.ready_window import num_of_batch, num_to_announce, num_to_repeat
 from headrace.workers.dispatcher.retention import RetentionThread
 from headrace.workers.health import LoopHeartbeat, readiness
+from tests.full_runs import full
 from tests.processes import WAIT_S, Process, StartProcess, free_port, python, until, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
@@ -668,7 +669,7 @@ def start(settings: Settings, start_process: StartProcess) -> Callable[..., Proc
     return start
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *full(signal.SIGINT)])
 def test_the_process_calls_webhooks_and_ends_when_told(
     start: Callable[..., Process], submit: Submit, read: Read, number: signal.Signals
 ) -> None:
@@ -714,6 +715,7 @@ def test_a_loop_that_no_longer_turns_is_not_ready() -> None:
     assert pulse.check() == "ok"
 
 
+@pytest.mark.full
 def test_the_process_waits_for_services_that_are_away_and_says_so_in_lines(start: Callable[..., Process]) -> None:
     process = start(DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     wait_for(lambda: process.log().count("\n") >= 2, "tried twice")
@@ -733,6 +735,7 @@ def empty_database_url(settings: Settings) -> Iterator[str]:
     engine.dispose()
 
 
+@pytest.mark.full
 def test_an_empty_database_is_told_and_waited_for(start: Callable[..., Process], empty_database_url: str) -> None:
     process = start(DATABASE_URL=empty_database_url)
     (first, *_) = wait_for(process.events, "it logged an event")
@@ -744,12 +747,14 @@ def test_an_empty_database_is_told_and_waited_for(start: Callable[..., Process],
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
-        ({"REDIS_URL": ""}, "REDIS_URL is not set"),
-        ({"HEADRACE_SWEEP_S": "soon"}, "HEADRACE_SWEEP_S"),
-        ({"HEADRACE_NO_SUCH": "1"}, "HEADRACE_NO_SUCH"),
-        ({"HEADRACE_LOG_LEVEL": "LOUD"}, "unknown log level"),
         ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "ten"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS"),
+        *full(
+            ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+            ({"REDIS_URL": ""}, "REDIS_URL is not set"),
+            ({"HEADRACE_SWEEP_S": "soon"}, "HEADRACE_SWEEP_S"),
+            ({"HEADRACE_NO_SUCH": "1"}, "HEADRACE_NO_SUCH"),
+            ({"HEADRACE_LOG_LEVEL": "LOUD"}, "unknown log level"),
+        ),
     ],
 )
 def test_a_bad_setting_ends_the_process_in_one_line(

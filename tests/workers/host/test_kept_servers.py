@@ -216,6 +216,7 @@ def test_servers_end_for_one_that_falls_asleep_for_versions_that_are_gone_and_wi
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.full
 def test_two_versions_on_vllm_share_a_place_and_the_one_without_it_sleeps(
     db: Database, settings: Settings, files: Path, start_process: StartProcess, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ def serving(db: Database) -> set[int]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.full
 def test_workers_follow_the_decision_and_a_drained_one_ends_its_jobs(
     db: Database, settings: Settings, start_process: StartProcess
 ) -> None:

@@ -342,6 +342,7 @@ def test_a_batchs_answers_are_guarded_and_keep_their_placeholders(sealed: Stage)
     assert json.loads(errors)["response"]["body"]["error"]["code"] == "policy_blocked_output"
 
 
+@pytest.mark.full
 def test_an_attempt_after_a_lost_one_begins_anew_and_nobody_notices(
     bench: Bench,
     duties: Duties,

@@ -64,6 +64,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 
 @linux_only
 @pytest.mark.parametrize("version", ["fake-encoder"], indirect=True)
+@pytest.mark.full
 def test_only_the_computing_thread_of_an_encoders_worker_gives_way(start_worker: StartWorker) -> None:
     """No job is run: on a busy machine a thread that gives way may not get a turn for a minute."""
     worker = start_worker(encode_gives_way=True)

@@ -303,6 +303,7 @@ def restartable(server_folder: Path, settings: Settings) -> Iterator[Restartable
     server.stop()
 
 
+@pytest.mark.full
 def test_a_restart_of_postgres_loses_no_outcome_and_no_claim(restartable: Restartable) -> None:
     bench, running = restartable.bench, restartable.running
     early = bench.submit(4, sampling={"max_tokens": 500})
