@@ -125,6 +125,7 @@ def test_each_choice_is_what_its_own_request_would_get(asking: Asking) -> None:
     )
 
 
+@pytest.mark.full
 def test_a_killed_worker_splices_no_choice(asking: Asking) -> None:
     client = asking.client
     asked: dict[str, Any] = {**ASKED, "prompt": PROMPT, "n": 3, "max_tokens": 300, "logprobs": 1}

@@ -65,6 +65,7 @@ def test_labels_by_the_route_natively_and_in_a_batch(
     assert in_batch["data"] == answer["data"]
 
 
+@pytest.mark.full
 def test_entities_by_the_route(settings: Settings, db: Database, start_process: StartProcess) -> None:
     register(db, "ner", "fake-token-classifier", "auto", actor="tests")
     body = {"model": "ner", "input": "Ann é", "aggregation_strategy": "none", "ignore_labels": []}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import pytest
 from openai import OpenAI
 from openai.types import CreateEmbeddingResponse
 
@@ -97,6 +98,7 @@ def vectors(answer: CreateEmbeddingResponse) -> list[tuple[float, ...]]:
     return [tuple(one.embedding) for one in answer.data]
 
 
+@pytest.mark.full
 def test_a_caller_gets_its_vectors_although_the_worker_dies(
     settings: Settings, db: Database, start_process: StartProcess
 ) -> None:

@@ -73,6 +73,7 @@ def test_the_assistant_calls_a_tool_and_keeps_the_conversation(
     assert "the call failed" in run_tool("look_up_order", '{"order": 1}')
 
 
+@pytest.mark.full
 def test_the_copilot_answers_from_documents_and_names_those_that_it_could_not_read(
     settings: Settings, db: Database, key: str, tmp_path: Path, start_process: StartProcess
 ) -> None:
@@ -103,6 +104,7 @@ def test_the_trained_network_tells_shapes_apart(tmp_path: Path) -> None:
     assert [SHAPES[number] for number in best] == [*SHAPES * 4]
 
 
+@pytest.mark.full
 def test_pictures_are_classified_and_described(
     settings: Settings, db: Database, key: str, start_process: StartProcess
 ) -> None:
@@ -121,6 +123,7 @@ def test_pictures_are_classified_and_described(
     assert all(text for _, text in found)
 
 
+@pytest.mark.full
 def test_a_night_classifies_each_message_and_ends_by_a_webhook(
     settings: Settings, db: Database, key: str, start_process: StartProcess
 ) -> None:
@@ -158,6 +161,7 @@ def too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Handler, "_compute", held_compute)
 
 
+@pytest.mark.full
 def test_a_burst_that_a_server_refuses_is_answered_behind_the_queue(
     settings: Settings, db: Database, key: str, start_process: StartProcess, too_small: None
 ) -> None:

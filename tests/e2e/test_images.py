@@ -54,6 +54,7 @@ def test_labels_by_the_route_natively_and_in_a_batch(
     assert (failed["status"], failed["error"]["code"]) == ("failed", "image_unavailable")
 
 
+@pytest.mark.full
 def test_vectors_and_labels_in_words(settings: Settings, db: Database, start_process: StartProcess) -> None:
     register(db, "clip", "fake-encoder", "auto", actor="tests")
     with (

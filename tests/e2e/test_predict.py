@@ -61,6 +61,7 @@ def test_predictions_by_the_route_and_natively(
     assert f"{area_under_roc(expected, later):.3f}" in said
 
 
+@pytest.mark.full
 def test_a_caller_gets_its_predictions_although_the_worker_dies(
     settings: Settings, db: Database, start_process: StartProcess
 ) -> None:

@@ -4,6 +4,8 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from examples.recommendation.recommend import recommended, report
 from examples.recommendation.shop import items, visits
 from examples.recommendation.train import hit_rate, most_clicked, train
@@ -45,6 +47,7 @@ def test_the_trained_shop_recommends_better_than_the_most_clicked_items(
     assert "no item of the history" in (failed["error"] or {})["message"]
 
 
+@pytest.mark.full
 def test_a_caller_gets_its_items_although_the_worker_dies(
     settings: Settings, db: Database, start_process: StartProcess
 ) -> None:

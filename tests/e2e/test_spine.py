@@ -54,6 +54,7 @@ RIVER = {
 }
 
 
+@pytest.mark.full
 def test_an_answer_follows_its_form_and_tells_how_likely_it_was(running: Running) -> None:
     asked: dict[str, Any] = {
         "model": "smollm2",
@@ -86,6 +87,7 @@ def _city_tool(name: str) -> Any:
     return {"type": "function", "function": {"name": name, "description": f"{name} of a city", "parameters": city}}
 
 
+@pytest.mark.full
 def test_a_prompt_is_scored_as_lm_eval_asks_for_it(running: Running) -> None:
     def scored(prompt: str, max_tokens: int) -> Any:
         asked: dict[str, Any] = {"model": "smollm2", "prompt": [prompt], "temperature": 0, "seed": 1}
@@ -104,6 +106,7 @@ def test_a_prompt_is_scored_as_lm_eval_asks_for_it(running: Running) -> None:
     assert again.choices[0].logprobs.token_logprobs == found.logprobs.token_logprobs[:-1]
 
 
+@pytest.mark.full
 def test_a_forced_call_validates_and_its_result_is_answered(running: Running) -> None:
     question: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
     tools = [_city_tool("get_weather"), _city_tool("get_population")]
@@ -129,18 +132,10 @@ def test_a_forced_call_validates_and_its_result_is_answered(running: Running) ->
     assert "sunny" in (answer.choices[0].message.content or "")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "fault" in metafunc.fixturenames:
-        # CI injects faults only with the fake model (tests/reliability, make chaos): there it takes seconds.
-        faults = [("kill-worker", 32, 0), ("flush-redis", 32, 0)] if metafunc.config.getoption("--full") else []
-        metafunc.parametrize(("fault", "jobs", "check"), [("none", 8, 8), *faults])
-
-
-def test_mixed_jobs_each_end_once_whatever_breaks(
-    running: Running, pytestconfig: pytest.Config, fault: str, jobs: int, check: int
-) -> None:
-    # The reference runs one request at a time, and takes as long as the rest of this folder.
-    check = check if pytestconfig.getoption("--full") else check // 4
+# Faults in every run are with the fake model (tests/reliability, make chaos): there it takes seconds.
+@pytest.mark.full
+@pytest.mark.parametrize(("fault", "jobs", "check"), [("none", 8, 8), ("kill-worker", 32, 0), ("flush-redis", 32, 0)])
+def test_mixed_jobs_each_end_once_whatever_breaks(running: Running, fault: str, jobs: int, check: int) -> None:
     args = argparse.Namespace(jobs=jobs, concurrency=16, fault=fault, check=check)
     report = trial.run(running.stack, running.record, running.home, args)
     assert report.broken == []

@@ -136,7 +136,9 @@ def plain(folder: Path, oracle: type[Oracle]) -> dict[str, CompletionOutput]:
     return done
 
 
-@pytest.mark.parametrize("max_slots", [1, 3, 8])
+@pytest.mark.parametrize(
+    "max_slots", [pytest.param(1, marks=pytest.mark.full), 3, pytest.param(8, marks=pytest.mark.full)]
+)
 def test_whatever_is_asked_the_tokens_are_the_same(
     folder: Path, plain: dict[str, CompletionOutput], max_slots: int
 ) -> None:
@@ -208,7 +210,13 @@ def test_by_the_kernels_not_a_bit_changes(folder: Path, oracle: type[Oracle], dt
     ]
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Three that differ in kind; the others in full runs.
+_ALWAYS = ("llama", "mistral, sliding window", "qwen3")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in _ALWAYS else pytest.mark.full) for name in MODELS]
+)
 def test_every_family_repeats_itself_as_the_reference_does(name: str, tmp_path: Path) -> None:
     """Prompts that repeat, which tiny models copy from for a while, and random ones."""
     model = build(name)
@@ -243,7 +251,13 @@ def markov_runner(model: Markov) -> TorchRunner:
     return TorchRunner(loaded, context_window=512, eos_token_ids=frozenset(), device=CPU)
 
 
-@pytest.mark.parametrize("cut", [{}, {"temperature": 0.7}, {"top_k": 3, "temperature": 1.5}])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        *(pytest.param(cut, marks=pytest.mark.full) for cut in ({}, {"temperature": 0.7})),
+        {"top_k": 3, "temperature": 1.5},
+    ],
+)
 def test_the_distribution_is_unchanged(cut: dict[str, float]) -> None:
     """Chi-square of what follows what, in texts of which a good part was drafted; and each text is its seed's."""
     num_tokens, sampling = 6, {"temperature": 1.0} | cut

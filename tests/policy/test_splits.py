@@ -11,8 +11,8 @@ MARKED = [case for case in second() if case.marked and len(case.text) < 120]
 
 
 def test_nothing_leaks_wherever_a_stream_is_cut() -> None:
-    found = list(run(MARKED[::67], seed=1, most=3))
-    assert len(found) >= 30
+    found = list(run(MARKED[::201], seed=1, most=3))
+    assert len(found) >= 10
     assert [one for one in found if one is not None] == []
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
+import pytest
+
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.rig import Kept, Stack
@@ -57,6 +59,7 @@ def test_p1_accepted_jobs_are_on_disk(stack: Stack, is_full: bool, report: Repor
     client.close()
 
 
+@pytest.mark.full
 def test_p4_a_key_is_one_job(stack: Stack, is_full: bool, report: Report) -> None:
     num_keys, num_posts = (50, 100) if is_full else (6, 10)
     stack.register(MODEL)

@@ -12,7 +12,9 @@ NUM_NEIGHBOURS = 7
 NUM_TOKENS = 60
 
 
-@pytest.mark.parametrize(("fault", "code"), [("nan", "numerical_error"), ("oom", "out_of_memory")])
+@pytest.mark.parametrize(
+    ("fault", "code"), [("nan", "numerical_error"), pytest.param("oom", "out_of_memory", marks=pytest.mark.full)]
+)
 def test_a_bad_row_fails_alone(stack: Stack, fault: str, code: str) -> None:
     version = stack.register(MODEL)
     prompts = [f"neighbour {number}" for number in range(NUM_NEIGHBOURS)]

@@ -35,7 +35,7 @@ def redis_of_its_own(folder: Path) -> Iterator[LocalValkey]:
         valkey.stop()
 
 
-@pytest.mark.parametrize("has_redis", [True, False], ids=["redis", "no redis"])
+@pytest.mark.parametrize("has_redis", [True, pytest.param(False, marks=pytest.mark.full)], ids=["redis", "no redis"])
 def test_p8_one_end_each(databases: Databases, folder: Path, is_full: bool, report: Report, *, has_redis: bool) -> None:
     num_jobs = 200 if is_full else 60
     with redis_of_its_own(folder) as valkey, databases.stack(folder, valkey.url) as stack:

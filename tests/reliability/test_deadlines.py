@@ -56,6 +56,7 @@ def test_p9_a_hung_step_holds_no_deadline_up(stack: Stack, report: Report) -> No
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("off_s", [DAY_S, -DAY_S], ids=["a day ahead", "a day behind"])
 def test_p9_a_workers_clock_decides_nothing(stack: Stack, report: Report, off_s: int) -> None:
     version = stack.register(MODEL)

@@ -46,12 +46,8 @@ class Probe:
         return [(at, status) for at, status in self.answers if at >= after]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "fault" in metafunc.fixturenames:
-        # A step that spins is seen as one that hangs is, and takes a core from all tests beside it.
-        metafunc.parametrize("fault", ["hang", "spin"] if metafunc.config.getoption("--full") else ["hang"])
-
-
+# A step that spins is seen as one that hangs is, and takes a core from all tests beside it.
+@pytest.mark.parametrize("fault", ["hang", pytest.param("spin", marks=pytest.mark.full)])
 def test_p12_an_engine_that_makes_no_step_is_not_ready(stack: Stack, report: Report, fault: str) -> None:
     version = stack.register(MODEL)
     port = free_port()

@@ -42,8 +42,8 @@ WORKER_POINTS = {
     "drain.midway": 1,
 }
 DISPATCHER_POINTS = ("hint.before_publish", "sweep.midway", "webhook.accepted")
-TASKS_IN_CI = {("rerank", "batch.midway"), ("predict", "finish.committed")}
-STOPPED_AND_RAISED_IN_CI = {"claim.done", "finish.before", "sweep.midway"}
+ALWAYS = {("worker", "batch.midway"), ("api", "accept.committed"), ("dispatcher", "sweep.midway")}
+"""One kill for each kind of process runs in every run, the other cells only with ``--full``."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,8 @@ class Cell:
         return f"{self.process if self.task == 'generate' else self.task}-{self.point}-{self.action}"
 
     @property
-    def is_in_ci(self) -> bool:
-        """Every point is killed at; stopped and raised at are those where most hangs on it. Other tasks: a sample."""
-        if self.task != "generate":
-            return (self.task, self.point) in TASKS_IN_CI
-        return self.action == "kill" or self.point in STOPPED_AND_RAISED_IN_CI
+    def is_in_every_run(self) -> bool:
+        return self.action == "kill" and self.task == "generate" and (self.process, self.point) in ALWAYS
 
     @property
     def model(self) -> str:
@@ -127,16 +124,14 @@ def outcomes(request: pytest.FixtureRequest, databases: Databases, folder: Path)
         client.close()
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "cell" in metafunc.fixturenames:
-        is_full = metafunc.config.getoption("--full")
-        metafunc.parametrize("cell", [cell for cell in CELLS if is_full or cell.is_in_ci], ids=str)
-
-
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, marks=[] if cell.is_in_every_run else pytest.mark.full) for cell in CELLS], ids=str
+)
 def test_whatever_happens_there_every_job_ends_once(outcomes: Outcomes, cell: Cell) -> None:
     outcomes[cell].result()
 
 
+@pytest.mark.full
 def test_l1_the_matrix_in_figures(outcomes: Outcomes, report: Report) -> None:
     passed = [cell for cell, outcome in outcomes.items() if outcome.exception() is None]
     report(

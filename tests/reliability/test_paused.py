@@ -4,6 +4,8 @@ import signal
 import time
 from collections import Counter
 
+import pytest
+
 from tests.processes import wait_for
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_answer, check_ended_once
@@ -31,6 +33,7 @@ def test_p3_a_paused_worker_overwrites_nothing(stack: Stack, is_full: bool, repo
     assert figures["stale_writes_refused"] >= rounds
 
 
+@pytest.mark.full
 def test_p3_nor_while_the_newer_attempt_still_runs(stack: Stack) -> None:
     version = stack.register(MODEL)
     stack.dispatcher()

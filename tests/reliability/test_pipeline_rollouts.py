@@ -108,6 +108,8 @@ def changes_of(stack: Stack, rollout: str) -> list[tuple[str, str]]:
     return [(row.action.removeprefix("rollout."), row.actor.partition("_")[0]) for row in found]
 
 
+# test_rollouts has the rollout of a model in every run.
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_each_job_keeps_its_version_and_each_change_happens_once_whoever_is_killed(stack: Stack, is_full: bool) -> None:
     of_api, of_dispatcher = [AFTER], [f"{BEFORE}@2", AFTER]

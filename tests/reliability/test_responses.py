@@ -3,6 +3,7 @@
 import signal
 from contextlib import closing
 
+import pytest
 from openai import OpenAI
 
 from tests.reliability.rig import Stack
@@ -10,6 +11,8 @@ from tests.reliability.rig import Stack
 ASKED = {"model": "tiny", "input": "What does the water do all day?", "max_output_tokens": 200, "temperature": 0}
 
 
+# test_matrix has the stream of a job in every run.
+@pytest.mark.full
 def test_a_killed_worker_is_not_seen_in_a_stream(stack: Stack) -> None:
     stack.register("tiny")
     api, client = stack.api()

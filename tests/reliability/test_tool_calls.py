@@ -71,12 +71,10 @@ def chat(client: Client) -> str:
     return str(sent.json()["id"])
 
 
+# Four processes and nine deaths. The chaos run has such chats too.
+@pytest.mark.full
 @pytest.mark.timeout(300)
-def test_a_chat_with_a_tool_ends_once_whoever_is_killed(
-    stack: Stack, is_full: bool, report: Report, tool: Receiver
-) -> None:
-    if not is_full:
-        pytest.skip("four processes and nine deaths: with --full; the chaos run has such chats too")
+def test_a_chat_with_a_tool_ends_once_whoever_is_killed(stack: Stack, report: Report, tool: Receiver) -> None:
     api, client = stack.api(lease_s=LONG_LEASE_S)
     dispatcher = stack.dispatcher(lease_s=LONG_LEASE_S)
     register(stack, client, tool)

@@ -29,7 +29,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         real = [name for name, option in _REAL.items() if metafunc.config.getoption(option, None)]
         # The first one waits for its server, which starts slowly on a busy machine; some start it again.
         slow = [pytest.param(name, marks=pytest.mark.timeout(1200)) for name in real]
-        metafunc.parametrize("rig", [*ENGINES, *slow], indirect=True)
+        # Variants of an engine that is there; only with --full.
+        variants = {"vllm without scale-out", "sglang deterministic"}
+        engines = [pytest.param(name, marks=[pytest.mark.full] if name in variants else []) for name in ENGINES]
+        metafunc.parametrize("rig", [*engines, *slow], indirect=True)
 
 
 @pytest.fixture(scope="session")

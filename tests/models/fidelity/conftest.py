@@ -28,14 +28,19 @@ FAMILIES: Mapping[str, Family] = {
     **{f"{name}, transformers": Family(partial(others.build_other, name)) for name in others.SUPPORTED},
 }
 
-THOROUGHLY = ("llama, kernels", "mistral, sliding window, torch", "gemma2, transformers")
-"""These go every way in every run; the others all ways at once, and every way with ``--full``."""
+THOROUGHLY = "llama, kernels"
+"""It goes every way in every run; every family does with ``--full``."""
 
-ONLY_FULL = {f"{name}, transformers" for name in list(others.SUPPORTED)[1::2]} | {
-    f"{name}, torch" for name in list(tiny.MODELS)[1::2]
+ALL_AT_ONCE = {
+    "qwen3, kernels",
+    "qwen2, window in upper layers, kernels",
+    "llama, biases, torch",
+    "mistral, sliding window, torch",
+    "gpt2, transformers",
+    "gemma2, transformers",
+    "qwen2_moe, transformers",
 }
-"""Every other of those that go through transformers' own code, which is long on its way for little of ours, and of the
-torch twins of what the kernels are tested with."""
+"""One of each kind goes all ways at once in every run: windows, biases, absolute positions, experts."""
 
 _answers = pytest.StashKey[int]()
 _near_ties = pytest.StashKey[int]()
@@ -45,14 +50,17 @@ AssertAnswers = Callable[[PreTrainedModel, Mapping[str, Sequence[int]], Mapping[
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"family", "way"} <= set(metafunc.fixturenames):
-        is_full = metafunc.config.getoption("--full")
         cases = [
-            (family, way)
+            pytest.param(family, way, marks=[] if _is_in_every_run(family, way) else pytest.mark.full)
             for family in FAMILIES
             for way in WAYS
-            if is_full or family in THOROUGHLY or (way == "all of it" and family not in ONLY_FULL)
         ]
-        metafunc.parametrize(("family", "way"), cases, ids=[f"{family}: {way}" for family, way in cases])
+        ids = [f"{family}: {way}" for family in FAMILIES for way in WAYS]
+        metafunc.parametrize(("family", "way"), cases, ids=ids)
+
+
+def _is_in_every_run(family: str, way: str) -> bool:
+    return family == THOROUGHLY or (family in ALL_AT_ONCE and way == "all of it")
 
 
 @pytest.fixture

@@ -43,22 +43,20 @@ def prompts(smollm2_tokenizer: Tokenizer) -> dict[str, list[int]]:
 
 DEMO_WAYS = {
     "all of it": Way(pool_blocks=19, step_tokens=40, speculation=True, handed_over_after=5, max_slots=12),
-    **{f"full: {name}": replace(way, pool_blocks=max(19, way.pool_blocks)) for name, way in WAYS.items()},
+    **{f"families, {name}": replace(way, pool_blocks=max(19, way.pool_blocks)) for name, way in WAYS.items()},
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("way", DEMO_WAYS)
 def test_it_says_the_same_whatever_is_on(
     way: str,
-    is_full: bool,
     smollm2: Path,
     smollm2_reference: PreTrainedModel,
     prompts: dict[str, list[int]],
     assert_answers: AssertAnswers,
 ) -> None:
     """With guesses that come from the texts themselves."""
-    if way.startswith("full") and not is_full:
-        pytest.skip("only with --full")
 
     def load(pool_blocks: int) -> TorchRunner:
         settings = Settings(

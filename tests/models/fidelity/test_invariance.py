@@ -24,15 +24,8 @@ HOME = Path(__file__).parents[3] / ".headrace"
 VOCAB = 49152
 BLOCK_TOKENS = 16
 
-DTYPES = ("float32", "bfloat16", "int8")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All formats; without ``--full`` only one for the slow sampling test."""
-    if "dtype" in metafunc.fixturenames:
-        metafunc.parametrize("dtype", DTYPES)
-    if "drawn_dtype" in metafunc.fixturenames:
-        metafunc.parametrize("drawn_dtype", DTYPES if metafunc.config.getoption("--full") else ["bfloat16"])
+# In every run the format with the most code of its own.
+DTYPES = [*(pytest.param(dtype, marks=pytest.mark.full) for dtype in ("float32", "bfloat16")), "int8"]
 
 
 @cache
@@ -78,6 +71,7 @@ class Desk:
         return hidden[end - len(batch.rows[at].tokens) : end], logits[at]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_batch_mates_change_no_bit_in_prefill_and_decode(smollm2: Path, dtype: str, is_full: bool) -> None:
     for num_mates in (1, 5, 23) if is_full else (5,):
         check_batch_mates(load(smollm2, dtype), num_mates)
@@ -107,7 +101,9 @@ KINDS: dict[str, dict[str, object]] = {
 BUSY = Way(pool_blocks=8, step_tokens=48, max_slots=12, speculation=True, handed_over_after=3)
 
 
-def test_what_is_drawn_by_seed_is_the_same_whatever_else_runs(smollm2: Path, drawn_dtype: str) -> None:
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_what_is_drawn_by_seed_is_the_same_whatever_else_runs(smollm2: Path, dtype: str) -> None:
     """Alone, one by one; and preempted, handed over and guessed at among requests that draw at random."""
     prompts = list(mixed_prompts(VOCAB, count=8, longest=60).values())[3:]
     mine = [
@@ -115,8 +111,8 @@ def test_what_is_drawn_by_seed_is_the_same_whatever_else_runs(smollm2: Path, dra
         for prompt, (name, kind) in zip(prompts, KINDS.items(), strict=False)
     ]
     mates = [request(prompt, f"mate {n}", temperature=1.0, max_tokens=9 + n) for n, prompt in enumerate(prompts[:3])]
-    alone = drive(lambda pool: load(smollm2, drawn_dtype), mine, Way(max_slots=1)).answers
-    busy = drive(lambda pool: load(smollm2, drawn_dtype, pool), [*mates, *mine], BUSY)
+    alone = drive(lambda pool: load(smollm2, dtype), mine, Way(max_slots=1)).answers
+    busy = drive(lambda pool: load(smollm2, dtype, pool), [*mates, *mine], BUSY)
     assert busy.total("preempted") > 0
     for name, answer in alone.items():
         assert busy.answers[name] == answer, name

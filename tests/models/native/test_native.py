@@ -189,7 +189,7 @@ while True:
 
 
 @pytest.mark.usefixtures("neighbours")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*(pytest.param(one, marks=pytest.mark.full) for one in DTYPES[:-1]), DTYPES[-1]])
 def test_a_thread_that_is_held_up_changes_no_bit(tmp_path: Path, dtype: str) -> None:
     """Its pieces are done by others, and it comes to phases that are over: as many threads as CPUs, and more."""
     runner = load(tiny.save(tiny.build("llama"), tmp_path), dtype)
@@ -219,6 +219,7 @@ def test_a_token_that_is_none_is_refused(folder: Path, token: int) -> None:
         compute(load(folder, "float32"), ([5, token], 0, [0]))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", list(tiny.MODELS))
 def test_float32_answers_as_the_reference_alone(name: str, tmp_path: Path) -> None:
     reference = tiny.build(name)
@@ -252,6 +253,7 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert [one for one in (tmp_path / "native").iterdir() if one.suffix != ".lock"] == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("cpu", _CPUS.get(platform.machine(), ("native",)))
 def test_the_compiler_takes_the_source_for_other_cpus(cpu: str) -> None:
     command = [str(_COMPILER), *_FLAGS, f"-march={cpu}", "-fsyntax-only", str(SOURCES / "forward.cpp")]
@@ -260,17 +262,11 @@ def test_the_compiler_takes_the_source_for_other_cpus(cpu: str) -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction sets are x86's")
-def test_older_instruction_sets_keep_the_same_promises(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """AVX2; with ``--full`` AVX-512 by itself, with products of whole numbers, and of bfloat16 pairs."""
-    marches = (
-        ["x86-64-v3", "skylake-avx512", "icelake-server", "cooperlake"]
-        if request.config.getoption("--full")
-        else ["x86-64-v3"]
-    )
+@pytest.mark.full
+def test_older_instruction_sets_keep_the_same_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVX2; AVX-512 by itself, with products of whole numbers, and of bfloat16 pairs."""
     folder = tiny.save(tiny.build("mistral, sliding window"), tmp_path / "model")
-    for march in marches:
+    for march in ("x86-64-v3", "skylake-avx512", "icelake-server", "cooperlake"):
         monkeypatch.setattr("headrace.models.native.build._FLAGS", (*_FLAGS, f"-march={march}"))
         older = Kernels(build(tmp_path))
         assert older.isa in {"AVX2", "AVX-512", "AVX-512 BF16"}

@@ -28,6 +28,7 @@ def test_auto_is_the_fastest_that_passes(report: precision_gate.QualityReport, d
     assert precision_gate.choose(report)[0] == dtype
 
 
+@pytest.mark.full
 def test_what_was_measured_is_found_again(
     smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
