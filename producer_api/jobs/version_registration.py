@@ -5,9 +5,11 @@ or with another engine, or is a chat server, which needs no files.
 """
 
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from headrace.store.calls.ssrf_guard import resolve
 from headrace.store.errors import Conflict, InvalidRequest
 from headrace.store.payloads.prompt_reference import PromptReference
 from headrace.store.payloads.strict_model import Body
@@ -15,7 +17,7 @@ from headrace.store.registry.engine_spec import EngineKind, EngineSpec, Modality
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.registry.number_formats import NumberFormat
 from headrace.store.registry.verification_report import GoldenAnswer
-from headrace.store.webhooks.addresses import check_server_url
+from headrace.store.webhooks.addresses import check_server_url, is_server_address
 
 
 class VersionEngine(Body):
@@ -81,7 +83,7 @@ class VersionRequest(BaseModel):
 
 
 def new_version(model: str, body: VersionRequest, files_of: ModelVersion | None) -> dict[str, Any]:
-    """Return the arguments of ``register_version`` but the template. Raises InvalidRequest, Conflict."""
+    """Return the arguments of ``register_version`` but the template. Blocks. Raises InvalidRequest, Conflict."""
     if body.prompt is not None and files_of is not None and not files_of.spec.has_sampling:
         raise InvalidRequest("only a model that generates text has a default template", param="prompt")
     if body.engine is None and files_of is not None and _is_template_alone(model, body, files_of):
@@ -89,8 +91,23 @@ def new_version(model: str, body: VersionRequest, files_of: ModelVersion | None)
     if body.engine is None:
         return _native(model, body, files_of)
     check_server_url(body.engine.url)
+    _check_name(body.engine.url)
     spec = engine_spec({"served_model": model, **body.engine.model_dump(exclude_none=True)})
     return _served(model, body, files_of, spec)
+
+
+def _check_name(url: str) -> None:
+    """Raise InvalidRequest if the host's name now stands for an address at which no inference server can be.
+
+    Only the workers' network may know the name, and it may stand for another address later: that is not noticed.
+    """
+    parts = urlsplit(url)
+    try:
+        found = resolve(parts.hostname or "", parts.port or 80)
+    except OSError:
+        return
+    if refused := [address for address in found if not is_server_address(address)]:
+        raise InvalidRequest(f"the engine's url: {parts.hostname} is {refused[0]}, which is no server's", param="url")
 
 
 def _is_template_alone(model: str, body: VersionRequest, files_of: ModelVersion) -> bool:

@@ -114,12 +114,20 @@ def check_url(
 def check_server_url(url: str, *, param: str = "url") -> None:
     """Raise InvalidRequest if no inference server can be at this address, such as a cloud's metadata service.
 
-    Private addresses are allowed. A name is not resolved.
+    Private addresses are allowed. A name is not resolved: see ``is_server_address``.
     """
     try:
         split_url(url, allow_http=True, exempt=_SERVER_NETWORKS)
     except ValueError as error:
         raise InvalidRequest(f"the engine's url: {error}", param=param) from error
+
+
+def is_server_address(text: str) -> bool:
+    """True if an inference server can be at this address of a name, in the resolver's text form.
+
+    That is also one with a scope, which systemd's resolver gives for the own host's name.
+    """
+    return "%" in text or is_allowed(text, _SERVER_NETWORKS)
 
 
 def split_url(url: str, *, allow_http: bool, exempt: Sequence[Network]) -> SplitResult:

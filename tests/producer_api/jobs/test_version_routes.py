@@ -1,5 +1,6 @@
 """Versions and aliases over HTTP: changes with conditions, and who may make them."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -184,6 +185,28 @@ def test_versions_are_registered_without_folders(api: httpx2.Client, db: Databas
         (409, {"files_of": "tiny@1"}),
     ]
     assert [post("real", body).status_code for _, body in bad] == [status for status, _ in bad]
+
+
+def test_a_server_has_no_name_of_an_address_at_which_none_can_be(
+    api: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = {"gpu.internal": ["10.0.0.9", "fe80::1%2"], "metadata.internal": ["10.0.0.9", "169.254.169.254"]}
+    look_up = socket.getaddrinfo
+
+    def found(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+        if not str(host).endswith(".internal"):
+            return look_up(host, port, *args, **options)
+        if host not in addresses:
+            raise socket.gaierror
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    told = {}
+    for host in (*addresses, "of-the-workers.internal"):
+        engine = {"kind": "openai", "url": f"http://{host}:8000", "context_window": 64}
+        told[host] = api.post("/v1/models/org/chat/versions", json={"engine": engine})
+    assert [answer.status_code for answer in told.values()] == [201, 400, 201]
+    assert error_of(told["metadata.internal"])["param"] == "url"
 
 
 def register_real(db: Database, runner: str, model_type: str) -> ModelVersion:
