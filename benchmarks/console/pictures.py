@@ -18,7 +18,7 @@ Say = Callable[[str], object]
 
 _TENANTS = ("acme", "globex", "initech")
 _WARM_S = 60.0
-_DESKTOP, _PHONE = (1280, 860), (390, 844)
+_WIDTH, _HEIGHT = 1280, 860
 
 
 def make(home: Path, chromium: str, folder: Path, say: Say) -> None:
@@ -30,9 +30,6 @@ def make(home: Path, chromium: str, folder: Path, say: Say) -> None:
         url = load.database_url(home)
         keys = load.make_tenants(url, _TENANTS)
         load.store_jobs(url, "default", 2_000)
-        with running_chromium(chromium) as browser:
-            # Before the load, which is more than the workers can do: an answer would wait behind it.
-            _playground(browser, stack, folder / "console-playground.png")
         with load.arrivals(stack.api_url, [stack.api_key, *keys, keys[0], keys[0]], 7.0, (60, 120, 240, 240, 400)):
             time.sleep(_WARM_S)
             retried = _stop_a_worker(stack, say)
@@ -42,11 +39,7 @@ def make(home: Path, chromium: str, folder: Path, say: Say) -> None:
 
 def _make_all(browser: Chromium, stack: Stack, folder: Path, retried: str) -> None:
     live = "document.querySelectorAll('a.cell').length > 20 && document.querySelector('.u-wrap') !== null"
-    rows = "document.querySelectorAll('tbody tr').length > 20"
     _picture(browser, stack, "live", live, folder / "console-live.png")
-    _picture(browser, stack, "live", live, folder / "console-live-dark.png", dark=True)
-    _picture(browser, stack, "live", live, folder / "console-live-phone.png", dark=True, phone=True)
-    _picture(browser, stack, "jobs?age=3600", rows, folder / "console-jobs.png")
     lanes = "document.querySelectorAll('.lane').length > 1"
     _picture(browser, stack, f"job/{retried}", lanes, folder / "console-job.png", dark=True)
 
@@ -75,9 +68,8 @@ def _is_worker(process: psutil.Process) -> bool:
         return False
 
 
-def _opened(tab: Tab, stack: Stack, page: str, *, dark: bool = False, phone: bool = False) -> None:
-    width, height = _PHONE if phone else _DESKTOP
-    tab.dress(width=width, height=height, dark=dark, phone=phone)
+def _opened(tab: Tab, stack: Stack, page: str, *, dark: bool) -> None:
+    tab.dress(width=_WIDTH, height=_HEIGHT, dark=dark, phone=False)
     tab.open(f"{stack.api_url}/healthz")
     tab.wait("location.pathname === '/healthz' && document.readyState === 'complete'")
     tab.run(f"sessionStorage.setItem('headrace.key', {json.dumps(stack.api_key)})")
@@ -85,27 +77,9 @@ def _opened(tab: Tab, stack: Stack, page: str, *, dark: bool = False, phone: boo
     tab.wait("location.pathname === '/console' && document.querySelector('.status.live') !== null")
 
 
-def _picture(
-    browser: Chromium, stack: Stack, page: str, ready: str, path: Path, *, dark: bool = False, phone: bool = False
-) -> None:
+def _picture(browser: Chromium, stack: Stack, page: str, ready: str, path: Path, *, dark: bool = False) -> None:
     with browser.tab() as tab:
-        _opened(tab, stack, page, dark=dark, phone=phone)
+        _opened(tab, stack, page, dark=dark)
         tab.wait(ready)
         time.sleep(2.5)
-        tab.picture(path)
-
-
-def _playground(browser: Chromium, stack: Stack, path: Path) -> None:
-    with browser.tab() as tab:
-        _opened(tab, stack, "playground")
-        tab.wait("document.querySelector('[name=max_tokens]') !== null && document.querySelector('form').first.value")
-        tab.run(
-            "const f = document.querySelector('form'); f.second.value = f.second.options[2].value;"
-            " f.elements.ignore_eos.checked = true;"
-        )
-        for name, text in (("message", "Name three rivers."), ("max_tokens", "400")):
-            tab.run(f"document.querySelector('[name={name}]').focus()")
-            tab.type(text)
-        tab.run("document.querySelector('form').requestSubmit()")
-        tab.wait("[...document.querySelectorAll('.answers pre')].every((one) => one.textContent.length > 160)")
         tab.picture(path)
