@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import NewJob
+from headrace.store.payloads.step_payload import REFERENCES, Marks
 from headrace.store.registry import policies
 from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.schema.cache_results import UNSERVED_QUEUE
@@ -51,3 +52,19 @@ def _two_steps(bench: Bench) -> tuple[NewJob, NewJob, NewJob]:
     first = bench.new_job(parent_id=flow.id, step="first", needs=(), prompt="tell me")
     second = bench.new_job(parent_id=flow.id, step="second", needs=("first",), queue=UNSERVED_QUEUE, announce=False)
     return flow, first, second
+
+
+def test_a_worker_bounds_what_the_references_of_a_step_stand_for_by_its_settings(
+    bench: Bench, start_worker: StartWorker
+) -> None:
+    start_worker(max_body_bytes=1024)
+    flow, first, second = _two_steps(bench)
+    marks = Marks()
+    text = "".join(marks.mark("first.output.text") for _ in range(100))
+    payload = {"input": {"prompt": text}, "sampling": {"max_tokens": 8}, REFERENCES: marks.paths}
+    jobs.accept(bench.db, [replace(flow, steps=(first, replace(second, payload=payload)), answer_id=second.id)])
+    bench.publish_hints([first.id])
+    (ended,) = bench.wait_ended([flow.id])
+    assert ended.state is JobState.FAILED
+    assert ended.error is not None
+    assert (ended.error["code"], ended.error["step"]) == ("invalid_value", "second")

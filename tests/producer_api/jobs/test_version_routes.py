@@ -178,8 +178,6 @@ def test_versions_are_registered_without_folders(api: httpx2.Client, db: Databas
         (400, {"files_of": "real@1", "engine": server, "dtype": "float32"}),
         (400, {"engine": server}),
         (400, {"engine": server | {"url": "ftp://x"}}),
-        (400, {"engine": server | {"url": "http://169.254.169.254"}}),
-        (400, {"engine": server | {"url": "http://2852039166:8000"}}),
         (400, {"engine": {"kind": "openai", "url": "http://127.0.0.1:9"}}),
         (404, {"files_of": "real@99"}),
         (409, {"files_of": "tiny@1"}),
@@ -207,6 +205,20 @@ def test_a_server_has_no_name_of_an_address_at_which_none_can_be(
         told[host] = api.post("/v1/models/org/chat/versions", json={"engine": engine})
     assert [answer.status_code for answer in told.values()] == [201, 400, 201]
     assert error_of(told["metadata.internal"])["param"] == "url"
+
+
+def test_a_server_may_be_at_a_private_address_but_not_at_one_of_metadata(api: httpx2.Client) -> None:
+    def post(host: str) -> httpx2.Response:
+        engine = {"kind": "openai", "url": f"http://{host}:8000", "context_window": 64}
+        return api.post("/v1/models/org/chat/versions", json={"engine": engine})
+
+    metadata = ("169.254.169.254", "2852039166", "169.254.1.1", "100.100.100.200", "[fd00:ec2::254]", "[fe80::1]")
+    for host in metadata:
+        refused = post(host)
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "url"), host
+    assert api.get("/v1/model_versions", params={"model": "org/chat"}).json()["data"] == []
+    for host in ("10.0.0.1", "100.100.100.201", "[fd00::1]", "[::1]"):
+        assert post(host).status_code == 201, host
 
 
 def register_real(db: Database, runner: str, model_type: str) -> ModelVersion:
