@@ -1,5 +1,6 @@
 """Attempts of jobs exactly: all that a claim, a release, a lost lease and an end write, and whom they tell."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,6 +42,7 @@ from headrace.store.schema.cache_results import CacheResult
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Checkpoint
 from headrace.store.webhooks.endpoints import create_endpoint
+from tests.processes import wait_for
 from tests.store.making import CHAIN, JOIN, QUEUE, AcceptOne, MakeJob, Query, new_flow
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -443,6 +445,36 @@ class TestSweeps:
         assert purge(db, 60, 60, 10) == 0
         query("UPDATE responses SET input = '[]' WHERE job_id = :id", id=job_id)
         assert purge(db, 60, 60, 10) == 1
+
+    def test_items_that_a_later_response_needs_are_not_read_to_keep_them(
+        self, db: Database, accept_one: AcceptOne, query: Query
+    ) -> None:
+        """They may have megabytes, and each turn of the sweeper looks at all of them."""
+        text = "".join(
+            random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=200_000)
+        )  # more than a page, compressed
+        items = NewResponse(None, True, False, [{"text": text}], {})
+        job_id = accept_one(response=items)
+        accept_one(response=replace(items, previous_id="resp_" + job_id.removeprefix("job_"), goes_on=True))
+        finish(db, [success(start(db, job_id)[job_id])])
+        with db.begin() as connection:
+            erase(connection, [job_id])
+        query("UPDATE jobs SET completed_at = completed_at - interval '1 h'")
+
+        def blocks() -> tuple[int, int]:
+            """Blocks of the rows and of their long values that were looked at, as far as sessions have said so."""
+            (row,) = query(
+                "SELECT sum(heap_blks_read + heap_blks_hit) AS rows, sum(toast_blks_read + toast_blks_hit) AS values "
+                "FROM pg_statio_all_tables WHERE relname = 'responses'"
+            )
+            return int(row["rows"]), int(row["values"])
+
+        say = "SELECT pg_stat_force_next_flush()"
+        query(say)
+        before = blocks()
+        assert purge(db, 60, 60, 10) == 0
+        wait_for(lambda: bool(query(say)) and blocks()[0] > before[0], "its session has said what it looked at")
+        assert blocks()[1] == before[1]
 
 
 class TestCache:
