@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Literal
@@ -31,6 +32,7 @@ from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import Job
 from headrace.store.payloads.job_payload import JobOrder
 from headrace.store.retention import erasure
+from headrace.store.scheduling.backlog import QueuePosition
 from headrace.store.schema.job_states import FLOW_TASK, JobState
 from headrace.store.streams import stream_log
 from headrace.store.tasks.call_tool import CALL_TOOL
@@ -186,10 +188,19 @@ async def get_job(
         return JsonResponse(job_views.job_object(job, steps=steps), headers=headers)
     place = None
     if job.state is JobState.QUEUED and datetime.now(UTC) - job.created_at > _TOO_YOUNG_FOR_A_PLACE:
-        place = await run_in_threadpool(runtime.queue_limits.place_of, job)
+        place = await run_in_threadpool(_place_of, runtime, job)
     headers["Retry-After"] = _POLL_AFTER_S
     shown = job_views.job_object(job, place=place, steps=steps, waiting_for=waiting_for)
     return JsonResponse(shown, headers=headers)
+
+
+def _place_of(runtime: Runtime, job: Job) -> QueuePosition | None:
+    """Return the place of a queued job. Without a worker it has no time: the rate is of workers that are gone.
+    Blocks."""
+    place = runtime.queue_limits.place_of(job)
+    if place is None or place.starts_at is None or not runtime.live_processes.is_unserved(job.queue):
+        return place
+    return replace(place, starts_at=None)
 
 
 async def _waiting_for(runtime: Runtime, job: Job, steps: Sequence[Job]) -> list[Approval]:

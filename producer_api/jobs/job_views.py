@@ -30,7 +30,7 @@ class QueuePlace(BaseModel):
     name: str
     position: int | None = None
     estimated_start_at: int | None = Field(
-        None, description="estimate from the recent rate of job starts; null if not known"
+        None, description="estimate from the recent rate of job starts; null if not known, or without a worker"
     )
 
 

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from headrace.producer_api.submission.queue_limits import KEEP_S
+from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.scheduling import queues
 from headrace.store.scheduling.autoscale import Decision, ScaleHistory
@@ -109,9 +110,15 @@ def test_a_job_says_where_it_stands_and_when_it_may_start(api: httpx2.Client, db
     def estimate() -> Any:
         return place()["estimated_start_at"]
 
-    wait_for(lambda: estimate() is not None, "the rate is known")
-    assert began + 29 <= estimate() <= time.time() + 31  # noqa: TID251
+    def served_estimate() -> Any:
+        presence.beat_worker(db, "w1", QUEUE, None)
+        return estimate()
+
+    found = wait_for(served_estimate, "the rate is known, and a worker serves the queue")
+    assert began + 29 <= found <= time.time() + 31  # noqa: TID251
     assert queue_of(api)["rate"] == {"jobs_per_s": 1.0, "tokens_per_s": 1.3}
+    presence.leave_worker(db, "w1")
+    wait_for(lambda: estimate() is None, "the last worker is gone, and its rate with it")
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_by_a_measured_rate_only(api: httpx2.Client, db: Database) -> None:
