@@ -174,13 +174,14 @@ _SUSPECTS = text(f"""
 SELECT id FROM (
     SELECT jobs.*, last.started_at AS began_at,
         rank() OVER (PARTITION BY last.worker ORDER BY last.started_at DESC) AS place,
-        (SELECT count(*) FROM attempts WHERE attempts.job_id = jobs.id AND outcome = 'worker_lost') AS num_lost
+        GREATEST(0, -crashes + (
+            SELECT count(*) FROM attempts WHERE attempts.job_id = jobs.id AND outcome = 'worker_lost')) AS num_uncharged
     FROM jobs LEFT JOIN attempts AS last ON last.job_id = jobs.id AND last.epoch = jobs.epoch
     WHERE queue = :queue AND state = 'queued' AND is_suspect
         AND created_at <= now() - make_interval(secs => :older_than_s)
         AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
 ) AS suspects
-ORDER BY crashes, num_lost, LEAST(place, {_NEWEST}) DESC, began_at, class_rank, priority, deadline_at, id LIMIT :n
+ORDER BY crashes, num_uncharged, LEAST(place, {_NEWEST}) DESC, began_at, class_rank, priority, deadline_at, id LIMIT :n
 """)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from headrace.store.db.database import Database
 from headrace.store.db.presence import beat_worker
-from headrace.store.jobs.claims import claim
+from headrace.store.jobs.claims import Release, claim, release
 from headrace.store.jobs.jobs import Accepted, accept, get
 from headrace.store.jobs.sweeps import sweep_leases
 from headrace.store.payloads.job_payload import ServiceClass
@@ -279,15 +279,13 @@ class TestDirectClaims:
         assert claimable(db, QUEUE) == Claimable(suspects=True, others=False)
         assert claimable(db, "other@1") == Claimable(suspects=False, others=True)
 
-    def test_a_suspect_that_lost_more_workers_waits_for_the_others(
-        self, db: Database, accept_one: AcceptOne, query: Query
-    ) -> None:
+    def test_a_suspect_that_lost_more_workers_waits_for_the_others(self, db: Database, accept_one: AcceptOne) -> None:
         """Also if the loss was not charged, because Postgres was away then."""
         twice, uncharged, fresh = accept_one(priority=0), accept_one(priority=1), accept_one(priority=9)
-        for job_id in (uncharged, twice):
-            claim(db, "dead", QUEUE, [job_id], 0.0)
-            sweep_leases(db, blame=job_id == twice)
-        query("UPDATE jobs SET is_suspect = true, crashes = CASE id WHEN :id THEN 2 ELSE 1 END", id=twice)
+        for job_id, blames in ((twice, (True, True)), (uncharged, (True, False)), (fresh, (True,))):
+            for number, blame in enumerate(blames):
+                assert claim(db, f"{job_id} {number}", QUEUE, [job_id], 0.0, suspects=number > 0)
+                sweep_leases(db, blame=blame)
         assert claim_candidates(db, QUEUE, 9, suspects=True) == [fresh, uncharged, twice]
 
     def test_the_newest_suspects_of_each_lost_worker_come_last(self, db: Database, accept_one: AcceptOne) -> None:
@@ -297,8 +295,9 @@ class TestDirectClaims:
         innocents = [accept_one(priority=9) for _ in range(3)]
         began = [("first", innocents[0]), ("first", killers[0])]
         began += [("second", job_id) for job_id in (*innocents[1:], killers[1])]
-        for owner, job_id in began:
-            claim(db, owner, QUEUE, [job_id], 0.0)
+        held = [claim(db, owner, QUEUE, [job_id], 0.0)[job_id] for owner, job_id in began]
+        # The engine of the first died, so that it gave its jobs back; the leases of the second ran out.
+        assert release(db, [Release(one.job_id, one.epoch, charge=True, crashed=True) for one in held[:2]])
         sweep_leases(db)
         found = claim_candidates(db, QUEUE, 9, suspects=True)
         assert (set(found[:3]), found[3:]) == (set(innocents), killers)
