@@ -51,6 +51,9 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
         ('s = "' + pem('" +\n"') + '";', 's = "<PRIVATE_KEY_1>";'),
         (f"+{pem(chr(10) + '+')[:300]}", "+<PRIVATE_KEY_1>"),
         ("dsn = app:m4ple_orbit@tcp(db:3306)/shop", "dsn = app:<API_KEY_1>@tcp(db:3306)/shop"),
+        # What curl is given is a password, whatever it looks like.
+        ("curl --user=ann:dragon https://x.example", "curl --user=ann:<API_KEY_1> https://x.example"),
+        ("tool --user=ann:m4ple_orbit7 run", "tool --user=ann:<API_KEY_1> run"),
         (f"wandb login {'3f9c' * 4}{'07be2d81' * 3}", "wandb login <API_KEY_1>"),
         ("x -storepass Maple4264x -keypass Orbit3955x", "x -storepass <API_KEY_1> -keypass <API_KEY_2>"),
         ("requirepass 6B8Kb7cttaAIDE657", "requirepass <API_KEY_1>"),

@@ -82,6 +82,19 @@ IMAGE = {"url": url_of(png(2))}
         ),
         ("score", RERANKER, {"input": {"text_1": ["ab"], "text_2": ["c", "de"]}}, 7),
         ("score", EMBEDDER, {"input": {"text_1": ["ab"], "text_2": ["c", "de"]}, "truncate": True}, 5),
+        # The second text is cut to the room that the first one leaves; of vectors, each text.
+        (
+            "score",
+            replace(RERANKER, context_window=4),
+            {"input": {"text_1": ["ab"], "text_2": ["cdefgh"]}, "truncate": True},
+            4,
+        ),
+        (
+            "score",
+            replace(EMBEDDER, context_window=4),
+            {"input": {"text_1": ["abcdefgh"], "text_2": ["c"]}, "truncate": True},
+            5,
+        ),
         ("embed", EMBEDDER, {"input": {"texts": ["ab", "c"]}, "dimensions": 4}, 3),
         ("embed", EMBEDDER, {"input": {"token_ids": [[1, 2], [3]]}}, 3),
         ("embed", EMBEDDER, {"input": {"images": [IMAGE, IMAGE]}}, 100),
