@@ -28,6 +28,7 @@ def test_each_row_of_figures_names_its_source() -> None:
     assert len(rows) == len(ROWS) > 0
 
 
+@pytest.mark.full
 def test_its_commands_give_the_advice_that_it_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,7 +67,10 @@ def test_pydantic_reads_every_answer_to_its_schema(grammars: Grammars, name: str
                 adapter.validate_json(answer)
 
 
-@pytest.mark.parametrize("name", ZOD)
+# In every run each schema in the newer form: as draft 7 most are the same.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] if "draft 7" in name else []) for name in ZOD]
+)
 def test_every_answer_validates_against_zods_schema(grammars: Grammars, name: str) -> None:
     if name.partition(",")[0] in _ZOD_REFUSED:
         with pytest.raises(InvalidRequest, match="look-around"):
