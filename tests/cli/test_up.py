@@ -138,6 +138,7 @@ def await_ends(pids: set[int]) -> None:
     wait_for(lambda: not still_alive(pids), lambda: f"these ended: {still_alive(pids)}")
 
 
+@pytest.mark.full
 def test_it_serves_and_ends_cleanly_and_finds_its_data_again(start_up: StartUp) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -285,7 +286,6 @@ def test_a_worker_that_cannot_load_its_model_stops_the_start(
     assert "worker-broken ended: headrace worker: " in told
 
 
-@pytest.mark.full
 def test_ctrl_c_while_it_starts_leaves_nothing(start_up: StartUp) -> None:
     up = start_up()
     up.read_until("Valkey started")

@@ -16,7 +16,6 @@ from headrace.store.encryption.vault import Vault, new_key
 from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import stream_key
-from tests.full_runs import full
 from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.calling import streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -103,17 +102,16 @@ def test_a_port_in_use_is_said_in_one_line(settings: Settings, start: Start) -> 
     ("changes", "words"),
     [
         ({"HEADRACE_COLOUR": "red"}, "unknown setting HEADRACE_COLOUR"),
-        *full(
-            ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
-            ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
-            ({"DATABASE_URL": "postgresql://app@127.0.0.1:1/x"}, "Postgres is not available"),
-            ({"REDIS_URL": ""}, "REDIS_URL is not set"),
-            ({"HEADRACE_API_PORT": "many"}, "HEADRACE_API_PORT"),
-            ({"HEADRACE_LOG_LEVEL": "LOUD"}, "HEADRACE_LOG_LEVEL"),
-            ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "here"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS"),
-        ),
+        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgresql://app@127.0.0.1:1/x"}, "Postgres is not available"),
+        ({"REDIS_URL": ""}, "REDIS_URL is not set"),
+        ({"HEADRACE_API_PORT": "many"}, "HEADRACE_API_PORT"),
+        ({"HEADRACE_LOG_LEVEL": "LOUD"}, "HEADRACE_LOG_LEVEL"),
+        ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "here"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS"),
     ],
 )
+@pytest.mark.full
 def test_what_keeps_it_from_starting_is_said_in_one_line(
     settings: Settings, changes: dict[str, str], words: str, start: Start
 ) -> None:
@@ -127,11 +125,20 @@ def test_another_encryption_key_of_a_known_id_is_refused(settings: Settings, db:
     assert "the encryption key 'k1' is another" in _refused(process)
 
 
-def test_a_user_whom_row_level_security_does_not_bind_is_refused_unless_that_is_meant(
-    settings: Settings, start: Start
-) -> None:
-    owner = environment(settings) | {"DATABASE_URL": settings.database_url}
+@pytest.fixture
+def owner(settings: Settings) -> dict[str, str]:
+    """The environment of an API whose user row-level security does not bind."""
+    return environment(settings) | {"DATABASE_URL": settings.database_url}
+
+
+def test_a_user_whom_row_level_security_does_not_bind_is_refused(owner: dict[str, str], start: Start) -> None:
     assert "is not bound by row-level security: log in as headrace_api" in _refused(start(owner))
+
+
+@pytest.mark.full
+def test_a_user_whom_row_level_security_does_not_bind_serves_if_that_is_meant(
+    owner: dict[str, str], start: Start
+) -> None:
     process = start(owner | {"HEADRACE_ROW_SECURITY": "off"})
     process.wait_event("api_started")
     assert process.events()[0]["event"] == "row_security_off"

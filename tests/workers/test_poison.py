@@ -30,6 +30,7 @@ MARK = "the apple with the red cheek"
 FAULTY = {"environment": "test", "model_faults": f"exit:{MARK}"}
 
 
+@pytest.mark.full  # `make chaos` has a poison job among others too
 def test_p6_one_poison_job_and_its_31_neighbours(
     bench: Bench, settings: Settings, tmp_path: Path, report: Report
 ) -> None:

@@ -341,15 +341,14 @@ def test_a_model_that_is_not_there_takes_no_job(bench: Bench, start_worker: Star
     ("changes", "code", "says"),
     [
         ({"laese_s": 5}, 2, "HEADRACE_LAESE_S"),
-        *full(
-            ({"database_url": "postgresql://app@/postgres?host=/nowhere"}, 1, "Postgres"),
-            ({"redis_url": "unix:///nowhere/redis.sock"}, 1, "Redis"),
-            ({"database_url": ""}, 2, "DATABASE_URL"),
-            ({"lease_s": "soon"}, 2, "LEASE_S"),
-            ({"log_level": "LOUD"}, 2, "LOUD"),
-        ),
+        ({"database_url": "postgresql://app@/postgres?host=/nowhere"}, 1, "Postgres"),
+        ({"redis_url": "unix:///nowhere/redis.sock"}, 1, "Redis"),
+        ({"database_url": ""}, 2, "DATABASE_URL"),
+        ({"lease_s": "soon"}, 2, "LEASE_S"),
+        ({"log_level": "LOUD"}, 2, "LOUD"),
     ],
 )
+@pytest.mark.full
 def test_what_is_wrong_at_the_start_is_one_line(
     start_worker: StartWorker, changes: dict[str, object], code: int, says: str
 ) -> None:
