@@ -124,6 +124,7 @@ def test_options_without_their_engine_are_refused(settings: Settings, given: Any
         _server(settings, *given)
 
 
+@pytest.mark.full
 def test_a_model_has_its_servers_version_beside_its_own(
     db: Database, settings: Settings, smollm2: Path, tmp_path: Path
 ) -> None:
