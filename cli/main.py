@@ -21,7 +21,7 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         # One line for errors that the user can correct; other errors are raised again.
-        message, code = _plainly(error)
+        message, code = explained(error)
         if message is None:
             raise
         sys.stderr.write(f"headrace: {' '.join(message.split())}\n")
@@ -34,7 +34,7 @@ _NOT_ALLOWED = "42501"
 _OF_EXTRAS = {"fastapi", "uvicorn", "multipart", "torch", "transformers", "safetensors", "flower", "gguf"}
 
 
-def _plainly(error: Exception) -> tuple[str | None, int]:
+def explained(error: Exception) -> tuple[str | None, int]:
     """Return an error's message (None for a defect) and the exit code."""
     errors = importlib.import_module("headrace.store.errors")
     if isinstance(error, errors.HeadraceError):

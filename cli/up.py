@@ -57,7 +57,7 @@ def up(
     """Run everything on this machine until Ctrl-C, SIGTERM or a closed terminal."""
     models = model or ["smollm2"]
     settings = load_settings()
-    server = _server(settings, engine, engine_python, server_arguments or [])
+    server = server_choice(settings, engine, engine_python, server_arguments or [])
     if memory is not None and server is not None:
         raise SettingsError("--memory is for models on Headrace's own engine or registered servers: leave --engine out")
     scaled = _workers_of_each(autoscale, memory, server)
@@ -93,7 +93,7 @@ def _check_memory(given: str | None) -> None:
             raise SettingsError(f"--memory: {error}") from None
 
 
-def _server(
+def server_choice(
     settings: Settings, engine: EngineKind | None, python: Path | None, arguments: list[str]
 ) -> ServerChoice | None:
     """Return the server that the options ask for. Raises SettingsError."""

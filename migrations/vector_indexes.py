@@ -20,7 +20,7 @@ MOST_NUMBERS = 2000
 
 _STORE_ID = re.compile(r"vs_[0-9a-f]{32}")
 
-_HAS_EXTENSION = text("SELECT to_regtype('vector') IS NOT NULL")
+HAS_EXTENSION = text("SELECT to_regtype('vector') IS NOT NULL")
 
 _LARGE = text("""
 SELECT vector_stores.id, dimensions FROM vector_stores
@@ -43,7 +43,7 @@ def refresh(db: Database, *, fewest: int = FEWEST_PASSAGES) -> list[str]:
     Searches and files that are being added do not wait. May be repeated, also after it was interrupted.
     """
     with db.autocommit() as connection:
-        if not connection.execute(_HAS_EXTENSION).scalar_one():
+        if not connection.execute(HAS_EXTENSION).scalar_one():
             return ["pgvector is not there: every search compares all vectors of its store (docs/retrieval.md)"]
         large = connection.execute(_LARGE, {"most": MOST_NUMBERS, "fewest": fewest}).all()
         wanted = {f"{PREFIX}{row.id}": (row.id, row.dimensions) for row in large if _STORE_ID.fullmatch(row.id)}

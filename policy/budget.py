@@ -14,7 +14,7 @@ OUTPUT_SECONDS_A_CHARACTER = 2e-4
 
 _SELDOM = 16
 _SELDOM_RUN = 8
-_SHORT = 256
+SHORT = 256
 
 
 class ScanTooLong(Exception):
@@ -56,7 +56,7 @@ class Budget:
         """
         self._seconds += num_characters * self._a_character
         self._num_runs += 1
-        self._times = 1 if num_characters >= _SHORT else _SELDOM_RUN
+        self._times = 1 if num_characters >= SHORT else _SELDOM_RUN
         is_counted = self._times == 1 or self._num_runs % _SELDOM_RUN == 0
         self._since = self._clock() if is_counted else None
 

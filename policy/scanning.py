@@ -15,7 +15,7 @@ from headrace.policy.budget import Budget
 from headrace.policy.recognisers.recogniser import MAX_MATCH_CHARS, Recogniser
 from headrace.policy.text.patterns import MAX_MEM, ParsedPattern, compiled, options, parse_pattern
 
-_WINDOW = 8192
+WINDOW = 8192
 """The bytes of one search with a tenant's pattern. A search cannot be stopped, so the budget is checked between two.
 """
 _COUNTED = re.compile(r"\{(\d+),(?:\d\d+)\}")
@@ -99,7 +99,7 @@ class _CompiledRecogniser:
     def _search_by_window(self, data: bytes, place: int, budget: Budget) -> Any:
         """Search window by window. The result is that of one search, because no match is longer than the reach."""
         while place < len(data):
-            after = place + _WINDOW
+            after = place + WINDOW
             while after < len(data) and data[after] & 0xC0 == 0x80:
                 after += 1  # not in the middle of a character
             match = self._expression.search(data, place, min(len(data), after + self._reach))

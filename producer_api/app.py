@@ -58,7 +58,7 @@ from headrace.store.errors import HeadraceError
 from headrace.store.settings import Settings
 from headrace.store.tracing.tracing import OFF, Tracing
 
-_LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
+LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
 _ROUTES = (
     job_routes,
     stream_routes,
@@ -124,7 +124,7 @@ class Application(FastAPI):
         self._describing = threading.Lock()
         self.state.runtime = runtime
         self._front: ASGIApp = super().__call__
-        for layer in reversed(_LAYERS):
+        for layer in reversed(LAYERS):
             self._front = layer(self._front, runtime=runtime)
         if origins := runtime.settings.cors_origins:
             # Without credentials: a key is in a header that a page sets itself, never in a cookie.

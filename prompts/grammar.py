@@ -38,9 +38,9 @@ _TOO_COMPLEX = (
     "smaller bounds"
 )
 _LIMITS_REACHED = ("limits.", "too many expressions", "too many states", "Too many items", "fuel", "too big")
-_TRIALS = Trials(partial(start, Program(Path(grammar_trial.__file__))))
-atexit.register(_TRIALS.close)
-_TURNS = Turns(1)
+TRIALS = Trials(partial(start, Program(Path(grammar_trial.__file__))))
+atexit.register(TRIALS.close)
+TURNS = Turns(1)
 _A_SCHEMA = 'give a schema, such as {"type": "object"}'
 TOO_DEEP = "it is nested too deeply"
 
@@ -84,9 +84,9 @@ class Grammars:
             if kept is not None:
                 self._kept.move_to_end((kind, text))
         if kept is None:
-            with _TURNS.turn(tenant_at_work()):
+            with TURNS.turn(tenant_at_work()):
                 # Another one may have made it meanwhile.
-                kept = self._kept.get((kind, text)) or self._make(kind, text)
+                kept = self._kept.get((kind, text)) or self.make(kind, text)
                 self._keep((kind, text), kept)
         if isinstance(kept.found, InvalidRequest):
             # A new error for each caller: one object in many threads would chain their tracebacks.
@@ -101,11 +101,11 @@ class Grammars:
             while self._num_bytes > MOST_BYTES and len(self._kept) > 1:
                 self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
 
-    def _make(self, kind: str, text: str) -> "_CachedGrammar":
+    def make(self, kind: str, text: str) -> "_CachedGrammar":
         try:
             source = _source(kind, text)
             tokenizer = self._tokenizer()
-            num_bytes = _TRIALS.run(self._vocabulary, source)
+            num_bytes = TRIALS.run(self._vocabulary, source)
             if num_bytes is None:
                 raise _refusal(_TOO_COMPLEX, kind)
             return _CachedGrammar(_compile(tokenizer, source, kind, text), num_bytes + len(text) + _LEAST_BYTES)

@@ -106,7 +106,7 @@ class Tokenizer(Protocol):
 
 
 @cache
-def _byte_of_letter() -> dict[str, int]:
+def byte_of_letter() -> dict[str, int]:
     """The byte-level alphabet of GPT-2: printable bytes stand for themselves, the rest for letters from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in printable]
@@ -191,7 +191,7 @@ class FileTokenizer:
         if self.is_silent(token_id):
             return b""
         letters = self._backend.id_to_token(token_id) or ""
-        table = _byte_of_letter()
+        table = byte_of_letter()
         # An added token holds plain text; one letter outside the alphabet makes the whole token plain text.
         if all(letter in table for letter in letters):
             return bytes(table[letter] for letter in letters)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_MAX_LOG_BYTES = 32 << 20
+MAX_LOG_BYTES = 32 << 20
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -115,7 +115,7 @@ def last_line(text: str) -> str:
 def _start_log(log: Path) -> None:
     """Create the log's folder, and start a new log if the old one is large; one old log is kept."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         log.replace(log.with_name(f"{log.name}.1"))
 
 

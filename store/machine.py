@@ -7,7 +7,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 _LEAST_BYTES = 64 << 20
 
-_CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def has_nvidia_card() -> bool:
@@ -18,7 +18,7 @@ def has_nvidia_card() -> bool:
 def has_bfloat16() -> bool:
     """True if the processor has instructions for products of bfloat16 numbers, or if that is not known."""
     try:
-        flags = set(_CPU_INFO.read_text().split())
+        flags = set(CPU_INFO.read_text().split())
     except OSError:
         return True
     return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})

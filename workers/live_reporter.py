@@ -137,10 +137,10 @@ class LiveReporter:
 
     def _run(self) -> None:
         while not self._stopping.wait(PERIOD_S):
-            self._try(self._report)
+            self._try(self.report)
         self._try(lambda: self._publisher.withdraw(self._owner))
 
-    def _report(self) -> None:
+    def report(self) -> None:
         attempts = self._in_flight.all()
         self._counts.keep({attempt.id for attempt in attempts})
         stats = self._engine.stats()

@@ -94,7 +94,7 @@ class WorkerRuntime:
         self.engine = self._new_engine(settings)
         self.metrics.add_engine(self.engine.stats, self.frames, lambda: self.leases.num_lost)
         self.admission = self._new_admission(max_jobs)
-        self._claim_client = self._new_claim_client(self._connections.jobs)
+        self.claim_client = self._new_claim_client(self._connections.jobs)
         self.leases = self._new_lease_keeper()
         self.job_runner = self._new_job_runner(settings)
         self._sources = self._new_sources(settings)
@@ -189,7 +189,7 @@ class WorkerRuntime:
             if attempts:
                 log.info("handed_back", num_jobs=len(attempts), num_without_progress=len(rest), charged=died)
 
-    def _hand_on(self) -> None:
+    def hand_on(self) -> None:
         """Give every job in the engine back to the queue, with its output so far, at the next step."""
         attempts = [
             attempt for job_id in self.in_flight.epochs() if (attempt := self.in_flight.get(job_id)) is not None
@@ -205,7 +205,7 @@ class WorkerRuntime:
 
     def _release(self, attempts: list[Attempt], *, died: bool) -> None:
         try:
-            released = self._claim_client.release(attempts, charge=died, crashed=died)
+            released = self.claim_client.release(attempts, charge=died, crashed=died)
             code = "worker_lost" if died else "handed_back"
             self.metrics.count_released(code, len(released))
             self._spans.released([one for one in attempts if one.job_id in released], code, time.monotonic())
@@ -372,7 +372,7 @@ class WorkerRuntime:
             self._spans,
         )
         return JobRunner(
-            claim_client=self._claim_client,
+            claim_client=self.claim_client,
             in_flight=self.in_flight,
             work=FilledWork(
                 self._model.new_work(self.engine, context),
@@ -388,10 +388,10 @@ class WorkerRuntime:
 
     def _new_sources(self, settings: Settings) -> _Sources:
         poller = PostgresPoller(
-            self._claim_client,
+            self.claim_client,
             self.admission,
             self.job_runner,
-            hand_on=self._hand_on,
+            hand_on=self.hand_on,
             after_s=settings.direct_after_s,
             patience_s=settings.suspect_patience_s,
         )

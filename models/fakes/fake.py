@@ -68,9 +68,9 @@ class FakeRunner:
         self.spare_tokens = spare_tokens
         self.lookahead_tokens = lookahead_tokens
         self.default_settings: Mapping[str, int] = {}
-        self._step_s = step_s
-        self._sleep = sleep
-        self._fault = fault
+        self.step_s = step_s
+        self.sleep = sleep
+        self.fault = fault
         self._is_finite = is_finite
         self._cache = [[-1] * block_tokens for _ in range(num_blocks)]
         self._written = [[0] * block_tokens for _ in range(num_blocks)]
@@ -84,10 +84,10 @@ class FakeRunner:
         Raises PlanError if the plan breaks the contract.
         """
         self._check(plan)
-        if self._fault is not None:
-            self._fault(plan)
-        if self._step_s:
-            self._sleep(self._step_s)
+        if self.fault is not None:
+            self.fault(plan)
+        if self.step_s:
+            self.sleep(self.step_s)
         broken = {row.request.id for row in plan.rows if self._is_finite is not None and not self._is_finite(row)}
         for row in plan.rows:
             self._write(row, is_finite=row.request.id not in broken)

@@ -32,16 +32,16 @@ class FakeEncoder:
         sleep: Callable[[float], object] = time.sleep,
         fault: Callable[[Sequence[EncodeRow]], None] | None = None,
     ) -> None:
-        self._step_s = step_s
-        self._sleep = sleep
-        self._fault = fault
+        self.step_s = step_s
+        self.sleep = sleep
+        self.fault = fault
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
         """Return the embedding of each row."""
-        if self._fault is not None:
-            self._fault(rows)
-        if self._step_s:
-            self._sleep(self._step_s)
+        if self.fault is not None:
+            self.fault(rows)
+        if self.step_s:
+            self.sleep(self.step_s)
         return [fake_vector(_numbers(row), dimensions_of(row)) for row in rows]
 
 
@@ -62,13 +62,13 @@ class FakeClassifier:
         self.context_window = settings.context_window
         self._num_labels = len(settings.labels)
         self._is_per_token = settings.head is Head.TOKENS
-        self._step_s = step_s
-        self._sleep = sleep
+        self.step_s = step_s
+        self.sleep = sleep
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
         """Return each row's scores."""
-        if self._step_s:
-            self._sleep(self._step_s)
+        if self.step_s:
+            self.sleep(self.step_s)
         if self._is_per_token:
             return [b"".join(fake_scores([token], self._num_labels) for token in row.tokens) for row in rows]
         return [fake_scores(row.tokens, self._num_labels) for row in rows]
@@ -82,13 +82,13 @@ class FakeImageClassifier:
     ) -> None:
         self.context_window = settings.num_tokens
         self._num_labels = len(settings.labels)
-        self._step_s = step_s
-        self._sleep = sleep
+        self.step_s = step_s
+        self.sleep = sleep
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
         """Return each image's scores."""
-        if self._step_s:
-            self._sleep(self._step_s)
+        if self.step_s:
+            self.sleep(self.step_s)
         return [fake_scores(_numbers(row), self._num_labels) for row in rows]
 
 

@@ -16,13 +16,13 @@ class FakeRecommender:
     context_window = MAX_TOP_K
 
     def __init__(self, *, step_s: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> None:
-        self._step_s = step_s
-        self._sleep = sleep
+        self.step_s = step_s
+        self.sleep = sleep
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
         """Return for each row the places and scores of its items."""
-        if self._step_s:
-            self._sleep(self._step_s)
+        if self.step_s:
+            self.sleep(self.step_s)
         return [_best(row.options) for row in rows]
 
 

@@ -21,13 +21,13 @@ class FakeTabular:
     context_window = MAX_ROWS
 
     def __init__(self, *, step_s: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> None:
-        self._step_s = step_s
-        self._sleep = sleep
+        self.step_s = step_s
+        self.sleep = sleep
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
         """Return the vector of each row."""
-        if self._step_s:
-            self._sleep(self._step_s)
+        if self.step_s:
+            self.sleep(self.step_s)
         return [_vector(row) for row in rows]
 
 

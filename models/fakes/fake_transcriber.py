@@ -15,13 +15,13 @@ class FakeTranscriber:
     context_window = FAKE.num_positions
 
     def __init__(self, *, step_s: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> None:
-        self._step_s = step_s
-        self._sleep = sleep
+        self.step_s = step_s
+        self.sleep = sleep
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
         """Return the transcript of each chunk."""
-        if self._step_s:
-            self._sleep(self._step_s)
+        if self.step_s:
+            self.sleep(self.step_s)
         return [_said(row.options, row.index).as_bytes for row in rows]
 
 

@@ -21,7 +21,7 @@ SOURCES = Path(__file__).parent / "src"
 _COMPILERS = ("g++", "c++", "clang++")
 # The compiler must not fuse multiply and add: only the kernels do, so that the bits of a row never depend on the batch.
 _ARITHMETIC = ("-fno-math-errno", "-ffp-contract=off")
-_FLAGS = ("-std=c++20", "-O3", "-march=native", *_ARITHMETIC, "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
+FLAGS = ("-std=c++20", "-O3", "-march=native", *_ARITHMETIC, "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
 _TIMEOUT_S = 300
 
 
@@ -34,7 +34,7 @@ def build(folder: Path, *, defines: Sequence[str] = ()) -> Path:
 
     ``defines`` are macros of a variant, which has a file of its own. Raises BuildFailed.
     """
-    flags = [*_FLAGS, *(f"-D{name}" for name in defines)]
+    flags = [*FLAGS, *(f"-D{name}" for name in defines)]
     compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         raise BuildFailed(f"no C++ compiler ({', '.join(_COMPILERS)}) is on the PATH")

@@ -34,7 +34,7 @@ class TorchClassifier:
 
     def __init__(self, model: Any, settings: ClassifierSettings, device: torch.device) -> None:
         self.context_window = settings.context_window
-        self._model = model
+        self.model = model
         self._is_per_token = settings.head is Head.TOKENS
         self._activation = ACTIVATIONS[settings.activation]
         self._device = device
@@ -52,7 +52,7 @@ class TorchClassifier:
             types: dict[str, torch.Tensor] = {}
             if self._has_types:
                 types["token_type_ids"], _ = padded([row.options[row.index] for row in rows], 0, self._device)
-            numbers = self._model(input_ids=ids, attention_mask=mask, **types).logits.float()
+            numbers = self.model(input_ids=ids, attention_mask=mask, **types).logits.float()
             scores = self._activation(numbers)
             return finite_bytes(self._of_rows(scores.cpu(), rows), self._of_rows(numbers.cpu(), rows))
 

@@ -124,20 +124,20 @@ class DeviceRunner(TorchRunner):
 
     def _launch(self, plan: StepPlan, ahead: "tuple[Mapping[RequestId, int], torch.Tensor] | None" = None) -> _Pass:
         """Give the device a pass. ``ahead``: the tokens of its rows are these, by index, on the device."""
-        batch = self._batch_builder.build(plan)
+        batch = self.batch_builder.build(plan)
         if ahead is not None:
             places, tokens = ahead
             batch = replace(
-                batch, tokens=tokens[self._batch_builder.send([places[row.request.id] for row in batch.rows])]
+                batch, tokens=tokens[self.batch_builder.send([places[row.request.id] for row in batch.rows])]
             )
         hidden = None if self._graphs is None else self._graphs.forward(batch)
         if hidden is None:
-            hidden = self._model.forward(batch, self._cache)
+            hidden = self._model.forward(batch, self.cache)
         is_finite = hidden.sum(dim=-1, dtype=torch.float).isfinite()
         wanted = [(row, end) for row, end in zip(batch.rows, batch.ends, strict=True) if row.sample]
         inputs = [sampling_input(row.request.sampling, len(row.output)) for row, _ in wanted]
         if len(wanted) < len(hidden):
-            hidden = hidden[self._batch_builder.send([end for _, end in wanted])]
+            hidden = hidden[self.batch_builder.send([end for _, end in wanted])]
         logits = self._model.logits(hidden) if wanted else hidden
         tokens, flags = torch.empty(0, dtype=torch.long, device=hidden.device), [is_finite]
         if wanted:

@@ -31,7 +31,7 @@ class TorchEncoder:
         self, model: Any, embedder: Embedder, device: torch.device, dense: Sequence[torch.nn.Module] = ()
     ) -> None:
         self.context_window = embedder.context_window
-        self._model = model
+        self.model = model
         self._embedder = embedder
         self._dense = dense
         self._device = device
@@ -42,7 +42,7 @@ class TorchEncoder:
         """Return each row's vector as little-endian float32, None where its numbers are not finite."""
         with translate_torch_errors():
             ids, mask = padded([row.tokens for row in rows], self._pad_id, self._device)
-            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             pooled = self._pool(hidden, mask)
             for dense in self._dense:
                 pooled = dense(pooled)

@@ -43,7 +43,7 @@ class TorchImageClassifier:
 
     def __init__(self, model: Any, settings: ImageClassifierSettings, device: torch.device) -> None:
         self.context_window = settings.num_tokens
-        self._model = model
+        self.model = model
         self._activation = ACTIVATIONS[settings.activation]
         self._device = device
 
@@ -56,7 +56,7 @@ class TorchImageClassifier:
         with translate_torch_errors():
             found: list[bytes | None] = [None] * len(rows)
             for places in by_shape(rows):
-                numbers = self._model(pixel_values=_batch(self._model, rows, places, self._device)).logits.float()
+                numbers = self.model(pixel_values=_batch(self.model, rows, places, self._device)).logits.float()
                 _put(found, places, self._activation(numbers), numbers)
             return found
 
@@ -66,7 +66,7 @@ class TorchImageEncoder:
 
     def __init__(self, model: Any, embedder: Embedder, device: torch.device) -> None:
         self.context_window = embedder.longest_input
-        self._model = model
+        self.model = model
         self._has_texts = embedder.has_texts
         self._takes_first = model.config.model_type in CLS_TYPES
         self._device = device
@@ -77,7 +77,7 @@ class TorchImageEncoder:
         with translate_torch_errors():
             found: list[bytes | None] = [None] * len(rows)
             for places in by_shape(rows):
-                vectors = self._of_images(_batch(self._model, rows, places, self._device))
+                vectors = self._of_images(_batch(self.model, rows, places, self._device))
                 _put(found, places, self._shaped(vectors, rows, places), vectors)
             texts = [place for place, row in enumerate(rows) if pixels_of(row) is None]
             if texts:
@@ -88,19 +88,19 @@ class TorchImageEncoder:
     def _of_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return (images, width)."""
         if self._has_texts:
-            pooled = self._model.vision_model(pixel_values=pixels).pooler_output
-            projected: torch.Tensor = self._model.visual_projection(pooled)
+            pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+            projected: torch.Tensor = self.model.visual_projection(pooled)
             return projected
-        output = self._model(pixel_values=pixels)
+        output = self.model(pixel_values=pixels)
         found: torch.Tensor = output.last_hidden_state[:, 0] if self._takes_first else output.pooler_output.flatten(1)
         return found
 
     def _of_texts(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return (texts, width)."""
         # Padding is behind the token whose vector stands for the text, and each token sees those before it alone.
-        ids, mask = padded(texts, int(self._model.config.text_config.pad_token_id or 0), self._device)
-        pooled = self._model.text_model(input_ids=ids, attention_mask=mask).pooler_output
-        projected: torch.Tensor = self._model.text_projection(pooled)
+        ids, mask = padded(texts, int(self.model.config.text_config.pad_token_id or 0), self._device)
+        pooled = self.model.text_model(input_ids=ids, attention_mask=mask).pooler_output
+        projected: torch.Tensor = self.model.text_projection(pooled)
         return projected
 
     def _shaped(

@@ -63,9 +63,9 @@ class TorchRunner:
         self.lookahead_tokens = 0
         self.default_settings: Mapping[str, int] = {}
         self._model = loaded.model
-        self._cache = loaded.cache
-        self._batch_builder = loaded.batch_builder
-        self._sampler = Sampler(loaded.model.config.vocab_size, device, grammars, eos_token_ids)
+        self.cache = loaded.cache
+        self.batch_builder = loaded.batch_builder
+        self.sampler = Sampler(loaded.model.config.vocab_size, device, grammars, eos_token_ids)
         self._prompt_scores = PromptScores()
         self._broken: set[RequestId] = set()
 
@@ -80,7 +80,7 @@ class TorchRunner:
         if not plan.rows:
             return []
         with translate_torch_errors():
-            result = self._compute(self._batch_builder.build(plan))
+            result = self._compute(self.batch_builder.build(plan))
             self._contain(result.broken)
         reported = (row.request.id for row in plan.rows if row.sample or row.request.id in self._broken)
         return [self._sampled(request_id, result) for request_id in reported]
@@ -97,16 +97,16 @@ class TorchRunner:
         blocks = range(-(-len(tokens) // self.block_tokens))
         plan = StepPlan((Row(request, tokens, 0, blocks, (), sample=False),))
         with translate_torch_errors():
-            return self._model.logits(self._model.forward(self._batch_builder.build(plan), self._cache))
+            return self._model.logits(self._model.forward(self.batch_builder.build(plan), self.cache))
 
     def check(self, request: EngineRequest) -> None:
         """Raise RequestInvalid for a grammar that this model cannot follow."""
-        self._sampler.check(request)
+        self.sampler.check(request)
 
     def forget(self, request_id: RequestId) -> None:
         """Drop the state of a request that has ended."""
         self._broken.discard(request_id)
-        self._sampler.forget(request_id)
+        self.sampler.forget(request_id)
         self._prompt_scores.forget(request_id)
 
     def _sampled(self, request_id: RequestId, result: _StepResult) -> Sampled:
@@ -115,7 +115,7 @@ class TorchRunner:
         return result.sampled[request_id]
 
     def _compute(self, batch: ForwardBatch) -> _StepResult:
-        hidden = self._model.forward(batch, self._cache)
+        hidden = self._model.forward(batch, self.cache)
         # The sum of a hidden state is NaN or infinite if any of its values is.
         is_finite = hidden.sum(dim=-1, dtype=torch.float).isfinite()
         for row, end in zip(batch.rows, batch.ends, strict=True):
@@ -126,10 +126,10 @@ class TorchRunner:
             return _StepResult({}, self._broken_rows(batch, is_finite.tolist(), {}))
         positions = sample_positions(rows)
         ends = {row.request.id: end for row, end in zip(batch.rows, batch.ends, strict=True)}
-        picked = self._batch_builder.send(
+        picked = self.batch_builder.send(
             [ends[each.row.request.id] - len(each.row.drafts) + each.num_drafts for each in positions]
         )
-        choice = self._sampler.sample(self._model.logits(hidden[picked]), positions)
+        choice = self.sampler.sample(self._model.logits(hidden[picked]), positions)
         # In one transfer, because each read by the host waits for the device.
         values = torch.cat((choice.tokens, choice.is_sound, is_finite)).tolist()
         tokens, is_sound = values[: len(positions)], values[len(positions) : 2 * len(positions)]
@@ -158,7 +158,7 @@ class TorchRunner:
     def _clear(self, row: Row) -> None:
         # Only blocks that this step wrote: earlier ones are finite and may be shared.
         first = row.start // self.block_tokens
-        self._cache.clear(self._batch_builder.send(row.blocks[first:]))
+        self.cache.clear(self.batch_builder.send(row.blocks[first:]))
 
 
 def _by_request(

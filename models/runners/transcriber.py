@@ -29,7 +29,7 @@ class TorchTranscriber:
 
     def __init__(self, model: Any, extractor: Any, settings: TranscriberSettings, device: torch.device) -> None:
         self.context_window = settings.num_positions
-        self._model = model
+        self.model = model
         self._extractor = extractor
         self._languages = settings.languages
         self._ids = {name: token for token, name in settings.languages.items()}
@@ -47,7 +47,7 @@ class TorchTranscriber:
             options: dict[str, Any] = {}
             if self._languages:
                 options = {"task": "transcribe", "language": [f"<|{self._languages[one]}|>" for one in ids]}
-            found = self._model.generate(
+            found = self.model.generate(
                 features,
                 return_timestamps=True,
                 return_segments=True,
@@ -63,7 +63,7 @@ class TorchTranscriber:
     def _features(self, rows: Sequence[EncodeRow]) -> torch.Tensor:
         samples = [np.frombuffer(row.options.chunks[row.index], "<f4") for row in rows]
         made = self._extractor(samples, sampling_rate=self._rate, return_tensors="pt").input_features
-        return torch.as_tensor(made).to(self._device, self._model.dtype)
+        return torch.as_tensor(made).to(self._device, self.model.dtype)
 
     def _language_ids(self, features: torch.Tensor, given: Sequence[str | None]) -> list[int]:
         """Return the token of each row's language, 0 if the model has none. Those that were not given are detected."""
@@ -73,7 +73,7 @@ class TorchTranscriber:
         unknown = [place for place, token in enumerate(ids) if not token]
         if unknown:
             frames = features.shape[-1]
-            detected = self._model.detect_language(features[unknown], num_segment_frames=frames).tolist()
+            detected = self.model.detect_language(features[unknown], num_segment_frames=frames).tolist()
             for place, token in zip(unknown, detected, strict=True):
                 ids[place] = int(token)
         return ids

@@ -14,7 +14,7 @@ from headrace.models.sampling.sample_positions import SamplePosition
 from headrace.prompts.grammar import Grammars, Matcher
 from headrace.store.errors import InvalidRequest
 
-_MAX_CHECKED = 4096
+MAX_CHECKED = 4096
 """The most matchers of requests that were checked and have not started. A request may never be submitted."""
 
 
@@ -26,7 +26,7 @@ class GrammarMasks:
         self._all_allowed = bytes([255]) * (-(-vocab_size // 32) * 4)
         self._device = device
         self._matchers: dict[RequestId, Matcher] = {}
-        self._checked: OrderedDict[RequestId, Matcher] = OrderedDict()
+        self.checked: OrderedDict[RequestId, Matcher] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._matchers)
@@ -38,16 +38,16 @@ class GrammarMasks:
         if request.sampling.ignore_eos or request.sampling.min_tokens:
             raise RequestInvalid("an answer that follows a grammar ends with it: leave out ignore_eos and min_tokens")
         try:
-            self._checked[request.id] = self._begin(request)
+            self.checked[request.id] = self._begin(request)
         except InvalidRequest as error:
             raise RequestInvalid(error.message) from error
-        while len(self._checked) > _MAX_CHECKED:
-            self._checked.popitem(last=False)
+        while len(self.checked) > MAX_CHECKED:
+            self.checked.popitem(last=False)
 
     def forget(self, request_id: RequestId) -> None:
         """Drop the state of a request."""
         self._matchers.pop(request_id, None)
-        self._checked.pop(request_id, None)
+        self.checked.pop(request_id, None)
 
     def apply(
         self, logits: torch.Tensor, positions: Sequence[SamplePosition], begins: Sequence[int]
@@ -71,7 +71,7 @@ class GrammarMasks:
         request = position.row.request
         matcher = self._matchers.get(request.id)
         if matcher is None:
-            matcher = self._checked.pop(request.id, None) or self._begin(request)
+            matcher = self.checked.pop(request.id, None) or self._begin(request)
             self._matchers[request.id] = matcher
         matcher.follow(position.row.output, begin)
         return matcher

@@ -13,7 +13,7 @@ from headrace.models.engine.requests import RequestId, SampledLogprobs
 from headrace.models.engine.runner import Row, Sampled
 from headrace.models.sampling.sampler import logprobs_of
 
-_POSITIONS = 64
+POSITIONS = 64
 
 
 class PromptScores:
@@ -34,8 +34,8 @@ class PromptScores:
         known = self._scores.setdefault(row.request.id, [])
         del known[row.start :]
         following = prompt[row.start + 1 : row.start + 1 + len(row.tokens)]
-        for first in range(0, len(following), _POSITIONS):
-            tokens = torch.tensor(following[first : first + _POSITIONS], device=hidden.device)
+        for first in range(0, len(following), POSITIONS):
+            tokens = torch.tensor(following[first : first + POSITIONS], device=hidden.device)
             logits = logits_of(hidden[first : first + len(tokens)])
             known += logprobs_of(logits, tokens, [row.request.sampling.logprobs or 0] * len(tokens))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     # Does not exist at run time.
     from python_multipart.multipart import MultipartCallbacks
 
-_BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
 _MOST_FIELD_BYTES = 64 << 10
 _MOST_PARTS = 32
 _MOST_HEADER_BYTES = 8 << 10
@@ -107,7 +107,7 @@ class _MultipartReader(Generic[DraftT]):
                 if self._num_bytes > self._most_bytes + _MOST_FIELD_BYTES:
                     raise self._too_large()
                 self._parser.write(chunk)
-                if len(self._block) >= _BLOCK_BYTES:
+                if len(self._block) >= BLOCK_BYTES:
                     await self._flush()
         except ClientDisconnect as error:
             raise InvalidRequest("the upload was cut off") from error

@@ -21,7 +21,7 @@ from headrace.store.tenants.api_keys import Principal
 T = TypeVar("T")
 
 _NUM_THREADS = 4
-_PATIENCE_S = 5.0
+PATIENCE_S = 5.0
 """How long a list query waits for earlier ones of its tenant, and for a thread."""
 
 
@@ -45,7 +45,7 @@ class ListQueries:
         await run_in_threadpool(self._rate_limits.spend_request, principal)
         try:
             # anyio's timeout: asyncio's would leave the running thread behind, and start another one beside it.
-            with fail_after(_PATIENCE_S):
+            with fail_after(PATIENCE_S):
                 return await self._tenant_threads.run(principal.tenant_id, lambda: read(self._db))
         except StatementTimeout:
             raise Unavailable(
@@ -55,7 +55,7 @@ class ListQueries:
             ) from None
         except TimeoutError:
             raise Unavailable(
-                f"the list waited {_PATIENCE_S:g} s for others: ask for one list at a time", code="list_timeout"
+                f"the list waited {PATIENCE_S:g} s for others: ask for one list at a time", code="list_timeout"
             ) from None
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from headrace.store.errors import HeadraceError, Unavailable
 from headrace.store.redis import connection as redis_store
 from headrace.store.settings import Settings
 
-_ANSWER_WITHIN_S = 6.0
+ANSWER_WITHIN_S = 6.0
 _REDIS_TIMEOUT_S = 2.0
 OK = "ok"
 
@@ -49,9 +49,9 @@ class Health:
     async def _within(self, name: str, probe: Callable[[], str]) -> str:
         loop = asyncio.get_running_loop()
         try:
-            return await asyncio.wait_for(loop.run_in_executor(self._threads, probe), _ANSWER_WITHIN_S)
+            return await asyncio.wait_for(loop.run_in_executor(self._threads, probe), ANSWER_WITHIN_S)
         except TimeoutError:
-            return f"{name} gave no answer within {_ANSWER_WITHIN_S:g} s"
+            return f"{name} gave no answer within {ANSWER_WITHIN_S:g} s"
 
     def postgres(self) -> str:
         """Return ``ok`` if Postgres answers and has the schema of this version, else an error message."""

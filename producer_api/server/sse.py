@@ -61,7 +61,7 @@ class EventStream(Response):
         fixed = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(headers={**fixed, **(headers or {}), "content-length": ""})
         self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
-        self._chunks = chunks
+        self.chunks = chunks
         self._while_open = while_open
         self._on_gone = on_gone
 
@@ -84,7 +84,7 @@ class EventStream(Response):
 
     async def _pump(self, send: Send) -> None:
         try:
-            async with aclosing(self._chunks) as chunks:
+            async with aclosing(self.chunks) as chunks:
                 async for chunk in chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except HeadraceError as error:

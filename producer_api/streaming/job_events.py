@@ -39,7 +39,7 @@ from headrace.store.streams.stream_log import Frame, StreamCursor
 
 # Longest Postgres outage before the stream ends with an error. Text still flows meanwhile.
 _PATIENCE_S = 10.0
-_RELOAD_DELAY_S = 0.25
+RELOAD_DELAY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class _JobEventReader:
                     yield None
                 elif frame.is_end:
                     # The end frame is sent after the commit, so Postgres is unavailable for a moment.
-                    await asyncio.sleep(_RELOAD_DELAY_S)
+                    await asyncio.sleep(RELOAD_DELAY_S)
                     return
                 else:
                     for event in self._take(frame):
@@ -379,7 +379,7 @@ async def _wait_for_change(runtime: Runtime, job: Job) -> Job:
                 if job.state.is_terminal or runtime.draining.is_set():
                     return job
     # The end frame arrived but the row is not terminal: possible only after failover to a lagging standby.
-    await asyncio.sleep(_RELOAD_DELAY_S)
+    await asyncio.sleep(RELOAD_DELAY_S)
     return job
 
 

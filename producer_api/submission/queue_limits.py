@@ -42,7 +42,7 @@ class QueueLimits:
 
     def __init__(self, settings: Settings, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
-        self._clock = clock
+        self.clock = clock
         self._of_all = Load(settings.max_queued_jobs, settings.max_queued_tokens)
         # For a tenant without a token limit of its own.
         self._tenant = Load(settings.max_queued_jobs_per_tenant, settings.max_queued_tokens_per_tenant)
@@ -60,12 +60,12 @@ class QueueLimits:
     def backlog(self) -> Backlog:
         """Return the snapshot, at most KEEP_S old. Blocks on Postgres when it is time for a new one."""
         found = self._backlog
-        if found is not None and (self._clock() < self._until or not self._reading.acquire(blocking=False)):
+        if found is not None and (self.clock() < self._until or not self._reading.acquire(blocking=False)):
             return found
         if found is None:
             self._reading.acquire()
         try:
-            return self._read() if self._clock() >= self._until or self._backlog is None else self._backlog
+            return self._read() if self.clock() >= self._until or self._backlog is None else self._backlog
         finally:
             self._reading.release()
 
@@ -79,15 +79,15 @@ class QueueLimits:
         return max(0, min(left))
 
     def _read(self) -> Backlog:
-        began = self._clock()
+        began = self.clock()
         with self._lock:
             self._stored_later = defaultdict(Load)
         found = backlog.read_backlog(self._db)
         with self._lock:
             self._backlog = found
             self._stored, self._stored_later = self._stored_later, defaultdict(Load)
-            took_s = self._clock() - began
-            self._read_at = self._clock()
+            took_s = self.clock() - began
+            self._read_at = self.clock()
             self._until = self._read_at + max(KEEP_S, _SHARE_OF_TIME * took_s)
         return found
 
@@ -149,7 +149,7 @@ class QueueLimits:
     def _far_from_full(self, tenant_id: str, load: Load, of_tenant: Load) -> Backlog | None:
         """Return the current snapshot if it is not too old and every count is far below its limit."""
         found = self._backlog
-        if found is None or self._clock() - self._read_at >= KEEP_FAR_S:
+        if found is None or self.clock() - self._read_at >= KEEP_FAR_S:
             return None
         with self._lock:
             levels = [(bound, queued + load) for _, bound, queued in self._levels(found, tenant_id, of_tenant)]
@@ -187,7 +187,7 @@ class QueueLimits:
         """Return when there will be room. Each refused caller gets a later time, as fast as the queue drains."""
         if rate is None:
             return _RETRY_UNKNOWN_S
-        now = self._clock()
+        now = self.clock()
         at = max(now + _time_for(over, rate), self._retry_until[key] + _time_for(load, rate))
         self._retry_until[key] = min(at, now + LONGEST_RETRY_S)
         return self._retry_until[key] - now

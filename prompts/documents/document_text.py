@@ -54,7 +54,7 @@ _ENVIRONMENT = {
     DOCLING: {"HF_HUB_OFFLINE": "1", "DOCLING_DEVICE": "cpu", "OMP_NUM_THREADS": "4", "DOCLING_NUM_THREADS": "4"},
 }
 
-_PROGRAM = Path(__file__).with_name("parse_program.py")
+PROGRAM = Path(__file__).with_name("parse_program.py")
 _BREAK = "\n\n"
 
 
@@ -120,7 +120,7 @@ def _parsed(data: bytes, kind: str, reader: str) -> DocumentText:
     environment = bare_environment("DOCLING_ARTIFACTS_PATH") if reader == DOCLING else {}
     models = environment.get("DOCLING_ARTIFACTS_PATH")
     program = Program(
-        _PROGRAM,
+        PROGRAM,
         limits=LIMITS[reader],
         environment=environment | _ENVIRONMENT[reader],
         readable=[] if models is None else [models],

@@ -51,9 +51,9 @@ class Turns:
         self._most_of_one = most_of_one or max(1, num_places - 1)
         self._threads = CapacityLimiter(num_places)
         self._lock = threading.Lock()
-        self._at_work: Counter[str] = Counter()
+        self.at_work: Counter[str] = Counter()
         # A ticket is done when it has its place. The tenant whose turn was the longest time ago is first.
-        self._waiting: dict[str, deque[Future[None]]] = {}
+        self.waiting: dict[str, deque[Future[None]]] = {}
 
     @contextmanager
     def turn(self, tenant_id: str, *, wait_s: float | None = None) -> Iterator[None]:
@@ -83,32 +83,32 @@ class Turns:
     def _ask(self, tenant_id: str) -> Future[None]:
         ticket: Future[None] = Future()
         with self._lock:
-            self._waiting.setdefault(tenant_id, deque()).append(ticket)
+            self.waiting.setdefault(tenant_id, deque()).append(ticket)
             self._grant()
         return ticket
 
     def _give_back(self, tenant_id: str, ticket: Future[None]) -> None:
         with self._lock:
             if ticket.done():
-                self._at_work[tenant_id] -= 1
-                self._at_work += Counter()  # forgets tenants without pieces
-                if tenant_id in self._waiting and not self._at_work[tenant_id]:
-                    self._waiting[tenant_id] = self._waiting.pop(tenant_id)  # behind those that came meanwhile
+                self.at_work[tenant_id] -= 1
+                self.at_work += Counter()  # forgets tenants without pieces
+                if tenant_id in self.waiting and not self.at_work[tenant_id]:
+                    self.waiting[tenant_id] = self.waiting.pop(tenant_id)  # behind those that came meanwhile
             else:
-                self._waiting[tenant_id].remove(ticket)
-                if not self._waiting[tenant_id]:
-                    del self._waiting[tenant_id]
+                self.waiting[tenant_id].remove(ticket)
+                if not self.waiting[tenant_id]:
+                    del self.waiting[tenant_id]
             self._grant()
 
     def _grant(self) -> None:
         """Give the free places to those whose turn it is."""
-        while self._at_work.total() < self._num_places:
-            able = [tenant_id for tenant_id in self._waiting if self._at_work[tenant_id] < self._most_of_one]
+        while self.at_work.total() < self._num_places:
+            able = [tenant_id for tenant_id in self.waiting if self.at_work[tenant_id] < self._most_of_one]
             if not able:
                 return
-            chosen = min(able, key=self._at_work.__getitem__)
-            tickets = self._waiting.pop(chosen)
-            self._at_work[chosen] += 1
+            chosen = min(able, key=self.at_work.__getitem__)
+            tickets = self.waiting.pop(chosen)
+            self.at_work[chosen] += 1
             tickets.popleft().set_result(None)
             if tickets:
-                self._waiting[chosen] = tickets  # behind the other tenants
+                self.waiting[chosen] = tickets  # behind the other tenants

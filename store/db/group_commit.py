@@ -38,7 +38,7 @@ def unobserved(_size: int, _took_s: float) -> None:
 URGENT_EVERY_S = 0.05
 """Only one urgent caller in this time starts a batch early, so that urgent callers cost few batches."""
 
-_IDLE_S = 5.0
+IDLE_S = 5.0
 """The thread ends when no caller has come for this long."""
 
 
@@ -80,7 +80,7 @@ class GroupCommit(Generic[T, R]):
         self._wait = wait
         self._ready = Condition(Lock())
         # Everything below is read and written under the lock of ``_ready``.
-        self._waiting: deque[_Waiter[T, R]] = deque()
+        self.waiting: deque[_Waiter[T, R]] = deque()
         self._has_thread = False
         self._is_idle = False
         self._has_urgent = False
@@ -108,14 +108,14 @@ class GroupCommit(Generic[T, R]):
 
     def _add(self, call: _Waiter[T, R], *, urgent: bool) -> None:
         with self._ready:
-            self._waiting.append(call)
+            self.waiting.append(call)
             if urgent and (now := self._clock()) >= self._next_urgent_at:
                 self._next_urgent_at = now + URGENT_EVERY_S
                 self._has_urgent = True
 
     def _wake(self) -> None:
         with self._ready:
-            if not self._has_thread and self._waiting:
+            if not self._has_thread and self.waiting:
                 Thread(target=self._run_batches, name="group-commit", daemon=True).start()
                 self._has_thread = True
             elif self._is_idle or self._is_due():
@@ -123,7 +123,7 @@ class GroupCommit(Generic[T, R]):
 
     def _is_due(self) -> bool:
         """True if the next batch need not wait for its time."""
-        return self._has_urgent or len(self._waiting) >= self._enough
+        return self._has_urgent or len(self.waiting) >= self._enough
 
     def _run_batches(self) -> None:
         while batch := self._next_batch():
@@ -137,7 +137,7 @@ class GroupCommit(Generic[T, R]):
         """Wait for the next batch and take it; return an empty list when the thread shall end."""
         with self._ready:
             self._is_idle = True
-            self._has_thread = bool(self._ready.wait_for(lambda: self._waiting, _IDLE_S))
+            self._has_thread = bool(self._ready.wait_for(lambda: self.waiting, IDLE_S))
             self._is_idle = False
             if not self._has_thread:
                 return []
@@ -149,14 +149,14 @@ class GroupCommit(Generic[T, R]):
             return self._take()
 
     def _take(self) -> list[_Waiter[T, R]]:
-        if self._fair_key is not None and len(self._waiting) > self._max_size:
-            self._waiting = self._by_turns(self._fair_key)
-        return [self._waiting.popleft() for _ in range(min(self._max_size, len(self._waiting)))]
+        if self._fair_key is not None and len(self.waiting) > self._max_size:
+            self.waiting = self._by_turns(self._fair_key)
+        return [self.waiting.popleft() for _ in range(min(self._max_size, len(self.waiting)))]
 
     def _by_turns(self, key_of: Callable[[T], str]) -> deque[_Waiter[T, R]]:
         """Return the waiting calls in round-robin order of their keys."""
         by_key: dict[str, deque[_Waiter[T, R]]] = {}
-        for call in self._waiting:
+        for call in self.waiting:
             by_key.setdefault(key_of(call.item), deque()).append(call)
         turns, ordered = deque(by_key.values()), deque[_Waiter[T, R]]()
         while turns:

@@ -18,7 +18,7 @@ from headrace.store.errors import Unavailable
 SILENCE_S = 15.0
 """A leader that does not call ``check`` for so long loses the lead."""
 
-_CHECK_S = 1.0
+CHECK_S = 1.0
 
 # Find out whether this session holds the lock.
 _HOLDS = text("""
@@ -33,16 +33,16 @@ class Leadership:
     """The held lock. For one thread, which must call ``check`` more often than every ``SILENCE_S`` seconds."""
 
     def __init__(self, connection: Connection, key: int) -> None:
-        self._connection = connection
+        self.connection = connection
         self._key = key
         self._checked_at = time.monotonic()
 
     def check(self) -> None:
         """Raise Unavailable if the lock was lost. Queries Postgres at most once a second."""
-        if time.monotonic() - self._checked_at < _CHECK_S:
+        if time.monotonic() - self._checked_at < CHECK_S:
             return
         try:
-            holds = self._connection.execute(_HOLDS, {"key": self._key}).scalar_one()
+            holds = self.connection.execute(_HOLDS, {"key": self._key}).scalar_one()
         except DBAPIError as error:
             raise Unavailable("the connection that holds the lead is gone", code="database_unavailable") from error
         if not holds:

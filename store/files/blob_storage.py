@@ -31,7 +31,7 @@ T = TypeVar("T")
 _SEALED = ".sealed"
 
 _BLOCK_BYTES = 1 << 20
-_ABANDONED_S = 86_400.0
+ABANDONED_S = 86_400.0
 
 
 class Blobs(Protocol):
@@ -295,7 +295,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _is_abandoned(modified_at: float) -> bool:
     # Times of files are those of the wall clock.
-    return modified_at < time.time() - _ABANDONED_S  # noqa: TID251
+    return modified_at < time.time() - ABANDONED_S  # noqa: TID251
 
 
 @contextmanager

@@ -38,8 +38,8 @@ MakeMirror = Callable[[Mapping[str, Any]], NewJob | None]
 
 _ROUTE = "shadow"
 _MOST_LOOKED_AT = 1000
-_MOST_PER_TURN = 50
-_MOST_WAITING = 200
+MOST_PER_TURN = 50
+MOST_WAITING = 200
 _DEADLINE_S = 600.0
 _LOWEST_PRIORITY = 9
 
@@ -68,7 +68,7 @@ _TENANT = text("SELECT id FROM tenants WHERE id = :id")
 # Mirrors that wait, counted up to the limit.
 _WAITING = text(f"""
 SELECT count(*) FROM (
-    SELECT FROM jobs WHERE rollout_id = :rollout AND state = 'queued' AND tenant_id = :tenant LIMIT {_MOST_WAITING}
+    SELECT FROM jobs WHERE rollout_id = :rollout AND state = 'queued' AND tenant_id = :tenant LIMIT {MOST_WAITING}
 ) AS waiting
 """)
 
@@ -80,7 +80,7 @@ FROM jobs AS mirror
 JOIN idempotency_keys AS link ON link.job_id = mirror.id AND link.route = '{_ROUTE}'
 WHERE mirror.rollout_id = :rollout AND mirror.{{column}} = :version AND mirror.completed_at > :after
     AND mirror.completed_at < clock_timestamp() - interval '1 second'
-ORDER BY mirror.completed_at LIMIT {_MOST_PER_TURN}
+ORDER BY mirror.completed_at LIMIT {MOST_PER_TURN}
 """
 _PAIRS_OF = {kind: text(_PAIRS.format(column=kind.column)) for kind in RolloutKind}
 
@@ -143,11 +143,11 @@ def mirror(
         "task": _TASK_OF[rollout.kind],
     }
     with db.autocommit(tenant_ids=tenant_ids) as connection:
-        if connection.execute(_WAITING, named).scalar_one() >= _MOST_WAITING:
+        if connection.execute(_WAITING, named).scalar_one() >= MOST_WAITING:
             return 0
         after = evidence.mirrored_until or rollout.started_at
         ended = connection.execute(_ENDED_OF[rollout.kind], {**named, "after": after}).all()
-        chosen = [row for row in ended if _is_chosen(rollout, row, sources)][:_MOST_PER_TURN]
+        chosen = [row for row in ended if _is_chosen(rollout, row, sources)][:MOST_PER_TURN]
         rows = connection.execute(_CONTENTS, {"ids": [row.id for row in chosen]}).mappings().all() if chosen else ()
     mirrors = [copy for row in rows if (copy := _made(db.vault, row, make)) is not None]
     outcomes = accept(db, mirrors) if mirrors else []
@@ -155,7 +155,7 @@ def mirror(
         if isinstance(outcome, HeadraceError):
             raise outcome
     if ended:
-        last = chosen[-1] if len(chosen) == _MOST_PER_TURN else ended[-1]
+        last = chosen[-1] if len(chosen) == MOST_PER_TURN else ended[-1]
         evidence.mirrored_until = last.completed_at
     return sum(isinstance(outcome, Accepted) and not outcome.replayed for outcome in outcomes)
 

@@ -33,12 +33,12 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _KEEPALIVE_CHANNEL = "headrace:stream:keepalive"
-_RECONNECT_S = 0.1
-_PING_AFTER_S = 5.0
-_ANSWER_S = 2.0
-_TICK_S = 1.0
+RECONNECT_S = 0.1
+PING_AFTER_S = 5.0
+ANSWER_S = 2.0
+TICK_S = 1.0
 # A confirmed subscription loses nothing, so the log is read again only now and then, in case that is wrong.
-_REREAD_EVERY_TICKS = 5
+REREAD_EVERY_TICKS = 5
 _LOG_AGAIN_S = 10.0
 _QUEUE_FRAMES = 256
 _PAGE = 512
@@ -156,7 +156,7 @@ class Hub:
             with suppress(asyncio.CancelledError):
                 await task
         if self._commands:
-            await asyncio.wait(self._commands, timeout=_ANSWER_S)
+            await asyncio.wait(self._commands, timeout=ANSWER_S)
         await self._subscriber.aclose()
         await self._reader.aclose()
 
@@ -208,7 +208,7 @@ class Hub:
             if live is None:
                 if not follower.is_behind:
                     num_ticks += 1
-                    follower.is_behind = not channel.confirmed.is_set() or num_ticks % _REREAD_EVERY_TICKS == 0
+                    follower.is_behind = not channel.confirmed.is_set() or num_ticks % REREAD_EVERY_TICKS == 0
                     yield None
             elif cursor.leads_to(live):
                 cursor, follower.was_served = live.cursor, True
@@ -226,7 +226,7 @@ class Hub:
         frames: list[Frame] = []
         with suppress(TimeoutError, *AWAY):
             while True:
-                async with asyncio.timeout(_ANSWER_S):
+                async with asyncio.timeout(ANSWER_S):
                     reply = self._reader.xrange(stream_key(job_id), min=start, max="+", count=_PAGE)
                     page: Any = await self._whole(reply)
                 for entry_id, fields in page:
@@ -259,7 +259,7 @@ class Hub:
         try:
             if len(channel.followers) == 1:
                 await self._subscribe(name)
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(ANSWER_S):
                 await channel.confirmed.wait()
         except TimeoutError:
             pass  # Redis is away: the log is read at every tick until the subscription is confirmed
@@ -303,7 +303,7 @@ class Hub:
     async def _tick(self) -> None:
         """Wake all waiting followers together: their reads of Postgres become one query, and they need no timers."""
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(TICK_S)
             for channel in self._channels.values():
                 for follower in channel.followers:
                     follower.tick()
@@ -319,7 +319,7 @@ class Hub:
                         self._pubsub = None
             except Exception as error:  # noqa: BLE001 - every stream waits for this task: it connects again
                 self._note(HubError.CONNECTION, error, reason=str(error) if isinstance(error, AWAY) else "")
-            await asyncio.sleep(_RECONNECT_S)
+            await asyncio.sleep(RECONNECT_S)
 
     def _note(self, what: HubError, error: Exception, **where: str) -> None:
         """Count an error, and log it unless the same was logged a moment ago. The log never contains the message."""
@@ -345,7 +345,7 @@ class Hub:
         """Deliver messages until the connection fails, or does not answer a PING."""
         is_pinged = False
         while _is_connected(pubsub):
-            message = await pubsub.get_message(timeout=_PING_AFTER_S)
+            message = await pubsub.get_message(timeout=PING_AFTER_S)
             if message is not None:
                 is_pinged = False
                 self._dispatch(message)

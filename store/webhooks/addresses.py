@@ -19,7 +19,7 @@ Address = IPv4Address | IPv6Address
 
 MAX_URL_CHARS = 2048
 
-_DENIED_V4 = tuple(
+DENIED_V4 = tuple(
     IPv4Network(block)
     for block in (
         "0.0.0.0/8",  # this host
@@ -43,8 +43,8 @@ _DENIED_V4 = tuple(
         "240.0.0.0/4",
     )
 )
-_OPEN_V6 = IPv6Network("2000::/3")
-_DENIED_V6 = tuple(
+OPEN_V6 = IPv6Network("2000::/3")
+DENIED_V6 = tuple(
     IPv6Network(block)
     for block in (
         "2001::/23",  # protocol assignments: Teredo, benchmarks, ORCHID
@@ -81,10 +81,10 @@ def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
 def is_public(address: Address) -> bool:
     """True if the address is public on the Internet."""
     if isinstance(address, IPv4Address):
-        return not any(address in block for block in _DENIED_V4)
-    if address not in _OPEN_V6 or (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
+        return not any(address in block for block in DENIED_V4)
+    if address not in OPEN_V6 or (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
         return False
-    return not any(address in block for block in _DENIED_V6)
+    return not any(address in block for block in DENIED_V6)
 
 
 def is_allowed(text: str, exempt: Sequence[Network] = ()) -> bool:

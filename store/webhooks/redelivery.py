@@ -32,7 +32,7 @@ VALUES (:id, :tenant_id, CAST(:endpoint_id AS varchar), :url, CAST(:endpoint_id 
 
 
 # Restarts failed deliveries of the range, except test events.
-_RESTART = text(f"""
+RESTART = text(f"""
 UPDATE webhook_deliveries SET {RESTARTED} WHERE id = ANY (ARRAY(
     SELECT id FROM webhook_deliveries
     WHERE endpoint_id = :endpoint_id AND tenant_id = :tenant_id AND type <> :test
@@ -149,7 +149,7 @@ def recover(
             "test": TEST,
             "kept_s": None if kept_s is None else max(0.0, kept_s - _MARGIN_S),
         }
-        num_queued = connection.execute(_RESTART, values | {"limit": limit}).rowcount
+        num_queued = connection.execute(RESTART, values | {"limit": limit}).rowcount
         if num_queued < limit:
             num_queued += connection.execute(_MISSING, values | {"limit": limit - num_queued}).rowcount
         detail = {"since": missed.since_s, "until": missed.until_s, "num_queued": num_queued}

@@ -88,7 +88,7 @@ class Faults:
     def _kill_call(self, strike: Strike) -> Iterator[None]:
         """Kill the worker of calls while it makes one."""
         deadline = time.monotonic() + _LONGEST_S
-        while not (yield from self._found(_CALLING)) and time.monotonic() < deadline:
+        while not (yield from self.found(_CALLING)) and time.monotonic() < deadline:
             yield
         self._cluster.signal(self._cluster.find(CALLER), signal.SIGKILL)
         yield from hold(strike.for_s)
@@ -125,9 +125,9 @@ class Faults:
             yield from self._restart(member)
             return False
         self._cluster.journal.write("stopped", member=member.kind, name=member.name)
-        held = yield from self._found(_HELD, owner=f"%:{member.pid}:%")
+        held = yield from self.found(_HELD, owner=f"%:{member.pid}:%")
         deadline = time.monotonic() + _LONGEST_S
-        while (yield from self._found(_OPEN, ids=held)) and time.monotonic() < deadline:
+        while (yield from self.found(_OPEN, ids=held)) and time.monotonic() < deadline:
             yield
         before = self._num_refused(member)
         self._cluster.signal(member, signal.SIGCONT)
@@ -142,7 +142,7 @@ class Faults:
             yield
         return True
 
-    def _found(self, sql: str, **values: object) -> Generator[None, None, list[str]]:
+    def found(self, sql: str, **values: object) -> Generator[None, None, list[str]]:
         """Return the ids that a statement finds, as soon as Postgres answers."""
         while True:
             with suppress(psycopg.Error), self._connect() as connection:

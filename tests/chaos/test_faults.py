@@ -58,7 +58,7 @@ def test_a_stopped_worker_writes_only_when_its_jobs_have_ended(tmp_path: Path, m
         return list(stub.open_jobs)
 
     monkeypatch.setattr(faults, "unpack_old_release", lambda _: None)
-    monkeypatch.setattr(Faults, "_found", found)
+    monkeypatch.setattr(Faults, "found", found)
     strike = Faults(stub, 1, lambda _: None).carry(Strike(0.0, "pause_at_finish", "worker", 9.0))  # type: ignore[arg-type, return-value]
     for _ in range(50):
         next(strike)

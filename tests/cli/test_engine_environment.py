@@ -14,7 +14,7 @@ from headrace.cli.local.engine_environment import ensure_environment
 from headrace.cli.local.home import Home
 from headrace.cli.local.prepare import ensure_server_model, fetched_beside
 from headrace.cli.local.stack import ServerChoice, running_stack
-from headrace.cli.up import _server
+from headrace.cli.up import server_choice
 from headrace.models.catalog import register
 from headrace.store.child_process import still_alive
 from headrace.store.db.database import Database
@@ -84,7 +84,7 @@ def test_the_environment_is_made_once(
 
 
 def test_the_progress_counts_what_pip_has_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pip: Pip) -> None:
-    monkeypatch.setattr(engine_environment, "_SAY_S", -1.0)
+    monkeypatch.setattr(engine_environment, "SAY_S", -1.0)
     said = list[str]()
     python = ensure_environment(VLLM, Home(tmp_path), {}, said.append)
     assert [line for line in said if "2.0 GB" in line], said
@@ -121,7 +121,7 @@ def test_a_server_that_is_not_installed_needs_the_operators_python(tmp_path: Pat
 @pytest.mark.parametrize("given", [(None, Path("x"), []), (None, None, ["--x"]), (EngineKind.OPENAI, None, [])])
 def test_options_without_their_engine_are_refused(settings: Settings, given: Any) -> None:
     with pytest.raises(SettingsError):
-        _server(settings, *given)
+        server_choice(settings, *given)
 
 
 @pytest.mark.full

@@ -303,6 +303,6 @@ def test_a_reason_is_repeated_only_if_it_changes_and_more_and_more_rarely(monkey
 
     client: Any = SimpleNamespace(job=job, live=lambda: {"state": {"problems": [], "queues": []}})
     has_begun: Any = SimpleNamespace(wait=wait, is_set=lambda: False)
-    waiting._tell(client, "job_1", has_begun)
+    waiting.tell(client, "job_1", has_begun)
     assert said == ["job_1 is queued: place 3 in q@1", "job_1 is queued: place 1 in q@1"]
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]

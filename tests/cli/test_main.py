@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import StatementError
 
 from headrace.cli.local.home import Home, StackRecord
-from headrace.cli.main import _plainly
+from headrace.cli.main import explained
 from headrace.cli.operator.admin import located
 from headrace.client import ConnectionLost, RequestRefused
 from headrace.store.db.database import Database
@@ -104,7 +104,7 @@ NOT_ALLOWED = (
 def test_an_error_that_a_person_can_correct_is_a_sentence_and_a_defect_none(
     error: Exception, told: str | None, exit_code: int
 ) -> None:
-    assert _plainly(error) == (told, exit_code)
+    assert explained(error) == (told, exit_code)
 
 
 @pytest.mark.full

@@ -82,9 +82,9 @@ def test_a_database_is_migrated_once_and_has_roles_if_they_are_used(
     said: list[str] = []
     monkeypatch.setattr(prepare, "is_migrated", lambda _: is_migrated)
     monkeypatch.setattr(prepare, "can_log_in", lambda _: can_log_in)
-    monkeypatch.setattr(prepare, "_run_module", lambda module, words, *_: started.append([module, *words]))
+    monkeypatch.setattr(prepare, "run_module", lambda module, words, *_: started.append([module, *words]))
     prepare.migrate(db, Home(tmp_path), {}, said.append, with_roles=with_roles)
-    assert started == [["migrations", *words] for words in ran]
+    assert started == [["headrace.migrations", *words] for words in ran]
     assert said == ["schema migrated"] * len(ran)
 
 
@@ -132,7 +132,7 @@ def test_a_registered_model_whose_folder_is_gone_is_said(
 def test_an_installation_without_the_extra_is_said_before_anything_is_started(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stack, "_OF_LOCAL", ("uvicorn", "not_installed"))
+    monkeypatch.setattr(stack, "LOCAL_MODULES", ("uvicorn", "not_installed"))
     told: list[str] = []
     with (
         pytest.raises(Unavailable, match="without its extra `local`, which brings not_installed and servers"),

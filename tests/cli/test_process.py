@@ -92,7 +92,7 @@ def test_a_log_shows_what_this_process_wrote(tmp_path: Path) -> None:
 
 
 def test_a_log_that_has_grown_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.store.child_process._MAX_LOG_BYTES", 10)
+    monkeypatch.setattr("headrace.store.child_process.MAX_LOG_BYTES", 10)
     log = tmp_path / "log"
     for word in ("one " * 10, "two", "three"):
         child = Child(shell(f"echo {word}", log))

@@ -113,5 +113,5 @@ def test_the_api_is_asked_by_the_ingress_alone_and_the_others_by_nobody() -> Non
 def test_webhooks_leave_for_the_addresses_that_the_guard_lets_pass() -> None:
     (rule,) = [rule for rule in _rules("dispatcher", "egress") if "ports" not in rule]
     v4, v6 = (peer["ipBlock"] for peer in rule["to"])
-    assert (v4["cidr"], set(v4["except"])) == ("0.0.0.0/0", {str(block) for block in addresses._DENIED_V4})
-    assert (v6["cidr"], set(v6["except"])) == (str(addresses._OPEN_V6), {str(block) for block in addresses._DENIED_V6})
+    assert (v4["cidr"], set(v4["except"])) == ("0.0.0.0/0", {str(block) for block in addresses.DENIED_V4})
+    assert (v6["cidr"], set(v6["except"])) == (str(addresses.OPEN_V6), {str(block) for block in addresses.DENIED_V6})

@@ -135,7 +135,7 @@ def test_large_stores_that_are_there_get_an_index_and_small_ones_lose_it(db: Dat
 
 
 def test_without_the_extension_it_says_so(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_indexes, "_HAS_EXTENSION", text("SELECT false"))
+    monkeypatch.setattr(vector_indexes, "HAS_EXTENSION", text("SELECT false"))
     assert vector_indexes.refresh(db) == [
         "pgvector is not there: every search compares all vectors of its store (docs/retrieval.md)"
     ]

@@ -92,7 +92,7 @@ def test_block_tables_and_graphs_give_the_answers_of_gathering(smollm2: Path, ca
     caplog.set_level("INFO")
     runner = runner_for(smollm2, Settings(device="cuda"))
     assert isinstance(runner, DeviceRunner)
-    if not isinstance(runner._batch_builder, BlockTableBatchBuilder):
+    if not isinstance(runner.batch_builder, BlockTableBatchBuilder):
         pytest.skip(next(said for said in caplog.messages if said.startswith("block_table_attention_unused")))
     assert any(said.startswith("decode_graphs_recorded") for said in caplog.messages)
     plain = runner_for(smollm2, Settings(device="cuda", decode_graphs="off"))
@@ -117,7 +117,7 @@ def test_the_pool_takes_the_memory_that_is_left(smollm2: Path) -> None:
 
 def test_bfloat16_is_the_default_and_runs(smollm2: Path) -> None:
     runner = runner_for(smollm2, Settings(device="cuda", kv_pool_tokens=8192))
-    assert isinstance(runner._model, LlamaModel)
-    assert runner._model._embedding.dtype == torch.bfloat16
+    assert isinstance(runner.model, LlamaModel)
+    assert runner.model._embedding.dtype == torch.bfloat16
     found = run_all(runner, [request(range(100, 140), f"r{n}", max_tokens=8) for n in range(4)])
     assert len(set(found.values())) == 1

@@ -202,7 +202,7 @@ def test_an_answer_that_is_outside_of_its_grammar_fails_alone(folder: Path) -> N
         assert good.result(60).text == "abc"
     finally:
         engine.stop(10)
-    assert len(runner._sampler) == 0
+    assert len(runner.sampler) == 0
 
 
 def test_the_demo_model_too(smollm2: Path, smollm2_runner: TorchRunner) -> None:
@@ -219,9 +219,9 @@ def test_the_engine_compiles_no_grammar_and_a_too_complex_one_fails_alone(
 ) -> None:
     """The thread that submits does, and what it made is kept for the request, whatever is thrown out meanwhile."""
     makers: list[str] = []
-    make = Grammars._make
+    make = Grammars.make
     monkeypatch.setattr(
-        Grammars, "_make", lambda *args: (makers.append(threading.current_thread().name), make(*args))[1]
+        Grammars, "make", lambda *args: (makers.append(threading.current_thread().name), make(*args))[1]
     )
     monkeypatch.setattr("headrace.prompts.grammar.MOST_BYTES", 0)
     tokenizer = load_tokenizer(small_files(folder))

@@ -94,7 +94,7 @@ def test_a_budget_ends_the_reasoning_and_a_grammar_begins_after_it(
     assert forced.token_ids[6] == marks.closing[0]
     assert forced.text.startswith("<think>")
     assert json.loads(forced.text.partition("</think>")[2])
-    assert len(runner._sampler) == 0
+    assert len(runner.sampler) == 0
 
 
 def test_a_stop_string_ends_the_answer_and_not_the_reasoning(

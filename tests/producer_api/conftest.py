@@ -24,7 +24,7 @@ MakeClient = Callable[[str | None], httpx2.Client]
 def _no_headers_of_another_test() -> Iterator[None]:
     """Forget the headers that a test has noted outside a request: they stay in the context of this thread."""
     yield
-    rate_limits._noted.set(None)
+    rate_limits.begin_headers()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def encoder(db: Database) -> ModelVersion:
 @pytest.fixture
 def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams wake up only on published frames. Use with ``usefixtures``, before the server starts."""
-    monkeypatch.setattr("headrace.store.streams.hub._TICK_S", 3600.0)
+    monkeypatch.setattr("headrace.store.streams.hub.TICK_S", 3600.0)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The parts of an API process: which of them are the same, and that a start and a stop reach each of them."""
+"""The parts of an API process: that a start and a stop reach each of them."""
 
 from pathlib import Path
 from typing import Any
@@ -18,35 +18,6 @@ def runtime(tmp_path: Path) -> Runtime:
             update={"home": tmp_path, "api_threads": 23, "ready_window": 77, "stream_max_frames": 9, "stream_ttl_s": 5}
         )
     )
-
-
-async def test_all_submissions_share_the_caches_and_limits_of_the_process(runtime: Runtime) -> None:
-    made: Any = runtime
-    parts = made.flow_submissions._parts
-    assert made.pipeline_lines._parts is parts
-    for name in ("settings", "db", "rate_limits", "catalog", "queue_limits", "enqueuer", "metrics", "policies"):
-        assert getattr(parts, name) is getattr(runtime, name), name
-    for name in ("digests", "live_processes"):
-        assert getattr(parts, name) is getattr(runtime, name), name
-    assert made.submissions.tenant_threads is parts.tenant_threads
-    assert made.tool_threads is not parts.tenant_threads, "a tenant's slow server of MCP delays no submission"
-    refreshed = (runtime.catalog.refresh, runtime.limits.refresh, runtime.policies.refresh)
-    assert made.refresher._refreshes == refreshed
-    assert made.rate_limits._limits is made.streams._limits is runtime.limits
-    assert made.enqueuer._ready_window == 77
-    assert made.db._engine.pool.size() == 16
-    assert made.db.vault is made.hub._vault
-
-
-async def test_the_hub_forgets_changed_keys_and_counts_its_errors(runtime: Runtime) -> None:
-    made: Any = runtime
-    assert made.hub._on_key_changed == runtime.authenticator.forget
-    made.hub._on_error("log_entry")
-    read = runtime.metrics.registry.get_sample_value
-    assert read("headrace_hub_errors_total", {"what": "log_entry"}) == 1
-    assert read("headrace_hub_connected") == 0
-    options = made.redis.connection_pool.connection_kwargs
-    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (0.5, 0.5), "requests do without Redis"
 
 
 class Part:

@@ -240,13 +240,13 @@ def test_a_trial_that_cannot_be_held_says_nothing_about_the_grammar(
     backend: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = Trials(partial(start, Program(Path(grammar_trial.__file__))))
-    monkeypatch.setattr("headrace.prompts.grammar._TRIALS", trials)
+    monkeypatch.setattr("headrace.prompts.grammar.TRIALS", trials)
     one = Grammars(backend.to_str().encode(), vocab_size=300, eos_token_ids=frozenset({EOS}))
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(Unavailable, match="could not be checked"):
         one.check("regex", "a")
     monkeypatch.undo()
-    monkeypatch.setattr("headrace.prompts.grammar._TRIALS", trials)
+    monkeypatch.setattr("headrace.prompts.grammar.TRIALS", trials)
     one.check("regex", "a")
     trials.close()
     one.check("regex", "b")
@@ -267,12 +267,12 @@ def test_new_grammars_of_one_tenant_do_not_hold_up_another(monkeypatch: pytest.M
         with on_behalf_of(tenant_id):
             grammars.check("regex", f"{letter}{{7}}")
 
-    monkeypatch.setattr(grammar._TRIALS, "run", slowly)
+    monkeypatch.setattr(grammar.TRIALS, "run", slowly)
     asked = [("many", "a"), ("many", "b"), ("many", "c"), ("many", "a"), ("other", "z")]
     threads = [threading.Thread(target=check, args=each) for each in asked]
     for number, thread in enumerate(threads):
         thread.start()
-        wait_for(lambda n=number: tried and sum(map(len, grammar._TURNS._waiting.values())) == n, "it waits")
+        wait_for(lambda n=number: tried and sum(map(len, grammar.TURNS.waiting.values())) == n, "it waits")
     let_go.set()
     for thread in threads:
         thread.join(60)

@@ -22,7 +22,7 @@ def test_the_line_with_the_reason_is_found(text: str, line: str) -> None:
 
 
 def test_a_large_log_is_begun_anew_and_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.store.child_process._MAX_LOG_BYTES", 4)
+    monkeypatch.setattr("headrace.store.child_process.MAX_LOG_BYTES", 4)
     log, old = tmp_path / "logs" / "worker", tmp_path / "logs" / "worker.1"
     for before, is_kept in (("", False), ("four", False), ("five!", True)):
         log.parent.mkdir(exist_ok=True)

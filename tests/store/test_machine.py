@@ -16,7 +16,7 @@ def test_a_processor_says_whether_it_has_bfloat16(
 ) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text(flags)
-    monkeypatch.setattr(machine, "_CPU_INFO", info)
+    monkeypatch.setattr(machine, "CPU_INFO", info)
     assert machine.has_bfloat16() is expected
-    monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "nothing")
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "nothing")
     assert machine.has_bfloat16(), "if it is not known"

@@ -75,5 +75,5 @@ def test_hints_of_adapters_are_taken_too_and_junk_among_them_is_counted(
     redis_client.lpush(fast_lane_list("lora@2"), b"no hint")
     assert (connections.fast_lane_hints.take(1.0), junk) == (None, ["junk"])
     connections.step_signals.start()
-    connections.step_signals._hints.announce(Hint("job_1", "base@1", "x", goes_ahead=True))
+    connections.step_signals.hints.announce(Hint("job_1", "base@1", "x", goes_ahead=True))
     assert connections.fast_lane_hints.take(20.0) == "job_1"

@@ -32,7 +32,7 @@ def test_a_suspect_runs_alone_for_eight_tokens_and_then_in_company(bench: Bench,
     lose(bench, job_id)
     running.run_to_end(job_id)
     assert bench.job(job_id).state is JobState.QUEUED, "a suspect is not for a hint"
-    attempt = running.runtime._claim_client.claim_suspect()
+    attempt = running.runtime.claim_client.claim_suspect()
     assert attempt is not None
     running.runtime.job_runner.run_claimed(attempt)
     (row,) = bench.query("SELECT state, attempt, crashes, is_suspect FROM jobs WHERE id = :id", id=job_id)
@@ -52,7 +52,7 @@ def test_after_a_second_crash_a_job_runs_alone_to_its_end(bench: Bench, start_ho
     (job_id,) = bench.submit(max_attempts=9)
     for _ in range(2):
         lose(bench, job_id)
-    attempt = running.runtime._claim_client.claim_suspect()
+    attempt = running.runtime.claim_client.claim_suspect()
     assert attempt is not None
     running.runtime.job_runner.run_claimed(attempt)
     assert bench.job(job_id).state is JobState.SUCCEEDED

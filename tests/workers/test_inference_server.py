@@ -147,10 +147,10 @@ def test_a_server_that_is_away_is_waited_for_and_compared_when_it_is_back(
 ) -> None:
     bench = Bench(db, settings, registered(db, files, url=server.url))
     duties_of(bench)
-    server._await(server._die())
+    server.finish(server.die())
     worker = serve(max_step_s=60, lease_s=30)
     worker.wait_engine("does not answer")
-    server._await(server._listen())
+    server.finish(server.listen())
     worker.wait_engine("ok")
     server.step_s = 0.05
     (job_id,) = bench.submit(1, sampling={"max_tokens": 100})

@@ -124,7 +124,7 @@ def test_a_worker_is_quiet_since_its_last_token_or_since_it_was_idle_and_a_tick_
         publisher, engine, in_flight, counts, engine_description=lambda: None, clock=lambda: now[0], **options
     )
     for now[0], running[0] in ((103.0, 0), (104.0, 1), (105.0, 1), (110.0, 1)):
-        reporter._report()
+        reporter.report()
     assert [snapshot.quiet_s for snapshot, _ in told] == [None, 1.0, 2.0, 7.0]
     assert [tick and round(tick.running, 3) for _, tick in told] == [None, None, 0.667, 1.0]
 

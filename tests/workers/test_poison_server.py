@@ -32,13 +32,13 @@ class MortalVllm(FakeVllm):
 
     async def _generate(self, body: dict[str, Any], answer: Answer) -> None:
         if MARK.encode() in bytes(token for token in body["token_ids"] if token < 256):
-            self._loop.create_task(self._reborn())
+            self.loop.create_task(self._reborn())
         await super()._generate(body, answer)
 
     async def _reborn(self) -> None:
         self.num_deaths += 1
-        await self._die()
-        await self._listen()
+        await self.die()
+        await self.listen()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_a_cpu_build_of_vllm_uses_numbers_that_the_processor_has_instructions_fo
 ) -> None:
     cpu_info = tmp_path / "cpuinfo"
     cpu_info.write_text(f"processor : 0\nflags : {flags}\n")
-    monkeypatch.setattr(machine, "_CPU_INFO", cpu_info)
+    monkeypatch.setattr(machine, "CPU_INFO", cpu_info)
     monkeypatch.setattr("headrace.workers.server_command.has_nvidia_card", lambda: False)
     argv = _program(EngineSpec(kind=EngineKind.VLLM), tmp_path, 1, tmp_path / "bin" / "python")
     assert [word for before, word in pairwise(argv) if before == "--dtype"] == chosen

@@ -59,9 +59,9 @@ class FastLane:
             self._admission.full.wait()
             self._admission.full.clear()
             while not (self._stopped or self._admission.is_closed or self._admission.has_room()):
-                self._take()
+                self.take()
 
-    def _take(self) -> None:
+    def take(self) -> None:
         job_id = self._next()
         if job_id is not None and not self._admission.is_closed:
             ticket = self._admission.take()

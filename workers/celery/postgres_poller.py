@@ -121,10 +121,10 @@ class PostgresPoller:
         self._stopped.set()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._turn()):
+        while not self._stopped.wait(self.turn()):
             pass
 
-    def _turn(self) -> float:
+    def turn(self) -> float:
         """Poll once and run what was found; return how long to wait for the next turn."""
         try:
             return self._look()

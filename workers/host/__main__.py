@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = require_services(load_settings())
         configure_logging(settings.log_level)
         check_transport(settings)
-        _check_services(settings, options.models)
+        check_services(settings, options.models)
         metrics = HostMetrics()
         host = _host(settings, options, metrics)
         health = HealthServer(settings.health_host, settings.host_port, metrics.render, {"loop": host.heartbeat.check})
@@ -78,7 +78,7 @@ def _rules(settings: Settings, budget_bytes: int) -> Rules:
     )
 
 
-def _check_services(settings: Settings, models: tuple[str, ...]) -> None:
+def check_services(settings: Settings, models: tuple[str, ...]) -> None:
     """Check both services and the names of the models. Raises HeadraceError."""
     db = Database(settings.database_url, pool_size=1, application_name="headrace host start")
     client = connect(settings.redis_url)

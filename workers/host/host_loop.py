@@ -65,7 +65,7 @@ class HostLoop(ABC):
         """Look, decide, act and report once. Raises Unavailable."""
 
     @abstractmethod
-    def _look(self) -> None:
+    def look(self) -> None:
         """Note what became of the workers."""
 
     @abstractmethod
@@ -95,7 +95,7 @@ class HostLoop(ABC):
                         log.warning("host_not_leading", error=error.message)
                     is_away = True
                 self.heartbeat.beat()
-                self._look()
+                self.look()
                 self._stopping.wait(_RETRY_S)
         finally:
             self._end_workers()
@@ -123,7 +123,7 @@ class HostLoop(ABC):
         if num_left:
             log.info("host_left_over_ended", num_workers=num_left)
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
         time.sleep(_END_LOOK_S)
 
     def _end_workers(self) -> None:
@@ -131,8 +131,8 @@ class HostLoop(ABC):
             if worker.state is not PlaceState.DRAINING:
                 worker.drain()
         while self._running():
-            self._look()
-            self._pause()
+            self.look()
+            self.pause()
         if self._has_led:  # else the report is that of the host that has the name
             try:
                 remove_report(self._db, self._name)

@@ -79,7 +79,7 @@ class ModelHost(HostLoop):
 
     def _turn(self) -> None:
         """Look, decide, act and report once. Raises Unavailable."""
-        self._look()
+        self.look()
         if self._clock() - self._read_registry_at > _REGISTRY_S:
             found = (one for one in read_hosted_versions(self._db) if self._is_ours(one))
             self._versions = {version.queue: version for version in found}
@@ -154,7 +154,7 @@ class ModelHost(HostLoop):
             for queue, worker in self._workers.items()
         ]
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Note what became of the workers."""
         at = self._clock()
         is_memory_due = at - self._read_memory_at > _MEMORY_S

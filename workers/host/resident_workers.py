@@ -22,7 +22,7 @@ from headrace.workers.host.kept_servers import ServerAddress
 
 _ASK_S = 1.0
 _OK = 200
-_LOOK_S = 0.1
+LOOK_S = 0.1
 _GRACE_S = 20.0
 """A worker, and an inference server of its own, may take so long to end after the drain."""
 
@@ -144,18 +144,18 @@ def node_name(host: str, queue: str) -> str:
 
 def end_left_over(host: str, pids: Iterable[int], limit_s: float) -> int:
     """Wait for workers that an earlier host of this name left, and kill those that do not end; return their number."""
-    left = {pid for pid in pids if _is_worker_of(host, pid)}
+    left = {pid for pid in pids if is_worker_of(host, pid)}
     give_up_at = time.monotonic() + limit_s
     while (alive := still_alive(left)) and time.monotonic() < give_up_at:
-        time.sleep(_LOOK_S)
+        time.sleep(LOOK_S)
     for pid in alive:
-        if _is_worker_of(host, pid):
+        if is_worker_of(host, pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
     return len(left)
 
 
-def _is_worker_of(host: str, pid: int) -> bool:
+def is_worker_of(host: str, pid: int) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

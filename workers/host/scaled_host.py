@@ -58,7 +58,7 @@ class ScaledHost(HostLoop):
 
     def _turn(self) -> None:
         """Look, compare with what is decided, start and drain, and report. Raises Unavailable."""
-        self._look()
+        self.look()
         if self._clock() - self._read_registry_at > _REGISTRY_S:
             found = (one for one in read_hosted_versions(self._db) if self._is_ours(one))
             self._versions = {version.queue: version for version in found}
@@ -103,7 +103,7 @@ class ScaledHost(HostLoop):
         )
         self._note("started", decision.queue, f"{decision.replicas} are wanted: {decision.reason}")
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Note what became of the workers."""
         is_memory_due = self._clock() - self._read_memory_at > _MEMORY_S
         for worker in list(self._workers):
@@ -171,8 +171,8 @@ class ScaledHost(HostLoop):
                 worker.drain()
         hurry_at = self._clock() + self._settings.drain_s
         while self._workers and self._clock() < hurry_at:
-            self._look()
-            self._pause()
+            self.look()
+            self.pause()
         for worker in self._workers:
             worker.hurry()
         super()._end_workers()

@@ -25,7 +25,7 @@ from headrace.workers.planning.arrivals import Arrival
 from headrace.workers.planning.rates import Rates
 from headrace.workers.planning.virtual_worker import Process, SimulatedJob, VirtualRunner, VirtualWorker, coarse
 
-_MOST_TOKENS = 60_000
+MOST_TOKENS = 60_000
 """A simulation with more tokens than this gets a coarser grain."""
 
 _LEAST_OUTPUT = 8
@@ -84,7 +84,7 @@ def grain_of(arrivals: Sequence[Arrival], rates: Rates) -> int:
     """
     tokens = sum(one.output_tokens for one in arrivals)
     most = min(tokens // (_LEAST_OUTPUT * len(arrivals)), rates.kv_tokens // (16 * rates.slots))
-    return max(1, min(-(-tokens // _MOST_TOKENS), most))
+    return max(1, min(-(-tokens // MOST_TOKENS), most))
 
 
 def too_long(arrivals: Sequence[Arrival], rates: Rates) -> Arrival | None:

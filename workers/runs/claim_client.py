@@ -88,7 +88,7 @@ class ClaimClient:
         self._claiming = threading.RLock()
         self._known: WeakValueDictionary[tuple[str, int], Claim] = WeakValueDictionary()
         self._in_doubt_until = 0.0
-        self._claims: GroupCommit[str, Claim | None] = GroupCommit(
+        self.claims: GroupCommit[str, Claim | None] = GroupCommit(
             isolated(self._claim_all), pace_s=CLAIM_PACE_S, on_batch=observer("claim")
         )
         self._finishes: GroupCommit[Finish, bool] = GroupCommit(
@@ -116,7 +116,7 @@ class ClaimClient:
         while not self._stopping.is_set():
             sent_at = self._clock()
             try:
-                claim = self._claims.join(job_id, urgent=urgent)
+                claim = self.claims.join(job_id, urgent=urgent)
             except RowLocked:
                 if sent_at > give_up_at:
                     return None

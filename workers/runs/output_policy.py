@@ -35,7 +35,7 @@ from headrace.store.tasks.generate import GeneratePayload
 
 log = structlog.get_logger(__name__)
 
-_MOST_KEPT = 64
+MOST_KEPT = 64
 """Compiled versions: each may take tens of megabytes."""
 
 
@@ -58,7 +58,7 @@ class CompiledPolicies:
         policy = Policy(PolicyDocument.model_validate(document))
         with self._lock:
             self._kept[key] = policy
-            while len(self._kept) > _MOST_KEPT:
+            while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         return policy
 

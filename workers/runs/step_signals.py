@@ -48,19 +48,19 @@ class RedisSignals:
     """Signals through Redis. Its thread sends nothing until ``start``."""
 
     def __init__(self, hints: HintAnnouncer, streams: StreamPublisher) -> None:
-        self._hints = hints
+        self.hints = hints
         self._streams = streams
         self._answers: SimpleQueue[tuple[str, ...] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="step-signals", daemon=True)
 
     def start(self) -> None:
         """Start sending."""
-        self._hints.start()
+        self.hints.start()
         self._thread.start()
 
     def stop(self) -> None:
         """Send what waits, and stop."""
-        self._hints.stop()
+        self.hints.stop()
         if self._thread.is_alive():
             self._answers.put(None)
             self._thread.join(timeout=2)
@@ -68,7 +68,7 @@ class RedisSignals:
     def settled(self, settled: Settled) -> None:
         """As ``StepSignals.settled``."""
         for step in settled.announced:
-            self._hints.announce(Hint(step.id, step.queue, shadow_name(step.task, step.model, step.model_version)))
+            self.hints.announce(Hint(step.id, step.queue, shadow_name(step.task, step.model, step.model_version)))
         self.begun(settled.answers)
 
     def begun(self, answers: Sequence[str]) -> None:

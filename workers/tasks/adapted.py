@@ -67,7 +67,7 @@ class AdapterCache:
         self._most = most
         self._wait_s = wait_s
         self._places: OrderedDict[str, _Place] = OrderedDict()
-        self._waiting: deque[object] = deque()
+        self.waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     @contextmanager
@@ -91,9 +91,9 @@ class AdapterCache:
         """Return the place of an adapter with one more user, and whether it is new and must be filled."""
         turn = object()
         with self._changed:
-            self._waiting.append(turn)
+            self.waiting.append(turn)
             try:
-                if not self._changed.wait_for(lambda: self._waiting[0] is turn and self._has_room(name), self._wait_s):
+                if not self._changed.wait_for(lambda: self.waiting[0] is turn and self._has_room(name), self._wait_s):
                     raise AdaptersBusy(f"{self._most} adapters were in use, and {name} is not one of them")
                 if (place := self._places.get(name)) is not None:
                     place.num_users += 1
@@ -104,7 +104,7 @@ class AdapterCache:
                 self._places[name] = _Place()
                 return self._places[name], True
             finally:
-                self._waiting.remove(turn)
+                self.waiting.remove(turn)
                 self._changed.notify_all()
 
     def _has_room(self, name: str) -> bool:

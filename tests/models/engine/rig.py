@@ -178,13 +178,19 @@ class Watched(FakeRunner):
 
 def step(engine: LLMEngine) -> None:
     """Run one step of an engine without a thread, in this thread."""
-    engine._step()
+    engine.step()
+
+
+def num_inside(engine: LLMEngine) -> int:
+    """Return how many requests have entered the engine and not ended."""
+    stats = engine.stats()
+    return stats.running + stats.waiting
 
 
 def step_until_idle(engine: LLMEngine, limit: int = 5000) -> int:
     """Step until the engine is empty; return the number of steps."""
     for num_steps in range(limit):
-        if not engine._active:
+        if not num_inside(engine):
             return num_steps
         step(engine)
-    raise AssertionError(f"{len(engine._active)} requests still active after {limit} steps")
+    raise AssertionError(f"{num_inside(engine)} requests still active after {limit} steps")

@@ -5,7 +5,7 @@ from collections import deque
 from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
 from headrace.models.engine.requests import EngineRequest
 from headrace.models.engine.scheduling.length_estimator import FEWEST
-from tests.models.engine.rig import Bytes, Watched, alone, ask, step, step_until_idle
+from tests.models.engine.rig import Bytes, Watched, alone, ask, num_inside, step, step_until_idle
 
 MAX_TOKENS = 1024
 
@@ -62,10 +62,10 @@ def run_by_the_gate(engine: LLMEngine, requests: list[EngineRequest]) -> list[in
     """Submit whenever there is room, as a worker does, and return how many were inside at each step."""
     waiting = deque(requests)
     inside: list[int] = []
-    while waiting or engine._active:
+    while waiting or num_inside(engine):
         while waiting and engine.can_admit(len(waiting[0].prompt), waiting[0].sampling.max_tokens):
             engine.submit(waiting.popleft())
-        inside.append(len(engine._active))
+        inside.append(num_inside(engine))
         step(engine)
     return inside
 

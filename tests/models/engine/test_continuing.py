@@ -195,7 +195,7 @@ def break_down(engine: LLMEngine) -> None:
     def fail(_plan: StepPlan) -> None:
         raise RunnerBroken("device lost")
 
-    engine._runner._fault = fail  # type: ignore[attr-defined]  # the fake's
+    engine._runner.fault = fail  # type: ignore[attr-defined]  # the fake's
     engine._loop()
 
 

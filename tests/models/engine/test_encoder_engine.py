@@ -26,6 +26,8 @@ from headrace.models.engine.requests import (
 from headrace.models.engine.runner import RunnerBroken
 from headrace.models.fakes.fake_encoder import FakeEncoder, fake_vector
 from tests.models.engine.rig import WAIT_S, Clock, Ticking
+from tests.processes import wait_for
+from tests.threads import threads_named
 
 BAD = (13,)
 Fault = Callable[[Sequence[EncodeRow]], None]
@@ -50,9 +52,14 @@ class Start:
         self.engines: list[EncodeEngine] = []
 
     def __call__(
-        self, fault: Fault | None = None, *, encoder: FakeEncoder | None = None, step_tokens: int = 64
+        self,
+        fault: Fault | None = None,
+        *,
+        encoder: FakeEncoder | None = None,
+        step_tokens: int = 64,
+        max_slots: int = 8,
     ) -> EncodeEngine:
-        config = EncodeConfig(max_slots=8, step_tokens=step_tokens, pass_s=inf if step_tokens == 64 else 1e-12)
+        config = EncodeConfig(max_slots, step_tokens=step_tokens, pass_s=inf if step_tokens == 64 else 1e-12)
         self.engines.append(EncodeEngine(encoder or FakeEncoder(fault=fault), config))
         self.engines[-1].start()
         return self.engines[-1]
@@ -60,11 +67,11 @@ class Start:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    started = Start()
+    started, others = Start(), threads_named("engine")
     yield started
     for engine in started.engines:
         engine.stop(WAIT_S)
-        assert not engine._thread.is_alive()
+    assert threads_named("engine") <= others
 
 
 def ask(name: str, *inputs: tuple[int, ...], **changes: object) -> EncodeRequest:
@@ -170,7 +177,7 @@ def test_a_broken_device_ends_the_engine_and_everybody_is_told(start: Start) -> 
     engine = start(raising(RunnerBroken("gone")))
     engine.on_failed = told.append
     errors = [failure(engine.submit(ask("bad", BAD)))]
-    engine._thread.join(WAIT_S)
+    wait_for(lambda: not engine.is_healthy(60), "its thread has ended")
     with pytest.raises(EngineStopped):
         engine.submit(ask("next"))
     assert [(type(error), error.progress is not None) for error in errors] == [(EngineStopped, True)]
@@ -246,8 +253,7 @@ def test_the_oldest_request_gets_on_beside_arrivals_of_better_classes(start: Sta
 
     later: list[Future[EncodeOutput]] = []
     passes.gate.opened.set()
-    engine = start(arriving, step_tokens=4096)
-    engine._max_slots = 1000
+    engine = start(arriving, step_tokens=4096, max_slots=1000)
     oldest = engine.submit(ask("oldest", *[(1,) * 240] * 10, class_rank=2))
     assert oldest.result(WAIT_S).finish_reason is FinishReason.STOP
     assert ["oldest" in one for one in passes.seen[:20]].count(True) == 10, "every second pass is its own"

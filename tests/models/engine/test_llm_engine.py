@@ -24,6 +24,8 @@ from headrace.models.engine.requests import (
 from headrace.models.engine.runner import RunnerBroken, Sampled, StepPlan
 from headrace.models.fakes.fake import FakeRunner
 from tests.models.engine.rig import WAIT_S, Bytes, Clock, Watched, alone, ask, check_answers
+from tests.processes import wait_for
+from tests.threads import threads_named
 
 Start = Callable[..., LLMEngine]
 
@@ -32,6 +34,7 @@ Start = Callable[..., LLMEngine]
 def start() -> Iterator[Start]:
     """Start engines and stop their threads at the end of the test."""
     engines: list[LLMEngine] = []
+    others = threads_named("engine")
 
     def start_one(
         runner: FakeRunner,
@@ -48,7 +51,7 @@ def start() -> Iterator[Start]:
     yield start_one
     for engine in engines:
         engine.stop(WAIT_S)
-        assert not engine._thread.is_alive()
+    assert threads_named("engine") <= others
 
 
 class Gate:
@@ -285,7 +288,7 @@ def test_stop_waits_for_the_step_and_tells_the_rest(start: Start) -> None:
 def test_stop_does_not_wait_for_ever_for_a_step_that_hangs(start: Start) -> None:
     gate = Gate()
     runner = Watched()
-    runner._fault = gate
+    runner.fault = gate
     engine = start(runner)
     died: list[BaseException] = []
     engine.on_failed = died.append
@@ -295,8 +298,7 @@ def test_stop_does_not_wait_for_ever_for_a_step_that_hangs(start: Start) -> None
     assert type(future.exception(0)) is EngineStopped
     assert runner.forgotten == []  # its thread is still busy with it
     gate.open()
-    engine._thread.join(WAIT_S)
-    assert len(runner.forgotten) == 1
+    wait_for(lambda: len(runner.forgotten) == 1, "its thread has ended")
     assert died == []
 
 
@@ -327,7 +329,7 @@ def test_health_and_the_age_of_the_last_step() -> None:
     runner = Watched()
     engine = LLMEngine(runner, Bytes, EngineConfig(), on_deltas=lambda deltas: None, clock=clock)
     gate = Gate()
-    runner._fault = gate
+    runner.fault = gate
     engine.start()
     clock.now = 99.0
     assert (engine.stats().last_step_age_s, engine.is_healthy(5.0)) == (0.0, True)

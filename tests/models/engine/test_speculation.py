@@ -17,7 +17,7 @@ from headrace.models.engine.reasoning import ReasoningTokens
 from headrace.models.engine.requests import EngineRequest, EngineStats, FinishReason
 from headrace.models.engine.runner import Sampled, StepPlan
 from headrace.models.engine.scheduling.scheduler import Scheduler
-from headrace.models.engine.speculation import AcceptanceStatistics, PromptLookup, Speculation, StepCosts, _PassEstimate
+from headrace.models.engine.speculation import AcceptanceStatistics, PassEstimate, PromptLookup, Speculation, StepCosts
 from tests.models.engine.rig import (
     Bytes,
     Clock,
@@ -187,7 +187,7 @@ def test_none_is_guessed_where_the_end_of_the_reasoning_may_be_forced(
 
 def test_a_draft_is_worth_a_token_at_the_pace_of_the_pass() -> None:
     """4 tokens in 8 + 4 · 1 s: a draft for 1 s more must be accepted in more than a third of all cases."""
-    estimate = _PassEstimate(base=8.0, each=1.0, tokens=4.0, expected=4.0)
+    estimate = PassEstimate(base=8.0, each=1.0, tokens=4.0, expected=4.0)
     assert not estimate.add(1 / 3 - 1e-9)
     assert estimate.best_gain(2) == pytest.approx((6 / 4) / (14 / 12))
     assert estimate.add(0.34)
@@ -265,7 +265,7 @@ def test_what_is_kept_ends_with_the_request() -> None:
     [row] = (scheduler.schedule() or StepPlan(())).rows
     assert bytes(row.drafts) == b"bca"
     scheduler.remove(request)
-    assert not speculation._requests
+    assert not speculation.requests
 
 
 TEXTS = st.lists(st.integers(0, 3), max_size=60)

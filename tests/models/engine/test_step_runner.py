@@ -95,7 +95,7 @@ def test_a_culprit_that_strikes_late_keeps_what_it_had_said() -> None:
     futures = submit(engine, requests)
     for _ in range(6):
         step(engine)
-    runner._fault = lambda plan: 1 / 0 if any(row.request.id == requests[2].id for row in plan.rows) else None
+    runner.fault = lambda plan: 1 / 0 if any(row.request.id == requests[2].id for row in plan.rows) else None
     step_until_idle(engine)
     error = futures.pop(2).exception(0)
     assert isinstance(error, StepFailed)
@@ -118,7 +118,7 @@ def test_several_culprits_are_all_found(seed: int) -> None:
 
 def test_a_device_that_always_fails_is_not_asked_for_ever() -> None:
     runner = Watched(num_blocks=400)
-    runner._fault = lambda plan: 1 / 0
+    runner.fault = lambda plan: 1 / 0
     engine = engine_of(runner, max_slots=200)
     futures = submit(engine, [ask(f"{n}", max_tokens=2) for n in range(150)])
     step(engine)
@@ -180,7 +180,7 @@ def test_every_pass_is_progress_that_renews_leases_and_calms_the_watchdog() -> N
         seen.append((engine.stats().steps, engine.stats().last_step_age_s))
         runner._fail(plan)
 
-    runner._fault = look
+    runner.fault = look
     submit(engine, [ask("poison"), ask("good")])
     step(engine)
     assert seen == [(0, 10.0), (1, 10.0), (2, 10.0)]

@@ -76,12 +76,12 @@ class FakeServer(ABC):
         self._answers.set()
         self._open: dict[str, tuple[Call, asyncio.Queue[Generated]]] = {}
         self._writers: set[asyncio.StreamWriter] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._await(self._listen())
+        self.finish(self.listen())
 
     @property
     def url(self) -> str:
@@ -113,36 +113,36 @@ class FakeServer(ABC):
     def freeze(self) -> None:
         """Answer nothing any more, as after SIGSTOP."""
         self._is_hung = True
-        self._loop.call_soon_threadsafe(self._answers.clear)
+        self.loop.call_soon_threadsafe(self._answers.clear)
 
     def go_on(self) -> None:
         self._is_hung = False
-        self._loop.call_soon_threadsafe(self._answers.set)
+        self.loop.call_soon_threadsafe(self._answers.set)
 
     def restart(self, away_s: float = 0.0) -> None:
         """Die with all requests and connections, and come back at the same address."""
-        self._await(self._die())
+        self.finish(self.die())
         if away_s:
             threading.Event().wait(away_s)
-        self._await(self._listen())
+        self.finish(self.listen())
 
     def close(self) -> None:
-        self._await(self._die())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.finish(self.die())
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(WAIT_S)
-        self._loop.close()
+        self.loop.close()
 
-    async def _listen(self) -> None:
+    async def listen(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         self.num_starts += 1
         self._spawn(self._run())
 
-    async def _die(self) -> None:
+    async def die(self) -> None:
         # Accept no more before the server is closed: asyncio's task of a connection that was just accepted fails in a
         # closed server, or if it is cancelled before its start, and then nothing closes the socket.
         for socket in self._server.sockets:
-            self._loop.remove_reader(socket.fileno())
+            self.loop.remove_reader(socket.fileno())
         await asyncio.sleep(0)
         self._server.close()
         # All tasks of the loop: asyncio's own, too, which make a transport of a connection just accepted.
@@ -220,12 +220,12 @@ class FakeServer(ABC):
             writer.transport.abort()
 
     def _spawn(self, work: Any) -> None:
-        task = self._loop.create_task(work)
+        task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _await(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_S)
+    def finish(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WAIT_S)
 
 
 async def _closed(reader: asyncio.StreamReader) -> None:

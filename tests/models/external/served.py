@@ -11,7 +11,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from headrace.prompts.tokenizer import _byte_of_letter
+from headrace.prompts.tokenizer import byte_of_letter
 from tests.models.external import fake_vllm_program
 from tests.models.external.fake_model import EOS
 from tests.processes import ROOT
@@ -20,7 +20,7 @@ from tests.processes import ROOT
 def bytes_folder(folder: Path) -> Path:
     """Make a model folder: one token for each byte, and one for the end. The weights are no weights."""
     folder.mkdir()
-    tokenizer = tokenizers.Tokenizer(models.BPE(dict(_byte_of_letter()) | {"</s>": EOS}, []))
+    tokenizer = tokenizers.Tokenizer(models.BPE(dict(byte_of_letter()) | {"</s>": EOS}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["</s>"])

@@ -82,7 +82,7 @@ def test_an_abort_that_is_not_ours_is_retried(sglang_rig: Rig) -> None:
     future = sglang_rig.engine.submit(request)
     sglang_rig.wait_for_text(request)
     (call,) = sglang_rig.server.running
-    sglang_rig.server._loop.call_soon_threadsafe(sglang_rig.server.abort, call.id)
+    sglang_rig.server.loop.call_soon_threadsafe(sglang_rig.server.abort, call.id)
     with pytest.raises(UpstreamLost, match="aborted"):
         future.result(WAIT_S)
 

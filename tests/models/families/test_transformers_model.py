@@ -45,8 +45,8 @@ def test_a_llama_with_an_option_that_the_fast_path_lacks_is_no_error(tmp_path: P
 
 def test_linear_layers_are_packed_and_their_plain_weights_dropped(tmp_path: Path) -> None:
     runner = runner_of(save(build_other("starcoder2"), tmp_path))
-    assert isinstance(runner._model, TransformersModel)
-    assert not [each for each in runner._model._original.modules() if type(each) is nn.Linear]
+    assert isinstance(runner.model, TransformersModel)
+    assert not [each for each in runner.model._original.modules() if type(each) is nn.Linear]
 
 
 def test_an_attention_that_is_not_the_models_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,10 @@ class Desk:
     def __init__(self, runner: TorchRunner, seed: int) -> None:
         self._runner = runner
         self._draw = random.Random(seed)
-        self._free = self._draw.sample(range(runner.num_blocks), runner.num_blocks)
+        self.free = self._draw.sample(range(runner.num_blocks), runner.num_blocks)
 
     def row(self, name: str, num_tokens: int, start: int = 0) -> Row:
-        blocks = [self._free.pop() for _ in range(-(-(start + num_tokens) // BLOCK_TOKENS))]
+        blocks = [self.free.pop() for _ in range(-(-(start + num_tokens) // BLOCK_TOKENS))]
         tokens = [self._draw.randrange(3, VOCAB) for _ in range(num_tokens)]
         return Row(request([1], name), tokens, start, blocks, (), sample=True)
 
@@ -63,9 +63,9 @@ class Desk:
     @torch.inference_mode()
     def compute(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the hidden states of the row called "mine", and the scores after its last token."""
-        batch = self._runner._batch_builder.build(StepPlan(tuple(rows)))
-        hidden = self._runner._model.forward(batch, self._runner._cache)
-        logits = self._runner._model.logits(hidden[list(batch.ends)])
+        batch = self._runner.batch_builder.build(StepPlan(tuple(rows)))
+        hidden = self._runner.model.forward(batch, self._runner.cache)
+        logits = self._runner.model.logits(hidden[list(batch.ends)])
         at = next(n for n, row in enumerate(batch.rows) if row.request.id == "mine")
         end = batch.ends[at] + 1
         return hidden[end - len(batch.rows[at].tokens) : end], logits[at]
@@ -86,7 +86,7 @@ def check_batch_mates(runner: TorchRunner, num_mates: int) -> None:
         last = Row(prompt.request, prompt.tokens[-1:], length, prompt.blocks, (), sample=True)
         alone = desk.compute([first]), desk.compute([last])
         mates = Desk(runner, seed=99)
-        mates._free = desk._free.copy()
+        mates.free = desk.free.copy()
         together = desk.compute([*mates.mates(num_mates), first]), desk.compute([last, *mates.mates(num_mates)])
         for (hidden, logits), (same_hidden, same_logits) in zip(alone, together, strict=True):
             assert torch.equal(hidden, same_hidden)

@@ -106,8 +106,8 @@ def test_a_mixed_batch_changes_no_bit_of_a_row(dtype: str, tmp_path: Path) -> No
             for n, (name, tokens, start, blocks) in enumerate(parts)
         )
         with torch.inference_mode():
-            batch = made.runner._batch_builder.build(StepPlan(rows))
-            return made.runner.model.logits(made.runner.model.forward(batch, made.runner._cache)[[batch.ends[0]]])
+            batch = made.runner.batch_builder.build(StepPlan(rows))
+            return made.runner.model.logits(made.runner.model.forward(batch, made.runner.cache)[[batch.ends[0]]])
 
     found = {}
     for name in made.adapters:

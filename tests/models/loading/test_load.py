@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -223,8 +224,10 @@ def test_the_versions_dtype_goes_before_the_setting(folder: Path) -> None:
     settings = SETTINGS.model_copy(update={"native_kernels": "off"})
     runner = load_runner(version(folder, folder_digest(folder), dtype="bfloat16"), settings)
     assert isinstance(runner, TorchRunner)
-    assert isinstance(runner._model, LlamaModel)
-    assert runner._model._embedding.dtype == torch.bfloat16
+    assert isinstance(runner.model, LlamaModel)
+    cache: Any = runner.cache
+    keys, _ = cache.pages(0)
+    assert keys.dtype == torch.bfloat16
 
 
 def test_devices_and_number_formats_by_name() -> None:

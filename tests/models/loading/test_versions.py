@@ -58,7 +58,7 @@ def test_a_model_without_weights_takes_the_time_that_the_settings_say(
     slept: list[float] = []
     found = loaded(replace(version(Path("fake"), "fake"), runner="fake"))
     assert type(found) is kind
-    monkeypatch.setattr(found, "_sleep", slept.append)
+    monkeypatch.setattr(found, "sleep", slept.append)
     assert found.run([]) == []
     assert slept == [0.25]
 
@@ -67,7 +67,7 @@ def test_a_generating_fake_takes_the_time_and_the_pool_that_the_settings_say(mon
     settings = SETTINGS.model_copy(update={"kv_block_tokens": 8})
     runner: Any = load.load_runner(replace(version(Path("fake"), "fake"), runner="fake"), settings)
     slept: list[float] = []
-    monkeypatch.setattr(runner, "_sleep", slept.append)
+    monkeypatch.setattr(runner, "sleep", slept.append)
     request = EngineRequest("r", (1,), SamplingParams(2))
     runner.run(StepPlan((Row(request, (1,), 0, [0], (), sample=True),)))
     assert (slept, runner.num_blocks, runner.block_tokens, runner.context_window) == ([0.25], 64, 8, 512)

@@ -15,7 +15,7 @@ import torch
 from headrace.models.engine.runner import Interrupt, Interrupted, Row, StepPlan
 from headrace.models.loading.torch_load import runner_for
 from headrace.models.native import choose
-from headrace.models.native.build import _FLAGS, SOURCES, BuildFailed, build
+from headrace.models.native.build import FLAGS, SOURCES, BuildFailed, build
 from headrace.models.native.layout import pack
 from headrace.models.native.library import Kernels
 from headrace.models.native.llama import NativeLlama
@@ -61,16 +61,16 @@ def compute(runner: TorchRunner, *parts: tuple[Sequence[int], int, Sequence[int]
         for index, (tokens, start, blocks) in enumerate(parts)
     )
     with torch.inference_mode():
-        batch = runner._batch_builder.build(StepPlan(rows))
-        hidden = runner._model.forward(batch, runner._cache)
+        batch = runner.batch_builder.build(StepPlan(rows))
+        hidden = runner.model.forward(batch, runner.cache)
         end = next(end for row, end in zip(batch.rows, batch.ends, strict=True) if row.request.id == "r0")
-        return runner._model.logits(hidden[[end]])[0]
+        return runner.model.logits(hidden[[end]])[0]
 
 
 def test_no_rows_have_no_scores(folder: Path) -> None:
     runner = load(folder, "bfloat16")
-    assert isinstance(runner._model, NativeLlama)
-    assert runner._model.logits(torch.empty(0, runner._model.config.hidden_size)).shape == (0, tiny.VOCAB)
+    assert isinstance(runner.model, NativeLlama)
+    assert runner.model.logits(torch.empty(0, runner.model.config.hidden_size)).shape == (0, tiny.VOCAB)
 
 
 def test_an_interrupted_pass_leaves_nothing_that_changes_the_next(folder: Path) -> None:
@@ -79,12 +79,12 @@ def test_an_interrupted_pass_leaves_nothing_that_changes_the_next(folder: Path) 
     expected = compute(runner, (tokens, 0, range(3)))
     interrupt = Interrupt()
     rows = (Row(request(range(600), "r0"), tokens[::-1], 0, range(3), (), sample=True),)
-    batch = runner._batch_builder.build(StepPlan(rows, interrupt))
+    batch = runner.batch_builder.build(StepPlan(rows, interrupt))
     with torch.inference_mode():
-        whole = runner._model.forward(batch, runner._cache)
+        whole = runner.model.forward(batch, runner.cache)
         interrupt.set()
         with pytest.raises(Interrupted):
-            runner._model.forward(batch, runner._cache)
+            runner.model.forward(batch, runner.cache)
     assert whole.isfinite().all()
     assert torch.equal(compute(runner, (tokens, 0, range(3))), expected)
 
@@ -123,8 +123,8 @@ def test_in_8_bits_one_large_number_does_not_take_the_others_digits(kernels: Ker
 def test_every_family_computes_what_its_twin_in_torch_does(folder: Path) -> None:
     tokens = random_prompts(3, longest=90, vocab=tiny.VOCAB)[2]
     native, twin = load(folder, "float32"), load(folder, "float32", native="off")
-    assert isinstance(native._model, NativeLlama)
-    assert not isinstance(twin._model, NativeLlama)
+    assert isinstance(native.model, NativeLlama)
+    assert not isinstance(twin.model, NativeLlama)
     found, expected = (compute(runner, (tokens, 0, range(8))) for runner in (native, twin))
     assert ((found - expected).norm() / expected.norm()).item() < 1e-4
 
@@ -237,7 +237,7 @@ def test_without_a_compiler_torch_does_the_work_and_says_so(
     with caplog.at_level(logging.WARNING):
         runner = runner_for(folder, Settings(device="cpu", kv_pool_tokens=4096, home=tmp_path), dtype="bfloat16")
     choose._kernels.cache_clear()
-    assert not isinstance(runner._model, NativeLlama)
+    assert not isinstance(runner.model, NativeLlama)
     assert "no C++ compiler" in caplog.text
 
 
@@ -256,7 +256,7 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.full
 @pytest.mark.parametrize("cpu", _CPUS.get(platform.machine(), ("native",)))
 def test_the_compiler_takes_the_source_for_other_cpus(cpu: str) -> None:
-    command = [str(_COMPILER), *_FLAGS, f"-march={cpu}", "-fsyntax-only", str(SOURCES / "forward.cpp")]
+    command = [str(_COMPILER), *FLAGS, f"-march={cpu}", "-fsyntax-only", str(SOURCES / "forward.cpp")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[:2000]
 
@@ -267,7 +267,7 @@ def test_older_instruction_sets_keep_the_same_promises(tmp_path: Path, monkeypat
     """AVX2; AVX-512 by itself, with products of whole numbers, and of bfloat16 pairs."""
     folder = tiny.save(tiny.build("mistral, sliding window"), tmp_path / "model")
     for march in ("x86-64-v3", "skylake-avx512", "icelake-server", "cooperlake"):
-        monkeypatch.setattr("headrace.models.native.build._FLAGS", (*_FLAGS, f"-march={march}"))
+        monkeypatch.setattr("headrace.models.native.build.FLAGS", (*FLAGS, f"-march={march}"))
         older = Kernels(build(tmp_path))
         assert older.isa in {"AVX2", "AVX-512", "AVX-512 BF16"}
         monkeypatch.setattr(choose, "_kernels", lambda _, older=older: older)

@@ -32,7 +32,7 @@ from headrace.prompts.tokenizer import load_tokenizer
 from headrace.store.errors import InvalidRequest, ModelLoadError
 from headrace.store.settings import Settings
 from headrace.store.tasks.rerank import RerankInput
-from tests.models.runners.test_encoder import _DISTILBERT, _SIZES, MOST_APART
+from tests.models.runners.test_encoder import DISTILBERT, MOST_APART, SIZES
 from tests.models.tiny import save, save_tokenizer
 
 SETTINGS = Settings(device="cpu")
@@ -40,9 +40,9 @@ QUERY = "where is the mill?"
 DOCUMENTS = ("a mill on the river", "x", "bread and water", "where is the mill?")
 _ONE_LABEL: dict[str, Any] = {"num_labels": 1}
 FAMILIES = {
-    "bert": lambda: BertForSequenceClassification(BertConfig(**_SIZES, **_ONE_LABEL)),
-    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**_SIZES, **_ONE_LABEL)),
-    "distilbert": lambda: DistilBertForSequenceClassification(DistilBertConfig(**_DISTILBERT, **_ONE_LABEL)),
+    "bert": lambda: BertForSequenceClassification(BertConfig(**SIZES, **_ONE_LABEL)),
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**SIZES, **_ONE_LABEL)),
+    "distilbert": lambda: DistilBertForSequenceClassification(DistilBertConfig(**DISTILBERT, **_ONE_LABEL)),
 }
 
 

@@ -40,7 +40,7 @@ LENGTHS = (3, 17, 1, 40, 40, 9, 33, 2)
 MOST_APART = 2e-6
 """Between the numbers of a vector computed alone and with others, in float32; they are at most 1."""
 
-_SIZES = {
+SIZES = {
     "vocab_size": 320,
     "hidden_size": 64,
     "num_hidden_layers": 3,
@@ -48,7 +48,7 @@ _SIZES = {
     "intermediate_size": 96,
     "max_position_embeddings": 64,
 }
-_DISTILBERT = {
+DISTILBERT = {
     "vocab_size": 320,
     "dim": 64,
     "n_layers": 3,
@@ -57,10 +57,10 @@ _DISTILBERT = {
     "max_position_embeddings": 64,
 }
 FAMILIES = {
-    "bert": lambda: BertModel(BertConfig(**_SIZES)),
-    "roberta": lambda: RobertaModel(RobertaConfig(**_SIZES)),
-    "mpnet": lambda: MPNetModel(MPNetConfig(**_SIZES)),
-    "distilbert": lambda: DistilBertModel(DistilBertConfig(**_DISTILBERT)),
+    "bert": lambda: BertModel(BertConfig(**SIZES)),
+    "roberta": lambda: RobertaModel(RobertaConfig(**SIZES)),
+    "mpnet": lambda: MPNetModel(MPNetConfig(**SIZES)),
+    "distilbert": lambda: DistilBertModel(DistilBertConfig(**DISTILBERT)),
 }
 
 
@@ -158,7 +158,7 @@ def test_other_poolings_and_layers_after_them(pooling: str, tmp_path: Path) -> N
 def test_a_row_that_is_not_finite_has_no_vector_and_spoils_no_other(tmp_path: Path) -> None:
     encoder = encoder_for(build("bert", tmp_path), SETTINGS)
     sound = encode(encoder, inputs([2, 3]))
-    encoder._model.embeddings.word_embeddings.weight.data[301] = float("nan")
+    encoder.model.embeddings.word_embeddings.weight.data[301] = float("nan")
     first, *others = encoder.run([EncodeRow("r", one, None) for one in ((5, 301, 7), *inputs([2, 3]))])
     assert first is None
     assert None not in others

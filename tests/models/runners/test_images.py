@@ -140,7 +140,7 @@ def test_images_of_different_jobs_share_a_forward_pass(tmp_path: Path) -> None:
     alone = run(model, model.read({"input": {"images": IMAGES[3:4]}}))["classifications"]
     shapes: list[tuple[int, ...]] = []
     encoder: Any = model.encoder
-    encoder._model.register_forward_pre_hook(
+    encoder.model.register_forward_pre_hook(
         lambda _module, _args, given: shapes.append(tuple(given["pixel_values"].shape)), with_kwargs=True
     )
     engine = EncodeEngine(model.encoder, EncodeConfig(8, 4096))

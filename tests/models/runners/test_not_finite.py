@@ -105,7 +105,7 @@ def test_a_transcriber(tmp_path: Path) -> None:
     audio = np.zeros(RATE * WINDOW_S, "<f4").tobytes()
     asked = [EncodeRow("a", (0,), ChunkOptions((audio, audio), "en"), number) for number in range(2)]
     assert answered(transcriber, asked) == [True, True]
-    transcriber._model.model.decoder.layer_norm.weight.fill_(NAN)
+    transcriber.model.model.decoder.layer_norm.weight.fill_(NAN)
     with pytest.raises(RuntimeError, match="the logits of a chunk are not finite"):
         transcriber.run(asked)
     with pytest.raises(NumericalError, match=r"^the model's output is not finite"):

@@ -131,7 +131,7 @@ def test_a_row_has_a_position_for_each_draft_up_to_the_first_that_is_rejected() 
 def test_a_prompts_scores_come_once_and_a_row_that_runs_again_replaces_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("headrace.models.sampling.prompt_scores._POSITIONS", 2)
+    monkeypatch.setattr("headrace.models.sampling.prompt_scores.POSITIONS", 2)
     prompt = (0, 1, 2, 3, 1)
     request = EngineRequest("r", prompt, SamplingParams(1, echo=True, logprobs=1))
     sizes: list[int] = []
@@ -215,7 +215,7 @@ A = Grammar("regex", "ab")
 
 
 def test_a_grammar_that_cannot_be_followed_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grammar_masks, "_MAX_CHECKED", 2)
+    monkeypatch.setattr(grammar_masks, "MAX_CHECKED", 2)
     masks = grammar_masks.GrammarMasks(grammars(), 257, CPU)
     ends = "an answer that follows a grammar ends with it: leave out ignore_eos and min_tokens"
     for sampling in ({"ignore_eos": True}, {"min_tokens": 1}):
@@ -228,12 +228,12 @@ def test_a_grammar_that_cannot_be_followed_is_refused_before_it_runs(monkeypatch
     assert str(refused.value) == "this model has no tokenizer.json, so it cannot follow a grammar"
     for name in ("one", "two", "three"):
         masks.check(request_of(name, grammar=A))
-    assert list(masks._checked) == ["two", "three"], "the oldest that has not begun is forgotten"
+    assert list(masks.checked) == ["two", "three"], "the oldest that has not begun is forgotten"
     masks.forget("two")
-    assert list(masks._checked) == ["three"]
+    assert list(masks.checked) == ["three"]
     logits, is_open = masks.apply(torch.zeros(1, 257), [position(name="three", grammar=A)], [0])
     assert (logits[0].isfinite().nonzero()[:, 0].tolist(), is_open) == ([ord("a")], [True])
-    assert (len(masks), list(masks._checked)) == (1, [])
+    assert (len(masks), list(masks.checked)) == (1, [])
     masks.forget("three")
     assert len(masks) == 0
 

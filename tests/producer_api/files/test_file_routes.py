@@ -9,7 +9,7 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from headrace.producer_api.files.file_form import _BLOCK_BYTES
+from headrace.producer_api.files.file_form import BLOCK_BYTES
 from headrace.store.db.database import Database
 from headrace.store.settings import Settings
 from tests.producer_api.calling import error_of
@@ -30,14 +30,14 @@ def post(api: httpx2.Client, content: bytes = b"hello", **fields: str) -> httpx2
 def test_the_official_client_keeps_files(openai: OpenAI) -> None:
     first = openai.files.create(file=("ä.jsonl", b"{}\n"), purpose="batch")
     expiring = {"anchor": "created_at", "seconds": 3600}
-    second = openai.files.create(file=b"x" * (_BLOCK_BYTES + 1), purpose="user_data", expires_after=expiring)  # type: ignore[arg-type]
+    second = openai.files.create(file=b"x" * (BLOCK_BYTES + 1), purpose="user_data", expires_after=expiring)  # type: ignore[arg-type]
     assert (first.filename, first.bytes, first.purpose, first.status) == ("ä.jsonl", 3, "batch", "processed")
     assert first.expires_at is None
     assert second.expires_at is not None
     assert second.expires_at - second.created_at == 3600
     assert openai.files.retrieve(first.id) == first
     assert openai.files.content(first.id).read() == b"{}\n"
-    assert openai.files.content(second.id).read() == b"x" * (_BLOCK_BYTES + 1)
+    assert openai.files.content(second.id).read() == b"x" * (BLOCK_BYTES + 1)
     assert [file.id for file in openai.files.list()] == [second.id, first.id]
     assert [file.id for file in openai.files.list(limit=1)] == [second.id, first.id], "over two pages"
     assert [file.id for file in openai.files.list(order="asc", purpose="batch")] == [first.id]

@@ -25,7 +25,7 @@ def routed(
     settings: Settings, model: ModelVersion, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[httpx2.Client]:
     """A client of a second server, which has no short way."""
-    monkeypatch.setattr(app, "_LAYERS", tuple(layer for layer in app._LAYERS if layer is not FastRoutes))
+    monkeypatch.setattr(app, "LAYERS", tuple(layer for layer in app.LAYERS if layer is not FastRoutes))
     headers = {"Authorization": f"Bearer {key}"}
     with serving(settings) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:
         yield client

@@ -296,7 +296,7 @@ async def sent(*events: Event | None, logprobs: bool = False) -> list[bytes]:
         made = await stream_events(request, streams, Principal("acme", "key_1", frozenset()), "job_1", "1-0", "9-9")
         assert isinstance(made, EventStream)
         assert (made.headers["x-job-id"], made.headers["x-model-version"]) == ("job_1", "3")
-        return [chunk async for chunk in made._chunks]
+        return [chunk async for chunk in made.chunks]
 
 
 async def test_the_native_stream_has_the_fields_of_each_event() -> None:

@@ -149,7 +149,7 @@ def test_a_full_queue_says_when_there_will_be_room(
     with serving(settings.model_copy(update={"max_queued_jobs": 3})) as server:
         headers = {"Authorization": f"Bearer {key}"}
         with httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:
-            monkeypatch.setattr(server.runtime.queue_limits, "_clock", lambda: now)
+            monkeypatch.setattr(server.runtime.queue_limits, "clock", lambda: now)
             submit_many(client, 3)
             now += KEEP_S
             refused = [client.post("/v1/jobs", json=PROMPT) for _ in range(4)]

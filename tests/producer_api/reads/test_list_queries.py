@@ -60,7 +60,7 @@ def test_lists_that_take_long_hold_up_nothing_else(
 
     slow_lists(tenant, monkeypatch, wait)
     # Of those that wait, none is given up while the others are asked.
-    monkeypatch.setattr(list_queries, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(list_queries, "PATIENCE_S", 60.0)
     with (
         serving(settings) as server,
         client(server.url, key) as api,

@@ -263,7 +263,7 @@ async def test_a_service_that_does_not_answer_is_named_and_only_postgres_is_need
         assert let_go.wait(60)
         return "ok"
 
-    monkeypatch.setattr("headrace.producer_api.server.health._ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr("headrace.producer_api.server.health.ANSWER_WITHIN_S", 0.05)
     health = Health(Settings(database_url="postgresql://nowhere/none", redis_url=NOWHERE))
     monkeypatch.setattr(health, "postgres", hang)
     monkeypatch.setattr(health, "redis", hang)

@@ -43,7 +43,7 @@ def test_others_do_not_wait_for_what_a_tenant_wrote(
         monkeypatch.setattr(submit, "applied", slowly(applied))
         asked = ASK
     else:
-        monkeypatch.setattr(Grammars, "_make", slowly(Grammars._make))
+        monkeypatch.setattr(Grammars, "make", slowly(Grammars.make))
         asked = ASK | {"sampling": {"grammar": {"kind": "regex", "text": "[a-z]{4}"}}}
     other = make_client(other_key)
     assert other.post("/v1/jobs", json=ASK).status_code == 202
@@ -64,8 +64,8 @@ def test_a_text_that_takes_too_long_does_not_pass(
 ) -> None:
     under_policy(api, DENY)
     monkeypatch.setattr("headrace.producer_api.submission.input_policy.Budget", lambda: Budget(0.0, a_character=0.0))
-    monkeypatch.setattr("headrace.policy.scanning._WINDOW", 8)
-    monkeypatch.setattr("headrace.policy.budget._SHORT", 100)  # of shorter calls, every eighth is timed
+    monkeypatch.setattr("headrace.policy.scanning.WINDOW", 8)
+    monkeypatch.setattr("headrace.policy.budget.SHORT", 100)  # of shorter calls, every eighth is timed
     response = api.post("/v1/jobs", json=ASK | {"input": {"prompt": "ab" * 50}})
     error = error_of(response)
     assert (response.status_code, error["code"], error["param"]) == (400, "policy_scan_too_long", "input")

@@ -157,7 +157,7 @@ def check_events(events: list[Event], after: StreamCursor, deltas: list[str]) ->
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_events, "_RELOAD_DELAY_S", 0)
+    monkeypatch.setattr(job_events, "RELOAD_DELAY_S", 0)
 
 
 @given(story=stories(), data=st.data())

@@ -108,7 +108,7 @@ def told(monkeypatch: pytest.MonkeyPatch, folder: Path, **answer: object) -> Doc
     """The document that a parser makes of a file if it tells this."""
     program = folder / "program.py"
     program.write_text(f"print({json.dumps(answer)!r})")
-    monkeypatch.setattr(document_text, "_PROGRAM", program)
+    monkeypatch.setattr(document_text, "PROGRAM", program)
     return read_document(io.BytesIO(b"PK"), "a.b.XLSX")
 
 
@@ -141,7 +141,7 @@ def test_the_sizes_and_the_time_of_a_file_are_bounded(monkeypatch: pytest.Monkey
 def test_a_parser_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("import time\ntime.sleep(600)")
-    monkeypatch.setattr(document_text, "_PROGRAM", program)
+    monkeypatch.setattr(document_text, "PROGRAM", program)
     monkeypatch.setattr(document_text, "WALL_S", 0.5)
     with pytest.raises(InvalidRequest, match="was not read within") as refused:
         read_document(io.BytesIO(b"%PDF"), "a.pdf")

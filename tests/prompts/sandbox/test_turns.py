@@ -103,5 +103,5 @@ def test_coroutines_and_threads_have_the_same_places() -> None:
 
     asyncio.run(run())
     assert order == ["b", "a1", "a2"]
-    assert not turns._waiting
-    assert not turns._at_work, "tenants without pieces are forgotten"
+    assert not turns.waiting
+    assert not turns.at_work, "tenants without pieces are forgotten"

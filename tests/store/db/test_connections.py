@@ -178,13 +178,13 @@ def test_a_lock_that_was_let_go_is_no_lead_and_the_session_has_its_limit(
         for _ in range(2):
             now += 1.0
             held.check()
-        connection = held._connection
+        connection = held.connection
         assert connection.execute(text("SHOW idle_session_timeout")).scalar_one() == "20s"
         connection.execute(text("SELECT pg_advisory_unlock(7002)"))
         now += 1.0
         with lead(db, 7002) as other:
             assert other is not None
-            assert other._connection.execute(text("SHOW idle_session_timeout")).scalar_one() == "15s"
+            assert other.connection.execute(text("SHOW idle_session_timeout")).scalar_one() == "15s"
             with pytest.raises(Unavailable, match=r"^the lock of the lead is gone$"):
                 held.check()
     with db.autocommit() as after:

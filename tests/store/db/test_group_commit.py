@@ -10,6 +10,7 @@ import pytest
 
 from headrace.store.db.group_commit import URGENT_EVERY_S, GroupCommit, isolated
 from headrace.store.errors import HeadraceError, InvalidRequest, Unavailable
+from tests.threads import threads_named
 
 
 class Gate:
@@ -47,7 +48,7 @@ def gather(group: GroupCommit[int, int], gate: Gate, items: Sequence[int]) -> li
     assert gate.entered.wait(10)
     for position, item in enumerate(items[1:], start=1):
         futures.append(pool.submit(group.join, item))
-        while len(group._waiting) < position:
+        while len(group.waiting) < position:
             threading.Event().wait(0.001)
     gate.opened.set()
     pool.shutdown(wait=False)
@@ -139,14 +140,15 @@ class TestThreads:
             assert sum(pool.map(call, range(0, 32_000, 1000), timeout=60)) == 6400
         assert sum(sizes) == 6400, "each item is run once"
         assert max(sizes) <= 8
-        assert not group._waiting
+        assert not group.waiting
 
     def test_its_thread_ends_when_no_caller_comes_and_starts_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("headrace.store.db.group_commit._IDLE_S", 0.01)
+        monkeypatch.setattr("headrace.store.db.group_commit.IDLE_S", 0.01)
+        others = threads_named("group-commit")
         group: GroupCommit[int, int] = GroupCommit(double)
         for item in (1, 2):
             assert group.join(item) == item * 2
-            while group._has_thread:
+            while threads_named("group-commit") - others:
                 threading.Event().wait(0.001)
 
 
@@ -216,7 +218,7 @@ class TestPace:
         def wait(ready: Condition, _is_due: Callable[[], bool], _seconds: float) -> None:
             waiting.set()
             # Not ``go`` alone: the notice of the second caller may wake this when the third one has not come yet.
-            assert ready.wait_for(lambda: go.is_set() and len(group._waiting) == 3, 60)
+            assert ready.wait_for(lambda: go.is_set() and len(group.waiting) == 3, 60)
 
         group: GroupCommit[int, int] = GroupCommit(run, pace_s=0.5, enough=3, clock=lambda: 100.0, wait=wait)
         assert group.join(1) == 2
@@ -224,7 +226,7 @@ class TestPace:
             futures = [pool.submit(group.join, 2)]
             assert waiting.wait(10)
             futures.append(pool.submit(group.join, 3))
-            while len(group._waiting) < 2:
+            while len(group.waiting) < 2:
                 threading.Event().wait(0.001)
             go.set()
             futures.append(pool.submit(group.join, 4))

@@ -111,7 +111,7 @@ class TestContract:
         left.append(blobs.create())
         left[-1].write(b"and this one as well")
         left[-1]._sync()
-        monkeypatch.setattr("headrace.store.files.blob_storage._ABANDONED_S", -60.0)
+        monkeypatch.setattr("headrace.store.files.blob_storage.ABANDONED_S", -60.0)
         keeper.sweep()
         for draft in left[1:]:
             with pytest.raises(FileNotFoundError):

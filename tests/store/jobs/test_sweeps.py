@@ -300,7 +300,7 @@ class TestTwoDispatchers:
     def test_a_leader_notices_that_its_connection_was_ended(
         self, db: Database, query: Query, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("headrace.store.db.leader_election._CHECK_S", 0)
+        monkeypatch.setattr("headrace.store.db.leader_election.CHECK_S", 0)
         with leader_lock(db) as leads:
             assert leads
             leads.check()
@@ -314,7 +314,7 @@ class TestTwoDispatchers:
         self, db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As one that is stopped: its connection stays open, for its kernel answers for it."""
-        monkeypatch.setattr("headrace.store.db.leader_election._CHECK_S", 0)
+        monkeypatch.setattr("headrace.store.db.leader_election.CHECK_S", 0)
         standby = Database(settings.database_url, application_name="standby")
 
         def takes_over() -> bool:

@@ -29,7 +29,7 @@ TCP, SOCKET, SENTINEL = "redis://h:7/3", "unix:///p.sock", "redis+sentinel://u:p
 def options_of(client: Any, *names: str) -> dict[str, Any]:
     """Return these options of a client's connections, and how often a command is repeated."""
     found = client.connection_pool.connection_kwargs
-    return {name: found[name] for name in names if name in found} | {"retries": found["retry"]._retries}
+    return {name: found[name] for name in names if name in found} | {"retries": found["retry"].get_retries()}
 
 
 TIMES = ("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval")
@@ -115,7 +115,7 @@ def test_the_broker_of_sentinel_has_the_logins_of_both() -> None:
     found = broker_options("redis+sentinel://u:p@[::1]:1,b/main/2?sentinel_username=s&sentinel_password=q")
     assert found["broker_url"] == "sentinel://u:p@[::1]:1/2;sentinel://u:p@b:26379/2"
     asked = dict(found["broker_transport_options"]["sentinel_kwargs"])
-    assert asked.pop("retry")._retries == 0
+    assert asked.pop("retry").get_retries() == 0
     assert asked == {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "username": "s", "password": "q"}
     assert found.keys() == {"broker_url", "broker_transport_options"}
     plain = broker_options("redis+sentinel://a/main")

@@ -39,12 +39,12 @@ class Shadow:
     """Ends stable jobs and mirrors, and looks as the dispatcher does: each look goes on where the last one ended."""
 
     def __init__(self, db: Database, rollout: Rollout, accept_one: AcceptOne, query: Query, tenant_id: str) -> None:
-        self._db, self._rollout, self._accept_one, self._query = db, rollout, accept_one, query
+        self._db, self.rollout, self._accept_one, self._query = db, rollout, accept_one, query
         self.tenant_id = tenant_id
         self.evidence = Evidence()
 
     def answer(self, text: str, *, payload: dict[str, Any] = GREEDY, **changes: Any) -> str:
-        job_id = self._accept_one(rollout_id=self._rollout.id, payload=payload, **changes)
+        job_id = self._accept_one(rollout_id=self.rollout.id, payload=payload, **changes)
         self._end(job_id, 1, text)
         return job_id
 
@@ -63,7 +63,7 @@ class Shadow:
 
     def look(self, *sources: str) -> Evidence:
         self.let_a_second_pass()
-        known = replace(self._rollout, evidence={"counts": self.evidence.as_json()})
+        known = replace(self.rollout, evidence={"counts": self.evidence.as_json()})
         self.evidence = look(self._db, known, self.tenant_id, sources)
         return self.evidence
 
@@ -210,7 +210,7 @@ def test_contents_that_cannot_be_opened_get_no_mirror(tenant: str, shadow: Shado
 def test_a_look_makes_at_most_fifty_mirrors_and_goes_on_behind_the_last(
     tenant: str, shadow: Shadow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.store.rollouts.shadow._MOST_PER_TURN", 2)
+    monkeypatch.setattr("headrace.store.rollouts.shadow.MOST_PER_TURN", 2)
     for number in range(3):
         shadow.answer(str(number))
     assert [len(shadow.mirrors()) for _ in range(3) if shadow.look(tenant)] == [2, 3, 3]
@@ -219,7 +219,7 @@ def test_a_look_makes_at_most_fifty_mirrors_and_goes_on_behind_the_last(
 def test_nothing_is_mirrored_while_many_mirrors_wait(
     tenant: str, shadow: Shadow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.store.rollouts.shadow._MOST_WAITING", 1)
+    monkeypatch.setattr("headrace.store.rollouts.shadow.MOST_WAITING", 1)
     shadow.answer("one")
     shadow.look(tenant)
     shadow.answer("two")
@@ -257,7 +257,7 @@ def test_only_the_rollouts_share_of_fresh_computed_answers_is_mirrored(
 
 
 def test_a_small_share_mirrors_no_other_job(tenant: str, shadow: Shadow) -> None:
-    shadow._rollout = replace(shadow._rollout, steps=(Step(1e-9, hold_s=3600),))
+    shadow.rollout = replace(shadow.rollout, steps=(Step(1e-9, hold_s=3600),))
     shadow.answer("one")
     assert shadow.look(tenant).mirrored_until is not None
     assert shadow.mirrors() == []

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from headrace.store.redis.key_notices import KEYS_CHANNEL
 from headrace.store.settings import Settings
 from headrace.store.streams.checkpoints import Checkpoint
-from headrace.store.streams.hub import _TICK_S, Hub, HubError
+from headrace.store.streams.hub import TICK_S, Hub, HubError
 from headrace.store.streams.stream_log import Frame, StreamCursor, StreamPublisher, stream_key
 from tests.processes import until
 
@@ -26,7 +26,7 @@ NAME = "hub-of-test"
 @pytest.fixture(autouse=True)
 def _slow_is_not_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub gives up a log that is read too slowly, and its caller reads Postgres: here the machine may be slow."""
-    monkeypatch.setattr("headrace.store.streams.hub._ANSWER_S", PATIENCE_S / 2)
+    monkeypatch.setattr("headrace.store.streams.hub.ANSWER_S", PATIENCE_S / 2)
     monkeypatch.setattr("headrace.store.redis.connection.ASYNC_TIMEOUT_S", PATIENCE_S / 2)
 
 
@@ -185,7 +185,7 @@ async def test_those_who_wait_in_silence_are_woken_together(
     is_time, sleep = asyncio.Event(), asyncio.sleep
 
     async def sleep_until_told(seconds: float) -> None:
-        await (is_time.wait() if seconds == _TICK_S else sleep(seconds))
+        await (is_time.wait() if seconds == TICK_S else sleep(seconds))
         is_time.clear()
 
     monkeypatch.setattr(asyncio, "sleep", sleep_until_told)
@@ -219,7 +219,7 @@ def _is_asleep(hub: Hub, index: int) -> bool:
 async def test_a_nudge_yields_none_at_once(
     settings: Settings, publisher: StreamPublisher, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.store.streams.hub._TICK_S", 3600.0)  # nothing else wakes a follower
+    monkeypatch.setattr("headrace.store.streams.hub.TICK_S", 3600.0)  # nothing else wakes a follower
     hub = Hub(named(settings.redis_url))
     await hub.start()
     try:
@@ -289,7 +289,7 @@ async def test_a_hole_is_filled_from_the_log_at_once(
     hub: Hub, publisher: StreamPublisher, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not at the next look into the log, which comes every few seconds in case that something was missed."""
-    monkeypatch.setattr("headrace.store.streams.hub._REREAD_EVERY_TICKS", 1_000_000)
+    monkeypatch.setattr("headrace.store.streams.hub.REREAD_EVERY_TICKS", 1_000_000)
     frames = answer("a", 1, 3)
     reading = asyncio.create_task(collect(hub, "a"))
     await until(lambda: stream_key("a") in subscribed_channels(redis_client))
@@ -368,8 +368,8 @@ async def test_leaving_and_coming_back_at_once_loses_nothing(hub: Hub, publisher
 async def test_what_was_published_during_a_cut_comes_as_soon_as_it_is_mended(
     settings: Settings, publisher: StreamPublisher, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.store.streams.hub._TICK_S", 3600.0)  # nothing else wakes a follower
-    monkeypatch.setattr("headrace.store.streams.hub._RECONNECT_S", 0.3)
+    monkeypatch.setattr("headrace.store.streams.hub.TICK_S", 3600.0)  # nothing else wakes a follower
+    monkeypatch.setattr("headrace.store.streams.hub.RECONNECT_S", 0.3)
     frames = answer("a", 1, 3)
     hub = Hub(named(settings.redis_url))
     await hub.start()
@@ -395,10 +395,10 @@ async def test_a_silent_connection_is_checked_and_kept(
         nonlocal num_silences
         message = await get_message(pubsub, **options)
         num_silences += message is None
-        monkeypatch.setattr("headrace.store.streams.hub._PING_AFTER_S", PATIENCE_S if message is None else 0.1)
+        monkeypatch.setattr("headrace.store.streams.hub.PING_AFTER_S", PATIENCE_S if message is None else 0.1)
         return message
 
-    monkeypatch.setattr("headrace.store.streams.hub._PING_AFTER_S", 0.1)
+    monkeypatch.setattr("headrace.store.streams.hub.PING_AFTER_S", 0.1)
     monkeypatch.setattr(PubSub, "get_message", wait_longer_for_a_pong)
     errors: list[HubError] = []
     hub = Hub(named(settings.redis_url), on_error=errors.append)
@@ -416,7 +416,7 @@ async def test_a_silent_connection_is_checked_and_kept(
 async def test_a_connection_that_answers_nothing_is_replaced(
     settings: Settings, redis_client: redis.Redis, publisher: StreamPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.store.streams.hub._PING_AFTER_S", 0.1)
+    monkeypatch.setattr("headrace.store.streams.hub.PING_AFTER_S", 0.1)
     errors: list[HubError] = []
     hub = Hub(named(settings.redis_url), on_error=errors.append)
     await hub.start()
@@ -440,7 +440,7 @@ async def test_a_connection_that_answers_nothing_is_replaced(
 async def test_followers_come_while_redis_is_away_and_are_served_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("headrace.store.streams.hub._ANSWER_S", 0.1)
+    monkeypatch.setattr("headrace.store.streams.hub.ANSWER_S", 0.1)
     away = Hub("redis://127.0.0.1:1/0")
     await away.start()
     try:

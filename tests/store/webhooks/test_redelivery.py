@@ -15,8 +15,7 @@ from headrace.store.retention.erasure import erase_inputs
 from headrace.store.webhooks.delivery_log import DeliveryFilter, get_delivery, list_deliveries, redeliver
 from headrace.store.webhooks.endpoints import Endpoint, create_endpoint, delete_endpoint, enable_endpoint
 from headrace.store.webhooks.outbox import AttemptResult, Delivery, record_delivered, record_failed, take_due
-from headrace.store.webhooks.redelivery import _RESTART as RESTART
-from headrace.store.webhooks.redelivery import MissedEvents, recover, send_test
+from headrace.store.webhooks.redelivery import RESTART, MissedEvents, recover, send_test
 from tests.store.making import AcceptOne, Query
 
 URL = "https://example.com/hook"

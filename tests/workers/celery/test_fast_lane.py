@@ -9,6 +9,7 @@ from headrace.store.settings import Settings
 from headrace.workers.celery.fast_lane import FastLane, num_spare
 from headrace.workers.runs.engine_admission import EngineAdmission
 from tests.processes import wait_for
+from tests.threads import threads_named
 from tests.workers.engine_stub import EngineStub
 
 QUEUE = "tiny@1"
@@ -87,7 +88,7 @@ def test_no_hint_is_taken_while_celery_has_room_and_none_is_run_by_a_worker_that
     lane.start()
     wait_for(lambda: not admission.full.is_set(), "it looks")
     lane.stop()
-    lane._thread.join(60)
-    assert (lane._thread.is_alive(), hints.num_taken) == (False, 0)
-    lane._take()
+    wait_for(lambda: not threads_named("fast-lane"), "its thread has ended")
+    assert hints.num_taken == 0
+    lane.take()
     assert (hints.num_taken, jobs.ran, admission.num_taken) == (1, [], 0)

@@ -19,6 +19,7 @@ from headrace.workers.celery.watchdog import DrainKeeper
 from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.outcome import Retry
 from tests.processes import WAIT_S, wait_for
+from tests.threads import threads_named
 from tests.workers.engine_stub import EngineStub
 
 
@@ -244,8 +245,7 @@ def test_a_stuck_event_loop_does_not_keep_the_process(ends_by_itself: bool, monk
     assert handed_back.wait(WAIT_S)
     if ends_by_itself:
         keeper.stop()
-        keeper._thread.join(WAIT_S)
-        assert not keeper._thread.is_alive()
+        wait_for(lambda: not threads_named("drain-keeper"), "its thread has ended")
         assert happened == ["woken", "handed back"]
     else:
         wait_for(lambda: 0 in happened, "the process was ended")
@@ -276,8 +276,7 @@ def test_a_drain_ends_before_its_time_when_nothing_runs_or_the_process_ends_by_i
     wait_for(lambda: happened, "it has begun")
     if not is_idle:
         keeper.stop()
-    keeper._thread.join(60)
-    assert not keeper._thread.is_alive()
+    wait_for(lambda: not threads_named("drain-keeper"), "its thread has ended")
     assert happened == (["woken", "handed back"] if is_idle else ["woken"])
 
 

@@ -21,6 +21,7 @@ from headrace.workers.celery.watchdog import EngineWatchdog
 from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import Attempt
 from tests.processes import wait_for
+from tests.threads import threads_named
 from tests.workers.engine_stub import EngineStub
 from tests.workers.runs.test_outcome import CLAIM
 
@@ -167,15 +168,14 @@ def test_a_watchdog_tells_of_a_dead_engine_once_and_looks_at_once_if_it_is_asked
     engine.is_well = False
     now.set()
     wait_for(lambda: dead == [1], "it tells")
-    watchdog._thread.join(30)
-    assert not watchdog._thread.is_alive()
+    wait_for(lambda: not threads_named("engine-watchdog"), "its thread has ended")
     looks: Any = EngineWatchdog(engine, max_step_s=0.1, on_dead=lambda: dead.append(3), check_now=threading.Event())
     looks.start()
     wait_for(lambda: dead == [1, 3], "it looks by itself too")
     stopped = EngineWatchdog(engine, max_step_s=400.0, on_dead=lambda: dead.append(2), check_now=asked_only())
     stopped.start()
     stopped.stop()
-    stopped._thread.join(30)
+    wait_for(lambda: not threads_named("engine-watchdog"), "its thread has ended")
     assert dead == [1, 3]
 
 
@@ -242,7 +242,7 @@ class Poll:
 
     def turn(self) -> float:
         self.claims.told.clear()
-        return self.poller._turn()
+        return self.poller.turn()
 
 
 def test_jobs_are_claimed_without_a_message_only_after_a_silence() -> None:

@@ -409,7 +409,7 @@ async def test_an_open_stream_is_told_at_once_that_its_job_expired(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Nothing else wakes a follower.
-    monkeypatch.setattr("headrace.store.streams.hub._TICK_S", 3600.0)
+    monkeypatch.setattr("headrace.store.streams.hub.TICK_S", 3600.0)
     (job_id,) = submit(1, deadline_s=0.01)
     hub = Hub(settings.redis_url)
     await hub.start()

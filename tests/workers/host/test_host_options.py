@@ -51,7 +51,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     monkeypatch.setattr(host, "load_settings", lambda: GIVEN)
     monkeypatch.setattr(host, "configure_logging", lambda _level: None)
     monkeypatch.setattr(host, "on_stop_signals", lambda _stop: None)
-    monkeypatch.setattr(host, "_check_services", lambda _settings, _models: None)
+    monkeypatch.setattr(host, "check_services", lambda _settings, _models: None)
     monkeypatch.setattr(host, "ModelHost", made.model)
     monkeypatch.setattr(host, "ScaledHost", made.scaled)
     return made
@@ -99,7 +99,7 @@ def test_what_is_wrong_is_one_line_with_its_exit_code(
     made.error = Unavailable("Postgres went away")
     assert host.main(["--autoscale"]) == 1
     assert capsys.readouterr().err == "headrace host: Postgres went away\n"
-    monkeypatch.setattr(host, "_check_services", refuse)
+    monkeypatch.setattr(host, "check_services", refuse)
     assert host.main(["--autoscale"]) == code
     assert capsys.readouterr().err == f"headrace host: {error.message}\n"
 

@@ -230,7 +230,7 @@ def test_a_name_that_another_host_has_is_refused_after_a_while(world: World, mon
     def look() -> None:
         world.now += 6.0
 
-    monkeypatch.setattr(host, "_look", look)
+    monkeypatch.setattr(host, "look", look)
     with pytest.raises(Conflict, match="a host named h1 is running: stop it, or give another --name"):
         world.run(host)
     assert world.now == 1000.0 + 24.0, "20 s after its start, for a host that was killed a moment ago"

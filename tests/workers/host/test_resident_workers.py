@@ -142,8 +142,8 @@ def test_a_worker_that_is_hurried_has_a_grace_of_twenty_seconds(monkeypatch: pyt
 
 def test_only_workers_of_this_host_are_waited_for_and_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[tuple[int, int]] = []
-    monkeypatch.setattr(module, "_LOOK_S", 0.0)
-    monkeypatch.setattr(module, "_is_worker_of", lambda host, pid: host == "h1" and pid < 3)
+    monkeypatch.setattr(module, "LOOK_S", 0.0)
+    monkeypatch.setattr(module, "is_worker_of", lambda host, pid: host == "h1" and pid < 3)
     monkeypatch.setattr(module, "still_alive", lambda pids: {pid for pid in pids if pid == 2})
     monkeypatch.setattr("os.kill", lambda *given: killed.append(given))
     assert end_left_over("h1", [1, 2, 3], 0.0) == 2

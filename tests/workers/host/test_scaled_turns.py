@@ -75,7 +75,7 @@ def test_a_scaled_worker_that_dies_is_replaced_after_its_pause_and_a_stop_hurrie
     def count_time() -> None:
         world.now += 1.0
 
-    monkeypatch.setattr(host, "_pause", count_time)
+    monkeypatch.setattr(host, "pause", count_time)
     world.run(host, lambda: decided(world, a=1), it_dies, lambda: None, pause_ends, drains_for_long)
     assert len(world.workers) == 2
     assert ("failed", "a@1", "no memory; again in 5 s") in world.told()

@@ -14,7 +14,7 @@ from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.scheduling.job_history import read_ended
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
-from headrace.workers.planning.__main__ import _arguments, main
+from headrace.workers.planning.__main__ import main
 from headrace.workers.planning.arrivals import Arrival, Generated, Shape, generate, read_csv
 from headrace.workers.planning.forecast import MEASURED_ERROR, Forecast, advice, percentile
 from tests.workers.conftest import Bench
@@ -107,26 +107,6 @@ def test_wrong_rates_are_refused(
     assert told in capsys.readouterr().err
     assert main([str(trace)]) == 1
     assert "give --rates" in capsys.readouterr().err
-
-
-def test_options_that_are_left_out_have_the_documented_values() -> None:
-    assert vars(_arguments(["diurnal"])) == {
-        "trace": "diurnal",
-        "rates": None,
-        "against": None,
-        "workers": (0, 4),
-        "fixed": (),
-        "wait_s": None,
-        "worker_hour": None,
-        "within": 24.0,
-        "jobs": 2000,
-        "hours": 24.0,
-        "prompt_tokens": 200,
-        "output_tokens": 150,
-        "seed": 1,
-        "picture": None,
-        "json": False,
-    }
 
 
 def test_columns_that_may_be_left_out_are_read_and_jobs_are_in_order(trace: Path) -> None:

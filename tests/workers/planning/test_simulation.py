@@ -115,7 +115,7 @@ def test_a_job_that_cannot_end_in_time_is_late_and_keeps_no_slot() -> None:
 def test_a_coarser_grain_gives_nearly_the_same_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     arrivals = burst(40, output_tokens=80, max_tokens=80, prompt_tokens=80)
     exact = simulate(arrivals, RATES, Capacity("", fixed=1))
-    monkeypatch.setattr(simulation, "_MOST_TOKENS", 800)
+    monkeypatch.setattr(simulation, "MOST_TOKENS", 800)
     coarse = simulate(arrivals, RATES, Capacity("", fixed=1))
     assert (exact.grain, coarse.grain) == (1, 4)
     assert waits(coarse)[-1] == pytest.approx(waits(exact)[-1], rel=0.05)

@@ -32,7 +32,7 @@ def slowed(stage: Stage) -> threading.Event:
         if any(len(row.output) > 20 for row in plan.rows):
             may_go.wait(0.02)
 
-    stage.runner._fault = wait
+    stage.runner.fault = wait
     return may_go
 
 
@@ -123,7 +123,7 @@ def test_choices_that_are_handed_on_continue_and_an_ended_one_does_not_run_again
     job_id = submitted(stage, ["short"], long, long, sampling={"temperature": 0, "logprobs": 0})
     wait_for(lambda: both_long_ones_run(stage, job_id), "all of them run")
     steps = stage.runtime.engine.stats().completed
-    stage.runtime._hand_on()
+    stage.runtime.hand_on()
     may_go.set()
     job = stage.ended(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1)

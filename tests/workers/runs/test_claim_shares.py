@@ -122,7 +122,7 @@ def test_a_suspect_is_looked_for_in_each_queue_until_one_is_ours(store: Store) -
 
 def test_only_an_urgent_claim_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     one, told = client([100.0]), list[bool]()
-    monkeypatch.setattr(one._claims, "join", lambda _job_id, *, urgent=False: told.append(urgent))
+    monkeypatch.setattr(one.claims, "join", lambda _job_id, *, urgent=False: told.append(urgent))
     assert [one.claim("a", urgent=True), one.claim("a")] == [None, None]
     assert told == [True, False]
 

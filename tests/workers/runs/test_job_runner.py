@@ -288,10 +288,10 @@ class Engine(EngineStub):
         return True
 
 
-def client(engine: Engine, office: Office, *, slots: int = 4) -> EngineClient[Any, Any]:
+def client(engine: Engine, office: Office, *, slots: int = 4, spans: Any = None) -> EngineClient[Any, Any]:
     given: Any = engine
     office.admission = EngineAdmission(given, max_jobs=9, max_slots=slots)
-    return EngineClient(given, office.admission, office.in_flight, AttemptSpans())
+    return EngineClient(given, office.admission, office.in_flight, spans or AttemptSpans())
 
 
 def group(one: EngineClient[Any, Any], attempt: Attempt, *requests: str, last: str = "") -> tuple[Any, list[Any]]:
@@ -329,8 +329,9 @@ def test_choices_run_a_few_at_a_time_until_the_last_one(office: Office) -> None:
     engine = Engine()
     attempt = Attempt(CLAIM, 100.0, None, 100.0)
     office.in_flight.add(attempt)
-    one, traced = client(engine, office, slots=4), []
-    one._spans = SimpleNamespace(computed=lambda _attempt, result, _at: traced.append(result))
+    traced: list[Any] = []
+    spans = SimpleNamespace(computed=lambda _attempt, result, _at: traced.append(result))
+    one = client(engine, office, slots=4, spans=spans)
     results, seen = group(one, attempt, *(f"now {number}" for number in range(5)))
     assert traced == ["now 0"], "the phases of the first stand for all"
     assert results == {number: f"now {number}" for number in range(5)}

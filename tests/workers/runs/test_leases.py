@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -328,16 +327,6 @@ def running(bench: Bench, db: Database) -> Iterator[LeaseKeeper]:
     keeper.stop()
 
 
-def test_the_thread_renews_three_times_in_a_lease() -> None:
-    client: Any = None
-    waits: list[float] = []
-    stopped: Any = SimpleNamespace(wait=lambda wait_s: waits.append(wait_s) or len(waits) > 2)
-    keeper = LeaseKeeper(client, InFlightAttempts(), StubEngine(), lease_s=LEASE_S)
-    keeper._stopped = stopped
-    keeper._run()
-    assert waits == [10.0, 10.0, 10.0]
-
-
 def test_the_thread_keeps_leases_alive_until_it_is_stopped(bench: Bench, running: LeaseKeeper) -> None:
     ends = "SELECT max(lease_expires_at) AS at FROM jobs"
     (first,) = bench.query(ends)
@@ -381,7 +370,7 @@ def test_two_copies_of_a_hint_in_one_claim_are_one_attempt(desk: Desk, monkeypat
         alone = pool.submit(desk.claim_client.claim, first)
         assert has_begun.wait(30)
         copies = [pool.submit(desk.claim_client.claim, twice) for _ in range(2)]
-        wait_for(lambda: len(desk.claim_client._claims._waiting) == 2, "both wait for the next wave")
+        wait_for(lambda: len(desk.claim_client.claims.waiting) == 2, "both wait for the next wave")
         goes_on.set()
         assert alone.result() is not None
         assert sorted(copy.result() is None for copy in copies) == [False, True]

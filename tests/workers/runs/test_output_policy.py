@@ -312,7 +312,7 @@ def test_a_job_stays_under_the_version_it_came_under(stage: Stage) -> None:
 
 def test_an_attempt_that_is_handed_back_leaves_nothing_of_what_the_model_said(stage: Stage) -> None:
     stage.rule({"id": "mails", "kinds": ["email"], "action": "mask", "stage": "output"})
-    stage.runner._step_s = 0.01
+    stage.runner.step_s = 0.01
     job_id = stage.submit([SECRET, *[" and more"] * 300])
     wait_for(lambda: len(stage.frames(job_id)) > 3, "some of it was shown")
     stage.feeder.is_open.clear()

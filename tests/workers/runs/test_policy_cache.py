@@ -52,7 +52,7 @@ def test_a_version_is_compiled_once_for_its_tenant_and_the_longest_unused_is_for
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stored = Stored(monkeypatch, MASK)
-    monkeypatch.setattr(output_policy, "_MOST_KEPT", 2)
+    monkeypatch.setattr(output_policy, "MOST_KEPT", 2)
     cache = CompiledPolicies(ANY)
     one, two = PINNED, PINNED.model_copy(update={"version": 2})
     assert cache.get("t1", one) is cache.get("t1", one)

@@ -87,7 +87,7 @@ def test_those_who_wait_for_room_get_it_in_their_order() -> None:
     with cache.using("a", 1):
         for number, thread in enumerate(threads, start=1):
             thread.start()
-            wait_for(lambda number=number: len(cache._waiting) == number, "it waits")
+            wait_for(lambda number=number: len(cache.waiting) == number, "it waits")
         assert had == [], "a, whose adapter is in memory, does not go before b"
     for thread in threads:
         thread.join(30)

@@ -42,7 +42,7 @@ from headrace.store.tasks.token_classify import Aggregation
 from headrace.workers.tasks.classify import ClassifyModel
 from headrace.workers.tasks.encoding import EncoderModel
 from headrace.workers.tasks.token_classify import TokenClassifyModel
-from tests.models.runners.test_encoder import _DISTILBERT, _SIZES
+from tests.models.runners.test_encoder import DISTILBERT, SIZES
 from tests.models.tiny import save, save_tokenizer
 
 MOST_APART = 1e-5
@@ -50,14 +50,14 @@ LABELS = ("no", "maybe", "yes")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TEXTS = ("Ann and Ulla live by the old mill in Ulm", "x", "bread, water? élan 漢 the  mill-river")
 _DEBERTA: dict[str, Any] = {
-    **_SIZES,
+    **SIZES,
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
     "position_buckets": 16,
     "type_vocab_size": 0,
     "pad_token_id": 0,
 }
-_MODERN: dict[str, Any] = {**_SIZES, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 8}
+_MODERN: dict[str, Any] = {**SIZES, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 8}
 
 
 def _labels(names: Sequence[str], **others: object) -> dict[str, Any]:
@@ -65,18 +65,18 @@ def _labels(names: Sequence[str], **others: object) -> dict[str, Any]:
 
 
 CLASSIFIERS: Mapping[str, Callable[[], PreTrainedModel]] = {
-    "bert, one of the labels": lambda: BertForSequenceClassification(BertConfig(**_SIZES, **_labels(LABELS))),
+    "bert, one of the labels": lambda: BertForSequenceClassification(BertConfig(**SIZES, **_labels(LABELS))),
     "deberta-v2, several labels": lambda: DebertaV2ForSequenceClassification(
         DebertaV2Config(**_DEBERTA, **_labels(LABELS, problem_type="multi_label_classification"))
     ),
     "distilbert, regression": lambda: DistilBertForSequenceClassification(
-        DistilBertConfig(**_DISTILBERT, **_labels(LABELS, problem_type="regression"))
+        DistilBertConfig(**DISTILBERT, **_labels(LABELS, problem_type="regression"))
     ),
     "modernbert": lambda: ModernBertForSequenceClassification(ModernBertConfig(**_MODERN, **_labels(LABELS))),
 }
 TAGGERS: Mapping[str, Callable[[], PreTrainedModel]] = {
-    "bert": lambda: BertForTokenClassification(BertConfig(**_SIZES, **_labels(TAGS))),
-    "roberta": lambda: RobertaForTokenClassification(RobertaConfig(**_SIZES, **_labels(TAGS))),
+    "bert": lambda: BertForTokenClassification(BertConfig(**SIZES, **_labels(TAGS))),
+    "roberta": lambda: RobertaForTokenClassification(RobertaConfig(**SIZES, **_labels(TAGS))),
 }
 
 

@@ -33,6 +33,7 @@ from headrace.workers.worker_runtime import WorkerRuntime
 from tests.processes import WAIT_S, wait_for
 from tests.workers.conftest import Bench, Running, StartHost
 from tests.workers.runs.test_outcome import completion
+from tests.workers.tools.test_tool_caller import value_of
 
 
 def test_greedy_output_is_the_same_alone_and_in_a_batch(bench: Bench, start_host: StartHost) -> None:
@@ -196,7 +197,7 @@ def test_a_stale_outcome_is_refused_counted_and_has_no_end_frame(bench: Bench, s
     may_go.set()
     future.result(WAIT_S)
     assert (newer.epoch, bench.job(job_id).state) == (2, JobState.RUNNING)
-    assert (running.runtime.metrics.stale_finishes._value.get(), ends) == (1, [])
+    assert (value_of(running.runtime.metrics, "headrace_stale_finishes_total"), ends) == (1, [])
 
 
 def test_a_hand_back_frees_the_engine_and_charges_nothing(bench: Bench, start_host: StartHost) -> None:
@@ -210,7 +211,9 @@ def test_a_hand_back_frees_the_engine_and_charges_nothing(bench: Bench, start_ho
     assert {(bench.job(job_id).state, bench.job(job_id).attempt) for job_id in ids} == {(JobState.QUEUED, 0)}
     stats = running.runtime.engine.stats()
     assert (stats.running, stats.free_blocks) == (0, stats.total_blocks)
-    assert running.runtime.metrics.stale_finishes._value.get() == 0, "what was handed back is not even tried to finish"
+    assert value_of(running.runtime.metrics, "headrace_stale_finishes_total") == 0, (
+        "what was handed back is not even tried to finish"
+    )
     running.run_to_end(ids[0])
     assert bench.job(ids[0]).state is JobState.QUEUED, "a worker that handed back claims nothing more"
 

@@ -35,6 +35,7 @@ from headrace.workers.webhooks import sender as sender_module
 from headrace.workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
 from headrace.workers.webhooks.sender import RETRY_S, WebhookSender, headers_of, judge, retry_after_s, retry_in_s
 from tests.processes import WAIT_S, wait_for
+from tests.threads import threads_named
 from tests.workers.receiver import Answer, Receiver
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -706,7 +707,7 @@ def test_nothing_secret_or_said_by_the_receiver_is_logged(
     job_id = end_job(db, tenant, receiver.url("/hook?token=TOP-SECRET"))
     wait_for(lambda: only(db, tenant, job_id).last_status == 500)
     sender.stop(WAIT_S)
-    assert not any(thread.is_alive() for thread in sender._threads)
+    assert not threads_named("webhooks")
     out, err = capfd.readouterr()
     assert "webhook.failed" in out + err
     for secret in ("STACKTRACE", "TOP-SECRET", get_webhook_secret(db, tenant).secret):

@@ -53,7 +53,7 @@ def test_a_server_is_asked_about_one_white_picture(monkeypatch: pytest.MonkeyPat
         )
     with pytest.raises(UpstreamLost, match="away"):
         asyncio.run(why_no_images(Eyes(pieces=[UpstreamLost("away")]), "m"))
-    monkeypatch.setattr(image_probe, "_LONGEST_S", 0.0)
+    monkeypatch.setattr(image_probe, "LONGEST_S", 0.0)
     with pytest.raises(UpstreamLost) as lost:
         asyncio.run(why_no_images(Eyes(), "m"))
     assert str(lost.value) == "the inference server gave no answer about a picture within 0 s"

@@ -117,7 +117,7 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_says(
 
 
 def test_an_answer_is_bounded_and_its_last_line_counts(server: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.models.external.server_client._MAX_ANSWER_BYTES", 10)
+    monkeypatch.setattr("headrace.models.external.server_client.MAX_ANSWER_BYTES", 10)
     server.said = {
         "/ten": "0123456789",
         "/more": "0123456789x",
