@@ -60,7 +60,7 @@ class WholeRules:
         ]
 
     def _kinds(
-        self, rule: Rule, validator: Validator, text: str, leaving: str, scores: Mapping[str, float]
+        self, rule: Rule, validator: Validator | None, text: str, leaving: str, scores: Mapping[str, float]
     ) -> list[str]:
         if validator is not None:
             return [] if is_valid(validator, leaving) else ["json_schema"]
