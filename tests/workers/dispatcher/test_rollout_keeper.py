@@ -1,11 +1,15 @@
 """The dispatcher's duty for rollouts, with the real judge and jobs whose outcomes are given."""
 
+import json
+from typing import Any
+
 import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from headrace.store.db import presence
 from headrace.store.db.database import Database
+from headrace.store.errors import Unavailable
 from headrace.store.jobs import claims
 from headrace.store.jobs.claims import Finish
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
@@ -14,6 +18,7 @@ from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import resolve
 from headrace.store.registry.prompt_templates import Kind
 from headrace.store.registry.quality_bounds import set_bound
+from headrace.store.rollouts import moves
 from headrace.store.rollouts.changes import NewRollout, change, start_of_pipeline
 from headrace.store.rollouts.matched_pairs import MEASURES
 from headrace.store.rollouts.rollouts import Rollout, RolloutState, Step, StickyKey, get_rollout
@@ -96,44 +101,43 @@ def test_a_version_with_errors_is_rolled_back_and_its_queued_jobs_move(
     assert query("SELECT queue FROM jobs WHERE id = :id", id=waiting) == [{"queue": "tiny@1"}]
 
 
-def test_bounds_of_another_release_stop_the_judgement_of_their_own_rollout_only(
-    begin: StartRollout, db: Database, accept_one: AcceptOne, keeper: RolloutKeeper
+@pytest.mark.parametrize(
+    ("broken", "event"),
+    [
+        ({"bounds": {"of_a_newer_release": 0.5}}, "rollout.bounds_unreadable"),
+        ({"evidence": {"history": 0}}, "rollout.not_looked_at"),
+        ({"state": "rolled_back", "ended_at": "now"}, "rollout.not_looked_at"),
+    ],
+    ids=["bounds of another release", "evidence", "moved jobs"],
+)
+def test_a_rollout_that_fails_stops_no_other(
+    broken: dict[str, Any],
+    event: str,
+    begin: StartRollout,
+    db: Database,
+    accept_one: AcceptOne,
+    keeper: RolloutKeeper,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rollout = begin(steps=[Step(50, hold_s=3600)])
+    row = json.dumps({"id": "ro_0", "alias": "other", **broken})
     with db.begin() as connection:
-        other = connection.execute(
-            text("""
-            INSERT INTO rollouts SELECT (jsonb_populate_record(rollouts, jsonb_build_object(
-                'id', 'ro_0', 'alias', 'other', 'bounds', jsonb '{"of_a_newer_release": 0.5}'))).*
-            FROM rollouts RETURNING id
-            """)
-        ).scalar_one()
+        connection.execute(
+            text("INSERT INTO rollouts SELECT (jsonb_populate_record(rollouts, CAST(:row AS jsonb))).* FROM rollouts"),
+            {"row": row},
+        )
     run_jobs(db, accept_one, rollout, candidate_fails=True)
+    before = get_rollout(db, "ro_0").state
+
+    def fail(*_: object) -> int:
+        raise Unavailable("a row of its jobs is locked")
+
+    monkeypatch.setattr(moves, "move_queued", fail)
     with capture_logs() as logs:
         keeper.turn()
     assert get_rollout(db, rollout.id).state is RolloutState.ROLLED_BACK
-    assert get_rollout(db, other).state is RolloutState.RUNNING
-    refused = [line for line in logs if line["event"] == "rollout.bounds_unreadable"]
-    assert [(line["rollout"], line["bounds"]) for line in refused] == [(other, ["of_a_newer_release"])]
-
-
-def test_a_rollout_whose_judgement_fails_stops_no_other(
-    begin: StartRollout, db: Database, accept_one: AcceptOne, keeper: RolloutKeeper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rollout = begin(steps=[Step(50, hold_s=3600)])
-    with db.begin() as connection:
-        other = connection.execute(
-            text("""
-            INSERT INTO rollouts SELECT (jsonb_populate_record(rollouts, jsonb_build_object(
-                'id', 'ro_0', 'alias', 'other', 'evidence', jsonb '{"history": 0}'))).*
-            FROM rollouts RETURNING id
-            """)
-        ).scalar_one()
-    run_jobs(db, accept_one, rollout, candidate_fails=True)
-    with capture_logs() as logs:
-        keeper.turn()
-    assert get_rollout(db, rollout.id).state is RolloutState.ROLLED_BACK
-    assert [line["rollout"] for line in logs if line["event"] == "rollout.not_looked_at"] == [other]
+    assert get_rollout(db, "ro_0").state is before
+    assert [line["rollout"] for line in logs if line["event"] == event] == ["ro_0"]
 
 
 def test_a_version_like_the_stable_one_goes_through_its_steps_to_the_alias(
