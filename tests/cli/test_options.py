@@ -207,9 +207,9 @@ def test_a_stack_gives_each_program_its_role_and_its_port(played_stack: Any, tmp
     assert {name: (one.argv, one.stop_s) for name, one in programs.items()} == {
         "flower": (["headrace.workers.flower"], 10.0),
         "dispatcher": (["headrace.workers.dispatcher"], 10.0),
-        "worker-fake": (["workers", "--model", "fake"], 15.0),
-        "worker-org_b@2": (["workers", "--model", "org/b@2"], 15.0),
-        "api": (["producer_api"], 10.0),
+        "worker-fake": (["headrace.workers", "--model", "fake"], 15.0),
+        "worker-org_b@2": (["headrace.workers", "--model", "org/b@2"], 15.0),
+        "api": (["headrace.producer_api"], 10.0),
     }
     assert [programs[name].ready for name in ("worker-fake", "api", "flower")] == [
         "http://127.0.0.1:83/metrics",
@@ -236,7 +236,7 @@ def test_a_stack_on_a_given_database_or_an_inference_server_or_a_host(played_sta
     with played_stack(("mine",), has_roles=False, server=server) as (_, programs):
         worker, api = programs["worker"], programs["api"]
     assert limits_s == [600.0, 600.0], "a server may be silent for long"
-    assert worker.argv == ["workers", "--model", "mine", "--engine", "vllm", "--", "--x"]
+    assert worker.argv == ["headrace.workers", "--model", "mine", "--engine", "vllm", "--", "--x"]
     assert (worker.ready, worker.stop_s) == ("http://127.0.0.1:83/readyz", 25.0)
     assert worker.env["HEADRACE_ENGINE_PYTHON"] == str(tmp_path / "python")
     assert worker.env["DATABASE_URL"] == api.env["DATABASE_URL"] == "postgresql+psycopg://app@/db?host=s"
