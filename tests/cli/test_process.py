@@ -119,8 +119,16 @@ def test_a_program_that_never_serves_is_named(tmp_path: Path) -> None:
         program.stop()
 
 
-def test_a_program_is_waited_for_while_its_server_says_something_new() -> None:
-    said = [json.dumps({"last_line": f"shard {n}"}) for n in range(5)]
+@pytest.mark.parametrize("sign", ["words", "work"])
+def test_a_program_is_waited_for_while_its_server_shows_a_sign_of_life(
+    sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [json.dumps({"last_line": f"shard {n}"}) for n in range(5 if sign == "words" else 1)]
+    worked_s = [*range(5 if sign == "work" else 1)]
+    monkeypatch.setattr(
+        "headrace.cli.local.stopping.cpu_time_below",
+        lambda _pid: worked_s.pop(0) if len(worked_s) > 1 else worked_s[0],
+    )
 
     class Worker:
         name = "worker"
@@ -138,7 +146,7 @@ def test_a_program_is_waited_for_while_its_server_says_something_new() -> None:
     programs: list[Any] = [Worker()]
     with pytest.raises(Unavailable, match="not ready"):
         wait_until_ready(programs, 0)
-    assert len(said) == 1, "it was given up only when nothing new came"
+    assert (len(said), len(worked_s)) == (1, 1), "it was given up only when nothing new came"
 
 
 def test_the_work_of_the_processes_below_one_is_seen(tmp_path: Path) -> None:
