@@ -58,6 +58,7 @@ from headrace.store.errors import HeadraceError
 from headrace.store.settings import Settings
 from headrace.store.tracing.tracing import OFF, Tracing
 
+_VERSION = version("headrace")
 LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
 _ROUTES = (
     job_routes,
@@ -177,7 +178,7 @@ def create_app(settings: Settings, tracing: Tracing = OFF) -> FastAPI:
     app = Application(
         runtime,
         title="Headrace",
-        version=version("headrace"),
+        version=_VERSION,
         description=_DESCRIPTION,
         lifespan=partial(_lifespan, runtime, keeper),
         # FastAPI's page loads its scripts from another server, and it makes the document on the event loop. Ours are

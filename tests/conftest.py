@@ -190,14 +190,14 @@ def schema(services: Services) -> Iterator[Engine]:
     engine.dispose()
 
 
-def empty_tables(connection: Connection) -> None:
-    """Delete all rows, also of the append-only audit log."""
-    # DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables. One block, and only tables with
-    # rows: most of the thousands of tests use few tables.
+def _emptying() -> str:
+    """A function of a session that deletes all rows, also of the append-only audit log. Its plans are kept."""
+    # DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables. Only tables with rows: most of the
+    # thousands of tests use few tables.
     tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "audit_log"]
     deletes = "\n".join(f"IF EXISTS (SELECT FROM {table}) THEN DELETE FROM {table}; END IF;" for table in tables)
     # The trigger stays as the migrations made it: a test checks that.
-    block = f"""DO $$
+    return f"""CREATE OR REPLACE FUNCTION pg_temp.empty_tables() RETURNS void LANGUAGE plpgsql AS $$
         DECLARE how text := CASE WHEN EXISTS (
             SELECT FROM pg_trigger WHERE tgname = 'headrace_audit_append_only' AND tgenabled = 'A'
         ) THEN 'ENABLE ALWAYS' ELSE 'ENABLE' END;
@@ -208,7 +208,13 @@ def empty_tables(connection: Connection) -> None:
             EXECUTE 'ALTER TABLE audit_log ' || how || ' TRIGGER headrace_audit_append_only';
         END IF;
         {deletes} END $$"""
-    connection.exec_driver_sql(block)
+
+
+def empty_tables(connection: Connection) -> None:
+    """Delete all rows."""
+    if connection.exec_driver_sql("SELECT to_regproc('pg_temp.empty_tables')").scalar() is None:
+        connection.exec_driver_sql(_emptying())
+    connection.exec_driver_sql("SELECT pg_temp.empty_tables()")
 
 
 @pytest.fixture(scope="session")
@@ -225,24 +231,31 @@ def s3_url(s3_server: str) -> str:
     return f"{s3_server}/{uuid4().hex}"
 
 
-@pytest.fixture
-def settings(request: pytest.FixtureRequest, services: Services, schema: Engine, tmp_path: Path) -> Settings:
-    """Settings for one test: an empty database, an empty Redis, and times short enough to wait for."""
-    with schema.begin() as connection:
-        empty_tables(connection)
-    with redis.from_url(services.redis_url) as client:
-        client.flushdb()
+@pytest.fixture(scope="session")
+def _settings_of_all(services: Services) -> Settings:
+    """What the settings of all tests share. Reading the environment takes longer than emptying the database."""
     return Settings(
         database_url=services.database_url,
         redis_url=services.redis_url,
-        home=tmp_path,
-        files_url=request.getfixturevalue("s3_url") if request.config.getoption("--s3") else "",
         lease_s=3,
         sweep_s=0.2,
         reannounce_s=1,
         drain_s=2,
         stream_ping_s=1,
     )
+
+
+@pytest.fixture
+def settings(
+    request: pytest.FixtureRequest, services: Services, schema: Engine, tmp_path: Path, _settings_of_all: Settings
+) -> Settings:
+    """Settings for one test: an empty database, an empty Redis, and times short enough to wait for."""
+    with schema.begin() as connection:
+        empty_tables(connection)
+    with redis.from_url(services.redis_url) as client:
+        client.flushdb()
+    files_url = request.getfixturevalue("s3_url") if request.config.getoption("--s3") else ""
+    return _settings_of_all.model_copy(update={"home": tmp_path, "files_url": files_url})
 
 
 @pytest.fixture

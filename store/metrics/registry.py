@@ -35,6 +35,10 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Buckets for numbers of jobs that share a commit."""
 
 
+# Read once: it parses the metadata of the package.
+_VERSION = version("headrace")
+
+
 def new_registry(tracing: Tracing) -> CollectorRegistry:
     """Return a registry with the metrics of every process: ``process_*``, ``headrace_build_info`` and the spans'.
 
@@ -44,7 +48,7 @@ def new_registry(tracing: Tracing) -> CollectorRegistry:
     ProcessCollector(registry=registry)
     info = Gauge("headrace_build_info", "1; the labels are the versions", ["version", "python"], registry=registry)
     registry.register(TracingCollector(tracing))
-    info.labels(version("headrace"), platform.python_version()).set(1)
+    info.labels(_VERSION, platform.python_version()).set(1)
     return registry
 
 

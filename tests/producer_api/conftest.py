@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import httpx2
 import pytest
 import redis
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from headrace.producer_api.access import rate_limits
 from headrace.store.db.database import Database
@@ -13,7 +13,7 @@ from headrace.store.registry.models import ModelVersion, register_version
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from tests.producer_api.scripted_worker import ScriptedWorker
-from tests.producer_api.serving import ApiServer, serving
+from tests.producer_api.serving import NO_TLS, ApiServer, serving
 
 CONTEXT_WINDOW = 512
 
@@ -90,7 +90,7 @@ def make_client(server: ApiServer) -> Iterator[MakeClient]:
 
     def make(key: str | None) -> httpx2.Client:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        client = httpx2.Client(base_url=server.url, headers=headers, timeout=60)
+        client = httpx2.Client(base_url=server.url, headers=headers, timeout=60, verify=NO_TLS)
         clients.append(client)
         return client
 
@@ -106,7 +106,8 @@ def api(make_client: MakeClient, key: str) -> httpx2.Client:
 
 @pytest.fixture
 def openai(server: ApiServer, key: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60) as client:
+    http_client = DefaultHttpxClient(verify=NO_TLS)
+    with OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60, http_client=http_client) as client:
         yield client
 
 

@@ -14,6 +14,7 @@ from headrace.store.redis.connection import connect
 from headrace.store.redis.rate_limiter import Limiter
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys, quotas
+from tests.cases import some_of
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 from tests.producer_api.serving import serving
@@ -25,7 +26,8 @@ def _post_until_refused(settings: Settings, key: str, limits: dict[str, Any], mo
         return [httpx2.post(f"{server.url}/v1/jobs", json=PROMPT, headers=headers, timeout=60) for _ in range(most)]
 
 
-@pytest.mark.parametrize(
+@some_of(
+    3,
     ("limits", "num_accepted", "code"),
     [
         ({"requests_per_minute": 3}, 3, "rate_limit_exceeded"),

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from headrace.producer_api.files.file_form import BLOCK_BYTES
 from headrace.store.db.database import Database
 from headrace.store.settings import Settings
+from tests.cases import some_of
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 
@@ -79,7 +80,8 @@ def test_a_tenant_s_files_have_a_bound_together(api: httpx2.Client, make_client:
     assert post(api, b"d" * MOST).status_code == 200
 
 
-@pytest.mark.parametrize(
+@some_of(
+    2,
     ("fields", "param"),
     [
         ({"purpose": "batch_output"}, "purpose"),
@@ -94,7 +96,8 @@ def test_a_field_that_is_wrong_is_named(api: httpx2.Client, fields: dict[str, st
     assert error_of(response)["param"] == param
 
 
-@pytest.mark.parametrize(
+@some_of(
+    2,
     ("kind", "body"),
     [
         ("application/json", b"{}"),

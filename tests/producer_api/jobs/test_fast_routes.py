@@ -13,6 +13,7 @@ from headrace.store.db.database import Database
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
+from tests.cases import some_of
 from tests.producer_api.calling import PROMPT, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import serving
@@ -70,16 +71,14 @@ def test_submits_get_the_same_answers(api: httpx2.Client, routed: httpx2.Client)
         assert told(api.post("/v1/jobs", **given)) == told(routed.post("/v1/jobs", **given)), given
 
 
-@pytest.mark.parametrize(
-    "query", ["", "?wait=0", "?wait=00", "?wait=-1", "?wait=nan", "?wait=0.01", "?a=b", "?wait=0&wait=1"]
-)
+@some_of(3, "query", ["", "?wait=0", "?wait=00", "?wait=-1", "?wait=nan", "?wait=0.01", "?a=b", "?wait=0&wait=1"])
 def test_looks_get_the_same_answers(api: httpx2.Client, routed: httpx2.Client, query: str) -> None:
     for job_id in (submit(api), "job_unknown", "job%2Fx", "%00"):
         path = f"/v1/jobs/{job_id}{query}"
         assert told(api.get(path)) == told(routed.get(path))
 
 
-@pytest.mark.parametrize("last_id", [None, "", "0-0", "0-1", "9-9", "nonsense", "é".encode()])
+@some_of(2, "last_id", [None, "", "0-0", "0-1", "9-9", "nonsense", "é".encode()])
 @pytest.mark.parametrize("query", ["", "?starting_after=0-0", "?starting_after=nonsense"])
 def test_streams_are_the_same(
     api: httpx2.Client, routed: httpx2.Client, ended_job: str, query: str, last_id: str | bytes | None

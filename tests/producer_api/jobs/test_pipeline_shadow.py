@@ -145,6 +145,7 @@ def test_a_good_candidate_gets_copies_that_their_tenant_does_not_see_and_does_no
     assert rows(db, kept, tenant=shadow_tenant) == [], "the contents of the copies and of their steps are erased"
 
 
+@pytest.mark.full
 def test_a_candidate_whose_copies_fail_is_rolled_back(
     api: httpx2.Client, worker: ScriptedWorker, keeper: RolloutKeeper, db: Database, shadow_tenant: str, rollout: str
 ) -> None:

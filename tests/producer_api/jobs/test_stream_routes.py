@@ -9,6 +9,7 @@ import redis
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
 from headrace.store.jobs.jobs import Job
+from tests.cases import some_of
 from tests.processes import wait_for
 from tests.producer_api.calling import LiveStream, Sse, error_of, parse, split, streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -370,7 +371,7 @@ def test_the_last_event_comes_although_less_was_stored_than_sent(api: httpx2.Cli
         assert parse(_read(api, job_id, cursor))[-1].name == "job.failed"
 
 
-@pytest.mark.parametrize("cursor", ["x", "1", "-1-2", "1-2-3", "7-0", "1.0-1", "9" * 40])
+@some_of(2, "cursor", ["x", "1", "-1-2", "1-2-3", "7-0", "1.0-1", "9" * 40])
 def test_a_cursor_that_no_event_has_is_refused(api: httpx2.Client, cursor: str) -> None:
     job_id = submit(api)
     response = api.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": cursor})

@@ -12,6 +12,7 @@ from openai import OpenAI
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from headrace.store.settings import Settings
+from tests.cases import some_of
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, cut_off, error_of, num_jobs, split, state_of
 from tests.producer_api.scripted_worker import Attempt, ScriptedWorker
@@ -313,7 +314,8 @@ def test_a_second_attempt_that_says_the_same_goes_on(
     assert "".join(rest) == "eel turns"
 
 
-@pytest.mark.parametrize(
+@some_of(
+    2,
     ("num_kept", "then", "rest"),
     [(2, ["el", "s"], "els"), (1, ["er wh", "eel"], "eel"), (0, ["water", " wheel"], "eel"), (1, ["ch"], None)],
 )

@@ -13,6 +13,7 @@ from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import register_version
+from tests.cases import some_of
 from tests.processes import wait_for
 from tests.producer_api.calling import cut_off, error_of, num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -55,7 +56,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("source", "sampling", "param"), REFUSED)
+@some_of(3, ("source", "sampling", "param"), REFUSED)
 def test_what_a_chat_completion_has_no_field_for_is_refused(
     api: httpx2.Client, db: Database, source: dict[str, Any], sampling: dict[str, Any], param: str
 ) -> None:

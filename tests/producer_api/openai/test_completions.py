@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import pytest
 from openai import OpenAI
 
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
+from tests.cases import some_of
 from tests.producer_api.scripted_worker import ScriptedWorker
 
 SAID = ["wä", "ter ", "wheel"]
@@ -55,7 +55,8 @@ def test_logprobs_have_the_older_shape(openai: OpenAI, worker: ScriptedWorker) -
     assert (least.logprobs.top_logprobs or [])[0] == {"w": -0.25}, "the token that came is always there"
 
 
-@pytest.mark.parametrize(
+@some_of(
+    2,
     ("prompt", "stored"),
     [
         ("hi", {"prompt": "hi"}),

@@ -13,6 +13,7 @@ from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from headrace.store.jobs.responses import job_id_of
 from headrace.store.registry.models import register_version
+from tests.cases import some_of
 from tests.producer_api.conftest import CONTEXT_WINDOW
 from tests.producer_api.openai.test_tools import FLAT, SAID, TOOLS, template_files
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -160,7 +161,7 @@ ASKED = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "expected"), ASKED)
+@some_of(2, ("fields", "expected"), ASKED)
 def test_what_is_asked_for_reaches_the_job(
     api: httpx2.Client, worker: ScriptedWorker, db: Database, tenant: str, fields: dict[str, Any], expected: Any
 ) -> None:

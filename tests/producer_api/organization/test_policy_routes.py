@@ -22,6 +22,7 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
 from headrace.store.tasks.generate import GenerateInput, GenerateRequest
 from headrace.store.tenants import api_keys
+from tests.cases import some_of
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -329,7 +330,8 @@ def test_names_are_found_by_the_model_of_the_settings(
     assert job.payload["input"]["prompt"] == "Is <PERSON_1> here?"
 
 
-@pytest.mark.parametrize(
+@some_of(
+    2,
     ("rule", "param"),
     [
         ({"restore": True}, "document.rules[0].restore"),

@@ -16,6 +16,7 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys, usage
 from headrace.store.tenants.usage import Price, set_price
+from tests.cases import some_of
 from tests.producer_api.calling import CHAT, PROMPT, error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -111,6 +112,7 @@ def test_the_official_client_reads_what_every_job_used_and_cost(
     assert costs.amount.value == pytest.approx(cost)
 
 
+@pytest.mark.full
 def test_usage_says_the_same_once_it_was_added_up_by_the_day(
     api: httpx2.Client, settings: Settings, db: Database, tenant: str, worker: ScriptedWorker
 ) -> None:
@@ -215,7 +217,7 @@ def test_pages_hold_every_bucket_once(api: httpx2.Client, db: Database, worker: 
     assert [len(bucket["results"]) for bucket in found] == [1, 0]
 
 
-@pytest.mark.parametrize(("route", "days"), [("usage/completions", 31), ("usage/embeddings", 31), ("costs", 180)])
+@some_of(1, ("route", "days"), [("usage/completions", 31), ("usage/embeddings", 31), ("costs", 180)])
 def test_a_page_has_so_many_buckets_of_a_width(api: httpx2.Client, route: str, days: int) -> None:
     for width, default, most in (("1m", 60, 1440), ("1h", 24, 168), ("1d", 7, days)):
         asked: dict[str, Any] = {"start_time": THEN, "bucket_width": width}
@@ -225,7 +227,8 @@ def test_a_page_has_so_many_buckets_of_a_width(api: httpx2.Client, route: str, d
         assert error_of(refused)["message"] == f"`limit` is at most {most} for buckets of {width}"
 
 
-@pytest.mark.parametrize(
+@some_of(
+    1,
     ("route", "known"),
     [
         ("usage/completions", "project_id, user_id, api_key_id, model, batch, service_tier"),

@@ -68,6 +68,7 @@ def waves(monkeypatch: pytest.MonkeyPatch) -> list[list[TenantAndId]]:
     return asked
 
 
+@pytest.mark.full
 async def test_reads_of_many_tenants_cost_a_few_queries(
     db: Database, api_db: Database, waves: list[list[TenantAndId]]
 ) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
-from tests.producer_api.serving import serving
+from tests.producer_api.serving import NO_TLS, serving
 
 
 @pytest.fixture
@@ -16,5 +16,9 @@ def both(settings: Settings, model: ModelVersion, key: str) -> Iterator[list[Ope
     """Clients of two API servers."""
     with ExitStack() as stack:
         urls = [stack.enter_context(serving(settings)).url for _ in range(2)]
-        made = [OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60) for url in urls]
+        http_client = DefaultHttpxClient(verify=NO_TLS)
+        made = [
+            OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60, http_client=http_client)
+            for url in urls
+        ]
         yield [stack.enter_context(client) for client in made]

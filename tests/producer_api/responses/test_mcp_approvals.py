@@ -25,6 +25,7 @@ from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.tenants.api_keys import create_key, create_tenant
 from headrace.store.tools import tools
 from headrace.workers.tools.tool_results import refusal_of
+from tests.cases import some_of
 from tests.producer_api.calling import num_jobs
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.responses.test_mcp_tools import ASKING, CALL, SERVER, tracker, until, worker_of
@@ -151,7 +152,7 @@ def test_a_call_whose_arguments_do_not_fit_fails_and_the_others_are_asked_for(
     ]
 
 
-@pytest.mark.parametrize(("approved", "most", "left"), [(1, 1, 0), (1, 2, 1), (0, 1, 1)])
+@some_of(1, ("approved", "most", "left"), [(1, 1, 0), (1, 2, 1), (0, 1, 1)])
 def test_calls_that_were_approved_count_for_the_limit(
     db: Database,
     redis_client: redis.Redis,
@@ -213,7 +214,8 @@ def test_the_worker_of_a_call_reads_the_answer_as_the_policy_left_it(
     assert {("tool_call.approved", one.id), ("tool_call.refused", two.id)} <= set(noted)
 
 
-@pytest.mark.parametrize(
+@some_of(
+    3,
     ("stored", "rule", "text", "is_asked"),
     [
         ("never", "never", CALL, False),

@@ -21,6 +21,7 @@ from headrace.store.registry.models import register_version
 from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tenants.api_keys import create_tenant
 from headrace.store.tools import tools
+from tests.cases import some_of
 from tests.producer_api.calling import num_jobs
 from tests.producer_api.turn_worker import TurnWorker
 
@@ -171,7 +172,8 @@ STORED = "is stored with the server: leave it out here, and give it to `headrace
 NAMES = "is a list of names, or has them in `tool_names`"
 
 
-@pytest.mark.parametrize(
+@some_of(
+    3,
     ("changes", "field", "said"),
     [
         ({"server_url": THEIRS}, "server_url", UNREGISTERED),
@@ -227,7 +229,8 @@ def test_tools_that_do_not_go_together_are_named(db: Database, tenant: str) -> N
         assert (refused.value.param, str(refused.value)) == (param, message)
 
 
-@pytest.mark.parametrize(
+@some_of(
+    2,
     ("changes", "param"),
     [
         ({"max_tool_calls": 50}, "max_tool_calls"),

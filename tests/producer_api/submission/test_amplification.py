@@ -17,6 +17,7 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
+from tests.cases import some_of
 from tests.producer_api.calling import PROMPT, error_of, num_jobs
 from tests.producer_api.serving import ApiServer, serving
 
@@ -73,6 +74,7 @@ def unlimited(settings: Settings, model: ModelVersion) -> Iterator[ApiServer]:
         yield server
 
 
+@pytest.mark.full
 def test_no_list_of_any_route_makes_many_complaints(
     unlimited: ApiServer, db: Database, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +131,8 @@ def test_what_stands_in_texts_is_not_counted() -> None:
     check_counts(b'"\\' * 400_000)
 
 
-@pytest.mark.parametrize(
+@some_of(
+    2,
     ("route", "body"),
     [
         ("/v1/jobs", {"model": "tiny"}),

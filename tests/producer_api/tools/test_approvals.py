@@ -16,6 +16,7 @@ from headrace.store.tenants.api_keys import create_key, create_tenant
 from headrace.store.tools import tools
 from headrace.workers.tasks.call_tool import load_tool_model
 from headrace.workers.tools.tool_results import CallResult, ToolOrder, refusal_of
+from tests.cases import some_of
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.submission.test_tool_jobs import (
@@ -156,7 +157,8 @@ def read_nothing(*_of: str) -> bytes:
 NAMED = {"tool_names": ["weather"]}
 
 
-@pytest.mark.parametrize(
+@some_of(
+    3,
     ("stored", "asked", "is_waiting"),
     [
         ("never", "never", False),
@@ -199,7 +201,8 @@ def test_tools_of_a_server_wait_by_the_servers_own_names(db: Database, api: http
         assert [one["tool"] for one in found] == waiting
 
 
-@pytest.mark.parametrize(
+@some_of(
+    2,
     "rule",
     [
         "sometimes",

@@ -14,7 +14,7 @@ from headrace.store.encryption.vault import Vault
 from headrace.store.errors import SettingsError, Unavailable
 from headrace.store.redis import live_workers
 from headrace.store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app, encode, fast_lane_list
-from headrace.store.redis.connection import address, broker_options, connect, connect_async, unavailable
+from headrace.store.redis.connection import address, broker_options, connect, unavailable
 from headrace.store.redis.hint_announcer import HintAnnouncer
 from headrace.store.redis.key_notices import publish_change
 from headrace.store.redis.live_workers import SnapshotJob, SnapshotPublisher, WorkerSnapshot, WorkerTick
@@ -30,42 +30,6 @@ def options_of(client: Any, *names: str) -> dict[str, Any]:
     """Return these options of a client's connections, and how often a command is repeated."""
     found = client.connection_pool.connection_kwargs
     return {name: found[name] for name in names if name in found} | {"retries": found["retry"].get_retries()}
-
-
-TIMES = ("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({}, {"socket_timeout": 30.0, "socket_connect_timeout": 5.0, "retries": 1}),
-        ({"timeout_s": 2.0, "retries": 0}, {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "retries": 0}),
-        ({"timeout_s": 9.0}, {"socket_timeout": 9.0, "socket_connect_timeout": 5.0, "retries": 1}),
-        ({"timeout_s": None}, {"socket_timeout": None, "socket_connect_timeout": 5.0, "retries": 1}),
-    ],
-)
-@pytest.mark.parametrize("url", [TCP, SOCKET, SENTINEL])
-def test_a_client_has_these_time_outs(url: str, arguments: dict[str, Any], expected: dict[str, Any]) -> None:
-    of_tcp = {"socket_keepalive": True, "health_check_interval": 10}
-    if url == SOCKET:
-        expected = {name: value for name, value in expected.items() if name != "socket_connect_timeout"}
-        of_tcp = {"health_check_interval": 10}
-    with connect(url, **arguments) as client:
-        assert options_of(client, *TIMES) == expected | of_tcp
-
-
-@pytest.mark.parametrize("url", [TCP, SENTINEL])
-def test_a_client_of_asyncio_waits_for_ever_only_for_a_subscription(url: str) -> None:
-    subscribed, short = connect_async(url, blocking=True), connect_async(url, blocking=False)
-    of_tcp = {"socket_connect_timeout": 5.0, "socket_keepalive": True}
-    assert options_of(subscribed, *TIMES) == of_tcp | {
-        "socket_timeout": None,
-        "health_check_interval": 0,
-        "retries": 0,
-    }
-    assert options_of(short, *TIMES) == of_tcp | {"socket_timeout": 5.0, "health_check_interval": 10, "retries": 1}
-    pool: Any = short.connection_pool
-    assert (pool.max_connections, pool.timeout) == (16, 5.0)
 
 
 def test_a_client_of_sentinel_has_its_database_and_login() -> None:

@@ -75,6 +75,7 @@ def test_without_sentinels_the_error_names_the_service_and_no_password() -> None
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 async def test_every_kind_of_client_finds_the_new_primary_and_streams_stay_whole(
     settings: Settings, tmp_path: Path

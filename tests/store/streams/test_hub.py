@@ -328,6 +328,7 @@ async def test_a_slow_reader_misses_nothing_and_delays_nobody(hub: Hub, publishe
         assert [first, *[frame async for frame in slow if frame]] == frames
 
 
+@pytest.mark.full
 async def test_two_hundred_abandoned_followers_leave_no_subscription(
     hub: Hub, publisher: StreamPublisher, redis_client: redis.Redis
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_collector_that_hangs_delays_nothing_and_lost_spans_are_counted(collec
     assert time.monotonic() - began_at < 20, "the collector answers after 30 s"
 
 
+@pytest.mark.full
 def test_spans_that_the_collector_refuses_are_counted() -> None:
     collector = Collector()
     tracing = collector.tracing("api")

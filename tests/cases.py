@@ -1,0 +1,20 @@
+"""Cases of a parametrised test, of which most run in full runs only."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+
+def some_of(num: int, names: str | Sequence[str], cases: Iterable[Any], **options: Any) -> pytest.MarkDecorator:
+    """Return ``pytest.mark.parametrize`` for cases that differ in a detail: ``num`` of them, spread over all, run
+    always, the others with ``--full`` or by their id."""
+    listed = list(cases)
+    is_one = isinstance(names, str) and "," not in names
+    kept = {number * len(listed) // num for number in range(num)}
+    marked = []
+    for number, case in enumerate(listed):
+        found = case if hasattr(case, "marks") else pytest.param(*([case] if is_one else case))
+        marks = [*found.marks, *([] if number in kept else [pytest.mark.full])]
+        marked.append(pytest.param(*found.values, id=found.id, marks=marks))
+    return pytest.mark.parametrize(names, marked, **options)
