@@ -22,17 +22,17 @@ _ALL_OPTIONS = (
 @pytest.mark.parametrize(
     ("typed", "became"),
     [
-        ("api", "producer_api"),
+        ("api", "headrace.producer_api"),
         ("dispatcher", "headrace.workers.dispatcher"),
-        ("worker --model tiny", "workers --model tiny"),
-        ("worker --model a@1 --concurrency 3 --name w", "workers --model a@1 --concurrency 3 --name w"),
-        ("migrate upgrade", "migrations upgrade"),
-        ("migrate roles", "migrations roles"),
-        ("migrate history", "migrations history"),
-        ("migrate check", "migrations check"),
-        ("migrate vectors", "migrations vectors"),
-        ("worker --model a --engine native", "workers --model a"),
-        ("worker --model a --engine vllm -- --x 1", "workers --model a --engine vllm -- --x 1"),
+        ("worker --model tiny", "headrace.workers --model tiny"),
+        ("worker --model a@1 --concurrency 3 --name w", "headrace.workers --model a@1 --concurrency 3 --name w"),
+        ("migrate upgrade", "headrace.migrations upgrade"),
+        ("migrate roles", "headrace.migrations roles"),
+        ("migrate history", "headrace.migrations history"),
+        ("migrate check", "headrace.migrations check"),
+        ("migrate vectors", "headrace.migrations vectors"),
+        ("worker --model a --engine native", "headrace.workers --model a"),
+        ("worker --model a --engine vllm -- --x 1", "headrace.workers --model a --engine vllm -- --x 1"),
         (
             "host --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
             "headrace.workers.host --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
@@ -84,13 +84,13 @@ def test_a_verb_becomes_its_program(typed: str, became: str, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("module", "role"),
     [
-        ("producer_api", API),
-        ("workers", WORKER),
+        ("headrace.producer_api", API),
+        ("headrace.workers", WORKER),
         ("headrace.workers.dispatcher", WORKER),
         ("headrace.workers.host", WORKER),
         ("headrace.workers.planning", OPERATOR),
         ("headrace.models.catalog", OPERATOR),
-        ("migrations", "app"),
+        ("headrace.migrations", "app"),
     ],
 )
 def test_each_program_logs_in_to_the_stacks_database_as_its_own_role(
