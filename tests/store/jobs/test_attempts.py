@@ -450,9 +450,8 @@ class TestSweeps:
         self, db: Database, accept_one: AcceptOne, query: Query
     ) -> None:
         """They may have megabytes, and each turn of the sweeper looks at all of them."""
-        text = "".join(
-            random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=200_000)
-        )  # more than a page, compressed
+        # More than a page, also compressed.
+        text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=200_000))
         items = NewResponse(None, True, False, [{"text": text}], {})
         job_id = accept_one(response=items)
         accept_one(response=replace(items, previous_id="resp_" + job_id.removeprefix("job_"), goes_on=True))
