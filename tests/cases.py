@@ -1,4 +1,4 @@
-"""Cases of a parametrised test, of which most run in full runs only."""
+"""Cases of parametrised tests that only full runs make."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,3 +18,8 @@ def some_of(num: int, names: str | Sequence[str], cases: Iterable[Any], **option
         marks = [*found.marks, *([] if number in kept else [pytest.mark.full])]
         marked.append(pytest.param(*found.values, id=found.id, marks=marks))
     return pytest.mark.parametrize(names, marked, **options)
+
+
+def full(*cases: Any) -> list[Any]:
+    """Cases for ``parametrize`` that run only with ``--full``; each is a tuple of arguments, or the only argument."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.full) for case in cases]

@@ -18,7 +18,7 @@ from headrace.store.db.roles import API
 from headrace.store.errors import InvalidRequest, SettingsError
 from headrace.store.registry.models import register_version
 from headrace.store.settings import Settings, child_environment
-from tests.full_runs import full
+from tests.cases import full
 from tests.roles import role_url
 
 

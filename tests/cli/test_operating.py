@@ -20,7 +20,7 @@ from headrace.store.settings import Settings, child_environment
 from headrace.store.tenants import api_keys
 from headrace.store.webhooks.endpoints import create_endpoint
 from headrace.store.webhooks.outbox import AttemptResult, record_failed, take_due
-from tests.full_runs import full
+from tests.cases import full
 from tests.processes import StartProcess
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.serving import serving

@@ -14,8 +14,8 @@ import pytest
 from headrace.cli.groups import Node
 from headrace.cli.tree import TREE
 from headrace.store.settings import child_environment
+from tests.cases import full
 from tests.cli.test_main import headrace
-from tests.full_runs import full
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ from headrace.store.jobs import jobs
 from headrace.store.redis.celery_queue import TASK
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams import stream_log
-from tests.full_runs import full
+from tests.cases import full
 from tests.processes import WAIT_S, free_port, wait_for
 
 from .conftest import Bench, Duties, StartWorker

@@ -42,7 +42,7 @@ from headrace.workers.dispatcher.job_sweeper import OutageGrace
 from headrace.workers.dispatcher.ready_window import num_of_batch, num_to_announce, num_to_repeat
 from headrace.workers.dispatcher.retention import RetentionThread
 from headrace.workers.health import LoopHeartbeat, readiness
-from tests.full_runs import full
+from tests.cases import full
 from tests.processes import WAIT_S, Process, StartProcess, free_port, python, until, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
