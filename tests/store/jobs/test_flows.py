@@ -63,8 +63,9 @@ class Flow:
         self.steps = {step.step: step.id for step in parent.steps}
 
     def start(self, *names: str) -> list[Claim]:
-        """Claim these steps; those that are not in a queue are absent."""
-        return list(claim(self.db, "worker", QUEUE, [self.steps[name] for name in names], 60.0).values())
+        """Claim these steps, in this order; those that are not in a queue are absent."""
+        claimed = claim(self.db, "worker", QUEUE, [self.steps[name] for name in names], 60.0)
+        return [claimed[self.steps[name]] for name in names if self.steps[name] in claimed]
 
     def states(self) -> dict[str, str]:
         """Return the states of the steps, and of the flow."""
