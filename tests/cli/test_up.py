@@ -146,7 +146,7 @@ def test_it_serves_and_ends_cleanly_and_finds_its_data_again(start_up: StartUp) 
         port = listener.getsockname()[1]
         up = start_up(HEADRACE_API_PORT=str(port), HEADRACE_FAKE_STEP_MS="50", HEADRACE_DRAIN_S="0.3")
         said = up.read_until("ready; Ctrl-C stops everything")
-    assert f"port {port} is taken: API listens on" in said
+    assert f"port {port} is taken" in said
     processes = descendants(up.process.pid)
     assert len(processes) > 5
 
@@ -212,8 +212,8 @@ def test_who_dies_is_started_again_and_nothing_outlives_a_kill(start_up: StartUp
 def test_given_services_are_used_and_left_alone(start_up: StartUp, settings: Settings) -> None:
     up = start_up(DATABASE_URL=settings.database_url, REDIS_URL=settings.redis_url)
     said = up.read_until("ready; Ctrl-C stops everything")
-    assert "the one at DATABASE_URL" in said
-    assert "the one at REDIS_URL" in said
+    assert "at DATABASE_URL" in said
+    assert "at REDIS_URL" in said
     commands = [cmdline(pid) for pid in descendants(up.process.pid)]
     assert not any(b"postgres" in command or b"valkey-server" in command for command in commands)
     assert up.verb("submit", "hello", "--max-tokens", "4", "--wait")
@@ -262,7 +262,7 @@ def test_a_second_stack_on_one_home_is_refused(shared: Up, start_process: StartP
     second = Up(start_process, shared.home.path)
     assert second.wait_exit() == 1
     said = second.process.log()
-    assert re.search(rf"^headrace: another stack \(pid {shared.process.pid}, API at \S+\) is already running", said)
+    assert re.search(rf"^headrace: another stack \(pid {shared.process.pid}, API at \S+\)", said)
 
 
 @pytest.mark.full

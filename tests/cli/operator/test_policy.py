@@ -42,7 +42,7 @@ def test_a_policy_that_cannot_work_is_refused_in_one_line(tmp_path: Path) -> Non
     done = headrace(tmp_path, "policy", "test", str(tmp_path / "texts"), "-p", str(tmp_path / "policy"))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "rules.0.deny: `patterns[0]` has matches of any length" in done.stderr
+    assert "rules.0.deny: `patterns[0]`" in done.stderr
 
 
 GOOD, FORGETS, INVENTS = Score("email", 100, 95, 5), Score("email", 100, 94, 0), Score("email", 100, 100, 6)
