@@ -31,10 +31,7 @@ def test_a_budget_has_a_part_for_each_character_and_ends() -> None:
     clock.at += 0.5
     with pytest.raises(ScanTooLong) as raised:
         budget.check()
-    assert str(raised.value) == (
-        "scanning this text for the policy took more than 279.0 s of CPU time: send less text at once, or give the "
-        "policy simpler patterns"
-    )
+    assert " 279.0 s " in str(raised.value)
     for _ in range(2):
         for _ in range(15):
             budget.check_often()

@@ -14,46 +14,46 @@ from tests.policy.rule_fields import EMAIL, deny
 @pytest.mark.parametrize(
     ("accepted", "refused", "said"),
     [
-        (deny(phrases=["x" * 256]), deny(phrases=["x" * 257]), "at most 256 characters"),
-        (deny(phrases=["x"]), deny(phrases=[""]), "at least 1 character"),
-        (deny(phrases=["x"] * 100_000), deny(phrases=["x"] * 100_001), "at most 100000 items"),
-        (deny(patterns=["x" * 1000]), deny(patterns=["x" * 1001]), "at most 1000 characters"),
-        (deny(patterns=["x"]), deny(patterns=[""]), "at least 1 character"),
-        (deny(patterns=["x"]), deny(patterns=["x"] * 1001), "at most 1000 items"),
+        (deny(phrases=["x" * 256]), deny(phrases=["x" * 257]), "256 characters"),
+        (deny(phrases=["x"]), deny(phrases=[""]), "string_too_short"),
+        (deny(phrases=["x"] * 100_000), deny(phrases=["x"] * 100_001), "100000 items"),
+        (deny(patterns=["x" * 1000]), deny(patterns=["x" * 1001]), "1000 characters"),
+        (deny(patterns=["x"]), deny(patterns=[""]), "string_too_short"),
+        (deny(patterns=["x"]), deny(patterns=["x"] * 1001), "1000 items"),
         (
             deny(patterns=["a{512}b{512}"]),
             deny(patterns=["a", "a{512}b{513}"]),
-            "`patterns[1]` must match 1 to 1024 characters, not 1025",
+            "not 1025",
         ),
-        (deny(patterns=[r"\bx"]), deny(patterns=[r"\b"]), "`patterns[0]` must match 1 to 1024 characters, not 0"),
-        (EMAIL | {"kinds": ["email"] * 32}, EMAIL | {"kinds": ["email"] * 33}, "at most 32 items"),
-        (EMAIL | {"id": "a" * 64}, EMAIL | {"id": "a" * 65}, "should match pattern"),
-        (EMAIL | {"id": "0a_.-"}, EMAIL | {"id": ".a"}, "should match pattern"),
-        ({"action": "block", "max_chars": 1}, {"action": "block", "max_chars": 0}, "greater than or equal to 1"),
+        (deny(patterns=[r"\bx"]), deny(patterns=[r"\b"]), "characters, not 0"),
+        (EMAIL | {"kinds": ["email"] * 32}, EMAIL | {"kinds": ["email"] * 33}, "32 items"),
+        (EMAIL | {"id": "a" * 64}, EMAIL | {"id": "a" * 65}, "string_pattern_mismatch"),
+        (EMAIL | {"id": "0a_.-"}, EMAIL | {"id": ".a"}, "string_pattern_mismatch"),
+        ({"action": "block", "max_chars": 1}, {"action": "block", "max_chars": 0}, "greater_than_equal"),
         (
             {"action": "block", "max_chars": 10**7},
             {"action": "block", "max_chars": 10**7 + 1},
-            "less than or equal to 10000000",
+            "less_than_equal",
         ),
         (
             {"action": "flag", "categories": {"hate": 0}},
             {"action": "flag", "categories": {"hate": -0.1}},
-            "greater than or equal to 0",
+            "greater_than_equal",
         ),
         (
             {"action": "flag", "categories": {"hate": 1}},
             {"action": "flag", "categories": {"hate": 1.1}},
-            "less than or equal to 1",
+            "less_than_equal",
         ),
         (
             {"action": "flag", "stage": "input", "languages": ["en"] * 64},
             {"action": "flag", "stage": "input", "languages": ["en"] * 65},
-            "at most 64 items",
+            "64 items",
         ),
         (
             {"action": "flag", "stage": "input", "languages": ["en"]},
             {"action": "flag", "stage": "input", "languages": ["eng"]},
-            "should match pattern",
+            "string_pattern_mismatch",
         ),
         (
             {"action": "block", "stage": "input", "languages": ["en"]},
@@ -73,12 +73,12 @@ from tests.policy.rule_fields import EMAIL, deny
         (
             EMAIL | {"action": "redact", "restore": True},
             EMAIL | {"action": "mask", "restore": True},
-            "redacted on its way in",
+            "`restore`",
         ),
         (
             {"action": "flag", "categories": {"hate": 0.5}},
             {"action": "allow", "categories": {"hate": 0.5}},
-            "`action` is block or flag",
+            "`action`",
         ),
     ],
 )
@@ -93,9 +93,9 @@ def test_a_document_has_at_most_256_rules_of_one_version() -> None:
     rules = [{"id": f"r{number}", **EMAIL} for number in range(257)]
     document = PolicyDocument.model_validate({"rules": rules[:256]})
     assert (document.version, document.rules[0].stage, document.rules[0].restore) == (1, Stage.BOTH, False)
-    with pytest.raises(ValidationError, match="at most 256 items"):
+    with pytest.raises(ValidationError, match="256 items"):
         PolicyDocument.model_validate({"rules": rules})
-    with pytest.raises(ValidationError, match="Input should be 1"):
+    with pytest.raises(ValidationError, match="literal_error"):
         PolicyDocument.model_validate({"version": 2, "rules": rules[:1]})
     with pytest.raises(ValidationError, match="frozen"):
         document.rules[0].action = Action.BLOCK  # type: ignore[misc]  # the model is frozen, which is tested
@@ -109,8 +109,5 @@ def test_the_patterns_of_a_policy_have_a_size_together() -> None:
     check_size(PolicyDocument.model_validate({"rules": rules[1:]}))
     with pytest.raises(BadPattern) as refused:
         check_size(PolicyDocument.model_validate({"rules": rules}))
-    assert str(refused.value) == (
-        f"rule b: up to `patterns[{fitting - 1}]`, of {size} instructions, the policy's patterns have "
-        f"{size * (fitting + 1)} instructions, and 50000 are possible: bring the counts in {{m,n}} down, or deny words "
-        "as `phrases`"
-    )
+    named = ("rule b:", f"`patterns[{fitting - 1}]`", f" {size} ", f" {size * (fitting + 1)} ", " 50000 ")
+    assert [one for one in named if one not in str(refused.value)] == []

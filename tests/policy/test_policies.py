@@ -146,25 +146,25 @@ def test_names_are_found_by_whoever_knows_names() -> None:
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        ({"action": "redact"}, "exactly one of"),
-        ({"action": "redact", "kinds": ["email"], "max_chars": 3}, "exactly one of"),
-        ({"action": "redact", "kinds": ["mail"]}, "Input should be 'email'"),
+        ({"action": "redact"}, "exactly one"),
+        ({"action": "redact", "kinds": ["email"], "max_chars": 3}, "exactly one"),
+        ({"action": "redact", "kinds": ["mail"]}, "'email'"),
         ({"action": "redact", "max_chars": 3}, "can only block"),
-        ({"action": "block", "kinds": ["email"], "restore": True}, "redacted on its way in"),
-        ({"action": "redact", "kinds": ["email"], "restore": True, "stage": "output"}, "redacted on its way in"),
+        ({"action": "block", "kinds": ["email"], "restore": True}, "`restore`"),
+        ({"action": "redact", "kinds": ["email"], "restore": True, "stage": "output"}, "`restore`"),
         ({"action": "redact", "kinds": ["person"]}, "`stage` input"),
-        ({"action": "mask", "categories": {"hate": 0.5}}, "`action` is block or flag"),
-        ({"action": "redact", "json_schema": {}, "stage": "output"}, "`action` is block or flag"),
+        ({"action": "mask", "categories": {"hate": 0.5}}, "`action`"),
+        ({"action": "redact", "json_schema": {}, "stage": "output"}, "`action`"),
         ({"action": "block", "json_schema": {}}, "`stage` output"),
         ({"action": "block", "languages": ["en"]}, "`stage` input"),
-        ({"action": "block", "json_schema": {"type": "objekt"}, "stage": "output"}, "no schema that can be followed"),
+        ({"action": "block", "json_schema": {"type": "objekt"}, "stage": "output"}, "no schema"),
         ({"action": "block", "json_schema": {"$ref": "http://a.example"}, "stage": "output"}, "cannot fetch"),
         ({"action": "flag", "deny": {}}, "needs `phrases` or `patterns`"),
-        ({"action": "flag", "deny": {"patterns": ["a", "b.*c"]}}, "`patterns[1]` has matches of any length"),
-        ({"action": "flag", "deny": {"patterns": ["a＋"]}}, "`patterns[0]` has matches of any length"),
-        ({"action": "flag", "deny": {"patterns": [r"(a)\1"]}}, "back-reference cannot be used"),
-        ({"action": "flag", "deny": {"patterns": ["a{900}b{900}"]}}, "must match 1 to 1024 characters, not 1800"),
-        ({"action": "flag", "kinds": ["email"], "id": "A b"}, "String should match pattern"),
+        ({"action": "flag", "deny": {"patterns": ["a", "b.*c"]}}, "`patterns[1]` has matches"),
+        ({"action": "flag", "deny": {"patterns": ["a＋"]}}, "`patterns[0]` has matches"),
+        ({"action": "flag", "deny": {"patterns": [r"(a)\1"]}}, "back-reference"),
+        ({"action": "flag", "deny": {"patterns": ["a{900}b{900}"]}}, "not 1800"),
+        ({"action": "flag", "kinds": ["email"], "id": "A b"}, "string_pattern_mismatch"),
         ({"action": "flag", "kinds": ["email"], "then": 1}, "Extra inputs"),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_document_that_cannot_work_is_refused_with_the_reason(rule: dict[str, 
 
 def test_two_rules_of_one_name_are_refused() -> None:
     rule = {"id": "x", "action": "flag", "kinds": ["email"]}
-    with pytest.raises(ValidationError, match="two rules are called x"):
+    with pytest.raises(ValidationError, match="called x"):
         PolicyDocument.model_validate({"rules": [rule, rule]})
 
 

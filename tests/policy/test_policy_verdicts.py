@@ -196,7 +196,7 @@ def test_the_placeholders_of_an_earlier_turn_are_kept_and_not_changed() -> None:
 def test_a_rule_for_languages_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = policy({"languages": ["en"], "action": "block", "stage": "input"})
     monkeypatch.setattr("headrace.policy.policies.installed", lambda: None)
-    with pytest.raises(MissingFinder, match=r"a rule with `languages` needs the extra `language` \(py3langid\)"):
+    with pytest.raises(MissingFinder, match=r"`language` \(py3langid\)"):
         rules.check()
     policy(EMAIL).check()
 
@@ -240,13 +240,14 @@ def test_names_are_taken_from_a_score_on() -> None:
 def test_a_schema_has_a_size_and_a_problem_has_its_place() -> None:
     filler = MAX_SCHEMA_CHARS - len('{"title": ""}')
     check_schema({"title": "x" * filler})
-    with pytest.raises(ValueError, match="`variables` is longer than 65536 characters"):
+    with pytest.raises(ValueError, match=r"`variables` .* 65536 "):
         check_schema({"title": "x" * (filler + 1)}, "variables")
-    with pytest.raises(ValueError, match="`json_schema` is no schema that can be followed"):
+    with pytest.raises(ValueError, match="`json_schema`"):
         check_schema({"pattern": "(?=a)b"})
     validator = check_schema({"properties": {"a": {"items": {"properties": {"b": {"type": "string"}}}}}})
     assert first_problem(validator, {"a": [{"b": "x"}]}) is None
-    assert first_problem(validator, {"a": [{"b": "x"}, {"b": 3141}]}) == ("a.1.b", 'the value is not of type "string"')
+    place, said = first_problem(validator, {"a": [{"b": "x"}, {"b": 3141}]}) or ("", "")
+    assert (place, '"string"' in said, "3141" in said) == ("a.1.b", True, False)
     assert (is_valid(validator, '{"a": []}'), is_valid(validator, '{"a": [{"b": 1}]}')) == (True, False)
     deep = "[" * 100_000
     assert (is_valid(validator, deep), is_json(deep), is_json("{}"), is_json("{")) == (False, False, True, False)

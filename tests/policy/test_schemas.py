@@ -42,7 +42,8 @@ def test_a_schema_that_multiplies_or_refers_elsewhere_is_refused(schema: dict[st
 
 def test_a_large_value_is_not_checked_against_a_large_schema() -> None:
     validator = check_schema({"anyOf": [{"type": "string"}] * 40})
-    assert first_problem(validator, [1] * 100_000) == ("", "it is too large to be checked against this schema")
+    place, said = first_problem(validator, [1] * 100_000) or ("", "")
+    assert (place, "too large" in said) == ("", True)
     assert not is_valid(validator, "[" + "1," * 100_000 + '""]')
     assert first_problem(validator, "x" * 1_000_000) is None
 

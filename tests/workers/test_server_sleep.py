@@ -55,10 +55,10 @@ def test_a_server_that_does_not_obey_is_told_of(sleeps: bool) -> None:
     server = Server(sleeps=sleeps, does=False)
     move, reason = (wake, "does not wake") if sleeps else (fall_asleep, "does not sleep")
     try:
-        with pytest.raises(Unavailable, match=f"the inference server {reason}"):
+        with pytest.raises(Unavailable, match=reason):
             move("127.0.0.1", server.port, "key")
         server.status = 501
-        with pytest.raises(Unavailable, match="the inference server answered 501 to "):
+        with pytest.raises(Unavailable, match="answered 501"):
             move("127.0.0.1", server.port, "key")
     finally:
         server.close()

@@ -111,14 +111,14 @@ def test_a_version_with_a_fault_is_rejected_and_its_model_is_freed() -> None:
     standing = Standing(OURS)
     with pytest.raises(VersionRejected) as rejected:
         verified(standing, lambda: model)
-    assert rejected.value.message == "tiny@1 was rejected: token 1 is another"
+    assert "token 1 is another" in rejected.value.message
     assert (standing.told, model.is_closed) == ([("rejected", "token 1 is another")], True)
     standing = Standing(OURS)
-    with pytest.raises(VersionRejected, match="tiny@1 was rejected: the files are others"):
+    with pytest.raises(VersionRejected, match=r"tiny@1 .*: the files are others"):
         verified(standing, raising(ModelLoadError("the files are others")))
     assert standing.told == [("rejected", "the files are others")]
     standing = Standing(REJECTED)
-    with pytest.raises(VersionRejected, match="tiny@1 was rejected: its weights are pickled"):
+    with pytest.raises(VersionRejected, match=r"tiny@1 .*: its weights are pickled"):
         verified(standing, raising(AssertionError("not loaded")))
 
 

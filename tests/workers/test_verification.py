@@ -105,7 +105,7 @@ def test_a_version_is_verified_once_and_the_report_is_kept(
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [(flip_a_byte, "not the ones"), (truncate, "not the ones"), (pickle_instead, "pickled weights")],
+    [(flip_a_byte, "registered"), (truncate, "registered"), (pickle_instead, "pickled weights")],
 )
 def test_files_that_changed_are_rejected_until_they_are_restored(
     db: Database, folder: Path, original: Path, worker_settings: Settings, damage: Callable[[Path], None], reason: str
@@ -125,7 +125,7 @@ def test_files_that_changed_are_rejected_until_they_are_restored(
     assert summary(db).state is VersionState.READY
 
 
-@pytest.mark.parametrize(("damage", "reason"), [(truncate, "not a safetensors file"), (not_finite, "not finite")])
+@pytest.mark.parametrize(("damage", "reason"), [(truncate, "safetensors"), (not_finite, "not finite")])
 def test_weights_that_were_damaged_before_are_rejected(
     db: Database, folder: Path, worker_settings: Settings, damage: Callable[[Path], None], reason: str
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_digest_of_other_files_is_rejected(db: Database, folder: Path, worker_
         files=found.files,
         actor="tests",
     )
-    with pytest.raises(VersionRejected, match="not the ones"):
+    with pytest.raises(VersionRejected, match="registered"):
         load(worker_settings, "tiny")
 
 
@@ -163,7 +163,7 @@ def test_golden_answers_are_compared(db: Database, folder: Path, worker_settings
     for name, golden in (("same", report.answers), ("other", (other, *rest))):
         register(db, name, str(folder), "float32", actor="tests", golden=golden)
     load(worker_settings, "same")
-    with pytest.raises(VersionRejected, match=f"token {len(first.tokens)} of the answer"):
+    with pytest.raises(VersionRejected, match=f"token {len(first.tokens)} "):
         load(worker_settings, "other")
     found = {one.model: one.verification for one in list_versions(db)}
     assert [one and one.golden for one in (found["same"], found["other"])] == ["matched", None]
@@ -178,7 +178,7 @@ def test_a_machine_without_the_folder_leaves_the_version_to_another(
         load(worker_settings, "tiny")
     found = summary(db)
     assert found.state is VersionState.REGISTERED
-    assert "not a folder on this machine" in (found.state_reason or "")
+    assert str(folder) in (found.state_reason or "")
     away.rename(folder)
     load(worker_settings, "tiny")
     assert summary(db).state is VersionState.READY
@@ -238,4 +238,4 @@ def test_a_worker_of_a_rejected_version_says_why_and_asks_not_to_be_restarted(
     monkeypatch.setattr("headrace.workers.__main__.load_settings", lambda: worker_settings)
     monkeypatch.setattr("headrace.workers.__main__.configure_logging", lambda _level: None)
     assert main(["--model", "tiny"]) == NOT_AGAIN
-    assert capsys.readouterr().err.startswith("headrace worker: tiny@1 was rejected: ")
+    assert capsys.readouterr().err.startswith("headrace worker: tiny@1 ")

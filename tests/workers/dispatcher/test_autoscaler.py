@@ -58,7 +58,7 @@ def test_it_decides_for_its_queues_from_what_waits_and_runs(db: Database, settin
     with capture_logs() as logs:
         scaler.turn()
     (found,) = read_decisions(db).values()
-    assert (found.replicas, found.reason) == (1, "10 tokens wait, and the rate of a worker is not known")
+    assert (found.replicas, "10 tokens" in found.reason) == (1, True)
     assert {key: logs[0][key] for key in ("event", "queue", "workers", "before")} == {
         "event": "scaled",
         "queue": "one@1",

@@ -313,7 +313,7 @@ def test_a_wiped_redis_is_filled_again_at_once(
 
 def test_a_wipe_that_could_not_be_dealt_with_is_noticed_again(make: Make, redis_client: redis.Redis) -> None:
     without_postgres = make(database_url="postgresql://nobody@127.0.0.1:1/none")
-    with pytest.raises(Exception, match="Postgres is not available"):
+    with pytest.raises(Unavailable, match="Postgres"):
         without_postgres.ready_window.notice_wipe()
     assert not redis_client.exists(GENERATION_KEY)
 
@@ -707,10 +707,8 @@ def test_a_loop_that_no_longer_turns_is_not_ready() -> None:
     now = 60.0
     assert readiness({"loop": pulse.check}) == (200, {"status": "ready", "loop": "ok"})
     now = 61.0
-    assert readiness({"loop": pulse.check}) == (
-        503,
-        {"status": "not ready", "loop": "the loop has not turned for 61 s"},
-    )
+    status, said = readiness({"loop": pulse.check})
+    assert (status, said["status"], " 61 s" in str(said["loop"])) == (503, "not ready", True)
     pulse.beat()
     assert pulse.check() == "ok"
 
@@ -721,7 +719,7 @@ def test_the_process_waits_for_services_that_are_away_and_says_so_in_lines(start
     wait_for(lambda: process.log().count("\n") >= 2, "tried twice")
     assert process.exit_code is None
     assert {event["event"] for event in process.events()} == {"dispatcher.not_leading"}
-    assert all("Postgres is not available" in event["error"] for event in process.events())
+    assert all("Postgres" in event["error"] for event in process.events())
 
 
 @pytest.fixture
@@ -749,11 +747,11 @@ def test_an_empty_database_is_told_and_waited_for(start: Callable[..., Process],
     [
         ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "ten"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS"),
         *full(
-            ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
-            ({"REDIS_URL": ""}, "REDIS_URL is not set"),
+            ({"DATABASE_URL": ""}, "DATABASE_URL"),
+            ({"REDIS_URL": ""}, "REDIS_URL"),
             ({"HEADRACE_SWEEP_S": "soon"}, "HEADRACE_SWEEP_S"),
             ({"HEADRACE_NO_SUCH": "1"}, "HEADRACE_NO_SUCH"),
-            ({"HEADRACE_LOG_LEVEL": "LOUD"}, "unknown log level"),
+            ({"HEADRACE_LOG_LEVEL": "LOUD"}, "LOUD"),
         ),
     ],
 )

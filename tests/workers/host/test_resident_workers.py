@@ -124,7 +124,7 @@ def test_a_start_that_takes_too_long_is_killed_and_its_reason_is_its_last_line(
     assert (worker.one.look(), worker.child.asked) == (False, ["kill"])
     assert "the model is missing" in worker.one.why_ended(), "it is killed, and has not ended yet"
     worker.child.exit_code = -9
-    assert worker.one.why_ended() == "it was ended by signal 9"
+    assert "signal 9" in worker.one.why_ended()
     worker.child.exit_code = 1
     assert "the model is missing" in worker.one.why_ended()
 

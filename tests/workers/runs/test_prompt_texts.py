@@ -94,16 +94,10 @@ def test_documents_are_read_as_the_policy_lets_them() -> None:
     assert document_texts(policy(MAIL), ["ask ann@example.com", "no"], "this file") == ("ask <EMAIL_1>", "no")
     with pytest.raises(InvalidRequest) as blocked:
         document_texts(policy({**MAIL, "action": "block"}), ["no", "ask ann@example.com"], "this file")
-    assert (blocked.value.code, blocked.value.message) == (
-        "policy_blocked_input",
-        "the policy's rule mail does not let this file in",
-    )
+    assert (blocked.value.code, "rule mail" in blocked.value.message) == ("policy_blocked_input", True)
     with pytest.raises(InvalidRequest) as named:
         document_texts(policy(MAIL, {"id": "who", "kinds": ["person"], "action": "redact"}), ["x"], "this file")
-    assert (named.value.code, named.value.message) == (
-        "policy_blocked_input",
-        "this tenant's policy looks for names, which is not done in files: take these kinds out, or this file",
-    )
+    assert (named.value.code, "names" in named.value.message) == ("policy_blocked_input", True)
 
 
 def test_values_of_the_input_keep_their_placeholders_and_new_ones_have_numbers_of_their_own() -> None:

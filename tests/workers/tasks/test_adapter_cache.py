@@ -53,7 +53,7 @@ def test_an_adapter_in_use_stays_and_another_one_is_refused() -> None:
             stack.enter_context(cache.using(model, 1))
         with pytest.raises(AdaptersBusy) as busy, cache.using("c", 1):
             pass
-        assert str(busy.value) == "2 adapters were in use, and c@1 is not one of them"
+        assert "c@1" in str(busy.value)
         assert (busy.value.code, busy.value.progress) == ("handed_back", None)
         use(cache, "b")
     use(cache, "c")
@@ -65,7 +65,7 @@ def test_one_that_cannot_be_loaded_is_tried_again_and_takes_no_place() -> None:
     cache = AdapterCache(loads, 1, wait_s=0.0)
     for _ in range(2):
         with (
-            pytest.raises(AdapterNotLoaded, match="the adapter lost@1 could not be loaded") as error,
+            pytest.raises(AdapterNotLoaded, match="lost@1") as error,
             cache.using("lost", 1),
         ):
             pass

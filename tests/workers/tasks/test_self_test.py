@@ -38,32 +38,17 @@ def chances(gap: float, other: int = 66) -> SampledLogprobs:
     [
         (answer(65, 66, 67), "float32", None),
         (answer(65, 66, 67, 68), "float32", None),
-        (
-            answer(65, 66),
-            "float32",
-            "the answer to 'The capital of France is a town on a riv' ends after 2 tokens, the golden one has more",
-        ),
-        (
-            answer(65, 90, 67, chances=chances(0.0011)),
-            "float32",
-            "token 2 of the answer to 'The capital of France is a town on a riv' is 90 ('Z'), and the golden one is 66",
-        ),
+        (answer(65, 66), "float32", "2 tokens"),
+        (answer(65, 90, 67, chances=chances(0.0011)), "float32", "90 ('Z')"),
         (answer(65, 90, 99, chances=chances(0.0009)), "float32", None),
         (answer(65, 90, chances=chances(0.29)), "bfloat16", None),
-        (
-            answer(65, 90, 67, chances=chances(0.31)),
-            "bfloat16",
-            "token 2 of the answer to 'The capital of France is a town on a riv' is 90 ('Z'), and the golden one is 66",
-        ),
-        (
-            answer(65, 90, 67, chances=chances(0.0, other=91)),
-            "bfloat16",
-            "token 2 of the answer to 'The capital of France is a town on a riv' is 90 ('Z'), and the golden one is 66",
-        ),
+        (answer(65, 90, 67, chances=chances(0.31)), "bfloat16", "90 ('Z')"),
+        (answer(65, 90, 67, chances=chances(0.0, other=91)), "bfloat16", "90 ('Z')"),
     ],
 )
 def test_only_a_near_tie_may_separate_an_answer_from_the_golden_one(found: Any, dtype: str, fault: str | None) -> None:
-    assert difference(ByteTokenizer(), GOLDEN, found, dtype=dtype) == fault
+    said = difference(ByteTokenizer(), GOLDEN, found, dtype=dtype)
+    assert (said is None, (fault or "") in (said or "")) == (fault is None, True)
 
 
 @pytest.mark.parametrize("window", [8192, 8])
@@ -87,7 +72,7 @@ def test_without_golden_answers_the_self_test_continues_its_prompts_within_the_w
     assert (again.answers, again.fault) == (found.answers, None)
     first, *rest = found.answers
     wrong = (GoldenAnswer(prompt=first.prompt, tokens=((first.tokens[0] + 1) % 256,)), *rest)
-    assert str(tested(wrong).fault).startswith("token 1 of the answer to 'The capital of France is'")
+    assert str(tested(wrong).fault).startswith("token 1 ")
 
 
 def test_the_beginnings_of_the_first_texts_are_continued() -> None:

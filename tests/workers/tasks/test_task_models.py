@@ -93,10 +93,10 @@ def test_a_call_has_the_tool_of_its_tenant_and_the_job_as_its_key(stored: dict[s
 
 
 def test_a_call_is_refused_by_its_payload_or_its_approval(stored: dict[str, Any]) -> None:
-    assert order_of(refusal="No.").refusal == "the call was refused, so it was not made: No."
+    assert str(order_of(refusal="No.").refusal).endswith("not made: No.")
     assert order_of(refusal="city is no text", is_fault=True).refusal == "city is no text"
     stored["verdict"] = Verdict(ApprovalState.REFUSED, "Too dear.")
-    assert order_of().refusal == "the call was refused, so it was not made: Too dear."
+    assert str(order_of().refusal).endswith("not made: Too dear.")
     assert order_of(refusal="city is no text", is_fault=True).refusal == "city is no text"
 
 
@@ -220,10 +220,10 @@ def test_a_file_becomes_passages_with_their_places_and_pages(monkeypatch: pytest
         "passages": len(stored.passages),
         "characters": 21,
     }
-    with pytest.raises(InvalidRequest, match="the file has no text"):
+    with pytest.raises(InvalidRequest, match="no text"):
         Documents(monkeypatch, " ").job()
     monkeypatch.setattr(ingest, "MAX_PASSAGES", 1)
-    with pytest.raises(InvalidRequest, match="the file has more than 1 passages: divide it, or make them longer"):
+    with pytest.raises(InvalidRequest, match="1 passages"):
         Documents(monkeypatch, "The mill. ", "It grinds. ").job()
 
 
@@ -281,10 +281,7 @@ def test_a_file_that_is_gone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "get", gone)
     with pytest.raises(NotFound) as refused:
         found.job()
-    assert (refused.value.code, refused.value.message) == (
-        "file_gone",
-        "the file file_1 was deleted, or has expired, before it was read",
-    )
+    assert (refused.value.code, "file_1" in refused.value.message) == ("file_gone", True)
 
 
 VLLM = EngineSpec(kind=EngineKind.VLLM, served_model="x")
@@ -293,17 +290,12 @@ VLLM = EngineSpec(kind=EngineKind.VLLM, served_model="x")
 @pytest.mark.parametrize(
     ("spec", "start", "reason"),
     [
-        (
-            EngineSpec(),
-            ServerStart(EngineKind.VLLM),
-            "fake@1 is registered for the engine native: `headrace register fake FOLDER --engine vllm` makes a version",
-        ),
-        (VLLM, ServerStart(EngineKind.SGLANG), "fake@1 is registered for the engine vllm: "),
+        (EngineSpec(), ServerStart(EngineKind.VLLM), "engine native"),
+        (VLLM, ServerStart(EngineKind.SGLANG), "engine vllm"),
         (
             VLLM.model_copy(update={"url": "http://gpu:8000"}),
             ServerStart(None, ("--seed", "3")),
-            "fake@1 has the address of a server, so this worker starts none: leave out --seed 3, or start a server "
-            "with --engine vllm",
+            "--seed 3",
         ),
     ],
 )
@@ -312,7 +304,7 @@ def test_a_server_that_does_not_fit_its_version_is_refused(
 ) -> None:
     with pytest.raises(SettingsError) as refused:
         load_external_model(replace(version, engine=spec), Settings(), ANY, start)
-    assert refused.value.message.startswith(reason)
+    assert reason in refused.value.message
 
 
 class Servers:
@@ -380,7 +372,7 @@ def test_a_worker_starts_its_own_server_and_ends_it_with_the_model(
     servers.reason = "it runs another model"
     with pytest.raises(ModelLoadError) as refused:
         load_external_model(own, HERE, ANY, NO_SERVER)
-    assert refused.value.message == f"it runs another model (at {address})"
+    assert address in refused.value.message
     assert servers.told[-1] == ("stop",), "what was started is ended"
 
 

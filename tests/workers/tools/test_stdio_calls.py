@@ -73,11 +73,11 @@ def test_a_real_server_is_listed_and_called_and_gets_nothing_of_ours(monkeypatch
 @pytest.mark.parametrize(
     ("command", "text", "status"),
     [
-        (["/no/such/program"], "the tool gave no answer: the process of the server could not be started", None),
-        (["/bin/sh", "-c", "exit 3"], "the process of the server ended with the exit code 3", None),
-        (["/bin/sh", "-c", "while :; do echo junk; done"], "the tool's answer is longer than 10000 bytes", 200),
-        (["/bin/sh", "-c", "exec tr '\\0' x < /dev/zero"], "the tool's answer is longer than 10000 bytes", 200),
-        (["/bin/sh", "-c", """echo junk; echo '{"id": 1, "result": {}}'"""], "speaks another version of MCP", 200),
+        (["/no/such/program"], "not be started", None),
+        (["/bin/sh", "-c", "exit 3"], "exit code 3", None),
+        (["/bin/sh", "-c", "while :; do echo junk; done"], "10000 bytes", 200),
+        (["/bin/sh", "-c", "exec tr '\\0' x < /dev/zero"], "10000 bytes", 200),
+        (["/bin/sh", "-c", """echo junk; echo '{"id": 1, "result": {}}'"""], "version of MCP", 200),
     ],
 )
 def test_a_bad_program_is_an_error_for_the_model(command: list[str], text: str, status: int | None) -> None:
@@ -90,7 +90,8 @@ def test_a_command_that_this_worker_does_not_have_is_not_tried() -> None:
     caller = ToolCaller(GuardedClient(Settings()), context_window=100, most_of_one=4)
     for _ in range(4):
         result = caller.call(ToolOrder("demo__now", "{}", "tnt_1", "job_1", SERVER))
-        assert result == ToolResult("Error: the operator has no command demo", is_error=True)
+        assert result == ToolResult(result.text, is_error=True)
+        assert "command demo" in result.text
 
 
 def test_nothing_is_left_of_a_process_behind_its_deadline(tmp_path: Path) -> None:

@@ -359,11 +359,7 @@ def test_an_address_that_is_not_public_is_never_called(
     finally:
         sender.stop(5)
     record = only(db, tenant, job_id)
-    assert (record.state, record.last_status, record.last_error) == (
-        "pending",
-        None,
-        "URL refused: the address is not public",
-    )
+    assert (record.state, record.last_status, "not public" in str(record.last_error)) == ("pending", None, True)
     assert receiver.calls == []
 
 
