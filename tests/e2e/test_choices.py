@@ -75,6 +75,7 @@ def as_stored(text: str) -> str:
     return text.replace("\0", "\ufffd")
 
 
+@pytest.mark.full
 def test_each_choice_is_what_its_own_request_would_get(asking: Asking) -> None:
     client, create = asking.client, asking.client.completions.create
     with asking.worker():

@@ -113,6 +113,7 @@ def ask(client: Client, text: str) -> dict[str, Any]:
     return dict(client.wait(job["id"]))
 
 
+@pytest.mark.full
 def test_a_task_of_its_own_package_is_a_task_like_any_other(client: Client, url: str, key: str, db: Database) -> None:
     good = ask(client, "what a lovely mill")
     assert good["output"] == {"label": "positive", "score": 1.0}

@@ -25,6 +25,7 @@ from tests.producer_api.serving import serving
 from tests.workers.conftest import Bench, Duties
 
 
+@pytest.mark.full
 def test_predictions_by_the_route_and_natively(
     settings: Settings, db: Database, tmp_path: Path, start_process: StartProcess
 ) -> None:

@@ -23,6 +23,7 @@ from tests.workers.conftest import Bench, Duties
 SCOPES = ["jobs:write", "jobs:read"]
 
 
+@pytest.mark.full
 def test_the_trained_shop_recommends_better_than_the_most_clicked_items(
     settings: Settings, db: Database, tmp_path: Path, start_process: StartProcess
 ) -> None:

@@ -17,6 +17,7 @@ from tests.models.runners.test_cross_encoder import DOCUMENTS, QUERY, build_cros
 from tests.processes import StartProcess
 
 
+@pytest.mark.full
 def test_scores_by_the_route_natively_and_in_a_batch(
     settings: Settings, db: Database, tmp_path: Path, start_process: StartProcess
 ) -> None:

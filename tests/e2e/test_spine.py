@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import trial
 from tests import readme
+from tests.cases import full
 from tests.e2e.running import Running, running_smollm2
 from tests.processes import wait_for
 from tests.readme import block
@@ -189,6 +190,7 @@ def test_the_openai_program_prints_an_answer(running: Running) -> None:
     assert result.stdout.strip()
 
 
+@pytest.mark.full
 def test_the_curl_chat_gets_an_answer(running: Running) -> None:
     command = here(block("sh", "v1/chat/completions"), running)
     key = f"export HEADRACE_API_KEY={running.stack.api_key}\n"
@@ -196,7 +198,7 @@ def test_the_curl_chat_gets_an_answer(running: Running) -> None:
     assert json.loads(done.stdout)["choices"][0]["message"]["content"], done.stderr
 
 
-@pytest.mark.parametrize("verb", ["?wait=30", "/events", "/cancel"])
+@pytest.mark.parametrize("verb", ["/events", "/cancel", *full("?wait=30")])
 def test_the_curl_commands_work(running: Running, verb: str) -> None:
     commands = here(block("sh", "curl -s localhost:8000/v1/jobs -H"), running)
     submit = commands[: commands.index("# 202")]

@@ -59,6 +59,7 @@ def check_passages(bench: Bench, store_id: str) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.full
 def test_the_official_client_fills_a_store_and_finds_passages(
     bench: Bench, settings: Settings, db: Database, start_process: StartProcess
 ) -> None:

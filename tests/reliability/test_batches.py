@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.processes import wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
@@ -18,6 +20,7 @@ def in_turn(*failpoints: str) -> Arm:
     return lambda life: failpoints[life] if life < len(failpoints) else ""
 
 
+@pytest.mark.full
 def test_every_line_is_answered_once_whoever_is_killed(stack: Stack, is_full: bool, report: Report) -> None:
     num_lines = 2000 if is_full else 150
     stack.register(MODEL)

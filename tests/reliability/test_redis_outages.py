@@ -166,6 +166,7 @@ class Outages:
         return now
 
 
+@pytest.mark.full
 def test_p7_redis_may_be_away_in_every_way(
     databases: Databases, folder: Path, valkey: LocalValkey, is_full: bool, report: Report
 ) -> None:

@@ -36,7 +36,7 @@ def two_versions(stack: Stack) -> None:
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.full
 def test_a_roll_back_under_load_fails_no_job_and_mixes_no_answer(stack: Stack) -> None:
     two_versions(stack)
     stack.worker(f"{MODEL}@1")

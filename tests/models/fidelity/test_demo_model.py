@@ -79,6 +79,7 @@ def test_it_knows_what_it_was_taught(smollm2_runner: TorchRunner, smollm2_tokeni
     assert "Paris" in smollm2_tokenizer.decode(found["r"])
 
 
+@pytest.mark.full
 def test_bfloat16_answers_almost_the_same(
     smollm2: Path, smollm2_runner: TorchRunner, prompts: dict[str, list[int]]
 ) -> None:
