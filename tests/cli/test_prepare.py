@@ -15,6 +15,7 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings, child_environment
 from headrace.store.tenants.api_key_admin import revoke
 from headrace.store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, find_tenant
+from tests.models import tiny
 
 
 def ensure(db: Database, settings: Settings, folder: Path, asked: str) -> ModelVersion:
@@ -28,10 +29,9 @@ def test_the_catalogue_is_the_one_that_is_fetched() -> None:
 
 
 def test_a_folder_is_registered_under_its_name_and_a_registered_name_is_found(
-    db: Database, settings: Settings, smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    db: Database, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = tmp_path / "mine"
-    shutil.copytree(smollm2, mine)
+    mine = tiny.save_tokenizer(tiny.save(tiny.build("llama"), tmp_path / "mine"))
     monkeypatch.chdir(tmp_path)
     found = [ensure(db, settings, tmp_path, asked) for asked in (str(mine), "./mine", "mine", "mine@1")]
     assert {(version.model, version.version, version.source) for version in found} == {("mine", 1, str(mine))}
@@ -118,11 +118,8 @@ def test_every_name_is_known_before_the_first_model_is_fetched(settings: Setting
     assert not (home / "models").exists()
 
 
-def test_a_registered_model_whose_folder_is_gone_is_said(
-    db: Database, settings: Settings, smollm2: Path, tmp_path: Path
-) -> None:
-    moved = tmp_path / "moved"
-    shutil.copytree(smollm2, moved)
+def test_a_registered_model_whose_folder_is_gone_is_said(db: Database, settings: Settings, tmp_path: Path) -> None:
+    moved = tiny.save_tokenizer(tiny.save(tiny.build("llama"), tmp_path / "moved"))
     register(db, "mine", str(moved), "auto", actor="tests")
     shutil.rmtree(moved)
     with pytest.raises(Unavailable, match=f"mine .*{moved}"):

@@ -74,6 +74,7 @@ def _configuration(client: OpenAI, *, is_full: bool) -> str:
     return "\n".join(['hooks = "tests.e2e.schemathesis_hooks"', "[parameters]", *lines])
 
 
+@pytest.mark.full
 def test_no_route_fails_or_answers_what_it_does_not_document(
     stack: Stack, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
