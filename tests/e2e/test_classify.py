@@ -40,6 +40,7 @@ def ended_batch(client: OpenAI, url: str, body: dict[str, object]) -> dict[str, 
     return answer
 
 
+@pytest.mark.full
 def test_labels_by_the_route_natively_and_in_a_batch(
     settings: Settings, db: Database, start_process: StartProcess
 ) -> None:

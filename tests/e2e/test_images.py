@@ -25,6 +25,7 @@ PIXELS = [fake_pixels(read_picture(content, "image")) for content in FILES]
 WAITING: Any = {"headers": {"Prefer": "wait=60"}}
 
 
+@pytest.mark.full
 def test_labels_by_the_route_natively_and_in_a_batch(
     settings: Settings, db: Database, start_process: StartProcess
 ) -> None:

@@ -16,6 +16,7 @@ from headrace.store.db.database import Database
 from headrace.store.errors import ModelLoadError
 from headrace.store.registry.models import read_file, resolve
 from headrace.store.settings import Settings
+from tests.models import tiny
 
 
 def test_a_second_fetch_touches_nothing(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +153,7 @@ def test_a_version_is_given_what_its_makers_recommend_and_what_the_operator_says
     monkeypatch.setenv("DATABASE_URL", settings.database_url)
     monkeypatch.setenv("REDIS_URL", settings.redis_url)
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
-    elsewhere = ["register", "mine", str(smollm2)]
+    elsewhere = ["register", "mine", str(tiny.save_tokenizer(tiny.save(tiny.build("llama"), tmp_path / "mine")))]
     assert main(elsewhere) == 0
     assert "formats were not measured for this model" in capsys.readouterr().err
     assert resolve(db, "mine").sampling.given() == {}

@@ -14,6 +14,7 @@ from headrace.store.errors import ModelLoadError
 from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import read_file, resolve
 from headrace.store.settings import Settings
+from tests.models import tiny
 
 URL = "http://10.1.2.3:8000"
 
@@ -56,11 +57,8 @@ def test_the_operators_server_needs_its_address_and_the_tokenizer(
     assert (second.engine.request_model, second.context_window) == ("poet", 512)
 
 
-def test_a_folder_of_weights_is_what_workers_start_a_server_on(db: Database, smollm2: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for path in smollm2.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+def test_a_folder_of_weights_is_what_workers_start_a_server_on(db: Database, tmp_path: Path) -> None:
+    folder = tiny.save_tokenizer(tiny.save(tiny.build("llama"), tmp_path / "mine"))
     assert main(["register", "mine", str(folder), "--engine", "vllm"]) == 0
     version = resolve(db, "mine")
     assert version.engine.url is None
