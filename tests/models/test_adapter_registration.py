@@ -118,15 +118,15 @@ def test_a_base_stays_while_it_has_adapters(db: Database, base: ModelVersion, fo
     register(db, "tone", "fake", "auto", actor="test")
     for name in ("base", "tone"):
         versions.set_alias(db, name, "default", 2, "test", is_early=True)
-    with pytest.raises(Conflict, match="base of tone@1: retire that first"):
+    with pytest.raises(Conflict, match="tone@1: retire"):
         versions.retire(db, "base", 1, "test")
     versions.retire(db, "tone", 1, "test")
     versions.retire(db, "base", 1, "test")
-    with pytest.raises(Conflict, match="base@1 is retired"):
+    with pytest.raises(Conflict, match="base@1"):
         versions.revive(db, "tone", 1, "test")
     with pytest.raises(NotFound):
         resolve(db, "tone@1")
-    with pytest.raises(Conflict, match="base of tone@1: delete that first"):
+    with pytest.raises(Conflict, match="tone@1: delete"):
         versions.delete_version(db, "base", 1, "test")
     versions.delete_version(db, "tone", 1, "test")
     versions.delete_version(db, "base", 1, "test")
@@ -135,27 +135,27 @@ def test_a_base_stays_while_it_has_adapters(db: Database, base: ModelVersion, fo
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (option(peft_type="IA3"), "peft_type 'IA3' is not supported"),
-        (option(use_dora=True), "DoRA is not supported"),
-        (option(modules_to_save=["lm_head"]), "it replaces whole modules"),
-        (option(bias="all"), "bias 'all' is not supported"),
-        (option(init_lora_weights="pissa"), "changes the base's weights"),
-        (option(a_new_option=3), "the option a_new_option is not supported"),
+        (option(peft_type="IA3"), "peft_type 'IA3'"),
+        (option(use_dora=True), "DoRA"),
+        (option(modules_to_save=["lm_head"]), "(modules_to_save)"),
+        (option(bias="all"), "bias 'all'"),
+        (option(init_lora_weights="pissa"), "init_lora_weights 'pissa'"),
+        (option(a_new_option=3), "a_new_option"),
         (option(r=8), "ask for (8, 128)"),
-        (option(r=0), "the rank is 1 to 512"),
-        (option(lora_alpha="much"), "lora_alpha must be a number"),
-        (tensors(lambda found: found.pop(NAME)), "q_proj has only lora_B"),
+        (option(r=0), "1 to 512"),
+        (option(lora_alpha="much"), "lora_alpha"),
+        (tensors(lambda found: found.pop(NAME)), "only lora_B"),
         (tensors(lambda found: found[NAME].view(-1)[5].fill_(float("nan"))), "NaN or infinite"),
-        (tensors(lambda found: found.update({NAME: torch.ones(4, 64)})), "has shape (4, 64)"),
+        (tensors(lambda found: found.update({NAME: torch.ones(4, 64)})), "(4, 64)"),
         (
             tensors(lambda found: found.update({NAME.replace(".1.", ".7."): torch.ones(4, 128)})),
-            "the base has 3 layers",
+            "3 layers",
         ),
-        (tensors(lambda found: found.update({NAME.replace("lora_A", "lora_M"): torch.ones(4)})), "is not a lora_A"),
-        (tensors(lambda found: found.clear()), "has no tensors"),
+        (tensors(lambda found: found.update({NAME.replace("lora_A", "lora_M"): torch.ones(4)})), "not a lora_A"),
+        (tensors(lambda found: found.clear()), "no tensors"),
         (pickled, "pickled weights (adapter_model.bin)"),
-        (lambda folder: (folder / WEIGHTS_FILE).write_bytes(b"no"), "is not a safetensors file"),
-        (lambda folder: (folder / CONFIG_FILE).unlink(), "has no adapter_config.json"),
+        (lambda folder: (folder / WEIGHTS_FILE).write_bytes(b"no"), "not a safetensors"),
+        (lambda folder: (folder / CONFIG_FILE).unlink(), "adapter_config.json"),
     ],
 )
 @pytest.mark.usefixtures("base")
@@ -175,11 +175,11 @@ def test_a_base_without_adapters_is_refused(
     register(db, "fake", "fake", "auto", actor="test")
     assert main(["register", "tone", str(folders[1]), "--base", "base"]) == 0
     for name, arguments, said in (
-        ("other", ["--base", "fake"], "fake@1 has no adapters"),
-        ("other", ["--base", "tone"], "tone@1 has no weights of its own: give its base, --base base@1"),
+        ("other", ["--base", "fake"], "fake@1"),
+        ("other", ["--base", "tone"], "--base base@1"),
         ("other", ["--base", "nobody"], "no model 'nobody'"),
-        ("base", ["--base", "base"], "an adapter needs a name of its own"),
-        ("other", ["--base", "base", "--dtype", "float32"], "no --engine, --dtype, --golden or --fake"),
+        ("base", ["--base", "base"], "a name of its own"),
+        ("other", ["--base", "base", "--dtype", "float32"], "--dtype, --golden"),
     ):
         assert main(["register", name, str(folders[1]), *arguments]) == 1
         assert said in capsys.readouterr().err

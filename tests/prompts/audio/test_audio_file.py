@@ -78,24 +78,21 @@ def test_no_more_is_read_than_was_found_and_channels_become_their_mean() -> None
 
 def test_a_refusal_names_the_given_and_the_accepted_formats() -> None:
     said = {name: refusal(content).message for name, (content, _) in cases().items()}
-    cut = "the audio is cut off: part of the file is missing, send it again"
-    assert said == {
-        "a text named .wav": "this is not audio that can be read: send WAV, FLAC, OGG or MP3",
-        "nothing": "this is not audio that can be read: send WAV, FLAC, OGG or MP3",
-        "a header alone": cut,
-        "another format": "AIFF files are not read: send WAV, FLAC, OGG or MP3",
-        "no seconds": "the audio is 0 seconds long: send one with sound",
-        "ten hours": "the audio is 36000 s long, and at most 60 s are accepted: divide it",
-        "half a WAV": cut,
-        "half a FLAC": cut,
-        "three channels": "the audio has 3 channels, and at most 2 are accepted: mix it down",
-        "too few samples a second": (
-            "the audio has a sample rate of 4000 Hz, and 8000 to 48000 are accepted: resample it"
-        ),
-        "too many samples a second": (
-            "the audio has a sample rate of 96000 Hz, and 8000 to 48000 are accepted: resample it"
-        ),
+    named = {
+        "a text named .wav": "WAV, FLAC, OGG or MP3",
+        "nothing": "WAV, FLAC, OGG or MP3",
+        "a header alone": "cut off",
+        "another format": "AIFF",
+        "no seconds": "0 seconds",
+        "ten hours": "at most 60 s",
+        "half a WAV": "cut off",
+        "half a FLAC": "cut off",
+        "three channels": "at most 2 ",
+        "too few samples a second": "4000 Hz, and 8000 to 48000",
+        "too many samples a second": "96000 Hz, and 8000 to 48000",
     }
+    assert said.keys() == named.keys()
+    assert [case for case in said if named[case] not in said[case]] == []
     for rate in (8000, 48_000):
         most = io.BytesIO(audio_file(np.zeros(60 * rate, np.float32), rate, channels=2))
         assert inspect(most, BOUNDS, "file") == AudioInfo(60.0, 60 * rate, rate, 2)

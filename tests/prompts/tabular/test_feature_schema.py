@@ -76,39 +76,30 @@ def test_what_is_missing_is_imputed_or_has_a_place_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"amount": 0.5}, "`input.rows[1].amount`: it must be from 1 to 9"),
-        ({"amount": 9.5}, "`input.rows[1].amount`: it must be from 1 to 9"),
-        ({"amount": "4"}, "`input.rows[1].amount`: it must be a number"),
-        ({"amount": True}, "`input.rows[1].amount`: it must be a number"),
-        ({"amount": None}, "`input.rows[1].amount`: it is missing, and the model needs it"),
-        ({"count": 2.5}, "`input.rows[1].count`: it must be a whole number"),
-        ({"count": "2"}, "`input.rows[1].count`: it must be a whole number"),
-        ({"count": 6}, "`input.rows[1].count`: it must be at most 5"),
-        ({"is_new": 1}, "`input.rows[1].is_new`: it must be true or false"),
-        ({"country": "xx"}, "`input.rows[1].country`: it is not a category of the model: ch, de"),
-        ({"country": 1}, "`input.rows[1].country`: it must be a text, the name of a category"),
-        ({"country": None}, "`input.rows[1].country`: it is missing, and the model needs it"),
-        (
-            {"at": "2026-11-28T12:00:00"},
-            "`input.rows[1].at`: it must be a time such as 2026-11-28T12:30:00Z, with an offset",
-        ),
-        ({"at": "noon"}, "`input.rows[1].at`: it must be a time such as 2026-11-28T12:30:00Z, with an offset"),
-        ({"at": True}, "`input.rows[1].at`: it must be a time such as 2026-11-28T12:30:00Z, or Unix seconds"),
-        (
-            {"at": 0},
-            "`input.rows[1].at`: it must be a time from 2026-01-01T00:00:00+00:00 to 9999-12-31T23:59:59+00:00",
-        ),
-        (
-            {"colors": 1, "b": 2},
-            "`input.rows[1].colors` is no feature of the model (and 1 more): it has amount, count, is_new, country, "
-            "at, colour",
-        ),
+        ({"amount": 0.5}, "from 1 to 9"),
+        ({"amount": 9.5}, "from 1 to 9"),
+        ({"amount": "4"}, "a number"),
+        ({"amount": True}, "a number"),
+        ({"amount": None}, "missing"),
+        ({"count": 2.5}, "whole number"),
+        ({"count": "2"}, "whole number"),
+        ({"count": 6}, "at most 5"),
+        ({"is_new": 1}, "true or false"),
+        ({"country": "xx"}, ": ch, de"),
+        ({"country": 1}, "a text"),
+        ({"country": None}, "missing"),
+        ({"at": "2026-11-28T12:00:00"}, "an offset"),
+        ({"at": "noon"}, "an offset"),
+        ({"at": True}, "Unix seconds"),
+        ({"at": 0}, "from 2026-01-01T00:00:00+00:00 to 9999-12-31T23:59:59+00:00"),
+        ({"colors": 1, "b": 2}, "amount, count, is_new, country, at, colour"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_with_the_reason(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         encode_rows(schema(*PLAIN), [ROW, {**ROW, **changed}])
-    assert refused.value.message == said
+    assert refused.value.message.startswith(f"`{refused.value.param}`")
+    assert said in refused.value.message
     assert refused.value.param == f"input.rows[1].{next(iter(changed))}"
 
 
@@ -118,17 +109,18 @@ def test_long_lists_of_names_are_cut() -> None:
     with pytest.raises(InvalidRequest) as refused:
         found.encode({"c": "no"}, "row")
     shown = ", ".join(name[:64] for name in names[:10])
-    assert refused.value.message == f"`row.c`: it is not a category of the model: {shown} and 2 more"
+    assert refused.value.message.endswith(f": {shown} and 2 more")
     found = schema(*({"name": f"f{number}", "type": "boolean"} for number in range(11)))
     with pytest.raises(InvalidRequest) as refused:
         found.encode({"y" * 70: 1}, "row")
     shown = ", ".join(f"f{number}" for number in range(10))
-    assert refused.value.message == f"`row.{'y' * 64}` is no feature of the model: it has {shown}, ..."
+    assert refused.value.message.startswith(f"`row.{'y' * 64}` ")
+    assert refused.value.message.endswith(f" {shown}, ...")
 
 
 @pytest.mark.parametrize("value", [10**400, 3e38, -3e38])
 def test_a_number_that_no_float32_holds_is_refused(value: float) -> None:
-    with pytest.raises(InvalidRequest, match="too large for the model"):
+    with pytest.raises(InvalidRequest, match=r"`row\.x`.* too large"):
         schema({"name": "x", "type": "number"}).encode({"x": value}, "row")
 
 
@@ -138,25 +130,22 @@ CATEGORY: dict[str, Any] = {"name": "c", "type": "category", "categories": ["a",
 @pytest.mark.parametrize(
     ("features", "said"),
     [
-        ([CATEGORY | {"categories": ["a", "a"]}], "a category is listed twice"),
-        ([CATEGORY | {"impute": "a"}], "`impute` goes with `missing` imputed, and names a category"),
-        ([CATEGORY | {"missing": "imputed"}], "`impute` goes with `missing` imputed, and names a category"),
-        ([CATEGORY | {"missing": "imputed", "impute": "z"}], "`impute` is no category of the feature"),
-        ([CATEGORY | {"dimensions": 0}], "features.0.category.dimensions: Input should be greater than or equal to 1"),
-        ([CATEGORY | {"dimensions": 1025}], "dimensions: Input should be less than or equal to 1024"),
-        ([CATEGORY, {"name": "c", "type": "boolean"}], "two features have the same name"),
-        ([{"name": "x", "type": "number", "scale": 0}], "scale: Input should be greater than 0"),
-        ([{"name": "", "type": "number"}], "name: String should have at least 1 character"),
-        ([{"name": "x" * 101, "type": "number"}], "name: String should have at most 100 characters"),
+        ([CATEGORY | {"categories": ["a", "a"]}], "listed twice"),
+        ([CATEGORY | {"impute": "a"}], "`impute` goes with `missing`"),
+        ([CATEGORY | {"missing": "imputed"}], "`impute` goes with `missing`"),
+        ([CATEGORY | {"missing": "imputed", "impute": "z"}], "`impute` is no category"),
+        ([CATEGORY | {"dimensions": 0}], "features.0.category.dimensions: "),
+        ([CATEGORY | {"dimensions": 1025}], "features.0.category.dimensions: "),
+        ([CATEGORY, {"name": "c", "type": "boolean"}], "same name"),
+        ([{"name": "x", "type": "number", "scale": 0}], "scale: "),
+        ([{"name": "", "type": "number"}], "name: "),
+        ([{"name": "x" * 101, "type": "number"}], "name: "),
         (
             [{"name": "x", "type": "number", "impute": 7, "maximum": 5, "missing": "imputed"}, CATEGORY],
             None,
         ),
-        (
-            [{"name": "x", "type": "number", "minimum": 9, "maximum": 5}],
-            "the values of x do not fit each other: it must be from 9 to 5",
-        ),
-        ([], "features: Tuple should have at least 1 item"),
+        ([{"name": "x", "type": "number", "minimum": 9, "maximum": 5}], "from 9 to 5"),
+        ([], "features: "),
     ],
 )
 def test_a_schema_that_cannot_work_is_refused_with_the_field(features: list[dict[str, Any]], said: str | None) -> None:
@@ -174,16 +163,16 @@ def test_a_schema_that_cannot_work_is_refused_with_the_field(features: list[dict
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"objective": "binary", "classes": ["a"]}, "1 classes do not fit the objective binary"),
-        ({"objective": "binary", "classes": ["a", "b", "c"]}, "3 classes do not fit the objective binary"),
-        ({"objective": "multiclass", "classes": ["a"]}, "1 classes do not fit the objective multiclass"),
-        ({"objective": "regression", "classes": ["a"]}, "1 classes do not fit the objective regression"),
-        ({"objective": "binary", "classes": ["a", "a"]}, "a class is listed twice"),
-        ({"threshold": 0}, "threshold: Input should be greater than 0"),
-        ({"threshold": 1}, "threshold: Input should be less than 1"),
-        ({"target_scale": 0}, "target_scale: Input should be greater than 0"),
-        ({"hidden": [0]}, "hidden.0: Input should be greater than or equal to 1"),
-        ({"hidden": [1] * 17}, "hidden: Tuple should have at most 16 items"),
+        ({"objective": "binary", "classes": ["a"]}, "1 classes"),
+        ({"objective": "binary", "classes": ["a", "b", "c"]}, "3 classes"),
+        ({"objective": "multiclass", "classes": ["a"]}, "1 classes"),
+        ({"objective": "regression", "classes": ["a"]}, "1 classes"),
+        ({"objective": "binary", "classes": ["a", "a"]}, "listed twice"),
+        ({"threshold": 0}, "threshold: "),
+        ({"threshold": 1}, "threshold: "),
+        ({"target_scale": 0}, "target_scale: "),
+        ({"hidden": [0]}, "hidden.0: "),
+        ({"hidden": [1] * 17}, "hidden: "),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused_with_the_field(changed: dict[str, Any], said: str) -> None:

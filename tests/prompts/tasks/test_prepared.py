@@ -57,7 +57,6 @@ def refused(task: str, model: Model, **body: Any) -> tuple[str, str | None, str 
 
 SMALL = replace(CLASSIFIER, context_window=6)
 PAIRS = {"query": "ab", "documents": ["cde", "f"]}
-TOO_LONG = "this model's maximum context length is 6 tokens, `{}` has {}: shorten it"
 LONG, INVALID = "context_length_exceeded", "invalid_value"
 IMAGE = {"url": url_of(png(2))}
 
@@ -139,138 +138,136 @@ def test_a_payload_that_is_not_truncated_is_one_for_older_workers() -> None:
             "rerank",
             SMALL,
             {"input": {"query": "abcdef", "documents": ["x"]}, "truncate": True},
-            (TOO_LONG.format("input.query", 6), LONG, "input.query"),
+            (" 6", LONG, "input.query"),
         ),
         (
             "rerank",
             SMALL,
             {"input": {"query": "abc", "documents": ["x", "defg"]}},
-            (TOO_LONG.format("input.documents[1]", 7), LONG, "input.documents[1]"),
+            (" 7", LONG, "input.documents[1]"),
         ),
         (
             "classify",
             SMALL,
             {"input": {"texts": ["x", "abcdefg"]}},
-            (TOO_LONG.format("input.texts[1]", 7), LONG, "input.texts[1]"),
+            (" 7", LONG, "input.texts[1]"),
         ),
         (
             "classify",
             SMALL,
             {"input": {"texts": [["abcdefg", "x"]]}, "truncate": True},
-            (TOO_LONG.format("input.texts[0]", 8), LONG, "input.texts[0]"),
+            (" 8", LONG, "input.texts[0]"),
         ),
         (
             "token_classify",
             SMALL,
             {"input": {"texts": ["abcdefg"]}},
-            (TOO_LONG.format("input.texts[0]", 7), LONG, "input.texts[0]"),
+            (" 7", LONG, "input.texts[0]"),
         ),
         (
             "score",
             SMALL,
             {"input": {"text_1": ["ab"], "text_2": ["c", "defgh"]}},
-            (TOO_LONG.format("input.text_2[1]", 7), LONG, "input.text_2[1]"),
+            (" 7", LONG, "input.text_2[1]"),
         ),
         (
             "score",
             replace(EMBEDDER, context_window=6),
             {"input": {"text_1": ["abcdefg"], "text_2": ["c"]}},
-            (TOO_LONG.format("input.text_1[0]", 7), LONG, "input.text_1[0]"),
+            (" 7", LONG, "input.text_1[0]"),
         ),
         (
             "score",
             replace(EMBEDDER, context_window=6),
             {"input": {"text_1": ["a"], "text_2": ["c", "abcdefg"]}},
-            (TOO_LONG.format("input.text_2[1]", 7), LONG, "input.text_2[1]"),
+            (" 7", LONG, "input.text_2[1]"),
         ),
         (
             "score",
             replace(EMBEDDER, has_texts=False),
             {"input": {"text_1": ["a"], "text_2": ["c"]}},
-            ("this model embeds images alone: send `images`, or ask a model of texts", INVALID, "input"),
+            ("images alone", INVALID, "input"),
         ),
         (
             "embed",
             replace(EMBEDDER, image_tokens=None),
             {"input": {"images": [IMAGE]}},
-            ("this model embeds no images: send texts, or ask a model of images", INVALID, "input"),
+            ("no images", INVALID, "input"),
         ),
         (
             "embed",
             replace(EMBEDDER, has_texts=False),
             {"input": {"texts": ["a"]}},
-            ("this model embeds images alone: send `images`, or ask a model of texts", INVALID, "input"),
+            ("images alone", INVALID, "input"),
         ),
         (
             "embed",
             EMBEDDER,
             {"input": {"token_ids": [[1], [256, 257]]}},
-            (
-                "`input.token_ids[1]` has the token id 257, but this model's vocabulary ends at 256",
-                INVALID,
-                "input.token_ids[1]",
-            ),
+            ("257", INVALID, "input.token_ids[1]"),
         ),
         (
             "embed",
             replace(EMBEDDER, context_window=6),
             {"input": {"token_ids": [[1] * 7]}},
-            (TOO_LONG.format("input.token_ids[0]", 7), LONG, "input.token_ids[0]"),
+            (" 7", LONG, "input.token_ids[0]"),
         ),
         (
             "embed",
             EMBEDDER,
             {"input": {"texts": ["a"]}, "prompt_name": "query"},
-            ("this model has no prompt query; its prompts are: none", INVALID, "prompt_name"),
+            ("query", INVALID, "prompt_name"),
         ),
         (
             "image_zero_shot",
             replace(EMBEDDER, image_tokens=None),
             {"input": {"images": [IMAGE], "candidate_labels": ["a", "b"]}},
-            ("this model does not embed images and texts in one space: ask a model such as CLIP", INVALID, "model"),
+            ("one space", INVALID, "model"),
         ),
         (
             "image_zero_shot",
             replace(EMBEDDER, has_texts=False),
             {"input": {"images": [IMAGE], "candidate_labels": ["a", "b"]}},
-            ("this model does not embed images and texts in one space: ask a model such as CLIP", INVALID, "model"),
+            ("one space", INVALID, "model"),
         ),
         (
             "image_zero_shot",
             replace(EMBEDDER, context_window=6),
             {"input": {"images": [IMAGE], "candidate_labels": ["a", "bcdefgh"], "hypothesis_template": "{}"}},
-            (TOO_LONG.format("input.candidate_labels[1]", 7), LONG, "input.candidate_labels[1]"),
+            (" 7", LONG, "input.candidate_labels[1]"),
         ),
         (
             "recommend",
             RECOMMENDER,
             {"input": {"vector": [1] * 7}},
-            ("`input.vector` has 7 numbers, and the model's vectors have 8", INVALID, "input.vector"),
+            (" 8", INVALID, "input.vector"),
         ),
         (
             "recommend",
             RECOMMENDER,
             {"input": {"features": {"a": 1}}},
-            ("`input.features`: this model has no user tower: give `vector` or `history`", INVALID, "input.features"),
+            ("user tower", INVALID, "input.features"),
         ),
         (
             "transcribe",
             TRANSCRIBER,
             {"input": {"file_id": "f"}, "language": "fr"},
-            ("the model does not know 'fr': it knows de, en", INVALID, "language"),
+            ("'fr': it knows de, en", INVALID, "language"),
         ),
         (
             "transcribe",
             replace(TRANSCRIBER, languages={}),
             {"input": {"file_id": "f"}, "language": "de"},
-            ("the model does not know 'de': it knows en", INVALID, "language"),
+            ("'de': it knows en", INVALID, "language"),
         ),
     ],
 )
 def test_a_request_that_does_not_fit_is_told_its_place(
     task: str, settings: Any, body: dict[str, Any], error: tuple[str, str | None, str | None]
 ) -> None:
-    assert refused(task, Model(settings), **body) == error
+    message, code, param = refused(task, Model(settings), **body)
+    assert (code, param) == error[1:]
+    assert error[0] in message
 
 
 @pytest.mark.parametrize(
@@ -286,11 +283,9 @@ def test_the_tokens_of_all_inputs_together_are_bounded(
 ) -> None:
     monkeypatch.setattr("headrace.prompts.encoders.encoder_inputs.MAX_TOKENS_TOGETHER", 6)
     assert prepared(task, Model(settings), input={"texts": ["abc", "def"]}).num_tokens == 6
-    assert refused(task, Model(settings), input={"texts": ["abc", "defg"]}) == (
-        f"`{text}` has 7 tokens, and one request may have 6: send several",
-        INVALID,
-        text,
-    )
+    message, code, param = refused(task, Model(settings), input={"texts": ["abc", "defg"]})
+    assert (code, param) == (INVALID, text)
+    assert " 6: " in message
 
 
 def test_audio_counts_its_positions_and_at_least_one() -> None:
@@ -303,7 +298,7 @@ def test_a_cut_input_keeps_its_beginning() -> None:
     assert (cut.encoded.ids, cut.num_cut) == (tuple(b"abcd"), 2)
     cut = fit_texts(tokenizer, ("ab", "cdef"), 3, "p", truncate=True)
     assert (cut.encoded.ids, cut.encoded.text_of, cut.num_cut) == (tuple(b"abc"), (0, 0, 1), 3)
-    with pytest.raises(InvalidRequest, match="`p` has 6: shorten it"):
+    with pytest.raises(InvalidRequest, match="`p` has 6"):
         fit_texts(tokenizer, ("ab", "cdef"), 2, "p", truncate=True)
     assert [(one.index, one.tokens) for one in cuts_of([0, 3, 0, 1]) or ()] == [(1, 3), (3, 1)]
     assert cuts_of([0, 0]) is None
@@ -348,68 +343,45 @@ def test_a_generate_request_is_stored_with_the_tokens_that_it_may_make() -> None
         (
             Model(None, window=2),
             {},
-            (
-                "the prompt is too long: this model's maximum context length is 2 tokens, and it has 2: shorten the "
-                "prompt (the model's own is 8192, but its workers hold no more)",
-                LONG,
-                "input",
-            ),
+            ("8192", LONG, "input"),
         ),
         (
             Model(None, window=10, context_window=10),
             {"sampling": {"max_tokens": 9}},
-            (
-                "this model's maximum context length is 10 tokens, the prompt has 2 and `max_tokens` is 9: at most 8 "
-                "tokens can be produced",
-                LONG,
-                "sampling.max_tokens",
-            ),
+            ("at most 8 ", LONG, "sampling.max_tokens"),
         ),
         (
             Model(None, window=4, context_window=4),
             {"input": {"prompts": ["ab", "abcd"]}},
-            (
-                "the prompt is too long: this model's maximum context length is 4 tokens, and it has 4: shorten the "
-                "prompt",
-                LONG,
-                "input.prompts[1]",
-            ),
+            (" 4 tokens", LONG, "input.prompts[1]"),
         ),
-        (
-            Model(None),
-            {"input": {"token_ids": [1, 257]}},
-            ("token id 257 is not in the model's vocabulary of 257", INVALID, "input.token_ids"),
-        ),
-        (
-            Model(None),
-            {"input": {"prompts": [[1], [257]]}},
-            ("token id 257 is not in the model's vocabulary of 257", INVALID, "input.prompts[1]"),
-        ),
+        (Model(None), {"input": {"token_ids": [1, 257]}}, ("257", INVALID, "input.token_ids")),
+        (Model(None), {"input": {"prompts": [[1], [257]]}}, ("257", INVALID, "input.prompts[1]")),
         (
             Model(None),
             {"sampling": {"min_tokens": 6, "max_tokens": 5}},
-            ("`sampling.min_tokens` is 6, and at most 5 tokens are produced", INVALID, "sampling.min_tokens"),
+            ("at most 5 ", INVALID, "sampling.min_tokens"),
         ),
         (
             Model(None),
             {"sampling": {"stop_token_ids": [3, 257]}},
-            ("token id 257 is not in the model's vocabulary of 257", INVALID, "sampling.stop_token_ids"),
+            ("257", INVALID, "sampling.stop_token_ids"),
         ),
         (
             Model(None),
             {"sampling": {"logit_bias": {"257": 1}}},
-            ("token id 257 is not in the model's vocabulary of 257", INVALID, "sampling.logit_bias"),
+            ("257", INVALID, "sampling.logit_bias"),
         ),
         (
             Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
             {},
-            ("the server of this model takes conversations only: send `messages`", INVALID, "input.prompt"),
+            ("`messages`", INVALID, "input.prompt"),
         ),
         *(
             (
                 Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
                 {"input": {"messages": [{"role": "user", "content": "hi"}]}, "sampling": {name: value}},
-                (f"the server of this model has no `{name}`: leave it out", INVALID, f"sampling.{name}"),
+                (f"`{name}`", INVALID, f"sampling.{name}"),
             )
             for name, value in (
                 ("top_k", 3),
@@ -425,11 +397,7 @@ def test_a_generate_request_is_stored_with_the_tokens_that_it_may_make() -> None
         (
             Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
             {"input": {"messages": [{"role": "user", "content": "hi"}], "reasoning": {"max_tokens": 5}}},
-            (
-                "the server of this model takes no number of tokens for reasoning: send the effort",
-                INVALID,
-                "input.reasoning.max_tokens",
-            ),
+            ("the effort", INVALID, "input.reasoning.max_tokens"),
         ),
         (
             Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
@@ -437,23 +405,21 @@ def test_a_generate_request_is_stored_with_the_tokens_that_it_may_make() -> None
                 "input": {"messages": [{"role": "user", "content": "hi"}]},
                 "sampling": {"grammar": {"kind": "regex", "text": "a"}},
             },
-            ("the server of this model takes a JSON schema for the answer, and no regex", INVALID, "sampling.grammar"),
+            ("no regex", INVALID, "sampling.grammar"),
         ),
         (
             Model(ChatServer(takes_images=False), tokenizer=ApproximateTokenizer()),
             {"truncation": "left"},
-            (
-                "the tokens of this model are only estimated, so no text can be cut at a token: use `oldest_turns`",
-                INVALID,
-                "truncation",
-            ),
+            ("`oldest_turns`", INVALID, "truncation"),
         ),
     ],
 )
 def test_a_generate_request_that_does_not_fit_is_told_why(
     model: Model, body: dict[str, Any], error: tuple[str, str | None, str | None]
 ) -> None:
-    assert refused("generate", model, **GENERATE | body) == error
+    message, code, param = refused("generate", model, **GENERATE | body)
+    assert (code, param) == error[1:]
+    assert error[0] in message
 
 
 @pytest.mark.parametrize(
