@@ -67,11 +67,8 @@ READ_PRIVATE_NAMES = {
     "store/redis/test_connection.py",
     "store/streams/test_hub.py",
     "store/tenants/test_api_keys.py",
-    "workers/celery/test_postgres_poller.py",
     "workers/dispatcher/test_duty_loop.py",
     "workers/runs/test_claim_shares.py",
-    "workers/test_flower.py",
-    "workers/test_server_command.py",
     "workers/test_worker_process.py",
 }
 

@@ -151,7 +151,7 @@ def test_what_keeps_it_from_starting_is_one_line(
     settings = Settings(**{"redis_url": "redis://localhost/1", **given})
     monkeypatch.setattr(flower_process, "load_settings", lambda: settings)
     monkeypatch.setattr(flower_process, "configure_logging", lambda _level: None)
-    monkeypatch.setattr(flower_process, "_flower", lambda *_: Taken())
+    monkeypatch.setattr(flower_process, "GuardedFlower", lambda *_, **_options: Taken())
     assert flower_process.main() == 2
     told = capsys.readouterr().err
     assert (told.startswith("headrace flower: "), reason in told) == (True, True)

