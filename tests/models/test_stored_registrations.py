@@ -148,21 +148,20 @@ def test_a_chat_server_needs_its_address_and_nothing_else(stored: list[dict[str,
     for engine, message in (
         (
             chat.model_copy(update={"url": None}),
-            "a worker cannot start a server of the kind openai: give its address with --url",
+            "openai",
         ),
         (
             EngineSpec(kind=EngineKind.VLLM, served_model="m"),
-            "give --url, the server's address, or a SOURCE folder on which workers start the server",
+            "a SOURCE folder",
         ),
         (
             EngineSpec(kind=EngineKind.VLLM, served_model="m", url=URL),
-            "give --tokenizer, a folder with the model's tokenizer.json, tokenizer_config.json, config.json and "
-            "generation_config.json: `hf download ORG/NAME --include '*.json' --local-dir FOLDER` fetches them",
+            "--tokenizer",
         ),
     ):
         with pytest.raises(InvalidRequest) as refused:
             register_external(NO_DB, "big", engine, source=None, tokenizer=None, actor="test")
-        assert str(refused.value) == message
+        assert message in str(refused.value)
     assert len(stored) == 1
 
 
@@ -186,9 +185,7 @@ NOTHING |= dict.fromkeys(["revision", "quantization", "context_window", "batch_i
 def test_an_adapter_has_the_engine_and_the_format_of_its_base(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as refused:
         register_adapter_given(NO_DB, argparse.Namespace(**(NOTHING | PLAIN | given)), actor="test")
-    assert refused.value.message == (
-        "--base needs SOURCE, the adapter's folder, and no --engine, --dtype, --golden or --fake"
-    )
+    assert "--base needs SOURCE" in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -196,11 +193,11 @@ def test_an_adapter_has_the_engine_and_the_format_of_its_base(given: dict[str, A
     [
         (
             {"engine": EngineSpec(kind=EngineKind.SGLANG, served_model="m")},
-            "base@1 runs on sglang: register its adapter with --engine sglang and --adapter, its name in the server",
+            "--engine sglang",
         ),
-        ({"runner": "encoder"}, "base@1 has no adapters: they are for models that generate text"),
-        ({"runner": "fake"}, "base@1 has no adapters: they are for models that generate text"),
-        ({"model": "x"}, "an adapter needs a name of its own: x is the base's"),
+        ({"runner": "encoder"}, "base@1 has no adapters"),
+        ({"runner": "fake"}, "base@1 has no adapters"),
+        ({"model": "x"}, "a name of its own: x"),
     ],
 )
 def test_a_base_that_has_no_adapters_is_refused_before_a_file_is_read(
@@ -210,7 +207,8 @@ def test_a_base_that_has_no_adapters_is_refused_before_a_file_is_read(
     monkeypatch.setattr(adapter_registration, "resolve", lambda _db, name: base)
     with pytest.raises(InvalidRequest) as refused:
         register_adapter(NO_DB, "x", Path("gone"), "base", actor="test")
-    assert (refused.value.message, refused.value.param) == (message, "name" if "model" in changes else "base")
+    assert refused.value.param == ("name" if "model" in changes else "base")
+    assert message in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -230,9 +228,7 @@ def test_a_task_of_another_package_decides_all_but_its_folder(
     words = NOTHING | {"name": "x", "source": None, "base": None, "dtype": "auto", "task": OWN_TASKS[0].name}
     with pytest.raises(ModelLoadError) as refused:
         register_own(NO_DB, argparse.Namespace(**(words | given)), actor="test")
-    assert refused.value.message == (
-        "with --task give a name and a folder alone: the package's runner decides all else"
-    )
+    assert "--task" in refused.value.message
     register_own(NO_DB, argparse.Namespace(**words), actor="me")
     assert [(one["model"], one["actor"]) for one in stored] == [("x", "me")]
 
@@ -280,17 +276,16 @@ def test_a_model_of_the_hub_is_one_commit_without_pickles(
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
-        ("name", None, "--hub takes ORG/NAME or ORG/NAME@REVISION, and 'name' is neither"),
-        ("a/b/c", None, "--hub takes ORG/NAME or ORG/NAME@REVISION, and 'a/b/c' is neither"),
-        ("a/b@", None, "--hub takes ORG/NAME or ORG/NAME@REVISION, and 'a/b@' is neither"),
-        ("a/b", None, "the hub names no commit of a/b"),
+        ("name", None, "'name'"),
+        ("a/b/c", None, "'a/b/c'"),
+        ("a/b@", None, "'a/b@'"),
+        ("a/b", None, "no commit of a/b"),
         (
             "a/b",
             OSError(" no network\nmore"),
-            "a/b could not be downloaded from the hub: no network (OSError). For a gated model set HF_TOKEN; without "
-            "a network bring a folder and give it as SOURCE",
+            "no network (OSError)",
         ),
-        ("a/b", ImportError("no"), "--hub needs the worker's packages: install headrace[worker]"),
+        ("a/b", ImportError("no"), "headrace[worker]"),
     ],
 )
 def test_what_the_hub_does_not_give_is_one_sentence(
@@ -299,4 +294,5 @@ def test_what_the_hub_does_not_give_is_one_sentence(
     Hub(monkeypatch, None, error)
     with pytest.raises(ModelLoadError) as refused:
         hub.fetch(asked, tmp_path)
-    assert str(refused.value) == message
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)

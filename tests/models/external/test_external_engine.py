@@ -340,11 +340,11 @@ def test_an_attempt_with_a_state_that_is_lost_starts_anew(
     idle.engine.check(first)
     with pytest.raises(CheckpointMismatch) as mismatch:
         idle.engine.check(again)
-    assert str(mismatch.value) == f"the inference server cannot continue a request with {lost}"
+    assert str(mismatch.value).endswith(lost)
 
 
 @pytest.mark.parametrize("name", ["context_window", "max_slots", "deltas_per_s", "poll_s"])
 def test_an_engine_in_which_nothing_could_run_is_refused(name: str) -> None:
     values: dict[str, Any] = {"model": "m", "context_window": 1, name: 0}
-    with pytest.raises(ValueError, match="an engine needs a context window, slots, deltas and a poll time > 0"):
+    with pytest.raises(ValueError, match="poll time"):
         ExternalConfig(**values)

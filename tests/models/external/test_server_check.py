@@ -41,7 +41,7 @@ INFO = ServerInfo(
 def test_every_difference_is_said(spec: dict[str, Any], info: dict[str, Any], said: str) -> None:
     check = ServerCheck(SPEC.model_copy(update=spec), is_own=False)
     reason = check.refuse(replace(INFO, **info))
-    assert reason == f"the inference server runs something else than was registered: {said}"
+    assert reason.endswith(f": {said}")
     assert check.description is None
 
 

@@ -101,9 +101,9 @@ def test_no_text_is_begun_after_the_time(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
     one = runner(save(build("llama"), tmp_path))
     for texts in ([], [[5]], [[5, 6], [7]]):
-        with pytest.raises(ValueError, match="two tokens or more"):
+        with pytest.raises(ValueError, match="two tokens"):
             score_texts(one, texts)
-    with pytest.raises(ValueError, match="129 tokens do not fit"):
+    with pytest.raises(ValueError, match="129 tokens"):
         score_texts(one, [[5] * 129])
 
 

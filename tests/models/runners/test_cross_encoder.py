@@ -132,12 +132,12 @@ def test_a_folder_is_registered_by_its_one_label(tmp_path: Path) -> None:
 
 def test_an_activation_that_is_not_known_is_refused(tmp_path: Path) -> None:
     folder = build_cross_encoder("bert", tmp_path, sentence_transformers={"activation_fn": "torch.nn.Softmax"})
-    with pytest.raises(ModelLoadError, match="Softmax cannot run here"):
+    with pytest.raises(ModelLoadError, match="Softmax"):
         describe(folder)
 
 
 def test_a_pair_that_is_too_long_is_named_and_not_cut(tmp_path: Path) -> None:
     folder = build_cross_encoder("bert", tmp_path)
-    with pytest.raises(InvalidRequest, match="maximum context length is 64 tokens") as refused:
+    with pytest.raises(InvalidRequest, match="64 tokens") as refused:
         pairs_of(folder, ["x", "y" * 100])
     assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "input.documents[1]")

@@ -123,7 +123,7 @@ def test_a_transcriber_that_does_not_come_to_an_end_is_stopped() -> None:
     rounds = transcriber._Rounds()
     for _ in range(100):
         rounds(torch.zeros(1))
-    with pytest.raises(RuntimeError, match=r"^a chunk was not transcribed in 100 rounds$"):
+    with pytest.raises(RuntimeError, match="100 rounds"):
         rounds(torch.zeros(1))
 
 

@@ -279,7 +279,7 @@ def test_an_adapter_adds_to_its_own_tokens_and_columns() -> None:
     adapter.add_to(gates, inputs, groups[1].tokens, 0, "gate_up")
     assert gates.tolist() == [[0, 0], [0, 0], [0, 0], [0, 9], [0, 0]]
     stranger: Any = SimpleNamespace(key="theirs")
-    with pytest.raises(TypeError, match="theirs was loaded for another model"):
+    with pytest.raises(TypeError, match="another model"):
         adapted_tokens([replace(rows[0], request=replace(rows[0].request, adapter=stranger))], [1], CPU)
 
 
@@ -302,7 +302,7 @@ def test_a_flag_is_a_c_int_at_its_address_and_only_contiguous_tensors_have_one()
     assert (interrupt.is_set, flag[0]) == (True, 1)
     tensor = torch.zeros(2, 3)
     assert (pointer_of(None), pointer_of(tensor)) == (None, tensor.data_ptr())
-    with pytest.raises(ValueError, match="the kernels read contiguous tensors only"):
+    with pytest.raises(ValueError, match="contiguous"):
         pointer_of(tensor.T)
 
 

@@ -34,7 +34,7 @@ def test_a_missing_extra_is_named_at_the_start_and_for_a_file(monkeypatch: pytes
     check_reader("standard")
     monkeypatch.setenv("HEADRACE_DOCUMENT_READER", "docling")
     unused: Any = None
-    with pytest.raises(SettingsError, match=r"pip install 'headrace\[docling\]'"):
+    with pytest.raises(SettingsError, match=r"headrace\[docling\]"):
         FileReader(unused, unused, load_settings())
     # A module of this name that has nothing, in case docling is installed.
     (tmp_path / "docling.py").touch()
@@ -76,9 +76,9 @@ def test_office_files_have_their_text_and_places(name: str, make: Callable[[], b
 @needs_docling
 def test_a_pdf_without_models_says_how_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DOCLING_ARTIFACTS_PATH", raising=False)
-    with pytest.raises(InvalidRequest, match="no models for PDF here: run `docling-tools models download"):
+    with pytest.raises(InvalidRequest, match="docling-tools models"):
         read_document(io.BytesIO(pdf_of("The mill")), "a.pdf", DOCLING)
     monkeypatch.setenv("DOCLING_ARTIFACTS_PATH", str(tmp_path))
-    with pytest.raises(InvalidRequest, match=r"do not load .*set DOCLING_ARTIFACTS_PATH") as refused:
+    with pytest.raises(InvalidRequest, match="DOCLING_ARTIFACTS_PATH") as refused:
         read_document(io.BytesIO(pdf_of("The mill")), "a.pdf", DOCLING)
     assert refused.value.code == "unsupported_file"

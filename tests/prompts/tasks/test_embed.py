@@ -74,7 +74,7 @@ def test_the_first_tokens_state_may_stand_for_all(pooling: dict[str, object]) ->
             "weightedmean is not",
         ),
         (files(modules=modules("Transformer", "Pooling")), "by nothing"),
-        (files(prompts={"default_prompt_name": "query"}), "prompts has no such name"),
+        (files(prompts={"default_prompt_name": "query"}), "prompts has no"),
         (
             files(
                 modules=modules("Transformer", "Pooling"),
@@ -90,7 +90,7 @@ def test_the_first_tokens_state_may_stand_for_all(pooling: dict[str, object]) ->
                 modules=[{"path": "0_Transformer", "type": "a.Transformer"}, modules("a", "Pooling")[1]],
                 pooling=POOLING,
             ),
-            "the model must be in the folder itself, its pooling in 1_Pooling and its dense layers in 2_Dense and",
+            "1_Pooling",
         ),
         ({"config.json": b"{"}, "not JSON"),
     ],
@@ -107,7 +107,7 @@ def test_a_prompt_stands_before_each_text() -> None:
     by_name = {name: embed_inputs(ByteTokenizer(), embedder, source, prompt_name=name) for name in (None, "document")}
     assert by_name[None].inputs == (tuple(b"q: ab"),)
     assert by_name["document"].inputs == (tuple(b"ab"),)
-    with pytest.raises(InvalidRequest, match="its prompts are: query, document") as refused:
+    with pytest.raises(InvalidRequest, match="query, document") as refused:
         embed_inputs(ByteTokenizer(), embedder, source, prompt_name="passage")
     assert refused.value.param == "prompt_name"
 

@@ -70,9 +70,9 @@ def test_the_window_of_a_folder_is_that_of_its_task() -> None:
     recommender = '{"model_type": "headrace-recommender", "dimensions": 2}'
     assert window("recommend", recommender, items=b'{"id": "a"}') == 1000
     for more, said in (
-        ({}, "items.jsonl is missing: a recommender needs it"),
-        ({"items": b"x" * (64 * 2**20 + 1)}, "items.jsonl has over 64 MiB: leave attributes out"),
-        ({"items": b""}, "items.jsonl has no line"),
+        ({}, "items.jsonl is missing"),
+        ({"items": b"x" * (64 * 2**20 + 1)}, "64 MiB"),
+        ({"items": b""}, "no line"),
     ):
         with pytest.raises(ModelLoadError, match=said):
             window("recommend", recommender, **more)

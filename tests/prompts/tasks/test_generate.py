@@ -46,7 +46,7 @@ def test_a_template_that_repeats_without_end_is_stopped() -> None:
     message = ChatMessage(role=Role.USER, content="x" * 10_000)
     assert len(template.render([message] * 10)) == 1_000_000
     assert MAX_RENDERED_CHARS == 8_000_000
-    with pytest.raises(InvalidRequest, match="makes over 8000000 characters of this conversation: send less"):
+    with pytest.raises(InvalidRequest, match="8000000 characters"):
         template.render([message] * 1024)  # ten gigabytes
 
 
@@ -59,7 +59,7 @@ def test_a_template_gets_the_variables_of_the_request_but_not_in_the_place_of_it
 
 def test_a_gap_is_between_the_tokens_that_the_model_was_trained_with(smollm2_files: dict[str, bytes]) -> None:
     source = GenerateInput(prompt="def f(", suffix="return 1")
-    with pytest.raises(InvalidRequest, match="filling in the middle") as caught:
+    with pytest.raises(InvalidRequest, match="the middle") as caught:
         build_prompt(load_tokenizer(smollm2_files), source)
     assert caught.value.param == "input.suffix"
     file = json.loads(smollm2_files["tokenizer.json"])
@@ -98,10 +98,8 @@ def test_each_family_has_its_own_marks_around_the_gap(added: str, prompt: str) -
     some: Any = Vocabulary(*added.split()[:2])
     with pytest.raises(InvalidRequest) as refused:
         around_gap(some, "a", "b")
-    assert (refused.value.message, refused.value.param) == (
-        "this model has no tokens for filling in the middle of a text: leave out `input.suffix`",
-        "input.suffix",
-    )
+    assert refused.value.param == "input.suffix"
+    assert "the middle" in refused.value.message
 
 
 def test_bad_words_are_banned_at_the_start_of_a_text_and_after_a_space(smollm2_files: dict[str, bytes]) -> None:
@@ -128,8 +126,8 @@ def test_without_a_limit_the_default_applies() -> None:
 @pytest.mark.parametrize(
     ("prompt_len", "max_tokens", "param", "said"),
     [
-        (100, None, "input", "shorten the prompt"),
-        (101, 1, "input", "shorten the prompt"),
+        (100, None, "input", "shorten"),
+        (101, 1, "input", "shorten"),
         (99, 2, "sampling.max_tokens", "at most 1 tokens"),
     ],
 )
@@ -157,10 +155,7 @@ def test_the_log_probabilities_of_a_prompt_are_bounded(num_chars: int, n: int, l
     with pytest.raises(InvalidRequest) as refused:
         prepare(request, model, None)
     assert refused.value.param == "sampling.logprobs"
-    assert refused.value.message == (
-        f"the prompt has {num_chars * n} tokens, and at most 131072 log probabilities of it are returned: ask for "
-        "fewer `sampling.logprobs`, or shorten the prompt"
-    )
+    assert f"{num_chars * n} tokens, and at most 131072 " in refused.value.message
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,11 @@ def test_an_image_counts_its_patches_and_one(
 @pytest.mark.parametrize(
     ("config", "processor", "said"),
     [
-        (VIT, None, "preprocessor_config.json is missing: it says how an image is prepared for the model"),
+        (VIT, None, "preprocessor_config.json is missing"),
         ({"model_type": "clip"}, {"size": 28}, "preprocessor_config.json is missing"),
-        (VIT, {"size": {"longest_edge": 3}}, "preprocessor_config.json: a size of {'longest_edge': 3} cannot be read"),
-        ({"model_type": "vit"}, {}, "preprocessor_config.json: a size of None cannot be read"),
-        (VIT, {"size": {"height": 1, "width": 0}}, "a size of {'height': 1, 'width': 0} has no pixels"),
+        (VIT, {"size": {"longest_edge": 3}}, "{'longest_edge': 3}"),
+        ({"model_type": "vit"}, {}, "size of None"),
+        (VIT, {"size": {"height": 1, "width": 0}}, "'width': 0}"),
     ],
 )
 def test_a_size_that_cannot_be_read_is_refused(

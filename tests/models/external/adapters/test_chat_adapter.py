@@ -51,7 +51,7 @@ def test_a_chat_server_is_asked_now_and_then_whether_it_is_there(server: Canned)
                 counts.append(len(server.asked))
             server.said = {"/v1/models": {"data": [{"id": "b"}]}}
             now[0] = 60.0
-            with pytest.raises(UpstreamLost, match="the models of the inference server have changed"):
+            with pytest.raises(UpstreamLost, match="have changed"):
                 await upstream.load()
             return counts
         finally:
@@ -173,24 +173,24 @@ def test_a_chat_servers_answer_is_text(server: Canned, events: list[Any], text: 
 @pytest.mark.parametrize(
     ("events", "kind", "message"),
     [
-        ([delta("error")], UpstreamFailed, "the inference server has failed in the middle of the answer"),
-        ([delta("abort")], UpstreamFailed, "the inference server has failed in the middle of the answer"),
-        ([delta("content_filter")], UpstreamRefused, "the inference server's content filter has ended the answer"),
+        ([delta("error")], UpstreamFailed, "in the middle"),
+        ([delta("abort")], UpstreamFailed, "in the middle"),
+        ([delta("content_filter")], UpstreamRefused, "content filter"),
         (
             [{"error": {"message": "m", "code": 400}}],
             UpstreamRefused,
-            "the inference server refuses the request: m",
+            ": m",
         ),
         (
             [{"error": {"message": "m", "code": "bad"}}],
             UpstreamFailed,
-            "the inference server failed (HTTP 500): m",
+            "(HTTP 500): m",
         ),
-        ([{"error": "m"}], UpstreamFailed, "the inference server failed (HTTP 500): m"),
+        ([{"error": "m"}], UpstreamFailed, "(HTTP 500): m"),
         (
             [delta(tool_calls=[call(0, name="f")]), delta(tool_calls=[call(1, arguments="{}")])],
             UpstreamFailed,
-            "the inference server mixed the arguments of several tool calls",
+            "several tool calls",
         ),
     ],
 )
@@ -199,7 +199,8 @@ def test_a_chat_server_may_fail_in_its_answer(
 ) -> None:
     server.said = {CHAT: events}
     (error,) = use(OpenaiChatUpstream(server.url), ("generate", PLAIN))
-    assert (type(error), str(error)) == (kind, message)
+    assert type(error) is kind
+    assert message in str(error)
 
 
 def test_only_a_refusal_of_the_limits_name_makes_a_second_request(server: Canned) -> None:
