@@ -37,6 +37,18 @@ def make() -> Iterator[Callable[..., Dispatcher]]:
         one.close()
 
 
+def test_a_duty_is_needed_only_if_a_look_found_its_work(
+    make: Callable[..., Dispatcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, duty_for = make(), {"jobs": "top_up", "changes": "count_queued", "sharers": "answer_sharers"}
+    for kind, name in duty_for.items():
+        due = PendingWork(**{**dict.fromkeys((*duty_for, "deliveries"), False), kind: True})
+        monkeypatch.setattr(module, "probe", lambda _db, due=due: due)
+        one.look()
+        needed = {duty.name for duty in duties_of(one) if duty.is_needed()}
+        assert needed & {*duty_for.values()} == {name}
+
+
 def test_a_look_sets_how_soon_the_next_one_comes_and_wakes_the_sender(
     make: Callable[..., Dispatcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
