@@ -147,13 +147,13 @@ def test_an_error_carries_what_the_server_says(connect: Connect, status: int, ki
 
 @pytest.mark.parametrize("body", [b"<html>gateway</html>", b"[]", b'{"error": "no"}'])
 def test_an_answer_that_is_not_headraces_is_said_plainly(connect: Connect, body: bytes) -> None:
-    with playing(reply(500, body)) as played, pytest.raises(ApiUnavailable, match="the server answered 500"):
+    with playing(reply(500, body)) as played, pytest.raises(ApiUnavailable, match="500"):
         connect(played.url, "k").job("job_1")
     with playing(reply(200, body)) as played:
         client = connect(played.url, "k")
-        with pytest.raises(ApiUnavailable, match="not as Headrace does"):
+        with pytest.raises(ApiUnavailable, match=played.url):
             client.job("job_1")
-        with pytest.raises(ApiUnavailable, match="not as Headrace does"):
+        with pytest.raises(ApiUnavailable, match=played.url):
             list(client.stream("job_1"))
 
 

@@ -156,11 +156,12 @@ def test_a_wait_and_a_result_that_fail_have_the_job(connect: Connect) -> None:
         with pytest.raises(WaitExpired) as expired:
             client.wait("job_2", timeout_s=0.001)
         api.answers = {"GET /v1/jobs/job_1": JOB | {"output": None, "error": None}}
-        with pytest.raises(JobUnsuccessful, match="job_1 succeeded: it has no output"):
+        with pytest.raises(JobUnsuccessful, match="job_1 succeeded"):
             client.result("job_1")
     assert (unsuccessful.value.message, unsuccessful.value.code) == ("job_1 failed: it died", "poison")
     assert unsuccessful.value.job == failed
-    assert (expired.value.message, expired.value.job) == ("job_1 is still queued after 0.001 s", queued)
+    assert expired.value.job == queued
+    assert all(named in expired.value.message for named in ("job_1", "queued", "0.001 s"))
 
 
 @pytest.mark.parametrize(
@@ -236,6 +237,6 @@ def test_an_answer_without_the_fields_of_a_job_is_not_headraces(connect: Connect
         api.answers = {"GET /v1/jobs/job_1": {"id": "job_1"}, "GET /v1/jobs": {"data": []}, "GET /v1/x": {}}
         client = connect(url, "k")
         for call in (lambda: client.job("job_1"), client.jobs):
-            with pytest.raises(ApiUnavailable, match=f"{url} answered, but not as Headrace does"):
+            with pytest.raises(ApiUnavailable, match=url):
                 call()
         assert json.dumps(client.request("GET", "/v1/x")) == "{}"

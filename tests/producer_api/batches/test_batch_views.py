@@ -60,20 +60,15 @@ def test_a_window_is_an_hour_to_a_week(window: str, seconds: int | None) -> None
         return
     with pytest.raises(InvalidRequest) as caught:
         new_batch(asked(completion_window=window), origin(), "key_1", [])
-    assert (caught.value.message, caught.value.param) == (
-        "`completion_window` must be from 1h to 168h, or from 1d to 7d, for example 24h",
-        "completion_window",
-    )
+    assert caught.value.param == "completion_window"
+    assert all(bound in caught.value.message for bound in ("1h", "168h", "1d", "7d"))
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
 def test_a_batch_has_a_key_within_its_bounds(key: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         new_batch(asked(), origin(idempotency_key=key), "key_1", [])
-    assert (caught.value.message, caught.value.param) == (
-        "an Idempotency-Key has 1 to 255 characters",
-        "Idempotency-Key",
-    )
+    assert (caught.value.param, "255" in caught.value.message) == ("Idempotency-Key", True)
 
 
 def test_a_batch_is_shown_whole() -> None:

@@ -129,14 +129,15 @@ async def test_a_form_at_its_bounds_is_read() -> None:
 
 async def test_a_form_that_does_not_parse_or_is_cut_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _, message, _ = await refused(b"nothing of the kind")
-    assert message.startswith("the multipart body does not parse: ")
+    assert "does not parse" in message
 
     async def stream(_: Request) -> AsyncIterator[bytes]:
         yield FILE
         raise ClientDisconnect
 
     monkeypatch.setattr(Request, "stream", stream)
-    assert await refused(b"") == (InvalidRequest, "the upload was cut off", None)
+    kind, message, param = await refused(b"")
+    assert (kind, "cut off" in message, param) == (InvalidRequest, True, None)
 
 
 def test_a_purpose_and_a_life_are_checked() -> None:

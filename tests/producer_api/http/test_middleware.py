@@ -259,9 +259,7 @@ async def test_a_body_is_json(kind: str, is_taken: bool) -> None:
         await ask(buffer, b"{", b"}", app=app, headers=given)
         assert (target.bodies[1:], target.headers[1:]) == ([b"{}"], [given])
         return
-    with pytest.raises(
-        InvalidRequest, match=r"^the body must be JSON: send the header `Content-Type: application/json`$"
-    ):
+    with pytest.raises(InvalidRequest, match="`Content-Type: application/json`"):
         await ask(buffer, b"{}", app=app, headers=given)
 
 

@@ -26,14 +26,11 @@ def test_the_encodings_that_are_accepted(encoding: str | None, expected: bool) -
 
 def test_an_encoding_that_is_not_accepted_is_named() -> None:
     long = "br-" + "x" * 40
-    assert refusal(has_gzip, Headers({"content-encoding": long}), may=True) == (
-        UnsupportedEncoding,
-        f"a body encoded as {long[:20]!r} is not accepted: send it gzip or uncompressed",
-        "unsupported_encoding",
-        None,
-    )
-    message = "a body encoded as 'gzip' is not accepted: send it uncompressed"
-    assert refusal(has_gzip, Headers({"content-encoding": "gzip"}), may=False)[1] == message
+    kind, message, *place = refusal(has_gzip, Headers({"content-encoding": long}), may=True)
+    assert (kind, place) == (UnsupportedEncoding, ["unsupported_encoding", None])
+    assert (repr(long[:20]) in message, long in message, "gzip" in message) == (True, False, True)
+    message = refusal(has_gzip, Headers({"content-encoding": "gzip"}), may=False)[1]
+    assert message.count("gzip") == 1, "it is what was sent, and no way out"
 
 
 def test_a_packed_body_may_be_as_large_as_a_plain_one_or_as_its_ratio_allows() -> None:
@@ -42,16 +39,13 @@ def test_a_packed_body_may_be_as_large_as_a_plain_one_or_as_its_ratio_allows() -
     assert len(small) * 200 < 64 * KIB
     assert decompress(small, 1 << 20) == b" " * (64 * KIB)
     over = gzip.compress(b" " * (64 * KIB + 1))
-    assert refusal(decompress, over, 1 << 20) == (
-        TooLarge,
-        f"the decompressed body is over {64 * KIB} bytes, the most that is accepted of {len(over)} bytes",
-        "request_too_large",
-        None,
-    )
+    kind, message, *place = refusal(decompress, over, 1 << 20)
+    assert (kind, place) == (TooLarge, ["request_too_large", None])
+    assert (f"{64 * KIB} bytes" in message, f"{len(over)} bytes" in message) == (True, True)
     repeated = gzip.compress(b" " * 500_000)
-    assert refusal(decompress, repeated, 1 << 20)[1].startswith(f"the decompressed body is over {200 * len(repeated)} ")
+    assert f" {200 * len(repeated)} bytes" in refusal(decompress, repeated, 1 << 20)[1]
     assert decompress(gzip.compress(b"x" * 100), 100) == b"x" * 100
-    assert refusal(decompress, gzip.compress(b"x" * 101), 100)[1].startswith("the decompressed body is over 100 bytes")
+    assert " 100 bytes" in refusal(decompress, gzip.compress(b"x" * 101), 100)[1]
 
 
 def test_a_body_that_is_not_one_gzip_stream_is_told_so() -> None:

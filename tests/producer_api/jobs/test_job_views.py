@@ -235,7 +235,7 @@ def test_a_body_makes_the_same_job_again() -> None:
     assert flow["steps"] == [{"name": "a"}]
     assert not flow.keys() & {"task", "model", "input"}
     for task in ("generate", "flow"):
-        with pytest.raises(Gone, match=r"^the input of job job_1 is no longer kept$"):
+        with pytest.raises(Gone, match="input of job job_1"):
             body_object(replace(JOB, task=task, payload={}))
 
 

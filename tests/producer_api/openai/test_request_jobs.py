@@ -164,7 +164,7 @@ def test_every_field_of_a_chat_has_its_place_in_the_job() -> None:
 )
 def test_a_chat_becomes_this_job(changes: dict[str, Any], expected: dict[str, Any] | None) -> None:
     if expected is None:
-        with pytest.raises(InvalidRequest, match="33 unknown fields: at most 32 are accepted"):
+        with pytest.raises(InvalidRequest, match=r"33 .* 32 "):
             chat_job(changes)
         changes.popitem()
     assert fields_set(chat_job(changes)) == PLAIN | (expected or {})

@@ -49,10 +49,7 @@ async def test_a_caller_gets_the_job_that_has_ended() -> None:
 async def test_a_caller_that_waited_too_long_gets_the_id_of_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Draining) as stopping:
         await connection(WAITING, stops=True).wait(request())
-    assert (stopping.value.message, stopping.value.job_id) == (
-        "this server is stopping: ask again, the job goes on",
-        "job_1",
-    )
+    assert stopping.value.job_id == "job_1"
 
     async def at_once(_runtime: Any, job: Job, timeout_s: float) -> Job:
         assert timeout_s == 0
@@ -61,10 +58,7 @@ async def test_a_caller_that_waited_too_long_gets_the_id_of_its_job(monkeypatch:
     monkeypatch.setattr(synchronous, "wait_until_ended", at_once)
     with pytest.raises(SyncTimeout) as late:
         await connection(WAITING).wait(request())
-    assert (late.value.message, late.value.job_id) == (
-        "no answer within 0 s: the job goes on, look for it at /v1/jobs/job_1",
-        "job_1",
-    )
+    assert ("/v1/jobs/job_1" in late.value.message, late.value.job_id) == (True, "job_1")
 
 
 @pytest.mark.parametrize("is_kept", [False, True])

@@ -359,5 +359,5 @@ def test_a_page_without_events() -> None:
 def test_the_id_of_an_event_is_a_number() -> None:
     assert [entry_id(one, "after") for one in (None, "audit_42", "audit_" + "9" * 18)] == [None, 42, 10**18 - 1]
     for wrong in ("42", "audit_", "audit_x", "audit_-1", "audit_\u0661", "audit_" + "9" * 19):
-        with pytest.raises(InvalidRequest, match="`after` is an event's id, such as audit_42"):
+        with pytest.raises(InvalidRequest, match=r"`after` .*audit_42"):
             entry_id(wrong, "after")

@@ -224,7 +224,7 @@ def test_a_page_has_so_many_buckets_of_a_width(api: httpx2.Client, route: str, d
         pages = [api.get(f"/v1/organization/{route}", params=asked | more) for more in ({}, {"limit": most})]
         assert [len(page.json()["data"]) for page in pages] == [default, most], width
         refused = api.get(f"/v1/organization/{route}", params=asked | {"limit": most + 1})
-        assert error_of(refused)["message"] == f"`limit` is at most {most} for buckets of {width}"
+        assert f"`limit` is at most {most} " in error_of(refused)["message"]
 
 
 @some_of(
@@ -240,7 +240,7 @@ def test_usage_is_grouped_by_the_fields_of_the_route(api: httpx2.Client, route: 
     asked: dict[str, Any] = {"start_time": THEN, "group_by": known.split(", ")}
     assert api.get(f"/v1/organization/{route}", params=asked).status_code == 200
     refused = api.get(f"/v1/organization/{route}", params=asked | {"group_by": "mood"})
-    assert error_of(refused)["message"] == f"usage can be grouped by {known}, not 'mood'"
+    assert f"{known}, not 'mood'" in error_of(refused)["message"]
 
 
 def test_nobody_sees_anothers_usage(

@@ -243,9 +243,7 @@ def test_the_policy_for_every_model_reads_items_and_metadata(
             "policy_blocked_input",
             "items",
         )
-        assert error_of(refused)["message"] == (
-            "the policy's rule mail takes something out of these items: send them as the input of a response"
-        )
+        assert "rule mail" in error_of(refused)["message"]
     assert len(api.get(f"{path}/items").json()["data"]) == 1
     free = make_client(other_key).post("/v1/conversations", json={"items": written, "metadata": metadata})
     assert free.raise_for_status().json()["metadata"] == metadata

@@ -114,7 +114,7 @@ def test_a_reference_stands_for_the_item_of_an_answer() -> None:
     found = read_items(sent, {"msg_1": stored})
     assert found[1:3] == [stored, stored]
     assert found[3]["id"] != "msg_2"
-    with pytest.raises(InvalidRequest, match=r"`items\[0\].type` 'item_reference' is not supported: send the item"):
+    with pytest.raises(InvalidRequest, match=r"`items\[0\].type` 'item_reference'"):
         read_items(items({"id": "msg_1"}), {}, "items")
 
 

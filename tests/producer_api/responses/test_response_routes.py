@@ -207,7 +207,7 @@ def test_a_page_of_input_items_says_where_it_ends(api: httpx2.Client) -> None:
     assert [api.get(path, params={"limit": limit}).status_code for limit in (0, 101)] == [400, 400]
     refused = api.get(path, params={"after": "msg_1"})
     assert (refused.status_code, error_of(refused)["param"]) == (400, "after")
-    assert error_of(refused)["message"] == "'msg_1' is not an item of this response"
+    assert "'msg_1'" in error_of(refused)["message"]
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [

@@ -305,11 +305,8 @@ def test_steps_that_no_worker_serves_are_refused_where_one_is_required() -> None
         steps=[{"name": f"s{n}", "model": "tiny", "input": {"prompt": "x"}, "stream": not n} for n in range(3)]
     )
     few = Parts(settings=SETTINGS.model_copy(update={"max_steps": 2}))
-    assert refused(make, few, several) == (
-        InvalidRequest,
-        "the job has 3 steps, and at most 2 are accepted",
-        "steps",
-    )
+    kind, message, param = refused(make, few, several)
+    assert (kind, "3 steps" in message, param) == (InvalidRequest, True, "steps")
 
 
 class Threads:

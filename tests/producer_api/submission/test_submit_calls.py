@@ -263,11 +263,9 @@ def test_a_template_is_filled_in_with_the_names_of_a_job(monkeypatch: pytest.Mon
     assert [one.content for one in filled.input.messages or ()] == ["Know Rome."]
     assert (filled.prompt_use and filled.prompt_use.version, filled.template_place) == (2, TemplatePlace(1))
     assert fill(nothing, "acme", request()).input.prompt == "hello"
-    assert refused(fill, nothing, "globex", asked) == (NotFound, "no prompt guide", "input.template")
+    assert refused(fill, nothing, "globex", asked)[::2] == (NotFound, "input.template")
     wrong = request(input={"template": {"id": "guide", "variables": {"city": 5}}})
-    kind, message, param = refused(fill, nothing, "acme", wrong)
-    assert message.startswith("`input.template.variables.city` is not as the prompt declares it: ")
-    assert (kind, param) == (InvalidRequest, "input.template.variables.city")
+    assert refused(fill, nothing, "acme", wrong)[::2] == (InvalidRequest, "input.template.variables.city")
 
     def step(**fields: Any) -> FlowStepBody:
         return FlowStepBody.model_validate({"name": "a", "model": "tiny", "input": {}} | fields)
@@ -286,9 +284,8 @@ def test_a_template_is_filled_in_with_the_names_of_a_job(monkeypatch: pytest.Mon
     marks.mark("input.text")
     fill_step(nothing, "acme", step(), asked, marks, has_input=True)
     marks.mark("b.output.text")
-    assert refused(fill_step, nothing, "acme", step(), asked, marks, has_input=True) == (
+    assert refused(fill_step, nothing, "acme", step(), asked, marks, has_input=True)[::2] == (
         InvalidRequest,
-        "a step with a prompt template refers to the job's input only: its text is made now",
         "input.template",
     )
 

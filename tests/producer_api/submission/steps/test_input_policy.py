@@ -203,10 +203,8 @@ def test_a_version_of_a_policy_that_is_known_is_not_compiled_again(monkeypatch: 
 def test_values_are_put_back_only_where_payloads_are_sealed() -> None:
     restoring = policy({"id": "mail", "kinds": ["email"], "action": "redact", "stage": "input", "restore": True})
     outcome = applied(restoring, request({"prompt": MAIL}))
-    assert refusal(pinned, active(restoring), outcome, is_sealed=False)[:2] == (
-        Unavailable,
-        "this tenant's policy puts values back, and this server has no HEADRACE_ENCRYPTION_KEYS",
-    )
+    kind, message, *_ = refusal(pinned, active(restoring), outcome, is_sealed=False)
+    assert (kind, "HEADRACE_ENCRYPTION_KEYS" in message) == (Unavailable, True)
     kept = pinned(active(restoring), outcome, is_sealed=True)
     assert kept is not None
     assert kept.vault == outcome.vault.model_dump(mode="json")

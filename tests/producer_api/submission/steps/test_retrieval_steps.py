@@ -139,15 +139,9 @@ def test_a_search_embeds_the_last_question_with_the_version_of_the_stores(monkey
     gone = Retrieval.model_validate({"vector_store_ids": ["vs_1", "vs_9"]})
     assert refusal(search_step, parts(vectors), "acme", asked, request(), gone)[3] == "retrieval.vector_store_ids[1]"
     mixed = Retrieval.model_validate({"vector_store_ids": ["vs_3", "vs_1"]})
-    assert refusal(search_step, parts(vectors), "acme", asked, request(), mixed) == (
-        InvalidRequest,
-        "the stores have vectors of different models (org/vectors@2, other@1): name stores of one",
-        "invalid_value",
-        "retrieval.vector_store_ids",
-    )
-    assert refusal(search_step, parts(), "acme", asked, request(), wanted) == (
-        Conflict,
-        "org/vectors@2, which makes the vectors of this store, is retired: add its files to a new store",
-        "conflict",
-        "retrieval.vector_store_ids",
-    )
+    kind, message, *place = refusal(search_step, parts(vectors), "acme", asked, request(), mixed)
+    assert (kind, place) == (InvalidRequest, ["invalid_value", "retrieval.vector_store_ids"])
+    assert "(org/vectors@2, other@1)" in message
+    kind, message, *place = refusal(search_step, parts(), "acme", asked, request(), wanted)
+    assert (kind, place) == (Conflict, ["conflict", "retrieval.vector_store_ids"])
+    assert "org/vectors@2" in message

@@ -78,17 +78,10 @@ def test_only_the_answer_has_tools_and_each_call_takes_two_steps() -> None:
     calling, plain = step("a", server_tools=TOOLS | {"max_tool_calls": 7}), step("b")
     check_tools([calling], calling, 15)
     check_tools([plain, calling], calling, 16)
-    assert refusal(check_tools, [calling], calling, 14)[1:] == (
-        "each call may take two steps, and a job has at most 14 (HEADRACE_MAX_STEPS): at most 6 calls are accepted "
-        "here",
-        "invalid_value",
-        "steps[0].server_tools.max_tool_calls",
-    )
-    assert refusal(check_tools, [plain, calling], plain, 16)[1:] == (
-        "only the step with the answer may have `server_tools`: other steps would get the text before the calls",
-        "invalid_value",
-        "steps[1].server_tools",
-    )
+    _, message, *place = refusal(check_tools, [calling], calling, 14)
+    assert place == ["invalid_value", "steps[0].server_tools.max_tool_calls"]
+    assert all(named in message for named in ("14 (HEADRACE_MAX_STEPS)", "6 calls"))
+    assert refusal(check_tools, [plain, calling], plain, 16)[2:] == ("invalid_value", "steps[1].server_tools")
 
 
 def stored(name: str, **fields: Any) -> StoredTool:
@@ -149,23 +142,14 @@ def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.Mo
     def refused(principal: Principal = PRINCIPAL, found: ModelVersion = CALLER, **fields: Any) -> Any:
         return refusal(with_tools, parts(found), principal, step(), wanted(**fields))
 
-    assert refused(names=["weather", "gone"]) == (
-        NotFound,
-        "no tool is named gone",
-        "not_found",
-        "server_tools.names[1]",
-    )
+    kind, message, *place = refused(names=["weather", "gone"])
+    assert (kind, "gone" in message, place) == (NotFound, True, ["not_found", "server_tools.names[1]"])
     assert refused(Principal("globex", "key_2", frozenset()))[3] == "server_tools.names[0]"
-    assert refused(require_approval={"always": {"tool_names": ["pay"]}})[1:] == (
-        "the model gets no tool pay: it gets weather",
-        "invalid_value",
-        "server_tools.require_approval",
-    )
-    assert refused(found=VERSION)[1:] == (
-        f"the model tiny {VERSION.spec.purpose}",
-        "invalid_value",
-        "server_tools.model",
-    )
+    _, message, *place = refused(require_approval={"always": {"tool_names": ["pay"]}})
+    assert place == ["invalid_value", "server_tools.require_approval"]
+    assert ("pay" in message, "weather" in message) == (True, True)
+    _, message, *place = refused(found=VERSION)
+    assert ("tiny" in message, place) == (True, ["invalid_value", "server_tools.model"])
     assert refused(replace(PRINCIPAL, models=frozenset({"tools"})), model="other")[2] == "model_not_allowed"
     none = (
         "no model here makes calls: let the operator run `headrace register tools --task call_tool` and "
@@ -174,7 +158,8 @@ def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.Mo
     assert refused(replace(PRINCIPAL, models=frozenset({"tiny"})))[1:] == (none, "invalid_value", "server_tools")
     several = [SimpleNamespace(name=name, task="call_tool") for name in ("one", "two")]
     monkeypatch.setattr("headrace.producer_api.submission.tool_steps.models.list_models", lambda _: several)
-    assert refused()[1:] == ("several models make calls (one, two): name one", "invalid_value", "server_tools.model")
+    _, message, *place = refused()
+    assert ("(one, two)" in message, place) == (True, ["invalid_value", "server_tools.model"])
     monkeypatch.setattr(tool_steps, "MAX_TOOLS", 1)
     with_tools(parts(CALLER), PRINCIPAL, step(), wanted(model="tools"))
     assert refused(names=["weather", "pay"])[1:] == (
