@@ -45,7 +45,6 @@ READ_PRIVATE_NAMES = {
     "models/families/test_transformers_model.py",
     "models/families/test_transformers_probe.py",
     "models/loading/test_gpu_load.py",
-    "models/loading/test_versions.py",
     "models/native/test_choice.py",
     "models/native/test_native.py",
     "models/runners/test_faults.py",
