@@ -33,7 +33,7 @@ def kills(api: Kept) -> Counter[str]:
 
 
 def test_p1_accepted_jobs_are_on_disk(stack: Stack, is_full: bool, report: Report) -> None:
-    num_jobs = 500 if is_full else 24
+    num_jobs = 500 if is_full else 36
     stack.register(MODEL)
     stack.dispatcher()
     api, client = stack.api(arm=killed_again_and_again(SEED), ready_window=100_000)
