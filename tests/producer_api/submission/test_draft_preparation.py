@@ -69,19 +69,19 @@ def test_a_version_without_a_worker_is_told_with_what_hosts_do() -> None:
     loading = HostOutlook.model_validate({"queue": "tiny@1", "in_s": 0.2})
     never = HostOutlook.model_validate({"queue": "tiny@1", "text": "it is too large"})
     unread = replace(VERSION, state=VersionState.REGISTERED)
-    assert unserved.warning(VERSION, None) == "no worker serves tiny@1; the job waits until one starts"
-    assert unserved.warning(VERSION, loading) == "no worker serves tiny@1; a model host loads it in about 1 s"
-    assert unserved.warning(VERSION, never) == (
-        "no worker serves tiny@1; the job waits until one starts, and no model host starts one: it is too large"
-    )
-    assert unserved.warning(unread, None) == "no worker has verified tiny@1; the job waits until one has"
-    rejected = replace(VERSION, state=VersionState.REJECTED, state_reason="its files are damaged")
-    message = "tiny@1 has failed its verification, so no worker runs it: its files are damaged"
-    assert told(unserved.rejected(rejected)) == (Conflict, message, "model_rejected", "model")
+    assert "tiny@1" in unserved.warning(VERSION, None)
+    assert "1 s" in unserved.warning(VERSION, loading)
+    assert "it is too large" in unserved.warning(VERSION, never)
+    assert "verified tiny@1" in unserved.warning(unread, None)
+    rejected = unserved.rejected(replace(VERSION, state=VersionState.REJECTED, state_reason="its files are damaged"))
+    assert (type(rejected), rejected.code, rejected.param) == (Conflict, "model_rejected", "model")
+    assert "its files are damaged" in rejected.message
     assert unserved.refusal("tiny@1", loading) is None, "a host starts a worker"
-    for outlook, why in ((None, ""), (never, " (it is too large)")):
-        message = f"no worker serves tiny@1{why}: start one, or ask for another model"
-        assert told(unserved.refusal("tiny@1", outlook)) == (NoWorker, message, "no_worker", "model")
+    for outlook in (None, never):
+        refused = unserved.refusal("tiny@1", outlook)
+        assert refused is not None
+        assert (type(refused), refused.code, refused.param) == (NoWorker, "no_worker", "model")
+        assert ("it is too large" in refused.message) is (outlook is never)
 
 
 TEMPLATE = DefaultTemplate.model_validate(
