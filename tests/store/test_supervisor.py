@@ -4,6 +4,7 @@ from typing import Any
 
 from headrace.store.errors import HeadraceError
 from headrace.store.supervisor import NOT_AGAIN, Supervisor
+from tests.refusals import Naming
 
 
 class Ended:
@@ -45,7 +46,7 @@ def test_pauses_between_restarts_grow_to_half_a_minute() -> None:
         now[0] += pauses[-1]
         supervisor.tend()
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
-    assert said[:2] == ["worker ended (exit 2): a reason; again in 1 s", "worker started again"]
+    assert said[:2] == [Naming("worker", "(exit 2): a reason", "1 s"), Naming("worker started")]
     now[0] += 60
     supervisor.tend()
     assert said[-1].endswith("again in 30 s"), "a minute is not over a minute"
@@ -64,10 +65,10 @@ def test_a_process_that_must_not_be_restarted_is_left_and_a_failed_start_is_trie
         now[0] = at
         supervisor.tend()
     assert said == [
-        "worker ended: a reason; it is not started again",
-        "worker ended (signal 9); again in 1 s",
-        "no disk; again in 2 s",
-        "no port; again in 4 s",
-        "worker started again",
+        Naming("worker", "a reason", "not started"),
+        Naming("worker", "(signal 9)", "1 s"),
+        Naming("no disk", "2 s"),
+        Naming("no port", "4 s"),
+        Naming("worker started"),
     ]
     assert (given_up.num_starts, failing.num_starts, well.num_starts) == (0, 3, 0)

@@ -5,6 +5,7 @@
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -212,21 +213,18 @@ def test_a_finding_says_where_and_why() -> None:
     head = head_of(rows)
     forged = rehash(rows[1] | {"actor": "nobody"})
     said = {
-        "ten_1: row 4: changed: its fields do not give its hash (its place is 2)": [rows[0], rows[1] | {"actor": "x"}],
-        "ten_1: row 7: missing: place 2 is not between row 1 and this row": [rows[0], *rows[2:]],
-        "ten_1: row 10: missing: places 1 to 3 is not between the beginning and this row": [rows[3]],
-        "ten_1: row 1: reordered: place 1 comes after place 4: the row was moved or inserted": [*rows, rows[0]],
-        "ten_1: row 7: replaced: it is not linked to row 4: one of them was replaced": [rows[0], forged, *rows[2:]],
+        r"row 4: changed: .* 2\b": [rows[0], rows[1] | {"actor": "x"}],
+        r"row 7: missing: place 2 .*row 1\b": [rows[0], *rows[2:]],
+        r"row 10: missing: places 1 to 3\b": [rows[3]],
+        r"row 1: reordered: place 1 .*place 4\b": [*rows, rows[0]],
+        r"row 7: replaced: .*row 4\b": [rows[0], forged, *rows[2:]],
     }
-    for message, lines in said.items():
-        assert [str(finding) for finding in verify(lines, head)][:1] == [message]
+    for named, lines in said.items():
+        assert re.match(f"ten_1: {named}", str(verify(lines, head)[0]))
     other = Head("ten_1", 4, "1" * 64, "2026-11-25T21:00:00Z")
-    assert [str(finding) for finding in verify(rows, other)] == [
-        "ten_1: row 10: rewritten: the head of 2026-11-25T21:00:00Z has another hash: this row or one before is new"
-    ]
-    assert [str(finding) for finding in verify(rows[:2], head)] == [
-        "ten_1: place 3: cut: the head of 2026-11-25T21:00:00Z has place 4; the chain ends at place 2"
-    ]
+    (rewritten,), (cut,) = verify(rows, other), verify(rows[:2], head)
+    assert re.match("ten_1: row 10: rewritten: .*2026-11-25T21:00:00Z", str(rewritten))
+    assert re.match("ten_1: place 3: cut: .*2026-11-25T21:00:00Z .*place 4.* place 2", str(cut))
     verifier = Verifier([Head("ten_2", 1, "x", "t")])
     assert [verifier.check(row) for row in rows] == [None] * 4
     assert (verifier.num_rows, verifier.num_chains) == (4, 2)
@@ -244,19 +242,15 @@ def test_heads_are_signed_and_read_line_by_line() -> None:
     assert read_heads([b"", b'{"event": "job.ended"}', signed, b"  "], "key") == [head]
     assert read_heads([plain, signed]) == [head, head]
     for line, said in (
-        (b"no", "line 2 of the heads is not a JSON object"),
-        (b"[1]", "line 2 of the heads is not a JSON object"),
-        (plain.replace(b"3", b"0", 1), "line 2 of the heads has no chain, seq, hash and taken_at"),
-        (b'{"chain": "ten_1", "seq": 1, "hash": "a"}', "line 2 of the heads has no chain, seq, hash and taken_at"),
-        (
-            plain,
-            "line 2 of the heads, of the chain ten_1, is not signed with HEADRACE_AUDIT_HEAD_KEY: it was changed, or "
-            "another key signed it",
-        ),
+        (b"no", "line 2 .*JSON object"),
+        (b"[1]", "line 2 .*JSON object"),
+        (plain.replace(b"3", b"0", 1), "line 2 .*chain, seq, hash and taken_at"),
+        (b'{"chain": "ten_1", "seq": 1, "hash": "a"}', "line 2 .*chain, seq, hash and taken_at"),
+        (plain, "line 2 .*ten_1, .*HEADRACE_AUDIT_HEAD_KEY"),
     ):
-        with pytest.raises(InvalidRequest) as refused:
+        with pytest.raises(InvalidRequest, match=said) as refused:
             read_heads([signed, line], "key")
-        assert (refused.value.message, refused.value.param) == (said, "head")
+        assert refused.value.param == "head"
 
 
 def test_the_newest_of_several_heads_shows_where_the_end_was_cut_off() -> None:

@@ -145,17 +145,11 @@ def test_so_many_batches_of_a_key_and_of_a_tenant_may_live(
         return new(api_key_id=key, limits=RequestLimits(Limits(live_batches=of_tenant), Limits(live_batches=of_key)))
 
     ids = [create(db, tenant, limited(2, 3), file).id for _ in range(2)]
-    with pytest.raises(RateLimited) as caught:
+    with pytest.raises(RateLimited, match="this key has 2 batches") as caught:
         create(db, tenant, limited(2, 3), file)
-    assert (caught.value.message, caught.value.retry_after_s) == (
-        "this key has 2 batches that have not ended, and 2 is the limit: put more lines into one batch, or try again "
-        "when one has ended",
-        10.0,
-    )
+    assert caught.value.retry_after_s == 10.0
     ids.append(create(db, tenant, limited(2, 3, "key_2"), file).id)
-    with pytest.raises(
-        RateLimited, match=r"^your organization has 3 batches that have not ended, and 3 is the limit: "
-    ):
+    with pytest.raises(RateLimited, match="organization has 3 batches"):
         create(db, tenant, limited(2, 3, "key_2"), file)
     assert [batches.num_live(db, tenant, key) for key in (None, "key_1", "key_2", "key_3")] == [3, 2, 1, 0]
     assert batches.num_live(db, other_tenant) == 0
@@ -312,12 +306,9 @@ def test_a_cancel_reaches_the_jobs_and_steps_of_the_batch_in_bounded_steps(
     assert get_job(db, tenant, untouched.id).cancel_requested_at is None
     assert [event.kind for event in timeline(db, tenant, queued.id)] == ["queued", "cancel_requested", "cancelled"]
     assert end(db, request_cancel(db, tenant, made.id), BatchStatus.CANCELLED, ResultFiles())
-    with pytest.raises(Conflict) as caught:
+    with pytest.raises(Conflict, match=f"{made.id} is cancelled") as caught:
         request_cancel(db, tenant, made.id)
-    assert (caught.value.message, caught.value.code) == (
-        f"batch {made.id} is cancelled and cannot be cancelled any more",
-        "batch_not_cancellable",
-    )
+    assert caught.value.code == "batch_not_cancellable"
     assert get(db, tenant, made.id).cancelled_at is not None
 
 
@@ -329,9 +320,8 @@ def test_an_ended_batch_is_deleted_with_its_files_and_its_jobs_soon(
     other = create(db, tenant, new(idempotency_key="l"), file)
     live(other, db, [ParsedLine(1, "a", foreign)])
     live(made, db, [ParsedLine(1, "a", job)])
-    with pytest.raises(Conflict) as caught:
+    with pytest.raises(Conflict, match=f"{made.id} is in_progress"):
         batches.delete(db, tenant, made.id, actor="key_1")
-    assert caught.value.message == f"batch {made.id} is in_progress: cancel it, and delete it when it has ended"
     query("UPDATE batch_lines SET outcome = 'succeeded'")
     finalize(db, tenant, made.id)
     draft = open_blobs(settings).create()

@@ -120,7 +120,7 @@ def test_the_first_answer_holds(db: Database, accept_flow: Callable[..., Flow], 
     (held,) = [one for one in found if isinstance(one, Approval)]
     (refused,) = [one for one in found if isinstance(one, Conflict)]
     assert refused.code == "approval_decided"
-    assert refused.message == f"the call is {held.state} already: the first answer holds"
+    assert held.state in refused.message
     is_approved = held.state is ApprovalState.APPROVED
     assert answer(flow, asked, is_approved, "again") == held
     audited = "SELECT action, detail FROM audit_log WHERE resource = :id"
@@ -217,7 +217,7 @@ def test_what_ends_the_job_ends_the_wait(
         query("UPDATE jobs SET deadline_at = now() - interval '1 s' WHERE :id IN (id, parent_id)", id=flow.id)
         expire_overdue(db, 10, grace_s=0.0)
     assert flow.states()["flow"] == ("cancelled" if end == "cancel" else "expired")
-    with pytest.raises(Conflict, match="the job has ended"):
+    with pytest.raises(Conflict, match="job has ended"):
         answer(flow, asked, True)
     (found,) = list_approvals(db, flow.tenant, job_id=flow.id)
     assert (found.state, kinds(flow)) == (ApprovalState.CANCELLED, ["approval_requested"])
@@ -272,14 +272,12 @@ def test_approvals_are_listed_by_job_state_and_page(
     )
     request_cancel(db, tenant, flows[1].id)
     assert page(state=ApprovalState.CANCELLED) == [second.id]
-    with pytest.raises(Conflict) as ended_before:
+    with pytest.raises(Conflict, match="job has ended"):
         answer(flows[1], second, approve=True)
-    assert ended_before.value.message == "the job has ended, so there is nothing to approve"
     query("UPDATE tool_approvals SET expires_at = now() - interval '1 s' WHERE id = :id", id=third.id)
-    with pytest.raises(Conflict) as late:
+    with pytest.raises(Conflict, match="time limit"):
         answer(flows[2], third, approve=True)
-    assert late.value.message == "the time limit of the approval is over, so the call is refused"
-    with pytest.raises(NotFound, match=f"no approval apr_x of job {flows[2].id}"):
+    with pytest.raises(NotFound, match=f"apr_x of job {flows[2].id}"):
         decide(db, tenant, flows[2].id, "apr_x", approve=True, reason=None, actor=ACTOR)
     assert expire_due(db, 10) == 1
     (found,) = list_approvals(db, tenant, state=ApprovalState.EXPIRED)

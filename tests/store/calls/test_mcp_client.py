@@ -120,12 +120,12 @@ def test_a_stream_is_left_behind_the_answer(receiver: Receiver, line_end: bytes)
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (lambda call: as_json(call, error={"code": -32602, "message": "no such tool"}), "refused: no such tool"),
-        (lambda call: as_json(call, result=[]), "has no result"),
-        (lambda _: Answer(200, {"content-type": "application/json"}, b"<html>"), "no answer of MCP"),
-        (lambda _: Answer(200, {"content-type": "application/json"}, b'{"id": 99, "result": {}}'), "no answer of MCP"),
-        (lambda _: Answer(200, {"content-type": "text/event-stream"}, b"event: ping\n\n"), "no answer of MCP"),
-        (lambda _: Answer(202), "no answer of MCP"),
+        (lambda call: as_json(call, error={"code": -32602, "message": "no such tool"}), "no such tool"),
+        (lambda call: as_json(call, result=[]), "no result"),
+        (lambda _: Answer(200, {"content-type": "application/json"}, b"<html>"), "no answer"),
+        (lambda _: Answer(200, {"content-type": "application/json"}, b'{"id": 99, "result": {}}'), "no answer"),
+        (lambda _: Answer(200, {"content-type": "text/event-stream"}, b"event: ping\n\n"), "no answer"),
+        (lambda _: Answer(202), "no answer"),
     ],
 )
 def test_what_is_no_result_is_refused(receiver: Receiver, answer: Callable[[Call], Answer], why: str) -> None:
@@ -136,10 +136,10 @@ def test_what_is_no_result_is_refused(receiver: Receiver, answer: Callable[[Call
 
 def test_another_version_another_status_and_too_much_are_refused(receiver: Receiver) -> None:
     receiver.answer = server(lambda _: Answer(204), WELCOME | {"protocolVersion": "1999-01-01"})
-    with pytest.raises(McpRefused, match="another version of MCP"):
+    with pytest.raises(McpRefused, match="another version"):
         called(receiver)
     receiver.answer = lambda _: Answer(401, body=b"who are you")
-    with pytest.raises(McpStatus, match="the server answered with the status 401"):
+    with pytest.raises(McpStatus, match="401"):
         called(receiver)
     receiver.answer = lambda _: Answer(302, {"Location": "https://example.com/"})
     with pytest.raises(McpStatus, match="302"):
@@ -168,5 +168,5 @@ def test_a_list_is_read_page_by_page_and_not_for_ever(receiver: Receiver) -> Non
     with mcp_session(GuardedClient(OPEN), receiver.url("/mcp"), {}, LONG_S) as session:
         assert [tool["name"] for tool in session.list_tools(1000)] == ["first", "b"]
         receiver.answer = server(lambda call: as_json(call, result={"tools": [], "nextCursor": "again"}))
-        with pytest.raises(McpRefused, match="more than 20 pages"):
+        with pytest.raises(McpRefused, match="20 pages"):
             session.list_tools(1000)

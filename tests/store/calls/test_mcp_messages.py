@@ -63,19 +63,18 @@ def test_a_call_carries_its_key_and_a_list_its_cursor() -> None:
 @pytest.mark.parametrize(
     ("result", "said"),
     [
-        ({"protocolVersion": "1"}, "the server speaks another version of MCP than 2025-03-26, 2025-06-18, 2025-11-25"),
-        ([], "the server's answer has no result"),
+        ({"protocolVersion": "1"}, "2025-03-26, 2025-06-18, 2025-11-25"),
+        ([], "no result"),
     ],
 )
 def test_a_handshake_that_is_none_is_refused(result: object, said: str) -> None:
-    with pytest.raises(McpRefused) as refused:
+    with pytest.raises(McpRefused, match=said):
         McpSession(Wire(lambda *_: result)).initialize()
-    assert str(refused.value) == said
 
 
 @pytest.mark.parametrize("tools", [None, {}, ["a"]])
 def test_a_list_that_is_none_is_refused(tools: object) -> None:
-    with pytest.raises(McpRefused, match="the server's list of tools is no list"):
+    with pytest.raises(McpRefused, match="list of tools"):
         McpSession(Wire(lambda *_: {"tools": tools})).list_tools(1)
 
 
@@ -84,52 +83,50 @@ def test_an_answer_is_found_among_other_messages_and_a_long_refusal_is_cut() -> 
     for other in (b"no", b"[1]", b'{"id": 4, "result": {}}', b'{"id": 3, "method": "ping"}'):
         answer.note(other)
     assert not answer.is_in
-    with pytest.raises(McpRefused, match="the server gave no answer of MCP"):
+    with pytest.raises(McpRefused, match="no answer"):
         answer.result()
     answer.note(orjson.dumps({"id": 3, "error": {"message": "x" * 600}}))
     assert answer.is_in
     with pytest.raises(McpRefused) as refused:
         answer.result()
-    assert str(refused.value) == f"the server refused: {'x' * 500}"
+    assert str(refused.value).partition(": ")[2] == "x" * 500
 
 
 def test_the_operators_commands_are_read_and_shown_by_name_alone() -> None:
     given = '{"clock": ["/usr/bin/clock", "--utc"], "a-b_C1": ["/x"]}'
     assert parse_commands(given) == {"clock": ("/usr/bin/clock", "--utc"), "a-b_C1": ("/x",)}
     assert (parse_commands("  "), check_commands(given)) == ({}, given)
-    example = 'write {"clock": ["/usr/bin/clock-mcp", "--utc"]}'
     for bad, said in (
-        ("{", f"it is not valid JSON: {example}"),
-        ("[]", f"it is not a JSON object: {example}"),
-        ('{"a b": ["/x"]}', "the name 'a b' is not 1 to 64 letters, digits, `_` and `-`"),
-        ('{"%s": ["/x"]}' % ("a" * 65), f"the name '{'a' * 65}' is not 1 to 64 letters, digits, `_` and `-`"),
-        ('{"a": []}', f"the command a is not a list of texts, the program and its arguments: {example}"),
-        ('{"a": ["/x", 1]}', f"the command a is not a list of texts, the program and its arguments: {example}"),
-        ('{"a": ["./x"]}', "the program of the command a is no absolute path"),
-        ('{"a": ["/x", "\\u0000"]}', "the command a has the character NUL"),
+        ("{", "not valid JSON: "),
+        ("[]", "JSON object: "),
+        ('{"a b": ["/x"]}', "'a b'"),
+        ('{"%s": ["/x"]}' % ("a" * 65), repr("a" * 65)),
+        ('{"a": []}', "command a is not a list"),
+        ('{"a": ["/x", 1]}', "command a is not a list"),
+        ('{"a": ["./x"]}', "command a is no absolute path"),
+        ('{"a": ["/x", "\\u0000"]}', "command a has the character NUL"),
     ):
-        with pytest.raises(ValueError, match=r".") as refused:
+        with pytest.raises(ValueError, match=said):
             check_commands(bad)
-        assert str(refused.value) == said
 
 
 def test_a_server_of_a_command_that_the_operator_has_not_is_refused() -> None:
     settings = Settings(mcp_commands='{"clock": ["/usr/bin/clock"]}')
     servers = servers_of(settings, GuardedClient(settings))
-    with pytest.raises(CommandUnknown, match="the operator has no command other"):
+    with pytest.raises(CommandUnknown, match="command other"):
         servers.session(McpEndpoint(type="mcp", command="other"), 1.0)
 
 
 def test_a_refused_address_is_named_by_its_reason_alone() -> None:
     client = GuardedClient(Settings(), resolve=lambda _host, _port: ["93.184.216.34", "10.0.0.1"])
     for url, said in (
-        ("https://example.com/", "the name does not resolve to public addresses only"),
-        ("http://example.com/", "URL refused: must begin with https://"),
-        ("https://10.0.0.1/", "URL refused: the address is not public"),
+        ("https://example.com/", "not resolve"),
+        ("http://example.com/", "https://"),
+        ("https://10.0.0.1/", "not public"),
     ):
-        with pytest.raises(AddressRefused) as refused:
+        with pytest.raises(AddressRefused, match=said) as refused:
             client.get(url, headers={}, timeout_s=60, most_bytes=1)
-        assert str(refused.value) == said
+        assert url not in str(refused.value)
 
     def unknown(_host: str, _port: int) -> list[str]:
         raise OSError("no such host")
@@ -145,19 +142,17 @@ def test_ranges_of_workers_are_read_by_model() -> None:
     )
     assert parse_range("3..3") == (3, 3)
     for bad, said in (
-        ("4", "'4': write the least and the most workers, such as 0..4"),
-        ("4..3", "'4..3': the first number is at most the second one, which is 1 to 1,000"),
-        ("0..0", "'0..0': the first number is at most the second one, which is 1 to 1,000"),
-        ("0..1001", "'0..1001': the first number is at most the second one, which is 1 to 1,000"),
+        ("4", r"'4': .*0\.\.4"),
+        ("4..3", r"'4\.\.3': .*1 to 1,000"),
+        ("0..0", r"'0\.\.0': .*1 to 1,000"),
+        ("0..1001", r"'0\.\.1001': .*1 to 1,000"),
     ):
-        with pytest.raises(ValueError, match=r".") as refused:
+        with pytest.raises(ValueError, match=said):
             parse_range(bad)
-        assert str(refused.value) == said
     for entries, said in (
-        (["tiny"], "'tiny': write NAME=0..4, or NAME@2=0..4 for one version"),
-        (["=0..4"], "'=0..4': write NAME=0..4, or NAME@2=0..4 for one version"),
-        (["tiny=0..4", "tiny=1..2"], "'tiny' is given twice"),
+        (["tiny"], "'tiny': .*NAME=0..4"),
+        (["=0..4"], "'=0..4': .*NAME=0..4"),
+        (["tiny=0..4", "tiny=1..2"], "'tiny' .*twice"),
     ):
-        with pytest.raises(ValueError, match=r".") as refused:
+        with pytest.raises(ValueError, match=said):
             parse_bounds(entries)
-        assert str(refused.value) == said

@@ -1,6 +1,7 @@
 """Addresses, errors and settings of connections to Postgres, and the limits without Redis: exactly."""
 
 import math
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -52,21 +53,20 @@ def test_an_address_of_several_servers_names_each(url: str, query: dict[str, Any
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("mysql://h/x", "DATABASE_URL: needs postgresql://, not mysql://"),
-        ("secret", "DATABASE_URL: not an address like postgresql://user@host/database"),
-        ("postgresql://u:secret@h:port/x", "DATABASE_URL: not an address like postgresql://user@host/database"),
+        ("mysql://h/x", "DATABASE_URL: .*postgresql://.*mysql://"),
+        ("secret", "DATABASE_URL: .*postgresql://user@host/database$"),
+        ("postgresql://u:secret@h:port/x", "DATABASE_URL: .*postgresql://user@host/database$"),
     ],
 )
-def test_another_address_is_refused_in_these_words(url: str, why: str) -> None:
-    with pytest.raises(SettingsError) as caught:
+def test_another_address_is_refused_and_not_shown(url: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=why) as caught:
         parse_url(url)
-    assert caught.value.message == why
+    assert "secret" not in caught.value.message
 
 
 def test_a_statement_that_takes_too_long_is_given_up(single: Database) -> None:
-    with pytest.raises(StatementTimeout) as caught, single.autocommit() as connection:
+    with pytest.raises(StatementTimeout), single.autocommit() as connection:
         connection.execute(text("SELECT pg_sleep(60)"))
-    assert caught.value.message == "Postgres gave up on a statement that took too long"
     with single.autocommit() as connection:
         shown = [
             connection.execute(text(f"SHOW {name}")).scalar_one()
@@ -75,21 +75,16 @@ def test_a_statement_that_takes_too_long_is_given_up(single: Database) -> None:
     assert shown == ["1250ms", "1500ms", "60500ms"]
 
 
-def test_a_value_that_cannot_be_encoded_is_refused_in_these_words() -> None:
-    for value, why in (
-        ("\ud800", "a text is not valid Unicode, or a number is out of range"),
-        (2**70, "a text is not valid Unicode, or a number is out of range"),
-    ):
-        with pytest.raises(InvalidRequest) as caught:
+def test_a_value_that_cannot_be_encoded_is_refused() -> None:
+    for value in ("\ud800", 2**70):
+        with pytest.raises(InvalidRequest, match="Unicode"):
             dump_json({"a": value})
-        assert caught.value.message == why
     assert dump_json({"a": ["é", 1.5, None]}) == '{"a":["é",1.5,null]}'
 
 
-def test_a_value_out_of_range_is_refused_in_these_words(db: Database) -> None:
-    with pytest.raises(InvalidRequest) as caught, db.autocommit() as connection:
+def test_a_value_out_of_range_is_refused(db: Database) -> None:
+    with pytest.raises(InvalidRequest, match=r"U\+0000"), db.autocommit() as connection:
         connection.execute(text("SELECT CAST(:n AS int)"), {"n": 2**40})
-    assert caught.value.message == "a value cannot be stored: it contains U+0000 or is out of range"
 
 
 def test_a_schema_of_another_release_says_what_to_do(db: Database) -> None:
@@ -105,10 +100,10 @@ def test_a_schema_of_another_release_says_what_to_do(db: Database) -> None:
     with db.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     try:
-        assert refused() == f"the database schema is at 0001, this version needs {REVISION}: run `headrace migrate`"
+        assert re.search(f"0001.*{REVISION}.*`headrace migrate`", refused())
         with db.begin() as connection:
             connection.execute(text("DELETE FROM alembic_version"))
-        assert refused() == "the database schema is empty: run `headrace migrate`"
+        assert re.search("empty.*`headrace migrate`", refused())
     finally:
         with db.begin() as connection:
             connection.execute(text("DELETE FROM alembic_version"))
@@ -125,7 +120,7 @@ class TestTenants:
         with db.autocommit(tenant_ids=["b"]) as connection:
             assert self.whose(connection) == "b"
         with (
-            pytest.raises(ValueError, match=r"^a tenant's id has no comma: it would be two$"),
+            pytest.raises(ValueError, match="comma"),
             db.begin(tenant_id="a,b"),
         ):
             pass
@@ -160,12 +155,9 @@ def test_a_leader_asks_at_most_once_a_second(db: Database, monkeypatch: pytest.M
         now = 100.9
         lead_held.check()
         now = 101.0
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(Unavailable, match="connection") as caught:
             lead_held.check()
-        assert (caught.value.message, caught.value.code) == (
-            "the connection that holds the lead is gone",
-            "database_unavailable",
-        )
+        assert caught.value.code == "database_unavailable"
 
 
 def test_a_lock_that_was_let_go_is_no_lead_and_the_session_has_its_limit(
@@ -185,7 +177,7 @@ def test_a_lock_that_was_let_go_is_no_lead_and_the_session_has_its_limit(
         with lead(db, 7002) as other:
             assert other is not None
             assert other.connection.execute(text("SHOW idle_session_timeout")).scalar_one() == "15s"
-            with pytest.raises(Unavailable, match=r"^the lock of the lead is gone$"):
+            with pytest.raises(Unavailable, match="lock"):
                 held.check()
     with db.autocommit() as after:
         assert after.execute(text("SHOW idle_session_timeout")).scalar_one() == "0"
@@ -211,39 +203,37 @@ def test_the_role_of_the_api_is_bound_to_its_tenant(db: Database, settings: Sett
     [
         (
             {"database_url": "postgresql://a@h1,db.example.com:5432/x"},
-            "DATABASE_URL: h1 is another host: say sslmode=verify-full, and sslrootcert for a CA of your own",
+            "DATABASE_URL: h1 .*sslmode=verify-full.* sslrootcert",
         ),
         (
             {"database_url": "postgresql://a@h/x?sslmode=verify-ca"},
-            "DATABASE_URL: h is another host: say sslmode=verify-full, and sslrootcert for a CA of your own",
+            "DATABASE_URL: h .*sslmode=verify-full.* sslrootcert",
         ),
         *(
             (
                 {"database_url": f"postgresql://a@{written}"},
-                "DATABASE_URL: far is another host: say sslmode=verify-full, and sslrootcert for a CA of your own",
+                "DATABASE_URL: far .*sslmode=verify-full.* sslrootcert",
             )
             for written in ("localhost/x?host=far", "localhost/x?hostaddr=far", "/x?host=/run,far:5433", "far/x?host=")
         ),
         (
             {"redis_url": "redis+sentinel://localhost,s.example.com/main"},
-            "REDIS_URL: s.example.com is another host: say rediss+sentinel://, and ssl_ca_certs for a CA of your own",
+            r"REDIS_URL: s\.example\.com .*rediss\+sentinel://.* ssl_ca_certs",
         ),
         (
             {"redis_url": "rediss://r.example.com/0?ssl_cert_reqs=optional"},
-            "REDIS_URL: r.example.com is another host: say rediss://, and ssl_ca_certs for a CA of your own",
+            r"REDIS_URL: r\.example\.com .*rediss://.* ssl_ca_certs",
         ),
         (
             {"database_url": "postgresql://a@h/x", "redis_url": "redis://r/0"},
-            "DATABASE_URL: h is another host: say sslmode=verify-full, and sslrootcert for a CA of your own; "
-            "REDIS_URL: r is another host: say rediss://, and ssl_ca_certs for a CA of your own",
+            "DATABASE_URL: h .*sslrootcert.*REDIS_URL: r .*rediss://.* ssl_ca_certs",
         ),
     ],
 )
 def test_a_way_that_is_not_verified_is_named(address: dict[str, str], why: str) -> None:
     local = {"database_url": "postgresql://a@/x?host=/run", "redis_url": "unix:///run/v.sock"}
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError, match=f"HEADRACE_REQUIRE_TLS .*{why}"):
         check_transport(Settings(**(local | address), require_tls="on"))
-    assert caught.value.message == f"HEADRACE_REQUIRE_TLS is on, and {why}"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +246,7 @@ def test_a_way_that_is_not_verified_is_named(address: dict[str, str], why: str) 
 )
 def test_a_host_in_the_variables_of_the_driver_is_checked(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
     monkeypatch.setenv(name, "far")
-    with pytest.raises(SettingsError, match="DATABASE_URL: far is another host"):
+    with pytest.raises(SettingsError, match="DATABASE_URL: far "):
         check_transport(Settings(database_url=url, redis_url="", require_tls="on"))
     check_transport(Settings(database_url=f"{url}?host=localhost&hostaddr=::1", redis_url="", require_tls="on"))
 

@@ -271,7 +271,7 @@ def set_revision(db: Database, revision: str) -> None:
 
 @pytest.mark.usefixtures("version_table")
 def test_an_empty_schema_says_what_to_run(db: Database) -> None:
-    with pytest.raises(Unavailable, match="empty: run `headrace migrate`"):
+    with pytest.raises(Unavailable, match=r"empty.*`headrace migrate`"):
         check_schema(db)
     assert not is_migrated(db)
 
@@ -279,7 +279,7 @@ def test_an_empty_schema_says_what_to_run(db: Database) -> None:
 @pytest.mark.usefixtures("version_table")
 def test_an_older_schema_is_refused(db: Database) -> None:
     set_revision(db, "0000")
-    with pytest.raises(Unavailable, match=f"at 0000, this version needs {REVISION}"):
+    with pytest.raises(Unavailable, match=f"0000.*{REVISION}"):
         check_schema(db)
 
 

@@ -90,7 +90,7 @@ async def _ping_async(url: str) -> None:
 
 def test_who_is_not_of_the_trusted_authority_or_has_another_name_is_not_spoken_to(secured: Secured) -> None:
     db = Database(secured.other_database_url, pool_size=1, application_name="tests")
-    with pytest.raises(Unavailable, match="certificate verify failed"):
+    with pytest.raises(Unavailable, match="certificate"):
         db.ping()
     db.close()
     for url in (secured.other_redis_url, secured.nameless_redis_url):
@@ -124,7 +124,7 @@ def test_what_could_be_overheard_or_forged_is_said_and_refused_where_tls_is_requ
     settings = Settings(**(LOCAL | address))
     check_transport(settings)
     assert "connection_not_verified" in "".join(capsys.readouterr())
-    with pytest.raises(SettingsError, match=r"HEADRACE_REQUIRE_TLS is on, and .* is another host"):
+    with pytest.raises(SettingsError, match="HEADRACE_REQUIRE_TLS"):
         check_transport(settings.model_copy(update={"require_tls": "on"}))
 
 
@@ -152,7 +152,7 @@ def test_what_is_verified_or_stays_on_this_machine_is_good(address: dict[str, st
         ({"redis_url": "rediss://h/0?ssl_ca_certs=/no/ca"}, "REDIS_URL: ssl_ca_certs: cannot read /no/ca"),
         ({"redis_url": "redis://h/0?ssl_cert_reqs=required"}, "REDIS_URL: ssl_cert_reqs needs rediss://"),
         ({"redis_url": "sentinel://h:26379/main"}, r"REDIS_URL: needs redis://.*redis\+sentinel://.*not sentinel://"),
-        ({"redis_url": "redis+sentinel://h:26379"}, "REDIS_URL: needs the service"),
+        ({"redis_url": "redis+sentinel://h:26379"}, "REDIS_URL: .*service"),
         ({"redis_url": "rediss+sentinel://h/main?ssl_ca_certs=/no/ca"}, "REDIS_URL: ssl_ca_certs: cannot read /no/ca"),
         ({"redis_url": "rediss://h/0?ssl_keyfile=/no/key"}, "REDIS_URL: ssl_keyfile: cannot read /no/key"),
         ({"redis_url": "rediss://h/0?ssl_certfile=/no/cert"}, "REDIS_URL: ssl_certfile: cannot read /no/cert"),

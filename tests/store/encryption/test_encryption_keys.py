@@ -24,10 +24,9 @@ def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     empty.write_text("\n")
     binary.write_bytes(b"\xff\xfe")
     for path, said in (
-        (tmp_path / "none", "cannot read {}: No such file or directory"),
-        (binary, "cannot read {}: not a text"),
-        (empty, "{} has no keys"),
+        (tmp_path / "none", "{}.*No such file"),
+        (binary, "{}.*text"),
+        (empty, "{}.*no keys"),
     ):
-        with pytest.raises(SettingsError) as refused:
+        with pytest.raises(SettingsError, match=f"HEADRACE_ENCRYPTION_KEY_FILE: .*{said.format(path)}"):
             open_vault(Settings(encryption_key_file=path))
-        assert refused.value.message == f"HEADRACE_ENCRYPTION_KEY_FILE: {said.format(path)}"

@@ -66,7 +66,7 @@ def test_the_first_key_seals_and_all_open() -> None:
 
 def test_another_key_of_the_same_id_is_an_error_and_no_garbage() -> None:
     sealed = Vault({"k": OLD[1]}).seal("secret", PLACE)
-    with pytest.raises(CannotOpen, match="another key of the id 'k'"):
+    with pytest.raises(CannotOpen, match=r"another key .*'k'"):
         Vault({"k": NEW[1]}).open(sealed, PLACE)
 
 
@@ -128,7 +128,7 @@ def test_a_sealed_file_is_what_its_format_says() -> None:
     sealed = len(header).to_bytes(2, "big") + header + _chunks(key, content, digest)
     assert SealedReader(io.BytesIO(sealed), KNOWN, digest).read() == content
     for changed, name in ((sealed[:-5], digest), (sealed, "1" * 64)):
-        with pytest.raises(CannotOpen, match="it was changed"):  # before a byte of it is sent
+        with pytest.raises(CannotOpen, match="changed"):  # before a byte of it is sent
             SealedReader(io.BytesIO(changed), KNOWN, name)
     out = io.BytesIO()
     writer = SealedWriter(out, KNOWN)
@@ -269,19 +269,12 @@ def test_a_frame_belongs_to_its_job_and_place() -> None:
     sealed = KNOWN.seal_frame(b"how much", "job_1", b"1-1 d")
     assert (frame_key_id(sealed), KNOWN.open_frame(sealed, "job_1", b"1-1 d")) == ("k2", b"how much")
     for job_id, where in (("job_2", b"1-1 d"), ("job_1", b"1-2 d")):
-        with pytest.raises(CannotOpen) as refused:
+        with pytest.raises(CannotOpen, match=f"stream of {job_id} .*'k2'") as refused:
             KNOWN.open_frame(sealed, job_id, where)
-        assert (refused.value.message, refused.value.code) == (
-            f"the stream of {job_id} does not open: it was changed, moved, or sealed with another key of the id 'k2'",
-            "encryption_value_invalid",
-        )
-    with pytest.raises(CannotOpen) as missing:
+        assert refused.value.code == "encryption_value_invalid"
+    with pytest.raises(CannotOpen, match=r"stream of job_1 .*'k2'.* HEADRACE_ENCRYPTION_KEYS") as missing:
         Vault(dict([NEW])).open_frame(sealed, "job_1", b"1-1 d")
-    assert (missing.value.message, missing.value.code) == (
-        "the stream of job_1 is sealed with the encryption key 'k2', which this process was not given: add it to "
-        "HEADRACE_ENCRYPTION_KEYS",
-        "encryption_key_missing",
-    )
+    assert missing.value.code == "encryption_key_missing"
 
 
 def test_a_zero_character_is_found_and_a_backslash_before_it_is_none() -> None:
@@ -292,17 +285,16 @@ def test_a_zero_character_is_found_and_a_backslash_before_it_is_none() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("a:" + "A" * 43 + "=, b", "S: entry 2 is not ID:KEY, with 1 to 32 letters, digits, - or _ as its id"),
-        ("x" * 33 + ":AAAA", "S: entry 1 is not ID:KEY, with 1 to 32 letters, digits, - or _ as its id"),
-        ("a:" + "A" * 43 + "=\na:" + "A" * 43 + "=", "S: the id a is used twice"),
-        ("a:AAAA", "S: the key a has 3 bytes, not 32: make one with `headrace encryption new-key`"),
-        ("a:A", "S: the key a is not base64: make one with `headrace encryption new-key`"),
+        ("a:" + "A" * 43 + "=, b", "S: entry 2 .*ID:KEY"),
+        ("x" * 33 + ":AAAA", "S: entry 1 .*ID:KEY"),
+        ("a:" + "A" * 43 + "=\na:" + "A" * 43 + "=", "S: .*id a .*twice"),
+        ("a:AAAA", "S: .*key a .*3 bytes, not 32.*`headrace encryption new-key`"),
+        ("a:A", "S: .*key a .*base64.*`headrace encryption new-key`"),
     ],
 )
 def test_a_malformed_key_is_named_by_its_place_or_id(given: str, said: str) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError, match=said):
         parse_keys(given, "S")
-    assert refused.value.message == said
 
 
 def test_keys_are_parsed_in_their_order_and_digests_without_keys_are_plain() -> None:

@@ -18,6 +18,7 @@ from headrace.store.files import files, uploads
 from headrace.store.files.blob_storage import Blobs, FolderBlobs
 from headrace.store.files.files import Purpose
 from tests.processes import wait_for
+from tests.refusals import Naming
 from tests.store.making import Query
 
 
@@ -85,7 +86,7 @@ def test_a_file_is_what_was_given_and_pages_are_of_one_tenant(
     draft.write(b"x")
     assert refused(lambda: files.create(db, tenant, draft, filename="c", purpose=Purpose.BATCH, most_bytes=5)) == (
         QuotaExceeded,
-        "this organization's files have 5 bytes of the 5 that they may have, and this one has 1: delete some first",
+        Naming("5 bytes of the 5"),
         None,
     )
     draft.drop()
@@ -138,16 +139,11 @@ def test_an_upload_is_completed_with_all_of_its_parts_alone(own: Uploads) -> Non
     assert made.expires_at - made.created_at == timedelta(hours=1)
     foo, bar, far = own.add(made.id, b"foo"), own.add(made.id, b"bar"), own.add(own.begin().id, b"far")
     for parts, md5, said, param in (
-        ((foo, far), None, f"'{far}' is not a part of this upload", "part_ids[1]"),
-        ((foo, "part_x"), None, "'part_x' is not a part of this upload", "part_ids[1]"),
-        ((foo, bar, foo), None, f"{foo} is named twice: name each part once", "part_ids[2]"),
-        ((bar,), None, "the parts have 3 bytes, and the upload was begun for 6: name all parts", "part_ids"),
-        (
-            (foo, bar),
-            "0" * 32,
-            "the parts have the MD5 3858f62230ac3c915f300c664312c63f: send again what differs",
-            "md5",
-        ),
+        ((foo, far), None, Naming(repr(far)), "part_ids[1]"),
+        ((foo, "part_x"), None, Naming("'part_x'"), "part_ids[1]"),
+        ((foo, bar, foo), None, Naming(f"{foo} is named twice"), "part_ids[2]"),
+        ((bar,), None, Naming("3 bytes"), "part_ids"),
+        ((foo, bar), "0" * 32, Naming("3858f62230ac3c915f300c664312c63f"), "md5"),
     ):
         assert refused(partial(own.complete, made.id, *parts, md5=md5)) == (InvalidRequest, said, param)
     assert list((own.folder / "drafts").iterdir()) == [], "nothing is left of it"
@@ -163,7 +159,7 @@ def test_an_upload_that_is_completed_stays_so(own: Uploads, query: Query) -> Non
     assert own.complete(made.id) == (done, file)
     assert query("SELECT id FROM upload_parts") == [{"id": kept}], "its parts are a file now"
     for run in (lambda: own.add(made.id, b"x"), lambda: uploads.cancel(own.db, own.tenant, made.id)):
-        assert refused(run) == (Conflict, f"the upload {made.id} is completed: begin a new one", None)
+        assert refused(run) == (Conflict, Naming(f"{made.id} is completed"), None)
     files.delete(own.db, own.tenant, file.id, actor="mia")
     assert own.complete(made.id) == (done, None)
     query("UPDATE uploads SET expires_at = now() - interval '1 s' WHERE id = :id", id=other.id)
@@ -175,7 +171,7 @@ def test_a_part_whose_content_was_removed_is_not_made(
     own: Uploads, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = refused(lambda: uploads.get_pending(own.db, own.tenant, "upload_x"))
-    assert missing == (NotFound, "no upload upload_x: an upload is kept for 1 hour", None)
+    assert missing == (NotFound, Naming("upload_x"), None)
     made = own.begin()
     assert uploads.get_pending(own.db, own.tenant, made.id) == made
     keep = files.keep_content
@@ -188,7 +184,7 @@ def test_a_part_whose_content_was_removed_is_not_made(
     monkeypatch.setattr(files, "keep_content", keep_and_remove)
     assert refused(lambda: uploads.add_part(own.db, own.tenant, made.id, draft, most_bytes=100)) == (
         Unavailable,
-        "the content was removed before its part was made: send it again",
+        Naming("content was removed"),
         None,
     )
 
@@ -216,12 +212,9 @@ def test_contents_without_references_are_kept_for_ten_minutes_and_the_oldest_go_
 
 def test_a_storage_that_does_not_answer_is_named_by_its_reason(tmp_path: Path) -> None:
     blobs = FolderBlobs(tmp_path)
-    with pytest.raises(Unavailable) as missing:
+    with pytest.raises(Unavailable, match="No such file") as missing:
         blobs.open("a" * 64)
-    assert (missing.value.message, missing.value.code) == (
-        "the file storage is not available: No such file or directory",
-        "storage_unavailable",
-    )
+    assert missing.value.code == "storage_unavailable"
     for age_s, is_kept in ((86_000, True), (86_500, False)):
         draft = blobs.create()
         draft.write(b"a")

@@ -14,6 +14,7 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.answered_calls import ANSWERED, ITEM, first_steps
 from headrace.store.jobs.jobs import Accepted, NewJob, accept
 from headrace.store.jobs.responses import NewResponse
+from tests.refusals import Naming
 from tests.store.making import MakeJob, Query, new_flow
 
 
@@ -78,6 +79,6 @@ def test_an_answer_is_stored_with_its_reason_and_written_down(
     with pytest.raises(InvalidRequest) as caught:
         accept(db, [answering(make_job, "mcpr_2", approve=False)])
     assert (caught.value.message, caught.value.param) == (
-        "the approval mcpr_2 was answered before, by another response: the first answer holds",
+        Naming("mcpr_2 was answered"),
         "input",
     )

@@ -32,6 +32,7 @@ from headrace.store.jobs.stuck_flows import count_stuck_flows
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.schema.cache_results import UNSERVED_QUEUE
 from headrace.store.schema.job_states import JobState
+from tests.refusals import Naming
 from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, Query, new_flow
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -254,7 +255,7 @@ def test_an_error_without_words_has_some_and_an_answer_in_part_is_kept(
     )
     job = get(db, tenant, broken.id)
     assert (job.state, job.output, job.num_deltas) == (F, None, 0)
-    assert job.error == {"code": "internal_error", "message": "step only: the step failed", "step": "only"}
+    assert job.error == {"code": "internal_error", "message": Naming("step only: "), "step": "only"}
     job = get(db, tenant, stopped.id)
     assert (job.state, job.output, job.error) == (C, {"text": "part"}, None)
     stream = stored_deltas(db, tenant, stopped.id)
@@ -405,10 +406,10 @@ def test_too_many_steps_are_counted_and_a_name_twice_is_a_defect(db: Database, t
     assert [job.error for job in found] == [
         {
             "code": "too_many_steps",
-            "message": "the job would have 3 steps, and at most 2 are accepted",
+            "message": Naming("3 steps", "2 "),
             "retryable": False,
         },
-        {"code": "internal_error", "message": "an added step has the name of another one", "retryable": False},
+        {"code": "internal_error", "message": Naming("added step"), "retryable": False},
     ]
     assert [(job.output, job.num_deltas) for job in found] == [(None, 0), (None, 0)]
     assert [len(list_steps(db, tenant, flow.id)) for flow in (many, twice)] == [1, 1]
@@ -424,5 +425,5 @@ def test_a_text_that_postgres_cannot_hold_is_replaced_also_in_a_list(
     assert get(db, tenant, job.id).output == {"a\ufffd": ["b\ufffd", {"c": "?"}], "n": 1}
     with pytest.raises(InvalidRequest):
         accept(db, [make_job(payload={"a": "\0"})])
-    with pytest.raises(ValueError, match=r"^a job cannot finish as running$"):
+    with pytest.raises(ValueError, match="as running"):
         ended(claimed, R)

@@ -40,6 +40,7 @@ from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.retention.erasure import erase, erase_outputs
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import LogprobRow
+from tests.refusals import Naming
 from tests.store.making import CHAIN, JOIN, QUEUE, AcceptOne, MakeJob, Needs, Query, new_flow
 
 VAULT = {"k1": b"k" * 32}
@@ -183,8 +184,8 @@ class TestCancelling:
         first, second, _ = (step.id for step in flow.steps)
         end(db, first)
         for step_id, why in (
-            (first, f"job {first} is succeeded and cannot be cancelled any more"),
-            (second, f"job {second} is a step of {flow.id}: cancel that"),
+            (first, Naming(f"{first} is succeeded")),
+            (second, Naming(second, f"step of {flow.id}")),
         ):
             with pytest.raises(Conflict) as caught:
                 request_cancel(db, tenant, step_id)
@@ -205,10 +206,7 @@ class TestPurged:
         assert purge(db, 60, 60, 10) == 1
         asked = [(owner, job_id) for owner in (tenant, other_tenant) for job_id in (emptied, deleted, "job_x")]
         found = {pair: (type(error), getattr(error, "message", None)) for pair, error in get_each(db, asked).items()}
-        gone = {
-            (tenant, job_id): (Gone, f"job {job_id} has ended, and its result is no longer kept")
-            for job_id in (emptied, deleted)
-        }
+        gone = {(tenant, job_id): (Gone, Naming(job_id)) for job_id in (emptied, deleted)}
         assert found == {pair: (NotFound, f"no job {pair[1]}") for pair in asked} | gone
         assert get_each(db, []) == {}
 
@@ -354,20 +352,19 @@ class TestStoredChats:
         with db.begin() as connection:
             erase_outputs(connection, [chats[0]])
         assert listed() == [*chats[1:], elsewhere]
-        for job_id, error, why in (
-            (chats[0], Gone, "the contents of chatcmpl-{} are no longer kept"),
-            (unstored, NotFound, "no stored chat completion chatcmpl-{}: one is kept if its request has `store` true"),
-            (waiting, NotFound, "no stored chat completion chatcmpl-{}: one is kept if its request has `store` true"),
-            (foreign, NotFound, "no stored chat completion chatcmpl-{}: one is kept if its request has `store` true"),
+        for job_id, error in (
+            (chats[0], Gone),
+            (unstored, NotFound),
+            (waiting, NotFound),
+            (foreign, NotFound),
         ):
             chat_id = stored_chats.chat_id(job_id)
             for call in (
                 lambda chat_id=chat_id: stored_chats.get(db, tenant, chat_id),
                 lambda chat_id=chat_id: stored_chats.set_metadata(db, tenant, chat_id, {}),
             ):
-                with pytest.raises(error) as caught:
+                with pytest.raises(error, match=chat_id):
                     call()
-                assert caught.value.message == why.format(job_id.removeprefix("job_"))
         stored_chats.set_metadata(db, tenant, stored_chats.chat_id(chats[1]), {"n": "7"})
         assert stored_chats.get(db, tenant, stored_chats.chat_id(chats[1])).metadata == {"n": "7"}
         assert listed(ChatFilter(metadata={"n": "7"})) == [chats[1]]
@@ -412,7 +409,7 @@ class TestResponses:
         assert (found.items, found.num_turns) == ([{"n": 0}, {"n": 1}, {"n": 2}], 3)
         assert responses.get_input(db, tenant, turns[0]) == [{"n": 0}]
         query("DELETE FROM responses WHERE job_id = :id", id=turns[0])
-        with pytest.raises(NotFound, match=r"^the beginning of the conversation of resp_\w+ is no longer kept$"):
+        with pytest.raises(NotFound, match=r"beginning .* of resp_\w+"):
             responses.get_chain(db, tenant, turns[2])
         for owner, job_id in ((tenant, turns[1]), (other_tenant, turns[2])):
             with pytest.raises(NotFound, match="no response resp_"):
@@ -432,10 +429,7 @@ class TestResponses:
         with pytest.raises(InvalidRequest) as caught:
             chain.check_room()
         size = len(items[0]) + 4 if items else 2
-        assert caught.value.message == (
-            f"the conversation has {num_turns} responses with {size} bytes, and 256 with 4194304 are the most: begin a "
-            "new one with what matters of it"
-        )
+        assert caught.value.message == Naming(f"{num_turns} responses", f"{size} bytes", "256 with 4194304")
         assert (caught.value.code, caught.value.param) == ("conversation_too_long", "previous_response_id")
 
 
@@ -461,13 +455,13 @@ class TestConversations:
         assert (listed(after="m2"), listed(after="m2", descending=True)) == (["m3", "m4"], ["m1"])
         with pytest.raises(InvalidRequest) as caught:
             listed(after="m9")
-        assert (caught.value.message, caught.value.param) == ("'m9' is not an item of this conversation", "after")
+        assert (caught.value.message, caught.value.param) == (Naming("'m9'"), "after")
         assert conversations.get_item(db, tenant, made.id, "m2") == item("m2"), "the first one stays"
         conversations.delete_item(db, tenant, made.id, "m2")
         for call in (conversations.get_item, conversations.delete_item):
             with pytest.raises(NotFound) as missing:
                 call(db, tenant, made.id, "m2")
-            assert missing.value.message == f"no item m2 in {made.id}"
+            assert missing.value.message == Naming("m2", made.id)
         found = conversations.read_items(db, tenant, made.id)
         assert (found.items, found.last_response_id) == ([item("m1"), item("m3"), item("m4")], None)
         assert conversations.get(db, tenant, made.id) == made
@@ -496,9 +490,7 @@ class TestConversations:
         with pytest.raises(InvalidRequest) as caught:
             conversations.add_items(db, tenant, made.id, [item("a"), item("b")])
         assert (caught.value.code, caught.value.param) == ("conversation_too_long", "items")
-        assert caught.value.message == (
-            "the conversation would have more than 1024 items or 4194304 bytes: begin a new one with what matters of it"
-        )
+        assert caught.value.message == Naming("1024 items", "4194304 bytes")
         conversations.add_items(db, tenant, made.id, [item("a")])
         with pytest.raises(InvalidRequest):
             conversations.add_items(db, tenant, made.id, [item("b")])
@@ -575,5 +567,5 @@ class TestDeadLetters:
             (ids[0], "key_1", {"replayed_as": "job_new"})
         ]
         for missing in (foreign, "job_x"):
-            with pytest.raises(NotFound, match=f"^no dead letter {missing}$"):
+            with pytest.raises(NotFound, match=missing):
                 get_dead_letter(db, tenant, missing)

@@ -15,6 +15,7 @@ from headrace.store.files.files import Purpose
 from headrace.store.key_rotation.reencryption import PLAIN, TARGETS, KeyUsage, Target, digests, pages, reseal_file
 from headrace.store.settings import Settings
 from headrace.store.tools import tools
+from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query
 from tests.store.tools.test_tools import definition
 
@@ -66,10 +67,7 @@ def test_a_key_that_is_missing_is_told_for_each_value_and_plain_errors_stay(
     (page,) = pages(alone, target("tools"), limit=9, reseal=True)
     assert (page.num_resealed, page.errors) == (
         0,
-        (
-            f"tools.definition of {tool.id} is sealed with the encryption key 'old', which this process was not given: "
-            "add it to HEADRACE_ENCRYPTION_KEYS",
-        ),
+        (Naming(f"tools.definition of {tool.id} ", "'old'", "HEADRACE_ENCRYPTION_KEYS"),),
     )
     alone.close()
     job = accept_one(metadata={"a": "b"})

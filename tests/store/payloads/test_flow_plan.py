@@ -47,18 +47,24 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("steps", "place", "why"),
         [
-            ([step("a"), step("a")], "steps[1].name", "is taken"),
-            ([step("input")], "steps[0].name", "is taken"),
+            ([step("a"), step("a")], "steps[1].name", "`a` is taken"),
+            ([step("input")], "steps[0].name", "`input` is taken"),
             ([step("a", "b")], "steps[0].needs[0]", "no step `b`"),
-            ([step("a", "b"), step("b", "a"), step("c")], "steps", "wait for each other: a, b"),
-            ([step("a"), step("b")], "steps", "mark the one"),
-            ([step("a", stream=True), step("b", "a")], "steps", "no other step needs"),
-            ([step("a"), step("b", **of("a.output.text"), stream=True)], "steps[1].input", "name that in `needs`"),
-            ([step("a"), step("b", "a", **of("a.text"))], "steps[1].input", "after the step comes `output`"),
-            ([step("a", **of("a..b"))], "steps[0].input", "a reference is"),
-            ([step("a", task="paint")], "steps[0].task", "the task is one of"),
+            ([step("a", "b"), step("b", "a"), step("c")], "steps", "a, b"),
+            ([step("a"), step("b"), step("c", "a")], "steps", r"\(b, c\): .*`stream`"),
+            ([step("a"), step("b", stream=True), step("c", stream=True)], "steps", "`stream` .*one step"),
+            (
+                [step("a", task="classify"), step("b", "a", **of("a.output.label.0"))],
+                "steps[1].input",
+                r"`a\.output\.label\.0`.*classify .*classifications, labels, policy, truncated",
+            ),
+            ([step("a", stream=True), step("b", "a")], "steps", "`stream`"),
+            ([step("a"), step("b", **of("a.output.text"), stream=True)], "steps[1].input", "`a`.*`needs`"),
+            ([step("a"), step("b", "a", **of("a.text"))], "steps[1].input", "`output`"),
+            ([step("a", **of("a..b"))], "steps[0].input", "reference is"),
+            ([step("a", task="paint")], "steps[0].task", "task is one"),
             ([step("a", priority=1)], "steps[0].priority", "beside `steps`"),
-            ([step("a", top_k=1)], "steps[0]", "has no field 'top_k'"),
+            ([step("a", top_k=1)], "steps[0]", "'top_k'"),
             ([step("a"), step("b", "a"), step("c", "b")], "steps", "at most 2"),
         ],
     )
@@ -66,34 +72,6 @@ class TestPlan:
         with pytest.raises(InvalidRequest, match=why) as refused:
             check_steps(steps, 2 if "at most" in why else 16)
         assert refused.value.param == place
-
-    @pytest.mark.parametrize(
-        ("steps", "said"),
-        [
-            ([step("a"), step("a")], "the name `a` is taken: give each step its own"),
-            ([step("a", priority=1)], "`priority` is of the job: write it beside `steps`"),
-            ([step("a", "b")], "there is no step `b`"),
-            (
-                [step("a"), step("b"), step("c", "a")],
-                "several steps are last (b, c): mark the one with the answer by `stream`",
-            ),
-            (
-                [step("a"), step("b", stream=True), step("c", stream=True)],
-                "`stream` marks one step that no other step needs",
-            ),
-            ([step("a"), step("b", **of("a.output.text"))], "it refers to the step `a`: name that in `needs`"),
-            (
-                [step("a", task="classify"), step("b", "a", **of("a.output.label.0"))],
-                "it refers to `a.output.label.0`, and an output of the task classify has only classifications, labels, "
-                "policy, truncated",
-            ),
-            ([step(f"s{n}") for n in range(4)], "the job has 4 steps, and at most 3 are accepted"),
-        ],
-    )
-    def test_a_refusal_says_what_to_do(self, steps: list[FlowStepBody], said: str) -> None:
-        with pytest.raises(InvalidRequest) as refused:
-            check_steps(steps, 3)
-        assert refused.value.message == said
 
     def test_steps_without_needs_keep_their_order(self) -> None:
         order, answer = check_steps([step("c"), step("a"), step("b", "c", "a")], 3)
@@ -109,18 +87,18 @@ class TestPipelines:
         for bad, said, param in (
             (
                 {"type": ["string"]},
-                '`input_schema`: the input of a job is a JSON object: its schema has `"type": "object"`',
+                '`input_schema`: .*`"type": "object"`',
                 "input_schema",
             ),
             (
                 {"properties": {"name": {}}},
-                "it refers to `input.text`, which `input_schema` does not declare",
+                r"`input\.text`.*`input_schema`",
                 "steps[1].input",
             ),
         ):
-            with pytest.raises(InvalidRequest) as refused:
+            with pytest.raises(InvalidRequest, match=said) as refused:
                 check_inputs(Pipeline(input_schema=bad, steps=(step("first"), refers)))
-            assert (refused.value.message, refused.value.param) == (said, param)
+            assert refused.value.param == param
 
     def test_a_digest_is_of_what_is_shown(self) -> None:
         made = Pipeline(steps=(step("a"),))
@@ -137,7 +115,7 @@ class TestReferences:
 
     @pytest.mark.parametrize("path", ["c.output.labels.2", "c.output.labels.x", "c.output.nothing", "c.output.null"])
     def test_what_is_not_there_is_named(self, path: str) -> None:
-        with pytest.raises(InvalidRequest, match=f"there is no `{path}`"):
+        with pytest.raises(InvalidRequest, match=f"`{path}`"):
             look_up({"c": {"output": {"labels": ["a", "b"], "null": None}}}, path)
 
     def test_marks_become_texts_that_are_not_read_again(self) -> None:

@@ -14,7 +14,7 @@ from tests.store.payloads.making import SOURCE
 
 def test_an_order_to_read_a_file_needs_one_and_is_equal_to_no_other() -> None:
     order = IngestOrder.model_validate({"model": "vectors"})
-    with pytest.raises(ValueError, match="an order to read a file has no file"):
+    with pytest.raises(ValueError, match="no file"):
         _ = order.source
     source = IngestSource.model_validate(SOURCE | {"num_bytes": 11})
     made = order.with_source(source)
@@ -42,7 +42,7 @@ def test_a_payload_that_cannot_be_read_names_its_fields_and_no_value() -> None:
     assert read_payload(CutInput, {"index": 1, "tokens": 2}) == CutInput(index=1, tokens=2)
     with pytest.raises(InvalidRequest) as caught:
         read_payload(PinnedPolicy, {"model": "m", "version": "secret", "counts": {"a": "secret"}, "other": 1})
-    assert caught.value.message == "the stored payload cannot be read: counts.a, other, version"
+    assert caught.value.message.endswith(": counts.a, other, version")
     assert caught.value.code == "invalid_payload"
 
 

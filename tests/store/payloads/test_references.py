@@ -1,5 +1,6 @@
 """References between steps, and the variables of templates. No I/O."""
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.references import look_up, references, replaced, step_of
 from headrace.store.payloads.step_payload import Marks, with_references, with_texts
 from headrace.store.payloads.template_variables import TemplateVariables
+from tests.refusals import Naming
 from tests.store.payloads.making import nested, numbered
 
 
@@ -18,9 +20,7 @@ class TestReferences:
         for path in ("a", "a.text"):
             with pytest.raises(InvalidRequest) as caught:
                 step_of(path)
-            assert caught.value.message == (
-                f"`{path}` is no reference: after the step comes `output`, as in `a.output.text`"
-            )
+            assert caught.value.message == Naming(f"`{path}`", "`output`", "`a.output.text`")
 
     @pytest.mark.parametrize(
         "mark",
@@ -37,9 +37,9 @@ class TestReferences:
     )
     def test_a_malformed_reference_is_refused_wherever_it_stands(self, mark: dict[str, Any]) -> None:
         for body in (mark, {"a": [mark]}, ({"b": mark},)):
-            with pytest.raises(InvalidRequest, match=r"^a reference is "):
+            with pytest.raises(InvalidRequest, match="reference is"):
                 list(references(body))
-            with pytest.raises(InvalidRequest, match=r"^a reference is "):
+            with pytest.raises(InvalidRequest, match="reference is"):
                 replaced(body, str.upper)
 
     def test_the_longest_path_is_found_in_all_lists_and_objects(self) -> None:
@@ -53,10 +53,10 @@ class TestReferences:
         found = [look_up(values, path) for path in ("a.0", "a.2", "a.3", "a.4", "t.1")]
         assert found == ["0", "true", "é", '{"b":1}', "y"]
         for path, why in (
-            ("a.1", "there is no `a.1`: it is null"),
-            ("a.5", "there is no `a.5`: `5` was not found"),
-            ("a.-1", "there is no `a.-1`: `-1` was not found"),
-            ("a.3.0", "there is no `a.3.0`: `0` was not found"),
+            ("a.1", Naming("`a.1`", "null")),
+            ("a.5", Naming("`a.5`", "`5`")),
+            ("a.-1", Naming("`a.-1`", "`-1`")),
+            ("a.3.0", Naming("`a.3.0`", "`0`")),
         ):
             with pytest.raises(InvalidRequest) as caught:
                 look_up(values, path)
@@ -80,16 +80,16 @@ class TestTemplateVariables:
         ("given", "why"),
         [
             (numbered(16, 1), None),
-            (numbered(17, 1), "17 variables: at most 16 are accepted"),
+            (numbered(17, 1), "17 variables: .* 16 "),
             ({"a": 1_000_000, "b": [-1_000_000.0]}, None),
-            ({"a": 1_000_001}, "numbers are between -1000000 and 1000000"),
-            ({"a": {"b": [-1_000_001]}}, "numbers are between -1000000 and 1000000"),
+            ({"a": 1_000_001}, "between -1000000 and 1000000"),
+            ({"a": {"b": [-1_000_001]}}, "between -1000000 and 1000000"),
             ({"a": nested(6)}, None),
-            ({"a": nested(7)}, "nested more than 8 deep"),
-            ({"a": [[[[[[[[]]]]]]]]}, "nested more than 8 deep"),
+            ({"a": nested(7)}, "nested .* 8 "),
+            ({"a": [[[[[[[[]]]]]]]]}, "nested .* 8 "),
             ({"a": "x" * 4087}, None),
-            ({"a": "x" * 4088}, "more than 4096 characters as JSON"),
-            ({"tools": []}, "`tools` is set by the server: leave it out"),
+            ({"a": "x" * 4088}, "4096 characters"),
+            ({"tools": []}, "`tools`"),
         ],
     )
     def test_they_are_few_small_and_not_ours(self, given: dict[str, Any], why: str | None) -> None:
@@ -98,7 +98,8 @@ class TestTemplateVariables:
             return
         with pytest.raises(ValidationError) as caught:
             self.variables.validate_python(given)
-        assert [problem["msg"] for problem in caught.value.errors()] == [f"Value error, {why}"]
+        (problem,) = caught.value.errors()
+        assert re.search(why, problem["msg"])
 
     @pytest.mark.parametrize("name", ["", "1a", "_a", "a-b", "a" * 65])
     def test_a_name_is_one_of_the_template_language(self, name: str) -> None:

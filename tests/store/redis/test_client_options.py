@@ -22,6 +22,7 @@ from headrace.store.redis_address import SentinelAddress, parse_sentinel
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import Frame, StreamPublisher, forget, sealing_keys, stream_key
 from tests.processes import wait_for
+from tests.refusals import Naming
 
 TCP, SOCKET, SENTINEL = "redis://h:7/3", "unix:///p.sock", "redis+sentinel://u:p@a,b:2/main/2"
 
@@ -40,7 +41,7 @@ def test_a_client_of_sentinel_has_its_database_and_login() -> None:
             "password": "p",
             "retries": 1,
         }
-        assert address(client) == "the primary main of Sentinel"
+        assert "primary main" in address(client)
     with connect(TCP) as client:
         assert address(client) == "h:7"
     with connect(SOCKET) as client:
@@ -58,21 +59,17 @@ def test_a_client_of_sentinel_has_its_database_and_login() -> None:
 
 def test_an_outage_is_told_in_one_line_with_the_address() -> None:
     told = unavailable(redis.ConnectionError("no route\nto host"), "h:7")
-    assert (told.message, told.code) == ("Redis at h:7 cannot be reached: no route", "redis_unavailable")
-    assert unavailable(TimeoutError()).message == "Redis cannot be reached: TimeoutError"
+    assert (told.message, told.code) == (Naming("h:7", "no route"), "redis_unavailable")
+    assert "host" not in told.message, "one line"
+    assert "TimeoutError" in unavailable(TimeoutError()).message
 
 
 def test_the_smallest_address_of_sentinel_has_these_defaults() -> None:
     assert parse_sentinel("redis+sentinel://a/main") == SentinelAddress((("a", 26379),), "main")
     assert parse_sentinel("redis+sentinel://:p@a/m%2Fn/0").service == "m/n"
     for wrong in ("http://h", "h:6379", ""):
-        with pytest.raises(SettingsError) as caught:
+        with pytest.raises(SettingsError, match=r"REDIS_URL: .*redis\+sentinel://"):
             connect(wrong)
-        scheme = "http" if wrong.startswith("http") else ""
-        assert caught.value.message == (
-            "REDIS_URL: needs redis://, rediss:// or unix://, or with Sentinel redis+sentinel:// or "
-            f"rediss+sentinel://, not {scheme}:// (docs/deployment.md)"
-        )
 
 
 def test_the_broker_of_sentinel_has_the_logins_of_both() -> None:
@@ -149,7 +146,7 @@ def test_hints_of_the_fast_lane_are_taken_for_each_queue_and_junk_is_counted(
     assert len(junk) == 2
     assert hints.depth("c@1") == 1
     redis_client.set(fast_lane_list("a@1"), "not a list")
-    with pytest.raises(Unavailable, match="Redis cannot be reached: WRONGTYPE"):
+    with pytest.raises(Unavailable, match="WRONGTYPE"):
         lane.take(0.1)
     lane.close()
     hints.close()

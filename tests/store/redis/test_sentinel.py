@@ -42,10 +42,10 @@ def test_an_address_gives_all_sentinels_and_the_two_logins() -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("redis+sentinel://a:26379", "needs the service and the number of the database: redis.sentinel://host:26379"),
-        ("redis+sentinel://a:26379/main/x", "needs the service and the number"),
-        ("redis+sentinel://a:26379,,b/main", "needs a host and perhaps a port for each Sentinel"),
-        ("redis+sentinel://a:99999/main", "needs a host and perhaps a port for each Sentinel"),
+        ("redis+sentinel://a:26379", "service .*redis.sentinel://host:26379"),
+        ("redis+sentinel://a:26379/main/x", "service"),
+        ("redis+sentinel://a:26379,,b/main", "host .*Sentinel"),
+        ("redis+sentinel://a:99999/main", "host .*Sentinel"),
         ("redis+sentinel://a/main?socket_timeout=1", "unknown option socket_timeout: use sentinel_password, "),
         ("redis+sentinel://a/main?ssl_ca_certs=/ca", r"ssl_ca_certs needs rediss\+sentinel://"),
     ],
@@ -69,7 +69,7 @@ def test_celery_is_given_each_sentinel_with_the_login_and_tls(settings: Settings
 def test_without_sentinels_the_error_names_the_service_and_no_password() -> None:
     with (
         connect("redis+sentinel://:secret@127.0.0.1:1/main") as client,
-        pytest.raises(Unavailable, match="Redis at the primary main of Sentinel cannot be reached") as caught,
+        pytest.raises(Unavailable, match="primary main") as caught,
     ):
         ping(client)
     assert "secret" not in str(caught.value)

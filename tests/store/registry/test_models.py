@@ -108,7 +108,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(db: Database, name: str
 
 def test_without_models_it_says_so(db: Database) -> None:
     assert list_models(db) == []
-    with pytest.raises(NotFound, match="none is registered"):
+    with pytest.raises(NotFound, match="none"):
         resolve(db, "tiny")
 
 
@@ -154,7 +154,7 @@ def test_an_alias_that_is_a_number_or_no_word_is_refused(db: Database, alias: st
 
 def test_a_model_keeps_its_task(db: Database) -> None:
     register(db)
-    with pytest.raises(InvalidRequest, match="for the task generate, not embed"):
+    with pytest.raises(InvalidRequest, match="generate, not embed"):
         register(db, runner="encoder", digest="d2")
     assert list_models(db)[0].versions == [1]
 

@@ -47,19 +47,16 @@ def test_policies_have_a_most_and_are_on_record(
         put(db, tenant, model, {"n": number}, "mia")
     with pytest.raises(Conflict) as refused:
         put(db, tenant, "more", {}, "mia")
-    assert refused.value.message == ("2 models have a policy, which is the most: let one policy hold for every model")
+    assert "2 models" in refused.value.message
     monkeypatch.setattr(policies, "MAX_VERSIONS", 3)
-    with pytest.raises(
-        Conflict, match=r"the versions of all policies are 3 with [1-9][0-9]* bytes, and 3 with 67108864"
-    ):
+    with pytest.raises(Conflict, match=r"versions .* 3 with [1-9][0-9]* bytes, .* 3 with 67108864"):
         put(db, tenant, "tiny", {}, "mia")
     monkeypatch.setattr(policies, "MAX_VERSIONS", 9)
     monkeypatch.setattr(policies, "MAX_BYTES", 1)
     with pytest.raises(Conflict):
         put(db, tenant, "tiny", {}, "mia")
-    with pytest.raises(NotFound) as missing:
+    with pytest.raises(NotFound, match=r"every model .* 2"):
         get_version(db, tenant, "", 2)
-    assert missing.value.message == "no policy for every model with a version 2"
     told = [(e.actor, e.action, e.resource, e.detail, e.before_hash, e.after_hash) for e in list_entries(db, tenant, 3)]
     hashes = [hash_of({"n": number}) for number in (1, 2, 3)]
     assert told[::-1] == [

@@ -26,6 +26,7 @@ from headrace.store.registry.prompt_templates import (
 from headrace.store.rollouts.changes import NewRollout, change, start_of_pipeline
 from headrace.store.rollouts.rollouts import RolloutKind, Step
 from headrace.store.rollouts.transitions import RolloutAction, Transition
+from tests.refusals import Naming
 
 
 def test_versions_and_pages_are_a_prompts_and_a_tenants_own(db: Database, tenant: str, other_tenant: str) -> None:
@@ -36,7 +37,7 @@ def test_versions_and_pages_are_a_prompts_and_a_tenants_own(db: Database, tenant
     assert list_versions(db, tenant, first.id) == [first, newest]
     assert list_versions(db, tenant, second.id) == [second]
     assert (get(db, tenant, first.id), get(db, tenant, first.id, 1)) == (newest, first)
-    with pytest.raises(NotFound, match="with a version or alias 2"):
+    with pytest.raises(NotFound, match="alias 2"):
         get(db, tenant, second.id, 2)
     assert list_prompts(db, tenant, limit=9) == [second, newest]
     assert list_prompts(db, tenant, limit=1) == [second]
@@ -66,7 +67,7 @@ def test_aliases_and_canaries_name_versions_of_their_prompt(db: Database, tenant
     assert (first.id[:5], other.id[:5], first.reference, second.version) == ("pmpt_", "pipe_", "a@1", 2)
     assert create(db, tenant, name="", template={}, actor="mia").reference.startswith("pmpt_")
     assert answer(lambda: create(db, tenant, name="b", template={}, actor="mia")) == (
-        "there is a prompt or a pipeline b already: add a version to it, or choose another name",
+        Naming("pipeline b already"),
         "conflict",
         "name",
     )
@@ -85,14 +86,12 @@ def test_aliases_and_canaries_name_versions_of_their_prompt(db: Database, tenant
     with pytest.raises(NotFound, match="no prompt b"):
         get(db, tenant, "b")
     assert answer(lambda: get(db, tenant, "a", "9" * 10)) == (
-        "no prompt a with a version or alias 9999999999",
+        Naming("prompt a ", "9999999999"),
         "not_found",
         "prompt",
     )
     remove_alias(db, tenant, "a", "calm", actor="mia")
-    assert answer(lambda: remove_alias(db, tenant, "a", "calm", actor="mia"))[0] == (
-        "no prompt a with a version or alias calm"
-    )
+    assert answer(lambda: remove_alias(db, tenant, "a", "calm", actor="mia"))[0] == Naming("prompt a ", "calm")
     assert [one.version for one in list_prompts(db, tenant, limit=9, kind=Kind.PIPELINE)] == [1]
     assert delete(db, tenant, "a", actor="mia") == first.id
     assert list_prompts(db, tenant, limit=9, kind=Kind.PIPELINE) == [other]
@@ -120,19 +119,14 @@ def test_prompts_versions_and_aliases_have_a_most(
     monkeypatch.setattr(prompt_templates, "MAX_ALIASES", 1)
     set_alias(db, tenant, "a", "live", 1, actor="mia")
     set_alias(db, tenant, "a", "live", 1, actor="mia")
-    assert answer(lambda: set_alias(db, tenant, "a", "more", 1, actor="mia"))[0] == (
-        "the prompt has 1 aliases, which is the most: remove one"
-    )
+    assert answer(lambda: set_alias(db, tenant, "a", "more", 1, actor="mia"))[0] == Naming("1 aliases")
     monkeypatch.setattr(prompt_templates, "MAX_PROMPTS", 2)
     create(db, tenant, name="b", template={}, actor="mia")
-    assert answer(lambda: create(db, tenant, name="c", template={}, actor="mia"))[0] == (
-        "there are 2 prompts, which is the most: give one of them a new version"
-    )
+    assert answer(lambda: create(db, tenant, name="c", template={}, actor="mia"))[0] == Naming("2 prompts")
     monkeypatch.setattr(prompt_templates, "MAX_VERSIONS", 3)
     assert add_version(db, tenant, "a", template={}, actor="mia").version == 2
     said = answer(lambda: add_version(db, tenant, "a", template={}, actor="mia"))[0]
-    assert said.startswith("the versions of all prompts are 3 with ")
-    assert said.endswith(" bytes, and 3 with 268435456 are the most: let requests bring what differs, as variables")
+    assert said == Naming("versions", "3 with", "268435456")
     monkeypatch.setattr(prompt_templates, "MAX_VERSIONS", 9)
     monkeypatch.setattr(prompt_templates, "MAX_BYTES", 1)
     assert answer(lambda: add_version(db, tenant, "a", template={}, actor="mia"))[1] == "conflict"
@@ -156,19 +150,14 @@ def test_a_rollout_of_a_pipeline_begins_at_a_version_that_its_alias_names(
     for given, error, said, param in (
         ((other_tenant, pipe.id, "live", 2), NotFound, f"no pipeline {pipe.id}", "pipeline"),
         ((tenant, prompt.id, "live", 2), NotFound, f"no pipeline {prompt.id}", "pipeline"),
-        (
-            (tenant, pipe.id, "none", 2),
-            InvalidRequest,
-            "the pipeline has no alias none: let one name the stable version first",
-            "alias",
-        ),
-        ((tenant, pipe.id, "try", 2), Conflict, "the alias try has a canary: set it without one first", None),
-        ((tenant, pipe.id, "live", 1), Conflict, "the alias live names version 1 already", None),
-        ((tenant, pipe.id, "live", 4), NotFound, "the pipeline has no version 4", "version"),
+        ((tenant, pipe.id, "none", 2), InvalidRequest, "alias none", "alias"),
+        ((tenant, pipe.id, "try", 2), Conflict, "alias try has a canary", None),
+        ((tenant, pipe.id, "live", 1), Conflict, "alias live names version 1", None),
+        ((tenant, pipe.id, "live", 4), NotFound, "version 4", "version"),
     ):
         with pytest.raises(error) as refused:
             stable(*given)
-        assert (refused.value.message, refused.value.param) == (said, param)
+        assert (refused.value.message, refused.value.param) == (Naming(said), param)
     with db.begin(tenant_id=tenant) as connection:
         pipeline_aliases.point(connection, pipe.id, "try", 3)
     named = {alias: get(db, tenant, "p", alias, Kind.PIPELINE).version for alias in ("live", "try")}
@@ -201,7 +190,7 @@ def test_what_a_rollout_divides_is_neither_moved_nor_removed(db: Database, tenan
         if number == len(changes):
             change(db, rollout.id, Transition(RolloutAction.PAUSE, "look"), "mia", tenant_id=tenant)
         assert answer(run) == (
-            f"the rollout {rollout.id} is active: end it first, with promote or abort",
+            Naming(f"{rollout.id} is active"),
             "rollout_active",
             None,
         )
@@ -211,7 +200,7 @@ def test_what_a_rollout_divides_is_neither_moved_nor_removed(db: Database, tenan
     assert (ended.percent, get(db, tenant, "p", "live", Kind.PIPELINE).version) == (0.0, 1)
     again = NewRollout(pipe.id, 2, [Step(5, hold_s=1)], alias="live")
     assert answer(lambda: start_of_pipeline(db, again, "mia", tenant)) == (
-        f"{pipe.id}@2 was rolled back ({rollout.id}): use `force` if it is right now",
+        Naming(f"{pipe.id}@2", rollout.id, "`force`"),
         "version_rolled_back",
         None,
     )
@@ -235,7 +224,7 @@ def test_a_canary_gets_the_keys_below_its_percentage(db: Database, tenant: str) 
     assert drawn == [f"{pipe.id} default 2"] * 2 + [f"{pipe.id} live 2"] * 2
     assert (chosen("p@1", 0.0), chosen("p@latest", 99.0)) == (1, 2)
     assert answer(lambda: get(db, tenant, "p@1", 2, Kind.PIPELINE)) == (
-        "the pipeline names a version, 1: leave out `version`",
+        Naming("`version`"),
         "invalid_value",
         "pipeline.version",
     )

@@ -15,6 +15,7 @@ from headrace.store.registry.verification import Verification
 from headrace.store.rollouts.changes import NewRollout, change, start
 from headrace.store.rollouts.rollouts import RolloutMode, Step
 from headrace.store.rollouts.transitions import RolloutAction, Transition
+from tests.refusals import Naming
 from tests.store.registry.test_models import register
 
 BOUND = QualityBound(min_agreement=0.97, max_kl=0.02)
@@ -64,13 +65,13 @@ def test_a_version_on_vllm_gets_an_alias_when_it_was_measured_and_is_within_the_
     set_bound(db, "tiny", BOUND, "tests")
     for run in (point, begin):
         code, message = refused(run, db)
-        assert (code, "headrace models measure tiny@2 --against" in message) == ("quality_not_measured", True)
+        assert (code, message) == ("quality_not_measured", Naming("tiny@2 --against"))
     shadow = begin(db, mode=RolloutMode.SHADOW)  # gives it no caller's job
     change(db, shadow, Transition(RolloutAction.ABORT, "enough"), "tests")
     measured(db, agreement=0.95, kl=0.01)
     for run in (point, begin):
         code, message = refused(run, db)
-        assert (code, "top-1 agreement 0.9500 of at least 0.97" in message) == ("quality_below_bound", True)
+        assert (code, message) == ("quality_below_bound", Naming("agreement 0.9500", "0.97"))
     measured(db, agreement=0.98, kl=0.01)
     point(db)
     assert resolve(db, "tiny").version == 2
@@ -94,7 +95,7 @@ def test_what_a_server_does_not_show_is_not_judged(db: Database, kind: EngineKin
     set_bound(db, "tiny", BOUND, "tests")
     point(db)
     versions.set_alias(db, "tiny", "default", 1, "tests")
-    measured(db, missing="the server shows no log-probabilities of a prompt")
+    measured(db, missing="no log-probabilities")
     point(db)
     versions.set_alias(db, "tiny", "default", 1, "tests")
     measured(db, agreement=0.95)

@@ -127,23 +127,20 @@ def test_golden_answers_of_an_operator_are_read_and_stored() -> None:
 @pytest.mark.parametrize(
     ("given", "place"),
     [
-        ([], "list: Tuple should have at least 1 item"),
-        ([ANSWER] * 17, "list: Tuple should have at most 16 items"),
-        ([ANSWER, {"prompt": "", "tokens": [1]}], "1.prompt: String should have at least 1 character"),
-        ([{"prompt": "p" * 4001, "tokens": [1]}], "0.prompt: String should have at most 4000 characters"),
-        ([{"prompt": "a", "tokens": []}], "0.tokens: Tuple should have at least 1 item"),
-        ([{"prompt": "a", "tokens": [1] * 65}], "0.tokens: Tuple should have at most 64 items"),
-        ([{"prompt": "a", "tokens": [-1]}], "0.tokens.0: Input should be greater than or equal to 0"),
-        ([{"prompt": "a", "tokens": [2**31]}], "0.tokens.0: Input should be less than 2147483648"),
-        ([ANSWER | {"more": 1}], "0.more: Extra inputs are not permitted"),
+        ([], "list: .* 1 item"),
+        ([ANSWER] * 17, "list: .* 16 items"),
+        ([ANSWER, {"prompt": "", "tokens": [1]}], "1.prompt: .* 1 character"),
+        ([{"prompt": "p" * 4001, "tokens": [1]}], "0.prompt: .* 4000 characters"),
+        ([{"prompt": "a", "tokens": []}], "0.tokens: .* 1 item"),
+        ([{"prompt": "a", "tokens": [1] * 65}], "0.tokens: .* 64 items"),
+        ([{"prompt": "a", "tokens": [-1]}], "0.tokens.0: .* 0"),
+        ([{"prompt": "a", "tokens": [2**31]}], "0.tokens.0: .* 2147483648"),
+        ([ANSWER | {"more": 1}], "0.more: "),
     ],
 )
 def test_golden_answers_that_cannot_be_compared_are_refused(given: object, place: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest, match=f'"tokens": .*: {place}') as refused:
         golden_answers(given)
-    assert refused.value.message.startswith(
-        'golden answers are a list of {"prompt": "...", "tokens": [1, 2]}: ' + place
-    )
     assert refused.value.param == "golden"
 
 

@@ -26,6 +26,7 @@ from headrace.store.retention.retention import DAY_S, ErasureCounts, LayeredRete
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants.tenant_limits import SetBy
+from tests.refusals import Naming
 from tests.store.making import QUEUE, AcceptOne, Query, ask_approval
 
 ERROR = {"code": "poison", "message": "secret", "retryable": False, "attempt": 1, "rule": "secret"}
@@ -103,7 +104,7 @@ class TestErasing:
             "output_purged_at IS NULL AS has_output FROM jobs WHERE id = :id",
             id=full,
         )
-        error = {"code": "poison", "retryable": False, "attempt": 1, "message": "no longer kept"}
+        error = {"code": "poison", "retryable": False, "attempt": 1, "message": Naming()}
         assert (row["output"], row["error"], row["has_input"], row["has_output"]) == (None, error, True, False)
         assert (row["metadata"], row["fingerprint"]) == ({"a": "secret"}, "secret")
         assert query("SELECT error FROM attempts") == [{"error": {"code": "poison"}}]
@@ -152,7 +153,7 @@ class TestRequests:
         with pytest.raises(Conflict) as caught:
             erasure.purge_job(db, tenant, waiting, actor="key_1")
         assert (caught.value.message, caught.value.code) == (
-            f"job {waiting} is queued: cancel it, and delete it when it has ended",
+            Naming(f"{waiting} is queued"),
             "job_not_ended",
         )
         erased = [erasure.purge_job(db, tenant, done, actor="key_1", request_id=f"req_{n}") for n in (1, 2)]
@@ -183,7 +184,7 @@ class TestRequests:
         ):
             with pytest.raises(NotFound) as caught:
                 erasure.delete_chat(db, owner, job_id, actor="key_1")
-            assert caught.value.message.startswith(f"no stored chat completion {chat_id(job_id)}: ")
+            assert chat_id(job_id) in caught.value.message
         assert audited(db, tenant, "chat.deleted") == [(chat_id(chat), "key_1", {}, "req_1")]
         left = {row["id"] for row in query("SELECT id FROM jobs WHERE input_purged_at IS NULL")}
         assert left == {plain, waiting, failed}
@@ -331,7 +332,7 @@ class TestValues:
             with pytest.raises(InvalidRequest) as caught:
                 Retention(**{name: wrong})
             assert (caught.value.message, caught.value.param) == (
-                "contents are kept for 0 to 36500 days",
+                Naming("0 to 36500"),
                 name.replace("_s", "_days"),
             )
 
@@ -341,7 +342,7 @@ class TestValues:
         with pytest.raises(InvalidRequest) as caught:
             retention.check_shorter(Retention(inputs_s=DAY_S * 3 // 2 + 1), ceiling)
         assert (caught.value.message, caught.value.param) == (
-            "`inputs_days` may be 1.5 at most: ask the operator for more than that",
+            Naming("`inputs_days`", "1.5"),
             "inputs_days",
         )
 

@@ -125,7 +125,7 @@ class TestForgetting:
         swept = sweep(db, tenant, Retention(inputs_s=100, outputs_s=100), 10)
         assert (swept.num_inputs, swept.num_outputs, set(swept.job_ids)) == (0, 2, {done, failed})
         assert said() == {ASKED: [], ANSWERED: []}
-        with pytest.raises(Gone, match="no longer kept"):
+        with pytest.raises(Gone, match=done):
             get(db, tenant, done)
         first, second = list_jobs(db, tenant)
         assert (first.state, first.error and first.error["code"], second.state) == (
@@ -316,11 +316,11 @@ class TestWhoseWord:
         set_retention(db, tenant, Retention(inputs_s=200, outputs_s=10), set_by=SetBy.TENANT, actor="tests")
         standing = read_retention(db, default, tenant)
         assert standing.effective == read_all(db, default)[tenant] == Retention(100, 10, 30 * DAY_S, 50)
-        with pytest.raises(InvalidRequest, match="ask the operator") as raised:
+        with pytest.raises(InvalidRequest, match="operator") as raised:
             retention.check_shorter(Retention(files_s=51), standing.ceiling)
         assert raised.value.param == "files_days"
         retention.check_shorter(Retention(files_s=50, outputs_s=0), standing.ceiling)
-        with pytest.raises(InvalidRequest, match="0 to 36500 days"):
+        with pytest.raises(InvalidRequest, match="0 to 36500"):
             Retention(outputs_s=-1)
 
 

@@ -1,5 +1,6 @@
 """Vector stores and their files: counts, pages, batches, and the words of refusals."""
 
+import re
 import struct
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from headrace.store.retrieval.attribute_filters import read_filter
 from headrace.store.retrieval.passages import array_of, unit_vector
 from headrace.store.retrieval.store_files import NewStoreFile
 from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
+from tests.refusals import Naming
 from tests.store.making import QUEUE, AcceptOne, Query
 from tests.store.retrieval.conftest import WIDTH, AddFile
 
@@ -67,7 +69,7 @@ def test_a_store_is_what_was_asked_for_and_counts_its_files(
     )
     assert vector_stores.update(db, tenant, first.id, metadata={}).metadata == {}
     assert vector_stores.update(db, tenant, first.id, sets_life=True, expires_days=5).expires_days == 5
-    missing = (f"no vector store {first.id}", None)
+    missing = (Naming(first.id), None)
     for run in (
         lambda: vector_stores.get(db, other_tenant, first.id),
         lambda: vector_stores.update(db, other_tenant, first.id, name="x"),
@@ -137,8 +139,8 @@ def test_refusals_of_store_files_name_what_is_missing(
     db: Database, tenant: str, other_tenant: str, store: VectorStore, add_file: AddFile
 ) -> None:
     file_id = add_file(store, ["text"])
-    no_file = (f"no file {file_id} in the vector store {store.id}", None)
-    no_batch = (f"no batch vsfb_1 of files in the vector store {store.id}", None)
+    no_file = (Naming(f"no file {file_id}", store.id), None)
+    no_batch = (Naming("no batch vsfb_1", store.id), None)
     for run, said in (
         (lambda: store_files.get(db, other_tenant, store.id, file_id), no_file),
         (lambda: store_files.set_attributes(db, other_tenant, store.id, file_id, {}), no_file),
@@ -202,7 +204,7 @@ def test_a_file_of_two_stores_is_one_of_its_own_in_each(
     store_files.set_attributes(db, tenant, other.id, file_id, {"at": "third"})
     assert store_files.get(db, tenant, store.id, file_id).attributes == {"at": "first"}
     for run in (store_files.get_batch, store_files.cancel_batch):
-        said = f"no batch {batch} of files in the vector store {store.id}"
+        said = Naming(f"no batch {batch}", store.id)
         assert refused(partial(run, db, tenant, store.id, batch)) == (said, None)
     assert store_files.get_batch(db, tenant, other.id, batch).num_files == {"completed": 1}
     store_files.detach(db, tenant, other.id, file_id, actor="mia")
@@ -221,24 +223,23 @@ def nested(levels: int) -> dict[str, Any]:
     [
         (
             {**EQ, "type": "like"},
-            "`filters.type` must be one of eq, ne, gt, gte, lt, lte, in, nin, and, or",
+            "`filters.type` .*eq, ne, gt, gte, lt, lte, in, nin, and, or",
         ),
-        ({**EQ, "key": ""}, "`filters.key` must be the name of an attribute"),
-        ({**EQ, "key": "k" * 65}, "`filters.key` must be the name of an attribute"),
-        ({**EQ, "value": None}, "`filters.value` must be a text, a number or a boolean"),
-        ({**EQ, "type": "in"}, "`filters.value` must be a list of texts, numbers or booleans"),
-        ({**EQ, "type": "in", "value": [1, None]}, "`filters.value` must be a list of texts, numbers or booleans"),
-        ({"type": "or", "filters": []}, "`filters.filters` must be a list of filters"),
-        ({**EQ, "sql": 1}, "`filters.sql` is no field of a filter: key, type, value are"),
-        ({"type": "or", "filters": [EQ], "key": "a"}, "`filters.key` is no field of a filter: filters, type are"),
-        ({"type": "or", "filters": [EQ] * 64}, "`filters.filters[63]` has more than 64 conditions"),
-        (nested(9), f"`filters{'.filters[0]' * 8}` is more than 8 levels deep"),
+        ({**EQ, "key": ""}, "`filters.key` .*attribute"),
+        ({**EQ, "key": "k" * 65}, "`filters.key` .*attribute"),
+        ({**EQ, "value": None}, "`filters.value` .*text,"),
+        ({**EQ, "type": "in"}, "`filters.value` .*list of"),
+        ({**EQ, "type": "in", "value": [1, None]}, "`filters.value` .*list of"),
+        ({"type": "or", "filters": []}, "`filters.filters` .*list of"),
+        ({**EQ, "sql": 1}, "`filters.sql` .*key, type, value "),
+        ({"type": "or", "filters": [EQ], "key": "a"}, "`filters.key` .*filters, type "),
+        ({"type": "or", "filters": [EQ] * 64}, r"`filters.filters\[63\]` .*64"),
+        (nested(9), f"{re.escape('.filters[0]' * 8)}` .* 8 levels"),
     ],
 )
-def test_a_wrong_filter_is_refused_in_words(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidRequest) as error:
+def test_a_wrong_filter_is_refused_by_name(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
         read_filter(given)
-    assert error.value.message == said
 
 
 def test_the_largest_filters_are_read() -> None:

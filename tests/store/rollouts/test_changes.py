@@ -26,6 +26,7 @@ from headrace.store.rollouts.rollouts import (
     rollouts_under_way,
 )
 from headrace.store.rollouts.transitions import RolloutAction, Transition
+from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query
 from tests.store.registry.test_models import register
 from tests.store.rollouts.conftest import StartRollout
@@ -122,33 +123,33 @@ def test_refusals_of_rollouts_say_what_to_do(begin: StartRollout, db: Database) 
     first = begin()
     embedder = register(db, model="embedder", runner="fake-encoder")
     assert embedder.task == "embed"
-    assert message_of(begin) == ("tiny@default has an active rollout: end it with promote or abort", None)
+    assert message_of(begin) == (Naming("tiny@default", "active rollout"), None)
     change(db, first.id, STOP, "tests")
     for changes, said in (
-        ({"candidate": 1}, ("tiny@default names version 1 already", None)),
-        ({"alias": "nowhere"}, ("tiny has no alias 'nowhere'", "alias")),
+        ({"candidate": 1}, (Naming("tiny@default names version 1"), None)),
+        ({"alias": "nowhere"}, (Naming("'nowhere'"), "alias")),
         (
             {"require_worker": True},
-            ("no worker serves tiny@2: start `headrace worker --model tiny@2` first", "version"),
+            (Naming("`headrace worker --model tiny@2`"), "version"),
         ),
     ):
         assert message_of(begin, **changes) == said
-    assert message_of(get_rollout, db, "rollout_x") == ("no rollout 'rollout_x'", "rollout")
-    assert message_of(change, db, "rollout_x", STOP, "tests") == ("no rollout 'rollout_x'", "rollout")
+    assert message_of(get_rollout, db, "rollout_x") == (Naming("'rollout_x'"), "rollout")
+    assert message_of(change, db, "rollout_x", STOP, "tests") == (Naming("'rollout_x'"), "rollout")
     second = begin()
     assert message_of(change, db, second.id, STOP, "tests", expected=7) == (
-        f"the rollout {second.id} has changed since revision 7: read it again, then decide",
+        Naming(second.id, "revision 7"),
         None,
     )
 
 
 def test_steps_grow_and_hold_for_something() -> None:
     check_steps([Step(0.5, hold_s=1), *(Step(1 + n, min_jobs=1) for n in range(48)), Step(100, hold_s=1)])
-    grows = "each step has a higher percentage than the one before, from above 0 to 100"
-    holds = "each step holds for a time, for a number of jobs, or for both"
+    grows = Naming("percentage", " 0 to 100")
+    holds = Naming("time", "number of jobs")
     for steps, said in (
-        ([], "a rollout has 1 to 50 steps"),
-        ([Step(n + 1, hold_s=1) for n in range(51)], "a rollout has 1 to 50 steps"),
+        ([], Naming("1 to 50 steps")),
+        ([Step(n + 1, hold_s=1) for n in range(51)], Naming("1 to 50 steps")),
         ([Step(0, hold_s=1)], grows),
         ([Step(100.5, hold_s=1)], grows),
         ([Step(5, hold_s=1), Step(5, hold_s=1)], grows),

@@ -13,6 +13,7 @@ from headrace.store.rollouts.evidence import Evidence, read_evidence
 from headrace.store.rollouts.judge import Bounds, judge
 from headrace.store.rollouts.rollouts import Rollout, read_rollout
 from headrace.store.schema.job_states import JobState
+from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query
 
 USAGE = {"input_tokens": 5, "output_tokens": 11, "queue_ms": 40.0, "first_token_ms": 140.0, "compute_ms": 300.0}
@@ -145,7 +146,7 @@ def test_a_version_with_errors_is_judged_bad_and_its_callers_cancels_are_not(
         jobs.end(2, age_s=100, error="engine_error")
     verdict = judge(look(db, rollout), Bounds())
     assert verdict.is_bad
-    assert (verdict.reason or "").startswith("errors: 50 % of the candidate's jobs, 0 % of the stable version's")
+    assert verdict.reason == Naming("errors: 50 %", " 0 %")
 
 
 def test_a_quarter_of_an_hour_without_the_candidate_is_read_at_once(db: Database, rollout: Rollout, jobs: Jobs) -> None:

@@ -19,6 +19,7 @@ from headrace.store.rollouts.shadow import agreement, check_shadow, look
 from headrace.store.schema.job_states import JobState
 from headrace.store.tenants.api_keys import create_tenant
 from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
+from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query
 
 SEALED = '{"enc": {"k": "lost", "w": "", "d": ""}}'
@@ -236,12 +237,8 @@ def test_refusals_of_shadow_mode_name_the_settings(db: Database) -> None:
     with pytest.raises(InvalidRequest) as unknown:
         check_shadow(db, "ten_x", ["*"])
     assert [(error.value.message, error.value.param) for error in (none_given, unknown)] == [
-        (
-            "shadow mode needs HEADRACE_SHADOW_TENANT, the id of a tenant that owns the copies, and "
-            "HEADRACE_SHADOW_SOURCES, the ids of the tenants whose jobs may be copied",
-            "mode",
-        ),
-        ("HEADRACE_SHADOW_TENANT: there is no tenant with the id ten_x", "mode"),
+        (Naming("HEADRACE_SHADOW_TENANT", "HEADRACE_SHADOW_SOURCES"), "mode"),
+        (Naming("HEADRACE_SHADOW_TENANT", "ten_x"), "mode"),
     ]
 
 

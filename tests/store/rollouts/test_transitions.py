@@ -10,6 +10,7 @@ from headrace.store.rollouts.judge import Check, Verdict
 from headrace.store.rollouts.progress import Progress
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 from headrace.store.rollouts.transitions import RolloutAction, Transition, after, next_transition, overdue_s
+from tests.refusals import Naming
 
 BEGAN = datetime(2026, 11, 28, 12, tzinfo=UTC)
 FINE = Check("errors", 0.0, 0.0, 0.005, 5, -0.1, 3.0, "undecided", "no errors yet")
@@ -104,12 +105,12 @@ def test_each_action_says_why_and_changes_its_own_fields() -> None:
         next_transition(rollout, progress, GOOD) for rollout in (ROLLOUT, LAST, replace(LAST, mode=RolloutMode.SHADOW))
     ]
     assert said == [
-        Transition(RolloutAction.ADVANCE, "step 1 has passed"),
-        Transition(RolloutAction.PROMOTE, "the last step has passed"),
-        Transition(RolloutAction.ABORT, "the last step has passed; a shadow moves no alias"),
+        Transition(RolloutAction.ADVANCE, Naming("step 1")),
+        Transition(RolloutAction.PROMOTE, Naming("last step")),
+        Transition(RolloutAction.ABORT, Naming("last step", "shadow")),
     ]
     without_words = next_transition(ROLLOUT, progress, Verdict(is_bad=True))
-    assert without_words == Transition(RolloutAction.ROLL_BACK, "the candidate is worse than the stable version")
+    assert without_words == Transition(RolloutAction.ROLL_BACK, Naming("candidate is worse"))
     assert [overdue_s(ROLLOUT, Progress(now, 0, is_served=False)) for now in (BEGAN, later)] == [0.0, 30.0]
 
     def done(rollout: Rollout, action: RolloutAction) -> Rollout:
@@ -133,4 +134,4 @@ def test_each_action_says_why_and_changes_its_own_fields() -> None:
         assert (ended.percent, ended.state.is_active) == (100.0 if state is RolloutState.PROMOTED else 0.0, False)
     with pytest.raises(Conflict) as refused:
         done(replace(ROLLOUT, state=RolloutState.PROMOTED), RolloutAction.ABORT)
-    assert refused.value.message == "the rollout rollout_1 has ended: it was promoted"
+    assert refused.value.message == Naming("rollout_1", "promoted")

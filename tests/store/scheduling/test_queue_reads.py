@@ -43,6 +43,7 @@ from headrace.store.scheduling.scale_decisions import (
 from headrace.store.scheduling.service_rate import Rate
 from headrace.store.schema.cache_results import UNSERVED_QUEUE
 from headrace.store.schema.job_states import JobState
+from tests.refusals import Naming
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 LOOKUP = CacheLookup("d", 3600.0)
@@ -104,8 +105,7 @@ class TestDecisions:
             require_decision(db, "a@1")
         assert (caught.value.code, caught.value.message) == (
             "not_autoscaled",
-            "no number of workers is decided for a@1: name its model in HEADRACE_AUTOSCALE of the dispatcher, and let "
-            "the dispatcher run",
+            Naming("a@1", "HEADRACE_AUTOSCALE"),
         )
         for days, left in ((29, ["a@1", "b@1"]), (31, ["b@1"])):
             query(f"UPDATE queue_scaling SET decided_at = now() - interval '{days} days' WHERE queue = 'a@1'")
@@ -200,9 +200,7 @@ class TestQueueViews:
         assert own.running == 1
         with pytest.raises(NotFound) as caught:
             view_queues(db, read_backlog(db), tenant_id=None, name=UNSERVED_QUEUE)
-        assert caught.value.message == (
-            f"no queue {UNSERVED_QUEUE!r}: it is named for its model version, such as smollm2@1"
-        )
+        assert caught.value.message == Naming(repr(UNSERVED_QUEUE), "smollm2@1")
         with pytest.raises(NotFound):
             pause(db, tenant, UNSERVED_QUEUE, actor="key_1")
         pause(db, tenant, "retired@1", actor="key_1")

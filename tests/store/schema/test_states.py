@@ -18,6 +18,7 @@ from headrace.store.schema.webhook_events import (
     TEST,
     check_events,
 )
+from tests.refusals import Naming
 
 
 def test_a_job_moves_only_so() -> None:
@@ -78,10 +79,10 @@ def test_an_endpoint_subscribes_to_known_events() -> None:
     )
     assert check_events(["job.failed", "*", "batch.failed", "job.failed"]) == ["*", "batch.failed", "job.failed"]
     for given, said in (
-        ([], "name at least one webhook event, or *"),
+        ([], Naming("*")),
         (
             ["job.queued", TEST, "*"],
-            f"unknown webhook events: job.queued, {TEST}: use *, {', '.join(sorted(EVENT_TYPES))}",
+            Naming(f"job.queued, {TEST}: ", f"*, {', '.join(sorted(EVENT_TYPES))}"),
         ),
     ):
         with pytest.raises(InvalidRequest) as refused:

@@ -75,7 +75,7 @@ def test_what_a_checkpoint_knows() -> None:
     assert (CHOICES.num_deltas, CHOICES.epoch, CHOICES.tokens) == (5, 4, (1, 2, 3, 4, 5))
     assert CHOICES.ends == {0: ChoiceEnd("length", 5, 3), 1: END}
     assert (Checkpoint().num_deltas, Checkpoint().epoch, Checkpoint().ends) == (0, 0, {})
-    with pytest.raises(ValueError, match=r"^2 deltas came from 1 groups of tokens$"):
+    with pytest.raises(ValueError, match=r"2 deltas .* 1 groups"):
         Checkpoint(("a", "b"), ((1,),))
 
 
@@ -147,7 +147,7 @@ def test_a_cursor_may_have_a_number_of_steps_that_orders_nothing() -> None:
     assert (str(StreamCursor.parse("2-5")), str(StreamCursor.parse("2-5.0"))) == ("2-5", "2-5")
     assert StreamCursor.parse("2-5.999999999").steps == 999_999_999
     for wrong in ("2-5.", "2-5.x", "2-5.-1", "2-5.1000000000", "2-5.1.1", "2-5.٣"):
-        with pytest.raises(ValueError, match=r"it looks like 1-42$"):
+        with pytest.raises(ValueError, match=r" 1-42$"):
             StreamCursor.parse(wrong)
     assert StreamCursor.before(3) == StreamCursor(2, HIGHEST_SEQ) < StreamCursor(3)
     assert (HIGHEST_SEQ, stream_key("j")) == (18_446_744_073_709_551_615, "headrace:stream:j")

@@ -91,7 +91,7 @@ def test_a_redis_that_cannot_be_written_to_seals_nothing(logs: FencedLogs, redis
     redis_client.set(stream_key("a"), "not a stream")
     with pytest.raises(Unavailable, match="WRONGTYPE"):
         logs.fence("a", 2)
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 cannot be reached"):
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
         FencedLogs("redis://127.0.0.1:1/0", ttl_s=1, timeout_s=5).fence("a", 2)
 
 

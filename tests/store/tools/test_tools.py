@@ -10,6 +10,7 @@ from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFo
 from headrace.store.payloads.tool_definition import Definition, read_definition
 from headrace.store.tools import tools
 from headrace.store.tools.builtin import BUILT_IN
+from tests.refusals import Naming
 from tests.store.making import Query
 
 HTTP = {"type": "http", "url": "https://tools.example.com/a?token=1", "headers": {"X-Key": "k"}}
@@ -46,13 +47,13 @@ def test_a_tool_is_its_tenants_and_its_changes_are_on_record(
         lambda: tools.delete(db, other_tenant, weather.id, actor="eve"),
     ):
         assert refused(run) == missing
-    taken = "there is a tool named clock: replace its definition, or delete it first"
+    taken = Naming("clock")
     assert refused(lambda: tools.create(db, tenant, "clock", definition(), actor="mia")) == (Conflict, taken)
     monkeypatch.setattr(tools, "MAX_TOOLS", 2)
-    full = "there are 2 tools, which is the most: delete one first"
+    full = Naming("2 tools")
     assert refused(lambda: tools.create(db, tenant, "more", definition(), actor="mia")) == (Conflict, full)
     for name in BUILT_IN:
-        built_in = f"the name {name} is that of a tool that every organization has: take another"
+        built_in = Naming(name, "every organization")
         assert refused(lambda name=name: tools.create(db, tenant, name, definition(), actor="mia"))[1] == built_in
     tools.delete(db, tenant, weather.id, actor="kai")
     assert tools.list_tools(db, tenant) == [clock]
@@ -72,7 +73,7 @@ def test_a_tool_is_its_tenants_and_its_changes_are_on_record(
         ("kai", "tool.deleted", {"name": "weather"}, None),
     ]
     query('UPDATE tools SET definition = \'{"type": "pigeon"}\' WHERE id = :id', id=clock.id)
-    other_release = "the tool clock was stored by another release: replace its definition"
+    other_release = Naming("clock", "another release")
     assert refused(lambda: tools.get(db, tenant, clock.id)) == (InvalidRequest, other_release)
 
 
@@ -93,11 +94,11 @@ def test_a_model_is_told_what_the_built_in_tools_take() -> None:
     assert told == {
         "calculator": (
             ["expression"],
-            {"expression": {"type": "string", "maxLength": 200, "description": "for example 2 * (3 + 4) / 7"}},
+            {"expression": {"type": "string", "maxLength": 200, "description": Naming()}},
         ),
         "file_search": (
             ["query"],
-            {"query": {"type": "string", "minLength": 1, "maxLength": 1000, "description": "what to search for"}},
+            {"query": {"type": "string", "minLength": 1, "maxLength": 1000, "description": Naming()}},
         ),
     }
     assert {one["parameters"]["additionalProperties"] for one in BUILT_IN.values()} == {False}

@@ -94,20 +94,19 @@ def test_tracing_has_the_defaults_of_the_standard() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "x", "write http://HOST:PORT or https://HOST:PORT"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "x", "write NAME=VALUE, with commas between several"),
-        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/none", "there is no file /none"),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "inf", "seconds above 0 (got 'inf')"),
-        ("OTEL_TRACES_SAMPLER_ARG", "-0.1", "a number from 0 to 1 (got '-0.1')"),
-        ("OTEL_BSP_SCHEDULE_DELAY", "0", "a whole number above 0 (got '0')"),
-        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2049", "at most OTEL_BSP_MAX_QUEUE_SIZE, which is 2048"),
-        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "one of none, gzip, deflate (got 'zip')"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "x", "http://HOST:PORT"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x", "NAME=VALUE"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/none", "/none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "inf", "'inf'"),
+        ("OTEL_TRACES_SAMPLER_ARG", "-0.1", "0 to 1 .*'-0.1'"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "0", "'0'"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2049", "OTEL_BSP_MAX_QUEUE_SIZE.* 2048"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "none, gzip, deflate .*'zip'"),
     ],
 )
 def test_a_refusal_says_what_to_write(name: str, value: str, said: str) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError, match=f"{name}: .*{said}"):
         read_otel_settings(ON | {name: value})
-    assert refused.value.message == f"{name}: {said}"
 
 
 def test_all_that_the_standard_names_is_accepted_and_blank_is_unset() -> None:

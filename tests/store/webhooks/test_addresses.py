@@ -7,6 +7,7 @@ import pytest
 from headrace.store.errors import InvalidRequest, SettingsError
 from headrace.store.settings import Settings
 from headrace.store.webhooks.addresses import check_url, is_allowed, is_public, parse_networks
+from tests.refusals import Naming
 
 PUBLIC = ["8.8.8.8", "93.184.216.34", "1.1.1.1", "2606:4700:4700::1111", "2a00:1450:4001:81b::200e", "192.0.1.1"]
 # The neighbours of the blocks that are refused.
@@ -187,21 +188,21 @@ def test_the_parameter_can_be_named() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("https://example.com/" + "x" * 2029, "longer than 2048 characters"),
-        ("https://a b/", "has spaces, control characters, backslashes or letters outside ASCII; encode them"),
-        ("http://example.com/", "must begin with https://"),
-        ("https://me@example.com/", "must not carry a user name or password"),
-        ("https://example.com/#a", "must not have a fragment"),
-        ("https://example.com:0/", "port 0 cannot be called"),
-        ("https://" + "a" * 63 + ".b" * 94 + ".bb", "has no valid host name"),
-        ("https://127.1/", "write an address as four decimal numbers"),
-        ("https://APP.LocalHost/", "the address is not public"),
+        ("https://example.com/" + "x" * 2029, "2048"),
+        ("https://a b/", "spaces"),
+        ("http://example.com/", "https://"),
+        ("https://me@example.com/", "password"),
+        ("https://example.com/#a", "fragment"),
+        ("https://example.com:0/", "port 0 "),
+        ("https://" + "a" * 63 + ".b" * 94 + ".bb", "host name"),
+        ("https://127.1/", "four decimal"),
+        ("https://APP.LocalHost/", "not public"),
     ],
 )
 def test_a_refusal_names_the_field_and_the_reason(url: str, said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_url(url, Settings(), param="url", code="odd")
-    assert (refused.value.message, refused.value.param, refused.value.code) == (f"`url`: {said}", "url", "odd")
+    assert (refused.value.message, refused.value.param, refused.value.code) == (Naming("`url`: ", said), "url", "odd")
 
 
 def test_the_longest_url_and_host_pass() -> None:

@@ -22,7 +22,7 @@ from headrace.store.webhooks.endpoints import (
 )
 from headrace.store.webhooks.outbox import AttemptResult, oldest_due_s, record_failed, take_due
 from headrace.store.webhooks.redelivery import MissedEvents, recover, send_test
-from tests.refusals import refusal
+from tests.refusals import Naming, refusal
 from tests.store.making import AcceptOne, Query
 
 URL = "https://Example.com/hook"
@@ -72,14 +72,13 @@ def test_every_change_of_an_endpoint_is_on_record_with_both_states(db: Database,
 
 def test_refusals_say_what_to_do(db: Database, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = create_endpoint(db, tenant, url=URL, actor="mia")
-    taken = (Conflict, "this URL is a webhook endpoint already", "conflict", "url")
+    taken = (Conflict, Naming("URL"), "conflict", "url")
     assert refusal(lambda: create_endpoint(db, tenant, url=URL, actor="mia")) == taken
     other = create_endpoint(db, tenant, url=f"{URL}/2", events=["rollout.started"], actor="mia", is_operator=True)
     assert refusal(lambda: update_endpoint(db, tenant, made.id, url=other.url, actor="mia")) == taken
     foreign = (
         Forbidden,
-        "rollout.started are events of all tenants' models: use a key that also has the scope registry:admin, and no "
-        "list of models",
+        Naming("rollout.started", "registry:admin"),
         "insufficient_scope",
         "events",
     )
@@ -93,16 +92,16 @@ def test_refusals_say_what_to_do(db: Database, tenant: str, monkeypatch: pytest.
     monkeypatch.setattr(endpoints, "MAX_ENDPOINTS", 2)
     assert refusal(lambda: create_endpoint(db, tenant, url=f"{URL}/3", actor="mia")) == (
         Conflict,
-        "there are 2 webhook endpoints, which is the most: remove one first",
+        Naming("2 webhook endpoints"),
         "conflict",
         None,
     )
-    assert refusal(lambda: get_endpoint(db, tenant, "we_none"))[:2] == (NotFound, "no webhook endpoint we_none")
-    assert refusal(lambda: delete_endpoint(db, tenant, "we_none", actor="mia"))[1] == "no webhook endpoint we_none"
-    assert refusal(lambda: get_delivery(db, tenant, "evt_none"))[1] == "no webhook delivery evt_none"
+    assert refusal(lambda: get_endpoint(db, tenant, "we_none"))[:2] == (NotFound, Naming("we_none"))
+    assert refusal(lambda: delete_endpoint(db, tenant, "we_none", actor="mia"))[1] == Naming("we_none")
+    assert refusal(lambda: get_delivery(db, tenant, "evt_none"))[1] == Naming("evt_none")
     assert refusal(lambda: list_deliveries(db, tenant, after="evt_none")) == (
         InvalidRequest,
-        "no webhook delivery evt_none: begin again without `after`",
+        Naming("evt_none", "`after`"),
         "invalid_value",
         "after",
     )
@@ -149,7 +148,7 @@ def test_a_delivery_shows_all_that_is_known_of_it(
     assert [asdict(one) for one in tries] == [
         {"attempt": 1, "at": FAILED.at, "duration_ms": 3, "status": 410, "error": "answered 410"}
     ]
-    said = f"{endpoint.id} is disabled: enable it first, by POST /v1/webhook_endpoints/{endpoint.id}/enable"
+    said = Naming(f"POST /v1/webhook_endpoints/{endpoint.id}/enable")
     disabled = (Conflict, said, "endpoint_disabled", None)
     assert refusal(lambda: redeliver(db, tenant, theirs.id, actor="mia")) == disabled
     assert refusal(lambda: send_test(db, tenant, endpoint.id, actor="mia")) == disabled

@@ -47,10 +47,10 @@ def test_what_cannot_be_is_refused(
         with pytest.raises(InvalidRequest) as refused:
             create_endpoint(db, tenant, url=URL, events=events, actor="mia")
         assert refused.value.param == "events"
-    with pytest.raises(InvalidRequest, match=r"job\.\*: use \*, batch\.cancelled, .*webhook_endpoint\.disabled"):
+    with pytest.raises(InvalidRequest, match=r"job\.\*: .*\*, batch\.cancelled, .*webhook_endpoint\.disabled"):
         create_endpoint(db, tenant, url=URL, events=["job.*"], actor="mia")
     create_endpoint(db, tenant, url=URL, actor="mia")
-    with pytest.raises(Conflict, match="already"):
+    with pytest.raises(Conflict, match="URL"):
         create_endpoint(db, tenant, url=URL, actor="mia")
     create_endpoint(db, other_tenant, url=URL, actor="mia")
     monkeypatch.setattr(endpoints, "MAX_ENDPOINTS", 1)

@@ -34,6 +34,7 @@ from headrace.store.webhooks.outbox import (
     record_refused,
     take_due,
 )
+from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query
 
 URL = "https://example.com/hook"
@@ -356,7 +357,7 @@ class TestDisabling:
         assert first.is_refused
         record_refused(db, first)
         row, tries = get_delivery(db, tenant, first.id)
-        assert (row.state, row.attempts, row.last_error, tries) == ("failed", 0, "the endpoint is disabled", [])
+        assert (row.state, row.attempts, row.last_error, tries) == ("failed", 0, Naming("disabled"), [])
         enable_endpoint(db, tenant, due.endpoint_id or "", actor="mia")
         record_refused(db, second)
         assert get_delivery(db, tenant, second.id)[0].state == "pending"

@@ -109,7 +109,7 @@ class TestRedelivering:
         with pytest.raises(NotFound):
             redeliver(db, other_tenant, delivery.id, actor="eve")
         give_up(db, delivery, GONE)
-        with pytest.raises(Conflict, match="enable it first") as refused:
+        with pytest.raises(Conflict) as refused:
             redeliver(db, tenant, delivery.id, actor="mia")
         assert refused.value.code == "endpoint_disabled"
         assert get_delivery(db, tenant, delivery.id)[0].state == "failed"
