@@ -64,8 +64,6 @@ READ_PRIVATE_NAMES = {
     "prompts/documents/test_parse_program.py",
     "store/files/test_blob_storage.py",
     "store/redis/test_connection.py",
-    "store/streams/test_hub.py",
-    "store/tenants/test_api_keys.py",
     "workers/dispatcher/test_duty_loop.py",
     "workers/runs/test_claim_shares.py",
     "workers/test_worker_process.py",

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+from sqlalchemy import text
 
 from headrace.store.audit.audit import list_entries
 from headrace.store.db.database import Database
@@ -136,9 +137,9 @@ def test_two_admins_who_revoke_each_other_leave_one(db: Database, tenant: str, q
 
     with ThreadPoolExecutor(2) as pool:
         with db.begin() as connection:
-            api_key_admin._begin(connection, tenant, "t", None)
+            connection.execute(text("LOCK api_keys"))
             done = pool.map(revoke, ids, reversed(ids))
-            wait_for(lambda: num_waiting() == 2, "both want the tenant's keys")
+            wait_for(lambda: num_waiting() == 2, "both have begun")
         assert sorted(done) == ["invalid_api_key", "revoked"]
     assert sum(key.revoked_at is None for key in api_key_admin.list_keys(db, tenant, limit=None)) == 1
 
