@@ -20,12 +20,22 @@ POINTS = (
     "renew.before",
     "drain.midway",
 )
+CALLED = "call_tool"
+"""The task that no engine computes: it has no passes, so a fault cannot come between two or beside one."""
+
 STREAMED = "transcribe"
 """The task whose results are a stream, with a failpoint more."""
 
 OTHERS = tuple(name for name, task in TASKS.items() if name != "generate" and (task.fake_runner or task.served_by))
 SLOW_MS = 3000
 """A pass of the cells whose fault happens beside it."""
+
+
+def points_of(task: str) -> tuple[str, ...]:
+    """Return the failpoints that a worker passes with jobs of a task."""
+    if task == CALLED:
+        return tuple(point for point in POINTS if point not in {"batch.midway", "renew.before"})
+    return (*POINTS, "stream.published") if task == STREAMED else POINTS
 
 
 def register_for(stack: Stack, task: str, model: str) -> None:

@@ -83,11 +83,7 @@ CELLS = [
         ("dispatcher", dict.fromkeys(DISPATCHER_POINTS, 1)),
     )
     for point, nth in points.items()
-] + [
-    Cell("worker", point, "kill", task=task)
-    for task in task_jobs.OTHERS
-    for point in (*task_jobs.POINTS, *(["stream.published"] if task == task_jobs.STREAMED else []))
-]
+] + [Cell("worker", point, "kill", task=task) for task in task_jobs.OTHERS for point in task_jobs.points_of(task)]
 
 Outcomes = dict[Cell, Future[None]]
 
