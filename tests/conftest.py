@@ -31,6 +31,7 @@ from headrace.store.redis.connection import connect
 from headrace.store.schema.all_tables import metadata
 from headrace.store.settings import Settings, load_settings
 from tests.folders import reachable_folder
+from tests.kept_connections import kept_connections
 from tests.processes import StartProcess, none_left, processes
 from tests.roles import ROLE_PASSWORD
 
@@ -186,7 +187,8 @@ def schema(services: Services) -> Iterator[Engine]:
     let_in(db, dict.fromkeys(ROLES, ROLE_PASSWORD))
     db.close()
     engine = create_engine(parse_url(services.database_url), connect_args={"options": "-c lock_timeout=20s"})
-    yield engine
+    with kept_connections(services.database_url):
+        yield engine
     engine.dispose()
 
 
@@ -263,6 +265,12 @@ def db(settings: Settings) -> Iterator[Database]:
     """The store's way into the emptied database."""
     with closing(Database(settings.database_url, application_name="tests", vault=open_vault(settings))) as opened:
         yield opened
+
+
+@pytest.fixture
+def fresh_connections(schema: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that counts sessions: each closed connection is closed at the server too. Use with usefixtures."""
+    monkeypatch.setattr(database, "create_engine", create_engine)
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def sessions(database: Database, most: int) -> set[tuple[str, str]]:
         return {(row[0], row[1]) for connection in opened for row in connection.execute(asked)}
 
 
+@pytest.mark.usefixtures("fresh_connections")
 def test_renewals_have_a_session_of_their_own_and_wait_less_than_a_third_of_a_lease(
     connections: Connections, db: Database
 ) -> None:
