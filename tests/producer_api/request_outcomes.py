@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from headrace.store.errors import InvalidRequest
+from tests.refusals import Naming
 
-Refused = list[tuple[dict[str, Any], str, str | None, str]]
-"""The changes to a request, and the code, the parameter and the message of its error."""
+Refused = list[tuple[Any, ...]]
+"""The changes to a request, the code and the parameter of its error, and what its message names."""
 
 
 def fields_set(job: Any) -> dict[str, Any]:
@@ -26,6 +27,6 @@ def refusal_of(make: Callable[..., Any], *given: Any) -> tuple[str, str | None, 
 
 def refuse_all(make: Callable[..., Any], cases: Refused, subtests: pytest.Subtests) -> None:
     """Assert the error of each case."""
-    for changes, code, param, message in cases:
-        with subtests.test(message):
-            assert refusal_of(make, changes) == (code, param, message)
+    for changes, code, param, *named in cases:
+        with subtests.test(f"{code} {param}", named=named):
+            assert refusal_of(make, changes) == (code, param, Naming(*named))

@@ -166,10 +166,7 @@ def test_a_batch_that_has_not_begun_shows_its_requests_and_has_no_results(
             "last_id": made["id"],
         }
         refused = api.get(f"{one}/results")
-        assert (refused.status_code, error_of(refused)["message"]) == (
-            400,
-            "the batch has not ended, and has no results until then: ask again later",
-        )
+        assert (refused.status_code, "not ended" in error_of(refused)["message"]) == (400, True)
         (file,) = api.get("/v1/files").json()["data"]
         assert (file["filename"], file["purpose"], file["expires_at"]) == ("message_batch.jsonl", "batch", None)
         lines = api.get(f"/v1/files/{file['id']}/content").text.splitlines()

@@ -21,6 +21,7 @@ from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.schema.job_states import JobState
 from headrace.store.tenants.api_keys import Principal
 from tests.producer_api.batches.making import BATCH, PRINCIPAL, SETTINGS, at, line
+from tests.refusals import Naming
 
 # The validation of an input.
 
@@ -109,7 +110,7 @@ def test_the_errors_of_an_input_are_told_with_their_lines(ended: list[Any]) -> N
                 {"code": "invalid_value", "message": "quotes …", "param": "body.x", "line": 3},
                 {
                     "code": "duplicate_custom_id",
-                    "message": "an earlier line has the same `custom_id`",
+                    "message": Naming("`custom_id`"),
                     "param": "custom_id",
                     "line": 4,
                 },
@@ -119,12 +120,10 @@ def test_the_errors_of_an_input_are_told_with_their_lines(ended: list[Any]) -> N
     ended.clear()
     validated(inputs(*({"id": str(number)} for number in range(5))))
     (failed,) = ended
-    assert failed[2] == [{"code": "too_many_lines", "message": "a batch has at most 3 lines", "param": None, "line": 4}]
+    assert failed[2] == [{"code": "too_many_lines", "message": Naming("3 lines"), "param": None, "line": 4}]
     ended.clear()
     validated(b" \n")
-    assert ended[0][2] == [
-        {"code": "empty_file", "message": "the input file has no lines", "param": None, "line": None}
-    ]
+    assert ended[0][2] == [{"code": "empty_file", "message": Naming("no lines"), "param": None, "line": None}]
 
 
 def test_a_hundred_errors_are_enough_and_the_thread_pauses_between_pieces(ended: list[Any]) -> None:
@@ -219,7 +218,7 @@ def test_each_line_is_in_one_of_the_two_files_in_order(published: Any) -> None:
     assert failed["response"] == {"status_code": 400, "request_id": "bad", "body": {"error": error}}
     assert (cancelled["response"], cancelled["error"]) == (
         None,
-        {"code": "batch_cancelled", "message": "the batch was cancelled before this request was done"},
+        {"code": "batch_cancelled", "message": Naming("cancelled")},
     )
     assert broken["response"]["status_code"] == 500
 

@@ -26,6 +26,7 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tracing.trace_context import TraceContext
 from tests.producer_api.batches.making import BATCH, BODY, PRINCIPAL, SETTINGS, START, URL, line, raw
+from tests.refusals import Naming
 
 
 def test_lines_are_numbered_with_blank_ones_and_bounded() -> None:
@@ -50,15 +51,15 @@ def test_a_piece_of_lines_has_so_many_bytes_and_at_least_one_line() -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        (None, ("request_too_large", "the line is over 1000 bytes", None)),
-        (b'{"a":"\0"}', ("invalid_value", "the line contains U+0000, which cannot be stored: remove it", None)),
-        (b'{"a":"\\u0000"}', ("invalid_value", "the line contains U+0000, which cannot be stored: remove it", None)),
-        (b"[]", ("invalid_json_line", "the line must be a JSON object", None)),
+        (None, ("request_too_large", "1000 bytes", None)),
+        (b'{"a":"\0"}', ("invalid_value", "U+0000", None)),
+        (b'{"a":"\\u0000"}', ("invalid_value", "U+0000", None)),
+        (b"[]", ("invalid_json_line", "JSON object", None)),
         (
             b"[" * 16_385,
             (
                 "invalid_json_line",
-                "the line has 16385 lists and objects, and 16384 are accepted: send less at once",
+                "16385 lists and objects",
                 None,
             ),
         ),
@@ -67,27 +68,25 @@ def test_a_piece_of_lines_has_so_many_bytes_and_at_least_one_line() -> None:
                 line(custom_id),
                 (
                     "missing_required_parameter",
-                    "`custom_id` is required: a text of 1 to 512 characters",
+                    "1 to 512",
                     "custom_id",
                 ),
             )
             for custom_id in (..., None, 5, "", "x" * 513)
         ),
-        (line(method="post"), ("invalid_method", "`method` must be POST", "method")),
-        (line(url="/v1/embeddings"), ("mismatched_url", f"`url` must be {URL}, the batch's endpoint", "url")),
-        (line(body=[]), ("missing_required_parameter", "`body` is required: a JSON object", "body")),
-        (line(body=BODY | {"max_tokens": 0}), ("invalid_value", None, "body.max_tokens")),
-        (line(body=BODY | {"stream": True}), ("invalid_value", None, "body.stream")),
+        (line(method="post"), ("invalid_method", "POST", "method")),
+        (line(url="/v1/embeddings"), ("mismatched_url", URL, "url")),
+        (line(body=[]), ("missing_required_parameter", "`body`", "body")),
+        (line(body=BODY | {"max_tokens": 0}), ("invalid_value", "1", "body.max_tokens")),
+        (line(body=BODY | {"stream": True}), ("invalid_value", "`stream`", "body.stream")),
     ],
 )
-def test_a_line_that_is_no_request_says_why(text: bytes | None, error: tuple[str, str | None, str | None]) -> None:
+def test_a_line_that_is_no_request_says_why(text: bytes | None, error: tuple[str, str, str | None]) -> None:
     with pytest.raises(LineRefused) as caught:
         read_request(raw(text, 9), URL, 1000)
-    code, message, param = error
+    code, named, param = error
     refused = caught.value
-    assert (refused.code, refused.param) == (code, param)
-    if message is not None:
-        assert refused.message == message
+    assert (refused.code, refused.message, refused.param) == (code, Naming(named), param)
     assert refused.at(9) == {"code": code, "message": refused.message, "param": param, "line": 9}
 
 
@@ -192,7 +191,7 @@ def test_a_line_that_is_refused_has_the_answer_of_its_route(monkeypatch: pytest.
     refused_by_postgres = reader(Submitting(), monkeypatch).refuse(raw(line(), 4))
     assert refused_by_postgres.custom_id == "line_4"
     assert refused_by_postgres.refusal is not None
-    assert refused_by_postgres.refusal["body"]["error"]["message"] == "a value of the line cannot be stored"
+    assert refused_by_postgres.refusal["body"]["error"]["code"] == "invalid_value"
 
 
 def test_a_line_keeps_the_version_of_the_start() -> None:

@@ -19,6 +19,7 @@ from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
+from tests.refusals import Naming
 
 QUEUE = "tiny@1"
 WARNING = "no worker serves tiny@1; the job waits until one starts"
@@ -138,8 +139,7 @@ def test_a_request_is_as_long_as_the_largest_worker_can_hold(
     for body in (prompt(60), PROMPT | {"input": {"prompt": "x" * 64}}):
         refused = api.post("/v1/jobs", json=body)
         assert (refused.status_code, error_of(refused)["code"]) == (400, "context_length_exceeded")
-        assert "64 tokens" in error_of(refused)["message"]
-        assert "(the model's own is 512, but its workers hold no more)" in error_of(refused)["message"]
+        assert error_of(refused)["message"] == Naming("64 tokens", "512"), "of the workers, and of the model"
     assert api.post("/v1/completions", json={"model": "tiny", "prompt": "x" * 64}).status_code == 400
     job = jobs.get(db, tenant, api.post("/v1/jobs", json=PROMPT).json()["id"])
     assert job.payload["sampling"]["max_tokens"] == 59, "what is left of it"

@@ -16,6 +16,7 @@ from headrace.producer_api.files.upload_views import part_object, upload_object
 from headrace.store.errors import HeadraceError, InvalidRequest, TooLarge
 from headrace.store.files.files import File, Purpose
 from headrace.store.files.uploads import Upload, UploadPart, UploadStatus
+from tests.refusals import Naming
 
 START = datetime.fromtimestamp(1_800_000_000, UTC)
 FORM = "multipart/form-data; boundary=b"
@@ -97,7 +98,7 @@ async def test_a_file_is_written_block_by_block() -> None:
 
 
 async def test_a_file_may_be_as_large_as_the_limit() -> None:
-    over = (TooLarge, "the file is over 5 bytes, the most that is accepted", "file")
+    over = (TooLarge, Naming("5 bytes"), "file")
     assert (await read(FILE + END, most=5)).draft.num_bytes == 5
     assert await refused(part("file", b"123456") + END, most=5) == over
     assert await refused(part("file", b"x" * 70_000), most=5) == over, "before its end has come"
@@ -107,19 +108,20 @@ async def test_a_file_may_be_as_large_as_the_limit() -> None:
 @pytest.mark.parametrize(
     ("chunks", "kind", "error"),
     [
-        ([b"{}"], "application/json", ("send multipart/form-data with the file in the field `file`", None)),
-        ([FILE + END], "multipart/form-data", ("send multipart/form-data with the file in the field `file`", None)),
-        ([FILE], FORM, ("the multipart body is cut off: its last boundary is missing", None)),
-        ([part("purpose", b"x") + END], FORM, ("`file` is required", "file")),
-        ([FILE + FILE + END], FORM, ("one request uploads one `file`", "file")),
-        ([part("a", b"x" * 65_537) + END], FORM, ("a header or a field of the form is over 65536 bytes", None)),
-        ([part("a", b"") * 33 + END], FORM, ("the form has more than 32 parts", None)),
+        ([b"{}"], "application/json", ("multipart/form-data", None)),
+        ([FILE + END], "multipart/form-data", ("multipart/form-data", None)),
+        ([FILE], FORM, ("boundary", None)),
+        ([part("purpose", b"x") + END], FORM, ("required", "file")),
+        ([FILE + FILE + END], FORM, ("one `file`", "file")),
+        ([part("a", b"x" * 65_537) + END], FORM, ("65536 bytes", None)),
+        ([part("a", b"") * 33 + END], FORM, ("32 parts", None)),
     ],
 )
 async def test_a_form_that_cannot_be_read_says_why(
     chunks: list[bytes], kind: str, error: tuple[str, str | None]
 ) -> None:
-    assert await refused(*chunks, kind=kind, most=1 << 20) == (InvalidRequest, *error)
+    named, param = error
+    assert await refused(*chunks, kind=kind, most=1 << 20) == (InvalidRequest, Naming(named), param)
 
 
 async def test_a_form_at_its_bounds_is_read() -> None:
@@ -129,7 +131,7 @@ async def test_a_form_at_its_bounds_is_read() -> None:
 
 async def test_a_form_that_does_not_parse_or_is_cut_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _, message, _ = await refused(b"nothing of the kind")
-    assert "does not parse" in message
+    assert "parse" in message
 
     async def stream(_: Request) -> AsyncIterator[bytes]:
         yield FILE
@@ -146,21 +148,19 @@ def test_a_purpose_and_a_life_are_checked() -> None:
         with pytest.raises(InvalidRequest) as caught:
             purpose_of(given)
         fault = "required" if given is None else "unknown"
-        assert (caught.value.message, caught.value.param) == (
-            f"`purpose` is {fault}: one of assistants, batch, evals, fine-tune, user_data, vision",
-            "purpose",
-        )
+        purposes = Naming(fault, "assistants, batch, evals, fine-tune, user_data, vision")
+        assert (caught.value.message, caught.value.param) == (purposes, "purpose")
     assert [check_life_s("created_at", given, "x") for given in (3600, 2_592_000)] == [3600.0, 2_592_000.0]
     errors = {
-        ("now", 3600): ("`x.anchor` must be created_at", "x.anchor"),
-        ("created_at", None): ("`x.seconds` must be from 3600 to 2592000", "x.seconds"),
-        ("created_at", 3599): ("`x.seconds` must be from 3600 to 2592000", "x.seconds"),
-        ("created_at", 2_592_001): ("`x.seconds` must be from 3600 to 2592000", "x.seconds"),
+        ("now", 3600): ("created_at", "x.anchor"),
+        ("created_at", None): ("3600 to 2592000", "x.seconds"),
+        ("created_at", 3599): ("3600 to 2592000", "x.seconds"),
+        ("created_at", 2_592_001): ("3600 to 2592000", "x.seconds"),
     }
-    for (anchor, seconds), error in errors.items():
+    for (anchor, seconds), (named, param) in errors.items():
         with pytest.raises(InvalidRequest) as caught:
             check_life_s(anchor, seconds, "x")
-        assert (caught.value.message, caught.value.param) == error
+        assert (caught.value.message, caught.value.param) == (Naming(named), param)
 
 
 STORED = File("file_1", "acme", "d", 9, "a.txt", Purpose.BATCH, START, at(60))

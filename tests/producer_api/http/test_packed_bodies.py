@@ -10,7 +10,7 @@ from headrace.producer_api.http.body_encoding import decompress, has_gzip, plain
 from headrace.producer_api.http.requests import check_counts
 from headrace.producer_api.server.errors import UnsupportedEncoding
 from headrace.store.errors import InvalidRequest, TooLarge
-from tests.refusals import refusal
+from tests.refusals import Naming, refusal
 
 KIB = 1 << 10
 
@@ -49,8 +49,8 @@ def test_a_packed_body_may_be_as_large_as_a_plain_one_or_as_its_ratio_allows() -
 
 
 def test_a_body_that_is_not_one_gzip_stream_is_told_so() -> None:
-    packed, whole = gzip.compress(b"{}"), "the body is not one whole gzip stream: its end is missing, or more follows"
-    not_gzip = (InvalidRequest, "the body is not valid gzip, which its `Content-Encoding` says", "invalid_value", None)
+    packed, whole = gzip.compress(b"{}"), Naming("whole gzip")
+    not_gzip = (InvalidRequest, Naming("`Content-Encoding`"), "invalid_value", None)
     assert refusal(decompress, b"{}", 100) == not_gzip
     for content in (packed[:-1], packed + b"x", b""):
         assert refusal(decompress, content, 100) == (InvalidRequest, whole, "invalid_value", None)
@@ -74,5 +74,5 @@ def test_a_body_goes_on_as_plain_json() -> None:
 def test_a_body_has_as_many_values_as_the_limit(most: int, what: str, body: Any) -> None:
     check_counts(body(most))
     check_counts(body(most) + b'"[[::,,"')  # a text, whose signs do not count
-    message = f"the JSON body has {most + 1} {what}, and {most} are accepted: send less at once"
-    assert refusal(check_counts, body(most + 1)) == (InvalidRequest, message, "invalid_value", None)
+    named = Naming(f"{most + 1} {what}", str(most))
+    assert refusal(check_counts, body(most + 1)) == (InvalidRequest, named, "invalid_value", None)

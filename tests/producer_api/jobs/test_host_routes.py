@@ -20,6 +20,7 @@ from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of, num_jobs
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import serving
+from tests.refusals import Naming
 
 QUEUE = "tiny@1"
 GIB = 1 << 30
@@ -75,4 +76,4 @@ def test_a_queue_and_a_submission_say_when_a_host_loads_the_model(
         assert api.get(f"/v1/queues/{QUEUE}").json()["host"] == {"loads_in_s": 12.4, "reason": None}
         wait_for(lambda: api.post("/v1/jobs", json=PROMPT).status_code == 202, "it is accepted")
         accepted = api.post("/v1/jobs", json=PROMPT)
-        assert accepted.headers["headrace-warning"] == "no worker serves tiny@1; a model host loads it in about 12 s"
+        assert accepted.headers["headrace-warning"] == Naming("tiny@1", "12 s")

@@ -23,6 +23,7 @@ from tests.producer_api.calling import error_of
 from tests.producer_api.jobs.test_pipelines import FIRST, digest, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
+from tests.refusals import Naming
 
 __all__ = ["digest"]
 
@@ -190,7 +191,7 @@ def test_steps_that_act_outside_are_refused(
     third = prompt_templates.add_version(db, tenant, name, template=template, actor="tests", kind=Kind.PIPELINE)
     refused = start(api, digest, third.version)
     assert (refused.status_code, error_of(refused)["param"]) == (400, "mode")
-    assert f"the step first of this version has {named}" in error_of(refused)["message"]
+    assert error_of(refused)["message"] == Naming("step first", named)
     assert api.get(f"{digest}/rollouts").json()["data"] == []
 
 

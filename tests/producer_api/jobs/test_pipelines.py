@@ -14,6 +14,7 @@ from tests.processes import wait_for
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.refusals import Naming
 
 SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 FIRST = {"name": "first", "model": "tiny", "input": {"prompt": {"$from": "input.text"}}, "sampling": {"max_tokens": 8}}
@@ -67,7 +68,8 @@ def test_versions_are_named_by_number_and_alias(api: httpx2.Client, digest: str)
     assert [version(name) for name in ("digest", "digest@1", "digest@latest")] == [2, 1, 2]
     assert api.put(f"{digest}/aliases/default", json={"version": 1}).json()["aliases"] == ["default"]
     unknown = error_of(api.put("/v1/pipelines/digest/aliases/default", json={"version": 9}))
-    assert unknown["message"] == "no pipeline digest with a version or alias 9", "the name that was sent, not the id"
+    assert unknown["message"] == Naming("digest", "9"), "the name that was sent, not the id"
+    assert "pipe_" not in unknown["message"]
     assert [version(name) for name in ("digest", "digest@default", "digest@latest")] == [1, 1, 2]
     assert [one["version"] for one in api.get(f"{digest}/versions").json()["data"]] == [1, 2]
     assert [one["name"] for one in api.get("/v1/pipelines").json()["data"]] == ["digest"]

@@ -35,7 +35,7 @@ ROLLOUT = Rollout(
 def test_a_rollout_is_shown_whole() -> None:
     shown = rollout_summary(ROLLOUT).model_dump(mode="json")
     warning = shown.pop("warning")
-    assert warning.startswith("with the sticky key `tenant` longer or shorter answers are practically never found")
+    assert "`tenant`" in warning
     default_bounds: Any = RolloutRequest.model_fields["bounds"].default_factory
     assert shown.pop("bounds").keys() == default_bounds().model_dump().keys()
     assert shown == {

@@ -24,6 +24,7 @@ from headrace.store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, submit
 from tests.producer_api.conftest import MakeClient
+from tests.refusals import Naming
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_a_version_is_used_as_its_verification_allows(api: httpx2.Client, db: Da
     once = {"Idempotency-Key": "once"}
     body = {"model": "chat", "input": {"messages": [{"role": "user", "content": "hi"}]}}
     accepted = api.post("/v1/jobs", json=body, headers=once)
-    assert accepted.headers["headrace-warning"] == "no worker has verified chat@1; the job waits until one has"
+    assert accepted.headers["headrace-warning"] == Naming("verified", "chat@1")
     alias = "/v1/models/chat/aliases/stable"
     refused = api.put(alias, json={"version": 1})
     assert (refused.status_code, error_of(refused)["code"]) == (409, "version_not_ready")
@@ -239,12 +240,12 @@ def register_real(db: Database, runner: str, model_type: str) -> ModelVersion:
     ("runner", "model_type", "answer"),
     [
         ("torch", "qwen3", "torch-qwen3@2"),
-        ("torch", "gpt2", "int8 is for llama, mistral, qwen2, qwen3, and the model is gpt2: use bfloat16"),
-        ("encoder", "bert", "int8 is for models that generate text: use float32 or bfloat16"),
+        ("torch", "gpt2", Naming("llama, mistral, qwen2, qwen3", "gpt2", "bfloat16")),
+        ("encoder", "bert", Naming("float32 or bfloat16")),
     ],
 )
 def test_int8_is_for_models_that_run_in_it(
-    api: httpx2.Client, db: Database, runner: str, model_type: str, answer: str
+    api: httpx2.Client, db: Database, runner: str, model_type: str, answer: object
 ) -> None:
     first = register_real(db, runner, model_type)
     body = {"files_of": f"{first.model}@1", "dtype": "int8"}

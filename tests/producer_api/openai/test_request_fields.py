@@ -18,6 +18,7 @@ from headrace.store.jobs import jobs
 from tests.cases import some_of
 from tests.producer_api.calling import CHAT, error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.refusals import Naming
 
 BODIES = {
     "/v1/chat/completions": CHAT,
@@ -109,7 +110,7 @@ def test_a_slip_of_the_pen_is_refused_with_what_was_meant(
     refused = api.post(path, json=BODIES[path] | {field: value})
     error = error_of(refused)
     assert (refused.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", field)
-    assert error["message"] == f"unknown field `{field}`: did you mean `{meant}`?"
+    assert error["message"] == Naming(f"`{field}`", f"`{meant}`")
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
@@ -120,7 +121,7 @@ def test_what_other_servers_call_things_is_refused_with_what_to_send(api: httpx2
     for field, value in (FOREIGN | others).items():
         error = error_of(api.post(path, json=BODIES[path] | {field: value}))
         assert (error["code"], error["param"]) == ("unsupported_parameter", field)
-        assert error["message"].startswith(f"`{field}` is not supported: ")
+        assert f"`{field}`" in error["message"]
     for field in ("guided_json", "guided_choice", "ignore_eos") if path == "/v1/responses" else ():
         error = error_of(api.post(path, json=BODIES[path] | {field: True}))
         assert (error["code"], error["param"]) == ("unsupported_parameter", field)
@@ -269,7 +270,7 @@ def harmless(table: Mapping[str, foreign_fields.IsHarmless]) -> dict[str, set[st
                 foreign_fields.refuse_unsupported(Sent.model_validate({field: value}), table, {field: "do"})
             except InvalidRequest as error:
                 told = (error.code, error.param, error.message)
-                assert told == ("unsupported_parameter", field, f"`{field}` is not supported: do")
+                assert told == ("unsupported_parameter", field, Naming(f"`{field}`"))
             else:
                 accepted.append(name.replace(" ", "-"))
         assert accepted.pop(0) == "null"

@@ -26,8 +26,7 @@ def test_the_shorter_of_the_operators_and_the_own_time_holds(
         refused = admin.put(PATH, json=days)
         (name,) = days
         assert (refused.status_code, error_of(refused)["param"]) == (400, name)
-        message = f"`{name}` may be {most} at most: ask the operator for more than that"
-        assert error_of(refused)["message"] == message
+        assert f" {most} at most" in error_of(refused)["message"]
     assert admin.get(PATH).json() == told, "a refused time changes nothing"
     assert make_client(other_key).get(PATH).json()["own"] == NONE
     assert admin.put(PATH, json={"files_days": 0}).json()["own"] == NONE | {"files_days": 0.0}

@@ -24,6 +24,7 @@ from headrace.store.tools import tools
 from tests.cases import some_of
 from tests.producer_api.calling import num_jobs
 from tests.producer_api.turn_worker import TurnWorker
+from tests.refusals import Naming
 
 URL = "https://mcp.example.com/mcp"
 THEIRS = "https://theirs.example.com/mcp"
@@ -165,11 +166,9 @@ def test_the_model_may_call_the_tools_that_the_request_allows(
     assert called_by(db, tenant, request_of(SERVER | changes, **fields | {"tool_choice": "none"})) is None
 
 
-UNREGISTERED = (
-    "is that of no registered server of MCP: register it with `headrace tools put NAME --mcp URL`, or POST /v1/tools"
-)
-STORED = "is stored with the server: leave it out here, and give it to `headrace tools put`"
-NAMES = "is a list of names, or has them in `tool_names`"
+UNREGISTERED = "`headrace tools put NAME"
+STORED = "`headrace tools put`"
+NAMES = "`tool_names`"
 
 
 @some_of(
@@ -178,24 +177,24 @@ NAMES = "is a list of names, or has them in `tool_names`"
     [
         ({"server_url": THEIRS}, "server_url", UNREGISTERED),
         ({"server_url": None}, "server_label", UNREGISTERED),
-        ({"server_label": ""}, "server_label", "is required"),
+        ({"server_label": ""}, "server_label", "required"),
         (
             {"require_approval": "sometimes"},
             "require_approval",
-            "is `always`, `never` or by name: input should be 'always' or 'never', or input should be a valid object",
+            "`always`, `never`",
         ),
         (
             {"require_approval": {"always": {"tool_names": ["gone"]}}},
             "require_approval",
-            "names gone, which is no tool of the server",
+            "names gone",
         ),
         ({"authorization": "secret"}, "authorization", STORED),
         ({"headers": {"X-Key": "secret"}}, "headers", STORED),
-        ({"allowed_tools": []}, "allowed_tools", "names no tool: name some, or leave it out for all"),
+        ({"allowed_tools": []}, "allowed_tools", "no tool"),
         ({"allowed_tools": {"read_only": True}}, "allowed_tools", NAMES),
         ({"allowed_tools": {"tool_names": ["close"], "read_only": True}}, "allowed_tools", NAMES),
         ({"allowed_tools": {"tool_names": [1]}}, "allowed_tools", NAMES),
-        ({"connector_id": "connector_gmail"}, "connector_id", "is not supported: name a server"),
+        ({"connector_id": "connector_gmail"}, "connector_id", "name a server"),
     ],
 )
 def test_a_server_that_is_not_registered_is_refused(
@@ -204,29 +203,29 @@ def test_a_server_that_is_not_registered_is_refused(
     refused = api.post("/v1/responses", json=ASKING | {"tools": [SERVER | changes]})
     error, param = refused.json()["error"], f"tools[0].{field}"
     assert (refused.status_code, error["param"]) == (404 if said == UNREGISTERED else 400, param)
-    assert error["message"] == f"`{param}` {said}"
+    assert error["message"] == Naming(f"`{param}`", said)
     assert num_jobs(db) == 0
 
 
 def test_tools_that_do_not_go_together_are_named(db: Database, tenant: str) -> None:
     function = {"type": "function", "name": "f"}
-    in_two = "tools that the server calls go with no others in one response: send them in two"
-    no_logprobs = "logprobs do not go with tools that the server calls: leave them out"
+    in_two = "in two"
+    no_logprobs = "logprobs"
     for request, param, message in (
         (request_of(SERVER | {"allowed_tools": ["find.all", "gone"]}), "tools[0].allowed_tools",
-         "the server tracker has no tool gone"),
-        (request_of(SERVER, SERVER), "tools", "`names`: a tool is named twice"),
+         "tool gone"),
+        (request_of(SERVER, SERVER), "tools", "twice"),
         (request_of(SERVER, function), "tools[1]", in_two),
         (request_of(SERVER, tool_choice=function), "tool_choice",
-         "`tool_choice` is a mode here: none, auto or required"),
+         "none, auto or required"),
         (request_of(SERVER, max_tool_calls=128), "max_tool_calls",
-         "`max_tool_calls`: input should be less than or equal to 127"),
+         "127"),
         (request_of(SERVER, top_logprobs=1), "top_logprobs", no_logprobs),
         (request_of(SERVER, include=["message.output_text.logprobs"]), "include[0]", no_logprobs),
     ):  # fmt: skip
         with pytest.raises(InvalidRequest) as refused:
             called_by(db, tenant, request)
-        assert (refused.value.param, str(refused.value)) == (param, message)
+        assert (refused.value.param, str(refused.value)) == (param, Naming(message))
 
 
 @some_of(
