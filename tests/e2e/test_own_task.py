@@ -17,6 +17,7 @@ from headrace.store.tenants import api_keys
 from tests.own_tasks import new_package
 from tests.processes import StartProcess, python, wait_for
 from tests.producer_api.serving import environment, start_api, url_of
+from tests.refusals import Naming
 from tests.workers.conftest import worker_command, worker_environment
 
 FAULTY = """
@@ -154,7 +155,7 @@ def _check_faults(client: Client) -> None:
     assert [one["status"] for one in ended] == ["failed" if t in ("crash", "refuse") else "succeeded" for t in texts]
     crashed, refused = (ended[texts.index(one)]["error"] for one in ("crash", "refuse"))
     assert crashed["code"] == refused["code"] == "runner_failed"
-    assert crashed["message"] == "the runner of the task mood raised ZeroDivisionError (faulty.py:10)"
+    assert crashed["message"] == Naming("mood", "ZeroDivisionError (faulty.py:10)")
     assert refused["message"] == "no verdict on refusals"
     assert crashed["attempt"] == 1
 

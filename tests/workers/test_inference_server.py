@@ -149,7 +149,7 @@ def test_a_server_that_is_away_is_waited_for_and_compared_when_it_is_back(
     duties_of(bench)
     server.finish(server.die())
     worker = serve(max_step_s=60, lease_s=30)
-    worker.wait_engine("does not answer")
+    worker.wait_engine("not answer")
     server.finish(server.listen())
     worker.wait_engine("ok")
     server.step_s = 0.05

@@ -18,6 +18,7 @@ from headrace.store.settings import Settings
 from headrace.workers import quality, quality_command
 from headrace.workers.quality import Loaded, QualityCheck, Reference, quality_fault, reference_of, report_of
 from headrace.workers.tasks.quality_reading import Answers, Reading
+from tests.refusals import Naming
 
 ANY: Any = None
 VLLM = EngineSpec(kind=EngineKind.VLLM, served_model="x", url="http://gpu:8000")
@@ -104,7 +105,7 @@ def test_only_a_report_outside_its_bound_is_a_fault() -> None:
     report = QualityReport(
         against="x", num_tokens=1, kl=0.5, same_answers=1, num_answers=1, version=figures, reference=figures, took_s=1
     )
-    assert quality_fault(report, QualityBound(max_kl=0.4)) == "quality_below_bound: KL 0.5000 of at most 0.4"
+    assert quality_fault(report, QualityBound(max_kl=0.4)) == Naming("quality_below_bound", "0.5000", "0.4")
     assert quality_fault(report, QualityBound(max_kl=0.5)) is None
     assert [quality_fault(report, None), quality_fault(None, QualityBound(max_kl=0.4))] == [None, None]
 
@@ -126,7 +127,7 @@ def test_a_version_is_measured_if_it_was_quantized_or_has_a_bound(
     encoder = QualityCheck(Settings(), replace(version, runner="fake-encoder", task="embed"))
     assert [one.reference(is_needed=False) for one in (plain, encoder, QualityCheck())] == [None] * 3
     assert (asked, encoder.reference(is_needed=True)) == ([], None)
-    shown = "the engine shows no probabilities"
+    shown = Naming("no probabilities")
     assert [plain.reference(is_needed=True), quantized.reference(is_needed=False)] == [shown, shown]
     assert asked == [("float32", "float32")] * 2
     for error in (ModelLoadError("no memory"), NumericalError("not finite")):

@@ -53,7 +53,7 @@ def test_a_server_sleeps_when_it_is_asked_and_says_so() -> None:
 @pytest.mark.parametrize("sleeps", [False, True])
 def test_a_server_that_does_not_obey_is_told_of(sleeps: bool) -> None:
     server = Server(sleeps=sleeps, does=False)
-    move, reason = (wake, "does not wake") if sleeps else (fall_asleep, "does not sleep")
+    move, reason = (wake, "not wake") if sleeps else (fall_asleep, "not sleep")
     try:
         with pytest.raises(Unavailable, match=reason):
             move("127.0.0.1", server.port, "key")

@@ -24,6 +24,7 @@ from headrace.workers.health import HealthServer
 from headrace.workers.presence import PresenceReporter
 from headrace.workers.runs.in_flight import Attempt
 from tests.processes import free_port, wait_for
+from tests.refusals import Naming
 from tests.workers.conftest import Bench, StartHost
 from tests.workers.runs.test_outcome import CLAIM
 
@@ -73,7 +74,7 @@ def test_a_worker_that_drains_is_not_ready(start_host: StartHost) -> None:
         wait_for(lambda: client.get("/readyz").status_code == 200, "it is ready")
         host.runtime.drain.requested.set()
         late = client.get("/readyz")
-    assert (late.status_code, late.json()["taking"]) == (503, "the worker is stopping")
+    assert (late.status_code, late.json()["taking"]) == (503, Naming("stopping"))
 
 
 def test_a_worker_is_idle_without_jobs_and_messages_and_names_the_fault_of_its_engine(
@@ -94,7 +95,7 @@ def test_a_worker_is_idle_without_jobs_and_messages_and_names_the_fault_of_its_e
     assert (engine(), runtime._presence._is_able()) == ("its server is away", False)
     asked: list[float] = []
     monkeypatch.setattr(runtime.engine, "is_healthy", lambda longest_s: bool(asked.append(longest_s)))
-    assert engine() == "the engine's thread is dead or has made no step for 90 s"
+    assert engine() == Naming("90 s")
     assert set(asked) == {90.0}
     monkeypatch.undo()
     runtime.hand_back()

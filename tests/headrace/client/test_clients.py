@@ -35,6 +35,7 @@ from tests.headrace.client.cut_proxy import cut_proxy
 from tests.producer_api.calling import num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
+from tests.refusals import Naming
 
 PROMPT: Any = {"model": "tiny", "input": {"prompt": "hello"}}
 
@@ -211,7 +212,7 @@ def test_an_error_says_what_the_server_says(connect: Connect, server: ApiServer,
 def test_a_warning_of_an_answer_is_passed_on(connect: Connect, server: ApiServer, key: str) -> None:
     warnings: list[str] = []
     connect(server.url, key, on_warning=warnings.append).submit(**PROMPT)
-    assert warnings == ["no worker serves tiny@1; the job waits until one starts"]
+    assert warnings == [Naming("tiny@1")]
 
 
 def test_both_clients_have_the_same_methods() -> None:

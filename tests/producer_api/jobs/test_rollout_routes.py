@@ -40,7 +40,7 @@ def test_a_rollout_is_started_paused_on_a_condition_and_promoted(
     shown = api.get(path).json()
     assert shown["warning"] is None
     by_tenant = api.post("/v1/rollouts", json=BODY | {"version": 1, "sticky_key": "tenant"}).json()
-    assert "use `user` or `conversation`" in by_tenant["warning"]
+    assert "`user` or `conversation`" in by_tenant["warning"]
     api.post(f"/v1/rollouts/{by_tenant['id']}/abort")
     assert listed == {name: shown[name] for name in shown.keys() - {"checks", "judged_at", "waits_for", "job_percent"}}
     assert api.get("/v1/rollouts", params={"active": True}).json()["data"] == []

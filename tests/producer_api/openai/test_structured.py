@@ -118,5 +118,5 @@ def test_a_grammar_that_is_too_complex_is_refused_and_nothing_is_stored(
     for _ in range(2):
         response = api.post("/v1/chat/completions", json=body)
         assert response.status_code == 400
-        assert "too complex: write {0,n}" in error_of(response)["message"]
+        assert "{0,n}" in error_of(response)["message"]
     assert num_jobs(db) == 0

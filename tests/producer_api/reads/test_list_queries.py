@@ -93,8 +93,8 @@ def test_lists_that_take_too_long_are_given_up(
         answers = list(pool.map(api.get, ["/v1/jobs"] * 10))
     assert {(answer.status_code, error_of(answer)["code"]) for answer in answers} == {(503, "list_timeout")}
     said = [error_of(answer)["message"] for answer in answers]
-    assert any("was not read within 1 s" in each and "`created_after`" in each for each in said)
-    assert any("one list at a time" in each for each in said), "those that waited for others, and not to the end"
+    assert any("1 s" in each and "`created_after`" in each for each in said)
+    assert any("one list" in each for each in said), "those that waited for others, and not to the end"
     assert answers[0].headers["retry-after"] == "1"
 
 

@@ -208,7 +208,7 @@ def test_the_worker_of_a_call_reads_the_answer_as_the_policy_left_it(
     again = api.get(f"/v1/jobs/{worker_job(made.id)}/request").json()["body"]["steps"]
     inputs = {step["name"]: step["input"] for step in again}
     assert "refusal" not in inputs["call_1"]
-    assert refusal == f"the call was refused, so it was not made: {inputs['call_2']['refusal']}"
+    assert inputs["call_2"]["refusal"] in refusal
     states = [(one["id"], one["status"]) for one in api.get("/v1/approvals", params={"order": "asc"}).json()["data"]]
     assert states == [(one.id, "approved"), (two.id, "refused")]
     noted = [(entry.action, entry.resource) for entry in audit.list_entries(db, tenant_id=tenant)]

@@ -21,6 +21,7 @@ from tests.producer_api.calling import CHAT, PROMPT, error_of, submit
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
+from tests.refusals import Naming
 
 KEYS = "/v1/organization/api_keys"
 NEVER_AGAIN = {"x-should-retry": "false"}
@@ -292,21 +293,21 @@ def test_a_job_that_failed_by_its_input_is_a_bad_request_and_one_by_the_server_i
 
 @some_of(
     2,
-    ("changes", "said"),
+    ("changes", "named"),
     [
-        ({"steps": []}, "`steps`: array should have at least 1 item, not 0"),
-        ({"steps": [5]}, "`steps[0]`: input should be a valid object"),
-        ({"steps": {}}, "`steps`: input should be a valid array"),
-        ({"metadata": {str(n): "x" for n in range(17)}}, "`metadata`: object should have at most 16 items, not more"),
+        ({"steps": []}, ("`steps`", "array", "1 item")),
+        ({"steps": [5]}, ("`steps[0]`", "object")),
+        ({"steps": {}}, ("`steps`", "array")),
+        ({"metadata": {str(n): "x" for n in range(17)}}, ("`metadata`", "object", "16")),
         (
             {"steps": [{"name": "a", "model": "m", "input": {}, "stream": "maybe"}]},
-            "`steps[0].stream`: input should be a valid boolean",
+            ("`steps[0].stream`", "boolean"),
         ),
     ],
 )
 def test_a_complaint_about_a_body_has_the_words_of_json(
-    api: httpx2.Client, changes: dict[str, object], said: str
+    api: httpx2.Client, changes: dict[str, object], named: tuple[str, ...]
 ) -> None:
     step = {"name": "a", "model": "m", "input": PROMPT}
     answer = api.post("/v1/jobs", json={"input": {}, "steps": [step], **changes})
-    assert (answer.status_code, error_of(answer)["message"].partition(" (and")[0]) == (400, said)
+    assert (answer.status_code, error_of(answer)["message"]) == (400, Naming(*named))

@@ -211,7 +211,7 @@ def test_pages_are_closed_on_demand(settings: Settings) -> None:
         for path in ("/docs", "/openapi.json", "/version"):
             response = client.get(path)
             assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
-            assert "/docs" not in error_of(response)["message"].removeprefix("no such route: GET /docs")
+            assert "/docs" not in error_of(response)["message"].replace("GET /docs", "")
         assert client.get("/docs/start.js").status_code == 404
         told = client.get("/", headers={"Accept": "text/html"})
         assert (told.status_code, "docs" in told.json()) == (200, False)

@@ -69,7 +69,7 @@ def test_a_text_that_takes_too_long_does_not_pass(
     response = api.post("/v1/jobs", json=ASK | {"input": {"prompt": "ab" * 50}})
     error = error_of(response)
     assert (response.status_code, error["code"], error["param"]) == (400, "policy_scan_too_long", "input")
-    assert "send less text at once" in error["message"]
+    assert "less text" in error["message"]
     assert num_jobs(db) == 0
 
 
@@ -100,4 +100,4 @@ def test_patterns_that_are_too_much_together_are_refused_with_the_one_that_is(ap
     response = api.put("/v1/policies", json={"document": {"rules": [DENY | {"deny": {"patterns": patterns}}]}})
     error = error_of(response)
     assert (response.status_code, error["param"]) == (400, "document")
-    assert "bring the counts in {m,n} down" in error["message"]
+    assert "{m,n}" in error["message"]

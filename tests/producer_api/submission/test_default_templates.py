@@ -79,10 +79,10 @@ def test_a_template_makes_another_version_of_the_same_weights(api: httpx2.Client
 def test_a_template_that_cannot_come_first_is_refused(api: httpx2.Client, other_key: str, server: ApiServer) -> None:
     api.post("/v1/prompts", json={"name": "raw", "text": "Once"})
     for model, prompt, reason in (
-        ("tiny", {"id": "guide"}, "the prompt needs a value for city"),
-        ("tiny", {"id": "raw"}, "store one with `instructions` or `messages`"),
-        ("tiny", {"id": "none"}, "no prompt none"),
-        ("org/vectors", {"id": "brief"}, "only a model that generates text has a default template"),
+        ("tiny", {"id": "guide"}, "city"),
+        ("tiny", {"id": "raw"}, "`instructions` or `messages`"),
+        ("tiny", {"id": "none"}, "prompt none"),
+        ("org/vectors", {"id": "brief"}, "default template"),
     ):
         refused = register(api, model, files_of=f"{model}@1", prompt=prompt)
         assert reason in error_of(refused)["message"], refused.text
@@ -96,7 +96,7 @@ def test_a_canary_compares_the_template_and_leaves_out_what_it_does_not_concern(
     db: Database, model: ModelVersion, tenant: str, server: ApiServer, api: httpx2.Client
 ) -> None:
     register(api, "tiny", files_of="tiny@1", prompt={"id": "brief"})
-    with pytest.raises(InvalidRequest, match="compare templates with a canary"):
+    with pytest.raises(InvalidRequest, match="canary"):
         start(db, NewRollout("tiny", 2, [Step(50, hold_s=1)], mode=RolloutMode.SHADOW), "tests")
     serve(db, server)
     rollout = begin(db, 100)

@@ -60,9 +60,9 @@ def test_chats_and_responses_say_it_too(openai: OpenAI, worker: ScriptedWorker) 
 @pytest.mark.parametrize(
     ("source", "how", "said"),
     [
-        ({"prompt": LONG}, "oldest_turns", "goes with `messages`"),
+        ({"prompt": LONG}, "oldest_turns", "`messages`"),
         ({"prompt": LONG}, "right", "oldest_turns"),
-        ({"messages": TURNS[1:2]}, "oldest_turns", "shorten the prompt"),
+        ({"messages": TURNS[1:2]}, "oldest_turns", "shorten"),
     ],
 )
 def test_what_cannot_be_done_is_refused(api: httpx2.Client, source: dict[str, Any], how: str, said: str) -> None:

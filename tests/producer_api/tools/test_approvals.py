@@ -29,6 +29,7 @@ from tests.producer_api.submission.test_tool_jobs import (
     submitted,
     weather,
 )
+from tests.refusals import Naming
 
 __all__ = ["caller_model", "weather"]  # fixtures
 
@@ -68,7 +69,7 @@ def test_a_job_waits_until_its_call_is_answered(db: Database, api: httpx2.Client
     other = api.post(path, json={"approve": not approve})
     assert (other.status_code, error_of(other)["code"]) == (409, "approval_decided")
     told = refusal_of(verdict_of(db, tenant, call["job_id"]))
-    assert told == (None if approve else "the call was refused, so it was not made: no travel")
+    assert told == (None if approve else Naming("no travel"))
     run(db, api, job_id, "answer:1", {"text": told or "22", "is_error": not approve})
     held = run(db, api, job_id, "answer:2", {"text": "Done.", "finish_reason": "stop"})
     assert messages_of(held)[-1]["content"] == (told or "22")

@@ -119,12 +119,12 @@ def test_a_server_without_a_list_and_a_bad_name_are_refused_before_anything_is_s
 def test_a_command_is_the_operators_or_refused(local: httpx2.Client) -> None:
     made: dict[str, Any] = {"name": "clock", "type": "mcp", "command": "clock", "timeout_ms": 60_000}
     for change, param, why in [
-        ({"command": "date"}, "command", "the operator has no command date"),
+        ({"command": "date"}, "command", "command date"),
         ({"command": "/bin/date"}, "command", "pattern"),
-        ({"command": "gone"}, "command", "could not be started"),
-        ({"url": "https://mcp.example.com/"}, None, "either `url` or `command`"),
-        ({"command": None}, None, "either `url` or `command`"),
-        ({"headers": {"X-Key": "k"}}, None, "`headers` go with `url`"),
+        ({"command": "gone"}, "command", "started"),
+        ({"url": "https://mcp.example.com/"}, None, "`url` or `command`"),
+        ({"command": None}, None, "`url` or `command`"),
+        ({"headers": {"X-Key": "k"}}, None, "`headers`"),
     ]:
         refused = local.post(TOOLS, json=made | change)
         assert (refused.status_code, error_of(refused)["param"]) == (400, param), refused.text
@@ -175,17 +175,17 @@ def test_names_that_the_server_does_not_have_are_refused_with_those_that_it_has(
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ([], "the server has 0 tools"),
-        ([{"name": f"t{number}", "inputSchema": SCHEMA} for number in range(65)], "the server has 65 tools"),
-        ([{"name": "a.b"}, {"name": "a/b"}], "two tools of the server would be demo__a_b"),
+        ([], "0 tools"),
+        ([{"name": f"t{number}", "inputSchema": SCHEMA} for number in range(65)], "65 tools"),
+        ([{"name": "a.b"}, {"name": "a/b"}], "demo__a_b"),
         ([{"name": "x" * 60}], "demo__x"),
-        ([{"name": "a", "inputSchema": {"type": "string"}}], "the tool demo__a: parameters"),
-        ([{"name": "a", "inputSchema": "none"}], "the tool demo__a: parameters"),
+        ([{"name": "a", "inputSchema": {"type": "string"}}], "demo__a: parameters"),
+        ([{"name": "a", "inputSchema": "none"}], "demo__a: parameters"),
         ([{"name": "a", "inputSchema": {"type": "object", "properties": {"b": {"type": "no type"}}}}], "demo__a: "),
-        ([{"name": "a", "description": "\x00"}], "the character NUL"),
+        ([{"name": "a", "description": "\x00"}], "NUL"),
         (
             [{"name": f"t{one}", "inputSchema": {**SCHEMA, "description": "x" * 9000}} for one in range(40)],
-            "more than 262144 bytes",
+            "262144 bytes",
         ),
     ],
 )

@@ -19,6 +19,7 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.retrieval.store_files import NewStoreFile, StoreFile
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tracing.trace_context import TraceContext
+from tests.refusals import Naming
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 VERSION = ModelVersion("vectors", 3, "embed", "fake-encoder", "fake", "f00d", "float32", 512, {}, AT, None)
@@ -115,7 +116,7 @@ def test_a_passage_has_800_tokens_or_the_window_and_a_quarter_overlaps(
     with pytest.raises(InvalidRequest) as refused:
         new_files(world.runtime, VERSION, [entry("a", window + 1)])
     assert (refused.value.message, refused.value.param) == (
-        f"`max_chunk_size_tokens` is {window + 1}, and a passage of this store's model has {window} tokens at most",
+        Naming(str(window + 1), f"{window} tokens"),
         "chunking_strategy.static.max_chunk_size_tokens",
     )
 

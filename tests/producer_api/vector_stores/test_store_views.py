@@ -26,6 +26,7 @@ from headrace.store.retrieval.passages import Passage
 from headrace.store.retrieval.search import FoundPassage
 from headrace.store.retrieval.store_files import FileBatch, StoreFile
 from headrace.store.retrieval.vector_stores import VectorStore
+from tests.refusals import Naming
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 
@@ -117,7 +118,7 @@ def test_a_file() -> None:
         for error in (None, {"code": "invalid_file", "message": "damaged"}, {"code": "out_of_memory"})
     ]
     assert [error and error.model_dump() for error in errors] == [
-        {"code": "server_error", "message": "the file was not read: add it again (job_lost)"},
+        {"code": "server_error", "message": Naming("job_lost")},
         {"code": "invalid_file", "message": "damaged"},
         {"code": "server_error", "message": "out_of_memory (out_of_memory)"},
     ]

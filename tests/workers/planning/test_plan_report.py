@@ -22,6 +22,7 @@ from headrace.workers.planning.forecast import Forecast, advice, forecast
 from headrace.workers.planning.rates import Rates, read_rates
 from headrace.workers.planning.simulation import Capacity, QueueRules, Run, grain_of, simulate, too_long
 from headrace.workers.planning.virtual_worker import VirtualRunner, coarse
+from tests.refusals import Naming
 from tests.workers.planning.test_plan import FIXED
 from tests.workers.planning.test_plan import RATES as WRITTEN
 from tests.workers.planning.test_simulation import BATCH, INTERACTIVE, LIMITS, RATES
@@ -272,7 +273,7 @@ def test_a_pool_has_a_block_for_each_sixteen_tokens_and_for_each_as_many_as_a_gr
 def test_the_advice_names_the_cheapest_and_what_is_nearest_to_it() -> None:
     late = replace(FIXED, late=2)
     later = replace(FIXED, capacity="1 fixed", late=3, patience_p95_s=0.5)
-    assert "2 fixed of m (95 % of the jobs start within 2.0 s, 2 late)" in advice([later, late], 10.0)
+    assert Naming("2 fixed of m (95 %", "2.0 s, 2 late)") == advice([later, late], 10.0)
     cheaper = replace(FIXED, capacity="1 fixed", worker_hours=2.0)
     assert "(1 fixed of m)" in advice([FIXED, cheaper], 10.0)
     sooner = replace(FIXED, capacity="3 fixed", patience_p95_s=0.5)

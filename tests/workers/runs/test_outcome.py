@@ -37,6 +37,7 @@ from headrace.workers.runs.logprobs import emitted
 from headrace.workers.runs.outcome import Retry
 from headrace.workers.runs.output_policy import OutputRules
 from headrace.workers.tasks.generate import sampling_params
+from tests.refusals import Naming
 
 CLAIM = Claim(
     job_id="job_1",
@@ -309,10 +310,10 @@ def test_the_ends_of_a_job_are_these() -> None:
     assert outcome.cancelled(CLAIM) == Finish(**plain, state=JobState.CANCELLED, error=None)
     used = {"output_tokens": 3}
     blocked = outcome.blocked(CLAIM, "no-mill", used)
-    message = "the policy's rule no-mill does not let this output out"
+    message = Naming("no-mill")
     told = {"code": "policy_blocked_output", "message": message, "retryable": False, "attempt": 2, "rule": "no-mill"}
     assert blocked == Finish(**{**plain, "usage": used}, state=JobState.FAILED, error=told)
-    late = "the deadline passed while the job ran"
+    late = Naming("deadline")
     assert outcome.expiry_error(CLAIM) == {**error, "code": "deadline_exceeded", "message": late}
 
 

@@ -207,7 +207,7 @@ def test_a_folder_is_registered_by_its_head(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"id2label": {"0": "yes", "1": "yes", "2": "no"}}, "the same name"),
-        ({"problem_type": "ranking"}, "problem_type must be"),
+        ({"problem_type": "ranking"}, "problem_type"),
     ],
 )
 def test_a_folder_with_unclear_labels_is_refused(change: dict[str, object], reason: str, tmp_path: Path) -> None:

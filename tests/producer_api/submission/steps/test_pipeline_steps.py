@@ -23,7 +23,7 @@ from headrace.store.registry.prompt_templates import PromptVersion
 from headrace.store.settings import Settings
 from headrace.store.tasks.flow import FlowRequest, FlowStepBody, PipelineRequest
 from tests.producer_api.submission.steps.making import AT, PRINCIPAL, VERSION, request, step
-from tests.refusals import refusal
+from tests.refusals import Naming, refusal
 
 STORED = PromptVersion(
     "pipe_1",
@@ -56,7 +56,7 @@ def test_a_job_of_a_pipeline_has_its_steps_and_the_caller_s_terms() -> None:
     assert mirrored.payload_fields(has_policy=True) == named
     wrong = PipelineRequest.model_validate({"pipeline": "mine", "input": {"a": 5}})
     kind, message, code, param = refusal(used_pipeline, wrong, found)
-    assert message.startswith("`input.a` is not as the pipeline declares it: the value")
+    assert "`input.a`" in message
     assert (kind, code, param) == (InvalidRequest, "invalid_value", "input.a")
 
 
@@ -73,12 +73,14 @@ def test_an_error_of_a_step_names_its_place(param: str | None, expected: str) ->
 @pytest.mark.parametrize(
     ("param", "expected"),
     [
-        ("steps[1].model", ("steps[1].model of the pipeline: m", "pipeline")),
+        ("steps[1].model", (Naming("steps[1].model", "m"), "pipeline")),
         ("input", ("m", "input")),
         (None, ("m", None)),
     ],
 )
-def test_an_error_of_a_pipeline_s_step_is_the_pipeline_s(param: str | None, expected: tuple[str, str | None]) -> None:
+def test_an_error_of_a_pipeline_s_step_is_the_pipeline_s(
+    param: str | None, expected: tuple[object, str | None]
+) -> None:
     for kind in (NotFound, NoWorker):
         with pytest.raises(kind) as caught, of_pipeline():
             raise kind("m", param=param)

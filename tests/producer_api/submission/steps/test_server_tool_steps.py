@@ -33,45 +33,50 @@ from tests.producer_api.submission.steps.making import (
     request,
     step,
 )
-from tests.refusals import refusal
+from tests.refusals import Naming, refusal
 
 TOOLS = {"names": ["weather"]}
 
 
 @pytest.mark.parametrize(
-    ("fields", "message", "param"),
+    ("fields", "named", "param"),
     [
         (
             {"server_tools": TOOLS | {"max_tool_calls": -1}},
-            "`server_tools.max_tool_calls`: input should be greater than or equal to 0",
+            "to 0",
             "server_tools.max_tool_calls",
         ),
-        ({"server_tools": {"names": ["a", "a"]}}, "`server_tools.names`: a tool is named twice", "server_tools.names"),
-        ({"server_tools": TOOLS, "n": 2}, "`server_tools` goes with one answer: leave out `n`", "n"),
+        ({"server_tools": {"names": ["a", "a"]}}, "twice", "server_tools.names"),
+        ({"server_tools": TOOLS, "n": 2}, "`n`", "n"),
         (
             {"server_tools": TOOLS, "retrieval": STORES},
-            "`server_tools` and `retrieval` do not go together in one step",
+            "`retrieval`",
             "retrieval",
         ),
         (
             {"server_tools": TOOLS, "input": {"messages": [QUESTION], "tool_choice": "auto"}},
-            "`server_tools` and `tool_choice` do not go together in one step",
+            "`tool_choice`",
             "input.tool_choice",
         ),
         (
             {"server_tools": TOOLS, "input": {"messages": [QUESTION], "tools": []}},
-            "`server_tools` and `tools` do not go together in one step",
+            "`tools`",
             "input.tools",
         ),
         (
             {"server_tools": TOOLS, "input": {"prompt": "x"}},
-            "`server_tools` goes with `messages`: a raw prompt has no place for tools",
+            "`messages`",
             "server_tools",
         ),
     ],
 )
-def test_server_tools_that_do_not_go_are_refused(fields: dict[str, Any], message: str, param: str) -> None:
-    assert refusal(server_tools_of, step(**fields)) == (InvalidRequest, message, "invalid_value", param)
+def test_server_tools_that_do_not_go_are_refused(fields: dict[str, Any], named: str, param: str) -> None:
+    assert refusal(server_tools_of, step(**fields)) == (
+        InvalidRequest,
+        Naming("`server_tools", named),
+        "invalid_value",
+        param,
+    )
 
 
 def test_only_the_answer_has_tools_and_each_call_takes_two_steps() -> None:
@@ -151,10 +156,7 @@ def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.Mo
     _, message, *place = refused(found=VERSION)
     assert ("tiny" in message, place) == (True, ["invalid_value", "server_tools.model"])
     assert refused(replace(PRINCIPAL, models=frozenset({"tools"})), model="other")[2] == "model_not_allowed"
-    none = (
-        "no model here makes calls: let the operator run `headrace register tools --task call_tool` and "
-        "`headrace worker --model tools`"
-    )
+    none = Naming("--task call_tool", "headrace worker")
     assert refused(replace(PRINCIPAL, models=frozenset({"tiny"})))[1:] == (none, "invalid_value", "server_tools")
     several = [SimpleNamespace(name=name, task="call_tool") for name in ("one", "two")]
     monkeypatch.setattr("headrace.producer_api.submission.tool_steps.models.list_models", lambda _: several)
@@ -163,7 +165,7 @@ def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(tool_steps, "MAX_TOOLS", 1)
     with_tools(parts(CALLER), PRINCIPAL, step(), wanted(model="tools"))
     assert refused(names=["weather", "pay"])[1:] == (
-        "these are 2 functions, and a model gets at most 1: name single tools of a server, as server__tool",
+        Naming("2 functions", "most 1"),
         "invalid_value",
         "server_tools.names",
     )
@@ -209,7 +211,7 @@ def test_answered_calls_are_the_first_steps_of_the_next_job() -> None:
     assert answer.own_fields["server_tools"] == {"names": ["weather"], "max_tool_calls": 0, "tool_choice": "auto"}
     none = as_flow(request({"messages": turns}, server_tools=TOOLS | {"max_tool_calls": 0}))
     assert refusal(with_answered_calls, parts(CALLER), PRINCIPAL, none, answered)[1:] == (
-        "1 calls were approved, and `max_tool_calls` is 0: raise it, or refuse some of them",
+        Naming("1 calls", "`max_tool_calls` is 0"),
         "invalid_value",
         "server_tools.max_tool_calls",
     )
