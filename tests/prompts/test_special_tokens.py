@@ -11,6 +11,7 @@ from headrace.prompts.tokenizer import FileTokenizer, load_tokenizer
 from headrace.store.errors import InvalidRequest
 from headrace.store.tasks.generate import GenerateInput
 from tests.models.tiny import save_tokenizer
+from tests.refusals import Naming
 
 CHAT = "{% for m in messages %}<s>{{ m.role }}: {{ m.content | trim }}</s>{% endfor %}"
 BEGIN, END = 1, 2
@@ -80,6 +81,6 @@ def test_a_text_with_every_private_character_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refused:
         with_marks(GenerateInput(prompt=f"a|{most}\uf8fe"), halves)
     assert (refused.value.message, refused.value.param) == (
-        "the texts have every character for private use: leave one out",
+        Naming("private use"),
         "input",
     )

@@ -18,6 +18,7 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.conversation import ToolChoiceMode
 from headrace.store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
 from headrace.store.tasks.generate import AnswerShape, GenerateInput, GeneratePayload, ToolStyle
+from tests.refusals import Naming
 
 
 class _Unit(StrEnum):
@@ -281,9 +282,7 @@ def test_parameters_that_cannot_be_followed_are_named(plain: Babbler) -> None:
     with pytest.raises(InvalidRequest) as refused:
         plain.asked(ToolStyle.JSON, tools=tools, tool_choice="required")
     assert (refused.value.code, refused.value.param) == ("invalid_json_schema", "input.tools[1].function.parameters")
-    assert refused.value.message == (
-        "calls of g cannot be held to its parameters: the JSON schema cannot be followed: Invalid type: strin"
-    )
+    assert refused.value.message == Naming("calls of g ", ": Invalid type: strin")
 
 
 @pytest.mark.parametrize("name", ["ignore_eos", "min_tokens"])
@@ -296,6 +295,6 @@ def test_a_grammar_of_calls_ends_the_answer(plain: Babbler, name: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         with_tools(forced, plain.tokenizer, plain.grammars)
     assert (refused.value.message, refused.value.param) == (
-        f"an answer that is held to tools ends with its calls: leave out `{name}`",
+        Naming(f"leave out `{name}`"),
         f"sampling.{name}",
     )

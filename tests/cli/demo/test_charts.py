@@ -17,6 +17,7 @@ from headrace.cli.demo.charts import Span
 from headrace.cli.demo.receiver import running_receiver
 from headrace.store.errors import Unavailable
 from headrace.store.tenants.webhook_secrets import new_secret
+from tests.refusals import Naming
 
 
 def drawn(renderable: object) -> list[str]:
@@ -89,16 +90,16 @@ class Received:
         (
             [JOB, JOB | {"status": "failed", "error": {"code": "poison", "message": "died"}}],
             Received("job_1"),
-            "1 of 2 jobs did not succeed, first: job_1 failed, 3 + 7 tokens, first token after 1500 ms, poison: died",
+            ("1 of 2", "job_1", "poison: died"),
         ),
-        ([JOB], Received(), "webhooks: 1 missing, 0 with a bad signature"),
-        ([JOB], Received("job_1", num_refused=2), "webhooks: 0 missing, 2 with a bad signature"),
+        ([JOB], Received(), ("webhooks: 1 ", " 0 ")),
+        ([JOB], Received("job_1", num_refused=2), ("webhooks: 0 ", " 2 ")),
     ],
 )
-def test_a_demo_fails_if_a_part_of_it_did_not_work(jobs: Any, receiver: Any, said: str) -> None:
+def test_a_demo_fails_if_a_part_of_it_did_not_work(jobs: Any, receiver: Any, said: tuple[str, ...]) -> None:
     with pytest.raises(Unavailable) as failed:
         demo._check(jobs, receiver)
-    assert failed.value.message == said
+    assert failed.value.message == Naming(*said)
 
 
 def test_a_demo_has_its_endpoint_while_it_runs() -> None:

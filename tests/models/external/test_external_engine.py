@@ -267,23 +267,23 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"grammar": Grammar("regex", "a")},
         {"grammars": frozenset({"choice"})},
-        "the inference server of this model enforces no grammar of the kind regex",
+        "kind regex",
     ),
-    ({"logprobs": 0}, {"logprobs": False}, "the inference server of this model returns no logprobs"),
+    ({"logprobs": 0}, {"logprobs": False}, "no logprobs"),
     (
         {"bad_words": ("x",)},
         {"bad_words": False},
-        "the inference server of this model has no `bad_words`: leave it out",
+        "no `bad_words`",
     ),
     (
         {"echo": True, "logprobs": 1},
         {"echo": False},
-        "the inference server of this model returns no logprobs of the prompt: leave out `echo`",
+        "leave out `echo`",
     ),
     (
         {"seed": 1, "temperature": 0.5},
         {"seeds": False},
-        "the inference server of this model ignores seeds: leave out `seed`",
+        "leave out `seed`",
     ),
 ]
 ALL = Capabilities(
@@ -314,7 +314,7 @@ def test_a_request_that_needs_more_than_the_server_can_is_refused(
     idle.script.capabilities = replace(ALL, **lacks)
     with pytest.raises(RequestInvalid) as refused:
         idle.engine.check(ask(**sampling))
-    assert str(refused.value) == message
+    assert message in str(refused.value)
     idle.engine.check(ask(seed=1))  # a greedy request draws nothing
 
 

@@ -9,13 +9,14 @@ from headrace.models.families.model_config import UnsupportedArchitecture
 from headrace.models.families.registry import FALLBACK, FAMILIES, family_module, read_architecture
 from headrace.store.errors import ModelLoadError
 from tests.models.families.test_llama import LLAMA
+from tests.refusals import Naming
 
 
 @pytest.mark.parametrize("model_type", ["gpt_bigcode", None, ["llama"]])
 def test_an_unregistered_architecture_names_the_registered_ones(model_type: object) -> None:
     with pytest.raises(UnsupportedArchitecture) as caught:
         family_module(model_type)
-    assert str(caught.value) == (f"model_type {model_type!r} is not supported; supported: llama, mistral, qwen2, qwen3")
+    assert str(caught.value) == Naming(f"{model_type!r}", "llama, mistral, qwen2, qwen3")
 
 
 def test_a_configuration_without_an_architecture_is_refused_with_one_sentence(tmp_path: Path) -> None:

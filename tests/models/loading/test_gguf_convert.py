@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from headrace.models.loading import gguf_convert
 from headrace.models.loading.gguf_convert import convert
 from headrace.store.errors import ModelLoadError
+from tests.refusals import Naming
 
 NAMES = {
     "token_embd.weight": ("model.embed_tokens.weight", (5, 8)),
@@ -134,10 +135,10 @@ def test_a_file_becomes_a_folder_with_the_same_numbers(tmp_path: Path, *, has_he
 def test_a_tensor_of_unknown_meaning_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError) as refused:
         convert(write(tmp_path / "m.gguf", tensors(name)), tmp_path, lambda _done, _total: None)
-    assert str(refused.value) == f"the GGUF file has a tensor of unknown meaning: {name}"
+    assert str(refused.value) == Naming(f"tensor of unknown meaning: {name}")
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError) as refused:
         convert(write(tmp_path / "m.gguf", {}, "gemma"), tmp_path, lambda _done, _total: None)
-    assert str(refused.value) == "GGUF architecture 'gemma' cannot be converted; supported: llama"
+    assert str(refused.value) == Naming("'gemma'", "supported: llama")

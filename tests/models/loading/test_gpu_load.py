@@ -17,6 +17,7 @@ from headrace.store.settings import Settings
 from tests.models.driving import request
 from tests.models.on_cpu_tensors import device_runner
 from tests.models.tiny import build, save
+from tests.refusals import Naming
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +107,7 @@ def test_graphs_that_cannot_be_recorded_are_done_without(
 def test_a_card_without_room_says_what_is_free(folder: Path) -> None:
     with pytest.raises(CannotLoadHere) as refused:
         device_runner(folder, Settings(device="cpu", gpu_memory_share=0.9), tables=False, free=3 << 20)
-    assert str(refused.value) == (
-        "3 of 30 MiB are free on cpu beside the weights and a pass, too little for a KV cache: free some, or raise "
-        "HEADRACE_GPU_MEMORY_SHARE (0.9)"
-    )
+    assert str(refused.value) == Naming("3 of 30 MiB ", "HEADRACE_GPU_MEMORY_SHARE (0.9)")
 
 
 def test_a_pass_ahead_that_finds_no_memory_is_not_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,5 +134,5 @@ def test_a_pool_ends_where_every_slot_has_its_whole_context(folder: Path, monkey
     monkeypatch.setattr("headrace.models.loading.kv_pool_size.free_bytes", lambda: 5 << 20)
     with pytest.raises(CannotLoadHere) as refused:
         num_blocks(folder, config, settings, torch.float32)
-    assert str(refused.value) == f"{folder}: 5 MiB are free on cpu, too little for weights and KV cache"
+    assert str(refused.value) == Naming(f"{folder}: 5 MiB ")
     assert gpu_blocks(250, 1000, share=0.8, block_bytes=10, context_blocks=2, slots=9) == 5

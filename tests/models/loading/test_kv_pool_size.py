@@ -46,7 +46,7 @@ def test_half_of_what_the_weights_and_the_headroom_leave(folder: Path, monkeypat
     free = weight_bytes(folder) + HEADROOM + 2 * 5 * block
     assert blocks(folder, monkeypatch, free=free)[0] == 5
     assert blocks(folder, monkeypatch, free=free - 1)[0] == 4
-    with pytest.raises(ModelLoadError, match="too little for weights and KV cache"):
+    with pytest.raises(ModelLoadError, match="for weights and"):
         blocks(folder, monkeypatch, free=weight_bytes(folder) + HEADROOM + block)
 
 
@@ -117,5 +117,5 @@ def test_a_gpus_pool_is_sized_after_the_weights_and_a_pass(folder: Path, *, tabl
     assert len(run_all(runner, [request([5, 6, 7])])["r"]) == 24
     number = settings.model_copy(update={"kv_pool_tokens": 1024})
     assert device_runner(folder, number, tables=tables).num_blocks == 64
-    with pytest.raises(ModelLoadError, match="too little for a KV cache"):
+    with pytest.raises(ModelLoadError, match="for a KV cache"):
         device_runner(folder, settings, tables=tables, free=0)

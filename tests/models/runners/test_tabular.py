@@ -17,6 +17,7 @@ from headrace.prompts.tabular.feature_schema import EncodedRows, encode_rows, re
 from headrace.prompts.tasks.predict import TabularConfig
 from headrace.store.errors import ModelLoadError
 from headrace.store.settings import Settings
+from tests.refusals import Naming
 
 SETTINGS = Settings(device="cpu")
 FEATURES: list[dict[str, Any]] = [
@@ -176,4 +177,4 @@ def test_a_folder_that_cannot_run_is_refused_with_the_field(tmp_path: Path) -> N
         tabular_for(folder, SETTINGS)
     with pytest.raises(ModelLoadError) as refused:
         tabular_for(folder, SETTINGS, dtype="bfloat16")
-    assert refused.value.message == "a tabular model runs in float32: register it without --dtype"
+    assert refused.value.message == Naming("float32", "--dtype")

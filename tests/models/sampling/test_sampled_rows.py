@@ -20,6 +20,7 @@ from headrace.models.sampling.sampler import Sampler, kept_weights, logprobs_of,
 from headrace.models.sampling.token_rules import add_bias_, forbid_banned_, forbid_early_ends_
 from headrace.prompts.grammar import Grammars
 from tests.models.engine.rig import ask, seq
+from tests.refusals import Naming
 
 CPU = torch.device("cpu")
 NO = -torch.inf
@@ -217,7 +218,7 @@ A = Grammar("regex", "ab")
 def test_a_grammar_that_cannot_be_followed_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammar_masks, "MAX_CHECKED", 2)
     masks = grammar_masks.GrammarMasks(grammars(), 257, CPU)
-    ends = "an answer that follows a grammar ends with it: leave out ignore_eos and min_tokens"
+    ends = Naming("ignore_eos and min_tokens")
     for sampling in ({"ignore_eos": True}, {"min_tokens": 1}):
         masks.check(request_of("plain", **sampling))
         with pytest.raises(RequestInvalid) as refused:
@@ -225,7 +226,7 @@ def test_a_grammar_that_cannot_be_followed_is_refused_before_it_runs(monkeypatch
         assert str(refused.value) == ends
     with pytest.raises(RequestInvalid) as refused:
         grammar_masks.GrammarMasks(None, 257, CPU).check(request_of("r", grammar=A))
-    assert str(refused.value) == "this model has no tokenizer.json, so it cannot follow a grammar"
+    assert str(refused.value) == Naming("tokenizer.json")
     for name in ("one", "two", "three"):
         masks.check(request_of(name, grammar=A))
     assert list(masks.checked) == ["two", "three"], "the oldest that has not begun is forgotten"

@@ -13,6 +13,7 @@ from openpyxl import Workbook
 from headrace.prompts.documents import document_text
 from headrace.prompts.documents.document_text import DocumentText, read_document
 from headrace.store.errors import InvalidRequest
+from tests.refusals import Naming
 
 
 def pdf_of(*pages: str) -> bytes:
@@ -64,10 +65,10 @@ def test_each_format_gives_its_text() -> None:
         ("a.pdf", pdf_of(""), "invalid_file", "a scan"),
         ("a.pdf", b"%PDF-1.4 no more", "invalid_file", "damaged"),
         pytest.param(
-            *("a.docx", b"PK\x03\x04 and what was left", "invalid_file", "damaged, encrypted, or no .docx"),
+            *("a.docx", b"PK\x03\x04 and what was left", "invalid_file", "or no .docx"),
             marks=pytest.mark.full,
         ),
-        ("a.xlsx", archive_of("a.txt", "hello"), "invalid_file", "damaged, encrypted, or no .xlsx"),
+        ("a.xlsx", archive_of("a.txt", "hello"), "invalid_file", "or no .xlsx"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_reason(name: str, data: bytes, code: str, said: str) -> None:
@@ -79,7 +80,7 @@ def test_a_bad_file_is_refused_with_the_reason(name: str, data: bytes, code: str
 
 def test_a_parser_that_is_stopped_fails_its_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(InvalidRequest, match="the parser was stopped"):
+    with pytest.raises(InvalidRequest, match="stopped"):
         read_document(io.BytesIO(pdf_of("x")), "a.pdf")
 
 
@@ -130,8 +131,8 @@ def test_the_sizes_and_the_time_of_a_file_are_bounded(monkeypatch: pytest.Monkey
     monkeypatch.setattr(document_text, "MOST_CHARS", 4)
     assert read_document(io.BytesIO("éééé".encode()), "a").text == "éééé"
     for data, said in (
-        (b"x" * 5, "the file's text has more than 4 characters: divide it"),
-        (b"x" * ((3 << 20) + 1), "the file has more than 3 MB: divide it"),
+        (b"x" * 5, Naming("4 characters")),
+        (b"x" * ((3 << 20) + 1), Naming("3 MB")),
     ):
         with pytest.raises(InvalidRequest) as refused:
             read_document(io.BytesIO(data), "a.txt")
@@ -143,6 +144,6 @@ def test_a_parser_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch, 
     program.write_text("import time\ntime.sleep(600)")
     monkeypatch.setattr(document_text, "PROGRAM", program)
     monkeypatch.setattr(document_text, "WALL_S", 0.5)
-    with pytest.raises(InvalidRequest, match="was not read within") as refused:
+    with pytest.raises(InvalidRequest, match="not read within") as refused:
         read_document(io.BytesIO(b"%PDF"), "a.pdf")
     assert refused.value.code == "invalid_file"

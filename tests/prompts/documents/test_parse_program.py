@@ -11,6 +11,7 @@ from headrace.prompts.documents import parse_program
 from headrace.prompts.documents.parse_program import ModelsMissing, Unreadable, answer
 from tests.e2e.office_files import sheets_file, slides_file, word_file
 from tests.prompts.documents.test_document_text import pdf_of
+from tests.refusals import Naming
 
 SENTENCE = "The mill turns by the water of the <a href='https://a.example'>river</a>, and grinds the corn. "
 PAGE = (
@@ -59,7 +60,7 @@ def test_a_web_page_is_its_main_text_or_all_of_it() -> None:
 def test_a_pdf_has_pages_and_may_need_a_password() -> None:
     assert answer("pdf", pdf_of("one", "two"), "standard") == {"parts": ["one", "two"], "has_pages": True}
     assert answer("pdf", locked(""), "standard") == {"parts": ["one", "two"], "has_pages": True}
-    assert answer("pdf", locked("secret"), "standard") == {"error": "the PDF needs a password", "code": "invalid_file"}
+    assert answer("pdf", locked("secret"), "standard") == {"error": Naming("password"), "code": "invalid_file"}
 
 
 def test_what_stands_before_the_first_slide_is_a_page_unless_it_is_space(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,12 +88,12 @@ def _raising(error: Exception) -> Callable[[bytes], Any]:
     [
         (
             ModuleNotFoundError("no", name="pypdf"),
-            "no parser for this format is installed here (pypdf): install headrace[x] beside the worker",
+            Naming("(pypdf)", "headrace[x]"),
             "unsupported_file",
         ),
         (ModelsMissing("no models"), "no models", "unsupported_file"),
         (Unreadable("x" * 501), "x" * 500, "invalid_file"),
-        (MemoryError(), "the file needs too much memory", "invalid_file"),
+        (MemoryError(), Naming("memory"), "invalid_file"),
         (ValueError("secret text"), "the file is damaged: ValueError", "invalid_file"),
     ],
 )

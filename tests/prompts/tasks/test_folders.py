@@ -23,6 +23,7 @@ from headrace.store.tasks.own_task import spec_of
 from headrace.store.tasks.registry import TASKS
 from headrace.tasks import Task
 from tests.prompts.tasks.test_prepared import Model
+from tests.refusals import Naming
 
 SENTENCE_FILES = (
     "preprocessor_config.json",
@@ -101,7 +102,7 @@ def test_an_own_task_counts_its_input_within_its_bound() -> None:
         with pytest.raises(InvalidRequest) as refused:
             refuse()
         assert (refused.value.message, refused.value.code, refused.value.param) == (
-            "the input costs 4 tokens, and the task lengths takes at most 3",
+            Naming(" 4 tokens", "lengths", " 3"),
             "context_length_exceeded",
             "input",
         )

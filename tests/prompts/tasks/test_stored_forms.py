@@ -22,6 +22,7 @@ from headrace.store.tasks.registry import TASKS
 from headrace.store.tasks.transcribe import AudioSource, TranscribePayload, TranscribeRequest
 from tests.png import png, url_of
 from tests.prompts.tasks.test_prepared import Model, prepared, refused
+from tests.refusals import Naming
 
 IMAGE = {"url": url_of(png(2))}
 BAD = {"url": "data:image/png;base64,AAAA"}
@@ -146,7 +147,7 @@ def test_a_long_input_is_cut_if_the_request_says_so(monkeypatch: pytest.MonkeyPa
     for settings in (CLASSIFIER, EMBEDDER):
         given = {"text_1": ["ab"], "text_2": ["cd"]}
         assert refused("score", Model(settings), input=given) == (
-            "`input.text_2` has 4 tokens, and one request may have 3: send several",
+            Naming("`input.text_2` ", " 4 tokens", " 3"),
             "invalid_value",
             "input.text_2",
         )
@@ -181,7 +182,7 @@ def test_a_user_may_be_a_row_of_features() -> None:
         (1, 2),
     )
     assert refused("recommend", Model(config), input={"features": {"age": "x"}}) == (
-        "`input.features.age`: it must be a number",
+        Naming("`input.features.age`", " number"),
         "invalid_value",
         "input.features.age",
     )

@@ -9,6 +9,7 @@ from headrace.prompts.vision.chat_images import check_message_images, image_toke
 from headrace.store.errors import InvalidRequest
 from headrace.store.tasks.generate import GenerateInput
 from tests.png import png, url_of
+from tests.refusals import Naming
 
 GOOD, BAD = url_of(png(2)), "data:image/png;base64,AAAA"
 
@@ -31,7 +32,7 @@ def test_a_model_without_images_refuses_them_alone(settings: ChatServer | None) 
     with pytest.raises(InvalidRequest) as refused:
         check_message_images(asked({"file_id": "f"}), settings)
     assert (refused.value.message, refused.value.code, refused.value.param) == (
-        "this model takes no images",
+        Naming("no images"),
         "unsupported_parameter",
         "input.messages",
     )

@@ -14,6 +14,7 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from headrace.store.payloads.image_input import Image as ImageInput
 from tests.models.runners.tiny_images import data_url, encoded, picture
+from tests.refusals import Naming
 
 ORIENTATION = 0x0112
 PICTURE = picture(1)
@@ -105,12 +106,12 @@ def test_a_malformed_data_url_is_refused(url: str) -> None:
 
 def test_a_data_url_is_one_in_any_case_and_its_fault_is_named() -> None:
     check_images([ImageInput(url=data_url(KINDS["PNG"]).replace(";base64", ";BASE64")), ImageInput(file_id="f")])
-    form = "is a malformed data URL: send `data:image/png;base64,` and the file as base64"
-    digits = "is a data URL with malformed base64: encode the whole file"
+    form = "`data:image/png;base64,`"
+    digits = "malformed base64"
     for url, said in (("data:image/png,abc", form), ("data:;base64", form), ("data:;base64,YQ", digits)):
         with pytest.raises(InvalidRequest) as refused:
             check_images([ImageInput(file_id="f"), ImageInput(url=url)], "images")
-        assert (refused.value.message, refused.value.param) == (f"`images[1]` {said}", "images[1]")
+        assert (refused.value.message, refused.value.param) == (Naming("`images[1]` ", said), "images[1]")
 
 
 def test_a_picture_is_turned_as_its_file_says() -> None:

@@ -12,6 +12,7 @@ from headrace.models.external.sglang import SglangUpstream
 from headrace.models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
 from headrace.models.external.vllm import VllmUpstream
 from tests.models.external.adapters.canned import DONE, PLAIN, Canned, use
+from tests.refusals import Naming
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_an_answer_is_bounded_and_its_last_line_counts(server: Canned, monkeypat
 
     assert asyncio.run(read()) == (
         b"0123456789",
-        "the inference server's answer is larger than 10 bytes",
+        Naming("10 bytes"),
         [],
         [b'{"a": 1}', b"b"],
     )

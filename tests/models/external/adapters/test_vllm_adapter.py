@@ -9,6 +9,7 @@ from headrace.models.engine.requests import FinishReason, SampledLogprobs
 from headrace.models.external.upstream import Capabilities, Piece, ServerInfo, ServerLoad, UpstreamLost
 from headrace.models.external.vllm import VllmUpstream
 from tests.models.external.adapters.canned import ANY, CARDS, DONE, PLAIN, REQUEST, STREAMED, Canned, use
+from tests.refusals import Naming
 
 
 def vllm_says(server: Canned, **said: Any) -> None:
@@ -123,7 +124,7 @@ def test_the_metrics_of_all_engines_of_vllm_are_added_up(server: Canned) -> None
     server.said = {"/metrics": "other 1.0\n"}
     (lost,) = use(VllmUpstream(server.url), ("load",))
     assert type(lost) is UpstreamLost
-    assert str(lost) == "the inference server's metrics say nothing of its requests: is it vLLM?"
+    assert str(lost) == Naming("metrics", "vLLM")
 
 
 SAMPLING = {
@@ -231,4 +232,4 @@ def test_vllms_pieces_have_their_tokens_logprobs_and_reasons(server: Canned) -> 
         Piece((5,), finish=FinishReason.LENGTH)
     ]
     (lost,) = use(VllmUpstream(server.url), ("generate", REQUEST))
-    assert str(lost) == "the inference server sent 0 logprobs for 1 tokens"
+    assert str(lost) == Naming("0 logprobs", "1 tokens")
