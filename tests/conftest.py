@@ -6,6 +6,7 @@ DATABASE_URL and REDIS_URL, if given, are used instead; since every test empties
 "test".
 """
 
+import gc
 import importlib
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -73,6 +74,17 @@ _LONG_S, _FULL_S = 900, 3600
 # Folders with tests that mostly wait, the longest first. Compute-bound files run between them, to use the cores evenly
 # and to end at the same time.
 _WAITING = ("e2e", "cli", "reliability", "workers")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is collected away from the garbage collector: it lives to the end, and is millions of objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

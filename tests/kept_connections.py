@@ -125,12 +125,12 @@ def _first_engine(kept: _Kept, url: URL, options: dict[str, Any]) -> Engine:
 
 @contextmanager
 def kept_connections(database_url: str) -> Iterator[None]:
-    """In the block, each `Database` at the server of ``database_url`` uses connections again that others closed."""
+    """In the block, each `Database` of ``database_url`` uses connections again that others closed."""
     server, kept = parse_url(database_url), _Kept()
     engines, statements = dict[str, Engine](), dict[str, _Compiled]()
 
     def create(url: URL, **options: Any) -> Engine:
-        if (url.host, url.port, url.query) != (server.host, server.port, server.query):
+        if url.set(username=None, password=None) != server.set(username=None, password=None):
             return create_engine(url, **options)
         key = f"{url.render_as_string(hide_password=False)} {options}"
         if key not in engines:
