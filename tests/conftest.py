@@ -87,6 +87,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """Let the interpreter free everything at its end."""
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.option.full and not any("::" in given for given in config.args):
         later = [item for item in items if item.get_closest_marker("full")]

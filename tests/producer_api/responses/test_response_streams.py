@@ -107,9 +107,9 @@ class TestStreams:
         already = "" if is_wiped else PIECES[0]
         worker.say(second, *TEXT.removeprefix(already))
         for event in received:
-            late = iter(there.responses.retrieve(response.id, stream=True, starting_after=event.sequence_number))
-            for expected in received[event.sequence_number + 1 :]:
-                assert next(late) == expected
+            with there.responses.retrieve(response.id, stream=True, starting_after=event.sequence_number) as late:
+                for expected in received[event.sequence_number + 1 :]:
+                    assert next(late) == expected
         worker.succeed(second)
         received += events
         assert text_of(received) == TEXT
