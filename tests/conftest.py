@@ -6,6 +6,7 @@ DATABASE_URL and REDIS_URL, if given, are used instead; since every test empties
 "test".
 """
 
+import atexit
 import gc
 import importlib
 from collections.abc import Generator, Iterator
@@ -85,11 +86,7 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def pytest_sessionfinish() -> None:
-    """Let the interpreter free everything at its end."""
-    gc.unfreeze()
+        atexit.register(gc.unfreeze)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

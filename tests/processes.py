@@ -6,6 +6,7 @@ kernel ends it when the test process dies; the fixture ``no_process_is_left`` fa
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -163,6 +164,19 @@ def processes(folder: Path) -> Iterator[StartProcess]:
             process.stop()
 
 
+_starts: list[str] = ["the first test looks"]
+"""The starts of processes since `none_left` looked: to look costs milliseconds, and most tests start none."""
+_known: set[psutil.Process] = set()
+
+
+def _note_starts(event: str, _args: object) -> None:
+    if event in ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"):
+        _starts.append(event)
+
+
+sys.addaudithook(_note_starts)
+
+
 def _children() -> set[psutil.Process]:
     """Return the running children of this process, without zombies.
 
@@ -185,9 +199,14 @@ def none_left(spared: Callable[[], set[int]] = set) -> Iterator[None]:
 
     ``spared`` returns the process ids of servers that a test may start again and leave running.
     """
-    before = _children()
+    if _starts:
+        _known.clear()
+        _starts.clear()
+        _known.update(_children())
     yield
-    started = {child for child in _children() - before if child.pid not in spared()}
+    if not _starts and not multiprocessing.active_children():
+        return
+    started = {child for child in _children() - _known if child.pid not in spared()}
     # A process that was asked to stop just now is not leaked.
     _, left = psutil.wait_procs(started, timeout=_ENDING_S)
     commands = []

@@ -49,6 +49,7 @@ def worker(start: StartProcess, settings: Settings, model: str, **changes: objec
         process.stop()
 
 
+@pytest.mark.full
 def test_the_official_client_gets_the_models_vectors(
     settings: Settings, db: Database, tmp_path: Path, start_process: StartProcess
 ) -> None:

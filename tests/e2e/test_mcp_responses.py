@@ -18,12 +18,11 @@ from tests.workers.conftest import Bench, Duties, worker_command, worker_environ
 LOCAL = {"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",)}
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_a_response_calls_a_server_of_mcp_and_streams_what_happens(
-    settings: Settings, db: Database, start_process: StartProcess, pytestconfig: pytest.Config
+    settings: Settings, db: Database, start_process: StartProcess
 ) -> None:
-    if not pytestconfig.getoption("--full"):
-        pytest.skip("two worker processes and a server: with --full")
     served = start_process(python("-m", "tests.workers.tools.mcp_server"))
     found = re.search(r"ports=(\d+),", served.wait_log(";"))
     assert found is not None

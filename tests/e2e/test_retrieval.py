@@ -18,6 +18,7 @@ from tests.workers.conftest import Bench, Duties, worker_command, worker_environ
 QUESTION = "What leads water back to the river?"
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_a_chat_is_answered_from_a_file_although_workers_die(
     settings: Settings, db: Database, start_process: StartProcess

@@ -129,6 +129,7 @@ def test_jobs_finish_while_redis_is_dead_also_those_that_come_then(
     assert worker.exit_code is None
 
 
+@pytest.mark.full
 def test_a_restart_of_both_servers_loses_nothing(
     servers: Servers, bench: Bench, duties: Duties, start_worker: StartWorker
 ) -> None:
