@@ -19,7 +19,7 @@ from examples.image_pipeline.describe import described
 from examples.image_pipeline.train import SHAPES, SIZE, drawn, train
 from examples.nightly_batch.night import KINDS, MESSAGES, night
 from examples.vllm_queue.burst import directly, through_the_queue
-from examples.vllm_queue.server import SmallServer, _Handler, small_server
+from examples.vllm_queue.server import SmallServer, small_server
 from headrace.client import Client
 from headrace.models.catalog import register
 from headrace.models.external_registration import register_external
@@ -145,20 +145,17 @@ def test_a_night_classifies_each_message_and_ends_by_a_webhook(
 @pytest.fixture
 def too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a small server compute nothing before it has refused a request: callers may come one by one."""
-    enter, compute, refused = SmallServer.enter, _Handler._compute, threading.Event()
+    enter, refused = SmallServer.enter, threading.Event()
 
     def watched_enter(server: SmallServer) -> bool:
         has_entered = enter(server)
-        if not has_entered:
+        if has_entered:
+            refused.wait(WAIT_S)
+        else:
             refused.set()
         return has_entered
 
-    def held_compute(handler: _Handler, streamed: bool) -> None:
-        refused.wait(WAIT_S)
-        compute(handler, streamed)
-
     monkeypatch.setattr(SmallServer, "enter", watched_enter)
-    monkeypatch.setattr(_Handler, "_compute", held_compute)
 
 
 @pytest.mark.full

@@ -1,5 +1,6 @@
 """A real API server on a free port: in a thread of the test's process, or as the process that users start."""
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -22,6 +23,16 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 request."""
 
 
+class _Server(uvicorn.Server):
+    """Keeps its loop, which a test can hold."""
+
+    loop: asyncio.AbstractEventLoop
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+
 class ApiServer:
     """The application under uvicorn in a thread. ``start`` returns once it answers."""
 
@@ -31,13 +42,17 @@ class ApiServer:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = server_config(self.app, settings)
         config.timeout_graceful_shutdown = 3
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
 
     @property
     def runtime(self) -> Runtime:
         runtime: Runtime = self.app.state.runtime
         return runtime
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._server.loop
 
     def start(self) -> None:
         self._thread.start()

@@ -442,17 +442,24 @@ async def test_a_caller_may_prefer_to_wait(prefer: str | None, expected: float |
     async def try_enter(_: object) -> bool:
         return True
 
-    async def wait(_request: object, _runtime: object, found: Job, wait_s: float) -> Job:
+    async def wait(_runtime: object, found: Job, wait_s: float) -> Job:
         waited.append(wait_s)
         return found
 
+    async def connected() -> Any:
+        await asyncio.Event().wait()
+
     runtime: Any = SimpleNamespace(
-        submissions=SimpleNamespace(submit=submit), streams=SimpleNamespace(try_enter=try_enter)
+        settings=SimpleNamespace(max_wait_s=1e9),
+        submissions=SimpleNamespace(submit=submit),
+        streams=SimpleNamespace(try_enter=try_enter),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_routes, "_wait", wait)
+        patch.setattr(job_routes, "wait_until_ended", wait)
         nothing: Any = None
-        answer = await job_routes.submitted(Request({"type": "http"}), runtime, PRINCIPAL, nothing, nothing, prefer)
+        answer = await job_routes.submitted(
+            Request({"type": "http"}, connected), runtime, PRINCIPAL, nothing, nothing, prefer
+        )
     told = {} if expected is None else {"preference-applied": f"wait={expected:g}"}
     fixed = {"content-type": "application/json", "content-length": str(len(answer.body))}
     assert waited == ([] if expected is None else [expected])

@@ -79,10 +79,13 @@ def test_a_stream_has_the_text_of_each_turn_and_says_which_tools_run(openai: Ope
     assert (content_of(again), told(again)) == (content_of(seen), told(seen))
 
 
-def test_the_helper_of_the_client_joins_what_is_told_of_a_call(openai: OpenAI, new_worker: NewWorker) -> None:
+def test_the_helper_of_the_client_joins_what_is_told_of_a_call(
+    openai: OpenAI, api: httpx2.Client, new_worker: NewWorker
+) -> None:
     given = {name: value for name, value in BODY.items() if name != "stream"}
     with openai.chat.completions.stream(**given) as stream:
-        worker = new_worker(stream._response.headers["X-Job-Id"])
+        (job,) = api.get("/v1/jobs").json()["data"]
+        worker = new_worker(job["id"])
         worker.say("answer", CALL)
         worker.call("answer:1", "22 degrees")
         worker.say("answer:2", "Warm.")

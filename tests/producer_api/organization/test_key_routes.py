@@ -6,7 +6,9 @@ from typing import Any
 import httpx2
 import pytest
 from openai import OpenAI
+from structlog.testing import capture_logs
 
+from headrace.producer_api.access import auth
 from headrace.producer_api.batches import batch_round_robin
 from headrace.store.audit.audit import list_entries
 from headrace.store.db.database import Database
@@ -22,6 +24,12 @@ from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 
 KEYS = "/v1/organization/api_keys"
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hears of no change remembers keys for as long as a test takes. Use it before the server starts."""
+    monkeypatch.setattr(auth, "KEEP_S", 3600.0)
 
 
 @pytest.fixture
@@ -127,20 +135,15 @@ def test_a_key_gives_no_right_that_it_does_not_have(
     assert len(admin.get(KEYS).json()["data"]) == 3
 
 
+@pytest.mark.usefixtures("remembered")
 def test_a_key_that_was_revoked_a_moment_ago_makes_no_keys(
-    admin: httpx2.Client,
-    make_client: MakeClient,
-    server: ApiServer,
-    db: Database,
-    tenant: str,
-    monkeypatch: pytest.MonkeyPatch,
+    admin: httpx2.Client, make_client: MakeClient, db: Database, tenant: str
 ) -> None:
     second = make(admin, scopes=["admin"])
     client = make_client(second["value"])
-    monkeypatch.setattr(server.runtime.authenticator._kept, "_clock", lambda: 0.0)
     assert client.get(KEYS).is_success
     api_key_admin.revoke(db, tenant, second["id"], actor="operator", grantor=None)
-    # The process has not heard of it and remembers the principal, for as long as the test takes.
+    # The process has not heard of it and remembers the principal.
     assert client.get(KEYS).is_success
     assert refusal(client.post(KEYS, json={"name": "x", "scopes": ["admin"]}))[:2] == (401, "invalid_api_key")
 
@@ -229,12 +232,10 @@ def test_the_last_admin_stays(admin: httpx2.Client, admin_key: str, make_client:
     assert successor.delete(f"{KEYS}/{rotated['id']}").is_success, "the other one has all rights for the next 7 days"
 
 
-def test_a_change_reaches_the_other_processes_without_waiting(
-    admin: httpx2.Client, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("remembered")
+def test_a_change_reaches_the_other_processes_without_waiting(admin: httpx2.Client, settings: Settings) -> None:
     made = make(admin)
     with serving(settings) as other, httpx2.Client(base_url=other.url, timeout=60) as client:
-        monkeypatch.setattr(other.runtime.authenticator._kept, "_clock", lambda: 0.0)
         client.headers["Authorization"] = f"Bearer {made['value']}"
         assert client.get("/v1/jobs").is_success
         wait_for(lambda: other.runtime.hub.is_connected, "the other process hears of changes")
@@ -311,27 +312,19 @@ def test_each_line_of_a_batch_may_use_only_the_keys_models(limited: httpx2.Clien
     assert (error.code, error.line, error.param) == ("model_not_allowed", 2, "body.model")
 
 
+@pytest.mark.usefixtures("remembered")
 def test_a_disabled_tenants_jobs_go_on_and_its_batches_wait(
-    openai: OpenAI,
-    api: httpx2.Client,
-    server: ApiServer,
-    worker: ScriptedWorker,
-    db: Database,
-    monkeypatch: pytest.MonkeyPatch,
+    openai: OpenAI, api: httpx2.Client, worker: ScriptedWorker, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The process goes on remembering the key, so that this can look in while the door is closed.
-    monkeypatch.setattr(server.runtime.authenticator._kept, "_clock", lambda: 0.0)
     monkeypatch.setattr(batch_round_robin, "LONGEST_FAILED_S", 0.05)
     job_id = submit(api)
     tenants.set_disabled(db, "acme", disabled=True, actor="tests")
     line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "x"}}
     file = openai.files.create(file=("lines.jsonl", json.dumps(line).encode()), purpose="batch")
-    made = openai.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
-    turns = server.app.state.batch_keeper._round_robin
-    wait_for(
-        lambda: any(place.num_failures for places in turns._next_turns.values() for place in places.values()),
-        "the keeper has put the batch off",
-    )
+    with capture_logs() as logs:
+        made = openai.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+        wait_for(lambda: "batch_waits" in [one["event"] for one in logs], "the keeper has put the batch off")
     worker.succeed(worker.claim(job_id))
     assert api.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
     assert openai.batches.retrieve(made.id).status == "validating"

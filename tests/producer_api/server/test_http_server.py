@@ -43,7 +43,7 @@ def _begin(server: ApiServer, data: bytes) -> socket.socket:
         stands_still.set()
         may_go_on.wait(60)
 
-    server.runtime.hub._tasks[0].get_loop().call_soon_threadsafe(stand_still)
+    server.loop.call_soon_threadsafe(stand_still)
     assert stands_still.wait(60)
     try:
         connection = _connect(server)
