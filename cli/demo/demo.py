@@ -79,13 +79,13 @@ def _run(stack: Stack, model: str, began: float) -> None:
     with (
         OperatorClient(stack.api_url, stack.api_key) as client,
         running_receiver() as receiver,
-        _endpoint(client, receiver),
+        registered(client, receiver),
     ):
         with sampled(stack.worker_metrics_urls[0], occupancy):
             jobs = _burst(client, model, began)
         _show_jobs(client, jobs)
         _show_occupancy(occupancy)
-        _check(jobs, receiver)
+        check(jobs, receiver)
 
 
 def _burst(client: OperatorClient, model: str, began: float) -> list[JobInfo]:
@@ -124,14 +124,15 @@ def _show_jobs(client: OperatorClient, jobs: Sequence[JobInfo]) -> None:
     """Draw the stored timelines of all jobs on one axis, which starts when the first was accepted."""
     timelines = [client.timeline(job["id"]) for job in jobs]
     origin = min(events[0]["at"] for events in timelines)
-    spans = [_span(job, events, origin) for job, events in zip(jobs, timelines, strict=True)]
+    spans = [span_of(job, events, origin) for job, events in zip(jobs, timelines, strict=True)]
     render.out.print(charts.timeline(spans))
     seconds = max(span.ended_s for span in spans)
     tokens = sum(job["usage"]["output_tokens"] for job in jobs if job["usage"])
     say(f"{len(jobs)} jobs, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s")
 
 
-def _span(job: JobInfo, events: Sequence[Json], origin: float) -> Span:
+def span_of(job: JobInfo, events: Sequence[Json], origin: float) -> Span:
+    """Return the bar of a job. ``events``: its timeline; ``origin``: the time where the axis starts."""
     at = {event["kind"]: event["at"] - origin for event in events}
     queued_s, ended_s = events[0]["at"] - origin, events[-1]["at"] - origin
     usage = job["usage"]
@@ -152,7 +153,7 @@ def _show_occupancy(occupancy: Occupancy) -> None:
         say(f"batch: {occupancy.peak} jobs at most in one step, {occupancy.mean:.1f} on average")
 
 
-def _check(jobs: Sequence[JobInfo], receiver: Receiver) -> None:
+def check(jobs: Sequence[JobInfo], receiver: Receiver) -> None:
     """Raise Unavailable unless all jobs succeeded and all webhooks arrived with valid signatures."""
     failed = [job for job in jobs if job["status"] != "succeeded"]
     if failed:
@@ -165,7 +166,7 @@ def _check(jobs: Sequence[JobInfo], receiver: Receiver) -> None:
 
 
 @contextmanager
-def _endpoint(client: OperatorClient, receiver: Receiver) -> Iterator[None]:
+def registered(client: OperatorClient, receiver: Receiver) -> Iterator[None]:
     """Register the receiver for the time of the burst."""
     endpoint = client.create_webhook_endpoint(receiver.url, ["job.succeeded", "job.failed"])
     receiver.trust(endpoint["secret"])

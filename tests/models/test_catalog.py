@@ -18,11 +18,14 @@ from headrace.store.registry.models import read_file, resolve
 from headrace.store.settings import Settings
 from tests.models import tiny
 from tests.refusals import Naming
+from tests.stand_ins import stand_in
 
 
 def test_a_second_fetch_touches_nothing(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_download", None)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    before = {path: path.stat().st_mtime_ns for path in (smollm2, *smollm2.iterdir())}
     assert fetch("smollm2", smollm2.parent) == smollm2
+    assert {path: path.stat().st_mtime_ns for path in (smollm2, *smollm2.iterdir())} == before
 
 
 def test_unknown_names_are_told_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +96,7 @@ def test_a_conversion_that_fails_leaves_no_folder(
     def fail(*arguments: object) -> None:
         raise ModelLoadError("half way")
 
-    monkeypatch.setattr(catalog, "_convert", fail)
+    monkeypatch.setitem(sys.modules, "headrace.models.loading.gguf_convert", stand_in(convert=fail))
     with pytest.raises(ModelLoadError, match="half way"):
         fetch("smollm2", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {".downloads"}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -333,17 +334,20 @@ def test_a_conversion_needs_its_extra_and_reports_each_tensor(
     assert out == f"{tmp_path / 'gg'}\n"
     assert re.fullmatch(r"gg: 3 MB in \d+\.\d s, \d+ MB of memory at the peak\n", " ".join(err.split()) + "\n")
     seen: list[tuple[str, float | None]] = []
-    catalog._convert(tmp_path / "m.gguf", tmp_path / "gg", lambda what, share: seen.append((what, share)))
-    assert seen == [("loading the converter", None), ("converting m.gguf", 0.25)]
+    shutil.rmtree(tmp_path / "gg")
+    fetch("gg", tmp_path, lambda what, share: seen.append((what, share)))
+    assert [(what, share) for what, share in seen if share is not None] == [("converting m.gguf", 0.25)]
 
 
-def test_only_models_of_the_catalog_in_their_own_place_have_recommended_parameters(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path)
-    found = {
-        str(place): catalog._recommended(str(tmp_path / place), settings)
-        for place in ("models/smollm2", "models/minilm", "models/mine", "other/smollm2", "models/more/smollm2")
-    }
-    assert found == dict.fromkeys(found) | {
+def test_only_models_of_the_catalog_in_their_own_place_have_recommended_parameters(
+    db: Database, home: Path, folder: Path
+) -> None:
+    found = {}
+    for place in ("models/smollm2", "models/minilm", "models/mine", "other/smollm2", "models/more/smollm2"):
+        shutil.copytree(folder, home / place)
+        assert main(["register", place.replace("/", "-"), str(home / place)]) == 0
+        found[place] = resolve(db, place.replace("/", "-")).sampling
+    assert found == dict.fromkeys(found, SamplingDefaults()) | {
         "models/smollm2": SamplingDefaults(temperature=0.2, top_p=0.9, repetition_penalty=1.05)
     }
 
@@ -357,7 +361,7 @@ def test_a_file_of_a_wheel_is_converted(tmp_path: Path, monkeypatch: pytest.Monk
         converted.append((source.name, source.read_bytes()))
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(catalog, "_convert", convert)
+    monkeypatch.setitem(sys.modules, "headrace.models.loading.gguf_convert", stand_in(convert=convert))
     monkeypatch.setitem(catalog.CATALOG, "gg", entry)
     assert [path.name for path in fetch("gg", tmp_path).iterdir()] == ["config.json"]
     assert converted == [("m.gguf", b"packed")]

@@ -69,9 +69,9 @@ EVENTS = [{"kind": "queued", "at": 11.0}, {"kind": "started", "at": 12.0}, {"kin
 
 def test_a_job_is_a_bar_from_its_acceptance_to_its_end() -> None:
     job: Any = JOB
-    assert demo._span(job, EVENTS, 10.0) == Span("Why?", "7 tokens", 1.0, 2.0, 2.5, 5.0)
+    assert demo.span_of(job, EVENTS, 10.0) == Span("Why?", "7 tokens", 1.0, 2.0, 2.5, 5.0)
     unstarted: Any = JOB | {"usage": None}
-    assert demo._span(unstarted, EVENTS[::2], 10.0) == Span("Why?", "0 tokens", 1.0, 5.0, 5.0, 5.0)
+    assert demo.span_of(unstarted, EVENTS[::2], 10.0) == Span("Why?", "0 tokens", 1.0, 5.0, 5.0, 5.0)
 
 
 class Received:
@@ -98,7 +98,7 @@ class Received:
 )
 def test_a_demo_fails_if_a_part_of_it_did_not_work(jobs: Any, receiver: Any, said: tuple[str, ...]) -> None:
     with pytest.raises(Unavailable) as failed:
-        demo._check(jobs, receiver)
+        demo.check(jobs, receiver)
     assert failed.value.message == Naming(*said)
 
 
@@ -109,7 +109,7 @@ def test_a_demo_has_its_endpoint_while_it_runs() -> None:
         delete_webhook_endpoint=called.append,
     )
     receiver: Any = SimpleNamespace(url="http://r", trust=called.append)
-    with suppress(Unavailable), demo._endpoint(client, receiver):
+    with suppress(Unavailable), demo.registered(client, receiver):
         assert called == [("http://r", ["job.succeeded", "job.failed"]), "whsec_x"]
         raise Unavailable("the burst failed")
     assert called[2:] == ["we_1"]

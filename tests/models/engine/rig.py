@@ -150,7 +150,7 @@ class Watched(FakeRunner):
             context_window=self.context_window,
             spare_tokens=self.spare_tokens,
             lookahead_tokens=self.lookahead_tokens,
-            fault=self._fail,
+            fault=self.fail,
             is_finite=lambda row: row.request.id not in self.not_finite,
         )
 
@@ -167,7 +167,7 @@ class Watched(FakeRunner):
         super().forget(request_id)
         self.forgotten.append(request_id)
 
-    def _fail(self, plan: StepPlan) -> None:
+    def fail(self, plan: StepPlan) -> None:
         for row in plan.rows if self.failures else ():
             for position in range(row.start, row.start + len(row.tokens)):  # a failed pass may leave this behind
                 block, offset = row.blocks[position // self.block_tokens], position % self.block_tokens

@@ -21,7 +21,7 @@ from headrace.models.engine.requests import (
 )
 from headrace.models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
 from headrace.models.fakes.fake import EOS, FakeRunner
-from tests.models.engine.rig import Bytes, Late, Watched, alone, ask, seq, step, step_until_idle
+from tests.models.engine.rig import WAIT_S, Bytes, Late, Watched, alone, ask, seq, step, step_until_idle
 
 
 class Says(FakeRunner):
@@ -187,28 +187,29 @@ def test_a_pause_of_nothing_is_no_request() -> None:
         engine.submit(replace(ask(), pause_after=0))
 
 
-def stop(engine: LLMEngine) -> None:
+def stop(engine: LLMEngine, _runner: Watched) -> None:
     engine.stop(0)
 
 
-def break_down(engine: LLMEngine) -> None:
+def break_down(engine: LLMEngine, runner: Watched) -> None:
     def fail(_plan: StepPlan) -> None:
         raise RunnerBroken("device lost")
 
-    engine._runner.fault = fail  # type: ignore[attr-defined]  # the fake's
-    engine._loop()
+    runner.fault = fail
+    engine.start()
 
 
 @pytest.mark.parametrize("end", [stop, break_down])
-def test_an_engine_that_stops_gives_out_what_it_had(end: Callable[[LLMEngine], None]) -> None:
+def test_an_engine_that_stops_gives_out_what_it_had(end: Callable[[LLMEngine, Watched], None]) -> None:
     deltas: list[Delta] = []
-    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=deltas.extend)
+    runner = Watched()
+    engine = LLMEngine(runner, Bytes, EngineConfig(), on_deltas=deltas.extend)
     request = ask(max_tokens=40, ignore_eos=True)
     future: Future[CompletionOutput] = engine.submit(request)
     for _ in range(5):
         step(engine)
-    end(engine)
-    error = future.exception(0)
+    end(engine, runner)
+    error = future.exception(WAIT_S)
     assert type(error) is EngineStopped
     assert error.progress is not None
     assert error.progress.deltas == tuple(delta.text for delta in deltas)

@@ -22,6 +22,7 @@ from headrace.models.engine.requests import (
     StepFailed,
 )
 from headrace.models.engine.runner import RunnerBroken, Sampled, StepPlan
+from headrace.models.engine.scheduling.scheduler import Scheduler
 from headrace.models.fakes.fake import FakeRunner
 from tests.models.engine.rig import WAIT_S, Bytes, Clock, Watched, alone, ask, check_answers
 from tests.processes import wait_for
@@ -206,7 +207,7 @@ def test_a_failure_of_the_books_still_tells_everybody(start: Start, monkeypatch:
     engine = start(FakeRunner(fault=gate))
     futures = [engine.submit(ask(f"{n}", max_tokens=1)) for n in range(3)]
     assert gate.entered.wait(WAIT_S)
-    monkeypatch.setattr(engine._scheduler, "remove", lambda seq: 1 / 0)
+    monkeypatch.setattr(Scheduler, "remove", lambda *_, **__: 1 / 0)
     gate.open()
     assert futures[0].exception(WAIT_S) is None  # it had ended when the books failed
     assert [type(future.exception(WAIT_S)) for future in futures[1:]] == [EngineStopped] * 2
@@ -272,8 +273,7 @@ def test_stop_waits_for_the_step_and_tells_the_rest(start: Start) -> None:
 
     def wait_for_the_stop(plan: StepPlan) -> None:
         entered.set()
-        with engine._changed:
-            assert engine._changed.wait_for(lambda: engine._stopping, WAIT_S)
+        wait_for(lambda: not engine.is_healthy(WAIT_S), "the engine takes no more requests")
 
     engine = start(FakeRunner(fault=wait_for_the_stop), max_slots=1)
     ends_now = engine.submit(ask("a", max_tokens=1))

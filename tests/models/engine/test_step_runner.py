@@ -27,12 +27,12 @@ class Poisoned(Watched):
         self.error = error
         self.max_rows = max_rows
 
-    def _fail(self, plan: StepPlan) -> None:
+    def fail(self, plan: StepPlan) -> None:
         if any(bytes(row.request.prompt).startswith(b"poison") for row in plan.rows):
             self.failures.append(self.error("poison"))
         elif len(plan.rows) > self.max_rows:
             self.failures.append(MemoryError("too many"))
-        super()._fail(plan)
+        super().fail(plan)
 
     def sizes(self) -> list[int]:
         """The rows of each pass since the last call."""
@@ -142,11 +142,13 @@ def test_a_token_for_a_row_that_asked_for_none_fails_the_pass(
 ) -> None:
     """A row within a prompt has an entry only if its numbers are not finite."""
     runner = Watched()
-    monkeypatch.setattr(runner, "run", lambda plan: sampled)
+    alone = runner.run
+    monkeypatch.setattr(runner, "run", lambda plan: sampled if len(plan.rows) == 2 else alone(plan))
     requests = [ask(name, request_id=name) for name in ("a", "b")]
     rows = [Row(one, (1,), 0, (0,), (), sample=number > 0) for number, one in enumerate(requests)]
-    found = StepRunner(runner, lambda: None)._run_pass(StepPlan(tuple(rows)))
-    assert (found.sampled, type(found.error)) == ((tuple(sampled), type(None)) if is_right else ((), ValueError))
+    found = StepRunner(runner, lambda: None).run(StepPlan(tuple(rows)))
+    assert [len(one.plan.rows) for one in found] == ([2] if is_right else [1, 1]), "a pass that failed is divided"
+    assert not is_right or found[0].sampled == tuple(sampled)
 
 
 def test_want_of_memory_makes_passes_small_for_a_while() -> None:
@@ -178,7 +180,7 @@ def test_every_pass_is_progress_that_renews_leases_and_calms_the_watchdog() -> N
     def look(plan: StepPlan) -> None:
         clock.now += 10
         seen.append((engine.stats().steps, engine.stats().last_step_age_s))
-        runner._fail(plan)
+        runner.fail(plan)
 
     runner.fault = look
     submit(engine, [ask("poison"), ask("good")])

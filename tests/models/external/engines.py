@@ -234,7 +234,7 @@ def external(upstream: Upstream, url: str, model: str, another: Callable[[], Ups
     deltas: list[Delta] = []
     eos: frozenset[int] = how.pop("eos", frozenset({fake_model.EOS}))
     detokenizer = how.pop("detokenizer", Bytes)
-    config = ExternalConfig(model, how.get("window", WINDOW), max_slots=8, poll_s=0.02)
+    config = ExternalConfig(model, how.get("window", WINDOW), max_slots=50, poll_s=0.02)
 
     def refuse(info: ServerInfo) -> str | None:
         return None if model in info.models else f"the server runs {info.models}"

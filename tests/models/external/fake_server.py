@@ -66,6 +66,8 @@ class FakeServer(ABC):
         """All requests for output, as they came."""
         self.traced: list[tuple[str, str]] = []
         """The path and the header ``traceparent`` of each request that has one."""
+        self.keys: list[str | None] = []
+        """The header ``authorization`` of each request."""
         self.aborted: list[str] = []
         """The ids of requests that ended by an abort, or because their connection was closed."""
         self.num_tokens = 0
@@ -204,6 +206,7 @@ class FakeServer(ABC):
                     fields = dict(line.split(": ", 1) for line in head[1:] if line)
                     if "traceparent" in fields:
                         self.traced.append((path, fields["traceparent"]))
+                    self.keys.append(fields.get("authorization"))
                     answering = asyncio.ensure_future(self.answer(method, path, json.loads(data), Answer(writer)))
                     closing = asyncio.ensure_future(_closed(reader))
                     try:

@@ -1,6 +1,7 @@
 """The contract of an engine, row by row, for every engine. ``docs/engines.md`` shows what each of them can do."""
 
 import re
+import threading
 import time
 from dataclasses import replace
 from itertools import chain
@@ -278,14 +279,15 @@ def test_requests_that_can_never_be_computed_are_refused(rig: Rig) -> None:
 def test_a_stopped_engine_fails_its_requests_and_leaves_nothing_running(rig: Rig) -> None:
     futures = [rig.engine.submit(rig.ask(max_tokens=rig.long, ignore_eos=True)) for _ in range(3)]
     wait_until(lambda: bool(rig.deltas))
+    threads = set(threading.enumerate())
     rig.engine.stop(WAIT_S)
     for future in futures:
         with pytest.raises(EngineStopped) as stopped:
             future.result(0)
         assert stopped.value.progress is not None
     rig.wait_idle()
-    threads = [rig.engine._thread, *([rig.engine._network._thread] if isinstance(rig.engine, ExternalEngine) else [])]
-    assert not any(thread.is_alive() for thread in threads)
+    ended = threads - set(threading.enumerate())
+    assert {"engine", *(["network"] if isinstance(rig.engine, ExternalEngine) else [])} <= {one.name for one in ended}
     with pytest.raises(EngineStopped):
         rig.engine.submit(rig.ask())
 
@@ -402,7 +404,7 @@ def test_a_server_that_does_not_say_yet_what_it_runs_gets_few(served: Rig) -> No
     """Its numbers come late: until then a queue inside the server would be invisible."""
     if not served.can.load:
         pytest.skip("the server does not say what it has to do")
-    served.server.max_running = served.engine._max_slots = 50
+    served.server.max_running = 50
     wait_until(lambda: served.engine.can_admit(1, 1))
     served.server.freeze()
     num_sent = 0

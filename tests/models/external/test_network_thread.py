@@ -8,6 +8,7 @@ from headrace.models.engine.requests import EngineError, FinishReason, SamplingP
 from headrace.models.external.network_thread import NetworkThread
 from headrace.models.external.upstream import Capabilities, Piece, ServerInfo, ServerLoad, UpstreamRequest
 from tests.models.external.engines import WAIT_S, wait_until
+from tests.threads import threads_named
 
 
 class Slow:
@@ -39,7 +40,7 @@ class Slow:
 
 
 def test_the_end_of_a_stream_does_not_end_a_later_request_with_the_same_id() -> None:
-    upstream = Slow()
+    upstream, others = Slow(), threads_named("network")
     network = NetworkThread(upstream, lambda: asyncio.sleep(0))
     network.start()
     first: list[Piece | EngineError] = []
@@ -55,7 +56,7 @@ def test_the_end_of_a_stream_does_not_end_a_later_request_with_the_same_id() -> 
         wait_until(lambda: upstream.num_ended == 2)
     finally:
         network.stop(WAIT_S)
-    assert not network._thread.is_alive()
+    assert threads_named("network") == others
     # A request's error comes before its abort, which a stop waits for.
     assert upstream.aborted == ["one"]
     assert len(first) == 1
@@ -72,10 +73,16 @@ def test_requests_that_end_together_are_aborted_in_one_call_and_again_by_a_stop(
     network = NetworkThread(upstream, lambda: asyncio.sleep(0))
     network.start()
     seen: list[Piece | EngineError] = []
+
+    def end_two(event: Piece | EngineError) -> None:
+        """Called on the network's own thread, so that both ends are in one turn of its loop."""
+        seen.append(event)
+        if len(seen) == 4:
+            network.end("one")
+            network.end("two")
+
     for name in ("one", "two", "three", "four"):
-        network.send(UpstreamRequest(name, "", (1,), SamplingParams(1)), seen.append)
-    wait_until(lambda: len(seen) == 4)
-    network._loop.call_soon_threadsafe(lambda: [network._end(name) for name in ("one", "two")])
+        network.send(UpstreamRequest(name, "", (1,), SamplingParams(1)), end_two)
     wait_until(lambda: calls == [["one", "two"]])
     network.stop(WAIT_S)
     assert calls == [["one", "two"], ["three", "four"]]

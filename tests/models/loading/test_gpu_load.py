@@ -113,15 +113,17 @@ def test_a_card_without_room_says_what_is_free(folder: Path) -> None:
 def test_a_pass_ahead_that_finds_no_memory_is_not_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = device_runner(folder, Settings(device="cpu", kv_pool_tokens=1024), tables=False)
     asked = request([5, 6, 7], "a", max_tokens=6)
-    launch = runner._launch
+    forward, passes = runner.model.forward, []
 
-    def no_memory(plan: StepPlan, ahead: Any = None) -> Any:
-        if ahead is not None:
+    def once(batch: Any, cache: Any) -> Any:
+        passes.append(batch)
+        if len(passes) == 2:
             raise torch.OutOfMemoryError("full")
-        return launch(plan, ahead)
+        return forward(batch, cache)
 
-    monkeypatch.setattr(runner, "_launch", no_memory)
+    monkeypatch.setattr(runner.model, "forward", once)
     (sampled,) = runner.run(StepPlan((Row(asked, asked.prompt, 0, [0], (), sample=True),)))
+    assert len(passes) == 2
     plain = runner_for(folder, Settings(device="cpu", dtype="float32", kv_pool_tokens=1024, native_kernels="off"))
     assert [sampled] == plain.run(StepPlan((Row(asked, asked.prompt, 0, [0], (), sample=True),)))
 

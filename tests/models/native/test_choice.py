@@ -12,14 +12,15 @@ import torch
 
 from headrace.models.engine.runner import Interrupted, Row, StepPlan
 from headrace.models.families import llama
-from headrace.models.families.registry import Architecture
-from headrace.models.native import build as building
+from headrace.models.families.model_folder import read_json
+from headrace.models.families.registry import Architecture, read_architecture
 from headrace.models.native import choose
 from headrace.models.native.build import BuildFailed, build
 from headrace.models.native.choose import native_loader
 from headrace.models.native.library import INTERRUPTED, NO_MEMORY, Kernels
-from headrace.models.native.llama import NativeBatchBuilder, NativeLlama
+from headrace.models.native.llama import load
 from headrace.store.settings import Settings
+from tests.models import tiny
 from tests.models.driving import request
 from tests.refusals import Naming
 from tests.stand_ins import stand_in
@@ -31,11 +32,12 @@ CPU = torch.device("cpu")
 def kernels(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     asked: list[Path] = []
 
-    def find(folder: Path) -> Any:
+    def find(folder: Path) -> Path:
         asked.append(folder)
-        return SimpleNamespace(isa="tests")
+        return folder
 
-    monkeypatch.setattr(choose, "_kernels", find)
+    monkeypatch.setattr(choose, "build", find)
+    monkeypatch.setattr(choose, "Kernels", lambda _library: stand_in(isa="tests"))
     return asked
 
 
@@ -124,19 +126,23 @@ def stand_in_function(result: int) -> Any:
     [(NO_MEMORY, MemoryError, " 3 tokens"), (INTERRUPTED, Interrupted, ""), (0, None, "")],
 )
 def test_the_outcome_of_a_pass_is_an_error_or_its_states(
-    outcome: int, error: type[Exception] | None, said: str
+    outcome: int, error: type[Exception] | None, said: str, tmp_path: Path
 ) -> None:
-    model: Any = NativeLlama.__new__(NativeLlama)
-    model.config = stand_in(vocab_size=9, hidden_size=70)
-    model._model, model._kernels = stand_in(), stand_in(layers=lambda *_: outcome, close=lambda space: None)
-    model._space = None
-    tensor = torch.zeros(1)
-    cache: Any = stand_in(keys=tensor, values=tensor, num_pages=1)
-    row = Row(request([0, 8, 3]), (0, 8, 3), 0, [0], (), sample=True)
-    batch = NativeBatchBuilder(1).build(StepPlan((row,)))
+    threads: list[int] = []
+
+    def layers(model: Any, *_: object) -> int:
+        threads.append(model.threads)
+        return outcome
+
+    kernels: Any = stand_in(layers=layers, open=lambda: None, close=lambda space: None)
+    folder = tiny.save(tiny.build("llama"), tmp_path)
+    config: Any = read_architecture(folder, read_json(folder / "config.json")).config
+    loaded: Any = load(kernels, config, folder, num_blocks=1, block_tokens=16, context=16, dtype=torch.float32)
+    model, cache, builder = loaded.model, loaded.cache, loaded.batch_builder
+    batch = builder.build(StepPlan((Row(request([0, 8, 3]), (0, 8, 3), 0, [0], (), sample=True),)))
     if error is None:
-        assert model.forward(batch, cache).shape == (3, 128), "padded to whole groups of 64"
-        assert model._model.threads == torch.get_num_threads()
+        assert model.forward(batch, cache).shape == (3, -(-config.hidden_size // 64) * 64)
+        assert threads == [torch.get_num_threads()]
         return
     with pytest.raises(error) as found:
         model.forward(batch, cache)
@@ -144,24 +150,27 @@ def test_the_outcome_of_a_pass_is_an_error_or_its_states(
 
 
 def test_kernels_that_cannot_be_built_are_done_without(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_folder: Path) -> Any:
         raise BuildFailed("no compiler")
 
-    monkeypatch.setattr(choose, "_kernels", fail)
-    assert native_loader(architecture(), Settings(), torch.float32, CPU) is None
+    monkeypatch.setattr(choose, "build", fail)
+    assert native_loader(architecture(), Settings(home=tmp_path), torch.float32, CPU) is None
     assert caplog.messages[-1] == "kernels_unused reason=no compiler"
 
 
 def test_a_library_is_compiled_once_for_each_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[tuple[str, Sequence[str]]] = []
 
-    def make(compiler: str, flags: Sequence[str], library: Path) -> None:
-        compiled.append((compiler, flags))
-        library.write_bytes(b"")
+    def run(command: Sequence[str], **_: Any) -> Any:
+        if command[1:] != ["--version"]:
+            place = command.index("-o")
+            compiled.append((command[0], command[1:place]))
+            Path(command[place + 1]).write_bytes(b"")
+        return stand_in(stdout="1", returncode=0)
 
-    monkeypatch.setattr(building, "_compile", make)
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(
         "headrace.models.native.build.shutil.which", lambda name: "/bin/true" if name == "c++" else None
     )
@@ -174,7 +183,8 @@ def test_a_library_is_compiled_once_for_each_variant(tmp_path: Path, monkeypatch
         ("/bin/true", "-DSMALL"),
     ]
     assert {"-ffp-contract=off", "-march=native", "-O3"} <= set(compiled[0][1]), "the bits of a row depend on them"
-    monkeypatch.setattr(building, "_cpu_features", lambda: "another CPU")
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda file: "flags : 1" if str(file) == "/proc/cpuinfo" else read(file))
     assert build(tmp_path) != one
     monkeypatch.setattr("headrace.models.native.build.shutil.which", lambda name: None)
     with pytest.raises(BuildFailed) as refused:

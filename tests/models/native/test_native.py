@@ -14,7 +14,6 @@ import torch
 
 from headrace.models.engine.runner import Interrupt, Interrupted, Row, StepPlan
 from headrace.models.loading.torch_load import runner_for
-from headrace.models.native import choose
 from headrace.models.native.build import FLAGS, SOURCES, BuildFailed, build
 from headrace.models.native.layout import pack
 from headrace.models.native.library import Kernels
@@ -49,8 +48,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return tiny.save(tiny.build(request.param), tmp_path_factory.mktemp("model"))
 
 
-def load(folder: Path, dtype: str, native: str = "auto", threads: int = 0) -> TorchRunner:
-    settings = Settings(device="cpu", kv_pool_tokens=4096, native_kernels=native, home=_HOME, torch_threads=threads)
+def load(folder: Path, dtype: str, native: str = "auto", threads: int = 0, home: Path = _HOME) -> TorchRunner:
+    settings = Settings(device="cpu", kv_pool_tokens=4096, native_kernels=native, home=home, torch_threads=threads)
     return runner_for(folder, settings, dtype=dtype)
 
 
@@ -233,10 +232,8 @@ def test_without_a_compiler_torch_does_the_work_and_says_so(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    choose._kernels.cache_clear()
     with caplog.at_level(logging.WARNING):
         runner = runner_for(folder, Settings(device="cpu", kv_pool_tokens=4096, home=tmp_path), dtype="bfloat16")
-    choose._kernels.cache_clear()
     assert not isinstance(runner.model, NativeLlama)
     assert "no C++ compiler" in caplog.text
 
@@ -268,16 +265,15 @@ def test_older_instruction_sets_keep_the_same_promises(tmp_path: Path, monkeypat
     folder = tiny.save(tiny.build("mistral, sliding window"), tmp_path / "model")
     for march in ("x86-64-v3", "skylake-avx512", "icelake-server", "cooperlake"):
         monkeypatch.setattr("headrace.models.native.build.FLAGS", (*FLAGS, f"-march={march}"))
-        older = Kernels(build(tmp_path))
+        older = Kernels(build(tmp_path / march / "native"))
         assert older.isa in {"AVX2", "AVX-512", "AVX-512 BF16"}
-        monkeypatch.setattr(choose, "_kernels", lambda _, older=older: older)
-        check_promises(folder)
+        check_promises(folder, tmp_path / march)
 
 
-def check_promises(folder: Path) -> None:
+def check_promises(folder: Path, home: Path) -> None:
     tokens, other = random_prompts(4, longest=150, vocab=tiny.VOCAB)[2:4]
     for dtype, tolerance in [("float32", 1e-4), ("bfloat16", 0.05), ("int8", 0.1)]:
-        native, twin = load(folder, dtype), load(folder, dtype, native="off")
+        native, twin = load(folder, dtype, home=home), load(folder, dtype, native="off")
         alone = compute(native, (tokens, 0, range(12)))
         expected = compute(twin, (tokens, 0, range(12)))
         assert ((alone - expected).norm() / expected.norm()).item() < tolerance

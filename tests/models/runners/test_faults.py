@@ -1,6 +1,7 @@
 """The runner that fails on request: the step of a marked prompt, or the marked row alone, and no other."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -110,6 +111,9 @@ def test_the_midway_failpoint_is_in_every_step() -> None:
 
 def test_a_request_that_has_ended_is_forgotten() -> None:
     runner = faulty()
-    runner.run(plan("<n>"))
+    (row,) = plan("sound").rows
+    sound = replace(row, request=replace(row.request, id="<n>"))
+    assert [one.finite for one in runner.run(plan("<n>"))] == [False]
+    assert [one.finite for one in runner.run(StepPlan((sound,)))] == [False], "its prompt is read once"
     runner.forget("<n>")
-    assert runner._found == {}
+    assert [one.finite for one in runner.run(StepPlan((sound,)))] == [True]

@@ -2,25 +2,26 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from headrace.models.engine.requests import EncodeRow
 from headrace.models.engine.runner import RunnerBroken
 from headrace.models.runners import encoder, transcriber
 from headrace.models.runners.encoder import read_dense, read_model
 from headrace.models.runners.images import image_processor
 from headrace.models.runners.torch_runner import translate_torch_errors
 from headrace.models.runners.transcriber import transcriber_for
-from headrace.models.runners.transcription import TokenSegment
+from headrace.models.runners.transcription import ChunkOptions, ChunkTranscript, TokenSegment
 from headrace.prompts.tasks.embed import Dense
 from headrace.store.errors import ModelLoadError
 from headrace.store.settings import Settings
 from tests.models.runners.making import CPU
 from tests.refusals import Naming
+from tests.stand_ins import stand_in
 
 
 class Reader:
@@ -120,23 +121,36 @@ def test_a_transcriber_with_numbers_that_are_not_finite_is_refused(
     assert asked == [{"dtype": "float16", "unused": "proj_out."}]
 
 
+def transcribing(generate: Any) -> transcriber.TorchTranscriber:
+    """A transcriber on a model whose own code is ``generate``."""
+    model = stand_in(config=stand_in(eos_token_id=50), dtype=torch.float32, generate=generate)
+    settings: Any = stand_in(num_positions=100, languages={}, rate=16_000)
+    return transcriber.TorchTranscriber(model, lambda *_, **__: stand_in(input_features=[[0.0]]), settings, CPU)
+
+
+CHUNK = [EncodeRow("r", (0,), ChunkOptions((bytes(4),)))]
+
+
 def test_a_transcriber_that_does_not_come_to_an_end_is_stopped() -> None:
-    rounds = transcriber._Rounds()
-    for _ in range(100):
-        rounds(torch.zeros(1))
+    rounds: list[int] = []
+
+    def generate(*_: object, monitor_progress: Any, **__: object) -> None:
+        for number in range(200):
+            monitor_progress(torch.zeros(1))
+            rounds.append(number)
+
     with pytest.raises(RuntimeError, match="100 rounds"):
-        rounds(torch.zeros(1))
+        transcribing(generate).run(CHUNK)
+    assert len(rounds) == 100
 
 
 def test_special_tokens_and_segments_without_text_are_no_part_of_a_transcript() -> None:
-    model: Any = SimpleNamespace(config=SimpleNamespace(eos_token_id=50))
-    settings: Any = SimpleNamespace(num_positions=100, languages={51: "en"}, rate=16_000)
-    found = transcriber.TorchTranscriber(model, None, settings, CPU)
     segments = [
         {"tokens": torch.tensor([50, 7, 49, 60]), "start": torch.tensor(0.5), "end": torch.tensor(1.2347)},
         {"tokens": torch.tensor([60, 50]), "start": torch.tensor(2.0), "end": torch.tensor(3.0)},
     ]
-    assert found._segments(segments) == (TokenSegment(500, 1235, (7, 49)),)
+    found = transcribing(lambda *_, **__: {"segments": [segments]})
+    assert found.run(CHUNK) == [ChunkTranscript(0, (TokenSegment(500, 1235, (7, 49)),)).as_bytes]
     assert found.context_window == 100
 
 

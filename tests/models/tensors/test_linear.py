@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from headrace.models.tensors import linear
 from headrace.models.tensors.linear import can_pack, make_linear
+from tests.stand_ins import stand_in
 
 CPU = torch.device("cpu")
 
@@ -54,13 +54,14 @@ def broken(*arguments: object) -> torch.Tensor:
     raise RuntimeError("no such kernel")
 
 
-def wrong(weight: torch.Tensor, bias: torch.Tensor | None) -> linear.Linear:
-    return lambda rows: functional.linear(rows, weight, bias) * 1.01
+def wrong(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *_: object) -> torch.Tensor:
+    return functional.linear(rows, weight, bias) * 1.01
 
 
-@pytest.mark.parametrize("packed", [broken, wrong])
-def test_a_missing_or_wrong_kernel_means_plain_products(monkeypatch: pytest.MonkeyPatch, packed: object) -> None:
-    monkeypatch.setattr(linear, "_packed", packed)
+@pytest.mark.parametrize("product", [broken, wrong])
+def test_a_missing_or_wrong_kernel_means_plain_products(monkeypatch: pytest.MonkeyPatch, product: object) -> None:
+    kernels = stand_in(_reorder_linear_weight=lambda weight, _rows: weight, _linear_pointwise=product)
+    monkeypatch.setattr(torch.ops, "mkldnn", kernels)
     assert not can_pack(torch.float32)
     weight, x = random(5, 8), random(2, 8, seed=1)
     assert torch.equal(make_linear([weight], [None], torch.float32, CPU)(x), functional.linear(x, weight))

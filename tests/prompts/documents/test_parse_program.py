@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from markitdown import MarkItDown
 from pypdf import PdfReader, PdfWriter
 
 from headrace.prompts.documents import parse_program
@@ -12,6 +13,7 @@ from headrace.prompts.documents.parse_program import ModelsMissing, Unreadable, 
 from tests.e2e.office_files import sheets_file, slides_file, word_file
 from tests.prompts.documents.test_document_text import pdf_of
 from tests.refusals import Naming
+from tests.stand_ins import stand_in
 
 SENTENCE = "The mill turns by the water of the <a href='https://a.example'>river</a>, and grinds the corn. "
 PAGE = (
@@ -72,7 +74,7 @@ def test_what_stands_before_the_first_slide_is_a_page_unless_it_is_space(monkeyp
         ("x\n<!-- Slide number: 1 -->\n", ["x", ""]),
         ("", []),
     ):
-        monkeypatch.setattr(parse_program, "_markdown", lambda _data, _end, text=text: text)
+        monkeypatch.setattr(MarkItDown, "convert_stream", lambda *_, text=text, **__: stand_in(markdown=text))
         assert parse_program.slides(b"") == (parts, True)
 
 

@@ -15,6 +15,7 @@ from headrace.models.external.sglang import SglangUpstream
 from headrace.models.external.upstream import Piece, UpstreamFailed, UpstreamLost, UpstreamRefused
 from headrace.models.external.vllm import VllmUpstream
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from tests.models.external.adapters.canned import Canned, use
 from tests.models.external.seeing_server import Eyes
 from tests.refusals import Naming
 
@@ -29,13 +30,13 @@ from tests.refusals import Naming
 )
 @pytest.mark.parametrize(("key", "header"), [("secret", "Bearer secret"), ("", None)])
 def test_each_kind_of_server_has_its_adapter(
-    kind: EngineKind, upstream: type[Any], key: str, header: str | None
+    server: Canned, kind: EngineKind, upstream: type[Any], key: str, header: str | None
 ) -> None:
-    found: Any = connect(EngineSpec(kind=kind, served_model="m"), url="http://gpu:8000/base", api_key=key)
+    found = connect(EngineSpec(kind=kind, served_model="m"), url=f"{server.url}/base", api_key=key)
     assert type(found) is upstream
-    assert found._http._http.headers.get("authorization") == header
-    assert str(found._http._http.base_url) == "http://gpu:8000/base/"
-    asyncio.run(found.close())
+    use(found, ("describe",))
+    assert all(path.startswith("/base/") for path, _ in server.asked)
+    assert set(server.keys) == {header}
 
 
 def test_a_server_is_asked_about_one_white_picture(monkeypatch: pytest.MonkeyPatch) -> None:
