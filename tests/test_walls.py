@@ -39,6 +39,7 @@ READ_PRIVATE_NAMES = {
     "producer_api/batches/test_batch_routes.py",
     "producer_api/submission/test_submissions.py",
     "store/files/test_blob_storage.py",
+    "store/redis/test_connection.py",
     "workers/dispatcher/test_duty_loop.py",
     "workers/runs/test_claim_shares.py",
     "workers/test_worker_process.py",

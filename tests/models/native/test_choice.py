@@ -126,8 +126,9 @@ def stand_in_function(result: int) -> Any:
     [(NO_MEMORY, MemoryError, " 3 tokens"), (INTERRUPTED, Interrupted, ""), (0, None, "")],
 )
 def test_the_outcome_of_a_pass_is_an_error_or_its_states(
-    outcome: int, error: type[Exception] | None, said: str, tmp_path: Path
+    outcome: int, error: type[Exception] | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     threads: list[int] = []
 
     def layers(model: Any, *_: object) -> int:
@@ -142,7 +143,7 @@ def test_the_outcome_of_a_pass_is_an_error_or_its_states(
     batch = builder.build(StepPlan((Row(request([0, 8, 3]), (0, 8, 3), 0, [0], (), sample=True),)))
     if error is None:
         assert model.forward(batch, cache).shape == (3, -(-config.hidden_size // 64) * 64)
-        assert threads == [torch.get_num_threads()]
+        assert threads == [7]
         return
     with pytest.raises(error) as found:
         model.forward(batch, cache)
