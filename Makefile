@@ -54,9 +54,9 @@ check-locks: $(STAMP)
 check-links: $(STAMP)
 	@$(BIN)/pytest tests/test_docs.py -k links
 
-test: check  ## check, then every test, three files at a time, since tests mostly wait: make test WORKERS=4
+test: check  ## check, then every test, four files at a time, since tests wait: make test WORKERS=2
 	@# One thread each for the model, or two of them wait for each other's turn at every barrier.
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder
 
 full: check  ## what CI leaves out, once a week: every test at full size, clients, chart, S3, site: some hours
 	@# Each of them runs, whatever became of the one before.
@@ -156,7 +156,7 @@ client-schemas: $(STAMP)  ## 300 schemas of real packages' pydantic and zod mode
 	@$(BIN)/python -m tests.clients.schema_survey
 
 s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two
-	@$(BIN)/pytest tests/store/files/test_blob_storage.py tests/producer_api/batches/test_batch_routes.py --s3
+	@$(BIN)/pytest tests/store/files/test_blob_storage.py tests/features/batches/test_batch_routes.py --s3
 
 trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, worker killed, Redis wiped
 	@$(BIN)/python -m benchmarks.trial --check 40

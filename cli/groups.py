@@ -41,6 +41,13 @@ class Node:
         return command
 
 
+@dataclass(frozen=True)
+class VerbsPart:
+    """The ``PART`` of a feature's file ``verbs``: commands by their names."""
+
+    nodes: Mapping[str, Node]
+
+
 def noun(told: str) -> typer.Typer:
     """Return an empty group of commands. Its first command is the default, and must only list or show."""
     return typer.Typer(cls=NounGroup, help=told, add_completion=False)

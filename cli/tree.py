@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.groups import LazyGroup, Node
+from headrace.assembly import parts
+from headrace.cli.groups import LazyGroup, Node, VerbsPart
 
 _HERE, _JOBS, _SERVING = "This machine", "Jobs", "Models, queues, webhooks"
 _TENANTS, _OPERATING, _PROCESSES = "Tenants", "Operating", "Processes"
@@ -84,9 +85,6 @@ TREE = {
     "pipelines": Node(
         "Pipelines: list, show, add, alias, remove.", "headrace.cli.client.pipelines:app", panel=_SERVING
     ),
-    "webhooks": Node(
-        "Webhooks: endpoints, deliveries, redelivery.", "headrace.cli.client.webhooks:app", panel=_SERVING
-    ),
     "plan": Node(
         "Forecast waits and cost of fixed and scaled workers.", "headrace.cli.operator.plan:plan", panel=_SERVING
     ),
@@ -97,7 +95,6 @@ TREE = {
     "limits": Node("Limits of tenants and keys: show, set.", "headrace.cli.operator.limits:limits", panel=_TENANTS),
     "retention": Node("Retention of contents: show, set, purge.", "headrace.cli.operator.privacy:app", panel=_TENANTS),
     "policy": Node("Try policies out: test, evaluate.", "headrace.cli.operator.policy:app", panel=_TENANTS),
-    "audit": Node("The audit log: export, verify, head.", "headrace.cli.operator.audit:app", panel=_OPERATING),
     "encryption": Node(
         "Master keys: status, new-key, rotate, forget.", "headrace.cli.operator.encryption:app", panel=_OPERATING
     ),
@@ -107,6 +104,8 @@ TREE = {
     "host": Node("Run a model host.", "headrace.cli.operator.processes:host", panel=_PROCESSES),
     "dispatcher": Node("Run a dispatcher.", "headrace.cli.operator.processes:dispatcher", panel=_PROCESSES),
 }
+for _part in parts("verbs", VerbsPart):
+    TREE |= _part.nodes
 
 
 class _Root(LazyGroup):

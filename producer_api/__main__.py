@@ -15,6 +15,7 @@ from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.health import OK, Health
 from headrace.producer_api.server.http_server import server_config
 from headrace.store import failpoints, interpreter
+from headrace.store.calls.addresses import parse_networks
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API, is_bound
 from headrace.store.db.tls import check_transport
@@ -24,7 +25,6 @@ from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.logs import configure_logging
 from headrace.store.settings import Settings, load_settings, require_services
 from headrace.store.tracing.tracing import Tracing, open_tracing
-from headrace.store.webhooks.addresses import parse_networks
 
 _log = structlog.get_logger("headrace.producer_api")
 

@@ -1,7 +1,7 @@
 """The application: the routes, the middleware, and the Runtime that they share. Importing it has no side effects."""
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -15,10 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headrace.producer_api.batches import batch_routes, message_batch_routes
-from headrace.producer_api.batches.batch_keeper import BatchKeeper
-from headrace.producer_api.console import live_routes, page_files
-from headrace.producer_api.console.live_poll import LivePoll
+from headrace.assembly import parts
+from headrace.producer_api.api_part import ApiPart, ApiWork
 from headrace.producer_api.files import file_routes, upload_routes
 from headrace.producer_api.http import health_routes, pages
 from headrace.producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
@@ -35,17 +33,9 @@ from headrace.producer_api.jobs import (
     stream_routes,
     version_routes,
 )
-from headrace.producer_api.jobs.cancel import announce_cancelled
 from headrace.producer_api.jobs.fast_routes import FastRoutes
 from headrace.producer_api.openai import moderation_routes, token_routes
-from headrace.producer_api.organization import (
-    audit_routes,
-    key_routes,
-    limit_routes,
-    policy_routes,
-    retention_routes,
-    usage_routes,
-)
+from headrace.producer_api.organization import key_routes, limit_routes, policy_routes, retention_routes, usage_routes
 from headrace.producer_api.pipelines import pipeline_rollouts, pipeline_routes
 from headrace.producer_api.responses import conversation_routes, prompt_routes
 from headrace.producer_api.runtime import Runtime
@@ -53,7 +43,6 @@ from headrace.producer_api.server.errors import on_error
 from headrace.producer_api.tasks.registry import TASK_ROUTES
 from headrace.producer_api.tools import approval_routes, tool_routes
 from headrace.producer_api.vector_stores import store_file_routes, store_routes
-from headrace.producer_api.webhooks import webhook_routes
 from headrace.store.errors import HeadraceError
 from headrace.store.settings import Settings
 from headrace.store.tracing.tracing import OFF, Tracing
@@ -65,7 +54,6 @@ _ROUTES = (
     stream_routes,
     host_routes,
     queue_routes,
-    live_routes,
     dead_letter_routes,
     prompt_routes,
     pipeline_routes,
@@ -77,20 +65,16 @@ _ROUTES = (
     upload_routes,
     store_routes,
     store_file_routes,
-    batch_routes,
-    message_batch_routes,
     policy_routes,
     rollout_routes,
     quality_routes,
     version_routes,  # before the models: a model's name may contain slashes
     model_routes,
     usage_routes,
-    audit_routes,
     limit_routes,
     retention_routes,
     tool_routes,
     approval_routes,
-    webhook_routes,
     key_routes,
     health_routes,
 )
@@ -151,36 +135,31 @@ class Application(FastAPI):
 
 
 @asynccontextmanager
-async def _lifespan(runtime: Runtime, keeper: BatchKeeper, _app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(runtime: Runtime, features: Sequence[ApiWork], _app: FastAPI) -> AsyncIterator[None]:
     await runtime.start()
-    keeper.start()
+    for work in features:
+        work.start()
     try:
         yield
     finally:
         runtime.draining.set()
-        await run_in_threadpool(keeper.stop)
+        for work in features:
+            await run_in_threadpool(work.stop)
         await runtime.stop()
 
 
 def create_app(settings: Settings, tracing: Tracing = OFF) -> FastAPI:
     """Return the application for these settings; connections are opened when it starts, not here."""
     runtime = Runtime(settings, tracing)
-    keeper = BatchKeeper(
-        settings,
-        runtime.blobs,
-        submissions=runtime.submissions,
-        pipelines=runtime.pipeline_lines,
-        queue_limits=runtime.queue_limits,
-        on_cancelled=partial(announce_cancelled, runtime),
-        tracing=tracing,
-    )
+    api_parts = parts("api", ApiPart)
+    works = {part.work: part.work(runtime) for part in api_parts if part.work is not None}
     with_docs = "docs" in settings.open_pages
     app = Application(
         runtime,
         title="Headrace",
         version=_VERSION,
         description=_DESCRIPTION,
-        lifespan=partial(_lifespan, runtime, keeper),
+        lifespan=partial(_lifespan, runtime, [*works.values()]),
         # FastAPI's page loads its scripts from another server, and it makes the document on the event loop. Ours are
         # in ``pages``.
         docs_url=None,
@@ -190,14 +169,15 @@ def create_app(settings: Settings, tracing: Tracing = OFF) -> FastAPI:
     )
     # FastAPI would have made a route of it. An unknown route's error says where the routes are listed.
     app.openapi_url = "/openapi.json" if with_docs else None
-    app.state.batch_keeper = keeper
-    app.state.live_poll = LivePoll(runtime)
+    app.state.works = works
     for router in (router for task in TASK_ROUTES for router in task.routers):
         # The routes themselves: include_router builds each route again, for every application.
         app.router.routes.extend(router.routes)
     for routes in _ROUTES:
         app.router.routes.extend(routes.router.routes)
+    for router in (router for part in api_parts for router in part.routers):
+        app.router.routes.extend(router.routes)
     app.router.routes.extend(pages.routes(with_docs=with_docs))
-    if "console" in settings.open_pages:
-        app.router.routes.extend(page_files.routes())
+    for part in api_parts:
+        app.router.routes.extend(part.pages(settings))
     return app

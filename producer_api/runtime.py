@@ -19,7 +19,6 @@ from headrace.producer_api.reads.list_queries import ListQueries
 from headrace.producer_api.server.health import Health
 from headrace.producer_api.server.loop_lag import LoopLag
 from headrace.producer_api.server.metrics_page import MetricsPage
-from headrace.producer_api.submission.audio_files import AudioFiles
 from headrace.producer_api.submission.cache_lookup import CacheLookups
 from headrace.producer_api.submission.enqueue import Enqueuer
 from headrace.producer_api.submission.flow_jobs import FlowSubmissions
@@ -68,7 +67,6 @@ class Runtime:
         vault = open_vault(settings)
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
         self.metrics_page = MetricsPage(self.db, self.metrics)
-        self.audio_files = AudioFiles(settings, self.db, self.blobs)
         self._connect_redis(vault)
         self.catalog = ModelCatalog(self.db)
         self.reader = JobLoader(self.db, self.metrics.commits.observer("read"))
@@ -121,7 +119,7 @@ class Runtime:
             policies=self.policies,
             digests=self.digests,
             live_processes=self.live_processes,
-            preparation=PromptPreparation(self.catalog, self.live_processes, self.audio_files),
+            preparation=PromptPreparation(self.catalog, self.live_processes, settings, self.db, self.blobs),
             tenant_threads=Turns(_TENANT_THREADS, most_of_one=1),
         )
         self.submissions = Submissions(parts, cache=CacheLookups(settings, digests), tracing=self.tracing)

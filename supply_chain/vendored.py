@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from supply_chain.locks import ROOT
 
-FOLDER = ROOT / "producer_api" / "console" / "static" / "vendor"
+FOLDER = ROOT / "features" / "console" / "static" / "vendor"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ VENDORED = (
 _HEADER = """
 ## Libraries of the console
 
-Files of npm packages, unchanged, in `producer_api/console/static/vendor/` with their licences. Declared in
+Files of npm packages, unchanged, in `features/console/static/vendor/` with their licences. Declared in
 `supply_chain/vendored.py`.
 
 | package | version | licence | file | SHA-256 |

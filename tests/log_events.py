@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("cli", "headrace", "migrations", "models", "policy", "producer_api", "prompts", "store", "workers")
+PACKAGES = (
+    "cli",
+    "features",
+    "headrace",
+    "migrations",
+    "models",
+    "policy",
+    "producer_api",
+    "prompts",
+    "store",
+    "workers",
+)
 _LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
 _LOGGERS = frozenset({"log", "_log", "logger", "_uncaught"})
 

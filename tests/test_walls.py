@@ -20,7 +20,7 @@ OPERATORS = ["headrace.cli.operator.admin", "headrace.cli.demo.demo"]
 VERBS = [
     "headrace.cli.tree",
     "headrace.cli.client.verbs",
-    "headrace.cli.client.webhooks",
+    "headrace.features.webhooks.webhook_verbs",
     "headrace.cli.operator.processes",
 ]
 API = "headrace.producer_api.__main__"
@@ -32,11 +32,11 @@ DOCUMENTED = {"_replace", "_asdict", "_request_id"}
 READ_PRIVATE_NAMES = {
     "cli/test_options.py",
     "conftest.py",
+    "features/batches/test_batch_keeper.py",
+    "features/batches/test_batch_routes.py",
     "models/engine/test_engine_properties.py",
     "models/families/test_transformers_probe.py",
     "models/test_gpu.py",
-    "producer_api/batches/test_batch_keeper.py",
-    "producer_api/batches/test_batch_routes.py",
     "producer_api/submission/test_submissions.py",
     "store/files/test_blob_storage.py",
     "store/redis/test_connection.py",

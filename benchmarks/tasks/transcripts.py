@@ -24,12 +24,12 @@ from transformers import (
     pipeline,
 )
 
+from headrace.features.transcribe.audio_file import AudioBounds, inspect, read_mono
+from headrace.features.transcribe.cutting import resampled
+from headrace.features.transcribe.torch_transcriber import transcriber_for
+from headrace.features.transcribe.transcription import ChunkOptions, ChunkTranscript
 from headrace.models.engine.requests import EncodeRow
 from headrace.models.families.model_folder import small_files
-from headrace.models.runners.transcriber import transcriber_for
-from headrace.models.runners.transcription import ChunkOptions, ChunkTranscript
-from headrace.prompts.audio.audio_file import AudioBounds, inspect, read_mono
-from headrace.prompts.audio.cutting import resampled
 from headrace.prompts.tokenizer import load_tokenizer
 from headrace.store.settings import Settings
 

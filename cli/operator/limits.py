@@ -9,12 +9,11 @@ from headrace.cli.groups import noun
 from headrace.cli.operator.admin import database
 from headrace.cli.render import JsonOption
 from headrace.cli.render import show as show_found
-from headrace.store.batches.batches import num_live
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.settings import load_settings
 from headrace.store.tenants.api_keys import DEFAULT_TENANT, find_tenant
-from headrace.store.tenants.quotas import usage_of
+from headrace.store.tenants.quotas import num_live_batches, usage_of
 from headrace.store.tenants.tenant_limits import (
     NAMES,
     LayeredLimits,
@@ -98,7 +97,7 @@ def _amount(name: str, given: str) -> int | Decimal | None:
 def _print(db: Database, tenant_id: str, key: str | None, *, as_json: bool) -> None:
     settings = load_settings()
     standing = read_limits(db, settings, [(tenant_id, key)])[(tenant_id, key)]
-    usage, batches = usage_of(db, tenant_id, key or ""), num_live(db, tenant_id, key)
+    usage, batches = usage_of(db, tenant_id, key or ""), num_live_batches(db, tenant_id, key)
     used = {
         "concurrent_jobs": str(usage.jobs),
         "queued_tokens": str(usage.queued_tokens),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from headrace.store.tasks.predict import FeatureValue
+from headrace.features.predict.task import FeatureValue
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 COUNTRIES: Final = {"ch": 60, "de": 15, "fr": 10, "it": 8, "gb": 4, "us": 3}

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from examples.fraud_scoring.payments import COUNTRIES, MERCHANTS, Payment, payments
-from headrace.prompts.tabular.feature_schema import EncodedRows, encode_rows, read_config
-from headrace.prompts.tasks.predict import MODEL_TYPE, TabularConfig
-from headrace.store.tasks.predict import FeatureValue
+from headrace.features.predict.feature_schema import EncodedRows, encode_rows, read_config
+from headrace.features.predict.inputs import MODEL_TYPE, TabularConfig
+from headrace.features.predict.task import FeatureValue
 
 TRAINED_SHARE = 0.8
 BATCH = 1024

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from examples.recommendation.shop import REGIONS, Visit, items, visits
-from headrace.prompts.tabular.feature_schema import encode_rows, read_config
-from headrace.prompts.tasks.recommend import ITEMS_FILE, MODEL_TYPE, RecommenderConfig, UserTower
+from headrace.features.predict.feature_schema import encode_rows, read_config
+from headrace.features.recommend.inputs import ITEMS_FILE, MODEL_TYPE, RecommenderConfig, UserTower
 
 DIMENSIONS = 16
 TOP_K = 10

@@ -12,7 +12,6 @@ from headrace.models.engine.requests import Adapter
 from headrace.models.engine.runner import Encoder, Runner
 from headrace.models.fakes.fake import FakeRunner
 from headrace.models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
-from headrace.models.fakes.fake_transcriber import FakeTranscriber
 from headrace.models.fakes.faults import Fault, FaultyEncoder, FaultyRunner
 from headrace.models.families.model_folder import registered_folder
 from headrace.models.runners.image_rows import PrepareImage
@@ -116,16 +115,6 @@ def load_image_encoder(version: ModelVersion, settings: Settings) -> tuple[Encod
 
     made, scale = image_encoder_for(folder, settings, dtype=version.dtype)
     return made, image_processor(folder), scale
-
-
-def load_transcriber(version: ModelVersion, settings: Settings) -> Encoder:
-    """Return the transcriber of a version. As ``load_runner``. Raises ModelLoadError."""
-    if version.is_fake:
-        return FakeTranscriber(step_s=settings.fake_step_ms / 1000)
-    folder = checked_folder(version)
-    from headrace.models.runners.transcriber import transcriber_for  # noqa: PLC0415 - imports torch
-
-    return transcriber_for(folder, settings, dtype=version.dtype)
 
 
 def number_format(version: ModelVersion, settings: Settings) -> str:

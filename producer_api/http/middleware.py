@@ -30,11 +30,10 @@ from headrace.producer_api.server.anthropic_errors import is_anthropic
 from headrace.producer_api.server.errors import Draining, SlowBody, internal_error, respond
 from headrace.producer_api.server.request_spans import RequestTrace
 from headrace.producer_api.server.sse import StreamAborted
-from headrace.store.audit.audit import bind_caller
+from headrace.store.audit_log import bind_caller
 from headrace.store.errors import HeadraceError, InvalidRequest, TooLarge
 from headrace.store.ids import new_id
 from headrace.store.tasks.registry import TASKS
-from headrace.store.tasks.transcribe import TRANSCRIBE
 from headrace.store.tenants.api_keys import Principal
 
 _log = structlog.get_logger("headrace.producer_api")
@@ -46,7 +45,6 @@ _MAX_REFUSE_S = 1.0
 _MAX_KEYS = 10_000
 # Their routes read the body block by block.
 _FILES = "/v1/files"
-_AUDIO = TRANSCRIBE.urls[0]
 _PART = re.compile(r"/v1/uploads/[^/]+/parts")
 MOST_PART_BYTES = 64 << 20
 """The most bytes of one part of an upload."""
@@ -276,7 +274,9 @@ class BufferBody:
         # Their tokens are bounded, and in some languages a token has many bytes.
         self._limits = dict.fromkeys(_WITH_MANY_TEXTS, runtime.settings.max_embedding_body_bytes)
         self._file_limit = runtime.settings.max_file_bytes
-        self._audio_limit = runtime.settings.max_audio_bytes
+        self._form_limits = {
+            task.urls[0]: task.form_bytes(runtime.settings) for task in TASKS.values() if task.form_bytes is not None
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in _HAS_BODY:
@@ -306,8 +306,8 @@ class BufferBody:
         """Return the most bytes of a form with a file; None for a path that takes none."""
         if path == _FILES:
             return self._file_limit + _FORM_BYTES
-        if path == _AUDIO:
-            return self._audio_limit + _FORM_BYTES
+        if (most_bytes := self._form_limits.get(path)) is not None:
+            return most_bytes + _FORM_BYTES
         return min(self._file_limit, MOST_PART_BYTES) + _FORM_BYTES if _PART.fullmatch(path) else None
 
     def _has_route(self, scope: Scope) -> bool:

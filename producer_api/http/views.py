@@ -1,7 +1,7 @@
 """What every answer of the API shares: JSON responses, and how times and figures are shown."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel
@@ -36,3 +36,11 @@ def seconds(at: datetime | None) -> int | None:
 def rounded(value: float | None) -> float | None:
     """Return milliseconds or a rate with three decimal places, null where there is no value."""
     return None if value is None else round(value, 3)
+
+
+class Deleted(BaseModel):
+    """The deleted object."""
+
+    id: str
+    object: str
+    deleted: Literal[True] = True

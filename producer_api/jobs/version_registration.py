@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from headrace.store.calls.addresses import check_server_url, is_server_address
 from headrace.store.calls.ssrf_guard import resolve
 from headrace.store.errors import Conflict, InvalidRequest
 from headrace.store.payloads.prompt_reference import PromptReference
@@ -17,7 +18,6 @@ from headrace.store.registry.engine_spec import EngineKind, EngineSpec, Modality
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.registry.number_formats import NumberFormat
 from headrace.store.registry.verification_report import GoldenAnswer
-from headrace.store.webhooks.addresses import check_server_url, is_server_address
 
 
 class VersionEngine(Body):

@@ -1,6 +1,6 @@
 """Waits for the job behind a request and sends its answer, whole or as a stream of chunks.
 
-``chat_answer``, ``completion_answer`` and ``producer_api.anthropic.message_answer`` build the JSON.
+``chat_answer``, ``completion_answer`` and ``features.anthropic.message_answer`` build the JSON.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from headrace.producer_api.access.auth import Admin
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.http.views import Deleted, JsonResponse
 from headrace.producer_api.organization.key_views import (
     IssuedKeyObject,
     KeyList,
@@ -24,7 +24,6 @@ from headrace.producer_api.organization.key_views import (
 )
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.webhooks.webhook_views import Deleted
 from headrace.store.errors import Unavailable
 from headrace.store.redis.key_notices import publish_change
 from headrace.store.tenants import api_key_admin

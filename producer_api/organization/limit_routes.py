@@ -19,10 +19,10 @@ from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.organization.usage_views import CURRENCY
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.store.batches import batches
 from headrace.store.payloads.strict_model import Body
 from headrace.store.tenants import quotas, tenant_limits
 from headrace.store.tenants.api_keys import Principal
+from headrace.store.tenants.quotas import num_live_batches
 from headrace.store.tenants.tenant_limits import LayeredLimits, Limits, SetBy
 
 router = APIRouter(prefix="/v1/organization", tags=["limits"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -149,7 +149,7 @@ def _limits_object(runtime: Runtime, tenant_id: str, key_id: str | None) -> Limi
             cost=float(usage.spent),
             reserved_cost=float(usage.reserved),
             month_ends_at=int(quotas.month_end(datetime.now(UTC)).timestamp()),
-            live_batches=batches.num_live(runtime.db, tenant_id, key_id),
+            live_batches=num_live_batches(runtime.db, tenant_id, key_id),
         ),
     )
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse, ObjectResponse
+from headrace.producer_api.http.views import Deleted, JsonResponse, ObjectResponse
 from headrace.producer_api.openai.message_parts import ImagePart
 from headrace.producer_api.responses.conversation_views import (
     ConversationChanges,
@@ -27,14 +27,13 @@ from headrace.producer_api.responses.response_request import Includable
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED, from_validation
 from headrace.producer_api.submission.input_policy import check_items, guarded, refuse_images
-from headrace.producer_api.webhooks.webhook_views import Deleted
 from headrace.prompts.vision.image_sources import check_image
+from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs import conversations
 from headrace.store.payloads.image_input import MAX_IMAGES, MessageImage
 from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.settings import Settings
-from headrace.store.webhooks.addresses import check_url
 
 router = APIRouter(prefix="/v1/conversations", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse, ObjectResponse
+from headrace.producer_api.http.views import Deleted, JsonResponse, ObjectResponse
 from headrace.producer_api.openai.chat_answer import answer_of
 from headrace.producer_api.openai.synchronous import ClientConnection
 from headrace.producer_api.responses.field_names import as_sent
@@ -28,7 +28,6 @@ from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.producer_api.streaming.turns import has_turns
 from headrace.producer_api.submission.draft_job import Origin, Receipt
-from headrace.producer_api.webhooks.webhook_views import Deleted
 from headrace.store.errors import Gone, HeadraceError, InvalidRequest, NotFound
 from headrace.store.jobs import jobs, responses
 from headrace.store.jobs.jobs import Job

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.metadata_filters import metadata_filters
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse, ObjectResponse
+from headrace.producer_api.http.views import Deleted, JsonResponse, ObjectResponse
 from headrace.producer_api.openai.text_routes import fingerprint_of
 from headrace.producer_api.reads.job_loader import restored
 from headrace.producer_api.runtime import Runtime
@@ -26,7 +26,6 @@ from headrace.producer_api.stored_chats.stored_chat_views import (
     stored_chat,
 )
 from headrace.producer_api.submission.input_policy import guarded
-from headrace.producer_api.webhooks.webhook_views import Deleted
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound, Unavailable
 from headrace.store.jobs import stored_chats

@@ -49,6 +49,7 @@ from headrace.producer_api.submission.tool_steps import (
     with_tools,
 )
 from headrace.producer_api.submission.vault_before import vault_before
+from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest, NotFound, NoWorker, RequestError
 from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import Idempotency, NewJob
@@ -65,7 +66,6 @@ from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tasks.pipeline import Pipeline
 from headrace.store.tasks.registry import TASKS, is_from_outside
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.webhooks.addresses import check_url
 
 RETRY_WITHIN_S = 600.0
 

@@ -9,15 +9,17 @@ from typing import Any
 
 from headrace.producer_api.caches.live_processes import LiveProcesses
 from headrace.producer_api.caches.model_catalog import ModelCatalog
-from headrace.producer_api.submission.audio_files import AudioFiles
 from headrace.producer_api.submission.default_templates import with_default
 from headrace.prompts.grammar import Grammars
 from headrace.prompts.tasks import generate
 from headrace.prompts.tasks.registry import TASK_INPUTS
-from headrace.prompts.tasks.task_inputs import Prepared
+from headrace.prompts.tasks.task_inputs import Prepared, TenantFiles
 from headrace.prompts.tokenizer import Tokenizer
 from headrace.prompts.vision.chat_images import no_images
+from headrace.store.calls.addresses import check_url
+from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
+from headrace.store.files.blob_storage import Blobs
 from headrace.store.payloads.image_input import images_of
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.sampling_params import SamplingDefaults
@@ -25,7 +27,6 @@ from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.settings import Settings
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tasks.registry import TASKS, JobRequest
-from headrace.store.webhooks.addresses import check_url
 
 _CHARS_A_TOKEN = 4
 """A prompt with more characters for each token of the context window is tokenized before any other check."""
@@ -63,8 +64,12 @@ class _CatalogModel:
 class PromptPreparation:
     """Prepares requests. ``live_processes`` has the KV capacity of the workers."""
 
-    def __init__(self, catalog: ModelCatalog, live_processes: LiveProcesses, audio_files: AudioFiles) -> None:
-        self._audio_files = audio_files
+    def __init__(
+        self, catalog: ModelCatalog, live_processes: LiveProcesses, settings: Settings, db: Database, blobs: Blobs
+    ) -> None:
+        self._settings = settings
+        self._db = db
+        self._blobs = blobs
         self._catalog = catalog
         self._live_processes = live_processes
 
@@ -105,13 +110,15 @@ class PromptPreparation:
     def is_quick(self, request: JobRequest, version: ModelVersion) -> bool:
         """Return True if preparing the request takes no long time. Raises InvalidRequest."""
         check_task(request, version)
-        if self._audio_files.is_needed(request):
-            return False
         return TASK_INPUTS[request.task].is_quick(request, self._model(version))
 
     def with_files(self, tenant_id: str, request: JobRequest) -> JobRequest:
         """Return the request with what its file holds. Raises NotFound, InvalidRequest, Unavailable."""
-        return self._audio_files.read(tenant_id, request) if self._audio_files.is_needed(request) else request
+        complete = TASK_INPUTS[request.task].complete
+        if complete is None:
+            return request
+        found: JobRequest = complete(request, TenantFiles(tenant_id, self._settings, self._db, self._blobs))
+        return found
 
     def cut_to_length(self, request: JobRequest, version: ModelVersion) -> JobRequest:
         """Return the request, shortened if it is long and asks for that; raise InvalidRequest if it is too long.

@@ -35,6 +35,7 @@ from headrace.producer_api.submission.rollout_routing import RolloutRouting
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill, has_template
 from headrace.producer_api.submission.vault_before import vault_before
+from headrace.store.calls.addresses import check_url
 from headrace.store.db.group_commit import GroupCommit
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.ids import new_id
@@ -52,7 +53,6 @@ from headrace.store.tenants.api_keys import Principal
 from headrace.store.tracing.spans import now_ns
 from headrace.store.tracing.trace_context import TraceContext
 from headrace.store.tracing.tracing import OFF, Tracing
-from headrace.store.webhooks.addresses import check_url
 
 RETRY_WITHIN_S = 600.0
 """A retry without an Idempotency-Key finds the job of its first request for this long."""

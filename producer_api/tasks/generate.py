@@ -1,16 +1,10 @@
-"""The API of the task ``generate``: OpenAI's chat completions, completions and responses, and Anthropic's messages."""
+"""The API of the task ``generate``: OpenAI's chat completions, completions and responses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from headrace.producer_api.anthropic import message_routes
-from headrace.producer_api.anthropic.message_answer import MessageAnswer
-from headrace.producer_api.anthropic.message_request import MessageRequest
-from headrace.producer_api.anthropic.message_request import as_sent as message_as_sent
-from headrace.producer_api.anthropic.message_request import to_job as message_job
-from headrace.producer_api.anthropic.turns_message import TurnsMessageAnswer
 from headrace.producer_api.openai import text_routes
 from headrace.producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
 from headrace.producer_api.openai.chat_request import ChatRequest
@@ -21,7 +15,6 @@ from headrace.producer_api.openai.completion_request import CompletionRequest
 from headrace.producer_api.openai.completion_request import to_job as completion_job
 from headrace.producer_api.openai.foreign_fields import unsupported
 from headrace.producer_api.openai.request_fields import TextRequest, as_sent
-from headrace.producer_api.openai.synchronous import read_turns
 from headrace.producer_api.responses import response_routes
 from headrace.producer_api.responses.field_names import as_sent as response_as_sent
 from headrace.producer_api.responses.mcp_approvals import answered_calls
@@ -96,26 +89,12 @@ def _response_with_turns(db: Database, job: Job) -> dict[str, Any]:
     return response_object(job, with_turns(db, job, row))
 
 
-def _message(body: Mapping[str, Any]) -> ParsedRequest:
-    request = MessageRequest.model_validate(body)
-    parsed = ParsedRequest(message_job(request), lambda job: MessageAnswer(job).full_answer(job), message_as_sent)
-    return parsed if request.server_tools is None else replace(parsed, read_answer=_message_with_turns)
-
-
-def _message_with_turns(db: Database, job: Job) -> dict[str, Any]:
-    answer_of(job)
-    answer = TurnsMessageAnswer(job)
-    read_turns(db, job, answer)
-    return answer.full_answer(job)
-
-
 GENERATE_ROUTES = TaskRoutes(
     GENERATE,
-    (text_routes.router, stored_chat_routes.router, response_routes.router, message_routes.router),
+    (text_routes.router, stored_chat_routes.router, response_routes.router),
     {
         "/v1/chat/completions": _text(ChatRequest, chat_job, ChatAnswer),
         "/v1/completions": _text(CompletionRequest, completion_job, CompletionAnswer),
         "/v1/responses": _response,
-        "/v1/messages": _message,
     },
 )

@@ -1,4 +1,4 @@
-"""The routes of every task. A new task is one more entry of ``TASK_ROUTES``.
+"""The routes of every task: of the core's, of features (the files ``task_routes``) and of other packages.
 
 A line of a batch is read by the code that the route uses, so it means what the same request would have meant.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from headrace.assembly import parts
 from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob, reader_of
 from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.tasks.classify import CLASSIFY_ROUTES
@@ -16,13 +17,10 @@ from headrace.producer_api.tasks.generate import GENERATE_ROUTES
 from headrace.producer_api.tasks.image_classify import IMAGE_CLASSIFY_ROUTES
 from headrace.producer_api.tasks.image_zero_shot import IMAGE_ZERO_SHOT_ROUTES
 from headrace.producer_api.tasks.own_task import own_routes
-from headrace.producer_api.tasks.predict import PREDICT_ROUTES
-from headrace.producer_api.tasks.recommend import RECOMMEND_ROUTES
 from headrace.producer_api.tasks.rerank import RERANK_ROUTES
 from headrace.producer_api.tasks.score import SCORE_ROUTES
-from headrace.producer_api.tasks.task_routes import ParseBody, ParsedRequest
+from headrace.producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
 from headrace.producer_api.tasks.token_classify import TOKEN_CLASSIFY_ROUTES
-from headrace.producer_api.tasks.transcribe import TRANSCRIBE_ROUTES
 from headrace.store.errors import InvalidRequest
 from headrace.store.tasks.registry import OWN_TASKS
 
@@ -35,9 +33,7 @@ TASK_ROUTES = (
     SCORE_ROUTES,
     IMAGE_CLASSIFY_ROUTES,
     IMAGE_ZERO_SHOT_ROUTES,
-    PREDICT_ROUTES,
-    RECOMMEND_ROUTES,
-    TRANSCRIBE_ROUTES,
+    *parts("task_routes", TaskRoutes),
     *map(own_routes, OWN_TASKS),
 )
 

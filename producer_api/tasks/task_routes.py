@@ -41,7 +41,10 @@ ParseBody: TypeAlias = Callable[[Mapping[str, Any]], ParsedRequest]
 
 @dataclass(frozen=True, slots=True)
 class TaskRoutes:
-    """One task's part of the API. ``urls`` are those that a batch may name, each with the reader of a line's body."""
+    """One task's part of the API: of a feature the ``PART`` of its file ``task_routes``.
+
+    ``urls`` are those that a batch may name, each with the reader of a line's body.
+    """
 
     spec: TaskSpec
     routers: tuple[APIRouter, ...]

@@ -24,13 +24,13 @@ from headrace.producer_api.tools.tool_views import (
     ToolObject,
     tool_object,
 )
+from headrace.store.calls.addresses import check_url
 from headrace.store.calls.mcp_servers import servers_of
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.tool_definition import Definition, HttpTool, McpEndpoint
 from headrace.store.tools import tools
 from headrace.store.tools.tools import StoredTool
-from headrace.store.webhooks.addresses import check_url
 
 router = APIRouter(prefix="/v1/tools", tags=["tools"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import OriginHeadersOf, RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.http.views import Deleted, JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.producer_api.vector_stores.adding_files import add_files, cancel_jobs
@@ -26,7 +26,6 @@ from headrace.producer_api.vector_stores.store_views import (
     file_object,
     page_of,
 )
-from headrace.producer_api.webhooks.webhook_views import Deleted
 from headrace.store.db.database import Database
 from headrace.store.retrieval import passages, store_files, vector_stores
 from headrace.store.retrieval.store_files import FileBatch, StoreFile

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import OriginHeadersOf, OriginOf, RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.http.views import Deleted, JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.producer_api.submission.input_policy import guarded
@@ -25,7 +25,6 @@ from headrace.producer_api.vector_stores.store_views import (
     search_page,
     store_object,
 )
-from headrace.producer_api.webhooks.webhook_views import Deleted
 from headrace.store.db.database import Database
 from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.retrieval import vector_stores

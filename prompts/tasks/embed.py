@@ -6,6 +6,7 @@ files a vector is the normalised mean over the tokens. A setting that would chan
 refused.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -391,6 +392,7 @@ EMBED_INPUTS = TaskInputs(
     is_quick=lambda request, _model: isinstance(request, IngestOrder) or request.input.images is None,
     read_settings=embedder_for,
     is_folder=_is_folder,
+    unfit_classes=re.compile(r"For(?!MaskedLM|PreTraining|MaskedImageModeling)[A-Z]|LMHeadModel$"),
     folder_files=(PROCESSOR_FILE, *EMBEDDER_FILES),
     folder_weights=tuple(f"{folder}/model.safetensors" for folder in DENSE_FOLDERS),
     folder_window=lambda files: read_embedder(files).context_window,

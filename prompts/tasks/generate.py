@@ -1,5 +1,6 @@
 """Requests for generated text: the prompt, whether it fits the context window, and the payload for the worker."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -296,4 +297,9 @@ GENERATE_INPUTS = TaskInputs(
     cut_to_length=cut_to_length,
     is_quick=is_quick,
     read_settings=lambda version, _read_file: _chat_server(version),
+    # By the names of transformers and of vLLM.
+    unfit_classes=re.compile(
+        r"For(?!CausalLM|ConditionalGeneration)[A-Z]"
+        r"|(?<!LMHead)(?<!LM)(?<!MT)(?<!Chat)(?<!ChatGLM)(?<!Omni)(?<!Audio)(?<!Ultravox)Model$"
+    ),
 )

@@ -1,31 +1,26 @@
-"""The inputs of every task. A new task is one more entry of ``_INPUTS``."""
+"""The inputs of every task: of the core's, of features (the files ``inputs``) and of other packages."""
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
+from headrace.assembly import parts
 from headrace.prompts.tasks.classify import CLASSIFY_INPUTS
 from headrace.prompts.tasks.embed import EMBED_INPUTS
 from headrace.prompts.tasks.generate import GENERATE_INPUTS
 from headrace.prompts.tasks.image_classify import IMAGE_CLASSIFY_INPUTS
 from headrace.prompts.tasks.image_zero_shot import IMAGE_ZERO_SHOT_INPUTS
 from headrace.prompts.tasks.own_task import own_inputs
-from headrace.prompts.tasks.predict import PREDICT_INPUTS
-from headrace.prompts.tasks.recommend import RECOMMEND_INPUTS
 from headrace.prompts.tasks.rerank import RERANK_INPUTS
 from headrace.prompts.tasks.score import SCORE_INPUTS
 from headrace.prompts.tasks.task_inputs import TaskInputs
 from headrace.prompts.tasks.token_classify import TOKEN_CLASSIFY_INPUTS
-from headrace.prompts.tasks.transcribe import TRANSCRIBE_INPUTS
 from headrace.store.errors import ModelLoadError
 from headrace.store.tasks.own_task import OWN_TASK_ADVICE
 from headrace.store.tasks.registry import OWN_TASKS
 
 # A model folder belongs to the first task that takes it; generating takes every folder, and its class is checked then.
 _INPUTS: tuple[TaskInputs[Any], ...] = (
-    PREDICT_INPUTS,
-    RECOMMEND_INPUTS,
-    TRANSCRIBE_INPUTS,
+    *parts("inputs", TaskInputs),
     RERANK_INPUTS,
     CLASSIFY_INPUTS,
     TOKEN_CLASSIFY_INPUTS,
@@ -48,20 +43,7 @@ def inputs_of_folder(config: Mapping[str, Any]) -> TaskInputs[Any]:
     """
     inputs = next(inputs for inputs in _INPUTS if inputs.is_folder(config))
     name = str(next(iter(config.get("architectures") or ()), ""))
-    unfit = _UNFIT.get(inputs.spec.name)
+    unfit = inputs.unfit_classes
     if unfit is not None and unfit.search(name):
         raise ModelLoadError(f"config.json names the class {name}, for which Headrace has no task; {OWN_TASK_ADVICE}")
     return inputs
-
-
-# By the names of transformers and of vLLM. The weights of another class would load, and answer with noise or without
-# their last layer.
-_UNFIT: Final[Mapping[str, re.Pattern[str]]] = {
-    GENERATE_INPUTS.spec.name: re.compile(
-        r"For(?!CausalLM|ConditionalGeneration)[A-Z]"
-        r"|(?<!LMHead)(?<!LM)(?<!MT)(?<!Chat)(?<!ChatGLM)(?<!Omni)(?<!Audio)(?<!Ultravox)Model$"
-    ),
-    EMBED_INPUTS.spec.name: re.compile(r"For(?!MaskedLM|PreTraining|MaskedImageModeling)[A-Z]|LMHeadModel$"),
-    TRANSCRIBE_INPUTS.spec.name: re.compile(r"For(?!ConditionalGeneration)[A-Z]"),
-}
-"""The classes that a task cannot compute, although the type of the model is its own, by the task's name."""

@@ -1,5 +1,6 @@
 """The description of how one task's requests become tokens, and of which model folders serve the task."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
@@ -12,7 +13,10 @@ from headrace.store.payloads.strict_model import Strict
 from headrace.store.tasks.task_spec import TaskSpec
 
 if TYPE_CHECKING:
+    from headrace.store.db.database import Database
+    from headrace.store.files.blob_storage import Blobs
     from headrace.store.registry.models import ModelVersion
+    from headrace.store.settings import Settings
 
 RequestT = TypeVar("RequestT", bound=JobOrder)
 
@@ -27,6 +31,16 @@ class Prepared:
     payload: Strict
     num_tokens: int
     max_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TenantFiles:
+    """The files that a tenant's request may name."""
+
+    tenant_id: str
+    settings: "Settings"
+    db: "Database"
+    blobs: "Blobs"
 
 
 class InputModel(Protocol):
@@ -85,6 +99,14 @@ class TaskInputs(Generic[RequestT]):
     read_settings: Callable[["ModelVersion", ReadFile], Any]
     is_folder: Callable[[Mapping[str, Any]], bool] = _every_folder
     """True if a model folder with this ``config.json`` serves the task."""
+
+    unfit_classes: re.Pattern[str] | None = None
+    """Class names of such a folder that the task cannot compute, although the type of the model is its own. The weights
+    would load, and answer with noise or without their last layer."""
+
+    complete: Callable[[RequestT, TenantFiles], RequestT] | None = None
+    """Returns the request with what the file that it names holds, before it is prepared; once done, the same request.
+    Blocks. Raises NotFound, InvalidRequest, Unavailable. Such a request is not quick."""
 
     folder_files: tuple[str, ...] = ()
     """Small files of such a folder that the registry stores, beside those of the tokenizer."""

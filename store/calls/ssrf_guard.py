@@ -1,6 +1,6 @@
 """HTTP calls to a URL of a tenant, protected against server-side request forgery (SSRF).
 
-The name is resolved once for each call, all its addresses must be allowed (see ``store.webhooks.addresses``), and
+The name is resolved once for each call, all its addresses must be allowed (see ``store.calls.addresses``), and
 the connection goes to one of those addresses while Host, SNI and the certificate check keep the name. There are no
 proxies, no redirects and no kept connections; one deadline bounds the whole call however slowly the peer drips, and
 one number of bytes however fast it floods.
@@ -18,8 +18,8 @@ from typing import Any
 
 import httpcore2
 
+from headrace.store.calls.addresses import Network, is_allowed, parse_networks, split_url
 from headrace.store.settings import Settings
-from headrace.store.webhooks.addresses import Network, is_allowed, parse_networks, split_url
 
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_READ_BYTES = 256 * 1024

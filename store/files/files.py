@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, RowMapping, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import NotFound, QuotaExceeded, Unavailable
 from headrace.store.files.blob_storage import Blobs, BlobWriter

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import dump_json
 from headrace.store.encryption.vault import EncryptionContext, Vault
 from headrace.store.errors import InvalidRequest

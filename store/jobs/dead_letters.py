@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import RowMapping, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import EncryptionContext
 from headrace.store.errors import NotFound

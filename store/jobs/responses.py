@@ -19,7 +19,7 @@ from headrace.store.errors import InvalidRequest, NotFound
 PREFIX = "resp_"
 _JOB_PREFIX = "job_"
 
-# The event of a row of ``ended`` in ``store.jobs.terminal``; ``store.schema.webhook_events`` lists the names.
+# The event of a row of ``ended`` in ``store.jobs.terminal``; ``store.schema.event_types`` lists the names.
 EVENT_TYPE = """'response.' || CASE
     WHEN ended.state = 'succeeded' AND ended.finish_reason = 'length' THEN 'incomplete'
     WHEN ended.state = 'succeeded' THEN 'completed' WHEN ended.state = 'cancelled' THEN 'cancelled' ELSE 'failed' END"""

@@ -1,4 +1,4 @@
-"""The metrics of one dispatcher. The leader alone has those of queues, sweeps and webhooks.
+"""The metrics of one dispatcher. The leader alone has those of queues and sweeps.
 
 The state of the queues is measured by a duty, so that a scrape costs Postgres nothing.
 """
@@ -7,9 +7,9 @@ from collections import Counter as Sums
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from headrace.store.metrics.registry import SECONDS, begin, new_registry, render
+from headrace.store.metrics.registry import begin, new_registry, render
 from headrace.store.payloads.job_payload import CLASS_NAMES
 from headrace.store.rollouts.rollouts import Rollout
 from headrace.store.scheduling.backlog import TenantBacklog
@@ -57,7 +57,6 @@ class DispatcherMetrics:
             "running jobs of several steps without a step that runs or may run",
             registry=registry,
         )
-        self._add_webhooks()
         self._add_rollouts()
 
     def render(self) -> bytes:
@@ -70,29 +69,6 @@ class DispatcherMetrics:
         self.show_rollouts(())
         self.show_judgements(())
         self.flows_stuck.set(0)
-        self.webhook_due_age.set(0)
-
-    def _add_webhooks(self) -> None:
-        registry = self.registry
-        self.webhook_attempts = Counter(
-            "headrace_webhook_attempts",
-            "attempts to deliver: delivered, refused (another status), unanswered",
-            ["outcome"],
-            registry=registry,
-        )
-        begin(self.webhook_attempts, "delivered", "refused", "unanswered")
-        self.webhook_lag = Histogram(
-            "headrace_webhook_lag_seconds", "from the event to its delivery", buckets=SECONDS, registry=registry
-        )
-        self.webhooks_failed = Counter(
-            "headrace_webhooks_failed", "deliveries given up after their last attempt", registry=registry
-        )
-        self.endpoints_disabled = Counter(
-            "headrace_webhook_endpoints_disabled", "endpoints disabled because nothing reached them", registry=registry
-        )
-        self.webhook_due_age = Gauge(
-            "headrace_webhook_oldest_due_seconds", "how long the oldest due delivery has been due", registry=registry
-        )
 
     def _add_rollouts(self) -> None:
         registry = self.registry

@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.strict_model import Strict
-from headrace.store.schema.webhook_events import JOB_EVENTS
+from headrace.store.schema.event_types import JOB_EVENTS
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.payloads.sampling_params import SamplingDefaults

@@ -6,7 +6,7 @@ rollout would give it jobs.
 
 from sqlalchemy import Connection, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
 from headrace.store.errors import Conflict, NotFound
 from headrace.store.registry.engine_spec import EngineKind

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
 from headrace.store.errors import NotFound
 from headrace.store.registry.models import queue_name

@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed
 from headrace.store.payloads.prompt_reference import PromptUse

@@ -15,7 +15,7 @@ from typing import Final
 
 from sqlalchemy import Connection, TextClause, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict
 from headrace.store.jobs import stored_chats

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.encryption.keyed_digests import Digests
 from headrace.store.retention.erasure import NOT_IN_LIVE_BATCH, erase

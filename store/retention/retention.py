@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.retention.erasure import (

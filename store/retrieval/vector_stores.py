@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
 from headrace.store.errors import NotFound
 from headrace.store.ids import new_id

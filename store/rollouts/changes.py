@@ -8,7 +8,7 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db import presence
 from headrace.store.db.database import Database, dump_json
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker, PreconditionFailed

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.db.presence import Serving, read_serving
 from headrace.store.errors import NotFound

@@ -4,39 +4,54 @@ Each answer is the first entry of an index, so the cost does not depend on the a
 there is work; the duty that does it reads the details.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from headrace.store.db.database import Database
 
 # Find the kinds of work. These are scalar subqueries, because the planner drops the ORDER BY of an EXISTS and then
 # reads a table full of dead rows from its beginning.
-_PROBE = text("""
+_PROBE = """
 SELECT
     (SELECT queue FROM jobs WHERE state = 'queued' ORDER BY queue LIMIT 1) IS NOT NULL AS jobs,
     (SELECT id FROM queue_changes ORDER BY id LIMIT 1) IS NOT NULL
         OR (SELECT id FROM open_changes ORDER BY id LIMIT 1) IS NOT NULL
         OR (SELECT id FROM spend_changes ORDER BY id LIMIT 1) IS NOT NULL AS changes,
-    (SELECT next_attempt_at FROM webhook_deliveries WHERE state = 'pending' ORDER BY next_attempt_at LIMIT 1) <= now()
-        IS TRUE AS deliveries,
     (SELECT cache_source FROM jobs WHERE state = 'queued' AND cache_source IS NOT NULL ORDER BY cache_source LIMIT 1)
         IS NOT NULL AS sharers
-""")
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingWork:
-    """Queued jobs, changes that are not folded into the totals yet, webhook deliveries that are due, and jobs that wait
-    for the answer of another job."""
+    """Queued jobs, changes that are not folded into the totals yet, and jobs that wait for the answer of another job.
+
+    ``of_features``: the kinds of work of features that are due; None: not known, so any may be.
+    """
 
     jobs: bool = True
     changes: bool = True
-    deliveries: bool = True
     sharers: bool = True
+    of_features: frozenset[str] | None = None
+
+    def has(self, kind: str) -> bool:
+        """Return True if a feature's kind of work may be due."""
+        return self.of_features is None or kind in self.of_features
 
 
-def probe(db: Database) -> PendingWork:
-    """Return the kinds of work that there are now."""
-    with db.autocommit() as connection:
-        return PendingWork(**connection.execute(_PROBE).mappings().one())
+class WorkProbe:
+    """Finds the kinds of work that there are. ``more``: those of features, each with its scalar subquery."""
+
+    def __init__(self, db: Database, more: Mapping[str, str]) -> None:
+        self._db = db
+        self._more = tuple(more)
+        self._query: TextClause = text(_PROBE + "".join(f", ({query}) AS {kind}" for kind, query in more.items()))
+
+    def look(self) -> PendingWork:
+        """Return the kinds of work that there are now. Raises Unavailable."""
+        with self._db.autocommit() as connection:
+            row = connection.execute(self._query).mappings().one()
+        due = frozenset(kind for kind in self._more if row[kind])
+        return PendingWork(row["jobs"], row["changes"], row["sharers"], due)

@@ -1,5 +1,8 @@
 """Every table: importing this module is enough for ``metadata`` to hold all of them."""
 
+from importlib import import_module
+
+from headrace.assembly import with_part
 from headrace.store.schema import (  # noqa: F401 - importing them adds their tables to the metadata
     cache_tables,
     check_tables,
@@ -14,6 +17,8 @@ from headrace.store.schema import (  # noqa: F401 - importing them adds their ta
     rollout_tables,
     tool_tables,
     usage_tables,
-    webhook_tables,
 )
 from headrace.store.schema.tables import metadata as metadata
+
+for _module in with_part("tables"):
+    import_module(_module)

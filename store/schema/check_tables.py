@@ -12,7 +12,7 @@ encryption_keys = Table(
     timestamp("first_seen_at", required=True),
 )
 
-# The trigger that chains the rows of the audit log writes it: see ``store.audit.hash_chain``.
+# The trigger that chains the rows of the audit log writes it: see ``features.audit.hash_chain``.
 audit_heads = Table(
     "audit_heads",
     metadata,

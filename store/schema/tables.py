@@ -353,7 +353,7 @@ audit_log = Table(
     # Of the caller, or user@host of the process.
     Column("address", String),
     timestamp("at", required=True),
-    # The tenant's hash chain, written by a trigger: see ``store.audit.hash_chain``. ``version``: of the canonical form.
+    # The tenant's hash chain, written by a trigger: see ``features.audit``. ``version``: of the canonical form.
     Column("seq", BigInteger, nullable=False),
     Column("version", SmallInteger, nullable=False, server_default=text("1")),
     Column("prev_hash", String, nullable=False),

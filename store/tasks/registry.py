@@ -1,6 +1,6 @@
-"""The list of all tasks, and what follows from it. A new task is one more entry of ``TASKS``.
+"""The list of all tasks, and what follows from it.
 
-Tasks of other packages are found when this module is imported (``own_task``).
+Tasks of features (the files ``task``) and of other packages (``own_task``) are found when this module is imported.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Discriminator, Tag
 
+from headrace.assembly import parts
 from headrace.store.errors import CannotLoadHere
 from headrace.store.payloads.job_payload import JobOrder
 from headrace.store.schema.job_states import FLOW_TASK
@@ -20,13 +21,10 @@ from headrace.store.tasks.generate import GENERATE
 from headrace.store.tasks.image_classify import IMAGE_CLASSIFY
 from headrace.store.tasks.image_zero_shot import IMAGE_ZERO_SHOT
 from headrace.store.tasks.own_task import OwnTaskSpec, find_own_tasks
-from headrace.store.tasks.predict import PREDICT
-from headrace.store.tasks.recommend import RECOMMEND
 from headrace.store.tasks.rerank import RERANK
 from headrace.store.tasks.score import SCORE
 from headrace.store.tasks.task_spec import TaskSpec
 from headrace.store.tasks.token_classify import TOKEN_CLASSIFY
-from headrace.store.tasks.transcribe import TRANSCRIBE
 
 DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
@@ -40,9 +38,7 @@ _OURS = (
     SCORE,
     IMAGE_CLASSIFY,
     IMAGE_ZERO_SHOT,
-    PREDICT,
-    RECOMMEND,
-    TRANSCRIBE,
+    *parts("task", TaskSpec),
 )
 OWN_TASKS: tuple[OwnTaskSpec, ...] = (
     CALL_TOOL,

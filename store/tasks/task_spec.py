@@ -1,12 +1,13 @@
 """The description of one task: what the store, the API and the command line need to know of it without its code."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
 from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ class TaskSpec:
 
     has_many_texts: bool = False
     """True if a request may have thousands of inputs: the bound of its body is ``max_embedding_body_bytes``."""
+
+    form_bytes: Callable[[Settings], int] | None = None
+    """If the main URL takes a form with a file: the most bytes of the file. Its route reads the form block by block."""
 
     url_example: Mapping[str, Any] | None = None
     """The body for the main URL, without the model, that `headrace up` shows; None: it shows `headrace submit`."""

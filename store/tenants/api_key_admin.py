@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from headrace.store.tenants.api_keys import Rights, check_rights, includes, insert_key

@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from headrace.store.ids import new_id
-from headrace.store.tenants.webhook_secrets import new_secret, secret_context
+from headrace.store.tenants.signing_secrets import new_secret, secret_context
 
 SCOPES: frozenset[str] = frozenset(
     {

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, text
 
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, InvalidRequest, QuotaExceeded, RateLimited
+from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.tenants.tenant_limits import Limits, RequestLimits
 
 NEAR_JOBS: Final = 4096
@@ -33,6 +34,14 @@ _RETRY_S: Final = 2.0
 FOLD_PAST: Final = 1000
 FOLD_MOST: Final = 10_000
 _MOST_FOLDS: Final = 20
+
+
+_LIVE_STATES = ", ".join(repr(str(status)) for status in BatchStatus if not status.is_terminal)
+NUM_LIVE_BATCHES: Final = text(f"""
+SELECT count(*) AS of_tenant, count(*) FILTER (WHERE api_key_id = :api_key_id) AS of_key FROM batches
+WHERE tenant_id = :tenant_id AND status IN ({_LIVE_STATES})
+""")
+"""The batches of a tenant and of one key that have not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,3 +301,10 @@ def delete_zero_totals(db: Database) -> int:
     """Delete totals that are zero. Returns their number."""
     with db.autocommit() as connection:
         return connection.execute(_DELETE_ZERO).rowcount
+
+
+def num_live_batches(db: Database, tenant_id: str, key_id: str | None = None) -> int:
+    """Return the number of batches of a tenant, or of one of its keys, that have not ended."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        counted = connection.execute(NUM_LIVE_BATCHES, {"tenant_id": tenant_id, "api_key_id": key_id}).one()
+    return int(counted.of_tenant if key_id is None else counted.of_key)

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import IntegrityError
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.tenants.api_keys import check_tenant_name

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ValidationError
 from sqlalchemy import RowMapping, text
 
-from headrace.store.audit.audit import record
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
 from headrace.store.encryption.vault import EncryptionContext, Vault
 from headrace.store.errors import Conflict, InvalidRequest, NotFound

@@ -21,13 +21,13 @@ from headrace.cli.local.folders import socket_folder, unprivileged_user
 from headrace.cli.local.postgres import LocalPostgres
 from headrace.cli.local.process import run_step
 from headrace.cli.local.valkey import LocalValkey
+from headrace.features.webhooks.secrets import get_webhook_secret
 from headrace.store.child_process import Child, Command, descendants
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API, WORKER
 from headrace.store.ports import free_port
 from headrace.store.settings import child_environment
 from headrace.store.tenants.api_keys import SCOPES, create_key, create_tenant
-from headrace.store.tenants.webhook_secrets import get_webhook_secret
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import FaultProxy, ProxyThread
 from tests.folders import reachable_folder

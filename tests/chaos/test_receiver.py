@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from standardwebhooks import Webhook
 
-from headrace.store.tenants.webhook_secrets import new_secret
+from headrace.store.tenants.signing_secrets import new_secret
 from tests.chaos.journal import Journal, read_journal
 from tests.chaos.receiver import Receiver
 

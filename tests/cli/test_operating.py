@@ -14,12 +14,12 @@ import orjson
 import pytest
 from sqlalchemy import text
 
+from headrace.features.webhooks.endpoints import create_endpoint
+from headrace.features.webhooks.outbox import AttemptResult, record_failed, take_due
 from headrace.store.db.database import Database
 from headrace.store.registry.models import register_version
 from headrace.store.settings import Settings, child_environment
 from headrace.store.tenants import api_keys
-from headrace.store.webhooks.endpoints import create_endpoint
-from headrace.store.webhooks.outbox import AttemptResult, record_failed, take_due
 from tests.cases import full
 from tests.processes import StartProcess
 from tests.producer_api.calling import bury, submit

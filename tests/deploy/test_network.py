@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.store.webhooks import addresses
+from headrace.store.calls import addresses
 from tests.deploy import chart
 
 COMPONENTS = (

@@ -11,13 +11,13 @@ import torch
 from examples.fraud_scoring.score import predictions, report
 from examples.fraud_scoring.train import area_under_roc, divided, tensors, train
 from headrace.client import Client
+from headrace.features.predict.feature_schema import encode_rows, read_config
+from headrace.features.predict.inputs import TabularConfig
+from headrace.features.predict.task import EXPLAINED_COST
 from headrace.models.catalog import register
-from headrace.prompts.tabular.feature_schema import encode_rows, read_config
-from headrace.prompts.tasks.predict import TabularConfig
 from headrace.store.db.database import Database
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
-from headrace.store.tasks.predict import EXPLAINED_COST
 from headrace.store.tenants import api_keys
 from tests.e2e.test_embeddings import calling, worker
 from tests.processes import StartProcess, wait_for

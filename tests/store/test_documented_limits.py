@@ -6,13 +6,14 @@ import pytest
 
 from headrace.client.job_calls import MAX_RETRIES
 from headrace.client.webhooks import TOLERANCE_S
+from headrace.features.webhooks import secrets as webhook_secrets
+from headrace.features.webhooks.endpoints import MAX_ENDPOINTS
+from headrace.features.webhooks.outbox import ATTEMPTS_KEPT
 from headrace.store.registry import policies, prompt_templates
 from headrace.store.retrieval.search import NUM_CANDIDATES, RANK_OFFSET
-from headrace.store.tenants import api_key_admin, webhook_secrets
+from headrace.store.tenants import api_key_admin
 from headrace.store.tenants.usage import DETAIL_S
 from headrace.store.tools.tools import MAX_TOOLS
-from headrace.store.webhooks.endpoints import MAX_ENDPOINTS
-from headrace.store.webhooks.outbox import ATTEMPTS_KEPT
 
 DOCS = Path(__file__).parents[2] / "docs"
 DAY_S, HOUR_S = 86_400, 3600

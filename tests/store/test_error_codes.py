@@ -11,7 +11,7 @@ from headrace.store.error_codes import ERROR_CODES
 from tests.producer_api.server.test_error_table import TABLE
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("store", "producer_api", "workers", "models", "policy", "prompts")
+PACKAGES = ("store", "producer_api", "workers", "models", "policy", "prompts", "features")
 SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.stem != "error_codes"]
 
 

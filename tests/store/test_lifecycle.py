@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Barrier
 
+from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
 from headrace.store.jobs.jobs import accept, get, request_cancel
 from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
 from headrace.store.schema.job_states import JobState
-from headrace.store.webhooks.endpoints import create_endpoint
 from tests.store.making import QUEUE, MakeJob, Query
 
 

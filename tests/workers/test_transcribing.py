@@ -12,10 +12,10 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
+from tests.features.transcribe.signals import audio_file, spoken
 from tests.models.tiny_whisper import RATE, WINDOW_S, build_whisper
 from tests.producer_api.calling import parse
 from tests.producer_api.serving import serving
-from tests.prompts.audio.signals import audio_file, spoken
 
 from .conftest import Bench, Duties, StartWorker
 from .test_continuing import Reader

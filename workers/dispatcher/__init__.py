@@ -1,4 +1,1 @@
-"""The dispatcher: one process with the periodic duties that no request triggers.
-
-Webhooks are ``workers.webhooks``.
-"""
+"""The dispatcher: one process with the periodic duties that no request triggers, and those of features."""

@@ -14,6 +14,7 @@ from functools import partial
 
 import structlog
 
+from headrace.assembly import parts as parts_of_features
 from headrace.store import failpoints
 from headrace.store.db.database import Database, check_schema
 from headrace.store.db.leader_election import Leadership
@@ -26,15 +27,14 @@ from headrace.store.logs import configure_logging
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.metrics.registry import begin
 from headrace.store.redis.connection import connect
-from headrace.store.scheduling.work_probe import PendingWork, probe
+from headrace.store.scheduling.work_probe import PendingWork, WorkProbe
 from headrace.store.settings import Settings, load_settings, require_services
 from headrace.store.stop_signals import on_stop_signals
 from headrace.store.streams import stream_log
 from headrace.store.streams.stream_log import StreamPublisher
 from headrace.store.tracing.tracing import OFF, Tracing, open_tracing
-from headrace.store.webhooks.addresses import parse_networks
-from headrace.workers.dispatcher.audit_heads import AuditHeads
 from headrace.workers.dispatcher.autoscaler import Autoscaler
+from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart
 from headrace.workers.dispatcher.duties import Duty, DutyGroup, DutyThreads
 from headrace.workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
 from headrace.workers.dispatcher.queue_gauges import QueueMeasurement
@@ -43,7 +43,6 @@ from headrace.workers.dispatcher.ready_window import ReadyWindow
 from headrace.workers.dispatcher.retention import RetentionThread
 from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 from headrace.workers.health import OK, HealthServer, LoopHeartbeat
-from headrace.workers.webhooks.sender import WebhookSender
 
 log = structlog.get_logger(__name__)
 
@@ -54,12 +53,10 @@ COUNT_S = 0.25
 LEAD_S = 1.0
 MEASURE_S = 2.0
 ROLLOUT_S = 2.0
-# The webhook sender is notified when deliveries are due; it polls as well, in case a notification is lost.
-_SENDER_LOOKS_S = 1.0
 _STOP_S = 0.5
 # A duty may wait for Postgres. After this time it counts as hung, and a supervisor may restart the process.
 _LONGEST_TURN_S = 60.0
-# The duties have a thread each, and so have the senders of webhooks and the retention.
+# The duties have a thread each, and so has the retention; features have some of their own.
 _POOL_SIZE = 20
 
 
@@ -67,8 +64,6 @@ class Dispatcher:
     """The duties and their loop. ``stop`` may be called from a signal handler or another thread."""
 
     def __init__(self, settings: Settings, tracing: Tracing = OFF) -> None:
-        # Checked here, although the sender uses it: a malformed setting must stop the process at its start.
-        parse_networks(settings.webhook_allow_networks)
         self._settings = settings
         self._tracing = tracing
         self.metrics = DispatcherMetrics(tracing)
@@ -94,7 +89,10 @@ class Dispatcher:
         self._autoscaler = Autoscaler(self._db, settings, self.metrics)
         self._counter = QueueStats(self._db, on_interval=self._autoscaler.observe)
         self._due = PendingWork()
-        self._sender: WebhookSender | None = None
+        parts = parts_of_features("dispatcher", DispatcherPart)
+        context = DispatcherContext(self._db, settings, self.metrics, tracing)
+        self._features = [part.build(context) for part in parts]
+        self._probe = WorkProbe(self._db, {kind: query for part in parts for kind, query in part.probes.items()})
         self._look = Duty("look", LOOK_S, self.look)
         self.duties = DutyThreads([DutyGroup(duties, self._note_failure) for duties in self._duty_groups()])
         self.metrics.turn_age.set_function(lambda: max(self.heartbeat.age_s, self.duties.longest_s))
@@ -120,7 +118,7 @@ class Dispatcher:
             (Duty("answer_sharers", sweep_s, sweeper.answer_sharers, lambda: self._due.sharers),),
             (Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),),
             (Duty("advance_rollouts", ROLLOUT_S, self._rollout_keeper().turn),),
-            (Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),),
+            *(tuple(group) for work in self._features for group in work.duties),
         )
         begin(self.metrics.duty_failures, *(duty.name for group in groups for duty in group))
         return groups
@@ -178,15 +176,9 @@ class Dispatcher:
         """Let the duties run until stopped, or until the lead is lost. Raises Unavailable."""
         log.info("dispatcher.leading")
         self.metrics.leading.set(1)
-        self._sender = sender = WebhookSender(
-            self._db,
-            self._settings,
-            metrics=self.metrics,
-            look_every_s=_SENDER_LOOKS_S,
-            tracing=self._tracing,
-        )
         forgetting = RetentionThread(self._db, self._settings, partial(stream_log.forget, self._redis))
-        sender.start()
+        for work in self._features:
+            work.begin_leading()
         forgetting.start()
         self.duties.switch_on()
         try:
@@ -195,21 +187,22 @@ class Dispatcher:
                 lead.check()
         finally:
             self.duties.switch_off(_STOP_S)
-            self._sender = None
             self.metrics.leading.set(0)
             self.metrics.clear()
             forgetting.stop(_STOP_S)
-            sender.stop(_STOP_S)
+            for work in self._features:
+                work.clear()
+                work.end_leading(_STOP_S)
             log.info("dispatcher.stopped_leading")
 
     def look(self) -> None:
         """Ask Postgres which work is due: the only query while there is none."""
         # If the query fails, all duties run.
         self._due = PendingWork()
-        self._due = due = probe(self._db)
-        self._look.period_s = LOOK_S if due.jobs or due.deliveries else IDLE_LOOK_S
-        if due.deliveries and (sender := self._sender) is not None:
-            sender.notify_due()
+        self._due = due = self._probe.look()
+        self._look.period_s = LOOK_S if due.jobs or due.of_features else IDLE_LOOK_S
+        for work in self._features:
+            work.notice(due)
 
 
 def main() -> int:

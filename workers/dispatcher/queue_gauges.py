@@ -1,4 +1,4 @@
-"""The duty that measures for the metrics page: the queues, jobs of several steps that are stuck, due webhooks."""
+"""The duty that measures for the metrics page: the queues, jobs of several steps that are stuck."""
 
 from headrace.store.db.database import Database
 from headrace.store.db.presence import read_serving
@@ -6,7 +6,6 @@ from headrace.store.jobs.stuck_flows import count_stuck_flows
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.scheduling.backlog import read_backlog
 from headrace.store.scheduling.queue_ages import read_queue_ages
-from headrace.store.webhooks.outbox import oldest_due_s
 
 
 class QueueMeasurement:
@@ -28,4 +27,3 @@ class QueueMeasurement:
             num_tenants=self._num_tenants,
         )
         self._metrics.flows_stuck.set(count_stuck_flows(self._db))
-        self._metrics.webhook_due_age.set(oldest_due_s(self._db))

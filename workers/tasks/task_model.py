@@ -15,6 +15,7 @@ from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.registry.verification_report import GoldenAnswer
 from headrace.store.settings import Settings
 from headrace.store.streams.fencing import FencedLogs
+from headrace.store.tasks.task_spec import TaskSpec
 from headrace.workers.runs.attempt_spans import AttemptSpans
 from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import InFlightAttempts
@@ -109,3 +110,11 @@ class TaskModel(ABC):
 
 LoadModel: TypeAlias = Callable[[ModelVersion, Settings, ReadFile], TaskModel]
 """Loads a version's weights and files. Raises ModelLoadError."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPart:
+    """The ``PART`` of a feature's file ``model``: what loads the versions of its task."""
+
+    task: TaskSpec
+    load: LoadModel

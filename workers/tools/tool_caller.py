@@ -21,6 +21,7 @@ from headrace.models.engine.requests import EncodeRow
 from headrace.store.calls.mcp_client import McpRefused, McpStatus
 from headrace.store.calls.mcp_servers import McpServers
 from headrace.store.calls.mcp_stdio import CommandUnknown
+from headrace.store.calls.receiver_breaker import ReceiverBreaker
 from headrace.store.calls.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, CallTimedOut, GuardedClient
 from headrace.store.mcp_commands import Commands
 from headrace.store.payloads.tool_definition import Definition, HttpTool, McpServer
@@ -35,7 +36,6 @@ from headrace.workers.tools.tool_results import (
     read_mcp_result,
     read_reply,
 )
-from headrace.workers.webhooks.receiver_fairness import ReceiverBreaker
 
 log = structlog.get_logger(__name__)
 

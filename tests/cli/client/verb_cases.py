@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from headrace.store.schema.webhook_events import REGISTRY_EVENTS
+from headrace.store.schema.event_types import REGISTRY_EVENTS
 from tests.cli.client.api_objects import (
     APPROVAL,
     BOUND,

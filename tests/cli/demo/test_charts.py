@@ -16,7 +16,7 @@ from headrace.cli.demo import charts, demo, sampler
 from headrace.cli.demo.charts import Span
 from headrace.cli.demo.receiver import running_receiver
 from headrace.store.errors import Unavailable
-from headrace.store.tenants.webhook_secrets import new_secret
+from headrace.store.tenants.signing_secrets import new_secret
 from tests.refusals import Naming
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from headrace.cli.tree import app
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Forbidden, HeadraceError, InvalidRequest, NotFound, Unauthenticated
 from headrace.store.redis.key_notices import KEYS_CHANNEL

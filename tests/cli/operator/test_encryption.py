@@ -5,7 +5,10 @@ import redis
 from typer.testing import CliRunner
 
 from headrace.cli.tree import app
-from headrace.store.batches import batches
+from headrace.features.batches import batches
+from headrace.features.webhooks.endpoints import create_endpoint, rotate_secret
+from headrace.features.webhooks.outbox import take_due
+from headrace.features.webhooks.secrets import rotate_webhook_secret
 from headrace.store.calls.approvals import decide
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import new_key
@@ -25,10 +28,7 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
 from headrace.store.streams.stream_log import Frame, StreamPublisher
-from headrace.store.tenants.webhook_secrets import rotate_webhook_secret
 from headrace.store.tools import tools
-from headrace.store.webhooks.endpoints import create_endpoint, rotate_secret
-from headrace.store.webhooks.outbox import take_due
 from tests.store.making import QUEUE, MakeJob, ask_approval
 
 HANDED_BACK = Checkpoint(("said",), ((1,),), logprobs=((LogprobRow(1, -0.5),),))

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from headrace.cli.operator.limits import money
 from headrace.cli.tree import app
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError
 from headrace.store.settings import Settings

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from headrace.cli.tree import app
-from headrace.store.audit import audit
+from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.encryption.keyed_digests import Digests
 from headrace.store.errors import HeadraceError

@@ -8,7 +8,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from headrace.client import InvalidSignature, verify_webhook
-from headrace.store.tenants.webhook_secrets import new_secret
+from headrace.store.tenants.signing_secrets import new_secret
 
 SECRET, OTHER = new_secret(), new_secret()
 BODY = '{"id":"evt_1","object":"event","type":"job.succeeded","data":{"id":"job_1","name":"Zoë"}}'

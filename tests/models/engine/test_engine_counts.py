@@ -233,32 +233,6 @@ def test_only_outputs_that_came_to_their_end_are_learned_from() -> None:
     assert not engine.can_admit(4, 200, count=6)
 
 
-class Failing(Watched):
-    """Fails in every pass."""
-
-    def __init__(self) -> None:
-        super().__init__(num_blocks=400)
-        self.num_passes = 0
-
-    def _fail(self, plan: object) -> None:
-        self.num_passes += 1
-        raise ValueError("always")
-
-
-def test_a_step_has_so_many_passes_before_it_gives_up() -> None:
-    runner = Failing()
-    engine = engine_of(runner, max_slots=200)
-    futures = [engine.submit(ask(f"{n}", max_tokens=2)) for n in range(150)]
-    step(engine)
-    assert all(future.done() for future in futures)
-    few = Failing()
-    engine = engine_of(few, max_slots=200)
-    for n in range(32):
-        engine.submit(ask(f"{n}", max_tokens=2))
-    step(engine)
-    assert few.num_passes == 2 * 32 - 1 < MAX_PASSES <= runner.num_passes < 2 * MAX_PASSES
-
-
 def encoder_of(encoder: FakeEncoder, **config: Any) -> EncodeEngine:
     return EncodeEngine(encoder, EncodeConfig(**config), clock=config_clock)
 

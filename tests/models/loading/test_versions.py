@@ -15,7 +15,6 @@ from headrace.models.engine.requests import EncodeRow, EngineRequest, SamplingPa
 from headrace.models.engine.runner import Row, StepPlan
 from headrace.models.fakes.fake import FakeRunner
 from headrace.models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
-from headrace.models.fakes.fake_transcriber import FakeTranscriber
 from headrace.models.fakes.faults import FaultyEncoder
 from headrace.models.families import model_folder
 from headrace.models.families.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
@@ -50,7 +49,6 @@ SETTINGS = Settings(device="cpu", fake_step_ms=250, kv_pool_tokens=512)
         (lambda fake: load.load_classifier(fake, SETTINGS, FAKE_CLASSIFIER), FakeClassifier),
         (lambda fake: load.load_image_classifier(fake, SETTINGS, FAKE_IMAGES)[0], FakeImageClassifier),
         (lambda fake: load.load_image_encoder(fake, SETTINGS)[0], FakeEncoder),
-        (lambda fake: load.load_transcriber(fake, SETTINGS), FakeTranscriber),
     ],
 )
 def test_a_model_without_weights_takes_the_time_that_the_settings_say(
@@ -82,11 +80,6 @@ def test_a_generating_fake_takes_the_time_and_the_pool_that_the_settings_say(mon
         (
             "headrace.models.runners.classifier.classifier_for",
             lambda one: load.load_classifier(one, SETTINGS, FAKE_CLASSIFIER),
-            "bfloat16",
-        ),
-        (
-            "headrace.models.runners.transcriber.transcriber_for",
-            lambda one: load.load_transcriber(one, SETTINGS),
             "bfloat16",
         ),
         (

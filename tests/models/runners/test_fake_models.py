@@ -7,6 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace.features.predict.fake_tabular import FakeTabular
+from headrace.features.predict.feature_schema import EncodedRows
+from headrace.features.predict.inputs import FAKE as TABLE
+from headrace.features.recommend.fake_recommender import FakeRecommender
+from headrace.features.recommend.inputs import FAKE_ITEMS, RecommendQuery
+from headrace.features.transcribe.fake_transcriber import FakeTranscriber
+from headrace.features.transcribe.transcription import ChunkOptions, ChunkTranscript, TokenSegment
 from headrace.models.engine.requests import EncodeRow
 from headrace.models.fakes.fake import EOS, next_token
 from headrace.models.fakes.fake_encoder import (
@@ -17,16 +24,9 @@ from headrace.models.fakes.fake_encoder import (
     fake_scores,
     fake_vector,
 )
-from headrace.models.fakes.fake_recommender import FakeRecommender
-from headrace.models.fakes.fake_tabular import FakeTabular
-from headrace.models.fakes.fake_transcriber import FakeTranscriber
 from headrace.models.runners.image_rows import ImageRows
-from headrace.models.runners.transcription import ChunkOptions, ChunkTranscript, TokenSegment
-from headrace.prompts.tabular.feature_schema import EncodedRows
 from headrace.prompts.tasks.classify import FAKE as CLASSES
 from headrace.prompts.tasks.image_classify import FAKE as IMAGE_CLASSES
-from headrace.prompts.tasks.predict import FAKE as TABLE
-from headrace.prompts.tasks.recommend import FAKE_ITEMS, RecommendQuery
 from headrace.prompts.tasks.rerank import FAKE as RERANKING
 from headrace.prompts.tasks.token_classify import FAKE as TOKEN_CLASSES
 from tests.models.runners.making import floats, rows

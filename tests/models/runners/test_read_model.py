@@ -8,14 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from headrace.features.transcribe import torch_transcriber as transcriber
+from headrace.features.transcribe.torch_transcriber import transcriber_for
+from headrace.features.transcribe.transcription import ChunkOptions, ChunkTranscript, TokenSegment
 from headrace.models.engine.requests import EncodeRow
 from headrace.models.engine.runner import RunnerBroken
-from headrace.models.runners import encoder, transcriber
+from headrace.models.runners import encoder
 from headrace.models.runners.encoder import read_dense, read_model
 from headrace.models.runners.images import image_processor
 from headrace.models.runners.torch_runner import translate_torch_errors
-from headrace.models.runners.transcriber import transcriber_for
-from headrace.models.runners.transcription import ChunkOptions, ChunkTranscript, TokenSegment
 from headrace.prompts.tasks.embed import Dense
 from headrace.store.errors import ModelLoadError
 from headrace.store.settings import Settings

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
+from headrace.features.predict.dense_network import DenseNetwork
+from headrace.features.predict.inputs import Activation, Objective
+from headrace.features.predict.integrated_gradients import integrated_gradients
+from headrace.features.predict.torch_tabular import outputs_of
+from headrace.features.recommend.attribute_columns import AttributeColumns
+from headrace.features.recommend.items import Item, Items
+from headrace.features.recommend.task import AttributeCondition
+from headrace.features.transcribe.transcription import ChunkTranscript, TokenSegment
 from headrace.models.engine.requests import EncodeRow
-from headrace.models.runners.attribute_columns import AttributeColumns
 from headrace.models.runners.classifier import TorchClassifier
-from headrace.models.runners.dense_network import DenseNetwork
 from headrace.models.runners.encoder import TorchEncoder, float32_bytes, padded
 from headrace.models.runners.image_rows import ImageRows, by_shape, dimensions_of, pixels_of
 from headrace.models.runners.images import TorchImageClassifier, TorchImageEncoder
-from headrace.models.runners.integrated_gradients import integrated_gradients
-from headrace.models.runners.tabular import outputs_of
-from headrace.models.runners.transcription import ChunkTranscript, TokenSegment
 from headrace.prompts.encoders.classifier_folder import Activation as Scores
 from headrace.prompts.encoders.classifier_folder import ClassifierSettings, Head
-from headrace.prompts.tabular.items import Item, Items
 from headrace.prompts.tasks.embed import Embedder, Pooling
-from headrace.prompts.tasks.predict import Activation, Objective
 from headrace.prompts.vision.image_folder import ImageClassifierSettings
-from headrace.store.tasks.recommend import AttributeCondition
 from tests.models.runners.making import CPU, floats, rows
 
 

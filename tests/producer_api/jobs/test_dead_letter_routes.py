@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from headrace.store.jobs.claims import claim

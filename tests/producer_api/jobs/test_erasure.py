@@ -4,7 +4,7 @@ import httpx2
 import redis
 from sqlalchemy import text
 
-from headrace.store.audit import audit
+from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.files.blob_storage import open_blobs
 from headrace.store.files.files import remove_unreferenced

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from headrace.producer_api.pipelines.pipeline_jobs import reader_of
-from headrace.store.audit import audit
+from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.tenants import api_keys
 from tests.producer_api.calling import error_of, num_jobs

@@ -25,9 +25,9 @@ from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.rollouts.changes import NewRollout, start
 from headrace.store.rollouts.rollouts import Step
 from headrace.store.tasks.generate import GeneratePayload, GenerateRequest
+from tests.features.batches.test_batch_routes import line, make, read, wait_for
 from tests.png import png, url_of
 from tests.processes import wait_for as wait_until
-from tests.producer_api.batches.test_batch_routes import line, make, read, wait_for
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from headrace.features.transcribe.transcript_answer import TranscriptAnswer
 from headrace.producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
 from headrace.producer_api.openai.choices_answer import answer_to
 from headrace.producer_api.openai.completion_answer import CompletionAnswer
-from headrace.producer_api.openai.transcript_answer import TranscriptAnswer
 from headrace.producer_api.openai.turns_answer import TurnsChatAnswer
 from headrace.producer_api.server.errors import JobUnanswered
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall

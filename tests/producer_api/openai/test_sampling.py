@@ -13,7 +13,7 @@ from headrace.store.jobs import jobs
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry import models
 from headrace.store.registry.models import ModelVersion
-from tests.producer_api.batches.test_batch_routes import make, wait_for
+from tests.features.batches.test_batch_routes import make, wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
 

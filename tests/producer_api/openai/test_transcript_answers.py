@@ -1,6 +1,6 @@
 """Transcripts as clients see them, in each format. No server."""
 
-from headrace.producer_api.openai.transcript_answer import TranscriptAnswer, as_text
+from headrace.features.transcribe.transcript_answer import TranscriptAnswer, as_text
 from headrace.store.jobs.jobs import Job
 from tests.producer_api.answered_jobs import ended, job_of
 

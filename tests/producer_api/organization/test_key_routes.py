@@ -8,9 +8,9 @@ import pytest
 from openai import OpenAI
 from structlog.testing import capture_logs
 
+from headrace.features.batches import batch_round_robin
 from headrace.producer_api.access import auth
-from headrace.producer_api.batches import batch_round_robin
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings

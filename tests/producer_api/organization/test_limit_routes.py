@@ -7,7 +7,7 @@ import pytest
 import redis
 from openai import OpenAI, RateLimitError
 
-from headrace.store.audit import audit
+from headrace.store import audit_log as audit
 from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.settings import Settings

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from headrace.features.audit.views import entry_id, event_page
 from headrace.producer_api.organization import usage_views
-from headrace.producer_api.organization.audit_views import entry_id, event_page
 from headrace.producer_api.organization.key_views import (
     KeyPatch,
     KeyRequest,
@@ -22,7 +22,7 @@ from headrace.producer_api.organization.key_views import (
 from headrace.producer_api.organization.limit_routes import LimitValues
 from headrace.producer_api.organization.retention_routes import RetentionValues
 from headrace.producer_api.organization.usage_routes import UsageQuery, Width
-from headrace.store.audit.audit import AuditEntry
+from headrace.store.audit_log import AuditEntry
 from headrace.store.errors import InvalidRequest
 from headrace.store.retention.retention import LONGEST_S
 from headrace.store.tenants.api_key_admin import ApiKey, IssuedKey, Unchanged

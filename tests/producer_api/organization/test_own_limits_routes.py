@@ -7,8 +7,8 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from headrace.producer_api.organization.audit_views import entry_id
-from headrace.store.audit import audit
+from headrace.features.audit.views import entry_id
+from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.retention.retention import Retention, set_retention
 from headrace.store.tenants import api_keys

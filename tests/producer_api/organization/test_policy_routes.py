@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.submission.input_policy import KEEP_S, ActivePolicies
-from headrace.store.audit import audit
+from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs import jobs

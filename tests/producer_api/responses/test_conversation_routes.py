@@ -10,7 +10,7 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
-from headrace.store.audit import audit
+from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import new_key
 from headrace.store.jobs import conversations

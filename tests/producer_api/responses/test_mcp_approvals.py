@@ -13,7 +13,7 @@ from openai.types.responses.response_output_item import McpApprovalRequest
 from headrace.producer_api.responses.mcp_approvals import ASKED, answered_calls, merged_rule
 from headrace.producer_api.responses.mcp_tools import CalledTools
 from headrace.producer_api.responses.response_request import ResponseRequest
-from headrace.store.audit import audit
+from headrace.store import audit_log as audit
 from headrace.store.calls.approvals import verdict_of
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound

@@ -24,11 +24,11 @@ from headrace.store.registry.models import ModelVersion, register_version
 from headrace.store.settings import Settings
 from headrace.store.tasks.registry import TASKS
 from headrace.store.tenants import api_keys
+from tests.features.transcribe.signals import audio_file, tone
 from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
-from tests.prompts.audio.signals import audio_file, tone
 from tests.refusals import Naming
 from tests.roles import ROLE_PASSWORD
 

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.producer_api.http import middleware
 from headrace.producer_api.server.http_server import BoundedHttp
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings

@@ -14,9 +14,9 @@ from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion
 from headrace.store.retention.purge import Scope, purge_step
 from headrace.store.settings import Settings
+from tests.features.batches.test_batch_routes import line, make, read
+from tests.features.batches.test_batch_routes import wait_for as wait_for_batch
 from tests.processes import wait_for
-from tests.producer_api.batches.test_batch_routes import line, make, read
-from tests.producer_api.batches.test_batch_routes import wait_for as wait_for_batch
 from tests.producer_api.calling import num_jobs, parse, state_of, streaming
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving

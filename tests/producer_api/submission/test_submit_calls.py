@@ -1,8 +1,6 @@
 """A submission from the request to the receipt, with the reads before it, without services."""
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +9,7 @@ import pytest
 
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.producer_api.access.rate_limits import begin_headers
-from headrace.producer_api.submission import audio_files, pipelines, template_filling, vault_before
-from headrace.producer_api.submission.audio_files import AudioFiles
+from headrace.producer_api.submission import pipelines, template_filling, vault_before
 from headrace.producer_api.submission.draft_job import Receipt
 from headrace.producer_api.submission.pipelines import from_pipeline
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
@@ -35,7 +32,6 @@ from headrace.store.registry.prompt_templates import Kind, PromptVersion
 from headrace.store.rollouts.rollouts import RolloutMode
 from headrace.store.schema.cache_results import CacheResult
 from headrace.store.tasks.flow import FlowStepBody, PipelineRequest
-from headrace.store.tasks.transcribe import TranscribeRequest
 from tests.producer_api.submission.making import refused
 from tests.producer_api.submission.test_making_jobs import (
     AT,
@@ -174,47 +170,6 @@ async def test_the_answer_says_what_the_cache_did(monkeypatch: pytest.MonkeyPatc
 
 
 # The reads before a submission.
-
-
-def test_audio_is_a_file_of_the_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
-    bounds: list[Any] = []
-
-    def get(_db: object, tenant_id: str, file_id: str) -> Any:
-        if (tenant_id, file_id) != ("acme", "file_1"):
-            raise NotFound(f"no file {file_id}")
-        return SimpleNamespace(digest="d")
-
-    def inspect(content: io.BytesIO, given: Any, param: str) -> Any:
-        bounds.append((content.read(), given, param))
-        return SimpleNamespace(num_frames=16_000, rate=16_000, seconds=1.00049)
-
-    @contextmanager
-    def opened(digest: str) -> Iterator[io.BytesIO]:
-        yield io.BytesIO(digest.encode())
-
-    monkeypatch.setattr(audio_files, "files", SimpleNamespace(get=get))
-    monkeypatch.setattr(audio_files, "inspect", inspect)
-    nothing: Any = None
-    found = AudioFiles(SETTINGS, nothing, stand_in(open=opened))
-    asked = TranscribeRequest.model_validate({"task": "transcribe", "model": "ears", "input": {"file_id": "file_1"}})
-    read = found.read("acme", asked)
-    assert read.audio is not None
-    assert (read.audio.content, read.audio.num_frames, read.audio.rate, read.audio.seconds) == (
-        "d",
-        16_000,
-        16_000,
-        1.0,
-    )
-    ((content, given, param),) = bounds
-    assert (content, param) == (b"d", "input.file_id")
-    assert (given.most_s, given.most_channels, given.least_hz, given.most_hz) == (
-        SETTINGS.max_audio_s,
-        SETTINGS.max_audio_channels,
-        SETTINGS.min_audio_hz,
-        SETTINGS.max_audio_hz,
-    )
-    assert (found.is_needed(asked), found.is_needed(read), found.is_needed(request())) == (True, False, False)
-    assert refused(found.read, "globex", asked) == (NotFound, "no file file_1", "input.file_id")
 
 
 def test_placeholders_are_those_of_the_response_or_conversation_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,14 +321,13 @@ def test_a_short_text_is_neither_cut_nor_tokenized(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("headrace.producer_api.submission.prompt_preparation.TASK_INPUTS", {"generate": Inputs()})
     nothing: Any = None
     serving = stand_in(serving=lambda queue: stand_in(capacity=100))
-    audio = stand_in(is_needed=lambda asked: asked.user == "deaf")
-    preparation = PromptPreparation(nothing, serving, audio)
+    preparation = PromptPreparation(nothing, serving, SETTINGS, nothing, nothing)
     around = len(request(input={"prompt": "x"}).model_dump_json(include={"input"})) - 1
     fits, over = (request(input={"prompt": "x" * (400 - around + more)}) for more in (0, 1))
     assert preparation.cut_to_length(fits, VERSION) is fits
     assert (preparation.cut_to_length(over, VERSION), cut) == ("shorter", [100])
-    wider = PromptPreparation(nothing, stand_in(serving=lambda queue: None), audio)
+    wider = PromptPreparation(nothing, stand_in(serving=lambda queue: None), SETTINGS, nothing, nothing)
     assert (wider.cut_to_length(request(input={"prompt": "x" * 4000}), VERSION), cut[-1]) == ("shorter", 512)
     short = request(input={"prompt": "x" * 1000})
     assert wider.cut_to_length(short, VERSION) is short
-    assert (wider.is_quick(request(), VERSION), wider.is_quick(request(user="deaf"), VERSION)) == (True, False)
+    assert wider.is_quick(request(), VERSION)

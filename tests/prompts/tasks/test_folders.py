@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from headrace.prompts.audio import transcriber_folder
-from headrace.prompts.audio.transcriber_folder import TranscriberSettings
+from headrace.features.transcribe import transcriber_folder
+from headrace.features.transcribe.transcriber_folder import TranscriberSettings
 from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head
 from headrace.prompts.tasks import classify, embed, image_classify, token_classify
 from headrace.prompts.tasks.embed import Embedder

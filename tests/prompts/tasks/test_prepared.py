@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from headrace.prompts.audio.transcriber_folder import FAKE as TRANSCRIBER
+from headrace.features.predict.inputs import FAKE as TABULAR
+from headrace.features.recommend.inputs import FAKE as RECOMMENDER
+from headrace.features.transcribe.transcriber_folder import FAKE as TRANSCRIBER
 from headrace.prompts.chat_server import ChatServer
 from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings
 from headrace.prompts.encoders.encoder_inputs import cuts_of, fit_texts
@@ -15,8 +17,6 @@ from headrace.prompts.tasks.classify import FAKE as CLASSIFIER
 from headrace.prompts.tasks.embed import FAKE as EMBEDDER
 from headrace.prompts.tasks.embed import passage_prompt, passage_window, query_prompt_name
 from headrace.prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
-from headrace.prompts.tasks.predict import FAKE as TABULAR
-from headrace.prompts.tasks.recommend import FAKE as RECOMMENDER
 from headrace.prompts.tasks.registry import TASK_INPUTS, inputs_of_folder
 from headrace.prompts.tasks.rerank import FAKE as RERANKER
 from headrace.prompts.tasks.task_inputs import Prepared

@@ -5,21 +5,21 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from headrace.prompts.audio.transcriber_folder import FAKE as TRANSCRIBER
+from headrace.features.predict.inputs import FAKE as TABULAR
+from headrace.features.recommend.inputs import FAKE_ITEMS, RecommenderConfig, query_of
+from headrace.features.transcribe.task import AudioSource, TranscribePayload, TranscribeRequest
+from headrace.features.transcribe.transcriber_folder import FAKE as TRANSCRIBER
 from headrace.prompts.chat_server import ChatServer
 from headrace.prompts.reasoning import ReasoningSupport, find_support
 from headrace.prompts.tasks.classify import FAKE as CLASSIFIER
 from headrace.prompts.tasks.embed import FAKE as EMBEDDER
 from headrace.prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
-from headrace.prompts.tasks.predict import FAKE as TABULAR
-from headrace.prompts.tasks.recommend import FAKE_ITEMS, RecommenderConfig, query_of
 from headrace.prompts.tasks.registry import TASK_INPUTS
 from headrace.prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.reasoning import ReasoningFormat
 from headrace.store.tasks.registry import TASKS
-from headrace.store.tasks.transcribe import AudioSource, TranscribePayload, TranscribeRequest
 from tests.png import png, url_of
 from tests.prompts.tasks.test_prepared import Model, prepared, refused
 from tests.refusals import Naming

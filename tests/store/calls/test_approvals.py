@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.webhooks import endpoints
 from headrace.store.calls.approvals import (
     Approval,
     ApprovalState,
@@ -29,7 +30,6 @@ from headrace.store.jobs.stuck_flows import count_stuck_flows
 from headrace.store.jobs.sweeps import expire_overdue
 from headrace.store.retention.erasure import purge_job
 from headrace.store.settings import Settings
-from headrace.store.webhooks import endpoints
 from tests.processes import StartProcess, python
 from tests.roles import role_url
 from tests.store.jobs.test_flows import Flow, ended

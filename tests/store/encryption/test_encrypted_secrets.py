@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from headrace.features.webhooks.endpoints import create_endpoint, list_endpoints, rotate_secret
+from headrace.features.webhooks.outbox import Delivery, take_due
+from headrace.features.webhooks.secrets import get_webhook_secret, rotate_webhook_secret
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import Vault, new_key, parse_keys
 from headrace.store.errors import CannotOpen
 from headrace.store.jobs.jobs import request_cancel
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import create_tenant
-from headrace.store.tenants.webhook_secrets import get_webhook_secret, rotate_webhook_secret
-from headrace.store.webhooks.endpoints import create_endpoint, list_endpoints, rotate_secret
-from headrace.store.webhooks.outbox import Delivery, take_due
 from tests.store.making import AcceptOne, Query
 
 KEYS = parse_keys(f"k:{new_key()}", "keys")

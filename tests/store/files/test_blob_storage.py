@@ -10,8 +10,8 @@ import fsspec
 import pytest
 from sqlalchemy import text
 
-from headrace.store.batches import batches
-from headrace.store.batches.batches import NewBatch
+from headrace.features.batches import batches
+from headrace.features.batches.batches import NewBatch
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import Vault
 from headrace.store.errors import NotFound, SettingsError, Unavailable

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from headrace.store.audit.audit import list_entries
-from headrace.store.batches.batch_steps import fail
-from headrace.store.batches.batches import NewBatch, create, get
+from headrace.features.batches.batch_steps import fail
+from headrace.features.batches.batches import NewBatch, create, get
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFound, QuotaExceeded, Unavailable
 from headrace.store.files import files, uploads

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.calls.approvals import ApprovalState, list_approvals, verdict_of
 from headrace.store.db.database import Database
 from headrace.store.db.group_commit import isolated

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.db.database import Database
 from headrace.store.db.presence import beat_worker
 from headrace.store.encryption.vault import Vault
@@ -41,7 +42,6 @@ from headrace.store.retention.erasure import erase
 from headrace.store.schema.cache_results import CacheResult
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Checkpoint
-from headrace.store.webhooks.endpoints import create_endpoint
 from tests.processes import wait_for
 from tests.refusals import Naming
 from tests.store.making import CHAIN, JOIN, QUEUE, AcceptOne, MakeJob, Query, new_flow

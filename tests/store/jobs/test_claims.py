@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.db.database import Database
 from headrace.store.db.presence import GONE_AFTER_S, beat_worker
 from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release, renew, still_running
@@ -13,7 +14,6 @@ from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass, WebhookSpec
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
-from headrace.store.webhooks.endpoints import create_endpoint
 from tests.store.making import QUEUE, AcceptOne, Query
 
 

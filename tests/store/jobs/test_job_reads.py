@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import Vault
 from headrace.store.errors import CannotOpen, Conflict, Gone, HeadraceError, InvalidRequest, NotFound

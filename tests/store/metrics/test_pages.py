@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+from headrace.features.webhooks.metrics import WebhookMetrics
 from headrace.store.hosts.host_reports import HostPlace, HostReport, PlaceState
 from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement, largest
@@ -87,7 +88,6 @@ def test_the_page_of_a_dispatcher() -> None:
     page = metrics.render()
     for name, label, values in (
         ("headrace_leases_expired", "outcome", ("requeued", "failed", "cancelled")),
-        ("headrace_webhook_attempts", "outcome", ("delivered", "refused", "unanswered")),
         ("headrace_rollout_transitions", "action", ("advanced", "promoted", "aborted", "rolled_back")),
     ):
         assert began(page, f"{name}_total") == [f'{label}="{value}"' for value in values]
@@ -102,7 +102,6 @@ def test_the_page_of_a_dispatcher() -> None:
     metrics.show_rollouts([paused])
     metrics.show_judgements([Judgement("tiny", "default", 12.5, 3)])
     metrics.flows_stuck.set(2)
-    metrics.webhook_due_age.set(7)
     measured = {
         'headrace_queue_backlog_tokens{class="standard",queue="tiny@1"}': 140,
         'headrace_queue_backlog_tokens{class="batch",queue="tiny@2"}': 30,
@@ -117,7 +116,6 @@ def test_the_page_of_a_dispatcher() -> None:
         'headrace_rollout_overdue_seconds{alias="default",model="tiny"}': 12.5,
         'headrace_rollout_undecided_checks{alias="default",model="tiny"}': 3,
         "headrace_flows_stuck": 2,
-        "headrace_webhook_oldest_due_seconds": 7,
     }
     assert series(metrics.render()).items() >= measured.items()
     assert series(metrics.render(), zeros=True)['headrace_queue_workers{queue="tiny@2"}'] == 0, "none serves it"
@@ -231,10 +229,12 @@ def pages() -> dict[str, str]:
     worker = WorkerMetrics(Served("tiny", "1", "generate"))
     stats = SimpleNamespace(**dict.fromkeys([*ENGINE_GAUGES, *ENGINE_COUNTERS], 1))
     worker.add_engine(lambda: stats, SimpleNamespace(num_published=1, num_dropped=1), lambda: 1)
+    dispatcher = DispatcherMetrics()
+    WebhookMetrics(dispatcher.registry)
     found: dict[str, Any] = {
         "API": ApiMetrics(),
         "Worker": worker,
-        "Dispatcher": DispatcherMetrics(),
+        "Dispatcher": dispatcher,
         "Model host": HostMetrics(),
     }
     return {name: (one.render(None) if name == "API" else one.render()).decode() for name, one in found.items()}

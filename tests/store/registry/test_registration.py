@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest
 from headrace.store.payloads.conversation import ChatMessage

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.registry.quality_bounds import keep_report, read_bound, set_bound

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.encryption.keyed_digests import Digests
 from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.store.batches.batch_steps import (
+from headrace.features.batches.batch_steps import (
     ParsedLine,
     ResultFiles,
     add_lines,
@@ -14,10 +14,10 @@ from headrace.store.batches.batch_steps import (
     finalize,
     start,
 )
-from headrace.store.batches.batch_steps import end as end_batch
-from headrace.store.batches.batches import NewBatch
-from headrace.store.batches.batches import create as create_batch
-from headrace.store.batches.batches import get as get_batch
+from headrace.features.batches.batch_steps import end as end_batch
+from headrace.features.batches.batches import NewBatch
+from headrace.features.batches.batches import create as create_batch
+from headrace.features.batches.batches import get as get_batch
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
 from headrace.store.files import files, uploads

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, PreconditionFailed

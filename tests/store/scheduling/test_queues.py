@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import NotFound
 from headrace.store.jobs.claims import Release, claim, release

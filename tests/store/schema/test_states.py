@@ -5,9 +5,7 @@ import pytest
 from headrace.store.errors import InvalidRequest
 from headrace.store.schema.batch_states import NEXT, BatchStatus
 from headrace.store.schema.cache_results import UNSERVED_QUEUE, CacheResult
-from headrace.store.schema.job_states import FLOW_TASK, TRANSITIONS, JobState
-from headrace.store.schema.version_states import VersionState
-from headrace.store.schema.webhook_events import (
+from headrace.store.schema.event_types import (
     APPROVAL_REQUIRED,
     ENDPOINT_DISABLED,
     EVENT_TYPES,
@@ -18,6 +16,8 @@ from headrace.store.schema.webhook_events import (
     TEST,
     check_events,
 )
+from headrace.store.schema.job_states import FLOW_TASK, TRANSITIONS, JobState
+from headrace.store.schema.version_states import VersionState
 from tests.refusals import Naming
 
 

@@ -5,6 +5,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from headrace.features.predict.task import EXPLAINED_COST, Prediction, PredictPayload
+from headrace.features.recommend.task import (
+    ItemFilter,
+    RecommendedItem,
+    RecommendOutput,
+    RecommendPayload,
+    RecommendRequest,
+)
+from headrace.features.transcribe.task import AudioSource, TranscribeOutput, TranscribeRequest
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
 from headrace.store.payloads.truncation import Truncated, Truncation
 from headrace.store.tasks.call_tool import CALL_TOOL, ToolCallInput, ToolCallOutput, error_text
@@ -21,19 +30,10 @@ from headrace.store.tasks.generate import (
 )
 from headrace.store.tasks.image_classify import ImageClassifyPayload
 from headrace.store.tasks.image_zero_shot import ImageZeroShotInput, ImageZeroShotPayload
-from headrace.store.tasks.predict import EXPLAINED_COST, Prediction, PredictPayload
-from headrace.store.tasks.recommend import (
-    ItemFilter,
-    RecommendedItem,
-    RecommendOutput,
-    RecommendPayload,
-    RecommendRequest,
-)
 from headrace.store.tasks.registry import TASKS
 from headrace.store.tasks.rerank import RerankPayload
 from headrace.store.tasks.score import ScoreInput, ScorePayload
 from headrace.store.tasks.token_classify import Entity, TokenClassifyPayload
-from headrace.store.tasks.transcribe import AudioSource, TranscribeOutput, TranscribeRequest
 from headrace.store.tasks.turn_form import form_of
 from tests.refusals import Naming
 from tests.store.tasks.making import AT_LEAST, AT_MOST, CHAT, IMAGE, NAMED, REQUEST, SOURCES, TOOL, read, refused

@@ -5,7 +5,7 @@ from threading import Barrier
 import pytest
 from sqlalchemy import text
 
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from headrace.store.tenants import api_key_admin

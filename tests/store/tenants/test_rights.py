@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from headrace.store.audit.audit import hash_of, list_entries
+from headrace.features.webhooks.secrets import rotate_webhook_secret
+from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from headrace.store.tenants import api_key_admin, tenants
@@ -24,7 +25,6 @@ from headrace.store.tenants.api_keys import (
     principal_of,
     principal_of_key,
 )
-from headrace.store.tenants.webhook_secrets import rotate_webhook_secret
 from tests.refusals import Naming, refusal
 from tests.store.making import Query
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, InvalidRequest, NotFound, QuotaExceeded, RateLimited
 from headrace.store.registry.models import register_version

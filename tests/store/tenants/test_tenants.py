@@ -1,6 +1,6 @@
 """Tenants that are disabled and enabled beside others."""
 
-from headrace.store.audit.audit import list_entries
+from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.tenants import api_key_admin, tenants
 from headrace.store.tenants.api_keys import authenticate, create_key

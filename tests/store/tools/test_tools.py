@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.store.audit.audit import hash_of, list_entries
+from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFound
 from headrace.store.payloads.tool_definition import Definition, read_definition

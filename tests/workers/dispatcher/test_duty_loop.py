@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -37,41 +38,42 @@ def make() -> Iterator[Callable[..., Dispatcher]]:
         one.close()
 
 
-def test_a_duty_is_needed_only_if_a_look_found_its_work(
-    make: Callable[..., Dispatcher], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass
+class Probe:
+    """Plays the probe of the work."""
+
+    due: PendingWork | None = None
+
+    def look(self) -> PendingWork:
+        if self.due is None:
+            raise Unavailable("away")
+        return self.due
+
+
+def test_a_duty_is_needed_only_if_a_look_found_its_work(make: Callable[..., Dispatcher]) -> None:
     one, duty_for = make(), {"jobs": "top_up", "changes": "count_queued", "sharers": "answer_sharers"}
+    one._probe = probe = Probe()
     for kind, name in duty_for.items():
-        due = PendingWork(**{**dict.fromkeys((*duty_for, "deliveries"), False), kind: True})
-        monkeypatch.setattr(module, "probe", lambda _db, due=due: due)
+        probe.due = PendingWork(**{**dict.fromkeys(duty_for, False), kind: True}, of_features=frozenset())
         one.look()
         needed = {duty.name for duty in duties_of(one) if duty.is_needed()}
         assert needed & {*duty_for.values()} == {name}
 
 
-def test_a_look_sets_how_soon_the_next_one_comes_and_wakes_the_sender(
-    make: Callable[..., Dispatcher], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_look_sets_how_soon_the_next_one_comes(make: Callable[..., Dispatcher]) -> None:
     one = make()
+    one._probe = probe = Probe()
     (look,) = [duty for duty in duties_of(one) if duty.name == "look"]
-    told: list[str] = []
-    one._sender = type("Sender", (), {"notify_due": lambda _self: told.append("due")})()
     periods = []
-    for jobs, deliveries in ((False, False), (True, False), (False, True)):
-        due = PendingWork(jobs=jobs, changes=False, sharers=False, deliveries=deliveries)
-        monkeypatch.setattr(module, "probe", lambda _db, due=due: due)
+    for jobs, due in ((False, ()), (True, ()), (False, ("deliveries",))):
+        probe.due = PendingWork(jobs=jobs, changes=False, sharers=False, of_features=frozenset(due))
         one.look()
         periods.append(look.period_s)
-    assert (periods, told) == ([0.25, 0.1, 0.1], ["due"])
-
-    def away(_db: Any) -> PendingWork:
-        raise Unavailable("away")
-
-    monkeypatch.setattr(module, "probe", away)
+    assert periods == [0.25, 0.1, 0.1]
+    probe.due = None
     with pytest.raises(Unavailable):
         one.look()
     assert all(duty.is_needed() for duty in duties_of(one) if duty.name in ("top_up", "count_queued", "answer_sharers"))
-    one._sender = None
 
 
 class Clock:

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from headrace.features.transcribe.fake_transcriber import FakeTranscriber
+from headrace.features.transcribe.model import TranscribeModel
+from headrace.features.transcribe.transcriber_folder import FAKE
+from headrace.features.transcribe.transcription import ChunkOptions
 from headrace.models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
-from headrace.models.fakes.fake_transcriber import FakeTranscriber
-from headrace.models.runners.transcription import ChunkOptions
-from headrace.prompts.audio.transcriber_folder import FAKE
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.files.blob_storage import open_blobs
 from headrace.store.jobs.claims import Claim, Finish
@@ -32,7 +33,6 @@ from headrace.workers.runs.outcome import Retry
 from headrace.workers.tasks.encoding import EncodeJob, EncodeWork, completed, new_call_engine
 from headrace.workers.tasks.self_test import run_all
 from headrace.workers.tasks.task_model import quiet_setup
-from headrace.workers.tasks.transcribe import TranscribeModel
 from tests.processes import wait_for
 from tests.workers.conftest import StartWorker
 from tests.workers.engine_stub import EngineStub

@@ -6,22 +6,24 @@ from typing import Any
 
 import pytest
 
+from headrace.features.predict import inputs as predict
+from headrace.features.predict.inputs import TabularConfig
+from headrace.features.predict.model import PredictModel
+from headrace.features.predict.task import EXPLAINED_COST
+from headrace.features.recommend import inputs as recommend
+from headrace.features.recommend.model import RecommendModel
 from headrace.models.runners.image_rows import ImageRows
 from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings
-from headrace.prompts.tasks import classify, image_classify, predict, recommend, rerank
+from headrace.prompts.tasks import classify, image_classify, rerank
 from headrace.prompts.tasks.embed import Embedder
-from headrace.prompts.tasks.predict import TabularConfig
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.image_input import FailedImage
-from headrace.store.tasks.predict import EXPLAINED_COST
 from headrace.workers.images.image_reader import ReadImages
 from headrace.workers.tasks.classify import ClassifyModel, best_labels
 from headrace.workers.tasks.embed import EmbedModel
 from headrace.workers.tasks.image_classify import ImageClassifyModel
 from headrace.workers.tasks.image_zero_shot import read_candidates
-from headrace.workers.tasks.predict import PredictModel
-from headrace.workers.tasks.recommend import RecommendModel
 from headrace.workers.tasks.rerank import RerankModel
 from headrace.workers.tasks.score import read_pairs, read_texts
 

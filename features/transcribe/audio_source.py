@@ -1,0 +1,39 @@
+"""The audio of a transcription: a tenant's file, whose header is read before a job is made of it."""
+
+from headrace.features.transcribe.audio_file import AudioBounds, inspect
+from headrace.features.transcribe.task import AudioSource, TranscribeRequest
+from headrace.prompts.tasks.task_inputs import TenantFiles
+from headrace.store.errors import NotFound
+from headrace.store.files import files
+from headrace.store.files.blob_storage import Blobs
+from headrace.store.files.files import File
+from headrace.store.settings import Settings
+
+_FILE_ID = "input.file_id"
+
+
+def with_audio(request: TranscribeRequest, of_tenant: TenantFiles) -> TranscribeRequest:
+    """Return the request with what its file holds. Blocks.
+
+    Raises NotFound if the tenant has no such file, InvalidRequest if it is not accepted, Unavailable.
+    """
+    if request.audio is not None:
+        return request
+    try:
+        file = files.get(of_tenant.db, of_tenant.tenant_id, request.input.file_id)
+    except NotFound as error:
+        error.param = _FILE_ID
+        raise
+    return request.with_audio(audio_of(file, of_tenant.blobs, of_tenant.settings, _FILE_ID))
+
+
+def audio_of(file: File, blobs: Blobs, settings: Settings, param: str) -> AudioSource:
+    """Return what a file holds. Blocks. Raises InvalidRequest with ``param`` if it is not accepted, Unavailable."""
+    bounds = AudioBounds(
+        settings.max_audio_s, settings.max_audio_channels, settings.min_audio_hz, settings.max_audio_hz
+    )
+    with blobs.open(file.digest) as content:
+        found = inspect(content, bounds, param)
+    return AudioSource(
+        content=file.digest, num_frames=found.num_frames, rate=found.rate, seconds=round(found.seconds, 3)
+    )

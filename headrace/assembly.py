@@ -1,0 +1,49 @@
+"""The one list of features, and how each process finds the parts that they bring.
+
+A feature is a folder ``features/NAME``. Its file for a kind of part defines ``PART``, of the type that the core
+declares for this kind; a file that is absent brings nothing. Each process imports only the kinds that it runs.
+
+    tables       tables of the database: importing the file adds them
+    task         ``store.tasks.task_spec``: the description of a task
+    inputs       ``prompts.tasks.task_inputs``: how its requests become the model's input
+    model        ``workers.tasks.task_model``: what loads its models, and may import torch
+    task_routes  ``producer_api.tasks.task_routes``: its URLs, and how a batch reads them
+    api          ``producer_api.api_part``: other routes
+    dispatcher   ``workers.dispatcher.dispatcher_part``: duties, probes, what runs while a dispatcher leads
+    verbs        ``cli.groups``: commands
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TypeVar
+
+FEATURES = (
+    "anthropic",
+    "audit",
+    "batches",
+    "console",
+    "webhooks",
+    "predict",
+    "recommend",
+    "transcribe",
+)
+"""Every feature, in the order in which their parts run."""
+
+Part = TypeVar("Part")
+
+
+def parts(kind: str, of: type[Part]) -> list[Part]:
+    """Return the parts of a kind, in the order of ``FEATURES``. Raises TypeError for one that is not of the type."""
+    found = []
+    for name in with_part(kind):
+        part = import_module(name).PART
+        if not isinstance(part, of):
+            raise TypeError(f"{name}.PART is no {of.__name__}")
+        found.append(part)
+    return found
+
+
+def with_part(kind: str) -> list[str]:
+    """Return the modules of this kind of part."""
+    modules = (f"headrace.features.{feature}.{kind}" for feature in FEATURES)
+    return [module for module in modules if find_spec(module) is not None]

@@ -1,2 +1,0 @@
-"""Anthropic's Messages API on ordinary jobs: requests, answers whole and streamed, token counts. Its batches are in
-``producer_api.batches``, the shape of its errors in ``producer_api.server.anthropic_errors``."""

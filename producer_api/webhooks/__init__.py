@@ -1,3 +1,0 @@
-"""Routes and models of webhook endpoints and deliveries.
-
-``workers.webhooks`` sends the deliveries."""

@@ -1,0 +1,18 @@
+"""Secrets that sign what is sent to a tenant: each tenant gets one when it is created."""
+
+import base64
+import secrets
+
+from headrace.store.encryption.vault import EncryptionContext
+
+
+def new_secret() -> str:
+    """Return a new signing secret in the form of Standard Webhooks 1.0.0. 48 bytes need no padding in base64."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(48)).decode()
+
+
+def secret_context(tenant_id: str, endpoint_id: str | None = None) -> EncryptionContext:
+    """Return the encryption context of the secrets of an endpoint, or of the tenant."""
+    if endpoint_id is None:
+        return EncryptionContext(tenant_id, "webhook_secrets", "secret", tenant_id)
+    return EncryptionContext(tenant_id, "webhook_endpoints", "secret", endpoint_id)

@@ -1,3 +1,0 @@
-"""Webhooks in the database: endpoints, the outbox of deliveries, the delivery log, and redelivery.
-
-``workers.webhooks`` makes the HTTP calls."""
