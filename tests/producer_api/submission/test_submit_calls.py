@@ -15,14 +15,8 @@ from headrace.producer_api.submission.pipelines import from_pipeline
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
 from headrace.producer_api.submission.template_filling import fill, fill_step
 from headrace.store.errors import (
-    Conflict,
-    Forbidden,
-    HeadraceError,
     InvalidRequest,
     NotFound,
-    NoWorker,
-    RateLimited,
-    Unavailable,
 )
 from headrace.store.jobs.jobs import Accepted
 from headrace.store.jobs.responses import NewResponse
@@ -30,7 +24,6 @@ from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
 from headrace.store.payloads.step_payload import Marks
 from headrace.store.registry.prompt_templates import Kind, PromptVersion
 from headrace.store.rollouts.rollouts import RolloutMode
-from headrace.store.schema.cache_results import CacheResult
 from headrace.store.tasks.flow import FlowStepBody, PipelineRequest
 from tests.producer_api.submission.making import refused
 from tests.producer_api.submission.test_making_jobs import (
@@ -43,21 +36,20 @@ from tests.producer_api.submission.test_making_jobs import (
     request,
     submissions,
 )
+from tests.refusals import Naming
 from tests.stand_ins import stand_in
 
 LIMITS = {"x-ratelimit-limit-requests": "1"}, {"x-ratelimit-limit-tokens": "2"}
 
 
 class Accepting(Parts):
-    """Parts that store jobs: ``outcome`` is that of each, ``over`` the error of the rate limits."""
+    """Parts that store jobs: ``outcome`` is that of each."""
 
     def __init__(self, **changes: Any) -> None:
         self.stored: list[Any] = []
         self.with_deadline: list[Any] = []
         self.tokens: list[int] = []
         self.outcome: Any = None
-        self.over: dict[str, Any] = {}
-        self.is_quickly = True
 
         def accept(jobs: Sequence[Any], _store: object, *, with_deadline: Any) -> list[Any]:
             self.stored += jobs
@@ -66,12 +58,12 @@ class Accepting(Parts):
 
         def spend_all_tokens(prompts: Sequence[Any]) -> list[Any]:
             self.tokens += [number for _, number in prompts]
-            return [self.over.get("tokens", LIMITS[1]) for _ in prompts]
+            return [LIMITS[1] for _ in prompts]
 
         super().__init__(
             rate_limits=SimpleNamespace(
                 held_by=lambda principal: None,
-                spend_requests=lambda principals: [self.over.get("requests", LIMITS[0]) for _ in principals],
+                spend_requests=lambda principals: [LIMITS[0] for _ in principals],
                 spend_all_tokens=spend_all_tokens,
             ),
             queue_limits=SimpleNamespace(accept=accept),
@@ -87,7 +79,7 @@ async def test_a_request_becomes_a_job_and_its_caller_is_told() -> None:
     noted = begin_headers()
     receipt = await submissions(parts).submit(PRINCIPAL, request(deadline_ms=5), origin())
     (job,) = parts.stored
-    headers = {**LIMITS[0], **LIMITS[1], "Headrace-Warning": "no worker serves tiny@3; the job waits until one starts"}
+    headers = {**LIMITS[0], **LIMITS[1], "Headrace-Warning": Naming("tiny@3")}
     assert (receipt, noted) == (Receipt(job.id, False, headers), headers)
     assert (parts.tokens, parts.with_deadline) == ([5], [job.id])
     assert job.idempotency == parts.digests.idempotency("r", "k", request(deadline_ms=5), None)
@@ -100,73 +92,6 @@ async def test_a_request_becomes_a_job_and_its_caller_is_told() -> None:
     replayed = {**LIMITS[0], **LIMITS[1], "Idempotent-Replayed": "true"}
     assert (again.job_id, again.replayed, again.headers) == ("job_0", True, replayed)
     assert parts.with_deadline == [job.id], "the default deadline is not the caller's"
-
-
-@pytest.mark.parametrize(
-    ("parts", "model", "error"),
-    [
-        (Accepting(), "rejected", Conflict),
-        (
-            Accepting(settings=SETTINGS.model_copy(update={"require_worker": True}), unserved={"tiny@3"}),
-            "tiny",
-            NoWorker,
-        ),
-    ],
-)
-async def test_a_version_that_nothing_runs_is_refused_unless_it_was_accepted_before(
-    monkeypatch: pytest.MonkeyPatch, parts: Accepting, model: str, error: type[HeadraceError]
-) -> None:
-    known: list[Any] = []
-
-    def is_known(_db: object, tenant_id: str, idempotency: Any) -> bool:
-        known.append((tenant_id, idempotency.key))
-        return len(known) > 1
-
-    monkeypatch.setattr("headrace.producer_api.submission.submit.jobs.is_known", is_known)
-    asked = request(model=model)
-    with pytest.raises(error):
-        await submissions(parts).submit(PRINCIPAL, asked, origin())
-    assert parts.stored == []
-    assert await submissions(parts).submit(PRINCIPAL, asked, origin())
-    assert (known, len(parts.stored)) == ([("acme", "k")] * 2, 1)
-
-
-async def test_limits_and_rights_are_checked_before_anything_is_stored() -> None:
-    for over, tokens in (("requests", []), ("tokens", [5])):
-        parts = Accepting()
-        parts.over = {over: RateLimited("slowly", retry_after_s=1)}
-        with pytest.raises(RateLimited):
-            await submissions(parts).submit(PRINCIPAL, request(), origin())
-        assert (parts.tokens, parts.stored) == (tokens, [])
-    parts = Accepting()
-    with pytest.raises(Forbidden):
-        await submissions(parts).submit(replace(PRINCIPAL, models=frozenset({"other"})), request(), origin())
-    parts.outcome = Unavailable("away")
-    with pytest.raises(Unavailable):
-        await submissions(parts).submit(PRINCIPAL, request(), origin())
-
-
-async def test_a_retry_without_a_key_finds_the_job_of_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(
-        "headrace.producer_api.submission.submit.jobs.find_duplicate", lambda db, *given: asked.append(given) or "job_9"
-    )
-    parts = Accepting()
-    retry = origin(is_retry=True, idempotency_key=None)
-    receipt = await submissions(parts).submit(PRINCIPAL, request(), retry)
-    assert receipt == Receipt("job_9", True, {**LIMITS[0], "Idempotent-Replayed": "true"})
-    assert (asked, parts.stored) == ([("acme", parts.digests.fingerprints("f"), 600.0)], [])
-    await submissions(parts).submit(PRINCIPAL, request(), replace(retry, idempotency_key="k"))
-    await submissions(parts).submit(PRINCIPAL, request(), replace(retry, is_retry=False))
-    assert (len(asked), len(parts.stored)) == (1, 2)
-
-
-async def test_the_answer_says_what_the_cache_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Accepting(settings=SETTINGS.model_copy(update={"response_cache": "on"}))
-    parts.outcome = Accepted("job_1", replayed=False, announced=False, cache=CacheResult.SHARED)
-    receipt = await submissions(parts).submit(PRINCIPAL, request(), origin())
-    assert (receipt.headers["X-Cache"], receipt.job) == ("shared", None)
-    assert parts.stored[0].lookup is not None
 
 
 # The reads before a submission.
