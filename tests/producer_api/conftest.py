@@ -21,7 +21,7 @@ MakeClient = Callable[[str | None], httpx2.Client]
 
 
 @pytest.fixture(autouse=True)
-def _no_headers_of_another_test() -> Iterator[None]:
+def no_headers_of_another_test() -> Iterator[None]:
     """Forget the headers that a test has noted outside a request: they stay in the context of this thread."""
     yield
     rate_limits.begin_headers()
