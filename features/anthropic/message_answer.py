@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from headrace.producer_api.openai.chat_answer import Entries, answer_of, answer_reader, is_cut, made_of_input
+from headrace.producer_api.openai.chat_answer import answer_reader, made_of_input
+from headrace.producer_api.streaming.answers import Entries, answer_of, is_cut
 from headrace.prompts.answer_reader import AnswerPiece
 from headrace.prompts.reasoning import ReasoningPiece
 from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id

@@ -12,10 +12,10 @@ from headrace.features.anthropic.message_request import CountTokensRequest, Mess
 from headrace.features.anthropic.message_views import DOCUMENTED_ERRORS, DOCUMENTED_MESSAGE, MessageTokensCount
 from headrace.features.anthropic.turns_message import TurnsMessageAnswer
 from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.job_options import is_kept
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
-from headrace.producer_api.openai.request_fields import is_kept
-from headrace.producer_api.openai.synchronous import CompletionResponder, StreamFormat
+from headrace.producer_api.jobs.synchronous import CompletionResponder, StreamFormat
 from headrace.producer_api.server.anthropic_errors import error_object
 from headrace.producer_api.server.errors import body_of, status_of
 from headrace.producer_api.server.sse import named

@@ -8,8 +8,8 @@ from headrace.features.anthropic import message_routes
 from headrace.features.anthropic.message_answer import MessageAnswer
 from headrace.features.anthropic.message_request import MessageRequest, as_sent, to_job
 from headrace.features.anthropic.turns_message import TurnsMessageAnswer
-from headrace.producer_api.openai.chat_answer import answer_of
-from headrace.producer_api.openai.synchronous import read_turns
+from headrace.producer_api.jobs.synchronous import read_turns
+from headrace.producer_api.streaming.answers import answer_of
 from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import Job

@@ -16,13 +16,13 @@ from headrace.features.transcribe.transcription_form import FORM, fields_of
 from headrace.producer_api.access.auth import JobsWriter
 from headrace.producer_api.files.file_form import FileForm, read_form
 from headrace.producer_api.files.file_routes import policed_filename
+from headrace.producer_api.http.job_options import is_kept
 from headrace.producer_api.http.requests import OriginHeaders, OriginHeadersOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.unknown_fields import unsupported
 from headrace.producer_api.http.views import ObjectResponse
-from headrace.producer_api.openai.foreign_fields import unsupported
-from headrace.producer_api.openai.request_fields import is_kept
-from headrace.producer_api.openai.synchronous import ClientConnection, CompletionResponder, StreamFormat
+from headrace.producer_api.jobs.synchronous import ClientConnection, CompletionResponder, StreamFormat, error_data
 from headrace.producer_api.runtime import Runtime
-from headrace.producer_api.server.errors import DOCUMENTED, body_of, from_validation
+from headrace.producer_api.server.errors import DOCUMENTED, from_validation
 from headrace.producer_api.server.sse import PING, data_only
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.tasks.task_body import TaskBody, as_sent, order_of
@@ -36,7 +36,7 @@ from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1", tags=["audio"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
-_STREAM = StreamFormat(data_only, lambda error: data_only(body_of(error)), PING, b"")
+_STREAM = StreamFormat(data_only, error_data, PING, b"")
 
 
 class TranscriptionBody(TaskBody):

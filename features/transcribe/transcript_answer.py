@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from headrace.producer_api.openai.chat_answer import Entries, answer_of
+from headrace.producer_api.streaming.answers import Entries, answer_of
 from headrace.store.jobs.jobs import Job
 
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt"]

@@ -1,107 +1,16 @@
-"""Builds chat completion answers, whole and as stream chunks, from a job.
-
-Also removes from a stream the text that a second attempt repeats. No HTTP and no I/O.
-"""
+"""Builds chat completion answers, whole and as stream chunks, from a job. No HTTP and no I/O."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from headrace.producer_api.server.errors import JobUnanswered
+from headrace.producer_api.streaming.answers import Entries, answer_of, is_cut
 from headrace.prompts.answer_reader import AnswerPiece, AnswerReader, reader_for
 from headrace.prompts.reasoning import ReasoningPiece, ReasoningReader
 from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id, choice_name
 from headrace.store.jobs.jobs import Job
 from headrace.store.payloads.reasoning import ReasoningFormat
-from headrace.store.schema.job_states import FLOW_TASK, JobState
-from headrace.store.streams.checkpoints import Logprobs
+from headrace.store.schema.job_states import FLOW_TASK
 from headrace.store.tasks.generate import GeneratePayload
-
-
-class Diverged(Exception):
-    """A new attempt's text does not start with the text that was already sent."""
-
-
-class TextDeduplicator:
-    """Joins the texts of several attempts of a job into one stream without repetition.
-
-    OpenAI's stream cannot retract text. A greedy or seeded attempt generates the same text again; the part that was
-    already sent is dropped. ``Diverged`` is raised at the first difference, so different texts are never joined.
-    """
-
-    def __init__(self) -> None:
-        self._sent = ""
-        self._again = ""
-        self._is_repeating = False
-
-    def restart(self, kept: str) -> str:
-        """Start a new attempt that kept the text ``kept``; return its part not yet sent. Raises Diverged."""
-        self._again = ""
-        self._is_repeating = bool(self._sent)
-        return self.add(kept)
-
-    def add(self, text: str) -> str:
-        """Add the attempt's next text; return its part not yet sent. Raises Diverged."""
-        if not self._is_repeating:
-            self._sent += text
-            return text
-        self._again += text
-        shared = min(len(self._again), len(self._sent))
-        if self._again[:shared] != self._sent[:shared]:
-            raise Diverged
-        if len(self._again) < len(self._sent):
-            return ""
-        new = self._again[len(self._sent) :]
-        self._sent, self._is_repeating = self._again, False
-        return new
-
-    def finish(self) -> None:
-        """End the attempt. Raises Diverged if its text is shorter than the text already sent."""
-        if self._is_repeating and self._again != self._sent:
-            raise Diverged
-
-
-Entries = Sequence[Mapping[str, Any]]
-"""Logprobs of consecutive tokens in OpenAI's chat format: token, logprob, bytes, top_logprobs."""
-
-
-class Answer(Protocol):
-    """Builds the answer for one job, whole and in chunks, in the format of one OpenAI route."""
-
-    def full_answer(self, job: Job) -> dict[str, Any]:
-        """Return the answer of a succeeded job; raise JobUnanswered for any other."""
-        ...
-
-    def opening(self) -> Sequence[dict[str, Any]]:
-        """Return the chunks before the first text."""
-        ...
-
-    def pieces(self, text: str, entries: Entries = ()) -> Sequence[dict[str, Any]]:
-        """Return the chunks for the next text, with the logprobs of its tokens if requested."""
-        ...
-
-    def closing(self, job: Job) -> Sequence[dict[str, Any]]:
-        """Return the last chunks of a succeeded job; raise JobUnanswered for any other."""
-        ...
-
-
-class TokenDeduplicator:
-    """Drops the logprobs that were already sent when a later attempt repeats its tokens."""
-
-    def __init__(self) -> None:
-        self._num_sent = 0
-        self._at = 0
-
-    def restart(self, kept: Logprobs) -> Logprobs:
-        """Start a new attempt that kept these tokens; return those not yet sent."""
-        self._at = 0
-        return self.add(kept)
-
-    def add(self, logprobs: Logprobs) -> Logprobs:
-        """Add the attempt's next tokens; return those not yet sent."""
-        new = logprobs[max(0, self._num_sent - self._at) :]
-        self._at += len(logprobs)
-        self._num_sent = max(self._num_sent, self._at)
-        return new
 
 
 def answer_reader(job: Job) -> AnswerReader | None:
@@ -253,26 +162,6 @@ class ChatAnswer:
 
     def _frame(self, kind: str) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model, **self._shared}
-
-
-def answer_of(job: Job) -> dict[str, Any]:
-    """Return the output of a succeeded job; raise JobUnanswered with the reason for any other."""
-    if job.state is JobState.SUCCEEDED and job.output is not None:
-        return job.output
-    error = job.error or {}
-    default = {JobState.CANCELLED: "cancelled", JobState.EXPIRED: "deadline_exceeded"}.get(job.state, "internal_error")
-    code = str(error.get("code", default))
-    reason = error.get("message") or f"the job was {job.state}"
-    raise JobUnanswered(f"job {job.id} {_ended_as(job.state)}: {reason}", code=code, job_id=job.id)
-
-
-def is_cut(job: Job) -> bool:
-    """Return True if the model would have written more than the output has."""
-    return (job.output or {}).get("finish_reason") not in ("stop", "tool_calls")
-
-
-def _ended_as(state: JobState) -> str:
-    return {JobState.CANCELLED: "was cancelled", JobState.EXPIRED: "ran out of time"}.get(state, "failed")
 
 
 def _logprobs(entries: Entries | None) -> dict[str, Any] | None:

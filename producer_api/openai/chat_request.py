@@ -5,14 +5,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from headrace.producer_api.openai.foreign_fields import (
-    FOREIGN,
-    INSTEAD_OF_FILES,
-    IsHarmless,
-    is_one_of,
-    not_text,
-    unsupported,
-)
+from headrace.producer_api.http.unknown_fields import IsHarmless, is_one_of, unsupported
+from headrace.producer_api.openai.foreign_fields import FOREIGN, INSTEAD_OF_FILES, not_text
 from headrace.producer_api.openai.message_parts import ImagePart, joined
 from headrace.producer_api.openai.reasoning_fields import (
     ReasoningField,

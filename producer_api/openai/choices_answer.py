@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headrace.producer_api.openai.chat_answer import Answer, Entries, answer_of
+from headrace.producer_api.streaming.answers import Answer, Entries, answer_of, num_choices_of
 from headrace.store.jobs.jobs import Job
-from headrace.store.tasks.generate import GeneratePayload
 
 NewAnswer = Callable[[Job, int], Answer]
 """Makes the answer of a job's choice with this number."""
@@ -19,13 +18,6 @@ def answer_to(job: Job, new_answer: NewAnswer) -> Answer:
     """Return the answer of a job with one choice or several."""
     num_choices = num_choices_of(job)
     return new_answer(job, 0) if num_choices == 1 else ChoicesAnswer(job, num_choices, new_answer)
-
-
-def num_choices_of(job: Job) -> int:
-    """Return the number of a job's choices."""
-    if not {"n", "prompts"} & {*job.payload, *job.payload.get("input", {})}:
-        return 1
-    return GeneratePayload.model_validate(job.payload).num_choices
 
 
 class ChoicesAnswer:
@@ -45,7 +37,11 @@ class ChoicesAnswer:
         """Return the chunks before the first text."""
         return self._choices[0].opening()
 
-    def pieces(self, text: str, entries: Entries = (), choice: int = 0) -> Sequence[dict[str, Any]]:
+    def pieces(self, text: str, entries: Entries = ()) -> Sequence[dict[str, Any]]:
+        """Return the chunks for the next text of the first choice."""
+        return self.pieces_of(0, text, entries)
+
+    def pieces_of(self, choice: int, text: str, entries: Entries) -> Sequence[dict[str, Any]]:
         """Return the chunks for the next text of a choice."""
         return [_indexed(chunk, choice) for chunk in self._choices[choice].pieces(text, entries)]
 

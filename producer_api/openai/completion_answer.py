@@ -4,7 +4,8 @@ import codecs
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from headrace.producer_api.openai.chat_answer import Entries, answer_of, made_of_input, usage_of
+from headrace.producer_api.openai.chat_answer import made_of_input, usage_of
+from headrace.producer_api.streaming.answers import Entries, answer_of
 from headrace.store.jobs.jobs import Job
 
 

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from headrace.producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, unsupported
+from headrace.producer_api.http.unknown_fields import IsHarmless, is_one_of, unsupported
+from headrace.producer_api.openai.foreign_fields import FOREIGN
 from headrace.producer_api.openai.request_fields import TextRequest, job_of
 from headrace.store.payloads.prompt_reference import PromptReference
 from headrace.store.payloads.sampling_params import MAX_TOP_LOGPROBS

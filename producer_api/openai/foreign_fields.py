@@ -1,31 +1,24 @@
 """What other servers call things: fields of requests for text that are not supported under this name.
 
-One list for all faces that generate text, and one for embeddings and rerank. A field that would change the answer is
-refused, with what to send instead, unless its value has no effect. The fields that are honoured are attributes of the
-request models, so a field of the list is refused on the faces that do not have it. vLLM's ``guided_*`` mean
-``structured_outputs`` (``producer_api.openai.response_format``). A field that is on no list changes no answer and
-passes: names of the request and of its caller (``request_id``, ``session_id``, ``trace``), hints to a cache
-(``prompt_cache_key``, ``cache_control``), what every answer has (``usage``).
+One list for all faces that generate text; ``producer_api.tasks.foreign_encoding`` is the one for embeddings and rerank.
+A field that would change the answer is refused, with what to send instead, unless its value has no effect. The fields
+that are honoured are attributes of the request models, so a field of the list is refused on the faces that do not have
+it. vLLM's ``guided_*`` mean ``structured_outputs`` (``producer_api.openai.response_format``). A field on no list
+changes no answer and passes: names of the request and of its caller (``request_id``, ``session_id``, ``trace``), hints
+to a cache (``prompt_cache_key``, ``cache_control``), what every answer has (``usage``).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from pydantic import BaseModel
-
+from headrace.producer_api.http.unknown_fields import (
+    INSTEAD_OF_CACHE_SALT,
+    INSTEAD_OF_PRIORITY,
+    IsHarmless,
+    is_off,
+    is_one_of,
+    unsupported,
+)
 from headrace.store.errors import InvalidRequest
-
-IsHarmless = Callable[[object], bool]
-
-
-def is_one_of(*harmless: object) -> IsHarmless:
-    """Return a predicate that accepts these values and null: values that have no effect on the answer."""
-    return lambda value: value is None or any(value == one and type(value) is type(one) for one in harmless)
-
-
-def is_off(value: object) -> bool:
-    """Accept null, zero, false and what is empty."""
-    return not value
-
 
 _NEVER = is_one_of()
 _ONE = is_one_of(1, 1.0)
@@ -111,48 +104,6 @@ FOREIGN: Mapping[str, IsHarmless] = {
     **dict.fromkeys(("options", "parameters", "sampling_params", "generation_config", "extra_body"), is_off),
 }
 
-FOREIGN_ENCODING: Mapping[str, IsHarmless] = {
-    # What is encoded.
-    **dict.fromkeys(("prompt_name", "instruction", "input_type", "task", "task_type", "title", "prefix"), is_off),
-    **dict.fromkeys(("messages", "prompt", "chat_template", "chat_template_kwargs", "images", "content"), is_off),
-    **dict.fromkeys(("lora", "lora_name", "lora_request", "adapter", "adapter_id", "late_chunking"), is_off),
-    **dict.fromkeys(("truncate_prompt_tokens", "max_chunks_per_doc", "max_tokens_per_doc", "max_length"), _NEVER),
-    "truncation_direction": is_one_of("right", "Right"),
-    "add_special_tokens": is_one_of(True),
-    "rank_fields": is_off,
-    **dict.fromkeys(("max_tokens_per_query", "truncation_side"), _NEVER),
-    **dict.fromkeys(("mm_processor_kwargs", "media_io_kwargs", "late_chunking_params", "embed_overrides"), is_off),
-    "padding": is_one_of(False),
-    # Where it is computed, and when.
-    **dict.fromkeys(("priority", "cache_salt"), is_off),
-    # What the vectors and scores are.
-    **dict.fromkeys(("normalize", "pooling", "pooling_type", "use_activation", "activation", "softmax"), _NEVER),
-    **dict.fromkeys(("output_dimension", "output_dimensionality", "dims", "raw_scores"), _NEVER),
-    **dict.fromkeys(("embedding_types", "embedding_type"), is_one_of("float", ["float"])),
-    **dict.fromkeys(("embed_dtype", "output_dtype"), is_one_of("float", "float32")),
-    "endianness": is_one_of("native", "little"),
-    **dict.fromkeys(("options", "parameters", "extra_body"), is_off),
-}
-"""The same for embeddings and rerank."""
-
-_PRIORITY = "send `job.priority`, where 0 goes first and 9 last"
-_CACHE_SALT = "leave it out, no other tenant shares the prefixes of yours"
-
-ENCODING_INSTEAD: Mapping[str, str] = {
-    **dict.fromkeys(("prompt_name", "instruction", "input_type", "task", "task_type"), "put it before each text"),
-    **dict.fromkeys(("truncate_prompt_tokens", "max_length", "max_tokens_per_doc"), "send `truncate`"),
-    **dict.fromkeys(("output_dimension", "output_dimensionality", "dims"), "send `dimensions`"),
-    **dict.fromkeys(("embedding_types", "embedding_type"), "send `encoding_format`"),
-    **dict.fromkeys(("lora", "lora_name", "lora_request", "adapter", "adapter_id"), "name a `model`"),
-    **dict.fromkeys(("options", "parameters", "extra_body"), "send its fields beside `model`"),
-    **dict.fromkeys(("normalize", "pooling", "pooling_type"), "the model's own files decide"),
-    "priority": _PRIORITY,
-    "cache_salt": _CACHE_SALT,
-    "max_tokens_per_query": "send a shorter query",
-    "messages": "send `input`",
-    "content": "send `input`",
-}
-
 _CHECKS = "send the text to /v1/moderations, or set a policy"
 _SEARCHES = "the server searches in vector stores alone, see `retrieval` of chats; a tool of yours may search the web"
 
@@ -179,8 +130,8 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("web_search", "web_search_options", "enable_search", "plugins", "connectors"), _SEARCHES),
     **dict.fromkeys(("search_parameters", "search_settings", "search_options"), _SEARCHES),
     "models": "send one `model`",
-    "priority": _PRIORITY,
-    "cache_salt": _CACHE_SALT,
+    "priority": INSTEAD_OF_PRIORITY,
+    "cache_salt": INSTEAD_OF_CACHE_SALT,
     "custom_labels": "send `metadata`",
     "input_ids": "send token ids as the `prompt` of text completions",
     "return_prompt_token_ids": "send the request to /v1/tokenize",
@@ -198,11 +149,6 @@ INSTEAD: Mapping[str, str] = {
 }
 
 
-def unsupported(message: str, param: str) -> InvalidRequest:
-    """Return the error for an unsupported field."""
-    return InvalidRequest(message, code="unsupported_parameter", param=param)
-
-
 INSTEAD_OF_FILES = (
     "send an image as an image, and of a document its text; or upload the document, and search it in a vector store"
 )
@@ -215,13 +161,3 @@ def not_text(where: str, kind: str, known: str) -> InvalidRequest:
     if kind in ("file", "input_file", "document"):
         instead = f"; {INSTEAD_OF_FILES}"
     return unsupported(f"`{where}` {kind[:40]!r} is not supported: {known}{instead}", where)
-
-
-def refuse_unsupported(
-    request: BaseModel, refused: Mapping[str, IsHarmless], instead: Mapping[str, str] = INSTEAD
-) -> None:
-    """Raise InvalidRequest for a field of ``refused`` with a value that would change the answer."""
-    for name, value in (request.model_extra or {}).items():
-        is_harmless = refused.get(name)
-        if is_harmless is not None and not is_harmless(value):
-            raise unsupported(f"`{name}` is not supported: {instead.get(name, 'leave it out')}", name)

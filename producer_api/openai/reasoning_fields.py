@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.producer_api.http.unknown_fields import unsupported
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.reasoning import ReasoningEffort
 from headrace.store.payloads.strict_model import Body

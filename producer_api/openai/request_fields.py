@@ -1,22 +1,14 @@
-"""Fields that OpenAI's requests share: job options of all tasks, and the fields of chat and text completions.
+"""Fields that OpenAI's chat and text completions share.
 
-An unsupported field that would change the answer is refused. Other unknown fields are ignored, except that a likely
-typo of a known field is refused: otherwise ``"max_token": 3`` would be ignored, and the answer would have no token
-limit. The bounds of values are in ``store.tasks.generate``: a validation error on a job field is renamed to the field
+The bounds of values are in ``store.tasks.generate``: a validation error on a job field is renamed to the field
 of the request.
 """
 
-import json
-from collections.abc import Container, Mapping
-from difflib import get_close_matches
-from enum import StrEnum
-from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import (
     AliasChoices,
-    BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     StrictInt,
@@ -25,7 +17,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from headrace.producer_api.openai.foreign_fields import FOREIGN, IsHarmless, refuse_unsupported, unsupported
+from headrace.producer_api.http.job_options import (
+    CLASSES,
+    JOB_FIELDS,
+    JobOptions,
+    MetadataText,
+    ServiceTier,
+    job_fields,
+)
+from headrace.producer_api.http.unknown_fields import IsHarmless, refuse_near_misses, refuse_unsupported, unsupported
+from headrace.producer_api.openai.foreign_fields import FOREIGN, INSTEAD
 from headrace.producer_api.openai.response_format import (
     GUIDED,
     ResponseFormat,
@@ -35,90 +36,9 @@ from headrace.producer_api.openai.response_format import (
 )
 from headrace.producer_api.server.errors import from_validation
 from headrace.store.errors import HeadraceError, InvalidRequest
-from headrace.store.payloads.job_payload import MetadataKey, MetadataValue, ServiceClass, WebhookSpec
-from headrace.store.payloads.strict_model import Body, Strict
+from headrace.store.payloads.strict_model import Body
 from headrace.store.payloads.truncation import Truncation
 from headrace.store.tasks.generate import MAX_SAMPLES, GenerateRequest
-
-MOST_UNKNOWN = 32
-"""Most unknown fields in one request: comparing names takes time, and no client sends so many."""
-
-_LONGEST_NAME = 40
-# Similarity by ``difflib``: ``max_token``, ``temprature`` and ``models`` are above it, ``store`` and ``stop`` below.
-_CLOSE = 0.8
-
-ServiceTier = Literal["auto", "default", "priority", "fast", "flex"]
-
-JOB_FIELDS = ("priority", "deadline_ms", "max_attempts", "webhook")
-
-# The client waits for the answer, so the default is the fastest class.
-CLASSES: Mapping[ServiceTier | None, ServiceClass] = {
-    None: ServiceClass.INTERACTIVE,
-    "auto": ServiceClass.INTERACTIVE,
-    "priority": ServiceClass.INTERACTIVE,
-    "fast": ServiceClass.INTERACTIVE,  # OpenAI's newer name
-    "default": ServiceClass.STANDARD,
-    "flex": ServiceClass.BATCH,
-}
-
-
-class OnDisconnect(StrEnum):
-    """What happens to the job when the client disconnects before the end."""
-
-    CANCEL = "cancel"
-    CONTINUE = "continue"
-
-
-class JobOptions(Strict):
-    """Options that OpenAI's API lacks; the official client sends them with ``extra_body={"job": {...}}``."""
-
-    priority: StrictInt | None = None
-    deadline_ms: StrictInt | None = None
-    max_attempts: StrictInt | None = None
-    webhook: WebhookSpec | None = None
-    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
-
-
-def job_fields(options: JobOptions | None) -> dict[str, Any]:
-    """Return the options as fields of a native job request."""
-    if options is None:
-        return {}
-    given: Mapping[str, Any] = {name: getattr(options, name) for name in JOB_FIELDS}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def is_kept(options: JobOptions | None) -> bool:
-    """Return True if the job continues when the client disconnects."""
-    return options is not None and options.on_disconnect is OnDisconnect.CONTINUE
-
-
-@lru_cache(maxsize=4096)
-def _closest_field(known: tuple[str, ...], name: str) -> str | None:
-    plain = {_plain(one): one for one in known}
-    if (one := plain.get(_plain(name))) is not None:
-        return one  # ``maxTokens``
-    return next(iter(get_close_matches(name, known, 1, _CLOSE)), None)
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", "").replace("-", "").lower()
-
-
-def refuse_near_misses(request: BaseModel, skip: Container[str] = ()) -> None:
-    """Raise InvalidRequest for an unknown field with a name close to a known one.
-
-    ``skip``: names that are checked elsewhere.
-    """
-    unknown = [name for name, value in (request.model_extra or {}).items() if value is not None and name not in skip]
-    if len(unknown) > MOST_UNKNOWN:
-        raise InvalidRequest(f"{len(unknown)} unknown fields: at most {MOST_UNKNOWN} are accepted")
-    known = tuple(type(request).model_fields)
-    for name in unknown:
-        meant = _closest_field(known, name) if len(name) <= _LONGEST_NAME else None
-        if meant is not None:
-            raise InvalidRequest(
-                f"unknown field `{name}`: did you mean `{meant}`?", code="unsupported_parameter", param=name
-            )
 
 
 def turns_beside(messages: tuple[Any, ...] | None, info: ValidationInfo) -> tuple[Any, ...]:
@@ -136,18 +56,6 @@ class StreamOptions(Body):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     include_usage: bool = False
-
-
-def _as_text(value: object) -> object:
-    """Return a number or a boolean of ``metadata`` as the text that stands for it in JSON."""
-    return json.dumps(value) if isinstance(value, bool | int | float) else value
-
-
-MetadataText = Annotated[MetadataValue, BeforeValidator(_as_text, json_schema_input_type=str | bool | int | float)]
-"""A value of ``metadata``: numbers and booleans are kept as texts."""
-
-Metadata = Annotated[dict[MetadataKey, MetadataText], Field(max_length=16)]
-"""The ``metadata`` of what is stored without a job of its own."""
 
 
 class TextRequest(Body):
@@ -260,7 +168,7 @@ def _check_best_of(request: TextRequest) -> None:
 
 
 def _refuse_unsupported(request: TextRequest) -> None:
-    refuse_unsupported(request, request.refused)
+    refuse_unsupported(request, request.refused, INSTEAD)
     refuse_near_misses(request, {*request.refused, *GUIDED})
 
 

@@ -8,8 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.job_options import is_kept
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from headrace.producer_api.openai.chat_answer import Answer, ChatAnswer
+from headrace.producer_api.jobs.synchronous import CompletionResponder, StreamFormat, error_data
+from headrace.producer_api.openai.chat_answer import ChatAnswer
 from headrace.producer_api.openai.chat_request import ChatRequest
 from headrace.producer_api.openai.chat_request import to_job as chat_job
 from headrace.producer_api.openai.chat_views import DOCUMENTED_COMPLETION, DOCUMENTED_TEXT_COMPLETION
@@ -17,11 +19,12 @@ from headrace.producer_api.openai.choices_answer import answer_to
 from headrace.producer_api.openai.completion_answer import CompletionAnswer
 from headrace.producer_api.openai.completion_request import CompletionRequest
 from headrace.producer_api.openai.completion_request import to_job as completion_job
-from headrace.producer_api.openai.request_fields import TextRequest, as_sent, is_kept
-from headrace.producer_api.openai.synchronous import CompletionResponder
+from headrace.producer_api.openai.request_fields import TextRequest, as_sent
 from headrace.producer_api.openai.turns_answer import TurnsChatAnswer
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.server.sse import PING, data_only
+from headrace.producer_api.streaming.answers import Answer
 from headrace.producer_api.streaming.turns import has_turns
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.store.errors import HeadraceError
@@ -29,6 +32,7 @@ from headrace.store.jobs.jobs import Job
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tenants.api_keys import Principal
 
+STREAM_FORMAT = StreamFormat(data_only, error_data, PING, b"data: [DONE]\n\n")
 _DIGEST_CHARS = 12
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -126,5 +130,5 @@ async def fingerprint_of(runtime: Runtime, job: Job) -> str:
 async def _answer(
     request: Request, runtime: Runtime, job: Job, body: TextRequest, answer: Answer, headers: dict[str, str]
 ) -> Response:
-    call = CompletionResponder(runtime, job, answer, is_kept=is_kept(body.job))
+    call = CompletionResponder(runtime, job, answer, is_kept=is_kept(body.job), stream_format=STREAM_FORMAT)
     return call.stream(headers) if body.stream else await call.answer(request, headers)

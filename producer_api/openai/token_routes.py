@@ -9,11 +9,11 @@ from starlette.responses import Response
 
 from headrace.producer_api.access.auth import JobsWriter
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.unknown_fields import refuse_near_misses, unsupported
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.openai.chat_request import ChatRequest, ChatTool, ChatTurn
 from headrace.producer_api.openai.chat_request import to_job as chat_job
-from headrace.producer_api.openai.foreign_fields import unsupported
-from headrace.producer_api.openai.request_fields import as_sent, refuse_near_misses
+from headrace.producer_api.openai.request_fields import as_sent
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED, from_validation
 from headrace.prompts.tasks.generate import build_prompt

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from headrace.producer_api.jobs.job_views import job_object
-from headrace.producer_api.openai.chat_answer import answer_of
 from headrace.producer_api.reads.job_loader import restored
+from headrace.producer_api.streaming.answers import answer_of
 from headrace.store.errors import HeadraceError
 from headrace.store.jobs.jobs import Job
 from headrace.store.payloads.job_payload import JobTerms

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.producer_api.openai.request_fields import Metadata
+from headrace.producer_api.http.job_options import Metadata
 from headrace.producer_api.responses.response_items import InputItem
 from headrace.store.jobs.conversations import Conversation
 from headrace.store.payloads.strict_model import Body

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from headrace.producer_api.openai.request_fields import JOB_FIELDS
+from headrace.producer_api.http.job_options import JOB_FIELDS
 from headrace.producer_api.responses.file_searches import place_of
 from headrace.store.errors import HeadraceError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.producer_api.http.unknown_fields import unsupported
 from headrace.producer_api.responses.response_tools import FunctionTool
 from headrace.producer_api.server.errors import from_validation
 from headrace.store.errors import InvalidRequest, NotFound

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from headrace.producer_api.openai.foreign_fields import unsupported
+from headrace.producer_api.http.unknown_fields import unsupported
 from headrace.producer_api.responses.mcp_approvals import merged_rule, waiting_in
 from headrace.producer_api.responses.response_tools import MCP, FunctionTool
 from headrace.producer_api.server.errors import from_validation

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headrace.producer_api.openai.chat_answer import AnswerEntries, Entries
+from headrace.producer_api.openai.chat_answer import AnswerEntries
 from headrace.producer_api.responses.response_answer import initial_object, response_object, status_of
 from headrace.producer_api.responses.response_output import ItemKind, Output, OutputItem, last_status
+from headrace.producer_api.streaming.answers import Entries
 from headrace.producer_api.streaming.turns import CallEnded, TurnEnded
 from headrace.store.jobs.jobs import Job
 from headrace.store.jobs.responses import StoredResponse

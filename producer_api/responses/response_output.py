@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from headrace.producer_api.openai.chat_answer import answer_entries, answer_reader, is_cut
+from headrace.producer_api.openai.chat_answer import answer_entries, answer_reader
 from headrace.producer_api.openai.turns_answer import TurnReaders
 from headrace.producer_api.responses.file_searches import question_of, shown_results
 from headrace.producer_api.responses.mcp_approvals import ASKED
 from headrace.producer_api.responses.mcp_items import begun_call, call_result, last_calls, shown_list
 from headrace.producer_api.responses.mcp_tools import LISTED
 from headrace.producer_api.responses.response_tools import name_fields
+from headrace.producer_api.streaming.answers import is_cut
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, first_calls, has_turns
 from headrace.prompts.answer_reader import AnswerPiece
 from headrace.prompts.reasoning import ReasoningPiece

@@ -10,29 +10,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
 
-from headrace.producer_api.openai.foreign_fields import (
-    FOREIGN,
-    INSTEAD,
+from headrace.producer_api.http.job_options import CLASSES, JobOptions, MetadataText, ServiceTier, is_kept, job_fields
+from headrace.producer_api.http.unknown_fields import (
     IsHarmless,
     is_one_of,
+    refuse_near_misses,
     refuse_unsupported,
     unsupported,
 )
+from headrace.producer_api.openai.foreign_fields import FOREIGN, INSTEAD
 from headrace.producer_api.openai.reasoning_fields import (
     ReasoningField,
     check_reasoning,
     check_verbosity,
     reasoning_of,
     shows_summary,
-)
-from headrace.producer_api.openai.request_fields import (
-    CLASSES,
-    JobOptions,
-    MetadataText,
-    ServiceTier,
-    is_kept,
-    job_fields,
-    refuse_near_misses,
 )
 from headrace.producer_api.openai.response_format import GUIDED, json_grammar
 from headrace.producer_api.responses.conversation_views import ConversationRef

@@ -14,8 +14,7 @@ from starlette.responses import Response
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import Deleted, JsonResponse, ObjectResponse
-from headrace.producer_api.openai.chat_answer import answer_of
-from headrace.producer_api.openai.synchronous import ClientConnection
+from headrace.producer_api.jobs.synchronous import ClientConnection
 from headrace.producer_api.responses.field_names import as_sent
 from headrace.producer_api.responses.file_searches import RESULTS
 from headrace.producer_api.responses.mcp_items import with_turns
@@ -26,6 +25,7 @@ from headrace.producer_api.responses.response_stream import BEFORE_ALL, read_eve
 from headrace.producer_api.responses.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE_OR_EVENTS
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.streaming.answers import answer_of
 from headrace.producer_api.streaming.turns import has_turns
 from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.store.errors import Gone, HeadraceError, InvalidRequest, NotFound

@@ -9,7 +9,6 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from headrace.producer_api.openai.chat_answer import Diverged, TextDeduplicator, TokenDeduplicator
 from headrace.producer_api.responses.file_searches import searched_step
 from headrace.producer_api.responses.response_events import Event as ResponseEvent
 from headrace.producer_api.responses.response_events import ResponseEventBuilder
@@ -17,6 +16,7 @@ from headrace.producer_api.responses.response_jobs import read_found
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import JobUnanswered
 from headrace.producer_api.server.sse import LINE_PING, Heartbeat, event
+from headrace.producer_api.streaming.deduplication import Diverged, TextDeduplicator, TokenDeduplicator
 from headrace.producer_api.streaming.job_events import (
     Ended,
     Event,

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from headrace.producer_api.http.job_options import Metadata
 from headrace.producer_api.openai.chat_answer import ChatAnswer
 from headrace.producer_api.openai.chat_views import ChatCompletion
 from headrace.producer_api.openai.choices_answer import answer_to
-from headrace.producer_api.openai.request_fields import Metadata
 from headrace.store.jobs.jobs import Job
 from headrace.store.jobs.stored_chats import chat_id
 from headrace.store.payloads.conversation import ChatMessage, ToolCall

@@ -1,5 +1,5 @@
 """The routes of every task, and what a body sent to one of a task's URLs means: for the application and for batches.
 
-One module is one task, other tasks are features (``task_routes.py``), and ``registry`` lists all. OpenAI's shapes are
-in ``producer_api.openai``.
+One module is one task, other tasks and the faces of ``generate`` are features (``task_routes.py``), and ``registry``
+lists all.
 """

@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from headrace.producer_api.access.auth import JobsWriter
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from headrace.producer_api.openai.chat_answer import answer_of
 from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.streaming.answers import answer_of
 from headrace.producer_api.tasks.encoding_body import EncodingAnswer, EncodingBody, encoding_answer, encoding_order
 from headrace.producer_api.tasks.run_job import run_job
 from headrace.producer_api.tasks.task_body import as_sent

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.producer_api.openai import embedding_routes
-from headrace.producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
+from headrace.producer_api.tasks import embedding_routes
+from headrace.producer_api.tasks.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
 from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from headrace.store.tasks.embed import EMBED
 

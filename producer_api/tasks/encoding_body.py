@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.producer_api.openai.foreign_fields import ENCODING_INSTEAD, FOREIGN_ENCODING, refuse_unsupported
-from headrace.producer_api.openai.request_fields import refuse_near_misses
+from headrace.producer_api.http.unknown_fields import refuse_near_misses, refuse_unsupported
+from headrace.producer_api.tasks.foreign_encoding import ENCODING_INSTEAD, FOREIGN_ENCODING
 from headrace.producer_api.tasks.task_body import Order, TaskBody, order_of, without_input
 from headrace.store.jobs.jobs import Job
 from headrace.store.payloads.encoder_inputs import CutInput

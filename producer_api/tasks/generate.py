@@ -5,15 +5,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from headrace.producer_api.http.unknown_fields import unsupported
 from headrace.producer_api.openai import text_routes
-from headrace.producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
+from headrace.producer_api.openai.chat_answer import ChatAnswer
 from headrace.producer_api.openai.chat_request import ChatRequest
 from headrace.producer_api.openai.chat_request import to_job as chat_job
 from headrace.producer_api.openai.choices_answer import answer_to
 from headrace.producer_api.openai.completion_answer import CompletionAnswer
 from headrace.producer_api.openai.completion_request import CompletionRequest
 from headrace.producer_api.openai.completion_request import to_job as completion_job
-from headrace.producer_api.openai.foreign_fields import unsupported
 from headrace.producer_api.openai.request_fields import TextRequest, as_sent
 from headrace.producer_api.responses import response_routes
 from headrace.producer_api.responses.field_names import as_sent as response_as_sent
@@ -24,6 +24,7 @@ from headrace.producer_api.responses.response_answer import response_object
 from headrace.producer_api.responses.response_request import ResponseContext, ResponseRequest
 from headrace.producer_api.responses.response_request import to_job as response_job
 from headrace.producer_api.stored_chats import stored_chat_routes
+from headrace.producer_api.streaming.answers import Answer, answer_of
 from headrace.producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
 from headrace.store.db.database import Database
 from headrace.store.jobs import responses

@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.job_options import JobOptions, is_kept
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf
 from headrace.producer_api.http.views import ObjectResponse
-from headrace.producer_api.openai.request_fields import JobOptions, is_kept
-from headrace.producer_api.openai.synchronous import submit_and_wait
+from headrace.producer_api.jobs.synchronous import submit_and_wait
 from headrace.producer_api.tasks.task_routes import ParsedRequest
 from headrace.store.errors import HeadraceError
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from headrace.producer_api.openai.request_fields import (
+from headrace.producer_api.http.job_options import (
     CLASSES,
     JOB_FIELDS,
     JobOptions,

@@ -8,9 +8,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from headrace.producer_api.http.requests import OriginOf
-from headrace.producer_api.openai.chat_answer import answer_of
-from headrace.producer_api.openai.synchronous import submit_and_wait
+from headrace.producer_api.jobs.synchronous import submit_and_wait
 from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.streaming.answers import answer_of
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.vector_stores.adding_files import store_version
 from headrace.producer_api.vector_stores.store_bodies import SearchBody

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from headrace.producer_api.openai.request_fields import Metadata
+from headrace.producer_api.http.job_options import Metadata
 from headrace.store.payloads.ingest_order import LARGEST_CHUNK, SMALLEST_CHUNK
 from headrace.store.payloads.retrieval import RankingOptions
 from headrace.store.payloads.strict_model import Strict

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from headrace.producer_api.openai import chat_request, completion_request, embedding_request
+from headrace.producer_api.openai import chat_request, completion_request
 from headrace.producer_api.openai.chat_request import ChatRequest
 from headrace.producer_api.openai.completion_request import CompletionRequest
-from headrace.producer_api.openai.embedding_request import EmbeddingRequest
+from headrace.producer_api.tasks import embedding_request
+from headrace.producer_api.tasks.embedding_request import EmbeddingRequest
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 PROMPT: dict[str, Any] = {"model": "m", "prompt": "hi"}

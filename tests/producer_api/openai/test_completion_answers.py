@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from headrace.features.transcribe.transcript_answer import TranscriptAnswer
-from headrace.producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
+from headrace.producer_api.openai.chat_answer import ChatAnswer
 from headrace.producer_api.openai.choices_answer import answer_to
 from headrace.producer_api.openai.completion_answer import CompletionAnswer
+from headrace.producer_api.openai.text_routes import STREAM_FORMAT
 from headrace.producer_api.openai.turns_answer import TurnsChatAnswer
 from headrace.producer_api.server.errors import JobUnanswered
+from headrace.producer_api.streaming.answers import Answer, answer_of
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall
 from headrace.store.jobs.jobs import Job
 from headrace.store.schema.job_states import FLOW_TASK, JobState
@@ -240,7 +242,7 @@ def test_several_answers_have_their_numbers() -> None:
         "usage": TOKEN_COUNTS,
     }
     answer: Any = answer_to(job, lambda job, number: ChatAnswer(job, number, with_usage=True))
-    assert choices_of(answer.pieces("b", (), 1)) == [[choice({"role": "assistant", "content": "b"}, index=1)]]
+    assert choices_of(answer.pieces_of(1, "b", ())) == [[choice({"role": "assistant", "content": "b"}, index=1)]]
     assert choices_of(answer.closing(job)) == [
         [choice({"role": "assistant", "content": ""}, "stop")],
         [choice({}, "length", index=1)],
@@ -419,3 +421,9 @@ def test_a_job_without_an_answer(state: JobState, error: Any, code: str, message
             Naming("job_1", message),
             "job_1",
         )
+
+
+def test_a_stream_ends_with_done_and_an_error_is_a_chunk() -> None:
+    assert (STREAM_FORMAT.chunk({"a": 1}), STREAM_FORMAT.end) == (b'data: {"a":1}\n\n', b"data: [DONE]\n\n")
+    error = JobUnanswered("no memory", code="out_of_memory", job_id="job_1")
+    assert STREAM_FORMAT.error(error).startswith(b'data: {"error":{"message":"no memory","type":"server_error"')

@@ -8,10 +8,13 @@ import httpx2
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from headrace.producer_api.http import unknown_fields
+from headrace.producer_api.http.unknown_fields import MOST_UNKNOWN
 from headrace.producer_api.openai import foreign_fields
 from headrace.producer_api.openai.chat_request import ChatRequest
 from headrace.producer_api.openai.completion_request import CompletionRequest
-from headrace.producer_api.openai.request_fields import MOST_UNKNOWN, TextRequest, as_sent
+from headrace.producer_api.openai.request_fields import TextRequest, as_sent
+from headrace.producer_api.tasks.foreign_encoding import FOREIGN_ENCODING
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs import jobs
@@ -260,14 +263,14 @@ PROBES: dict[str, Any] = {
 OFF = "zero false nothing no-fields"
 
 
-def harmless(table: Mapping[str, foreign_fields.IsHarmless]) -> dict[str, set[str]]:
+def harmless(table: Mapping[str, unknown_fields.IsHarmless]) -> dict[str, set[str]]:
     """The fields of a table by the probes that they accept beside null, which each of them accepts."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for field in table:
         accepted = []
         for name, value in PROBES.items():
             try:
-                foreign_fields.refuse_unsupported(Sent.model_validate({field: value}), table, {field: "do"})
+                unknown_fields.refuse_unsupported(Sent.model_validate({field: value}), table, {field: "do"})
             except InvalidRequest as error:
                 told = (error.code, error.param, error.message)
                 assert told == ("unsupported_parameter", field, Naming(f"`{field}`"))
@@ -337,7 +340,7 @@ def test_a_field_for_a_text_passes_with_a_value_that_means_nothing() -> None:
 
 
 def test_a_field_for_vectors_passes_with_a_value_that_means_nothing() -> None:
-    assert harmless(foreign_fields.FOREIGN_ENCODING) == {
+    assert harmless(FOREIGN_ENCODING) == {
         OFF: fields(
             "prompt_name instruction input_type task task_type title prefix messages prompt chat_template",
             "chat_template_kwargs images content lora lora_name lora_request adapter adapter_id late_chunking",

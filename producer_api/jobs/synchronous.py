@@ -1,6 +1,6 @@
 """Waits for the job behind a request and sends its answer, whole or as a stream of chunks.
 
-``chat_answer``, ``completion_answer`` and ``features.anthropic.message_answer`` build the JSON.
+The route gives the ``Answer``, which builds the JSON.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ from starlette.responses import Response
 from headrace.producer_api.http.requests import unless_gone
 from headrace.producer_api.http.views import ObjectResponse
 from headrace.producer_api.jobs.cancel import RETRY_GRACE_S, abandon
-from headrace.producer_api.openai.chat_answer import Answer, Diverged, TextDeduplicator, TokenDeduplicator
-from headrace.producer_api.openai.choices_answer import ChoicesAnswer, num_choices_of
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import Draining, JobUnanswered, SyncTimeout, body_of
-from headrace.producer_api.server.sse import PING, EventStream, Heartbeat, StreamAborted, data_only
+from headrace.producer_api.server.sse import EventStream, Heartbeat, StreamAborted, data_only
+from headrace.producer_api.streaming.answers import Answer, SeveralAnswers, num_choices_of
+from headrace.producer_api.streaming.deduplication import Diverged, TextDeduplicator, TokenDeduplicator
 from headrace.producer_api.streaming.job_events import (
     Ended,
     Event,
@@ -94,19 +94,24 @@ class StreamFormat:
     end: bytes
 
 
-OPENAI_FORMAT = StreamFormat(data_only, lambda error: data_only(body_of(error)), PING, b"data: [DONE]\n\n")
+def error_data(error: HeadraceError) -> bytes:
+    """Return an error as an event of a stream."""
+    return data_only(body_of(error))
 
 
 class ClientConnection:
-    """One client connection and the job that answers it. ``is_kept``: the job continues if the client disconnects."""
+    """One client connection and the job that answers it.
+
+    ``is_kept``: the job continues if the client disconnects. ``write_error`` writes an error in a stream.
+    """
 
     def __init__(
-        self, runtime: Runtime, job: Job, *, is_kept: bool, stream_format: StreamFormat = OPENAI_FORMAT
+        self, runtime: Runtime, job: Job, *, is_kept: bool, write_error: Callable[[HeadraceError], bytes] = error_data
     ) -> None:
         self._runtime = runtime
         self._job = job
         self._is_kept = is_kept
-        self._format = stream_format
+        self._write_error = write_error
 
     async def wait(self, request: Request) -> Job | None:
         """Return the job when it has ended, None if the client disconnected. Raises SyncTimeout, Draining."""
@@ -147,7 +152,7 @@ class ClientConnection:
                 async for chunk in chunks:
                     yield chunk
         except JobUnanswered as error:
-            yield self._format.error(error)
+            yield self._write_error(error)
             raise StreamAborted from error
         except Draining:
             await self.on_client_gone()
@@ -158,13 +163,13 @@ class CompletionResponder:
     """Sends the answer of one job to one client. ``is_kept``: the job continues if the client disconnects."""
 
     def __init__(
-        self, runtime: Runtime, job: Job, answer: Answer, *, is_kept: bool, stream_format: StreamFormat = OPENAI_FORMAT
+        self, runtime: Runtime, job: Job, answer: Answer, *, is_kept: bool, stream_format: StreamFormat
     ) -> None:
         self._runtime = runtime
         self._job = job
         self._answer = answer
         self._format = stream_format
-        self._connection = ClientConnection(runtime, job, is_kept=is_kept, stream_format=stream_format)
+        self._connection = ClientConnection(runtime, job, is_kept=is_kept, write_error=stream_format.error)
 
     async def answer(self, request: Request, headers: dict[str, str]) -> Response:
         """Return the whole answer. Raises JobUnanswered, SyncTimeout, Draining."""
@@ -263,8 +268,8 @@ class _ChunkEncoder:
         entries = self._format_logprobs(logprobs) if self._format_logprobs is not None and logprobs else ()
         if not (text or entries):
             return []
-        if isinstance(self._answer, ChoicesAnswer):
-            return [*map(self._format.chunk, self._answer.pieces(text, entries, choice))]
+        if isinstance(self._answer, SeveralAnswers):
+            return [*map(self._format.chunk, self._answer.pieces_of(choice, text, entries))]
         return [*map(self._format.chunk, self._answer.pieces(text, entries))]
 
     def _end(self, job: Job) -> list[bytes]:

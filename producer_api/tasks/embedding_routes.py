@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.job_options import is_kept
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from headrace.producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
-from headrace.producer_api.openai.embedding_views import EmbeddingList
-from headrace.producer_api.openai.request_fields import is_kept
-from headrace.producer_api.openai.synchronous import submit_and_wait
+from headrace.producer_api.jobs.synchronous import submit_and_wait
 from headrace.producer_api.server.errors import DOCUMENTED
+from headrace.producer_api.tasks.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
+from headrace.producer_api.tasks.embedding_views import EmbeddingList
 from headrace.store.errors import HeadraceError
 from headrace.store.jobs.jobs import Job
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from headrace.producer_api.jobs import synchronous
 from headrace.producer_api.jobs.cancel import RETRY_GRACE_S
-from headrace.producer_api.openai import synchronous
-from headrace.producer_api.openai.synchronous import OPENAI_FORMAT, ClientConnection
-from headrace.producer_api.server.errors import Draining, JobUnanswered, SyncTimeout
+from headrace.producer_api.jobs.synchronous import ClientConnection
+from headrace.producer_api.server.errors import Draining, SyncTimeout
 from headrace.store.jobs.jobs import Job
 from headrace.store.schema.job_states import JobState
 from tests.producer_api.answered_jobs import ended
@@ -78,9 +78,3 @@ async def test_the_job_of_a_caller_that_left_is_cancelled_later_unless_it_is_kep
     monkeypatch.setattr(synchronous, "abandon", abandon)
     assert await connection(WAITING, is_kept=is_kept).wait(request(leaves=True)) is None
     assert cancelled == ([] if is_kept else [("job_1", RETRY_GRACE_S)])
-
-
-def test_a_stream_of_openai_ends_with_done_and_an_error_is_a_chunk() -> None:
-    assert (OPENAI_FORMAT.chunk({"a": 1}), OPENAI_FORMAT.end) == (b'data: {"a":1}\n\n', b"data: [DONE]\n\n")
-    error = JobUnanswered("no memory", code="out_of_memory", job_id="job_1")
-    assert OPENAI_FORMAT.error(error).startswith(b'data: {"error":{"message":"no memory","type":"server_error"')

@@ -11,18 +11,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
-from headrace.producer_api.openai.chat_answer import answer_of
-from headrace.producer_api.openai.foreign_fields import ENCODING_INSTEAD, FOREIGN_ENCODING, refuse_unsupported
-from headrace.producer_api.openai.request_fields import (
+from headrace.producer_api.http.job_options import (
     CLASSES,
     JOB_FIELDS,
     JobOptions,
     MetadataText,
     ServiceTier,
     job_fields,
-    refuse_near_misses,
 )
+from headrace.producer_api.http.unknown_fields import refuse_near_misses, refuse_unsupported
 from headrace.producer_api.server.errors import from_validation
+from headrace.producer_api.streaming.answers import answer_of
+from headrace.producer_api.tasks.foreign_encoding import ENCODING_INSTEAD, FOREIGN_ENCODING
 from headrace.store.errors import HeadraceError, InvalidRequest
 from headrace.store.jobs.jobs import Job
 from headrace.store.payloads.image_input import MAX_IMAGES
