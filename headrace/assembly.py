@@ -7,6 +7,7 @@ declares for this kind; a file that is absent brings nothing. Each process impor
     task         ``store.tasks.task_spec``: the description of a task
     inputs       ``prompts.tasks.task_inputs``: how its requests become the model's input
     model        ``workers.tasks.task_model``: what loads its models, and may import torch
+    served       ``workers.tasks.encoding``: what reads its jobs, if models of other tasks run them
     task_routes  ``producer_api.tasks.task_routes``: its URLs, and how a batch reads them
     api          ``producer_api.api_part``: other routes
     dispatcher   ``workers.dispatcher.dispatcher_part``: duties, probes, what runs while a dispatcher leads
@@ -23,6 +24,14 @@ FEATURES = (
     "batches",
     "console",
     "webhooks",
+    "encoders.embed",
+    "encoders.rerank",
+    "encoders.classify",
+    "encoders.token_classify",
+    "encoders.score",
+    "images.classify",
+    "images.zero_shot",
+    "retrieval",
     "predict",
     "recommend",
     "transcribe",

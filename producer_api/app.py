@@ -42,7 +42,6 @@ from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import on_error
 from headrace.producer_api.tasks.registry import TASK_ROUTES
 from headrace.producer_api.tools import approval_routes, tool_routes
-from headrace.producer_api.vector_stores import store_file_routes, store_routes
 from headrace.store.errors import HeadraceError
 from headrace.store.settings import Settings
 from headrace.store.tracing.tracing import OFF, Tracing
@@ -63,8 +62,6 @@ _ROUTES = (
     token_routes,
     file_routes,
     upload_routes,
-    store_routes,
-    store_file_routes,
     policy_routes,
     rollout_routes,
     quality_routes,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from headrace.cli.tree import TREE
+from headrace.features.encoders.embed.task import EmbedInput, EmbedRequest
 from headrace.store.payloads.sampling_params import Sampling
 from headrace.store.settings import Settings
-from headrace.store.tasks.embed import EmbedInput, EmbedRequest
 from headrace.store.tasks.generate import GenerateInput, GenerateRequest
 
 ROOT = Path(__file__).parents[1]

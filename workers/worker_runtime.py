@@ -370,6 +370,7 @@ class WorkerRuntime:
             self._connections.jobs,
             self.metrics,
             self._spans,
+            settings,
         )
         return JobRunner(
             claim_client=self.claim_client,

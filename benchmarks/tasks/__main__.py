@@ -31,19 +31,19 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from benchmarks.tasks.encoding import sentences
 from benchmarks.venvs import CannotInstall, environment, versions
+from headrace.features.encoders.classifier_folder import read_classifier
+from headrace.features.encoders.embed.inputs import embed_inputs, read_embedder
+from headrace.features.encoders.embed.task import EmbedInput
+from headrace.features.encoders.fitted_inputs import fit_texts
+from headrace.features.encoders.torch_classifier import classifier_for
+from headrace.features.encoders.torch_encoder import encoder_for
 from headrace.models.catalog import fetch
 from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from headrace.models.engine.requests import EncodeRequest
 from headrace.models.engine.runner import Encoder
 from headrace.models.families.model_folder import small_files
-from headrace.models.runners.classifier import classifier_for
-from headrace.models.runners.encoder import encoder_for
-from headrace.prompts.encoders.classifier_folder import read_classifier
-from headrace.prompts.encoders.encoder_inputs import fit_texts
-from headrace.prompts.tasks.embed import embed_inputs, read_embedder
 from headrace.prompts.tokenizer import load_tokenizer
 from headrace.store.settings import Settings, load_settings
-from headrace.store.tasks.embed import EmbedInput
 
 BATCH = 32
 BUDGET_TOKENS = 16_384

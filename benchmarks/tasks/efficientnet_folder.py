@@ -21,12 +21,12 @@ import torch
 from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
 from benchmarks.tasks.images import photographs, pictures
+from headrace.features.encoders.encode_jobs import numbers_of
+from headrace.features.encoders.image_rows import ImageRows
+from headrace.features.encoders.torch_images import image_classifier_for, image_processor
 from headrace.models.engine.requests import EncodeRow
-from headrace.models.runners.image_rows import ImageRows
-from headrace.models.runners.images import image_classifier_for, image_processor
 from headrace.prompts.vision.pictures import read_picture
 from headrace.store.settings import Settings
-from headrace.workers.tasks.encoding import numbers_of
 
 SIDE = 224
 FULLY_OPEN = 30.0

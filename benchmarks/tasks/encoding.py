@@ -26,16 +26,16 @@ from rich.table import Table
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
+from headrace.features.encoders.embed.inputs import embed_inputs, read_embedder
+from headrace.features.encoders.embed.task import EmbedInput
+from headrace.features.encoders.torch_encoder import encoder_for
 from headrace.models.catalog import fetch
 from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from headrace.models.engine.requests import EncodeOutput, EncodeRequest
 from headrace.models.families.model_folder import small_files
 from headrace.models.quality.texts import TEXTS
-from headrace.models.runners.encoder import encoder_for
-from headrace.prompts.tasks.embed import embed_inputs, read_embedder
 from headrace.prompts.tokenizer import load_tokenizer
 from headrace.store.settings import load_settings
-from headrace.store.tasks.embed import EmbedInput
 
 BATCH = 32
 MOST_CHARS = 500

@@ -25,15 +25,15 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from benchmarks.venvs import CannotInstall, environment
+from headrace.features.encoders.encode_jobs import numbers_of
+from headrace.features.encoders.image_folder import read_image_classifier
+from headrace.features.encoders.image_rows import ImageRows, PrepareImage
+from headrace.features.encoders.torch_images import TorchImageClassifier, image_classifier_for, image_processor
 from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from headrace.models.engine.requests import EncodeRequest
 from headrace.models.families.model_folder import small_files
-from headrace.models.runners.image_rows import ImageRows, PrepareImage
-from headrace.models.runners.images import TorchImageClassifier, image_classifier_for, image_processor
-from headrace.prompts.vision.image_folder import read_image_classifier
 from headrace.prompts.vision.pictures import read_picture
 from headrace.store.settings import Settings
-from headrace.workers.tasks.encoding import numbers_of
 
 BATCH = 32
 THREADS = 32

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace.prompts.encoders.encoder_folder import json_object, whole_number
+from headrace.prompts.folder_json import json_object, whole_number
 from headrace.store.errors import ModelLoadError
 
 GENERATION: Final = "generation_config.json"

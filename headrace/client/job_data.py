@@ -14,22 +14,6 @@ JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "ex
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
-TaskName = Literal[
-    "generate",
-    "embed",
-    "rerank",
-    "classify",
-    "token_classify",
-    "score",
-    "image_classify",
-    "image_zero_shot",
-    "predict",
-    "recommend",
-    "transcribe",
-    "call_tool",
-]
-
-
 class JobBody(TypedDict, total=False):
     """The fields of a new job; see docs/jobs.md. It has a ``model``, or ``steps`` with a model each (docs/steps.md).
 
@@ -38,15 +22,14 @@ class JobBody(TypedDict, total=False):
     ``aggregation_strategy`` and ``ignore_labels`` for ``token_classify``,
     ``explain`` for ``predict``, ``filter`` and ``exclude_history`` for ``recommend``,
     ``language`` for ``transcribe``.
-    ``truncate`` is for the tasks of text encoders. ``task`` may be another name than those of ``TaskName``, if the
-    server has a task of another package.
+    ``truncate`` is for the tasks of text encoders.
     """
 
     model: str
     input: Required[Mapping[str, Any]]
     steps: Sequence[Mapping[str, Any]]
     n: int
-    task: TaskName | str
+    task: str
     language: str
     sampling: Mapping[str, Any]
     truncation: Literal["refuse", "left", "middle", "oldest_turns", "disabled", "auto"]

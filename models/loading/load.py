@@ -11,12 +11,8 @@ from pathlib import Path
 from headrace.models.engine.requests import Adapter
 from headrace.models.engine.runner import Encoder, Runner
 from headrace.models.fakes.fake import FakeRunner
-from headrace.models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
 from headrace.models.fakes.faults import Fault, FaultyEncoder, FaultyRunner
 from headrace.models.families.model_folder import registered_folder
-from headrace.models.runners.image_rows import PrepareImage
-from headrace.prompts.encoders.classifier_folder import ClassifierSettings
-from headrace.prompts.vision.image_folder import ImageClassifierSettings
 from headrace.store.failpoints import failpoint, parse_model_faults
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
@@ -62,59 +58,6 @@ def check_adapter(version: ModelVersion) -> None:
     from headrace.models.loading.adapters import check_files  # noqa: PLC0415 - imports torch
 
     check_files(Path(version.source), version.digest)
-
-
-def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
-    """Return the encoder of a version. As ``load_runner``. Raises ModelLoadError."""
-    if version.is_fake:
-        return FakeEncoder(step_s=settings.fake_step_ms / 1000)
-    folder = checked_folder(version)
-    from headrace.models.runners.encoder import encoder_for  # noqa: PLC0415 - imports torch
-
-    return encoder_for(folder, settings, dtype=version.dtype)
-
-
-def load_classifier(version: ModelVersion, settings: Settings, found: ClassifierSettings) -> Encoder:
-    """Return the classifier or cross-encoder of a version, whose folder has the settings ``found``.
-
-    Raises ModelLoadError, as ``load_runner``.
-    """
-    if version.is_fake:
-        return FakeClassifier(found, step_s=settings.fake_step_ms / 1000)
-    folder = checked_folder(version)
-    from headrace.models.runners.classifier import classifier_for  # noqa: PLC0415 - imports torch
-
-    return classifier_for(folder, settings, dtype=version.dtype)
-
-
-def load_image_classifier(
-    version: ModelVersion, settings: Settings, found: ImageClassifierSettings
-) -> tuple[Encoder, PrepareImage]:
-    """Return the image classifier of a version with the settings ``found``, and what prepares an image for it.
-
-    Raises ModelLoadError, as ``load_runner``.
-    """
-    if version.is_fake:
-        return FakeImageClassifier(found, step_s=settings.fake_step_ms / 1000), fake_pixels
-    folder = checked_folder(version)
-    from headrace.models.runners.images import image_classifier_for, image_processor  # noqa: PLC0415 - imports torch
-
-    return image_classifier_for(folder, settings, dtype=version.dtype), image_processor(folder)
-
-
-def load_image_encoder(version: ModelVersion, settings: Settings) -> tuple[Encoder, PrepareImage, float]:
-    """Return the encoder of images of a version, what prepares an image for it, and the factor of cosines.
-
-    By the factor the cosine of an image and a text is multiplied. Raises ModelLoadError, as ``load_runner``.
-    """
-    if version.is_fake:
-        encoder = FakeEncoder(step_s=settings.fake_step_ms / 1000)
-        return encoder, fake_pixels, encoder.scale
-    folder = checked_folder(version)
-    from headrace.models.runners.images import image_encoder_for, image_processor  # noqa: PLC0415 - imports torch
-
-    made, scale = image_encoder_for(folder, settings, dtype=version.dtype)
-    return made, image_processor(folder), scale
 
 
 def number_format(version: ModelVersion, settings: Settings) -> str:

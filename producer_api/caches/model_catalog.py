@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -155,7 +155,7 @@ class ModelCatalog:
         tokenizer = self.tokenizer(version)
         return loaded.grammars.get(lambda: grammars_for(version, tokenizer, partial(models.read_file, self._db)))
 
-    def task_settings(self, version: ModelVersion) -> object:
+    def task_settings(self, version: ModelVersion) -> Any:
         """Return the settings of the version's task (``prompts.tasks``); raise ModelLoadError if files are damaged."""
         loaded = self._loaded((version.model, version.version))
         read_settings = TASK_INPUTS[version.task].read_settings

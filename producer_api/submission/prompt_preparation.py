@@ -13,7 +13,7 @@ from headrace.producer_api.submission.default_templates import with_default
 from headrace.prompts.grammar import Grammars
 from headrace.prompts.tasks import generate
 from headrace.prompts.tasks.registry import TASK_INPUTS
-from headrace.prompts.tasks.task_inputs import Prepared, TenantFiles
+from headrace.prompts.tasks.task_inputs import Prepared, TaskInputs, TenantFiles
 from headrace.prompts.tokenizer import Tokenizer
 from headrace.prompts.vision.chat_images import no_images
 from headrace.store.calls.addresses import check_url
@@ -77,7 +77,7 @@ class PromptPreparation:
         """Return the payload to store, and its cost. Raises InvalidRequest, ModelLoadError, Unavailable."""
         check_task(request, version)
         self.check_modalities(request, version)
-        return TASK_INPUTS[request.task].prepare(with_default(request, version), self._model(version), policy)
+        return _inputs_of(request).prepare(with_default(request, version), self._model(version), policy)
 
     def check_modalities(self, request: JobRequest, version: ModelVersion) -> None:
         """Raise InvalidRequest for messages with images and a version that takes none."""
@@ -110,11 +110,11 @@ class PromptPreparation:
     def is_quick(self, request: JobRequest, version: ModelVersion) -> bool:
         """Return True if preparing the request takes no long time. Raises InvalidRequest."""
         check_task(request, version)
-        return TASK_INPUTS[request.task].is_quick(request, self._model(version))
+        return _inputs_of(request).is_quick(request, self._model(version))
 
     def with_files(self, tenant_id: str, request: JobRequest) -> JobRequest:
         """Return the request with what its file holds. Raises NotFound, InvalidRequest, Unavailable."""
-        complete = TASK_INPUTS[request.task].complete
+        complete = _inputs_of(request).complete
         if complete is None:
             return request
         found: JobRequest = complete(request, TenantFiles(tenant_id, self._settings, self._db, self._blobs))
@@ -129,7 +129,7 @@ class PromptPreparation:
         model = self._model(version)
         if len(request.model_dump_json(include={"input"})) <= _CHARS_A_TOKEN * model.window:
             return request
-        cut: JobRequest = TASK_INPUTS[request.task].cut_to_length(request, model)
+        cut: JobRequest = _inputs_of(request).cut_to_length(request, model)
         return cut
 
     def count_tokens(self, request: GenerateRequest, version: ModelVersion) -> int:
@@ -151,6 +151,10 @@ class PromptPreparation:
         capacity = None if serving is None else serving.capacity
         window = version.context_window if capacity is None else min(version.context_window, capacity)
         return _CatalogModel(self._catalog, version, window)
+
+
+def _inputs_of(request: JobRequest) -> TaskInputs[Any]:
+    return request.own_inputs() or TASK_INPUTS[request.task]
 
 
 def check_called_urls(request: JobRequest, settings: Settings, unknown: Collection[str] = ()) -> None:

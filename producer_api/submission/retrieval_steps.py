@@ -4,27 +4,28 @@ The question is the user's last message. The stores are looked up here as the te
 the look-up; the search of the worker names the tenant too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.submission.submission_parts import SubmissionParts
-from headrace.prompts.tasks.embed import Embedder, query_prompt_name
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker, RequestError
 from headrace.store.payloads.job_payload import JobTerms
 from headrace.store.payloads.references import MARK
-from headrace.store.payloads.retrieval import SEARCH_STEP, Retrieval
+from headrace.store.payloads.retrieval import SEARCH_STEP, SEARCH_TASK, Retrieval
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.retrieval import vector_stores
 from headrace.store.retrieval.attribute_filters import read_filter
-from headrace.store.tasks.embed import EMBED
 from headrace.store.tasks.flow import FlowRequest, FlowStepBody
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tasks.registry import JobRequest
 
 FIELD = "retrieval"
+QUERY_PROMPTS = ("query",)
+"""Names that models of sentence-transformers give to the text before a question."""
+
 _ONE = "steps[0]"
 
 
@@ -86,7 +87,7 @@ def search_step(
         None,
         # Not checked: its name has a colon, as no name of a caller has.
         name=SEARCH_STEP.format(body.name),
-        task=EMBED.name,
+        task=SEARCH_TASK,
         model=queue_name(version.model, version.version),
         input={"texts": [_question(body, filled)]},
         needs=body.needs,
@@ -103,9 +104,13 @@ def embedding_of(
     Raises InvalidRequest, NotFound, Conflict, ModelLoadError. ``field``: for the messages.
     """
     version = _version_of(parts, tenant_id, wanted, field)
-    embedder = parts.catalog.task_settings(version)
-    prompt = query_prompt_name(embedder) if isinstance(embedder, Embedder) else None
+    prompt = query_prompt_name(parts.catalog.task_settings(version).prompts)
     return version, {"truncate": True} if prompt is None else {"truncate": True, "prompt_name": prompt}
+
+
+def query_prompt_name(prompts: Collection[str]) -> str | None:
+    """Return the name of a model's prompt before a question to a vector store; None: it has none for them."""
+    return next((name for name in QUERY_PROMPTS if name in prompts), None)
 
 
 def _question(body: FlowStepBody, filled: JobRequest) -> Any:

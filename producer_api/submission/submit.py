@@ -42,7 +42,6 @@ from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import Accepted, NewJob
 from headrace.store.jobs.responses import NewResponse
-from headrace.store.payloads.ingest_order import IngestOrder
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.schema.cache_results import CacheResult
@@ -253,7 +252,7 @@ class Submissions:
             for action, num_findings in done.actions.items():
                 self._metrics.policy_actions.labels(action).inc(num_findings)
             draft.policy_version = found.model, found.version
-            reads_file = isinstance(draft.request, IngestOrder)
+            reads_file = draft.request.reads_file
             draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on, reads_file=reads_file)
             self._guard_names(draft, found.policy)
             if not self._digests.is_keyed and (draft.request, draft.response) != sent:

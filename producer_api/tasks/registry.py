@@ -11,31 +11,13 @@ from pydantic import ValidationError
 from headrace.assembly import parts
 from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob, reader_of
 from headrace.producer_api.server.errors import from_validation
-from headrace.producer_api.tasks.classify import CLASSIFY_ROUTES
-from headrace.producer_api.tasks.embed import EMBED_ROUTES
 from headrace.producer_api.tasks.generate import GENERATE_ROUTES
-from headrace.producer_api.tasks.image_classify import IMAGE_CLASSIFY_ROUTES
-from headrace.producer_api.tasks.image_zero_shot import IMAGE_ZERO_SHOT_ROUTES
 from headrace.producer_api.tasks.own_task import own_routes
-from headrace.producer_api.tasks.rerank import RERANK_ROUTES
-from headrace.producer_api.tasks.score import SCORE_ROUTES
 from headrace.producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
-from headrace.producer_api.tasks.token_classify import TOKEN_CLASSIFY_ROUTES
 from headrace.store.errors import InvalidRequest
 from headrace.store.tasks.registry import OWN_TASKS
 
-TASK_ROUTES = (
-    GENERATE_ROUTES,
-    EMBED_ROUTES,
-    RERANK_ROUTES,
-    CLASSIFY_ROUTES,
-    TOKEN_CLASSIFY_ROUTES,
-    SCORE_ROUTES,
-    IMAGE_CLASSIFY_ROUTES,
-    IMAGE_ZERO_SHOT_ROUTES,
-    *parts("task_routes", TaskRoutes),
-    *map(own_routes, OWN_TASKS),
-)
+TASK_ROUTES = (GENERATE_ROUTES, *parts("task_routes", TaskRoutes), *map(own_routes, OWN_TASKS))
 
 TASK_URLS: Mapping[str, ParseBody] = {url: parse for routes in TASK_ROUTES for url, parse in routes.urls.items()}
 """The URLs of tasks that a batch may name, beside those of pipelines."""

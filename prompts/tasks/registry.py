@@ -4,32 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.assembly import parts
-from headrace.prompts.tasks.classify import CLASSIFY_INPUTS
-from headrace.prompts.tasks.embed import EMBED_INPUTS
 from headrace.prompts.tasks.generate import GENERATE_INPUTS
-from headrace.prompts.tasks.image_classify import IMAGE_CLASSIFY_INPUTS
-from headrace.prompts.tasks.image_zero_shot import IMAGE_ZERO_SHOT_INPUTS
 from headrace.prompts.tasks.own_task import own_inputs
-from headrace.prompts.tasks.rerank import RERANK_INPUTS
-from headrace.prompts.tasks.score import SCORE_INPUTS
 from headrace.prompts.tasks.task_inputs import TaskInputs
-from headrace.prompts.tasks.token_classify import TOKEN_CLASSIFY_INPUTS
 from headrace.store.errors import ModelLoadError
 from headrace.store.tasks.own_task import OWN_TASK_ADVICE
 from headrace.store.tasks.registry import OWN_TASKS
 
-# A model folder belongs to the first task that takes it; generating takes every folder, and its class is checked then.
-_INPUTS: tuple[TaskInputs[Any], ...] = (
-    *parts("inputs", TaskInputs),
-    RERANK_INPUTS,
-    CLASSIFY_INPUTS,
-    TOKEN_CLASSIFY_INPUTS,
-    IMAGE_CLASSIFY_INPUTS,
-    IMAGE_ZERO_SHOT_INPUTS,
-    SCORE_INPUTS,
-    EMBED_INPUTS,
-    GENERATE_INPUTS,
-)
+# No folder is one of two features. Generating takes every folder that they leave, and its class is checked then.
+_INPUTS: tuple[TaskInputs[Any], ...] = (*parts("inputs", TaskInputs), GENERATE_INPUTS)
 
 TASK_INPUTS: Mapping[str, TaskInputs[Any]] = {
     inputs.spec.name: inputs for inputs in (*_INPUTS, *map(own_inputs, OWN_TASKS))

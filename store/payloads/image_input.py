@@ -44,6 +44,13 @@ _FORMS: dict[str, Any] = {
 }
 
 
+EXAMPLE_IMAGE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAA"
+    "FklEQVR4nGP8z8DAwMDA8J+BgYHhPwAUCAL//zEV8wAAAABJRU5ErkJggg=="
+)
+"""Four pixels, red and blue."""
+
+
 class Image(Strict):
     """An image: exactly one of the two. A text stands for its ``url``."""
 

@@ -84,6 +84,15 @@ class JobOrder(JobTerms):
         """Return the field that requests parts of the output that a policy cannot change, or None."""
         return None
 
+    def own_inputs(self) -> Any:
+        """Return the ``TaskInputs`` of a request that only the API makes; None: it is prepared as its task says."""
+        return None
+
+    @property
+    def reads_file(self) -> bool:
+        """True if the worker reads a file for it, and applies the tenant's policy to the text."""
+        return False
+
     def called_urls(self) -> tuple[tuple[str, str], ...]:
         """Return the URLs that the worker calls for the input, each behind the name of its field."""
         return ()

@@ -8,6 +8,9 @@ from headrace.store.payloads.strict_model import Strict
 
 DEFAULT_CONTEXT_TOKENS: Final = 2048
 
+SEARCH_TASK: Final = "embed"
+"""The task of a step that searches: the question's vector."""
+
 SEARCH_STEP: Final = "{}:search"
 """The name of the step that searches for a step; no name of a caller has a colon."""
 

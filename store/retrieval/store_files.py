@@ -26,7 +26,7 @@ Attributes = Mapping[str, str | float | bool]
 
 @dataclass(frozen=True, slots=True)
 class NewStoreFile:
-    """A file to add. ``chunk_tokens``, ``overlap_tokens``: see ``store.payloads.ingest_order``."""
+    """A file to add. ``chunk_tokens``, ``overlap_tokens``: see ``features.retrieval.ingest_order``."""
 
     file_id: str
     attributes: Attributes
@@ -36,7 +36,7 @@ class NewStoreFile:
 
 @dataclass(frozen=True, slots=True)
 class StoreFile:
-    """A file in a store. ``error``: of its job, if that failed. ``ticket``: see ``store.schema.retrieval_tables``."""
+    """A file in a store. ``error``: of its job, if that failed. ``ticket``: see ``features.retrieval.tables``."""
 
     store_id: str
     file_id: str

@@ -13,7 +13,6 @@ from headrace.store.schema import (  # noqa: F401 - importing them adds their ta
     queue_tables,
     response_tables,
     retention_tables,
-    retrieval_tables,
     rollout_tables,
     tool_tables,
     usage_tables,

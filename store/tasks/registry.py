@@ -15,31 +15,14 @@ from headrace.store.errors import CannotLoadHere
 from headrace.store.payloads.job_payload import JobOrder
 from headrace.store.schema.job_states import FLOW_TASK
 from headrace.store.tasks.call_tool import CALL_TOOL
-from headrace.store.tasks.classify import CLASSIFY
-from headrace.store.tasks.embed import EMBED
 from headrace.store.tasks.generate import GENERATE
-from headrace.store.tasks.image_classify import IMAGE_CLASSIFY
-from headrace.store.tasks.image_zero_shot import IMAGE_ZERO_SHOT
 from headrace.store.tasks.own_task import OwnTaskSpec, find_own_tasks
-from headrace.store.tasks.rerank import RERANK
-from headrace.store.tasks.score import SCORE
 from headrace.store.tasks.task_spec import TaskSpec
-from headrace.store.tasks.token_classify import TOKEN_CLASSIFY
 
 DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
 
-_OURS = (
-    GENERATE,
-    EMBED,
-    RERANK,
-    CLASSIFY,
-    TOKEN_CLASSIFY,
-    SCORE,
-    IMAGE_CLASSIFY,
-    IMAGE_ZERO_SHOT,
-    *parts("task", TaskSpec),
-)
+_OURS = (GENERATE, *parts("task", TaskSpec))
 OWN_TASKS: tuple[OwnTaskSpec, ...] = (
     CALL_TOOL,
     *find_own_tasks({FLOW_TASK, CALL_TOOL.name, *(task.name for task in _OURS)}),

@@ -9,9 +9,9 @@ import httpx2
 import pytest
 from openai import OpenAI
 
+from headrace.features.encoders.classify.inputs import FAKE
+from headrace.features.encoders.fake_encoders import fake_scores
 from headrace.models.catalog import register
-from headrace.models.fakes.fake_encoder import fake_scores
-from headrace.prompts.tasks.classify import FAKE
 from headrace.store.db.database import Database
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys

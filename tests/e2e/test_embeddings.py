@@ -21,7 +21,7 @@ from headrace.store.db.database import Database
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
-from tests.models.runners.test_encoder import MOST_APART, apart, build, reference
+from tests.features.encoders.test_encoder import MOST_APART, apart, build, reference
 from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.serving import serving
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment

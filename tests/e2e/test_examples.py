@@ -21,17 +21,17 @@ from examples.nightly_batch.night import KINDS, MESSAGES, night
 from examples.vllm_queue.burst import directly, through_the_queue
 from examples.vllm_queue.server import SmallServer, small_server
 from headrace.client import Client
+from headrace.features.encoders.encode_jobs import numbers_of
+from headrace.features.encoders.fake_encoders import fake_pixels, fake_scores
+from headrace.features.images.classify.inputs import FAKE
 from headrace.features.webhooks.sender import WebhookSender
 from headrace.models.catalog import register
 from headrace.models.external_registration import register_external
-from headrace.models.fakes.fake_encoder import fake_pixels, fake_scores
-from headrace.prompts.tasks.image_classify import FAKE
 from headrace.prompts.vision.pictures import read_picture
 from headrace.store.db.database import Database
 from headrace.store.registry.engine_spec import engine_spec
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
-from headrace.workers.tasks.encoding import numbers_of
 from tests.e2e.test_embeddings import worker
 from tests.processes import WAIT_S, StartProcess
 from tests.producer_api.serving import serving

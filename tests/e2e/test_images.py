@@ -6,14 +6,15 @@ from typing import Any
 import httpx2
 import pytest
 
+from headrace.features.encoders.encode_jobs import numbers_of
+from headrace.features.encoders.fake_encoders import fake_pixels, fake_scores
+from headrace.features.images.classify.inputs import FAKE
 from headrace.models.catalog import register
-from headrace.models.fakes.fake_encoder import fake_pixels, fake_scores, fake_vector
-from headrace.prompts.tasks.image_classify import FAKE
+from headrace.models.fakes.fake_encoder import fake_vector
 from headrace.prompts.vision.pictures import read_picture
 from headrace.store.db.database import Database
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
-from headrace.workers.tasks.encoding import numbers_of
 from tests.e2e.test_classify import ended_batch
 from tests.e2e.test_embeddings import calling, worker
 from tests.models.runners.tiny_images import data_url, encoded, picture

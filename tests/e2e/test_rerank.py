@@ -13,7 +13,7 @@ from headrace.store.db.database import Database
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from tests.e2e.test_embeddings import calling, worker
-from tests.models.runners.test_cross_encoder import DOCUMENTS, QUERY, build_cross_encoder, reference_scores
+from tests.features.encoders.test_cross_encoder import DOCUMENTS, QUERY, build_cross_encoder, reference_scores
 from tests.processes import StartProcess
 
 

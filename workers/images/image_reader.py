@@ -1,24 +1,17 @@
-"""Reads the images of a job and prepares them for the model. One that cannot be read harms no other.
+"""Reads the images of a job that are files or on servers.
 
 A server is called by the guarded client of webhooks, within one deadline for all images of a job, and without
 redirects.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeAlias
 
-from headrace.models.runners.image_rows import PrepareImage
-from headrace.prompts.vision.image_sources import content_of
-from headrace.prompts.vision.pictures import read_picture
 from headrace.store.calls.ssrf_guard import AnswerTooLong, CallFailed, GuardedClient
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, InvalidRequest, NotFound
 from headrace.store.files import files
 from headrace.store.files.blob_storage import Blobs, open_blobs, read_blocks
-from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, FailedImage, Image
+from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, Image
 from headrace.store.settings import Settings
 
 CALLS_S = 30.0
@@ -26,24 +19,6 @@ CALLS_S = 30.0
 
 _HEADERS = {"user-agent": "Headrace-Images/1", "accept": "image/*"}
 _OK = 200
-
-
-@dataclass(frozen=True, slots=True)
-class ReadImages:
-    """The images that could be read, prepared for the model, with their places in the request; and the others."""
-
-    pixels: tuple[Any, ...]
-    places: tuple[int, ...]
-    failed: tuple[FailedImage, ...]
-
-    @property
-    def failures(self) -> tuple[FailedImage, ...] | None:
-        """The images that could not be read, for the output; None if all could."""
-        return self.failed or None
-
-
-ReadAll: TypeAlias = Callable[[Sequence[Image]], ReadImages]
-"""Raises InvalidRequest if no image can be read."""
 
 
 def deadline() -> float:
@@ -86,46 +61,6 @@ class ImageSource:
         if answer.status != _OK:
             raise _unavailable(f"the image's server answered {answer.status}; redirects are not followed")
         return answer.body
-
-
-class ImageReader:
-    """Reads images for one model. Called from many threads at once."""
-
-    def __init__(
-        self,
-        prepare: PrepareImage,
-        settings: Settings,
-        *,
-        client: GuardedClient | None = None,
-        blobs: Blobs | None = None,
-    ) -> None:
-        self._prepare = prepare
-        self._source = ImageSource(settings, client=client, blobs=blobs)
-
-    def of_payload(self, images: Sequence[Image]) -> ReadImages:
-        """Return images that the payload itself has."""
-        return self._read(images, lambda _image, _until: b"")
-
-    def of_job(self, db: Database, tenant_id: str, images: Sequence[Image]) -> ReadImages:
-        """Return the images of a tenant's job. Raises InvalidRequest if none can be read; Unavailable."""
-
-        return self._read(images, partial(self._source.read, db, tenant_id))
-
-    def _read(self, images: Sequence[Image], fetch: Callable[[Image, float], bytes]) -> ReadImages:
-        until = deadline()
-        pixels, places, failed = [], [], []
-        for index, image in enumerate(images):
-            param = f"input.images[{index}]"
-            try:
-                content = content_of(image, param)
-                content = fetch(image, until) if content is None else content
-                pixels.append(self._prepare(read_picture(content, param)))
-                places.append(index)
-            except InvalidRequest as error:
-                failed.append(FailedImage(index=index, code=error.code, message=error.message))
-        if not pixels:
-            raise InvalidRequest(failed[0].message, code=failed[0].code)
-        return ReadImages(tuple(pixels), tuple(places), tuple(failed))
 
 
 def _unavailable(why: str) -> HeadraceError:

@@ -20,14 +20,20 @@ from headrace.prompts.tasks.task_inputs import InputModel
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim, Finish
 from headrace.store.payloads.job_payload import PinnedPolicy
-from headrace.store.payloads.retrieval import FileCitation, HybridWeights, PassagePlace, Retrieval, RetrievedPassage
+from headrace.store.payloads.retrieval import (
+    SEARCH_TASK,
+    FileCitation,
+    HybridWeights,
+    PassagePlace,
+    Retrieval,
+    RetrievedPassage,
+)
 from headrace.store.payloads.step_payload import NUMBERED_FROM, PASSAGES
 from headrace.store.retrieval import search, vector_stores
 from headrace.store.retrieval.attribute_filters import read_filter
 from headrace.store.retrieval.passages import unit_vector
 from headrace.store.retrieval.search import FoundPassage, Query
 from headrace.store.schema.job_states import JobState
-from headrace.store.tasks.embed import EMBED
 from headrace.store.tasks.generate import GenerateInput, GenerateRequest
 from headrace.workers.runs.document_policy import OF_PASSAGES, policed_texts
 
@@ -84,7 +90,7 @@ def with_text(finish: Finish, wanted: Mapping[str, Any], first: int) -> Finish:
 
 def is_search(step: Mapping[str, Any]) -> bool:
     """Return True for the ``task`` and ``output`` of a call of ``file_search``."""
-    return bool(step["task"] == EMBED.name) and NUMBERED_FROM in step["output"]
+    return bool(step["task"] == SEARCH_TASK) and NUMBERED_FROM in step["output"]
 
 
 def cited(outputs: Mapping[str, Mapping[str, Any]]) -> tuple[FileCitation, ...] | None:

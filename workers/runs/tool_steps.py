@@ -17,6 +17,7 @@ from typing import Any
 
 from headrace.store.jobs.claims import Added, AddedStep, AskedApproval, Claim, Finish
 from headrace.store.jobs.flow_growth import names_after
+from headrace.store.payloads.retrieval import SEARCH_TASK
 from headrace.store.payloads.step_payload import (
     FAULT,
     NUMBERED_FROM,
@@ -28,7 +29,6 @@ from headrace.store.payloads.step_payload import (
     Marks,
 )
 from headrace.store.tasks.call_tool import CALL_TOOL
-from headrace.store.tasks.embed import EMBED
 from headrace.store.tools.builtin import FILE_SEARCH, MAX_QUERY_CHARS
 from headrace.workers.runs.call_arguments import fault_of
 
@@ -108,7 +108,7 @@ def _search_step(name: str, query: str, then: Mapping[str, Any], after: str) -> 
     how = then[SEARCH]
     searched = {SEARCH: how["retrieval"], NUMBERED_FROM: then.get("found", 0) + 1}
     payload = {"input": {"texts": [query]}, **how["fields"], **searched}
-    return AddedStep(name, EMBED.name, how["model"], how["version"], payload, 1 + len(query) // 4, 0, (after,))
+    return AddedStep(name, SEARCH_TASK, how["model"], how["version"], payload, 1 + len(query) // 4, 0, (after,))
 
 
 def _call_step(name: str, call: Mapping[str, Any], then: Mapping[str, Any], after: str) -> AddedStep:

@@ -5,20 +5,19 @@ A score is a vector of one number.
 Nothing is streamed, and nothing is kept of an attempt that ends early: the next attempt starts from the beginning.
 """
 
-import struct
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from headrace.assembly import parts
 from headrace.models.engine.call_engine import CallConfig, CallEngine
 from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from headrace.models.engine.protocol import AnyEngine, Engine
 from headrace.models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
 from headrace.models.engine.runner import Encoder
 from headrace.models.loading.load import number_format
-from headrace.prompts.encoders.encoder_inputs import FittedInput
 from headrace.store.jobs.claims import Claim, Finish
 from headrace.store.payloads.job_payload import JobErrorBody, Usage
 from headrace.store.registry.models import ModelVersion
@@ -32,8 +31,6 @@ from headrace.workers.runs.job_runner import EngineClient
 from headrace.workers.runs.outcome import STATES, Retry
 from headrace.workers.tasks.self_test import SelfTest, run_all
 from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
-
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +46,8 @@ class EncodeJob:
     stored: Callable[[Sequence[bytes]], FilePassages] | None = None
 
 
-ReadJob: TypeAlias = Callable[[Mapping[str, Any]], EncodeJob]
-"""Returns the job of a stored payload. Raises InvalidRequest."""
+ReadClaim: TypeAlias = Callable[[Claim, WorkContext], EncodeJob]
+"""Returns the job of a claim. Raises InvalidRequest if its payload cannot be read or does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +60,6 @@ class EncoderModel(TaskModel):
     @abstractmethod
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the job of a stored payload. Raises InvalidRequest if it cannot be read or does not fit."""
-
-    @property
-    def other_readers(self) -> Mapping[str, ReadJob]:
-        """What reads the payloads of other tasks that this model serves, by the task's name."""
-        return {}
 
     @property
     @abstractmethod
@@ -97,28 +89,34 @@ class EncoderModel(TaskModel):
         return EncodeEngine(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
 
     def read_claim(self, claim: Claim, _context: WorkContext) -> EncodeJob:
-        """Return the job of a claim. Raises InvalidRequest as ``read`` does."""
-        return self.other_readers.get(claim.task, self.read)(claim.payload)
+        """Return the job of a claim of the model's own task. Raises InvalidRequest as ``read`` does."""
+        return self.read(claim.payload)
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> "EncodeWork":
-        """Return the work for the jobs of this model."""
-        return EncodeWork(engine, context, self.read_claim)
+        """Return the work for the jobs of this model, and for those of other tasks that it serves."""
+        served = [(part.is_its, part.reader(self, context.settings)) for part in parts("served", ServedPart)]
+
+        def read(claim: Claim, context: WorkContext) -> EncodeJob:
+            others = (reader for is_its, reader in served if reader is not None and is_its(claim))
+            return next(others, self.read_claim)(claim, context)
+
+        return EncodeWork(engine, context, read)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPart:
+    """The ``PART`` of a feature's file ``served``: it reads jobs that the models of another task run.
+
+    ``reader`` returns what reads them for a loaded model, or None if the model cannot run them.
+    """
+
+    is_its: Callable[[Claim], bool]
+    reader: Callable[[EncoderModel, Settings], ReadClaim | None]
 
 
 def new_call_engine(encoder: Encoder, setup: EngineSetup, timeout_s: float) -> CallEngine:
     """Return the engine for a task that waits more than it computes, whose ``encoder`` many threads may call."""
     return CallEngine(encoder, CallConfig(setup.num_slots, timeout_s), on_room=setup.on_room, on_failed=setup.on_failed)
-
-
-def job_of(inputs: Sequence[FittedInput], output: Callable[[Sequence[bytes]], dict[str, Any]]) -> EncodeJob:
-    """Return the job for a model with a classification head: its options are the token type ids of each input."""
-    types = tuple(one.encoded.type_ids for one in inputs)
-    return EncodeJob(tuple(one.encoded.ids for one in inputs), types, output)
-
-
-def numbers_of(vector: bytes) -> tuple[float, ...]:
-    """Return the numbers of a vector."""
-    return struct.unpack(f"<{len(vector) // FLOAT_BYTES}f", vector)
 
 
 class EncodeWork:
@@ -128,7 +126,7 @@ class EncodeWork:
         self,
         engine: Engine[EncodeRequest, EncodeOutput],
         context: WorkContext,
-        read: Callable[[Claim, WorkContext], EncodeJob],
+        read: ReadClaim,
     ) -> None:
         self._engine = EngineClient(engine, context.admission, context.in_flight, context.spans)
         self._frames = context.frames

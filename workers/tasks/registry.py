@@ -6,30 +6,15 @@ from functools import partial
 from headrace.assembly import parts
 from headrace.store.registry.models import ModelVersion
 from headrace.store.tasks.call_tool import CALL_TOOL
-from headrace.store.tasks.classify import CLASSIFY
-from headrace.store.tasks.embed import EMBED
 from headrace.store.tasks.generate import GENERATE
-from headrace.store.tasks.image_classify import IMAGE_CLASSIFY
 from headrace.store.tasks.registry import OWN_TASKS, known_task
-from headrace.store.tasks.rerank import RERANK
-from headrace.store.tasks.token_classify import TOKEN_CLASSIFY
 from headrace.workers.tasks.call_tool import load_tool_model
-from headrace.workers.tasks.classify import load_classify_model
-from headrace.workers.tasks.embed import load_embed_model
 from headrace.workers.tasks.generate import load_generate_model
-from headrace.workers.tasks.image_classify import load_image_classify_model
 from headrace.workers.tasks.own_task import load_own_model
-from headrace.workers.tasks.rerank import load_rerank_model
 from headrace.workers.tasks.task_model import LoadModel, ModelPart
-from headrace.workers.tasks.token_classify import load_token_classify_model
 
 MODEL_LOADERS: Mapping[str, LoadModel] = {
     GENERATE.name: load_generate_model,
-    EMBED.name: load_embed_model,
-    RERANK.name: load_rerank_model,
-    CLASSIFY.name: load_classify_model,
-    IMAGE_CLASSIFY.name: load_image_classify_model,
-    TOKEN_CLASSIFY.name: load_token_classify_model,
     **{part.task.name: part.load for part in parts("model", ModelPart)},
     **{task.name: partial(load_own_model, task) for task in OWN_TASKS},
     CALL_TOOL.name: partial(load_tool_model, CALL_TOOL),

@@ -47,6 +47,7 @@ class WorkContext:
     db: Database
     metrics: WorkerMetrics
     spans: AttemptSpans
+    settings: Settings
 
 
 def quiet_setup(settings: Settings, num_slots: int) -> EngineSetup:

@@ -12,15 +12,16 @@ import pytest
 import redis
 
 from benchmarks.console.chromium import Tab
+from headrace.features.images.classify.task import IMAGE_CLASSIFY
 from headrace.models.catalog import register
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.hosts.host_reports import HostOutlook, HostReport, now
+from headrace.store.payloads.image_input import EXAMPLE_IMAGE
 from headrace.store.registry.models import register_version
 from headrace.store.registry.quality_report import QualityReport, VersionFigures
 from headrace.store.registry.verification import Verification
 from headrace.store.registry.verification_report import VerificationReport
-from headrace.store.tasks.image_classify import EXAMPLE_IMAGE, IMAGE_CLASSIFY
 from headrace.store.tenants.api_keys import create_key
 from headrace.store.tenants.usage import Price, set_price
 from tests.features.console.console_tab import check_access, fill, open_page, press

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from headrace.models.engine.requests import EncodeRow, EngineRequest, SamplingParams
 from headrace.models.engine.runner import Row, StepPlan
 from headrace.models.fakes.fake import FakeRunner
-from headrace.models.fakes.fake_encoder import FakeClassifier, FakeEncoder, FakeImageClassifier, fake_pixels
+from headrace.models.fakes.fake_encoder import FakeEncoder
 from headrace.models.fakes.faults import FaultyEncoder
 from headrace.models.families import model_folder
 from headrace.models.families.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
@@ -22,8 +21,6 @@ from headrace.models.families.model_folder import all_files_digest, folder_diges
 from headrace.models.loading import adapters, host_memory, load
 from headrace.models.runners.torch_runner import TorchRunner
 from headrace.models.tensors.precision import activation_dtype, resolve_device, resolve_dtype
-from headrace.prompts.tasks.classify import FAKE as FAKE_CLASSIFIER
-from headrace.prompts.tasks.image_classify import FAKE as FAKE_IMAGES
 from headrace.store import failpoints
 from headrace.store.errors import CannotLoadHere, ModelLoadError
 from headrace.store.settings import Settings
@@ -42,26 +39,6 @@ SMALL = {
 SETTINGS = Settings(device="cpu", fake_step_ms=250, kv_pool_tokens=512)
 
 
-@pytest.mark.parametrize(
-    ("loaded", "kind"),
-    [
-        (lambda fake: load.load_encoder(fake, SETTINGS), FakeEncoder),
-        (lambda fake: load.load_classifier(fake, SETTINGS, FAKE_CLASSIFIER), FakeClassifier),
-        (lambda fake: load.load_image_classifier(fake, SETTINGS, FAKE_IMAGES)[0], FakeImageClassifier),
-        (lambda fake: load.load_image_encoder(fake, SETTINGS)[0], FakeEncoder),
-    ],
-)
-def test_a_model_without_weights_takes_the_time_that_the_settings_say(
-    loaded: Callable[[Any], Any], kind: type[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slept: list[float] = []
-    found = loaded(replace(version(Path("fake"), "fake"), runner="fake"))
-    assert type(found) is kind
-    monkeypatch.setattr(found, "sleep", slept.append)
-    assert found.run([]) == []
-    assert slept == [0.25]
-
-
 def test_a_generating_fake_takes_the_time_and_the_pool_that_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SETTINGS.model_copy(update={"kv_block_tokens": 8})
     runner: Any = load.load_runner(replace(version(Path("fake"), "fake"), runner="fake"), settings)
@@ -72,51 +49,14 @@ def test_a_generating_fake_takes_the_time_and_the_pool_that_the_settings_say(mon
     assert (slept, runner.num_blocks, runner.block_tokens, runner.context_window) == ([0.25], 64, 8, 512)
 
 
-@pytest.mark.parametrize(
-    ("place", "loaded", "further"),
-    [
-        ("headrace.models.loading.torch_load.load_torch", lambda one: load.load_runner(one, SETTINGS), None),
-        ("headrace.models.runners.encoder.encoder_for", lambda one: load.load_encoder(one, SETTINGS), "bfloat16"),
-        (
-            "headrace.models.runners.classifier.classifier_for",
-            lambda one: load.load_classifier(one, SETTINGS, FAKE_CLASSIFIER),
-            "bfloat16",
-        ),
-        (
-            "headrace.models.runners.images.image_classifier_for",
-            lambda one: load.load_image_classifier(one, SETTINGS, FAKE_IMAGES)[0],
-            "bfloat16",
-        ),
-        (
-            "headrace.models.runners.images.image_encoder_for",
-            lambda one: load.load_image_encoder(one, SETTINGS)[0],
-            "bfloat16",
-        ),
-    ],
-)
-def test_a_version_with_weights_is_loaded_from_its_folder_in_its_format(
-    place: str, loaded: Callable[[Any], Any], further: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[Any, ...]] = []
-
-    def loader(*arguments: Any, dtype: str | None = None) -> Any:
-        asked.append((*arguments, dtype))
-        return ("made", 2.0)
-
-    monkeypatch.setattr(place, loader)
-    monkeypatch.setattr(load, "registered_folder", lambda one: Path(one.source))
-    monkeypatch.setattr("headrace.models.runners.images.image_processor", lambda folder: ("prepare", folder))
+def test_a_version_with_weights_is_loaded_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = version(tmp_path, "digest", dtype="bfloat16")
-    assert loaded(one) in (("made", 2.0), "made")
-    assert asked == [(one, SETTINGS, None) if further is None else (tmp_path, SETTINGS, further)]
-    if "image_encoder" in place:
-        assert load.load_image_encoder(one, SETTINGS)[1:] == (("prepare", tmp_path), 2.0)
+    monkeypatch.setattr("headrace.models.loading.torch_load.load_torch", lambda *given: given)
+    assert load.load_runner(one, SETTINGS) == (one, SETTINGS)
 
 
-def test_the_fakes_of_images_prepare_by_digest() -> None:
+def test_a_model_without_weights_runs_no_adapters() -> None:
     fake = replace(version(Path("fake"), "fake"), runner="fake")
-    assert load.load_image_classifier(fake, SETTINGS, FAKE_IMAGES)[1] is fake_pixels
-    assert load.load_image_encoder(fake, SETTINGS)[1:] == (fake_pixels, 10.0)
     assert load.adapter_loader(load.load_runner(fake, SETTINGS), fake) is None
 
 

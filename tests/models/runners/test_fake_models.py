@@ -7,6 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace.features.encoders.classify.inputs import FAKE as CLASSES
+from headrace.features.encoders.fake_encoders import (
+    FakeClassifier,
+    FakeEmbedder,
+    FakeImageClassifier,
+    fake_pixels,
+    fake_scores,
+)
+from headrace.features.encoders.image_rows import ImageRows
+from headrace.features.encoders.rerank.inputs import FAKE as RERANKING
+from headrace.features.encoders.token_classify.inputs import FAKE as TOKEN_CLASSES
+from headrace.features.images.classify.inputs import FAKE as IMAGE_CLASSES
 from headrace.features.predict.fake_tabular import FakeTabular
 from headrace.features.predict.feature_schema import EncodedRows
 from headrace.features.predict.inputs import FAKE as TABLE
@@ -16,19 +28,7 @@ from headrace.features.transcribe.fake_transcriber import FakeTranscriber
 from headrace.features.transcribe.transcription import ChunkOptions, ChunkTranscript, TokenSegment
 from headrace.models.engine.requests import EncodeRow
 from headrace.models.fakes.fake import EOS, next_token
-from headrace.models.fakes.fake_encoder import (
-    FakeClassifier,
-    FakeEncoder,
-    FakeImageClassifier,
-    fake_pixels,
-    fake_scores,
-    fake_vector,
-)
-from headrace.models.runners.image_rows import ImageRows
-from headrace.prompts.tasks.classify import FAKE as CLASSES
-from headrace.prompts.tasks.image_classify import FAKE as IMAGE_CLASSES
-from headrace.prompts.tasks.rerank import FAKE as RERANKING
-from headrace.prompts.tasks.token_classify import FAKE as TOKEN_CLASSES
+from headrace.models.fakes.fake_encoder import fake_vector
 from tests.models.runners.making import floats, rows
 
 
@@ -39,7 +39,7 @@ def test_a_fake_vector_is_a_hash_of_unit_length() -> None:
     short = floats(fake_vector((1, 2, 3), 3))
     norm = sum(number**2 for number in whole[:3]) ** 0.5
     assert short == pytest.approx([number / norm for number in whole[:3]], abs=1e-4)
-    found = FakeEncoder().run(rows((1, 2, 3), (4,), options=3))
+    found = FakeEmbedder().run(rows((1, 2, 3), (4,), options=3))
     assert found == [fake_vector((1, 2, 3), 3), fake_vector((4,), 3)]
     assert fake_vector((4,)) != fake_vector((5,))
 
@@ -66,7 +66,7 @@ def test_fakes_of_images_read_the_pixels_and_of_texts_the_tokens() -> None:
     assert [len(each) for each in pixels] == [16, 16]
     asked = rows((0,), (0,), (7, 8), options=ImageRows(pixels, 4))
     expected = [fake_vector(numbers, 4) for numbers in (*pixels, (7, 8))]
-    assert FakeEncoder().run(asked) == expected
+    assert FakeEmbedder().run(asked) == expected
     assert FakeImageClassifier(IMAGE_CLASSES).run(asked[:2]) == [fake_scores(each, 3) for each in pixels]
 
 

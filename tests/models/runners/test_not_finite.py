@@ -12,19 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from headrace.features.encoders import torch_images as images
+from headrace.features.encoders.classifier_folder import Activation, ClassifierSettings, Head
+from headrace.features.encoders.embed.inputs import Dense, Embedder, Pooling
+from headrace.features.encoders.image_folder import ImageClassifierSettings
+from headrace.features.encoders.image_rows import ImageRows
+from headrace.features.encoders.torch_classifier import TorchClassifier
+from headrace.features.encoders.torch_encoder import TorchEncoder, read_dense
+from headrace.features.encoders.torch_images import TorchImageClassifier, TorchImageEncoder, image_encoder_for
 from headrace.features.predict.feature_schema import encode_rows
 from headrace.features.predict.torch_tabular import tabular_for
 from headrace.features.transcribe.torch_transcriber import transcriber_for
 from headrace.features.transcribe.transcription import ChunkOptions
 from headrace.models.engine.requests import EncodeRow, NumericalError
-from headrace.models.runners import images
-from headrace.models.runners.classifier import TorchClassifier
-from headrace.models.runners.encoder import TorchEncoder, read_dense
-from headrace.models.runners.image_rows import ImageRows
-from headrace.models.runners.images import TorchImageClassifier, TorchImageEncoder, image_encoder_for
-from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head
-from headrace.prompts.tasks.embed import Dense, Embedder, Pooling
-from headrace.prompts.vision.image_folder import ImageClassifierSettings
 from headrace.store.errors import ModelLoadError
 from headrace.store.settings import Settings
 from tests.features.predict.test_torch_tabular import ROWS, build_tabular, config_of

@@ -8,16 +8,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from headrace.features.encoders.embed.inputs import Dense
+from headrace.features.encoders.torch_encoder import read_dense
+from headrace.features.encoders.torch_images import image_processor
 from headrace.features.transcribe import torch_transcriber as transcriber
 from headrace.features.transcribe.torch_transcriber import transcriber_for
 from headrace.features.transcribe.transcription import ChunkOptions, ChunkTranscript, TokenSegment
 from headrace.models.engine.requests import EncodeRow
 from headrace.models.engine.runner import RunnerBroken
 from headrace.models.runners import encoder
-from headrace.models.runners.encoder import read_dense, read_model
-from headrace.models.runners.images import image_processor
+from headrace.models.runners.encoder import read_model
 from headrace.models.runners.torch_runner import translate_torch_errors
-from headrace.prompts.tasks.embed import Dense
 from headrace.store.errors import ModelLoadError
 from headrace.store.settings import Settings
 from tests.models.runners.making import CPU

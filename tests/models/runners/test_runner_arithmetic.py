@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from headrace.features.encoders.classifier_folder import Activation as Scores
+from headrace.features.encoders.classifier_folder import ClassifierSettings, Head
+from headrace.features.encoders.embed.inputs import Embedder, Pooling
+from headrace.features.encoders.image_folder import ImageClassifierSettings
+from headrace.features.encoders.image_rows import ImageRows, by_shape, dimensions_of, pixels_of
+from headrace.features.encoders.torch_classifier import TorchClassifier
+from headrace.features.encoders.torch_encoder import TorchEncoder, padded
+from headrace.features.encoders.torch_images import TorchImageClassifier, TorchImageEncoder
 from headrace.features.predict.dense_network import DenseNetwork
 from headrace.features.predict.inputs import Activation, Objective
 from headrace.features.predict.integrated_gradients import integrated_gradients
@@ -17,14 +25,7 @@ from headrace.features.recommend.items import Item, Items
 from headrace.features.recommend.task import AttributeCondition
 from headrace.features.transcribe.transcription import ChunkTranscript, TokenSegment
 from headrace.models.engine.requests import EncodeRow
-from headrace.models.runners.classifier import TorchClassifier
-from headrace.models.runners.encoder import TorchEncoder, float32_bytes, padded
-from headrace.models.runners.image_rows import ImageRows, by_shape, dimensions_of, pixels_of
-from headrace.models.runners.images import TorchImageClassifier, TorchImageEncoder
-from headrace.prompts.encoders.classifier_folder import Activation as Scores
-from headrace.prompts.encoders.classifier_folder import ClassifierSettings, Head
-from headrace.prompts.tasks.embed import Embedder, Pooling
-from headrace.prompts.vision.image_folder import ImageClassifierSettings
+from headrace.models.runners.encoder import float32_bytes
 from tests.models.runners.making import CPU, floats, rows
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from headrace.features.encoders.embed import embedding_request
+from headrace.features.encoders.embed.embedding_request import EmbeddingRequest
 from headrace.producer_api.openai import chat_request, completion_request
 from headrace.producer_api.openai.chat_request import ChatRequest
 from headrace.producer_api.openai.completion_request import CompletionRequest
-from headrace.producer_api.tasks import embedding_request
-from headrace.producer_api.tasks.embedding_request import EmbeddingRequest
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 PROMPT: dict[str, Any] = {"model": "m", "prompt": "hi"}

@@ -8,13 +8,13 @@ import httpx2
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from headrace.features.encoders.foreign_encoding import FOREIGN_ENCODING
 from headrace.producer_api.http import unknown_fields
 from headrace.producer_api.http.unknown_fields import MOST_UNKNOWN
 from headrace.producer_api.openai import foreign_fields
 from headrace.producer_api.openai.chat_request import ChatRequest
 from headrace.producer_api.openai.completion_request import CompletionRequest
 from headrace.producer_api.openai.request_fields import TextRequest, as_sent
-from headrace.producer_api.tasks.foreign_encoding import FOREIGN_ENCODING
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs import jobs

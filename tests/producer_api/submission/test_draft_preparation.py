@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.encoders.embed.task import EmbedRequest
 from headrace.producer_api.submission import unserved
 from headrace.producer_api.submission.default_templates import is_indifferent, with_default
 from headrace.producer_api.submission.draft_job import DraftJob, Receipt, known, run_each, spend_each
@@ -18,7 +19,6 @@ from headrace.store.registry.default_template import DefaultTemplate
 from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.version_states import VersionState
 from headrace.store.settings import Settings
-from headrace.store.tasks.embed import EmbedRequest
 from headrace.store.tasks.generate import GenerateRequest
 from tests.producer_api.submission.making import VERSION, draft, told
 from tests.stand_ins import stand_in

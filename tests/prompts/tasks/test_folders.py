@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
+from headrace.features.encoders.classifier_folder import Activation, ClassifierSettings, Head
+from headrace.features.encoders.classify import inputs as classify
+from headrace.features.encoders.embed import inputs as embed
+from headrace.features.encoders.embed.inputs import Embedder
+from headrace.features.encoders.image_folder import ImageClassifierSettings
+from headrace.features.encoders.token_classify import inputs as token_classify
+from headrace.features.images.classify import inputs as image_classify
 from headrace.features.transcribe import transcriber_folder
 from headrace.features.transcribe.transcriber_folder import TranscriberSettings
-from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings, Head
-from headrace.prompts.tasks import classify, embed, image_classify, token_classify
-from headrace.prompts.tasks.embed import Embedder
 from headrace.prompts.tasks.own_task import num_tokens_of, own_inputs
 from headrace.prompts.tasks.registry import TASK_INPUTS
-from headrace.prompts.vision.image_folder import ImageClassifierSettings
 from headrace.store.errors import InvalidRequest, ModelLoadError
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.registry.models import ModelVersion

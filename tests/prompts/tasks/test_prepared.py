@@ -6,21 +6,22 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from headrace.features.encoders.classifier_folder import Activation, ClassifierSettings
+from headrace.features.encoders.classify.inputs import FAKE as CLASSIFIER
+from headrace.features.encoders.embed.inputs import FAKE as EMBEDDER
+from headrace.features.encoders.fitted_inputs import cuts_of, fit_texts
+from headrace.features.encoders.rerank.inputs import FAKE as RERANKER
+from headrace.features.encoders.token_classify.inputs import FAKE as TOKEN_CLASSIFIER
+from headrace.features.images.classify.inputs import FAKE as IMAGE_CLASSIFIER
 from headrace.features.predict.inputs import FAKE as TABULAR
 from headrace.features.recommend.inputs import FAKE as RECOMMENDER
+from headrace.features.retrieval.ingest_order import passage_prompt, passage_window
 from headrace.features.transcribe.transcriber_folder import FAKE as TRANSCRIBER
+from headrace.producer_api.submission.retrieval_steps import query_prompt_name
 from headrace.prompts.chat_server import ChatServer
-from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings
-from headrace.prompts.encoders.encoder_inputs import cuts_of, fit_texts
 from headrace.prompts.grammar import Grammars
-from headrace.prompts.tasks.classify import FAKE as CLASSIFIER
-from headrace.prompts.tasks.embed import FAKE as EMBEDDER
-from headrace.prompts.tasks.embed import passage_prompt, passage_window, query_prompt_name
-from headrace.prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
 from headrace.prompts.tasks.registry import TASK_INPUTS, inputs_of_folder
-from headrace.prompts.tasks.rerank import FAKE as RERANKER
 from headrace.prompts.tasks.task_inputs import Prepared
-from headrace.prompts.tasks.token_classify import FAKE as TOKEN_CLASSIFIER
 from headrace.prompts.tokenizer import ApproximateTokenizer, ByteTokenizer, Tokenizer
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.sampling_params import SamplingDefaults
@@ -281,7 +282,7 @@ def test_a_request_that_does_not_fit_is_told_its_place(
 def test_the_tokens_of_all_inputs_together_are_bounded(
     task: str, settings: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.prompts.encoders.encoder_inputs.MAX_TOKENS_TOGETHER", 6)
+    monkeypatch.setattr("headrace.features.encoders.fitted_inputs.MAX_TOKENS_TOGETHER", 6)
     assert prepared(task, Model(settings), input={"texts": ["abc", "def"]}).num_tokens == 6
     message, code, param = refused(task, Model(settings), input={"texts": ["abc", "defg"]})
     assert (code, param) == (INVALID, text)
@@ -310,8 +311,8 @@ def test_a_prompt_of_an_encoder_is_part_of_its_input() -> None:
     assert (named.num_tokens, named.payload.model_dump()["prompt_name"]) == (5, "query")
     assert prepared("embed", Model(embedder), input={"texts": ["ab"]}).num_tokens == 4
     assert prepared("score", Model(embedder), input={"text_1": ["a"], "text_2": ["b"]}).num_tokens == 6
-    assert (passage_prompt(embedder), query_prompt_name(embedder)) == ("d: ", "query")
-    assert (passage_prompt(EMBEDDER), query_prompt_name(EMBEDDER)) == ("", None)
+    assert (passage_prompt(embedder), query_prompt_name(embedder.prompts)) == ("d: ", "query")
+    assert (passage_prompt(EMBEDDER), query_prompt_name(EMBEDDER.prompts)) == ("", None)
     assert passage_window(ByteTokenizer(), embedder) == 8192 - 3
 
 

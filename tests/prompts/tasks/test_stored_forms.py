@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from headrace.features.encoders.classify.inputs import FAKE as CLASSIFIER
+from headrace.features.encoders.embed.inputs import FAKE as EMBEDDER
+from headrace.features.images.classify.inputs import FAKE as IMAGE_CLASSIFIER
 from headrace.features.predict.inputs import FAKE as TABULAR
 from headrace.features.recommend.inputs import FAKE_ITEMS, RecommenderConfig, query_of
 from headrace.features.transcribe.task import AudioSource, TranscribePayload, TranscribeRequest
 from headrace.features.transcribe.transcriber_folder import FAKE as TRANSCRIBER
 from headrace.prompts.chat_server import ChatServer
 from headrace.prompts.reasoning import ReasoningSupport, find_support
-from headrace.prompts.tasks.classify import FAKE as CLASSIFIER
-from headrace.prompts.tasks.embed import FAKE as EMBEDDER
-from headrace.prompts.tasks.image_classify import FAKE as IMAGE_CLASSIFIER
 from headrace.prompts.tasks.registry import TASK_INPUTS
 from headrace.prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
 from headrace.store.errors import InvalidRequest
@@ -143,7 +143,7 @@ def test_a_long_input_is_cut_if_the_request_says_so(monkeypatch: pytest.MonkeyPa
     small = Model(EMBEDDER.__class__(context_window=3, width=8))
     cut = prepared("embed", small, input={"texts": ["abcdef", "a"]}, truncate=True)
     assert (cut.num_tokens, cut.payload.model_dump()["truncate"]) == (4, True)
-    monkeypatch.setattr("headrace.prompts.encoders.encoder_inputs.MAX_TOKENS_TOGETHER", 3)
+    monkeypatch.setattr("headrace.features.encoders.fitted_inputs.MAX_TOKENS_TOGETHER", 3)
     for settings in (CLASSIFIER, EMBEDDER):
         given = {"text_1": ["ab"], "text_2": ["cd"]}
         assert refused("score", Model(settings), input=given) == (

@@ -2,9 +2,9 @@
 
 import pytest
 
+from headrace.features.encoders.encoder_fields import CutInput
+from headrace.features.retrieval.ingest_order import IngestOrder, IngestSource, is_ingest
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.encoder_inputs import CutInput
-from headrace.store.payloads.ingest_order import IngestOrder, IngestSource, is_ingest
 from headrace.store.payloads.job_payload import CLASS_NAMES, CLASS_RANKS, JobTerms, PinnedPolicy, Usage, read_payload
 from headrace.store.payloads.retrieval import RankingOptions
 from headrace.store.payloads.sampling_params import Sampling

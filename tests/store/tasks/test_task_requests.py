@@ -5,6 +5,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from headrace.features.encoders.classify.task import ClassifyPayload
+from headrace.features.encoders.embed.task import EmbedPayload
+from headrace.features.encoders.rerank.task import RerankPayload
+from headrace.features.encoders.score.task import ScoreInput, ScorePayload
+from headrace.features.encoders.token_classify.task import Entity, TokenClassifyPayload
+from headrace.features.images.classify.task import ImageClassifyPayload
+from headrace.features.images.zero_shot.task import ImageZeroShotInput, ImageZeroShotPayload
 from headrace.features.predict.task import EXPLAINED_COST, Prediction, PredictPayload
 from headrace.features.recommend.task import (
     ItemFilter,
@@ -17,8 +24,6 @@ from headrace.features.transcribe.task import AudioSource, TranscribeOutput, Tra
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
 from headrace.store.payloads.truncation import Truncated, Truncation
 from headrace.store.tasks.call_tool import CALL_TOOL, ToolCallInput, ToolCallOutput, error_text
-from headrace.store.tasks.classify import ClassifyPayload
-from headrace.store.tasks.embed import EmbedPayload
 from headrace.store.tasks.generate import (
     MAX_CHOICES,
     MAX_SAMPLES,
@@ -28,12 +33,7 @@ from headrace.store.tasks.generate import (
     GeneratePayload,
     GenerateRequest,
 )
-from headrace.store.tasks.image_classify import ImageClassifyPayload
-from headrace.store.tasks.image_zero_shot import ImageZeroShotInput, ImageZeroShotPayload
 from headrace.store.tasks.registry import TASKS
-from headrace.store.tasks.rerank import RerankPayload
-from headrace.store.tasks.score import ScoreInput, ScorePayload
-from headrace.store.tasks.token_classify import Entity, TokenClassifyPayload
 from headrace.store.tasks.turn_form import form_of
 from tests.refusals import Naming
 from tests.store.tasks.making import AT_LEAST, AT_MOST, CHAT, IMAGE, NAMED, REQUEST, SOURCES, TOOL, read, refused

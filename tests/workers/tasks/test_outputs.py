@@ -6,26 +6,28 @@ from typing import Any
 
 import pytest
 
+from headrace.features.encoders.classifier_folder import Activation, ClassifierSettings
+from headrace.features.encoders.classify import inputs as classify
+from headrace.features.encoders.classify.model import ClassifyModel, best_labels
+from headrace.features.encoders.embed.inputs import Embedder
+from headrace.features.encoders.embed.model import EmbedModel
+from headrace.features.encoders.image_reader import ReadImages
+from headrace.features.encoders.image_rows import ImageRows
+from headrace.features.encoders.rerank import inputs as rerank
+from headrace.features.encoders.rerank.model import RerankModel
+from headrace.features.encoders.score.served import read_pairs, read_texts
+from headrace.features.images.classify import inputs as image_classify
+from headrace.features.images.classify.model import ImageClassifyModel
+from headrace.features.images.zero_shot.served import read_candidates
 from headrace.features.predict import inputs as predict
 from headrace.features.predict.inputs import TabularConfig
 from headrace.features.predict.model import PredictModel
 from headrace.features.predict.task import EXPLAINED_COST
 from headrace.features.recommend import inputs as recommend
 from headrace.features.recommend.model import RecommendModel
-from headrace.models.runners.image_rows import ImageRows
-from headrace.prompts.encoders.classifier_folder import Activation, ClassifierSettings
-from headrace.prompts.tasks import classify, image_classify, rerank
-from headrace.prompts.tasks.embed import Embedder
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.image_input import FailedImage
-from headrace.workers.images.image_reader import ReadImages
-from headrace.workers.tasks.classify import ClassifyModel, best_labels
-from headrace.workers.tasks.embed import EmbedModel
-from headrace.workers.tasks.image_classify import ImageClassifyModel
-from headrace.workers.tasks.image_zero_shot import read_candidates
-from headrace.workers.tasks.rerank import RerankModel
-from headrace.workers.tasks.score import read_pairs, read_texts
 
 ANY: Any = None
 TOKENIZER = ByteTokenizer()
@@ -155,9 +157,8 @@ def test_texts_are_embedded_behind_their_prompt_and_images_only_by_a_model_of_im
     assert refused.value.param == "input.texts[1]"
     with pytest.raises(InvalidRequest, match="no images"):
         model.read({"input": {"images": [PIXEL]}})
-    assert model.other_readers.keys() == {"score"}
     alone = EmbedModel(ANY, ANY, None, Embedder(8, 2, image_tokens=7, has_texts=False))
-    assert (alone.other_readers, alone.example["input"].keys()) == ({}, {"images"})
+    assert alone.example["input"].keys() == {"images"}
     with pytest.raises(InvalidRequest, match="images alone"):
         alone.read(given)
 

@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from headrace.features.encoders.embed.inputs import Embedder
+from headrace.features.retrieval import served as ingest
+from headrace.features.retrieval.document_text import DocumentText
+from headrace.features.retrieval.served import FileReader, ReadersBusy
 from headrace.models.engine.requests import EncodeOutput, FinishReason
 from headrace.models.external.upstream import UpstreamLost
 from headrace.policy.budget import ScanTooLong
@@ -19,8 +23,6 @@ from headrace.policy.documents import PolicyDocument
 from headrace.policy.outputs import OutputFormat
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy
-from headrace.prompts.documents.document_text import DocumentText
-from headrace.prompts.tasks.embed import Embedder
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.calls.approvals import ApprovalState, Verdict
 from headrace.store.errors import InvalidRequest, ModelLoadError, NotFound, SettingsError, Unavailable
@@ -41,10 +43,9 @@ from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import Attempt, InFlightAttempts
 from headrace.workers.runs.outcome import Retry
 from headrace.workers.runs.output_policy import CompiledPolicies, OutputRules
-from headrace.workers.tasks import call_tool, generate_external, ingest, own_task
+from headrace.workers.tasks import call_tool, generate_external, own_task
 from headrace.workers.tasks.call_tool import ToolModel
 from headrace.workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
-from headrace.workers.tasks.ingest import FileReader, ReadersBusy
 from headrace.workers.tasks.own_task import OwnWork
 from headrace.workers.tools.tool_results import ToolOrder
 from tests.processes import wait_for

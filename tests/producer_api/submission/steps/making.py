@@ -52,5 +52,5 @@ def parts(found: ModelVersion | None = None) -> Any:
             raise NotFound(f"no model {name}")
         return found
 
-    catalog = SimpleNamespace(resolve=resolve, task_settings=lambda _: None)
+    catalog = SimpleNamespace(resolve=resolve, task_settings=lambda _: SimpleNamespace(prompts={}))
     return SimpleNamespace(db=None, catalog=catalog, settings=SimpleNamespace(max_steps=16))

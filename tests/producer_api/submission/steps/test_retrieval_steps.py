@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from headrace.features.encoders.embed.inputs import Embedder
 from headrace.producer_api.submission import retrieval_steps
 from headrace.producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
-from headrace.prompts.tasks.embed import Embedder
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
 from headrace.store.payloads.retrieval import Retrieval

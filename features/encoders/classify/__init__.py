@@ -1,0 +1,1 @@
+"""The task ``classify``: texts or pairs of texts in, the scores of a classifier's labels out."""

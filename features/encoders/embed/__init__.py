@@ -1,0 +1,1 @@
+"""The task ``embed``: texts or images in, one vector for each out."""

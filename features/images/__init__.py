@@ -1,0 +1,1 @@
+"""Tasks of images on the library of ``encoders``: a folder each."""

@@ -1,1 +1,0 @@
-"""OpenAI's vector stores: their routes, bodies and answers, how files are added, and how a store is searched."""
