@@ -43,7 +43,6 @@ from headrace.store.encryption_keys import open_vault
 from headrace.store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
 from headrace.store.files import files, uploads
 from headrace.store.files.blob_storage import Blobs
-from headrace.store.retrieval import vector_stores
 from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import Principal
@@ -355,7 +354,6 @@ class BatchKeeper(ApiWork):
         steps: list[Callable[[], object]] = [
             lambda: files.expire(self._db),
             lambda: uploads.expire(self._db),
-            lambda: self._repeat(lambda: vector_stores.remove_ended(self._db)),
             lambda: self._repeat(lambda: files.remove_unreferenced(self._db, self._blobs)),
         ]
         if now >= self._next_sweep_at:

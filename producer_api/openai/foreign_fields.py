@@ -1,11 +1,11 @@
 """What other servers call things: fields of requests for text that are not supported under this name.
 
-One list for all faces that generate text; ``producer_api.tasks.foreign_encoding`` is the one for embeddings and rerank.
-A field that would change the answer is refused, with what to send instead, unless its value has no effect. The fields
-that are honoured are attributes of the request models, so a field of the list is refused on the faces that do not have
-it. vLLM's ``guided_*`` mean ``structured_outputs`` (``producer_api.openai.response_format``). A field on no list
-changes no answer and passes: names of the request and of its caller (``request_id``, ``session_id``, ``trace``), hints
-to a cache (``prompt_cache_key``, ``cache_control``), what every answer has (``usage``).
+One list for all faces that generate text; the feature ``encoders`` has one for embeddings and rerank. A field that
+would change the answer is refused, with what to send instead, unless its value has no effect. The fields that are
+honoured are attributes of the request models, so a field of the list is refused on the faces that do not have it.
+vLLM's ``guided_*`` mean ``structured_outputs`` (``producer_api.openai.response_format``). A field on no list changes no
+answer and passes: names of the request and of its caller (``request_id``, ``session_id``, ``trace``), hints to a cache
+(``prompt_cache_key``, ``cache_control``), what every answer has (``usage``).
 """
 
 from collections.abc import Mapping

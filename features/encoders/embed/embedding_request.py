@@ -1,7 +1,7 @@
 """The embeddings request, its conversion to a job, and the answer with the job's vectors.
 
-The bounds of values are in ``store.tasks.embed`` and the model's files: a validation error on a job field is renamed to
-the field of the request. No HTTP and no I/O.
+The bounds of values are in ``task`` and the model's files: a validation error on a job field is renamed to the field of
+the request. No HTTP and no I/O.
 """
 
 import re

@@ -255,7 +255,7 @@ def test_files_are_tidied_each_minute_and_the_storage_swept_each_hour(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = list[str]()
-    stores, contents = iter([True, True, False, False]), iter([True, False, False])
+    contents = iter([True, False, False])
 
     def note(what: str, more: Iterator[bool] | None = None) -> Any:
         return lambda *_: told.append(what) or next(more or iter(()), None)
@@ -265,19 +265,17 @@ def test_files_are_tidied_each_minute_and_the_storage_swept_each_hour(
         batch_keeper, "files", SimpleNamespace(expire=expire, remove_unreferenced=note("contents", contents))
     )
     monkeypatch.setattr(batch_keeper, "uploads", SimpleNamespace(expire=note("uploads")))
-    monkeypatch.setattr(batch_keeper, "vector_stores", SimpleNamespace(remove_ended=note("stores", stores)))
     monkeypatch.setattr(world, "sweep", note("sweep"), raising=False)
     monkeypatch.setattr(world.keeper, "_next_expiry_check_at", 0.0)
     world.tidy()
-    everything = ["files", "uploads", *["stores"] * 3, *["contents"] * 2]
-    assert told == [*everything, "sweep"]
+    assert told == ["files", "uploads", "contents", "contents", "sweep"]
     told.clear()
     world.now += 55.0
     world.tidy()
     assert told == []
     world.now += 5.0
     world.tidy()
-    assert told == ["files", "uploads", "stores", "contents"]
+    assert told == ["files", "uploads", "contents"]
     told.clear()
     world.now += 3500.0
     world.tidy()
@@ -296,7 +294,7 @@ def test_files_are_tidied_each_minute_and_the_storage_swept_each_hour(
     told.clear()
     world.now += 60.0
     assert world.tidy() == IDLE_S
-    assert told == ["uploads", "stores", "contents"], "one that fails stops no other"
+    assert told == ["uploads", "contents"], "one that fails stops no other"
 
 
 def test_batches_go_on_while_the_removal_of_contents_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,10 +305,8 @@ def test_batches_go_on_while_the_removal_of_contents_waits(world: World, monkeyp
         assert may_end.wait(WAIT_S)
         return 0
 
-    nothing = SimpleNamespace(expire=lambda _: 0, remove_ended=lambda _: False)
     monkeypatch.setattr(batch_keeper, "files", SimpleNamespace(expire=lambda _: 0, remove_unreferenced=remove))
-    monkeypatch.setattr(batch_keeper, "uploads", nothing)
-    monkeypatch.setattr(batch_keeper, "vector_stores", nothing)
+    monkeypatch.setattr(batch_keeper, "uploads", SimpleNamespace(expire=lambda _: 0))
     monkeypatch.setattr(world, "sweep", lambda: None, raising=False)
     monkeypatch.setattr(world.keeper, "_next_expiry_check_at", 0.0)
     world.add("a", RUNNING)
