@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.workload import chat_jobs
 from headrace.cli.local.stack import Stack, running_stack
-from headrace.policy.evaluation import STRUCTURED
+from headrace.policy.recognisers.recogniser import STRUCTURED
 from headrace.store.settings import load_settings
 
 console = Console(stderr=True)

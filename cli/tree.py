@@ -94,7 +94,7 @@ TREE = {
     "keys": Node("API keys: list, create, rotate, revoke.", "headrace.cli.operator.access:keys", panel=_TENANTS),
     "limits": Node("Limits of tenants and keys: show, set.", "headrace.cli.operator.limits:limits", panel=_TENANTS),
     "retention": Node("Retention of contents: show, set, purge.", "headrace.cli.operator.privacy:app", panel=_TENANTS),
-    "policy": Node("Try policies out: test, evaluate.", "headrace.cli.operator.policy:app", panel=_TENANTS),
+    "policy": Node("Try policies out.", "headrace.cli.operator.policy:app", panel=_TENANTS),
     "encryption": Node(
         "Master keys: status, new-key, rotate, forget.", "headrace.cli.operator.encryption:app", panel=_OPERATING
     ),

@@ -12,7 +12,7 @@ from typing import Any
 import re2
 
 from headrace.policy.budget import Budget
-from headrace.policy.recognisers.recogniser import MAX_MATCH_CHARS, Recogniser
+from headrace.policy.recognisers.recogniser import CONTEXT_CHARS, MAX_MATCH_CHARS, Recogniser
 from headrace.policy.text.patterns import MAX_MEM, ParsedPattern, compiled, options, parse_pattern
 
 WINDOW = 8192
@@ -115,7 +115,7 @@ class _CompiledRecogniser:
         return None if cut is None else self._long(text, begin, begin - (begin and 1) + cut.end())
 
     def _decided(self, text: str, begin: int, end: int) -> PatternCandidate:
-        before = text[max(0, begin - self.recogniser.context) : begin]
+        before = text[max(0, begin - CONTEXT_CHARS) : begin]
         spans = tuple((begin + s, begin + e) for s, e in self.recogniser.check(text[begin:end], before))
         return PatternCandidate(begin, end, self.recogniser, spans)
 

@@ -16,7 +16,7 @@ from headrace.policy.budget import Budget
 from headrace.policy.documents import Action, Rule, Stage
 from headrace.policy.guards import Guard, Match, blocking_rule, group_overlaps, masked, resolve_overlaps
 from headrace.policy.placeholders import MOST_COMPARED_CHARS, PlaceholderMap
-from headrace.policy.recognisers.recogniser import MAX_MATCH_CHARS, MOST_CONTEXT_CHARS, EntityFinder, Recogniser
+from headrace.policy.recognisers.recogniser import CONTEXT_CHARS, MAX_MATCH_CHARS, EntityFinder, Recogniser
 from headrace.policy.scanning import last_unsplit
 from headrace.policy.text.normalisation import NormalisedText, normalise
 
@@ -158,7 +158,7 @@ class GuardedText:
             cut = seen.span(0, num)[1]
             self._pending = self._pending[cut:]
             self._offset += cut
-            self._context = (self._context + seen.text[:num])[-MOST_CONTEXT_CHARS:]
+            self._context = (self._context + seen.text[:num])[-CONTEXT_CHARS:]
 
     def _follow(self, pieces: list[Match], certain: int, end: int) -> int:
         """Return the certain position: the end of the text if it ends inside an unfinished match."""
@@ -188,7 +188,7 @@ class GuardedText:
         out.append(self._pending[done:cut])
         self._pending = self._pending[cut:]
         self._offset += cut
-        self._context = text[max(0, certain - MOST_CONTEXT_CHARS) : certain]
+        self._context = text[max(0, certain - CONTEXT_CHARS) : certain]
         return "".join(out)
 
     def _replacement(self, piece: Match, text: str, begin: int, end: int) -> str:

@@ -1,16 +1,11 @@
-"""``headrace policy``: apply a policy to sample texts, and evaluate the recognisers on the included texts.
-
-Needs no server.
-"""
+"""``headrace policy``: apply a policy to sample texts. Needs no server."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -18,16 +13,15 @@ from headrace.cli.render import JsonOption, show
 from headrace.policy.budget import ScanTooLong
 from headrace.policy.deny import check_size
 from headrace.policy.documents import Action, PolicyDocument, Rule
-from headrace.policy.evaluation import STRUCTURED, Score, evaluate, second, shipped
 from headrace.policy.outputs import MissingFinder
 from headrace.policy.policies import Policy, apply_input, apply_output
+from headrace.policy.recognisers.recogniser import STRUCTURED
 from headrace.policy.streaming import Hit
 from headrace.policy.text.patterns import BadPattern
 from headrace.store.errors import InvalidRequest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Try policies out.")
 
-GOAL = 0.95
 _STYLES = {
     Action.ALLOW: "green",
     Action.FLAG: "yellow",
@@ -36,6 +30,11 @@ _STYLES = {
     Action.BLOCK: "bold white on red",
 }
 _EVERYTHING = PolicyDocument(rules=(Rule(id="everything", action=Action.REDACT, kinds=STRUCTURED),))
+
+
+@app.callback()
+def _group() -> None:
+    """Keep the name of the one command."""
 
 
 @app.command("test")
@@ -116,34 +115,3 @@ def _read(file: Path) -> str:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{file} cannot be read: {error}") from None
-
-
-@app.command("evaluate")
-def evaluate_recognisers(as_json: JsonOption = False) -> None:
-    """Print precision and recall of each recogniser; exit 1 if one is below 0.95 on the held-out texts."""
-    first = shipped()
-    sets = {
-        "tuned": [case for case in first if not case.is_held_out],
-        "held out": [case for case in first if case.is_held_out],
-        "second set": second(),
-    }
-    scores = {name: evaluate(cases) for name, cases in sets.items()}
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("recogniser")
-    for column in (column for name in sets for column in (f"{name}: number", "precision", "recall")):
-        table.add_column(column, justify="right")
-    for row in zip(*scores.values(), strict=True):
-        table.add_row(row[0].kind, *(figure for score in row for figure in _figures(score)))
-    told = ", ".join(f"{len(cases)} {name}" for name, cases in sets.items())
-    data = {name: [asdict(score) for score in found] for name, found in scores.items()}
-    show(data, Group(table, f"texts: {told}; spans must be right to the character"), as_json=as_json)
-    if any(min(score.precision, score.recall) < GOAL for score in scores["held out"] + scores["second set"]):
-        raise typer.Exit(1)
-
-
-def _figures(score: Score) -> tuple[str, Text, Text]:
-    return str(score.num_marked), _share(score.precision), _share(score.recall)
-
-
-def _share(value: float) -> Text:
-    return Text(f"{value:.3f}", "green" if value >= GOAL else "red")

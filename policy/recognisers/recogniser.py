@@ -13,10 +13,7 @@ from headrace.policy.text.normalisation import normalise
 from headrace.policy.text.patterns import compiled
 
 CONTEXT_CHARS = 64
-"""The number of characters before a candidate that its check reads, unless the recogniser has its own number."""
-
-MOST_CONTEXT_CHARS = 512
-"""The highest such number, which a stream keeps."""
+"""The number of characters before a candidate that its check reads, which a stream keeps."""
 
 MAX_MATCH_CHARS = 8192
 """The maximum length of a candidate, and of the text that a stream holds back for one match."""
@@ -44,6 +41,9 @@ class Kind(StrEnum):
 FOUND_BY_NAME = frozenset([Kind.PERSON, Kind.LOCATION, Kind.ORGANIZATION])
 """Kinds without a pattern. They need a model for names."""
 
+STRUCTURED = tuple(kind for kind in Kind if kind not in FOUND_BY_NAME)
+"""Kinds with a pattern."""
+
 Spans = Iterable[tuple[int, int]]
 
 
@@ -65,7 +65,7 @@ class Recogniser:
     characters, the higher ``priority`` gets them. ``tail`` is the class of characters that continue a match that has
     reached MAX_MATCH_CHARS. ``same`` returns the form in which two values are compared. ``needs`` is an expression for
     words; one of them must be before each real span. None means that no word is needed. ``is_foreign``: a tenant wrote
-    the pattern, and its cost is unknown. ``context``: the number of characters before a candidate that the check reads.
+    the pattern, and its cost is unknown.
     """
 
     name: str
@@ -77,7 +77,6 @@ class Recogniser:
     same: Callable[[str], str] = as_written
     needs: str | None = None
     is_foreign: bool = False
-    context: int = CONTEXT_CHARS
 
 
 class EntityFinder(Protocol):

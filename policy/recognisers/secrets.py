@@ -1,189 +1,133 @@
-"""Keys to other systems: vendors' API keys, passwords that are assigned or stand in URLs, JSON web tokens, PEM keys."""
+"""Keys to other systems: vendors' keys, values behind a word for a secret, passwords in URLs, JSON web
+tokens and PEM keys.
+
+``data/vendor_keys.txt`` has the formats, most of them from the secret scanner gitleaks.
+"""
 
 import base64
 import binascii
 import json
+import math
 import re
+from collections import Counter
+from importlib.resources import files
 from typing import Any
 
-from headrace.policy.recognisers.commands import COMMAND_PASSWORD
-from headrace.policy.recognisers.connections import CONNECTION
-from headrace.policy.recognisers.phrases import LINE, PHRASE, SEED
-from headrace.policy.recognisers.recogniser import MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
-from headrace.policy.recognisers.shapes import (
-    LEAST_BITS,
-    PLACEHOLDER,
-    REFERENCE,
-    UUID,
-    WORD_AND_NUMBER,
-    bits_per_character,
-    has_odd_part,
-    is_plain,
-    looks_chosen,
-    looks_drawn,
-    looks_gibberish,
-    looks_mixed,
-    looks_secret,
-)
-from headrace.policy.recognisers.stated import SAID_AFTER, STATED
-from headrace.policy.recognisers.unannounced import GENERATED, RANDOM, URL_PATH
-from headrace.policy.recognisers.vendor_keys import NAMED, VENDORS
-from headrace.policy.text.letter_triples import surprise
+from headrace.policy.recognisers.recogniser import Kind, Recogniser, Spans
+from headrace.policy.text.normalisation import normalise
 from headrace.policy.text.patterns import compiled
 
-_LEAST_SURPRISE = 6.0
+LEAST_BITS = 2.5
+"""Bits a character that the random part of a key has at least: xxxxxxxx and 12345 in documentation have fewer."""
+
+# What documents and programs write in the place of a secret.
+_PLACEHOLDER = re.compile(
+    r"(?i)^(?:pass(?:word|wd)?|secret|token|none|null|undefined|\W+)$|\*\*\*|xxx|\.\.\.|(?:^|[-_<\[{])(?:your|my[-_]|example"
+    r"|placeholder|insert|todo(?![a-z0-9])|change[-_]?(?:me|this|it)|replace)"
+)
+# A variable, a path or an address, a part of a program.
+_REFERENCE = re.compile(r"[$%{<\[(&#]|process\.env|os\.environ|\.{0,2}/|~/|[a-z][a-z0-9+.\-]*://|[\w.]*[(\[{]|.*\)$")
+_NAME = re.compile(
+    r"[A-Za-z_]+(?:[.\-:/][A-Za-z_]+)*|@?[\w\-]+(?:\.[a-z_]\w*)+|[a-z_]+=[A-Za-z]*|[\d.,:/\-]+[a-z%]{0,2}"
+)
+
+
+def bits_per_character(text: str) -> float:
+    """Return Shannon's entropy of the characters of a text."""
+    counts = Counter(text).values()
+    return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
+
+
+_FORMATS = (files("headrace.policy") / "data/vendor_keys.txt").read_text().splitlines()
+_VENDORS = "|".join(line for line in _FORMATS if line and not line.startswith("#"))
 _SENTENCE = re.compile(r"(?:\.|-{2,})+$")
 _PREFIX = re.compile(r"[A-Za-z0-9]{2,10}[-_.](?:v1_|proj-|svcacct-|admin-|ant-|api\d\d-|live_|test_|pat_)*")
-# In the path of a request to Telegram: /bot123:key/getUpdates.
-# jdbc:sqlserver://host:1433;user=ann@example.com
-_PORT = re.compile(r"\d{2,5}[;/]")
-# What stands for a password in an address: a variable, the word itself, what programs print for none, and only signs.
-_NO_PASSWORD = re.compile(
-    r"(?i)^(?:none|null|undefined|abc|change[-_]?(?:it|this)|@value|enc\(.*|\W+|%\w+%|[\[{<][\w\- ]+[\]}>]|.*\.\.\..*"
-    r"|(?:[a-z_]+\.)+(?:[a-z_]*_)?(?:pass|password|passwd|secret|token|key|pwd)s?"
-    r"|(?:secret|token|string|value|api[_-]?key)(?:[_-](?:key|value|here))*)$"
-)
-_BOT = re.compile(r"bot\d")
-_VENDOR: Any = compiled("|".join(VENDORS))
-_REST = re.compile(r"[+/][A-Za-z0-9+/]{8,}={0,2}$")
-_LEAST_OF_REST = 7.0
-
-
-def _of_vendor(candidate: str) -> str:
-    """Return a candidate without what stands behind a key: a path. A key in base64 goes on behind its signs."""
-    rest = _REST.search(candidate)
-    if rest is None or ("+" in rest[0] and any(map(str.isdigit, rest[0])) and surprise(rest[0]) >= _LEAST_OF_REST):
-        return candidate
-    return candidate[: _VENDOR.match(candidate).end()]
+_LETTERS_ALONE = 16
 
 
 def check_vendor_key(candidate: str, before: str) -> Spans:
     """A vendor's prefix, and behind it something that looks drawn at random."""
     if before[-1:] in {"-", "_", "."}:
         return
-    candidate = _of_vendor(candidate)
     # A sentence's end or dash; one hyphen may be the key's own.
     end = len(_SENTENCE.sub("", candidate))
-    start = len("bot") if _BOT.match(candidate) else 0
+    start = len("bot") if re.match(r"bot\d", candidate) else 0
     secret = _PREFIX.sub("", candidate[:end], count=1) or candidate
-    # One of 30 letters may have no digit; names of programs look so too: s.CustomScalingQueueLength.
-    is_name = secret != secret.lower() and surprise(secret) < _LEAST_SURPRISE
-    is_drawn = any(map(str.isdigit, secret)) or (len(set(secret)) > 16 and not is_name)
-    if is_drawn and bits_per_character(secret) >= LEAST_BITS and not PLACEHOLDER.search(candidate):
+    is_drawn = any(map(str.isdigit, secret)) or (len(set(secret)) > _LETTERS_ALONE and "." not in secret)
+    if is_drawn and bits_per_character(secret) >= LEAST_BITS and not _PLACEHOLDER.search(candidate):
         yield start, end
 
-
-def _by_names() -> list[tuple[str, list[re.Pattern[str]]]]:
-    """Return the forms of keys by the expression for their vendor's names."""
-    forms: dict[str, list[re.Pattern[str]]] = {}
-    for names, key in NAMED:
-        forms.setdefault(names, []).append(key)
-    # Without groups of their own.
-    return [(re.sub(r"(?<!\\)\((?!\?)", "(?:", names), keys) for names, keys in forms.items()]
-
-
-_BY_NAMES = _by_names()
 
 VENDOR_KEY = Recogniser(
-    "api_key.vendor",
-    Kind.API_KEY,
-    90,
-    rf"\b(?:{'|'.join(VENDORS)})(?:[+/][A-Za-z0-9+/]{{8,}}={{0,2}})?",
-    check_vendor_key,
-    tail=r"[A-Za-z0-9_\-]",
+    "api_key.vendor", Kind.API_KEY, 90, rf"\b(?:{_VENDORS})", check_vendor_key, tail=r"[A-Za-z0-9_\-]"
 )
 
-_CURL = re.compile(r"(?:curl|wget)\b(?:[^\n]|\\\n)*$")
-_HTTPIE = re.compile(r"\bhttps?\s[^\n]*$")
-_USER_PASSWORD = re.compile(r"[\s=](?:\"[^\":\s]+:([^\"\s]+)|'[^':\s]+:([^'\s]+)|[^\s\"':]+:([^\s\"']+))$")
+_PASSWORDS = (
+    r"pass(?:word|wd|phrase|code)|\b_?pass\b|_pass\b|\bpwd?\b|_pwd?\b|passwort|kennwort|contraseña|mot de passe|\bsenha"
+    r"|wachtwoord|hasło|heslo|lösenord|пароль|κωδικός|密码|密碼|パスワード|비밀번호|סיסמה|كلمة المرور|รหัสผ่าน"
+)
+_KEYS = r"key|schlüssel|密钥|secret|token|credential|bearer|authorization"
+_VALUE = r"[^\s\"'`<>,;]"
+# The words as the normalised text has them.
+_WORDS = normalise(f"{_PASSWORDS}|{_KEYS}").text
+_IS_PASSWORD = re.compile(normalise(_PASSWORDS).text, re.IGNORECASE)
+_IS = r"\b(?:is|ist|lautet|est|es|é|är|to)\b:?"
+_SIGN = (
+    r"[\"'`\])*]{0,3}[ \t]{0,3}(?::[ \t]?[&\w]{1,12}[ \t]{0,2})?(?:=>|:=|<-|[=:>(,|?]|" + _IS + r")[ \t\"'`|]{0,4}"
+    r"|[ \t]{1,3}[\"'`]"
+)
+_SCHEME = r"(?:(?:bearer|basic)[ \t]{1,2})?"
+_ASSIGNED = rf"(?i)(?:{_WORDS})[\w\-]{{0,24}}(?:{_SIGN}|[ \t]{{1,3}}){_SCHEME}{_VALUE}{{6,}}"
+_PARTS: Any = compiled(rf"(?i)({_WORDS})[\w\-]{{0,24}}(?:({_SIGN})|[ \t]{{1,3}}){_SCHEME}({_VALUE}{{6,}})")
+# Keys and tokens that are no secrets; what is counted.
+_PUBLIC = re.compile(
+    r"(?i)(?:public|primary|foreign|unique|cache|partition|sort|hash|object|group|index|routing|idempotency|csrf|xsrf|max|num"
+    r"|next|page|cancel\w*|trace|websocket|did)[-_: ]?(?:key[-_ ]?)?$|\barn:[\w:\-]*$"
+)
+_NEXT_FIELD = re.compile(r"&[\w\-]+=.*")
+_CHANGE = re.compile(r"[0-9](?=[A-Za-z])|[A-Za-z](?=[0-9])")
+_LEAST_PASSWORD, _LEAST_ALONE, _LEAST_KEY = 6, 8, 16
+_LEAST_CHANGES, _PASSWORD_BITS, _KEY_BITS = 3, 2.0, 3.0
 
 
-def check_user_password(candidate: str, before: str) -> Spans:
-    """The password of ``curl -u user:password``; for another program only if it looks like one."""
-    found = _USER_PASSWORD.search(candidate)
-    if found is None:
+def check_assigned(candidate: str, before: str) -> Spans:
+    """The value behind a word for a password or a key, if it is as random as these are."""
+    found = _PARTS.match(candidate)
+    if found is None or _PUBLIC.search(before):
         return
-    start, end = found.span(found.lastindex or 0)
-    value = candidate[start:end]
-    if REFERENCE.match(value) or value.startswith("<") or PLACEHOLDER.search(value) or _NO_PASSWORD.search(value):
+    value = _NEXT_FIELD.sub("", found[3]).rstrip(".:)]}|*\\")
+    if not value or _REFERENCE.match(value) or _PLACEHOLDER.search(value):
         return
-    if candidate[:2] == "-a" and _HTTPIE.search(before) is None:
-        return
-    if _CURL.search(before) is not None or looks_secret(value) or looks_chosen(value):
-        yield start, end
+    bits = bits_per_character(value)
+    # Names in programs have a number in one place; in random digits and letters the two change more often.
+    num_changes = len(_CHANGE.findall(value))
+    if _IS_PASSWORD.match(found[1]):
+        least = _LEAST_PASSWORD if found[2] else _LEAST_ALONE
+        is_like_one = bits >= _PASSWORD_BITS and (found[2] is not None or num_changes > 0)
+        is_secret = len(value) >= least and is_like_one and not value.isalpha()
+    else:
+        is_secret = len(value) >= _LEAST_KEY and num_changes >= _LEAST_CHANGES and bits >= _KEY_BITS
+    if is_secret and not _NAME.fullmatch(value):
+        yield found.start(3), found.start(3) + len(value)
 
 
-USER_PASSWORD = Recogniser(
-    "api_key.user_password",
+ASSIGNED = Recogniser(
+    "api_key.assigned",
     Kind.API_KEY,
     56,
-    r"(?:\B-[ua]|--user|--proxy-user)[ =]{1,2}(?:\"[^\s\":]{1,64}:[^\s\"]{4,128}|'[^\s':]{1,64}:[^\s']{4,128}"
-    r"|[^\s\"':]{1,64}:[^\s\"']{4,128})",
-    check_user_password,
-    # A long URL may stand before the option.
-    context=MOST_CONTEXT_CHARS,
+    _ASSIGNED,
+    check_assigned,
+    tail=_VALUE,
 )
 
-_NAMED_SIGNS = r"[ \t\w.\-]{0,20}[\s\"']{0,3}(?:=>|:{1,3}=|\?=|=|>|:|,|\|\|)[`\"\s=']{0,5}"
-_NAMED_VALUE = r"[A-Za-z0-9_\-=.%+/:]"
-_NAMED_PARTS = [
-    (re.compile(rf"(?i)(?:{names}){_NAMED_SIGNS.replace('0,20}', '0,20}?')}({_NAMED_VALUE}+)$"), keys)
-    for names, keys in _BY_NAMES
-]
-
-
-def check_named(candidate: str, _before: str) -> Spans:
-    """A value of the form that the vendor's keys have that is named before it."""
-    for named, keys in _NAMED_PARTS:
-        found = named.search(candidate)
-        if found is None:
-            continue
-        value = found[1].rstrip(".:")
-        looks_drawn = any(map(str.isdigit, value)) and any(map(str.isalpha, value)) and bits_per_character(value) >= 3
-        if looks_drawn and not PLACEHOLDER.search(value) and any(key.fullmatch(value) for key in keys):
-            yield found.start(1), found.start(1) + len(value)
-            return
-
-
-NAMED_KEY = Recogniser(
-    "api_key.named",
-    Kind.API_KEY,
-    54,
-    rf"(?i)(?:{'|'.join(names for names, _ in _BY_NAMES)}){_NAMED_SIGNS}{_NAMED_VALUE}{{14,}}",
-    check_named,
-    tail=_NAMED_VALUE,
-)
+_PORT = re.compile(r"\d{2,5}[;/]")
 
 
 def check_url_password(candidate: str, _before: str) -> Spans:
-    """The password between a URL's scheme, or Oracle's user, and its host."""
-    scheme = candidate.find("://")
-    if candidate.endswith("("):
-        # As Go's drivers write it: user:password@tcp(host).
-        start = candidate.index(":") + 1
-    else:
-        start = candidate.rindex("/") + 1 if scheme < 0 else candidate.find(":", scheme + 3) + 1
-    end = candidate.rindex("@")
-    if scheme < 0 and not candidate.endswith("(") and ":" in candidate[start:]:
-        # A domain's user, as programs for Windows are given it: domain/user:password@host.
-        start = candidate.index(":", start) + 1
-        value = candidate[start:end]
-        if looks_mixed(value) or (looks_chosen(value) and (not is_plain(value) or WORD_AND_NUMBER.fullmatch(value))):
-            yield start, end
-        return
-    if ":" not in candidate[scheme + 3 :] and scheme > 0:
-        # A token without a user.
-        value = candidate[scheme + 3 : end]
-        if looks_drawn(value) or UUID.fullmatch(value) or has_odd_part(value) or looks_gibberish(value):
-            yield scheme + 3, end
-        return
-    if (
-        end > start
-        and not candidate[start:end].startswith(("$", "<", "{", "***"))
-        and not _PORT.match(candidate, start, end)
-        and not _NO_PASSWORD.search(candidate[start:end])
-        and not PLACEHOLDER.search(candidate[start:end])
-    ):
+    """The password between a URL's scheme and its host."""
+    start, end = candidate.index(":", candidate.index("://") + 3) + 1, candidate.rindex("@")
+    value = candidate[start:end]
+    if not (value.startswith(("$", "<", "{", "%")) or _PORT.match(value) or _PLACEHOLDER.search(value)):
         yield start, end
 
 
@@ -191,13 +135,9 @@ URL_PASSWORD = Recogniser(
     "api_key.url_password",
     Kind.API_KEY,
     88,
-    r"\b[a-zA-Z][a-zA-Z0-9+._\-]{1,23}\]?://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@|\bhttps?://[^\s/:@\"'<>{}$]{12,256}@"
-    r"|\b[\w.\-]{1,64}/[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@"
-    r"|\b[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@(?:tcp|unix)\("
-    r"|\b(?:jdbc:oracle:[a-z0-9]{2,5}:|(?:sqlplus|rman|expdp|impdp) )[^\s/:@\"']{1,64}/[^\s/@\"']{1,128}@",
+    r"\b[a-zA-Z][a-zA-Z0-9+._\-]{1,23}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@",
     check_url_password,
 )
-
 
 _LEAST_CLAIMS = 16
 
@@ -254,7 +194,4 @@ PRIVATE_KEY = Recogniser(
     check_private_key,
     tail=r"[A-Za-z0-9+/=\s\\:,.\->|#*\"<]",
 )
-SECRETS = (
-    *(VENDOR_KEY, STATED, SAID_AFTER, USER_PASSWORD, COMMAND_PASSWORD, NAMED_KEY, URL_PASSWORD, CONNECTION),
-    *(JWT, PRIVATE_KEY, RANDOM, GENERATED, URL_PATH, PHRASE, SEED, LINE),
-)
+SECRETS = (VENDOR_KEY, ASSIGNED, URL_PASSWORD, JWT, PRIVATE_KEY)

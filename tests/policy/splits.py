@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
 from headrace.policy.documents import PolicyDocument
-from headrace.policy.evaluation import STRUCTURED, Case, second, shipped
 from headrace.policy.outputs import OutputFormat
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy
+from headrace.policy.recognisers.recogniser import STRUCTURED
+from tests.policy.evaluation import Case, first, second
 
 _UNSEEN = ("\u200b", "\u200f", "\u2060", "\u00ad", "\ufeff")
 _LONG = 400
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--part", default="1/1", help="such as 1/4: the first of four parts")
     args = parser.parse_args()
     number, parts = map(int, args.part.split("/"))
-    cases = [case for case in shipped() + second() if case.marked][number - 1 :: parts]
+    cases = [case for case in first() + second() if case.marked][number - 1 :: parts]
     outcomes = list(run(cases, args.seed, None if args.full else 6))
     found = [outcome for outcome in outcomes if outcome is not None]
     sys.stdout.write("".join(f"{one}\n" for one in found))

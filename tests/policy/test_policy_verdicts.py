@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from headrace.policy.documents import Action, Rule
-from headrace.policy.evaluation import read_cases
 from headrace.policy.guards import Match, blocking_rule, group_overlaps, masked, resolve_overlaps
 from headrace.policy.names import AnalyserFinder
 from headrace.policy.outputs import MissingFinder, OutputFormat
@@ -262,20 +261,6 @@ def test_signs_of_other_scripts_become_plain_ones() -> None:
 def test_an_escape_that_does_not_end_is_given_back_once() -> None:
     escapes = Escapes()
     assert (escapes.feed("a\\u00"), escapes.finish(), escapes.finish()) == ("a", "\\u00", "")
-
-
-def test_every_second_case_of_a_section_is_held_out() -> None:
-    source = "# note\n## one\na\nb\nc\n\n## two\n+ d\ne\\n\\u00e9\\t\\\\\nf{{card|4}}¦g\n"
-    cases = list(read_cases(source))
-    assert [(case.section, case.text, case.is_held_out) for case in cases] == [
-        ("one", "a", False),
-        ("one", "b", True),
-        ("one", "c", False),
-        ("two", "d", False),
-        ("two", "e\né\t\\", False),
-        ("two", "f4g", True),
-    ]
-    assert cases[-1].marked == {(1, 2, "card")}
 
 
 Given = tuple[str, int, int, int]

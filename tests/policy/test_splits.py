@@ -2,9 +2,9 @@
 
 import pytest
 
-from headrace.policy.evaluation import Case, second
 from headrace.policy.outputs import OutputFormat
 from headrace.policy.streaming import GuardedText
+from tests.policy.evaluation import Case, second
 from tests.policy.splits import guarding, leak, run
 
 MARKED = [case for case in second() if case.marked and len(case.text) < 120]

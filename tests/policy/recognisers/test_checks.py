@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 from stdnum import luhn
 
-from headrace.policy.recognisers.columns import column_sort
 from headrace.policy.recognisers.contacts import check_email, check_phone
 from headrace.policy.recognisers.networks import check_ipv4, check_ipv6
 from headrace.policy.recognisers.numbers import check_card, check_iban, check_ssn
@@ -189,29 +188,6 @@ def test_a_word_in_favour_is_stronger_at_the_same_place_and_may_end_a_name() -> 
 
 
 TABLE = "id,user,password\n1,ann,"
-
-
-@pytest.mark.parametrize(
-    ("before", "is_named"),
-    [
-        (TABLE, True),
-        ("id,user,password\n1,", False),
-        ("id;password\n1;", True),
-        ("| id | Password (new) |\n|---|---|\n| 1 | `", True),
-        ("| id | Password (new) |\n|---|---|\n| ", False),
-        ("id\tpassword\n1\t", True),
-        ("user      password\nann       ", True),
-        ("user      password\nann    ", False),
-        # A row without the separator ends the table, and a long head is a sentence.
-        ("id,password\n\n1,", False),
-        ("id,the password of the user who is there\n1,", False),
-        ("id,length of password,x\n1,", True),
-        ("id,password length\n1,", False),
-        ("password,", False),
-    ],
-)
-def test_the_head_of_a_column_names_its_values(before: str, is_named: bool) -> None:
-    assert (column_sort(before) is not None) is is_named
 
 
 @pytest.mark.parametrize(

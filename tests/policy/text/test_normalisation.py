@@ -7,7 +7,6 @@ import pytest
 
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.policies import Policy, apply_output, output_stream
-from headrace.policy.text.letter_triples import as_signs, surprise
 from headrace.policy.text.normalisation import normalise
 
 CARD = "4526018159083012"
@@ -134,21 +133,3 @@ def test_dashes_spaces_line_ends_and_signs_without_width_are_read_as_one() -> No
     }
     accents = [code for code in range(0x300, 0x370) if read[code] and normalise(f"1{chr(code)}").text == "1"]
     assert _ranges(accents) == "300-304 306-30c 30f 311 313-314 31b 323-328 32d-32e 330-331 342 345"
-
-
-@pytest.mark.parametrize(
-    ("word", "letters", "shapes"),
-    [
-        ("aB9_", "__ab0__", "__aA0__"),
-        ("Añb-1", "__anb_0_", "__Aaa_0_"),
-        ("漢x", "__x_", "__a_"),
-        ("é٣ ", "__e0__", "__a0__"),
-    ],
-)
-def test_a_word_has_letters_and_shapes(word: str, letters: str, shapes: str) -> None:
-    assert as_signs(word) == (letters, shapes)
-
-
-def test_a_random_value_is_more_of_a_surprise_than_a_word() -> None:
-    words = ("password", "getUserById", "Xk29!plo", "pT4vZx91LqWk7Ghd2MbR")
-    assert [round(surprise(word), 2) for word in words] == [3.56, 5.25, 6.22, 11.38]

@@ -19,9 +19,9 @@ from sqlalchemy import text
 
 from headrace.policy.budget import Budget
 from headrace.policy.documents import PolicyDocument
-from headrace.policy.evaluation import STRUCTURED, shipped
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy, apply_output
+from headrace.policy.recognisers.recogniser import STRUCTURED
 from headrace.store.jobs import jobs
 from headrace.store.scheduling import dispatch_queries
 from headrace.store.schema.job_states import JobState
@@ -31,6 +31,7 @@ from headrace.store.tenants import api_keys
 from headrace.workers.runs.output_policy import StreamFilter
 from headrace.workers.tasks.generate import GenerateModel
 from headrace.workers.worker_runtime import WorkerRuntime
+from tests.policy.evaluation import first
 from tests.processes import WAIT_S, wait_for
 from tests.producer_api.calling import error_of, parse
 from tests.producer_api.serving import serving
@@ -159,7 +160,7 @@ def test_at_no_split_does_anything_marked_leave(stage: Stage, capsys: pytest.Cap
     stage.rule(*rules)
     policy = Policy(PolicyDocument.model_validate({"rules": rules}))
     draw = random.Random(7)
-    marked = [case for case in shipped() if case.marked][::48]
+    marked = [case for case in first() if case.marked][::48]
     texts = {}
     for case in marked:
         said = f"He said: {case.text} - and so on."
