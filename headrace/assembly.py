@@ -19,6 +19,9 @@ from importlib.util import find_spec
 from typing import TypeVar
 
 FEATURES = (
+    "openai",
+    "responses",
+    "templates",
     "anthropic",
     "audit",
     "batches",

@@ -34,10 +34,8 @@ from headrace.producer_api.jobs import (
     version_routes,
 )
 from headrace.producer_api.jobs.fast_routes import FastRoutes
-from headrace.producer_api.openai import moderation_routes, token_routes
 from headrace.producer_api.organization import key_routes, limit_routes, policy_routes, retention_routes, usage_routes
 from headrace.producer_api.pipelines import pipeline_rollouts, pipeline_routes
-from headrace.producer_api.responses import conversation_routes, prompt_routes
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import on_error
 from headrace.producer_api.tasks.registry import TASK_ROUTES
@@ -54,12 +52,8 @@ _ROUTES = (
     host_routes,
     queue_routes,
     dead_letter_routes,
-    prompt_routes,
     pipeline_routes,
     pipeline_rollouts,
-    conversation_routes,
-    moderation_routes,
-    token_routes,
     file_routes,
     upload_routes,
     policy_routes,

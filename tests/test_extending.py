@@ -40,8 +40,8 @@ def test_every_task_has_its_part_in_each_registry() -> None:
 
 
 def test_every_module_of_a_task_is_in_the_registries() -> None:
-    for side in ("prompts", "producer_api", "workers"):
-        # Prompts and routes of the task of tools are those of tasks of other packages.
+    for side in ("prompts", "workers"):  # routes of the core's task are faces, which are features
+        # The prompts of the task of tools are those of tasks of other packages.
         own = set() if side == "workers" else {CALL_TOOL.name}
         assert OF_THE_CORE - own <= {path.stem for path in (ROOT / side / "tasks").glob("*.py")}, side
     assert {path.stem for path in (ROOT / "store" / "tasks").glob("*.py")} == {

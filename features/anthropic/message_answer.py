@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from headrace.producer_api.openai.chat_answer import answer_reader, made_of_input
+from headrace.features.openai.chat_answer import answer_reader, made_of_input
 from headrace.producer_api.streaming.answers import Entries, answer_of, is_cut
 from headrace.prompts.answer_reader import AnswerPiece
 from headrace.prompts.reasoning import ReasoningPiece

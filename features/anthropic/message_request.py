@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
 
 from headrace.features.anthropic.message_turns import LenientBody, MessageTurn, TextPart, messages_of
+from headrace.features.openai.foreign_fields import FOREIGN, INSTEAD
+from headrace.features.openai.request_fields import turns_beside
+from headrace.features.openai.response_format import GUIDED, json_grammar
 from headrace.producer_api.http.job_options import JOB_FIELDS, JobOptions, job_fields
 from headrace.producer_api.http.unknown_fields import (
     IsHarmless,
@@ -20,9 +23,6 @@ from headrace.producer_api.http.unknown_fields import (
     refuse_unsupported,
     unsupported,
 )
-from headrace.producer_api.openai.foreign_fields import FOREIGN, INSTEAD
-from headrace.producer_api.openai.request_fields import turns_beside
-from headrace.producer_api.openai.response_format import GUIDED, json_grammar
 from headrace.producer_api.server.errors import from_validation
 from headrace.store.errors import HeadraceError, InvalidRequest
 from headrace.store.payloads.job_payload import ServiceClass

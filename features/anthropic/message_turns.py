@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictBool
 
+from headrace.features.openai.foreign_fields import not_text
+from headrace.features.openai.message_parts import ImagePart, joined
 from headrace.producer_api.http.unknown_fields import unsupported
-from headrace.producer_api.openai.foreign_fields import not_text
-from headrace.producer_api.openai.message_parts import ImagePart, joined
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.strict_model import Body
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.features.anthropic.message_answer import Block, Event, MessageAnswer, input_of
-from headrace.producer_api.openai.turns_answer import TurnReaders
+from headrace.features.openai.turns_answer import TurnReaders
 from headrace.producer_api.streaming.answers import Entries
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall
 from headrace.prompts.answer_reader import AnswerPiece

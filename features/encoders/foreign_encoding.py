@@ -1,6 +1,6 @@
 """What other servers call things: fields of embeddings and rerank that are not supported under this name.
 
-As ``producer_api.openai.foreign_fields``, which has those of requests for text.
+As ``features.openai.foreign_fields``, which has those of requests for text.
 """
 
 from collections.abc import Mapping

@@ -11,13 +11,12 @@ from pydantic import ValidationError
 from headrace.assembly import parts
 from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob, reader_of
 from headrace.producer_api.server.errors import from_validation
-from headrace.producer_api.tasks.generate import GENERATE_ROUTES
 from headrace.producer_api.tasks.own_task import own_routes
 from headrace.producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
 from headrace.store.errors import InvalidRequest
 from headrace.store.tasks.registry import OWN_TASKS
 
-TASK_ROUTES = (GENERATE_ROUTES, *parts("task_routes", TaskRoutes), *map(own_routes, OWN_TASKS))
+TASK_ROUTES = (*parts("task_routes", TaskRoutes), *map(own_routes, OWN_TASKS))
 
 TASK_URLS: Mapping[str, ParseBody] = {url: parse for routes in TASK_ROUTES for url, parse in routes.urls.items()}
 """The URLs of tasks that a batch may name, beside those of pipelines."""

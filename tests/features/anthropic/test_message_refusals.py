@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headrace.features.anthropic.message_request import as_sent
-from headrace.producer_api.openai.foreign_fields import INSTEAD_OF_FILES
+from headrace.features.openai.foreign_fields import INSTEAD_OF_FILES
 from headrace.store.errors import InvalidRequest
 from tests.features.anthropic.message_requests import RESULT, TEXT, TOOL, USE, message_job, schema, turns
 from tests.producer_api.request_outcomes import Refused, refusal_of, refuse_all

@@ -11,7 +11,7 @@ from anthropic import Anthropic
 from headrace.features.anthropic.message_answer import MessageAnswer
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
-from tests.producer_api.openai.test_tools import SAID, TWICE, agents, register_styles
+from tests.features.openai.test_tools import SAID, TWICE, agents, register_styles
 from tests.producer_api.scripted_worker import ScriptedWorker
 
 TOOLS: Any = [

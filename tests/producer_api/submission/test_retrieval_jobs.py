@@ -28,7 +28,7 @@ from headrace.store.tenants.api_keys import create_tenant
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.cases import some_of
-from tests.producer_api.openai.test_tools import template_files
+from tests.features.openai.test_tools import template_files
 from tests.prompts.reasoning_templates import SWITCHED
 from tests.prompts.tool_templates import HERMES
 

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: responses with their events, and conversations."""
