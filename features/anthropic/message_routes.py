@@ -7,6 +7,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headrace.features.anthropic.errors import error_object
 from headrace.features.anthropic.message_answer import MessageAnswer
 from headrace.features.anthropic.message_request import CountTokensRequest, MessageRequest, as_sent, to_job
 from headrace.features.anthropic.message_views import DOCUMENTED_ERRORS, DOCUMENTED_MESSAGE, MessageTokensCount
@@ -16,7 +17,6 @@ from headrace.producer_api.http.job_options import is_kept
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.jobs.synchronous import CompletionResponder, StreamFormat
-from headrace.producer_api.server.anthropic_errors import error_object
 from headrace.producer_api.server.errors import body_of, status_of
 from headrace.producer_api.server.sse import named
 from headrace.producer_api.streaming.turns import has_turns

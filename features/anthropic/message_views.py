@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from headrace.producer_api.server.anthropic_errors import ERROR_TYPES, error_type
+from headrace.features.anthropic.errors import ERROR_TYPES, error_type
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.payloads.prompt_reference import PromptUse
 from headrace.store.payloads.truncation import Truncated

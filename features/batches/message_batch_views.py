@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from headrace.features.anthropic.errors import error_object
 from headrace.features.batches.batch_results import BATCH_CANCELLED, OK
 from headrace.features.batches.batches import Batch
-from headrace.producer_api.server.anthropic_errors import error_object
 from headrace.store.payloads.strict_model import Body
 from headrace.store.schema.batch_states import BatchStatus
 

@@ -26,8 +26,7 @@ from headrace.producer_api.http.body_encoding import decompress, has_gzip, plain
 from headrace.producer_api.http.paths import RouteTable
 from headrace.producer_api.http.requests import check_counts
 from headrace.producer_api.runtime import Runtime
-from headrace.producer_api.server.anthropic_errors import is_anthropic
-from headrace.producer_api.server.errors import Draining, SlowBody, internal_error, respond
+from headrace.producer_api.server.errors import Draining, SlowBody, form_of, internal_error, respond
 from headrace.producer_api.server.request_spans import RequestTrace
 from headrace.producer_api.server.sse import StreamAborted
 from headrace.store.audit_log import bind_caller
@@ -148,8 +147,8 @@ class _RequestScope:
         took_s = time.perf_counter() - self._started_at
         headers = MutableHeaders(raw=message.setdefault("headers", []))
         headers["x-request-id"] = self.request_id
-        if is_anthropic(self._scope):
-            headers["request-id"] = self.request_id
+        if (form := form_of(self._scope)) is not None:
+            headers[form.id_header] = self.request_id
         headers["openai-processing-ms"] = str(round(took_s * 1000))
         for name, value in (*self.spent.items(), *_GUARDS.items()):
             headers.setdefault(name, value)

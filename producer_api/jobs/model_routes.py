@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 from starlette.responses import Response
 
 from headrace.producer_api.access.auth import ModelsReader
@@ -22,7 +21,6 @@ from headrace.producer_api.jobs.model_views import (
     reasoning_abilities,
 )
 from headrace.producer_api.runtime import Runtime
-from headrace.producer_api.server.anthropic_errors import is_anthropic
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.registry import models as registry
 from headrace.store.tasks.generate import GENERATE
@@ -37,7 +35,6 @@ AnthropicVersion = Annotated[
 
 @router.get("", response_model=ModelList | AnthropicModelList, summary="List models")
 async def list_models(
-    request: Request,
     runtime: RuntimeOf,
     principal: ModelsReader,
     anthropic_version: AnthropicVersion = None,
@@ -49,14 +46,13 @@ async def list_models(
     models = await run_in_threadpool(registry.list_models, runtime.db)
     allowed = [model for model in models if principal.models is None or model.name in principal.models]
     found = [one for model in allowed for one in model_objects(model)]
-    if is_anthropic(request.scope):
+    if anthropic_version is not None:
         return JsonResponse(anthropic_models(found, limit, after_id, before_id))
     return JsonResponse(ModelList(data=found))
 
 
 @router.get("/{model:path}", response_model=ModelVersionObject | AnthropicModel, summary="Retrieve a model")
 async def get_model(
-    request: Request,
     runtime: RuntimeOf,
     principal: ModelsReader,
     model: str,
@@ -65,7 +61,7 @@ async def get_model(
     """Return the model and the version that ``name``, ``name@3`` or ``name@alias`` means now."""
     principal.check_model(model)
     found = await run_in_threadpool(_find, runtime, model)
-    shown = anthropic_model(found) if is_anthropic(request.scope) else found
+    shown = anthropic_model(found) if anthropic_version is not None else found
     return JsonResponse(shown, headers={"X-Model-Version": str(found.version)})
 
 

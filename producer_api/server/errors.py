@@ -1,6 +1,6 @@
 """Errors as HTTP responses. No other file knows the HTTP status of an error.
 
-Every error leaves as ``{"error": {"message", "type", "param", "code"}}``, on Anthropic's routes in its own shape.
+Every error leaves as ``{"error": {"message", "type", "param", "code"}}``, or in the ``ErrorForm`` of its route's face.
 Bodies, prompts and keys never get into a message or a log line: pydantic's ``input`` is dropped, and a stack trace is
 logged without the values that its exception carries.
 """
@@ -22,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from headrace.producer_api.server.anthropic_errors import error_object, is_anthropic
+from headrace.assembly import parts
+from headrace.producer_api.server.error_form import ErrorForm
 from headrace.producer_api.server.misplaced_fields import object_of
 from headrace.producer_api.server.other_protocols import instead_of
 from headrace.store import errors as store
@@ -194,6 +195,14 @@ def body_of(error: HeadraceError) -> dict[str, Any]:
     return {"error": content if job_id is None else content | {"job_id": job_id}}
 
 
+_FORMS = parts("errors", ErrorForm)
+
+
+def form_of(scope: Scope) -> ErrorForm | None:
+    """Return the form of errors that the request's face has, None for ``ErrorBody``."""
+    return next((form for form in _FORMS if form.is_of(scope)), None)
+
+
 def respond(
     error: HeadraceError, scope: Scope, *, status: int | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
@@ -205,8 +214,8 @@ def respond(
         _log_once(error)
     status = status or row.status
     body = body_of(error)
-    if is_anthropic(scope):
-        body = error_object(status, body["error"], state.get("request_id"))
+    if (form := form_of(scope)) is not None:
+        body = form.body(status, body["error"], state.get("request_id"))
     return Response(
         orjson.dumps(body),
         status_code=status,

@@ -1,4 +1,4 @@
-"""Errors as answers: status, headers and body of each class, the sentence of a wrong field, and Anthropic's shape."""
+"""Errors as answers: status, headers and body of each class, and the sentence of a wrong field."""
 
 import json
 from typing import Any
@@ -7,7 +7,6 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from headrace.producer_api.server.anthropic_errors import ERROR_TYPES, error_type, is_anthropic
 from headrace.producer_api.server.errors import (
     DOCUMENTED,
     BadHttp,
@@ -238,51 +237,3 @@ def test_an_error_of_the_framework_says_where_the_routes_are() -> None:
     request.app.openapi_url = "/openapi.json"
     told = from_http(request, HTTPException(404)).message
     assert told == Naming("GET /v1/jobs", "/docs")
-
-
-def test_anthropic_s_types_by_status() -> None:
-    statuses = (400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 429, 500, 503, 504, 502)
-    assert {status: error_type(status) for status in statuses} == {
-        400: "invalid_request_error",
-        401: "authentication_error",
-        403: "permission_error",
-        404: "not_found_error",
-        408: "invalid_request_error",
-        409: "invalid_request_error",
-        410: "not_found_error",
-        413: "request_too_large",
-        415: "invalid_request_error",
-        422: "invalid_request_error",
-        429: "rate_limit_error",
-        500: "api_error",
-        502: "api_error",
-        503: "overloaded_error",
-        504: "timeout_error",
-    }
-    assert sorted(ERROR_TYPES) == sorted({*map(error_type, statuses)})
-
-
-@pytest.mark.parametrize(
-    ("path", "has_header", "expected"),
-    [
-        ("/v1/messages", False, True),
-        ("/v1/messages/batches", False, True),
-        ("/v1/messagesx", False, False),
-        ("/v1/models", False, False),
-        ("/v1/models", True, True),
-        ("/v1/models/tiny", True, True),
-        ("/v1/modelsx", True, False),
-        ("/v1/jobs", True, False),
-    ],
-)
-def test_anthropic_s_shape_is_for_its_routes_alone(path: str, has_header: bool, expected: bool) -> None:
-    headers = [(b"anthropic-version", b"2023-06-01")] if has_header else []
-    scope = {"type": "http", "path": path, "headers": headers, "state": {"request_id": "req_1"}}
-    assert is_anthropic(scope) is expected
-    body = json.loads(respond(store.NotFound("m"), scope).body)
-    inner = {"message": "m", "param": None, "code": "not_found"}
-    if expected:
-        inner["type"] = "not_found_error"
-        assert body == {"type": "error", "error": inner, "request_id": "req_1"}
-    else:
-        assert body == {"error": inner | {"type": "invalid_request_error"}}

@@ -11,6 +11,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from headrace.producer_api.server.error_form import ErrorForm
+
 _MESSAGES = "/v1/messages"
 _MODELS = "/v1/models"
 
@@ -52,3 +54,6 @@ def error_object(status: int, error: Mapping[str, Any], request_id: str | None) 
     details = _DETAILS.get((str(error.get("code")), str(error.get("param"))))
     inner = {**error, "type": error_type(status), **({} if details is None else {"details": details})}
     return {"type": "error", "error": inner, "request_id": request_id}
+
+
+PART = ErrorForm(is_anthropic, error_object, id_header="request-id")
