@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headrace.features.openai import stored_chats
 from headrace.features.openai.stored_chat_views import (
     StoredChat,
     StoredChatChanges,
@@ -17,6 +18,7 @@ from headrace.features.openai.stored_chat_views import (
     page_of,
     stored_chat,
 )
+from headrace.features.openai.stored_chats import ChatFilter
 from headrace.features.openai.text_routes import fingerprint_of
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.metadata_filters import metadata_filters
@@ -28,10 +30,7 @@ from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.producer_api.submission.input_policy import guarded
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound, Unavailable
-from headrace.store.jobs import stored_chats
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.stored_chats import ChatFilter
-from headrace.store.retention import erasure
 from headrace.store.streams import stream_log
 from headrace.store.tenants.api_keys import Principal
 
@@ -124,11 +123,11 @@ async def delete_chat(
     """Delete its input and output, as deleting its job does. The job's row is kept."""
 
     def delete() -> None:
-        request_id, job_id = request.state.request_id, stored_chats.job_id_of(completion_id)
-        erasure.delete_chat(runtime.db, principal.tenant_id, job_id, actor=principal.key_id, request_id=request_id)
+        of_request = {"actor": principal.key_id, "request_id": request.state.request_id}
+        stored_chats.delete(runtime.db, principal.tenant_id, completion_id, **of_request)
         # Without Redis, its copy expires some minutes after the last frame.
         with suppress(Unavailable):
-            stream_log.forget(runtime.redis, [job_id])
+            stream_log.forget(runtime.redis, [stored_chats.job_id_of(completion_id)])
 
     await run_in_threadpool(delete)
     return JsonResponse(Deleted(id=completion_id, object="chat.completion.deleted"))

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from headrace.features.openai.chat_answer import ChatAnswer
 from headrace.features.openai.chat_views import ChatCompletion
 from headrace.features.openai.choices_answer import answer_to
+from headrace.features.openai.stored_chats import chat_id
 from headrace.producer_api.http.job_options import Metadata
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.stored_chats import chat_id
 from headrace.store.payloads.conversation import ChatMessage, ToolCall
 from headrace.store.payloads.image_input import MessageImage
 from headrace.store.payloads.strict_model import Body

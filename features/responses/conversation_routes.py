@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from headrace.features.openai.message_parts import ImagePart
+from headrace.features.responses import conversations
 from headrace.features.responses.conversation_views import (
     ConversationChanges,
     ConversationItemList,
@@ -30,7 +31,6 @@ from headrace.producer_api.submission.input_policy import check_items, guarded, 
 from headrace.prompts.vision.image_sources import check_image
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest
-from headrace.store.jobs import conversations
 from headrace.store.payloads.image_input import MAX_IMAGES, MessageImage
 from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.settings import Settings

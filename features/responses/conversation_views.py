@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from headrace.features.responses.conversations import Conversation
 from headrace.features.responses.response_items import InputItem
 from headrace.producer_api.http.job_options import Metadata
-from headrace.store.jobs.conversations import Conversation
 from headrace.store.payloads.strict_model import Body
 
 Items = Annotated[tuple[InputItem, ...], Field(max_length=20)]

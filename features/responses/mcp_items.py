@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.features.responses.mcp_tools import label_of
+from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall, has_turns, turns_of
 from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import StoredResponse
 from headrace.store.payloads.step_payload import FAULT
 from headrace.store.schema.job_states import JobState
 from headrace.store.tasks.call_tool import error_text

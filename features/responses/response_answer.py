@@ -11,10 +11,11 @@ from typing import Any
 from headrace.features.openai.chat_answer import made_of_input
 from headrace.features.responses.mcp_tools import LISTED
 from headrace.features.responses.response_output import output_items
+from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.http.views import seconds
 from headrace.store.jobs.answered_calls import ANSWERED
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import StoredResponse, response_id
+from headrace.store.jobs.responses import response_id
 from headrace.store.schema.job_states import JobState
 
 # OpenAI's codes for ours; the job's own error is in ``job.error``.

@@ -16,10 +16,10 @@ from typing import Any
 from headrace.features.openai.chat_answer import AnswerEntries
 from headrace.features.responses.response_answer import initial_object, response_object, status_of
 from headrace.features.responses.response_output import ItemKind, Output, OutputItem, last_status
+from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.streaming.answers import Entries
 from headrace.producer_api.streaming.turns import CallEnded, TurnEnded
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import StoredResponse
 
 Event = dict[str, Any]
 

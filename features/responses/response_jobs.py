@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from headrace.features.responses import conversations, stored_responses
 from headrace.features.responses.file_searches import searched_step
 from headrace.features.responses.mcp_approvals import answered_calls
 from headrace.features.responses.mcp_items import with_turns
@@ -18,6 +19,7 @@ from headrace.features.responses.response_request import (
     ResponseRequest,
     to_job,
 )
+from headrace.features.responses.stored_responses import job_id_of
 from headrace.producer_api.jobs.cancel import cancel
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.streaming.job_events import wait_until_ended
@@ -25,10 +27,9 @@ from headrace.producer_api.submission.template_filling import read_and_fill
 from headrace.prompts.prompt_template import FilledTemplate
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
-from headrace.store.jobs import conversations, jobs, responses
+from headrace.store.jobs import jobs
 from headrace.store.jobs.flow_values import read_outputs
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import job_id_of
 from headrace.store.payloads.prompt_reference import PromptReference, PromptUse
 from headrace.store.payloads.retrieval import SEARCH_STEP
 from headrace.store.payloads.step_payload import PASSAGES
@@ -47,7 +48,7 @@ def read_response(read: Callable[[Database, str, str], T], db: Database, tenant_
     try:
         return read(db, tenant_id, job_id)
     except NotFound:
-        if not responses.was_deleted(db, tenant_id, job_id):
+        if not stored_responses.was_deleted(db, tenant_id, job_id):
             missing = jobs.why_missing(db, tenant_id, job_id)
             if isinstance(missing, Gone):
                 raise missing from None
@@ -76,8 +77,9 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
     listed: Sequence[Item] = ()
+    before = request.previous_response_id
     if request.conversation_id is not None:
-        items = _conversation_items(db, tenant_id, request.conversation_id)
+        items, before = _conversation_items(db, tenant_id, request.conversation_id)
     if request.previous_response_id is not None:
         items, answer, listed = _chain(db, tenant_id, request.previous_response_id)
     context = ResponseContext(
@@ -86,6 +88,7 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
         referenced=referenced,
         called=called,
         answered=answered_calls(request, answer, listed, called),
+        before=None if before is None else job_id_of(before),
     )
     if request.prompt is None:
         return to_job(request, context)
@@ -96,9 +99,9 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
 def _referenced(db: Database, tenant_id: str, references: Mapping[str, str]) -> dict[str, Item]:
     """Return the items of stored answers by their ids. ``references``: the place of each id in the request."""
     by_response = {response_of(item_id): None for item_id in references}
-    if len(by_response) > responses.MAX_TURNS:
+    if len(by_response) > (most := stored_responses.MAX_TURNS):
         raise InvalidRequest(
-            f"the input refers to items of {len(by_response)} responses, and {responses.MAX_TURNS} are the most: "
+            f"the input refers to items of {len(by_response)} responses, and {most} are the most: "
             "send the items themselves",
             param="input",
         )
@@ -115,7 +118,7 @@ def _answer(db: Database, tenant_id: str, response_id: str | None) -> Sequence[I
     try:
         if response_id is None:
             return ()
-        row = read_response(responses.get, db, tenant_id, response_id)
+        row = read_response(stored_responses.get, db, tenant_id, response_id)
         job = jobs.get(db, tenant_id, job_id_of(response_id))
         return output_items(job, with_turns(db, job, row))
     except (NotFound, Gone):
@@ -127,21 +130,22 @@ def settle(db: Database, tenant_id: str, conversation_id: str) -> None:
     conversations.settle(db, tenant_id, conversation_id, output_items)
 
 
-def _conversation_items(db: Database, tenant_id: str, conversation_id: str) -> Sequence[Item]:
+def _conversation_items(db: Database, tenant_id: str, conversation_id: str) -> tuple[Sequence[Item], str | None]:
+    """Return the items of a conversation, and the id of the newest response among them."""
     try:
         settle(db, tenant_id, conversation_id)
         found = conversations.read_items(db, tenant_id, conversation_id)
     except NotFound as error:
         raise NotFound(error.message, param="conversation") from error
     found.check_room()
-    return found.items
+    return found.items, found.last_response_id
 
 
 def _chain(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Item], Sequence[Item], Sequence[Item]]:
     """Return the items of all responses up to the previous one, the items of its answer, and its servers' tools."""
     try:
-        before = read_response(responses.get_chain, db, tenant_id, previous_id)
-        row = responses.get(db, tenant_id, job_id_of(previous_id))
+        before = read_response(stored_responses.get_chain, db, tenant_id, previous_id)
+        row = stored_responses.get(db, tenant_id, job_id_of(previous_id))
         job = jobs.get(db, tenant_id, job_id_of(previous_id))
     except NotFound as error:
         raise NotFound(error.message, code="previous_response_not_found", param="previous_response_id") from error

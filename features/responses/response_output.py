@@ -21,6 +21,7 @@ from headrace.features.responses.mcp_approvals import ASKED
 from headrace.features.responses.mcp_items import begun_call, call_result, last_calls, shown_list
 from headrace.features.responses.mcp_tools import LISTED
 from headrace.features.responses.response_tools import name_fields
+from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.streaming.answers import is_cut
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, first_calls, has_turns
 from headrace.prompts.answer_reader import AnswerPiece
@@ -28,7 +29,7 @@ from headrace.prompts.reasoning import ReasoningPiece
 from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id
 from headrace.store.jobs.answered_calls import ANSWERED
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import StoredResponse, response_id
+from headrace.store.jobs.responses import response_id
 from headrace.store.schema.job_states import JobState
 
 _CHUNK_BYTES = 3

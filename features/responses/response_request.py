@@ -213,7 +213,7 @@ class ResponseContext:
 
     ``answer``: the items of the previous answer, which are not yet part of ``items``. ``referenced``: by their ids, the
     items that the input refers to. ``called``: the tools that the server calls. ``answered``: the calls of the previous
-    answer whose approvals the input answers.
+    answer whose approvals the input answers. ``before``: the job of the response before, if there is one.
     """
 
     items: Sequence[Item] = ()
@@ -223,6 +223,7 @@ class ResponseContext:
     referenced: Mapping[str, Item] = field(default_factory=dict)
     called: CalledTools | None = None
     answered: tuple[AnsweredCall, ...] = ()
+    before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,8 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
         tail = len(messages_of(None, new[len(context.answer) :])) if is_continued else 0
         place = TemplatePlace(0 if is_continued else bool(instructions) + len(given), tail)
         job = job.filled_in(job.input.model_copy(update={"special_tokens": "text"}), context.use, place)
-    return PreparedResponse(job, _with_calls(_new_response(request, instructions, new, context.use), context))
+    made = replace(_new_response(request, instructions, new, context.use), placeholders_of=context.before)
+    return PreparedResponse(job, _with_calls(made, context))
 
 
 def _with_calls(made: NewResponse, context: ResponseContext) -> NewResponse:

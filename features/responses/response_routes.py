@@ -11,6 +11,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headrace.features.responses import stored_responses
 from headrace.features.responses.field_names import as_sent
 from headrace.features.responses.file_searches import RESULTS
 from headrace.features.responses.mcp_items import with_turns
@@ -19,6 +20,7 @@ from headrace.features.responses.response_jobs import cancel_response, prepare, 
 from headrace.features.responses.response_request import Includable, PreparedResponse, ResponseRequest
 from headrace.features.responses.response_stream import BEFORE_ALL, read_events
 from headrace.features.responses.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE_OR_EVENTS
+from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import Deleted, JsonResponse, ObjectResponse
@@ -29,10 +31,9 @@ from headrace.producer_api.streaming.answers import answer_of
 from headrace.producer_api.streaming.turns import has_turns
 from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.store.errors import Gone, HeadraceError, InvalidRequest, NotFound
-from headrace.store.jobs import jobs, responses
+from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import NewResponse, StoredResponse, response_id
-from headrace.store.retention import erasure
+from headrace.store.jobs.responses import NewResponse, response_id
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -84,7 +85,7 @@ async def create_response(
     receipt, new = await _accepted(runtime, principal, body, origin)
     job = receipt.job or await runtime.reader.get(tenant_id, receipt.job_id)
     if new is None:
-        row = await run_in_threadpool(responses.get, runtime.db, tenant_id, job.id, unstored=True)
+        row = await run_in_threadpool(stored_responses.get, runtime.db, tenant_id, job.id, unstored=True)
     else:
         row = StoredResponse.of(job.id, new)
     connection = ClientConnection(runtime, job, is_kept=body.is_kept)
@@ -193,7 +194,7 @@ async def delete_response(runtime: RuntimeOf, principal: JobsWriter, response_id
     job, _ = await _find(runtime, principal.tenant_id, response_id)
     if not job.state.is_terminal:
         await cancel_response(runtime, job)
-    await run_in_threadpool(erasure.delete_response, runtime.db, principal.tenant_id, job.id, actor=principal.key_id)
+    await run_in_threadpool(stored_responses.delete, runtime.db, principal.tenant_id, job.id, actor=principal.key_id)
     return JsonResponse(Deleted(id=response_id, object="response"))
 
 
@@ -226,7 +227,9 @@ async def list_input_items(
     include: Include = None,
 ) -> Response:
     """Return the input items of the response, including those of previous responses, newest first by default."""
-    items = await run_in_threadpool(read_response, responses.get_input, runtime.db, principal.tenant_id, response_id)
+    items = await run_in_threadpool(
+        read_response, stored_responses.get_input, runtime.db, principal.tenant_id, response_id
+    )
     return JsonResponse(_page(items if order == "asc" else items[::-1], limit, after))
 
 
@@ -247,7 +250,7 @@ def _page(items: Sequence[dict[str, Any]], limit: int, after: str | None) -> Inp
 
 
 async def _find(runtime: Runtime, tenant_id: str, response_id: str) -> tuple[Job, StoredResponse]:
-    row = await run_in_threadpool(read_response, responses.get, runtime.db, tenant_id, response_id)
+    row = await run_in_threadpool(read_response, stored_responses.get, runtime.db, tenant_id, response_id)
     return await runtime.reader.get(tenant_id, row.job_id), row
 
 

@@ -13,6 +13,7 @@ from headrace.features.responses.file_searches import searched_step
 from headrace.features.responses.response_events import Event as ResponseEvent
 from headrace.features.responses.response_events import ResponseEventBuilder
 from headrace.features.responses.response_jobs import read_found
+from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import JobUnanswered
 from headrace.producer_api.server.sse import LINE_PING, Heartbeat, event
@@ -30,7 +31,6 @@ from headrace.producer_api.streaming.job_events import (
 )
 from headrace.producer_api.streaming.turns import CallEnded, TurnEnded, TurnEvent, follow_turns, has_turns
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import StoredResponse
 from headrace.store.payloads.retrieval import SEARCH_STEP
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Logprobs

@@ -5,20 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.features.openai.request_fields import BATCH_TIER
-from headrace.features.responses import response_routes
+from headrace.features.responses import response_routes, stored_responses
 from headrace.features.responses.field_names import as_sent
 from headrace.features.responses.mcp_approvals import answered_calls
 from headrace.features.responses.mcp_items import with_turns
 from headrace.features.responses.mcp_tools import called_by, calls_tools
 from headrace.features.responses.response_answer import response_object
 from headrace.features.responses.response_request import ResponseContext, ResponseRequest, to_job
+from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.http.unknown_fields import unsupported
 from headrace.producer_api.streaming.answers import answer_of
 from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from headrace.store.db.database import Database
-from headrace.store.jobs import responses
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import StoredResponse
 from headrace.store.tasks.generate import GENERATE
 
 
@@ -52,7 +51,7 @@ def _parsed(request: ResponseRequest, context: ResponseContext) -> ParsedRequest
 def _answer_with_turns(db: Database, job: Job) -> dict[str, Any]:
     """Return a response with its calls, and with the tools of its servers as they were when it was accepted."""
     answer_of(job)
-    row = responses.get(db, job.tenant_id, job.id, unstored=True)
+    row = stored_responses.get(db, job.tenant_id, job.id, unstored=True)
     return response_object(job, with_turns(db, job, row))
 
 

@@ -1,56 +1,17 @@
-"""The rows of the Responses API beside the jobs: input items, the request, and whether the response is visible.
-
-``store.jobs.acceptance`` writes the row in the statement that accepts the job, so neither exists without the other. A
-response that was deleted, or was accepted with ``store: false``, is not found. Every statement has a condition on the
-tenant.
+"""What a job of the Responses API has beside it: the row that ``store.jobs.acceptance`` writes in the
+statement that accepts the job, and the event of its end. The feature ``responses`` reads the rows.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
-
-import orjson
-from sqlalchemy import text
-
-from headrace.store.db.database import Database
-from headrace.store.encryption.vault import EncryptionContext
-from headrace.store.errors import InvalidRequest, NotFound
+from typing import Any
 
 PREFIX = "resp_"
-_JOB_PREFIX = "job_"
+JOB_PREFIX = "job_"
 
 # The event of a row of ``ended`` in ``store.jobs.terminal``; ``store.schema.event_types`` lists the names.
 EVENT_TYPE = """'response.' || CASE
     WHEN ended.state = 'succeeded' AND ended.finish_reason = 'length' THEN 'incomplete'
     WHEN ended.state = 'succeeded' THEN 'completed' WHEN ended.state = 'cancelled' THEN 'cancelled' ELSE 'failed' END"""
-
-
-# Read a visible response.
-_GET = text("""
-SELECT job_id, previous_id, is_stored, is_background, request FROM responses
-WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL
-    AND (is_stored OR :unstored)
-""")
-
-# Read the items of a response and of those before it, oldest first. Earlier responses may be deleted or hidden: the
-# later one still needs their items.
-_CHAIN = text("""
-WITH RECURSIVE chain AS (
-    SELECT job_id, previous_id, goes_on, input, 1 AS turn FROM responses
-    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL AND is_stored
-    UNION ALL
-    SELECT before.job_id, before.previous_id, before.goes_on, before.input, turn + 1
-    FROM chain JOIN responses AS before
-        ON before.tenant_id = :tenant_id AND before.job_id = 'job_' || substr(chain.previous_id, 6)
-    WHERE chain.goes_on AND turn <= :most
-)
-SELECT job_id, goes_on, input FROM chain ORDER BY turn DESC
-""")
-
-# Find out whether the tenant deleted a response.
-_WAS_DELETED = text("""
-SELECT FROM responses WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NOT NULL
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +33,8 @@ class NewResponse:
     """The row to store with a new job. ``input``: items as the API shows them; ``request``: the request's fields.
 
     ``goes_on``: ``input`` has only the items that the previous response does not have. ``appends_to``: the conversation
-    that it belongs to (``store.jobs.conversations``); ``input`` has only what is new in it. ``answered``: the calls
-    whose approvals its input answers; no column has them.
+    that it belongs to; ``input`` has only what is new in it. ``answered``: the calls whose approvals its input answers.
+    ``placeholders_of``: the job of the response before, whose placeholders the input has. No column has the last two.
     """
 
     previous_id: str | None
@@ -84,6 +45,7 @@ class NewResponse:
     goes_on: bool = False
     appends_to: str | None = None
     answered: tuple[AnsweredCall, ...] = ()
+    placeholders_of: str | None = None
 
     @property
     def stored_input(self) -> Any:
@@ -91,107 +53,6 @@ class NewResponse:
         return {"items": self.input} if self.goes_on else self.input
 
 
-@dataclass(frozen=True, slots=True)
-class StoredResponse:
-    """The row without its input. No column has the last two.
-
-    ``found``: the passages of its search, if they are shown. ``turns``: what came before the text of the answer.
-    """
-
-    job_id: str
-    previous_id: str | None
-    is_stored: bool
-    is_background: bool
-    request: dict[str, Any]
-    found: Sequence[Mapping[str, Any]] | None = None
-    turns: Sequence[Any] = ()
-
-    @classmethod
-    def of(cls, job_id: str, new: NewResponse) -> Self:
-        """Return the row that was stored for ``new``."""
-        return cls(job_id, new.previous_id, new.is_stored, new.is_background, new.request)
-
-
 def response_id(job_id: str) -> str:
     """Return the id of the job's response."""
-    return PREFIX + job_id.removeprefix(_JOB_PREFIX)
-
-
-def job_id_of(response_id: str) -> str:
-    """Return the id of the response's job; raise NotFound if the format is wrong."""
-    if not response_id.startswith(PREFIX):
-        raise not_found(response_id)
-    return _JOB_PREFIX + response_id.removeprefix(PREFIX)
-
-
-def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) -> StoredResponse:
-    """Return the response of a job; raise NotFound if the tenant has none, or if it was deleted or is hidden.
-
-    ``unstored``: also return a response with ``store: false``, for the request that made it.
-    """
-    values = {"tenant_id": tenant_id, "job_id": job_id, "unstored": unstored}
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        row = connection.execute(_GET, values).mappings().one_or_none()
-    if row is None:
-        raise not_found(response_id(job_id))
-    request = db.vault.open(row["request"], EncryptionContext(tenant_id, "responses", "request", job_id))
-    return StoredResponse(**{**row, "request": request})
-
-
-MAX_TURNS = 256
-"""The most responses of one conversation."""
-
-MAX_BYTES = 4 << 20
-"""The most bytes of all items of a conversation, as JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseChain:
-    """The items that an answer was generated from, oldest first, and the number of their responses."""
-
-    items: list[dict[str, Any]]
-    num_turns: int
-
-    def check_room(self) -> None:
-        """Raise InvalidRequest if the conversation is too long for one more response."""
-        num_bytes = len(orjson.dumps(self.items))
-        if self.num_turns < MAX_TURNS and num_bytes <= MAX_BYTES:
-            return
-        raise InvalidRequest(
-            f"the conversation has {self.num_turns} responses with {num_bytes} bytes, and {MAX_TURNS} with {MAX_BYTES} "
-            "are the most: begin a new one with what matters of it",
-            code="conversation_too_long",
-            param="previous_response_id",
-        )
-
-
-def get_chain(db: Database, tenant_id: str, job_id: str) -> ResponseChain:
-    """Return the items of the answer; raise NotFound as ``get`` does, and if a part of them was purged."""
-    values = {"tenant_id": tenant_id, "job_id": job_id, "most": MAX_TURNS}
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_CHAIN, values).all()
-    if not rows:
-        raise not_found(response_id(job_id))
-    if rows[0].goes_on:
-        raise NotFound(f"the beginning of the conversation of {response_id(job_id)} is no longer kept")
-    items: list[dict[str, Any]] = []
-    for row in rows:
-        opened = db.vault.open(row.input, EncryptionContext(tenant_id, "responses", "input", row.job_id))
-        items += opened["items"] if isinstance(opened, dict) else opened
-    return ResponseChain(items, len(rows))
-
-
-def get_input(db: Database, tenant_id: str, job_id: str) -> list[dict[str, Any]]:
-    """Return the items of ``get_chain``."""
-    return get_chain(db, tenant_id, job_id).items
-
-
-def was_deleted(db: Database, tenant_id: str, job_id: str) -> bool:
-    """True if the tenant deleted the job's response; False if it is not found for another reason."""
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        return connection.execute(_WAS_DELETED, {"tenant_id": tenant_id, "job_id": job_id}).first() is not None
-
-
-def not_found(response_id: str) -> NotFound:
-    """Return the error of a response that the tenant does not have, or does not have any more."""
-    return NotFound(f"no response {response_id[:80]}")
+    return PREFIX + job_id.removeprefix(JOB_PREFIX)

@@ -11,16 +11,15 @@ caller removes the copy of a stream in Redis (``store.streams.stream_log.forget`
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict
-from headrace.store.jobs import stored_chats
 from headrace.store.jobs.jobs import why_missing
-from headrace.store.jobs.responses import not_found, response_id
+from headrace.store.jobs.responses import response_id
 from headrace.store.schema.job_states import JobState
 
 MIN_RETENTION_S: Final = 60.0
@@ -136,17 +135,6 @@ SELECT jobs.state, input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL 
 FROM jobs WHERE tenant_id = :tenant_id AND id = :job_id FOR NO KEY UPDATE OF jobs
 """)
 
-# Marks a response as deleted, and its job to be erased at its end.
-_DELETE_RESPONSE = text("""
-WITH gone AS (
-    UPDATE responses SET deleted_at = now(), request = '{}'
-    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL AND is_stored
-    RETURNING job_id
-)
-UPDATE jobs SET purge_when_ended = true FROM gone WHERE jobs.id = gone.job_id
-RETURNING jobs.id
-""")
-
 
 # The steps of jobs, which have no contents for longer than their jobs.
 _STEPS = text("SELECT id FROM jobs WHERE parent_id = ANY(CAST(:ids AS text[]))")
@@ -174,11 +162,11 @@ def erase_both(connection: Connection, job_ids: Iterable[str]) -> int:
 
 def _erase_with_input(connection: Connection, statement: TextClause, job_ids: Iterable[str]) -> int:
     rows = connection.execute(statement, {"ids": _with_steps(connection, job_ids)}).all()
-    _erase_unneeded_responses(connection, [row.before for row in rows if row.before is not None])
+    erase_unneeded_responses(connection, [row.before for row in rows if row.before is not None])
     return len(rows)
 
 
-def _erase_unneeded_responses(connection: Connection, job_ids: Iterable[str]) -> None:
+def erase_unneeded_responses(connection: Connection, job_ids: Iterable[str]) -> None:
     """Erase responses that were kept only for later ones, then the responses before them, and so on."""
     ids = set(job_ids)
     while ids:
@@ -198,21 +186,13 @@ def erase(connection: Connection, job_ids: Sequence[str]) -> int:
     return num_both + max(num_inputs, num_outputs)
 
 
-# Takes the mark of a stored chat completion away.
-_UNLIST_CHAT = text("""
-UPDATE jobs SET is_stored_chat = false
-WHERE tenant_id = :tenant_id AND id = :job_id AND is_stored_chat AND state = 'succeeded' AND output_purged_at IS NULL
-RETURNING id
-""")
-
-
 def purge_job(db: Database, tenant_id: str, job_id: str, *, actor: str, request_id: str | None = None) -> bool:
     """Erase an ended job on its owner's request. Returns False if it was already erased.
 
     Raises NotFound, Gone if the job's row was deleted too, Conflict while the job or its batch has not ended.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        row = connection.execute(_JOB, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
+        row = lock_job(connection, tenant_id, job_id)
         if row is not None:
             if not JobState(row.state).is_terminal:
                 raise Conflict(
@@ -220,7 +200,7 @@ def purge_job(db: Database, tenant_id: str, job_id: str, *, actor: str, request_
                 )
             if row.parent_id is not None:
                 raise Conflict(f"job {job_id} is a step of {row.parent_id}: delete that", code="job_not_ended")
-            _check_batch(job_id, row.batch_id)
+            check_batch(job_id, row.batch_id)
             erase(connection, [job_id])
             if not row.is_empty:
                 record(connection, tenant_id, actor, "job.purged", job_id, {}, request_id)
@@ -229,38 +209,18 @@ def purge_job(db: Database, tenant_id: str, job_id: str, *, actor: str, request_
     return not row.is_empty
 
 
-def _check_batch(job_id: str, batch_id: str | None) -> None:
+def lock_job(connection: Connection, tenant_id: str, job_id: str) -> Row[Any] | None:
+    """Lock a job to be erased and return its ``state``, ``is_empty`` (it was erased), ``batch_id`` and ``parent_id``.
+
+    ``batch_id`` is that of a batch that has not ended. Returns None for a job that the tenant does not have.
+    """
+    return connection.execute(_JOB, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
+
+
+def check_batch(job_id: str, batch_id: str | None) -> None:
+    """Raise Conflict for a line of a batch that has not ended."""
     if batch_id is not None:
         raise Conflict(
             f"job {job_id} is a line of {batch_id}, which has not ended: cancel that or wait for its end",
             code="job_not_ended",
         )
-
-
-def delete_chat(db: Database, tenant_id: str, job_id: str, *, actor: str, request_id: str | None = None) -> None:
-    """Delete a stored chat completion: erase its job, which is not listed any more.
-
-    Raises NotFound if the tenant has no such chat completion, Conflict while its batch has not ended.
-    """
-    values = {"tenant_id": tenant_id, "job_id": job_id}
-    with db.begin(tenant_id=tenant_id) as connection:
-        row = connection.execute(_JOB, values).one_or_none()
-        if row is None or connection.execute(_UNLIST_CHAT, values).first() is None:
-            raise stored_chats.not_found(stored_chats.chat_id(job_id))
-        _check_batch(job_id, row.batch_id)
-        erase(connection, [job_id])
-        record(connection, tenant_id, actor, "chat.deleted", stored_chats.chat_id(job_id), {}, request_id)
-
-
-def delete_response(db: Database, tenant_id: str, job_id: str, *, actor: str) -> None:
-    """Delete a response and erase its job's contents, now or when the job has ended.
-
-    Its items are kept, hidden, while later responses need them. Raises NotFound if the tenant has no such response.
-    """
-    with db.begin(tenant_id=tenant_id) as connection:
-        gone = connection.execute(_DELETE_RESPONSE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
-        if gone is None:
-            raise not_found(response_id(job_id))
-        _erase_unneeded_responses(connection, [job_id])
-        erase(connection, [job_id])
-        record(connection, tenant_id, actor, "response.deleted", response_id(job_id), {})

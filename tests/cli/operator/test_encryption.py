@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from headrace.cli.tree import app
 from headrace.features.batches import batches
+from headrace.features.responses import conversations, stored_responses
 from headrace.features.webhooks.endpoints import create_endpoint, rotate_secret
 from headrace.features.webhooks.outbox import take_due
 from headrace.features.webhooks.secrets import rotate_webhook_secret
@@ -18,7 +19,7 @@ from headrace.store.files import files
 from headrace.store.files.blob_storage import open_blobs, read_blocks
 from headrace.store.files.files import Purpose
 from headrace.store.ids import new_id
-from headrace.store.jobs import conversations, jobs, responses
+from headrace.store.jobs import jobs
 from headrace.store.jobs.acceptance import Accepted
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
 from headrace.store.jobs.responses import NewResponse
@@ -151,8 +152,8 @@ def test_a_rotation_leaves_nothing_that_needs_the_old_key(
     stream = jobs.stored_deltas(db, tenant, done)
     assert stream is not None
     assert stream.deltas == ["said"]
-    assert responses.get(db, tenant, done).request == {"instructions": "asked"}
-    assert responses.get_input(db, tenant, done) == [{"text": "asked"}]
+    assert stored_responses.get(db, tenant, done).request == {"instructions": "asked"}
+    assert stored_responses.get_input(db, tenant, done) == [{"text": "asked"}]
     assert batches.list_batches(db, tenant, limit=5)[0].metadata == {"b": "c"}
     assert b"".join(read_blocks(open_blobs(after), digest)) == b"content"
     claimed = claim(db, "worker", QUEUE, [given, unsealed], 60)

@@ -9,9 +9,9 @@ import redis
 from anthropic import Anthropic
 from openai import BadRequestError, OpenAI
 
+from headrace.features.responses.stored_responses import job_id_of
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
-from headrace.store.jobs.responses import job_id_of
 from headrace.store.registry.models import register_version
 from tests.cases import some_of
 from tests.features.openai.test_tools import FLAT, SAID, TOOLS, template_files

@@ -9,10 +9,10 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
+from headrace.features.openai.stored_chats import job_id_of
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import new_key
-from headrace.store.jobs.stored_chats import job_id_of
 from headrace.store.registry.models import register_version
 from headrace.store.retention.retention import Retention, sweep, sweep_marked
 from headrace.store.settings import Settings

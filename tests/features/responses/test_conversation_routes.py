@@ -10,11 +10,11 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
+from headrace.features.responses import conversations
+from headrace.features.responses.stored_responses import job_id_of
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import new_key
-from headrace.store.jobs import conversations
-from headrace.store.jobs.responses import job_id_of
 from headrace.store.retention.retention import Retention, sweep
 from headrace.store.settings import Settings
 from tests.producer_api.calling import error_of

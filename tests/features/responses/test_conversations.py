@@ -7,9 +7,10 @@ import pytest
 import redis
 from sqlalchemy import text
 
+from headrace.features.responses import stored_responses
+from headrace.features.responses.stored_responses import job_id_of
 from headrace.store.db.database import Database, dump_json
-from headrace.store.jobs import responses, sweeps
-from headrace.store.jobs.responses import job_id_of
+from headrace.store.jobs import sweeps
 from headrace.store.retention import erasure
 from tests.producer_api.calling import error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -112,13 +113,13 @@ def test_items_are_kept_as_long_as_something_goes_on_from_them(
 
 
 def test_a_conversation_has_a_greatest_length(talk: Talk, api: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "MAX_TURNS", 3)
+    monkeypatch.setattr(stored_responses, "MAX_TURNS", 3)
     for number in range(3):
         assert talk.ask(str(number)).status_code == 200
     long = talk.ask("x")
     assert (long.status_code, error_of(long)["code"]) == (400, "conversation_too_long")
     assert error_of(long)["param"] == "previous_response_id"
     assert talk.listed() == talk.said[:-1]
-    monkeypatch.setattr(responses, "MAX_TURNS", 100)
-    monkeypatch.setattr(responses, "MAX_BYTES", 100)
+    monkeypatch.setattr(stored_responses, "MAX_TURNS", 100)
+    monkeypatch.setattr(stored_responses, "MAX_BYTES", 100)
     assert error_of(talk.ask("x"))["code"] == "conversation_too_long"

@@ -8,9 +8,9 @@ import pytest
 from headrace.features.responses.response_answer import initial_object, response_object, status_of
 from headrace.features.responses.response_events import ResponseEventBuilder
 from headrace.features.responses.response_output import output_items, response_of
+from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import StoredResponse
 from headrace.store.schema.job_states import FLOW_TASK, JobState
 from tests.producer_api.answered_jobs import CALL, CALLS, THINKS, USAGE, ended, entry, job_of
 from tests.producer_api.expected_events import expected_events

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from headrace.features.responses.response_answer import response_object
 from headrace.features.responses.response_events import ResponseEventBuilder
 from headrace.features.responses.response_output import StableChunker
+from headrace.features.responses.stored_responses import StoredResponse
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import StoredResponse
 from headrace.store.schema.job_states import JobState
 from tests.producer_api.answered_jobs import ended
 

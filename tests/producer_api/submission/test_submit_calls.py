@@ -97,21 +97,15 @@ async def test_a_request_becomes_a_job_and_its_caller_is_told() -> None:
 # The reads before a submission.
 
 
-def test_placeholders_are_those_of_the_response_or_conversation_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_placeholders_are_those_of_the_response_before(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"policy": {"vault": {"values": {"<EMAIL_1>": "ann@example.com"}}}}
     rows = {"job_1": values, "job_2": {}}
-    last: list[str | None] = ["resp_1"]
 
-    def one(_db: object, tenant_id: str, job_id: str) -> Any:
+    def many(_db: object, tenant_id: str, ids: list[str]) -> list[Any]:
         assert tenant_id == "acme"
-        return SimpleNamespace(payload=rows[job_id])
+        return [SimpleNamespace(payload=rows[one]) for one in ids if one in rows]
 
-    store = SimpleNamespace(
-        get=one, get_many=lambda db, tenant, ids: [one(db, tenant, id_) for id_ in ids if id_ in rows]
-    )
-    items = SimpleNamespace(read_items=lambda db, tenant, name: SimpleNamespace(last_response_id=last[0]))
-    monkeypatch.setattr(vault_before, "jobs", store)
-    monkeypatch.setattr(vault_before, "conversations", items)
+    monkeypatch.setattr(vault_before, "jobs", SimpleNamespace(get_many=many))
     nothing: Any = None
 
     def before(response: NewResponse | None) -> PlaceholderMap | None:
@@ -119,13 +113,9 @@ def test_placeholders_are_those_of_the_response_or_conversation_before(monkeypat
 
     alone = NewResponse(None, True, False, [], {})
     expected = PlaceholderMap.model_validate(values["policy"]["vault"])
-    assert [before(None), before(alone), before(replace(alone, previous_id="resp_2"))] == [None] * 3
-    assert before(replace(alone, previous_id="resp_1")) == expected
-    goes_on = replace(alone, appends_to="conv_1", previous_id="resp_2")
-    assert before(goes_on) == expected, "a conversation goes first"
-    for last_id in (None, "resp_9", "resp_2"):
-        last[0] = last_id
-        assert before(goes_on) is None
+    without = (None, alone, replace(alone, placeholders_of="job_2"), replace(alone, placeholders_of="job_9"))
+    assert [before(one) for one in without] == [None] * 4
+    assert before(replace(alone, placeholders_of="job_1")) == expected
 
 
 def test_a_template_is_filled_in_with_the_names_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
-"""What the API reads of jobs: duplicates, callers, steps, purged jobs, sealed outputs, stored chats, responses."""
+"""What the API reads of jobs: duplicates, callers, steps, purged jobs, sealed outputs."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +7,7 @@ import pytest
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import Vault
-from headrace.store.errors import CannotOpen, Conflict, Gone, HeadraceError, InvalidRequest, NotFound
-from headrace.store.jobs import conversations, responses, stored_chats
+from headrace.store.errors import CannotOpen, Conflict, Gone, HeadraceError, NotFound
 from headrace.store.jobs.acceptance import Fallback, is_known
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.dead_letters import get_dead_letter, list_dead_letters, note_replay
@@ -33,11 +31,10 @@ from headrace.store.jobs.jobs import (
     timeline,
 )
 from headrace.store.jobs.response_cache import CacheLookup
-from headrace.store.jobs.responses import NewResponse, StoredResponse
-from headrace.store.jobs.stored_chats import ChatFilter
+from headrace.store.jobs.responses import NewResponse
 from headrace.store.jobs.sweeps import purge
 from headrace.store.payloads.job_payload import ServiceClass
-from headrace.store.retention.erasure import erase, erase_outputs
+from headrace.store.retention.erasure import erase
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import LogprobRow
 from tests.refusals import Naming
@@ -325,214 +322,6 @@ class TestOutputs:
         assert (stream.epoch, stream.deltas, stream.lineage) == (1, ["Hel", "lo"], ((1, 0),))
         assert (stream.logprobs, stream.marks) == (rows, ())
         assert stored_deltas(db, other_tenant, job_id) is None
-
-
-class TestStoredChats:
-    def test_they_are_listed_by_age_with_their_filters(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
-    ) -> None:
-        db.vault = Vault(VAULT)
-        chats = [accept_one(is_stored=True, metadata={"n": str(n % 2)}) for n in range(4)]
-        elsewhere = accept_one(is_stored=True, model="other", model_version=2)
-        for job_id in (*chats, elsewhere, unstored := accept_one(), foreign := accept_one(tenant_id=other_tenant)):
-            end(db, job_id)
-        waiting = accept_one(is_stored=True)
-
-        def listed(wanted: ChatFilter | None = None, **page: Any) -> list[str]:
-            return [
-                job.id for job in stored_chats.list_chats(db, tenant, wanted or ChatFilter(), **{"limit": 9, **page})
-            ]
-
-        assert listed() == [*chats, elsewhere]
-        assert listed(descending=True, limit=2) == [elsewhere, chats[3]]
-        after = stored_chats.chat_id(chats[1])
-        assert (listed(after=after), listed(after=after, descending=True)) == ([*chats[2:], elsewhere], [chats[0]])
-        assert listed(ChatFilter(model="other")) == listed(ChatFilter(model_version=2)) == [elsewhere]
-        assert listed(ChatFilter(metadata={"n": "1"})) == chats[1::2]
-        with db.begin() as connection:
-            erase_outputs(connection, [chats[0]])
-        assert listed() == [*chats[1:], elsewhere]
-        for job_id, error in (
-            (chats[0], Gone),
-            (unstored, NotFound),
-            (waiting, NotFound),
-            (foreign, NotFound),
-        ):
-            chat_id = stored_chats.chat_id(job_id)
-            for call in (
-                lambda chat_id=chat_id: stored_chats.get(db, tenant, chat_id),
-                lambda chat_id=chat_id: stored_chats.set_metadata(db, tenant, chat_id, {}),
-            ):
-                with pytest.raises(error, match=chat_id):
-                    call()
-        stored_chats.set_metadata(db, tenant, stored_chats.chat_id(chats[1]), {"n": "7"})
-        assert stored_chats.get(db, tenant, stored_chats.chat_id(chats[1])).metadata == {"n": "7"}
-        assert listed(ChatFilter(metadata={"n": "7"})) == [chats[1]]
-        with pytest.raises(NotFound):
-            stored_chats.job_id_of(chats[1])
-
-
-class TestResponses:
-    def test_a_row_is_read_as_it_was_stored_unless_it_is_not_to_be_seen(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
-    ) -> None:
-        db.vault = Vault(VAULT)
-        new = NewResponse("resp_before", True, True, [{"text": "a"}], {"instructions": "b"})
-        shown, hidden, deleted = (accept_one(response=new) for _ in range(3))
-        unstored = accept_one(response=replace(new, is_stored=False))
-        for job_id, column in ((hidden, "hidden_at"), (deleted, "deleted_at")):
-            query(f"UPDATE responses SET {column} = now() WHERE job_id = :id", id=job_id)
-        expected = StoredResponse(shown, "resp_before", True, True, {"instructions": "b"})
-        assert responses.get(db, tenant, shown) == expected == StoredResponse.of(shown, new)
-        assert responses.get(db, tenant, unstored, unstored=True).is_stored is False
-        for owner, job_id in ((tenant, hidden), (tenant, deleted), (tenant, unstored), (other_tenant, shown)):
-            with pytest.raises(NotFound) as caught:
-                responses.get(db, owner, job_id)
-            assert caught.value.message == f"no response resp_{job_id.removeprefix('job_')}"
-        assert [responses.was_deleted(db, tenant, one) for one in (shown, hidden, deleted)] == [False, False, True]
-        assert not responses.was_deleted(db, other_tenant, deleted)
-        assert responses.job_id_of("resp_1") == "job_1"
-        with pytest.raises(NotFound, match="no response job_1"):
-            responses.job_id_of("job_1")
-
-    def test_a_chain_has_the_items_of_all_turns_also_of_deleted_ones(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
-    ) -> None:
-        db.vault = Vault(VAULT)
-        turns: list[str] = []
-        for number in range(3):
-            before = responses.response_id(turns[-1]) if turns else None
-            new = NewResponse(before, True, False, [{"n": number}], {}, goes_on=bool(turns))
-            turns.append(accept_one(response=new))
-        query("UPDATE responses SET deleted_at = now() WHERE job_id = :id", id=turns[1])
-        found = responses.get_chain(db, tenant, turns[2])
-        assert (found.items, found.num_turns) == ([{"n": 0}, {"n": 1}, {"n": 2}], 3)
-        assert responses.get_input(db, tenant, turns[0]) == [{"n": 0}]
-        query("DELETE FROM responses WHERE job_id = :id", id=turns[0])
-        with pytest.raises(NotFound, match=r"beginning .* of resp_\w+"):
-            responses.get_chain(db, tenant, turns[2])
-        for owner, job_id in ((tenant, turns[1]), (other_tenant, turns[2])):
-            with pytest.raises(NotFound, match="no response resp_"):
-                responses.get_chain(db, owner, job_id)
-
-    @pytest.mark.parametrize(
-        ("items", "num_turns", "is_full"),
-        [([], 255, False), ([], 256, True), (["x" * 4_194_300], 1, False), (["x" * 4_194_301], 1, True)],
-    )
-    def test_a_conversation_has_room_for_so_many_turns_and_bytes(
-        self, items: list[Any], num_turns: int, is_full: bool
-    ) -> None:
-        chain = responses.ResponseChain(items, num_turns)
-        if not is_full:
-            chain.check_room()
-            return
-        with pytest.raises(InvalidRequest) as caught:
-            chain.check_room()
-        size = len(items[0]) + 4 if items else 2
-        assert caught.value.message == Naming(f"{num_turns} responses", f"{size} bytes", "256 with 4194304")
-        assert (caught.value.code, caught.value.param) == ("conversation_too_long", "previous_response_id")
-
-
-def item(name: str, text: str = "") -> dict[str, Any]:
-    return {"id": name, "text": text}
-
-
-class TestConversations:
-    def test_items_are_paged_in_both_directions_and_deleted_one_by_one(
-        self, db: Database, tenant: str, other_tenant: str, query: Query
-    ) -> None:
-        db.vault = Vault(VAULT)
-        made = conversations.create(db, tenant, metadata={"a": "b"}, items=[item("m1"), item("m2")])
-        other = conversations.create(db, tenant, metadata={}, items=[item("m9")])
-        conversations.add_items(db, tenant, made.id, [item("m3"), item("m2", "again"), item("m4")])
-
-        def listed(**page: Any) -> list[str]:
-            given = {"limit": 9, "after": None, "descending": False, **page}
-            return [one["id"] for one in conversations.list_items(db, tenant, made.id, **given)]
-
-        assert listed() == ["m1", "m2", "m3", "m4"]
-        assert listed(descending=True, limit=2) == ["m4", "m3"]
-        assert (listed(after="m2"), listed(after="m2", descending=True)) == (["m3", "m4"], ["m1"])
-        with pytest.raises(InvalidRequest) as caught:
-            listed(after="m9")
-        assert (caught.value.message, caught.value.param) == (Naming("'m9'"), "after")
-        assert conversations.get_item(db, tenant, made.id, "m2") == item("m2"), "the first one stays"
-        conversations.delete_item(db, tenant, made.id, "m2")
-        for call in (conversations.get_item, conversations.delete_item):
-            with pytest.raises(NotFound) as missing:
-                call(db, tenant, made.id, "m2")
-            assert missing.value.message == Naming("m2", made.id)
-        found = conversations.read_items(db, tenant, made.id)
-        assert (found.items, found.last_response_id) == ([item("m1"), item("m3"), item("m4")], None)
-        assert conversations.get(db, tenant, made.id) == made
-        assert conversations.set_metadata(db, tenant, made.id, {"c": "d"}) == replace(made, metadata={"c": "d"})
-        assert "text" not in str(query("SELECT item FROM conversation_items")), "they are sealed"
-        for foreign in (
-            lambda: conversations.get(db, other_tenant, made.id),
-            lambda: conversations.set_metadata(db, other_tenant, made.id, {}),
-            lambda: conversations.delete(db, other_tenant, made.id, actor="x"),
-            lambda: conversations.add_items(db, other_tenant, made.id, [item("m5")]),
-            lambda: conversations.list_items(db, other_tenant, made.id, limit=1, after=None, descending=False),
-            lambda: conversations.read_items(db, other_tenant, made.id),
-        ):
-            with pytest.raises(NotFound) as missing:
-                foreign()
-            assert missing.value.message == f"no conversation {made.id}"
-        conversations.delete(db, tenant, made.id, actor="key_1")
-        (entry,) = (one for one in list_entries(db, tenant) if one.action == "conversation.deleted")
-        assert (entry.resource, entry.actor) == (made.id, "key_1")
-        assert query("SELECT conversation_id, id FROM conversation_items") == [
-            {"conversation_id": other.id, "id": "m9"}
-        ]
-
-    def test_it_has_room_for_so_many_items_and_bytes(self, db: Database, tenant: str, query: Query) -> None:
-        made = conversations.create(db, tenant, metadata={}, items=[item(str(n)) for n in range(1023)])
-        with pytest.raises(InvalidRequest) as caught:
-            conversations.add_items(db, tenant, made.id, [item("a"), item("b")])
-        assert (caught.value.code, caught.value.param) == ("conversation_too_long", "items")
-        assert caught.value.message == Naming("1024 items", "4194304 bytes")
-        conversations.add_items(db, tenant, made.id, [item("a")])
-        with pytest.raises(InvalidRequest):
-            conversations.add_items(db, tenant, made.id, [item("b")])
-        with pytest.raises(InvalidRequest):
-            conversations.read_items(db, tenant, made.id).check_room()
-        query("DELETE FROM conversation_items WHERE id <> '0'")
-        (row,) = query("SELECT num_bytes FROM conversation_items")
-        left = 4_194_304 - row["num_bytes"] - len('{"id":"c","text":""}')
-        with pytest.raises(InvalidRequest):
-            conversations.add_items(db, tenant, made.id, [item("c", "x" * (left + 1))])
-        conversations.add_items(db, tenant, made.id, [item("c", "x" * left)])
-
-    def test_ended_responses_are_copied_once_in_the_order_of_their_ends(
-        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
-    ) -> None:
-        db.vault = Vault(VAULT)
-        made = conversations.create(db, tenant, metadata={})
-        asked: list[str] = []
-        for number in range(5):
-            new = NewResponse(None, True, False, [item(f"u{number}")], {"n": number}, appends_to=made.id)
-            asked.append(accept_one(response=new))
-        second, first, failed, deleted, running = asked
-        end(db, first)
-        end(db, second)
-        end(db, failed, JobState.FAILED, error={"code": "x", "message": "y"})
-        end(db, deleted)
-        query("UPDATE responses SET deleted_at = now() WHERE job_id = :id", id=deleted)
-        claim(db, "worker", QUEUE, [running], 60)
-        seen: list[tuple[str, Any]] = []
-
-        def output_of(job: Job, stored: StoredResponse) -> list[dict[str, Any]]:
-            seen.append((job.id, stored.request))
-            return [item(f"a_{stored.request['n']}", (job.output or {})["text"])]
-
-        for _ in range(2):
-            conversations.settle(db, tenant, made.id, output_of)
-        assert seen == [(first, {"n": 1}), (second, {"n": 0})]
-        found = conversations.read_items(db, tenant, made.id)
-        assert found.items == [item("u1"), item("a_1", "Hello"), item("u0"), item("a_0", "Hello")]
-        assert found.last_response_id == responses.response_id(second)
-        left = query("SELECT job_id FROM responses WHERE appends_to IS NOT NULL")
-        assert left == [{"job_id": running}]
 
 
 class TestDeadLetters:

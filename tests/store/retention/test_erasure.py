@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.responses import conversations
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.encryption.keyed_digests import Digests
@@ -13,13 +14,11 @@ from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
 from headrace.store.files import files
 from headrace.store.files.blob_storage import open_blobs
 from headrace.store.files.files import Purpose
-from headrace.store.jobs import conversations
 from headrace.store.jobs.acceptance import Fallback
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.jobs import get, request_cancel
 from headrace.store.jobs.response_cache import CacheLookup
 from headrace.store.jobs.responses import NewResponse, response_id
-from headrace.store.jobs.stored_chats import chat_id
 from headrace.store.retention import erasure, retention
 from headrace.store.retention.purge import PurgeStep, Scope, purge_step, record_purge
 from headrace.store.retention.retention import DAY_S, ErasureCounts, LayeredRetention, Retention, sweep, sweep_marked
@@ -161,58 +160,6 @@ class TestRequests:
         assert audited(db, tenant, "job.purged") == [(done, "key_1", {}, "req_1")]
         with pytest.raises(Gone):
             get(db, tenant, done)
-
-    def test_a_stored_chat_is_deleted_once_and_nothing_else_is(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
-    ) -> None:
-        chat, plain, waiting, failed = (
-            accept_one(is_stored=True),
-            accept_one(),
-            accept_one(is_stored=True),
-            accept_one(is_stored=True),
-        )
-        for job_id in (chat, plain):
-            end(db, job_id)
-        end(db, failed, JobState.FAILED, error=ERROR)
-        erasure.delete_chat(db, tenant, chat, actor="key_1", request_id="req_1")
-        for owner, job_id in (
-            (tenant, chat),
-            (tenant, plain),
-            (tenant, waiting),
-            (tenant, failed),
-            (other_tenant, waiting),
-        ):
-            with pytest.raises(NotFound) as caught:
-                erasure.delete_chat(db, owner, job_id, actor="key_1")
-            assert chat_id(job_id) in caught.value.message
-        assert audited(db, tenant, "chat.deleted") == [(chat_id(chat), "key_1", {}, "req_1")]
-        left = {row["id"] for row in query("SELECT id FROM jobs WHERE input_purged_at IS NULL")}
-        assert left == {plain, waiting, failed}
-
-    def test_a_response_is_kept_hidden_for_those_that_need_it(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
-    ) -> None:
-        new = NewResponse(None, True, False, [{"n": 1}], {"a": "b"})
-        first = accept_one(response=new)
-        second = accept_one(response=replace(new, previous_id=response_id(first), goes_on=True))
-        unstored = accept_one(response=replace(new, is_stored=False))
-        for job_id in (first, second):
-            end(db, job_id)
-        for owner, job_id in ((other_tenant, first), (tenant, unstored), (tenant, "job_x")):
-            with pytest.raises(NotFound, match=f"^no response {response_id(job_id)}$"):
-                erasure.delete_response(db, owner, job_id, actor="key_1")
-        erasure.delete_response(db, tenant, first, actor="key_1")
-        kept = "SELECT job_id, input, request, goes_on, deleted_at IS NULL AS is_there FROM responses ORDER BY job_id"
-        rows = query(kept)[:2]
-        assert rows[0] == {"job_id": first, "input": [{"n": 1}], "request": {}, "goes_on": False, "is_there": False}
-        with pytest.raises(NotFound):
-            erasure.delete_response(db, tenant, first, actor="key_1")
-        with db.begin() as connection:
-            erasure.erase_inputs(connection, [second])
-        rows = query(kept)
-        assert [row["job_id"] for row in rows] == [first, unstored]
-        assert (rows[0]["input"], rows[0]["is_there"]) == ([], False), "no later response needs its items"
-        assert audited(db, tenant, "response.deleted") == [(response_id(first), "key_1", {}, None)]
 
     def test_a_response_that_expires_is_hidden_until_the_last_later_one_goes(
         self, db: Database, accept_one: AcceptOne, query: Query

@@ -18,12 +18,12 @@ from headrace.features.batches.batch_steps import end as end_batch
 from headrace.features.batches.batches import NewBatch
 from headrace.features.batches.batches import create as create_batch
 from headrace.features.batches.batches import get as get_batch
+from headrace.features.responses import conversations, stored_responses
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
 from headrace.store.files import files, uploads
 from headrace.store.files.blob_storage import open_blobs
 from headrace.store.files.files import Purpose
-from headrace.store.jobs import conversations
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
 from headrace.store.jobs.jobs import accept, get, list_jobs, timeline
 from headrace.store.jobs.responses import NewResponse
@@ -229,7 +229,7 @@ class TestForgetting:
         told(query)
         assert sweep_marked(db, 10).job_ids == (unstored,)
         assert query("SELECT id FROM jobs WHERE output IS NOT NULL") == [{"id": stored}]
-        erasure.delete_response(db, tenant, stored, actor="tests")
+        stored_responses.delete(db, tenant, stored, actor="tests")
         assert said() == {ASKED: [], ANSWERED: []}
 
     def test_a_response_deleted_while_it_runs_is_forgotten_when_it_has_ended(
@@ -237,7 +237,7 @@ class TestForgetting:
     ) -> None:
         job_id = accept_one(payload=CONTENTS["payload"], response=NewResponse(None, True, True, [{"text": ASKED}], {}))
         claimed = claim(db, "worker", QUEUE, [job_id], 60)[job_id]
-        erasure.delete_response(db, tenant, job_id, actor="tests")
+        stored_responses.delete(db, tenant, job_id, actor="tests")
         assert said()[ASKED] == ["jobs"]
         finish(db, [Finish(job_id, claimed.epoch, JobState.SUCCEEDED, OUTPUT, None, None, [ANSWERED])])
         age(query, 61)

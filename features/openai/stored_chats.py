@@ -1,6 +1,6 @@
 """Chat completions that their caller asked to store: jobs with a mark, which are listed once they have succeeded.
 
-Their contents are those of the job, and are kept as long. ``store.retention.erasure`` deletes them.
+Their contents are those of the job, and are kept as long.
 """
 
 from collections.abc import Mapping
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from sqlalchemy import Select, or_, text
 from sqlalchemy.dialects.postgresql import JSONB
 
+from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
 from headrace.store.encryption.vault import EncryptionContext, metadata_filters, seal_metadata
 from headrace.store.errors import Gone, NotFound
 from headrace.store.jobs.job_rows import Job, job_of, select_jobs
+from headrace.store.retention.erasure import check_batch, erase, lock_job
 from headrace.store.schema import tables
 
 PREFIX = "chatcmpl-"
@@ -27,6 +29,13 @@ _UPDATE = text("""
 UPDATE jobs SET metadata = CAST(:metadata AS jsonb)
 WHERE tenant_id = :tenant_id AND id = :job_id AND is_stored_chat AND state = 'succeeded'
     AND input_purged_at IS NULL AND output_purged_at IS NULL
+""")
+
+# Takes the mark of a stored chat completion away.
+_UNLIST = text("""
+UPDATE jobs SET is_stored_chat = false
+WHERE tenant_id = :tenant_id AND id = :job_id AND is_stored_chat AND state = 'succeeded' AND output_purged_at IS NULL
+RETURNING id
 """)
 
 
@@ -115,3 +124,19 @@ def set_metadata(db: Database, tenant_id: str, chat_id: str, metadata: Mapping[s
     if not is_done:
         get(db, tenant_id, chat_id)
         raise gone(chat_id)
+
+
+def delete(db: Database, tenant_id: str, chat_id: str, *, actor: str, request_id: str | None = None) -> None:
+    """Delete a stored chat completion: erase its job, which is not listed any more.
+
+    Raises NotFound if the tenant has no such chat completion, Conflict while its batch has not ended.
+    """
+    job_id = job_id_of(chat_id)
+    values = {"tenant_id": tenant_id, "job_id": job_id}
+    with db.begin(tenant_id=tenant_id) as connection:
+        row = lock_job(connection, tenant_id, job_id)
+        if row is None or connection.execute(_UNLIST, values).first() is None:
+            raise not_found(chat_id)
+        check_batch(job_id, row.batch_id)
+        erase(connection, [job_id])
+        record(connection, tenant_id, actor, "chat.deleted", chat_id, {}, request_id)
