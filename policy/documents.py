@@ -86,7 +86,7 @@ def _check_pattern(number: int, pattern: str) -> None:
 
 
 class Rule(_FrozenModel):
-    """One rule: a condition, the stage and the action. Exactly one of the six conditions is given."""
+    """One rule: a condition, the stage and the action. Exactly one of the conditions is given."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     action: Action
@@ -95,7 +95,7 @@ class Rule(_FrozenModel):
     deny: DenyList | None = None
     max_chars: int | None = Field(None, ge=1, le=10_000_000, description="longer texts are blocked")
     categories: Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], FailFast()] = Field(
-        default_factory=dict, description="a classifier's categories, each with the score from which it counts"
+        default_factory=dict, description="not possible any more: a rule with it is refused"
     )
     json_schema: dict[str, Any] | None = Field(None, description="outputs are JSON that this schema allows")
     languages: Annotated[tuple[Language, ...], Field(max_length=64), FailFast()] = Field(
@@ -108,14 +108,12 @@ class Rule(_FrozenModel):
         given = [bool(one) for one in (self.kinds, self.categories, self.languages)]
         given += [one is not None for one in (self.deny, self.max_chars, self.json_schema)]
         if sum(given) != 1:
-            conditions = "`kinds`, `deny`, `max_chars`, `categories`, `languages` and `json_schema`"
+            conditions = "`kinds`, `deny`, `max_chars`, `languages` and `json_schema`"
             raise ValueError(f"give exactly one of {conditions}")
         if self.max_chars is not None and self.action is not Action.BLOCK:
             raise ValueError("`max_chars` can only block")
         if self.needs_all and self.action not in (Action.BLOCK, Action.FLAG):
-            raise ValueError(
-                "`categories`, `languages` and `json_schema` are about whole texts: `action` is block or flag"
-            )
+            raise ValueError("`languages` and `json_schema` are about whole texts: `action` is block or flag")
         if self.languages and self.stage is not Stage.INPUT:
             raise ValueError("`languages` are those of what comes in: `stage` input")
         if self.json_schema is not None:

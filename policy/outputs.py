@@ -3,16 +3,15 @@
     engine's text ──▶ escapes read ──▶ rules for spans ──▶ escapes written ──▶ released
                                                                └─ at the end: rules for whole texts
 
-A rule that may block a whole text (categories of a classifier, a schema) releases nothing before the end. A rule that
+A rule that may block a whole text (a schema) releases nothing before the end. A rule that
 only flags holds nothing back. The total released text is the same for every split into pieces. No piece ends inside a
 placeholder that may be restored, so that placeholders can be restored piece by piece.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 
 from headrace.policy.budget import output_budget
-from headrace.policy.classification.classifiers import Classifier
 from headrace.policy.documents import Action, Rule
 from headrace.policy.guards import Guard
 from headrace.policy.placeholders import PlaceholderMap
@@ -35,39 +34,36 @@ class OutputFormat(StrEnum):
 
 
 class MissingFinder(ValueError):
-    """A rule needs an extra that is not installed."""
+    """A rule cannot be applied here, for example without an extra."""
 
 
 class WholeRules:
     """The compiled rules of a stage for whole texts. Raises MissingFinder."""
 
-    def __init__(self, rules: Iterable[Rule], classifier: Classifier, languages: LanguageFinder | None) -> None:
+    def __init__(self, rules: Iterable[Rule], languages: LanguageFinder | None) -> None:
         self._rules = [(rule, None if rule.json_schema is None else check_schema(rule.json_schema)) for rule in rules]
-        self._classifier = classifier
         self._languages = languages
         self.can_block = any(rule.action is Action.BLOCK for rule, _ in self._rules)
         if languages is None and any(rule.languages for rule, _ in self._rules):
             raise MissingFinder("a rule with `languages` needs the extra `language` (py3langid)")
+        if any(rule.categories for rule, _ in self._rules):
+            raise MissingFinder(
+                "nothing scores `categories` any more: deny `phrases` or `patterns`, or ask /v1/moderations first"
+            )
 
     def hits(self, text: str, leaving: str) -> list[Hit]:
         """Return the hits of a text. Schemas are checked on ``leaving``, the text that will be released."""
-        has_categories = any(rule.categories for rule, _ in self._rules)
-        scores = self._classifier.classify(text) if has_categories else {}
         return [
             Hit(rule.id, kind, rule.action, 0, len(text))
             for rule, validator in self._rules
-            for kind in self._kinds(rule, validator, text, leaving, scores)
+            for kind in self._kinds(rule, validator, text, leaving)
         ]
 
-    def _kinds(
-        self, rule: Rule, validator: Validator | None, text: str, leaving: str, scores: Mapping[str, float]
-    ) -> list[str]:
+    def _kinds(self, rule: Rule, validator: Validator | None, text: str, leaving: str) -> list[str]:
         if validator is not None:
             return [] if is_valid(validator, leaving) else ["json_schema"]
-        if rule.languages:
-            found = None if self._languages is None else self._languages.find(text)
-            return [] if found is None or found in rule.languages else ["language"]
-        return [category for category, least in rule.categories.items() if scores.get(category, 0) >= least]
+        found = None if self._languages is None else self._languages.find(text)
+        return [] if found is None or found in rule.languages else ["language"]
 
 
 def blocking(hits: Iterable[Hit]) -> str | None:

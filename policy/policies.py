@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from headrace.policy.budget import Budget, output_budget
-from headrace.policy.classification.classifiers import Classifier, WordListClassifier
 from headrace.policy.documents import Action, PolicyDocument, Stage
 from headrace.policy.guards import Guard
 from headrace.policy.outputs import GuardedOutput, OutputFormat, WholeRules, blocking
@@ -23,13 +22,11 @@ class Policy:
         self,
         document: PolicyDocument,
         *,
-        classifier: Classifier | None = None,
         finder: EntityFinder | None = None,
         languages: LanguageFinder | None = None,
     ) -> None:
         self.document = document
         self.finder = finder
-        self._classifier = classifier or WordListClassifier()
         self._languages = languages
 
     @cached_property
@@ -47,12 +44,12 @@ class Policy:
         """The rules for whole inputs. Raises MissingFinder if a rule needs an extra that is missing."""
         rules = self.input.whole_rules
         languages = self._languages or (installed() if any(rule.languages for rule in rules) else None)
-        return WholeRules(rules, self._classifier, languages)
+        return WholeRules(rules, languages)
 
     @cached_property
     def whole_output(self) -> WholeRules:
-        """The rules for whole outputs."""
-        return WholeRules(self.output.whole_rules, self._classifier, None)
+        """The rules for whole outputs. Raises as ``whole_input``."""
+        return WholeRules(self.output.whole_rules, None)
 
     def check(self) -> None:
         """Raise BadPattern or MissingFinder if a rule cannot be applied."""

@@ -25,7 +25,7 @@ CATALOGUE = ("minilm", "smollm2")
 """Models that ``models.catalog`` can fetch. It is not imported here."""
 
 _LOOK_S = 0.1
-_WITHOUT_FILES = ("fake", "fake-encoder")
+_WITHOUT_FILES = ("fake", "fake-encoder", "fake-classifier")
 
 
 def migrate(db: Database, home: Home, env: Mapping[str, str], say: Say, *, with_roles: bool) -> None:

@@ -1,1 +1,1 @@
-"""OpenAI's chat and text completions, whole or streamed, and stored chats; token ids and moderations."""
+"""OpenAI's chat and text completions, whole or streamed, and stored chats; token ids."""

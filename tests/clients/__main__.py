@@ -135,7 +135,7 @@ def main() -> None:
     environments = dict(_environments(wanted, found))
     console.log(f"{len(environments)} environments are there after {time.monotonic() - began:.0f} s")
     with ExitStack() as cleanup:
-        running = cleanup.enter_context(running_smollm2(LOCAL, console.log, beside=["minilm"]))
+        running = cleanup.enter_context(running_smollm2(LOCAL, console.log, beside=["minilm", "fake-classifier"]))
         api_key = running.stack.api_key
         recorder = cleanup.enter_context(recording(running.stack.api_url))
         env = child_environment(

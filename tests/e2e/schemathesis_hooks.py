@@ -5,7 +5,7 @@ from typing import Any
 import schemathesis
 from schemathesis import Case, GenerationMode, HookContext
 
-_MODELS = {"/v1/embeddings": "fake-encoder", "/v1/moderations": "omni-moderation-latest"}
+_MODELS = {"/v1/embeddings": "fake-encoder", "/v1/moderations": "fake-classifier"}
 
 
 @schemathesis.hook

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from headrace.features.encoders.classify.inputs import FAKE
 from headrace.features.encoders.fake_encoders import fake_scores
@@ -55,6 +55,17 @@ def test_labels_by_the_route_natively_and_in_a_batch(
         waiting: Any = {"headers": {"Prefer": "wait=60"}}
         job = client.post("/jobs", body=native, options=waiting, cast_to=httpx2.Response).json()
         in_batch = ended_batch(client, "/v1/classify", body)
+        asked = {"model": "sentiment", "input": ["a mill on the river", "x"]}
+        moderated = client.post("/moderations", body=asked, cast_to=httpx2.Response).json()["results"]
+        with pytest.raises(BadRequestError) as refusal:
+            client.moderations.create(model="sentiment", input=[{"type": "image_url", "image_url": {"url": "x"}}])
+    assert (refusal.value.code, refusal.value.param) == ("unsupported_parameter", "input[0]")
+    for text, result in zip(("a mill on the river", "x"), moderated, strict=True):
+        scores = dict(zip(FAKE.labels, scores_of(text), strict=True))
+        del scores["neutral"]
+        assert result["category_scores"] == pytest.approx(scores)
+        assert result["categories"] == {label: score >= 0.5 for label, score in scores.items()}
+        assert result["flagged"] == any(result["categories"].values())
     assert [one["index"] for one in answer["data"]] == [0, 1, 2]
     for text, one, best in zip(TEXTS, answer["data"], job["output"]["classifications"], strict=True):
         expected = scores_of(text)

@@ -43,7 +43,7 @@ def stack() -> Iterator[Stack]:
     """All processes, with the models without weights."""
     with reachable_folder() as folder:
         settings = Settings(home=folder, api_port=free_port(), flower_port=free_port(), worker_metrics_port=free_port())
-        with running_stack(settings, ["fake", "fake-encoder"], lambda _: None, CHANGES) as stack:
+        with running_stack(settings, ["fake", "fake-encoder", "fake-classifier"], lambda _: None, CHANGES) as stack:
             yield stack
 
 

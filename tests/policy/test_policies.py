@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from headrace.policy.documents import PolicyDocument
+from headrace.policy.outputs import MissingFinder
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy, apply_input, apply_output
 
@@ -118,18 +119,10 @@ def test_a_text_that_is_too_long_is_blocked() -> None:
     assert apply_output(rules, "0123456789x").text == "0123456789"
 
 
-def test_categories_of_the_classifier_block_or_flag() -> None:
-    rules = policy(
-        {"categories": {"violence": 0.99}, "action": "block", "stage": "input"},
-        {"categories": {"harassment/threatening": 0.5}, "action": "flag", "stage": "input"},
-    )
-    verdict = apply_input(rules, ["I will kill you", "good morning"])
-    assert [[(hit.rule_id, hit.kind) for hit in hits] for hits in verdict.hits] == [
-        [("r1", "harassment/threatening")],
-        [],
-    ]
-    strict = policy({"categories": {"violence": 0.5}, "action": "block", "stage": "input"})
-    assert apply_input(strict, ["I will kill you"]).blocked_by == "r0"
+def test_a_rule_about_categories_is_refused_with_what_to_use() -> None:
+    for stage in ("input", "output"):
+        with pytest.raises(MissingFinder, match="`phrases` or `patterns`, or ask /v1/moderations"):
+            policy({"categories": {"violence": 0.5}, "action": "block", "stage": stage}).check()
 
 
 def test_names_are_found_by_whoever_knows_names() -> None:
@@ -153,7 +146,6 @@ def test_names_are_found_by_whoever_knows_names() -> None:
         ({"action": "block", "kinds": ["email"], "restore": True}, "`restore`"),
         ({"action": "redact", "kinds": ["email"], "restore": True, "stage": "output"}, "`restore`"),
         ({"action": "redact", "kinds": ["person"]}, "`stage` input"),
-        ({"action": "mask", "categories": {"hate": 0.5}}, "`action`"),
         ({"action": "redact", "json_schema": {}, "stage": "output"}, "`action`"),
         ({"action": "block", "json_schema": {}}, "`stage` output"),
         ({"action": "block", "languages": ["en"]}, "`stage` input"),

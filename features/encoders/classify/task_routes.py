@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headrace.features.encoders.classify import moderations
 from headrace.features.encoders.classify.task import CLASSIFY, MAX_CLASSIFY_INPUTS, ClassifyRequest, LabelScore
 from headrace.features.encoders.encoding_body import EncodingAnswer, EncodingBody, encoding_answer, encoding_order
 from headrace.producer_api.access.auth import JobsWriter
@@ -123,4 +124,4 @@ def _parse(body: Mapping[str, Any]) -> ParsedRequest:
     return _parsed(ClassifyBody.model_validate(body))
 
 
-PART = TaskRoutes(CLASSIFY, (router,), {"/v1/classify": _parse})
+PART = TaskRoutes(CLASSIFY, (router, moderations.router), {"/v1/classify": _parse})

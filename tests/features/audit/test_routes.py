@@ -389,7 +389,7 @@ OWN_WORK = {
     ("post", "/v1/uploads/{upload_id}/parts"): _UPLOAD,
     ("post", "/v1/uploads/{upload_id}/complete"): _UPLOAD,
     ("post", "/v1/uploads/{upload_id}/cancel"): _UPLOAD,
-    ("post", "/v1/moderations"): "stores nothing",
+    ("post", "/v1/moderations"): _JOBS,
     ("post", "/v1/responses/input_tokens"): "stores nothing",
     ("post", "/v1/messages/count_tokens"): "stores nothing",
     ("post", "/v1/tokenize"): "stores nothing",

@@ -28,7 +28,7 @@ SECOND: Counts = {
     "us_ssn": (57, 57, 0),
     "national_id": (220, 220, 0),
     "ip_address": (138, 138, 0),
-    "api_key": (233, 231, 10),
+    "api_key": (233, 232, 10),
     "jwt": (43, 43, 0),
     "private_key": (50, 50, 0),
 }

@@ -278,15 +278,13 @@ def test_a_call_of_a_function_is_guarded_and_has_its_values_as_json(sealed: Stag
 def test_rules_about_whole_answers_let_nothing_leave_before_its_end(stage: Stage) -> None:
     schema = {"type": "object", "properties": {"city": {}}, "required": ["city"], "additionalProperties": False}
     form = {"id": "form", "json_schema": schema, "action": "block", "stage": "output"}
-    threats = {"id": "threats", "categories": {"harassment/threatening": 0.5}, "action": "flag", "stage": "output"}
+    threats = {"id": "threats", "json_schema": {"not": {"required": ["city"]}}, "action": "flag", "stage": "output"}
     stage.rule(form, threats)
     wrong, right = ['{"name": ', '"I will kill you"}'], ['{"city"', ': "I will kill you"}']
     bad, good = (stage.ended(stage.submit(pieces)) for pieces in (wrong, right))
     assert (bad["status"], bad["error"]["rule"], stage.frames(bad["id"])) == ("failed", "form", [])
     assert (good["output"]["text"], stage.frames(good["id"])) == ("".join(right), [])
-    assert good["output"]["policy"] == [
-        {"rule": "threats", "kind": "harassment/threatening", "action": "flag", "count": 1}
-    ]
+    assert good["output"]["policy"] == [{"rule": "threats", "kind": "json_schema", "action": "flag", "count": 1}]
     refused = stage.api.post("/v1/jobs", json={"model": "fake", "input": {"prompt": "x"}, "sampling": {"logprobs": 1}})
     assert (refused.status_code, error_of(refused)["param"]) == (400, "sampling.logprobs")
 
