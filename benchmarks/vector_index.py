@@ -33,7 +33,7 @@ from headrace.migrations.schema import upgrade
 from headrace.models.catalog import fetch
 from headrace.store.db.database import Database
 from headrace.store.ids import new_id
-from headrace.store.retrieval import passages, search, store_files, vector_stores
+from headrace.store.retrieval import search, store_files, vector_stores
 from headrace.store.retrieval.passages import FilePassages, Passage
 from headrace.store.retrieval.search import Query
 from headrace.store.retrieval.store_files import NewStoreFile
@@ -94,7 +94,7 @@ def filled(db: Database, texts: Sequence[str], vectors: Vectors) -> VectorStore:
         own = tuple(Passage(one, 0, len(one)) for one in texts[at : at + PER_FILE])
         packed = tuple(struct.pack(f"<{WIDTH}f", *row) for row in vectors[at : at + PER_FILE])
         with db.begin() as connection:
-            passages.write(connection, [FilePassages(attached.ticket, tenant_id, own, packed)], db.vault)
+            FilePassages(attached.ticket, tenant_id, own, packed).write(connection, db.vault)
     with db.autocommit() as connection:
         connection.execute(text("ANALYZE vector_store_passages"))
     return store

@@ -30,7 +30,6 @@ from headrace.store.jobs.finish_rows import encode, row_of
 from headrace.store.jobs.flow_beginnings import BegunStep
 from headrace.store.jobs.flow_settling import Settled as Settled
 from headrace.store.jobs.terminal import DEAD_LETTER_CODES, conclude
-from headrace.store.retrieval import passages
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Checkpoint
 
@@ -208,10 +207,10 @@ def finish(
     rows = _end_rows(finishes, db.vault)
     sources = [finish for finish in finishes if finish.is_source]
     steps = {finish.job_id: finish.parent_id for finish in finishes if finish.parent_id is not None}
-    files = [finish for finish in finishes if finish.passages is not None]
+    more = {finish.job_id: finish.stored for finish in finishes if finish.stored is not None}
     flows = frozenset[str]()
     # Most jobs are no sources and no steps: then it is one statement, which is its own transaction.
-    with db.begin() if sources or steps or files else db.autocommit() as connection:
+    with db.begin() if sources or steps or more else db.autocommit() as connection:
         if steps:
             flows = flow_settling.lock_free(connection, {*steps.values()})
             finishes = [one for one in finishes if one.parent_id is None or one.parent_id in flows]
@@ -223,10 +222,11 @@ def finish(
         sharers.answer_from(connection, [finish for finish in sources if finish.job_id in ended], db.vault)
         flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.vault)
         settled = flow_settling.settle(connection, flows, db.vault, ended=steps.keys() & ended)
-        passages.write(connection, [one.passages for one in files if one.passages and one.job_id in ended], db.vault)
+        for job_id in more.keys() & ended:
+            more[job_id].write(connection, db.vault)
         if steps:
             failpoint("flow.before_commit")
-        if files:
+        if more:
             failpoint("passages.before_commit")
     failpoint("finish.committed")
     if steps:

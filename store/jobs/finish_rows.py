@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from headrace.store.db.database import dump_json
 from headrace.store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns, seal_job
 from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
-from headrace.store.retrieval.passages import FilePassages
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Lineage, Logprobs, groups_as_json, lineage_from_json, read_groups
 from headrace.store.streams.choices import Marks, deltas_as_json, deltas_from_json
+
+
+class EndRows(Protocol):
+    """Rows that a feature stores in the transaction that ends a job."""
+
+    def write(self, connection: Connection, vault: Vault) -> None:
+        """Store them. Must not wait for a row that a request of a caller may hold for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,8 @@ class Finish:
     ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
     each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.choices``. ``tenant_id``: the
     claim's, for encryption. ``is_source``: jobs of the response cache may wait for this answer. ``parent_id``: the flow
-    of a step. ``added``: the steps that a step brings, if it has succeeded. ``passages``: what a vector store gets with
-    the end of the job.
+    of a step. ``added``: the steps that a step brings, if it has succeeded. ``stored``: what a feature stores
+    with the end of the job.
     """
 
     job_id: str
@@ -84,7 +90,7 @@ class Finish:
     is_source: bool = False
     parent_id: str | None = None
     added: Added | None = None
-    passages: FilePassages | None = None
+    stored: EndRows | None = None
 
     def __post_init__(self) -> None:
         if not self.state.is_terminal:

@@ -37,6 +37,19 @@ class FilePassages:
     passages: tuple[Passage, ...]
     vectors: tuple[bytes, ...]
 
+    def write(self, connection: Connection, vault: Vault) -> None:
+        """Store the passages, unless their attachment is gone or complete."""
+        values = {"tenant_id": self.tenant_id, "ticket": self.ticket, "num_passages": len(self.passages)}
+        num_bytes = sum(len(passage.text.encode()) for passage in self.passages) + sum(map(len, self.vectors))
+        row = connection.execute(_COMPLETE, values | {"num_bytes": num_bytes}).one_or_none()
+        if row is None:
+            return
+        # In pieces, because Postgres ends a transaction that is idle while its rows are made on a busy machine.
+        numbers = range(len(self.passages))
+        for first in range(0, len(numbers), _ROWS_AT_A_TIME):
+            piece = numbers[first : first + _ROWS_AT_A_TIME]
+            connection.execute(_ADD, [_row(self, number, row.store_id, row.file_id, vault) for number in piece])
+
 
 # Marks an attachment as complete, once. One that was taken away or replaced has no such ticket.
 _COMPLETE = text("""
@@ -58,20 +71,6 @@ SELECT store_id, file_id, position, tenant_id, content FROM vector_store_passage
 WHERE tenant_id = :tenant_id AND store_id = :store_id AND file_id = :file_id AND position > :after
 ORDER BY position LIMIT :limit
 """)
-
-
-def write(connection: Connection, found: Sequence[FilePassages], vault: Vault) -> None:
-    """Store the passages of files, unless their attachments are gone or complete."""
-    for one in found:
-        values = {"tenant_id": one.tenant_id, "ticket": one.ticket, "num_passages": len(one.passages)}
-        num_bytes = sum(len(passage.text.encode()) for passage in one.passages) + sum(map(len, one.vectors))
-        row = connection.execute(_COMPLETE, values | {"num_bytes": num_bytes}).one_or_none()
-        if row is not None:
-            # In pieces, because Postgres ends a transaction that is idle while its rows are made on a busy machine.
-            numbers = range(len(one.passages))
-            for first in range(0, len(numbers), _ROWS_AT_A_TIME):
-                piece = numbers[first : first + _ROWS_AT_A_TIME]
-                connection.execute(_ADD, [_row(one, number, row.store_id, row.file_id, vault) for number in piece])
 
 
 def _row(found: FilePassages, position: int, store_id: str, file_id: str, vault: Vault) -> dict[str, Any]:

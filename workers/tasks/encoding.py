@@ -19,10 +19,10 @@ from headrace.models.engine.requests import EncodeOutput, EncodeRequest, FinishR
 from headrace.models.engine.runner import Encoder
 from headrace.models.loading.load import number_format
 from headrace.store.jobs.claims import Claim, Finish
+from headrace.store.jobs.finish_rows import EndRows
 from headrace.store.payloads.job_payload import JobErrorBody, Usage
 from headrace.store.registry.models import ModelVersion
 from headrace.store.registry.verification_report import GoldenAnswer
-from headrace.store.retrieval.passages import FilePassages
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.streams.checkpoints import Checkpoint
@@ -37,13 +37,13 @@ from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContex
 class EncodeJob:
     """A job for an encoder: its inputs as tokens, the encoder's options, and what makes the output of the vectors.
 
-    ``stored``: makes the passages that a vector store gets with the end of the job.
+    ``stored``: makes what a feature stores with the end of the job.
     """
 
     inputs: tuple[tuple[int, ...], ...]
     options: Any
     output: Callable[[Sequence[bytes]], dict[str, Any]]
-    stored: Callable[[Sequence[bytes]], FilePassages] | None = None
+    stored: Callable[[Sequence[bytes]], EndRows] | None = None
 
 
 ReadClaim: TypeAlias = Callable[[Claim, WorkContext], EncodeJob]
@@ -151,7 +151,7 @@ class EncodeWork:
         verdict = completed(attempt.claim, encoded, job.output)
         if job.stored is None or isinstance(verdict, Retry) or verdict.state is not JobState.SUCCEEDED:
             return verdict
-        return replace(verdict, passages=job.stored(encoded.vectors))
+        return replace(verdict, stored=job.stored(encoded.vectors))
 
 
 def completed(

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from headrace.features.retrieval import store_file_routes
 from headrace.store.db.database import Database
 from headrace.store.registry.models import ModelVersion
-from headrace.store.retrieval import passages, store_files
+from headrace.store.retrieval import store_files
 from headrace.store.retrieval.passages import FilePassages, Passage
 from headrace.store.retrieval.store_files import NewStoreFile
 from tests.features.retrieval.test_store_routes import STATIC, STORES, created, read, upload
@@ -135,7 +135,7 @@ def test_the_text_of_a_file_comes_page_by_page(
     ((file,), _) = store_files.attach(db, tenant, store, [NewStoreFile(upload(api), {}, 100, 0)])
     told = tuple(Passage(f"p{number}", number, number + 1) for number in range(5))
     with db.begin() as connection:
-        passages.write(connection, [FilePassages(file.ticket, tenant, told, (b"\0" * 32,) * 5)], db.vault)
+        FilePassages(file.ticket, tenant, told, (b"\0" * 32,) * 5).write(connection, db.vault)
     monkeypatch.setattr(store_file_routes, "PASSAGES_A_PAGE", 2)
     path = f"{store}/files/{file.file_id}/content"
     pages = [read(api, path)]

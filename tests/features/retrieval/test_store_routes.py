@@ -17,7 +17,7 @@ from headrace.store.db.database import Database
 from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion, read_file
 from headrace.store.registry.policies import EVERY_MODEL
-from headrace.store.retrieval import passages, store_files
+from headrace.store.retrieval import store_files
 from headrace.store.retrieval.passages import FilePassages, Passage
 from headrace.store.retrieval.store_files import NewStoreFile
 from headrace.store.settings import Settings
@@ -103,7 +103,7 @@ def with_passages(api: httpx2.Client, db: Database, tenant: str, texts: Sequence
     vectors = tuple(struct.pack("<8f", 1.0, float(n), *[0.0] * 6) for n in range(len(texts)))
     found = tuple(Passage(one, 0, len(one)) for one in texts)
     with db.begin() as connection:
-        passages.write(connection, [FilePassages(file.ticket, tenant, found, vectors)], db.vault)
+        FilePassages(file.ticket, tenant, found, vectors).write(connection, db.vault)
     return store_id
 
 

@@ -19,7 +19,7 @@ from headrace.store.jobs.claims import Claim, Finish, claim, finish
 from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion, register_version
 from headrace.store.registry.policies import EVERY_MODEL
-from headrace.store.retrieval import passages, store_files, vector_stores
+from headrace.store.retrieval import store_files, vector_stores
 from headrace.store.retrieval.passages import FilePassages, Passage
 from headrace.store.retrieval.store_files import NewStoreFile
 from headrace.store.retrieval.vector_stores import StoreModel
@@ -51,7 +51,7 @@ def new_store(db: Database, tenant_id: str, *texts: str, model: str = "org/vecto
     vectors = tuple(struct.pack("<2f", 1.0, float(number)) for number in range(len(texts)))
     given = tuple(Passage(one, 10, 10 + len(one), 2) for one in texts)
     with db.begin() as connection:
-        passages.write(connection, [FilePassages(attached.ticket, tenant_id, given, vectors)], db.vault)
+        FilePassages(attached.ticket, tenant_id, given, vectors).write(connection, db.vault)
     return store.id
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from headrace.store.db.database import Database
 from headrace.store.ids import new_id
-from headrace.store.retrieval import passages, store_files, vector_stores
+from headrace.store.retrieval import store_files, vector_stores
 from headrace.store.retrieval.passages import FilePassages, Passage
 from headrace.store.retrieval.store_files import NewStoreFile
 from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
@@ -77,7 +77,8 @@ def add_file(db: Database) -> AddFile:
             tuple(struct.pack(f"<{len(one)}f", *one) for one in given),
         )
         with db.begin() as connection:
-            passages.write(connection, [found, found], db.vault)  # the second time changes nothing
+            for _ in range(2):  # the second time changes nothing
+                found.write(connection, db.vault)
         return file_id
 
     return add

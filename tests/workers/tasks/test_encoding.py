@@ -139,7 +139,7 @@ def test_a_job_for_an_encoder_is_one_request_and_has_its_passages_if_it_succeeds
     claim = replace(CLAIM, class_rank=2, queued_s=2.0)
     done, engine, frames, metrics = worked(claim)
     assert engine.requests == [EncodeRequest(AttemptId("job_1", 1), ((1, 2), (3,)), "options", 150.0, class_rank=2)]
-    assert (done.passages, done.output, frames) == (("stored", (b"one", b"two")), {"vectors": 2}, [])
+    assert (done.stored, done.output, frames) == (("stored", (b"one", b"two")), {"vectors": 2}, [])
     assert (done.job_id, done.epoch, done.tenant_id) == ("job_1", 1, "tnt_1")
     used = done.usage
     assert (used["input_tokens"], used["output_tokens"], used["queue_ms"], used["compute_ms"]) == (30, 0, 2000.0, 500.0)
@@ -150,13 +150,13 @@ def test_a_job_for_an_encoder_is_one_request_and_has_its_passages_if_it_succeeds
     later, _, frames, metrics = worked(replace(claim, epoch=3))
     assert frames == [(AttemptId("job_1", 3), Checkpoint(lineage=((3, 0),)))]
     assert value_of(metrics, "headrace_queue_seconds_count", **batch) == 0
-    assert later.passages is not None
+    assert later.stored is not None
 
 
 @pytest.mark.parametrize("reason", [FinishReason.CANCELLED, FinishReason.DEADLINE])
 def test_a_job_that_did_not_succeed_stores_no_passages(reason: FinishReason) -> None:
     ended, *_ = worked(CLAIM, reason)
-    assert (ended.passages, ended.output, ended.usage["input_tokens"]) == (None, None, 30)
+    assert (ended.stored, ended.output, ended.usage["input_tokens"]) == (None, None, 30)
     handed_back, *_ = worked(CLAIM, FinishReason.HANDED_BACK)
     assert handed_back == Retry("handed_back", handed_back.message, charge=False)
 
