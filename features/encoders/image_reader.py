@@ -14,7 +14,7 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.files.blob_storage import Blobs
 from headrace.store.payloads.image_input import FailedImage, Image
 from headrace.store.settings import Settings
-from headrace.workers.images.image_reader import ImageSource, deadline
+from headrace.workers.images.image_source import ImageSource, deadline
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from headrace.workers.images.chat_pictures import ChatPictures
-from headrace.workers.images.image_reader import ImageSource
+from headrace.workers.images.image_source import ImageSource
 from headrace.workers.tasks.generate_external import NO_SERVER, load_external_model
 from tests.models.external.fake_chat import MODEL, ON_AND_ON, FakeChat
 from tests.png import png, url_of

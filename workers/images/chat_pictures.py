@@ -12,7 +12,7 @@ from headrace.prompts.vision.pictures import media_type, read_picture
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.image_input import MESSAGE_IMAGES, Image
-from headrace.workers.images.image_reader import ImageSource, deadline
+from headrace.workers.images.image_source import ImageSource, deadline
 
 MAX_ALL_BYTES: Final = 32 << 20
 """Bytes of all pictures of one request to a server: a worker holds those of many requests in memory."""

@@ -34,7 +34,7 @@ from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.settings import Settings
 from headrace.store.tasks.generate import GenerateInput
 from headrace.workers.images.chat_pictures import ChatPictures
-from headrace.workers.images.image_reader import ImageSource
+from headrace.workers.images.image_source import ImageSource
 from headrace.workers.server_command import HOST, server_argv, server_environment
 from headrace.workers.server_process import ServerProcess, server_log
 from headrace.workers.server_sleep import wake
