@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.client import JobInfo
-from headrace.store.registry.quality_view import report_line
+from headrace.store.registry.quality_report import report_line
 
 Json = dict[str, Any]
 

@@ -53,7 +53,6 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "previous_response_not_found": "the previous response does not exist",
     "queue_full": "the limit of queued tokens or jobs is reached",
     "quality_below_bound": "the quality report of the model version is outside the bound of its model",
-    "quality_not_measured": "the model has a quality bound, and the version on an inference server has no report",
     "quota_exceeded": "the limit of cost or of stored bytes is reached",
     "rate_limit_exceeded": "a rate limit, or the limit of concurrent jobs, batches or streams, is reached",
     "redis_unavailable": "Redis does not answer",

@@ -1,4 +1,4 @@
-"""Measures the quality report of a version: its reference is loaded and read first, then the version itself.
+"""Measures how far a version is from its reference, whose files are loaded and read first.
 
     reference: load ──▶ read the texts ──▶ free
     version:   load ──▶ read the texts, compare ──▶ serve
@@ -11,28 +11,35 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from headrace.models.engine.requests import EngineError
-from headrace.models.families.model_folder import weight_files
-from headrace.models.loading.host_memory import forget_peak, resident_bytes
+from headrace.models.loading.host_memory import forget_peak
 from headrace.models.quality.texts import TEXTS
 from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.store.errors import CannotLoadHere, ModelLoadError, NotFound
 from headrace.store.registry.models import ModelVersion
-from headrace.store.registry.quality_report import BELOW_BOUND, QualityBound, QualityReport, VersionFigures, outside
+from headrace.store.registry.quality_report import BELOW_BOUND, QualityBound, QualityReport, outside
 from headrace.store.settings import Settings
-from headrace.workers.tasks.quality_reading import Reading
 from headrace.workers.tasks.registry import loader_of
 from headrace.workers.tasks.task_model import TaskModel
+
+if TYPE_CHECKING:
+    from headrace.models.quality.scores import TextScores
+    from headrace.models.runners.torch_runner import TorchRunner
 
 log = structlog.get_logger(__name__)
 
 FULL: Final = "float32"
 """The number format of the reference of a version that was quantized from none."""
+
+TEXT_TOKENS = 512
+"""Of a longer text the beginning is read: the probabilities of all tokens of a text are in memory together."""
+
+LONGEST_S = 60.0
+"""The reference begins no text after so many seconds, and the version reads as many texts as the reference."""
 
 _REFERENCE_POOL = {"kv_pool_tokens": 4096}
 """Settings of a reference: it has few requests, and never many of them."""
@@ -47,37 +54,11 @@ def _no_version(name: str) -> ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model with the seconds to load it, and by how much the memory of the process grew."""
-
-    model: TaskModel
-    load_s: float
-    memory_bytes: int | None
-
-    @classmethod
-    def by(cls, load: Callable[[], TaskModel]) -> Self:
-        """Load a model. Raises as ``load``."""
-        before, started_at = resident_bytes(), time.monotonic()
-        model = load()
-        load_s, after = time.monotonic() - started_at, resident_bytes()
-        return cls(model, load_s, None if before is None or after is None else max(0, after - before))
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """One side of a comparison."""
-
-    reading: Reading
-    figures: VersionFigures
-
-
-@dataclass(frozen=True, slots=True)
 class Reference:
     """A reference as it read the texts. ``name``: as the report shows it."""
 
     name: str
-    texts: Sequence[str]
-    read: _Read
+    scores: "Sequence[TextScores]"
     took_s: float
 
 
@@ -134,74 +115,63 @@ def quality_fault(report: QualityReport | None, bound: QualityBound | None) -> s
     return None if found is None else f"{BELOW_BOUND}: {found}"
 
 
-def read_reference(
-    name: str, version: ModelVersion, settings: Settings, read_file: ReadFile, texts: Sequence[str] = ()
-) -> Reference | None:
+def read_reference(name: str, version: ModelVersion, settings: Settings, read_file: ReadFile) -> Reference | None:
     """Load a reference, let it read the texts, and free it; None if it shows no probabilities.
 
-    ``texts``: by default those of Headrace.
     Raises ModelLoadError, EngineError.
     """
+    from headrace.models.quality.scores import free_memory  # noqa: PLC0415 - a worker of the fake has no torch
+
     started_at = time.monotonic()
-    texts = texts or TEXTS
-    small = settings.model_copy(update=_REFERENCE_POOL)
-    loaded = Loaded.by(lambda: loader_of(version)(version, small, read_file))
     try:
-        read = _read(loaded, small, texts, None)
+        scores = _scores_of(version, settings, read_file)
     finally:
-        loaded.model.close()
-        del loaded
-        _free()
-    took_s = time.monotonic() - started_at
-    if read is None:
+        free_memory()
+        forget_peak()
+    if scores is None:
         return None
-    num_tokens = 0 if read.reading.quality is None else read.reading.quality.num_tokens
+    num_tokens, took_s = sum(len(one.following) for one in scores), time.monotonic() - started_at
     log.info("quality_reference_read", reference=name, num_tokens=num_tokens, took_s=took_s)
-    return Reference(name, texts, read, took_s)
+    return Reference(name, scores, took_s)
 
 
-def report_of(loaded: Loaded, settings: Settings, reference: Reference) -> QualityReport | None:
+def _scores_of(version: ModelVersion, settings: Settings, read_file: ReadFile) -> "Sequence[TextScores] | None":
+    from headrace.models.quality.scores import score_texts  # noqa: PLC0415 - a worker of the fake has no torch
+
+    model = loader_of(version)(version, settings.model_copy(update=_REFERENCE_POOL), read_file)
+    try:
+        read = _as_tokens(model)
+        return None if read is None else score_texts(*read, longest_s=LONGEST_S)
+    finally:
+        model.close()
+
+
+def report_of(model: TaskModel, reference: Reference) -> QualityReport | None:
     """Return the report of a loaded version without requests; None if it shows no probabilities. Raises EngineError."""
+    from headrace.models.quality.scores import compare, of_itself  # noqa: PLC0415 - a worker of the fake has no torch
+
     started_at = time.monotonic()
-    found = _read(loaded, settings, reference.texts, reference.read.reading)
-    if found is None:
+    if (read := _as_tokens(model)) is None:
         return None
-    quality, known, version = found.reading.quality, reference.read, loaded.model.version
-    pairs = list(zip(found.reading.answers.tokens, known.reading.answers.tokens, strict=True))
-    is_elsewhere = version.engine.is_external and version.engine.weights_digest is None
+    found = compare(reference.scores, *read)
     return QualityReport(
         against=reference.name,
-        num_tokens=0 if quality is None else quality.num_tokens,
-        kl=None if quality is None else round(max(0.0, quality.kl), 6),
-        agreement=None if quality is None else round(quality.top1, 6),
-        missing=found.reading.missing,
-        same_answers=sum(one == other for one, other in pairs),
-        num_answers=len(pairs),
-        disk_bytes=None if is_elsewhere else sum(path.stat().st_size for path in weight_files(Path(version.source))),
-        version=found.figures,
-        reference=known.figures,
+        num_tokens=found.num_tokens,
+        kl=round(max(0.0, found.kl), 6),
+        agreement=round(found.top1, 6),
+        perplexity=round(found.perplexity, 6),
+        reference_perplexity=round(of_itself(reference.scores).perplexity, 6),
         took_s=round(time.monotonic() - started_at + reference.took_s, 1),
     )
 
 
-def _read(loaded: Loaded, settings: Settings, texts: Sequence[str], reference: Reading | None) -> _Read | None:
-    reading = loaded.model.read_texts(settings, texts, reference)
-    if reading is None:
+def _as_tokens(model: TaskModel) -> "tuple[TorchRunner, list[list[int]]] | None":
+    """Return a model's runner and the texts as its tokens; None if it shows no probabilities."""
+    from headrace.models.runners.torch_runner import TorchRunner  # noqa: PLC0415 - imports torch, which a worker of the fake has not
+
+    runner, tokenizer = model.scorer() or (None, None)
+    if tokenizer is None or not isinstance(runner, TorchRunner):
         return None
-    is_here = not loaded.model.version.engine.is_external
-    figures = VersionFigures(
-        dtype=reading.dtype,
-        perplexity=None if reading.quality is None else round(reading.quality.perplexity, 6),
-        load_s=round(loaded.load_s, 3) if is_here else None,
-        memory_bytes=loaded.memory_bytes if is_here else None,
-        tokens_per_s=round(reading.answers.tokens_per_s, 1),
-        first_token_s=round(reading.answers.first_token_s, 4),
-    )
-    return _Read(reading, figures)
-
-
-def _free() -> None:
-    from headrace.models.quality.scores import free_memory  # noqa: PLC0415 - a worker of the fake has no torch
-
-    free_memory()
-    forget_peak()
+    longest = min(TEXT_TOKENS, runner.context_window, runner.num_blocks * runner.block_tokens)
+    tokens = [tokenizer.encode(text, add_special=True)[:longest] for text in TEXTS]
+    return runner, [text for text in tokens if len(text) > 1]

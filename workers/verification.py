@@ -26,7 +26,7 @@ from headrace.store.registry.verification import Verification, VersionStanding
 from headrace.store.registry.verification_report import VerificationReport
 from headrace.store.schema.version_states import VersionState
 from headrace.store.settings import Settings
-from headrace.workers.quality import UNMEASURED, Loaded, QualityCheck, quality_fault, report_of
+from headrace.workers.quality import UNMEASURED, QualityCheck, quality_fault, report_of
 from headrace.workers.tasks.self_test import SelfTest
 from headrace.workers.tasks.task_model import TaskModel
 
@@ -139,14 +139,16 @@ def _test(
 ) -> Tested:
     """Load the model and test it; return it with what was measured, and why it must be rejected, if it must."""
     reference = quality.reference(is_needed=found.bound is not None)
-    loaded = Loaded.by(load)
+    started_at = time.monotonic()
+    model = load()
+    load_s = time.monotonic() - started_at
     try:
-        test = loaded.model.self_test(settings, found.golden)
+        test = model.self_test(settings, found.golden)
     except NumericalError:
         test = SelfTest(fault="the self-test gave numbers that are not finite: the weights, or their number format")
     measured: dict[str, object] = {
         "dtype": test.dtype,
-        "load_s": round(loaded.load_s, 3),
+        "load_s": round(load_s, 3),
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "context_tokens": test.context_tokens,
         "tokens_per_s": None if test.tokens_per_s is None else round(test.tokens_per_s, 1),
@@ -157,9 +159,9 @@ def _test(
     if isinstance(reference, str):
         measured["not_measured"] = reference
     elif reference is not None and fault is None:
-        measured["quality"] = distance = report_of(loaded, settings, reference)
+        measured["quality"] = distance = report_of(model, reference)
         fault = quality_fault(distance, found.bound)
-    return loaded.model, report.model_copy(update=measured), fault
+    return model, report.model_copy(update=measured), fault
 
 
 def _is_accepted(verification: Verification, report: VerificationReport) -> bool:

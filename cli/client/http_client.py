@@ -112,10 +112,6 @@ class OperatorClient(Client):
         """Let a model have no bound."""
         self.request("DELETE", _bound(model))
 
-    def quality_plot(self, model: str) -> str:
-        """Return the drawing of the quality of a model's versions, as SVG."""
-        return self._text(f"/v1/models/{quote(model)}/quality_plot")
-
     def set_alias(
         self, model: str, alias: str, version: int, *, force: bool = False, expected: int | None = None
     ) -> Json:

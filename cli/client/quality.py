@@ -1,17 +1,15 @@
 """Verbs of the quality of model versions: quantize, show reports, set bounds. These commands use the API."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
 
 from headrace.cli.client.models import ModelArgument
 from headrace.cli.client.verbs import connect
-from headrace.cli.render import Json, JsonOption, show, table, write_text
+from headrace.cli.render import Json, JsonOption, show
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.registry.number_formats import FORMATS
-from headrace.store.registry.quality_view import report_rows
+from headrace.store.registry.quality_report import report_line
 
 _SCHEMES = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
 
@@ -41,31 +39,17 @@ def quantize(
     show(made, words, as_json=as_json)
 
 
-def quality(
-    name: NameArgument,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the reports of all versions of the model to this SVG file; - is stdout.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the quality reports of a model's versions: distance from the reference, speed, memory.
-
-    `headrace models measure NAME@VERSION` measures a version that has no report.
-    """
+def quality(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Show how far the versions of a model are from their references, and the model's bound."""
     model, _, reference = name.partition("@")
     with connect() as client:
-        if plot is not None:
-            drawn = client.quality_plot(model)
-            if str(plot) == "-":
-                return write_text(drawn)
-            plot.write_text(drawn, encoding="utf-8")
         known = client.model_versions(model)
         bound = client.quality_bound(model)
     found = [_find(known, name)] if reference else known
     if not found:
         raise NotFound(f"no model {name!r}: `headrace models` lists them", code="model_not_found")
     data = {"data": [_quality_of(one) for one in found], "bound": bound}
-    return show(data, Group(*map(_report, found), bound_text(bound)), as_json=as_json)
+    show(data, "\n".join([*map(_report, found), bound_text(bound)]), as_json=as_json)
 
 
 def set_bound(
@@ -133,7 +117,7 @@ def _quality_of(version: Json) -> dict[str, Any]:
     }
 
 
-def _report(version: Json) -> RenderableType:
+def _report(version: Json) -> str:
     found = _quality_of(version)
     heading = f"{version['id']}, {version['state']}" + (
         f": {version['state_reason']}" if version["state_reason"] else ""
@@ -141,4 +125,4 @@ def _report(version: Json) -> RenderableType:
     report = found["quality"]
     if report is None:
         return f"{heading}\n  not measured{': ' + found['not_measured'] if found['not_measured'] else ''}"
-    return Group(heading, table("", version["id"], report["against"], rows=report_rows(report)))
+    return f"{heading}\n  {report_line(report)}"

@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -144,25 +143,16 @@ def register(
 
 
 def measure(
-    source: Annotated[
-        str, typer.Argument(metavar="NAME@VERSION|FOLDER", help="A version, or a folder in the Hugging Face layout.")
-    ],
-    against: Annotated[
-        str | None, typer.Option(help="The version to compare with; by default what it was quantized from.")
-    ] = None,
-    texts: Annotated[Path | None, typer.Option(help='Your texts: a JSON object {"text": "..."} on each line.')] = None,
+    source: Annotated[str, typer.Argument(metavar="FOLDER", help="A folder in the Hugging Face layout.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a version on this machine, which has its files: quality, speed, memory, beside a reference.
+    """Measure the error of bfloat16 and int8 against float32, which decides the dtype `auto`.
 
-    Of a FOLDER it measures the error of bfloat16 and int8 against float32, which decides the dtype `auto`.
+    A version in another number format (`headrace models quantize`) is measured by the worker that verifies it.
     """
-    if "@" not in source:
-        if against is not None or texts is not None:
-            raise InvalidRequest("--against and --texts are for a version, such as smollm2@2")
-        become("headrace.models.catalog", "measure", source, *_AS_JSON[as_json])
-    given = {"--against": against, "--texts": texts}
-    become("headrace.workers.quality_command", source, *words(given), *_AS_JSON[as_json])
+    if "@" in source:
+        raise InvalidRequest(f"{source} is measured by the worker that verifies it: `headrace models quality` shows it")
+    become("headrace.models.catalog", "measure", source, *_AS_JSON[as_json])
 
 
 def words(given: Mapping[str, object]) -> list[str]:

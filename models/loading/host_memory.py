@@ -19,15 +19,6 @@ def free_bytes(root: Path = Path("/")) -> int | None:
     return max(0, min([free, *_left_by_groups(root)]))
 
 
-def resident_bytes() -> int | None:
-    """Return the bytes of memory that this process has now."""
-    for line in _lines(Path("/proc/self/status")):
-        name, _, value = line.partition(":")
-        if name == "VmRSS":
-            return int(value.split()[0]) * 1024
-    return None
-
-
 def forget_peak() -> None:
     """Let the most memory of this process (``ru_maxrss``) be counted from now on, where Linux allows it."""
     with suppress(OSError):

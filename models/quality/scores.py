@@ -14,7 +14,6 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from headrace.models.engine.requests import SampledLogprobs
 from headrace.models.runners.torch_runner import TorchRunner
 
 P = ParamSpec("P")
@@ -98,27 +97,6 @@ def compare(reference: Sequence[TextScores], runner: TorchRunner, texts: Sequenc
     """
     _check(texts)
     return _on_a_thread(_compare, reference, runner, texts)
-
-
-def compare_shown(reference: Sequence[TextScores], shown: Sequence[Sequence[SampledLogprobs]]) -> Quality:
-    """Return the distance of a version that shows only its most likely tokens, as an inference server does.
-
-    ``shown``: by text, what it shows of each token after the first. The tokens that both show count one by one, and all
-    others as one, so the divergence is at most the one over all tokens. Raises ValueError for a text that is cut.
-    """
-    surprise = divergence = 0.0
-    agreeing = num_tokens = 0
-    for expected, rows in zip(reference, shown, strict=False):
-        for ids, scores, row in zip(expected.top_ids.tolist(), expected.top.tolist(), rows, strict=True):
-            known = dict(zip(ids, scores, strict=True))
-            tops = zip(row.top_ids, row.top_logprobs, strict=True)
-            both = [(known[token], logprob) for token, logprob in tops if token in known]
-            rest, other = (max(1e-12, 1 - sum(math.exp(pair[side]) for pair in both)) for side in (0, 1))
-            divergence += sum(math.exp(one) * (one - its) for one, its in both) + rest * math.log(rest / other)
-            surprise -= row.logprob
-            agreeing += ids[0] == row.top_ids[0]
-            num_tokens += 1
-    return Quality(math.exp(surprise / num_tokens), divergence / num_tokens, agreeing / num_tokens, num_tokens)
 
 
 def of_itself(scores: Sequence[TextScores]) -> Quality:

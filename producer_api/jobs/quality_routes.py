@@ -1,4 +1,4 @@
-"""Routes of the quality of a model's versions: the operator's bound, and the reports as a drawing."""
+"""Routes of the bound for the quality of a model's versions."""
 
 from typing import Literal
 
@@ -12,11 +12,8 @@ from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.jobs.version_routes import ModelName
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.store.errors import NotFound
 from headrace.store.registry.quality_bounds import read_bound, set_bound
 from headrace.store.registry.quality_report import QualityBound
-from headrace.store.registry.quality_view import quality_svg
-from headrace.store.registry.versions import list_versions
 
 router = APIRouter(tags=["models"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -56,21 +53,6 @@ async def remove_bound(runtime: RuntimeOf, principal: RegistryAdmin, model: Mode
     principal.check_model(model)
     await run_in_threadpool(set_bound, runtime.db, model, None, principal.key_id, tenant_id=principal.tenant_id)
     return Response(status_code=204)
-
-
-@router.get("/v1/models/{model:path}/quality_plot", summary="Draw a model's quality reports", response_class=Response)
-async def plot_quality(runtime: RuntimeOf, principal: ModelsReader, model: ModelName) -> Response:
-    """Return the quality and the speed of the model's versions that were measured, as SVG."""
-    principal.check_model(model)
-    found = await run_in_threadpool(list_versions, runtime.db, model)
-    if not found:
-        raise NotFound(f"no model {model!r}", code="model_not_found", param="model")
-    reports = {
-        f"{model}@{one.version}": one.verification.quality.model_dump(mode="json")
-        for one in found
-        if one.verification is not None and one.verification.quality is not None and one.retired_at is None
-    }
-    return Response(quality_svg(f"{model}: quality and speed", reports), media_type="image/svg+xml")
 
 
 def _answer(model: str, bound: QualityBound | None) -> Response:

@@ -1,63 +1,34 @@
 """The quality report of a model version, as it is stored, and the quality bound of a model. Pure."""
 
-from typing import Annotated, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headrace.store.payloads.strict_model import Strict
 
 BELOW_BOUND: Final = "quality_below_bound"
-"""The code of a version that was rejected, or gets no alias, because of its quality report."""
-
-NOT_MEASURED: Final = "quality_not_measured"
-"""The code of a version on an inference server that gets no alias, because it has no quality report."""
-
-
-class VersionFigures(BaseModel):
-    """What was measured of one of the two versions of a report, one after the other on the same machine."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    dtype: str = Field(description="the number format in which it computed")
-    perplexity: float | None = Field(default=None, description="the perplexity of the texts; null: not measured")
-    load_s: float | None = Field(default=None, description="seconds to check the files and load the weights")
-    memory_bytes: int | None = Field(
-        default=None, description="by how much the worker's memory grew when it was loaded, without a GPU's"
-    )
-    tokens_per_s: float | None = Field(default=None, description="tokens per second of all continuations together")
-    first_token_s: float | None = Field(
-        default=None, description="seconds to the first token of a continuation that runs alone, the median"
-    )
+"""The code of a version that was rejected because of its quality report."""
 
 
 class QualityReport(BaseModel):
-    """How far a version is from its reference, and what it costs. The texts are those of ``models.quality.texts``."""
+    """How far a version is from its reference. The texts are those of ``models.quality.texts``."""
 
     # A later release may have written more.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     against: str = Field(description="the reference: a version, or `float32`, its own files in that number format")
     num_tokens: int = Field(description="predictions that were compared")
-    kl: float | None = Field(
-        default=None, description="mean Kullback-Leibler divergence from the reference, in nats; null: not measured"
-    )
-    agreement: float | None = Field(
-        default=None,
-        description="share of the predictions whose most likely token is the reference's; null: not measured",
-    )
-    missing: str | None = Field(default=None, description="which figures were not measured, and why; null: none")
-    same_answers: int = Field(description="greedy continuations that equal the reference's, token for token")
-    num_answers: int = Field(description="greedy continuations that were compared")
-    disk_bytes: int | None = Field(default=None, description="bytes of the weights on the disk")
-    version: VersionFigures = Field(description="the version itself")
-    reference: VersionFigures = Field(description="the reference")
+    kl: float = Field(description="mean Kullback-Leibler divergence from the reference, in nats")
+    agreement: float = Field(description="share of the predictions whose most likely token is the reference's")
+    perplexity: float = Field(description="the version's perplexity of the texts")
+    reference_perplexity: float = Field(description="the reference's perplexity of the texts")
     took_s: float = Field(description="seconds of the measurement, with the load of the reference")
 
     @property
-    def perplexity_ratio(self) -> float | None:
-        """The perplexity, as a part of the reference's; None if it was not measured."""
-        own, its = self.version.perplexity, self.reference.perplexity
-        return None if own is None or its is None else own / its
+    def perplexity_ratio(self) -> float:
+        """The perplexity, as a part of the reference's."""
+        return self.perplexity / self.reference_perplexity
 
 
 class QualityBound(Strict):
@@ -84,20 +55,25 @@ class QualityBound(Strict):
         return self
 
 
-def outside(report: QualityReport, bound: QualityBound, *, shown: bool = False) -> str | None:
-    """Return what of a report is outside the bound, in words with the figures; None if all is within it.
-
-    ``shown``: figures that were not measured are not judged; else they are outside.
-    """
+def outside(report: QualityReport, bound: QualityBound) -> str | None:
+    """Return what of a report is outside the bound, in words with the figures; None if all is within it."""
     checks = (
         ("top-1 agreement", report.agreement, bound.min_agreement, "least"),
         ("KL", report.kl, bound.max_kl, "most"),
         ("perplexity ratio", report.perplexity_ratio, bound.max_perplexity_ratio, "most"),
     )
     found = [
-        f"{name} not measured" if value is None else f"{name} {value:.4f} of at {side} {limit:g}"
+        f"{name} {value:.4f} of at {side} {limit:g}"
         for name, value, limit, side in checks
-        if limit is not None and not (shown and value is None)
-        if value is None or not (value >= limit if side == "least" else value <= limit)
+        if limit is not None and not (value >= limit if side == "least" else value <= limit)
     ]
     return ", ".join(found) or None
+
+
+def report_line(report: Mapping[str, Any]) -> str:
+    """Return a report, as a JSON object, in one line."""
+    ratio = report["perplexity"] / report["reference_perplexity"]
+    return (
+        f"{report['agreement']:.1%} of the next tokens of {report['against']}, KL {report['kl']:.4f}, "
+        f"perplexity × {ratio:.3f}"
+    )

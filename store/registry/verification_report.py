@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from headrace.store.db.database import dump_json
 from headrace.store.errors import InvalidRequest
@@ -49,6 +49,12 @@ class VerificationReport(BaseModel):
         default=None, description="how far it is from its reference; null: it was not measured"
     )
     not_measured: str | None = Field(default=None, description="why its quality could not be measured")
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _without_older_forms(cls, value: Any) -> Any:
+        """A report that an earlier release stored has other figures, and is not shown."""
+        return None if isinstance(value, dict) and "reference_perplexity" not in value else value
 
 
 _GOLDEN = TypeAdapter(Annotated[tuple[GoldenAnswer, ...], Field(min_length=1, max_length=16)])

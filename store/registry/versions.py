@@ -18,7 +18,6 @@ from headrace.store.errors import Conflict, InvalidRequest, NotFound, Preconditi
 from headrace.store.payloads.prompt_reference import PromptUse
 from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import DEFAULT_ALIAS, create_alias, point, queue_name, version_of
-from headrace.store.registry.quality_bounds import check_served_quality
 from headrace.store.registry.verification_report import VerificationReport
 from headrace.store.schema.version_states import STATE_SQL, VersionState
 
@@ -178,7 +177,7 @@ def set_alias(
     ``expected``: the version that the alias must name before, 0 for a new alias. ``tenant_id``: the actor's tenant, for
     the audit log. ``is_early``: the version may still have to be verified, because its worker starts now. ``force``:
     also if a rollout of the version was rolled back. Raises NotFound if the version does not exist or is retired,
-    Conflict if it is not ready, outside its model's quality bound, or while a rollout divides the alias, and
+    Conflict if it is not ready, or while a rollout divides the alias, and
     PreconditionFailed.
     """
     if not _ALIAS.fullmatch(alias):
@@ -188,8 +187,6 @@ def set_alias(
     with db.begin(tenant_id=tenant_id) as connection:
         version_of(connection, model, version)
         check_ready(connection, model, version, is_early=is_early)
-        if not is_early:
-            check_served_quality(connection, model, version)
         before = _check_alias(connection, model, alias, expected)
         _refuse_rollout(connection, model, alias=alias)
         if not force:

@@ -16,7 +16,6 @@ from headrace.store.failpoints import failpoint
 from headrace.store.ids import new_id
 from headrace.store.registry import pipeline_aliases
 from headrace.store.registry.models import DEFAULT_ALIAS, ModelVersion, point, queue_name, version_of
-from headrace.store.registry.quality_bounds import check_served_quality
 from headrace.store.registry.versions import check_ready, refuse_rolled_back
 from headrace.store.rollouts.rollouts import COLUMNS, Rollout, RolloutKind, RolloutMode, Step, StickyKey, read_rollout
 from headrace.store.rollouts.transitions import RolloutAction, Transition, after
@@ -82,8 +81,6 @@ def start(db: Database, new: NewRollout, actor: str, *, tenant_id: str | None = 
     with db.begin(tenant_id=tenant_id) as connection:
         candidate = version_of(connection, new.model, new.candidate)
         check_ready(connection, new.model, new.candidate)
-        if new.mode is RolloutMode.CANARY:
-            check_served_quality(connection, new.model, new.candidate)
         stable = _stable(connection, new)
         _check_candidate(connection, new, stable, candidate)
         rollout = _insert(connection, new, stable.version, RolloutKind.MODEL, actor, tenant_id)
@@ -219,7 +216,6 @@ def _point(connection: Connection, rollout: Rollout) -> None:
         return
     connection.execute(_POINTED, {"model": rollout.model, "alias": rollout.alias})
     check_ready(connection, rollout.model, rollout.candidate_version)
-    check_served_quality(connection, rollout.model, rollout.candidate_version)
     point(connection, rollout.model, rollout.alias, rollout.candidate_version)
 
 

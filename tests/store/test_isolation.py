@@ -62,7 +62,6 @@ THE_SYSTEMS_OWN = {
         "models.read_file",
         "models.resolve",
         "models.set_sampling",
-        "quality_bounds.keep_report",
         "quality_bounds.read_bound",
         "roles.can_log_in",
         "roles.is_bound",

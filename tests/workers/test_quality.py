@@ -11,14 +11,14 @@ from headrace.models.families.model_folder import describe, small_files
 from headrace.models.tensors import quantised
 from headrace.prompts.tokenizer import load_tokenizer
 from headrace.store.db.database import Database
-from headrace.store.errors import CannotLoadHere, InvalidRequest, VersionRejected
+from headrace.store.errors import CannotLoadHere, VersionRejected
 from headrace.store.registry.models import register_version
 from headrace.store.registry.quality_bounds import set_bound
 from headrace.store.registry.quality_report import QualityBound, QualityReport
 from headrace.store.registry.versions import VersionSummary, list_versions
 from headrace.store.schema.version_states import VersionState
 from headrace.store.settings import Settings
-from headrace.workers import quality, quality_command
+from headrace.workers import quality
 from headrace.workers.__main__ import load
 from tests.models.tiny import build, save, save_tokenizer
 from tests.roles import as_worker
@@ -91,13 +91,10 @@ def test_a_quantized_version_is_measured_against_the_one_that_it_came_from(
             losses += reference(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
         count += ids.shape[1] - 1
     assert (report.against, report.num_tokens) == ("tiny@1", count)
-    assert report.reference.perplexity == pytest.approx(torch.tensor(losses / count).exp().item(), rel=1e-3)
+    assert report.reference_perplexity == pytest.approx(torch.tensor(losses / count).exp().item(), rel=1e-3)
     assert report.perplexity_ratio == pytest.approx(1, abs=0.05)
     assert 0 < report.kl < 0.1
     assert 0.9 < report.agreement <= 1
-    assert (report.version.dtype, report.reference.dtype, report.num_answers) == ("bfloat16", "float32", 2)
-    assert report.version.tokens_per_s
-    assert report.disk_bytes == (folder / "model.safetensors").stat().st_size
     load(worker_settings, "tiny@1")
     original = summary(db, 1).verification
     assert original is not None
@@ -176,39 +173,3 @@ def test_a_machine_that_cannot_read_the_reference_judges_nothing(
         with pytest.raises(CannotLoadHere, match="too little memory"):
             load(worker_settings, "tiny@2")
         assert summary(db, 2).state is VersionState.REGISTERED
-
-
-@pytest.mark.full
-def test_a_version_is_measured_later_and_on_the_users_texts(
-    db: Database, folder: Path, settings: Settings, worker_settings: Settings, tmp_path: Path
-) -> None:
-    register(db, "tiny", str(folder), "bfloat16", actor="tests")
-    load(worker_settings, "tiny@1")
-    own = tmp_path / "texts.jsonl"
-    own.write_text('{"text": "a line of my own"}\n\n{"text": "and another one"}\n')
-    plain = replace_services(worker_settings, settings)
-    texts = quality_command.read_texts_file(own)
-    found, is_stored = quality_command.measure(db, plain, "tiny@1", texts=texts)
-    assert (found.against, found.num_answers, is_stored) == ("float32", 2, False)
-    compared, is_stored = quality_command.measure(db, plain, "tiny@1", against="tiny@1")
-    assert compared.kl < 1e-5
-    assert (compared.agreement, is_stored) == (1, False)
-    stored, is_stored = quality_command.measure(db, plain, "tiny@1")
-    assert is_stored
-    assert report_of(db, 1) == stored
-
-
-def replace_services(worker_settings: Settings, settings: Settings) -> Settings:
-    """The worker's settings with the operator's database."""
-    return worker_settings.model_copy(update={"database_url": settings.database_url})
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [("", "has 0 texts"), ('{"text": "two words"}\n["x"]\n', "line 2"), ('{"text": "one"}\n', "line 1")],
-)
-def test_a_file_of_texts_is_refused_by_its_line(tmp_path: Path, content: str, reason: str) -> None:
-    path = tmp_path / "texts.jsonl"
-    path.write_text(content)
-    with pytest.raises(InvalidRequest, match=reason):
-        quality_command.read_texts_file(path)

@@ -12,16 +12,15 @@ import structlog
 from pydantic import ValidationError
 
 from headrace.store.db.database import Database
-from headrace.store.errors import Conflict, RequestError, Unavailable
+from headrace.store.errors import RequestError, Unavailable
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement
-from headrace.store.registry.quality_report import BELOW_BOUND, NOT_MEASURED
 from headrace.store.rollouts import changes, moves, shadow
 from headrace.store.rollouts.evidence import Evidence, read_evidence
 from headrace.store.rollouts.history import with_verdict
 from headrace.store.rollouts.judge import Bounds, Verdict, judge
 from headrace.store.rollouts.progress import Progress, read_job_percent, read_progress
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, rollouts_under_way
-from headrace.store.rollouts.transitions import RolloutAction, Transition, next_transition, overdue_s, waits_for
+from headrace.store.rollouts.transitions import Transition, next_transition, overdue_s, waits_for
 
 log = structlog.get_logger(__name__)
 
@@ -138,14 +137,8 @@ class RolloutKeeper:
         return None
 
     def _change(self, rollout: Rollout, transition: Transition) -> None:
-        """Carry an action out. A promotion that the quality bound refuses is a pause, which says why."""
-        try:
-            changes.change(self._db, rollout.id, transition, _ACTOR, expected=rollout.revision)
-        except Conflict as error:
-            if error.code not in {BELOW_BOUND, NOT_MEASURED}:
-                raise
-            transition = Transition(RolloutAction.PAUSE, error.message)
-            changes.change(self._db, rollout.id, transition, _ACTOR, expected=rollout.revision)
+        """Carry an action out."""
+        changes.change(self._db, rollout.id, transition, _ACTOR, expected=rollout.revision)
         self._metrics.rollout_transitions.labels(transition.action.value).inc()
 
     def _read_evidence(self, rollout: Rollout) -> Evidence:

@@ -57,7 +57,6 @@ from headrace.workers.runs.outcome import Retry
 from headrace.workers.runs.output_policy import CompiledPolicies, OutputRules, StreamFilter, output_rules
 from headrace.workers.runs.stream_publisher import FrameQueue
 from headrace.workers.tasks.adapted import adapting_client
-from headrace.workers.tasks.quality_reading import NUM_ANSWERS, Reading, read_texts
 from headrace.workers.tasks.reasoning_tokens import reasoning_tokens
 from headrace.workers.tasks.seeds import sample_seed, seeded
 from headrace.workers.tasks.self_test import PROMPTS, SelfTest, generate_test
@@ -339,11 +338,9 @@ class GenerateModel(TaskModel):
         dtype = number_format(self.version, settings)
         return generate_test(engine, self.tokenizer, golden, context_window=self.runner.context_window, dtype=dtype)
 
-    def read_texts(self, settings: Settings, texts: Sequence[str], reference: Reading | None) -> Reading | None:
-        """As ``TaskModel.read_texts``."""
-        dtype = number_format(self.version, settings)
-        new_engine = partial(self.new_engine, quiet_setup(settings, NUM_ANSWERS))
-        return read_texts(self.runner, new_engine, self.tokenizer, texts, reference, dtype=dtype)
+    def scorer(self) -> tuple[Runner, Tokenizer]:
+        """As ``TaskModel.scorer``."""
+        return self.runner, self.tokenizer
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
         """Return the work for the jobs of this model."""

@@ -6,7 +6,7 @@ The prompt, the policy and the outcome are those of ``workers.tasks.generate``. 
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -39,9 +39,7 @@ from headrace.workers.server_command import HOST, server_argv, server_environmen
 from headrace.workers.server_process import ServerProcess, server_log
 from headrace.workers.server_sleep import wake
 from headrace.workers.tasks.generate import Generating, generating
-from headrace.workers.tasks.quality_reading import NUM_ANSWERS, Reading
-from headrace.workers.tasks.server_reading import read_on_server
-from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
+from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 
 log = structlog.get_logger(__name__)
 
@@ -121,14 +119,6 @@ class ExternalGenerateModel(TaskModel):
     def _chat_fields(self, db: Database, tenant_id: str, source: GenerateInput) -> dict[str, Any]:
         """Return a tenant's input as fields of a chat completion. Raises InvalidRequest, Unavailable."""
         return chat_fields(source, self.pictures.data_urls(db, tenant_id, images_of(source)))
-
-    def read_texts(self, settings: Settings, texts: Sequence[str], reference: Reading | None) -> Reading | None:
-        """As ``TaskModel.read_texts``; None without a reference, and for a chat server, which continues no text."""
-        if reference is None or not self.upstream.capabilities.token_ids:
-            return None
-        engine = self.new_engine(quiet_setup(settings, NUM_ANSWERS))
-        dtype = self.version.engine.quantization or self.version.engine.kind.value
-        return read_on_server(engine, self.tokenizer, texts, reference, dtype=dtype)
 
     def close(self) -> None:
         """End the worker's own server."""

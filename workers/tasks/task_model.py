@@ -7,7 +7,9 @@ from typing import TypeAlias
 
 from headrace.models.engine.protocol import AnyEngine
 from headrace.models.engine.requests import Delta
+from headrace.models.engine.runner import Runner
 from headrace.prompts.tasks.task_inputs import ReadFile
+from headrace.prompts.tokenizer import Tokenizer
 from headrace.store.db.database import Database
 from headrace.store.errors import ModelLoadError
 from headrace.store.metrics.worker_metrics import WorkerMetrics
@@ -21,7 +23,6 @@ from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import InFlightAttempts
 from headrace.workers.runs.job_runner import Work
 from headrace.workers.runs.stream_publisher import FrameQueue
-from headrace.workers.tasks.quality_reading import Reading
 from headrace.workers.tasks.self_test import SelfTest
 
 
@@ -93,11 +94,8 @@ class TaskModel(ABC):
         """
         return SelfTest()
 
-    def read_texts(self, settings: Settings, texts: Sequence[str], reference: Reading | None) -> Reading | None:
-        """Read the texts of a quality report, and compare with the reading of the reference if there is one.
-
-        None, as by default, if the model shows no probabilities. Raises EngineError.
-        """
+    def scorer(self) -> tuple[Runner, Tokenizer] | None:
+        """Return what reads the texts of a quality report; None, as by default, if it shows no probabilities."""
         return None
 
     @abstractmethod

@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { count, milliseconds, moment } from "./format.js";
 import { outlookOf } from "./hosts.js";
 import { useLive } from "./live_store.js";
-import { QualityLine, QualityPlots } from "./quality.js";
+import { QualityLine } from "./quality.js";
 import { Rollouts } from "./rollouts.js";
 import { Heading, ListCard, useLoad } from "./ui.js";
 
@@ -26,7 +26,6 @@ export default function ModelsPage() {
         <th class="opt">Registered</th>`}
       row=${(model) => html`<${Row} key=${model.id} model=${model} queue=${queues.get(model.id)} speed=${speeds.get(model.id)} />`}
     />
-    <${QualityPlots} models=${list.data?.data ?? []} />
     <${Rollouts} reloadModels=${list.reload} />
     <p class="small muted">Speeds are those of the last minute${live?.share === "own" ? ", of your tenant" : ""}.</p>`;
 }

@@ -94,7 +94,6 @@ def test_a_verb_sends_and_tells(
         ("dead-letters replay job_1 --code poison", {}, InvalidRequest, "--queue and --code"),
         ("submit --job x --temperature 0", {}, InvalidRequest, "with --job"),
         ("submit --job x --webhook https://a", {}, InvalidRequest, "with --job"),
-        ("models quality tiny --plot -", {}, ResourceMissing, "nothing here"),
         ("rollout show rollout_1 --plot -", {}, ResourceMissing, "nothing here"),
         ("models quantize tiny --scheme int7", {}, InvalidRequest, "no scheme 'int7': "),
         (
@@ -273,17 +272,9 @@ def test_a_verb_tells_json(headrace: Commands, line: str, answers: dict[str, Any
 
 
 def test_pictures_and_definitions_are_files(headrace: Commands, tmp_path: Path) -> None:
-    headrace(
-        "models quality tiny --plot q.svg",
-        {
-            "GET /v1/models/tiny/quality_plot": "<svg/>",
-            "GET /v1/model_versions": [VERSION],
-            "GET /v1/models/tiny/quality_bound": BOUND,
-        },
-    )
     headrace("rollout show rollout_1 --plot r.svg", {**ROLLOUTS, "GET /v1/rollouts/rollout_1/plot": "<svg>r</svg>"})
     headrace("pipelines show digest --svg p.svg", {"GET /v1/pipelines/digest": PIPELINE})
-    assert [(tmp_path / name).read_text() for name in ("q.svg", "r.svg")] == ["<svg/>", "<svg>r</svg>"]
+    assert (tmp_path / "r.svg").read_text() == "<svg>r</svg>"
     assert (tmp_path / "p.svg").read_text() == svg("digest@2", PIPELINE["steps"])
     (tmp_path / "tool.json").write_text('{"headers": {"X": "1"}, "url": "https://b.example/"}')
     made = {"GET /v1/tools": [], "POST /v1/tools": TOOL}

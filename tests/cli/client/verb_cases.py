@@ -230,12 +230,6 @@ CASES: list[Case] = [
         ],
     ),
     (
-        "models quality tiny --plot -",
-        {"GET /v1/models/tiny/quality_plot": "<svg/>"},
-        [("GET", "/v1/models/tiny/quality_plot", None)],
-        ["<svg/>"],
-    ),
-    (
         "models quantize tiny --scheme int8",
         {"GET /v1/model_versions": [VERSION], "POST /v1/models/tiny/versions": {**VERSION, "id": "tiny@3"}},
         [

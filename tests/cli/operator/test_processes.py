@@ -41,11 +41,6 @@ _ALL_OPTIONS = (
         ("models measure folder", "headrace.models.catalog measure folder"),
         ("models measure folder --json", "headrace.models.catalog measure folder --json"),
         (
-            "models measure tiny@2 --against tiny@1 --texts f.jsonl",
-            "headrace.workers.quality_command tiny@2 --against tiny@1 --texts f.jsonl",
-        ),
-        ("models measure tiny@2 --json", "headrace.workers.quality_command tiny@2 --json"),
-        (
             "plan history:tiny --workers 0..3 --wait-s 5 --json",
             "headrace.workers.planning history:tiny --workers 0..3 --wait-s 5.0 --json",
         ),

@@ -18,7 +18,7 @@ from headrace.models.fakes.faults import FaultyEncoder
 from headrace.models.families import model_folder
 from headrace.models.families.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
 from headrace.models.families.model_folder import all_files_digest, folder_digest, weight_files
-from headrace.models.loading import adapters, host_memory, load
+from headrace.models.loading import adapters, load
 from headrace.models.runners.torch_runner import TorchRunner
 from headrace.models.tensors.precision import activation_dtype, resolve_device, resolve_dtype
 from headrace.store import failpoints
@@ -243,12 +243,3 @@ def test_a_device_is_one_of_this_machine(
     with pytest.raises(CannotLoadHere) as refused:
         resolve_device(name)
     assert str(refused.value) == found
-
-
-def test_the_memory_of_this_process_is_in_bytes() -> None:
-    before = host_memory.resident_bytes()
-    held = bytearray(b"x") * 2**26
-    after = host_memory.resident_bytes()
-    assert before is not None
-    assert after is not None
-    assert len(held) / 2 < after - before < 2 * len(held)

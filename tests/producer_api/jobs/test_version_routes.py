@@ -4,7 +4,6 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
-from xml.etree import ElementTree
 
 import httpx2
 import pytest
@@ -271,10 +270,8 @@ REPORT = {
     "num_tokens": 5000,
     "kl": 0.002,
     "agreement": 0.97,
-    "same_answers": 5,
-    "num_answers": 12,
-    "version": {"dtype": "int8", "perplexity": 15.9, "tokens_per_s": 300.0, "first_token_s": 0.01},
-    "reference": {"dtype": "float32", "perplexity": 15.8, "tokens_per_s": 200.0},
+    "perplexity": 15.9,
+    "reference_perplexity": 15.8,
     "took_s": 60.0,
 }
 
@@ -296,18 +293,13 @@ def test_a_bound_is_set_shown_and_removed(api: httpx2.Client, tenant: str, db: D
     assert (made.action, made.detail) == ("model.quality_bound_set", {"min_agreement": "0.97", "max_kl": "0.02"})
 
 
-def test_reports_are_shown_and_drawn(api: httpx2.Client, db: Database) -> None:
+def test_reports_are_shown(api: httpx2.Client, db: Database) -> None:
     register_chat(db)
     verification = Verification(db, "chat", 1, worker="w1", lease_s=60)
     verification.claim()
     assert verification.accept(VerificationReport(worker="w1", quality=QualityReport.model_validate(REPORT)))
     (shown,) = api.get("/v1/models/chat/versions").json()["data"]
     assert shown["verification"]["quality"]["agreement"] == 0.97
-    drawn = api.get("/v1/models/chat/quality_plot")
-    assert drawn.headers["content-type"].startswith("image/svg+xml")
-    assert ElementTree.fromstring(drawn.text).tag.endswith("svg")
-    assert "tiny@1 float32" in drawn.text
-    assert error_of(api.get("/v1/models/none/quality_plot"))["code"] == "model_not_found"
 
 
 @pytest.mark.usefixtures("second")

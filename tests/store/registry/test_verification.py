@@ -5,8 +5,8 @@ import pytest
 from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.registry.quality_bounds import keep_report, read_bound, set_bound
-from headrace.store.registry.quality_report import QualityBound, QualityReport, VersionFigures
+from headrace.store.registry.quality_bounds import read_bound, set_bound
+from headrace.store.registry.quality_report import QualityBound
 from headrace.store.registry.verification import Verification, VersionStanding
 from headrace.store.registry.verification_report import GoldenAnswer, VerificationReport, golden_answers, stored_golden
 from headrace.store.registry.versions import VersionSummary, list_versions
@@ -15,10 +15,6 @@ from tests.store.making import Query
 from tests.store.registry.test_models import register
 
 REPORT = VerificationReport(worker="w1", dtype="float32", load_s=1.5)
-SIDE = VersionFigures(dtype="float32")
-QUALITY = QualityReport(
-    against="float32", num_tokens=1, same_answers=1, num_answers=1, version=SIDE, reference=SIDE, took_s=1
-)
 
 
 def two(db: Database) -> tuple[Verification, Verification]:
@@ -71,7 +67,7 @@ def test_the_verdict_is_written_once_and_is_on_record(db: Database, query: Query
     found = shown(db)
     assert (found.state, found.state_reason, found.verification) == (VersionState.REJECTED, "a wrong answer", REPORT)
     assert found.state_at > found.created_at
-    assert (first.accept(REPORT), keep_report(db, "tiny", 1, QUALITY)) == (False, False)
+    assert not first.accept(REPORT)
     second.accept_server("vllm")
     assert shown(db).state is VersionState.REJECTED
     register(db, runner="torch")
@@ -90,17 +86,6 @@ def test_the_verdict_is_written_once_and_is_on_record(db: Database, query: Query
     with pytest.raises(NotFound, match="tiny@9 was deleted") as gone:
         Verification(db, "tiny", 9, worker="w1", lease_s=1).claim()
     assert gone.value.code == "model_not_found"
-
-
-def test_a_later_report_is_kept_with_a_version_that_is_ready(db: Database) -> None:
-    first, _ = two(db)
-    assert register(db, model="plain").state is VersionState.READY
-    for model in ("tiny", "plain"):
-        assert not keep_report(db, model, 1, QUALITY), "nothing is verified"
-    first.claim()
-    first.accept(VerificationReport(worker="w1", not_measured="the reference is away"))
-    assert keep_report(db, "tiny", 1, QUALITY)
-    assert shown(db).verification == VerificationReport(worker="w1", quality=QUALITY)
 
 
 def test_an_accepted_server_is_on_record(db: Database, query: Query) -> None:

@@ -14,21 +14,17 @@ from headrace.store.jobs import claims
 from headrace.store.jobs.claims import Finish
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.registry import prompt_templates
-from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import resolve
 from headrace.store.registry.prompt_templates import Kind
-from headrace.store.registry.quality_bounds import set_bound
 from headrace.store.rollouts import moves
-from headrace.store.rollouts.changes import NewRollout, change, start_of_pipeline
+from headrace.store.rollouts.changes import NewRollout, start_of_pipeline
 from headrace.store.rollouts.matched_pairs import MEASURES
 from headrace.store.rollouts.rollouts import Rollout, RolloutState, Step, StickyKey, get_rollout
-from headrace.store.rollouts.transitions import RolloutAction, Transition
 from headrace.store.schema.job_states import JobState
 from headrace.workers.dispatcher import queue_gauges
 from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 from tests.store.conftest import accept_one, make_job, query, tenant
 from tests.store.making import AcceptOne, Query
-from tests.store.registry import test_served_quality as on_server
 from tests.store.rollouts.conftest import StartRollout, begin
 
 __all__ = ["accept_one", "begin", "make_job", "query", "tenant"]
@@ -176,26 +172,6 @@ def test_time_alone_promotes_nothing_and_the_rollout_says_what_it_waits_for(
     ended = get_rollout(db, rollout.id)
     assert (ended.state, ended.evidence["waits_for"]) == (RolloutState.PROMOTED, None)
     assert ended.evidence["job_percent"] == 50
-
-
-def test_a_promotion_outside_the_quality_bound_is_a_pause_until_the_candidate_is_measured(
-    db: Database, accept_one: AcceptOne, keeper: RolloutKeeper
-) -> None:
-    on_server.served(db, EngineKind.VLLM)
-    rollout = on_server.begin(db)
-    set_bound(db, "tiny", on_server.BOUND, "tests")
-    serve(db)
-    run_jobs(db, accept_one, get_rollout(db, rollout), candidate_fails=False)
-    keeper.turn()
-    paused = get_rollout(db, rollout)
-    assert (paused.state, resolve(db, "tiny").version) == (RolloutState.PAUSED, 1)
-    assert "tiny@2" in str(paused.reason)
-    on_server.measured(db, agreement=0.98, kl=0.01)
-    change(db, rollout, Transition(RolloutAction.RESUME, "measured"), "tests")
-    with db.begin() as connection:
-        connection.execute(text("UPDATE rollouts SET step_since = step_since - interval '11 min'"))
-    keeper.turn()
-    assert (get_rollout(db, rollout).state, resolve(db, "tiny").version) == (RolloutState.PROMOTED, 2)
 
 
 def test_the_metrics_tell_what_stands_still_until_another_dispatcher_leads(

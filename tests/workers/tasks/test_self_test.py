@@ -1,4 +1,4 @@
-"""What a self-test and a quality report ask of a model, and how answers are compared: pure functions and a fake."""
+"""What a self-test asks of a model, and how answers are compared: pure functions and a fake."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,6 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.registry.verification_report import GoldenAnswer
 from headrace.store.settings import Settings
 from headrace.workers.tasks.generate import GenerateModel
-from headrace.workers.tasks.quality_reading import NUM_ANSWERS, answers_of, beginnings, continuation
 from headrace.workers.tasks.seeds import sample_seed, seeded
 from headrace.workers.tasks.self_test import NUM_TOKENS, PROMPTS, SelfTest, difference, generate_test
 from headrace.workers.tasks.task_model import quiet_setup
@@ -73,18 +72,6 @@ def test_without_golden_answers_the_self_test_continues_its_prompts_within_the_w
     first, *rest = found.answers
     wrong = (GoldenAnswer(prompt=first.prompt, tokens=((first.tokens[0] + 1) % 256,)), *rest)
     assert str(tested(wrong).fault).startswith("token 1 ")
-
-
-def test_the_beginnings_of_the_first_texts_are_continued() -> None:
-    texts = [tuple(range(length)) for length in (2, 3, 96, 97, 200, *[10] * 20)]
-    found = beginnings(texts)
-    assert [len(one) for one in found] == [1, 2, 48, 48, 48, *[5] * 7]
-    assert (len(found), found[1]) == (NUM_ANSWERS, (0, 1))
-    asked = continuation(3, (1, 2))
-    assert (asked.id, asked.prompt, asked.sampling.max_tokens) == ("quality-3", (1, 2), 32)
-    assert (asked.sampling.ignore_eos, asked.sampling.temperature) == (True, 0.0)
-    answers = answers_of([answer(1, 2, 3), answer(4)], 2.0, [0.5, 0.1, 0.2])
-    assert (answers.tokens, answers.tokens_per_s, answers.first_token_s) == (((1, 2, 3), (4,)), 2.0, 0.2)
 
 
 def test_seeds_follow_from_the_job_and_the_number_of_the_prompt() -> None:
