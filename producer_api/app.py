@@ -33,7 +33,6 @@ from headrace.producer_api.jobs import (
     stream_routes,
     version_routes,
 )
-from headrace.producer_api.jobs.fast_routes import FastRoutes
 from headrace.producer_api.organization import key_routes, limit_routes, policy_routes, retention_routes, usage_routes
 from headrace.producer_api.pipelines import pipeline_rollouts, pipeline_routes
 from headrace.producer_api.runtime import Runtime
@@ -45,7 +44,7 @@ from headrace.store.settings import Settings
 from headrace.store.tracing.tracing import OFF, Tracing
 
 _VERSION = version("headrace")
-LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
+LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody)
 _ROUTES = (
     job_routes,
     stream_routes,

@@ -105,6 +105,7 @@ class Runtime:
             HintPublisher(celery),
             self.redis_breaker,
             ready_window=settings.ready_window,
+            on_batch=self.metrics.commits.observer("accept"),
         )
         digests = open_digests(settings, vault)
         self.digests = RequestDigests(digests)

@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from headrace.producer_api.caches.ttl_cache import LoadingCache
 from headrace.store.db.database import Database
-from headrace.store.errors import HeadraceError, InvalidRequest, RateLimited
+from headrace.store.errors import InvalidRequest, RateLimited
 from headrace.store.redis.rate_limiter import Decision, Limiter, Spend
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import Principal
@@ -59,10 +59,9 @@ class LimitCache:
             self._read, ttl_s=KEEP_S, max_size=_MAX_KEYS, clock=clock
         )
 
-    def held_by(self, principals: Sequence[Principal]) -> list[RequestLimits]:
-        """Return the limits of each key. Blocks on Postgres for those that are not cached, with one query for all."""
-        found = self._kept.get_all([_key(principal) for principal in principals])
-        return [found[_key(principal)] for principal in principals]
+    def held_by(self, principal: Principal) -> RequestLimits:
+        """Return the limits of a key. Blocks on Postgres if they are not cached."""
+        return self._kept.get(_key(principal))
 
     def cached(self, principal: Principal) -> RequestLimits | None:
         """Return the limits of a key if they are cached. Blocks on nothing."""
@@ -121,7 +120,7 @@ class _RateLimit:
 
 
 class RateLimits:
-    """Checks the rate limits of several requests with one script call. Blocks on Postgres and Redis."""
+    """Checks the rate limits of requests. Blocks on Postgres and Redis."""
 
     def __init__(self, limits: LimitCache, limiter: Limiter) -> None:
         self._limits = limits
@@ -129,41 +128,22 @@ class RateLimits:
 
     def held_by(self, principal: Principal) -> RequestLimits:
         """Return the limits that hold for the key."""
-        (held,) = self._limits.held_by([principal])
-        return held
+        return self._limits.held_by(principal)
 
     def spend_request(self, principal: Principal) -> Headers:
         """Count one request; return the rate-limit headers. Raises RateLimited."""
-        return _raised(self.spend_requests([principal])[0])
-
-    def spend_requests(self, principals: Sequence[Principal]) -> list[Headers | HeadraceError]:
-        """Count one request of each principal; return the rate-limit headers or RateLimited for each."""
-        held = self._limits.held_by(principals)
-        return self._spend(
-            "requests",
-            [
-                _bounds("requests", one, 1, limits.key.requests_per_minute, limits.tenant.requests_per_minute)
-                for one, limits in zip(principals, held, strict=True)
-            ],
-        )
+        held = self.held_by(principal)
+        of_key, of_tenant = held.key.requests_per_minute, held.tenant.requests_per_minute
+        return self._spend("requests", _bounds("requests", principal, 1, of_key, of_tenant))
 
     def spend_tokens(self, principal: Principal, num_tokens: int) -> Headers:
-        """Count a prompt's tokens; return the rate-limit headers. Raises RateLimited, InvalidRequest."""
-        return _raised(self.spend_all_tokens([(principal, num_tokens)])[0])
+        """Count a prompt's tokens; return the rate-limit headers.
 
-    def spend_all_tokens(self, prompts: Sequence[tuple[Principal, int]]) -> list[Headers | HeadraceError]:
-        """Count each prompt's tokens; return the rate-limit headers or an error for each.
-
-        The error is RateLimited, or InvalidRequest for a prompt with more tokens than the limit of a minute.
+        Raises RateLimited, and InvalidRequest for a prompt with more tokens than the limit of a minute.
         """
-        held = self._limits.held_by([principal for principal, _ in prompts])
-        return self._spend(
-            "tokens",
-            [
-                _bounds("tokens", one, cost, limits.key.input_tokens_per_minute, limits.tenant.input_tokens_per_minute)
-                for (one, cost), limits in zip(prompts, held, strict=True)
-            ],
-        )
+        held = self.held_by(principal)
+        of_key, of_tenant = held.key.input_tokens_per_minute, held.tenant.input_tokens_per_minute
+        return self._spend("tokens", _bounds("tokens", principal, num_tokens, of_key, of_tenant))
 
     def used(self, owner: str, limits: Limits) -> tuple[int | None, int | None]:
         """Return the requests and input tokens that a key or tenant has used now; None where it has no limit.
@@ -176,9 +156,22 @@ class RateLimits:
         used = {unit: max(0, spends[unit].most - decision.remaining) for unit, decision in left.items()}
         return used.get("requests"), used.get("tokens")
 
-    def _spend(self, unit: str, asked: Sequence[list[_RateLimit]]) -> list[Headers | HeadraceError]:
-        decided = self._limiter.check_groups([[bound.spend for bound in bounds] for bounds in asked])
-        return [_outcome(unit, bounds, decisions) for bounds, decisions in zip(asked, decided, strict=True)]
+    def _spend(self, unit: str, bounds: Sequence[_RateLimit]) -> Headers:
+        """Return the headers of the tighter limit; raise the error of the limit with the longest wait."""
+        if not bounds:
+            return {}
+        decisions = self._limiter.check_all([bound.spend for bound in bounds])
+        for bound in bounds:
+            if bound.spend.cost > bound.spend.most:
+                raise _too_long(bound)
+        bound, decision = min(
+            zip(bounds, decisions, strict=True), key=lambda one: (-one[1].retry_after_s, one[1].remaining)
+        )
+        headers = _headers(unit, bound.spend.per_minute, decision)
+        if not decision.allowed:
+            raise _over(unit, bound, decision, headers)
+        note_headers(headers)
+        return headers
 
 
 def _bounds(unit: str, principal: Principal, cost: int, of_key: int | None, of_tenant: int | None) -> list[_RateLimit]:
@@ -190,26 +183,7 @@ def _bounds(unit: str, principal: Principal, cost: int, of_key: int | None, of_t
     return found
 
 
-def _raised(outcome: Headers | HeadraceError) -> Headers:
-    if isinstance(outcome, HeadraceError):
-        raise outcome
-    note_headers(outcome)
-    return outcome
-
-
-def _outcome(unit: str, bounds: Sequence[_RateLimit], decisions: Sequence[Decision]) -> Headers | HeadraceError:
-    """Return the headers of the tighter limit, or the error of the limit with the longest wait."""
-    if not bounds:
-        return {}
-    for bound in bounds:
-        if bound.spend.cost > bound.spend.most:
-            return _too_long(bound)
-    bound, decision = min(
-        zip(bounds, decisions, strict=True), key=lambda one: (-one[1].retry_after_s, one[1].remaining)
-    )
-    headers = _headers(unit, bound.spend.per_minute, decision)
-    if decision.allowed:
-        return headers
+def _over(unit: str, bound: _RateLimit, decision: Decision, headers: Headers) -> OverRate:
     what = "requests" if unit == "requests" else "input tokens"
     message = (
         f"more than {bound.spend.per_minute} {what} a minute {bound.owner}: try again in {decision.retry_after_s:.3g} s"
@@ -254,7 +228,7 @@ class StreamLimits:
         principal: Principal = request.state.principal
         held = self._limits.cached(principal)
         if held is None:
-            (held,) = await run_in_threadpool(self._limits.held_by, [principal])
+            held = await run_in_threadpool(self._limits.held_by, principal)
         if request.scope["state"].get(_STREAM_OWNER) is not None:
             return True
         for owner, limit in ((principal.key_id, held.key), (principal.tenant_id, held.tenant)):

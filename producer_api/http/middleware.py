@@ -1,6 +1,6 @@
 """The middleware of every request, as plain ASGI: request id, latency, authentication, rate limits, body, errors.
 
-    CanonicalPath ─▶ RequestContext ─▶ Authenticate ─▶ MeterWrites ─▶ BufferBody ─▶ FastRoutes ─▶ the routes
+    CanonicalPath ─▶ RequestContext ─▶ Authenticate ─▶ MeterWrites ─▶ BufferBody ─▶ the routes
 
 ``CanonicalPath`` is in ``paths``. Before all of them stands Starlette's CORS, if the settings name origins.
 

@@ -52,9 +52,7 @@ def replay(runtime: Runtime, principal: Principal, job_id: str, *, trace: TraceC
     start_ns, job = now_ns(), _replay_job(runtime, principal, dead, runtime.tracing.within(trace))
     if steps:
         job = _with_steps(job, dead, steps)
-    (accepted,) = runtime.queue_limits.accept([job], runtime.enqueuer.accept)
-    if isinstance(accepted, Exception):
-        raise accepted
+    accepted = runtime.queue_limits.accept(job, runtime.enqueuer.accept)
     record_accept(runtime.tracing, None if accepted.replayed else job, start_ns, parent=trace)
     dead_letters.note_replay(runtime.db, principal.tenant_id, job_id, accepted.job_id, actor=principal.key_id)
     runtime.metrics.count_accepted(

@@ -1,12 +1,10 @@
-"""A request on its way to become a stored job, and the steps that all requests of a batch take together."""
+"""A request on its way to become a stored job."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from headrace.producer_api.access.rate_limits import Headers
 from headrace.producer_api.submission.cache_lookup import CacheWish
-from headrace.store.errors import HeadraceError, Unavailable
 from headrace.store.jobs.jobs import Fallback, Idempotency, Job, NewJob
 from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.job_payload import PinnedPolicy
@@ -53,7 +51,7 @@ class Receipt:
 
 @dataclass(slots=True)
 class DraftJob:
-    """A request that is being made into a job. Once it has an ``outcome``, no further step is taken.
+    """A request that is being made into a job.
 
     ``is_stored``: True for a chat completion that is stored, False for one that is erased after its end, else None.
     ``version``: at first the one that the model string names. If the ``candidate`` of its rollout takes the job, it is
@@ -79,18 +77,11 @@ class DraftJob:
     num_tokens: int = 0
     max_tokens: int = 0
     headers: Headers = field(default_factory=dict)
-    outcome: Receipt | Exception | None = None
-    is_prepared: bool = False
 
     @property
     def truncated(self) -> Truncated | None:
         """What was left out of the input; None if it is as it was sent."""
         return self.payload.truncated if isinstance(self.payload, GeneratePayload) else None
-
-    @property
-    def ended(self) -> Receipt | Exception:
-        """The outcome, which the last step sets at the latest."""
-        return self.outcome or ValueError("a step was left out")
 
 
 class NeedsTenantThread(Exception):
@@ -98,33 +89,7 @@ class NeedsTenantThread(Exception):
 
 
 def known(value: T | None) -> T:
-    """Return a value that an earlier step has set: a draft without it has an outcome, and takes no further step."""
+    """Return a value that an earlier step has set."""
     if value is None:
         raise ValueError("a step was left out")
     return value
-
-
-def run_each(drafts: Sequence[DraftJob], step: Callable[[DraftJob], None]) -> None:
-    """Run a step for each draft without an outcome. A failure is the draft's own, but an outage is for all."""
-    going = [draft for draft in drafts if draft.outcome is None]
-    for draft in going:
-        try:
-            step(draft)
-        except Unavailable as error:
-            for each in going:
-                each.outcome = each.outcome or error
-            return
-        except Exception as error:  # noqa: BLE001 - it belongs to the caller, who gets it raised
-            draft.outcome = error
-
-
-def spend_each(
-    drafts: Sequence[DraftJob],
-    spend: Callable[[Sequence[DraftJob]], Sequence[Headers | HeadraceError]],
-) -> None:
-    going = [draft for draft in drafts if draft.outcome is None]
-    for draft, spent in zip(going, spend(going), strict=True):
-        if isinstance(spent, HeadraceError):
-            draft.outcome = spent
-        else:
-            draft.headers |= spent

@@ -1,15 +1,14 @@
 """Stores jobs and publishes their hints.
 
-All jobs of a call are stored in one transaction. After the commit, another thread publishes their hints. If Redis is
-unavailable, the job is accepted without a hint, or its hint is dropped, and the dispatcher publishes it later.
+Jobs that come while a transaction runs share the next one. After the commit, another thread publishes their hints. If
+Redis is unavailable, a job is accepted without a hint, or its hint is dropped, and the dispatcher publishes it later.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from threading import Lock
 
 from headrace.store.db.database import Database
-from headrace.store.db.group_commit import isolated
+from headrace.store.db.group_commit import GroupCommit, OnBatch, isolated, unobserved
 from headrace.store.errors import HeadraceError, Unavailable
 from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import Accepted, NewJob
@@ -21,8 +20,6 @@ from headrace.store.registry.models import shadow_name
 from headrace.store.scheduling.fair_share import LaneCandidate, RecentMaximum, within_share
 from headrace.store.schema.cache_results import UNSERVED_QUEUE
 
-_MAX_JOBS = 256  # of one transaction
-
 
 class Enqueuer:
     """Stores jobs. ``depths`` and ``hints`` are two publishers, so that a long publish delays no transaction.
@@ -31,15 +28,21 @@ class Enqueuer:
     """
 
     def __init__(
-        self, db: Database, depths: HintPublisher, hints: HintPublisher, breaker: CircuitBreaker, *, ready_window: int
+        self,
+        db: Database,
+        depths: HintPublisher,
+        hints: HintPublisher,
+        breaker: CircuitBreaker,
+        *,
+        ready_window: int,
+        on_batch: OnBatch = unobserved,
     ) -> None:
         self._db = db
         self._depths = depths
         self._breaker = breaker
         self._ready_window = ready_window
         self._recent_running = RecentMaximum()
-        self._sharing = Lock()  # ``RecentMaximum`` is for one thread
-        self._accept_isolated = isolated(self._accept)
+        self._commits: GroupCommit[NewJob, Accepted] = GroupCommit(isolated(self._accept), on_batch=on_batch)
         self._announcer = HintAnnouncer(hints)
 
     def start(self) -> None:
@@ -51,23 +54,17 @@ class Enqueuer:
         self._announcer.stop()
         self._depths.close()
 
-    def accept(self, new: Sequence[NewJob]) -> list[Accepted | Exception]:
-        """Store the jobs and let their hints be published; return an outcome for each.
+    def accept(self, job: NewJob) -> Accepted:
+        """Store the job and let its hint be published, and those of its first steps. Blocks on Postgres and Redis.
 
-        A job that cannot be stored fails alone. Blocks on Postgres and Redis.
+        Raises IdempotencyKeyReused, Unavailable, and the errors of ``store.tenants.quotas``.
         """
-        outcomes: list[Accepted | Exception] = []
-        for start in range(0, len(new), _MAX_JOBS):
-            outcomes += self._accept_isolated(new[start : start + _MAX_JOBS])
-        return outcomes
+        return self._commits.join(job)
 
     def _accept(self, new: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
         has_room = {queue: self._has_room(queue) for queue in {one.queue for job in new for one in (job, *job.steps)}}
         ahead = self._ahead(new)
-        outcomes = jobs.accept(
-            self._db,
-            [self._to_announce(job, has_room, ahead) for job in new],
-        )
+        outcomes = jobs.accept(self._db, [_to_announce(job, has_room, ahead) for job in new])
         for job, outcome in zip(new, outcomes, strict=True):
             if isinstance(outcome, Accepted):
                 for one in (job, *job.steps):
@@ -76,20 +73,13 @@ class Enqueuer:
                         self._announcer.announce(Hint(one.id, one.queue, shadow, one.id in ahead))
         return outcomes
 
-    def _to_announce(self, job: NewJob, has_room: Mapping[str, bool], ahead: set[str]) -> NewJob:
-        """Return the job with what is to be announced at once: it, or its first steps."""
-        steps = tuple(replace(step, announce=_is_urgent(step) and has_room[step.queue]) for step in job.steps)
-        announce = _is_urgent(job) and has_room[job.queue]
-        return replace(job, announce=announce, goes_ahead=job.id in ahead, steps=steps)
-
     def _ahead(self, new: Sequence[NewJob]) -> set[str]:
         """Return the jobs of tenants that have fewer jobs under way than their fair share."""
         urgent = [job for job in new if _is_urgent(job)]
         if not urgent or self._breaker.is_away:
             return set()
         candidates = [LaneCandidate(job.id, job.queue, job.tenant_id, job.class_rank) for job in urgent]
-        with self._sharing:
-            return within_share(self._db, candidates, self._recent_running)
+        return within_share(self._db, candidates, self._recent_running)
 
     def _has_room(self, queue: str) -> bool:
         """True if the queue's ready window in Redis has room; without Redis the backlog waits in Postgres."""
@@ -108,3 +98,10 @@ def _is_urgent(job: NewJob) -> bool:
     A flow, and a step that waits for others, is in no worker's queue.
     """
     return job.service_class is not ServiceClass.BATCH and job.queue != UNSERVED_QUEUE
+
+
+def _to_announce(job: NewJob, has_room: Mapping[str, bool], ahead: set[str]) -> NewJob:
+    """Return the job with what is to be announced at once: it, or its first steps."""
+    steps = tuple(replace(step, announce=_is_urgent(step) and has_room[step.queue]) for step in job.steps)
+    announce = _is_urgent(job) and has_room[job.queue]
+    return replace(job, announce=announce, goes_ahead=job.id in ahead, steps=steps)

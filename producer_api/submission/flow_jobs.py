@@ -166,9 +166,7 @@ class FlowSubmissions:
             return Receipt(known, True, headers | {"Idempotent-Replayed": "true"})
         flow, steps = self.make(principal, request, origin, response, used)
         headers |= self._parts.rate_limits.spend_tokens(principal, sum(step.input_tokens for step in steps))
-        (outcome,) = self._parts.queue_limits.accept([flow], self._parts.enqueuer.accept)
-        if isinstance(outcome, Exception):
-            raise outcome
+        outcome = self._parts.queue_limits.accept(flow, self._parts.enqueuer.accept)
         self._parts.metrics.count_accepted(
             flow.model, flow.model_version, FLOW_TASK, request.service_class, replayed=outcome.replayed
         )

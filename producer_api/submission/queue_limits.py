@@ -9,7 +9,7 @@ limit a snapshot is used for longer: up to sixteen such processes cannot reach t
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from threading import Lock
 
 from headrace.store.db.database import Database
@@ -34,7 +34,6 @@ _FAR = 16
 _ALL_TENANTS = ""
 
 Tally = defaultdict[str, Load]
-Store = Callable[[Sequence[NewJob]], Sequence[Accepted | Exception]]
 
 
 class QueueLimits:
@@ -95,33 +94,27 @@ class QueueLimits:
         """Return the position of a queued job; None if it is not queued, or too far back to count."""
         return None if job.state is not JobState.QUEUED else backlog.find_position(self._db, self.backlog(), job)
 
-    def accept(
-        self, jobs: Sequence[NewJob], store: Store, *, with_deadline: Container[str] = ()
-    ) -> list[Accepted | Exception]:
-        """Store the jobs that are within the limits and can start before their deadline; return an outcome for each.
+    def accept(self, job: NewJob, store: Callable[[NewJob], Accepted], *, has_deadline: bool = False) -> Accepted:
+        """Store the job if it is within the limits and can start before its deadline; return what ``store`` returns.
 
-        ``with_deadline``: the ids of jobs with a deadline that their owner set. A refused job's outcome is RateLimited
-        (``queue_full``) or InvalidRequest (``deadline_unreachable``). A job is not refused if its Idempotency-Key was
-        accepted before.
+        ``has_deadline``: its owner set the deadline. Raises RateLimited (``queue_full``), InvalidRequest
+        (``deadline_unreachable``), and what ``store`` raises. A job is not refused if its Idempotency-Key was accepted
+        before.
         """
-        entered: set[str] = set()
-        refused: dict[str, Exception] = {}
-        for job in jobs:
-            try:
-                if job.id in with_deadline:
-                    self._check_deadline(job)
-                self._enter(job)
-                entered.add(job.id)
-            except (InvalidRequest, RateLimited) as error:
-                if job.idempotency is None or not is_known(self._db, job.tenant_id, job.idempotency):
-                    refused[job.id] = error
-        outcomes: dict[str, Accepted | Exception] = {**refused}
         try:
-            admitted = [job for job in jobs if job.id not in refused]
-            outcomes |= zip((job.id for job in admitted), store(admitted) if admitted else (), strict=True)
+            if has_deadline:
+                self._check_deadline(job)
+            self._enter(job)
+        except (InvalidRequest, RateLimited):
+            if job.idempotency is None or not is_known(self._db, job.tenant_id, job.idempotency):
+                raise
+            return store(job)
+        outcome: Accepted | None = None
+        try:
+            outcome = store(job)
         finally:
-            self._leave([job for job in jobs if job.id in entered], outcomes)
-        return [outcomes[job.id] for job in jobs]
+            self._leave(job, outcome)
+        return outcome
 
     def _check_deadline(self, job: NewJob) -> None:
         """Raise InvalidRequest if the job cannot meet its deadline at the measured rate. Without a rate it may try."""
@@ -166,14 +159,13 @@ class QueueLimits:
         tokens = None if job.limits is None else job.limits.tenant.queued_tokens
         return self._tenant if tokens is None else Load(self._tenant.jobs, tokens)
 
-    def _leave(self, jobs: Sequence[NewJob], outcomes: Mapping[str, object]) -> None:
+    def _leave(self, job: NewJob, outcome: Accepted | None) -> None:
+        load = Load(1, job.queued_tokens)
         with self._lock:
-            for job in jobs:
-                load, outcome = Load(1, job.queued_tokens), outcomes.get(job.id)
-                _count(self._entering, job.tenant_id, Load() - load)
-                if isinstance(outcome, Accepted) and not outcome.replayed:
-                    _count(self._stored, job.tenant_id, load)
-                    _count(self._stored_later, job.tenant_id, load)
+            _count(self._entering, job.tenant_id, Load() - load)
+            if outcome is not None and not outcome.replayed:
+                _count(self._stored, job.tenant_id, load)
+                _count(self._stored_later, job.tenant_id, load)
 
     def _refuse_over(self, found: Backlog, tenant_id: str, load: Load, of_tenant: Load) -> None:
         for key, bound, queued in self._levels(found, tenant_id, of_tenant):

@@ -1,15 +1,11 @@
 """Submits requests: each becomes a stored job, or is refused with nothing stored. All routes that make jobs use this.
 
-Concurrent requests share a batch from the rate limits to the commit: one script call to Redis, one thread, one
-transaction. Each request has its own outcome. The checks run from cheap to expensive: rate limit, model, webhook
-address, prompt and context window, token limit, limits of the queue. Then the jobs are stored.
-
-A request that would delay the batch is prepared before it joins one: a retry (its first job must be found); a long
-body; a model that is not loaded yet. One that needs the policy of its tenant, a new grammar or a prompt template is
-prepared in the thread of that tenant, so that it delays no other tenant.
+A request is checked, prepared and stored by one thread, in one transaction. The checks run from cheap to expensive:
+rate limit, model, webhook address, prompt and context window, token limit, limits of the queue. Then the job is stored.
+One that needs the policy of its tenant, a new grammar or a prompt template goes on in the thread of that tenant, so
+that it delays no other tenant.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from starlette.concurrency import run_in_threadpool
@@ -19,24 +15,14 @@ from headrace.producer_api.access.rate_limits import CACHE_HEADER, TRUNCATED_HEA
 from headrace.producer_api.server.request_spans import record_accept
 from headrace.producer_api.submission import unserved
 from headrace.producer_api.submission.cache_lookup import BYPASS, CacheLookups, CacheWish
-from headrace.producer_api.submission.draft_job import (
-    DraftJob,
-    NeedsTenantThread,
-    Origin,
-    Receipt,
-    known,
-    run_each,
-    spend_each,
-)
+from headrace.producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known
 from headrace.producer_api.submission.input_policy import ActivePolicy, applied, pinned
 from headrace.producer_api.submission.prompt_preparation import check_called_urls
-from headrace.producer_api.submission.recent_tenants import RecentTenants
 from headrace.producer_api.submission.rollout_routing import RolloutRouting
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill, has_template
 from headrace.producer_api.submission.vault_before import vault_before
 from headrace.store.calls.addresses import check_url
-from headrace.store.db.group_commit import GroupCommit
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
@@ -55,13 +41,6 @@ from headrace.store.tracing.tracing import OFF, Tracing
 
 RETRY_WITHIN_S = 600.0
 """A retry without an Idempotency-Key finds the job of its first request for this long."""
-
-PACE_S = 0.02
-ENOUGH = 16
-"""Batches of submissions start this far apart, or as soon as so many requests wait."""
-
-# Texts of this size take about 2 ms to tokenise, for which the other requests of a batch would wait.
-_LONG_BYTES = 4096
 
 
 class Submissions:
@@ -83,10 +62,6 @@ class Submissions:
         self._preparation = parts.preparation
         self._routing = RolloutRouting(parts.catalog, self._preparation, parts.live_processes)
         self.tenant_threads = parts.tenant_threads
-        self._tenants = RecentTenants()
-        self._batches: GroupCommit[DraftJob, Receipt] = GroupCommit(
-            self._submit_all, pace_s=PACE_S, enough=ENOUGH, on_batch=parts.metrics.commits.observer("accept")
-        )
 
     async def submit(
         self,
@@ -121,23 +96,27 @@ class Submissions:
 
     async def _submit(self, draft: DraftJob) -> Receipt:
         try:
-            return await self._join_batch(draft)
+            return await run_in_threadpool(self._submit_quick, draft)
         except NeedsTenantThread:
-            draft.outcome = None
-            await self.tenant_threads.run(draft.principal.tenant_id, lambda: self._guard_and_prepare(draft))
-            return await self._join_batch(draft)
+            return await self.tenant_threads.run(draft.principal.tenant_id, lambda: self._submit_slow(draft))
 
-    async def _join_batch(self, draft: DraftJob) -> Receipt:
-        """Store a draft in a batch with others. A draft that would delay them is prepared alone first."""
-        is_quick = not draft.origin.is_retry and draft.origin.num_bytes <= _LONG_BYTES
-        if not (draft.is_prepared or (is_quick and self._catalog.is_loaded(draft.request.model))):
-            await run_in_threadpool(self._prepare_all, [draft])
-            if isinstance(draft.outcome, Exception):
-                raise draft.outcome
-            if draft.outcome is not None:
-                return draft.outcome
-        is_rare = self._tenants.was_idle(draft.principal.tenant_id, draft.request.model)
-        return await self._batches.join_async(draft, urgent=is_rare)
+    def _submit_quick(self, draft: DraftJob) -> Receipt:
+        """Store the draft. Raises NeedsTenantThread if its tenant's policy, template or grammar may take long."""
+        self._read_key(draft)
+        draft.headers |= self._rate_limits.spend_request(draft.principal)
+        if (found := self._look_up(draft)) is not None:
+            return found
+        if self._settings.require_worker:
+            self._require_worker(draft)
+        has_policy = self._policies.policy_for(draft.principal.tenant_id, known(draft.version).model) is not None
+        if has_policy or has_template(draft.request) or not self._routing.is_quick(draft):
+            raise NeedsTenantThread
+        self._prepare(draft)
+        return self._store(draft)
+
+    def _submit_slow(self, draft: DraftJob) -> Receipt:
+        self._guard_and_prepare(draft)
+        return self._store(draft)
 
     def policy_for(self, principal: Principal, name: str) -> ActivePolicy | None:
         """Return the tenant's policy for a model, else its policy for every model. Blocks."""
@@ -178,34 +157,16 @@ class Submissions:
         self._guard_and_prepare(draft)
         return self._with_lookup(draft, self._new_job(draft))
 
-    def _submit_all(self, drafts: Sequence[DraftJob]) -> list[Receipt | Exception]:
-        self._prepare_all([draft for draft in drafts if not draft.is_prepared])
-        spend_each(
-            drafts,
-            lambda going: self._rate_limits.spend_all_tokens([(draft.principal, draft.num_tokens) for draft in going]),
-        )
-        self._store(drafts)
-        return [draft.ended for draft in drafts]
-
-    def _prepare_all(self, drafts: Sequence[DraftJob]) -> None:
-        """Count the requests in the rate limits and prepare those that are not refused."""
-        run_each(drafts, self._read_key)
-        spend_each(drafts, lambda going: self._rate_limits.spend_requests([draft.principal for draft in going]))
-        run_each(drafts, self._look_up)
-        if self._settings.require_worker:
-            run_each(drafts, self._require_worker)
-        run_each(drafts, self._prepare_here)
-
-    def _look_up(self, draft: DraftJob) -> None:
-        """Resolve the model; for a retry, find the job of its first request."""
+    def _look_up(self, draft: DraftJob) -> Receipt | None:
+        """Resolve the model. Return the job of the first request if this one is a retry of it."""
         draft.principal.check_model(draft.request.model)
         self._routing.look_up(draft)
         self._refuse_rejected(draft)
-        if draft.origin.is_retry and draft.idempotency is None:
-            fingerprints = self._digests.fingerprints(draft.origin.fingerprint)
-            found = jobs.find_duplicate(self._db, draft.principal.tenant_id, fingerprints, RETRY_WITHIN_S)
-            if found is not None:
-                draft.outcome = self._receipt(draft, known(draft.version), found, replayed=True)
+        if not draft.origin.is_retry or draft.idempotency is not None:
+            return None
+        fingerprints = self._digests.fingerprints(draft.origin.fingerprint)
+        found = jobs.find_duplicate(self._db, draft.principal.tenant_id, fingerprints, RETRY_WITHIN_S)
+        return None if found is None else self._receipt(draft, known(draft.version), found, replayed=True)
 
     def _refuse_rejected(self, draft: DraftJob) -> None:
         """Raise Conflict for a version that failed its verification, unless the request was accepted before."""
@@ -214,23 +175,18 @@ class Submissions:
             raise unserved.rejected(version)
 
     def _require_worker(self, draft: DraftJob) -> None:
-        """Refuse a request for a model that no worker serves, unless it was accepted before."""
+        """Raise NoWorker for a model that no worker serves, unless the request was accepted before."""
         version = known(draft.version)
         queue = queue_name(version.model, version.version)
         if not self._live_processes.is_unserved(queue) or self._was_accepted(draft):
             return
-        draft.outcome = unserved.refusal(queue, self._live_processes.outlook(queue))
+        refusal = unserved.refusal(queue, self._live_processes.outlook(queue))
+        if refusal is not None:
+            raise refusal
 
     def _was_accepted(self, draft: DraftJob) -> bool:
         """Return True if the draft repeats a request that has its job already."""
         return draft.idempotency is not None and jobs.is_known(self._db, draft.principal.tenant_id, draft.idempotency)
-
-    def _prepare_here(self, draft: DraftJob) -> None:
-        """Prepare a draft. Raises NeedsTenantThread if the tenant's policy, template or grammar may take long."""
-        has_policy = self._policies.policy_for(draft.principal.tenant_id, known(draft.version).model) is not None
-        if has_policy or has_template(draft.request) or not self._routing.is_quick(draft):
-            raise NeedsTenantThread
-        self._prepare(draft)
 
     def _guard_and_prepare(self, draft: DraftJob) -> None:
         if has_template(draft.request):
@@ -292,7 +248,6 @@ class Submissions:
         self._preparation.check_modalities(draft.request, known(draft.version))
         check_called_urls(draft.request, self._settings)
         self._routing.prepare(draft)
-        draft.is_prepared = True
 
     def count_tokens(self, principal: Principal, request: GenerateRequest) -> int:
         """Return the number of prompt tokens. Nothing is stored. Raises as ``submit`` does. Blocks."""
@@ -305,27 +260,22 @@ class Submissions:
         principal.check_model(request.model)
         return self._preparation.render(request, self._catalog.resolve(request.model))
 
-    def _store(self, drafts: Sequence[DraftJob]) -> None:
-        new = [(draft, self._with_lookup(draft, self._new_job(draft))) for draft in drafts if draft.outcome is None]
-        with_deadline = {job.id for draft, job in new if draft.request.deadline_ms is not None}
-        accepted = self._queue_limits.accept(
-            [job for _, job in new], self._enqueuer.accept, with_deadline=with_deadline
-        )
-        for (draft, job), outcome in zip(new, accepted, strict=True):
-            if isinstance(outcome, Exception):
-                draft.outcome = outcome
-                continue
-            receipt = self._receipt(draft, known(draft.version), outcome.job_id, replayed=outcome.replayed)
-            self._note_cache(draft, outcome)
-            if draft.truncated is not None:
-                draft.headers[TRUNCATED_HEADER] = draft.truncated.as_header()
-            times = outcome.times
-            if times is not None:
-                draft.job = job
-                if outcome.cache in (None, CacheResult.MISS):
-                    stored = replace(job, cache=outcome.cache)
-                    receipt = replace(receipt, job=jobs.just_accepted(stored, times))
-            draft.outcome = receipt
+    def _store(self, draft: DraftJob) -> Receipt:
+        """Store the job of a draft within the limits of its tokens and of the queue."""
+        draft.headers |= self._rate_limits.spend_tokens(draft.principal, draft.num_tokens)
+        job = self._with_lookup(draft, self._new_job(draft))
+        has_deadline = draft.request.deadline_ms is not None
+        outcome = self._queue_limits.accept(job, self._enqueuer.accept, has_deadline=has_deadline)
+        receipt = self._receipt(draft, known(draft.version), outcome.job_id, replayed=outcome.replayed)
+        self._note_cache(draft, outcome)
+        if draft.truncated is not None:
+            draft.headers[TRUNCATED_HEADER] = draft.truncated.as_header()
+        if outcome.times is None:
+            return receipt
+        draft.job = job
+        if outcome.cache not in (None, CacheResult.MISS):
+            return receipt
+        return replace(receipt, job=jobs.just_accepted(replace(job, cache=outcome.cache), outcome.times))
 
     def _with_lookup(self, draft: DraftJob, job: NewJob) -> NewJob:
         wish, version = draft.origin.cache, known(draft.version)
@@ -374,7 +324,7 @@ class Submissions:
             max_attempts=request.max_attempts or self._settings.default_max_attempts,
             deadline_s=default_s if request.deadline_ms is None else request.deadline_ms / 1000,
             idempotency=draft.idempotency,
-            # ``Enqueuer.accept`` decides, once for all jobs of a batch.
+            # ``Enqueuer.accept`` decides.
             announce=False,
             fingerprint=self._digests.fingerprints(sent)[0] if (sent := draft.origin.fingerprint) else None,
             api_key_id=draft.principal.key_id,

@@ -59,10 +59,6 @@ class Spend:
         return self.burst or self.per_minute
 
 
-Group = Sequence[Spend]
-"""The spends of one request, of different keys: all of them, or none if one does not fit."""
-
-
 class Limiter:
     """Checks limits. Safe to use from many threads; raises nothing while Redis is away.
 
@@ -90,29 +86,20 @@ class Limiter:
         return self.check_all([Spend(key, per_minute, cost, burst)])[0]
 
     def check_all(self, spends: Sequence[Spend]) -> list[Decision]:
-        """Decide on each spend by itself, in order, with one call to Redis."""
-        return [decision for (decision,) in self.check_groups([[spend] for spend in spends])]
+        """Decide on the spends of one request, of different keys, with one call to Redis.
 
-    def check_groups(self, groups: Sequence[Group]) -> list[list[Decision]]:
-        """Decide on each group, in order, with one call to Redis.
-
-        A group is spent if all its decisions allow it; otherwise the decisions that refuse show the reasons.
+        All are spent if all decisions allow it; otherwise the decisions that refuse show the reasons.
         """
-        possible = [group for group in groups if group and all(spend.cost <= spend.most for spend in group)]
-        decisions = iter(self._decide(possible) if possible else ())
-        return [
-            next(decisions) if group and all(spend.cost <= spend.most for spend in group) else [_NEVER] * len(group)
-            for group in groups
-        ]
-
-    def _decide(self, groups: Sequence[Group]) -> list[list[Decision]]:
+        if not spends:
+            return []
+        if any(spend.cost > spend.most for spend in spends):
+            return [_NEVER] * len(spends)
         if not self._is_away():
             try:
-                return self._shared(groups)
+                return self._shared(spends)
             except AWAY:
                 self._note_failure()
-        share = FALLBACK_SHARE / max(1, self._num_processes())
-        return [self._local.check(group, share) for group in groups]
+        return self._local.check(spends, FALLBACK_SHARE / max(1, self._num_processes()))
 
     def _is_away(self) -> bool:
         return self._clock() < self._paused_until or (self._breaker is not None and self._breaker.is_away)
@@ -122,16 +109,12 @@ class Limiter:
         if self._breaker is not None:
             self._breaker.failed()
 
-    def _shared(self, groups: Sequence[Group]) -> list[list[Decision]]:
-        spends = [(number, spend) for number, group in enumerate(groups) for spend in group]
-        keys = [f"headrace:limit:{spend.key}" for _, spend in spends]
-        numbers = [
-            value for group, spend in spends for value in (60e6 / spend.per_minute, spend.most, spend.cost, group)
-        ]
+    def _shared(self, spends: Sequence[Spend]) -> list[Decision]:
+        keys = [f"headrace:limit:{spend.key}" for spend in spends]
+        numbers = [value for spend in spends for value in (60e6 / spend.per_minute, spend.most, spend.cost)]
         answers = [_decision(*map(int, answer)) for answer in self._script(keys=keys, args=numbers)]
-        self._local.note([(spend.key, answer.reset_s) for (_, spend), answer in zip(spends, answers, strict=True)])
-        found = iter(answers)
-        return [[next(found) for _ in group] for group in groups]
+        self._local.note([(spend.key, answer.reset_s) for spend, answer in zip(spends, answers, strict=True)])
+        return answers
 
 
 def _decision(allowed: int, remaining: int, retry_us: int, reset_us: int) -> Decision:
@@ -153,15 +136,15 @@ class _LocalLimiter:
             for key, reset_s in seen:
                 self._set(key, max(self._arrivals.get(key, now), now + reset_s))
 
-    def check(self, group: Group, share: float) -> list[Decision]:
-        """Spend ``share`` of the group's limits if all of it fits."""
+    def check(self, spends: Sequence[Spend], share: float) -> list[Decision]:
+        """Spend ``share`` of the limits if all of it fits."""
         with self._lock:
             now = self._clock()
-            found = [self._look(spend, share, now) for spend in group]
+            found = [self._look(spend, share, now) for spend in spends]
             fits = all(early_s <= 1e-9 for _, early_s in found)
             return [
                 self._decide(spend, share, now, arrival, early_s, spends=fits)
-                for spend, (arrival, early_s) in zip(group, found, strict=True)
+                for spend, (arrival, early_s) in zip(spends, found, strict=True)
             ]
 
     def _look(self, spend: Spend, share: float, now: float) -> tuple[float, float]:

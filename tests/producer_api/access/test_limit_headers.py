@@ -37,10 +37,6 @@ class Answers:
         self.decisions = list(decisions)
         self.asked: list[Any] = []
 
-    def check_groups(self, groups: Sequence[Sequence[Spend]]) -> list[list[Decision]]:
-        self.asked.append(groups)
-        return [[self.decisions.pop(0) for _ in group] for group in groups]
-
     def check_all(self, spends: Sequence[Spend]) -> list[Decision]:
         self.asked.append(spends)
         return [self.decisions.pop(0) for _ in spends]
@@ -48,7 +44,7 @@ class Answers:
 
 def limits_of(held: RequestLimits, *decisions: Decision) -> tuple[RateLimits, Answers]:
     answers: Any = Answers(*decisions)
-    cache = stand_in(held_by=lambda principals: [held for _ in principals])
+    cache = stand_in(held_by=lambda principal: held)
     return RateLimits(cache, answers), answers
 
 
@@ -66,7 +62,7 @@ def test_the_tighter_limit_is_told() -> None:
     headers = limits.spend_request(ONE)
     expected = {"limit": "100", "remaining": "8", "reset": "1235ms"}
     assert headers == {f"x-ratelimit-{what}-requests": value for what, value in expected.items()}
-    assert answers.asked == [[[Spend("requests:key_1", 10, 1), Spend("requests:tenant", 100, 1)]]]
+    assert answers.asked == [[Spend("requests:key_1", 10, 1), Spend("requests:tenant", 100, 1)]]
     assert limits.spend_request(OTHER)["x-ratelimit-limit-requests"] == "10"
 
 
@@ -89,7 +85,7 @@ def test_tokens_have_limits_of_their_own() -> None:
         "x-ratelimit-reset-tokens": "500ms",
     }
     assert not has_spent_request(), "tokens are no request"
-    assert answers.asked == [[[Spend("tokens:key_1", 200, 7), Spend("tokens:tenant", 1000, 7)]]]
+    assert answers.asked == [[Spend("tokens:key_1", 200, 7), Spend("tokens:tenant", 1000, 7)]]
     with pytest.raises(OverRate, match=r"200 input tokens .*this key.* 1 s"):
         limits.spend_tokens(ONE, 200)
 
@@ -105,14 +101,9 @@ def test_a_prompt_over_the_tokens_of_a_minute_is_a_bad_request() -> None:
         limits.spend_tokens(ONE, 6)
 
 
-def test_each_of_several_requests_has_its_own_outcome() -> None:
-    limits, answers = limits_of(RequestLimits(key=Limits(requests_per_minute=1)), fits(0), over(1.0))
-    found = limits.spend_requests([ONE, OTHER])
-    assert isinstance(found[0], dict)
-    assert isinstance(found[1], OverRate)
-    assert [[spend.key for spend in group] for group in answers.asked[0]] == [["requests:key_1"], ["requests:key_2"]]
-    free, _ = limits_of(RequestLimits())
-    assert free.spend_requests([ONE]) == [{}]
+def test_without_limits_nothing_is_asked() -> None:
+    free, answers = limits_of(RequestLimits())
+    assert (free.spend_request(ONE), answers.asked) == ({}, [])
 
 
 def test_what_was_used_is_the_limit_less_what_is_left() -> None:
@@ -164,7 +155,7 @@ async def test_streams_are_counted_for_the_key_and_for_its_tenant() -> None:
 
 async def test_limits_that_are_not_cached_are_read() -> None:
     held = RequestLimits(key=Limits(concurrent_streams=0))
-    cache: Any = SimpleNamespace(cached=lambda _: None, held_by=lambda principals: [held] * len(principals))
+    cache: Any = SimpleNamespace(cached=lambda _: None, held_by=lambda principal: held)
     assert not await StreamLimits(cache).try_enter(asking())
 
 

@@ -32,7 +32,7 @@ class Caches:
         self.principal, self.model = principal, model
 
     def look(self) -> None:
-        self.limits.held_by([self.principal])
+        self.limits.held_by(self.principal)
         self.policies.policy_for(self.principal.tenant_id, self.catalog.resolve(self.model).model)
 
     def refresh(self) -> None:

@@ -183,9 +183,11 @@ class Replaying(SimpleNamespace):
                 raise self.version
             return self.version
 
-        def accept(jobs: list[NewJob], _store: object) -> list[Any]:
-            self.stored += jobs
-            return [self.outcome or Accepted(jobs[0].id, replayed=False, announced=False)]
+        def accept(job: NewJob, _store: object) -> Any:
+            self.stored.append(job)
+            if isinstance(self.outcome, Exception):
+                raise self.outcome
+            return self.outcome or Accepted(job.id, replayed=False, announced=False)
 
         limits = SimpleNamespace(
             spend_tokens=lambda principal, number: self.spent.append(number),

@@ -1,6 +1,5 @@
 """Drafts of jobs before they are stored: what they spend, their version, template and prompt. No services."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +9,8 @@ import pytest
 from headrace.features.encoders.embed.task import EmbedRequest
 from headrace.producer_api.submission import unserved
 from headrace.producer_api.submission.default_templates import is_indifferent, with_default
-from headrace.producer_api.submission.draft_job import DraftJob, Receipt, known, run_each, spend_each
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation, check_called_urls, check_task
-from headrace.store.errors import Conflict, InvalidRequest, NoWorker, RateLimited, Unavailable
+from headrace.store.errors import Conflict, InvalidRequest, NoWorker
 from headrace.store.hosts.host_reports import HostOutlook
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry.default_template import DefaultTemplate
@@ -22,45 +20,6 @@ from headrace.store.settings import Settings
 from headrace.store.tasks.generate import GenerateRequest
 from tests.producer_api.submission.making import VERSION, draft, told
 from tests.stand_ins import stand_in
-
-
-def test_a_failure_is_the_draft_s_own_and_an_outage_is_for_all_that_go_on() -> None:
-    ended, receipt = draft(), Receipt("job_0", True, {})
-    ended.outcome = receipt
-    first, second, third = draft("1"), draft("2"), draft("3")
-    asked: list[str] = []
-
-    def step(one: DraftJob) -> None:
-        text: Any = one.request.input
-        asked.append(text.prompt)
-        if text.prompt == "1":
-            raise InvalidRequest("wrong")
-        if text.prompt == "2":
-            raise Unavailable("away")
-
-    run_each([ended, first, second, third], step)
-    assert asked == ["1", "2"], "an outage ends the step"
-    assert ended.outcome is receipt
-    assert [type(one.outcome) for one in (first, second, third)] == [InvalidRequest, Unavailable, Unavailable]
-    assert (type(draft().ended), third.ended) == (ValueError, third.outcome)
-    with pytest.raises(ValueError, match="step"):
-        known(None)
-    assert known(0) == 0
-
-
-def test_what_is_spent_is_told_to_each_draft() -> None:
-    ended, first, second = draft(), draft("1"), draft("2")
-    ended.outcome, first.headers = Receipt("job_0", True, {}), {"a": "1"}
-    asked: list[int] = []
-
-    def spend(going: Sequence[DraftJob]) -> list[Any]:
-        asked.append(len(going))
-        return [{"b": "2"}, RateLimited("over", retry_after_s=1)]
-
-    spend_each([ended, first, second], spend)
-    assert (asked, first.headers, first.outcome, ended.headers) == ([2], {"a": "1", "b": "2"}, None, {})
-    assert (type(second.outcome), second.headers) == (RateLimited, {})
-
 
 # Versions: what they serve, whether a worker serves them, and their default templates.
 

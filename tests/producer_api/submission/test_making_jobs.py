@@ -320,9 +320,12 @@ async def test_a_flow_is_stored_once_and_its_caller_is_told(monkeypatch: pytest.
     outcomes: list[Any] = []
     spent: list[int] = []
 
-    def accept(jobs: Sequence[NewJob], _store: object) -> list[Any]:
-        stored.extend(jobs)
-        return [outcomes.pop(0)]
+    def accept(job: NewJob, _store: object) -> Any:
+        stored.append(job)
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     parts = Parts(
         tenant_threads=Threads(),
@@ -447,9 +450,8 @@ def test_jobs_are_announced_where_the_queue_has_room_and_they_are_urgent(monkeyp
         "parent", queue="cache", steps=(new_job("s1"), new_job("s2", queue="cache"), new_job("s3", "full@1"))
     )
     jobs = [new_job("a"), new_job("b", "full@1"), new_job("c", service_class=ServiceClass.BATCH), new_job("d"), waiting]
-    outcomes = found.enqueuer.accept(jobs)
-    assert [one.job_id for one in outcomes if isinstance(one, Accepted)] == ["a", "b", "c", "d", "parent"]
-    (given,) = found.given
+    assert [found.enqueuer.accept(job).job_id for job in jobs] == ["a", "b", "c", "d", "parent"]
+    given = [one for (one,) in found.given]
     assert {one.id: (one.announce, one.goes_ahead) for one in given} == {
         "a": (True, True),
         "b": (False, False),
@@ -472,9 +474,9 @@ def test_jobs_are_announced_where_the_queue_has_room_and_they_are_urgent(monkeyp
 
 def test_without_redis_nothing_is_announced_and_the_breaker_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     away = Enqueueing(monkeypatch, ahead=["a"], is_away=True)
-    away.enqueuer.accept([new_job("a")])
+    away.enqueuer.accept(new_job("a"))
     assert (away.given[0][0].announce, away.hints, away.asked, away.breaker.num_failed) == (False, [], [], 0)
     failing = Enqueueing(monkeypatch)
     failing.depths.is_away = True
-    failing.enqueuer.accept([new_job("a")])
+    failing.enqueuer.accept(new_job("a"))
     assert (failing.given[0][0].announce, failing.breaker.num_failed) == (False, 1)

@@ -8,6 +8,7 @@ import pytest
 from headrace.producer_api.submission import queue_limits
 from headrace.producer_api.submission.queue_limits import KEEP_FAR_S, KEEP_S, QueueLimits
 from headrace.store.db.database import Database
+from headrace.store.errors import RateLimited
 from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.acceptance import Idempotency
@@ -41,11 +42,20 @@ def enter(settings: Settings, db: Database, tenant: str) -> Callable[[int, Seque
         outcomes = []
         for at in times:
             clock[0] = at
-            (outcome,) = one.accept([_job(tenant)], lambda new: jobs.accept(db, new))
-            outcomes.append(isinstance(outcome, Accepted))
+            try:
+                one.accept(_job(tenant), lambda new: stored(db, new))
+                outcomes.append(True)
+            except RateLimited:
+                outcomes.append(False)
         return outcomes
 
     return enter
+
+
+def stored(db: Database, new: NewJob) -> Accepted:
+    (outcome,) = jobs.accept(db, [new])
+    assert isinstance(outcome, Accepted)
+    return outcome
 
 
 def _job(tenant_id: str) -> NewJob:
@@ -93,13 +103,10 @@ def test_the_bound_is_kept_whatever_the_age(enter: Callable[[int, Sequence[float
 def test_what_is_replayed_takes_no_room(settings: Settings, db: Database, tenant: str) -> None:
     one = QueueLimits(settings.model_copy(update={"max_queued_jobs": 2}), db, clock=lambda: 0.0)
     sent = replace(_job(tenant), idempotency=Idempotency("/v1/jobs", "a-key", "a-body"))
-    first, *again = [
-        one.accept([replace(sent, id=new_id("job"))], lambda new: jobs.accept(db, new))[0] for _ in range(3)
-    ]
-    assert isinstance(first, Accepted)
+    first, *again = [one.accept(replace(sent, id=new_id("job")), lambda new: stored(db, new)) for _ in range(3)]
     assert again == [Accepted(first.job_id, replayed=True, announced=False)] * 2
-    (other,) = one.accept([_job(tenant)], lambda new: jobs.accept(db, new))
-    assert isinstance(other, Accepted), "one job is queued, and there is room for two"
+    other = one.accept(_job(tenant), lambda new: stored(db, new))
+    assert not other.replayed, "one job is queued, and there is room for two"
 
 
 def test_half_of_what_may_be_queued_is_left_by_batches(settings: Settings, db: Database, tenant: str) -> None:
@@ -109,7 +116,7 @@ def test_half_of_what_may_be_queued_is_left_by_batches(settings: Settings, db: D
     left = []
     for _ in range(6):
         left.append(one.slack(tenant))
-        one.accept([_job(tenant)], lambda new: jobs.accept(db, new))
+        one.accept(_job(tenant), lambda new: stored(db, new))
         clock[0] += 2 * KEEP_S
     assert left == [4, 3, 2, 1, 0, 0]
     assert one.slack("another") == 0, "half of what all tenants may have queued is taken"

@@ -1,6 +1,5 @@
 """The room of queues for new jobs: the limits, and the answers to callers over them. No services."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 
 from headrace.producer_api.submission import queue_limits
 from headrace.producer_api.submission.queue_limits import KEEP_S, QueueLimits
-from headrace.store.errors import InvalidRequest, RateLimited, Unavailable
+from headrace.store.errors import InvalidRequest, RateLimited
 from headrace.store.jobs.acceptance import Idempotency
 from headrace.store.jobs.jobs import Accepted
 from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
@@ -56,10 +55,18 @@ class Queue:
         self.limits = QueueLimits(settings, nothing, clock=lambda: self.now)
 
     def accept(self, *jobs: Any, **named: Any) -> list[Any]:
-        def store(new: Sequence[Any]) -> list[Accepted | Exception]:
-            return [Accepted(one.id, replayed=False, announced=False) for one in new]
+        """Return the outcome of each job: what was stored, or the error."""
 
-        return self.limits.accept(jobs, store, **named)
+        def store(new: Any) -> Accepted:
+            return Accepted(new.id, replayed=False, announced=False)
+
+        outcomes: list[Any] = []
+        for one in jobs:
+            try:
+                outcomes.append(self.limits.accept(one, store, **named))
+            except (InvalidRequest, RateLimited) as error:
+                outcomes.append(error)
+        return outcomes
 
 
 @pytest.mark.parametrize(
@@ -85,26 +92,24 @@ def test_a_job_is_refused_over_the_limit_and_not_at_it(
         assert outcome.retry_after_s == 5.0, "no rate is known"
 
 
-def test_jobs_of_one_call_count_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_since_the_snapshot_count(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = Queue(monkeypatch, max_queued_jobs_per_tenant=2)
     outcomes = queue.accept(job("a"), job("b"), job("c"), job("d", "globex"))
     assert [isinstance(one, Accepted) for one in outcomes] == [True, True, False, True]
     assert not isinstance(queue.accept(job("e"))[0], Accepted)
 
 
-def failing(_jobs: object) -> Any:
+def failing(_job: object) -> Any:
     """Store nothing: divide by zero."""
     return 1 / 0
 
 
 def test_what_failed_or_was_replayed_gives_its_room_back(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = Queue(monkeypatch, max_queued_jobs_per_tenant=1)
-    (away,) = queue.limits.accept([job()], lambda _: [Unavailable("away")])
-    assert isinstance(away, Unavailable)
-    (replayed,) = queue.limits.accept([job()], lambda _: [Accepted("job_0", replayed=True, announced=False)])
+    replayed = queue.limits.accept(job(), lambda _: Accepted("job_0", replayed=True, announced=False))
     assert replayed.job_id == "job_0"
     with pytest.raises(ZeroDivisionError):
-        queue.limits.accept([job()], failing)
+        queue.limits.accept(job(), failing)
     assert isinstance(queue.accept(job())[0], Accepted)
     assert isinstance(queue.accept(job("other"))[0], RateLimited)
 
@@ -114,9 +119,9 @@ def test_a_repeated_key_needs_no_room_and_another_does(monkeypatch: pytest.Monke
     seen, new = (Idempotency("/v1/jobs", key, "body") for key in ("seen", "new"))
     outcomes = queue.accept(job("a", idempotency=seen), job("b", idempotency=new), job("c", "globex", idempotency=seen))
     assert [isinstance(one, Accepted) for one in outcomes] == [True, False, False]
-    (full,) = queue.limits.accept([job("d")], failing)
-    assert isinstance(full, RateLimited)
-    assert full.code == "queue_full", "nothing is stored"
+    with pytest.raises(RateLimited) as full:
+        queue.limits.accept(job("d"), failing)
+    assert full.value.code == "queue_full", "nothing is stored"
 
 
 def test_more_tokens_than_may_ever_be_queued_are_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +138,8 @@ def test_more_tokens_than_may_ever_be_queued_are_a_bad_request(monkeypatch: pyte
 def test_a_deadline_that_cannot_be_met_is_told_if_its_owner_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = Queue(monkeypatch)
     queue.wait_s = 90.4
-    refused, other = queue.accept(job("a", deadline_s=1.5), job("b"), with_deadline={"a"})
+    (refused,) = queue.accept(job("a", deadline_s=1.5), has_deadline=True)
+    (other,) = queue.accept(job("b"))
     assert told(refused) == (InvalidRequest, Naming("90 s", "1.5 s"), "deadline_unreachable", "deadline_ms")
     assert isinstance(other, Accepted)
 

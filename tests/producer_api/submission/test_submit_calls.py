@@ -1,6 +1,5 @@
 """A submission from the request to the receipt, with the reads before it, without services."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -51,26 +50,25 @@ class Accepting(Parts):
         self.tokens: list[int] = []
         self.outcome: Any = None
 
-        def accept(jobs: Sequence[Any], _store: object, *, with_deadline: Any) -> list[Any]:
-            self.stored += jobs
-            self.with_deadline += with_deadline
-            return [self.outcome or Accepted(job.id, replayed=False, announced=False) for job in jobs]
+        def accept(job: Any, _store: object, *, has_deadline: bool) -> Any:
+            self.stored.append(job)
+            self.with_deadline += [job.id] if has_deadline else []
+            return self.outcome or Accepted(job.id, replayed=False, announced=False)
 
-        def spend_all_tokens(prompts: Sequence[Any]) -> list[Any]:
-            self.tokens += [number for _, number in prompts]
-            return [LIMITS[1] for _ in prompts]
+        def spend_tokens(_principal: object, number: int) -> Any:
+            self.tokens.append(number)
+            return LIMITS[1]
 
         super().__init__(
             rate_limits=SimpleNamespace(
                 held_by=lambda principal: None,
-                spend_requests=lambda principals: [LIMITS[0] for _ in principals],
-                spend_all_tokens=spend_all_tokens,
+                spend_request=lambda principal: LIMITS[0],
+                spend_tokens=spend_tokens,
             ),
             queue_limits=SimpleNamespace(accept=accept),
             enqueuer=SimpleNamespace(accept=None),
             **changes,
         )
-        self.catalog.is_loaded = lambda name: False
         self.catalog.route = lambda name: SimpleNamespace(version=self.resolve(name), division=None)
 
 

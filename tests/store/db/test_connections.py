@@ -305,17 +305,15 @@ class TestWithoutRedis:
         assert limiter.check("b", per_minute=60, cost=61) == Decision(False, 0, math.inf, 0.0)
         shared = self.limiter(now, num_processes=2)
         assert [shared.check(f"{cost}", per_minute=60, cost=cost).allowed for cost in (30, 31)] == [True, False]
-        assert limiter.check_groups([[], [Spend("c", 60), Spend("d", 60, 61)]]) == [
-            [],
-            [Decision(False, 0, math.inf, 0.0)] * 2,
-        ]
+        assert limiter.check_all([]) == []
+        assert limiter.check_all([Spend("c", 60), Spend("d", 60, 61)]) == [Decision(False, 0, math.inf, 0.0)] * 2
 
     def test_a_group_is_spent_only_as_a_whole(self, now: list[float]) -> None:
         limiter = self.limiter(now)
         group = [Spend("a", 60, 20), Spend("b", 60, 20)]
-        assert limiter.check_groups([group]) == [[Decision(True, 10, 0.0, 40.0)] * 2]
+        assert limiter.check_all(group) == [Decision(True, 10, 0.0, 40.0)] * 2
         refused = [Spend("a", 60, 10), Spend("b", 60, 11)]
-        assert limiter.check_groups([refused]) == [[Decision(True, 10, 0.0, 40.0), Decision(False, 10, 2.0, 40.0)]]
+        assert limiter.check_all(refused) == [Decision(True, 10, 0.0, 40.0), Decision(False, 10, 2.0, 40.0)]
         assert limiter.check("a", per_minute=60, cost=10) == Decision(True, 0, 0.0, 60.0)
 
     def test_a_failure_opens_the_breaker_and_redis_is_left_alone(self, now: list[float]) -> None:
