@@ -247,10 +247,13 @@ def test_values_are_put_back_for_the_caller_alone(sealed: Stage) -> None:
     first = stage.openai.responses.create(model="fake", input=prompt)
     again = stage.runner.script(["Still <EMAIL_1>"])
     second = stage.openai.responses.create(
-        model="fake", input=f"And {SECRET}? {again}", previous_response_id=first.id, stream=True
+        model="fake", input=f"And now? {again}", previous_response_id=first.id, stream=True
     )
     assert first.output_text == said
     assert "".join(one.delta for one in second if one.type == "response.output_text.delta") == f"Still {SECRET}"
+    talk = stage.openai.conversations.create().id
+    told = [stage.openai.responses.create(model="fake", input=text, conversation=talk) for text in (prompt, again)]
+    assert [one.output_text for one in told] == [said, f"Still {SECRET}"]
     assert SECRET not in stage.stored()
 
 
