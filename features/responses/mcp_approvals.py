@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from headrace.features.responses.answered_calls import ITEM
 from headrace.features.responses.response_tools import FunctionTool
 from headrace.producer_api.http.unknown_fields import unsupported
 from headrace.producer_api.server.errors import from_validation
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.jobs.answered_calls import ITEM
-from headrace.store.jobs.responses import AnsweredCall
+from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.tool_approval import ApprovalByName, RequireApproval, named_in, needs_approval
 from headrace.store.payloads.tool_definition import server_of

@@ -9,11 +9,11 @@ succeeded   completed; incomplete at the token limit                  expired   
 from typing import Any
 
 from headrace.features.openai.chat_answer import made_of_input
+from headrace.features.responses.answered_calls import ANSWERED
 from headrace.features.responses.mcp_tools import LISTED
 from headrace.features.responses.response_output import output_items
 from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.http.views import seconds
-from headrace.store.jobs.answered_calls import ANSWERED
 from headrace.store.jobs.jobs import Job
 from headrace.store.jobs.responses import response_id
 from headrace.store.schema.job_states import JobState

@@ -23,11 +23,11 @@ from pydantic import ConfigDict, Field, StrictBool
 
 from headrace.features.openai.foreign_fields import not_text
 from headrace.features.openai.message_parts import ImagePart, joined
+from headrace.features.responses.answered_calls import ITEM
 from headrace.features.responses.mcp_approvals import ASKED
 from headrace.features.responses.response_tools import flat_name
 from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
-from headrace.store.jobs.answered_calls import ITEM
 from headrace.store.payloads.strict_model import Body
 from headrace.store.tasks.call_tool import MOST_REASON_CHARS
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from headrace.features.openai.chat_answer import answer_entries, answer_reader
 from headrace.features.openai.turns_answer import TurnReaders
+from headrace.features.responses.answered_calls import ANSWERED
 from headrace.features.responses.file_searches import question_of, shown_results
 from headrace.features.responses.mcp_approvals import ASKED
 from headrace.features.responses.mcp_items import begun_call, call_result, last_calls, shown_list
@@ -27,7 +28,6 @@ from headrace.producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded
 from headrace.prompts.answer_reader import AnswerPiece
 from headrace.prompts.reasoning import ReasoningPiece
 from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id
-from headrace.store.jobs.answered_calls import ANSWERED
 from headrace.store.jobs.jobs import Job
 from headrace.store.jobs.responses import response_id
 from headrace.store.schema.job_states import JobState

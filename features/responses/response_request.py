@@ -19,10 +19,12 @@ from headrace.features.openai.reasoning_fields import (
     shows_summary,
 )
 from headrace.features.openai.response_format import GUIDED, json_grammar
+from headrace.features.responses.answered_calls import ANSWERED
 from headrace.features.responses.conversation_views import ConversationRef
 from headrace.features.responses.field_names import as_sent
 from headrace.features.responses.file_searches import retrieval_of
 from headrace.features.responses.mcp_tools import LISTED, CalledTools
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.responses.response_items import Input, Item, message, messages_of, read_items
 from headrace.features.responses.response_tools import FunctionTool, shown_tools, tools_of
 from headrace.producer_api.http.job_options import CLASSES, JobOptions, MetadataText, ServiceTier, is_kept, job_fields
@@ -36,8 +38,7 @@ from headrace.producer_api.http.unknown_fields import (
 from headrace.producer_api.server.errors import from_validation
 from headrace.prompts.prompt_template import FilledTemplate
 from headrace.store.errors import InvalidRequest
-from headrace.store.jobs.answered_calls import ANSWERED
-from headrace.store.jobs.responses import AnsweredCall, NewResponse
+from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from headrace.store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec
@@ -276,7 +277,7 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
         tail = len(messages_of(None, new[len(context.answer) :])) if is_continued else 0
         place = TemplatePlace(0 if is_continued else bool(instructions) + len(given), tail)
         job = job.filled_in(job.input.model_copy(update={"special_tokens": "text"}), context.use, place)
-    made = replace(_new_response(request, instructions, new, context.use), placeholders_of=context.before)
+    made = replace(_new_response(request, instructions, new, context.use), job_before=context.before)
     return PreparedResponse(job, _with_calls(made, context))
 
 
@@ -286,7 +287,7 @@ def _with_calls(made: NewResponse, context: ResponseContext) -> NewResponse:
         return made
     answered = {ANSWERED: [call.approval_id for call in context.answered]} if context.answered else {}
     shown = made.request | {LISTED: context.called.listed} | answered
-    return replace(made, request=shown, answered=context.answered)
+    return replace(made, request=shown, answered_calls=context.answered)
 
 
 def _check(request: ResponseRequest) -> None:

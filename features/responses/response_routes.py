@@ -15,6 +15,7 @@ from headrace.features.responses import stored_responses
 from headrace.features.responses.field_names import as_sent
 from headrace.features.responses.file_searches import RESULTS
 from headrace.features.responses.mcp_items import with_turns
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.responses.response_answer import response_object
 from headrace.features.responses.response_jobs import cancel_response, prepare, read_found, read_response
 from headrace.features.responses.response_request import Includable, PreparedResponse, ResponseRequest
@@ -33,7 +34,7 @@ from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.store.errors import Gone, HeadraceError, InvalidRequest, NotFound
 from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import NewResponse, response_id
+from headrace.store.jobs.responses import response_id
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -11,11 +11,12 @@ from typing import Any, Self
 import orjson
 from sqlalchemy import text
 
+from headrace.features.responses.new_response import NewResponse
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import EncryptionContext
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.jobs.responses import JOB_PREFIX, PREFIX, NewResponse, response_id
+from headrace.store.jobs.responses import JOB_PREFIX, PREFIX, response_id
 from headrace.store.retention.erasure import erase, erase_unneeded_responses
 
 # Read a visible response.

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 from headrace.producer_api.access.rate_limits import Headers
 from headrace.producer_api.submission.cache_lookup import CacheWish
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Fallback, Idempotency, Job, NewJob
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.payloads.truncation import Truncated
@@ -62,7 +62,7 @@ class DraftJob:
     principal: Principal
     request: JobRequest
     origin: Origin
-    response: NewResponse | None = None
+    response: FaceRow | None = None
     is_stored: bool | None = None
     trace: TraceContext | None = None
     job: NewJob | None = None

@@ -52,8 +52,8 @@ from headrace.producer_api.submission.vault_before import vault_before
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest, NotFound, NoWorker, RequestError
 from headrace.store.jobs import jobs
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Idempotency, NewJob
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.job_payload import JobTerms
 from headrace.store.payloads.references import OF_INPUT, look_up_all, references, replaced, step_of
 from headrace.store.payloads.retrieval import SEARCH_STEP
@@ -81,7 +81,7 @@ class FlowSubmissions:
         principal: Principal,
         request: FlowRequest | PipelineRequest,
         origin: Origin,
-        response: NewResponse | None = None,
+        response: FaceRow | None = None,
     ) -> Receipt:
         """Store the job with its steps, which it brings or which a pipeline has, and ``response`` beside it.
 
@@ -107,12 +107,12 @@ class FlowSubmissions:
             note_headers(headers)
 
     async def submit_one(
-        self, principal: Principal, request: GenerateRequest, origin: Origin, response: NewResponse | None = None
+        self, principal: Principal, request: GenerateRequest, origin: Origin, response: FaceRow | None = None
     ) -> Receipt:
         """Store the job of a request with ``retrieval`` or ``server_tools``: one step, behind those that search, and
         behind the calls that the response answers. Raises as ``submit``.
         """
-        sent, answered = as_flow(request), () if response is None else response.answered
+        sent, answered = as_flow(request), () if response is None else response.answered_calls
         try:
             if answered:
                 sent = await self._parts.tenant_threads.run(
@@ -141,7 +141,7 @@ class FlowSubmissions:
         principal: Principal,
         sent: FlowRequest | PipelineRequest,
         origin: Origin,
-        response: NewResponse | None,
+        response: FaceRow | None,
         headers: dict[str, str],
     ) -> Receipt:
         headers |= self._parts.rate_limits.spend_request(principal)
@@ -156,7 +156,7 @@ class FlowSubmissions:
         principal: Principal,
         request: FlowRequest,
         origin: Origin,
-        response: NewResponse | None,
+        response: FaceRow | None,
         headers: dict[str, str],
         used: UsedPipeline | None,
     ) -> Receipt:
@@ -181,7 +181,7 @@ class FlowSubmissions:
         principal: Principal,
         request: FlowRequest,
         origin: Origin,
-        response: NewResponse | None,
+        response: FaceRow | None,
         used: UsedPipeline | None,
         models: Mapping[str, str] | None = None,
     ) -> tuple[NewJob, list[PreparedStep]]:
@@ -215,7 +215,7 @@ class FlowSubmissions:
         principal: Principal,
         request: FlowRequest,
         order: Sequence[FlowStepBody],
-        response: NewResponse | None,
+        response: FaceRow | None,
         models: Mapping[str, str],
     ) -> list[PreparedStep]:
         read = partial(self._read, principal, request, models=models)
@@ -243,14 +243,14 @@ class FlowSubmissions:
         body: FlowStepBody,
         place: str,
         read: Callable[[FlowStepBody, str], PreparedStep],
-        response: NewResponse | None,
+        response: FaceRow | None,
     ) -> Iterator[PreparedStep]:
         """Yield a step, behind the one that searches for it if it has ``retrieval``."""
         wanted, called = retrieval_of(body), server_tools_of(body)
         if called is not None:
             principal.check_model(body.model)
             # Another response can only go on from one that is stored.
-            ends = response is not None and response.is_stored
+            ends = response is not None and response.is_kept
             body, then = with_tools(self._parts, principal, body, called, ends=ends)
             step = read(body, place)
             step.then = then
@@ -390,8 +390,8 @@ class FlowSubmissions:
             **({} if used is None else used.columns),
         )
 
-    def _idempotency(self, asked: JobTerms, origin: Origin, response: NewResponse | None) -> Idempotency | None:
-        if isinstance(asked, FlowRequest) and response is not None and response.appends_to is not None:
+    def _idempotency(self, asked: JobTerms, origin: Origin, response: FaceRow | None) -> Idempotency | None:
+        if isinstance(asked, FlowRequest) and response is not None and response.conversation is not None:
             # What the conversation has is no part of the request: it may be more when that is sent again.
             asked = asked.model_copy(
                 update={"steps": tuple(body.model_copy(update={"input": {}}) for body in asked.steps)}

@@ -14,7 +14,7 @@ from headrace.producer_api.submission.input_policy import changed_by
 from headrace.store.encryption.keyed_digests import Digests
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.acceptance import Idempotency
-from headrace.store.jobs.responses import NewResponse
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.payloads.job_payload import JobTerms
 
 MAX_KEY_CHARS = 255
@@ -40,7 +40,7 @@ class RequestDigests:
         route: str,
         key: str | None,
         request: JobTerms,
-        response: NewResponse | None,
+        response: FaceRow | None,
         *,
         is_stored: bool | None = None,
     ) -> Idempotency | None:
@@ -54,12 +54,7 @@ class RequestDigests:
         if is_stored is not None:
             asked["store"] = is_stored
         if response is not None:
-            # Without the input: its items got new ids, and are in the request as messages.
-            if response.appends_to is not None:
-                # Without what the conversation has: when the request is sent again, that may be more.
-                new = [{name: value for name, value in item.items() if name != "id"} for item in response.input]
-                asked["input"] = {**asked["input"], "messages": new, "conversation": response.appends_to}
-            asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]
+            asked = response.digested(asked)
         body = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
         first, *others = self._digests.of("body", body)
         return Idempotency(route, key, first, tuple(others))

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from headrace.policy.text.escapes import unescaped
 from headrace.producer_api.caches.ttl_cache import LoadingCache
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, Unavailable
-from headrace.store.jobs.responses import NewResponse
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.payloads.image_input import images_of
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
 from headrace.store.registry import policies
@@ -53,7 +53,6 @@ _PROTOCOL = (
 _OURS = frozenset(_PROTOCOL.split())
 # Objects with keys that the caller chooses.
 _FREE = frozenset(["metadata", "variables"])
-_SHOWN_AGAIN = ("instructions", "prompt", "prompt_cache_key", "safety_identifier", "text", "tools", "user")
 
 
 class ActivePolicy:
@@ -131,14 +130,14 @@ class PolicyOutcome:
     """
 
     request: JobRequest
-    response: NewResponse | None
+    response: FaceRow | None
     vault: PlaceholderMap
     flagged: tuple[PolicyHit, ...] = ()
     actions: Mapping[str, int] = field(default_factory=dict)
 
 
 def applied(
-    policy: Policy, request: JobRequest, response: NewResponse | None = None, before: PlaceholderMap | None = None
+    policy: Policy, request: JobRequest, response: FaceRow | None = None, before: PlaceholderMap | None = None
 ) -> PolicyOutcome:
     """Return the request as it may be stored. ``before``: the placeholders of the response that it continues.
 
@@ -151,7 +150,7 @@ def applied(
 
 
 def _applied(
-    policy: Policy, request: JobRequest, response: NewResponse | None, before: PlaceholderMap | None, budget: Budget
+    policy: Policy, request: JobRequest, response: FaceRow | None, before: PlaceholderMap | None, budget: Budget
 ) -> PolicyOutcome:
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
@@ -160,8 +159,7 @@ def _applied(
         refuse_images(policy, "input")
     fields["metadata"] = dict(request.metadata)
     if response is not None:
-        fields["items"] = response.input
-        fields["shown"] = _shown_again(response)
+        fields["items"], fields["shown"] = response.texts()
     for text in (*_fixed(fields["input"], request), *_names_and_keys(fields.get("shown"))):
         _check_fixed(policy, text, "input", budget)
     verdict = apply_input(policy, list(_texts(fields)), before, budget)
@@ -169,18 +167,12 @@ def _applied(
         raise _blocked(verdict.blocked_by, "input")
     done = _refilled(fields, iter(verdict.texts))
     if response is not None:
-        response = replace(response, input=done["items"], request=response.request | done["shown"])
+        response = response.with_texts(done["items"], done["shown"])
     request = _with_input(request, done)
     found = [hit for hits in verdict.hits for hit in hits]
     flagged = counted(hit for hit in found if hit.action is Action.FLAG)
     actions = Counter(hit.action.value for hit in found)
     return PolicyOutcome(request, response, verdict.vault, tuple(map(PolicyHit.model_validate, flagged)), actions)
-
-
-def _shown_again(response: NewResponse) -> dict[str, Any]:
-    shown = {name: response.request[name] for name in _SHOWN_AGAIN if name in response.request}
-    choice = response.request.get("tool_choice")
-    return shown | ({"tool_choice": choice} if isinstance(choice, dict) else {})
 
 
 def guarded(policy: Policy, fields: dict[str, Any], param: str) -> dict[str, Any]:

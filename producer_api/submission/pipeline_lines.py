@@ -13,8 +13,8 @@ from headrace.producer_api.submission.pipelines import PipelineVersion, at_place
 from headrace.producer_api.submission.retrieval_steps import as_flow, as_one
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.store.errors import RequestError
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import NewJob
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.registry.prompt_templates import Kind
@@ -86,7 +86,7 @@ class PipelineLines:
         version: ModelVersion,
         *,
         project_id: str | None,
-        response: NewResponse | None = None,
+        response: FaceRow | None = None,
     ) -> NewJob:
         """Return the job of a request with server tools, with its step. Raises as ``FlowSubmissions.submit_one``."""
         origin = Origin("batch", None, "", False, 0, project_id)

@@ -8,8 +8,8 @@ from headrace.policy.policies import Policy
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.submission.tool_steps import without_tools
 from headrace.store.ids import new_id
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import NewJob
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy
 from headrace.store.payloads.references import MARK, step_of
 from headrace.store.payloads.retrieval import Retrieval
@@ -53,7 +53,7 @@ class PreparedStep:
     search: Retrieval | None = None
     then: Mapping[str, Any] | None = None
     form: Mapping[str, Any] = field(default_factory=dict)
-    response: NewResponse | None = None
+    response: FaceRow | None = None
 
     @property
     def referred(self) -> list[str]:

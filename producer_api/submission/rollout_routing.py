@@ -39,7 +39,7 @@ class RolloutRouting:
         if is_indifferent(draft.request, found.version, candidate):
             return
         draft.rollout_id = rollout.id
-        conversation = None if draft.response is None else draft.response.appends_to
+        conversation = None if draft.response is None else draft.response.conversation
         user, draw = draft.request.user, secrets.token_hex(8)
         if takes_candidate(rollout, draft.principal.tenant_id, user, conversation, draw):
             is_served = not self._live_processes.is_unserved(queue_name(candidate.model, candidate.version))

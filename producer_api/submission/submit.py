@@ -26,8 +26,8 @@ from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Accepted, NewJob
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.schema.cache_results import CacheResult
@@ -68,7 +68,7 @@ class Submissions:
         principal: Principal,
         request: JobRequest,
         origin: Origin,
-        response: NewResponse | None = None,
+        response: FaceRow | None = None,
         *,
         is_stored: bool | None = None,
     ) -> Receipt:
@@ -141,7 +141,7 @@ class Submissions:
         version: ModelVersion,
         *,
         project_id: str | None = None,
-        response: NewResponse | None = None,
+        response: FaceRow | None = None,
         is_stored: bool | None = None,
         trace: TraceContext | None = None,
     ) -> NewJob:

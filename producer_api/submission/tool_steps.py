@@ -12,8 +12,7 @@ from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.submission.retrieval_steps import check_retrieval, embedding_of
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.jobs.answered_calls import first_steps
-from headrace.store.jobs.responses import AnsweredCall
+from headrace.store.jobs.answered_calls import AnsweredCall, first_steps
 from headrace.store.payloads.conversation import MAX_TOOLS
 from headrace.store.payloads.references import MARK
 from headrace.store.payloads.retrieval import Retrieval

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.tasks.registry import JobRequest
 from headrace.store.tasks.task_spec import TaskSpec
 
@@ -29,7 +29,7 @@ class ParsedRequest:
     job: JobRequest
     answer: Callable[[Job], dict[str, Any]]
     complain: Callable[[HeadraceError], HeadraceError]
-    response: NewResponse | None = None
+    response: FaceRow | None = None
     is_stored: bool | None = None
     with_tools: Callable[[Database, str], "ParsedRequest"] | None = None
     read_answer: Callable[[Database, Job], dict[str, Any]] | None = None

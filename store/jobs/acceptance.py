@@ -13,13 +13,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault, seal_columns, seal_job
+from headrace.store.encryption.vault import Vault, seal_job
 from headrace.store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs import response_cache, sharers
-from headrace.store.jobs.answered_calls import store_answers
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.response_cache import CacheLookup
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.schema import tables
 from headrace.store.schema.cache_results import CacheResult
@@ -59,7 +58,7 @@ class NewJob:
 
     ``announce`` asks for ``announced_at`` to be set at once. Postgres does so unless jobs of the queue wait already, or
     in any case if the job ``goes_ahead``.
-    ``response``: the row of ``responses``, for a job of the Responses API. ``is_stored``: True for a chat completion
+    ``response``: the row that a face stores beside the job. ``is_stored``: True for a chat completion
     that is stored, False for one that is erased after its end. ``traceparent``: of its spans, if it is traced.
     ``api_key_id``, ``project_id`` and ``user_id``: usage is counted for them, and for the tenant. The job is refused if
     it does not fit ``limits``; None is no limit. ``lookup``: it may get the answer of another job; acceptance then sets
@@ -90,7 +89,7 @@ class NewJob:
     idempotency: Idempotency | None
     announce: bool
     fingerprint: str | None = None
-    response: NewResponse | None = None
+    response: FaceRow | None = None
     api_key_id: str | None = None
     project_id: str | None = None
     user_id: str | None = None
@@ -119,7 +118,7 @@ class NewJob:
     @property
     def purge_when_ended(self) -> bool:
         """True if its contents are erased as soon as it has ended."""
-        return self.is_stored is False or (self.response is not None and not self.response.is_stored)
+        return self.is_stored is False or (self.response is not None and not self.response.is_kept)
 
     @property
     def queued_tokens(self) -> int:
@@ -180,7 +179,7 @@ _COPIED = {
 _NAMES = ", ".join(_COPIED)
 _TYPED = ", ".join(f"{name} {sql_type}" for name, sql_type in _COPIED.items())
 
-# Store jobs with their keys, events and responses. Returns the jobs that are new.
+# Store jobs with their keys and events. Returns the jobs that are new.
 # Keys are inserted in order: two batches with the same keys wait for each other in the same direction and cannot
 # deadlock. Of two jobs with one key in the same batch the older wins it. A job is announced at once only if no job of
 # its class or a better one waits.
@@ -188,7 +187,7 @@ _ACCEPT = text(f"""
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
         {_TYPED}, deadline_s float8, announce bool, goes_ahead bool, route text, key text, key_fingerprint text,
-        response jsonb, fallback jsonb)
+        fallback jsonb)
 ), new_keys AS (
     INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
     SELECT tenant_id, route, key, key_fingerprint, id FROM incoming WHERE key IS NOT NULL
@@ -209,14 +208,6 @@ WITH incoming AS (
     RETURNING id, created_at, deadline_at, announced_at
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM created
-), new_responses AS (
-    INSERT INTO responses (
-        job_id, tenant_id, previous_id, is_stored, is_background, goes_on, appends_to, input, request)
-    SELECT
-        id, tenant_id, response ->> 'previous_id', CAST(response ->> 'is_stored' AS boolean),
-        CAST(response ->> 'is_background' AS boolean), CAST(response ->> 'goes_on' AS boolean),
-        response ->> 'appends_to', response -> 'input', response -> 'request'
-    FROM fresh WHERE response IS NOT NULL
 ), fallbacks AS (
     INSERT INTO job_fallbacks (job_id, tenant_id, payload, input_tokens, cost_tokens)
     SELECT
@@ -251,7 +242,7 @@ UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM joined WHERE jobs.id = 
 
 
 def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
-    """Store the jobs in one transaction and return each one's outcome, in order. Raises as ``store_answers``.
+    """Store the jobs in one transaction and return each one's outcome, in order. Raises as ``FaceRow.write``.
 
     A job with a known key replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs. A job over
     its limits gets the error of ``store.tenants.quotas``.
@@ -356,6 +347,7 @@ def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -
         outcomes[row.id] = Accepted(row.id, replayed=False, announced=announced, times=times, cache=by_id[row.id].cache)
     if flows := [job for job in jobs if job.steps and job.id in outcomes]:
         outcomes |= _accept_steps(connection, flows, outcomes, vault)
+    _write_rows(connection, [job for job in jobs if job.id in outcomes], vault)
     replays = [job for job in jobs if job.id not in outcomes]
     holders = _holders(connection, replays) if replays else {}
     for job in replays:
@@ -372,13 +364,22 @@ def _accept_steps(
     """Store the steps of new flows; return the outcomes of these with the steps that are announced."""
     rows = [_row(step, vault) for flow in flows for step in flow.steps]
     stored = connection.execute(_ACCEPT, {"rows": dump_json(rows)}).all()
-    store_answers(connection, flows, vault)
     announced = {row.id for row in stored if row.announced_at is not None}
     return {
         flow.id: replace(outcome, announced_steps=tuple(step.id for step in flow.steps if step.id in announced))
         for flow in flows
         if isinstance(outcome := outcomes[flow.id], Accepted)
     }
+
+
+def _write_rows(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> None:
+    """Store what faces keep beside new jobs, with one call for each face."""
+    by_face: dict[type[FaceRow], list[NewJob]] = {}
+    for job in jobs:
+        if job.response is not None:
+            by_face.setdefault(type(job.response), []).append(job)
+    for face, its_jobs in by_face.items():
+        face.write(connection, its_jobs, vault)
 
 
 def _is_replay(outcome: Accepted | HeadraceError) -> TypeGuard[Accepted]:
@@ -415,7 +416,6 @@ def _row(job: NewJob, vault: Vault) -> dict[str, object]:
         "route": idempotency and idempotency.route,
         "key": idempotency and idempotency.key,
         "key_fingerprint": idempotency and idempotency.fingerprint,
-        "response": None if job.response is None else _response_row(job, job.response, vault),
         "fallback": None if job.fallback is None else _fallback_row(job, job.fallback, vault),
     }
 
@@ -424,9 +424,3 @@ def _fallback_row(job: NewJob, fallback: Fallback, vault: Vault) -> dict[str, ob
     # Sealed as the payload of the job, so that it becomes that without being opened.
     sealed = seal_job(vault, job.tenant_id, job.id, {"payload": fallback.payload})
     return {**asdict(fallback), **sealed}
-
-
-def _response_row(job: NewJob, response: NewResponse, vault: Vault) -> dict[str, object]:
-    place = EncryptionContext(job.tenant_id, "responses", "", job.id)
-    sealed = seal_columns(vault, place, {"input": response.stored_input, "request": response.request})
-    return {**asdict(replace(response, answered=())), **sealed}

@@ -14,6 +14,7 @@ from headrace.features.batches import batch_steps, batches
 from headrace.features.batches.batch_steps import ParsedLine
 from headrace.features.batches.batches import NewBatch
 from headrace.features.responses import conversations
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks import endpoints
 from headrace.features.webhooks import secrets as webhook_secrets
 from headrace.migrations.gaps import find_gaps
@@ -22,7 +23,6 @@ from headrace.store.db.roles import API, OPERATOR, WORKER, is_bound
 from headrace.store.files import files, uploads
 from headrace.store.jobs.acceptance import Idempotency
 from headrace.store.jobs.jobs import accept, get_many, request_cancel
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry import policies, prompt_templates
 from headrace.store.retrieval import store_files, vector_stores

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from headrace.cli.tree import app
 from headrace.features.batches import batches
 from headrace.features.responses import conversations, stored_responses
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks.endpoints import create_endpoint, rotate_secret
 from headrace.features.webhooks.outbox import take_due
 from headrace.features.webhooks.secrets import rotate_webhook_secret
@@ -22,7 +23,6 @@ from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.acceptance import Accepted
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry import prompt_templates
 from headrace.store.schema.job_states import JobState

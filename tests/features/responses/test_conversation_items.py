@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.features.responses import conversations
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.responses.stored_responses import StoredResponse
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
@@ -13,7 +14,7 @@ from headrace.store.encryption.vault import Vault
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.claims import claim
 from headrace.store.jobs.jobs import Job
-from headrace.store.jobs.responses import NewResponse, response_id
+from headrace.store.jobs.responses import response_id
 from headrace.store.schema.job_states import JobState
 from tests.refusals import Naming
 from tests.store.jobs.test_job_reads import VAULT, end

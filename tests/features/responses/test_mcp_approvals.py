@@ -17,7 +17,7 @@ from headrace.store import audit_log as audit
 from headrace.store.calls.approvals import verdict_of
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.jobs.responses import AnsweredCall
+from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.tool_definition import McpServer
 from headrace.store.registry import policies

@@ -297,7 +297,7 @@ def test_every_field_that_is_shown_again_has_its_place_in_the_row() -> None:
     assert bare(row.input) == [
         {"type": "message", **DONE, "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
     ]
-    assert (row.previous_id, row.goes_on, row.appends_to, row.answered) == (None, False, None, ())
+    assert (row.previous_id, row.goes_on, row.appends_to, row.answered_calls) == (None, False, None, ())
     assert (row.is_stored, row.is_background) == (True, True)
     nothing = {"description": None, "parameters": None, "strict": None}
     assert row.request == ROW | {

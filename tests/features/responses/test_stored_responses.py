@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from headrace.features.responses import stored_responses
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.responses.stored_responses import StoredResponse
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import Vault
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.jobs.responses import NewResponse, response_id
+from headrace.store.jobs.responses import response_id
 from headrace.store.retention import erasure
 from tests.refusals import Naming
 from tests.store.jobs.test_job_reads import VAULT, end

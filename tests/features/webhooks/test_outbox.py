@@ -8,6 +8,7 @@ from threading import Barrier
 import pytest
 from sqlalchemy import text
 
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks import outbox as webhooks
 from headrace.features.webhooks.delivery_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
 from headrace.features.webhooks.endpoints import (
@@ -32,7 +33,6 @@ from headrace.features.webhooks.secrets import get_webhook_secret
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import request_cancel
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.scheduling.work_probe import WorkProbe
 from headrace.store.schema.job_states import JobState
 from headrace.store.tenants.api_keys import create_tenant

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks.delivery_log import DeliveryFilter, get_delivery, list_deliveries, redeliver
 from headrace.features.webhooks.endpoints import Endpoint, create_endpoint, delete_endpoint, enable_endpoint
 from headrace.features.webhooks.outbox import AttemptResult, Delivery, record_delivered, record_failed, take_due
@@ -14,7 +15,6 @@ from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.ids import new_id
 from headrace.store.jobs.jobs import request_cancel
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.retention.erasure import erase_inputs
 from tests.store.making import AcceptOne, Query
 

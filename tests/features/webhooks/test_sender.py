@@ -15,6 +15,7 @@ import standardwebhooks
 from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import text
 
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks import sender as sender_module
 from headrace.features.webhooks.delivery_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
 from headrace.features.webhooks.endpoints import create_endpoint, get_endpoint, list_endpoints, rotate_secret
@@ -29,7 +30,6 @@ from headrace.store.db.database import Database
 from headrace.store.encryption.vault import Vault
 from headrace.store.ids import new_id
 from headrace.store.jobs.jobs import NewJob, accept, request_cancel
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings

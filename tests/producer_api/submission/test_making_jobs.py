@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from headrace.features.responses.new_response import NewResponse
 from headrace.producer_api.access.rate_limits import begin_headers
 from headrace.producer_api.submission import enqueue
 from headrace.producer_api.submission.cache_lookup import CacheLookups, CacheWish
@@ -20,7 +21,6 @@ from headrace.prompts.tasks.task_inputs import Prepared
 from headrace.store.encryption.keyed_digests import Digests
 from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, NoWorker, Unavailable
 from headrace.store.jobs.jobs import Accepted, NewJob
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.redis.celery_queue import Hint

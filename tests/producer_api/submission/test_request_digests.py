@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.responses.new_response import NewResponse
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.policies import Policy
 from headrace.producer_api.submission.cache_lookup import CacheLookups, CacheWish, has_one_answer, read_wish
@@ -12,7 +13,6 @@ from headrace.producer_api.submission.idempotency import RequestDigests
 from headrace.store.encryption.keyed_digests import Digests
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.response_cache import CacheLookup
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.responses.new_response import NewResponse
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.producer_api.access.rate_limits import begin_headers
 from headrace.producer_api.submission import pipelines, template_filling, vault_before
@@ -18,7 +19,6 @@ from headrace.store.errors import (
     NotFound,
 )
 from headrace.store.jobs.jobs import Accepted
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
 from headrace.store.payloads.step_payload import Marks
 from headrace.store.registry.prompt_templates import Kind, PromptVersion
@@ -111,9 +111,9 @@ def test_placeholders_are_those_of_the_response_before(monkeypatch: pytest.Monke
 
     alone = NewResponse(None, True, False, [], {})
     expected = PlaceholderMap.model_validate(values["policy"]["vault"])
-    without = (None, alone, replace(alone, placeholders_of="job_2"), replace(alone, placeholders_of="job_9"))
+    without = (None, alone, replace(alone, job_before="job_2"), replace(alone, job_before="job_9"))
     assert [before(one) for one in without] == [None] * 4
-    assert before(replace(alone, placeholders_of="job_1")) == expected
+    assert before(replace(alone, job_before="job_1")) == expected
 
 
 def test_a_template_is_filled_in_with_the_names_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.db.database import Database
 from headrace.store.db.presence import beat_worker
@@ -32,7 +33,6 @@ from headrace.store.jobs.claims import (
 )
 from headrace.store.jobs.jobs import Accepted, accept, get, request_cancel, timeline
 from headrace.store.jobs.response_cache import CacheLookup
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.jobs.sweeps import LostAttempt, SweepResult, expire_overdue, fail_rejected, purge, sweep_leases
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.registry.models import register_version

@@ -19,6 +19,7 @@ from headrace.features.batches.batches import NewBatch
 from headrace.features.batches.batches import create as create_batch
 from headrace.features.batches.batches import get as get_batch
 from headrace.features.responses import conversations, stored_responses
+from headrace.features.responses.new_response import NewResponse
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
 from headrace.store.files import files, uploads
@@ -26,7 +27,6 @@ from headrace.store.files.blob_storage import open_blobs
 from headrace.store.files.files import Purpose
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
 from headrace.store.jobs.jobs import accept, get, list_jobs, timeline
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.jobs.sweeps import purge
 from headrace.store.registry.prompt_templates import create as create_prompt
 from headrace.store.retention import erasure, retention

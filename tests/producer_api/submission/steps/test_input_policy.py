@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.responses.new_response import NewResponse
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy
 from headrace.producer_api.submission import input_policy
@@ -22,7 +23,6 @@ from headrace.producer_api.submission.input_policy import (
     refuse_images,
 )
 from headrace.store.errors import InvalidRequest, Unavailable
-from headrace.store.jobs.responses import NewResponse
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
 from headrace.store.registry.policies import StoredPolicy
 from headrace.store.tasks.generate import GenerateRequest
@@ -67,7 +67,7 @@ def test_what_a_response_shows_again_is_replaced_too() -> None:
     items = [{"id": "msg_1", "role": "user", "content": MAIL}]
     response = NewResponse(None, True, False, items, shown)
     done = applied(REDACT, request({"messages": [{"role": "user", "content": MAIL}]}), response)
-    assert done.response is not None
+    assert isinstance(done.response, NewResponse)
     assert done.response.input == [{"id": "msg_1", "role": "user", "content": "<EMAIL_1>"}]
     assert done.response.request == shown | {"instructions": "<EMAIL_1>", "user": "<EMAIL_1>"}
     before = PlaceholderMap()

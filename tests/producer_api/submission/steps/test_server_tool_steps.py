@@ -17,7 +17,7 @@ from headrace.producer_api.submission.tool_steps import (
     without_tools,
 )
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.jobs.responses import AnsweredCall
+from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry.models import ModelVersion
 from headrace.store.tenants.api_keys import Principal

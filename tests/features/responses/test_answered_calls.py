@@ -5,15 +5,16 @@ from functools import partial
 
 import pytest
 
+from headrace.features.responses.answered_calls import ANSWERED, ITEM
+from headrace.features.responses.new_response import NewResponse
 from headrace.store.audit_log import list_entries
 from headrace.store.calls.approvals import ApprovalState, list_approvals, verdict_of
 from headrace.store.db.database import Database
 from headrace.store.db.group_commit import isolated
 from headrace.store.encryption.vault import Vault
 from headrace.store.errors import InvalidRequest
-from headrace.store.jobs.answered_calls import ANSWERED, ITEM, first_steps
+from headrace.store.jobs.answered_calls import first_steps
 from headrace.store.jobs.jobs import Accepted, NewJob, accept
-from headrace.store.jobs.responses import NewResponse
 from tests.refusals import Naming
 from tests.store.making import MakeJob, Query, new_flow
 
@@ -50,7 +51,7 @@ def test_an_answer_is_stored_with_its_reason_and_written_down(
 ) -> None:
     db.vault = Vault({"k": bytes(32)})
     flow = answering(make_job, "mcpr_1", "mcpr_2", approve=False)
-    assert flow.response is not None
+    assert isinstance(flow.response, NewResponse)
     first, second = flow.response.input
     answers = [second | {"approve": True}, {"type": "message"}, first | {"reason": "too far"}]
     flow = replace(flow, response=replace(flow.response, input=answers), api_key_id="key_1")
