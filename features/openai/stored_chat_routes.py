@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headrace.features.openai import stored_chats
+from headrace.features.openai.chat_views import DOCUMENTED_STORED_CHAT
 from headrace.features.openai.stored_chat_views import (
-    StoredChat,
     StoredChatChanges,
     StoredChatList,
     StoredMessageList,
@@ -90,14 +90,24 @@ async def _object(runtime: Runtime, job: Job) -> dict[str, Any]:
     return stored_chat(job, {"system_fingerprint": await fingerprint_of(runtime, job)})
 
 
-@router.get("/{completion_id}", response_model=StoredChat, summary="Retrieve a stored chat completion")
+@router.get(
+    "/{completion_id}",
+    response_class=Response,
+    responses=DOCUMENTED_STORED_CHAT,
+    summary="Retrieve a stored chat completion",
+)
 async def get_chat(runtime: RuntimeOf, principal: JobsReader, completion_id: CompletionId) -> Response:
     """Return a chat completion whose request had `store` true, as long as its job's contents are kept."""
     job = await _get(runtime, principal, completion_id)
     return ObjectResponse(await _object(runtime, job), headers=_headers(job))
 
 
-@router.post("/{completion_id}", response_model=StoredChat, summary="Update a stored chat completion")
+@router.post(
+    "/{completion_id}",
+    response_class=Response,
+    responses=DOCUMENTED_STORED_CHAT,
+    summary="Update a stored chat completion",
+)
 async def update_chat(
     runtime: RuntimeOf, principal: JobsWriter, completion_id: CompletionId, body: StoredChatChanges
 ) -> Response:

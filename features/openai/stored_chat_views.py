@@ -7,7 +7,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.features.openai.chat_answer import ChatAnswer
-from headrace.features.openai.chat_views import ChatCompletion
 from headrace.features.openai.choices_answer import answer_to
 from headrace.features.openai.stored_chats import chat_id
 from headrace.producer_api.http.job_options import Metadata
@@ -17,17 +16,11 @@ from headrace.store.payloads.image_input import MessageImage
 from headrace.store.payloads.strict_model import Body
 
 
-class StoredChat(ChatCompletion):
-    """A stored chat completion."""
-
-    metadata: dict[str, str]
-
-
 class StoredChatList(BaseModel):
     """A page of stored chat completions."""
 
     object: Literal["list"] = "list"
-    data: list[StoredChat]
+    data: list[dict[str, Any]] = Field(description="chat completions, each with its `metadata`")
     first_id: str | None
     last_id: str | None
     has_more: bool
