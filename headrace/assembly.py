@@ -10,6 +10,8 @@ declares for this kind; a file that is absent brings nothing. Each process impor
     served       ``workers.tasks.encoding``: what reads its jobs, if models of other tasks run them
     task_routes  ``producer_api.tasks.task_routes``: its URLs, and how a batch reads them
     api          ``producer_api.api_part``: other routes
+    submission   ``producer_api.submission.submission_hook``: what happens to requests before and after they are stored
+    ended        ``store.jobs.end_part``: what is written in the transaction that ends jobs
     errors       ``producer_api.server.error_form``: the form of errors on routes of a face
     dispatcher   ``workers.dispatcher.dispatcher_part``: duties, probes, what runs while a dispatcher leads
     verbs        ``cli.groups``: commands
@@ -27,6 +29,7 @@ FEATURES = (
     "audit",
     "batches",
     "console",
+    "response_cache",
     "webhooks",
     "encoders.embed",
     "encoders.rerank",

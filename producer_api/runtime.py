@@ -19,7 +19,6 @@ from headrace.producer_api.reads.list_queries import ListQueries
 from headrace.producer_api.server.health import Health
 from headrace.producer_api.server.loop_lag import LoopLag
 from headrace.producer_api.server.metrics_page import MetricsPage
-from headrace.producer_api.submission.cache_lookup import CacheLookups
 from headrace.producer_api.submission.enqueue import Enqueuer
 from headrace.producer_api.submission.flow_jobs import FlowSubmissions
 from headrace.producer_api.submission.idempotency import RequestDigests
@@ -123,7 +122,7 @@ class Runtime:
             preparation=PromptPreparation(self.catalog, self.live_processes, settings, self.db, self.blobs),
             tenant_threads=Turns(_TENANT_THREADS, most_of_one=1),
         )
-        self.submissions = Submissions(parts, cache=CacheLookups(settings, digests), tracing=self.tracing)
+        self.submissions = Submissions(parts, tracing=self.tracing)
         self.flow_submissions = FlowSubmissions(parts)
         self.pipeline_lines = PipelineLines(parts, self.flow_submissions)
         # Of their own, because a tenant's server of MCP may be slow to tell its tools.

@@ -117,9 +117,9 @@ class LineReader:
         return _refused(line, error, line.name if is_unfit else custom_id_of(line))
 
     def note_accepted(self, accepted: Iterable[Accepted]) -> None:
-        """Count what the response cache did for the stored jobs of lines."""
+        """Tell the features that jobs of lines are stored."""
         for outcome in accepted:
-            self._submissions.count_cache_result(outcome)
+            self._submissions.note_accepted(outcome)
 
     def refuse(self, line: RawLine) -> ParsedLine:
         """Return the line as refused, after Postgres has rejected one of its values."""

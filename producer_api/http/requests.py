@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 from fastapi import Depends, Header
@@ -20,7 +20,6 @@ from starlette.responses import Response
 
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.sse import until_disconnected
-from headrace.producer_api.submission.cache_lookup import ASK_HEADER, CacheWish, read_wish
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.store.errors import InvalidRequest
 from headrace.store.tracing.trace_context import TraceContext
@@ -62,6 +61,9 @@ async def _base_url(request: Request) -> str:
     return str(url.replace(**{name: value for name, value in known.items() if value})).rstrip("/")
 
 
+ASK_HEADER: Final = "Headrace-Cache"
+"""The caller's wish about the response cache: ``use`` or ``bypass``."""
+
 BaseUrlOf = Annotated[str, Depends(_base_url)]
 
 
@@ -74,7 +76,7 @@ class OriginHeaders:
     idempotency_key: str | None
     is_retry: bool
     project: str | None
-    cache: CacheWish | None
+    cache: str | None
     trace: TraceContext | None
 
     def origin(self, content: Iterable[bytes], num_bytes: int) -> Origin:
@@ -129,7 +131,7 @@ async def read_origin_headers(
         idempotency_key,
         (retry_count or "0").strip() not in ("", "0"),
         project or None,
-        read_wish(cache),
+        cache,
         request.scope["state"].get("trace"),
     )
 

@@ -18,8 +18,7 @@ from headrace.store.payloads.prompt_reference import PromptUse
 from headrace.store.payloads.truncation import Truncated
 from headrace.store.registry.models import queue_name
 from headrace.store.scheduling.backlog import QueuePosition
-from headrace.store.schema.cache_results import CacheResult
-from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.schema.job_states import FLOW_TASK, CacheResult, JobState
 from headrace.store.streams.stream_log import StreamCursor
 from headrace.store.tasks.registry import TASKS
 

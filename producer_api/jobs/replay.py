@@ -15,8 +15,7 @@ from headrace.store.jobs import dead_letters, jobs
 from headrace.store.jobs.flow_growth import is_added
 from headrace.store.jobs.jobs import Idempotency, Job, NewJob
 from headrace.store.registry.models import queue_name
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE
 from headrace.store.schema.version_states import VersionState
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tracing.spans import now_ns

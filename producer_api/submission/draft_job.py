@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from headrace.producer_api.access.rate_limits import Headers
-from headrace.producer_api.submission.cache_lookup import CacheWish
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Fallback, Idempotency, Job, NewJob
 from headrace.store.payloads.job_payload import PinnedPolicy
@@ -35,7 +34,7 @@ class Origin:
     is_retry: bool
     num_bytes: int
     project_id: str | None = None
-    cache: CacheWish | None = None
+    cache: str | None = None
     trace: TraceContext | None = None
 
 

@@ -18,7 +18,7 @@ from headrace.store.redis.connection import CircuitBreaker
 from headrace.store.redis.hint_announcer import HintAnnouncer
 from headrace.store.registry.models import shadow_name
 from headrace.store.scheduling.fair_share import LaneCandidate, RecentMaximum, within_share
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import UNSERVED_QUEUE
 
 
 class Enqueuer:

@@ -31,6 +31,10 @@ class RequestDigests:
         """True if digests may contain text that a policy removes."""
         return self._digests.is_keyed
 
+    def of(self, purpose: str, content: bytes) -> list[str]:
+        """Return the digests of a content, the first of which is stored."""
+        return self._digests.of(purpose, content)
+
     def fingerprints(self, sent: str) -> list[str]:
         """Return the fingerprints of a request, the first of which is stored. ``sent``: the digest of all its bytes."""
         return self._digests.of("request", sent.encode())

@@ -15,8 +15,7 @@ from headrace.store.payloads.references import MARK, step_of
 from headrace.store.payloads.retrieval import Retrieval
 from headrace.store.payloads.step_payload import REFERENCES, TEMPLATE, TEMPLATE_PLACE, THEN, Marks, with_references
 from headrace.store.registry.models import ModelVersion, queue_name
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE
 from headrace.store.settings import Settings
 from headrace.store.tasks.flow import FlowRequest, FlowStepBody
 from headrace.store.tasks.generate import GeneratePayload, GenerateRequest

@@ -11,14 +11,14 @@ from dataclasses import replace
 from starlette.concurrency import run_in_threadpool
 
 from headrace.policy.policies import Policy
-from headrace.producer_api.access.rate_limits import CACHE_HEADER, TRUNCATED_HEADER, WARNING_HEADER, note_headers
+from headrace.producer_api.access.rate_limits import TRUNCATED_HEADER, WARNING_HEADER, Headers, note_headers
 from headrace.producer_api.server.request_spans import record_accept
 from headrace.producer_api.submission import unserved
-from headrace.producer_api.submission.cache_lookup import BYPASS, CacheLookups, CacheWish
 from headrace.producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known
 from headrace.producer_api.submission.input_policy import ActivePolicy, applied, pinned
 from headrace.producer_api.submission.prompt_preparation import check_called_urls
 from headrace.producer_api.submission.rollout_routing import RolloutRouting
+from headrace.producer_api.submission.submission_hook import build_hooks
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill, has_template
 from headrace.producer_api.submission.vault_before import vault_before
@@ -30,7 +30,7 @@ from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Accepted, NewJob
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.registry.policies import EVERY_MODEL
-from headrace.store.schema.cache_results import CacheResult
+from headrace.store.schema.job_states import CacheResult
 from headrace.store.schema.version_states import VersionState
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tasks.registry import JobRequest
@@ -46,7 +46,7 @@ RETRY_WITHIN_S = 600.0
 class Submissions:
     """Submits requests."""
 
-    def __init__(self, parts: SubmissionParts, *, cache: CacheLookups, tracing: Tracing = OFF) -> None:
+    def __init__(self, parts: SubmissionParts, *, tracing: Tracing = OFF) -> None:
         self._settings = parts.settings
         self._db = parts.db
         self._rate_limits = parts.rate_limits
@@ -57,7 +57,7 @@ class Submissions:
         self._policies = parts.policies
         self._digests = parts.digests
         self._live_processes = parts.live_processes
-        self._cache = cache
+        self._hooks = build_hooks(parts)
         self._tracing = tracing
         self._preparation = parts.preparation
         self._routing = RolloutRouting(parts.catalog, self._preparation, parts.live_processes)
@@ -102,6 +102,8 @@ class Submissions:
 
     def _submit_quick(self, draft: DraftJob) -> Receipt:
         """Store the draft. Raises NeedsTenantThread if its tenant's policy, template or grammar may take long."""
+        for hook in self._hooks:
+            hook.check(draft)
         self._read_key(draft)
         draft.headers |= self._rate_limits.spend_request(draft.principal)
         if (found := self._look_up(draft)) is not None:
@@ -147,15 +149,15 @@ class Submissions:
     ) -> NewJob:
         """Return the job of a line of a batch for its version, with the parent of its spans.
 
-        No limit is checked, nothing is stored, and no rollout divides lines. The response cache serves a line if it is
-        on for every request. Raises InvalidRequest, Conflict, NotFound, ModelLoadError, Unavailable. Blocks.
+        No limit is checked, nothing is stored, and no rollout divides lines. Raises InvalidRequest, Conflict, NotFound,
+        ModelLoadError, Unavailable. Blocks.
         """
         origin = Origin("batch", None, "", False, 0, project_id)
         draft = DraftJob(principal, request, origin, response, is_stored, trace)
         draft.version = version
         self._refuse_rejected(draft)
         self._guard_and_prepare(draft)
-        return self._with_lookup(draft, self._new_job(draft))
+        return self._with_hooks(draft, self._new_job(draft))
 
     def _look_up(self, draft: DraftJob) -> Receipt | None:
         """Resolve the model. Return the job of the first request if this one is a retry of it."""
@@ -263,11 +265,11 @@ class Submissions:
     def _store(self, draft: DraftJob) -> Receipt:
         """Store the job of a draft within the limits of its tokens and of the queue."""
         draft.headers |= self._rate_limits.spend_tokens(draft.principal, draft.num_tokens)
-        job = self._with_lookup(draft, self._new_job(draft))
+        job = self._with_hooks(draft, self._new_job(draft))
         has_deadline = draft.request.deadline_ms is not None
         outcome = self._queue_limits.accept(job, self._enqueuer.accept, has_deadline=has_deadline)
         receipt = self._receipt(draft, known(draft.version), outcome.job_id, replayed=outcome.replayed)
-        self._note_cache(draft, outcome)
+        draft.headers |= self.note_accepted(outcome, draft)
         if draft.truncated is not None:
             draft.headers[TRUNCATED_HEADER] = draft.truncated.as_header()
         if outcome.times is None:
@@ -277,22 +279,17 @@ class Submissions:
             return receipt
         return replace(receipt, job=jobs.just_accepted(replace(job, cache=outcome.cache), outcome.times))
 
-    def _with_lookup(self, draft: DraftJob, job: NewJob) -> NewJob:
-        wish, version = draft.origin.cache, known(draft.version)
-        lookup = self._cache.lookup(wish, version, draft.policy_version, draft.payload, job.payload, task=job.task)
-        return job if lookup is None else replace(job, lookup=lookup)
+    def _with_hooks(self, draft: DraftJob, job: NewJob) -> NewJob:
+        for hook in self._hooks:
+            job = hook.with_job(draft, job)
+        return job
 
-    def _note_cache(self, draft: DraftJob, outcome: Accepted) -> None:
-        if (result := self.count_cache_result(outcome, draft.origin.cache)) is not None:
-            draft.headers[CACHE_HEADER] = result
-
-    def count_cache_result(self, outcome: Accepted, wish: CacheWish | None = None) -> str | None:
-        """Count and return what the response cache did for a job; None if it was not concerned."""
-        if outcome.replayed or not self._cache.is_concerned(wish):
-            return None
-        result = BYPASS if outcome.cache is None else outcome.cache.value
-        self._metrics.cache_results.labels(result).inc()
-        return result
+    def note_accepted(self, outcome: Accepted, draft: DraftJob | None = None) -> Headers:
+        """Tell the features that a job is stored; return headers for its caller. ``draft``: None for a batch's line."""
+        headers: Headers = {}
+        for hook in self._hooks:
+            headers |= hook.accepted(outcome, draft)
+        return headers
 
     def _receipt(self, draft: DraftJob, version: ModelVersion, job_id: str, *, replayed: bool) -> Receipt:
         request_class = draft.request.service_class

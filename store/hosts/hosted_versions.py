@@ -15,7 +15,7 @@ from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.registry.engine_spec import EngineSpec
 from headrace.store.registry.verification_report import VerificationReport
 from headrace.store.scheduling.queue_ages import read_queue_ages
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import UNSERVED_QUEUE
 
 _MOST_LOOKED_AT = 100
 

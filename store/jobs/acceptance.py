@@ -4,7 +4,8 @@ Callers use it through ``store.jobs.jobs``. When concurrent processes bring the 
 key's row; the others wait for that commit and replay its job.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeGuard
@@ -16,12 +17,10 @@ from headrace.store.db.database import Database, dump_json
 from headrace.store.encryption.vault import Vault, seal_job
 from headrace.store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from headrace.store.failpoints import failpoint
-from headrace.store.jobs import response_cache, sharers
 from headrace.store.jobs.face_row import FaceRow
-from headrace.store.jobs.response_cache import CacheLookup
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.schema import tables
-from headrace.store.schema.cache_results import CacheResult
+from headrace.store.schema.job_states import CacheResult
 from headrace.store.tenants import quotas
 from headrace.store.tenants.quotas import QuotaPart, QuotaRequest
 from headrace.store.tenants.tenant_limits import RequestLimits
@@ -50,6 +49,23 @@ class Fallback:
     payload: dict[str, Any]
     input_tokens: int
     cost_tokens: int
+
+
+class Lookup(ABC):
+    """What a feature asks of the acceptance of a job: perhaps the job gets its answer from elsewhere.
+
+    Both methods get all jobs of a transaction that have such a lookup. They must not wait for a row that may be held.
+    """
+
+    @staticmethod
+    @abstractmethod
+    def assigned(connection: Connection, jobs: "Sequence[NewJob]", *, but: Collection[str]) -> "list[NewJob]":
+        """Return the jobs as they are stored, in their order. Jobs with an id in ``but`` will not be stored."""
+
+    @staticmethod
+    @abstractmethod
+    def accepted(connection: Connection, jobs: "Sequence[NewJob]", new: Collection[str], vault: Vault) -> None:
+        """Learn which of the jobs are stored: ``new``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +115,7 @@ class NewJob:
     model_digest: str | None = None
     rollout_id: str | None = None
     fallback: "Fallback | None" = None
-    lookup: CacheLookup | None = None
+    lookup: Lookup | None = None
     cache: CacheResult | None = None
     cache_source: str | None = None
     traceparent: str | None = None
@@ -257,15 +273,16 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
 def accept_within(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> list[Accepted | HeadraceError]:
     """Run ``accept`` in the caller's transaction."""
     outcomes: dict[str, Accepted | HeadraceError] = {**_refusals(connection, jobs)}
-    uses_cache = any(job.lookup is not None for job in jobs)
-    if uses_cache:
-        jobs = response_cache.assigned(connection, jobs, but={*outcomes, *_replays(connection, jobs)})
+    kinds = {type(job.lookup) for job in jobs if job.lookup is not None}
+    for kind in kinds:
+        jobs = kind.assigned(connection, jobs, but={*outcomes, *_replays(connection, jobs)})
     for _ in range(_ROUNDS):
         missing = [job for job in jobs if job.id not in outcomes]
         if missing:
             outcomes.update(_accept_once(connection, missing, vault))
-    if uses_cache:
-        _answer_hits(connection, jobs, outcomes, vault)
+    for kind in kinds:
+        new = {job_id for job_id, found in outcomes.items() if isinstance(found, Accepted) and not found.replayed}
+        kind.accepted(connection, jobs, new, vault)
     gone = Unavailable("the idempotency key is being forgotten just now: try again")
     return [outcomes.get(job.id, gone) for job in jobs]
 
@@ -275,16 +292,6 @@ def _replays(connection: Connection, jobs: Sequence[NewJob]) -> set[str]:
     keyed = [job for job in jobs if job.idempotency is not None]
     known = _holders(connection, keyed) if keyed else {}
     return {job.id for job in keyed if _key(job) in known}
-
-
-def _answer_hits(
-    connection: Connection, jobs: Sequence[NewJob], outcomes: Mapping[str, Accepted | HeadraceError], vault: Vault
-) -> None:
-    new = {job_id for job_id, found in outcomes.items() if isinstance(found, Accepted) and not found.replayed}
-    if lost := [job.id for job in jobs if job.cache is CacheResult.MISS and job.id not in new]:
-        response_cache.leave(connection, lost)
-    if hits := [job.id for job in jobs if job.cache is CacheResult.HIT and job.id in new]:
-        sharers.answer(connection, hits, vault)
 
 
 def _refusals(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, HeadraceError]:

@@ -21,7 +21,8 @@ from headrace.store.db.presence import GONE_AFTER_S
 from headrace.store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns
 from headrace.store.errors import CannotOpen, Unavailable
 from headrace.store.failpoints import failpoint
-from headrace.store.jobs import claim_queries, flow_beginnings, flow_growth, flow_settling, sharers
+from headrace.store.jobs import claim_queries, flow_beginnings, flow_growth, flow_settling
+from headrace.store.jobs.end_part import end_parts
 from headrace.store.jobs.finish_rows import Added as Added
 from headrace.store.jobs.finish_rows import AddedStep as AddedStep
 from headrace.store.jobs.finish_rows import AskedApproval as AskedApproval
@@ -205,12 +206,12 @@ def finish(
     """
     failpoint("finish.before")
     rows = _end_rows(finishes, db.vault)
-    sources = [finish for finish in finishes if finish.is_source]
+    concerned = [part for part in end_parts() if any(map(part.concerns, finishes))]
     steps = {finish.job_id: finish.parent_id for finish in finishes if finish.parent_id is not None}
     more = {finish.job_id: finish.stored for finish in finishes if finish.stored is not None}
     flows = frozenset[str]()
-    # Most jobs are no sources and no steps: then it is one statement, which is its own transaction.
-    with db.begin() if sources or steps or more else db.autocommit() as connection:
+    # Most jobs concern no feature and are no steps: then it is one statement, which is its own transaction.
+    with db.begin() if concerned or steps or more else db.autocommit() as connection:
         if steps:
             flows = flow_settling.lock_free(connection, {*steps.values()})
             finishes = [one for one in finishes if one.parent_id is None or one.parent_id in flows]
@@ -219,7 +220,9 @@ def finish(
             finishes = flow_growth.bounded(connection, finishes)
             rows = _end_rows(finishes, db.vault)
         ended = set(connection.execute(claim_queries.FINISH, {"rows": rows, "dead": list(DEAD_LETTER_CODES)}).scalars())
-        sharers.answer_from(connection, [finish for finish in sources if finish.job_id in ended], db.vault)
+        for part in concerned:
+            mine = [finish for finish in finishes if finish.job_id in ended and part.concerns(finish)]
+            part.write(connection, mine, db.vault)
         flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.vault)
         settled = flow_settling.settle(connection, flows, db.vault, ended=steps.keys() & ended)
         for job_id in more.keys() & ended:

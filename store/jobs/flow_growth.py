@@ -18,9 +18,8 @@ from sqlalchemy import Connection, text
 from headrace.store.encryption.vault import Vault, seal_job
 from headrace.store.jobs.finish_rows import AddedStep, Finish, encode
 from headrace.store.jobs.terminal import DELIVERIES
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
 from headrace.store.schema.event_types import APPROVAL_REQUIRED
-from headrace.store.schema.job_states import JobState
+from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 
 MARK: Final = ":"
 """In the names of added steps, and in no name that a caller may give."""

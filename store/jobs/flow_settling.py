@@ -21,8 +21,7 @@ from headrace.store.jobs.finish_rows import Finish, encode, opened, row_of
 from headrace.store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
 from headrace.store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import JobState
+from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ from headrace.store.tasks.registry import BULKY_OUTPUTS
 class Job:
     """The stored job. ``num_deltas``: the number of stored stream deltas; 0 until the job has ended.
 
-    ``model_digest``: of the version that runs it. ``cache``: as in ``store.schema.cache_results``. ``cache_source``:
+    ``model_digest``: of the version that runs it. ``cache``: as in ``store.schema.job_states``. ``cache_source``:
     the job whose answer it gets. A step has ``parent_id``, ``step`` and ``needs``; a flow has the ``answer_id`` of the
     step whose output and stream are its own.
     """

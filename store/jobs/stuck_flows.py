@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from headrace.store.db.database import Database
 from headrace.store.jobs.flow_settling import FLOW_LEASE
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import UNSERVED_QUEUE
 
 MOST_LOOKED_AT = 1_000
 """So many running flows are looked at."""

@@ -15,8 +15,7 @@ from sqlalchemy import Row, TextClause, text
 from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import Job, NewJob
 from headrace.store.scheduling.service_rate import KNOWN_FOR_S, Rate
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import JobState
+from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 
 MAX_AHEAD = 2_000
 """Positions further back among a tenant's own jobs are not counted, because counting reads every row in between."""

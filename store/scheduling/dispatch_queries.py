@@ -14,7 +14,7 @@ from headrace.store.db.database import Database, with_setting
 from headrace.store.db.presence import GONE_AFTER_S
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.scheduling.deficit_round_robin import AGED_EVERY, Candidate, RoundRobinState, choose
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import UNSERVED_QUEUE
 
 # The dispatcher needs no exact count above this, and counting reads every row.
 MAX_COUNTED = 100_000

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from headrace.store.db.database import Database, with_setting
 from headrace.store.scheduling.dispatch_queries import BY_INDEX
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import UNSERVED_QUEUE
 
 MOST_LOOKED_AT = 1_000
 """The oldest and the announced jobs of a queue, and the deadlines of all queues, that are looked at."""

@@ -19,7 +19,7 @@ from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.scheduling.backlog import Backlog, Load
 from headrace.store.scheduling.scale_decisions import StoredDecision, read_decisions
 from headrace.store.scheduling.service_rate import Interval, Rate
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import UNSERVED_QUEUE
 
 # Move changes into the totals; return what happened to each queue. ``num_before`` is read from the snapshot, before
 # this statement's changes. Rows are added in the order of their key, so that two concurrent folds cannot deadlock.

@@ -18,9 +18,7 @@ SELECT
     (SELECT queue FROM jobs WHERE state = 'queued' ORDER BY queue LIMIT 1) IS NOT NULL AS jobs,
     (SELECT id FROM queue_changes ORDER BY id LIMIT 1) IS NOT NULL
         OR (SELECT id FROM open_changes ORDER BY id LIMIT 1) IS NOT NULL
-        OR (SELECT id FROM spend_changes ORDER BY id LIMIT 1) IS NOT NULL AS changes,
-    (SELECT cache_source FROM jobs WHERE state = 'queued' AND cache_source IS NOT NULL ORDER BY cache_source LIMIT 1)
-        IS NOT NULL AS sharers
+        OR (SELECT id FROM spend_changes ORDER BY id LIMIT 1) IS NOT NULL AS changes
 """
 
 
@@ -33,7 +31,6 @@ class PendingWork:
 
     jobs: bool = True
     changes: bool = True
-    sharers: bool = True
     of_features: frozenset[str] | None = None
 
     def has(self, kind: str) -> bool:
@@ -54,4 +51,4 @@ class WorkProbe:
         with self._db.autocommit() as connection:
             row = connection.execute(self._query).mappings().one()
         due = frozenset(kind for kind in self._more if row[kind])
-        return PendingWork(row["jobs"], row["changes"], row["sharers"], due)
+        return PendingWork(row["jobs"], row["changes"], due)

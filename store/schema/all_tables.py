@@ -4,7 +4,6 @@ from importlib import import_module
 
 from headrace.assembly import with_part
 from headrace.store.schema import (  # noqa: F401 - importing them adds their tables to the metadata
-    cache_tables,
     check_tables,
     file_tables,
     limit_tables,

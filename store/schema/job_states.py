@@ -18,6 +18,18 @@ from typing import Final
 FLOW_TASK: Final = "flow"
 """The task of a job of several steps, which are jobs themselves. No worker claims such a job."""
 
+UNSERVED_QUEUE: Final = "cache"
+"""The queue of jobs that wait for other jobs: sharers, flows, and steps that wait for other steps. No worker serves it,
+and no version has this name: those have an ``@``. Releases before flows had only sharers in it, hence its value."""
+
+
+class CacheResult(StrEnum):
+    """How a job gets its answer, as in ``jobs.cache``; null: the response cache had no part in it."""
+
+    MISS = "miss"  # it is computed, and may become the source of others
+    SHARED = "shared"  # from a source that had not ended when the job was accepted
+    HIT = "hit"  # from a source that had ended
+
 
 class JobState(StrEnum):
     """The state of a job. The last four are terminal: a job reaches exactly one of them."""
@@ -37,7 +49,7 @@ class JobState(StrEnum):
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     # A queued job fails without running when its attempts are used up or its payload cannot be read any more; with the
-    # answer of another job (``store.jobs.sharers``) it succeeds without running.
+    # answer of another job (``features.response_cache.sharers``) it succeeds without running.
     JobState.QUEUED: frozenset(
         {JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
     ),

@@ -152,7 +152,7 @@ jobs = Table(
     Column("pipeline_version", Integer),
     # The epoch of the last attempt of another version; no attempt continues it or an earlier one. Null: none.
     Column("restarts_after", BigInteger),
-    # What the response cache did for it (``store.schema.cache_results``), and the job whose answer it gets.
+    # What the response cache did for it (``store.schema.job_states``), and the job whose answer it gets.
     Column("cache", String),
     Column("cache_source", String),
     # The parent of the spans of workers and of the dispatcher: see ``store.tracing.trace_context``.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import redis
 
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import UNSERVED_QUEUE
 from tests.alerts.stage import Stage, during
 
 QUEUE = "fake@1"

@@ -24,8 +24,7 @@ from headrace.store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, dec
 from headrace.store.jobs.jobs import accept, request_cancel
 from headrace.store.jobs.stuck_flows import count_stuck_flows
 from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import JobState
+from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, new_flow
 
 SHAPES = (CHAIN, JOIN, {"first": (), "left": ("first",), "right": ("first",), "last": ("left", "right")})

@@ -9,8 +9,7 @@ from sqlalchemy import text
 from headrace.store.db.database import Database
 from headrace.store.ids import new_id
 from headrace.store.jobs.jobs import NewJob
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE
 
 QUEUE = "tiny@1"
 

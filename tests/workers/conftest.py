@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from headrace.features.response_cache import sharers
 from headrace.models.fakes.fake import FakeRunner
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError
 from headrace.store.ids import new_id
-from headrace.store.jobs import jobs, sharers, sweeps
+from headrace.store.jobs import jobs, sweeps
 from headrace.store.jobs.jobs import Job, NewJob
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.redis.celery_queue import Hint, HintPublisher, celery_app

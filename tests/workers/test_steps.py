@@ -7,8 +7,7 @@ from headrace.store.jobs.jobs import NewJob
 from headrace.store.payloads.step_payload import REFERENCES, Marks
 from headrace.store.registry import policies
 from headrace.store.registry.policies import EVERY_MODEL
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE, JobState
 from tests.reliability.jobs import answer
 from tests.workers.conftest import Bench, StartHost, StartWorker
 

@@ -90,7 +90,7 @@ class Dispatcher:
         self._counter = QueueStats(self._db, on_interval=self._autoscaler.observe)
         self._due = PendingWork()
         parts = parts_of_features("dispatcher", DispatcherPart)
-        context = DispatcherContext(self._db, settings, self.metrics, tracing)
+        context = DispatcherContext(self._db, settings, self.metrics, tracing, self.sweeper.nudge)
         self._features = [part.build(context) for part in parts]
         self._probe = WorkProbe(self._db, {kind: query for part in parts for kind, query in part.probes.items()})
         self._look = Duty("look", LOOK_S, self.look)
@@ -115,7 +115,6 @@ class Dispatcher:
             (Duty("expire_deadlines", sweep_s, sweeper.expire_deadlines),),
             (Duty("expire_approvals", sweep_s, sweeper.expire_approvals),),
             (Duty("fail_rejected", sweep_s, sweeper.fail_rejected),),
-            (Duty("answer_sharers", sweep_s, sweeper.answer_sharers, lambda: self._due.sharers),),
             (Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),),
             (Duty("advance_rollouts", ROLLOUT_S, self._rollout_keeper().turn),),
             *(tuple(group) for work in self._features for group in work.duties),

@@ -1,6 +1,6 @@
 """What a feature adds to the dispatcher: duties, work that the probe looks for, and what runs while it leads."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.store.db.database import Database
@@ -13,12 +13,13 @@ from headrace.workers.dispatcher.duties import Duty
 
 @dataclass(frozen=True, slots=True)
 class DispatcherContext:
-    """What the dispatcher gives to the work of a feature."""
+    """What the dispatcher gives to the work of a feature. ``nudge``: ends open streams of ended jobs at once."""
 
     db: Database
     settings: Settings
     metrics: DispatcherMetrics
     tracing: Tracing
+    nudge: Callable[[Iterable[str]], None]
 
 
 class DispatcherWork:

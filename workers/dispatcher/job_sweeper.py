@@ -8,7 +8,7 @@ import structlog
 from headrace.store.calls import approvals
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
-from headrace.store.jobs import sharers, sweeps
+from headrace.store.jobs import sweeps
 from headrace.store.jobs.sweeps import LostAttempt
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.streams.stream_log import StreamPublisher
@@ -89,7 +89,7 @@ class JobSweeper:
             for outcome, num_jobs in counts.items():
                 self._metrics.leases_expired.labels(outcome).inc(num_jobs)
             log.info("dispatcher.leases_swept", blamed=blame, **counts)
-        self._nudge(swept.ended)
+        self.nudge(swept.ended)
         return swept.num_jobs >= SWEEP_ROWS
 
     def _record(self, lost: Iterable[LostAttempt]) -> None:
@@ -104,7 +104,7 @@ class JobSweeper:
         if expired:
             self._metrics.jobs_expired.inc(len(expired))
             log.info("dispatcher.expired", num_jobs=len(expired))
-        self._nudge(expired)
+        self.nudge(expired)
         return len(expired) >= SWEEP_ROWS
 
     def expire_approvals(self) -> bool:
@@ -119,18 +119,10 @@ class JobSweeper:
         failed = sweeps.fail_rejected(self._db, SWEEP_ROWS)
         if failed:
             log.info("dispatcher.rejected_failed", num_jobs=len(failed))
-        self._nudge(failed)
+        self.nudge(failed)
         return len(failed) >= SWEEP_ROWS
 
-    def answer_sharers(self) -> bool:
-        """End or requeue the jobs that wait for an answer which has come or never will; return if there may be more."""
-        swept = sharers.sweep(self._db, SWEEP_ROWS)
-        if swept.answered or swept.promoted:
-            log.info("dispatcher.sharers_swept", answered=len(swept.answered), promoted=len(swept.promoted))
-        self._nudge(swept.answered)
-        return len(swept.answered) >= SWEEP_ROWS
-
-    def _nudge(self, job_ids: Iterable[str]) -> None:
+    def nudge(self, job_ids: Iterable[str]) -> None:
         """End open streams of these jobs now, not at their next poll of Postgres."""
         if job_ids:
             self._streams.nudge(job_ids)

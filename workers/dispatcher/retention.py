@@ -15,7 +15,7 @@ import structlog
 
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
-from headrace.store.jobs import response_cache, sweeps
+from headrace.store.jobs import sweeps
 from headrace.store.retention import retention
 from headrace.store.retention.retention import ErasureCounts
 from headrace.store.scheduling import queues
@@ -84,8 +84,6 @@ class RetentionThread:
             yield partial(self._forget, partial(retention.sweep, self._db, tenant_id, effective, ROWS))
             yield partial(self._add_up, tenant_id)
         yield self._purge
-        if settings.response_cache != "off":
-            yield self._purge_cache
         yield self._forget_empty
 
     def _forget(self, sweep: Callable[[], ErasureCounts]) -> bool:
@@ -105,11 +103,6 @@ class RetentionThread:
         if num_rows:
             log.info("dispatcher.purged", num_rows=num_rows)
         return num_rows >= ROWS
-
-    def _purge_cache(self) -> bool:
-        settings = self._settings
-        most = settings.response_cache_entries
-        return response_cache.purge(self._db, settings.response_cache_ttl_s, most, ROWS) >= ROWS
 
     def _forget_empty(self) -> bool:
         queues.forget_empty(self._db)

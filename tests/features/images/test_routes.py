@@ -10,8 +10,8 @@ import pytest
 
 from headrace.features.images.classify.task import ImageClassifyPayload
 from headrace.features.images.zero_shot.task import ImageZeroShotRequest
+from headrace.features.response_cache.lookup import has_one_answer
 from headrace.models.catalog import register
-from headrace.producer_api.submission.cache_lookup import has_one_answer
 from headrace.producer_api.tasks.registry import read_task
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs

@@ -8,9 +8,9 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
+from headrace.features.response_cache.lookup import has_one_answer
 from headrace.models import catalog
 from headrace.policy.documents import PolicyDocument
-from headrace.producer_api.submission.cache_lookup import has_one_answer
 from headrace.producer_api.submission.input_policy import applied, compiled
 from headrace.store.db import presence
 from headrace.store.db.database import Database

@@ -8,7 +8,6 @@ from headrace.producer_api.http.metadata_filters import metadata_filters
 from headrace.producer_api.http.paths import RouteTable, canonical
 from headrace.producer_api.http.requests import OriginHeaders, read_origin_headers
 from headrace.producer_api.http.views import rounded, seconds
-from headrace.producer_api.submission.cache_lookup import CacheWish
 from headrace.store.errors import InvalidRequest
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tracing.trace_context import TraceContext
@@ -89,8 +88,8 @@ async def origin_headers(**headers: str | None) -> OriginHeaders:
 async def test_the_headers_of_a_submission_say_where_it_came_from() -> None:
     plain = await origin_headers()
     assert plain == OriginHeaders("POST /v1/jobs/{id}", "key_1", None, False, None, None, TRACE)
-    full = await origin_headers(idempotency_key="k", retry_count=" 2", project="p", cache=" USE")
-    assert full == OriginHeaders("POST /v1/jobs/{id}", "key_1", "k", True, "p", CacheWish.USE, TRACE)
+    full = await origin_headers(idempotency_key="k", retry_count=" 2", project="p", cache="use")
+    assert full == OriginHeaders("POST /v1/jobs/{id}", "key_1", "k", True, "p", "use", TRACE)
     for count in ("0", " 0 ", "", " "):
         assert not (await origin_headers(retry_count=count)).is_retry
     assert (await origin_headers(project="")).project is None
@@ -101,13 +100,13 @@ async def test_requests_are_equal_if_key_route_and_content_are() -> None:
     origin = first.origin([b"a", b"bc"], 3)
     digest = origin.fingerprint
     assert (origin.route, origin.idempotency_key, origin.is_retry, origin.num_bytes) == (first.route, "k", True, 3)
-    assert (origin.project_id, origin.cache, origin.trace, len(digest)) == ("p", CacheWish.BYPASS, TRACE, 32)
+    assert (origin.project_id, origin.cache, origin.trace, len(digest)) == ("p", "bypass", TRACE, 32)
     other = OriginHeaders("POST /v1/jobs/{id}", "key_1", "other", False, None, None, None)
     assert other.origin([b"a", b"bc"], 3).fingerprint == digest
     for content in ([b"ab", b"c"], [b"a", b"b"], [b"abc"]):
         assert other.origin(content, 3).fingerprint != digest
     for route, key in (("PUT /v1/jobs/{id}", "key_1"), ("POST /v1/jobs/{id}", "key_2")):
-        elsewhere = OriginHeaders(route, key, "k", True, "p", CacheWish.BYPASS, TRACE)
+        elsewhere = OriginHeaders(route, key, "k", True, "p", "bypass", TRACE)
         assert elsewhere.origin([b"a", b"bc"], 3).fingerprint != digest
 
 

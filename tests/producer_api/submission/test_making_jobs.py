@@ -11,7 +11,6 @@ import pytest
 from headrace.features.responses.new_response import NewResponse
 from headrace.producer_api.access.rate_limits import begin_headers
 from headrace.producer_api.submission import enqueue
-from headrace.producer_api.submission.cache_lookup import CacheLookups, CacheWish
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.submission.enqueue import Enqueuer
 from headrace.producer_api.submission.flow_jobs import FlowSubmissions
@@ -25,7 +24,6 @@ from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.redis.celery_queue import Hint
 from headrace.store.registry.models import ModelVersion
-from headrace.store.schema.cache_results import CacheResult
 from headrace.store.schema.version_states import VersionState
 from headrace.store.settings import Settings
 from headrace.store.tasks.flow import FlowRequest
@@ -96,7 +94,7 @@ def request(**changes: Any) -> GenerateRequest:
 
 
 def submissions(parts: Any) -> Submissions:
-    return Submissions(parts, cache=CacheLookups(parts.settings, Digests()))
+    return Submissions(parts)
 
 
 def shown(job: NewJob, *names: str) -> dict[str, Any]:
@@ -197,22 +195,6 @@ def test_a_policy_is_that_of_the_model_or_of_every_model() -> None:
     for name in ("tiny@stable", "gone"):
         submissions(parts).policy_for(PRINCIPAL, name)
     assert asked == [("acme", "tiny"), ("acme", "")]
-
-
-def test_what_the_cache_did_is_counted_for_those_that_it_concerns() -> None:
-    parts = Parts()
-    made = submissions(parts)
-
-    def result(cache: CacheResult | None, wish: CacheWish | None = CacheWish.USE, replayed: bool = False) -> str | None:
-        return made.count_cache_result(Accepted("job_1", replayed, announced=False, cache=cache), wish)
-
-    assert [result(CacheResult.HIT), result(CacheResult.MISS), result(None)] == ["hit", "miss", "bypass"]
-    assert [result(CacheResult.HIT, None), result(CacheResult.HIT, replayed=True)] == [None, None]
-    read = parts.metrics.registry.get_sample_value
-    counts = {
-        name: read("headrace_cache_results_total", {"result": name}) for name in ("hit", "miss", "bypass", "shared")
-    }
-    assert counts == {"hit": 1, "miss": 1, "bypass": 1, "shared": 0}
 
 
 # Jobs with steps.

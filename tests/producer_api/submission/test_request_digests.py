@@ -1,4 +1,4 @@
-"""Digests of requests: keys of idempotency, and the response cache. No services."""
+"""Digests of requests: keys of idempotency. No services."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,18 +8,12 @@ import pytest
 from headrace.features.responses.new_response import NewResponse
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.policies import Policy
-from headrace.producer_api.submission.cache_lookup import CacheLookups, CacheWish, has_one_answer, read_wish
 from headrace.producer_api.submission.idempotency import RequestDigests
 from headrace.store.encryption.keyed_digests import Digests
 from headrace.store.errors import InvalidRequest
-from headrace.store.jobs.response_cache import CacheLookup
-from headrace.store.registry.engine_spec import EngineKind
-from headrace.store.registry.models import ModelVersion
-from headrace.store.settings import Settings
-from headrace.store.tasks.generate import GeneratePayload, GenerateRequest
-from tests.producer_api.submission.making import VERSION, draft, told
+from headrace.store.tasks.generate import GenerateRequest
+from tests.producer_api.submission.making import draft, told
 from tests.refusals import Naming
-from tests.stand_ins import stand_in
 
 KEYED, PLAIN = RequestDigests(Digests([b"new", b"old"])), RequestDigests(Digests())
 POLICY = Policy(
@@ -112,64 +106,3 @@ def test_a_key_that_a_policy_changes_is_known_by_the_digest_of_any_key() -> None
         "invalid_value",
         "Idempotency-Key",
     )
-
-
-def lookups(mode: Any) -> CacheLookups:
-    settings = Settings(database_url="postgresql://x/y", redis_url="redis://x", response_cache=mode)
-    return CacheLookups(settings.model_copy(update={"response_cache_ttl_s": 7.0}), Digests())
-
-
-def payload(temperature: float = 0.0, seed: int | None = None, **source: Any) -> GeneratePayload:
-    sampling = {"max_tokens": 4, "temperature": temperature, "seed": seed}
-    return GeneratePayload.model_validate({"input": {"prompt": "hi"} | source, "sampling": sampling})
-
-
-def test_the_cache_is_for_those_that_the_setting_names() -> None:
-    wishes = (None, CacheWish.USE, CacheWish.BYPASS)
-    concerned = {mode: [lookups(mode).is_concerned(wish) for wish in wishes] for mode in ("off", "asked", "on")}
-    assert concerned == {"off": [False] * 3, "asked": [False, True, False], "on": [True] * 3}
-    assert lookups("on").lookup(CacheWish.BYPASS, VERSION, None, payload(), {}, task="generate") is None
-    assert lookups("asked").lookup(None, VERSION, None, payload(), {}, task="generate") is None
-    assert (read_wish(None), read_wish(" Bypass ")) == (None, CacheWish.BYPASS)
-    with pytest.raises(InvalidRequest) as caught:
-        read_wish("x" * 50)
-    named = Naming("`use` or `bypass`", repr("x" * 40))
-    assert told(caught.value) == (InvalidRequest, named, "invalid_value", "Headrace-Cache")
-
-
-def test_an_answer_is_known_by_all_that_decides_it() -> None:
-    def found(
-        version: ModelVersion = VERSION, policy: tuple[str, int] | None = None, task: str = "generate", **stored: Any
-    ) -> CacheLookup:
-        lookup = lookups("on").lookup(None, version, policy, payload(), stored, task=task)
-        assert lookup is not None
-        assert lookup.ttl_s == 7.0
-        return lookup
-
-    different = [
-        found(),
-        found(replace(VERSION, model="other")),
-        found(replace(VERSION, version=2)),
-        found(replace(VERSION, digest="1")),
-        found(policy=("", 1)),
-        found(policy=("", 2)),
-        found(task="embed"),
-        found(a=1),
-        found(b=1),
-    ]
-    assert len({one.digest for one in different}) == len(different)
-    values = [{"counts": {"EMAIL": 1}, "vault": {"a": number}} for number in range(2)]
-    first, second = (lookups("on").lookup(None, VERSION, None, payload(), {"policy": one}, task="t") for one in values)
-    assert first == second, "the model does not see the values of placeholders"
-
-
-def test_only_a_request_with_one_answer_shares_it() -> None:
-    other = replace(VERSION, engine=stand_in(kind=EngineKind.OPENAI))
-    cases = [
-        (payload(), VERSION),
-        (payload(), other),
-        (payload(1.0), VERSION),
-        (payload(1.0, 0), VERSION),
-        (payload(1.0, 0), other),
-    ]
-    assert [has_one_answer(*case) for case in cases] == [True, True, False, True, False]

@@ -10,13 +10,16 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from headrace.features.response_cache import entries as response_cache
+from headrace.features.response_cache import sharers
+from headrace.features.response_cache.entries import CacheLookup
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.db.database import Database
 from headrace.store.db.presence import beat_worker
 from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Unavailable
-from headrace.store.jobs import flow_beginnings, response_cache, sharers
+from headrace.store.jobs import flow_beginnings
 from headrace.store.jobs.claims import (
     Claim,
     Finish,
@@ -32,15 +35,13 @@ from headrace.store.jobs.claims import (
     still_running,
 )
 from headrace.store.jobs.jobs import Accepted, accept, get, request_cancel, timeline
-from headrace.store.jobs.response_cache import CacheLookup
 from headrace.store.jobs.sweeps import LostAttempt, SweepResult, expire_overdue, fail_rejected, purge, sweep_leases
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.registry.models import register_version
 from headrace.store.registry.verification import Verification
 from headrace.store.registry.verification_report import VerificationReport
 from headrace.store.retention.erasure import erase
-from headrace.store.schema.cache_results import CacheResult
-from headrace.store.schema.job_states import JobState
+from headrace.store.schema.job_states import CacheResult, JobState
 from headrace.store.streams.checkpoints import Checkpoint
 from tests.processes import wait_for
 from tests.refusals import Naming

@@ -30,8 +30,7 @@ from headrace.store.jobs.flow_settling import AnnouncedStep
 from headrace.store.jobs.jobs import accept, get, list_steps, request_cancel, stored_deltas, timeline
 from headrace.store.jobs.stuck_flows import count_stuck_flows
 from headrace.store.payloads.job_payload import ServiceClass
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import JobState
+from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 from tests.refusals import Naming
 from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, Query, new_flow
 

@@ -35,8 +35,7 @@ from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import register_version
 from headrace.store.retention.erasure import purge_job
 from headrace.store.scheduling.dispatch_queries import waiting_queues
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import JobState
+from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants.quotas import usage_of
 from headrace.store.tenants.usage import Price, set_price

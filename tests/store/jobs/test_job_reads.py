@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.response_cache.entries import CacheLookup
 from headrace.features.responses.new_response import NewResponse
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
@@ -31,7 +32,6 @@ from headrace.store.jobs.jobs import (
     stored_deltas,
     timeline,
 )
-from headrace.store.jobs.response_cache import CacheLookup
 from headrace.store.jobs.sweeps import purge
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.retention.erasure import erase

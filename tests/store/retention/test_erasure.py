@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.response_cache.entries import CacheLookup
 from headrace.features.responses import conversations
 from headrace.features.responses.new_response import NewResponse
 from headrace.store.audit_log import list_entries
@@ -18,7 +19,6 @@ from headrace.store.files.files import Purpose
 from headrace.store.jobs.acceptance import Fallback
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.jobs import get, request_cancel
-from headrace.store.jobs.response_cache import CacheLookup
 from headrace.store.jobs.responses import response_id
 from headrace.store.retention import erasure, retention
 from headrace.store.retention.purge import PurgeStep, Scope, purge_step, record_purge

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
 from headrace.store.scheduling.fair_share import RecentMaximum
 from headrace.store.scheduling.service_rate import HALF_LIFE_S, Interval, Rate, RateMeter
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
+from headrace.store.schema.job_states import UNSERVED_QUEUE
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from headrace.features.response_cache.entries import CacheLookup
 from headrace.store.db.database import Database
 from headrace.store.db.presence import Serving, beat, beat_worker, leave, leave_worker, read_serving
 from headrace.store.errors import NotFound
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.jobs import accept, get, request_cancel
-from headrace.store.jobs.response_cache import CacheLookup
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import register_version
 from headrace.store.scheduling.autoscale import Decision, ScaleHistory
@@ -41,8 +41,7 @@ from headrace.store.scheduling.scale_decisions import (
     write_decisions,
 )
 from headrace.store.scheduling.service_rate import Rate
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import JobState
+from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 from tests.refusals import Naming
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 

@@ -4,7 +4,6 @@ import pytest
 
 from headrace.store.errors import InvalidRequest
 from headrace.store.schema.batch_states import NEXT, BatchStatus
-from headrace.store.schema.cache_results import UNSERVED_QUEUE, CacheResult
 from headrace.store.schema.event_types import (
     APPROVAL_REQUIRED,
     ENDPOINT_DISABLED,
@@ -16,7 +15,7 @@ from headrace.store.schema.event_types import (
     TEST,
     check_events,
 )
-from headrace.store.schema.job_states import FLOW_TASK, TRANSITIONS, JobState
+from headrace.store.schema.job_states import FLOW_TASK, TRANSITIONS, UNSERVED_QUEUE, CacheResult, JobState
 from headrace.store.schema.version_states import VersionState
 from tests.refusals import Naming
 

@@ -13,8 +13,7 @@ from headrace.features.audit.audit_heads import AuditHeads
 from headrace.features.audit.hash_chain import Head
 from headrace.store.calls import approvals
 from headrace.store.errors import Unavailable
-from headrace.store.jobs import response_cache, sharers, sweeps
-from headrace.store.jobs.sharers import SharersSwept
+from headrace.store.jobs import sweeps
 from headrace.store.jobs.sweeps import LostAttempt, SweepResult
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.retention import retention
@@ -167,37 +166,27 @@ def test_each_other_sweep_goes_on_after_a_full_batch_alone(answers: Answers, num
     answers.to(sweeps, "expire_overdue", ids)
     answers.to(approvals, "expire_due", num)
     answers.to(sweeps, "fail_rejected", ids)
-    answers.to(sharers, "sweep", SharersSwept(ids, ("job_x",)))
     turns = (
         one.sweeper.expire_deadlines,
         one.sweeper.expire_approvals,
         one.sweeper.fail_rejected,
-        one.sweeper.answer_sharers,
     )
     with capture_logs() as logs:
-        assert [turn() for turn in turns] == [num == SWEEP_ROWS] * 4
+        assert [turn() for turn in turns] == [num == SWEEP_ROWS] * 3
     assert answers.calls == [
         ("expire_overdue", SWEEP_ROWS, 14.0),
         ("expire_due", SWEEP_ROWS),
         ("fail_rejected", SWEEP_ROWS),
-        ("sweep", SWEEP_ROWS),
     ]
-    assert one.streams.job_ids == [ids] * 3 if num else one.streams.job_ids == []
+    assert one.streams.job_ids == [ids] * 2 if num else one.streams.job_ids == []
     assert one.counted("headrace_jobs_expired_total") == num
     said = [{name: value for name, value in line.items() if name != "log_level"} for line in logs]
-    swept = {"event": "dispatcher.sharers_swept", "answered": num, "promoted": 1}
-    assert said == [
-        *(
-            [
-                {"event": "dispatcher.expired", "num_jobs": num},
-                {"event": "dispatcher.approvals_expired", "num_approvals": num},
-                {"event": "dispatcher.rejected_failed", "num_jobs": num},
-            ]
-            if num
-            else []
-        ),
-        swept,
+    expected = [
+        {"event": "dispatcher.expired", "num_jobs": num},
+        {"event": "dispatcher.approvals_expired", "num_approvals": num},
+        {"event": "dispatcher.rejected_failed", "num_jobs": num},
     ]
+    assert said == (expected if num else [])
 
 
 def test_the_spans_of_a_lost_attempt_have_the_ids_of_its_own() -> None:
@@ -307,7 +296,6 @@ def retaining(
     answers.to(retention, "sweep", ErasureCounts())
     answers.to(usage, "roll_up", 0)
     answers.to(sweeps, "purge", 0)
-    answers.to(response_cache, "purge", 0)
     answers.to(queues, "forget_empty", None)
     answers.to(quotas, "delete_zero_totals", None)
     db: Any = None
@@ -315,8 +303,7 @@ def retaining(
 
 
 def test_a_round_of_retention_takes_every_kind_of_every_tenant_with_its_own_times(answers: Answers) -> None:
-    given = {"record_ttl_s": 9000, "idempotency_ttl_s": 600, "response_cache": "exact", "response_cache_ttl_s": 70}
-    settings = Settings().model_copy(update={**given, "response_cache_entries": 5})
+    settings = Settings().model_copy(update={"record_ttl_s": 9000, "idempotency_ttl_s": 600})
     retaining(answers, settings).round()
     assert [call for call in answers.calls if call[0] != "read_all"] == [
         ("sweep_marked", ROWS),
@@ -325,14 +312,10 @@ def test_a_round_of_retention_takes_every_kind_of_every_tenant_with_its_own_time
         ("sweep", "ten_2", "two", ROWS),
         ("roll_up", "ten_2", 9000 + usage.DETAIL_S, ROWS),
         ("purge", 9000, 600, ROWS),
-        ("purge", 70, 5, ROWS),
         ("forget_empty",),
         ("delete_zero_totals",),
     ]
     assert answers.calls[0] == ("read_all", retention.defaults(settings))
-    answers.calls.clear()
-    retaining(answers, settings.model_copy(update={"response_cache": "off"})).round()
-    assert [call for call in answers.calls if call[0] == "purge"] == [("purge", 9000, 600, ROWS)]
 
 
 def test_a_full_batch_is_repeated_after_the_others_and_a_failing_one_is_not(answers: Answers) -> None:

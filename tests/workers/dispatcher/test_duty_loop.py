@@ -51,7 +51,7 @@ class Probe:
 
 
 def test_a_duty_is_needed_only_if_a_look_found_its_work(make: Callable[..., Dispatcher]) -> None:
-    one, duty_for = make(), {"jobs": "top_up", "changes": "count_queued", "sharers": "answer_sharers"}
+    one, duty_for = make(), {"jobs": "top_up", "changes": "count_queued"}
     one._probe = probe = Probe()
     for kind, name in duty_for.items():
         probe.due = PendingWork(**{**dict.fromkeys(duty_for, False), kind: True}, of_features=frozenset())
@@ -66,14 +66,14 @@ def test_a_look_sets_how_soon_the_next_one_comes(make: Callable[..., Dispatcher]
     (look,) = [duty for duty in duties_of(one) if duty.name == "look"]
     periods = []
     for jobs, due in ((False, ()), (True, ()), (False, ("deliveries",))):
-        probe.due = PendingWork(jobs=jobs, changes=False, sharers=False, of_features=frozenset(due))
+        probe.due = PendingWork(jobs=jobs, changes=False, of_features=frozenset(due))
         one.look()
         periods.append(look.period_s)
     assert periods == [0.25, 0.1, 0.1]
     probe.due = None
     with pytest.raises(Unavailable):
         one.look()
-    assert all(duty.is_needed() for duty in duties_of(one) if duty.name in ("top_up", "count_queued", "answer_sharers"))
+    assert all(duty.is_needed() for duty in duties_of(one) if duty.name in ("top_up", "count_queued"))
 
 
 class Clock:

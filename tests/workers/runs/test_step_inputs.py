@@ -16,8 +16,7 @@ from headrace.store.payloads.step_payload import REFERENCES, Marks
 from headrace.store.registry import policies
 from headrace.store.registry.models import register_version
 from headrace.store.registry.policies import EVERY_MODEL
-from headrace.store.schema.cache_results import UNSERVED_QUEUE
-from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE, JobState
 from headrace.store.tenants.api_keys import create_tenant
 from headrace.workers.runs.step_inputs import StepInputs
 

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
+from headrace.features.response_cache import entries as response_cache
+from headrace.features.response_cache import sharers
+from headrace.features.response_cache.entries import CacheLookup
 from headrace.store.db.database import Database
 from headrace.store.encryption.vault import Vault
-from headrace.store.jobs import response_cache, sharers
 from headrace.store.jobs.claims import Claim, Finish, claim, finish
 from headrace.store.jobs.jobs import Accepted, Idempotency, Job, accept, get, request_cancel, stored_deltas, timeline
-from headrace.store.jobs.response_cache import CacheLookup
 from headrace.store.jobs.sweeps import sweep_leases
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import register_version
 from headrace.store.retention.erasure import erase
 from headrace.store.scheduling.dispatch_queries import take_waiting, waiting_queues
-from headrace.store.schema.cache_results import CacheResult
-from headrace.store.schema.job_states import JobState
+from headrace.store.schema.job_states import CacheResult, JobState
 from headrace.store.tenants.usage import Price, set_price
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 

@@ -5,22 +5,24 @@ tasks that sample nothing. The digest is of all that decides the answer: the mod
 task and the payload.
 """
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
 
 import orjson
 
-from headrace.store.encryption.keyed_digests import Digests
+from headrace.features.response_cache.entries import CacheLookup
+from headrace.producer_api.access.rate_limits import CACHE_HEADER, Headers
+from headrace.producer_api.http.requests import ASK_HEADER
+from headrace.producer_api.submission.draft_job import DraftJob, known
+from headrace.producer_api.submission.submission_hook import SubmissionHook
+from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.store.errors import InvalidRequest
-from headrace.store.jobs.response_cache import CacheLookup
+from headrace.store.jobs.jobs import Accepted, NewJob
 from headrace.store.payloads.image_input import images_of, urls_of
 from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import ModelVersion
-from headrace.store.settings import Settings
 from headrace.store.tasks.generate import GeneratePayload
-
-ASK_HEADER: Final = "Headrace-Cache"
-"""The caller's wish: ``use`` or ``bypass``."""
 
 BYPASS: Final = "bypass"
 """The result of a request that the cache could not serve, beside those of ``CacheResult``."""
@@ -43,13 +45,33 @@ def read_wish(value: str | None) -> CacheWish | None:
         raise InvalidRequest(f"{ASK_HEADER} is `use` or `bypass`, not {value[:40]!r}", param=ASK_HEADER) from None
 
 
-class CacheLookups:
+class CacheLookups(SubmissionHook):
     """Makes the lookups of requests, by the settings of this process."""
 
-    def __init__(self, settings: Settings, digests: Digests) -> None:
-        self._mode = settings.response_cache
-        self._ttl_s = settings.response_cache_ttl_s
-        self._digests = digests
+    def __init__(self, parts: SubmissionParts) -> None:
+        self._mode = parts.settings.response_cache
+        self._ttl_s = parts.settings.response_cache_ttl_s
+        self._digests = parts.digests
+        self._metrics = parts.metrics
+
+    def check(self, draft: DraftJob) -> None:
+        """Raise InvalidRequest for a wish that is none."""
+        read_wish(draft.origin.cache)
+
+    def with_job(self, draft: DraftJob, job: NewJob) -> NewJob:
+        """Return the job with its lookup, if it may get the answer of another one."""
+        wish, version = read_wish(draft.origin.cache), known(draft.version)
+        lookup = self.lookup(wish, version, draft.policy_version, draft.payload, job.payload, task=job.task)
+        return job if lookup is None else replace(job, lookup=lookup)
+
+    def accepted(self, outcome: Accepted, draft: DraftJob | None) -> Headers:
+        """Count and tell what the cache did for the job, if it was concerned."""
+        wish = None if draft is None else read_wish(draft.origin.cache)
+        if outcome.replayed or not self.is_concerned(wish):
+            return {}
+        result = BYPASS if outcome.cache is None else outcome.cache.value
+        self._metrics.cache_results.labels(result).inc()
+        return {CACHE_HEADER: result}
 
     def is_concerned(self, wish: CacheWish | None) -> bool:
         """Return True if the answer tells the caller what the cache did."""

@@ -1,28 +1,24 @@
 """The response cache at acceptance: which new jobs compute an answer, and which get the answer of another job.
 
 An entry names a *source*: a job that computes the answer for a digest of model version, policy and payload, or has
-computed it. A *sharer* is a job that gets the answer of its source (``store.jobs.sharers``). Nothing else is stored: an
-entry ends with the contents of its source. Requests that do not use the cache cost no statement here.
+computed it. A *sharer* is a job that gets the answer of its source (``sharers``). Nothing else is stored: an entry
+ends with the contents of its source. Requests that do not use the cache cost no statement here.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
+from headrace.features.response_cache import sharers
 from headrace.store.db.database import Database, dump_json
-from headrace.store.schema.cache_results import UNSERVED_QUEUE, CacheResult
-
-if TYPE_CHECKING:
-    from headrace.store.jobs.acceptance import NewJob
-
-SHARED_FAILURES = ("policy_blocked_output",)
-"""Codes of failures that every computation of the request has: sharers get them too."""
+from headrace.store.encryption.vault import Vault
+from headrace.store.jobs.acceptance import Lookup, NewJob
+from headrace.store.schema.job_states import UNSERVED_QUEUE, CacheResult
 
 
 @dataclass(frozen=True, slots=True)
-class CacheLookup:
+class CacheLookup(Lookup):
     """A request that may get the answer of another: the digest of what decides the answer.
 
     ``ttl_s``: an answer older than this, in seconds since the end of its job, is not used.
@@ -31,10 +27,21 @@ class CacheLookup:
     digest: str
     ttl_s: float
 
+    @staticmethod
+    def assigned(connection: Connection, jobs: Sequence[NewJob], *, but: Collection[str]) -> list[NewJob]:
+        """Return the jobs with their part in the cache: source, sharer, or none. Those of ``but`` have none."""
+        return assigned(connection, jobs, but=but)
 
-# Conditions on a job ``source``: it has an answer for others; it will have one.
-HAS_ANSWER = f"""(source.output_purged_at IS NULL AND (source.state = 'succeeded' OR source.state = 'failed'
-    AND source.error ->> 'code' IN ({", ".join(map(repr, SHARED_FAILURES))})))"""
+    @staticmethod
+    def accepted(connection: Connection, jobs: Sequence[NewJob], new: Collection[str], vault: Vault) -> None:
+        """End the new jobs with an answer, and forget those that were not accepted. ``new``: the ids of new jobs."""
+        if lost := [job.id for job in jobs if job.cache is CacheResult.MISS and job.id not in new]:
+            leave(connection, lost)
+        if hits := [job.id for job in jobs if job.cache is CacheResult.HIT and job.id in new]:
+            sharers.answer(connection, hits, vault)
+
+
+# Conditions on a job ``source``: it has an answer for others that is not too old; it will have one.
 _IS_FRESH = """(source.state = 'succeeded' AND source.output_purged_at IS NULL AND NOT source.purge_when_ended
     AND source.completed_at > now() - make_interval(secs => :ttl_s))"""
 _IS_UNDER_WAY = "(source.state IN ('queued', 'running') AND source.cancel_requested_at IS NULL)"
@@ -86,9 +93,9 @@ DELETE FROM cache_entries AS entry USING old WHERE entry.tenant_id = old.tenant_
 """)
 
 
-def assigned(connection: Connection, jobs: Sequence["NewJob"], *, but: Collection[str]) -> list["NewJob"]:
+def assigned(connection: Connection, jobs: Sequence[NewJob], *, but: Collection[str]) -> list[NewJob]:
     """Return the jobs with their part in the cache: source, sharer, or none. Those with an id in ``but`` have none."""
-    asking = {job.id: job for job in jobs if job.lookup is not None and job.id not in but}
+    asking = {job.id: job for job in jobs if isinstance(job.lookup, CacheLookup) and job.id not in but}
     if not asking:
         return list(jobs)
     sources = _sources(connection, list(asking.values()))
@@ -101,9 +108,9 @@ class _Source:
     has_ended: bool = False
 
 
-def _sources(connection: Connection, jobs: Sequence["NewJob"]) -> dict[str, _Source]:
+def _sources(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, _Source]:
     """Return the source of each job: another job or itself. A job of a class that has no source is absent."""
-    ttl_s = max(job.lookup.ttl_s for job in jobs if job.lookup is not None)
+    ttl_s = max(job.lookup.ttl_s for job in jobs if isinstance(job.lookup, CacheLookup))
     found = _find(connection, jobs, ttl_s)
     missing = [job for job in jobs if job.id not in found]
     if missing:
@@ -116,13 +123,13 @@ def _sources(connection: Connection, jobs: Sequence["NewJob"]) -> dict[str, _Sou
     return found
 
 
-def _find(connection: Connection, jobs: Sequence["NewJob"], ttl_s: float) -> dict[str, _Source]:
+def _find(connection: Connection, jobs: Sequence[NewJob], ttl_s: float) -> dict[str, _Source]:
     rows = connection.execute(_FIND, {"rows": _rows(jobs), "ttl_s": ttl_s})
     return {row.id: _Source(row.source, row.has_ended) for row in rows}
 
 
-def _placed(job: "NewJob", source: _Source | None) -> "NewJob":
-    if job.lookup is None:
+def _placed(job: NewJob, source: _Source | None) -> NewJob:
+    if not isinstance(job.lookup, CacheLookup):
         return job
     if source is None or source.job_id == job.id:
         return replace(job, cache=CacheResult.MISS)
@@ -132,16 +139,16 @@ def _placed(job: "NewJob", source: _Source | None) -> "NewJob":
     )
 
 
-def _key(job: "NewJob") -> tuple[str, str]:
-    return job.tenant_id, "" if job.lookup is None else job.lookup.digest
+def _key(job: NewJob) -> tuple[str, str]:
+    return job.tenant_id, job.lookup.digest if isinstance(job.lookup, CacheLookup) else ""
 
 
-def _rows(jobs: Sequence["NewJob"]) -> str:
+def _rows(jobs: Sequence[NewJob]) -> str:
     names = ("id", "tenant_id", "class_rank", "model_version")
     rows = [
         {"digest": job.lookup.digest, **{name: getattr(job, name) for name in names}}
         for job in jobs
-        if job.lookup is not None
+        if isinstance(job.lookup, CacheLookup)
     ]
     return dump_json(rows)
 

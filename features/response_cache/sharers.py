@@ -1,4 +1,4 @@
-"""Sharers: jobs that get the answer of another job, their source (``store.jobs.response_cache``).
+"""Sharers: jobs that get the answer of another job, their source (``features.response_cache.entries``).
 
 A sharer is a queued job that no worker may claim. It ends with its source, in the same transaction, or in the
 transaction that accepts it if the source has ended before. ``sweep`` cares for all others: the source ended while the
@@ -18,14 +18,24 @@ from headrace.store.encryption.vault import Vault
 from headrace.store.errors import CannotOpen
 from headrace.store.jobs.claim_queries import FINISH_SHARERS
 from headrace.store.jobs.finish_rows import Finish, encode, opened, row_of
-from headrace.store.jobs.response_cache import HAS_ANSWER, SHARED_FAILURES
 from headrace.store.jobs.terminal import DEAD_LETTER_CODES
 from headrace.store.schema.job_states import JobState
 
 log = structlog.get_logger(__name__)
 
+SHARED_FAILURES = ("policy_blocked_output",)
+"""Codes of failures that every computation of the request has: sharers get them too."""
+
+# A job ``source`` has an answer for others.
+HAS_ANSWER = f"""(source.output_purged_at IS NULL AND (source.state = 'succeeded' OR source.state = 'failed'
+    AND source.error ->> 'code' IN ({", ".join(map(repr, SHARED_FAILURES))})))"""
+
 MOST_AT_ONCE = 500
 """Sharers that a source ends together with itself. The sweep ends the others."""
+
+IS_DUE = """(SELECT cache_source FROM jobs WHERE state = 'queued' AND cache_source IS NOT NULL
+    ORDER BY cache_source LIMIT 1) IS NOT NULL"""
+"""True if a job waits for the answer of another."""
 
 _WAITED_MS = "CAST(extract(epoch FROM clock_timestamp() - sharer.created_at) * 1000 AS float8) AS waited_ms"
 

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 from openai import OpenAI
 
+from headrace.features.response_cache import sharers
 from headrace.store.db.database import Database
-from headrace.store.jobs import sharers
 from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion
 from headrace.store.retention.purge import Scope, purge_step

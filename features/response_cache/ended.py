@@ -1,0 +1,6 @@
+"""What the response cache adds to the ends of jobs: those that wait for the answer get it in the same transaction."""
+
+from headrace.features.response_cache.sharers import answer_from
+from headrace.store.jobs.end_part import EndPart
+
+PART = EndPart(concerns=lambda finish: finish.is_source, write=answer_from)

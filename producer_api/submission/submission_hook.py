@@ -1,0 +1,37 @@
+"""What a feature does with requests on their way to a stored job."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headrace.assembly import parts
+from headrace.producer_api.access.rate_limits import Headers
+from headrace.producer_api.submission.draft_job import DraftJob
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.store.jobs.jobs import Accepted, NewJob
+
+
+class SubmissionHook:
+    """The work of a feature in one API process. A feature overrides what it needs; each method may block."""
+
+    def check(self, draft: DraftJob) -> None:
+        """Raise InvalidRequest for what the feature cannot follow. Called before anything else."""
+
+    def with_job(self, draft: DraftJob, job: NewJob) -> NewJob:
+        """Return the job as it is to be stored. ``draft`` is prepared."""
+        return job
+
+    def accepted(self, outcome: Accepted, draft: DraftJob | None) -> Headers:
+        """Learn that a job is stored; return headers for its caller. ``draft``: None for a line of a batch."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionPart:
+    """The ``PART`` of a feature's file ``submission``. ``build`` makes its work of one process."""
+
+    build: Callable[[SubmissionParts], SubmissionHook]
+
+
+def build_hooks(submission_parts: SubmissionParts) -> list[SubmissionHook]:
+    """Return the work of all features, in their order."""
+    return [part.build(submission_parts) for part in parts("submission", SubmissionPart)]

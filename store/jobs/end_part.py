@@ -1,0 +1,29 @@
+"""What a feature writes in the transaction in which a worker ends jobs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from sqlalchemy import Connection
+
+from headrace.assembly import parts
+from headrace.store.encryption.vault import Vault
+from headrace.store.jobs.finish_rows import Finish
+
+
+@dataclass(frozen=True, slots=True)
+class EndPart:
+    """The ``PART`` of a feature's file ``ended``.
+
+    ``concerns``: whether the feature has something to write for this end. ``write``: gets those ends that have ended
+    their jobs; it must not wait for a row that another transaction may hold.
+    """
+
+    concerns: Callable[[Finish], bool]
+    write: Callable[[Connection, Sequence[Finish], Vault], None]
+
+
+@cache
+def end_parts() -> list[EndPart]:
+    """Return the parts of all features."""
+    return parts("ended", EndPart)
