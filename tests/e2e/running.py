@@ -10,7 +10,7 @@ from openai import OpenAI
 
 from headrace.cli.local.home import Home, StackRecord
 from headrace.cli.local.stack import Stack, running_stack
-from headrace.models.catalog import fetch
+from headrace.models.catalog import CATALOG, fetch
 from headrace.store.settings import Settings
 from tests.folders import reachable_folder
 from tests.processes import free_port
@@ -39,11 +39,12 @@ def running_smollm2(
 ) -> Iterator[Running]:
     """Yield a stack in its own folder, with the real model and kernels, prepared if missing.
 
-    ``changes``: settings for its processes; ``beside``: other catalog models that it also serves.
+    ``changes``: settings for its processes; ``beside``: other models of `headrace up` that it also serves.
     """
     models = REPOSITORY / ".headrace" / "models"
     for name in ("smollm2", *beside):
-        fetch(name, models)
+        if name in CATALOG:
+            fetch(name, models)
     kernels = REPOSITORY / ".headrace" / "native"
     kernels.mkdir(exist_ok=True)
     with reachable_folder() as folder:
