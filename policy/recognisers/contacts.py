@@ -2,9 +2,7 @@
 
 import re
 from functools import cache, lru_cache
-from importlib import import_module
 from ipaddress import ip_address
-from itertools import product
 from typing import Any
 
 import phonenumbers
@@ -309,33 +307,9 @@ def _is_national(text: str, opinion: int) -> bool:
         return any(_is_real(text, region) for region in announced) or (is_grouped and _is_possible(text))
     if not is_grouped or any(one.search(text) for one in _NO_PHONES):
         return False
-    could_be_from = _could_be_from(text, len(REGIONS))
-    if text.startswith(("0", "(0")):
-        return any(_is_real(text, region) for region in could_be_from)
-    groups = tuple(map(len, re.findall(r"\d+", text)))
-    could_be_from = [region for region in could_be_from if groups in _groups_of(region)]
-    return any(_is_real(text, region) and _is_written_so(text, region) for region in could_be_from)
-
-
-@cache
-def _groups_of(region: str) -> frozenset[tuple[int, ...]]:
-    """Return in groups of how many digits the library writes those numbers of a region that begin with no zero."""
-    parser: Any = import_module("re._parser")
-    about: Any = PhoneMetadata.metadata_for_region(region)
-    found: set[tuple[int, ...]] = set()
-    for form in about.number_format:
-        widths = [group.getwidth() for _, (number, *_, group) in parser.parse(form.pattern) if number]
-        written = form.format
-        if form.national_prefix_formatting_rule:
-            written = written.replace(r"\1", form.national_prefix_formatting_rule, 1)
-        if written.lstrip("(").startswith("0"):
-            continue
-        runs = []
-        for run in re.findall(r"(?:\\\d|\d)+", written):
-            parts = [widths[int(part[1]) - 1] if part[0] == "\\" else (1, 1) for part in re.findall(r"\\\d|\d", run)]
-            runs.append(range(sum(least for least, _ in parts), sum(most for _, most in parts) + 1))
-        found.update(product(*runs))
-    return frozenset(found)
+    # Without a prefix of its country too many other numbers are written so.
+    is_dialled = text.startswith(("0", "(0"))
+    return is_dialled and any(_is_real(text, region) for region in _could_be_from(text, len(REGIONS)))
 
 
 def _could_be_from(text: str, num_regions: int) -> list[str]:
@@ -377,14 +351,6 @@ def _is_real(text: str, region: str) -> bool:
 def _is_possible(text: str) -> bool:
     number = _parsed(text, "US")
     return number is not None and phonenumbers.is_possible_number(number)
-
-
-def _is_written_so(text: str, region: str) -> bool:
-    number = _parsed(text, region)
-    if number is None:
-        return False
-    usual = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
-    return re.findall(r"\d+", usual) == re.findall(r"\d+", text)
 
 
 PHONE = Recogniser(

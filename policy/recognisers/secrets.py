@@ -84,7 +84,8 @@ _PUBLIC = re.compile(
     r"(?i)(?:public|primary|foreign|unique|cache|partition|sort|hash|object|group|index|routing|idempotency|csrf|xsrf|max|num"
     r"|next|page|cancel\w*|trace|websocket|did)[-_: ]?(?:key[-_ ]?)?$|\barn:[\w:\-]*$"
 )
-_NEXT_FIELD = re.compile(r"&[\w\-]+=.*")
+# In a URL: the next field, or the host.
+_NEXT_FIELD = re.compile(r"&[\w\-]+=.*|@[\w\-]+\.[a-z].*")
 _CHANGE = re.compile(r"[0-9](?=[A-Za-z])|[A-Za-z](?=[0-9])")
 _LEAST_PASSWORD, _LEAST_ALONE, _LEAST_KEY = 6, 8, 16
 _LEAST_CHANGES, _PASSWORD_BITS, _KEY_BITS = 3, 2.0, 3.0
