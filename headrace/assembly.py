@@ -12,6 +12,7 @@ declares for this kind; a file that is absent brings nothing. Each process impor
     api          ``producer_api.api_part``: other routes
     submission   ``producer_api.submission.submission_hook``: what happens to requests before and after they are stored
     ended        ``store.jobs.end_part``: what is written in the transaction that ends jobs
+    end_events   ``store.jobs.end_events``: the webhook event of the end of its jobs, if a face has one of its own
     errors       ``producer_api.server.error_form``: the form of errors on routes of a face
     dispatcher   ``workers.dispatcher.dispatcher_part``: duties, probes, what runs while a dispatcher leads
     verbs        ``cli.groups``: commands

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from headrace.store.jobs.responses import EVENT_TYPE
+from headrace.assembly import parts
+from headrace.store.jobs.end_events import EndEvents
 
 MAX_CRASHES = 3
 """A job is poison after so many of its workers died; the last one ran it alone."""
@@ -57,15 +58,22 @@ ERROR_AFTER = """CASE WHEN verdict IN ('poison', 'max_attempts_exceeded') THEN j
         WHEN 'poison' THEN 'every worker that ran this job was lost, the last one while it ran it alone'
         ELSE 'every attempt failed: the worker was lost or its engine failed' END) END"""
 
-# The webhook events of the rows of ``ended``. A job of the Responses API has two: the job's and the response's. The URL
+# The webhook events of the rows of ``ended``. A job of a face with events has two: the job's and the face's. The URL
 # given with the job gets the one with ``is_own``, unless it lists the events that it wants.
-EVENTS_OF_ENDED = f"""
-    SELECT ended.id, 'job.' || ended.state AS type, responses.job_id IS NULL AS is_own
-    FROM ended LEFT JOIN responses ON responses.job_id = ended.id WHERE NOT ended.is_quiet
-    UNION ALL
-    SELECT ended.id, {EVENT_TYPE}, TRUE FROM ended JOIN responses ON responses.job_id = ended.id
-    WHERE NOT ended.is_quiet
-"""
+_FACES = parts("end_events", EndEvents)
+_JOINED = "".join(f" LEFT JOIN {face.table} ON {face.table}.job_id = ended.id" for face in _FACES)
+_IS_OWN = " AND ".join(["TRUE", *(f"{face.table}.job_id IS NULL" for face in _FACES)])
+EVENTS_OF_ENDED = " UNION ALL ".join(
+    [
+        f"SELECT ended.id, 'job.' || ended.state AS type, {_IS_OWN} AS is_own FROM ended{_JOINED} "
+        "WHERE NOT ended.is_quiet",
+        *(
+            f"SELECT ended.id, {face.type}, TRUE FROM ended JOIN {face.table} ON {face.table}.job_id = ended.id "
+            "WHERE NOT ended.is_quiet"
+            for face in _FACES
+        ),
+    ]
+)
 
 # Two tables of a statement with the tables ``ended`` and ``emitted``: webhook deliveries of events of jobs. One for
 # each (job, type, URL): a tenant's endpoint wins over the same URL given with the job.
