@@ -9,6 +9,7 @@ declares for this kind; a file that is absent brings nothing. Each process impor
     model        ``workers.tasks.task_model``: what loads its models, and may import torch
     served       ``workers.tasks.encoding``: what reads its jobs, if models of other tasks run them
     task_routes  ``producer_api.tasks.task_routes``: its URLs, and how a batch reads them
+    lines        ``producer_api.tasks.line_urls``: URLs with a name in them that a batch may have
     api          ``producer_api.api_part``: other routes
     submission   ``producer_api.submission.submission_hook``: what happens to requests before and after they are stored
     ended        ``store.jobs.end_part``: what is written in the transaction that ends jobs
@@ -28,6 +29,7 @@ FEATURES = (
     "templates",
     "anthropic",
     "audit",
+    "flows",
     "batches",
     "console",
     "response_cache",

@@ -34,11 +34,9 @@ from headrace.producer_api.jobs import (
     version_routes,
 )
 from headrace.producer_api.organization import key_routes, limit_routes, policy_routes, retention_routes, usage_routes
-from headrace.producer_api.pipelines import pipeline_rollouts, pipeline_routes
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import on_error
 from headrace.producer_api.tasks.registry import TASK_ROUTES
-from headrace.producer_api.tools import approval_routes, tool_routes
 from headrace.store.errors import HeadraceError
 from headrace.store.settings import Settings
 from headrace.store.tracing.tracing import OFF, Tracing
@@ -51,8 +49,6 @@ _ROUTES = (
     host_routes,
     queue_routes,
     dead_letter_routes,
-    pipeline_routes,
-    pipeline_rollouts,
     file_routes,
     upload_routes,
     policy_routes,
@@ -63,8 +59,6 @@ _ROUTES = (
     usage_routes,
     limit_routes,
     retention_routes,
-    tool_routes,
-    approval_routes,
     key_routes,
     health_routes,
 )

@@ -20,10 +20,8 @@ from headrace.producer_api.server.health import Health
 from headrace.producer_api.server.loop_lag import LoopLag
 from headrace.producer_api.server.metrics_page import MetricsPage
 from headrace.producer_api.submission.enqueue import Enqueuer
-from headrace.producer_api.submission.flow_jobs import FlowSubmissions
 from headrace.producer_api.submission.idempotency import RequestDigests
 from headrace.producer_api.submission.input_policy import ActivePolicies
-from headrace.producer_api.submission.pipeline_lines import PipelineLines
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
 from headrace.producer_api.submission.queue_limits import QueueLimits
 from headrace.producer_api.submission.submission_parts import SubmissionParts
@@ -46,7 +44,6 @@ from headrace.store.tracing.tracing import OFF, Tracing
 _POOL_SIZE = 16
 # The most tenants whose calls that may take long are made at the same time.
 _TENANT_THREADS = 8
-_TOOL_THREADS = 4
 # A request can do without Redis, so it waits only this long, without a retry.
 _REDIS_TIMEOUT_S = 0.5
 
@@ -123,10 +120,6 @@ class Runtime:
             tenant_threads=Turns(_TENANT_THREADS, most_of_one=1),
         )
         self.submissions = Submissions(parts, tracing=self.tracing)
-        self.flow_submissions = FlowSubmissions(parts)
-        self.pipeline_lines = PipelineLines(parts, self.flow_submissions)
-        # Of their own, because a tenant's server of MCP may be slow to tell its tools.
-        self.tool_threads = Turns(_TOOL_THREADS, most_of_one=1)
 
     async def start(self) -> None:
         """Start the background threads and the hub. An unavailable Redis does not prevent it."""

@@ -43,8 +43,7 @@ async def create_message(
     await runtime.streams.enter(request)
     try:
         wanted = to_job(body)
-        submit = runtime.flow_submissions.submit_one if wanted.has_steps else runtime.submissions.submit
-        receipt = await submit(principal, wanted, origin)
+        receipt = await runtime.submissions.submit(principal, wanted, origin)
     except HeadraceError as error:
         raise as_sent(error) from error
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from headrace.features.flows.pipeline_jobs import ParsedPipelineJob
 from headrace.producer_api.http.requests import check_counts
-from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
 from headrace.producer_api.tasks.registry import read_task
 from headrace.producer_api.tasks.task_routes import ParsedRequest
 from headrace.store.encryption.vault import has_nul

@@ -5,7 +5,7 @@ tenant (``batch_round_robin``), chooses its next step (``next_step``, pure) and 
 tenant blocks another. After each turn the thread sleeps three times as long as it worked, so API requests are not
 delayed. Progress of the two long steps (validation and writing results) is only in memory: a new leader starts them
 again. Each change that must happen exactly once is one transaction in ``batch_steps``. The thread makes
-the copies of shadow rollouts of pipelines too (``producer_api.pipelines.pipeline_mirrors``). Files and contents are
+the copies of shadow rollouts of pipelines too (``features.flows.pipeline_mirrors``). Files and contents are
 removed on a second thread: it may wait for a lock or for the storage, and no batch waits for it.
 """
 
@@ -27,13 +27,14 @@ from headrace.features.batches.batch_round_robin import WAITING_S, BatchRoundRob
 from headrace.features.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, ParsedLine
 from headrace.features.batches.batch_validation import validate
 from headrace.features.batches.batches import Batch
+from headrace.features.flows.flow_jobs import FlowSubmissions
+from headrace.features.flows.pipeline_lines import PipelineLines
+from headrace.features.flows.pipeline_mirrors import PipelineMirrors
 from headrace.producer_api.api_part import ApiWork
 from headrace.producer_api.jobs.cancel import announce_cancelled
-from headrace.producer_api.pipelines.pipeline_mirrors import PipelineMirrors
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import internal_error
 from headrace.producer_api.server.request_spans import record_accept
-from headrace.producer_api.submission.pipeline_lines import PipelineLines
 from headrace.producer_api.submission.queue_limits import QueueLimits
 from headrace.producer_api.submission.submit import Submissions
 from headrace.prompts.sandbox.turns import on_behalf_of
@@ -386,7 +387,7 @@ def keeper_for(runtime: Runtime) -> BatchKeeper:
         runtime.settings,
         runtime.blobs,
         submissions=runtime.submissions,
-        pipelines=runtime.pipeline_lines,
+        pipelines=PipelineLines(runtime.submissions.hook(FlowSubmissions)),
         queue_limits=runtime.queue_limits,
         on_cancelled=partial(announce_cancelled, runtime),
         tracing=runtime.tracing,

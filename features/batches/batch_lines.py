@@ -18,10 +18,10 @@ from headrace.features.batches.batch_input import (
 from headrace.features.batches.batch_steps import ParsedLine
 from headrace.features.batches.batches import Batch
 from headrace.features.batches.line_targets import LineTarget, target_of
-from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
+from headrace.features.flows.pipeline_jobs import ParsedPipelineJob
+from headrace.features.flows.pipeline_lines import PipelineLines
 from headrace.producer_api.server.errors import body_of, internal_error, status_of
 from headrace.producer_api.submission.input_policy import check_fixed, guarded
-from headrace.producer_api.submission.pipeline_lines import PipelineLines
 from headrace.producer_api.submission.submit import Submissions
 from headrace.store.db.database import Database
 from headrace.store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unavailable

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from headrace.features.batches.batches import Batch
-from headrace.producer_api.pipelines.pipeline_jobs import ParsedPipelineJob
-from headrace.producer_api.submission.pipeline_lines import PipelineLines
-from headrace.producer_api.submission.pipelines import PipelineVersion
+from headrace.features.flows.pipeline_jobs import ParsedPipelineJob
+from headrace.features.flows.pipeline_lines import PipelineLines
+from headrace.features.flows.pipelines import PipelineVersion
 from headrace.producer_api.submission.submit import Submissions
 from headrace.producer_api.tasks.task_routes import ParsedRequest
 from headrace.store.errors import NotFound

@@ -105,10 +105,7 @@ async def _submit(
 ) -> tuple[Job, dict[str, str]]:
     """Store the job; return it and the headers of the answer."""
     try:
-        if wanted.has_steps:
-            receipt = await runtime.flow_submissions.submit_one(principal, wanted, origin)
-        else:
-            receipt = await runtime.submissions.submit(principal, wanted, origin, is_stored=is_stored)
+        receipt = await runtime.submissions.submit(principal, wanted, origin, is_stored=is_stored)
     except HeadraceError as error:
         raise as_sent(error, body) from error
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)

@@ -131,9 +131,8 @@ async def _submit(
     runtime: Runtime, principal: JobsWriter, body: ResponseRequest, prepared: PreparedResponse, origin: OriginOf
 ) -> Receipt:
     """Store the job. One that searches in files or calls tools has several steps."""
-    submit = runtime.flow_submissions.submit_one if prepared.job.has_steps else runtime.submissions.submit
     try:
-        return await submit(principal, prepared.job, origin, prepared.response)
+        return await runtime.submissions.submit(principal, prepared.job, origin, prepared.response)
     except HeadraceError as error:
         raise as_sent(error, body) from error
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from headrace.features.encoders.embed.task import EmbedRequest
 from headrace.features.encoders.rerank.task import RerankRequest
+from headrace.features.flows.retrieval_steps import query_prompt_name
 from headrace.features.retrieval.adding_files import store_version
 from headrace.features.retrieval.store_bodies import SearchBody
 from headrace.producer_api.http.requests import OriginOf
@@ -16,7 +17,6 @@ from headrace.producer_api.jobs.synchronous import submit_and_wait
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.streaming.answers import answer_of
 from headrace.producer_api.submission.draft_job import Origin
-from headrace.producer_api.submission.retrieval_steps import query_prompt_name
 from headrace.store.errors import HeadraceError, InvalidRequest
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.payloads.retrieval import HybridWeights, RankingOptions

@@ -37,7 +37,6 @@ from headrace.store.schema.job_states import FLOW_TASK, JobState
 from headrace.store.streams import stream_log
 from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tasks.flow import FLOW_EXAMPLES, FlowRequest, JobOrFlowRequest, PipelineRequest
-from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tasks.registry import TASKS
 from headrace.store.tenants.api_keys import Principal
 
@@ -76,12 +75,7 @@ async def submitted(
 ) -> Response:
     """Store the job of a request, and answer with it: 202, or 200 if the caller waits and it ends meanwhile."""
     wait_s = _wait_of(prefer)
-    if isinstance(body, FlowRequest | PipelineRequest):
-        receipt = await runtime.flow_submissions.submit(principal, body, origin)
-    elif isinstance(body, GenerateRequest) and body.has_steps:
-        receipt = await runtime.flow_submissions.submit_one(principal, body, origin)
-    else:
-        receipt = await runtime.submissions.submit(principal, body, origin)
+    receipt = await runtime.submissions.submit(principal, body, origin)
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
     if wait_s is not None and not await runtime.streams.try_enter(request):
         wait_s = None  # the job is accepted: a key over its limit of open waits gets the answer without waiting

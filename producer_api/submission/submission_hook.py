@@ -2,16 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from headrace.assembly import parts
 from headrace.producer_api.access.rate_limits import Headers
-from headrace.producer_api.submission.draft_job import DraftJob
+from headrace.producer_api.submission.draft_job import DraftJob, Origin, Receipt
 from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Accepted, NewJob
+from headrace.store.tenants.api_keys import Principal
 
 
 class SubmissionHook:
     """The work of a feature in one API process. A feature overrides what it needs; each method may block."""
+
+    def takes(self, request: Any) -> bool:
+        """Return True if the feature submits this request itself, by ``submit``. Must not block."""
+        return False
+
+    async def submit(self, principal: Principal, request: Any, origin: Origin, response: FaceRow | None) -> Receipt:
+        """Store the job of a request that it takes. Raises as ``Submissions.submit``."""
+        raise NotImplementedError
 
     def check(self, draft: DraftJob) -> None:
         """Raise InvalidRequest for what the feature cannot follow. Called before anything else."""

@@ -7,6 +7,7 @@ that it delays no other tenant.
 """
 
 from dataclasses import replace
+from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -18,7 +19,7 @@ from headrace.producer_api.submission.draft_job import DraftJob, NeedsTenantThre
 from headrace.producer_api.submission.input_policy import ActivePolicy, applied, pinned
 from headrace.producer_api.submission.prompt_preparation import check_called_urls
 from headrace.producer_api.submission.rollout_routing import RolloutRouting
-from headrace.producer_api.submission.submission_hook import build_hooks
+from headrace.producer_api.submission.submission_hook import SubmissionHook, build_hooks
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill, has_template
 from headrace.producer_api.submission.vault_before import vault_before
@@ -32,6 +33,7 @@ from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.schema.job_states import CacheResult
 from headrace.store.schema.version_states import VersionState
+from headrace.store.tasks.flow import FlowRequest, JobOrFlowRequest, PipelineRequest
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tasks.registry import JobRequest
 from headrace.store.tenants.api_keys import Principal
@@ -41,6 +43,9 @@ from headrace.store.tracing.tracing import OFF, Tracing
 
 RETRY_WITHIN_S = 600.0
 """A retry without an Idempotency-Key finds the job of its first request for this long."""
+
+
+HookType = TypeVar("HookType", bound=SubmissionHook)
 
 
 class Submissions:
@@ -66,7 +71,7 @@ class Submissions:
     async def submit(
         self,
         principal: Principal,
-        request: JobRequest,
+        request: JobOrFlowRequest,
         origin: Origin,
         response: FaceRow | None = None,
         *,
@@ -77,6 +82,11 @@ class Submissions:
         Raises InvalidRequest, Forbidden, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable,
         and NoWorker where the settings require a worker and none serves the model version.
         """
+        for hook in self._hooks:
+            if hook.takes(request):
+                return await hook.submit(principal, request, origin, response)
+        if isinstance(request, FlowRequest | PipelineRequest):
+            raise InvalidRequest("this server takes no jobs of several steps: send one step", param="steps")
         start_ns = now_ns()
         draft = DraftJob(principal, request, origin, response, is_stored, self._tracing.within(origin.trace))
         try:
@@ -93,6 +103,10 @@ class Submissions:
         finally:
             note_headers(draft.headers)
             record_accept(self._tracing, draft.job, start_ns, parent=origin.trace)
+
+    def hook(self, kind: type[HookType]) -> HookType:
+        """Return the work of a feature, for its own routes."""
+        return next(hook for hook in self._hooks if isinstance(hook, kind))
 
     async def _submit(self, draft: DraftJob) -> Receipt:
         try:

@@ -6,7 +6,7 @@ encrypted like any job. It is made after the stable job has ended, so it delays 
 must end within ten minutes, and its contents are erased a minute later, whatever the retention of the caller is.
 
 Only greedy text answers are mirrored, of tenants that the operator names, without a policy, and only if their caller
-lets them be stored. Of a pipeline the API makes the mirrors (``producer_api.pipelines.pipeline_mirrors``), because only
+lets them be stored. Of a pipeline the API makes the mirrors (``features.flows.pipeline_mirrors``), because only
 it prepares the candidate's steps; the pairs are read here.
 """
 

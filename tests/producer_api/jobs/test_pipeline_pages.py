@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from headrace.producer_api.pipelines.pipeline_jobs import reader_of
+from headrace.features.flows.pipeline_jobs import reader_of
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.tenants import api_keys

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
+from headrace.features.flows.flow_jobs import FlowSubmissions
 from headrace.features.responses.new_response import NewResponse
 from headrace.producer_api.access.rate_limits import begin_headers
 from headrace.producer_api.submission import enqueue
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.submission.enqueue import Enqueuer
-from headrace.producer_api.submission.flow_jobs import FlowSubmissions
 from headrace.producer_api.submission.idempotency import RequestDigests
 from headrace.producer_api.submission.submit import Submissions
 from headrace.prompts.tasks.task_inputs import Prepared
@@ -340,7 +340,7 @@ async def test_a_flow_is_stored_once_and_its_caller_is_told(monkeypatch: pytest.
     # A retry without a key finds the job of the first try, for ten minutes.
     asked: list[Any] = []
     monkeypatch.setattr(
-        "headrace.producer_api.submission.flow_jobs.jobs.find_duplicate",
+        "headrace.features.flows.flow_jobs.jobs.find_duplicate",
         lambda db, *given: asked.append(given) or "job_9",
     )
     retry = await flows.submit(PRINCIPAL, flow(), origin(is_retry=True, idempotency_key=None))

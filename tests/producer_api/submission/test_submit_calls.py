@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from headrace.features.flows import pipelines
+from headrace.features.flows.pipelines import from_pipeline
 from headrace.features.responses.new_response import NewResponse
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.producer_api.access.rate_limits import begin_headers
-from headrace.producer_api.submission import pipelines, template_filling, vault_before
+from headrace.producer_api.submission import template_filling, vault_before
 from headrace.producer_api.submission.draft_job import Receipt
-from headrace.producer_api.submission.pipelines import from_pipeline
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
 from headrace.producer_api.submission.template_filling import fill, fill_step
 from headrace.store.errors import (

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.producer_api.tools.server_listing import with_tools
+from headrace.features.flows.server_listing import with_tools
 from headrace.store.calls.mcp_servers import servers_of
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.payloads.tool_definition import McpEndpoint, McpServer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.producer_api.tools.server_listing import with_tools
+from headrace.features.flows.server_listing import with_tools
 from headrace.store.calls.mcp_servers import McpServers
 from headrace.store.calls.mcp_stdio import mcp_process
 from headrace.store.calls.ssrf_guard import CallTimedOut, GuardedClient

@@ -8,13 +8,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headrace.producer_api.access.auth import JobsReader, JobsWriter
-from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse
-from headrace.producer_api.jobs.job_routes import Prefer, submitted
-from headrace.producer_api.jobs.job_views import JobObject
-from headrace.producer_api.pipelines.pipeline_jobs import PipelineJob, request_of
-from headrace.producer_api.pipelines.pipeline_views import (
+from headrace.features.flows.flow_jobs import FlowSubmissions
+from headrace.features.flows.pipeline_jobs import PipelineJob, request_of
+from headrace.features.flows.pipeline_views import (
     NewPipeline,
     PipelineAlias,
     PipelineBody,
@@ -25,6 +21,11 @@ from headrace.producer_api.pipelines.pipeline_views import (
     pipeline_list,
     pipeline_object,
 )
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.jobs.job_routes import Prefer, submitted
+from headrace.producer_api.jobs.job_views import JobObject
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.prompt_templates import ALIAS_PATTERN, Canary, Kind
@@ -38,7 +39,7 @@ AliasName = Annotated[str, Path(pattern=ALIAS_PATTERN, description="`default` or
 @router.post("", status_code=201, response_model=PipelineObject, summary="Create a pipeline")
 async def create_pipeline(runtime: RuntimeOf, principal: JobsWriter, body: NewPipeline) -> Response:
     """Store steps as version 1 of a new pipeline. They are checked as those of a job, as far as no input is needed."""
-    await runtime.flow_submissions.check(principal, body)
+    await runtime.submissions.hook(FlowSubmissions).check_pipeline(principal, body)
     create = partial(
         prompt_templates.create,
         runtime.db,
@@ -69,7 +70,7 @@ async def add_version(
     runtime: RuntimeOf, principal: JobsWriter, pipeline_id: PipelineId, body: PipelineBody
 ) -> Response:
     """Store the next version of a pipeline. Jobs without a version use it, unless there is an alias `default`."""
-    await runtime.flow_submissions.check(principal, body)
+    await runtime.submissions.hook(FlowSubmissions).check_pipeline(principal, body)
     add = partial(
         prompt_templates.add_version,
         runtime.db,

@@ -11,9 +11,9 @@ from typing import Any
 
 import structlog
 
+from headrace.features.flows.pipeline_lines import PipelineLines
+from headrace.features.flows.pipelines import MIRRORED_INPUT, PipelineVersion
 from headrace.producer_api.server.errors import internal_error
-from headrace.producer_api.submission.pipeline_lines import PipelineLines
-from headrace.producer_api.submission.pipelines import MIRRORED_INPUT, PipelineVersion
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, InvalidRequest, RequestError
 from headrace.store.jobs.jobs import NewJob

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from headrace.features.encoders.embed.inputs import Embedder
-from headrace.producer_api.submission import retrieval_steps
-from headrace.producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
+from headrace.features.flows import retrieval_steps
+from headrace.features.flows.retrieval_steps import as_flow, as_one, retrieval_of, search_step
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
 from headrace.store.payloads.retrieval import Retrieval

@@ -7,14 +7,9 @@ from fastapi import APIRouter, Body, Path
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from headrace.policy.schemas import check_schema
-from headrace.producer_api.access.auth import WebhooksAdmin
-from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse
-from headrace.producer_api.runtime import Runtime
-from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.tools.server_listing import with_tools
-from headrace.producer_api.tools.tool_views import (
+from headrace.features.flows.flow_jobs import FlowSubmissions
+from headrace.features.flows.server_listing import with_tools
+from headrace.features.flows.tool_views import (
     HTTP_EXAMPLE,
     MCP_EXAMPLE,
     NewTool,
@@ -24,6 +19,12 @@ from headrace.producer_api.tools.tool_views import (
     ToolObject,
     tool_object,
 )
+from headrace.policy.schemas import check_schema
+from headrace.producer_api.access.auth import WebhooksAdmin
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
+from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.calls.addresses import check_url
 from headrace.store.calls.mcp_servers import servers_of
 from headrace.store.calls.ssrf_guard import GuardedClient
@@ -70,7 +71,9 @@ async def create_tool(
         made = _checked(runtime, lambda: body.name, body.definition)
         return tools.create(runtime.db, owner, body.name, made, actor=actor)
 
-    return JsonResponse(tool_object(await runtime.tool_threads.run(owner, create)), status_code=201)
+    return JsonResponse(
+        tool_object(await runtime.submissions.hook(FlowSubmissions).tool_threads.run(owner, create)), status_code=201
+    )
 
 
 @router.get("", response_model=ToolList, summary="List tools")
@@ -100,7 +103,7 @@ async def replace_tool(
         made = _checked(runtime, lambda: tools.get(runtime.db, owner, tool_id).name, body)
         return tools.replace(runtime.db, owner, tool_id, made, actor=actor)
 
-    return JsonResponse(tool_object(await runtime.tool_threads.run(owner, replace)))
+    return JsonResponse(tool_object(await runtime.submissions.hook(FlowSubmissions).tool_threads.run(owner, replace)))
 
 
 @router.delete("/{tool_id}", response_model=ToolDeleted, summary="Delete a tool")

@@ -5,13 +5,12 @@ Lines of batches keep the versions of the batch's start.
 
 from collections.abc import Mapping, Sequence
 
+from headrace.features.flows.flow_jobs import FlowSubmissions
+from headrace.features.flows.pipelines import PipelineVersion, at_place, of_pipeline, used_pipeline, version_of
+from headrace.features.flows.retrieval_steps import as_flow, as_one
 from headrace.producer_api.caches.model_catalog import KEEP_S
 from headrace.producer_api.caches.ttl_cache import LoadingCache
 from headrace.producer_api.submission.draft_job import Origin
-from headrace.producer_api.submission.flow_jobs import FlowSubmissions
-from headrace.producer_api.submission.pipelines import PipelineVersion, at_place, of_pipeline, used_pipeline, version_of
-from headrace.producer_api.submission.retrieval_steps import as_flow, as_one
-from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.store.errors import RequestError
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import NewJob
@@ -28,8 +27,8 @@ _MAX_VERSIONS = 64
 class PipelineLines:
     """Makes jobs of versions of pipelines. Blocks. Nothing is stored, and no limit is checked."""
 
-    def __init__(self, parts: SubmissionParts, flows: FlowSubmissions) -> None:
-        self._parts = parts
+    def __init__(self, flows: FlowSubmissions) -> None:
+        self._parts = parts = flows.parts
         self._flows = flows
         self.db = parts.db
         self._versions: LoadingCache[tuple[str, str], PipelineVersion] = LoadingCache(

@@ -7,6 +7,9 @@ from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from headrace.features.flows.pipeline_mirrors import check_mirrored
+from headrace.features.flows.pipeline_routes import PipelineId
+from headrace.features.flows.pipelines import version_of
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
@@ -18,11 +21,8 @@ from headrace.producer_api.jobs.rollout_views import (
     new_rollout,
     rollout_summary,
 )
-from headrace.producer_api.pipelines.pipeline_mirrors import check_mirrored
-from headrace.producer_api.pipelines.pipeline_routes import PipelineId
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.submission.pipelines import version_of
 from headrace.store.errors import NotFound
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.prompt_templates import ALIAS_PATTERN, DEFAULT, Kind

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from headrace.producer_api.submission.draft_job import Origin
-from headrace.producer_api.submission.pipelines import at_place, of_pipeline, used_pipeline, version_of
-from headrace.producer_api.submission.prepared_step import (
+from headrace.features.flows.pipelines import at_place, of_pipeline, used_pipeline, version_of
+from headrace.features.flows.prepared_step import (
     PreparedStep,
     flow_payload,
     flow_row,
     new_step,
     unprepared_payload,
 )
+from headrace.producer_api.submission.draft_job import Origin
 from headrace.store.errors import InvalidRequest, NotFound, NoWorker
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace

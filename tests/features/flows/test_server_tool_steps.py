@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from headrace.producer_api.submission import tool_steps
-from headrace.producer_api.submission.retrieval_steps import as_flow
-from headrace.producer_api.submission.tool_steps import (
+from headrace.features.flows import tool_steps
+from headrace.features.flows.retrieval_steps import as_flow
+from headrace.features.flows.tool_steps import (
     check_tools,
     server_tools_of,
     with_answered_calls,
@@ -102,9 +102,9 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> dict[str, StoredTool]:
     def named(_db: object, tenant_id: str, names: Sequence[str]) -> dict[str, StoredTool]:
         return {name: found[name] for name in names if name in found} if tenant_id == "acme" else {}
 
-    monkeypatch.setattr("headrace.producer_api.submission.tool_steps.tools.named", named)
+    monkeypatch.setattr("headrace.features.flows.tool_steps.tools.named", named)
     models = [SimpleNamespace(name=name, task=task) for name, task in (("tiny", "generate"), ("tools", "call_tool"))]
-    monkeypatch.setattr("headrace.producer_api.submission.tool_steps.models.list_models", lambda _: models)
+    monkeypatch.setattr("headrace.features.flows.tool_steps.models.list_models", lambda _: models)
     return found
 
 
@@ -159,7 +159,7 @@ def test_tools_and_callers_that_are_not_there_are_refused(monkeypatch: pytest.Mo
     none = Naming("--task call_tool", "headrace worker")
     assert refused(replace(PRINCIPAL, models=frozenset({"tiny"})))[1:] == (none, "invalid_value", "server_tools")
     several = [SimpleNamespace(name=name, task="call_tool") for name in ("one", "two")]
-    monkeypatch.setattr("headrace.producer_api.submission.tool_steps.models.list_models", lambda _: several)
+    monkeypatch.setattr("headrace.features.flows.tool_steps.models.list_models", lambda _: several)
     _, message, *place = refused()
     assert ("(one, two)" in message, place) == (True, ["invalid_value", "server_tools.model"])
     monkeypatch.setattr(tool_steps, "MAX_TOOLS", 1)

@@ -9,7 +9,7 @@ import httpx2
 import orjson
 import pytest
 
-from headrace.producer_api.tools.server_listing import server_with, with_tools
+from headrace.features.flows.server_listing import server_with, with_tools
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.tool_definition import McpEndpoint

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from headrace.features.flows.retrieval_steps import check_retrieval, embedding_of
 from headrace.producer_api.server.errors import from_validation
-from headrace.producer_api.submission.retrieval_steps import check_retrieval, embedding_of
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.answered_calls import AnsweredCall, first_steps

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from headrace.features.flows.tool_steps import without_tools
 from headrace.policy.policies import Policy
 from headrace.producer_api.submission.draft_job import Origin
-from headrace.producer_api.submission.tool_steps import without_tools
 from headrace.store.ids import new_id
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import NewJob

@@ -13,22 +13,14 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from headrace.policy.placeholders import PlaceholderMap
-from headrace.policy.policies import Policy
-from headrace.producer_api.access.rate_limits import WARNING_HEADER, note_headers
-from headrace.producer_api.server.errors import from_validation
-from headrace.producer_api.submission import unserved
-from headrace.producer_api.submission.default_templates import with_default
-from headrace.producer_api.submission.draft_job import Origin, Receipt
-from headrace.producer_api.submission.input_policy import applied, guarded, pinned
-from headrace.producer_api.submission.pipelines import (
+from headrace.features.flows.pipelines import (
     UsedPipeline,
     at_place,
     check_pipeline,
     from_pipeline,
     of_pipeline,
 )
-from headrace.producer_api.submission.prepared_step import (
+from headrace.features.flows.prepared_step import (
     FORM,
     PreparedStep,
     flow_payload,
@@ -37,18 +29,28 @@ from headrace.producer_api.submission.prepared_step import (
     turns_form,
     unprepared_payload,
 )
-from headrace.producer_api.submission.prompt_preparation import check_called_urls, check_task
-from headrace.producer_api.submission.retrieval_steps import as_flow, as_one, retrieval_of, search_step
-from headrace.producer_api.submission.submission_parts import SubmissionParts
-from headrace.producer_api.submission.template_filling import fill_step
-from headrace.producer_api.submission.tool_steps import (
+from headrace.features.flows.retrieval_steps import as_flow, as_one, retrieval_of, search_step
+from headrace.features.flows.tool_steps import (
     FIELD,
     check_tools,
     server_tools_of,
     with_answered_calls,
     with_tools,
 )
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
+from headrace.producer_api.access.rate_limits import WARNING_HEADER, note_headers
+from headrace.producer_api.server.errors import from_validation
+from headrace.producer_api.submission import unserved
+from headrace.producer_api.submission.default_templates import with_default
+from headrace.producer_api.submission.draft_job import Origin, Receipt
+from headrace.producer_api.submission.input_policy import applied, guarded, pinned
+from headrace.producer_api.submission.prompt_preparation import check_called_urls, check_task
+from headrace.producer_api.submission.submission_hook import SubmissionHook
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.template_filling import fill_step
 from headrace.producer_api.submission.vault_before import vault_before
+from headrace.prompts.sandbox.turns import Turns
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest, NotFound, NoWorker, RequestError
 from headrace.store.jobs import jobs
@@ -70,27 +72,43 @@ from headrace.store.tenants.api_keys import Principal
 RETRY_WITHIN_S = 600.0
 
 
-class FlowSubmissions:
+# A tenant's server of MCP may be slow to tell its tools, so these threads are of their own.
+_TOOL_THREADS = 4
+
+
+class FlowSubmissions(SubmissionHook):
     """Submits jobs of several steps."""
 
     def __init__(self, parts: SubmissionParts) -> None:
-        self._parts = parts
+        self.parts = parts
+        self.tool_threads = Turns(_TOOL_THREADS, most_of_one=1)
+
+    def takes(self, request: Any) -> bool:
+        """Return True for a request with steps, of a pipeline, or with ``retrieval`` or ``server_tools``."""
+        return isinstance(request, FlowRequest | PipelineRequest) or (
+            isinstance(request, GenerateRequest) and request.has_steps
+        )
 
     async def submit(
         self,
         principal: Principal,
-        request: FlowRequest | PipelineRequest,
+        request: FlowRequest | PipelineRequest | GenerateRequest,
         origin: Origin,
         response: FaceRow | None = None,
     ) -> Receipt:
         """Store the job with its steps, which it brings or which a pipeline has, and ``response`` beside it.
 
+        A request with ``retrieval`` or ``server_tools`` is one step, behind those that search, and behind the calls
+        that the response answers.
+
         A job with a response has one step of the caller. Raises as ``Submissions.submit``, InvalidRequest for a wrong
         plan, NotFound for an unknown pipeline.
         """
+        if isinstance(request, GenerateRequest):
+            return await self._submit_one(principal, request, origin, response)
         headers: dict[str, str] = {}
         try:
-            return await self._parts.tenant_threads.run(
+            return await self.parts.tenant_threads.run(
                 principal.tenant_id, lambda: self._submit(principal, request, origin, response, headers)
             )
         except NotFound:
@@ -98,7 +116,7 @@ class FlowSubmissions:
             idempotency = self._idempotency(request, origin, response)
             if idempotency is None:
                 raise
-            found = await run_in_threadpool(jobs.job_of_key, self._parts.db, principal.tenant_id, idempotency)
+            found = await run_in_threadpool(jobs.job_of_key, self.parts.db, principal.tenant_id, idempotency)
             if found is None:
                 raise
             headers["Idempotent-Replayed"] = "true"
@@ -106,28 +124,25 @@ class FlowSubmissions:
         finally:
             note_headers(headers)
 
-    async def submit_one(
-        self, principal: Principal, request: GenerateRequest, origin: Origin, response: FaceRow | None = None
+    async def _submit_one(
+        self, principal: Principal, request: GenerateRequest, origin: Origin, response: FaceRow | None
     ) -> Receipt:
-        """Store the job of a request with ``retrieval`` or ``server_tools``: one step, behind those that search, and
-        behind the calls that the response answers. Raises as ``submit``.
-        """
         sent, answered = as_flow(request), () if response is None else response.answered_calls
         try:
             if answered:
-                sent = await self._parts.tenant_threads.run(
-                    principal.tenant_id, lambda: with_answered_calls(self._parts, principal, as_flow(request), answered)
+                sent = await self.parts.tenant_threads.run(
+                    principal.tenant_id, lambda: with_answered_calls(self.parts, principal, as_flow(request), answered)
                 )
             return await self.submit(principal, sent, origin, response)
         except (RequestError, NoWorker) as error:
             raise as_one(error) from None
 
-    async def check(self, principal: Principal, pipeline: Pipeline) -> None:
+    async def check_pipeline(self, principal: Principal, pipeline: Pipeline) -> None:
         """Raise InvalidRequest, NotFound or Forbidden for a pipeline whose steps no input could make a job of."""
-        await self._parts.tenant_threads.run(principal.tenant_id, lambda: self._check(principal, pipeline))
+        await self.parts.tenant_threads.run(principal.tenant_id, lambda: self._check_pipeline(principal, pipeline))
 
-    def _check(self, principal: Principal, pipeline: Pipeline) -> None:
-        check_pipeline(self._parts, principal, pipeline)
+    def _check_pipeline(self, principal: Principal, pipeline: Pipeline) -> None:
+        check_pipeline(self.parts, principal, pipeline)
         for index, body in enumerate(pipeline.steps):
             place = f"steps[{index}]"
             with at_place(place):
@@ -144,10 +159,10 @@ class FlowSubmissions:
         response: FaceRow | None,
         headers: dict[str, str],
     ) -> Receipt:
-        headers |= self._parts.rate_limits.spend_request(principal)
+        headers |= self.parts.rate_limits.spend_request(principal)
         if isinstance(sent, FlowRequest):
             return self._submit_steps(principal, sent, origin, response, headers, None)
-        used = from_pipeline(self._parts, principal, sent, origin)
+        used = from_pipeline(self.parts, principal, sent, origin)
         with of_pipeline():
             return self._submit_steps(principal, used.request, origin, None, headers, used)
 
@@ -161,13 +176,13 @@ class FlowSubmissions:
         used: UsedPipeline | None,
     ) -> Receipt:
         if request.webhook is not None:
-            check_url(request.webhook.url, self._parts.settings)
+            check_url(request.webhook.url, self.parts.settings)
         if (known := self._known(principal, origin)) is not None:
             return Receipt(known, True, headers | {"Idempotent-Replayed": "true"})
         flow, steps = self.make(principal, request, origin, response, used)
-        headers |= self._parts.rate_limits.spend_tokens(principal, sum(step.input_tokens for step in steps))
-        outcome = self._parts.queue_limits.accept(flow, self._parts.enqueuer.accept)
-        self._parts.metrics.count_accepted(
+        headers |= self.parts.rate_limits.spend_tokens(principal, sum(step.input_tokens for step in steps))
+        outcome = self.parts.queue_limits.accept(flow, self.parts.enqueuer.accept)
+        self.parts.metrics.count_accepted(
             flow.model, flow.model_version, FLOW_TASK, request.service_class, replayed=outcome.replayed
         )
         if outcome.replayed:
@@ -189,8 +204,8 @@ class FlowSubmissions:
 
         ``models``: the versions that model strings of the caller's own steps have here.
         """
-        order, answer = check_steps(request.steps, self._parts.settings.max_steps)
-        check_tools(request.steps, answer, self._parts.settings.max_steps)
+        order, answer = check_steps(request.steps, self.parts.settings.max_steps)
+        check_tools(request.steps, answer, self.parts.settings.max_steps)
         kept = models or ({} if used is None else used.models)
         steps = self._prepared(principal, request, order, response, kept)
         last = next(step for step in steps if step.body.name == answer.name)
@@ -199,16 +214,16 @@ class FlowSubmissions:
     def _warn(self, steps: Sequence[PreparedStep], headers: dict[str, str]) -> None:
         for step in steps:
             queue = queue_name(step.version.model, step.version.version)
-            if self._parts.live_processes.is_unserved(queue):
-                headers[WARNING_HEADER] = unserved.warning(step.version, self._parts.live_processes.outlook(queue))
+            if self.parts.live_processes.is_unserved(queue):
+                headers[WARNING_HEADER] = unserved.warning(step.version, self.parts.live_processes.outlook(queue))
                 return
 
     def _known(self, principal: Principal, origin: Origin) -> str | None:
         """Return the job that a retry without an Idempotency-Key has made before."""
         if not origin.is_retry or origin.idempotency_key is not None:
             return None
-        fingerprints = self._parts.digests.fingerprints(origin.fingerprint)
-        return jobs.find_duplicate(self._parts.db, principal.tenant_id, fingerprints, RETRY_WITHIN_S)
+        fingerprints = self.parts.digests.fingerprints(origin.fingerprint)
+        return jobs.find_duplicate(self.parts.db, principal.tenant_id, fingerprints, RETRY_WITHIN_S)
 
     def _prepared(
         self,
@@ -222,7 +237,7 @@ class FlowSubmissions:
         places = {step.name: f"steps[{index}]" for index, step in enumerate(request.steps)}
         tasks = {step.name: step.task for step in request.steps}
         steps: list[PreparedStep] = []
-        before = vault_before(self._parts.db, principal.tenant_id, response)
+        before = vault_before(self.parts.db, principal.tenant_id, response)
         for body in order:
             place = places[body.name]
             with at_place(place):
@@ -231,8 +246,8 @@ class FlowSubmissions:
                     before = self._guard(principal, step, before, tasks)
                     self._prepare(step, {earlier.body.name: earlier for earlier in steps})
                     steps.append(step)
-        if len(steps) > self._parts.settings.max_steps:
-            most = self._parts.settings.max_steps
+        if len(steps) > self.parts.settings.max_steps:
+            most = self.parts.settings.max_steps
             message = f"the job has {len(steps)} steps with those that search, and at most {most} are accepted"
             raise InvalidRequest(message, param="steps")
         return steps
@@ -251,7 +266,7 @@ class FlowSubmissions:
             principal.check_model(body.model)
             # Another response can only go on from one that is stored.
             ends = response is not None and response.is_kept
-            body, then = with_tools(self._parts, principal, body, called, ends=ends)
+            body, then = with_tools(self.parts, principal, body, called, ends=ends)
             step = read(body, place)
             step.then = then
             yield step
@@ -264,7 +279,7 @@ class FlowSubmissions:
         answering = read(needing, place)
         answering.retrieval = wanted
         # Its question may be of a template, which is filled in now.
-        searching = search_step(self._parts, principal.tenant_id, body, answering.request, wanted)
+        searching = search_step(self.parts, principal.tenant_id, body, answering.request, wanted)
         step = read(searching, place)
         step.search = wanted
         yield step
@@ -283,20 +298,20 @@ class FlowSubmissions:
         Without a request the job's input is not there either. ``models``: the versions that model strings have here.
         """
         principal.check_model(body.model)
-        kept, catalog = (models or {}).get(body.model), self._parts.catalog
+        kept, catalog = (models or {}).get(body.model), self.parts.catalog
         version = catalog.resolve(body.model) if kept is None else catalog.pinned(kept)
         queue = queue_name(version.model, version.version)
         if version.state is VersionState.REJECTED:
             raise unserved.rejected(version)
-        if self._parts.settings.require_worker and self._parts.live_processes.is_unserved(queue):
-            refusal = unserved.refusal(queue, self._parts.live_processes.outlook(queue))
+        if self.parts.settings.require_worker and self.parts.live_processes.is_unserved(queue):
+            refusal = unserved.refusal(queue, self.parts.live_processes.outlook(queue))
             if refusal is not None:
                 raise refusal
         marks = Marks()
         texts: dict[str, str] = {}
         if request is not None:
             of_input = (path for path in references(body.input) if step_of(path) is None)
-            texts = look_up_all({OF_INPUT: request.input}, of_input, self._parts.settings.max_body_bytes)
+            texts = look_up_all({OF_INPUT: request.input}, of_input, self.parts.settings.max_body_bytes)
 
         def text_of(path: str) -> str:
             return texts[path] if path in texts else marks.mark(path)
@@ -307,26 +322,26 @@ class FlowSubmissions:
             made = TASKS[body.task].request.model_validate({**sent, "input": replaced(body.input, text_of)})
         except ValidationError as error:
             raise from_validation(error.errors(include_input=False)) from None
-        made = fill_step(self._parts.db, principal.tenant_id, body, made, marks, has_input=request is not None)
-        check_called_urls(made, self._parts.settings, marks.paths)
-        made = self._parts.preparation.with_files(principal.tenant_id, made)
+        made = fill_step(self.parts.db, principal.tenant_id, body, made, marks, has_input=request is not None)
+        check_called_urls(made, self.parts.settings, marks.paths)
+        made = self.parts.preparation.with_files(principal.tenant_id, made)
         return PreparedStep(body, place, version, made, marks)
 
     def _guard(
         self, principal: Principal, step: PreparedStep, before: PlaceholderMap | None, tasks: Mapping[str, str]
     ) -> PlaceholderMap | None:
         """Apply the tenant's policy to a step. ``before``: the placeholders of the steps before it."""
-        found = self._parts.policies.policy_for(principal.tenant_id, step.version.model)
+        found = self.parts.policies.policy_for(principal.tenant_id, step.version.model)
         if found is None:
             return before
         if step.then is not None and found.policy.restores:
             message = "this tenant's policy puts values back, which would come into later prompts: leave the tools out"
             raise InvalidRequest(message, code="unsupported_parameter", param=FIELD)
-        step.request = self._parts.preparation.cut_to_length(step.request, step.version)
+        step.request = self.parts.preparation.cut_to_length(step.request, step.version)
         done = applied(found.policy, step.request, step.response, before if found.policy.restores else None)
         step.request, step.response = done.request, done.response
         for action, num_findings in done.actions.items():
-            self._parts.metrics.policy_actions.labels(action).inc(num_findings)
+            self.parts.metrics.policy_actions.labels(action).inc(num_findings)
         step.found = found.policy
         # Its worker applies the policy to passages, and to what calls return.
         reads_file = (
@@ -334,12 +349,12 @@ class FlowSubmissions:
             or step.then is not None
             or any(is_from_outside(tasks[name]) for name in step.referred)
         )
-        step.policy = pinned(found, done, is_sealed=self._parts.db.vault.is_on, reads_file=reads_file)
+        step.policy = pinned(found, done, is_sealed=self.parts.db.vault.is_on, reads_file=reads_file)
         return done.vault if found.policy.restores else before
 
     def _prepare(self, step: PreparedStep, earlier: Mapping[str, PreparedStep]) -> None:
         request = with_default(step.request, step.version)
-        prepared = self._parts.preparation.prepare(request, step.version, step.policy)
+        prepared = self.parts.preparation.prepare(request, step.version, step.policy)
         step.max_tokens = prepared.max_tokens
         step.input_tokens = prepared.num_tokens
         payload = prepared.payload.model_dump(mode="json", exclude_none=True)
@@ -369,7 +384,7 @@ class FlowSubmissions:
         asked: JobTerms = request if used is None else used.asked
         if used is not None:
             payload |= used.payload_fields(has_policy=bool(policies))
-        if policies and not self._parts.digests.is_keyed:
+        if policies and not self.parts.digests.is_keyed:
             # A plain digest of the sent text would let a reader of the database guess the replaced text.
             bodies = {} if used else {"steps": tuple(map(FlowStepBody.model_validate, payload["steps"]))}
             asked, origin = asked.model_copy(update={"input": {}, **bodies}), replace(origin, fingerprint="")
@@ -377,14 +392,14 @@ class FlowSubmissions:
         idempotency = self._idempotency(asked, origin, response)
         for policy in policies:
             request, origin, idempotency = self._guard_names(principal, policy, request, origin, idempotency)
-        row = flow_row(self._parts.settings, principal, request, origin, last)
+        row = flow_row(self.parts.settings, principal, request, origin, last)
         flow = replace(row, payload=payload, idempotency=idempotency, response=response)
         made = {step.body.name: new_step(flow, step) for step in steps}
         names = [name for body in request.steps for name in (SEARCH_STEP.format(body.name), body.name)]
         return replace(
             flow,
-            fingerprint=self._parts.digests.fingerprints(sent)[0] if (sent := origin.fingerprint) else None,
-            limits=self._parts.rate_limits.held_by(principal),
+            fingerprint=self.parts.digests.fingerprints(sent)[0] if (sent := origin.fingerprint) else None,
+            limits=self.parts.rate_limits.held_by(principal),
             steps=tuple(made[name] for name in names if name in made),
             answer_id=made[last.body.name].id,
             **({} if used is None else used.columns),
@@ -396,7 +411,7 @@ class FlowSubmissions:
             asked = asked.model_copy(
                 update={"steps": tuple(body.model_copy(update={"input": {}}) for body in asked.steps)}
             )
-        return self._parts.digests.idempotency(origin.route, origin.idempotency_key, asked, response)
+        return self.parts.digests.idempotency(origin.route, origin.idempotency_key, asked, response)
 
     def _guard_names(
         self,
@@ -409,13 +424,13 @@ class FlowSubmissions:
         """Apply a policy to metadata, user, project and Idempotency-Key, as ``Submissions`` does."""
         changes: dict[str, Any] = guarded(policy, {"metadata": dict(request.metadata)}, "metadata")
         if request.user is not None:
-            changes["user"] = self._parts.digests.name(policy, request.user, "user")
+            changes["user"] = self.parts.digests.name(policy, request.user, "user")
         if origin.project_id is not None:
-            origin = replace(origin, project_id=self._parts.digests.name(policy, origin.project_id, "OpenAI-Project"))
+            origin = replace(origin, project_id=self.parts.digests.name(policy, origin.project_id, "OpenAI-Project"))
         if idempotency is not None:
             sent = idempotency
-            key = self._parts.digests.key(
-                policy, sent.key, lambda key: jobs.is_known(self._parts.db, principal.tenant_id, replace(sent, key=key))
+            key = self.parts.digests.key(
+                policy, sent.key, lambda key: jobs.is_known(self.parts.db, principal.tenant_id, replace(sent, key=key))
             )
             idempotency = replace(idempotency, key=key)
         return request.model_copy(update=changes), origin, idempotency

@@ -1,1 +1,0 @@
-"""The routes of pipelines: stored lists of steps, in versions with aliases."""
