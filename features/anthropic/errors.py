@@ -56,4 +56,4 @@ def error_object(status: int, error: Mapping[str, Any], request_id: str | None) 
     return {"type": "error", "error": inner, "request_id": request_id}
 
 
-PART = ErrorForm(is_anthropic, error_object, id_header="request-id")
+PART = ErrorForm((_MESSAGES, _MODELS), is_anthropic, error_object, id_header="request-id")

@@ -83,11 +83,7 @@ class FlowSubmissions(SubmissionHook):
         self.parts = parts
         self.tool_threads = Turns(_TOOL_THREADS, most_of_one=1)
 
-    def takes(self, request: Any) -> bool:
-        """Return True for a request with steps, of a pipeline, or with ``retrieval`` or ``server_tools``."""
-        return isinstance(request, FlowRequest | PipelineRequest) or (
-            isinstance(request, GenerateRequest) and request.has_steps
-        )
+    takes_steps = True
 
     async def submit(
         self,

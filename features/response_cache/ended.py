@@ -3,4 +3,4 @@
 from headrace.features.response_cache.sharers import answer_from
 from headrace.store.jobs.end_part import EndPart
 
-PART = EndPart(concerns=lambda finish: finish.is_source, write=answer_from)
+PART = EndPart(mark="is_source", write=answer_from)

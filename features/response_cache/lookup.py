@@ -45,7 +45,15 @@ def read_wish(value: str | None) -> CacheWish | None:
         raise InvalidRequest(f"{ASK_HEADER} is `use` or `bypass`, not {value[:40]!r}", param=ASK_HEADER) from None
 
 
-class CacheLookups(SubmissionHook):
+class CacheOff(SubmissionHook):
+    """What is left of the cache where the settings have none."""
+
+    def check(self, draft: DraftJob) -> None:
+        """Raise InvalidRequest for a wish that is none."""
+        read_wish(draft.origin.cache)
+
+
+class CacheLookups(CacheOff):
     """Makes the lookups of requests, by the settings of this process."""
 
     def __init__(self, parts: SubmissionParts) -> None:
@@ -53,10 +61,6 @@ class CacheLookups(SubmissionHook):
         self._ttl_s = parts.settings.response_cache_ttl_s
         self._digests = parts.digests
         self._metrics = parts.metrics
-
-    def check(self, draft: DraftJob) -> None:
-        """Raise InvalidRequest for a wish that is none."""
-        read_wish(draft.origin.cache)
 
     def with_job(self, draft: DraftJob, job: NewJob) -> NewJob:
         """Return the job with its lookup, if it may get the answer of another one."""

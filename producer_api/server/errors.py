@@ -200,7 +200,8 @@ _FORMS = parts("errors", ErrorForm)
 
 def form_of(scope: Scope) -> ErrorForm | None:
     """Return the form of errors that the request's face has, None for ``ErrorBody``."""
-    return next((form for form in _FORMS if form.is_of(scope)), None)
+    path = scope["path"]
+    return next((form for form in _FORMS if path.startswith(form.paths) and form.is_of(scope)), None)
 
 
 def respond(

@@ -77,7 +77,7 @@ class PromptPreparation:
         """Return the payload to store, and its cost. Raises InvalidRequest, ModelLoadError, Unavailable."""
         check_task(request, version)
         self.check_modalities(request, version)
-        return _inputs_of(request).prepare(with_default(request, version), self._model(version), policy)
+        return _inputs_of(request).prepare(_with_template(request, version), self._model(version), policy)
 
     def check_modalities(self, request: JobRequest, version: ModelVersion) -> None:
         """Raise InvalidRequest for messages with images and a version that takes none."""
@@ -135,7 +135,7 @@ class PromptPreparation:
     def count_tokens(self, request: GenerateRequest, version: ModelVersion) -> int:
         """Return the number of prompt tokens. Raises as ``prepare`` does."""
         self.check_modalities(request, version)
-        return generate.count_tokens(with_default(request, version), self._model(version))
+        return generate.count_tokens(_with_template(request, version), self._model(version))
 
     def render(self, request: GenerateRequest, version: ModelVersion) -> tuple[str, int]:
         """Return the text that the model would read, and its number of tokens. Raises as ``prepare`` does."""
@@ -155,6 +155,10 @@ class PromptPreparation:
 
 def _inputs_of(request: JobRequest) -> TaskInputs[Any]:
     return request.own_inputs() or TASK_INPUTS[request.task]
+
+
+def _with_template(request: JobRequest, version: ModelVersion) -> Any:
+    return request if version.template is None else with_default(request, version)
 
 
 def check_called_urls(request: JobRequest, settings: Settings, unknown: Collection[str] = ()) -> None:

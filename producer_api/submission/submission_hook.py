@@ -16,16 +16,15 @@ from headrace.store.tenants.api_keys import Principal
 class SubmissionHook:
     """The work of a feature in one API process. A feature overrides what it needs; each method may block."""
 
-    def takes(self, request: Any) -> bool:
-        """Return True if the feature submits this request itself, by ``submit``. Must not block."""
-        return False
+    takes_steps = False
+    """True for the feature that submits jobs of several steps."""
 
     async def submit(self, principal: Principal, request: Any, origin: Origin, response: FaceRow | None) -> Receipt:
-        """Store the job of a request that it takes. Raises as ``Submissions.submit``."""
+        """Store the job of a request with steps. Raises as ``Submissions.submit``."""
         raise NotImplementedError
 
     def check(self, draft: DraftJob) -> None:
-        """Raise InvalidRequest for what the feature cannot follow. Called before anything else."""
+        """Raise InvalidRequest for a wish about the response cache that is none. Called if the caller has one."""
 
     def with_job(self, draft: DraftJob, job: NewJob) -> NewJob:
         """Return the job as it is to be stored. ``draft`` is prepared."""

@@ -21,7 +21,7 @@ from headrace.producer_api.submission.prompt_preparation import check_called_url
 from headrace.producer_api.submission.rollout_routing import RolloutRouting
 from headrace.producer_api.submission.submission_hook import SubmissionHook, build_hooks
 from headrace.producer_api.submission.submission_parts import SubmissionParts
-from headrace.producer_api.submission.template_filling import fill, has_template
+from headrace.producer_api.submission.template_filling import fill
 from headrace.producer_api.submission.vault_before import vault_before
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest, NotFound
@@ -82,11 +82,8 @@ class Submissions:
         Raises InvalidRequest, Forbidden, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable,
         and NoWorker where the settings require a worker and none serves the model version.
         """
-        for hook in self._hooks:
-            if hook.takes(request):
-                return await hook.submit(principal, request, origin, response)
-        if isinstance(request, FlowRequest | PipelineRequest):
-            raise InvalidRequest("this server takes no jobs of several steps: send one step", param="steps")
+        if isinstance(request, FlowRequest | PipelineRequest) or request.has_steps:
+            return await self._submit_steps(principal, request, origin, response)
         start_ns = now_ns()
         draft = DraftJob(principal, request, origin, response, is_stored, self._tracing.within(origin.trace))
         try:
@@ -108,6 +105,14 @@ class Submissions:
         """Return the work of a feature, for its own routes."""
         return next(hook for hook in self._hooks if isinstance(hook, kind))
 
+    async def _submit_steps(
+        self, principal: Principal, request: JobOrFlowRequest, origin: Origin, response: FaceRow | None
+    ) -> Receipt:
+        for hook in self._hooks:
+            if hook.takes_steps:
+                return await hook.submit(principal, request, origin, response)
+        raise InvalidRequest("this server takes no jobs of several steps: send one step", param="steps")
+
     async def _submit(self, draft: DraftJob) -> Receipt:
         try:
             return await run_in_threadpool(self._submit_quick, draft)
@@ -116,8 +121,9 @@ class Submissions:
 
     def _submit_quick(self, draft: DraftJob) -> Receipt:
         """Store the draft. Raises NeedsTenantThread if its tenant's policy, template or grammar may take long."""
-        for hook in self._hooks:
-            hook.check(draft)
+        if draft.origin.cache is not None:
+            for hook in self._hooks:
+                hook.check(draft)
         self._read_key(draft)
         draft.headers |= self._rate_limits.spend_request(draft.principal)
         if (found := self._look_up(draft)) is not None:
@@ -125,7 +131,7 @@ class Submissions:
         if self._settings.require_worker:
             self._require_worker(draft)
         has_policy = self._policies.policy_for(draft.principal.tenant_id, known(draft.version).model) is not None
-        if has_policy or has_template(draft.request) or not self._routing.is_quick(draft):
+        if has_policy or draft.request.has_template or not self._routing.is_quick(draft):
             raise NeedsTenantThread
         self._prepare(draft)
         return self._store(draft)
@@ -205,7 +211,7 @@ class Submissions:
         return draft.idempotency is not None and jobs.is_known(self._db, draft.principal.tenant_id, draft.idempotency)
 
     def _guard_and_prepare(self, draft: DraftJob) -> None:
-        if has_template(draft.request):
+        if isinstance(draft.request, GenerateRequest) and draft.request.has_template:
             draft.request = fill(self._db, draft.principal.tenant_id, draft.request)
         self._guard(draft)
         self._prepare(draft)

@@ -37,7 +37,8 @@ def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | 
     """Return the payload and the cost. The payload's ``max_tokens`` is a number."""
     request = _shortened(request, model)
     source = request.input
-    check_message_images(source, model.settings)
+    if images_of(source):
+        check_message_images(source, model.settings)
     lengths = _prompt_lengths(source, model)
     max_tokens = _fit_each(source, lengths, model, request.sampling.max_tokens)
     if request.sampling.grammar is not None:
@@ -240,7 +241,7 @@ def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
         ids += tokenizer.encode(part, add_special=False)
     if not ids:
         raise InvalidRequest("the prompt has no tokens: there is nothing to continue", param=param)
-    return ids + [0] * image_tokens(source)
+    return ids + [0] * image_tokens(source) if images_of(source) else ids
 
 
 def _chat_server(version: "ModelVersion") -> ChatServer | None:

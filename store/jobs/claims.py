@@ -223,7 +223,8 @@ def finish(
         for part in concerned:
             mine = [finish for finish in finishes if finish.job_id in ended and part.concerns(finish)]
             part.write(connection, mine, db.vault)
-        flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.vault)
+        if steps:
+            flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.vault)
         settled = flow_settling.settle(connection, flows, db.vault, ended=steps.keys() & ended)
         for job_id in more.keys() & ended:
             more[job_id].write(connection, db.vault)

@@ -15,12 +15,16 @@ from headrace.store.jobs.finish_rows import Finish
 class EndPart:
     """The ``PART`` of a feature's file ``ended``.
 
-    ``concerns``: whether the feature has something to write for this end. ``write``: gets those ends that have ended
-    their jobs; it must not wait for a row that another transaction may hold.
+    ``mark``: the field of ``Finish`` that is true for an end which concerns the feature. ``write``: gets those ends
+    that have ended their jobs; it must not wait for a row that another transaction may hold.
     """
 
-    concerns: Callable[[Finish], bool]
+    mark: str
     write: Callable[[Connection, Sequence[Finish], Vault], None]
+
+    def concerns(self, finish: Finish) -> bool:
+        """Return True if the feature has something to write for this end."""
+        return bool(getattr(finish, self.mark))
 
 
 @cache

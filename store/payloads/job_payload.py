@@ -84,6 +84,16 @@ class JobOrder(JobTerms):
         """Return the field that requests parts of the output that a policy cannot change, or None."""
         return None
 
+    @property
+    def has_steps(self) -> bool:
+        """True if it becomes a job of several steps."""
+        return False
+
+    @property
+    def has_template(self) -> bool:
+        """True if a prompt template has to be filled in."""
+        return False
+
     def own_inputs(self) -> Any:
         """Return the ``TaskInputs`` of a request that only the API makes; None: it is prepared as its task says."""
         return None

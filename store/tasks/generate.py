@@ -171,6 +171,11 @@ class GenerateRequest(JobOrder):
         return self.retrieval is not None or self.server_tools is not None
 
     @property
+    def has_template(self) -> bool:
+        """True if a prompt template has to be filled in."""
+        return self.input.template is not None
+
+    @property
     def truncated(self) -> Truncated | None:
         """What was left out of the input; None if it is as it was sent."""
         return self._truncated

@@ -118,7 +118,7 @@ def completed(
     if rules is not None and rules.holds_back:
         # Logprobs would reveal tokens that the policy has replaced.
         completion = replace(completion, logprobs=())
-    logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs)
+    logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs) if completion.logprobs else ()
     output = answer(payload, claim.job_id, filtered.text, completion.finish_reason)
     likely = _spelled(completion, logprobs, tokenizer)
     added = {"logprobs": likely, "policy": filtered.hits or None, "stop_text": completion.stop_text, "prompt": prompt}

@@ -106,7 +106,8 @@ class Generating:
         """Generate the job's text. Raises InvalidRequest for a payload that cannot be read or does not fit."""
         payload = read_payload(GeneratePayload, attempt.claim.payload)
         try:
-            rules = output_rules(self._policies, attempt.claim.tenant_id, payload)
+            pinned = payload.policy
+            rules = None if pinned is None else output_rules(self._policies, attempt.claim.tenant_id, payload)
         except Unavailable as error:
             return outcome.again(attempt.claim, error.code, error.message)
         is_guarded = rules is not None and rules.holds_back
@@ -129,7 +130,7 @@ class Generating:
             return outcome.stopped(attempt.claim, error, waited_s, start)
         self._observe(attempt, completion, waited_s)
         try:
-            prompt = echoed(self._tokenizer, request, completion)
+            prompt = echoed(self._tokenizer, request, completion) if request.sampling.echo else None
             return outcome.completed(
                 attempt.claim, payload, completion, waited_s, start, self._tokenizer, rules, prompt=prompt
             )
@@ -288,9 +289,11 @@ class Generating:
             pause_after=outcome.PROBATION_TOKENS if is_on_probation else None,
             cache_salt=attempt.claim.tenant_id,
             class_rank=attempt.claim.class_rank,
-            banned=() if is_chat else banned_sequences(self._tokenizer, sampling.bad_words or ()),
+            banned=banned_sequences(self._tokenizer, words) if (words := sampling.bad_words) and not is_chat else (),
             messages={} if self._chat_fields is None else self._chat_fields(attempt.claim.tenant_id, payload.input),
-            reasoning=None if is_chat else reasoning_tokens(payload.reasoning, self._tokenizer),
+            reasoning=reasoning_tokens(marks, self._tokenizer)
+            if (marks := payload.reasoning) and not is_chat
+            else None,
             traceparent=self._spans.traceparent(attempt),
         )
 

@@ -5,10 +5,8 @@ from headrace.prompts.tokenizer import Tokenizer
 from headrace.store.payloads.reasoning import ReasoningFormat
 
 
-def reasoning_tokens(marks: ReasoningFormat | None, tokenizer: Tokenizer) -> ReasoningTokens | None:
+def reasoning_tokens(marks: ReasoningFormat, tokenizer: Tokenizer) -> ReasoningTokens:
     """Return the marks of reasoning as tokens, with the request's bounds."""
-    if marks is None:
-        return None
     opening, closing, direct = (
         tuple(tokenizer.encode(mark, add_special=False)) for mark in (marks.opening, marks.closing, marks.direct)
     )
