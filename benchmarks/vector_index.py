@@ -94,7 +94,7 @@ def filled(db: Database, texts: Sequence[str], vectors: Vectors) -> VectorStore:
         own = tuple(Passage(one, 0, len(one)) for one in texts[at : at + PER_FILE])
         packed = tuple(struct.pack(f"<{WIDTH}f", *row) for row in vectors[at : at + PER_FILE])
         with db.begin() as connection:
-            FilePassages(attached.ticket, tenant_id, own, packed).write(connection, db.vault)
+            FilePassages(attached.ticket, tenant_id, own, packed).write(connection, db.seal)
     with db.autocommit() as connection:
         connection.execute(text("ANALYZE vector_store_passages"))
     return store

@@ -3,6 +3,7 @@
 A feature is a folder ``features/NAME``. Its file for a kind of part defines ``PART``, of the type that the core
 declares for this kind; a file that is absent brings nothing. Each process imports only the kinds that it runs.
 
+    seal         ``store.db.seal_part``: how contents are stored, such as encrypted
     tables       tables of the database: importing the file adds them
     task         ``store.tasks.task_spec``: the description of a task
     inputs       ``prompts.tasks.task_inputs``: how its requests become the model's input
@@ -33,6 +34,7 @@ FEATURES = (
     "batches",
     "console",
     "response_cache",
+    "encryption",
     "webhooks",
     "encoders.embed",
     "encoders.rerank",

@@ -18,10 +18,9 @@ from headrace.store import failpoints, interpreter
 from headrace.store.calls.addresses import parse_networks
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API, is_bound
+from headrace.store.db.seal_part import check_seal, open_seal
 from headrace.store.db.tls import check_transport
-from headrace.store.encryption_keys import open_vault
 from headrace.store.errors import HeadraceError, SettingsError
-from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.logs import configure_logging
 from headrace.store.settings import Settings, load_settings, require_services
 from headrace.store.tracing.tracing import Tracing, open_tracing
@@ -112,9 +111,10 @@ def _check_database(settings: Settings) -> None:
 
     With ``HEADRACE_ROW_SECURITY=off`` such a user is only a warning.
     """
-    db = Database(settings.database_url, pool_size=1, application_name="headrace-api-start")
+    seal = open_seal(settings)
+    db = Database(settings.database_url, pool_size=1, application_name="headrace-api-start", seal=seal)
     try:
-        check_keys(db, open_vault(settings))
+        check_seal(db)
         if is_bound(db):
             return
     finally:

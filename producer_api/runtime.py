@@ -28,13 +28,14 @@ from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.submit import Submissions
 from headrace.prompts.sandbox.turns import Turns
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
-from headrace.store.encryption_keys import open_digests, open_vault
+from headrace.store.db.seal_part import open_seal
+from headrace.store.digests import open_digests
 from headrace.store.files.blob_storage import open_blobs
 from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.redis import connection as redis_store
 from headrace.store.redis.celery_queue import HintPublisher, celery_app
 from headrace.store.redis.rate_limiter import Limiter
+from headrace.store.seal import Seal
 from headrace.store.settings import Settings
 from headrace.store.streams.hub import Hub
 from headrace.store.streams.stream_log import StreamPublisher
@@ -60,10 +61,10 @@ class Runtime:
         self.refusal_log = RefusalLog()
         self.health = Health(settings)
         self.blobs = open_blobs(settings)
-        vault = open_vault(settings)
-        self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
+        seal = open_seal(settings)
+        self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", seal=seal)
         self.metrics_page = MetricsPage(self.db, self.metrics)
-        self._connect_redis(vault)
+        self._connect_redis(seal)
         self.catalog = ModelCatalog(self.db)
         self.reader = JobLoader(self.db, self.metrics.commits.observer("read"))
         self.live_processes = LiveProcesses(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
@@ -74,16 +75,16 @@ class Runtime:
         self.rate_limits = RateLimits(self.limits, limiter)
         self.streams = StreamLimits(self.limits)
         self.lists = ListQueries(settings, self.rate_limits)
-        self._build_submissions(vault)
+        self._build_submissions(seal)
 
-    def _connect_redis(self, vault: Vault) -> None:
+    def _connect_redis(self, seal: Seal) -> None:
         settings = self.settings
         self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, retries=0)
         self.redis_breaker = redis_store.CircuitBreaker(settings.redis_url)
         self.authenticator = Authenticator(self.db)
         self.hub = Hub(
             settings.redis_url,
-            vault,
+            seal,
             on_key_changed=self.authenticator.forget,
             on_error=lambda what: self.metrics.hub_errors.labels(what).inc(),
         )
@@ -91,7 +92,7 @@ class Runtime:
         # For notifications alone, which carry no data.
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
 
-    def _build_submissions(self, vault: Vault) -> None:
+    def _build_submissions(self, seal: Seal) -> None:
         settings = self.settings
         self.queue_limits = QueueLimits(settings, self.db)
         celery = celery_app(settings)
@@ -103,7 +104,7 @@ class Runtime:
             ready_window=settings.ready_window,
             on_batch=self.metrics.commits.observer("accept"),
         )
-        digests = open_digests(settings, vault)
+        digests = open_digests(settings, seal)
         self.digests = RequestDigests(digests)
         parts = SubmissionParts(
             settings=settings,

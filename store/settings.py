@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from headrace.store.encryption.vault import parse_keys
 from headrace.store.errors import SettingsError
 from headrace.store.failpoints import parse_failpoints, parse_model_faults
 from headrace.store.mcp_commands import check_commands
@@ -310,15 +309,6 @@ class Settings(BaseSettings):
     def _are_long(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(len(key) < _SHORTEST_DIGEST_KEY for key in value):
             raise ValueError(f"a key has at least {_SHORTEST_DIGEST_KEY} characters: `openssl rand -hex 32` makes one")
-        return value
-
-    @field_validator("encryption_keys")
-    @classmethod
-    def _are_keys(cls, value: str) -> str:
-        try:
-            parse_keys(value, "keys")
-        except SettingsError as error:
-            raise ValueError(error.message.removeprefix("keys: ")) from None
         return value
 
     @field_validator("failpoints", "model_faults")

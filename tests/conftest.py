@@ -25,10 +25,10 @@ from headrace.cli.local.postgres import LocalPostgres
 from headrace.cli.local.valkey import LocalValkey
 from headrace.migrations.roles import let_in
 from headrace.migrations.schema import upgrade
-from headrace.store.db import database
+from headrace.store.db import database, seal_part
 from headrace.store.db.database import Database, parse_url
 from headrace.store.db.roles import ROLES
-from headrace.store.encryption_keys import open_vault
+from headrace.store.db.seal_part import open_seal
 from headrace.store.redis.connection import connect
 from headrace.store.schema.all_tables import metadata
 from headrace.store.settings import Settings, load_settings
@@ -36,6 +36,7 @@ from tests.folders import reachable_folder
 from tests.kept_connections import kept_connections
 from tests.processes import StartProcess, none_left, processes
 from tests.roles import ROLE_PASSWORD
+from tests.sealing import TURNED
 
 
 @dataclass(frozen=True)
@@ -275,9 +276,15 @@ def settings(
 
 
 @pytest.fixture
+def turned_seal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings with encryption keys make the seal of ``tests.sealing`` in this process, instead of encryption."""
+    monkeypatch.setattr(seal_part, "parts", lambda *_: [TURNED])
+
+
+@pytest.fixture
 def db(settings: Settings) -> Iterator[Database]:
     """The store's way into the emptied database."""
-    with closing(Database(settings.database_url, application_name="tests", vault=open_vault(settings))) as opened:
+    with closing(Database(settings.database_url, application_name="tests", seal=open_seal(settings))) as opened:
         yield opened
 
 

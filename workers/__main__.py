@@ -12,11 +12,10 @@ from functools import partial
 
 from headrace.store import failpoints, interpreter
 from headrace.store.db.database import Database, check_schema
+from headrace.store.db.seal_part import check_seal, open_seal
 from headrace.store.db.tls import check_transport
-from headrace.store.encryption_keys import open_vault
 from headrace.store.errors import HeadraceError, ModelLoadError, SettingsError, VersionRejected
 from headrace.store.ids import new_id
-from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.logs import configure_logging
 from headrace.store.redis.connection import connect, ping
 from headrace.store.registry.engine_spec import EXTERNAL_KINDS, EngineKind
@@ -61,11 +60,13 @@ def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> Task
 
     ``server``: the inference server that the command line asks for.
     """
-    db = Database(settings.database_url, pool_size=1, application_name="headrace worker start")
+    db = Database(
+        settings.database_url, pool_size=1, application_name="headrace worker start", seal=open_seal(settings)
+    )
     client = connect(settings.redis_url)
     try:
         check_schema(db)
-        check_keys(db, open_vault(settings))
+        check_seal(db)
         ping(client)
         version = resolve(db, name, with_retired=True)
         if version.base is not None and version.shares_weights:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from headrace.store.db.database import Database
-from headrace.store.encryption_keys import open_vault
+from headrace.store.db.seal_part import open_seal
 from headrace.store.redis.celery_queue import FastLaneHints, HintPublisher, celery_app
 from headrace.store.redis.connection import connect
 from headrace.store.redis.hint_announcer import HintAnnouncer
@@ -30,26 +30,26 @@ class Connections:
 
         ``adapters`` returns the queues that the worker serves beside ``queue``.
         """
-        vault = open_vault(settings)
+        seal = open_seal(settings)
         url = settings.database_url
         # Claims, outcomes, releases and the poller run one statement at a time each.
-        self.jobs = Database(url, pool_size=5, application_name=f"headrace worker {owner}", vault=vault)
+        self.jobs = Database(url, pool_size=5, application_name=f"headrace worker {owner}", seal=seal)
         # Renewals must not wait for the others. The lock timeout is shorter than the time between two renewals, so a
         # locked table costs one renewal at most.
         self.leases = Database(
             url,
             pool_size=1,
             application_name=f"headrace leases {owner}",
-            vault=vault,
+            seal=seal,
             lock_timeout_s=settings.lease_s / 4,
         )
         self.health = Database(url, pool_size=2, application_name=f"headrace health {owner}")
         self._redis = connect(settings.redis_url)
         self.publisher = StreamPublisher(
-            self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s, vault=vault
+            self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s, seal=seal
         )
         self.fenced_logs = FencedLogs(
-            settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S, vault=vault
+            settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S, seal=seal
         )
         # For people who watch: it waits for nothing.
         self.live = SnapshotPublisher(connect(settings.redis_url, timeout_s=1.0, retries=0))

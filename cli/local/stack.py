@@ -28,13 +28,12 @@ from headrace.cli.local.stopping import wait_until_ready
 from headrace.store.child_process import Child, Command
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API, WORKER
-from headrace.store.encryption.vault import Vault
-from headrace.store.encryption_keys import open_vault
+from headrace.store.db.seal_part import check_seal, open_seal
 from headrace.store.errors import Unavailable
-from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.ports import free_port
 from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import ModelVersion, resolve
+from headrace.store.seal import Seal
 from headrace.store.settings import Settings, child_environment, redis_environment
 from headrace.store.supervisor import Program, Supervisor
 
@@ -103,13 +102,14 @@ def running_stack(
     """
     check_installed()
     check_paths(models)
+    seal = open_seal(settings)
     home = Home(settings.home)
     with ExitStack() as cleanup:
         cleanup.enter_context(home.locked())
         engine = {} if server is None else {"HEADRACE_ENGINE_PYTHON": str(_engine_python(server, home, models, say))}
         services = cleanup.enter_context(running_services(settings, home, say))
         env = _environment(services, home, {**engine, **(changes or {})})
-        key, versions, names = _prepare(services, models, server, home, env, say, open_vault(settings))
+        key, versions, names = _prepare(services, models, server, home, env, say, seal)
         if autoscale:
             env["HEADRACE_AUTOSCALE"] = ",".join(dict.fromkeys(f"{name}={autoscale}" for name in names))
         ports = _choose_ports(settings, 0 if memory or autoscale else len(models), say)
@@ -201,13 +201,13 @@ def _prepare(
     home: Home,
     env: Mapping[str, str],
     say: Say,
-    vault: Vault,
+    seal: Seal,
 ) -> tuple[str, tuple[ModelVersion, ...], tuple[str, ...]]:
     """Migrate the database and register the models. Returns an API key, the versions, and what requests call them."""
-    db = Database(services.database_url, pool_size=1, application_name="headrace up", vault=vault)
+    db = Database(services.database_url, pool_size=1, application_name="headrace up", seal=seal)
     try:
         migrate(db, home, env, say, with_roles=services.has_roles)
-        check_keys(db, vault)
+        check_seal(db)
         check_names(db, models)
         if server is None:
             versions = tuple(ensure_model(db, model, home, env, say) for model in models)

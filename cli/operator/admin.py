@@ -15,9 +15,8 @@ from headrace.cli.local.home import find_home
 from headrace.cli.render import JsonOption, say_stack, show
 from headrace.store.db.database import Database, check_schema
 from headrace.store.db.roles import API, OPERATOR, WORKER, url_of
-from headrace.store.encryption_keys import open_vault
+from headrace.store.db.seal_part import check_seal, open_seal
 from headrace.store.errors import HeadraceError, InvalidRequest, SettingsError
-from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.registry import versions
 from headrace.store.registry.models import resolve
 from headrace.store.settings import Settings, adopt_environment, load_settings
@@ -116,11 +115,11 @@ def database(*, keys_checked: bool = True) -> Database:
     if not url:
         raise SettingsError("DATABASE_URL is not set, and no stack of yours is running: `headrace up` starts one")
     say_stack(where.get("HEADRACE_HOME"))
-    db = Database(url, pool_size=1, application_name="headrace cli", vault=open_vault(settings))
+    db = Database(url, pool_size=1, application_name="headrace cli", seal=open_seal(settings))
     try:
         check_schema(db)
         if keys_checked:
-            check_keys(db, db.vault)
+            check_seal(db)
     except HeadraceError:
         db.close()
         raise

@@ -16,7 +16,7 @@ from headrace.cli.operator.admin import database, located
 from headrace.cli.render import JsonOption, err
 from headrace.cli.render import show as show_found
 from headrace.store.db.database import Database
-from headrace.store.encryption_keys import open_digests
+from headrace.store.digests import open_digests
 from headrace.store.errors import HeadraceError, InvalidRequest
 from headrace.store.redis.connection import connect
 from headrace.store.retention import purge as purges
@@ -84,7 +84,7 @@ def purge(
         found = purges.count(db, scope)
         done = found
         if yes:
-            digests = open_digests(load_settings(), db.vault)
+            digests = open_digests(load_settings(), db.seal)
             purges.record_purge(db, scope, "contents.purging", found, digests=digests, actor=_PURGE)
             done = _purge(db, scope, found)
             purges.record_purge(db, scope, "contents.purged", done, digests=digests, actor=_PURGE)

@@ -15,7 +15,7 @@ from headrace.features.flows.pipeline_jobs import ParsedPipelineJob
 from headrace.producer_api.http.requests import check_counts
 from headrace.producer_api.tasks.registry import read_task
 from headrace.producer_api.tasks.task_routes import ParsedRequest
-from headrace.store.encryption.vault import has_nul
+from headrace.store.db.database import has_nul
 from headrace.store.errors import HeadraceError, InvalidRequest
 
 MAX_ERRORS = 100

@@ -40,7 +40,7 @@ from headrace.producer_api.submission.submit import Submissions
 from headrace.prompts.sandbox.turns import on_behalf_of
 from headrace.store.db.database import Database
 from headrace.store.db.leader_election import Leadership
-from headrace.store.encryption_keys import open_vault
+from headrace.store.db.seal_part import open_seal
 from headrace.store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
 from headrace.store.files import files, uploads
 from headrace.store.files.blob_storage import Blobs
@@ -148,7 +148,7 @@ class BatchKeeper(ApiWork):
             settings.database_url,
             pool_size=3,
             application_name="headrace-batches",
-            vault=open_vault(settings),
+            seal=open_seal(settings),
             # A file's content is deleted from storage, possibly over the network, within the database transaction.
             idle_timeout_s=30,
         )

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, text
 from headrace.features.batches.batches import COLUMNS, Batch, from_row
 from headrace.store.db.database import Database, dump_json
 from headrace.store.db.leader_election import Leadership, lead
-from headrace.store.encryption.vault import EncryptionContext, Vault
 from headrace.store.errors import HeadraceError
 from headrace.store.failpoints import failpoint
 from headrace.store.files.blob_storage import BlobWriter
@@ -25,6 +24,7 @@ from headrace.store.jobs.flow_settling import settle
 from headrace.store.jobs.terminal import conclude
 from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.seal import Seal, SealContext
 
 # "batches!" in ASCII; any constant that no other lock on the server uses.
 KEEPER_LOCK = 0x62617463_68657321
@@ -206,7 +206,7 @@ def count_ended_lines(db: Database, tenant_id: str, batch_id: str) -> BatchProgr
         connection.execute(_LOCK, {"id": batch_id})
         connection.execute(_COUNT_ENDED, {"id": batch_id})
         row = connection.execute(_PROGRESS, {"id": batch_id}).mappings().one()
-    return BatchProgress(from_row(row, db.vault), row["num_unfinished"], row["remaining_s"])
+    return BatchProgress(from_row(row, db.seal), row["num_unfinished"], row["remaining_s"])
 
 
 def start(
@@ -226,7 +226,7 @@ def start(
 
 def fail(db: Database, batch: Batch, errors: Sequence[dict[str, Any]]) -> None:
     """End a batch with invalid input, and store its errors."""
-    sealed = db.vault.seal(list(errors), EncryptionContext(batch.tenant_id, "batches", "errors", batch.id))
+    sealed = db.seal.seal(list(errors), SealContext(batch.tenant_id, "batches", "errors", batch.id))
     with db.begin(tenant_id=batch.tenant_id) as connection:
         if connection.execute(_FAIL, {"id": batch.id, "errors": dump_json(sealed)}).scalar_one_or_none():
             _add_webhooks(connection, batch.id)
@@ -254,7 +254,7 @@ def add_lines(
             "line": parsed.line,
             "custom_id": parsed.custom_id,
             "job_id": parsed.job and parsed.job.id,
-            "refusal": db.vault.seal(parsed.refusal, _refusal(batch.tenant_id, batch.id, parsed.line)),
+            "refusal": db.seal.seal(parsed.refusal, _refusal(batch.tenant_id, batch.id, parsed.line)),
         }
         for parsed in lines
     ]
@@ -268,18 +268,16 @@ def add_lines(
     with db.begin(tenant_id=batch.tenant_id) as connection:
         if connection.execute(_MOVE_CURSOR, values).scalar_one_or_none() is None:
             return None
-        accepted = _accept(connection, lines, jobs, db.vault) if jobs else []
+        accepted = _accept(connection, lines, jobs, db.seal) if jobs else []
         connection.execute(_INSERT_LINES, {"id": batch.id, "rows": dump_json(rows)})
         failpoint("lines.before_commit")
     failpoint("lines.committed")
     return accepted
 
 
-def _accept(
-    connection: Connection, lines: Sequence[ParsedLine], jobs: Sequence[NewJob], vault: Vault
-) -> list[Accepted]:
+def _accept(connection: Connection, lines: Sequence[ParsedLine], jobs: Sequence[NewJob], seal: Seal) -> list[Accepted]:
     accepted = []
-    for job, outcome in zip(jobs, accept_within(connection, jobs, vault), strict=True):
+    for job, outcome in zip(jobs, accept_within(connection, jobs, seal), strict=True):
         if isinstance(outcome, HeadraceError):
             raise LinesOverLimit(next(number for number, parsed in enumerate(lines) if parsed.job is job)) from outcome
         accepted.append(outcome)
@@ -296,7 +294,7 @@ def cancel_jobs(db: Database, tenant_id: str, batch_id: str, limit: int = 500) -
         ended = [row.id for row in rows if row.state == "cancelled"]
         conclude(connection, ended)
         flows = [row.id for row in rows if row.task == FLOW_TASK]
-        settled = settle(connection, flows, db.vault)
+        settled = settle(connection, flows, db.seal)
         steps = [*connection.execute(_RUNNING_STEPS, {"ids": flows}).scalars()] if flows else []
     running = [row.id for row in rows if row.state != "cancelled" and row.task != FLOW_TASK]
     return [*running, *steps], [*ended, *settled.ended]
@@ -317,14 +315,14 @@ def list_lines(db: Database, batch: Batch, first: int, last: int) -> list[Stored
             row["line"],
             row["custom_id"],
             row["job_id"],
-            db.vault.open(row["refusal"], _refusal(batch.tenant_id, batch.id, row["line"])),
+            db.seal.open(row["refusal"], _refusal(batch.tenant_id, batch.id, row["line"])),
         )
         for row in rows
     ]
 
 
-def _refusal(tenant_id: str, batch_id: str, line: int) -> EncryptionContext:
-    return EncryptionContext(tenant_id, "batch_lines", "refusal", f"{batch_id}/{line}")
+def _refusal(tenant_id: str, batch_id: str, line: int) -> SealContext:
+    return SealContext(tenant_id, "batch_lines", "refusal", f"{batch_id}/{line}")
 
 
 @dataclass(frozen=True, slots=True)

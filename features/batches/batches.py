@@ -12,11 +12,11 @@ from sqlalchemy import Connection, RowMapping, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault, open_columns
 from headrace.store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
 from headrace.store.files.files import IS_KEPT, File
 from headrace.store.ids import new_id
 from headrace.store.schema.batch_states import NEXT, BatchStatus
+from headrace.store.seal import Seal, SealContext, open_columns
 from headrace.store.tenants.quotas import NUM_LIVE_BATCHES
 from headrace.store.tenants.tenant_limits import RequestLimits
 
@@ -174,7 +174,7 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
     body, NotFound if the file was deleted.
     """
     batch_id = new_id("batch")
-    metadata = db.vault.seal(new.metadata, EncryptionContext(tenant_id, "batches", "metadata", batch_id))
+    metadata = db.seal.seal(new.metadata, SealContext(tenant_id, "batches", "metadata", batch_id))
     values = {
         "id": batch_id,
         "tenant_id": tenant_id,
@@ -199,7 +199,7 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
         row = row or connection.execute(_OF_KEY, values).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no file {file.id}")
-    batch = from_row(row, db.vault)
+    batch = from_row(row, db.seal)
     if batch.fingerprint not in new.fingerprints:
         raise IdempotencyKeyReused(
             "this Idempotency-Key was used before with a different body", param="Idempotency-Key"
@@ -234,20 +234,20 @@ def find_duplicate(db: Database, tenant_id: str, fingerprints: Sequence[str], wi
     values = {"tenant_id": tenant_id, "fingerprints": list(fingerprints), "within_s": within_s}
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_DUPLICATE, values).mappings().one_or_none()
-    return None if row is None else from_row(row, db.vault)
+    return None if row is None else from_row(row, db.seal)
 
 
 def get(db: Database, tenant_id: str, batch_id: str) -> Batch:
     """Return the batch. Raises NotFound if this tenant has no batch with that id."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return _get(connection, db.vault, tenant_id, batch_id)
+        return _get(connection, db.seal, tenant_id, batch_id)
 
 
-def _get(connection: Connection, vault: Vault, tenant_id: str, batch_id: str) -> Batch:
+def _get(connection: Connection, seal: Seal, tenant_id: str, batch_id: str) -> Batch:
     row = connection.execute(_GET, {"tenant_id": tenant_id, "id": batch_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no batch {batch_id}")
-    return from_row(row, vault)
+    return from_row(row, seal)
 
 
 def list_batches(
@@ -266,7 +266,7 @@ def list_batches(
     values = {"tenant_id": tenant_id, "limit": limit, "url": url, "cursor": after if before is None else before}
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_PAGE_AFTER if before is None else _PAGE_BEFORE, values).mappings()
-        found = [from_row(row, db.vault) for row in rows]
+        found = [from_row(row, db.seal) for row in rows]
     return found if before is None else found[::-1]
 
 
@@ -288,7 +288,7 @@ def delete(db: Database, tenant_id: str, batch_id: str, *, actor: str) -> None:
     num_marked = 1
     while num_marked:
         with db.begin(tenant_id=tenant_id) as connection:
-            batch = _get(connection, db.vault, tenant_id, batch_id)
+            batch = _get(connection, db.seal, tenant_id, batch_id)
             if not batch.status.is_terminal:
                 raise Conflict(f"batch {batch_id} is {batch.status}: cancel it, and delete it when it has ended")
             num_marked = connection.execute(_ERASE_JOBS, {"id": batch_id, "limit": _DELETE_STEP}).rowcount
@@ -309,7 +309,7 @@ def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:
     """
     with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_CANCEL, {"tenant_id": tenant_id, "id": batch_id, "from": _MAY_BE_CANCELLED})
-        batch = _get(connection, db.vault, tenant_id, batch_id)
+        batch = _get(connection, db.seal, tenant_id, batch_id)
     if batch.status is not BatchStatus.CANCELLING:
         raise Conflict(
             f"batch {batch_id} is {batch.status} and cannot be cancelled any more", code="batch_not_cancellable"
@@ -317,9 +317,7 @@ def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:
     return batch
 
 
-def from_row(row: RowMapping, vault: Vault) -> Batch:
+def from_row(row: RowMapping, seal: Seal) -> Batch:
     """Return the batch in a row with ``COLUMNS``, decrypted."""
-    opened = open_columns(
-        vault, EncryptionContext(row["tenant_id"], "batches", "", row["id"]), row, "metadata", "errors"
-    )
+    opened = open_columns(seal, SealContext(row["tenant_id"], "batches", "", row["id"]), row, "metadata", "errors")
     return Batch(**{**{name: opened[name] for name in Batch.__slots__}, "status": BatchStatus(row["status"])})

@@ -45,11 +45,11 @@ from headrace.producer_api.submission import unserved
 from headrace.producer_api.submission.default_templates import with_default
 from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.producer_api.submission.input_policy import applied, guarded, pinned
+from headrace.producer_api.submission.placeholders_before import placeholders_before
 from headrace.producer_api.submission.prompt_preparation import check_called_urls, check_task
 from headrace.producer_api.submission.submission_hook import SubmissionHook
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill_step
-from headrace.producer_api.submission.vault_before import vault_before
 from headrace.prompts.sandbox.turns import Turns
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest, NotFound, NoWorker, RequestError
@@ -233,7 +233,7 @@ class FlowSubmissions(SubmissionHook):
         places = {step.name: f"steps[{index}]" for index, step in enumerate(request.steps)}
         tasks = {step.name: step.task for step in request.steps}
         steps: list[PreparedStep] = []
-        before = vault_before(self.parts.db, principal.tenant_id, response)
+        before = placeholders_before(self.parts.db, principal.tenant_id, response)
         for body in order:
             place = places[body.name]
             with at_place(place):
@@ -345,7 +345,7 @@ class FlowSubmissions(SubmissionHook):
             or step.then is not None
             or any(is_from_outside(tasks[name]) for name in step.referred)
         )
-        step.policy = pinned(found, done, is_sealed=self.parts.db.vault.is_on, reads_file=reads_file)
+        step.policy = pinned(found, done, is_sealed=self.parts.db.seal.is_on, reads_file=reads_file)
         return done.vault if found.policy.restores else before
 
     def _prepare(self, step: PreparedStep, earlier: Mapping[str, PreparedStep]) -> None:

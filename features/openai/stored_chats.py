@@ -11,11 +11,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import EncryptionContext, metadata_filters, seal_metadata
 from headrace.store.errors import Gone, NotFound
 from headrace.store.jobs.job_rows import Job, job_of, select_jobs
 from headrace.store.retention.erasure import check_batch, erase, lock_job
 from headrace.store.schema import tables
+from headrace.store.seal import SealContext
 
 PREFIX = "chatcmpl-"
 _JOB_PREFIX = "job_"
@@ -75,7 +75,7 @@ def get(db: Database, tenant_id: str, chat_id: str) -> Job:
         raise not_found(chat_id)
     if row["output_purged_at"] is not None:
         raise gone(chat_id)
-    return job_of(row, db.vault)
+    return job_of(row, db.seal)
 
 
 def gone(chat_id: str) -> Gone:
@@ -102,7 +102,7 @@ def list_chats(
         statement = statement.where(jobs.id < last if descending else jobs.id > last)
     statement = _with_metadata(db, tenant_id, statement, wanted.metadata)
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return [job_of(row, db.vault) for row in connection.execute(statement).mappings()]
+        return [job_of(row, db.seal) for row in connection.execute(statement).mappings()]
 
 
 def _with_metadata(
@@ -110,14 +110,14 @@ def _with_metadata(
 ) -> Select[tuple[object, ...]]:
     if not metadata:
         return statement
-    filters = metadata_filters(db.vault, tenant_id, metadata)
+    filters = db.seal.metadata_filters(tenant_id, metadata)
     return statement.where(or_(*(tables.jobs.c.metadata.cast(JSONB).contains(one) for one in filters)))
 
 
 def set_metadata(db: Database, tenant_id: str, chat_id: str, metadata: Mapping[str, str]) -> None:
     """Replace the metadata of a stored chat completion. Raises NotFound, Gone."""
     job_id = job_id_of(chat_id)
-    sealed = seal_metadata(db.vault, metadata, EncryptionContext(tenant_id, "jobs", "metadata", job_id))
+    sealed = db.seal.seal_metadata(metadata, SealContext(tenant_id, "jobs", "metadata", job_id))
     values = {"tenant_id": tenant_id, "job_id": job_id, "metadata": dump_json(sealed)}
     with db.begin(tenant_id=tenant_id) as connection:
         is_done = connection.execute(_UPDATE, values).rowcount > 0

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, text
 
 from headrace.features.response_cache import sharers
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import Vault
 from headrace.store.jobs.acceptance import Lookup, NewJob
 from headrace.store.schema.job_states import UNSERVED_QUEUE, CacheResult
+from headrace.store.seal import Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class CacheLookup(Lookup):
         return assigned(connection, jobs, but=but)
 
     @staticmethod
-    def accepted(connection: Connection, jobs: Sequence[NewJob], new: Collection[str], vault: Vault) -> None:
+    def accepted(connection: Connection, jobs: Sequence[NewJob], new: Collection[str], seal: Seal) -> None:
         """End the new jobs with an answer, and forget those that were not accepted. ``new``: the ids of new jobs."""
         if lost := [job.id for job in jobs if job.cache is CacheResult.MISS and job.id not in new]:
             leave(connection, lost)
         if hits := [job.id for job in jobs if job.cache is CacheResult.HIT and job.id in new]:
-            sharers.answer(connection, hits, vault)
+            sharers.answer(connection, hits, seal)
 
 
 # Conditions on a job ``source``: it has an answer for others that is not too old; it will have one.

@@ -14,12 +14,12 @@ import structlog
 from sqlalchemy import Connection, RowMapping, text
 
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import CannotOpen
 from headrace.store.jobs.claim_queries import FINISH_SHARERS
 from headrace.store.jobs.finish_rows import Finish, encode, opened, row_of
 from headrace.store.jobs.terminal import DEAD_LETTER_CODES
 from headrace.store.schema.job_states import JobState
+from headrace.store.seal import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ class SharersSwept:
     promoted: tuple[str, ...] = ()
 
 
-def answer_from(connection: Connection, sources: Sequence[Finish], vault: Vault) -> None:
+def answer_from(connection: Connection, sources: Sequence[Finish], seal: Seal) -> None:
     """End the jobs that wait for these sources, which this transaction has ended with an answer for others."""
     by_id = {finish.job_id: finish for finish in sources if _is_for_others(finish)}
     if not by_id:
@@ -116,20 +116,20 @@ def answer_from(connection: Connection, sources: Sequence[Finish], vault: Vault)
     _end(
         connection,
         [(_copy(by_id[row.cache_source], row.id, row.waited_ms), row.cache_source) for row in waiting],
-        vault,
+        seal,
     )
 
 
-def answer(connection: Connection, job_ids: Sequence[str], vault: Vault) -> list[str]:
+def answer(connection: Connection, job_ids: Sequence[str], seal: Seal) -> list[str]:
     """End those of these jobs with a source that has an answer which can be decrypted; return their ids."""
     rows = connection.execute(_ANSWERS, {"ids": list(job_ids)}).mappings().all()
-    found = {row["id"]: _opened(row, vault) for row in rows}
+    found = {row["id"]: _opened(row, seal) for row in rows}
     copies = [
         (_copy(source, row["sharer_id"], row["waited_ms"]), row["id"])
         for row in rows
         if (source := found[row["id"]]) is not None
     ]
-    return _end(connection, copies, vault)
+    return _end(connection, copies, seal)
 
 
 def sweep(db: Database, limit: int) -> SharersSwept:
@@ -142,7 +142,7 @@ def sweep(db: Database, limit: int) -> SharersSwept:
         with db.begin() as connection:
             most = limit if source.has_answer else None
             ids = list(connection.execute(_HEIRS, {"source": source.id, "most": most}).scalars())
-            ended = answer(connection, ids, db.vault) if source.has_answer else []
+            ended = answer(connection, ids, db.seal) if source.has_answer else []
             answered += ended
             if ids and not ended:
                 values = {"source": source.id, "epoch": source.epoch, "id": ids[0], "others": ids[1:]}
@@ -156,10 +156,10 @@ def _is_for_others(finish: Finish) -> bool:
     return finish.state is JobState.SUCCEEDED
 
 
-def _opened(row: RowMapping, vault: Vault) -> Finish | None:
+def _opened(row: RowMapping, seal: Seal) -> Finish | None:
     """Return the end of a source; None if it cannot be decrypted."""
     try:
-        return opened(row, vault)
+        return opened(row, seal)
     except CannotOpen as error:
         log.error("cached_answer_not_opened", job_id=row["id"], error=error.message)
         return None
@@ -178,9 +178,9 @@ def _usage(of_source: Mapping[str, Any] | None, waited_ms: float) -> dict[str, A
     return {name: value for name, value in {**of_source, **own}.items() if name != "cost"}
 
 
-def _end(connection: Connection, copies: Sequence[tuple[Finish, str]], vault: Vault) -> list[str]:
+def _end(connection: Connection, copies: Sequence[tuple[Finish, str]], seal: Seal) -> list[str]:
     if not copies:
         return []
-    rows = [{**row_of(finish, vault), "source": source_id} for finish, source_id in copies]
+    rows = [{**row_of(finish, seal), "source": source_id} for finish, source_id in copies]
     values = {"rows": encode(rows), "dead": list(DEAD_LETTER_CODES)}
     return list(connection.execute(FINISH_SHARERS, values).scalars())

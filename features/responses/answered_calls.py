@@ -14,10 +14,10 @@ from sqlalchemy import Connection, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.acceptance import NewJob
 from headrace.store.jobs.answered_calls import first_steps
+from headrace.store.seal import Seal, SealContext
 
 if TYPE_CHECKING:
     from headrace.features.responses.new_response import NewResponse
@@ -40,9 +40,9 @@ RETURNING step_id
 """)
 
 
-def store_answers(connection: Connection, made: Sequence[tuple[NewJob, "NewResponse"]], vault: Vault) -> None:
+def store_answers(connection: Connection, made: Sequence[tuple[NewJob, "NewResponse"]], seal: Seal) -> None:
     """Store the answers that new jobs bring, with their rows. Raises InvalidRequest if one was given before."""
-    rows = [row for flow, response in made for row in _rows(flow, response, vault)]
+    rows = [row for flow, response in made for row in _rows(flow, response, seal)]
     if not rows:
         return
     stored = {row.step_id for row in connection.execute(_STORE, {"rows": dump_json(rows)})}
@@ -54,7 +54,7 @@ def store_answers(connection: Connection, made: Sequence[tuple[NewJob, "NewRespo
         record(connection, row["tenant_id"], row["decided_by"], action, row["id"], detail)
 
 
-def _rows(flow: NewJob, response: "NewResponse", vault: Vault) -> list[dict[str, Any]]:
+def _rows(flow: NewJob, response: "NewResponse", seal: Seal) -> list[dict[str, Any]]:
     if not response.request.get(ANSWERED):
         return []
     steps = {step.step: step for step in flow.steps}
@@ -63,7 +63,7 @@ def _rows(flow: NewJob, response: "NewResponse", vault: Vault) -> list[dict[str,
     asked = response.request[ANSWERED]
     for name, approval_id in zip(first_steps(len(asked)), asked, strict=True):
         step, answer = steps[name], answers[approval_id]
-        place = EncryptionContext(flow.tenant_id, "tool_approvals", "reason", approval_id)
+        place = SealContext(flow.tenant_id, "tool_approvals", "reason", approval_id)
         rows.append(
             {
                 "id": approval_id,
@@ -73,7 +73,7 @@ def _rows(flow: NewJob, response: "NewResponse", vault: Vault) -> list[dict[str,
                 "tool": step.payload["input"]["tool"],
                 "state": "approved" if answer["approve"] else "refused",
                 "decided_by": flow.api_key_id or "",
-                "reason": None if answer.get("reason") is None else vault.seal(answer["reason"], place),
+                "reason": None if answer.get("reason") is None else seal.seal(answer["reason"], place),
             }
         )
     return rows

@@ -18,13 +18,13 @@ from sqlalchemy import Connection, RowMapping, text
 from headrace.features.responses.stored_responses import MAX_BYTES, StoredResponse
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.ids import new_id
 from headrace.store.jobs.job_rows import Job, job_of, select_jobs
 from headrace.store.jobs.responses import response_id
 from headrace.store.schema import tables
 from headrace.store.schema.job_states import JobState
+from headrace.store.seal import Seal, SealContext
 
 MOST_ITEMS = 1024
 """The most items of one conversation to which more may be added."""
@@ -129,11 +129,11 @@ class ConversationItems:
 def create(db: Database, tenant_id: str, *, metadata: Mapping[str, str], items: Sequence[Item] = ()) -> Conversation:
     """Store a conversation with its first items."""
     conversation_id = new_id("conv")
-    values = _sealed_metadata(db.vault, tenant_id, conversation_id, metadata)
+    values = _sealed_metadata(db.seal, tenant_id, conversation_id, metadata)
     with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_INSERT, values).mappings().one()
-        _add(connection, db.vault, tenant_id, conversation_id, items, None)
-    return _conversation(row, db.vault)
+        _add(connection, db.seal, tenant_id, conversation_id, items, None)
+    return _conversation(row, db.seal)
 
 
 def get(db: Database, tenant_id: str, conversation_id: str) -> Conversation:
@@ -142,17 +142,17 @@ def get(db: Database, tenant_id: str, conversation_id: str) -> Conversation:
         row = connection.execute(_GET, {"tenant_id": tenant_id, "id": conversation_id}).mappings().one_or_none()
     if row is None:
         raise _not_found(conversation_id)
-    return _conversation(row, db.vault)
+    return _conversation(row, db.seal)
 
 
 def set_metadata(db: Database, tenant_id: str, conversation_id: str, metadata: Mapping[str, str]) -> Conversation:
     """Replace the metadata. Raises NotFound."""
-    values = _sealed_metadata(db.vault, tenant_id, conversation_id, metadata)
+    values = _sealed_metadata(db.seal, tenant_id, conversation_id, metadata)
     with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_SET_METADATA, values).mappings().one_or_none()
     if row is None:
         raise _not_found(conversation_id)
-    return _conversation(row, db.vault)
+    return _conversation(row, db.seal)
 
 
 def delete(db: Database, tenant_id: str, conversation_id: str, *, actor: str) -> None:
@@ -170,7 +170,7 @@ def add_items(db: Database, tenant_id: str, conversation_id: str, items: Sequenc
         size = connection.execute(_SIZE, {"tenant_id": tenant_id, "id": conversation_id}).one()
         num_bytes = sum(len(orjson.dumps(item)) for item in items)
         _check_room(size.num_items + len(items) - 1, size.num_bytes + num_bytes, "items")
-        _add(connection, db.vault, tenant_id, conversation_id, items, None)
+        _add(connection, db.seal, tenant_id, conversation_id, items, None)
 
 
 def settle(db: Database, tenant_id: str, conversation_id: str, output_of: OutputOf) -> None:
@@ -183,8 +183,8 @@ def settle(db: Database, tenant_id: str, conversation_id: str, output_of: Output
         _use(connection, tenant_id, conversation_id)
         rows = connection.execute(_TAKE, values).mappings().all()
         for row in rows:
-            items = _items_of(connection, db.vault, tenant_id, row, output_of)
-            _add(connection, db.vault, tenant_id, conversation_id, items, response_id(row["job_id"]))
+            items = _items_of(connection, db.seal, tenant_id, row, output_of)
+            _add(connection, db.seal, tenant_id, conversation_id, items, response_id(row["job_id"]))
         connection.execute(_TAKEN, {"tenant_id": tenant_id, "job_ids": [row["job_id"] for row in rows]})
 
 
@@ -201,7 +201,7 @@ def list_items(
                 raise InvalidRequest(f"{after[:80]!r} is not an item of this conversation", param="after")
             values["after"] = row.position
         rows = connection.execute(_NEWEST_FIRST if descending else _OLDEST_FIRST, values).mappings()
-        return [_item(row, db.vault, tenant_id, conversation_id) for row in rows]
+        return [_item(row, db.seal, tenant_id, conversation_id) for row in rows]
 
 
 def read_items(db: Database, tenant_id: str, conversation_id: str) -> ConversationItems:
@@ -210,7 +210,7 @@ def read_items(db: Database, tenant_id: str, conversation_id: str) -> Conversati
     with db.begin(tenant_id=tenant_id) as connection:
         _use(connection, tenant_id, conversation_id)
         rows = connection.execute(_OLDEST_FIRST, values).mappings().all()
-    items = [_item(row, db.vault, tenant_id, conversation_id) for row in rows]
+    items = [_item(row, db.seal, tenant_id, conversation_id) for row in rows]
     made = [row["response_id"] for row in rows if row["response_id"] is not None]
     return ConversationItems(items, made[-1] if made else None)
 
@@ -222,7 +222,7 @@ def get_item(db: Database, tenant_id: str, conversation_id: str, item_id: str) -
         row = connection.execute(_ITEM, values).mappings().one_or_none()
     if row is None:
         raise _no_item(conversation_id, item_id)
-    return _item(row, db.vault, tenant_id, conversation_id)
+    return _item(row, db.seal, tenant_id, conversation_id)
 
 
 def delete_item(db: Database, tenant_id: str, conversation_id: str, item_id: str) -> None:
@@ -233,23 +233,23 @@ def delete_item(db: Database, tenant_id: str, conversation_id: str, item_id: str
             raise _no_item(conversation_id, item_id)
 
 
-def _items_of(connection: Connection, vault: Vault, tenant_id: str, row: RowMapping, output_of: OutputOf) -> list[Item]:
+def _items_of(connection: Connection, seal: Seal, tenant_id: str, row: RowMapping, output_of: OutputOf) -> list[Item]:
     """Return what a response adds: its own input and its answer; nothing if it has no answer or was deleted."""
     columns = tables.jobs.c
     wanted = select_jobs().where(columns.tenant_id == tenant_id, columns.id == row["job_id"])
-    job = job_of(connection.execute(wanted).mappings().one(), vault)
+    job = job_of(connection.execute(wanted).mappings().one(), seal)
     if job.state is not JobState.SUCCEEDED or job.output is None or not row["is_there"]:
         return []
-    place = EncryptionContext(tenant_id, "responses", "input", row["job_id"])
-    given = vault.open(row["input"], place)
-    request = vault.open(row["request"], place.with_column("request"))
+    place = SealContext(tenant_id, "responses", "input", row["job_id"])
+    given = seal.open(row["input"], place)
+    request = seal.open(row["request"], place.with_column("request"))
     stored = StoredResponse(row["job_id"], row["previous_id"], row["is_stored"], row["is_background"], request)
     return [*(given["items"] if isinstance(given, dict) else given), *output_of(job, stored)]
 
 
 def _add(
     connection: Connection,
-    vault: Vault,
+    seal: Seal,
     tenant_id: str,
     conversation_id: str,
     items: Sequence[Item],
@@ -262,7 +262,7 @@ def _add(
                 "id": item["id"],
                 "response_id": made_by,
                 "num_bytes": len(orjson.dumps(item)),
-                "item": vault.seal(item, _place(tenant_id, conversation_id, item["id"])),
+                "item": seal.seal(item, _place(tenant_id, conversation_id, item["id"])),
             }
             for place, item in enumerate(items)
         ]
@@ -289,23 +289,23 @@ def _check_room(num_items: int, num_bytes: int, param: str) -> None:
         )
 
 
-def _sealed_metadata(vault: Vault, tenant_id: str, conversation_id: str, metadata: Mapping[str, str]) -> dict[str, str]:
-    sealed = vault.seal(dict(metadata), EncryptionContext(tenant_id, "conversations", "metadata", conversation_id))
+def _sealed_metadata(seal: Seal, tenant_id: str, conversation_id: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    sealed = seal.seal(dict(metadata), SealContext(tenant_id, "conversations", "metadata", conversation_id))
     return {"tenant_id": tenant_id, "id": conversation_id, "metadata": dump_json(sealed)}
 
 
-def _place(tenant_id: str, conversation_id: str, item_id: str) -> EncryptionContext:
-    return EncryptionContext(tenant_id, "conversation_items", "item", f"{conversation_id}/{item_id}")
+def _place(tenant_id: str, conversation_id: str, item_id: str) -> SealContext:
+    return SealContext(tenant_id, "conversation_items", "item", f"{conversation_id}/{item_id}")
 
 
-def _item(row: RowMapping, vault: Vault, tenant_id: str, conversation_id: str) -> Item:
-    opened: Item = vault.open(row["item"], _place(tenant_id, conversation_id, row["id"]))
+def _item(row: RowMapping, seal: Seal, tenant_id: str, conversation_id: str) -> Item:
+    opened: Item = seal.open(row["item"], _place(tenant_id, conversation_id, row["id"]))
     return opened
 
 
-def _conversation(row: RowMapping, vault: Vault) -> Conversation:
-    place = EncryptionContext(row["tenant_id"], "conversations", "metadata", row["id"])
-    return Conversation(row["id"], row["tenant_id"], vault.open(row["metadata"], place), row["created_at"])
+def _conversation(row: RowMapping, seal: Seal) -> Conversation:
+    place = SealContext(row["tenant_id"], "conversations", "metadata", row["id"])
+    return Conversation(row["id"], row["tenant_id"], seal.open(row["metadata"], place), row["created_at"])
 
 
 def _not_found(conversation_id: str) -> NotFound:

@@ -8,10 +8,10 @@ from sqlalchemy import Connection, text
 
 from headrace.features.responses.answered_calls import store_answers
 from headrace.store.db.database import dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault, seal_columns
 from headrace.store.jobs.acceptance import NewJob
 from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.jobs.face_row import FaceRow
+from headrace.store.seal import Seal, SealContext, seal_columns
 
 _TEXTS = ("instructions", "prompt", "prompt_cache_key", "safety_identifier", "text", "tools", "user")
 """Fields of the request with texts of the caller, which the response shows again."""
@@ -78,16 +78,16 @@ class NewResponse(FaceRow):
         return replace(self, input=first, request=self.request | dict(second))
 
     @classmethod
-    def write(cls, connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> None:
+    def write(cls, connection: Connection, jobs: Sequence[NewJob], seal: Seal) -> None:
         """As ``FaceRow.write``, with the approvals that the input answers. Raises as ``store_answers``."""
         made = {job.id: job.response for job in jobs if isinstance(job.response, cls)}
-        rows = [_row(job, made[job.id], vault) for job in jobs]
+        rows = [_row(job, made[job.id], seal) for job in jobs]
         connection.execute(_ADD, {"rows": dump_json(rows)})
-        store_answers(connection, [(job, made[job.id]) for job in jobs], vault)
+        store_answers(connection, [(job, made[job.id]) for job in jobs], seal)
 
 
-def _row(job: NewJob, made: NewResponse, vault: Vault) -> dict[str, Any]:
-    place = EncryptionContext(job.tenant_id, "responses", "", job.id)
+def _row(job: NewJob, made: NewResponse, seal: Seal) -> dict[str, Any]:
+    place = SealContext(job.tenant_id, "responses", "", job.id)
     return {
         "job_id": job.id,
         "tenant_id": job.tenant_id,
@@ -96,5 +96,5 @@ def _row(job: NewJob, made: NewResponse, vault: Vault) -> dict[str, Any]:
         "is_background": made.is_background,
         "goes_on": made.goes_on,
         "appends_to": made.appends_to,
-        **seal_columns(vault, place, {"input": made.stored_input, "request": made.request}),
+        **seal_columns(seal, place, {"input": made.stored_input, "request": made.request}),
     }

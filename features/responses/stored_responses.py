@@ -14,10 +14,10 @@ from sqlalchemy import text
 from headrace.features.responses.new_response import NewResponse
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import EncryptionContext
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.responses import JOB_PREFIX, PREFIX, response_id
 from headrace.store.retention.erasure import erase, erase_unneeded_responses
+from headrace.store.seal import SealContext
 
 # Read a visible response.
 _GET = text("""
@@ -97,7 +97,7 @@ def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) ->
         row = connection.execute(_GET, values).mappings().one_or_none()
     if row is None:
         raise not_found(response_id(job_id))
-    request = db.vault.open(row["request"], EncryptionContext(tenant_id, "responses", "request", job_id))
+    request = db.seal.open(row["request"], SealContext(tenant_id, "responses", "request", job_id))
     return StoredResponse(**{**row, "request": request})
 
 
@@ -139,7 +139,7 @@ def get_chain(db: Database, tenant_id: str, job_id: str) -> ResponseChain:
         raise NotFound(f"the beginning of the conversation of {response_id(job_id)} is no longer kept")
     items: list[dict[str, Any]] = []
     for row in rows:
-        opened = db.vault.open(row.input, EncryptionContext(tenant_id, "responses", "input", row.job_id))
+        opened = db.seal.open(row.input, SealContext(tenant_id, "responses", "input", row.job_id))
         items += opened["items"] if isinstance(opened, dict) else opened
     return ResponseChain(items, len(rows))
 

@@ -107,7 +107,7 @@ def create_endpoint(
     wanted = check_events(events)
     _check_actor(wanted, is_operator=is_operator)
     endpoint_id, secret = new_id("we"), new_secret()
-    sealed = db.vault.seal_text(secret, secret_context(tenant_id, endpoint_id))
+    sealed = db.seal.seal_text(secret, secret_context(tenant_id, endpoint_id))
     values = {"id": endpoint_id, "tenant_id": tenant_id, "url": url, "secret": sealed, "events": wanted}
     with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_CREATE, values | {"most": MAX_ENDPOINTS}).mappings().one_or_none()
@@ -176,7 +176,7 @@ def rotate_secret(
     Raises NotFound, and Conflict while an earlier overlap lasts, unless ``overlap_s`` is 0.
     """
     secret = new_secret()
-    sealed = db.vault.seal_text(secret, secret_context(tenant_id, endpoint_id))
+    sealed = db.seal.seal_text(secret, secret_context(tenant_id, endpoint_id))
     values = {"tenant_id": tenant_id, "id": endpoint_id, "secret": sealed, "overlap_s": float(overlap_s)}
     with db.begin(tenant_id=tenant_id) as connection:
         before = lock_endpoint(connection, tenant_id, endpoint_id)

@@ -19,9 +19,9 @@ from sqlalchemy import Connection, RowMapping, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import CannotOpen
 from headrace.store.schema.event_types import ENDPOINT_DISABLED, EVERY_EVENT
+from headrace.store.seal import Seal
 from headrace.store.tenants.signing_secrets import secret_context
 
 log = structlog.get_logger(__name__)
@@ -261,13 +261,13 @@ def take_due(
         rows = connection.execute(_TAKE_LONGEST_DUE, values | {"looked_at": LOOKED_AT}).mappings().all()
         if not rows and (values["busy"] or values["busy_tenants"]):
             rows = connection.execute(_TAKE_BY_RECEIVER, values).mappings().all()
-    return [_delivery(row, db.vault) for row in rows]
+    return [_delivery(row, db.seal) for row in rows]
 
 
-def _delivery(row: RowMapping, vault: Vault) -> Delivery:
+def _delivery(row: RowMapping, seal: Seal) -> Delivery:
     context = secret_context(row["tenant_id"], row["endpoint_id"])
     try:
-        secrets = [vault.open_text(secret, context) for secret in row["secrets"] if secret]
+        secrets = [seal.open_text(secret, context) for secret in row["secrets"] if secret]
     except CannotOpen as error:
         log.error("webhook.secret_not_opened", delivery_id=row["id"], error=error.message)
         return Delivery(**{**row, "secrets": ()}, is_locked=True)

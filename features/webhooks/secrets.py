@@ -1,7 +1,7 @@
 """The tenant's secret, which signs calls to the URLs of jobs.
 
 After a rotation the old secret signs beside the new one for a chosen time, so that receivers can change one by one.
-A rotation copies the old secret in its encrypted form, so its encryption context is that of its first column.
+A rotation copies the old secret in its sealed form, so its context is that of its first column.
 """
 
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ def get_webhook_secret(db: Database, tenant_id: str) -> TenantSecret:
     """Return the tenant's secret. Raises NotFound, and CannotOpen if its encryption key is missing."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = _row(connection, tenant_id)
-    return TenantSecret(db.vault.open_text(row["secret"], secret_context(tenant_id)), row["old_secret_until"])
+    return TenantSecret(db.seal.open_text(row["secret"], secret_context(tenant_id)), row["old_secret_until"])
 
 
 def rotate_webhook_secret(db: Database, tenant_id: str, *, overlap_s: int, actor: str) -> TenantSecret:
@@ -59,7 +59,7 @@ def rotate_webhook_secret(db: Database, tenant_id: str, *, overlap_s: int, actor
     Raises NotFound, and Conflict while an earlier overlap lasts, unless ``overlap_s`` is 0.
     """
     secret = new_secret()
-    sealed = db.vault.seal_text(secret, secret_context(tenant_id))
+    sealed = db.seal.seal_text(secret, secret_context(tenant_id))
     values = {"tenant_id": tenant_id, "secret": sealed, "overlap_s": float(overlap_s)}
     with db.begin(tenant_id=tenant_id) as connection:
         is_rotated = connection.execute(_ROTATE, values).scalar_one_or_none() is not None

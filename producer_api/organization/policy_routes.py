@@ -53,7 +53,7 @@ async def put_policy(runtime: RuntimeOf, principal: ModelsAdmin, body: PolicyPut
     """Store the next version of a policy. All processes apply it within five seconds. No rules: the policy is off."""
 
     def put() -> StoredPolicy:
-        _check(body.document, is_sealed=runtime.db.vault.is_on, names_model=runtime.settings.names_model)
+        _check(body.document, is_sealed=runtime.db.seal.is_on, names_model=runtime.settings.names_model)
         document = body.document.model_dump(mode="json", exclude_defaults=True) | {"version": body.document.version}
         model = body.model or EVERY_MODEL
         return policies.put(runtime.db, principal.tenant_id, model, {"rules": [], **document}, principal.key_id)

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from headrace.producer_api.access.rate_limits import RateLimits
 from headrace.prompts.sandbox.turns import Turns
 from headrace.store.db.database import Database
-from headrace.store.encryption_keys import open_vault
+from headrace.store.db.seal_part import open_seal
 from headrace.store.errors import StatementTimeout, Unavailable
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import Principal
@@ -36,7 +36,7 @@ class ListQueries:
             settings.database_url,
             pool_size=_NUM_THREADS,
             application_name="headrace-api-lists",
-            vault=open_vault(settings),
+            seal=open_seal(settings),
             statement_timeout_s=settings.list_timeout_s,
         )
 

@@ -1,6 +1,6 @@
 """Digests of a request, which are stored to recognise it when it is sent again.
 
-With digest keys (``store.encryption.keyed_digests``) the digest is of the request as it was sent. Without keys, if a
+With digest keys (``store.digests``) the digest is of the request as it was sent. Without keys, if a
 policy has changed the request, the digest is of the changed request only: a plain digest would let a reader of the
 database guess the replaced text.
 """
@@ -11,7 +11,7 @@ import orjson
 
 from headrace.policy.policies import Policy
 from headrace.producer_api.submission.input_policy import changed_by
-from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.digests import Digests
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.acceptance import Idempotency
 from headrace.store.jobs.face_row import FaceRow

@@ -17,12 +17,12 @@ from headrace.producer_api.server.request_spans import record_accept
 from headrace.producer_api.submission import unserved
 from headrace.producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known
 from headrace.producer_api.submission.input_policy import ActivePolicy, applied, pinned
+from headrace.producer_api.submission.placeholders_before import placeholders_before
 from headrace.producer_api.submission.prompt_preparation import check_called_urls
 from headrace.producer_api.submission.rollout_routing import RolloutRouting
 from headrace.producer_api.submission.submission_hook import SubmissionHook, build_hooks
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill
-from headrace.producer_api.submission.vault_before import vault_before
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.ids import new_id
@@ -224,14 +224,14 @@ class Submissions:
             draft.request = self._preparation.cut_to_length(draft.request, known(draft.version))
             before = None
             if found.policy.restores:
-                before = vault_before(self._db, draft.principal.tenant_id, draft.response)
+                before = placeholders_before(self._db, draft.principal.tenant_id, draft.response)
             done = applied(found.policy, draft.request, draft.response, before)
             draft.request, draft.response = done.request, done.response
             for action, num_findings in done.actions.items():
                 self._metrics.policy_actions.labels(action).inc(num_findings)
             draft.policy_version = found.model, found.version
             reads_file = draft.request.reads_file
-            draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on, reads_file=reads_file)
+            draft.policy = pinned(found, done, is_sealed=self._db.seal.is_on, reads_file=reads_file)
             self._guard_names(draft, found.policy)
             if not self._digests.is_keyed and (draft.request, draft.response) != sent:
                 # A plain digest of the sent text would let a reader of the database guess the replaced text.

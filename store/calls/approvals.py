@@ -20,10 +20,10 @@ from sqlalchemy import Connection, RowMapping, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault
 from headrace.store.errors import Conflict, NotFound
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs.flow_settling import lock, settle
+from headrace.store.seal import Seal, SealContext
 
 
 class ApprovalState(StrEnum):
@@ -161,7 +161,7 @@ def list_approvals(
     values: dict[str, object] = {"tenant_id": tenant_id, "job_id": job_id, "state": state, "limit": limit}
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST if descending else _OLDEST, values | {"after": after}).mappings().all()
-    return [_approval(row, db.vault) for row in rows]
+    return [_approval(row, db.seal) for row in rows]
 
 
 def decide(
@@ -173,17 +173,17 @@ def decide(
     if the other answer was given before, the time limit is over or the job has ended.
     """
     wanted = ApprovalState.APPROVED if approve else ApprovalState.REFUSED
-    told = None if reason is None else dump_json(db.vault.seal(reason, _context(tenant_id, approval_id)))
+    told = None if reason is None else dump_json(db.seal.seal(reason, _context(tenant_id, approval_id)))
     values: dict[str, object] = {"tenant_id": tenant_id, "job_id": job_id, "id": approval_id, "actor": actor}
     with db.begin(tenant_id=tenant_id) as connection:
         _found(connection, values)
         lock(connection, [job_id])
         if connection.execute(_DECIDE, values | {"state": wanted, "reason": told}).first() is not None:
             record(connection, tenant_id, actor, f"tool_call.{wanted}", approval_id, {"job": job_id})
-            settle(connection, [job_id], db.vault, announces=False)
+            settle(connection, [job_id], db.seal, announces=False)
             failpoint("approval.before_commit")
         row = _found(connection, values)
-    found = _approval(row, db.vault)
+    found = _approval(row, db.seal)
     if found.state is not wanted:
         raise Conflict(_why(found), code="approval_decided")
     return found
@@ -196,7 +196,7 @@ def verdict_of(db: Database, tenant_id: str, step_id: str) -> Verdict | None:
         row = connection.execute(_VERDICT, values).one_or_none()
     if row is None:
         return None
-    return Verdict(ApprovalState(row.state), db.vault.open(row.reason, _context(tenant_id, row.id)))
+    return Verdict(ApprovalState(row.state), db.seal.open(row.reason, _context(tenant_id, row.id)))
 
 
 def expire_due(db: Database, limit: int) -> int:
@@ -206,7 +206,7 @@ def expire_due(db: Database, limit: int) -> int:
         if not flows:
             return 0
         expired = connection.execute(_EXPIRE, {"flows": flows}).all()
-        settle(connection, flows, db.vault, announces=False)
+        settle(connection, flows, db.seal, announces=False)
         failpoint("approval.before_commit")
     return len(expired)
 
@@ -228,14 +228,14 @@ def _why(found: Approval) -> str:
             return f"the call is {found.state} already: the first answer holds"
 
 
-def _context(tenant_id: str, approval_id: str) -> EncryptionContext:
-    return EncryptionContext(tenant_id, "tool_approvals", "reason", approval_id)
+def _context(tenant_id: str, approval_id: str) -> SealContext:
+    return SealContext(tenant_id, "tool_approvals", "reason", approval_id)
 
 
-def _approval(row: RowMapping, vault: Vault) -> Approval:
-    payload = vault.open(row["payload"], EncryptionContext(row["tenant_id"], "jobs", "payload", row["step_id"]))
+def _approval(row: RowMapping, seal: Seal) -> Approval:
+    payload = seal.open(row["payload"], SealContext(row["tenant_id"], "jobs", "payload", row["step_id"]))
     asked: Mapping[str, Any] = payload.get("input") or {}
     kept = {name: value for name, value in row.items() if name not in ("tenant_id", "payload")}
     kept["state"] = ApprovalState(row["state"])
-    kept["reason"] = vault.open(row["reason"], _context(row["tenant_id"], row["id"]))
+    kept["reason"] = seal.open(row["reason"], _context(row["tenant_id"], row["id"]))
     return Approval(**kept, arguments=asked.get("arguments"))

@@ -35,9 +35,9 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from headrace.store.encryption.vault import Vault, refuse_nul
 from headrace.store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
 from headrace.store.schema.tables import REVISION
+from headrace.store.seal import PLAIN, Seal
 
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 10.0
@@ -52,13 +52,15 @@ its row locks would keep workers from renewing leases."""
 _SET = "SELECT set_config('headrace.tenant', %s, true)"
 _OPTION = "headrace_first"
 
+# U+0000 as orjson writes it, but not an escaped backslash followed by u0000. jsonb refuses U+0000, so we do too.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
 
 class Database:
     """A pool of connections to one Postgres. Connects at the first use, and again after the server was away.
 
-    ``vault`` encrypts the payload columns. A statement fails if it waits ``lock_timeout_s`` for a lock or takes
+    ``seal`` seals the columns with contents. A statement fails if it waits ``lock_timeout_s`` for a lock or takes
     ``statement_timeout_s``. A transaction fails if the client is silent in it for ``idle_timeout_s``, by default
     ``IDLE_TIMEOUT_S``.
     """
@@ -69,12 +71,12 @@ class Database:
         *,
         pool_size: int = 8,
         application_name: str,
-        vault: Vault | None = None,
+        seal: Seal = PLAIN,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
         idle_timeout_s: float | None = None,
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     ) -> None:
-        self.vault = vault or Vault()
+        self.seal = seal
         idle_timeout_s = IDLE_TIMEOUT_S if idle_timeout_s is None else idle_timeout_s
         self._engine = create_engine(
             parse_url(url),
@@ -163,8 +165,15 @@ def dump_json(value: object) -> str:
     except orjson.JSONEncodeError:
         # From None: the encoder's message may quote the text.
         raise InvalidRequest("a text is not valid Unicode, or a number is out of range") from None
-    refuse_nul(data)
+    if has_nul(data):
+        # Postgres would refuse it too, and quote it in its log.
+        raise InvalidRequest("a value cannot be stored: it contains U+0000")
     return data.decode()
+
+
+def has_nul(data: bytes) -> bool:
+    """True if a string in a JSON text contains U+0000, written as ``\\u0000``."""
+    return b"\\u0000" in data and _NUL.search(data) is not None
 
 
 def check_schema(db: Database) -> None:

@@ -2,10 +2,10 @@
 
     drafts/<random>            being written; ``sweep`` removes the draft of a dead process after a day
     sha256/ab/abcdef…          complete: renamed into path once, and never changed
-    sha256/ab/abcdef….sealed   the same, encrypted (``store.encryption.encrypted_files``), if there are keys
+    sha256/ab/abcdef….sealed   the same, sealed (``store.seal``)
 
 ``store.files.files`` chooses the names and knows their references. A name is never reused, so a late or repeated
-removal cannot remove a newer content. A name starts with the content's digest, and encryption is bound to it.
+removal cannot remove a newer content. A name starts with the content's digest, and its seal is bound to it.
 """
 
 import hashlib
@@ -20,10 +20,9 @@ from uuid import uuid4
 
 import fsspec
 
-from headrace.store.encryption.encrypted_files import CHUNK_BYTES, SealedReader, SealedWriter, read_header
-from headrace.store.encryption.vault import Vault
-from headrace.store.encryption_keys import open_vault
+from headrace.store.db.seal_part import open_seal
 from headrace.store.errors import CannotOpen, SettingsError, Unavailable
+from headrace.store.seal import PLAIN, Seal
 from headrace.store.settings import Settings
 
 T = TypeVar("T")
@@ -53,8 +52,8 @@ class Blobs(Protocol):
         """Remove drafts older than a day."""
         ...
 
-    def sealed_by(self, name: str) -> str | None:
-        """Return the id of the master key of a content, or None if it is not encrypted."""
+    def open_stored(self, name: str) -> tuple[BinaryIO, bool]:
+        """Return a content as it is stored, open for reading, and True if it is sealed. See ``open``."""
         ...
 
 
@@ -70,9 +69,9 @@ class BlobWriter:
         sync: Callable[[], None],
         move: Callable[[str], None],
         drop: Callable[[], None],
-        vault: Vault,
+        seal: Seal,
     ) -> None:
-        self._out = SealedWriter(out, vault) if vault.is_on else out
+        self._out = seal.file_writer(out)
         self._sync = sync
         self._move = move
         self._drop = drop
@@ -87,16 +86,15 @@ class BlobWriter:
 
     def write(self, data: bytes) -> None:
         """Append."""
-        with _as_unavailable():
+        with as_unavailable():
             self._out.write(data)
         self._sha256.update(data)
         self.num_bytes += len(data)
 
     def keep(self, name: str) -> None:
         """Store the content under this name, durably."""
-        with _as_unavailable():
-            if isinstance(self._out, SealedWriter):
-                self._out.end(name)
+        with as_unavailable():
+            self._out.end(name)
             self._sync()
             self._move(name)
         self.name = name
@@ -110,13 +108,13 @@ class BlobWriter:
 class FolderBlobs:
     """Contents in a folder, which several machines may share."""
 
-    def __init__(self, folder: Path, vault: Vault | None = None) -> None:
+    def __init__(self, folder: Path, seal: Seal = PLAIN) -> None:
         self._folder = folder
-        self._vault = vault or Vault()
+        self._seal = seal
 
     def create(self) -> BlobWriter:
         """See ``Blobs``."""
-        with _as_unavailable():
+        with as_unavailable():
             path = self._folder / "drafts" / uuid4().hex
             path.parent.mkdir(parents=True, exist_ok=True)
             out = path.open("wb")
@@ -137,32 +135,27 @@ class FolderBlobs:
             out.close()
             path.unlink(missing_ok=True)
 
-        return BlobWriter(out, sync, move, drop, self._vault)
+        return BlobWriter(out, sync, move, drop, self._seal)
 
     def open(self, name: str) -> BinaryIO:
         """See ``Blobs``."""
-        with _as_unavailable():
-            path = self._found(name)
-            return _opened(path.open("rb"), self._vault, name, is_sealed=path.suffix == _SEALED)
+        return _opened(*self.open_stored(name), self._seal, name)
 
-    def sealed_by(self, name: str) -> str | None:
+    def open_stored(self, name: str) -> tuple[BinaryIO, bool]:
         """See ``Blobs``."""
-        with _as_unavailable():
+        with as_unavailable():
             path = self._found(name)
-            if path.suffix != _SEALED:
-                return None
-            with path.open("rb") as content:
-                return read_header(content, name)["k"]
+            return path.open("rb"), path.suffix == _SEALED
 
     def remove(self, name: str) -> None:
         """See ``Blobs``."""
-        with _as_unavailable():
+        with as_unavailable():
             for path in self._paths(name):
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """See ``Blobs``."""
-        with _as_unavailable():
+        with as_unavailable():
             for path in (self._folder / "drafts").glob("*"):
                 with suppress(FileNotFoundError):  # kept or dropped meanwhile
                     if _is_abandoned(path.stat().st_mtime):
@@ -175,14 +168,14 @@ class FolderBlobs:
     def _paths(self, name: str) -> tuple[Path, Path]:
         """Return the current path of a content, and the path it has if it was stored with keys (or without)."""
         plain = self._folder / "sha256" / name[:2] / name
-        return _in_order(self._vault, plain, plain.with_name(f"{name}{_SEALED}"))
+        return _in_order(self._seal, plain, plain.with_name(f"{name}{_SEALED}"))
 
 
 class ObjectBlobs:
     """Contents in an fsspec storage, such as ``s3://bucket/prefix``, in which an object appears completely or not."""
 
-    def __init__(self, url: str, vault: Vault | None = None) -> None:
-        self._vault = vault or Vault()
+    def __init__(self, url: str, seal: Seal = PLAIN) -> None:
+        self._seal = seal
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -192,7 +185,7 @@ class ObjectBlobs:
     def create(self) -> BlobWriter:
         """See ``Blobs``."""
         path = f"{self._root}/drafts/{uuid4().hex}"
-        with _as_unavailable():
+        with as_unavailable():
             self._fs.makedirs(f"{self._root}/drafts", exist_ok=True)
             out = self._fs.open(path, "wb")
 
@@ -208,34 +201,28 @@ class ObjectBlobs:
             if self._fs.exists(path):
                 self._fs.rm_file(path)
 
-        return BlobWriter(out, out.close, move, drop, self._vault)
+        return BlobWriter(out, out.close, move, drop, self._seal)
 
     def open(self, name: str) -> BinaryIO:
         """See ``Blobs``."""
-        with _as_unavailable():
+        return _opened(*self.open_stored(name), self._seal, name)
+
+    def open_stored(self, name: str) -> tuple[BinaryIO, bool]:
+        """See ``Blobs``."""
+        with as_unavailable():
             path = self._found(name)
             # A buffered reader, because files of fsspec have no ``readline`` with a limit.
-            content = io.BufferedReader(self._fs.open(path, "rb"))
-            return _opened(content, self._vault, name, is_sealed=path.endswith(_SEALED))
-
-    def sealed_by(self, name: str) -> str | None:
-        """See ``Blobs``."""
-        with _as_unavailable():
-            path = self._found(name)
-            if not path.endswith(_SEALED):
-                return None
-            with self._fs.open(path, "rb") as content:
-                return read_header(content, name)["k"]
+            return io.BufferedReader(self._fs.open(path, "rb")), path.endswith(_SEALED)
 
     def remove(self, name: str) -> None:
         """See ``Blobs``."""
         for path in self._paths(name):
-            with _as_unavailable(), suppress(FileNotFoundError):
+            with as_unavailable(), suppress(FileNotFoundError):
                 self._fs.rm_file(path)
 
     def sweep(self) -> None:
         """See ``Blobs``."""
-        with _as_unavailable():
+        with as_unavailable():
             self._fs.invalidate_cache()  # otherwise it returns the first listing again
             for path in self._fs.glob(f"{self._root}/drafts/*"):
                 with suppress(FileNotFoundError):  # kept or dropped meanwhile
@@ -248,38 +235,39 @@ class ObjectBlobs:
 
     def _paths(self, name: str) -> tuple[str, str]:
         plain = f"{self._root}/sha256/{name[:2]}/{name}"
-        return _in_order(self._vault, plain, f"{plain}{_SEALED}")
+        return _in_order(self._seal, plain, f"{plain}{_SEALED}")
 
 
 def open_blobs(settings: Settings) -> Blobs:
     """Return the storage of the settings. Raises SettingsError for an unknown kind, or for malformed keys."""
-    vault = open_vault(settings)
+    seal = open_seal(settings)
     if settings.files_url:
-        return ObjectBlobs(settings.files_url, vault)
-    return FolderBlobs(settings.home / "files", vault)
+        return ObjectBlobs(settings.files_url, seal)
+    return FolderBlobs(settings.home / "files", seal)
 
 
 def read_blocks(blobs: Blobs, name: str) -> Iterator[bytes]:
     """Yield a content in blocks. Raises Unavailable."""
     with blobs.open(name) as content:
         while True:
-            with _as_unavailable():
+            with as_unavailable():
                 block = content.read(_BLOCK_BYTES)
             if not block:
                 return
             yield block
 
 
-def _in_order(vault: Vault, plain: T, sealed: T) -> tuple[T, T]:
-    return (sealed, plain) if vault.is_on else (plain, sealed)
+def _in_order(seal: Seal, plain: T, sealed: T) -> tuple[T, T]:
+    return (sealed, plain) if seal.is_on else (plain, sealed)
 
 
-def _opened(content: BinaryIO, vault: Vault, name: str, *, is_sealed: bool) -> BinaryIO:
+def _opened(content: BinaryIO, is_sealed: bool, seal: Seal, name: str) -> BinaryIO:
     if not is_sealed:
         return content
     try:
-        return io.BufferedReader(SealedReader(content, vault, name), CHUNK_BYTES)
-    except CannotOpen:
+        with as_unavailable():
+            return seal.open_file(content, name)
+    except (CannotOpen, Unavailable):
         content.close()
         raise
 
@@ -299,7 +287,8 @@ def _is_abandoned(modified_at: float) -> bool:
 
 
 @contextmanager
-def _as_unavailable() -> Iterator[None]:
+def as_unavailable() -> Iterator[None]:
+    """Raise errors of the storage as Unavailable, except CannotOpen."""
     try:
         yield
     except CannotOpen:

@@ -14,13 +14,13 @@ from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import Vault, seal_job
 from headrace.store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.schema import tables
 from headrace.store.schema.job_states import CacheResult
+from headrace.store.seal import Seal, seal_job
 from headrace.store.tenants import quotas
 from headrace.store.tenants.quotas import QuotaPart, QuotaRequest
 from headrace.store.tenants.tenant_limits import RequestLimits
@@ -64,7 +64,7 @@ class Lookup(ABC):
 
     @staticmethod
     @abstractmethod
-    def accepted(connection: Connection, jobs: "Sequence[NewJob]", new: Collection[str], vault: Vault) -> None:
+    def accepted(connection: Connection, jobs: "Sequence[NewJob]", new: Collection[str], seal: Seal) -> None:
         """Learn which of the jobs are stored: ``new``."""
 
 
@@ -264,13 +264,13 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
     its limits gets the error of ``store.tenants.quotas``.
     """
     with db.begin(tenant_ids={job.tenant_id for job in jobs}) as connection:
-        outcomes = accept_within(connection, jobs, db.vault)
+        outcomes = accept_within(connection, jobs, db.seal)
         failpoint("accept.before_commit")
     failpoint("accept.committed")
     return outcomes
 
 
-def accept_within(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> list[Accepted | HeadraceError]:
+def accept_within(connection: Connection, jobs: Sequence[NewJob], seal: Seal) -> list[Accepted | HeadraceError]:
     """Run ``accept`` in the caller's transaction."""
     outcomes: dict[str, Accepted | HeadraceError] = {**_refusals(connection, jobs)}
     kinds = {type(job.lookup) for job in jobs if job.lookup is not None}
@@ -279,10 +279,10 @@ def accept_within(connection: Connection, jobs: Sequence[NewJob], vault: Vault) 
     for _ in range(_ROUNDS):
         missing = [job for job in jobs if job.id not in outcomes]
         if missing:
-            outcomes.update(_accept_once(connection, missing, vault))
+            outcomes.update(_accept_once(connection, missing, seal))
     for kind in kinds:
         new = {job_id for job_id, found in outcomes.items() if isinstance(found, Accepted) and not found.replayed}
-        kind.accepted(connection, jobs, new, vault)
+        kind.accepted(connection, jobs, new, seal)
     gone = Unavailable("the idempotency key is being forgotten just now: try again")
     return [outcomes.get(job.id, gone) for job in jobs]
 
@@ -344,17 +344,17 @@ def job_of_repeated_body(db: Database, tenant_id: str, route: str, key: str, fin
     return found
 
 
-def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> dict[str, Accepted | HeadraceError]:
+def _accept_once(connection: Connection, jobs: Sequence[NewJob], seal: Seal) -> dict[str, Accepted | HeadraceError]:
     outcomes: dict[str, Accepted | HeadraceError] = {}
-    rows = [_row(job, vault) for job in jobs]
+    rows = [_row(job, seal) for job in jobs]
     by_id = {job.id: job for job in jobs}
     for row in connection.execute(_ACCEPT, {"rows": dump_json(rows)}):
         times = AcceptedTimes(row.created_at, row.deadline_at, row.announced_at)
         announced = row.announced_at is not None
         outcomes[row.id] = Accepted(row.id, replayed=False, announced=announced, times=times, cache=by_id[row.id].cache)
     if flows := [job for job in jobs if job.steps and job.id in outcomes]:
-        outcomes |= _accept_steps(connection, flows, outcomes, vault)
-    _write_rows(connection, [job for job in jobs if job.id in outcomes], vault)
+        outcomes |= _accept_steps(connection, flows, outcomes, seal)
+    _write_rows(connection, [job for job in jobs if job.id in outcomes], seal)
     replays = [job for job in jobs if job.id not in outcomes]
     holders = _holders(connection, replays) if replays else {}
     for job in replays:
@@ -366,10 +366,10 @@ def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -
 
 
 def _accept_steps(
-    connection: Connection, flows: Sequence[NewJob], outcomes: Mapping[str, Accepted | HeadraceError], vault: Vault
+    connection: Connection, flows: Sequence[NewJob], outcomes: Mapping[str, Accepted | HeadraceError], seal: Seal
 ) -> dict[str, Accepted | HeadraceError]:
     """Store the steps of new flows; return the outcomes of these with the steps that are announced."""
-    rows = [_row(step, vault) for flow in flows for step in flow.steps]
+    rows = [_row(step, seal) for flow in flows for step in flow.steps]
     stored = connection.execute(_ACCEPT, {"rows": dump_json(rows)}).all()
     announced = {row.id for row in stored if row.announced_at is not None}
     return {
@@ -379,14 +379,14 @@ def _accept_steps(
     }
 
 
-def _write_rows(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> None:
+def _write_rows(connection: Connection, jobs: Sequence[NewJob], seal: Seal) -> None:
     """Store what faces keep beside new jobs, with one call for each face."""
     by_face: dict[type[FaceRow], list[NewJob]] = {}
     for job in jobs:
         if job.response is not None:
             by_face.setdefault(type(job.response), []).append(job)
     for face, its_jobs in by_face.items():
-        face.write(connection, its_jobs, vault)
+        face.write(connection, its_jobs, seal)
 
 
 def _is_replay(outcome: Accepted | HeadraceError) -> TypeGuard[Accepted]:
@@ -412,22 +412,22 @@ def _key(job: NewJob) -> IdempotencyRow | None:
     return None if job.idempotency is None else (job.tenant_id, job.idempotency.route, job.idempotency.key)
 
 
-def _row(job: NewJob, vault: Vault) -> dict[str, object]:
+def _row(job: NewJob, seal: Seal) -> dict[str, object]:
     idempotency = job.idempotency
     return {
         **{name: getattr(job, name) for name in _COPIED},
-        **seal_job(vault, job.tenant_id, job.id, {"payload": job.payload, "metadata": job.metadata}),
+        **seal_job(seal, job.tenant_id, job.id, {"payload": job.payload, "metadata": job.metadata}),
         "deadline_s": job.deadline_s,
         "announce": job.announce,
         "goes_ahead": job.goes_ahead,
         "route": idempotency and idempotency.route,
         "key": idempotency and idempotency.key,
         "key_fingerprint": idempotency and idempotency.fingerprint,
-        "fallback": None if job.fallback is None else _fallback_row(job, job.fallback, vault),
+        "fallback": None if job.fallback is None else _fallback_row(job, job.fallback, seal),
     }
 
 
-def _fallback_row(job: NewJob, fallback: Fallback, vault: Vault) -> dict[str, object]:
+def _fallback_row(job: NewJob, fallback: Fallback, seal: Seal) -> dict[str, object]:
     # Sealed as the payload of the job, so that it becomes that without being opened.
-    sealed = seal_job(vault, job.tenant_id, job.id, {"payload": fallback.payload})
+    sealed = seal_job(seal, job.tenant_id, job.id, {"payload": fallback.payload})
     return {**asdict(fallback), **sealed}

@@ -18,7 +18,6 @@ from sqlalchemy import RowMapping
 
 from headrace.store.db.database import Database
 from headrace.store.db.presence import GONE_AFTER_S
-from headrace.store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns
 from headrace.store.errors import CannotOpen, Unavailable
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs import claim_queries, flow_beginnings, flow_growth, flow_settling
@@ -32,6 +31,7 @@ from headrace.store.jobs.flow_beginnings import BegunStep
 from headrace.store.jobs.flow_settling import Settled as Settled
 from headrace.store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from headrace.store.schema.job_states import JobState
+from headrace.store.seal import Seal, SealContext, open_columns, seal_columns
 from headrace.store.streams.checkpoints import Checkpoint
 
 log = structlog.get_logger(__name__)
@@ -166,19 +166,19 @@ def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
     claims: dict[str, Claim] = {}
     for row in rows:
         try:
-            claims[row["job_id"]] = _claimed(row, db.vault)
+            claims[row["job_id"]] = _claimed(row, db.seal)
         except CannotOpen as error:
             log.error("payload_not_opened", job_id=row["job_id"], error=error.message)
             release(db, [Release(row["job_id"], row["epoch"], later=True, parent_id=row["parent_id"])])
     return claims
 
 
-def _claimed(row: RowMapping, vault: Vault) -> Claim:
-    payload = vault.open(row["payload"], EncryptionContext(row["tenant_id"], "jobs", "payload", row["job_id"]))
+def _claimed(row: RowMapping, seal: Seal) -> Claim:
+    payload = seal.open(row["payload"], SealContext(row["tenant_id"], "jobs", "payload", row["job_id"]))
     checkpoint = row["checkpoint"]
     if checkpoint is not None:
-        place = EncryptionContext(row["tenant_id"], "job_checkpoints", "", row["job_id"])
-        checkpoint = open_columns(vault, place, checkpoint, *_CHECKPOINT)
+        place = SealContext(row["tenant_id"], "job_checkpoints", "", row["job_id"])
+        checkpoint = open_columns(seal, place, checkpoint, *_CHECKPOINT)
     return Claim(**{**row, "payload": payload, "checkpoint": Checkpoint.from_json(checkpoint)})
 
 
@@ -205,7 +205,7 @@ def finish(
     So are steps of a flow with a locked row. ``on_settled`` is called after the commit if steps have ended.
     """
     failpoint("finish.before")
-    rows = _end_rows(finishes, db.vault)
+    rows = _end_rows(finishes, db.seal)
     concerned = [part for part in end_parts() if any(map(part.concerns, finishes))]
     steps = {finish.job_id: finish.parent_id for finish in finishes if finish.parent_id is not None}
     more = {finish.job_id: finish.stored for finish in finishes if finish.stored is not None}
@@ -215,19 +215,19 @@ def finish(
         if steps:
             flows = flow_settling.lock_free(connection, {*steps.values()})
             finishes = [one for one in finishes if one.parent_id is None or one.parent_id in flows]
-            rows = _end_rows(finishes, db.vault)
+            rows = _end_rows(finishes, db.seal)
         if any(finish.added is not None for finish in finishes):
             finishes = flow_growth.bounded(connection, finishes)
-            rows = _end_rows(finishes, db.vault)
+            rows = _end_rows(finishes, db.seal)
         ended = set(connection.execute(claim_queries.FINISH, {"rows": rows, "dead": list(DEAD_LETTER_CODES)}).scalars())
         for part in concerned:
             mine = [finish for finish in finishes if finish.job_id in ended and part.concerns(finish)]
-            part.write(connection, mine, db.vault)
+            part.write(connection, mine, db.seal)
         if steps:
-            flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.vault)
-        settled = flow_settling.settle(connection, flows, db.vault, ended=steps.keys() & ended)
+            flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.seal)
+        settled = flow_settling.settle(connection, flows, db.seal, ended=steps.keys() & ended)
         for job_id in more.keys() & ended:
-            more[job_id].write(connection, db.vault)
+            more[job_id].write(connection, db.seal)
         if steps:
             failpoint("flow.before_commit")
         if more:
@@ -238,8 +238,8 @@ def finish(
     return ended
 
 
-def _end_rows(finishes: Sequence[Finish], vault: Vault) -> str:
-    return encode(list({finish.job_id: row_of(finish, vault) for finish in reversed(finishes)}.values()))
+def _end_rows(finishes: Sequence[Finish], seal: Seal) -> str:
+    return encode(list({finish.job_id: row_of(finish, seal) for finish in reversed(finishes)}.values()))
 
 
 def release(db: Database, releases: Sequence[Release]) -> set[str]:
@@ -249,19 +249,19 @@ def release(db: Database, releases: Sequence[Release]) -> set[str]:
     with db.begin() as connection:
         flows = flow_settling.lock_free(connection, {*steps.values()})
         free = [release for release in releases if release.parent_id is None or release.parent_id in flows]
-        rows = [_release_row(release, db.vault) for release in free]
+        rows = [_release_row(release, db.seal) for release in free]
         found = connection.execute(claim_queries.RELEASE, {"rows": encode(rows)}).all()
         ended = [row.id for row in found if row.state != JobState.QUEUED]
         conclude(connection, ended)
-        flow_settling.settle(connection, flows, db.vault, ended=steps.keys() & set(ended))
+        flow_settling.settle(connection, flows, db.seal, ended=steps.keys() & set(ended))
     return {row.id for row in found}
 
 
-def _release_row(release: Release, vault: Vault) -> dict[str, object]:
+def _release_row(release: Release, seal: Seal) -> dict[str, object]:
     checkpoint = None if release.checkpoint is None else release.checkpoint.as_json()
     if checkpoint is not None:
-        place = EncryptionContext(release.tenant_id, "job_checkpoints", "", release.job_id)
-        checkpoint |= seal_columns(vault, place, {name: checkpoint[name] for name in _CHECKPOINT if name in checkpoint})
+        place = SealContext(release.tenant_id, "job_checkpoints", "", release.job_id)
+        checkpoint |= seal_columns(seal, place, {name: checkpoint[name] for name in _CHECKPOINT if name in checkpoint})
     return {
         "id": release.job_id,
         "epoch": release.epoch,

@@ -12,8 +12,8 @@ from sqlalchemy import RowMapping, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import EncryptionContext
 from headrace.store.errors import NotFound
+from headrace.store.seal import SealContext
 
 _SELECT = """
 SELECT letter.job_id, letter.queue, letter.code, jobs.error,
@@ -95,7 +95,7 @@ def get_dead_letter(db: Database, tenant_id: str, job_id: str) -> DeadLetter:
 
 
 def _letter(db: Database, tenant_id: str, row: RowMapping) -> DeadLetter:
-    error = db.vault.open(row["error"], EncryptionContext(tenant_id, "jobs", "error", row["job_id"])) or {}
+    error = db.seal.open(row["error"], SealContext(tenant_id, "jobs", "error", row["job_id"])) or {}
     shown = {name: value for name, value in row.items() if name != "error"}
     return DeadLetter(**shown, message=error.get("message", ""))
 

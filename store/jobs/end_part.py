@@ -7,8 +7,8 @@ from functools import cache
 from sqlalchemy import Connection
 
 from headrace.assembly import parts
-from headrace.store.encryption.vault import Vault
 from headrace.store.jobs.finish_rows import Finish
+from headrace.store.seal import Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class EndPart:
     """
 
     mark: str
-    write: Callable[[Connection, Sequence[Finish], Vault], None]
+    write: Callable[[Connection, Sequence[Finish], Seal], None]
 
     def concerns(self, finish: Finish) -> bool:
         """Return True if the feature has something to write for this end."""

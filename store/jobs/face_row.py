@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Connection
 
-from headrace.store.encryption.vault import Vault
 from headrace.store.jobs.answered_calls import AnsweredCall
+from headrace.store.seal import Seal
 
 if TYPE_CHECKING:
     from headrace.store.jobs.acceptance import NewJob
@@ -56,7 +56,7 @@ class FaceRow(ABC):
 
     @classmethod
     @abstractmethod
-    def write(cls, connection: Connection, jobs: Sequence["NewJob"], vault: Vault) -> None:
+    def write(cls, connection: Connection, jobs: Sequence["NewJob"], seal: Seal) -> None:
         """Store the rows of these new jobs, which are stored with their steps. Raises InvalidRequest.
 
         Must not wait for a row that a request of a caller may hold for long.

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, RowMapping
 
 from headrace.store.db.database import dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns, seal_job
 from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
 from headrace.store.schema.job_states import JobState
+from headrace.store.seal import Seal, SealContext, open_columns, seal_columns, seal_job
 from headrace.store.streams.checkpoints import Lineage, Logprobs, groups_as_json, lineage_from_json, read_groups
 from headrace.store.streams.choices import Marks, deltas_as_json, deltas_from_json
 
@@ -18,7 +18,7 @@ from headrace.store.streams.choices import Marks, deltas_as_json, deltas_from_js
 class EndRows(Protocol):
     """Rows that a feature stores in the transaction that ends a job."""
 
-    def write(self, connection: Connection, vault: Vault) -> None:
+    def write(self, connection: Connection, seal: Seal) -> None:
         """Store them. Must not wait for a row that a request of a caller may hold for long."""
 
 
@@ -97,7 +97,7 @@ class Finish:
             raise ValueError(f"a job cannot finish as {self.state}")
 
 
-def row_of(finish: Finish, vault: Vault) -> dict[str, object]:
+def row_of(finish: Finish, seal: Seal) -> dict[str, object]:
     """Return the row of a statement of ``store.jobs.claim_queries`` that ends jobs, with its contents encrypted."""
     contents = {
         "output": finish.output,
@@ -105,8 +105,8 @@ def row_of(finish: Finish, vault: Vault) -> dict[str, object]:
         "deltas": deltas_as_json(finish.deltas, finish.marks),
         "logprobs": groups_as_json(finish.logprobs),
     }
-    if vault.is_on:
-        contents = _sealed(vault, finish, contents)
+    if seal.is_on:
+        contents = _sealed(seal, finish, contents)
     return {
         **contents,
         "id": finish.job_id,
@@ -118,21 +118,21 @@ def row_of(finish: Finish, vault: Vault) -> dict[str, object]:
     }
 
 
-def _sealed(vault: Vault, finish: Finish, contents: dict[str, Any]) -> dict[str, Any]:
+def _sealed(seal: Seal, finish: Finish, contents: dict[str, Any]) -> dict[str, Any]:
     contents = {name: _storable(value) for name, value in contents.items()}
-    stream = EncryptionContext(finish.tenant_id, "job_streams", "", finish.job_id)
+    stream = SealContext(finish.tenant_id, "job_streams", "", finish.job_id)
     return {
-        **seal_job(vault, finish.tenant_id, finish.job_id, contents),
-        **seal_columns(vault, stream, {"deltas": contents["deltas"], "logprobs": contents["logprobs"]}),
+        **seal_job(seal, finish.tenant_id, finish.job_id, contents),
+        **seal_columns(seal, stream, {"deltas": contents["deltas"], "logprobs": contents["logprobs"]}),
     }
 
 
-def opened(row: RowMapping, vault: Vault) -> Finish:
+def opened(row: RowMapping, seal: Seal) -> Finish:
     """Return the end of a job from its row and its stream, as it was written. Raises CannotOpen."""
     tenant_id, job_id = row["tenant_id"], row["id"]
-    place = EncryptionContext(tenant_id, "job_streams", "", job_id)
-    job = open_columns(vault, EncryptionContext(tenant_id, "jobs", "", job_id), row, "output", "error")
-    stream = row if row["deltas"] is None else open_columns(vault, place, row, "deltas", "logprobs")
+    place = SealContext(tenant_id, "job_streams", "", job_id)
+    job = open_columns(seal, SealContext(tenant_id, "jobs", "", job_id), row, "output", "error")
+    stream = row if row["deltas"] is None else open_columns(seal, place, row, "deltas", "logprobs")
     deltas, marks = deltas_from_json(stream["deltas"] or ())
     return Finish(
         job_id=job_id,

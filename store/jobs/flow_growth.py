@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from headrace.store.encryption.vault import Vault, seal_job
 from headrace.store.jobs.finish_rows import AddedStep, Finish, encode
 from headrace.store.jobs.terminal import DELIVERIES
 from headrace.store.schema.event_types import APPROVAL_REQUIRED
 from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
+from headrace.store.seal import Seal, seal_job
 
 MARK: Final = ":"
 """In the names of added steps, and in no name that a caller may give."""
@@ -150,12 +150,12 @@ def _failed(finish: Finish, code: str, why: str) -> Finish:
     )
 
 
-def add(connection: Connection, finishes: Sequence[Finish], vault: Vault) -> None:
+def add(connection: Connection, finishes: Sequence[Finish], seal: Seal) -> None:
     """Store what these ends add. Their steps have ended in this transaction, which has locked the flows."""
     growing = [finish for finish in finishes if finish.added is not None]
     if not growing:
         return
-    rows = [row for finish in growing for row in _rows(finish, vault)]
+    rows = [row for finish in growing for row in _rows(finish, seal)]
     connection.execute(_ADD, {"rows": encode(rows), "unserved": UNSERVED_QUEUE})
     if asked := [_asked(step) for finish in growing for step in _steps(finish) if step.approval is not None]:
         connection.execute(_ASK, {"rows": encode(asked)})
@@ -165,11 +165,11 @@ def add(connection: Connection, finishes: Sequence[Finish], vault: Vault) -> Non
         connection.execute(_ANSWER, {"flows": flows, "old": old, "new": [step_id for _, step_id in moved]})
 
 
-def _rows(finish: Finish, vault: Vault) -> list[dict[str, Any]]:
+def _rows(finish: Finish, seal: Seal) -> list[dict[str, Any]]:
     return [
         {
             **asdict(step),
-            **seal_job(vault, finish.tenant_id, step.id, {"payload": step.payload}),
+            **seal_job(seal, finish.tenant_id, step.id, {"payload": step.payload}),
             "needs": _needs(step),
             "flow_id": finish.parent_id,
             "epoch": finish.epoch if step.name == _answer(finish) else 0,

@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, RowMapping, text
 
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import CannotOpen
 from headrace.store.jobs.claim_queries import FINISH_FLOWS
 from headrace.store.jobs.finish_rows import Finish, encode, opened, row_of
@@ -22,6 +21,7 @@ from headrace.store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, dec
 from headrace.store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
+from headrace.store.seal import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -163,7 +163,7 @@ def lock_free(connection: Connection, flow_ids: Collection[str]) -> frozenset[st
 def settle(
     connection: Connection,
     flow_ids: Collection[str],
-    vault: Vault,
+    seal: Seal,
     *,
     ended: Collection[str] = (),
     announces: bool = True,
@@ -184,7 +184,7 @@ def settle(
         connection.execute(_EVENTS, {"ids": noted})
     # A worker that claimed a step since the steps were read has not locked the flow, which then ends with that step.
     ending = [one for one in decided if one[1].end is not None and running.isdisjoint(one[1].stopped)]
-    return Settled(_end(connection, ending, vault), announced, tuple(flow.answer_id for flow in flows))
+    return Settled(_end(connection, ending, seal), announced, tuple(flow.answer_id for flow in flows))
 
 
 def _flow(row: RowMapping) -> Flow:
@@ -226,16 +226,16 @@ def _move(
     return announced
 
 
-def _end(connection: Connection, ending: Sequence[tuple[Flow, FlowDecision]], vault: Vault) -> tuple[str, ...]:
+def _end(connection: Connection, ending: Sequence[tuple[Flow, FlowDecision]], seal: Seal) -> tuple[str, ...]:
     """End these flows, each with the output and the stream of its answer."""
     if not ending:
         return ()
     wanted = {flow.answer_id for flow, _ in ending} | {found.cause.id for _, found in ending if found.cause}
     rows = connection.execute(_ENDS, {"ids": list(wanted)}).mappings().all()
-    ends = {row["id"]: _opened(row, vault) for row in rows}
+    ends = {row["id"]: _opened(row, seal) for row in rows}
     usages = _usages(connection, [flow.id for flow, _ in ending])
     finishes = [_finish(flow, decision, ends, usages.get(flow.id, ())) for flow, decision in ending]
-    values = {"rows": encode([row_of(finish, vault) for finish in finishes]), "dead": list(DEAD_LETTER_CODES)}
+    values = {"rows": encode([row_of(finish, seal) for finish in finishes]), "dead": list(DEAD_LETTER_CODES)}
     return tuple(connection.execute(FINISH_FLOWS, values).scalars())
 
 
@@ -255,9 +255,9 @@ def _usages(connection: Connection, flow_ids: Collection[str]) -> dict[str, list
     return usages
 
 
-def _opened(row: RowMapping, vault: Vault) -> Finish | None:
+def _opened(row: RowMapping, seal: Seal) -> Finish | None:
     try:
-        return opened(row, vault)
+        return opened(row, seal)
     except CannotOpen as error:
         log.error("step_not_opened", job_id=row["id"], error=error.message)
         return None

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import text
 
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import EncryptionContext
 from headrace.store.jobs.flow_growth import MARK
 from headrace.store.schema.job_states import JobState
+from headrace.store.seal import SealContext
 
 # Read these steps of a flow.
 _STEPS = text("""
@@ -49,7 +49,7 @@ def read_steps(db: Database, tenant_id: str, flow_id: str, base: str, *, first: 
         rows = connection.execute(_STEPS, values).all()
     found = []
     for row in rows:
-        output = db.vault.open(row.output, EncryptionContext(tenant_id, "jobs", "output", row.id))
+        output = db.seal.open(row.output, SealContext(tenant_id, "jobs", "output", row.id))
         number = number_of(row.step, base) or 0
         found.append(TurnStep(row.id, number, row.task, JobState(row.state), row.epoch, output))
     return sorted(found, key=lambda step: step.number)

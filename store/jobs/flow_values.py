@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import text
 
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import EncryptionContext
+from headrace.store.seal import SealContext
 
 _OUTPUTS = text("""
 SELECT id, step, task, output FROM jobs
@@ -24,6 +24,6 @@ def read_outputs(db: Database, tenant_id: str, flow_id: str, names: Collection[s
         rows = connection.execute(_OUTPUTS, values).all()
     found = {}
     for row in rows:
-        output = db.vault.open(row.output, EncryptionContext(tenant_id, "jobs", "output", row.id))
+        output = db.seal.open(row.output, SealContext(tenant_id, "jobs", "output", row.id))
         found[row.step] = {"task": row.task, "output": output}
     return found

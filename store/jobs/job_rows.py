@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import RowMapping, Select, Text, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from headrace.store.encryption.vault import Vault, open_job
 from headrace.store.jobs.acceptance import AcceptedTimes, NewJob
 from headrace.store.payloads.job_payload import CLASS_NAMES, ServiceClass
 from headrace.store.schema import model_tables, tables
 from headrace.store.schema.job_states import JobState
+from headrace.store.seal import Seal, open_job
 from headrace.store.tasks.registry import BULKY_OUTPUTS
 
 
@@ -108,6 +108,6 @@ def select_jobs(*, without_bulk: bool = False) -> Select[Any]:
     return select(*columns, num_deltas, model_digest)
 
 
-def job_of(row: RowMapping, vault: Vault) -> Job:
+def job_of(row: RowMapping, seal: Seal) -> Job:
     """Return the job of a row of ``select_jobs``. Raises CannotOpen."""
-    return Job(**{**open_job(vault, row), "state": JobState(row["state"]), "num_deltas": row["num_deltas"] or 0})
+    return Job(**{**open_job(seal, row), "state": JobState(row["state"]), "num_deltas": row["num_deltas"] or 0})

@@ -13,7 +13,6 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import EncryptionContext, Vault, metadata_filters, open_columns
 from headrace.store.errors import CannotOpen, Conflict, Gone, NotFound
 from headrace.store.ids import first_id
 from headrace.store.jobs.acceptance import (
@@ -31,6 +30,7 @@ from headrace.store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
 from headrace.store.jobs.terminal import conclude
 from headrace.store.schema import tables
 from headrace.store.schema.job_states import FLOW_TASK, JobState
+from headrace.store.seal import Seal, SealContext, open_columns
 from headrace.store.streams.checkpoints import Lineage, Logprobs, lineage_from_json, read_groups
 from headrace.store.streams.choices import Marks, deltas_from_json
 from headrace.store.tasks.registry import BULKY_OUTPUTS
@@ -172,7 +172,7 @@ class StoredStream:
 def get(db: Database, tenant_id: str, job_id: str) -> Job:
     """Return the job; raise NotFound if the tenant has no job with this id, Gone if it was purged."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return _get(connection, db.vault, tenant_id, job_id)
+        return _get(connection, db.seal, tenant_id, job_id)
 
 
 def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
@@ -194,7 +194,7 @@ def get_each(db: Database, pairs: Collection[TenantAndId]) -> dict[TenantAndId, 
     values = {"tenants": [tenant_id for tenant_id, _ in pairs], "ids": [job_id for _, job_id in pairs]}
     with db.autocommit(tenant_ids={*values["tenants"]}) as connection:
         rows = connection.execute(_EACH, values).mappings()
-        found = {(row["tenant_id"], row["id"]): _opened(row, db.vault) for row in rows}
+        found = {(row["tenant_id"], row["id"]): _opened(row, db.seal) for row in rows}
         missing = [pair for pair in pairs if pair not in found]
         return {**found, **(_missing(connection, missing) if missing else {})}
 
@@ -250,7 +250,7 @@ def list_jobs(
     checked = [jobs.created_at > created_after] if created_after is not None else []
     checked += [column == value for column, value in ((jobs.model, model), (jobs.task, task)) if value is not None]
     if metadata:
-        wanted = metadata_filters(db.vault, tenant_id, metadata)
+        wanted = db.seal.metadata_filters(tenant_id, metadata)
         checked.append(or_(*(jobs.metadata.cast(JSONB).contains(one) for one in wanted)))
     if parent_id is None and not with_steps:
         checked.append(jobs.parent_id.is_(None))
@@ -261,7 +261,7 @@ def list_jobs(
         # From an index alone. Both bounds, because by the primary key Postgres may begin with jobs of other tenants.
         oldest, newest, num = connection.execute(select(func.min(ids), func.max(ids), func.count(ids))).one()
         statement = select_jobs(without_bulk=True).where(*found, *checked, jobs.id.between(oldest, newest))
-        rows = _read(connection, db.vault, statement.order_by(order).limit(limit)) if num else []
+        rows = _read(connection, db.seal, statement.order_by(order).limit(limit)) if num else []
     listed = JobList(map(_without_bulk, rows))
     if len(listed) < limit and num == _MOST_LOOKED_AT:
         listed.read_to = oldest if descending else newest
@@ -273,7 +273,7 @@ def list_steps(db: Database, tenant_id: str, job_id: str) -> list[Job]:
     jobs = tables.jobs.c
     statement = select_jobs(without_bulk=True).where(jobs.tenant_id == tenant_id, jobs.parent_id == job_id)
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return [_without_bulk(job) for job in _read(connection, db.vault, statement.order_by(jobs.id))]
+        return [_without_bulk(job) for job in _read(connection, db.seal, statement.order_by(jobs.id))]
 
 
 def find_duplicate(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> str | None:
@@ -312,7 +312,7 @@ def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | N
     if row is None:
         return None
     lineage = lineage_from_json(row["lineage"])
-    opened = open_columns(db.vault, EncryptionContext(tenant_id, "job_streams", "", job_id), row, "deltas", "logprobs")
+    opened = open_columns(db.seal, SealContext(tenant_id, "job_streams", "", job_id), row, "deltas", "logprobs")
     deltas, marks = deltas_from_json(opened["deltas"])
     return StoredStream(row["epoch"], list(deltas), lineage, read_groups(opened["logprobs"]), marks)
 
@@ -323,16 +323,16 @@ def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
     Raises NotFound if the tenant has no job with this id, Conflict if the job has ended.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        return _cancel(connection, db.vault, tenant_id, job_id)
+        return _cancel(connection, db.seal, tenant_id, job_id)
 
 
-def _cancel(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -> Job:
+def _cancel(connection: Connection, seal: Seal, tenant_id: str, job_id: str) -> Job:
     asked = connection.execute(_CANCEL, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
     if asked is not None and asked.state == JobState.CANCELLED:
         conclude(connection, [job_id])
     if asked is not None and asked.task == FLOW_TASK:
-        settle(connection, [job_id], vault)
-    job = _get(connection, vault, tenant_id, job_id)
+        settle(connection, [job_id], seal)
+    job = _get(connection, seal, tenant_id, job_id)
     if asked is None and job.parent_id is not None and not job.state.is_terminal:
         raise Conflict(f"job {job_id} is a step of {job.parent_id}: cancel that", code="job_not_cancellable")
     if asked is None:
@@ -348,7 +348,7 @@ def leave(db: Database, tenant_id: str, job_id: str) -> Job | None:
     """
     with db.begin(tenant_id=tenant_id) as connection:
         left = connection.execute(_LEAVE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
-        return None if left is not None and left > 0 else _cancel(connection, db.vault, tenant_id, job_id)
+        return None if left is not None and left > 0 else _cancel(connection, db.seal, tenant_id, job_id)
 
 
 _IDS = bindparam("ids", type_=ARRAY(String))
@@ -369,17 +369,17 @@ _EACH = (
 )
 
 
-def _get(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -> Job:
+def _get(connection: Connection, seal: Seal, tenant_id: str, job_id: str) -> Job:
     jobs = tables.jobs.c
     wanted = select_jobs().where(jobs.tenant_id == tenant_id, jobs.id == job_id, jobs.output_purged_at.is_(None))
-    found = _read(connection, vault, wanted)
+    found = _read(connection, seal, wanted)
     if not found:
         raise _why_missing(connection, tenant_id, job_id)
     return found[0]
 
 
-def _read(connection: Connection, vault: Vault, statement: Select[Any]) -> list[Job]:
-    return [job_of(row, vault) for row in connection.execute(statement).mappings()]
+def _read(connection: Connection, seal: Seal, statement: Select[Any]) -> list[Job]:
+    return [job_of(row, seal) for row in connection.execute(statement).mappings()]
 
 
 def _without_bulk(job: Job) -> Job:
@@ -389,10 +389,10 @@ def _without_bulk(job: Job) -> Job:
     return replace(job, output={name: value for name, value in job.output.items() if name not in BULKY_OUTPUTS})
 
 
-def _opened(row: Row, vault: Vault) -> Job | CannotOpen:
+def _opened(row: Row, seal: Seal) -> Job | CannotOpen:
     """Return the job, or the error of this job alone: other jobs of the same query belong to other callers."""
     try:
-        return job_of(row, vault)
+        return job_of(row, seal)
     except CannotOpen as error:
         return error
 

@@ -206,7 +206,7 @@ def sweep_leases(db: Database, limit: int = 500, *, blame: bool = True) -> Sweep
             failpoint("sweep.midway")
         ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)
         conclude(connection, ended)
-        ended += settle(connection, flows, db.vault, ended=ended).ended
+        ended += settle(connection, flows, db.seal, ended=ended).ended
     states = [row.state for row in rows]
     return SweepResult(
         requeued=states.count(JobState.QUEUED),
@@ -236,7 +236,7 @@ def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> 
             failpoint("sweep.midway")
         steps = list(connection.execute(_EXPIRE_STEPS, {"flows": flows}).scalars()) if flows else []
         conclude(connection, [*expired, *steps])
-        settle(connection, flows, db.vault, ended=steps)
+        settle(connection, flows, db.seal, ended=steps)
     return expired
 
 
@@ -248,7 +248,7 @@ def fail_rejected(db: Database, limit: int = 500) -> list[str]:
         if failed:
             failpoint("sweep.midway")
         conclude(connection, failed)
-        failed += settle(connection, flows, db.vault, ended=failed).ended
+        failed += settle(connection, flows, db.seal, ended=failed).ended
     return failed
 
 

@@ -16,10 +16,10 @@ from sqlalchemy import Connection, RowMapping, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.ids import new_id
 from headrace.store.registry.pipeline_aliases import refuse_rollout
+from headrace.store.seal import Seal, SealContext
 
 
 class Kind(StrEnum):
@@ -173,7 +173,7 @@ def create(
 ) -> PromptVersion:
     """Store a new prompt with version 1. Raises Conflict if a maximum is reached, or the name is taken."""
     prompt_id = new_id(_ID_PREFIX[kind])
-    sealed = db.vault.seal(template, _context(tenant_id, prompt_id, 1))
+    sealed = db.seal.seal(template, _context(tenant_id, prompt_id, 1))
     values = {"id": prompt_id, "tenant_id": tenant_id, "name": name, "template": dump_json(sealed), "kind": kind}
     with db.begin(tenant_id=tenant_id) as connection:
         _check_limits(connection, tenant_id, is_new=True)
@@ -184,7 +184,7 @@ def create(
             )
         # A separate statement: row-level security checks the prompt of a version, so it must exist already.
         row = connection.execute(_ADD, values | {"version": 1}).mappings().one()
-        made = _version(row, db.vault, tenant_id)
+        made = _version(row, db.seal, tenant_id)
         record(connection, tenant_id, actor, f"{kind}.created", made.id, {"version": made.version}, after=template)
     return made
 
@@ -201,12 +201,12 @@ def add_version(
         prompt_id, name = _locked(connection, tenant_id, key, kind)
         _check_limits(connection, tenant_id, is_new=False)
         version = connection.execute(_NEXT, {"id": prompt_id}).scalar_one()
-        sealed = db.vault.seal(template, _context(tenant_id, prompt_id, version))
+        sealed = db.seal.seal(template, _context(tenant_id, prompt_id, version))
         values = {"id": prompt_id, "version": version, "name": name, "template": dump_json(sealed)}
         row = connection.execute(_ADD, values).mappings().one()
         detail = {"version": row["version"]}
         record(connection, tenant_id, actor, f"{kind}.version_added", prompt_id, detail, after=template)
-    return _version(row, db.vault, tenant_id)
+    return _version(row, db.seal, tenant_id)
 
 
 def delete(db: Database, tenant_id: str, key: str, *, actor: str, kind: Kind = Kind.PROMPT) -> str:
@@ -240,18 +240,18 @@ def set_alias(
     with db.begin(tenant_id=tenant_id) as connection:
         prompt_id, _ = _locked(connection, tenant_id, key, kind)
         refuse_rollout(connection, prompt_id, alias)
-        found = _find(connection, db.vault, tenant_id, key, version, kind)
+        found = _find(connection, db.seal, tenant_id, key, version, kind)
         if connection.execute(_NUM_ALIASES, {"id": prompt_id, "alias": alias}).scalar_one() >= MAX_ALIASES:
             raise Conflict(f"the {kind} has {MAX_ALIASES} aliases, which is the most: remove one")
         values: dict[str, Any] = {"canary_version": None, "canary_percent": None}
         detail: dict[str, Any] = {"alias": alias, "version": version}
         if canary is not None:
-            tried = _find(connection, db.vault, tenant_id, key, canary.version, kind)
+            tried = _find(connection, db.seal, tenant_id, key, canary.version, kind)
             values = {"canary_version": tried.version, "canary_percent": canary.percent}
             detail |= values
         connection.execute(_POINT, {"id": prompt_id, "alias": alias, "version": found.version} | values)
         record(connection, tenant_id, actor, f"{kind}.alias_set", prompt_id, detail)
-        return _find(connection, db.vault, tenant_id, prompt_id, version, kind)
+        return _find(connection, db.seal, tenant_id, prompt_id, version, kind)
 
 
 def remove_alias(db: Database, tenant_id: str, key: str, alias: str, *, actor: str, kind: Kind = Kind.PROMPT) -> None:
@@ -272,13 +272,13 @@ def _locked(connection: Connection, tenant_id: str, key: str, kind: Kind) -> tup
     return row.id, row.name
 
 
-def _version(row: RowMapping, vault: Vault, tenant_id: str) -> PromptVersion:
-    template = vault.open(row["template"], _context(tenant_id, row["id"], row["version"]))
+def _version(row: RowMapping, seal: Seal, tenant_id: str) -> PromptVersion:
+    template = seal.open(row["template"], _context(tenant_id, row["id"], row["version"]))
     return PromptVersion(**{**row, "template": template, "aliases": tuple(row.get("aliases", ()))})
 
 
-def _context(tenant_id: str, prompt_id: str, version: int) -> EncryptionContext:
-    return EncryptionContext(tenant_id, "prompt_versions", "template", f"{prompt_id}/{version}")
+def _context(tenant_id: str, prompt_id: str, version: int) -> SealContext:
+    return SealContext(tenant_id, "prompt_versions", "template", f"{prompt_id}/{version}")
 
 
 def get(
@@ -292,7 +292,7 @@ def get(
     if at and version is not None:
         raise InvalidRequest(f"the {kind} names a version, {at[:64]}: leave out `version`", param=f"{kind}.version")
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return _find(connection, db.vault, tenant_id, name, at or version, kind)
+        return _find(connection, db.seal, tenant_id, name, at or version, kind)
 
 
 def choose(db: Database, tenant_id: str, key: str, kind: Kind, draw: Callable[[str], float]) -> PromptVersion:
@@ -307,7 +307,7 @@ def choose(db: Database, tenant_id: str, key: str, kind: Kind, draw: Callable[[s
         row = next((row for row in rows if row.alias == (at or DEFAULT)), None)
         is_tried = row is not None and draw(f"{row.id} {row.alias} {row.version}") < row.percent
         version = row.version if row is not None and is_tried else at
-        return _find(connection, db.vault, tenant_id, name, version or None, kind)
+        return _find(connection, db.seal, tenant_id, name, version or None, kind)
 
 
 def canaries(db: Database, tenant_id: str, key: str, kind: Kind) -> Sequence[Canary]:
@@ -321,7 +321,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def _find(
-    connection: Connection, vault: Vault, tenant_id: str, key: str, version: int | str | None, kind: Kind
+    connection: Connection, seal: Seal, tenant_id: str, key: str, version: int | str | None, kind: Kind
 ) -> PromptVersion:
     wanted = None if version is None else str(version)
     number = int(wanted) if wanted is not None and _NUMBER.fullmatch(wanted) else None
@@ -330,7 +330,7 @@ def _find(
     row = connection.execute(_ONE, values).mappings().one_or_none()
     if row is None:
         raise _not_found(key, wanted, kind)
-    return _version(row, vault, tenant_id)
+    return _version(row, seal, tenant_id)
 
 
 def list_versions(db: Database, tenant_id: str, key: str, kind: Kind = Kind.PROMPT) -> Sequence[PromptVersion]:
@@ -339,7 +339,7 @@ def list_versions(db: Database, tenant_id: str, key: str, kind: Kind = Kind.PROM
         rows = connection.execute(_VERSIONS, {"tenant_id": tenant_id, "key": key, "kind": kind}).mappings().all()
     if not rows:
         raise _not_found(key, None, kind)
-    return [_version(row, db.vault, tenant_id) for row in rows]
+    return [_version(row, db.seal, tenant_id) for row in rows]
 
 
 def list_prompts(
@@ -349,7 +349,7 @@ def list_prompts(
     with db.autocommit(tenant_id=tenant_id) as connection:
         values = {"tenant_id": tenant_id, "limit": limit, "after": after, "kind": kind}
         rows = connection.execute(_NEWEST, values).mappings().all()
-    return [_version(row, db.vault, tenant_id) for row in rows]
+    return [_version(row, db.seal, tenant_id) for row in rows]
 
 
 def _not_found(key: str, version: str | None, kind: Kind) -> NotFound:

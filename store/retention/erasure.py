@@ -37,7 +37,7 @@ NO_PENDING_DELIVERY = """NOT EXISTS (
     SELECT FROM webhook_deliveries AS pending WHERE pending.job_id = jobs.id AND pending.state = 'pending')"""
 """Condition on ``jobs``: no webhook delivery is pending, which may carry the output."""
 
-# The fields of an error that are never encrypted stay (``OUTSIDE`` in ``store.encryption.vault``).
+# The fields of an error that are never encrypted stay (``OUTSIDE`` in ``store.seal``).
 _ERROR = """jsonb_build_object(
     'code', error -> 'code', 'retryable', error -> 'retryable', 'attempt', error -> 'attempt',
     'message', 'no longer kept')"""

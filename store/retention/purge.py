@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
-from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.digests import Digests
 from headrace.store.retention.erasure import NOT_IN_LIVE_BATCH, erase
 from headrace.store.retention.retention import erase_batches
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, text
 
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault
+from headrace.store.seal import Seal, SealContext
 
 FULL_TEXT = "english"
 """Postgres's configuration for words: they are compared by their stems, and frequent ones are left out."""
@@ -37,7 +37,7 @@ class FilePassages:
     passages: tuple[Passage, ...]
     vectors: tuple[bytes, ...]
 
-    def write(self, connection: Connection, vault: Vault) -> None:
+    def write(self, connection: Connection, seal: Seal) -> None:
         """Store the passages, unless their attachment is gone or complete."""
         values = {"tenant_id": self.tenant_id, "ticket": self.ticket, "num_passages": len(self.passages)}
         num_bytes = sum(len(passage.text.encode()) for passage in self.passages) + sum(map(len, self.vectors))
@@ -48,7 +48,7 @@ class FilePassages:
         numbers = range(len(self.passages))
         for first in range(0, len(numbers), _ROWS_AT_A_TIME):
             piece = numbers[first : first + _ROWS_AT_A_TIME]
-            connection.execute(_ADD, [_row(self, number, row.store_id, row.file_id, vault) for number in piece])
+            connection.execute(_ADD, [_row(self, number, row.store_id, row.file_id, seal) for number in piece])
 
 
 # Marks an attachment as complete, once. One that was taken away or replaced has no such ticket.
@@ -73,17 +73,17 @@ ORDER BY position LIMIT :limit
 """)
 
 
-def _row(found: FilePassages, position: int, store_id: str, file_id: str, vault: Vault) -> dict[str, Any]:
+def _row(found: FilePassages, position: int, store_id: str, file_id: str, seal: Seal) -> dict[str, Any]:
     passage = found.passages[position]
     content = {name: value for name, value in asdict(passage).items() if value is not None}
-    sealed = vault.seal(content, _context(found.tenant_id, store_id, file_id, position))
+    sealed = seal.seal(content, _context(found.tenant_id, store_id, file_id, position))
     return {
         "store_id": store_id,
         "file_id": file_id,
         "position": position,
         "tenant_id": found.tenant_id,
         "content": dump_json(sealed),
-        "is_sealed": vault.is_on,
+        "is_sealed": seal.is_on,
         "words": passage.text,
         "embedding": array_of(unit_vector(found.vectors[position])),
     }
@@ -101,10 +101,10 @@ def array_of(numbers: Sequence[float]) -> str:
     return f"{{{','.join(f'{number:.9g}' for number in numbers)}}}"
 
 
-def opened(row: RowMapping, vault: Vault) -> Passage:
+def opened(row: RowMapping, seal: Seal) -> Passage:
     """Return the passage of a row. Raises CannotOpen."""
     where = _context(row["tenant_id"], row["store_id"], row["file_id"], row["position"])
-    return Passage(**vault.open(row["content"], where))
+    return Passage(**seal.open(row["content"], where))
 
 
 def read(
@@ -114,8 +114,8 @@ def read(
     values = {"tenant_id": tenant_id, "store_id": store_id, "file_id": file_id, "after": after, "limit": limit}
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_READ, values).mappings().all()
-    return [(row["position"], opened(row, db.vault)) for row in rows]
+    return [(row["position"], opened(row, db.seal)) for row in rows]
 
 
-def _context(tenant_id: str, store_id: str, file_id: str, position: int) -> EncryptionContext:
-    return EncryptionContext(tenant_id, "vector_store_passages", "content", f"{store_id}/{file_id}/{position}")
+def _context(tenant_id: str, store_id: str, file_id: str, position: int) -> SealContext:
+    return SealContext(tenant_id, "vector_store_passages", "content", f"{store_id}/{file_id}/{position}")

@@ -109,7 +109,7 @@ def search(db: Database, tenant_id: str, query: Query) -> list[FoundPassage]:
             filename=rows[key]["filename"],
             attributes=rows[key]["attributes"],
             position=key[1],
-            passage=opened(rows[key], db.vault),
+            passage=opened(rows[key], db.seal),
             score=min(1.0, max(0.0, scores[key])),
         )
         for key in best

@@ -14,11 +14,11 @@ from sqlalchemy import RowMapping, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault
 from headrace.store.errors import NotFound
 from headrace.store.ids import new_id
 from headrace.store.retrieval.file_status import STATUS, STATUS_JOIN
 from headrace.store.retrieval.vector_stores import IS_CURRENT, not_found
+from headrace.store.seal import Seal, SealContext
 
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 Attributes = Mapping[str, str | float | bool]
@@ -179,7 +179,7 @@ def attach(
             .mappings()
             .all()
         )
-    return [_store_file(row, db.vault) for row in rows], values["batch_id"]
+    return [_store_file(row, db.seal) for row in rows], values["batch_id"]
 
 
 def note_jobs(db: Database, tenant_id: str, jobs: Mapping[str, str]) -> None:
@@ -196,7 +196,7 @@ def get(db: Database, tenant_id: str, store_id: str, file_id: str) -> StoreFile:
         row = connection.execute(_OF_FILE, values).mappings().one_or_none()
     if row is None:
         raise _no_file(store_id, file_id)
-    return _store_file(row, db.vault)
+    return _store_file(row, db.seal)
 
 
 def list_files(
@@ -216,7 +216,7 @@ def list_files(
     values |= {"after": after, "before": before, "limit": limit}
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST_FIRST if descending else _OLDEST_FIRST, values).mappings().all()
-    return [_store_file(row, db.vault) for row in rows]
+    return [_store_file(row, db.seal) for row in rows]
 
 
 def set_attributes(db: Database, tenant_id: str, store_id: str, file_id: str, attributes: Attributes) -> StoreFile:
@@ -264,8 +264,8 @@ def _no_file(store_id: str, file_id: str) -> NotFound:
     return NotFound(f"no file {file_id[:80]} in the vector store {store_id[:80]}")
 
 
-def _store_file(row: RowMapping, vault: Vault) -> StoreFile:
+def _store_file(row: RowMapping, seal: Seal) -> StoreFile:
     error = row["error"]
     if row["job_id"] is not None and error is not None:
-        error = vault.open(error, EncryptionContext(row["tenant_id"], "jobs", "error", row["job_id"]))
+        error = seal.open(error, SealContext(row["tenant_id"], "jobs", "error", row["job_id"]))
     return StoreFile(**{**row, "error": error})

@@ -18,7 +18,6 @@ from typing import Any
 from sqlalchemy import Connection, Row, RowMapping, text
 
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault, open_job
 from headrace.store.errors import CannotOpen, HeadraceError, InvalidRequest
 from headrace.store.ids import new_id
 from headrace.store.jobs.acceptance import Accepted, Idempotency, NewJob, accept
@@ -30,6 +29,7 @@ from headrace.store.rollouts.matched_pairs import JobPair, PairedJobs
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind
 from headrace.store.rollouts.routing import point_of
 from headrace.store.schema.job_states import FLOW_TASK
+from headrace.store.seal import Seal, open_job
 
 EVERY_TENANT = "*"
 
@@ -112,7 +112,7 @@ def look(db: Database, rollout: Rollout, shadow_tenant: str, sources: Collection
     """
     evidence = Evidence.from_json(rollout.evidence.get("counts"))
     with db.autocommit() as connection:
-        pairs = read_shadow_pairs(connection, db.vault, rollout, evidence)
+        pairs = read_shadow_pairs(connection, db.seal, rollout, evidence)
     evidence.num_candidate += len(pairs.own)
     evidence.num_stable += len(pairs.own)
     evidence.add(pairs, Bounds.model_validate(rollout.bounds))
@@ -149,7 +149,7 @@ def mirror(
         ended = connection.execute(_ENDED_OF[rollout.kind], {**named, "after": after}).all()
         chosen = [row for row in ended if _is_chosen(rollout, row, sources)][:MOST_PER_TURN]
         rows = connection.execute(_CONTENTS, {"ids": [row.id for row in chosen]}).mappings().all() if chosen else ()
-    mirrors = [copy for row in rows if (copy := _made(db.vault, row, make)) is not None]
+    mirrors = [copy for row in rows if (copy := _made(db.seal, row, make)) is not None]
     outcomes = accept(db, mirrors) if mirrors else []
     for outcome in outcomes:
         if isinstance(outcome, HeadraceError):
@@ -160,7 +160,7 @@ def mirror(
     return sum(isinstance(outcome, Accepted) and not outcome.replayed for outcome in outcomes)
 
 
-def read_shadow_pairs(connection: Connection, vault: Vault, rollout: Rollout, evidence: Evidence) -> PairedJobs:
+def read_shadow_pairs(connection: Connection, seal: Seal, rollout: Rollout, evidence: Evidence) -> PairedJobs:
     """Return the mirrors that have ended with their originals, and advance ``evidence.read_until``."""
     after = evidence.read_until or rollout.started_at
     values = {"rollout": rollout.id, "version": rollout.candidate_version, "after": after}
@@ -173,7 +173,7 @@ def read_shadow_pairs(connection: Connection, vault: Vault, rollout: Rollout, ev
     # Steps of two versions of a pipeline are not meant to say the same, and they may sample.
     with_answers = rollout.kind is RolloutKind.MODEL
     pairs = [
-        _pair(vault, row, originals[row["original_id"]], with_answers=with_answers)
+        _pair(seal, row, originals[row["original_id"]], with_answers=with_answers)
         for row in mirrors
         if row["original_id"] in originals
     ]
@@ -198,10 +198,10 @@ def _is_chosen(rollout: Rollout, row: Row[Any], sources: Collection[str]) -> boo
     return is_permitted and point_of(rollout.id, row.id) < rollout.percent
 
 
-def _made(vault: Vault, row: RowMapping, make: MakeMirror) -> NewJob | None:
+def _made(seal: Seal, row: RowMapping, make: MakeMirror) -> NewJob | None:
     """Return the mirror of a job; None if it gets none, or its contents cannot be read."""
     try:
-        opened = open_job(vault, row)
+        opened = open_job(seal, row)
     except CannotOpen:
         return None
     return make(opened)
@@ -263,9 +263,9 @@ def _terms(shadow_tenant: str) -> dict[str, Any]:
     }
 
 
-def _pair(vault: Vault, candidate: RowMapping, stable: RowMapping, *, with_answers: bool) -> JobPair:
+def _pair(seal: Seal, candidate: RowMapping, stable: RowMapping, *, with_answers: bool) -> JobPair:
     """Return a mirror and its original. Times are not compared: the two ran in different classes."""
-    answers = [_answer(vault, row) if with_answers else None for row in (candidate, stable)]
+    answers = [_answer(seal, row) if with_answers else None for row in (candidate, stable)]
     disagreement = None if None in answers else 1 - agreement(*map(str, answers))
     return JobPair(
         outcome_of(candidate, disagreement=disagreement, has_times=False),
@@ -273,10 +273,10 @@ def _pair(vault: Vault, candidate: RowMapping, stable: RowMapping, *, with_answe
     )
 
 
-def _answer(vault: Vault, row: RowMapping) -> str | None:
+def _answer(seal: Seal, row: RowMapping) -> str | None:
     """Return the text of a job that has succeeded; None if there is none, or it was erased."""
     try:
-        output = open_job(vault, {"id": row["id"], "tenant_id": row["tenant_id"], "output": row["output"]})["output"]
+        output = open_job(seal, {"id": row["id"], "tenant_id": row["tenant_id"], "output": row["output"]})["output"]
     except CannotOpen:
         return None
     answer = (output or {}).get("text")

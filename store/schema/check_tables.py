@@ -1,16 +1,8 @@
-"""Tables for checks: a check value of each master key, and the newest hash of each audit chain."""
+"""The table of the newest hash of each audit chain."""
 
 from sqlalchemy import BigInteger, Column, DateTime, String, Table
 
-from headrace.store.schema.tables import metadata, timestamp
-
-encryption_keys = Table(
-    "encryption_keys",
-    metadata,
-    Column("id", String, primary_key=True),
-    Column("check_value", String, nullable=False),
-    timestamp("first_seen_at", required=True),
-)
+from headrace.store.schema.tables import metadata
 
 # The trigger that chains the rows of the audit log writes it: see ``features.audit.hash_chain``.
 audit_heads = Table(

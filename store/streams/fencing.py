@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from headrace.store.encryption.vault import Vault
 from headrace.store.redis.connection import connect, translated_errors
+from headrace.store.seal import PLAIN, Seal
 from headrace.store.streams.checkpoints import Checkpoint, Lineage, Logprobs
 from headrace.store.streams.choices import ChoiceMark
 from headrace.store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
@@ -23,8 +23,8 @@ class FencedLogs:
     Raises Unavailable if Redis is away or does not answer within ``timeout_s``, CannotOpen for a key that is missing.
     """
 
-    def __init__(self, url: str, *, ttl_s: int, timeout_s: float, vault: Vault | None = None) -> None:
-        self._vault = vault or Vault()
+    def __init__(self, url: str, *, ttl_s: int, timeout_s: float, seal: Seal = PLAIN) -> None:
+        self._seal = seal
         self._url = url
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
@@ -36,13 +36,13 @@ class FencedLogs:
             now_ms, entries = client.eval(
                 self._script, 1, stream_key(job_id), str(StreamCursor.before(epoch)), str(self._ttl_s)
             )
-        frames = (_frame(job_id, entry_id, fields, int(now_ms), self._vault) for entry_id, fields in entries)
+        frames = (_frame(job_id, entry_id, fields, int(now_ms), self._seal) for entry_id, fields in entries)
         return [frame for frame in frames if frame.epoch < epoch]
 
 
-def _frame(job_id: str, entry_id: bytes, flat: list[bytes], now_ms: int, vault: Vault) -> Frame:
+def _frame(job_id: str, entry_id: bytes, flat: list[bytes], now_ms: int, seal: Seal) -> Frame:
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    frame = read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], fields.get(b"i", b""), vault=vault)
+    frame = read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], fields.get(b"i", b""), seal=seal)
     return replace(frame, age_s=(now_ms - int(fields[b"a"])) / 1000) if b"a" in fields else frame
 
 

@@ -22,10 +22,10 @@ import redis
 import structlog
 from redis.asyncio.client import PubSub
 
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import CannotOpen
 from headrace.store.redis.connection import AWAY, connect_async
 from headrace.store.redis.key_notices import KEYS_CHANNEL
+from headrace.store.seal import PLAIN, Seal
 from headrace.store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
 
 _log = structlog.get_logger(__name__)
@@ -123,12 +123,12 @@ class Hub:
     def __init__(
         self,
         redis_url: str,
-        vault: Vault | None = None,
+        seal: Seal = PLAIN,
         *,
         on_key_changed: Callable[[str], None] = lambda _: None,
         on_error: Callable[[HubError], None] = lambda _: None,
     ) -> None:
-        self._vault = vault or Vault()
+        self._seal = seal
         self._on_key_changed = on_key_changed
         self._on_error = on_error
         self._logged_at: dict[HubError, float] = {}
@@ -244,7 +244,7 @@ class Hub:
     def _read_entry(self, job_id: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Frame | None:
         """Return the frame of a log entry; None if the entry is unreadable. Raises CannotOpen."""
         try:
-            return read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], vault=self._vault)
+            return read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], seal=self._seal)
         except CannotOpen:
             raise
         except Exception as error:  # noqa: BLE001 - Redis may contain anything; readers go on without it
@@ -383,7 +383,7 @@ class Hub:
             return None
         entry_id, _, rest = data.partition(b" ")
         try:
-            return read_frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:], vault=self._vault)
+            return read_frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:], seal=self._seal)
         except CannotOpen:
             return None
         except Exception as error:  # noqa: BLE001 - any Redis client may publish anything

@@ -5,8 +5,7 @@ Every frame is appended to its job's replay log and published on the channel of 
 
     1-1  1-2  1-3  1-4 ╳   2-0 start after 1-4   2-5  2-6  2-7 end
 
-With encryption on, text and tokens are sealed for their entry (``store.encryption.vault``) and the kind is a capital
-letter.
+If the seal is on, text and tokens are sealed for their entry (``store.seal``) and the kind is a capital letter.
 
 ``store.streams.hub`` reads the log for followers, ``store.streams.fencing`` for the next attempt. A log is capped, and
 expires a minute after its job's end: the whole answer is in Postgres by then.
@@ -14,7 +13,6 @@ expires a minute after its job's end: the whole answer is in Postgres by then.
 
 import json
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +20,10 @@ from typing import Any, Self
 
 import redis
 
-from headrace.store.encryption.vault import Vault, frame_key_id
 from headrace.store.failpoints import failpoint
 from headrace.store.ids import new_id
 from headrace.store.redis.connection import AWAY, connect, translated_errors
+from headrace.store.seal import PLAIN, Seal
 from headrace.store.streams.checkpoints import Checkpoint, Logprobs, read_logprobs
 from headrace.store.streams.choices import ChoiceMark, marked_as_json, marked_from_json
 
@@ -38,7 +36,7 @@ ENDED_S = 60
 HIGHEST_SEQ = 2**64 - 1
 """The highest number that Redis allows in an id."""
 
-# A suffix that makes the encryption of the token ids differ from that of the text of the same entry.
+# A suffix that makes the seal of the token ids differ from that of the text of the same entry.
 _IDS = b"/ids"
 _SCRIPT = Path(__file__).with_suffix(".lua")
 _RECONNECT_S = 0.5
@@ -141,29 +139,28 @@ class Frame:
         return self.entry_id, "d", self.text, tokens
 
 
-def _sealed(frame: Frame, vault: Vault) -> tuple[str, str, str | bytes, str | bytes]:
-    """Return id, kind, text and tokens as they are stored, encrypted if the vault is on."""
+def _sealed(frame: Frame, seal: Seal) -> tuple[str, str, str | bytes, str | bytes]:
+    """Return id, kind, text and tokens as they are stored, sealed if the seal is on."""
     entry_id, kind, text, tokens = frame.as_args()
-    if not vault.is_on:
+    if not seal.is_on:
         return entry_id, kind, text, tokens
     where = entry_id.encode()
     return (
         entry_id,
         kind.upper(),
-        vault.seal_frame(text.encode(), frame.job_id, where) if text else text,
-        vault.seal_frame(tokens.encode(), frame.job_id, where + _IDS) if tokens else tokens,
+        seal.seal_frame(text.encode(), frame.job_id, where) if text else text,
+        seal.seal_frame(tokens.encode(), frame.job_id, where + _IDS) if tokens else tokens,
     )
 
 
 def read_frame(
-    job_id: str, entry_id: bytes, kind: bytes, text: bytes, tokens: bytes = b"", *, vault: Vault | None = None
+    job_id: str, entry_id: bytes, kind: bytes, text: bytes, tokens: bytes = b"", *, seal: Seal = PLAIN
 ) -> Frame:
-    """Return the frame of a log entry or a message. Raises CannotOpen if it cannot be decrypted."""
+    """Return the frame of a log entry or a message. Raises CannotOpen if it does not open."""
     if kind.isupper():
-        vault = vault or Vault()
         kind = kind.lower()
-        text = vault.open_frame(text, job_id, entry_id) if text else text
-        tokens = vault.open_frame(tokens, job_id, entry_id + _IDS) if tokens else tokens
+        text = seal.open_frame(text, job_id, entry_id) if text else text
+        tokens = seal.open_frame(tokens, job_id, entry_id + _IDS) if tokens else tokens
     cursor = StreamCursor.parse(entry_id.decode())
     match kind:
         case b"s":
@@ -191,8 +188,8 @@ def stream_key(job_id: str) -> str:
 class StreamPublisher:
     """Writes frames, all jobs of an engine step in one script call. Raises Unavailable if Redis is away."""
 
-    def __init__(self, client: redis.Redis, *, maxlen: int, ttl_s: int, vault: Vault | None = None) -> None:
-        self._vault = vault or Vault()
+    def __init__(self, client: redis.Redis, *, maxlen: int, ttl_s: int, seal: Seal = PLAIN) -> None:
+        self._seal = seal
         self._client = client
         self._script = client.register_script(_SCRIPT.read_text())
         self._maxlen = maxlen
@@ -205,7 +202,7 @@ class StreamPublisher:
             return 0
         args: list[str | bytes | int] = [self._maxlen, self._ttl_s, self._ended_s]
         for frame in frames:
-            args += _sealed(frame, self._vault)
+            args += _sealed(frame, self._seal)
         with translated_errors(self._client):
             accepted = int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
         failpoint("stream.published")
@@ -229,18 +226,6 @@ class StreamPublisher:
                 pipe.publish(stream_key(job_id), "")
                 pipe.expire(stream_key(job_id), self._ended_s)
             pipe.execute()
-
-
-def sealing_keys(client: redis.Redis) -> Counter[str]:
-    """Return the ids of the keys that encrypted the logs' oldest frames, with the number of logs of each."""
-    found: Counter[str] = Counter()
-    with translated_errors(client):
-        for key in client.scan_iter(match=stream_key("*"), count=1000):
-            entries: Any = client.xrange(key, count=2)
-            texts = [fields[b"t"] for _, fields in entries if fields.get(b"k", b"").isupper() and fields.get(b"t")]
-            if texts:
-                found[frame_key_id(texts[0])] += 1
-    return found
 
 
 def forget(client: redis.Redis, job_ids: Iterable[str]) -> None:

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Row, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from headrace.store.ids import new_id
+from headrace.store.seal import Seal
 from headrace.store.tenants.signing_secrets import new_secret, secret_context
 
 SCOPES: frozenset[str] = frozenset(
@@ -125,7 +125,7 @@ def base_model(name: str) -> str:
 def create_tenant(db: Database, name: str, *, actor: str = "system") -> str:
     """Add a tenant and return its id. Raises InvalidRequest if the name is taken or invalid."""
     with db.begin() as connection:
-        return _create_tenant(connection, db.vault, name, actor)
+        return _create_tenant(connection, db.seal, name, actor)
 
 
 def find_tenant(db: Database, name: str) -> str:
@@ -154,10 +154,10 @@ def check_tenant_name(name: str) -> None:
         raise InvalidRequest(f"a tenant's name has 1 to {_LONGEST_TENANT} printable characters", param="name")
 
 
-def _create_tenant(connection: Connection, vault: Vault, name: str, actor: str) -> str:
+def _create_tenant(connection: Connection, seal: Seal, name: str, actor: str) -> str:
     check_tenant_name(name)
     new = new_id("ten")
-    values = {"id": new, "name": name, "secret": vault.seal_text(new_secret(), secret_context(new))}
+    values = {"id": new, "name": name, "secret": seal.seal_text(new_secret(), secret_context(new))}
     tenant_id = connection.execute(_INSERT_TENANT, values).scalar_one_or_none()
     if tenant_id is None:
         raise InvalidRequest(f"there is a tenant {name!r} already", param="name")
@@ -269,7 +269,7 @@ def bootstrap(db: Database) -> str | None:
         if connection.execute(text("SELECT EXISTS (SELECT FROM api_keys)")).scalar_one():
             return None
         found = connection.execute(text("SELECT id FROM tenants WHERE name = :name"), {"name": DEFAULT_TENANT})
-        tenant_id = found.scalar_one_or_none() or _create_tenant(connection, db.vault, DEFAULT_TENANT, "system")
+        tenant_id = found.scalar_one_or_none() or _create_tenant(connection, db.seal, DEFAULT_TENANT, "system")
         return insert_key(connection, tenant_id, "bootstrap", Rights(SCOPES), "system")[1]
 
 

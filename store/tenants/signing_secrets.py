@@ -3,7 +3,7 @@
 import base64
 import secrets
 
-from headrace.store.encryption.vault import EncryptionContext
+from headrace.store.seal import SealContext
 
 
 def new_secret() -> str:
@@ -11,8 +11,8 @@ def new_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(48)).decode()
 
 
-def secret_context(tenant_id: str, endpoint_id: str | None = None) -> EncryptionContext:
-    """Return the encryption context of the secrets of an endpoint, or of the tenant."""
+def secret_context(tenant_id: str, endpoint_id: str | None = None) -> SealContext:
+    """Return the context of the secrets of an endpoint, or of the tenant."""
     if endpoint_id is None:
-        return EncryptionContext(tenant_id, "webhook_secrets", "secret", tenant_id)
-    return EncryptionContext(tenant_id, "webhook_endpoints", "secret", endpoint_id)
+        return SealContext(tenant_id, "webhook_secrets", "secret", tenant_id)
+    return SealContext(tenant_id, "webhook_endpoints", "secret", endpoint_id)

@@ -14,10 +14,10 @@ from sqlalchemy import RowMapping, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import EncryptionContext, Vault
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.ids import new_id
 from headrace.store.payloads.tool_definition import Definition, McpServer, read_definition, server_of
+from headrace.store.seal import Seal, SealContext
 from headrace.store.tools.builtin import BUILT_IN
 
 MAX_TOOLS: Final = 100
@@ -76,28 +76,28 @@ def create(db: Database, tenant_id: str, name: str, definition: Definition, *, a
     tool_id = new_id("tool")
     values = {"id": tool_id, "tenant_id": tenant_id, "name": name, "most": MAX_TOOLS}
     with db.begin(tenant_id=tenant_id) as connection:
-        sealed = _sealed(db.vault, tenant_id, tool_id, definition)
+        sealed = _sealed(db.seal, tenant_id, tool_id, definition)
         row = connection.execute(_CREATE, values | {"definition": sealed}).mappings().one_or_none()
         if row is None:
             if connection.execute(_HAS_NAME, {"tenant_id": tenant_id, "name": name}).scalar_one():
                 raise Conflict(f"there is a tool named {name}: replace its definition, or delete it first")
             raise Conflict(f"there are {MAX_TOOLS} tools, which is the most: delete one first")
         record(connection, tenant_id, actor, "tool.created", tool_id, {"name": name}, after=_told(definition))
-    return _tool(db.vault, row)
+    return _tool(db.seal, row)
 
 
 def list_tools(db: Database, tenant_id: str) -> list[StoredTool]:
     """Return the tenant's tools, by name. Raises CannotOpen if an encryption key is missing."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_LIST, {"tenant_id": tenant_id}).mappings().all()
-    return [_tool(db.vault, row) for row in rows]
+    return [_tool(db.seal, row) for row in rows]
 
 
 def named(db: Database, tenant_id: str, names: Collection[str]) -> dict[str, StoredTool]:
     """Return those of the tenant's tools that have these names, by name. Raises CannotOpen."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NAMED, {"tenant_id": tenant_id, "names": list(names)}).mappings().all()
-    return {row["name"]: _tool(db.vault, row) for row in rows}
+    return {row["name"]: _tool(db.seal, row) for row in rows}
 
 
 def called(db: Database, tenant_id: str, name: str) -> Definition | None:
@@ -113,17 +113,17 @@ def get(db: Database, tenant_id: str, tool_id: str) -> StoredTool:
     """Return a tool. Raises NotFound, CannotOpen."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_GET, {"tenant_id": tenant_id, "id": tool_id}).mappings().one_or_none()
-    return _tool(db.vault, _found(row, tool_id))
+    return _tool(db.seal, _found(row, tool_id))
 
 
 def replace(db: Database, tenant_id: str, tool_id: str, definition: Definition, *, actor: str) -> StoredTool:
     """Replace the definition of a tool. Raises NotFound."""
-    sealed = _sealed(db.vault, tenant_id, tool_id, definition)
+    sealed = _sealed(db.seal, tenant_id, tool_id, definition)
     values = {"tenant_id": tenant_id, "id": tool_id, "definition": sealed}
     with db.begin(tenant_id=tenant_id) as connection:
         row = _found(connection.execute(_REPLACE, values).mappings().one_or_none(), tool_id)
         record(connection, tenant_id, actor, "tool.updated", tool_id, {"name": row["name"]}, after=_told(definition))
-    return _tool(db.vault, row)
+    return _tool(db.seal, row)
 
 
 def delete(db: Database, tenant_id: str, tool_id: str, *, actor: str) -> None:
@@ -133,12 +133,12 @@ def delete(db: Database, tenant_id: str, tool_id: str, *, actor: str) -> None:
         record(connection, tenant_id, actor, "tool.deleted", tool_id, {"name": _found(row, tool_id)["name"]})
 
 
-def _context(tenant_id: str, tool_id: str) -> EncryptionContext:
-    return EncryptionContext(tenant_id, "tools", "definition", tool_id)
+def _context(tenant_id: str, tool_id: str) -> SealContext:
+    return SealContext(tenant_id, "tools", "definition", tool_id)
 
 
-def _sealed(vault: Vault, tenant_id: str, tool_id: str, definition: Definition) -> str:
-    return dump_json(vault.seal(definition.model_dump(mode="json"), _context(tenant_id, tool_id)))
+def _sealed(seal: Seal, tenant_id: str, tool_id: str, definition: Definition) -> str:
+    return dump_json(seal.seal(definition.model_dump(mode="json"), _context(tenant_id, tool_id)))
 
 
 def _told(definition: Definition) -> dict[str, object]:
@@ -152,8 +152,8 @@ def _found(row: RowMapping | None, tool_id: str) -> RowMapping:
     return row
 
 
-def _tool(vault: Vault, row: RowMapping) -> StoredTool:
-    opened = vault.open(row["definition"], _context(row["tenant_id"], row["id"]))
+def _tool(seal: Seal, row: RowMapping) -> StoredTool:
+    opened = seal.open(row["definition"], _context(row["tenant_id"], row["id"]))
     try:
         definition = read_definition(opened)
     except ValidationError:

@@ -5,7 +5,9 @@ out of memory, an engine crash, streams, batches, responses, webhooks, and refus
 is searched for these words.
 """
 
+import base64
 import json
+import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -22,7 +24,6 @@ from sqlalchemy import text
 from headrace.cli.local.home import Home
 from headrace.cli.local.stack import Stack, running_stack
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import new_key
 from headrace.store.settings import Settings
 from tests.folders import reachable_folder
 from tests.processes import free_port
@@ -117,7 +118,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def told(request: pytest.FixtureRequest) -> Iterator[Told]:
     is_sealed = request.param == "sealed"
-    keys = f"k1:{new_key()}" if is_sealed else ""
+    keys = f"k1:{base64.b64encode(os.urandom(32)).decode()}" if is_sealed else ""
     changes = {
         "HEADRACE_ENVIRONMENT": "test",
         "HEADRACE_MODEL_FAULTS": f"oom:{OOM},raise:{RAISE}",

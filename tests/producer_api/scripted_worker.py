@@ -61,7 +61,7 @@ class ScriptedWorker:
     def __init__(self, db: Database, client: redis.Redis, queue: str) -> None:
         self._db = db
         self._queue = queue
-        self._frames = StreamPublisher(client, maxlen=1000, ttl_s=60, vault=db.vault)
+        self._frames = StreamPublisher(client, maxlen=1000, ttl_s=60, seal=db.seal)
         self.cached_tokens = 0
 
     def claim(self, job_id: str) -> Attempt:

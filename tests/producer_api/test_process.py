@@ -11,9 +11,6 @@ import httpx2
 import pytest
 import redis
 
-from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault, new_key
-from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import stream_key
 from tests.processes import Process, StartProcess, wait_for
@@ -116,13 +113,6 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
     settings: Settings, changes: dict[str, str], words: str, start: Start
 ) -> None:
     assert words in _refused(start(environment(settings) | changes))
-
-
-@pytest.mark.full
-def test_another_encryption_key_of_a_known_id_is_refused(settings: Settings, db: Database, start: Start) -> None:
-    check_keys(db, Vault({"k1": bytes(32)}))
-    process = start(environment(settings, HEADRACE_ENCRYPTION_KEYS=f"k1:{new_key()}"))
-    assert "'k1'" in _refused(process)
 
 
 @pytest.fixture

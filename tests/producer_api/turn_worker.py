@@ -29,7 +29,7 @@ class TurnWorker:
         self._db = db
         self._api = api
         self._job_id = job_id
-        self._frames = StreamPublisher(client, maxlen=1000, ttl_s=60, vault=db.vault)
+        self._frames = StreamPublisher(client, maxlen=1000, ttl_s=60, seal=db.seal)
         self._answers: list[str] = []
 
     def say(self, name: str, *texts: str) -> Claim:

@@ -261,7 +261,6 @@ def test_runtime_files_lie_in_the_folder_of_the_user(monkeypatch: pytest.MonkeyP
             Naming("'https://a,*'", "alone"),
         ),
         ("DIGEST_KEYS", "s3cr3t" * 5, Naming("32 characters", "`openssl rand -hex 32`")),
-        ("ENCRYPTION_KEYS", "k:s3cr3t", Naming("key k ", "`headrace encryption new-key`")),
         ("FAILPOINTS", "x=kill", Naming("'x=kill'", "HEADRACE_ENVIRONMENT=test")),
     ],
 )

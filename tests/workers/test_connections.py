@@ -1,6 +1,5 @@
 """The connections of a worker process: their limits, their keys, and that none of them stays open."""
 
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -24,8 +23,8 @@ def junk() -> list[str]:
 
 
 @pytest.fixture
-def connections(settings: Settings, junk: list[str]) -> Iterator[Connections]:
-    changes = {"encryption_keys": f"k1:{b64encode(bytes(32)).decode()}", "lease_s": 20.0, "stream_ttl_s": 77}
+def connections(settings: Settings, junk: list[str], turned_seal: None) -> Iterator[Connections]:
+    changes = {"encryption_keys": "k1:", "lease_s": 20.0, "stream_ttl_s": 77}
     given = settings.model_copy(update={**changes, "stream_max_frames": 128})
     with closing(Connections(given, "w1", "base@1", lambda: junk.append("junk"), lambda: ["lora@2"])) as opened:
         yield opened
@@ -46,7 +45,7 @@ def test_renewals_have_a_session_of_their_own_and_wait_less_than_a_third_of_a_le
     assert sessions(connections.jobs, 5) == {("headrace worker w1", "10s")}
     assert sessions(connections.leases, 1) == {("headrace leases w1", "5s")}
     assert sessions(connections.health, 2) == {("headrace health w1", "10s")}
-    assert connections.jobs.vault.sealing_key == "k1"
+    assert [*connections.jobs.seal.checks()] == ["k1"]
     connections.close()
 
     def left() -> int:

@@ -18,11 +18,10 @@ from headrace.assembly import parts as parts_of_features
 from headrace.store import failpoints
 from headrace.store.db.database import Database, check_schema
 from headrace.store.db.leader_election import Leadership
+from headrace.store.db.seal_part import check_seal, open_seal
 from headrace.store.db.tls import check_transport
-from headrace.store.encryption_keys import open_vault
 from headrace.store.errors import HeadraceError, SettingsError
 from headrace.store.jobs import sweeps
-from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.logs import configure_logging
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.metrics.registry import begin
@@ -67,9 +66,9 @@ class Dispatcher:
         self._settings = settings
         self._tracing = tracing
         self.metrics = DispatcherMetrics(tracing)
-        vault = open_vault(settings)
+        seal = open_seal(settings)
         self._db = Database(
-            settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-dispatcher", vault=vault
+            settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-dispatcher", seal=seal
         )
         self._redis = connect(settings.redis_url, timeout_s=2.0)
         streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
@@ -153,7 +152,7 @@ class Dispatcher:
             self.heartbeat.beat()
             try:
                 check_schema(self._db)
-                check_keys(self._db, self._db.vault)
+                check_seal(self._db)
                 self._outage_grace.answered(time.monotonic())
                 with sweeps.leader_lock(self._db) as lead:
                     if lead:

@@ -11,11 +11,10 @@ import sys
 from functools import partial
 
 from headrace.store.db.database import Database, check_schema
+from headrace.store.db.seal_part import check_seal, open_seal
 from headrace.store.db.tls import check_transport
-from headrace.store.encryption_keys import open_vault
 from headrace.store.errors import HeadraceError, InvalidRequest, SettingsError
 from headrace.store.hosts.hosted_versions import HostedVersion
-from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.logs import configure_logging
 from headrace.store.machine import parse_memory
 from headrace.store.metrics.host_metrics import HostMetrics
@@ -80,11 +79,11 @@ def _rules(settings: Settings, budget_bytes: int) -> Rules:
 
 def check_services(settings: Settings, models: tuple[str, ...]) -> None:
     """Check both services and the names of the models. Raises HeadraceError."""
-    db = Database(settings.database_url, pool_size=1, application_name="headrace host start")
+    db = Database(settings.database_url, pool_size=1, application_name="headrace host start", seal=open_seal(settings))
     client = connect(settings.redis_url)
     try:
         check_schema(db)
-        check_keys(db, open_vault(settings))
+        check_seal(db)
         ping(client)
         for name in models:
             version = resolve(db, name, with_retired=True)

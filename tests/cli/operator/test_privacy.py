@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from headrace.cli.tree import app
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
-from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.digests import Digests
 from headrace.store.errors import HeadraceError
 from headrace.store.jobs.acceptance import Accepted
 from headrace.store.jobs.jobs import accept, request_cancel

@@ -30,7 +30,6 @@ from headrace.features.batches.batches import Batch, NewBatch, create, find_dupl
 from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited, StatementTimeout
 from headrace.store.files import files
 from headrace.store.files.blob_storage import open_blobs
@@ -43,6 +42,7 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants.quotas import num_live_batches
 from headrace.store.tenants.tenant_limits import Limits, RequestLimits
+from tests.sealing import TurnedSeal
 from tests.store.making import CHAIN, QUEUE, MakeJob, Query, new_flow
 
 NEW = NewBatch("/v1/completions", "24h", 3600.0, {"a": "b"}, 60, ["f1"], None, "key_1", "proj_1", traceparent="trace")
@@ -68,7 +68,7 @@ def live(batch: Batch, db: Database, lines: list[ParsedLine], **position: int) -
 
 
 def test_a_new_batch_has_all_that_was_asked(db: Database, tenant: str, file: files.File, query: Query) -> None:
-    db.vault = Vault({"k": bytes(32)})
+    db.seal = TurnedSeal("k")
     made = create(db, tenant, new(idempotency_key="k"), file)
     assert made == get(db, tenant, made.id)
     assert made.expires_at - made.created_at == timedelta(hours=1)
@@ -188,7 +188,7 @@ def test_pages_follow_and_precede_a_batch(
 def test_lines_are_stored_once_and_counted_by_their_outcome(
     db: Database, tenant: str, file: files.File, make_job: MakeJob, query: Query
 ) -> None:
-    db.vault = Vault({"k": bytes(32)})
+    db.seal = TurnedSeal("k")
     made, jobs = create(db, tenant, new(), file), [make_job() for _ in range(3)]
     refusal = {"status_code": 400, "body": {"why": "secret"}}
     lines = [ParsedLine(2, "two", None, refusal)]
@@ -265,7 +265,7 @@ def test_an_ended_batch_has_its_files_its_time_and_a_delivery(
 
 
 def test_a_batch_fails_once_while_it_is_validated(db: Database, tenant: str, file: files.File, query: Query) -> None:
-    db.vault = Vault({"k": bytes(32)})
+    db.seal = TurnedSeal("k")
     made, started = create(db, tenant, new(), file), create(db, tenant, new(), file)
     start(db, tenant, started.id, num_total=1, model=None, model_versions={})
     create_endpoint(db, tenant, url="https://example.com/all", events=["*"], actor="tests")

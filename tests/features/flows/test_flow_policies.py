@@ -9,7 +9,7 @@ import pytest
 from headrace.policy.policies import Policy
 from headrace.producer_api.submission.idempotency import RequestDigests
 from headrace.prompts.tasks.task_inputs import Prepared
-from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.digests import Digests
 from headrace.store.errors import Unavailable
 from headrace.store.jobs.jobs import NewJob
 from headrace.store.registry.models import ModelVersion
@@ -80,7 +80,7 @@ def test_values_that_are_put_back_are_shared_by_the_steps_and_need_encryption() 
     asked = flow(steps=[first, second])
     with pytest.raises(Unavailable, match="HEADRACE_ENCRYPTION_KEYS"):
         made(Policed(restoring), asked)
-    sealed = Policed(restoring, db=SimpleNamespace(vault=SimpleNamespace(is_on=True)))
+    sealed = Policed(restoring, db=SimpleNamespace(seal=SimpleNamespace(is_on=True)))
     prompts = [step.payload["input"]["prompt"] for step in made(sealed, asked).steps]
     assert prompts == ["to <EMAIL_1>", "<EMAIL_2> <EMAIL_1>"]
 

@@ -12,7 +12,6 @@ from sqlalchemy import text
 from headrace.features.openai.stored_chats import job_id_of
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import new_key
 from headrace.store.registry.models import register_version
 from headrace.store.retention.retention import Retention, sweep, sweep_marked
 from headrace.store.settings import Settings
@@ -25,8 +24,8 @@ MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "n
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"encryption_keys": f"k1:{new_key()}"})
+def settings(settings: Settings, turned_seal: None) -> Settings:
+    return settings.model_copy(update={"encryption_keys": "k1:"})
 
 
 def chat(openai: OpenAI, worker: ScriptedWorker, *pieces: str, **fields: Any) -> Any:

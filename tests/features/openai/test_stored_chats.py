@@ -7,11 +7,11 @@ import pytest
 from headrace.features.openai import stored_chats
 from headrace.features.openai.stored_chats import ChatFilter
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Gone, NotFound
 from headrace.store.retention.erasure import erase_outputs
 from headrace.store.schema.job_states import JobState
-from tests.store.jobs.test_job_reads import VAULT, end
+from tests.sealing import TurnedSeal
+from tests.store.jobs.test_job_reads import end
 from tests.store.making import AcceptOne, Query
 from tests.store.retention.test_erasure import audited
 
@@ -20,7 +20,7 @@ class TestStoredChats:
     def test_they_are_listed_by_age_with_their_filters(
         self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
     ) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         chats = [accept_one(is_stored=True, metadata={"n": str(n % 2)}) for n in range(4)]
         elsewhere = accept_one(is_stored=True, model="other", model_version=2)
         for job_id in (*chats, elsewhere, unstored := accept_one(), foreign := accept_one(tenant_id=other_tenant)):

@@ -12,7 +12,6 @@ from headrace.features.response_cache import entries as response_cache
 from headrace.features.response_cache import sharers
 from headrace.features.response_cache.entries import CacheLookup
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.jobs.claims import Claim, Finish, claim, finish
 from headrace.store.jobs.jobs import Accepted, Idempotency, Job, accept, get, request_cancel, stored_deltas, timeline
 from headrace.store.jobs.sweeps import sweep_leases
@@ -22,6 +21,7 @@ from headrace.store.retention.erasure import erase
 from headrace.store.scheduling.dispatch_queries import take_waiting, waiting_queues
 from headrace.store.schema.job_states import CacheResult, JobState
 from headrace.store.tenants.usage import Price, set_price
+from tests.sealing import TurnedSeal
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 HOUR = CacheLookup("d1", 3600.0)
@@ -208,9 +208,9 @@ class TestWithoutAnAnswer:
     def test_an_answer_without_its_key_is_computed_again(
         self, db: Database, tenant: str, ask: Callable[..., str]
     ) -> None:
-        db.vault = Vault({"k1": b"k" * 32})
+        db.seal = TurnedSeal("k1")
         end(db, start(db, source := ask())[source])
-        db.vault = Vault({"k2": b"l" * 32})
+        db.seal = TurnedSeal("k2")
         hit = ask()
         assert seen(db, tenant, hit).state is JobState.QUEUED
         assert sharers.sweep(db, 100).promoted == (hit,)
@@ -253,7 +253,7 @@ class TestEntries:
     def test_each_copy_is_sealed_for_its_own_job(
         self, db: Database, tenant: str, ask: Callable[..., str], query: Query
     ) -> None:
-        db.vault = Vault({"k1": b"k" * 32})
+        db.seal = TurnedSeal("k1")
         source, sharer = ask(), ask()
         end(db, start(db, source)[source])
         hit = ask()

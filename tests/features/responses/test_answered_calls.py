@@ -11,11 +11,11 @@ from headrace.store.audit_log import list_entries
 from headrace.store.calls.approvals import ApprovalState, list_approvals, verdict_of
 from headrace.store.db.database import Database
 from headrace.store.db.group_commit import isolated
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.answered_calls import first_steps
 from headrace.store.jobs.jobs import Accepted, NewJob, accept
 from tests.refusals import Naming
+from tests.sealing import TurnedSeal
 from tests.store.making import MakeJob, Query, new_flow
 
 
@@ -49,7 +49,7 @@ def test_of_two_answers_in_one_batch_the_first_is_stored(
 def test_an_answer_is_stored_with_its_reason_and_written_down(
     db: Database, tenant: str, make_job: MakeJob, query: Query
 ) -> None:
-    db.vault = Vault({"k": bytes(32)})
+    db.seal = TurnedSeal("k")
     flow = answering(make_job, "mcpr_1", "mcpr_2", approve=False)
     assert isinstance(flow.response, NewResponse)
     first, second = flow.response.input

@@ -10,14 +10,14 @@ from headrace.features.responses.new_response import NewResponse
 from headrace.features.responses.stored_responses import StoredResponse
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.claims import claim
 from headrace.store.jobs.jobs import Job
 from headrace.store.jobs.responses import response_id
 from headrace.store.schema.job_states import JobState
 from tests.refusals import Naming
-from tests.store.jobs.test_job_reads import VAULT, end
+from tests.sealing import TurnedSeal
+from tests.store.jobs.test_job_reads import end
 from tests.store.making import QUEUE, AcceptOne, Query
 
 
@@ -29,7 +29,7 @@ class TestConversations:
     def test_items_are_paged_in_both_directions_and_deleted_one_by_one(
         self, db: Database, tenant: str, other_tenant: str, query: Query
     ) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         made = conversations.create(db, tenant, metadata={"a": "b"}, items=[item("m1"), item("m2")])
         other = conversations.create(db, tenant, metadata={}, items=[item("m9")])
         conversations.add_items(db, tenant, made.id, [item("m3"), item("m2", "again"), item("m4")])
@@ -94,7 +94,7 @@ class TestConversations:
     def test_ended_responses_are_copied_once_in_the_order_of_their_ends(
         self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         made = conversations.create(db, tenant, metadata={})
         asked: list[str] = []
         for number in range(5):

@@ -14,7 +14,6 @@ from headrace.features.responses import conversations
 from headrace.features.responses.stored_responses import job_id_of
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import new_key
 from headrace.store.retention.retention import Retention, sweep
 from headrace.store.settings import Settings
 from tests.producer_api.calling import error_of
@@ -26,8 +25,8 @@ HELLO: Any = {"type": "message", "role": "user", "content": "xyzzy"}
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"encryption_keys": f"k1:{new_key()}"})
+def settings(settings: Settings, turned_seal: None) -> Settings:
+    return settings.model_copy(update={"encryption_keys": "k1:"})
 
 
 def texts(openai: OpenAI, conversation_id: str, **asked: Any) -> list[str]:

@@ -9,12 +9,12 @@ from headrace.features.responses import stored_responses
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.responses.stored_responses import StoredResponse
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.responses import response_id
 from headrace.store.retention import erasure
 from tests.refusals import Naming
-from tests.store.jobs.test_job_reads import VAULT, end
+from tests.sealing import TurnedSeal
+from tests.store.jobs.test_job_reads import end
 from tests.store.making import AcceptOne, Query
 from tests.store.retention.test_erasure import audited
 
@@ -23,7 +23,7 @@ class TestResponses:
     def test_a_row_is_read_as_it_was_stored_unless_it_is_not_to_be_seen(
         self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         new = NewResponse("resp_before", True, True, [{"text": "a"}], {"instructions": "b"})
         shown, hidden, deleted = (accept_one(response=new) for _ in range(3))
         unstored = accept_one(response=replace(new, is_stored=False))
@@ -49,7 +49,7 @@ class TestResponses:
     def test_a_chain_has_the_items_of_all_turns_also_of_deleted_ones(
         self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         turns: list[str] = []
         for number in range(3):
             before = response_id(turns[-1]) if turns else None

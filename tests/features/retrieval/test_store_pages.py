@@ -135,7 +135,7 @@ def test_the_text_of_a_file_comes_page_by_page(
     ((file,), _) = store_files.attach(db, tenant, store, [NewStoreFile(upload(api), {}, 100, 0)])
     told = tuple(Passage(f"p{number}", number, number + 1) for number in range(5))
     with db.begin() as connection:
-        FilePassages(file.ticket, tenant, told, (b"\0" * 32,) * 5).write(connection, db.vault)
+        FilePassages(file.ticket, tenant, told, (b"\0" * 32,) * 5).write(connection, db.seal)
     monkeypatch.setattr(store_file_routes, "PASSAGES_A_PAGE", 2)
     path = f"{store}/files/{file.file_id}/content"
     pages = [read(api, path)]

@@ -103,7 +103,7 @@ def with_passages(api: httpx2.Client, db: Database, tenant: str, texts: Sequence
     vectors = tuple(struct.pack("<8f", 1.0, float(n), *[0.0] * 6) for n in range(len(texts)))
     found = tuple(Passage(one, 0, len(one)) for one in texts)
     with db.begin() as connection:
-        FilePassages(file.ticket, tenant, found, vectors).write(connection, db.vault)
+        FilePassages(file.ticket, tenant, found, vectors).write(connection, db.seal)
     return store_id
 
 

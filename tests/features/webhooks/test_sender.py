@@ -27,7 +27,6 @@ from headrace.features.webhooks.sender import RETRY_S, WebhookSender, headers_of
 from headrace.store.calls.receiver_breaker import ReceiverBreaker
 from headrace.store.calls.ssrf_guard import Reply
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.ids import new_id
 from headrace.store.jobs.jobs import NewJob, accept, request_cancel
 from headrace.store.payloads.job_payload import ServiceClass
@@ -35,6 +34,7 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import create_tenant
 from tests.processes import WAIT_S, wait_for
+from tests.sealing import TurnedSeal
 from tests.threads import threads_named
 from tests.workers.receiver import Answer, Receiver
 
@@ -487,7 +487,7 @@ def test_stopping_is_quick_and_gives_back_what_was_not_tried(
 def test_a_delivery_whose_secret_is_locked_is_given_back_and_delays_nobody(
     db: Database, receiver: Receiver, open_settings: Settings
 ) -> None:
-    sealing = Database(open_settings.database_url, pool_size=2, application_name="tests", vault=Vault({"k": bytes(32)}))
+    sealing = Database(open_settings.database_url, pool_size=2, application_name="tests", seal=TurnedSeal("k"))
     owner = create_tenant(sealing, new_id("tenant"))
     locked = end_job(db, owner, receiver.url("/locked"))
     sender = WebhookSender(db, open_settings)

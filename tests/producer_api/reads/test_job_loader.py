@@ -8,7 +8,6 @@ import pytest
 from headrace.producer_api.reads import job_loader
 from headrace.producer_api.reads.job_loader import JobLoader
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import CannotOpen, NotFound, Unavailable
 from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
@@ -17,6 +16,7 @@ from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from tests.roles import as_api
+from tests.sealing import TurnedSeal
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ async def test_tenants_that_share_a_query_read_their_own_alone(db: Database, api
 
 async def test_a_job_that_does_not_open_fails_alone(settings: Settings, db: Database, tenant: str) -> None:
     (plain,) = _stored(db, tenant, 1)
-    sealing = Database(settings.database_url, application_name="tests", vault=Vault({"k1": b"1" * 32}))
+    sealing = Database(settings.database_url, application_name="tests", seal=TurnedSeal("k1"))
     (sealed,) = _stored(sealing, tenant, 1)
     sealing.close()
     reader = JobLoader(db)

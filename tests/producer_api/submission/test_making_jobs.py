@@ -17,7 +17,7 @@ from headrace.producer_api.submission.enqueue import Enqueuer
 from headrace.producer_api.submission.idempotency import RequestDigests
 from headrace.producer_api.submission.submit import Submissions
 from headrace.prompts.tasks.task_inputs import Prepared
-from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.digests import Digests
 from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, NoWorker, Unavailable
 from headrace.store.jobs.jobs import Accepted, NewJob
 from headrace.store.metrics.api_metrics import ApiMetrics
@@ -50,7 +50,7 @@ class Parts(SimpleNamespace):
     def __init__(self, **changes: Any) -> None:
         super().__init__(
             settings=SETTINGS,
-            db=SimpleNamespace(vault=SimpleNamespace(is_on=False)),
+            db=SimpleNamespace(seal=SimpleNamespace(is_on=False)),
             rate_limits=SimpleNamespace(held_by=lambda principal: HELD),
             catalog=SimpleNamespace(resolve=self.resolve, pinned=lambda name: self.resolve(name, is_pinned=True)),
             queue_limits=None,

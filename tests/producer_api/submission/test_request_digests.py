@@ -9,7 +9,7 @@ from headrace.features.responses.new_response import NewResponse
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.policies import Policy
 from headrace.producer_api.submission.idempotency import RequestDigests
-from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.digests import Digests
 from headrace.store.errors import InvalidRequest
 from headrace.store.tasks.generate import GenerateRequest
 from tests.producer_api.submission.making import draft, told

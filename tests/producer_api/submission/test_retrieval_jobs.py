@@ -51,7 +51,7 @@ def new_store(db: Database, tenant_id: str, *texts: str, model: str = "org/vecto
     vectors = tuple(struct.pack("<2f", 1.0, float(number)) for number in range(len(texts)))
     given = tuple(Passage(one, 10, 10 + len(one), 2) for one in texts)
     with db.begin() as connection:
-        FilePassages(attached.ticket, tenant_id, given, vectors).write(connection, db.vault)
+        FilePassages(attached.ticket, tenant_id, given, vectors).write(connection, db.seal)
     return store.id
 
 

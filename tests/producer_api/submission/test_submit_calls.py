@@ -11,7 +11,7 @@ from headrace.features.flows.pipelines import from_pipeline
 from headrace.features.responses.new_response import NewResponse
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.producer_api.access.rate_limits import begin_headers
-from headrace.producer_api.submission import template_filling, vault_before
+from headrace.producer_api.submission import placeholders_before, template_filling
 from headrace.producer_api.submission.draft_job import Receipt
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
 from headrace.producer_api.submission.template_filling import fill, fill_step
@@ -104,11 +104,11 @@ def test_placeholders_are_those_of_the_response_before(monkeypatch: pytest.Monke
         assert tenant_id == "acme"
         return [SimpleNamespace(payload=rows[one]) for one in ids if one in rows]
 
-    monkeypatch.setattr(vault_before, "jobs", SimpleNamespace(get_many=many))
+    monkeypatch.setattr(placeholders_before, "jobs", SimpleNamespace(get_many=many))
     nothing: Any = None
 
     def before(response: NewResponse | None) -> PlaceholderMap | None:
-        return vault_before.vault_before(nothing, "acme", response)
+        return placeholders_before.placeholders_before(nothing, "acme", response)
 
     alone = NewResponse(None, True, False, [], {})
     expected = PlaceholderMap.model_validate(values["policy"]["vault"])

@@ -22,7 +22,6 @@ from headrace.store.calls.approvals import (
     verdict_of,
 )
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Conflict, NotFound
 from headrace.store.jobs.claims import Added, AddedStep, AskedApproval, finish
 from headrace.store.jobs.jobs import NewJob, accept, list_steps, request_cancel, step_events
@@ -32,6 +31,7 @@ from headrace.store.retention.erasure import purge_job
 from headrace.store.settings import Settings
 from tests.processes import StartProcess, python
 from tests.roles import role_url
+from tests.sealing import TurnedSeal
 from tests.store.jobs.test_flows import Flow, ended
 from tests.store.making import MakeJob, Query, new_flow
 
@@ -228,9 +228,7 @@ def test_a_webhook_tells_of_each_wait_and_reasons_are_sealed_and_erased(
 ) -> None:
     named = {"url": "https://hooks.example.com/job", "events": ["job.approval_required"]}
     ends = {"url": "https://hooks.example.com/ends", "events": None}
-    with closing(
-        Database(settings.database_url, pool_size=1, application_name="t", vault=Vault({"k": bytes(32)}))
-    ) as sealing:
+    with closing(Database(settings.database_url, pool_size=1, application_name="t", seal=TurnedSeal("k"))) as sealing:
         parents: list[NewJob] = [new_flow(make_job, ONE, webhook=hook) for hook in (named, ends)]
         accept(sealing, parents)
         endpoints.create_endpoint(sealing, parents[0].tenant_id, url="https://hooks.example.com/all", actor="t")

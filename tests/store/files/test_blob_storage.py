@@ -1,7 +1,6 @@
 """One contract for a folder and for what fsspec knows: its memory file system and, with ``--s3``, an S3 server."""
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,14 @@ from sqlalchemy import text
 from headrace.features.batches import batches
 from headrace.features.batches.batches import NewBatch
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import NotFound, SettingsError, Unavailable
 from headrace.store.files import files
 from headrace.store.files.blob_storage import Blobs, FolderBlobs, ObjectBlobs, open_blobs, read_blocks
 from headrace.store.files.files import Purpose
+from headrace.store.seal import PLAIN, Seal
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
+from tests.sealing import TurnedSeal
 
 CONTENT = b"line\n" * 300_000  # more than a block
 
@@ -122,36 +122,9 @@ class TestContract:
 def test_what_was_stored_before_there_were_keys_is_removed_with_them(tmp_path: Path) -> None:
     for storage in (partial(FolderBlobs, tmp_path), partial(ObjectBlobs, f"memory://{tmp_path.name}")):
         digest = put(storage())
-        storage(Vault({"k1": bytes(32)})).remove(digest)
+        storage(TurnedSeal("k1")).remove(digest)
         with pytest.raises(Unavailable):
             storage().open(digest)
-
-
-@pytest.mark.parametrize("kind", ["folder", "objects"])
-def test_a_content_names_the_key_that_seals_it(tmp_path: Path, kind: str) -> None:
-    def storage(vault: Vault) -> Blobs:
-        return FolderBlobs(tmp_path, vault) if kind == "folder" else ObjectBlobs(f"memory://{tmp_path.name}", vault)
-
-    plain, sealing = storage(Vault()), storage(Vault({"k1": bytes(32)}))
-    digest = put(plain)
-    assert (plain.sealed_by(digest), sealing.sealed_by(digest)) == (None, None)
-    assert b"".join(read_blocks(sealing, digest)) == CONTENT, "as it was stored before there were keys"
-    assert put(sealing) == digest
-    assert (plain.sealed_by(digest), sealing.sealed_by(digest)) == ("k1", "k1"), "the one in plaintext is gone"
-    newest = storage(Vault({"k2": bytes(range(32)), "k1": bytes(32)}))
-    assert newest.sealed_by(digest) == "k1"
-    assert put(newest) == digest
-    assert newest.sealed_by(digest) == "k2"
-    with newest.open(digest) as content:
-        assert content.seek(-5, io.SEEK_END) == len(CONTENT) - 5
-        assert content.read() == b"line\n"
-        assert content.seek(65_534) == 65_534
-        assert content.read(6) == CONTENT[65_534:65_540]
-        assert content.seek(-2, io.SEEK_CUR) == 65_538
-        assert content.read(1) == CONTENT[65_538:65_539]
-        content.seek(len(CONTENT) + 1)
-        assert content.read(1) == b""
-    newest.remove(digest)
 
 
 def test_the_settings_say_where(tmp_path: Path) -> None:
@@ -188,8 +161,8 @@ def upload(db: Database, blobs: Blobs, tenant: str, content: bytes = CONTENT) ->
     return files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=1 << 30)
 
 
-@pytest.mark.parametrize("vault", [Vault(), Vault({"k1": bytes(32)})], ids=["plain", "sealed"])
-def test_a_removal_that_comes_late_leaves_what_came_again(db: Database, tmp_path: Path, vault: Vault) -> None:
+@pytest.mark.parametrize("seal", [PLAIN, TurnedSeal("k1")], ids=["plain", "sealed"])
+def test_a_removal_that_comes_late_leaves_what_came_again(db: Database, tmp_path: Path, seal: Seal) -> None:
     """As of a process that was stopped before it asks the storage, or of a storage that does it when it likes."""
     tenant, again = api_keys.create_tenant(db, "acme"), []
 
@@ -199,7 +172,7 @@ def test_a_removal_that_comes_late_leaves_what_came_again(db: Database, tmp_path
             super().remove(name)
             super().remove(name)
 
-    blobs = Late(tmp_path, vault)
+    blobs = Late(tmp_path, seal)
     files.delete(db, tenant, upload(db, blobs, tenant).id, actor="t")
     assert files.remove_unreferenced(db, blobs, older_than_s=0) == 1
     assert b"".join(read_blocks(blobs, again[0].digest)) == CONTENT

@@ -17,7 +17,6 @@ from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.db.database import Database
 from headrace.store.db.presence import beat_worker
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Unavailable
 from headrace.store.jobs import flow_beginnings
 from headrace.store.jobs.claims import (
@@ -45,6 +44,7 @@ from headrace.store.schema.job_states import CacheResult, JobState
 from headrace.store.streams.checkpoints import Checkpoint
 from tests.processes import wait_for
 from tests.refusals import Naming
+from tests.sealing import TurnedSeal
 from tests.store.making import CHAIN, JOIN, QUEUE, AcceptOne, MakeJob, Query, new_flow
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -198,9 +198,9 @@ class TestClaims:
     def test_a_payload_without_its_key_goes_back_and_is_not_announced_at_once(
         self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:
-        db.vault = Vault({"k1": b"k" * 32})
+        db.seal = TurnedSeal("k1")
         sealed = accept_one()
-        db.vault = Vault({"k2": b"l" * 32})
+        db.seal = TurnedSeal("k2")
         plain = accept_one()
         query("UPDATE jobs SET announced_at = NULL")
         with capture_logs() as logs:

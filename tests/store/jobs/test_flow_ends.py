@@ -9,7 +9,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.claims import (
     Added,
@@ -32,6 +31,7 @@ from headrace.store.jobs.stuck_flows import count_stuck_flows
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 from tests.refusals import Naming
+from tests.sealing import TurnedSeal
 from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, Query, new_flow
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -265,12 +265,12 @@ def test_an_error_without_words_has_some_and_an_answer_in_part_is_kept(
 def test_an_answer_that_cannot_be_read_fails_its_flow(
     db: Database, tenant: str, make_job: MakeJob, query: Query
 ) -> None:
-    db.vault = Vault({"k1": b"k" * 32})
+    db.seal = TurnedSeal("k1")
     flow = Stored(db, make_job, {"answer": (), "other": ()})
     query("UPDATE jobs SET answer_id = :answer WHERE id = :id", answer=flow.steps["answer"], id=flow.id)
     answer, other = begin(db, flow.steps["answer"], flow.steps["other"])
     finish(db, [ended(answer)])
-    db.vault = Vault({"k2": b"l" * 32})
+    db.seal = TurnedSeal("k2")
     with capture_logs() as logs:
         finish(db, [ended(other)])
     assert [(line["event"], line["job_id"]) for line in logs] == [("step_not_opened", answer.job_id)]

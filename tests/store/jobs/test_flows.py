@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import text
 
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Conflict
 from headrace.store.jobs.claims import Added, AddedStep, Claim, Finish, Release, claim, finish, release
 from headrace.store.jobs.dead_letters import list_dead_letters
@@ -40,6 +39,7 @@ from headrace.store.settings import Settings
 from headrace.store.tenants.quotas import usage_of
 from headrace.store.tenants.usage import Price, set_price
 from tests.processes import wait_for
+from tests.sealing import TurnedSeal
 from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, Query, new_flow
 
 USAGE = {"input_tokens": 5, "output_tokens": 2, "queue_ms": 1.0, "first_token_ms": 2.0, "compute_ms": 3.0}
@@ -432,8 +432,8 @@ def test_an_old_attempt_and_a_cancelled_flow_add_nothing(
 def test_the_contents_of_given_and_added_steps_are_sealed(
     settings: Settings, make_flow: Callable[..., NewJob], query: Query
 ) -> None:
-    vault = Vault({"k": bytes(32)})
-    with closing(Database(settings.database_url, pool_size=1, application_name="tests", vault=vault)) as sealing:
+    vault = TurnedSeal("k")
+    with closing(Database(settings.database_url, pool_size=1, application_name="tests", seal=vault)) as sealing:
         parent = make_flow(ONE)
         accept(sealing, [parent])
         flow = Flow(sealing, parent)

@@ -8,7 +8,6 @@ from headrace.features.response_cache.entries import CacheLookup
 from headrace.features.responses.new_response import NewResponse
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import CannotOpen, Conflict, Gone, HeadraceError, NotFound
 from headrace.store.jobs.acceptance import Fallback, is_known
 from headrace.store.jobs.claims import Finish, claim, finish
@@ -38,9 +37,8 @@ from headrace.store.retention.erasure import erase
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import LogprobRow
 from tests.refusals import Naming
+from tests.sealing import TurnedSeal
 from tests.store.making import CHAIN, JOIN, QUEUE, AcceptOne, MakeJob, Needs, Query, new_flow
-
-VAULT = {"k1": b"k" * 32}
 
 
 def key(name: str, fingerprint: str = "f", *also: str) -> Idempotency:
@@ -101,7 +99,7 @@ class TestAccepting:
         assert [isinstance(one, Accepted) and one.hinted for one in outcomes] == [frozenset(), {standard.id}]
 
     def test_the_contents_of_a_fallback_are_sealed(self, db: Database, make_job: MakeJob, query: Query) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         accept(db, [make_job(fallback=Fallback({"input": {"prompt": "plain"}}, 3, 7))])
         (row,) = query("SELECT payload::text AS payload, input_tokens, cost_tokens FROM job_fallbacks")
         assert "plain" not in row["payload"]
@@ -210,9 +208,9 @@ class TestPurged:
     def test_an_output_that_cannot_be_opened_fails_a_list_of_ids_and_no_other_tenant(
         self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
     ) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         ours, theirs = accept_one(), accept_one(tenant_id=other_tenant)
-        db.vault = Vault({"k2": b"l" * 32})
+        db.seal = TurnedSeal("k2")
         newer = accept_one()
         asked = [(tenant, ours), (other_tenant, theirs), (tenant, newer)]
         found = get_each(db, asked)
@@ -263,7 +261,7 @@ class TestSteps:
     def test_outputs_of_steps_that_succeeded_are_read_by_name(
         self, db: Database, tenant: str, other_tenant: str, make_job: MakeJob
     ) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         flow, other = new_flow(make_job, JOIN), new_flow(make_job, JOIN)
         accept(db, [flow, other])
         end(db, flow.steps[0].id, output={"text": "ours"})
@@ -302,7 +300,7 @@ class TestOutputs:
     ) -> None:
         plain = accept_one()
         end(db, plain, output={"embeddings": [[0.5]], "text": "a"})
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         sealed = accept_one()
         end(db, sealed, output={"embeddings": [[0.5]], "text": "a"})
         assert [job.output for job in list_jobs(db, tenant)] == [{"text": "a"}] * 2
@@ -313,7 +311,7 @@ class TestOutputs:
     def test_a_stream_is_opened_for_its_tenant(
         self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
     ) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         job_id = accept_one()
         rows = ((LogprobRow(7, -0.5, ((7, -0.5),)),), ())
         end(db, job_id, deltas=("Hel", "lo"), logprobs=rows)
@@ -328,7 +326,7 @@ class TestDeadLetters:
     def test_they_are_listed_with_their_filters_and_noted_once(
         self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
     ) -> None:
-        db.vault = Vault(VAULT)
+        db.seal = TurnedSeal("k1")
         ids = [accept_one(), accept_one(), accept_one(model="other")]
         foreign = accept_one(tenant_id=other_tenant)
         codes = ("poison", "max_attempts_exceeded", "poison", "poison")

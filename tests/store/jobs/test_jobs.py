@@ -13,7 +13,6 @@ from sqlalchemy import text
 
 from headrace.store.db.database import Database
 from headrace.store.db.group_commit import GroupCommit, isolated
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
 from headrace.store.ids import first_id, new_id
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
@@ -38,8 +37,10 @@ from headrace.store.registry.prompt_templates import Kind, create
 from headrace.store.registry.prompt_templates import get as read_version
 from headrace.store.scheduling.dispatch_queries import take_waiting
 from headrace.store.schema.job_states import JobState
+from headrace.store.seal import PLAIN, Seal
 from headrace.store.settings import Settings
 from tests.roles import as_api
+from tests.sealing import TurnedSeal
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 
@@ -273,11 +274,11 @@ class TestReading:
         query("ALTER TABLE jobs RESET (autovacuum_enabled)")
         assert num_read <= 100, "of 16 jobs among 1024"
 
-    @pytest.mark.parametrize("keys", [{}, {"k1": b"k" * 32}], ids=["plain", "sealed"])
+    @pytest.mark.parametrize("seal", [PLAIN, TurnedSeal("k1")], ids=["plain", "sealed"])
     def test_objects_of_a_caller_keep_the_order_of_their_keys(
-        self, db: Database, tenant: str, accept_one: AcceptOne, keys: dict[str, bytes]
+        self, db: Database, tenant: str, accept_one: AcceptOne, seal: Seal
     ) -> None:
-        db.vault = Vault(keys)
+        db.seal = seal
         sent = {"temperature": 21, "at": {"zone": "Z", "day": 1}}
         texts = {"as_sent": '{"b": 1}'}
         given = [

@@ -10,7 +10,6 @@ import redis
 from celery import Celery
 from structlog.testing import capture_logs
 
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import SettingsError, Unavailable
 from headrace.store.redis import live_workers
 from headrace.store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app, encode, fast_lane_list
@@ -20,7 +19,6 @@ from headrace.store.redis.key_notices import publish_change
 from headrace.store.redis.live_workers import SnapshotJob, SnapshotPublisher, WorkerSnapshot, WorkerTick
 from headrace.store.redis_address import SentinelAddress, parse_sentinel
 from headrace.store.settings import Settings
-from headrace.store.streams.stream_log import Frame, StreamPublisher, forget, sealing_keys, stream_key
 from tests.processes import wait_for
 from tests.refusals import Naming
 
@@ -269,24 +267,6 @@ class TestLiveWorkers:
         older = snapshot("w", "q").model_dump(exclude={"quiet_s", "kept_s", "is_reserved"})
         found = WorkerSnapshot.model_validate(older)
         assert (found.quiet_s, found.kept_s, found.is_reserved) == (None, 15, False)
-
-
-def test_the_keys_of_sealed_logs_are_counted_and_logs_are_forgotten(redis_client: redis.Redis) -> None:
-    def publish(job_id: str, vault: Vault, *texts: str | None) -> None:
-        frames = [Frame(job_id, 1, seq, text) for seq, text in enumerate(texts, 1)]
-        StreamPublisher(redis_client, maxlen=10, ttl_s=60, vault=vault).publish(frames)
-
-    old, new = Vault({"old": bytes(32)}), Vault({"new": bytes(32)})
-    publish("a", old, "x", "y")
-    publish("b", new, "x")
-    publish("c", old, None)  # an end alone has no text
-    publish("d", Vault(), "x")
-    publish("e", old, "", "x")
-    assert sealing_keys(redis_client) == {"old": 2, "new": 1}
-    forget(redis_client, ["a", "e"])
-    forget(redis_client, [])
-    assert sealing_keys(redis_client) == {"new": 1}
-    assert redis_client.exists(stream_key("a"), stream_key("c")) == 1
 
 
 def test_a_notice_names_what_has_changed(redis_client: redis.Redis) -> None:

@@ -11,7 +11,7 @@ from headrace.features.responses import conversations
 from headrace.features.responses.new_response import NewResponse
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
-from headrace.store.encryption.keyed_digests import Digests
+from headrace.store.digests import Digests
 from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
 from headrace.store.files import files
 from headrace.store.files.blob_storage import open_blobs

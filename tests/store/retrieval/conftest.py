@@ -78,7 +78,7 @@ def add_file(db: Database) -> AddFile:
         )
         with db.begin() as connection:
             for _ in range(2):  # the second time changes nothing
-                found.write(connection, db.vault)
+                found.write(connection, db.seal)
         return file_id
 
     return add

@@ -13,7 +13,6 @@ from headrace.migrations import vector_indexes
 from headrace.migrations.drift import find_drift
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API
-from headrace.store.encryption.vault import KEY_BYTES, Vault
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.retrieval import passages, search, vector_stores
 from headrace.store.retrieval.attribute_filters import read_filter
@@ -21,6 +20,7 @@ from headrace.store.retrieval.search import Query, fused
 from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
 from headrace.store.settings import Settings
 from tests.roles import role_url
+from tests.sealing import TurnedSeal
 from tests.store.making import Query as Rows
 from tests.store.retrieval.conftest import WIDTH, AddFile, random_vector
 
@@ -207,7 +207,7 @@ def test_the_apis_role_finds_nothing_of_another_tenant(
 def test_a_sealed_passage_is_found_and_shows_no_order_of_words(
     settings: Settings, store: VectorStore, add_file: AddFile, query: Rows
 ) -> None:
-    sealed = Database(settings.database_url, application_name="tests", vault=Vault({"k1": b"x" * KEY_BYTES}))
+    sealed = Database(settings.database_url, application_name="tests", seal=TurnedSeal("k1"))
     file_id = add_file(store, ["water leads the mill"], db=sealed)
     (found,) = search.search(sealed, store.tenant_id, Query(store.id, (1.0, *[0.0] * 15), "mill", 10))
     sealed.close()

@@ -190,7 +190,7 @@ def test_a_file_of_two_stores_is_one_of_its_own_in_each(
     passage = passages.Passage("the mill", 3, 11, page=2)
     made = passages.FilePassages(attached.ticket, tenant, (passage,), (bytes(4 * WIDTH),))
     with db.begin() as connection:
-        made.write(connection, db.vault)
+        made.write(connection, db.seal)
 
     def found(in_store: VectorStore) -> list[tuple[str, str, dict[str, Any], int | None]]:
         query = search.Query(in_store.id, (1.0, *[0.0] * 15), "mill", 9)
@@ -268,5 +268,5 @@ def test_a_file_that_is_added_again_loses_its_passages_until_they_are_read_anew(
     assert [len(of_file) for of_file in found.values()] == [0, 1]
     late = passages.FilePassages(before.ticket, tenant, (passages.Passage("late", 0, 4),), (bytes(4 * WIDTH),))
     with db.begin() as connection:
-        late.write(connection, db.vault)
+        late.write(connection, db.seal)
     assert passages.read(db, tenant, store.id, file_id, limit=9) == [], "the job of the first attachment is too late"

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import CannotOpen
 from headrace.store.streams.checkpoints import (
     Checkpoint,
@@ -25,6 +24,7 @@ from headrace.store.streams.choices import (
 )
 from headrace.store.streams.fencing import recover
 from headrace.store.streams.stream_log import HIGHEST_SEQ, Frame, StreamCursor, read_frame, stream_key
+from tests.sealing import TurnedSeal
 
 ROW = LogprobRow(7, -0.25, ((7, -0.25), (3, -1.5)))
 END = ChoiceEnd("stop", 5, 2, "###")
@@ -125,15 +125,15 @@ def test_a_frame_is_read_as_it_was_stored(frame: Frame, entry_id: str, kind: str
 
 
 def test_a_sealed_frame_is_opened_only_in_its_place() -> None:
-    vault = Vault({"k": bytes(32)})
-    text = vault.seal_frame(b"secret", "j", b"1-2")
-    ids = vault.seal_frame(b"4,5", "j", b"1-2/ids")
-    assert read_frame("j", b"1-2", b"D", text, ids, vault=vault) == Frame("j", 1, 2, "secret", (4, 5))
-    assert read_frame("j", b"1-2", b"E", b"", vault=vault) == Frame("j", 1, 2, None)
+    seal = TurnedSeal("k")
+    text = seal.seal_frame(b"secret", "j", b"1-2")
+    ids = seal.seal_frame(b"4,5", "j", b"1-2/ids")
+    assert read_frame("j", b"1-2", b"D", text, ids, seal=seal) == Frame("j", 1, 2, "secret", (4, 5))
+    assert read_frame("j", b"1-2", b"E", b"", seal=seal) == Frame("j", 1, 2, None)
     for wrong in (
-        lambda: read_frame("other", b"1-2", b"D", text, ids, vault=vault),
-        lambda: read_frame("j", b"1-3", b"D", text, ids, vault=vault),
-        lambda: read_frame("j", b"1-2", b"D", text, text, vault=vault),
+        lambda: read_frame("other", b"1-2", b"D", text, ids, seal=seal),
+        lambda: read_frame("j", b"1-3", b"D", text, ids, seal=seal),
+        lambda: read_frame("j", b"1-2", b"D", text, text, seal=seal),
         lambda: read_frame("j", b"1-2", b"D", text, ids),
     ):
         with pytest.raises(CannotOpen):

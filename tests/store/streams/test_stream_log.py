@@ -6,9 +6,9 @@ import threading
 import pytest
 import redis
 
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import Unavailable
 from headrace.store.redis.connection import connect
+from headrace.store.seal import PLAIN, Seal
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import (
     CANCEL_CHANNEL,
@@ -21,6 +21,7 @@ from headrace.store.streams.stream_log import (
     start_generation,
     stream_key,
 )
+from tests.sealing import TurnedSeal
 
 
 @pytest.fixture
@@ -78,9 +79,9 @@ def test_the_log_is_capped_and_expires(redis_client: redis.Redis) -> None:
     assert 0 < redis_client.ttl(stream_key("a")) <= 60
 
 
-@pytest.mark.parametrize("vault", [Vault(), Vault({"k1": bytes(32)})], ids=["plain", "sealed"])
-def test_the_log_goes_a_minute_after_its_jobs_end(redis_client: redis.Redis, vault: Vault) -> None:
-    publisher = StreamPublisher(redis_client, maxlen=100, ttl_s=600, vault=vault)
+@pytest.mark.parametrize("seal", [PLAIN, TurnedSeal("k1")], ids=["plain", "sealed"])
+def test_the_log_goes_a_minute_after_its_jobs_end(redis_client: redis.Redis, seal: Seal) -> None:
+    publisher = StreamPublisher(redis_client, maxlen=100, ttl_s=600, seal=seal)
     publisher.publish([Frame(job, 1, seq, "e") for job in ("ended", "runs", "expired") for seq in (1, 2)])
     publisher.publish([Frame("ended", 1, 3, None)])
     publisher.nudge(["expired"])

@@ -19,13 +19,11 @@ from structlog.testing import capture_logs
 
 from headrace.store.db.database import Database
 from headrace.store.db.leader_election import Leadership
-from headrace.store.encryption.vault import Vault, new_key
-from headrace.store.errors import SettingsError, Unavailable
+from headrace.store.errors import Unavailable
 from headrace.store.ids import new_id
 from headrace.store.jobs import sweeps
 from headrace.store.jobs.claims import claim
 from headrace.store.jobs.jobs import Job, NewJob, accept, get
-from headrace.store.key_rotation.master_key_check import check_keys
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.scheduling import queues
 from headrace.store.scheduling.backlog import read_backlog
@@ -763,9 +761,3 @@ def test_a_bad_setting_ends_the_process_in_one_line(
     assert reason in process.log()
     assert process.log().startswith("headrace dispatcher: ")
     assert process.log().count("\n") == 1
-
-
-def test_another_encryption_key_of_a_known_id_ends_it(db: Database, make: Make) -> None:
-    check_keys(db, Vault({"k1": bytes(32)}))
-    with pytest.raises(SettingsError, match="'k1' is another"):
-        make(encryption_keys=f"k1:{new_key()}").run()

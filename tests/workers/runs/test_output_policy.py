@@ -1,6 +1,5 @@
 """Text removed by a policy never leaves the worker, for any split of the output and any client."""
 
-import base64
 import json
 import random
 import signal
@@ -41,7 +40,7 @@ from tests.workers.scripted_model import PieceTokenizer, SayingRunner
 from tests.workers.test_continuing import Reader, answer, submit
 from tests.workers.test_continuing import api as api
 
-KEYS = {"encryption_keys": f"k1:{base64.b64encode(bytes(32)).decode()}"}
+KEYS = {"encryption_keys": "k1:"}
 NO_TITAN = {"id": "no-titan", "deny": {"phrases": ["project titan"]}, "action": "block", "stage": "output"}
 TITAN = ["Well, ", "proj", "ect ", "tit", "an", " is secret. ", *["more "] * 6000]
 RESTORE = {"id": "pii", "kinds": ["email", "private_key"], "action": "redact", "stage": "input", "restore": True}
@@ -122,7 +121,7 @@ def stage(bench: Bench, settings: Settings, redis_client: redis.Redis) -> Iterat
 
 
 @pytest.fixture
-def sealed(bench: Bench, settings: Settings, redis_client: redis.Redis) -> Iterator[Stage]:
+def sealed(bench: Bench, settings: Settings, redis_client: redis.Redis, turned_seal: None) -> Iterator[Stage]:
     """The same with encryption of stored content."""
     yield from on_stage(bench, settings.model_copy(update=KEYS), redis_client)
 

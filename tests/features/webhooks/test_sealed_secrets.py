@@ -8,21 +8,20 @@ from headrace.features.webhooks.endpoints import create_endpoint, list_endpoints
 from headrace.features.webhooks.outbox import Delivery, take_due
 from headrace.features.webhooks.secrets import get_webhook_secret, rotate_webhook_secret
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault, new_key, parse_keys
 from headrace.store.errors import CannotOpen
 from headrace.store.jobs.jobs import request_cancel
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import create_tenant
+from tests.sealing import TurnedSeal
 from tests.store.making import AcceptOne, Query
 
-KEYS = parse_keys(f"k:{new_key()}", "keys")
 URL = "https://example.com/hook"
 TABLES = ("tenants", "webhook_secrets", "webhook_endpoints")
 
 
 @pytest.fixture
 def sealing(settings: Settings) -> Iterator[Database]:
-    database = Database(settings.database_url, pool_size=2, application_name="tests", vault=Vault(KEYS))
+    database = Database(settings.database_url, pool_size=2, application_name="tests", seal=TurnedSeal("k"))
     yield database
     database.close()
 

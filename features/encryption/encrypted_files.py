@@ -9,30 +9,26 @@ bound to the digest of the content and is read first. So a truncated or exchange
 import io
 from typing import BinaryIO
 
-import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from headrace.store.encryption.vault import NONCE_BYTES, Vault
 from headrace.store.errors import CannotOpen
+from headrace.store.seal import FileWriter
 
+NONCE_BYTES = 12
 CHUNK_BYTES = 1 << 16
 _TAG_BYTES = 16
 _SEALED_BYTES = CHUNK_BYTES + _TAG_BYTES
-_LENGTH_BYTES = 2
 
 
-class SealedWriter:
-    """Encrypts written data into ``out``; ``end`` writes the last chunk."""
+class SealedWriter(FileWriter):
+    """Encrypts written data into ``out``, which has the header; ``end`` writes the last chunk."""
 
-    def __init__(self, out: BinaryIO, vault: Vault) -> None:
-        self._out = out
-        key, envelope = vault.seal_key()
+    def __init__(self, out: BinaryIO, key: bytes) -> None:
+        super().__init__(out)
         self._cipher = AESGCM(key)
         self._pending = bytearray()
         self._number = 0
-        header = orjson.dumps(envelope)
-        out.write(len(header).to_bytes(_LENGTH_BYTES, "big") + header)
 
     def write(self, data: bytes) -> None:
         """Append data. An incomplete chunk stays in memory."""
@@ -44,24 +40,26 @@ class SealedWriter:
             self._out.write(self._cipher.encrypt(_nonce(self._number, is_last=False), chunk, None))
             self._number += 1
 
-    def end(self, digest: str) -> None:
+    def end(self, name: str) -> None:
         """Write the rest as the last chunk."""
         nonce = _nonce(self._number, is_last=True)
-        self._out.write(self._cipher.encrypt(nonce, bytes(self._pending), digest.encode()))
+        self._out.write(self._cipher.encrypt(nonce, bytes(self._pending), name.encode()))
         self._pending.clear()
 
 
 class SealedReader(io.RawIOBase):
-    """Reads an encrypted content, with ``seek``. The constructor and ``read`` raise CannotOpen for a changed chunk."""
+    """Reads an encrypted content, with ``seek``. The constructor and ``read`` raise CannotOpen for a changed chunk.
 
-    def __init__(self, source: BinaryIO, vault: Vault, digest: str) -> None:
+    ``source`` is read up to the end of the header. ``where``: the content, for errors.
+    """
+
+    def __init__(self, source: BinaryIO, key: bytes, name: str, where: str) -> None:
         super().__init__()
         self._source = source
-        self._what = f"the file content {digest}"
-        self._digest = digest
-        envelope = read_header(source, self._what)
+        self._where = where
+        self._name = name
         self._start = source.tell()
-        self._cipher = AESGCM(vault.open_key(envelope, self._what))
+        self._cipher = AESGCM(key)
         self._num_sealed = source.seek(0, io.SEEK_END) - self._start
         self._last = max(0, (self._num_sealed - 1) // _SEALED_BYTES)
         self._size = self._num_sealed - (self._last + 1) * _TAG_BYTES
@@ -108,20 +106,10 @@ class SealedReader(io.RawIOBase):
         is_last = number == self._last
         try:
             return self._cipher.decrypt(
-                _nonce(number, is_last=is_last), sealed, self._digest.encode() if is_last else None
+                _nonce(number, is_last=is_last), sealed, self._name.encode() if is_last else None
             )
         except InvalidTag:
-            raise CannotOpen(f"{self._what} does not open: it was changed", code="encryption_value_invalid") from None
-
-
-def read_header(source: BinaryIO, what: str) -> dict[str, str]:
-    """Return the envelope at the start of an encrypted file. Raises CannotOpen if there is none."""
-    length = int.from_bytes(source.read(_LENGTH_BYTES), "big")
-    try:
-        envelope: dict[str, str] = orjson.loads(source.read(length))
-    except orjson.JSONDecodeError:
-        raise CannotOpen(f"{what} does not open: it was changed", code="encryption_value_invalid") from None
-    return envelope
+            raise CannotOpen(f"{self._where} does not open: it was changed", code="encryption_value_invalid") from None
 
 
 def _nonce(number: int, *, is_last: bool) -> bytes:

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from headrace.cli.tree import app
 from headrace.features.batches import batches
+from headrace.features.encryption.master_keys import new_key
 from headrace.features.responses import conversations, stored_responses
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks.endpoints import create_endpoint, rotate_secret
@@ -13,8 +14,7 @@ from headrace.features.webhooks.outbox import take_due
 from headrace.features.webhooks.secrets import rotate_webhook_secret
 from headrace.store.calls.approvals import decide
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import new_key
-from headrace.store.encryption_keys import open_vault
+from headrace.store.db.seal_part import open_seal
 from headrace.store.errors import CannotOpen
 from headrace.store.files import files
 from headrace.store.files.blob_storage import open_blobs, read_blocks
@@ -62,7 +62,7 @@ def operator(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Operator:
 
 
 def database(settings: Settings) -> Database:
-    return Database(settings.database_url, pool_size=2, application_name="tests", vault=open_vault(settings))
+    return Database(settings.database_url, pool_size=2, application_name="tests", seal=open_seal(settings))
 
 
 def accepted(db: Database, *new: jobs.NewJob) -> list[str]:
@@ -93,7 +93,7 @@ def fill(settings: Settings, tenant: str, make_job: MakeJob, client: redis.Redis
     tools.create(db, tenant, "weather", HttpTool(url="https://tools.example.com/"), actor="tests")
     asked = ask_approval(db, tenant, given)
     decide(db, tenant, given, asked, approve=False, reason="too dear", actor="tests")
-    publisher = StreamPublisher(client, maxlen=10, ttl_s=60, vault=open_vault(settings))
+    publisher = StreamPublisher(client, maxlen=10, ttl_s=60, seal=open_seal(settings))
     publisher.publish([Frame(given, 1, 1, "said", (1,))])
     db.close()
     return done, given, file.digest
@@ -216,6 +216,6 @@ def test_another_key_of_a_known_id_is_refused_until_the_id_is_free(operator: Ope
 def test_a_new_key_is_good(operator: Operator) -> None:
     code, said = operator.run("new-key")
     assert code == 0
-    assert open_vault(operator.with_keys(f"k:{said.strip()}")).sealing_key == "k"
+    assert [*open_seal(operator.with_keys(f"k:{said.strip()}")).checks()] == ["k"]
     operator.with_keys()
     assert "no key" in str(CliRunner().invoke(app, ["encryption", "rotate"]).exception)

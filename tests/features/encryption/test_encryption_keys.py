@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from headrace.store.encryption.vault import Vault
-from headrace.store.encryption_keys import open_digests, open_vault
+from headrace.features.encryption.vault import Vault
+from headrace.store.db.seal_part import open_seal
+from headrace.store.digests import open_digests
 from headrace.store.errors import SettingsError
+from headrace.store.seal import PLAIN
 from headrace.store.settings import Settings
 
 
@@ -15,8 +17,8 @@ def test_the_digests_of_the_settings_come_before_those_of_the_keys() -> None:
     given, derived = Settings(digest_keys=("a" * 32,)), Settings()
     both = open_digests(given, vault).of("p", b"v")
     assert both[1:] == open_digests(derived, vault).of("p", b"v")
-    assert both[:1] == open_digests(given, Vault()).of("p", b"v")
-    assert not open_digests(derived, Vault()).is_keyed
+    assert both[:1] == open_digests(given, PLAIN).of("p", b"v")
+    assert not open_digests(derived, PLAIN).is_keyed
 
 
 def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -29,4 +31,4 @@ def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         (empty, "{}.*no keys"),
     ):
         with pytest.raises(SettingsError, match=f"HEADRACE_ENCRYPTION_KEY_FILE: .*{said.format(path)}"):
-            open_vault(Settings(encryption_key_file=path))
+            open_seal(Settings(encryption_key_file=path))

@@ -12,21 +12,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import redis
 from sqlalchemy import Connection, RowMapping, text
 
+from headrace.features.encryption.vault import Vault
 from headrace.store.db.database import Database, dump_json
-from headrace.store.encryption.vault import (
+from headrace.store.errors import CannotOpen
+from headrace.store.files.blob_storage import Blobs, as_unavailable, read_blocks
+from headrace.store.redis.connection import translated_errors
+from headrace.store.seal import (
     ENVELOPE,
     OUTSIDE,
-    EncryptionContext,
-    Vault,
+    SealContext,
     envelope_of,
-    seal_metadata,
+    frame_key_id,
+    read_header,
     sealed_text,
     text_envelope_of,
 )
-from headrace.store.errors import CannotOpen
-from headrace.store.files.blob_storage import Blobs, read_blocks
+from headrace.store.streams.stream_log import stream_key
 
 PLAIN: Final = ""
 """Instead of a key id: the value is in plaintext."""
@@ -49,11 +53,11 @@ class Target:
     sealed_as: str = ""
     is_text: bool = False
 
-    def context_of(self, row: RowMapping, column: str) -> EncryptionContext:
+    def context_of(self, row: RowMapping, column: str) -> SealContext:
         """Return the encryption context of a value of the row."""
         names = self.key[:1] if self.sealed_for else self.key
         row_id = "/".join(str(row[name]) for name in names)
-        return EncryptionContext(row["tenant_id_of"], self.sealed_for or self.table, self.sealed_as or column, row_id)
+        return SealContext(row["tenant_id_of"], self.sealed_for or self.table, self.sealed_as or column, row_id)
 
     def key_id_of(self, column: str) -> str:
         """Return the SQL for the key id of a column: NULL if it has no value to encrypt, '' for plaintext."""
@@ -106,8 +110,8 @@ class KeyUsage:
     errors: tuple[str, ...] = ()
 
 
-def pages(db: Database, target: Target, *, limit: int, reseal: bool = False) -> Iterator[KeyUsage]:
-    """Read a table page by page. With ``reseal``, re-encrypt values of other keys and values in plaintext."""
+def pages(db: Database, target: Target, *, limit: int, vault: Vault | None = None) -> Iterator[KeyUsage]:
+    """Read a table page by page. With ``vault``, re-encrypt values of older keys and values in plaintext with it."""
     after: tuple[Any, ...] | None = None
     more = True
     while more:
@@ -115,15 +119,10 @@ def pages(db: Database, target: Target, *, limit: int, reseal: bool = False) -> 
             values = {"limit": limit, **target.bound(after or ())}
             rows = connection.execute(text(_page_sql(target, first=after is None)), values).mappings().all()
             found = Counter(row[column] for row in rows for column in target.columns if row[column] is not None)
-            due = [row for row in rows if any(_is_due(db.vault, row[column]) for column in target.columns)]
-            done, errors = _reseal(connection, db.vault, target, due) if reseal else (0, [])
+            done, errors = (0, []) if vault is None else _reseal(connection, vault, target, rows)
         yield KeyUsage(len(rows), found, done, tuple(errors))
         more = len(rows) == limit
         after = tuple(rows[-1][name] for name in target.key) if rows else None
-
-
-def _is_due(vault: Vault, key_id: str | None) -> bool:
-    return key_id is not None and vault.is_on and key_id != vault.sealing_key
 
 
 def _page_sql(target: Target, *, first: bool) -> str:
@@ -134,15 +133,17 @@ def _page_sql(target: Target, *, first: bool) -> str:
     return f"SELECT {key}, {columns} FROM {target.table} {past} ORDER BY {key} LIMIT :limit"
 
 
-def _reseal(connection: Connection, vault: Vault, target: Target, due: Sequence[RowMapping]) -> tuple[int, list[str]]:
-    """Re-encrypt values of these rows, each row locked. Returns the number of values, and the errors of others."""
+def _reseal(connection: Connection, vault: Vault, target: Target, rows: Sequence[RowMapping]) -> tuple[int, list[str]]:
+    """Re-encrypt values of other keys, each row locked. Returns the number of values, and the errors of others."""
     where = " AND ".join(f"{name} = :key_{n}" for n, name in enumerate(target.key))
     read = text(
         f"SELECT *, {target.tenant} AS tenant_id_of FROM {target.table} WHERE {where}"
         f" FOR NO KEY UPDATE OF {target.table}"
     )
     done, errors = 0, []
-    for seen in due:
+    for seen in rows:
+        if {seen[column] for column in target.columns} <= {None, vault.sealing_key}:
+            continue
         key = target.bound(tuple(seen[name] for name in target.key))
         row = connection.execute(read, key).mappings().one_or_none()
         if row is None:  # the row was deleted meanwhile
@@ -173,14 +174,14 @@ def _resealed(vault: Vault, target: Target, row: RowMapping, column: str) -> dic
     if target.is_text:
         return {column: _resealed_text(vault, stored, envelope, context)}
     if (target.table, column) == ("jobs", "metadata"):
-        return {column: seal_metadata(vault, vault.open(stored, context), context)}
+        return {column: vault.seal_metadata(vault.open(stored, context), context)}
     if envelope is None:
         outside = OUTSIDE.get(column, ()) if target.table == "jobs" else ()
         return {column: vault.seal(vault.open(stored, context), context, outside=outside)}
     return {column: {**stored, ENVELOPE: vault.rewrap(envelope, str(context))}}
 
 
-def _resealed_text(vault: Vault, stored: str, envelope: dict[str, str] | None, context: EncryptionContext) -> str:
+def _resealed_text(vault: Vault, stored: str, envelope: dict[str, str] | None, context: SealContext) -> str:
     return vault.seal_text(stored, context) if envelope is None else sealed_text(vault.rewrap(envelope, str(context)))
 
 
@@ -189,6 +190,13 @@ def digests(db: Database) -> list[str]:
     with db.autocommit() as connection:
         found = connection.execute(text("SELECT digest FROM blobs WHERE removed_at IS NULL ORDER BY digest"))
         return list(found.scalars())
+
+
+def file_key_id(blobs: Blobs, digest: str) -> str:
+    """Return the id of the master key of a content; ``PLAIN`` if it is in plaintext. Raises CannotOpen, Unavailable."""
+    content, is_sealed = blobs.open_stored(digest)
+    with as_unavailable(), content:
+        return read_header(content, f"the file content {digest}")["k"] if is_sealed else PLAIN
 
 
 def reseal_file(db: Database, blobs: Blobs, digest: str) -> None:
@@ -202,3 +210,15 @@ def reseal_file(db: Database, blobs: Blobs, digest: str) -> None:
         draft.keep(digest)
     finally:
         draft.drop()
+
+
+def stream_key_ids(client: redis.Redis) -> Counter[str]:
+    """Return the ids of the keys that encrypted the logs' oldest frames, with the number of logs of each."""
+    found: Counter[str] = Counter()
+    with translated_errors(client):
+        for key in client.scan_iter(match=stream_key("*"), count=1000):
+            entries: Any = client.xrange(key, count=2)
+            texts = [fields[b"t"] for _, fields in entries if fields.get(b"k", b"").isupper() and fields.get(b"t")]
+            if texts:
+                found[frame_key_id(texts[0])] += 1
+    return found

@@ -6,26 +6,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
+from headrace.features.encryption.reencryption import (
+    PLAIN,
+    TARGETS,
+    KeyUsage,
+    Target,
+    digests,
+    file_key_id,
+    pages,
+    reseal_file,
+    stream_key_ids,
+)
+from headrace.features.encryption.vault import Vault
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.files import files
 from headrace.store.files.blob_storage import FolderBlobs
 from headrace.store.files.files import Purpose
-from headrace.store.key_rotation.reencryption import PLAIN, TARGETS, KeyUsage, Target, digests, pages, reseal_file
+from headrace.store.seal import PLAIN as PLAIN_SEAL
+from headrace.store.seal import Seal
 from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import Frame, StreamPublisher, forget, stream_key
 from headrace.store.tools import tools
 from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query
 from tests.store.tools.test_tools import definition
 
 OLD, NEW = {"old": bytes(32)}, {"new": bytes(range(32))}
+BOTH = Vault({**NEW, **OLD})
 
 
 @pytest.fixture
 def sealing(settings: Settings) -> Iterator[Database]:
     """The second key seals, and both open."""
-    database = Database(settings.database_url, pool_size=2, application_name="tests", vault=Vault({**NEW, **OLD}))
+    database = Database(settings.database_url, pool_size=2, application_name="tests", seal=BOTH)
     yield database
     database.close()
 
@@ -37,7 +52,7 @@ def target(table: str) -> Target:
 def test_pages_go_on_behind_the_last_row_and_count_by_key(
     db: Database, settings: Settings, sealing: Database, tenant: str, query: Query
 ) -> None:
-    old = Database(settings.database_url, pool_size=1, application_name="tests", vault=Vault(OLD))
+    old = Database(settings.database_url, pool_size=1, application_name="tests", seal=Vault(OLD))
     made = [
         tools.create(at, tenant, f"t{n}", definition(), actor="mia") for n, at in enumerate((db, old, old, sealing))
     ]
@@ -46,9 +61,9 @@ def test_pages_go_on_behind_the_last_row_and_count_by_key(
     assert sum((one.found for one in seen), Counter()) == Counter({PLAIN: 1, "old": 2, "new": 1})
     assert {(one.num_resealed, one.errors) for one in seen} == {(0, ())}
     before = query("SELECT id, definition #>> '{enc,d}' AS sealed FROM tools ORDER BY id")
-    done = list(pages(sealing, target("tools"), limit=9, reseal=True))
+    done = list(pages(sealing, target("tools"), limit=9, vault=BOTH))
     assert done == [KeyUsage(4, Counter({PLAIN: 1, "old": 2, "new": 1}), 3, ())]
-    assert next(iter(pages(sealing, target("tools"), limit=9, reseal=True))) == KeyUsage(4, Counter({"new": 4}), 0, ())
+    assert next(iter(pages(sealing, target("tools"), limit=9, vault=BOTH))) == KeyUsage(4, Counter({"new": 4}), 0, ())
     after = query("SELECT id, definition #>> '{enc,d}' AS sealed FROM tools ORDER BY id")
     assert [one == other for one, other in zip(before, after, strict=True)] == [False, True, True, True], (
         "an encrypted value keeps its ciphertext"
@@ -60,11 +75,11 @@ def test_pages_go_on_behind_the_last_row_and_count_by_key(
 def test_a_key_that_is_missing_is_told_for_each_value_and_plain_errors_stay(
     db: Database, settings: Settings, sealing: Database, tenant: str, accept_one: AcceptOne, query: Query
 ) -> None:
-    old = Database(settings.database_url, pool_size=1, application_name="tests", vault=Vault(OLD))
+    old = Database(settings.database_url, pool_size=1, application_name="tests", seal=Vault(OLD))
     tool = tools.create(old, tenant, "t", definition(), actor="mia")
     old.close()
-    alone = Database(settings.database_url, pool_size=1, application_name="tests", vault=Vault(NEW))
-    (page,) = pages(alone, target("tools"), limit=9, reseal=True)
+    alone = Database(settings.database_url, pool_size=1, application_name="tests", seal=Vault(NEW))
+    (page,) = pages(alone, target("tools"), limit=9, vault=Vault(NEW))
     assert (page.num_resealed, page.errors) == (
         0,
         (Naming(f"tools.definition of {tool.id} ", "'old'", "HEADRACE_ENCRYPTION_KEYS"),),
@@ -72,7 +87,7 @@ def test_a_key_that_is_missing_is_told_for_each_value_and_plain_errors_stay(
     alone.close()
     job = accept_one(metadata={"a": "b"})
     query('UPDATE jobs SET error = \'{"code": "odd"}\' WHERE id = :id', id=job)
-    (page,) = pages(sealing, target("jobs"), limit=9, reseal=True)
+    (page,) = pages(sealing, target("jobs"), limit=9, vault=BOTH)
     assert (page.found, page.num_resealed) == (Counter({PLAIN: 2}), 2), "payload and metadata"
     (row,) = query("SELECT payload, metadata, error FROM jobs")
     assert (set(row["payload"]), set(row["metadata"]), row["error"]) == ({"enc"}, {"enc", "t"}, {"code": "odd"})
@@ -90,9 +105,9 @@ def test_contents_are_written_again_and_kept_meanwhile(
     query("UPDATE blobs SET touched_at = now() - interval '1 day'")
     query("UPDATE blobs SET removed_at = now() WHERE digest = :digest", digest=made[1])
     assert digests(sealing) == made[:1]
-    newer = FolderBlobs(tmp_path, Vault({**NEW, **OLD}))
+    newer = FolderBlobs(tmp_path, BOTH)
     reseal_file(sealing, newer, made[0])
-    assert (newer.sealed_by(made[0]), newer.sealed_by(made[1])) == ("new", "old")
+    assert (file_key_id(newer, made[0]), file_key_id(newer, made[1])) == ("new", "old")
     assert newer.open(made[0]).read() == b"a"
     assert list((tmp_path / "drafts").iterdir()) == []
     touched = query("SELECT digest FROM blobs WHERE touched_at > now() - interval '1 hour'")
@@ -147,3 +162,21 @@ def test_every_sealed_column_is_a_target() -> None:
         "webhook_secrets": ("", "secret", True),
         "webhook_endpoints": ("", "secret", True),
     }
+
+
+def test_the_keys_of_sealed_logs_are_counted_and_logs_are_forgotten(redis_client: redis.Redis) -> None:
+    def publish(job_id: str, seal: Seal, *texts: str | None) -> None:
+        frames = [Frame(job_id, 1, seq, text) for seq, text in enumerate(texts, 1)]
+        StreamPublisher(redis_client, maxlen=10, ttl_s=60, seal=seal).publish(frames)
+
+    old, new = Vault(OLD), Vault(NEW)
+    publish("a", old, "x", "y")
+    publish("b", new, "x")
+    publish("c", old, None)  # an end alone has no text
+    publish("d", PLAIN_SEAL, "x")
+    publish("e", old, "", "x")
+    assert stream_key_ids(redis_client) == {"old": 2, "new": 1}
+    forget(redis_client, ["a", "e"])
+    forget(redis_client, [])
+    assert stream_key_ids(redis_client) == {"new": 1}
+    assert redis_client.exists(stream_key("a"), stream_key("c")) == 1

@@ -1,7 +1,7 @@
 """Check at process start that each master key id still names the same key.
 
 Another key under a known id could decrypt nothing, and a process should fail at its start rather than at the first
-value that it cannot decrypt. ``store.encryption.vault`` computes the check values. They reveal nothing about the keys.
+value that it cannot decrypt. ``Seal.checks`` computes the check values. They reveal nothing about the keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, text
 
 from headrace.store.db.database import Database
-from headrace.store.encryption.vault import Vault
 from headrace.store.errors import NotFound, SettingsError
 
 # Records a key that is new.
@@ -20,13 +19,13 @@ _IDS = text("SELECT id FROM encryption_keys ORDER BY id")
 _KNOWN = text("SELECT id, check_value FROM encryption_keys WHERE id = ANY(CAST(:ids AS text[]))")
 
 
-def check_keys(db: Database, vault: Vault) -> None:
+def check_keys(db: Database) -> None:
     """Record the check values of new keys.
 
     Raises SettingsError if a known id has another key, or if no key is set although keys were used before: this process
     would then store values in plaintext beside encrypted ones.
     """
-    checks = vault.checks()
+    checks = db.seal.checks()
     with db.begin() as connection:
         if not checks:
             if used := connection.execute(_IDS).scalars().all():

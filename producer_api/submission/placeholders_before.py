@@ -7,7 +7,7 @@ from headrace.store.jobs import jobs
 from headrace.store.jobs.face_row import FaceRow
 
 
-def vault_before(db: Database, tenant_id: str, response: FaceRow | None) -> PlaceholderMap | None:
+def placeholders_before(db: Database, tenant_id: str, response: FaceRow | None) -> PlaceholderMap | None:
     """Return the placeholders of the response before, whose texts the input has. Blocks."""
     if response is None or response.job_before is None:
         return None

@@ -1,5 +1,6 @@
 """Encrypted values decrypt only in their own place, with any configured key."""
 
+import base64
 import io
 
 import orjson
@@ -7,43 +8,40 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import text
 
-from headrace.store.db.database import Database
-from headrace.store.encryption.encrypted_files import SealedReader, SealedWriter
-from headrace.store.encryption.keyed_digests import Digests
-from headrace.store.encryption.vault import (
-    EncryptionContext,
-    Vault,
-    frame_key_id,
-    has_nul,
-    metadata_filters,
-    new_key,
-    open_columns,
-    open_job,
-    parse_keys,
-    seal_columns,
-    seal_job,
-)
-from headrace.store.encryption_keys import open_vault
+from headrace.features.encryption.master_keys import new_key, parse_keys
+from headrace.features.encryption.vault import Vault
+from headrace.store.db.database import Database, has_nul
+from headrace.store.db.seal_part import open_seal
+from headrace.store.digests import Digests
 from headrace.store.errors import CannotOpen, InvalidRequest, SettingsError
 from headrace.store.jobs import claims, jobs
 from headrace.store.schema.job_states import JobState
+from headrace.store.seal import (
+    PLAIN,
+    SealContext,
+    frame_key_id,
+    open_columns,
+    open_job,
+    seal_columns,
+    seal_job,
+)
 from headrace.store.settings import Settings, load_settings
 from tests.store.making import MakeJob
 
 OLD, NEW = parse_keys(f"old:{new_key()},new:{new_key()}", "keys").items()
-PLACE = EncryptionContext("tenant_a", "jobs", "payload", "job_1")
+PLACE = SealContext("tenant_a", "jobs", "payload", "job_1")
 
 
 @pytest.mark.parametrize(
     "elsewhere",
     [
-        EncryptionContext("tenant_b", "jobs", "payload", "job_1"),
-        EncryptionContext("tenant_a", "jobs", "output", "job_1"),
-        EncryptionContext("tenant_a", "responses", "payload", "job_1"),
-        EncryptionContext("tenant_a", "jobs", "payload", "job_2"),
+        SealContext("tenant_b", "jobs", "payload", "job_1"),
+        SealContext("tenant_a", "jobs", "output", "job_1"),
+        SealContext("tenant_a", "responses", "payload", "job_1"),
+        SealContext("tenant_a", "jobs", "payload", "job_2"),
     ],
 )
-def test_a_value_cannot_be_moved(elsewhere: EncryptionContext) -> None:
+def test_a_value_cannot_be_moved(elsewhere: SealContext) -> None:
     vault = Vault(dict([NEW]))
     sealed = vault.seal({"text": "secret"}, PLACE)
     assert vault.open(sealed, PLACE) == {"text": "secret"}
@@ -73,7 +71,7 @@ def test_another_key_of_the_same_id_is_an_error_and_no_garbage() -> None:
 # Written once with these keys, by the format that docs/privacy.md and the module describe: what is stored in databases
 # and on disks today must open for ever.
 KNOWN = Vault({"k2": bytes(range(32)), "k1": bytes(range(32, 64))})
-KNOWN_PLACE = EncryptionContext("tnt_1", "jobs", "payload", "job_1")
+KNOWN_PLACE = SealContext("tnt_1", "jobs", "payload", "job_1")
 KNOWN_ENVELOPE = {
     "k": "k2",
     "w": "e7XuHtBV5buP5rAJ7VrlElh0zNcOsw4XTjuer4lC3EehmkozXsKzgMBKmV2YlDC/DV8YD8JkSXgCFZ7e",
@@ -126,17 +124,19 @@ def test_a_sealed_file_is_what_its_format_says() -> None:
     )
     header = orjson.dumps(envelope)
     sealed = len(header).to_bytes(2, "big") + header + _chunks(key, content, digest)
-    assert SealedReader(io.BytesIO(sealed), KNOWN, digest).read() == content
+    assert KNOWN.open_file(io.BytesIO(sealed), digest).read() == content
     for changed, name in ((sealed[:-5], digest), (sealed, "1" * 64)):
         with pytest.raises(CannotOpen, match="changed"):  # before a byte of it is sent
-            SealedReader(io.BytesIO(changed), KNOWN, name)
+            KNOWN.open_file(io.BytesIO(changed), name)
     out = io.BytesIO()
-    writer = SealedWriter(out, KNOWN)
+    writer = KNOWN.file_writer(out)
     writer.write(content)
     writer.end(digest)
     length = int.from_bytes(out.getvalue()[:2], "big")
     written = orjson.loads(out.getvalue()[2 : 2 + length])
-    assert out.getvalue()[2 + length :] == _chunks(KNOWN.open_key(written, "the file"), content, digest)
+    wrapped = base64.b64decode(written["w"])
+    key = AESGCM(bytes(range(32))).decrypt(wrapped[:12], wrapped[12:], b"k2")
+    assert out.getvalue()[2 + length :] == _chunks(key, content, digest)
 
 
 def _chunks(key: bytes, content: bytes, digest: str) -> bytes:
@@ -155,9 +155,9 @@ def test_what_was_never_sealed_stays_readable() -> None:
         assert vault.open(plain, PLACE) == plain
     for text_ in ("whsec_plain", "enc:a:b", "enc:a:b:c:d", "x:a:b:c"):
         assert vault.open_text(text_, PLACE) == text_
-    assert Vault().seal({"text": "x"}, PLACE) == {"text": "x"}
+    assert PLAIN.seal({"text": "x"}, PLACE) == {"text": "x"}
     assert [vault.seal(empty, PLACE) for empty in ({}, [], None, "")] == [{}, [], None, ""], "what is empty stays"
-    assert Vault().seal_text("x", PLACE) == "x"
+    assert PLAIN.seal_text("x", PLACE) == "x"
 
 
 @pytest.mark.parametrize("value", ["a\0b", "\ud800"])
@@ -176,14 +176,14 @@ def test_what_postgres_would_refuse_is_refused_sealed_as_well(value: str) -> Non
 def test_malformed_keys_stop_the_process_and_are_not_shown(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_ENCRYPTION_KEYS", given)
     with pytest.raises(SettingsError, match="HEADRACE_ENCRYPTION_KEYS") as refused:
-        load_settings()
+        open_seal(load_settings())
     assert not {part for part in given.replace(",", ":").split(":") if len(part) > 3} & set(
         refused.value.message.split()
     )
 
 
 def test_a_job_is_sealed_in_every_column_and_opens_through_the_store(settings: Settings, make_job: MakeJob) -> None:
-    sealing = Database(settings.database_url, application_name="tests", vault=Vault(dict([NEW])))
+    sealing = Database(settings.database_url, application_name="tests", seal=Vault(dict([NEW])))
     keyless = Database(settings.database_url, application_name="tests")
     try:
         job = make_job(payload={"input": {"prompt": "MARKER"}}, metadata={"name": "MARKER"})
@@ -220,11 +220,11 @@ def test_a_job_is_sealed_in_every_column_and_opens_through_the_store(settings: S
 def test_the_key_file_is_read(settings: Settings) -> None:
     path = settings.home / "keys"
     path.write_text(f"second:{new_key()}\nfirst:{new_key()}\n")
-    assert open_vault(Settings(encryption_key_file=path)).key_ids == ("second", "first")
+    assert [*open_seal(Settings(encryption_key_file=path)).checks()] == ["second", "first"]
     with pytest.raises(SettingsError, match="cannot read"):
-        open_vault(Settings(encryption_key_file=settings.home / "nothing"))
+        open_seal(Settings(encryption_key_file=settings.home / "nothing"))
     with pytest.raises(SettingsError, match="not both"):
-        open_vault(Settings(encryption_key_file=path, encryption_keys=f"k:{new_key()}"))
+        open_seal(Settings(encryption_key_file=path, encryption_keys=f"k:{new_key()}"))
 
 
 def _dump(db: Database) -> str:
@@ -250,7 +250,7 @@ def test_sql_reads_what_it_needs_beside_the_envelope() -> None:
     }
     row = {"id": "job_1", "tenant_id": "tnt_1", "state": "failed"}
     assert open_job(KNOWN, {**row, **sealed}) == {**row, **values}
-    assert metadata_filters(KNOWN, "tnt_1", {"name": "fish"}) == [
+    assert KNOWN.metadata_filters("tnt_1", {"name": "fish"}) == [
         {"name": "fish"},
         {"t": KNOWN_TOKENS["k2"]},
         {"t": KNOWN_TOKENS["k1"]},
@@ -300,7 +300,7 @@ def test_a_malformed_key_is_named_by_its_place_or_id(given: str, said: str) -> N
 def test_keys_are_parsed_in_their_order_and_digests_without_keys_are_plain() -> None:
     zero = "A" * 43 + "="
     assert parse_keys(f" {'x' * 32}:{zero},\n\n b-_1:{zero} ", "S") == {"x" * 32: bytes(32), "b-_1": bytes(32)}
-    assert (Vault().is_on, KNOWN.is_on, KNOWN.sealing_key, KNOWN.key_ids) == (False, True, "k2", ("k2", "k1"))
+    assert (PLAIN.is_on, KNOWN.is_on, KNOWN.sealing_key, KNOWN.key_ids) == (False, True, "k2", ("k2", "k1"))
     assert (Digests().is_keyed, Digests([b"x"]).is_keyed) == (False, True)
     assert Digests().of("name", b"kim") == ["4c1c7ddc29a00933ce2774233ca74a9f"]
     assert [key.hex()[:8] for key in KNOWN.digest_keys()] == ["105b6747", "4a92bdea"]
