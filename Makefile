@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare failover
-.PHONY: load wheel-check full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
+.PHONY: load pluck wheel-check full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -58,9 +58,9 @@ test: check  ## check, then every test, four files at a time, since tests wait: 
 	@# One thread each for the model, or two of them wait for each other's turn at every barrier.
 	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder
 
-full: check  ## what CI leaves out, once a week: every test at full size, clients, chart, S3, site: some hours
+full: check  ## what CI leaves out, once a week: every test at full size, three features out, clients, chart, S3, site: some hours
 	@# Each of them runs, whatever became of the one before.
-	@$(MAKE) --no-print-directory --keep-going full-tests clients chart s3 site
+	@$(MAKE) --no-print-directory --keep-going full-tests pluck clients chart s3 site
 	@echo "==> full: ok"
 
 full-tests: $(STAMP)
@@ -114,6 +114,9 @@ load: $(STAMP)  ## AIPerf against the OpenAI face: Poisson and bursty, three tas
 
 reliability: $(STAMP)  ## the failpoint matrix and the promises at the size that they name: about 15 minutes
 	@$(BIN)/pytest tests/reliability tests/workers/test_poison.py --full -s
+
+pluck: $(STAMP)  ## three features, drawn by a seed, removed from a copy, and the rest of the suite: about 10 minutes (SEED= FEATURES= QUICK=1)
+	@$(BIN)/python -m tests.pluck $(if $(SEED),--seed $(SEED)) $(if $(FEATURES),--features $(FEATURES)) $(if $(QUICK),--quick)
 
 chaos: $(STAMP)  ## every fault once under load, in real processes, and an independent checker: about 3 minutes
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))

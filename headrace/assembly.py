@@ -24,7 +24,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TypeVar
 
-FEATURES = (
+FEATURES: tuple[str, ...] = (
     "openai",
     "responses",
     "templates",

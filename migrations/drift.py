@@ -1,4 +1,6 @@
-"""Schema drift: differences between the migrated schema and ``store.schema.tables``.
+"""Schema drift: differences between the migrated schema and the tables that modules declare.
+
+A table that no module declares is of a feature that is not installed, and stays as it is.
 
 The tables are created beside the real ones, in a schema that is rolled back, and Postgres describes both. This compares
 types, defaults, checks, foreign keys and partial indexes.
@@ -21,16 +23,19 @@ SELECT format('%s.%s %s%s%s%s', class.relname, attname, format_type(atttypid, at
 FROM pg_attribute JOIN pg_class AS class ON class.oid = attrelid
 LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 WHERE class.relnamespace = to_regnamespace(:schema) AND class.relkind = 'r' AND attnum > 0 AND NOT attisdropped
+    AND class.relname = ANY(:tables)
 """)
 
 _CONSTRAINTS = text("""
 SELECT format('%s %s: %s', class.relname, conname, pg_get_constraintdef(pg_constraint.oid))
 FROM pg_constraint JOIN pg_class AS class ON class.oid = conrelid
 WHERE class.relnamespace = to_regnamespace(:schema) AND contype <> 'n'
+    AND class.relname = ANY(:tables)
 """)
 
 _INDEXES = text("""
 SELECT replace(indexdef, ' ON ' || schemaname || '.', ' ON ') FROM pg_indexes WHERE schemaname = :schema
+    AND tablename = ANY(:tables)
 """)
 
 
@@ -38,7 +43,7 @@ def find_drift(db: Database, metadata: MetaData = declared) -> list[str]:
     """Return one line for each difference: ``+`` is missing in the database, ``-`` is missing in the tables."""
     with db.begin() as connection:
         schema = connection.execute(text("SELECT current_schema()")).scalar_one()
-        migrated = _describe(connection, schema)
+        migrated = _describe(connection, schema, list(metadata.tables))
         wanted = _describe_declared(connection, metadata)
     lines = [f"+ {line}" for line in wanted - migrated] + [f"- {line}" for line in migrated - wanted]
     return sorted(lines, key=lambda line: line[2:])
@@ -49,16 +54,16 @@ def _describe_declared(connection: Connection, metadata: MetaData) -> set[str]:
     connection.execute(CreateSchema(_SCRATCH))
     translated = connection.execution_options(schema_translate_map={None: _SCRATCH})
     metadata.create_all(translated, checkfirst=False)
-    description = _describe(connection, _SCRATCH)
+    description = _describe(connection, _SCRATCH, list(metadata.tables))
     savepoint.rollback()
     return description
 
 
-def _describe(connection: Connection, schema: str) -> set[str]:
+def _describe(connection: Connection, schema: str, tables: list[str]) -> set[str]:
     # Names in the search path are printed without their schema, so the two descriptions can be compared.
     connection.execute(text("SELECT set_config('search_path', :schema, true)"), {"schema": schema})
     lines: set[str] = set()
     for statement in (_COLUMNS, _CONSTRAINTS, _INDEXES):
-        lines.update(connection.execute(statement, {"schema": schema}).scalars())
+        lines.update(connection.execute(statement, {"schema": schema, "tables": tables}).scalars())
     # Indexes of single vector stores come and go (``migrations.vector_indexes``).
-    return {line for line in lines if "alembic_version" not in line and f"INDEX {PREFIX}" not in line}
+    return {line for line in lines if f"INDEX {PREFIX}" not in line}

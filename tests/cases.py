@@ -1,9 +1,11 @@
-"""Cases of parametrised tests that only full runs make."""
+"""Cases of parametrised tests: those of full runs only, and those of a feature."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
+
+from headrace.assembly import FEATURES
 
 
 def some_of(num: int, names: str | Sequence[str], cases: Iterable[Any], **options: Any) -> pytest.MarkDecorator:
@@ -23,3 +25,8 @@ def some_of(num: int, names: str | Sequence[str], cases: Iterable[Any], **option
 def full(*cases: Any) -> list[Any]:
     """Cases for ``parametrize`` that run only with ``--full``; each is a tuple of arguments, or the only argument."""
     return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.full) for case in cases]
+
+
+def of(feature: str, *cases: Any) -> tuple[Any, ...]:
+    """Return the cases, or none if the feature is not in the list of features."""
+    return cases if any(name.partition(".")[0] == feature for name in FEATURES) else ()

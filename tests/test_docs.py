@@ -47,6 +47,7 @@ def test_its_links_lead_to_files_and_headings(document: Path) -> None:
         assert not anchor or anchor in anchors_of(target), f"{link}: there is no such heading"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_its_commands_targets_and_settings_exist(document: Path) -> None:
     code = code_of(document)
@@ -64,6 +65,7 @@ def test_the_readme_names_the_main_commands() -> None:
     assert {"demo", "test", "up"} <= set(re.findall(MENTION.format("make"), code, re.MULTILINE))
 
 
+@pytest.mark.whole
 def test_the_tests_that_the_pages_name_exist() -> None:
     named = {
         (page.name, path)
@@ -81,6 +83,7 @@ def test_the_reference_of_jobs_names_every_field_of_the_body() -> None:
     assert rows == fields
 
 
+@pytest.mark.whole
 def test_each_term_of_the_glossary_is_in_the_module_that_it_names() -> None:
     rows = re.findall(r"^- \*\*(.+?)\*\*: .+ \(`([^`]+)`\)$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
     assert len(rows) > 50

@@ -4,6 +4,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
 from headrace.assembly import parts
 from headrace.models.engine.requests import EngineStats, SamplingParams
 from headrace.producer_api.tasks.registry import TASK_ROUTES, TASK_URLS
@@ -22,6 +24,7 @@ OF_THE_CORE = set(TASKS) - {task.name for task in parts("task", TaskSpec)}
 WALKS = PAGE.partition("\n## Headrace itself\n")[2]
 
 
+@pytest.mark.whole
 def test_every_file_and_name_of_the_walks_exists() -> None:
     for path, names in re.findall(r"`([\w/]+/[\w/.]*)`(?: \(((?:`\w+`(?:, )?)+)\))?", WALKS):
         if "NAME" in path:

@@ -17,6 +17,7 @@ def rows() -> dict[str, tuple[str, str]]:
     return {risk: (control, proof) for risk, control, proof in found}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("risk", RISKS)
 def test_each_risk_has_a_control_with_tests_that_exist(risk: str) -> None:
     control, proof = rows()[risk]

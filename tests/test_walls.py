@@ -8,6 +8,10 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
+import pytest
+
+from headrace.assembly import with_part
+
 # Between them these load all of store and prompts.
 LIGHT = [
     "headrace.cli.operator.policy",
@@ -20,7 +24,7 @@ OPERATORS = ["headrace.cli.operator.admin", "headrace.cli.demo.demo"]
 VERBS = [
     "headrace.cli.tree",
     "headrace.cli.client.verbs",
-    "headrace.features.webhooks.webhook_verbs",
+    *with_part("verbs"),
     "headrace.cli.operator.processes",
 ]
 API = "headrace.producer_api.__main__"
@@ -113,6 +117,7 @@ def reads_a_private_name(node: ast.AST) -> bool:
     return False
 
 
+@pytest.mark.whole
 def test_no_more_tests_read_a_private_name() -> None:
     """Ruff's SLF would see attributes only: half of these names are replaced by ``monkeypatch`` or imported."""
     root = Path(__file__).parents[1]

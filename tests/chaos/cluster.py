@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+from sqlalchemy import text
 
 from headrace.cli.local.folders import socket_folder, unprivileged_user
 from headrace.cli.local.postgres import LocalPostgres
 from headrace.cli.local.process import run_step
 from headrace.cli.local.valkey import LocalValkey
-from headrace.features.webhooks.secrets import get_webhook_secret
 from headrace.store.child_process import Child, Command, descendants
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API, WORKER
@@ -170,7 +170,9 @@ class Cluster:
             for name in ("amber", "birch", "cedar"):
                 tenant_id = create_tenant(db, name)
                 key = create_key(db, tenant_id, "chaos", SCOPES, actor="chaos")
-                self.tenants.append(Tenant(tenant_id, key, get_webhook_secret(db, tenant_id).secret))
+                with db.autocommit(tenant_id=tenant_id) as connection:
+                    secret = connection.execute(text("SELECT webhook_secret FROM tenants")).scalar_one()
+                self.tenants.append(Tenant(tenant_id, key, secret))
         finally:
             db.close()
 

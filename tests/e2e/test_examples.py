@@ -17,14 +17,12 @@ from examples.chat_assistant.assistant import Assistant, run_tool
 from examples.documents_copilot.copilot import ask, index, report
 from examples.image_pipeline.describe import described
 from examples.image_pipeline.train import SHAPES, SIZE, drawn, train
-from examples.nightly_batch.night import KINDS, MESSAGES, night
 from examples.vllm_queue.burst import directly, through_the_queue
 from examples.vllm_queue.server import SmallServer, small_server
 from headrace.client import Client
 from headrace.features.encoders.encode_jobs import numbers_of
 from headrace.features.encoders.fake_encoders import fake_pixels, fake_scores
 from headrace.features.images.classify.inputs import FAKE
-from headrace.features.webhooks.sender import WebhookSender
 from headrace.models.catalog import register
 from headrace.models.external_registration import register_external
 from headrace.prompts.vision.pictures import read_picture
@@ -46,7 +44,7 @@ def key(db: Database) -> str:
 
 
 @contextmanager
-def _asked(settings: Settings, key: str) -> Iterator[tuple[OpenAI, Client]]:
+def asked(settings: Settings, key: str) -> Iterator[tuple[OpenAI, Client]]:
     with (
         serving(settings) as server,
         OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client,
@@ -60,7 +58,7 @@ def test_the_assistant_calls_a_tool_and_keeps_the_conversation(
 ) -> None:
     register(db, "writer", "fake", "auto", actor="tests")
     said: list[str] = []
-    with _asked(settings, key) as (client, _), worker(start_process, settings, "writer"):
+    with asked(settings, key) as (client, _), worker(start_process, settings, "writer"):
         assistant = Assistant(client, "writer", said.append)
         assistant.ask("My name is Ada.")
         assistant.ask("Where is my order?", must_use_tools=True)
@@ -82,7 +80,7 @@ def test_the_copilot_answers_from_documents_and_names_those_that_it_could_not_re
     (tmp_path / "oven.md").write_text("The oven is heated to 250 degrees before the rye loaves go in.")
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
     with (
-        _asked(settings, key) as (client, _),
+        asked(settings, key) as (client, _),
         worker(start_process, settings, "writer"),
         worker(start_process, settings, "vectors"),
     ):
@@ -114,32 +112,13 @@ def test_pictures_are_classified_and_described(
     pictures = [drawn(shape, drawing) for shape in SHAPES]
     expected = [numbers_of(fake_scores(fake_pixels(read_picture(one, "image")), len(FAKE.labels))) for one in pictures]
     with (
-        _asked(settings, key) as (_, own),
+        asked(settings, key) as (_, own),
         worker(start_process, settings, "shapes"),
         worker(start_process, settings, "writer"),
     ):
         found = described(own, pictures, "shapes", "writer")
     assert [label for label, _ in found] == [FAKE.labels[scores.index(max(scores))] for scores in expected]
     assert all(text for _, text in found)
-
-
-@pytest.mark.full
-def test_a_night_classifies_each_message_and_ends_by_a_webhook(
-    settings: Settings, db: Database, key: str, start_process: StartProcess
-) -> None:
-    register(db, "writer", "fake", "auto", actor="tests")
-    local = settings.model_copy(update={"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",)})
-    sender = WebhookSender(db, local)
-    sender.start()
-    try:
-        with _asked(local, key) as (client, own), worker(start_process, settings, "writer"):
-            found = night(client, own, MESSAGES, "writer")
-            endpoints = own.request("GET", "/v1/webhook_endpoints")["data"]
-    finally:
-        sender.stop(5)
-    assert len(found) == len(MESSAGES)
-    assert set(found) <= set(KINDS)
-    assert endpoints == []
 
 
 @pytest.fixture
@@ -167,7 +146,7 @@ def test_a_burst_that_a_server_refuses_is_answered_behind_the_queue(
         refused, small.num_refused = small.num_refused, 0
         engine = engine_spec({"kind": "openai", "url": small.url, "served_model": "small", "context_window": 2048})
         register_external(db, "small", engine, source=None, tokenizer=None, actor="tests")
-        with _asked(settings, key) as (_, own), worker(start_process, settings, "small", max_slots=2):
+        with asked(settings, key) as (_, own), worker(start_process, settings, "small", max_slots=2):
             queued = through_the_queue(own, "small", 12)
     assert alone.answered + refused == alone.sent
     assert refused > 0

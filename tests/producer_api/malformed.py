@@ -371,7 +371,7 @@ class Generator:
             if schema.get(word):
                 return self._instance(draw.choice(schema[word]), depth)
         if "const" in schema or "enum" in schema:
-            return schema.get("const") or draw.choice(schema["enum"])
+            return schema["const"] if "const" in schema else draw.choice(schema["enum"])
         return self._of_type(schema, depth)
 
     def _of_type(self, schema: Schema, depth: int) -> Any:

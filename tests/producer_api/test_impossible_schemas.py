@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from headrace.store.db.database import Database
+from tests.cases import of
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 
 NEVER: dict[str, Any] = {"type": "object", "properties": {"city": False}, "required": ["city"]}
@@ -49,8 +50,11 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("/v1/completions", {"model": "tiny", "prompt": "x"} | formatted(False), "response_format", WHOLE),
     ("/v1/responses", of_response(NEVER), "text.format", PLACE),
     ("/v1/responses", of_response(False), "text.format", WHOLE),
-    ("/v1/messages", of_message(NEVER), "output_config.format", PLACE),
-    ("/v1/messages", of_message(False), "output_config.format.schema", OBJECT),
+    *of(
+        "anthropic",
+        ("/v1/messages", of_message(NEVER), "output_config.format", PLACE),
+        ("/v1/messages", of_message(False), "output_config.format.schema", OBJECT),
+    ),
 ]
 
 

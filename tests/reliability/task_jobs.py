@@ -7,9 +7,9 @@ from headrace.models.catalog import register
 from headrace.store.jobs.jobs import Job
 from headrace.store.schema.job_states import JobState
 from headrace.store.tasks.registry import TASKS
-from tests.features.transcribe.signals import audio_file, spoken
 from tests.reliability.client import Client
 from tests.reliability.rig import Stack
+from tests.signals import audio_file, spoken
 
 POINTS = (
     "message.taken",

@@ -6,9 +6,6 @@ import pytest
 
 from headrace.client.job_calls import MAX_RETRIES
 from headrace.client.webhooks import TOLERANCE_S
-from headrace.features.webhooks import secrets as webhook_secrets
-from headrace.features.webhooks.endpoints import MAX_ENDPOINTS
-from headrace.features.webhooks.outbox import ATTEMPTS_KEPT
 from headrace.store.registry import policies, prompt_templates
 from headrace.store.retrieval.search import NUM_CANDIDATES, RANK_OFFSET
 from headrace.store.tenants import api_key_admin
@@ -34,16 +31,10 @@ PROMISES = [
         "limits.md",
         _rows("models with a policy", policies.MAX_MODELS, policies.MAX_VERSIONS, policies.MAX_BYTES),
     ),
-    ("limits.md", f"| webhook endpoints | {MAX_ENDPOINTS} |"),
     ("keys.md", f"[--overlap-hours {api_key_admin.DEFAULT_OVERLAP_S / HOUR_S:g}]"),
     ("keys.md", f'{{"overlap_s": {api_key_admin.DEFAULT_OVERLAP_S}, '),
     ("keys.md", f"would have the same rights for the next {IN_WORDS[api_key_admin.ADMIN_LEFT_FOR.days]} days"),
     ("compatibility.md", f"older than {30 + DETAIL_S / DAY_S:g} days: only by day"),
-    (
-        "webhooks.md",
-        f'POST   /v1/webhook_secret/rotate                  {{"overlap_s": {webhook_secrets.DEFAULT_OVERLAP_S}}}',
-    ),
-    ("webhooks.md", f"with its last {ATTEMPTS_KEPT} attempts"),
     ("server-tools.md", f"A tenant has at most {MAX_TOOLS} tools."),
     ("retrieval.md", f"| the {NUM_CANDIDATES} passages with the largest cosine |"),
     ("retrieval.md", f"the sum of weight / ({RANK_OFFSET} + rank)"),

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from headrace.store import errors
 from headrace.store.error_codes import ERROR_CODES
 from tests.producer_api.server.test_error_table import TABLE
@@ -37,6 +39,7 @@ def test_every_code_of_the_source_is_in_the_table() -> None:
     assert found - ERROR_CODES.keys() == set(), "add the code and its meaning to store/error_codes.py"
 
 
+@pytest.mark.whole
 def test_every_code_of_the_table_stands_in_the_source() -> None:
     words = {word for path in SOURCES for word in re.findall(r"[\"']([a-z_]+)[\"']", path.read_text())}
     assert ERROR_CODES.keys() - words == set(), "nothing raises it: remove it from store/error_codes.py"

@@ -134,6 +134,7 @@ def test_an_unknown_level_is_told() -> None:
         configure_logging("LOUD")
 
 
+@pytest.mark.whole
 def test_the_page_lists_every_event_of_the_source_and_no_other() -> None:
     events = dict(logged())
     assert not [place for place, event in events.items() if event is None], "an event's name is not fixed"

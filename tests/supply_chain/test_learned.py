@@ -9,6 +9,7 @@ from supply_chain import licences, vendored
 from tests.refusals import Naming
 
 
+@pytest.mark.uses("console")
 def test_the_list_of_licences_is_written_and_the_first_file_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -29,6 +30,7 @@ def test_the_list_of_licences_is_written_and_the_first_file_decides(
     assert "accelerate" in capsys.readouterr().err
 
 
+@pytest.mark.uses("console")
 def test_a_changed_library_of_the_console_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(vendored.complaints(vendored.section())) == []
     for file in vendored.VENDORED:

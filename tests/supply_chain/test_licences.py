@@ -8,10 +8,12 @@ from supply_chain import licences
 from supply_chain.locks import LockError
 
 
+@pytest.mark.uses("console")
 def test_the_list_is_that_of_what_is_locked() -> None:
     licences.check()
 
 
+@pytest.mark.uses("console")
 @pytest.mark.parametrize(
     ("pattern", "instead", "said"),
     [

@@ -158,6 +158,7 @@ def test_a_version_out_of_use_does_not_stop_another_in_its_format(headrace: Comm
         headrace("models quantize tiny --scheme int8", answers | {"GET /v1/model_versions": [VERSION, auto]})
 
 
+@pytest.mark.uses("webhooks")
 def test_all_pages_of_a_recovery_are_counted(headrace: Commands) -> None:
     pages = iter([{"queued": 3, "has_more": True}, {"queued": 2, "has_more": True}, {"queued": 1, "has_more": False}])
     recover = {"POST /v1/webhook_endpoints/we_1/recover": lambda: next(pages)}

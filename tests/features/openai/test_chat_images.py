@@ -25,7 +25,6 @@ from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.rollouts.changes import NewRollout, start
 from headrace.store.rollouts.rollouts import Step
 from headrace.store.tasks.generate import GeneratePayload, GenerateRequest
-from tests.features.batches.test_batch_routes import line, make, read, wait_for
 from tests.png import png, url_of
 from tests.processes import wait_for as wait_until
 from tests.producer_api.calling import error_of, num_jobs
@@ -179,25 +178,6 @@ def test_each_face_stores_the_same_job_and_shows_its_images_again(
 
 def chat_arguments(parts: Any) -> Any:
     return {"model": "seeing", "messages": [{"role": "user", "content": parts}], "max_tokens": 8}
-
-
-def test_a_line_of_a_batch_has_its_images_and_one_for_a_text_model_fails_alone(
-    openai: OpenAI, db: Database, redis_client: redis.Redis
-) -> None:
-    seen: list[Any] = []
-
-    def say(payload: dict[str, Any]) -> list[str]:
-        seen.append(payload["input"]["messages"][0]["images"])
-        return ["a mill"]
-
-    bodies = [{name: value for name, value in chat(shown(ONE), shown(TWO)).items() if name != "job"}]
-    bodies += [bodies[0] | {"model": "tiny"}]
-    with ScriptedWorker(db, redis_client, "seeing@1").serve(say):
-        batch = make(openai, [line(str(number), body=body) for number, body in enumerate(bodies)])
-        done = wait_for(openai, batch, "completed" if batch.status != "failed" else "failed")
-    assert seen == [[{"url": ONE, "at": 0}, {"url": TWO, "at": 0}]]
-    (failed,) = read(openai, done.error_file_id)
-    assert "no images" in str(failed)
 
 
 def test_the_response_cache_knows_an_answer_by_its_images_but_not_by_a_url() -> None:

@@ -10,7 +10,6 @@ from headrace.features.openai.choices_answer import answer_to
 from headrace.features.openai.completion_answer import CompletionAnswer
 from headrace.features.openai.text_routes import STREAM_FORMAT
 from headrace.features.openai.turns_answer import TurnsChatAnswer
-from headrace.features.transcribe.transcript_answer import TranscriptAnswer
 from headrace.producer_api.server.errors import JobUnanswered
 from headrace.producer_api.streaming.answers import Answer, answer_of
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall
@@ -413,7 +412,7 @@ def test_a_streamed_completion() -> None:
 )
 def test_a_job_without_an_answer(state: JobState, error: Any, code: str, message: str) -> None:
     job = ended("x", state, error=error, **({"output": None} if state is JobState.SUCCEEDED else {}))
-    for read in (answer_of, ChatAnswer(job).full_answer, CompletionAnswer(job).closing, TranscriptAnswer().closing):
+    for read in (answer_of, ChatAnswer(job).full_answer, CompletionAnswer(job).closing):
         with pytest.raises(JobUnanswered) as raised:
             read(job)
         assert (raised.value.code, raised.value.message, raised.value.job_id) == (

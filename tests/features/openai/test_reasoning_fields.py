@@ -127,6 +127,7 @@ def test_responses_have_an_item_of_it(openai: OpenAI, worker: ScriptedWorker, su
     assert [event.sequence_number for event in events] == list(range(len(events)))
 
 
+@pytest.mark.uses("anthropic")
 def test_anthropic_has_blocks_of_it_whole_and_streamed(
     server: ApiServer, key: str, worker: ScriptedWorker, db: Database, tenant: str
 ) -> None:

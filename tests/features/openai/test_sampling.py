@@ -13,7 +13,6 @@ from headrace.store.jobs import jobs
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry import models
 from headrace.store.registry.models import ModelVersion
-from tests.features.batches.test_batch_routes import make, wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -72,14 +71,6 @@ def test_every_face_stores_what_is_set_where_the_request_does_not_say(
                 assert stored(api.post(path, json=body)) == SET | REST
                 given = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.5}
                 assert stored(api.post(path, json=body | put(given))) == SET | REST | given
-
-
-def test_a_batch_line_does_too(openai: OpenAI, worker: ScriptedWorker, db: Database) -> None:
-    seen: list[dict[str, Any]] = []
-    with worker.serve(lambda payload: seen.append(payload["sampling"]) or ("hi",)):
-        batch = make(openai, [{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": CHAT}])
-        wait_for(openai, batch, "completed")
-    assert [{name: sampling[name] for name in SET} for sampling in seen] == [SET]
 
 
 def test_a_response_says_what_was_used(openai: OpenAI, worker: ScriptedWorker) -> None:

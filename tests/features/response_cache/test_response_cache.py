@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from openai import OpenAI
 
 from headrace.features.response_cache import sharers
 from headrace.store.db.database import Database
@@ -14,8 +13,6 @@ from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion
 from headrace.store.retention.purge import Scope, purge_step
 from headrace.store.settings import Settings
-from tests.features.batches.test_batch_routes import line, make, read
-from tests.features.batches.test_batch_routes import wait_for as wait_for_batch
 from tests.processes import wait_for
 from tests.producer_api.calling import num_jobs, parse, state_of, streaming
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -37,21 +34,6 @@ def ask(api: httpx2.Client, body: dict[str, Any] = GREEDY, wish: str | None = No
     response = api.post("/v1/jobs", json=body, headers=headers)
     assert response.status_code == 202, response.text
     return response.json()["id"], response.headers.get("x-cache")
-
-
-def test_the_equal_lines_of_a_batch_are_computed_once(
-    api: httpx2.Client, openai: OpenAI, worker: ScriptedWorker
-) -> None:
-    lines = [line("a", body=CHAT), line("b", body=CHAT), line("c", body={**CHAT, "max_tokens": 4})]
-    with worker.serve(lambda _: ["Hel", "lo"]):
-        done = wait_for_batch(openai, make(openai, lines), "completed")
-        again = wait_for_batch(openai, make(openai, lines[:1]), "completed")
-    for batch, num in ((done, 3), (again, 1)):
-        answers = read(openai, batch.output_file_id)
-        assert [one["response"]["body"]["choices"][0]["message"]["content"] for one in answers] == ["Hello"] * num
-    metrics = api.get("/metrics").text
-    for result, num in (("miss", 2), ("shared", 1), ("hit", 1)):
-        assert f'headrace_cache_results_total{{result="{result}"}} {num}.0' in metrics
 
 
 def say(worker: ScriptedWorker, job_id: str, *texts: str) -> None:

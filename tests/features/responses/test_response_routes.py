@@ -247,6 +247,7 @@ def test_what_cannot_be_honoured_is_refused(api: httpx2.Client, db: Database, su
     assert num_jobs(db) == 0
 
 
+@pytest.mark.uses("webhooks")
 def test_webhooks_say_response(api: httpx2.Client, worker: ScriptedWorker, key: str) -> None:
     for url, events in (("one", ["response.completed", "job.succeeded"]), ("two", ["response.incomplete"])):
         made = api.post("/v1/webhook_endpoints", json={"url": f"https://hooks.example.com/{url}", "events": events})

@@ -1,7 +1,6 @@
 """Prompt templates on every face: what the model is given, what the job records, and what is refused."""
 
 import json
-import time
 from typing import Any
 
 import httpx2
@@ -9,6 +8,8 @@ import pytest
 from openai import OpenAI
 
 from headrace.store.db.database import Database
+from tests.cases import of
+from tests.processes import wait_for
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -54,19 +55,8 @@ def contents(payload: dict[str, Any]) -> list[str]:
     return [one["content"] for one in payload["input"]["messages"]]
 
 
-def batch_of(openai: OpenAI, body: dict[str, Any]) -> str:
-    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
-    file = openai.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
-    made = openai.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    deadline = time.monotonic() + 60
-    while (found := openai.batches.retrieve(made.id)).status != "completed":
-        assert time.monotonic() < deadline, found
-        time.sleep(0.02)
-    return openai.files.content(found.output_file_id or "").text
-
-
 def test_every_face_gives_the_model_the_same_and_says_so(
-    api: httpx2.Client, openai: OpenAI, worker: ScriptedWorker, guide: dict[str, Any]
+    api: httpx2.Client, worker: ScriptedWorker, guide: dict[str, Any]
 ) -> None:
     seen: list[Any] = []
 
@@ -80,19 +70,18 @@ def test_every_face_gives_the_model_the_same_and_says_so(
         ("/v1/jobs", job_of(template=prompt, messages=HI)),
         ("/v1/chat/completions", CHAT | {"prompt": prompt}),
         ("/v1/responses", {"model": "tiny", "input": "hi", "prompt": prompt, "max_output_tokens": 4}),
-        ("/v1/messages", CHAT | {"prompt": prompt}),
+        *of("anthropic", ("/v1/messages", CHAT | {"prompt": prompt})),
         # Without messages of its own.
         ("/v1/jobs", job_of(template=naming(id="guide@1"))),
         ("/v1/completions", {"model": "tiny", "prompt": naming(version="1"), "max_tokens": 4}),
     ]
     with worker.serve(reply):
         answers = [api.post(path, json=body, headers={"Prefer": "wait=20"}) for path, body in bodies]
-        assert [answer.status_code for answer in answers] == [200] * 6, [answer.text for answer in answers]
-        assert '"template":' in batch_of(openai, CHAT | {"prompt": prompt})
-    assert [contents(payload) for payload in seen] == [[*MADE, "hi"]] * 4 + [MADE] * 2 + [[*MADE, "hi"]]
-    assert [payload["template"] for payload in seen] == [use] * 7
+        assert [answer.status_code for answer in answers] == [200] * len(bodies), [answer.text for answer in answers]
+    assert [contents(payload) for payload in seen] == [[*MADE, "hi"]] * (len(bodies) - 2) + [MADE] * 2
+    assert [payload["template"] for payload in seen] == [use] * len(bodies)
     assert {payload["input"]["special_tokens"] for payload in seen} == {"text"}
-    assert [answer.json()["template"] for answer in answers] == [use] * 6
+    assert [answer.json()["template"] for answer in answers] == [use] * len(bodies)
     assert answers[2].json()["prompt"]["version"] == "1"
 
 
@@ -164,6 +153,19 @@ def test_a_prompt_is_rendered_without_a_job(api: httpx2.Client, db: Database, gu
     assert num_jobs(db) == 0
 
 
+@pytest.mark.uses("batches")
+def test_a_line_of_a_batch_names_a_template_too(openai: OpenAI, worker: ScriptedWorker, guide: dict[str, Any]) -> None:
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": CHAT | {"prompt": naming()}}
+    file = openai.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    seen: list[Any] = []
+    with worker.serve(lambda payload: seen.append(payload) or ["x"]):
+        made = openai.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+        wait_for(lambda: openai.batches.retrieve(made.id).status == "completed", "the batch ends")
+    assert [contents(payload) for payload in seen] == [[*MADE, "hi"]]
+    output = openai.batches.retrieve(made.id).output_file_id
+    assert guide["digest"] in openai.files.content(output or "").text
+
+
 def test_the_messages_of_a_template_are_never_cut(api: httpx2.Client, worker: ScriptedWorker, guide: Any) -> None:
     turns = [{"role": role, "content": role[0] * 300} for role in ("user", "assistant", "user")]
     for how in ("oldest_turns", "left", "middle"):
@@ -173,6 +175,13 @@ def test_the_messages_of_a_template_are_never_cut(api: httpx2.Client, worker: Sc
         assert made.json()["truncated"]["turns"] == 1
     long = job_of(template=naming(variables={"city": "x", "sights": ["y" * 600]})) | {"truncation": "left"}
     assert error_of(api.post("/v1/jobs", json=long))["code"] == "context_length_exceeded"
+
+
+@pytest.mark.uses("anthropic")
+def test_the_messages_of_a_template_are_never_cut_by_anthropics_face(
+    api: httpx2.Client, worker: ScriptedWorker, guide: Any
+) -> None:
+    turns = [{"role": role, "content": role[0] * 300} for role in ("user", "assistant", "user")]
     message = CHAT | {"messages": turns, "prompt": naming(), "truncation": "left"}
     with worker.serve(lambda _: ["x"]):
         assert api.post("/v1/messages", json=message).json()["truncated"]["turns"] == 1

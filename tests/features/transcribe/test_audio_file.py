@@ -9,8 +9,7 @@ import soundfile
 
 from headrace.features.transcribe.audio_file import AudioBounds, AudioInfo, inspect, read_mono
 from headrace.store.errors import InvalidRequest
-
-from .signals import audio_file, ten_hours, tone
+from tests.signals import audio_file, ten_hours, tone
 
 BOUNDS = AudioBounds(most_s=60, most_channels=2, least_hz=8000, most_hz=48_000)
 SECOND = tone(1, 16_000)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from headrace.features.transcribe.cutting import Chunk, chunks, cut_at, resampled
-
-from .signals import spoken, tone
+from tests.signals import spoken, tone
 
 RATE = 1000
 WINDOW_S = 30

@@ -1,6 +1,7 @@
 """Transcripts: through the API and a worker without weights, and held to the model of transformers."""
 
 import json
+import os
 import re
 import subprocess
 import threading
@@ -23,21 +24,25 @@ from headrace.features.transcribe.torch_transcriber import transcriber_for
 from headrace.features.transcribe.transcriber_folder import FAKE
 from headrace.features.transcribe.transcription import ChunkOptions, ChunkTranscript
 from headrace.models.catalog import register
-from headrace.models.engine.requests import EncodeRow
+from headrace.models.engine.requests import EncodeRequest, EncodeRow
 from headrace.models.families.model_folder import describe, small_files
 from headrace.prompts.tokenizer import ByteTokenizer, load_tokenizer
 from headrace.store.db.database import Database
 from headrace.store.files.blob_storage import open_blobs
 from headrace.store.jobs import jobs
+from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
+from headrace.workers.tasks.self_test import run_all
+from headrace.workers.tasks.task_model import quiet_setup
 from headrace.workers.worker_runtime import WorkerRuntime
-from tests.features.transcribe.signals import audio_file, spoken, ten_hours, tone
 from tests.models.tiny_whisper import RATE, WINDOW_S, build_whisper
 from tests.processes import wait_for
 from tests.producer_api.serving import serving
 from tests.readme import here
+from tests.signals import audio_file, spoken, ten_hours, tone
+from tests.workers.tasks.test_encoding import linux_only
 
 URL = "/v1/audio/transcriptions"
 
@@ -385,3 +390,15 @@ def test_chunks_become_what_transformers_says_of_each_alone(tmp_path: Path) -> N
         )
         assert language in (None, {258: "en", 259: "de"}[one.language_id])
     assert len({one.segments for one in ours}) > 1, "the model hears no difference"
+
+
+@linux_only
+def test_a_transcriber_gives_way_too(version: ModelVersion, settings: Settings) -> None:
+    found: list[int] = []
+    transcriber = FakeTranscriber(step_s=1, sleep=lambda _: found.append(os.sched_getscheduler(0)))
+    model = TranscribeModel(version, transcriber, ByteTokenizer(), FAKE, open_blobs(settings), 4)
+    options = ChunkOptions(chunks=(bytes(64),), language=None)
+    for gives_way in (True, False):
+        setup = quiet_setup(settings.model_copy(update={"encode_gives_way": gives_way}), 1)
+        run_all(model.new_engine(setup), [EncodeRequest("one", ((1,),), options)])
+    assert found == [os.SCHED_IDLE, os.SCHED_OTHER]

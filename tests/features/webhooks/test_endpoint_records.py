@@ -18,6 +18,7 @@ from headrace.features.webhooks.endpoints import (
 )
 from headrace.features.webhooks.outbox import AttemptResult, oldest_due_s, record_failed, take_due
 from headrace.features.webhooks.redelivery import MissedEvents, recover, send_test
+from headrace.features.webhooks.secrets import rotate_webhook_secret
 from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -187,3 +188,13 @@ def test_events_whose_deliveries_may_be_deleted_soon_are_not_recovered(
     endpoint = create_endpoint(db, tenant, url=URL, actor="mia")
     assert recover(db, tenant, endpoint.id, MissedEvents(0), kept_s=86_400, limit=9, actor="mia") == 1
     assert [row.job_id for row in list_deliveries(db, tenant)] == [job_id]
+
+
+def test_a_rotation_of_the_tenants_secret_is_on_record(db: Database, tenant: str) -> None:
+    until = rotate_webhook_secret(db, tenant, overlap_s=60, actor="mia").old_secret_until
+    assert until is not None
+    (entry, *_) = list_entries(db, tenant)
+    assert (entry.action, entry.resource, entry.detail) == ("webhook_secret.rotated", tenant, {"overlap_s": 60})
+    assert refusal(lambda: rotate_webhook_secret(db, tenant, overlap_s=1, actor="mia"))[1] == Naming(
+        f"{until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC", "`overlap_s` 0"
+    )

@@ -224,6 +224,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert methods(AsyncClient) == methods(Client)
 
 
+@pytest.mark.whole
 def test_the_types_are_those_of_the_api() -> None:
     for ours, theirs in ((JobInfo, JobObject), (JobUsage, UsageObject), (QueueInfo, QueuePlace)):
         assert set(ours.__annotations__) == set(theirs.model_fields)

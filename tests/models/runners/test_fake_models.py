@@ -1,9 +1,5 @@
 """The models without weights: which numbers and words they make of their inputs."""
 
-import struct
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -19,14 +15,6 @@ from headrace.features.encoders.image_rows import ImageRows
 from headrace.features.encoders.rerank.inputs import FAKE as RERANKING
 from headrace.features.encoders.token_classify.inputs import FAKE as TOKEN_CLASSES
 from headrace.features.images.classify.inputs import FAKE as IMAGE_CLASSES
-from headrace.features.predict.fake_tabular import FakeTabular
-from headrace.features.predict.feature_schema import EncodedRows
-from headrace.features.predict.inputs import FAKE as TABLE
-from headrace.features.recommend.fake_recommender import FakeRecommender
-from headrace.features.recommend.inputs import FAKE_ITEMS, RecommendQuery
-from headrace.features.transcribe.fake_transcriber import FakeTranscriber
-from headrace.features.transcribe.transcription import ChunkOptions, ChunkTranscript, TokenSegment
-from headrace.models.engine.requests import EncodeRow
 from headrace.models.fakes.fake import EOS, next_token
 from headrace.models.fakes.fake_encoder import fake_vector
 from tests.models.runners.making import floats, rows
@@ -68,48 +56,6 @@ def test_fakes_of_images_read_the_pixels_and_of_texts_the_tokens() -> None:
     expected = [fake_vector(numbers, 4) for numbers in (*pixels, (7, 8))]
     assert FakeEmbedder().run(asked) == expected
     assert FakeImageClassifier(IMAGE_CLASSES).run(asked[:2]) == [fake_scores(each, 3) for each in pixels]
-
-
-def test_the_fake_table_gives_the_first_feature_all_of_the_score() -> None:
-    encoded = EncodedRows(((1.0,), (2.0,)), ((0,), (1,)))
-    asked = [EncodeRow("r", (0,), replace(encoded, explain=explain), 0) for explain in (False, True)]
-    plain, explained = FakeTabular().run(asked)
-    assert floats(FakeTabular().run([EncodeRow("r", (1,), encoded, 1)])[0]) != floats(plain)
-    (score,) = floats(plain)
-    assert 0 <= score < 1
-    others = [0.0] * (len(TABLE.features) - 1)
-    assert floats(explained) == pytest.approx([score, score - 0.5, *others, 0.5, 0.0], abs=1e-4)
-
-
-def test_the_fake_recommender_sorts_what_the_filter_lets_through() -> None:
-    query = RecommendQuery(vector=(1.0,), top_k=1000)
-    number = len(FAKE_ITEMS.items)
-
-    def ask(**changes: Any) -> tuple[list[int], list[float]]:
-        count, *rest = floats(FakeRecommender().run([EncodeRow("r", (0,), replace(query, **changes))])[0])
-        places, scores = rest[: int(count)], rest[int(count) :]
-        assert len(places) == len(scores) == count
-        return [int(place) for place in places], scores
-
-    places, scores = ask()
-    assert sorted(places) == list(range(number))
-    assert scores == sorted(scores, reverse=True)
-    assert ask(top_k=2) == (places[:2], scores[:2])
-    kept = {places[0], places[2]}
-    assert ask(only=kept)[0] == [places[0], places[2]]
-    assert ask(only=kept, without={places[0]})[0] == [places[2]]
-    assert ask(vector=(2.0,))[1] != scores
-
-
-def test_the_fake_transcriber_says_how_long_and_how_loud() -> None:
-    chunks = (struct.pack("<3f", 0.1, -0.5, 0.2) * 8000, b"")
-    found = FakeTranscriber().run(
-        [EncodeRow("r", (0,), ChunkOptions(chunks, language), index) for index, language in ((0, "de"), (1, None))]
-    )
-    assert [ChunkTranscript.from_bytes(one or b"") for one in found] == [
-        ChunkTranscript(2, (TokenSegment(0, 1500, tuple(b" 1500 ms at 50.")),)),
-        ChunkTranscript(1, (TokenSegment(0, 0, tuple(b" 0 ms at 0.")),)),
-    ]
 
 
 def test_the_fake_model_writes_words_of_its_prompt() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from headrace.features.encoders import torch_images as images
 from headrace.features.encoders.classifier_folder import Activation, ClassifierSettings, Head
@@ -20,16 +20,10 @@ from headrace.features.encoders.image_rows import ImageRows
 from headrace.features.encoders.torch_classifier import TorchClassifier
 from headrace.features.encoders.torch_encoder import TorchEncoder, read_dense
 from headrace.features.encoders.torch_images import TorchImageClassifier, TorchImageEncoder, image_encoder_for
-from headrace.features.predict.feature_schema import encode_rows
-from headrace.features.predict.torch_tabular import tabular_for
-from headrace.features.transcribe.torch_transcriber import transcriber_for
-from headrace.features.transcribe.transcription import ChunkOptions
-from headrace.models.engine.requests import EncodeRow, NumericalError
+from headrace.models.engine.requests import EncodeRow
 from headrace.store.errors import ModelLoadError
 from headrace.store.settings import Settings
-from tests.features.predict.test_torch_tabular import ROWS, build_tabular, config_of
 from tests.models.runners.making import CPU, rows
-from tests.models.tiny_whisper import RATE, WINDOW_S, build_whisper
 
 SETTINGS = Settings(device="cpu")
 INF, NAN = torch.inf, torch.nan
@@ -85,31 +79,6 @@ def test_an_encoder_of_images_also_beyond_the_dimensions_that_are_asked_for() ->
     encoder = TorchImageEncoder(model, Embedder(9, 3, has_texts=False, image_tokens=5), CPU)
     pixels = ImageRows((np.zeros((1, 2, 2), np.float32),) * 4, 1)
     assert answered(encoder, rows(*[(0,)] * 4, options=pixels)) == ONLY_FIRST
-
-
-@pytest.mark.parametrize("objective", ["binary", "multiclass", "regression"])
-def test_a_tabular_model(objective: str, tmp_path: Path) -> None:
-    folder = build_tabular(tmp_path / "model", objective, hidden=[])
-    tensors = load_file(folder / "model.safetensors")
-    tensors["embeddings.country.weight"][2] = INF
-    tensors["layers.0.weight"] = tensors["layers.0.weight"].abs()
-    save_file(tensors, folder / "model.safetensors")
-    runner = tabular_for(folder, SETTINGS)
-    for explain, expected in ((False, [True, False, True]), (True, [False] * 3)):  # the baseline is a mean
-        asked = encode_rows(config_of(folder), ROWS, explain=explain)
-        assert answered(runner, [EncodeRow("a", (n,), asked, n) for n in range(3)]) == expected
-
-
-def test_a_transcriber(tmp_path: Path) -> None:
-    transcriber = transcriber_for(build_whisper(tmp_path / "ears"), SETTINGS)
-    audio = np.zeros(RATE * WINDOW_S, "<f4").tobytes()
-    asked = [EncodeRow("a", (0,), ChunkOptions((audio, audio), "en"), number) for number in range(2)]
-    assert answered(transcriber, asked) == [True, True]
-    transcriber.model.model.decoder.layer_norm.weight.fill_(NAN)
-    with pytest.raises(RuntimeError, match="logits of a chunk"):
-        transcriber.run(asked)
-    with pytest.raises(NumericalError, match="output is not"):
-        transcriber.run(asked[:1])
 
 
 def test_weights_that_an_activation_would_hide_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

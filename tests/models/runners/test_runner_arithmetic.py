@@ -16,28 +16,9 @@ from headrace.features.encoders.image_rows import ImageRows, by_shape, dimension
 from headrace.features.encoders.torch_classifier import TorchClassifier
 from headrace.features.encoders.torch_encoder import TorchEncoder, padded
 from headrace.features.encoders.torch_images import TorchImageClassifier, TorchImageEncoder
-from headrace.features.predict.dense_network import DenseNetwork
-from headrace.features.predict.inputs import Activation, Objective
-from headrace.features.predict.integrated_gradients import integrated_gradients
-from headrace.features.predict.torch_tabular import outputs_of
-from headrace.features.recommend.attribute_columns import AttributeColumns
-from headrace.features.recommend.items import Item, Items
-from headrace.features.recommend.task import AttributeCondition
-from headrace.features.transcribe.transcription import ChunkTranscript, TokenSegment
 from headrace.models.engine.requests import EncodeRow
 from headrace.models.runners.encoder import float32_bytes
 from tests.models.runners.making import CPU, floats, rows
-
-
-def test_a_transcript_is_numbers_and_comes_back() -> None:
-    whole = ChunkTranscript(7, (TokenSegment(10, 250, (1, 2)), TokenSegment(250, 300, ())))
-    assert whole.numbers == (7, 10, 250, 2, 1, 2, 250, 300, 0)
-    assert whole.as_bytes == struct.pack("<9i", *whole.numbers)
-    assert ChunkTranscript.from_bytes(whole.as_bytes) == ChunkTranscript.of(whole.numbers) == whole
-    assert ChunkTranscript.of([0]) == ChunkTranscript()
-    for wrong in ([], [7, 1], [7, 1, 2], [7, 1, 2, 3], [7, 1, 2, 2, 5], [7, 1, 2, -1]):
-        with pytest.raises(ValueError, match=r"a segment is cut off|at least one number"):
-            ChunkTranscript.of(wrong)
 
 
 def test_images_of_one_shape_share_a_pass_and_texts_have_none() -> None:
@@ -163,78 +144,3 @@ def test_images_of_any_shape_get_their_own_scores_in_float32(activation: Scores,
     assert (floats(first), bad, floats(last)) == (scores, None, scores)
     assert asked == [((2, 1, 1, 3), torch.bfloat16), ((1, 1, 1, 2), torch.bfloat16)]
     assert classifier.context_window == 50
-
-
-ITEMS = Items(
-    tuple(
-        Item(id=name, attributes=attributes)
-        for name, attributes in (
-            ("a", {"price": 5, "kind": "x", "new": True}),
-            ("b", {"price": 7.5, "kind": "y", "new": False}),
-            ("c", {}),
-        )
-    )
-)
-
-
-@pytest.mark.parametrize(
-    ("condition", "places"),
-    [
-        ({"attribute": "price", "minimum": 5}, [0, 1]),
-        ({"attribute": "price", "minimum": 5.1}, [1]),
-        ({"attribute": "price", "maximum": 7.5}, [0, 1]),
-        ({"attribute": "price", "minimum": 5, "maximum": 7}, [0]),
-        ({"attribute": "price", "one_of": [7.5, 3]}, [1]),
-        ({"attribute": "kind", "one_of": ["y", "z"]}, [1]),
-        ({"attribute": "kind", "one_of": ["z"]}, []),
-        ({"attribute": "new", "one_of": [False]}, [1]),
-        ({"attribute": "none", "maximum": 9}, []),
-    ],
-)
-def test_a_condition_is_compared_with_every_item(condition: dict[str, Any], places: list[int]) -> None:
-    columns = AttributeColumns(ITEMS, ["price", "kind", "new", "none"])
-    found = columns.matching(AttributeCondition.model_validate(condition))
-    assert found.nonzero()[:, 0].tolist() == places
-
-
-def test_the_last_numbers_become_what_the_objective_says() -> None:
-    last = torch.tensor([[0.0, 1.0], [2.0, 2.0]])
-    config: Any = SimpleNamespace(target_mean=10.0, target_scale=3.0)
-    config.objective = Objective.REGRESSION
-    assert outputs_of(config, last).tolist() == [[10.0, 13.0], [16.0, 16.0]]
-    config.objective = Objective.MULTICLASS
-    assert outputs_of(config, last)[1].tolist() == [0.5, 0.5]
-    config.objective = Objective.BINARY
-    assert outputs_of(config, last)[0].tolist() == pytest.approx([0.5, 0.731059])
-
-
-@pytest.mark.parametrize(("activation", "expected"), [(Activation.RELU, 2.0), (Activation.TANH, 1.0 + 0.0)])
-def test_a_network_activates_between_its_layers_only(activation: Activation, expected: float) -> None:
-    config: Any = SimpleNamespace(activation=activation, num_columns=1)
-    layers = (
-        (torch.tensor([[1.0, 1.0], [-100.0, -100.0]]), torch.zeros(2)),
-        (torch.tensor([[2.0, 1.0]]), torch.tensor([-2.0])),
-    )
-    network = DenseNetwork(config, (torch.tensor([[1.0], [3.0]]),), layers)
-    inputs = network.inputs([[1.0], [0.0]], [[0], [1]])
-    assert inputs.tolist() == [[1.0, 1.0], [0.0, 3.0]]
-    assert network.baseline().tolist() == [0.0, 2.0]
-    first = float(network.last(inputs)[0])
-    assert first == pytest.approx(expected if activation is Activation.RELU else 2 * np.tanh(2) - 1 - 2, abs=1e-5)
-    assert network.to(torch.float64).last(inputs.double()).dtype == torch.float64
-
-
-def test_contributions_sum_to_the_change_of_the_value_that_is_explained() -> None:
-    def function(inputs: torch.Tensor) -> torch.Tensor:
-        a, b = inputs.unbind(1)
-        return torch.stack([a * b + a, (50 * a).tanh() * b], dim=1)
-
-    inputs = torch.tensor([[2.0, 3.0], [1.0, -2.0], [0.0, 1.0]], dtype=torch.float64)
-    baseline = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    chosen = torch.tensor([0, 1, 0])
-    found = integrated_gradients(function, inputs, baseline, chosen)
-    values, start = function(inputs), function(baseline[None])[0]
-    change = values.gather(1, chosen[:, None])[:, 0] - start[chosen]
-    assert found.sum(1).tolist() == pytest.approx(change.tolist(), abs=1e-3)
-    assert found[0].tolist() == pytest.approx([6.0, 2.0], abs=1e-3)
-    assert found[2].tolist() == [0.0, 0.0]

@@ -97,9 +97,10 @@ def test_every_route_says_which_scope_it_needs(server: ApiServer) -> None:
     hidden = {route.path_format for route in server.app.routes if isinstance(route, APIRoute)} - set(documented)
     assert hidden == set(), "a route that is not in the document is not in this matrix"
     others = {getattr(route, "path", "?") for route in server.app.routes if not isinstance(route, APIRoute)}
-    assert others == PAGES, "a mount, a socket or a plain route is not in the document"
+    assert others - PAGES == set(), "a mount, a socket or a plain route is not in the document"
 
 
+@pytest.mark.whole
 def test_the_documentation_lists_every_route_with_its_scope(server: ApiServer) -> None:
     told = re.findall(r"^`([\w:]+)`\n\n```\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
     listed = {
@@ -284,9 +285,10 @@ def test_nobody_meets_another_tenants_things(
     owner = make_client(api_keys.create_key(db, tenant, "owner", api_keys.SCOPES, actor="tests"))
     stranger = make_client(other_key)
     of_things = [one for one in operations(server.app) if one.has_id and one.collection not in SHARED]
-    unknown = {one.collection for one in of_things} - set(MAKERS)
+    collections = {one.collection for one in of_things}
+    unknown = collections - set(MAKERS)
     assert unknown == set(), "say in MAKERS how a tenant comes by such a thing, or in SHARED that it is nobody's"
-    ids = {collection: make(owner, db) for collection, make in MAKERS.items()}
+    ids = {collection: make(owner, db) for collection, make in MAKERS.items() if collection in collections}
     for operation in of_things:
         with subtests.test(f"{operation.method} {operation.path}"):
             response = operation.call(stranger, ids[operation.collection])
@@ -307,6 +309,7 @@ def test_nobody_meets_another_tenants_things(
             assert operation.call(owner, ids[operation.collection]).status_code not in (404, 410)
 
 
+@pytest.mark.uses("webhooks")
 def test_a_tenants_secrets_and_deliveries_are_its_own(
     api: httpx2.Client, make_client: MakeClient, other_key: str
 ) -> None:

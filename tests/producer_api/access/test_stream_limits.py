@@ -11,6 +11,7 @@ from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import list_jobs
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
+from tests.cases import of
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs, streaming, submit
 from tests.producer_api.serving import serving
@@ -23,7 +24,7 @@ ASKING: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/v1/chat/completions", CHAT),
     ("POST", "/v1/completions", {"model": "tiny", "prompt": "x", "stream": True}),
     ("POST", "/v1/responses", RESPONSE),
-    ("POST", "/v1/messages", CHAT | {"max_tokens": 8}),
+    *of("anthropic", ("POST", "/v1/messages", CHAT | {"max_tokens": 8})),
     ("POST", "/v1/responses", RESPONSE | {"background": True, "stream": True}),
     ("POST", "/v1/embeddings", {"model": "tiny", "input": "x"}),
 ]

@@ -14,6 +14,7 @@ from headrace.store.errors import Unavailable
 from headrace.store.jobs import jobs
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
+from tests.cases import of
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
@@ -31,7 +32,7 @@ FACES = {
     "chat, streamed": ("/v1/chat/completions", CHAT | STREAMED),
     "completion": ("/v1/completions", {"model": "tiny", "prompt": "hello"}),
     "response": ("/v1/responses", RESPONSE),
-    "message": ("/v1/messages", CHAT | {"max_tokens": 8}),
+    **dict(of("anthropic", ("message", ("/v1/messages", CHAT | {"max_tokens": 8})))),
     "response, streamed": ("/v1/responses", RESPONSE | STREAMED),
     "response in the background": ("/v1/responses", RESPONSE | {"background": True}),
 }

@@ -16,6 +16,7 @@ from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tracing.tracing import OFF
+from tests.cases import of
 from tests.refusals import Naming
 from tests.stand_ins import stand_in
 
@@ -212,7 +213,7 @@ def _buffer(target: Target, **limits: int) -> tuple[BufferBody, FastAPI]:
         ("/v1/jobs", 1000),
         ("/v1/embeddings", 2000),
         ("/v1/files", 5000 + FORM),
-        ("/v1/audio/transcriptions", 3000 + FORM),
+        *of("transcribe", ("/v1/audio/transcriptions", 3000 + FORM)),
         ("/v1/uploads/up_1/parts", 5000 + FORM),
     ],
 )

@@ -89,6 +89,7 @@ def test_the_description_beside_a_field_is_kept() -> None:
     assert [described[field]["description"] for field in (name, "mode")] == ["its own", "always `x`"]
 
 
+@pytest.mark.whole
 def test_no_word_is_left_over() -> None:
     by_name = {about.get("description"): field for _, field, about in fields()}
     by_model = {f"{model}.{field}" for model, field, _ in fields()}

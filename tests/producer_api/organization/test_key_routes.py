@@ -6,21 +6,18 @@ from typing import Any
 import httpx2
 import pytest
 from openai import OpenAI
-from structlog.testing import capture_logs
 
-from headrace.features.batches import batch_round_robin
 from headrace.producer_api.access import auth
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
-from headrace.store.tenants import api_key_admin, api_keys, tenants
+from headrace.store.tenants import api_key_admin, api_keys
 from headrace.store.tenants.api_keys import OPERATION_SCOPES, SCOPES
 from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
-from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 
 KEYS = "/v1/organization/api_keys"
@@ -310,24 +307,3 @@ def test_each_line_of_a_batch_may_use_only_the_keys_models(limited: httpx2.Clien
         wait_for(lambda: client.batches.retrieve(made.id).status == "failed", "the batch is refused")
         (error,) = (client.batches.retrieve(made.id).errors or pytest.fail("no errors")).data or []
     assert (error.code, error.line, error.param) == ("model_not_allowed", 2, "body.model")
-
-
-@pytest.mark.usefixtures("remembered")
-def test_a_disabled_tenants_jobs_go_on_and_its_batches_wait(
-    openai: OpenAI, api: httpx2.Client, worker: ScriptedWorker, db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The process goes on remembering the key, so that this can look in while the door is closed.
-    monkeypatch.setattr(batch_round_robin, "LONGEST_FAILED_S", 0.05)
-    job_id = submit(api)
-    tenants.set_disabled(db, "acme", disabled=True, actor="tests")
-    line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "x"}}
-    file = openai.files.create(file=("lines.jsonl", json.dumps(line).encode()), purpose="batch")
-    with capture_logs() as logs:
-        made = openai.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
-        wait_for(lambda: "batch_waits" in [one["event"] for one in logs], "the keeper has put the batch off")
-    worker.succeed(worker.claim(job_id))
-    assert api.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
-    assert openai.batches.retrieve(made.id).status == "validating"
-    tenants.set_disabled(db, "acme", disabled=False, actor="tests")
-    with worker.serve(lambda _: ["done"]):
-        wait_for(lambda: openai.batches.retrieve(made.id).status == "completed", "the batch goes on")

@@ -1,6 +1,5 @@
 """Keys, usage and audit events as an organization sees them, field by field, and the bounds of bodies. No server."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from headrace.features.audit.views import entry_id, event_page
 from headrace.producer_api.organization import usage_views
 from headrace.producer_api.organization.key_views import (
     KeyPatch,
@@ -22,7 +20,6 @@ from headrace.producer_api.organization.key_views import (
 from headrace.producer_api.organization.limit_routes import LimitValues
 from headrace.producer_api.organization.retention_routes import RetentionValues
 from headrace.producer_api.organization.usage_routes import UsageQuery, Width
-from headrace.store.audit_log import AuditEntry
 from headrace.store.errors import InvalidRequest
 from headrace.store.retention.retention import LONGEST_S
 from headrace.store.tenants.api_key_admin import ApiKey, IssuedKey, Unchanged
@@ -276,89 +273,3 @@ def test_usage_of_each_kind_has_its_fields() -> None:
         "amount": {"value": 0.25, "currency": "usd"},
         "line_item": "m@1",
     }
-
-
-def entry(**changes: Any) -> AuditEntry:
-    fields: dict[str, Any] = {
-        "id": 7,
-        "tenant_id": "t",
-        "actor": "key_1",
-        "action": "api_key.created",
-        "resource": "key_2",
-        "detail": {"scopes": ["admin"]},
-        "before_hash": None,
-        "after_hash": "ab",
-        "request_id": "req_1",
-        "address": "127.0.0.1",
-        "at": AT,
-        "seq": 3,
-        "prev_hash": "00",
-        "hash": "11",
-    }
-    return AuditEntry(**fields | changes)
-
-
-def test_a_page_of_events() -> None:
-    changed = entry(id=6, action="limits.set", actor="ann@host", address="ann@host")
-    assert event_page([entry(), changed], has_more=True).model_dump() == {
-        "object": "list",
-        "data": [
-            {
-                "id": "audit_7",
-                "object": "organization.audit_log",
-                "type": "api_key.created",
-                "effective_at": 1795564800,
-                "actor": {"type": "api_key", "api_key": {"id": "key_1", "type": "service_account"}, "session": None},
-                "ip_address": "127.0.0.1",
-                "request_id": "req_1",
-                "before_hash": None,
-                "after_hash": "ab",
-                "chain": {"seq": 3, "prev_hash": "00", "hash": "11"},
-                "api_key.created": {"id": "key_2", "data": {"scopes": ["admin"]}},
-            },
-            {
-                "id": "audit_6",
-                "object": "organization.audit_log",
-                "type": "limits.set",
-                "effective_at": 1795564800,
-                "actor": {
-                    "type": "session",
-                    "api_key": None,
-                    "session": {"user": {"id": "ann@host"}, "ip_address": "ann@host"},
-                },
-                "ip_address": "ann@host",
-                "request_id": "req_1",
-                "before_hash": None,
-                "after_hash": "ab",
-                "chain": {"seq": 3, "prev_hash": "00", "hash": "11"},
-                "limits.set": {"id": "key_2", "changes_requested": {"scopes": ["admin"]}},
-            },
-        ],
-        "first_id": "audit_7",
-        "last_id": "audit_6",
-        "has_more": True,
-    }
-
-
-def test_an_event_shows_its_detail_if_it_has_one() -> None:
-    (bare,) = event_page([replace(entry(), detail={})], has_more=False).model_dump()["data"]
-    assert bare["api_key.created"] == {"id": "key_2"}
-    (updated,) = event_page([entry(action="api_key.updated")], has_more=False).model_dump()["data"]
-    assert updated["api_key.updated"] == {"id": "key_2", "changes_requested": {"scopes": ["admin"]}}
-
-
-def test_a_page_without_events() -> None:
-    assert event_page([], has_more=False).model_dump() == {
-        "object": "list",
-        "data": [],
-        "first_id": None,
-        "last_id": None,
-        "has_more": False,
-    }
-
-
-def test_the_id_of_an_event_is_a_number() -> None:
-    assert [entry_id(one, "after") for one in (None, "audit_42", "audit_" + "9" * 18)] == [None, 42, 10**18 - 1]
-    for wrong in ("42", "audit_", "audit_x", "audit_-1", "audit_\u0661", "audit_" + "9" * 19):
-        with pytest.raises(InvalidRequest, match=r"`after` .*audit_42"):
-            entry_id(wrong, "after")

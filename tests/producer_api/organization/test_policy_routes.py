@@ -164,6 +164,7 @@ def test_what_a_request_is_called_and_whom_it_is_for_are_guarded_too(
     assert RAW not in everything_stored(db, redis_client)
 
 
+@pytest.mark.uses("batches")
 def test_what_a_batch_says_beside_its_lines_is_guarded_too(
     api: httpx2.Client, openai: OpenAI, db: Database, redis_client: redis.Redis
 ) -> None:

@@ -14,18 +14,19 @@ from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
+from tests.cases import of
 from tests.producer_api.calling import PROMPT, error_of, submit
 from tests.producer_api.serving import serving
 
 LISTS = (
     "/v1/jobs",
-    "/v1/batches",
+    *of("batches", "/v1/batches"),
     "/v1/files",
     "/v1/dead_letters",
-    "/v1/webhook_deliveries",
+    *of("webhooks", "/v1/webhook_deliveries"),
     "/v1/prompts",
     "/v1/pipelines",
-    "/v1/organization/audit_logs",
+    *of("audit", "/v1/organization/audit_logs"),
 )
 
 

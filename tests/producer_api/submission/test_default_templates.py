@@ -116,9 +116,17 @@ def test_a_canary_compares_the_template_and_leaves_out_what_it_does_not_concern(
     assert compared == [divided["id"]]
     named = submit(api, model="tiny@2", input=HI | {"template": {"id": "guide", "variables": {"city": "Rome"}}})
     assert given(db, tenant, named) == ["You know Rome.", "hi"], "its own takes the place of the default"
-    count = {"model": "tiny@1", "max_tokens": 4, **HI}
+
+
+@pytest.mark.uses("anthropic")
+@pytest.mark.usefixtures("guide")
+def test_counted_tokens_include_the_default_template(
+    db: Database, model: ModelVersion, server: ApiServer, api: httpx2.Client
+) -> None:
+    register(api, "tiny", files_of="tiny@1", prompt={"id": "brief"})
+    serve(db, server)
     plain, longer = (
-        api.post("/v1/messages/count_tokens", json=count | {"model": name}).json()["input_tokens"]
+        api.post("/v1/messages/count_tokens", json={"model": name, "max_tokens": 4, **HI}).json()["input_tokens"]
         for name in ("tiny@1", "tiny@2")
     )
     assert longer > plain

@@ -81,29 +81,45 @@ def test_without_a_key_nothing_is_kept_of_what_a_policy_took_out(settings: Setti
         assert _post(client, SSN, **{"Idempotency-Key": "order 1"}).json()["id"] == repeated
 
 
+def _after_changes_of_keys(
+    settings: Settings, db: Database, tenant: str, key: str, first: str
+) -> Iterator[httpx2.Client]:
+    """An API after each change of the keys that there may be, from the one key at first."""
+    rotated = {"encryption_keys": f"k2:,{first}"}
+    for changes in ({"encryption_keys": first}, rotated, {"encryption_keys": first, "digest_keys": (OLD,)}):
+        with _api(settings, db, tenant, **changes) as after:
+            after.headers["authorization"] = key
+            yield after
+
+
 @pytest.mark.usefixtures("turned_seal")
 def test_a_request_is_known_by_every_process_and_after_the_keys_changed(
     settings: Settings, db: Database, tenant: str
 ) -> None:
     named, retried = {"Idempotency-Key": f"SSN {SSN}"}, {"x-stainless-retry-count": "1"}
-
-    master = "k1:"
-    with _api(settings, db, tenant, encryption_keys=master) as before:
+    first = "k1:"
+    with _api(settings, db, tenant, encryption_keys=first) as before:
         keyed, plain = _post(before, SSN, **named).json()["id"], _post(before, OTHER_SSN).json()["id"]
-        form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}\n")}}
-        file_id = before.post("/v1/files", **form).json()["id"]  # type: ignore[arg-type]
+        key = before.headers["authorization"]
+    for after in _after_changes_of_keys(settings, db, tenant, key, first):
+        assert _post(after, SSN, **named).json()["id"] == keyed
+        assert _post(after, OTHER_SSN, **retried).json()["id"] == plain
+        other = _post(after, OTHER_SSN, **named)
+        assert (other.status_code, error_of(other)["code"]) == (422, "idempotency_key_reused")
+
+
+@pytest.mark.usefixtures("turned_seal")
+@pytest.mark.uses("batches")
+def test_a_batch_is_known_after_the_keys_changed(settings: Settings, db: Database, tenant: str) -> None:
+    named, first = {"Idempotency-Key": f"SSN {SSN}"}, "k1:"
+    with _api(settings, db, tenant, encryption_keys=first) as before:
+        files: Any = {"file": ("a.jsonl", b"{}\n")}
+        file_id = before.post("/v1/files", data={"purpose": "batch"}, files=files).json()["id"]
         batch = {"input_file_id": file_id, "endpoint": "/v1/completions", "completion_window": "24h"}
         batch_id = before.post("/v1/batches", json=batch, headers=named).json()["id"]
         key = before.headers["authorization"]
-    rotated = {"encryption_keys": f"k2:,{master}"}
-    for changes in ({"encryption_keys": master}, rotated, {"encryption_keys": master, "digest_keys": (OLD,)}):
-        with _api(settings, db, tenant, **changes) as after:
-            after.headers["authorization"] = key
-            assert _post(after, SSN, **named).json()["id"] == keyed
-            assert _post(after, OTHER_SSN, **retried).json()["id"] == plain
-            assert after.post("/v1/batches", json=batch, headers=named).json()["id"] == batch_id
-            other = _post(after, OTHER_SSN, **named)
-            assert (other.status_code, error_of(other)["code"]) == (422, "idempotency_key_reused")
+    for after in _after_changes_of_keys(settings, db, tenant, key, first):
+        assert after.post("/v1/batches", json=batch, headers=named).json()["id"] == batch_id
 
 
 def test_names_of_fields_that_are_not_known_are_not_stored(settings: Settings, db: Database, tenant: str) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from headrace.producer_api.tasks.registry import read_task
 from headrace.store.errors import InvalidRequest
+from tests.cases import of
 from tests.producer_api.request_outcomes import Refused, refusal_of
 from tests.producer_api.tasks.task_bodies import ROW, SERVER, read
 from tests.refusals import Naming
@@ -33,31 +34,50 @@ REFUSED: Refused = [
     (("images/classify", {"top_k": 0}), "invalid_value", "top_k", "to 1"),
     (("images/zero_shot", {"candidate_labels": ["a", "a"]}), "invalid_value", "candidate_labels", "twice"),
     (("images/zero_shot", {"hypothesis_template": "a photo"}), "invalid_value", "hypothesis_template", "{}"),
-    (("tabular/predictions", {"rows": []}), "invalid_value", "rows", "1 item"),
-    (("tabular/predictions", {"row": [ROW]}), "unsupported_parameter", "row"),
-    (("recommendations", {"vector": [1.0]}), "invalid_value", None, "vector", "history", "features"),
-    (("recommendations", {"history": None}), "invalid_value", None, "vector", "history", "features"),
-    (("recommendations", {"top_k": 0}), "invalid_value", "top_k", "to 1"),
-    (("recommendations", {"history": [{"id": "i", "weight": 0}]}), "invalid_value", "history[0].weight", "than 0"),
-    (("audio/transcriptions", {"file_id": None}), "unsupported_parameter", "file_id"),
-    (("audio/transcriptions", {"response_format": "srt"}), "unsupported_parameter", "response_format", "verbose_json"),
-    (("audio/transcriptions", {"response_format": "text"}), "unsupported_parameter", "response_format", "verbose_json"),
-    (("audio/transcriptions", {"prompt": "x"}), "unsupported_parameter", "prompt", "leave it out"),
-    (("audio/transcriptions", {"temperature": 0.5}), "unsupported_parameter", "temperature"),
-    (
-        ("audio/transcriptions", {"timestamp_granularities": ["segment", "word"]}),
-        "unsupported_parameter",
-        "timestamp_granularities",
-        "segment",
+    *of(
+        "predict",
+        (("tabular/predictions", {"rows": []}), "invalid_value", "rows", "1 item"),
+        (("tabular/predictions", {"row": [ROW]}), "unsupported_parameter", "row"),
     ),
-    (
-        ("audio/transcriptions", {"chunking_strategy": "server_vad"}),
-        "unsupported_parameter",
-        "chunking_strategy",
-        "auto",
+    *of(
+        "recommend",
+        (("recommendations", {"vector": [1.0]}), "invalid_value", None, "vector", "history", "features"),
+        (("recommendations", {"history": None}), "invalid_value", None, "vector", "history", "features"),
+        (("recommendations", {"top_k": 0}), "invalid_value", "top_k", "to 1"),
+        (("recommendations", {"history": [{"id": "i", "weight": 0}]}), "invalid_value", "history[0].weight", "than 0"),
     ),
-    (("audio/transcriptions", {"include": ["logprobs"]}), "unsupported_parameter", "include"),
-    (("audio/transcriptions", {"language": "english"}), "invalid_value", "language", "^[a-z]{2,3}$"),
+    *of(
+        "transcribe",
+        (("audio/transcriptions", {"file_id": None}), "unsupported_parameter", "file_id"),
+        (
+            ("audio/transcriptions", {"response_format": "srt"}),
+            "unsupported_parameter",
+            "response_format",
+            "verbose_json",
+        ),
+        (
+            ("audio/transcriptions", {"response_format": "text"}),
+            "unsupported_parameter",
+            "response_format",
+            "verbose_json",
+        ),
+        (("audio/transcriptions", {"prompt": "x"}), "unsupported_parameter", "prompt", "leave it out"),
+        (("audio/transcriptions", {"temperature": 0.5}), "unsupported_parameter", "temperature"),
+        (
+            ("audio/transcriptions", {"timestamp_granularities": ["segment", "word"]}),
+            "unsupported_parameter",
+            "timestamp_granularities",
+            "segment",
+        ),
+        (
+            ("audio/transcriptions", {"chunking_strategy": "server_vad"}),
+            "unsupported_parameter",
+            "chunking_strategy",
+            "auto",
+        ),
+        (("audio/transcriptions", {"include": ["logprobs"]}), "unsupported_parameter", "include"),
+        (("audio/transcriptions", {"language": "english"}), "invalid_value", "language", "^[a-z]{2,3}$"),
+    ),
     (("responses", {"previous_response_id": "resp_1"}), "unsupported_parameter", "previous_response_id", "in a batch"),
     (("responses", {"conversation": "conv_1"}), "unsupported_parameter", "conversation", "in a batch"),
     (("responses", {"prompt": {"id": "p"}}), "unsupported_parameter", "prompt", "in a batch"),
@@ -75,7 +95,7 @@ def test_an_error_names_the_field_of_the_body(subtests: pytest.Subtests) -> None
     for (name, changes), code, param, *named in REFUSED:
         with subtests.test(name, param=param, named=named):
             assert refusal_of(read, name, changes) == (code, param, Naming(*named))
-    with pytest.raises(InvalidRequest, match="/v1/audio/transcriptions, /v1/chat/completions, "):
+    with pytest.raises(InvalidRequest, match="/v1/chat/completions, "):
         read_task("/v1/other", {})
 
 
@@ -88,13 +108,13 @@ def test_an_error_names_the_field_of_the_body(subtests: pytest.Subtests) -> None
         ("score", "input.text_2[0]", "text_2[0]"),
         ("score", "input", "text_1"),
         ("images/classify", "input.images[2]", "images[2]"),
-        ("audio/transcriptions", "input.file_id", "file_id"),
+        *of("transcribe", ("audio/transcriptions", "input.file_id", "file_id")),
         ("embeddings", "input.texts[0]", "input"),
-        ("tabular/predictions", "webhook.url", "job.webhook.url"),
-        ("recommendations", "filter.where[0]", "filter.where[0]"),
+        *of("predict", ("tabular/predictions", "webhook.url", "job.webhook.url")),
+        *of("recommend", ("recommendations", "filter.where[0]", "filter.where[0]")),
         ("chat/completions", "sampling.temperature", "temperature"),
         ("responses", "sampling.max_tokens", "max_output_tokens"),
-        ("messages", "sampling.stop[1]", "stop_sequences[1]"),
+        *of("anthropic", ("messages", "sampling.stop[1]", "stop_sequences[1]")),
     ],
 )
 def test_an_error_about_the_job_is_told_of_the_body(name: str, given: str, sent: str) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from headrace.features.transcribe.transcription_form import fields_of
 from headrace.producer_api.tasks.registry import TASK_URLS
 from headrace.store.jobs.jobs import Job
 from tests.producer_api.answered_jobs import ended, job_of
@@ -29,6 +28,7 @@ def uncounted(job: Job) -> Job:
     return replace(job, usage=None)
 
 
+@pytest.mark.whole
 def test_a_batch_may_name_the_urls_of_these_tasks() -> None:
     assert {url for url in TASK_URLS if not url.startswith("/v1/tasks/")} == {*PLAIN}
 
@@ -278,6 +278,7 @@ def test_the_answers_of_classes_of_images() -> None:
     }
 
 
+@pytest.mark.uses("predict", "recommend")
 def test_the_answers_of_rows_and_recommendations() -> None:
     assert answer("tabular/predictions", {"predictions": [{"label": "ok"}, {"label": "no"}]}) == {
         **LIST,
@@ -291,6 +292,7 @@ def test_the_answers_of_rows_and_recommendations() -> None:
     }
 
 
+@pytest.mark.uses("transcribe")
 def test_the_answers_of_transcriptions() -> None:
     said = {"text": "Hi", "duration": 1.5, "language": "en", "segments": [{"start": 0.0, "end": 1.5, "text": "Hi"}]}
     assert answer("audio/transcriptions", said) == {"text": "Hi", "usage": {"type": "duration", "seconds": 2}}
@@ -325,8 +327,6 @@ def test_what_is_stored_beside_the_job_of_a_line() -> None:
         assert read("chat/completions", asked).answer(job_of("Hi.")).get("service_tier") == told
     calls = read("responses", {"server_tools": {"names": ["calculator"]}})
     assert None not in (calls.with_tools, calls.read_answer)
-    assert read("messages", {"server_tools": {"names": ["calculator"]}}).read_answer is not None
-    assert read("messages", {}).read_answer is None
     several = read("chat/completions", {"n": 2})
     outputs = [{"text": text, "finish_reason": "stop"} for text in ("a", "b")]
     payload = {"n": 2, "input": {"prompt": "x"}, "sampling": {}}
@@ -334,19 +334,7 @@ def test_what_is_stored_beside_the_job_of_a_line() -> None:
     assert [one["message"]["content"] for one in found] == ["a", "b"]
 
 
-def test_a_form_is_read_as_json() -> None:
-    form = {"model": "m", "language": "", "metadata[run]": "7", "metadata[a b]": "x", "job[priority]": "2"}
-    form |= {
-        "job[on_disconnect]": "continue",
-        "job[max_attempts]": "1" * 13,
-        "timestamp_granularities[]": "segment,word",
-    }
-    form |= {"metadata[]": "x", "other[x]": "1", f"metadata[{'k' * 65}]": "v"}
-    assert fields_of(form) == {
-        "model": "m",
-        "metadata": ["x"],
-        "job": {"priority": 2, "on_disconnect": "continue", "max_attempts": "1111111111111"},
-        "timestamp_granularities": ["segment", "word"],
-        "other[x]": "1",
-        "metadata[kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk]": "v",
-    }
+@pytest.mark.uses("anthropic")
+def test_a_line_of_anthropics_face_with_tools_is_read_by_its_own_form() -> None:
+    assert read("messages", {"server_tools": {"names": ["calculator"]}}).read_answer is not None
+    assert read("messages", {}).read_answer is None

@@ -1,6 +1,7 @@
 """What the registry stores of a model's folder for each task, and which tasks have a tokenizer."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,8 +16,6 @@ from headrace.features.encoders.embed.inputs import Embedder
 from headrace.features.encoders.image_folder import ImageClassifierSettings
 from headrace.features.encoders.token_classify import inputs as token_classify
 from headrace.features.images.classify import inputs as image_classify
-from headrace.features.transcribe import transcriber_folder
-from headrace.features.transcribe.transcriber_folder import TranscriberSettings
 from headrace.prompts.tasks.own_task import num_tokens_of, own_inputs
 from headrace.prompts.tasks.registry import TASK_INPUTS
 from headrace.store.errors import InvalidRequest, ModelLoadError
@@ -39,6 +38,7 @@ SENTENCE_FILES = (
 )
 
 
+@pytest.mark.whole
 def test_the_files_of_each_task_are_stored() -> None:
     assert {name: one.folder_files for name, one in TASK_INPUTS.items() if one.folder_files} == {
         "recommend": ("items.jsonl",),
@@ -51,6 +51,7 @@ def test_the_files_of_each_task_are_stored() -> None:
     }
 
 
+@pytest.mark.whole
 def test_tasks_of_texts_have_a_tokenizer_and_their_own_window() -> None:
     ours = {name: one for name, one in TASK_INPUTS.items() if not one.has_any_files}
     without = {name for name, one in ours.items() if not one.has_tokenizer({"model_type": "bert"})}
@@ -61,6 +62,7 @@ def test_tasks_of_texts_have_a_tokenizer_and_their_own_window() -> None:
     assert {name for name, one in ours.items() if one.is_folder({"model_type": "?"})} == {"generate"}
 
 
+@pytest.mark.uses("predict", "recommend")
 def test_the_window_of_a_folder_is_that_of_its_task() -> None:
     def window(task: str, config: str, **others: bytes) -> int:
         read = TASK_INPUTS[task].folder_window
@@ -119,20 +121,18 @@ BERT = {
     "architectures": ["BertForSequenceClassification"],
 }
 VIT = {"model_type": "vit", "hidden_size": 4, "patch_size": 14, "architectures": ["ViTForImageClassification"]}
-WHISPER = {"max_source_positions": 1500}
 STORED: dict[str, Any] = {
     "config.json": BERT,
     "sentence_bert_config.json": {"max_seq_length": 7},
-    "preprocessor_config.json": {"size": 28, "chunk_length": 30, "sampling_rate": 16_000},
-    "generation_config.json": {"no_timestamps_token_id": 1},
+    "preprocessor_config.json": {"size": 28},
 }
 
 
-def read_settings(task: str, runner: str, **config: Any) -> Any:
-    """The settings of a registered version with these files, by their digests."""
-    stored = {f"digest of {name}": json.dumps(content).encode() for name, content in STORED.items()}
-    stored["digest of config.json"] = json.dumps(config).encode()
-    files = {name: f"digest of {name}" for name in (*STORED, "model.safetensors")}
+def read_settings(task: str, runner: str, beside: Mapping[str, Any] = STORED, **config: Any) -> Any:
+    """The settings of a registered version with this configuration and files beside it, by their digests."""
+    contents = {**beside, "config.json": config}
+    stored = {f"digest of {name}": json.dumps(content).encode() for name, content in contents.items()}
+    files = {name: f"digest of {name}" for name in (*contents, "model.safetensors")}
     version = ModelVersion("m", 1, task, runner, "", "", "auto", 64, files, datetime.now(UTC), None)
     return TASK_INPUTS[task].read_settings(version, stored.__getitem__)
 
@@ -145,7 +145,6 @@ def test_the_settings_of_a_version_are_those_of_its_stored_files() -> None:
         "token_classify": read_settings("token_classify", "x", **tags),
         "embed": read_settings("embed", "x", **BERT),
         "image_classify": read_settings("image_classify", "x", **VIT),
-        "transcribe": read_settings("transcribe", "x", **WHISPER),
     }
     one = ("LABEL_0",)
     assert found == {
@@ -154,10 +153,9 @@ def test_the_settings_of_a_version_are_those_of_its_stored_files() -> None:
         "token_classify": ClassifierSettings(9, one, Activation.SOFTMAX, Head.TOKENS),
         "embed": Embedder(7, 4),
         "image_classify": ImageClassifierSettings(5, ("LABEL_0", "LABEL_1"), Activation.SOFTMAX),
-        "transcribe": TranscriberSettings(30, 16_000, 1500, {}),
     }
-    fakes = (classify.FAKE, token_classify.FAKE, embed.FAKE, image_classify.FAKE, transcriber_folder.FAKE)
-    tasks = ("classify", "token_classify", "embed", "image_classify", "transcribe")
+    fakes = (classify.FAKE, token_classify.FAKE, embed.FAKE, image_classify.FAKE)
+    tasks = ("classify", "token_classify", "embed", "image_classify")
     assert tuple(read_settings(task, "fake") for task in tasks) == fakes
     assert read_settings("score", "fake") is None
 

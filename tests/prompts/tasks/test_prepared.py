@@ -14,10 +14,7 @@ from headrace.features.encoders.rerank.inputs import FAKE as RERANKER
 from headrace.features.encoders.token_classify.inputs import FAKE as TOKEN_CLASSIFIER
 from headrace.features.flows.retrieval_steps import query_prompt_name
 from headrace.features.images.classify.inputs import FAKE as IMAGE_CLASSIFIER
-from headrace.features.predict.inputs import FAKE as TABULAR
-from headrace.features.recommend.inputs import FAKE as RECOMMENDER
 from headrace.features.retrieval.ingest_order import passage_prompt, passage_window
-from headrace.features.transcribe.transcriber_folder import FAKE as TRANSCRIBER
 from headrace.prompts.chat_server import ChatServer
 from headrace.prompts.grammar import Grammars
 from headrace.prompts.tasks.registry import TASK_INPUTS, inputs_of_folder
@@ -105,8 +102,6 @@ IMAGE = {"url": url_of(png(2))}
             {"input": {"images": [IMAGE], "candidate_labels": ["a", "bc"], "hypothesis_template": "{}"}, "top_k": 1},
             53,
         ),
-        ("predict", TABULAR, {"input": {"rows": [{"country": "ch"}, {"country": "de"}]}}, 2),
-        ("recommend", RECOMMENDER, {"input": {"vector": [1] * 8}, "top_k": 3, "exclude_history": False}, 1),
     ],
 )
 def test_the_payload_has_the_fields_of_the_request(task: str, settings: Any, body: dict[str, Any], cost: int) -> None:
@@ -117,13 +112,6 @@ def test_the_payload_has_the_fields_of_the_request(task: str, settings: Any, bod
         name: value for name, value in body.items() if name != "input"
     }
     assert kept["input"].keys() >= body["input"].keys()
-
-
-def test_explanations_of_rows_cost_more() -> None:
-    rows = {"rows": [{"country": "ch"}, {"country": "de"}]}
-    found = prepared("predict", Model(TABULAR), input=rows, explain=True)
-    assert found.payload.model_dump(exclude={"input"}) == {"explain": True}
-    assert found.num_tokens == 2 * 16
 
 
 def test_a_payload_that_is_not_truncated_is_one_for_older_workers() -> None:
@@ -237,30 +225,6 @@ def test_a_payload_that_is_not_truncated_is_one_for_older_workers() -> None:
             {"input": {"images": [IMAGE], "candidate_labels": ["a", "bcdefgh"], "hypothesis_template": "{}"}},
             (" 7", LONG, "input.candidate_labels[1]"),
         ),
-        (
-            "recommend",
-            RECOMMENDER,
-            {"input": {"vector": [1] * 7}},
-            (" 8", INVALID, "input.vector"),
-        ),
-        (
-            "recommend",
-            RECOMMENDER,
-            {"input": {"features": {"a": 1}}},
-            ("user tower", INVALID, "input.features"),
-        ),
-        (
-            "transcribe",
-            TRANSCRIBER,
-            {"input": {"file_id": "f"}, "language": "fr"},
-            ("'fr': it knows de, en", INVALID, "language"),
-        ),
-        (
-            "transcribe",
-            replace(TRANSCRIBER, languages={}),
-            {"input": {"file_id": "f"}, "language": "de"},
-            ("'de': it knows en", INVALID, "language"),
-        ),
     ],
 )
 def test_a_request_that_does_not_fit_is_told_its_place(
@@ -287,10 +251,6 @@ def test_the_tokens_of_all_inputs_together_are_bounded(
     message, code, param = refused(task, Model(settings), input={"texts": ["abc", "defg"]})
     assert (code, param) == (INVALID, text)
     assert " 6: " in message
-
-
-def test_audio_counts_its_positions_and_at_least_one() -> None:
-    assert [TRANSCRIBER.tokens_of(seconds) for seconds in (0.001, 1, 29.99, 61)] == [1, 50, 1500, 3050]
 
 
 def test_a_cut_input_keeps_its_beginning() -> None:

@@ -8,16 +8,10 @@ from pydantic import TypeAdapter
 from headrace.features.encoders.classify.inputs import FAKE as CLASSIFIER
 from headrace.features.encoders.embed.inputs import FAKE as EMBEDDER
 from headrace.features.images.classify.inputs import FAKE as IMAGE_CLASSIFIER
-from headrace.features.predict.inputs import FAKE as TABULAR
-from headrace.features.recommend.inputs import FAKE_ITEMS, RecommenderConfig, query_of
-from headrace.features.transcribe.task import AudioSource, TranscribePayload, TranscribeRequest
-from headrace.features.transcribe.transcriber_folder import FAKE as TRANSCRIBER
 from headrace.prompts.chat_server import ChatServer
 from headrace.prompts.reasoning import ReasoningSupport, find_support
 from headrace.prompts.tasks.registry import TASK_INPUTS
 from headrace.prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
-from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.reasoning import ReasoningFormat
 from headrace.store.tasks.registry import TASKS
 from tests.png import png, url_of
@@ -151,50 +145,3 @@ def test_a_long_input_is_cut_if_the_request_says_so(monkeypatch: pytest.MonkeyPa
             "invalid_value",
             "input.text_2",
         )
-
-
-def test_rows_are_checked_before_a_policy_reads_them() -> None:
-    inputs = TASK_INPUTS["predict"]
-    request = inputs.spec.request.model_validate(
-        {"task": "predict", "model": "m", "input": {"rows": [{"amount": "x"}]}}
-    )
-    with pytest.raises(InvalidRequest) as wrong:
-        inputs.cut_to_length(request, Model(TABULAR))
-    assert wrong.value.param == "input.rows[0].amount"
-
-
-TOWER: dict[str, Any] = {
-    "model_type": "headrace-recommender",
-    "dimensions": 2,
-    "user_tower": {"features": [{"name": "age", "type": "number", "mean": 1, "scale": 2}]},
-}
-
-
-def test_a_user_may_be_a_row_of_features() -> None:
-    config = RecommenderConfig.model_validate(TOWER)
-    found = prepared("recommend", Model(config), input={"features": {"age": 5}}, top_k=3)
-    payload: Any = found.payload
-    query = query_of(payload, config, FAKE_ITEMS)
-    assert (found.num_tokens, query.row, query.vector, query.history) == (1, ((2.0,), ()), None, [])
-    by_vector: Any = prepared("recommend", Model(config), input={"vector": [1, 2]}, top_k=3).payload
-    assert (query_of(by_vector, config, FAKE_ITEMS).row, query_of(by_vector, config, FAKE_ITEMS).vector) == (
-        None,
-        (1, 2),
-    )
-    assert refused("recommend", Model(config), input={"features": {"age": "x"}}) == (
-        Naming("`input.features.age`", " number"),
-        "invalid_value",
-        "input.features.age",
-    )
-
-
-def test_a_transcript_is_stored_with_its_audio_and_counts_its_positions() -> None:
-    audio = AudioSource(content="c", num_frames=32_000, rate=16_000, seconds=2)
-    inputs, model, policy = TASK_INPUTS["transcribe"], Model(TRANSCRIBER), PinnedPolicy(model="p", version=1)
-    body = {"task": "transcribe", "model": "m", "input": {"file_id": "f"}}
-    for language in (None, "de"):
-        request = TranscribeRequest.model_validate(body | {"language": language}).with_audio(audio)
-        found = inputs.prepare(request, model, policy)
-        expected = TranscribePayload(file_id="f", audio=audio, language=language, policy=policy)
-        assert (found.payload, found.num_tokens) == (expected, 100)
-        assert inputs.cut_to_length(request, model) is request

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from headrace.features.webhooks import endpoints
 from headrace.store.calls.approvals import (
     Approval,
     ApprovalState,
@@ -24,14 +23,12 @@ from headrace.store.calls.approvals import (
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, NotFound
 from headrace.store.jobs.claims import Added, AddedStep, AskedApproval, finish
-from headrace.store.jobs.jobs import NewJob, accept, list_steps, request_cancel, step_events
+from headrace.store.jobs.jobs import accept, list_steps, request_cancel, step_events
 from headrace.store.jobs.stuck_flows import count_stuck_flows
 from headrace.store.jobs.sweeps import expire_overdue
-from headrace.store.retention.erasure import purge_job
 from headrace.store.settings import Settings
 from tests.processes import StartProcess, python
 from tests.roles import role_url
-from tests.sealing import TurnedSeal
 from tests.store.jobs.test_flows import Flow, ended
 from tests.store.making import MakeJob, Query, new_flow
 
@@ -221,31 +218,6 @@ def test_what_ends_the_job_ends_the_wait(
         answer(flow, asked, True)
     (found,) = list_approvals(db, flow.tenant, job_id=flow.id)
     assert (found.state, kinds(flow)) == (ApprovalState.CANCELLED, ["approval_requested"])
-
-
-def test_a_webhook_tells_of_each_wait_and_reasons_are_sealed_and_erased(
-    settings: Settings, make_job: MakeJob, query: Query
-) -> None:
-    named = {"url": "https://hooks.example.com/job", "events": ["job.approval_required"]}
-    ends = {"url": "https://hooks.example.com/ends", "events": None}
-    with closing(Database(settings.database_url, pool_size=1, application_name="t", seal=TurnedSeal("k"))) as sealing:
-        parents: list[NewJob] = [new_flow(make_job, ONE, webhook=hook) for hook in (named, ends)]
-        accept(sealing, parents)
-        endpoints.create_endpoint(sealing, parents[0].tenant_id, url="https://hooks.example.com/all", actor="t")
-        flow, other = (Flow(sealing, parent) for parent in parents)
-        asked = parked(flow)
-        parked(other)
-        sent = "SELECT url FROM webhook_deliveries JOIN jobs ON jobs.id = job_id WHERE parent_id = :id ORDER BY url"
-        assert [row["url"][-4:] for row in query(sent, id=flow.id)] == ["/all", "/job"]
-        assert [row["url"][-4:] for row in query(sent, id=other.id)] == ["/all"]
-        answer(flow, asked, False, "too dear")
-        stored = "SELECT reason::text AS reason FROM tool_approvals WHERE id = :id"
-        assert "dear" not in query(stored, id=asked.id)[0]["reason"]
-        assert list_approvals(sealing, flow.tenant, job_id=flow.id)[0].reason == "too dear"
-        flow.run("only:1", "only:2", "only:3")
-        purge_job(sealing, flow.tenant, flow.id, actor=ACTOR)
-        (found,) = list_approvals(sealing, flow.tenant, job_id=flow.id)
-        assert (found.reason, found.arguments, found.state) == (None, None, ApprovalState.REFUSED)
 
 
 def test_approvals_are_listed_by_job_state_and_page(

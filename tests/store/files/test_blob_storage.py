@@ -7,10 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from sqlalchemy import text
 
-from headrace.features.batches import batches
-from headrace.features.batches.batches import NewBatch
 from headrace.store.db.database import Database
 from headrace.store.errors import NotFound, SettingsError, Unavailable
 from headrace.store.files import files
@@ -178,22 +175,6 @@ def test_a_removal_that_comes_late_leaves_what_came_again(db: Database, tmp_path
     assert b"".join(read_blocks(blobs, again[0].digest)) == CONTENT
     assert files.remove_unreferenced(db, blobs, older_than_s=0) == 0
     assert upload(db, blobs, tenant).digest == again[0].digest, "the same content is stored once"
-
-
-def test_nothing_refers_to_a_content_that_is_being_removed(db: Database, tmp_path: Path) -> None:
-    tenant, blobs = api_keys.create_tenant(db, "acme"), FolderBlobs(tmp_path)
-    new = NewBatch("/v1/completions", "24h", 3600, None, None, "f", None, "key_1", None)
-    file = upload(db, blobs, tenant)
-    assert batches.create(db, tenant, new, file).input_digest == file.digest
-    draft = blobs.create()
-    draft.write(CONTENT)
-    files.keep_content(db, draft)
-    with db.begin() as connection:
-        connection.execute(text("UPDATE blobs SET removed_at = now()"))
-    with pytest.raises(Unavailable, match="again"), db.begin() as connection:
-        files.add(connection, tenant, draft, filename="a", purpose=Purpose.BATCH)
-    with pytest.raises(NotFound, match=file.id):
-        batches.create(db, tenant, new, file)
 
 
 def test_contents_are_removed_in_pieces_and_after_a_failure_again(db: Database, tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from headrace.features.batches.batch_steps import fail
-from headrace.features.batches.batches import NewBatch, create, get
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFound, QuotaExceeded, Unavailable
@@ -40,21 +38,6 @@ def test_files_expire_the_oldest_first(db: Database, tenant: str, tmp_path: Path
     for left in ([newer, later, kept], [later, kept], [later, kept]):
         files.expire(db, limit=1)
         assert query("SELECT id FROM files ORDER BY id") == [{"id": file.id} for file in left]
-
-
-def test_a_content_that_goes_is_no_other_batchs(db: Database, tenant: str, tmp_path: Path) -> None:
-    blobs = FolderBlobs(tmp_path)
-    gone, kept = (upload(db, blobs, tenant, content) for content in (b"gone", b"kept"))
-    batches = {}
-    for file in (gone, kept):
-        new = NewBatch("/v1/completions", "24h", 3600, None, None, [file.id], None, "key_1", None)
-        batches[file.id] = create(db, tenant, new, file)
-        fail(db, batches[file.id], [])
-    files.delete(db, tenant, gone.id, actor="tests")
-    assert files.get(db, tenant, kept.id) == kept
-    assert files.remove_unreferenced(db, blobs, older_than_s=0) == 1
-    digests = [get(db, tenant, batches[file.id].id).input_digest for file in (gone, kept)]
-    assert digests == [None, kept.digest]
 
 
 def refused(run: Any) -> tuple[type[HeadraceError], str, str | None]:

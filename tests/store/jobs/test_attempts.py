@@ -14,7 +14,6 @@ from headrace.features.response_cache import entries as response_cache
 from headrace.features.response_cache import sharers
 from headrace.features.response_cache.entries import CacheLookup
 from headrace.features.responses.new_response import NewResponse
-from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.db.database import Database
 from headrace.store.db.presence import beat_worker
 from headrace.store.errors import Unavailable
@@ -295,45 +294,6 @@ class TestEnds:
             ("succeeded", 1, {"first_token_ms": 7.5}),
             ("failed", 1, {"code": "numerical_error"}),
         ]
-
-    @pytest.mark.parametrize(
-        ("state", "output", "event"),
-        [
-            (JobState.SUCCEEDED, {"finish_reason": "stop"}, "response.completed"),
-            (JobState.SUCCEEDED, {"finish_reason": "length"}, "response.incomplete"),
-            (JobState.CANCELLED, None, "response.cancelled"),
-            (JobState.FAILED, None, "response.failed"),
-            (JobState.EXPIRED, None, "response.failed"),
-        ],
-    )
-    def test_an_end_is_told_as_a_response_to_its_own_url_and_as_both_to_endpoints(
-        self,
-        db: Database,
-        tenant: str,
-        accept_one: AcceptOne,
-        query: Query,
-        state: JobState,
-        output: dict[str, Any] | None,
-        event: str,
-    ) -> None:
-        create_endpoint(db, tenant, url="https://example.com/all", events=["*"], actor="tests")
-        new = NewResponse(None, True, False, [], {})
-        quiet = accept_one(response=new, webhook={"url": None, "events": []})
-        own = accept_one(response=new, webhook={"url": "https://example.com/own"})
-        listed = accept_one(response=new, webhook={"url": "https://example.com/own", "events": [f"job.{state}"]})
-        plain = accept_one(webhook={"url": "https://example.com/own", "events": None})
-        held = start(db, quiet, own, listed, plain)
-        finish(db, [success(one, state=state, output=output) for one in held.values()])
-        sent = query("SELECT job_id, right(url, 3) AS url, type FROM webhook_deliveries")
-        job_event = f"job.{state}"
-        assert {tuple(row.values()) for row in sent} == {
-            *((job_id, "all", kind) for job_id in (own, listed) for kind in (event, job_event)),
-            (plain, "all", job_event),
-            (own, "own", event),
-            (listed, "own", job_event),
-            (plain, "own", job_event),
-        }
-        assert len(sent) == 8
 
 
 class TestSweeps:

@@ -5,13 +5,12 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.db.database import Database
 from headrace.store.db.presence import GONE_AFTER_S, beat_worker
 from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release, renew, still_running
 from headrace.store.jobs.jobs import get, request_cancel, stored_deltas, timeline
 from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
-from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass, WebhookSpec
+from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
 from tests.store.making import QUEUE, AcceptOne, Query
@@ -201,40 +200,6 @@ class TestFinish:
         job_id = accept_one()
         assert finish(db, [success(take(db, job_id)[job_id], output={"text": "\ud800"})]) == {job_id}
         assert get(db, tenant, job_id).output == {"text": "?"}
-
-
-class TestWebhookOutbox:
-    def test_an_end_is_told_to_the_jobs_url_and_to_those_who_asked(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
-    ) -> None:
-        url = "https://example.com/{}".format
-        create_endpoint(db, tenant, url=url("all"), events=["*"], actor="test")
-        create_endpoint(db, tenant, url=url("good"), events=["job.succeeded"], actor="test")
-        create_endpoint(db, tenant, url=url("bad"), events=["job.failed", "job.expired"], actor="test")
-        create_endpoint(db, tenant, url=url("gone"), events=["*"], actor="test")
-        create_endpoint(db, other_tenant, url=url("foreign"), events=["*"], actor="test")
-        query("UPDATE webhook_endpoints SET disabled_at = now() WHERE url = :url", url=url("gone"))
-        job_id = accept_one(webhook=WebhookSpec(url=url("own")).model_dump())
-        finish(db, [success(take(db, job_id)[job_id])])
-        rows = query("SELECT url, type, tenant_id, endpoint_id IS NULL AS own FROM webhook_deliveries ORDER BY url")
-        assert [row["url"] for row in rows] == [url("all"), url("good"), url("own")]
-        assert {(row["type"], row["tenant_id"]) for row in rows} == {("job.succeeded", tenant)}
-        assert [row["own"] for row in rows] == [False, False, True]
-
-    def test_a_url_that_is_both_is_told_once_as_the_endpoint(
-        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
-    ) -> None:
-        endpoint = create_endpoint(db, tenant, url="https://example.com/x", actor="test")
-        job_id = accept_one(webhook={"url": endpoint.url})
-        finish(db, [success(take(db, job_id)[job_id])])
-        assert query("SELECT endpoint_id FROM webhook_deliveries") == [{"endpoint_id": endpoint.id}]
-
-    def test_a_refused_result_is_told_to_nobody(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
-        job_id = accept_one(webhook={"url": "https://example.com/x"})
-        old = take(db, job_id)[job_id]
-        release(db, [Release(job_id, old.epoch)])
-        finish(db, [success(old)])
-        assert query("SELECT id FROM webhook_deliveries") == []
 
 
 @pytest.mark.parametrize("ending", ["finish", "release", "sweep", "expire", "cancel"])

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from headrace.features.webhooks.metrics import WebhookMetrics
 from headrace.store.hosts.host_reports import HostPlace, HostReport, PlaceState
 from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement, largest
@@ -229,12 +228,10 @@ def pages() -> dict[str, str]:
     worker = WorkerMetrics(Served("tiny", "1", "generate"))
     stats = SimpleNamespace(**dict.fromkeys([*ENGINE_GAUGES, *ENGINE_COUNTERS], 1))
     worker.add_engine(lambda: stats, SimpleNamespace(num_published=1, num_dropped=1), lambda: 1)
-    dispatcher = DispatcherMetrics()
-    WebhookMetrics(dispatcher.registry)
     found: dict[str, Any] = {
         "API": ApiMetrics(),
         "Worker": worker,
-        "Dispatcher": dispatcher,
+        "Dispatcher": DispatcherMetrics(),
         "Model host": HostMetrics(),
     }
     return {name: (one.render(None) if name == "API" else one.render()).decode() for name, one in found.items()}

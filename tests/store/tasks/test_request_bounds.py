@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.cases import of
 from tests.store.tasks.making import AT_LEAST, AT_MOST, CHAT, read, refused
 
 RANGE = {"attribute": "a", "minimum": 1}
@@ -14,6 +15,7 @@ def where(condition: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"filter": {"where": [condition | changes]}}
 
 
+@pytest.mark.uses("recommend")
 @pytest.mark.parametrize(
     ("more", "place", "said"),
     [
@@ -29,6 +31,7 @@ def test_a_filter_that_no_model_applies_is_refused(more: dict[str, Any], place: 
     assert (found, said in message) == (place, True), message
 
 
+@pytest.mark.uses("recommend")
 @pytest.mark.parametrize(
     "more",
     [
@@ -44,14 +47,17 @@ def test_the_largest_filter_is_accepted(more: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("task", "source", "place", "said"),
     [
-        ("recommend", {"features": dict.fromkeys(map(str, range(1001)), 1)}, "features", f"{AT_MOST} 1000"),
+        *of(
+            "recommend",
+            ("recommend", {"features": dict.fromkeys(map(str, range(1001)), 1)}, "features", f"{AT_MOST} 1000"),
+        ),
         ("embed", {"texts": ["a", ""]}, "texts.1", AT_LEAST),
         ("rerank", {"query": "", "documents": ["b"]}, "query", AT_LEAST),
         ("generate", {"messages": []}, "messages", AT_LEAST),
         ("generate", CHAT | {"tools": []}, "tools", AT_LEAST),
         ("generate", {"token_ids": []}, "token_ids", AT_LEAST),
         ("generate", {"prompts": []}, "prompts", AT_LEAST),
-        ("transcribe", {"file_id": ""}, "file_id", AT_LEAST),
+        *of("transcribe", ("transcribe", {"file_id": ""}, "file_id", AT_LEAST)),
         ("call_tool", {"tool": "no tool"}, "tool", "should match pattern"),
     ],
 )

@@ -53,6 +53,7 @@ SHOWN_TASKS = {
 }
 
 
+@pytest.mark.whole
 def test_tasks_are_known_by_names_that_stored_versions_and_clients_have() -> None:
     shown = {
         name: (spec.runner, spec.fake_runner, spec.urls, spec.served_by, spec.bulky_outputs, spec.has_many_texts)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from headrace.features.webhooks.secrets import rotate_webhook_secret
 from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
@@ -238,16 +237,6 @@ def test_tenants_are_renamed_and_named(db: Database, tenant: str, other_tenant: 
     )
     (first, *_) = list_entries(db, other_tenant)
     assert (first.actor, first.detail, first.after_hash) == ("system", {"name": "globex"}, hash_of("globex"))
-
-
-def test_a_rotation_of_the_tenants_secret_is_on_record(db: Database, tenant: str) -> None:
-    until = rotate_webhook_secret(db, tenant, overlap_s=60, actor="mia").old_secret_until
-    assert until is not None
-    (entry, *_) = list_entries(db, tenant)
-    assert (entry.action, entry.resource, entry.detail) == ("webhook_secret.rotated", tenant, {"overlap_s": 60})
-    assert refusal(lambda: rotate_webhook_secret(db, tenant, overlap_s=1, actor="mia"))[1] == Naming(
-        f"{until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC", "`overlap_s` 0"
-    )
 
 
 def test_a_weak_key_may_rename_a_strong_one_and_change_no_right_of_it(db: Database, tenant: str) -> None:

@@ -40,7 +40,7 @@ from headrace.workers.dispatcher.job_sweeper import OutageGrace
 from headrace.workers.dispatcher.ready_window import num_of_batch, num_to_announce, num_to_repeat
 from headrace.workers.dispatcher.retention import RetentionThread
 from headrace.workers.health import LoopHeartbeat, readiness
-from tests.cases import full
+from tests.cases import full, of
 from tests.processes import WAIT_S, Process, StartProcess, free_port, python, until, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
@@ -667,6 +667,7 @@ def start(settings: Settings, start_process: StartProcess) -> Callable[..., Proc
     return start
 
 
+@pytest.mark.uses("webhooks")
 @pytest.mark.parametrize("number", [signal.SIGTERM, *full(signal.SIGINT)])
 def test_the_process_calls_webhooks_and_ends_when_told(
     start: Callable[..., Process], submit: Submit, read: Read, number: signal.Signals
@@ -743,7 +744,7 @@ def test_an_empty_database_is_told_and_waited_for(start: Callable[..., Process],
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "ten"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS"),
+        *of("webhooks", ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "ten"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS")),
         *full(
             ({"DATABASE_URL": ""}, "DATABASE_URL"),
             ({"REDIS_URL": ""}, "REDIS_URL"),

@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from headrace.features.audit import export
-from headrace.features.audit.audit_heads import AuditHeads
-from headrace.features.audit.hash_chain import Head
 from headrace.store.calls import approvals
 from headrace.store.errors import Unavailable
 from headrace.store.jobs import sweeps
@@ -269,19 +266,6 @@ def test_the_gauges_are_those_of_the_queues_and_their_workers(
     QueueMeasurement(db, metrics, num_tenants=9).turn()
     assert shown == [((backlog.computed, (), {"tiny@1": 2}, frozenset({"tiny@1"})), {"num_tenants": 9})]
     assert metrics.registry.get_sample_value("headrace_flows_stuck") == 4
-
-
-def test_the_head_of_a_chain_is_logged_when_it_has_moved(answers: Answers) -> None:
-    one, two, moved = (
-        Head(chain, 1, digest, "2026-11-29") for chain, digest in (("a", "h1"), ("b", "h2"), ("b", "h3"))
-    )
-    answers.to(export, "heads", [one, two], [one, moved])
-    db: Any = None
-    duty = AuditHeads(db, "")
-    with capture_logs() as logs:
-        for _ in range(3):
-            duty.log_heads()
-    assert [(line["chain"], line["hash"]) for line in logs] == [("a", "h1"), ("b", "h2"), ("b", "h3")]
 
 
 ERASED = ErasureCounts(num_inputs=2, job_ids=("job_1",), more=True)

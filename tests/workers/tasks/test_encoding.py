@@ -13,16 +13,9 @@ from typing import Any
 
 import pytest
 
-from headrace.features.transcribe.fake_transcriber import FakeTranscriber
-from headrace.features.transcribe.model import TranscribeModel
-from headrace.features.transcribe.transcriber_folder import FAKE
-from headrace.features.transcribe.transcription import ChunkOptions
 from headrace.models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
-from headrace.prompts.tokenizer import ByteTokenizer
-from headrace.store.files.blob_storage import open_blobs
 from headrace.store.jobs.claims import Claim, Finish
 from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
-from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.streams.checkpoints import Checkpoint
@@ -31,7 +24,6 @@ from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 from headrace.workers.runs.outcome import Retry
 from headrace.workers.tasks.encoding import EncodeJob, EncodeWork, completed, new_call_engine
-from headrace.workers.tasks.self_test import run_all
 from headrace.workers.tasks.task_model import quiet_setup
 from tests.processes import wait_for
 from tests.workers.conftest import StartWorker
@@ -80,18 +72,6 @@ def test_only_the_computing_thread_of_an_encoders_worker_gives_way(start_worker:
     assert isinstance(found, Counter)
     assert found.keys() == {os.SCHED_IDLE, os.SCHED_OTHER}
     assert found[os.SCHED_IDLE] == 1 < found[os.SCHED_OTHER]
-
-
-@linux_only
-def test_a_transcriber_gives_way_too(version: ModelVersion, settings: Settings) -> None:
-    found: list[int] = []
-    transcriber = FakeTranscriber(step_s=1, sleep=lambda _: found.append(os.sched_getscheduler(0)))
-    model = TranscribeModel(version, transcriber, ByteTokenizer(), FAKE, open_blobs(settings), 4)
-    options = ChunkOptions(chunks=(bytes(64),), language=None)
-    for gives_way in (True, False):
-        setup = quiet_setup(settings.model_copy(update={"encode_gives_way": gives_way}), 1)
-        run_all(model.new_engine(setup), [EncodeRequest("one", ((1,),), options)])
-    assert found == [os.SCHED_IDLE, os.SCHED_OTHER]
 
 
 def test_an_engine_for_calls_says_that_it_died_and_has_room() -> None:

@@ -19,12 +19,6 @@ from headrace.features.encoders.score.served import read_pairs, read_texts
 from headrace.features.images.classify import inputs as image_classify
 from headrace.features.images.classify.model import ImageClassifyModel
 from headrace.features.images.zero_shot.served import read_candidates
-from headrace.features.predict import inputs as predict
-from headrace.features.predict.inputs import TabularConfig
-from headrace.features.predict.model import PredictModel
-from headrace.features.predict.task import EXPLAINED_COST
-from headrace.features.recommend import inputs as recommend
-from headrace.features.recommend.model import RecommendModel
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.image_input import FailedImage
@@ -161,46 +155,3 @@ def test_texts_are_embedded_behind_their_prompt_and_images_only_by_a_model_of_im
     assert alone.example["input"].keys() == {"images"}
     with pytest.raises(InvalidRequest, match="images alone"):
         alone.read(given)
-
-
-NUMBERS = [{"name": name, "type": "number"} for name in ("amount", "age")]
-
-
-def tabular(**changes: Any) -> PredictModel:
-    values = {"model_type": predict.MODEL_TYPE, "features": NUMBERS, **changes}
-    return PredictModel(ANY, ANY, TabularConfig.model_validate(values))
-
-
-def predicted(model: PredictModel, *numbers: float, explain: bool = False) -> dict[str, Any]:
-    job = model.read({"input": {"rows": [{"amount": 1, "age": 2}]}, "explain": explain})
-    assert len(job.inputs[0]) == (EXPLAINED_COST if explain else 1)
-    (found,) = job.output([vector(*numbers)])["predictions"]
-    return dict(found)
-
-
-def test_a_prediction_has_its_label_its_probabilities_and_what_each_feature_gave() -> None:
-    binary = tabular(objective="binary", classes=["no", "yes"], threshold=0.75)
-    for score, label in ((0.75, "yes"), (0.5, "no")):
-        chances = {"no": 1 - score, "yes": score}
-        assert predicted(binary, score) == {"score": score, "label": label, "probabilities": chances}
-    several = tabular(objective="multiclass", classes=["a", "b", "c"])
-    chances = {"a": 0.25, "b": 0.5, "c": 0.25}
-    assert predicted(several, 0.25, 0.5, 0.25) == {"score": 0.5, "label": "b", "probabilities": chances}
-    explained = predicted(tabular(objective="regression"), 7.5, 1.0, 2.0, 4.0, 0.5, explain=True)
-    contributions = {"amount": 1.0, "age": 2.0}
-    about = {"baseline": 4.0, "contributions": contributions, "convergence_delta": 0.5}
-    assert explained == {"score": 7.5, "explanation": about}
-
-
-def test_items_come_with_their_attributes_and_unknown_ones_of_the_history_are_named() -> None:
-    model = RecommendModel(ANY, ANY, recommend.FAKE, recommend.FAKE_ITEMS)
-    job = model.read({"input": {"history": [{"id": "item-1"}, {"id": "gone"}]}, "top_k": 2})
-    assert (job.inputs, job.options.history, job.options.top_k) == (((0,),), [1], 2)
-    assert job.output([vector(2, 9, 4, 0.75, 0.5)]) == {
-        "items": [
-            {"id": "item-9", "score": 0.75, "attributes": {"price": 9.0, "category": "b"}},
-            {"id": "item-4", "score": 0.5, "attributes": {"price": 4.0, "category": "a"}},
-        ],
-        "unknown_ids": ["gone"],
-    }
-    assert model.example == {"input": {"history": [{"id": "item-0"}]}}

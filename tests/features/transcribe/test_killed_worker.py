@@ -1,4 +1,4 @@
-"""A worker with a tiny Whisper is killed in the middle of a transcript, and another one goes on."""
+"""x"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +12,16 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
-from tests.features.transcribe.signals import audio_file, spoken
 from tests.models.tiny_whisper import RATE, WINDOW_S, build_whisper
 from tests.producer_api.calling import parse
 from tests.producer_api.serving import serving
-
-from .conftest import Bench, Duties, StartWorker
-from .test_continuing import Reader
+from tests.signals import audio_file, spoken
+from tests.workers.conftest import Bench, Duties, StartWorker
+from tests.workers.test_continuing import Reader
 
 URL = "/v1/audio/transcriptions"
+
+
 NUM_TONES = 11
 
 

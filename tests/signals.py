@@ -4,9 +4,10 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
-from headrace.features.transcribe.audio_file import Samples
+Samples = npt.NDArray[np.float32]
 
 
 def tone(seconds: float, rate: int, *, hz: float = 440.0) -> Samples:

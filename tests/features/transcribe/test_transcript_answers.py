@@ -1,4 +1,4 @@
-"""Transcripts as clients see them, in each format. No server."""
+"""Transcripts as the API of OpenAI shows them, in JSON and in text."""
 
 from headrace.features.transcribe.transcript_answer import TranscriptAnswer, as_text
 from headrace.store.jobs.jobs import Job
