@@ -76,6 +76,7 @@ def seeing(db: Database) -> None:
     register(db, "images", digest="d")
 
 
+@pytest.mark.uses("anthropic")
 def test_what_cannot_be_shown_to_a_model_is_refused_and_nothing_is_stored(api: httpx2.Client, db: Database) -> None:
     refused: list[tuple[str, dict[str, Any], str, str]] = [
         ("/v1/chat/completions", chat(shown(ONE), model="tiny"), "messages", "tiny takes"),
@@ -134,6 +135,7 @@ def test_a_policy_for_inputs_lets_no_image_in_and_one_for_outputs_leaves_them_as
     assert applied(outputs, request).request == request
 
 
+@pytest.mark.uses("anthropic")
 def test_each_face_stores_the_same_job_and_shows_its_images_again(
     api: httpx2.Client, openai: OpenAI, db: Database, tenant: str, redis_client: redis.Redis
 ) -> None:

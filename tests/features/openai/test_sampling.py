@@ -59,6 +59,7 @@ FACES = {
 }
 
 
+@pytest.mark.uses("anthropic")
 def test_every_face_stores_what_is_set_where_the_request_does_not_say(
     api: httpx2.Client,
     worker: ScriptedWorker,

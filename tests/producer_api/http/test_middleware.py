@@ -322,6 +322,7 @@ async def test_an_error_is_an_answer_that_is_counted(error: Exception, status: i
     assert read("headrace_request_seconds_count", labels) == 1
 
 
+@pytest.mark.uses("anthropic")
 async def test_anthropic_s_routes_name_the_request_as_its_clients_read_it() -> None:
     context, _, _ = _context(Target())
     (start,) = await ask(context, path="/v1/messages")
